@@ -1,0 +1,121 @@
+"""Deliveries, attempts, and what an attempt may come to.
+
+What a push service may answer is a value here, never an exception. `Retry` is the only outcome
+that is not final: exactly one final outcome per device ends up in the log.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import NamedTuple
+from uuid import UUID
+
+
+class OutcomeName(StrEnum):
+    """The final outcomes as the log, the counts and the API name them."""
+
+    ACCEPTED = "accepted"
+    GONE = "gone"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The push service took it (201): not 'displayed'. `message` is its Location, `ttl` the granted seconds."""
+
+    message: str | None = None
+    ttl: int | None = None
+    name = OutcomeName.ACCEPTED
+    cause = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The subscription no longer exists; the device is not sent to again."""
+
+    cause: str
+    name = OutcomeName.GONE
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """This message will never be taken. `quarantine`: the device must subscribe anew before it can be sent to."""
+
+    cause: str
+    quarantine: bool = False
+    name = OutcomeName.REJECTED
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """Its time ran out before a push service took it."""
+
+    cause: str
+    name = OutcomeName.EXPIRED
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Withdrawn before it was sent."""
+
+    cause: str
+    name = OutcomeName.CANCELLED
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A passing fault. `after` is the push service's own wish (Retry-After), else our back-off decides.
+
+    `slow_down`: the host asks for less. `unauthorized`: it refuses our key, which is more
+    likely our configuration than this device's.
+    """
+
+    cause: str
+    after: timedelta | None = None
+    slow_down: bool = False
+    unauthorized: bool = False
+
+
+Final = Accepted | Gone | Rejected | Expired | Cancelled
+Outcome = Final | Retry
+
+
+class Attempt(NamedTuple):
+    """One POST that came to nothing final. The final one is kept in the delivery's own row."""
+
+    device_id: UUID
+    number: int
+    at: datetime
+    duration_ms: int
+    status: int | None
+    cause: str
+    retry_at: datetime
+
+
+class Settled(NamedTuple):
+    """The end of one delivery. `attempts` counts POSTs made; `status` is the last HTTP status, if any."""
+
+    device_id: UUID
+    user_id: str | None
+    host: str
+    outcome: Final
+    attempts: int
+    status: int | None
+    attempted_at: datetime | None
+    duration_ms: int
+    settled_at: datetime
+
+
+@dataclass(slots=True)
+class Settlement:
+    """A batch of results of one job: what ended, what is tried again and when, what is still to do."""
+
+    settled: list[Settled] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    later: dict[tuple[datetime, int], list[UUID]] = field(default_factory=dict)
+    """(due, POSTs made so far) -> devices."""
+
+    def devices(self) -> int:
+        return len(self.settled) + sum(map(len, self.later.values()))

@@ -1,0 +1,79 @@
+"""A device: one browser's push subscription with its client details."""
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+TOPIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,63}")
+
+
+class DeviceStatus(StrEnum):
+    """`gone`: the push service said so. `quarantined`: it must subscribe anew (key mismatch)."""
+
+    ACTIVE = "active"
+    GONE = "gone"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A push subscription (Push API, PushSubscription).
+
+    `p256dh` is a P-256 point (65 octets, uncompressed), `auth` a secret of 16 octets (RFC 8291 section 2).
+    """
+
+    endpoint: str
+    p256dh: bytes
+    auth: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """WGS 84 degrees; `accuracy_m` is the radius of uncertainty in metres."""
+
+    lat: float
+    lon: float
+    accuracy_m: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientDetails:
+    platform: str | None = None
+    browser: str | None = None
+    locale: str | None = None
+    timezone: str | None = None
+    app_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a web page hands over for one browser. None means 'not said': a refresh leaves it as it was."""
+
+    subscription: Subscription
+    user_id: str | None = None
+    client: ClientDetails = field(default_factory=ClientDetails)
+    attributes: dict[str, Any] | None = None
+    topics: tuple[str, ...] | None = None
+    location: Location | None = None
+    vapid_public_key: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    id: UUID
+    application_id: UUID
+    subscription: Subscription
+    vapid_key_id: UUID
+    status: DeviceStatus
+    user_id: str | None
+    client: ClientDetails
+    attributes: dict[str, Any]
+    topics: tuple[str, ...]
+    location: Location | None
+    located_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    last_seen_at: datetime

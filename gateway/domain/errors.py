@@ -1,0 +1,131 @@
+"""What the gateway refuses, and why: every refusal is one of these.
+
+`code` is stable: clients, logs and metrics use it. `status` is the HTTP status it is told with,
+kept here so that each refusal is described in one place.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class GatewayError(Exception):
+    """A refusal that may be shown to the caller as it is."""
+
+    code: ClassVar[str] = "error"
+    title: ClassVar[str] = "The request was refused"
+    status: ClassVar[int] = 400
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with the input: where (RFC 6901 JSON pointer) and what."""
+
+    pointer: str
+    detail: str
+
+    def below(self, prefix: str) -> "Fault":
+        return Fault(prefix + self.pointer, self.detail)
+
+
+class Invalid(GatewayError):
+    """The input is not what it should be; `faults` names every fault found, not just the first."""
+
+    code = "invalid"
+    title = "The input is not valid"
+    status = 422
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("; ".join(f"{f.pointer or '/'}: {f.detail}" for f in faults))
+        self.faults = list(faults)
+
+
+class MalformedBody(GatewayError):
+    code = "malformed_body"
+    title = "The body could not be read"
+    status = 400
+
+
+class BodyTooLarge(GatewayError):
+    code = "body_too_large"
+    title = "The body is too large"
+    status = 413
+
+
+class UnsupportedMediaType(GatewayError):
+    code = "unsupported_media_type"
+    title = "This content type is not understood here"
+    status = 415
+
+
+class Unauthenticated(GatewayError):
+    code = "unauthenticated"
+    title = "The credential is missing or unknown"
+    status = 401
+
+
+class Forbidden(GatewayError):
+    code = "forbidden"
+    title = "The credential may not do this"
+    status = 403
+
+
+class OriginNotAllowed(Forbidden):
+    code = "origin_not_allowed"
+    title = "This web origin may not use the key"
+
+
+class IdentityUnproven(Forbidden):
+    """The application demands a proof for `user_id` and got none that fits."""
+
+    code = "identity_unproven"
+    title = "The user id is not proven"
+
+
+class NotFound(GatewayError):
+    """Unknown, or another application's: the caller cannot tell which."""
+
+    code = "not_found"
+    title = "Nothing is here"
+    status = 404
+
+
+class Conflict(GatewayError):
+    code = "conflict"
+    title = "The state does not allow this"
+    status = 409
+
+
+class IdempotencyMismatch(GatewayError):
+    code = "idempotency_mismatch"
+    title = "The idempotency key was used with another request"
+    status = 422
+
+
+class EndpointNotAllowed(GatewayError):
+    """The push endpoint's host is not among those this gateway may call."""
+
+    code = "endpoint_not_allowed"
+    title = "The push endpoint is not allowed"
+    status = 422
+
+
+class PayloadTooLarge(GatewayError):
+    """The payload cannot fit in one push message."""
+
+    code = "payload_too_large"
+    title = "The message is too large for one push"
+    status = 422
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"payload is {size} octets; one push message holds {limit}")
+
+
+class Unavailable(GatewayError):
+    code = "unavailable"
+    title = "The gateway cannot do this right now"
+    status = 503

@@ -1,0 +1,37 @@
+"""Identifiers: version 7 UUIDs inside, opaque prefixed strings outside.
+
+A version 7 UUID (RFC 9562 section 5.7) begins with its time of creation, so index pages fill in
+order. Outside, the prefix says what a string names, so that a pasted id explains itself.
+"""
+
+import os
+import re
+import time
+from uuid import UUID
+
+APPLICATION, KEY, DEVICE, NOTIFICATION, DELIVERY = "app", "key", "dev", "ntf", "dlv"
+
+
+def new_id() -> UUID:
+    """A fresh version 7 UUID: 48 bits of Unix time in milliseconds, then 74 random bits."""
+    value = int.from_bytes(os.urandom(16), "big")
+    value &= ~(0xFFFFFFFFFFFF << 80 | 0xF << 76 | 0x3 << 62)
+    value |= (time.time_ns() // 1_000_000) << 80 | 0x7 << 76 | 0x2 << 62
+    return UUID(int=value)
+
+
+def show(kind: str, *ids: UUID) -> str:
+    """The outside form, such as `dev_0190...`; a delivery's names its notification and its device."""
+    return f"{kind}_{''.join(i.hex for i in ids)}"
+
+
+def parse(kind: str, text: str) -> UUID | None:
+    """The id behind an outside form, or None when it is not one of that kind."""
+    found = re.fullmatch(rf"{kind}_([0-9a-f]{{32}})", text)
+    return UUID(found[1]) if found else None
+
+
+def parse_delivery(text: str) -> tuple[UUID, UUID] | None:
+    """(notification, device) of a delivery's id, or None."""
+    found = re.fullmatch(rf"{DELIVERY}_([0-9a-f]{{32}})([0-9a-f]{{32}})", text)
+    return (UUID(found[1]), UUID(found[2])) if found else None

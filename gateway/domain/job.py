@@ -1,0 +1,31 @@
+"""A job: a chunk of one notification in the queue, held by whoever holds its lease."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+from gateway.domain.notification import Lane
+
+CHUNK = 500
+"""Devices in one job at the most."""
+
+
+class Task(StrEnum):
+    """`plan`: resolve the audience and cut it into send jobs. `send`: deliver to `device_ids`."""
+
+    PLAN = "plan"
+    SEND = "send"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`attempt` counts claims and guards the lease; `tries` counts the POSTs its devices have had."""
+
+    id: int
+    task: Task
+    notification_id: UUID
+    application_id: UUID
+    lane: Lane
+    attempt: int
+    tries: int
+    device_ids: tuple[UUID, ...]

@@ -1,0 +1,106 @@
+"""A notification: something we were asked to send, whatever door it came in by.
+
+Campaign, alert and direct differ in validation and in the defaults below. After acceptance nothing looks at
+the kind again: lane, Urgency, TTL and expiry say all that sending needs.
+"""
+
+import hashlib
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from enum import IntEnum, StrEnum
+from typing import Any
+from uuid import UUID
+
+# FCM holds a message for 28 days, the shortest of the four vendors' limits.
+LONGEST_TTL = timedelta(days=28)
+
+# A TTL of 0 means 'now or never' for the push service, not for our queue: this much is ours.
+SHORTEST_LIFE = timedelta(minutes=1)
+
+
+class Kind(StrEnum):
+    DIRECT = "direct"
+    CAMPAIGN = "campaign"
+    ALERT = "alert"
+    EVENT = "event"
+    REMINDER = "reminder"
+
+
+class Lane(IntEnum):
+    """The queue's priorities; lower goes first."""
+
+    URGENT = 0
+    NORMAL = 1
+    BULK = 2
+
+    @property
+    def label(self) -> str:
+        return self.name.lower()
+
+    @classmethod
+    def labelled(cls, label: str) -> "Lane":
+        return cls[label.upper()]
+
+
+class Urgency(StrEnum):
+    """RFC 8030 section 5.3."""
+
+    VERY_LOW = "very-low"
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+
+class Status(StrEnum):
+    """`scheduled` waits for its time or the planner, `sending` has jobs, the others have ended."""
+
+    SCHEDULED = "scheduled"
+    SENDING = "sending"
+    DONE = "done"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How it travels. `ttl` is how long the push service may hold it; nothing is sent after `expires_at`."""
+
+    lane: Lane
+    urgency: Urgency
+    ttl: timedelta
+    expires_at: datetime
+    collapse_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """`day` (UTC) is when sending began, None before that; it places the deliveries in the partitioned log."""
+
+    id: UUID
+    application_id: UUID
+    kind: Kind
+    name: str | None
+    status: Status
+    day: date | None
+    content: dict[str, Any]
+    audience: Any
+    delivery: Delivery
+    details: dict[str, Any]
+    start_at: datetime
+    created_at: datetime
+    finished_at: datetime | None = None
+
+    @property
+    def tag(self) -> str:
+        """What folds repeats together on the device: the content's own tag, else the collapse key, else the id."""
+        return str(self.content.get("tag") or self.delivery.collapse_key or self.id)
+
+
+def push_topic(application_id: UUID, tag: str) -> str:
+    """The `Topic` header: always 32 base64url characters, since Apple refuses lengths of 1 modulo 4."""
+    digest = hashlib.sha256(f"{application_id}\0{tag}".encode()).digest()
+    return urlsafe_b64encode(digest[:24]).decode()
+
+
+def expiry(start_at: datetime, ttl: timedelta) -> datetime:
+    return start_at + max(ttl, SHORTEST_LIFE)

@@ -1,0 +1,28 @@
+"""When a delivery that met a passing fault is tried again."""
+
+import random
+from datetime import datetime, timedelta
+
+from gateway.domain.delivery import Expired, Retry
+
+FIRST_DELAY = timedelta(seconds=2)
+LONGEST_DELAY = timedelta(hours=1)
+
+# Retries are jobs: coming due on a common grid, those of one chunk share a row.
+GRID = timedelta(seconds=1)
+
+
+def backoff(tries: int) -> timedelta:
+    """Exponential from FIRST_DELAY with full jitter over its upper half, so that a crowd spreads out."""
+    ceiling = min(FIRST_DELAY * float(2 ** min(tries - 1, 20)), LONGEST_DELAY)
+    return ceiling * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
+
+
+def next_try(retry: Retry, tries: int, now: datetime, expires_at: datetime) -> datetime | Expired:
+    """When to try again after `tries` POSTs, or Expired when that would be past the notification's expiry."""
+    due = now + (backoff(tries) if retry.after is None else retry.after)
+    seconds = GRID.total_seconds()
+    due = datetime.fromtimestamp(-(-due.timestamp() // seconds) * seconds, tz=now.tzinfo)
+    if due >= expires_at:
+        return Expired(f"{retry.cause}; the next try would come after the notification's expiry")
+    return due

@@ -1,0 +1,1 @@
+"""The durable queue of jobs: leases, lanes, settlement."""

@@ -1,0 +1,1 @@
+"""What is kept: the schema and the SQL over it."""

@@ -1,0 +1,45 @@
+"""The one way to the database: an engine with its pool, and a raw connection for COPY and LISTEN.
+
+Statements are SQLAlchemy Core. asyncpg itself is reached for only where Core has no word: COPY inside the
+running transaction, and LISTEN on a connection of its own.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+
+def driver_url(url: str) -> str:
+    """`postgresql://` or `postgres://`, as operators write it, in the form SQLAlchemy wants."""
+    parts = urlsplit(url)
+    if parts.scheme.split("+")[0] not in {"postgresql", "postgres"}:
+        raise ValueError(f"the database URL must begin with postgresql://, not {parts.scheme or 'nothing'}://")
+    return urlunsplit(parts._replace(scheme="postgresql+asyncpg"))
+
+
+def plain_url(url: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(scheme="postgresql"))
+
+
+def open_engine(url: str, *, pool_size: int = 10, application_name: str = "gateway") -> AsyncEngine:
+    return create_async_engine(
+        driver_url(url),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=10,
+        pool_pre_ping=True,
+        connect_args={"server_settings": {"application_name": application_name}, "timeout": 10},
+    )
+
+
+async def raw(conn: AsyncConnection) -> "asyncpg.Connection[asyncpg.Record]":
+    """asyncpg's own connection. A statement must have run first, so that the transaction has begun."""
+    return cast("asyncpg.Connection[asyncpg.Record]", (await conn.get_raw_connection()).driver_connection)
+
+
+async def copy(conn: AsyncConnection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Append rows by COPY within the running transaction."""
+    await (await raw(conn)).copy_records_to_table(table, columns=list(columns), records=rows)

@@ -1,0 +1,255 @@
+"""Every table, as SQLAlchemy Core sees it; `migrations/` makes the database agree (a test proves it).
+
+`deliveries` and `attempts` are partitioned by the UTC day their notification starts, so that retention
+drops a table instead of deleting rows. The key (day, notification, device) makes 'one delivery per
+device' a constraint and not a hope.
+"""
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.types import UserDefinedType
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+    }
+)
+
+
+class Point(UserDefinedType[object]):
+    """Postgres's own `point`, (longitude, latitude): indexable by GiST with no extension."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        return "point"
+
+
+def _moment(name: str, *, nullable: bool = False, now: bool = False) -> Column[object]:
+    default = text("now()") if now else None
+    return Column(name, DateTime(timezone=True), nullable=nullable, server_default=default)
+
+
+def _application(*, primary_key: bool = False) -> Column[object]:
+    return Column(
+        "application_id",
+        UUID,
+        ForeignKey("applications.id", ondelete="CASCADE"),
+        nullable=False,
+        primary_key=primary_key,
+    )
+
+
+applications = Table(
+    "applications",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("subject", Text, nullable=False),  # VAPID `sub` (RFC 8292 section 2.1)
+    Column("allowed_origins", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("identity_secret", LargeBinary),  # sealed; when set, `user_id` must be proven
+    # The last position given out in this application's log. Settling takes it under the row's lock, so
+    # positions commit in order and a follower that has seen N never misses one below it.
+    Column("log_position", BigInteger, nullable=False, server_default=text("0")),
+    _moment("created_at", now=True),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    _application(),
+    Column("name", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),  # register (publishable), send, read, manage
+    Column("digest", LargeBinary, nullable=False, unique=True),  # SHA-256 of the key: it has 256 random bits
+    Column("hint", Text, nullable=False),  # its prefix and last four characters
+    _moment("created_at", now=True),
+    Index(None, "application_id"),
+)
+
+vapid_keys = Table(
+    "vapid_keys",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    _application(),
+    Column("public_key", LargeBinary, nullable=False),  # 65 octets, uncompressed point
+    Column("private_key", LargeBinary, nullable=False),  # sealed with the master key
+    _moment("created_at", now=True),
+    UniqueConstraint("application_id", "public_key"),
+)
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    _application(),
+    Column("endpoint", Text, nullable=False),
+    Column("endpoint_digest", LargeBinary, nullable=False),  # SHA-256: an endpoint may outgrow an index entry
+    Column("host", Text, nullable=False),  # the push service, as the log and the counts name it
+    Column("p256dh", LargeBinary, nullable=False),
+    Column("auth", LargeBinary, nullable=False),
+    Column("vapid_key_id", UUID, ForeignKey("vapid_keys.id"), nullable=False),
+    Column("status", Text, nullable=False, server_default=text("'active'")),
+    Column("user_id", Text),
+    Column("platform", Text),
+    Column("browser", Text),
+    Column("locale", Text),
+    Column("timezone", Text),
+    Column("app_version", Text),
+    Column("attributes", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("topics", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("location", Point),
+    Column("accuracy_m", Float),
+    _moment("located_at", nullable=True),
+    _moment("created_at", now=True),
+    _moment("updated_at", now=True),
+    _moment("last_seen_at", now=True),
+    UniqueConstraint("application_id", "endpoint_digest"),
+    CheckConstraint("status IN ('active', 'gone', 'quarantined')", name="status"),
+    Index(None, "application_id", "id"),
+    Index("devices_user_id_idx", "application_id", "user_id", postgresql_where=text("user_id IS NOT NULL")),
+    Index("devices_topics_idx", "topics", postgresql_using="gin"),
+    Index(
+        "devices_attributes_idx", "attributes", postgresql_using="gin", postgresql_ops={"attributes": "jsonb_path_ops"}
+    ),
+    Index("devices_location_idx", "location", postgresql_using="gist"),
+)
+
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    _application(),
+    Column("kind", Text, nullable=False),
+    Column("name", Text),
+    Column("status", Text, nullable=False),
+    Column("day", Date),  # UTC day its sending began: where its deliveries are kept
+    Column("content", JSONB, nullable=False),
+    Column("audience", JSONB, nullable=False),
+    Column("details", JSONB, nullable=False, server_default=text("'{}'")),  # what only its front door knows
+    Column("lane", SmallInteger, nullable=False),
+    Column("urgency", Text, nullable=False),
+    Column("ttl_s", Integer, nullable=False),
+    Column("collapse_key", Text),
+    _moment("expires_at"),
+    _moment("start_at"),
+    _moment("created_at", now=True),
+    _moment("finished_at", nullable=True),
+    CheckConstraint("status IN ('scheduled', 'sending', 'done', 'cancelled')", name="status"),
+    Index(None, "application_id", "id"),
+)
+
+# Apart from `notifications`, whose rows are wide and read often: this one is narrow and written with every batch.
+progress = Table(
+    "progress",
+    metadata,
+    Column("notification_id", UUID, ForeignKey("notifications.id", ondelete="CASCADE"), primary_key=True),
+    *(
+        Column(name, Integer, nullable=False, server_default=text("0"))
+        for name in ("targets", "accepted", "gone", "rejected", "expired", "cancelled", "retries")
+    ),
+    *(
+        Column(name, Integer, nullable=False, server_default=text("0"))
+        for name in ("displayed", "clicked", "dismissed")
+    ),
+    postgresql_with={"fillfactor": "50"},
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("task", Text, nullable=False, server_default=text("'send'")),
+    Column("application_id", UUID, nullable=False),
+    Column("notification_id", UUID, ForeignKey("notifications.id", ondelete="CASCADE"), nullable=False),
+    Column("lane", SmallInteger, nullable=False),
+    _moment("run_at", now=True),
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    Column("tries", SmallInteger, nullable=False, server_default=text("0")),
+    Column("device_ids", ARRAY(UUID), nullable=False, server_default=text("'{}'")),
+    CheckConstraint("task IN ('plan', 'send')", name="task"),
+    Index("jobs_due_idx", "lane", "run_at", "id"),
+    Index(None, "notification_id"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("notification_id", UUID, primary_key=True),
+    Column("device_id", UUID, primary_key=True),
+    Column("application_id", UUID, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("user_id", Text),
+    Column("host", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("status", SmallInteger),
+    Column("cause", Text, nullable=False),
+    Column("attempts", SmallInteger, nullable=False),
+    _moment("attempted_at", nullable=True),
+    Column("duration_ms", Integer, nullable=False),
+    _moment("settled_at"),
+    Column("message", Text),  # the push service's Location
+    Column("granted_ttl", Integer),
+    _moment("displayed_at", nullable=True),
+    _moment("clicked_at", nullable=True),
+    _moment("dismissed_at", nullable=True),
+    Column("action", Text),
+    Index(None, "application_id", "position"),
+    Index(None, "device_id"),
+    Index("deliveries_user_id_idx", "application_id", "user_id", postgresql_where=text("user_id IS NOT NULL")),
+    postgresql_partition_by="RANGE (day)",
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("day", Date, nullable=False),
+    Column("notification_id", UUID, nullable=False),
+    Column("device_id", UUID, nullable=False),
+    Column("number", SmallInteger, nullable=False),
+    _moment("at"),
+    Column("duration_ms", Integer, nullable=False),
+    Column("status", SmallInteger),
+    Column("cause", Text, nullable=False),
+    _moment("retry_at"),
+    Index(None, "notification_id", "device_id"),
+    postgresql_partition_by="RANGE (day)",
+)
+
+PARTITIONED = (deliveries, attempts)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("owner", Text, primary_key=True),  # the application's id, or `admin`
+    Column("key", Text, primary_key=True),
+    Column("request_digest", LargeBinary, nullable=False),
+    Column("status", SmallInteger),
+    Column("answer", LargeBinary),  # sealed: it may hold a key shown once
+    _moment("created_at", now=True),
+    Index(None, "created_at"),
+)

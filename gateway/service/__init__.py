@@ -1,0 +1,1 @@
+"""What the gateway does, said as orders: register, submit, plan, deliver, report."""

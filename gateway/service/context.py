@@ -1,0 +1,18 @@
+"""What every order needs at hand, made once by the composition root."""
+
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gateway.push.endpoints import EndpointPolicy
+from gateway.service.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """`public_url` is where browsers reach this gateway, without a trailing slash; None when nobody said."""
+
+    engine: AsyncEngine
+    vault: Vault
+    policy: EndpointPolicy
+    public_url: str | None = None

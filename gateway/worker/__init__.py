@@ -1,0 +1,1 @@
+"""Take jobs from the queue and deliver them; keep the house in order."""
