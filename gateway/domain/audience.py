@@ -1,0 +1,312 @@
+"""An audience: the filter that says who.
+
+`parse` turns JSON into the small tree below and names every fault at once; `gateway.records.audiences`
+compiles the tree to SQL. A filter is one object with one leaf or one combinator:
+
+    {"all": [{"topic": "weather"}, {"not": {"attribute": "age", "lt": 18}}]}
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+from uuid import UUID
+
+from shapely import Polygon
+from shapely.validation import explain_validity
+
+from gateway.domain import ids
+from gateway.domain.device import TOPIC_NAME
+from gateway.domain.errors import Fault, Invalid
+
+DEEPEST = 16
+MOST_LEAVES = 200
+MOST_VALUES = 1000
+MOST_VERTICES = 10_000
+FARTHEST_M = 20_037_508.0  # half the Earth's circumference
+
+Scalar = str | int | float | bool
+Ring = tuple[tuple[float, float], ...]
+"""(longitude, latitude) vertices, closed: the last equals the first (RFC 7946 section 3.1.6)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Everyone:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    user_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    device_ids: tuple[UUID, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """`operator` is eq, ne, in, lt, lte, gt, gte, exists or contains. A device without the attribute
+    matches only `ne` and `exists: false`; ordering compares numbers with numbers and text with text."""
+
+    name: str
+    operator: str
+    value: Scalar | tuple[Scalar, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """Inside any of the polygons; each is an outer ring and its holes (RFC 7946), planar degrees."""
+
+    polygons: tuple[tuple[Ring, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    lat: float
+    lon: float
+    radius_m: float
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    of: tuple["Audience", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    of: tuple["Audience", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    of: "Audience"
+
+
+Audience = Everyone | Topic | Users | Devices | Attribute | Within | Near | AllOf | AnyOf | Not
+
+ORDERINGS = ("lt", "lte", "gt", "gte")
+OPERATORS = ("eq", "ne", "in", *ORDERINGS, "exists", "contains")
+
+
+def parse(value: object, pointer: str = "/audience") -> Audience:
+    """The tree behind the JSON; raises Invalid with every fault and its pointer."""
+    reader = _Reader()
+    audience = reader.read(value, pointer, 1)
+    if reader.leaves > MOST_LEAVES:
+        reader.fault(pointer, f"has {reader.leaves} leaves; at most {MOST_LEAVES} are allowed")
+    if reader.faults or audience is None:
+        raise Invalid(reader.faults)
+    return audience
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self.leaves = 0
+
+    def fault(self, pointer: str, detail: str) -> None:
+        """Note a fault; answers None, so that a reader can refuse in one line."""
+        self.faults.append(Fault(pointer, detail))
+
+    def read(self, value: object, at: str, depth: int) -> Audience | None:
+        if not isinstance(value, dict):
+            return self.fault(at, f"must be an object with one filter, not {_kind(value)}")
+        if depth > DEEPEST:
+            return self.fault(at, f"is nested deeper than {DEEPEST} levels")
+        known = [key for key in value if key in _READERS]
+        if len(known) != 1:
+            names = ", ".join(_READERS)
+            if known:
+                return self.fault(at, f"must hold one filter, not {len(known)}: {', '.join(known)}; join them with all")
+            return self.fault(at, f"must hold one of {names}" + (f", not {_names(value)}" if value else ""))
+        [name] = known
+        allowed = {name, *(OPERATORS if name == "attribute" else ())}
+        for extra in value.keys() - allowed:
+            self.fault(f"{at}/{_escape(extra)}", f"is not known beside {name}")
+        if name not in ("all", "any", "not"):
+            self.leaves += 1
+        return _READERS[name](self, value, at, depth)
+
+    def everyone(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+        if value["everyone"] is not True:
+            return self.fault(f"{at}/everyone", "must be true")
+        return Everyone()
+
+    def topic(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+        name = value["topic"]
+        if not isinstance(name, str) or not TOPIC_NAME.fullmatch(name):
+            return self.fault(
+                f"{at}/topic", "must be 1 to 64 letters, digits or _.:~- and begin with a letter or digit"
+            )
+        return Topic(name)
+
+    def users(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+        found = self._texts(value["user_id"], f"{at}/user_id")
+        return None if found is None else Users(found)
+
+    def devices(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+        texts = self._texts(value["device_id"], f"{at}/device_id")
+        if texts is None:
+            return None
+        found = [ids.parse(ids.DEVICE, text) for text in texts]
+        for index, parsed in enumerate(found):
+            if parsed is None:
+                where = f"{at}/device_id/{index}" if isinstance(value["device_id"], list) else f"{at}/device_id"
+                self.fault(where, "is not a device id")
+        return Devices(tuple(i for i in found if i is not None))
+
+    def attribute(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+        name = value["attribute"]
+        if not isinstance(name, str) or not 0 < len(name) <= 100:
+            return self.fault(f"{at}/attribute", "must be the attribute's name, 1 to 100 characters")
+        operators = [key for key in value if key in OPERATORS]
+        if len(operators) != 1:
+            return self.fault(at, f"must compare {name!r} by exactly one of {', '.join(OPERATORS)}")
+        [operator] = operators
+        operand, where = value[operator], f"{at}/{operator}"
+        if operator == "in":
+            if not isinstance(operand, list) or not 0 < len(operand) <= MOST_VALUES:
+                return self.fault(where, f"must be a list of 1 to {MOST_VALUES} values")
+            bad = [i for i, item in enumerate(operand) if not _is_scalar(item)]
+            for index in bad:
+                self.fault(f"{where}/{index}", "must be text, a finite number or a boolean")
+            return None if bad else Attribute(name, operator, tuple(operand))
+        if operator == "exists":
+            if not isinstance(operand, bool):
+                return self.fault(where, "must be true or false")
+        elif operator in ORDERINGS:
+            if isinstance(operand, bool) or not _is_scalar(operand):
+                return self.fault(where, "must be text or a finite number")
+        elif not _is_scalar(operand):
+            return self.fault(where, "must be text, a finite number or a boolean")
+        return Attribute(name, operator, operand)
+
+    def within(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+        polygons = self._polygons(value["within"], f"{at}/within")
+        return None if polygons is None else Within(polygons)
+
+    def near(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+        near, at = value["near"], f"{at}/near"
+        if not isinstance(near, dict):
+            return self.fault(at, "must be {lat, lon, radius_m}")
+        before = len(self.faults)
+        for extra in near.keys() - {"lat", "lon", "radius_m"}:
+            self.fault(f"{at}/{_escape(extra)}", "is not known here")
+        for name, low, high in (("lat", -90, 90), ("lon", -180, 180), ("radius_m", 1, FARTHEST_M)):
+            number = near.get(name)
+            if name not in near:
+                self.fault(f"{at}/{name}", "is missing")
+            elif not _is_number(number) or not low <= number <= high:
+                self.fault(f"{at}/{name}", f"must be a number from {low:g} to {high:g}")
+        if len(self.faults) > before:
+            return None
+        return Near(float(near["lat"]), float(near["lon"]), float(near["radius_m"]))
+
+    def all(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+        found = self._branches(value["all"], f"{at}/all", depth)
+        return None if found is None else AllOf(found)
+
+    def any(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+        found = self._branches(value["any"], f"{at}/any", depth)
+        return None if found is None else AnyOf(found)
+
+    def negation(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+        found = self.read(value["not"], f"{at}/not", depth + 1)
+        return None if found is None else Not(found)
+
+    def _branches(self, value: object, at: str, depth: int) -> tuple[Audience, ...] | None:
+        if not isinstance(value, list) or not value:
+            return self.fault(at, "must be a list of at least one filter")
+        read = [self.read(item, f"{at}/{index}", depth + 1) for index, item in enumerate(value)]
+        return tuple(item for item in read if item is not None)
+
+    def _texts(self, value: object, at: str) -> tuple[str, ...] | None:
+        """One text or a list of them."""
+        values = value if isinstance(value, list) else [value]
+        if not 0 < len(values) <= MOST_VALUES or not all(isinstance(v, str) and 0 < len(v) <= 255 for v in values):
+            return self.fault(at, f"must be text of 1 to 255 characters, or a list of 1 to {MOST_VALUES} of them")
+        return tuple(values)
+
+    def _polygons(self, value: object, at: str) -> tuple[tuple[Ring, ...], ...] | None:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if kind not in ("Polygon", "MultiPolygon") or not isinstance(value, dict):
+            return self.fault(at, "must be a GeoJSON Polygon or MultiPolygon (RFC 7946)")
+        for extra in value.keys() - {"type", "coordinates", "bbox"}:
+            self.fault(f"{at}/{_escape(extra)}", "is not known here")
+        coordinates, at = value.get("coordinates"), f"{at}/coordinates"
+        if not isinstance(coordinates, list) or not coordinates:
+            return self.fault(at, f"must be the non-empty coordinates of a {kind}")
+        several = [(coordinates, at)] if kind == "Polygon" else [(c, f"{at}/{i}") for i, c in enumerate(coordinates)]
+        before, vertices, polygons = len(self.faults), 0, []
+        for rings, where in several:
+            if not isinstance(rings, list) or not rings:
+                self.fault(where, "must be a list of rings: the outer one, then its holes")
+                continue
+            read = [self._ring(ring, f"{where}/{index}") for index, ring in enumerate(rings)]
+            sound = tuple(ring for ring in read if ring is not None)
+            vertices += sum(map(len, sound))
+            if len(sound) == len(rings) and vertices <= MOST_VERTICES:
+                reason = explain_validity(Polygon(sound[0], sound[1:]))
+                if reason != "Valid Geometry":
+                    self.fault(where, f"is not a valid polygon: {reason}")
+                polygons.append(sound)
+        if vertices > MOST_VERTICES:
+            self.fault(at, f"has {vertices} vertices; at most {MOST_VERTICES} are allowed")
+        return tuple(polygons) if len(self.faults) == before else None
+
+    def _ring(self, value: object, at: str) -> Ring | None:
+        if not isinstance(value, list) or len(value) < 4:
+            return self.fault(at, "must be a ring of at least 4 positions, the last equal to the first")
+        for index, position in enumerate(value):
+            if not isinstance(position, list) or len(position) not in (2, 3) or not all(map(_is_number, position)):
+                return self.fault(f"{at}/{index}", "must be [longitude, latitude]")
+            if not -180 <= position[0] <= 180 or not -90 <= position[1] <= 90:
+                return self.fault(
+                    f"{at}/{index}", "longitude must be from -180 to 180 and latitude from -90 to 90, in this order"
+                )
+        if value[0][:2] != value[-1][:2]:
+            return self.fault(at, "is not closed: the last position must equal the first")
+        return tuple((float(p[0]), float(p[1])) for p in value)
+
+
+_READERS: dict[str, Callable[[_Reader, dict[str, Any], str, int], Audience | None]] = {
+    "everyone": _Reader.everyone,
+    "topic": _Reader.topic,
+    "user_id": _Reader.users,
+    "device_id": _Reader.devices,
+    "attribute": _Reader.attribute,
+    "within": _Reader.within,
+    "near": _Reader.near,
+    "all": _Reader.all,
+    "any": _Reader.any,
+    "not": _Reader.negation,
+}
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, bool) or _is_number(value) or (isinstance(value, str) and len(value) <= 1000)
+
+
+def _kind(value: object) -> str:
+    names = {type(None): "null", bool: "a boolean", str: "text", list: "a list", int: "a number", float: "a number"}
+    return names.get(type(value), "that")
+
+
+def _names(keys: Sequence[str] | dict[str, Any]) -> str:
+    return ", ".join(repr(key)[:60] for key in list(keys)[:5])
+
+
+def _escape(token: str) -> str:
+    """A JSON pointer's reference token (RFC 6901 section 3)."""
+    return token.replace("~", "~0").replace("/", "~1")

@@ -1,0 +1,156 @@
+"""An audience compiled to one SQL condition over `devices`.
+
+Points are Postgres's native (longitude, latitude), matched with a GiST index: a polygon by `<@`, its holes by
+NOT. Postgres's polygons are planar in degrees, as RFC 7946 defines them, with a tolerance of about 1e-6.
+"""
+
+import math
+from typing import assert_never
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, and_, cast, false, func, literal, literal_column, not_, or_, true
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.types import Text, UserDefinedType
+
+from gateway.domain.audience import (
+    AllOf,
+    AnyOf,
+    Attribute,
+    Audience,
+    Devices,
+    Everyone,
+    Near,
+    Not,
+    Ring,
+    Scalar,
+    Topic,
+    Users,
+    Within,
+)
+from gateway.records.schema import devices
+
+EARTH_RADIUS_M = 6_371_008.8
+
+
+def reachable(application_id: UUID, audience: Audience) -> ColumnElement[bool]:
+    """The application's devices in the audience that can be sent to."""
+    return and_(
+        devices.c.application_id == application_id,
+        devices.c.status == "active",
+        condition(audience),
+    )
+
+
+def condition(audience: Audience) -> ColumnElement[bool]:
+    """NULL counts as no match. Only a negation says so in SQL, since COALESCE would hide the rest from the indexes."""
+    match audience:
+        case Everyone():
+            return true()
+        case Topic(name):
+            return devices.c.topics.contains(cast([name], ARRAY(Text)))
+        case Users(user_ids):
+            return devices.c.user_id.in_(user_ids)
+        case Devices(device_ids):
+            return devices.c.id.in_(device_ids)
+        case Attribute(name, operator, value):
+            return _attribute(name, operator, value)
+        case Within(polygons):
+            return or_(*map(_inside, polygons))
+        case Near(lat, lon, radius_m):
+            return _near(lat, lon, radius_m)
+        case AllOf(of):
+            return and_(*map(condition, of))
+        case AnyOf(of):
+            return or_(*map(condition, of))
+        case Not(of):
+            return _negated(condition(of))
+        case _:
+            assert_never(audience)
+
+
+def _negated(inner: ColumnElement[bool]) -> ColumnElement[bool]:
+    return not_(func.coalesce(inner, false()))
+
+
+def _attribute(name: str, operator: str, value: Scalar | tuple[Scalar, ...]) -> ColumnElement[bool]:
+    held = devices.c.attributes[name]
+    match operator:
+        case "exists":
+            exists = func.jsonb_typeof(held) != "null"
+            return exists if value else _negated(exists)
+        case "eq" | "ne":
+            equal = _holds(name, value)
+            return equal if operator == "eq" else _negated(equal)
+        case "in":
+            assert isinstance(value, tuple)  # noqa: S101 - the parser's promise, for the type checker
+            return or_(*(_holds(name, item) for item in value))
+        case "contains":
+            # A list that has the value, or text that has it as a part.
+            among = devices.c.attributes.contains({name: [value]})
+            if not isinstance(value, str):
+                return among
+            part = and_(
+                func.jsonb_typeof(held) == "string",
+                func.strpos(devices.c.attributes[name].astext, value) > 0,
+            )
+            return or_(among, part)
+    wanted = "string" if isinstance(value, str) else "number"
+    ordered = held.op({"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}[operator])
+    return and_(func.jsonb_typeof(held) == wanted, ordered(literal(value, JSONB)))
+
+
+def _holds(name: str, value: object) -> ColumnElement[bool]:
+    """Equality as containment, so that the GIN index answers it; a list that has the value is `contains`."""
+    return and_(
+        devices.c.attributes.contains({name: value}),
+        devices.c.attributes[name] == literal(value, JSONB),
+    )
+
+
+class _Polygon(UserDefinedType[str]):
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        return "polygon"
+
+
+def _polygon(ring: Ring) -> ColumnElement[str]:
+    # As text: asyncpg's own polygon codec would need a type Core does not know.
+    return cast(cast(",".join(f"({x!r},{y!r})" for x, y in ring), Text), _Polygon())
+
+
+def _inside(rings: tuple[Ring, ...]) -> ColumnElement[bool]:
+    outer, *holes = rings
+    inside = devices.c.location.op("<@", is_comparison=True)
+    return and_(inside(_polygon(outer)), *(not_(inside(_polygon(hole))) for hole in holes))
+
+
+def _near(lat: float, lon: float, radius_m: float) -> ColumnElement[bool]:
+    """Great-circle distance on a sphere; a box that surely holds the circle lets the index answer first."""
+    lon_of: ColumnElement[float] = literal_column("devices.location[0]")
+    lat_of: ColumnElement[float] = literal_column("devices.location[1]")
+    half = func.power(func.sind((lat_of - lat) / 2), 2) + math.cos(math.radians(lat)) * func.cosd(lat_of) * func.power(
+        func.sind((lon_of - lon) / 2), 2
+    )
+    distance = 2 * EARTH_RADIUS_M * func.asin(func.sqrt(func.least(1.0, half)))
+    return and_(or_(*(_in_box(*box) for box in boxes(lat, lon, radius_m))), distance <= radius_m)
+
+
+def boxes(lat: float, lon: float, radius_m: float) -> list[tuple[float, float, float, float]]:
+    """(west, south, east, north) boxes that cover the circle; two where it crosses the antimeridian."""
+    angle = math.degrees(radius_m / EARTH_RADIUS_M) * 1.000001
+    south, north = max(lat - angle, -90.0), min(lat + angle, 90.0)
+    if lat - angle <= -90 or lat + angle >= 90:
+        return [(-180.0, south, 180.0, north)]
+    spread = math.degrees(math.asin(min(1.0, math.sin(math.radians(angle)) / math.cos(math.radians(lat)))))
+    west, east = lon - spread, lon + spread
+    if west < -180:
+        return [(west + 360, south, 180.0, north), (-180.0, south, east, north)]
+    if east > 180:
+        return [(west, south, 180.0, north), (-180.0, south, east - 360, north)]
+    return [(west, south, east, north)]
+
+
+def _in_box(west: float, south: float, east: float, north: float) -> ColumnElement[bool]:
+    corners = func.box(func.point(west, south), func.point(east, north))
+    return devices.c.location.op("<@", is_comparison=True)(corners)
