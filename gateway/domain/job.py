@@ -1,6 +1,7 @@
 """A job: a chunk of one notification in the queue, held by whoever holds its lease."""
 
 from dataclasses import dataclass
+from datetime import date
 from enum import StrEnum
 from uuid import UUID
 
@@ -19,7 +20,10 @@ class Task(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`attempt` counts claims and guards the lease; `tries` counts the POSTs its devices have had."""
+    """`attempt` counts claims and guards the lease; `tries` counts the POSTs its devices have had.
+
+    `day` is where their deliveries are kept; None before planning.
+    """
 
     id: int
     task: Task
@@ -28,4 +32,5 @@ class Job:
     lane: Lane
     attempt: int
     tries: int
+    day: date | None
     device_ids: tuple[UUID, ...]

@@ -188,6 +188,7 @@ jobs = Table(
     _moment("run_at", now=True),
     Column("attempt", Integer, nullable=False, server_default=text("0")),
     Column("tries", SmallInteger, nullable=False, server_default=text("0")),
+    Column("day", Date),  # the notification's, once planned
     Column("device_ids", ARRAY(UUID), nullable=False, server_default=text("'{}'")),
     CheckConstraint("task IN ('plan', 'send')", name="task"),
     Index("jobs_due_idx", "lane", "run_at", "id"),

@@ -157,6 +157,7 @@ STATEMENTS = (
         run_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
         attempt INTEGER DEFAULT 0 NOT NULL,
         tries SMALLINT DEFAULT 0 NOT NULL,
+        day DATE,
         device_ids UUID[] DEFAULT '{}' NOT NULL,
         CONSTRAINT jobs_pkey PRIMARY KEY (id),
         CONSTRAINT jobs_task_check CHECK (task IN ('plan', 'send')),

@@ -1,0 +1,192 @@
+"""The queue in Postgres.
+
+A job is one row, and `run_at` is when it may next be claimed. Claiming moves `run_at` past the lease,
+so a schedule, a crash and a retry are one thing: a row that comes due. Outcomes, counters and
+the shrinking of the job are one transaction, so nothing is lost between 'sent' and 'logged' but
+the unsettled moment itself.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import date, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, Select, delete, func, insert, literal, select, text, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from gateway.domain.delivery import Settlement
+from gateway.domain.job import CHUNK, Job, Task
+from gateway.domain.notification import Lane, Notification
+from gateway.queue.protocol import LeaseLost
+from gateway.records import deliveries, signals
+from gateway.records.schema import jobs
+
+# One named constant and not Core: it runs on every wake-up, and the plan depends on its exact shape. The materialized
+# CTE keeps the planner from joining before SKIP LOCKED has picked its rows.
+CLAIM = text("""
+    WITH due AS MATERIALIZED (
+        SELECT id FROM jobs WHERE lane = :lane AND run_at <= now()
+        ORDER BY run_at, id LIMIT :limit FOR UPDATE SKIP LOCKED
+    )
+    UPDATE jobs SET run_at = now() + :lease, attempt = attempt + 1
+    FROM due WHERE jobs.id = due.id
+    RETURNING jobs.*
+""")
+
+
+class PostgresQueue:
+    def __init__(self, engine: AsyncEngine, waiter: signals.Waiter) -> None:
+        self._engine = engine
+        self._waiter = waiter
+
+    async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
+        deadline = asyncio.get_running_loop().time() + wait.total_seconds()
+        while True:
+            found, next_due = await self._claim_now(lanes, limit, lease)
+            left = deadline - asyncio.get_running_loop().time()
+            if found or left <= 0:
+                return found
+            await self._waiter.wait(left if next_due is None else min(left, next_due))
+
+    async def _claim_now(self, lanes: Sequence[Lane], limit: int, lease: timedelta) -> tuple[list[Job], float | None]:
+        """The claimed jobs; when there are none, also the seconds until the next comes due."""
+        found: list[Job] = []
+        async with self._engine.begin() as conn:
+            for lane in lanes:
+                if len(found) < limit:
+                    rows = await conn.execute(CLAIM, {"lane": lane, "limit": limit - len(found), "lease": lease})
+                    found += map(_job, rows)
+            if found:
+                return found, None
+            due = select(func.extract("epoch", func.min(jobs.c.run_at) - func.now())).where(jobs.c.lane.in_(lanes))
+            seconds = (await conn.execute(due)).scalar()
+        return found, None if seconds is None else max(0.0, float(seconds))
+
+    async def renew(self, held: Sequence[Job], lease: timedelta) -> set[int]:
+        if not held:
+            return set()
+        statement = (
+            update(jobs)
+            .where(tuple_(jobs.c.id, jobs.c.attempt).in_([(job.id, job.attempt) for job in held]))
+            .values(run_at=func.now() + lease)
+            .returning(jobs.c.id)
+        )
+        async with self._engine.begin() as conn:
+            return set((await conn.execute(statement)).scalars())
+
+    async def settle(self, job: Job, settlement: Settlement, remaining: Sequence[UUID]) -> None:
+        async with self._engine.begin() as conn:
+            if remaining:
+                await _guarded(conn, update(jobs).where(*_held(job)).values(device_ids=list(remaining)))
+            else:
+                await _guarded(conn, delete(jobs).where(*_held(job)))
+            if settlement.later:
+                await conn.execute(
+                    insert(jobs),
+                    [
+                        {
+                            "application_id": job.application_id,
+                            "notification_id": job.notification_id,
+                            "lane": job.lane,
+                            "day": job.day,
+                            "run_at": due,
+                            "tries": tries,
+                            "device_ids": device_ids,
+                        }
+                        for (due, tries), device_ids in settlement.later.items()
+                    ],
+                )
+                await signals.send(conn, signals.JOBS)
+            await deliveries.record(conn, job, settlement)
+
+    async def release(self, job: Job) -> None:
+        async with self._engine.begin() as conn:
+            await conn.execute(update(jobs).where(*_held(job)).values(run_at=func.now()))
+            await signals.send(conn, signals.JOBS)
+
+
+@asynccontextmanager
+async def open_queue(engine: AsyncEngine, bell: signals.Signals) -> AsyncIterator[PostgresQueue]:
+    async with bell.waiter(signals.JOBS) as waiter:
+        yield PostgresQueue(engine, waiter)
+
+
+async def enqueue_plan(conn: AsyncConnection, notification: Notification) -> None:
+    """The first job of a notification: plan it when its time comes. Part of the accepting transaction."""
+    await conn.execute(
+        insert(jobs).values(
+            task=Task.PLAN,
+            application_id=notification.application_id,
+            notification_id=notification.id,
+            lane=notification.delivery.lane,
+            run_at=notification.start_at,
+        )
+    )
+    await signals.send(conn, signals.JOBS)
+
+
+async def cut(conn: AsyncConnection, plan: Job, day: date, audience: Select[tuple[UUID]]) -> int:
+    """Replace a plan job by send jobs of up to CHUNK devices, in one INSERT ... SELECT; answers the device count.
+
+    Raises LeaseLost when another worker has planned it since.
+    """
+    await _guarded(conn, delete(jobs).where(*_held(plan)))
+    ids = audience.subquery("audience")
+    numbered = select(ids.c.id, ((func.row_number().over(order_by=ids.c.id) - 1) // CHUNK).label("chunk")).subquery(
+        "numbered"
+    )
+    chunks = select(
+        literal(plan.application_id).label("application_id"),
+        literal(plan.notification_id).label("notification_id"),
+        literal(int(plan.lane)).label("lane"),
+        literal(day).label("day"),
+        func.array_agg(numbered.c.id).label("device_ids"),
+    ).group_by(numbered.c.chunk)
+    columns = ["application_id", "notification_id", "lane", "day", "device_ids"]
+    written = insert(jobs).from_select(columns, chunks).returning(func.cardinality(jobs.c.device_ids))
+    sizes = (await conn.execute(written)).scalars().all()
+    await signals.send(conn, signals.JOBS)
+    return sum(sizes)
+
+
+async def withdraw(conn: AsyncConnection, notification_id: UUID) -> None:
+    """Make a stopped notification's waiting jobs due at once, so that workers account for their devices.
+
+    A plan job that nobody has begun is removed. Leased jobs (`attempt` above 0) are left to their workers.
+    """
+    waiting = (jobs.c.notification_id == notification_id, jobs.c.attempt == 0)
+    await conn.execute(delete(jobs).where(*waiting, jobs.c.task == Task.PLAN))
+    await conn.execute(update(jobs).where(*waiting).values(run_at=func.now()))
+    await signals.send(conn, signals.JOBS)
+
+
+async def depth(conn: AsyncConnection) -> list[tuple[Lane, int, float]]:
+    """(lane, jobs, seconds the oldest due one has waited) of every lane that has jobs."""
+    age = func.extract("epoch", func.now() - func.min(jobs.c.run_at))
+    rows = await conn.execute(select(jobs.c.lane, func.count(), age).group_by(jobs.c.lane))
+    return [(Lane(lane), count, max(0.0, float(seconds))) for lane, count, seconds in rows]
+
+
+def _held(job: Job) -> tuple[Any, Any]:
+    return jobs.c.id == job.id, jobs.c.attempt == job.attempt
+
+
+async def _guarded(conn: AsyncConnection, statement: Any) -> None:
+    if (await conn.execute(statement)).rowcount != 1:
+        raise LeaseLost
+
+
+def _job(row: Row[Any]) -> Job:
+    return Job(
+        id=row.id,
+        task=Task(row.task),
+        notification_id=row.notification_id,
+        application_id=row.application_id,
+        lane=Lane(row.lane),
+        attempt=row.attempt,
+        tries=row.tries,
+        day=row.day,
+        device_ids=tuple(row.device_ids),
+    )

@@ -1,0 +1,129 @@
+"""Write the log: one appended row per delivery, by COPY, with the counters in the same transaction."""
+
+from collections import Counter
+from uuid import UUID
+
+from sqlalchemy import case, func, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain.delivery import Accepted, Gone, OutcomeName, Rejected, Settlement
+from gateway.domain.device import DeviceStatus
+from gateway.domain.job import Job
+from gateway.domain.notification import Status
+from gateway.records import signals
+from gateway.records.database import copy
+from gateway.records.schema import applications, devices, notifications, progress
+
+DELIVERY_COLUMNS = (
+    "day",
+    "notification_id",
+    "device_id",
+    "application_id",
+    "position",
+    "user_id",
+    "host",
+    "outcome",
+    "status",
+    "cause",
+    "attempts",
+    "attempted_at",
+    "duration_ms",
+    "settled_at",
+    "message",
+    "granted_ttl",
+)
+ATTEMPT_COLUMNS = (
+    "day",
+    "notification_id",
+    "device_id",
+    "number",
+    "at",
+    "duration_ms",
+    "status",
+    "cause",
+    "retry_at",
+)
+
+
+async def record(conn: AsyncConnection, job: Job, settlement: Settlement) -> None:
+    """Append a batch of one job's results and count them; ends the notification with its last delivery."""
+    if settlement.attempts:
+        rows = ((job.day, job.notification_id, *attempt) for attempt in settlement.attempts)
+        await copy(conn, "attempts", ATTEMPT_COLUMNS, rows)
+    counts = Counter(done.outcome.name for done in settlement.settled)
+    await _mark(conn, settlement)
+    if settlement.settled:
+        await _append(conn, job, settlement)
+    await _count(conn, job.notification_id, counts, sum(map(len, settlement.later.values())))
+
+
+async def _append(conn: AsyncConnection, job: Job, settlement: Settlement) -> None:
+    # Positions are handed out under the application's row lock and so become visible in order: whoever
+    # follows the log and has read up to N never misses a row below it.
+    size = len(settlement.settled)
+    take = (
+        update(applications)
+        .where(applications.c.id == job.application_id)
+        .values(log_position=applications.c.log_position + size)
+        .returning(applications.c.log_position)
+    )
+    first = (await conn.execute(take)).scalar_one() - size + 1
+    rows = []
+    for position, done in enumerate(settlement.settled, first):
+        outcome = done.outcome
+        message, granted = (outcome.message, outcome.ttl) if isinstance(outcome, Accepted) else (None, None)
+        rows.append(
+            (
+                job.day,
+                job.notification_id,
+                done.device_id,
+                job.application_id,
+                position,
+                done.user_id,
+                done.host,
+                outcome.name.value,
+                done.status,
+                outcome.cause,
+                done.attempts,
+                done.attempted_at,
+                done.duration_ms,
+                done.settled_at,
+                message,
+                granted,
+            )
+        )
+    await copy(conn, "deliveries", DELIVERY_COLUMNS, rows)
+    await signals.send(conn, signals.LOG, str(job.application_id))
+
+
+async def _mark(conn: AsyncConnection, settlement: Settlement) -> None:
+    """Devices that are gone or must subscribe anew are not sent to again."""
+    gone = [done.device_id for done in settlement.settled if isinstance(done.outcome, Gone)]
+    mismatched = [
+        done.device_id for done in settlement.settled if isinstance(done.outcome, Rejected) and done.outcome.quarantine
+    ]
+    for status, device_ids in ((DeviceStatus.GONE, gone), (DeviceStatus.QUARANTINED, mismatched)):
+        if device_ids:
+            # In order of id: two batches that share devices then never wait for each other in a circle.
+            await conn.execute(
+                update(devices)
+                .where(devices.c.id.in_(sorted(device_ids)), devices.c.status == DeviceStatus.ACTIVE)
+                .values(status=status, updated_at=func.now())
+            )
+
+
+async def _count(conn: AsyncConnection, notification_id: UUID, counts: Counter[OutcomeName], retries: int) -> None:
+    added = {name.value: progress.c[name.value] + count for name, count in counts.items()}
+    counted = (
+        update(progress)
+        .where(progress.c.notification_id == notification_id)
+        .values(**added, retries=progress.c.retries + retries)
+        .returning(progress.c.targets - sum(progress.c[name.value] for name in OutcomeName))
+    )
+    if (await conn.execute(counted)).scalar_one() == 0:
+        ended = case((notifications.c.status == Status.CANCELLED, Status.CANCELLED), else_=Status.DONE)
+        await conn.execute(
+            update(notifications)
+            .where(notifications.c.id == notification_id)
+            .values(status=ended, finished_at=func.now())
+        )

@@ -1,0 +1,111 @@
+"""Postgres's LISTEN/NOTIFY as wake-up calls within one process.
+
+One connection listens for everybody. A signal is only ever a hint: it may be lost while the connection is being
+made again, so who waits always waits with a limit and then looks for itself.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import asyncpg
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.records.database import plain_url
+
+JOBS = "gateway_jobs"
+"""Jobs may have come due."""
+LOG = "gateway_log"
+"""Payload: the application whose log has grown."""
+CONTROL = "gateway_control"
+"""Payload: the notification that was told to stop."""
+
+RECONNECT_S = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+async def send(conn: AsyncConnection, channel: str, payload: str = "") -> None:
+    """Signal when the running transaction commits."""
+    await conn.execute(select(func.pg_notify(channel, payload)))
+
+
+class Waiter:
+    """One interest in one channel: what has been heard since the last look."""
+
+    def __init__(self) -> None:
+        self._heard = asyncio.Event()
+        self._payloads: set[str] = set()
+
+    def hear(self, payload: str) -> None:
+        self._payloads.add(payload)
+        self._heard.set()
+
+    async def wait(self, seconds: float) -> set[str]:
+        """The distinct payloads heard, as soon as there is one; empty after `seconds`."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._heard.wait(), seconds)
+        self._heard.clear()
+        heard, self._payloads = self._payloads, set()
+        return heard
+
+
+class Signals:
+    def __init__(self, url: str) -> None:
+        self._url = plain_url(url)
+        self._waiters: dict[str, set[Waiter]] = defaultdict(set)
+        self._task: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Signals"]:
+        self._task = asyncio.create_task(self._keep_listening(), name="signals")
+        try:
+            yield self
+        finally:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    @asynccontextmanager
+    async def waiter(self, channel: str) -> AsyncIterator[Waiter]:
+        waiter = Waiter()
+        self._waiters[channel].add(waiter)
+        try:
+            yield waiter
+        finally:
+            self._waiters[channel].discard(waiter)
+
+    async def _keep_listening(self) -> None:
+        while True:
+            lost = asyncio.Event()
+            try:
+                conn = await asyncpg.connect(self._url, timeout=10)
+            except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+                log.warning("signals.unavailable", error=type(error).__name__)
+                await asyncio.sleep(RECONNECT_S)  # a pause between tries, not a wait for an event
+                continue
+            try:
+                conn.add_termination_listener(lambda _, lost=lost: lost.set())
+                for channel in (JOBS, LOG, CONTROL):
+                    await conn.add_listener(channel, self._heard)
+                self._wake_all()
+                await lost.wait()
+                log.warning("signals.lost")
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                log.warning("signals.lost", error=type(error).__name__)
+            finally:
+                with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+                    await conn.close(timeout=2)
+
+    def _heard(self, _conn: object, _pid: int, channel: str, payload: object) -> None:
+        for waiter in self._waiters[channel]:
+            waiter.hear(str(payload))
+
+    def _wake_all(self) -> None:
+        """Something may have been missed: everyone looks for themselves."""
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                waiter.hear("")
