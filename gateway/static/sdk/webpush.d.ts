@@ -1,0 +1,93 @@
+/** Types of the Web Push gateway's client, `/sdk/webpush.js`. */
+
+export interface Options {
+  /** Base URL of the gateway, such as `https://push.example.org`. */
+  gateway: string;
+  /** The application's publishable key, `pk_...`. */
+  key: string;
+  /** base64url of the VAPID public key; asked from the gateway when left out. */
+  vapidPublicKey?: string;
+  /** Path of the service worker on the app's own origin. Default `/service-worker.js`. */
+  serviceWorker?: string;
+  /** Scope of the worker. Default: the directory the worker is in. */
+  scope?: string;
+}
+
+export interface Location {
+  /** WGS 84 degrees. */
+  lat: number;
+  lon: number;
+  /** Radius of uncertainty in metres. */
+  accuracy_m?: number;
+}
+
+export interface Client {
+  platform?: string;
+  browser?: string;
+  locale?: string;
+  timezone?: string;
+  app_version?: string;
+}
+
+export interface Registration {
+  /** Your own id for the person, and its HMAC-SHA256 (hex) where the application demands a proof. */
+  userId?: string;
+  userHash?: string;
+  attributes?: Record<string, unknown>;
+  /** What is left out stays as it was; an empty list ends all. */
+  topics?: string[];
+  location?: Location;
+  /** Filled in from the browser; what is given here wins. */
+  client?: Client;
+}
+
+export type State = "unsupported" | "denied" | "ready" | "subscribed";
+
+/** What the service worker tells open pages about a notification. */
+export interface Message {
+  source: "webpush-gateway";
+  event: "displayed" | "clicked" | "dismissed";
+  /** The notification's id at the gateway, when it came from there. */
+  id?: string;
+  title: string;
+  /** The action chosen; empty for the notification itself. */
+  action: string;
+  /** Whether the gateway took the receipt. */
+  reported: boolean;
+}
+
+export interface WebPush {
+  /**
+   * Ask for permission, subscribe, register. Call it from a click. Safe to repeat: it refreshes what the gateway
+   * knows, and subscribes anew when the VAPID key has changed. Throws WebPushError.
+   */
+  subscribe(registration?: Registration): Promise<{ id: string; subscription: PushSubscription }>;
+  /** End the subscription here and at the gateway. Answers false when there was none. */
+  unsubscribe(): Promise<boolean>;
+  state(): Promise<State>;
+  /** What is registered from here, or null. */
+  device(): Promise<{ id: string; topics: string[]; location?: Location } | null>;
+  topics: {
+    add(topic: string): Promise<void>;
+    remove(topic: string): Promise<void>;
+  };
+  locate(location: Location): Promise<void>;
+  /** Hear of every notification displayed, clicked or dismissed while this page is open. Answers how to stop. */
+  listen(callback: (message: Message) => void): () => void;
+}
+
+/**
+ * `code` is the gateway's own (`origin_not_allowed`, `identity_unproven`, `invalid`, ...) or one of `unsupported`,
+ * `denied`, `dismissed`, `not_subscribed`, `subscribe_failed`, `worker_failed`, `unreachable`, `http_error`,
+ * `no_key`, `secret_key`.
+ */
+export class WebPushError extends Error {
+  code: string;
+  /** HTTP status, or 0 when the gateway was not asked. */
+  status: number;
+  errors: { pointer: string; detail: string }[];
+}
+
+export function init(options: Options): WebPush;
+export function supported(): boolean;
+export function clientDetails(): Client;

@@ -1,0 +1,226 @@
+/**
+ * Register this browser with a Web Push gateway.
+ *
+ * One module without dependencies, so that a page needs no build. What the service worker must know when no
+ * page is open (who we are, what we asked for) is kept in IndexedDB, one record per worker scope: the worker
+ * registers anew by it when the browser changes the subscription. `webpush.d.ts` describes every call.
+ */
+
+export class WebPushError extends Error {
+  constructor(code, message, { status = 0, errors = [], cause } = {}) {
+    super(message, { cause });
+    this.name = "WebPushError";
+    this.code = code;
+    this.status = status;
+    this.errors = errors;
+  }
+}
+
+export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-worker.js", scope }) {
+  const base = new URL(gateway, location.href).href.replace(/\/+$/, "");
+  if (!key) throw new WebPushError("no_key", "init needs the publishable key (pk_...)");
+  if (/^sk_/.test(key)) throw new WebPushError("secret_key", "a secret key must never be in a web page; use the pk_");
+
+  const workerScope = new URL(scope ?? new URL(".", new URL(serviceWorker, location.href)), location.href).href;
+  const call = (method, path, token, body) => request(method, base + path, token, body);
+
+  const stored = () => inStore("readonly", (store) => store.get(workerScope));
+  const devicePath = ({ id }) => `/v1/devices/${encodeURIComponent(id)}`;
+  const store = (record) => inStore("readwrite", (store) => store.put(record, workerScope));
+
+  async function current() {
+    const registration = await navigator.serviceWorker.getRegistration(workerScope);
+    // getRegistration also answers with a worker of a wider scope, which is another application's.
+    return registration?.scope === workerScope ? registration.pushManager.getSubscription() : null;
+  }
+
+  async function device() {
+    const record = await stored();
+    if (!record?.id) throw new WebPushError("not_subscribed", "this browser is not subscribed; call subscribe() first");
+    return record;
+  }
+
+  /** Change the device at the gateway, then what the worker would register anew with. */
+  async function change(method, path, body, edit) {
+    const record = await device();
+    await call(method, devicePath(record) + path, record.device_token, body);
+    await store({ ...record, body: edit(record.body) });
+  }
+
+  async function subscribe({ userId, userHash, attributes, topics, location: place, client } = {}) {
+    if (!supported()) throw new WebPushError("unsupported", "this browser has no Web Push");
+    // First of all: browsers ask only while the user's click is fresh, and awaiting anything else would use it up.
+    const permission = await Notification.requestPermission();
+    if (permission === "denied") throw new WebPushError("denied", "the user does not allow notifications");
+    if (permission !== "granted") throw new WebPushError("dismissed", "the user did not answer; ask again later");
+
+    const wanted = vapidPublicKey ?? (await call("GET", "/v1/vapid-public-key", key)).vapid_public_key;
+    const registration = await activated(await navigator.serviceWorker.register(serviceWorker, { scope: workerScope }));
+    const subscription = await subscribed(registration, wanted);
+    const before = await stored().then((record) => (record?.gateway === base ? record : undefined));
+    const remembered = before?.body ?? {};
+    const said = defined({
+      user_id: userId,
+      user_hash: userHash,
+      client: { ...clientDetails(), ...client },
+      attributes,
+      topics,
+      location: place,
+      vapid_public_key: wanted,
+    });
+    // To the gateway a new endpoint is a new device, so it is told again what was said of the old one.
+    const renewed = before && before.endpoint !== subscription.endpoint;
+    const body = { subscription: subscription.toJSON(), ...(renewed ? { ...remembered, ...said } : said) };
+    const { id, device_token = before?.device_token } = await call("POST", "/v1/devices", key, body);
+    await store({
+      gateway: base, key, id, device_token, endpoint: subscription.endpoint, body: { ...remembered, ...said },
+    });
+    if (renewed && before.id !== id) {
+      // At worst the old device stays until the push service answers 410 for it.
+      await call("DELETE", devicePath(before), before.device_token).catch(() => {});
+    }
+    return { id, subscription };
+  }
+
+  async function unsubscribe() {
+    const [record, subscription] = await Promise.all([stored(), current()]);
+    // The browser's own end comes first: whatever the gateway answers, no push arrives from here on.
+    await subscription?.unsubscribe();
+    await inStore("readwrite", (store) => store.delete(workerScope));
+    if (!record?.id) return Boolean(subscription);
+    try {
+      await call("DELETE", devicePath(record), record.device_token);
+    } catch (error) {
+      if (error.status !== 404 && error.status !== 401) throw error;
+    }
+    return true;
+  }
+
+  async function state() {
+    if (!supported()) return "unsupported";
+    if (Notification.permission === "denied") return "denied";
+    const [record, subscription] = await Promise.all([stored(), current()]);
+    return record?.id && subscription ? "subscribed" : "ready";
+  }
+
+  const topicPath = (topic) => `/topics/${encodeURIComponent(topic)}`;
+  const without = (topic) => (body) => ({ ...body, topics: (body.topics ?? []).filter((name) => name !== topic) });
+  const withTopic = (topic) => (body) => ({ ...body, topics: [...without(topic)(body).topics, topic] });
+
+  return {
+    subscribe,
+    unsubscribe,
+    state,
+    device: async () => {
+      const record = await stored();
+      return record?.id ? { id: record.id, topics: record.body.topics ?? [], location: record.body.location } : null;
+    },
+    topics: {
+      add: (topic) => change("PUT", topicPath(topic), undefined, withTopic(topic)),
+      remove: (topic) => change("DELETE", topicPath(topic), undefined, without(topic)),
+    },
+    locate: (place) => change("PUT", "/location", place, (body) => ({ ...body, location: place })),
+    listen(callback) {
+      const heard = ({ data }) => data?.source === "webpush-gateway" && callback(data);
+      navigator.serviceWorker.addEventListener("message", heard);
+      navigator.serviceWorker.startMessages();
+      return () => navigator.serviceWorker.removeEventListener("message", heard);
+    },
+  };
+}
+
+export function supported() {
+  return isSecureContext && "serviceWorker" in navigator && "PushManager" in window && "Notification" in window;
+}
+
+/** The browser's own account of itself, in the gateway's words. */
+export function clientDetails() {
+  const { userAgent, userAgentData, maxTouchPoints, language } = navigator;
+  // An iPad calls itself a Mac; no Mac has a touch screen.
+  const apple = maxTouchPoints > 1 ? "ios" : "macos";
+  const [platform] = [
+    [/android/i, "android"], [/iphone|ipad/i, "ios"], [/mac/i, apple], [/windows/i, "windows"],
+    [/cros|chrome ?os/i, "chromeos"], [/linux/i, "linux"],
+  ].filter(([pattern]) => pattern.test(userAgentData?.platform || userAgent)).map(([, name]) => name);
+  // The order matters: Edge, Opera and Samsung Internet also say Chrome, and Chrome also says Safari.
+  const [browser] = [
+    ["Edge", /Edg\w*\/(\d+)/], ["Opera", /OPR\/(\d+)/], ["Samsung Internet", /SamsungBrowser\/(\d+)/],
+    ["Firefox", /(?:Firefox|FxiOS)\/(\d+)/], ["Chrome", /(?:Chrome|CriOS)\/(\d+)/],
+    ["Safari", /Version\/(\d+).*Safari/],
+  ].map(([name, pattern]) => [name, userAgent.match(pattern)?.[1]]).filter(([, version]) => version)
+    .map(([name, version]) => `${name} ${version}`);
+  return { platform, browser, locale: language, timezone: Intl.DateTimeFormat().resolvedOptions().timeZone };
+}
+
+/** Subscribe with this VAPID key; a subscription made with another one could never be sent to by us. */
+async function subscribed({ pushManager }, vapidKey) {
+  const applicationServerKey = fromBase64url(vapidKey);
+  const existing = await pushManager.getSubscription();
+  if (existing && sameBytes(existing.options?.applicationServerKey, applicationServerKey)) return existing;
+  await existing?.unsubscribe();
+  try {
+    return await pushManager.subscribe({ userVisibleOnly: true, applicationServerKey });
+  } catch (cause) {
+    throw new WebPushError("subscribe_failed", `the browser could not subscribe: ${cause.message}`, { cause });
+  }
+}
+
+/** Wait for this registration's own worker; `serviceWorker.ready` would wait for one that controls the page. */
+function activated(registration) {
+  if (registration.active) return registration;
+  const worker = registration.installing ?? registration.waiting;
+  return new Promise((resolve, reject) => {
+    const look = () => {
+      if (worker.state === "activated") resolve(registration);
+      if (worker.state === "redundant") reject(new WebPushError("worker_failed", "the service worker did not install"));
+    };
+    worker.addEventListener("statechange", look);
+    look();
+  });
+}
+
+/** One HTTP call; answers the parsed JSON, or throws what the gateway's problem+json (RFC 9457) says. */
+async function request(method, url, token, body) {
+  const headers = { authorization: `Bearer ${token}` };
+  if (body !== undefined) headers["content-type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(url, { method, headers, body: body && JSON.stringify(body), credentials: "omit" });
+  } catch (cause) {
+    throw new WebPushError("unreachable", `the gateway cannot be reached at ${url}: ${cause.message}`, { cause });
+  }
+  const answer = await response.json().catch(() => ({}));
+  if (response.ok) return answer;
+  const message = answer.detail ?? answer.title ?? `the gateway answered ${response.status}`;
+  throw new WebPushError(answer.code ?? "http_error", message, { status: response.status, errors: answer.errors });
+}
+
+/** Run one operation on the store that page and worker share. `service-worker.js` opens the same one. */
+function inStore(mode, operation) {
+  return new Promise((resolve, reject) => {
+    const opening = indexedDB.open("webpush-gateway", 1);
+    opening.onupgradeneeded = () => opening.result.createObjectStore("registrations");
+    opening.onerror = () => reject(opening.error);
+    opening.onsuccess = () => {
+      const transaction = opening.result.transaction("registrations", mode);
+      const asked = operation(transaction.objectStore("registrations"));
+      transaction.oncomplete = () => { opening.result.close(); resolve(asked.result); };
+      transaction.onabort = () => { opening.result.close(); reject(transaction.error); };
+    };
+  });
+}
+
+function defined(object) {
+  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined));
+}
+
+function fromBase64url(text) {
+  const padded = text.replace(/-/g, "+").replace(/_/g, "/").replace(/=+$/, "");
+  return Uint8Array.from(atob(padded), (character) => character.charCodeAt(0));
+}
+
+function sameBytes(buffer, bytes) {
+  if (buffer?.byteLength !== bytes.length) return false;
+  const theirs = new Uint8Array(buffer);
+  return bytes.every((octet, at) => octet === theirs[at]);
+}
