@@ -76,6 +76,7 @@ class Retry:
     after: timedelta | None = None
     slow_down: bool = False
     unauthorized: bool = False
+    name = "retry"
 
 
 Final = Accepted | Gone | Rejected | Expired | Cancelled

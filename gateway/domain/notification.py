@@ -104,3 +104,23 @@ def push_topic(application_id: UUID, tag: str) -> str:
 
 def expiry(start_at: datetime, ttl: timedelta) -> datetime:
     return start_at + max(ttl, SHORTEST_LIFE)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Counts of one notification's deliveries. `accepted` is the push service's word; `displayed` the browser's."""
+
+    targets: int = 0
+    accepted: int = 0
+    gone: int = 0
+    rejected: int = 0
+    expired: int = 0
+    cancelled: int = 0
+    retries: int = 0
+    displayed: int = 0
+    clicked: int = 0
+    dismissed: int = 0
+
+    @property
+    def pending(self) -> int:
+        return self.targets - self.accepted - self.gone - self.rejected - self.expired - self.cancelled

@@ -7,8 +7,7 @@ the unsettled moment itself.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import Any
 from uuid import UUID
@@ -37,18 +36,30 @@ CLAIM = text("""
 
 
 class PostgresQueue:
-    def __init__(self, engine: AsyncEngine, waiter: signals.Waiter) -> None:
+    def __init__(self, engine: AsyncEngine, bell: signals.Signals) -> None:
         self._engine = engine
-        self._waiter = waiter
+        self._bell = bell
 
     async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
         deadline = asyncio.get_running_loop().time() + wait.total_seconds()
-        while True:
-            found, next_due = await self._claim_now(lanes, limit, lease)
-            left = deadline - asyncio.get_running_loop().time()
-            if found or left <= 0:
-                return found
-            await self._waiter.wait(left if next_due is None else min(left, next_due))
+        with self._bell.waiter(signals.JOBS) as waiter:  # listening before looking, so that nothing falls between
+            while True:
+                found, next_due = await self._claim_whole(lanes, limit, lease)
+                left = deadline - asyncio.get_running_loop().time()
+                if found or left <= 0:
+                    return found
+                await waiter.wait(left if next_due is None else min(left, next_due))
+
+    async def _claim_whole(self, lanes: Sequence[Lane], limit: int, lease: timedelta) -> tuple[list[Job], float | None]:
+        """Like `_claim_now`; when cancelled in the middle it gives back what it got instead of leaving it to the lease."""
+        claiming = asyncio.ensure_future(self._claim_now(lanes, limit, lease))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            found, _ = await claiming
+            for job in found:
+                await self.release(job)
+            raise
 
     async def _claim_now(self, lanes: Sequence[Lane], limit: int, lease: timedelta) -> tuple[list[Job], float | None]:
         """The claimed jobs; when there are none, also the seconds until the next comes due."""
@@ -107,12 +118,6 @@ class PostgresQueue:
             await signals.send(conn, signals.JOBS)
 
 
-@asynccontextmanager
-async def open_queue(engine: AsyncEngine, bell: signals.Signals) -> AsyncIterator[PostgresQueue]:
-    async with bell.waiter(signals.JOBS) as waiter:
-        yield PostgresQueue(engine, waiter)
-
-
 async def enqueue_plan(conn: AsyncConnection, notification: Notification) -> None:
     """The first job of a notification: plan it when its time comes. Part of the accepting transaction."""
     await conn.execute(
@@ -132,7 +137,7 @@ async def cut(conn: AsyncConnection, plan: Job, day: date, audience: Select[tupl
 
     Raises LeaseLost when another worker has planned it since.
     """
-    await _guarded(conn, delete(jobs).where(*_held(plan)))
+    await drop(conn, plan)
     ids = audience.subquery("audience")
     numbered = select(ids.c.id, ((func.row_number().over(order_by=ids.c.id) - 1) // CHUNK).label("chunk")).subquery(
         "numbered"
@@ -149,6 +154,11 @@ async def cut(conn: AsyncConnection, plan: Job, day: date, audience: Select[tupl
     sizes = (await conn.execute(written)).scalars().all()
     await signals.send(conn, signals.JOBS)
     return sum(sizes)
+
+
+async def drop(conn: AsyncConnection, job: Job) -> None:
+    """End a job that has nothing to do. Raises LeaseLost."""
+    await _guarded(conn, delete(jobs).where(*_held(job)))
 
 
 async def withdraw(conn: AsyncConnection, notification_id: UUID) -> None:

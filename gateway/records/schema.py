@@ -214,10 +214,6 @@ deliveries = Table(
     _moment("settled_at"),
     Column("message", Text),  # the push service's Location
     Column("granted_ttl", Integer),
-    _moment("displayed_at", nullable=True),
-    _moment("clicked_at", nullable=True),
-    _moment("dismissed_at", nullable=True),
-    Column("action", Text),
     Index(None, "application_id", "position"),
     Index(None, "device_id"),
     Index("deliveries_user_id_idx", "application_id", "user_id", postgresql_where=text("user_id IS NOT NULL")),
@@ -240,7 +236,21 @@ attempts = Table(
     postgresql_partition_by="RANGE (day)",
 )
 
-PARTITIONED = (deliveries, attempts)
+# A table of their own, since a browser may report before the batch with its delivery is settled, and
+# so that the log is only ever appended to. The key counts each event once, however often it is reported.
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("notification_id", UUID, primary_key=True),
+    Column("device_id", UUID, primary_key=True),
+    Column("event", Text, primary_key=True),  # displayed, clicked, dismissed
+    Column("action", Text),
+    _moment("at", now=True),
+    postgresql_partition_by="RANGE (day)",
+)
+
+PARTITIONED = (deliveries, attempts, receipts)
 
 idempotency_keys = Table(
     "idempotency_keys",

@@ -6,8 +6,8 @@ made again, so who waits always waits with a limit and then looks for itself.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import asyncpg
 import structlog
@@ -69,8 +69,8 @@ class Signals:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    @asynccontextmanager
-    async def waiter(self, channel: str) -> AsyncIterator[Waiter]:
+    @contextmanager
+    def waiter(self, channel: str) -> Iterator[Waiter]:
         waiter = Waiter()
         self._waiters[channel].add(waiter)
         try:

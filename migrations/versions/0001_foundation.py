@@ -19,6 +19,7 @@ TABLES = (
     "jobs",
     "deliveries",
     "attempts",
+    "receipts",
     "idempotency_keys",
 )
 
@@ -185,10 +186,6 @@ STATEMENTS = (
         settled_at TIMESTAMP WITH TIME ZONE NOT NULL,
         message TEXT,
         granted_ttl INTEGER,
-        displayed_at TIMESTAMP WITH TIME ZONE,
-        clicked_at TIMESTAMP WITH TIME ZONE,
-        dismissed_at TIMESTAMP WITH TIME ZONE,
-        action TEXT,
         CONSTRAINT deliveries_pkey PRIMARY KEY (day, notification_id, device_id)
     )
      PARTITION BY RANGE (day)
@@ -211,6 +208,18 @@ STATEMENTS = (
      PARTITION BY RANGE (day)
     """,
     "CREATE INDEX attempts_notification_id_device_id_idx ON attempts (notification_id, device_id)",
+    """
+    CREATE TABLE receipts (
+        day DATE NOT NULL,
+        notification_id UUID NOT NULL,
+        device_id UUID NOT NULL,
+        event TEXT NOT NULL,
+        action TEXT,
+        at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        CONSTRAINT receipts_pkey PRIMARY KEY (day, notification_id, device_id, event)
+    )
+    PARTITION BY RANGE (day)
+    """,
     """
     CREATE TABLE idempotency_keys (
         owner TEXT NOT NULL,

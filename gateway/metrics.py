@@ -1,0 +1,19 @@
+"""What the gateway measures of itself, for `/metrics` (names by Prometheus's conventions)."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+ATTEMPTS = Counter("gateway_attempts_total", "POSTs to push services.", ["host", "outcome"])
+ATTEMPT_SECONDS = Histogram(
+    "gateway_attempt_seconds",
+    "Time a push service took to answer.",
+    ["host"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+SETTLED = Counter("gateway_deliveries_settled_total", "Deliveries that reached their end.", ["outcome"])
+SETTLE_BATCH = Histogram(
+    "gateway_settle_batch_size", "Results settled in one transaction.", buckets=(1, 5, 10, 25, 50, 100, 250, 500)
+)
+LEASES_LOST = Counter("gateway_leases_lost_total", "Jobs another worker claimed while we held them.")
+QUEUE_JOBS = Gauge("gateway_queue_jobs", "Jobs in the queue.", ["lane"])
+QUEUE_AGE_SECONDS = Gauge("gateway_queue_age_seconds", "How long the oldest due job has waited.", ["lane"])
+KEY_REFUSED = Counter("gateway_key_refused_total", "Times a push service refused our VAPID key.")

@@ -1,0 +1,118 @@
+"""Notifications and their counts."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from datetime import date, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain.notification import Delivery, Kind, Lane, Notification, Progress, Status, Urgency
+from gateway.records.schema import notifications, progress
+
+_PROGRESS = [progress.c[field.name] for field in fields(Progress)]
+
+
+async def add(conn: AsyncConnection, notification: Notification) -> None:
+    delivery = notification.delivery
+    await conn.execute(
+        insert(notifications).values(
+            id=notification.id,
+            application_id=notification.application_id,
+            kind=notification.kind,
+            name=notification.name,
+            status=notification.status,
+            content=notification.content,
+            audience=notification.audience,
+            details=notification.details,
+            lane=delivery.lane,
+            urgency=delivery.urgency,
+            ttl_s=int(delivery.ttl.total_seconds()),
+            collapse_key=delivery.collapse_key,
+            expires_at=delivery.expires_at,
+            start_at=notification.start_at,
+            created_at=notification.created_at,
+        )
+    )
+    await conn.execute(insert(progress).values(notification_id=notification.id))
+
+
+async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> tuple[Notification, Progress] | None:
+    query = (
+        select(notifications, *_PROGRESS)
+        .join(progress)
+        .where(notifications.c.id == id_, notifications.c.application_id == application_id)
+    )
+    row = (await conn.execute(query)).first()
+    return None if row is None else (_notification(row), _progress(row))
+
+
+async def newest(
+    conn: AsyncConnection,
+    application_id: UUID,
+    *,
+    kind: Kind | None = None,
+    status: Status | None = None,
+    before: UUID | None = None,
+    limit: int,
+) -> list[tuple[Notification, Progress]]:
+    """Newest first; `before` is the last id of the page before."""
+    query = select(notifications, *_PROGRESS).join(progress).where(notifications.c.application_id == application_id)
+    if kind is not None:
+        query = query.where(notifications.c.kind == kind)
+    if status is not None:
+        query = query.where(notifications.c.status == status)
+    if before is not None:
+        query = query.where(notifications.c.id < before)
+    rows = await conn.execute(query.order_by(notifications.c.id.desc()).limit(limit))
+    return [(_notification(row), _progress(row)) for row in rows]
+
+
+async def load(conn: AsyncConnection, ids: Sequence[UUID], *, lock: bool = False) -> list[Notification]:
+    query = select(notifications).where(notifications.c.id.in_(ids))
+    rows = await conn.execute(query.with_for_update() if lock else query)
+    return [_notification(row) for row in rows]
+
+
+async def start(conn: AsyncConnection, id_: UUID, day: date, targets: int) -> None:
+    """Sending begins; a notification that reaches nobody is done at once."""
+    await conn.execute(update(progress).where(progress.c.notification_id == id_).values(targets=targets))
+    ended = {"status": Status.DONE, "finished_at": func.now()} if targets == 0 else {"status": Status.SENDING}
+    await conn.execute(update(notifications).where(notifications.c.id == id_).values(day=day, **ended))
+
+
+async def cancel(conn: AsyncConnection, id_: UUID, *, finished: bool) -> None:
+    values: dict[str, Any] = {"status": Status.CANCELLED}
+    if finished:
+        values["finished_at"] = func.now()
+    await conn.execute(update(notifications).where(notifications.c.id == id_).values(**values))
+
+
+def _notification(row: Row[Any]) -> Notification:
+    return Notification(
+        id=row.id,
+        application_id=row.application_id,
+        kind=Kind(row.kind),
+        name=row.name,
+        status=Status(row.status),
+        day=row.day,
+        content=row.content,
+        audience=row.audience,
+        delivery=Delivery(
+            lane=Lane(row.lane),
+            urgency=Urgency(row.urgency),
+            ttl=timedelta(seconds=row.ttl_s),
+            expires_at=row.expires_at,
+            collapse_key=row.collapse_key,
+        ),
+        details=row.details,
+        start_at=row.start_at,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+    )
+
+
+def _progress(row: Row[Any]) -> Progress:
+    return Progress(**{field.name: getattr(row, field.name) for field in fields(Progress)})

@@ -1,0 +1,159 @@
+"""Deliver one message to one device: encrypt, sign, post, and say what it came to.
+
+Nothing here waits for the queue or writes to the log; the worker around it does.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain.delivery import Accepted, Cancelled, Expired, Final, Gone, Outcome, Rejected, Retry
+from gateway.domain.device import DeviceStatus, Subscription
+from gateway.domain.errors import EndpointNotAllowed, PayloadTooLarge
+from gateway.domain.notification import Notification, Status, Urgency, push_topic
+from gateway.domain.retry import next_try
+from gateway.push.answers import classify
+from gateway.push.client import PushClient
+from gateway.push.encryption import encrypt
+from gateway.push.endpoints import EndpointPolicy
+from gateway.push.vapid import VapidKey, VapidSigner
+from gateway.records.targets import Target, load_signing_keys
+from gateway.service.context import Context
+from gateway.service.messages import Message
+from gateway.service.vault import Vault
+
+log = structlog.get_logger(__name__)
+
+# This many refusals of our key in a row, by one host, with nothing accepted between: that is our configuration.
+REFUSALS = 10
+BREAK = timedelta(minutes=5)
+# After this many tries at a host that takes others' messages, it is this one subscription's key that does not fit.
+PATIENCE = 4
+
+
+class Sent(NamedTuple):
+    """What one delivery came to this time. `posted`: a POST was made; `at` and `duration_ms` are about it."""
+
+    outcome: Outcome
+    status: int | None = None
+    at: datetime | None = None
+    duration_ms: int = 0
+    posted: bool = False
+    retry_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class _Trust:
+    """What a host thinks of one VAPID key."""
+
+    refusals: int = 0
+    accepts: bool = False
+    closed_until: float = 0.0
+
+
+class Post:
+    """A notification ready to be sent to any number of devices."""
+
+    def __init__(self, context: Context, notification: Notification) -> None:
+        self.notification = notification
+        self.message = Message(context, notification)
+        self.topic = push_topic(notification.application_id, notification.tag)
+        self.ttl = int(notification.delivery.ttl.total_seconds())
+        self.urgency: Urgency = notification.delivery.urgency
+        self.expires = notification.delivery.expires_at.timestamp()
+        self.cancelled = notification.status is Status.CANCELLED
+
+
+class Courier:
+    def __init__(self, client: PushClient, vault: Vault, policy: EndpointPolicy) -> None:
+        self._client = client
+        self._vault = vault
+        self._policy = policy
+        self._signer = VapidSigner()
+        self._keys: dict[UUID, tuple[VapidKey, str]] = {}
+        self._trust: dict[tuple[UUID, str], _Trust] = {}
+
+    async def prepare(self, conn: AsyncConnection, targets: Sequence[Target]) -> None:
+        """Have the signing keys of these devices at hand. Once a job, so that a changed subject is seen."""
+        for key in await load_signing_keys(conn, list({target.vapid_key_id for target in targets})):
+            self._keys[key.id] = (
+                VapidKey.from_private_bytes(self._vault.open(key.private_key, "vapid")),
+                key.subject,
+            )
+
+    async def deliver(self, post: Post, target: Target, tries: int) -> Sent:
+        """One try. `tries` counts the POSTs before this one."""
+        now = time.time()
+        if (ended := _ended(post, target, now)) is not None:
+            return Sent(ended)
+        origin = target.endpoint[: target.endpoint.index("/", 8)]
+        trust = self._trust.setdefault((target.vapid_key_id, origin), _Trust())
+        if trust.closed_until > now:
+            pause = timedelta(seconds=trust.closed_until - now)
+            held = Retry("the push service refuses our key; sending to it is paused", pause)
+            return self._retry(post, held, tries, Sent(held))
+        try:
+            self._policy.check(target.endpoint)
+            body = encrypt(
+                post.message.for_device(target.device_id), Subscription(target.endpoint, target.p256dh, target.auth)
+            )
+        except (EndpointNotAllowed, PayloadTooLarge) as refusal:
+            return Sent(Rejected(refusal.detail))
+        key, subject = self._keys[target.vapid_key_id]
+        answer = await self._client.post(
+            target.endpoint,
+            body,
+            ttl=min(post.ttl, max(0, int(post.expires - now))),
+            urgency=post.urgency,
+            topic=post.topic,
+            authorization=self._signer.header(key, subject, origin, now),
+        )
+        at = datetime.fromtimestamp(now, UTC)
+        outcome = _judge(trust, classify(answer, at), tries + 1, now)
+        sent = Sent(outcome, answer.status, at, answer.duration_ms, posted=True)
+        if isinstance(outcome, Retry):
+            return self._retry(post, outcome, tries + 1, sent)
+        return sent
+
+    def faulted(self, post: Post, tries: int) -> Sent:
+        """A fault of our own met this delivery: it is tried again, and accounted for when its time runs out."""
+        fault = Retry("the gateway met an internal fault")
+        return self._retry(post, fault, tries + 1, Sent(fault))
+
+    def _retry(self, post: Post, retry: Retry, tries: int, sent: Sent) -> Sent:
+        due = next_try(retry, max(tries, 1), datetime.now(UTC), post.notification.delivery.expires_at)
+        return sent._replace(outcome=due) if isinstance(due, Expired) else sent._replace(retry_at=due)
+
+
+def _ended(post: Post, target: Target, now: float) -> Final | None:
+    """What is settled without asking the push service."""
+    if post.cancelled:
+        return Cancelled("the notification was cancelled")
+    if now >= post.expires:
+        return Expired("the notification's time ran out before it was sent")
+    if target.status == DeviceStatus.GONE:
+        return Gone("the device was found gone before this was sent")
+    if target.status == DeviceStatus.QUARANTINED:
+        return Rejected("the device must subscribe anew: its key does not fit")
+    return None
+
+
+def _judge(trust: _Trust, outcome: Outcome, tries: int, now: float) -> Outcome:
+    """A refused key is our fault when the host refuses it for everyone, and the device's when only for this one."""
+    if isinstance(outcome, Accepted):
+        trust.refusals, trust.accepts = 0, True
+    if not isinstance(outcome, Retry) or not outcome.unauthorized:
+        return outcome
+    trust.refusals += 1
+    if trust.refusals >= REFUSALS:
+        trust.accepts, trust.closed_until = False, now + BREAK.total_seconds()
+        log.error("host.refuses_our_key", cause=outcome.cause, paused_s=BREAK.total_seconds())
+    elif tries >= PATIENCE and trust.accepts:
+        return Rejected(f"{outcome.cause}; other devices of this push service are fine", quarantine=True)
+    return outcome

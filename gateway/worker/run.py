@@ -1,0 +1,164 @@
+"""One claimed send job on its way through the worker: hand out, gather, settle.
+
+Results are settled in batches while the rest is still being sent. Each batch shrinks the job in the same
+transaction, so whoever claims the job after a crash sends only what was never settled.
+"""
+
+import asyncio
+from contextlib import suppress
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from gateway import metrics
+from gateway.domain.delivery import Attempt, Gone, Retry, Settled, Settlement
+from gateway.domain.job import Job
+from gateway.domain.notification import Lane
+from gateway.queue.protocol import Queue
+from gateway.records.targets import Target
+from gateway.service.delivery import Post, Sent
+from gateway.worker.lanes import Lanes
+
+log = structlog.get_logger(__name__)
+
+BATCH = 250
+BATCH_WAIT_S = 0.3
+DATABASE_PAUSE_S = 0.5
+
+
+class Parcel:
+    """One message of a run, as lanes and senders see it."""
+
+    __slots__ = ("host", "lane", "run", "target")
+
+    def __init__(self, run: "Run", target: Target) -> None:
+        self.run = run
+        self.target = target
+        self.lane: Lane = run.job.lane
+        self.host = target.host
+
+
+class Run:
+    def __init__(self, job: Job, queue: Queue, post: Post) -> None:
+        self.job = job
+        self.post = post
+        self.stopped = False
+        self._queue = queue
+        self._unsettled = dict.fromkeys(job.device_ids)
+        self._sending = 0
+        self._results: list[tuple[Target, Sent]] = []
+        self._some = asyncio.Event()
+        self._enough = asyncio.Event()
+
+    async def deliver(self, targets: list[Target], lanes: Lanes[Parcel]) -> None:
+        """Send to all targets and settle every result; returns early once stopped. Raises LeaseLost."""
+        gone = Sent(Gone("the device was unregistered before this was sent"))
+        for device_id in self._unsettled.keys() - {target.device_id for target in targets}:
+            self._results.append((_unregistered(device_id), gone))
+        lanes.put(self.job.lane, [Parcel(self, target) for target in targets])
+        self._look()
+        while self._unsettled:
+            await self._gather()
+            batch, self._results = self._results, []
+            self._some.clear()
+            self._enough.clear()
+            if batch:
+                await self._settle(batch)
+            elif self.stopped and not self._sending:
+                return
+            self._look()
+
+    @property
+    def left(self) -> bool:
+        """Whether devices remain that somebody must still send to."""
+        return bool(self._unsettled)
+
+    def begin(self) -> bool:
+        """A sender has taken one of our parcels; False when it must be left alone."""
+        if self.stopped:
+            return False
+        self._sending += 1
+        return True
+
+    def finish(self, target: Target, sent: Sent) -> None:
+        self._sending -= 1
+        self._results.append((target, sent))
+        self._look()
+
+    def stop(self) -> None:
+        """Send nothing more of it: the lease was lost, or we are draining."""
+        self.stopped = True
+        self._look()
+
+    def _look(self) -> None:
+        waiting = len(self._results)
+        idle = self.stopped and not self._sending
+        if waiting or idle:
+            self._some.set()
+        if waiting >= BATCH or waiting == len(self._unsettled) or idle:
+            self._enough.set()
+
+    async def _gather(self) -> None:
+        """A full batch, or what there is a moment after the first result."""
+        await self._some.wait()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._enough.wait(), BATCH_WAIT_S)
+
+    async def _settle(self, batch: list[tuple[Target, Sent]]) -> None:
+        settlement = _settlement(self.job, batch)
+        for target, _ in batch:
+            del self._unsettled[target.device_id]
+        remaining = list(self._unsettled)
+        in_doubt = False
+        while True:
+            try:
+                await self._queue.settle(self.job, settlement, remaining)
+                break
+            except IntegrityError:
+                if not in_doubt:
+                    raise
+                break  # the commit whose answer we never got had gone through
+            except (DBAPIError, OSError, TimeoutError) as error:
+                # What was sent must be written down: hold on until the database is back or the lease is lost.
+                log.warning("settle.postponed", job_id=self.job.id, error=type(error).__name__)
+                in_doubt = True
+                await asyncio.sleep(DATABASE_PAUSE_S)
+        metrics.SETTLE_BATCH.observe(len(batch))
+        for done in settlement.settled:
+            metrics.SETTLED.labels(done.outcome.name).inc()
+
+
+def _settlement(job: Job, batch: list[tuple[Target, Sent]]) -> Settlement:
+    settlement = Settlement()
+    now = datetime.now(UTC)
+    for target, sent in batch:
+        made = job.tries + sent.posted
+        outcome = sent.outcome
+        if not isinstance(outcome, Retry):
+            settlement.settled.append(
+                Settled(
+                    device_id=target.device_id,
+                    user_id=target.user_id,
+                    host=target.host,
+                    outcome=outcome,
+                    attempts=made,
+                    status=sent.status,
+                    attempted_at=sent.at,
+                    duration_ms=sent.duration_ms,
+                    settled_at=now,
+                )
+            )
+            continue
+        due = sent.retry_at or now
+        settlement.later.setdefault((due, made), []).append(target.device_id)
+        if sent.at is not None:
+            settlement.attempts.append(
+                Attempt(target.device_id, made, sent.at, sent.duration_ms, sent.status, outcome.cause, due)
+            )
+    return settlement
+
+
+def _unregistered(device_id: UUID) -> Target:
+    return Target(device_id, "", "", b"", b"", UUID(int=0), "", None)

@@ -1,0 +1,202 @@
+"""The worker: claim jobs, send their messages lane by lane, settle what came of it.
+
+Any number of workers run beside each other; the queue's leases keep them apart. A worker holds a few jobs at a time,
+with places of their own for urgent ones, and a fixed crew of senders of which some
+take only urgent messages.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from gateway import metrics
+from gateway.domain.delivery import Accepted, Retry
+from gateway.domain.job import Job, Task
+from gateway.domain.notification import Lane, Status
+from gateway.push.client import PushClient
+from gateway.push.endpoints import vendor
+from gateway.queue.protocol import LeaseLost, Queue
+from gateway.records import notifications, signals
+from gateway.records.targets import load_targets
+from gateway.service.context import Context
+from gateway.service.delivery import Courier, Post
+from gateway.service.planning import plan
+from gateway.worker.lanes import Lanes
+from gateway.worker.run import Parcel, Run
+
+log = structlog.get_logger(__name__)
+
+DATABASE_ERRORS = (DBAPIError, PoolTimeout, OSError, TimeoutError)
+CLAIM_WAIT = timedelta(seconds=15)
+DATABASE_PAUSE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """`senders` messages in flight at the most, and `urgent_senders` more that only urgent ones may use."""
+
+    senders: int = 64
+    urgent_senders: int = 16
+    jobs: int = 4
+    urgent_jobs: int = 4
+    lanes: Sequence[Lane] = tuple(Lane)
+    lease: timedelta = timedelta(seconds=60)
+    drain: timedelta = timedelta(seconds=30)
+
+
+class Worker:
+    def __init__(
+        self, context: Context, queue: Queue, bell: signals.Signals, client: PushClient, crew: Crew | None = None
+    ) -> None:
+        self._context = context
+        self._queue = queue
+        self._bell = bell
+        self._crew = crew or Crew()
+        self._courier = Courier(client, context.vault, context.policy)
+        self._lanes: Lanes[Parcel] = Lanes(self._crew.senders + self._crew.urgent_senders)
+        self._runs: dict[int, Run] = {}
+        self._cancelled: set[UUID] = set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop`, then drain: claim nothing more, finish what is in flight, settle, give back the rest."""
+        crew = self._crew
+        async with AsyncExitStack() as stack:
+            background = await stack.enter_async_context(asyncio.TaskGroup())
+            helpers = [background.create_task(self._renew()), background.create_task(self._listen())]
+            helpers += [background.create_task(self._send(urgent_only=False)) for _ in range(crew.senders)]
+            helpers += [background.create_task(self._send(urgent_only=True)) for _ in range(crew.urgent_senders)]
+            async with asyncio.TaskGroup() as jobs:
+                claims = [jobs.create_task(self._claim(jobs, crew.lanes, crew.jobs))]
+                if Lane.URGENT in crew.lanes:
+                    claims.append(jobs.create_task(self._claim(jobs, (Lane.URGENT,), crew.urgent_jobs)))
+                log.info("worker.started", lanes=[lane.label for lane in crew.lanes], senders=crew.senders)
+                await stop.wait()
+                log.info("worker.draining", jobs=len(self._runs))
+                for task in claims:
+                    task.cancel()
+                limit = asyncio.get_running_loop().call_later(crew.drain.total_seconds(), self._stop_all)
+            limit.cancel()
+            for task in helpers:
+                task.cancel()
+        log.info("worker.stopped")
+
+    async def _claim(self, group: asyncio.TaskGroup, lanes: Sequence[Lane], places: int) -> None:
+        free = asyncio.Semaphore(places)
+        while True:
+            await free.acquire()
+            try:
+                [*claimed] = await self._queue.claim(lanes=lanes, limit=1, lease=self._crew.lease, wait=CLAIM_WAIT)
+            except DATABASE_ERRORS as error:
+                log.warning("claim.postponed", error=type(error).__name__)
+                await asyncio.sleep(DATABASE_PAUSE_S)
+                claimed = []
+            if not claimed:
+                free.release()
+            for job in claimed:
+                group.create_task(self._work(job)).add_done_callback(lambda _: free.release())
+
+    async def _work(self, job: Job) -> None:
+        with structlog.contextvars.bound_contextvars(job_id=job.id, notification_id=str(job.notification_id)):
+            try:
+                match job.task:
+                    case Task.PLAN:
+                        await plan(self._context.engine, job)
+                    case Task.SEND:
+                        await self._deliver(job)
+            except LeaseLost:
+                metrics.LEASES_LOST.inc()
+                log.warning("job.lease_lost")
+            except DATABASE_ERRORS as error:
+                # Nothing of it is lost: the lease runs out and the job comes due again.
+                log.warning("job.postponed", error=type(error).__name__)
+            except Exception:
+                log.exception("job.failed")
+
+    async def _deliver(self, job: Job) -> None:
+        async with self._context.engine.connect() as conn:
+            [notification] = await notifications.load(conn, [job.notification_id])
+            targets = await load_targets(conn, job.device_ids)
+            await self._courier.prepare(conn, targets)
+        post = Post(self._context, notification)
+        post.cancelled |= notification.id in self._cancelled  # heard while we were loading
+        run = Run(job, self._queue, post)
+        self._runs[job.id] = run
+        try:
+            await run.deliver(targets, self._lanes)
+        finally:
+            run.stop()
+            del self._runs[job.id]
+        if run.left:
+            await self._queue.release(job)
+
+    async def _send(self, *, urgent_only: bool) -> None:
+        while True:
+            parcel = await self._lanes.take(urgent_only=urgent_only)
+            run, target = parcel.run, parcel.target
+            if not run.begin():
+                self._lanes.done(parcel)
+                continue
+            try:
+                sent = await self._courier.deliver(run.post, target, run.job.tries)
+            except Exception:
+                log.exception("delivery.failed", device_id=str(target.device_id))
+                sent = self._courier.faulted(run.post, run.job.tries)
+            outcome = sent.outcome
+            if sent.posted:
+                service = vendor(target.host)
+                metrics.ATTEMPTS.labels(service, outcome.name).inc()
+                metrics.ATTEMPT_SECONDS.labels(service).observe(sent.duration_ms / 1000)
+            self._lanes.done(
+                parcel,
+                slow_down=isinstance(outcome, Retry) and outcome.slow_down,
+                accepted=isinstance(outcome, Accepted),
+            )
+            run.finish(target, sent)
+
+    async def _renew(self) -> None:
+        """Hold on to what we work on; let go of what we have lost."""
+        while True:
+            await asyncio.sleep(self._crew.lease.total_seconds() / 3)
+            held = [run.job for run in self._runs.values()]
+            try:
+                kept = await self._queue.renew(held, self._crew.lease)
+            except DATABASE_ERRORS as error:
+                log.warning("renew.postponed", error=type(error).__name__)
+                continue
+            for job_id in [job.id for job in held if job.id not in kept]:
+                if job_id in self._runs:
+                    self._runs[job_id].stop()
+
+    async def _listen(self) -> None:
+        """Stop sending what was cancelled, at once and not only with the next job."""
+        with self._bell.waiter(signals.CONTROL) as waiter:
+            while True:
+                heard = await waiter.wait(self._crew.lease.total_seconds())
+                self._cancelled |= {UUID(payload) for payload in heard if payload}
+                if "" in heard or not heard:  # signals may have been missed: ask
+                    self._cancelled |= await self._ask_cancelled()
+                for run in self._runs.values():
+                    run.post.cancelled |= run.post.notification.id in self._cancelled
+
+    async def _ask_cancelled(self) -> set[UUID]:
+        active = {run.post.notification.id for run in self._runs.values()}
+        if not active:
+            return set()
+        try:
+            async with self._context.engine.connect() as conn:
+                found = await notifications.load(conn, list(active))
+        except DATABASE_ERRORS as error:
+            log.warning("control.postponed", error=type(error).__name__)
+            return set()
+        return {notification.id for notification in found if notification.status is Status.CANCELLED}
+
+    def _stop_all(self) -> None:
+        for run in self._runs.values():
+            run.stop()
