@@ -125,6 +125,14 @@ class PayloadTooLarge(GatewayError):
         super().__init__(f"payload is {size} octets; one push message holds {limit}")
 
 
+class ReceiptInvalid(GatewayError):
+    """The receipt token was not made by this gateway, or its time is over."""
+
+    code = "receipt_invalid"
+    title = "The receipt token is not valid"
+    status = 422
+
+
 class Unavailable(GatewayError):
     code = "unavailable"
     title = "The gateway cannot do this right now"

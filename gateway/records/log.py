@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Select, Text, Uuid, func, literal, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, Select, Text, Uuid, literal, select, tuple_, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.notification import LONGEST_TTL
-from gateway.records.schema import attempts, deliveries, notifications, progress, receipts
+from gateway.records.schema import applications, attempts, deliveries, notifications, progress, receipts
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ async def page(
     return await _entries(conn, query.order_by(deliveries.c.position.desc()).limit(limit))
 
 
-async def after(
-    conn: AsyncConnection, application_id: UUID, filters: Filters, *, position: int, limit: int
+async def between(
+    conn: AsyncConnection, application_id: UUID, filters: Filters, *, after: int, upto: int, limit: int
 ) -> list[Entry]:
-    """What came after `position`, oldest first."""
-    query = _filtered(application_id, filters).where(deliveries.c.position > position)
+    """What came after one position and up to another, oldest first."""
+    query = _filtered(application_id, filters).where(deliveries.c.position > after, deliveries.c.position <= upto)
     return await _entries(conn, query.order_by(deliveries.c.position).limit(limit))
 
 
@@ -80,8 +80,9 @@ async def one(
 
 
 async def last_position(conn: AsyncConnection, application_id: UUID) -> int:
-    newest = select(func.max(deliveries.c.position)).where(deliveries.c.application_id == application_id)
-    return (await conn.execute(newest)).scalar() or 0
+    """Everything up to here is visible: positions are handed out under the application's lock."""
+    newest = select(applications.c.log_position).where(applications.c.id == application_id)
+    return (await conn.execute(newest)).scalar_one()
 
 
 async def add_receipt(

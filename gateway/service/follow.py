@@ -1,0 +1,48 @@
+"""Follow an application's log live.
+
+Positions become visible in order, so a follower that resumes after N has missed nothing. Signals say when to look.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gateway.records import log, signals
+
+BATCH = 500
+HEARTBEAT_S = 15.0
+
+
+async def follow(
+    engine: AsyncEngine,
+    bell: signals.Signals,
+    application_id: UUID,
+    filters: log.Filters,
+    position: int | None,
+) -> AsyncIterator[list[log.Entry]]:
+    """Batches of what comes after `position` (None: from now on); an empty one when nothing came for a while."""
+    with bell.waiter(signals.LOG) as waiter:
+        while True:
+            async with engine.connect() as conn:
+                newest = await log.last_position(conn, application_id)
+                position = newest if position is None else position
+                entries = await log.between(conn, application_id, filters, after=position, upto=newest, limit=BATCH)
+            # A full batch ends at its last entry; a short one has shown all there is up to `newest`.
+            position = entries[-1].row.position if len(entries) == BATCH else max(position, newest)
+            if entries:
+                yield entries
+                continue
+            if not await _has_grown(waiter, application_id):
+                yield []
+
+
+async def _has_grown(waiter: signals.Waiter, application_id: UUID) -> bool:
+    """True as soon as this application's log may have grown; False after a quiet while."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + HEARTBEAT_S
+    while (left := deadline - clock()) > 0:
+        if await waiter.wait(left) & {str(application_id), ""}:
+            return True
+    return False
