@@ -1,0 +1,138 @@
+"""RFC 8291's own example, and two other implementations that must agree with ours in both directions."""
+
+import os
+from base64 import urlsafe_b64encode
+
+import http_ece
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pywebpush import WebPusher
+
+from gateway.domain.device import Subscription
+from gateway.domain.errors import Fault, PayloadTooLarge
+from gateway.push.encryption import MAX_PAYLOAD, check_keys, decode_base64url, encode_base64url, encrypt
+
+
+class Browser:
+    """A user agent's key pair and secret."""
+
+    def __init__(self) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.auth = os.urandom(16)
+        self.point = self.key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        self.subscription = Subscription("https://fcm.googleapis.com/fcm/send/x", self.point, self.auth)
+
+    def decrypt(self, body: bytes) -> bytes:
+        plain: bytes = http_ece.decrypt(body, private_key=self.key, auth_secret=self.auth, version="aes128gcm")
+        return plain
+
+
+BROWSER = Browser()
+
+
+def private_key(text: str) -> ec.EllipticCurvePrivateKey:
+    return ec.derive_private_key(int.from_bytes(decode_base64url(text), "big"), ec.SECP256R1())
+
+
+def test_the_example_of_rfc_8291_appendix_a_comes_out_octet_for_octet() -> None:
+    body = encrypt(
+        b"When I grow up, I want to be a watermelon",
+        Subscription(
+            "https://push.example.net/push/JzLQ3raZJfFBR0aqvOMsLrt54w4rJUsV",
+            decode_base64url("BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4"),
+            decode_base64url("BTBZMqHH6r4Tts7J_aSIgg"),
+        ),
+        salt=decode_base64url("DGv6ra1nlYgDCS1FRnbzlw"),
+        ephemeral=private_key("yfWPiYE-n46HLnH0KqZOF1fJJU3MYrct3AELtAQ-oRw"),
+    )
+    assert encode_base64url(body) == (
+        "DGv6ra1nlYgDCS1FRnbzlwAAEABBBP4z9KsN6nGRTbVYI_c7VJSPQTBtkgcy27mlmlMoZIIgDll6e3vCYLocInmYWAmS6Tlz"
+        "AC8wEqKK6PBru3jl7A_yl95bQpu6cVPTpK4Mqgkf1CXztLVBSt2Ks3oZwbuwXPXLWyouBWLVWGNWQexSgSxsj_Qulcy4a-fN"
+    )
+
+
+@given(st.binary(max_size=MAX_PAYLOAD))
+@settings(max_examples=60, deadline=None)
+def test_http_ece_reads_what_we_encrypt(payload: bytes) -> None:
+    assert BROWSER.decrypt(encrypt(payload, BROWSER.subscription)) == payload
+
+
+@given(st.binary(min_size=1, max_size=MAX_PAYLOAD))
+@settings(max_examples=30, deadline=None)
+def test_what_pywebpush_and_we_send_decrypts_alike_and_has_the_same_size(payload: bytes) -> None:
+    theirs = WebPusher(
+        {
+            "endpoint": BROWSER.subscription.endpoint,
+            "keys": {"p256dh": encode_base64url(BROWSER.point), "auth": encode_base64url(BROWSER.auth)},
+        }
+    ).encode(payload)["body"]
+    ours = encrypt(payload, BROWSER.subscription)
+    assert BROWSER.decrypt(theirs) == BROWSER.decrypt(ours) == payload
+    assert len(theirs) == len(ours) == 86 + len(payload) + 1 + 16
+    # Record size and key id length: the part of the header that is not random.
+    assert theirs[16:21] == ours[16:21] == b"\x00\x00\x10\x00A"
+
+
+def test_the_largest_payload_fills_4096_octets_and_one_more_is_refused() -> None:
+    assert MAX_PAYLOAD == 3993
+    assert len(encrypt(b"x" * 3993, BROWSER.subscription)) == 4096
+    with pytest.raises(PayloadTooLarge, match="3994 octets; one push message holds 3993"):
+        encrypt(b"x" * 3994, BROWSER.subscription)
+
+
+def test_no_two_messages_share_a_salt_or_an_ephemeral_key() -> None:
+    first, second = (encrypt(b"same", BROWSER.subscription) for _ in range(2))
+    assert first[:16] != second[:16]
+    assert first[21:86] != second[21:86]
+
+
+def test_another_auth_secret_does_not_open_the_message() -> None:
+    body = encrypt(b"secret", BROWSER.subscription)
+    with pytest.raises(http_ece.ECEException):
+        http_ece.decrypt(body, private_key=BROWSER.key, auth_secret=os.urandom(16), version="aes128gcm")
+
+
+def test_a_browsers_own_keys_are_without_fault() -> None:
+    assert check_keys(BROWSER.point, BROWSER.auth) == []
+
+
+@pytest.mark.parametrize(
+    ("point", "words"),
+    [
+        (b"", "this is 0"),
+        (BROWSER.point[:64], "this is 64"),
+        (BROWSER.point + b"\0", "this is 66"),
+        (b"\x03" + BROWSER.point[1:33], "this is 33"),  # a valid point, but compressed
+        (b"\x05" + BROWSER.point[1:], "begins with the octet 4"),
+        (BROWSER.point[:64] + bytes([BROWSER.point[64] ^ 1]), "not a point on the curve"),
+        (b"\x04" + bytes(64), "not a point on the curve"),
+        (b"\x04" + b"\xff" * 64, "not a point on the curve"),
+    ],
+)
+def test_a_key_that_is_no_point_on_the_curve_is_a_fault(point: bytes, words: str) -> None:
+    [fault] = check_keys(point, BROWSER.auth)
+    assert fault.pointer == "/p256dh"
+    assert words in fault.detail
+
+
+def test_both_keys_faults_are_told_at_once() -> None:
+    faults = check_keys(b"", b"x" * 15)
+    assert [fault.pointer for fault in faults] == ["/p256dh", "/auth"]
+    assert faults[1] == Fault("/auth", "must be 16 octets; this is 15")
+
+
+@given(st.binary(min_size=1, max_size=100))
+def test_base64url_is_read_with_and_without_padding(octets: bytes) -> None:
+    assert decode_base64url(encode_base64url(octets)) == octets
+    assert decode_base64url(urlsafe_b64encode(octets).decode()) == octets
+
+
+@pytest.mark.parametrize(
+    "junk", ["", "=", "a", "abcde", "ab+/", "ab cd", "abcd\n", "ab=", "abc==", "abcd=", "äbcd", "٣٣٣٣"]
+)
+def test_what_is_not_base64url_is_refused(junk: str) -> None:
+    with pytest.raises(ValueError, match="base64url"):
+        decode_base64url(junk)
