@@ -1,0 +1,267 @@
+"""Which endpoints may be called: the vendors', the operator's, and none of the tricks."""
+
+import pytest
+
+from gateway.domain.errors import EndpointNotAllowed
+from gateway.push.endpoints import Endpoint, EndpointPolicy, vendor
+
+VENDORS_ONLY = EndpointPolicy()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "host", "name"),
+    [
+        ("https://fcm.googleapis.com/fcm/send/dGVz:APA91b-_x", "fcm.googleapis.com", "FCM"),
+        ("https://fcm.googleapis.com/wp/abc", "fcm.googleapis.com", "FCM"),
+        (
+            "https://updates.push.services.mozilla.com/wpush/v2/gAAAAA-_",
+            "updates.push.services.mozilla.com",
+            "Mozilla",
+        ),
+        ("https://web.push.apple.com/QGuQyavXutnMH", "web.push.apple.com", "Apple"),
+        ("https://db5p.notify.windows.com/w/?token=BQYAAA%2b%3d", "db5p.notify.windows.com", "WNS"),
+    ],
+)
+def test_the_four_vendors_are_allowed(endpoint: str, host: str, name: str) -> None:
+    assert VENDORS_ONLY.check(endpoint) == Endpoint(endpoint, f"https://{host}", host)
+    assert vendor(host) == name
+
+
+def test_an_endpoint_is_stored_in_canonical_form() -> None:
+    found = VENDORS_ONLY.check("HTTPS://FCM.GoogleAPIs.com:443/fcm/send/AbC")
+    assert found == Endpoint(
+        "https://fcm.googleapis.com/fcm/send/AbC", "https://fcm.googleapis.com", "fcm.googleapis.com"
+    )
+
+
+HOSTILE = [
+    # Not https.
+    "http://fcm.googleapis.com/x",
+    "ftp://fcm.googleapis.com/x",
+    "file:///etc/passwd",
+    "javascript:alert(1)",
+    "gopher://fcm.googleapis.com/x",
+    "wss://updates.push.services.mozilla.com/",
+    # Not absolute, no host, no path.
+    "",
+    "fcm.googleapis.com/x",
+    "//fcm.googleapis.com/x",
+    "https:/fcm.googleapis.com/x",
+    "https:fcm.googleapis.com/x",
+    "https:///fcm.googleapis.com/x",
+    "https://",
+    "https:///x",
+    "https://fcm.googleapis.com",
+    "https://fcm.googleapis.com?x",
+    # Someone else's host.
+    "https://example.com/x",
+    "https://jmt17.google.com/fcm/send/x",
+    "https://googleapis.com/x",
+    "https://evil.fcm.googleapis.com/x",
+    "https://fcm.googleapis.com.evil.com/x",
+    "https://evilfcm.googleapis.com/x",
+    "https://push.apple.com/x",
+    "https://evilpush.apple.com/x",
+    "https://web.push.apple.com.evil.com/x",
+    "https://xpush.apple.com/x",
+    "https://notify.windows.com/x",
+    "https://evil.com/https://fcm.googleapis.com/x",
+    # User information.
+    "https://user@fcm.googleapis.com/x",
+    "https://user:password@fcm.googleapis.com/x",
+    "https://fcm.googleapis.com@evil.com/x",
+    "https://fcm.googleapis.com:443@evil.com/x",
+    "https://fcm.googleapis.com%40evil.com/x",
+    # Fragment and query in place of a path.
+    "https://fcm.googleapis.com/x#y",
+    "https://fcm.googleapis.com#@evil.com/",
+    "https://evil.com#fcm.googleapis.com/x",
+    "https://evil.com?.push.apple.com/x",
+    # Ports.
+    "https://fcm.googleapis.com:8443/x",
+    "https://fcm.googleapis.com:80/x",
+    "https://fcm.googleapis.com:0/x",
+    "https://fcm.googleapis.com:65979/x",
+    "https://fcm.googleapis.com:/x",
+    "https://fcm.googleapis.com:443:80/x",
+    "https://fcm.googleapis.com:４４３/x",
+    # IP addresses, however they are written.
+    "https://127.0.0.1/x",
+    "https://127.1/x",
+    "https://2130706433/x",
+    "https://0x7f000001/x",
+    "https://0177.0.0.1/x",
+    "https://0/x",
+    "https://10.0.0.1/x",
+    "https://169.254.169.254/latest/meta-data/",
+    "https://[::1]/x",
+    "https://[::ffff:127.0.0.1]/x",
+    "https://[fe80::1%25eth0]/x",
+    "https://localhost/x",
+    # Dots and labels.
+    "https://fcm.googleapis.com./x",
+    "https://web.push.apple.com./x",
+    "https://.push.apple.com/x",
+    "https://a..push.apple.com/x",
+    "https://-a.push.apple.com/x",
+    "https://a_b.push.apple.com/x",
+    "https://*.push.apple.com/x",
+    f"https://{'a' * 64}.push.apple.com/x",
+    f"https://{'a.' * 130}push.apple.com/x",
+    # Characters that parsers disagree about.
+    "https://fcm.googleapis.com\\@evil.com/x",
+    "https://evil.com\\.push.apple.com/x",
+    "https:\\\\fcm.googleapis.com/x",
+    "https://fcm.googleapis.com/x\r\nHost: evil.com",
+    "https://fcm.googleapis.com/x\n",
+    "https://fcm.goo\tgleapis.com/x",
+    " https://fcm.googleapis.com/x",
+    "https://fcm.googleapis.com/x ",
+    "https://fcm.googleapis.com/a b",
+    "https://fcm.googleapis.com/\x00",
+    "https://fcm.googleapis.com/\x7f",
+    "https://fcm.googleapis.com%2f.evil.com/x",
+    "https://%66cm.googleapis.com/x",
+    # Other alphabets: a full stop, a letter and a digit that a browser would fold.
+    "https://fcm。googleapis。com/x",
+    "https://ｆcm.googleapis.com/x",
+    "https://fcm.googleapis.com/ü",
+    "https://wеb.push.apple.com/x",
+    "https://fcm.googleapis.com／x",
+    # Length.
+    "https://fcm.googleapis.com/" + "x" * 2048,
+]
+
+
+@pytest.mark.parametrize("endpoint", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_endpoint_is_refused_without_being_repeated(endpoint: str) -> None:
+    with pytest.raises(EndpointNotAllowed) as refusal:
+        VENDORS_ONLY.check(endpoint)
+    assert refusal.value.detail.isprintable()
+    assert not endpoint or endpoint not in refusal.value.detail
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "words"),
+    [
+        ("http://fcm.googleapis.com/x", "must be an https: address"),
+        ("https://example.com/x", "example.com is not among the push services"),
+        ("https://a@fcm.googleapis.com/x", "user name"),
+        ("https://fcm.googleapis.com/x#y", "fragment"),
+        ("https://fcm.googleapis.com:8443/x", "port must be 443, not 8443"),
+        ("https://10.0.0.1/x", "IP address"),
+        ("https://[::1]/x", "IP address"),
+        ("https://fcm.googleapis.com./x", "not a plain DNS name"),
+        ("https://fcm.googleapis.com", "no path"),
+        ("https://fcm.googleapis.com/a b", "no URL may hold"),
+        ("https://fcm.googleapis.com/" + "x" * 2048, "longer than 2048"),
+        ("/fcm/send/x", "not an absolute URL"),
+    ],
+)
+def test_a_refusal_says_exactly_why(endpoint: str, words: str) -> None:
+    with pytest.raises(EndpointNotAllowed, match=words):
+        VENDORS_ONLY.check(endpoint)
+
+
+def test_an_endpoint_of_2048_characters_is_allowed() -> None:
+    start = "https://fcm.googleapis.com/"
+    assert VENDORS_ONLY.check(start + "x" * (2048 - len(start))).host == "fcm.googleapis.com"
+
+
+def test_an_exact_host_allows_itself_and_nothing_below() -> None:
+    policy = EndpointPolicy(["Push.Example.org"])
+    assert policy.check("https://push.example.org/up?token=1").host == "push.example.org"
+    for other in ("https://a.push.example.org/x", "https://example.org/x", "http://push.example.org/x"):
+        with pytest.raises(EndpointNotAllowed):
+            policy.check(other)
+
+
+def test_a_suffix_allows_what_is_below_it_and_not_itself() -> None:
+    policy = EndpointPolicy(["*.example.org"])
+    assert policy.check("https://a.example.org/x").host == "a.example.org"
+    assert policy.check("https://a.b.example.org/x").host == "a.b.example.org"
+    for other in ("https://example.org/x", "https://badexample.org/x", "https://a.example.org:8443/x"):
+        with pytest.raises(EndpointNotAllowed):
+            policy.check(other)
+
+
+def test_a_whole_origin_allows_exactly_that_origin() -> None:
+    policy = EndpointPolicy(["http://127.0.0.1:9090"])
+    allowed = policy.check("http://127.0.0.1:9090/push/abc")
+    assert allowed == Endpoint("http://127.0.0.1:9090/push/abc", "http://127.0.0.1:9090", "127.0.0.1:9090")
+    for other in (
+        "http://127.0.0.1:9091/x",
+        "http://127.0.0.1/x",
+        "https://127.0.0.1:9090/x",
+        "http://localhost:9090/x",
+        "http://127.1:9090/x",
+        "http://a@127.0.0.1:9090/x",
+        "http://127.0.0.1:9090.evil.com/x",
+        "http://127.0.0.1:90900/x",
+    ):
+        with pytest.raises(EndpointNotAllowed):
+            policy.check(other)
+
+
+def test_an_origin_may_be_ipv6_loopback_or_another_port_of_a_name() -> None:
+    policy = EndpointPolicy(["http://[::1]:9090/", " https://push.example.org:8443 "])
+    assert policy.check("http://[::1]:9090/x").host == "[::1]:9090"
+    assert policy.check("https://push.example.org:8443/x").origin == "https://push.example.org:8443"
+    with pytest.raises(EndpointNotAllowed):
+        policy.check("https://push.example.org/x")
+
+
+def test_an_origins_default_port_is_no_part_of_it() -> None:
+    policy = EndpointPolicy(["http://127.0.0.1:80"])
+    assert policy.check("http://127.0.0.1/x") == Endpoint("http://127.0.0.1/x", "http://127.0.0.1", "127.0.0.1")
+
+
+def test_a_known_host_is_still_checked_in_full_the_second_time() -> None:
+    policy = EndpointPolicy()
+    policy.check("https://fcm.googleapis.com/x")
+    for bad in ("https://fcm.googleapis.com/x#y", "http://fcm.googleapis.com/x", "https://fcm.googleapis.com:444/x"):
+        with pytest.raises(EndpointNotAllowed):
+            policy.check(bad)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "",
+        " ",
+        "*",
+        "*.",
+        "*.org",
+        "*.*.example.org",
+        "push.*.example.org",
+        "*example.org",
+        ".example.org",
+        "example.org.",
+        r".*\.example\.org",
+        "^push",
+        "push.example.org/path",
+        "push.example.org:8443",
+        "10.0.0.1",
+        "*.0.0.1",
+        "[::1]",
+        "user@push.example.org",
+        "bücher.example",
+        "ftp://push.example.org",
+        "https://",
+        "https://push.example.org/path",
+        "https://*.example.org",
+        "https://user@push.example.org",
+        "https://push.example.org:99999",
+        "https://push.example.org?x",
+    ],
+)
+def test_a_malformed_addition_is_refused_by_name(entry: str) -> None:
+    with pytest.raises(ValueError, match="push host") as refusal:
+        EndpointPolicy(["ok.example.org", entry])
+    assert repr(entry.strip()) in str(refusal.value)
+
+
+def test_a_host_that_is_no_vendors_goes_by_its_own_name() -> None:
+    assert vendor("push.example.org") == "push.example.org"
+    assert vendor("evilpush.apple.com") == "evilpush.apple.com"
+    assert vendor("127.0.0.1:9090") == "127.0.0.1:9090"
