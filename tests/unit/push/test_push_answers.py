@@ -1,0 +1,258 @@
+"""The outcome table, line by line, in the words the four vendors use."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import get_args
+
+import pytest
+
+from gateway.domain.delivery import Accepted, Gone, Rejected, Retry
+from gateway.push.answers import Answer, FaultKind, NetworkFault, classify, retry_after
+
+NOW = datetime(2026, 12, 1, 9, 0, tzinfo=UTC)
+ENDPOINT = "https://updates.push.services.mozilla.com/wpush/v2/gAAAAABk-secret-secret-secret-secret-secret-secret"
+
+
+def autopush(status: int, errno: int, message: str, **headers: str) -> Answer:
+    body = {"code": status, "errno": errno, "error": "Error", "message": message, "more_info": "http://autopush"}
+    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, json.dumps(body).encode())
+
+
+def apple(status: int, reason: str, **headers: str) -> Answer:
+    return Answer(status, {n.replace("_", "-"): v for n, v in headers.items()}, json.dumps({"reason": reason}).encode())
+
+
+def fcm(status: int, text: str) -> Answer:
+    return Answer(status, {}, text.encode())
+
+
+def wns(status: int, description: str = "", **headers: str) -> Answer:
+    told = {"x-wns-error-description": description} if description else {}
+    return Answer(status, told | {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+@pytest.mark.parametrize("status", [200, 201, 202])
+def test_200_201_and_202_are_accepted(status: int) -> None:
+    assert classify(Answer(status), NOW) == Accepted()
+
+
+def test_accepted_keeps_the_messages_location_and_the_granted_ttl() -> None:
+    answer = Answer(201, {"location": "https://push.example/m/1", "ttl": "2592000"})
+    assert classify(answer, NOW) == Accepted("https://push.example/m/1", 2592000)
+
+
+@pytest.mark.parametrize("ttl", ["", "-1", "soon", "1.5", "²", "9" * 40])
+def test_a_granted_ttl_that_is_no_number_is_unknown(ttl: str) -> None:
+    assert classify(Answer(201, {"ttl": ttl}), NOW) == Accepted(None, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "known"),
+    [
+        (fcm(404, "A valid push subscription endpoint should be specified"), "404, A valid push"),
+        (fcm(410, "push subscription has unsubscribed or expired."), "410, push subscription has"),
+        (autopush(404, 102, "Invalid endpoint"), "404, errno 102, Invalid endpoint"),
+        (autopush(410, 103, "Expired endpoint"), "410, errno 103, Expired endpoint"),
+        (autopush(410, 105, "Endpoint gone"), "410, errno 105, Endpoint gone"),
+        (autopush(410, 106, "Request did not validate"), "410, errno 106, Request did not validate"),
+        (apple(410, "Unregistered"), "410, Unregistered"),
+        (apple(404, "BadPath"), "404, BadPath"),
+        (wns(404), "(404)"),
+        (wns(410, "The channel expired"), "410, The channel expired"),
+    ],
+)
+def test_404_and_410_mean_the_subscription_is_gone(answer: Answer, known: str) -> None:
+    outcome = classify(answer, NOW)
+    assert isinstance(outcome, Gone)
+    assert outcome.cause.startswith("the push service says the subscription no longer exists (")
+    assert known in outcome.cause
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        fcm(400, "UnauthorizedRegistration"),
+        fcm(403, "the VAPID credentials in the authorization header do not correspond to the credentials used"),
+        fcm(403, "MismatchSenderId"),
+        fcm(403, '{"error": {"code": 403, "message": "SenderId mismatch", "status": "PERMISSION_DENIED"}}'),
+        fcm(403, "SENDER_ID_MISMATCH"),
+        apple(400, "VapidPkHashMismatch"),
+        apple(403, "VapidPkHashMismatch"),
+    ],
+)
+def test_a_key_mismatch_puts_the_one_device_in_quarantine(answer: Answer) -> None:
+    outcome = classify(answer, NOW)
+    assert isinstance(outcome, Rejected)
+    assert outcome.quarantine
+    assert "another VAPID key" in outcome.cause
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        fcm(401, "missing authorization"),
+        fcm(403, "invalid JWT provided"),
+        autopush(401, 109, "Invalid authentication"),
+        apple(403, "BadJwtToken"),
+        apple(403, "ExpiredJwtToken"),
+        wns(401),
+        wns(403, "The token is not for this channel"),
+    ],
+)
+def test_a_refused_key_or_token_is_retried_and_told_apart(answer: Answer) -> None:
+    outcome = classify(answer, NOW)
+    assert isinstance(outcome, Retry)
+    assert outcome.unauthorized
+    assert not outcome.slow_down
+    assert "VAPID" in outcome.cause
+
+
+@pytest.mark.parametrize(
+    ("answer", "after"),
+    [
+        (fcm(429, "Too Many Requests"), None),
+        (apple(429, "TooManyRequests"), None),
+        (apple(429, "TooManyRequests", retry_after="30"), timedelta(seconds=30)),
+        (autopush(503, 201, "Use exponential back-off", retry_after="120"), timedelta(seconds=120)),
+        (autopush(503, 201, "Use exponential back-off"), None),
+        (Answer(503, {"retry-after": "Tue, 01 Dec 2026 09:05:00 GMT"}), timedelta(minutes=5)),
+        (wns(406), timedelta(hours=1)),
+        (wns(406, retry_after="7200"), timedelta(hours=2)),
+        (wns(406, x_wns_notificationstatus="channelthrottled"), timedelta(hours=1)),
+    ],
+)
+def test_a_host_that_asks_for_less_is_slowed_down_and_obeyed(answer: Answer, after: timedelta | None) -> None:
+    outcome = classify(answer, NOW)
+    assert isinstance(outcome, Retry)
+    assert outcome.slow_down
+    assert outcome.after == after
+
+
+def test_autopushs_retry_now_is_retried_now() -> None:
+    outcome = classify(autopush(503, 202, "Retry immediately"), NOW)
+    assert isinstance(outcome, Retry)
+    assert (outcome.after, outcome.slow_down) == (timedelta(0), False)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        fcm(500, "Internal Server Error"),
+        fcm(502, "<html><title>Bad gateway</title></html>"),
+        fcm(503, ""),
+        fcm(504, ""),
+        *(autopush(502, errno, "Bad gateway") for errno in (900, 901, 902, 903)),
+        autopush(503, 900, "Service unavailable"),
+        apple(500, "InternalServerError"),
+        apple(503, "ServiceUnavailable"),
+        wns(500),
+        wns(503),
+        Answer(408),
+    ],
+)
+def test_a_passing_fault_is_retried_by_our_own_back_off(answer: Answer) -> None:
+    outcome = classify(answer, NOW)
+    assert isinstance(outcome, Retry)
+    assert (outcome.after, outcome.slow_down, outcome.unauthorized) == (None, False, False)
+    assert str(answer.status) in outcome.cause
+
+
+@pytest.mark.parametrize(
+    ("answer", "known"),
+    [
+        (fcm(413, "Payload Too Large"), "too large for the push service (413"),
+        (autopush(413, 104, "Data payload too large"), "413, errno 104, Data payload too large"),
+        (apple(413, "PayloadTooLarge"), "413, PayloadTooLarge"),
+        (wns(413), "(413)"),
+        (fcm(400, "InvalidTokenFormat"), "400, InvalidTokenFormat"),
+        (autopush(400, 111, "Missing TTL header"), "400, errno 111, Missing TTL header"),
+        (autopush(400, 113, "Invalid Topic"), "400, errno 113, Invalid Topic"),
+        (apple(400, "BadWebPushTopic"), "400, BadWebPushTopic"),
+        (wns(400, "TTL must not be 0"), "400, TTL must not be 0"),
+        (wns(400, x_wns_status="dropped"), "400, dropped"),
+        (Answer(405), "(405)"),
+        (Answer(418), "(418)"),
+    ],
+)
+def test_our_own_mistakes_are_rejected_in_plain_words_and_cost_no_device(answer: Answer, known: str) -> None:
+    outcome = classify(answer, NOW)
+    assert isinstance(outcome, Rejected)
+    assert not outcome.quarantine
+    assert known in outcome.cause
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
+def test_a_redirect_is_rejected(status: int) -> None:
+    outcome = classify(Answer(status, {"location": "http://169.254.169.254/"}), NOW)
+    assert outcome == Rejected(f"the push service answered with a redirect, which is never followed ({status})")
+
+
+@pytest.mark.parametrize("kind", get_args(FaultKind))
+def test_no_network_fault_ever_ends_a_delivery(kind: FaultKind) -> None:
+    outcome = classify(Answer(None, fault=NetworkFault(kind, "os error 104")), NOW)
+    assert isinstance(outcome, Retry)
+    assert (outcome.after, outcome.slow_down, outcome.unauthorized) == (None, False, False)
+    assert outcome.cause.endswith("(os error 104)")
+
+
+def test_each_kind_of_network_fault_has_words_of_its_own() -> None:
+    causes = {classify(Answer(None, fault=NetworkFault(kind)), NOW).cause for kind in get_args(FaultKind)}
+    assert len(causes) == len(get_args(FaultKind))
+
+
+@pytest.mark.parametrize(
+    ("value", "after"),
+    [
+        ("0", timedelta(0)),
+        ("120", timedelta(minutes=2)),
+        ("000000000000120", timedelta(minutes=2)),
+        (" 120 ", timedelta(minutes=2)),
+        ("999999999999999999999", timedelta(hours=24)),
+        ("Tue, 01 Dec 2026 10:00:00 GMT", timedelta(hours=1)),
+        ("Tuesday, 01-Dec-26 10:00:00 GMT", timedelta(hours=1)),
+        ("Tue Dec  1 10:00:00 2026", timedelta(hours=1)),
+        ("Tue, 01 Dec 2026 08:00:00 GMT", timedelta(0)),
+        ("Tue, 01 Dec 2036 08:00:00 GMT", timedelta(hours=24)),
+        (None, None),
+        ("", None),
+        ("-5", None),
+        ("1.5", None),
+        ("soon", None),
+        ("²", None),
+        ("Tue, 99 Dec 2026 08:00:00 GMT", None),
+        ("Tue, 01 Dec 99999999999 08:00:00 GMT", None),
+        ("Tue, 01 Dec 2026 08:00:00 +99999999999999", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date_within_a_day_and_garbage_is_nothing(
+    value: str | None, after: timedelta | None
+) -> None:
+    assert retry_after(value, NOW) == after
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 413, 500, 503])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\x00\xff\xfe\x1b[31mred",
+        b"[" * 4096,
+        b'{"error":' * 450,
+        b'{"error":' * 400 + b'"x"' + b"}" * 400,
+        b'{"errno": "106", "message": 17}',
+        b'{"errno": true, "reason": ["x"]}',
+        b'{"errno": 1e999}',
+        b"null",
+        b"x" * 4096,
+        ("no such subscription: " + ENDPOINT).encode(),
+        b'{"message": "/wpush/v2/gAAAAABk-secret is unknown"}',
+        b"<!DOCTYPE html><title>Not found</title>",
+    ],
+)
+def test_a_hostile_body_gives_a_short_printable_cause_without_the_endpoint(status: int, body: bytes) -> None:
+    cause = classify(Answer(status, {}, body), NOW).cause
+    assert cause.isprintable()
+    assert len(cause) < 320
+    assert "secret" not in cause
+    assert "://" not in cause
+    assert "<" not in cause
