@@ -1,0 +1,76 @@
+"""Render a notification as Declarative Web Push JSON (W3C Push API, 'declarative push message').
+
+Safari shows it with no script; elsewhere our service worker reads the same JSON. It is rendered once per notification:
+only the receipt token differs from device to device, so it stands last and is spliced between two octet strings.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urljoin
+
+_TEXTS = ("body", "icon", "image", "badge")
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A rendered notification without its receipt token."""
+
+    prefix: bytes
+    suffix: bytes
+
+    @property
+    def size(self) -> int:
+        """Octets without the receipt token, which adds its own length."""
+        return len(self.prefix) + len(self.suffix)
+
+    def fill(self, receipt: str) -> bytes:
+        """The plain text for one device. `receipt` is base64url-like: ASCII that JSON need not escape."""
+        return self.prefix + receipt.encode("ascii") + self.suffix
+
+
+def compose(
+    content: Mapping[str, Any],
+    *,
+    tag: str,
+    notification_id: str,
+    receipts_url: str | None,
+    default_url: str | None = None,
+) -> Template:
+    """Render validated content. `content` is API.md's Content: title, body, url, icon, image, badge, actions
+    [{action, title, url}], data, silent, require_interaction, app_badge.
+
+    A `url` that is missing or relative is resolved against `default_url` (absolute). What the service worker needs
+    of ours is `data.gateway`: `id`, `receipts` (absolute URL of POST /v1/receipts, or null) and `receipt`.
+    """
+    navigate = urljoin(default_url or "", content.get("url") or "")
+    notification: dict[str, Any] = {"title": content["title"], "navigate": navigate, "tag": tag}
+    notification |= {name: content[name] for name in _TEXTS if content.get(name)}
+    if content.get("silent"):
+        notification["silent"] = True
+    if content.get("require_interaction"):
+        notification["requireInteraction"] = True
+    if actions := content.get("actions"):
+        notification["actions"] = [_action(action, navigate) for action in actions]
+    gateway = {"id": notification_id, "receipts": receipts_url, "receipt": ""}
+    data = {name: value for name, value in (content.get("data") or {}).items() if name != "gateway"}
+    notification["data"] = data | {"gateway": gateway}
+    message: dict[str, Any] = {"web_push": 8030, "mutable": True}
+    if content.get("app_badge") is not None:
+        message["app_badge"] = content["app_badge"]
+    message["notification"] = notification
+    rendered = json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    suffix = '"}}}}'
+    # A lone surrogate is legal in JSON's escapes but not in UTF-8.
+    return Template(rendered.removesuffix(suffix).encode("utf-8", "replace"), suffix.encode())
+
+
+def _action(action: Mapping[str, Any], navigate: str) -> dict[str, Any]:
+    url = action.get("url")
+    shown = {
+        "action": action["action"],
+        "title": action["title"],
+        "navigate": urljoin(navigate, url) if url else navigate,
+    }
+    return shown | ({"icon": action["icon"]} if action.get("icon") else {})

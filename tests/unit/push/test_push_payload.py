@@ -1,0 +1,122 @@
+"""What a browser gets: Declarative Web Push JSON with our metadata in one place."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.push.payload import Template, compose
+
+RECEIPTS = "https://push.example.com/v1/receipts"
+CONTENT = {
+    "title": "Stürmische Böen ⛈",
+    "body": "Bleiben Sie drinnen.",
+    "url": "https://app.example.com/alerts/7",
+    "icon": "https://app.example.com/icon.png",
+    "image": "https://app.example.com/map.png",
+    "badge": "https://app.example.com/badge.png",
+    "actions": [
+        {"action": "open", "title": "Map", "url": "https://app.example.com/map"},
+        {"action": "later", "title": "Later"},
+    ],
+    "data": {"alert": 7, "gateway": {"receipt": "forged"}},
+    "silent": True,
+    "require_interaction": True,
+    "app_badge": 0,
+    "locales": {"en": {"title": "Storm"}},
+}
+
+
+def template(content: dict[str, Any], **changes: Any) -> Template:
+    return compose(content, **{"tag": "t", "notification_id": "ntf_1", "receipts_url": RECEIPTS, **changes})
+
+
+def shown(content: dict[str, Any], receipt: str = "rt", **changes: Any) -> dict[str, Any]:
+    message: dict[str, Any] = json.loads(template(content, **changes).fill(receipt))
+    return message
+
+
+def test_every_content_field_has_its_place_in_the_declarative_message() -> None:
+    assert shown(CONTENT) == {
+        "web_push": 8030,
+        "mutable": True,
+        "app_badge": 0,
+        "notification": {
+            "title": "Stürmische Böen ⛈",
+            "body": "Bleiben Sie drinnen.",
+            "navigate": "https://app.example.com/alerts/7",
+            "tag": "t",
+            "icon": "https://app.example.com/icon.png",
+            "image": "https://app.example.com/map.png",
+            "badge": "https://app.example.com/badge.png",
+            "silent": True,
+            "requireInteraction": True,
+            "actions": [
+                {"action": "open", "title": "Map", "navigate": "https://app.example.com/map"},
+                {"action": "later", "title": "Later", "navigate": "https://app.example.com/alerts/7"},
+            ],
+            "data": {"alert": 7, "gateway": {"id": "ntf_1", "receipts": RECEIPTS, "receipt": "rt"}},
+        },
+    }
+
+
+def test_what_was_not_said_is_not_sent() -> None:
+    assert shown(
+        {"title": "Hi", "body": None, "silent": False, "app_badge": None}, default_url="https://a.example"
+    ) == {
+        "web_push": 8030,
+        "mutable": True,
+        "notification": {
+            "title": "Hi",
+            "navigate": "https://a.example",
+            "tag": "t",
+            "data": {"gateway": {"id": "ntf_1", "receipts": RECEIPTS, "receipt": "rt"}},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("url", "navigate"),
+    [
+        (None, "https://app.example.com/"),
+        ("/offers?x=1", "https://app.example.com/offers?x=1"),
+        ("https://other.example/", "https://other.example/"),
+    ],
+)
+def test_navigate_is_absolute(url: str | None, navigate: str) -> None:
+    message = shown({"title": "Hi", "url": url}, default_url="https://app.example.com/")
+    assert message["notification"]["navigate"] == navigate
+
+
+def test_without_a_public_address_receipts_is_null() -> None:
+    assert shown({"title": "Hi"}, receipts_url=None)["notification"]["data"]["gateway"]["receipts"] is None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    st.text(min_size=1), st.dictionaries(st.text(), JSON, max_size=4), st.from_regex(r"[A-Za-z0-9_.-]*", fullmatch=True)
+)
+def test_the_receipt_is_spliced_in_whatever_the_content_holds(title: str, data: dict[str, Any], receipt: str) -> None:
+    made = template({"title": title, "data": data})
+    filled = made.fill(receipt)
+    assert len(filled) == made.size + len(receipt)
+    notification = json.loads(filled)["notification"]
+    assert notification["title"] == title
+    assert notification["data"].pop("gateway")["receipt"] == receipt
+    assert notification["data"] == {name: value for name, value in data.items() if name != "gateway"}
+
+
+def test_text_travels_as_utf_8_and_not_as_escapes() -> None:
+    assert "⛈".encode() in template(CONTENT).prefix
+
+
+def test_a_lone_surrogate_becomes_a_question_mark() -> None:
+    assert shown({"title": "a\ud800b"})["notification"]["title"] == "a?b"
