@@ -1,0 +1,178 @@
+"""Post to push services (RFC 8030) over HTTP/2 or HTTP/1.1.
+
+pyreqwest, because an HTTP client in Python costs more than everything else about a delivery. What a push service
+could do to us is bounded here: no redirect, proxy, cookie or decompression, a deadline, and 4 KiB of any body.
+"""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Self
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import load_pem_x509_certificates
+from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.exceptions import (
+    DetailedPyreqwestError,
+    NetworkError,
+    PyreqwestError,
+    RequestTimeoutError,
+)
+from pyreqwest.response import Response
+
+from gateway.push.answers import Answer, FaultKind, NetworkFault
+
+TIMEOUT = timedelta(seconds=30)
+CONNECT_TIMEOUT = timedelta(seconds=10)
+# Below the idle limits of the services' load balancers, so that a reused connection is seldom one being closed.
+IDLE_TIMEOUT = timedelta(seconds=50)
+IDLE_CONNECTIONS = 64
+PING_INTERVAL = timedelta(seconds=20)
+MOST_BODY = 4096
+LONGEST_HEADER = 2048
+
+_ACCEPTED_HEADERS = ("location", "ttl")
+_REFUSED_HEADERS = ("retry-after", "x-wns-error-description", "x-wns-notificationstatus", "x-wns-status")
+
+
+class PushClient:
+    """Connections to every push service, for the life of a worker: `async with PushClient() as client`.
+
+    `ca_file` holds PEM certificates trusted beside the system's. One client serves any number of concurrent posts.
+    Raises ValueError when the file holds no certificate, OSError when it cannot be read.
+    """
+
+    def __init__(
+        self,
+        ca_file: Path | None = None,
+        *,
+        timeout: timedelta = TIMEOUT,
+        connect_timeout: timedelta = CONNECT_TIMEOUT,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        builder = (
+            ClientBuilder()
+            .user_agent("webpush-gateway")
+            .http2(True)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .http2_keep_alive_timeout(CONNECT_TIMEOUT)
+            .timeout(timeout)
+            .connect_timeout(connect_timeout)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .follow_redirects(False)
+            .referer(False)
+            .no_proxy()
+            .default_cookie_store(False)
+            .gzip(False)
+            .brotli(False)
+            .zstd(False)
+            .deflate(False)
+        )
+        if ca_file is not None:
+            for certificate in _certificates(ca_file):
+                builder = builder.add_root_certificate_der(certificate)
+        self._client: Client = builder.build()
+        self._clock = clock
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+    async def post(
+        self, endpoint: str, body: bytes, *, ttl: int, urgency: str, topic: str, authorization: str
+    ) -> Answer:
+        """Post one encrypted message. `ttl` is seconds, `topic` at most 32 base64url characters (RFC 8030 section 5).
+
+        Never raises for what a push service or the network does: a fault is an Answer too.
+        """
+        began = self._clock()
+        try:
+            request = (
+                self._client.post(endpoint)
+                .headers(request_headers(ttl, urgency, topic, authorization))
+                .body_bytes(body)
+                .streamed_read_buffer_limit(0)  # the status counts even when the body never ends
+                .build_streamed()
+            )
+            async with request as response:
+                status = response.status
+                if status == 201:
+                    headers, told = _headers(response, _ACCEPTED_HEADERS), b""
+                else:
+                    headers = _headers(response, _ACCEPTED_HEADERS if 200 <= status < 300 else _REFUSED_HEADERS)
+                    told = await _read(response)
+        except (PyreqwestError, ValueError) as error:
+            return Answer(None, duration_ms=self._since(began), fault=_fault(error))
+        return Answer(status, headers, told, self._since(began))
+
+    def _since(self, began: float) -> int:
+        return round((self._clock() - began) * 1000)
+
+
+def request_headers(ttl: int, urgency: str, topic: str, authorization: str) -> dict[str, str]:
+    """RFC 8030 section 5, RFC 8291 section 4, and Declarative Web Push's content type."""
+    headers = {
+        "TTL": str(ttl),
+        "Urgency": urgency,
+        "Topic": topic,
+        "Authorization": authorization,
+        "Content-Encoding": "aes128gcm",
+        "Content-Type": "application/json",
+    }
+    if ttl == 0:
+        # WNS refuses a TTL of 0 without it; the others do not look.
+        headers["X-WNS-Cache-Policy"] = "no-cache"
+    return headers
+
+
+def _certificates(ca_file: Path) -> list[bytes]:
+    """Each as DER. Read here because pyreqwest takes a file with no certificate in it without a word."""
+    try:
+        return [one.public_bytes(Encoding.DER) for one in load_pem_x509_certificates(ca_file.read_bytes())]
+    except ValueError:
+        raise ValueError(f"{ca_file} holds no PEM certificate, or a malformed one") from None
+
+
+def _headers(response: Response, names: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            value = response.get_header(name)
+        except ValueError:
+            # Octets that are no text. The status has arrived, and a garbled header must not undo it.
+            continue
+        if value is not None and len(value) <= LONGEST_HEADER:
+            found[name] = value
+    return found
+
+
+async def _read(response: Response) -> bytes:
+    """The start of the body. One that breaks off is no fault: the status has already said what counts."""
+    try:
+        return bytes(await response.body_reader.read(MOST_BODY) or b"")
+    except PyreqwestError:
+        return b""
+
+
+def _fault(error: PyreqwestError | ValueError) -> NetworkFault:
+    # The first cause names the URL, and an endpoint is as good as a key: only what comes after it is told.
+    told = error.details["causes"] or [] if isinstance(error, DetailedPyreqwestError) else []
+    causes = [cause["message"] for cause in told[1:]]
+    detail = causes[-1] if causes else ""
+    return NetworkFault(_kind(error, " ".join(causes).lower()), detail if "://" not in detail else "")
+
+
+def _kind(error: PyreqwestError | ValueError, causes: str) -> FaultKind:
+    if isinstance(error, RequestTimeoutError):
+        return "timeout"
+    if not isinstance(error, NetworkError):
+        return "protocol" if causes else "request"
+    if "dns error" in causes:
+        return "dns"
+    if "certificate" in causes or "corrupt message" in causes or "handshake" in causes or "tls" in causes:
+        return "tls"
+    return "connect" if "(connect)" in causes else "reset"

@@ -1,0 +1,409 @@
+"""The client against local servers: what it sends, what it keeps, and what a hostile or broken one cannot do."""
+
+import asyncio
+import gc
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from gateway.push.answers import Answer
+from gateway.push.client import PushClient
+from tests.support.tls import make_ca
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def post(client: PushClient, endpoint: str, body: bytes = b"sealed", ttl: int = 60) -> Answer:
+    return await client.post(
+        endpoint, body, ttl=ttl, urgency="high", topic="T" * 32, authorization="vapid t=a.b.c,k=BKey"
+    )
+
+
+@asynccontextmanager
+async def http_server(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """A push service at the origin it yields, answering every path with `handler`."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
+    await site.start()
+    try:
+        host, port = runner.addresses[0][:2]
+        yield f"{'https' if tls else 'http'}://{host}:{port}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def raw_server(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """A server that says what `serve` writes, HTTP or not."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        tasks.add(task)
+        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            await serve(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def saying(octets: bytes, *, then_hang: bool = False) -> Serve:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\nsealed")
+        writer.write(octets)
+        await writer.drain()
+        if then_hang:
+            await asyncio.Event().wait()
+
+    return serve
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[PushClient]:
+    async with PushClient(timeout=timedelta(seconds=5)) as client:
+        yield client
+
+
+async def test_a_message_is_posted_with_the_headers_of_rfc_8030_and_8291(client: PushClient) -> None:
+    seen = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append((request.method, request.path_qs, dict(request.headers), await request.read()))
+        return web.Response(status=201, headers={"Location": "/m/1", "TTL": "30"})
+
+    async with http_server(handler) as origin:
+        answer = await post(client, f"{origin}/push/a?b=c", b"\x00\xffsealed")
+    [(method, path, headers, body)] = seen
+    assert (method, path, body) == ("POST", "/push/a?b=c", b"\x00\xffsealed")
+    sent = {name.lower(): value for name, value in headers.items()}
+    assert sent == sent | {
+        "ttl": "60",
+        "urgency": "high",
+        "topic": "T" * 32,
+        "authorization": "vapid t=a.b.c,k=BKey",
+        "content-encoding": "aes128gcm",
+        "content-type": "application/json",
+        "content-length": "8",
+    }
+    assert not sent.keys() & {"cookie", "referer", "x-wns-cache-policy", "accept-encoding"}
+    assert (answer.status, answer.headers, answer.fault) == (201, {"location": "/m/1", "ttl": "30"}, None)
+
+
+async def test_a_ttl_of_0_says_no_cache_to_wns(client: PushClient) -> None:
+    seen = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append(request.headers["X-WNS-Cache-Policy"])
+        return web.Response(status=201)
+
+    async with http_server(handler) as origin:
+        await post(client, f"{origin}/x", ttl=0)
+    assert seen == ["no-cache"]
+
+
+async def test_a_refusal_comes_with_its_reason(client: PushClient) -> None:
+    told = {"Retry-After": "120", "X-WNS-Error-Description": "busy", "X-Other": "ignored"}
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.json_response({"errno": 201}, status=503, headers=told)
+
+    async with http_server(handler) as origin:
+        answer = await post(client, f"{origin}/x")
+    assert (answer.status, answer.body) == (503, b'{"errno": 201}')
+    assert answer.headers == {"retry-after": "120", "x-wns-error-description": "busy"}
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed(client: PushClient, status: int) -> None:
+    asked = []
+
+    async def handler(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.Response(status=status, headers={"Location": "/elsewhere"})
+
+    async with http_server(handler) as origin:
+        answer = await post(client, f"{origin}/x")
+    assert (answer.status, asked) == (status, ["/x"])
+
+
+async def test_cookies_are_not_kept(client: PushClient) -> None:
+    cookies = []
+
+    async def handler(request: web.Request) -> web.Response:
+        cookies.append(dict(request.cookies))
+        return web.Response(status=201, headers={"Set-Cookie": "a=b; Path=/"})
+
+    async with http_server(handler) as origin:
+        await post(client, f"{origin}/x")
+        await post(client, f"{origin}/x")
+    assert cookies == [{}, {}]
+
+
+async def test_a_proxy_in_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=201)
+
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with http_server(handler) as origin, PushClient() as client:
+        assert (await post(client, f"{origin}/x")).status == 201
+
+
+async def test_connections_are_reused_when_a_201_has_a_body(client: PushClient) -> None:
+    peers = set()
+
+    async def handler(request: web.Request) -> web.Response:
+        assert request.transport
+        peers.add(request.transport.get_extra_info("peername"))
+        return web.Response(status=201, text="{}")
+
+    async with http_server(handler) as origin:
+        for _ in range(10):
+            assert (await post(client, f"{origin}/x")).status == 201
+    assert len(peers) == 1
+
+
+async def test_of_an_endless_body_4_kib_are_read(client: PushClient) -> None:
+    written = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        await reader.readuntil(b"\r\n\r\nsealed")
+        writer.write(b"HTTP/1.1 500 Oops\r\n\r\n")
+        while True:
+            writer.write(b"x" * 65536)
+            await writer.drain()
+            written += 65536
+
+    async with raw_server(serve) as origin:
+        answer = await post(client, f"{origin}/x")
+    gc.collect()
+    assert (answer.status, answer.body) == (500, b"x" * 4096)
+    assert written < 50_000_000
+
+
+async def test_a_compressed_body_is_not_unpacked(client: PushClient) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=400, body=b"\x1f\x8b not really", headers={"Content-Encoding": "gzip"})
+
+    async with http_server(handler) as origin:
+        assert (await post(client, f"{origin}/x")).body == b"\x1f\x8b not really"
+
+
+@pytest.mark.parametrize("status", [201, 410])
+@pytest.mark.parametrize("then_hang", [False, True])
+async def test_a_status_counts_although_its_body_breaks_off_or_hangs(status: int, then_hang: bool) -> None:
+    answering = saying(b"HTTP/1.1 %d X\r\nContent-Length: 50\r\n\r\nabc" % status, then_hang=then_hang)
+    async with PushClient(timeout=timedelta(seconds=0.5)) as client, raw_server(answering) as origin:
+        answer = await post(client, f"{origin}/x")
+    assert (answer.status, answer.fault) == (status, None)
+
+
+async def test_a_garbled_header_does_not_undo_a_201(client: PushClient) -> None:
+    answering = saying(b"HTTP/1.1 201 Created\r\nLocation: /\xe4\xff\r\nTTL: 5\r\nContent-Length: 0\r\n\r\n")
+    async with raw_server(answering) as origin:
+        answer = await post(client, f"{origin}/x")
+    assert (answer.status, answer.headers) == (201, {"ttl": "5"})
+
+
+async def test_a_long_header_is_not_kept(client: PushClient) -> None:
+    answering = saying(b"HTTP/1.1 201 Created\r\nLocation: /%s\r\nContent-Length: 0\r\n\r\n" % (b"x" * 100_000))
+    async with raw_server(answering) as origin:
+        answer = await post(client, f"{origin}/x")
+    assert (answer.status, answer.headers) == (201, {})
+
+
+def kind(answer: Answer) -> str:
+    """The fault's kind; whatever it was, the endpoint must not be told."""
+    assert answer.status is None
+    assert answer.fault
+    assert "secret" not in answer.fault.detail
+    assert "://" not in answer.fault.detail
+    return answer.fault.kind
+
+
+async def test_headers_without_end_are_a_protocol_fault(client: PushClient) -> None:
+    async with raw_server(saying(b"HTTP/1.1 400 X\r\nX: " + b"a" * 1_000_000, then_hang=True)) as origin:
+        assert kind(await post(client, f"{origin}/secret")) == "protocol"
+
+
+async def test_what_is_not_http_is_a_protocol_fault(client: PushClient) -> None:
+    async with raw_server(saying(b"220 smtp.example.com ESMTP\r\n\r\n")) as origin:
+        assert kind(await post(client, f"{origin}/secret")) == "protocol"
+
+
+async def test_silence_is_a_timeout() -> None:
+    async with PushClient(timeout=timedelta(seconds=0.3)) as client, raw_server(saying(b"", then_hang=True)) as origin:
+        answer = await post(client, f"{origin}/secret")
+    assert kind(answer) == "timeout"
+    assert 250 < answer.duration_ms < 3000
+
+
+async def test_a_closed_connection_is_a_reset(client: PushClient) -> None:
+    async with raw_server(saying(b"")) as origin:
+        assert kind(await post(client, f"{origin}/secret")) == "reset"
+
+
+async def test_a_reset_connection_is_a_reset(client: PushClient) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\nsealed")
+        # Linger of zero seconds: close sends RST instead of FIN.
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    async with raw_server(serve) as origin:
+        assert kind(await post(client, f"{origin}/secret")) == "reset"
+
+
+async def test_a_refused_connection_is_a_connect_fault(client: PushClient) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        assert kind(await post(client, f"http://127.0.0.1:{closed.getsockname()[1]}/secret")) == "connect"
+
+
+async def test_an_unknown_name_is_a_dns_fault(client: PushClient) -> None:
+    assert kind(await post(client, "http://push.invalid/secret")) == "dns"
+
+
+async def test_an_endpoint_that_is_no_url_is_a_request_fault(client: PushClient) -> None:
+    assert kind(await post(client, "https://xn--a.push.apple.com/secret")) == "request"
+
+
+async def test_a_certificate_is_trusted_through_the_ca_file_alone(client: PushClient, tmp_path: Path) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=201)
+
+    context, ca_file = make_ca(tmp_path)
+    async with http_server(handler, context) as origin:
+        async with PushClient(ca_file) as trusting:
+            assert (await post(trusting, f"{origin}/x")).status == 201
+        assert kind(await post(client, f"{origin}/secret")) == "tls"
+
+
+async def test_every_certificate_of_the_ca_file_is_trusted(tmp_path: Path) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=201)
+
+    pairs = [make_ca(tmp_path / name) for name in ("first", "second")]
+    both = tmp_path / "both.pem"
+    both.write_bytes(b"".join(ca_file.read_bytes() for _, ca_file in pairs))
+    async with PushClient(both) as client:
+        for context, _ in pairs:
+            async with http_server(handler, context) as origin:
+                assert (await post(client, f"{origin}/x")).status == 201
+
+
+async def test_a_certificate_for_another_name_is_a_tls_fault(tmp_path: Path) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=201)
+
+    context, ca_file = make_ca(tmp_path)
+    async with http_server(handler, context) as origin, PushClient(ca_file) as client:
+        # The certificate is for 127.0.0.1; 127.0.0.1 written as an IPv4-mapped address reaches it under another name.
+        other = origin.replace("127.0.0.1", "[::ffff:127.0.0.1]")
+        assert kind(await post(client, f"{other}/secret")) == "tls"
+
+
+async def test_plain_http_where_tls_is_due_is_a_tls_fault(client: PushClient) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+
+    async with raw_server(serve) as origin:
+        assert kind(await post(client, f"{origin.replace('http', 'https')}/secret")) == "tls"
+
+
+@pytest.mark.parametrize("content", ["", "not a certificate"])
+def test_a_ca_file_without_a_certificate_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    (tmp_path / "ca.pem").write_text(content)
+    with pytest.raises(ValueError, match=r"ca\.pem holds no PEM certificate"):
+        PushClient(tmp_path / "ca.pem")
+
+
+HEADERS, DATA, SETTINGS, PING, WINDOW_UPDATE = 1, 0, 4, 6, 8
+END_STREAM, ACK, END_HEADERS = 1, 1, 4
+
+
+class Http2Sink:
+    """The least of an HTTP/2 server (RFC 9113): it answers 201, but only when `batch` requests wait for it."""
+
+    def __init__(self) -> None:
+        self.batch = 1
+        self.connections = 0
+        self.most_open = 0
+        self.bodies: dict[int, bytes] = {}
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        assert await reader.readexactly(24) == b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+        writer.write(frame(SETTINGS))
+        waiting: list[int] = []
+        while True:
+            head = await reader.readexactly(9)
+            kind, flags, stream = head[3], head[4], int.from_bytes(head[5:9], "big")
+            payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
+            if kind == SETTINGS and not flags & ACK:
+                writer.write(frame(SETTINGS, ACK))
+            elif kind == PING and not flags & ACK:
+                writer.write(frame(PING, ACK, payload=payload))
+            elif kind == DATA:
+                self.bodies[stream] = self.bodies.get(stream, b"") + payload
+                writer.write(frame(WINDOW_UPDATE, payload=struct.pack("!I", max(1, len(payload)))))
+                if flags & END_STREAM:
+                    waiting.append(stream)
+                    self.most_open = max(self.most_open, len(waiting))
+                    if len(waiting) == self.batch:
+                        # RFC 7541 section 6.2.2: a literal value, its name `:status` the static table's entry 8.
+                        for done in waiting:
+                            writer.write(frame(HEADERS, END_STREAM | END_HEADERS, done, b"\x08\x03201"))
+                        waiting.clear()
+            await writer.drain()
+
+
+def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+async def test_tls_speaks_http_2_with_many_posts_on_one_connection(tmp_path: Path) -> None:
+    """The first post opens the connection; three more share it, none of them answered before all have arrived."""
+    context, ca_file = make_ca(tmp_path, alpn=("h2",))
+    sink = Http2Sink()
+    async with raw_server(sink.serve, context) as origin, PushClient(ca_file) as client:
+        first = await post(client, f"{origin}/x", b"a")
+        sink.batch = 3
+        others = await asyncio.gather(*(post(client, f"{origin}/x", body) for body in (b"b" * 4096, b"c", b"d")))
+    assert [answer.status for answer in (first, *others)] == [201] * 4
+    assert sorted(sink.bodies.values()) == [b"a", b"b" * 4096, b"c", b"d"]
+    assert (sink.connections, sink.most_open) == (1, 3)
+
+
+async def test_a_server_without_http_2_gets_http_1_1(tmp_path: Path) -> None:
+    versions = []
+
+    async def handler(request: web.Request) -> web.Response:
+        versions.append(request.version)
+        return web.Response(status=201)
+
+    context, ca_file = make_ca(tmp_path, alpn=("http/1.1",))
+    async with http_server(handler, context) as origin, PushClient(ca_file) as client:
+        assert (await post(client, f"{origin}/x")).status == 201
+    assert versions == [(1, 1)]
