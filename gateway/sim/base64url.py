@@ -1,0 +1,22 @@
+"""Base64url without padding, as every Web Push RFC writes octets."""
+
+import binascii
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+
+_ALPHABET = re.compile(r"[A-Za-z0-9_-]*={0,2}", re.ASCII)
+
+
+def encode(octets: bytes) -> str:
+    return urlsafe_b64encode(octets).rstrip(b"=").decode()
+
+
+def decode(text: str) -> bytes:
+    """Padding is optional; raises ValueError for anything outside the alphabet, which the standard library skips."""
+    if not _ALPHABET.fullmatch(text):
+        raise ValueError("not base64url")
+    text = text.rstrip("=")
+    try:
+        return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except binascii.Error as error:
+        raise ValueError("not base64url") from error

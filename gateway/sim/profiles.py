@@ -1,0 +1,261 @@
+"""How each push service refuses, as data.
+
+A profile is a vendor's limits, the words it has for each fault, and the shape it says them in. A fault that
+is not in a vendor's table is one it does not look for.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum, auto
+from http import HTTPStatus
+from typing import NamedTuple
+from uuid import uuid4
+
+_DAY = 86_400
+
+LARGEST_BODY = 4096  # RFC 8030 section 7.2: the size that every push service must take
+
+
+class Vendor(StrEnum):
+    FCM = "fcm"
+    MOZILLA = "mozilla"
+    APPLE = "apple"
+    WNS = "wns"
+
+
+class Fault(StrEnum):
+    """What can be wrong with a POST."""
+
+    UNKNOWN = auto()
+    GONE = auto()
+    NO_TTL = auto()
+    BAD_TTL = auto()
+    BAD_TOPIC = auto()
+    BAD_URGENCY = auto()
+    TOO_LARGE = auto()
+    BAD_ENCODING = auto()
+    CACHE_POLICY = auto()
+    NO_VAPID = auto()
+    BAD_VAPID = auto()
+    BAD_AUDIENCE = auto()
+    BAD_EXPIRY = auto()
+    BAD_SUBJECT = auto()
+    WRONG_KEY = auto()
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """`path` is the endpoint's, with `{token}`; `longest_ttl` in seconds, None when nobody knows.
+
+    `faults` gives the status and the reason, in the vendor's own vocabulary: Mozilla's errno, Apple's
+    reason, FCM's text, WNS's error description. `reasons` are those of scripted statuses.
+    """
+
+    vendor: Vendor
+    path: str
+    longest_ttl: int | None
+    topic: re.Pattern[str]
+    faults: Mapping[Fault, tuple[int, str]]
+    reasons: Mapping[int, str]
+    shape: Callable[[int, str], Answer]
+    accepted: Callable[[str], dict[str, str]]
+
+    def looks_for(self, fault: Fault) -> bool:
+        return fault in self.faults
+
+    def refuse(self, fault: Fault) -> Answer:
+        return self.shape(*self.faults[fault])
+
+    def answer(self, status: int, reason: str | None = None) -> Answer:
+        """What it says with a status of the test's choosing."""
+        return self.shape(status, self.reasons.get(status, "") if reason is None else reason)
+
+    def grant(self, ttl: int) -> int:
+        return ttl if self.longest_ttl is None else min(ttl, self.longest_ttl)
+
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+
+def _phrase(status: int) -> str:
+    return _PHRASES.get(status, "Unknown")
+
+
+def _fcm(status: int, reason: str) -> Answer:
+    return Answer(status, {"Content-Type": "text/plain; charset=utf-8"}, f"{reason or _phrase(status)}\n")
+
+
+_ERRNO = {
+    "102": "Request did not validate: invalid token",
+    "103": "UAID not found",
+    "104": "Request payload too large",
+    "105": "Endpoint became unavailable during the request",
+    "106": "No such subscription",
+    "109": "Request did not validate: invalid Authorization",
+    "110": "Unknown Content-Encoding",
+    "111": "Missing TTL value",
+    "112": "Invalid TTL value",
+    "113": "Invalid Topic value",
+    "201": "Use exponential back-off for retries",
+    "202": "Immediate retry is all right",
+}
+
+
+def _mozilla(status: int, reason: str) -> Answer:
+    problem = {
+        "code": status,
+        "errno": int(reason) if reason.isdecimal() else None,
+        "error": _phrase(status),
+        "message": _ERRNO.get(reason, reason or _phrase(status)),
+        "more_info": "http://autopush.readthedocs.io/en/latest/http.html#error-codes",
+    }
+    headers = {"Content-Type": "application/json"}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = "120"
+    return Answer(status, headers, json.dumps(problem))
+
+
+def _apple(status: int, reason: str) -> Answer:
+    headers = {"Content-Type": "application/json", "apns-id": str(uuid4()).upper()}
+    return Answer(status, headers, json.dumps({"reason": reason or _phrase(status).replace(" ", "")}))
+
+
+def _wns(status: int, reason: str) -> Answer:
+    throttled = status == HTTPStatus.NOT_ACCEPTABLE
+    headers = {
+        "X-WNS-Status": "dropped",
+        "X-WNS-NotificationStatus": "channelthrottled" if throttled else "dropped",
+        "X-WNS-Error-Description": reason or _phrase(status),
+    }
+    return Answer(status, headers)
+
+
+# RFC 8030 section 5.4.
+_TOPIC = re.compile(r"[A-Za-z0-9_-]{1,32}", re.ASCII)
+# Apple decodes it, and no base64 text has a length of 1 modulo 4.
+_DECODABLE_TOPIC = re.compile(r"(?!.{33})(?!\Z)(?:[A-Za-z0-9_-]{4})*(?:[A-Za-z0-9_-]{2,3})?", re.ASCII)
+
+_NOT_THE_KEY = (
+    "the VAPID credentials in the authorization header do not correspond to the credentials used to create the "
+    "subscriptions."
+)
+
+FCM = Profile(
+    vendor=Vendor.FCM,
+    path="/fcm/send/{token}",
+    longest_ttl=28 * _DAY,
+    topic=_TOPIC,
+    faults={
+        Fault.UNKNOWN: (404, "A valid push subscription endpoint should be specified in the URL."),
+        Fault.GONE: (410, "push subscription has unsubscribed or expired."),
+        Fault.NO_TTL: (400, "missing TTL header."),
+        Fault.BAD_TTL: (400, "invalid TTL header."),
+        Fault.BAD_TOPIC: (400, "invalid Topic header."),
+        Fault.BAD_URGENCY: (400, "invalid Urgency header."),
+        Fault.TOO_LARGE: (413, "message is larger than 4096 bytes."),
+        Fault.BAD_ENCODING: (400, "content-encoding header had invalid value."),
+        Fault.NO_VAPID: (400, "UnauthorizedRegistration"),
+        Fault.BAD_VAPID: (403, "invalid JWT provided"),
+        Fault.BAD_AUDIENCE: (403, "the audience in the JWT is not the origin of the push service."),
+        Fault.BAD_EXPIRY: (403, "invalid JWT provided"),
+        Fault.WRONG_KEY: (403, _NOT_THE_KEY),
+    },
+    reasons={
+        403: _NOT_THE_KEY,
+        404: "A valid push subscription endpoint should be specified in the URL.",
+        410: "push subscription has unsubscribed or expired.",
+    },
+    shape=_fcm,
+    accepted=lambda message_id: {},
+)
+
+MOZILLA = Profile(
+    vendor=Vendor.MOZILLA,
+    path="/wpush/v2/{token}",
+    longest_ttl=30 * _DAY,
+    topic=_TOPIC,
+    faults={
+        Fault.UNKNOWN: (404, "102"),
+        Fault.GONE: (410, "106"),
+        Fault.NO_TTL: (400, "111"),
+        Fault.BAD_TTL: (400, "112"),
+        Fault.BAD_TOPIC: (400, "113"),
+        Fault.BAD_URGENCY: (400, "Invalid Urgency value"),
+        Fault.TOO_LARGE: (413, "104"),
+        Fault.BAD_ENCODING: (400, "110"),
+        Fault.NO_VAPID: (401, "109"),
+        Fault.BAD_VAPID: (401, "109"),
+        Fault.BAD_AUDIENCE: (401, "109"),
+        Fault.BAD_EXPIRY: (401, "109"),
+        Fault.WRONG_KEY: (401, "109"),
+    },
+    reasons={401: "109", 404: "102", 410: "103", 413: "104", 429: "201", 502: "902", 503: "201"},
+    shape=_mozilla,
+    accepted=lambda message_id: {},
+)
+
+APPLE = Profile(
+    vendor=Vendor.APPLE,
+    path="/{token}",
+    longest_ttl=30 * _DAY,
+    topic=_DECODABLE_TOPIC,
+    faults={
+        Fault.UNKNOWN: (404, "BadDeviceToken"),
+        Fault.GONE: (410, "Unregistered"),
+        Fault.NO_TTL: (400, "BadTtl"),
+        Fault.BAD_TTL: (400, "BadTtl"),
+        Fault.BAD_TOPIC: (400, "BadWebPushTopic"),
+        Fault.BAD_URGENCY: (400, "BadUrgency"),
+        Fault.TOO_LARGE: (413, "PayloadTooLarge"),
+        Fault.BAD_ENCODING: (400, "BadContentEncoding"),
+        Fault.NO_VAPID: (403, "BadJwtToken"),
+        Fault.BAD_VAPID: (403, "BadJwtToken"),
+        Fault.BAD_AUDIENCE: (403, "BadJwtToken"),
+        Fault.BAD_EXPIRY: (403, "BadJwtToken"),
+        Fault.BAD_SUBJECT: (403, "BadJwtToken"),
+        Fault.WRONG_KEY: (400, "VapidPkHashMismatch"),
+    },
+    reasons={403: "BadJwtToken", 404: "BadDeviceToken", 410: "Unregistered", 413: "PayloadTooLarge"},
+    shape=_apple,
+    accepted=lambda message_id: {"apns-id": str(uuid4()).upper()},
+)
+
+WNS = Profile(
+    vendor=Vendor.WNS,
+    path="/w/?token={token}",
+    longest_ttl=None,
+    topic=_TOPIC,
+    faults={
+        Fault.UNKNOWN: (404, "The channel URI is not valid or is not recognized by WNS."),
+        Fault.GONE: (410, "The channel expired."),
+        Fault.NO_TTL: (400, "Missing TTL header."),
+        Fault.BAD_TTL: (400, "Invalid TTL header."),
+        Fault.BAD_TOPIC: (400, "Invalid Topic header."),
+        Fault.BAD_URGENCY: (400, "Invalid Urgency header."),
+        Fault.TOO_LARGE: (413, "The notification payload exceeds the size limit."),
+        Fault.BAD_ENCODING: (400, "Invalid Content-Encoding header."),
+        Fault.CACHE_POLICY: (400, "Ttl value conflicts with X-WNS-Cache-Policy."),
+        Fault.NO_VAPID: (401, "The Authorization header is missing."),
+        Fault.BAD_VAPID: (401, "The JWT is not valid."),
+        Fault.BAD_AUDIENCE: (401, "The JWT has the wrong audience."),
+        Fault.BAD_EXPIRY: (401, "The JWT expired or lives too long."),
+        Fault.WRONG_KEY: (403, "The key is not the one of the subscription."),
+    },
+    reasons={406: "The channel is throttled.", 410: "The channel expired."},
+    shape=_wns,
+    accepted=lambda message_id: {
+        "X-WNS-Status": "received",
+        "X-WNS-NotificationStatus": "received",
+        "X-WNS-Msg-ID": message_id.upper(),
+    },
+)
+
+PROFILES = {profile.vendor: profile for profile in (FCM, MOZILLA, APPLE, WNS)}

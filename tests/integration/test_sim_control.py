@@ -1,0 +1,219 @@
+"""The sim from outside its process, and over a restart."""
+
+import socket
+import ssl
+import stat
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from pywebpush import WebPusher
+from sim_sender import Sender, encrypt
+
+from gateway.sim import Rule, Sim, Vendor
+from gateway.sim.base64url import encode
+from gateway.sim.subscribers import Channel
+
+
+@pytest.fixture
+async def sim() -> AsyncIterator[Sim]:
+    async with Sim() as sim:
+        yield sim
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as http:
+        yield http
+
+
+@pytest.fixture
+def sender(http: aiohttp.ClientSession) -> Sender:
+    return Sender(http)
+
+
+async def ask(http: aiohttp.ClientSession, method: str, url: str, **more: Any) -> tuple[int, Any]:
+    async with http.request(method, url, **more) as response:
+        is_json = response.content_type == "application/json"
+        return response.status, await response.json() if is_json else await response.text()
+
+
+@pytest.mark.parametrize("vendor", list(Vendor))
+async def test_every_origin_tells_where_the_others_are(sim: Sim, http: aiohttp.ClientSession, vendor: Vendor) -> None:
+    status, told = await ask(http, "GET", f"{sim.origins[vendor]}/_sim")
+    assert (status, told) == (200, {"origins": sim.origins, "websocket": sim.websocket_url})
+
+
+async def test_devices_are_made_pushed_to_and_read_over_http(sim: Sim, http: aiohttp.ClientSession) -> None:
+    control, sender = f"{sim.origins[Vendor.FCM]}/_sim", Sender(http)
+    order = {"vendor": "apple", "count": 3, "vapid_public_key": encode(sender.public_key)}
+    status, made = await ask(http, "POST", f"{control}/subscribers", json=order)
+    assert (status, len(made)) == (201, 3)
+    assert made[0].keys() == {"endpoint", "expirationTime", "keys"}
+    assert made[0]["keys"].keys() == {"p256dh", "auth"}
+    endpoint = made[1]["endpoint"]
+    body = bytes(WebPusher(made[1]).encode(b"over http", "aes128gcm")["body"])
+    assert (await sender.post(endpoint, body, {"Topic": "news"})).status == 201
+
+    _, [message] = await ask(http, "GET", f"{control}/messages", params={"endpoint": endpoint})
+    assert (message["payload"], message["topic"], message["ttl"]) == ("over http", "news", 60)
+    assert (await ask(http, "GET", f"{control}/messages", params={"endpoint": made[0]["endpoint"]}))[1] == []
+    _, counted = await ask(http, "GET", f"{control}/counters")
+    assert counted == {"counters": {"fcm": {}, "mozilla": {}, "apple": {"201": 1}, "wns": {}}, "accepted": 1}
+    _, known = await ask(http, "GET", f"{control}/subscribers")
+    assert [subscriber["messages"] for subscriber in known] == [0, 1, 0]
+
+    assert (await ask(http, "DELETE", f"{control}/subscribers", params={"endpoint": endpoint}))[0] == 204
+    assert (await sender.post(endpoint)).status == 410
+    assert (await ask(http, "DELETE", f"{control}/subscribers", params={"endpoint": "http://x"}))[0] == 404
+
+
+async def test_a_message_that_cannot_be_read_says_why(sim: Sim, http: aiohttp.ClientSession) -> None:
+    await Sender(http).post(sim.subscribe(Vendor.FCM).endpoint, b"not encrypted at all")
+    _, [message] = await ask(http, "GET", f"{sim.origins[Vendor.FCM]}/_sim/messages")
+    assert (message["payload"], message["undecryptable"]) == (None, "20 octets are too few for an aes128gcm message")
+
+
+async def test_behaviour_is_put_over_http(sim: Sim, sender: Sender, http: aiohttp.ClientSession) -> None:
+    url, device = f"{sim.origins[Vendor.WNS]}/_sim/behaviour", sim.subscribe(Vendor.FCM)
+    order = {"rules": [{"vendor": "fcm", "status": 429, "retry_after": 2, "times": 1}], "seed": 3}
+    assert await ask(http, "PUT", url, json=order) == (200, {"rules": 1, "seed": 3})
+    assert [(await sender.post(device.endpoint)).status for _ in range(2)] == [429, 201]
+    assert await ask(http, "PUT", url, json={"preset": "demo"}) == (200, {"rules": 6, "seed": 0})
+    assert await ask(http, "PUT", url, json={}) == (200, {"rules": 0, "seed": 0})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PUT", "behaviour", '{"rules": [{"status": 99}]}'),
+        ("PUT", "behaviour", '{"rules": [{"share": 2}]}'),
+        ("PUT", "behaviour", '{"rules": [{"stauts": 410}]}'),
+        ("PUT", "behaviour", '{"preset": "nightmare"}'),
+        ("PUT", "behaviour", "nonsense"),
+        ("POST", "subscribers", '{"vendor": "opera"}'),
+        ("POST", "subscribers", '{"vendor": "fcm", "count": 0}'),
+        ("POST", "subscribers", '{"vendor": "fcm", "vapid_public_key": "abc"}'),
+        ("POST", "subscribers", '{"vendor": "fcm", "vapid_public_key": "!"}'),
+    ],
+)
+async def test_an_order_that_is_not_understood_changes_nothing(
+    sim: Sim, http: aiohttp.ClientSession, method: str, path: str, body: str
+) -> None:
+    sim.behave(Rule(status=500))
+    status, faults = await ask(http, method, f"{sim.origins[Vendor.FCM]}/_sim/{path}", data=body)
+    assert status == 422
+    assert faults[0]["msg"]
+    assert len(sim.subscribers) == 0
+    assert sim.behaviour.rules == (Rule(status=500),)
+
+
+def free_ports() -> int:
+    """The first of four neighbouring ports that nobody listens on."""
+    for base in range(23_500, 32_000, 4):
+        try:
+            for port in range(base, base + 4):
+                socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return base
+    raise OSError("no four free ports in a row")
+
+
+async def test_devices_outlive_the_process(sender: Sender, tmp_path: Path) -> None:
+    state, port = tmp_path / "sim" / "state.ndjson", free_ports()
+    channel = Channel("browser", "b2f0b5a2-3b5c-4f0e-9d6c-0a4a4a1f8c11")
+    async with Sim(port=port, state_file=state) as sim:
+        devices = [sim.subscribe(vendor, sender.public_key) for vendor in Vendor]
+        gone = sim.subscribe(Vendor.APPLE)
+        sim.unsubscribe(gone)
+        [firefox] = sim.subscribers.add(Vendor.MOZILLA, sender.public_key, channel=channel)
+    assert stat.S_IMODE(state.stat().st_mode) == 0o600
+
+    async with Sim(port=port, state_file=state) as sim:
+        for device in devices:
+            assert await sender.push(device, b"still there") == 201
+            again = sim.subscribers.at(device.endpoint)
+            assert again is not None
+            assert [message.text for message in again.messages] == ["still there"]
+            assert (await Sender(sender.http).post(device.endpoint)).status in (400, 401, 403)
+        assert (await sender.post(gone.endpoint)).status == 410
+        assert (await sender.post(firefox.endpoint)).status == 201
+        async with sender.http.ws_connect(sim.websocket_url) as browser:
+            await browser.send_json({"messageType": "hello", "uaid": "browser"})
+            assert (await browser.receive_json(timeout=5))["uaid"] == "browser"
+            assert (await browser.receive_json(timeout=5))["channelID"] == channel.channel_id
+
+
+async def test_a_line_cut_short_by_a_crash_is_dropped_and_written_over(sender: Sender, tmp_path: Path) -> None:
+    state = tmp_path / "state.ndjson"
+    async with Sim(state_file=state) as sim:
+        sim.subscribe_many(Vendor.FCM, 2)
+    state.write_bytes(state.read_bytes()[:-10])
+    async with Sim(state_file=state) as sim:
+        assert len(sim.subscribers) == 1
+        sim.subscribe(Vendor.WNS)
+    async with Sim(state_file=state) as sim:
+        assert [subscriber.vendor for subscriber in sim.subscribers] == [Vendor.FCM, Vendor.WNS]
+
+
+async def test_ports_are_counted_up_from_the_first(tmp_path: Path) -> None:
+    port = free_ports()
+    async with Sim(port=port) as sim:
+        assert list(sim.origins.values()) == [f"http://127.0.0.1:{port + index}" for index in range(4)]
+        with pytest.raises(OSError, match="in use"):
+            await Sim(port=port).start()
+
+
+async def test_the_same_sim_starts_again(sender: Sender) -> None:
+    sim = Sim()
+    for _ in range(2):
+        async with sim:
+            assert await sender.push(sim.subscribe(Vendor.APPLE), b"hello") == 201
+    assert sim.messages.total == 2
+
+
+async def test_over_tls_endpoints_and_audiences_are_https(tmp_path: Path) -> None:
+    server, client = _contexts(tmp_path)
+    async with (
+        Sim(ssl_context=server) as sim,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client)) as http,
+    ):
+        sender = Sender(http)
+        device = sim.subscribe(Vendor.FCM, sender.public_key)
+        assert device.endpoint.startswith("https://127.0.0.1:")
+        assert sim.websocket_url.startswith("wss://")
+        assert (await sender.post(device.endpoint, encrypt(device, b"hello"))).status == 201
+        assert device.messages[0].text == "hello"
+
+
+def _contexts(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's with a certificate of its own making, and a client's that trusts it."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sim")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = directory / "sim.pem"
+    pem.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(Encoding.PEM)
+    )
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(pem)
+    return server, ssl.create_default_context(cafile=pem)

@@ -1,0 +1,322 @@
+"""The four vendors as a sender meets them: what they take, what they refuse, and in which words."""
+
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from unittest.mock import ANY
+
+import aiohttp
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from http_ece import encrypt as http_ece_encrypt
+from sim_sender import Sender, encrypt
+
+from gateway.sim import Keys, Sim, Undecryptable, Vendor
+from gateway.sim.base64url import decode
+from gateway.sim.keys import load_point
+from gateway.sim.profiles import Fault
+
+ALL = list(Vendor)
+DAY = 86_400
+
+
+@pytest.fixture
+async def sim() -> AsyncIterator[Sim]:
+    async with Sim() as sim:
+        yield sim
+
+
+@pytest.fixture
+async def sender() -> AsyncIterator[Sender]:
+    async with aiohttp.ClientSession() as http:
+        yield Sender(http)
+
+
+# The lines of PUSH_SERVICES: status, and the reason where the vendor has a fixed word for it.
+F, M, A, W = Vendor.FCM, Vendor.MOZILLA, Vendor.APPLE, Vendor.WNS
+REFUSALS: dict[Fault, dict[Vendor, tuple[int, object]]] = {
+    Fault.UNKNOWN: {F: (404, ANY), M: (404, 102), A: (404, "BadDeviceToken"), W: (404, ANY)},
+    Fault.GONE: {F: (410, ANY), M: (410, 106), A: (410, "Unregistered"), W: (410, ANY)},
+    Fault.NO_TTL: {F: (400, ANY), M: (400, 111), A: (400, "BadTtl"), W: (400, ANY)},
+    Fault.BAD_TTL: {F: (400, ANY), M: (400, 112), A: (400, "BadTtl"), W: (400, ANY)},
+    Fault.BAD_TOPIC: {F: (400, ANY), M: (400, 113), A: (400, "BadWebPushTopic"), W: (400, ANY)},
+    Fault.BAD_URGENCY: {F: (400, ANY), M: (400, None), A: (400, "BadUrgency"), W: (400, ANY)},
+    Fault.BAD_ENCODING: {F: (400, ANY), M: (400, 110), A: (400, ANY), W: (400, ANY)},
+    Fault.TOO_LARGE: {F: (413, ANY), M: (413, 104), A: (413, "PayloadTooLarge"), W: (413, ANY)},
+    Fault.NO_VAPID: {F: (400, "UnauthorizedRegistration"), M: (401, 109), A: (403, "BadJwtToken"), W: (401, ANY)},
+    Fault.BAD_VAPID: {F: (403, "invalid JWT provided"), M: (401, 109), A: (403, "BadJwtToken"), W: (401, ANY)},
+    Fault.BAD_AUDIENCE: {F: (403, ANY), M: (401, 109), A: (403, "BadJwtToken"), W: (401, ANY)},
+    Fault.BAD_EXPIRY: {F: (403, "invalid JWT provided"), M: (401, 109), A: (403, "BadJwtToken"), W: (401, ANY)},
+    Fault.WRONG_KEY: {F: (403, ANY), M: (401, 109), A: (400, "VapidPkHashMismatch"), W: (403, ANY)},
+}
+
+
+def expected(vendor: Vendor, fault: Fault) -> tuple[int, object]:
+    return REFUSALS[fault][vendor]
+
+
+async def test_each_vendor_is_an_origin_of_its_own(sim: Sim) -> None:
+    assert len(set(sim.origins.values())) == 4
+
+
+@pytest.mark.parametrize("vendor", ALL)
+async def test_a_message_is_accepted_and_read_with_the_devices_key(sim: Sim, sender: Sender, vendor: Vendor) -> None:
+    device = sim.subscribe(vendor, sender.public_key)
+    reply = await sender.post(
+        device.endpoint, encrypt(device, b'{"web_push": 8030}'), {"Topic": "a" * 32, "Urgency": "high"}
+    )
+    assert (reply.status, reply.headers["TTL"], reply.text) == (201, "60", "")
+    assert reply.headers["Location"].startswith(sim.origins[vendor] + "/m/")
+    [message] = device.messages
+    assert message.json() == {"web_push": 8030}
+    assert (message.ttl, message.urgency, message.topic, message.delivered) == (60, "high", "a" * 32, True)
+    assert sim.counters[vendor] == {201: 1}
+
+
+async def test_a_location_names_one_message_only(sim: Sim, sender: Sender) -> None:
+    device = sim.subscribe(Vendor.FCM)
+    replies = [await sender.post(device.endpoint) for _ in range(3)]
+    assert len({reply.headers["Location"] for reply in replies}) == 3
+
+
+async def test_a_body_is_optional(sim: Sim, sender: Sender) -> None:
+    """RFC 8030 section 5: a bare wake-up call."""
+    device = sim.subscribe(Vendor.FCM)
+    assert (await sender.post(device.endpoint)).status == 201
+    assert device.messages[0].payload == b""
+
+
+@pytest.mark.parametrize(
+    ("vendor", "asked", "granted"),
+    [
+        (Vendor.FCM, 40 * DAY, 28 * DAY),
+        (Vendor.MOZILLA, 40 * DAY, 30 * DAY),
+        (Vendor.APPLE, 40 * DAY, 30 * DAY),
+        (Vendor.WNS, 40 * DAY, 40 * DAY),
+        (Vendor.MOZILLA, 10**30, 30 * DAY),
+    ],
+)
+async def test_a_long_ttl_is_clamped_as_the_vendor_does(
+    sim: Sim, sender: Sender, vendor: Vendor, asked: int, granted: int
+) -> None:
+    device = sim.subscribe(vendor)
+    reply = await sender.post(device.endpoint, headers={"TTL": str(asked)})
+    assert (reply.status, reply.headers["TTL"], device.messages[0].ttl) == (201, str(granted), granted)
+
+
+@pytest.mark.parametrize("vendor", ALL)
+@pytest.mark.parametrize(
+    ("fault", "headers"),
+    [
+        (Fault.NO_TTL, {"TTL": None}),
+        (Fault.BAD_TTL, {"TTL": "soon"}),
+        (Fault.BAD_TTL, {"TTL": "-1"}),
+        (Fault.BAD_TOPIC, {"Topic": "x" * 33}),
+        (Fault.BAD_TOPIC, {"Topic": "no spaces"}),
+        (Fault.BAD_TOPIC, {"Topic": ""}),
+        (Fault.BAD_URGENCY, {"Urgency": "extreme"}),
+        (Fault.BAD_ENCODING, {"Content-Encoding": "identity"}),
+        (Fault.BAD_ENCODING, {"Content-Encoding": None}),
+    ],
+)
+async def test_a_bad_header_is_refused_in_the_vendors_words(
+    sim: Sim, sender: Sender, vendor: Vendor, fault: Fault, headers: dict[str, str | None]
+) -> None:
+    device = sim.subscribe(vendor, sender.public_key)
+    reply = await sender.post(device.endpoint, encrypt(device, b"hello"), headers)
+    assert (reply.status, reply.reason()) == expected(vendor, fault)
+    assert device.messages == []
+    assert sim.counters[vendor] == {400: 1}
+
+
+@pytest.mark.parametrize("vendor", ALL)
+async def test_4096_octets_are_taken_and_one_more_is_not(sim: Sim, sender: Sender, vendor: Vendor) -> None:
+    device = sim.subscribe(vendor, sender.public_key)
+    body = encrypt(device, b"x" * 3993)
+    assert len(body) == 4096
+    assert (await sender.post(device.endpoint, body)).status == 201
+    reply = await sender.post(device.endpoint, body + b"x")
+    assert (reply.status, reply.reason()) == expected(vendor, Fault.TOO_LARGE)
+    assert device.messages[0].payload == b"x" * 3993
+
+
+@pytest.mark.parametrize("vendor", ALL)
+@pytest.mark.parametrize(
+    ("fault", "claims"),
+    [
+        (Fault.BAD_AUDIENCE, {"aud": "https://elsewhere.example"}),
+        (Fault.BAD_AUDIENCE, {"aud": None}),
+        (Fault.BAD_EXPIRY, {"exp": int(time.time()) - 1}),
+        (Fault.BAD_EXPIRY, {"exp": int(time.time()) + DAY + 3600}),
+        (Fault.BAD_EXPIRY, {"exp": "tomorrow"}),
+        (Fault.BAD_EXPIRY, {"exp": None}),
+    ],
+)
+async def test_a_bad_claim_is_refused(
+    sim: Sim, sender: Sender, vendor: Vendor, fault: Fault, claims: dict[str, Any]
+) -> None:
+    device = sim.subscribe(vendor, sender.public_key)
+    authorization = sender.vapid(device.endpoint, **claims)
+    reply = await sender.post(device.endpoint, headers={"Authorization": authorization})
+    assert (reply.status, reply.reason()) == expected(vendor, fault)
+
+
+@pytest.mark.parametrize("vendor", ALL)
+async def test_a_restricted_subscription_needs_the_key_it_was_made_with(
+    sim: Sim, sender: Sender, vendor: Vendor
+) -> None:
+    device = sim.subscribe(vendor, sender.public_key)
+    stranger = Sender(sender.http)
+    missing = await sender.post(device.endpoint, headers={"Authorization": None})
+    theirs = await stranger.post(device.endpoint)
+    claimed = await sender.post(
+        device.endpoint, headers={"Authorization": stranger.vapid(device.endpoint, key=sender.public_key)}
+    )
+    unreadable = await sender.post(device.endpoint, headers={"Authorization": "vapid t=x.y.z, k=!"})
+    bearer = await sender.post(device.endpoint, headers={"Authorization": "Bearer abc"})
+    replies = (missing, theirs, claimed, unreadable, bearer)
+    faults = (Fault.NO_VAPID, Fault.WRONG_KEY, Fault.BAD_VAPID, Fault.BAD_VAPID, Fault.BAD_VAPID)
+    assert [(r.status, r.reason()) for r in replies] == [expected(vendor, fault) for fault in faults]
+    assert (await sender.post(device.endpoint)).status == 201
+    assert len(device.messages) == 1
+
+
+async def test_a_header_that_was_good_for_one_vendor_is_refused_by_another(sim: Sim, sender: Sender) -> None:
+    """A sender that reuses one signature for all origins is found out, though the sim remembers good headers."""
+    fcm, apple = sim.subscribe(Vendor.FCM, sender.public_key), sim.subscribe(Vendor.APPLE, sender.public_key)
+    header: dict[str, str | None] = {"Authorization": sender.vapid(fcm.endpoint)}
+    assert (await sender.post(fcm.endpoint, headers=header)).status == 201
+    assert (await sender.post(fcm.endpoint, headers=header)).status == 201
+    assert (await sender.post(apple.endpoint, headers=header)).status == 403
+
+
+async def test_a_remembered_header_still_expires(sender: Sender) -> None:
+    now = time.time()
+    async with Sim(clock=lambda: now) as sim:
+        device = sim.subscribe(Vendor.FCM, sender.public_key)
+        header: dict[str, str | None] = {"Authorization": sender.vapid(device.endpoint)}
+        assert (await sender.post(device.endpoint, headers=header)).status == 201
+        now += 13 * 3600
+        assert (await sender.post(device.endpoint, headers=header)).status == 403
+
+
+@pytest.mark.parametrize(
+    ("subject", "status"),
+    [
+        ("mailto:push@example.com", 201),
+        ("https://example.com", 201),
+        ("https://push.example.com/contact", 201),
+        ("mailto:a@localhost", 403),
+        ("mailto:a@host.local", 403),
+        ("mailto:a@host.invalid", 403),
+        ("https://localhost", 403),
+        ("https://box.local/contact", 403),
+        ("push@example.com", 403),
+        ("mailto: a@example.com", 403),
+        (None, 403),
+    ],
+)
+async def test_apple_wants_a_subject_that_can_be_reached(
+    sim: Sim, sender: Sender, subject: str | None, status: int
+) -> None:
+    apple, fcm = sim.subscribe(Vendor.APPLE, sender.public_key), sim.subscribe(Vendor.FCM, sender.public_key)
+    for device, answered in ((apple, status), (fcm, 201)):
+        authorization = sender.vapid(device.endpoint, sub=subject)
+        assert (await sender.post(device.endpoint, headers={"Authorization": authorization})).status == answered
+
+
+@pytest.mark.parametrize(("length", "status"), [(1, 400), (2, 201), (3, 201), (4, 201), (29, 400), (32, 201)])
+async def test_apple_refuses_topics_that_are_no_base64(sim: Sim, sender: Sender, length: int, status: int) -> None:
+    apple, mozilla = sim.subscribe(Vendor.APPLE), sim.subscribe(Vendor.MOZILLA)
+    assert (await sender.post(apple.endpoint, headers={"Topic": "t" * length})).status == status
+    assert (await sender.post(mozilla.endpoint, headers={"Topic": "t" * length})).status == 201
+
+
+@pytest.mark.parametrize(
+    ("ttl", "policy", "status"),
+    [("0", None, 400), ("0", "cache", 400), ("0", "no-cache", 201), ("60", None, 201), ("60", "no-cache", 400)],
+)
+async def test_wns_wants_a_cache_policy_that_agrees_with_the_ttl(
+    sim: Sim, sender: Sender, ttl: str, policy: str | None, status: int
+) -> None:
+    device = sim.subscribe(Vendor.WNS)
+    reply = await sender.post(device.endpoint, headers={"TTL": ttl, "X-WNS-Cache-Policy": policy})
+    assert reply.status == status
+    outcome = "received" if status == 201 else "dropped"
+    assert (reply.headers["X-WNS-Status"], reply.headers["X-WNS-NotificationStatus"]) == (outcome, outcome)
+
+
+@pytest.mark.parametrize("vendor", ALL)
+async def test_an_unknown_endpoint_and_a_gone_one_are_told_apart(sim: Sim, sender: Sender, vendor: Vendor) -> None:
+    device = sim.subscribe(vendor, sender.public_key)
+    unknown = await sender.post(device.endpoint[:-1])
+    assert (unknown.status, unknown.reason()) == expected(vendor, Fault.UNKNOWN)
+    sim.unsubscribe(device)
+    gone = await sender.post(device.endpoint)
+    assert (gone.status, gone.reason()) == expected(vendor, Fault.GONE)
+
+
+async def test_an_endpoint_is_unknown_at_another_vendor(sim: Sim, sender: Sender) -> None:
+    device = sim.subscribe(Vendor.FCM)
+    elsewhere = device.endpoint.replace(sim.origins[Vendor.FCM], sim.origins[Vendor.APPLE])
+    assert (await sender.post(elsewhere)).status == 404
+
+
+async def test_mozilla_explains_itself_in_json(sim: Sim, sender: Sender) -> None:
+    device = sim.subscribe(Vendor.MOZILLA)
+    problem = json.loads((await sender.post(device.endpoint, headers={"TTL": None})).text)
+    assert problem["code"] == 400
+    assert problem["errno"] == 111
+    assert problem["error"] == "Bad Request"
+    assert problem["message"] == "Missing TTL value"
+
+
+async def test_a_message_for_another_device_cannot_be_read(sim: Sim, sender: Sender) -> None:
+    alice, bob = sim.subscribe(Vendor.FCM), sim.subscribe(Vendor.FCM)
+    assert (await sender.post(bob.endpoint, encrypt(alice, b"for Alice"))).status == 201
+    with pytest.raises(Undecryptable, match="not encrypted for this device"):
+        _ = bob.messages[0].payload
+
+
+@pytest.mark.parametrize("body", [b"", b"short", bytes(103), bytes(16) + b"\0\0\x10\0\x41" + bytes(82)])
+def test_garbage_is_undecryptable(body: bytes) -> None:
+    with pytest.raises(Undecryptable):
+        Keys.generate().decrypt(body)
+
+
+def test_a_message_in_several_records_is_refused() -> None:
+    """RFC 8291 section 4: a push message is one record."""
+    keys = Keys.generate()
+    body = http_ece_encrypt(
+        b"x" * 300,
+        salt=bytes(16),
+        private_key=ec.generate_private_key(ec.SECP256R1()),
+        dh=keys.p256dh,
+        auth_secret=keys.auth,
+        version="aes128gcm",
+        rs=100,
+    )
+    with pytest.raises(Undecryptable, match="one record"):
+        keys.decrypt(body)
+
+
+def test_the_example_of_rfc_8291_is_read() -> None:
+    """Appendix A."""
+    keys = Keys(
+        int.from_bytes(decode("q1dXpw3UpT5VOmu_cf_v6ih07Aems3njxI-JWgLcM94")),
+        decode("BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4"),
+        decode("BTBZMqHH6r4Tts7J_aSIgg"),
+    )
+    body = (
+        "DGv6ra1nlYgDCS1FRnbzlwAAEABBBP4z9KsN6nGRTbVYI_c7VJSPQTBtkgcy27mlmlMoZIIgDll6e3vCYLocInmYWAmS6TlzAC8wEqKK6PBru3jl7A"
+        "_yl95bQpu6cVPTpK4Mqgkf1CXztLVBSt2Ks3oZwbuwXPXLWyouBWLVWGNWQexSgSxsj_Qulcy4a-fN"
+    )
+    assert keys.decrypt(decode(body)) == b"When I grow up, I want to be a watermelon"
+
+
+def test_a_vapid_key_that_is_not_on_the_curve_cannot_subscribe() -> None:
+    with pytest.raises(ValueError, match=r"curve|key"):
+        load_point(b"\x04" + bytes(63) + b"\x01")
+    with pytest.raises(ValueError, match="65 octets"):
+        load_point(b"\x04")
