@@ -82,7 +82,8 @@ async def one(
 async def last_position(conn: AsyncConnection, application_id: UUID) -> int:
     """Everything up to here is visible: positions are handed out under the application's lock."""
     newest = select(applications.c.log_position).where(applications.c.id == application_id)
-    return (await conn.execute(newest)).scalar_one()
+    position: int = (await conn.execute(newest)).scalar_one()
+    return position
 
 
 async def add_receipt(

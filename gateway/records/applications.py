@@ -1,0 +1,95 @@
+"""Applications, their API keys and their VAPID keys."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.records.schema import api_keys, applications, vapid_keys
+
+
+class HeldKey(NamedTuple):
+    """What a key may do. `allowed_origins` are its application's."""
+
+    application_id: UUID
+    scopes: list[str]
+    allowed_origins: list[str]
+
+
+async def add(conn: AsyncConnection, id_: UUID, name: str, subject: str, allowed_origins: Sequence[str]) -> None:
+    values = {"id": id_, "name": name, "subject": subject, "allowed_origins": list(allowed_origins)}
+    await conn.execute(insert(applications).values(**values))
+
+
+async def get(conn: AsyncConnection, id_: UUID) -> Row[Any] | None:
+    return (await conn.execute(select(applications).where(applications.c.id == id_))).first()
+
+
+async def oldest(conn: AsyncConnection, *, after: UUID | None = None, limit: int) -> Sequence[Row[Any]]:
+    """In order of creation; `after` is the last id of the page before."""
+    query = select(applications).order_by(applications.c.id).limit(limit)
+    if after is not None:
+        query = query.where(applications.c.id > after)
+    return (await conn.execute(query)).all()
+
+
+async def change(conn: AsyncConnection, id_: UUID, values: dict[str, Any]) -> None:
+    await conn.execute(update(applications).where(applications.c.id == id_).values(**values))
+
+
+async def home(conn: AsyncConnection, id_: UUID) -> str | None:
+    """The application's own web origin: the first it allows."""
+    first = select(applications.c.allowed_origins[1]).where(applications.c.id == id_)
+    found: str | None = (await conn.execute(first)).scalar()
+    return found
+
+
+async def add_key(
+    conn: AsyncConnection, id_: UUID, application_id: UUID, name: str, scopes: Sequence[str], digest: bytes, hint: str
+) -> Row[Any]:
+    values = {"id": id_, "application_id": application_id, "name": name, "scopes": list(scopes)}
+    added = insert(api_keys).values(**values, digest=digest, hint=hint).returning(api_keys)
+    row: Row[Any] = (await conn.execute(added)).one()
+    return row
+
+
+async def keys(conn: AsyncConnection, application_id: UUID) -> Sequence[Row[Any]]:
+    query = select(api_keys).where(api_keys.c.application_id == application_id).order_by(api_keys.c.id)
+    return (await conn.execute(query)).all()
+
+
+async def remove_key(conn: AsyncConnection, application_id: UUID, key_id: UUID) -> bool:
+    gone = delete(api_keys).where(api_keys.c.application_id == application_id, api_keys.c.id == key_id)
+    return (await conn.execute(gone)).rowcount == 1
+
+
+async def key_by_digest(conn: AsyncConnection, digest: bytes) -> HeldKey | None:
+    query = select(api_keys.c.application_id, api_keys.c.scopes, applications.c.allowed_origins).join(applications)
+    row = (await conn.execute(query.where(api_keys.c.digest == digest))).first()
+    return None if row is None else HeldKey(*row)
+
+
+async def add_vapid_key(
+    conn: AsyncConnection, id_: UUID, application_id: UUID, public_key: bytes, private_key: bytes
+) -> None:
+    """`private_key` is sealed."""
+    values = {"id": id_, "application_id": application_id, "public_key": public_key, "private_key": private_key}
+    await conn.execute(insert(vapid_keys).values(**values))
+
+
+async def vapid_public_keys(
+    conn: AsyncConnection, application_ids: Sequence[UUID]
+) -> dict[UUID, list[tuple[UUID, bytes]]]:
+    """(id, 65 octets) of every key of each application, the newest first."""
+    query = select(vapid_keys.c.application_id, vapid_keys.c.id, vapid_keys.c.public_key)
+    query = query.where(vapid_keys.c.application_id.in_(application_ids)).order_by(vapid_keys.c.id.desc())
+    found: dict[UUID, list[tuple[UUID, bytes]]] = {}
+    for application_id, key_id, public_key in await conn.execute(query):
+        found.setdefault(application_id, []).append((key_id, public_key))
+    return found
+
+
+async def count(conn: AsyncConnection) -> int:
+    return (await conn.execute(select(func.count()).select_from(applications))).scalar_one()

@@ -1,0 +1,27 @@
+"""First answers, kept for a day under the caller's idempotency key."""
+
+from typing import Any
+
+from sqlalchemy import Row, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.records.schema import idempotency_keys
+
+
+async def claim(conn: AsyncConnection, owner: str, key: str, request_digest: bytes) -> Row[Any] | None:
+    """None when the key is ours now; else what the first request left. Waits for a first one that is still running."""
+    values = {"owner": owner, "key": key, "request_digest": request_digest}
+    claimed = await conn.execute(insert(idempotency_keys).values(**values).on_conflict_do_nothing())
+    if claimed.rowcount == 1:
+        return None
+    k = idempotency_keys.c
+    found = await conn.execute(select(idempotency_keys).where(k.owner == owner, k.key == key))
+    return found.first() or await claim(conn, owner, key, request_digest)
+
+
+async def keep(conn: AsyncConnection, owner: str, key: str, status: int, answer: bytes) -> None:
+    """`answer` is sealed."""
+    k = idempotency_keys.c
+    kept = update(idempotency_keys).where(k.owner == owner, k.key == key)
+    await conn.execute(kept.values(status=status, answer=answer))

@@ -1,0 +1,41 @@
+"""The same key and request give the first answer again, and do nothing again.
+
+The key is claimed in the transaction that does the work: a request that fails leaves no trace, and a second
+one that comes while the first still runs waits for its end.
+"""
+
+import hashlib
+import json
+from typing import Any, NamedTuple
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain.errors import Fault, IdempotencyMismatch, Invalid
+from gateway.records import idempotency
+from gateway.service.vault import Vault
+
+LONGEST_KEY = 255
+
+
+class First(NamedTuple):
+    """The answer given the first time."""
+
+    status: int
+    body: Any
+
+
+async def begin(conn: AsyncConnection, vault: Vault, owner: str, key: str, request: bytes) -> First | None:
+    """None when the work is ours to do, then `keep` its answer. Raises IdempotencyMismatch and Invalid."""
+    if not 0 < len(key) <= LONGEST_KEY or not key.isascii() or not key.isprintable():
+        raise Invalid([Fault("/Idempotency-Key", f"must be 1 to {LONGEST_KEY} printable ASCII characters")])
+    digest = hashlib.sha256(request).digest()
+    row = await idempotency.claim(conn, owner, key, digest)
+    if row is None:
+        return None
+    if row.request_digest != digest:
+        raise IdempotencyMismatch("this Idempotency-Key was used with another request within the last 24 hours")
+    return First(row.status, json.loads(vault.open(row.answer, "idempotency")))
+
+
+async def keep(conn: AsyncConnection, vault: Vault, owner: str, key: str, status: int, body: bytes) -> None:
+    await idempotency.keep(conn, owner, key, status, vault.seal(body, "idempotency"))
