@@ -4,6 +4,9 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.records.database import driver_url
 
@@ -29,3 +32,10 @@ def upgrade(url: str, revision: str = "head") -> None:
 
 def downgrade(url: str, revision: str) -> None:
     command.downgrade(config(url), revision)
+
+
+async def is_current(conn: AsyncConnection, url: str) -> bool:
+    """Whether the database has every migration this code comes with; it may have more."""
+    heads = ScriptDirectory.from_config(config(url)).get_heads()
+    found = await conn.run_sync(lambda sync: MigrationContext.configure(sync).get_current_heads())
+    return set(heads) <= set(found)

@@ -4,17 +4,14 @@ The key is claimed in the transaction that does the work: a request that fails l
 one that comes while the first still runs waits for its end.
 """
 
-import hashlib
 import json
 from typing import Any, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain.errors import Fault, IdempotencyMismatch, Invalid
+from gateway.domain.errors import IdempotencyMismatch
 from gateway.records import idempotency
 from gateway.service.vault import Vault
-
-LONGEST_KEY = 255
 
 
 class First(NamedTuple):
@@ -24,11 +21,11 @@ class First(NamedTuple):
     body: Any
 
 
-async def begin(conn: AsyncConnection, vault: Vault, owner: str, key: str, request: bytes) -> First | None:
-    """None when the work is ours to do, then `keep` its answer. Raises IdempotencyMismatch and Invalid."""
-    if not 0 < len(key) <= LONGEST_KEY or not key.isascii() or not key.isprintable():
-        raise Invalid([Fault("/Idempotency-Key", f"must be 1 to {LONGEST_KEY} printable ASCII characters")])
-    digest = hashlib.sha256(request).digest()
+async def begin(conn: AsyncConnection, vault: Vault, owner: str, key: str, digest: bytes) -> First | None:
+    """None when the work is ours to do: then `keep` its answer. Raises IdempotencyMismatch.
+
+    `digest` is the request's.
+    """
     row = await idempotency.claim(conn, owner, key, digest)
     if row is None:
         return None

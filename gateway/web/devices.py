@@ -1,0 +1,246 @@
+"""Devices: browsers register, say what they want and where they are, and leave."""
+
+import math
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+from gateway.domain import device, ids
+from gateway.domain.device import DeviceStatus
+from gateway.domain.errors import Fault, Invalid, NotFound
+from gateway.records import devices
+from gateway.service import registration
+from gateway.service.access import DEVICE, MANAGE, READ, REGISTER
+from gateway.web import shapes
+from gateway.web.paging import Paged, page
+from gateway.web.reading import Body, Octets, Topic
+from gateway.web.routes import Answer, Call, Routes
+
+routes = Routes("devices")
+
+MOST_ATTRIBUTES = 100
+MOST_ITEMS = 100
+
+
+def _attributes(values: dict[str, Any], *, removable: bool = False) -> dict[str, Any]:
+    if len(values) > MOST_ATTRIBUTES:
+        raise ValueError(f"has more than {MOST_ATTRIBUTES} attributes")
+    for name, value in values.items():
+        if not 0 < len(name) <= 100:
+            raise ValueError(f"{name[:40]!r} is not an attribute's name of 1 to 100 characters")
+        several = isinstance(value, list) and len(value) <= MOST_ITEMS and all(map(_is_scalar, value))
+        if not (several or _is_scalar(value) or (removable and value is None)):
+            raise ValueError(f"{name!r} must be text of at most 1000 characters, a number, a boolean or a list of them")
+    return values
+
+
+def _patch(values: dict[str, Any]) -> dict[str, Any]:
+    return _attributes(values, removable=True)
+
+
+def _is_scalar(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= 1000
+    return isinstance(value, bool) or (isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e300)
+
+
+Short = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+UserId = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+Topics = Annotated[list[Topic], Field(max_length=registration.MOST_TOPICS)]
+Attributes = Annotated[dict[str, Any], AfterValidator(_attributes)]
+
+
+class Keys(Body):
+    p256dh: Annotated[Octets, Field(description="A point on P-256, 65 octets uncompressed, base64url.")]
+    auth: Annotated[Octets, Field(description="16 octets, base64url.")]
+
+
+class Subscription(Body):
+    """What `PushSubscription.toJSON()` answers in the browser."""
+
+    endpoint: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    expirationTime: Annotated[float | None, Field(description="Not used; browsers send it.")] = None  # noqa: N815 - the browser's name
+    keys: Keys
+
+
+class Client(Body):
+    platform: Short | None = None
+    browser: Short | None = None
+    locale: Short | None = None
+    timezone: Short | None = None
+    app_version: Short | None = None
+
+
+class Location(Body):
+    lat: Annotated[float, Field(ge=-90, le=90, strict=False)]
+    lon: Annotated[float, Field(ge=-180, le=180, strict=False)]
+    accuracy_m: Annotated[float | None, Field(ge=0, le=50_000_000)] = None
+
+    def value(self) -> device.Location:
+        return device.Location(self.lat, self.lon, self.accuracy_m)
+
+
+class NewDevice(Body):
+    """A browser and what is known of it. What a refresh leaves out stays as it was."""
+
+    subscription: Subscription
+    user_id: UserId | None = None
+    user_hash: Annotated[str | None, Field(max_length=128, description="The proof of `user_id`.")] = None
+    client: Client = Client()
+    attributes: Attributes | None = None
+    topics: Topics | None = None
+    location: Location | None = None
+    vapid_public_key: Annotated[
+        Octets | None, Field(description="The key the browser subscribed with; the newest when left out.")
+    ] = None
+
+    def value(self) -> device.Registration:
+        keys = self.subscription.keys
+        return device.Registration(
+            subscription=device.Subscription(self.subscription.endpoint, keys.p256dh, keys.auth),
+            user_id=self.user_id,
+            client=device.ClientDetails(**self.client.model_dump()),
+            attributes=self.attributes,
+            topics=None if self.topics is None else tuple(dict.fromkeys(self.topics)),
+            location=None if self.location is None else self.location.value(),
+            vapid_public_key=self.vapid_public_key,
+        )
+
+
+class DeviceChange(Body):
+    """What is left out stays. Attributes are merged, and those that are null removed (RFC 7396)."""
+
+    user_id: UserId | None = None
+    user_hash: Annotated[str | None, Field(max_length=128)] = None
+    client: Client | None = None
+    attributes: Annotated[dict[str, Any], AfterValidator(_patch)] | None = None
+    topics: Topics | None = None
+    location: Location | None = None
+
+
+class Search(Paged):
+    user_id: UserId | None = None
+    topic: Topic | None = None
+    status: DeviceStatus | None = None
+
+
+async def _device(call: Call[Any, Any]) -> device.Device:
+    """The device in the path. A device token sees only its own."""
+    id_ = call.id(ids.DEVICE, "device_id")
+    if call.caller.device_id not in (None, id_):
+        raise NotFound(f"there is no device {ids.show(ids.DEVICE, id_)}")
+    return await registration.find(call.conn, call.application_id, id_)
+
+
+@routes.add(
+    "POST",
+    "/v1/devices",
+    may=(REGISTER, MANAGE),
+    body=NewDevice,
+    browser=True,
+    creates=True,
+    answers={200: shapes.Registered, 201: shapes.Registered},
+)
+async def register(call: Call[NewDevice]) -> Answer:
+    """Register a browser (201), or refresh one whose endpoint is known (200)."""
+    new = call.body
+    if REGISTER in call.caller.scopes:  # a page; the application's own back end is believed
+        await registration.prove(call.conn, call.context.vault, call.application_id, new.user_id, new.user_hash)
+    desk = await registration.Desk.open(call.conn, call.context, call.application_id)
+    done = await desk.register(call.conn, new.value())
+    shown = ids.show(ids.DEVICE, done.device_id)
+    said = {"id": shown, "device_token": call.context.vault.device_token(done.device_id)}
+    return Answer(said, 201, {"Location": f"/v1/devices/{shown}"}) if done.created else Answer(said)
+
+
+@routes.add("GET", "/v1/devices", may=(READ, MANAGE), query=Search, answers={200: shapes.Page[shapes.Device]})
+async def listed(call: Call[None, Search]) -> Answer:
+    """List the application's devices, the newest first."""
+    asked = call.query
+    filters = devices.Filters(asked.user_id, asked.topic, asked.status)
+    found = await devices.newest(call.conn, call.application_id, filters, before=asked.after_id(), limit=asked.limit)
+    return page([registration.show(one) for one in found], asked.limit, found[-1].id if found else None)
+
+
+@routes.add("GET", "/v1/devices/{device_id}", may=(DEVICE, READ, MANAGE), browser=True, answers={200: shapes.Device})
+async def show(call: Call) -> Answer:
+    """Show one device. Its endpoint and keys, with which anyone could push to it, are never shown."""
+    return Answer(registration.show(await _device(call)))
+
+
+@routes.add(
+    "PATCH",
+    "/v1/devices/{device_id}",
+    may=(DEVICE, MANAGE),
+    body=DeviceChange,
+    browser=True,
+    answers={200: shapes.Device},
+)
+async def change(call: Call[DeviceChange]) -> Answer:
+    """Change what is known of a device."""
+    found, said = await _device(call), call.body
+    if DEVICE in call.caller.scopes:
+        await registration.prove(call.conn, call.context.vault, call.application_id, said.user_id, said.user_hash)
+    values: dict[str, Any] = said.model_dump(include={"user_id", "attributes", "topics"}, exclude_none=True)
+    if said.client is not None:
+        values |= said.client.model_dump(exclude_none=True)
+    if "topics" in values:
+        values["topics"] = list(dict.fromkeys(values["topics"]))
+    await devices.change(call.conn, found.id, values)
+    if said.location is not None:
+        await devices.locate(call.conn, found.id, said.location.value())
+    return Answer(registration.show(await _device(call)))
+
+
+@routes.add("DELETE", "/v1/devices/{device_id}", may=(DEVICE, MANAGE), browser=True, answers={204: None})
+async def remove(call: Call) -> Answer:
+    """Unregister a device: nothing more is sent to it."""
+    await devices.remove(call.conn, (await _device(call)).id)
+    return Answer(status=204)
+
+
+@routes.add(
+    "PUT", "/v1/devices/{device_id}/location", may=(DEVICE, MANAGE), body=Location, browser=True, answers={204: None}
+)
+async def locate(call: Call[Location]) -> Answer:
+    """Say where a device is."""
+    await devices.locate(call.conn, (await _device(call)).id, call.body.value())
+    return Answer(status=204)
+
+
+@routes.add("DELETE", "/v1/devices/{device_id}/location", may=(DEVICE, MANAGE), browser=True, answers={204: None})
+async def unlocate(call: Call) -> Answer:
+    """Forget where a device is."""
+    await devices.locate(call.conn, (await _device(call)).id, None)
+    return Answer(status=204)
+
+
+@routes.add("PUT", "/v1/devices/{device_id}/topics/{topic}", may=(DEVICE, MANAGE), browser=True, answers={204: None})
+async def subscribe(call: Call) -> Answer:
+    """Subscribe a device to a topic."""
+    await registration.add_topic(call.conn, await _device(call), topic_in(call))
+    return Answer(status=204)
+
+
+@routes.add("DELETE", "/v1/devices/{device_id}/topics/{topic}", may=(DEVICE, MANAGE), browser=True, answers={204: None})
+async def unsubscribe(call: Call) -> Answer:
+    """Unsubscribe a device from a topic."""
+    await devices.unsubscribe(call.conn, (await _device(call)).id, topic_in(call))
+    return Answer(status=204)
+
+
+@routes.add("DELETE", "/v1/users/{user_id}", may=(MANAGE,), answers={200: shapes.Forgotten})
+async def forget(call: Call) -> Answer:
+    """Forget a person: their devices, and their name in the log."""
+    removed = await devices.forget_user(call.conn, call.application_id, call.path("user_id"))
+    return Answer({"devices": removed})
+
+
+def topic_in(call: Call[Any, Any]) -> str:
+    """The topic in the path. Raises Invalid."""
+    topic = call.path("topic")
+    if not device.TOPIC_NAME.fullmatch(topic):
+        raise Invalid(
+            [Fault("/path/topic", "must be 1 to 64 letters, digits or _.:~- and begin with a letter or digit")]
+        )
+    return topic

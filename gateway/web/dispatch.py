@@ -1,0 +1,146 @@
+"""The way of every request: who is it, what does it say, was it said before, do it, answer.
+
+All of it is one transaction, so that an error leaves nothing behind and an answer is given for what is kept.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain.errors import (
+    BodyTooLarge,
+    Fault,
+    Forbidden,
+    Invalid,
+    OriginNotAllowed,
+    Unauthenticated,
+    UnsupportedMediaType,
+)
+from gateway.service import idempotency
+from gateway.service.access import Caller, identify
+from gateway.web import problems
+from gateway.web.reading import read_body, read_query
+from gateway.web.routes import Answer, Call, Front, Request, Route, to_json
+
+NOBODY = Caller(frozenset())
+LONGEST_KEY = 255
+
+
+def handler(front: Front, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            return await _handle(front, route, request)
+        except problems.EXPECTED as error:
+            return problems.answer(problems.of(error))
+
+    return handle
+
+
+async def _handle(front: Front, route: Route, http: web.Request) -> web.StreamResponse:
+    # The body comes first: a slow sender must not hold a connection to the database.
+    raw = await _read(http, front.largest_body) if route.body is not None else b""
+    if route.streams is not None:
+        caller = NOBODY
+        if route.may:
+            async with front.context.engine.connect() as conn:
+                caller = await _caller(front, route, conn, http)
+        streamed: web.StreamResponse = await route.handler(Request(front, http, caller, *_input(route, http, raw)))
+        return streamed
+    async with front.context.engine.begin() as conn:
+        caller = await _caller(front, route, conn, http) if route.may else NOBODY
+        body, query = _input(route, http, raw)
+        return _plain(http, await _answer(route, Call(front, http, caller, body, query, conn), raw))
+
+
+async def _answer(route: Route, call: Call[Any, Any], raw: bytes) -> Answer:
+    key = call.http.headers.get("Idempotency-Key") if route.creates else None
+    done: Answer
+    if key is None:
+        done = await route.handler(call)
+        return done
+    if not 0 < len(key) <= LONGEST_KEY or not key.isascii() or not key.isprintable():
+        raise Invalid([Fault("/header/Idempotency-Key", f"must have 1 to {LONGEST_KEY} printable ASCII characters")])
+    vault, owner = call.context.vault, call.caller.owner
+    digest = hashlib.sha256(f"{call.http.method} {call.http.path_qs}\n".encode() + raw).digest()
+    first = await idempotency.begin(call.conn, vault, owner, key, digest)
+    if first is not None:
+        return Answer(first.body, first.status, {"Idempotency-Replayed": "true"})
+    done = await route.handler(call)
+    await idempotency.keep(call.conn, vault, owner, key, done.status, to_json(done.body))
+    return done
+
+
+def _plain(request: web.Request, answer: Answer) -> web.Response:
+    if answer.body is None:
+        return web.Response(status=answer.status, headers=answer.headers)
+    body = to_json(answer.body)
+    headers = dict(answer.headers)
+    if request.method in ("GET", "HEAD") and answer.status == 200:
+        headers["ETag"] = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+        if _is_known(request, headers["ETag"]):
+            return web.Response(status=304, headers=headers)
+    return web.Response(
+        status=answer.status, body=body, content_type="application/json", charset="utf-8", headers=headers
+    )
+
+
+def _is_known(request: web.Request, etag: str) -> bool:
+    """RFC 9110 section 13.1.2: compared weakly."""
+    known = request.headers.get("If-None-Match", "")
+    return known.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in known.split(","))
+
+
+async def _read(request: web.Request, largest: int) -> bytes:
+    """Raises UnsupportedMediaType and BodyTooLarge."""
+    kind = request.content_type
+    if request.body_exists and kind != "application/json" and not kind.endswith("+json"):
+        raise UnsupportedMediaType(f"the body must be application/json, not {kind[:80]}")
+    raw = bytearray()
+    async for chunk in request.content.iter_any():
+        raw += chunk
+        if len(raw) > largest:
+            raise BodyTooLarge(f"the body has more than {largest} octets")
+    return bytes(raw)
+
+
+def _input(route: Route, request: web.Request, raw: bytes) -> tuple[Any, Any]:
+    if any("\0" in value for value in request.match_info.values()):
+        raise Invalid([Fault("/path", "holds U+0000")])
+    query = None
+    if route.query is not None:
+        query = read_query(route.query, list(request.query.items()))
+    elif request.query:
+        raise Invalid([Fault(f"/query/{name}", "is not known here") for name in request.query])
+    return (read_body(route.body, raw) if route.body is not None else None), query
+
+
+async def _caller(front: Front, route: Route, conn: AsyncConnection, request: web.Request) -> Caller:
+    """Raises Unauthenticated and Forbidden."""
+    scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+    if not scheme:
+        raise Unauthenticated("this needs a credential: Authorization: Bearer ...")
+    if scheme.lower() != "bearer" or not bearer.strip():
+        raise Unauthenticated("the credential must be given as Authorization: Bearer ...")
+    caller = await identify(conn, front.context.vault, front.admin_token, bearer.strip())
+    _admit(route, caller, request)
+    return caller
+
+
+def _admit(route: Route, caller: Caller, request: web.Request) -> None:
+    if not caller.scopes & set(route.may):
+        has = ", ".join(sorted(caller.scopes)) or "nothing"
+        raise Forbidden(f"this needs {' or '.join(route.may)}; the credential has {has}")
+    if caller.origins is None:
+        return
+    origin = request.headers.get("Origin")
+    # Browsers leave Origin out of a page's GET to its own origin, and never out of a POST.
+    if origin is None and request.method == "GET":
+        return
+    if origin is None or origin not in caller.origins:
+        said = "a request without an Origin" if origin is None else origin[:200]
+        raise OriginNotAllowed(
+            f"the publishable key may not be used from {said}; see the application's allowed_origins"
+        )

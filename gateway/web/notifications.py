@@ -1,0 +1,117 @@
+"""Notifications of every kind: send to someone directly, list, show, cancel."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from gateway.domain import ids
+from gateway.domain.notification import Kind, Notification, Progress, Status
+from gateway.records import notifications
+from gateway.service import reports, submission
+from gateway.service.access import READ, SEND
+from gateway.service.submission import Draft
+from gateway.web import shapes
+from gateway.web.content import Audience, Schedule, Sendable
+from gateway.web.devices import topic_in
+from gateway.web.paging import Paged, page
+from gateway.web.reading import Body
+from gateway.web.routes import Answer, Call, Handler, Routes
+
+routes = Routes("notifications")
+
+
+class NewNotification(Sendable):
+    audience: Audience
+    schedule: Schedule | None = None
+
+
+class Asked(Body):
+    audience: Audience
+
+
+class Search(Paged):
+    kind: Annotated[Kind | None, Field(description="Only of this kind.")] = None
+    status: Status | None = None
+
+
+async def accept(call: Call[Any, Any], draft: Draft) -> Answer:
+    """Accept what a front door asks for: from here on all kinds are the same."""
+    notification = await submission.submit(call.conn, call.context, call.application_id, draft)
+    shown = reports.notification(notification, Progress())
+    return Answer(shown, 201, {"Location": f"/v1/notifications/{shown['id']}"})
+
+
+@routes.add(
+    "POST",
+    "/v1/notifications",
+    may=(SEND,),
+    body=NewNotification,
+    creates=True,
+    answers={201: shapes.Notification},
+)
+async def send(call: Call[NewNotification]) -> Answer:
+    """Send a notification to an audience. It is accepted with this answer, and then delivered or accounted for."""
+    return await accept(call, call.body.draft(Kind.DIRECT, call.body.audience, schedule=call.body.schedule))
+
+
+@routes.add(
+    "POST",
+    "/v1/topics/{topic}/publish",
+    may=(SEND,),
+    body=Sendable,
+    creates=True,
+    answers={201: shapes.Notification},
+)
+async def publish(call: Call[Sendable]) -> Answer:
+    """Send a notification to all devices that subscribe to a topic."""
+    return await accept(call, call.body.draft(Kind.DIRECT, {"topic": topic_in(call)}))
+
+
+@routes.add("GET", "/v1/notifications", may=(READ, SEND), query=Search, answers={200: shapes.Page[shapes.Notification]})
+async def listed(call: Call[None, Search]) -> Answer:
+    """List notifications, the newest first."""
+    asked = call.query
+    found = await notifications.newest(
+        call.conn,
+        call.application_id,
+        kind=asked.kind,
+        status=asked.status,
+        before=asked.after_id(),
+        limit=asked.limit,
+    )
+    return page([reports.notification(*one) for one in found], asked.limit, found[-1][0].id if found else None)
+
+
+@routes.add("POST", "/v1/audiences/preview", may=(SEND, READ), body=Asked, answers={200: shapes.Preview})
+async def preview(call: Call[Asked]) -> Answer:
+    """Count whom an audience would reach now, and name a few. Nothing is sent."""
+    return Answer(await reports.preview(call.conn, call.application_id, call.body.audience))
+
+
+def add_views(collection: str, kind: Kind | None) -> tuple[Handler, Handler]:
+    """Show and cancel, at the address of each kind and at /v1/notifications for all of them."""
+    word = kind or "notification"
+
+    async def found(call: Call[Any, Any]) -> tuple[Notification, Progress]:
+        id_ = call.id(ids.NOTIFICATION, "notification_id")
+        return await submission.show(call.conn, call.application_id, id_, kind)
+
+    async def show(call: Call) -> Answer:
+        return Answer(reports.notification(*await found(call)))
+
+    async def cancel(call: Call) -> Answer:
+        id_ = call.id(ids.NOTIFICATION, "notification_id")
+        await submission.cancel(call.conn, call.application_id, id_, kind)
+        return await show(call)
+
+    show.__doc__ = f"Show a {word} with its status and its counts by outcome."
+    cancel.__doc__ = f"""Cancel a {word}: nothing more of it is sent, and what was waiting ends as `cancelled`."""
+    one = f"/v1/{collection}/{{notification_id}}"
+    answers = {200: shapes.Notification}
+    routes.add("GET", one, may=(READ, SEND), answers=answers)(show)
+    routes.add("POST", f"{one}/cancel", may=(SEND,), answers=answers)(cancel)
+    return show, cancel
+
+
+for collection, kind in (("notifications", None), ("campaigns", Kind.CAMPAIGN), ("alerts", Kind.ALERT)):
+    add_views(collection, kind)

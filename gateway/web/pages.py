@@ -1,0 +1,43 @@
+"""What browsers load from us: the SDK, the console, the sample app, and the API's own description."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+
+STATIC = Path(__file__).resolve().parents[1] / "static"
+
+# No page of ours runs anything that is not a file of ours.
+POLICY = "default-src 'self'; img-src 'self' data: https:; frame-ancestors 'none'; base-uri 'none'; object-src 'none'"
+SECONDS_CACHED = 3600
+
+
+def add(app: web.Application, openapi: bytes) -> None:
+    async def document(_: web.Request) -> web.Response:
+        return web.Response(body=openapi, content_type="application/json", charset="utf-8")
+
+    app.router.add_get("/openapi.json", document)
+    app.router.add_get("/", _to("/console/"))
+    for name in ("console", "sample", "docs"):
+        app.router.add_get(f"/{name}", _to(f"/{name}/"))
+        app.router.add_get(f"/{name}/{{file:[\\w.-]*}}", _files(STATIC / name, {"Content-Security-Policy": POLICY}))
+    shared = {"Access-Control-Allow-Origin": "*", "Cache-Control": f"public, max-age={SECONDS_CACHED}"}
+    app.router.add_get("/sdk/{file:[\\w.-]+}", _files(STATIC / "sdk", shared))
+
+
+def _to(path: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def redirect(_: web.Request) -> web.StreamResponse:
+        raise web.HTTPFound(path)
+
+    return redirect
+
+
+def _files(folder: Path, headers: dict[str, str]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def serve(request: web.Request) -> web.StreamResponse:
+        file = folder / (request.match_info["file"] or "index.html")
+        if file.name.startswith(".") or not file.is_file():
+            raise web.HTTPNotFound
+        kind = {"Content-Type": "text/plain; charset=utf-8"} if file.suffix == ".ts" else {}
+        return web.FileResponse(file, headers={"Cache-Control": "no-cache"} | headers | kind)
+
+    return serve

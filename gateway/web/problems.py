@@ -1,0 +1,78 @@
+"""Every error as `application/problem+json` (RFC 9457). A stack trace goes to the log, never to the caller."""
+
+import json
+from typing import Any
+
+import structlog
+from aiohttp import web
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from gateway.domain.errors import GatewayError, Invalid, NotFound, Unauthenticated, Unavailable
+
+RETRY_AFTER_S = 5
+
+log = structlog.get_logger(__name__)
+
+DATABASE_DOWN = (DBAPIError, PoolTimeout, OSError, TimeoutError)
+EXPECTED = (GatewayError, *DATABASE_DOWN)
+
+
+class MethodNotAllowed(GatewayError):
+    code = "method_not_allowed"
+    title = "This address does not take that method"
+    status = 405
+
+
+class Fault500(GatewayError):
+    code = "internal_error"
+    title = "The gateway met a fault of its own"
+    status = 500
+
+
+def answer(refusal: GatewayError) -> web.Response:
+    problem: dict[str, Any] = {
+        "type": f"/docs#{refusal.code}",
+        "title": refusal.title,
+        "status": refusal.status,
+        "detail": refusal.detail,
+        "code": refusal.code,
+    }
+    if isinstance(refusal, Invalid):
+        problem["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in refusal.faults]
+    text = json.dumps(problem, ensure_ascii=False)
+    headers = {}
+    if isinstance(refusal, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(refusal, Unavailable):
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    body = text.encode("utf-8", "replace")
+    return web.Response(
+        status=refusal.status, body=body, content_type="application/problem+json", charset="utf-8", headers=headers
+    )
+
+
+def of(error: Exception) -> GatewayError:
+    """What the caller is told of an exception; whatever is not a refusal is logged."""
+    match error:
+        case GatewayError():
+            return error
+        case web.HTTPNotFound():
+            return NotFound("there is nothing at this address")
+        case web.HTTPMethodNotAllowed():
+            allowed = ", ".join(sorted(error.allowed_methods))
+            return MethodNotAllowed(f"{error.method} is not possible here; use {allowed}")
+        case _ if isinstance(error, DATABASE_DOWN) and not _is_our_fault(error):
+            log.warning("http.database_unavailable", error=type(error).__name__)
+            return Unavailable("the database cannot be reached; try again shortly")
+        case _:
+            log.exception("http.failed", exc_info=error)
+            return Fault500("the fault was logged; the request can be tried again")
+
+
+def _is_our_fault(error: Exception) -> bool:
+    """A statement the database refused, as against a database that is not there (SQLSTATE classes 08, 53, 57)."""
+    if not isinstance(error, DBAPIError) or error.connection_invalidated:
+        return False
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return bool(state) and state[:2] not in ("08", "53", "57")

@@ -1,0 +1,186 @@
+"""From untrusted octets to typed values; every fault is named at once, with its JSON pointer (RFC 6901)."""
+
+import json
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+)
+
+from gateway.domain.device import TOPIC_NAME
+from gateway.domain.errors import Fault, Invalid, MalformedBody
+from gateway.push.encryption import decode_base64url
+
+LONGEST_URL = 2048
+
+
+class Body(BaseModel):
+    """A request body: unknown fields are refused, and text is not taken for a number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Query(BaseModel):
+    """Query parameters. They are all text, so that this is where numbers are read from it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+B = TypeVar("B", bound=Body)
+Q = TypeVar("Q", bound=Query)
+
+
+def read_body(model: type[B], raw: bytes) -> B:
+    """Raises MalformedBody when it is no JSON, Invalid when it is not what `model` wants."""
+    read_json(raw)
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        raise Invalid(_faults(error)) from None
+
+
+def read_json(raw: bytes) -> Any:
+    """Raises MalformedBody, and Invalid for what JSON may say but Postgres cannot keep."""
+    if not raw.strip():
+        raise MalformedBody("the body is empty; JSON is expected")
+    try:
+        value = json.loads(raw.decode("utf-8"), parse_constant=_refuse)
+    except UnicodeDecodeError:
+        raise MalformedBody("the body is not UTF-8") from None
+    except RecursionError:
+        raise MalformedBody("the body is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise MalformedBody(f"the body is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
+    except ValueError as error:
+        raise MalformedBody(f"the body is not JSON: {error}") from None
+    if faults := list(_unkeepable(value, "")):
+        raise Invalid(faults)
+    return value
+
+
+def read_query(model: type[Q], pairs: list[tuple[str, str]]) -> Q:
+    """Raises Invalid."""
+    values = dict(pairs)
+    faults = [Fault(f"/query/{name}", "is given twice") for name in values if [n for n, _ in pairs].count(name) > 1]
+    faults += [fault.below("/query") for fault in _unkeepable(values, "")]
+    if faults:
+        raise Invalid(faults)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise Invalid([fault.below("/query") for fault in _faults(error)]) from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+def _unkeepable(value: object, at: str) -> Iterator[Fault]:
+    """Postgres keeps neither U+0000 nor lone surrogates, and JSON cannot say infinity again (1e999)."""
+    match value:
+        case str():
+            if not _is_keepable(value):
+                yield Fault(at, "holds a character that cannot be kept: U+0000 or half a surrogate pair")
+        case float():
+            if not math.isfinite(value):
+                yield Fault(at, "is too large a number")
+        case dict():
+            for name, item in value.items():
+                if not _is_keepable(name):
+                    yield Fault(at, "has a name with U+0000 or half a surrogate pair")
+                else:
+                    yield from _unkeepable(item, f"{at}/{_escaped(name)}")
+        case list():
+            for index, item in enumerate(value):
+                yield from _unkeepable(item, f"{at}/{index}")
+
+
+def _is_keepable(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def _escaped(token: object) -> str:
+    return str(token).replace("~", "~0").replace("/", "~1")
+
+
+def _faults(error: ValidationError) -> list[Fault]:
+    return [
+        Fault("".join(f"/{_escaped(part)}" for part in fault["loc"]), _in_words(fault["type"], fault["msg"]))
+        for fault in error.errors(include_url=False, include_input=False)
+    ]
+
+
+def _in_words(kind: str, message: str) -> str:
+    match kind:
+        case "missing":
+            return "is missing"
+        case "extra_forbidden":
+            return "is not known here"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return "must be an object"
+        case "value_error":
+            return message.removeprefix("Value error, ")
+        case "timezone_aware":
+            return "must have an offset, such as 2026-12-01T09:00:00Z"
+    for said, ours in (("Input should be ", "must be "), ("Input should have ", "must have ")):
+        message = message.replace(said, ours)
+    for kind_of in ("String", "List", "Dictionary", "Tuple", "Value"):
+        message = (
+            message.removeprefix(f"{kind_of} should ").removeprefix("have ") if message.startswith(kind_of) else message
+        )
+    return message if message.startswith("must") else f"must have {message}" if message.startswith("at ") else message
+
+
+def _utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is beyond the times that can be kept") from None
+
+
+def _octets(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise ValueError("must be base64url text")
+    return decode_base64url(value)
+
+
+def _topic(name: str) -> str:
+    if not TOPIC_NAME.fullmatch(name):
+        raise ValueError("must be 1 to 64 letters, digits or _.:~- and begin with a letter or digit")
+    return name
+
+
+def _address(url: str) -> str:
+    """An absolute http(s) URL, or a path of the application's own."""
+    try:
+        parts = urlsplit(url)
+        absolute = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        absolute = False
+    own = url.startswith("/") and not url.startswith("//")
+    if not (absolute or own) or not url.isprintable() or any(c in url for c in ' \\"<>^`{|}'):
+        raise ValueError("must be an absolute https: or http: address, or a path that begins with /")
+    if len(url) > LONGEST_URL:
+        raise ValueError(f"must have at most {LONGEST_URL} characters")
+    return url
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
+"""RFC 3339 with an offset; UTC inside."""
+Octets = Annotated[bytes, PlainValidator(_octets), WithJsonSchema({"type": "string", "format": "base64url"})]
+Topic = Annotated[str, AfterValidator(_topic), WithJsonSchema({"type": "string", "pattern": f"^{TOPIC_NAME.pattern}$"})]
+Address = Annotated[
+    str,
+    AfterValidator(_address),
+    WithJsonSchema({"type": "string", "format": "uri-reference", "maxLength": LONGEST_URL}),
+]

@@ -1,0 +1,25 @@
+"""Receipts: the service worker tells what became of a message."""
+
+from typing import Annotated, Literal
+
+from pydantic import StringConstraints
+
+from gateway.service import receipts
+from gateway.web.reading import Body
+from gateway.web.routes import Answer, Call, Routes
+
+routes = Routes("receipts")
+
+
+class Receipt(Body):
+    token: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    event: Literal["displayed", "clicked", "dismissed"]
+    action: Annotated[str, StringConstraints(max_length=255)] | None = None
+
+
+@routes.add("POST", "/v1/receipts", body=Receipt, browser=True, answers={204: None})
+async def report(call: Call[Receipt]) -> Answer:
+    """Report a receipt with the token of the message; the same again changes nothing."""
+    told = call.body
+    await receipts.receive(call.conn, call.context.vault, told.token, told.event, told.action)
+    return Answer(status=204)

@@ -1,0 +1,146 @@
+"""A route and all that is said of it: who may call, what comes in, what goes out.
+
+Dispatch, OpenAPI and the tests all read the same `Route`s, so that the document cannot drift from the behaviour.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Generic
+from uuid import UUID
+
+from aiohttp import web
+from sqlalchemy.ext.asyncio import AsyncConnection
+from typing_extensions import TypeVar
+
+from gateway.domain import ids
+from gateway.domain.errors import NotFound
+from gateway.records.signals import Signals
+from gateway.service.access import Caller
+from gateway.service.context import Context
+from gateway.web.reading import Body, Query
+
+B = TypeVar("B", bound=Body | None, default=Any)
+Q = TypeVar("Q", bound=Query | None, default=Any)
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What the web side of this process works with."""
+
+    context: Context
+    bell: Signals
+    admin_token: str | None = None
+    largest_body: int = 1 << 20
+    following: set[asyncio.Task[Any]] = field(default_factory=set)
+    """Answers that have no end of their own; they are cut off when the server stops."""
+
+
+@dataclass(frozen=True)
+class Request(Generic[B, Q]):
+    """One request that may be made, read and checked."""
+
+    front: Front
+    http: web.Request
+    caller: Caller
+    body: B
+    query: Q
+
+    @property
+    def context(self) -> Context:
+        return self.front.context
+
+    @property
+    def application_id(self) -> UUID:
+        """The caller's; every credential but the operator's belongs to one."""
+        if self.caller.application_id is None:
+            raise NotFound("the admin token belongs to no application; use one of an application's keys")
+        return self.caller.application_id
+
+    def path(self, name: str) -> str:
+        return self.http.match_info[name]
+
+    def id(self, kind: str, name: str) -> UUID:
+        """The id in the path. Raises NotFound when it is not even one of that kind."""
+        found = ids.parse(kind, self.path(name))
+        if found is None:
+            raise NotFound(f"{self.path(name)[:80]!r} is not an id of this kind; it would begin with {kind}_")
+        return found
+
+
+@dataclass(frozen=True)
+class Call(Request[B, Q]):
+    """A request whose work and answer are one transaction, on `conn`."""
+
+    conn: AsyncConnection
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    body: Any = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[Any], Awaitable[Any]]
+"""From a Call to an Answer; of a route that streams, from a Request to aiohttp's response."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`may`: the scopes of which the caller needs one; none at all for what everyone may see.
+
+    `answers`: the type of the body by status. `browser`: pages of other origins call it. `creates`: takes an
+    Idempotency-Key. `streams`: the content type of what it answers by itself, outside any transaction.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    tag: str
+    may: tuple[str, ...]
+    body: type[Body] | None
+    query: type[Query] | None
+    answers: Mapping[int, Any]
+    browser: bool
+    creates: bool
+    streams: str | None
+
+
+class Routes(list[Route]):
+    """The routes of one resource."""
+
+    def __init__(self, tag: str) -> None:
+        super().__init__()
+        self.tag = tag
+
+    def add(
+        self,
+        method: str,
+        path: str,
+        *,
+        may: tuple[str, ...] = (),
+        body: type[Body] | None = None,
+        query: type[Query] | None = None,
+        answers: Mapping[int, Any],
+        browser: bool = False,
+        creates: bool = False,
+        streams: str | None = None,
+    ) -> Callable[[Handler], Handler]:
+        def added(handler: Handler) -> Handler:
+            self.append(Route(method, path, handler, self.tag, may, body, query, answers, browser, creates, streams))
+            return handler
+
+        return added
+
+
+def to_json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain).encode()
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    raise TypeError(f"{type(value).__name__} has no form in JSON")

@@ -1,0 +1,119 @@
+"""The web side put together: every route, the pages, and what is done around each request."""
+
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+from gateway.domain import ids
+from gateway.web import (
+    alerts,
+    applications,
+    campaigns,
+    deliveries,
+    devices,
+    dispatch,
+    health,
+    importing,
+    notifications,
+    openapi,
+    pages,
+    problems,
+    receipts,
+)
+from gateway.web.routes import Front, Route, to_json
+
+ROUTES: tuple[Route, ...] = (
+    *applications.routes,
+    *importing.routes,
+    *devices.routes,
+    *notifications.routes,
+    *campaigns.routes,
+    *alerts.routes,
+    *deliveries.routes,
+    *receipts.routes,
+    *health.routes,
+)
+
+LONGEST_REQUEST_ID = 128
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def build(front: Front) -> web.Application:
+    app = web.Application(middlewares=[_watched], handler_args={"max_field_size": 16_384})
+    browser_paths = set()
+    for route in ROUTES:
+        handle = dispatch.handler(front, route)
+        if route.method == "GET":
+            app.router.add_get(route.path, handle, allow_head=route.streams is None)
+        else:
+            app.router.add_route(route.method, route.path, handle)
+        if route.browser and route.path not in browser_paths:
+            browser_paths.add(route.path)
+            app.router.add_route("OPTIONS", route.path, _preflight)
+    document = to_json(openapi.document(ROUTES))
+    pages.add(app, document)
+
+    async def cut_off(_: web.Application) -> None:
+        for following in front.following:
+            following.cancel()
+
+    app.on_shutdown.append(cut_off)
+    return app
+
+
+async def _preflight(request: web.Request) -> web.Response:
+    """Any page may ask. Whether a key may be used from there is decided when it is used (no cookies are involved)."""
+    del request
+    allowed = {
+        "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
+        "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, If-None-Match",
+        "Access-Control-Max-Age": "86400",
+    }
+    return web.Response(status=204, headers=allowed)
+
+
+@web.middleware
+async def _watched(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request an id, log it, and turn whatever went wrong into a problem."""
+    given = request.headers.get("X-Request-Id", "")
+    request_id = given if given.isascii() and given.isprintable() and 0 < len(given) <= LONGEST_REQUEST_ID else ""
+    request_id = request_id or ids.new_id().hex
+    began = time.perf_counter()
+    with structlog.contextvars.bound_contextvars(request_id=request_id):
+        try:
+            response = await handler(request)
+        except web.HTTPRedirection as redirection:
+            response = redirection
+        except Exception as error:  # noqa: BLE001 - the last line: no stack trace ever reaches a caller
+            response = problems.answer(problems.of(error))
+        if not response.prepared:
+            response.headers["X-Request-Id"] = request_id
+            _protect(request, response)
+        log.info(
+            "http.request",
+            method=request.method,
+            route=_route(request),
+            status=response.status,
+            ms=round((time.perf_counter() - began) * 1000, 1),
+        )
+    return response
+
+
+def _protect(request: web.Request, response: web.StreamResponse) -> None:
+    headers = response.headers
+    headers.setdefault("X-Content-Type-Options", "nosniff")
+    if request.path.startswith("/v1/"):
+        headers.setdefault("Cache-Control", "no-store" if "ETag" not in headers else "private, no-cache")
+        headers["Access-Control-Allow-Origin"] = "*"
+        headers["Access-Control-Expose-Headers"] = "ETag, Location, Retry-After, X-Request-Id, Idempotency-Replayed"
+
+
+def _route(request: web.Request) -> str:
+    """The address without what it names, which may be a person."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "none"

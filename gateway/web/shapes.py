@@ -1,0 +1,204 @@
+"""The shapes of answers, for OpenAPI. A test holds every answer of the suite to them."""
+
+from typing import Any, Generic, NotRequired, TypeVar
+
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
+
+from gateway.domain.delivery import OutcomeName
+from gateway.domain.device import DeviceStatus
+from gateway.domain.notification import Kind, Status, Urgency
+from gateway.web.reading import Moment
+
+T = TypeVar("T")
+
+
+class Page(TypedDict, Generic[T]):
+    items: list[T]
+    next_cursor: str | None
+
+
+class Key(TypedDict):
+    id: str
+    name: str
+    scopes: list[str]
+    hint: str
+    created_at: Moment
+
+
+class NewKey(Key):
+    key: str
+
+
+class ListedApplication(TypedDict):
+    id: str
+    name: str
+    subject: str
+    allowed_origins: list[str]
+    require_identity: bool
+    vapid_public_key: str
+    created_at: Moment
+
+
+class Application(ListedApplication):
+    keys: list[Key]
+    identity_secret: NotRequired[str]
+
+
+class NewApplication(Application):
+    publishable_key: str
+    secret_key: str
+
+
+class VapidKey(TypedDict):
+    vapid_public_key: str
+
+
+class Registered(TypedDict):
+    id: str
+    device_token: str
+
+
+class Client(TypedDict):
+    platform: str | None
+    browser: str | None
+    locale: str | None
+    timezone: str | None
+    app_version: str | None
+
+
+class Place(TypedDict):
+    lat: float
+    lon: float
+    accuracy_m: float | None
+    located_at: Moment
+
+
+class Device(TypedDict):
+    id: str
+    status: DeviceStatus
+    host: str
+    user_id: str | None
+    client: Client
+    attributes: dict[str, Any]
+    topics: list[str]
+    location: Place | None
+    created_at: Moment
+    updated_at: Moment
+    last_seen_at: Moment
+
+
+class Forgotten(TypedDict):
+    devices: int
+
+
+class Travel(TypedDict):
+    lane: str
+    urgency: Urgency
+    ttl: int
+    expires_at: Moment
+    collapse_key: str | None
+
+
+class Progress(TypedDict):
+    targets: int
+    pending: int
+    accepted: int
+    gone: int
+    rejected: int
+    expired: int
+    cancelled: int
+    retries: int
+    displayed: int
+    clicked: int
+    dismissed: int
+
+
+class Notification(TypedDict):
+    id: str
+    kind: Kind
+    name: str | None
+    status: Status
+    content: dict[str, Any]
+    audience: Any
+    delivery: Travel
+    details: dict[str, Any]
+    created_at: Moment
+    start_at: Moment
+    finished_at: Moment | None
+    progress: Progress
+
+
+class Sampled(TypedDict):
+    id: str
+    user_id: str | None
+    platform: str | None
+    browser: str | None
+
+
+class Preview(TypedDict):
+    devices: int
+    users: int
+    sample: list[Sampled]
+
+
+class Attempt(TypedDict):
+    number: int
+    at: Moment
+    duration_ms: int
+    status: int | None
+    cause: str
+    retry_at: Moment | None
+    next: str
+
+
+class Delivery(TypedDict):
+    id: str
+    notification_id: str
+    device_id: str
+    user_id: str | None
+    host: str
+    push_service: str | None
+    outcome: OutcomeName
+    status: int | None
+    cause: str
+    attempts: int
+    attempted_at: Moment | None
+    duration_ms: int
+    settled_at: Moment
+    displayed_at: Moment | None
+    clicked_at: Moment | None
+    dismissed_at: Moment | None
+    action: str | None
+
+
+class DeliveryInFull(TypedDict):
+    """`outcome` is `pending` while it is still being tried; then only id, device, cause and attempts are known."""
+
+    id: str
+    notification_id: str
+    device_id: str
+    outcome: str
+    cause: str
+    attempts: list[Attempt]
+    user_id: NotRequired[str | None]
+    host: NotRequired[str]
+    push_service: NotRequired[str | None]
+    status: NotRequired[int | None]
+    attempted_at: NotRequired[Moment | None]
+    duration_ms: NotRequired[int]
+    settled_at: NotRequired[Moment]
+    displayed_at: NotRequired[Moment | None]
+    clicked_at: NotRequired[Moment | None]
+    dismissed_at: NotRequired[Moment | None]
+    action: NotRequired[str | None]
+    message: NotRequired[str | None]
+    granted_ttl: NotRequired[int | None]
+
+
+class Health(TypedDict):
+    status: str
+
+
+class Readiness(TypedDict):
+    status: str
+    checks: dict[str, str]
