@@ -51,7 +51,7 @@ class PostgresQueue:
                 await waiter.wait(left if next_due is None else min(left, next_due))
 
     async def _claim_whole(self, lanes: Sequence[Lane], limit: int, lease: timedelta) -> tuple[list[Job], float | None]:
-        """Like `_claim_now`; when cancelled in the middle it gives back what it got instead of leaving it to the lease."""
+        """Like `_claim_now`; when cancelled in the middle it gives back what it got."""
         claiming = asyncio.ensure_future(self._claim_now(lanes, limit, lease))
         try:
             return await asyncio.shield(claiming)

@@ -89,16 +89,11 @@ async def stream(request: Request[None, Following]) -> web.StreamResponse:
     await response.prepare(request.http)
     following = asyncio.ensure_future(_write_events(request, position, response))
     request.front.following.add(following)
-    try:
-        await following
-    except asyncio.CancelledError:
-        if not following.cancelled():
-            following.cancel()
-            raise  # the client has gone; else the server is stopping, and the answer ends here
-    except ConnectionResetError:
-        pass
-    finally:
-        request.front.following.discard(following)
+    # It ends when the client has gone, which writing to it shows, or when the server stops and cancels it.
+    await asyncio.wait([following])
+    request.front.following.discard(following)
+    if not following.cancelled() and (error := following.exception()) and not isinstance(error, ConnectionResetError):
+        raise error
     return response
 
 

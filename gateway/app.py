@@ -1,0 +1,192 @@
+"""The composition root: settings in, running parts out. Nothing else puts the parts together.
+
+`serve` is the web side, `work` the worker with its upkeep, `up` both in one process on a database of its own.
+Each runs until it is told to stop, and then finishes what it has begun.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from gateway.domain.notification import Lane
+from gateway.embedded import EmbeddedPostgres
+from gateway.push.client import PushClient
+from gateway.push.endpoints import EndpointPolicy
+from gateway.queue.postgres import PostgresQueue
+from gateway.records import migrate
+from gateway.records.database import open_engine
+from gateway.records.signals import Signals
+from gateway.service.context import Context
+from gateway.service.vault import Vault
+from gateway.settings import Settings, load_or_create_secret
+from gateway.sim import DEMO, Sim
+from gateway.web.routes import Front
+from gateway.web.server import build
+from gateway.worker import upkeep
+from gateway.worker.upkeep.limits import Limits
+from gateway.worker.worker import Crew, Worker
+
+log = structlog.get_logger(__name__)
+
+# What a request may still take once we were told to stop.
+LAST_REQUESTS_S = 10.0
+
+
+class CannotStart(Exception):
+    """Why the gateway does not run, in one line for whoever started it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """One database and the secrets that belong to it."""
+
+    database_url: str
+    master_key: bytes
+    admin_token: str | None
+
+
+def postgres_home(settings: Settings) -> Path:
+    return settings.data_dir / "postgres"
+
+
+def find(settings: Settings) -> Installation:
+    """The installation that the settings name, or the one that `gateway up` runs in the data directory.
+
+    Raises CannotStart.
+    """
+    url = settings.database_url and settings.database_url.get_secret_value()
+    url = url or EmbeddedPostgres.running_url(postgres_home(settings))
+    if url is None:
+        raise CannotStart(
+            f"there is no database: set GATEWAY_DATABASE_URL, or start `gateway up` on {settings.data_dir}"
+        )
+    key_file, token_file = settings.data_dir / "master-key", settings.data_dir / "admin-token"
+    master_key = settings.master_key and settings.master_key.get_secret_value()
+    if not master_key and not key_file.exists():
+        raise CannotStart("there is no master key: set GATEWAY_MASTER_KEY to at least 32 random characters")
+    token = settings.admin_token and settings.admin_token.get_secret_value()
+    if not token and token_file.exists():
+        token = load_or_create_secret(token_file)
+    return Installation(url, (master_key or load_or_create_secret(key_file)).encode(), token or None)
+
+
+@asynccontextmanager
+async def context(settings: Settings, installation: Installation) -> AsyncIterator[Context]:
+    """What orders need, for as long as it is open. Raises CannotStart."""
+    try:
+        engine = open_engine(installation.database_url, pool_size=settings.database_pool)
+        vault = Vault(installation.master_key)
+        policy = EndpointPolicy(settings.push_hosts)
+    except ValueError as error:
+        raise CannotStart(str(error)) from None
+    try:
+        yield Context(engine, vault, policy, settings.public_url)
+    finally:
+        await engine.dispose()
+
+
+async def serve(settings: Settings, installation: Installation, stop: asyncio.Event) -> None:
+    """The HTTP API and the pages."""
+    async with AsyncExitStack() as stack:
+        ours = await stack.enter_async_context(context(settings, installation))
+        bell = await stack.enter_async_context(Signals(installation.database_url).running())
+        await stack.enter_async_context(_listening(settings, Front(ours, bell, installation.admin_token)))
+        await stop.wait()
+
+
+async def work(settings: Settings, installation: Installation, stop: asyncio.Event) -> None:
+    """Deliver, and keep the house in order."""
+    async with AsyncExitStack() as stack:
+        ours = await stack.enter_async_context(context(settings, installation))
+        bell = await stack.enter_async_context(Signals(installation.database_url).running())
+        await _work(settings, ours, bell, stop)
+
+
+async def up(settings: Settings, installation: Installation, stop: asyncio.Event, sim: Sim | None = None) -> None:
+    """Both in one process, and the local push service beside them when there is one."""
+    async with AsyncExitStack() as stack:
+        if sim is not None:
+            try:
+                await stack.enter_async_context(sim)
+            except OSError as error:
+                raise CannotStart(
+                    f"the local push service cannot listen on port {sim.port}: {error.strerror}"
+                ) from None
+            sim.behave(*DEMO)
+        ours = await stack.enter_async_context(context(settings, installation))
+        bell = await stack.enter_async_context(Signals(installation.database_url).running())
+        await stack.enter_async_context(_listening(settings, Front(ours, bell, installation.admin_token)))
+        await _work(settings, ours, bell, stop)
+
+
+async def _work(settings: Settings, ours: Context, bell: Signals, stop: asyncio.Event) -> None:
+    limits = keep(settings)
+    crew = Crew(
+        senders=settings.senders,
+        urgent_senders=settings.urgent_senders,
+        jobs=settings.jobs,
+        urgent_jobs=settings.urgent_jobs,
+        lanes=tuple(Lane.labelled(label) for label in settings.lanes),
+        lease=timedelta(seconds=settings.lease),
+        drain=timedelta(seconds=settings.drain),
+    )
+    await upkeep.once(ours.engine, limits)  # today's partitions must be there before anything is sent
+    async with PushClient(settings.push_ca) as client, asyncio.TaskGroup() as group:
+        rounds = group.create_task(upkeep.rounds(ours.engine, limits))
+        await Worker(ours, PostgresQueue(ours.engine, bell), bell, client, crew).run(stop)
+        rounds.cancel()
+
+
+def keep(settings: Settings) -> Limits:
+    """How long what is kept, by the settings."""
+    return Limits(
+        log=timedelta(days=settings.retention_days),
+        gone_devices=timedelta(days=settings.gone_devices_days),
+        idempotency=timedelta(hours=settings.idempotency_hours),
+    )
+
+
+@asynccontextmanager
+async def _listening(settings: Settings, front: Front) -> AsyncIterator[None]:
+    runner = web.AppRunner(build(front), access_log=None, shutdown_timeout=LAST_REQUESTS_S)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
+        except OSError as error:
+            raise CannotStart(
+                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --port"
+            ) from None
+        log.info("web.listening", host=settings.host, port=settings.port)
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and Ctrl-C end what runs in order; a second one ends it at once."""
+    loop = asyncio.get_running_loop()
+
+    def told(number: signal.Signals) -> None:
+        log.info("stopping", signal=number.name)
+        stop.set()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(each)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told, number)
+
+
+def migrated(url: str) -> None:
+    """Bring the database up to date. Raises CannotStart."""
+    try:
+        migrate.upgrade(url)
+    except (OSError, ValueError) as error:
+        raise CannotStart(f"the database cannot be reached: {error}") from None

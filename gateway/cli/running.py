@@ -1,0 +1,156 @@
+"""Commands that run the gateway or parts of it."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway import app, log
+from gateway.app import CannotStart, Installation
+from gateway.cli.installation import DataDir, run, settings
+from gateway.embedded import EmbeddedPostgres
+from gateway.settings import Settings, load_or_create_secret
+from gateway.sim import DEMO, Sim, Vendor
+
+Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Listen on this port.")]
+Host = Annotated[str | None, typer.Option("--host", help="Listen on this address.")]
+SimPort = Annotated[int, typer.Option("--sim-port", min=1, max=65531, help="The first of the simulator's four ports.")]
+
+SIM_PORT = 9090
+
+
+def add(cli: typer.Typer) -> None:
+    for command in (up, serve, work, migrate, sim):
+        cli.command()(command)
+
+
+def up(
+    port: Port = None,
+    host: Host = None,
+    data_dir: DataDir = None,
+    sim: Annotated[
+        bool, typer.Option("--sim", help="Run a local push service too, which misbehaves a little.")
+    ] = False,
+    sim_port: SimPort = SIM_PORT,
+) -> None:
+    """Run everything in one process: embedded Postgres unless GATEWAY_DATABASE_URL is set, migrate, serve, work."""
+    chosen = settings(data_dir, port=port, host=host)
+    log.configure(chosen.log_level, chosen.log_format)
+    chosen.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    pusher = None
+    if sim:
+        pusher = Sim(port=sim_port, state_file=chosen.data_dir / "sim.json")
+        origins = tuple(f"http://127.0.0.1:{sim_port + index}" for index, _ in enumerate(Vendor))
+        chosen = chosen.model_copy(update={"push_hosts": (*chosen.push_hosts, *origins)})
+    if chosen.public_url is None:
+        reached = "127.0.0.1" if chosen.host in ("0.0.0.0", "::") else chosen.host  # noqa: S104 - compared, not bound
+        reached = f"[{reached}]" if ":" in reached else reached
+        chosen = chosen.model_copy(update={"public_url": f"http://{reached}:{chosen.port}"})
+    with contextlib.ExitStack() as stack:
+        if chosen.database_url is None:
+            url = stack.enter_context(EmbeddedPostgres(app.postgres_home(chosen))).url
+        else:
+            url = chosen.database_url.get_secret_value()
+        app.migrated(url)
+        run(_until_told(chosen, _own(chosen, url), pusher))
+
+
+def _own(chosen: Settings, url: str) -> Installation:
+    """What the settings leave open, `up` makes for itself: a master key, an admin token."""
+    key, token = chosen.master_key, chosen.admin_token
+    files = chosen.data_dir / "master-key", chosen.data_dir / "admin-token"
+    return Installation(
+        url,
+        (key.get_secret_value() if key else load_or_create_secret(files[0])).encode(),
+        token.get_secret_value() if token else load_or_create_secret(files[1]),
+    )
+
+
+async def _until_told(chosen: Settings, own: Installation, pusher: Sim | None) -> None:
+    stop = asyncio.Event()
+    app.stop_on_signals(stop)
+    base = chosen.public_url
+    lines = [f"console      {base}/console/", f"sample app   {base}/sample/", f"API          {base}/openapi.json"]
+    if not chosen.admin_token:
+        lines.append(f"admin token  {chosen.data_dir / 'admin-token'}")
+    if pusher is not None:
+        lines.append(f"push service http://127.0.0.1:{pusher.port} (Firefox: dom.push.serverURL)")
+    typer.echo("\n".join(lines), err=True)
+    await app.up(chosen, own, stop, pusher)
+
+
+def serve(port: Port = None, host: Host = None, data_dir: DataDir = None) -> None:
+    """Serve the HTTP API and the pages. Any number may run; workers deliver."""
+    chosen = settings(data_dir, port=port, host=host)
+    log.configure(chosen.log_level, chosen.log_format)
+
+    async def served() -> None:
+        stop = asyncio.Event()
+        app.stop_on_signals(stop)
+        await app.serve(chosen, await asyncio.to_thread(app.find, chosen), stop)
+
+    run(served())
+
+
+def work(
+    lanes: Annotated[
+        str | None, typer.Option("--lanes", help="Only these lanes, separated by commas: urgent,normal,bulk.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Deliver what is in the queue. Any number may run. SIGTERM finishes what is in flight."""
+    chosen = settings(data_dir, lanes=lanes)
+    log.configure(chosen.log_level, chosen.log_format)
+
+    async def worked() -> None:
+        stop = asyncio.Event()
+        app.stop_on_signals(stop)
+        await app.work(chosen, await asyncio.to_thread(app.find, chosen), stop)
+
+    run(worked())
+
+
+def migrate(data_dir: DataDir = None) -> None:
+    """Bring the database up to date. Safe beside running gateways, and several at once."""
+    chosen = settings(data_dir)
+    log.configure(chosen.log_level, chosen.log_format)
+    if chosen.database_url is not None:
+        app.migrated(chosen.database_url.get_secret_value())
+    else:
+        home = app.postgres_home(chosen)
+        if not home.exists():
+            raise CannotStart(f"there is no database: set GATEWAY_DATABASE_URL, or start `gateway up` on {home.parent}")
+        with contextlib.ExitStack() as stack:
+            url = EmbeddedPostgres.running_url(home) or stack.enter_context(EmbeddedPostgres(home)).url
+            app.migrated(url)
+    typer.echo("the database is up to date")
+
+
+def sim(
+    port: Annotated[int, typer.Option("--port", min=1, max=65531, help="The first of four ports.")] = SIM_PORT,
+    host: Annotated[str, typer.Option("--host")] = "127.0.0.1",
+    misbehave: Annotated[bool, typer.Option("--misbehave", help="Answer some 410, 429, 503, and slowly.")] = False,
+    state: Annotated[Path | None, typer.Option("--state", help="Keep subscriptions in this file.")] = None,
+) -> None:
+    """Run a local push service that answers as FCM, Mozilla, Apple and WNS do. For development only."""
+
+    async def simulated() -> None:
+        stop = asyncio.Event()
+        app.stop_on_signals(stop)
+        pusher = Sim(host, port, state_file=state)
+        try:
+            await pusher.start()
+        except OSError as error:
+            raise CannotStart(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from None
+        if misbehave:
+            pusher.behave(*DEMO)
+        for vendor, origin in pusher.origins.items():
+            typer.echo(f"{vendor.value:<8} {origin}")
+        typer.echo(f"Firefox  {pusher.websocket_url} (dom.push.serverURL)")
+        typer.echo(f"allow it: GATEWAY_PUSH_HOSTS={','.join(pusher.origins.values())}", err=True)
+        await stop.wait()
+        await pusher.stop()
+
+    run(simulated())

@@ -1,0 +1,88 @@
+"""Commands that send: a notification, an alert from a file."""
+
+import json as jsonlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.cli.installation import AppOption, DataDir, application, order
+from gateway.cli.output import JsonOption, as_json, pairs
+from gateway.domain.errors import GatewayError
+from gateway.domain.notification import Kind, Progress
+from gateway.service import alerts, reports, submission
+from gateway.service.context import Context
+from gateway.web.alerts import NewAlert
+from gateway.web.notifications import NewNotification
+from gateway.web.reading import read_body
+
+
+def add(cli: typer.Typer) -> None:
+    cli.command()(send)
+    cli.command()(alert)
+
+
+def send(
+    app_: AppOption,
+    title: Annotated[str, typer.Option(help="The notification's title.")],
+    body: Annotated[str | None, typer.Option(help="Its text.")] = None,
+    url: Annotated[str | None, typer.Option(help="Where a click leads.")] = None,
+    topic: Annotated[list[str] | None, typer.Option(help="To the devices with this topic; may be repeated.")] = None,
+    user: Annotated[list[str] | None, typer.Option(help="To this user's devices; may be repeated.")] = None,
+    device: Annotated[list[str] | None, typer.Option(help="To this device; may be repeated.")] = None,
+    everyone: Annotated[bool, typer.Option("--everyone", help="To all devices.")] = False,
+    audience: Annotated[str | None, typer.Option(help="To an audience, as JSON.")] = None,
+    urgency: Annotated[str | None, typer.Option(help="very-low, low, normal or high.")] = None,
+    lane: Annotated[str | None, typer.Option(help="urgent, normal or bulk.")] = None,
+    ttl: Annotated[int | None, typer.Option(help="Seconds a push service may hold it.")] = None,
+    at: Annotated[str | None, typer.Option(help="When, such as 2026-12-01T09:00:00Z.")] = None,
+    data_dir: DataDir = None,
+    json: JsonOption = False,
+) -> None:
+    """Send a notification."""
+    given: list[Any] = [{"topic": name} for name in topic or []]
+    given += [{"user_id": user}] if user else []
+    given += [{"device_id": device}] if device else []
+    given += [{"everyone": True}] if everyone else []
+    if audience is not None:
+        try:
+            given.append(jsonlib.loads(audience))
+        except ValueError as error:
+            raise typer.BadParameter(f"is not JSON: {error}", param_hint="--audience") from None
+    if not given:
+        raise typer.BadParameter("say to whom: --topic, --user, --device, --everyone or --audience")
+    said = {
+        "content": {"title": title, "body": body, "url": url},
+        "audience": given[0] if len(given) == 1 else {"any": given},
+        "delivery": {"urgency": urgency, "lane": lane, "ttl": ttl},
+        "schedule": None if at is None else {"at": at},
+    }
+    new = read_body(NewNotification, jsonlib.dumps(said).encode())
+    _submit(app_, new.draft(Kind.DIRECT, new.audience, schedule=new.schedule), data_dir, as_json_=json)
+
+
+def alert(
+    file: Annotated[Path, typer.Argument(help="JSON, as POST /v1/alerts takes it.", exists=True, dir_okay=False)],
+    app_: AppOption,
+    data_dir: DataDir = None,
+    json: JsonOption = False,
+) -> None:
+    """Raise an alert from a file."""
+    new = read_body(NewAlert, file.read_bytes())
+    _submit(app_, alerts.draft(new.value(), datetime.now(UTC)), data_dir, as_json_=json)
+
+
+def _submit(app_: str, draft: submission.Draft, data_dir: Path | None, *, as_json_: bool) -> None:
+    async def submitted(conn: AsyncConnection, context: Context) -> dict[str, Any]:
+        accepted = await submission.submit(conn, context, await application(conn, app_), draft)
+        return reports.notification(accepted, Progress())
+
+    try:
+        made = order(data_dir, submitted)
+    except GatewayError as refusal:
+        raise refusal from None
+    if as_json_:
+        return as_json(made)
+    pairs({"id": made["id"], "status": made["status"], "lane": made["delivery"]["lane"], "starts": made["start_at"]})
