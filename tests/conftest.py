@@ -1,0 +1,98 @@
+"""A Postgres for the session and a fresh, migrated database for each test.
+
+The migrations run once, into a template; a test's database is a copy of it. `GATEWAY_TEST_DATABASE_URL` names a
+server to use instead of the embedded one: tests then hold on that version of Postgres too.
+"""
+
+import asyncio
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gateway.embedded import EmbeddedPostgres
+from gateway.records import migrate, partitions
+from gateway.records.database import open_engine, plain_url
+
+# A test's rows need not outlive a power cut.
+IN_A_HURRY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
+PAST_DAYS, COMING_DAYS = 2, 8
+
+
+@pytest.fixture(scope="session")
+def reachable_tmp() -> Iterator[Path]:
+    """A directory that the user who runs Postgres for root can enter; pytest's own is closed to others."""
+    path = Path(tempfile.mkdtemp(prefix="gateway-tests-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(reachable_tmp: Path) -> Iterator[str]:
+    if url := os.environ.get("GATEWAY_TEST_DATABASE_URL"):
+        yield plain_url(url)
+        return
+    with EmbeddedPostgres(reachable_tmp / "postgres", IN_A_HURRY) as postgres:
+        yield postgres.url
+
+
+@pytest.fixture(scope="session")
+async def template(postgres_url: str) -> AsyncIterator[str]:
+    """The name of a database with every migration and the partitions around today."""
+    name = f"gateway_template_{secrets.token_hex(4)}"
+    await run_sql(postgres_url, f'CREATE DATABASE "{name}"')
+    url = on_database(postgres_url, name)
+    await asyncio.to_thread(migrate.upgrade, url)
+    engine = open_engine(url)
+    async with engine.begin() as conn:
+        first = datetime.now(UTC).date() - timedelta(days=PAST_DAYS)
+        await partitions.ensure(conn, first, PAST_DAYS + COMING_DAYS)
+    await engine.dispose()
+    yield name
+    await run_sql(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def database_url(postgres_url: str, template: str) -> AsyncIterator[str]:
+    """A migrated database of the test's own."""
+    name = f"gateway_test_{secrets.token_hex(4)}"
+    await run_sql(postgres_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    yield on_database(postgres_url, name)
+    await run_sql(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def empty_database_url(postgres_url: str) -> AsyncIterator[str]:
+    """A database of the test's own without any table."""
+    name = f"gateway_test_{secrets.token_hex(4)}"
+    await run_sql(postgres_url, f'CREATE DATABASE "{name}"')
+    yield on_database(postgres_url, name)
+    await run_sql(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = open_engine(database_url)
+    yield engine
+    await engine.dispose()
+
+
+async def run_sql(url: str, statement: str) -> None:
+    conn = await asyncpg.connect(url)
+    try:
+        await conn.execute(statement)
+    finally:
+        await conn.close()
+
+
+def on_database(server: str, name: str) -> str:
+    return urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
