@@ -8,6 +8,7 @@ the unsettled moment itself.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date, timedelta
 from typing import Any
 from uuid import UUID
@@ -20,6 +21,7 @@ from gateway.domain.job import CHUNK, Job, Task
 from gateway.domain.notification import Lane, Notification
 from gateway.queue.protocol import LeaseLost
 from gateway.records import deliveries, signals
+from gateway.records.database import DATABASE_ERRORS
 from gateway.records.schema import jobs
 
 # One named constant and not Core: it runs on every wake-up, and the plan depends on its exact shape. The materialized
@@ -56,9 +58,10 @@ class PostgresQueue:
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
-            found, _ = await claiming
-            for job in found:
-                await self.release(job)
+            with suppress(*DATABASE_ERRORS):  # the lease will do what we cannot; being cancelled goes first
+                found, _ = await claiming
+                for job in found:
+                    await self.release(job)
             raise
 
     async def _claim_now(self, lanes: Sequence[Lane], limit: int, lease: timedelta) -> tuple[list[Job], float | None]:
@@ -89,10 +92,8 @@ class PostgresQueue:
 
     async def settle(self, job: Job, settlement: Settlement, remaining: Sequence[UUID]) -> None:
         async with self._engine.begin() as conn:
-            if remaining:
-                await _guarded(conn, update(jobs).where(*_held(job)).values(device_ids=list(remaining)))
-            else:
-                await _guarded(conn, delete(jobs).where(*_held(job)))
+            if not await _shrink(conn, job, settlement.devices(), remaining):
+                return
             if settlement.later:
                 await conn.execute(
                     insert(jobs),
@@ -181,6 +182,20 @@ async def depth(conn: AsyncConnection) -> list[tuple[Lane, int, float]]:
 
 def _held(job: Job) -> tuple[Any, Any]:
     return jobs.c.id == job.id, jobs.c.attempt == job.attempt
+
+
+async def _shrink(conn: AsyncConnection, job: Job, settled: int, remaining: Sequence[UUID]) -> bool:
+    """Take `settled` devices out of the job; False when that was done before. Raises LeaseLost."""
+    whole = (*_held(job), func.cardinality(jobs.c.device_ids) == settled + len(remaining))
+    if not remaining:
+        await _guarded(conn, delete(jobs).where(*whole))
+        return True
+    if (await conn.execute(update(jobs).where(*whole).values(device_ids=list(remaining)))).rowcount == 1:
+        return True
+    held = await conn.execute(select(func.cardinality(jobs.c.device_ids)).where(*_held(job)))
+    if held.scalar() == len(remaining):
+        return False
+    raise LeaseLost
 
 
 async def _guarded(conn: AsyncConnection, statement: Any) -> None:

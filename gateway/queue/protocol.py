@@ -30,7 +30,8 @@ class Queue(Protocol):
     async def settle(self, job: Job, settlement: Settlement, remaining: Sequence[UUID]) -> None:
         """Record results, put retries in the queue, and shrink the job to `remaining` or end it: all or nothing.
 
-        Raises LeaseLost.
+        Settling the same batch again records nothing twice, so that who never got the answer may ask again.
+        Raises LeaseLost, also when the batch that ended the job is settled again.
         """
         ...
 

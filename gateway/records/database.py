@@ -9,7 +9,13 @@ from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+DATABASE_ERRORS = (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+"""How an ailing database shows itself. asyncpg's own errors are among them: SQLAlchemy passes on as they are
+those of making a connection, such as 'starting up' and 'too many clients'."""
 
 
 def driver_url(url: str) -> str:
@@ -41,5 +47,10 @@ async def raw(conn: AsyncConnection) -> "asyncpg.Connection[asyncpg.Record]":
 
 
 async def copy(conn: AsyncConnection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Append rows by COPY within the running transaction."""
-    await (await raw(conn)).copy_records_to_table(table, columns=list(columns), records=rows)
+    """Append rows by COPY within the running transaction. Fails as any other statement does, by DBAPIError."""
+    try:
+        await (await raw(conn)).copy_records_to_table(table, columns=list(columns), records=rows)
+    except asyncpg.IntegrityConstraintViolationError as error:
+        raise IntegrityError(f"COPY {table}", None, error) from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise DBAPIError(f"COPY {table}", None, error) from error

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
 from gateway import metrics
 from gateway.domain.delivery import Attempt, Gone, Retry, Settled, Settlement
 from gateway.domain.job import Job
 from gateway.domain.notification import Lane
 from gateway.queue.protocol import Queue
+from gateway.records.database import DATABASE_ERRORS
 from gateway.records.targets import Target
 from gateway.service.delivery import Post, Sent
 from gateway.worker.lanes import Lanes
@@ -111,19 +112,15 @@ class Run:
         for target, _ in batch:
             del self._unsettled[target.device_id]
         remaining = list(self._unsettled)
-        in_doubt = False
         while True:
             try:
                 await self._queue.settle(self.job, settlement, remaining)
                 break
             except IntegrityError:
-                if not in_doubt:
-                    raise
-                break  # the commit whose answer we never got had gone through
-            except (DBAPIError, OSError, TimeoutError) as error:
+                raise
+            except DATABASE_ERRORS as error:
                 # What was sent must be written down: hold on until the database is back or the lease is lost.
                 log.warning("settle.postponed", job_id=self.job.id, error=type(error).__name__)
-                in_doubt = True
                 await asyncio.sleep(DATABASE_PAUSE_S)
         metrics.SETTLE_BATCH.observe(len(batch))
         for done in settlement.settled:

@@ -13,8 +13,6 @@ from datetime import timedelta
 from uuid import UUID
 
 import structlog
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from gateway import metrics
 from gateway.domain.delivery import Accepted, Retry
@@ -24,6 +22,7 @@ from gateway.push.client import PushClient
 from gateway.push.endpoints import vendor
 from gateway.queue.protocol import LeaseLost, Queue
 from gateway.records import notifications, signals
+from gateway.records.database import DATABASE_ERRORS
 from gateway.records.targets import load_targets
 from gateway.service.context import Context
 from gateway.service.delivery import Courier, Post
@@ -33,7 +32,6 @@ from gateway.worker.run import Parcel, Run
 
 log = structlog.get_logger(__name__)
 
-DATABASE_ERRORS = (DBAPIError, PoolTimeout, OSError, TimeoutError)
 CLAIM_WAIT = timedelta(seconds=15)
 DATABASE_PAUSE_S = 1.0
 

@@ -10,10 +10,9 @@ from types import ModuleType
 
 import structlog
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from gateway.records.database import DATABASE_ERRORS
 from gateway.worker.upkeep import devices, gauges, idempotency, partitions
 from gateway.worker.upkeep.limits import Limits
 
@@ -39,7 +38,7 @@ async def _round(duty: ModuleType, engine: AsyncEngine, limits: Limits) -> None:
     while True:
         try:
             await _do(duty, engine, limits)
-        except (DBAPIError, PoolTimeout, OSError, TimeoutError) as error:
+        except DATABASE_ERRORS as error:
             log.warning("upkeep.postponed", duty=duty.__name__, error=type(error).__name__)
         await asyncio.sleep(every.total_seconds())
 
