@@ -1,0 +1,189 @@
+"""The gateway put together for tests: an application, devices that the sim plays, and workers.
+
+    async with gateway(database_url) as parts:
+        devices = await parts.register(parts.subscribe(Vendor.FCM, 10))
+        async with parts.working():
+            sent = await parts.submit()
+            await parts.ended(sent.id)
+
+Everything is the real thing but the push services. Waiting is for signals of the log, never for time.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gateway.domain import ids
+from gateway.domain.device import Registration
+from gateway.domain.errors import GatewayError
+from gateway.domain.notification import Kind, Notification, Progress, Status
+from gateway.push.client import PushClient
+from gateway.push.encryption import decode_base64url
+from gateway.push.endpoints import EndpointPolicy
+from gateway.queue.postgres import PostgresQueue
+from gateway.queue.protocol import Queue
+from gateway.records import notifications, signals
+from gateway.records.database import open_engine
+from gateway.records.schema import attempts, deliveries
+from gateway.records.schema import devices as devices_table
+from gateway.service import applications
+from gateway.service.context import Context
+from gateway.service.registration import Desk
+from gateway.service.submission import Draft, submit
+from gateway.service.vault import Vault
+from gateway.sim import Sim, Subscriber, Vendor
+from gateway.worker import upkeep
+from gateway.worker.upkeep.limits import Limits
+from gateway.worker.worker import Crew, Worker
+
+MASTER_KEY = b"a master key for tests, 32 octets"
+HOME = "https://app.example.org"
+PATIENCE_S = 45.0
+
+
+@dataclass(slots=True)
+class Parts:
+    url: str
+    context: Context
+    bell: signals.Signals
+    sim: Sim
+    application_id: UUID
+    application: dict[str, Any]
+    client: PushClient
+    workers: list[Worker] = field(default_factory=list)
+
+    @property
+    def engine(self) -> AsyncEngine:
+        return self.context.engine
+
+    @property
+    def vapid_public_key(self) -> bytes:
+        return decode_base64url(self.application["vapid_public_key"])
+
+    def queue(self) -> PostgresQueue:
+        return PostgresQueue(self.engine, self.bell)
+
+    def subscribe(self, vendor: Vendor, count: int, *, share_keys: bool = False) -> list[Subscriber]:
+        """Subscribed with the application's own VAPID key."""
+        return self.sim.subscribe_many(vendor, count, self.vapid_public_key, share_keys=share_keys)
+
+    async def register(self, subscribers: Sequence[Subscriber], **details: Any) -> dict[UUID, Subscriber]:
+        """The subscribers as devices, by id; `details` are Registration's."""
+        registrations = [Registration(subscriber.subscription, **details) for subscriber in subscribers]
+        async with self.engine.begin() as conn:
+            desk = await Desk.open(conn, self.context, self.application_id)
+            verdicts = [
+                verdict
+                for start in range(0, len(registrations), 500)
+                for verdict in await desk.register_all(conn, registrations[start : start + 500])
+            ]
+        found = {}
+        for subscriber, verdict in zip(subscribers, verdicts, strict=True):
+            assert not isinstance(verdict, GatewayError), verdict
+            found[verdict.device_id] = subscriber
+        return found
+
+    async def submit(self, kind: Kind = Kind.CAMPAIGN, audience: Any = None, **said: Any) -> Notification:
+        """`said` is Draft's; without an audience it is for everyone."""
+        said.setdefault("content", {"title": "Storm", "body": "Stay inside"})
+        draft = Draft(kind, audience=audience or {"everyone": True}, **said)
+        async with self.engine.begin() as conn:
+            return await submit(conn, self.context, self.application_id, draft)
+
+    async def show(self, id_: UUID) -> tuple[Notification, Progress]:
+        async with self.engine.connect() as conn:
+            found = await notifications.get(conn, self.application_id, id_)
+        assert found is not None
+        return found
+
+    async def ended(self, id_: UUID, seconds: float = PATIENCE_S) -> Progress:
+        """The counts once every delivery of it has its end."""
+        notification, progress = await self.until(id_, lambda progress: progress.pending == 0, seconds, ended=True)
+        assert notification.status in (Status.DONE, Status.CANCELLED)
+        return progress
+
+    async def until(
+        self, id_: UUID, true: Any, seconds: float = PATIENCE_S, *, ended: bool = False
+    ) -> tuple[Notification, Progress]:
+        """Until the condition on its counts holds, looking whenever the log has grown."""
+        async with asyncio.timeout(seconds):
+            with self.bell.waiter(signals.LOG) as waiter:
+                while True:
+                    notification, progress = await self.show(id_)
+                    if true(progress) and (not ended or notification.finished_at is not None):
+                        return notification, progress
+                    await waiter.wait(1.0)
+
+    async def log(self, id_: UUID) -> dict[UUID, Row[Any]]:
+        """The notification's deliveries by device; fails when a device has two."""
+        async with self.engine.connect() as conn:
+            query = select(deliveries).where(deliveries.c.notification_id == id_)
+            rows = (await conn.execute(query)).all()
+        found = {row.device_id: row for row in rows}
+        assert len(found) == len(rows)
+        return found
+
+    async def attempts(self, id_: UUID, device_id: UUID) -> Sequence[Row[Any]]:
+        """The attempts that came to nothing final, in order."""
+        a = attempts.c
+        query = select(attempts).where(a.notification_id == id_, a.device_id == device_id).order_by(a.number)
+        async with self.engine.connect() as conn:
+            return (await conn.execute(query)).all()
+
+    async def status_of(self, device_id: UUID) -> str:
+        async with self.engine.connect() as conn:
+            query = select(devices_table.c.status).where(devices_table.c.id == device_id)
+            status: str = (await conn.execute(query)).scalar_one()
+            return status
+
+    async def scalar(self, sql: str, **values: Any) -> Any:
+        async with self.engine.connect() as conn:
+            return (await conn.execute(text(sql), values)).scalar()
+
+    @asynccontextmanager
+    async def working(
+        self, crew: Crew | None = None, *, queue: Queue | None = None, client: PushClient | None = None
+    ) -> AsyncIterator[asyncio.Event]:
+        """A worker with quick reflexes; yields its stop event, and at the end drains it."""
+        stop = asyncio.Event()
+        worker = Worker(self.context, queue or self.queue(), self.bell, client or self.client, crew or quick())
+        task = asyncio.create_task(worker.run(stop), name="worker")
+        try:
+            yield stop
+        finally:
+            stop.set()
+            await asyncio.wait_for(task, PATIENCE_S)
+
+
+def quick(**said: Any) -> Crew:
+    """A crew whose draining is not waited for by tests."""
+    return Crew(**{"drain": timedelta(seconds=0.2), "lease": timedelta(seconds=10), **said})
+
+
+@asynccontextmanager
+async def gateway(database_url: str, *, pool_size: int = 10) -> AsyncIterator[Parts]:
+    """The parts on a fresh, migrated database; the sim well-behaved, no worker running."""
+    engine = open_engine(database_url, pool_size=pool_size, application_name="gateway-parts")
+    bell = signals.Signals(database_url)
+    try:
+        async with Sim() as sim, bell.running(), PushClient() as client:
+            context = Context(
+                engine, Vault(MASTER_KEY), EndpointPolicy(sim.origins.values()), "https://push.example.org"
+            )
+            await upkeep.once(engine, Limits())
+            async with engine.begin() as conn:
+                application = await applications.create(
+                    conn, context.vault, "Weather", "mailto:ops@example.org", [HOME]
+                )
+            application_id = ids.parse(ids.APPLICATION, application["id"])
+            assert application_id is not None
+            yield Parts(database_url, context, bell, sim, application_id, application, client)
+    finally:
+        await engine.dispose()
