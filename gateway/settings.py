@@ -26,6 +26,8 @@ class SettingsError(Exception):
 
 
 def _data_home() -> Path:
+    if os.geteuid() == 0:  # Postgres runs as somebody else then, who could not enter root's home
+        return Path("/var/lib/webpush-gateway")
     base = os.environ.get("XDG_DATA_HOME")
     return (Path(base) if base else Path.home() / ".local" / "share") / "webpush-gateway"
 

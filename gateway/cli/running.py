@@ -38,7 +38,7 @@ def up(
     """Run everything in one process: embedded Postgres unless GATEWAY_DATABASE_URL is set, migrate, serve, work."""
     chosen = settings(data_dir, port=port, host=host)
     log.configure(chosen.log_level, chosen.log_format)
-    chosen.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    chosen.data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)  # secrets in it are files of mode 600
     pusher = None
     if sim:
         pusher = Sim(port=sim_port, state_file=chosen.data_dir / "sim.json")
