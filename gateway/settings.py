@@ -1,217 +1,268 @@
-"""Every setting of the gateway, in one place: `GATEWAY_*` in the environment, listed by `gateway settings`.
+"""Every setting of the gateway, in one documented place.
 
-A secret may also be read from a file that `GATEWAY_..._FILE` names, as container platforms mount them.
+Settings come from the environment as `GATEWAY_*`; options of the command line override them. What is wrong is said in
+one line for each fault, by the name of the variable. Secrets may be in files instead (`GATEWAY_MASTER_KEY_FILE`), as
+container platforms hand them out, and are never shown.
 """
 
 import difflib
 import os
 import secrets
-import stat
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from gateway.domain.notification import Lane
+
 PREFIX = "GATEWAY_"
-FILE_SUFFIX = "_FILE"
-LANES = ("urgent", "normal", "bulk")
-SHORTEST_SECRET = 32
-# A notification lives for 28 days at the most, and its deliveries with it.
-SHORTEST_RETENTION = 30
+FROM_FILE = ("database_url", "admin_token", "master_key")
+OF_OTHERS = ("GATEWAY_TEST_DATABASE_URL",)  # read by the tests
+SECRET = 32  # octets, both of a secret we make and of the shortest master key
 
 
 class SettingsError(Exception):
-    """A setting that cannot be, in one line that names it."""
+    """A setting is wrong. The message has one line for each fault, which names the variable or the file."""
 
 
-def _data_home() -> Path:
-    if os.geteuid() == 0:  # Postgres runs as somebody else then, who could not enter root's home
-        return Path("/var/lib/webpush-gateway")
-    base = os.environ.get("XDG_DATA_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "share") / "webpush-gateway"
-
-
-Several = Annotated[tuple[str, ...], NoDecode]
-
-
-class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True, extra="ignore")
-
-    database_url: SecretStr | None = Field(
-        None, description="postgresql://... ; left out, `gateway up` runs a Postgres of its own."
-    )
-    database_pool: int = Field(20, ge=4, le=500, description="Connections to the database, for each process.")
-    queue: str = Field("postgres", description="Where jobs wait: postgres.")
-    master_key: SecretStr | None = Field(
-        None, description="Seals what is secret in the database; at least 32 random characters. Keep a copy."
-    )
-    admin_token: SecretStr | None = Field(None, description="The operator's credential; at least 32 characters.")
-    data_dir: Path = Field(default_factory=_data_home, description="Where `gateway up` keeps its database and secrets.")
-    host: str = Field("127.0.0.1", description="Listen on this address.")
-    port: int = Field(8080, ge=1, le=65535, description="Listen on this port.")
-    public_url: str | None = Field(
-        None, description="Where browsers reach this gateway, such as https://push.example.org; receipts go there."
-    )
-    push_hosts: Several = Field(
-        (),
-        description="Push services beside the four vendors': push.example.org, *.example.org, or a whole origin "
-        "such as http://127.0.0.1:9090, separated by commas.",
-    )
-    push_ca: Path | None = Field(None, description="A PEM file of CAs to trust beside the system's.")
-    lanes: Several = Field(LANES, description="The lanes a worker takes jobs from: urgent,normal,bulk.")
-    senders: int = Field(64, ge=1, le=2000, description="Messages a worker has in flight at the most.")
-    urgent_senders: int = Field(16, ge=1, le=2000, description="And so many more that only urgent ones may use.")
-    jobs: int = Field(4, ge=1, le=100, description="Jobs a worker holds at the most.")
-    urgent_jobs: int = Field(4, ge=1, le=100, description="And so many more that only urgent ones may use.")
-    lease: float = Field(60, ge=1, le=3600, description="Seconds after which a dead worker's job is another's.")
-    drain: float = Field(30, ge=0, le=3600, description="Seconds a worker may finish in once it is told to stop.")
-    retention_days: int = Field(90, ge=SHORTEST_RETENTION, le=3650, description="Days the log is kept.")
-    gone_devices_days: int = Field(30, ge=1, le=3650, description="Days a device that is gone is kept.")
-    idempotency_hours: int = Field(24, ge=24, le=720, description="Hours an Idempotency-Key is remembered.")
-    log_level: str = Field("info", description="debug, info, warning or error.")
-    log_format: str = Field("auto", description="json, console, or auto: console when stderr is a terminal.")
-
-    @field_validator("push_hosts", "lanes", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-    @field_validator("lanes")
-    @classmethod
-    def _known_lanes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or set(value) - set(LANES):
-            raise ValueError(f"must be some of {', '.join(LANES)}, separated by commas")
-        return tuple(lane for lane in LANES if lane in value)
-
-    @field_validator("database_url")
-    @classmethod
-    def _postgres(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and value.get_secret_value().partition("://")[0] not in ("postgresql", "postgres"):
-            raise ValueError("must begin with postgresql://")
-        return value
-
-    @field_validator("queue")
-    @classmethod
-    def _known_queue(cls, value: str) -> str:
-        if value != "postgres":
-            raise ValueError("must be postgres")
-        return value
-
-    @field_validator("master_key", "admin_token")
-    @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < SHORTEST_SECRET:
-            raise ValueError(f"must have at least {SHORTEST_SECRET} characters; make one with: openssl rand -base64 32")
-        return value
-
-    @field_validator("public_url")
-    @classmethod
-    def _bare_url(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("https://", "http://")):
-            raise ValueError("must begin with https:// or http://")
-        return None if value is None else value.rstrip("/")
-
-    @field_validator("push_ca")
-    @classmethod
-    def _readable(cls, value: Path | None) -> Path | None:
-        if value is not None and not value.is_file():
-            raise ValueError(f"there is no file {value}")
-        return value
-
-    @field_validator("log_level", "log_format")
-    @classmethod
-    def _known_word(cls, value: str) -> str:
-        words = ("debug", "info", "warning", "error", "auto", "json", "console")
-        if value.lower() not in words:
-            raise ValueError(f"must be one of {', '.join(words)}")
-        return value.lower()
-
-    def listed(self) -> list["Listed"]:
-        """Every setting as the operator may see it."""
-        return [
-            Listed(f"{PREFIX}{name.upper()}", _shown(getattr(self, name)), field.description or "")
-            for name, field in type(self).model_fields.items()
-        ]
-
-
-class Listed(NamedTuple):
+class Setting(NamedTuple):
     name: str
     value: str
     description: str
 
 
-def _shown(value: Any) -> str:
-    match value:
-        case SecretStr():
-            return "set"
-        case None | ():
-            return "not set"
-        case tuple():
-            return ",".join(value)
-        case _:
-            return str(value)
+def default_data_dir() -> Path:
+    """Where the user's data belongs; for root the system's place, since root's home is closed to Postgres."""
+    if given := os.environ.get("XDG_DATA_HOME"):
+        return Path(given) / "webpush-gateway"
+    if os.geteuid() == 0:
+        return Path("/var/lib/webpush-gateway")
+    return Path.home() / ".local" / "share" / "webpush-gateway"
 
 
-def load_settings(**over: Any) -> Settings:
-    """The environment's settings, and `over` them what the caller knows better. Raises SettingsError."""
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, hide_input_in_errors=True, validate_default=True
+    )
+
+    database_url: SecretStr | None = Field(
+        None, description="Postgres 14 or newer: postgresql://user:password@host:5432/name. Not set: embedded."
+    )
+    queue: str = Field("postgres", description="Where jobs wait: 'postgres', in the database itself.")
+    admin_token: SecretStr | None = Field(
+        None, description="The bearer token of the operator. Not set: DATA_DIR/admin-token, made by `gateway up`."
+    )
+    master_key: SecretStr | None = Field(
+        None,
+        description="At least 32 random characters, from which all keys that seal secrets derive. "
+        "Not set: DATA_DIR/master-key, made by `gateway up`.",
+    )
+    host: str = Field("127.0.0.1", description="The address to listen on.")
+    port: int = Field(8080, ge=1, le=65535, description="The port to listen on.")
+    public_url: str | None = Field(
+        None, description="Where browsers reach the gateway: https://push.example.org. Needed for receipts."
+    )
+    push_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Push services allowed beside the four vendors', comma separated: push.example.org, "
+        "*.example.org, or a whole origin such as http://127.0.0.1:9090.",
+    )
+    push_ca: FilePath | None = Field(
+        None, description="A file of CA certificates (PEM) to trust beside the usual ones for push services."
+    )
+    data_dir: Path = Field(
+        default_factory=default_data_dir, description="Where `gateway up` keeps its database and secrets."
+    )
+    database_pool: int = Field(10, ge=2, le=1000, description="Database connections of one process, at the most.")
+    senders: int = Field(64, ge=1, le=10_000, description="Messages that one worker sends at the same time.")
+    urgent_senders: int = Field(16, ge=1, le=10_000, description="As many more, for urgent messages alone.")
+    jobs: int = Field(4, ge=1, le=100, description="Jobs, of up to 500 devices each, that one worker holds.")
+    urgent_jobs: int = Field(4, ge=1, le=100, description="As many more, for urgent jobs alone.")
+    lanes: Annotated[tuple[str, ...], NoDecode] = Field(
+        tuple(lane.label for lane in Lane), description="The lanes a worker takes jobs from, comma separated."
+    )
+    lease: int = Field(60, ge=5, le=3600, description="Seconds after which the job of a dead worker is taken over.")
+    drain: int = Field(30, ge=0, le=3600, description="Seconds a worker has to finish what it began, after SIGTERM.")
+    retention_days: int = Field(90, gt=30, description="Days the delivery log is kept.")
+    gone_devices_days: int = Field(
+        30, ge=0, description="Days a device is kept after its push service said it is gone."
+    )
+    idempotency_hours: int = Field(24, ge=1, description="Hours an Idempotency-Key is remembered.")
+    max_body: int = Field(1024 * 1024, ge=16 * 1024, description="Octets of a request's body, at the most.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="'json' lines, or 'console' for people; 'auto': console when stderr is a terminal."
+    )
+
+    @field_validator("push_hosts", "lanes", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+        return value
+
+    @field_validator("log_level", "log_format", "queue", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parts = urlsplit(value.get_secret_value())
+            if parts.scheme not in ("postgresql", "postgres"):
+                raise ValueError("must begin with postgresql://")
+        return value
+
+    @field_validator("queue")
+    @classmethod
+    def _is_known_queue(cls, value: str) -> str:
+        if value != "postgres":
+            raise ValueError("must be 'postgres', the only queue of this version")
+        return value
+
+    @field_validator("master_key")
+    @classmethod
+    def _is_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < SECRET:
+            raise ValueError(f"must have at least {SECRET} characters")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_web_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be a web address such as https://push.example.org")
+        if parts.username or parts.password:
+            raise ValueError("must not contain a password")
+        return value.rstrip("/")
+
+    @field_validator("lanes")
+    @classmethod
+    def _are_lanes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = [lane.label for lane in Lane]
+        if not value or set(value) - set(known):
+            raise ValueError(f"must be some of {', '.join(known)}")
+        return value
+
+    @field_validator("data_dir")
+    @classmethod
+    def _is_absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    def listed(self) -> list[Setting]:
+        """Every setting by the name of its variable, with its value; of secrets only whether they are set."""
+        return [
+            Setting(_variable(name), _shown(name, getattr(self, name)), field.description or "")
+            for name, field in type(self).model_fields.items()
+        ]
+
+
+def load_settings(**given: Any) -> Settings:
+    """The environment's settings, and over them what is given by name. Raises SettingsError."""
     try:
-        return Settings(**(_from_files() | over))
+        return Settings(**{**_from_files(os.environ), **given})
     except ValidationError as error:
-        raise SettingsError("; ".join(map(_in_words, error.errors()))) from None
+        faults = [_fault(fault) for fault in error.errors(include_url=False, include_input=False)]
+        raise SettingsError("\n".join(faults)) from None
 
 
-def unknown_variables() -> list[str]:
-    """What is wrong with each GATEWAY_* variable that no setting has: a typo sets nothing, and says nothing."""
-    names = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
-    names += [f"{PREFIX}{name.upper()}{FILE_SUFFIX}" for name in _secrets()]
-    found = []
-    for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in names and not name.startswith(f"{PREFIX}TEST_"):
-            near = difflib.get_close_matches(name, names, 1)
-            found.append(f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else ""))
-    return found
+def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """One line for each `GATEWAY_*` variable that is none of ours, with the one that was probably meant."""
+    known = {_variable(name) for name in Settings.model_fields} | {f"{_variable(name)}_FILE" for name in FROM_FILE}
+    lines = []
+    for name in sorted(os.environ if environ is None else environ):
+        if name.startswith(PREFIX) and name not in known and name not in OF_OTHERS:
+            near = difflib.get_close_matches(
+                name.removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in known], n=1
+            )
+            lines.append(f"{name} is not a setting" + (f"; did you mean {PREFIX}{near[0]}?" if near else ""))
+    return lines
 
 
-def _secrets() -> list[str]:
-    return [name for name, field in Settings.model_fields.items() if field.annotation == SecretStr | None]
+def open_data_dir(path: Path) -> None:
+    """Make the data directory, closed to others. Root's may be entered, not listed: Postgres runs as somebody else.
 
-
-def _from_files() -> dict[str, str]:
-    found = {}
-    for name in _secrets():
-        variable = f"{PREFIX}{name.upper()}{FILE_SUFFIX}"
-        if path := os.environ.get(variable):
-            try:
-                found[name] = Path(path).read_text().strip()
-            except OSError as error:
-                raise SettingsError(f"{variable}: {path} cannot be read: {error.strerror}") from None
-    return found
-
-
-def _in_words(fault: Any) -> str:
-    name = f"{PREFIX}{str(fault['loc'][0]).upper()}"
-    said = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    return f"{name}: {said}"
+    Raises SettingsError.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.geteuid() == 0:
+            path.chmod(path.stat().st_mode & 0o777 | 0o011)
+    except OSError as error:
+        raise SettingsError(f"{_variable('data_dir')}: {path} cannot be made: {error.strerror}") from None
 
 
 def load_or_create_secret(path: Path) -> str:
-    """The secret in the file, which is made with 32 random octets if it is not there. Raises SettingsError."""
+    """The secret in this file, which is made when it is missing: 32 random octets in base64url, mode 600.
+
+    Of several who make it at once, one wins and all read the same. Raises SettingsError.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            mode = stat.S_IMODE(path.stat().st_mode)
-            if mode & 0o077:
-                raise SettingsError(f"{path} can be read by others (mode {mode:o}); chmod 600 it") from None
-            found = path.read_text().strip()
-            if len(found) < SHORTEST_SECRET:
-                raise SettingsError(f"{path} holds no secret of {SHORTEST_SECRET} characters") from None
-            return found
-        made = secrets.token_urlsafe(32)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(f"{made}\n")
+        if not path.exists():
+            _create_secret(path)
+        if path.stat().st_mode & 0o077:
+            raise SettingsError(f"{path} holds a secret and others may read it: chmod 600 {path}")
+        secret = path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise SettingsError(f"{path} cannot be used: {error.strerror}") from None
-    return made
+    if not secret:
+        raise SettingsError(f"{path} is empty: remove it, and a new secret is made")
+    return secret
+
+
+def _create_secret(path: Path) -> None:
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(SECRET) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(fresh, path)  # unlike a rename, it leaves another's file alone
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _from_files(environ: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for name in FROM_FILE:
+        variable = f"{_variable(name)}_FILE"
+        path = environ.get(variable)
+        if not path:
+            continue
+        if environ.get(_variable(name)):
+            raise SettingsError(f"{variable}: must not be set together with {_variable(name)}")
+        try:
+            found[name] = Path(path).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise SettingsError(f"{variable}: {path} cannot be read: {error.strerror}") from None
+    return found
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _shown(name: str, value: object) -> str:
+    if name in FROM_FILE:
+        return "set" if value else "not set"
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return "" if value is None else str(value)
+
+
+def _fault(error: Any) -> str:
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "path_not_file":
+        message = "must be the path of a file that exists"
+    name = str(error["loc"][0]) if error["loc"] else ""
+    return f"{_variable(name)}: {message.replace('Input should be', 'must be')}"

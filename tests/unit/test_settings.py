@@ -1,0 +1,175 @@
+"""Settings: what the environment may say, and how a fault is told."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from gateway.settings import (
+    Settings,
+    SettingsError,
+    load_or_create_secret,
+    load_settings,
+    open_data_dir,
+    unknown_variables,
+)
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("GATEWAY_"):
+            monkeypatch.delenv(name)
+
+
+def test_every_setting_has_a_default_and_a_description() -> None:
+    listed = load_settings().listed()
+    assert {row.name for row in listed} >= {"GATEWAY_DATABASE_URL", "GATEWAY_PORT", "GATEWAY_PUSH_HOSTS"}
+    assert all(row.description for row in listed)
+    assert {row.name: row.value for row in listed}["GATEWAY_PORT"] == "8080"
+
+
+def test_options_override_the_environment_and_that_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_PORT", "9000")
+    monkeypatch.setenv("GATEWAY_HOST", "::1")
+    chosen = load_settings(port=9001)
+    assert (chosen.port, chosen.host, chosen.senders) == (9001, "::1", 64)
+
+
+def test_a_variable_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As compose files hand on what the operator left out."""
+    monkeypatch.setenv("GATEWAY_PORT", "")
+    monkeypatch.setenv("GATEWAY_DATABASE_URL", "")
+    assert (load_settings().port, load_settings().database_url) == (8080, None)
+
+
+def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_PUSH_HOSTS", "push.example.org, http://127.0.0.1:9090,")
+    monkeypatch.setenv("GATEWAY_LANES", "urgent,bulk")
+    chosen = load_settings()
+    assert chosen.push_hosts == ("push.example.org", "http://127.0.0.1:9090")
+    assert chosen.lanes == ("urgent", "bulk")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("PORT", "http", "GATEWAY_PORT: must be a valid integer"),
+        ("PORT", "70000", "GATEWAY_PORT: must be less than or equal to 65535"),
+        ("DATABASE_URL", "mysql://root:hidden@db/x", "GATEWAY_DATABASE_URL: must begin with postgresql://"),
+        ("QUEUE", "nats://broker:4222", "GATEWAY_QUEUE: must be 'postgres'"),
+        ("MASTER_KEY", "hidden", "GATEWAY_MASTER_KEY: must have at least 32 characters"),
+        ("PUBLIC_URL", "push.example.org", "GATEWAY_PUBLIC_URL: must be a web address such as"),
+        ("PUBLIC_URL", "https://me:hidden@push.example.org", "GATEWAY_PUBLIC_URL: must not contain a password"),
+        ("PUSH_CA", "/does/not/exist.pem", "GATEWAY_PUSH_CA: must be the path of a file that exists"),
+        ("LANES", "urgent,slow", "GATEWAY_LANES: must be some of urgent, normal, bulk"),
+        ("LANES", ",", "GATEWAY_LANES: must be some of urgent, normal, bulk"),
+        ("RETENTION_DAYS", "30", "GATEWAY_RETENTION_DAYS: must be greater than 30"),
+        ("LOG_LEVEL", "loud", "GATEWAY_LOG_LEVEL: must be 'debug', 'info', 'warning' or 'error'"),
+        ("MASTER_KEY_FILE", "/does/not/exist", "GATEWAY_MASTER_KEY_FILE: /does/not/exist cannot be read"),
+    ],
+)
+def test_a_fault_is_one_line_that_names_the_variable(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"GATEWAY_{name}", value)
+    with pytest.raises(SettingsError) as refusal:
+        load_settings()
+    assert str(refusal.value).startswith(said)
+    assert "\n" not in str(refusal.value)
+    assert "hidden" not in str(refusal.value)
+
+
+def test_all_faults_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_PORT", "0")
+    monkeypatch.setenv("GATEWAY_LEASE", "soon")
+    with pytest.raises(SettingsError) as refusal:
+        load_settings()
+    assert [line.partition(":")[0] for line in str(refusal.value).splitlines()] == ["GATEWAY_PORT", "GATEWAY_LEASE"]
+
+
+def test_the_public_url_has_no_trailing_slash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_PUBLIC_URL", "https://push.example.org/")
+    assert load_settings().public_url == "https://push.example.org"
+
+
+def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_MASTER_KEY", "hidden-" * 8)
+    monkeypatch.setenv("GATEWAY_DATABASE_URL", "postgresql://me:hidden@db/x")
+    chosen = load_settings()
+    shown = {row.name: row.value for row in chosen.listed()}
+    assert (shown["GATEWAY_MASTER_KEY"], shown["GATEWAY_ADMIN_TOKEN"]) == ("set", "not set")
+    assert "hidden" not in repr(chosen) + str(shown)
+
+
+def test_secrets_may_be_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("from a file\n")
+    monkeypatch.setenv("GATEWAY_ADMIN_TOKEN_FILE", str(tmp_path / "token"))
+    token = load_settings().admin_token
+    assert token is not None
+    assert token.get_secret_value() == "from a file"
+    monkeypatch.setenv("GATEWAY_ADMIN_TOKEN", "another")
+    with pytest.raises(SettingsError, match="must not be set together with GATEWAY_ADMIN_TOKEN"):
+        load_settings()
+
+
+def test_an_unknown_variable_is_told_with_the_one_that_was_meant() -> None:
+    said = unknown_variables({"GATEWAY_PROT": "1", "GATEWAY_PORT": "1", "GATEWAY_XYZZY_PLUGH": "1", "PATH": "/bin"})
+    assert said == [
+        "GATEWAY_PROT is not a setting; did you mean GATEWAY_PORT?",
+        "GATEWAY_XYZZY_PLUGH is not a setting",
+    ]
+    assert unknown_variables({"GATEWAY_MASTER_KEY_FILE": "x"}) == []
+
+
+def test_data_is_kept_where_the_user_keeps_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert Settings().data_dir == tmp_path / "webpush-gateway"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert Settings().data_dir == tmp_path / ".local/share/webpush-gateway"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert Settings().data_dir == Path("/var/lib/webpush-gateway")
+
+
+def test_a_data_directory_is_closed_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    open_data_dir(tmp_path / "made" / "ours")
+    assert (tmp_path / "made" / "ours").stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    open_data_dir(tmp_path / "made" / "ours")  # Postgres, as another user, must get through
+    assert (tmp_path / "made" / "ours").stat().st_mode & 0o777 == 0o711
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"GATEWAY_DATA_DIR: .*cannot be made"):
+        open_data_dir(tmp_path / "file" / "below")
+
+
+def test_a_secret_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "admin-token"
+    secret = load_or_create_secret(path)
+    assert len(secret) == 43  # 32 octets in base64url
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert load_or_create_secret(path) == secret
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_many_who_make_a_secret_at_once_all_get_the_same(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = set(pool.map(lambda _: load_or_create_secret(tmp_path / "key"), range(32)))
+    assert len(made) == 1
+
+
+def test_a_secret_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    load_or_create_secret(path)
+    path.chmod(0o640)
+    with pytest.raises(SettingsError, match=f"others may read it: chmod 600 {path}"):
+        load_or_create_secret(path)
+
+
+def test_an_empty_secret_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "key").touch(mode=0o600)
+    with pytest.raises(SettingsError, match="is empty"):
+        load_or_create_secret(tmp_path / "key")
