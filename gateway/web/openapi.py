@@ -9,10 +9,20 @@ from pydantic.json_schema import JsonSchemaMode
 
 from gateway import __version__
 from gateway.domain.audience import MOST_LEAVES, MOST_VALUES, OPERATORS
+from gateway.domain.errors import GatewayError
 from gateway.service.access import ADMIN, DEVICE, REGISTER
 from gateway.web.routes import Route
 
 REF = "#/components/schemas/{model}"
+
+
+def _codes(refusal: type[GatewayError] = GatewayError) -> dict[str, str]:
+    """Every `code` with its title."""
+    found = {} if refusal is GatewayError else {refusal.code: f"{refusal.status}: {refusal.title}"}
+    for below in refusal.__subclasses__():
+        found |= _codes(below)
+    return dict(sorted(found.items()))
+
 
 PROBLEM = {
     "type": "object",
@@ -23,7 +33,7 @@ PROBLEM = {
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
-        "code": {"type": "string"},
+        "code": {"enum": list(_codes()), "x-enum-descriptions": _codes()},
         "errors": {
             "type": "array",
             "items": {

@@ -27,7 +27,7 @@ def add(app: web.Application, openapi: bytes) -> None:
 
 def _to(path: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def redirect(_: web.Request) -> web.StreamResponse:
-        raise web.HTTPFound(path)
+        return web.Response(status=302, headers={"Location": path})
 
     return redirect
 

@@ -87,8 +87,6 @@ async def _watched(request: web.Request, handler: Handler) -> web.StreamResponse
     with structlog.contextvars.bound_contextvars(request_id=request_id):
         try:
             response = await handler(request)
-        except web.HTTPRedirection as redirection:
-            response = redirection
         except Exception as error:  # noqa: BLE001 - the last line: no stack trace ever reaches a caller
             response = problems.answer(problems.of(error))
         if not response.prepared:

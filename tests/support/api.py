@@ -1,0 +1,139 @@
+"""The HTTP API for tests: the real server on loopback, and a client that holds every answer to the OpenAPI document."""
+
+import json
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from jsonschema import Draft202012Validator
+
+from gateway.sim import Vendor
+from gateway.web import openapi
+from gateway.web.routes import Front
+from gateway.web.server import ROUTES, build
+from tests.support.gateway_parts import HOME, Parts
+
+ADMIN = "an admin token for tests, of 32 characters"
+DOCUMENT = openapi.document(ROUTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    status: int
+    body: Any
+    headers: Mapping[str, str]
+
+    @property
+    def pointers(self) -> list[str]:
+        return [error["pointer"] for error in self.body["errors"]]
+
+
+class Api:
+    def __init__(self, parts: Parts, http: aiohttp.ClientSession, front: Front) -> None:
+        self.parts = parts
+        self.http = http
+        self.front = front
+        self.secret = parts.application["secret_key"]
+        self.publishable = parts.application["publishable_key"]
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        key: str | None = "",
+        raw: bytes | None = None,
+        origin: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Said:
+        """`key` is the secret key unless said otherwise; None sends none."""
+        sent = dict(headers or {})
+        if key is not None:
+            sent["Authorization"] = f"Bearer {key or self.secret}"
+        if origin is not None:
+            sent["Origin"] = origin
+        if body is not None:
+            raw = json.dumps(body).encode()
+        if raw is not None:
+            sent.setdefault("Content-Type", "application/json")
+        async with self.http.request(method, path, data=raw, headers=sent) as answer:
+            text = await answer.text()
+            kind = answer.content_type
+            said = Said(
+                answer.status,
+                json.loads(text) if "json" in kind and text and "ndjson" not in kind else text,
+                answer.headers,
+            )
+        held_to_document(method, path, said, kind)
+        return said
+
+    async def made(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
+        """The body of an answer that must be one of success."""
+        said = await self.call(method, path, body, **more)
+        assert said.status < 300, (said.status, said.body)
+        return said.body
+
+    def device(self, vendor: Vendor = Vendor.FCM, **details: Any) -> dict[str, Any]:
+        """The registration of a new simulated browser."""
+        [subscriber] = self.parts.subscribe(vendor, 1)
+        return {"subscription": subscriber.to_json(), **details}
+
+    async def register(self, **details: Any) -> dict[str, str]:
+        registered: dict[str, str] = await self.made(
+            "POST", "/v1/devices", self.device(**details), key=self.publishable, origin=HOME
+        )
+        return registered
+
+    async def rows(self) -> dict[str, int]:
+        """How many rows each table has: what was refused must have left none."""
+        tables = ("applications", "api_keys", "vapid_keys", "devices", "notifications", "progress", "jobs")
+        tables += ("deliveries", "receipts", "idempotency_keys")
+        return {table: await self.parts.scalar(f"SELECT count(*) FROM {table}") for table in tables}  # noqa: S608
+
+
+def held_to_document(method: str, path: str, said: Said, kind: str) -> None:
+    """Fail when the OpenAPI document does not describe this answer."""
+    template = template_of(path)
+    if template is None or said.status in (304, 405) or method == "OPTIONS":
+        return
+    operation = DOCUMENT["paths"][template].get(method.lower())
+    if operation is None:
+        return
+    described = operation["responses"].get(str(said.status))
+    assert described is not None, f"{method} {template} answered {said.status}, which is not described: {said.body}"
+    content = described.get("content")
+    if content is None:
+        assert said.body == "", f"{method} {template} answered {said.status} with a body that is not described"
+        return
+    assert kind in content, f"{method} {template} answered {said.status} with {kind}, described are {list(content)}"
+    if "json" in kind and "ndjson" not in kind:
+        schema = {**content[kind]["schema"], "components": DOCUMENT["components"]}
+        Draft202012Validator(schema).validate(said.body)
+
+
+def template_of(path: str) -> str | None:
+    bare = path.partition("?")[0]
+    for template in sorted(DOCUMENT["paths"], key=lambda known: known.count("{")):
+        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), bare):
+            return str(template)
+    return None
+
+
+@asynccontextmanager
+async def serving(parts: Parts) -> AsyncIterator[Api]:
+    front = Front(parts.context, parts.bell, ADMIN)
+    runner = web.AppRunner(build(front), access_log=None, shutdown_timeout=2)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    try:
+        async with aiohttp.ClientSession(f"http://{host}:{port}", timeout=aiohttp.ClientTimeout(total=30)) as http:
+            yield Api(parts, http, front)
+    finally:
+        await runner.cleanup()
