@@ -1,6 +1,7 @@
-"""Logs: one JSON line an event on stderr, or a readable one on a terminal. Nothing secret is ever in them.
+"""Structured logs: one event a line, everything in one shape, nothing secret in it.
 
-Everything that Python's own logging says (aiohttp, alembic, asyncio) goes the same way.
+Our own events and those of the libraries (aiohttp, alembic, asyncio) pass the same processors. Masking comes last
+before rendering, when exceptions are already text, so that what an error message repeats is masked too.
 """
 
 import logging
@@ -8,84 +9,135 @@ import re
 import sys
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
-from structlog.types import EventDict, Processor, WrappedLogger
+from structlog.processors import ExceptionRenderer
+from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import EventDict, Processor
 
 MASK = "***"
+DEEPEST = 12  # nested values beyond this are masked whole
 
-# Whatever goes by such a name is not shown, whatever it is.
-SECRET_NAMES = re.compile(
-    r"(^|_)(authorization|token|secret|password|passphrase|auth|p256dh|private_key|master_key|api_key|user_hash)($|_)",
-    re.IGNORECASE,
+_SECRET_NAMES = {
+    *(
+        "authorization",
+        "proxy_authorization",
+        "bearer",
+        "cookie",
+        "set_cookie",
+        "token",
+        "secret",
+        "password",
+        "passwd",
+    ),
+    *("auth", "p256dh", "private_key", "secret_key", "api_key", "master_key", "signing_key", "publishable_key"),
+}
+_SECRET_ENDINGS = ("_token", "_secret", "_password", "_private_key", "_api_key", "_secret_key")
+
+# What gives a secret away wherever it stands. RFC 7519: a JWT is three parts in base64url, the first an object.
+_SECRETS_IN_TEXT = (
+    (re.compile(r"\b(vapid\s+t=)[^\s,]+(,\s*k=[\w-]+)?", re.IGNORECASE), rf"\1{MASK}"),
+    (re.compile(r"\b(bearer\s+)[^\s'\",]+", re.IGNORECASE), rf"\1{MASK}"),
+    (re.compile(r"\b(sk|pk|dt|rt)_[A-Za-z0-9_-]{20,}"), rf"\1_{MASK}"),
+    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}"), MASK),
+    (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@", re.IGNORECASE), rf"\1:{MASK}@"),
+    # A long opaque part makes a URL one that whoever knows it may use: a push endpoint (RFC 8030 section 8.3).
+    (
+        re.compile(r"(\bhttps?://[^\s/\"'<>]+)/[^\s\"'<>]*[A-Za-z0-9_:%=-]{40,}[^\s\"'<>]*", re.IGNORECASE),
+        rf"\1/{MASK}",
+    ),
 )
-# Keys and tokens of ours, signed headers, and passwords in URLs, wherever they turn up in a text.
-SECRET_TEXTS = (
-    (re.compile(r"\b(sk|pk|dt|is)_[A-Za-z0-9_-]{16,}"), r"\1_" + MASK),
-    (re.compile(r"\b(vapid t=|Bearer |WebPush )[A-Za-z0-9._~+/=-]+", re.IGNORECASE), r"\1" + MASK),
-    (re.compile(r"(://[^:/@\s]+:)[^@/\s]+@"), r"\1" + MASK + "@"),
-)
+_ORIGIN = re.compile(r"(?P<origin>[a-z]+://(?:[^\s/@]*@)?[^\s/?#]*).*", re.IGNORECASE | re.DOTALL)
 
 
-def configure(level: str, format_: str = "auto") -> None:
-    """`level`: debug, info, warning, error. `format_`: json, console, or auto by what stderr is."""
-    readable = format_ == "console" or (format_ == "auto" and sys.stderr.isatty())
+def configure(level: str, format: str = "auto") -> None:
+    """Log to stderr from now on: `format` is `json`, `console`, or `auto` for console when stderr is a terminal."""
+    for_people = format == "console" or (format == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
     ]
-    last: list[Processor]
-    if readable:
-        last = [mask, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-    else:
-        traces = structlog.processors.ExceptionRenderer(
-            structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-        )
-        last = [traces, mask, structlog.processors.JSONRenderer(default=str)]
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[*shared, structlog.stdlib.PositionalArgumentsFormatter()],
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(level.upper())
-    # What Alembic says of every migration is for developers.
-    logging.getLogger("alembic").setLevel(max(logging.WARNING, root.level))
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
             *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
     )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *(_for_people() if for_people else _for_programs()),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.captureWarnings(capture=True)
 
 
-def mask(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Take out what is secret, by the name it goes by and by what it looks like."""
-    return {name: _masked(name, value) for name, value in event.items()}
+def mask(_: Any, __: str, event: EventDict) -> EventDict:
+    """Mask what is secret by its name or its look, at any depth; of a push endpoint only the origin stays."""
+    return {name: _masked(value, str(name)) for name, value in event.items()}
 
 
-def _masked(name: str, value: Any) -> Any:
+def _for_people() -> list[Processor]:
+    plain = structlog.dev.plain_traceback  # the default shows local variables, and secrets with them
+    colours = sys.stderr.isatty()
+    return [
+        structlog.processors.format_exc_info,
+        mask,
+        structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain),
+    ]
+
+
+def _for_programs() -> list[Processor]:
+    traceback = ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
+    return [traceback, mask, structlog.processors.JSONRenderer(default=str)]
+
+
+def _masked(value: Any, name: str = "", depth: int = 0) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return MASK if _is_secret(name) and value is not None else value
+    if _is_secret(name) or depth > DEEPEST:
+        return MASK
     match value:
-        case str() if name == "endpoint":
-            return f"{urlsplit(value).scheme}://{urlsplit(value).netloc}/{MASK}"  # whoever has the path can push to it
-        case str() | bytes() if SECRET_NAMES.search(name):
-            return MASK
         case str():
-            for pattern, instead in SECRET_TEXTS:
-                value = pattern.sub(instead, value)
-            return value
+            return _origin(value) if _is_endpoint(name) else _without_secrets(value)
+        case bytes():
+            return f"{len(value)} octets"
         case Mapping():
-            return {key: _masked(str(key), item) for key, item in value.items()}
-        case list() | tuple():
-            return [_masked(name, item) for item in value]
+            return {key: _masked(inner, str(key), depth + 1) for key, inner in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_masked(inner, name, depth + 1) for inner in value]
         case _:
-            return value
+            return _masked(str(value), name, depth + 1)
+
+
+def _is_secret(name: str) -> bool:
+    plain = name.lower().replace("-", "_")
+    return plain in _SECRET_NAMES or plain.endswith(_SECRET_ENDINGS)
+
+
+def _is_endpoint(name: str) -> bool:
+    return name.lower().endswith(("endpoint", "endpoints"))
+
+
+def _origin(url: str) -> str:
+    found = _ORIGIN.fullmatch(url)
+    return f"{_without_secrets(found['origin'])}/{MASK}" if found else MASK
+
+
+def _without_secrets(text: str) -> str:
+    for pattern, replacement in _SECRETS_IN_TEXT:
+        text = pattern.sub(replacement, text)
+    return text

@@ -1,0 +1,190 @@
+"""The log: one JSON line an event, from us and from libraries, with nothing secret in it."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+import structlog
+
+from gateway import log
+
+SECRET_KEY = "sk_" + "x0_-Aa9" * 6
+PATH = "/fcm/send/" + "c0ffee:APA91b" * 6
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    logging.captureWarnings(capture=False)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[dict[str, Any]]]:
+    log.configure("info", "json")
+    return lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+def test_an_event_is_one_json_line_with_what_is_bound(lines: Lines) -> None:
+    with structlog.contextvars.bound_contextvars(request_id="req_1"):
+        structlog.get_logger("gateway.web").info("request.done", status=201, detail="two\nlines")
+    [line] = lines()
+    moment = datetime.fromisoformat(line.pop("timestamp"))
+    assert moment.utcoffset() == timedelta(0)
+    assert line == {
+        "event": "request.done",
+        "level": "info",
+        "logger": "gateway.web",
+        "request_id": "req_1",
+        "status": 201,
+        "detail": "two\nlines",
+    }
+
+
+def test_what_json_does_not_know_is_written_as_text(lines: Lines) -> None:
+    structlog.get_logger().info("odd", id=UUID(int=1), at=timedelta(seconds=5), names={"one"}, body=b"\xff\x00")
+    [line] = lines()
+    assert line["id"] == "00000000-0000-0000-0000-000000000001"
+    assert (line["at"], line["names"], line["body"]) == ("0:00:05", ["one"], "2 octets")
+
+
+def test_below_the_level_nothing_is_logged(lines: Lines) -> None:
+    structlog.get_logger().debug("fine.grained")
+    logging.getLogger("asyncio").debug("fine grained")
+    assert lines() == []
+
+
+def test_libraries_log_in_the_same_shape(lines: Lines) -> None:
+    with structlog.contextvars.bound_contextvars(request_id="req_1"):
+        logging.getLogger("aiohttp.server").warning("refused %s with %s", "127.0.0.1", f"Bearer {SECRET_KEY}")
+    [line] = lines()
+    assert line["event"] == "refused 127.0.0.1 with Bearer ***"
+    assert (line["level"], line["logger"], line["request_id"]) == ("warning", "aiohttp.server", "req_1")
+    assert "timestamp" in line
+
+
+def fail_with(secret: str) -> None:
+    local = secret
+    raise ValueError(f"cannot reach postgresql://me:{local}@db/x")
+
+
+@pytest.mark.parametrize("logger", [structlog.get_logger("ours"), logging.getLogger("theirs")])
+def test_an_exception_is_structured_and_without_local_variables(logger: Any, lines: Lines) -> None:
+    try:
+        fail_with("hidden")
+    except ValueError:
+        logger.exception("it.failed")
+    [line] = lines()
+    [trace] = line["exception"]
+    assert trace["exc_type"] == "ValueError"
+    assert trace["exc_value"] == "cannot reach postgresql://me:***@db/x"
+    assert [frame["name"] for frame in trace["frames"]][-1] == "fail_with"
+    assert "hidden" not in json.dumps(line)
+
+
+def test_for_people_an_exception_is_a_traceback_without_local_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "console")
+    try:
+        fail_with("hidden")
+    except ValueError:
+        structlog.get_logger("ours").exception("it.failed", token="hidden")
+    said = capsys.readouterr().err
+    assert "it.failed" in said
+    assert "in fail_with" in said
+    assert "cannot reach postgresql://me:***@db/x" in said
+    assert "local = secret" not in said
+
+
+def test_auto_is_json_unless_stderr_is_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.configure("info", "auto")
+    structlog.get_logger().info("for.programs")
+    assert json.loads(capsys.readouterr().err)["event"] == "for.programs"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    log.configure("info", "auto")
+    structlog.get_logger().info("for.people")
+    assert not capsys.readouterr().err.startswith("{")
+
+
+CALLED_SECRET = (
+    *("authorization", "Authorization", "token", "device_token", "client_secret", "password", "auth", "p256dh"),
+    *("private_key", "vapid_private_key", "api_key", "X-Api-Key", "secret_key", "master_key", "Set-Cookie"),
+)
+
+
+@pytest.mark.parametrize("name", CALLED_SECRET)
+def test_what_a_secret_is_called_masks_it(name: str) -> None:
+    masked = log.mask(None, "info", {"event": "x", name: "hidden", "nested": {"deep": [{name: "hidden"}]}})
+    assert "hidden" not in str(masked)
+
+
+@pytest.mark.parametrize("name", ["author", "tokens_left", "idempotency_key", "job_id", "vapid_public_key"])
+def test_what_only_sounds_like_a_secret_is_kept(name: str) -> None:
+    assert log.mask(None, "info", {"event": "x", name: "seen"})[name] == "seen"
+
+
+def test_a_secret_that_is_not_set_is_seen_not_to_be() -> None:
+    assert log.mask(None, "info", {"event": "x", "token": None})["token"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        (f"key {SECRET_KEY} is unknown", "key sk_*** is unknown"),
+        (f"pk_{'a' * 24}", "pk_***"),
+        (f"dt_{'A-_9' * 12}", "dt_***"),
+        (f"/v1/receipts?token=rt_{'a' * 40}", "/v1/receipts?token=rt_***"),
+        ("vapid t=eyJ0.eyJh.c2ln, k=BA1Hxzyi1RUM", "vapid t=***"),
+        ("Authorization: Bearer abc.def", "Authorization: Bearer ***"),
+        (f"jwt eyJ0eXAiOiJKV1QiLCJh.{'a' * 20}.{'b' * 20} seen", "jwt *** seen"),
+        ("postgresql://me:p%40ss@db:5432/x", "postgresql://me:***@db:5432/x"),
+        (f"POST https://fcm.googleapis.com{PATH} timed out", "POST https://fcm.googleapis.com/*** timed out"),
+        (
+            f"at 'https://wns2-am3p.notify.windows.com/w/?token={'B' * 50}%3d'",
+            "at 'https://wns2-am3p.notify.windows.com/***'",
+        ),
+        ("see https://example.org/news/2026/storm-warning", "see https://example.org/news/2026/storm-warning"),
+        ("constraint pk_devices violated", "constraint pk_devices violated"),
+        ("http://127.0.0.1:8080/v1/alerts", "http://127.0.0.1:8080/v1/alerts"),
+    ],
+)
+def test_what_a_secret_looks_like_masks_it_in_any_text(text: str, masked: str) -> None:
+    assert log.mask(None, "info", {"event": text, "nested": [text]}) == {"event": masked, "nested": [masked]}
+
+
+def test_of_an_endpoint_only_the_push_service_stays() -> None:
+    """Whoever knows an endpoint may post to it; short ones too."""
+    masked = log.mask(
+        None,
+        "info",
+        {
+            "event": "x",
+            "endpoint": f"https://fcm.googleapis.com{PATH}",
+            "old_endpoint": "https://push.example.org:8443/a?b",
+            "endpoints": ["http://127.0.0.1:9090/p/1", "no url"],
+        },
+    )
+    assert masked == {
+        "event": "x",
+        "endpoint": "https://fcm.googleapis.com/***",
+        "old_endpoint": "https://push.example.org:8443/***",
+        "endpoints": ["http://127.0.0.1:9090/***", "***"],
+    }
+
+
+def test_a_value_that_contains_itself_ends() -> None:
+    loop: list[object] = []
+    loop.append(loop)
+    assert "***" in str(log.mask(None, "info", {"event": "x", "loop": loop}))
