@@ -137,3 +137,17 @@ class Unavailable(GatewayError):
     code = "unavailable"
     title = "The gateway cannot do this right now"
     status = 503
+
+
+class MethodNotAllowed(GatewayError):
+    code = "method_not_allowed"
+    title = "This address does not take that method"
+    status = 405
+
+
+class InternalFault(GatewayError):
+    """A fault of our own. What it was is in the log, and told to nobody."""
+
+    code = "internal_error"
+    title = "The gateway met a fault of its own"
+    status = 500

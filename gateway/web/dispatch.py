@@ -15,6 +15,7 @@ from gateway.domain.errors import (
     Fault,
     Forbidden,
     Invalid,
+    NotFound,
     OriginNotAllowed,
     Unauthenticated,
     UnsupportedMediaType,
@@ -108,7 +109,7 @@ async def _read(request: web.Request, largest: int) -> bytes:
 
 def _input(route: Route, request: web.Request, raw: bytes) -> tuple[Any, Any]:
     if any("\0" in value for value in request.match_info.values()):
-        raise Invalid([Fault("/path", "holds U+0000")])
+        raise NotFound("nothing is named with U+0000")
     query = None
     if route.query is not None:
         query = read_query(route.query, list(request.query.items()))

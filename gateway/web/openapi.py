@@ -195,6 +195,8 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
     if route.body is not None:
         content = {"application/json": {"schema": schemas.body(route.body)}}
         operation["requestBody"] = {"required": True, "content": content}
+    elif _takes_stream(route):
+        operation["requestBody"] = {"required": True, "content": {route.streams: {"schema": {"type": "string"}}}}
     return operation
 
 
@@ -250,10 +252,16 @@ def _refusals(route: Route) -> dict[int, str]:
     if route.path.endswith(("/cancel", "/topics/{topic}")):
         statuses += [409]
     if route.body is not None:
-        statuses += [400, 413, 415]
+        statuses += [400, 413]
+    if route.body is not None or _takes_stream(route):
+        statuses += [415]
     if route.body is not None or route.query is not None:
         statuses += [422]
     return {status: _REFUSALS[status] for status in sorted(set(statuses))}
+
+
+def _takes_stream(route: Route) -> bool:
+    return route.method == "POST" and route.streams is not None
 
 
 def _problem(said: str) -> dict[str, Any]:

@@ -8,7 +8,15 @@ from aiohttp import web
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from gateway.domain.errors import GatewayError, Invalid, NotFound, Unauthenticated, Unavailable
+from gateway.domain.errors import (
+    GatewayError,
+    InternalFault,
+    Invalid,
+    MethodNotAllowed,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+)
 
 RETRY_AFTER_S = 5
 
@@ -16,18 +24,6 @@ log = structlog.get_logger(__name__)
 
 DATABASE_DOWN = (DBAPIError, PoolTimeout, OSError, TimeoutError)
 EXPECTED = (GatewayError, *DATABASE_DOWN)
-
-
-class MethodNotAllowed(GatewayError):
-    code = "method_not_allowed"
-    title = "This address does not take that method"
-    status = 405
-
-
-class Fault500(GatewayError):
-    code = "internal_error"
-    title = "The gateway met a fault of its own"
-    status = 500
 
 
 def answer(refusal: GatewayError) -> web.Response:
@@ -67,7 +63,7 @@ def of(error: Exception) -> GatewayError:
             return Unavailable("the database cannot be reached; try again shortly")
         case _:
             log.exception("http.failed", exc_info=error)
-            return Fault500("the fault was logged; the request can be tried again")
+            return InternalFault("the fault was logged; the request can be tried again")
 
 
 def _is_our_fault(error: Exception) -> bool:

@@ -1,0 +1,146 @@
+"""Who may do what: scopes, origins, and the walls between applications."""
+
+from typing import Any
+
+import pytest
+
+from gateway.service.access import ADMIN as ADMIN_SCOPE
+from gateway.service.access import DEVICE, REGISTER
+from gateway.web.routes import Route
+from gateway.web.server import ROUTES
+from tests.support.api import ADMIN, Api
+from tests.support.gateway_parts import HOME
+
+NOWHERE = "0" * 32
+PROTECTED = [route for route in ROUTES if route.may]
+
+
+def address(route: Route, **ids: str) -> str:
+    known = {
+        "application_id": f"app_{NOWHERE}",
+        "key_id": f"key_{NOWHERE}",
+        "device_id": f"dev_{NOWHERE}",
+        "notification_id": f"ntf_{NOWHERE}",
+        "delivery_id": f"dlv_{NOWHERE}{NOWHERE}",
+        "topic": "weather",
+        "user_id": "u-1",
+    }
+    return route.path.format(**(known | ids))
+
+
+async def test_every_protected_route_refuses_strangers(api: Api) -> None:
+    for route in PROTECTED:
+        for headers in (
+            {},
+            {"Authorization": "Bearer sk_unknown"},
+            {"Authorization": "Basic eDp5"},
+            {"Authorization": "Bearer"},
+        ):
+            said = await api.call(route.method, address(route), key=None, headers=headers)
+            assert (said.status, said.body["code"]) == (401, "unauthenticated"), (route.path, headers)
+            assert said.headers["WWW-Authenticate"] == "Bearer"
+
+
+async def test_every_route_refuses_credentials_without_its_scope(api: Api) -> None:
+    device = await api.register()
+    path = f"/v1/applications/{api.parts.application['id']}/keys"
+    keys = {"admin": ADMIN, REGISTER: api.publishable, DEVICE: device["device_token"]}
+    for scope in ("send", "read", "manage"):
+        keys[scope] = (await api.made("POST", path, {"name": scope, "scopes": [scope]}, key=ADMIN))["key"]
+    for route in PROTECTED:
+        for scope, key in keys.items():
+            if scope in route.may and route.path.endswith("/stream"):
+                continue  # an answer without an end
+            said = await api.call(route.method, address(route), key=key, origin=HOME)
+            if scope not in route.may:
+                assert (said.status, said.body["code"]) == (403, "forbidden"), (route.path, scope)
+            else:
+                assert said.status != 403, (route.path, scope, said.body)
+
+
+async def test_another_applications_things_are_not_there(api: Api) -> None:
+    device = await api.register()
+    sent = await api.parts.submit()
+    async with api.parts.working():
+        await api.parts.ended(sent.id)
+    [delivery] = (await api.made("GET", "/v1/deliveries"))["items"]
+    new = {"name": "other", "subject": "mailto:ops@example.org", "allowed_origins": [HOME]}
+    other = (await api.made("POST", "/v1/applications", new, key=ADMIN))["secret_key"]
+    ids = {
+        "application_id": api.parts.application["id"],
+        "device_id": device["id"],
+        "notification_id": delivery["notification_id"],
+        "delivery_id": delivery["id"],
+    }
+    for route in PROTECTED:
+        if set(route.may) == {ADMIN_SCOPE} or not any(f"{{{name}}}" in route.path for name in ids):
+            continue
+        body: Any = (
+            {"lat": 1, "lon": 2} if route.path.endswith("location") and route.body else {} if route.body else None
+        )
+        said = await api.call(route.method, address(route, **ids), body, key=other)
+        assert (said.status, said.body["code"]) == (404, "not_found"), route.path
+    for path in ("/v1/devices", "/v1/notifications", "/v1/deliveries"):
+        assert (await api.made("GET", path, key=other))["items"] == []
+    preview = await api.made("POST", "/v1/audiences/preview", {"audience": {"device_id": device["id"]}}, key=other)
+    assert preview["devices"] == 0
+    assert (await api.made("DELETE", "/v1/users/u-1", key=other)) == {"devices": 0}
+
+
+@pytest.mark.parametrize("origin", [None, "https://evil.example", HOME + ".evil.example", HOME + ":8443", "null"])
+async def test_the_publishable_key_is_for_the_applications_own_pages(api: Api, origin: str | None) -> None:
+    said = await api.call("POST", "/v1/devices", api.device(), key=api.publishable, origin=origin)
+    assert (said.status, said.body["code"]) == (403, "origin_not_allowed")
+    assert (await api.rows())["devices"] == 0
+
+
+async def test_pages_of_other_origins_may_ask_and_read_the_answer(api: Api) -> None:
+    for route in ROUTES:
+        if not route.browser:
+            continue
+        async with api.http.options(
+            address(route), headers={"Origin": HOME, "Access-Control-Request-Method": route.method}
+        ) as preflight:
+            assert preflight.status == 204, route.path
+            assert preflight.headers["Access-Control-Allow-Origin"] == "*"
+            assert route.method in preflight.headers["Access-Control-Allow-Methods"]
+    said = await api.call("GET", "/v1/vapid-public-key", key=api.publishable, origin=HOME)
+    assert said.body == {"vapid_public_key": api.parts.application["vapid_public_key"]}
+    assert said.headers["Access-Control-Allow-Origin"] == "*"
+
+
+async def test_a_removed_key_is_refused_from_the_next_request_on(api: Api) -> None:
+    path = f"/v1/applications/{api.parts.application['id']}/keys"
+    made = await api.made("POST", path, {"name": "temporary", "scopes": ["read"]}, key=ADMIN)
+    assert (await api.call("GET", "/v1/devices", key=made["key"])).status == 200
+    assert (await api.call("DELETE", f"{path}/{made['id']}", key=ADMIN)).status == 204
+    assert (await api.call("GET", "/v1/devices", key=made["key"])).status == 401
+    assert (await api.call("DELETE", f"{path}/{made['id']}", key=ADMIN)).status == 404
+
+
+async def test_keys_are_shown_once_and_stored_hashed(api: Api) -> None:
+    shown = await api.made("GET", f"/v1/applications/{api.parts.application['id']}", key=ADMIN)
+    stored = await api.parts.scalar("SELECT string_agg(api_keys::text, ' ') FROM api_keys")
+    private = await api.parts.scalar("SELECT encode(private_key, 'hex') FROM vapid_keys")
+    for key in (api.secret, api.publishable):
+        assert key not in str(shown)
+        assert key not in stored
+        assert key.encode().hex() not in stored
+    assert len(private) > 2 * 32  # sealed: more than the bare scalar
+
+
+async def test_the_operator_lists_and_changes_applications(api: Api) -> None:
+    new = {
+        "name": " Shop ",
+        "subject": "https://shop.example/contact",
+        "allowed_origins": ["HTTPS://Shop.example:443/"],
+    }
+    made = await api.made("POST", "/v1/applications", new, key=ADMIN)
+    assert (made["name"], made["allowed_origins"]) == ("Shop", ["https://shop.example"])
+    path = f"/v1/applications/{made['id']}"
+    changed = await api.made("PATCH", path, {"name": "Store"}, key=ADMIN)
+    assert (changed["name"], changed["subject"]) == ("Store", "https://shop.example/contact")
+    page = await api.made("GET", "/v1/applications?limit=1", key=ADMIN)
+    rest = await api.made("GET", f"/v1/applications?cursor={page['next_cursor']}", key=ADMIN)
+    assert [one["name"] for one in page["items"] + rest["items"]] == ["Weather", "Store"]
+    assert (await api.call("GET", "/v1/devices", key=ADMIN)).status == 403

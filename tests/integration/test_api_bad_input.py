@@ -1,0 +1,366 @@
+"""Bad input: every endpoint names the fault with the right 4xx, and stores nothing."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.sim import Vendor
+from gateway.web.routes import Route
+from gateway.web.server import ROUTES
+from tests.support.api import ADMIN, Api
+from tests.support.gateway_parts import HOME
+
+NOWHERE = "0" * 32
+CONTENT = {"title": "Storm"}
+SENT = {"content": CONTENT, "audience": {"everyone": True}}
+WITH_BODY = [route for route in ROUTES if route.body is not None]
+GOOD: dict[str, Any] = {
+    "/v1/applications": {"name": "a", "subject": "mailto:a@example.org"},
+    "/v1/applications/{application_id}": {"name": "b"},
+    "/v1/applications/{application_id}/keys": {"name": "k", "scopes": ["read"]},
+    "/v1/devices/{device_id}": {"attributes": {"a": 1}},
+    "/v1/devices/{device_id}/location": {"lat": 1, "lon": 2},
+    "/v1/notifications": SENT,
+    "/v1/topics/{topic}/publish": {"content": CONTENT},
+    "/v1/audiences/preview": {"audience": {"everyone": True}},
+    "/v1/campaigns": {"name": "c", **SENT},
+    "/v1/alerts": {"event": "Storm", "audience": {"everyone": True}},
+    "/v1/receipts": {"token": "t", "event": "displayed"},
+}
+
+
+class Bench:
+    """Every route with a body, with the address and the credential to reach it."""
+
+    def __init__(self, api: Api, device: dict[str, str]) -> None:
+        self.api = api
+        self.device = device
+
+    async def send(self, route: Route, body: Any = None, **more: Any) -> Any:
+        path = route.path.format(
+            application_id=self.api.parts.application["id"], device_id=self.device["id"], topic="weather"
+        )
+        key = ADMIN if "admin" in route.may else "" if route.may else None
+        return await self.api.call(route.method, path, body, key=key, **more)
+
+
+@pytest.fixture
+async def bench(api: Api) -> Bench:
+    return Bench(api, await api.register())
+
+
+def good(route: Route, api: Api) -> Any:
+    return api.device() if route.path == "/v1/devices" else GOOD[route.path]
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"", "empty"),
+        (b"{", "line 1"),
+        (b'{"a": 1,}', "line 1"),
+        (b"\xff\xfe{}", "UTF-8"),
+        (b'{"a": NaN}', "NaN"),
+        (b"[" * 100_000, ""),
+        (b'{"a": ' + b"9" * 5000 + b"}", ""),
+    ],
+    ids=["empty", "cut off", "trailing comma", "not utf-8", "NaN", "very deep", "very long number"],
+)
+async def test_what_is_not_json_is_answered_400(bench: Bench, raw: bytes, said: str) -> None:
+    before = await bench.api.rows()
+    for route in WITH_BODY:
+        answer = await bench.send(route, raw=raw)
+        assert (answer.status, answer.body["code"]) == (400, "malformed_body"), route.path
+        assert said in answer.body["detail"], route.path
+    assert await bench.api.rows() == before
+
+
+async def test_json_that_is_no_object_is_answered_422(bench: Bench) -> None:
+    before = await bench.api.rows()
+    for route in WITH_BODY:
+        for value in ([], "text", 7, None, True):
+            answer = await bench.send(route, raw=json.dumps(value).encode())
+            assert (answer.status, answer.body["code"]) == (422, "invalid"), (route.path, value)
+    assert await bench.api.rows() == before
+
+
+async def test_unknown_fields_are_named(bench: Bench) -> None:
+    before = await bench.api.rows()
+    for route in WITH_BODY:
+        answer = await bench.send(route, good(route, bench.api) | {"bogus": 1})
+        assert (answer.status, "/bogus" in answer.pointers) == (422, True), (route.path, answer.body)
+    assert await bench.api.rows() == before
+
+
+async def test_missing_fields_are_named(bench: Bench) -> None:
+    before = await bench.api.rows()
+    for route in WITH_BODY:
+        assert route.body is not None
+        required = [name for name, field in route.body.model_fields.items() if field.is_required()]
+        answer = await bench.send(route, {})
+        if required:
+            assert answer.status == 422, route.path
+            assert {f"/{name}" for name in required} <= set(answer.pointers), (route.path, answer.body)
+    assert await bench.api.rows() == before
+
+
+async def test_wrong_types_are_named(bench: Bench) -> None:
+    """Every field of every body, given a type that it cannot be."""
+    before = await bench.api.rows()
+    for route in WITH_BODY:
+        sound = good(route, bench.api)
+        assert route.body is not None
+        for name in route.body.model_fields:
+            for wrong in ({"no": "such"}, [[["deep"]]], -1.5e300):
+                if name == "attributes" and wrong == {"no": "such"}:
+                    continue  # that is what attributes may be
+                answer = await bench.send(route, sound | {name: wrong})
+                assert answer.status == 422, (route.path, name, wrong, answer.body)
+                assert any(pointer.startswith(f"/{name}") for pointer in answer.pointers), (route.path, name, wrong)
+    after = await bench.api.rows()
+    assert after == before
+
+
+async def test_what_postgres_cannot_keep_is_named(bench: Bench) -> None:
+    before = await bench.api.rows()
+    for route in WITH_BODY:
+        sound = good(route, bench.api)
+        name = next(iter(sound))
+        for raw in (rb'"\u0000"', rb'"\ud800"', rb"1e999", rb'{"\u0000": 1}'):
+            body = json.dumps(sound | {name: "HERE"}).encode().replace(b'"HERE"', raw)
+            answer = await bench.send(route, raw=body)
+            assert (answer.status, answer.pointers[0].startswith(f"/{name}")) == (422, True), (route.path, raw)
+    assert await bench.api.rows() == before
+
+
+async def test_a_body_of_2_mib_is_answered_413(bench: Bench) -> None:
+    before = await bench.api.rows()
+    raw = json.dumps({"padding": "x" * (2 << 20)}).encode()
+    for route in WITH_BODY:
+        answer = await bench.send(route, raw=raw)
+        assert (answer.status, answer.body["code"]) == (413, "body_too_large"), route.path
+    assert await bench.api.rows() == before
+
+
+async def test_another_content_type_is_answered_415(bench: Bench) -> None:
+    before = await bench.api.rows()
+    for route in WITH_BODY:
+        raw = json.dumps(good(route, bench.api)).encode()
+        answer = await bench.send(route, raw=raw, headers={"Content-Type": "text/plain"})
+        assert (answer.status, answer.body["code"]) == (415, "unsupported_media_type"), route.path
+    assert await bench.api.rows() == before
+
+
+async def test_unknown_ids_are_answered_404_and_so_is_what_is_no_id(api: Api) -> None:
+    kinds = {"application_id": "app", "key_id": "key", "device_id": "dev", "notification_id": "ntf"}
+    for route in ROUTES:
+        named = [name for name in (*kinds, "delivery_id") if f"{{{name}}}" in route.path]
+        if not named:
+            continue
+        body = {"lat": 1, "lon": 2} if route.path.endswith("location") else GOOD.get(route.path)
+        unknown = {name: f"{kind}_{NOWHERE}" for name, kind in kinds.items()} | {"delivery_id": f"dlv_{NOWHERE * 2}"}
+        for ids in (
+            unknown,
+            dict.fromkeys(unknown, "nonsense"),
+            dict.fromkeys(unknown, "%00"),
+            dict.fromkeys(unknown, "x" * 1000),
+        ):
+            answer = await api.call(
+                route.method,
+                route.path.format(topic="weather", **ids),
+                body if route.body else None,
+                key=ADMIN if "admin" in route.may else "",
+            )
+            assert answer.status == 404, (route.path, ids, answer.body)
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"p256dh": "BA" + "A" * 85}, "/subscription/keys/p256dh"),
+        ({"p256dh": "AAAA"}, "/subscription/keys/p256dh"),
+        ({"p256dh": "not base64!"}, "/subscription/keys/p256dh"),
+        ({"auth": "AAAA"}, "/subscription/keys/auth"),
+        ({"auth": 7}, "/subscription/keys/auth"),
+        ({"auth": None}, "/subscription/keys/auth"),
+    ],
+    ids=["off the curve", "too short", "not base64url", "auth too short", "auth a number", "auth null"],
+)
+async def test_bad_keys_are_named(api: Api, change: dict[str, Any], pointer: str) -> None:
+    new = api.device()
+    new["subscription"]["keys"] |= change
+    said = await api.call("POST", "/v1/devices", new, key=api.publishable, origin=HOME)
+    assert (said.status, said.pointers) == (422, [pointer])
+    assert (await api.rows())["devices"] == 0
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://evil.example/push/1",
+        "https://fcm.googleapis.com.evil.example/x",
+        "https://evil.example/fcm.googleapis.com/x",
+        "http://fcm.googleapis.com/fcm/send/x",
+        "https://fcm.googleapis.com:8443/x",
+        "https://user@fcm.googleapis.com/x",
+        "https://127.0.0.1/x",
+        "https://[::1]/x",
+        "https://169.254.169.254/latest/meta-data",
+        "https://2130706433/x",
+        "https://notify.windows.com/x",
+        "https://web.push.apple.com",
+        "file:///etc/passwd",
+        "//fcm.googleapis.com/x",
+        "https://fcm.googleapis.com/x y",
+        "https://fcm.googleapis.com/" + "x" * 2030,
+    ],
+)
+async def test_endpoints_elsewhere_are_refused(api: Api, endpoint: str) -> None:
+    new = api.device()
+    new["subscription"]["endpoint"] = endpoint
+    said = await api.call("POST", "/v1/devices", new)
+    assert (said.status, said.body["code"]) in {(422, "endpoint_not_allowed"), (422, "invalid")}
+    assert (await api.rows())["devices"] == 0
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://fcm.googleapis.com/fcm/send/x",
+        "https://updates.push.services.mozilla.com/wpush/v2/x",
+        "https://web.push.apple.com/x",
+        "https://wns2-by3p.notify.windows.com/w/?token=x",
+    ],
+)
+async def test_the_four_vendors_endpoints_are_taken(api: Api, endpoint: str) -> None:
+    new = api.device(Vendor.FCM)
+    new["subscription"]["endpoint"] = endpoint
+    assert (await api.call("POST", "/v1/devices", new)).status == 201
+
+
+AUDIENCES: list[tuple[Any, str]] = [
+    ({}, "/audience"),
+    ("everyone", "/audience"),
+    ({"everyone": False}, "/audience/everyone"),
+    ({"all": []}, "/audience/all"),
+    ({"all": [{"topic": "a"}, {"topic": "b!"}]}, "/audience/all/1/topic"),
+    ({"topic": "a", "user_id": "b"}, "/audience"),
+    ({"near": {"lat": 91, "lon": 0, "radius_m": 5}}, "/audience/near/lat"),
+    ({"within": {"type": "Point", "coordinates": [1, 2]}}, "/audience/within"),
+    ({"within": {"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [0, 1], [1, 0], [0, 0]]]}}, "/audience/within"),
+    ({"attribute": "age"}, "/audience"),
+    ({"attribute": "age", "lt": True}, "/audience/lt"),
+    ({"device_id": "dev_nonsense"}, "/audience/device_id"),
+    ({"not": {"bogus": 1}}, "/audience/not"),
+]
+
+
+@pytest.mark.parametrize(("audience", "pointer"), AUDIENCES)
+async def test_bad_audiences_are_named_wherever_they_are_given(api: Api, audience: Any, pointer: str) -> None:
+    before = await api.rows()
+    for path, body in (
+        ("/v1/notifications", {"content": CONTENT}),
+        ("/v1/campaigns", {"name": "n", "content": CONTENT}),
+        ("/v1/alerts", {"event": "Storm"}),
+        ("/v1/audiences/preview", {}),
+    ):
+        said = await api.call("POST", path, body | {"audience": audience})
+        assert said.status == 422, (path, said.body)
+        assert any(found.startswith(pointer) for found in said.pointers), (path, said.body)
+    assert await api.rows() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"content": {}}, "/content/title"),
+        ({"content": {"title": ""}}, "/content/title"),
+        ({"content": {"title": "t", "url": "javascript:alert(1)"}}, "/content/url"),
+        ({"content": {"title": "t", "url": "//evil.example"}}, "/content/url"),
+        ({"content": {"title": "t", "icon": "data:image/png;base64,AAAA"}}, "/content/icon"),
+        ({"content": {"title": "t", "actions": [{"action": "a"}]}}, "/content/actions/0/title"),
+        ({"content": {"title": "t", "data": {"gateway": 1}}}, "/content/data"),
+        ({"content": {"title": "t", "app_badge": -1}}, "/content/app_badge"),
+        ({"delivery": {"ttl": -1}}, "/delivery/ttl"),
+        ({"delivery": {"ttl": 2_419_201}}, "/delivery/ttl"),
+        ({"delivery": {"ttl": "60"}}, "/delivery/ttl"),
+        ({"delivery": {"urgency": "extreme"}}, "/delivery/urgency"),
+        ({"delivery": {"lane": "fast"}}, "/delivery/lane"),
+        ({"delivery": {"expires_at": "2020-01-01T00:00:00Z"}}, "/delivery/expires_at"),
+        ({"delivery": {"expires_at": "tomorrow"}}, "/delivery/expires_at"),
+        ({"schedule": {"at": "2026-12-01T09:00:00"}}, "/schedule/at"),
+        ({"schedule": {"at": "9999-12-31T23:59:59-14:00"}}, "/schedule/at"),
+        ({"schedule": {"at": 1_800_000_000}}, "/schedule/at"),
+        ({"schedule": {}}, "/schedule/at"),
+    ],
+)
+async def test_bad_content_delivery_and_schedule_are_named(api: Api, change: dict[str, Any], pointer: str) -> None:
+    before = await api.rows()
+    said = await api.call("POST", "/v1/notifications", SENT | change)
+    assert (said.status, said.pointers) == (422, [pointer]), said.body
+    assert await api.rows() == before
+
+
+async def test_all_faults_are_told_at_once(api: Api) -> None:
+    body = {"content": {"title": 7, "url": "nowhere"}, "delivery": {"ttl": -1, "urgency": "x"}, "bogus": 1}
+    said = await api.call("POST", "/v1/notifications", body)
+    wanted = {"/content/title", "/content/url", "/delivery/ttl", "/delivery/urgency", "/bogus", "/audience"}
+    assert set(said.pointers) == wanted
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=1001",
+        "limit=ten",
+        "cursor=%21%21",
+        "cursor=bm9uc2Vuc2U",
+        "bogus=1",
+        "limit=1&limit=2",
+        "cursor=%00",
+    ],
+)
+async def test_bad_query_parameters_are_named(api: Api, query: str) -> None:
+    for route in ROUTES:
+        if route.query is None or "limit" not in route.query.model_fields:
+            continue
+        key = ADMIN if "admin" in route.may else ""
+        said = await api.call("GET", f"{route.path}?{query}", key=key)
+        assert (said.status, said.pointers) == (422, [f"/query/{query.partition('=')[0]}"]), (route.path, said.body)
+
+
+async def test_bad_filters_of_the_log_are_named(api: Api) -> None:
+    for query in ("notification_id=x", "device_id=ntf_1", "outcome=fine", "since=yesterday", "host=", "user_id="):
+        for path in ("/v1/deliveries", "/v1/deliveries/stream"):
+            said = await api.call("GET", f"{path}?{query}")
+            assert (said.status, said.pointers) == (422, [f"/query/{query.partition('=')[0]}"]), (
+                path,
+                query,
+                said.body,
+            )
+    for last in ("x", "-1", "9" * 30):
+        said = await api.call("GET", "/v1/deliveries/stream", headers={"Last-Event-ID": last})
+        assert (said.status, said.pointers) == (422, ["/header/Last-Event-ID"])
+
+
+async def test_forged_and_foreign_receipt_tokens_are_refused(api: Api) -> None:
+    for token in ("x", "A" * 64, "%00", "é" * 20):
+        said = await api.call("POST", "/v1/receipts", {"token": token, "event": "displayed"}, key=None)
+        assert (said.status, said.body["code"]) == (422, "receipt_invalid")
+    assert (await api.rows())["receipts"] == 0
+
+
+async def test_an_import_of_another_content_type_is_refused(api: Api) -> None:
+    said = await api.call("POST", "/v1/devices/import", raw=b"{}", headers={"Content-Type": "application/json"})
+    assert (said.status, said.body["code"]) == (415, "unsupported_media_type")
+
+
+async def test_an_import_with_an_endless_line_ends_with_the_reason(api: Api) -> None:
+    line = json.dumps(api.device()).encode()
+    raw = line + b"\n" + b"x" * 100_000
+    said = await api.call("POST", "/v1/devices/import", raw=raw, headers={"Content-Type": "application/x-ndjson"})
+    last = json.loads(said.body.strip().rpartition("\n")[2])
+    assert (last["done"], last["code"]) == (False, "body_too_large")
+    assert "line 2" in last["detail"]

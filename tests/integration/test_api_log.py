@@ -1,0 +1,166 @@
+"""The log over HTTP: pages, one delivery in plain words, the stream and its resumption, receipts."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from gateway.domain import ids
+from gateway.domain.notification import Kind
+from gateway.sim import Rule, Vendor
+from tests.support.api import Api
+
+
+async def sent_to(api: Api, count: int, kind: Kind = Kind.DIRECT) -> str:
+    """Deliver a notification to so many new devices; answers the notification's id as the API shows it."""
+    await api.parts.register(api.parts.subscribe(Vendor.FCM, count))
+    sent = await api.parts.submit(kind)
+    async with api.parts.working():
+        await api.parts.ended(sent.id)
+    return ids.show(ids.NOTIFICATION, sent.id)
+
+
+@asynccontextmanager
+async def following(api: Api, query: str = "", **headers: str) -> AsyncIterator[AsyncIterator[tuple[int, Any]]]:
+    """The events' (id, delivery) of a stream that is surely open."""
+    sent = {"Authorization": f"Bearer {api.secret}", **headers}
+    async with api.http.get(f"/v1/deliveries/stream{query}", headers=sent) as answer:
+        assert answer.status == 200
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        assert (await answer.content.readline()).startswith(b":")
+
+        async def events() -> AsyncIterator[tuple[int, Any]]:
+            id_ = 0
+            async for line in answer.content:
+                if line.startswith(b"id: "):
+                    id_ = int(line[4:])
+                if line.startswith(b"data: "):
+                    yield id_, json.loads(line[6:])
+
+        yield events()
+
+
+async def take(events: AsyncIterator[tuple[int, Any]], count: int) -> list[tuple[int, Any]]:
+    async with asyncio.timeout(20):
+        return [await anext(events) for _ in range(count)]
+
+
+async def test_pages_are_newest_first_without_gap_or_repetition(api: Api) -> None:
+    await sent_to(api, 25)
+    seen: list[str] = []
+    times: list[str] = []
+    cursor = ""
+    while True:
+        page = await api.made("GET", f"/v1/deliveries?limit=10{cursor}")
+        seen += [delivery["id"] for delivery in page["items"]]
+        times += [delivery["settled_at"] for delivery in page["items"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+    assert len(seen) == len(set(seen)) == 25
+    assert times == sorted(times, reverse=True)
+
+
+async def test_filters_narrow_the_log(api: Api) -> None:
+    first = await sent_to(api, 2)
+    second = await sent_to(api, 1)
+    everything = (await api.made("GET", "/v1/deliveries"))["items"]
+    assert len(everything) == 5
+    one = everything[0]
+    for query, count in (
+        (f"notification_id={first}", 2),
+        (f"notification_id={second}", 3),
+        (f"device_id={one['device_id']}", 1 if one["notification_id"] == second else 2),
+        ("outcome=accepted", 5),
+        ("outcome=gone", 0),
+        (f"host={one['host']}", 5),
+        ("host=push.example.org", 0),
+        ("user_id=nobody", 0),
+        ("since=2020-01-01T00:00:00Z", 5),
+        ("until=2020-01-01T00:00:00Z", 0),
+    ):
+        found = (await api.made("GET", f"/v1/deliveries?{query}"))["items"]
+        assert len(found) == count or query.startswith("device_id"), query
+        assert query.startswith("device_id") is False or {item["device_id"] for item in found} == {one["device_id"]}
+
+
+async def test_a_delivery_tells_every_attempt_in_plain_words(api: Api) -> None:
+    api.parts.sim.behave(Rule(status=503, times=1, retry_after=1))
+    await sent_to(api, 1)
+    [listed] = (await api.made("GET", "/v1/deliveries"))["items"]
+    assert (listed["outcome"], listed["attempts"]) == ("accepted", 2)
+    delivery = await api.made("GET", f"/v1/deliveries/{listed['id']}")
+    failed, last = delivery["attempts"]
+    assert (failed["number"], failed["status"], last["number"], last["status"]) == (1, 503, 2, 201)
+    assert "503" in failed["cause"]
+    assert failed["next"] == "tried again at retry_at"
+    assert failed["retry_at"] > failed["at"]
+    assert last["next"] == "the push service holds it for the browser"
+    assert delivery["message"]
+
+
+async def test_a_delivery_that_is_still_tried_is_shown_as_pending(api: Api) -> None:
+    api.parts.sim.behave(Rule(status=503, retry_after=60))
+    await api.parts.register(api.parts.subscribe(Vendor.FCM, 1))
+    sent = await api.parts.submit(Kind.DIRECT)
+    async with api.parts.working():
+        await api.parts.until(sent.id, lambda progress: progress.retries == 1)
+    row = await api.parts.scalar("SELECT replace(device_id::text, '-', '') FROM attempts")
+    delivery = await api.made("GET", f"/v1/deliveries/dlv_{sent.id.hex}{row}")
+    assert (delivery["outcome"], len(delivery["attempts"])) == ("pending", 1)
+    assert "settled_at" not in delivery
+
+
+async def test_the_stream_shows_deliveries_as_they_settle(api: Api) -> None:
+    async with following(api) as events:
+        notification = await sent_to(api, 3)
+        seen = await take(events, 3)
+    assert {delivery["notification_id"] for _, delivery in seen} == {notification}
+    assert [id_ for id_, _ in seen] == sorted(id_ for id_, _ in seen)
+
+
+async def test_the_stream_resumes_where_it_broke(api: Api) -> None:
+    await sent_to(api, 5)
+    async with following(api, "?last_event_id=0") as events:
+        before = await take(events, 3)
+    async with following(api, **{"Last-Event-ID": str(before[-1][0])}) as events:
+        after = await take(events, 2)
+    ids = [delivery["id"] for _, delivery in before + after]
+    assert len(set(ids)) == 5
+
+
+async def test_the_stream_follows_filters(api: Api) -> None:
+    api.parts.sim.behave(Rule(status=410, share=0.5))
+    async with following(api, "?outcome=gone") as events:
+        await sent_to(api, 30)
+        gone = (await api.made("GET", "/v1/deliveries?outcome=gone"))["items"]
+        seen = await take(events, len(gone))
+    assert {delivery["outcome"] for _, delivery in seen} == {"gone"}
+    assert 0 < len(gone) < 30
+
+
+async def test_a_receipt_appears_once_in_the_delivery_and_in_the_counts(api: Api) -> None:
+    [subscriber] = api.parts.subscribe(Vendor.MOZILLA, 1)
+    await api.made("POST", "/v1/devices", {"subscription": subscriber.to_json()})
+    sent = await api.parts.submit(Kind.DIRECT)
+    async with api.parts.working():
+        await api.parts.ended(sent.id)
+    token = subscriber.messages[0].json()["notification"]["data"]["gateway"]["receipt"]
+    for event, action in (("displayed", None), ("displayed", None), ("clicked", "open")):
+        told = {"token": token, "event": event} | ({"action": action} if action else {})
+        assert (await api.call("POST", "/v1/receipts", told, key=None)).status == 204
+    [delivery] = (await api.made("GET", "/v1/deliveries"))["items"]
+    assert delivery["displayed_at"]
+    assert (delivery["clicked_at"] is not None, delivery["action"]) == (True, "open")
+    progress = (await api.made("GET", "/v1/notifications"))["items"][0]["progress"]
+    assert (progress["displayed"], progress["clicked"], progress["dismissed"]) == (1, 1, 0)
+
+
+async def test_an_unchanged_read_is_answered_304(api: Api) -> None:
+    await sent_to(api, 1)
+    first = await api.call("GET", "/v1/deliveries")
+    again = await api.call("GET", "/v1/deliveries", headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status, again.body) == (304, "")
+    await sent_to(api, 1)
+    assert (await api.call("GET", "/v1/deliveries", headers={"If-None-Match": first.headers["ETag"]})).status == 200
