@@ -81,7 +81,9 @@ def configure(level: str, format: str = "auto") -> None:
             ],
         )
     )
-    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
     logging.captureWarnings(capture=True)
 
 

@@ -29,7 +29,6 @@ def as_before() -> Iterator[None]:
 
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[dict[str, Any]]]:
-    log.configure("info", "json")
     return lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
@@ -37,6 +36,7 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 
 def test_an_event_is_one_json_line_with_what_is_bound(lines: Lines) -> None:
+    log.configure("info", "json")
     with structlog.contextvars.bound_contextvars(request_id="req_1"):
         structlog.get_logger("gateway.web").info("request.done", status=201, detail="two\nlines")
     [line] = lines()
@@ -53,6 +53,7 @@ def test_an_event_is_one_json_line_with_what_is_bound(lines: Lines) -> None:
 
 
 def test_what_json_does_not_know_is_written_as_text(lines: Lines) -> None:
+    log.configure("info", "json")
     structlog.get_logger().info("odd", id=UUID(int=1), at=timedelta(seconds=5), names={"one"}, body=b"\xff\x00")
     [line] = lines()
     assert line["id"] == "00000000-0000-0000-0000-000000000001"
@@ -60,12 +61,14 @@ def test_what_json_does_not_know_is_written_as_text(lines: Lines) -> None:
 
 
 def test_below_the_level_nothing_is_logged(lines: Lines) -> None:
+    log.configure("info", "json")
     structlog.get_logger().debug("fine.grained")
     logging.getLogger("asyncio").debug("fine grained")
     assert lines() == []
 
 
 def test_libraries_log_in_the_same_shape(lines: Lines) -> None:
+    log.configure("info", "json")
     with structlog.contextvars.bound_contextvars(request_id="req_1"):
         logging.getLogger("aiohttp.server").warning("refused %s with %s", "127.0.0.1", f"Bearer {SECRET_KEY}")
     [line] = lines()
@@ -81,6 +84,7 @@ def fail_with(secret: str) -> None:
 
 @pytest.mark.parametrize("logger", [structlog.get_logger("ours"), logging.getLogger("theirs")])
 def test_an_exception_is_structured_and_without_local_variables(logger: Any, lines: Lines) -> None:
+    log.configure("info", "json")
     try:
         fail_with("hidden")
     except ValueError:
