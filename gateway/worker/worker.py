@@ -125,12 +125,15 @@ class Worker:
         post = Post(self._context, notification)
         post.cancelled |= notification.id in self._cancelled  # heard while we were loading
         run = Run(job, self._queue, post)
+        if (lost := self._runs.get(job.id)) is not None:
+            lost.stop()  # its lease ran out, and it is we who have claimed the job anew
         self._runs[job.id] = run
         try:
             await run.deliver(targets, self._lanes)
         finally:
             run.stop()
-            del self._runs[job.id]
+            if self._runs.get(job.id) is run:
+                del self._runs[job.id]
         if run.left:
             await self._queue.release(job)
 
