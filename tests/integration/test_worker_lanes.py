@@ -1,0 +1,105 @@
+"""An alert overtakes everything: in the queue, in the worker, and at one push service."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.domain import ids
+from gateway.domain.notification import Kind, Lane, push_topic
+from gateway.sim import Rule, Vendor
+from tests.support.gateway_parts import Parts, gateway, quick
+
+CAMPAIGN = 300
+
+
+@pytest.fixture
+async def parts(database_url: str) -> AsyncIterator[Parts]:
+    async with gateway(database_url) as parts:
+        yield parts
+
+
+def order(parts: Parts) -> list[str]:
+    """The notifications of the messages in the order in which the push services took them."""
+    return [message.json()["notification"]["data"]["gateway"]["id"] for message in parts.sim.messages]
+
+
+async def test_an_alert_overtakes_a_campaign_that_fills_every_sender(parts: Parts) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, CAMPAIGN))
+    watchers = await parts.register(parts.subscribe(Vendor.FCM, 5), topics=("weather",))
+    parts.sim.behave(Rule(delay_ms=40))
+    crew = quick(senders=4, urgent_senders=2, jobs=2, urgent_jobs=1)
+
+    async with parts.working(crew) as stop:
+        campaign = await parts.submit()
+        await parts.sim.wait_for(count=8)
+        alert = await parts.submit(Kind.ALERT, audience={"topic": "weather"})
+        progress = await parts.ended(alert.id)
+        assert progress.accepted == len(watchers)
+        assert (await parts.show(campaign.id))[1].pending > CAMPAIGN / 2
+        stop.set()
+
+    sent = order(parts)
+    last_of_alert = max(place for place, name in enumerate(sent) if name == ids.show(ids.NOTIFICATION, alert.id))
+    # Its 5 messages and those the campaign had in flight: at 40 ms each nothing had to wait for its turn.
+    assert last_of_alert < 8 + CAMPAIGN / 5
+
+
+async def test_an_alert_overtakes_a_campaign_at_a_push_service_that_asked_for_less(parts: Parts) -> None:
+    """Places there are few after its refusals, and the campaign waits for all of them; the next is the alert's."""
+    await parts.register(parts.subscribe(Vendor.APPLE, 200))
+    [watcher] = parts.subscribe(Vendor.APPLE, 1)
+    await parts.register([watcher], topics=("weather",))
+    parts.sim.behave(Rule(status=429, times=1, share=0.1, retry_after=3600), Rule(delay_ms=30))
+
+    async with parts.working(quick(senders=8, urgent_senders=2)) as stop:
+        await parts.submit()
+        await parts.sim.wait_for(lambda: parts.sim.counters[Vendor.APPLE][429] >= 3)
+        already = parts.sim.messages.total
+        alert = await parts.submit(Kind.ALERT, audience={"topic": "weather"}, collapse_key="storm")
+        topic = push_topic(parts.application_id, "storm")
+        await parts.sim.wait_for(lambda: any(message.topic == topic for message in parts.sim.messages))
+        stop.set()
+
+    assert order(parts).index(ids.show(ids.NOTIFICATION, alert.id)) < already + 40
+
+
+async def test_a_normal_notification_is_not_behind_a_campaign(parts: Parts) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 100), topics=("offers",))
+    [someone] = parts.subscribe(Vendor.MOZILLA, 1)
+    await parts.register([someone], user_id="someone")
+    parts.sim.behave(Rule(delay_ms=30))
+    crew = quick(senders=2, urgent_senders=1, jobs=2)
+
+    async with parts.working(crew) as stop:
+        campaign = await parts.submit(audience={"topic": "offers"})
+        await parts.sim.wait_for(count=4)
+        direct = await parts.submit(Kind.DIRECT, audience={"user_id": "someone"})
+        await parts.ended(direct.id)
+        assert (await parts.show(campaign.id))[1].pending > 50
+        stop.set()
+
+
+async def test_a_worker_for_some_lanes_leaves_the_others(parts: Parts) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 2))
+    async with parts.working(quick(lanes=(Lane.URGENT, Lane.NORMAL))):
+        campaign = await parts.submit()
+        direct = await parts.submit(Kind.DIRECT)
+        alert = await parts.submit(Kind.ALERT)
+        await parts.ended(alert.id)
+        await parts.ended(direct.id)
+    assert (await parts.show(campaign.id))[0].day is None
+    async with parts.working(quick(lanes=(Lane.BULK,))):
+        assert (await parts.ended(campaign.id)).accepted == 2
+
+
+async def test_a_slow_push_service_holds_up_no_other(parts: Parts) -> None:
+    """Its messages fill only its own places: those of the others go by."""
+    await parts.register(parts.subscribe(Vendor.WNS, 40))
+    others = await parts.register(parts.subscribe(Vendor.MOZILLA, 40))
+    parts.sim.behave(Rule(status=429, vendor=Vendor.WNS, times=1, retry_after=1), Rule(vendor=Vendor.WNS, delay_ms=400))
+    async with parts.working(quick(senders=16)) as stop:
+        sent = await parts.submit()
+        await parts.until(sent.id, lambda progress: progress.accepted >= len(others))
+        assert all(subscriber.messages for subscriber in others.values())
+        assert parts.sim.messages.total < 80
+        stop.set()

@@ -1,0 +1,89 @@
+"""A refused VAPID key: one device's, or our own configuration's."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+
+from gateway.domain import retry
+from gateway.push.vapid import VapidKey
+from gateway.service import delivery
+from gateway.sim import Rule, Vendor
+from tests.support.gateway_parts import Parts, gateway, quick
+
+SENDERS = 4
+
+
+@pytest.fixture
+async def parts(database_url: str) -> AsyncIterator[Parts]:
+    async with gateway(database_url) as parts:
+        yield parts
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back-off in fractions of a second."""
+    monkeypatch.setattr(retry, "FIRST_DELAY", timedelta(milliseconds=50))
+    monkeypatch.setattr(retry, "GRID", timedelta(milliseconds=20))
+
+
+@pytest.mark.parametrize("vendor", Vendor)
+async def test_a_subscription_made_with_another_key_is_put_in_quarantine(parts: Parts, vendor: Vendor) -> None:
+    """FCM and Apple say so in words; of Mozilla's and WNS's refusals it is learnt, since they take the others'."""
+    good = await parts.register(parts.subscribe(vendor, 3))
+    stale = parts.sim.subscribe_many(vendor, 1, VapidKey.generate().public_key)
+    [device_id] = await parts.register(stale)
+
+    async with parts.working(quick(senders=SENDERS)):
+        sent = await parts.submit()
+        progress = await parts.ended(sent.id)
+        assert (progress.accepted, progress.rejected) == (len(good), 1)
+        again = await parts.ended((await parts.submit()).id)
+
+    assert await parts.status_of(device_id) == "quarantined"
+    assert again.targets == len(good)
+    row = (await parts.log(sent.id))[device_id]
+    told_at_once = vendor in (Vendor.FCM, Vendor.APPLE)
+    assert row.attempts == (1 if told_at_once else delivery.PATIENCE)
+    assert row.cause
+
+
+async def test_a_device_that_subscribes_anew_leaves_quarantine(parts: Parts) -> None:
+    [stale] = parts.sim.subscribe_many(Vendor.FCM, 1, VapidKey.generate().public_key)
+    [device_id] = await parts.register([stale])
+    async with parts.working():
+        assert (await parts.ended((await parts.submit()).id)).rejected == 1
+        stale.vapid_public_key = parts.vapid_public_key
+        await parts.register([stale])
+        assert await parts.status_of(device_id) == "active"
+        assert (await parts.ended((await parts.submit()).id)).accepted == 1
+
+
+async def test_a_host_that_refuses_our_key_for_everyone_is_paused_and_no_device_blamed(parts: Parts) -> None:
+    refused = await parts.register(parts.subscribe(Vendor.MOZILLA, 60))
+    fine = await parts.register(parts.subscribe(Vendor.FCM, 10))
+    parts.sim.behave(Rule(status=401, vendor=Vendor.MOZILLA, delay_ms=5))
+    sent = await parts.submit()
+    async with parts.working(quick(senders=SENDERS)):
+        _, progress = await parts.until(
+            sent.id, lambda progress: progress.accepted == len(fine) and progress.retries >= len(refused)
+        )
+
+    assert progress.pending == len(refused)
+    assert parts.sim.counters[Vendor.MOZILLA][401] <= delivery.REFUSALS + SENDERS
+    assert await parts.scalar("SELECT count(*) FROM devices WHERE status <> 'active'") == 0
+    soonest = await parts.scalar("SELECT min(run_at) - now() FROM jobs WHERE tries = 0 AND attempt = 0")
+    assert soonest > delivery.BREAK - timedelta(seconds=30)
+
+
+async def test_sending_goes_on_when_the_pause_is_over(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "BREAK", timedelta(seconds=1))
+    devices = await parts.register(parts.subscribe(Vendor.MOZILLA, 30))
+    parts.sim.behave(Rule(status=401))
+    sent = await parts.submit()
+    async with parts.working(quick(senders=SENDERS)):
+        await parts.until(sent.id, lambda progress: progress.retries >= len(devices))
+        parts.sim.behave()
+        progress = await parts.ended(sent.id)
+    assert progress.accepted == len(devices)
+    assert {len(subscriber.messages) for subscriber in devices.values()} == {1}
