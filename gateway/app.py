@@ -5,6 +5,7 @@ Each runs until it is told to stop, and then finishes what it has begun.
 """
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -94,23 +95,22 @@ async def context(settings: Settings, installation: Installation) -> AsyncIterat
 
 async def serve(settings: Settings, installation: Installation, stop: asyncio.Event) -> None:
     """The HTTP API and the pages."""
-    async with AsyncExitStack() as stack:
-        ours = await stack.enter_async_context(context(settings, installation))
-        bell = await stack.enter_async_context(Signals(installation.database_url).running())
-        await stack.enter_async_context(_listening(settings, Front(ours, bell, installation.admin_token)))
+    async with _serving(settings, installation):
         await stop.wait()
 
 
 async def work(settings: Settings, installation: Installation, stop: asyncio.Event) -> None:
     """Deliver, and keep the house in order."""
-    async with AsyncExitStack() as stack:
-        ours = await stack.enter_async_context(context(settings, installation))
-        bell = await stack.enter_async_context(Signals(installation.database_url).running())
+    url = installation.database_url
+    async with context(settings, installation) as ours, Signals(url).running() as bell:
         await _work(settings, ours, bell, stop)
 
 
 async def up(settings: Settings, installation: Installation, stop: asyncio.Event, sim: Sim | None = None) -> None:
-    """Both in one process, and the local push service beside them when there is one."""
+    """Both in one process, and the local push service beside them when there is one.
+
+    Each has its own connections, so that a flood of requests takes none from the worker.
+    """
     async with AsyncExitStack() as stack:
         if sim is not None:
             try:
@@ -120,10 +120,8 @@ async def up(settings: Settings, installation: Installation, stop: asyncio.Event
                     f"the local push service cannot listen on port {sim.port}: {error.strerror}"
                 ) from None
             sim.behave(*DEMO)
-        ours = await stack.enter_async_context(context(settings, installation))
-        bell = await stack.enter_async_context(Signals(installation.database_url).running())
-        await stack.enter_async_context(_listening(settings, Front(ours, bell, installation.admin_token)))
-        await _work(settings, ours, bell, stop)
+        await stack.enter_async_context(_serving(settings, installation))
+        await work(settings, installation, stop)
 
 
 async def _work(settings: Settings, ours: Context, bell: Signals, stop: asyncio.Event) -> None:
@@ -154,20 +152,26 @@ def keep(settings: Settings) -> Limits:
 
 
 @asynccontextmanager
-async def _listening(settings: Settings, front: Front) -> AsyncIterator[None]:
-    runner = web.AppRunner(build(front), access_log=None, shutdown_timeout=LAST_REQUESTS_S)
-    await runner.setup()
-    try:
+async def _serving(settings: Settings, installation: Installation) -> AsyncIterator[None]:
+    url = installation.database_url
+    async with context(settings, installation) as ours, Signals(url).running() as bell:
+        front = Front(ours, bell, installation.admin_token, settings.max_body)
+        runner = web.AppRunner(build(front), access_log=None, shutdown_timeout=LAST_REQUESTS_S)
+        await runner.setup()
         try:
-            await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
-        except OSError as error:
-            raise CannotStart(
-                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --port"
-            ) from None
-        log.info("web.listening", host=settings.host, port=settings.port)
-        yield
-    finally:
-        await runner.cleanup()
+            await _listen(runner, settings.host, settings.port)
+            yield
+        finally:
+            await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+    try:
+        await web.TCPSite(runner, host, port, backlog=1024).start()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise CannotStart(f"cannot listen on {host}:{port}: {reason}; choose another with --port") from None
+    log.info("web.listening", host=host, port=port)
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:

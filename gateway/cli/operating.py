@@ -137,9 +137,8 @@ def doctor(data_dir: DataDir = None, json: JsonOption = False) -> None:
         as_json([{"check": name, "ok": sound, "said": said} for name, sound, said in found])
     else:
         for name, sound, said in found:
-            mark = "[green]ok[/]" if sound else "[red]wrong[/]"
-            console.print(f"{mark:<16} {name:<14}", end="")
-            console.print(said, markup=False, soft_wrap=True)
+            console.print("ok   " if sound else "wrong", style="green" if sound else "red", end="  ")
+            console.print(f"{name:<12}  {said}", markup=False, soft_wrap=True)
     sys.exit(0 if all(sound for _, sound, _ in found) else 1)
 
 
@@ -154,7 +153,8 @@ async def _examine(data_dir: DataDir) -> list[tuple[str, bool, str]]:
     hosts = ", ".join(chosen.push_hosts) or "none beside the four vendors"
     found.append(("push hosts", True, hosts))
     url = chosen.public_url
-    found.append(("public url", bool(url), url or "GATEWAY_PUBLIC_URL is not set: browsers cannot report receipts"))
+    alone = "not set: browsers report no receipts, except to `gateway up`, which knows where it listens"
+    found.append(("public url", True, url or alone))
     try:
         async with installation(chosen) as context, context.engine.connect() as conn:
             return found + await _examine_database(chosen, context, conn)

@@ -14,7 +14,11 @@ from gateway.web.routes import to_json
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-console = Console(highlight=False, soft_wrap=False)
+# In a pipe nothing is cut off to fit a screen.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
+
+IDS = ("id", "delivery", "key", "setting")
+"""Columns that are copied from: never cut or wrapped."""
 
 COLOURS = {"accepted": "green", "gone": "yellow", "rejected": "red", "expired": "magenta", "cancelled": "cyan"}
 
@@ -31,7 +35,9 @@ def as_json(value: Any) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    shown = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        shown.add_column(column, no_wrap=column in IDS, overflow="fold")
     for row in rows:
         shown.add_row(*("" if cell is None else str(cell) for cell in row))
     console.print(shown)

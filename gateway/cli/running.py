@@ -11,7 +11,7 @@ from gateway import app, log
 from gateway.app import CannotStart, Installation
 from gateway.cli.installation import DataDir, run, settings
 from gateway.embedded import EmbeddedPostgres
-from gateway.settings import Settings, load_or_create_secret
+from gateway.settings import Settings, load_or_create_secret, open_data_dir
 from gateway.sim import DEMO, Sim, Vendor
 
 Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Listen on this port.")]
@@ -38,7 +38,7 @@ def up(
     """Run everything in one process: embedded Postgres unless GATEWAY_DATABASE_URL is set, migrate, serve, work."""
     chosen = settings(data_dir, port=port, host=host)
     log.configure(chosen.log_level, chosen.log_format)
-    chosen.data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)  # secrets in it are files of mode 600
+    open_data_dir(chosen.data_dir)
     pusher = None
     if sim:
         pusher = Sim(port=sim_port, state_file=chosen.data_dir / "sim.json")

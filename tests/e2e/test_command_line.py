@@ -1,0 +1,184 @@
+"""The `gateway` command: what it prints, how it ends, and that roles apart do together what `up` does alone."""
+
+import json
+import signal
+import socket
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from gateway.push.encryption import decode_base64url
+from gateway.sim import Sim, Vendor
+from tests.support.command import command, free_ports, get, running
+
+MASTER_KEY = "a master key for tests that is long enough"
+ADMIN_TOKEN = "an admin token for tests, of 32 characters"
+
+
+@pytest.fixture
+def settings(database_url: str) -> dict[str, str]:
+    return {"GATEWAY_DATABASE_URL": database_url, "GATEWAY_MASTER_KEY": MASTER_KEY, "GATEWAY_ADMIN_TOKEN": ADMIN_TOKEN}
+
+
+async def test_every_command_explains_itself() -> None:
+    everything = await command("--help")
+    assert everything.code == 0
+    for name in ("up", "serve", "work", "migrate", "doctor", "sim", "send", "alert", "prune", "settings"):
+        assert name in everything.out
+        said = await command(name, "--help")
+        assert (said.code, "Usage:" in said.out) == (0, True), name
+
+
+async def test_wrong_usage_is_answered_2_and_failure_1_with_one_line(settings: dict[str, str]) -> None:
+    for arguments in (["nonsense"], ["apps", "create"], ["send", "--app", "x", "--title", "t"], ["up", "--port", "x"]):
+        said = await command(*arguments, **settings)
+        assert said.code == 2, arguments
+        assert "Traceback" not in said.err
+    unreachable = settings | {"GATEWAY_DATABASE_URL": "postgresql://nobody:secret@127.0.0.1:1/none"}
+    for arguments, given in (
+        (["apps", "list"], unreachable),
+        (["migrate"], unreachable),
+        (["apps", "list"], {"GATEWAY_DATA_DIR": "/nonexistent/gateway"}),
+        (["apps", "list"], settings | {"GATEWAY_PORT": "high"}),
+        (["apps", "list"], settings | {"GATEWAY_MASTER_KEY": "short"}),
+        (["apps", "create", "x", "--subject", "nobody", "--origin", "nowhere"], settings),
+        (["send", "--app", "nothing", "--title", "t", "--everyone"], settings),
+        (["campaign", "status", "nonsense"], settings),
+        (["deliveries", "list", "--app", "nothing"], settings),
+    ):
+        said = await command(*arguments, **given)
+        assert said.code == 1, (arguments, said)
+        assert said.err.startswith("gateway: "), (arguments, said.err)
+        assert said.err.count("\n") == 1, (arguments, said.err)
+        assert "secret" not in said.err
+
+
+async def test_roles_apart_do_what_up_does_alone(settings: dict[str, str], tmp_path: Path) -> None:
+    port = free_ports(1)
+    base = f"http://127.0.0.1:{port}"
+    async with Sim() as sim:
+        settings |= {"GATEWAY_PUSH_HOSTS": ",".join(sim.origins.values()), "GATEWAY_PUBLIC_URL": base}
+        made = (
+            await command(
+                *("apps", "create", "Weather", "--subject", "mailto:ops@example.org"),
+                *("--origin", "https://app.example.org", "--json"),
+                **settings,
+            )
+        ).json
+        subscribers = sim.subscribe_many(Vendor.APPLE, 3, decode_base64url(made["vapid_public_key"]))
+        async with (
+            running("serve", "--port", str(port), **settings) as serve,
+            running("work", "--lanes", "urgent,normal", **settings) as work,
+        ):
+            await serve.until_said("web.listening")
+            await work.until_said("worker.started")
+            async with aiohttp.ClientSession(base) as http:
+                for subscriber in subscribers:
+                    headers = {"Authorization": f"Bearer {made['secret_key']}"}
+                    body = {"subscription": subscriber.to_json(), "topics": ["weather"], "user_id": "u-1"}
+                    async with http.post("/v1/devices", json=body, headers=headers) as answer:
+                        assert answer.status == 201
+            sent = (
+                await command(
+                    *("send", "--app", "Weather", "--title", "Storm", "--body", "Stay inside", "--topic", "weather"),
+                    *("--json",),
+                    **settings,
+                )
+            ).json
+            done = (await command("campaign", "status", sent["id"], "--watch", "--json", **settings)).json
+            assert (done["status"], done["progress"]["accepted"]) == ("done", 3)
+            alert = tmp_path / "alert.json"
+            alert.write_text(json.dumps({"event": "Storm", "severity": "Severe", "audience": {"user_id": "u-1"}}))
+            raised = (await command("alert", str(alert), "--app", made["id"], "--json", **settings)).json
+            assert raised["delivery"]["lane"] == "urgent"
+            await command("campaign", "status", raised["id"], "--watch", **settings)
+            listed = (await command("deliveries", "list", "--app", "Weather", "--json", **settings)).json
+            assert len(listed["items"]) == 6
+            assert [len(subscriber.messages) for subscriber in subscribers] == [2, 2, 2]
+            assert (await get(base, "/v1/notifications", made["secret_key"]))["items"][0]["id"] == raised["id"]
+            assert await work.end() == 0
+            assert await serve.end() == 0
+
+
+async def test_keys_come_and_go(settings: dict[str, str]) -> None:
+    app = ("--app", "Shop")
+    made = await command("apps", "create", "Shop", "--subject", "mailto:ops@example.org", **settings)
+    assert made.code == 0
+    assert "sk_" in made.out
+    key = (await command("keys", "create", *app, "--scope", "read", "--json", **settings)).json
+    assert key["scopes"] == ["read"]
+    keys = (await command("keys", "list", *app, "--json", **settings)).json["items"]
+    assert key["id"] in [one["id"] for one in keys]
+    assert key["key"] not in json.dumps(keys)
+    assert (await command("keys", "remove", key["id"], *app, **settings)).code == 0
+    assert (await command("keys", "remove", key["id"], *app, **settings)).code == 1
+    assert (await command("keys", "create", *app, "--scope", "everything", **settings)).code == 2
+    listed = (await command("apps", "list", "--json", **settings)).json
+    assert [one["name"] for one in listed["items"]] == ["Shop"]
+
+
+async def test_the_doctor_finds_what_is_wrong(settings: dict[str, str], empty_database_url: str) -> None:
+    await command("apps", "create", "Shop", "--subject", "mailto:ops@example.org", **settings)
+    sound = await command("doctor", "--json", **settings)
+    assert all(check["ok"] for check in sound.json), sound.out
+    for change, check in (
+        ({"GATEWAY_PROT": "80"}, "settings"),
+        ({"GATEWAY_MASTER_KEY": "another master key that is long enough"}, "master key"),
+        ({"GATEWAY_DATABASE_URL": empty_database_url}, "migrations"),
+        ({"GATEWAY_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, "database"),
+    ):
+        said = await command("doctor", "--json", **(settings | change))
+        assert said.code == 1, change
+        assert [one["check"] for one in json.loads(said.out) if not one["ok"]] == [check], said.out
+
+
+async def test_settings_are_listed_without_secrets(settings: dict[str, str]) -> None:
+    said = await command("settings", "--json", **settings)
+    values = {one["name"]: one["value"] for one in said.json}
+    assert values["GATEWAY_PORT"] == "8080"
+    assert values["GATEWAY_MASTER_KEY"] == "set"
+    assert all(one["description"] for one in said.json)
+    assert MASTER_KEY not in said.out
+    assert ADMIN_TOKEN not in said.out
+
+
+async def test_migrate_and_prune_can_be_run_at_any_time(settings: dict[str, str], empty_database_url: str) -> None:
+    fresh = settings | {"GATEWAY_DATABASE_URL": empty_database_url}
+    for _ in range(2):
+        assert (await command("migrate", **fresh)).code == 0
+    assert (await command("prune", "--json", **fresh)).json["partitions"] > 0
+    assert (await command("prune", "--json", **fresh)).json["partitions"] == 0
+
+
+async def test_up_starts_on_nothing_and_starts_again_with_everything_still_there(reachable_tmp: Path) -> None:
+    port = free_ports(5)
+    where = ("--data-dir", str(reachable_tmp / "up"))
+    ports = ("--port", str(port), "--sim-port", str(port + 1))
+    async with running("up", "--sim", *where, *ports) as up:
+        await up.until_said("worker.started")
+        assert (await get(f"http://127.0.0.1:{port}", "/readyz"))["status"] == "ready"
+        made = (await command("apps", "create", "Shop", "--subject", "mailto:ops@example.org", "--json", *where)).json
+        token = reachable_tmp / "up" / "admin-token"
+        assert token.stat().st_mode & 0o777 == 0o600
+        second = await command("up", *where, "--port", "1")
+        assert (second.code, "already runs on" in second.err) == (1, True), second.err
+        assert await up.end(signal.SIGINT) == 0
+    taken = socket.create_server(("127.0.0.1", port))
+    busy = await command("up", *where, "--port", str(port))
+    assert (busy.code, "cannot listen" in busy.err.splitlines()[-1]) == (1, True), busy.err
+    taken.close()
+    async with running("up", *where, *ports) as up:
+        await up.until_said("worker.started")
+        listed = await get(f"http://127.0.0.1:{port}", "/v1/applications", token.read_text().strip())
+        assert [one["id"] for one in listed["items"]] == [made["id"]]
+        assert await up.end() == 0
+
+
+async def test_the_simulator_runs_alone() -> None:
+    port = free_ports(4)
+    async with running("sim", "--port", str(port)) as sim:
+        await sim.until_said("GATEWAY_PUSH_HOSTS=")
+        assert (await get(f"http://127.0.0.1:{port}", "/_sim"))["origins"]["fcm"] == f"http://127.0.0.1:{port}"
+        assert (await command("sim", "--port", str(port))).code == 1
+        assert await sim.end(signal.SIGINT) == 0

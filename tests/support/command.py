@@ -1,0 +1,114 @@
+"""The `gateway` command as a process of its own, as its users run it."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 60
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    return {**kept, "PYTHONPATH": str(ROOT), **given}
+
+
+async def command(*arguments: str, **settings: str) -> Ended:
+    """Run `gateway` to its end, from a directory that is not the checkout."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", *arguments),
+        cwd="/",
+        env=environment(settings),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE_S):
+        out, err = await process.communicate()
+    return Ended(process.returncode or 0, out.decode(), err.decode())
+
+
+class Running:
+    """A process that goes on, and what it has said on stderr so far."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.said = ""
+
+    async def until_said(self, words: str) -> None:
+        assert self.process.stderr is not None
+        async with asyncio.timeout(PATIENCE_S):
+            while words not in self.said:
+                line = await self.process.stderr.readline()
+                assert line, f"it ended without saying {words!r}: {self.said}"
+                self.said += line.decode()
+
+    async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Tell it to end; answers its exit code."""
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        async with asyncio.timeout(PATIENCE_S):
+            _, err = await self.process.communicate()
+        self.said += err.decode()
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+
+@asynccontextmanager
+async def running(*arguments: str, **settings: str) -> AsyncIterator[Running]:
+    """Run `gateway` until the block ends."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", *arguments),
+        cwd="/",
+        env=environment(settings),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        limit=1 << 20,
+    )
+    started = Running(process)
+    try:
+        yield started
+    finally:
+        if process.returncode is None:
+            await started.end(signal.SIGTERM)
+
+
+async def get(base: str, path: str, key: str | None = None) -> Any:
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    async with aiohttp.ClientSession() as http, http.get(base + path, headers=headers) as answer:
+        return await answer.json()
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row that are free now."""
+    for first in range(20_000, 32_000, 50):
+        sockets = [socket.socket() for _ in range(count)]
+        try:
+            for offset, probe in enumerate(sockets):
+                probe.bind(("127.0.0.1", first + offset))
+        except OSError:
+            continue
+        finally:
+            for probe in sockets:
+                probe.close()
+        return first
+    raise AssertionError("no free ports")
