@@ -85,16 +85,11 @@ if (!push) {
     if ($("place").value === "here") await push.locate(await place());
   }));
   $("unsubscribe").addEventListener("click", () => attempt(() => push.unsubscribe()));
+  const tell = (change) => attempt(async () => (await push.state()) === "subscribed" && change());
   for (const box of topics) {
-    box.addEventListener("change", async () => {
-      if ((await push.state()) !== "subscribed") return;
-      await attempt(() => (box.checked ? push.topics.add(box.value) : push.topics.remove(box.value)));
-    });
+    box.addEventListener("change", () => tell(() => push.topics[box.checked ? "add" : "remove"](box.value)));
   }
-  $("place").addEventListener("change", async () => {
-    if (!$("place").value || (await push.state()) !== "subscribed") return;
-    await attempt(async () => push.locate(await place()));
-  });
+  $("place").addEventListener("change", () => $("place").value && tell(async () => push.locate(await place())));
   addEventListener("hashchange", () => location.reload());
   await show();
 }
