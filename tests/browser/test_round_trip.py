@@ -1,0 +1,123 @@
+"""The main job with nothing left out: a real Firefox subscribes on the sample page of a real gateway, an alert posted
+to the API is on its screen, and the delivery's log tells what became of it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+from firefox import Firefox, Tab
+
+from gateway.sim import Sim
+from tests.support.command import PATIENCE_S, command, free_ports, running
+
+pytestmark = pytest.mark.browser
+
+# Where the page says it is, by its own choice of places.
+AROUND_VIENNA = {"type": "Polygon", "coordinates": [[[16, 48], [17, 48], [17, 49], [16, 49], [16, 48]]]}
+
+
+@dataclass(slots=True)
+class Gateway:
+    origin: str
+    secret: str
+    publishable: str
+
+    async def call(self, method: str, path: str, body: Any = None) -> Any:
+        headers = {"Authorization": f"Bearer {self.secret}"}
+        async with (
+            aiohttp.ClientSession(self.origin, headers=headers) as http,
+            http.request(method, path, json=body) as answer,
+        ):
+            assert answer.status < 300, await answer.text()
+            return await answer.json()
+
+    async def until_told(self, event: str) -> Any:
+        """The one delivery in full, once it has this receipt. The log has no event for receipts: it is asked again."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                [listed] = (await self.call("GET", "/v1/deliveries"))["items"]
+                delivery = await self.call("GET", f"/v1/deliveries/{listed['id']}")
+                if delivery[f"{event}_at"]:
+                    return delivery
+
+
+@pytest.fixture
+async def real_gateway(sim: Sim, database_url: str) -> AsyncIterator[Gateway]:
+    port = free_ports(1)
+    origin = f"http://127.0.0.1:{port}"
+    settings = {
+        "GATEWAY_DATABASE_URL": database_url,
+        "GATEWAY_MASTER_KEY": "a master key for tests that is long enough",
+        "GATEWAY_ADMIN_TOKEN": "an admin token for tests, of 32 characters",
+        "GATEWAY_PUSH_HOSTS": ",".join(sim.origins.values()),
+        "GATEWAY_PORT": str(port),
+    }
+    async with running("up", **settings) as up:
+        await up.until_said("worker.started")
+        made = await command(
+            *("apps", "create", "Skyline", "--subject", "mailto:ops@example.org", "--origin", origin, "--json"),
+            **settings,
+        )
+        yield Gateway(origin, made.json["secret_key"], made.json["publishable_key"])
+
+
+@pytest.fixture
+async def registered(firefox: Firefox, real_gateway: Gateway) -> AsyncIterator[Tab]:
+    """The sample page, subscribed by a click, with a topic and a place."""
+    async with firefox.tab(f"{real_gateway.origin}/sample/#key={real_gateway.publishable}") as tab:
+        await tab.until("!document.getElementById('subscribe').disabled")
+        await tab.js("document.getElementById('user').value = 'u-42'")
+        await tab.js("document.getElementById('place').value = '48.2082,16.3738'")
+        await tab.click("#subscribe")
+        await tab.until("document.getElementById('state').dataset.state === 'subscribed'")
+        yield tab
+        await firefox.dismiss_all_alerts()
+
+
+async def test_an_alert_is_shown_by_a_browser_in_its_area_and_the_log_tells_all_of_it(
+    firefox: Firefox, real_gateway: Gateway, registered: Tab
+) -> None:
+    [device] = (await real_gateway.call("GET", "/v1/devices"))["items"]
+    assert (device["user_id"], device["client"]["browser"].split()[0]) == ("u-42", "Firefox")
+    assert "weather" in device["topics"]
+    sent = await real_gateway.call(
+        "POST",
+        "/v1/alerts",
+        {
+            "event": "Severe Thunderstorm Warning",
+            "headline": "Thunderstorms over Vienna",
+            "description": "Hail and gusts.",
+            "instruction": "Go indoors.",
+            "severity": "Severe",
+            "urgency": "Immediate",
+            "area": AROUND_VIENNA,
+            "audience": {"topic": "weather"},
+            "url": "/sample/",
+        },
+    )
+    alert = await firefox.alert("Thunderstorms over Vienna")
+    assert "Go indoors." in alert.body
+    displayed = await real_gateway.until_told("displayed")
+    assert (displayed["notification_id"], displayed["device_id"]) == (sent["id"], device["id"])
+    assert (displayed["outcome"], displayed["status"], displayed["clicked_at"]) == ("accepted", 201, None)
+    await firefox.click_alert(alert)
+    clicked = await real_gateway.until_told("clicked")
+    assert clicked["clicked_at"] >= displayed["displayed_at"]
+    await registered.until("document.querySelector('#log li[data-event=clicked]') !== null")
+    shown = await real_gateway.call("GET", f"/v1/alerts/{sent['id']}")
+    assert (shown["status"], shown["progress"]["displayed"], shown["progress"]["clicked"]) == ("done", 1, 1)
+
+
+async def test_what_a_browser_unsubscribes_from_does_not_reach_it(
+    firefox: Firefox, real_gateway: Gateway, registered: Tab
+) -> None:
+    await registered.click("#topics input[value=offers]")
+    await registered.until("document.body.getAttribute('aria-busy') === null")
+    preview = await real_gateway.call("POST", "/v1/audiences/preview", {"audience": {"topic": "offers"}})
+    assert preview["devices"] == 0
+    await registered.click("#unsubscribe")
+    await registered.until("document.getElementById('state').dataset.state === 'ready'")
+    assert (await real_gateway.call("GET", "/v1/devices"))["items"] == []
