@@ -1,0 +1,395 @@
+"""The audience's SQL held to a plain evaluation of the same filter: devices and filters are generated."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from shapely.geometry import Point as ShapelyPoint
+from shapely.geometry import shape
+from sqlalchemy import insert, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gateway.domain import ids
+from gateway.domain.audience import parse
+from gateway.records.audiences import reachable
+from gateway.records.schema import applications, devices, vapid_keys
+
+EARTH_RADIUS_M = 6_371_008.8
+TOPICS = ("weather", "weather.coast", "offers", "news")
+USERS = ("ada", "grace", "Ада", "o'brien")
+NAMES = ("plan", "age", "tags", "vip", 'a"b\\c')
+# Points and borders lie on grids that never meet: a point on a border belongs to either side.
+CITIES = [
+    (lat + 0.37, lon + 0.41)
+    for lat, lon in ((59, 18), (57, 11), (-33, 151), (-18, 178), (-18, -179), (64, -22), (0, 0), (89, 10), (-89, -170))
+]
+
+texts = st.sampled_from(["", "a", "ab", "abc", "basic", "gold", "100", "it's", "%", "a_c", "ü"])
+numbers = st.one_of(st.integers(-5, 120), st.sampled_from([0.5, -2.25, 18.0, 1e6]))
+scalars = st.one_of(texts, numbers, st.booleans())
+held = st.one_of(scalars, st.none(), st.lists(scalars, max_size=3), st.fixed_dictionaries({"plan": scalars}))
+
+
+@dataclass(frozen=True)
+class Held:
+    """A device as the plain evaluation sees it."""
+
+    id: UUID
+    user_id: str | None = None
+    topics: tuple[str, ...] = ()
+    attributes: dict[str, Any] = field(default_factory=dict)
+    location: tuple[float, float] | None = None
+    """(lat, lon)"""
+
+
+offsets = st.integers(-20, 20).map(lambda step: step * 0.05)
+places = st.one_of(
+    st.none(),
+    st.builds(
+        lambda city, dlat, dlon: (max(-90.0, min(90.0, city[0] + dlat)), (city[1] + dlon + 180) % 360 - 180),
+        st.sampled_from(CITIES),
+        offsets,
+        offsets,
+    ),
+    st.tuples(st.floats(-90, 90), st.floats(-180, 180)).map(lambda place: (round(place[0], 3), round(place[1], 3))),
+)
+some_devices = st.lists(
+    st.builds(
+        Held,
+        id=st.builds(ids.new_id),
+        user_id=st.one_of(st.none(), st.sampled_from(USERS)),
+        topics=st.lists(st.sampled_from(TOPICS), unique=True, max_size=3).map(tuple),
+        attributes=st.dictionaries(st.sampled_from(NAMES), held, max_size=4),
+        location=places,
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+def several(values: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
+    return st.one_of(values, st.lists(values, min_size=1, max_size=3))
+
+
+def box(west: float, south: float, east: float, north: float) -> list[list[float]]:
+    return [[west, south], [east, south], [east, north], [west, north], [west, south]]
+
+
+def polygon_around(city: tuple[float, float], size: int, hole: bool, corner: bool) -> list[Any]:
+    lat, lon = math.floor(city[0]) + 0.013, math.floor(city[1]) + 0.017
+    south, north = max(-89.99, lat - size), min(89.99, lat + size)
+    west, east = max(-179.99, lon - size), min(179.99, lon + size)
+    outer = [[west, south], [east, south], [west, north], [west, south]] if corner else box(west, south, east, north)
+    third_x, third_y = (east - west) / 3.0101, (north - south) / 3.0101
+    inner = box(west + third_x / 2, south + third_y / 2, west + third_x, south + third_y)
+    return [outer, inner[::-1]] if hole else [outer]
+
+
+polygons = st.builds(polygon_around, st.sampled_from(CITIES), st.sampled_from([1, 2, 30]), st.booleans(), st.booleans())
+orderable = st.one_of(
+    # Lower-case letters alone: how others sort is the database's collation, not the filter's meaning.
+    st.sampled_from(["a", "ab", "abc", "basic", "gold"]),
+    numbers,
+)
+leaves = st.one_of(
+    st.just({"everyone": True}),
+    st.sampled_from(TOPICS).map(lambda name: {"topic": name}),
+    several(st.sampled_from(USERS)).map(lambda who: {"user_id": who}),
+    st.builds(
+        lambda name, operator, value: {"attribute": name, operator: value},
+        st.sampled_from(NAMES),
+        st.sampled_from(["eq", "ne", "contains"]),
+        scalars,
+    ),
+    st.builds(
+        lambda name, operator, value: {"attribute": name, operator: value},
+        st.sampled_from(NAMES),
+        st.sampled_from(["lt", "lte", "gt", "gte"]),
+        orderable,
+    ),
+    st.builds(
+        lambda name, values: {"attribute": name, "in": values},
+        st.sampled_from(NAMES),
+        st.lists(scalars, min_size=1, max_size=3),
+    ),
+    st.builds(lambda name, wanted: {"attribute": name, "exists": wanted}, st.sampled_from(NAMES), st.booleans()),
+    polygons.map(lambda rings: {"within": {"type": "Polygon", "coordinates": rings}}),
+    st.lists(polygons, min_size=1, max_size=2).map(
+        lambda all_: {"within": {"type": "MultiPolygon", "coordinates": all_}}
+    ),
+    st.builds(
+        lambda city, radius: {"near": {"lat": city[0], "lon": city[1], "radius_m": radius}},
+        st.sampled_from(CITIES),
+        st.sampled_from([1, 25_123, 160_321, 2_000_777, 19_000_001]),
+    ),
+)
+filters = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3).map(lambda of: {"all": of}),
+        st.lists(inner, min_size=1, max_size=3).map(lambda of: {"any": of}),
+        inner.map(lambda of: {"not": of}),
+    ),
+    max_leaves=8,
+)
+
+
+def same(left: Any, right: Any) -> bool:
+    """As JSON has it: 1 is 1.0, but true is not 1."""
+    return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
+
+
+def matches(device: Held, wanted: dict[str, Any]) -> bool:
+    match wanted:
+        case {"everyone": True}:
+            return True
+        case {"topic": name}:
+            return name in device.topics
+        case {"user_id": who}:
+            return device.user_id in (who if isinstance(who, list) else [who])
+        case {"device_id": which}:
+            return shown(device) in (which if isinstance(which, list) else [which])
+        case {"all": of}:
+            return all(matches(device, one) for one in of)
+        case {"any": of}:
+            return any(matches(device, one) for one in of)
+        case {"not": of}:
+            return not matches(device, of)
+        case {"within": geometry}:
+            if device.location is None:
+                return False
+            area = geometry["coordinates"]
+            parts = [area] if geometry["type"] == "Polygon" else area
+            point = ShapelyPoint(device.location[1], device.location[0])
+            return any(shape({"type": "Polygon", "coordinates": part}).contains(point) for part in parts)
+        case {"near": near}:
+            return (
+                device.location is not None and metres(device.location, (near["lat"], near["lon"])) <= near["radius_m"]
+            )
+        case {"attribute": name}:
+            [(operator, operand)] = [(key, value) for key, value in wanted.items() if key != "attribute"]
+            return compares(device.attributes.get(name), operator, operand)
+    raise AssertionError(wanted)
+
+
+def compares(value: Any, operator: str, operand: Any) -> bool:
+    match operator:
+        case "exists":
+            return (value is not None) == operand
+        case "eq":
+            return same(value, operand)
+        case "ne":
+            return not same(value, operand)
+        case "in":
+            return any(same(value, item) for item in operand)
+        case "contains":
+            if isinstance(value, list):
+                return any(same(item, operand) for item in value)
+            return isinstance(value, str) and isinstance(operand, str) and operand in value
+    kind = str if isinstance(operand, str) else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kind):
+        return False
+    return {"lt": value < operand, "lte": value <= operand, "gt": value > operand, "gte": value >= operand}[operator]
+
+
+def metres(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """Haversine on the mean sphere."""
+    (lat1, lon1), (lat2, lon2) = ((math.radians(lat), math.radians(lon)) for lat, lon in (one, other))
+    half = math.sin((lat2 - lat1) / 2) ** 2 + math.cos(lat1) * math.cos(lat2) * math.sin((lon2 - lon1) / 2) ** 2
+    return 2 * EARTH_RADIUS_M * math.asin(min(1.0, math.sqrt(half)))
+
+
+class Registry:
+    """Devices in the database, and who of them a filter reaches."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self.application_id, self.vapid_key_id = ids.new_id(), ids.new_id()
+
+    async def open(self) -> None:
+        async with self.engine.begin() as conn:
+            values = {"id": self.application_id, "name": "Weather", "subject": "mailto:ops@example.org"}
+            await conn.execute(insert(applications).values(**values))
+            key = {"id": self.vapid_key_id, "application_id": self.application_id}
+            await conn.execute(insert(vapid_keys).values(**key, public_key=b"public", private_key=b"sealed"))
+
+    async def reached(
+        self, population: list[Held], *wanted: Any, status: str = "active", asked_by: UUID | None = None
+    ) -> list[set[UUID]]:
+        """Who each filter reaches of exactly these devices, when their application asks or another."""
+        rows = [
+            {
+                "id": device.id,
+                "application_id": self.application_id,
+                "endpoint": f"https://push.example.org/{device.id}",
+                "endpoint_digest": device.id.bytes,
+                "host": "push.example.org",
+                "p256dh": b"p256dh",
+                "auth": b"auth",
+                "vapid_key_id": self.vapid_key_id,
+                "status": status,
+                "user_id": device.user_id,
+                "topics": list(device.topics),
+                "attributes": device.attributes,
+                "location": device.location and asyncpg.Point(device.location[1], device.location[0]),
+            }
+            for device in population
+        ]
+        async with self.engine.connect() as conn:
+            await conn.execute(insert(devices), rows)
+            found = []
+            for one in wanted:
+                query = select(devices.c.id).where(reachable(asked_by or self.application_id, parse(one)))
+                found.append(set((await conn.execute(query)).scalars()))
+            await conn.rollback()
+        return found
+
+
+@pytest.fixture
+async def registry(engine: AsyncEngine) -> Registry:
+    registry = Registry(engine)
+    await registry.open()
+    return registry
+
+
+def on_a_border(device: Held, wanted: Any) -> bool:
+    """Within a centimetre of a circle, or within Postgres's tolerance of a polygon's edge."""
+    if device.location is None:
+        return False
+    match wanted:
+        case {"all": of} | {"any": of}:
+            return any(on_a_border(device, one) for one in of)
+        case {"not": of}:
+            return on_a_border(device, of)
+        case {"near": near}:
+            return abs(metres(device.location, (near["lat"], near["lon"])) - near["radius_m"]) < 0.01
+        case {"within": geometry}:
+            return bool(shape(geometry).boundary.distance(ShapelyPoint(device.location[1], device.location[0])) < 1e-4)
+    return False
+
+
+@settings(
+    max_examples=120,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+)
+@given(population=some_devices, wanted=st.lists(filters, min_size=1, max_size=4))
+async def test_sql_reaches_exactly_the_devices_that_a_plain_evaluation_does(
+    registry: Registry, population: list[Held], wanted: list[dict[str, Any]]
+) -> None:
+    for one, found in zip(wanted, await registry.reached(population, *wanted), strict=True):
+        clear = [device for device in population if not on_a_border(device, one)]
+        expected = {device.id for device in clear if matches(device, one)}
+        assert found & {device.id for device in clear} == expected, one
+
+
+ATTRIBUTES: list[Any] = ["ab", "", 18, 18.5, True, False, None, [], ["ab", 18], [["ab"]], {"ab": 1}]
+
+
+@pytest.mark.parametrize(
+    "comparison",
+    [
+        {"eq": "ab"},
+        {"eq": 18},
+        {"eq": 18.0},
+        {"eq": True},
+        {"ne": "ab"},
+        {"ne": 18},
+        {"in": ["ab", 18, False]},
+        {"lt": 18.5},
+        {"lte": 18.5},
+        {"gt": 18},
+        {"gte": 18},
+        {"gt": ""},
+        {"lte": "ab"},
+        {"exists": True},
+        {"exists": False},
+        {"contains": "ab"},
+        {"contains": "b"},
+        {"contains": ""},
+        {"contains": 18},
+        {"contains": True},
+    ],
+    ids=str,
+)
+async def test_every_comparison_means_the_same_for_every_kind_of_value(
+    registry: Registry, comparison: dict[str, Any]
+) -> None:
+    population = [Held(ids.new_id(), attributes={"x": value}) for value in ATTRIBUTES] + [Held(ids.new_id())]
+    wanted = {"attribute": "x", **comparison}
+    found, others = await registry.reached(population, wanted, {"not": wanted})
+    assert found == {device.id for device in population if matches(device, wanted)}
+    assert others == {device.id for device in population} - found, "what is not known is no match, so its negation is"
+
+
+async def test_devices_are_named_by_id_alone_or_in_a_list(registry: Registry) -> None:
+    one, two, three = population = [Held(ids.new_id()) for _ in range(3)]
+    several = [shown(two), shown(three), shown(Held(ids.new_id()))]
+    assert await registry.reached(population, {"device_id": shown(one)}, {"device_id": several}) == [
+        {one.id},
+        {two.id, three.id},
+    ]
+
+
+async def test_a_hole_is_outside_and_an_island_in_another_polygon_inside(registry: Registry) -> None:
+    lake, shore, island, sea = (Held(ids.new_id(), location=place) for place in ((5, 5), (1, 1), (5.0, 5.05), (20, 20)))
+    hole = box(4, 4, 6, 6)
+    islet = box(5.02, 4.98, 5.08, 5.02)
+    country = {"type": "Polygon", "coordinates": [box(0, 0, 10, 10), hole]}
+    whole = {"type": "MultiPolygon", "coordinates": [[box(0, 0, 10, 10), hole], [islet]]}
+    population = [lake, shore, island, sea]
+    assert await registry.reached(population, {"within": country}, {"within": whole}, {"not": {"within": whole}}) == [
+        {shore.id},
+        {shore.id, island.id},
+        {lake.id, sea.id},
+    ]
+
+
+@pytest.mark.parametrize("lon", [179.99, -179.99, 180.0, -180.0])
+async def test_near_reaches_over_the_antimeridian(registry: Registry, lon: float) -> None:
+    here = [Held(ids.new_id(), location=(-17.0, east)) for east in (179.5, 180.0, -180.0, -179.5)]
+    far = [Held(ids.new_id(), location=(-17.0, east)) for east in (170.0, -170.0, 0.0)]
+    near = {"near": {"lat": -17.0, "lon": lon, "radius_m": 60_000}}
+    assert await registry.reached([*here, *far], near) == [{device.id for device in here}]
+
+
+@pytest.mark.parametrize("lat", [89.9, 90.0, -89.9, -90.0])
+async def test_near_a_pole_reaches_every_longitude(registry: Registry, lat: float) -> None:
+    side = math.copysign(1, lat)
+    here = [Held(ids.new_id(), location=(side * 89.5, east)) for east in (-180.0, -90.0, 0.0, 45.0, 180.0)]
+    far = [Held(ids.new_id(), location=(side * 80.0, 0.0)), Held(ids.new_id(), location=(-side * 89.5, 0.0))]
+    near = {"near": {"lat": lat, "lon": 10.0, "radius_m": 80_000}}
+    assert await registry.reached([*here, *far], near) == [{device.id for device in here}]
+
+
+async def test_a_device_without_a_location_is_neither_near_nor_within(registry: Registry) -> None:
+    nowhere = Held(ids.new_id())
+    world = {"type": "Polygon", "coordinates": [box(-180, -90, 180, 90)]}
+    everywhere = {"near": {"lat": 0, "lon": 0, "radius_m": 20_037_508}}
+    assert await registry.reached([nowhere], {"within": world}, {"near": everywhere["near"]}, {"not": everywhere}) == [
+        set(),
+        set(),
+        {nowhere.id},
+    ]
+
+
+@pytest.mark.parametrize("status", ["gone", "quarantined"])
+async def test_devices_that_cannot_be_sent_to_are_in_no_audience(registry: Registry, status: str) -> None:
+    assert await registry.reached([Held(ids.new_id())], {"everyone": True}, status=status) == [set()]
+
+
+async def test_another_application_s_devices_are_in_no_audience(registry: Registry) -> None:
+    theirs = Held(ids.new_id(), user_id="ada", topics=("weather",))
+    wanted = [{"everyone": True}, {"user_id": "ada"}, {"not": {"topic": "offers"}}, {"device_id": shown(theirs)}]
+    assert await registry.reached([theirs], *wanted) == [{theirs.id}] * 4
+    assert await registry.reached([theirs], *wanted, asked_by=ids.new_id()) == [set()] * 4
+
+
+def shown(device: Held) -> str:
+    return ids.show(ids.DEVICE, device.id)

@@ -1,0 +1,213 @@
+"""Parsing an audience: what is understood, and every fault with the place it is at."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.domain import audience, ids
+from gateway.domain.audience import (
+    AllOf,
+    AnyOf,
+    Attribute,
+    Devices,
+    Everyone,
+    Near,
+    Not,
+    Topic,
+    Users,
+    Within,
+    parse,
+)
+from gateway.domain.errors import Invalid
+
+DEVICE = ids.new_id()
+SQUARE = [[0, 0], [2, 0], [2, 2], [0, 2], [0, 0]]
+CLOSED = tuple((float(x), float(y)) for x, y in SQUARE)
+
+
+def faults(value: object) -> dict[str, str]:
+    with pytest.raises(Invalid) as refused:
+        parse(value)
+    return {fault.pointer: fault.detail for fault in refused.value.faults}
+
+
+@pytest.mark.parametrize(
+    ("given", "understood"),
+    [
+        ({"everyone": True}, Everyone()),
+        ({"topic": "weather.coast:se-1~x"}, Topic("weather.coast:se-1~x")),
+        ({"user_id": "ada"}, Users(("ada",))),
+        ({"user_id": ["ada", "grace"]}, Users(("ada", "grace"))),
+        ({"device_id": ids.show(ids.DEVICE, DEVICE)}, Devices((DEVICE,))),
+        ({"attribute": "plan", "eq": "gold"}, Attribute("plan", "eq", "gold")),
+        ({"attribute": "age", "gte": 18}, Attribute("age", "gte", 18)),
+        ({"attribute": "age", "in": [1, "x", True]}, Attribute("age", "in", (1, "x", True))),
+        ({"attribute": "age", "exists": False}, Attribute("age", "exists", False)),
+        ({"within": {"type": "Polygon", "coordinates": [SQUARE]}}, Within(((CLOSED,),))),
+        ({"within": {"type": "MultiPolygon", "coordinates": [[SQUARE]]}}, Within(((CLOSED,),))),
+        ({"near": {"lat": 1, "lon": 2, "radius_m": 3}}, Near(1.0, 2.0, 3.0)),
+        ({"all": [{"everyone": True}, {"topic": "a"}]}, AllOf((Everyone(), Topic("a")))),
+        ({"any": [{"not": {"topic": "a"}}]}, AnyOf((Not(Topic("a")),))),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_every_filter_is_understood(given: Any, understood: audience.Audience) -> None:
+    assert parse(given) == understood
+
+
+def test_altitudes_are_taken_and_dropped() -> None:
+    ring = [[*position, 12.5] for position in SQUARE]
+    assert parse({"within": {"type": "Polygon", "coordinates": [ring]}}) == Within(((CLOSED,),))
+
+
+@pytest.mark.parametrize(
+    ("given", "pointer"),
+    [
+        (None, ""),
+        ([], ""),
+        ("everyone", ""),
+        ({}, ""),
+        ({"everybody": True}, ""),
+        ({"everyone": True, "topic": "a"}, ""),
+        ({"everyone": False}, "/everyone"),
+        ({"everyone": 1}, "/everyone"),
+        ({"everyone": True, "a/b~c": 1}, "/a~1b~0c"),
+        ({"topic": "a", "eq": 1}, "/eq"),
+        ({"topic": ""}, "/topic"),
+        ({"topic": "-a"}, "/topic"),
+        ({"topic": "a" * 65}, "/topic"),
+        ({"topic": ["a"]}, "/topic"),
+        ({"user_id": ""}, "/user_id"),
+        ({"user_id": []}, "/user_id"),
+        ({"user_id": [1]}, "/user_id"),
+        ({"user_id": ["a"] * 1001}, "/user_id"),
+        ({"device_id": "dev_1"}, "/device_id"),
+        ({"device_id": [ids.show(ids.DEVICE, DEVICE), "x"]}, "/device_id/1"),
+        ({"device_id": ids.show(ids.NOTIFICATION, DEVICE)}, "/device_id"),
+        ({"attribute": "", "eq": 1}, "/attribute"),
+        ({"attribute": 7, "eq": 1}, "/attribute"),
+        ({"attribute": "a"}, ""),
+        ({"attribute": "a", "eq": 1, "ne": 2}, ""),
+        ({"attribute": "a", "eq": None}, "/eq"),
+        ({"attribute": "a", "eq": {}}, "/eq"),
+        ({"attribute": "a", "eq": float("nan")}, "/eq"),
+        ({"attribute": "a", "eq": "x" * 1001}, "/eq"),
+        ({"attribute": "a", "lt": True}, "/lt"),
+        ({"attribute": "a", "in": "abc"}, "/in"),
+        ({"attribute": "a", "in": []}, "/in"),
+        ({"attribute": "a", "in": [1, None]}, "/in/1"),
+        ({"attribute": "a", "exists": "yes"}, "/exists"),
+        ({"near": [1, 2, 3]}, "/near"),
+        ({"near": {"lat": 1, "lon": 2}}, "/near/radius_m"),
+        ({"near": {"lat": 91, "lon": 2, "radius_m": 3}}, "/near/lat"),
+        ({"near": {"lat": 1, "lon": -181, "radius_m": 3}}, "/near/lon"),
+        ({"near": {"lat": 1, "lon": 2, "radius_m": 0}}, "/near/radius_m"),
+        ({"near": {"lat": 1, "lon": 2, "radius_m": float("inf")}}, "/near/radius_m"),
+        ({"near": {"lat": True, "lon": 2, "radius_m": 3}}, "/near/lat"),
+        ({"near": {"lat": 1, "lon": 2, "radius_m": 3, "radius_km": 1}}, "/near/radius_km"),
+        ({"within": "POLYGON((0 0))"}, "/within"),
+        ({"within": {"type": "Point", "coordinates": [0, 0]}}, "/within"),
+        ({"within": {"type": "Polygon"}}, "/within/coordinates"),
+        ({"within": {"type": "Polygon", "coordinates": [SQUARE], "crs": 1}}, "/within/crs"),
+        ({"within": {"type": "Polygon", "coordinates": [SQUARE[:3]]}}, "/within/coordinates/0"),
+        ({"within": {"type": "Polygon", "coordinates": [SQUARE[:4]]}}, "/within/coordinates/0"),
+        ({"within": {"type": "Polygon", "coordinates": [[*SQUARE[:2], [1], *SQUARE[2:]]]}}, "/within/coordinates/0/2"),
+        ({"within": {"type": "Polygon", "coordinates": [[[0, 91], *SQUARE[1:]]]}}, "/within/coordinates/0/0"),
+        (
+            {"within": {"type": "Polygon", "coordinates": [[[0, 0], [2, 2], [2, 0], [0, 2], [0, 0]]]}},
+            "/within/coordinates",
+        ),
+        ({"within": {"type": "MultiPolygon", "coordinates": [[SQUARE], []]}}, "/within/coordinates/1"),
+        ({"all": []}, "/all"),
+        ({"all": {"topic": "a"}}, "/all"),
+        ({"any": [{"topic": "a"}, {"nothing": 1}]}, "/any/1"),
+        ({"not": [{"topic": "a"}]}, "/not"),
+        ({"all": [{"any": [{"topic": "a"}, {"not": {"near": {}}}]}]}, "/all/0/any/1/not/near/lat"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else json.dumps(value)[:60],
+)
+def test_a_fault_is_named_where_it_is(given: Any, pointer: str) -> None:
+    assert f"/audience{pointer}" in faults(given)
+
+
+def test_every_fault_is_told_at_once() -> None:
+    wrong = {"all": [{"topic": "!"}, {"attribute": "a", "in": [None, 1, {}]}, {"near": {"lat": 99, "lon": 0}}]}
+    assert faults(wrong).keys() == {
+        "/audience/all/0/topic",
+        "/audience/all/1/in/0",
+        "/audience/all/1/in/2",
+        "/audience/all/2/near/lat",
+        "/audience/all/2/near/radius_m",
+    }
+
+
+def test_the_pointer_begins_where_the_caller_says() -> None:
+    with pytest.raises(Invalid) as refused:
+        parse({"topic": 1}, "/filter")
+    assert refused.value.faults[0].pointer == "/filter/topic"
+
+
+def test_a_filter_may_be_16_levels_deep_and_no_deeper() -> None:
+    deep: Any = {"everyone": True}
+    for _ in range(audience.DEEPEST - 1):
+        deep = {"not": deep}
+    parse(deep)
+    assert "deeper" in next(iter(faults({"not": deep}).values()))
+
+
+def test_a_hostile_depth_is_refused_and_not_followed() -> None:
+    deep: Any = {"everyone": True}
+    for _ in range(5_000):
+        deep = {"all": [deep]}
+    assert len(faults(deep)) == 1
+
+
+def test_a_filter_may_have_200_leaves_and_no_more() -> None:
+    parse({"any": [{"topic": "a"}] * audience.MOST_LEAVES})
+    assert faults({"any": [{"topic": "a"}] * (audience.MOST_LEAVES + 1)}).keys() == {"/audience"}
+
+
+def test_a_polygon_may_have_10_000_vertices_and_no_more() -> None:
+    edge = [[x / 10_000, 0] for x in range(9_997)]
+    ring = [*edge, [1, 1], [0, 1], [0, 0]]
+    assert len(ring) == audience.MOST_VERTICES
+    parse({"within": {"type": "Polygon", "coordinates": [ring]}})
+    longer = [*ring[:-1], [0, 0.5], [0, 0]]
+    assert faults({"within": {"type": "Polygon", "coordinates": [longer]}}).keys() == {"/audience/within/coordinates"}
+
+
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=10)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(
+            st.one_of(
+                st.sampled_from([*audience._READERS, *audience.OPERATORS, "type", "coordinates", "lat", "lon"]),
+                st.text(max_size=5),
+            ),
+            inner,
+            max_size=3,
+        ),
+    ),
+    max_leaves=20,
+)
+
+
+@given(json_values)
+def test_whatever_comes_is_understood_or_refused_with_a_place_that_exists(value: Any) -> None:
+    for pointer in refusals(value):
+        # The last step may be what is missing; all before it must be there.
+        at = value
+        for token in pointer.split("/")[1:-1]:
+            at = at[int(token)] if isinstance(at, list) else at[token.replace("~1", "/").replace("~0", "~")]
+
+
+def refusals(value: Any) -> list[str]:
+    try:
+        parse(value, "")
+    except Invalid as refused:
+        return [fault.pointer for fault in refused.faults]
+    return []
