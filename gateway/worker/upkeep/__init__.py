@@ -13,10 +13,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.records.database import DATABASE_ERRORS
-from gateway.worker.upkeep import devices, gauges, idempotency, partitions
+from gateway.worker.upkeep import devices, gauges, idempotency, partitions, retention
 from gateway.worker.upkeep.limits import Limits
 
-DUTIES: tuple[ModuleType, ...] = (partitions, devices, idempotency, gauges)
+DUTIES: tuple[ModuleType, ...] = (partitions, retention, devices, idempotency, gauges)
+
+# Whoever waits for a lock holds up the senders behind it: better to come again.
+LOCK_WAIT_MS = 5_000
 
 log = structlog.get_logger(__name__)
 
@@ -45,8 +48,7 @@ async def _round(duty: ModuleType, engine: AsyncEngine, limits: Limits) -> None:
 
 async def _do(duty: ModuleType, engine: AsyncEngine, limits: Limits) -> int:
     async with engine.begin() as conn:
-        # Waiting for a lock must not hold up the senders behind us.
-        await conn.execute(text("SET LOCAL lock_timeout = '5s'"))
+        await conn.execute(text(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}"))
         lock = text("SELECT pg_try_advisory_xact_lock(:key)")
         if not (await conn.execute(lock, {"key": zlib.crc32(duty.__name__.encode())})).scalar_one():
             return 0
