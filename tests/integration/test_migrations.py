@@ -1,0 +1,143 @@
+"""Migrations and schema agree, and run up, down and at once."""
+
+import asyncio
+import os
+import sys
+from typing import Any
+
+import asyncpg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.dialects.postgresql.base import ischema_names
+
+from gateway.records import migrate
+from gateway.records.database import open_engine
+from gateway.records.schema import PARTITIONED, Point, metadata
+from tests.support.worker_process import CHECKOUT
+
+OURS = {table.name for table in metadata.tables.values()}
+CATALOGUE = """
+    SELECT format('%s.%s %s %s %s', table_name, column_name, udt_name, is_nullable, column_default) AS line
+    FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'
+    UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+    UNION ALL SELECT format('%s %s', conname, pg_get_constraintdef(oid)) FROM pg_constraint
+    WHERE connamespace = 'public'::regnamespace AND conname NOT LIKE 'alembic_version%'
+    UNION ALL SELECT format('%s %s %s', relname, reloptions, pg_get_partkeydef(oid)) FROM pg_class
+    WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relname <> 'alembic_version'
+    ORDER BY line
+"""
+
+
+async def catalogue(url: str) -> list[str]:
+    """Every column, default, index, constraint and partition key of the database, as lines."""
+    conn = await asyncpg.connect(url)
+    try:
+        return [row["line"] for row in await conn.fetch(CATALOGUE)]
+    finally:
+        await conn.close()
+
+
+async def upgrade(url: str) -> None:
+    await asyncio.to_thread(migrate.upgrade, url)
+
+
+async def test_alembic_finds_no_difference_between_migrations_and_schema(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ischema_names, "point", Point)  # SQLAlchemy itself does not know this type of Postgres's
+    await upgrade(empty_database_url)
+
+    def differences(sync: Connection) -> list[Any]:
+        options = {"compare_type": True, "compare_server_default": True}
+        return compare_metadata(MigrationContext.configure(sync, opts=options), metadata)
+
+    engine = open_engine(empty_database_url)
+    async with engine.connect() as conn:
+        found = await conn.run_sync(differences)
+    await engine.dispose()
+    assert found == []
+
+
+async def test_the_migrated_database_is_what_the_schema_would_make(
+    empty_database_url: str, database_of_the_schema: str
+) -> None:
+    """Down to what Alembic does not compare: index methods and conditions, checks, partition keys, fill factors."""
+    await upgrade(empty_database_url)
+    migrated, made = await catalogue(empty_database_url), await catalogue(database_of_the_schema)
+    assert sorted(set(migrated) ^ set(made)) == []
+    assert len(migrated) > 100
+
+
+@pytest.fixture
+async def database_of_the_schema(postgres_url: str) -> Any:
+    """A database that `metadata.create_all` made, with no migration."""
+    name = "gateway_of_the_schema"
+    server = await asyncpg.connect(postgres_url)
+    await server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    await server.execute(f"CREATE DATABASE {name}")
+    url = postgres_url.rpartition("/")[0] + f"/{name}"
+    engine = open_engine(url)
+    async with engine.begin() as conn:
+        await conn.run_sync(metadata.create_all)
+    await engine.dispose()
+    yield url
+    await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await server.close()
+
+
+async def migrating(url: str) -> None:
+    """`gateway migrate` in a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "gateway",
+        "migrate",
+        cwd=CHECKOUT,
+        env={**os.environ, "GATEWAY_DATABASE_URL": url},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()
+
+
+async def test_down_to_nothing_and_up_again_gives_the_same(empty_database_url: str) -> None:
+    await upgrade(empty_database_url)
+    before = await catalogue(empty_database_url)
+    await asyncio.to_thread(migrate.downgrade, empty_database_url, "base")
+    assert await catalogue(empty_database_url) == []
+    await upgrade(empty_database_url)
+    assert await catalogue(empty_database_url) == before
+
+
+async def test_downgrading_takes_the_partitions_along(database_url: str) -> None:
+    await asyncio.to_thread(migrate.downgrade, database_url, "base")
+    assert await catalogue(database_url) == []
+
+
+async def test_migrations_begun_at_once_are_run_one_after_the_other(empty_database_url: str) -> None:
+    """Processes, as when several gateways are started together."""
+    await asyncio.gather(*(migrating(empty_database_url) for _ in range(4)))
+    engine = open_engine(empty_database_url)
+    async with engine.connect() as conn:
+        assert await migrate.is_current(conn, empty_database_url)
+        tables = set(await conn.run_sync(lambda sync: inspect(sync).get_table_names()))
+        versions = (await conn.execute(text("SELECT count(*) FROM alembic_version"))).scalar_one()
+    await engine.dispose()
+    assert tables == OURS | {"alembic_version"}
+    assert versions == 1
+
+
+async def test_a_database_without_the_migrations_is_not_current(empty_database_url: str) -> None:
+    engine = open_engine(empty_database_url)
+    async with engine.connect() as conn:
+        assert not await migrate.is_current(conn, empty_database_url)
+    await engine.dispose()
+
+
+async def test_the_log_s_tables_are_partitioned_by_day(database_url: str) -> None:
+    lines = await catalogue(database_url)
+    for table in PARTITIONED:
+        assert any(line.startswith(f"{table.name} ") and line.endswith("RANGE (day)") for line in lines)
