@@ -37,6 +37,7 @@ def open_engine(url: str, *, pool_size: int = 10, application_name: str = "gatew
         max_overflow=0,
         pool_timeout=10,
         pool_pre_ping=True,
+        hide_parameters=True,  # errors are logged; endpoints and keys must not be
         connect_args={"server_settings": {"application_name": application_name}, "timeout": 10},
     )
 

@@ -40,6 +40,9 @@ async def register(
 
     No endpoint may occur twice. A refreshed device is active again, and keeps what the registration does not say.
     """
+    if len(registrations) > 1:
+        # Two batches that share devices in another order would wait for each other in a circle.
+        await conn.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(str(application_id), 0))))
     # Attributes and topics are never NULL in the table, so that a statement must know which of them were said.
     alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for registration in registrations:
