@@ -1,0 +1,156 @@
+"""Who is calling: keys, device tokens, the operator; and applications with their keys."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.domain import ids
+from gateway.domain.errors import Invalid, NotFound, Unauthenticated
+from gateway.push.vapid import VapidKey
+from gateway.records import devices, targets
+from gateway.service import access, applications
+from gateway.service.access import Caller, identify
+from gateway.sim import Vendor
+from tests.support.gateway_parts import HOME, Parts, gateway
+
+ADMIN_TOKEN = "operator-" + "x" * 32
+
+
+@pytest.fixture
+async def parts(database_url: str) -> AsyncIterator[Parts]:
+    async with gateway(database_url) as parts:
+        yield parts
+
+
+async def who(parts: Parts, bearer: str, admin_token: str | None = ADMIN_TOKEN) -> Caller:
+    async with parts.engine.connect() as conn:
+        return await identify(conn, parts.context.vault, admin_token, bearer)
+
+
+async def test_the_secret_key_may_do_all_but_register(parts: Parts) -> None:
+    caller = await who(parts, parts.application["secret_key"])
+    assert caller == Caller(frozenset(access.SCOPES), parts.application_id)
+
+
+async def test_the_publishable_key_may_register_and_only_from_the_application_s_origins(parts: Parts) -> None:
+    caller = await who(parts, parts.application["publishable_key"])
+    assert caller == Caller(frozenset({access.REGISTER}), parts.application_id, origins=(HOME,))
+
+
+async def test_the_admin_token_is_the_operator(parts: Parts) -> None:
+    assert await who(parts, ADMIN_TOKEN) == Caller(frozenset({access.ADMIN}))
+
+
+@pytest.mark.parametrize("admin_token", [None, ""])
+async def test_without_an_admin_token_nobody_is_the_operator(parts: Parts, admin_token: str | None) -> None:
+    for bearer in ("", "None", "x"):
+        with pytest.raises(Unauthenticated):
+            await who(parts, bearer, admin_token)
+
+
+async def test_a_device_token_is_this_one_device_for_as_long_as_it_exists(parts: Parts) -> None:
+    [device_id] = await parts.register(parts.subscribe(Vendor.FCM, 1))
+    token = parts.context.vault.device_token(device_id)
+    assert await who(parts, token) == Caller(frozenset({access.DEVICE}), parts.application_id, device_id)
+    async with parts.engine.begin() as conn:
+        await devices.remove(conn, device_id)
+    with pytest.raises(Unauthenticated):
+        await who(parts, token)
+
+
+async def test_a_removed_key_is_refused_from_the_next_request_on(parts: Parts) -> None:
+    async with parts.engine.begin() as conn:
+        added = await applications.add_key(conn, parts.application_id, "reports", ["read"])
+    assert (await who(parts, added["key"])).scopes == {"read"}
+    key_id = ids.parse(ids.KEY, added["id"])
+    assert key_id is not None
+    async with parts.engine.begin() as conn:
+        await applications.remove_key(conn, parts.application_id, key_id)
+        with pytest.raises(NotFound):
+            await applications.remove_key(conn, parts.application_id, key_id)
+    with pytest.raises(Unauthenticated):
+        await who(parts, added["key"])
+
+
+async def test_an_application_cannot_remove_another_s_key(parts: Parts) -> None:
+    async with parts.engine.begin() as conn:
+        other = await applications.create(conn, parts.context.vault, "Other", "mailto:ops@example.org", [])
+        key_id = ids.parse(ids.KEY, other["keys"][0]["id"])
+        assert key_id is not None
+        with pytest.raises(NotFound):
+            await applications.remove_key(conn, parts.application_id, key_id)
+    assert (await who(parts, other["secret_key"])).application_id != parts.application_id
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(bearer=st.one_of(st.text(max_size=60), st.from_regex(r"(sk|pk|dt)_[A-Za-z0-9_-]{0,64}", fullmatch=True)))
+async def test_whatever_else_comes_is_nobody(parts: Parts, bearer: str) -> None:
+    with pytest.raises(Unauthenticated):
+        await who(parts, bearer)
+
+
+async def test_keys_are_kept_as_digests_and_shown_once(parts: Parts) -> None:
+    secret, publishable = parts.application["secret_key"], parts.application["publishable_key"]
+    async with parts.engine.connect() as conn:
+        shown = str(await applications.show(conn, parts.application_id))
+    kept = await parts.scalar("SELECT string_agg(k::text, ' ') FROM api_keys k")
+    for key in (secret, publishable):
+        assert key not in shown
+        assert key not in kept
+        assert key[-4:] in shown
+
+
+async def test_private_vapid_keys_are_kept_sealed(parts: Parts) -> None:
+    async with parts.engine.connect() as conn:
+        [(key_id, public_key)] = (await applications.applications.vapid_public_keys(conn, [parts.application_id]))[
+            parts.application_id
+        ]
+        [held] = await targets.load_signing_keys(conn, [key_id])
+    opened = VapidKey.from_private_bytes(parts.context.vault.open(held.private_key, "vapid"))
+    assert opened.public_key == public_key == parts.vapid_public_key
+    assert opened.private_bytes() not in held.private_key
+
+
+async def test_every_fault_of_a_new_application_is_told(parts: Parts) -> None:
+    async with parts.engine.begin() as conn:
+        with pytest.raises(Invalid) as refused:
+            await applications.create(
+                conn,
+                parts.context.vault,
+                "Bad",
+                "mailto:ops@localhost",
+                ["https://good.example.org", "ftp://x.example.org", "https://x.example.org/path", "nonsense"],
+            )
+    assert [fault.pointer for fault in refused.value.faults] == [
+        "/subject",
+        "/allowed_origins/1",
+        "/allowed_origins/2",
+        "/allowed_origins/3",
+    ]
+    assert await parts.scalar("SELECT count(*) FROM applications") == 1
+
+
+async def test_origins_are_kept_as_browsers_send_them(parts: Parts) -> None:
+    given = ["HTTPS://App.Example.org:443/", "https://app.example.org", "http://localhost:8080", "https://[::1]:8443"]
+    async with parts.engine.begin() as conn:
+        created = await applications.create(conn, parts.context.vault, "App", "mailto:ops@example.org", given)
+    assert created["allowed_origins"] == ["https://app.example.org", "http://localhost:8080", "https://[::1]:8443"]
+
+
+async def test_a_new_vapid_key_is_what_browsers_subscribe_with_from_now_on(parts: Parts) -> None:
+    async with parts.engine.begin() as conn:
+        added = await applications.add_vapid_key(conn, parts.context.vault, parts.application_id)
+        assert await applications.vapid_public_key(conn, parts.application_id) == added.public_text
+
+
+async def test_both_old_and_new_vapid_keys_are_sent_with(parts: Parts) -> None:
+    """Rotation: each device is sent to with the key it subscribed with."""
+    old = await parts.register(parts.subscribe(Vendor.FCM, 2))
+    async with parts.engine.begin() as conn:
+        added = await applications.add_vapid_key(conn, parts.context.vault, parts.application_id)
+    new = await parts.register(parts.sim.subscribe_many(Vendor.FCM, 2, added.public_key))
+    async with parts.working():
+        progress = await parts.ended((await parts.submit()).id)
+    assert progress.accepted == len(old) + len(new)

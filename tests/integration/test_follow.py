@@ -1,0 +1,121 @@
+"""Following the log live: whoever resumes after N misses nothing and sees nothing twice."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from uuid import UUID
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain import ids
+from gateway.domain.delivery import OutcomeName
+from gateway.records import log
+from gateway.records.log import Filters
+from gateway.service import applications, follow
+from gateway.service.follow import follow as following
+from gateway.sim import Rule, Vendor
+from tests.support.gateway_parts import Parts, gateway, quick
+
+Seen = list[tuple[int, str]]
+
+
+@pytest.fixture
+async def parts(database_url: str) -> AsyncIterator[Parts]:
+    async with gateway(database_url, pool_size=20) as parts:
+        yield parts
+
+
+async def read(parts: Parts, count: int, position: int | None, filters: Filters | None = None) -> Seen:
+    """(position, device) of the next `count` entries."""
+    seen: Seen = []
+    entries = following(parts.engine, parts.bell, parts.application_id, filters or Filters(), position)
+    async with asyncio.timeout(30), aclosing(entries):
+        async for batch in entries:
+            seen += [(entry.row.position, str(entry.row.device_id)) for entry in batch]
+            if len(seen) >= count:
+                break
+    return seen
+
+
+async def interrupted(parts: Parts, count: int, every: int) -> Seen:
+    """Like `read` from the beginning, by a client that is cut off after `every` entries or so and resumes."""
+    seen: Seen = []
+    while len(seen) < count:
+        seen += await read(parts, min(every, count - len(seen)), seen[-1][0] if seen else 0)
+    return seen
+
+
+async def test_followers_miss_nothing_while_many_writers_settle_at_once(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "BATCH", 70)
+    devices = await parts.register([one for vendor in Vendor for one in parts.subscribe(vendor, 100, share_keys=True)])
+    parts.sim.behave(Rule(delay_ms=15, share=0.5, per="try"))
+    total = 4 * len(devices)
+    followers = [asyncio.create_task(interrupted(parts, total, every)) for every in (1, 90, 250, total)]
+    crew = quick(senders=12)
+    async with parts.working(crew), parts.working(crew), parts.working(crew):
+        sent = [await parts.submit() for _ in range(4)]
+        for notification in sent:
+            await parts.ended(notification.id)
+
+    for seen in await asyncio.gather(*followers):
+        assert [position for position, _ in seen] == list(range(1, total + 1))
+        assert {device for _, device in seen} == {str(device_id) for device_id in devices}
+
+
+async def test_a_new_follower_sees_what_comes_from_now_on(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 3))
+    looked, last_position = asyncio.Event(), log.last_position
+
+    async def watched(conn: AsyncConnection, application_id: UUID) -> int:
+        position = await last_position(conn, application_id)
+        looked.set()
+        return position
+
+    async with parts.working():
+        await parts.ended((await parts.submit()).id)
+        monkeypatch.setattr(log, "last_position", watched)
+        follower = asyncio.create_task(read(parts, 3, None))
+        await asyncio.wait_for(looked.wait(), 10)
+        await parts.ended((await parts.submit()).id)
+    assert [position for position, _ in await follower] == [4, 5, 6]
+
+
+async def test_a_follower_may_ask_for_some_only_and_still_advances(parts: Parts) -> None:
+    good, gone = parts.subscribe(Vendor.FCM, 2)
+    devices = await parts.register([good, gone])
+    parts.sim.unsubscribe(gone)
+    async with parts.working():
+        await parts.ended((await parts.submit()).id)
+    [(position, device)] = await read(parts, 1, 0, Filters(outcome=OutcomeName.GONE))
+    assert device == next(str(device_id) for device_id, subscriber in devices.items() if subscriber is gone)
+    assert position in (1, 2)
+
+
+async def test_a_quiet_log_beats_and_shows_nothing_of_others(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "HEARTBEAT_S", 0.3)
+    async with parts.engine.begin() as conn:
+        other = await applications.create(conn, parts.context.vault, "Other", "mailto:ops@example.org", [])
+    other_id = ids.parse(ids.APPLICATION, other["id"])
+    assert other_id is not None
+    await parts.register(parts.subscribe(Vendor.FCM, 3))
+    entries = following(parts.engine, parts.bell, other_id, Filters(), 0)
+    async with parts.working(), aclosing(entries), asyncio.timeout(10):
+        beat = asyncio.ensure_future(anext(entries))
+        await parts.ended((await parts.submit()).id)
+        assert await beat == []
+
+
+async def test_pages_and_the_follower_agree(parts: Parts) -> None:
+    await parts.register(parts.subscribe(Vendor.MOZILLA, 25))
+    async with parts.working():
+        await parts.ended((await parts.submit()).id)
+    pages: Seen = []
+    before = None
+    async with parts.engine.connect() as conn:
+        while page := await log.page(conn, parts.application_id, Filters(), before=before, limit=10):
+            pages += [(entry.row.position, str(entry.row.device_id)) for entry in page]
+            before = pages[-1][0]
+    assert pages[::-1] == await read(parts, 25, 0)

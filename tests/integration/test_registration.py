@@ -1,0 +1,347 @@
+"""Registering browsers: what is taken, what is refused, and what a refresh keeps."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from gateway.domain import ids
+from gateway.domain.device import ClientDetails, Device, DeviceStatus, Location, Registration, Subscription
+from gateway.domain.errors import (
+    Conflict,
+    EndpointNotAllowed,
+    GatewayError,
+    IdentityUnproven,
+    Invalid,
+    NotFound,
+)
+from gateway.records import devices
+from gateway.service import applications, registration
+from gateway.service.registration import MOST_TOPICS, Desk, Registered
+from gateway.sim import Keys, Vendor
+from tests.support.gateway_parts import Parts, gateway
+
+KEYS = Keys.generate()
+ENDPOINT = "https://fcm.googleapis.com/fcm/send/one"
+CLIENT = ClientDetails("android", "chrome", "sv-SE", "Europe/Stockholm", "1.2")
+
+
+@pytest.fixture
+async def parts(database_url: str) -> AsyncIterator[Parts]:
+    async with gateway(database_url) as parts:
+        yield parts
+
+
+def said(
+    endpoint: str = ENDPOINT, *, p256dh: bytes = KEYS.p256dh, auth: bytes = KEYS.auth, **details: Any
+) -> Registration:
+    return Registration(Subscription(endpoint, p256dh, auth), **details)
+
+
+async def register(parts: Parts, what: Registration) -> Registered:
+    async with parts.engine.begin() as conn:
+        desk = await Desk.open(conn, parts.context, parts.application_id)
+        return await desk.register(conn, what)
+
+
+async def register_all(parts: Parts, what: Sequence[Registration]) -> list[Registered | GatewayError]:
+    async with parts.engine.begin() as conn:
+        desk = await Desk.open(conn, parts.context, parts.application_id)
+        return await desk.register_all(conn, what)
+
+
+async def load(parts: Parts, device_id: UUID) -> Device:
+    async with parts.engine.connect() as conn:
+        return await registration.find(conn, parts.application_id, device_id)
+
+
+async def count(parts: Parts) -> int:
+    found: int = await parts.scalar("SELECT count(*) FROM devices")
+    return found
+
+
+async def test_what_a_page_hands_over_is_kept(parts: Parts) -> None:
+    given = said(
+        user_id="ada",
+        client=CLIENT,
+        attributes={"plan": "gold", "tags": ["a"]},
+        topics=("weather",),
+        location=Location(59.3, 18.1, 25.0),
+    )
+    registered = await register(parts, given)
+    assert registered.created
+    device = await load(parts, registered.device_id)
+    assert device.subscription == given.subscription
+    assert (device.user_id, device.client, device.topics) == ("ada", CLIENT, ("weather",))
+    assert device.attributes == {"plan": "gold", "tags": ["a"]}
+    assert device.location == Location(59.3, 18.1, 25.0)
+    assert device.located_at is not None
+    assert device.status is DeviceStatus.ACTIVE
+
+
+async def test_a_refresh_keeps_what_it_does_not_say(parts: Parts) -> None:
+    first = await register(
+        parts,
+        said(
+            user_id="ada", client=CLIENT, attributes={"plan": "gold"}, topics=("weather",), location=Location(1, 2, 3)
+        ),
+    )
+    before = await load(parts, first.device_id)
+    again = await register(parts, said())
+    after = await load(parts, first.device_id)
+    assert again == (first.device_id, False)
+    assert after == replace(before, updated_at=after.updated_at, last_seen_at=after.last_seen_at)
+    assert after.last_seen_at > before.last_seen_at
+    assert await count(parts) == 1
+
+
+async def test_a_refresh_changes_what_it_says(parts: Parts) -> None:
+    first = await register(parts, said(user_id="ada", client=CLIENT, attributes={"plan": "gold"}, topics=("weather",)))
+    other = Keys.generate()
+    await register(
+        parts,
+        said(
+            p256dh=other.p256dh,
+            auth=other.auth,
+            user_id="grace",
+            client=ClientDetails(locale="en"),
+            attributes={"age": 7},
+            topics=("offers", "news"),
+            location=Location(4, 5),
+        ),
+    )
+    device = await load(parts, first.device_id)
+    assert device.subscription == Subscription(ENDPOINT, other.p256dh, other.auth)
+    assert (device.user_id, device.attributes, device.topics) == ("grace", {"age": 7}, ("offers", "news"))
+    assert device.client == replace(CLIENT, locale="en")
+    assert device.location == Location(4, 5)
+
+
+async def test_empty_topics_and_attributes_that_are_said_clear_what_was(parts: Parts) -> None:
+    first = await register(parts, said(attributes={"plan": "gold"}, topics=("weather",)))
+    await register(parts, said(topics=()))
+    device = await load(parts, first.device_id)
+    assert (device.topics, device.attributes) == ((), {"plan": "gold"})
+    await register(parts, said(attributes={}))
+    assert (await load(parts, first.device_id)).attributes == {}
+
+
+@pytest.mark.parametrize("status", [DeviceStatus.GONE, DeviceStatus.QUARANTINED])
+async def test_a_device_that_registers_again_is_active_again(parts: Parts, status: DeviceStatus) -> None:
+    first = await register(parts, said())
+    async with parts.engine.begin() as conn:
+        await devices.change(conn, first.device_id, {"status": status})
+    await register(parts, said())
+    assert (await load(parts, first.device_id)).status is DeviceStatus.ACTIVE
+
+
+async def test_a_new_location_without_accuracy_forgets_the_old_accuracy(parts: Parts) -> None:
+    first = await register(parts, said(location=Location(1, 2, 30.0)))
+    await register(parts, said(location=Location(1.5, 2)))
+    assert (await load(parts, first.device_id)).location == Location(1.5, 2, None)
+
+
+OFF_CURVE = bytes([4]) + bytes(63) + b"\x01"
+
+
+@pytest.mark.parametrize(
+    ("keys", "pointer"),
+    [
+        ({"p256dh": OFF_CURVE}, "/subscription/keys/p256dh"),
+        ({"p256dh": KEYS.p256dh[:-1]}, "/subscription/keys/p256dh"),
+        ({"p256dh": b"\x02" + KEYS.p256dh[1:33]}, "/subscription/keys/p256dh"),
+        ({"p256dh": b"\x05" + KEYS.p256dh[1:]}, "/subscription/keys/p256dh"),
+        ({"auth": KEYS.auth[:-1]}, "/subscription/keys/auth"),
+        ({"auth": b""}, "/subscription/keys/auth"),
+    ],
+)
+async def test_keys_that_no_message_could_be_encrypted_for_are_refused(
+    parts: Parts, keys: dict[str, bytes], pointer: str
+) -> None:
+    with pytest.raises(Invalid) as refused:
+        await register(parts, said(**keys))
+    assert [fault.pointer for fault in refused.value.faults] == [pointer]
+    assert await count(parts) == 0
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://evil.example.org/send",
+        "http://fcm.googleapis.com/fcm/send/x",
+        "https://fcm.googleapis.com.evil.example.org/x",
+        "https://127.0.0.1/x",
+        "https://fcm.googleapis.com:8443/x",
+        "https://user@fcm.googleapis.com/x",
+        "file:///etc/passwd",
+        "",
+    ],
+)
+async def test_an_endpoint_elsewhere_is_refused(parts: Parts, endpoint: str) -> None:
+    with pytest.raises(EndpointNotAllowed):
+        await register(parts, said(endpoint))
+    assert await count(parts) == 0
+
+
+async def test_one_endpoint_written_differently_is_one_device(parts: Parts) -> None:
+    first = await register(parts, said("https://fcm.googleapis.com/fcm/send/one"))
+    again = await register(parts, said("HTTPS://FCM.googleapis.com:443/fcm/send/one"))
+    assert again == (first.device_id, False)
+    assert (await load(parts, first.device_id)).subscription.endpoint == ENDPOINT
+
+
+async def test_a_vapid_key_of_another_application_is_refused(parts: Parts) -> None:
+    with pytest.raises(Invalid) as refused:
+        await register(parts, said(vapid_public_key=Keys.generate().p256dh))
+    assert [fault.pointer for fault in refused.value.faults] == ["/vapid_public_key"]
+
+
+async def test_a_device_stays_with_the_vapid_key_it_subscribed_with(parts: Parts) -> None:
+    async with parts.engine.begin() as conn:
+        await applications.add_vapid_key(conn, parts.context.vault, parts.application_id)
+    old = await register(parts, said(vapid_public_key=parts.vapid_public_key))
+    new = await register(parts, said(f"{ENDPOINT}-2"))
+    assert (await load(parts, old.device_id)).vapid_key_id != (await load(parts, new.device_id)).vapid_key_id
+
+
+async def test_more_topics_than_allowed_are_refused(parts: Parts) -> None:
+    topics = tuple(f"t{number}" for number in range(MOST_TOPICS + 1))
+    await register(parts, said(topics=topics[:-1]))
+    with pytest.raises(Invalid):
+        await register(parts, said(topics=topics))
+    device = await load(parts, (await register(parts, said())).device_id)
+    async with parts.engine.begin() as conn:
+        await registration.add_topic(conn, device, topics[0])
+        with pytest.raises(Conflict):
+            await registration.add_topic(conn, device, topics[-1])
+    assert set((await load(parts, device.id)).topics) == set(topics[:-1])
+
+
+async def test_of_two_with_one_endpoint_in_a_batch_the_later_wins(parts: Parts) -> None:
+    verdicts = await register_all(
+        parts,
+        [
+            said(user_id="first", topics=("a",)),
+            said("https://updates.push.services.mozilla.com/wpush/v2/two"),
+            said("HTTPS://fcm.googleapis.com/fcm/send/one", user_id="second", attributes={"x": 1}),
+        ],
+    )
+    assert [type(verdict) for verdict in verdicts] == [Registered] * 3
+    assert verdicts[0] == verdicts[2]
+    assert isinstance(verdicts[0], Registered)
+    assert (await load(parts, verdicts[0].device_id)).user_id == "second"
+    assert await count(parts) == 2
+
+
+async def test_what_is_refused_in_a_batch_keeps_no_other_from_being_registered(parts: Parts) -> None:
+    verdicts = await register_all(
+        parts,
+        [said(f"{ENDPOINT}-1"), said(p256dh=OFF_CURVE), said("https://evil.example.org/x"), said(f"{ENDPOINT}-2")],
+    )
+    assert [type(verdict) for verdict in verdicts] == [Registered, Invalid, EndpointNotAllowed, Registered]
+    assert await count(parts) == 2
+
+
+async def test_a_batch_of_every_shape_keeps_each_one_s_own(parts: Parts) -> None:
+    """Some say topics, some attributes, some both or neither: a statement is alike for all its rows."""
+    shapes: list[dict[str, Any]] = [
+        {"topics": ("a",), "attributes": {"n": 0}},
+        {"topics": ("b",)},
+        {"attributes": {"n": 2}},
+        {},
+    ]
+    batch = [said(f"{ENDPOINT}-{number}", **shapes[number % 4]) for number in range(40)]
+    verdicts = await register_all(parts, batch)
+    again = await register_all(parts, [said(one.subscription.endpoint) for one in batch])
+    for number, (verdict, refreshed) in enumerate(zip(verdicts, again, strict=True)):
+        assert isinstance(verdict, Registered)
+        assert refreshed == (verdict.device_id, False)
+        device = await load(parts, verdict.device_id)
+        assert device.topics == shapes[number % 4].get("topics", ())
+        assert device.attributes == shapes[number % 4].get("attributes", {})
+
+
+async def test_an_empty_batch_registers_nobody(parts: Parts) -> None:
+    assert await register_all(parts, []) == []
+
+
+async def test_imports_of_the_same_devices_at_once_make_each_once(parts: Parts) -> None:
+    """In opposite orders: neither waits for the other in a circle."""
+    batch = [said(f"{ENDPOINT}-{number}") for number in range(300)]
+    results = await asyncio.gather(
+        *(register_all(parts, part) for part in (batch, batch[::-1], batch[150:] + batch[:150], batch))
+    )
+    assert await count(parts) == len(batch)
+    assert sum(verdict.created for result in results for verdict in result if isinstance(verdict, Registered)) == 300
+
+
+async def test_an_error_of_the_database_tells_no_endpoint_and_no_key(parts: Parts) -> None:
+    """Errors end up in logs, and an endpoint with its keys is all it takes to push to a browser."""
+    with pytest.raises(DBAPIError) as failed:
+        await register(parts, said(user_id="nul\0"))
+    assert "fcm/send/one" not in str(failed.value)
+    assert repr(KEYS.auth) not in str(failed.value)
+
+
+async def test_the_same_browser_registering_twice_at_once_is_one_device(parts: Parts) -> None:
+    results = await asyncio.gather(*(register(parts, said(user_id="ada")) for _ in range(8)))
+    assert len({result.device_id for result in results}) == 1
+    assert sum(result.created for result in results) == 1
+
+
+async def test_a_user_id_needs_its_proof_when_the_application_demands_one(parts: Parts) -> None:
+    vault = parts.context.vault
+    async with parts.engine.begin() as conn:
+        await registration.prove(conn, vault, parts.application_id, "ada", None)
+        changed = await applications.change(conn, vault, parts.application_id, {"require_identity": True})
+        proof = hmac.new(changed["identity_secret"].encode(), b"ada", hashlib.sha256).hexdigest()
+        await registration.prove(conn, vault, parts.application_id, "ada", proof)
+        await registration.prove(conn, vault, parts.application_id, None, None)
+        for user_id, user_hash in (("ada", None), ("ada", ""), ("ada", "é"), ("ada", proof.upper()), ("grace", proof)):
+            with pytest.raises(IdentityUnproven):
+                await registration.prove(conn, vault, parts.application_id, user_id, user_hash)
+
+
+async def test_another_application_s_device_is_not_found(parts: Parts) -> None:
+    registered = await register(parts, said())
+    async with parts.engine.begin() as conn:
+        other = await applications.create(conn, parts.context.vault, "Other", "mailto:ops@example.org", [])
+        other_id = ids.parse(ids.APPLICATION, other["id"])
+        assert other_id is not None
+        with pytest.raises(NotFound):
+            await registration.find(conn, other_id, registered.device_id)
+
+
+async def test_what_callers_see_of_a_device_lets_nobody_push_to_it(parts: Parts) -> None:
+    registered = await register(parts, said(location=Location(1, 2)))
+    shown = str(registration.show(await load(parts, registered.device_id)))
+    for secret in (KEYS.p256dh, KEYS.auth):
+        assert base64.urlsafe_b64encode(secret).decode().rstrip("=") not in shown
+        assert repr(secret) not in shown
+    assert "fcm/send/one" not in shown
+    assert "fcm.googleapis.com" in shown
+
+
+async def test_forgetting_a_user_takes_their_devices_and_their_name_out_of_the_log(parts: Parts) -> None:
+    theirs = await parts.register(parts.subscribe(Vendor.FCM, 2), user_id="ada")
+    others = await parts.register(parts.subscribe(Vendor.FCM, 1), user_id="grace")
+    async with parts.working():
+        sent = await parts.submit()
+        await parts.ended(sent.id)
+    async with parts.engine.begin() as conn:
+        assert await devices.forget_user(conn, parts.application_id, "ada") == 2
+    assert await count(parts) == len(others)
+    rows = await parts.log(sent.id)
+    assert {device_id: row.user_id for device_id, row in rows.items()} == {
+        **dict.fromkeys(theirs, None),
+        **dict.fromkeys(others, "grace"),
+    }
+    assert all(row.settled_at < datetime.now(UTC) for row in rows.values())

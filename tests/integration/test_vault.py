@@ -1,0 +1,124 @@
+"""The vault: what is sealed opens for its own key and purpose only, and no token can be made by others."""
+
+import os
+import time
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.domain.ids import new_id
+from gateway.service.vault import SHORTEST_MASTER_KEY, Unsealable, Vault, digest, new_key
+
+VAULT = Vault(b"k" * SHORTEST_MASTER_KEY)
+STRANGER = Vault(b"s" * SHORTEST_MASTER_KEY)
+BASE64URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+NOW = 1_800_000_000
+UNHURRIED = settings(deadline=None)
+uuids = st.uuids()
+
+
+@UNHURRIED
+@given(st.binary(max_size=200), st.sampled_from(["vapid", "identity", "idempotency"]))
+def test_what_is_sealed_opens_again(data: bytes, purpose: str) -> None:
+    assert VAULT.open(VAULT.seal(data, purpose), purpose) == data
+
+
+@UNHURRIED
+@given(st.binary(max_size=100))
+def test_what_is_sealed_opens_for_no_other_key_or_purpose(data: bytes) -> None:
+    sealed = VAULT.seal(data, "vapid")
+    for vault, purpose in ((STRANGER, "vapid"), (VAULT, "identity"), (VAULT, "")):
+        with pytest.raises(Unsealable):
+            vault.open(sealed, purpose)
+
+
+@UNHURRIED
+@given(st.binary(max_size=60), st.data())
+def test_what_is_sealed_and_then_changed_opens_no_more(data: bytes, choose: st.DataObject) -> None:
+    sealed = bytearray(VAULT.seal(data, "vapid"))
+    sealed[choose.draw(st.integers(0, len(sealed) - 1))] ^= choose.draw(st.integers(1, 255))
+    with pytest.raises(Unsealable):
+        VAULT.open(bytes(sealed), "vapid")
+
+
+@UNHURRIED
+@given(st.binary(max_size=60))
+def test_what_was_never_sealed_does_not_open(octets: bytes) -> None:
+    with pytest.raises(Unsealable):
+        VAULT.open(octets, "vapid")
+
+
+def test_the_same_data_is_sealed_differently_every_time() -> None:
+    assert VAULT.seal(b"secret", "vapid") != VAULT.seal(b"secret", "vapid")
+    assert b"secret" not in VAULT.seal(b"secret", "vapid")
+
+
+def test_a_master_key_that_is_too_short_is_refused() -> None:
+    with pytest.raises(ValueError, match="32 octets"):
+        Vault(os.urandom(SHORTEST_MASTER_KEY - 1))
+
+
+@UNHURRIED
+@given(uuids)
+def test_a_device_token_names_its_device_to_the_vault_that_made_it_only(device_id: UUID) -> None:
+    token = VAULT.device_token(device_id)
+    assert token.startswith("dt_")
+    assert VAULT.device_of(token) == device_id
+    assert STRANGER.device_of(token) is None
+
+
+@UNHURRIED
+@given(uuids, uuids, st.integers(NOW, NOW + 10_000_000))
+def test_a_receipt_token_names_its_delivery_until_its_time_is_over(
+    notification_id: UUID, device_id: UUID, expires: int
+) -> None:
+    token = VAULT.receipt_token(notification_id, device_id, expires)
+    assert len(token) == 64
+    assert VAULT.receipt_of(token, NOW) == (notification_id, device_id)
+    assert VAULT.receipt_of(token, expires) == (notification_id, device_id)
+    assert VAULT.receipt_of(token, expires + 1) is None
+    assert STRANGER.receipt_of(token, NOW) is None
+
+
+@UNHURRIED
+@given(uuids, uuids, st.integers(0, 63), st.integers(1, 63))
+def test_a_token_with_one_character_changed_is_no_token(one: UUID, other: UUID, place: int, step: int) -> None:
+    receipt, device = VAULT.receipt_token(one, other, NOW), VAULT.device_token(one)
+    for token, read in ((receipt, lambda text: VAULT.receipt_of(text, NOW)), (device, VAULT.device_of)):
+        at = place % len(token)
+        changed = BASE64URL[(BASE64URL.index(token[at]) + step) % 64]
+        assert read(token[:at] + changed + token[at + 1 :]) is None
+
+
+@UNHURRIED
+@given(st.integers(0, 70))
+def test_a_truncated_or_longer_token_is_no_token(length: int) -> None:
+    receipt, device = VAULT.receipt_token(new_id(), new_id(), NOW), VAULT.device_token(new_id())
+    for token, read in ((receipt, lambda text: VAULT.receipt_of(text, NOW)), (device, VAULT.device_of)):
+        if length < len(token):
+            assert read(token[:length]) is None
+        assert read(token + "A" * (length + 1)) is None
+        assert read(token + "=" * (length + 1)) is None
+
+
+@UNHURRIED
+@given(st.text(max_size=80))
+def test_whatever_text_comes_it_is_no_token_and_no_fault(text: str) -> None:
+    for token in (text, f"dt_{text}"):
+        assert VAULT.device_of(token) is None
+        assert VAULT.receipt_of(token, NOW) is None
+
+
+def test_a_token_of_one_kind_is_none_of_the_other() -> None:
+    device_id = new_id()
+    assert VAULT.receipt_of(VAULT.device_token(device_id), int(time.time())) is None
+    assert VAULT.device_of("dt_" + VAULT.receipt_token(new_id(), device_id, NOW)) is None
+    assert VAULT.device_of(VAULT.device_token(device_id).removeprefix("dt_")) is None
+
+
+def test_keys_are_unlike_each_other_and_known_by_their_digest() -> None:
+    keys = {new_key("sk") for _ in range(100)}
+    assert len(keys) == len({digest(key) for key in keys}) == 100
+    assert all(key.startswith("sk_") and len(key) >= 46 for key in keys)
