@@ -1,0 +1,83 @@
+"""When a passing fault is tried again."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.domain import retry
+from gateway.domain.delivery import Expired, Retry
+from gateway.domain.retry import FIRST_DELAY, GRID, LONGEST_DELAY, TRUSTED_TRIES, backoff, next_try
+
+NOW = datetime(2026, 7, 1, 12, 0, 0, 250_000, tzinfo=UTC)
+FAR = NOW + timedelta(days=28)
+FAULT = Retry("the push service has a passing fault (503)")
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10_000))
+def test_back_off_doubles_within_its_jitter_up_to_an_hour(tries: int) -> None:
+    ceiling = LONGEST_DELAY if tries > 12 else min(FIRST_DELAY * 2 ** (tries - 1), LONGEST_DELAY)
+    assert ceiling / 2 <= backoff(tries) <= ceiling
+
+
+def test_back_off_spreads_a_crowd() -> None:
+    assert len({backoff(5) for _ in range(100)}) > 90
+
+
+@settings(deadline=None)
+@given(st.integers(1, TRUSTED_TRIES), st.floats(0, 86_400))
+def test_retry_after_is_followed_to_the_next_whole_second(tries: int, seconds: float) -> None:
+    after = timedelta(seconds=seconds)
+    due = next_try(Retry("slow down", after), tries, NOW, FAR)
+    assert isinstance(due, datetime)
+    assert NOW + after <= due < NOW + after + GRID
+    assert due.microsecond == 0
+    assert due.tzinfo is not None
+
+
+def test_retries_of_one_second_come_due_together() -> None:
+    dues = {next_try(Retry("x", timedelta(milliseconds=ms)), 1, NOW, FAR) for ms in range(0, 700, 50)}
+    assert len(dues) == 1
+
+
+@settings(deadline=None)
+@given(st.integers(TRUSTED_TRIES + 1, 40))
+def test_a_host_that_keeps_saying_at_once_is_backed_off_from(tries: int) -> None:
+    due = next_try(Retry("try again at once", timedelta(0)), tries, NOW, FAR)
+    assert isinstance(due, datetime)
+    assert due - NOW >= min(FIRST_DELAY * 2 ** (tries - 1), LONGEST_DELAY) / 2
+
+
+def test_a_longer_wish_than_our_back_off_is_kept_for_ever() -> None:
+    due = next_try(Retry("x", timedelta(hours=5)), 30, NOW, FAR)
+    assert isinstance(due, datetime)
+    assert due >= NOW + timedelta(hours=5)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 50), st.one_of(st.none(), st.floats(0, 90_000)), st.floats(-10, 90_000))
+def test_nothing_is_ever_tried_at_or_after_its_expiry(tries: int, after: float | None, life: float) -> None:
+    expires_at = NOW + timedelta(seconds=life)
+    wish = None if after is None else timedelta(seconds=after)
+    due = next_try(Retry("overloaded", wish), tries, NOW, expires_at)
+    if isinstance(due, datetime):
+        assert NOW <= due < expires_at
+    else:
+        assert isinstance(due, Expired)
+        assert "overloaded" in due.cause
+
+
+@pytest.mark.parametrize(("life", "expired"), [(1.0, True), (1.75, True), (1.76, False)])
+def test_the_try_on_the_grid_decides_and_not_the_one_asked_for(life: float, expired: bool) -> None:
+    """Now is a quarter past a second: one second later, rounded up, is 1.75 s from now."""
+    due = next_try(Retry("x", timedelta(seconds=1)), 1, NOW, NOW + timedelta(seconds=life))
+    assert isinstance(due, Expired) == expired
+
+
+def test_the_cause_of_the_last_try_is_in_the_expiry_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "FIRST_DELAY", timedelta(hours=1))
+    due = next_try(FAULT, 1, NOW, NOW + timedelta(seconds=1))
+    assert isinstance(due, Expired)
+    assert due.cause.startswith(FAULT.cause)
