@@ -47,7 +47,8 @@ class Waiter:
     async def wait(self, seconds: float) -> set[str]:
         """The distinct payloads heard, as soon as there is one; empty after `seconds`."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._heard.wait(), seconds)
+            async with asyncio.timeout(seconds):  # wait_for may swallow a cancellation (CPython 3.11)
+                await self._heard.wait()
         self._heard.clear()
         heard, self._payloads = self._payloads, set()
         return heard

@@ -105,7 +105,8 @@ class Run:
         """A full batch, or what there is a moment after the first result."""
         await self._some.wait()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._enough.wait(), BATCH_WAIT_S)
+            async with asyncio.timeout(BATCH_WAIT_S):
+                await self._enough.wait()
 
     async def _settle(self, batch: list[tuple[Target, Sent]]) -> None:
         settlement = _settlement(self.job, batch)
