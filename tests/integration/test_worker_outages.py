@@ -12,13 +12,15 @@ import structlog
 
 from gateway.domain.delivery import Settlement
 from gateway.domain.job import Job
-from gateway.domain.notification import Status
+from gateway.domain.notification import Lane, Status
 from gateway.queue.postgres import PostgresQueue
 from gateway.queue.protocol import LeaseLost
 from gateway.sim import Rule, Subscriber, Vendor
 from tests.support.gateway_parts import Parts, gateway, quick
 
 Devices = dict[UUID, Subscriber]
+
+TERMINATE = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1"
 
 
 @pytest.fixture
@@ -164,14 +166,11 @@ async def test_connections_that_break_while_settling_lose_and_repeat_nothing(
 ) -> None:
     parts.sim.behave(Rule(status=503, share=0.1, times=1, retry_after=1), Rule(delay_ms=10))
     sent = await parts.submit()
-    terminate = (
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
-    )
     broken = 0
     async with parts.working(quick(senders=16, lease=timedelta(seconds=3))):
         for taken in range(80, 720, 80):
             await parts.sim.wait_for(count=taken, timeout=30)
-            broken += await server.fetchval(terminate, parts.url.rpartition("/")[2])
+            broken += await server.fetchval(TERMINATE, parts.url.rpartition("/")[2])
         await outlasting(parts, sent.id)
     assert broken > 8
     await everything_is_accepted_once(parts, sent.id, devices)
@@ -189,7 +188,7 @@ async def test_a_database_that_refuses_connections_for_a_while_loses_and_repeats
         async with parts.working(quick(senders=16, lease=timedelta(seconds=30))):
             await parts.sim.wait_for(count=100)
             await server.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS false')
-            await server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+            await server.execute(TERMINATE, name)
             async with asyncio.timeout(10):
                 while "settle.postponed" not in {entry["event"] for entry in logs}:
                     await parts.sim.wait_for(count=parts.sim.messages.total + 1)
@@ -197,6 +196,41 @@ async def test_a_database_that_refuses_connections_for_a_while_loses_and_repeats
             await outlasting(parts, sent.id)
     await everything_is_accepted_once(parts, sent.id, devices)
     assert repeats(devices) == 0
+
+
+async def test_a_worker_told_to_stop_while_its_database_is_away_stops(
+    parts: Parts, server: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    name = parts.url.rpartition("/")[2]
+    with structlog.testing.capture_logs() as logs:
+        async with parts.working():
+            await server.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS false')
+            await server.execute(TERMINATE, name)
+    assert "worker.stopped" in {entry["event"] for entry in logs}
+
+
+class Failing(PostgresQueue):
+    """The database goes away while a claim is on its way there."""
+
+    asked = asyncio.Event()
+    gone = asyncio.Event()
+
+    async def _claim_now(self, *_: object) -> tuple[list[Job], float | None]:
+        self.asked.set()
+        await self.gone.wait()
+        raise ConnectionResetError
+
+
+async def test_a_claim_that_fails_after_it_was_cancelled_stays_cancelled(parts: Parts) -> None:
+    queue = Failing(parts.engine, parts.bell)
+    claiming = asyncio.create_task(
+        queue.claim(lanes=tuple(Lane), limit=1, lease=timedelta(minutes=1), wait=timedelta(minutes=1))
+    )
+    await queue.asked.wait()
+    claiming.cancel()
+    queue.gone.set()
+    with pytest.raises(asyncio.CancelledError):
+        await claiming
 
 
 async def outlasting(parts: Parts, notification_id: UUID) -> None:
