@@ -104,7 +104,12 @@ def _for_people() -> list[Processor]:
 
 def _for_programs() -> list[Processor]:
     traceback = ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
-    return [traceback, mask, structlog.processors.JSONRenderer(default=str)]
+    return [traceback, mask, _in_order, structlog.processors.JSONRenderer(default=str)]
+
+
+def _in_order(_: Any, __: str, event: EventDict) -> EventDict:
+    """What every line has comes first."""
+    return {name: event[name] for name in ("timestamp", "level", "event", "logger") if name in event} | dict(event)
 
 
 def _masked(value: Any, name: str = "", depth: int = 0) -> Any:

@@ -40,6 +40,7 @@ def test_an_event_is_one_json_line_with_what_is_bound(lines: Lines) -> None:
     with structlog.contextvars.bound_contextvars(request_id="req_1"):
         structlog.get_logger("gateway.web").info("request.done", status=201, detail="two\nlines")
     [line] = lines()
+    assert list(line)[:4] == ["timestamp", "level", "event", "logger"]
     moment = datetime.fromisoformat(line.pop("timestamp"))
     assert moment.utcoffset() == timedelta(0)
     assert line == {
