@@ -5,6 +5,7 @@ Each runs until it is told to stop, and then finishes what it has begun.
 """
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -38,6 +39,7 @@ log = structlog.get_logger(__name__)
 
 # What a request may still take once we were told to stop.
 LAST_REQUESTS_S = 10.0
+GARBAGE = 20_000
 
 
 class CannotStart(Exception):
@@ -135,6 +137,11 @@ async def _work(settings: Settings, ours: Context, bell: Signals, stop: asyncio.
         lease=timedelta(seconds=settings.lease),
         drain=timedelta(seconds=settings.drain),
     )
+    # What is loaded by now stays; what a delivery makes is gone with it. Looking through it all again and again for
+    # cycles, as by default every 700 objects, would cost as much as the log.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
     await upkeep.once(ours.engine, limits)  # today's partitions must be there before anything is sent
     async with PushClient(settings.push_ca) as client, asyncio.TaskGroup() as group:
         rounds = group.create_task(upkeep.rounds(ours.engine, limits))

@@ -1,5 +1,7 @@
 """What the gateway measures of itself, for `/metrics` (names by Prometheus's conventions)."""
 
+from functools import cache
+
 from prometheus_client import Counter, Gauge, Histogram
 
 ATTEMPTS = Counter("gateway_attempts_total", "POSTs to push services.", ["host", "outcome"])
@@ -17,3 +19,14 @@ LEASES_LOST = Counter("gateway_leases_lost_total", "Jobs another worker claimed 
 QUEUE_JOBS = Gauge("gateway_queue_jobs", "Jobs in the queue.", ["lane"])
 QUEUE_AGE_SECONDS = Gauge("gateway_queue_age_seconds", "How long the oldest due job has waited.", ["lane"])
 KEY_REFUSED = Counter("gateway_key_refused_total", "Times a push service refused our VAPID key.")
+
+
+@cache
+def attempts(service: str, outcome: str) -> Counter:
+    """Looked up once: a label's look-up costs as much as all counting."""
+    return ATTEMPTS.labels(service, outcome)
+
+
+@cache
+def attempt_seconds(service: str) -> Histogram:
+    return ATTEMPT_SECONDS.labels(service)

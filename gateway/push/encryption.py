@@ -39,6 +39,13 @@ _LAST_RECORD = b"\x02"
 _KEY_INFO = b"WebPush: info\0"
 _CEK_INFO = b"Content-Encoding: aes128gcm\0\x01"
 _NONCE_INFO = b"Content-Encoding: nonce\0\x01"
+
+_SALTS = (
+    drawn[at : at + SALT_SIZE]
+    # Drawn many at a time: a system call for each would hand the interpreter's lock to another thread and back.
+    for drawn in iter(lambda: os.urandom(SALT_SIZE * 1024), b"")
+    for at in range(0, len(drawn), SALT_SIZE)
+)
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 
 
@@ -61,7 +68,7 @@ def encrypt(
     if ephemeral is None:
         ephemeral = generate_private_key(_CURVE)
     if salt is None:
-        salt = os.urandom(SALT_SIZE)
+        salt = next(_SALTS)
     theirs = subscription.p256dh
     ours = ephemeral.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     shared = ephemeral.exchange(_ECDH, EllipticCurvePublicKey.from_encoded_point(_CURVE, theirs))

@@ -1,7 +1,7 @@
 """Secrets: what is kept sealed in the database, and tokens that carry their own proof.
 
 Everything derives from one master key (HKDF-SHA256, RFC 5869), a key of its own for every purpose. Tokens of devices
-and receipts are not stored anywhere: they name what they are for and are proven by their HMAC.
+and receipts are not stored anywhere: they name what they are for and are proven by a MAC.
 """
 
 import hashlib
@@ -71,7 +71,7 @@ class Vault:
     def receipt_token(self, notification_id: UUID, device_id: UUID, expires: int) -> str:
         """64 characters that let their holder report on this one delivery. `expires` is Unix time."""
         said = notification_id.bytes + device_id.bytes + expires.to_bytes(4, "big")
-        return _text(said + hmac.digest(self._receipts, said, "sha256")[:RECEIPT_TAG])
+        return _text(said + self._receipt_tag(said))
 
     def receipt_of(self, token: str, now: int) -> tuple[UUID, UUID] | None:
         """(notification, device), None when we did not make it or its time is over."""
@@ -79,10 +79,13 @@ class Vault:
         if octets is None or len(octets) != 36 + RECEIPT_TAG:
             return None
         said, tag = octets[:36], octets[36:]
-        expected = hmac.digest(self._receipts, said, "sha256")[:RECEIPT_TAG]
-        if not hmac.compare_digest(tag, expected) or int.from_bytes(said[32:], "big") < now:
+        if not hmac.compare_digest(tag, self._receipt_tag(said)) or int.from_bytes(said[32:], "big") < now:
             return None
         return UUID(bytes=said[:16]), UUID(bytes=said[16:32])
+
+    def _receipt_tag(self, said: bytes) -> bytes:
+        # Keyed BLAKE2b (RFC 7693) is a MAC at a third of HMAC's cost, and this one is made for every message.
+        return hashlib.blake2b(said, key=self._receipts, digest_size=RECEIPT_TAG).digest()
 
 
 def new_key(prefix: str) -> str:

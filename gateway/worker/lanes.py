@@ -24,6 +24,8 @@ class Letter(Protocol):
 
 L = TypeVar("L", bound=Letter)
 
+URGENT, ALL = (Lane.URGENT,), tuple(Lane)
+
 
 @dataclass(slots=True)
 class _Host(Generic[L]):
@@ -49,7 +51,7 @@ class Lanes(Generic[L]):
     async def take(self, *, urgent_only: bool) -> L:
         """The next message to send; the caller must give it back with `done`."""
         idle = self._idle_urgent if urgent_only else self._idle
-        lanes = (Lane.URGENT,) if urgent_only else tuple(Lane)
+        lanes = URGENT if urgent_only else ALL
         while (letter := self._pop(lanes)) is None:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             idle.append(turn)

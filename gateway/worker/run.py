@@ -5,6 +5,7 @@ transaction, so whoever claims the job after a crash sends only what was never s
 """
 
 import asyncio
+from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import UUID
@@ -124,8 +125,8 @@ class Run:
                 log.warning("settle.postponed", job_id=self.job.id, error=type(error).__name__)
                 await asyncio.sleep(DATABASE_PAUSE_S)
         metrics.SETTLE_BATCH.observe(len(batch))
-        for done in settlement.settled:
-            metrics.SETTLED.labels(done.outcome.name).inc()
+        for outcome, count in Counter(done.outcome.name for done in settlement.settled).items():
+            metrics.SETTLED.labels(outcome).inc(count)
 
 
 def _settlement(job: Job, batch: list[tuple[Target, Sent]]) -> Settlement:

@@ -152,8 +152,8 @@ class Worker:
             outcome = sent.outcome
             if sent.posted:
                 service = vendor(target.host)
-                metrics.ATTEMPTS.labels(service, outcome.name).inc()
-                metrics.ATTEMPT_SECONDS.labels(service).observe(sent.duration_ms / 1000)
+                metrics.attempts(service, outcome.name).inc()
+                metrics.attempt_seconds(service).observe(sent.duration_ms / 1000)
             self._lanes.done(
                 parcel,
                 slow_down=isinstance(outcome, Retry) and outcome.slow_down,

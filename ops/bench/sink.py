@@ -1,0 +1,112 @@
+"""A push service that takes everything: 201 over TLS, as cheaply as can be, so that the sender is what is measured.
+
+nginx over HTTP/2 where it is installed, since that is what real push services speak; else a few lines on uvloop
+over HTTP/1.1. Either is a process of its own.
+"""
+
+import asyncio
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvloop
+
+ANSWER = b"HTTP/1.1 201 Created\r\nLocation: /m/1\r\nTTL: 60\r\nContent-Length: 0\r\n\r\n"
+START_S = 10
+
+NGINX = """
+worker_processes 1;
+daemon off;
+pid {folder}/nginx.pid;
+error_log {folder}/nginx.log crit;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    keepalive_requests 100000000;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port} ssl http2 backlog=1024;
+        ssl_certificate {folder}/server.pem;
+        ssl_certificate_key {folder}/server.pem;
+        location / {{
+            add_header Location /m/1 always;
+            add_header TTL 60 always;
+            return 201;
+        }}
+    }}
+}}
+"""
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[tuple[str, str]]:
+    """(what it is, its origin); `folder` holds server.pem."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if nginx:
+        settings = folder / "nginx.conf"
+        settings.write_text(NGINX.format(folder=folder, port=port))
+        words, command = "nginx, HTTP/2 over TLS", [nginx, "-c", str(settings), "-p", str(folder)]
+    else:
+        words, command = "uvloop, HTTP/1.1 over TLS", [sys.executable, __file__, str(port), str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        asyncio.run(_answers(port))
+        yield words, f"https://localhost:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def _answers(port: int) -> None:
+    async with asyncio.timeout(START_S):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.05)  # another process starts: there is nothing to await
+            else:
+                writer.close()
+                return
+
+
+class Sink(asyncio.Protocol):
+    """Counts octets to the end of each request and answers; it understands nothing else."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+        self._buffer = bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            head = bytes(self._buffer[:end]).lower()
+            at = head.find(b"content-length:")
+            length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+            if len(self._buffer) < end + 4 + length:
+                return
+            del self._buffer[: end + 4 + length]
+            self._transport.write(ANSWER)
+
+
+async def _serve(port: int, folder: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem")
+    server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", port, ssl=context, backlog=1024)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(_serve(int(sys.argv[1]), Path(sys.argv[2])))
