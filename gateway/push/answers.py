@@ -7,10 +7,11 @@ so is a network failure, because both are expected; nothing here raises, and no 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from gateway.domain.delivery import Accepted, Gone, Outcome, Rejected, Retry
 
@@ -53,15 +54,14 @@ class NetworkFault:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What one POST came to: a status with the headers that matter (lower-case) and the start of the body, or a fault.
 
     `status` is None exactly when `fault` is set.
     """
 
     status: int | None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
     body: bytes = b""
     duration_ms: int = 0
     fault: NetworkFault | None = None

@@ -7,7 +7,7 @@ cost, and a general library spends as much again around it. A test holds the res
 import os
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from hmac import digest as hmac
+from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.ec import (
     ECDH,
@@ -39,7 +39,8 @@ _LAST_RECORD = b"\x02"
 _KEY_INFO = b"WebPush: info\0"
 _CEK_INFO = b"Content-Encoding: aes128gcm\0\x01"
 _NONCE_INFO = b"Content-Encoding: nonce\0\x01"
-
+_INNER_PAD = bytes(octet ^ 0x36 for octet in range(256))
+_OUTER_PAD = bytes(octet ^ 0x5C for octet in range(256))
 _SALTS = (
     drawn[at : at + SALT_SIZE]
     # Drawn many at a time: a system call for each would hand the interpreter's lock to another thread and back.
@@ -72,11 +73,17 @@ def encrypt(
     theirs = subscription.p256dh
     ours = ephemeral.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     shared = ephemeral.exchange(_ECDH, EllipticCurvePublicKey.from_encoded_point(_CURVE, theirs))
-    secret = hmac(hmac(subscription.auth, shared, "sha256"), _KEY_INFO + theirs + ours + b"\x01", "sha256")
-    prk = hmac(salt, secret, "sha256")
-    key = hmac(prk, _CEK_INFO, "sha256")[:16]
-    nonce = hmac(prk, _NONCE_INFO, "sha256")[:12]
+    secret = _hmac(_hmac(subscription.auth, shared), _KEY_INFO + theirs + ours + b"\x01")
+    prk = _hmac(salt, secret)
+    key = _hmac(prk, _CEK_INFO)[:16]
+    nonce = _hmac(prk, _NONCE_INFO)[:12]
     return salt + _SIZES + ours + AESGCM(key).encrypt(nonce, payload + _LAST_RECORD, None)
+
+
+def _hmac(key: bytes, message: bytes) -> bytes:
+    """HMAC-SHA256 (RFC 2104) for keys of at most 64 octets: half the cost of the library's, five times a message."""
+    padded = key.ljust(64, b"\0")
+    return sha256(padded.translate(_OUTER_PAD) + sha256(padded.translate(_INNER_PAD) + message).digest()).digest()
 
 
 def check_keys(p256dh: bytes, auth: bytes) -> list[Fault]:

@@ -7,6 +7,7 @@ form is narrow enough that no two URL parsers can read it differently.
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from gateway.domain.errors import EndpointNotAllowed
@@ -87,6 +88,11 @@ class EndpointPolicy:
                 self._known[asked] = known
         return Endpoint(known[0] + path, *known)
 
+    def check_origin(self, origin: str) -> None:
+        """The same for the origin of an endpoint that was canonical when it was stored. Raises EndpointNotAllowed."""
+        if origin not in self._known:
+            self.check(f"{origin}/")
+
     def _admit(self, scheme: str, authority: str) -> _Server:
         server = _parse_server(scheme, authority)
         if server.origin in self._origins:
@@ -120,6 +126,7 @@ class EndpointPolicy:
             raise ValueError(f"push host {entry!r} would allow a whole top-level domain")
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def vendor(host: str) -> str:
     """What people call a push service: FCM, Mozilla, Apple, WNS, or the host itself."""
     for pattern, name in VENDORS.items():

@@ -99,7 +99,7 @@ class Courier:
             held = Retry("the push service refuses our key; sending to it is paused", pause)
             return self._retry(post, held, tries, Sent(held))
         try:
-            self._policy.check(target.endpoint)
+            self._policy.check_origin(origin)
             body = encrypt(
                 post.message.for_device(target.device_id), Subscription(target.endpoint, target.p256dh, target.auth)
             )

@@ -25,7 +25,7 @@ from gateway.worker.lanes import Lanes
 
 log = structlog.get_logger(__name__)
 
-BATCH = 250
+BATCH = 500
 BATCH_WAIT_S = 0.3
 DATABASE_PAUSE_S = 0.5
 
