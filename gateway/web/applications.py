@@ -47,7 +47,12 @@ class NewKey(Body):
 
 
 @routes.add(
-    "POST", "/v1/applications", may=(ADMIN,), body=NewApplication, creates=True, answers={201: shapes.NewApplication}
+    "POST",
+    "/v1/applications",
+    may=(ADMIN,),
+    body=NewApplication,
+    creates=True,
+    answers={201: shapes.CreatedApplication},
 )
 async def create(call: Call[NewApplication]) -> Answer:
     """Create an application with its keys, which are shown this once."""
@@ -94,7 +99,7 @@ async def change(call: Call[ApplicationChange]) -> Answer:
     may=(ADMIN,),
     body=NewKey,
     creates=True,
-    answers={201: shapes.NewKey},
+    answers={201: shapes.CreatedKey},
 )
 async def add_key(call: Call[NewKey]) -> Answer:
     """Make another API key; it is shown this once."""

@@ -25,7 +25,7 @@ class Key(TypedDict):
     created_at: Moment
 
 
-class NewKey(Key):
+class CreatedKey(Key):
     key: str
 
 
@@ -44,7 +44,7 @@ class Application(ListedApplication):
     identity_secret: NotRequired[str]
 
 
-class NewApplication(Application):
+class CreatedApplication(Application):
     publishable_key: str
     secret_key: str
 

@@ -1,0 +1,77 @@
+/** The gateway's API, with the key of this tab. */
+
+let key = "";
+
+export class Problem extends Error {}
+
+export function use(secret) {
+  key = secret;
+}
+
+function headers(more = {}) {
+  return { Authorization: `Bearer ${key}`, ...more };
+}
+
+/** One call; answers the JSON, or throws what the gateway's problem+json says in words. */
+export async function call(method, path, body) {
+  const sent = body === undefined ? {} : { "Content-Type": "application/json" };
+  if (method === "POST" && path.startsWith("/v1/notifications")) sent["Idempotency-Key"] = crypto.randomUUID?.() ?? `${Math.random()}`;
+  let response;
+  try {
+    response = await fetch(path, { method, headers: headers(sent), body: body && JSON.stringify(body) });
+  } catch {
+    throw new Problem("the gateway cannot be reached");
+  }
+  const answer = await response.json().catch(() => ({}));
+  if (response.ok) return answer;
+  throw Object.assign(new Problem(inWords(answer, response.status)), { status: response.status });
+}
+
+function inWords({ detail, title, errors }, status) {
+  if (errors?.length) return errors.map((fault) => `${fault.pointer}: ${fault.detail}`).join("; ");
+  return detail ?? title ?? `the gateway answered ${status}`;
+}
+
+/**
+ * Follow the log until `signal` aborts: `onDeliveries` gets what arrived together, `onState` live or reconnecting.
+ * EventSource cannot send a key, so the events are read from the response; a broken connection resumes after the
+ * last event that was seen.
+ */
+export async function follow(query, onDeliveries, onState, signal) {
+  let last;
+  for (let failures = 0; !signal.aborted; failures += 1) {
+    try {
+      const resumed = last === undefined ? {} : { "Last-Event-ID": last };
+      const response = await fetch(`/v1/deliveries/stream?${query}`, { headers: headers(resumed), signal });
+      if (response.status >= 400 && response.status < 500) return;
+      if (!response.ok) throw new Problem("not now");
+      onState("live");
+      failures = 0;
+      for await (const events of read(response.body)) {
+        const found = events.filter(({ data }) => data);
+        if (found.length) last = found.at(-1).id;
+        onDeliveries(found.map(({ data }) => JSON.parse(data)));
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+    }
+    onState("reconnecting");
+    await new Promise((later) => setTimeout(later, Math.min(1000 * 2 ** failures, 15000)));
+  }
+}
+
+/** The events of each chunk that arrives (HTML standard, section 9.2.6), as far as the gateway uses them. */
+async function* read(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const events = (rest + value).split("\n\n");
+    rest = events.pop();
+    yield events.map((text) => Object.fromEntries(text.split("\n").map((line) => {
+      const at = line.indexOf(":");
+      return [line.slice(0, at), line.slice(at + 1).trimStart()];
+    })));
+  }
+}

@@ -1,0 +1,70 @@
+/** The console: sign in with a secret key, then what was sent above and every delivery below, live. */
+
+import { call, use } from "./api.js";
+import { $ } from "./elements.js";
+import * as deliveries from "./deliveries.js";
+import * as notifications from "./notifications.js";
+
+const STORED = "webpush-console-key";
+
+function live(state) {
+  $("live").dataset.state = state;
+  $("live").textContent = state;
+}
+
+async function signIn(key) {
+  use(key);
+  await call("GET", "/v1/notifications?limit=1");
+  sessionStorage.setItem(STORED, key);
+  $("sign-in").hidden = true;
+  $("console").hidden = false;
+  $("sign-out").hidden = false;
+  $("application").textContent = `${key.slice(0, 3)}…${key.slice(-4)}`;
+  await Promise.all([notifications.refresh(), openLog()]);
+}
+
+function openLog() {
+  return deliveries.open(live, notifications.soon);
+}
+
+function signOut() {
+  sessionStorage.removeItem(STORED);
+  use("");
+  deliveries.close();
+  notifications.stop();
+  live("off");
+  $("application").textContent = "";
+  $("sign-in").hidden = false;
+  $("console").hidden = true;
+  $("sign-out").hidden = true;
+  $("key").focus();
+}
+
+$("sign-in").querySelector("form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const problem = $("sign-in").querySelector(".problem");
+  problem.textContent = "";
+  await signIn($("key").value.trim()).then(() => { $("key").value = ""; }, (error) => { problem.textContent = error.message; });
+});
+$("sign-out").addEventListener("click", signOut);
+$("pause").addEventListener("click", () => {
+  const paused = $("pause").getAttribute("aria-pressed") !== "true";
+  $("pause").setAttribute("aria-pressed", String(paused));
+  $("pause").textContent = paused ? "Go on" : "Pause";
+  live(paused ? "paused" : "live");
+  deliveries.pause(paused);
+});
+$("filters").addEventListener("change", openLog);
+$("filters").addEventListener("submit", (event) => event.preventDefault());
+$("filters").addEventListener("reset", () => setTimeout(openLog));
+notifications.prepareSending(notifications.refresh);
+
+for (const [name, value] of new URLSearchParams(location.search)) {
+  const field = $("filters").elements[name];
+  if (field) field.value = value;
+}
+// A key in the address is taken out of it at once, before anybody looks over a shoulder or copies the address.
+const given = new URLSearchParams(location.hash.slice(1)).get("key");
+if (given) history.replaceState(null, "", location.pathname + location.search);
+const key = given ?? sessionStorage.getItem(STORED);
+if (key) signIn(key).catch((error) => { signOut(); $("sign-in").querySelector(".problem").textContent = error.message; });
