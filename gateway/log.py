@@ -84,6 +84,7 @@ def configure(level: str, format: str = "auto") -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    logging.getLogger("alembic").setLevel(max(root.level, logging.WARNING))  # each of its steps is for developers
     logging.captureWarnings(capture=True)
 
 

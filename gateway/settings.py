@@ -84,8 +84,8 @@ class Settings(BaseSettings):
     lanes: Annotated[tuple[str, ...], NoDecode] = Field(
         tuple(lane.label for lane in Lane), description="The lanes a worker takes jobs from, comma separated."
     )
-    lease: int = Field(60, ge=5, le=3600, description="Seconds after which the job of a dead worker is taken over.")
-    drain: int = Field(30, ge=0, le=3600, description="Seconds a worker has to finish what it began, after SIGTERM.")
+    lease: float = Field(60, ge=1, le=3600, description="Seconds after which the job of a dead worker is taken over.")
+    drain: float = Field(30, ge=0, le=3600, description="Seconds a worker has to finish what it began, after SIGTERM.")
     retention_days: int = Field(90, gt=30, description="Days the delivery log is kept.")
     gone_devices_days: int = Field(
         30, ge=0, description="Days a device is kept after its push service said it is gone."

@@ -54,8 +54,8 @@ def main() -> None:
         asyncio.run(demo(asked))
     except DemoFailed as failure:
         sys.exit(f"demo: {failure}")
-    except KeyboardInterrupt:
-        pass
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        pass  # Ctrl-C or SIGTERM: the gateway has been stopped in order
 
 
 def arguments() -> argparse.Namespace:
@@ -75,7 +75,10 @@ def arguments() -> argparse.Namespace:
 
 
 async def demo(asked: argparse.Namespace) -> None:
-    async with running_gateway(asked) as base, aiohttp.ClientSession(base) as http:
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    async with running_gateway(asked) as (base, gateway), aiohttp.ClientSession(base) as http:
         api = Api(http)
         keys = await application(api, asked.data_dir, base)
         api.key = keys["secret_key"]
@@ -88,12 +91,13 @@ async def demo(asked: argparse.Namespace) -> None:
         await send_and_watch(api, services)
         if not asked.once:
             console.print("\nThe gateway goes on serving. Ctrl-C ends it; the next demo finds everything still there.")
-            await asyncio.get_running_loop().create_future()
+            await gateway.wait()
+            raise DemoFailed("the gateway has ended")
 
 
 @contextlib.asynccontextmanager
-async def running_gateway(asked: argparse.Namespace) -> AsyncIterator[str]:
-    """`gateway up --sim`, until we are done; answers its URL."""
+async def running_gateway(asked: argparse.Namespace) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+    """`gateway up --sim`, until we are done; answers its URL and its process."""
     log_file = asked.data_dir / "gateway.log"
     base = f"http://127.0.0.1:{asked.port}"
     command = ["-m", "gateway", "up", "--sim", "--data-dir", str(asked.data_dir)]
@@ -106,7 +110,7 @@ async def running_gateway(asked: argparse.Namespace) -> AsyncIterator[str]:
     try:
         with console.status("starting the gateway on a Postgres of its own"):
             await until_ready(base, process, log_file)
-        yield base
+        yield base, process
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
