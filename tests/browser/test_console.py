@@ -22,14 +22,9 @@ async def api(database_url: str) -> AsyncIterator[Api]:
 
 @pytest.fixture
 async def console(firefox: Firefox, api: Api) -> AsyncIterator[Tab]:
-    async with firefox.tab(f"{origin(api)}/console/#key={api.secret}") as tab:
+    async with firefox.tab(f"{api.origin}/console/#key={api.secret}") as tab:
         await tab.until("document.getElementById('live').textContent === 'live'")
         yield tab
-
-
-def origin(api: Api) -> str:
-    base = api.http._base_url  # aiohttp's session knows where the server listens
-    return str(base).rstrip("/")
 
 
 async def deliver(api: Api, count: int) -> None:
@@ -86,7 +81,7 @@ async def test_a_notification_is_sent_with_its_reach_beside_it(console: Tab, api
 
 
 async def test_a_wrong_key_is_answered_in_words(firefox: Firefox, api: Api) -> None:
-    async with firefox.tab(f"{origin(api)}/console/#key=sk_wrong") as tab:
+    async with firefox.tab(f"{api.origin}/console/#key=sk_wrong") as tab:
         await tab.until("document.querySelector('#sign-in .problem').textContent.includes('unknown')")
         assert await tab.js("document.getElementById('console').hidden") is True
         assert await tab.js("sessionStorage.length") == 0

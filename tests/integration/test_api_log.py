@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import aiohttp
+
 from gateway.domain import ids
 from gateway.domain.notification import Kind
 from gateway.sim import Rule, Vendor
-from tests.support.api import Api
+from tests.support.api import Api, serving
+from tests.support.gateway_parts import gateway
 
 
 async def sent_to(api: Api, count: int, kind: Kind = Kind.DIRECT) -> str:
@@ -164,3 +167,13 @@ async def test_an_unchanged_read_is_answered_304(api: Api) -> None:
     assert (again.status, again.body) == (304, "")
     await sent_to(api, 1)
     assert (await api.call("GET", "/v1/deliveries", headers={"If-None-Match": first.headers["ETag"]})).status == 200
+
+
+async def test_a_server_that_stops_ends_its_streams(database_url: str) -> None:
+    async with gateway(database_url) as parts, aiohttp.ClientSession() as http:
+        async with serving(parts) as api:
+            headers = {"Authorization": f"Bearer {api.secret}"}
+            answer = await http.get(f"{api.origin}/v1/deliveries/stream", headers=headers)
+            assert (await answer.content.readline()).startswith(b":")
+        async with asyncio.timeout(1):
+            assert (await answer.content.read()).strip() == b""  # a proper end, not a broken connection

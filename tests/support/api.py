@@ -33,8 +33,9 @@ class Said:
 
 
 class Api:
-    def __init__(self, parts: Parts, http: aiohttp.ClientSession, front: Front) -> None:
+    def __init__(self, parts: Parts, http: aiohttp.ClientSession, front: Front, origin: str) -> None:
         self.parts = parts
+        self.origin = origin
         self.http = http
         self.front = front
         self.secret = parts.application["secret_key"]
@@ -132,8 +133,9 @@ async def serving(parts: Parts) -> AsyncIterator[Api]:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     host, port = runner.addresses[0][:2]
+    origin = f"http://{host}:{port}"
     try:
-        async with aiohttp.ClientSession(f"http://{host}:{port}", timeout=aiohttp.ClientTimeout(total=30)) as http:
-            yield Api(parts, http, front)
+        async with aiohttp.ClientSession(origin, timeout=aiohttp.ClientTimeout(total=30)) as http:
+            yield Api(parts, http, front, origin)
     finally:
         await runner.cleanup()
