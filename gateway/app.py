@@ -25,6 +25,7 @@ from gateway.queue.postgres import PostgresQueue
 from gateway.records import migrate
 from gateway.records.database import open_engine
 from gateway.records.signals import Signals
+from gateway.service import applications
 from gateway.service.context import Context
 from gateway.service.vault import Vault
 from gateway.settings import Settings, load_or_create_secret
@@ -105,6 +106,7 @@ async def work(settings: Settings, installation: Installation, stop: asyncio.Eve
     """Deliver, and keep the house in order."""
     url = installation.database_url
     async with context(settings, installation) as ours, Signals(url).running() as bell:
+        await _check(ours, url)
         await _work(settings, ours, bell, stop)
 
 
@@ -124,6 +126,14 @@ async def up(settings: Settings, installation: Installation, stop: asyncio.Event
             sim.behave(*DEMO)
         await stack.enter_async_context(_serving(settings, installation))
         await work(settings, installation, stop)
+
+
+async def _check(ours: Context, url: str) -> None:
+    """Better not to start than to fail with every message. Raises CannotStart and Unsealable."""
+    async with ours.engine.connect() as conn:
+        if not await migrate.is_current(conn, url):
+            raise CannotStart("the database lacks migrations of this version: run `gateway migrate`")
+        await applications.check_master_key(conn, ours.vault)
 
 
 async def _work(settings: Settings, ours: Context, bell: Signals, stop: asyncio.Event) -> None:
@@ -162,6 +172,7 @@ def keep(settings: Settings) -> Limits:
 async def _serving(settings: Settings, installation: Installation) -> AsyncIterator[None]:
     url = installation.database_url
     async with context(settings, installation) as ours, Signals(url).running() as bell:
+        await _check(ours, url)
         front = Front(ours, bell, installation.admin_token, settings.max_body)
         runner = web.AppRunner(build(front), access_log=None, shutdown_timeout=LAST_REQUESTS_S)
         await runner.setup()

@@ -16,7 +16,6 @@ from gateway.domain import ids
 from gateway.domain.errors import NotFound
 from gateway.records import applications as records
 from gateway.records import migrate
-from gateway.records.targets import load_signing_keys
 from gateway.service import applications
 from gateway.service.access import REGISTER, SCOPES
 from gateway.service.context import Context
@@ -169,11 +168,8 @@ async def _examine_database(chosen: Settings, context: Context, conn: AsyncConne
     found.append(("migrations", current, "up to date" if current else "missing: run `gateway migrate`"))
     if not current:
         return found
-    held = await records.vapid_public_keys(conn, [row.id for row in await records.oldest(conn, limit=1)])
-    sealed = await load_signing_keys(conn, [id_ for keys_ in held.values() for id_, _ in keys_])
     try:
-        for key in sealed:
-            context.vault.open(key.private_key, "vapid")
+        sealed = await applications.check_master_key(conn, context.vault)
         found.append(("master key", True, "opens the stored keys" if sealed else "nothing is sealed with it yet"))
     except Unsealable as error:
         found.append(("master key", False, str(error)))

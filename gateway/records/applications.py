@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.records.schema import api_keys, applications, vapid_keys
@@ -91,5 +91,8 @@ async def vapid_public_keys(
     return found
 
 
-async def count(conn: AsyncConnection) -> int:
-    return (await conn.execute(select(func.count()).select_from(applications))).scalar_one()
+async def some_sealed_key(conn: AsyncConnection) -> bytes | None:
+    """The newest private VAPID key of all, as it is stored; None when there is none yet."""
+    newest = select(vapid_keys.c.private_key).order_by(vapid_keys.c.id.desc()).limit(1)
+    found: bytes | None = (await conn.execute(newest)).scalar()
+    return found

@@ -72,8 +72,8 @@ class Client(Body):
 
 
 class Location(Body):
-    lat: Annotated[float, Field(ge=-90, le=90, strict=False)]
-    lon: Annotated[float, Field(ge=-180, le=180, strict=False)]
+    lat: Annotated[float, Field(ge=-90, le=90)]
+    lon: Annotated[float, Field(ge=-180, le=180)]
     accuracy_m: Annotated[float | None, Field(ge=0, le=50_000_000)] = None
 
     def value(self) -> device.Location:

@@ -133,6 +133,21 @@ async def test_the_doctor_finds_what_is_wrong(settings: dict[str, str], empty_da
         assert [one["check"] for one in json.loads(said.out) if not one["ok"]] == [check], said.out
 
 
+@pytest.mark.parametrize("role", ["serve", "work", "up"])
+async def test_nothing_starts_with_a_master_key_that_does_not_fit_or_on_an_old_database(
+    settings: dict[str, str], empty_database_url: str, role: str
+) -> None:
+    await command("apps", "create", "Shop", "--subject", "mailto:ops@example.org", **settings)
+    for change, words in (
+        ({"GATEWAY_MASTER_KEY": "another master key that is long enough"}, "the master key does not open"),
+        ({"GATEWAY_DATABASE_URL": empty_database_url}, "run `gateway migrate`"),
+    ):
+        if role == "up" and "GATEWAY_DATABASE_URL" in change:
+            continue  # it migrates by itself
+        said = await command(role, **settings | change | {"GATEWAY_PORT": str(free_ports(1))})
+        assert (said.code, words in said.err.splitlines()[-1]) == (1, True), said.err
+
+
 async def test_settings_are_listed_without_secrets(settings: dict[str, str]) -> None:
     said = await command("settings", "--json", **settings)
     values = {one["name"]: one["value"] for one in said.json}

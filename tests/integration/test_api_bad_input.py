@@ -302,6 +302,14 @@ async def test_bad_content_delivery_and_schedule_are_named(api: Api, change: dic
     assert await api.rows() == before
 
 
+async def test_text_is_not_taken_for_a_number_nor_a_boolean_for_one(api: Api) -> None:
+    device = await api.register()
+    for lat in ("48.2", True, None):
+        said = await api.call("PUT", f"/v1/devices/{device['id']}/location", {"lat": lat, "lon": 16})
+        assert (said.status, said.pointers) == (422, ["/lat"])
+    assert (await api.made("GET", f"/v1/devices/{device['id']}"))["location"] is None
+
+
 async def test_all_faults_are_told_at_once(api: Api) -> None:
     body = {"content": {"title": 7, "url": "nowhere"}, "delivery": {"ttl": -1, "urgency": "x"}, "bogus": 1}
     said = await api.call("POST", "/v1/notifications", body)
