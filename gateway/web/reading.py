@@ -22,6 +22,7 @@ from gateway.domain.errors import Fault, Invalid, MalformedBody
 from gateway.push.encryption import decode_base64url
 
 LONGEST_URL = 2048
+EARLIEST, LATEST = 1970, 9000
 
 
 class Body(BaseModel):
@@ -142,10 +143,10 @@ def _in_words(kind: str, message: str) -> str:
 
 
 def _utc(moment: datetime) -> datetime:
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("is beyond the times that can be kept") from None
+    """In UTC; not so far off that adding or subtracting a notification's life would leave the calendar."""
+    if not EARLIEST <= moment.year <= LATEST:
+        raise ValueError(f"must lie between the years {EARLIEST} and {LATEST}")
+    return moment.astimezone(UTC)
 
 
 def _octets(value: object) -> bytes:
