@@ -10,7 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.cli.installation import AppOption, DataDir, application, order
 from gateway.cli.output import JsonOption, as_json, pairs
-from gateway.domain.errors import GatewayError
 from gateway.domain.notification import Kind, Progress
 from gateway.service import alerts, reports, submission
 from gateway.service.context import Context
@@ -79,10 +78,7 @@ def _submit(app_: str, draft: submission.Draft, data_dir: Path | None, *, as_jso
         accepted = await submission.submit(conn, context, await application(conn, app_), draft)
         return reports.notification(accepted, Progress())
 
-    try:
-        made = order(data_dir, submitted)
-    except GatewayError as refusal:
-        raise refusal from None
+    made = order(data_dir, submitted)
     if as_json_:
         return as_json(made)
     pairs({"id": made["id"], "status": made["status"], "lane": made["delivery"]["lane"], "starts": made["start_at"]})

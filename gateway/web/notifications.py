@@ -15,7 +15,7 @@ from gateway.web.content import Audience, Schedule, Sendable
 from gateway.web.devices import topic_in
 from gateway.web.paging import Paged, page
 from gateway.web.reading import Body
-from gateway.web.routes import Answer, Call, Handler, Routes
+from gateway.web.routes import Answer, Call, Routes
 
 routes = Routes("notifications")
 
@@ -88,7 +88,7 @@ async def preview(call: Call[Asked]) -> Answer:
     return Answer(await reports.preview(call.conn, call.application_id, call.body.audience))
 
 
-def add_views(collection: str, kind: Kind | None) -> tuple[Handler, Handler]:
+def add_views(collection: str, kind: Kind | None) -> None:
     """Show and cancel, at the address of each kind and at /v1/notifications for all of them."""
     word = kind or "notification"
 
@@ -110,7 +110,6 @@ def add_views(collection: str, kind: Kind | None) -> tuple[Handler, Handler]:
     answers = {200: shapes.Notification}
     routes.add("GET", one, may=(READ, SEND), answers=answers)(show)
     routes.add("POST", f"{one}/cancel", may=(SEND,), answers=answers)(cancel)
-    return show, cancel
 
 
 for collection, kind in (("notifications", None), ("campaigns", Kind.CAMPAIGN), ("alerts", Kind.ALERT)):
