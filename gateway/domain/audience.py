@@ -9,6 +9,7 @@ compiles the tree to SQL. A filter is one object with one leaf or one combinator
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeGuard
 from uuid import UUID
 
@@ -51,6 +52,26 @@ class Devices:
 
 
 @dataclass(frozen=True, slots=True)
+class Detail:
+    """A client detail that is one of `values`, upper and lower case alike.
+
+    `name` is locale, timezone, platform or browser. A locale is a language range (RFC 4647 section 3.3.1): `de` is
+    `de-AT` too. A browser without a version is every version of it: `Firefox` is `Firefox 140` too.
+    """
+
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LastSeen:
+    """Registered, refreshed or changed at `after` or later, and before `before`; None does not limit."""
+
+    after: datetime | None = None
+    before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Attribute:
     """`operator` is eq, ne, in, lt, lte, gt, gte, exists or contains. A device without the attribute
     matches only `ne` and `exists: false`; ordering compares numbers with numbers and text with text."""
@@ -89,8 +110,10 @@ class Not:
     of: "Audience"
 
 
-Audience = Everyone | Topic | Users | Devices | Attribute | Within | Near | AllOf | AnyOf | Not
+Audience = Everyone | Topic | Users | Devices | Detail | LastSeen | Attribute | Within | Near | AllOf | AnyOf | Not
 
+DETAILS = {"locale": "-", "timezone": None, "platform": None, "browser": " "}
+"""The client details, and what follows a value that stands for longer ones."""
 ORDERINGS = ("lt", "lte", "gt", "gte")
 OPERATORS = ("eq", "ne", "in", *ORDERINGS, "exists", "contains")
 
@@ -161,6 +184,24 @@ class _Reader:
                 where = f"{at}/device_id/{index}" if isinstance(value["device_id"], list) else f"{at}/device_id"
                 self.fault(where, "is not a device id")
         return Devices(tuple(i for i in found if i is not None))
+
+    def detail(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+        [name] = value.keys() & DETAILS.keys()
+        found = self._texts(value[name], f"{at}/{name}")
+        return None if found is None else Detail(name, found)
+
+    def last_seen(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+        limits, at = value["last_seen"], f"{at}/last_seen"
+        if not isinstance(limits, dict) or not limits:
+            return self.fault(at, "must be {after} or {before} or both")
+        before = len(self.faults)
+        for extra in limits.keys() - {"after", "before"}:
+            self.fault(f"{at}/{_escape(extra)}", "is not known here")
+        found = {name: _moment(limits[name]) for name in ("after", "before") if name in limits}
+        for name, moment in found.items():
+            if moment is None:
+                self.fault(f"{at}/{name}", "must be a time with an offset, such as 2026-12-01T09:00:00Z")
+        return None if len(self.faults) > before else LastSeen(**found)
 
     def attribute(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
         name = value["attribute"]
@@ -281,6 +322,11 @@ _READERS: dict[str, Callable[[_Reader, dict[str, Any], str, int], Audience | Non
     "topic": _Reader.topic,
     "user_id": _Reader.users,
     "device_id": _Reader.devices,
+    "locale": _Reader.detail,
+    "timezone": _Reader.detail,
+    "platform": _Reader.detail,
+    "browser": _Reader.detail,
+    "last_seen": _Reader.last_seen,
     "attribute": _Reader.attribute,
     "within": _Reader.within,
     "near": _Reader.near,
@@ -296,6 +342,15 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 
 def _is_scalar(value: object) -> bool:
     return isinstance(value, bool) or _is_number(value) or (isinstance(value, str) and len(value) <= 1000)
+
+
+def _moment(value: object) -> datetime | None:
+    """RFC 3339 with an offset; None when it is not."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return moment if moment is not None and moment.tzinfo is not None and 1970 <= moment.year <= 9000 else None
 
 
 def _kind(value: object) -> str:

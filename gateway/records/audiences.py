@@ -13,12 +13,15 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import Text, UserDefinedType
 
 from gateway.domain.audience import (
+    DETAILS,
     AllOf,
     AnyOf,
     Attribute,
     Audience,
+    Detail,
     Devices,
     Everyone,
+    LastSeen,
     Near,
     Not,
     Ring,
@@ -52,6 +55,12 @@ def condition(audience: Audience) -> ColumnElement[bool]:
             return devices.c.user_id.in_(user_ids)
         case Devices(device_ids):
             return devices.c.id.in_(device_ids)
+        case Detail(name, values):
+            return _detail(name, values)
+        case LastSeen(after, before):
+            seen = devices.c.last_seen_at
+            limits = [*([seen >= after] if after else []), *([seen < before] if before else [])]
+            return and_(*limits)
         case Attribute(name, operator, value):
             return _attribute(name, operator, value)
         case Within(polygons):
@@ -70,6 +79,13 @@ def condition(audience: Audience) -> ColumnElement[bool]:
 
 def _negated(inner: ColumnElement[bool]) -> ColumnElement[bool]:
     return not_(func.coalesce(inner, false()))
+
+
+def _detail(name: str, values: tuple[str, ...]) -> ColumnElement[bool]:
+    held, separator = func.lower(devices.c[name]), DETAILS[name]
+    wanted = [value.lower() for value in values]
+    longer = [func.starts_with(held, value + separator) for value in wanted] if separator else []
+    return or_(held.in_(wanted), *longer)
 
 
 def _attribute(name: str, operator: str, value: Scalar | tuple[Scalar, ...]) -> ColumnElement[bool]:

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 from gateway import __version__
-from gateway.domain.audience import MOST_LEAVES, MOST_VALUES, OPERATORS
+from gateway.domain.audience import DETAILS, MOST_LEAVES, MOST_VALUES, OPERATORS
 from gateway.domain.errors import GatewayError
 from gateway.service.access import ADMIN, DEVICE, REGISTER
 from gateway.web.routes import Route
@@ -76,6 +76,16 @@ AUDIENCE = {
         _leaf("topic", {"type": "string"}),
         _leaf("user_id", _TEXTS),
         _leaf("device_id", _TEXTS),
+        *(_leaf(name, _TEXTS) for name in DETAILS),
+        _leaf(
+            "last_seen",
+            {
+                "type": "object",
+                "properties": {name: {"type": "string", "format": "date-time"} for name in ("after", "before")},
+                "additionalProperties": False,
+                "minProperties": 1,
+            },
+        ),
         _leaf("attribute", {"type": "string"}, **_OPERANDS),
         _leaf("within", {"type": "object", "description": "A GeoJSON Polygon or MultiPolygon (RFC 7946)."}),
         _leaf(

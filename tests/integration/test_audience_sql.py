@@ -1,7 +1,9 @@
 """The audience's SQL held to a plain evaluation of the same filter: devices and filters are generated."""
 
 import math
+import re
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +25,13 @@ EARTH_RADIUS_M = 6_371_008.8
 TOPICS = ("weather", "weather.coast", "offers", "news")
 USERS = ("ada", "grace", "Ада", "o'brien")
 NAMES = ("plan", "age", "tags", "vip", 'a"b\\c')
+DETAILS = {  # what devices have, and what filters ask for
+    "locale": (["de", "de-AT", "DE-at", "den", "en-GB", "%"], ["de", "DE-AT", "en", "e", "%", "_e"]),
+    "timezone": (["Europe/Vienna", "Asia/Tokyo", "UTC"], ["Europe/Vienna", "europe/vienna", "Europe", "UTC"]),
+    "platform": (["android", "ios", "Windows"], ["ANDROID", "ios", "win", "windows"]),
+    "browser": (["Firefox 140", "Firefox", "Chrome 141", "Firefoxy 1"], ["firefox", "Chrome 141", "Chrome 14"]),
+}
+MOMENTS = [datetime(2026, month, 1, hour, tzinfo=UTC) for month in (5, 6, 7) for hour in (0, 12)]
 # Points and borders lie on grids that never meet: a point on a border belongs to either side.
 CITIES = [
     (lat + 0.37, lon + 0.41)
@@ -45,6 +54,8 @@ class Held:
     attributes: dict[str, Any] = field(default_factory=dict)
     location: tuple[float, float] | None = None
     """(lat, lon)"""
+    details: dict[str, str] = field(default_factory=dict)
+    last_seen_at: datetime = datetime(2026, 6, 1, tzinfo=UTC)
 
 
 offsets = st.integers(-20, 20).map(lambda step: step * 0.05)
@@ -66,6 +77,8 @@ some_devices = st.lists(
         topics=st.lists(st.sampled_from(TOPICS), unique=True, max_size=3).map(tuple),
         attributes=st.dictionaries(st.sampled_from(NAMES), held, max_size=4),
         location=places,
+        details=st.fixed_dictionaries({}, optional={name: st.sampled_from(DETAILS[name][0]) for name in DETAILS}),
+        last_seen_at=st.sampled_from(MOMENTS),
     ),
     min_size=1,
     max_size=12,
@@ -118,6 +131,10 @@ leaves = st.one_of(
         st.lists(scalars, min_size=1, max_size=3),
     ),
     st.builds(lambda name, wanted: {"attribute": name, "exists": wanted}, st.sampled_from(NAMES), st.booleans()),
+    *(several(st.sampled_from(DETAILS[name][1])).map(lambda asked, name=name: {name: asked}) for name in DETAILS),
+    st.fixed_dictionaries({}, optional={limit: st.sampled_from(MOMENTS) for limit in ("after", "before")})
+    .filter(bool)
+    .map(lambda limits: {"last_seen": {name: moment.isoformat() for name, moment in limits.items()}}),
     polygons.map(lambda rings: {"within": {"type": "Polygon", "coordinates": rings}}),
     st.lists(polygons, min_size=1, max_size=2).map(
         lambda all_: {"within": {"type": "MultiPolygon", "coordinates": all_}}
@@ -171,10 +188,25 @@ def matches(device: Held, wanted: dict[str, Any]) -> bool:
             return (
                 device.location is not None and metres(device.location, (near["lat"], near["lon"])) <= near["radius_m"]
             )
+        case {"last_seen": limits}:
+            after, before = (
+                datetime.fromisoformat(limits[name]) if name in limits else None for name in ("after", "before")
+            )
+            return (after is None or device.last_seen_at >= after) and (before is None or device.last_seen_at < before)
+        case {"locale": asked} | {"timezone": asked} | {"platform": asked} | {"browser": asked}:
+            [name] = wanted
+            one_of = asked if isinstance(asked, list) else [asked]
+            return name in device.details and any(means(name, one, device.details[name]) for one in one_of)
         case {"attribute": name}:
             [(operator, operand)] = [(key, value) for key, value in wanted.items() if key != "attribute"]
             return compares(device.attributes.get(name), operator, operand)
     raise AssertionError(wanted)
+
+
+def means(name: str, asked: str, value: str) -> bool:
+    """`de` is `de-AT` too, `Firefox` every version of it; time zones and platforms are only themselves."""
+    parts, wanted = re.split("[- ]", value.lower()), re.split("[- ]", asked.lower())
+    return parts[: len(wanted)] == wanted if name in ("locale", "browser") else value.lower() == asked.lower()
 
 
 def compares(value: Any, operator: str, operand: Any) -> bool:
@@ -236,6 +268,8 @@ class Registry:
                 "user_id": device.user_id,
                 "topics": list(device.topics),
                 "attributes": device.attributes,
+                **{name: device.details.get(name) for name in DETAILS},
+                "last_seen_at": device.last_seen_at,
                 "location": device.location and asyncpg.Point(device.location[1], device.location[0]),
             }
             for device in population

@@ -1,6 +1,7 @@
 """Parsing an audience: what is understood, and every fault with the place it is at."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from gateway.domain.audience import (
     AllOf,
     AnyOf,
     Attribute,
+    Detail,
     Devices,
     Everyone,
+    LastSeen,
     Near,
     Not,
     Topic,
@@ -24,6 +27,7 @@ from gateway.domain.audience import (
 from gateway.domain.errors import Invalid
 
 DEVICE = ids.new_id()
+JANUARY = datetime(2026, 1, 1, tzinfo=UTC)
 SQUARE = [[0, 0], [2, 0], [2, 2], [0, 2], [0, 0]]
 CLOSED = tuple((float(x), float(y)) for x, y in SQUARE)
 
@@ -48,6 +52,12 @@ def faults(value: object) -> dict[str, str]:
         ({"attribute": "age", "exists": False}, Attribute("age", "exists", False)),
         ({"within": {"type": "Polygon", "coordinates": [SQUARE]}}, Within(((CLOSED,),))),
         ({"within": {"type": "MultiPolygon", "coordinates": [[SQUARE]]}}, Within(((CLOSED,),))),
+        ({"locale": "de"}, Detail("locale", ("de",))),
+        ({"timezone": "Europe/Vienna"}, Detail("timezone", ("Europe/Vienna",))),
+        ({"platform": ["ios", "macos"]}, Detail("platform", ("ios", "macos"))),
+        ({"browser": "Firefox"}, Detail("browser", ("Firefox",))),
+        ({"last_seen": {"after": "2026-01-01T00:00:00Z"}}, LastSeen(after=JANUARY)),
+        ({"last_seen": {"before": "2026-01-01T01:00:00+01:00"}}, LastSeen(before=JANUARY)),
         ({"near": {"lat": 1, "lon": 2, "radius_m": 3}}, Near(1.0, 2.0, 3.0)),
         ({"all": [{"everyone": True}, {"topic": "a"}]}, AllOf((Everyone(), Topic("a")))),
         ({"any": [{"not": {"topic": "a"}}]}, AnyOf((Not(Topic("a")),))),
@@ -61,6 +71,25 @@ def test_every_filter_is_understood(given: Any, understood: audience.Audience) -
 def test_altitudes_are_taken_and_dropped() -> None:
     ring = [[*position, 12.5] for position in SQUARE]
     assert parse({"within": {"type": "Polygon", "coordinates": [ring]}}) == Within(((CLOSED,),))
+
+
+@pytest.mark.parametrize(
+    ("given", "pointers"),
+    [
+        ({"locale": ""}, ["/audience/locale"]),
+        ({"platform": []}, ["/audience/platform"]),
+        ({"browser": [7]}, ["/audience/browser"]),
+        ({"timezone": "UTC", "eq": 1}, ["/audience/eq"]),
+        ({"last_seen": {}}, ["/audience/last_seen"]),
+        ({"last_seen": "2026-01-01T00:00:00Z"}, ["/audience/last_seen"]),
+        ({"last_seen": {"after": "2026-01-01T00:00:00"}}, ["/audience/last_seen/after"]),
+        ({"last_seen": {"after": 7, "before": "soon"}}, ["/audience/last_seen/after", "/audience/last_seen/before"]),
+        ({"last_seen": {"since": "2026-01-01T00:00:00Z"}}, ["/audience/last_seen/since"]),
+        ({"last_seen": {"before": "9999-12-31T23:59:59-14:00"}}, ["/audience/last_seen/before"]),
+    ],
+)
+def test_faults_of_client_details_and_times_are_named(given: Any, pointers: list[str]) -> None:
+    assert sorted(faults(given)) == pointers
 
 
 @pytest.mark.parametrize(
