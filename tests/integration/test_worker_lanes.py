@@ -49,7 +49,11 @@ async def test_an_alert_overtakes_a_campaign_at_a_push_service_that_asked_for_le
     await parts.register(parts.subscribe(Vendor.APPLE, 200))
     [watcher] = parts.subscribe(Vendor.APPLE, 1)
     await parts.register([watcher], topics=("weather",))
-    parts.sim.behave(Rule(status=429, times=1, share=0.1, retry_after=3600), Rule(delay_ms=30))
+    parts.sim.behave(
+        Rule(endpoint=watcher.endpoint, delay_ms=30),  # the first rule that fits decides: this one is never refused
+        Rule(status=429, times=1, share=0.1, retry_after=3600),
+        Rule(delay_ms=30),
+    )
 
     async with parts.working(quick(senders=8, urgent_senders=2)) as stop:
         await parts.submit()
