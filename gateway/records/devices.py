@@ -100,6 +100,22 @@ async def newest(
     return [_device(row) for row in rows]
 
 
+async def topics(
+    conn: AsyncConnection, application_id: UUID, *, after: str | None, limit: int
+) -> list[tuple[str, int]]:
+    """(topic, devices that can be reached by it) in order of name; `after` is the last name of the page before."""
+    each = (
+        select(func.unnest(devices.c.topics).label("topic"))
+        .where(devices.c.application_id == application_id, devices.c.status == DeviceStatus.ACTIVE)
+        .subquery("each")
+    )
+    name = each.c.topic.collate("C")
+    query = select(each.c.topic, func.count()).group_by(each.c.topic).order_by(name).limit(limit)
+    if after is not None:
+        query = query.where(name > after)
+    return [(topic, count) for topic, count in await conn.execute(query)]
+
+
 async def change(conn: AsyncConnection, id_: UUID, values: dict[str, Any]) -> None:
     """`values` by column; attributes named None are removed, others merged."""
     values = dict(values)

@@ -229,6 +229,15 @@ async def unsubscribe(call: Call) -> Answer:
     return Answer(status=204)
 
 
+@routes.add("GET", "/v1/topics", may=(READ, MANAGE), query=Paged, answers={200: shapes.Page[shapes.Topic]})
+async def topics(call: Call[None, Paged]) -> Answer:
+    """List the topics that devices subscribe to, with how many of them can be reached."""
+    limit = call.query.limit
+    found = await devices.topics(call.conn, call.application_id, after=call.query.after_text(), limit=limit)
+    items = [{"topic": topic, "devices": count} for topic, count in found]
+    return page(items, limit, found[-1][0] if found else None)
+
+
 @routes.add("DELETE", "/v1/users/{user_id}", may=(MANAGE,), answers={200: shapes.Forgotten})
 async def forget(call: Call) -> Answer:
     """Forget a person: their devices, and their name in the log."""

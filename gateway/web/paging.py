@@ -12,6 +12,10 @@ from gateway.web.reading import Query
 from gateway.web.routes import Answer
 
 
+NAMED = "="
+"""Before a name in a cursor, which is neither an id nor a position."""
+
+
 class Paged(Query):
     limit: Annotated[int, Field(ge=1, le=1000, description="Items in one answer.")] = 100
     cursor: Annotated[str | None, Field(description="`next_cursor` of the page before.")] = None
@@ -22,6 +26,18 @@ class Paged(Query):
             return None if self.cursor is None else UUID(_opened(self.cursor))
         except ValueError:
             raise _unknown() from None
+
+    def after_text(self) -> str | None:
+        """Raises Invalid."""
+        if self.cursor is None:
+            return None
+        try:
+            mark, name = _opened(self.cursor)[:1], _opened(self.cursor)[1:]
+        except ValueError:
+            raise _unknown() from None
+        if mark != NAMED:
+            raise _unknown()
+        return name
 
     def after_position(self) -> int | None:
         """Raises Invalid."""
@@ -34,9 +50,10 @@ class Paged(Query):
         return position
 
 
-def page(items: Sequence[Any], limit: int, last: UUID | int | None) -> Answer:
+def page(items: Sequence[Any], limit: int, last: UUID | int | str | None) -> Answer:
     """`last` is where the next page begins; a page that is not full is the last one."""
     more = len(items) == limit and last is not None
+    last = f"{NAMED}{last}" if isinstance(last, str) else last
     return Answer({"items": list(items), "next_cursor": _sealed(str(last)) if more else None})
 
 

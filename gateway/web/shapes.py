@@ -87,6 +87,11 @@ class Device(TypedDict):
     last_seen_at: Moment
 
 
+class Topic(TypedDict):
+    topic: str
+    devices: int
+
+
 class Forgotten(TypedDict):
     devices: int
 

@@ -111,6 +111,21 @@ async def test_lists_are_filtered_and_paged_without_gap_or_repetition(api: Api) 
     assert (await api.made("GET", "/v1/devices?status=gone"))["items"] == []
 
 
+async def test_topics_are_listed_with_the_devices_that_can_be_reached(api: Api) -> None:
+    for wanted in (["weather", "offers"], ["weather"], ["Zoo", "weather.coast"]):
+        await api.register(topics=wanted)
+    gone = await api.register(topics=["weather"])
+    await api.made("DELETE", f"/v1/devices/{gone['id']}")
+    first = await api.made("GET", "/v1/topics?limit=2")
+    rest = await api.made("GET", f"/v1/topics?cursor={first['next_cursor']}")
+    assert [(one["topic"], one["devices"]) for one in first["items"] + rest["items"]] == [
+        ("Zoo", 1),
+        ("offers", 1),
+        ("weather", 2),
+        ("weather.coast", 1),
+    ]
+
+
 async def test_an_import_gives_a_verdict_for_every_line(api: Api) -> None:
     known = api.device()
     await api.made("POST", "/v1/devices", known)
