@@ -11,7 +11,6 @@ from gateway.domain.errors import Fault, Invalid
 from gateway.web.reading import Query
 from gateway.web.routes import Answer
 
-
 NAMED = "="
 """Before a name in a cursor, which is neither an id nor a position."""
 
