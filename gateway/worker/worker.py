@@ -115,6 +115,7 @@ class Worker:
                 # Nothing of it is lost: the lease runs out and the job comes due again.
                 log.warning("job.postponed", error=type(error).__name__)
             except Exception:
+                # A fault of ours in one job must not end the worker for all; the job comes due again with its lease.
                 log.exception("job.failed")
 
     async def _deliver(self, job: Job) -> None:
