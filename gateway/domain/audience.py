@@ -7,8 +7,8 @@ compiles the tree to SQL. A filter is one object with one leaf or one combinator
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeGuard
 from uuid import UUID
@@ -22,6 +22,9 @@ from gateway.domain.errors import Fault, Invalid
 
 DEEPEST = 16
 MOST_LEAVES = 200
+# What a filter may come to with its segments written out.
+DEEPEST_RESOLVED = 32
+MOST_RESOLVED_LEAVES = 1000
 MOST_VALUES = 1000
 MOST_VERTICES = 10_000
 FARTHEST_M = 20_037_508.0  # half the Earth's circumference
@@ -96,6 +99,15 @@ class Near:
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """A saved audience by its id, until `resolved` puts that audience in its place."""
+
+    id: UUID
+    pointer: str = field(compare=False)
+    """Where the filter names it."""
+
+
+@dataclass(frozen=True, slots=True)
 class AllOf:
     of: tuple["Audience", ...]
 
@@ -110,7 +122,9 @@ class Not:
     of: "Audience"
 
 
-Audience = Everyone | Topic | Users | Devices | Detail | LastSeen | Attribute | Within | Near | AllOf | AnyOf | Not
+Audience = (
+    Everyone | Topic | Users | Devices | Segment | Detail | LastSeen | Attribute | Within | Near | AllOf | AnyOf | Not
+)
 
 DETAILS = {"locale": "-", "timezone": None, "platform": None, "browser": " "}
 """The client details, and what follows a value that stands for longer ones."""
@@ -127,6 +141,61 @@ def parse(value: object, pointer: str = "/audience") -> Audience:
     if reader.faults or audience is None:
         raise Invalid(reader.faults)
     return audience
+
+
+def segments_in(audience: Audience) -> Iterator[Segment]:
+    """The segments a filter names, in order."""
+    match audience:
+        case Segment():
+            yield audience
+        case AllOf(of) | AnyOf(of):
+            for branch in of:
+                yield from segments_in(branch)
+        case Not(branch):
+            yield from segments_in(branch)
+
+
+def resolved(audience: Audience, saved: Mapping[UUID, Audience], pointer: str = "/audience") -> Audience:
+    """The filter with every segment's own in its place; `saved` has all of them, and no circle.
+
+    Raises Invalid when that comes to more than one query can hold.
+    """
+    sizes: dict[UUID, tuple[int, int]] = {}
+
+    def size(part: Audience) -> tuple[int, int]:
+        """(leaves, levels), without writing it out: segments of segments grow exponentially."""
+        match part:
+            case AllOf(of) | AnyOf(of):
+                sizes_of = [size(branch) for branch in of]
+                return sum(leaves for leaves, _ in sizes_of), max(levels for _, levels in sizes_of) + 1
+            case Not(of):
+                leaves, levels = size(of)
+                return leaves, levels + 1
+            case Segment(id_):
+                if id_ not in sizes:
+                    sizes[id_] = size(saved[id_])
+                return sizes[id_]
+            case _:
+                return 1, 1
+
+    def written_out(part: Audience) -> Audience:
+        match part:
+            case AllOf(of):
+                return AllOf(tuple(map(written_out, of)))
+            case AnyOf(of):
+                return AnyOf(tuple(map(written_out, of)))
+            case Not(of):
+                return Not(written_out(of))
+            case Segment(id_):
+                return written_out(saved[id_])
+            case _:
+                return part
+
+    leaves, levels = size(audience)
+    if leaves > MOST_RESOLVED_LEAVES or levels > DEEPEST_RESOLVED:
+        most = f"at most {MOST_RESOLVED_LEAVES} on {DEEPEST_RESOLVED} levels are allowed"
+        raise Invalid([Fault(pointer, f"has {leaves} leaves on {levels} levels with its segments; {most}")])
+    return written_out(audience)
 
 
 class _Reader:
@@ -184,6 +253,11 @@ class _Reader:
                 where = f"{at}/device_id/{index}" if isinstance(value["device_id"], list) else f"{at}/device_id"
                 self.fault(where, "is not a device id")
         return Devices(tuple(i for i in found if i is not None))
+
+    def segment(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+        named, at = value["segment"], f"{at}/segment"
+        id_ = ids.parse(ids.SEGMENT, named) if isinstance(named, str) else None
+        return self.fault(at, "is not a segment's id; it would begin with seg_") if id_ is None else Segment(id_, at)
 
     def detail(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
         [name] = value.keys() & DETAILS.keys()
@@ -322,6 +396,7 @@ _READERS: dict[str, Callable[[_Reader, dict[str, Any], str, int], Audience | Non
     "topic": _Reader.topic,
     "user_id": _Reader.users,
     "device_id": _Reader.devices,
+    "segment": _Reader.segment,
     "locale": _Reader.detail,
     "timezone": _Reader.detail,
     "platform": _Reader.detail,

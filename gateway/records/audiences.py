@@ -26,6 +26,7 @@ from gateway.domain.audience import (
     Not,
     Ring,
     Scalar,
+    Segment,
     Topic,
     Users,
     Within,
@@ -55,6 +56,8 @@ def condition(audience: Audience) -> ColumnElement[bool]:
             return devices.c.user_id.in_(user_ids)
         case Devices(device_ids):
             return devices.c.id.in_(device_ids)
+        case Segment():
+            raise ValueError("a segment is resolved before its audience is compiled")
         case Detail(name, values):
             return _detail(name, values)
         case LastSeen(after, before):

@@ -137,6 +137,19 @@ devices = Table(
     Index("devices_location_idx", "location", postgresql_using="gist"),
 )
 
+# A saved audience. It may name other segments, never in a circle.
+segments = Table(
+    "segments",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    _application(),
+    Column("name", Text, nullable=False),
+    Column("audience", JSONB, nullable=False),
+    _moment("created_at", now=True),
+    _moment("updated_at", now=True),
+    UniqueConstraint("application_id", "name"),
+)
+
 notifications = Table(
     "notifications",
     metadata,

@@ -9,13 +9,13 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.domain.audience import parse
 from gateway.domain.job import Job
 from gateway.domain.notification import Status
 from gateway.queue import postgres as queue
 from gateway.records import notifications
 from gateway.records.audiences import reachable
 from gateway.records.schema import devices
+from gateway.service import segments
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +28,8 @@ async def plan(engine: AsyncEngine, job: Job) -> int:
             await queue.drop(conn, job)
             return 0
         today = datetime.now(UTC).date()
-        audience = select(devices.c.id).where(reachable(notification.application_id, parse(notification.audience)))
+        who = await segments.read(conn, notification.application_id, notification.audience)
+        audience = select(devices.c.id).where(reachable(notification.application_id, who))
         targets = await queue.cut(conn, job, today, audience)
         await notifications.start(conn, notification.id, today, targets)
     log.info("notification.planned", notification_id=str(notification.id), targets=targets)

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain import audience, ids
+from gateway.domain import ids
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.errors import NotFound
 from gateway.domain.notification import Notification, Progress
@@ -15,6 +15,7 @@ from gateway.push.endpoints import vendor
 from gateway.records import log
 from gateway.records.audiences import reachable
 from gateway.records.schema import devices
+from gateway.service import segments
 
 SAMPLE = 10
 
@@ -123,7 +124,7 @@ async def one_delivery(
 
 async def preview(conn: AsyncConnection, application_id: UUID, filter_: Any) -> dict[str, Any]:
     """Who an audience would reach now: counts of devices and known users, and a few of them. Raises Invalid."""
-    who = reachable(application_id, audience.parse(filter_))
+    who = reachable(application_id, await segments.read(conn, application_id, filter_))
     counts = select(func.count(), func.count(devices.c.user_id.distinct())).where(who)
     count, users = (await conn.execute(counts)).one()
     some = select(devices.c.id, devices.c.user_id, devices.c.platform, devices.c.browser).where(who).limit(SAMPLE)

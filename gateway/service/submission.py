@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain import audience, ids
+from gateway.domain import ids
 from gateway.domain.errors import Conflict, Fault, Invalid, NotFound, PayloadTooLarge
 from gateway.domain.notification import (
     LONGEST_TTL,
@@ -28,6 +28,7 @@ from gateway.domain.notification import (
 from gateway.push.encryption import MAX_PAYLOAD
 from gateway.queue import postgres as queue
 from gateway.records import applications, notifications, signals
+from gateway.service import segments
 from gateway.service.context import Context
 from gateway.service.messages import Message
 
@@ -72,7 +73,7 @@ async def submit(conn: AsyncConnection, context: Context, application_id: UUID, 
 
     Raises Invalid with every fault, PayloadTooLarge when no device could receive it.
     """
-    notification = _accepted(application_id, draft)
+    notification = await _accepted(conn, application_id, draft)
     notification.content["url"] = await _landing(conn, context, notification)
     size = Message(context, notification).size
     if size > MAX_PAYLOAD:
@@ -124,12 +125,12 @@ async def _landing(conn: AsyncConnection, context: Context, notification: Notifi
     return urljoin(home, url)
 
 
-def _accepted(application_id: UUID, draft: Draft) -> Notification:
+async def _accepted(conn: AsyncConnection, application_id: UUID, draft: Draft) -> Notification:
     now = datetime.now(UTC)
     defaults = DEFAULTS[draft.kind]
     faults: list[Fault] = []
     try:
-        audience.parse(draft.audience)
+        await segments.read(conn, application_id, draft.audience)
     except Invalid as error:
         faults += error.faults
 

@@ -215,7 +215,14 @@ async def unlocate(call: Call) -> Answer:
     return Answer(status=204)
 
 
-@routes.add("PUT", "/v1/devices/{device_id}/topics/{topic}", may=(DEVICE, MANAGE), browser=True, answers={204: None})
+@routes.add(
+    "PUT",
+    "/v1/devices/{device_id}/topics/{topic}",
+    may=(DEVICE, MANAGE),
+    browser=True,
+    conflicts=True,
+    answers={204: None},
+)
 async def subscribe(call: Call) -> Answer:
     """Subscribe a device to a topic."""
     await registration.add_topic(call.conn, await _device(call), topic_in(call))

@@ -109,7 +109,7 @@ def add_views(collection: str, kind: Kind | None) -> None:
     one = f"/v1/{collection}/{{notification_id}}"
     answers = {200: shapes.Notification}
     routes.add("GET", one, may=(READ, SEND), answers=answers)(show)
-    routes.add("POST", f"{one}/cancel", may=(SEND,), answers=answers)(cancel)
+    routes.add("POST", f"{one}/cancel", may=(SEND,), conflicts=True, answers=answers)(cancel)
 
 
 for collection, kind in (("notifications", None), ("campaigns", Kind.CAMPAIGN), ("alerts", Kind.ALERT)):

@@ -76,6 +76,7 @@ AUDIENCE = {
         _leaf("topic", {"type": "string"}),
         _leaf("user_id", _TEXTS),
         _leaf("device_id", _TEXTS),
+        _leaf("segment", {"type": "string", "description": "A saved audience, by its id."}),
         *(_leaf(name, _TEXTS) for name in DETAILS),
         _leaf(
             "last_seen",
@@ -259,7 +260,7 @@ def _refusals(route: Route) -> dict[int, str]:
         statuses += [401, 403]
     if "{" in route.path:
         statuses += [404]
-    if route.path.endswith(("/cancel", "/topics/{topic}")):
+    if route.conflicts:
         statuses += [409]
     if route.body is not None:
         statuses += [400, 413]

@@ -31,6 +31,11 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+def example(**values: Any) -> ConfigDict:
+    """What a body may look like, for the document: `model_config = example(name="Autumn")`."""
+    return ConfigDict(json_schema_extra={"examples": [values]})
+
+
 class Query(BaseModel):
     """Query parameters. They are all text, so that this is where numbers are read from it."""
 

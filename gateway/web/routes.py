@@ -93,7 +93,8 @@ class Route:
     """`may`: the scopes of which the caller needs one; none at all for what everyone may see.
 
     `answers`: the type of the body by status. `browser`: pages of other origins call it. `creates`: takes an
-    Idempotency-Key. `streams`: the content type of what it answers by itself, outside any transaction.
+    Idempotency-Key. `conflicts`: what is there already may forbid it (409).
+    `streams`: the content type of what it answers by itself, outside any transaction.
     """
 
     method: str
@@ -106,6 +107,7 @@ class Route:
     answers: Mapping[int, Any]
     browser: bool
     creates: bool
+    conflicts: bool
     streams: str | None
 
 
@@ -127,10 +129,13 @@ class Routes(list[Route]):
         answers: Mapping[int, Any],
         browser: bool = False,
         creates: bool = False,
+        conflicts: bool = False,
         streams: str | None = None,
     ) -> Callable[[Handler], Handler]:
         def added(handler: Handler) -> Handler:
-            self.append(Route(method, path, handler, self.tag, may, body, query, answers, browser, creates, streams))
+            self.append(
+                Route(method, path, handler, self.tag, may, body, query, answers, browser, creates, conflicts, streams)
+            )
             return handler
 
         return added

@@ -21,6 +21,7 @@ from gateway.web import (
     pages,
     problems,
     receipts,
+    segments,
 )
 from gateway.web.routes import Front, Route, to_json
 
@@ -28,6 +29,7 @@ ROUTES: tuple[Route, ...] = (
     *applications.routes,
     *importing.routes,
     *devices.routes,
+    *segments.routes,
     *notifications.routes,
     *campaigns.routes,
     *alerts.routes,

@@ -92,6 +92,14 @@ class Topic(TypedDict):
     devices: int
 
 
+class Segment(TypedDict):
+    id: str
+    name: str
+    audience: Any
+    created_at: Moment
+    updated_at: Moment
+
+
 class Forgotten(TypedDict):
     devices: int
 

@@ -27,27 +27,36 @@ GOOD: dict[str, Any] = {
     "/v1/campaigns": {"name": "c", **SENT},
     "/v1/alerts": {"event": "Storm", "audience": {"everyone": True}},
     "/v1/receipts": {"token": "t", "event": "displayed"},
+    "/v1/segments": {"name": "s", "audience": {"everyone": True}},
+    "/v1/segments/{segment_id}": {"name": "s"},
 }
 
 
 class Bench:
     """Every route with a body, with the address and the credential to reach it."""
 
-    def __init__(self, api: Api, device: dict[str, str]) -> None:
+    def __init__(self, api: Api, named: dict[str, str]) -> None:
         self.api = api
-        self.device = device
+        self.named = named
 
     async def send(self, route: Route, body: Any = None, **more: Any) -> Any:
-        path = route.path.format(
-            application_id=self.api.parts.application["id"], device_id=self.device["id"], topic="weather"
-        )
+        path = route.path.format(**self.named)
         key = ADMIN if "admin" in route.may else "" if route.may else None
         return await self.api.call(route.method, path, body, key=key, **more)
 
 
 @pytest.fixture
 async def bench(api: Api) -> Bench:
-    return Bench(api, await api.register())
+    segment = await api.made("POST", "/v1/segments", {"name": "all", "audience": {"everyone": True}})
+    return Bench(
+        api,
+        {
+            "application_id": api.parts.application["id"],
+            "device_id": (await api.register())["id"],
+            "segment_id": segment["id"],
+            "topic": "weather",
+        },
+    )
 
 
 def good(route: Route, api: Api) -> Any:
@@ -154,6 +163,7 @@ async def test_another_content_type_is_answered_415(bench: Bench) -> None:
 
 async def test_unknown_ids_are_answered_404_and_so_is_what_is_no_id(api: Api) -> None:
     kinds = {"application_id": "app", "key_id": "key", "device_id": "dev", "notification_id": "ntf"}
+    kinds |= {"segment_id": "seg"}
     for route in ROUTES:
         named = [name for name in (*kinds, "delivery_id") if f"{{{name}}}" in route.path]
         if not named:
@@ -252,6 +262,8 @@ AUDIENCES: list[tuple[Any, str]] = [
     ({"attribute": "age"}, "/audience"),
     ({"attribute": "age", "lt": True}, "/audience/lt"),
     ({"device_id": "dev_nonsense"}, "/audience/device_id"),
+    ({"segment": "adults"}, "/audience/segment"),
+    ({"not": {"segment": f"seg_{NOWHERE}"}}, "/audience/not/segment"),
     ({"not": {"bogus": 1}}, "/audience/not"),
 ]
 
@@ -264,6 +276,7 @@ async def test_bad_audiences_are_named_wherever_they_are_given(api: Api, audienc
         ("/v1/campaigns", {"name": "n", "content": CONTENT}),
         ("/v1/alerts", {"event": "Storm"}),
         ("/v1/audiences/preview", {}),
+        ("/v1/segments", {"name": "n"}),
     ):
         said = await api.call("POST", path, body | {"audience": audience})
         assert said.status == 422, (path, said.body)

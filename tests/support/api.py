@@ -92,7 +92,7 @@ class Api:
 
     async def rows(self) -> dict[str, int]:
         """How many rows each table has: what was refused must have left none."""
-        tables = ("applications", "api_keys", "vapid_keys", "devices", "notifications", "progress", "jobs")
+        tables = ("applications", "api_keys", "vapid_keys", "devices", "notifications", "progress", "jobs", "segments")
         tables += ("deliveries", "receipts", "idempotency_keys")
         return {table: await self.parts.scalar(f"SELECT count(*) FROM {table}") for table in tables}  # noqa: S608
 

@@ -1,0 +1,46 @@
+"""Segments: the filters behind their ids, and who names them."""
+
+from collections.abc import Collection
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Text, cast, func, literal, select
+from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.elements import ColumnElement
+
+from gateway.domain import ids
+from gateway.domain.notification import Status
+from gateway.records.schema import notifications, segments
+
+NAMES_IT = "$.**.segment ? (@ == $named)"
+
+
+async def load(conn: AsyncConnection, application_id: UUID, wanted: Collection[UUID]) -> dict[UUID, Any]:
+    """The filters of those that exist, as JSON. They cannot be removed before the transaction ends."""
+    query = select(segments.c.id, segments.c.audience).where(
+        segments.c.application_id == application_id, segments.c.id.in_(sorted(wanted))
+    )
+    return {
+        row.id: row.audience for row in await conn.execute(query.order_by(segments.c.id).with_for_update(read=True))
+    }
+
+
+async def used_by(conn: AsyncConnection, application_id: UUID, id_: UUID) -> str | None:
+    """What still needs the segment, in words; None when nothing does."""
+    query = select(segments.c.name).where(segments.c.application_id == application_id, _names(segments.c.audience, id_))
+    if (name := (await conn.execute(query.limit(1))).scalar()) is not None:
+        return f"the segment {name!r}"
+    waiting = select(notifications.c.id).where(
+        notifications.c.application_id == application_id,
+        notifications.c.status == Status.SCHEDULED,
+        _names(notifications.c.audience, id_),
+    )
+    if (notification_id := (await conn.execute(waiting.limit(1))).scalar()) is not None:
+        return f"the scheduled notification {ids.show(ids.NOTIFICATION, notification_id)}"
+    return None
+
+
+def _names(audience: ColumnElement[Any], id_: UUID) -> ColumnElement[bool]:
+    named = literal({"named": ids.show(ids.SEGMENT, id_)}, JSONB)
+    return func.jsonb_path_exists(audience, cast(literal(NAMES_IT, Text), JSONPATH), named)

@@ -1,0 +1,123 @@
+"""Segments: audiences saved under a name, which other audiences may name.
+
+A segment is what it is when sending starts: a campaign that was accepted before a change reaches the changed one.
+That is why none can be removed while something still needs it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain import audience, ids
+from gateway.domain.audience import Audience, resolved, segments_in
+from gateway.domain.errors import Conflict, Fault, Invalid, NotFound
+from gateway.records import saved, segments
+from gateway.records.schema import segments as table
+
+
+async def read(
+    conn: AsyncConnection,
+    application_id: UUID,
+    value: object,
+    pointer: str = "/audience",
+    *,
+    inside: UUID | None = None,
+) -> Audience:
+    """The audience behind the JSON with its segments written out; `inside` is the segment it is to be.
+
+    Raises Invalid with every fault.
+    """
+    asked = audience.parse(value, pointer)
+    named = list(segments_in(asked))
+    found: dict[UUID, Audience] = {}
+    wanted = {segment.id for segment in named}
+    while wanted:
+        loaded = await segments.load(conn, application_id, wanted)
+        found |= {id_: audience.parse(saved_, pointer) for id_, saved_ in loaded.items()}
+        wanted = {below.id for id_ in loaded for below in segments_in(found[id_])} - found.keys()
+    faults = [Fault(segment.pointer, "there is no such segment") for segment in named if segment.id not in found]
+    if inside is not None:
+        circular = [segment for segment in named if segment.id in found and _holds(segment.id, inside, found)]
+        faults += [Fault(segment.pointer, "holds the segment it would be part of") for segment in circular]
+    if faults:
+        raise Invalid(faults)
+    return resolved(asked, found, pointer)
+
+
+async def create(conn: AsyncConnection, application_id: UUID, name: str, filter_: Any) -> dict[str, Any]:
+    """Raises Invalid and Conflict."""
+    await read(conn, application_id, filter_)
+    row = await saved.add(conn, table, id=ids.new_id(), application_id=application_id, name=name, audience=filter_)
+    if row is None:
+        raise _taken(name)
+    return show(row)
+
+
+async def change(
+    conn: AsyncConnection, application_id: UUID, id_: UUID, *, name: str | None, filter_: Any
+) -> dict[str, Any]:
+    """None leaves it as it was. Raises NotFound, Invalid and Conflict."""
+    # Two changes at once could each close half of a circle.
+    await conn.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"segments {application_id}", 0))))
+    await find(conn, application_id, id_)
+    if filter_ is not None:
+        await read(conn, application_id, filter_, inside=id_)
+    if name is not None and await saved.name_is_taken(conn, table, application_id, name, id_):
+        raise _taken(name)
+    said = {"name": name, "audience": filter_}
+    return show(
+        await saved.change(conn, table, id_, **{key: value for key, value in said.items() if value is not None})
+    )
+
+
+async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
+    """Raises NotFound, and Conflict while something needs it."""
+    await find(conn, application_id, id_, lock=True)
+    user = await segments.used_by(conn, application_id, id_)
+    if user is not None:
+        raise Conflict(f"{user} still needs it")
+    await saved.remove(conn, table, id_)
+
+
+async def find(conn: AsyncConnection, application_id: UUID, id_: UUID, *, lock: bool = False) -> Row[Any]:
+    """Raises NotFound."""
+    row = await saved.get(conn, table, application_id, id_, lock=lock)
+    if row is None:
+        raise NotFound(f"there is no segment {ids.show(ids.SEGMENT, id_)}")
+    return row
+
+
+async def newest(
+    conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
+) -> Sequence[dict[str, Any]]:
+    return [show(row) for row in await saved.newest(conn, table, application_id, before=before, limit=limit)]
+
+
+def show(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "id": ids.show(ids.SEGMENT, row.id),
+        "name": row.name,
+        "audience": row.audience,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+    }
+
+
+def _holds(outer: UUID, inner: UUID, found: dict[UUID, Audience]) -> bool:
+    """Whether a segment is another or holds it at any depth."""
+    seen, waiting = set(), [outer]
+    while waiting:
+        id_ = waiting.pop()
+        if id_ == inner:
+            return True
+        if id_ not in seen:
+            seen.add(id_)
+            waiting += [below.id for below in segments_in(found[id_])]
+    return False
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"there is a segment called {name!r} already")

@@ -1,0 +1,130 @@
+"""Segments: saved, named by audiences and by each other, and safe from circles and from vanishing."""
+
+import asyncio
+from typing import Any
+
+from tests.support.api import Api
+
+CONTENT = {"title": "Storm"}
+
+
+async def saved(api: Api, name: str, audience: Any) -> str:
+    made = await api.made("POST", "/v1/segments", {"name": name, "audience": audience})
+    return str(made["id"])
+
+
+async def reached(api: Api, audience: Any) -> int:
+    return int((await api.made("POST", "/v1/audiences/preview", {"audience": audience}))["devices"])
+
+
+async def test_a_segment_is_saved_shown_listed_changed_and_removed(api: Api) -> None:
+    id_ = await saved(api, "Weather", {"topic": "weather"})
+    shown = await api.made("GET", f"/v1/segments/{id_}")
+    assert (shown["name"], shown["audience"]) == ("Weather", {"topic": "weather"})
+    second = await saved(api, "Offers", {"topic": "offers"})
+    first_page = await api.made("GET", "/v1/segments?limit=1")
+    assert [one["id"] for one in first_page["items"]] == [second]
+    last_page = await api.made("GET", f"/v1/segments?limit=1&cursor={first_page['next_cursor']}")
+    assert [one["id"] for one in last_page["items"]] == [id_]
+    changed = await api.made("PATCH", f"/v1/segments/{id_}", {"name": "Storms"})
+    assert (changed["name"], changed["audience"]) == ("Storms", {"topic": "weather"})
+    assert (await api.call("DELETE", f"/v1/segments/{id_}")).status == 204
+    assert (await api.call("GET", f"/v1/segments/{id_}")).status == 404
+
+
+async def test_an_audience_reaches_the_devices_of_its_segments_however_deep(api: Api) -> None:
+    for topics in (["weather"], ["weather", "vip"], ["offers", "vip"], []):
+        await api.register(topics=topics)
+    vip = await saved(api, "vip", {"topic": "vip"})
+    plain = await saved(api, "weather, not vip", {"all": [{"topic": "weather"}, {"not": {"segment": vip}}]})
+    either = await saved(api, "either", {"any": [{"segment": plain}, {"topic": "offers"}]})
+    assert await reached(api, {"segment": vip}) == 2
+    assert await reached(api, {"segment": plain}) == 1
+    assert await reached(api, {"segment": either}) == 2
+    assert await reached(api, {"not": {"segment": either}}) == 2
+
+
+async def test_what_is_scheduled_reaches_what_its_segment_holds_when_sending_starts(api: Api) -> None:
+    await api.register(topics=["a"])
+    device = await api.register(topics=["b"])
+    id_ = await saved(api, "s", {"topic": "a"})
+    sent = await api.made("POST", "/v1/notifications", {"content": CONTENT, "audience": {"segment": id_}})
+    await api.made("PATCH", f"/v1/segments/{id_}", {"audience": {"topic": "b"}})
+    async with api.parts.working():
+        await api.parts.ended(await api.parts.scalar("SELECT id FROM notifications"))
+    [delivery] = (await api.made("GET", f"/v1/deliveries?notification_id={sent['id']}"))["items"]
+    assert delivery["device_id"] == device["id"]
+
+
+async def test_circles_are_refused_at_every_length(api: Api) -> None:
+    a = await saved(api, "a", {"topic": "a"})
+    b = await saved(api, "b", {"not": {"segment": a}})
+    c = await saved(api, "c", {"any": [{"topic": "c"}, {"segment": b}]})
+    for inner in (a, b, c):
+        said = await api.call("PATCH", f"/v1/segments/{a}", {"audience": {"all": [{"topic": "x"}, {"segment": inner}]}})
+        assert (said.status, said.pointers) == (422, ["/audience/all/1/segment"])
+    assert (await api.made("GET", f"/v1/segments/{a}"))["audience"] == {"topic": "a"}
+
+
+async def test_two_changes_at_once_cannot_close_a_circle_together(api: Api) -> None:
+    a, b = await saved(api, "a", {"topic": "a"}), await saved(api, "b", {"topic": "b"})
+    for _ in range(5):
+        said = await asyncio.gather(
+            api.call("PATCH", f"/v1/segments/{a}", {"audience": {"segment": b}}),
+            api.call("PATCH", f"/v1/segments/{b}", {"audience": {"segment": a}}),
+        )
+        assert sorted(one.status for one in said) == [200, 422]
+        for id_, name in ((a, "a"), (b, "b")):
+            await api.made("PATCH", f"/v1/segments/{id_}", {"audience": {"topic": name}})
+
+
+async def test_segments_that_grow_past_what_one_query_can_hold_are_refused(api: Api) -> None:
+    inner = await saved(api, "0", {"any": [{"topic": f"t{i}"} for i in range(100)]})
+    refused = None
+    for level in range(1, 8):
+        said = await api.call(
+            "POST", "/v1/segments", {"name": str(level), "audience": {"any": [{"segment": inner}, {"segment": inner}]}}
+        )
+        if said.status == 422:
+            refused = said
+            break
+        inner = said.body["id"]
+    assert refused is not None
+    assert refused.pointers == ["/audience"]
+    assert "1600 leaves" in refused.body["detail"]
+
+
+async def test_the_deepest_filter_allowed_can_be_run_and_a_deeper_one_is_refused(api: Api) -> None:
+    await api.register(topics=["t"])
+
+    def negated(times: int, inner: Any) -> Any:
+        return {"not": negated(times - 1, inner)} if times else inner
+
+    inner = await saved(api, "inner", negated(14, {"topic": "t"}))
+    outer = await saved(api, "outer", negated(14, {"segment": inner}))
+    assert await reached(api, negated(2, {"segment": outer})) == 1
+    said = await api.call("POST", "/v1/audiences/preview", {"audience": negated(4, {"segment": outer})})
+    assert (said.status, said.pointers) == (422, ["/audience"])
+    assert "33 levels" in said.body["detail"]
+
+
+async def test_a_segment_that_something_needs_cannot_be_removed(api: Api) -> None:
+    inner = await saved(api, "inner", {"topic": "a"})
+    outer = await saved(api, "outer", {"all": [{"topic": "b"}, {"segment": inner}]})
+    said = await api.call("DELETE", f"/v1/segments/{inner}")
+    assert (said.status, "'outer'" in said.body["detail"]) == (409, True)
+    sent = await api.made("POST", "/v1/notifications", {"content": CONTENT, "audience": {"segment": outer}})
+    said = await api.call("DELETE", f"/v1/segments/{outer}")
+    assert (said.status, sent["id"] in said.body["detail"]) == (409, True)
+    await api.made("POST", f"/v1/notifications/{sent['id']}/cancel")
+    for id_ in (outer, inner):
+        assert (await api.call("DELETE", f"/v1/segments/{id_}")).status == 204
+
+
+async def test_two_segments_cannot_have_one_name(api: Api) -> None:
+    await saved(api, "a", {"topic": "a"})
+    other = await saved(api, "b", {"topic": "b"})
+    for method, path in (("POST", "/v1/segments"), ("PATCH", f"/v1/segments/{other}")):
+        said = await api.call(method, path, {"name": "a", "audience": {"topic": "c"}})
+        assert (said.status, said.body["code"]) == (409, "conflict")
+    assert (await api.made("GET", f"/v1/segments/{other}"))["audience"] == {"topic": "b"}
