@@ -16,7 +16,7 @@ from gateway.domain.delivery import OutcomeName
 from gateway.domain.errors import NotFound
 from gateway.records import log, notifications
 from gateway.records.signals import LOG, Signals
-from gateway.service import reports, submission
+from gateway.service import reports
 from gateway.service.context import Context
 from gateway.service.follow import follow
 
@@ -138,7 +138,7 @@ def status(
         held = await notifications.load(conn, [id_])
         if not held:
             raise NotFound(f"there is no notification {notification_id}")
-        return reports.notification(*await submission.show(conn, held[0].application_id, id_))
+        return await reports.one_notification(conn, held[0].application_id, id_)
 
     watched = run(_watched(data_dir, found, bar=not json)) if watch else None
     shown = watched or order(data_dir, lambda conn, _: found(conn))

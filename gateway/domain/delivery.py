@@ -1,7 +1,7 @@
 """Deliveries, attempts, and what an attempt may come to.
 
-What a push service may answer is a value here, never an exception. `Retry` is the only outcome
-that is not final: exactly one final outcome per device ends up in the log.
+What a push service may answer is a value here, never an exception. Only `Retry` and `Held` are not final:
+exactly one final outcome per device ends up in the log.
 """
 
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ class OutcomeName(StrEnum):
     REJECTED = "rejected"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
+    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,22 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """Not sent, by a rule its receiver is protected by: an opt-out, a cap."""
+
+    cause: str
+    name = OutcomeName.SKIPPED
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Not to be sent yet: quiet hours are on."""
+
+    until: datetime
+    name = "held"
+
+
+@dataclass(frozen=True, slots=True)
 class Retry:
     """A passing fault. `after` is the push service's own wish (Retry-After), else our back-off decides.
 
@@ -79,8 +96,8 @@ class Retry:
     name = "retry"
 
 
-Final = Accepted | Gone | Rejected | Expired | Cancelled
-Outcome = Final | Retry
+Final = Accepted | Gone | Rejected | Expired | Cancelled | Skipped
+Outcome = Final | Retry | Held
 
 
 class Attempt(NamedTuple):
@@ -96,7 +113,10 @@ class Attempt(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """The end of one delivery. `attempts` counts POSTs made; `status` is the last HTTP status, if any."""
+    """The end of one delivery. `attempts` counts POSTs made; `status` is the last HTTP status, if any.
+
+    `variant` is the place of the variant it carried in the notification's list.
+    """
 
     device_id: UUID
     user_id: str | None
@@ -107,6 +127,7 @@ class Settled(NamedTuple):
     attempted_at: datetime | None
     duration_ms: int
     settled_at: datetime
+    variant: int | None = None
 
 
 @dataclass(slots=True)
@@ -117,6 +138,8 @@ class Settlement:
     attempts: list[Attempt] = field(default_factory=list)
     later: dict[tuple[datetime, int], list[UUID]] = field(default_factory=dict)
     """(due, POSTs made so far) -> devices."""
+    retries: int = 0
+    """How many of those `later` are there for a fault; the others are held."""
 
     def devices(self) -> int:
         return len(self.settled) + sum(map(len, self.later.values()))

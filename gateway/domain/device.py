@@ -57,12 +57,15 @@ class Registration:
     client: ClientDetails = field(default_factory=ClientDetails)
     attributes: dict[str, Any] | None = None
     topics: tuple[str, ...] | None = None
+    muted: tuple[str, ...] | None = None
     location: Location | None = None
     vapid_public_key: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
+    """`muted`: the categories it opted out of."""
+
     id: UUID
     application_id: UUID
     subscription: Subscription
@@ -72,6 +75,7 @@ class Device:
     client: ClientDetails
     attributes: dict[str, Any]
     topics: tuple[str, ...]
+    muted: tuple[str, ...]
     location: Location | None
     located_at: datetime | None
     created_at: datetime

@@ -10,7 +10,7 @@ import time
 from uuid import UUID
 
 APPLICATION, KEY, DEVICE, NOTIFICATION, DELIVERY = "app", "key", "dev", "ntf", "dlv"
-SEGMENT = "seg"
+SEGMENT, CATEGORY = "seg", "cat"
 
 
 def new_id() -> UUID:

@@ -1,7 +1,7 @@
 """A job: a chunk of one notification in the queue, held by whoever holds its lease."""
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -22,7 +22,7 @@ class Task(StrEnum):
 class Job:
     """`attempt` counts claims and guards the lease; `tries` counts the POSTs its devices have had.
 
-    `day` is where their deliveries are kept; None before planning.
+    `day` is where their deliveries are kept; None before planning. `slot` is the time a throttle gave it.
     """
 
     id: int
@@ -34,3 +34,9 @@ class Job:
     tries: int
     day: date | None
     device_ids: tuple[UUID, ...]
+    slot: datetime | None = None
+
+
+def chunk(rate: float | None) -> int:
+    """Devices in one job: what goes out in about a second, so that a throttled notification flows evenly."""
+    return CHUNK if rate is None else max(1, min(CHUNK, int(rate)))

@@ -5,6 +5,7 @@ the kind again: lane, Urgency, TTL and expiry say all that sending needs.
 """
 
 import hashlib
+import math
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -12,11 +13,17 @@ from enum import IntEnum, StrEnum
 from typing import Any
 from uuid import UUID
 
+from gateway.domain.steering import UNSTEERED, Steering
+
 # FCM holds a message for 28 days, the shortest of the four vendors' limits.
 LONGEST_TTL = timedelta(days=28)
 
 # A TTL of 0 means 'now or never' for the push service, not for our queue: this much is ours.
 SHORTEST_LIFE = timedelta(minutes=1)
+
+
+# The rate is an exponential average over this long: steady enough for an ETA, quick enough for a pause.
+RATE_WINDOW = timedelta(seconds=15)
 
 
 class Kind(StrEnum):
@@ -53,10 +60,11 @@ class Urgency(StrEnum):
 
 
 class Status(StrEnum):
-    """`scheduled` waits for its time or the planner, `sending` has jobs, the others have ended."""
+    """`scheduled` waits for its time or the planner, `sending` has jobs, `paused` may have; the others have ended."""
 
     SCHEDULED = "scheduled"
     SENDING = "sending"
+    PAUSED = "paused"
     DONE = "done"
     CANCELLED = "cancelled"
 
@@ -74,7 +82,11 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """`day` (UTC) is when sending began, None before that; it places the deliveries in the partitioned log."""
+    """`day` (UTC) is when sending began, None before that; it places the deliveries in the partitioned log.
+
+    `winner` is the variant that those outside the sample get, once it is decided; `auto_paused` says why the
+    gateway paused it by itself, which it does once.
+    """
 
     id: UUID
     application_id: UUID
@@ -89,6 +101,9 @@ class Notification:
     start_at: datetime
     created_at: datetime
     finished_at: datetime | None = None
+    steering: Steering = UNSTEERED
+    winner: int | None = None
+    auto_paused: str | None = None
 
     @property
     def tag(self) -> str:
@@ -116,11 +131,31 @@ class Progress:
     rejected: int = 0
     expired: int = 0
     cancelled: int = 0
+    skipped: int = 0
     retries: int = 0
     displayed: int = 0
     clicked: int = 0
     dismissed: int = 0
+    rate: float = 0.0
+    """Deliveries per second as of `rated_at`, over about RATE_WINDOW; `began_at` is when the first ended."""
+    rated_at: datetime | None = None
+    began_at: datetime | None = None
+
+    @property
+    def failed(self) -> int:
+        """What has ended otherwise than accepted, and not by anyone's wish."""
+        return self.gone + self.rejected + self.expired
 
     @property
     def pending(self) -> int:
-        return self.targets - self.accepted - self.gone - self.rejected - self.expired - self.cancelled
+        return self.targets - self.accepted - self.failed - self.cancelled - self.skipped
+
+    def per_second(self, now: datetime) -> float:
+        """How fast deliveries have been ending lately."""
+        if self.rated_at is None or self.began_at is None:
+            return 0.0
+        window = RATE_WINDOW.total_seconds()
+        faded = self.rate * math.exp(-max(0.0, (now - self.rated_at).total_seconds()) / window)
+        # At the beginning the average has seen only a part of its window.
+        seen = 1 - math.exp(-max(1.0, (now - self.began_at).total_seconds()) / window)
+        return faded / seen

@@ -9,7 +9,7 @@ the unsettled moment itself.
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from sqlalchemy import Row, Select, delete, func, insert, literal, select, text,
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.domain.delivery import Settlement
-from gateway.domain.job import CHUNK, Job, Task
+from gateway.domain.job import Job, Task
 from gateway.domain.notification import Lane, Notification
 from gateway.queue.protocol import LeaseLost
 from gateway.records import deliveries, signals
@@ -31,10 +31,14 @@ CLAIM = text("""
         SELECT id FROM jobs WHERE lane = :lane AND run_at <= now()
         ORDER BY run_at, id LIMIT :limit FOR UPDATE SKIP LOCKED
     )
-    UPDATE jobs SET run_at = now() + :lease, attempt = attempt + 1
+    UPDATE jobs SET run_at = now() + :lease, attempt = attempt + 1, parked = false
     FROM due WHERE jobs.id = due.id
     RETURNING jobs.*
 """)
+
+
+# Nobody holds it: never claimed, or put back until its slot.
+_WAITS = (jobs.c.attempt == 0) | (jobs.c.run_at == jobs.c.slot)
 
 
 class PostgresQueue:
@@ -115,8 +119,7 @@ class PostgresQueue:
 
     async def release(self, job: Job) -> None:
         async with self._engine.begin() as conn:
-            await conn.execute(update(jobs).where(*_held(job)).values(run_at=func.now()))
-            await signals.send(conn, signals.JOBS)
+            await put_back(conn, job)
 
 
 async def enqueue_plan(conn: AsyncConnection, notification: Notification) -> None:
@@ -133,24 +136,25 @@ async def enqueue_plan(conn: AsyncConnection, notification: Notification) -> Non
     await signals.send(conn, signals.JOBS)
 
 
-async def cut(conn: AsyncConnection, plan: Job, day: date, audience: Select[tuple[UUID]]) -> int:
-    """Replace a plan job by send jobs of up to CHUNK devices, in one INSERT ... SELECT; answers the device count.
+async def cut(conn: AsyncConnection, plan: Job, day: date, audience: Select[tuple[UUID, datetime]], size: int) -> int:
+    """Replace a plan job by send jobs of up to `size` devices, in one INSERT ... SELECT; answers the device count.
 
-    Raises LeaseLost when another worker has planned it since.
+    `audience` is (id, due): devices that are due at the same time share jobs. Raises LeaseLost when another worker
+    has planned it since.
     """
     await drop(conn, plan)
-    ids = audience.subquery("audience")
-    numbered = select(ids.c.id, ((func.row_number().over(order_by=ids.c.id) - 1) // CHUNK).label("chunk")).subquery(
-        "numbered"
-    )
+    who = audience.subquery("audience")
+    place = func.row_number().over(partition_by=who.c.due, order_by=who.c.id) - 1
+    numbered = select(who.c.id, who.c.due, (place // size).label("chunk")).subquery("numbered")
     chunks = select(
         literal(plan.application_id).label("application_id"),
         literal(plan.notification_id).label("notification_id"),
         literal(int(plan.lane)).label("lane"),
         literal(day).label("day"),
+        numbered.c.due.label("run_at"),
         func.array_agg(numbered.c.id).label("device_ids"),
-    ).group_by(numbered.c.chunk)
-    columns = ["application_id", "notification_id", "lane", "day", "device_ids"]
+    ).group_by(numbered.c.due, numbered.c.chunk)
+    columns = ["application_id", "notification_id", "lane", "day", "run_at", "device_ids"]
     written = insert(jobs).from_select(columns, chunks).returning(func.cardinality(jobs.c.device_ids))
     sizes = (await conn.execute(written)).scalars().all()
     await signals.send(conn, signals.JOBS)
@@ -165,12 +169,43 @@ async def drop(conn: AsyncConnection, job: Job) -> None:
 async def withdraw(conn: AsyncConnection, notification_id: UUID) -> None:
     """Make a stopped notification's waiting jobs due at once, so that workers account for their devices.
 
-    A plan job that nobody has begun is removed. Leased jobs (`attempt` above 0) are left to their workers.
+    A plan job that nobody has begun is removed. Leased jobs are left to their workers.
     """
-    waiting = (jobs.c.notification_id == notification_id, jobs.c.attempt == 0)
+    waiting = (jobs.c.notification_id == notification_id, _WAITS | jobs.c.parked)
     await conn.execute(delete(jobs).where(*waiting, jobs.c.task == Task.PLAN))
-    await conn.execute(update(jobs).where(*waiting).values(run_at=func.now()))
+    await conn.execute(update(jobs).where(*waiting).values(run_at=func.now(), parked=False))
     await signals.send(conn, signals.JOBS)
+
+
+async def put_back(conn: AsyncConnection, job: Job) -> None:
+    """Make a claimed job due at once. Nothing happens when the lease was lost."""
+    await conn.execute(update(jobs).where(*_held(job)).values(run_at=func.now()))
+    await signals.send(conn, signals.JOBS)
+
+
+async def park(conn: AsyncConnection, job: Job, until: datetime) -> None:
+    """Put a paused notification's job away until it goes on; `until` at the latest. Nothing when the lease was lost."""
+    await conn.execute(update(jobs).where(*_held(job)).values(run_at=until, parked=True, slot=None))
+
+
+async def unpark(conn: AsyncConnection, notification_id: UUID) -> None:
+    """A paused notification goes on."""
+    parked = (jobs.c.notification_id == notification_id, jobs.c.parked)
+    await conn.execute(update(jobs).where(*parked).values(run_at=func.now(), parked=False))
+    await signals.send(conn, signals.JOBS)
+
+
+async def postpone(conn: AsyncConnection, job: Job, slot: datetime) -> None:
+    """Put a throttled notification's job back until its slot. Nothing happens when the lease was lost."""
+    await conn.execute(update(jobs).where(*_held(job)).values(run_at=slot, slot=slot))
+    await signals.send(conn, signals.JOBS)
+
+
+async def last_due(conn: AsyncConnection, notification_id: UUID) -> datetime | None:
+    """When the last job that waits for its time comes due; None when none does."""
+    waiting = (jobs.c.notification_id == notification_id, _WAITS, jobs.c.run_at > func.now())
+    due: datetime | None = (await conn.execute(select(func.max(jobs.c.run_at)).where(*waiting))).scalar()
+    return due
 
 
 async def depth(conn: AsyncConnection) -> list[tuple[Lane, int, float]]:
@@ -214,4 +249,5 @@ def _job(row: Row[Any]) -> Job:
         tries=row.tries,
         day=row.day,
         device_ids=tuple(row.device_ids),
+        slot=row.slot,
     )

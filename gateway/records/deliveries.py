@@ -1,6 +1,7 @@
 """Write the log: one appended row per delivery, by COPY, with the counters in the same transaction."""
 
 from collections import Counter
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import case, func, update
@@ -9,10 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.domain.delivery import Accepted, Gone, OutcomeName, Rejected, Settlement
 from gateway.domain.device import DeviceStatus
 from gateway.domain.job import Job
-from gateway.domain.notification import Status
+from gateway.domain.notification import RATE_WINDOW, Status
 from gateway.records import signals
 from gateway.records.database import copy
-from gateway.records.schema import applications, devices, notifications, progress
+from gateway.records.schema import applications, devices, notifications, progress, variants
+
+# A rate this many windows old is none (and exp() of more would only underflow).
+FORGOTTEN = 50.0
+VARIANT_OUTCOMES = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED, OutcomeName.EXPIRED)
 
 DELIVERY_COLUMNS = (
     "day",
@@ -31,6 +36,7 @@ DELIVERY_COLUMNS = (
     "settled_at",
     "message",
     "granted_ttl",
+    "variant",
 )
 ATTEMPT_COLUMNS = (
     "day",
@@ -54,7 +60,8 @@ async def record(conn: AsyncConnection, job: Job, settlement: Settlement) -> Non
     await _mark(conn, settlement)
     if settlement.settled:
         await _append(conn, job, settlement)
-    await _count(conn, job.notification_id, counts, sum(map(len, settlement.later.values())))
+    await _count(conn, job.notification_id, counts, settlement.retries)
+    await _count_variants(conn, job.notification_id, settlement)
 
 
 async def _append(conn: AsyncConnection, job: Job, settlement: Settlement) -> None:
@@ -90,6 +97,7 @@ async def _append(conn: AsyncConnection, job: Job, settlement: Settlement) -> No
                 done.settled_at,
                 message,
                 granted,
+                done.variant,
             )
         )
     await copy(conn, "deliveries", DELIVERY_COLUMNS, rows)
@@ -113,7 +121,16 @@ async def _mark(conn: AsyncConnection, settlement: Settlement) -> None:
 
 
 async def _count(conn: AsyncConnection, notification_id: UUID, counts: Counter[OutcomeName], retries: int) -> None:
-    added = {name.value: progress.c[name.value] + count for name, count in counts.items()}
+    added: dict[str, Any] = {name.value: progress.c[name.value] + count for name, count in counts.items()}
+    if counts:
+        window = RATE_WINDOW.total_seconds()
+        since = func.extract("epoch", func.now() - func.coalesce(progress.c.rated_at, func.now()))
+        faded = progress.c.rate * func.exp(-func.least(since / window, FORGOTTEN))
+        added |= {
+            "rate": faded + counts.total() / window,
+            "rated_at": func.now(),
+            "began_at": func.coalesce(progress.c.began_at, func.now()),
+        }
     counted = (
         update(progress)
         .where(progress.c.notification_id == notification_id)
@@ -127,3 +144,14 @@ async def _count(conn: AsyncConnection, notification_id: UUID, counts: Counter[O
             .where(notifications.c.id == notification_id)
             .values(status=ended, finished_at=func.now())
         )
+
+
+async def _count_variants(conn: AsyncConnection, notification_id: UUID, settlement: Settlement) -> None:
+    counts: dict[int, Counter[str]] = {}
+    for done in settlement.settled:
+        if done.variant is not None and done.outcome.name in VARIANT_OUTCOMES:
+            counts.setdefault(done.variant, Counter())[done.outcome.name.value] += 1
+    for number in sorted(counts):
+        added = {name: variants.c[name] + count for name, count in counts[number].items()}
+        this = (variants.c.notification_id == notification_id, variants.c.number == number)
+        await conn.execute(update(variants).where(*this).values(**added))

@@ -14,7 +14,7 @@ from sqlalchemy.types import Text
 
 from gateway.domain.device import ClientDetails, Device, DeviceStatus, Location, Registration, Subscription
 from gateway.domain.ids import new_id
-from gateway.records.schema import deliveries, devices
+from gateway.records.schema import contacts, deliveries, devices
 
 _CLIENT = tuple(field.name for field in fields(ClientDetails))
 
@@ -43,11 +43,11 @@ async def register(
     if len(registrations) > 1:
         # Two batches that share devices in another order would wait for each other in a circle.
         await conn.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(str(application_id), 0))))
-    # Attributes and topics are never NULL in the table, so that a statement must know which of them were said.
+    # Attributes, topics and muted are never NULL in the table, so that a statement must know which of them were said.
     alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for registration in registrations:
         row = _row(application_id, *registration)
-        alike.setdefault(tuple(name for name in ("attributes", "topics") if name in row), []).append(row)
+        alike.setdefault(tuple(name for name in ("attributes", "topics", "muted") if name in row), []).append(row)
     found: dict[bytes, Registered] = {}
     for said, rows in alike.items():
         for id_, digest, created in await conn.execute(_upsert(rows, said)):
@@ -156,6 +156,9 @@ async def forget_user(conn: AsyncConnection, application_id: UUID, user_id: str)
     removed = (await conn.execute(theirs)).rowcount
     named = (deliveries.c.application_id == application_id, deliveries.c.user_id == user_id)
     await conn.execute(update(deliveries).where(*named).values(user_id=None))
+    await conn.execute(
+        delete(contacts).where(contacts.c.application_id == application_id, contacts.c.person == user_id)
+    )
     return removed
 
 
@@ -178,6 +181,7 @@ def _row(application_id: UUID, registration: Registration, host: str, vapid_key_
         **{name: getattr(client, name) for name in _CLIENT},
         **({} if registration.attributes is None else {"attributes": registration.attributes}),
         **({} if registration.topics is None else {"topics": list(registration.topics)}),
+        **({} if registration.muted is None else {"muted": list(registration.muted)}),
         **_location(registration.location),
     }
 
@@ -203,6 +207,7 @@ def _device(row: Row[Any]) -> Device:
         client=ClientDetails(**{name: getattr(row, name) for name in _CLIENT}),
         attributes=row.attributes,
         topics=tuple(row.topics),
+        muted=tuple(row.muted),
         location=located,
         located_at=row.located_at,
         created_at=row.created_at,

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.notification import LONGEST_TTL
-from gateway.records.schema import applications, attempts, deliveries, notifications, progress, receipts
+from gateway.records.schema import applications, attempts, deliveries, notifications, progress, receipts, variants
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ async def last_position(conn: AsyncConnection, application_id: UUID) -> int:
 
 
 async def add_receipt(
-    conn: AsyncConnection, notification_id: UUID, device_id: UUID, event: str, action: str | None
+    conn: AsyncConnection, notification_id: UUID, device_id: UUID, variant: int | None, event: str, action: str | None
 ) -> bool:
     """Note what the browser told us; False when it was known already."""
     noted = postgresql.insert(receipts).from_select(
@@ -104,6 +104,9 @@ async def add_receipt(
         return False
     counted = update(progress).where(progress.c.notification_id == notification_id)
     await conn.execute(counted.values({event: progress.c[event] + 1}))
+    if variant is not None:
+        this = (variants.c.notification_id == notification_id, variants.c.number == variant)
+        await conn.execute(update(variants).where(*this).values({event: variants.c[event] + 1}))
     return True
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +10,8 @@ from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.notification import Delivery, Kind, Lane, Notification, Progress, Status, Urgency
-from gateway.records.schema import notifications, progress
+from gateway.domain.steering import Steering
+from gateway.records.schema import notifications, progress, variants
 
 _PROGRESS = [progress.c[field.name] for field in fields(Progress)]
 
@@ -27,6 +28,7 @@ async def add(conn: AsyncConnection, notification: Notification) -> None:
             content=notification.content,
             audience=notification.audience,
             details=notification.details,
+            steering=notification.steering.to_json(),
             lane=delivery.lane,
             urgency=delivery.urgency,
             ttl_s=int(delivery.ttl.total_seconds()),
@@ -37,6 +39,9 @@ async def add(conn: AsyncConnection, notification: Notification) -> None:
         )
     )
     await conn.execute(insert(progress).values(notification_id=notification.id))
+    if numbers := range(len(notification.steering.variants)):
+        rows = [{"notification_id": notification.id, "number": number} for number in numbers]
+        await conn.execute(insert(variants), rows)
 
 
 async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> tuple[Notification, Progress] | None:
@@ -76,18 +81,55 @@ async def load(conn: AsyncConnection, ids: Sequence[UUID], *, lock: bool = False
     return [_notification(row) for row in rows]
 
 
-async def start(conn: AsyncConnection, id_: UUID, day: date, targets: int) -> None:
+async def start(conn: AsyncConnection, id_: UUID, day: date, targets: int, per_second: float | None = None) -> None:
     """Sending begins; a notification that reaches nobody is done at once."""
-    await conn.execute(update(progress).where(progress.c.notification_id == id_).values(targets=targets))
+    counts = {"targets": targets, "per_second": per_second}
+    await conn.execute(update(progress).where(progress.c.notification_id == id_).values(**counts))
     ended = {"status": Status.DONE, "finished_at": func.now()} if targets == 0 else {"status": Status.SENDING}
     await conn.execute(update(notifications).where(notifications.c.id == id_).values(day=day, **ended))
 
 
-async def cancel(conn: AsyncConnection, id_: UUID, *, finished: bool) -> None:
-    values: dict[str, Any] = {"status": Status.CANCELLED}
+async def steer(
+    conn: AsyncConnection, id_: UUID, status: Status, *, finished: bool = False, auto_paused: str | None = None
+) -> None:
+    """Give it another status; `auto_paused` is why the gateway does so by itself."""
+    values: dict[str, Any] = {"status": status}
     if finished:
         values["finished_at"] = func.now()
+    if auto_paused is not None:
+        values["auto_paused"] = auto_paused
     await conn.execute(update(notifications).where(notifications.c.id == id_).values(**values))
+
+
+async def take_slot(conn: AsyncConnection, id_: UUID, messages: int) -> datetime:
+    """When the throttle lets so many messages go; those after them wait until these have had their time."""
+    taken = func.greatest(progress.c.free_at, func.now())
+    length = func.make_interval(0, 0, 0, 0, 0, 0, messages / progress.c.per_second)
+    statement = update(progress).where(progress.c.notification_id == id_).values(free_at=taken + length)
+    slot: datetime = (await conn.execute(statement.returning(progress.c.free_at - length))).scalar_one()
+    return slot
+
+
+async def variant_counts(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, list[Row[Any]]]:
+    """The counts of each notification's variants, in their order."""
+    query = select(variants).where(variants.c.notification_id.in_(ids)).order_by(variants.c.number)
+    found: dict[UUID, list[Row[Any]]] = {}
+    for row in await conn.execute(query):
+        found.setdefault(row.notification_id, []).append(row)
+    return found
+
+
+async def decide_winner(conn: AsyncConnection, id_: UUID) -> int:
+    """The variant with the largest share of clicks among the accepted; decided once, by whoever asks first."""
+    held = select(notifications.c.winner).where(notifications.c.id == id_).with_for_update()
+    if (winner := (await conn.execute(held)).scalar_one()) is not None:
+        return int(winner)
+    clicks = variants.c.clicked * 1.0 / func.greatest(variants.c.accepted, 1)
+    best = select(variants.c.number).where(variants.c.notification_id == id_)
+    best = best.order_by(clicks.desc(), variants.c.number).limit(1)
+    number: int = (await conn.execute(best)).scalar_one()
+    await conn.execute(update(notifications).where(notifications.c.id == id_).values(winner=number))
+    return number
 
 
 def _notification(row: Row[Any]) -> Notification:
@@ -111,6 +153,9 @@ def _notification(row: Row[Any]) -> Notification:
         start_at=row.start_at,
         created_at=row.created_at,
         finished_at=row.finished_at,
+        steering=Steering.from_json(row.steering),
+        winner=row.winner,
+        auto_paused=row.auto_paused,
     )
 
 

@@ -7,6 +7,7 @@ device' a constraint and not a hope.
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Date,
@@ -120,6 +121,7 @@ devices = Table(
     Column("app_version", Text),
     Column("attributes", JSONB, nullable=False, server_default=text("'{}'")),
     Column("topics", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("muted", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # categories it opted out of
     Column("location", Point),
     Column("accuracy_m", Float),
     _moment("located_at", nullable=True),
@@ -150,6 +152,35 @@ segments = Table(
     UniqueConstraint("application_id", "name"),
 )
 
+# What kind of message a notification is to those who get it: what they may opt out of, and how often is too often.
+categories = Table(
+    "categories",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    _application(),
+    Column("name", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("description", Text),
+    Column("cap_most", Integer),
+    Column("cap_window_s", Integer),
+    Column("quiet_hours", JSONB),
+    _moment("created_at", now=True),
+    _moment("updated_at", now=True),
+    UniqueConstraint("application_id", "name"),
+)
+
+# Who was sent what of a capped category and when: a user, or a device that has no user.
+contacts = Table(
+    "contacts",
+    metadata,
+    _application(primary_key=True),
+    Column("category", Text, primary_key=True),
+    Column("person", Text, primary_key=True),
+    Column("notification_id", UUID, primary_key=True),
+    _moment("at", now=True),
+    Index(None, "at"),
+)
+
 notifications = Table(
     "notifications",
     metadata,
@@ -162,6 +193,9 @@ notifications = Table(
     Column("content", JSONB, nullable=False),
     Column("audience", JSONB, nullable=False),
     Column("details", JSONB, nullable=False, server_default=text("'{}'")),  # what only its front door knows
+    Column("steering", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("winner", SmallInteger),  # the variant that the rest of the audience gets, once it is decided
+    Column("auto_paused", Text),  # why the gateway paused it by itself; it does so once
     Column("lane", SmallInteger, nullable=False),
     Column("urgency", Text, nullable=False),
     Column("ttl_s", Integer, nullable=False),
@@ -170,7 +204,7 @@ notifications = Table(
     _moment("start_at"),
     _moment("created_at", now=True),
     _moment("finished_at", nullable=True),
-    CheckConstraint("status IN ('scheduled', 'sending', 'done', 'cancelled')", name="status"),
+    CheckConstraint("status IN ('scheduled', 'sending', 'done', 'cancelled', 'paused')", name="status"),
     Index(None, "application_id", "id"),
 )
 
@@ -181,11 +215,29 @@ progress = Table(
     Column("notification_id", UUID, ForeignKey("notifications.id", ondelete="CASCADE"), primary_key=True),
     *(
         Column(name, Integer, nullable=False, server_default=text("0"))
-        for name in ("targets", "accepted", "gone", "rejected", "expired", "cancelled", "retries")
+        for name in ("targets", "accepted", "gone", "rejected", "expired", "cancelled", "skipped", "retries")
     ),
     *(
         Column(name, Integer, nullable=False, server_default=text("0"))
         for name in ("displayed", "clicked", "dismissed")
+    ),
+    Column("per_second", Float),  # the throttle, once it is known how many there are
+    _moment("free_at", nullable=True),  # when the throttle lets the next message go
+    Column("rate", Float, nullable=False, server_default=text("0")),  # deliveries per second lately, as of rated_at
+    _moment("rated_at", nullable=True),
+    _moment("began_at", nullable=True),  # the first delivery's end
+    postgresql_with={"fillfactor": "50"},
+)
+
+# What each variant came to, by its place in the notification's list.
+variants = Table(
+    "variants",
+    metadata,
+    Column("notification_id", UUID, ForeignKey("notifications.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", SmallInteger, primary_key=True),
+    *(
+        Column(name, Integer, nullable=False, server_default=text("0"))
+        for name in ("accepted", "gone", "rejected", "expired", "displayed", "clicked", "dismissed")
     ),
     postgresql_with={"fillfactor": "50"},
 )
@@ -201,6 +253,8 @@ jobs = Table(
     _moment("run_at", now=True),
     Column("attempt", Integer, nullable=False, server_default=text("0")),
     Column("tries", SmallInteger, nullable=False, server_default=text("0")),
+    Column("parked", Boolean, nullable=False, server_default=text("false")),  # its notification is paused
+    _moment("slot", nullable=True),  # the throttle lets it go at this time, and not much later
     Column("day", Date),  # the notification's, once planned
     Column("device_ids", ARRAY(UUID), nullable=False, server_default=text("'{}'")),
     CheckConstraint("task IN ('plan', 'send')", name="task"),
@@ -227,6 +281,7 @@ deliveries = Table(
     _moment("settled_at"),
     Column("message", Text),  # the push service's Location
     Column("granted_ttl", Integer),
+    Column("variant", SmallInteger),
     Index(None, "application_id", "position"),
     Index(None, "device_id"),
     Index("deliveries_user_id_idx", "application_id", "user_id", postgresql_where=text("user_id IS NOT NULL")),

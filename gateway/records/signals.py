@@ -21,7 +21,7 @@ JOBS = "gateway_jobs"
 LOG = "gateway_log"
 """Payload: the application whose log has grown."""
 CONTROL = "gateway_control"
-"""Payload: the notification that was told to stop."""
+"""Payload: a notification's id and its new status, with a space between."""
 
 RECONNECT_S = 1.0
 

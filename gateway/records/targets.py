@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import any_, cast, select
+from sqlalchemy import BigInteger, ColumnElement, Integer, Text, any_, cast, func, literal, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.domain.steering import BUCKETS
 from gateway.records.schema import applications, devices, vapid_keys
+
+MASK = 2**62 - 1
 
 
 class Target(NamedTuple):
@@ -20,6 +23,16 @@ class Target(NamedTuple):
     vapid_key_id: UUID
     status: str
     user_id: str | None
+    timezone: str | None = None
+    locale: str | None = None
+    muted: Sequence[str] = ()
+    bucket: int = 0
+    """One of BUCKETS: which share of this notification's audience the person is in."""
+
+    @property
+    def person(self) -> str:
+        """Who is behind it: the user, or nobody but the device itself."""
+        return self.user_id or str(self.device_id)
 
 
 class SigningKey(NamedTuple):
@@ -30,12 +43,33 @@ class SigningKey(NamedTuple):
     subject: str
 
 
-async def load_targets(conn: AsyncConnection, device_ids: Sequence[UUID]) -> list[Target]:
+async def load_targets(conn: AsyncConnection, notification_id: UUID, device_ids: Sequence[UUID]) -> list[Target]:
     """The devices that still exist, in no particular order."""
     d = devices.c
-    query = select(d.id, d.endpoint, d.host, d.p256dh, d.auth, d.vapid_key_id, d.status, d.user_id)
+    query = select(
+        d.id,
+        d.endpoint,
+        d.host,
+        d.p256dh,
+        d.auth,
+        d.vapid_key_id,
+        d.status,
+        d.user_id,
+        d.timezone,
+        d.locale,
+        d.muted,
+        bucket(notification_id),
+    )
     rows = await conn.execute(query.where(d.id == any_(cast(list(device_ids), postgresql.ARRAY(postgresql.UUID)))))
     return [Target(*row) for row in rows]
+
+
+def bucket(notification_id: UUID) -> ColumnElement[int]:
+    """The same for all devices of a user, and another for every notification."""
+    seed = int.from_bytes(notification_id.bytes[8:], "big", signed=True)
+    person = func.coalesce(devices.c.user_id, cast(devices.c.id, Text))
+    hashed = func.hashtextextended(person, cast(literal(seed), BigInteger)).op("&")(cast(literal(MASK), BigInteger))
+    return cast(hashed % BUCKETS, Integer)
 
 
 async def load_signing_keys(conn: AsyncConnection, ids: Sequence[UUID]) -> list[SigningKey]:

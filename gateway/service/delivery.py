@@ -18,6 +18,7 @@ from gateway.domain.device import DeviceStatus, Subscription
 from gateway.domain.errors import EndpointNotAllowed, PayloadTooLarge
 from gateway.domain.notification import Notification, Status, Urgency, push_topic
 from gateway.domain.retry import next_try
+from gateway.domain.steering import sample_buckets
 from gateway.push.answers import classify
 from gateway.push.client import PushClient
 from gateway.push.encryption import encrypt
@@ -46,6 +47,7 @@ class Sent(NamedTuple):
     duration_ms: int = 0
     posted: bool = False
     retry_at: datetime | None = None
+    variant: int | None = None
 
 
 @dataclass(slots=True)
@@ -58,16 +60,28 @@ class _Trust:
 
 
 class Post:
-    """A notification ready to be sent to any number of devices."""
+    """A notification ready to be sent to any number of devices. `status` is what was last heard of it."""
 
     def __init__(self, context: Context, notification: Notification) -> None:
         self.notification = notification
+        self.status = notification.status
+        self.winner = notification.winner
         self.message = Message(context, notification)
         self.topic = push_topic(notification.application_id, notification.tag)
         self.ttl = int(notification.delivery.ttl.total_seconds())
         self.urgency: Urgency = notification.delivery.urgency
         self.expires = notification.delivery.expires_at.timestamp()
-        self.cancelled = notification.status is Status.CANCELLED
+
+    def needs_winner(self, targets: Sequence[Target]) -> bool:
+        """Whether some of them are outside the sample and the winner is not decided yet."""
+        winner = self.notification.steering.winner
+        if winner is None or self.winner is not None:
+            return False
+        return any(target.bucket >= sample_buckets(winner.sample) for target in targets)
+
+    def variant_of(self, target: Target) -> int | None:
+        steering = self.notification.steering
+        return steering.variant_of(target.bucket, self.winner) if steering.variants else None
 
 
 class Courier:
@@ -98,13 +112,15 @@ class Courier:
             pause = timedelta(seconds=trust.closed_until - now)
             held = Retry("the push service refuses our key; sending to it is paused", pause)
             return self._retry(post, held, tries, Sent(held))
+        variant = post.variant_of(target)
         try:
             self._policy.check_origin(origin)
             body = encrypt(
-                post.message.for_device(target.device_id), Subscription(target.endpoint, target.p256dh, target.auth)
+                post.message.for_device(target.device_id, variant),
+                Subscription(target.endpoint, target.p256dh, target.auth),
             )
         except (EndpointNotAllowed, PayloadTooLarge) as refusal:
-            return Sent(Rejected(refusal.detail))
+            return Sent(Rejected(refusal.detail), variant=variant)
         key, subject = self._keys[target.vapid_key_id]
         answer = await self._client.post(
             target.endpoint,
@@ -116,7 +132,7 @@ class Courier:
         )
         at = datetime.fromtimestamp(now, UTC)
         outcome = _judge(trust, classify(answer, at), tries + 1, now)
-        sent = Sent(outcome, answer.status, at, answer.duration_ms, posted=True)
+        sent = Sent(outcome, answer.status, at, answer.duration_ms, posted=True, variant=variant)
         if isinstance(outcome, Retry):
             return self._retry(post, outcome, tries + 1, sent)
         return sent
@@ -133,7 +149,7 @@ class Courier:
 
 def _ended(post: Post, target: Target, now: float) -> Final | None:
     """What is settled without asking the push service."""
-    if post.cancelled:
+    if post.status is Status.CANCELLED:
         return Cancelled("the notification was cancelled")
     if now >= post.expires:
         return Expired("the notification's time ran out before it was sent")

@@ -1,20 +1,28 @@
 """Plan a notification: resolve its audience once, and cut it into send jobs.
 
 One transaction does it all, so a planner that dies leaves the plan job as it was, and the next one starts over.
+Every device has a time when it is due: now, when its own clock shows the time asked for, or when the winning
+variant is known. Devices that are due together share jobs; a job is a row that comes due.
 """
 
 from datetime import UTC, datetime
+from uuid import UUID
 
 import structlog
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import ColumnElement, Select, any_, case, func, literal, not_, select
+from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.types import Text
 
-from gateway.domain.job import Job
-from gateway.domain.notification import Status
+from gateway.domain.job import Job, chunk
+from gateway.domain.notification import Notification, Status
+from gateway.domain.schedule import instant, zone_of
+from gateway.domain.steering import sample_buckets
 from gateway.queue import postgres as queue
 from gateway.records import notifications
 from gateway.records.audiences import reachable
 from gateway.records.schema import devices
+from gateway.records.targets import bucket
 from gateway.service import segments
 
 log = structlog.get_logger(__name__)
@@ -24,13 +32,56 @@ async def plan(engine: AsyncEngine, job: Job) -> int:
     """Turn a plan job into send jobs; answers how many devices they hold. Raises LeaseLost."""
     async with engine.begin() as conn:
         [notification] = await notifications.load(conn, [job.notification_id], lock=True)
-        if notification.status is not Status.SCHEDULED:  # cancelled while the job was on its way
+        now = datetime.now(UTC)
+        if notification.status is Status.PAUSED and now < notification.delivery.expires_at:
+            await queue.park(conn, job, notification.delivery.expires_at)
+            return 0
+        if notification.status not in (Status.SCHEDULED, Status.PAUSED):  # cancelled while the job was on its way
             await queue.drop(conn, job)
             return 0
-        today = datetime.now(UTC).date()
-        who = await segments.read(conn, notification.application_id, notification.audience)
-        audience = select(devices.c.id).where(reachable(notification.application_id, who))
-        targets = await queue.cut(conn, job, today, audience)
-        await notifications.start(conn, notification.id, today, targets)
+        who = await _audience(conn, notification)
+        rate = await _rate(conn, notification, who)
+        targets = await queue.cut(conn, job, now.date(), await _due(conn, notification, who, now), chunk(rate))
+        await notifications.start(conn, notification.id, now.date(), targets, rate)
     log.info("notification.planned", notification_id=str(notification.id), targets=targets)
     return targets
+
+
+async def _audience(conn: AsyncConnection, notification: Notification) -> ColumnElement[bool]:
+    who = reachable(
+        notification.application_id, await segments.read(conn, notification.application_id, notification.audience)
+    )
+    category = notification.steering.category
+    return who if category is None else who & not_(literal(category) == any_(devices.c.muted))
+
+
+async def _rate(conn: AsyncConnection, notification: Notification, who: ColumnElement[bool]) -> float | None:
+    """Messages per second that the throttle allows; None without one."""
+    throttle = notification.steering.throttle
+    if throttle is None:
+        return None
+    count = select(func.count()).select_from(devices).where(who)
+    return throttle.rate((await conn.execute(count)).scalar_one())
+
+
+async def _due(
+    conn: AsyncConnection, notification: Notification, who: ColumnElement[bool], now: datetime
+) -> Select[tuple[UUID, datetime]]:
+    """(id, due) of every device in the audience."""
+    steering = notification.steering
+    due: ColumnElement[datetime] = literal(now, TIMESTAMP(timezone=True))
+    source: Select[tuple[UUID, datetime]] = select(devices.c.id)
+    if steering.local_at is not None:
+        # Python knows the zones, also those that the database's system does not; Postgres joins them to the devices.
+        zones = (await conn.execute(select(devices.c.timezone).where(who).distinct())).scalars().all()
+        moments = [max(now, instant(steering.local_at, zone_of(name))) for name in zones]
+        local = func.unnest(
+            literal(["" if name is None else name for name in zones], ARRAY(Text)),
+            literal(moments, ARRAY(TIMESTAMP(timezone=True))),
+        ).table_valued("zone", "due", name="local")
+        source = source.join(local, func.coalesce(devices.c.timezone, "") == local.c.zone)
+        due = local.c.due
+    if steering.winner is not None:
+        sampled = bucket(notification.id) < sample_buckets(steering.winner.sample)
+        due = case((sampled, due), else_=due + steering.winner.after)
+    return source.add_columns(due.label("due")).where(who)

@@ -1,27 +1,38 @@
 """What callers are shown of notifications and deliveries, in API.md's words."""
 
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import Row, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.errors import NotFound
-from gateway.domain.notification import Notification, Progress
+from gateway.domain.notification import Kind, Notification, Progress, Status
+from gateway.domain.schedule import DEVICE
 from gateway.push.endpoints import vendor
-from gateway.records import log
+from gateway.queue import postgres as queue
+from gateway.records import log, notifications
 from gateway.records.audiences import reachable
 from gateway.records.schema import devices
-from gateway.service import segments
+from gateway.service import control, segments
 
 SAMPLE = 10
+VARIANT_COUNTS = ("accepted", "gone", "rejected", "expired", "displayed", "clicked", "dismissed")
+# Slower than one delivery in this time is standing still.
+MEASURABLE_S = 300
+FARTHEST = timedelta(days=366)
 
 
-def notification(shown: Notification, progress: Progress) -> dict[str, Any]:
-    delivery = shown.delivery
+def notification(
+    shown: Notification, progress: Progress, variants: Sequence[Row[Any]] = (), last_due: datetime | None = None
+) -> dict[str, Any]:
+    """`variants` are their counts, `last_due` is when the last of it that waits comes due."""
+    delivery, steering, now = shown.delivery, shown.steering, datetime.now(UTC)
+    said = steering.to_json()
     return {
         "id": ids.show(ids.NOTIFICATION, shown.id),
         "kind": shown.kind,
@@ -37,6 +48,26 @@ def notification(shown: Notification, progress: Progress) -> dict[str, Any]:
             "collapse_key": delivery.collapse_key,
         },
         "details": shown.details,
+        "schedule": None if steering.local_at is None else {"at": steering.local_at.isoformat(), "timezone": DEVICE},
+        "category": steering.category,
+        "throttle": said.get("throttle"),
+        "quiet_hours": said.get("quiet_hours"),
+        "cap": said.get("cap"),
+        "winner": said.get("winner"),
+        "pause_when": None
+        if steering.pause_when is None
+        else {"failure_share": steering.pause_when.share, "after": steering.pause_when.after},
+        "variants": [
+            {
+                "name": variant.name,
+                "weight": variant.weight,
+                "content": variant.content,
+                "won": shown.winner == number,
+                **{name: getattr(variants[number], name) if variants else 0 for name in VARIANT_COUNTS},
+            }
+            for number, variant in enumerate(steering.variants)
+        ],
+        "auto_paused": shown.auto_paused,
         "created_at": shown.created_at,
         "start_at": shown.start_at,
         "finished_at": shown.finished_at,
@@ -48,8 +79,31 @@ def notification(shown: Notification, progress: Progress) -> dict[str, Any]:
             "displayed": progress.displayed,
             "clicked": progress.clicked,
             "dismissed": progress.dismissed,
+            "per_second": round(progress.per_second(now), 2) if shown.status is Status.SENDING else 0.0,
+            "eta": _eta(shown, progress, last_due, now),
         },
     }
+
+
+async def one_notification(
+    conn: AsyncConnection, application_id: UUID, id_: UUID, kind: Kind | None = None
+) -> dict[str, Any]:
+    """A notification with all that is known of how it goes. Raises NotFound, also for one of another kind."""
+    found, progress = await control.show(conn, application_id, id_, kind)
+    counts = await notifications.variant_counts(conn, [id_])
+    waiting = await queue.last_due(conn, id_) if found.status is Status.SENDING else None
+    return notification(found, progress, counts.get(id_, ()), waiting)
+
+
+def _eta(shown: Notification, progress: Progress, last_due: datetime | None, now: datetime) -> datetime | None:
+    """When it will be done, at the rate it goes now; None while nobody can say."""
+    rate = progress.per_second(now)
+    if shown.status is not Status.SENDING or not progress.pending:
+        return None
+    if rate * MEASURABLE_S < 1:
+        return last_due
+    done = now + min(timedelta(seconds=progress.pending / rate), FARTHEST)
+    return done if last_due is None else max(done, last_due)
 
 
 def delivery(entry: log.Entry) -> dict[str, Any]:
@@ -63,6 +117,7 @@ def delivery(entry: log.Entry) -> dict[str, Any]:
         "host": row.host,
         "push_service": vendor(row.host) if row.host else None,
         "outcome": row.outcome,
+        "variant": row.variant,
         "status": row.status,
         "cause": row.cause or "the push service accepted it",
         "attempts": row.attempts,
@@ -141,6 +196,7 @@ _CONSEQUENCES = {
     OutcomeName.REJECTED: "not tried again",
     OutcomeName.EXPIRED: "not tried again: its time has run out",
     OutcomeName.CANCELLED: "not tried again: the notification was cancelled",
+    OutcomeName.SKIPPED: "not sent: a rule protects who would have received it",
 }
 
 

@@ -4,7 +4,7 @@ The front doors (direct, campaign, alert) differ only in the `Draft` they make. 
 here will be delivered or accounted for.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urljoin
@@ -13,22 +13,23 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
-from gateway.domain.errors import Conflict, Fault, Invalid, NotFound, PayloadTooLarge
+from gateway.domain.errors import Fault, Invalid, PayloadTooLarge
 from gateway.domain.notification import (
     LONGEST_TTL,
     Delivery,
     Kind,
     Lane,
     Notification,
-    Progress,
     Status,
     Urgency,
     expiry,
 )
+from gateway.domain.schedule import earliest, latest
+from gateway.domain.steering import UNSTEERED, Steering
 from gateway.push.encryption import MAX_PAYLOAD
 from gateway.queue import postgres as queue
-from gateway.records import applications, notifications, signals
-from gateway.service import segments
+from gateway.records import applications, notifications
+from gateway.service import categories, segments
 from gateway.service.context import Context
 from gateway.service.messages import Message
 
@@ -65,6 +66,7 @@ class Draft:
     expires_at: datetime | None = None
     collapse_key: str | None = None
     start_at: datetime | None = None
+    steering: Steering = UNSTEERED
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -74,7 +76,11 @@ async def submit(conn: AsyncConnection, context: Context, application_id: UUID, 
     Raises Invalid with every fault, PayloadTooLarge when no device could receive it.
     """
     notification = await _accepted(conn, application_id, draft)
-    notification.content["url"] = await _landing(conn, context, notification)
+    home = await applications.home(conn, application_id) or context.public_url
+    notification.content["url"] = _landing(notification.content, home, "/content")
+    for index, variant in enumerate(notification.steering.variants):
+        if "url" in variant.content:
+            variant.content["url"] = _landing(variant.content, home, f"/variants/{index}/content")
     size = Message(context, notification).size
     if size > MAX_PAYLOAD:
         raise PayloadTooLarge(size, MAX_PAYLOAD)
@@ -83,45 +89,13 @@ async def submit(conn: AsyncConnection, context: Context, application_id: UUID, 
     return notification
 
 
-async def cancel(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> None:
-    """Send no more of it. What is queued ends in the log as `cancelled`; what is in flight ends as it ends.
-
-    Cancelling twice is the same as once. Raises NotFound, and Conflict when it was done already.
-    """
-    [*found] = await notifications.load(conn, [id_], lock=True)
-    if not found or found[0].application_id != application_id or kind not in (None, found[0].kind):
-        raise NotFound(f"there is no notification {ids.show(ids.NOTIFICATION, id_)}")
-    match found[0].status:
-        case Status.CANCELLED:
-            return
-        case Status.DONE:
-            raise Conflict("it is done: everything has been sent already")
-        case Status.SCHEDULED:
-            await notifications.cancel(conn, id_, finished=True)
-        case Status.SENDING:
-            await notifications.cancel(conn, id_, finished=False)
-    await queue.withdraw(conn, id_)
-    await signals.send(conn, signals.CONTROL, str(id_))
-
-
-async def show(
-    conn: AsyncConnection, application_id: UUID, id_: UUID, kind: Kind | None = None
-) -> tuple[Notification, Progress]:
-    """Raises NotFound, also for one of another kind or application."""
-    found = await notifications.get(conn, application_id, id_)
-    if found is None or kind not in (None, found[0].kind):
-        raise NotFound(f"there is no {kind or 'notification'} {ids.show(ids.NOTIFICATION, id_)}")
-    return found
-
-
-async def _landing(conn: AsyncConnection, context: Context, notification: Notification) -> str:
+def _landing(content: dict[str, Any], home: str | None, pointer: str) -> str:
     """Where a click leads: Declarative Web Push requires an absolute URL. A path is the application's own."""
-    url = str(notification.content.get("url") or "/")
+    url = str(content.get("url") or "/")
     if not url.startswith("/"):
         return url
-    home = await applications.home(conn, notification.application_id) or context.public_url
     if home is None:
-        raise Invalid([Fault("/content/url", "must be absolute, since the application has no allowed origin")])
+        raise Invalid([Fault(f"{pointer}/url", "must be absolute, since the application has no allowed origin")])
     return urljoin(home, url)
 
 
@@ -141,14 +115,20 @@ async def _accepted(conn: AsyncConnection, application_id: UUID, draft: Draft) -
     ttl = defaults.ttl if draft.ttl is None else draft.ttl
     if ttl > LONGEST_TTL:
         faults.append(Fault("/delivery/ttl", f"must be at most {int(LONGEST_TTL.total_seconds())} seconds (28 days)"))
-    start_at = now if draft.start_at is None else max(draft.start_at, now)
-    if start_at > now + FARTHEST_START:
+    start_at = last_start = now if draft.start_at is None else max(draft.start_at, now)
+    if (local_at := draft.steering.local_at) is not None:
+        start_at, last_start = max(earliest(local_at), now), max(latest(local_at), now)
+    if last_start > now + FARTHEST_START:
         faults.append(Fault("/schedule/at", f"must be within {FARTHEST_START.days} days from now"))
-    expires_at = expiry(start_at, ttl) if draft.expires_at is None else draft.expires_at
+    expires_at = expiry(last_start, ttl) if draft.expires_at is None else draft.expires_at
     if expires_at <= start_at:
         faults.append(Fault("/delivery/expires_at", "must be later than now and than the scheduled start"))
-    elif expires_at > start_at + LONGEST_TTL:
+    elif expires_at > last_start + LONGEST_TTL:
         faults.append(Fault("/delivery/expires_at", "must be within 28 days after the start"))
+    try:
+        steering = await _steering(conn, application_id, draft.steering, lane, expires_at - start_at)
+    except Invalid as error:
+        faults += error.faults
     if faults:
         raise Invalid(faults)
 
@@ -171,4 +151,34 @@ async def _accepted(conn: AsyncConnection, application_id: UUID, draft: Draft) -
         details=draft.details,
         start_at=start_at,
         created_at=now,
+        steering=steering,
     )
+
+
+async def _steering(
+    conn: AsyncConnection, application_id: UUID, asked: Steering, lane: Lane, life: timedelta
+) -> Steering:
+    """What was asked for, and what its category adds. Raises Invalid."""
+    faults: list[Fault] = []
+    if asked.category is not None:
+        category = await categories.by_name(conn, application_id, asked.category)
+        if category is None:
+            faults.append(Fault("/category", f"there is no category {asked.category!r}"))
+        else:
+            quiet_hours, cap = categories.rules(category)
+            asked = replace(asked, quiet_hours=asked.quiet_hours or quiet_hours, cap=cap)
+    too_long = "is longer than the notification lives; give it a longer ttl"
+    if asked.throttle is not None and asked.throttle.spread is not None and asked.throttle.spread > life:
+        faults.append(Fault("/throttle/spread", too_long))
+    if asked.winner is not None:
+        if not asked.variants:
+            faults.append(Fault("/winner", "needs variants"))
+        if asked.winner.after >= life:
+            faults.append(Fault("/winner/after", too_long))
+    names = [variant.name for variant in asked.variants]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            faults.append(Fault(f"/variants/{index}/name", f"{name!r} is given twice"))
+    if faults:
+        raise Invalid(faults)
+    return asked.unsteered() if lane is Lane.URGENT else asked

@@ -22,6 +22,8 @@ NONCE = 12  # octets, SP 800-38D section 8.2.2
 TAG = 16  # octets of HMAC-SHA256 that prove a device token
 # Half of it proves a receipt token, which travels in every message; forging one gains a false 'displayed'.
 RECEIPT_TAG = 12
+RECEIPT_OCTETS = 37  # notification, device, expiry, variant
+NO_VARIANT = 255
 
 
 class Unsealable(Exception):
@@ -68,20 +70,22 @@ class Vault:
     def _device_tag(self, device: bytes) -> bytes:
         return hmac.digest(self._derived("device token"), device, "sha256")[:TAG]
 
-    def receipt_token(self, notification_id: UUID, device_id: UUID, expires: int) -> str:
-        """64 characters that let their holder report on this one delivery. `expires` is Unix time."""
-        said = notification_id.bytes + device_id.bytes + expires.to_bytes(4, "big")
+    def receipt_token(self, notification_id: UUID, device_id: UUID, variant: int | None, expires: int) -> str:
+        """66 characters that let their holder report on this one delivery. `expires` is Unix time."""
+        carried = NO_VARIANT if variant is None else variant
+        said = notification_id.bytes + device_id.bytes + expires.to_bytes(4, "big") + bytes((carried,))
         return _text(said + self._receipt_tag(said))
 
-    def receipt_of(self, token: str, now: int) -> tuple[UUID, UUID] | None:
-        """(notification, device), None when we did not make it or its time is over."""
+    def receipt_of(self, token: str, now: int) -> tuple[UUID, UUID, int | None] | None:
+        """(notification, device, variant), None when we did not make it or its time is over."""
         octets = _octets(token)
-        if octets is None or len(octets) != 36 + RECEIPT_TAG:
+        if octets is None or len(octets) != RECEIPT_OCTETS + RECEIPT_TAG:
             return None
-        said, tag = octets[:36], octets[36:]
-        if not hmac.compare_digest(tag, self._receipt_tag(said)) or int.from_bytes(said[32:], "big") < now:
+        said, tag = octets[:RECEIPT_OCTETS], octets[RECEIPT_OCTETS:]
+        if not hmac.compare_digest(tag, self._receipt_tag(said)) or int.from_bytes(said[32:36], "big") < now:
             return None
-        return UUID(bytes=said[:16]), UUID(bytes=said[16:32])
+        variant = None if said[36] == NO_VARIANT else said[36]
+        return UUID(bytes=said[:16]), UUID(bytes=said[16:32]), variant
 
     def _receipt_tag(self, said: bytes) -> bytes:
         # Keyed BLAKE2b (RFC 7693) is a MAC at a third of HMAC's cost, and this one is made for every message.

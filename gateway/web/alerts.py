@@ -11,7 +11,7 @@ from gateway.service.alerts import AlertStatus, AlertUrgency, Certainty, Severit
 from gateway.web import shapes
 from gateway.web.content import Audience, Label
 from gateway.web.notifications import accept
-from gateway.web.reading import Address, Body, Moment
+from gateway.web.reading import Address, Body, Moment, example
 from gateway.web.routes import Answer, Call, Routes
 
 routes = Routes("alerts")
@@ -21,6 +21,17 @@ Prose = Annotated[str, StringConstraints(max_length=20_000)]
 
 class NewAlert(Body):
     """Whoever is in `area` and in `audience` is told; at least one of them is needed."""
+
+    model_config = example(
+        event="Severe Thunderstorm Warning",
+        headline="Severe thunderstorms over Vienna until 18:00",
+        instruction="Stay inside, away from windows.",
+        severity="Severe",
+        urgency="Immediate",
+        certainty="Observed",
+        area={"type": "Polygon", "coordinates": [[[16, 48], [17, 48], [17, 49], [16, 49], [16, 48]]]},
+        url="https://weather.example.org/vienna",
+    )
 
     event: Label
     headline: Annotated[str, StringConstraints(min_length=1, max_length=500)] | None = None

@@ -10,7 +10,7 @@ from gateway.service import applications
 from gateway.service.access import ADMIN, MANAGE, READ, REGISTER, SEND
 from gateway.web import shapes
 from gateway.web.paging import Paged, page
-from gateway.web.reading import Body
+from gateway.web.reading import Body, example
 from gateway.web.routes import Answer, Call, Routes
 
 routes = Routes("applications")
@@ -24,12 +24,18 @@ Subject = Annotated[str, Field(description="Where push services reach you: mailt
 
 
 class NewApplication(Body):
+    model_config = example(
+        name="Weather", subject="mailto:ops@example.org", allowed_origins=["https://www.example.org"]
+    )
+
     name: Name
     subject: Subject
     allowed_origins: Origins = Field(default_factory=list)
 
 
 class ApplicationChange(Body):
+    model_config = example(allowed_origins=["https://www.example.org", "https://m.example.org"])
+
     name: Name | None = None
     subject: Subject | None = None
     allowed_origins: Origins | None = None
@@ -39,6 +45,8 @@ class ApplicationChange(Body):
 
 
 class NewKey(Body):
+    model_config = example(name="back end", scopes=["send", "read"])
+
     name: Name
     scopes: Annotated[
         list[Literal["send", "read", "manage", "register"]],

@@ -1,13 +1,26 @@
 """What all front doors share: the content, how it travels, and when."""
 
-from datetime import timedelta
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, time, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
+from gateway.domain import schedule, steering
 from gateway.domain.notification import LONGEST_TTL, Kind, Lane, Urgency
+from gateway.domain.schedule import DEVICE, instant, zone, zone_of
 from gateway.service.submission import Draft
-from gateway.web.reading import Address, Body, Moment
+from gateway.web.reading import EARLIEST, LATEST, Address, Body, Moment, example
 
 LONGEST_TTL_S = int(LONGEST_TTL.total_seconds())
 
@@ -22,6 +35,38 @@ def _data(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _at(value: object, info: ValidationInfo) -> datetime:
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) and "T" in value.upper() else None
+    except ValueError:
+        at = None
+    if at is None:
+        raise ValueError("must be a time such as 2026-12-01T09:00:00Z")
+    if not EARLIEST <= at.year <= LATEST:
+        raise ValueError(f"must lie between the years {EARLIEST} and {LATEST}")
+    if at.tzinfo is None and info.data.get("timezone") is None:
+        raise ValueError("must have an offset, such as 2026-12-01T09:00:00Z, or come with a timezone")
+    if at.tzinfo is not None and info.data.get("timezone") is not None:
+        raise ValueError("has an offset and a timezone; only one of them can be meant")
+    return at
+
+
+def _zone_or_device(name: str) -> str:
+    if name != DEVICE and zone(name) is None:
+        raise ValueError("must be an IANA time zone such as Europe/Vienna, or `device`")
+    return name
+
+
+def _clock(value: object) -> time:
+    if not isinstance(value, str) or not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value):
+        raise ValueError("must be a time of day such as 22:00")
+    return time.fromisoformat(value)
+
+
+ZoneOrDevice = Annotated[str, StringConstraints(max_length=100), AfterValidator(_zone_or_device)]
+Clock = Annotated[time, PlainValidator(_clock), WithJsonSchema({"type": "string", "pattern": r"^\d\d:\d\d$"})]
+
+
 class Action(Body):
     """A button of the notification."""
 
@@ -31,10 +76,10 @@ class Action(Body):
     icon: Address | None = None
 
 
-class Content(Body):
-    """What the browser shows. At most 3,993 octets once it is rendered."""
+class Partial(Body):
+    """Content of which anything may be left out."""
 
-    title: Title
+    title: Title | None = None
     body: Text | None = None
     url: Annotated[
         Address | None, Field(description="Where a click leads; a path is one of the application's first origin.")
@@ -53,6 +98,12 @@ class Content(Body):
         return self.model_dump(exclude_none=True)
 
 
+class Content(Partial):
+    """What the browser shows. At most 3,993 octets once it is rendered."""
+
+    title: Title
+
+
 class Travel(Body):
     """How it travels; what is left out is the kind's default."""
 
@@ -68,16 +119,115 @@ class Travel(Body):
 
 
 class Schedule(Body):
-    at: Annotated[Moment, Field(description="When sending starts; at once when it is past.")]
+    """An instant (`at` with an offset), or a local time in a zone, or in each device's own zone."""
+
+    timezone: Annotated[
+        ZoneOrDevice | None,
+        Field(description="An IANA name such as `Europe/Vienna`, or `device` for each device's own local time."),
+    ] = None
+    at: Annotated[
+        datetime,
+        PlainValidator(_at),
+        WithJsonSchema({"type": "string", "description": "RFC 3339; without an offset when there is a timezone."}),
+        Field(description="When sending starts; at once when it is past."),
+    ]
+
+    def start(self) -> datetime | None:
+        """The instant; None when every device has its own."""
+        if self.timezone is None:
+            return self.at.astimezone(UTC)
+        return None if self.timezone == DEVICE else instant(self.at, zone_of(self.timezone))
+
+    def local_at(self) -> datetime | None:
+        return self.at if self.timezone == DEVICE else None
 
 
 Audience = Annotated[Any, WithJsonSchema({"allOf": [{"$ref": "#/components/schemas/Audience"}]})]
 """Read by `gateway.domain.audience`, which names every fault; its schema is in `gateway.web.openapi`."""
 
 
+Category = Annotated[
+    Label, Field(description="What kind of message it is: who opted out of it is left out, and its rules apply.")
+]
+
+
+class QuietHours(Body):
+    """From one time of day to another, past midnight when that is the earlier one."""
+
+    start: Clock
+    end: Clock
+    timezone: ZoneOrDevice = DEVICE
+
+    @field_validator("end")
+    @classmethod
+    def _not_empty(cls, end: time, info: ValidationInfo) -> time:
+        if end == info.data.get("start"):
+            raise ValueError("must differ from the start")
+        return end
+
+    def value(self) -> schedule.QuietHours:
+        return schedule.QuietHours(self.start, self.end, self.timezone)
+
+
+class Throttle(Body):
+    """At least one of them; with both, the slower one counts."""
+
+    per_second: Annotated[float | None, Field(gt=0, le=100_000, description="Messages a second, at the most.")] = None
+    spread: Annotated[
+        int | None, Field(gt=0, le=LONGEST_TTL_S, description="Seconds over which all of it is sent evenly.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _some(self) -> "Throttle":
+        if self.per_second is None and self.spread is None:
+            raise ValueError("must have per_second or spread")
+        return self
+
+    def value(self) -> steering.Throttle:
+        spread = None if self.spread is None else timedelta(seconds=self.spread)
+        return steering.Throttle(self.per_second, spread)
+
+
+class Variant(Body):
+    """`content` replaces what it names of the campaign's own."""
+
+    name: Label
+    weight: Annotated[float, Field(gt=0, le=1_000_000, description="Its share, relative to the others'.")] = 1.0
+    content: Partial
+
+    def value(self) -> steering.Variant:
+        return steering.Variant(self.name, self.weight, self.content.value())
+
+
+class Winner(Body):
+    """The variants go to a sample; the one that most of its receivers have clicked then goes to everybody else."""
+
+    sample: Annotated[float, Field(gt=0, lt=1, description="The share of the audience that is the sample.")]
+    after: Annotated[int, Field(ge=1, le=LONGEST_TTL_S, description="Seconds until the winner is decided.")]
+
+    def value(self) -> steering.Winner:
+        return steering.Winner(self.sample, timedelta(seconds=self.after))
+
+
+class PauseWhen(Body):
+    """Pause when too much of it fails: goes to devices that are gone, is rejected or expires."""
+
+    failure_share: Annotated[float, Field(gt=0, lt=1, description="Of all deliveries that have ended.")]
+    after: Annotated[int, Field(ge=1, le=1_000_000, description="Only once this many have ended.")] = 100
+
+    def value(self) -> steering.FailureLimit:
+        return steering.FailureLimit(self.failure_share, self.after)
+
+
 class Sendable(Body):
+    model_config = example(content={"title": "Goal!", "body": "2:1 in the 83rd minute", "tag": "match-4"})
+
     content: Content
     delivery: Travel = Travel()
+    category: Category | None = None
+
+    def steered(self) -> steering.Steering:
+        return steering.Steering(category=self.category)
 
     def draft(self, kind: Kind, audience: Any, *, name: str | None = None, schedule: Schedule | None = None) -> Draft:
         travel = self.delivery
@@ -91,5 +241,28 @@ class Sendable(Body):
             ttl=None if travel.ttl is None else timedelta(seconds=travel.ttl),
             expires_at=travel.expires_at,
             collapse_key=travel.collapse_key,
-            start_at=None if schedule is None else schedule.at,
+            start_at=None if schedule is None else schedule.start(),
+            steering=replace(self.steered(), local_at=None if schedule is None else schedule.local_at()),
+        )
+
+
+class Steered(Sendable):
+    """What marketers steer by."""
+
+    throttle: Throttle | None = None
+    quiet_hours: Annotated[
+        QuietHours | None, Field(description="Held until they end; the category's own when left out.")
+    ] = None
+    variants: Annotated[list[Variant] | None, Field(min_length=2, max_length=10)] = None
+    winner: Winner | None = None
+    pause_when: PauseWhen | None = None
+
+    def steered(self) -> steering.Steering:
+        return replace(
+            super().steered(),
+            throttle=None if self.throttle is None else self.throttle.value(),
+            quiet_hours=None if self.quiet_hours is None else self.quiet_hours.value(),
+            variants=tuple(variant.value() for variant in self.variants or ()),
+            winner=None if self.winner is None else self.winner.value(),
+            pause_when=None if self.pause_when is None else self.pause_when.value(),
         )

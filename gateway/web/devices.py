@@ -13,7 +13,7 @@ from gateway.service import registration
 from gateway.service.access import DEVICE, MANAGE, READ, REGISTER
 from gateway.web import shapes
 from gateway.web.paging import Paged, page
-from gateway.web.reading import Body, Octets, Topic
+from gateway.web.reading import Body, Octets, Topic, example
 from gateway.web.routes import Answer, Call, Routes
 
 routes = Routes("devices")
@@ -72,6 +72,8 @@ class Client(Body):
 
 
 class Location(Body):
+    model_config = example(lat=48.2, lon=16.37, accuracy_m=30)
+
     lat: Annotated[float, Field(ge=-90, le=90)]
     lon: Annotated[float, Field(ge=-180, le=180)]
     accuracy_m: Annotated[float | None, Field(ge=0, le=50_000_000)] = None
@@ -83,12 +85,29 @@ class Location(Body):
 class NewDevice(Body):
     """A browser and what is known of it. What a refresh leaves out stays as it was."""
 
+    model_config = example(
+        subscription={
+            "endpoint": "https://fcm.googleapis.com/fcm/send/cQz1",
+            "expirationTime": None,
+            "keys": {
+                "p256dh": "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4",
+                "auth": "BTBZMqHH6r4Tts7J_aSIgg",
+            },
+        },
+        user_id="u-42",
+        client={"platform": "android", "browser": "Chrome 141", "locale": "de-AT", "timezone": "Europe/Vienna"},
+        attributes={"plan": "pro", "age": 31},
+        topics=["weather", "offers"],
+        location={"lat": 48.2, "lon": 16.37, "accuracy_m": 30},
+    )
+
     subscription: Subscription
     user_id: UserId | None = None
     user_hash: Annotated[str | None, Field(max_length=128, description="The proof of `user_id`.")] = None
     client: Client = Client()
     attributes: Attributes | None = None
     topics: Topics | None = None
+    muted: Annotated[Topics | None, Field(description="The categories it opted out of.")] = None
     location: Location | None = None
     vapid_public_key: Annotated[
         Octets | None, Field(description="The key the browser subscribed with; the newest when left out.")
@@ -102,6 +121,7 @@ class NewDevice(Body):
             client=device.ClientDetails(**self.client.model_dump()),
             attributes=self.attributes,
             topics=None if self.topics is None else tuple(dict.fromkeys(self.topics)),
+            muted=None if self.muted is None else tuple(dict.fromkeys(self.muted)),
             location=None if self.location is None else self.location.value(),
             vapid_public_key=self.vapid_public_key,
         )
@@ -109,6 +129,8 @@ class NewDevice(Body):
 
 class DeviceChange(Body):
     """What is left out stays. Attributes are merged, and those that are null removed (RFC 7396)."""
+
+    model_config = example(attributes={"plan": "team", "trial": None}, topics=["weather"])
 
     user_id: UserId | None = None
     user_hash: Annotated[str | None, Field(max_length=128)] = None
@@ -124,7 +146,7 @@ class Search(Paged):
     status: DeviceStatus | None = None
 
 
-async def _device(call: Call[Any, Any]) -> device.Device:
+async def device_in(call: Call[Any, Any]) -> device.Device:
     """The device in the path. A device token sees only its own."""
     id_ = call.id(ids.DEVICE, "device_id")
     if call.caller.device_id not in (None, id_):
@@ -165,7 +187,7 @@ async def listed(call: Call[None, Search]) -> Answer:
 @routes.add("GET", "/v1/devices/{device_id}", may=(DEVICE, READ, MANAGE), browser=True, answers={200: shapes.Device})
 async def show(call: Call) -> Answer:
     """Show one device. Its endpoint and keys, with which anyone could push to it, are never shown."""
-    return Answer(registration.show(await _device(call)))
+    return Answer(registration.show(await device_in(call)))
 
 
 @routes.add(
@@ -178,7 +200,7 @@ async def show(call: Call) -> Answer:
 )
 async def change(call: Call[DeviceChange]) -> Answer:
     """Change what is known of a device."""
-    found, said = await _device(call), call.body
+    found, said = await device_in(call), call.body
     if DEVICE in call.caller.scopes:
         await registration.prove(call.conn, call.context.vault, call.application_id, said.user_id, said.user_hash)
     values: dict[str, Any] = said.model_dump(include={"user_id", "attributes", "topics"}, exclude_none=True)
@@ -189,13 +211,13 @@ async def change(call: Call[DeviceChange]) -> Answer:
     await devices.change(call.conn, found.id, values)
     if said.location is not None:
         await devices.locate(call.conn, found.id, said.location.value())
-    return Answer(registration.show(await _device(call)))
+    return Answer(registration.show(await device_in(call)))
 
 
 @routes.add("DELETE", "/v1/devices/{device_id}", may=(DEVICE, MANAGE), browser=True, answers={204: None})
 async def remove(call: Call) -> Answer:
     """Unregister a device: nothing more is sent to it."""
-    await devices.remove(call.conn, (await _device(call)).id)
+    await devices.remove(call.conn, (await device_in(call)).id)
     return Answer(status=204)
 
 
@@ -204,14 +226,14 @@ async def remove(call: Call) -> Answer:
 )
 async def locate(call: Call[Location]) -> Answer:
     """Say where a device is."""
-    await devices.locate(call.conn, (await _device(call)).id, call.body.value())
+    await devices.locate(call.conn, (await device_in(call)).id, call.body.value())
     return Answer(status=204)
 
 
 @routes.add("DELETE", "/v1/devices/{device_id}/location", may=(DEVICE, MANAGE), browser=True, answers={204: None})
 async def unlocate(call: Call) -> Answer:
     """Forget where a device is."""
-    await devices.locate(call.conn, (await _device(call)).id, None)
+    await devices.locate(call.conn, (await device_in(call)).id, None)
     return Answer(status=204)
 
 
@@ -225,14 +247,14 @@ async def unlocate(call: Call) -> Answer:
 )
 async def subscribe(call: Call) -> Answer:
     """Subscribe a device to a topic."""
-    await registration.add_topic(call.conn, await _device(call), topic_in(call))
+    await registration.add_topic(call.conn, await device_in(call), topic_in(call))
     return Answer(status=204)
 
 
 @routes.add("DELETE", "/v1/devices/{device_id}/topics/{topic}", may=(DEVICE, MANAGE), browser=True, answers={204: None})
 async def unsubscribe(call: Call) -> Answer:
     """Unsubscribe a device from a topic."""
-    await devices.unsubscribe(call.conn, (await _device(call)).id, topic_in(call))
+    await devices.unsubscribe(call.conn, (await device_in(call)).id, topic_in(call))
     return Answer(status=204)
 
 

@@ -1,31 +1,44 @@
 """Notifications of every kind: send to someone directly, list, show, cancel."""
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
+from uuid import UUID
 
 from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
-from gateway.domain.notification import Kind, Notification, Progress, Status
+from gateway.domain.notification import Kind, Progress, Status
 from gateway.records import notifications
-from gateway.service import reports, submission
+from gateway.service import control, reports, submission
 from gateway.service.access import READ, SEND
 from gateway.service.submission import Draft
 from gateway.web import shapes
 from gateway.web.content import Audience, Schedule, Sendable
 from gateway.web.devices import topic_in
 from gateway.web.paging import Paged, page
-from gateway.web.reading import Body
+from gateway.web.reading import Body, example
 from gateway.web.routes import Answer, Call, Routes
 
 routes = Routes("notifications")
 
+Control = Callable[[AsyncConnection, UUID, UUID, Kind | None], Awaitable[None]]
+
 
 class NewNotification(Sendable):
+    model_config = example(
+        content={"title": "Your parcel is here", "body": "Until six at the front desk.", "url": "/parcels/17"},
+        audience={"user_id": "u-42"},
+        delivery={"ttl": 3600, "collapse_key": "parcel-17"},
+    )
+
     audience: Audience
     schedule: Schedule | None = None
 
 
 class Asked(Body):
+    model_config = example(audience={"all": [{"topic": "weather"}, {"locale": "de"}]})
+
     audience: Audience
 
 
@@ -79,7 +92,9 @@ async def listed(call: Call[None, Search]) -> Answer:
         before=asked.after_id(),
         limit=asked.limit,
     )
-    return page([reports.notification(*one) for one in found], asked.limit, found[-1][0].id if found else None)
+    variants = await notifications.variant_counts(call.conn, [notification.id for notification, _ in found])
+    shown = [reports.notification(*one, variants.get(one[0].id, ())) for one in found]
+    return page(shown, asked.limit, found[-1][0].id if found else None)
 
 
 @routes.add("POST", "/v1/audiences/preview", may=(SEND, READ), body=Asked, answers={200: shapes.Preview})
@@ -89,27 +104,29 @@ async def preview(call: Call[Asked]) -> Answer:
 
 
 def add_views(collection: str, kind: Kind | None) -> None:
-    """Show and cancel, at the address of each kind and at /v1/notifications for all of them."""
+    """Show, pause, resume and cancel, at the address of each kind and at /v1/notifications for all of them."""
     word = kind or "notification"
 
-    async def found(call: Call[Any, Any]) -> tuple[Notification, Progress]:
-        id_ = call.id(ids.NOTIFICATION, "notification_id")
-        return await submission.show(call.conn, call.application_id, id_, kind)
-
     async def show(call: Call) -> Answer:
-        return Answer(reports.notification(*await found(call)))
-
-    async def cancel(call: Call) -> Answer:
         id_ = call.id(ids.NOTIFICATION, "notification_id")
-        await submission.cancel(call.conn, call.application_id, id_, kind)
-        return await show(call)
+        return Answer(await reports.one_notification(call.conn, call.application_id, id_, kind))
 
-    show.__doc__ = f"Show a {word} with its status and its counts by outcome."
-    cancel.__doc__ = f"""Cancel a {word}: nothing more of it is sent, and what was waiting ends as `cancelled`."""
     one = f"/v1/{collection}/{{notification_id}}"
     answers = {200: shapes.Notification}
+    show.__doc__ = f"Show a {word} with its status, its counts by outcome, how fast it goes and when it will be done."
     routes.add("GET", one, may=(READ, SEND), answers=answers)(show)
-    routes.add("POST", f"{one}/cancel", may=(SEND,), conflicts=True, answers=answers)(cancel)
+
+    def add_control(name: str, order: Control, said: str) -> None:
+        async def controlled(call: Call) -> Answer:
+            await order(call.conn, call.application_id, call.id(ids.NOTIFICATION, "notification_id"), kind)
+            return await show(call)
+
+        controlled.__doc__ = f"{name.title()} a {word}: {said}"
+        routes.add("POST", f"{one}/{name}", may=(SEND,), conflicts=True, answers=answers)(controlled)
+
+    add_control("pause", control.pause, "nothing more of it is sent until it is resumed. Its time runs on.")
+    add_control("resume", control.resume, "it goes on where it was paused.")
+    add_control("cancel", control.cancel, "nothing more of it is sent, and what was waiting ends as `cancelled`.")
 
 
 for collection, kind in (("notifications", None), ("campaigns", Kind.CAMPAIGN), ("alerts", Kind.ALERT)):

@@ -5,13 +5,15 @@ from typing import Annotated, Literal
 from pydantic import StringConstraints
 
 from gateway.service import receipts
-from gateway.web.reading import Body
+from gateway.web.reading import Body, example
 from gateway.web.routes import Answer, Call, Routes
 
 routes = Routes("receipts")
 
 
 class Receipt(Body):
+    model_config = example(**{"token": "the receipt token of the message", "event": "clicked", "action": "open"})
+
     token: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     event: Literal["displayed", "clicked", "dismissed"]
     action: Annotated[str, StringConstraints(max_length=255)] | None = None

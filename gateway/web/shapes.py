@@ -81,6 +81,7 @@ class Device(TypedDict):
     client: Client
     attributes: dict[str, Any]
     topics: list[str]
+    muted: list[str]
     location: Place | None
     created_at: Moment
     updated_at: Moment
@@ -120,10 +121,80 @@ class Progress(TypedDict):
     rejected: int
     expired: int
     cancelled: int
+    skipped: int
     retries: int
     displayed: int
     clicked: int
     dismissed: int
+    per_second: float
+    eta: Moment | None
+
+
+class LocalSchedule(TypedDict):
+    at: str
+    timezone: str
+
+
+class Throttle(TypedDict):
+    per_second: float | None
+    spread: float | None
+
+
+class QuietHours(TypedDict):
+    start: str
+    end: str
+    timezone: str
+
+
+class Cap(TypedDict):
+    most: int
+    window: float
+
+
+class Winner(TypedDict):
+    sample: float
+    after: float
+
+
+class PauseWhen(TypedDict):
+    failure_share: float
+    after: int
+
+
+class Variant(TypedDict):
+    name: str
+    weight: float
+    content: dict[str, Any]
+    won: bool
+    accepted: int
+    gone: int
+    rejected: int
+    expired: int
+    displayed: int
+    clicked: int
+    dismissed: int
+
+
+class Category(TypedDict):
+    id: str
+    name: str
+    title: str
+    description: str | None
+    cap: Cap | None
+    quiet_hours: QuietHours | None
+    created_at: Moment
+    updated_at: Moment
+
+
+class Preference(TypedDict):
+    category: str
+    title: str
+    description: str | None
+    enabled: bool
+
+
+class Preferences(TypedDict):
+    categories: list[Preference]
 
 
 class Notification(TypedDict):
@@ -135,6 +206,15 @@ class Notification(TypedDict):
     audience: Any
     delivery: Travel
     details: dict[str, Any]
+    schedule: LocalSchedule | None
+    category: str | None
+    throttle: Throttle | None
+    quiet_hours: QuietHours | None
+    cap: Cap | None
+    winner: Winner | None
+    pause_when: PauseWhen | None
+    variants: list[Variant]
+    auto_paused: str | None
     created_at: Moment
     start_at: Moment
     finished_at: Moment | None
@@ -172,6 +252,7 @@ class Delivery(TypedDict):
     host: str
     push_service: str | None
     outcome: OutcomeName
+    variant: int | None
     status: int | None
     cause: str
     attempts: int
@@ -196,6 +277,7 @@ class DeliveryInFull(TypedDict):
     user_id: NotRequired[str | None]
     host: NotRequired[str]
     push_service: NotRequired[str | None]
+    variant: NotRequired[int | None]
     status: NotRequired[int | None]
     attempted_at: NotRequired[Moment | None]
     duration_ms: NotRequired[int]

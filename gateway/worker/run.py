@@ -6,6 +6,7 @@ transaction, so whoever claims the job after a crash sends only what was never s
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import UUID
@@ -14,12 +15,13 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 
 from gateway import metrics
-from gateway.domain.delivery import Attempt, Gone, Retry, Settled, Settlement
+from gateway.domain.delivery import Attempt, Gone, Held, Retry, Settled, Settlement
 from gateway.domain.job import Job
-from gateway.domain.notification import Lane
+from gateway.domain.notification import Lane, Status
 from gateway.queue.protocol import Queue
 from gateway.records.database import DATABASE_ERRORS
 from gateway.records.targets import Target
+from gateway.service.admission import Verdict
 from gateway.service.delivery import Post, Sent
 from gateway.worker.lanes import Lanes
 
@@ -33,33 +35,66 @@ DATABASE_PAUSE_S = 0.5
 class Parcel:
     """One message of a run, as lanes and senders see it."""
 
-    __slots__ = ("host", "lane", "run", "target")
+    __slots__ = ("host", "lane", "post", "run", "target")
 
-    def __init__(self, run: "Run", target: Target) -> None:
+    def __init__(self, run: "Run", post: Post, target: Target) -> None:
         self.run = run
+        self.post = post
         self.target = target
         self.lane: Lane = run.job.lane
         self.host = target.host
 
 
 class Run:
-    def __init__(self, job: Job, queue: Queue, post: Post) -> None:
+    def __init__(self, job: Job, queue: Queue) -> None:
         self.job = job
-        self.post = post
         self.stopped = False
+        self._post: Post | None = None
+        self._cancelled = False
+        self._after_settling: Callable[[], Awaitable[None]] | None = None
         self._queue = queue
         self._unsettled = dict.fromkeys(job.device_ids)
         self._sending = 0
+        self._parcels: list[Parcel] = []
         self._results: list[tuple[Target, Sent]] = []
         self._some = asyncio.Event()
         self._enough = asyncio.Event()
 
-    async def deliver(self, targets: list[Target], lanes: Lanes[Parcel]) -> None:
-        """Send to all targets and settle every result; returns early once stopped. Raises LeaseLost."""
+    def load(
+        self,
+        post: Post,
+        targets: Sequence[Target],
+        verdicts: Mapping[UUID, Verdict],
+        after_settling: Callable[[], Awaitable[None]],
+    ) -> None:
+        """What to send to whom. A device with a verdict is not sent to; one that is missing was unregistered."""
+        self._post = post
+        if self._cancelled:  # heard while we were loading
+            post.status = Status.CANCELLED
+        self._after_settling = after_settling
         gone = Sent(Gone("the device was unregistered before this was sent"))
         for device_id in self._unsettled.keys() - {target.device_id for target in targets}:
             self._results.append((_unregistered(device_id), gone))
-        lanes.put(self.job.lane, [Parcel(self, target) for target in targets])
+        for target in targets:
+            verdict = verdicts.get(target.device_id)
+            if verdict is None:
+                self._parcels.append(Parcel(self, post, target))
+            else:
+                self._results.append((target, Sent(verdict)))
+
+    def hear(self, status: Status, expires_at: datetime | None = None) -> None:
+        """What was said of the notification. A pause stops the run, unless there is no time left to pause in."""
+        expires_at = self._post.notification.delivery.expires_at if self._post is not None else expires_at
+        if status is Status.PAUSED and (expires_at is None or datetime.now(UTC) < expires_at):
+            self.stop()
+        if status is Status.CANCELLED:
+            self._cancelled = True
+            if self._post is not None:
+                self._post.status = Status.CANCELLED
+
+    async def deliver(self, lanes: Lanes[Parcel]) -> None:
+        """Send to all that were loaded and settle every result; returns early once stopped. Raises LeaseLost."""
+        lanes.put(self.job.lane, self._parcels)
         self._look()
         while self._unsettled:
             await self._gather()
@@ -127,6 +162,8 @@ class Run:
         metrics.SETTLE_BATCH.observe(len(batch))
         for outcome, count in Counter(done.outcome.name for done in settlement.settled).items():
             metrics.SETTLED.labels(outcome).inc(count)
+        if self._after_settling is not None:
+            await self._after_settling()
 
 
 def _settlement(job: Job, batch: list[tuple[Target, Sent]]) -> Settlement:
@@ -135,6 +172,9 @@ def _settlement(job: Job, batch: list[tuple[Target, Sent]]) -> Settlement:
     for target, sent in batch:
         made = job.tries + sent.posted
         outcome = sent.outcome
+        if isinstance(outcome, Held):
+            settlement.later.setdefault((outcome.until, made), []).append(target.device_id)
+            continue
         if not isinstance(outcome, Retry):
             settlement.settled.append(
                 Settled(
@@ -147,10 +187,12 @@ def _settlement(job: Job, batch: list[tuple[Target, Sent]]) -> Settlement:
                     attempted_at=sent.at,
                     duration_ms=sent.duration_ms,
                     settled_at=now,
+                    variant=sent.variant,
                 )
             )
             continue
         due = sent.retry_at or now
+        settlement.retries += 1
         settlement.later.setdefault((due, made), []).append(target.device_id)
         if sent.at is not None:
             settlement.attempts.append(

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import timedelta
-from uuid import UUID
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import structlog
 
@@ -24,6 +24,7 @@ from gateway.queue.protocol import LeaseLost, Queue
 from gateway.records import notifications, signals
 from gateway.records.database import DATABASE_ERRORS
 from gateway.records.targets import load_targets
+from gateway.service import admission, control, pacing
 from gateway.service.context import Context
 from gateway.service.delivery import Courier, Post
 from gateway.service.planning import plan
@@ -60,7 +61,6 @@ class Worker:
         self._courier = Courier(client, context.vault, context.policy)
         self._lanes: Lanes[Parcel] = Lanes(self._crew.senders + self._crew.urgent_senders)
         self._runs: dict[int, Run] = {}
-        self._cancelled: set[UUID] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`, then drain: claim nothing more, finish what is in flight, settle, give back the rest."""
@@ -119,24 +119,41 @@ class Worker:
                 log.exception("job.failed")
 
     async def _deliver(self, job: Job) -> None:
-        async with self._context.engine.connect() as conn:
-            [notification] = await notifications.load(conn, [job.notification_id])
-            targets = await load_targets(conn, job.device_ids)
-            await self._courier.prepare(conn, targets)
-        post = Post(self._context, notification)
-        post.cancelled |= notification.id in self._cancelled  # heard while we were loading
-        run = Run(job, self._queue, post)
+        run = Run(job, self._queue)
         if (lost := self._runs.get(job.id)) is not None:
             lost.stop()  # its lease ran out, and it is we who have claimed the job anew
-        self._runs[job.id] = run
+        self._runs[job.id] = run  # from here on it hears what is said of its notification
         try:
-            await run.deliver(targets, self._lanes)
+            if not await self._load(run):
+                return
+            await run.deliver(self._lanes)
         finally:
             run.stop()
             if self._runs.get(job.id) is run:
                 del self._runs[job.id]
         if run.left:
-            await self._queue.release(job)
+            await control.give_back(self._context.engine, job)
+
+    async def _load(self, run: Run) -> bool:
+        """Give a run what it needs to be sent; False when it was put back until the throttle lets it go."""
+        job, engine = run.job, self._context.engine
+        async with engine.connect() as conn:
+            [notification] = await notifications.load(conn, [job.notification_id])
+        if notification.status is Status.PAUSED:
+            run.hear(Status.PAUSED, notification.delivery.expires_at)
+            if run.stopped:
+                return True
+        if notification.steering.throttle is not None and not await pacing.has_slot(engine, job):
+            return False
+        async with engine.begin() as conn:
+            targets = await load_targets(conn, notification.id, job.device_ids)
+            await self._courier.prepare(conn, targets)
+            post = Post(self._context, notification)
+            if post.needs_winner(targets):
+                post.winner = await notifications.decide_winner(conn, notification.id)
+            verdicts = await admission.decide(conn, notification, targets, datetime.now(UTC))
+        run.load(post, targets, verdicts, partial(control.pause_if_failing, engine, notification))
+        return True
 
     async def _send(self, *, urgent_only: bool) -> None:
         while True:
@@ -146,10 +163,10 @@ class Worker:
                 self._lanes.done(parcel)
                 continue
             try:
-                sent = await self._courier.deliver(run.post, target, run.job.tries)
+                sent = await self._courier.deliver(parcel.post, target, run.job.tries)
             except Exception:
                 log.exception("delivery.failed", device_id=str(target.device_id))
-                sent = self._courier.faulted(run.post, run.job.tries)
+                sent = self._courier.faulted(parcel.post, run.job.tries)
             outcome = sent.outcome
             if sent.posted:
                 service = vendor(target.host)
@@ -177,18 +194,21 @@ class Worker:
                     self._runs[job_id].stop()
 
     async def _listen(self) -> None:
-        """Stop sending what was cancelled, at once and not only with the next job."""
+        """Stop sending what was paused or cancelled, at once and not only with the next job."""
         with self._bell.waiter(signals.CONTROL) as waiter:
             while True:
                 heard = await waiter.wait(self._crew.lease.total_seconds())
-                self._cancelled |= {UUID(payload) for payload in heard if payload}
                 if "" in heard or not heard:  # signals may have been missed: ask
-                    self._cancelled |= await self._ask_cancelled()
-                for run in self._runs.values():
-                    run.post.cancelled |= run.post.notification.id in self._cancelled
+                    heard = await self._ask()
+                for said in heard:
+                    notification_id, _, status = said.partition(" ")
+                    for run in self._runs.values():
+                        if str(run.job.notification_id) == notification_id:
+                            run.hear(Status(status))
 
-    async def _ask_cancelled(self) -> set[UUID]:
-        active = {run.post.notification.id for run in self._runs.values()}
+    async def _ask(self) -> set[str]:
+        """What would have been signalled of the notifications at work."""
+        active = {run.job.notification_id for run in self._runs.values()}
         if not active:
             return set()
         try:
@@ -197,7 +217,7 @@ class Worker:
         except DATABASE_ERRORS as error:
             log.warning("control.postponed", error=type(error).__name__)
             return set()
-        return {notification.id for notification in found if notification.status is Status.CANCELLED}
+        return {f"{notification.id} {notification.status}" for notification in found}
 
     def _stop_all(self) -> None:
         for run in self._runs.values():

@@ -1,31 +1,19 @@
 """Who may do what: scopes, origins, and the walls between applications."""
 
-from typing import Any
-
 import pytest
 
 from gateway.service.access import ADMIN as ADMIN_SCOPE
 from gateway.service.access import DEVICE, REGISTER
 from gateway.web.routes import Route
 from gateway.web.server import ROUTES
-from tests.support.api import ADMIN, Api
+from tests.support.api import ADMIN, Api, addressed, example
 from tests.support.gateway_parts import HOME
 
-NOWHERE = "0" * 32
 PROTECTED = [route for route in ROUTES if route.may]
 
 
 def address(route: Route, **ids: str) -> str:
-    known = {
-        "application_id": f"app_{NOWHERE}",
-        "key_id": f"key_{NOWHERE}",
-        "device_id": f"dev_{NOWHERE}",
-        "notification_id": f"ntf_{NOWHERE}",
-        "delivery_id": f"dlv_{NOWHERE}{NOWHERE}",
-        "topic": "weather",
-        "user_id": "u-1",
-    }
-    return route.path.format(**(known | ids))
+    return addressed(route.path, **ids)
 
 
 async def test_every_protected_route_refuses_strangers(api: Api) -> None:
@@ -71,16 +59,16 @@ async def test_another_applications_things_are_not_there(api: Api) -> None:
         "device_id": device["id"],
         "notification_id": delivery["notification_id"],
         "delivery_id": delivery["id"],
+        "segment_id": (await api.made("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}}))["id"],
+        "category_id": (await api.made("POST", "/v1/categories", {"name": "c", "title": "C"}))["id"],
     }
     for route in PROTECTED:
         if set(route.may) == {ADMIN_SCOPE} or not any(f"{{{name}}}" in route.path for name in ids):
             continue
-        body: Any = (
-            {"lat": 1, "lon": 2} if route.path.endswith("location") and route.body else {} if route.body else None
-        )
+        body = example(route) if route.body else None
         said = await api.call(route.method, address(route, **ids), body, key=other)
         assert (said.status, said.body["code"]) == (404, "not_found"), route.path
-    for path in ("/v1/devices", "/v1/notifications", "/v1/deliveries"):
+    for path in ("/v1/devices", "/v1/notifications", "/v1/deliveries", "/v1/segments", "/v1/categories"):
         assert (await api.made("GET", path, key=other))["items"] == []
     preview = await api.made("POST", "/v1/audiences/preview", {"audience": {"device_id": device["id"]}}, key=other)
     assert preview["devices"] == 0

@@ -8,28 +8,13 @@ import pytest
 from gateway.sim import Vendor
 from gateway.web.routes import Route
 from gateway.web.server import ROUTES
-from tests.support.api import ADMIN, Api
+from tests.support.api import ADMIN, KINDS, Api, addressed, example
 from tests.support.gateway_parts import HOME
 
 NOWHERE = "0" * 32
 CONTENT = {"title": "Storm"}
 SENT = {"content": CONTENT, "audience": {"everyone": True}}
 WITH_BODY = [route for route in ROUTES if route.body is not None]
-GOOD: dict[str, Any] = {
-    "/v1/applications": {"name": "a", "subject": "mailto:a@example.org"},
-    "/v1/applications/{application_id}": {"name": "b"},
-    "/v1/applications/{application_id}/keys": {"name": "k", "scopes": ["read"]},
-    "/v1/devices/{device_id}": {"attributes": {"a": 1}},
-    "/v1/devices/{device_id}/location": {"lat": 1, "lon": 2},
-    "/v1/notifications": SENT,
-    "/v1/topics/{topic}/publish": {"content": CONTENT},
-    "/v1/audiences/preview": {"audience": {"everyone": True}},
-    "/v1/campaigns": {"name": "c", **SENT},
-    "/v1/alerts": {"event": "Storm", "audience": {"everyone": True}},
-    "/v1/receipts": {"token": "t", "event": "displayed"},
-    "/v1/segments": {"name": "s", "audience": {"everyone": True}},
-    "/v1/segments/{segment_id}": {"name": "s"},
-}
 
 
 class Bench:
@@ -40,7 +25,7 @@ class Bench:
         self.named = named
 
     async def send(self, route: Route, body: Any = None, **more: Any) -> Any:
-        path = route.path.format(**self.named)
+        path = addressed(route.path, **self.named)
         key = ADMIN if "admin" in route.may else "" if route.may else None
         return await self.api.call(route.method, path, body, key=key, **more)
 
@@ -48,19 +33,20 @@ class Bench:
 @pytest.fixture
 async def bench(api: Api) -> Bench:
     segment = await api.made("POST", "/v1/segments", {"name": "all", "audience": {"everyone": True}})
+    category = await api.made("POST", "/v1/categories", {"name": "offers", "title": "Offers"})
     return Bench(
         api,
         {
             "application_id": api.parts.application["id"],
             "device_id": (await api.register())["id"],
             "segment_id": segment["id"],
-            "topic": "weather",
+            "category_id": category["id"],
         },
     )
 
 
 def good(route: Route, api: Api) -> Any:
-    return api.device() if route.path == "/v1/devices" else GOOD[route.path]
+    return api.device() if route.path == "/v1/devices" else example(route)
 
 
 @pytest.mark.parametrize(
@@ -162,24 +148,21 @@ async def test_another_content_type_is_answered_415(bench: Bench) -> None:
 
 
 async def test_unknown_ids_are_answered_404_and_so_is_what_is_no_id(api: Api) -> None:
-    kinds = {"application_id": "app", "key_id": "key", "device_id": "dev", "notification_id": "ntf"}
-    kinds |= {"segment_id": "seg"}
     for route in ROUTES:
-        named = [name for name in (*kinds, "delivery_id") if f"{{{name}}}" in route.path]
+        named = [name for name in (*KINDS, "delivery_id") if f"{{{name}}}" in route.path]
         if not named:
             continue
-        body = {"lat": 1, "lon": 2} if route.path.endswith("location") else GOOD.get(route.path)
-        unknown = {name: f"{kind}_{NOWHERE}" for name, kind in kinds.items()} | {"delivery_id": f"dlv_{NOWHERE * 2}"}
+        unknown = dict.fromkeys((*KINDS, "delivery_id"), "")
         for ids in (
-            unknown,
+            {},
             dict.fromkeys(unknown, "nonsense"),
             dict.fromkeys(unknown, "%00"),
             dict.fromkeys(unknown, "x" * 1000),
         ):
             answer = await api.call(
                 route.method,
-                route.path.format(topic="weather", **ids),
-                body if route.body else None,
+                addressed(route.path, **ids),
+                example(route) if route.body else None,
                 key=ADMIN if "admin" in route.may else "",
             )
             assert answer.status == 404, (route.path, ids, answer.body)

@@ -1,9 +1,11 @@
 """The OpenAPI document is valid, complete, and what the server hands out."""
 
+import json
+
 from openapi_spec_validator import validate
 
 from gateway.web.server import ROUTES
-from tests.support.api import DOCUMENT, Api
+from tests.support.api import DOCUMENT, Api, example
 
 
 def test_the_document_is_valid_openapi_3_1() -> None:
@@ -36,3 +38,9 @@ async def test_every_address_in_a_problem_leads_to_the_documentation(api: Api) -
     page = await api.call("GET", problem["type"].partition("#")[0], key=None)
     assert page.status == 200
     assert problem["type"].partition("#")[2] == problem["code"]
+
+
+def test_every_body_has_an_example_that_is_sound() -> None:
+    for route in ROUTES:
+        if route.body is not None:
+            route.body.model_validate_json(json.dumps(example(route)))

@@ -9,7 +9,7 @@ from gateway.domain.errors import Conflict, NotFound
 from gateway.domain.ids import new_id
 from gateway.domain.notification import Kind, Notification, Status
 from gateway.records import notifications
-from gateway.service import submission
+from gateway.service import control
 from gateway.sim import Rule, Vendor
 from tests.support.gateway_parts import Parts, gateway, quick
 
@@ -24,7 +24,7 @@ async def parts(database_url: str) -> AsyncIterator[Parts]:
 
 async def cancel(parts: Parts, notification: Notification) -> None:
     async with parts.engine.begin() as conn:
-        await submission.cancel(conn, parts.application_id, notification.id)
+        await control.cancel(conn, parts.application_id, notification.id)
 
 
 async def test_a_campaign_cancelled_in_the_middle_stops_at_once_and_the_rest_is_logged_as_cancelled(
@@ -99,7 +99,7 @@ async def test_cancelling_reaches_a_worker_whose_signals_are_lost(parts: Parts) 
         sent = await parts.submit()
         await parts.sim.wait_for(count=4)
         async with parts.engine.begin() as conn:
-            await notifications.cancel(conn, sent.id, finished=False)
+            await notifications.steer(conn, sent.id, Status.CANCELLED)
         progress = await parts.ended(sent.id)
     assert progress.cancelled > 100
 
@@ -130,5 +130,5 @@ async def test_only_its_own_application_and_door_may_cancel_a_notification(parts
     ):
         async with parts.engine.begin() as conn:
             with pytest.raises(NotFound):
-                await submission.cancel(conn, application_id, id_, kind)
+                await control.cancel(conn, application_id, id_, kind)
     assert (await parts.show(sent.id))[0].status is Status.SCHEDULED

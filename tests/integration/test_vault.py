@@ -70,14 +70,14 @@ def test_a_device_token_names_its_device_to_the_vault_that_made_it_only(device_i
 
 
 @UNHURRIED
-@given(uuids, uuids, st.integers(NOW, NOW + 10_000_000))
+@given(uuids, uuids, st.none() | st.integers(0, 9), st.integers(NOW, NOW + 10_000_000))
 def test_a_receipt_token_names_its_delivery_until_its_time_is_over(
-    notification_id: UUID, device_id: UUID, expires: int
+    notification_id: UUID, device_id: UUID, variant: int | None, expires: int
 ) -> None:
-    token = VAULT.receipt_token(notification_id, device_id, expires)
-    assert len(token) == 64
-    assert VAULT.receipt_of(token, NOW) == (notification_id, device_id)
-    assert VAULT.receipt_of(token, expires) == (notification_id, device_id)
+    token = VAULT.receipt_token(notification_id, device_id, variant, expires)
+    assert len(token) == 66
+    assert VAULT.receipt_of(token, NOW) == (notification_id, device_id, variant)
+    assert VAULT.receipt_of(token, expires) == (notification_id, device_id, variant)
     assert VAULT.receipt_of(token, expires + 1) is None
     assert STRANGER.receipt_of(token, NOW) is None
 
@@ -85,7 +85,7 @@ def test_a_receipt_token_names_its_delivery_until_its_time_is_over(
 @UNHURRIED
 @given(uuids, uuids, st.integers(0, 63), st.integers(1, 63))
 def test_a_token_with_one_character_changed_is_no_token(one: UUID, other: UUID, place: int, step: int) -> None:
-    receipt, device = VAULT.receipt_token(one, other, NOW), VAULT.device_token(one)
+    receipt, device = VAULT.receipt_token(one, other, None, NOW), VAULT.device_token(one)
     for token, read in ((receipt, lambda text: VAULT.receipt_of(text, NOW)), (device, VAULT.device_of)):
         at = place % len(token)
         changed = BASE64URL[(BASE64URL.index(token[at]) + step) % 64]
@@ -95,7 +95,7 @@ def test_a_token_with_one_character_changed_is_no_token(one: UUID, other: UUID, 
 @UNHURRIED
 @given(st.integers(0, 70))
 def test_a_truncated_or_longer_token_is_no_token(length: int) -> None:
-    receipt, device = VAULT.receipt_token(new_id(), new_id(), NOW), VAULT.device_token(new_id())
+    receipt, device = VAULT.receipt_token(new_id(), new_id(), None, NOW), VAULT.device_token(new_id())
     for token, read in ((receipt, lambda text: VAULT.receipt_of(text, NOW)), (device, VAULT.device_of)):
         if length < len(token):
             assert read(token[:length]) is None
@@ -114,7 +114,7 @@ def test_whatever_text_comes_it_is_no_token_and_no_fault(text: str) -> None:
 def test_a_token_of_one_kind_is_none_of_the_other() -> None:
     device_id = new_id()
     assert VAULT.receipt_of(VAULT.device_token(device_id), int(time.time())) is None
-    assert VAULT.device_of("dt_" + VAULT.receipt_token(new_id(), device_id, NOW)) is None
+    assert VAULT.device_of("dt_" + VAULT.receipt_token(new_id(), device_id, None, NOW)) is None
     assert VAULT.device_of(VAULT.device_token(device_id).removeprefix("dt_")) is None
 
 

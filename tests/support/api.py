@@ -13,12 +13,38 @@ from jsonschema import Draft202012Validator
 
 from gateway.sim import Vendor
 from gateway.web import openapi
-from gateway.web.routes import Front
+from gateway.web.routes import Front, Route
 from gateway.web.server import ROUTES, build
 from tests.support.gateway_parts import HOME, Parts
 
 ADMIN = "an admin token for tests, of 32 characters"
 DOCUMENT = openapi.document(ROUTES)
+
+
+KINDS = {
+    "application_id": "app",
+    "key_id": "key",
+    "device_id": "dev",
+    "notification_id": "ntf",
+    "segment_id": "seg",
+    "category_id": "cat",
+}
+"""The ids in addresses, and what they begin with."""
+
+
+def addressed(path: str, **named: str) -> str:
+    """The address with what is named in it; what is not given exists nowhere."""
+    nowhere = {name: f"{kind}_{'0' * 32}" for name, kind in KINDS.items()}
+    others = {"delivery_id": f"dlv_{'0' * 64}", "topic": "weather", "user_id": "u-1"}
+    return path.format(**(nowhere | others | named))
+
+
+def example(route: Route) -> Any:
+    """The body that the document shows for a route."""
+    assert route.body is not None
+    extra: Any = route.body.model_config.get("json_schema_extra")
+    assert extra, f"{route.path} has no example"
+    return json.loads(json.dumps(extra["examples"][0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +118,17 @@ class Api:
 
     async def rows(self) -> dict[str, int]:
         """How many rows each table has: what was refused must have left none."""
-        tables = ("applications", "api_keys", "vapid_keys", "devices", "notifications", "progress", "jobs", "segments")
+        tables = (
+            "applications",
+            "api_keys",
+            "vapid_keys",
+            "devices",
+            "notifications",
+            "progress",
+            "jobs",
+            "segments",
+            "categories",
+        )
         tables += ("deliveries", "receipts", "idempotency_keys")
         return {table: await self.parts.scalar(f"SELECT count(*) FROM {table}") for table in tables}  # noqa: S608
 

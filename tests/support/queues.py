@@ -159,7 +159,7 @@ def retried(due: datetime, *devices: UUID, tries: int = 1) -> Settlement:
     noted = [
         Attempt(device, tries, now, 12, 503, "the push service has a passing fault (503)", due) for device in devices
     ]
-    return Settlement(attempts=noted, later={(due, tries): list(devices)})
+    return Settlement(attempts=noted, later={(due, tries): list(devices)}, retries=len(devices))
 
 
 def both(*parts: Settlement) -> Settlement:
@@ -168,6 +168,7 @@ def both(*parts: Settlement) -> Settlement:
         whole.settled += part.settled
         whole.attempts += part.attempts
         whole.later |= part.later
+        whole.retries += part.retries
     return whole
 
 

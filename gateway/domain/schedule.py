@@ -1,0 +1,83 @@
+"""When: local times made into instants, quiet hours, and recurring times, with summer time as people expect it.
+
+A local time that a change of the clocks skips becomes the one as much later as was skipped (02:30 is then 03:30);
+one that comes twice means the first (PEP 495, fold=0).
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from functools import cache
+from typing import Any
+from zoneinfo import ZoneInfo
+
+DEVICE = "device"
+"""In place of a zone's name: each device's own."""
+
+# No zone is further ahead or behind: Kiribati and Baker Island.
+FIRST_ZONE, LAST_ZONE = timedelta(hours=14), timedelta(hours=-12)
+
+
+@cache
+def zone(name: str) -> ZoneInfo | None:
+    """The zone of an IANA name such as `Europe/Vienna`; None when there is none."""
+    try:
+        return ZoneInfo(name)
+    except (ValueError, OSError, KeyError):  # no such file, a directory, a name that is a path
+        return None
+
+
+def zone_of(name: str | None) -> ZoneInfo:
+    """A device's zone. UTC for what it never said, and for what is no zone."""
+    return (zone(name) if name else None) or _UTC
+
+
+def instant(local: datetime, of: ZoneInfo) -> datetime:
+    """The UTC instant at which clocks in that zone show this naive local time."""
+    return local.replace(tzinfo=of, fold=0).astimezone(UTC)
+
+
+def earliest(local: datetime) -> datetime:
+    """When the first place on Earth shows this naive local time."""
+    return local.replace(tzinfo=UTC) - FIRST_ZONE
+
+
+def latest(local: datetime) -> datetime:
+    return local.replace(tzinfo=UTC) - LAST_ZONE
+
+
+@dataclass(frozen=True, slots=True)
+class QuietHours:
+    """From one local time of day to another, past midnight when that is the earlier one.
+
+    `timezone` is a zone's name, or `device` for each device's own.
+    """
+
+    start: time
+    end: time
+    timezone: str = DEVICE
+
+    def until(self, device_zone: str | None, now: datetime) -> datetime | None:
+        """When the quiet hours that are on now end (UTC), None when it is not quiet."""
+        of = zone_of(device_zone if self.timezone == DEVICE else self.timezone)
+        local = now.astimezone(of)
+        clock = local.time()
+        if self.start <= self.end:
+            quiet, days = self.start <= clock < self.end, 0
+        else:
+            quiet, days = clock >= self.start or clock < self.end, int(clock >= self.start)
+        if not quiet:
+            return None
+        end = datetime.combine(local.date() + timedelta(days=days), self.end)
+        first = instant(end, of)
+        # Where the clocks are set back, the end may come twice, and the first time be over.
+        return first if first > now else end.replace(tzinfo=of, fold=1).astimezone(UTC)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"start": f"{self.start:%H:%M}", "end": f"{self.end:%H:%M}", "timezone": self.timezone}
+
+    @classmethod
+    def from_json(cls, said: dict[str, Any]) -> "QuietHours":
+        return cls(time.fromisoformat(said["start"]), time.fromisoformat(said["end"]), said["timezone"])
+
+
+_UTC = ZoneInfo("UTC")

@@ -1,0 +1,47 @@
+"""Who of a job's devices may be sent to now: opt-outs, quiet hours and caps, asked once a job.
+
+What is decided here needs no message made. The urgent lane asks for opt-outs alone: quiet hours and caps protect
+people from marketing, not from a storm.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain.delivery import Expired, Held, Skipped
+from gateway.domain.notification import Notification
+from gateway.domain.steering import Cap
+from gateway.records import contacts
+from gateway.records.targets import Target
+
+Verdict = Skipped | Held | Expired
+
+
+async def decide(
+    conn: AsyncConnection, notification: Notification, targets: Sequence[Target], now: datetime
+) -> dict[UUID, Verdict]:
+    """The devices that are not to be sent to now, each with its reason; the rest count against their caps."""
+    steering = notification.steering
+    verdicts: dict[UUID, Verdict] = {}
+    for target in targets:
+        if steering.category is not None and steering.category in target.muted:
+            verdicts[target.device_id] = Skipped(f"the device opted out of {steering.category!r}")
+        elif steering.quiet_hours is not None:
+            until = steering.quiet_hours.until(target.timezone, now)
+            if until is not None and until >= notification.delivery.expires_at:
+                verdicts[target.device_id] = Expired("its time runs out before the quiet hours end")
+            elif until is not None:
+                verdicts[target.device_id] = Held(until)
+    if steering.cap is not None and steering.category is not None:
+        left = [target for target in targets if target.device_id not in verdicts]
+        people = sorted({target.person for target in left})
+        admitted = await contacts.admit(conn, notification, steering.category, steering.cap, people)
+        reached = Skipped(_cause(steering.category, steering.cap))
+        verdicts |= {target.device_id: reached for target in left if target.person not in admitted}
+    return verdicts
+
+
+def _cause(category: str, cap: Cap) -> str:
+    return f"the cap of {cap.most} within {cap.window} is reached for {category!r}"

@@ -1,0 +1,114 @@
+"""Control what has been accepted: pause it, let it go on, cancel it, at any moment.
+
+The word is a row in the database, so that it holds whoever hears of it; a signal makes the workers hear it at once.
+Waiting jobs are looked at when they come due. Jobs that are being sent stop between two messages: what is in
+flight ends as it ends and is written down, and the rest goes back.
+"""
+
+from uuid import UUID
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from gateway.domain import ids
+from gateway.domain.errors import Conflict, NotFound
+from gateway.domain.job import Job
+from gateway.domain.notification import Kind, Notification, Progress, Status
+from gateway.queue import postgres as queue
+from gateway.records import notifications, signals
+
+log = structlog.get_logger(__name__)
+
+
+async def pause(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> None:
+    """Send no more of it for now. Its time runs on: what has not been sent by its expiry never is.
+
+    Pausing twice is the same as once. Raises NotFound, and Conflict when it has ended.
+    """
+    notification = await _locked(conn, application_id, id_, kind)
+    if notification.status is not Status.PAUSED:
+        _refuse_ended(notification)
+        await _steer(conn, id_, Status.PAUSED)
+
+
+async def resume(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> None:
+    """Let it go on where it was paused. Raises NotFound, and Conflict when it has ended."""
+    notification = await _locked(conn, application_id, id_, kind)
+    if notification.status is Status.PAUSED:
+        await queue.unpark(conn, id_)
+        await _steer(conn, id_, Status.SCHEDULED if notification.day is None else Status.SENDING)
+    _refuse_ended(notification)
+
+
+async def cancel(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> None:
+    """Send no more of it, for good. What is queued ends in the log as `cancelled`.
+
+    Cancelling twice is the same as once. Raises NotFound, and Conflict when it was done already.
+    """
+    notification = await _locked(conn, application_id, id_, kind)
+    if notification.status is not Status.CANCELLED:
+        _refuse_ended(notification)
+        await queue.withdraw(conn, id_)
+        await _steer(conn, id_, Status.CANCELLED, finished=notification.day is None)
+
+
+async def pause_if_failing(engine: AsyncEngine, notification: Notification) -> None:
+    """Pause it, once, when more of it fails than it was said to bear."""
+    limit = notification.steering.pause_when
+    if limit is None or notification.auto_paused is not None:
+        return
+    async with engine.begin() as conn:
+        _, progress = await show(conn, notification.application_id, notification.id)
+        if not limit.passed(progress.accepted, progress.failed):
+            return
+        [now] = await notifications.load(conn, [notification.id], lock=True)
+        if now.status is not Status.SENDING or now.auto_paused is not None:
+            return
+        ended = progress.accepted + progress.failed
+        cause = f"{progress.failed} of {ended} deliveries failed, more than the limit of {limit.share:.0%}"
+        await _steer(conn, notification.id, Status.PAUSED, auto_paused=cause)
+    log.warning("notification.auto_paused", notification_id=str(notification.id), cause=cause)
+
+
+async def give_back(engine: AsyncEngine, job: Job) -> None:
+    """Put back a job that is not finished: until its notification goes on when that is paused, else due at once."""
+    async with engine.begin() as conn:
+        # The lock keeps a resume out until the job is where that finds it.
+        [notification] = await notifications.load(conn, [job.notification_id], lock=True)
+        if notification.status is Status.PAUSED:
+            await queue.park(conn, job, notification.delivery.expires_at)
+        else:
+            await queue.put_back(conn, job)
+
+
+async def show(
+    conn: AsyncConnection, application_id: UUID, id_: UUID, kind: Kind | None = None
+) -> tuple[Notification, Progress]:
+    """Raises NotFound, also for one of another kind or application."""
+    found = await notifications.get(conn, application_id, id_)
+    if found is None or kind not in (None, found[0].kind):
+        raise NotFound(f"there is no {kind or 'notification'} {ids.show(ids.NOTIFICATION, id_)}")
+    return found
+
+
+async def _locked(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: Kind | None) -> Notification:
+    """Raises NotFound."""
+    [*found] = await notifications.load(conn, [id_], lock=True)
+    if not found or found[0].application_id != application_id or kind not in (None, found[0].kind):
+        raise NotFound(f"there is no {kind or 'notification'} {ids.show(ids.NOTIFICATION, id_)}")
+    return found[0]
+
+
+def _refuse_ended(notification: Notification) -> None:
+    match notification.status:
+        case Status.DONE:
+            raise Conflict("it is done: everything has been sent already")
+        case Status.CANCELLED:
+            raise Conflict("it was cancelled")
+
+
+async def _steer(
+    conn: AsyncConnection, id_: UUID, status: Status, *, finished: bool = False, auto_paused: str | None = None
+) -> None:
+    await notifications.steer(conn, id_, status, finished=finished, auto_paused=auto_paused)
+    await signals.send(conn, signals.CONTROL, f"{id_} {status}")

@@ -1,0 +1,31 @@
+"""The throttle: a notification's jobs go one after the other, each at its slot.
+
+The time of the next free slot is one value in the database, so that all workers together keep to the rate. A job that
+comes too early takes a slot and waits in the queue until then.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gateway.domain.job import Job
+from gateway.queue import postgres as queue
+from gateway.records import notifications
+
+# A job that comes later than this to its slot, since others went first or nobody worked, takes another one:
+# what has gathered does not go out in one gush.
+GRACE = timedelta(seconds=2)
+AT_ONCE = timedelta(milliseconds=50)
+
+
+async def has_slot(engine: AsyncEngine, job: Job) -> bool:
+    """Whether a throttled job may go now; if not, it was put back until its slot."""
+    now = datetime.now(UTC)
+    if job.slot is not None and now - job.slot < GRACE:
+        return True
+    async with engine.begin() as conn:
+        slot = await notifications.take_slot(conn, job.notification_id, len(job.device_ids))
+        if slot <= now + AT_ONCE:
+            return True
+        await queue.postpone(conn, job, slot)
+    return False
