@@ -124,10 +124,11 @@ async def _count(conn: AsyncConnection, notification_id: UUID, counts: Counter[O
     added: dict[str, Any] = {name.value: progress.c[name.value] + count for name, count in counts.items()}
     if counts:
         window = RATE_WINDOW.total_seconds()
-        since = func.extract("epoch", func.now() - func.coalesce(progress.c.rated_at, func.now()))
+        since = func.extract("epoch", func.now() - progress.c.rated_at)
         faded = progress.c.rate * func.exp(-func.least(since / window, FORGOTTEN))
         added |= {
-            "rate": faded + counts.total() / window,
+            # How long the first batch took is not known: the rate begins with the second.
+            "rate": case((progress.c.rated_at.is_(None), 0.0), else_=faded + counts.total() / window),
             "rated_at": func.now(),
             "began_at": func.coalesce(progress.c.began_at, func.now()),
         }

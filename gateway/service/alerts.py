@@ -11,6 +11,7 @@ from typing import Any
 from gateway.domain import audience
 from gateway.domain.errors import Fault, Invalid
 from gateway.domain.notification import LONGEST_TTL, Kind, Lane, Urgency
+from gateway.domain.steering import Steering
 from gateway.service.submission import Draft
 
 TEST_TOPIC = "test-alerts"
@@ -92,6 +93,7 @@ class Alert:
     expires: datetime | None = None
     area: Any = None
     audience: Any = None
+    category: str | None = None
     url: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
     """What was said beside this (sent, effective, onset, ends): kept and shown, not acted on."""
@@ -133,6 +135,7 @@ def draft(alert: Alert, now: datetime) -> Draft:
         urgency=way.urgency,
         ttl=way.ttl if expires_at is None else expires_at - now,
         expires_at=expires_at,
+        steering=Steering(category=alert.category),
         details=_said(alert),
     )
 

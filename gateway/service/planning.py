@@ -75,10 +75,14 @@ async def _due(
         # Python knows the zones, also those that the database's system does not; Postgres joins them to the devices.
         zones = (await conn.execute(select(devices.c.timezone).where(who).distinct())).scalars().all()
         moments = [max(now, instant(steering.local_at, zone_of(name))) for name in zones]
-        local = func.unnest(
-            literal(["" if name is None else name for name in zones], ARRAY(Text)),
-            literal(moments, ARRAY(TIMESTAMP(timezone=True))),
-        ).table_valued("zone", "due", name="local")
+        local = (
+            func.unnest(
+                literal(["" if name is None else name for name in zones], ARRAY(Text)),
+                literal(moments, ARRAY(TIMESTAMP(timezone=True))),
+            )
+            .table_valued("zone", "due", name="local_times")
+            .render_derived()
+        )
         source = source.join(local, func.coalesce(devices.c.timezone, "") == local.c.zone)
         due = local.c.due
     if steering.winner is not None:

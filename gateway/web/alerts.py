@@ -9,7 +9,7 @@ from gateway.service import alerts
 from gateway.service.access import SEND
 from gateway.service.alerts import AlertStatus, AlertUrgency, Certainty, Severity
 from gateway.web import shapes
-from gateway.web.content import Audience, Label
+from gateway.web.content import Audience, Category, Label
 from gateway.web.notifications import accept
 from gateway.web.reading import Address, Body, Moment, example
 from gateway.web.routes import Answer, Call, Routes
@@ -53,6 +53,7 @@ class NewAlert(Body):
     ends: Moment | None = None
     area: Annotated[Any, Field(description="A GeoJSON Polygon or MultiPolygon (RFC 7946).")] = None
     audience: Audience | None = None
+    category: Category | None = None
     url: Address | None = None
 
     def value(self) -> alerts.Alert:

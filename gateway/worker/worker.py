@@ -143,7 +143,9 @@ class Worker:
             run.hear(Status.PAUSED, notification.delivery.expires_at)
             if run.stopped:
                 return True
-        if notification.steering.throttle is not None and not await pacing.has_slot(engine, job):
+        # What is only accounted for needs no slot.
+        throttled = notification.steering.throttle is not None and notification.status is Status.SENDING
+        if throttled and not await pacing.has_slot(engine, job):
             return False
         async with engine.begin() as conn:
             targets = await load_targets(conn, notification.id, job.device_ids)

@@ -1,0 +1,376 @@
+"""Steering over HTTP, down to what the push service got and when: local time, throttle, quiet hours, categories,
+variants."""
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from gateway.domain import ids
+from gateway.domain.notification import Lane
+from gateway.service.planning import plan
+from gateway.sim import Vendor
+from tests.support.api import Api
+from tests.support.gateway_parts import HOME
+
+CONTENT = {"title": "Autumn sale", "url": "/sale"}
+CAMPAIGN = {"name": "Autumn", "content": CONTENT, "audience": {"everyone": True}}
+
+
+async def campaign(api: Api, **said: Any) -> Any:
+    return await api.made("POST", "/v1/campaigns", CAMPAIGN | said)
+
+
+def id_of(sent: Any) -> UUID:
+    found = ids.parse(ids.NOTIFICATION, sent["id"])
+    assert found is not None
+    return found
+
+
+async def done(api: Api, sent: Any) -> Any:
+    await api.parts.ended(id_of(sent))
+    return await api.made("GET", f"/v1/campaigns/{sent['id']}")
+
+
+def clock(moment: datetime, zone: str) -> str:
+    return moment.astimezone(ZoneInfo(zone)).replace(tzinfo=None).isoformat(timespec="seconds")
+
+
+async def test_a_time_in_a_zone_is_the_instant_its_clocks_show_it(api: Api) -> None:
+    sent = await campaign(api, schedule={"at": "2027-07-01T09:00:00", "timezone": "Europe/Vienna"})
+    assert sent["start_at"] == "2027-07-01T07:00:00Z"
+    sent = await campaign(api, schedule={"at": "2027-07-01T09:00:00+05:45"})
+    assert sent["start_at"] == "2027-07-01T03:15:00Z"
+
+
+async def test_local_time_is_planned_before_the_first_zone_and_lives_until_after_the_last(api: Api) -> None:
+    sent = await campaign(api, schedule={"at": "2027-07-01T09:00:00", "timezone": "device"}, delivery={"ttl": 3600})
+    assert sent["start_at"] == "2027-06-30T19:00:00Z"
+    assert sent["delivery"]["expires_at"] == "2027-07-01T22:00:00Z"
+    assert sent["schedule"] == {"at": "2027-07-01T09:00:00", "timezone": "device"}
+
+
+async def test_each_device_gets_it_when_its_own_clock_shows_the_time(api: Api) -> None:
+    """Vienna's time has come, Kathmandu's was hours ago, New York's and an unknown device's (UTC) are to come."""
+    zones = {"Europe/Vienna": 0, "Asia/Kathmandu": 0, "America/New_York": 6, None: 1, "Mars/Phobos": 1}
+    for zone in zones:
+        await api.register(client={"timezone": zone} if zone else {})
+    vienna = datetime.now(UTC) - timedelta(minutes=1)
+    sent = await campaign(api, schedule={"at": clock(vienna, "Europe/Vienna"), "timezone": "device"})
+    async with api.parts.working():
+        await api.parts.until(id_of(sent), lambda progress: progress.accepted == 2)
+        shown = await api.made("GET", f"/v1/campaigns/{sent['id']}")
+    assert (shown["progress"]["targets"], shown["progress"]["pending"]) == (5, 3)
+    rows = await api.parts.scalar("SELECT array_agg(run_at ORDER BY run_at) FROM jobs")
+    offset = ZoneInfo("Europe/Vienna").utcoffset(vienna.replace(tzinfo=None)) or timedelta(0)
+    away = ZoneInfo("America/New_York").utcoffset(vienna.replace(tzinfo=None)) or timedelta(0)
+    minute = vienna.replace(microsecond=0)
+    assert rows == [minute + offset, minute + offset - away]
+    assert shown["progress"]["eta"] is not None
+    assert datetime.fromisoformat(shown["progress"]["eta"]) >= rows[-1]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "pointer"),
+    [
+        ({"at": "2027-07-01T09:00:00"}, "/schedule/at"),
+        ({"at": "2027-07-01T09:00:00Z", "timezone": "device"}, "/schedule/at"),
+        ({"at": "2027-07-01", "timezone": "device"}, "/schedule/at"),
+        ({"at": "2027-07-01T09:00:00", "timezone": "Mars/Phobos"}, "/schedule/timezone"),
+        ({"at": "2031-07-01T09:00:00", "timezone": "device"}, "/schedule/at"),
+    ],
+)
+async def test_schedules_that_cannot_be_meant_are_named(api: Api, schedule: Any, pointer: str) -> None:
+    before = await api.rows()
+    said = await api.call("POST", "/v1/campaigns", CAMPAIGN | {"schedule": schedule})
+    assert (said.status, pointer in said.pointers) == (422, True), said.body
+    assert await api.rows() == before
+
+
+async def test_a_throttled_campaign_keeps_to_its_rate(api: Api) -> None:
+    await api.parts.register(api.parts.subscribe(Vendor.FCM, 120))
+    sent = await campaign(api, throttle={"per_second": 30})
+    async with api.parts.working(), api.parts.working():
+        shown = await done(api, sent)
+    assert (shown["progress"]["accepted"], shown["throttle"]) == (120, {"per_second": 30.0, "spread": None})
+    times = sorted(message.received_at.timestamp() for message in api.parts.sim.messages)
+    assert 2.8 <= times[-1] - times[0] <= 10
+    for start in times:  # no second has more than its messages and those that were on their way
+        assert sum(start <= other < start + 1 for other in times) <= 30 * 2
+
+
+async def test_a_campaign_spread_over_a_time_takes_it(api: Api) -> None:
+    await api.parts.register(api.parts.subscribe(Vendor.FCM, 40))
+    sent = await campaign(api, throttle={"spread": 4})
+    async with api.parts.working():
+        await done(api, sent)
+    times = sorted(message.received_at.timestamp() for message in api.parts.sim.messages)
+    assert 2.8 <= times[-1] - times[0] <= 10
+
+
+async def test_what_gathered_while_nobody_worked_does_not_go_out_in_one_gush(api: Api) -> None:
+    await api.parts.register(api.parts.subscribe(Vendor.FCM, 60))
+    sent = await campaign(api, throttle={"per_second": 20})
+    async with api.parts.working():
+        await api.parts.until(id_of(sent), lambda progress: progress.accepted >= 20)
+    async with api.parts.engine.begin() as conn:  # an hour later
+        hour = "interval '1 hour'"
+        await conn.exec_driver_sql(f"UPDATE jobs SET run_at = run_at - {hour}, slot = slot - {hour}")  # noqa: S608 - ours
+        await conn.exec_driver_sql("UPDATE progress SET free_at = free_at - interval '1 hour'")
+    before = api.parts.sim.messages.total
+    async with api.parts.working():
+        await done(api, sent)
+    times = sorted(message.received_at.timestamp() for message in api.parts.sim.messages)[before:]
+    assert times[-1] - times[0] >= (len(times) - 20) / 20 * 0.8
+
+
+async def test_a_cancelled_throttled_campaign_is_accounted_for_at_once(api: Api) -> None:
+    await api.parts.register(api.parts.subscribe(Vendor.FCM, 30))
+    sent = await campaign(api, throttle={"per_second": 0.1})
+    async with api.parts.working():
+        await api.parts.until(id_of(sent), lambda progress: progress.accepted >= 1)
+        await api.made("POST", f"/v1/campaigns/{sent['id']}/cancel")
+        progress = await api.parts.ended(id_of(sent), 10)
+    assert progress.accepted + progress.cancelled == 30
+    assert progress.cancelled >= 25
+
+
+def quiet_now(zone: str = "UTC") -> dict[str, str]:
+    now = datetime.now(ZoneInfo(zone))
+    around = {"start": now - timedelta(hours=1), "end": now + timedelta(hours=2)}
+    return {name: f"{moment:%H:%M}" for name, moment in around.items()}
+
+
+async def test_in_quiet_hours_a_message_waits_until_they_end(api: Api) -> None:
+    awake = await api.register(client={"timezone": "Asia/Tokyo"})
+    await api.register(client={"timezone": "UTC"})
+    sent = await campaign(api, quiet_hours=quiet_now())
+    async with api.parts.working():
+        await api.parts.until(id_of(sent), lambda progress: progress.accepted == 1)
+        [delivery] = (await api.made("GET", "/v1/deliveries"))["items"]
+    assert delivery["device_id"] == awake["id"]
+    shown = await api.made("GET", f"/v1/campaigns/{sent['id']}")
+    assert (shown["progress"]["pending"], shown["progress"]["retries"]) == (1, 0)
+    [due] = await api.parts.scalar("SELECT array_agg(run_at) FROM jobs WHERE cardinality(device_ids) > 0")
+    assert f"{due:%H:%M}" == shown["quiet_hours"]["end"]
+
+
+async def test_a_message_whose_time_ends_before_the_quiet_hours_is_dropped_and_accounted_for(api: Api) -> None:
+    await api.register(client={"timezone": "UTC"})
+    sent = await campaign(api, quiet_hours=quiet_now(), delivery={"ttl": 1800})
+    async with api.parts.working():
+        shown = await done(api, sent)
+    assert shown["progress"]["expired"] == 1
+    [delivery] = (await api.made("GET", "/v1/deliveries"))["items"]
+    assert "quiet hours" in delivery["cause"]
+
+
+async def test_a_category_is_made_shown_listed_changed_and_removed(api: Api) -> None:
+    new = {"name": "offers", "title": "Offers", "cap": {"most": 2, "window": 60}, "quiet_hours": quiet_now()}
+    made = await api.made("POST", "/v1/categories", new)
+    path = f"/v1/categories/{made['id']}"
+    assert (await api.made("GET", path)) == made
+    assert (await api.made("GET", "/v1/categories"))["items"] == [made]
+    assert (made["cap"], made["quiet_hours"]["timezone"]) == ({"most": 2, "window": 60}, "device")
+    changed = await api.made("PATCH", path, {"title": "Special offers", "cap": None})
+    assert (changed["title"], changed["cap"], changed["quiet_hours"]) == ("Special offers", None, made["quiet_hours"])
+    assert (await api.call("POST", "/v1/categories", new)).status == 409
+    assert (await api.call("DELETE", path)).status == 204
+    assert (await api.call("GET", path)).status == 404
+    said = await api.call("POST", "/v1/campaigns", CAMPAIGN | {"category": "offers"})
+    assert (said.status, said.pointers) == (422, ["/category"])
+
+
+async def test_a_cap_counts_notifications_to_a_person_not_devices(api: Api) -> None:
+    await api.made("POST", "/v1/categories", {"name": "offers", "title": "Offers", "cap": {"most": 2, "window": 3600}})
+    for user in ("u-1", "u-1", "u-2", None):
+        await api.made("POST", "/v1/devices", api.device(**({"user_id": user} if user else {})))
+    totals = []
+    async with api.parts.working():
+        for audience in ({"everyone": True}, {"user_id": "u-1"}, {"everyone": True}):
+            sent = await campaign(api, category="offers", audience=audience)
+            progress = (await done(api, sent))["progress"]
+            totals.append((progress["accepted"], progress["skipped"]))
+        other = await campaign(api)  # of no category
+        assert (await done(api, other))["progress"]["accepted"] == 4
+    assert totals == [(4, 0), (2, 0), (2, 2)]
+    skipped = (await api.made("GET", "/v1/deliveries?outcome=skipped"))["items"]
+    assert {row["user_id"] for row in skipped} == {"u-1"}
+    assert "cap of 2" in skipped[0]["cause"]
+
+
+async def test_campaigns_at_the_same_time_cannot_both_be_the_last_allowed(api: Api) -> None:
+    await api.made("POST", "/v1/categories", {"name": "offers", "title": "O", "cap": {"most": 1, "window": 3600}})
+    await api.parts.register(api.parts.subscribe(Vendor.FCM, 50))
+    sent = [await campaign(api, category="offers") for _ in range(4)]
+    async with api.parts.working(), api.parts.working():
+        shown = [await done(api, one) for one in sent]
+    assert sum(one["progress"]["accepted"] for one in shown) == 50
+    assert sum(one["progress"]["skipped"] for one in shown) == 150
+    assert api.parts.sim.messages.total == 50
+
+
+async def test_forgetting_a_user_forgets_what_they_were_sent(api: Api) -> None:
+    await api.made("POST", "/v1/categories", {"name": "offers", "title": "O", "cap": {"most": 1, "window": 3600}})
+    await api.made("POST", "/v1/devices", api.device(user_id="u-1"))
+    async with api.parts.working():
+        await done(api, await campaign(api, category="offers"))
+    assert await api.parts.scalar("SELECT count(*) FROM contacts") == 1
+    await api.made("DELETE", "/v1/users/u-1")
+    assert await api.parts.scalar("SELECT count(*) FROM contacts") == 0
+
+
+async def test_a_device_that_opts_out_is_left_out_up_to_the_last_moment(api: Api) -> None:
+    await api.made("POST", "/v1/categories", {"name": "offers", "title": "Offers", "description": "Now and then."})
+    await api.made("POST", "/v1/categories", {"name": "news", "title": "News"})
+    first, second = await api.register(), await api.register()
+    path = f"/v1/devices/{first['id']}/preferences"
+    key = {"key": first["device_token"], "origin": HOME}
+    shown = await api.made("PATCH", path, {"categories": {"offers": False}}, **key)
+    assert shown == await api.made("GET", path, **key)
+    assert [(one["category"], one["enabled"]) for one in shown["categories"]] == [("news", True), ("offers", False)]
+    sent = await campaign(api, category="offers", throttle={"per_second": 1})
+    async with api.parts.working():
+        await api.parts.until(id_of(sent), lambda progress: progress.targets == 1)
+        assert (await done(api, sent))["progress"]["accepted"] == 1
+    late = await campaign(api, category="news")
+    [job] = await api.parts.queue().claim(lanes=[Lane.BULK], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
+    await plan(api.parts.engine, job)
+    assert (await api.parts.show(id_of(late)))[1].targets == 2
+    await api.made("PATCH", f"/v1/devices/{second['id']}/preferences", {"categories": {"news": False}})
+    async with api.parts.working():
+        progress = (await done(api, late))["progress"]
+    assert (progress["accepted"], progress["skipped"]) == (1, 1)
+    said = await api.call("PATCH", path, {"categories": {"nonsense": True}}, **key)
+    assert (said.status, said.pointers) == (422, ["/categories/nonsense"])
+
+
+async def test_an_opt_out_survives_registering_again(api: Api) -> None:
+    await api.made("POST", "/v1/categories", {"name": "offers", "title": "Offers"})
+    new = api.device(muted=["offers"])
+    device = await api.made("POST", "/v1/devices", new)
+    del new["muted"]
+    await api.made("POST", "/v1/devices", new)
+    assert (await api.made("GET", f"/v1/devices/{device['id']}"))["muted"] == ["offers"]
+
+
+async def test_an_urgent_alert_ignores_quiet_hours_and_caps_but_no_opt_out(api: Api) -> None:
+    rules = {"cap": {"most": 1, "window": 3600}, "quiet_hours": quiet_now()}
+    await api.made("POST", "/v1/categories", {"name": "storms", "title": "Storms", **rules})
+    await api.register(client={"timezone": "UTC"})
+    await api.register(client={"timezone": "UTC"}, muted=["storms"])
+    alert = {"event": "Storm", "audience": {"everyone": True}, "category": "storms"}
+    async with api.parts.working():
+        for _ in range(3):
+            sent = await api.made("POST", "/v1/alerts", alert | {"severity": "Extreme", "urgency": "Immediate"})
+            assert (sent["cap"], sent["quiet_hours"]) == (None, None)
+            assert (await api.parts.ended(id_of(sent))).accepted == 1
+        calm = await api.made("POST", "/v1/alerts", alert | {"severity": "Minor"})
+        await api.parts.until(id_of(calm), lambda progress: progress.targets == 1)
+        assert calm["quiet_hours"] is not None
+    assert api.parts.sim.messages.total == 3
+
+
+VARIANTS = [
+    {"name": "a", "content": {}},
+    {"name": "b", "weight": 3, "content": {"title": "Only today", "url": "/today"}},
+]
+
+
+async def test_variants_share_the_audience_and_a_person_gets_one_on_every_device(api: Api) -> None:
+    subscribers = api.parts.subscribe(Vendor.FCM, 400)
+    for number, subscriber in enumerate(subscribers):
+        await api.parts.register([subscriber], user_id=f"u-{number // 2}")
+    sent = await campaign(api, variants=VARIANTS)
+    async with api.parts.working():
+        shown = await done(api, sent)
+    titles = [subscriber.messages[0].json()["notification"]["title"] for subscriber in subscribers]
+    assert all(titles[i] == titles[i + 1] for i in range(0, 400, 2))
+    counts = Counter(titles)
+    assert 50 < counts["Autumn sale"] < 150
+    assert [variant["accepted"] for variant in shown["variants"]] == [counts["Autumn sale"], counts["Only today"]]
+    urls = {s.messages[0].json()["notification"]["navigate"] for s in subscribers}
+    assert urls == {f"{HOME}/sale", f"{HOME}/today"}
+    again = await campaign(api, variants=VARIANTS)
+    async with api.parts.working():
+        await done(api, again)
+    assert titles != [subscriber.messages[1].json()["notification"]["title"] for subscriber in subscribers]
+
+
+async def test_the_variant_clicked_most_goes_to_everybody_outside_the_sample(api: Api) -> None:
+    subscribers = api.parts.subscribe(Vendor.FCM, 300)
+    await api.parts.register(subscribers)
+    sent = await campaign(api, variants=[VARIANTS[0], VARIANTS[1] | {"weight": 1}], winner={"sample": 0.3, "after": 3})
+    async with api.parts.working():
+        await api.parts.until(id_of(sent), lambda progress: progress.accepted > 50)
+        for subscriber in subscribers:
+            for message in subscriber.messages:
+                told = message.json()["notification"]
+                if told["title"] == "Only today":
+                    token = told["data"]["gateway"]["receipt"]
+                    await api.made("POST", "/v1/receipts", {"token": token, "event": "clicked"}, key=None)
+        sampled = api.parts.sim.messages.total
+        shown = await done(api, sent)
+    assert 50 < sampled < 130
+    assert [variant["won"] for variant in shown["variants"]] == [False, True]
+    assert shown["variants"][1]["clicked"] == shown["progress"]["clicked"] > 10
+    late = Counter(message.json()["notification"]["title"] for message in list(api.parts.sim.messages)[sampled:])
+    assert late == {"Only today": 300 - sampled}
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"throttle": {}}, "/throttle"),
+        ({"throttle": {"per_second": 0}}, "/throttle/per_second"),
+        ({"throttle": {"spread": 3600}, "delivery": {"ttl": 60}}, "/throttle/spread"),
+        ({"quiet_hours": {"start": "22:00", "end": "8"}}, "/quiet_hours/end"),
+        ({"quiet_hours": {"start": "24:00", "end": "08:00"}}, "/quiet_hours/start"),
+        ({"quiet_hours": {"start": "08:00", "end": "08:00"}}, "/quiet_hours/end"),
+        ({"quiet_hours": {"start": "22:00", "end": "08:00", "timezone": "Nowhere"}}, "/quiet_hours/timezone"),
+        ({"variants": VARIANTS[:1]}, "/variants"),
+        ({"variants": [VARIANTS[0], VARIANTS[0]]}, "/variants/1/name"),
+        ({"variants": [VARIANTS[0], VARIANTS[1] | {"weight": 0}]}, "/variants/1/weight"),
+        ({"variants": [VARIANTS[0], {"name": "c", "content": {"url": "javascript:1"}}]}, "/variants/1/content/url"),
+        ({"winner": {"sample": 0.2, "after": 60}}, "/winner"),
+        ({"variants": VARIANTS, "winner": {"sample": 1.0, "after": 60}}, "/winner/sample"),
+        ({"variants": VARIANTS, "winner": {"sample": 0.5, "after": 60}, "delivery": {"ttl": 60}}, "/winner/after"),
+        ({"pause_when": {"failure_share": 0}}, "/pause_when/failure_share"),
+        ({"category": "nonsense"}, "/category"),
+    ],
+)
+async def test_steering_that_cannot_be_meant_is_named(api: Api, change: Any, pointer: str) -> None:
+    before = await api.rows()
+    said = await api.call("POST", "/v1/campaigns", CAMPAIGN | change)
+    assert (said.status, said.pointers) == (422, [pointer]), said.body
+    assert await api.rows() == before
+    assert (await api.call("POST", "/v1/campaigns", CAMPAIGN)).status == 201
+
+
+async def test_pause_and_resume_over_http(api: Api) -> None:
+    sent = await campaign(api)
+    paused = await api.made("POST", f"/v1/campaigns/{sent['id']}/pause")
+    assert (paused["status"], paused["progress"]["eta"]) == ("paused", None)
+    assert (await api.made("GET", "/v1/notifications?status=paused"))["items"][0]["id"] == sent["id"]
+    assert (await api.made("POST", f"/v1/notifications/{sent['id']}/resume"))["status"] == "scheduled"
+    async with api.parts.working():
+        await api.parts.ended(id_of(sent))
+    said = await api.call("POST", f"/v1/campaigns/{sent['id']}/pause")
+    assert (said.status, said.body["code"]) == (409, "conflict")
+    assert (await api.call("POST", f"/v1/alerts/{sent['id']}/pause")).status == 404
+
+
+async def test_a_click_says_that_it_was_displayed(api: Api) -> None:
+    [subscriber] = api.parts.subscribe(Vendor.FCM, 1)
+    await api.parts.register([subscriber])
+    sent = await campaign(api)
+    async with api.parts.working():
+        await done(api, sent)
+    token = subscriber.messages[0].json()["notification"]["data"]["gateway"]["receipt"]
+    for event in ("clicked", "displayed", "clicked"):
+        await api.made("POST", "/v1/receipts", {"token": token, "event": event, "action": "open"}, key=None)
+    progress = (await api.made("GET", f"/v1/campaigns/{sent['id']}"))["progress"]
+    assert (progress["accepted"], progress["displayed"], progress["clicked"]) == (1, 1, 1)

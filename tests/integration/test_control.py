@@ -1,0 +1,270 @@
+"""Pause, resume, cancel: exact at any moment, and everything accounted for."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import update
+
+from gateway.domain.errors import Conflict
+from gateway.domain.notification import Notification, Status
+from gateway.domain.steering import FailureLimit, Steering
+from gateway.queue import postgres as queue
+from gateway.records import signals
+from gateway.records.schema import jobs
+from gateway.records.schema import notifications as table
+from gateway.service import control
+from gateway.sim import Rule, Vendor
+from tests.support.gateway_parts import Parts, gateway, quick
+
+SENDERS = 4
+
+
+@pytest.fixture
+async def parts(database_url: str) -> AsyncIterator[Parts]:
+    async with gateway(database_url) as parts:
+        yield parts
+
+
+async def told(parts: Parts, order: object, notification: Notification) -> None:
+    async with parts.engine.begin() as conn:
+        await order(conn, parts.application_id, notification.id)  # type: ignore[operator] - one of control's orders
+
+
+async def status(parts: Parts, notification: Notification) -> Status:
+    return (await parts.show(notification.id))[0].status
+
+
+async def nothing_claimed(parts: Parts) -> None:
+    """Until no job is held by a worker."""
+    held = "SELECT count(*) FROM jobs WHERE attempt > 0 AND NOT parked AND run_at > now()"
+    async with asyncio.timeout(20):
+        with parts.bell.waiter(signals.LOG) as waiter:
+            while await parts.scalar(held):
+                await waiter.wait(0.05)
+
+
+async def test_a_paused_campaign_stops_at_once_and_goes_on_where_it_was(parts: Parts) -> None:
+    devices = await parts.register(parts.subscribe(Vendor.FCM, 900))
+    parts.sim.behave(Rule(delay_ms=20))
+    async with parts.working(quick(senders=SENDERS, jobs=2)):
+        sent = await parts.submit()
+        await parts.sim.wait_for(count=40)
+        await told(parts, control.pause, sent)
+        taken = parts.sim.messages.total
+        assert await status(parts, sent) is Status.PAUSED
+        await nothing_claimed(parts)
+        paused_at = parts.sim.messages.total
+        # What was in flight, and what each sender took up before the word had reached it.
+        assert paused_at <= taken + 2 * SENDERS
+        assert await parts.scalar("SELECT bool_and(parked) FROM jobs")
+        assert len(await parts.log(sent.id)) == paused_at
+
+        parts.sim.behave()
+        other = await parts.submit()  # others go on meanwhile
+        await parts.ended(other.id)
+        assert parts.sim.messages.total == paused_at + 900
+
+        await told(parts, control.resume, sent)
+        progress = await parts.ended(sent.id)
+    assert progress.accepted == 900
+    assert {len(subscriber.messages) for subscriber in devices.values()} == {2}
+    assert await status(parts, sent) is Status.DONE
+
+
+async def test_what_is_paused_before_it_starts_is_planned_when_it_goes_on(parts: Parts) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 3))
+    sent = await parts.submit(start_at=datetime.now(UTC) + timedelta(milliseconds=300))
+    await told(parts, control.pause, sent)
+    async with parts.working():
+        after = await parts.submit(start_at=datetime.now(UTC) + timedelta(milliseconds=600))
+        await parts.ended(after.id)
+        assert await parts.log(sent.id) == {}
+        late = await parts.register(parts.subscribe(Vendor.FCM, 1))
+        await told(parts, control.resume, sent)
+        await parts.ended(sent.id)
+    assert late.keys() <= (await parts.log(sent.id)).keys()
+
+
+async def test_what_stays_paused_past_its_expiry_is_accounted_for_as_expired(parts: Parts) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 300))
+    parts.sim.behave(Rule(delay_ms=20))
+    async with parts.working(quick(senders=SENDERS)):
+        sent = await parts.submit()
+        await parts.sim.wait_for(count=5)
+        await told(parts, control.pause, sent)
+        await nothing_claimed(parts)
+        taken = parts.sim.messages.total
+        async with parts.engine.begin() as conn:
+            soon = datetime.now(UTC) + timedelta(milliseconds=200)
+            await conn.execute(update(table).where(table.c.id == sent.id).values(expires_at=soon))
+            # As it would have been parked, had it had so little time from the beginning.
+            await conn.execute(update(jobs).values(run_at=soon))
+            await signals.send(conn, signals.JOBS)
+        progress = await parts.ended(sent.id)
+    assert (progress.accepted, progress.expired) == (taken, 300 - taken)
+    assert await status(parts, sent) is Status.DONE
+
+
+async def test_what_is_paused_unplanned_past_its_expiry_is_accounted_for(parts: Parts) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 3))
+    now = datetime.now(UTC)
+    sent = await parts.submit(start_at=now + timedelta(seconds=0.2), expires_at=now + timedelta(seconds=1))
+    await told(parts, control.pause, sent)
+    async with parts.working():
+        progress = await parts.ended(sent.id)
+    assert progress.expired == 3
+    assert parts.sim.messages.total == 0
+
+
+async def test_a_paused_campaign_can_be_cancelled_and_all_of_it_is_logged(parts: Parts) -> None:
+    devices = await parts.register(parts.subscribe(Vendor.FCM, 700))
+    parts.sim.behave(Rule(delay_ms=20))
+    async with parts.working(quick(senders=SENDERS)):
+        sent = await parts.submit()
+        await parts.sim.wait_for(count=5)
+        await told(parts, control.pause, sent)
+        await nothing_claimed(parts)
+        await told(parts, control.cancel, sent)
+        progress = await parts.ended(sent.id)
+    assert progress.accepted + progress.cancelled == 700
+    assert progress.accepted == parts.sim.messages.total
+    assert (await parts.log(sent.id)).keys() == devices.keys()
+    assert await status(parts, sent) is Status.CANCELLED
+
+
+async def test_retries_wait_out_a_pause(parts: Parts) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 5))
+    parts.sim.behave(Rule(status=429, retry_after=1))
+    async with parts.working():
+        sent = await parts.submit()
+        await parts.until(sent.id, lambda progress: progress.retries == 5)
+        await told(parts, control.pause, sent)
+        parts.sim.behave()
+        with parts.bell.waiter(signals.JOBS) as waiter:
+            async with asyncio.timeout(20):
+                while not await parts.scalar("SELECT bool_and(parked) FROM jobs"):
+                    await waiter.wait(0.1)
+        assert parts.sim.messages.total == 0
+        await told(parts, control.resume, sent)
+        assert (await parts.ended(sent.id)).accepted == 5
+
+
+async def test_pausing_and_resuming_twice_is_the_same_as_once(parts: Parts) -> None:
+    sent = await parts.submit(start_at=datetime.now(UTC) + timedelta(hours=1))
+    for order, expected in (
+        (control.resume, Status.SCHEDULED),
+        (control.pause, Status.PAUSED),
+        (control.pause, Status.PAUSED),
+        (control.resume, Status.SCHEDULED),
+        (control.resume, Status.SCHEDULED),
+    ):
+        await told(parts, order, sent)
+        assert await status(parts, sent) is expected
+
+
+async def test_what_has_ended_is_neither_paused_nor_resumed(parts: Parts) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 1))
+    async with parts.working():
+        done = await parts.submit()
+        await parts.ended(done.id)
+    cancelled = await parts.submit()
+    await told(parts, control.cancel, cancelled)
+    for sent in (done, cancelled):
+        before = await status(parts, sent)
+        for order in (control.pause, control.resume):
+            with pytest.raises(Conflict):
+                await told(parts, order, sent)
+        assert await status(parts, sent) is before
+
+
+async def test_a_worker_whose_signals_are_lost_stops_too(parts: Parts) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 400))
+    parts.sim.behave(Rule(delay_ms=20))
+    async with parts.working(quick(senders=2, lease=timedelta(seconds=1))):
+        sent = await parts.submit()
+        await parts.sim.wait_for(count=4)
+        async with parts.engine.begin() as conn:
+            await conn.execute(update(table).where(table.c.id == sent.id).values(status=Status.PAUSED))
+        async with asyncio.timeout(20):
+            with parts.bell.waiter(signals.LOG) as waiter:
+                while not await parts.scalar("SELECT bool_and(parked) FROM jobs"):
+                    await waiter.wait(0.2)
+        assert parts.sim.messages.total < 300
+        await told(parts, control.resume, sent)
+        parts.sim.behave()
+        assert (await parts.ended(sent.id)).accepted == 400
+
+
+async def test_a_pause_between_claiming_and_parking_cannot_lose_the_resume(parts: Parts) -> None:
+    """Who gives a job back looks at the status under the lock that pause and resume take."""
+    await parts.register(parts.subscribe(Vendor.FCM, 3))
+    sent = await parts.submit()
+    waiting = parts.queue()
+    [plan] = await waiting.claim(lanes=[sent.delivery.lane], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
+    await told(parts, control.pause, sent)
+    await control.give_back(parts.engine, plan)
+    assert await parts.scalar("SELECT parked FROM jobs")
+    await told(parts, control.resume, sent)
+    assert await parts.scalar("SELECT NOT parked AND run_at <= now() FROM jobs")
+    [plan] = await waiting.claim(lanes=[sent.delivery.lane], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
+    await told(parts, control.pause, sent)
+    await told(parts, control.resume, sent)
+    await control.give_back(parts.engine, plan)
+    assert await parts.scalar("SELECT NOT parked AND run_at <= now() FROM jobs")
+    async with parts.engine.connect() as conn:
+        assert await queue.last_due(conn, sent.id) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_however_orders_fall_each_device_gets_at_most_one_and_exactly_one_unless_cancelled(
+    parts: Parts, seed: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311 - the same interleaving every time
+    devices = await parts.register(parts.subscribe(Vendor.FCM, 400))
+    parts.sim.behave(Rule(share=0.1, times=1, status=503, retry_after=1, delay_ms=5), Rule(delay_ms=5))
+    crew = quick(senders=SENDERS, jobs=2)
+    async with parts.working(crew), parts.working(crew):
+        sent = await parts.submit()
+        for _ in range(chance.randint(3, 8)):
+            await parts.sim.wait_for(count=parts.sim.messages.total + chance.randint(0, 20), timeout=20)
+            await told(parts, control.pause, sent)
+            if chance.random() < 0.5:
+                await nothing_claimed(parts)
+            await told(parts, control.resume, sent)
+            if (await parts.show(sent.id))[1].pending < 100:
+                break
+        cancelled = seed % 2 == 1
+        if cancelled:
+            await told(parts, control.cancel, sent)
+        progress = await parts.ended(sent.id)
+    outcomes = Counter(row.outcome for row in (await parts.log(sent.id)).values())
+    assert outcomes.total() == len(devices) == progress.targets
+    assert max(len(subscriber.messages) for subscriber in devices.values()) == 1
+    assert sum(len(subscriber.messages) for subscriber in devices.values()) == outcomes["accepted"]
+    if not cancelled:
+        assert outcomes == {"accepted": 400}
+    else:
+        assert outcomes["accepted"] + outcomes["cancelled"] == 400
+
+
+async def test_a_campaign_that_fails_too_often_is_paused_once(parts: Parts) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 1200))
+    parts.sim.behave(Rule(status=413))
+    limited = Steering(pause_when=FailureLimit(0.3, 50))
+    async with parts.working(quick(senders=SENDERS, jobs=1)):
+        sent = await parts.submit(steering=limited)
+        async with asyncio.timeout(30):
+            with parts.bell.waiter(signals.LOG) as waiter:
+                while await status(parts, sent) is not Status.PAUSED:
+                    await waiter.wait(0.5)
+        notification, progress = await parts.show(sent.id)
+        assert notification.auto_paused is not None
+        assert "more than the limit of 30%" in notification.auto_paused
+        assert 0 < progress.rejected < 1200
+        await told(parts, control.resume, sent)
+        progress = await parts.ended(sent.id)
+    assert progress.rejected == 1200  # whoever lets it go on has seen why

@@ -1,0 +1,100 @@
+"""Local times and quiet hours across changes of the clocks, against what a calendar says."""
+
+from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.domain.schedule import DEVICE, QuietHours, earliest, instant, latest, zone, zone_of
+
+ZONES = (
+    "Europe/Vienna",
+    "America/New_York",
+    "America/Santiago",
+    "Australia/Lord_Howe",  # half an hour of summer time
+    "Asia/Kathmandu",
+    "Africa/Casablanca",
+    "Pacific/Apia",
+    "Pacific/Kiritimati",
+    "Etc/GMT+12",
+    "UTC",
+)
+zones = st.sampled_from(ZONES)
+FIRST, LAST = datetime.fromisoformat("2024-01-01"), datetime.fromisoformat("2030-01-01")
+locals_ = st.datetimes(FIRST, LAST)
+clocks = st.times().map(lambda t: t.replace(second=0, microsecond=0))
+
+
+@pytest.mark.parametrize(
+    ("local", "name", "utc"),
+    [
+        ("2026-12-01T09:00", "Europe/Vienna", "2026-12-01T08:00"),
+        ("2026-07-01T09:00", "Europe/Vienna", "2026-07-01T07:00"),
+        ("2026-03-29T02:30", "Europe/Vienna", "2026-03-29T01:30"),  # skipped: it is 03:30
+        ("2026-10-25T02:30", "Europe/Vienna", "2026-10-25T00:30"),  # twice: the first
+        ("2026-11-01T01:30", "America/New_York", "2026-11-01T05:30"),
+        ("2026-03-08T02:30", "America/New_York", "2026-03-08T07:30"),
+        ("2026-10-04T02:15", "Australia/Lord_Howe", "2026-10-03T15:45"),
+    ],
+)
+def test_a_local_time_is_what_the_clocks_of_its_zone_show(local: str, name: str, utc: str) -> None:
+    assert instant(datetime.fromisoformat(local), zone_of(name)) == datetime.fromisoformat(f"{utc}+00:00")
+
+
+@given(locals_, zones)
+def test_clocks_show_the_local_time_at_its_instant_unless_they_skip_it(local: datetime, name: str) -> None:
+    local = local.replace(microsecond=0)
+    moment = instant(local, zone_of(name))
+    shown = moment.astimezone(ZoneInfo(name)).replace(tzinfo=None)
+    assert shown == local or timedelta(0) < shown - local <= timedelta(hours=1)
+    before = (moment - timedelta(hours=3)).astimezone(ZoneInfo(name)).replace(tzinfo=None)
+    assert before < local  # it is the first such moment, not the second
+
+
+@given(locals_, zones)
+def test_no_device_is_due_before_the_first_or_after_the_last_zone(local: datetime, name: str) -> None:
+    assert earliest(local) <= instant(local, zone_of(name)) <= latest(local) + timedelta(hours=1)
+
+
+@pytest.mark.parametrize("name", ["Mars/Phobos", "", "../../etc/passwd", "/etc/localtime", "Europe", "x" * 300, "a\0b"])
+def test_what_is_no_zone_is_none_and_a_device_there_is_in_utc(name: str) -> None:
+    assert zone(name) is None
+    assert zone_of(name) is zone_of("UTC")
+
+
+def test_a_device_that_never_said_its_zone_is_in_utc() -> None:
+    assert zone_of(None) is zone_of("UTC")
+
+
+@given(clocks, clocks, st.datetimes(FIRST, LAST, timezones=st.just(UTC)), zones)
+def test_quiet_hours_hold_until_their_end_and_not_a_moment_longer(
+    start: time, end: time, now: datetime, name: str
+) -> None:
+    quiet = QuietHours(start, end, name)
+    until = quiet.until(None, now)
+    clock = now.astimezone(ZoneInfo(name)).time()
+    inside = start <= clock < end if start <= end else clock >= start or clock < end
+    assert (until is not None) == inside
+    if until is not None:
+        assert now < until <= now + timedelta(hours=25)
+        after = until.astimezone(ZoneInfo(name))
+        # It ends by the clock, or as much later as the clocks were put forward over the end.
+        late = (datetime.combine(after.date(), after.time()) - datetime.combine(after.date(), end)).total_seconds()
+        assert 0 <= late % 86_400 <= 3600
+
+
+def test_quiet_hours_are_each_devices_own() -> None:
+    quiet, now = QuietHours(time(22), time(8), DEVICE), datetime(2026, 11, 24, 22, 30, tzinfo=UTC)
+    assert quiet.until("Europe/Vienna", now) == datetime(2026, 11, 25, 7, tzinfo=UTC)
+    assert quiet.until("America/New_York", now) is None
+    assert quiet.until(None, now) == datetime(2026, 11, 25, 8, tzinfo=UTC)
+
+
+def test_quiet_hours_that_end_in_the_hour_that_comes_twice_end_after_now() -> None:
+    quiet = QuietHours(time(22), time(2, 30), "Europe/Vienna")
+    first = datetime(2026, 10, 25, 0, 10, tzinfo=UTC)  # 02:10, for the first time
+    second = datetime(2026, 10, 25, 1, 10, tzinfo=UTC)  # 02:10 again
+    assert quiet.until(None, first) == datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
+    assert quiet.until(None, second) == datetime(2026, 10, 25, 1, 30, tzinfo=UTC)
