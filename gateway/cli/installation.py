@@ -56,6 +56,14 @@ async def installation(chosen: Settings) -> AsyncIterator[Context]:
         yield context
 
 
+def id_of(kind: str, text: str) -> UUID:
+    """Raises NotFound."""
+    found = ids.parse(kind, text)
+    if found is None:
+        raise NotFound(f"{text!r} is not an id that begins with {kind}_")
+    return found
+
+
 async def application(conn: AsyncConnection, named: str) -> UUID:
     """The application with this id or name. Raises NotFound."""
     if (id_ := ids.parse(ids.APPLICATION, named)) is not None and await applications.get(conn, id_) is not None:

@@ -1,9 +1,11 @@
 """Commands that send: a notification, an alert from a file."""
 
 import json as jsonlib
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,6 +18,8 @@ from gateway.service.context import Context
 from gateway.web.alerts import NewAlert
 from gateway.web.notifications import NewNotification
 from gateway.web.reading import read_body
+
+Drafting = Callable[[AsyncConnection, UUID], Awaitable[submission.Draft]]
 
 
 def add(cli: typer.Typer) -> None:
@@ -36,7 +40,11 @@ def send(
     urgency: Annotated[str | None, typer.Option(help="very-low, low, normal or high.")] = None,
     lane: Annotated[str | None, typer.Option(help="urgent, normal or bulk.")] = None,
     ttl: Annotated[int | None, typer.Option(help="Seconds a push service may hold it.")] = None,
+    category: Annotated[str | None, typer.Option(help="What kind of message it is.")] = None,
     at: Annotated[str | None, typer.Option(help="When, such as 2026-12-01T09:00:00Z.")] = None,
+    timezone: Annotated[
+        str | None, typer.Option(help="The zone of --at, such as Europe/Vienna, or `device` for each device's own.")
+    ] = None,
     data_dir: DataDir = None,
     json: JsonOption = False,
 ) -> None:
@@ -56,10 +64,15 @@ def send(
         "content": {"title": title, "body": body, "url": url},
         "audience": given[0] if len(given) == 1 else {"any": given},
         "delivery": {"urgency": urgency, "lane": lane, "ttl": ttl},
-        "schedule": None if at is None else {"at": at},
+        "category": category,
+        "schedule": None if at is None else {"at": at, "timezone": timezone},
     }
     new = read_body(NewNotification, jsonlib.dumps(said).encode())
-    _submit(app_, new.draft(Kind.DIRECT, new.audience, schedule=new.schedule), data_dir, as_json_=json)
+
+    async def draft(conn: AsyncConnection, application_id: UUID) -> submission.Draft:
+        return await new.draft(conn, application_id, Kind.DIRECT, new.audience, schedule=new.schedule)
+
+    _submit(app_, draft, data_dir, as_json_=json)
 
 
 def alert(
@@ -70,12 +83,17 @@ def alert(
 ) -> None:
     """Raise an alert from a file."""
     new = read_body(NewAlert, file.read_bytes())
-    _submit(app_, alerts.draft(new.value(), datetime.now(UTC)), data_dir, as_json_=json)
+
+    async def draft(_: AsyncConnection, __: UUID) -> submission.Draft:
+        return alerts.draft(new.value(), datetime.now(UTC))
+
+    _submit(app_, draft, data_dir, as_json_=json)
 
 
-def _submit(app_: str, draft: submission.Draft, data_dir: Path | None, *, as_json_: bool) -> None:
+def _submit(app_: str, draft: Drafting, data_dir: Path | None, *, as_json_: bool) -> None:
     async def submitted(conn: AsyncConnection, context: Context) -> dict[str, Any]:
-        accepted = await submission.submit(conn, context, await application(conn, app_), draft)
+        id_ = await application(conn, app_)
+        accepted = await submission.submit(conn, context, id_, await draft(conn, id_))
         return reports.notification(accepted, Progress())
 
     made = order(data_dir, submitted)

@@ -18,7 +18,7 @@ from shapely.validation import explain_validity
 
 from gateway.domain import ids
 from gateway.domain.device import TOPIC_NAME
-from gateway.domain.errors import Fault, Invalid
+from gateway.domain.errors import Fault, Invalid, step
 
 DEEPEST = 16
 MOST_LEAVES = 200
@@ -221,7 +221,7 @@ class _Reader:
         [name] = known
         allowed = {name, *(OPERATORS if name == "attribute" else ())}
         for extra in value.keys() - allowed:
-            self.fault(f"{at}/{_escape(extra)}", f"is not known beside {name}")
+            self.fault(f"{at}{step(extra)}", f"is not known beside {name}")
         if name not in ("all", "any", "not"):
             self.leaves += 1
         return _READERS[name](self, value, at, depth)
@@ -270,7 +270,7 @@ class _Reader:
             return self.fault(at, "must be {after} or {before} or both")
         before = len(self.faults)
         for extra in limits.keys() - {"after", "before"}:
-            self.fault(f"{at}/{_escape(extra)}", "is not known here")
+            self.fault(f"{at}{step(extra)}", "is not known here")
         found = {name: _moment(limits[name]) for name in ("after", "before") if name in limits}
         for name, moment in found.items():
             if moment is None:
@@ -313,7 +313,7 @@ class _Reader:
             return self.fault(at, "must be {lat, lon, radius_m}")
         before = len(self.faults)
         for extra in near.keys() - {"lat", "lon", "radius_m"}:
-            self.fault(f"{at}/{_escape(extra)}", "is not known here")
+            self.fault(f"{at}{step(extra)}", "is not known here")
         for name, low, high in (("lat", -90, 90), ("lon", -180, 180), ("radius_m", 1, FARTHEST_M)):
             number = near.get(name)
             if name not in near:
@@ -354,7 +354,7 @@ class _Reader:
         if kind not in ("Polygon", "MultiPolygon") or not isinstance(value, dict):
             return self.fault(at, "must be a GeoJSON Polygon or MultiPolygon (RFC 7946)")
         for extra in value.keys() - {"type", "coordinates", "bbox"}:
-            self.fault(f"{at}/{_escape(extra)}", "is not known here")
+            self.fault(f"{at}{step(extra)}", "is not known here")
         coordinates, at = value.get("coordinates"), f"{at}/coordinates"
         if not isinstance(coordinates, list) or not coordinates:
             return self.fault(at, f"must be the non-empty coordinates of a {kind}")
@@ -435,8 +435,3 @@ def _kind(value: object) -> str:
 
 def _names(keys: Sequence[str] | dict[str, Any]) -> str:
     return ", ".join(repr(key)[:60] for key in list(keys)[:5])
-
-
-def _escape(token: str) -> str:
-    """A JSON pointer's reference token (RFC 6901 section 3)."""
-    return token.replace("~", "~0").replace("/", "~1")

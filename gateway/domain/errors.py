@@ -21,6 +21,11 @@ class GatewayError(Exception):
         self.detail = detail
 
 
+def step(token: object) -> str:
+    """One step of a JSON pointer, `/` and all (RFC 6901 section 3)."""
+    return "/" + str(token).replace("~", "~0").replace("/", "~1")
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One thing wrong with the input: where (RFC 6901 JSON pointer) and what."""
@@ -123,6 +128,14 @@ class PayloadTooLarge(GatewayError):
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(f"payload is {size} octets; one push message holds {limit}")
+
+
+class TemplateFailed(GatewayError):
+    """A template could not be rendered, or made something that cannot be sent."""
+
+    code = "template_failed"
+    title = "The template could not be rendered"
+    status = 422
 
 
 class ReceiptInvalid(GatewayError):

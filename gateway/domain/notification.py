@@ -7,7 +7,8 @@ the kind again: lane, Urgency, TTL and expiry say all that sending needs.
 import hashlib
 import math
 from base64 import urlsafe_b64encode
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -81,6 +82,14 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Templating:
+    """The content's texts are templates. `strict`: an undefined variable fails; `event`: what they see as that."""
+
+    strict: bool = False
+    event: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Notification:
     """`day` (UTC) is when sending began, None before that; it places the deliveries in the partitioned log.
 
@@ -104,11 +113,12 @@ class Notification:
     steering: Steering = UNSTEERED
     winner: int | None = None
     auto_paused: str | None = None
+    templating: Templating | None = None
+    """None: the content is to be taken literally."""
 
-    @property
-    def tag(self) -> str:
-        """What folds repeats together on the device: the content's own tag, else the collapse key, else the id."""
-        return str(self.content.get("tag") or self.delivery.collapse_key or self.id)
+    def tag_of(self, content: Mapping[str, Any]) -> str:
+        """What folds repeats together on the device: its content's own tag, else the collapse key, else the id."""
+        return str(content.get("tag") or self.delivery.collapse_key or self.id)
 
 
 def push_topic(application_id: UUID, tag: str) -> str:

@@ -1,7 +1,7 @@
 """Notifications and their counts."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain.notification import Delivery, Kind, Lane, Notification, Progress, Status, Urgency
+from gateway.domain.notification import Delivery, Kind, Lane, Notification, Progress, Status, Templating, Urgency
 from gateway.domain.steering import Steering
 from gateway.records.schema import notifications, progress, variants
 
@@ -29,6 +29,7 @@ async def add(conn: AsyncConnection, notification: Notification) -> None:
             audience=notification.audience,
             details=notification.details,
             steering=notification.steering.to_json(),
+            templating=None if notification.templating is None else asdict(notification.templating),
             lane=delivery.lane,
             urgency=delivery.urgency,
             ttl_s=int(delivery.ttl.total_seconds()),
@@ -156,6 +157,7 @@ def _notification(row: Row[Any]) -> Notification:
         steering=Steering.from_json(row.steering),
         winner=row.winner,
         auto_paused=row.auto_paused,
+        templating=None if row.templating is None else Templating(**row.templating),
     )
 
 

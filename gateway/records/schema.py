@@ -181,6 +181,29 @@ contacts = Table(
     Index(None, "at"),
 )
 
+# Content saved under a name. What is accepted with a template keeps the version it was accepted with.
+templates = Table(
+    "templates",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    _application(),
+    Column("name", Text, nullable=False),
+    Column("version", Integer, nullable=False),  # the newest
+    _moment("created_at", now=True),
+    _moment("updated_at", now=True),
+    UniqueConstraint("application_id", "name"),
+)
+
+template_versions = Table(
+    "template_versions",
+    metadata,
+    Column("template_id", UUID, ForeignKey("templates.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("content", JSONB, nullable=False),
+    Column("strict", Boolean, nullable=False),
+    _moment("created_at", now=True),
+)
+
 notifications = Table(
     "notifications",
     metadata,
@@ -194,6 +217,7 @@ notifications = Table(
     Column("audience", JSONB, nullable=False),
     Column("details", JSONB, nullable=False, server_default=text("'{}'")),  # what only its front door knows
     Column("steering", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("templating", JSONB(none_as_null=True)),  # how its content is rendered; none when it is literal
     Column("winner", SmallInteger),  # the variant that the rest of the audience gets, once it is decided
     Column("auto_paused", Text),  # why the gateway paused it by itself; it does so once
     Column("lane", SmallInteger, nullable=False),

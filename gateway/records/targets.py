@@ -1,13 +1,14 @@
 """What sending needs to know of devices and keys, loaded a whole job at a time."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import BigInteger, ColumnElement, Integer, Text, any_, cast, func, literal, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.domain import ids
 from gateway.domain.steering import BUCKETS
 from gateway.records.schema import applications, devices, vapid_keys
 
@@ -72,6 +73,18 @@ def bucket(notification_id: UUID) -> ColumnElement[int]:
     return cast(hashed % BUCKETS, Integer)
 
 
-async def load_signing_keys(conn: AsyncConnection, ids: Sequence[UUID]) -> list[SigningKey]:
+async def known_of(conn: AsyncConnection, device_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
+    """What templates may say of each device and its user, as `user` and `device`."""
+    d = devices.c
+    query = select(d.id, d.user_id, d.platform, d.browser, d.locale, d.timezone, d.app_version, d.topics, d.attributes)
+    found = {}
+    for row in await conn.execute(query.where(d.id.in_(device_ids))):
+        device = {name: getattr(row, name) for name in ("platform", "browser", "locale", "timezone", "app_version")}
+        device |= {"id": ids.show(ids.DEVICE, row.id), "topics": row.topics, "attributes": row.attributes}
+        found[row.id] = {"user": {"id": row.user_id, "attributes": row.attributes}, "device": device}
+    return found
+
+
+async def load_signing_keys(conn: AsyncConnection, key_ids: Sequence[UUID]) -> list[SigningKey]:
     query = select(vapid_keys.c.id, vapid_keys.c.private_key, applications.c.subject).join(applications)
-    return [SigningKey(*row) for row in await conn.execute(query.where(vapid_keys.c.id.in_(ids)))]
+    return [SigningKey(*row) for row in await conn.execute(query.where(vapid_keys.c.id.in_(key_ids)))]

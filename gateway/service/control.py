@@ -5,6 +5,7 @@ Waiting jobs are looked at when they come due. Jobs that are being sent stop bet
 flight ends as it ends and is written down, and the rest goes back.
 """
 
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 import structlog
@@ -16,6 +17,9 @@ from gateway.domain.job import Job
 from gateway.domain.notification import Kind, Notification, Progress, Status
 from gateway.queue import postgres as queue
 from gateway.records import notifications, signals
+
+Order = Callable[[AsyncConnection, UUID, UUID], Awaitable[None]]
+"""Pause, resume or cancel: (connection, application, notification)."""
 
 log = structlog.get_logger(__name__)
 

@@ -4,10 +4,10 @@ Nothing here waits for the queue or writes to the log; the worker around it does
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.delivery import Accepted, Cancelled, Expired, Final, Gone, Outcome, Rejected, Retry
 from gateway.domain.device import DeviceStatus, Subscription
-from gateway.domain.errors import EndpointNotAllowed, PayloadTooLarge
-from gateway.domain.notification import Notification, Status, Urgency, push_topic
+from gateway.domain.errors import EndpointNotAllowed, PayloadTooLarge, TemplateFailed
+from gateway.domain.notification import Notification, Status, Urgency
 from gateway.domain.retry import next_try
 from gateway.domain.steering import sample_buckets
 from gateway.push.answers import classify
@@ -26,7 +26,7 @@ from gateway.push.endpoints import EndpointPolicy
 from gateway.push.vapid import VapidKey, VapidSigner
 from gateway.records.targets import Target, load_signing_keys
 from gateway.service.context import Context
-from gateway.service.messages import Message
+from gateway.service.messages import Messages
 from gateway.service.vault import Vault
 
 log = structlog.get_logger(__name__)
@@ -60,14 +60,17 @@ class _Trust:
 
 
 class Post:
-    """A notification ready to be sent to any number of devices. `status` is what was last heard of it."""
+    """A notification ready to be sent to any number of devices.
 
-    def __init__(self, context: Context, notification: Notification) -> None:
+    `status` is what was last heard of it. `known`: what templates may say of each device, when they do.
+    """
+
+    def __init__(self, context: Context, notification: Notification, home: str | None = None) -> None:
         self.notification = notification
         self.status = notification.status
         self.winner = notification.winner
-        self.message = Message(context, notification)
-        self.topic = push_topic(notification.application_id, notification.tag)
+        self.messages = Messages(context, notification, home)
+        self.known: Mapping[UUID, Mapping[str, Any]] = {}
         self.ttl = int(notification.delivery.ttl.total_seconds())
         self.urgency: Urgency = notification.delivery.urgency
         self.expires = notification.delivery.expires_at.timestamp()
@@ -115,11 +118,10 @@ class Courier:
         variant = post.variant_of(target)
         try:
             self._policy.check_origin(origin)
-            body = encrypt(
-                post.message.for_device(target.device_id, variant),
-                Subscription(target.endpoint, target.p256dh, target.auth),
-            )
-        except (EndpointNotAllowed, PayloadTooLarge) as refusal:
+            known = post.known.get(target.device_id, {})
+            payload, topic = post.messages.for_device(target.device_id, target.locale, variant, known)
+            body = encrypt(payload, Subscription(target.endpoint, target.p256dh, target.auth))
+        except (EndpointNotAllowed, PayloadTooLarge, TemplateFailed) as refusal:
             return Sent(Rejected(refusal.detail), variant=variant)
         key, subject = self._keys[target.vapid_key_id]
         answer = await self._client.post(
@@ -127,7 +129,7 @@ class Courier:
             body,
             ttl=min(post.ttl, max(0, int(post.expires - now))),
             urgency=post.urgency,
-            topic=post.topic,
+            topic=topic,
             authorization=self._signer.header(key, subject, origin, now),
         )
         at = datetime.fromtimestamp(now, UTC)

@@ -1,13 +1,20 @@
 """The messages of a notification, ready to be filled in for each device.
 
-Static content is composed once per notification and variant; only the receipt token differs from device to device.
+What says the same to many is made once: for every variant and language, and only once for all devices when no template
+speaks of the user or the device. Then only the receipt token differs from device to device.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any, NamedTuple
 from uuid import UUID
 
+from gateway.content.localisation import every, layers, localised
+from gateway.content.templates import Compiled, has_markup
 from gateway.domain import ids
-from gateway.domain.notification import Notification
+from gateway.domain.errors import PayloadTooLarge
+from gateway.domain.notification import Notification, push_topic
+from gateway.push.encryption import MAX_PAYLOAD
 from gateway.push.payload import Template, compose
 from gateway.service.context import Context
 
@@ -15,31 +22,128 @@ from gateway.service.context import Context
 RECEIPT_GRACE = timedelta(days=7)
 
 
-class Message:
-    """One notification's payloads: `for_device` answers the plain text that one device gets."""
+class Composed(NamedTuple):
+    """Rendered content without its receipt token, and the `Topic` header that folds repeats together."""
 
-    def __init__(self, context: Context, notification: Notification) -> None:
-        receipts = f"{context.public_url}/v1/receipts" if context.public_url else None
+    template: Template
+    topic: str
 
-        def composed(content: dict[str, object]) -> Template:
-            return compose(
-                content,
-                tag=notification.tag,
-                notification_id=ids.show(ids.NOTIFICATION, notification.id),
-                receipts_url=receipts,
-            )
 
-        self._templates = [composed(notification.content | v.content) for v in notification.steering.variants]
-        self._templates = self._templates or [composed(notification.content)]
+class Messages:
+    """One notification's messages: `for_device` answers the plain text that one device gets, and its Topic.
+
+    `home` is the web origin that a path in a rendered address belongs to.
+    """
+
+    def __init__(self, context: Context, notification: Notification, home: str | None = None) -> None:
+        """Raises Invalid for templates that cannot be understood."""
+        self._notification = notification
         self._vault = context.vault
-        self._notification_id = notification.id
+        self._home = home
+        self._receipts_url = f"{context.public_url}/v1/receipts" if context.public_url else None
         self._receipts_until = int((notification.delivery.expires_at + RECEIPT_GRACE).timestamp())
+        self._contents = [merged(notification.content, v.content) for v in notification.steering.variants]
+        self._contents = self._contents or [notification.content]
+        self._layers: dict[tuple[int, str | None], tuple[str, ...]] = {}
+        self._composed: dict[tuple[int, tuple[str, ...]], Composed] = {}
+        self._compiled: dict[tuple[int, tuple[str, ...]], Compiled] = {}
+        if notification.templating is not None:
+            for number, content in enumerate(self._contents):
+                for applying in every(content):
+                    compiled = Compiled(localised(content, applying), strict=notification.templating.strict)
+                    self._compiled[number, applying] = compiled
 
     @property
-    def size(self) -> int:
-        """Octets of plain text of the largest variant; the same for every device."""
-        return max(len(self.for_device(UUID(int=0), variant)) for variant in range(len(self._templates)))
+    def personal(self) -> bool:
+        """Whether what is known of a device is needed to render for it."""
+        return any(compiled.personal for compiled in self._compiled.values())
 
-    def for_device(self, device_id: UUID, variant: int | None) -> bytes:
-        token = self._vault.receipt_token(self._notification_id, device_id, variant, self._receipts_until)
-        return self._templates[variant or 0].fill(token)
+    def check_size(self) -> None:
+        """Raises PayloadTooLarge when a message is larger than any push service takes, whatever is rendered into it."""
+        for content in self._contents:
+            for applying in every(content):
+                said = localised(content, applying)
+                certain = {name: _certain(value) for name, value in said.items()}
+                size = len(self._fill(self._compose(certain), UUID(int=0), None))
+                if size > MAX_PAYLOAD:
+                    raise PayloadTooLarge(size, MAX_PAYLOAD)
+
+    def for_device(
+        self, device_id: UUID, locale: str | None, variant: int | None, known: Mapping[str, Any]
+    ) -> tuple[bytes, str]:
+        """(plain text, Topic). `known` is what templates may say of user and device. Raises TemplateFailed."""
+        composed = self._for(variant or 0, locale, known)
+        return self._fill(composed, device_id, variant), composed.topic
+
+    def rendered(self, locale: str | None, known: Mapping[str, Any]) -> dict[str, Any]:
+        """The content as a device would be shown it. Raises TemplateFailed."""
+        return self._rendered((0, layers(self._contents[0], locale)), known)
+
+    def _for(self, number: int, locale: str | None, known: Mapping[str, Any]) -> Composed:
+        applying = self._layers.get((number, locale))
+        if applying is None:
+            applying = self._layers[number, locale] = layers(self._contents[number], locale)
+        composed = self._composed.get((number, applying))
+        if composed is not None:
+            return composed
+        composed = self._compose(self._rendered((number, applying), known))
+        compiled = self._compiled.get((number, applying))
+        if compiled is None or not compiled.personal:
+            self._composed[number, applying] = composed
+        return composed
+
+    def _rendered(self, which: tuple[int, tuple[str, ...]], known: Mapping[str, Any]) -> dict[str, Any]:
+        number, applying = which
+        templating = self._notification.templating
+        if templating is None:
+            return localised(self._contents[number], applying)
+        variables = {
+            "user": {},
+            "device": {},
+            **known,
+            "event": templating.event,
+            "notification": {
+                "id": ids.show(ids.NOTIFICATION, self._notification.id),
+                "kind": self._notification.kind.value,
+                "name": self._notification.name,
+            },
+        }
+        return self._compiled[which].render(variables)
+
+    def _compose(self, content: Mapping[str, Any]) -> Composed:
+        notification = self._notification
+        tag = notification.tag_of(content)
+        template = compose(
+            content,
+            tag=tag,
+            notification_id=ids.show(ids.NOTIFICATION, notification.id),
+            receipts_url=self._receipts_url,
+            default_url=self._home,
+        )
+        return Composed(template, push_topic(notification.application_id, tag))
+
+    def _fill(self, composed: Composed, device_id: UUID, variant: int | None) -> bytes:
+        notification_id = self._notification.id
+        return composed.template.fill(
+            self._vault.receipt_token(notification_id, device_id, variant, self._receipts_until)
+        )
+
+
+def merged(content: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with what a variant says instead, also in each language that both speak."""
+    locales = dict(content.get("locales") or {})
+    for key, said in (variant.get("locales") or {}).items():
+        locales[key] = locales.get(key, {}) | said
+    return {**content, **variant, **({"locales": locales} if locales else {})}
+
+
+def _certain(value: Any) -> Any:
+    """What is sure to be sent of it: nothing of a template."""
+    match value:
+        case str():
+            return "" if has_markup(value) else value
+        case dict():
+            return {name: _certain(inner) for name, inner in value.items()}
+        case list():
+            return [_certain(inner) for inner in value]
+    return value

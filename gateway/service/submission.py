@@ -7,13 +7,13 @@ here will be delivered or accounted for.
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
-from gateway.domain.errors import Fault, Invalid, PayloadTooLarge
+from gateway.domain.errors import Fault, Invalid, step
 from gateway.domain.notification import (
     LONGEST_TTL,
     Delivery,
@@ -21,17 +21,17 @@ from gateway.domain.notification import (
     Lane,
     Notification,
     Status,
+    Templating,
     Urgency,
     expiry,
 )
 from gateway.domain.schedule import earliest, latest
 from gateway.domain.steering import UNSTEERED, Steering
-from gateway.push.encryption import MAX_PAYLOAD
 from gateway.queue import postgres as queue
 from gateway.records import applications, notifications
-from gateway.service import categories, segments
+from gateway.service import categories, segments, templates
 from gateway.service.context import Context
-from gateway.service.messages import Message
+from gateway.service.messages import Messages
 
 FARTHEST_START = timedelta(days=366)
 
@@ -67,6 +67,7 @@ class Draft:
     collapse_key: str | None = None
     start_at: datetime | None = None
     steering: Steering = UNSTEERED
+    templating: Templating | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -76,27 +77,31 @@ async def submit(conn: AsyncConnection, context: Context, application_id: UUID, 
     Raises Invalid with every fault, PayloadTooLarge when no device could receive it.
     """
     notification = await _accepted(conn, application_id, draft)
+    if notification.templating is not None:
+        templates.check(notification.content)
+        for index, variant in enumerate(notification.steering.variants):
+            templates.check(variant.content, f"/variants/{index}/content")
     home = await applications.home(conn, application_id) or context.public_url
-    notification.content["url"] = _landing(notification.content, home, "/content")
+    notification.content.setdefault("url", "/")
+    _land(notification.content, home, "/content")
     for index, variant in enumerate(notification.steering.variants):
-        if "url" in variant.content:
-            variant.content["url"] = _landing(variant.content, home, f"/variants/{index}/content")
-    size = Message(context, notification).size
-    if size > MAX_PAYLOAD:
-        raise PayloadTooLarge(size, MAX_PAYLOAD)
+        _land(variant.content, home, f"/variants/{index}/content")
+    Messages(context, notification, home).check_size()
     await notifications.add(conn, notification)
     await queue.enqueue_plan(conn, notification)
     return notification
 
 
-def _landing(content: dict[str, Any], home: str | None, pointer: str) -> str:
+def _land(content: dict[str, Any], home: str | None, pointer: str) -> None:
     """Where a click leads: Declarative Web Push requires an absolute URL. A path is the application's own."""
-    url = str(content.get("url") or "/")
-    if not url.startswith("/"):
-        return url
-    if home is None:
-        raise Invalid([Fault(f"{pointer}/url", "must be absolute, since the application has no allowed origin")])
-    return urljoin(home, url)
+    url = content.get("url")
+    if isinstance(url, str) and url.startswith("/"):
+        if home is None:
+            raise Invalid([Fault(f"{pointer}/url", "must be absolute, since the application has no allowed origin")])
+        parts = urlsplit(home)
+        content["url"] = f"{parts.scheme}://{parts.netloc}{url}"
+    for locale, said in (content.get("locales") or {}).items():
+        _land(said, home, f"{pointer}/locales{step(locale)}")
 
 
 async def _accepted(conn: AsyncConnection, application_id: UUID, draft: Draft) -> Notification:
@@ -152,6 +157,7 @@ async def _accepted(conn: AsyncConnection, application_id: UUID, draft: Draft) -
         start_at=start_at,
         created_at=now,
         steering=steering,
+        templating=draft.templating,
     )
 
 

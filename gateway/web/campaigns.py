@@ -35,5 +35,6 @@ class NewCampaign(Steered):
 @routes.add("POST", "/v1/campaigns", may=(SEND,), body=NewCampaign, creates=True, answers={201: shapes.Notification})
 async def start(call: Call[NewCampaign]) -> Answer:
     """Start a campaign, now or at `schedule.at`."""
-    new = call.body
-    return await accept(call, new.draft(Kind.CAMPAIGN, new.audience, name=new.name, schedule=new.schedule))
+    new, id_ = call.body, call.application_id
+    draft = await new.draft(call.conn, id_, Kind.CAMPAIGN, new.audience, name=new.name, schedule=new.schedule)
+    return await accept(call, draft)

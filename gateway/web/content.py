@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import (
     AfterValidator,
@@ -15,12 +16,15 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain import schedule, steering
+from gateway.domain import ids, schedule, steering
+from gateway.domain.errors import Fault, Invalid, NotFound
 from gateway.domain.notification import LONGEST_TTL, Kind, Lane, Urgency
 from gateway.domain.schedule import DEVICE, instant, zone, zone_of
+from gateway.service import templates
 from gateway.service.submission import Draft
-from gateway.web.reading import EARLIEST, LATEST, Address, Body, Moment, example
+from gateway.web.reading import EARLIEST, LATEST, Body, Landing, Moment, example
 
 LONGEST_TTL_S = int(LONGEST_TTL.total_seconds())
 
@@ -33,6 +37,12 @@ def _data(values: dict[str, Any]) -> dict[str, Any]:
     if "gateway" in values:
         raise ValueError("must not use the name 'gateway', which is the gateway's own")
     return values
+
+
+def _locale(tag: str) -> str:
+    if not re.fullmatch(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8}){0,4}", tag):
+        raise ValueError("must be a language tag such as de or de-AT (RFC 5646)")
+    return tag
 
 
 def _at(value: object, info: ValidationInfo) -> datetime:
@@ -63,6 +73,7 @@ def _clock(value: object) -> time:
     return time.fromisoformat(value)
 
 
+Locale = Annotated[str, AfterValidator(_locale)]
 ZoneOrDevice = Annotated[str, StringConstraints(max_length=100), AfterValidator(_zone_or_device)]
 Clock = Annotated[time, PlainValidator(_clock), WithJsonSchema({"type": "string", "pattern": r"^\d\d:\d\d$"})]
 
@@ -72,8 +83,8 @@ class Action(Body):
 
     action: Label
     title: Title
-    url: Address | None = None
-    icon: Address | None = None
+    url: Landing | None = None
+    icon: Landing | None = None
 
 
 class Partial(Body):
@@ -82,11 +93,11 @@ class Partial(Body):
     title: Title | None = None
     body: Text | None = None
     url: Annotated[
-        Address | None, Field(description="Where a click leads; a path is one of the application's first origin.")
+        Landing | None, Field(description="Where a click leads; a path is one of the application's first origin.")
     ] = None
-    icon: Address | None = None
-    image: Address | None = None
-    badge: Address | None = None
+    icon: Landing | None = None
+    image: Landing | None = None
+    badge: Landing | None = None
     tag: Annotated[Label | None, Field(description="A later notification with the same tag replaces this one.")] = None
     actions: Annotated[list[Action] | None, Field(max_length=10)] = None
     data: Annotated[dict[str, Any], AfterValidator(_data)] | None = None
@@ -98,8 +109,20 @@ class Partial(Body):
         return self.model_dump(exclude_none=True)
 
 
-class Content(Partial):
-    """What the browser shows. At most 3,993 octets once it is rendered."""
+class Spoken(Partial):
+    """What is said instead, and what in other languages."""
+
+    locales: Annotated[
+        dict[Locale, Partial] | None,
+        Field(max_length=100, description="By language tag: `de` is shown to de-AT where there is no `de-AT`."),
+    ] = None
+
+
+class Content(Spoken):
+    """What the browser shows. At most 3,993 octets once it is rendered.
+
+    Texts may be Liquid templates over `user`, `device`, `event` and `notification`.
+    """
 
     title: Title
 
@@ -193,7 +216,7 @@ class Variant(Body):
 
     name: Label
     weight: Annotated[float, Field(gt=0, le=1_000_000, description="Its share, relative to the others'.")] = 1.0
-    content: Partial
+    content: Spoken
 
     def value(self) -> steering.Variant:
         return steering.Variant(self.name, self.weight, self.content.value())
@@ -219,22 +242,71 @@ class PauseWhen(Body):
         return steering.FailureLimit(self.failure_share, self.after)
 
 
-class Sendable(Body):
+class Saved(Body):
+    """A saved template, by its id; the newest version when none is named."""
+
+    id: Annotated[str, StringConstraints(max_length=100)]
+    version: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
+
+
+class Rendered(Body):
+    """Content, or a saved template, and what its templates see."""
+
+    template: Saved | None = None
+    content: Annotated[Content | None, Field(validate_default=True)] = None
+    strict: Annotated[
+        bool, Field(description="A variable that is not known fails the message; a saved template has its own.")
+    ] = False
+    event: Annotated[dict[str, Any] | None, Field(description="What templates see as `event`.")] = None
+
+    @field_validator("content")
+    @classmethod
+    def _one_of_both(cls, content: Content | None, info: ValidationInfo) -> Content | None:
+        if "template" in info.data and (content is None) is (info.data["template"] is None):
+            raise ValueError("must be given, or a template" if content is None else "must not be beside a template")
+        return content
+
+    async def words(self, conn: AsyncConnection, application_id: UUID) -> tuple[dict[str, Any], bool]:
+        """(content, strict). Raises Invalid for a template that is not there."""
+        if self.content is not None:
+            return self.content.value(), self.strict
+        assert self.template is not None  # noqa: S101 - as `_one_of_both` has seen to
+        id_ = ids.parse(ids.TEMPLATE, self.template.id)
+        try:
+            if id_ is None:
+                raise NotFound("is not a template's id; it would begin with tpl_")
+            return await templates.resolve(conn, application_id, id_, self.template.version)
+        except NotFound as error:
+            raise Invalid([Fault("/template", error.detail)]) from None
+
+
+class Sendable(Rendered):
     model_config = example(content={"title": "Goal!", "body": "2:1 in the 83rd minute", "tag": "match-4"})
 
-    content: Content
     delivery: Travel = Travel()
     category: Category | None = None
 
     def steered(self) -> steering.Steering:
         return steering.Steering(category=self.category)
 
-    def draft(self, kind: Kind, audience: Any, *, name: str | None = None, schedule: Schedule | None = None) -> Draft:
-        travel = self.delivery
+    async def draft(
+        self,
+        conn: AsyncConnection,
+        application_id: UUID,
+        kind: Kind,
+        audience: Any,
+        *,
+        name: str | None = None,
+        schedule: Schedule | None = None,
+    ) -> Draft:
+        """Raises Invalid for a template that is not there."""
+        travel, steered = self.delivery, self.steered()
+        content, strict = await self.words(conn, application_id)
+        said = {"content": content, "variants": [variant.content for variant in steered.variants]}
         return Draft(
             kind=kind,
             name=name,
-            content=self.content.value(),
+            content=content,
             audience=audience,
             lane=None if travel.lane is None else Lane.labelled(travel.lane),
             urgency=travel.urgency,
@@ -242,7 +314,8 @@ class Sendable(Body):
             expires_at=travel.expires_at,
             collapse_key=travel.collapse_key,
             start_at=None if schedule is None else schedule.start(),
-            steering=replace(self.steered(), local_at=None if schedule is None else schedule.local_at()),
+            steering=replace(steered, local_at=None if schedule is None else schedule.local_at()),
+            templating=templates.templating_of(said, strict, self.event),
         )
 
 

@@ -64,7 +64,12 @@ async def accept(call: Call[Any, Any], draft: Draft) -> Answer:
 )
 async def send(call: Call[NewNotification]) -> Answer:
     """Send a notification to an audience. It is accepted with this answer, and then delivered or accounted for."""
-    return await accept(call, call.body.draft(Kind.DIRECT, call.body.audience, schedule=call.body.schedule))
+    return await accept(
+        call,
+        await call.body.draft(
+            call.conn, call.application_id, Kind.DIRECT, call.body.audience, schedule=call.body.schedule
+        ),
+    )
 
 
 @routes.add(
@@ -77,7 +82,9 @@ async def send(call: Call[NewNotification]) -> Answer:
 )
 async def publish(call: Call[Sendable]) -> Answer:
     """Send a notification to all devices that subscribe to a topic."""
-    return await accept(call, call.body.draft(Kind.DIRECT, {"topic": topic_in(call)}))
+    return await accept(
+        call, await call.body.draft(call.conn, call.application_id, Kind.DIRECT, {"topic": topic_in(call)})
+    )
 
 
 @routes.add("GET", "/v1/notifications", may=(READ, SEND), query=Search, answers={200: shapes.Page[shapes.Notification]})

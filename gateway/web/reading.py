@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -17,11 +16,12 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from gateway.content.templates import has_markup
+from gateway.domain import address
 from gateway.domain.device import TOPIC_NAME
-from gateway.domain.errors import Fault, Invalid, MalformedBody
+from gateway.domain.errors import Fault, Invalid, MalformedBody, step
 from gateway.push.encryption import decode_base64url
 
-LONGEST_URL = 2048
 EARLIEST, LATEST = 1970, 9000
 
 
@@ -105,7 +105,7 @@ def _unkeepable(value: object, at: str) -> Iterator[Fault]:
                 if not _is_keepable(name):
                     yield Fault(at, "has a name with U+0000 or half a surrogate pair")
                 else:
-                    yield from _unkeepable(item, f"{at}/{_escaped(name)}")
+                    yield from _unkeepable(item, at + step(name))
         case list():
             for index, item in enumerate(value):
                 yield from _unkeepable(item, f"{at}/{index}")
@@ -115,13 +115,9 @@ def _is_keepable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
-def _escaped(token: object) -> str:
-    return str(token).replace("~", "~0").replace("/", "~1")
-
-
 def _faults(error: ValidationError) -> list[Fault]:
     return [
-        Fault("".join(f"/{_escaped(part)}" for part in fault["loc"]), _in_words(fault["type"], fault["msg"]))
+        Fault("".join(step(part) for part in fault["loc"] if part != "[key]"), _in_words(fault["type"], fault["msg"]))
         for fault in error.errors(include_url=False, include_input=False)
     ]
 
@@ -166,18 +162,13 @@ def _topic(name: str) -> str:
     return name
 
 
+def _template_of_address(url: str) -> str:
+    return url if has_markup(url) else _address(url)
+
+
 def _address(url: str) -> str:
-    """An absolute http(s) URL, or a path of the application's own."""
-    try:
-        parts = urlsplit(url)
-        absolute = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        absolute = False
-    own = url.startswith("/") and not url.startswith("//")
-    if not (absolute or own) or not url.isprintable() or any(c in url for c in ' \\"<>^`{|}'):
-        raise ValueError("must be an absolute https: or http: address, or a path that begins with /")
-    if len(url) > LONGEST_URL:
-        raise ValueError(f"must have at most {LONGEST_URL} characters")
+    if (fault := address.fault_of(url)) is not None:
+        raise ValueError(fault)
     return url
 
 
@@ -185,8 +176,13 @@ Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
 """RFC 3339 with an offset; UTC inside."""
 Octets = Annotated[bytes, PlainValidator(_octets), WithJsonSchema({"type": "string", "format": "base64url"})]
 Topic = Annotated[str, AfterValidator(_topic), WithJsonSchema({"type": "string", "pattern": f"^{TOPIC_NAME.pattern}$"})]
+Landing = Annotated[
+    str,
+    AfterValidator(_template_of_address),
+    WithJsonSchema({"type": "string", "maxLength": address.LONGEST, "description": "An address, or its template."}),
+]
 Address = Annotated[
     str,
     AfterValidator(_address),
-    WithJsonSchema({"type": "string", "format": "uri-reference", "maxLength": LONGEST_URL}),
+    WithJsonSchema({"type": "string", "format": "uri-reference", "maxLength": address.LONGEST}),
 ]

@@ -23,6 +23,7 @@ from gateway.web import (
     problems,
     receipts,
     segments,
+    templates,
 )
 from gateway.web.routes import Front, Route, to_json
 
@@ -32,6 +33,7 @@ ROUTES: tuple[Route, ...] = (
     *devices.routes,
     *categories.routes,
     *segments.routes,
+    *templates.routes,
     *notifications.routes,
     *campaigns.routes,
     *alerts.routes,

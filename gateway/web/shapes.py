@@ -101,6 +101,22 @@ class Segment(TypedDict):
     updated_at: Moment
 
 
+class Template(TypedDict):
+    id: str
+    name: str
+    version: int
+    newest_version: int
+    content: dict[str, Any]
+    strict: bool
+    created_at: Moment
+    updated_at: Moment
+
+
+class Shown(TypedDict):
+    content: dict[str, Any]
+    octets: int
+
+
 class Forgotten(TypedDict):
     devices: int
 

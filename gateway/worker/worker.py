@@ -13,17 +13,18 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway import metrics
 from gateway.domain.delivery import Accepted, Retry
 from gateway.domain.job import Job, Task
-from gateway.domain.notification import Lane, Status
+from gateway.domain.notification import Lane, Notification, Status
 from gateway.push.client import PushClient
 from gateway.push.endpoints import vendor
 from gateway.queue.protocol import LeaseLost, Queue
-from gateway.records import notifications, signals
+from gateway.records import applications, notifications, signals
 from gateway.records.database import DATABASE_ERRORS
-from gateway.records.targets import load_targets
+from gateway.records.targets import known_of, load_targets
 from gateway.service import admission, control, pacing
 from gateway.service.context import Context
 from gateway.service.delivery import Courier, Post
@@ -150,12 +151,21 @@ class Worker:
         async with engine.begin() as conn:
             targets = await load_targets(conn, notification.id, job.device_ids)
             await self._courier.prepare(conn, targets)
-            post = Post(self._context, notification)
+            post = await self._post(conn, notification, job)
             if post.needs_winner(targets):
                 post.winner = await notifications.decide_winner(conn, notification.id)
             verdicts = await admission.decide(conn, notification, targets, datetime.now(UTC))
         run.load(post, targets, verdicts, partial(control.pause_if_failing, engine, notification))
         return True
+
+    async def _post(self, conn: AsyncConnection, notification: Notification, job: Job) -> Post:
+        if notification.templating is None:
+            return Post(self._context, notification)
+        home = await applications.home(conn, notification.application_id) or self._context.public_url
+        post = Post(self._context, notification, home)
+        if post.messages.personal:
+            post.known = await known_of(conn, job.device_ids)
+        return post
 
     async def _send(self, *, urgent_only: bool) -> None:
         while True:

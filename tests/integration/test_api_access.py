@@ -60,6 +60,7 @@ async def test_another_applications_things_are_not_there(api: Api) -> None:
         "notification_id": delivery["notification_id"],
         "delivery_id": delivery["id"],
         "segment_id": (await api.made("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}}))["id"],
+        "template_id": (await api.made("POST", "/v1/templates", {"name": "t", "content": {"title": "T"}}))["id"],
         "category_id": (await api.made("POST", "/v1/categories", {"name": "c", "title": "C"}))["id"],
     }
     for route in PROTECTED:
@@ -68,7 +69,14 @@ async def test_another_applications_things_are_not_there(api: Api) -> None:
         body = example(route) if route.body else None
         said = await api.call(route.method, address(route, **ids), body, key=other)
         assert (said.status, said.body["code"]) == (404, "not_found"), route.path
-    for path in ("/v1/devices", "/v1/notifications", "/v1/deliveries", "/v1/segments", "/v1/categories"):
+    for path in (
+        "/v1/devices",
+        "/v1/notifications",
+        "/v1/deliveries",
+        "/v1/segments",
+        "/v1/categories",
+        "/v1/templates",
+    ):
         assert (await api.made("GET", path, key=other))["items"] == []
     preview = await api.made("POST", "/v1/audiences/preview", {"audience": {"device_id": device["id"]}}, key=other)
     assert preview["devices"] == 0

@@ -28,6 +28,7 @@ KINDS = {
     "notification_id": "ntf",
     "segment_id": "seg",
     "category_id": "cat",
+    "template_id": "tpl",
 }
 """The ids in addresses, and what they begin with."""
 
@@ -128,6 +129,7 @@ class Api:
             "jobs",
             "segments",
             "categories",
+            "templates",
         )
         tables += ("deliveries", "receipts", "idempotency_keys")
         return {table: await self.parts.scalar(f"SELECT count(*) FROM {table}") for table in tables}  # noqa: S608

@@ -98,9 +98,9 @@ def test_topics_of_different_applications_never_fold_into_each_other() -> None:
 
 def test_the_tag_is_the_content_s_else_the_collapse_key_else_the_id() -> None:
     keyed = Delivery(Lane.NORMAL, Urgency.NORMAL, timedelta(hours=1), NOW, "key")
-    assert notification(content={"title": "x", "tag": "own"}, delivery=keyed).tag == "own"
-    assert notification(delivery=keyed).tag == "key"
-    assert notification().tag == str(UUID(int=7))
+    assert notification(delivery=keyed).tag_of({"title": "x", "tag": "own"}) == "own"
+    assert notification(delivery=keyed).tag_of({"title": "x"}) == "key"
+    assert notification().tag_of({"title": "x"}) == str(UUID(int=7))
 
 
 def test_a_ttl_of_0_leaves_the_queue_a_minute() -> None:

@@ -1,0 +1,22 @@
+"""The addresses that a notification may lead to or load from."""
+
+from urllib.parse import urlsplit
+
+LONGEST = 2048
+NEVER = ' \\"<>^`{|}'
+"""What no URL holds as it is (RFC 3986 section 2)."""
+
+
+def fault_of(url: str) -> str | None:
+    """What is wrong with it as an absolute http(s) URL or a path of the application's own; None when nothing is."""
+    try:
+        parts = urlsplit(url)
+        absolute = parts.scheme in ("http", "https") and bool(parts.hostname) and "%" not in parts.netloc
+    except ValueError:
+        absolute = False
+    own = url.startswith("/") and not url.startswith("//")
+    if not (absolute or own) or not url.isprintable() or any(c in url for c in NEVER):
+        return "must be an absolute https: or http: address, or a path that begins with /"
+    if len(url) > LONGEST:
+        return f"must have at most {LONGEST} characters"
+    return None

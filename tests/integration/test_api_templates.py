@@ -1,0 +1,218 @@
+"""Templates and languages over HTTP, down to what each device got."""
+
+from typing import Any
+
+import pytest
+
+from gateway.sim import Subscriber, Vendor
+from tests.support.api import Api
+from tests.support.gateway_parts import HOME
+
+GREETING = {
+    "title": "Hi {{ user.attributes.first_name | default: 'there' }}",
+    "body": "{{ event.name }} on {{ device.platform }}",
+    "url": "/find?q={{ user.attributes.plan }}",
+    "locales": {"de": {"title": "Hallo {{ user.attributes.first_name }}"}, "de-AT": {"title": "Servus"}},
+}
+
+
+async def subscriber(api: Api, **details: Any) -> Subscriber:
+    [made] = api.parts.subscribe(Vendor.FCM, 1)
+    await api.made("POST", "/v1/devices", {"subscription": made.to_json(), **details})
+    return made
+
+
+async def delivered(api: Api, sent: Any) -> Any:
+    id_ = await api.parts.scalar("SELECT id FROM notifications ORDER BY id DESC LIMIT 1")
+    async with api.parts.working():
+        await api.parts.ended(id_)
+    return await api.made("GET", f"/v1/notifications/{sent['id']}")
+
+
+def shown(one: Subscriber) -> Any:
+    [message] = one.messages
+    return message.json()["notification"]
+
+
+async def test_each_device_gets_its_own_words_in_its_own_language(api: Api) -> None:
+    ada = await subscriber(api, attributes={"first_name": "Ada", "plan": "a&b"}, client={"platform": "ios"})
+    german = await subscriber(api, attributes={"first_name": "Max"}, client={"locale": "de-CH"})
+    austrian = await subscriber(api, client={"locale": "de-at"})
+    sent = await api.made(
+        "POST",
+        "/v1/notifications",
+        {"content": GREETING, "audience": {"everyone": True}, "event": {"name": "Sale"}},
+    )
+    assert (await delivered(api, sent))["progress"]["accepted"] == 3
+    assert [shown(one)["title"] for one in (ada, german, austrian)] == ["Hi Ada", "Hallo Max", "Servus"]
+    assert shown(ada)["body"] == "Sale on ios"
+    assert shown(ada)["navigate"] == f"{HOME}/find?q=a%26b"
+    assert shown(austrian)["navigate"] == f"{HOME}/find?q="
+
+
+async def test_a_whole_address_may_come_from_a_value_and_a_path_belongs_to_the_application(api: Api) -> None:
+    device = await subscriber(api, attributes={"link": "/orders/7"})
+    content = {"title": "Order", "url": "{{ user.attributes.link }}", "tag": "order-{{ event.id }}"}
+    new = {"content": content, "audience": {"everyone": True}, "event": {"id": 7}}
+    await delivered(api, await api.made("POST", "/v1/notifications", new))
+    assert (shown(device)["navigate"], shown(device)["tag"]) == (f"{HOME}/orders/7", "order-7")
+
+
+async def test_what_a_template_makes_unsendable_is_rejected_for_that_device_alone(api: Api) -> None:
+    for link in ("https://shop.example/a", "javascript:alert(1)", "x" * 3000):
+        await api.register(attributes={"link": link[:1000], "long": "y" * 1000})
+    content = {
+        "title": "t",
+        "url": "{{ user.attributes.link }}",
+        "body": "{% if user.attributes.link contains 'shop' %}{{ user.attributes.long }}{% endif %}",
+    }
+    sent = await api.made("POST", "/v1/notifications", {"content": content, "audience": {"everyone": True}})
+    done = await delivered(api, sent)
+    assert (done["progress"]["accepted"], done["progress"]["rejected"]) == (1, 2)
+    rejected = (await api.made("GET", "/v1/deliveries?outcome=rejected"))["items"]
+    assert all(row["cause"].startswith("url: must be an absolute") for row in rejected)
+    assert all(row["attempts"] == 0 for row in rejected)
+
+
+async def test_what_rendering_makes_too_large_is_rejected_for_that_device_alone(api: Api) -> None:
+    await api.register(attributes={"long": "y" * 1000})
+    await api.register()
+    content = {"title": "t", "body": "{{ user.attributes.long }}" * 4}
+    sent = await api.made("POST", "/v1/notifications", {"content": content, "audience": {"everyone": True}})
+    done = await delivered(api, sent)
+    assert (done["progress"]["accepted"], done["progress"]["rejected"]) == (1, 1)
+
+
+async def test_what_is_sure_to_be_too_large_in_any_language_is_refused(api: Api) -> None:
+    before = await api.rows()
+    for content in (
+        {"title": "{{ user.id }}", "body": "x" * 4000},
+        {"title": "t", "locales": {"de": {"body": "x" * 4000}}},
+    ):
+        said = await api.call("POST", "/v1/notifications", {"content": content, "audience": {"everyone": True}})
+        assert (said.status, said.body["code"]) == (422, "payload_too_large")
+    assert await api.rows() == before
+
+
+async def test_a_strict_template_fails_where_a_variable_is_not_known(api: Api) -> None:
+    await subscriber(api, attributes={"first_name": "Ada"})
+    await subscriber(api)
+    new = {
+        "content": {"title": "{{ user.attributes.first_name }}"},
+        "audience": {"everyone": True},
+        "strict": True,
+    }
+    done = await delivered(api, await api.made("POST", "/v1/notifications", new))
+    assert (done["progress"]["accepted"], done["progress"]["rejected"]) == (1, 1)
+    [row] = (await api.made("GET", "/v1/deliveries?outcome=rejected"))["items"]
+    assert "first_name" in row["cause"]
+
+
+async def test_what_an_alert_says_is_never_taken_for_a_template(api: Api) -> None:
+    device = await subscriber(api)
+    alert = {"event": "{{ user.id }}", "description": "{% include 'x' %}", "audience": {"everyone": True}}
+    await delivered(api, await api.made("POST", "/v1/alerts", alert))
+    assert (shown(device)["title"], shown(device)["body"]) == ("{{ user.id }}", "{% include 'x' %}")
+
+
+async def test_variants_speak_languages_too(api: Api) -> None:
+    devices = [await subscriber(api, client={"locale": "de"}) for _ in range(20)]
+    new = {
+        "name": "n",
+        "content": {"title": "Sale", "body": "b", "locales": {"de": {"title": "Angebot", "body": "B"}}},
+        "audience": {"everyone": True},
+        "variants": [
+            {"name": "a", "content": {}},
+            {"name": "b", "content": {"locales": {"de": {"title": "Nur {{ device.locale }}"}}}},
+        ],
+    }
+    await delivered(api, await api.made("POST", "/v1/campaigns", new))
+    assert {(shown(one)["title"], shown(one)["body"]) for one in devices} == {("Angebot", "B"), ("Nur de", "B")}
+
+
+@pytest.mark.parametrize(
+    ("content", "pointer"),
+    [
+        ({"title": "{{ user."}, "/content/title"),
+        ({"title": "{{ customer.name }}"}, "/content/title"),
+        ({"title": "t", "locales": {"de": {"body": "{% x %}"}}}, "/content/locales/de/body"),
+        ({"title": "t", "locales": {"nonsense!": {"body": "x"}}}, "/content/locales/nonsense!"),
+        ({"title": "t", "locales": {"de": {"url": "javascript:1"}}}, "/content/locales/de/url"),
+        ({"title": "t", "actions": [{"action": "a", "title": "{% if %}"}]}, "/content/actions/0/title"),
+    ],
+)
+async def test_templates_that_cannot_be_understood_are_named(api: Api, content: Any, pointer: str) -> None:
+    before = await api.rows()
+    for path, body in (
+        ("/v1/notifications", {"audience": {"everyone": True}}),
+        ("/v1/campaigns", {"name": "n", "audience": {"everyone": True}}),
+        ("/v1/templates", {"name": "n"}),
+        ("/v1/templates/preview", {}),
+    ):
+        said = await api.call("POST", path, body | {"content": content})
+        assert (said.status, said.pointers) == (422, [pointer]), (path, said.body)
+    assert await api.rows() == before
+
+
+async def test_a_saved_template_keeps_its_versions_and_so_does_what_was_accepted_with_it(api: Api) -> None:
+    device = await subscriber(api, attributes={"first_name": "Ada"})
+    made = await api.made("POST", "/v1/templates", {"name": "hi", "content": {"title": "Hi {{ user.id }}"}})
+    path = f"/v1/templates/{made['id']}"
+    new = {"template": {"id": made["id"]}, "audience": {"everyone": True}}
+    sent = await api.made("POST", "/v1/notifications", new)
+    changed = await api.made("PATCH", path, {"content": {"title": "Ho {{ user.attributes.first_name }}"}})
+    assert (made["version"], changed["version"]) == (1, 2)
+    assert (await api.made("GET", path))["content"] == changed["content"]
+    assert (await api.made("GET", f"{path}?version=1"))["content"] == made["content"]
+    assert (await api.call("GET", f"{path}?version=3")).status == 404
+    assert (await api.made("GET", "/v1/templates"))["items"][0]["version"] == 2
+    await delivered(api, sent)
+    assert shown(device)["title"] == "Hi "
+    for template, title in (({"id": made["id"]}, "Ho Ada"), ({"id": made["id"], "version": 1}, "Hi ")):
+        asked = {"template": template, "device_id": await the_id(api)}
+        preview = await api.made("POST", "/v1/templates/preview", asked)
+        assert preview["content"]["title"] == title
+    renamed = await api.made("PATCH", path, {"name": "ho", "strict": True})
+    assert (renamed["name"], renamed["version"], renamed["strict"]) == ("ho", 3, True)
+    assert (await api.call("DELETE", path)).status == 204
+    said = await api.call("POST", "/v1/notifications", new)
+    assert (said.status, said.pointers) == (422, ["/template"])
+
+
+async def the_id(api: Api) -> str:
+    return str((await api.made("GET", "/v1/devices"))["items"][0]["id"])
+
+
+async def test_a_preview_shows_what_a_device_would_get(api: Api) -> None:
+    await subscriber(
+        api, user_id="u-1", attributes={"first_name": "Ada"}, client={"locale": "de-AT", "platform": "ios"}
+    )
+    asked = {"content": GREETING, "event": {"name": "Sale"}, "device_id": await the_id(api)}
+    preview = await api.made("POST", "/v1/templates/preview", asked)
+    assert preview["content"]["title"] == "Servus"
+    assert preview["content"]["body"] == "Sale on ios"
+    assert 100 < preview["octets"] < 3993
+    english = await api.made("POST", "/v1/templates/preview", asked | {"locale": "en"})
+    assert english["content"]["title"] == "Hi Ada"
+    nobody = await api.made("POST", "/v1/templates/preview", {"content": GREETING})
+    assert nobody["content"]["title"] == "Hi there"
+    failed = await api.call("POST", "/v1/templates/preview", {"content": {"title": "{{ event.x }}"}, "strict": True})
+    assert (failed.status, failed.body["code"]) == (422, "template_failed")
+    said = await api.call("POST", "/v1/templates/preview", asked | {"device_id": "dev_nonsense"})
+    assert (said.status, said.pointers) == (422, ["/device_id"])
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({}, "/content"),
+        ({"content": None}, "/content"),
+        ({"content": {"title": "t"}, "template": {"id": f"tpl_{'0' * 32}"}}, "/content"),
+        ({"template": {"id": f"tpl_{'0' * 32}"}}, "/template"),
+        ({"template": {"id": "nonsense"}}, "/template"),
+        ({"template": {"id": f"tpl_{'0' * 32}", "version": 0}}, "/template/version"),
+    ],
+)
+async def test_content_or_a_template_is_needed_and_not_both(api: Api, change: Any, pointer: str) -> None:
+    said = await api.call("POST", "/v1/notifications", {"audience": {"everyone": True}} | change)
+    assert (said.status, said.pointers) == (422, [pointer]), said.body

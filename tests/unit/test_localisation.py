@@ -1,0 +1,43 @@
+"""One content in several languages."""
+
+import pytest
+
+from gateway.content.localisation import every, layers, localised
+
+CONTENT = {
+    "title": "Storm",
+    "body": "Stay inside",
+    "locales": {"de": {"title": "Sturm"}, "de-AT": {"body": "Bleibt's drin"}, "zh_Hant": {"title": "風暴"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("locale", "keys", "title", "body"),
+    [
+        ("de-AT", ("de", "de-AT"), "Sturm", "Bleibt's drin"),
+        ("de_at", ("de", "de-AT"), "Sturm", "Bleibt's drin"),
+        ("de-CH", ("de",), "Sturm", "Stay inside"),
+        ("DE", ("de",), "Sturm", "Stay inside"),
+        ("zh-Hant-TW", ("zh_Hant",), "風暴", "Stay inside"),
+        ("zh-Hans", (), "Storm", "Stay inside"),
+        ("den", (), "Storm", "Stay inside"),
+        ("", (), "Storm", "Stay inside"),
+        (None, (), "Storm", "Stay inside"),
+    ],
+)
+def test_each_locale_is_shown_the_most_specific_words_there_are(
+    locale: str | None, keys: tuple[str, ...], title: str, body: str
+) -> None:
+    applying = layers(CONTENT, locale)
+    assert applying == keys
+    assert localised(CONTENT, applying) == {"title": title, "body": body}
+
+
+def test_content_without_locales_is_what_it_is() -> None:
+    assert layers({"title": "t"}, "de") == ()
+    assert localised({"title": "t"}, ()) == {"title": "t"}
+    assert every({"title": "t"}) == [()]
+
+
+def test_every_language_is_among_the_layers() -> None:
+    assert set(every(CONTENT)) == {(), ("de",), ("de", "de-AT"), ("zh_Hant",)}
