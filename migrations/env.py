@@ -1,6 +1,7 @@
 """Alembic's entry: one advisory lock around all revisions, so that two starts never migrate at once."""
 
 import asyncio
+import time
 
 from alembic import context
 from sqlalchemy import Connection, text
@@ -10,10 +11,15 @@ from sqlalchemy.pool import NullPool
 from gateway.records.schema import metadata
 
 LOCK = 7_306_014_113  # any constant, shared by every gateway that migrates this database
+LOCK_PAUSE_S = 0.2
 
 
 def _migrate(connection: Connection) -> None:
-    connection.execute(text(f"SELECT pg_advisory_lock({LOCK})"))
+    # Asking again and again, since a statement that waits for the lock holds a snapshot, which an index that is built
+    # concurrently in the other process would wait for.
+    while not connection.execute(text(f"SELECT pg_try_advisory_lock({LOCK})")).scalar():
+        connection.commit()
+        time.sleep(LOCK_PAUSE_S)
     connection.commit()
     context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=True)
     with context.begin_transaction():

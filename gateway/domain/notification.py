@@ -115,6 +115,9 @@ class Notification:
     auto_paused: str | None = None
     templating: Templating | None = None
     """None: the content is to be taken literally."""
+    reminder_id: UUID | None = None
+    occurrence: datetime | None = None
+    """Of a reminder: which of its times this is."""
 
     def tag_of(self, content: Mapping[str, Any]) -> str:
         """What folds repeats together on the device: its content's own tag, else the collapse key, else the id."""

@@ -10,6 +10,8 @@ from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from cronsim import CronSim, CronSimError
+
 DEVICE = "device"
 """In place of a zone's name: each device's own."""
 
@@ -78,6 +80,49 @@ class QuietHours:
     @classmethod
     def from_json(cls, said: dict[str, Any]) -> "QuietHours":
         return cls(time.fromisoformat(said["start"]), time.fromisoformat(said["end"]), said["timezone"])
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """A cron expression read on the clocks of a zone, or of each device (`device`).
+
+    Changes of the clocks are Debian's cron's: what falls into a skipped hour comes right after it, and what falls
+    into an hour that comes twice comes once, unless it comes every hour anyway.
+    """
+
+    cron: str
+    timezone: str = "UTC"
+
+    def fault(self) -> str | None:
+        """What is wrong with the expression; None when nothing is."""
+        try:
+            next(CronSim(self.cron, datetime.now(UTC)))
+        except CronSimError as error:
+            return f"is not a cron expression: {str(error).lower()}"
+        except StopIteration:
+            return "never comes"
+        return None
+
+    def after(self, moment: datetime) -> "Occurrence | None":
+        """The first occurrence that can be started after a moment; None when there is none."""
+        try:
+            if self.timezone == DEVICE:
+                local = next(CronSim(self.cron, moment.astimezone(UTC) + FIRST_ZONE)).replace(tzinfo=None)
+                return Occurrence(earliest(local), local)
+            return Occurrence(next(CronSim(self.cron, moment.astimezone(zone_of(self.timezone)))).astimezone(UTC))
+        except StopIteration:
+            return None
+
+    def explained(self) -> str:
+        return CronSim(self.cron, datetime.now(UTC)).explain()
+
+
+@dataclass(frozen=True, slots=True)
+class Occurrence:
+    """`at` (UTC) is when it starts; `local_at` (naive) what each device's own clock is to show."""
+
+    at: datetime
+    local_at: datetime | None = None
 
 
 _UTC = ZoneInfo("UTC")

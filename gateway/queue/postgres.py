@@ -169,10 +169,9 @@ async def drop(conn: AsyncConnection, job: Job) -> None:
 async def withdraw(conn: AsyncConnection, notification_id: UUID) -> None:
     """Make a stopped notification's waiting jobs due at once, so that workers account for their devices.
 
-    A plan job that nobody has begun is removed. Leased jobs are left to their workers.
+    Leased jobs are left to their workers.
     """
     waiting = (jobs.c.notification_id == notification_id, _WAITS | jobs.c.parked)
-    await conn.execute(delete(jobs).where(*waiting, jobs.c.task == Task.PLAN))
     await conn.execute(update(jobs).where(*waiting).values(run_at=func.now(), parked=False))
     await signals.send(conn, signals.JOBS)
 

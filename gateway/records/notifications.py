@@ -6,7 +6,8 @@ from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import Row, func, insert, literal, select, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.notification import Delivery, Kind, Lane, Notification, Progress, Status, Templating, Urgency
@@ -29,6 +30,8 @@ async def add(conn: AsyncConnection, notification: Notification) -> None:
             audience=notification.audience,
             details=notification.details,
             steering=notification.steering.to_json(),
+            reminder_id=notification.reminder_id,
+            occurrence=notification.occurrence,
             templating=None if notification.templating is None else asdict(notification.templating),
             lane=delivery.lane,
             urgency=delivery.urgency,
@@ -102,6 +105,18 @@ async def steer(
     await conn.execute(update(notifications).where(notifications.c.id == id_).values(**values))
 
 
+async def miss(conn: AsyncConnection, id_: UUID, why: str) -> None:
+    """End an occurrence of a reminder that could not start in time."""
+    said = notifications.c.details.op("||")(literal({"missed": why}, JSONB))
+    values = {"status": Status.CANCELLED, "finished_at": func.now(), "details": said}
+    await conn.execute(update(notifications).where(notifications.c.id == id_).values(**values))
+
+
+async def extend(conn: AsyncConnection, id_: UUID, expires_at: datetime) -> None:
+    """Give it longer to live than it was accepted with."""
+    await conn.execute(update(notifications).where(notifications.c.id == id_).values(expires_at=expires_at))
+
+
 async def take_slot(conn: AsyncConnection, id_: UUID, messages: int) -> datetime:
     """When the throttle lets so many messages go; those after them wait until these have had their time."""
     taken = func.greatest(progress.c.free_at, func.now())
@@ -158,6 +173,8 @@ def _notification(row: Row[Any]) -> Notification:
         winner=row.winner,
         auto_paused=row.auto_paused,
         templating=None if row.templating is None else Templating(**row.templating),
+        reminder_id=row.reminder_id,
+        occurrence=row.occurrence,
     )
 
 

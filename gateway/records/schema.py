@@ -204,6 +204,28 @@ template_versions = Table(
     _moment("created_at", now=True),
 )
 
+# What is sent again and again. The next occurrence is a notification that waits for its time; planning it makes the
+# one after it, in the same transaction.
+reminders = Table(
+    "reminders",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    _application(),
+    Column("name", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("cause", Text),  # why it has ended
+    Column("cron", Text, nullable=False),
+    Column("timezone", Text, nullable=False),
+    _moment("ends_at", nullable=True),
+    Column("missed", Text, nullable=False),
+    Column("draft", JSONB, nullable=False),  # what each occurrence says, to whom and how
+    _moment("created_at", now=True),
+    _moment("updated_at", now=True),
+    UniqueConstraint("application_id", "name"),
+    CheckConstraint("status IN ('active', 'paused', 'ended')", name="status"),
+    CheckConstraint("missed IN ('send', 'skip')", name="missed"),
+)
+
 notifications = Table(
     "notifications",
     metadata,
@@ -217,6 +239,8 @@ notifications = Table(
     Column("audience", JSONB, nullable=False),
     Column("details", JSONB, nullable=False, server_default=text("'{}'")),  # what only its front door knows
     Column("steering", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("reminder_id", UUID, ForeignKey("reminders.id", ondelete="SET NULL")),
+    _moment("occurrence", nullable=True),  # of a reminder: which of its times this is
     Column("templating", JSONB(none_as_null=True)),  # how its content is rendered; none when it is literal
     Column("winner", SmallInteger),  # the variant that the rest of the audience gets, once it is decided
     Column("auto_paused", Text),  # why the gateway paused it by itself; it does so once
@@ -230,6 +254,7 @@ notifications = Table(
     _moment("finished_at", nullable=True),
     CheckConstraint("status IN ('scheduled', 'sending', 'done', 'cancelled', 'paused')", name="status"),
     Index(None, "application_id", "id"),
+    Index("notifications_occurrence_key", "reminder_id", "occurrence", unique=True),
 )
 
 # Apart from `notifications`, whose rows are wide and read often: this one is narrow and written with every batch.

@@ -11,7 +11,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from gateway.domain import ids
 from gateway.domain.notification import Status
-from gateway.records.schema import notifications, segments
+from gateway.records.schema import notifications, reminders, segments
 
 NAMES_IT = "$.**.segment ? (@ == $named)"
 
@@ -31,9 +31,16 @@ async def used_by(conn: AsyncConnection, application_id: UUID, id_: UUID) -> str
     query = select(segments.c.name).where(segments.c.application_id == application_id, _names(segments.c.audience, id_))
     if (name := (await conn.execute(query.limit(1))).scalar()) is not None:
         return f"the segment {name!r}"
+    recurring = select(reminders.c.name).where(
+        reminders.c.application_id == application_id,
+        reminders.c.status != "ended",
+        _names(reminders.c.draft["audience"], id_),
+    )
+    if (name := (await conn.execute(recurring.limit(1))).scalar()) is not None:
+        return f"the reminder {name!r}"
     waiting = select(notifications.c.id).where(
         notifications.c.application_id == application_id,
-        notifications.c.status == Status.SCHEDULED,
+        notifications.c.status.in_((Status.SCHEDULED, Status.PAUSED)),
         _names(notifications.c.audience, id_),
     )
     if (notification_id := (await conn.execute(waiting.limit(1))).scalar()) is not None:

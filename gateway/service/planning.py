@@ -11,7 +11,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy import ColumnElement, Select, any_, case, func, literal, not_, select
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import Text
 
 from gateway.domain.job import Job, chunk
@@ -19,20 +19,28 @@ from gateway.domain.notification import Notification, Status
 from gateway.domain.schedule import instant, zone_of
 from gateway.domain.steering import sample_buckets
 from gateway.queue import postgres as queue
+from gateway.queue.protocol import LeaseLost
 from gateway.records import notifications
 from gateway.records.audiences import reachable
 from gateway.records.schema import devices
 from gateway.records.targets import bucket
-from gateway.service import segments
+from gateway.service import reminders, segments
+from gateway.service.context import Context
 
 log = structlog.get_logger(__name__)
 
 
-async def plan(engine: AsyncEngine, job: Job) -> int:
+async def plan(context: Context, job: Job) -> int:
     """Turn a plan job into send jobs; answers how many devices they hold. Raises LeaseLost."""
-    async with engine.begin() as conn:
-        [notification] = await notifications.load(conn, [job.notification_id], lock=True)
-        now = datetime.now(UTC)
+    async with context.engine.begin() as conn:
+        in_time = await reminders.proceed(conn, context, job)
+        [*found] = await notifications.load(conn, [job.notification_id], lock=True)
+        if not found:  # its reminder was changed meanwhile
+            raise LeaseLost
+        [notification], now = found, datetime.now(UTC)
+        if not in_time:
+            await queue.drop(conn, job)
+            return 0
         if notification.status is Status.PAUSED and now < notification.delivery.expires_at:
             await queue.park(conn, job, notification.delivery.expires_at)
             return 0

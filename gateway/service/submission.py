@@ -4,6 +4,7 @@ The front doors (direct, campaign, alert) differ only in the `Draft` they make. 
 here will be delivered or accounted for.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -48,6 +49,7 @@ class Defaults:
 DEFAULTS = {
     Kind.DIRECT: Defaults(Lane.NORMAL, Urgency.NORMAL, timedelta(days=1), (Lane.URGENT, Lane.NORMAL, Lane.BULK)),
     Kind.CAMPAIGN: Defaults(Lane.BULK, Urgency.NORMAL, timedelta(days=3), (Lane.NORMAL, Lane.BULK)),
+    Kind.REMINDER: Defaults(Lane.NORMAL, Urgency.NORMAL, timedelta(days=1), (Lane.NORMAL, Lane.BULK)),
     Kind.ALERT: Defaults(Lane.URGENT, Urgency.HIGH, timedelta(hours=1), (Lane.URGENT, Lane.NORMAL)),
 }
 
@@ -68,6 +70,7 @@ class Draft:
     start_at: datetime | None = None
     steering: Steering = UNSTEERED
     templating: Templating | None = None
+    reminder_id: UUID | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -76,7 +79,8 @@ async def submit(conn: AsyncConnection, context: Context, application_id: UUID, 
 
     Raises Invalid with every fault, PayloadTooLarge when no device could receive it.
     """
-    notification = await _accepted(conn, application_id, draft)
+    # Of its own, since addresses in it are completed below; a reminder uses its draft again.
+    notification = await _accepted(conn, application_id, deepcopy(draft))
     if notification.templating is not None:
         templates.check(notification.content)
         for index, variant in enumerate(notification.steering.variants):
@@ -123,7 +127,7 @@ async def _accepted(conn: AsyncConnection, application_id: UUID, draft: Draft) -
     start_at = last_start = now if draft.start_at is None else max(draft.start_at, now)
     if (local_at := draft.steering.local_at) is not None:
         start_at, last_start = max(earliest(local_at), now), max(latest(local_at), now)
-    if last_start > now + FARTHEST_START:
+    if last_start > now + FARTHEST_START and draft.reminder_id is None:
         faults.append(Fault("/schedule/at", f"must be within {FARTHEST_START.days} days from now"))
     expires_at = expiry(last_start, ttl) if draft.expires_at is None else draft.expires_at
     if expires_at <= start_at:
@@ -158,6 +162,8 @@ async def _accepted(conn: AsyncConnection, application_id: UUID, draft: Draft) -
         created_at=now,
         steering=steering,
         templating=draft.templating,
+        reminder_id=draft.reminder_id,
+        occurrence=None if draft.reminder_id is None else start_at,
     )
 
 

@@ -22,6 +22,7 @@ from gateway.web import (
     pages,
     problems,
     receipts,
+    reminders,
     segments,
     templates,
 )
@@ -36,6 +37,7 @@ ROUTES: tuple[Route, ...] = (
     *templates.routes,
     *notifications.routes,
     *campaigns.routes,
+    *reminders.routes,
     *alerts.routes,
     *deliveries.routes,
     *receipts.routes,

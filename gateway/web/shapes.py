@@ -117,6 +117,26 @@ class Shown(TypedDict):
     octets: int
 
 
+class Reminder(TypedDict):
+    id: str
+    name: str
+    status: str
+    cause: str | None
+    cron: str
+    explained: str
+    timezone: str
+    ends_at: Moment | None
+    missed: str
+    content: dict[str, Any]
+    audience: Any
+    next_at: Moment | None
+    next_notification_id: str | None
+    last_at: Moment | None
+    occurrences: int
+    created_at: Moment
+    updated_at: Moment
+
+
 class Forgotten(TypedDict):
     devices: int
 

@@ -106,7 +106,7 @@ class Worker:
             try:
                 match job.task:
                     case Task.PLAN:
-                        await plan(self._context.engine, job)
+                        await plan(self._context, job)
                     case Task.SEND:
                         await self._deliver(job)
             except LeaseLost:

@@ -9,6 +9,7 @@ from gateway.web.server import ROUTES
 from tests.support.api import ADMIN, Api, addressed, example
 from tests.support.gateway_parts import HOME
 
+REMINDER = {"name": "r", "cron": "0 9 * * 1", "content": {"title": "T"}, "audience": {"topic": "t"}}
 PROTECTED = [route for route in ROUTES if route.may]
 
 
@@ -61,6 +62,7 @@ async def test_another_applications_things_are_not_there(api: Api) -> None:
         "delivery_id": delivery["id"],
         "segment_id": (await api.made("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}}))["id"],
         "template_id": (await api.made("POST", "/v1/templates", {"name": "t", "content": {"title": "T"}}))["id"],
+        "reminder_id": (await api.made("POST", "/v1/reminders", REMINDER))["id"],
         "category_id": (await api.made("POST", "/v1/categories", {"name": "c", "title": "C"}))["id"],
     }
     for route in PROTECTED:
@@ -76,6 +78,7 @@ async def test_another_applications_things_are_not_there(api: Api) -> None:
         "/v1/segments",
         "/v1/categories",
         "/v1/templates",
+        "/v1/reminders",
     ):
         assert (await api.made("GET", path, key=other))["items"] == []
     preview = await api.made("POST", "/v1/audiences/preview", {"audience": {"device_id": device["id"]}}, key=other)

@@ -34,6 +34,7 @@ class Bench:
 async def bench(api: Api) -> Bench:
     segment = await api.made("POST", "/v1/segments", {"name": "all", "audience": {"everyone": True}})
     template = await api.made("POST", "/v1/templates", {"name": "t", "content": {"title": "T"}})
+    reminder = await api.made("POST", "/v1/reminders", SENT | {"name": "r", "cron": "0 9 * * 1"})
     category = await api.made("POST", "/v1/categories", {"name": "offers", "title": "Offers"})
     return Bench(
         api,
@@ -43,6 +44,7 @@ async def bench(api: Api) -> Bench:
             "segment_id": segment["id"],
             "category_id": category["id"],
             "template_id": template["id"],
+            "reminder_id": reminder["id"],
         },
     )
 

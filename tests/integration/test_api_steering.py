@@ -238,7 +238,7 @@ async def test_a_device_that_opts_out_is_left_out_up_to_the_last_moment(api: Api
         assert (await done(api, sent))["progress"]["accepted"] == 1
     late = await campaign(api, category="news")
     [job] = await api.parts.queue().claim(lanes=[Lane.BULK], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
-    await plan(api.parts.engine, job)
+    await plan(api.parts.context, job)
     assert (await api.parts.show(id_of(late)))[1].targets == 2
     await api.made("PATCH", f"/v1/devices/{second['id']}/preferences", {"categories": {"news": False}})
     async with api.parts.working():

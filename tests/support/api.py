@@ -29,6 +29,7 @@ KINDS = {
     "segment_id": "seg",
     "category_id": "cat",
     "template_id": "tpl",
+    "reminder_id": "rem",
 }
 """The ids in addresses, and what they begin with."""
 
@@ -130,6 +131,7 @@ class Api:
             "segments",
             "categories",
             "templates",
+            "reminders",
         )
         tables += ("deliveries", "receipts", "idempotency_keys")
         return {table: await self.parts.scalar(f"SELECT count(*) FROM {table}") for table in tables}  # noqa: S608

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.schedule import DEVICE, QuietHours, earliest, instant, latest, zone, zone_of
+from gateway.domain.schedule import DEVICE, QuietHours, Recurrence, earliest, instant, latest, zone, zone_of
 
 ZONES = (
     "Europe/Vienna",
@@ -98,3 +98,53 @@ def test_quiet_hours_that_end_in_the_hour_that_comes_twice_end_after_now() -> No
     second = datetime(2026, 10, 25, 1, 10, tzinfo=UTC)  # 02:10 again
     assert quiet.until(None, first) == datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
     assert quiet.until(None, second) == datetime(2026, 10, 25, 1, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("cron", "name", "after", "times"),
+    [
+        ("30 2 * * *", "Europe/Vienna", "2026-03-28T12:00", ["03-29T01:00", "03-30T00:30"]),  # 02:30 is skipped
+        ("30 2 * * *", "Europe/Vienna", "2026-10-24T12:00", ["10-25T00:30", "10-26T01:30"]),  # 02:30 comes twice
+        ("*/30 * * * *", "Europe/Vienna", "2026-10-25T00:05", ["10-25T00:30", "10-25T01:00", "10-25T01:30"]),
+        ("0 9 * * 1-5", "America/New_York", "2026-10-30T20:00", ["11-02T14:00", "11-03T14:00"]),
+        ("0 0 29 2 *", "UTC", "2026-01-01T00:00", ["2028-02-29T00:00"]),
+    ],
+)
+def test_a_recurring_time_is_what_the_clocks_of_its_zone_show(
+    cron: str, name: str, after: str, times: list[str]
+) -> None:
+    moment = datetime.fromisoformat(f"{after}+00:00")
+    for expected in times:
+        occurrence = Recurrence(cron, name).after(moment)
+        assert occurrence is not None
+        year = "" if expected.startswith("2028") else "2026-"
+        assert occurrence.at == datetime.fromisoformat(f"{year}{expected}+00:00")
+        moment = occurrence.at
+
+
+@given(st.datetimes(FIRST, LAST, timezones=st.just(UTC)), zones, st.integers(0, 59), st.integers(0, 23))
+def test_a_daily_time_comes_once_a_day_whatever_the_clocks_do(
+    start: datetime, name: str, minute: int, hour: int
+) -> None:
+    daily, moment, days = Recurrence(f"{minute} {hour} * * *", name), start, []
+    for _ in range(5):
+        occurrence = daily.after(moment)
+        assert occurrence is not None
+        assert occurrence.at > moment
+        days.append(occurrence.at.astimezone(ZoneInfo(name)).date())
+        moment = occurrence.at
+    assert len(set(days)) == 5
+
+
+@given(st.datetimes(FIRST, LAST, timezones=st.just(UTC)))
+def test_at_every_devices_own_time_the_first_zone_decides_when_it_can_be_started(now: datetime) -> None:
+    occurrence = Recurrence("0 9 * * *", DEVICE).after(now)
+    assert occurrence is not None
+    assert occurrence.local_at is not None
+    assert occurrence.local_at.time() == time(9)
+    assert now < occurrence.at == earliest(occurrence.local_at) <= now + timedelta(days=1)
+
+
+@pytest.mark.parametrize("cron", ["", "x", "60 * * * *", "0 0 30 2 *", "* * * *", "0 9 * * MON#9", "0 0 31 4 *"])
+def test_what_is_no_cron_expression_or_never_comes_is_told(cron: str) -> None:
+    assert Recurrence(cron).fault() is not None

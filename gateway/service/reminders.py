@@ -1,0 +1,250 @@
+"""Reminders: a notification for every time that a cron expression names.
+
+There is no scheduler to keep alive. The next occurrence is a notification like any other that waits for its time, and
+the transaction that plans it also makes the one after it. A plan job is held by lease and ends once, so that
+however many workers there are and whenever they die, every occurrence is started once; a unique index sees to it too.
+
+What says what an occurrence is (content, audience and so on) is a `Draft`, kept as JSON.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Row, delete, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain import ids
+from gateway.domain.errors import Conflict, Fault, GatewayError, Invalid, NotFound
+from gateway.domain.job import Job
+from gateway.domain.notification import Kind, Lane, Notification, Status, Templating, Urgency
+from gateway.domain.schedule import Recurrence
+from gateway.domain.steering import Steering
+from gateway.records import notifications, saved
+from gateway.records.schema import notifications as notifications_table
+from gateway.records.schema import reminders as table
+from gateway.service.context import Context
+from gateway.service.submission import Draft, submit
+
+Missed = Literal["send", "skip"]
+
+# An occurrence that starts later than this was missed: workers were down, not merely busy.
+PUNCTUAL = timedelta(minutes=5)
+
+log = structlog.get_logger(__name__)
+
+
+async def create(
+    conn: AsyncConnection,
+    context: Context,
+    application_id: UUID,
+    name: str,
+    recurrence: Recurrence,
+    *,
+    ends_at: datetime | None,
+    missed: Missed,
+    draft: Draft,
+) -> dict[str, Any]:
+    """Raises Invalid and Conflict."""
+    _check(recurrence)
+    row = await saved.add(
+        conn,
+        table,
+        id=ids.new_id(),
+        application_id=application_id,
+        name=name,
+        status="active",
+        cron=recurrence.cron,
+        timezone=recurrence.timezone,
+        ends_at=ends_at,
+        missed=missed,
+        draft=_to_json(draft),
+    )
+    if row is None:
+        raise _taken(name)
+    if not await _schedule(conn, context, row, datetime.now(UTC)):
+        raise Invalid([Fault("/ends_at", "is before the first occurrence")])
+    return await show(conn, row)
+
+
+async def change(
+    conn: AsyncConnection, context: Context, application_id: UUID, id_: UUID, values: dict[str, Any], **said: Any
+) -> dict[str, Any]:
+    """`values` by column, `said` by Draft's fields. What has been started goes on as it was.
+
+    Raises NotFound, Invalid and Conflict.
+    """
+    row = await find(conn, application_id, id_, lock=True)
+    name = values.get("name")
+    if name is not None and await saved.name_is_taken(conn, table, application_id, name, id_):
+        raise _taken(name)
+    draft = replace(_from_json(row.draft), **said)
+    values = {"status": "active", **values}
+    row = await saved.change(conn, table, id_, **values, cause=None, draft=_to_json(draft))
+    _check(_recurrence(row))
+    await _unschedule(conn, id_)
+    if row.status == "active" and not await _schedule(conn, context, row, datetime.now(UTC)):
+        raise Invalid([Fault("/ends_at", "is before the next occurrence")])
+    return await show(conn, row)
+
+
+async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
+    """What has been started goes on. Raises NotFound."""
+    await find(conn, application_id, id_, lock=True)
+    await _unschedule(conn, id_)
+    await saved.remove(conn, table, id_)
+
+
+async def proceed(conn: AsyncConnection, context: Context, job: Job) -> bool:
+    """Before an occurrence is planned: make the one after it. False when this one was missed and is to be skipped.
+
+    Does nothing for other notifications, and nothing twice.
+    """
+    # The reminder is locked before its notification, as whoever changes it does.
+    held = (
+        select(table)
+        .join(notifications_table, notifications_table.c.reminder_id == table.c.id)
+        .where(notifications_table.c.id == job.notification_id)
+        .with_for_update(of=table)
+    )
+    row = (await conn.execute(held)).first()
+    if row is None:
+        return True
+    [*found] = await notifications.load(conn, [job.notification_id], lock=True)
+    if not found or row.status != "active" or await _has_later(conn, found[0]):
+        return True
+    now = datetime.now(UTC)
+    try:
+        async with conn.begin_nested():
+            if not await _schedule(conn, context, row, now):
+                await saved.change(conn, table, row.id, status="ended", cause="its end was reached")
+    except GatewayError as refusal:
+        # Something it needs is no longer there. This occurrence was accepted and is sent.
+        await saved.change(conn, table, row.id, status="ended", cause=refusal.detail)
+        log.warning("reminder.ended", reminder_id=str(row.id), cause=refusal.detail)
+    [occurrence] = found
+    late = now - occurrence.start_at
+    if occurrence.status is not Status.SCHEDULED or late <= PUNCTUAL:
+        return True
+    if row.missed == "skip":
+        await notifications.miss(conn, occurrence.id, f"could not start in time, and was {late} late")
+        return False
+    life = occurrence.delivery.expires_at - occurrence.start_at
+    await notifications.extend(conn, occurrence.id, now + life)
+    return True
+
+
+async def find(conn: AsyncConnection, application_id: UUID, id_: UUID, *, lock: bool = False) -> Row[Any]:
+    """Raises NotFound."""
+    row = await saved.get(conn, table, application_id, id_, lock=lock)
+    if row is None:
+        raise NotFound(f"there is no reminder {ids.show(ids.REMINDER, id_)}")
+    return row
+
+
+async def newest(
+    conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
+) -> Sequence[dict[str, Any]]:
+    rows = await saved.newest(conn, table, application_id, before=before, limit=limit)
+    return [await show(conn, row) for row in rows]
+
+
+async def show(conn: AsyncConnection, row: Row[Any]) -> dict[str, Any]:
+    n = notifications_table.c
+    pending = select(n.id, n.start_at).where(n.reminder_id == row.id, n.status == Status.SCHEDULED)
+    started = select(func.count(), func.max(n.start_at)).where(n.reminder_id == row.id, n.day.is_not(None))
+    coming = (await conn.execute(pending.order_by(n.occurrence.desc()).limit(1))).first()
+    occurrences, last = (await conn.execute(started)).one()
+    return {
+        "id": ids.show(ids.REMINDER, row.id),
+        "name": row.name,
+        "status": row.status,
+        "cause": row.cause,
+        "cron": row.cron,
+        "explained": _recurrence(row).explained(),
+        "timezone": row.timezone,
+        "ends_at": row.ends_at,
+        "missed": row.missed,
+        "content": row.draft["content"],
+        "audience": row.draft["audience"],
+        "next_at": None if coming is None else coming.start_at,
+        "next_notification_id": None if coming is None else ids.show(ids.NOTIFICATION, coming.id),
+        "last_at": last,
+        "occurrences": occurrences,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+    }
+
+
+async def _schedule(conn: AsyncConnection, context: Context, row: Row[Any], after: datetime) -> bool:
+    """Make the next occurrence; False when there is none any more. Raises what `submit` does."""
+    occurrence = _recurrence(row).after(after)
+    if occurrence is None or (row.ends_at is not None and occurrence.at > row.ends_at):
+        return False
+    draft = _from_json(row.draft)
+    steering = replace(draft.steering, local_at=occurrence.local_at)
+    await submit(
+        conn,
+        context,
+        row.application_id,
+        replace(draft, name=row.name, start_at=occurrence.at, steering=steering, reminder_id=row.id),
+    )
+    return True
+
+
+async def _unschedule(conn: AsyncConnection, id_: UUID) -> None:
+    """Take back the occurrence that waits for its time: nothing of it was sent, and another takes its place."""
+    n = notifications_table.c
+    waiting = (n.reminder_id == id_, n.day.is_(None), n.status.in_((Status.SCHEDULED, Status.PAUSED)))
+    await conn.execute(delete(notifications_table).where(*waiting))
+
+
+async def _has_later(conn: AsyncConnection, notification: Notification) -> bool:
+    n = notifications_table.c
+    later = select(n.id).where(n.reminder_id == notification.reminder_id, n.occurrence > notification.occurrence)
+    return (await conn.execute(later.limit(1))).first() is not None
+
+
+def _recurrence(row: Row[Any]) -> Recurrence:
+    return Recurrence(row.cron, row.timezone)
+
+
+def _check(recurrence: Recurrence) -> None:
+    if (fault := recurrence.fault()) is not None:
+        raise Invalid([Fault("/cron", fault)])
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"there is a reminder called {name!r} already")
+
+
+def _to_json(draft: Draft) -> dict[str, Any]:
+    return {
+        "content": draft.content,
+        "audience": draft.audience,
+        "lane": None if draft.lane is None else draft.lane.label,
+        "urgency": draft.urgency,
+        "ttl": None if draft.ttl is None else draft.ttl.total_seconds(),
+        "collapse_key": draft.collapse_key,
+        "steering": draft.steering.to_json(),
+        "templating": None
+        if draft.templating is None
+        else {"strict": draft.templating.strict, "event": draft.templating.event},
+    }
+
+
+def _from_json(said: dict[str, Any]) -> Draft:
+    return Draft(
+        Kind.REMINDER,
+        content=said["content"],
+        audience=said["audience"],
+        lane=None if said["lane"] is None else Lane.labelled(said["lane"]),
+        urgency=None if said["urgency"] is None else Urgency(said["urgency"]),
+        ttl=None if said["ttl"] is None else timedelta(seconds=said["ttl"]),
+        collapse_key=said["collapse_key"],
+        steering=Steering.from_json(said["steering"]),
+        templating=None if said["templating"] is None else Templating(**said["templating"]),
+    )

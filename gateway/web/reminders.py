@@ -1,0 +1,145 @@
+"""Reminders: what is sent again and again, by a cron expression."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+from gateway.domain import ids
+from gateway.domain.notification import Kind
+from gateway.domain.schedule import Recurrence
+from gateway.service import reminders, templates
+from gateway.service.access import MANAGE, READ, SEND
+from gateway.web import shapes
+from gateway.web.content import Audience, Content, Label, Steered, ZoneOrDevice
+from gateway.web.paging import Paged, page
+from gateway.web.reading import Body, Moment, example
+from gateway.web.routes import Answer, Call, Routes
+
+routes = Routes("reminders")
+
+
+def _cron(text: str) -> str:
+    if len(text.split()) != 5:
+        raise ValueError("must have five fields: minute, hour, day of the month, month, day of the week")
+    if (fault := Recurrence(text).fault()) is not None:
+        raise ValueError(fault)
+    return text
+
+
+Cron = Annotated[
+    str,
+    StringConstraints(max_length=200),
+    AfterValidator(_cron),
+    Field(description="Minute, hour, day of the month, month, day of the week: `0 9 * * 1-5`."),
+]
+Missed = Annotated[
+    Literal["send", "skip"],
+    Field(description="What becomes of an occurrence that no worker could start within five minutes of its time."),
+]
+
+
+class NewReminder(Steered):
+    model_config = example(
+        name="Weekly digest",
+        cron="0 9 * * 1",
+        timezone="Europe/Vienna",
+        ends_at="2036-12-31T23:00:00Z",
+        content={"title": "This week", "body": "What is on, {{ user.attributes.first_name }}.", "url": "/digest"},
+        audience={"topic": "digest"},
+    )
+
+    name: Label
+    cron: Cron
+    timezone: Annotated[ZoneOrDevice, Field(description="On whose clocks; `device` for each device's own.")] = "UTC"
+    ends_at: Annotated[Moment | None, Field(description="No occurrence starts after this.")] = None
+    missed: Missed = "skip"
+    audience: Audience
+
+
+class ReminderChange(Body):
+    """What is left out stays; null takes the end away. What has been started goes on as it was."""
+
+    model_config = example(cron="30 8 * * 1", paused=False)
+
+    name: Label | None = None
+    cron: Cron | None = None
+    timezone: ZoneOrDevice | None = None
+    ends_at: Moment | None = None
+    missed: Missed | None = None
+    paused: bool | None = None
+    content: Content | None = None
+    audience: Audience | None = None
+
+
+@routes.add(
+    "POST",
+    "/v1/reminders",
+    may=(SEND,),
+    body=NewReminder,
+    creates=True,
+    conflicts=True,
+    answers={201: shapes.Reminder},
+)
+async def create(call: Call[NewReminder]) -> Answer:
+    """Send a notification at every time that a cron expression names."""
+    new = call.body
+    draft = await new.draft(call.conn, call.application_id, Kind.REMINDER, new.audience)
+    made = await reminders.create(
+        call.conn,
+        call.context,
+        call.application_id,
+        new.name,
+        Recurrence(new.cron, new.timezone),
+        ends_at=new.ends_at,
+        missed=new.missed,
+        draft=draft,
+    )
+    return Answer(made, 201, {"Location": f"/v1/reminders/{made['id']}"})
+
+
+@routes.add("GET", "/v1/reminders", may=(READ, SEND, MANAGE), query=Paged, answers={200: shapes.Page[shapes.Reminder]})
+async def listed(call: Call[None, Paged]) -> Answer:
+    """List the reminders, the newest first."""
+    limit = call.query.limit
+    items = await reminders.newest(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
+    return page(items, limit, ids.parse(ids.REMINDER, items[-1]["id"]) if items else None)
+
+
+@routes.add("GET", "/v1/reminders/{reminder_id}", may=(READ, SEND, MANAGE), answers={200: shapes.Reminder})
+async def show(call: Call) -> Answer:
+    """Show a reminder and when it comes next."""
+    row = await reminders.find(call.conn, call.application_id, call.id(ids.REMINDER, "reminder_id"))
+    return Answer(await reminders.show(call.conn, row))
+
+
+@routes.add(
+    "PATCH",
+    "/v1/reminders/{reminder_id}",
+    may=(SEND,),
+    body=ReminderChange,
+    conflicts=True,
+    answers={200: shapes.Reminder},
+)
+async def change(call: Call[ReminderChange]) -> Answer:
+    """Change a reminder, pause it, or let it go on: its next occurrence is made anew."""
+    said, id_ = call.body, call.id(ids.REMINDER, "reminder_id")
+    values = said.model_dump(include={"name", "cron", "timezone", "missed"}, exclude_none=True)
+    if "ends_at" in said.model_fields_set:
+        values["ends_at"] = said.ends_at
+    if said.paused is not None:
+        values["status"] = "paused" if said.paused else "active"
+    drafted: dict[str, Any] = {}
+    if said.audience is not None:
+        drafted["audience"] = said.audience
+    if said.content is not None:
+        drafted["content"] = said.content.value()
+        drafted["templating"] = templates.templating_of(drafted["content"], strict=False, event=None)
+    changed = await reminders.change(call.conn, call.context, call.application_id, id_, values, **drafted)
+    return Answer(changed)
+
+
+@routes.add("DELETE", "/v1/reminders/{reminder_id}", may=(SEND,), answers={204: None})
+async def remove(call: Call) -> Answer:
+    """Remove a reminder: nothing more comes of it. What has been started goes on."""
+    await reminders.remove(call.conn, call.application_id, call.id(ids.REMINDER, "reminder_id"))
+    return Answer(status=204)

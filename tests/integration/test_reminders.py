@@ -1,0 +1,268 @@
+"""Reminders: every occurrence once, whoever dies; what was missed is sent or skipped; changes take hold at once."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select, update
+
+from gateway.domain import ids
+from gateway.domain.notification import Kind, Status
+from gateway.domain.schedule import Recurrence
+from gateway.records import signals
+from gateway.records.schema import jobs
+from gateway.records.schema import notifications as table
+from gateway.service import control, reminders
+from gateway.service.submission import Draft
+from gateway.sim import Vendor
+from tests.support.api import Api, serving
+from tests.support.gateway_parts import Parts, gateway
+from tests.support.worker_process import worker_process
+
+WEEKLY = {"name": "Digest", "cron": "0 9 * * 1", "content": {"title": "This week"}, "audience": {"everyone": True}}
+
+
+@pytest.fixture
+async def parts(database_url: str) -> AsyncIterator[Parts]:
+    async with gateway(database_url) as parts:
+        yield parts
+
+
+@pytest.fixture
+async def api(parts: Parts) -> AsyncIterator[Api]:
+    async with serving(parts) as api:
+        yield api
+
+
+async def every_second(parts: Parts, seconds: int = 1, **said: Any) -> UUID:
+    """A reminder far more eager than the API allows."""
+    draft = Draft(Kind.REMINDER, {"title": "Again"}, {"everyone": True})
+    said = {"ends_at": None, "missed": "skip", **said}
+    async with parts.engine.begin() as conn:
+        made = await reminders.create(
+            conn, parts.context, parts.application_id, "r", Recurrence(f"*/{seconds} * * * * *"), draft=draft, **said
+        )
+    found = ids.parse(ids.REMINDER, made["id"])
+    assert found is not None
+    return found
+
+
+async def occurrences(parts: Parts) -> list[Any]:
+    async with parts.engine.connect() as conn:
+        return list((await conn.execute(select(table).order_by(table.c.occurrence))).all())
+
+
+async def until_done(parts: Parts, count: int) -> None:
+    async with asyncio.timeout(60):
+        with parts.bell.waiter(signals.LOG) as waiter:
+            while await parts.scalar("SELECT count(*) FROM notifications WHERE status = 'done'") < count:
+                await waiter.wait(0.5)
+
+
+async def late_by(parts: Parts, lateness: timedelta) -> None:
+    """As if nobody had worked for so long: all that waits was due that much earlier."""
+    async with parts.engine.begin() as conn:
+        earlier = {"start_at": table.c.start_at - lateness, "expires_at": table.c.expires_at - lateness}
+        await conn.execute(
+            update(table).where(table.c.day.is_(None)).values(occurrence=table.c.occurrence - lateness, **earlier)
+        )
+        await conn.execute(update(jobs).values(run_at=jobs.c.run_at - lateness))
+        await signals.send(conn, signals.JOBS)
+
+
+async def test_every_occurrence_is_a_notification_of_its_own(parts: Parts) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 2))
+    await every_second(parts)
+    async with parts.working():
+        await until_done(parts, 3)
+    done = [row for row in await occurrences(parts) if row.status == "done"]
+    assert [row.occurrence.microsecond for row in done] == [0] * len(done)
+    gaps = {later.occurrence - earlier.occurrence for earlier, later in pairwise(done)}
+    assert gaps == {timedelta(seconds=1)}
+    assert {row.kind for row in done} == {"reminder"}
+    assert parts.sim.messages.total >= 6
+
+
+async def test_two_schedulers_and_three_workers_with_kill_9_in_between_start_every_occurrence_once(
+    parts: Parts, tmp_path: Path
+) -> None:
+    devices = await parts.register(parts.subscribe(Vendor.FCM, 5))
+    await every_second(parts)
+    directories = [tmp_path / str(number) for number in range(3)]
+    for directory in directories:
+        directory.mkdir()
+    async with serving(parts), serving(parts):
+        for wanted in (2, 4, 6):
+            async with (
+                worker_process(parts, directories[0], lease=1, drain=0.2) as first,
+                worker_process(parts, directories[1], lease=1, drain=0.2) as second,
+                worker_process(parts, directories[2], lease=1, drain=0.2),
+            ):
+                await until_done(parts, wanted)
+                await first.kill()
+                await second.kill()
+                await until_done(parts, wanted + 1)
+    rows = await occurrences(parts)
+    assert len({row.occurrence for row in rows}) == len(rows)
+    started = [row for row in rows if row.day is not None]
+    assert len(started) >= 7
+    for row in started:
+        log = await parts.log(row.id)
+        assert log.keys() <= devices.keys()
+        progress = (await parts.show(row.id))[1]
+        assert progress.targets == 5
+    sent = Counter(message.json()["notification"]["data"]["gateway"]["id"] for message in parts.sim.messages)
+    # Killed between sending and settling, a worker repeats what was in flight; no occurrence is started anew.
+    assert set(sent) <= {ids.show(ids.NOTIFICATION, row.id) for row in started}
+
+
+async def test_an_occurrence_missed_by_a_downtime_is_skipped_and_says_so(parts: Parts) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 1))
+    await every_second(parts)
+    await late_by(parts, timedelta(hours=3))
+    async with parts.working():
+        await until_done(parts, 1)
+    missed, *later = await occurrences(parts)
+    assert (missed.status, missed.day) == ("cancelled", None)
+    assert "late" in missed.details["missed"]
+    assert missed.finished_at is not None
+    assert later[0].occurrence > datetime.now(UTC) - timedelta(minutes=1)
+
+
+async def test_of_many_missed_occurrences_one_is_sent_when_asked_for(parts: Parts) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 1))
+    await every_second(parts, missed="send")
+    await late_by(parts, timedelta(days=3))  # longer than it would have lived
+    async with parts.working():
+        await until_done(parts, 2)
+    first, second = (await occurrences(parts))[:2]
+    assert (await parts.show(first.id))[1].accepted == 1
+    assert second.occurrence - first.occurrence > timedelta(days=2)
+
+
+async def test_a_reminder_ends_at_its_end(parts: Parts) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 1))
+    id_ = await every_second(parts, ends_at=datetime.now(UTC) + timedelta(seconds=2.5))
+    async with parts.working():
+        async with asyncio.timeout(30):
+            with parts.bell.waiter(signals.LOG) as waiter:
+                while await parts.scalar("SELECT status FROM reminders WHERE id = :id", id=id_) != "ended":
+                    await waiter.wait(0.5)
+        await until_done(parts, len(await occurrences(parts)))
+    assert 1 <= len(await occurrences(parts)) <= 3
+
+
+async def test_cancelling_one_occurrence_leaves_the_others(parts: Parts) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 1))
+    await every_second(parts)
+    [first] = await occurrences(parts)
+    async with parts.engine.begin() as conn:
+        await control.cancel(conn, parts.application_id, first.id)
+    async with parts.working():
+        await until_done(parts, 2)
+    rows = await occurrences(parts)
+    assert [row.status for row in rows[:3]] == ["cancelled", "done", "done"]
+    assert await parts.log(first.id) == {}
+
+
+async def test_pausing_one_occurrence_does_not_hold_up_the_next(parts: Parts) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 1))
+    await every_second(parts)
+    [first] = await occurrences(parts)
+    async with parts.engine.begin() as conn:
+        await control.pause(conn, parts.application_id, first.id)
+    async with parts.working():
+        await until_done(parts, 2)
+        assert (await parts.show(first.id))[0].status is Status.PAUSED
+        async with parts.engine.begin() as conn:
+            await control.resume(conn, parts.application_id, first.id)
+        assert (await parts.ended(first.id)).accepted == 1
+
+
+async def test_what_an_occurrence_needs_and_is_gone_ends_the_reminder_but_not_what_was_accepted(parts: Parts) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 1))
+    async with serving(parts) as api:
+        await api.made("POST", "/v1/categories", {"name": "news", "title": "News"})
+        made = await api.made("POST", "/v1/reminders", WEEKLY | {"category": "news"})
+        [category] = (await api.made("GET", "/v1/categories"))["items"]
+        await api.call("DELETE", f"/v1/categories/{category['id']}")
+        async with parts.engine.begin() as conn:
+            await conn.execute(update(table).values(start_at=datetime.now(UTC)))
+            await conn.execute(update(jobs).values(run_at=datetime.now(UTC)))
+        async with parts.working():
+            await until_done(parts, 1)
+        shown = await api.made("GET", f"/v1/reminders/{made['id']}")
+    assert (shown["status"], shown["cause"]) == ("ended", "/category: there is no category 'news'")
+
+
+async def test_a_reminder_is_made_shown_changed_paused_and_removed(api: Api) -> None:
+    made = await api.made("POST", "/v1/reminders", WEEKLY | {"timezone": "Europe/Vienna"})
+    path = f"/v1/reminders/{made['id']}"
+    assert await api.made("GET", path) == made
+    assert (await api.made("GET", "/v1/reminders"))["items"] == [made]
+    assert (made["status"], made["explained"], made["occurrences"]) == ("active", "At 09:00 on Monday", 0)
+    due = datetime.fromisoformat(made["next_at"])
+    assert (due.weekday(), due > datetime.now(UTC)) == (0, True)
+    coming = await api.made("GET", f"/v1/notifications/{made['next_notification_id']}")
+    assert (coming["kind"], coming["status"], coming["start_at"]) == ("reminder", "scheduled", made["next_at"])
+
+    changed = await api.made("PATCH", path, {"cron": "30 8 * * *", "content": {"title": "Today"}})
+    assert changed["next_at"] != made["next_at"]
+    [waiting] = (await api.made("GET", "/v1/notifications?kind=reminder"))["items"]
+    assert (waiting["id"], waiting["content"]["title"]) == (changed["next_notification_id"], "Today")
+    paused = await api.made("PATCH", path, {"paused": True})
+    assert (paused["status"], paused["next_at"]) == ("paused", None)
+    assert (await api.made("GET", "/v1/notifications?kind=reminder"))["items"] == []
+    assert (await api.made("PATCH", path, {"paused": False}))["next_at"] == changed["next_at"]
+    assert (await api.call("DELETE", path)).status == 204
+    assert (await api.call("GET", path)).status == 404
+    assert (await api.rows())["jobs"] == 0
+
+
+async def test_at_each_devices_own_time_it_starts_with_the_first_zone(api: Api) -> None:
+    made = await api.made("POST", "/v1/reminders", WEEKLY | {"timezone": "device"})
+    coming = await api.made("GET", f"/v1/notifications/{made['next_notification_id']}")
+    local = datetime.fromisoformat(coming["schedule"]["at"])
+    assert (local.weekday(), local.hour) == (0, 9)
+    assert datetime.fromisoformat(made["next_at"]) == local.replace(tzinfo=UTC) - timedelta(hours=14)
+
+
+async def test_a_segment_that_a_reminder_needs_cannot_be_removed(api: Api) -> None:
+    segment = await api.made("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}})
+    made = await api.made("POST", "/v1/reminders", WEEKLY | {"audience": {"segment": segment["id"]}})
+    await api.made("PATCH", f"/v1/reminders/{made['id']}", {"paused": True})
+    said = await api.call("DELETE", f"/v1/segments/{segment['id']}")
+    assert (said.status, "'Digest'" in said.body["detail"]) == (409, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"cron": "9 o'clock"}, "/cron"),
+        ({"cron": "* * * * * *"}, "/cron"),
+        ({"cron": "60 9 * * 1"}, "/cron"),
+        ({"cron": "0 0 31 2 *"}, "/cron"),
+        ({"timezone": "Mars/Phobos"}, "/timezone"),
+        ({"ends_at": "2020-01-01T00:00:00Z"}, "/ends_at"),
+        ({"missed": "sometimes"}, "/missed"),
+        ({"audience": {"topic": "!"}}, "/audience/topic"),
+        ({"category": "nonsense"}, "/category"),
+        ({"delivery": {"lane": "urgent"}}, "/delivery/lane"),
+    ],
+)
+async def test_reminders_that_cannot_be_meant_are_named(api: Api, change: Any, pointer: str) -> None:
+    before = await api.rows()
+    said = await api.call("POST", "/v1/reminders", WEEKLY | change)
+    assert (said.status, said.pointers) == (422, [pointer]), said.body
+    assert await api.rows() == before
+
+
+async def test_two_reminders_cannot_have_one_name(api: Api) -> None:
+    await api.made("POST", "/v1/reminders", WEEKLY)
+    assert (await api.call("POST", "/v1/reminders", WEEKLY)).status == 409
