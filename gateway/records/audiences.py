@@ -8,8 +8,9 @@ import math
 from typing import assert_never
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, cast, false, func, literal, literal_column, not_, or_, true
+from sqlalchemy import ColumnElement, and_, cast, false, func, literal, literal_column, not_, or_, text, true
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import Text, UserDefinedType
 
 from gateway.domain.audience import (
@@ -34,6 +35,15 @@ from gateway.domain.audience import (
 from gateway.records.schema import devices
 
 EARTH_RADIUS_M = 6_371_008.8
+
+
+async def make_room(conn: AsyncConnection) -> None:
+    """Before a large audience is asked for: room for its bitmap.
+
+    With Postgres's 4 MB a bitmap over a million devices forgets which rows of a page it meant, so that reading the
+    whole table looks cheaper than the index. Measured in ops/bench/RESULTS.md.
+    """
+    await conn.execute(text("SET LOCAL work_mem = '64MB'"))
 
 
 def reachable(application_id: UUID, audience: Audience) -> ColumnElement[bool]:

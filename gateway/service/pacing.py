@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.domain.job import Job
+from gateway.domain.notification import Status
 from gateway.queue import postgres as queue
 from gateway.records import notifications
 
@@ -19,11 +20,15 @@ AT_ONCE = timedelta(milliseconds=50)
 
 
 async def has_slot(engine: AsyncEngine, job: Job) -> bool:
-    """Whether a throttled job may go now; if not, it was put back until its slot."""
+    """Whether a throttled job may go now, or only be accounted for; if not, it was put back until its slot."""
     now = datetime.now(UTC)
     if job.slot is not None and now - job.slot < GRACE:
         return True
     async with engine.begin() as conn:
+        # The lock keeps a cancellation out until the job is where that finds it.
+        [notification] = await notifications.load(conn, [job.notification_id], lock=True)
+        if notification.status is not Status.SENDING:
+            return True
         slot = await notifications.take_slot(conn, job.notification_id, len(job.device_ids))
         if slot <= now + AT_ONCE:
             return True

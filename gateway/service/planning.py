@@ -21,7 +21,7 @@ from gateway.domain.steering import sample_buckets
 from gateway.queue import postgres as queue
 from gateway.queue.protocol import LeaseLost
 from gateway.records import notifications
-from gateway.records.audiences import reachable
+from gateway.records.audiences import make_room, reachable
 from gateway.records.schema import devices
 from gateway.records.targets import bucket
 from gateway.service import reminders, segments
@@ -47,6 +47,7 @@ async def plan(context: Context, job: Job) -> int:
         if notification.status not in (Status.SCHEDULED, Status.PAUSED):  # cancelled while the job was on its way
             await queue.drop(conn, job)
             return 0
+        await make_room(conn)
         who = await _audience(conn, notification)
         rate = await _rate(conn, notification, who)
         targets = await queue.cut(conn, job, now.date(), await _due(conn, notification, who, now), chunk(rate))

@@ -16,7 +16,7 @@ from gateway.domain.schedule import DEVICE
 from gateway.push.endpoints import vendor
 from gateway.queue import postgres as queue
 from gateway.records import log, notifications
-from gateway.records.audiences import reachable
+from gateway.records.audiences import make_room, reachable
 from gateway.records.schema import devices
 from gateway.service import control, segments
 
@@ -179,6 +179,7 @@ async def one_delivery(
 
 async def preview(conn: AsyncConnection, application_id: UUID, filter_: Any) -> dict[str, Any]:
     """Who an audience would reach now: counts of devices and known users, and a few of them. Raises Invalid."""
+    await make_room(conn)
     who = reachable(application_id, await segments.read(conn, application_id, filter_))
     counts = select(func.count(), func.count(devices.c.user_id.distinct())).where(who)
     count, users = (await conn.execute(counts)).one()

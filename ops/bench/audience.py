@@ -1,0 +1,112 @@
+"""How long it takes to count an audience: what `POST /v1/audiences/preview` does, on a Postgres of its own.
+
+The devices are made by one INSERT, as wide as real ones. Each audience is counted until it is warm and then some
+times more; the figure is the median. They belong to one application, beside another a tenth of its size.
+"""
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain.ids import new_id
+from gateway.embedded import EmbeddedPostgres
+from gateway.push.vapid import VapidKey
+from gateway.records import applications, database, migrate
+from gateway.service import reports
+
+console = Console(highlight=False)
+
+# Points are spread over a square of 10 by 10 degrees: this one holds 1 % of them.
+ONE_PERCENT = {"type": "Polygon", "coordinates": [[[12, 45], [13, 45], [13, 46], [12, 46], [12, 45]]]}
+AUDIENCES: dict[str, Any] = {
+    "a topic, 5 %": {"topic": "weather"},
+    "an attribute, 10 %": {"attribute": "plan", "eq": "pro"},
+    "a polygon, 1 %": {"within": ONE_PERCENT},
+    "near, 1 %": {"near": {"lat": 45.5, "lon": 12.5, "radius_m": 56_000}},
+    "a topic in a polygon, not under 18": {
+        "all": [{"topic": "weather"}, {"within": ONE_PERCENT}, {"not": {"attribute": "age", "lt": 18}}]
+    },
+    "a topic or an attribute": {"any": [{"topic": "weather"}, {"attribute": "plan", "eq": "pro"}]},
+    "everyone": {"everyone": True},
+}
+
+FILL = text("""
+    INSERT INTO devices (id, application_id, endpoint, endpoint_digest, host, p256dh, auth, vapid_key_id, user_id,
+                         platform, browser, locale, timezone, attributes, topics, location, located_at)
+    SELECT gen_random_uuid(), :application_id, 'https://fcm.googleapis.com/fcm/send/' || repeat(md5(n::text), 5),
+           sha256(n::text::bytea), 'fcm.googleapis.com',
+           substr(sha256(n::text::bytea) || sha256(md5(n::text)::bytea) || sha256('x'), 1, 65),
+           substr(sha256(md5(n::text)::bytea), 1, 16), :vapid_key_id, 'user-' || n / 2,
+           (ARRAY['android', 'ios', 'windows', 'macos'])[1 + n % 4], 'Chrome ' || 130 + n % 10,
+           (ARRAY['en-US', 'de-AT', 'de-DE', 'fr'])[1 + n % 4], 'Europe/Vienna',
+           jsonb_build_object('plan', CASE WHEN random() < 0.1 THEN 'pro' ELSE 'free' END, 'age', n % 90,
+                              'first_name', 'Name ' || n % 1000, 'city', 'City ' || n % 500),
+           CASE WHEN random() < 0.05 THEN ARRAY['weather'] ELSE '{}' END
+               || ARRAY['topic-' || n % 50, 'topic-' || 50 + n % 70],
+           point(10 + random() * 10, 40 + random() * 10), now()
+    FROM generate_series(1, :devices) AS n
+""")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="ops/bench/audience", description=__doc__)
+    parser.add_argument("--devices", type=int, default=1_000_000)
+    parser.add_argument("--repeat", type=int, default=5)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as directory:
+        Path(directory).chmod(0o711)
+        with EmbeddedPostgres(Path(directory) / "postgres") as postgres:
+            migrate.upgrade(postgres.url)
+            asyncio.run(measured(postgres.url, chosen.devices, chosen.repeat))
+
+
+async def measured(url: str, devices: int, repeat: int) -> None:
+    engine = database.open_engine(url)
+    application_id = new_id()
+    began = time.perf_counter()
+    async with engine.begin() as conn:
+        await _fill(conn, new_id(), devices // 10)
+        await _fill(conn, application_id, devices)
+    async with engine.connect() as conn:
+        autocommit = await conn.execution_options(isolation_level="AUTOCOMMIT")
+        await autocommit.execute(text("VACUUM ANALYZE devices"))
+        size = (await conn.execute(text("SELECT pg_size_pretty(pg_total_relation_size('devices'))"))).scalar()
+    console.print(f"{devices} devices made in {time.perf_counter() - began:.0f} s, {size} with their indexes")
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("audience", "devices", "users", "median ms", "slowest ms"):
+        shown.add_column(column, justify="left" if column == "audience" else "right")
+    async with engine.connect() as conn:
+        for name, audience in AUDIENCES.items():
+            await reports.preview(conn, application_id, audience)
+            times = []
+            for _ in range(repeat):
+                began = time.perf_counter()
+                found = await reports.preview(conn, application_id, audience)
+                times.append((time.perf_counter() - began) * 1000)
+            figures = (f"{statistics.median(times):.0f}", f"{max(times):.0f}")
+            shown.add_row(name, f"{found['devices']:,}", f"{found['users']:,}", *figures)
+    console.print(shown)
+    await engine.dispose()
+
+
+async def _fill(conn: AsyncConnection, application_id: UUID, devices: int) -> None:
+    await applications.add(conn, application_id, "Bench", "mailto:bench@example.org", [])
+    key_id = new_id()
+    await applications.add_vapid_key(conn, key_id, application_id, VapidKey.generate().public_key, b"not used")
+    values = {"application_id": application_id, "vapid_key_id": key_id, "devices": devices}
+    await conn.execute(FILL, values)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Where devices are, against shapely for polygons and against vectors on a sphere for distances, on random points."""
+
+import math
+import random
+from typing import Any
+
+import pytest
+from shapely import Point, Polygon, union_all
+from shapely.geometry import shape
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gateway.domain.audience import parse
+from gateway.records.audiences import EARTH_RADIUS_M, condition
+from gateway.records.schema import devices
+
+POINTS = 1500
+CLOSE = 1e-5  # degrees: points this close to an edge may go either way
+
+
+@pytest.fixture
+async def geometry(engine: AsyncEngine) -> "Geometry":
+    return Geometry(engine)
+
+
+class Geometry:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+
+    async def inside(self, audience: Any, points: list[tuple[float, float]]) -> list[bool]:
+        """Whether each (longitude, latitude) is in the audience, in one query over devices that last for it alone."""
+        async with self.engine.connect() as conn:
+            await conn.execute(text("SET LOCAL session_replication_role = replica"))  # no foreign keys for these
+            fill = text("""
+                INSERT INTO devices (id, application_id, endpoint, endpoint_digest, host, p256dh, auth, vapid_key_id,
+                                     user_id, location)
+                SELECT gen_random_uuid(), '00000000-0000-0000-0000-000000000001', '', n::text::bytea, '', '', '',
+                       '00000000-0000-0000-0000-000000000001', n, point(x, y)
+                FROM unnest(CAST(:x AS float[]), CAST(:y AS float[])) WITH ORDINALITY AS given (x, y, n)
+            """)
+            await conn.execute(fill, {"x": [x for x, _ in points], "y": [y for _, y in points]})
+            found = await conn.execute(select(devices.c.user_id).where(condition(parse(audience))))
+            there = {int(row.user_id) - 1 for row in found}
+            await conn.rollback()
+        return [number in there for number in range(len(points))]
+
+
+def ring(chance: random.Random, lon: float, lat: float, radius: float, corners: int = 9) -> list[list[float]]:
+    """Around a centre, in and out: concave as often as not, never crossing itself."""
+    made = []
+    for corner in range(corners):
+        angle, away = 2 * math.pi * corner / corners, radius * chance.uniform(0.4, 1)
+        made.append([lon + away * math.cos(angle), lat + away * math.sin(angle)])
+    return [*made, made[0]]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_polygons_hold_what_shapely_says_they_hold(geometry: Geometry, seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311 - the same points every time
+    outer = ring(chance, 16, 48, 4, 11)
+    hole = ring(chance, 16, 48, 1.2)
+    other = ring(chance, 23, 47, 2)
+    overlapping = ring(chance, 18, 49, 3)
+    for area in (
+        {"type": "Polygon", "coordinates": [outer]},
+        {"type": "Polygon", "coordinates": [outer, hole]},
+        {"type": "MultiPolygon", "coordinates": [[outer, hole], [other]]},
+        {"type": "MultiPolygon", "coordinates": [[outer, hole], [overlapping], [other]]},
+    ):
+        points = [(chance.uniform(11, 26), chance.uniform(43, 53)) for _ in range(POINTS)]
+        polygons = area["coordinates"] if area["type"] == "MultiPolygon" else [area["coordinates"]]
+        expected = union_all([Polygon(rings[0], rings[1:]) for rings in polygons])
+        found = await geometry.inside({"within": area}, points)
+        for point, is_in in zip(points, found, strict=True):
+            if expected.boundary.distance(Point(point)) > CLOSE:
+                assert is_in == expected.contains(Point(point)), (area["type"], point)
+        assert 50 < sum(found) < POINTS - 50
+
+
+async def test_a_polygon_in_a_hole_of_another_is_inside(geometry: Geometry) -> None:
+    box = lambda r: [[-r, -r], [r, -r], [r, r], [-r, r], [-r, -r]]  # noqa: E731 - four numbers
+    area = {"type": "MultiPolygon", "coordinates": [[box(3), box(2)], [box(1)]]}
+    assert shape(area).is_valid
+    found = await geometry.inside({"within": area}, [(0, 0), (1.5, 0), (2.5, 0), (3.5, 0)])
+    assert found == [True, False, True, False]
+
+
+def distance(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """Along a great circle, by the angle between vectors: another formula than the one it tests."""
+    vectors = []
+    for lon, lat in (one, other):
+        x, y = math.radians(lon), math.radians(lat)
+        vectors.append((math.cos(y) * math.cos(x), math.cos(y) * math.sin(x), math.sin(y)))
+    a, b = vectors
+    cross = (a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])
+    return EARTH_RADIUS_M * math.atan2(math.hypot(*cross), sum(x * y for x, y in zip(a, b, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("lon", "lat", "radius_m"),
+    [
+        (16.37, 48.2, 30_000),
+        (179.9, -17, 200_000),
+        (-179.95, 65, 500_000),
+        (180, 0, 1_000_000),
+        (-180, 0, 1_000_000),
+        (12, 89.5, 300_000),
+        (-70, -88, 900_000),
+        (0, 90, 100_000),
+        (0, -90, 2_000_000),
+        (30, 70, 2_300_000),
+        (5, 5, 10_000_000),
+        (100, -30, 20_000_000),
+        (0, 0, 5),
+    ],
+)
+async def test_near_is_a_distance_on_the_globe_everywhere(
+    geometry: Geometry, lon: float, lat: float, radius_m: float
+) -> None:
+    chance = random.Random(f"{lon} {lat}")  # noqa: S311 - the same points every time
+    points = [(chance.uniform(-180, 180), math.degrees(math.asin(chance.uniform(-1, 1)))) for _ in range(POINTS)]
+    spread = min(math.degrees(radius_m / EARTH_RADIUS_M) * 1.3, 90)
+    for _ in range(POINTS):  # and as many around the place
+        y = max(-90.0, min(90.0, lat + chance.uniform(-spread, spread)))
+        x = lon + chance.uniform(-1, 1) * min(180, spread / max(0.01, math.cos(math.radians(y))))
+        points.append(((x + 180) % 360 - 180, y))
+    points += [(lon, lat), (180.0, lat), (-180.0, lat), (0.0, 90.0), (77.0, 90.0), (0.0, -90.0)]
+    found = await geometry.inside({"near": {"lat": lat, "lon": lon, "radius_m": radius_m}}, points)
+    assert True in found
+    for point, is_in in zip(points, found, strict=True):
+        away = distance((lon, lat), point)
+        if abs(away - radius_m) > 0.5 + radius_m * 1e-7:
+            assert is_in == (away < radius_m), (point, away)

@@ -1,0 +1,93 @@
+"""Audiences are found by index: what Postgres would do for each leaf, asked with EXPLAIN among 30,000 devices."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import ClauseElement, func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.expression import Executable
+
+from gateway.domain import ids
+from gateway.domain.audience import parse
+from gateway.records.audiences import make_room, reachable
+from gateway.records.schema import devices
+from tests.support.gateway_parts import Parts, gateway
+
+SQUARE = {"type": "Polygon", "coordinates": [[[12, 45], [13, 45], [13, 46], [12, 46], [12, 45]]]}
+
+FILL = text("""
+    INSERT INTO devices (id, application_id, endpoint, endpoint_digest, host, p256dh, auth, vapid_key_id, user_id,
+                         attributes, topics, location)
+    SELECT ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, :application_id,
+           'https://fcm.googleapis.com/fcm/send/' || repeat(md5(n::text), 5), sha256(n::text::bytea),
+           'fcm.googleapis.com', sha256('p'), sha256('a'), id, 'user-' || n / 2,
+           jsonb_build_object('plan', 'plan-' || n % 1000, 'age', n % 90), ARRAY['topic-' || n % 100],
+           point(10 + (n % 173) * 10.0 / 173, 40 + (n % 179) * 10.0 / 179)
+    FROM generate_series(1, 30000) AS n, (SELECT id FROM vapid_keys LIMIT 1) AS key
+""")
+
+
+class Explain(Executable, ClauseElement):
+    inherit_cache = False
+
+    def __init__(self, statement: Any) -> None:
+        self.statement = statement
+
+
+@compiles(Explain)
+def _explain(element: Explain, compiler: SQLCompiler, **more: Any) -> str:
+    return f"EXPLAIN (FORMAT JSON) {compiler.process(element.statement, **more)}"
+
+
+@pytest.fixture
+async def parts(database_url: str) -> AsyncIterator[Parts]:
+    async with gateway(database_url) as parts:
+        async with parts.engine.begin() as conn:
+            await conn.execute(FILL, {"application_id": parts.application_id})
+            await conn.execute(text("ANALYZE devices"))
+        yield parts
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes(below)
+
+
+async def used(conn: AsyncConnection, application_id: UUID, audience: Any) -> set[str]:
+    """The indexes by which the audience would be counted; fails when the devices would be read one and all."""
+    query = select(func.count()).select_from(devices).where(reachable(application_id, parse(audience)))
+    [plan] = (await conn.execute(Explain(query))).scalar_one()
+    found = list(nodes(plan["Plan"]))
+    assert not [node for node in found if "Seq Scan" in node["Node Type"]], plan
+    return {node["Index Name"] for node in found if "Index Name" in node}
+
+
+async def test_each_leaf_is_found_by_its_index(parts: Parts) -> None:
+    device = ids.show(ids.DEVICE, UUID("00000000-0000-7000-8000-000000000007"))
+    weather, plan = {"topic": "topic-7"}, {"attribute": "plan", "eq": "plan-7"}
+    topics, attributes = "devices_topics_idx", "devices_attributes_idx"
+    wanted: list[tuple[Any, set[str]]] = [
+        (weather, {topics}),
+        (plan, {attributes}),
+        ({"attribute": "plan", "in": ["plan-7", "plan-8"]}, {attributes}),
+        ({"user_id": ["user-7", "user-8"]}, {"devices_user_id_idx"}),
+        ({"device_id": device}, {"devices_pkey"}),
+        ({"within": SQUARE}, {"devices_location_idx"}),
+        ({"near": {"lat": 45.5, "lon": 12.5, "radius_m": 50_000}}, {"devices_location_idx"}),
+        ({"near": {"lat": 45.5, "lon": 180, "radius_m": 50_000}}, {"devices_location_idx"}),
+        ({"any": [weather, plan]}, {topics, attributes}),
+    ]
+    async with parts.engine.connect() as conn:
+        await make_room(conn)
+        for audience, indexes in wanted:
+            assert await used(conn, parts.application_id, audience) == indexes, audience
+        for mixed in (
+            {"all": [weather, {"not": {"attribute": "age", "lt": 18}}]},
+            {"all": [{"not": plan}, weather, {"last_seen": {"after": "2020-01-01T00:00:00Z"}}]},
+        ):
+            assert topics in await used(conn, parts.application_id, mixed)
