@@ -20,7 +20,14 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
 IDS = ("id", "delivery", "key", "setting")
 """Columns that are copied from: never cut or wrapped."""
 
-COLOURS = {"accepted": "green", "gone": "yellow", "rejected": "red", "expired": "magenta", "cancelled": "cyan"}
+COLOURS = {
+    "accepted": "green",
+    "gone": "yellow",
+    "rejected": "red",
+    "expired": "magenta",
+    "cancelled": "cyan",
+    "skipped": "blue",
+}
 
 
 def fail(line: str) -> NoReturn:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Select, Text, Uuid, literal, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, Select, Text, Uuid, func, literal, select, tuple_, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -108,6 +108,15 @@ async def add_receipt(
         this = (variants.c.notification_id == notification_id, variants.c.number == variant)
         await conn.execute(update(variants).where(*this).values({event: variants.c[event] + 1}))
     return True
+
+
+async def clicks(conn: AsyncConnection, notification_id: UUID) -> dict[str, int]:
+    """How many clicked which action; the notification itself is the empty one."""
+    r = receipts.c
+    query = select(func.coalesce(r.action, ""), func.count()).where(
+        r.day == _day(notification_id), r.notification_id == notification_id, r.event == "clicked"
+    )
+    return dict((await conn.execute(query.group_by(r.action))).tuples().all())
 
 
 def _filtered(application_id: UUID, filters: Filters) -> Select[Any]:

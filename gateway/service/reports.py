@@ -95,6 +95,34 @@ async def one_notification(
     return notification(found, progress, counts.get(id_, ()), waiting)
 
 
+async def funnel(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> dict[str, Any]:
+    """From those it was for to those who clicked, with each step's share of the one before. Raises NotFound."""
+    found, progress = await control.show(conn, application_id, id_, kind)
+    counts = (await notifications.variant_counts(conn, [id_])).get(id_, [])
+    clicked = await log.clicks(conn, id_)
+    return {
+        "targets": progress.targets,
+        **_steps(progress),
+        "dismissed": progress.dismissed,
+        "actions": [{"action": action, "clicked": clicked[action]} for action in sorted(clicked)],
+        "variants": [
+            {"name": variant.name, "won": found.winner == number, **_steps(counts[number])}
+            for number, variant in enumerate(found.steering.variants)
+        ],
+    }
+
+
+def _steps(counts: Any) -> dict[str, Any]:
+    accepted, displayed, clicked = counts.accepted, counts.displayed, counts.clicked
+    return {
+        "accepted": accepted,
+        "displayed": displayed,
+        "clicked": clicked,
+        "display_rate": round(displayed / accepted, 4) if accepted else None,
+        "click_rate": round(clicked / displayed, 4) if displayed else None,
+    }
+
+
 def _eta(shown: Notification, progress: Progress, last_due: datetime | None, now: datetime) -> datetime | None:
     """When it will be done, at the rate it goes now; None while nobody can say."""
     rate = progress.per_second(now)

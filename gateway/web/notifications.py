@@ -123,6 +123,15 @@ def add_views(collection: str, kind: Kind | None) -> None:
     show.__doc__ = f"Show a {word} with its status, its counts by outcome, how fast it goes and when it will be done."
     routes.add("GET", one, may=(READ, SEND), answers=answers)(show)
 
+    async def funnel(call: Call) -> Answer:
+        id_ = call.id(ids.NOTIFICATION, "notification_id")
+        return Answer(await reports.funnel(call.conn, call.application_id, id_, kind))
+
+    funnel.__doc__ = f"""Show how many of a {word}'s receivers saw and clicked it.
+
+    `accepted` is the push service's word, `displayed` and `clicked` are the browsers'."""
+    routes.add("GET", f"{one}/funnel", may=(READ, SEND), answers={200: shapes.Funnel})(funnel)
+
     def add_control(name: str, order: Control, said: str) -> None:
         async def controlled(call: Call) -> Answer:
             await order(call.conn, call.application_id, call.id(ids.NOTIFICATION, "notification_id"), kind)

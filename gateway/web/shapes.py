@@ -233,6 +233,35 @@ class Preferences(TypedDict):
     categories: list[Preference]
 
 
+class Steps(TypedDict):
+    """`display_rate` is of the accepted, `click_rate` of the displayed; null while there are none."""
+
+    accepted: int
+    displayed: int
+    clicked: int
+    display_rate: float | None
+    click_rate: float | None
+
+
+class VariantSteps(Steps):
+    name: str
+    won: bool
+
+
+class Clicks(TypedDict):
+    """`action` is empty for the notification itself."""
+
+    action: str
+    clicked: int
+
+
+class Funnel(Steps):
+    targets: int
+    dismissed: int
+    actions: list[Clicks]
+    variants: list[VariantSteps]
+
+
 class Notification(TypedDict):
     id: str
     kind: Kind

@@ -113,6 +113,11 @@ class FakeGateway:
             device = f"dev_{len(self.requests)}"
             self.devices[device] = body
             return web.json_response({"id": device, "device_token": f"dt_{device}"}, status=201)
+        if path.endswith("/preferences") and method == "GET":
+            muted = list(self.devices.values())[-1].get("muted", [])
+            names = ("news", "offers")
+            chosen = [{"category": name, "title": name.title(), "enabled": name not in muted} for name in names]
+            return web.json_response({"categories": chosen})
         if path.startswith("/v1/devices/") and token == f"dt_{path.split('/')[3]}":
             return web.Response(status=204)
         return web.json_response({"code": "unauthenticated", "title": "No"}, status=401)

@@ -80,6 +80,18 @@ async def test_a_notification_is_sent_with_its_reach_beside_it(console: Tab, api
     assert (sent["content"]["title"], sent["audience"]) == ("Storm", {"topic": "weather"})
 
 
+async def test_a_campaign_is_paused_and_goes_on(console: Tab, api: Api) -> None:
+    await api.register()
+    new = {"name": "Autumn", "content": {"title": "Sale"}, "audience": {"everyone": True}}
+    sent = await api.made("POST", "/v1/campaigns", new)
+    await console.open(f"{api.origin}/console/?again")
+    for expected in ("paused", "scheduled"):
+        await console.until("document.querySelector('#notifications .orders button') !== null")
+        await console.click("#notifications .orders button:first-child")
+        await console.until(f"document.querySelector('#notifications').textContent.includes('{expected}')")
+        assert (await api.made("GET", f"/v1/campaigns/{sent['id']}"))["status"] == expected
+
+
 async def test_a_wrong_key_is_answered_in_words(firefox: Firefox, api: Api) -> None:
     async with firefox.tab(f"{api.origin}/console/#key=sk_wrong") as tab:
         await tab.until("document.querySelector('#sign-in .problem').textContent.includes('unknown')")

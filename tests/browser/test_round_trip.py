@@ -111,6 +111,23 @@ async def test_an_alert_is_shown_by_a_browser_in_its_area_and_the_log_tells_all_
     assert (shown["status"], shown["progress"]["displayed"], shown["progress"]["clicked"]) == ("done", 1, 1)
 
 
+async def test_a_browser_that_opts_out_of_a_category_is_not_sent_it(
+    firefox: Firefox, real_gateway: Gateway, registered: Tab
+) -> None:
+    await real_gateway.call("POST", "/v1/categories", {"name": "offers", "title": "Special offers"})
+    options = f"gateway: location.origin, key: '{real_gateway.publishable}', serviceWorker: '/sample/service-worker.js'"
+    sdk = f"import('/sdk/webpush.js').then(({{init}}) => init({{{options}}}).preferences"
+    wanted = await registered.js(f"{sdk}.list())")
+    assert [(one["category"], one["title"], one["enabled"]) for one in wanted] == [("offers", "Special offers", True)]
+    await registered.js(f"{sdk}.set('offers', false))")
+    new = {"name": "n", "content": {"title": "Sale"}, "audience": {"everyone": True}, "category": "offers"}
+    sent = await real_gateway.call("POST", "/v1/campaigns", new)
+    other = await real_gateway.call("POST", "/v1/campaigns", new | {"category": None, "content": {"title": "For all"}})
+    await firefox.alert("For all")
+    shown = [await real_gateway.call("GET", f"/v1/campaigns/{one['id']}") for one in (sent, other)]
+    assert [one["progress"]["targets"] for one in shown] == [0, 1]
+
+
 async def test_what_a_browser_unsubscribes_from_does_not_reach_it(
     firefox: Firefox, real_gateway: Gateway, registered: Tab
 ) -> None:

@@ -79,6 +79,25 @@ async def test_topics_and_location_are_changed_with_the_device_token(
     assert kept["location"] == {"lat": 1, "lon": 2, "accuracy_m": 30}
 
 
+async def test_a_browser_opts_out_of_a_category_and_stays_out_when_it_subscribes_anew(
+    fake_gateway: FakeGateway, subscribed: Tab
+) -> None:
+    [device] = fake_gateway.devices
+    assert [one["enabled"] for one in await subscribed.js(sdk("preferences.list()"))] == [True, True]
+    await subscribed.js(sdk("preferences.set('offers', false)"))
+    path, body = f"/v1/devices/{device}/preferences", {"categories": {"offers": False}}
+    assert fake_gateway.requests[-1] == ("PATCH", path, f"dt_{device}", body)
+    fake_gateway.vapid = VapidPair()
+    new = await subscribed.js(sdk("subscribe().then(a => a.id)"))
+    assert fake_gateway.devices[new]["muted"] == ["offers"]
+    chosen = await subscribed.js(sdk("preferences.list()"))
+    assert {one["category"]: one["enabled"] for one in chosen} == {"news": True, "offers": False}
+    await subscribed.js(sdk("preferences.set('offers', true)"))
+    fake_gateway.vapid = VapidPair()
+    again = await subscribed.js(sdk("subscribe().then(a => a.id)"))
+    assert fake_gateway.devices[again]["muted"] == []
+
+
 async def test_unsubscribing_deletes_the_device_and_ends_the_subscription(
     fake_gateway: FakeGateway, subscribed: Tab
 ) -> None:

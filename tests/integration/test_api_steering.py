@@ -374,3 +374,24 @@ async def test_a_click_says_that_it_was_displayed(api: Api) -> None:
         await api.made("POST", "/v1/receipts", {"token": token, "event": event, "action": "open"}, key=None)
     progress = (await api.made("GET", f"/v1/campaigns/{sent['id']}"))["progress"]
     assert (progress["accepted"], progress["displayed"], progress["clicked"]) == (1, 1, 1)
+
+
+async def test_the_funnel_leads_from_the_accepted_to_the_clicks_on_each_action_and_variant(api: Api) -> None:
+    subscribers = api.parts.subscribe(Vendor.FCM, 20)
+    await api.parts.register(subscribers)
+    sent = await campaign(api, variants=VARIANTS)
+    async with api.parts.working():
+        await done(api, sent)
+    for number, subscriber in enumerate(subscribers[:15]):
+        token = subscriber.messages[0].json()["notification"]["data"]["gateway"]["receipt"]
+        said = {"token": token, "event": "displayed"}
+        if number < 6:
+            said |= {"event": "clicked"} | ({"action": "buy"} if number < 2 else {})
+        for _ in range(2):  # what is told twice counts once
+            await api.made("POST", "/v1/receipts", said, key=None)
+    funnel = await api.made("GET", f"/v1/campaigns/{sent['id']}/funnel")
+    assert (funnel["targets"], funnel["accepted"], funnel["displayed"], funnel["clicked"]) == (20, 20, 15, 6)
+    assert (funnel["display_rate"], funnel["click_rate"]) == (0.75, 0.4)
+    assert funnel["actions"] == [{"action": "", "clicked": 4}, {"action": "buy", "clicked": 2}]
+    for step in ("accepted", "displayed", "clicked"):
+        assert sum(variant[step] for variant in funnel["variants"]) == funnel[step]

@@ -76,7 +76,7 @@ async def test_each_leaf_is_found_by_its_index(parts: Parts) -> None:
         (plan, {attributes}),
         ({"attribute": "plan", "in": ["plan-7", "plan-8"]}, {attributes}),
         ({"user_id": ["user-7", "user-8"]}, {"devices_user_id_idx"}),
-        ({"device_id": device}, {"devices_pkey"}),
+        ({"device_id": device}, {"devices_application_id_id_idx"}),
         ({"within": SQUARE}, {"devices_location_idx"}),
         ({"near": {"lat": 45.5, "lon": 12.5, "radius_m": 50_000}}, {"devices_location_idx"}),
         ({"near": {"lat": 45.5, "lon": 180, "radius_m": 50_000}}, {"devices_location_idx"}),

@@ -5,7 +5,7 @@ import { $, count, element, when } from "./elements.js";
 
 const SHOWN = 5;
 const REFRESH_MS = 1000;
-const OUTCOMES = ["accepted", "gone", "rejected", "expired", "cancelled"];
+const OUTCOMES = ["accepted", "gone", "rejected", "expired", "cancelled", "skipped"];
 
 let timer = 0;
 
@@ -43,18 +43,29 @@ function line(notification) {
   return element("li", {},
     element("b", {}, notification.name ?? notification.content.title,
       element("small", {}, `${notification.kind} · ${notification.delivery.lane} · ${when(notification.created_at)}`)),
-    element("span", {}, scheduled ? `at ${when(notification.start_at)}` : status),
+    element("span", { title: notification.auto_paused ?? "" }, scheduled ? `at ${when(notification.start_at)}` : status),
     element("div", {}, element("div", { className: "bar", title: counts }, ...parts),
-      element("small", {}, `${count(settled)} of ${count(progress.targets)}`)),
+      element("small", {}, `${count(settled)} of ${count(progress.targets)}${pace(progress)}`)),
     element("span", { className: "soft" }, counts || "—"),
-    status === "scheduled" || status === "sending" ? cancelButton(notification) : element("span"));
+    element("span", { className: "orders" }, ...orders(notification)));
 }
 
-function cancelButton({ id, name, content }) {
-  const button = element("button", { type: "button" }, "Cancel");
+function pace({ per_second: rate, eta }) {
+  return [rate >= 1 && `, ${count(Math.round(rate))} a second`, eta && `, done by ${when(eta)}`].filter(Boolean).join("");
+}
+
+function orders({ id, name, content, status }) {
+  const title = name ?? content.title;
+  const cancel = order(id, "cancel", `Cancel “${title}”? What is not sent yet will not be sent.`);
+  if (status === "paused") return [order(id, "resume"), cancel];
+  return status === "scheduled" || status === "sending" ? [order(id, "pause"), cancel] : [];
+}
+
+function order(id, what, question) {
+  const button = element("button", { type: "button" }, what[0].toUpperCase() + what.slice(1));
   button.addEventListener("click", async () => {
-    if (!confirm(`Cancel “${name ?? content.title}”? What is not sent yet will not be sent.`)) return;
-    await call("POST", `/v1/notifications/${id}/cancel`).catch((error) => alert(error.message));
+    if (question && !confirm(question)) return;
+    await call("POST", `/v1/notifications/${id}/${what}`).catch((error) => alert(error.message));
     await refresh();
   });
   return button;

@@ -41,6 +41,14 @@ export interface Registration {
   client?: Client;
 }
 
+export interface Preference {
+  /** The name to set it by. */
+  category: string;
+  title: string;
+  description: string | null;
+  enabled: boolean;
+}
+
 export type State = "unsupported" | "denied" | "ready" | "subscribed";
 
 /** What the service worker tells open pages about a notification. */
@@ -70,6 +78,12 @@ export interface WebPush {
   topics: {
     add(topic: string): Promise<void>;
     remove(topic: string): Promise<void>;
+  };
+  /** What kinds of message there are, and which of them this browser wants. */
+  preferences: {
+    list(): Promise<Preference[]>;
+    /** Opt in to a category, or out of it. */
+    set(category: string, enabled: boolean): Promise<void>;
   };
   locate(location: Location): Promise<void>;
   /** Hear of every notification displayed, clicked or dismissed while this page is open. Answers how to stop. */

@@ -107,6 +107,11 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
   const without = (topic) => (body) => ({ ...body, topics: (body.topics ?? []).filter((name) => name !== topic) });
   const withTopic = (topic) => (body) => ({ ...body, topics: [...without(topic)(body).topics, topic] });
 
+  const withMuted = (category, enabled) => (body) => {
+    const others = (body.muted ?? []).filter((name) => name !== category);
+    return { ...body, muted: enabled ? others : [...others, category] };
+  };
+
   return {
     subscribe,
     unsubscribe,
@@ -118,6 +123,14 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
     topics: {
       add: (topic) => change("PUT", topicPath(topic), undefined, withTopic(topic)),
       remove: (topic) => change("DELETE", topicPath(topic), undefined, without(topic)),
+    },
+    preferences: {
+      list: async () => {
+        const record = await device();
+        return (await call("GET", `${devicePath(record)}/preferences`, record.device_token)).categories;
+      },
+      set: (category, enabled) =>
+        change("PATCH", "/preferences", { categories: { [category]: enabled } }, withMuted(category, enabled)),
     },
     locate: (place) => change("PUT", "/location", place, (body) => ({ ...body, location: place })),
     listen(callback) {
