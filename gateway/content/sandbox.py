@@ -21,7 +21,7 @@ from liquid.template import BoundTemplate
 LONGEST_TEXT = 8192
 MOST_ITEMS = 1000
 LARGEST_NUMBER = 10**15
-TIME_LIMIT_S = 0.1
+TIME_LIMIT_S = 0.05
 
 REFUSED_TAGS = ("include", "render", "tablerow", "ifchanged", "doc")
 

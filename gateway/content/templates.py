@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from liquid.exceptions import LiquidError
+from liquid.exceptions import LiquidError, ResourceLimitError
 from liquid.template import BoundTemplate
 
 from gateway.content.sandbox import BEGIN, END, Sandbox, unmarked
@@ -107,7 +107,8 @@ class Compiled:
             try:
                 rendered = sandbox.render_within_limits(template, variables)
             except LiquidError as error:
-                raise TemplateFailed(f"{at.lstrip('/')}: {_said(error)}") from None
+                greedy = isinstance(error, ResourceLimitError)
+                raise TemplateFailed(f"{at.lstrip('/')}: {_said(error)}", greedy=greedy) from None
             return _address(rendered, at) if url else rendered
 
         return render

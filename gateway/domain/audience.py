@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from typing import Any, TypeGuard
 from uuid import UUID
 
@@ -386,6 +387,8 @@ class _Reader:
                 return self.fault(
                     f"{at}/{index}", "longitude must be from -180 to 180 and latitude from -90 to 90, in this order"
                 )
+        if any(abs(here[0] - there[0]) > 180 for here, there in pairwise(value)):
+            return self.fault(at, "crosses the antimeridian: cut it there into two polygons (RFC 7946 section 3.1.9)")
         if value[0][:2] != value[-1][:2]:
             return self.fault(at, "is not closed: the last position must equal the first")
         return tuple((float(p[0]), float(p[1])) for p in value)

@@ -137,6 +137,11 @@ class TemplateFailed(GatewayError):
     title = "The template could not be rendered"
     status = 422
 
+    def __init__(self, detail: str, *, greedy: bool = False) -> None:
+        """`greedy`: it wanted more time or room than a template has."""
+        super().__init__(detail)
+        self.greedy = greedy
+
 
 class ReceiptInvalid(GatewayError):
     """The receipt token was not made by this gateway, or its time is over."""

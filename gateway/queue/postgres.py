@@ -38,7 +38,7 @@ CLAIM = text("""
 
 
 # Nobody holds it: never claimed, or put back until its slot.
-_WAITS = (jobs.c.attempt == 0) | (jobs.c.run_at == jobs.c.slot)
+_WAITS = (jobs.c.attempt == 0) | jobs.c.run_at.is_not_distinct_from(jobs.c.slot)
 
 
 class PostgresQueue:
@@ -198,6 +198,12 @@ async def postpone(conn: AsyncConnection, job: Job, slot: datetime) -> None:
     """Put a throttled notification's job back until its slot. Nothing happens when the lease was lost."""
     await conn.execute(update(jobs).where(*_held(job)).values(run_at=slot, slot=slot))
     await signals.send(conn, signals.JOBS)
+
+
+async def is_held(conn: AsyncConnection, notification_id: UUID) -> bool:
+    """Whether a worker has one of its jobs."""
+    leased = (jobs.c.notification_id == notification_id, jobs.c.run_at > func.now(), ~_WAITS, ~jobs.c.parked)
+    return (await conn.execute(select(jobs.c.id).where(*leased).limit(1))).first() is not None
 
 
 async def last_due(conn: AsyncConnection, notification_id: UUID) -> datetime | None:

@@ -5,7 +5,10 @@ Waiting jobs are looked at when they come due. Jobs that are being sent stop bet
 flight ends as it ends and is written down, and the rest goes back.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
 from uuid import UUID
 
 import structlog
@@ -20,6 +23,10 @@ from gateway.records import notifications, signals
 
 Order = Callable[[AsyncConnection, UUID, UUID], Awaitable[None]]
 """Pause, resume or cancel: (connection, application, notification)."""
+
+# Longer than a push service takes to answer, as a rule.
+STOPPED_WITHIN = timedelta(seconds=5)
+LOOK_S = 0.02
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +79,20 @@ async def pause_if_failing(engine: AsyncEngine, notification: Notification) -> N
         cause = f"{progress.failed} of {ended} deliveries failed, more than the limit of {limit.share:.0%}"
         await _steer(conn, notification.id, Status.PAUSED, auto_paused=cause)
     log.warning("notification.auto_paused", notification_id=str(notification.id), cause=cause)
+
+
+async def stopped(engine: AsyncEngine, id_: UUID) -> None:
+    """Wait until the workers have let go of a notification that was told to stop: nothing is in flight any more.
+
+    A worker that died holds on until its lease ends; it is not waited for longer than STOPPED_WITHIN.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(STOPPED_WITHIN.total_seconds()):
+            while True:
+                async with engine.connect() as conn:
+                    if not await queue.is_held(conn, id_):
+                        return
+                await asyncio.sleep(LOOK_S)  # of letting go there is no signal
 
 
 async def give_back(engine: AsyncEngine, job: Job) -> None:

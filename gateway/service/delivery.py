@@ -25,7 +25,6 @@ from gateway.push.encryption import encrypt
 from gateway.push.endpoints import EndpointPolicy
 from gateway.push.vapid import VapidKey, VapidSigner
 from gateway.records.targets import Target, load_signing_keys
-from gateway.service.context import Context
 from gateway.service.messages import Messages
 from gateway.service.vault import Vault
 
@@ -65,11 +64,11 @@ class Post:
     `status` is what was last heard of it. `known`: what templates may say of each device, when they do.
     """
 
-    def __init__(self, context: Context, notification: Notification, home: str | None = None) -> None:
+    def __init__(self, notification: Notification, messages: Messages) -> None:
         self.notification = notification
         self.status = notification.status
         self.winner = notification.winner
-        self.messages = Messages(context, notification, home)
+        self.messages = messages
         self.known: Mapping[UUID, Mapping[str, Any]] = {}
         self.ttl = int(notification.delivery.ttl.total_seconds())
         self.urgency: Urgency = notification.delivery.urgency

@@ -12,7 +12,7 @@ from uuid import UUID
 from gateway.content.localisation import every, layers, localised
 from gateway.content.templates import Compiled, has_markup
 from gateway.domain import ids
-from gateway.domain.errors import PayloadTooLarge
+from gateway.domain.errors import PayloadTooLarge, TemplateFailed
 from gateway.domain.notification import Notification, push_topic
 from gateway.push.encryption import MAX_PAYLOAD
 from gateway.push.payload import Template, compose
@@ -20,6 +20,10 @@ from gateway.service.context import Context
 
 # A receipt may come this long after the message has expired: people open their laptops late.
 RECEIPT_GRACE = timedelta(days=7)
+
+
+# A template that has been stopped so often is not tried for anyone else: it would hold up the alerts behind it.
+MOST_GREEDY = 3
 
 
 class Composed(NamedTuple):
@@ -44,6 +48,7 @@ class Messages:
         self._receipts_until = int((notification.delivery.expires_at + RECEIPT_GRACE).timestamp())
         self._contents = [merged(notification.content, v.content) for v in notification.steering.variants]
         self._contents = self._contents or [notification.content]
+        self._greedy = 0
         self._layers: dict[tuple[int, str | None], tuple[str, ...]] = {}
         self._composed: dict[tuple[int, tuple[str, ...]], Composed] = {}
         self._compiled: dict[tuple[int, tuple[str, ...]], Compiled] = {}
@@ -108,7 +113,13 @@ class Messages:
                 "name": self._notification.name,
             },
         }
-        return self._compiled[which].render(variables)
+        if self._greedy >= MOST_GREEDY:
+            raise TemplateFailed("the template took too much time or room for others")
+        try:
+            return self._compiled[which].render(variables)
+        except TemplateFailed as failure:
+            self._greedy += failure.greedy
+            raise
 
     def _compose(self, content: Mapping[str, Any]) -> Composed:
         notification = self._notification

@@ -18,6 +18,6 @@ async def receive(conn: AsyncConnection, vault: Vault, token: str, event: Event,
     if named is None:
         raise ReceiptInvalid("the token was not made by this gateway, or its time is over")
     await log.add_receipt(conn, *named, event, action)
-    if event == "clicked":
-        # Nobody clicks what is not displayed: that receipt was lost, or is still on its way.
+    if event != "displayed":
+        # Nobody clicks or dismisses what is not displayed: that receipt was lost, or is still on its way.
         await log.add_receipt(conn, *named, "displayed", None)

@@ -52,8 +52,11 @@ async def _handle(front: Front, route: Route, http: web.Request) -> web.StreamRe
         return streamed
     async with front.context.engine.begin() as conn:
         caller = await _caller(front, route, conn, http) if route.may else NOBODY
-        body, query = _input(route, http, raw)
-        return _plain(http, await _answer(route, Call(front, http, caller, body, query, conn), raw))
+        call = Call(front, http, caller, *_input(route, http, raw), conn)
+        answer = await _answer(route, call, raw)
+    for wait in call.afterwards:
+        await wait()
+    return _plain(http, answer)
 
 
 async def _answer(route: Route, call: Call[Any, Any], raw: bytes) -> Answer:

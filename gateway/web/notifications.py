@@ -1,6 +1,7 @@
 """Notifications of every kind: send to someone directly, list, show, cancel."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -134,7 +135,10 @@ def add_views(collection: str, kind: Kind | None) -> None:
 
     def add_control(name: str, order: Control, said: str) -> None:
         async def controlled(call: Call) -> Answer:
-            await order(call.conn, call.application_id, call.id(ids.NOTIFICATION, "notification_id"), kind)
+            id_ = call.id(ids.NOTIFICATION, "notification_id")
+            await order(call.conn, call.application_id, id_, kind)
+            if order is not control.resume:
+                call.afterwards.append(partial(control.stopped, call.context.engine, id_))
             return await show(call)
 
         controlled.__doc__ = f"{name.title()} a {word}: {said}"

@@ -72,9 +72,10 @@ class Request(Generic[B, Q]):
 
 @dataclass(frozen=True)
 class Call(Request[B, Q]):
-    """A request whose work and answer are one transaction, on `conn`."""
+    """A request whose work and answer are one transaction, on `conn`; what comes `afterwards` is awaited in between."""
 
     conn: AsyncConnection
+    afterwards: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

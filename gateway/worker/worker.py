@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from uuid import UUID
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -28,6 +29,7 @@ from gateway.records.targets import known_of, load_targets
 from gateway.service import admission, control, pacing
 from gateway.service.context import Context
 from gateway.service.delivery import Courier, Post
+from gateway.service.messages import Messages
 from gateway.service.planning import plan
 from gateway.worker.lanes import Lanes
 from gateway.worker.run import Parcel, Run
@@ -36,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 CLAIM_WAIT = timedelta(seconds=15)
 DATABASE_PAUSE_S = 1.0
+# Notifications whose messages are kept from job to job, already composed.
+MOST_MESSAGES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class Worker:
         self._courier = Courier(client, context.vault, context.policy)
         self._lanes: Lanes[Parcel] = Lanes(self._crew.senders + self._crew.urgent_senders)
         self._runs: dict[int, Run] = {}
+        self._messages: dict[UUID, Messages] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`, then drain: claim nothing more, finish what is in flight, settle, give back the rest."""
@@ -114,7 +119,8 @@ class Worker:
                 log.warning("job.lease_lost")
             except DATABASE_ERRORS as error:
                 # Nothing of it is lost: the lease runs out and the job comes due again.
-                log.warning("job.postponed", error=type(error).__name__)
+                sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
+                log.warning("job.postponed", error=type(error).__name__, sqlstate=sqlstate)
             except Exception:
                 # A fault of ours in one job must not end the worker for all; the job comes due again with its lease.
                 log.exception("job.failed")
@@ -159,11 +165,14 @@ class Worker:
         return True
 
     async def _post(self, conn: AsyncConnection, notification: Notification, job: Job) -> Post:
-        if notification.templating is None:
-            return Post(self._context, notification)
-        home = await applications.home(conn, notification.application_id) or self._context.public_url
-        post = Post(self._context, notification, home)
-        if post.messages.personal:
+        messages = self._messages.get(notification.id)
+        if messages is None:
+            home = await applications.home(conn, notification.application_id) or self._context.public_url
+            messages = self._messages[notification.id] = Messages(self._context, notification, home)
+            while len(self._messages) > MOST_MESSAGES:
+                del self._messages[next(iter(self._messages))]
+        post = Post(notification, messages)
+        if messages.personal:
             post.known = await known_of(conn, job.device_ids)
         return post
 
@@ -180,7 +189,9 @@ class Worker:
                 log.exception("delivery.failed", device_id=str(target.device_id))
                 sent = self._courier.faulted(parcel.post, run.job.tries)
             outcome = sent.outcome
-            if sent.posted:
+            if not sent.posted:
+                await asyncio.sleep(0)  # nothing was waited for: others have their turn
+            else:
                 service = vendor(target.host)
                 metrics.attempts(service, outcome.name).inc()
                 metrics.attempt_seconds(service).observe(sent.duration_ms / 1000)

@@ -246,6 +246,10 @@ AUDIENCES: list[tuple[Any, str]] = [
     ({"near": {"lat": 91, "lon": 0, "radius_m": 5}}, "/audience/near/lat"),
     ({"within": {"type": "Point", "coordinates": [1, 2]}}, "/audience/within"),
     ({"within": {"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [0, 1], [1, 0], [0, 0]]]}}, "/audience/within"),
+    (
+        {"within": {"type": "Polygon", "coordinates": [[[179, 0], [-179, 0], [-179, 1], [179, 1], [179, 0]]]}},
+        "/audience/within/coordinates/0",
+    ),
     ({"attribute": "age"}, "/audience"),
     ({"attribute": "age", "lt": True}, "/audience/lt"),
     ({"device_id": "dev_nonsense"}, "/audience/device_id"),

@@ -1,6 +1,7 @@
 """Steering over HTTP, down to what the push service got and when: local time, throttle, quiet hours, categories,
 variants."""
 
+import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 
 from gateway.domain import ids
 from gateway.domain.notification import Lane
+from gateway.service import control
 from gateway.service.planning import plan
-from gateway.sim import Vendor
+from gateway.sim import Rule, Vendor
 from tests.support.api import Api
-from tests.support.gateway_parts import HOME
+from tests.support.gateway_parts import HOME, quick
 
 CONTENT = {"title": "Autumn sale", "url": "/sale"}
 CAMPAIGN = {"name": "Autumn", "content": CONTENT, "audience": {"everyone": True}}
@@ -361,6 +363,35 @@ async def test_pause_and_resume_over_http(api: Api) -> None:
     said = await api.call("POST", f"/v1/campaigns/{sent['id']}/pause")
     assert (said.status, said.body["code"]) == (409, "conflict")
     assert (await api.call("POST", f"/v1/alerts/{sent['id']}/pause")).status == 404
+
+
+@pytest.mark.parametrize("order", ["pause", "cancel"])
+async def test_once_a_pause_or_a_cancellation_is_answered_nothing_more_goes_out(api: Api, order: str) -> None:
+    await api.parts.register(api.parts.subscribe(Vendor.FCM, 600))
+    api.parts.sim.behave(Rule(delay_ms=30))
+    sent = await campaign(api)
+    async with api.parts.working(quick(senders=16)), api.parts.working(quick(senders=16)):
+        await api.parts.sim.wait_for(count=50)
+        await api.made("POST", f"/v1/campaigns/{sent['id']}/{order}")
+        taken = api.parts.sim.messages.total
+        assert taken < 600
+        api.parts.sim.behave()
+        other = await campaign(api)
+        await done(api, other)
+        assert api.parts.sim.messages.total == taken + 600
+        if order == "pause":
+            await api.made("POST", f"/v1/campaigns/{sent['id']}/resume")
+        progress = await api.parts.ended(id_of(sent))
+    assert progress.accepted == (600 if order == "pause" else taken)
+
+
+async def test_a_pause_does_not_wait_for_a_worker_that_is_dead(api: Api) -> None:
+    await api.register()
+    sent = await campaign(api)
+    await api.parts.queue().claim(lanes=[Lane.BULK], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
+    async with asyncio.timeout(control.STOPPED_WITHIN.total_seconds() + 5):
+        paused = await api.made("POST", f"/v1/campaigns/{sent['id']}/pause")
+    assert paused["status"] == "paused"
 
 
 async def test_a_click_says_that_it_was_displayed(api: Api) -> None:

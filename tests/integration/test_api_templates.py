@@ -74,6 +74,20 @@ async def test_what_a_template_makes_unsendable_is_rejected_for_that_device_alon
     assert all(row["attempts"] == 0 for row in rejected)
 
 
+async def test_a_greedy_template_is_not_tried_again_for_everyone(api: Api) -> None:
+    await api.parts.register(api.parts.subscribe(Vendor.FCM, 300))
+    inner = "{% assign x = user.id | append: 'a' %}"
+    greedy = "{% for i in (1..1000) %}" + inner * 30 + "{% endfor %}"
+    sent = await api.made(
+        "POST", "/v1/notifications", {"content": {"title": "t", "body": greedy}, "audience": {"everyone": True}}
+    )
+    done = await delivered(api, sent)
+    assert done["progress"]["rejected"] == 300
+    causes = {row["cause"] for row in (await api.made("GET", "/v1/deliveries?limit=1000"))["items"]}
+    assert any("took too much" in cause for cause in causes)
+    assert any("takes longer" in cause for cause in causes)
+
+
 async def test_what_rendering_makes_too_large_is_rejected_for_that_device_alone(api: Api) -> None:
     await api.register(attributes={"long": "y" * 1000})
     await api.register()
