@@ -387,8 +387,12 @@ class _Reader:
                 return self.fault(
                     f"{at}/{index}", "longitude must be from -180 to 180 and latitude from -90 to 90, in this order"
                 )
-        if any(abs(here[0] - there[0]) > 180 for here, there in pairwise(value)):
-            return self.fault(at, "crosses the antimeridian: cut it there into two polygons (RFC 7946 section 3.1.9)")
+        if any(180 < abs(here[0] - there[0]) < 360 for here, there in pairwise(value)):
+            return self.fault(
+                at,
+                "has an edge of more than 180 degrees: where it crosses the antimeridian, cut it into two polygons "
+                "(RFC 7946 section 3.1.9); where it does not, put a vertex on that edge",
+            )
         if value[0][:2] != value[-1][:2]:
             return self.fault(at, "is not closed: the last position must equal the first")
         return tuple((float(p[0]), float(p[1])) for p in value)

@@ -185,6 +185,7 @@ async def put_back(conn: AsyncConnection, job: Job) -> None:
 async def park(conn: AsyncConnection, job: Job, until: datetime) -> None:
     """Put a paused notification's job away until it goes on; `until` at the latest. Nothing when the lease was lost."""
     await conn.execute(update(jobs).where(*_held(job)).values(run_at=until, parked=True, slot=None))
+    await signals.send(conn, signals.JOBS)  # it may come due before the lease that others saw
 
 
 async def unpark(conn: AsyncConnection, notification_id: UUID) -> None:

@@ -116,7 +116,7 @@ async def clicks(conn: AsyncConnection, notification_id: UUID) -> dict[str, int]
     query = select(func.coalesce(r.action, ""), func.count()).where(
         r.day == _day(notification_id), r.notification_id == notification_id, r.event == "clicked"
     )
-    return dict((await conn.execute(query.group_by(r.action))).tuples().all())
+    return {row[0]: row[1] for row in await conn.execute(query.group_by(r.action))}
 
 
 def _filtered(application_id: UUID, filters: Filters) -> Select[Any]:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
 from gateway.domain.device import Device
-from gateway.domain.errors import Conflict, Fault, Invalid, NotFound
+from gateway.domain.errors import Fault, Invalid
 from gateway.domain.schedule import QuietHours
 from gateway.domain.steering import Cap
 from gateway.records import devices, saved
@@ -23,30 +23,24 @@ from gateway.records.schema import categories as table
 
 async def create(conn: AsyncConnection, application_id: UUID, values: dict[str, Any]) -> dict[str, Any]:
     """`values` by column. Raises Conflict."""
-    row = await saved.add(conn, table, id=ids.new_id(), application_id=application_id, **values)
-    if row is None:
-        raise Conflict(f"there is a category called {values['name']!r} already")
-    return show(row)
+    return show(await saved.add(conn, table, application_id=application_id, **values))
 
 
 async def change(conn: AsyncConnection, application_id: UUID, id_: UUID, values: dict[str, Any]) -> dict[str, Any]:
     """Raises NotFound."""
-    await find(conn, application_id, id_)
+    await saved.find(conn, table, application_id, id_)
     return show(await saved.change(conn, table, id_, **values))
 
 
 async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
     """Raises NotFound."""
-    await find(conn, application_id, id_)
+    await saved.find(conn, table, application_id, id_)
     await saved.remove(conn, table, id_)
 
 
-async def find(conn: AsyncConnection, application_id: UUID, id_: UUID) -> Row[Any]:
+async def one(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
-    row = await saved.get(conn, table, application_id, id_)
-    if row is None:
-        raise NotFound(f"there is no category {ids.show(ids.CATEGORY, id_)}")
-    return row
+    return show(await saved.find(conn, table, application_id, id_))
 
 
 async def by_name(conn: AsyncConnection, application_id: UUID, name: str) -> Row[Any] | None:

@@ -63,22 +63,24 @@ async def cancel(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: K
         await _steer(conn, id_, Status.CANCELLED, finished=notification.day is None)
 
 
-async def pause_if_failing(engine: AsyncEngine, notification: Notification) -> None:
-    """Pause it, once, when more of it fails than it was said to bear."""
+async def look(engine: AsyncEngine, notification: Notification) -> Status:
+    """What has become of a notification that is being sent: asked after every batch, since signals may be lost.
+
+    Pauses it, once, when more of it fails than it was said to bear.
+    """
     limit = notification.steering.pause_when
-    if limit is None or notification.auto_paused is not None:
-        return
     async with engine.begin() as conn:
-        _, progress = await show(conn, notification.application_id, notification.id)
-        if not limit.passed(progress.accepted, progress.failed):
-            return
+        now, progress = await show(conn, notification.application_id, notification.id)
+        if limit is None or not limit.passed(progress.accepted, progress.failed):
+            return now.status
         [now] = await notifications.load(conn, [notification.id], lock=True)
         if now.status is not Status.SENDING or now.auto_paused is not None:
-            return
+            return now.status
         ended = progress.accepted + progress.failed
         cause = f"{progress.failed} of {ended} deliveries failed, more than the limit of {limit.share:.0%}"
         await _steer(conn, notification.id, Status.PAUSED, auto_paused=cause)
     log.warning("notification.auto_paused", notification_id=str(notification.id), cause=cause)
+    return Status.PAUSED
 
 
 async def stopped(engine: AsyncEngine, id_: UUID) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy import Row, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
-from gateway.domain.errors import Conflict, Fault, GatewayError, Invalid, NotFound
+from gateway.domain.errors import Fault, GatewayError, Invalid
 from gateway.domain.job import Job
 from gateway.domain.notification import Kind, Lane, Notification, Status, Templating, Urgency
 from gateway.domain.schedule import Recurrence
@@ -53,7 +53,6 @@ async def create(
     row = await saved.add(
         conn,
         table,
-        id=ids.new_id(),
         application_id=application_id,
         name=name,
         status="active",
@@ -63,8 +62,6 @@ async def create(
         missed=missed,
         draft=_to_json(draft),
     )
-    if row is None:
-        raise _taken(name)
     if not await _schedule(conn, context, row, datetime.now(UTC)):
         raise Invalid([Fault("/ends_at", "is before the first occurrence")])
     return await show(conn, row)
@@ -77,10 +74,7 @@ async def change(
 
     Raises NotFound, Invalid and Conflict.
     """
-    row = await find(conn, application_id, id_, lock=True)
-    name = values.get("name")
-    if name is not None and await saved.name_is_taken(conn, table, application_id, name, id_):
-        raise _taken(name)
+    row = await saved.find(conn, table, application_id, id_, lock=True)
     draft = replace(_from_json(row.draft), **said)
     values = {"status": "active", **values}
     row = await saved.change(conn, table, id_, **values, cause=None, draft=_to_json(draft))
@@ -93,7 +87,7 @@ async def change(
 
 async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
     """What has been started goes on. Raises NotFound."""
-    await find(conn, application_id, id_, lock=True)
+    await saved.find(conn, table, application_id, id_, lock=True)
     await _unschedule(conn, id_)
     await saved.remove(conn, table, id_)
 
@@ -116,16 +110,16 @@ async def proceed(conn: AsyncConnection, context: Context, job: Job) -> bool:
     [*found] = await notifications.load(conn, [job.notification_id], lock=True)
     if not found or row.status != "active" or await _has_later(conn, found[0]):
         return True
-    now = datetime.now(UTC)
+    [occurrence], now = found, datetime.now(UTC)
     try:
         async with conn.begin_nested():
-            if not await _schedule(conn, context, row, now):
+            # One that was cancelled comes here before its time, and is not to be made again.
+            if not await _schedule(conn, context, row, max(now, occurrence.start_at)):
                 await saved.change(conn, table, row.id, status="ended", cause="its end was reached")
     except GatewayError as refusal:
         # Something it needs is no longer there. This occurrence was accepted and is sent.
         await saved.change(conn, table, row.id, status="ended", cause=refusal.detail)
         log.warning("reminder.ended", reminder_id=str(row.id), cause=refusal.detail)
-    [occurrence] = found
     late = now - occurrence.start_at
     if occurrence.status is not Status.SCHEDULED or late <= PUNCTUAL:
         return True
@@ -137,12 +131,9 @@ async def proceed(conn: AsyncConnection, context: Context, job: Job) -> bool:
     return True
 
 
-async def find(conn: AsyncConnection, application_id: UUID, id_: UUID, *, lock: bool = False) -> Row[Any]:
+async def one(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
-    row = await saved.get(conn, table, application_id, id_, lock=lock)
-    if row is None:
-        raise NotFound(f"there is no reminder {ids.show(ids.REMINDER, id_)}")
-    return row
+    return await show(conn, await saved.find(conn, table, application_id, id_))
 
 
 async def newest(
@@ -215,10 +206,6 @@ def _recurrence(row: Row[Any]) -> Recurrence:
 def _check(recurrence: Recurrence) -> None:
     if (fault := recurrence.fault()) is not None:
         raise Invalid([Fault("/cron", fault)])
-
-
-def _taken(name: str) -> Conflict:
-    return Conflict(f"there is a reminder called {name!r} already")
 
 
 def _to_json(draft: Draft) -> dict[str, Any]:

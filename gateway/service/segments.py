@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import audience, ids
 from gateway.domain.audience import Audience, resolved, segments_in
-from gateway.domain.errors import Conflict, Fault, Invalid, NotFound
+from gateway.domain.errors import Conflict, Fault, Invalid
 from gateway.records import saved, segments
 from gateway.records.schema import segments as table
 
@@ -50,10 +50,7 @@ async def read(
 async def create(conn: AsyncConnection, application_id: UUID, name: str, filter_: Any) -> dict[str, Any]:
     """Raises Invalid and Conflict."""
     await read(conn, application_id, filter_)
-    row = await saved.add(conn, table, id=ids.new_id(), application_id=application_id, name=name, audience=filter_)
-    if row is None:
-        raise _taken(name)
-    return show(row)
+    return show(await saved.add(conn, table, application_id=application_id, name=name, audience=filter_))
 
 
 async def change(
@@ -62,11 +59,9 @@ async def change(
     """None leaves it as it was. Raises NotFound, Invalid and Conflict."""
     # Two changes at once could each close half of a circle.
     await conn.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"segments {application_id}", 0))))
-    await find(conn, application_id, id_)
+    await saved.find(conn, table, application_id, id_)
     if filter_ is not None:
         await read(conn, application_id, filter_, inside=id_)
-    if name is not None and await saved.name_is_taken(conn, table, application_id, name, id_):
-        raise _taken(name)
     said = {"name": name, "audience": filter_}
     return show(
         await saved.change(conn, table, id_, **{key: value for key, value in said.items() if value is not None})
@@ -75,19 +70,16 @@ async def change(
 
 async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
     """Raises NotFound, and Conflict while something needs it."""
-    await find(conn, application_id, id_, lock=True)
+    await saved.find(conn, table, application_id, id_, lock=True)
     user = await segments.used_by(conn, application_id, id_)
     if user is not None:
         raise Conflict(f"{user} still needs it")
     await saved.remove(conn, table, id_)
 
 
-async def find(conn: AsyncConnection, application_id: UUID, id_: UUID, *, lock: bool = False) -> Row[Any]:
+async def one(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
-    row = await saved.get(conn, table, application_id, id_, lock=lock)
-    if row is None:
-        raise NotFound(f"there is no segment {ids.show(ids.SEGMENT, id_)}")
-    return row
+    return show(await saved.find(conn, table, application_id, id_))
 
 
 async def newest(
@@ -117,7 +109,3 @@ def _holds(outer: UUID, inner: UUID, found: dict[UUID, Audience]) -> bool:
             seen.add(id_)
             waiting += [below.id for below in segments_in(found[id_])]
     return False
-
-
-def _taken(name: str) -> Conflict:
-    return Conflict(f"there is a segment called {name!r} already")

@@ -16,7 +16,7 @@ from gateway.content.localisation import every, localised
 from gateway.content.templates import Compiled, has_markup
 from gateway.domain import ids
 from gateway.domain.device import Device
-from gateway.domain.errors import Conflict, Fault, Invalid, NotFound, step
+from gateway.domain.errors import Fault, Invalid, NotFound, step
 from gateway.domain.notification import Delivery, Kind, Lane, Notification, Status, Templating, Urgency
 from gateway.records import saved
 from gateway.records.schema import template_versions as versions
@@ -51,7 +51,7 @@ async def resolve(
     conn: AsyncConnection, application_id: UUID, template_id: UUID, version: int | None
 ) -> tuple[dict[str, Any], bool]:
     """(content, strict) of a version, the newest when none is named. Raises NotFound."""
-    row = await find(conn, application_id, template_id)
+    row = await saved.find(conn, table, application_id, template_id)
     held = await _version(conn, row, row.version if version is None else version)
     return held.content, held.strict
 
@@ -61,9 +61,7 @@ async def create(
 ) -> dict[str, Any]:
     """Raises Invalid and Conflict."""
     check(content)
-    row = await saved.add(conn, table, id=ids.new_id(), application_id=application_id, name=name, version=1)
-    if row is None:
-        raise _taken(name)
+    row = await saved.add(conn, table, application_id=application_id, name=name, version=1)
     await _add_version(conn, row.id, 1, content, strict)
     return await show(conn, row)
 
@@ -78,11 +76,9 @@ async def change(
     strict: bool | None,
 ) -> dict[str, Any]:
     """None leaves it as it was; other content is another version. Raises NotFound, Invalid and Conflict."""
-    row = await find(conn, application_id, id_, lock=True)
+    row = await saved.find(conn, table, application_id, id_, lock=True)
     values: dict[str, Any] = {}
     if name is not None:
-        if await saved.name_is_taken(conn, table, application_id, name, id_):
-            raise _taken(name)
         values["name"] = name
     if content is not None or strict is not None:
         held = await _version(conn, row, row.version)
@@ -95,16 +91,13 @@ async def change(
 
 async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
     """What was accepted with it is not concerned. Raises NotFound."""
-    await find(conn, application_id, id_)
+    await saved.find(conn, table, application_id, id_)
     await saved.remove(conn, table, id_)
 
 
-async def find(conn: AsyncConnection, application_id: UUID, id_: UUID, *, lock: bool = False) -> Row[Any]:
-    """Raises NotFound."""
-    row = await saved.get(conn, table, application_id, id_, lock=lock)
-    if row is None:
-        raise NotFound(f"there is no template {ids.show(ids.TEMPLATE, id_)}")
-    return row
+async def one(conn: AsyncConnection, application_id: UUID, id_: UUID, version: int | None = None) -> dict[str, Any]:
+    """With the content of a version, the newest when none is named. Raises NotFound."""
+    return await show(conn, await saved.find(conn, table, application_id, id_), version)
 
 
 async def newest(
@@ -176,7 +169,3 @@ async def _version(conn: AsyncConnection, row: Row[Any], version: int) -> Row[An
 async def _add_version(conn: AsyncConnection, id_: UUID, version: int, content: dict[str, Any], strict: bool) -> None:
     values = {"template_id": id_, "version": version, "content": content, "strict": strict}
     await conn.execute(insert(versions).values(**values))
-
-
-def _taken(name: str) -> Conflict:
-    return Conflict(f"there is a template called {name!r} already")

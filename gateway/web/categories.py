@@ -102,7 +102,7 @@ async def listed(call: Call[None, Paged]) -> Answer:
 async def show(call: Call) -> Answer:
     """Show a category."""
     id_ = call.id(ids.CATEGORY, "category_id")
-    return Answer(categories.show(await categories.find(call.conn, call.application_id, id_)))
+    return Answer(await categories.one(call.conn, call.application_id, id_))
 
 
 @routes.add("PATCH", "/v1/categories/{category_id}", may=(MANAGE,), body=CategoryChange, answers={200: shapes.Category})

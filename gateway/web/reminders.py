@@ -108,8 +108,8 @@ async def listed(call: Call[None, Paged]) -> Answer:
 @routes.add("GET", "/v1/reminders/{reminder_id}", may=(READ, SEND, MANAGE), answers={200: shapes.Reminder})
 async def show(call: Call) -> Answer:
     """Show a reminder and when it comes next."""
-    row = await reminders.find(call.conn, call.application_id, call.id(ids.REMINDER, "reminder_id"))
-    return Answer(await reminders.show(call.conn, row))
+    id_ = call.id(ids.REMINDER, "reminder_id")
+    return Answer(await reminders.one(call.conn, call.application_id, id_))
 
 
 @routes.add(

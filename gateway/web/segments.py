@@ -63,9 +63,7 @@ async def listed(call: Call[None, Paged]) -> Answer:
 @routes.add("GET", "/v1/segments/{segment_id}", may=(READ, SEND, MANAGE), answers={200: shapes.Segment})
 async def show(call: Call) -> Answer:
     """Show a segment."""
-    return Answer(
-        segments.show(await segments.find(call.conn, call.application_id, call.id(ids.SEGMENT, "segment_id")))
-    )
+    return Answer(await segments.one(call.conn, call.application_id, call.id(ids.SEGMENT, "segment_id")))
 
 
 @routes.add(

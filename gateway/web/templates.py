@@ -91,8 +91,8 @@ async def listed(call: Call[None, Paged]) -> Answer:
 )
 async def show(call: Call[None, Version]) -> Answer:
     """Show a template: its newest version, or another."""
-    row = await templates.find(call.conn, call.application_id, call.id(ids.TEMPLATE, "template_id"))
-    return Answer(await templates.show(call.conn, row, call.query.version))
+    id_ = call.id(ids.TEMPLATE, "template_id")
+    return Answer(await templates.one(call.conn, call.application_id, id_, call.query.version))
 
 
 @routes.add(

@@ -51,7 +51,7 @@ class Run:
         self.stopped = False
         self._post: Post | None = None
         self._cancelled = False
-        self._after_settling: Callable[[], Awaitable[None]] | None = None
+        self._look_up: Callable[[], Awaitable[Status]] | None = None
         self._queue = queue
         self._unsettled = dict.fromkeys(job.device_ids)
         self._sending = 0
@@ -65,13 +65,13 @@ class Run:
         post: Post,
         targets: Sequence[Target],
         verdicts: Mapping[UUID, Verdict],
-        after_settling: Callable[[], Awaitable[None]],
+        look: Callable[[], Awaitable[Status]],
     ) -> None:
         """What to send to whom. A device with a verdict is not sent to; one that is missing was unregistered."""
         self._post = post
         if self._cancelled:  # heard while we were loading
             post.status = Status.CANCELLED
-        self._after_settling = after_settling
+        self._look_up = look
         gone = Sent(Gone("the device was unregistered before this was sent"))
         for device_id in self._unsettled.keys() - {target.device_id for target in targets}:
             self._results.append((_unregistered(device_id), gone))
@@ -162,8 +162,8 @@ class Run:
         metrics.SETTLE_BATCH.observe(len(batch))
         for outcome, count in Counter(done.outcome.name for done in settlement.settled).items():
             metrics.SETTLED.labels(outcome).inc(count)
-        if self._after_settling is not None:
-            await self._after_settling()
+        if self._look_up is not None:
+            self.hear(await self._look_up())
 
 
 def _settlement(job: Job, batch: list[tuple[Target, Sent]]) -> Settlement:

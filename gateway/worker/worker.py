@@ -161,7 +161,7 @@ class Worker:
             if post.needs_winner(targets):
                 post.winner = await notifications.decide_winner(conn, notification.id)
             verdicts = await admission.decide(conn, notification, targets, datetime.now(UTC))
-        run.load(post, targets, verdicts, partial(control.pause_if_failing, engine, notification))
+        run.load(post, targets, verdicts, partial(control.look, engine, notification))
         return True
 
     async def _post(self, conn: AsyncConnection, notification: Notification, job: Job) -> Post:
