@@ -18,7 +18,7 @@ from shapely import Polygon
 from shapely.validation import explain_validity
 
 from gateway.domain import ids
-from gateway.domain.device import TOPIC_NAME
+from gateway.domain.device import TOPIC_NAME, ZONE_CODE
 from gateway.domain.errors import Fault, Invalid, step
 
 DEEPEST = 16
@@ -43,6 +43,13 @@ class Everyone:
 @dataclass(frozen=True, slots=True)
 class Topic:
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Zones:
+    """In any of the named areas that these codes stand for."""
+
+    codes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +131,20 @@ class Not:
 
 
 Audience = (
-    Everyone | Topic | Users | Devices | Segment | Detail | LastSeen | Attribute | Within | Near | AllOf | AnyOf | Not
+    Everyone
+    | Topic
+    | Zones
+    | Users
+    | Devices
+    | Segment
+    | Detail
+    | LastSeen
+    | Attribute
+    | Within
+    | Near
+    | AllOf
+    | AnyOf
+    | Not
 )
 
 DETAILS = {"locale": "-", "timezone": None, "platform": None, "browser": " "}
@@ -239,6 +259,16 @@ class _Reader:
                 f"{at}/topic", "must be 1 to 64 letters, digits or _.:~- and begin with a letter or digit"
             )
         return Topic(name)
+
+    def zones(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+        codes = self._texts(value["zone"], f"{at}/zone")
+        if codes is None:
+            return None
+        for index, code in enumerate(codes):
+            if not ZONE_CODE.fullmatch(code):
+                where = f"{at}/zone/{index}" if isinstance(value["zone"], list) else f"{at}/zone"
+                self.fault(where, "must be 1 to 64 letters, digits or _.:/~- and begin with a letter or digit")
+        return Zones(codes)
 
     def users(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
         found = self._texts(value["user_id"], f"{at}/user_id")
@@ -401,6 +431,7 @@ class _Reader:
 _READERS: dict[str, Callable[[_Reader, dict[str, Any], str, int], Audience | None]] = {
     "everyone": _Reader.everyone,
     "topic": _Reader.topic,
+    "zone": _Reader.zones,
     "user_id": _Reader.users,
     "device_id": _Reader.devices,
     "segment": _Reader.segment,

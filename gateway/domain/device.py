@@ -8,6 +8,8 @@ from typing import Any
 from uuid import UUID
 
 TOPIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,63}")
+# A geocode's value, such as TXC201 (UGC), 048201 (SAME) or DE131 (EMMA_ID).
+ZONE_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/~-]{0,63}")
 
 
 class DeviceStatus(StrEnum):
@@ -57,6 +59,7 @@ class Registration:
     client: ClientDetails = field(default_factory=ClientDetails)
     attributes: dict[str, Any] | None = None
     topics: tuple[str, ...] | None = None
+    zones: tuple[str, ...] | None = None
     muted: tuple[str, ...] | None = None
     location: Location | None = None
     vapid_public_key: bytes | None = None
@@ -64,7 +67,7 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """`muted`: the categories it opted out of."""
+    """`zones`: codes of the named areas it is in. `muted`: the categories it opted out of."""
 
     id: UUID
     application_id: UUID
@@ -75,6 +78,7 @@ class Device:
     client: ClientDetails
     attributes: dict[str, Any]
     topics: tuple[str, ...]
+    zones: tuple[str, ...]
     muted: tuple[str, ...]
     location: Location | None
     located_at: datetime | None

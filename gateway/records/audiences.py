@@ -31,6 +31,7 @@ from gateway.domain.audience import (
     Topic,
     Users,
     Within,
+    Zones,
 )
 from gateway.records.schema import devices
 
@@ -62,6 +63,8 @@ def condition(audience: Audience) -> ColumnElement[bool]:
             return true()
         case Topic(name):
             return devices.c.topics.contains(cast([name], ARRAY(Text)))
+        case Zones(codes):
+            return devices.c.zones.op("&&", is_comparison=True)(cast(list(codes), ARRAY(Text)))
         case Users(user_ids):
             return devices.c.user_id.in_(user_ids)
         case Devices(device_ids):

@@ -16,6 +16,7 @@ from gateway.domain.device import ClientDetails, Device, DeviceStatus, Location,
 from gateway.domain.ids import new_id
 from gateway.records.schema import contacts, deliveries, devices
 
+NEVER_NULL = ("attributes", "topics", "zones", "muted")
 _CLIENT = tuple(field.name for field in fields(ClientDetails))
 
 
@@ -43,11 +44,11 @@ async def register(
     if len(registrations) > 1:
         # Two batches that share devices in another order would wait for each other in a circle.
         await conn.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(str(application_id), 0))))
-    # Attributes, topics and muted are never NULL in the table, so that a statement must know which of them were said.
+    # These are never NULL in the table, so that a statement must know which of them were said.
     alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for registration in registrations:
         row = _row(application_id, *registration)
-        alike.setdefault(tuple(name for name in ("attributes", "topics", "muted") if name in row), []).append(row)
+        alike.setdefault(tuple(name for name in NEVER_NULL if name in row), []).append(row)
     found: dict[bytes, Registered] = {}
     for said, rows in alike.items():
         for id_, digest, created in await conn.execute(_upsert(rows, said)):
@@ -181,6 +182,7 @@ def _row(application_id: UUID, registration: Registration, host: str, vapid_key_
         **{name: getattr(client, name) for name in _CLIENT},
         **({} if registration.attributes is None else {"attributes": registration.attributes}),
         **({} if registration.topics is None else {"topics": list(registration.topics)}),
+        **({} if registration.zones is None else {"zones": list(registration.zones)}),
         **({} if registration.muted is None else {"muted": list(registration.muted)}),
         **_location(registration.location),
     }
@@ -207,6 +209,7 @@ def _device(row: Row[Any]) -> Device:
         client=ClientDetails(**{name: getattr(row, name) for name in _CLIENT}),
         attributes=row.attributes,
         topics=tuple(row.topics),
+        zones=tuple(row.zones),
         muted=tuple(row.muted),
         location=located,
         located_at=row.located_at,

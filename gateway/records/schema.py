@@ -121,6 +121,7 @@ devices = Table(
     Column("app_version", Text),
     Column("attributes", JSONB, nullable=False, server_default=text("'{}'")),
     Column("topics", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("zones", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # named areas: UGC, SAME, EMMA_ID, ...
     Column("muted", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # categories it opted out of
     Column("location", Point),
     Column("accuracy_m", Float),
@@ -136,6 +137,7 @@ devices = Table(
     Index(
         "devices_attributes_idx", "attributes", postgresql_using="gin", postgresql_ops={"attributes": "jsonb_path_ops"}
     ),
+    Index("devices_zones_idx", "zones", postgresql_using="gin"),
     Index("devices_location_idx", "location", postgresql_using="gist"),
 )
 

@@ -124,6 +124,7 @@ def show(device: Device) -> dict[str, Any]:
         "client": {name: getattr(device.client, name) for name in device.client.__dataclass_fields__},
         "attributes": device.attributes,
         "topics": list(device.topics),
+        "zones": list(device.zones),
         "muted": list(device.muted),
         "location": None
         if location is None

@@ -13,13 +13,14 @@ from gateway.service import registration
 from gateway.service.access import DEVICE, MANAGE, READ, REGISTER
 from gateway.web import shapes
 from gateway.web.paging import Paged, page
-from gateway.web.reading import Body, Octets, Topic, example
+from gateway.web.reading import Body, Octets, Topic, Zone, example
 from gateway.web.routes import Answer, Call, Routes
 
 routes = Routes("devices")
 
 MOST_ATTRIBUTES = 100
 MOST_ITEMS = 100
+MOST_ZONES = 100
 
 
 def _attributes(values: dict[str, Any], *, removable: bool = False) -> dict[str, Any]:
@@ -47,6 +48,10 @@ def _is_scalar(value: object) -> bool:
 Short = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 Topics = Annotated[list[Topic], Field(max_length=registration.MOST_TOPICS)]
+Zones = Annotated[
+    list[Zone],
+    Field(max_length=MOST_ZONES, description="Codes of the areas it is in: UGC, SAME, EMMA_ID or any other."),
+]
 Attributes = Annotated[dict[str, Any], AfterValidator(_attributes)]
 
 
@@ -107,6 +112,7 @@ class NewDevice(Body):
     client: Client = Client()
     attributes: Attributes | None = None
     topics: Topics | None = None
+    zones: Zones | None = None
     muted: Annotated[Topics | None, Field(description="The categories it opted out of.")] = None
     location: Location | None = None
     vapid_public_key: Annotated[
@@ -121,6 +127,7 @@ class NewDevice(Body):
             client=device.ClientDetails(**self.client.model_dump()),
             attributes=self.attributes,
             topics=None if self.topics is None else tuple(dict.fromkeys(self.topics)),
+            zones=None if self.zones is None else tuple(dict.fromkeys(self.zones)),
             muted=None if self.muted is None else tuple(dict.fromkeys(self.muted)),
             location=None if self.location is None else self.location.value(),
             vapid_public_key=self.vapid_public_key,
@@ -137,6 +144,7 @@ class DeviceChange(Body):
     client: Client | None = None
     attributes: Annotated[dict[str, Any], AfterValidator(_patch)] | None = None
     topics: Topics | None = None
+    zones: Zones | None = None
     location: Location | None = None
 
 
@@ -203,11 +211,11 @@ async def change(call: Call[DeviceChange]) -> Answer:
     found, said = await device_in(call), call.body
     if DEVICE in call.caller.scopes:
         await registration.prove(call.conn, call.context.vault, call.application_id, said.user_id, said.user_hash)
-    values: dict[str, Any] = said.model_dump(include={"user_id", "attributes", "topics"}, exclude_none=True)
+    values: dict[str, Any] = said.model_dump(include={"user_id", "attributes", "topics", "zones"}, exclude_none=True)
     if said.client is not None:
         values |= said.client.model_dump(exclude_none=True)
-    if "topics" in values:
-        values["topics"] = list(dict.fromkeys(values["topics"]))
+    for name in values.keys() & {"topics", "zones"}:
+        values[name] = list(dict.fromkeys(values[name]))
     await devices.change(call.conn, found.id, values)
     if said.location is not None:
         await devices.locate(call.conn, found.id, said.location.value())

@@ -74,6 +74,7 @@ AUDIENCE = {
     "oneOf": [
         _leaf("everyone", {"const": True}),
         _leaf("topic", {"type": "string"}),
+        _leaf("zone", _TEXTS | {"description": "Codes of named areas; a device in any of them matches."}),
         _leaf("user_id", _TEXTS),
         _leaf("device_id", _TEXTS),
         _leaf("segment", {"type": "string", "description": "A saved audience, by its id."}),

@@ -18,7 +18,7 @@ from pydantic import (
 
 from gateway.content.templates import has_markup
 from gateway.domain import address
-from gateway.domain.device import TOPIC_NAME
+from gateway.domain.device import TOPIC_NAME, ZONE_CODE
 from gateway.domain.errors import Fault, Invalid, MalformedBody, step
 from gateway.push.encryption import decode_base64url
 
@@ -162,6 +162,12 @@ def _topic(name: str) -> str:
     return name
 
 
+def _zone(code: str) -> str:
+    if not ZONE_CODE.fullmatch(code):
+        raise ValueError("must be 1 to 64 letters, digits or _.:/~- and begin with a letter or digit")
+    return code
+
+
 def _template_of_address(url: str) -> str:
     return url if has_markup(url) else _address(url)
 
@@ -176,6 +182,7 @@ Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
 """RFC 3339 with an offset; UTC inside."""
 Octets = Annotated[bytes, PlainValidator(_octets), WithJsonSchema({"type": "string", "format": "base64url"})]
 Topic = Annotated[str, AfterValidator(_topic), WithJsonSchema({"type": "string", "pattern": f"^{TOPIC_NAME.pattern}$"})]
+Zone = Annotated[str, AfterValidator(_zone), WithJsonSchema({"type": "string", "pattern": f"^{ZONE_CODE.pattern}$"})]
 Landing = Annotated[
     str,
     AfterValidator(_template_of_address),

@@ -81,6 +81,7 @@ class Device(TypedDict):
     client: Client
     attributes: dict[str, Any]
     topics: list[str]
+    zones: list[str]
     muted: list[str]
     location: Place | None
     created_at: Moment

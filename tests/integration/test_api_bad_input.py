@@ -254,6 +254,8 @@ AUDIENCES: list[tuple[Any, str]] = [
     ({"attribute": "age", "lt": True}, "/audience/lt"),
     ({"device_id": "dev_nonsense"}, "/audience/device_id"),
     ({"segment": "adults"}, "/audience/segment"),
+    ({"zone": ["TXC201", "no zone"]}, "/audience/zone/1"),
+    ({"zone": 7}, "/audience/zone"),
     ({"not": {"segment": f"seg_{NOWHERE}"}}, "/audience/not/segment"),
     ({"not": {"bogus": 1}}, "/audience/not"),
 ]

@@ -204,3 +204,15 @@ async def test_an_application_may_demand_proof_of_a_user_id(api: Api) -> None:
     said = await api.call("PATCH", f"/v1/devices/{device['id']}", changed, key=device["device_token"])
     assert said.status == 403
     assert (await api.call("PATCH", f"/v1/devices/{device['id']}", changed)).status == 200  # the back end is believed
+
+
+async def test_a_device_says_in_which_zones_it_is_and_is_found_by_them(api: Api) -> None:
+    device = await api.register(zones=["TXC201", "TXZ213", "TXC201"])
+    path = f"/v1/devices/{device['id']}"
+    assert (await api.made("GET", path))["zones"] == ["TXC201", "TXZ213"]
+    for codes, count in (("TXC201", 1), (["DE131", "TXZ213"], 1), ("DE131", 0)):
+        found = await api.made("POST", "/v1/audiences/preview", {"audience": {"zone": codes}})
+        assert found["devices"] == count
+    assert (await api.made("PATCH", path, {"zones": ["DE131"]}))["zones"] == ["DE131"]
+    said = await api.call("PATCH", path, {"zones": ["no zone"]})
+    assert (said.status, said.pointers) == (422, ["/zones/0"])

@@ -21,11 +21,12 @@ SQUARE = {"type": "Polygon", "coordinates": [[[12, 45], [13, 45], [13, 46], [12,
 
 FILL = text("""
     INSERT INTO devices (id, application_id, endpoint, endpoint_digest, host, p256dh, auth, vapid_key_id, user_id,
-                         attributes, topics, location)
+                         attributes, topics, zones, location)
     SELECT ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, :application_id,
            'https://fcm.googleapis.com/fcm/send/' || repeat(md5(n::text), 5), sha256(n::text::bytea),
            'fcm.googleapis.com', sha256('p'), sha256('a'), id, 'user-' || n / 2,
            jsonb_build_object('plan', 'plan-' || n % 1000, 'age', n % 90), ARRAY['topic-' || n % 100],
+           ARRAY['TXC' || n % 500],
            point(10 + (n % 173) * 10.0 / 173, 40 + (n % 179) * 10.0 / 179)
     FROM generate_series(1, 30000) AS n, (SELECT id FROM vapid_keys LIMIT 1) AS key
 """)
@@ -80,6 +81,7 @@ async def test_each_leaf_is_found_by_its_index(parts: Parts) -> None:
         ({"within": SQUARE}, {"devices_location_idx"}),
         ({"near": {"lat": 45.5, "lon": 12.5, "radius_m": 50_000}}, {"devices_location_idx"}),
         ({"near": {"lat": 45.5, "lon": 180, "radius_m": 50_000}}, {"devices_location_idx"}),
+        ({"zone": ["TXC7", "TXC8"]}, {"devices_zones_idx"}),
         ({"any": [weather, plan]}, {topics, attributes}),
     ]
     async with parts.engine.connect() as conn:

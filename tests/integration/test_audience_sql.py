@@ -22,6 +22,7 @@ from gateway.records.audiences import reachable
 from gateway.records.schema import applications, devices, vapid_keys
 
 EARTH_RADIUS_M = 6_371_008.8
+ZONE_CODES = ("TXC201", "TXZ213", "DE131", "048201")
 TOPICS = ("weather", "weather.coast", "offers", "news")
 USERS = ("ada", "grace", "Ада", "o'brien")
 NAMES = ("plan", "age", "tags", "vip", 'a"b\\c')
@@ -51,6 +52,7 @@ class Held:
     id: UUID
     user_id: str | None = None
     topics: tuple[str, ...] = ()
+    zones: tuple[str, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
     location: tuple[float, float] | None = None
     """(lat, lon)"""
@@ -75,6 +77,7 @@ some_devices = st.lists(
         id=st.builds(ids.new_id),
         user_id=st.one_of(st.none(), st.sampled_from(USERS)),
         topics=st.lists(st.sampled_from(TOPICS), unique=True, max_size=3).map(tuple),
+        zones=st.lists(st.sampled_from(ZONE_CODES), unique=True, max_size=3).map(tuple),
         attributes=st.dictionaries(st.sampled_from(NAMES), held, max_size=4),
         location=places,
         details=st.fixed_dictionaries({}, optional={name: st.sampled_from(DETAILS[name][0]) for name in DETAILS}),
@@ -112,6 +115,7 @@ orderable = st.one_of(
 leaves = st.one_of(
     st.just({"everyone": True}),
     st.sampled_from(TOPICS).map(lambda name: {"topic": name}),
+    several(st.sampled_from(ZONE_CODES)).map(lambda codes: {"zone": codes}),
     several(st.sampled_from(USERS)).map(lambda who: {"user_id": who}),
     st.builds(
         lambda name, operator, value: {"attribute": name, operator: value},
@@ -167,6 +171,8 @@ def matches(device: Held, wanted: dict[str, Any]) -> bool:
             return True
         case {"topic": name}:
             return name in device.topics
+        case {"zone": codes}:
+            return bool({*device.zones} & {*(codes if isinstance(codes, list) else [codes])})
         case {"user_id": who}:
             return device.user_id in (who if isinstance(who, list) else [who])
         case {"device_id": which}:
@@ -267,6 +273,7 @@ class Registry:
                 "status": status,
                 "user_id": device.user_id,
                 "topics": list(device.topics),
+                "zones": list(device.zones),
                 "attributes": device.attributes,
                 **{name: device.details.get(name) for name in DETAILS},
                 "last_seen_at": device.last_seen_at,

@@ -36,6 +36,8 @@ export interface Registration {
   attributes?: Record<string, unknown>;
   /** What is left out stays as it was; an empty list ends all. */
   topics?: string[];
+  /** Codes of the areas it is in, for alerts that name them: UGC, SAME, EMMA_ID or any other. */
+  zones?: string[];
   location?: Location;
   /** Filled in from the browser; what is given here wins. */
   client?: Client;

@@ -47,7 +47,7 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
     await store({ ...record, body: edit(record.body) });
   }
 
-  async function subscribe({ userId, userHash, attributes, topics, location: place, client } = {}) {
+  async function subscribe({ userId, userHash, attributes, topics, zones, location: place, client } = {}) {
     if (!supported()) throw new WebPushError("unsupported", "this browser has no Web Push");
     // First of all: browsers ask only while the user's click is fresh, and awaiting anything else would use it up.
     const permission = await Notification.requestPermission();
@@ -65,6 +65,7 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
       client: { ...clientDetails(), ...client },
       attributes,
       topics,
+      zones,
       location: place,
       vapid_public_key: wanted,
     });
