@@ -30,6 +30,19 @@ async def test_every_command_explains_itself() -> None:
         assert (said.code, "Usage:" in said.out) == (0, True), name
 
 
+async def test_what_was_accepted_is_paused_resumed_and_cancelled(settings: dict[str, str]) -> None:
+    await command("migrate", **settings)
+    made = ("apps", "create", "Shop", "--subject", "mailto:ops@example.org", "--origin", "https://shop.example.org")
+    await command(*made, **settings)
+    at = ("--at", "2027-07-01T09:00:00", "--timezone", "device")
+    sent = (await command("send", "--app", "Shop", "--title", "Sale", "--everyone", *at, "--json", **settings)).json
+    assert sent["schedule"] == {"at": "2027-07-01T09:00:00", "timezone": "device"}
+    for order, status in (("pause", "paused"), ("resume", "scheduled"), ("cancel", "cancelled")):
+        assert (await command("campaign", order, sent["id"], **settings)).out.strip() == status
+    refused = await command("campaign", "resume", sent["id"], **settings)
+    assert (refused.code, refused.err) == (1, "gateway: it was cancelled\n")
+
+
 async def test_wrong_usage_is_answered_2_and_failure_1_with_one_line(settings: dict[str, str]) -> None:
     for arguments in (["nonsense"], ["apps", "create"], ["send", "--app", "x", "--title", "t"], ["up", "--port", "x"]):
         said = await command(*arguments, **settings)
