@@ -119,6 +119,11 @@ class Notification:
     occurrence: datetime | None = None
     """Of a reminder: which of its times this is."""
 
+    @property
+    def speaks_several(self) -> bool:
+        """Whether the words depend on the device's locale."""
+        return "locales" in self.content or any("locales" in variant.content for variant in self.steering.variants)
+
     def tag_of(self, content: Mapping[str, Any]) -> str:
         """What folds repeats together on the device: its content's own tag, else the collapse key, else the id."""
         return str(content.get("tag") or self.delivery.collapse_key or self.id)

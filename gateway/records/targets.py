@@ -9,10 +9,12 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
+from gateway.domain.notification import Notification
 from gateway.domain.steering import BUCKETS
 from gateway.records.schema import applications, devices, vapid_keys
 
 MASK = 2**62 - 1
+_ALWAYS = ("id", "endpoint", "host", "p256dh", "auth", "vapid_key_id", "status", "user_id")
 
 
 class Target(NamedTuple):
@@ -24,6 +26,7 @@ class Target(NamedTuple):
     vapid_key_id: UUID
     status: str
     user_id: str | None
+    # What follows is loaded only when it is asked for.
     timezone: str | None = None
     locale: str | None = None
     muted: Sequence[str] = ()
@@ -44,25 +47,24 @@ class SigningKey(NamedTuple):
     subject: str
 
 
-async def load_targets(conn: AsyncConnection, notification_id: UUID, device_ids: Sequence[UUID]) -> list[Target]:
-    """The devices that still exist, in no particular order."""
-    d = devices.c
-    query = select(
-        d.id,
-        d.endpoint,
-        d.host,
-        d.p256dh,
-        d.auth,
-        d.vapid_key_id,
-        d.status,
-        d.user_id,
-        d.timezone,
-        d.locale,
-        d.muted,
-        bucket(notification_id),
-    )
+async def load_targets(conn: AsyncConnection, notification: Notification, device_ids: Sequence[UUID]) -> list[Target]:
+    """The devices that still exist, in no particular order, each with what this notification asks of it."""
+    d, steering = devices.c, notification.steering
+    asked: dict[str, ColumnElement[Any]] = {}
+    if steering.quiet_hours is not None:
+        asked["timezone"] = d.timezone
+    if steering.category is not None:
+        asked["muted"] = d.muted
+    if steering.variants:
+        asked["bucket"] = bucket(notification.id)
+    if notification.speaks_several:
+        asked["locale"] = d.locale
+    query = select(*(d[name] for name in _ALWAYS), *asked.values())
     rows = await conn.execute(query.where(d.id == any_(cast(list(device_ids), postgresql.ARRAY(postgresql.UUID)))))
-    return [Target(*row) for row in rows]
+    if not asked:
+        return [Target(*row) for row in rows]
+    always = len(_ALWAYS)
+    return [Target(*row[:always], **dict(zip(asked, row[always:], strict=True))) for row in rows]
 
 
 def bucket(notification_id: UUID) -> ColumnElement[int]:

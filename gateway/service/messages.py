@@ -49,6 +49,8 @@ class Messages:
         self._contents = [merged(notification.content, v.content) for v in notification.steering.variants]
         self._contents = self._contents or [notification.content]
         self._greedy = 0
+        self._same: Composed | None = None
+        """What all devices get, once it is known that they get the same."""
         self._layers: dict[tuple[int, str | None], tuple[str, ...]] = {}
         self._composed: dict[tuple[int, tuple[str, ...]], Composed] = {}
         self._compiled: dict[tuple[int, tuple[str, ...]], Compiled] = {}
@@ -77,7 +79,7 @@ class Messages:
         self, device_id: UUID, locale: str | None, variant: int | None, known: Mapping[str, Any]
     ) -> tuple[bytes, str]:
         """(plain text, Topic). `known` is what templates may say of user and device. Raises TemplateFailed."""
-        composed = self._for(variant or 0, locale, known)
+        composed = self._same or self._for(variant or 0, locale, known)
         return self._fill(composed, device_id, variant), composed.topic
 
     def rendered(self, locale: str | None, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,6 +97,8 @@ class Messages:
         compiled = self._compiled.get((number, applying))
         if compiled is None or not compiled.personal:
             self._composed[number, applying] = composed
+            if len(self._contents) == 1 and not self._notification.speaks_several:
+                self._same = composed
         return composed
 
     def _rendered(self, which: tuple[int, tuple[str, ...]], known: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ comes too early takes a slot and waits in the queue until then.
 
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.job import Job
 from gateway.domain.notification import Status
@@ -19,18 +19,17 @@ GRACE = timedelta(seconds=2)
 AT_ONCE = timedelta(milliseconds=50)
 
 
-async def has_slot(engine: AsyncEngine, job: Job) -> bool:
+async def has_slot(conn: AsyncConnection, job: Job) -> bool:
     """Whether a throttled job may go now, or only be accounted for; if not, it was put back until its slot."""
     now = datetime.now(UTC)
     if job.slot is not None and now - job.slot < GRACE:
         return True
-    async with engine.begin() as conn:
-        # The lock keeps a cancellation out until the job is where that finds it.
-        [notification] = await notifications.load(conn, [job.notification_id], lock=True)
-        if notification.status is not Status.SENDING:
-            return True
-        slot = await notifications.take_slot(conn, job.notification_id, len(job.device_ids))
-        if slot <= now + AT_ONCE:
-            return True
-        await queue.postpone(conn, job, slot)
+    # The lock keeps a cancellation out until the job is where that finds it.
+    [notification] = await notifications.load(conn, [job.notification_id], lock=True)
+    if notification.status is not Status.SENDING:
+        return True
+    slot = await notifications.take_slot(conn, job.notification_id, len(job.device_ids))
+    if slot <= now + AT_ONCE:
+        return True
+    await queue.postpone(conn, job, slot)
     return False

@@ -82,6 +82,10 @@ class Run:
             else:
                 self._results.append((target, Sent(verdict)))
 
+    @property
+    def _may_fail_too_often(self) -> bool:
+        return self._post is not None and self._post.notification.steering.pause_when is not None
+
     def hear(self, status: Status, expires_at: datetime | None = None) -> None:
         """What was said of the notification. A pause stops the run, unless there is no time left to pause in."""
         expires_at = self._post.notification.delivery.expires_at if self._post is not None else expires_at
@@ -162,7 +166,7 @@ class Run:
         metrics.SETTLE_BATCH.observe(len(batch))
         for outcome, count in Counter(done.outcome.name for done in settlement.settled).items():
             metrics.SETTLED.labels(outcome).inc(count)
-        if self._look_up is not None:
+        if self._look_up is not None and (self._unsettled or self._may_fail_too_often):
             self.hear(await self._look_up())
 
 

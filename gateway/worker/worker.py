@@ -144,18 +144,17 @@ class Worker:
     async def _load(self, run: Run) -> bool:
         """Give a run what it needs to be sent; False when it was put back until the throttle lets it go."""
         job, engine = run.job, self._context.engine
-        async with engine.connect() as conn:
-            [notification] = await notifications.load(conn, [job.notification_id])
-        if notification.status is Status.PAUSED:
-            run.hear(Status.PAUSED, notification.delivery.expires_at)
-            if run.stopped:
-                return True
-        # What is only accounted for needs no slot.
-        throttled = notification.steering.throttle is not None and notification.status is Status.SENDING
-        if throttled and not await pacing.has_slot(engine, job):
-            return False
         async with engine.begin() as conn:
-            targets = await load_targets(conn, notification.id, job.device_ids)
+            [notification] = await notifications.load(conn, [job.notification_id])
+            if notification.status is Status.PAUSED:
+                run.hear(Status.PAUSED, notification.delivery.expires_at)
+                if run.stopped:
+                    return True
+            # What is only accounted for needs no slot.
+            throttled = notification.steering.throttle is not None and notification.status is Status.SENDING
+            if throttled and not await pacing.has_slot(conn, job):
+                return False
+            targets = await load_targets(conn, notification, job.device_ids)
             await self._courier.prepare(conn, targets)
             post = await self._post(conn, notification, job)
             if post.needs_winner(targets):
