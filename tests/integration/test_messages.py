@@ -1,0 +1,51 @@
+"""How often a message is made: once for all devices that get the same, and for each that gets its own."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from gateway.domain.device import ClientDetails
+from gateway.domain.notification import Templating
+from gateway.service import messages
+from gateway.sim import Vendor
+from tests.support.gateway_parts import Parts, gateway
+
+LANGUAGES = {"title": "Storm", "locales": {"de": {"title": "Sturm"}, "fr": {"title": "Orage"}}}
+
+
+@pytest.fixture
+async def parts(database_url: str) -> AsyncIterator[Parts]:
+    async with gateway(database_url) as parts:
+        yield parts
+
+
+@pytest.mark.parametrize(
+    ("content", "templating", "made"),
+    [
+        ({"title": "Storm"}, None, 1),
+        ({"title": "{{ event.name }} {{ notification.kind }}"}, Templating(event={"name": "Storm"}), 1),
+        (LANGUAGES, None, 2),  # nobody here speaks French
+        ({"title": "{{ device.id }}"}, Templating(), 700),
+    ],
+    ids=["static", "of the event alone", "in languages", "personal"],
+)
+async def test_what_says_the_same_is_composed_once_for_all_jobs(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, content: Any, templating: Templating | None, made: int
+) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 350, share_keys=True))
+    german = ClientDetails(locale="de-AT")
+    await parts.register(parts.subscribe(Vendor.FCM, 350, share_keys=True), client=german)
+    sent = await parts.submit(content=content, templating=templating)
+    composed = 0
+    compose = messages.compose
+
+    def counted(*args: Any, **said: Any) -> Any:
+        nonlocal composed
+        composed += 1
+        return compose(*args, **said)
+
+    monkeypatch.setattr(messages, "compose", counted)
+    async with parts.working():
+        assert (await parts.ended(sent.id)).accepted == 700
+    assert composed == made
