@@ -167,7 +167,8 @@ class Run:
         for outcome, count in Counter(done.outcome.name for done in settlement.settled).items():
             metrics.SETTLED.labels(outcome).inc(count)
         if self._look_up is not None and (self._unsettled or self._may_fail_too_often):
-            self.hear(await self._look_up())
+            with suppress(*DATABASE_ERRORS):  # the next batch looks again; what is in flight must not be dropped
+                self.hear(await self._look_up())
 
 
 def _settlement(job: Job, batch: list[tuple[Target, Sent]]) -> Settlement:
