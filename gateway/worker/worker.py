@@ -167,7 +167,8 @@ class Worker:
         messages = self._messages.get(notification.id)
         if messages is None:
             home = await applications.home(conn, notification.application_id) or self._context.public_url
-            messages = self._messages[notification.id] = Messages(self._context, notification, home)
+            # Another of its jobs may have come first while we waited.
+            messages = self._messages.setdefault(notification.id, Messages(self._context, notification, home))
             while len(self._messages) > MOST_MESSAGES:
                 del self._messages[next(iter(self._messages))]
         post = Post(notification, messages)
