@@ -14,12 +14,10 @@ from itertools import pairwise
 from typing import Any, TypeGuard
 from uuid import UUID
 
-from shapely import Polygon
-from shapely.validation import explain_validity
-
 from gateway.domain import ids
 from gateway.domain.device import TOPIC_NAME, ZONE_CODE
 from gateway.domain.errors import Fault, Invalid, step
+from gateway.domain.soundness import polygon_fault
 
 DEEPEST = 16
 MOST_LEAVES = 200
@@ -399,9 +397,9 @@ class _Reader:
             sound = tuple(ring for ring in read if ring is not None)
             vertices += sum(map(len, sound))
             if len(sound) == len(rings) and vertices <= MOST_VERTICES:
-                reason = explain_validity(Polygon(sound[0], sound[1:]))
-                if reason != "Valid Geometry":
-                    self.fault(where, f"is not a valid polygon: {reason}")
+                if unsound := polygon_fault(sound):
+                    number, words = unsound
+                    self.fault(where if number is None else f"{where}/{number}", words)
                 polygons.append(sound)
         if vertices > MOST_VERTICES:
             self.fault(at, f"has {vertices} vertices; at most {MOST_VERTICES} are allowed")

@@ -147,7 +147,7 @@ def test_faults_of_client_details_and_times_are_named(given: Any, pointers: list
         ({"within": {"type": "Polygon", "coordinates": [[[0, 91], *SQUARE[1:]]]}}, "/within/coordinates/0/0"),
         (
             {"within": {"type": "Polygon", "coordinates": [[[0, 0], [2, 2], [2, 0], [0, 2], [0, 0]]]}},
-            "/within/coordinates",
+            "/within/coordinates/0",
         ),
         ({"within": {"type": "MultiPolygon", "coordinates": [[SQUARE], []]}}, "/within/coordinates/1"),
         ({"all": []}, "/all"),
@@ -160,6 +160,52 @@ def test_faults_of_client_details_and_times_are_named(given: Any, pointers: list
 )
 def test_a_fault_is_named_where_it_is(given: Any, pointer: str) -> None:
     assert f"/audience{pointer}" in faults(given)
+
+
+def box(west: float, south: float, east: float, north: float) -> list[list[float]]:
+    return [[west, south], [east, south], [east, north], [west, north], [west, south]]
+
+
+@pytest.mark.parametrize(
+    ("rings", "pointer", "words"),
+    [
+        ([[[0, 0], [2, 2], [2, 0], [0, 2], [0, 0]]], "/0", "crosses or touches itself at [1, 1]"),
+        ([[[0, 0], [2, 0], [2, 2], [5, 2], [2, 2], [0, 2], [0, 0]]], "/0", "crosses or touches itself at [2, 2]"),
+        ([[[0, 0], [1, 0], [2, 0], [0, 0]]], "/0", "encloses nothing"),
+        ([[[1, 1]] * 4], "/0", "encloses nothing"),
+        ([box(0, 0, 9, 9), [[1, 1], [2, 2], [2, 1], [1, 2], [1, 1]]], "/1", "crosses or touches itself at [1.5, 1.5]"),
+        ([box(0, 0, 4, 4), box(3, 3, 6, 6)], "", "has rings that cross each other or share an edge at [3, 4]"),
+        ([box(0, 0, 4, 4), box(0, 1, 2, 2)], "", "has rings that cross each other or share an edge at [0, 2]"),
+        ([box(0, 0, 9, 9), box(1, 1, 4, 4), box(3, 3, 6, 6)], "", "has rings that cross each other or share an edge"),
+        ([box(0, 0, 4, 4), box(5, 5, 6, 6)], "", "has a hole outside its outer ring at [5, 5]"),
+        ([box(0, 0, 9, 9), box(1, 1, 6, 6), box(3, 3, 4, 4)], "", "has a hole inside a hole at [3, 3]"),
+        ([box(0, 0, 4, 4), [[2, 0], [3, 2], [2, 4], [1, 2], [2, 0]]], "", "is cut in two by its holes"),
+        ([[[179, 0], [-179, 0], [-179, 2], [179, 2], [179, 0]]], "/0", "cut it into two polygons"),
+        ([box(0, 0, 9, 9), [[1, 1], [2, 1], [2, 2], [1, 2]]], "/1", "is not closed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_wrong_with_a_ring_is_said_with_the_place(rings: Any, pointer: str, words: str) -> None:
+    told = faults({"within": {"type": "Polygon", "coordinates": rings}})
+    assert told.keys() == {f"/audience/within/coordinates{pointer}"}
+    assert words in next(iter(told.values()))
+    several = faults({"within": {"type": "MultiPolygon", "coordinates": [[SQUARE], rings]}})
+    assert several.keys() == {f"/audience/within/coordinates/1{pointer}"}
+
+
+@pytest.mark.parametrize(
+    "rings",
+    [
+        [box(0, 0, 4, 4), [[0, 2], [1, 1], [1, 3], [0, 2]]],
+        [[[0, 0], [2, 0], [2, 0], [2, 2], [0, 2], [0, 0]]],
+        [box(0, 0, 4, 4)[::-1], box(1, 1, 2, 2)],
+        [box(-180, -90, 180, 90)],
+    ],
+    ids=["a hole that touches in one point", "a position twice", "rings turned the other way", "the whole world"],
+)
+def test_what_is_only_unusual_about_a_ring_is_taken(rings: Any) -> None:
+    [polygon] = parse({"within": {"type": "Polygon", "coordinates": rings}}).polygons  # type: ignore[union-attr] - Within
+    assert len(polygon) == len(rings)
 
 
 def test_every_fault_is_told_at_once() -> None:
