@@ -77,6 +77,34 @@ async def test_polygons_hold_what_shapely_says_they_hold(geometry: Geometry, see
         assert 50 < sum(found) < POINTS - 50
 
 
+@pytest.mark.parametrize("unit", [1, 0.1, 0.01])
+async def test_points_level_with_a_corner_are_on_the_side_that_shapely_says(geometry: Geometry, unit: float) -> None:
+    """As rounded coordinates are: a ray from the point then meets corners, and edges it runs along."""
+    chance = random.Random(f"grid {unit}")  # noqa: S311 - the same points every time
+    sides = [-1 + half / 2 for half in range(22)]
+    points = [(round(x * unit, 4), round(y * unit, 4)) for x in sides for y in sides]
+    looked_at = 0
+    for _ in range(15):
+        outer = on_a_grid(chance, unit)
+        area = {"type": "Polygon", "coordinates": [outer]}
+        found = await geometry.inside({"within": area}, points)
+        for point, is_in in zip(points, found, strict=True):
+            if shape(area).boundary.distance(Point(point)) > CLOSE:
+                looked_at += 1
+                assert is_in == shape(area).contains(Point(point)), (outer, point)
+    assert looked_at > 3000
+
+
+def on_a_grid(chance: random.Random, unit: float) -> list[list[float]]:
+    """A ring whose corners are whole units from 0 to 8, with level and upright edges among the slanted ones."""
+    while True:
+        corners = {(chance.randint(0, 8), chance.randint(0, 8)) for _ in range(chance.randint(5, 14))}
+        lon, lat = (sum(side) / len(corners) + 0.01 for side in zip(*corners, strict=True))
+        around = sorted(corners, key=lambda corner: math.atan2(corner[1] - lat, corner[0] - lon))
+        if len(around) >= 4 and Polygon(around).is_valid:
+            return [[round(x * unit, 4), round(y * unit, 4)] for x, y in [*around, around[0]]]
+
+
 async def test_a_polygon_in_a_hole_of_another_is_inside(geometry: Geometry) -> None:
     box = lambda r: [[-r, -r], [r, -r], [r, r], [-r, r], [-r, -r]]  # noqa: E731 - four numbers
     area = {"type": "MultiPolygon", "coordinates": [[box(3), box(2)], [box(1)]]}
