@@ -132,11 +132,8 @@ def _attribute(name: str, operator: str, value: Scalar | tuple[Scalar, ...]) -> 
 
 
 def _holds(name: str, value: object) -> ColumnElement[bool]:
-    """Equality as containment, so that the GIN index answers it; a list that has the value is `contains`."""
-    return and_(
-        devices.c.attributes.contains({name: value}),
-        devices.c.attributes[name] == literal(value, JSONB),
-    )
+    """Equality as containment, which the GIN index answers: below the top, a list does not contain a scalar."""
+    return devices.c.attributes.contains({name: value})
 
 
 class _Polygon(UserDefinedType[str]):
