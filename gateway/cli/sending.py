@@ -2,7 +2,6 @@
 
 import json as jsonlib
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -11,11 +10,12 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.cli.installation import AppOption, DataDir, application, order
-from gateway.cli.output import JsonOption, as_json, pairs
+from gateway.cli.output import JsonOption, as_json, fail, pairs, table
 from gateway.domain.notification import Kind, Progress
-from gateway.service import alerts, reports, submission
+from gateway.service import reports, submission
+from gateway.service.alert_documents import REFUSED, take_all
 from gateway.service.context import Context
-from gateway.web.alerts import NewAlert
+from gateway.web.alerts import NewAlert, read_any, take_one
 from gateway.web.notifications import NewNotification
 from gateway.web.reading import read_body
 
@@ -76,18 +76,45 @@ def send(
 
 
 def alert(
-    file: Annotated[Path, typer.Argument(help="JSON, as POST /v1/alerts takes it.", exists=True, dir_okay=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="JSON as POST /v1/alerts takes it, a CAP document, or GeoJSON of the US National Weather Service.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ],
     app_: AppOption,
     data_dir: DataDir = None,
     json: JsonOption = False,
 ) -> None:
     """Raise an alert from a file."""
-    new = read_body(NewAlert, file.read_bytes())
+    raw = file.read_bytes()
 
-    async def draft(_: AsyncConnection, __: UUID) -> submission.Draft:
-        return alerts.draft(new.value(), datetime.now(UTC))
+    async def taken(conn: AsyncConnection, context: Context) -> dict[str, Any]:
+        id_, read = await application(conn, app_), await read_any(raw)
+        if isinstance(read, NewAlert):
+            _, shown = await take_one(conn, context, id_, read)
+            return shown
+        return {"items": await take_all(conn, context, id_, read.alerts)}
 
-    _submit(app_, draft, data_dir, as_json_=json)
+    made = order(data_dir, taken)
+    if json:
+        as_json(made)
+    elif "items" in made:
+        columns = ("identifier", "outcome", "notification", "why")
+        table(columns, [_row(item) for item in made["items"]])
+    else:
+        _tell(made)
+    items = made.get("items", [])
+    if items and all(item["outcome"] == REFUSED for item in items):
+        fail("no alert was accepted")
+
+
+def _row(item: dict[str, Any]) -> tuple[str, ...]:
+    told = " ".join(notification["id"] for notification in item["notifications"])
+    why = "; ".join([*([item["detail"]] if item["detail"] else []), *(f"ignored {said}" for said in item["ignored"])])
+    return item["identifier"] or "", item["outcome"], told, why
 
 
 def _submit(app_: str, draft: Drafting, data_dir: Path | None, *, as_json_: bool) -> None:
@@ -99,4 +126,8 @@ def _submit(app_: str, draft: Drafting, data_dir: Path | None, *, as_json_: bool
     made = order(data_dir, submitted)
     if as_json_:
         return as_json(made)
+    _tell(made)
+
+
+def _tell(made: dict[str, Any]) -> None:
     pairs({"id": made["id"], "status": made["status"], "lane": made["delivery"]["lane"], "starts": made["start_at"]})

@@ -61,6 +61,13 @@ class Devices:
 
 
 @dataclass(frozen=True, slots=True)
+class Notified:
+    """Those that the push service took one of these notifications for."""
+
+    notification_ids: tuple[UUID, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Detail:
     """A client detail that is one of `values`, upper and lower case alike.
 
@@ -134,6 +141,7 @@ Audience = (
     | Zones
     | Users
     | Devices
+    | Notified
     | Segment
     | Detail
     | LastSeen
@@ -162,16 +170,21 @@ def parse(value: object, pointer: str = "/audience") -> Audience:
     return audience
 
 
-def segments_in(audience: Audience) -> Iterator[Segment]:
-    """The segments a filter names, in order."""
+def leaves(audience: Audience) -> Iterator[Audience]:
+    """The leaves of a filter, in order."""
     match audience:
-        case Segment():
-            yield audience
         case AllOf(of) | AnyOf(of):
             for branch in of:
-                yield from segments_in(branch)
+                yield from leaves(branch)
         case Not(branch):
-            yield from segments_in(branch)
+            yield from leaves(branch)
+        case _:
+            yield audience
+
+
+def segments_in(audience: Audience) -> Iterator[Segment]:
+    """The segments a filter names, in order."""
+    return (leaf for leaf in leaves(audience) if isinstance(leaf, Segment))
 
 
 def resolved(audience: Audience, saved: Mapping[UUID, Audience], pointer: str = "/audience") -> Audience:
@@ -273,15 +286,12 @@ class _Reader:
         return None if found is None else Users(found)
 
     def devices(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        texts = self._texts(value["device_id"], f"{at}/device_id")
-        if texts is None:
-            return None
-        found = [ids.parse(ids.DEVICE, text) for text in texts]
-        for index, parsed in enumerate(found):
-            if parsed is None:
-                where = f"{at}/device_id/{index}" if isinstance(value["device_id"], list) else f"{at}/device_id"
-                self.fault(where, "is not a device id")
-        return Devices(tuple(i for i in found if i is not None))
+        found = self._ids(ids.DEVICE, value["device_id"], f"{at}/device_id", "is not a device id")
+        return None if found is None else Devices(found)
+
+    def notified(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+        found = self._ids(ids.NOTIFICATION, value["notified"], f"{at}/notified", "is not a notification's id")
+        return None if found is None else Notified(found)
 
     def segment(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
         named, at = value["segment"], f"{at}/segment"
@@ -378,6 +388,16 @@ class _Reader:
             return self.fault(at, f"must be text of 1 to 255 characters, or a list of 1 to {MOST_VALUES} of them")
         return tuple(values)
 
+    def _ids(self, kind: str, value: object, at: str, otherwise: str) -> tuple[UUID, ...] | None:
+        texts = self._texts(value, at)
+        if texts is None:
+            return None
+        found = [ids.parse(kind, text) for text in texts]
+        for index, parsed in enumerate(found):
+            if parsed is None:
+                self.fault(f"{at}/{index}" if isinstance(value, list) else at, otherwise)
+        return tuple(id_ for id_ in found if id_ is not None)
+
     def _polygons(self, value: object, at: str) -> tuple[tuple[Ring, ...], ...] | None:
         kind = value.get("type") if isinstance(value, dict) else None
         if kind not in ("Polygon", "MultiPolygon") or not isinstance(value, dict):
@@ -432,6 +452,7 @@ _READERS: dict[str, Callable[[_Reader, dict[str, Any], str, int], Audience | Non
     "zone": _Reader.zones,
     "user_id": _Reader.users,
     "device_id": _Reader.devices,
+    "notified": _Reader.notified,
     "segment": _Reader.segment,
     "locale": _Reader.detail,
     "timezone": _Reader.detail,

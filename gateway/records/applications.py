@@ -46,6 +46,16 @@ async def home(conn: AsyncConnection, id_: UUID) -> str | None:
     return found
 
 
+async def alert_settings(conn: AsyncConnection, id_: UUID) -> tuple[list[dict[str, Any]], Any]:
+    """(its rules for alerts, the audience they are narrowed to or None)"""
+    row = (
+        await conn.execute(
+            select(applications.c.alert_rules, applications.c.alert_audience).where(applications.c.id == id_)
+        )
+    ).one()
+    return row.alert_rules, row.alert_audience
+
+
 async def add_key(
     conn: AsyncConnection, id_: UUID, application_id: UUID, name: str, scopes: Sequence[str], digest: bytes, hint: str
 ) -> Row[Any]:

@@ -8,7 +8,21 @@ import math
 from typing import assert_never
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, cast, false, func, literal, literal_column, not_, or_, text, true
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    cast,
+    false,
+    func,
+    literal,
+    literal_column,
+    not_,
+    or_,
+    select,
+    text,
+    true,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import Text, UserDefinedType
@@ -25,6 +39,7 @@ from gateway.domain.audience import (
     LastSeen,
     Near,
     Not,
+    Notified,
     Ring,
     Scalar,
     Segment,
@@ -33,7 +48,8 @@ from gateway.domain.audience import (
     Within,
     Zones,
 )
-from gateway.records.schema import devices
+from gateway.domain.delivery import OutcomeName
+from gateway.records.schema import deliveries, devices, notifications
 
 EARTH_RADIUS_M = 6_371_008.8
 
@@ -69,6 +85,8 @@ def condition(audience: Audience) -> ColumnElement[bool]:
             return devices.c.user_id.in_(user_ids)
         case Devices(device_ids):
             return devices.c.id.in_(device_ids)
+        case Notified(notification_ids):
+            return devices.c.id.in_(_told(notification_ids))
         case Segment():
             raise ValueError("a segment is resolved before its audience is compiled")
         case Detail(name, values):
@@ -95,6 +113,13 @@ def condition(audience: Audience) -> ColumnElement[bool]:
 
 def _negated(inner: ColumnElement[bool]) -> ColumnElement[bool]:
     return not_(func.coalesce(inner, false()))
+
+
+def _told(notification_ids: tuple[UUID, ...]) -> Select[tuple[UUID]]:
+    """By way of each notification's day, which says in what partition of the log to look."""
+    same = (deliveries.c.day == notifications.c.day) & (deliveries.c.notification_id == notifications.c.id)
+    told = select(deliveries.c.device_id).select_from(notifications).join(deliveries, same)
+    return told.where(notifications.c.id.in_(notification_ids), deliveries.c.outcome == OutcomeName.ACCEPTED)
 
 
 def _detail(name: str, values: tuple[str, ...]) -> ColumnElement[bool]:

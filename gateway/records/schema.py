@@ -74,6 +74,8 @@ applications = Table(
     # The last position given out in this application's log. Settling takes it under the row's lock, so
     # positions commit in order and a follower that has seen N never misses one below it.
     Column("log_position", BigInteger, nullable=False, server_default=text("0")),
+    Column("alert_rules", JSONB, nullable=False, server_default=text("'[]'")),  # before the table of gateway.domain
+    Column("alert_audience", JSONB(none_as_null=True)),  # narrows every alert that says nothing of its own
     _moment("created_at", now=True),
 )
 
@@ -257,6 +259,30 @@ notifications = Table(
     CheckConstraint("status IN ('scheduled', 'sending', 'done', 'cancelled', 'paused')", name="status"),
     Index(None, "application_id", "id"),
     Index("notifications_occurrence_key", "reminder_id", "occurrence", unique=True),
+)
+
+# What offices have warned of. Messages that replace and end each other are one chain under one tag. `parts` says of
+# each thing told which notifications told it, which took it back, and the area in which it still holds.
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    _application(),
+    Column("chain", UUID, nullable=False),  # the id of its first message
+    Column("tag", Text, nullable=False),
+    Column("identifier", Text, nullable=False),
+    Column("message_type", Text, nullable=False),
+    Column("sent", DateTime(timezone=True)),
+    Column("refers_to", ARRAY(Text), nullable=False),  # identifiers
+    Column("tracks", ARRAY(Text), nullable=False),  # keys of the events it is about
+    Column("parts", JSONB, nullable=False),
+    _moment("expires_at"),
+    _moment("created_at", now=True),
+    CheckConstraint("message_type IN ('Alert', 'Update', 'Cancel')", name="message_type"),
+    Index(None, "application_id", "identifier"),
+    Index(None, "chain"),
+    Index("alerts_refers_to_idx", "refers_to", postgresql_using="gin"),
+    Index("alerts_tracks_idx", "tracks", postgresql_using="gin"),
 )
 
 # Apart from `notifications`, whose rows are wide and read often: this one is narrow and written with every batch.

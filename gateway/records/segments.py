@@ -11,7 +11,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from gateway.domain import ids
 from gateway.domain.notification import Status
-from gateway.records.schema import notifications, reminders, segments
+from gateway.records.schema import applications, notifications, reminders, segments
 
 NAMES_IT = "$.**.segment ? (@ == $named)"
 
@@ -31,6 +31,11 @@ async def used_by(conn: AsyncConnection, application_id: UUID, id_: UUID) -> str
     query = select(segments.c.name).where(segments.c.application_id == application_id, _names(segments.c.audience, id_))
     if (name := (await conn.execute(query.limit(1))).scalar()) is not None:
         return f"the segment {name!r}"
+    narrowed = select(applications.c.id).where(
+        applications.c.id == application_id, _names(applications.c.alert_audience, id_)
+    )
+    if (await conn.execute(narrowed)).first() is not None:
+        return "the audience of the application's alerts"
     recurring = select(reminders.c.name).where(
         reminders.c.application_id == application_id,
         reminders.c.status != "ended",

@@ -5,7 +5,7 @@ Every device has a time when it is due: now, when its own clock shows the time a
 variant is known. Devices that are due together share jobs; a job is a row that comes due.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import structlog
@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import Text
 
+from gateway.domain.audience import Audience, Notified, leaves
 from gateway.domain.job import Job, chunk
 from gateway.domain.notification import Notification, Status
 from gateway.domain.schedule import instant, zone_of
@@ -26,6 +27,9 @@ from gateway.records.schema import devices
 from gateway.records.targets import bucket
 from gateway.service import reminders, segments
 from gateway.service.context import Context
+
+# What a worker has in its hands is with the push service about this long after it was told to stop.
+IN_FLIGHT = timedelta(milliseconds=250)
 
 log = structlog.get_logger(__name__)
 
@@ -47,8 +51,12 @@ async def plan(context: Context, job: Job) -> int:
         if notification.status not in (Status.SCHEDULED, Status.PAUSED):  # cancelled while the job was on its way
             await queue.drop(conn, job)
             return 0
+        audience = await segments.read(conn, notification.application_id, notification.audience)
+        if await _still_in_flight(conn, audience):
+            await queue.postpone(conn, job, now + IN_FLIGHT)
+            return 0
         await make_room(conn)
-        who = await _audience(conn, notification)
+        who = _audience(notification, audience)
         rate = await _rate(conn, notification, who)
         targets = await queue.cut(conn, job, now.date(), await _due(conn, notification, who, now), chunk(rate))
         await notifications.start(conn, notification.id, now.date(), targets, rate)
@@ -56,10 +64,15 @@ async def plan(context: Context, job: Job) -> int:
     return targets
 
 
-async def _audience(conn: AsyncConnection, notification: Notification) -> ColumnElement[bool]:
-    who = reachable(
-        notification.application_id, await segments.read(conn, notification.application_id, notification.audience)
-    )
+async def _still_in_flight(conn: AsyncConnection, audience: Audience) -> bool:
+    """Whether a notification that was withdrawn, and that the audience asks about, may yet reach someone."""
+    asked = [id_ for leaf in leaves(audience) if isinstance(leaf, Notified) for id_ in leaf.notification_ids]
+    withdrawn = [one.id for one in await notifications.load(conn, asked) if one.status is Status.CANCELLED]
+    return any([await queue.is_held(conn, id_) for id_ in withdrawn])
+
+
+def _audience(notification: Notification, audience: Audience) -> ColumnElement[bool]:
+    who = reachable(notification.application_id, audience)
     category = notification.steering.category
     return who if category is None else who & not_(literal(category) == any_(devices.c.muted))
 

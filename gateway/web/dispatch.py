@@ -24,7 +24,7 @@ from gateway.service import idempotency
 from gateway.service.access import Caller, identify
 from gateway.web import problems
 from gateway.web.reading import read_body, read_query
-from gateway.web.routes import Answer, Call, Front, Request, Route, to_json
+from gateway.web.routes import Answer, Call, Front, Medium, Request, Route, to_json
 
 NOBODY = Caller(frozenset())
 LONGEST_KEY = 255
@@ -42,17 +42,21 @@ def handler(front: Front, route: Route) -> Callable[[web.Request], Awaitable[web
 
 async def _handle(front: Front, route: Route, http: web.Request) -> web.StreamResponse:
     # The body comes first: a slow sender must not hold a connection to the database.
-    raw = await _read(http, front.largest_body) if route.body is not None else b""
+    medium = route.also.get(http.content_type) if http.body_exists else None
+    raw = await _read(http, front.largest_body, medium) if route.body is not None else b""
+    other = None if medium is None else await medium.read(raw)
     if route.streams is not None:
         caller = NOBODY
         if route.may:
             async with front.context.engine.connect() as conn:
                 caller = await _caller(front, route, conn, http)
-        streamed: web.StreamResponse = await route.handler(Request(front, http, caller, *_input(route, http, raw)))
+        streamed: web.StreamResponse = await route.handler(
+            Request(front, http, caller, *_input(route, http, raw, other))
+        )
         return streamed
     async with front.context.engine.begin() as conn:
         caller = await _caller(front, route, conn, http) if route.may else NOBODY
-        call = Call(front, http, caller, *_input(route, http, raw), conn)
+        call = Call(front, http, caller, *_input(route, http, raw, other), conn)
         answer = await _answer(route, call, raw)
     for wait in call.afterwards:
         await wait()
@@ -97,10 +101,12 @@ def _is_known(request: web.Request, etag: str) -> bool:
     return known.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in known.split(","))
 
 
-async def _read(request: web.Request, largest: int) -> bytes:
+async def _read(request: web.Request, largest: int, medium: Medium | None) -> bytes:
     """Raises UnsupportedMediaType and BodyTooLarge."""
     kind = request.content_type
-    if request.body_exists and kind != "application/json" and not kind.endswith("+json"):
+    if medium is not None:
+        largest = max(largest, medium.largest)
+    elif request.body_exists and kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMediaType(f"the body must be application/json, not {kind[:80]}")
     raw = bytearray()
     async for chunk in request.content.iter_any():
@@ -110,7 +116,8 @@ async def _read(request: web.Request, largest: int) -> bytes:
     return bytes(raw)
 
 
-def _input(route: Route, request: web.Request, raw: bytes) -> tuple[Any, Any]:
+def _input(route: Route, request: web.Request, raw: bytes, other: Any) -> tuple[Any, Any]:
+    """(body, query); `other` is the body when it came in a form of its own."""
     if any("\0" in value for value in request.match_info.values()):
         raise NotFound("nothing is named with U+0000")
     query = None
@@ -118,7 +125,9 @@ def _input(route: Route, request: web.Request, raw: bytes) -> tuple[Any, Any]:
         query = read_query(route.query, list(request.query.items()))
     elif request.query:
         raise Invalid([Fault(f"/query/{name}", "is not known here") for name in request.query])
-    return (read_body(route.body, raw) if route.body is not None else None), query
+    if other is not None or route.body is None:
+        return other, query
+    return read_body(route.body, raw), query
 
 
 async def _caller(front: Front, route: Route, conn: AsyncConnection, request: web.Request) -> Caller:

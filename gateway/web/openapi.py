@@ -77,6 +77,7 @@ AUDIENCE = {
         _leaf("zone", _TEXTS | {"description": "Codes of named areas; a device in any of them matches."}),
         _leaf("user_id", _TEXTS),
         _leaf("device_id", _TEXTS),
+        _leaf("notified", _TEXTS | {"description": "Those for whom one of these notifications was accepted."}),
         _leaf("segment", {"type": "string", "description": "A saved audience, by its id."}),
         *(_leaf(name, _TEXTS) for name in DETAILS),
         _leaf(
@@ -205,7 +206,9 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
             }
         )
     if route.body is not None:
-        content = {"application/json": {"schema": schemas.body(route.body)}}
+        content: dict[str, Any] = {"application/json": {"schema": schemas.body(route.body)}}
+        for kind, medium in route.also.items():
+            content[kind] = {"schema": {"type": "string", "description": medium.said}}
         operation["requestBody"] = {"required": True, "content": content}
     elif _takes_stream(route):
         operation["requestBody"] = {"required": True, "content": {route.streams: {"schema": {"type": "string"}}}}

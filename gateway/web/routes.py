@@ -8,6 +8,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Generic
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from gateway.service.access import Caller
 from gateway.service.context import Context
 from gateway.web.reading import Body, Query
 
-B = TypeVar("B", bound=Body | None, default=Any)
+B = TypeVar("B", default=Any)
 Q = TypeVar("Q", bound=Query | None, default=Any)
 
 
@@ -85,6 +86,15 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Medium:
+    """Another form that a body may come in: how it is read, its most octets, and what it is."""
+
+    read: Callable[[bytes], Awaitable[Any]]
+    largest: int
+    said: str
+
+
 Handler = Callable[[Any], Awaitable[Any]]
 """From a Call to an Answer; of a route that streams, from a Request to aiohttp's response."""
 
@@ -95,7 +105,8 @@ class Route:
 
     `answers`: the type of the body by status. `browser`: pages of other origins call it. `creates`: takes an
     Idempotency-Key. `conflicts`: what is there already may forbid it (409).
-    `streams`: the content type of what it answers by itself, outside any transaction.
+    `streams`: the content type of what it answers by itself, outside any transaction. `also`: the content types that
+    the body may come in beside JSON.
     """
 
     method: str
@@ -110,6 +121,7 @@ class Route:
     creates: bool
     conflicts: bool
     streams: str | None
+    also: Mapping[str, Medium]
 
 
 class Routes(list[Route]):
@@ -132,11 +144,11 @@ class Routes(list[Route]):
         creates: bool = False,
         conflicts: bool = False,
         streams: str | None = None,
+        also: Mapping[str, Medium] = MappingProxyType({}),
     ) -> Callable[[Handler], Handler]:
         def added(handler: Handler) -> Handler:
-            self.append(
-                Route(method, path, handler, self.tag, may, body, query, answers, browser, creates, conflicts, streams)
-            )
+            said = (may, body, query, answers, browser, creates, conflicts, streams, also)
+            self.append(Route(method, path, handler, self.tag, *said))
             return handler
 
         return added

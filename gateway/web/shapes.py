@@ -287,6 +287,33 @@ class Notification(TypedDict):
     progress: Progress
 
 
+class AlertRule(TypedDict):
+    when: dict[str, list[str]]
+    tell: bool
+    lane: NotRequired[str]
+    urgency: NotRequired[Urgency]
+    ttl: NotRequired[int]
+
+
+class AlertSettings(TypedDict):
+    rules: list[AlertRule]
+    audience: Any
+
+
+class TakenAlert(TypedDict):
+    """`outcome` is accepted, repeated, superseded, untold or refused; `ignored` is what of it could not be used."""
+
+    identifier: str | None
+    outcome: str
+    detail: str | None
+    ignored: list[str]
+    notifications: list[Notification]
+
+
+class TakenAlerts(TypedDict):
+    items: list[TakenAlert]
+
+
 class Sampled(TypedDict):
     id: str
     user_id: str | None

@@ -1,0 +1,165 @@
+"""The area of an alert as an audience filter.
+
+Issuers publish polygons that cross themselves, are not closed or cross the antimeridian. A warning is not refused for
+that: what encloses something is mended, what does not is left out and told.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import Any
+
+from shapely import MultiPolygon, Polygon, box, get_num_coordinates, make_valid, segmentize, set_precision, union_all
+from shapely.affinity import translate
+from shapely.errors import GEOSException
+from shapely.geometry.base import BaseGeometry
+
+from gateway.domain.audience import FARTHEST_M, MOST_VALUES, MOST_VERTICES
+from gateway.domain.device import ZONE_CODE
+
+MOST_CIRCLES = 100
+SLIVER = 1e-8
+"""Square degrees, about 100 m2: less than this is left over where two outlines of the same thing differ."""
+WORLD = box(-180, -90, 180, 90)
+FARTHEST_LONGITUDE = 540.0
+"""Some issuers count on past 180 degrees instead of crossing the antimeridian."""
+LONGEST_EDGE = 90.0
+"""Degrees: a filter's edge of more than 180 would be taken for the short way around the Earth."""
+GRID = 1e-6
+"""Degrees: about 0.1 m, and what Postgres can tell apart."""
+FINEST = 0.0005
+"""Degrees, about 50 m: how far a simplified outline may first lie outside the original."""
+
+_NAME = re.compile(r"[A-Z0-9_-]{1,32}")
+
+Ring = Sequence[tuple[float, float]]
+"""(longitude, latitude) vertices; whether it is closed does not matter."""
+
+
+@dataclass(slots=True)
+class Area:
+    """What a message says of one area. Whoever is in any of the polygons, circles or zones is meant."""
+
+    polygons: list[Sequence[Ring]] = field(default_factory=list)
+    """Each an outer ring and its holes."""
+    holes: list[Ring] = field(default_factory=list)
+    """Left out of all its polygons."""
+    circles: list[tuple[float, float, float]] = field(default_factory=list)
+    """(longitude, latitude, radius in metres)"""
+    codes: list[tuple[str, str]] = field(default_factory=list)
+    """(name of the code, value), such as (UGC, TXC201)"""
+
+
+def filter_of(areas: Iterable[Area]) -> tuple[dict[str, Any] | None, list[str]]:
+    """(whoever is in one of the areas, what of them cannot be used). None when nothing can."""
+    areas = list(areas)
+    ignored: list[str] = []
+    shapes: list[BaseGeometry] = []
+    for area in areas:
+        shape = union_all([_shape(rings, ignored) for rings in area.polygons])
+        shapes.append(shape.difference(union_all([_shape([hole], ignored) for hole in area.holes])))
+    circles = []
+    for lon, lat, radius_m in dict.fromkeys(circle for area in areas for circle in area.circles):
+        if not (abs(lon) <= 180 and abs(lat) <= 90 and radius_m >= 0):
+            ignored.append(f"a circle around {lat:g},{lon:g}: not a place on Earth with a radius")
+        else:
+            # A circle of no radius is a place: whoever is there is meant.
+            circles.append({"near": {"lat": lat, "lon": lon, "radius_m": min(max(radius_m, 1.0), FARTHEST_M)}})
+    if len(circles) > MOST_CIRCLES:
+        ignored.append(f"all but {MOST_CIRCLES} of {len(circles)} circles")
+    codes = [code for area in areas for pair in area.codes for code in zone_codes(*pair)]
+    return _any(union_all(shapes), circles[:MOST_CIRCLES], codes), ignored
+
+
+def remaining(area: dict[str, Any], without: dict[str, Any]) -> dict[str, Any] | None:
+    """What is left of an area when another is taken from it; None when nothing is. Both as `filter_of` makes them."""
+    whole, less = _Read(area), _Read(without)
+    circles = [circle for circle in whole.circles if circle not in less.circles]
+    codes = [code for code in whole.codes if code not in set(less.codes)]
+    left = whole.shape.difference(less.shape)
+    return _any(left if left.area > SLIVER else Polygon(), circles, codes)
+
+
+class _Read:
+    """An area's filter taken apart again."""
+
+    def __init__(self, area: dict[str, Any]) -> None:
+        leaves = area.get("any", [area])
+        polygons = [rings for leaf in leaves if "within" in leaf for rings in _rings(leaf["within"])]
+        self.shape = union_all([Polygon(rings[0], rings[1:]) for rings in polygons])
+        self.circles = [leaf for leaf in leaves if "near" in leaf]
+        self.codes = [code for leaf in leaves if "zone" in leaf for code in leaf["zone"]]
+
+
+def _rings(geometry: dict[str, Any]) -> list[Any]:
+    coordinates: list[Any] = geometry["coordinates"]
+    return coordinates if geometry["type"] == "MultiPolygon" else [coordinates]
+
+
+def _any(shape: BaseGeometry, circles: list[dict[str, Any]], codes: list[str]) -> dict[str, Any] | None:
+    leaves: list[dict[str, Any]] = []
+    if polygons := _polygons(shape):
+        leaves.append({"within": {"type": "MultiPolygon", "coordinates": polygons}})
+    leaves += circles
+    codes = list(dict.fromkeys(codes))
+    leaves += ({"zone": codes[at : at + MOST_VALUES]} for at in range(0, len(codes), MOST_VALUES))
+    if not leaves:
+        return None
+    return leaves[0] if len(leaves) == 1 else {"any": leaves}
+
+
+def zone_codes(name: str, value: str) -> list[str]:
+    """What a device may call a zone: by its code alone, or by `NAME:code` where two codes may be confused."""
+    name, value = name.strip().upper(), value.strip()
+    spoken = [value, f"{name}:{value}"] if _NAME.fullmatch(name) else [value]
+    return [code for code in spoken if ZONE_CODE.fullmatch(code)]
+
+
+def _shape(rings: Sequence[Ring], ignored: list[str]) -> BaseGeometry:
+    """A polygon between the meridians of -180 and 180 degrees; an empty one for what encloses nothing."""
+    outer = rings[0] if rings else ()
+    if any(not (abs(lon) <= FARTHEST_LONGITUDE and abs(lat) <= 90) for ring in rings for lon, lat in ring):
+        ignored.append(f"a polygon of {len(outer)} positions: one of them is not a place on Earth")
+        return Polygon()
+    try:
+        made = make_valid(Polygon(_unwound(outer), [_unwound(hole) for hole in rings[1:] if len(hole) > 2]))
+    except (GEOSException, ValueError):
+        made = Polygon()
+    if made.area == 0:
+        ignored.append(f"a polygon of {len(outer)} positions: it encloses nothing")
+        return Polygon()
+    west, _, east, _ = made.bounds
+    worlds = range(int((west + 180) // 360), int((east + 180) // 360) + 1)
+    cut = (translate(made.intersection(box(360 * n - 180, -90, 360 * n + 180, 90)), -360 * n) for n in worlds)
+    return union_all(list(cut))
+
+
+def _unwound(ring: Ring) -> list[tuple[float, float]]:
+    """The ring with longitudes that go on past 180 degrees at the antimeridian, by way of a pole that it encloses."""
+    if len(ring) > 1 and ring[0] != ring[-1]:
+        ring = [*ring, ring[0]]
+    turns = accumulate((round((here[0] - there[0]) / 360) for here, there in pairwise(ring)), initial=0)
+    made = [(lon + 360 * turn, lat) for (lon, lat), turn in zip(ring, turns, strict=False)]
+    if made and abs(made[-1][0] - made[0][0]) > 180:
+        pole = 90.0 if sum(lat for _, lat in made) > 0 else -90.0
+        made += [(made[-1][0], pole), (made[0][0], pole)]
+    return made
+
+
+def _polygons(shape: BaseGeometry) -> list[Any]:
+    """GeoJSON coordinates of a MultiPolygon that covers the shape and that one filter can hold."""
+    found, tolerance = _areal(set_precision(shape, GRID)), FINEST
+    while get_num_coordinates(found) > MOST_VERTICES:
+        outline = found.buffer(tolerance).simplify(tolerance).intersection(WORLD)
+        found, tolerance = _areal(set_precision(outline, GRID)), tolerance * 2
+    return [
+        [[list(place) for place in ring.coords] for ring in (one.exterior, *one.interiors)]
+        for one in _areal(segmentize(found, LONGEST_EDGE)).geoms
+    ]
+
+
+def _areal(shape: BaseGeometry) -> MultiPolygon:
+    """Its polygons, without the lines and points that cutting may leave."""
+    parts = getattr(shape, "geoms", [shape])
+    return MultiPolygon([part for part in parts if isinstance(part, Polygon) and part.area > 0])

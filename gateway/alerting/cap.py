@@ -1,0 +1,319 @@
+"""Read CAP 1.0, 1.1 and 1.2 (OASIS Common Alerting Protocol), bare or inside a feed or an EDXL envelope.
+
+The document comes from strangers: document types, and with them all entities, are refused, nothing external is ever
+fetched, and its size is bounded (CAP 1.2 section 4.3 asks for XML parsing with care). Issuers differ in how well
+they keep to the schema: what a warning can be told without is told about and not insisted on.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TypeVar
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import DefusedXMLParser
+
+from gateway.alerting import vtec
+from gateway.alerting.areas import Area, Ring, filter_of
+from gateway.alerting.reading import (
+    LANGUAGE,
+    LONGEST_IDENTIFIER,
+    MOST_REFERENCES,
+    Refused,
+    meaning,
+    moment,
+    prose,
+)
+from gateway.domain import address
+from gateway.domain.alert import (
+    AlertStatus,
+    AlertUrgency,
+    Certainty,
+    Message,
+    MessageType,
+    Part,
+    Severity,
+    Words,
+)
+from gateway.domain.errors import MalformedBody
+
+NAMESPACES = {f"urn:oasis:names:tc:emergency:cap:{version}" for version in ("1.0", "1.1", "1.2")}
+DEEPEST = 64
+MOST_ELEMENTS = 400_000
+
+DEFAULT_LANGUAGE = "en-US"
+"""What an `info` without one is in (CAP 1.2 section 3.2.2)."""
+HOLE = "EXCLUDE_POLYGON"
+"""The geocode by which Deutscher Wetterdienst cuts holes into its polygons."""
+
+E = TypeVar("E", bound=StrEnum)
+
+
+def read(raw: bytes) -> list[Message | Refused]:
+    """Every alert in the document, the oldest first. Raises MalformedBody when there is none to be read."""
+    root = _parsed(raw)
+    found = [_read(element) for element in _alerts(root)]
+    if not found:
+        raise MalformedBody(f"the document holds no CAP alert; its root element is {_local(root)[:60]!r}")
+    return sorted(found, key=lambda one: str(one.sent) if isinstance(one, Message) else "")
+
+
+class _Bounded(TreeBuilder):
+    """Builds no more than anybody would warn with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._depth = self._elements = 0
+
+    def start(self, tag: str, attrs: dict[str, str], /) -> Element:
+        self._depth += 1
+        self._elements += 1
+        if self._depth > DEEPEST or self._elements > MOST_ELEMENTS:
+            raise MalformedBody(f"the document has more than {MOST_ELEMENTS} elements, or more than {DEEPEST} levels")
+        return super().start(tag, attrs)
+
+    def end(self, tag: str, /) -> Element:
+        self._depth -= 1
+        return super().end(tag)
+
+
+def _parsed(raw: bytes) -> Element:
+    parser = DefusedXMLParser(target=_Bounded(), forbid_dtd=True)
+    try:
+        parser.feed(raw)
+        root: Element = parser.close()
+    except DefusedXmlException:
+        raise MalformedBody("the document has a document type or entities, which are refused") from None
+    except (ParseError, LookupError, ValueError) as error:
+        raise MalformedBody(f"the document is not XML: {str(error)[:200]}") from None
+    return root
+
+
+def _alerts(element: Element) -> Iterator[Element]:
+    namespace, name = _split(element)
+    if name == "alert" and namespace in NAMESPACES:
+        yield element
+        return
+    for child in element:
+        yield from _alerts(child)
+
+
+def _split(element: Element) -> tuple[str, str]:
+    namespace, _, name = element.tag.rpartition("}")
+    return namespace.lstrip("{"), name
+
+
+def _local(element: Element) -> str:
+    return _split(element)[1]
+
+
+def _text(element: Element, name: str) -> str:
+    """The child's text; empty when there is none."""
+    child = next((child for child in element if _local(child) == name), None)
+    return "" if child is None else "".join(child.itertext()).strip()
+
+
+def _all(element: Element, name: str) -> Iterable[Element]:
+    return (child for child in element if _local(child) == name)
+
+
+def _pairs(element: Element, name: str) -> list[tuple[str, str]]:
+    """(valueName, value) of every child of that name. CAP 1.0 wrote `name=value`."""
+    pairs = []
+    for child in _all(element, name):
+        if len(child):
+            pairs.append((_text(child, "valueName"), _text(child, "value")))
+        else:
+            first, _, second = (child.text or "").partition("=")
+            pairs.append((first.strip(), second.strip()))
+    return pairs
+
+
+def _read(alert: Element) -> Message | Refused:
+    reasons: list[str] = []
+    ignored: list[str] = []
+    identifier = _text(alert, "identifier")
+    if not 0 < len(identifier) <= LONGEST_IDENTIFIER:
+        reasons.append(f"identifier must have 1 to {LONGEST_IDENTIFIER} characters")
+    sent = moment(_text(alert, "sent"))
+    if sent is None:
+        reasons.append("sent must be a time with an offset")
+    if (scope := _text(alert, "scope")) != "Public":
+        reasons.append(f"scope is {scope[:60]!r}: only what is Public may be told to everyone")
+    status = _word(AlertStatus, _text(alert, "status"))
+    if status is None:
+        reasons.append(f"status must be one of {', '.join(AlertStatus)}")
+    said = _word(MessageType, _text(alert, "msgType"))
+    if said is None:
+        reasons.append(f"msgType must be one of {', '.join(MessageType)} to be told")
+    parts = _parts(alert, ignored)
+    if not parts and said is not MessageType.CANCEL:
+        reasons.append("there is no info that says what to tell")
+    if reasons or status is None or said is None:
+        return Refused(identifier or None, tuple(reasons))
+    references = tuple(dict.fromkeys(_references(_text(alert, "references"))))[:MOST_REFERENCES]
+    codes = [value for info in _all(alert, "info") for name, value in _pairs(info, "parameter") if name == "VTEC"]
+    events = vtec.read(codes)
+    return Message(
+        identifier=identifier,
+        message_type=meaning(said, events, references, parts),
+        parts=parts,
+        sender=_text(alert, "sender")[:500] or None,
+        sent=sent,
+        status=status,
+        references=references,
+        tracks=events.tracks,
+        ignored=tuple(ignored),
+        details=_details(alert),
+    )
+
+
+def _references(text: str) -> Iterator[str]:
+    """The identifiers of `sender,identifier,sent` triples, which white space separates."""
+    for triple in text.split():
+        _, _, rest = triple.partition(",")
+        identifier = rest.rpartition(",")[0] or rest or triple
+        if len(identifier) <= LONGEST_IDENTIFIER:
+            yield identifier
+
+
+def _details(alert: Element) -> dict[str, str]:
+    info = next(iter(_all(alert, "info")), None)
+    said = {"incidents": _text(alert, "incidents"), "note": _text(alert, "note")}
+    if info is not None:
+        said |= {name: _text(info, name) for name in ("category", "senderName", "effective", "onset", "contact")}
+        area = next(iter(_all(info, "area")), None)
+        said["areaDesc"] = "" if area is None else _text(area, "areaDesc")
+    return {name: value[:1000] for name, value in said.items() if value}
+
+
+@dataclass(slots=True)
+class _Info:
+    """One `info` block: one language of a part. `told` is what the languages of one part have in common."""
+
+    part: Part
+    told: tuple[object, ...]
+
+
+def _parts(alert: Element, ignored: list[str]) -> tuple[Part, ...]:
+    """The `info` blocks, those that say the same in different languages put together.
+
+    Two of one language say different things. With several of each, those that agree in area, urgency and expiry belong
+    together.
+    """
+    gathered: list[_Info] = []
+    for info in (_info(element, ignored) for element in _all(alert, "info")):
+        [words] = info.part.words
+        mates = [one for one in gathered if words.language not in {spoken.language for spoken in one.part.words}]
+        mate = next((one for one in mates if one.told == info.told), mates[0] if mates else None)
+        if mate is None:
+            gathered.append(info)
+        else:
+            area = mate.part.area or info.part.area
+            both = mate.part.over and info.part.over
+            mate.part = replace(mate.part, words=(*mate.part.words, words), area=area, over=both)
+    return tuple(info.part for info in gathered)
+
+
+def _info(info: Element, ignored: list[str]) -> _Info:
+    language = (_text(info, "language") or DEFAULT_LANGUAGE).replace("_", "-")
+    if not LANGUAGE.fullmatch(language):
+        ignored.append(f"language {language[:60]!r}: not a language tag")
+        language = DEFAULT_LANGUAGE
+    expires = moment(_text(info, "expires"))
+    if expires is None and _text(info, "expires"):
+        ignored.append("expires: not a time with an offset")
+    event = prose(_text(info, "event")) or prose(_text(info, "headline")) or "Alert"
+    words = Words(
+        language=language,
+        event=event,
+        headline=prose(_text(info, "headline")),
+        description=prose(_text(info, "description")),
+        instruction=prose(_text(info, "instruction")),
+        url=_url(_text(info, "web")),
+    )
+    areas = [_area(element, ignored) for element in _all(info, "area")]
+    where, unusable = filter_of(areas)
+    ignored += (detail for detail in unusable if detail not in ignored)
+    urgency = _scale(AlertUrgency, info, "urgency", ignored)
+    part = Part(
+        words=(words,),
+        area=where,
+        severity=_scale(Severity, info, "severity", ignored),
+        urgency=urgency,
+        certainty=_scale(Certainty, info, "certainty", ignored),
+        expires=expires,
+        over="AllClear" in map(_whole, _all(info, "responseType")),
+    )
+    return _Info(part, (where, part.severity, urgency, part.certainty, expires))
+
+
+def _whole(element: Element) -> str:
+    return (element.text or "").strip()
+
+
+def _url(text: str) -> str | None:
+    return text if text.startswith(("https://", "http://")) and address.fault_of(text) is None else None
+
+
+def _word(words: type[E], text: str) -> E | None:
+    return next((word for word in words if word.lower() == text.lower()), None)
+
+
+def _scale(words: type[E], info: Element, name: str, ignored: list[str]) -> E:
+    """One of the scale's words, `Unknown` for any other. CAP 1.0 said `Very Likely` for `Likely`."""
+    text = _text(info, name).removeprefix("Very ")
+    found = _word(words, text)
+    if found is None:
+        detail = f"{name} {text[:60]!r}: not one of {', '.join(words)}, taken for Unknown"
+        ignored += [detail] if detail not in ignored else []
+    return found or words("Unknown")
+
+
+def _area(element: Element, ignored: list[str]) -> Area:
+    area = Area()
+    for polygon in _all(element, "polygon"):
+        if text := _whole(polygon):
+            ring = _ring(text, ignored)
+            area.polygons += [[ring]] if ring else []
+    for circle in _all(element, "circle"):
+        centre, _, radius = _whole(circle).partition(" ")
+        place = _place(centre)
+        km = _number(radius)
+        if place is None or km is None:
+            ignored.append(f"a circle {_whole(circle)[:60]!r}: not `lat,lon radius`")
+        else:
+            area.circles.append((*place, km * 1000))
+    for name, value in _pairs(element, "geocode"):
+        if name != HOLE:
+            area.codes.append((name, value))
+        elif ring := _ring(value, ignored):
+            area.holes.append(ring)
+    return area
+
+
+def _ring(text: str, ignored: list[str]) -> Ring:
+    """From `lat,lon lat,lon ...`; without the positions that are none."""
+    places = [(token, _place(token)) for token in text.split()]
+    unread = [token for token, place in places if place is None]
+    if unread:
+        ignored.append(
+            f"{len(unread)} of {len(places)} positions of a polygon, such as {unread[0][:60]!r}: not `lat,lon`"
+        )
+    return [place for _, place in places if place is not None]
+
+
+def _place(text: str) -> tuple[float, float] | None:
+    """(longitude, latitude) from `lat,lon`."""
+    lat, comma, lon = text.strip().strip(",").partition(",")
+    north, east = _number(lat), _number(lon)
+    return (east, north) if comma and north is not None and east is not None else None
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if abs(number) < 1e9 else None

@@ -1,0 +1,358 @@
+"""Alerts over HTTP as their issuers publish them: who is told what, in which language, and what takes it back."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from gateway.domain import ids
+from gateway.sim import Rule, Subscriber, Vendor
+from tests.support import alerts
+from tests.support.api import Api, Said
+
+CAP, GEOJSON = alerts.CAP, alerts.GEOJSON
+
+
+async def posted(api: Api, name: str, **moved: Any) -> Said:
+    """The file, moved to the present, as its issuer would post it."""
+    return await post(api, alerts.present(name, **moved), alerts.kind_of(name))
+
+
+async def post(api: Api, raw: bytes, kind: str) -> Said:
+    return await api.call("POST", "/v1/alerts", raw=raw, headers={"Content-Type": kind})
+
+
+async def device(api: Api, **details: Any) -> tuple[str, Subscriber]:
+    [subscriber] = api.parts.subscribe(Vendor.MOZILLA, 1)
+    registered = await api.made("POST", "/v1/devices", {"subscription": subscriber.to_json(), **details})
+    return registered["id"], subscriber
+
+
+def titles(subscriber: Subscriber) -> list[str]:
+    return [message.json()["notification"]["title"] for message in subscriber.messages]
+
+
+def tags(subscriber: Subscriber) -> set[str]:
+    return {message.json()["notification"]["tag"] for message in subscriber.messages}
+
+
+async def delivered(api: Api, said: Said) -> list[Any]:
+    """What the answer's notifications came to."""
+    assert said.status in (200, 201), said.body
+    items = said.body.get("items", [{"notifications": [said.body]}])
+    shown = [notification for item in items for notification in item["notifications"]]
+    for notification in shown:
+        await api.parts.ended(id_of(notification))
+    return [await api.made("GET", f"/v1/alerts/{notification['id']}") for notification in shown]
+
+
+async def settled(api: Api) -> None:
+    """Every notification there is has come to its end."""
+    listed = await api.made("GET", "/v1/notifications?kind=alert")
+    for notification in listed["items"]:
+        await api.parts.ended(id_of(notification))
+
+
+def id_of(notification: Any) -> UUID:
+    found = ids.parse(ids.NOTIFICATION, notification["id"])
+    assert found is not None
+    return found
+
+
+REFUSED = {
+    "cap/bad-metno-mock-failing.xml": (400, "holds no CAP alert"),
+    "cap/bad-missing-scope.xml": (422, "scope is ''"),
+    "cap/bad-sc-invalid-schema.xml": (400, "root element is 'schema'"),
+    "cap/hostile-xxe.xml": (400, "document type or entities"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in alerts.names() if name not in REFUSED])
+async def test_every_real_alert_is_taken(api: Api, name: str) -> None:
+    raw, kind = alerts.present(name), alerts.kind_of(name)
+    said = await post(api, raw, kind)
+    assert said.status == 201, said.body
+    for item in said.body["items"]:
+        assert item["identifier"] in raw.decode()
+        if item["outcome"] == "refused":  # in a collection some were over before the newest was sent
+            assert (len(said.body["items"]) > 1, item["detail"]) == (True, "/expires: is past: the alert is over")
+        else:
+            assert (item["outcome"], len(item["notifications"]) >= 1) == ("accepted", True)
+    again = await post(api, raw, kind)
+    assert again.status == 200
+    assert {item["outcome"] for item in again.body["items"]} <= {"repeated", "refused"}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_what_cannot_be_told_is_refused_for_a_reason_and_leaves_nothing(api: Api, name: str) -> None:
+    before = await api.rows()
+    said = await posted(api, name)
+    status, reason = REFUSED[name]
+    assert (said.status, reason in str(said.body)) == (status, True), said.body
+    assert await api.rows() == before
+
+
+async def test_zones_polygons_circles_and_holes_say_who_is_meant(api: Api) -> None:
+    who = {
+        "ni": await device(api, zones=["UK113"]),
+        "ni by name": await device(api, zones=["EMMA_ID:UK114"]),
+        "elsewhere": await device(api, zones=["UK999"]),
+        "in the fire": await device(api, location={"lat": -35.4, "lon": 147.1}),
+        "in the polygon": await device(api, location={"lat": 62.2, "lon": 5.06}),
+    }
+    async with api.parts.working():
+        for name in (
+            "cap/gb-metoffice-ni-ice.xml",
+            "cap/au-nswrfs-fire-prefixed.xml",
+            "cap/no-metno-gale-20210921.xml",
+        ):
+            await delivered(api, await posted(api, name))
+    told = {name: len(subscriber.messages) for name, (_, subscriber) in who.items()}
+    assert told["ni"] == told["ni by name"] == 1
+    assert told["elsewhere"] == 0
+    assert told["in the polygon"] == 1
+    assert told["in the fire"] == 2  # two infos of one language say two things
+    [message] = who["ni"][1].messages
+    assert message.ttl is not None
+    assert 0 < message.ttl <= 86_400 * 3
+
+
+async def test_a_device_in_a_hole_of_the_polygon_is_not_told(api: Api) -> None:
+    hole = await device(api, location={"lat": 51.6985, "lon": 10.4500})
+    await delivered_by(api, "cap/de-dwd-1687514160000.xml")
+    assert hole[1].messages == []
+
+
+async def delivered_by(api: Api, name: str, **moved: Any) -> list[Any]:
+    async with api.parts.working():
+        return await delivered(api, await posted(api, name, **moved))
+
+
+async def test_each_device_is_told_in_its_own_language(api: Api) -> None:
+    zones = ["006037"]
+    who = {locale: await device(api, zones=zones, client={"locale": locale}) for locale in ("es-MX", "en-GB", "fr")}
+    unknown = await device(api, zones=zones)
+    [shown] = await delivered_by(api, "cap/oasis-cap12-amber-en-es.xml")
+    assert shown["details"]["languages"] == ["en-US", "es-US"]
+    assert titles(who["es-MX"][1]) == ["Alerta Amber en el condado de Los Ángeles"]
+    english = "Amber Alert in Los Angeles County"
+    assert titles(who["en-GB"][1]) == titles(who["fr"][1]) == titles(unknown[1]) == [english]
+
+
+async def test_nine_languages_and_norwegian(api: Api) -> None:
+    nb = await device(api, location={"lat": 62.2, "lon": 5.06}, client={"locale": "nb-NO"})
+    [shown] = await delivered_by(api, "cap/no-metno-gale-20210921.xml")
+    assert set(shown["content"]["locales"]) >= {"no", "nb", "nn", "en", "en-GB"}
+    assert len(nb[1].messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "lane", "urgency"),
+    [
+        ("nws/chain-tornado-watch-641-1-alert.json", "normal", "high"),
+        ("nws/flood-warning-ends-null.json", "urgent", "high"),
+        ("nws/air-quality-note-unknown.json", "normal", "normal"),
+        ("cap/oasis-cap12-amber-en-es.xml", "urgent", "high"),
+        ("cap/ie-smallcraft-20250413.xml", "normal", "high"),
+    ],
+)
+async def test_severity_urgency_and_certainty_say_how_it_travels(api: Api, name: str, lane: str, urgency: str) -> None:
+    [item] = (await posted(api, name)).body["items"]
+    delivery = item["notifications"][0]["delivery"]
+    assert (delivery["lane"], delivery["urgency"]) == (lane, urgency)
+
+
+async def test_expires_bounds_the_ttl(api: Api) -> None:
+    there = await device(api, zones=["MDC031"], topics=["test-alerts"])
+    [shown] = await delivered_by(api, "nws/test-message-keepalive.json")  # it is over after ten minutes
+    [message] = there[1].messages
+    assert message.ttl is not None
+    assert message.ttl <= 540
+    assert shown["delivery"]["ttl"] <= 540
+    assert titles(there[1])[0].startswith("[Test]")
+
+
+async def test_an_application_has_rules_of_its_own_before_the_table(api: Api) -> None:
+    rules = [
+        {"when": {"event": ["tornado watch"]}, "lane": "urgent"},
+        {"when": {"severity": ["Minor"]}, "tell": False},
+    ]
+    put = await api.made("PUT", "/v1/alert-settings", {"rules": rules, "audience": {"topic": "weather"}})
+    assert put["rules"][0]["lane"] == "urgent"
+    assert await api.made("GET", "/v1/alert-settings") == put
+    [item] = (await posted(api, "nws/chain-tornado-watch-641-1-alert.json")).body["items"]
+    [notification] = item["notifications"]
+    assert notification["delivery"]["lane"] == "urgent"
+    assert {"topic": "weather"} in notification["audience"]["all"]
+    [minor] = (await posted(api, "cap/gb-ea-flood-cdata.xml")).body["items"]
+    assert (minor["outcome"], minor["notifications"]) == ("untold", [])
+    assert "not `lat,lon`" in minor["ignored"][0]
+    refused = await api.call("PUT", "/v1/alert-settings", {"audience": {"topic": "!"}})
+    assert (refused.status, refused.pointers) == (422, ["/audience/topic"])
+
+
+def square(west: float, south: float, side: float = 1.0) -> dict[str, Any]:
+    east, north = west + side, south + side
+    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    return {"type": "Polygon", "coordinates": [ring]}
+
+
+STORM = {"event": "Storm", "severity": "Severe", "urgency": "Immediate", "identifier": "storm-1"}
+
+
+async def in_flight(api: Api) -> None:
+    """A worker has claimed a job that sends."""
+    async with asyncio.timeout(20):
+        claimed = "SELECT count(*) FROM jobs WHERE task = 'send' AND attempt > 0"
+        while not await api.parts.scalar(claimed):  # noqa: ASYNC110 - a claim gives no signal
+            await asyncio.sleep(0.02)
+
+
+async def move(api: Api, who: tuple[str, Subscriber], lat: float, lon: float) -> None:
+    await api.made("PUT", f"/v1/devices/{who[0]}/location", {"lat": lat, "lon": lon})
+
+
+async def test_an_alert_its_update_and_its_end_follow_devices_that_move(api: Api) -> None:
+    stays = await device(api, location={"lat": 48.5, "lon": 16.5})
+    leaves = await device(api, location={"lat": 48.5, "lon": 16.6})
+    comes = await device(api, location={"lat": 10.0, "lon": 10.0})
+    returns = await device(api, location={"lat": 48.5, "lon": 16.7})
+    never = await device(api, location={"lat": 10.0, "lon": 11.0})
+    everyone = (stays, leaves, comes, returns, never)
+
+    async with api.parts.working():
+        await api.made("POST", "/v1/alerts", STORM | {"area": square(16, 48)})
+        await settled(api)
+        assert [titles(who[1]) for who in everyone] == [["Storm"], ["Storm"], [], ["Storm"], []]
+
+        await move(api, leaves, 10, 10)
+        await move(api, returns, 10, 10)
+        await move(api, comes, 48.5, 16.5)
+        update = STORM | {"identifier": "storm-2", "message_type": "Update", "references": ["storm-1"]}
+        await api.made("POST", "/v1/alerts", update | {"headline": "Storm grows", "area": square(16, 48)})
+        await settled(api)
+        gone = "No longer in effect: Storm"
+        assert titles(stays[1]) == ["Storm", "Storm grows"]
+        assert titles(leaves[1]) == titles(returns[1]) == ["Storm", gone]
+        assert titles(comes[1]) == ["Storm grows"]
+
+        await move(api, returns, 48.5, 16.5)
+        again = STORM | {"identifier": "storm-3", "message_type": "Update", "references": ["storm-2"]}
+        await api.made("POST", "/v1/alerts", again | {"headline": "Storm stays", "area": square(16, 48)})
+        await settled(api)
+        assert titles(returns[1]) == ["Storm", gone, "Storm stays"]
+
+        await move(api, stays, 20, 20)  # a cancellation reaches those who were told wherever they are now
+        end = STORM | {"identifier": "storm-4", "message_type": "Cancel", "references": ["storm-3"]}
+        await api.made("POST", "/v1/alerts", end)
+        await settled(api)
+    assert titles(stays[1]) == ["Storm", "Storm grows", "Storm stays", gone]
+    assert titles(comes[1]) == ["Storm grows", "Storm stays", gone]
+    assert titles(returns[1]) == ["Storm", gone, "Storm stays", gone]
+    assert titles(leaves[1]) == ["Storm", gone]  # was told so before
+    assert titles(never[1]) == []
+    assert {tag for who in everyone for tag in tags(who[1])} == {"storm-1"}
+
+
+async def test_a_real_watch_is_narrowed_and_then_cancelled_for_one_county(api: Api) -> None:
+    """Watch 641: eleven counties, then seven, then the cancellation of Washington county (ALC129) alone."""
+    chain = [f"nws/chain-tornado-watch-641-{step}.json" for step in ("1-alert", "2-update", "3-cancel")]
+    washington = await device(api, zones=["ALC129"])
+    baldwin = await device(api, zones=["ALC003"])
+    kept = await device(api, zones=["ALC025"])
+    other = await device(api, zones=["TXC201"])
+    async with api.parts.working():
+        for age, name in zip((30, 20, 10), chain, strict=True):
+            said = await posted(api, name, age=timedelta(minutes=age))
+            assert said.status == 201, said.body
+            await settled(api)
+    assert other[1].messages == []
+    end = "No longer in effect: Tornado Watch"
+    assert titles(washington[1])[-1] == end
+    assert len(titles(washington[1])) == 3
+    assert titles(kept[1])[-1] != end
+    assert len(titles(kept[1])) == 2
+    if baldwin[1].messages:  # among the eleven, not among the seven
+        assert titles(baldwin[1])[-1] == end
+    assert len(tags(washington[1]) | tags(kept[1])) == 1
+
+
+async def test_what_is_queued_of_the_old_is_withdrawn_and_the_rest_is_told_where_it_holds_on(api: Api) -> None:
+    east = await device(api, location={"lat": 48.5, "lon": 16.75})
+    west = await device(api, location={"lat": 48.5, "lon": 16.25})
+    old = await api.made("POST", "/v1/alerts", STORM | {"area": square(16, 48)})  # nobody works: it stays in the queue
+    end = {"event": "Storm", "message_type": "Cancel", "references": ["storm-1"], "area": square(16.5, 48, 0.5)}
+    end["area"]["coordinates"][0] = [[16.5, 48], [17, 48], [17, 49], [16.5, 49], [16.5, 48]]
+    await api.made("POST", "/v1/alerts", end | {"identifier": "storm-2"})
+    async with api.parts.working():
+        await settled(api)
+    shown = await api.made("GET", f"/v1/alerts/{old['id']}")
+    assert (shown["status"], shown["progress"]["accepted"]) == ("cancelled", 0)
+    assert titles(west[1]) == ["Storm"]
+    assert titles(east[1]) == []  # never saw it, so hears of no end
+
+
+async def test_a_cancellation_waits_for_what_is_in_flight_and_reaches_those_too(api: Api) -> None:
+    there = await device(api, location={"lat": 48.5, "lon": 16.5})
+    api.parts.sim.behave(Rule(delay_ms=1500))
+    async with api.parts.working():
+        await api.made("POST", "/v1/alerts", STORM | {"area": square(16, 48)})
+        await in_flight(api)
+        await api.made("POST", "/v1/alerts", {"event": "Storm", "message_type": "Cancel", "references": ["storm-1"]})
+        api.parts.sim.behave()
+        await settled(api)
+    assert titles(there[1]) == ["Storm", "No longer in effect: Storm"]
+
+
+async def test_the_end_of_an_event_that_refers_to_nothing_is_tied_by_its_event_code(api: Api) -> None:
+    farmer = await device(api, zones=["MNZ022"])
+    kept = await device(api, zones=["NDZ001"])
+    raw = alerts.present("nws/heat-advisory-alert-allclear.json", age=timedelta(minutes=5))
+    begin = raw.replace(b"/O.CAN.", b"/O.NEW.").replace(b"allclear", b"").replace(b"AllClear", b"Avoid")
+    begin = begin.replace(b".001.1", b".000.9").replace(b"MNZ022", b'MNZ022", "NDZ001', 1)
+    async with api.parts.working():
+        first = await post(api, begin, GEOJSON)
+        assert first.status == 201, first.body
+        await settled(api)
+        assert (len(farmer[1].messages), len(kept[1].messages)) == (1, 1)
+        second = await posted(api, "nws/heat-advisory-alert-allclear.json")
+        assert second.status == 201, second.body
+        await settled(api)
+    assert titles(farmer[1])[-1] == "No longer in effect: Heat Advisory"
+    assert len(kept[1].messages) == 1
+    assert len(tags(farmer[1])) == 1
+
+
+async def test_an_update_that_came_first_keeps_the_old_from_being_told(api: Api) -> None:
+    await posted(api, "nws/chain-tornado-watch-641-2-update.json", age=timedelta(minutes=5))
+    late = await posted(api, "nws/chain-tornado-watch-641-1-alert.json", age=timedelta(minutes=10))
+    [item] = late.body["items"]
+    assert (late.status, item["outcome"], item["notifications"]) == (200, "superseded", [])
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (b"", 400),
+        (b"<alert", 400),
+        (b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>', 400),
+        (
+            b'<!DOCTYPE l [<!ENTITY a "ha">'
+            + b"".join(b'<!ENTITY b%d "&a;&a;&a;">' % n for n in range(30))
+            + b"]><l/>",
+            400,
+        ),
+        (b"<a>" * 100_000, 400),
+        (b'<?xml version="1.0" encoding="x-no-such"?><a/>', 400),
+        (b"<a>" + b" " * (10 << 20) + b"</a>", 413),
+        (b"\xff\xfe<\x00", 400),
+    ],
+)
+async def test_hostile_xml_is_refused_and_leaves_nothing(api: Api, raw: bytes, status: int) -> None:
+    before = await api.rows()
+    said = await api.call("POST", "/v1/alerts", raw=raw, headers={"Content-Type": CAP})
+    assert said.status == status, said.body
+    assert "passwd" not in str(said.body)
+    assert await api.rows() == before
