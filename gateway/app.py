@@ -19,6 +19,7 @@ from aiohttp import web
 
 from gateway.domain.notification import Lane
 from gateway.embedded import EmbeddedPostgres
+from gateway.outbound.policy import OutboundPolicy
 from gateway.push.client import PushClient
 from gateway.push.endpoints import EndpointPolicy
 from gateway.queue.postgres import PostgresQueue
@@ -88,10 +89,11 @@ async def context(settings: Settings, installation: Installation) -> AsyncIterat
         engine = open_engine(installation.database_url, pool_size=settings.database_pool)
         vault = Vault(installation.master_key)
         policy = EndpointPolicy(settings.push_hosts)
+        outbound = OutboundPolicy(settings.outbound_hosts)
     except ValueError as error:
         raise CannotStart(str(error)) from None
     try:
-        yield Context(engine, vault, policy, settings.public_url)
+        yield Context(engine, vault, policy, settings.public_url, outbound)
     finally:
         await engine.dispose()
 
