@@ -118,9 +118,10 @@ async def between(
 async def just_before(conn: AsyncConnection, application_id: UUID, since: datetime | None) -> Cursor:
     """The cursor after which comes everything since then that is still kept; None is now."""
     h = happenings.c
-    first = select(h.txid, h.id).where(h.application_id == application_id, h.at >= since).order_by(h.txid, h.id)
-    if since is not None and (found := (await conn.execute(first.limit(1))).first()) is not None:
-        return Cursor(found.txid, found.id - 1)
+    if since is not None:
+        first = select(h.txid, h.id).where(h.application_id == application_id, h.at >= since).order_by(h.txid, h.id)
+        if (found := (await conn.execute(first.limit(1))).first()) is not None:
+            return Cursor(found.txid, found.id - 1)
     return Cursor((await conn.execute(select(SETTLED_BELOW))).scalar_one(), 0)
 
 
