@@ -30,6 +30,7 @@ GIVE_UP = timedelta(hours=24)
 FILL_S = 0.5
 POLL_S = 15.0
 DATABASE_PAUSE_S = 1.0
+LAST_REQUESTS_S = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -42,14 +43,19 @@ class Sender:
         self._bell = bell
         self._client = client
         self._stopping = False
+        self._serving: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Send until `stop`, then finish the requests that are under way."""
+        """Send until `stop`, then see to the end of the requests that are under way, but not of slow ones."""
         async with asyncio.TaskGroup() as group:
             looking = group.create_task(self._look(group))
             await stop.wait()
             self._stopping = True
             looking.cancel()
+            if self._serving:
+                _, slow = await asyncio.wait(self._serving, timeout=LAST_REQUESTS_S)
+                for task in slow:  # sent again, under the same id, when their lease has run out
+                    task.cancel()
 
     async def _look(self, group: asyncio.TaskGroup) -> None:
         free = asyncio.Semaphore(PLACES)
@@ -64,7 +70,10 @@ class Sender:
                     log.warning("webhooks.postponed", error=type(error).__name__)
                     claimed, due = [], DATABASE_PAUSE_S
                 for held in claimed:
-                    group.create_task(self._serve(held)).add_done_callback(lambda _: free.release())
+                    task = group.create_task(self._serve(held))
+                    self._serving.add(task)
+                    task.add_done_callback(self._serving.discard)
+                    task.add_done_callback(lambda _: free.release())
                 if not claimed:
                     free.release()
                     if await waiter.wait(POLL_S if due is None else min(POLL_S, max(due, FILL_S))):
