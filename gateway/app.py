@@ -19,6 +19,8 @@ from aiohttp import web
 
 from gateway.domain.notification import Lane
 from gateway.embedded import EmbeddedPostgres
+from gateway.outbound.client import OutboundClient
+from gateway.outbound.policy import OutboundPolicy
 from gateway.push.client import PushClient
 from gateway.push.endpoints import EndpointPolicy
 from gateway.queue.postgres import PostgresQueue
@@ -34,6 +36,7 @@ from gateway.web.routes import Front
 from gateway.web.server import build
 from gateway.worker import upkeep
 from gateway.worker.upkeep.limits import Limits
+from gateway.worker.webhooks import Sender
 from gateway.worker.worker import Crew, Worker
 
 log = structlog.get_logger(__name__)
@@ -88,10 +91,11 @@ async def context(settings: Settings, installation: Installation) -> AsyncIterat
         engine = open_engine(installation.database_url, pool_size=settings.database_pool)
         vault = Vault(installation.master_key)
         policy = EndpointPolicy(settings.push_hosts)
+        outbound = OutboundPolicy(settings.outbound_hosts)
     except ValueError as error:
         raise CannotStart(str(error)) from None
     try:
-        yield Context(engine, vault, policy, settings.public_url)
+        yield Context(engine, vault, policy, settings.public_url, outbound)
     finally:
         await engine.dispose()
 
@@ -153,8 +157,13 @@ async def _work(settings: Settings, ours: Context, bell: Signals, stop: asyncio.
     gc.freeze()
     gc.set_threshold(GARBAGE)
     await upkeep.once(ours.engine, limits)  # today's partitions must be there before anything is sent
-    async with PushClient(settings.push_ca) as client, asyncio.TaskGroup() as group:
+    async with (
+        PushClient(settings.push_ca) as client,
+        OutboundClient(ours.outbound) as outbound,
+        asyncio.TaskGroup() as group,
+    ):
         rounds = group.create_task(upkeep.rounds(ours.engine, limits))
+        group.create_task(Sender(ours, bell, outbound).run(stop))
         await Worker(ours, PostgresQueue(ours.engine, bell), bell, client, crew).run(stop)
         rounds.cancel()
 

@@ -38,7 +38,7 @@ _SECRET_ENDINGS = ("_token", "_secret", "_password", "_private_key", "_api_key",
 _SECRETS_IN_TEXT = (
     (re.compile(r"\b(vapid\s+t=)[^\s,]+(,\s*k=[\w-]+)?", re.IGNORECASE), rf"\1{MASK}"),
     (re.compile(r"\b(bearer\s+)[^\s'\",]+", re.IGNORECASE), rf"\1{MASK}"),
-    (re.compile(r"\b(sk|pk|dt|rt)_[A-Za-z0-9_-]{20,}"), rf"\1_{MASK}"),
+    (re.compile(r"\b(sk|pk|dt|rt|whsec)_[A-Za-z0-9_+/=-]{20,}"), rf"\1_{MASK}"),
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}"), MASK),
     (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@", re.IGNORECASE), rf"\1:{MASK}@"),
     # A long opaque part makes a URL one that whoever knows it may use: a push endpoint (RFC 8030 section 8.3).

@@ -20,6 +20,9 @@ QUEUE_JOBS = Gauge("gateway_queue_jobs", "Jobs in the queue.", ["lane"])
 QUEUE_AGE_SECONDS = Gauge("gateway_queue_age_seconds", "How long the oldest due job has waited.", ["lane"])
 KEY_REFUSED = Counter("gateway_key_refused_total", "Times a push service refused our VAPID key.")
 
+WEBHOOK_POSTS = Counter("gateway_webhook_posts_total", "Batches of events sent to webhooks.", ["result"])
+WEBHOOKS_DISABLED = Counter("gateway_webhooks_disabled_total", "Webhooks given up, since their receivers took nothing.")
+
 
 @cache
 def attempts(service: str, outcome: str) -> Counter:

@@ -70,6 +70,11 @@ class Settings(BaseSettings):
         description="Push services allowed beside the four vendors', comma separated: push.example.org, "
         "*.example.org, or a whole origin such as http://127.0.0.1:9090.",
     )
+    outbound_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Receivers of webhooks allowed beside https to the public web, as whole origins, comma separated: "
+        "http://127.0.0.1:9000.",
+    )
     push_ca: FilePath | None = Field(
         None, description="A file of CA certificates (PEM) to trust beside the usual ones for push services."
     )
@@ -97,7 +102,7 @@ class Settings(BaseSettings):
         "auto", description="'json' lines, or 'console' for people; 'auto': console when stderr is a terminal."
     )
 
-    @field_validator("push_hosts", "lanes", mode="before")
+    @field_validator("push_hosts", "outbound_hosts", "lanes", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

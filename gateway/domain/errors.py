@@ -119,6 +119,14 @@ class EndpointNotAllowed(GatewayError):
     status = 422
 
 
+class AddressNotAllowed(GatewayError):
+    """An address to call for the application leads somewhere else than into the public web."""
+
+    code = "address_not_allowed"
+    title = "The address is not allowed"
+    status = 422
+
+
 class PayloadTooLarge(GatewayError):
     """The payload cannot fit in one push message."""
 

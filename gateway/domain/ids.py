@@ -10,7 +10,7 @@ import time
 from uuid import UUID
 
 APPLICATION, KEY, DEVICE, NOTIFICATION, DELIVERY = "app", "key", "dev", "ntf", "dlv"
-SEGMENT, CATEGORY, TEMPLATE, REMINDER = "seg", "cat", "tpl", "rem"
+SEGMENT, CATEGORY, TEMPLATE, REMINDER, WEBHOOK = "seg", "cat", "tpl", "rem", "whk"
 
 
 def new_id() -> UUID:

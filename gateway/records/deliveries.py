@@ -11,7 +11,7 @@ from gateway.domain.delivery import Accepted, Gone, OutcomeName, Rejected, Settl
 from gateway.domain.device import DeviceStatus
 from gateway.domain.job import Job
 from gateway.domain.notification import RATE_WINDOW, Status
-from gateway.records import signals
+from gateway.records import happenings, signals
 from gateway.records.database import copy
 from gateway.records.schema import applications, devices, notifications, progress, variants
 
@@ -110,14 +110,20 @@ async def _mark(conn: AsyncConnection, settlement: Settlement) -> None:
     mismatched = [
         done.device_id for done in settlement.settled if isinstance(done.outcome, Rejected) and done.outcome.quarantine
     ]
-    for status, device_ids in ((DeviceStatus.GONE, gone), (DeviceStatus.QUARANTINED, mismatched)):
+    for status, type_, device_ids in (
+        (DeviceStatus.GONE, "device.gone", gone),
+        (DeviceStatus.QUARANTINED, "device.changed", mismatched),
+    ):
         if device_ids:
             # In order of id: two batches that share devices then never wait for each other in a circle.
-            await conn.execute(
+            marked = await conn.execute(
                 update(devices)
                 .where(devices.c.id.in_(sorted(device_ids)), devices.c.status == DeviceStatus.ACTIVE)
                 .values(status=status, updated_at=func.now())
+                .returning(devices.c.id)
             )
+            if changed := marked.scalars().all():
+                await happenings.of_devices(conn, type_, devices.c.id.in_(changed))
 
 
 async def _count(conn: AsyncConnection, notification_id: UUID, counts: Counter[OutcomeName], retries: int) -> None:
@@ -140,11 +146,10 @@ async def _count(conn: AsyncConnection, notification_id: UUID, counts: Counter[O
     )
     if (await conn.execute(counted)).scalar_one() == 0:
         ended = case((notifications.c.status == Status.CANCELLED, Status.CANCELLED), else_=Status.DONE)
-        await conn.execute(
-            update(notifications)
-            .where(notifications.c.id == notification_id)
-            .values(status=ended, finished_at=func.now())
-        )
+        this = notifications.c.id == notification_id
+        await conn.execute(update(notifications).where(this).values(status=ended, finished_at=func.now()))
+        # That it was cancelled was said when it was.
+        await happenings.of_notifications(conn, "notification.done", this, notifications.c.status == Status.DONE)
 
 
 async def _count_variants(conn: AsyncConnection, notification_id: UUID, settlement: Settlement) -> None:

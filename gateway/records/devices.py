@@ -14,6 +14,7 @@ from sqlalchemy.types import Text
 
 from gateway.domain.device import ClientDetails, Device, DeviceStatus, Location, Registration, Subscription
 from gateway.domain.ids import new_id
+from gateway.records import happenings
 from gateway.records.schema import contacts, deliveries, devices
 
 NEVER_NULL = ("attributes", "topics", "zones", "muted")
@@ -53,6 +54,9 @@ async def register(
     for said, rows in alike.items():
         for id_, digest, created in await conn.execute(_upsert(rows, said)):
             found[digest] = Registered(id_, created)
+    for type_, created in (("device.registered", True), ("device.changed", False)):
+        if those := [one.id for one in found.values() if one.created is created]:
+            await happenings.of_devices(conn, type_, devices.c.id.in_(those))
     return [found[endpoint_digest(registration.subscription.endpoint)] for registration, _, _ in registrations]
 
 
@@ -125,9 +129,9 @@ async def change(conn: AsyncConnection, id_: UUID, values: dict[str, Any]) -> No
         dropped = [name for name, value in patch.items() if value is None]
         merged = devices.c.attributes.op("||")(literal(kept, devices.c.attributes.type))
         values["attributes"] = merged.op("-")(cast(dropped, ARRAY(Text))) if dropped else merged
-    await conn.execute(
-        update(devices).where(devices.c.id == id_).values(**values, updated_at=func.now(), last_seen_at=func.now())
-    )
+    this = devices.c.id == id_
+    await conn.execute(update(devices).where(this).values(**values, updated_at=func.now(), last_seen_at=func.now()))
+    await happenings.of_devices(conn, "device.changed", this)
 
 
 async def locate(conn: AsyncConnection, id_: UUID, location: Location | None) -> None:
@@ -140,7 +144,10 @@ async def subscribe(conn: AsyncConnection, id_: UUID, topic: str, *, most: int) 
     added = update(devices).where(devices.c.id == id_, (literal(topic) == any_(here)) | (func.cardinality(here) < most))
     topics = func.array_append(func.array_remove(here, topic), topic)
     values = {"topics": topics, "updated_at": func.now(), "last_seen_at": func.now()}
-    return (await conn.execute(added.values(**values))).rowcount == 1
+    if (await conn.execute(added.values(**values))).rowcount != 1:
+        return False
+    await happenings.of_devices(conn, "device.changed", devices.c.id == id_)
+    return True
 
 
 async def unsubscribe(conn: AsyncConnection, id_: UUID, topic: str) -> None:
@@ -148,13 +155,16 @@ async def unsubscribe(conn: AsyncConnection, id_: UUID, topic: str) -> None:
 
 
 async def remove(conn: AsyncConnection, id_: UUID) -> None:
+    await happenings.of_devices(conn, "device.unregistered", devices.c.id == id_)
     await conn.execute(delete(devices).where(devices.c.id == id_))
 
 
 async def forget_user(conn: AsyncConnection, application_id: UUID, user_id: str) -> int:
     """Delete a user's devices and take their name out of the log; answers how many devices there were."""
-    theirs = delete(devices).where(devices.c.application_id == application_id, devices.c.user_id == user_id)
-    removed = (await conn.execute(theirs)).rowcount
+    theirs = (devices.c.application_id == application_id, devices.c.user_id == user_id)
+    await happenings.of_devices(conn, "device.unregistered", *theirs)
+    await happenings.forget(conn, application_id, user_id)
+    removed = (await conn.execute(delete(devices).where(*theirs))).rowcount
     named = (deliveries.c.application_id == application_id, deliveries.c.user_id == user_id)
     await conn.execute(update(deliveries).where(*named).values(user_id=None))
     await conn.execute(

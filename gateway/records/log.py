@@ -1,6 +1,6 @@
 """Read the log: pages newest first, what came after a position, and one delivery with its attempts."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.notification import LONGEST_TTL
+from gateway.records import happenings
 from gateway.records.schema import applications, attempts, deliveries, notifications, progress, receipts, variants
 
 
@@ -59,6 +60,23 @@ async def between(
     return await _entries(conn, query.order_by(deliveries.c.position).limit(limit))
 
 
+async def ends(
+    conn: AsyncConnection,
+    application_id: UUID,
+    outcomes: Collection[OutcomeName],
+    *,
+    after: int,
+    upto: int,
+    limit: int | None = None,
+) -> list[Entry]:
+    """Like `between`, but as they were when they ended: nothing that the browser told later."""
+    d = deliveries.c
+    query = select(deliveries).where(
+        d.application_id == application_id, d.position > after, d.position <= upto, d.outcome.in_(outcomes)
+    )
+    return [Entry(row, {}) for row in await conn.execute(query.order_by(d.position).limit(limit))]
+
+
 async def one(
     conn: AsyncConnection, application_id: UUID, notification_id: UUID, device_id: UUID
 ) -> tuple[Entry | None, Sequence[Row[Any]]]:
@@ -77,6 +95,14 @@ async def one(
         .order_by(attempts.c.at)
     )
     return (entries[0] if entries else None), (await conn.execute(tried)).all()
+
+
+async def position_at(conn: AsyncConnection, application_id: UUID, since: datetime) -> int:
+    """The position after which comes everything that ended since then."""
+    d = deliveries.c
+    first = _filtered(application_id, Filters(since=since)).with_only_columns(func.min(d.position))
+    found: int | None = (await conn.execute(first)).scalar()
+    return await last_position(conn, application_id) if found is None else found - 1
 
 
 async def last_position(conn: AsyncConnection, application_id: UUID) -> int:
@@ -102,6 +128,7 @@ async def add_receipt(
     )
     if (await conn.execute(noted.on_conflict_do_nothing())).rowcount != 1:
         return False
+    await happenings.of_delivery(conn, f"delivery.{event}", notification_id, device_id, action)
     counted = update(progress).where(progress.c.notification_id == notification_id)
     await conn.execute(counted.values({event: progress.c[event] + 1}))
     if variant is not None:

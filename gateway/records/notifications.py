@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.notification import Delivery, Kind, Lane, Notification, Progress, Status, Templating, Urgency
 from gateway.domain.steering import Steering
+from gateway.records import happenings
 from gateway.records.schema import notifications, progress, variants
 
 _PROGRESS = [progress.c[field.name] for field in fields(Progress)]
@@ -46,6 +47,7 @@ async def add(conn: AsyncConnection, notification: Notification) -> None:
     if numbers := range(len(notification.steering.variants)):
         rows = [{"notification_id": notification.id, "number": number} for number in numbers]
         await conn.execute(insert(variants), rows)
+    await happenings.of_notifications(conn, "notification.accepted", notifications.c.id == notification.id)
 
 
 async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> tuple[Notification, Progress] | None:
@@ -90,7 +92,11 @@ async def start(conn: AsyncConnection, id_: UUID, day: date, targets: int, per_s
     counts = {"targets": targets, "per_second": per_second}
     await conn.execute(update(progress).where(progress.c.notification_id == id_).values(**counts))
     ended = {"status": Status.DONE, "finished_at": func.now()} if targets == 0 else {"status": Status.SENDING}
-    await conn.execute(update(notifications).where(notifications.c.id == id_).values(day=day, **ended))
+    this = notifications.c.id == id_
+    await conn.execute(update(notifications).where(this).values(day=day, **ended))
+    await happenings.of_notifications(conn, "notification.started", this)
+    if targets == 0:
+        await happenings.of_notifications(conn, "notification.done", this)
 
 
 async def steer(
@@ -102,14 +108,19 @@ async def steer(
         values["finished_at"] = func.now()
     if auto_paused is not None:
         values["auto_paused"] = auto_paused
-    await conn.execute(update(notifications).where(notifications.c.id == id_).values(**values))
+    this = notifications.c.id == id_
+    await conn.execute(update(notifications).where(this).values(**values))
+    step = status if status in (Status.PAUSED, Status.CANCELLED) else "resumed"
+    await happenings.of_notifications(conn, f"notification.{step}", this)
 
 
 async def miss(conn: AsyncConnection, id_: UUID, why: str) -> None:
     """End an occurrence of a reminder that could not start in time."""
     said = notifications.c.details.op("||")(literal({"missed": why}, JSONB))
     values = {"status": Status.CANCELLED, "finished_at": func.now(), "details": said}
-    await conn.execute(update(notifications).where(notifications.c.id == id_).values(**values))
+    this = notifications.c.id == id_
+    await conn.execute(update(notifications).where(this).values(**values))
+    await happenings.of_notifications(conn, "notification.cancelled", this)
 
 
 async def extend(conn: AsyncConnection, id_: UUID, expires_at: datetime) -> None:

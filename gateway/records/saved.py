@@ -13,13 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
 from gateway.domain.errors import Conflict, NotFound
-from gateway.records.schema import categories, reminders, segments, templates
+from gateway.records.schema import categories, reminders, segments, templates, webhooks
 
 _WORDS = {
     segments.name: (ids.SEGMENT, "segment"),
     categories.name: (ids.CATEGORY, "category"),
     templates.name: (ids.TEMPLATE, "template"),
     reminders.name: (ids.REMINDER, "reminder"),
+    webhooks.name: (ids.WEBHOOK, "webhook"),
 }
 
 

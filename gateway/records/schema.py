@@ -397,6 +397,49 @@ receipts = Table(
 
 PARTITIONED = (deliveries, attempts, receipts)
 
+# Who is told what happens. The cursors say up to where: in the application's log, and in what else happened to it.
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    _application(),
+    Column("name", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("events", ARRAY(Text), nullable=False),  # patterns: `device.gone`, `delivery.*`, `*`
+    Column("secrets", LargeBinary, nullable=False),  # sealed JSON, the newest first
+    Column("status", Text, nullable=False, server_default=text("'active'")),
+    Column("cause", Text),  # why the gateway disabled it
+    Column("log_position", BigInteger, nullable=False),
+    Column("outbox_txid", BigInteger, nullable=False),
+    Column("outbox_id", BigInteger, nullable=False),
+    Column("pending", JSONB(none_as_null=True)),  # the batch that is being tried: its message id and its bounds
+    _moment("run_at", now=True),  # when it may next be claimed
+    Column("claim", BigInteger, nullable=False, server_default=text("0")),  # what was done under an older one is void
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    _moment("failing_since", nullable=True),
+    _moment("last_ok_at", nullable=True),
+    Column("last_error", Text),
+    _moment("created_at", now=True),
+    _moment("updated_at", now=True),
+    UniqueConstraint("application_id", "name"),
+    CheckConstraint("status IN ('active', 'disabled')", name="status"),
+)
+
+# What happened and is not in the log, for webhooks alone: written only where one asks for it, kept for days.
+# Its order is (txid, id): once no transaction older than txid runs, nothing can be written before it any more.
+happenings = Table(
+    "happenings",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("txid", BigInteger, nullable=False),
+    Column("application_id", UUID, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("data", JSONB, nullable=False),
+    _moment("at", now=True),
+    Index(None, "application_id", "txid", "id"),
+    Index(None, "at"),
+)
+
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,

@@ -22,6 +22,8 @@ LOG = "gateway_log"
 """Payload: the application whose log has grown."""
 CONTROL = "gateway_control"
 """Payload: a notification's id and its new status, with a space between."""
+HAPPENINGS = "gateway_happenings"
+"""Payload: the application to which something happened that a webhook asks for."""
 
 RECONNECT_S = 1.0
 
@@ -34,7 +36,7 @@ async def send(conn: AsyncConnection, channel: str, payload: str = "") -> None:
 
 
 class Waiter:
-    """One interest in one channel: what has been heard since the last look."""
+    """One interest in one channel or several: what has been heard since the last look."""
 
     def __init__(self) -> None:
         self._heard = asyncio.Event()
@@ -71,13 +73,15 @@ class Signals:
                 await self._task
 
     @contextmanager
-    def waiter(self, channel: str) -> Iterator[Waiter]:
+    def waiter(self, *channels: str) -> Iterator[Waiter]:
         waiter = Waiter()
-        self._waiters[channel].add(waiter)
+        for channel in channels:
+            self._waiters[channel].add(waiter)
         try:
             yield waiter
         finally:
-            self._waiters[channel].discard(waiter)
+            for channel in channels:
+                self._waiters[channel].discard(waiter)
 
     async def _keep_listening(self) -> None:
         while True:
@@ -90,7 +94,7 @@ class Signals:
                 continue
             try:
                 conn.add_termination_listener(lambda _, lost=lost: lost.set())
-                for channel in (JOBS, LOG, CONTROL):
+                for channel in (JOBS, LOG, CONTROL, HAPPENINGS):
                     await conn.add_listener(channel, self._heard)
                 self._wake_all()
                 await lost.wait()

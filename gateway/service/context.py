@@ -1,9 +1,10 @@
 """What every order needs at hand, made once by the composition root."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from gateway.outbound.policy import OutboundPolicy
 from gateway.push.endpoints import EndpointPolicy
 from gateway.service.vault import Vault
 
@@ -16,3 +17,4 @@ class Context:
     vault: Vault
     policy: EndpointPolicy
     public_url: str | None = None
+    outbound: OutboundPolicy = field(default_factory=OutboundPolicy)

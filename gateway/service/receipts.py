@@ -17,7 +17,7 @@ async def receive(conn: AsyncConnection, vault: Vault, token: str, event: Event,
     named = vault.receipt_of(token, int(time.time()))
     if named is None:
         raise ReceiptInvalid("the token was not made by this gateway, or its time is over")
-    await log.add_receipt(conn, *named, event, action)
     if event != "displayed":
         # Nobody clicks or dismisses what is not displayed: that receipt was lost, or is still on its way.
         await log.add_receipt(conn, *named, "displayed", None)
+    await log.add_receipt(conn, *named, event, action)

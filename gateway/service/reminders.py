@@ -23,7 +23,7 @@ from gateway.domain.job import Job
 from gateway.domain.notification import Kind, Lane, Notification, Status, Templating, Urgency
 from gateway.domain.schedule import Recurrence
 from gateway.domain.steering import Steering
-from gateway.records import notifications, saved
+from gateway.records import happenings, notifications, saved
 from gateway.records.schema import notifications as notifications_table
 from gateway.records.schema import reminders as table
 from gateway.service.context import Context
@@ -190,6 +190,7 @@ async def _unschedule(conn: AsyncConnection, id_: UUID) -> None:
     """Take back the occurrence that waits for its time: nothing of it was sent, and another takes its place."""
     n = notifications_table.c
     waiting = (n.reminder_id == id_, n.day.is_(None), n.status.in_((Status.SCHEDULED, Status.PAUSED)))
+    await happenings.of_notifications(conn, "notification.cancelled", *waiting)
     await conn.execute(delete(notifications_table).where(*waiting))
 
 

@@ -1,5 +1,6 @@
 """What callers are shown of notifications and deliveries, in API.md's words."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -219,6 +220,17 @@ async def preview(conn: AsyncConnection, application_id: UUID, filter_: Any) -> 
         for row in await conn.execute(some)
     ]
     return {"devices": count, "users": users, "sample": sample}
+
+
+def to_json(value: Any) -> bytes:
+    """As it goes out: compact, moments in UTC."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain).encode()
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
 _CONSEQUENCES = {

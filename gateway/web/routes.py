@@ -4,10 +4,8 @@ Dispatch, OpenAPI and the tests all read the same `Route`s, so that the document
 """
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Generic
 from uuid import UUID
@@ -21,6 +19,7 @@ from gateway.domain.errors import NotFound
 from gateway.records.signals import Signals
 from gateway.service.access import Caller
 from gateway.service.context import Context
+from gateway.service.reports import to_json as to_json
 from gateway.web.reading import Body, Query
 
 B = TypeVar("B", default=Any)
@@ -152,13 +151,3 @@ class Routes(list[Route]):
             return handler
 
         return added
-
-
-def to_json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain).encode()
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    raise TypeError(f"{type(value).__name__} has no form in JSON")

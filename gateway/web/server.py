@@ -25,6 +25,7 @@ from gateway.web import (
     reminders,
     segments,
     templates,
+    webhooks,
 )
 from gateway.web.routes import Front, Route, to_json
 
@@ -41,6 +42,7 @@ ROUTES: tuple[Route, ...] = (
     *alerts.routes,
     *deliveries.routes,
     *receipts.routes,
+    *webhooks.routes,
     *health.routes,
 )
 

@@ -138,6 +138,34 @@ class Reminder(TypedDict):
     updated_at: Moment
 
 
+class Webhook(TypedDict):
+    id: str
+    name: str
+    url: str
+    events: list[str]
+    status: str
+    cause: str | None
+    failures: int
+    failing_since: Moment | None
+    last_error: str | None
+    last_ok_at: Moment | None
+    next_try_at: Moment | None
+    created_at: Moment
+    updated_at: Moment
+
+
+class CreatedWebhook(Webhook):
+    secret: str
+
+
+class WebhookTested(TypedDict):
+    """Either `status`, which is the receiver's, or `error`."""
+
+    status: int | None
+    error: str | None
+    duration_ms: int
+
+
 class Forgotten(TypedDict):
     devices: int
 

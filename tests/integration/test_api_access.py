@@ -10,6 +10,7 @@ from tests.support.api import ADMIN, Api, addressed, example
 from tests.support.gateway_parts import HOME
 
 REMINDER = {"name": "r", "cron": "0 9 * * 1", "content": {"title": "T"}, "audience": {"topic": "t"}}
+WEBHOOK = {"name": "w", "url": "https://hooks.example.org/in", "events": ["*"]}
 PROTECTED = [route for route in ROUTES if route.may]
 
 
@@ -63,6 +64,7 @@ async def test_another_applications_things_are_not_there(api: Api) -> None:
         "segment_id": (await api.made("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}}))["id"],
         "template_id": (await api.made("POST", "/v1/templates", {"name": "t", "content": {"title": "T"}}))["id"],
         "reminder_id": (await api.made("POST", "/v1/reminders", REMINDER))["id"],
+        "webhook_id": (await api.made("POST", "/v1/webhooks", WEBHOOK))["id"],
         "category_id": (await api.made("POST", "/v1/categories", {"name": "c", "title": "C"}))["id"],
     }
     for route in PROTECTED:
@@ -79,6 +81,7 @@ async def test_another_applications_things_are_not_there(api: Api) -> None:
         "/v1/categories",
         "/v1/templates",
         "/v1/reminders",
+        "/v1/webhooks",
     ):
         assert (await api.made("GET", path, key=other))["items"] == []
     preview = await api.made("POST", "/v1/audiences/preview", {"audience": {"device_id": device["id"]}}, key=other)

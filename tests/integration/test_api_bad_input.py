@@ -35,6 +35,9 @@ async def bench(api: Api) -> Bench:
     segment = await api.made("POST", "/v1/segments", {"name": "all", "audience": {"everyone": True}})
     template = await api.made("POST", "/v1/templates", {"name": "t", "content": {"title": "T"}})
     reminder = await api.made("POST", "/v1/reminders", SENT | {"name": "r", "cron": "0 9 * * 1"})
+    webhook = await api.made(
+        "POST", "/v1/webhooks", {"name": "w", "url": "https://hooks.example.org/", "events": ["delivery.gone"]}
+    )
     category = await api.made("POST", "/v1/categories", {"name": "offers", "title": "Offers"})
     return Bench(
         api,
@@ -45,6 +48,7 @@ async def bench(api: Api) -> Bench:
             "category_id": category["id"],
             "template_id": template["id"],
             "reminder_id": reminder["id"],
+            "webhook_id": webhook["id"],
         },
     )
 

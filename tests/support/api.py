@@ -30,6 +30,7 @@ KINDS = {
     "category_id": "cat",
     "template_id": "tpl",
     "reminder_id": "rem",
+    "webhook_id": "whk",
 }
 """The ids in addresses, and what they begin with."""
 
@@ -132,6 +133,8 @@ class Api:
             "categories",
             "templates",
             "reminders",
+            "webhooks",
+            "happenings",
         )
         tables += ("deliveries", "receipts", "idempotency_keys")
         return {table: await self.parts.scalar(f"SELECT count(*) FROM {table}") for table in tables}  # noqa: S608

@@ -148,6 +148,7 @@ def test_a_secret_that_is_not_set_is_seen_not_to_be() -> None:
     ("text", "masked"),
     [
         (f"key {SECRET_KEY} is unknown", "key sk_*** is unknown"),
+        (f"signed with whsec_{'aB+/' * 10}a==", "signed with whsec_***"),
         (f"pk_{'a' * 24}", "pk_***"),
         (f"dt_{'A-_9' * 12}", "dt_***"),
         (f"/v1/receipts?token=rt_{'a' * 40}", "/v1/receipts?token=rt_***"),

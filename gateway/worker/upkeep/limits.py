@@ -14,3 +14,4 @@ class Limits:
     log: timedelta = timedelta(days=90)
     gone_devices: timedelta = timedelta(days=30)
     idempotency: timedelta = timedelta(hours=24)
+    happenings: timedelta = timedelta(days=3)

@@ -1,0 +1,169 @@
+"""What happens to an application and is not in its log, written down for its webhooks.
+
+A happening is written by the transaction that makes it so, in one statement that writes nothing where no webhook asks
+for it. Ids are given out before commits, so that a reader who went by them alone would pass over what commits late.
+Readers therefore take only what was written by transactions older than any that still runs: the order (txid, id) is
+final by then. The price is that one long transaction, anywhere in the database server, holds everybody's up.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Row,
+    Select,
+    Text,
+    cast,
+    delete,
+    exists,
+    func,
+    literal,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain import ids
+from gateway.domain.delivery import OutcomeName
+from gateway.domain.happening import forms
+from gateway.records import signals
+from gateway.records.schema import devices, happenings, notifications, progress, webhooks
+
+
+class Cursor(NamedTuple):
+    """Everything up to and with this one was seen."""
+
+    txid: int
+    id: int
+
+
+# xid8 has no cast to bigint, and asyncpg no type for it.
+_OURS = cast(cast(func.pg_current_xact_id(), Text), BigInteger)
+SETTLED_BELOW = cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger)
+"""Transactions before this one have all ended."""
+
+
+async def of_devices(conn: AsyncConnection, type_: str, *which: ColumnElement[bool]) -> None:
+    """Something happened to these devices, `which` by a condition; before they are deleted, when that is it."""
+    d = devices.c
+    data = _object(id=_shown(ids.DEVICE, d.id), user_id=d.user_id, status=d.status, push_service=d.host)
+    await _note(conn, type_, d.application_id, data, select(devices).where(*which))
+
+
+async def of_notifications(conn: AsyncConnection, type_: str, *which: ColumnElement[bool]) -> None:
+    """These notifications, `which` by a condition, came to their next step."""
+    n = notifications.c
+    data = _object(
+        id=_shown(ids.NOTIFICATION, n.id),
+        kind=n.kind,
+        name=n.name,
+        status=n.status,
+        auto_paused=n.auto_paused,
+        targets=progress.c.targets,
+        **{name.value: progress.c[name.value] for name in OutcomeName},
+    )
+    await _note(conn, type_, n.application_id, data, select(notifications).join(progress).where(*which))
+
+
+async def of_delivery(
+    conn: AsyncConnection, type_: str, notification_id: UUID, device_id: UUID, action: str | None
+) -> None:
+    """The browser told something of a delivery."""
+    n = notifications.c
+    user_id = select(devices.c.user_id).where(devices.c.id == device_id).scalar_subquery()
+    data = _object(
+        id=_text(ids.show(ids.DELIVERY, notification_id, device_id)),
+        notification_id=_text(ids.show(ids.NOTIFICATION, notification_id)),
+        device_id=_text(ids.show(ids.DEVICE, device_id)),
+        user_id=user_id,
+        action=_text(action),
+    )
+    await _note(conn, type_, n.application_id, data, select(notifications).where(n.id == notification_id))
+
+
+async def after(
+    conn: AsyncConnection, application_id: UUID, cursor: Cursor, types: Collection[str], *, limit: int
+) -> tuple[Sequence[Row[Any]], Cursor]:
+    """The next of these types, in their order, and where whoever has seen all there is stands now."""
+    h = happenings.c
+    upto = (await conn.execute(select(SETTLED_BELOW))).scalar_one()
+    found = select(happenings).where(
+        h.application_id == application_id,
+        h.type.in_(types),
+        tuple_(h.txid, h.id) > tuple_(*cursor),
+        h.txid < upto,
+    )
+    rows = (await conn.execute(found.order_by(h.txid, h.id).limit(limit))).all()
+    return rows, max(cursor, Cursor(upto, 0))
+
+
+async def between(
+    conn: AsyncConnection, application_id: UUID, after: Cursor, upto: Cursor, types: Collection[str]
+) -> Sequence[Row[Any]]:
+    """The same again: after one and up to another."""
+    h = happenings.c
+    place = tuple_(h.txid, h.id)
+    found = select(happenings).where(
+        h.application_id == application_id, h.type.in_(types), place > tuple_(*after), place <= tuple_(*upto)
+    )
+    return (await conn.execute(found.order_by(h.txid, h.id))).all()
+
+
+async def just_before(conn: AsyncConnection, application_id: UUID, since: datetime | None) -> Cursor:
+    """The cursor after which comes everything since then that is still kept; None is now."""
+    h = happenings.c
+    if since is not None:
+        first = select(h.txid, h.id).where(h.application_id == application_id, h.at >= since).order_by(h.txid, h.id)
+        if (found := (await conn.execute(first.limit(1))).first()) is not None:
+            return Cursor(found.txid, found.id - 1)
+    return Cursor((await conn.execute(select(SETTLED_BELOW))).scalar_one(), 0)
+
+
+async def forget(conn: AsyncConnection, application_id: UUID, user_id: str) -> None:
+    """Take a user's name out."""
+    h = happenings.c
+    named = (h.application_id == application_id, h.data["user_id"].astext == user_id)
+    nameless = h.data.op("||")(literal({"user_id": None}, JSONB))
+    await conn.execute(update(happenings).where(*named).values(data=nameless))
+
+
+async def prune(conn: AsyncConnection, before: datetime) -> int:
+    return (await conn.execute(delete(happenings).where(happenings.c.at < before))).rowcount
+
+
+def _shown(kind: str, id_: ColumnElement[UUID]) -> ColumnElement[str]:
+    """`ids.show` in SQL."""
+    return _text(f"{kind}_").concat(func.replace(cast(id_, Text), "-", ""))
+
+
+def _object(**said: ColumnElement[Any]) -> ColumnElement[Any]:
+    return func.jsonb_build_object(*(part for name, value in said.items() for part in (_text(name), value)))
+
+
+def _text(value: str | None) -> ColumnElement[str]:
+    """Written out as text: Postgres cannot tell what a bare parameter is where anything may stand."""
+    return cast(value, Text)
+
+
+async def _note(
+    conn: AsyncConnection,
+    type_: str,
+    application_id: ColumnElement[UUID],
+    data: ColumnElement[Any],
+    of: Select[Any],
+) -> None:
+    asked = exists().where(
+        webhooks.c.application_id == application_id,
+        webhooks.c.events.overlap(cast(forms(type_), ARRAY(Text))),
+    )
+    source = of.with_only_columns(_OURS, application_id, _text(type_), data).where(asked)
+    noted = insert(happenings).from_select(["txid", "application_id", "type", "data"], source)
+    told = (await conn.execute(noted.returning(happenings.c.application_id))).scalars().all()
+    for one in sorted(set(told)):
+        await signals.send(conn, signals.HAPPENINGS, str(one))

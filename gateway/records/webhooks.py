@@ -1,0 +1,145 @@
+"""Webhooks at work: which have something to send, and how far each has come.
+
+A webhook is claimed as a job is: claiming moves `run_at` past the lease and counts `claim` up, and what is settled
+must be of the same claim. A sender that was overtaken, or whose webhook was told to start over, settles nothing.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Row, Text, and_, cast, exists, func, or_, select, tuple_, update
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain.happening import PATTERNS, SETTLED, asked_for
+from gateway.records.happenings import SETTLED_BELOW, Cursor
+from gateway.records.schema import applications, happenings, webhooks
+
+_LOG_PATTERNS = [pattern for pattern in PATTERNS if asked_for([pattern], SETTLED)]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How far a webhook has come: in the application's log, and in what else happened to it."""
+
+    log: int
+    outbox: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A batch that is being tried: its message id, and where it ends. It begins where the webhook stands."""
+
+    message_id: str
+    upto: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A webhook that is ours for the lease. `secrets` are sealed."""
+
+    id: UUID
+    claim: int
+    application_id: UUID
+    url: str
+    events: tuple[str, ...]
+    secrets: bytes
+    at: Place
+    pending: Pending | None
+    failures: int
+    failing_since: datetime | None
+
+
+async def claim(conn: AsyncConnection, *, limit: int, lease: timedelta) -> list[Claimed]:
+    """Those with something to send whose time has come."""
+    w = webhooks.c
+    due = (
+        select(w.id)
+        .join(applications, applications.c.id == w.application_id)
+        .where(w.status == "active", w.run_at <= func.now(), _has_something(settled=True))
+        .order_by(w.run_at)
+        .limit(limit)
+        .with_for_update(of=webhooks, skip_locked=True)
+        .cte("due")
+        .prefix_with("MATERIALIZED", dialect="postgresql")
+    )
+    claimed = update(webhooks).where(w.id == due.c.id).values(run_at=func.now() + lease, claim=w.claim + 1)
+    return [_claimed(row) for row in await conn.execute(claimed.returning(webhooks))]
+
+
+async def next_due(conn: AsyncConnection) -> float | None:
+    """Seconds until a webhook that has something to send may be claimed; None when none has."""
+    w = webhooks.c
+    waits = func.extract("epoch", func.min(func.greatest(w.run_at, func.now())) - func.now())
+    waiting = select(waits).join(applications, applications.c.id == w.application_id)
+    seconds = (await conn.execute(waiting.where(w.status == "active", _has_something(settled=False)))).scalar()
+    return None if seconds is None else float(seconds)
+
+
+async def try_batch(conn: AsyncConnection, held: Claimed, pending: Pending, lease: timedelta) -> bool:
+    """Note what is about to be sent, before it is; False when the claim was lost."""
+    upto = pending.upto
+    said = {"id": pending.message_id, "log": upto.log, "outbox": list(upto.outbox)}
+    return await _settle(conn, held, pending=said, run_at=func.now() + lease)
+
+
+async def advance(conn: AsyncConnection, held: Claimed, to: Place, *, sent: bool, lease: timedelta) -> bool:
+    """Everything up to there is done; `sent`: the receiver took it. With no lease it is let go.
+
+    False when the claim was lost.
+    """
+    values: dict[str, Any] = {"run_at": func.now() + lease}
+    if sent:
+        values |= {"failures": 0, "failing_since": None, "last_error": None, "last_ok_at": func.now()}
+    return await _settle(conn, held, pending=None, **place_values(to), **values)
+
+
+async def fail(conn: AsyncConnection, held: Claimed, why: str, failing_since: datetime, run_at: datetime) -> bool:
+    """It is tried again at `run_at`. False when the claim was lost."""
+    values = {"failures": held.failures + 1, "failing_since": failing_since, "last_error": why, "run_at": run_at}
+    return await _settle(conn, held, **values)
+
+
+async def disable(conn: AsyncConnection, held: Claimed, why: str, cause: str, failing_since: datetime) -> bool:
+    values = {"failures": held.failures + 1, "failing_since": failing_since, "last_error": why}
+    return await _settle(conn, held, status="disabled", cause=cause, **values)
+
+
+def place_values(place: Place) -> dict[str, int]:
+    """By column."""
+    return {"log_position": place.log, "outbox_txid": place.outbox.txid, "outbox_id": place.outbox.id}
+
+
+async def _settle(conn: AsyncConnection, held: Claimed, **values: Any) -> bool:
+    ours = (webhooks.c.id == held.id, webhooks.c.claim == held.claim, webhooks.c.status == "active")
+    return (await conn.execute(update(webhooks).where(*ours).values(**values))).rowcount == 1
+
+
+def _has_something(*, settled: bool) -> ColumnElement[bool]:
+    """`settled`: of the outbox only what can be read by now."""
+    w, h = webhooks.c, happenings.c
+    later = exists().where(
+        h.application_id == w.application_id,
+        tuple_(h.txid, h.id) > tuple_(w.outbox_txid, w.outbox_id),
+        *([h.txid < SETTLED_BELOW] if settled else []),
+    )
+    wants_log = w.events.overlap(cast(_LOG_PATTERNS, ARRAY(Text)))
+    return or_(w.pending.is_not(None), and_(wants_log, applications.c.log_position > w.log_position), later)
+
+
+def _claimed(row: Row[Any]) -> Claimed:
+    said = row.pending
+    return Claimed(
+        id=row.id,
+        claim=row.claim,
+        application_id=row.application_id,
+        url=row.url,
+        events=tuple(row.events),
+        secrets=row.secrets,
+        at=Place(row.log_position, Cursor(row.outbox_txid, row.outbox_id)),
+        pending=said and Pending(said["id"], Place(said["log"], Cursor(*said["outbox"]))),
+        failures=row.failures,
+        failing_since=row.failing_since,
+    )

@@ -1,0 +1,14 @@
+"""Forget what happened once no webhook can still be sent it: longer than one is tried for, and than replays go back."""
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.records import happenings
+from gateway.worker.upkeep.limits import Limits
+
+EVERY = timedelta(hours=1)
+
+
+async def run(conn: AsyncConnection, limits: Limits) -> int:
+    return await happenings.prune(conn, datetime.now(UTC) - limits.happenings)

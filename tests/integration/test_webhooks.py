@@ -1,0 +1,709 @@
+"""Webhooks: who is told what, signed, in order, again and again until it is taken, and for how long."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from aiohttp import web
+from prometheus_client import REGISTRY
+from sqlalchemy import text
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+from gateway.domain import ids
+from gateway.outbound.client import OutboundClient
+from gateway.outbound.policy import OutboundPolicy
+from gateway.records import happenings
+from gateway.service import batches
+from gateway.sim import Vendor
+from gateway.worker import upkeep
+from gateway.worker import webhooks as sender
+from gateway.worker.upkeep.limits import Limits
+from tests.support.api import Api, serving
+from tests.support.gateway_parts import PATIENCE_S, Parts, gateway
+from tests.support.worker_process import worker_process
+
+SECRET_URL_PART = "a-part-that-only-the-receiver-knows-0123456789abcdef"
+
+
+@dataclass
+class Message:
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def id(self) -> str:
+        return self.headers["webhook-id"]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = json.loads(self.body)["events"]
+        return events
+
+
+@dataclass
+class Receiver:
+    """A back end on loopback. `answers` are given in turn, the last one for ever; None never answers."""
+
+    origin: str = ""
+    answers: list[int | None] = field(default_factory=lambda: [204])
+    extra: dict[str, str] = field(default_factory=dict)
+    messages: list[Message] = field(default_factory=list)
+    came: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    @property
+    def url(self) -> str:
+        return f"{self.origin}/{SECRET_URL_PART}"
+
+    async def handle(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        status = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        async with self.came:
+            self.messages.append(Message(headers, body))
+            self.came.notify_all()
+        if status is None:
+            await asyncio.Event().wait()
+        return web.Response(status=status or 200, headers=self.extra)
+
+    async def until(self, true: Callable[["Receiver"], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S), self.came:
+            await self.came.wait_for(lambda: true(self))
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [event for message in self.messages for event in message.events]
+
+    @property
+    def types(self) -> list[str]:
+        return [event["type"] for event in self.events]
+
+
+@asynccontextmanager
+async def receiving() -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    app = web.Application(client_max_size=1 << 24)
+    app.router.add_post("/{path:.*}", receiver.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    receiver.origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield receiver
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+async def other() -> AsyncIterator[Receiver]:
+    async with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+async def api(database_url: str, receiver: Receiver, other: Receiver) -> AsyncIterator[Api]:
+    """Like the usual one, and the two receivers are allowed."""
+    async with gateway(database_url) as parts:
+        parts.context = replace(parts.context, outbound=OutboundPolicy([receiver.origin, other.origin]))
+        async with serving(parts) as api:
+            yield api
+
+
+@asynccontextmanager
+async def sending(parts: Parts) -> AsyncIterator[asyncio.Task[None]]:
+    """A worker's sender; at the end it is stopped in order, unless it was killed."""
+    stop = asyncio.Event()
+    async with OutboundClient(parts.context.outbound) as client:
+        task = asyncio.create_task(sender.Sender(parts.context, parts.bell, client).run(stop))
+        try:
+            yield task
+        finally:
+            stop.set()
+            await asyncio.wait([task], timeout=PATIENCE_S)
+            if not task.cancelled():
+                task.result()
+
+
+async def hook(api: Api, receiver: Receiver, *events: str, name: str = "w") -> dict[str, Any]:
+    made: dict[str, Any] = await api.made(
+        "POST", "/v1/webhooks", {"name": name, "url": receiver.url, "events": list(events or ["*"])}
+    )
+    return made
+
+
+async def state(api: Api, made: dict[str, Any]) -> dict[str, Any]:
+    shown: dict[str, Any] = await api.made("GET", f"/v1/webhooks/{made['id']}")
+    return shown
+
+
+async def state_when(api: Api, made: dict[str, Any], true: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Of what a sender settles there is no signal."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            if true(shown := await state(api, made)):
+                return shown
+            await asyncio.sleep(0.02)
+
+
+async def change(parts: Parts, sql: str, **values: Any) -> None:
+    async with parts.engine.begin() as conn:
+        await conn.execute(text(sql), values)
+    await poke(parts)
+
+
+async def poke(parts: Parts) -> None:
+    async with parts.engine.begin() as conn:
+        await conn.execute(text("SELECT pg_notify('gateway_happenings', '')"))
+
+
+async def due_now(parts: Parts) -> None:
+    """As when the lease or the back-off has run out."""
+    await change(parts, "UPDATE webhooks SET run_at = now()")
+
+
+def verified(message: Message, secret: str) -> bool:
+    try:
+        Webhook(secret).verify(message.body, message.headers)
+    except WebhookVerificationError:
+        return False
+    return True
+
+
+async def test_everything_that_happens_is_told_in_order(api: Api, receiver: Receiver) -> None:
+    made = await hook(api, receiver)
+    device = await api.register(user_id="u-1")
+    async with api.parts.working(), sending(api.parts):
+        sent = await api.parts.submit()
+        await api.parts.ended(sent.id)
+        await receiver.until(lambda it: "notification.done" in it.types and "delivery.accepted" in it.types)
+        token = api.parts.context.vault.receipt_token(sent.id, UUID(device["id"][4:]), None, 2**31)
+        await api.made("POST", "/v1/receipts", {"token": token, "event": "clicked", "action": "open"}, key=None)
+        await api.made("DELETE", f"/v1/devices/{device['id']}")
+        await receiver.until(lambda it: "device.unregistered" in it.types)
+    happened = [kind for kind in receiver.types if kind != "delivery.accepted"]
+    assert happened == [
+        "device.registered",
+        "notification.accepted",
+        "notification.started",
+        "notification.done",
+        "delivery.displayed",
+        "delivery.clicked",
+        "device.unregistered",
+    ]
+    by_type = {event["type"]: event for event in receiver.events}
+    assert len({event["id"] for event in receiver.events}) == len(receiver.events) == 8
+    [shown] = (await api.made("GET", "/v1/deliveries"))["items"]
+    told = by_type["delivery.accepted"]
+    later = ("displayed_at", "clicked_at", "action")
+    assert told["data"] == {**shown, **dict.fromkeys(later)}
+    assert told["at"] == shown["settled_at"]
+    assert by_type["device.registered"]["data"] == {
+        "id": device["id"],
+        "user_id": "u-1",
+        "status": "active",
+        "push_service": shown["host"],
+    }
+    clicked = by_type["delivery.clicked"]["data"]
+    assert (clicked["id"], clicked["user_id"], clicked["action"]) == (shown["id"], "u-1", "open")
+    done = by_type["notification.done"]["data"]
+    assert (done["id"], done["targets"], done["accepted"], done["status"]) == (shown["notification_id"], 1, 1, "done")
+    assert (await state(api, made))["failures"] == 0
+
+
+async def test_a_webhook_is_told_what_it_asks_for_and_from_now_on(
+    api: Api, receiver: Receiver, other: Receiver
+) -> None:
+    await api.register()
+    async with api.parts.working():
+        before = await api.parts.submit()
+        await api.parts.ended(before.id)
+        await hook(api, receiver, "delivery.*", name="a")
+        await hook(api, other, "device.gone", "notification.done", "delivery.rejected", name="b")
+        [gone] = await api.parts.register(api.parts.subscribe(Vendor.FCM, 1))
+        await change(api.parts, "UPDATE devices SET endpoint = endpoint || 'x' WHERE id = :id", id=gone)
+        after = await api.parts.submit()
+        async with sending(api.parts):
+            await api.parts.ended(after.id)
+            await receiver.until(lambda it: len(it.events) == 2)
+            await other.until(lambda it: "notification.done" in it.types)
+    assert sorted(receiver.types) == ["delivery.accepted", "delivery.gone"]
+    assert {event["data"]["notification_id"] for event in receiver.events} == {ids.show(ids.NOTIFICATION, after.id)}
+    assert other.types == ["device.gone", "notification.done"]
+    assert other.events[0]["data"] | {"push_service": ""} == {
+        "id": ids.show(ids.DEVICE, gone),
+        "user_id": None,
+        "status": "gone",
+        "push_service": "",
+    }
+
+
+async def test_nothing_is_written_down_when_nobody_asks(api: Api, receiver: Receiver) -> None:
+    await hook(api, receiver, "delivery.*", "device.gone")
+    device = await api.register()
+    async with api.parts.working():
+        sent = await api.parts.submit()
+        await api.parts.ended(sent.id)
+    await api.made("DELETE", f"/v1/devices/{device['id']}")
+    assert (await api.rows())["happenings"] == 0
+
+
+async def test_steering_is_told_step_by_step(api: Api, receiver: Receiver) -> None:
+    await hook(api, receiver, "notification.*")
+    start = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    body = {"content": {"title": "T"}, "audience": {"everyone": True}, "schedule": {"at": start}}
+    made = await api.made("POST", "/v1/notifications", body)
+    for order in ("pause", "resume", "cancel"):
+        await api.made("POST", f"/v1/notifications/{made['id']}/{order}")
+    async with sending(api.parts):
+        await receiver.until(lambda it: len(it.events) == 4)
+    steps = [(event["type"].partition(".")[2], event["data"]["status"]) for event in receiver.events]
+    assert steps == [
+        ("accepted", "scheduled"),
+        ("paused", "paused"),
+        ("resumed", "scheduled"),
+        ("cancelled", "cancelled"),
+    ]
+
+
+async def test_messages_verify_with_the_published_library_and_by_hand(api: Api, receiver: Receiver) -> None:
+    made = await hook(api, receiver)
+    async with sending(api.parts):
+        await api.register()
+        await receiver.until(lambda it: it.messages != [])
+    [message] = receiver.messages
+    assert verified(message, made["secret"])
+    assert not verified(Message(message.headers, message.body.replace(b"active", b"gone..")), made["secret"])
+    assert not verified(Message({**message.headers, "webhook-id": "msg_other"}, message.body), made["secret"])
+    scheme, _, encoded = made["secret"].partition("_")
+    signed = f"{message.id}.{message.headers['webhook-timestamp']}.".encode() + message.body
+    expected = b64encode(hmac.new(b64decode(encoded), signed, hashlib.sha256).digest()).decode()
+    assert (scheme, message.headers["webhook-signature"]) == ("whsec", f"v1,{expected}")
+    assert len(b64decode(encoded)) == 32
+    assert message.headers["content-type"] == "application/json"
+
+
+async def test_what_is_not_taken_comes_again_under_the_same_id_with_the_same_octets(
+    api: Api, receiver: Receiver
+) -> None:
+    made = await hook(api, receiver, "device.*", "delivery.*")
+    receiver.answers = [500, 302, 404, 204]
+    await api.register(user_id="u-1")
+    async with api.parts.working():
+        sent = await api.parts.submit()
+        await api.parts.ended(sent.id)
+    async with sending(api.parts):
+        for count, status in ((1, 500), (2, 302), (3, 404)):
+            failing = await state_when(api, made, lambda shown, count=count: shown["failures"] == count)
+            assert failing["last_error"] == f"it answered {status}"
+            assert failing["next_try_at"] > datetime.now(UTC).isoformat()
+            await api.register()  # what comes meanwhile goes with the next one
+            await due_now(api.parts)
+        await receiver.until(lambda it: len(it.messages) == 5)
+    first, *again, last = receiver.messages
+    assert {(message.id, message.body) for message in again} == {(first.id, first.body)}
+    assert all(verified(message, made["secret"]) for message in receiver.messages)
+    assert last.id != first.id
+    assert [event["type"] for event in last.events] == ["device.registered"] * 3
+    shown = await state_when(api, made, lambda shown: shown["failures"] == 0)
+    assert (shown["failing_since"], shown["last_error"], shown["next_try_at"]) == (None, None, None)
+    assert shown["last_ok_at"] is not None
+
+
+async def test_the_same_batch_comes_again_though_the_browser_has_told_more_since(api: Api, receiver: Receiver) -> None:
+    made = await hook(api, receiver, "delivery.accepted")
+    receiver.answers = [503, 204]
+    device = await api.register()
+    async with api.parts.working():
+        sent = await api.parts.submit()
+        await api.parts.ended(sent.id)
+    async with sending(api.parts):
+        await state_when(api, made, lambda shown: shown["failures"] == 1)
+        token = api.parts.context.vault.receipt_token(sent.id, UUID(device["id"][4:]), None, 2**31)
+        await api.made("POST", "/v1/receipts", {"token": token, "event": "clicked"}, key=None)
+        await due_now(api.parts)
+        await receiver.until(lambda it: len(it.messages) == 2)
+    first, second = receiver.messages
+    assert (first.id, first.body) == (second.id, second.body)
+
+
+async def test_a_sender_killed_in_the_middle_is_followed_by_one_that_sends_the_same_again(
+    api: Api, receiver: Receiver, tmp_path: Path
+) -> None:
+    made = await hook(api, receiver)
+    receiver.answers = [None, 204]
+    await api.register()
+    async with worker_process(api.parts, tmp_path, outbound_hosts=receiver.origin) as worker:
+        await receiver.until(lambda it: len(it.messages) == 1)
+        await worker.kill()
+    await api.register()
+    async with sending(api.parts):
+        await due_now(api.parts)
+        await receiver.until(lambda it: len(it.messages) == 3)
+    first, again, rest = receiver.messages
+    assert (first.id, first.body) == (again.id, again.body)
+    assert [event["type"] for event in rest.events] == ["device.registered"]
+    assert verified(again, made["secret"])
+    assert made["secret"] not in worker.log
+    assert SECRET_URL_PART not in worker.log
+
+
+async def test_one_that_was_overtaken_settles_nothing(
+    api: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease ran out while it waited; another sent the batch, and more."""
+    monkeypatch.setattr(sender, "TIMEOUT", timedelta(seconds=2))
+    made = await hook(api, receiver, "device.registered")
+    receiver.answers = [None, 204]
+    await api.register()
+    async with sending(api.parts):
+        await receiver.until(lambda it: len(it.messages) == 1)
+        await due_now(api.parts)
+        await receiver.until(lambda it: len(it.messages) == 2)
+        await state_when(api, made, lambda shown: shown["last_ok_at"] is not None)
+    # The sender has ended, and so has the first request, by its timeout.
+    assert (await state(api, made))["failures"] == 0
+    assert receiver.messages[0].body == receiver.messages[1].body
+
+
+async def test_many_events_come_in_order_in_batches_of_a_hundred(api: Api, receiver: Receiver) -> None:
+    await hook(api, receiver, "delivery.*")
+    await api.parts.register(api.parts.subscribe(Vendor.FCM, 250, share_keys=True))
+    async with api.parts.working():
+        sent = await api.parts.submit()
+        await api.parts.ended(sent.id)
+    async with sending(api.parts):
+        await receiver.until(lambda it: len(it.events) == 250)
+    assert [len(message.events) for message in receiver.messages] == [100, 100, 50]
+    log = await api.made("GET", "/v1/deliveries?limit=250")
+    assert [event["data"]["id"] for event in receiver.events] == [one["id"] for one in reversed(log["items"])]
+    assert max(len(message.body) for message in receiver.messages) <= batches.LARGEST + 20 * batches.MOST_EVENTS
+
+
+async def test_a_batch_is_cut_at_its_size_and_nothing_is_lost(
+    api: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "LARGEST", 1000)
+    receiver.answers = [500, 204]
+    made = await hook(api, receiver, "device.*", "delivery.*")
+    await api.parts.register(api.parts.subscribe(Vendor.FCM, 7))
+    async with api.parts.working():
+        sent = await api.parts.submit()
+        await api.parts.ended(sent.id)
+    async with sending(api.parts):
+        await state_when(api, made, lambda shown: shown["failures"] == 1)
+        await due_now(api.parts)
+        await receiver.until(lambda it: len({event["id"] for event in it.events}) == 14)
+    first, second, *_ = receiver.messages
+    assert (first.id, first.body) == (second.id, second.body)
+    assert all(len(message.body) <= 1000 or len(message.events) == 1 for message in receiver.messages)
+    kinds = [event["type"] for message in receiver.messages[1:] for event in message.events]
+    assert kinds == ["device.registered"] * 7 + ["delivery.accepted"] * 7
+
+
+async def test_what_commits_late_is_not_passed_over(api: Api, receiver: Receiver) -> None:
+    """An id that was given out early and committed late comes after those that were seen in between, but it comes."""
+    await hook(api, receiver, "device.*")
+    [early, late] = await api.parts.register(api.parts.subscribe(Vendor.FCM, 2))
+    async with sending(api.parts):
+        await receiver.until(lambda it: len(it.events) == 2)
+        async with api.parts.engine.begin() as slow:
+            await happenings.of_devices(slow, "device.changed", text("devices.id = :id").bindparams(id=early))
+            async with api.parts.engine.begin() as quick:
+                await happenings.of_devices(quick, "device.gone", text("devices.id = :id").bindparams(id=late))
+            await asyncio.sleep(1.2)  # long enough for it to be sent, were it not held back
+            assert len(receiver.events) == 2
+        await receiver.until(lambda it: len(it.events) == 4)
+    assert receiver.types[2:] == ["device.changed", "device.gone"]
+
+
+async def test_a_dead_receiver_delays_no_other(api: Api, receiver: Receiver, other: Receiver) -> None:
+    receiver.answers = [None]
+    dead = await hook(api, receiver, name="dead")
+    await hook(api, other, name="alive")
+    async with api.parts.working(), sending(api.parts):
+        await api.register()
+        await receiver.until(lambda it: len(it.messages) == 1)
+        for count in (1, 2, 3):
+            sent = await api.parts.submit()
+            assert (await api.parts.ended(sent.id)).accepted == 1
+            await other.until(lambda it, count=count: it.types.count("delivery.accepted") == count)
+        # All the while the one request to the dead one was waited for.
+        assert len(receiver.messages) == 1
+        assert (await state(api, dead))["failures"] == 0
+
+
+async def test_a_stop_does_not_wait_for_a_dead_receiver(
+    api: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "LAST_REQUESTS_S", 0.2)
+    receiver.answers = [None, 204]
+    made = await hook(api, receiver)
+    await api.register()
+    async with sending(api.parts):
+        await receiver.until(lambda it: len(it.messages) == 1)
+        began = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - began < sender.TIMEOUT.total_seconds() / 2
+    async with sending(api.parts):
+        await due_now(api.parts)
+        await state_when(api, made, lambda shown: shown["last_ok_at"] is not None)
+    assert receiver.messages[0].id == receiver.messages[1].id
+
+
+async def test_more_dead_receivers_than_places_leave_places_again(
+    api: Api, receiver: Receiver, other: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "PLACES", 2)
+    monkeypatch.setattr(sender, "TIMEOUT", timedelta(seconds=0.3))
+    receiver.answers = [None]
+    for number in range(4):
+        await hook(api, receiver, name=f"dead {number}")
+    await hook(api, other, name="alive")
+    async with sending(api.parts):
+        await api.register()
+        await other.until(lambda it: it.types == ["device.registered"])
+
+
+async def test_a_wish_for_a_pause_is_followed(api: Api, receiver: Receiver) -> None:
+    receiver.answers, receiver.extra = [429], {"Retry-After": "3000"}
+    made = await hook(api, receiver)
+    await api.register()
+    async with sending(api.parts):
+        shown = await state_when(api, made, lambda shown: shown["failures"] == 1)
+    wait = datetime.fromisoformat(shown["next_try_at"]) - datetime.now(UTC)
+    assert timedelta(seconds=2900) < wait <= timedelta(seconds=3000)
+
+
+async def test_after_a_day_of_failures_it_is_disabled_with_an_alarm(
+    api: Api, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = REGISTRY.get_sample_value("gateway_webhooks_disabled_total") or 0.0
+    receiver.answers = [500]
+    made = await hook(api, receiver)
+    await api.register()
+    async with sending(api.parts):
+        await state_when(api, made, lambda shown: shown["failures"] == 1)
+        for hours, failures in ((23, 2), (25, 3)):
+            await change(
+                api.parts,
+                "UPDATE webhooks SET run_at = now(), failing_since = now() - CAST(:h AS int) * interval '1 hour'",
+                h=hours,
+            )
+            shown = await state_when(api, made, lambda shown, failures=failures: shown["failures"] == failures)
+            assert shown["status"] == ("active" if hours == 23 else "disabled")
+        assert shown["cause"] == "its receiver took nothing for 24 hours: it answered 500"
+        await due_now(api.parts)
+        await api.register()
+        assert len(receiver.messages) == 3
+        assert REGISTRY.get_sample_value("gateway_webhooks_disabled_total") == before + 1
+        said = capsys.readouterr()
+        assert "webhook.disabled" in said.out + said.err
+        assert SECRET_URL_PART not in said.out + said.err
+        # Taken into service again, it goes on where it stopped, with what came in between.
+        receiver.answers = [204]
+        again = await api.made("PATCH", f"/v1/webhooks/{made['id']}", {"status": "active"})
+        assert (again["status"], again["cause"], again["failures"]) == ("active", None, 0)
+        await receiver.until(lambda it: len(it.messages) == 4)
+    assert [event["type"] for event in receiver.messages[-1].events] == ["device.registered"] * 2
+
+
+async def test_410_disables_at_once(api: Api, receiver: Receiver) -> None:
+    receiver.answers = [410]
+    made = await hook(api, receiver)
+    await api.register()
+    async with sending(api.parts):
+        shown = await state_when(api, made, lambda shown: shown["status"] == "disabled")
+    assert "410" in shown["cause"]
+
+
+async def test_a_disabled_one_is_told_nothing(api: Api, receiver: Receiver) -> None:
+    made = await hook(api, receiver)
+    await api.made("PATCH", f"/v1/webhooks/{made['id']}", {"status": "disabled"})
+    async with sending(api.parts):
+        await api.register()
+        await due_now(api.parts)
+        await asyncio.sleep(1.2)
+    assert receiver.messages == []
+
+
+async def test_while_a_secret_is_replaced_both_sign(api: Api, receiver: Receiver) -> None:
+    made = await hook(api, receiver)
+    path = f"/v1/webhooks/{made['id']}"
+    second = await api.made("POST", f"{path}/rotate", {"keep_old_hours": 24})
+    async with sending(api.parts):
+        await api.register()
+        await receiver.until(lambda it: len(it.messages) == 1)
+        third = await api.made("POST", f"{path}/rotate", {"keep_old_hours": 0})
+        await api.register()
+        await receiver.until(lambda it: len(it.messages) == 2)
+    secrets = [made["secret"], second["secret"], third["secret"]]
+    assert [verified(receiver.messages[0], secret) for secret in secrets] == [True, True, False]
+    assert [verified(receiver.messages[1], secret) for secret in secrets] == [False, False, True]
+    assert len(set(secrets)) == 3
+
+
+async def test_what_was_sent_is_sent_again_on_demand(api: Api, receiver: Receiver) -> None:
+    made = await hook(api, receiver)
+    async with api.parts.working(), sending(api.parts):
+        await api.register()
+        sent = await api.parts.submit()
+        await api.parts.ended(sent.id)
+        await receiver.until(lambda it: len(it.events) == 5)
+        first = {event["id"]: event for event in receiver.events}
+        receiver.messages.clear()
+        since = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+        await api.made("POST", f"/v1/webhooks/{made['id']}/replay", {"since": since})
+        await receiver.until(lambda it: len(it.events) == 5)
+        assert {event["id"]: event for event in receiver.events} == first
+        receiver.messages.clear()
+        # From the moment of the planning on.
+        since = next(event["at"] for event in first.values() if event["type"] == "notification.started")
+        await api.made("POST", f"/v1/webhooks/{made['id']}/replay", {"since": since})
+        await receiver.until(lambda it: len(it.events) == 3)
+        assert set(receiver.types) == {"notification.started", "delivery.accepted", "notification.done"}
+        receiver.messages.clear()
+        await api.made("PATCH", f"/v1/webhooks/{made['id']}", {"status": "disabled"})
+        future = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+        shown = await api.made("POST", f"/v1/webhooks/{made['id']}/replay", {"since": future})
+        assert shown["status"] == "active"
+        await api.register()
+        await receiver.until(lambda it: len(it.events) == 1)
+    assert receiver.types == ["device.registered"]
+
+
+async def test_asking_for_more_is_told_more_from_then_on(api: Api, receiver: Receiver) -> None:
+    made = await hook(api, receiver, "device.gone")
+    await api.register()
+    async with api.parts.working(), sending(api.parts):
+        await api.parts.ended((await api.parts.submit()).id)
+        await api.made("PATCH", f"/v1/webhooks/{made['id']}", {"events": ["delivery.*"]})
+        after = await api.parts.submit()
+        await api.parts.ended(after.id)
+        await receiver.until(lambda it: it.events != [])
+    assert [event["data"]["notification_id"] for event in receiver.events] == [ids.show(ids.NOTIFICATION, after.id)]
+
+
+async def test_a_test_event_tells_what_came_of_it(api: Api, receiver: Receiver) -> None:
+    made = await hook(api, receiver, "device.gone")
+    path = f"/v1/webhooks/{made['id']}/test"
+    said = await api.made("POST", path)
+    assert (said["status"], said["error"]) == (204, None)
+    [message] = receiver.messages
+    assert verified(message, made["secret"])
+    assert (message.events[0]["type"], message.events[0]["data"]) == ("webhook.test", {"webhook_id": made["id"]})
+    receiver.answers = [500]
+    assert (await api.made("POST", path))["status"] == 500
+    await change(api.parts, "UPDATE webhooks SET url = 'http://10.0.0.1/'")
+    said = await api.made("POST", path)
+    assert (said["status"], said["error"]) == (None, "the address must begin with https://")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://hooks.example.org/",
+        "https://127.0.0.1/",
+        "https://127.1/",
+        "https://0x7f.1/",
+        "https://2130706433/",
+        "https://[::ffff:10.0.0.1]/",
+        "https://169.254.169.254/latest/meta-data",
+        "https://localhost/",
+        "https://user:word@hooks.example.org/",
+        "https://hooks.example.org/#x",
+        "ftp://hooks.example.org/",
+        "nonsense",
+    ],
+)
+async def test_addresses_of_our_own_network_are_refused(api: Api, receiver: Receiver, url: str) -> None:
+    said = await api.call("POST", "/v1/webhooks", {"name": "w", "url": url, "events": ["*"]})
+    assert (said.status, said.body["code"]) == (422, "address_not_allowed")
+    assert (await api.rows())["webhooks"] == 0
+    made = await hook(api, receiver)
+    said = await api.call("PATCH", f"/v1/webhooks/{made['id']}", {"url": url})
+    assert (said.status, said.body["code"]) == (422, "address_not_allowed")
+
+
+async def test_an_address_that_was_allowed_once_is_checked_whenever_it_is_called(
+    api: Api, receiver: Receiver, other: Receiver
+) -> None:
+    made = await hook(api, receiver)
+    api.parts.context = replace(api.parts.context, outbound=OutboundPolicy([other.origin]))
+    await api.register()
+    async with sending(api.parts):
+        shown = await state_when(api, made, lambda shown: shown["failures"] == 1)
+    assert shown["last_error"] == "the address must begin with https://"
+    assert receiver.messages == []
+
+
+@pytest.mark.parametrize("events", [[], ["nothing"], ["delivery"], ["device.*", "*.gone"], ["webhook.test"], "*"])
+async def test_events_that_do_not_exist_are_refused(api: Api, receiver: Receiver, events: Any) -> None:
+    said = await api.call("POST", "/v1/webhooks", {"name": "w", "url": receiver.url, "events": events})
+    assert said.status == 422
+    assert said.pointers[0].startswith("/events")
+
+
+async def test_secrets_are_shown_once_and_kept_sealed(api: Api, receiver: Receiver) -> None:
+    made = await hook(api, receiver)
+    key = b64decode(made["secret"].removeprefix("whsec_"))
+    stored = await api.parts.scalar("SELECT encode(secrets, 'hex') FROM webhooks")
+    assert key.hex() not in stored
+    assert made["secret"].encode().hex() not in stored
+    for method, path, body in (
+        ("GET", "", None),
+        ("PATCH", "", {"name": "other"}),
+        ("POST", "/replay", {"since": "2026-01-01T00:00:00Z"}),
+        ("POST", "/test", None),
+    ):
+        assert "whsec_" not in json.dumps(await api.made(method, f"/v1/webhooks/{made['id']}{path}", body))
+    assert "whsec_" not in json.dumps(await api.made("GET", "/v1/webhooks"))
+
+
+async def test_no_endpoint_or_key_of_a_device_is_told(api: Api, receiver: Receiver) -> None:
+    await hook(api, receiver)
+    [subscriber] = api.parts.subscribe(Vendor.FCM, 1)
+    await api.parts.register([subscriber])
+    async with api.parts.working(), sending(api.parts):
+        await api.parts.ended((await api.parts.submit()).id)
+        await receiver.until(lambda it: "notification.done" in it.types and "delivery.accepted" in it.types)
+    keys = subscriber.to_json()
+    told = b"".join(message.body for message in receiver.messages).decode()
+    for secret in (keys["endpoint"], keys["endpoint"].rpartition("/")[2], *keys["keys"].values()):
+        assert secret not in told
+
+
+async def test_a_person_who_is_forgotten_is_in_nothing_that_waits(api: Api, receiver: Receiver) -> None:
+    await hook(api, receiver, "device.*")
+    await api.register(user_id="u-1")
+    assert (await api.made("DELETE", "/v1/users/u-1")) == {"devices": 1}
+    async with sending(api.parts):
+        await receiver.until(lambda it: len(it.events) == 2)
+    assert receiver.types == ["device.registered", "device.unregistered"]
+    assert [event["data"]["user_id"] for event in receiver.events] == [None, None]
+
+
+async def test_what_happened_is_forgotten_after_days(api: Api, receiver: Receiver) -> None:
+    await hook(api, receiver)
+    for days in (2, 4):
+        await api.register()
+        await change(
+            api.parts,
+            "UPDATE happenings SET at = now() - CAST(:days AS int) * interval '1 day' WHERE at > now() - interval '1h'",
+            days=days,
+        )
+    assert (await upkeep.once(api.parts.engine, Limits()))["happenings"] == 1
+    assert (await api.rows())["happenings"] == 1

@@ -1,0 +1,166 @@
+"""Which addresses may be called for applications: the public web, what the operator adds, and none of the tricks."""
+
+from ipaddress import ip_address
+
+import pytest
+
+from gateway.domain.errors import AddressNotAllowed
+from gateway.outbound.policy import OutboundPolicy, is_global
+
+PUBLIC_ONLY = OutboundPolicy()
+
+
+@pytest.mark.parametrize(
+    ("said", "canonical"),
+    [
+        ("https://hooks.example.org", "https://hooks.example.org/"),
+        ("HTTPS://Hooks.Example.ORG:443/In?x=Y", "https://hooks.example.org/In?x=Y"),
+        ("https://hooks.example.org:8443/a/b?c=%2F&d[]=1", "https://hooks.example.org:8443/a/b?c=%2F&d[]=1"),
+        ("https://hooks.example.org?a=1", "https://hooks.example.org/?a=1"),
+        ("https://8.8.8.8/hook", "https://8.8.8.8/hook"),
+        ("https://[2606:4700:4700:0::1111]:8443/", "https://[2606:4700:4700::1111]:8443/"),
+        ("https://xn--bcher-kva.example/", "https://xn--bcher-kva.example/"),
+        ("https://my_team.hooks.example.org/", "https://my_team.hooks.example.org/"),
+    ],
+)
+def test_https_to_the_public_web_is_allowed_in_canonical_form(said: str, canonical: str) -> None:
+    assert PUBLIC_ONLY.check(said) == canonical
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://hooks.example.org/",
+        "ftp://hooks.example.org/",
+        "file:///etc/passwd",
+        "hooks.example.org/in",
+        "//hooks.example.org/in",
+        "https:/hooks.example.org",
+        "https://",
+        "https:///path",
+        "",
+        "https://user@hooks.example.org/",
+        "https://user:word@hooks.example.org/",
+        "https://hooks.example.org@127.0.0.1/",
+        "https://hooks.example.org/#part",
+        "https://hooks.example.org\\@127.0.0.1/",
+        "https://hooks.example.org /",
+        "https://hooks.example.org/a b",
+        "https://hooks.example.org/\r\nX: y",
+        "https://hooks.example.org:0/",
+        "https://hooks.example.org:65536/",
+        "https://hooks.example.org:4a/",
+        "https://bücher.example/",
+        "https://hooks%2eexample.org/",
+        "https://hooks..example.org/",
+        "https://hooks.example.org./",
+        "https://" + "a" * 64 + ".example.org/",
+        "https://hooks.example.org/" + "a" * 2048,
+        # Names of nobody on the web.
+        "https://localhost/",
+        "https://api.localhost/",
+        "https://postgres/",
+        "https://printer.local/",
+        "https://metadata.google.internal/",
+    ],
+)
+def test_everything_else_is_refused(url: str) -> None:
+    with pytest.raises(AddressNotAllowed) as refusal:
+        PUBLIC_ONLY.check(url)
+    assert url == "" or url not in refusal.value.detail
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.1",
+        "0x7f.1",
+        "0x7f000001",
+        "2130706433",
+        "017700000001",
+        "0177.0.0.1",
+        "127.0.0.1.",
+        "0",
+        "0.0.0.0",  # noqa: S104 - to be refused
+        "10.1.2.3",
+        "172.16.0.1",
+        "192.168.0.1",
+        "100.64.0.1",
+        "169.254.169.254",
+        "192.0.2.1",
+        "198.18.0.1",
+        "224.0.0.1",
+        "239.1.2.3",
+        "240.0.0.1",
+        "255.255.255.255",
+        "[::]",
+        "[::1]",
+        "[::127.0.0.1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:a00:1]",
+        "[64:ff9b::7f00:1]",
+        "[64:ff9b:1::808:808]",
+        "[2002:7f00:1::]",
+        "[2002:a01:203::1]",
+        "[2001:0:7f00:1::1]",
+        "[2001:db8::1]",
+        "[fe80::1]",
+        "[fec0::1]",
+        "[fd00::1]",
+        "[ff02::1]",
+        "[ff0e::1]",
+        "[fe80::1%25eth0]",
+        "[v1.x]",
+        "[127.0.0.1]",
+        "[8.8.8.8]",
+    ],
+)
+def test_no_spelling_of_an_address_of_our_own_network_is_allowed(host: str) -> None:
+    with pytest.raises(AddressNotAllowed):
+        PUBLIC_ONLY.check(f"https://{host}/")
+
+
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1", "2a00:1450::1"]
+)
+def test_what_leads_to_a_public_address_is_public(address: str) -> None:
+    assert is_global(ip_address(address))
+
+
+def test_the_operator_allows_whole_origins_and_nothing_beside_them() -> None:
+    policy = OutboundPolicy(["http://127.0.0.1:9000", " HTTPS://hooks.lan/ ", "http://[::1]:80"])
+    assert policy.check("http://127.0.0.1:9000/in") == "http://127.0.0.1:9000/in"
+    assert policy.check("https://hooks.lan:443/in") == "https://hooks.lan/in"
+    assert policy.check("http://[0:0::1]/") == "http://[::1]/"
+    for other in (
+        "http://127.0.0.1:9001/",
+        "https://127.0.0.1:9000/",
+        "http://127.0.0.2:9000/",
+        "http://hooks.lan/",
+        "http://127.1:9000/",
+    ):
+        with pytest.raises(AddressNotAllowed):
+            policy.check(other)
+
+
+@pytest.mark.parametrize(
+    "entry", ["hooks.lan", "http://", "http://127.1:9000", "http://a@b", "http://hooks.lan/in", ""]
+)
+def test_an_addition_that_is_no_origin_is_named(entry: str) -> None:
+    with pytest.raises(ValueError, match="is not an origin"):
+        OutboundPolicy([entry])
+
+
+def test_one_private_address_among_those_of_a_name_is_enough_to_refuse_it() -> None:
+    PUBLIC_ONLY.check_resolved("hooks.example.org", 443, ["8.8.8.8", "2a00:1450::1"])
+    for inside in ("10.0.0.1", "::1", "fe80::1%2"):
+        with pytest.raises(AddressNotAllowed, match=r"hooks\.example\.org"):
+            PUBLIC_ONLY.check_resolved("hooks.example.org", 443, ["8.8.8.8", inside])
+
+
+def test_a_name_the_operator_allows_may_resolve_to_anything_on_its_port_alone() -> None:
+    policy = OutboundPolicy(["https://hooks.example.org:8443"])
+    policy.check_resolved("hooks.example.org", 8443, ["10.0.0.1"])
+    with pytest.raises(AddressNotAllowed):
+        policy.check_resolved("hooks.example.org", 443, ["10.0.0.1"])
