@@ -35,6 +35,7 @@ from gateway.sim import DEMO, Sim
 from gateway.web.routes import Front
 from gateway.web.server import build
 from gateway.worker import upkeep
+from gateway.worker.feeds import Poller
 from gateway.worker.upkeep.limits import Limits
 from gateway.worker.webhooks import Sender
 from gateway.worker.worker import Crew, Worker
@@ -164,6 +165,7 @@ async def _work(settings: Settings, ours: Context, bell: Signals, stop: asyncio.
     ):
         rounds = group.create_task(upkeep.rounds(ours.engine, limits))
         group.create_task(Sender(ours, bell, outbound).run(stop))
+        group.create_task(Poller(ours, bell, outbound).run(stop))
         await Worker(ours, PostgresQueue(ours.engine, bell), bell, client, crew).run(stop)
         rounds.cancel()
 

@@ -72,8 +72,8 @@ class Settings(BaseSettings):
     )
     outbound_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Receivers of webhooks allowed beside https to the public web, as whole origins, comma separated: "
-        "http://127.0.0.1:9000.",
+        description="Receivers of webhooks and feeds of alerts allowed beside https to the public web, as whole "
+        "origins, comma separated: http://127.0.0.1:9000.",
     )
     push_ca: FilePath | None = Field(
         None, description="A file of CA certificates (PEM) to trust beside the usual ones for push services."

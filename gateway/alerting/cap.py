@@ -1,18 +1,14 @@
 """Read CAP 1.0, 1.1 and 1.2 (OASIS Common Alerting Protocol), bare or inside a feed or an EDXL envelope.
 
-The document comes from strangers: document types, and with them all entities, are refused, nothing external is ever
-fetched, and its size is bounded (CAP 1.2 section 4.3 asks for XML parsing with care). Issuers differ in how well
-they keep to the schema: what a warning can be told without is told about and not insisted on.
+Issuers differ in how well they keep to the schema: what a warning can be told without is told about and not insisted
+on.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
-from xml.etree.ElementTree import Element, ParseError, TreeBuilder
-
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import DefusedXMLParser
+from xml.etree.ElementTree import Element
 
 from gateway.alerting import vtec
 from gateway.alerting.areas import Area, Ring, filter_of
@@ -25,6 +21,7 @@ from gateway.alerting.reading import (
     moment,
     prose,
 )
+from gateway.alerting.xml import children, local, parsed, split, text_of, whole
 from gateway.domain import address
 from gateway.domain.alert import (
     AlertStatus,
@@ -39,9 +36,6 @@ from gateway.domain.alert import (
 from gateway.domain.errors import MalformedBody
 
 NAMESPACES = {f"urn:oasis:names:tc:emergency:cap:{version}" for version in ("1.0", "1.1", "1.2")}
-DEEPEST = 64
-MOST_ELEMENTS = 400_000
-
 DEFAULT_LANGUAGE = "en-US"
 """What an `info` without one is in (CAP 1.2 section 3.2.2)."""
 HOLE = "EXCLUDE_POLYGON"
@@ -52,46 +46,20 @@ E = TypeVar("E", bound=StrEnum)
 
 def read(raw: bytes) -> list[Message | Refused]:
     """Every alert in the document, the oldest first. Raises MalformedBody when there is none to be read."""
-    root = _parsed(raw)
+    root = parsed(raw)
+    if not (found := alerts_in(root)):
+        raise MalformedBody(f"the document holds no CAP alert; its root element is {local(root)[:60]!r}")
+    return found
+
+
+def alerts_in(root: Element) -> list[Message | Refused]:
+    """Every alert at or below an element, the oldest first."""
     found = [_read(element) for element in _alerts(root)]
-    if not found:
-        raise MalformedBody(f"the document holds no CAP alert; its root element is {_local(root)[:60]!r}")
     return sorted(found, key=lambda one: str(one.sent) if isinstance(one, Message) else "")
 
 
-class _Bounded(TreeBuilder):
-    """Builds no more than anybody would warn with."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._depth = self._elements = 0
-
-    def start(self, tag: str, attrs: dict[str, str], /) -> Element:
-        self._depth += 1
-        self._elements += 1
-        if self._depth > DEEPEST or self._elements > MOST_ELEMENTS:
-            raise MalformedBody(f"the document has more than {MOST_ELEMENTS} elements, or more than {DEEPEST} levels")
-        return super().start(tag, attrs)
-
-    def end(self, tag: str, /) -> Element:
-        self._depth -= 1
-        return super().end(tag)
-
-
-def _parsed(raw: bytes) -> Element:
-    parser = DefusedXMLParser(target=_Bounded(), forbid_dtd=True)
-    try:
-        parser.feed(raw)
-        root: Element = parser.close()
-    except DefusedXmlException:
-        raise MalformedBody("the document has a document type or entities, which are refused") from None
-    except (ParseError, LookupError, ValueError) as error:
-        raise MalformedBody(f"the document is not XML: {str(error)[:200]}") from None
-    return root
-
-
 def _alerts(element: Element) -> Iterator[Element]:
-    namespace, name = _split(element)
+    namespace, name = split(element)
     if name == "alert" and namespace in NAMESPACES:
         yield element
         return
@@ -99,31 +67,12 @@ def _alerts(element: Element) -> Iterator[Element]:
         yield from _alerts(child)
 
 
-def _split(element: Element) -> tuple[str, str]:
-    namespace, _, name = element.tag.rpartition("}")
-    return namespace.lstrip("{"), name
-
-
-def _local(element: Element) -> str:
-    return _split(element)[1]
-
-
-def _text(element: Element, name: str) -> str:
-    """The child's text; empty when there is none."""
-    child = next((child for child in element if _local(child) == name), None)
-    return "" if child is None else "".join(child.itertext()).strip()
-
-
-def _all(element: Element, name: str) -> Iterable[Element]:
-    return (child for child in element if _local(child) == name)
-
-
 def _pairs(element: Element, name: str) -> list[tuple[str, str]]:
     """(valueName, value) of every child of that name. CAP 1.0 wrote `name=value`."""
     pairs = []
-    for child in _all(element, name):
+    for child in children(element, name):
         if len(child):
-            pairs.append((_text(child, "valueName"), _text(child, "value")))
+            pairs.append((text_of(child, "valueName"), text_of(child, "value")))
         else:
             first, _, second = (child.text or "").partition("=")
             pairs.append((first.strip(), second.strip()))
@@ -133,18 +82,18 @@ def _pairs(element: Element, name: str) -> list[tuple[str, str]]:
 def _read(alert: Element) -> Message | Refused:
     reasons: list[str] = []
     ignored: list[str] = []
-    identifier = _text(alert, "identifier")
+    identifier = text_of(alert, "identifier")
     if not 0 < len(identifier) <= LONGEST_IDENTIFIER:
         reasons.append(f"identifier must have 1 to {LONGEST_IDENTIFIER} characters")
-    sent = moment(_text(alert, "sent"))
+    sent = moment(text_of(alert, "sent"))
     if sent is None:
         reasons.append("sent must be a time with an offset")
-    if (scope := _text(alert, "scope")) != "Public":
+    if (scope := text_of(alert, "scope")) != "Public":
         reasons.append(f"scope is {scope[:60]!r}: only what is Public may be told to everyone")
-    status = _word(AlertStatus, _text(alert, "status"))
+    status = _word(AlertStatus, text_of(alert, "status"))
     if status is None:
         reasons.append(f"status must be one of {', '.join(AlertStatus)}")
-    said = _word(MessageType, _text(alert, "msgType"))
+    said = _word(MessageType, text_of(alert, "msgType"))
     if said is None:
         reasons.append(f"msgType must be one of {', '.join(MessageType)} to be told")
     parts = _parts(alert, ignored)
@@ -152,14 +101,14 @@ def _read(alert: Element) -> Message | Refused:
         reasons.append("there is no info that says what to tell")
     if reasons or status is None or said is None:
         return Refused(identifier or None, tuple(reasons))
-    references = tuple(dict.fromkeys(_references(_text(alert, "references"))))[:MOST_REFERENCES]
-    codes = [value for info in _all(alert, "info") for name, value in _pairs(info, "parameter") if name == "VTEC"]
+    references = tuple(dict.fromkeys(_references(text_of(alert, "references"))))[:MOST_REFERENCES]
+    codes = [value for info in children(alert, "info") for name, value in _pairs(info, "parameter") if name == "VTEC"]
     events = vtec.read(codes)
     return Message(
         identifier=identifier,
         message_type=meaning(said, events, references, parts),
         parts=parts,
-        sender=_text(alert, "sender")[:500] or None,
+        sender=text_of(alert, "sender")[:500] or None,
         sent=sent,
         status=status,
         references=references,
@@ -179,12 +128,12 @@ def _references(text: str) -> Iterator[str]:
 
 
 def _details(alert: Element) -> dict[str, str]:
-    info = next(iter(_all(alert, "info")), None)
-    said = {"incidents": _text(alert, "incidents"), "note": _text(alert, "note")}
+    info = next(iter(children(alert, "info")), None)
+    said = {"incidents": text_of(alert, "incidents"), "note": text_of(alert, "note")}
     if info is not None:
-        said |= {name: _text(info, name) for name in ("category", "senderName", "effective", "onset", "contact")}
-        area = next(iter(_all(info, "area")), None)
-        said["areaDesc"] = "" if area is None else _text(area, "areaDesc")
+        said |= {name: text_of(info, name) for name in ("category", "senderName", "effective", "onset", "contact")}
+        area = next(iter(children(info, "area")), None)
+        said["areaDesc"] = "" if area is None else text_of(area, "areaDesc")
     return {name: value[:1000] for name, value in said.items() if value}
 
 
@@ -203,7 +152,7 @@ def _parts(alert: Element, ignored: list[str]) -> tuple[Part, ...]:
     together.
     """
     gathered: list[_Info] = []
-    for info in (_info(element, ignored) for element in _all(alert, "info")):
+    for info in (_info(element, ignored) for element in children(alert, "info")):
         [words] = info.part.words
         mates = [one for one in gathered if words.language not in {spoken.language for spoken in one.part.words}]
         mate = next((one for one in mates if one.told == info.told), mates[0] if mates else None)
@@ -217,23 +166,23 @@ def _parts(alert: Element, ignored: list[str]) -> tuple[Part, ...]:
 
 
 def _info(info: Element, ignored: list[str]) -> _Info:
-    language = (_text(info, "language") or DEFAULT_LANGUAGE).replace("_", "-")
+    language = (text_of(info, "language") or DEFAULT_LANGUAGE).replace("_", "-")
     if not LANGUAGE.fullmatch(language):
         ignored.append(f"language {language[:60]!r}: not a language tag")
         language = DEFAULT_LANGUAGE
-    expires = moment(_text(info, "expires"))
-    if expires is None and _text(info, "expires"):
+    expires = moment(text_of(info, "expires"))
+    if expires is None and text_of(info, "expires"):
         ignored.append("expires: not a time with an offset")
-    event = prose(_text(info, "event")) or prose(_text(info, "headline")) or "Alert"
+    event = prose(text_of(info, "event")) or prose(text_of(info, "headline")) or "Alert"
     words = Words(
         language=language,
         event=event,
-        headline=prose(_text(info, "headline")),
-        description=prose(_text(info, "description")),
-        instruction=prose(_text(info, "instruction")),
-        url=_url(_text(info, "web")),
+        headline=prose(text_of(info, "headline")),
+        description=prose(text_of(info, "description")),
+        instruction=prose(text_of(info, "instruction")),
+        url=_url(text_of(info, "web")),
     )
-    areas = [_area(element, ignored) for element in _all(info, "area")]
+    areas = [_area(element, ignored) for element in children(info, "area")]
     where, unusable = filter_of(areas)
     ignored += (detail for detail in unusable if detail not in ignored)
     urgency = _scale(AlertUrgency, info, "urgency", ignored)
@@ -244,13 +193,9 @@ def _info(info: Element, ignored: list[str]) -> _Info:
         urgency=urgency,
         certainty=_scale(Certainty, info, "certainty", ignored),
         expires=expires,
-        over="AllClear" in map(_whole, _all(info, "responseType")),
+        over="AllClear" in map(whole, children(info, "responseType")),
     )
     return _Info(part, (where, part.severity, urgency, part.certainty, expires))
-
-
-def _whole(element: Element) -> str:
-    return (element.text or "").strip()
 
 
 def _url(text: str) -> str | None:
@@ -263,7 +208,7 @@ def _word(words: type[E], text: str) -> E | None:
 
 def _scale(words: type[E], info: Element, name: str, ignored: list[str]) -> E:
     """One of the scale's words, `Unknown` for any other. CAP 1.0 said `Very Likely` for `Likely`."""
-    text = _text(info, name).removeprefix("Very ")
+    text = text_of(info, name).removeprefix("Very ")
     found = _word(words, text)
     if found is None:
         detail = f"{name} {text[:60]!r}: not one of {', '.join(words)}, taken for Unknown"
@@ -273,16 +218,16 @@ def _scale(words: type[E], info: Element, name: str, ignored: list[str]) -> E:
 
 def _area(element: Element, ignored: list[str]) -> Area:
     area = Area()
-    for polygon in _all(element, "polygon"):
-        if text := _whole(polygon):
+    for polygon in children(element, "polygon"):
+        if text := whole(polygon):
             ring = _ring(text, ignored)
             area.polygons += [[ring]] if ring else []
-    for circle in _all(element, "circle"):
-        centre, _, radius = _whole(circle).partition(" ")
+    for circle in children(element, "circle"):
+        centre, _, radius = whole(circle).partition(" ")
         place = _place(centre)
         km = _number(radius)
         if place is None or km is None:
-            ignored.append(f"a circle {_whole(circle)[:60]!r}: not `lat,lon radius`")
+            ignored.append(f"a circle {whole(circle)[:60]!r}: not `lat,lon radius`")
         else:
             area.circles.append((*place, km * 1000))
     for name, value in _pairs(element, "geocode"):

@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 
 from gateway import __version__
 from gateway.app import CannotStart
-from gateway.cli import campaigns, operating, running, sending, watching
+from gateway.cli import campaigns, feeds, operating, running, sending, watching
 from gateway.cli.output import fail
 from gateway.domain.errors import GatewayError, Invalid
 from gateway.embedded import EmbeddedUnavailable
@@ -29,6 +29,7 @@ operating.add(cli)
 sending.add(cli)
 watching.add(cli)
 campaigns.add(cli)
+feeds.add(cli)
 
 
 @cli.callback(invoke_without_command=True)

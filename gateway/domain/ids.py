@@ -10,7 +10,7 @@ import time
 from uuid import UUID
 
 APPLICATION, KEY, DEVICE, NOTIFICATION, DELIVERY = "app", "key", "dev", "ntf", "dlv"
-SEGMENT, CATEGORY, TEMPLATE, REMINDER, WEBHOOK = "seg", "cat", "tpl", "rem", "whk"
+SEGMENT, CATEGORY, TEMPLATE, REMINDER, WEBHOOK, FEED = "seg", "cat", "tpl", "rem", "whk", "fed"
 
 
 def new_id() -> UUID:

@@ -285,6 +285,45 @@ alerts = Table(
     Index("alerts_tracks_idx", "tracks", postgresql_using="gin"),
 )
 
+# Where alerts are fetched from. Claiming one moves `run_at` past the lease, as with jobs.
+feeds = Table(
+    "feeds",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    _application(),
+    Column("name", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("interval_s", Integer, nullable=False),
+    Column("audience", JSONB(none_as_null=True)),
+    Column("category", Text),
+    Column("status", Text, nullable=False, server_default=text("'active'")),
+    _moment("run_at", now=True),
+    Column("claim", Integer, nullable=False, server_default=text("0")),
+    Column("etag", Text),
+    Column("last_modified", Text),
+    Column("digest", LargeBinary),  # SHA-256 of what was last read whole
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    Column("last_error", Text),
+    _moment("last_ok_at", nullable=True),
+    Column(
+        "counts", JSONB, nullable=False, server_default=text("'{}'")
+    ),  # what its alerts came to, since the beginning
+    Column("refusals", JSONB, nullable=False, server_default=text("'[]'")),  # the latest
+    _moment("created_at", now=True),
+    _moment("updated_at", now=True),
+    UniqueConstraint("application_id", "name"),
+    CheckConstraint("status IN ('active', 'paused')", name="status"),
+    Index("feeds_due_idx", "run_at"),
+)
+
+# Entries of a feed whose documents were read; those that the feed no longer names are forgotten.
+feed_entries = Table(
+    "feed_entries",
+    metadata,
+    Column("feed_id", UUID, ForeignKey("feeds.id", ondelete="CASCADE"), primary_key=True),
+    Column("digest", LargeBinary, primary_key=True),  # SHA-256 of its key
+)
+
 # Apart from `notifications`, whose rows are wide and read often: this one is narrow and written with every batch.
 progress = Table(
     "progress",

@@ -11,7 +11,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from gateway.domain import ids
 from gateway.domain.notification import Status
-from gateway.records.schema import applications, notifications, reminders, segments
+from gateway.records.schema import applications, feeds, notifications, reminders, segments
 
 NAMES_IT = "$.**.segment ? (@ == $named)"
 
@@ -36,6 +36,9 @@ async def used_by(conn: AsyncConnection, application_id: UUID, id_: UUID) -> str
     )
     if (await conn.execute(narrowed)).first() is not None:
         return "the audience of the application's alerts"
+    fed = select(feeds.c.name).where(feeds.c.application_id == application_id, _names(feeds.c.audience, id_))
+    if (name := (await conn.execute(fed.limit(1))).scalar()) is not None:
+        return f"the feed {name!r}"
     recurring = select(reminders.c.name).where(
         reminders.c.application_id == application_id,
         reminders.c.status != "ended",

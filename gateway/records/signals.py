@@ -24,6 +24,8 @@ CONTROL = "gateway_control"
 """Payload: a notification's id and its new status, with a space between."""
 HAPPENINGS = "gateway_happenings"
 """Payload: the application to which something happened that a webhook asks for."""
+FEEDS = "gateway_feeds"
+"""Feeds may have come due."""
 
 RECONNECT_S = 1.0
 
@@ -94,7 +96,7 @@ class Signals:
                 continue
             try:
                 conn.add_termination_listener(lambda _, lost=lost: lost.set())
-                for channel in (JOBS, LOG, CONTROL, HAPPENINGS):
+                for channel in (JOBS, LOG, CONTROL, HAPPENINGS, FEEDS):
                     await conn.add_listener(channel, self._heard)
                 self._wake_all()
                 await lost.wait()

@@ -15,6 +15,7 @@ from gateway.web import (
     deliveries,
     devices,
     dispatch,
+    feeds,
     health,
     importing,
     notifications,
@@ -43,6 +44,7 @@ ROUTES: tuple[Route, ...] = (
     *deliveries.routes,
     *receipts.routes,
     *webhooks.routes,
+    *feeds.routes,
     *health.routes,
 )
 

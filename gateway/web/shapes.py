@@ -323,6 +323,31 @@ class AlertRule(TypedDict):
     ttl: NotRequired[int]
 
 
+class RefusedAlert(TypedDict):
+    identifier: str | None
+    detail: str
+
+
+class Feed(TypedDict):
+    """`counts` are its alerts by what they came to; `refusals` the latest that could not be told."""
+
+    id: str
+    name: str
+    url: str
+    interval: int
+    audience: Any
+    category: str | None
+    status: str
+    next_at: Moment | None
+    failures: int
+    last_error: str | None
+    last_ok_at: Moment | None
+    counts: dict[str, int]
+    refusals: list[RefusedAlert]
+    created_at: Moment
+    updated_at: Moment
+
+
 class AlertSettings(TypedDict):
     rules: list[AlertRule]
     audience: Any

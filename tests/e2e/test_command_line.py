@@ -24,7 +24,7 @@ def settings(database_url: str) -> dict[str, str]:
 async def test_every_command_explains_itself() -> None:
     everything = await command("--help")
     assert everything.code == 0
-    for name in ("up", "serve", "work", "migrate", "doctor", "sim", "send", "alert", "prune", "settings"):
+    for name in ("up", "serve", "work", "migrate", "doctor", "sim", "send", "alert", "feed", "prune", "settings"):
         assert name in everything.out
         said = await command(name, "--help")
         assert (said.code, "Usage:" in said.out) == (0, True), name

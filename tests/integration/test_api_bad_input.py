@@ -38,6 +38,7 @@ async def bench(api: Api) -> Bench:
     webhook = await api.made(
         "POST", "/v1/webhooks", {"name": "w", "url": "https://hooks.example.org/", "events": ["delivery.gone"]}
     )
+    feed = await api.made("POST", "/v1/feeds", {"name": "f", "url": "https://feeds.example.org/cap"})
     category = await api.made("POST", "/v1/categories", {"name": "offers", "title": "Offers"})
     return Bench(
         api,
@@ -49,6 +50,7 @@ async def bench(api: Api) -> Bench:
             "template_id": template["id"],
             "reminder_id": reminder["id"],
             "webhook_id": webhook["id"],
+            "feed_id": feed["id"],
         },
     )
 

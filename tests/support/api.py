@@ -31,6 +31,7 @@ KINDS = {
     "template_id": "tpl",
     "reminder_id": "rem",
     "webhook_id": "whk",
+    "feed_id": "fed",
 }
 """The ids in addresses, and what they begin with."""
 
@@ -135,6 +136,8 @@ class Api:
             "reminders",
             "webhooks",
             "happenings",
+            "feeds",
+            "alerts",
         )
         tables += ("deliveries", "receipts", "idempotency_keys")
         return {table: await self.parts.scalar(f"SELECT count(*) FROM {table}") for table in tables}  # noqa: S608

@@ -1,0 +1,106 @@
+"""Feeds at work: which are due, what was read of them, and how they fare.
+
+A feed is claimed as a job is: claiming moves `run_at` past the lease and counts `claim` up, so that one process at a
+time fetches it, and whoever was overtaken settles nothing.
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.records.schema import feed_entries, feeds
+
+MOST_REFUSALS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A feed that is ours for the lease."""
+
+    id: UUID
+    claim: int
+    application_id: UUID
+    url: str
+    interval: timedelta
+    audience: Any
+    category: str | None
+    etag: str | None
+    last_modified: str | None
+    digest: bytes | None
+    failures: int
+
+
+async def claim(conn: AsyncConnection, lease: timedelta) -> Claimed | None:
+    """A feed whose time has come."""
+    f = feeds.c
+    due = select(f.id).where(f.status == "active", f.run_at <= func.now()).order_by(f.run_at).limit(1)
+    held = due.with_for_update(skip_locked=True).cte("due").prefix_with("MATERIALIZED", dialect="postgresql")
+    taken = update(feeds).where(f.id == held.c.id).values(run_at=func.now() + lease, claim=f.claim + 1)
+    row = (await conn.execute(taken.returning(feeds))).first()
+    if row is None:
+        return None
+    return Claimed(
+        row.id,
+        row.claim,
+        row.application_id,
+        row.url,
+        timedelta(seconds=row.interval_s),
+        row.audience,
+        row.category,
+        row.etag,
+        row.last_modified,
+        row.digest,
+        row.failures,
+    )
+
+
+async def next_due(conn: AsyncConnection) -> float | None:
+    """Seconds until the next may be claimed; None when there is none."""
+    wait = func.extract("epoch", func.min(feeds.c.run_at) - func.now())
+    seconds = (await conn.execute(select(wait).where(feeds.c.status == "active"))).scalar()
+    return None if seconds is None else max(0.0, float(seconds))
+
+
+async def settle(conn: AsyncConnection, held: Claimed, wait: timedelta, **values: Any) -> bool:
+    """It is due again after `wait`. False when the claim was lost, or the feed was changed or removed meanwhile."""
+    ours = (feeds.c.id == held.id, feeds.c.claim == held.claim)
+    settled = update(feeds).where(*ours).values(run_at=func.now() + wait, **values)
+    return (await conn.execute(settled)).rowcount == 1
+
+
+async def count(
+    conn: AsyncConnection, feed_id: UUID, came_to: Mapping[str, int], refused: Sequence[dict[str, Any]]
+) -> None:
+    """Add to what its alerts came to, and keep the latest refusals."""
+    held = select(feeds.c.counts, feeds.c.refusals).where(feeds.c.id == feed_id)
+    row = (await conn.execute(held.with_for_update(key_share=True))).first()
+    if row is None:
+        return
+    counts = {name: row.counts.get(name, 0) + came_to.get(name, 0) for name in {*row.counts, *came_to}}
+    refusals = [*refused, *(one for one in row.refusals if one not in refused)][:MOST_REFUSALS]
+    await conn.execute(update(feeds).where(feeds.c.id == feed_id).values(counts=counts, refusals=refusals))
+
+
+async def unread(conn: AsyncConnection, feed_id: UUID, keys: Collection[str]) -> set[str]:
+    """Those of the entries whose documents were not read yet; what is no longer named is forgotten."""
+    digests = {_digest(key): key for key in keys}
+    gone = delete(feed_entries).where(feed_entries.c.feed_id == feed_id, feed_entries.c.digest.not_in(digests))
+    await conn.execute(gone)
+    known = select(feed_entries.c.digest).where(feed_entries.c.feed_id == feed_id)
+    return {*keys} - {digests[digest] for digest in (await conn.execute(known)).scalars() if digest in digests}
+
+
+async def mark_read(conn: AsyncConnection, feed_id: UUID, key: str) -> None:
+    added = insert(feed_entries).values(feed_id=feed_id, digest=_digest(key)).on_conflict_do_nothing()
+    await conn.execute(added)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "replace")).digest()

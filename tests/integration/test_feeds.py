@@ -1,0 +1,318 @@
+"""Feeds: real alerts fetched from a server on loopback, told once, politely asked for, by one process at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from sqlalchemy import func, update
+
+from gateway.domain import ids
+from gateway.outbound.client import OutboundClient
+from gateway.outbound.policy import OutboundPolicy
+from gateway.records import signals
+from gateway.records.schema import feeds
+from gateway.sim import Vendor
+from gateway.worker.feeds import LEASE, Poller
+from gateway.worker.feeds import PATIENCE_S as FETCHED_WITHIN_S
+from tests.support import alerts
+from tests.support.api import Api, serving
+from tests.support.gateway_parts import PATIENCE_S, gateway
+from tests.support.worker_process import worker_process
+
+ATOM = """<?xml version="1.0"?><feed xmlns="http://www.w3.org/2005/Atom"><title>Alerts</title>{}</feed>"""
+RSS = """<?xml version="1.0"?><rss version="2.0"><channel><title>Alerts</title>{}</channel></rss>"""
+
+
+@dataclass
+class Office:
+    """A weather office's web server. `gone`: what is answered 503 for as long as it is in there."""
+
+    origin: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+    asked: list[tuple[str, int]] = field(default_factory=list)
+    came: asyncio.Condition = field(default_factory=asyncio.Condition)
+    slow_s: float = 0.0
+    at_once: int = 0
+    most_at_once: int = 0
+
+    async def handle(self, request: web.Request) -> web.Response:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(self.slow_s)
+        answer = self._answer(request)
+        self.at_once -= 1
+        async with self.came:
+            self.asked.append((request.path, answer.status))
+            self.came.notify_all()
+        return answer
+
+    def _answer(self, request: web.Request) -> web.Response:
+        if request.path in self.gone:
+            return web.Response(status=503)
+        if (body := self.files.get(request.path)) is None:
+            return web.Response(status=404)
+        etag = f'"{hash(body)}"'
+        if request.headers.get("If-None-Match") == etag:
+            return web.Response(status=304, headers={"ETag": etag})
+        return web.Response(body=body, headers={"ETag": etag, "Content-Type": "application/xml"})
+
+    def statuses(self, path: str) -> list[int]:
+        return [status for asked, status in self.asked if asked == path]
+
+    async def until(self, path: str, *statuses: int) -> None:
+        async with asyncio.timeout(PATIENCE_S), self.came:
+            await self.came.wait_for(lambda: self.statuses(path)[-len(statuses) :] == list(statuses))
+
+
+@pytest.fixture
+async def office() -> AsyncIterator[Office]:
+    office = Office()
+    app = web.Application()
+    app.router.add_get("/{path:.*}", office.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    office.origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield office
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def api(database_url: str, office: Office) -> AsyncIterator[Api]:
+    async with gateway(database_url) as parts:
+        parts.context = replace(parts.context, outbound=OutboundPolicy([office.origin]))
+        async with serving(parts) as api:
+            yield api
+
+
+@asynccontextmanager
+async def polling(api: Api) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    async with OutboundClient(api.parts.context.outbound) as client:
+        task = asyncio.create_task(Poller(api.parts.context, api.parts.bell, client).run(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await asyncio.wait_for(task, PATIENCE_S)
+
+
+async def added(api: Api, office: Office, path: str, **said: Any) -> Any:
+    return await api.made("POST", "/v1/feeds", {"name": path, "url": office.origin + path, **said})
+
+
+async def again(api: Api, feed: Any, office: Office, path: str, *statuses: int) -> Any:
+    """Have it fetched now instead of when it is due; the feed after that."""
+    id_ = ids.parse(ids.FEED, feed["id"])
+    seen = len(office.asked)
+    async with api.parts.engine.begin() as conn:
+        await conn.execute(update(feeds).where(feeds.c.id == id_).values(run_at=func.now()))
+        await signals.send(conn, signals.FEEDS)
+    async with asyncio.timeout(PATIENCE_S), office.came:
+        await office.came.wait_for(lambda: path in [asked for asked, _ in office.asked[seen:]])
+    return await settled(api, feed)
+
+
+async def settled(api: Api, feed: Any) -> Any:
+    """The feed once it has been fetched again, well or badly, since it was shown as that."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            shown = await api.made("GET", f"/v1/feeds/{feed['id']}")
+            if (shown["last_ok_at"], shown["failures"]) != (feed["last_ok_at"], feed["failures"]):
+                return shown
+            await asyncio.sleep(0.02)
+
+
+def entry(office: Office, name: str, updated: str = "2026-11-01T00:00:00Z") -> str:
+    link = f'<link type="application/cap+xml" href="/{name}"/>'
+    return f"<entry><id>{name}</id><updated>{updated}</updated><title>x</title>{link}</entry>"
+
+
+async def told(api: Api) -> list[str]:
+    listed = await api.made("GET", "/v1/notifications?kind=alert&limit=1000")
+    return sorted(one["details"]["identifier"] for one in listed["items"])
+
+
+async def test_an_nws_collection_is_told_and_what_is_not_new_is_not_sent_again(api: Api, office: Office) -> None:
+    office.files["/active"] = alerts.present("nws/nws_alerts-api-phoenix.json")
+    async with polling(api):
+        feed = await added(api, office, "/active")
+        await office.until("/active", 200)
+        shown = await settled(api, feed)
+        assert shown["counts"] == {"accepted": 2}
+        assert shown["last_ok_at"] is not None
+        shown = await again(api, shown, office, "/active")
+    assert office.statuses("/active") == [200, 304]
+    assert shown["counts"] == {"accepted": 2}
+    assert shown["failures"] == 0
+
+
+async def test_an_atom_feed_names_documents_that_are_each_fetched_once(api: Api, office: Office) -> None:
+    names = ["cap/gb-metoffice-ni-ice.xml", "cap/ie-smallcraft-20250413.xml", "cap/bad-missing-scope.xml"]
+    for name in names:
+        office.files[f"/{name}"] = alerts.present(name)
+    [farmer] = api.parts.subscribe(Vendor.MOZILLA, 1)
+    await api.made("POST", "/v1/devices", {"subscription": farmer.to_json(), "zones": ["UK113"]})
+    office.files["/atom"] = ATOM.format("".join(entry(office, name) for name in names)).encode()
+    async with polling(api), api.parts.working():
+        feed = await added(api, office, "/atom")
+        await office.until("/atom", 200)
+        shown = await settled(api, feed)
+        assert shown["counts"] == {"accepted": 2, "refused": 1}
+        assert shown["refusals"] == [
+            {"identifier": "12345", "detail": "scope is '': only what is Public may be told to everyone"}
+        ]
+        office.files["/atom"] += b"<!-- changed -->"
+        shown = await again(api, shown, office, "/atom")
+        assert [office.statuses(f"/{name}") for name in names] == [[200]] * 3
+        changed = entry(office, names[0], "2026-11-02T00:00:00Z")
+        office.files["/atom"] = ATOM.format(changed).encode()
+        shown = await again(api, shown, office, "/atom")
+        assert office.statuses(f"/{names[0]}") == [200, 200]
+        assert shown["counts"] == {"accepted": 2, "refused": 1, "repeated": 1}
+        for notification in (await api.made("GET", "/v1/notifications?kind=alert"))["items"]:
+            parsed = ids.parse(ids.NOTIFICATION, notification["id"])
+            assert parsed is not None
+            await api.parts.ended(parsed)
+    assert len(farmer.messages) == 1
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "<item><guid>1</guid><link>{url}</link></item>",
+        '<item><guid>1</guid><link>https://x.example/</link><enclosure type="application/cap+xml" url="{url}"/></item>',
+    ],
+)
+async def test_an_rss_feed_names_documents_by_link_or_enclosure(api: Api, office: Office, item: str) -> None:
+    office.files["/a.xml"] = alerts.present("cap/no-metno-gale-20210921.xml")
+    office.files["/rss"] = RSS.format(item.format(url=office.origin + "/a.xml")).encode()
+    async with polling(api):
+        shown = await settled(api, await added(api, office, "/rss"))
+    assert shown["counts"] == {"accepted": 1}
+
+
+async def test_alerts_inside_of_a_feed_are_taken_as_they_are(api: Api, office: Office) -> None:
+    office.files["/inline"] = alerts.present("wrapped/atom-earthquake-inline.xml")
+    office.files["/edxl"] = alerts.present("wrapped/edxl-bushfire-valid.xml")
+    async with polling(api):
+        for path in ("/inline", "/edxl"):
+            await settled(api, await added(api, office, path))
+    assert len(await told(api)) == 8
+
+
+async def test_a_feed_that_fails_is_asked_ever_more_rarely_and_says_why(api: Api, office: Office) -> None:
+    office.gone.add("/feed")
+    async with polling(api):
+        feed = await added(api, office, "/feed", interval=60)
+        await office.until("/feed", 503)
+        shown, waits = feed, []
+        for failures in (1, 2):
+            shown = await settled(api, feed) if failures == 1 else await again(api, shown, office, "/feed")
+            assert (shown["failures"], shown["last_error"]) == (failures, "it answered 503")
+            id_ = ids.parse(ids.FEED, feed["id"])
+            waits.append(await api.parts.scalar("SELECT extract(epoch FROM run_at - now()) FROM feeds", id=id_))
+        assert 100 < waits[0] <= 132
+        assert 200 < waits[1] <= 264
+        office.gone.clear()
+        office.files["/feed"] = alerts.present("nws/heavy-freezing-spray-arctic.json")
+        shown = await again(api, shown, office, "/feed")
+    assert (shown["failures"], shown["last_error"], shown["counts"]) == (0, None, {"accepted": 1})
+
+
+async def test_a_document_that_cannot_be_fetched_holds_up_no_other_and_is_fetched_later(
+    api: Api, office: Office
+) -> None:
+    names = ["cap/gb-metoffice-ni-ice.xml", "cap/ie-smallcraft-20250413.xml"]
+    for name in names:
+        office.files[f"/{name}"] = alerts.present(name)
+    office.gone.add(f"/{names[0]}")
+    office.files["/atom"] = ATOM.format("".join(entry(office, name) for name in names)).encode()
+    async with polling(api):
+        feed = await added(api, office, "/atom")
+        await office.until("/atom", 200)
+        shown = await settled(api, feed)
+        assert shown["counts"] == {"accepted": 1}
+        assert shown["last_error"] == "1 of 2 documents could not be fetched: it answered 503"
+        office.gone.clear()
+        shown = await again(api, shown, office, "/atom")
+    assert office.statuses("/atom") == [200, 200]  # without an ETag, since it was not read whole
+    assert shown["counts"] == {"accepted": 2}
+    assert office.statuses(f"/{names[1]}") == [200]
+
+
+async def test_one_process_at_a_time_fetches_a_feed(api: Api, office: Office) -> None:
+    office.files["/active"] = alerts.present("nws/nws_alerts-api-phoenix.json")
+    office.slow_s = 0.3
+    async with polling(api), polling(api), polling(api):
+        feed = await added(api, office, "/active")
+        await office.until("/active", 200)
+        await settled(api, feed)
+    assert office.asked == [("/active", 200)]
+    assert office.most_at_once == 1
+
+
+async def test_a_worker_killed_in_the_middle_leaves_no_alert_out(api: Api, office: Office, tmp_path: Path) -> None:
+    names = [
+        f"cap/{name}"
+        for name in ("gb-metoffice-ni-ice.xml", "ie-smallcraft-20250413.xml", "kz-kazhydromet-20250306.xml")
+    ]
+    for name in names:
+        office.files[f"/{name}"] = alerts.present(name)
+    office.files["/atom"] = ATOM.format("".join(entry(office, name) for name in names)).encode()
+    office.slow_s = 0.5
+    feed = await added(api, office, "/atom")
+    async with worker_process(api.parts, tmp_path, outbound_hosts=office.origin) as worker:
+        await office.until("/atom", 200)
+        await worker.kill()
+    assert (await api.made("GET", f"/v1/feeds/{feed['id']}"))["last_ok_at"] is None
+    office.slow_s = 0.0
+    async with polling(api):
+        shown = await again(api, feed, office, "/atom")
+    assert sum(shown["counts"].values()) >= 3
+    assert len(await told(api)) == 3
+
+
+@pytest.mark.parametrize("body", [b"", b"<html><body>Sorry</body></html>", b"{}", b"[1]", b"<!DOCTYPE a><a/>"])
+async def test_what_is_no_feed_is_told_and_asked_for_again_later(api: Api, office: Office, body: bytes) -> None:
+    office.files["/feed"] = body
+    async with polling(api):
+        feed = await added(api, office, "/feed")
+        await office.until("/feed", 200)
+        shown = await settled(api, feed)
+    assert shown["failures"] == 1
+    assert shown["last_error"]
+
+
+async def test_a_feed_may_not_lead_into_the_operators_network(api: Api) -> None:
+    for url in ("http://127.0.0.1:1/x", "https://10.0.0.1/x", "https://localhost/x", "file:///etc/passwd"):
+        said = await api.call("POST", "/v1/feeds", {"name": "f", "url": url})
+        assert (said.status, said.body["code"]) == (422, "address_not_allowed")
+
+
+async def test_a_feed_is_narrowed_changed_paused_and_removed(api: Api, office: Office) -> None:
+    office.files["/active"] = alerts.present("nws/heavy-freezing-spray-arctic.json")
+    async with polling(api):
+        feed = await added(api, office, "/active", audience={"topic": "sea"}, interval=3600)
+        await office.until("/active", 200)
+        feed = await settled(api, feed)
+        [notification] = (await api.made("GET", "/v1/notifications?kind=alert"))["items"]
+        assert {"topic": "sea"} in notification["audience"]["all"]
+        paused = await api.made("PATCH", f"/v1/feeds/{feed['id']}", {"status": "paused", "audience": None})
+        assert (paused["next_at"], paused["audience"]) == (None, None)
+        await api.made("PATCH", f"/v1/feeds/{feed['id']}", {"status": "active"})
+        await office.until("/active", 200, 200)
+        await settled(api, feed)
+        assert (await api.call("DELETE", f"/v1/feeds/{feed['id']}")).status == 204
+        assert (await api.call("GET", f"/v1/feeds/{feed['id']}")).status == 404
+
+
+def test_the_lease_is_longer_than_the_longest_look() -> None:
+    assert timedelta(seconds=FETCHED_WITHIN_S) < LEASE
