@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     )
     outbound_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Receivers of webhooks allowed beside https to the public web, as whole origins, comma separated: "
+        description="What webhooks may call beside https to the public web, as whole origins, comma separated: "
         "http://127.0.0.1:9000.",
     )
     push_ca: FilePath | None = Field(
