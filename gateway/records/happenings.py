@@ -1,9 +1,10 @@
 """What happens to an application and is not in its log, written down for its webhooks.
 
 A happening is written by the transaction that makes it so, in one statement that writes nothing where no webhook asks
-for it. Ids are given out before commits, so that a reader who went by them alone would pass over what commits late.
-Readers therefore take only what was written by transactions older than any that still runs: the order (txid, id) is
-final by then. The price is that one long transaction, anywhere in the database server, holds everybody's up.
+for it. (One that is disabled still does: it may go on, and be told what it missed.) Ids are given out before commits,
+so that a reader who went by them alone would pass over what commits late. Readers therefore take only what was written
+by transactions older than any that still runs: the order (txid, id) is final by then. The price is that one long
+transaction, anywhere in the database server, holds everybody's up.
 """
 
 from collections.abc import Collection, Sequence

@@ -79,10 +79,10 @@ async def next_due(conn: AsyncConnection) -> float | None:
 
 
 async def try_batch(conn: AsyncConnection, held: Claimed, pending: Pending, lease: timedelta) -> bool:
-    """Note what is about to be sent, before it is; False when the claim was lost."""
+    """Note what is about to be sent, before it is; False when the claim was lost or it was told to stop."""
     upto = pending.upto
     said = {"id": pending.message_id, "log": upto.log, "outbox": list(upto.outbox)}
-    return await _settle(conn, held, pending=said, run_at=func.now() + lease)
+    return await _settle(conn, held, webhooks.c.status == "active", pending=said, run_at=func.now() + lease)
 
 
 async def advance(conn: AsyncConnection, held: Claimed, to: Place, *, sent: bool, lease: timedelta) -> bool:
@@ -112,8 +112,8 @@ def place_values(place: Place) -> dict[str, int]:
     return {"log_position": place.log, "outbox_txid": place.outbox.txid, "outbox_id": place.outbox.id}
 
 
-async def _settle(conn: AsyncConnection, held: Claimed, **values: Any) -> bool:
-    ours = (webhooks.c.id == held.id, webhooks.c.claim == held.claim, webhooks.c.status == "active")
+async def _settle(conn: AsyncConnection, held: Claimed, *if_: ColumnElement[bool], **values: Any) -> bool:
+    ours = (webhooks.c.id == held.id, webhooks.c.claim == held.claim, *if_)
     return (await conn.execute(update(webhooks).where(*ours).values(**values))).rowcount == 1
 
 

@@ -66,7 +66,7 @@ async def change(
         if not asked_for(row.events, SETTLED):
             values["log_position"] = await log.last_position(conn, application_id)
     if values.get("status") == "active" and row.status != "active":
-        values |= _SOUND | _ANEW | {"run_at": func.now()}
+        values |= {**_SOUND, "claim": table.c.claim + 1, "run_at": func.now()}
         await signals.send(conn, signals.HAPPENINGS, str(application_id))
     return show(await saved.change(conn, table, id_, **values))
 

@@ -57,7 +57,12 @@ class Receiver:
     origin: str = ""
     answers: list[int | None] = field(default_factory=lambda: [204])
     extra: dict[str, str] = field(default_factory=dict)
+    hold: asyncio.Event = field(default_factory=asyncio.Event)
     messages: list[Message] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.hold.set()
+
     came: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @property
@@ -71,6 +76,7 @@ class Receiver:
         async with self.came:
             self.messages.append(Message(headers, body))
             self.came.notify_all()
+        await self.hold.wait()
         if status is None:
             await asyncio.Event().wait()
         return web.Response(status=status or 200, headers=self.extra)
@@ -517,8 +523,10 @@ async def test_after_a_day_of_failures_it_is_disabled_with_an_alarm(
         receiver.answers = [204]
         again = await api.made("PATCH", f"/v1/webhooks/{made['id']}", {"status": "active"})
         assert (again["status"], again["cause"], again["failures"]) == ("active", None, 0)
-        await receiver.until(lambda it: len(it.messages) == 4)
-    assert [event["type"] for event in receiver.messages[-1].events] == ["device.registered"] * 2
+        await receiver.until(lambda it: len(it.messages) == 5)
+    *tried, rest = receiver.messages
+    assert len({(message.id, message.body) for message in tried}) == 1
+    assert rest.events[0]["id"] != tried[0].events[0]["id"]
 
 
 async def test_410_disables_at_once(api: Api, receiver: Receiver) -> None:
@@ -538,6 +546,21 @@ async def test_a_disabled_one_is_told_nothing(api: Api, receiver: Receiver) -> N
         await due_now(api.parts)
         await asyncio.sleep(1.2)
     assert receiver.messages == []
+
+
+async def test_what_was_taken_while_it_was_disabled_is_not_sent_again(api: Api, receiver: Receiver) -> None:
+    made = await hook(api, receiver)
+    receiver.hold.clear()
+    await api.register()
+    async with sending(api.parts):
+        await receiver.until(lambda it: len(it.messages) == 1)
+        await api.made("PATCH", f"/v1/webhooks/{made['id']}", {"status": "disabled"})
+        receiver.hold.set()
+        await state_when(api, made, lambda shown: shown["last_ok_at"] is not None)
+        await api.register()
+        await api.made("PATCH", f"/v1/webhooks/{made['id']}", {"status": "active"})
+        await receiver.until(lambda it: len(it.messages) == 2)
+    assert len({event["id"] for event in receiver.events}) == len(receiver.events) == 2
 
 
 async def test_while_a_secret_is_replaced_both_sign(api: Api, receiver: Receiver) -> None:

@@ -46,8 +46,10 @@ def test_a_variable_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -
 
 def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_PUSH_HOSTS", "push.example.org, http://127.0.0.1:9090,")
+    monkeypatch.setenv("GATEWAY_OUTBOUND_HOSTS", "http://127.0.0.1:9000,https://hooks.lan")
     monkeypatch.setenv("GATEWAY_LANES", "urgent,bulk")
     chosen = load_settings()
+    assert chosen.outbound_hosts == ("http://127.0.0.1:9000", "https://hooks.lan")
     assert chosen.push_hosts == ("push.example.org", "http://127.0.0.1:9090")
     assert chosen.lanes == ("urgent", "bulk")
 
