@@ -15,7 +15,8 @@ from shapely.affinity import translate
 from shapely.errors import GEOSException
 from shapely.geometry.base import BaseGeometry
 
-from gateway.domain.audience import FARTHEST_M, MOST_VALUES, MOST_VERTICES
+from gateway.domain.audience import FARTHEST_M, MOST_VERTICES
+from gateway.domain.comparison import MOST_VALUES
 from gateway.domain.device import ZONE_CODE
 
 MOST_CIRCLES = 100

@@ -6,15 +6,15 @@ compiles the tree to SQL. A filter is one object with one leaf or one combinator
     {"all": [{"topic": "weather"}, {"not": {"attribute": "age", "lt": 18}}]}
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
-from typing import Any, TypeGuard
+from typing import Any
 from uuid import UUID
 
-from gateway.domain import ids
+from gateway.domain import comparison, ids
+from gateway.domain.comparison import MOST_VALUES, OPERATORS, Scalar, is_number
 from gateway.domain.device import TOPIC_NAME, ZONE_CODE
 from gateway.domain.errors import Fault, Invalid, step
 from gateway.domain.soundness import polygon_fault
@@ -24,11 +24,9 @@ MOST_LEAVES = 200
 # What a filter may come to with its segments written out.
 DEEPEST_RESOLVED = 32
 MOST_RESOLVED_LEAVES = 1000
-MOST_VALUES = 1000
 MOST_VERTICES = 10_000
 FARTHEST_M = 20_037_508.0  # half the Earth's circumference
 
-Scalar = str | int | float | bool
 Ring = tuple[tuple[float, float], ...]
 """(longitude, latitude) vertices, closed: the last equals the first (RFC 7946 section 3.1.6)."""
 
@@ -155,8 +153,6 @@ Audience = (
 
 DETAILS = {"locale": "-", "timezone": None, "platform": None, "browser": " "}
 """The client details, and what follows a value that stands for longer ones."""
-ORDERINGS = ("lt", "lte", "gt", "gte")
-OPERATORS = ("eq", "ne", "in", *ORDERINGS, "exists", "contains")
 
 
 def parse(value: object, pointer: str = "/audience") -> Audience:
@@ -320,27 +316,11 @@ class _Reader:
         name = value["attribute"]
         if not isinstance(name, str) or not 0 < len(name) <= 100:
             return self.fault(f"{at}/attribute", "must be the attribute's name, 1 to 100 characters")
-        operators = [key for key in value if key in OPERATORS]
-        if len(operators) != 1:
-            return self.fault(at, f"must compare {name!r} by exactly one of {', '.join(OPERATORS)}")
-        [operator] = operators
-        operand, where = value[operator], f"{at}/{operator}"
-        if operator == "in":
-            if not isinstance(operand, list) or not 0 < len(operand) <= MOST_VALUES:
-                return self.fault(where, f"must be a list of 1 to {MOST_VALUES} values")
-            bad = [i for i, item in enumerate(operand) if not _is_scalar(item)]
-            for index in bad:
-                self.fault(f"{where}/{index}", "must be text, a finite number or a boolean")
-            return None if bad else Attribute(name, operator, tuple(operand))
-        if operator == "exists":
-            if not isinstance(operand, bool):
-                return self.fault(where, "must be true or false")
-        elif operator in ORDERINGS:
-            if isinstance(operand, bool) or not _is_scalar(operand):
-                return self.fault(where, "must be text or a finite number")
-        elif not _is_scalar(operand):
-            return self.fault(where, "must be text, a finite number or a boolean")
-        return Attribute(name, operator, operand)
+        compared = comparison.read(value, at, name)
+        if isinstance(compared, list):
+            self.faults += compared
+            return None
+        return Attribute(name, *compared)
 
     def within(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
         polygons = self._polygons(value["within"], f"{at}/within")
@@ -357,7 +337,7 @@ class _Reader:
             number = near.get(name)
             if name not in near:
                 self.fault(f"{at}/{name}", "is missing")
-            elif not _is_number(number) or not low <= number <= high:
+            elif not is_number(number) or not low <= number <= high:
                 self.fault(f"{at}/{name}", f"must be a number from {low:g} to {high:g}")
         if len(self.faults) > before:
             return None
@@ -429,7 +409,7 @@ class _Reader:
         if not isinstance(value, list) or len(value) < 4:
             return self.fault(at, "must be a ring of at least 4 positions, the last equal to the first")
         for index, position in enumerate(value):
-            if not isinstance(position, list) or len(position) not in (2, 3) or not all(map(_is_number, position)):
+            if not isinstance(position, list) or len(position) not in (2, 3) or not all(map(is_number, position)):
                 return self.fault(f"{at}/{index}", "must be [longitude, latitude]")
             if not -180 <= position[0] <= 180 or not -90 <= position[1] <= 90:
                 return self.fault(
@@ -466,14 +446,6 @@ _READERS: dict[str, Callable[[_Reader, dict[str, Any], str, int], Audience | Non
     "any": _Reader.any,
     "not": _Reader.negation,
 }
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_scalar(value: object) -> bool:
-    return isinstance(value, bool) or _is_number(value) or (isinstance(value, str) and len(value) <= 1000)
 
 
 def _moment(value: object) -> datetime | None:

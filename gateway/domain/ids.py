@@ -10,7 +10,8 @@ import time
 from uuid import UUID
 
 APPLICATION, KEY, DEVICE, NOTIFICATION, DELIVERY = "app", "key", "dev", "ntf", "dlv"
-SEGMENT, CATEGORY, TEMPLATE, REMINDER, WEBHOOK, FEED = "seg", "cat", "tpl", "rem", "whk", "fed"
+SEGMENT, CATEGORY, TEMPLATE, REMINDER = "seg", "cat", "tpl", "rem"
+WEBHOOK, FEED, TRIGGER, EVENT = "whk", "fed", "trg", "evt"
 
 
 def new_id() -> UUID:

@@ -122,16 +122,20 @@ class PostgresQueue:
             await put_back(conn, job)
 
 
-async def enqueue_plan(conn: AsyncConnection, notification: Notification) -> None:
-    """The first job of a notification: plan it when its time comes. Part of the accepting transaction."""
+async def enqueue_plans(conn: AsyncConnection, accepted: Sequence[Notification]) -> None:
+    """The first job of each notification: plan it when its time comes. Part of the accepting transaction."""
     await conn.execute(
-        insert(jobs).values(
-            task=Task.PLAN,
-            application_id=notification.application_id,
-            notification_id=notification.id,
-            lane=notification.delivery.lane,
-            run_at=notification.start_at,
-        )
+        insert(jobs),
+        [
+            {
+                "task": Task.PLAN,
+                "application_id": notification.application_id,
+                "notification_id": notification.id,
+                "lane": notification.delivery.lane,
+                "run_at": notification.start_at,
+            }
+            for notification in accepted
+        ],
     )
     await signals.send(conn, signals.JOBS)
 

@@ -41,13 +41,13 @@ from gateway.domain.audience import (
     Not,
     Notified,
     Ring,
-    Scalar,
     Segment,
     Topic,
     Users,
     Within,
     Zones,
 )
+from gateway.domain.comparison import Scalar
 from gateway.domain.delivery import OutcomeName
 from gateway.records.schema import deliveries, devices, notifications
 

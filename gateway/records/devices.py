@@ -14,7 +14,7 @@ from sqlalchemy.types import Text
 
 from gateway.domain.device import ClientDetails, Device, DeviceStatus, Location, Registration, Subscription
 from gateway.domain.ids import new_id
-from gateway.records import happenings
+from gateway.records import events, happenings
 from gateway.records.schema import contacts, deliveries, devices
 
 NEVER_NULL = ("attributes", "topics", "zones", "muted")
@@ -170,6 +170,7 @@ async def forget_user(conn: AsyncConnection, application_id: UUID, user_id: str)
     await conn.execute(
         delete(contacts).where(contacts.c.application_id == application_id, contacts.c.person == user_id)
     )
+    await events.forget(conn, application_id, user_id)
     return removed
 
 

@@ -18,36 +18,43 @@ from gateway.records.schema import notifications, progress, variants
 _PROGRESS = [progress.c[field.name] for field in fields(Progress)]
 
 
-async def add(conn: AsyncConnection, notification: Notification) -> None:
+async def add(conn: AsyncConnection, accepted: Sequence[Notification]) -> None:
+    await conn.execute(insert(notifications), [_row(notification) for notification in accepted])
+    await conn.execute(insert(progress), [{"notification_id": notification.id} for notification in accepted])
+    counted = [
+        {"notification_id": notification.id, "number": number}
+        for notification in accepted
+        for number in range(len(notification.steering.variants))
+    ]
+    if counted:
+        await conn.execute(insert(variants), counted)
+    these = notifications.c.id.in_([notification.id for notification in accepted])
+    await happenings.of_notifications(conn, "notification.accepted", these)
+
+
+def _row(notification: Notification) -> dict[str, Any]:
     delivery = notification.delivery
-    await conn.execute(
-        insert(notifications).values(
-            id=notification.id,
-            application_id=notification.application_id,
-            kind=notification.kind,
-            name=notification.name,
-            status=notification.status,
-            content=notification.content,
-            audience=notification.audience,
-            details=notification.details,
-            steering=notification.steering.to_json(),
-            reminder_id=notification.reminder_id,
-            occurrence=notification.occurrence,
-            templating=None if notification.templating is None else asdict(notification.templating),
-            lane=delivery.lane,
-            urgency=delivery.urgency,
-            ttl_s=int(delivery.ttl.total_seconds()),
-            collapse_key=delivery.collapse_key,
-            expires_at=delivery.expires_at,
-            start_at=notification.start_at,
-            created_at=notification.created_at,
-        )
-    )
-    await conn.execute(insert(progress).values(notification_id=notification.id))
-    if numbers := range(len(notification.steering.variants)):
-        rows = [{"notification_id": notification.id, "number": number} for number in numbers]
-        await conn.execute(insert(variants), rows)
-    await happenings.of_notifications(conn, "notification.accepted", notifications.c.id == notification.id)
+    return {
+        "id": notification.id,
+        "application_id": notification.application_id,
+        "kind": notification.kind,
+        "name": notification.name,
+        "status": notification.status,
+        "content": notification.content,
+        "audience": notification.audience,
+        "details": notification.details,
+        "steering": notification.steering.to_json(),
+        "reminder_id": notification.reminder_id,
+        "occurrence": notification.occurrence,
+        "templating": None if notification.templating is None else asdict(notification.templating),
+        "lane": delivery.lane,
+        "urgency": delivery.urgency,
+        "ttl_s": int(delivery.ttl.total_seconds()),
+        "collapse_key": delivery.collapse_key,
+        "expires_at": delivery.expires_at,
+        "start_at": notification.start_at,
+        "created_at": notification.created_at,
+    }
 
 
 async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> tuple[Notification, Progress] | None:

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
 from gateway.domain.errors import Conflict, NotFound
-from gateway.records.schema import categories, feeds, reminders, segments, templates, webhooks
+from gateway.records.schema import categories, feeds, reminders, segments, templates, triggers, webhooks
 
 _WORDS = {
     segments.name: (ids.SEGMENT, "segment"),
@@ -22,6 +22,7 @@ _WORDS = {
     reminders.name: (ids.REMINDER, "reminder"),
     webhooks.name: (ids.WEBHOOK, "webhook"),
     feeds.name: (ids.FEED, "feed"),
+    triggers.name: (ids.TRIGGER, "trigger"),
 }
 
 

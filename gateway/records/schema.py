@@ -324,6 +324,60 @@ feed_entries = Table(
     Column("digest", LargeBinary, primary_key=True),  # SHA-256 of its key
 )
 
+# What is sent when something happens in the application.
+triggers = Table(
+    "triggers",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    _application(),
+    Column("name", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("status", Text, nullable=False, server_default=text("'active'")),
+    Column("condition", JSONB(none_as_null=True)),
+    Column("draft", JSONB, nullable=False),  # what is sent, to whom and how; its audience may take values of the event
+    Column("delay_s", Integer, nullable=False),
+    Column("dedupe_s", Integer),  # one run for a user within so long
+    Column("cap_most", Integer),
+    Column("cap_window_s", Integer),
+    Column("cancel_on", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # events that end what still waits
+    _moment("created_at", now=True),
+    _moment("updated_at", now=True),
+    UniqueConstraint("application_id", "name"),
+    CheckConstraint("status IN ('active', 'paused')", name="status"),
+    Index(None, "application_id", "event"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    _application(),
+    Column("key", Text),  # the caller's own id for it: the same one twice is one event
+    Column("name", Text, nullable=False),
+    Column("user_id", Text),
+    Column("data", JSONB, nullable=False),
+    _moment("occurred_at"),
+    _moment("created_at", now=True),
+    Index(None, "application_id", "id"),
+    Index("events_key_key", "application_id", "key", unique=True, postgresql_where=text("key IS NOT NULL")),
+    Index(None, "created_at"),
+)
+
+# What each trigger that an event met came to.
+runs = Table(
+    "trigger_runs",
+    metadata,
+    Column("event_id", UUID, ForeignKey("events.id", ondelete="CASCADE"), primary_key=True),
+    Column("trigger_id", UUID, ForeignKey("triggers.id", ondelete="CASCADE"), primary_key=True),
+    Column("user_id", Text),
+    Column("outcome", Text, nullable=False),
+    Column("cause", Text),
+    Column("notification_id", UUID),
+    _moment("at", now=True),
+    Index(None, "trigger_id", "user_id", "at"),
+    Index(None, "trigger_id", "event_id"),
+)
+
 # Apart from `notifications`, whose rows are wide and read often: this one is narrow and written with every batch.
 progress = Table(
     "progress",

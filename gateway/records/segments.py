@@ -11,7 +11,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from gateway.domain import ids
 from gateway.domain.notification import Status
-from gateway.records.schema import applications, feeds, notifications, reminders, segments
+from gateway.records.schema import applications, feeds, notifications, reminders, segments, triggers
 
 NAMES_IT = "$.**.segment ? (@ == $named)"
 
@@ -39,6 +39,11 @@ async def used_by(conn: AsyncConnection, application_id: UUID, id_: UUID) -> str
     fed = select(feeds.c.name).where(feeds.c.application_id == application_id, _names(feeds.c.audience, id_))
     if (name := (await conn.execute(fed.limit(1))).scalar()) is not None:
         return f"the feed {name!r}"
+    triggered = select(triggers.c.name).where(
+        triggers.c.application_id == application_id, _names(triggers.c.draft["audience"], id_)
+    )
+    if (name := (await conn.execute(triggered.limit(1))).scalar()) is not None:
+        return f"the trigger {name!r}"
     recurring = select(reminders.c.name).where(
         reminders.c.application_id == application_id,
         reminders.c.status != "ended",

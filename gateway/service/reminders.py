@@ -20,12 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.domain import ids
 from gateway.domain.errors import Fault, GatewayError, Invalid
 from gateway.domain.job import Job
-from gateway.domain.notification import Kind, Lane, Notification, Status, Templating, Urgency
+from gateway.domain.notification import Kind, Notification, Status
 from gateway.domain.schedule import Recurrence
-from gateway.domain.steering import Steering
 from gateway.records import happenings, notifications, saved
 from gateway.records.schema import notifications as notifications_table
 from gateway.records.schema import reminders as table
+from gateway.service import drafts
 from gateway.service.context import Context
 from gateway.service.submission import Draft, submit
 
@@ -60,7 +60,7 @@ async def create(
         timezone=recurrence.timezone,
         ends_at=ends_at,
         missed=missed,
-        draft=_to_json(draft),
+        draft=drafts.to_json(draft),
     )
     if not await _schedule(conn, context, row, datetime.now(UTC)):
         raise Invalid([Fault("/ends_at", "is before the first occurrence")])
@@ -75,9 +75,9 @@ async def change(
     Raises NotFound, Invalid and Conflict.
     """
     row = await saved.find(conn, table, application_id, id_, lock=True)
-    draft = replace(_from_json(row.draft), **said)
+    draft = replace(drafts.from_json(Kind.REMINDER, row.draft), **said)
     values = {"status": "active", **values}
-    row = await saved.change(conn, table, id_, **values, cause=None, draft=_to_json(draft))
+    row = await saved.change(conn, table, id_, **values, cause=None, draft=drafts.to_json(draft))
     _check(_recurrence(row))
     await _unschedule(conn, id_)
     if row.status == "active" and not await _schedule(conn, context, row, datetime.now(UTC)):
@@ -175,7 +175,7 @@ async def _schedule(conn: AsyncConnection, context: Context, row: Row[Any], afte
     occurrence = _recurrence(row).after(after)
     if occurrence is None or (row.ends_at is not None and occurrence.at > row.ends_at):
         return False
-    draft = _from_json(row.draft)
+    draft = drafts.from_json(Kind.REMINDER, row.draft)
     steering = replace(draft.steering, local_at=occurrence.local_at)
     await submit(
         conn,
@@ -207,32 +207,3 @@ def _recurrence(row: Row[Any]) -> Recurrence:
 def _check(recurrence: Recurrence) -> None:
     if (fault := recurrence.fault()) is not None:
         raise Invalid([Fault("/cron", fault)])
-
-
-def _to_json(draft: Draft) -> dict[str, Any]:
-    return {
-        "content": draft.content,
-        "audience": draft.audience,
-        "lane": None if draft.lane is None else draft.lane.label,
-        "urgency": draft.urgency,
-        "ttl": None if draft.ttl is None else draft.ttl.total_seconds(),
-        "collapse_key": draft.collapse_key,
-        "steering": draft.steering.to_json(),
-        "templating": None
-        if draft.templating is None
-        else {"strict": draft.templating.strict, "event": draft.templating.event},
-    }
-
-
-def _from_json(said: dict[str, Any]) -> Draft:
-    return Draft(
-        Kind.REMINDER,
-        content=said["content"],
-        audience=said["audience"],
-        lane=None if said["lane"] is None else Lane.labelled(said["lane"]),
-        urgency=None if said["urgency"] is None else Urgency(said["urgency"]),
-        ttl=None if said["ttl"] is None else timedelta(seconds=said["ttl"]),
-        collapse_key=said["collapse_key"],
-        steering=Steering.from_json(said["steering"]),
-        templating=None if said["templating"] is None else Templating(**said["templating"]),
-    )

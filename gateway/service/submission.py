@@ -4,6 +4,7 @@ The front doors (direct, campaign, alert) differ only in the `Draft` they make. 
 here will be delivered or accounted for.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -49,6 +50,7 @@ class Defaults:
 DEFAULTS = {
     Kind.DIRECT: Defaults(Lane.NORMAL, Urgency.NORMAL, timedelta(days=1), (Lane.URGENT, Lane.NORMAL, Lane.BULK)),
     Kind.CAMPAIGN: Defaults(Lane.BULK, Urgency.NORMAL, timedelta(days=3), (Lane.NORMAL, Lane.BULK)),
+    Kind.EVENT: Defaults(Lane.NORMAL, Urgency.NORMAL, timedelta(days=1), (Lane.URGENT, Lane.NORMAL, Lane.BULK)),
     Kind.REMINDER: Defaults(Lane.NORMAL, Urgency.NORMAL, timedelta(days=1), (Lane.NORMAL, Lane.BULK)),
     Kind.ALERT: Defaults(Lane.URGENT, Urgency.HIGH, timedelta(hours=1), (Lane.URGENT, Lane.NORMAL)),
 }
@@ -79,6 +81,13 @@ async def submit(conn: AsyncConnection, context: Context, application_id: UUID, 
 
     Raises Invalid with every fault, PayloadTooLarge when no device could receive it.
     """
+    notification = await prepare(conn, context, application_id, draft)
+    await keep(conn, [notification])
+    return notification
+
+
+async def prepare(conn: AsyncConnection, context: Context, application_id: UUID, draft: Draft) -> Notification:
+    """The notification, checked and not yet written. Raises as `submit` does."""
     # Of its own, since addresses in it are completed below; a reminder uses its draft again.
     notification = await _accepted(conn, application_id, deepcopy(draft))
     if notification.templating is not None:
@@ -91,9 +100,13 @@ async def submit(conn: AsyncConnection, context: Context, application_id: UUID, 
     for index, variant in enumerate(notification.steering.variants):
         _land(variant.content, home, f"/variants/{index}/content")
     Messages(context, notification, home).check_size()
-    await notifications.add(conn, notification)
-    await queue.enqueue_plan(conn, notification)
     return notification
+
+
+async def keep(conn: AsyncConnection, prepared: Sequence[Notification]) -> None:
+    """Write notifications and their plan jobs."""
+    await notifications.add(conn, prepared)
+    await queue.enqueue_plans(conn, prepared)
 
 
 def _land(content: dict[str, Any], home: str | None, pointer: str) -> None:

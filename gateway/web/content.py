@@ -249,15 +249,14 @@ class Saved(Body):
     version: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
 
 
-class Rendered(Body):
-    """Content, or a saved template, and what its templates see."""
+class Worded(Body):
+    """Content, or a saved template."""
 
     template: Saved | None = None
     content: Annotated[Content | None, Field(validate_default=True)] = None
     strict: Annotated[
         bool, Field(description="A variable that is not known fails the message; a saved template has its own.")
     ] = False
-    event: Annotated[dict[str, Any] | None, Field(description="What templates see as `event`.")] = None
 
     @field_validator("content")
     @classmethod
@@ -280,14 +279,25 @@ class Rendered(Body):
             raise Invalid([Fault("/template", error.detail)]) from None
 
 
-class Sendable(Rendered):
-    model_config = example(content={"title": "Goal!", "body": "2:1 in the 83rd minute", "tag": "match-4"})
+Seen = Annotated[dict[str, Any] | None, Field(description="What templates see as `event`.")]
+
+
+class Rendered(Worded):
+    event: Seen = None
+
+
+class Deliverable(Worded):
+    """What is said, and how it travels."""
 
     delivery: Travel = Travel()
     category: Category | None = None
 
     def steered(self) -> steering.Steering:
         return steering.Steering(category=self.category)
+
+    def seen(self) -> dict[str, Any] | None:
+        """What templates see as `event`."""
+        return None
 
     async def draft(
         self,
@@ -315,8 +325,17 @@ class Sendable(Rendered):
             collapse_key=travel.collapse_key,
             start_at=None if schedule is None else schedule.start(),
             steering=replace(steered, local_at=None if schedule is None else schedule.local_at()),
-            templating=templates.templating_of(said, strict, self.event),
+            templating=templates.templating_of(said, strict, self.seen()),
         )
+
+
+class Sendable(Deliverable):
+    model_config = example(content={"title": "Goal!", "body": "2:1 in the 83rd minute", "tag": "match-4"})
+
+    event: Seen = None
+
+    def seen(self) -> dict[str, Any] | None:
+        return self.event
 
 
 class Steered(Sendable):

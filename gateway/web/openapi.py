@@ -8,7 +8,8 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 from gateway import __version__
-from gateway.domain.audience import DETAILS, MOST_LEAVES, MOST_VALUES, OPERATORS
+from gateway.domain.audience import DETAILS, MOST_LEAVES
+from gateway.domain.comparison import MOST_VALUES, OPERATORS
 from gateway.domain.errors import GatewayError
 from gateway.service.access import ADMIN, DEVICE, REGISTER
 from gateway.web.routes import Route

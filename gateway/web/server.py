@@ -15,6 +15,7 @@ from gateway.web import (
     deliveries,
     devices,
     dispatch,
+    events,
     feeds,
     health,
     importing,
@@ -26,6 +27,7 @@ from gateway.web import (
     reminders,
     segments,
     templates,
+    triggers,
     webhooks,
 )
 from gateway.web.routes import Front, Route, to_json
@@ -43,6 +45,8 @@ ROUTES: tuple[Route, ...] = (
     *alerts.routes,
     *deliveries.routes,
     *receipts.routes,
+    *triggers.routes,
+    *events.routes,
     *webhooks.routes,
     *feeds.routes,
     *health.routes,

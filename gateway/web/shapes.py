@@ -323,6 +323,45 @@ class AlertRule(TypedDict):
     ttl: NotRequired[int]
 
 
+class Trigger(TypedDict):
+    id: str
+    name: str
+    event: str
+    status: str
+    condition: Any
+    audience: Any
+    content: dict[str, Any]
+    delay: int
+    dedupe: int | None
+    cap: Cap | None
+    cancel_on: list[str]
+    created_at: Moment
+    updated_at: Moment
+
+
+class Run(TypedDict):
+    """`outcome`: started, deduplicated, capped, cancelled, unfilled (the event lacks a value), refused."""
+
+    event_id: str
+    trigger_id: str
+    trigger: str
+    outcome: str
+    cause: str | None
+    notification_id: str | None
+    at: Moment
+
+
+class Event(TypedDict):
+    id: str
+    key: str | None
+    name: str
+    user_id: str | None
+    data: dict[str, Any]
+    occurred_at: Moment
+    created_at: Moment
+    runs: list[Run]
+
+
 class RefusedAlert(TypedDict):
     identifier: str | None
     detail: str

@@ -10,6 +10,7 @@ from tests.support.api import ADMIN, Api, addressed, example
 from tests.support.gateway_parts import HOME
 
 REMINDER = {"name": "r", "cron": "0 9 * * 1", "content": {"title": "T"}, "audience": {"topic": "t"}}
+TRIGGER = {"name": "t", "event": "cart.abandoned", "content": {"title": "T"}}
 FEED = {"name": "f", "url": "https://feeds.example.org/cap"}
 WEBHOOK = {"name": "w", "url": "https://hooks.example.org/in", "events": ["*"]}
 PROTECTED = [route for route in ROUTES if route.may]
@@ -66,6 +67,8 @@ async def test_another_applications_things_are_not_there(api: Api) -> None:
         "template_id": (await api.made("POST", "/v1/templates", {"name": "t", "content": {"title": "T"}}))["id"],
         "reminder_id": (await api.made("POST", "/v1/reminders", REMINDER))["id"],
         "webhook_id": (await api.made("POST", "/v1/webhooks", WEBHOOK))["id"],
+        "trigger_id": (await api.made("POST", "/v1/triggers", TRIGGER))["id"],
+        "event_id": (await api.made("POST", "/v1/events", {"name": "order.paid", "user_id": "u-1"}))["id"],
         "feed_id": (await api.made("POST", "/v1/feeds", FEED))["id"],
         "category_id": (await api.made("POST", "/v1/categories", {"name": "c", "title": "C"}))["id"],
     }
@@ -85,6 +88,8 @@ async def test_another_applications_things_are_not_there(api: Api) -> None:
         "/v1/reminders",
         "/v1/webhooks",
         "/v1/feeds",
+        "/v1/triggers",
+        "/v1/events",
     ):
         assert (await api.made("GET", path, key=other))["items"] == []
     preview = await api.made("POST", "/v1/audiences/preview", {"audience": {"device_id": device["id"]}}, key=other)

@@ -39,6 +39,8 @@ async def bench(api: Api) -> Bench:
         "POST", "/v1/webhooks", {"name": "w", "url": "https://hooks.example.org/", "events": ["delivery.gone"]}
     )
     feed = await api.made("POST", "/v1/feeds", {"name": "f", "url": "https://feeds.example.org/cap"})
+    trigger = await api.made("POST", "/v1/triggers", {"name": "t", "event": "e", "content": {"title": "T"}})
+    event = await api.made("POST", "/v1/events", {"name": "order.paid"})
     category = await api.made("POST", "/v1/categories", {"name": "offers", "title": "Offers"})
     return Bench(
         api,
@@ -51,6 +53,8 @@ async def bench(api: Api) -> Bench:
             "reminder_id": reminder["id"],
             "webhook_id": webhook["id"],
             "feed_id": feed["id"],
+            "trigger_id": trigger["id"],
+            "event_id": event["id"],
         },
     )
 
@@ -118,7 +122,7 @@ async def test_wrong_types_are_named(bench: Bench) -> None:
         assert route.body is not None
         for name in route.body.model_fields:
             for wrong in ({"no": "such"}, [[["deep"]]], -1.5e300):
-                if name in ("attributes", "event") and wrong == {"no": "such"}:
+                if name in ("attributes", "event", "data") and wrong == {"no": "such"}:
                     continue  # that is what these may be
                 answer = await bench.send(route, sound | {name: wrong})
                 assert answer.status == 422, (route.path, name, wrong, answer.body)
@@ -342,12 +346,12 @@ async def test_all_faults_are_told_at_once(api: Api) -> None:
         "cursor=%00",
     ],
 )
-async def test_bad_query_parameters_are_named(api: Api, query: str) -> None:
+async def test_bad_query_parameters_are_named(bench: Bench, query: str) -> None:
     for route in ROUTES:
         if route.query is None or "limit" not in route.query.model_fields:
             continue
         key = ADMIN if "admin" in route.may else ""
-        said = await api.call("GET", f"{route.path}?{query}", key=key)
+        said = await bench.api.call("GET", f"{addressed(route.path, **bench.named)}?{query}", key=key)
         assert (said.status, said.pointers) == (422, [f"/query/{query.partition('=')[0]}"]), (route.path, said.body)
 
 

@@ -18,7 +18,9 @@ def test_every_route_is_described_with_its_credentials_and_its_refusals() -> Non
         operation = DOCUMENT["paths"][route.path][route.method.lower()]
         assert operation["summary"], route.path
         assert bool(operation["security"]) == bool(route.may), route.path
-        assert ("requestBody" in operation) == (route.body is not None or route.path.endswith("/import")), route.path
+        assert ("requestBody" in operation) == (route.body is not None or route.path.endswith(("/import", "/batch"))), (
+            route.path
+        )
         if route.may:
             assert {"401", "403"} <= operation["responses"].keys(), route.path
 

@@ -32,6 +32,8 @@ KINDS = {
     "reminder_id": "rem",
     "webhook_id": "whk",
     "feed_id": "fed",
+    "trigger_id": "trg",
+    "event_id": "evt",
 }
 """The ids in addresses, and what they begin with."""
 
@@ -137,6 +139,9 @@ class Api:
             "webhooks",
             "happenings",
             "feeds",
+            "triggers",
+            "events",
+            "trigger_runs",
             "alerts",
         )
         tables += ("deliveries", "receipts", "idempotency_keys")

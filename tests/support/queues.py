@@ -89,7 +89,7 @@ class PostgresEngine:
             for start in range(0, len(devices), size)
         ]
         async with self._engine.begin() as conn:
-            await notifications.add(conn, notification)
+            await notifications.add(conn, [notification])
             await notifications.start(conn, notification.id, now.date(), len(devices))
             await conn.execute(insert(jobs), rows)
             await signals.send(conn, signals.JOBS)

@@ -1,17 +1,21 @@
-"""`gateway work` as a process of its own, to be killed or stopped in the middle of its work."""
+"""`gateway work` and `gateway serve` as processes of their own, to be killed or stopped in the middle of their work."""
 
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
+
 from tests.support.gateway_parts import MASTER_KEY, Parts
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 STOP_S = 30.0
+START_S = 30.0
 
 
 class WorkerProcess:
@@ -37,6 +41,35 @@ class WorkerProcess:
 @asynccontextmanager
 async def worker_process(parts: Parts, directory: Path, **settings: object) -> AsyncIterator[WorkerProcess]:
     """A worker on the parts' database that may post to their sim; `settings` are the gateway's, by name."""
+    async with _process(parts, directory, "work", settings) as process:
+        yield process
+
+
+@asynccontextmanager
+async def server_process(parts: Parts, directory: Path, **settings: object) -> AsyncIterator[tuple[WorkerProcess, str]]:
+    """(a server on the parts' database, its origin), once it answers."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    origin = f"http://127.0.0.1:{port}"
+    async with _process(parts, directory, "serve", {"port": port, **settings}) as process:
+        async with aiohttp.ClientSession() as http, asyncio.timeout(START_S):
+            while not await _answers(http, f"{origin}/healthz"):  # noqa: ASYNC110 - another process gives no event
+                await asyncio.sleep(0.05)
+        yield process, origin
+
+
+async def _answers(http: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with http.get(url) as answer:
+            return answer.status == 200
+    except aiohttp.ClientError:
+        return False
+
+
+@asynccontextmanager
+async def _process(
+    parts: Parts, directory: Path, command: str, settings: dict[str, object]
+) -> AsyncIterator[WorkerProcess]:
     said = {
         "database_url": parts.url,
         "database_pool": 6,
@@ -48,10 +81,10 @@ async def worker_process(parts: Parts, directory: Path, **settings: object) -> A
     }
     ours = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
     environment = ours | {f"GATEWAY_{name.upper()}": str(value) for name, value in said.items()}
-    log = directory / "worker.log"
+    log = directory / f"{command}.log"
     with log.open("ab") as written:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "gateway", "work", cwd=CHECKOUT, env=environment, stdout=written, stderr=written
+            sys.executable, "-m", "gateway", command, cwd=CHECKOUT, env=environment, stdout=written, stderr=written
         )
     try:
         yield WorkerProcess(process, log)

@@ -13,10 +13,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.records.database import DATABASE_ERRORS
-from gateway.worker.upkeep import contacts, devices, gauges, happenings, idempotency, partitions, retention
+from gateway.worker.upkeep import contacts, devices, events, gauges, happenings, idempotency, partitions, retention
 from gateway.worker.upkeep.limits import Limits
 
-DUTIES: tuple[ModuleType, ...] = (partitions, retention, devices, contacts, happenings, idempotency, gauges)
+DUTIES: tuple[ModuleType, ...] = (partitions, retention, devices, contacts, events, happenings, idempotency, gauges)
 
 # Whoever waits for a lock holds up the senders behind it: better to come again.
 LOCK_WAIT_MS = 5_000

@@ -1,0 +1,63 @@
+"""Audiences that take values from an event.
+
+    {"all": [{"topic": {"from_event": "data.team"}}, {"not": {"user_id": {"from_event": "user_id"}}}]}
+
+Anywhere in a filter `{"from_event": path}` stands for the value at that path of the event: `user_id`, `name`, or
+something below `data`.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from gateway.domain.condition import found
+from gateway.domain.errors import step
+
+NAME = "from_event"
+
+
+class Missing(Exception):
+    """The event has no such value."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+def filled(audience: Any, event: dict[str, Any]) -> Any:
+    """The audience with the event's own values. Raises Missing."""
+    match audience:
+        case {"from_event": str(path), **rest} if not rest:
+            value = found(event, path)
+            if value is None or isinstance(value, dict):
+                raise Missing(path)
+            return value
+        case dict():
+            return {name: filled(value, event) for name, value in audience.items()}
+        case list():
+            return [filled(value, event) for value in audience]
+    return audience
+
+
+def references(audience: Any, at: str) -> Iterator[str]:
+    """The pointers of all values that are taken from the event."""
+    match audience:
+        case {"from_event": str(), **rest} if not rest:
+            yield at
+        case dict():
+            for name, value in audience.items():
+                yield from references(value, at + step(name))
+        case list():
+            for index, value in enumerate(audience):
+                yield from references(value, f"{at}/{index}")
+
+
+def supposed(audience: Any, at: str, numbers: set[str]) -> Any:
+    """The audience with some text in place of what an event will say, and a number at these pointers."""
+    match audience:
+        case {"from_event": str(), **rest} if not rest:
+            return 1 if at in numbers else "x"
+        case dict():
+            return {name: supposed(value, at + step(name), numbers) for name, value in audience.items()}
+        case list():
+            return [supposed(value, f"{at}/{index}", numbers) for index, value in enumerate(audience)]
+    return audience

@@ -1,0 +1,139 @@
+"""Events, the triggers that they meet, and what came of it."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, Text, cast, delete, literal, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain.notification import Status
+from gateway.records.schema import events, notifications, runs, triggers
+
+UNENDED = (Status.SCHEDULED, Status.SENDING, Status.PAUSED)
+STARTED, CANCELLED = "started", "cancelled"
+
+
+async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> set[UUID]:
+    """The ids of those that are new; one whose key is known already is not stored again."""
+    added = insert(events).on_conflict_do_nothing().returning(events.c.id)
+    return set((await conn.execute(added, rows)).scalars())
+
+
+async def with_keys(conn: AsyncConnection, application_id: UUID, keys: Collection[str]) -> dict[str, UUID]:
+    query = select(events.c.key, events.c.id).where(events.c.application_id == application_id, events.c.key.in_(keys))
+    return {row.key: row.id for row in await conn.execute(query)}
+
+
+async def hold(conn: AsyncConnection, application_id: UUID, user_ids: Collection[str]) -> None:
+    """Until the transaction ends, nobody else runs triggers for these users. In one order: no ring."""
+    lock = text("""
+        SELECT pg_advisory_xact_lock(key) FROM (
+            SELECT DISTINCT hashtextextended('events ' || :application || ' ' || person, 0) AS key
+            FROM unnest(CAST(:people AS text[])) AS person ORDER BY key
+        ) AS keys""")
+    await conn.execute(lock, {"application": str(application_id), "people": list(user_ids)})
+
+
+async def met(conn: AsyncConnection, application_id: UUID, names: Collection[str]) -> Sequence[Row[Any]]:
+    """The active triggers of events of these names, the oldest first."""
+    mine = (triggers.c.application_id == application_id, triggers.c.status == "active")
+    query = select(triggers).where(*mine, triggers.c.event.in_(names)).order_by(triggers.c.id)
+    return (await conn.execute(query.with_for_update(read=True, key_share=True))).all()
+
+
+async def ended_by(conn: AsyncConnection, application_id: UUID, names: Collection[str]) -> Sequence[Row[Any]]:
+    """The triggers whose notifications these events cancel, active or not."""
+    these = triggers.c.cancel_on.op("&&", is_comparison=True)(cast(list(names), ARRAY(Text)))
+    return (await conn.execute(select(triggers).where(triggers.c.application_id == application_id, these))).all()
+
+
+async def since(
+    conn: AsyncConnection, trigger_ids: Collection[UUID], user_ids: Collection[str], moment: datetime
+) -> Sequence[Row[Any]]:
+    """What was started for these users since then, in order."""
+    r = runs.c
+    these = (r.trigger_id.in_(trigger_ids), r.user_id.in_(user_ids), r.at > moment, r.outcome == STARTED)
+    found: Sequence[Row[Any]] = (await conn.execute(select(runs).where(*these).order_by(r.at))).all()
+    return found
+
+
+async def waiting(
+    conn: AsyncConnection, trigger_ids: Collection[UUID], user_ids: Collection[str]
+) -> Sequence[Row[Any]]:
+    """What was started for these users and has not ended."""
+    r = runs.c
+    query = (
+        select(runs)
+        .join(notifications, notifications.c.id == r.notification_id)
+        .where(
+            r.trigger_id.in_(trigger_ids),
+            r.user_id.in_(user_ids),
+            r.outcome == STARTED,
+            notifications.c.status.in_(UNENDED),
+        )
+    )
+    found: Sequence[Row[Any]] = (await conn.execute(query)).all()
+    return found
+
+
+async def add_runs(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
+    await conn.execute(insert(runs), rows)
+
+
+async def end_runs(conn: AsyncConnection, which: Collection[tuple[UUID, UUID]], cause: str) -> None:
+    """`which` are (event, trigger)."""
+    these = tuple_(runs.c.event_id, runs.c.trigger_id).in_(which)
+    await conn.execute(update(runs).where(these).values(outcome=CANCELLED, cause=cause))
+
+
+async def newest(
+    conn: AsyncConnection,
+    application_id: UUID,
+    *,
+    name: str | None,
+    user_id: str | None,
+    before: UUID | None,
+    limit: int,
+) -> Sequence[Row[Any]]:
+    query = select(events).where(events.c.application_id == application_id)
+    if name is not None:
+        query = query.where(events.c.name == name)
+    if user_id is not None:
+        query = query.where(events.c.user_id == user_id)
+    if before is not None:
+        query = query.where(events.c.id < before)
+    return (await conn.execute(query.order_by(events.c.id.desc()).limit(limit))).all()
+
+
+async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> Row[Any] | None:
+    query = select(events).where(events.c.id == id_, events.c.application_id == application_id)
+    return (await conn.execute(query)).first()
+
+
+async def runs_of(conn: AsyncConnection, event_ids: Collection[UUID]) -> Sequence[Row[Any]]:
+    """With each trigger's name."""
+    query = select(runs, triggers.c.name).join(triggers).where(runs.c.event_id.in_(event_ids))
+    return (await conn.execute(query.order_by(runs.c.event_id, runs.c.trigger_id))).all()
+
+
+async def runs_by(conn: AsyncConnection, trigger_id: UUID, *, before: UUID | None, limit: int) -> Sequence[Row[Any]]:
+    """Newest first; `before` is the event of the last on the page before."""
+    query = select(runs, triggers.c.name).join(triggers).where(runs.c.trigger_id == trigger_id)
+    if before is not None:
+        query = query.where(runs.c.event_id < before)
+    return (await conn.execute(query.order_by(runs.c.event_id.desc()).limit(limit))).all()
+
+
+async def forget(conn: AsyncConnection, application_id: UUID, user_id: str) -> None:
+    """Take a person out: their events go, with what came of them."""
+    theirs = (events.c.application_id == application_id, events.c.user_id == user_id)
+    await conn.execute(delete(events).where(*theirs))
+
+
+async def prune(conn: AsyncConnection, before: datetime, most: int = 20_000) -> int:
+    """Remove events from before then, some at a time; answers how many."""
+    old = select(events.c.id).where(events.c.created_at < literal(before)).limit(most)
+    return (await conn.execute(delete(events).where(events.c.id.in_(old)))).rowcount

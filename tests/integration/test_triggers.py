@@ -1,0 +1,251 @@
+"""Events and triggers: what is sent for what happened, to whom, how often, and what ends it; none twice, none lost."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.domain import ids
+from gateway.sim import Vendor
+from tests.support.api import Api
+from tests.support.gateway_parts import HOME
+from tests.support.worker_process import server_process
+
+CART = {
+    "name": "Abandoned carts",
+    "event": "cart.abandoned",
+    "condition": {"data": "cart.total", "gte": 50},
+    "content": {"title": "{{ event.data.cart.items }} things are waiting", "url": "/cart/{{ event.data.cart.id }}"},
+}
+ABANDONED = {"name": "cart.abandoned", "user_id": "u-1", "data": {"cart": {"id": "c 1", "total": 60, "items": 3}}}
+
+
+async def trigger(api: Api, **said: Any) -> Any:
+    return await api.made("POST", "/v1/triggers", {**CART, **said})
+
+
+async def happened(api: Api, **said: Any) -> Any:
+    return await api.made("POST", "/v1/events", {**ABANDONED, **said})
+
+
+def outcomes(event: Any) -> list[tuple[str, str]]:
+    return [(run["trigger"], run["outcome"]) for run in event["runs"]]
+
+
+async def batch(api: Api, *events: Any, status: int = 200) -> list[Any]:
+    raw = b"\n".join(json.dumps(event).encode() for event in events)
+    said = await api.call("POST", "/v1/events/batch", raw=raw, headers={"Content-Type": "application/x-ndjson"})
+    assert said.status == status, said.body
+    return [json.loads(line) for line in said.body.splitlines()]
+
+
+async def ended(api: Api, run: Any) -> Any:
+    id_ = ids.parse(ids.NOTIFICATION, run["notification_id"])
+    assert id_ is not None
+    await api.parts.ended(id_)
+    return await api.made("GET", f"/v1/notifications/{run['notification_id']}")
+
+
+async def test_an_event_is_told_to_its_user_in_the_triggers_words(api: Api) -> None:
+    [mine, other] = api.parts.subscribe(Vendor.MOZILLA, 2)
+    for subscriber, user in ((mine, "u-1"), (other, "u-2")):
+        await api.made("POST", "/v1/devices", {"subscription": subscriber.to_json(), "user_id": user})
+    made = await trigger(api)
+    event = await happened(api)
+    [run] = event["runs"]
+    assert (run["outcome"], run["trigger_id"], run["cause"]) == ("started", made["id"], None)
+    async with api.parts.working():
+        shown = await ended(api, run)
+    assert (shown["kind"], shown["name"], shown["progress"]["accepted"]) == ("event", "Abandoned carts", 1)
+    assert shown["details"] == {"event": "cart.abandoned", "event_id": event["id"], "trigger_id": made["id"]}
+    [message] = mine.messages
+    told = message.json()["notification"]
+    assert (told["title"], told["navigate"]) == ("3 things are waiting", f"{HOME}/cart/c%201")
+    assert other.messages == []
+    assert await api.made("GET", f"/v1/events/{event['id']}") == event
+    assert (await api.made("GET", f"/v1/triggers/{made['id']}/runs"))["items"] == event["runs"]
+
+
+async def test_an_event_runs_every_trigger_that_fits_and_no_other(api: Api) -> None:
+    await trigger(api)
+    await trigger(api, name="All carts", condition=None)
+    await trigger(api, name="Large carts", condition={"data": "cart.total", "gt": 1000})
+    await trigger(api, name="Payments", event="order.paid")
+    paused = await trigger(api, name="Paused")
+    await api.made("PATCH", f"/v1/triggers/{paused['id']}", {"status": "paused"})
+    assert outcomes(await happened(api)) == [("Abandoned carts", "started"), ("All carts", "started")]
+    assert outcomes(await happened(api, data={})) == [("All carts", "started")]
+    assert outcomes(await happened(api, name="nobody.cares")) == []
+
+
+async def test_the_audience_takes_values_from_the_event(api: Api) -> None:
+    who = {"all": [{"topic": {"from_event": "data.team"}}, {"not": {"user_id": {"from_event": "user_id"}}}]}
+    who["all"].append({"near": {"lat": {"from_event": "data.lat"}, "lon": 16.4, "radius_m": 5000}})
+    await trigger(api, condition=None, audience=who)
+    place = {"lat": 48.2, "lon": 16.4}
+    fan = await api.register(user_id="u-2", topics=["reds"], location=place)
+    await api.register(user_id="u-1", topics=["reds"], location=place)
+    await api.register(user_id="u-3", topics=["blues"], location=place)
+    event = await happened(api, data={"team": "reds", "lat": 48.2})
+    async with api.parts.working():
+        await ended(api, event["runs"][0])
+    [delivery] = (await api.made("GET", "/v1/deliveries"))["items"]
+    assert delivery["device_id"] == fan["id"]
+    missing = await happened(api, data={"lat": 48.2})
+    assert [(run["outcome"], run["cause"]) for run in missing["runs"]] == [("unfilled", "the event has no data.team")]
+    wrong = await happened(api, data={"team": "!", "lat": "north"})
+    assert [run["outcome"] for run in wrong["runs"]] == ["refused"]
+    assert "/audience/all/0/topic" in wrong["runs"][0]["cause"]
+
+
+async def test_a_delay_counts_from_when_it_occurred(api: Api) -> None:
+    await trigger(api, delay=3600)
+    event = await happened(api, occurred_at="2020-01-01T00:00:00Z")
+    shown = await api.made("GET", f"/v1/notifications/{event['runs'][0]['notification_id']}")
+    assert shown["start_at"] == shown["created_at"]
+    event = await happened(api)
+    waited = await api.parts.scalar("SELECT extract(epoch FROM max(start_at - created_at)) FROM notifications")
+    assert 3599 <= waited <= 3600
+    assert event["runs"][0]["outcome"] == "started"
+
+
+async def test_a_user_sets_it_off_once_within_the_window_and_at_most_as_often_as_the_cap_says(api: Api) -> None:
+    await trigger(api, name="Once", dedupe=3600)
+    await trigger(api, name="Twice", cap={"most": 2, "window": 3600})
+    first = [outcomes(await happened(api)) for _ in range(3)]
+    assert first == [
+        [("Once", "started"), ("Twice", "started")],
+        [("Once", "deduplicated"), ("Twice", "started")],
+        [("Once", "deduplicated"), ("Twice", "capped")],
+    ]
+    assert outcomes(await happened(api, user_id="u-2")) == [("Once", "started"), ("Twice", "started")]
+    async with api.parts.engine.begin() as conn:
+        await conn.exec_driver_sql("UPDATE trigger_runs SET at = at - interval '2 hours'")
+    assert outcomes(await happened(api)) == [("Once", "started"), ("Twice", "started")]
+
+
+async def test_events_of_one_user_at_once_set_it_off_once(api: Api) -> None:
+    await trigger(api, dedupe=3600)
+    came = await asyncio.gather(*(happened(api) for _ in range(8)))
+    assert sorted(outcome for event in came for _, outcome in outcomes(event)) == ["deduplicated"] * 7 + ["started"]
+
+
+async def test_another_event_cancels_what_waits_for_the_same_user(api: Api) -> None:
+    await trigger(api, delay=3600, cancel_on=["order.paid"])
+    mine, other = await happened(api), await happened(api, user_id="u-2")
+    await happened(api, name="order.paid", data={})
+    shown = await api.made("GET", f"/v1/events/{mine['id']}")
+    assert [(run["outcome"], run["cause"]) for run in shown["runs"]] == [("cancelled", "order.paid came")]
+    assert outcomes(await api.made("GET", f"/v1/events/{other['id']}")) == [("Abandoned carts", "started")]
+    cancelled = await api.made("GET", f"/v1/notifications/{mine['runs'][0]['notification_id']}")
+    assert cancelled["status"] == "cancelled"
+
+
+async def test_a_batch_is_taken_in_its_order_line_by_line(api: Api) -> None:
+    await trigger(api, delay=3600, dedupe=60, cancel_on=["order.paid"])
+    lines = await batch(
+        api,
+        ABANDONED,
+        ABANDONED,
+        {"name": "order.paid", "user_id": "u-1"},
+        {"name": "bad name!"},
+        ABANDONED | {"user_id": "u-2", "key": "k-1"},
+        ABANDONED | {"user_id": "u-2", "key": "k-1"},
+    )
+    assert [line.get("status") for line in lines] == ["stored"] * 3 + ["refused", "stored", "repeated", None]
+    assert lines[3]["errors"][0]["pointer"] == "/name"
+    assert lines[4]["id"] == lines[5]["id"]
+    assert lines[6] == {"done": True, "stored": 4, "repeated": 1, "refused": 1}
+    by_id = {event["id"]: outcomes(event) for event in (await api.made("GET", "/v1/events"))["items"]}
+    assert [by_id[lines[n]["id"]] for n in (0, 1, 2, 4)] == [
+        [("Abandoned carts", "cancelled")],
+        [("Abandoned carts", "deduplicated")],
+        [],
+        [("Abandoned carts", "started")],
+    ]
+    assert await api.parts.scalar("SELECT count(*) FROM notifications") == 1
+
+
+async def test_the_same_key_twice_is_one_event(api: Api) -> None:
+    await trigger(api)
+    first = await api.call("POST", "/v1/events", ABANDONED | {"key": "k"})
+    second = await api.call("POST", "/v1/events", ABANDONED | {"key": "k", "data": {}})
+    assert (first.status, second.status) == (201, 200)
+    assert first.body == second.body
+    assert await api.parts.scalar("SELECT count(*) FROM notifications") == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "pointer"),
+    [
+        ({"condition": {"data": "a"}}, "/condition"),
+        ({"audience": {"topic": {"from_event": 1}}}, "/audience/topic"),
+        ({"audience": {"nope": 1}}, "/audience"),
+        ({"content": {"title": "{{ nope.x }}"}}, "/content/title"),
+        ({"delivery": {"expires_at": "2030-01-01T00:00:00Z"}}, "/delivery"),
+        ({"delay": -1}, "/delay"),
+        ({"cap": {"most": 1}}, "/cap/window"),
+        ({"event": "no spaces"}, "/event"),
+        ({"category": "unknown"}, "/category"),
+    ],
+)
+async def test_a_trigger_that_could_never_run_is_refused_when_it_is_made(api: Api, said: Any, pointer: str) -> None:
+    before = await api.rows()
+    refused = await api.call("POST", "/v1/triggers", {**CART, **said})
+    assert refused.status == 422
+    assert pointer in refused.pointers
+    assert await api.rows() == before
+
+
+async def test_a_trigger_is_changed_and_removed_and_its_name_is_its_own(api: Api) -> None:
+    made = await trigger(api, dedupe=60)
+    changed = await api.made("PATCH", f"/v1/triggers/{made['id']}", {"delay": 60, "dedupe": None, "condition": None})
+    assert (changed["delay"], changed["dedupe"], changed["condition"]) == (60, None, None)
+    assert (await api.call("POST", "/v1/triggers", CART)).status == 409
+    refused = await api.call("PATCH", f"/v1/triggers/{made['id']}", {"content": {"title": "{{ x }}"}})
+    assert refused.pointers == ["/content/title"]
+    assert (await api.call("DELETE", f"/v1/triggers/{made['id']}")).status == 204
+    assert (await api.call("GET", f"/v1/triggers/{made['id']}/runs")).status == 404
+
+
+async def test_a_segment_that_a_trigger_names_stays(api: Api) -> None:
+    segment = await api.made("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}})
+    await trigger(api, audience={"segment": segment["id"]})
+    assert (await api.call("DELETE", f"/v1/segments/{segment['id']}")).status == 409
+
+
+async def test_forgetting_a_person_takes_their_events(api: Api) -> None:
+    await trigger(api)
+    await happened(api)
+    await happened(api, user_id="u-2")
+    await api.made("DELETE", "/v1/users/u-1")
+    assert [event["user_id"] for event in (await api.made("GET", "/v1/events"))["items"]] == ["u-2"]
+
+
+EVENTS = 3000
+
+
+async def test_thousands_of_events_sent_again_after_a_kill_run_each_trigger_once(api: Api, tmp_path: Path) -> None:
+    """A server is killed in the middle of a stream; the back end sends all of it again to another."""
+    await trigger(api)
+    await trigger(api, name="All carts", condition=None)
+    lines = [ABANDONED | {"key": f"k-{n}", "user_id": f"u-{n}"} for n in range(EVENTS)]
+    raw = b"\n".join(json.dumps(line).encode() for line in lines)
+    headers = {"Content-Type": "application/x-ndjson", "Authorization": f"Bearer {api.secret}"}
+    async with server_process(api.parts, tmp_path) as (server, origin):
+        sending = asyncio.create_task(api.http.post(f"{origin}/v1/events/batch", data=raw, headers=headers))
+        async with asyncio.timeout(30):
+            while not await api.parts.scalar("SELECT count(*) FROM events"):  # noqa: ASYNC110 - another process's
+                await asyncio.sleep(0.01)
+        await server.kill()
+        await asyncio.gather(sending, return_exceptions=True)
+    stored = await api.parts.scalar("SELECT count(*) FROM events")
+    assert 0 < stored < EVENTS
+    verdicts = await batch(api, *lines)
+    assert verdicts[-1] == {"done": True, "stored": EVENTS - stored, "repeated": stored, "refused": 0}
+    assert await api.parts.scalar("SELECT count(*) FROM trigger_runs WHERE outcome = 'started'") == 2 * EVENTS
+    assert await api.parts.scalar("SELECT count(DISTINCT notification_id) FROM trigger_runs") == 2 * EVENTS
+    assert await api.parts.scalar("SELECT count(*) FROM notifications") == 2 * EVENTS
+    assert await api.parts.scalar("SELECT count(*) FROM jobs WHERE task = 'plan'") == 2 * EVENTS

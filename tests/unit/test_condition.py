@@ -1,0 +1,84 @@
+"""Conditions over an event's data: what fits, what is refused and where, and values taken from an event."""
+
+from typing import Any
+
+import pytest
+
+from gateway.domain import condition, reference
+from gateway.domain.errors import Invalid
+
+CART = {"cart": {"total": 59.9, "items": [{"sku": "A1"}, {"sku": "B2"}], "tags": ["new", 3], "open": True}, "n": None}
+
+
+@pytest.mark.parametrize(
+    ("asked", "fits"),
+    [
+        ({"data": "cart.total", "gte": 50}, True),
+        ({"data": "cart.total", "gt": 59.9}, False),
+        ({"data": "cart.total", "lt": "a"}, False),
+        ({"data": "cart.items.1.sku", "eq": "B2"}, True),
+        ({"data": "cart.items.2.sku", "eq": "B2"}, False),
+        ({"data": "cart.items.2.sku", "ne": "B2"}, True),
+        ({"data": "cart.items.0.sku", "in": ["A1", "Z"]}, True),
+        ({"data": "cart.tags", "contains": "new"}, True),
+        ({"data": "cart.tags", "contains": 3.0}, True),
+        ({"data": "cart.items.0.sku", "contains": "A"}, True),
+        ({"data": "cart.open", "eq": 1}, False),
+        ({"data": "cart.open", "eq": True}, True),
+        ({"data": "n", "exists": True}, False),
+        ({"data": "n", "exists": False}, True),
+        ({"data": "cart", "exists": True}, True),
+        ({"data": "cart.total.x", "exists": False}, True),
+        ({"all": [{"data": "cart.open", "eq": True}, {"not": {"data": "cart.total", "lt": 10}}]}, True),
+        ({"any": [{"data": "cart.open", "eq": False}, {"data": "x", "exists": True}]}, False),
+    ],
+)
+def test_a_condition_fits_or_not(asked: Any, fits: bool) -> None:
+    assert condition.parse(asked)(CART) is fits
+
+
+@pytest.mark.parametrize(
+    ("asked", "pointers"),
+    [
+        ({}, ["/condition"]),
+        ([], ["/condition"]),
+        ({"all": []}, ["/condition"]),
+        ({"data": "a"}, ["/condition"]),
+        ({"data": "a", "eq": 1, "ne": 2}, ["/condition"]),
+        ({"data": "a", "eq": [1]}, ["/condition/eq"]),
+        ({"data": "a", "eq": 1, "extra": 1}, ["/condition/extra"]),
+        ({"any": [{"data": "a", "in": []}, {"nope": 1}]}, ["/condition/any/0/in", "/condition/any/1"]),
+        ({"data": "x" * 300, "eq": 1}, ["/condition"]),
+        ({"all": [{"data": "a", "eq": 1}], "any": []}, ["/condition"]),
+    ],
+)
+def test_every_fault_is_named_with_its_place(asked: Any, pointers: list[str]) -> None:
+    with pytest.raises(Invalid) as refused:
+        condition.parse(asked)
+    assert [fault.pointer for fault in refused.value.faults] == pointers
+
+
+def test_depth_and_size_are_bounded() -> None:
+    deep: Any = {"data": "a", "eq": 1}
+    for _ in range(20):
+        deep = {"not": deep}
+    with pytest.raises(Invalid, match="deeper"):
+        condition.parse(deep)
+    with pytest.raises(Invalid, match="201 leaves"):
+        condition.parse({"any": [{"data": "a", "eq": 1}] * 201})
+
+
+def test_an_audience_takes_values_of_the_event_as_they_are() -> None:
+    event = {"user_id": "u-1", "data": {"teams": ["a", "b"], "age": 30}}
+    asked = {
+        "any": [
+            {"user_id": {"from_event": "user_id"}},
+            {"attribute": "team", "in": {"from_event": "data.teams"}},
+            {"attribute": "age", "gt": {"from_event": "data.age"}},
+        ]
+    }
+    assert reference.filled(asked, event) == {
+        "any": [{"user_id": "u-1"}, {"attribute": "team", "in": ["a", "b"]}, {"attribute": "age", "gt": 30}]
+    }
+    with pytest.raises(reference.Missing, match=r"data\.none"):
+        reference.filled({"topic": {"from_event": "data.none"}}, event)
