@@ -32,6 +32,7 @@ from gateway.service.context import Context
 from gateway.service.vault import Vault
 from gateway.settings import Settings, load_or_create_secret
 from gateway.sim import DEMO, Sim
+from gateway.web.limits import Buckets
 from gateway.web.routes import Front
 from gateway.web.server import build
 from gateway.worker import upkeep
@@ -184,7 +185,13 @@ async def _serving(settings: Settings, installation: Installation) -> AsyncItera
     url = installation.database_url
     async with context(settings, installation) as ours, Signals(url).running() as bell:
         await _check(ours, url)
-        front = Front(ours, bell, installation.admin_token, settings.max_body)
+        front = Front(
+            ours,
+            bell,
+            installation.admin_token,
+            settings.max_body,
+            Buckets("inbox", settings.inbox_per_minute),
+        )
         runner = web.AppRunner(build(front), access_log=None, shutdown_timeout=LAST_REQUESTS_S)
         await runner.setup()
         try:

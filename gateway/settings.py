@@ -75,6 +75,9 @@ class Settings(BaseSettings):
         description="Receivers of webhooks and feeds of alerts allowed beside https to the public web, as whole "
         "origins, comma separated: http://127.0.0.1:9000.",
     )
+    inbox_per_minute: int = Field(
+        60, ge=1, le=100_000, description="How often a device may ask for its inbox, in a minute, of each server."
+    )
     push_ca: FilePath | None = Field(
         None, description="A file of CA certificates (PEM) to trust beside the usual ones for push services."
     )

@@ -4,7 +4,7 @@
 kept here so that each refusal is described in one place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -169,6 +169,18 @@ class MethodNotAllowed(GatewayError):
     code = "method_not_allowed"
     title = "This address does not take that method"
     status = 405
+
+
+class RateLimited(GatewayError):
+    """`headers` tell when to come again."""
+
+    code = "rate_limited"
+    title = "Too many requests"
+    status = 429
+
+    def __init__(self, detail: str, headers: Mapping[str, str]) -> None:
+        super().__init__(detail)
+        self.headers = headers
 
 
 class InternalFault(GatewayError):

@@ -488,6 +488,17 @@ receipts = Table(
     postgresql_partition_by="RANGE (day)",
 )
 
+# What a device has read of its inbox, which is the log's; `day` says when the log forgets it.
+inbox_reads = Table(
+    "inbox_reads",
+    metadata,
+    Column("device_id", UUID, ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True),
+    Column("notification_id", UUID, primary_key=True),
+    Column("day", Date, nullable=False),
+    _moment("read_at", now=True),
+    Index(None, "day"),
+)
+
 PARTITIONED = (deliveries, attempts, receipts)
 
 # Who is told what happens. The cursors say up to where: in the application's log, and in what else happened to it.

@@ -82,9 +82,10 @@ class Messages:
         composed = self._same or self._for(variant or 0, locale, known)
         return self._fill(composed, device_id, variant), composed.topic
 
-    def rendered(self, locale: str | None, known: Mapping[str, Any]) -> dict[str, Any]:
+    def rendered(self, locale: str | None, known: Mapping[str, Any], variant: int | None = None) -> dict[str, Any]:
         """The content as a device would be shown it. Raises TemplateFailed."""
-        return self._rendered((0, layers(self._contents[0], locale)), known)
+        number = variant or 0
+        return self._rendered((number, layers(self._contents[number], locale)), known)
 
     def _for(self, number: int, locale: str | None, known: Mapping[str, Any]) -> Composed:
         applying = self._layers.get((number, locale))

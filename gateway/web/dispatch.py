@@ -4,7 +4,7 @@ All of it is one transaction, so that an error leaves nothing behind and an answ
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -45,22 +45,25 @@ async def _handle(front: Front, route: Route, http: web.Request) -> web.StreamRe
     medium = route.also.get(http.content_type) if http.body_exists else None
     raw = await _read(http, front.largest_body, medium) if route.body is not None else b""
     other = None if medium is None else await medium.read(raw)
-    if route.streams is not None:
+    headers: Mapping[str, str] = {}
+    if route.streams is not None or route.before is not None:
         caller = NOBODY
         if route.may:
             async with front.context.engine.connect() as conn:
                 caller = await _caller(front, route, conn, http)
-        streamed: web.StreamResponse = await route.handler(
-            Request(front, http, caller, *_input(route, http, raw, other))
-        )
-        return streamed
+        asked = Request(front, http, caller, *_input(route, http, raw, other))
+        if route.before is not None:
+            headers = await route.before(asked)
+        if route.streams is not None:
+            streamed: web.StreamResponse = await route.handler(asked)
+            return streamed
     async with front.context.engine.begin() as conn:
         caller = await _caller(front, route, conn, http) if route.may else NOBODY
         call = Call(front, http, caller, *_input(route, http, raw, other), conn)
         answer = await _answer(route, call, raw)
     for wait in call.afterwards:
         await wait()
-    return _plain(http, answer)
+    return _plain(http, answer, headers)
 
 
 async def _answer(route: Route, call: Call[Any, Any], raw: bytes) -> Answer:
@@ -81,11 +84,11 @@ async def _answer(route: Route, call: Call[Any, Any], raw: bytes) -> Answer:
     return done
 
 
-def _plain(request: web.Request, answer: Answer) -> web.Response:
+def _plain(request: web.Request, answer: Answer, beside: Mapping[str, str]) -> web.Response:
+    headers = {**beside, **answer.headers}
     if answer.body is None:
-        return web.Response(status=answer.status, headers=answer.headers)
+        return web.Response(status=answer.status, headers=headers)
     body = to_json(answer.body)
-    headers = dict(answer.headers)
     if request.method in ("GET", "HEAD") and answer.status == 200:
         headers["ETag"] = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
         if _is_known(request, headers["ETag"]):

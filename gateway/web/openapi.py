@@ -123,6 +123,7 @@ _REFUSALS = {
     413: "The body is too large",
     415: "The content type is not understood",
     422: "The input is not valid",
+    429: "Too many requests",
     500: "The gateway met a fault of its own",
     503: "The gateway cannot do this right now",
 }
@@ -267,6 +268,8 @@ def _refusals(route: Route) -> dict[int, str]:
         statuses += [404]
     if route.conflicts:
         statuses += [409]
+    if route.before is not None:
+        statuses += [429]
     if route.body is not None:
         statuses += [400, 413]
     if route.body is not None or _takes_stream(route):

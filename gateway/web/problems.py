@@ -14,6 +14,7 @@ from gateway.domain.errors import (
     Invalid,
     MethodNotAllowed,
     NotFound,
+    RateLimited,
     Unauthenticated,
     Unavailable,
 )
@@ -37,9 +38,11 @@ def answer(refusal: GatewayError) -> web.Response:
     if isinstance(refusal, Invalid):
         problem["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in refusal.faults]
     text = json.dumps(problem, ensure_ascii=False)
-    headers = {}
+    headers: dict[str, str] = {}
     if isinstance(refusal, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(refusal, RateLimited):
+        headers |= refusal.headers
     if isinstance(refusal, Unavailable):
         headers["Retry-After"] = str(RETRY_AFTER_S)
     body = text.encode("utf-8", "replace")

@@ -19,7 +19,9 @@ from gateway.domain.errors import NotFound
 from gateway.records.signals import Signals
 from gateway.service.access import Caller
 from gateway.service.context import Context
+from gateway.service.mailroom import Mailroom
 from gateway.service.reports import to_json as to_json
+from gateway.web.limits import Buckets
 from gateway.web.reading import Body, Query
 
 B = TypeVar("B", default=Any)
@@ -34,8 +36,13 @@ class Front:
     bell: Signals
     admin_token: str | None = None
     largest_body: int = 1 << 20
+    inbox: Buckets = field(default_factory=lambda: Buckets("inbox", 60))
     following: set[asyncio.Task[Any]] = field(default_factory=set)
     """Answers that have no end of their own; they are cut off when the server stops."""
+    mailroom: Mailroom = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mailroom", Mailroom(self.context.engine, self.bell))
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ class Route:
     `answers`: the type of the body by status. `browser`: pages of other origins call it. `creates`: takes an
     Idempotency-Key. `conflicts`: what is there already may forbid it (409).
     `streams`: the content type of what it answers by itself, outside any transaction. `also`: the content types that
-    the body may come in beside JSON.
+    the body may come in beside JSON. `before`: awaited before the transaction, from a Request to headers.
     """
 
     method: str
@@ -121,6 +128,7 @@ class Route:
     conflicts: bool
     streams: str | None
     also: Mapping[str, Medium]
+    before: Callable[[Any], Awaitable[Mapping[str, str]]] | None
 
 
 class Routes(list[Route]):
@@ -144,9 +152,10 @@ class Routes(list[Route]):
         conflicts: bool = False,
         streams: str | None = None,
         also: Mapping[str, Medium] = MappingProxyType({}),
+        before: Callable[[Any], Awaitable[Mapping[str, str]]] | None = None,
     ) -> Callable[[Handler], Handler]:
         def added(handler: Handler) -> Handler:
-            said = (may, body, query, answers, browser, creates, conflicts, streams, also)
+            said = (may, body, query, answers, browser, creates, conflicts, streams, also, before)
             self.append(Route(method, path, handler, self.tag, *said))
             return handler
 

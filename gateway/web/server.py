@@ -19,6 +19,7 @@ from gateway.web import (
     feeds,
     health,
     importing,
+    inbox,
     notifications,
     openapi,
     pages,
@@ -36,6 +37,7 @@ ROUTES: tuple[Route, ...] = (
     *applications.routes,
     *importing.routes,
     *devices.routes,
+    *inbox.routes,
     *categories.routes,
     *segments.routes,
     *templates.routes,
@@ -75,6 +77,7 @@ def build(front: Front) -> web.Application:
     pages.add(app, document)
 
     async def cut_off(_: web.Application) -> None:
+        await front.mailroom.close()
         for following in front.following:
             following.cancel()
 
@@ -124,7 +127,9 @@ def _protect(request: web.Request, response: web.StreamResponse) -> None:
     if request.path.startswith("/v1/"):
         headers.setdefault("Cache-Control", "no-store" if "ETag" not in headers else "private, no-cache")
         headers["Access-Control-Allow-Origin"] = "*"
-        headers["Access-Control-Expose-Headers"] = "ETag, Location, Retry-After, X-Request-Id, Idempotency-Replayed"
+        headers["Access-Control-Expose-Headers"] = (
+            "ETag, Location, Retry-After, X-Request-Id, Idempotency-Replayed, RateLimit, RateLimit-Policy"
+        )
 
 
 def _route(request: web.Request) -> str:

@@ -89,6 +89,32 @@ class Device(TypedDict):
     last_seen_at: Moment
 
 
+class Mail(TypedDict):
+    """`content` is null when its template can no longer be rendered."""
+
+    id: str
+    notification_id: str
+    kind: Kind
+    content: dict[str, Any] | None
+    sent_at: Moment
+    expires_at: Moment
+    read_at: Moment | None
+    position: int
+
+
+class Inbox(TypedDict):
+    """`position` is the newest's: ask for what comes `after` it."""
+
+    items: list[Mail]
+    next_cursor: str | None
+    unread: int
+    position: int
+
+
+class MarkedRead(TypedDict):
+    marked: int
+
+
 class Topic(TypedDict):
     topic: str
     devices: int

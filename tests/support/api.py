@@ -142,6 +142,7 @@ class Api:
             "triggers",
             "events",
             "trigger_runs",
+            "inbox_reads",
             "alerts",
         )
         tables += ("deliveries", "receipts", "idempotency_keys")

@@ -51,6 +51,27 @@ export interface Preference {
   enabled: boolean;
 }
 
+/** One notification that was sent to this browser, as it would be shown now. */
+export interface Mail {
+  id: string;
+  notification_id: string;
+  kind: string;
+  /** Null when its template can no longer be rendered. */
+  content: { title: string; body?: string; url?: string; tag: string; [name: string]: unknown } | null;
+  sent_at: string;
+  expires_at: string;
+  read_at: string | null;
+  position: number;
+}
+
+export interface Inbox {
+  items: Mail[];
+  next_cursor: string | null;
+  unread: number;
+  /** The newest's: ask for what comes `after` it. */
+  position: number;
+}
+
 export type State = "unsupported" | "denied" | "ready" | "subscribed";
 
 /** What the service worker tells open pages about a notification. */
@@ -86,6 +107,13 @@ export interface WebPush {
     list(): Promise<Preference[]>;
     /** Opt in to a category, or out of it. */
     set(category: string, enabled: boolean): Promise<void>;
+  };
+  /** What was sent to this browser: for what could not be pushed to it, and what was missed. */
+  inbox: {
+    /** The newest first; with `after` what is newer, the oldest first, waiting up to `wait` seconds for it. */
+    list(options?: { after?: number; wait?: number; limit?: number; cursor?: string }): Promise<Inbox>;
+    /** Mark one as read by its id, or everything up to a position. */
+    markRead(which: string | number): Promise<void>;
   };
   locate(location: Location): Promise<void>;
   /** Hear of every notification displayed, clicked or dismissed while this page is open. Answers how to stop. */

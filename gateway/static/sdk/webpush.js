@@ -133,6 +133,19 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
       set: (category, enabled) =>
         change("PATCH", "/preferences", { categories: { [category]: enabled } }, withMuted(category, enabled)),
     },
+    inbox: {
+      list: async ({ after, wait, limit, cursor } = {}) => {
+        const record = await device();
+        const asked = new URLSearchParams(defined({ after, wait, limit, cursor }));
+        return call("GET", `${devicePath(record)}/inbox?${asked}`, record.device_token);
+      },
+      markRead: async (which) => {
+        const record = await device();
+        const path = `${devicePath(record)}/inbox`;
+        if (typeof which === "number") return call("POST", `${path}/read`, record.device_token, { upto: which });
+        return call("PUT", `${path}/${encodeURIComponent(which)}/read`, record.device_token);
+      },
+    },
     locate: (place) => change("PUT", "/location", place, (body) => ({ ...body, location: place })),
     listen(callback) {
       const heard = ({ data }) => data?.source === "webpush-gateway" && callback(data);

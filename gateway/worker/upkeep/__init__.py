@@ -13,10 +13,30 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.records.database import DATABASE_ERRORS
-from gateway.worker.upkeep import contacts, devices, events, gauges, happenings, idempotency, partitions, retention
+from gateway.worker.upkeep import (
+    contacts,
+    devices,
+    events,
+    gauges,
+    happenings,
+    idempotency,
+    inbox,
+    partitions,
+    retention,
+)
 from gateway.worker.upkeep.limits import Limits
 
-DUTIES: tuple[ModuleType, ...] = (partitions, retention, devices, contacts, events, happenings, idempotency, gauges)
+DUTIES: tuple[ModuleType, ...] = (
+    partitions,
+    retention,
+    devices,
+    contacts,
+    events,
+    inbox,
+    happenings,
+    idempotency,
+    gauges,
+)
 
 # Whoever waits for a lock holds up the senders behind it: better to come again.
 LOCK_WAIT_MS = 5_000

@@ -1,0 +1,100 @@
+"""What was sent to a device, read from the log, and which of it was read."""
+
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Row, Select, and_, any_, cast, delete, func, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain.delivery import OutcomeName
+from gateway.domain.notification import LONGEST_TTL
+from gateway.records.schema import deliveries, inbox_reads, notifications
+
+SHOWN = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED, OutcomeName.EXPIRED)
+"""What was meant for the device and not withdrawn: it may not have been seen, and the inbox is where it then is."""
+
+_d = deliveries.c
+
+
+async def page(
+    conn: AsyncConnection, application_id: UUID, device_id: UUID, *, before: int | None, after: int | None, limit: int
+) -> Sequence[Row[Any]]:
+    """(notification_id, position, variant, settled_at, read_at), the newest first; the oldest first with `after`."""
+    query = _theirs(application_id, device_id).add_columns(
+        _d.notification_id, _d.position, _d.variant, _d.settled_at, inbox_reads.c.read_at
+    )
+    if before is not None:
+        query = query.where(_d.position < before)
+    if after is not None:
+        query = query.where(_d.position > after)
+    order = _d.position.desc() if after is None else _d.position
+    return (await conn.execute(query.order_by(order).limit(limit))).all()
+
+
+async def counts(conn: AsyncConnection, application_id: UUID, device_id: UUID) -> tuple[int, int]:
+    """(how many are unread, the newest's position or 0)"""
+    query = _theirs(application_id, device_id).add_columns(
+        func.count().filter(inbox_reads.c.read_at.is_(None)), func.coalesce(func.max(_d.position), 0)
+    )
+    unread, newest = (await conn.execute(query)).one()
+    return unread, newest
+
+
+async def newest(conn: AsyncConnection, application_id: UUID, device_id: UUID) -> int:
+    """The position of the newest; 0 when there is none."""
+    query = select(func.coalesce(func.max(_d.position), 0)).where(*_meant(application_id, device_id))
+    position: int = (await conn.execute(query)).scalar_one()
+    return position
+
+
+async def devices_between(
+    conn: AsyncConnection, application_id: UUID, device_ids: Collection[UUID], *, after: int, upto: int
+) -> set[UUID]:
+    """Those of the devices for whom the log has something new."""
+    # A delivery settles on its notification's day or up to its longest life later.
+    since = (datetime.now(UTC) - LONGEST_TTL).date()
+    query = select(_d.device_id.distinct()).where(
+        _d.application_id == application_id,
+        _d.day >= since,
+        _d.position > after,
+        _d.position <= upto,
+        _d.device_id == any_(cast(list(device_ids), ARRAY(PG_UUID))),
+        _d.outcome.in_(SHOWN),
+    )
+    return set((await conn.execute(query)).scalars())
+
+
+async def mark_read(
+    conn: AsyncConnection, application_id: UUID, device_id: UUID, *, upto: int, notification_id: UUID | None = None
+) -> int:
+    """Mark one, or all up to a position; answers how many were unread."""
+    query = select(literal(device_id, PG_UUID), _d.notification_id, _d.day)
+    query = query.where(*_meant(application_id, device_id), _d.position <= upto)
+    if notification_id is not None:
+        query = query.where(_d.notification_id == notification_id)
+    marked = insert(inbox_reads).from_select(["device_id", "notification_id", "day"], query)
+    return (await conn.execute(marked.on_conflict_do_nothing())).rowcount
+
+
+async def holds(conn: AsyncConnection, application_id: UUID, device_id: UUID, notification_id: UUID) -> bool:
+    query = select(_d.position).where(*_meant(application_id, device_id), _d.notification_id == notification_id)
+    return (await conn.execute(query)).first() is not None
+
+
+async def prune(conn: AsyncConnection, before: datetime) -> int:
+    """Forget marks of what the log no longer has."""
+    return (await conn.execute(delete(inbox_reads).where(inbox_reads.c.day < before.date()))).rowcount
+
+
+def _meant(application_id: UUID, device_id: UUID) -> tuple[ColumnElement[bool], ...]:
+    return (_d.application_id == application_id, _d.device_id == device_id, _d.outcome.in_(SHOWN))
+
+
+def _theirs(application_id: UUID, device_id: UUID) -> Select[Any]:
+    read = and_(inbox_reads.c.device_id == _d.device_id, inbox_reads.c.notification_id == _d.notification_id)
+    source = deliveries.join(notifications, notifications.c.id == _d.notification_id).outerjoin(inbox_reads, read)
+    return select().select_from(source).where(*_meant(application_id, device_id))

@@ -1,0 +1,39 @@
+"""Limits on how often something may be asked for: token buckets in this process's memory.
+
+Told as draft-ietf-httpapi-ratelimit-headers has it. With several processes each counts for itself, so that a limit is
+for each of them.
+"""
+
+import math
+import time
+from collections.abc import Callable, Hashable
+
+from gateway.domain.errors import RateLimited
+
+MOST_KEPT = 100_000
+
+
+class Buckets:
+    """`per_minute` requests a minute for each key, and as many at once."""
+
+    def __init__(self, name: str, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._name = name
+        self._most = float(per_minute)
+        self._clock = clock
+        self._left: dict[Hashable, tuple[float, float]] = {}
+
+    def take(self, key: Hashable) -> dict[str, str]:
+        """The headers that tell what is left. Raises RateLimited."""
+        now = self._clock()
+        left, at = self._left.pop(key, (self._most, now))
+        left = min(self._most, left + (now - at) * self._most / 60)
+        taken = left >= 1
+        self._left[key] = (left - taken, now)
+        while len(self._left) > MOST_KEPT:
+            del self._left[next(iter(self._left))]  # the longest unused: it is full again, or as good as
+        wait = math.ceil((1 - left) * 60 / self._most)
+        policy = {"RateLimit-Policy": f'"{self._name}";q={self._most:.0f};w=60'}
+        if not taken:
+            headers = policy | {"RateLimit": f'"{self._name}";r=0;t={wait}', "Retry-After": str(wait)}
+            raise RateLimited(f"at most {self._most:.0f} requests a minute; try again in {wait} s", headers)
+        return policy | {"RateLimit": f'"{self._name}";r={int(left - 1)};t=60'}

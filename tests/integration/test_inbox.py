@@ -1,0 +1,177 @@
+"""The inbox: what was sent to a device as it would be shown, pages, marks, waiting for what is new, and limits."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.domain.errors import RateLimited
+from gateway.sim import Rule
+from gateway.web.limits import Buckets
+from tests.support.api import Api, serving
+from tests.support.gateway_parts import HOME
+
+
+async def device(api: Api, **details: Any) -> tuple[str, str]:
+    """(its inbox, its token)"""
+    registered = await api.register(**details)
+    return f"/v1/devices/{registered['id']}/inbox", registered["device_token"]
+
+
+async def sent(api: Api, title: str = "Hi", **said: Any) -> Any:
+    new = {"content": {"title": title, "url": "/x"}, "audience": {"everyone": True}, **said}
+    made = await api.made("POST", "/v1/notifications", new)
+    id_ = await api.parts.scalar("SELECT id FROM notifications ORDER BY id DESC LIMIT 1")
+    async with api.parts.working():
+        await api.parts.ended(id_)
+    return made
+
+
+def titles(answer: Any) -> list[str]:
+    return [item["content"]["title"] for item in answer["items"]]
+
+
+async def test_a_device_reads_what_was_sent_to_it_in_its_own_words(api: Api) -> None:
+    inbox, token = await device(api, user_id="u-1", attributes={"name": "Ada"}, client={"locale": "de-AT"})
+    content = {"title": "Hi {{ user.attributes.name }}", "locales": {"de": {"body": "Servus"}}, "url": "/x"}
+    made = await sent(api, content=content)
+    answer = await api.made("GET", inbox, key=token)
+    [item] = answer["items"]
+    assert (item["notification_id"], item["kind"], item["read_at"]) == (made["id"], "direct", None)
+    assert (item["content"]["title"], item["content"]["body"]) == ("Hi Ada", "Servus")
+    assert item["content"]["url"] == f"{HOME}/x"
+    assert (answer["unread"], answer["position"]) == (1, item["position"])
+    assert answer == await api.made("GET", inbox)  # its back end may look too
+
+
+async def test_another_devices_inbox_is_nobodys(api: Api) -> None:
+    inbox, _ = await device(api)
+    _, other = await device(api)
+    assert (await api.call("GET", inbox, key=other)).status == 404
+    assert (await api.call("GET", inbox, key=api.publishable, origin=HOME)).status == 403
+
+
+async def test_what_failed_is_in_the_inbox_and_what_was_withdrawn_is_not(api: Api) -> None:
+    inbox, token = await device(api)
+    api.parts.sim.behave(Rule(status=413))
+    await sent(api, "Too large for it")
+    api.parts.sim.behave()
+    waits = await api.made(
+        "POST", "/v1/notifications", {"content": {"title": "Withdrawn"}, "audience": {"everyone": True}}
+    )
+    await api.made("POST", f"/v1/notifications/{waits['id']}/cancel")
+    await sent(api, "Sent")
+    assert titles(await api.made("GET", inbox, key=token)) == ["Sent", "Too large for it"]
+
+
+async def test_pages_marks_and_what_is_unread(api: Api) -> None:
+    inbox, token = await device(api)
+    for number in range(5):
+        await sent(api, f"n{number}")
+    first = await api.made("GET", f"{inbox}?limit=2", key=token)
+    second = await api.made("GET", f"{inbox}?limit=2&cursor={first['next_cursor']}", key=token)
+    assert titles(first) + titles(second) == ["n4", "n3", "n2", "n1"]
+    later = await api.made("GET", f"{inbox}?after={second['items'][-1]['position']}&limit=2", key=token)
+    assert titles(later) == ["n2", "n3"]
+    path = f"{inbox}/{first['items'][0]['id']}/read"
+    assert (await api.call("PUT", path, key=token)).status == 204
+    assert (await api.call("PUT", path, key=token)).status == 204
+    marked = await api.made("POST", f"{inbox}/read", {"upto": second["items"][0]["position"]}, key=token)
+    assert marked == {"marked": 3}
+    answer = await api.made("GET", inbox, key=token)
+    assert answer["unread"] == 1
+    assert [item["read_at"] is None for item in answer["items"]] == [False, True, False, False, False]
+    _, other = await device(api)
+    assert (await api.call("PUT", path, key=other)).status == 404
+
+
+async def test_an_inbox_that_has_not_changed_is_answered_304(api: Api) -> None:
+    inbox, token = await device(api)
+    await sent(api)
+    first = await api.call("GET", inbox, key=token)
+    known = {"If-None-Match": first.headers["ETag"]}
+    assert (await api.call("GET", inbox, key=token, headers=known)).status == 304
+    await sent(api, "New")
+    assert (await api.call("GET", inbox, key=token, headers=known)).status == 200
+
+
+async def test_a_long_poll_is_answered_as_soon_as_there_is_something_new_on_any_server(api: Api) -> None:
+    inbox, token = await device(api)
+    other_inbox, other_token = await device(api, user_id="u-2")
+    async with serving(api.parts) as second:
+        waiting = asyncio.create_task(second.made("GET", f"{inbox}?after=0&wait=30", key=token))
+        others = asyncio.create_task(second.made("GET", f"{other_inbox}?after=0&wait=3", key=other_token))
+        room = second.front.mailroom
+        async with asyncio.timeout(10):
+            while sum(len(each) for each in room._watches.values()) < 2:  # noqa: ASYNC110 - until both wait
+                await asyncio.sleep(0.01)
+        assert await api.parts.scalar("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'") == 0
+        device_id = inbox.split("/")[3]
+        await sent(api, "News", audience={"device_id": device_id})
+        answer = await asyncio.wait_for(waiting, 10)
+        assert titles(answer) == ["News"]
+        assert not others.done()
+        assert (await others)["items"] == []
+
+
+async def test_a_poll_that_has_something_to_tell_does_not_wait(api: Api) -> None:
+    inbox, token = await device(api)
+    await sent(api, "Old")
+    answer = await asyncio.wait_for(api.made("GET", f"{inbox}?after=0&wait=30", key=token), 5)
+    assert titles(answer) == ["Old"]
+
+
+async def test_a_server_that_stops_answers_those_who_wait(api: Api) -> None:
+    inbox, token = await device(api)
+    async with serving(api.parts) as second:
+        waiting = asyncio.create_task(second.made("GET", f"{inbox}?after=0&wait=60", key=token))
+        async with asyncio.timeout(10):
+            while not second.front.mailroom._watches:  # noqa: ASYNC110 - until it waits
+                await asyncio.sleep(0.01)
+        await second.front.mailroom.close()
+        assert (await asyncio.wait_for(waiting, 5))["items"] == []
+
+
+async def test_a_device_asks_only_so_often(api: Api) -> None:
+    inbox, token = await device(api)
+    said = await api.call("GET", inbox, key=token)
+    assert said.headers["RateLimit-Policy"] == '"inbox";q=60;w=60'
+    assert said.headers["RateLimit"] == '"inbox";r=59;t=60'
+    for _ in range(59):
+        assert (await api.call("GET", inbox, key=token)).status == 200
+    refused = await api.call("GET", inbox, key=token)
+    assert (refused.status, refused.body["code"], refused.headers["Retry-After"]) == (429, "rate_limited", "1")
+    other, other_token = await device(api)
+    assert (await api.call("GET", other, key=other_token)).status == 200
+
+
+def test_a_bucket_fills_again_with_time() -> None:
+    now = [0.0]
+    buckets = Buckets("inbox", 60, clock=lambda: now[0])
+    for _ in range(60):
+        buckets.take("d")
+    with pytest.raises(RateLimited) as refused:
+        buckets.take("d")
+    assert refused.value.headers["Retry-After"] == "1"
+    now[0] = 1.0
+    assert buckets.take("d")["RateLimit"] == '"inbox";r=0;t=60'
+    with pytest.raises(RateLimited):
+        buckets.take("d")
+
+
+async def test_forgetting_a_person_forgets_what_they_read(api: Api) -> None:
+    inbox, token = await device(api, user_id="u-1")
+    await sent(api)
+    await api.made("POST", f"{inbox}/read", {"upto": 100}, key=token)
+    assert (await api.rows())["inbox_reads"] == 1
+    await api.made("DELETE", "/v1/users/u-1")
+    assert (await api.rows())["inbox_reads"] == 0
+
+
+async def test_words_that_can_no_longer_be_rendered_leave_the_rest_of_the_inbox(api: Api) -> None:
+    inbox, token = await device(api, attributes={"name": "Ada"})
+    await sent(api, content={"title": "Hi {{ user.attributes.name }}"}, strict=True)
+    await sent(api, "Plain")
+    await api.made("PATCH", inbox.removesuffix("/inbox"), {"attributes": {"name": None}}, key=token)
+    items = (await api.made("GET", inbox, key=token))["items"]
+    assert [item["content"] and item["content"]["title"] for item in items] == ["Plain", None]
