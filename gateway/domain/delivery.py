@@ -24,12 +24,15 @@ class OutcomeName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The push service took it (201): not 'displayed'. `message` is its Location, `ttl` the granted seconds."""
+    """The push service took it (201): not 'displayed'. `message` is its Location, `ttl` the granted seconds.
+
+    `cause`: who took it, when it was not the push service.
+    """
 
     message: str | None = None
     ttl: int | None = None
+    cause: str = ""
     name = OutcomeName.ACCEPTED
-    cause = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,6 +165,14 @@ class Unavailable(GatewayError):
     status = 503
 
 
+class UpgradeRequired(GatewayError):
+    """The address speaks another protocol (RFC 9110 section 15.5.22)."""
+
+    code = "upgrade_required"
+    title = "This address speaks WebSocket"
+    status = 426
+
+
 class MethodNotAllowed(GatewayError):
     code = "method_not_allowed"
     title = "This address does not take that method"

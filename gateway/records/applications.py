@@ -46,6 +46,12 @@ async def home(conn: AsyncConnection, id_: UUID) -> str | None:
     return found
 
 
+async def origins(conn: AsyncConnection, id_: UUID) -> list[str]:
+    """The web origins that it allows."""
+    found = (await conn.execute(select(applications.c.allowed_origins).where(applications.c.id == id_))).scalar_one()
+    return list(found)
+
+
 async def alert_settings(conn: AsyncConnection, id_: UUID) -> tuple[list[dict[str, Any]], Any]:
     """(its rules for alerts, the audience they are narrowed to or None)"""
     row = (

@@ -128,6 +128,7 @@ devices = Table(
     Column("location", Point),
     Column("accuracy_m", Float),
     _moment("located_at", nullable=True),
+    _moment("live_until", nullable=True),  # until then an open page takes its notifications instead of Web Push
     _moment("created_at", now=True),
     _moment("updated_at", now=True),
     _moment("last_seen_at", now=True),
@@ -497,6 +498,20 @@ inbox_reads = Table(
     Column("day", Date, nullable=False),
     _moment("read_at", now=True),
     Index(None, "day"),
+)
+
+# What was handed to open pages instead of the push service, and when they said that they have it.
+live_waiting = Table(
+    "live_waiting",
+    metadata,
+    Column("notification_id", UUID, primary_key=True),
+    Column("device_id", UUID, ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True),
+    Column("application_id", UUID, nullable=False),
+    Column("variant", SmallInteger),
+    _moment("created_at", now=True),
+    _moment("acked_at", nullable=True),
+    Index("live_waiting_device_id_idx", "device_id", postgresql_where=text("acked_at IS NULL")),
+    Index(None, "created_at"),
 )
 
 PARTITIONED = (deliveries, attempts, receipts)

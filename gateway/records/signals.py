@@ -26,6 +26,8 @@ HAPPENINGS = "gateway_happenings"
 """Payload: the application to which something happened that a webhook asks for."""
 FEEDS = "gateway_feeds"
 """Feeds may have come due."""
+LIVE = "gateway_live"
+"""Payload: an application and one of its devices, for whose open page there is something; a space between."""
 
 RECONNECT_S = 1.0
 
@@ -96,7 +98,7 @@ class Signals:
                 continue
             try:
                 conn.add_termination_listener(lambda _, lost=lost: lost.set())
-                for channel in (JOBS, LOG, CONTROL, HAPPENINGS, FEEDS):
+                for channel in (JOBS, LOG, CONTROL, HAPPENINGS, FEEDS, LIVE):
                     await conn.add_listener(channel, self._heard)
                 self._wake_all()
                 await lost.wait()

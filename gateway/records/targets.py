@@ -26,6 +26,8 @@ class Target(NamedTuple):
     vapid_key_id: UUID
     status: str
     user_id: str | None
+    live: bool = False
+    """An open page takes its notifications instead of the push service."""
     # What follows is loaded only when it is asked for.
     timezone: str | None = None
     locale: str | None = None
@@ -59,11 +61,12 @@ async def load_targets(conn: AsyncConnection, notification: Notification, device
         asked["bucket"] = bucket(notification.id)
     if notification.speaks_several:
         asked["locale"] = d.locale
-    query = select(*(d[name] for name in _ALWAYS), *asked.values())
+    live = func.coalesce(d.live_until > func.now(), False)
+    query = select(*(d[name] for name in _ALWAYS), live, *asked.values())
     rows = await conn.execute(query.where(d.id == any_(cast(list(device_ids), postgresql.ARRAY(postgresql.UUID)))))
     if not asked:
         return [Target(*row) for row in rows]
-    always = len(_ALWAYS)
+    always = len(_ALWAYS) + 1
     return [Target(*row[:always], **dict(zip(asked, row[always:], strict=True))) for row in rows]
 
 

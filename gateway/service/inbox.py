@@ -30,16 +30,17 @@ async def items(
 ) -> list[dict[str, Any]]:
     """Newest first, below the position `before`; or the oldest first of what comes after a position."""
     rows = await inbox.page(conn, device.application_id, device.id, before=before, after=after, limit=limit)
-    return await _shown(conn, context, device, rows) if rows else []
+    return await shown(conn, context, device, rows) if rows else []
 
 
-async def _shown(
+async def shown(
     conn: AsyncConnection, context: Context, device: Device, rows: Sequence[Row[Any]]
 ) -> list[dict[str, Any]]:
+    """`rows` have notification_id and variant, and when there is one a settled_at, a read_at and a position."""
     found = {one.id: one for one in await notifications.load(conn, [row.notification_id for row in rows])}
     known = (await known_of(conn, [device.id])).get(device.id, {})
     home = await applications.home(conn, device.application_id) or context.public_url
-    shown = []
+    made = []
     for row in rows:
         notification = found[row.notification_id]
         try:
@@ -47,16 +48,17 @@ async def _shown(
             content: dict[str, Any] | None = messages.rendered(device.client.locale, known, row.variant)
         except (TemplateFailed, Invalid):
             content = None
-        shown.append(
+        said = row._mapping
+        made.append(
             {
                 "id": ids.show(ids.DELIVERY, notification.id, device.id),
                 "notification_id": ids.show(ids.NOTIFICATION, notification.id),
                 "kind": notification.kind,
                 "content": None if content is None else content | {"tag": notification.tag_of(content)},
-                "sent_at": row.settled_at,
+                "sent_at": said.get("settled_at") or said["created_at"],
                 "expires_at": notification.delivery.expires_at,
-                "read_at": row.read_at,
-                "position": row.position,
+                "read_at": said.get("read_at"),
+                "position": said.get("position"),
             }
         )
-    return shown
+    return made

@@ -84,9 +84,10 @@ class Mailroom:
                 await self._reader
 
     async def _keep_reading(self) -> None:
-        with self._bell.waiter(signals.LOG) as waiter:
+        with self._bell.waiter(signals.LOG, signals.LIVE) as waiter:
             while self._watches:
                 heard = await waiter.wait(LOOK_S)
+                self._ring_pages(heard)
                 try:
                     if not heard or "" in heard:
                         self._ring_all()
@@ -109,6 +110,13 @@ class Mailroom:
         for device_id in concerned:
             for watch in watches.get(device_id, ()):
                 watch.ring()
+
+    def _ring_pages(self, heard: set[str]) -> None:
+        for said in heard:
+            application_id, space, device_id = said.partition(" ")
+            if space:
+                for watch in self._watches.get(UUID(application_id), {}).get(UUID(device_id), ()):
+                    watch.ring()
 
     def _ring_all(self) -> None:
         for watches in self._watches.values():

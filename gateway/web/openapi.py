@@ -123,6 +123,7 @@ _REFUSALS = {
     413: "The body is too large",
     415: "The content type is not understood",
     422: "The input is not valid",
+    426: "This address speaks WebSocket",
     429: "Too many requests",
     500: "The gateway met a fault of its own",
     503: "The gateway cannot do this right now",
@@ -251,7 +252,13 @@ def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
 
 
 def _response(route: Route, schemas: _Schemas, status: int, shape: Any) -> dict[str, Any]:
-    words = {200: "Done", 201: "Created", 204: "Done; nothing more is to be said", 503: "Not now"}
+    words = {
+        101: "Switching protocols",
+        200: "Done",
+        201: "Created",
+        204: "Done; nothing more is to be said",
+        503: "Not now",
+    }
     said: dict[str, Any] = {"description": words[status]}
     if shape is str:
         said["content"] = {route.streams or "text/plain": {"schema": {"type": "string"}}}
@@ -261,7 +268,7 @@ def _response(route: Route, schemas: _Schemas, status: int, shape: Any) -> dict[
 
 
 def _refusals(route: Route) -> dict[int, str]:
-    statuses = [500, 503]
+    statuses = [426, 500, 503] if 101 in route.answers else [500, 503]
     if route.may:
         statuses += [401, 403]
     if "{" in route.path:

@@ -17,6 +17,7 @@ from gateway.domain.errors import (
     RateLimited,
     Unauthenticated,
     Unavailable,
+    UpgradeRequired,
 )
 
 RETRY_AFTER_S = 5
@@ -43,6 +44,8 @@ def answer(refusal: GatewayError) -> web.Response:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(refusal, RateLimited):
         headers |= refusal.headers
+    if isinstance(refusal, UpgradeRequired):
+        headers |= {"Upgrade": "websocket", "Connection": "Upgrade"}
     if isinstance(refusal, Unavailable):
         headers["Retry-After"] = str(RETRY_AFTER_S)
     body = text.encode("utf-8", "replace")

@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 
 from gateway import metrics
-from gateway.domain.delivery import Attempt, Gone, Held, Retry, Settled, Settlement
+from gateway.domain.delivery import Accepted, Attempt, Gone, Held, Retry, Settled, Settlement
 from gateway.domain.job import Job
 from gateway.domain.notification import Lane, Status
 from gateway.queue.protocol import Queue
@@ -64,7 +64,7 @@ class Run:
         self,
         post: Post,
         targets: Sequence[Target],
-        verdicts: Mapping[UUID, Verdict],
+        verdicts: Mapping[UUID, Verdict | Accepted],
         look: Callable[[], Awaitable[Status]],
     ) -> None:
         """What to send to whom. A device with a verdict is not sent to; one that is missing was unregistered."""

@@ -26,7 +26,8 @@ from gateway.queue.protocol import LeaseLost, Queue
 from gateway.records import applications, notifications, signals
 from gateway.records.database import DATABASE_ERRORS
 from gateway.records.targets import known_of, load_targets
-from gateway.service import admission, control, pacing
+from gateway.service import admission, control, live, pacing
+from gateway.service.admission import Verdict
 from gateway.service.context import Context
 from gateway.service.delivery import Courier, Post
 from gateway.service.messages import Messages
@@ -159,7 +160,10 @@ class Worker:
             post = await self._post(conn, notification, job)
             if post.needs_winner(targets):
                 post.winner = await notifications.decide_winner(conn, notification.id)
-            verdicts = await admission.decide(conn, notification, targets, datetime.now(UTC))
+            now = datetime.now(UTC)
+            verdicts: dict[UUID, Verdict | Accepted] = {**await admission.decide(conn, notification, targets, now)}
+            left = [target for target in targets if target.device_id not in verdicts]
+            verdicts |= await live.decide(conn, notification, left, post.variant_of, now)
         run.load(post, targets, verdicts, partial(control.look, engine, notification))
         return True
 

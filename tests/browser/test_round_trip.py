@@ -138,3 +138,42 @@ async def test_what_a_browser_unsubscribes_from_does_not_reach_it(
     await registered.click("#unsubscribe")
     await registered.until("document.getElementById('state').dataset.state === 'ready'")
     assert (await real_gateway.call("GET", "/v1/devices"))["items"] == []
+
+
+async def test_an_open_page_takes_its_notifications_over_the_live_channel(
+    firefox: Firefox, real_gateway: Gateway, registered: Tab
+) -> None:
+    """Beside Web Push, then instead of it; a connection that breaks misses nothing; the inbox has it all."""
+    options = f"gateway: location.origin, key: '{real_gateway.publishable}', serviceWorker: '/sample/service-worker.js'"
+    sdk = f"import('/sdk/webpush.js').then(({{init}}) => init({{{options}}})"
+    await registered.js("(window.heard = [], window.states = [], true)")
+    live = (
+        "live({{mode: '{}', onNotification: (mail) => void heard.push(mail.content.title), "
+        "onState: (state) => void states.push(state)}})"
+    )
+    await registered.js(f"{sdk}.{live.format('beside')}).then((stop) => (window.stop = stop, true))")
+    await registered.until("states.includes('open')")
+    new = {"content": {"title": "Beside", "url": "/sample/"}, "audience": {"user_id": "u-42"}}
+    await real_gateway.call("POST", "/v1/notifications", new)
+    await registered.until("heard.includes('Beside')")
+    await firefox.dismiss_alert(await firefox.alert("Beside"))
+
+    await registered.js("(stop(), states.length = 0, true)")
+    await real_gateway.call("POST", "/v1/notifications", new | {"content": {"title": "Missed", "silent": True}})
+    await firefox.dismiss_alert(await firefox.alert("Missed"))
+    await registered.js(f"{sdk}.{live.format('instead')}).then((stop) => (window.stop = stop, true))")
+    await registered.until("heard.includes('Missed')")
+    sent = await real_gateway.call("POST", "/v1/notifications", new | {"content": {"title": "Instead"}})
+    await registered.until("heard.includes('Instead')")
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            shown = await real_gateway.call("GET", f"/v1/notifications/{sent['id']}")
+            if shown["status"] == "done":
+                break
+    [delivery] = (await real_gateway.call("GET", f"/v1/deliveries?notification_id={sent['id']}"))["items"]
+    assert (delivery["outcome"], delivery["status"]) == ("accepted", None)
+    assert await registered.js("heard") == ["Beside", "Missed", "Instead"]
+    inbox = await registered.js(f"{sdk}.inbox.list())")
+    assert [item["content"]["title"] for item in inbox["items"]] == ["Instead", "Missed", "Beside"]
+    await registered.js(f"{sdk}.inbox.markRead({inbox['position']}))")
+    assert (await registered.js(f"{sdk}.inbox.list())"))["unread"] == 0

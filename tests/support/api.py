@@ -143,6 +143,7 @@ class Api:
             "events",
             "trigger_runs",
             "inbox_reads",
+            "live_waiting",
             "alerts",
         )
         tables += ("deliveries", "receipts", "idempotency_keys")

@@ -61,7 +61,8 @@ export interface Mail {
   sent_at: string;
   expires_at: string;
   read_at: string | null;
-  position: number;
+  /** Its place in the log; null over the live channel, before it has one. */
+  position: number | null;
 }
 
 export interface Inbox {
@@ -115,6 +116,17 @@ export interface WebPush {
     /** Mark one as read by its id, or everything up to a position. */
     markRead(which: string | number): Promise<void>;
   };
+  /**
+   * Hear of notifications at once while this page is open, and of those missed since it was. Answers how to stop.
+   * With `instead`, what `onNotification` has taken (a promise is waited for) is not sent by Web Push; what it has not
+   * within 5 seconds is.
+   */
+  live(options?: {
+    mode?: "beside" | "instead";
+    onNotification?: (mail: Mail) => void | Promise<void>;
+    /** `open`, `waiting` to connect again, `closed` for good. */
+    onState?: (state: "open" | "waiting" | "closed") => void;
+  }): () => void;
   locate(location: Location): Promise<void>;
   /** Hear of every notification displayed, clicked or dismissed while this page is open. Answers how to stop. */
   listen(callback: (message: Message) => void): () => void;

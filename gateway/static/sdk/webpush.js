@@ -146,6 +146,7 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
         return call("PUT", `${path}/${encodeURIComponent(which)}/read`, record.device_token);
       },
     },
+    live: (options = {}) => openLive(base.replace(/^http/, "ws"), device, options),
     locate: (place) => change("PUT", "/location", place, (body) => ({ ...body, location: place })),
     listen(callback) {
       const heard = ({ data }) => data?.source === "webpush-gateway" && callback(data);
@@ -153,6 +154,60 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
       navigator.serviceWorker.startMessages();
       return () => navigator.serviceWorker.removeEventListener("message", heard);
     },
+  };
+}
+
+/**
+ * Keep a WebSocket open for as long as the page wants. Where it stopped is kept in this tab's storage, so that nothing is
+ * missed or shown twice when the connection breaks or the page is loaded anew.
+ */
+function openLive(base, device, { mode = "beside", onNotification = () => {}, onState = () => {} }) {
+  let socket, timer, tries = 0, stopped = false;
+  const seen = new Set();
+
+  const remember = (id, position) => position != null && sessionStorage.setItem(`webpush-live-${id}`, position);
+
+  async function hear({ id, device_token: token }, message) {
+    if (message.type === "ready") {
+      tries = 0;
+      remember(id, message.position);
+      onState("open");
+    }
+    if (message.type === "notification") {
+      if (!seen.has(message.id)) {
+        seen.add(message.id);
+        await onNotification(message);
+      }
+      if (mode === "instead" && message.position == null) socket.send(JSON.stringify({ type: "ack", id: message.id }));
+    }
+    remember(id, message.position);
+  }
+
+  async function open() {
+    const record = await device();
+    if (stopped) return;
+    const after = sessionStorage.getItem(`webpush-live-${record.id}`);
+    socket = new WebSocket(`${base}/v1/devices/${encodeURIComponent(record.id)}/live`);
+    const hello = { type: "hello", token: record.device_token, after: after === null ? null : Number(after), mode };
+    socket.onopen = () => socket.send(JSON.stringify(hello));
+    let order = Promise.resolve();
+    socket.onmessage = ({ data }) => {
+      order = order.then(() => hear(record, JSON.parse(data))).catch((error) => reportError(error));
+    };
+    socket.onclose = ({ code }) => {
+      // Asking again would be answered the same: the device is unregistered, or the page's origin is not allowed.
+      if (stopped || code === 4401 || code === 4400) return onState("closed");
+      onState("waiting");
+      timer = setTimeout(start, Math.min(30000, 500 * 2 ** tries++) * (0.5 + Math.random() / 2));
+    };
+  }
+
+  const start = () => open().catch((error) => { onState("closed"); reportError(error); });
+  start();
+  return () => {
+    stopped = true;
+    clearTimeout(timer);
+    socket?.close(1000);
   };
 }
 

@@ -1,14 +1,16 @@
-"""Forget what was read of an inbox once the log no longer has it."""
+"""Forget what was read of an inbox once the log no longer has it, and what open pages took."""
 
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.records import inbox
+from gateway.domain.notification import LONGEST_TTL
+from gateway.records import inbox, live
 from gateway.worker.upkeep.limits import Limits
 
 EVERY = timedelta(hours=6)
 
 
 async def run(conn: AsyncConnection, limits: Limits) -> int:
-    return await inbox.prune(conn, datetime.now(UTC) - limits.log)
+    now = datetime.now(UTC)
+    return await inbox.prune(conn, now - limits.log) + await live.prune(conn, now - LONGEST_TTL)

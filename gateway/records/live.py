@@ -1,0 +1,64 @@
+"""Who has a page open that takes its notifications itself, and what was handed to such pages."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, any_, cast, delete, func, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.records import signals
+from gateway.records.schema import devices, live_waiting
+
+_w = live_waiting.c
+
+
+async def hold(conn: AsyncConnection, device_id: UUID, lasts: timedelta) -> None:
+    """Its notifications go to the open page instead of the push service, for so long."""
+    held = update(devices).where(devices.c.id == device_id)
+    await conn.execute(held.values(live_until=func.now() + lasts))
+
+
+async def let_go(conn: AsyncConnection, device_id: UUID) -> None:
+    await conn.execute(update(devices).where(devices.c.id == device_id).values(live_until=None))
+
+
+async def handed(
+    conn: AsyncConnection, notification_id: UUID, device_ids: Collection[UUID]
+) -> dict[UUID, tuple[datetime, datetime | None]]:
+    """(when it was handed over, when the page said that it has it) by device."""
+    these = (_w.notification_id == notification_id, _w.device_id == any_(cast(list(device_ids), ARRAY(PG_UUID))))
+    query = select(_w.device_id, _w.created_at, _w.acked_at).where(*these)
+    return {row.device_id: (row.created_at, row.acked_at) for row in await conn.execute(query)}
+
+
+async def hand_over(
+    conn: AsyncConnection, application_id: UUID, notification_id: UUID, several: Sequence[tuple[UUID, int | None]]
+) -> None:
+    """`several` are (device, variant). Their pages are told when the transaction commits."""
+    rows = [
+        {"notification_id": notification_id, "device_id": id_, "application_id": application_id, "variant": variant}
+        for id_, variant in several
+    ]
+    await conn.execute(insert(live_waiting).on_conflict_do_nothing(), rows)
+    for id_, _ in several:
+        await signals.send(conn, signals.LIVE, f"{application_id} {id_}")
+
+
+async def waiting(conn: AsyncConnection, device_id: UUID) -> Sequence[Row[Any]]:
+    """What the device's page has not said that it has, in order."""
+    query = select(live_waiting).where(_w.device_id == device_id, _w.acked_at.is_(None))
+    found: Sequence[Row[Any]] = (await conn.execute(query.order_by(_w.created_at, _w.notification_id))).all()
+    return found
+
+
+async def acknowledge(conn: AsyncConnection, notification_id: UUID, device_id: UUID) -> None:
+    these = (_w.notification_id == notification_id, _w.device_id == device_id, _w.acked_at.is_(None))
+    await conn.execute(update(live_waiting).where(*these).values(acked_at=func.now()))
+
+
+async def prune(conn: AsyncConnection, before: datetime) -> int:
+    return (await conn.execute(delete(live_waiting).where(_w.created_at < before))).rowcount

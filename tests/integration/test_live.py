@@ -1,0 +1,258 @@
+"""The live channel: an open page is told at once, resumes, is told instead of Web Push, and loses nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+
+from gateway.domain import ids
+from gateway.service import live
+from gateway.sim import Subscriber, Vendor
+from gateway.web import live as channel
+from tests.support.api import Api, serving
+from tests.support.gateway_parts import HOME
+
+
+@dataclass
+class Page:
+    """A browser with an open page."""
+
+    id: str
+    token: str
+    subscriber: Subscriber
+
+    @asynccontextmanager
+    async def open(
+        self, api: Api, *, hello: dict[str, Any] | None = None, origin: str = HOME, **said: Any
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        path = f"/v1/devices/{self.id}/live"
+        async with api.http.ws_connect(path, headers={"Origin": origin}) as socket:
+            await socket.send_json(hello or {"type": "hello", "token": self.token, **said})
+            yield socket
+
+
+async def page(api: Api) -> Page:
+    [subscriber] = api.parts.subscribe(Vendor.MOZILLA, 1)
+    registered = await api.made("POST", "/v1/devices", {"subscription": subscriber.to_json()})
+    return Page(registered["id"], registered["device_token"], subscriber)
+
+
+async def ready(socket: aiohttp.ClientWebSocketResponse) -> int:
+    message = await heard(socket)
+    assert message["type"] == "ready"
+    return int(message["position"])
+
+
+async def heard(socket: aiohttp.ClientWebSocketResponse) -> Any:
+    return await socket.receive_json(timeout=15)
+
+
+async def closed(socket: aiohttp.ClientWebSocketResponse) -> int | None:
+    async with asyncio.timeout(20):
+        while not socket.closed:
+            await socket.receive()
+    return socket.close_code
+
+
+async def sent(api: Api, title: str) -> Any:
+    new = {"content": {"title": title}, "audience": {"everyone": True}}
+    return await api.made("POST", "/v1/notifications", new)
+
+
+async def ended(api: Api, notification: Any) -> Any:
+    id_ = ids.parse(ids.NOTIFICATION, notification["id"])
+    assert id_ is not None
+    await api.parts.ended(id_)
+    [delivery] = (await api.made("GET", f"/v1/deliveries?notification_id={notification['id']}"))["items"]
+    return delivery
+
+
+async def test_an_open_page_is_told_beside_web_push_on_whichever_server_it_is(api: Api) -> None:
+    mine = await page(api)
+    async with serving(api.parts) as second, mine.open(second) as socket, api.parts.working():
+        assert await ready(socket) == 0
+        made = await sent(api, "Goal!")
+        message = await heard(socket)
+        assert (message["type"], message["content"]["title"]) == ("notification", "Goal!")
+        assert message["notification_id"] == made["id"]
+        await ended(api, made)
+    assert len(mine.subscriber.messages) == 1
+
+
+async def test_what_was_missed_comes_first_and_in_order(api: Api) -> None:
+    mine = await page(api)
+    async with api.parts.working():
+        async with mine.open(api) as socket:
+            await ready(socket)
+            await ended(api, await sent(api, "n0"))
+            position = (await heard(socket))["position"]
+        for number in (1, 2):
+            await ended(api, await sent(api, f"n{number}"))
+        async with mine.open(api, after=position) as socket:
+            assert await ready(socket) == position
+            assert [(await heard(socket))["content"]["title"] for _ in range(2)] == ["n1", "n2"]
+            await sent(api, "n3")
+            assert (await heard(socket))["content"]["title"] == "n3"
+
+
+async def test_a_page_that_wants_it_instead_gets_it_and_web_push_does_not(api: Api) -> None:
+    mine = await page(api)
+    async with mine.open(api, mode="instead") as socket, api.parts.working():
+        await ready(socket)
+        made = await sent(api, "Goal!")
+        message = await heard(socket)
+        assert (message["content"]["title"], message["position"]) == ("Goal!", None)
+        await socket.send_json({"type": "ack", "id": message["id"]})
+        delivery = await ended(api, made)
+        assert await heard(socket) == {"type": "position", "position": 1}
+    assert (delivery["outcome"], delivery["status"]) == ("accepted", None)
+    assert delivery["cause"] == "taken by the open page over the live channel"
+    assert mine.subscriber.messages == []
+
+
+@pytest.mark.parametrize("dies", [False, True])
+async def test_what_the_page_does_not_take_goes_by_web_push_after_all(api: Api, dies: bool) -> None:
+    mine = await page(api)
+    async with mine.open(api, mode="instead") as socket, api.parts.working():
+        await ready(socket)
+        made = await sent(api, "Goal!")
+        assert (await heard(socket))["content"]["title"] == "Goal!"
+        if dies:
+            await socket.close()
+        delivery = await ended(api, made)
+    assert (delivery["outcome"], delivery["status"], delivery["attempts"]) == ("accepted", 201, 1)
+    assert len(mine.subscriber.messages) == 1
+
+
+async def test_a_page_that_is_gone_is_no_longer_asked(api: Api) -> None:
+    mine = await page(api)
+    async with mine.open(api, mode="instead") as socket:
+        await ready(socket)
+        assert await api.parts.scalar("SELECT live_until > now() FROM devices")
+        await socket.close()
+    async with asyncio.timeout(10):
+        while await api.parts.scalar("SELECT live_until FROM devices"):  # noqa: ASYNC110 - the server's own doing
+            await asyncio.sleep(0.02)
+    async with api.parts.working():
+        assert (await ended(api, await sent(api, "Goal!")))["status"] == 201
+
+
+async def test_a_node_that_died_holds_nothing_up_for_longer_than_its_lease(api: Api) -> None:
+    """What it was handed goes by Web Push, while the device still counts as having its page open."""
+    mine = await page(api)
+    async with api.parts.engine.begin() as conn:
+        await conn.exec_driver_sql("UPDATE devices SET live_until = now() + interval '45 seconds'")
+    async with api.parts.working():
+        delivery = await ended(api, await sent(api, "Goal!"))
+    assert delivery["status"] == 201
+    assert len(mine.subscriber.messages) == 1
+
+
+async def test_a_cancelled_notification_is_handed_to_no_page(api: Api) -> None:
+    mine = await page(api)
+    async with mine.open(api, mode="instead") as socket:
+        await ready(socket)
+        made = await sent(api, "Withdrawn")
+        await api.made("POST", f"/v1/notifications/{made['id']}/cancel")
+        async with api.parts.working():
+            await ended_without_delivery(api, made)
+    assert await api.parts.scalar("SELECT count(*) FROM live_waiting") == 0
+
+
+async def ended_without_delivery(api: Api, notification: Any) -> None:
+    shown = await api.made("GET", f"/v1/notifications/{notification['id']}")
+    assert shown["status"] == "cancelled"
+
+
+async def test_who_has_no_right_to_it_is_closed_out(api: Api) -> None:
+    mine, other = await page(api), await page(api)
+    for socket_of in (
+        mine.open(api, hello={"type": "hello", "token": other.token}),
+        mine.open(api, hello={"type": "hello", "token": api.secret}),
+        mine.open(api, hello={"type": "hello", "token": "dt_nonsense"}),
+        mine.open(api, origin="https://evil.example"),
+    ):
+        async with socket_of as socket:
+            assert await closed(socket) == channel.REFUSED
+    for nonsense in ({"type": "hello"}, {"type": "hi", "token": mine.token}, {"type": "hello", "token": 1, "x": 2}):
+        async with mine.open(api, hello=nonsense) as socket:
+            assert await closed(socket) == channel.MALFORMED
+
+
+async def test_who_says_nothing_is_not_waited_for(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "HELLO_S", 0.2)
+    mine = await page(api)
+    async with api.http.ws_connect(f"/v1/devices/{mine.id}/live") as socket:
+        assert await closed(socket) == channel.SLOW
+
+
+async def test_a_page_that_does_not_read_is_closed_and_resumes(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "SLOW_S", 0.3)
+    mine = await page(api)
+    async with api.parts.working():
+        made = await sent(api, "x" * 400)
+        await ended(api, made)
+    async with api.parts.engine.begin() as conn:  # a year of mail: more than all buffers on the way
+        await conn.exec_driver_sql(
+            "INSERT INTO notifications SELECT (jsonb_populate_record(n, jsonb_build_object("
+            "'id', gen_random_uuid(), 'content', jsonb_build_object('title', repeat('y', 3000))))).* "
+            "FROM notifications n, generate_series(1, 4000)"
+        )
+        await conn.exec_driver_sql(
+            "INSERT INTO deliveries SELECT (jsonb_populate_record(d, jsonb_build_object("
+            "'notification_id', n.id, 'position', 1 + row_number() OVER ()))).* FROM deliveries d, notifications n "
+            "WHERE n.id <> d.notification_id"
+        )
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(api.origin.rpartition(":")[2]), limit=1024)
+    request = (
+        f"GET /v1/devices/{mine.id}/live HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nOrigin: {HOME}\r\n\r\n"
+    )
+    writer.write(request.encode())
+    await reader.readuntil(b"\r\n\r\n")
+    hello = b'{"type":"hello","token":"%s","after":0}' % mine.token.encode()
+    writer.write(bytes([0x81, 0xFE]) + len(hello).to_bytes(2, "big") + bytes(4) + hello)  # masked with zeros
+    async with asyncio.timeout(20):
+        while api.front.following or not api.front.mailroom._reader:  # noqa: ASYNC110 - the server's own doing
+            await asyncio.sleep(0.05)
+    writer.close()
+    async with mine.open(api, after=0) as socket:
+        await ready(socket)
+        positions = [(await heard(socket))["position"] for _ in range(200)]
+    assert positions == list(range(1, 201))
+
+
+async def test_a_server_that_stops_closes_its_pages_so_that_they_come_again(api: Api) -> None:
+    mine = await page(api)
+    async with serving(api.parts) as second, mine.open(second) as socket:
+        await ready(socket)
+        for task in second.front.following:
+            task.cancel()
+        assert await closed(socket) == channel.GOING
+
+
+async def test_an_address_that_speaks_websocket_says_so(api: Api) -> None:
+    mine = await page(api)
+    said = await api.call("GET", f"/v1/devices/{mine.id}/live", key=None)
+    assert (said.status, said.body["code"], said.headers["Upgrade"]) == (426, "upgrade_required", "websocket")
+
+
+async def test_an_idle_page_holds_no_connection_to_the_database(api: Api) -> None:
+    pages = [await page(api) for _ in range(3)]
+    async with pages[0].open(api) as first, pages[1].open(api) as second, pages[2].open(api, mode="instead") as third:
+        for socket in (first, second, third):
+            await ready(socket)
+        pool: Any = api.parts.engine.pool
+        async with asyncio.timeout(10):
+            while pool.checkedout():  # noqa: ASYNC110 - until the first look is over
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        assert pool.checkedout() == 0
+
+
+def test_a_page_is_renewed_well_before_its_lease_ends() -> None:
+    assert live.LEASE.total_seconds() > 2 * live.RENEW_S
