@@ -49,8 +49,9 @@ async def channel(request: Request) -> web.StreamResponse:
 
     The page says `{"type": "hello", "token": "dt_...", "after": position, "mode": "beside"}` and hears `ready`, then
     each `notification` as it is in the inbox: first what came after that position, if it named one. With the mode
-    `instead` it answers each with `{"type": "ack", "id"}`: what is not taken within 5 seconds goes by Web Push. Closed with 4401
-    for a token or an origin that is not right, 4400 for what is not understood, 4408 when the page reads too slowly.
+    `instead` it answers each with `{"type": "ack", "id"}`: what is not taken within 5 seconds goes by Web Push.
+    Closed with 4401 for a token or an origin that is not right, 4400 for what is not understood, 4408 when the page
+    reads too slowly.
     """
     socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=LARGEST)
     if not socket.can_prepare(request.http).ok:
