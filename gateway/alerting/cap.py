@@ -14,7 +14,9 @@ from gateway.alerting import vtec
 from gateway.alerting.areas import Area, Ring, filter_of
 from gateway.alerting.reading import (
     LANGUAGE,
+    LONGEST_EVENT,
     LONGEST_IDENTIFIER,
+    MOST_IGNORED,
     MOST_REFERENCES,
     Refused,
     meaning,
@@ -113,7 +115,7 @@ def _read(alert: Element) -> Message | Refused:
         status=status,
         references=references,
         tracks=events.tracks,
-        ignored=tuple(ignored),
+        ignored=tuple(ignored[:MOST_IGNORED]),
         details=_details(alert),
     )
 
@@ -176,7 +178,7 @@ def _info(info: Element, ignored: list[str]) -> _Info:
     event = prose(text_of(info, "event")) or prose(text_of(info, "headline")) or "Alert"
     words = Words(
         language=language,
-        event=event,
+        event=event[:LONGEST_EVENT],
         headline=prose(text_of(info, "headline")),
         description=prose(text_of(info, "description")),
         instruction=prose(text_of(info, "instruction")),

@@ -9,7 +9,17 @@ from typing import Any, TypeVar
 
 from gateway.alerting import vtec
 from gateway.alerting.areas import Area, filter_of
-from gateway.alerting.reading import LONGEST_IDENTIFIER, MOST_REFERENCES, Refused, meaning, moment, prose
+from gateway.alerting.reading import (
+    LONGEST_EVENT,
+    LONGEST_IDENTIFIER,
+    MOST_IGNORED,
+    MOST_REFERENCES,
+    Refused,
+    kept,
+    meaning,
+    moment,
+    prose,
+)
 from gateway.domain import address
 from gateway.domain.alert import AlertStatus, AlertUrgency, Certainty, Message, MessageType, Part, Severity, Words
 from gateway.domain.errors import MalformedBody
@@ -70,7 +80,7 @@ def _read(feature: object) -> Message | Refused:
         status=status,
         references=references,
         tracks=events.tracks,
-        ignored=tuple(ignored),
+        ignored=tuple(ignored[:MOST_IGNORED]),
         details={
             name: text[:1000]
             for name in ("areaDesc", "category", "senderName", "effective", "onset", "ends", "note")
@@ -97,7 +107,7 @@ def _part(feature: dict[str, Any], properties: dict[str, Any], event: str, ignor
         words=(
             Words(
                 language=_text(properties, "language") or "en-US",
-                event=event,
+                event=event[:LONGEST_EVENT],
                 headline=prose(_text(properties, "headline")),
                 description=prose(_text(properties, "description")),
                 instruction=prose(_text(properties, "instruction")),
@@ -134,18 +144,18 @@ def _polygons(geometry: object, ignored: list[str]) -> Iterator[list[list[tuple[
 def _references(properties: dict[str, Any]) -> Iterator[str]:
     found = properties.get("references")
     for reference in found if isinstance(found, list) else ():
-        identifier = _text(reference, "identifier") if isinstance(reference, dict) else str(reference)
+        identifier = _text(reference, "identifier") if isinstance(reference, dict) else kept(str(reference))
         if 0 < len(identifier) <= LONGEST_IDENTIFIER:
             yield identifier
 
 
 def _texts(value: object) -> list[str]:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+    return [kept(item) for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
 def _text(properties: dict[str, Any], name: str) -> str:
     value = properties.get(name)
-    return value.strip() if isinstance(value, str) else ""
+    return kept(value).strip() if isinstance(value, str) else ""
 
 
 def _word(words: type[E], properties: dict[str, Any], name: str) -> E | None:

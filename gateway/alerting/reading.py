@@ -11,6 +11,8 @@ from gateway.domain.alert import MessageType, Part
 
 LONGEST_IDENTIFIER = 500
 MOST_REFERENCES = 1000
+LONGEST_EVENT = 200
+MOST_IGNORED = 50
 LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8}){0,4}")
 
 _BREAK = re.compile(r"<br\s*/?>|</p>|</li>", re.IGNORECASE)
@@ -47,8 +49,13 @@ def moment(text: str | None) -> datetime | None:
         return None
 
 
+def kept(text: str) -> str:
+    """Without what Postgres cannot keep and JSON may say: U+0000 and halves of surrogate pairs."""
+    return text.replace("\0", "").encode("utf-8", "ignore").decode()
+
+
 def prose(text: str | None) -> str | None:
     """Plain text: some issuers write HTML into what should be none. None when nothing is left."""
-    plain = unescape(_TAG.sub("", _BREAK.sub("\n", text or ""))).replace("\0", "")
+    plain = unescape(_TAG.sub("", _BREAK.sub("\n", text or "")))
     lines = "\n".join(line.rstrip() for line in plain.strip().splitlines())
     return re.sub(r"\n{3,}", "\n\n", lines) or None

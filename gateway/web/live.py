@@ -15,7 +15,7 @@ from aiohttp import WSMsgType, web
 from pydantic import Field
 
 from gateway.domain.device import Device
-from gateway.domain.errors import GatewayError, MalformedBody, Unauthenticated, UpgradeRequired
+from gateway.domain.errors import GatewayError, MalformedBody, RateLimited, Unauthenticated, UpgradeRequired
 from gateway.records import applications
 from gateway.records.database import DATABASE_ERRORS
 from gateway.service import live, registration
@@ -31,7 +31,9 @@ HEARTBEAT_S = 20.0
 SLOW_S = 10.0
 """How long a page may take to read what does not fit into the connection's buffers."""
 LARGEST = 4096
-GOING, REFUSED, MALFORMED, SLOW = 1001, 4401, 4400, 4408
+MOST_OPEN = 10
+"""Live channels of one device at a time, each a page."""
+GOING, REFUSED, MALFORMED, SLOW, CROWDED = 1001, 4401, 4400, 4408, 4429
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +53,7 @@ async def channel(request: Request) -> web.StreamResponse:
     each `notification` as it is in the inbox: first what came after that position, if it named one. With the mode
     `instead` it answers each with `{"type": "ack", "id"}`: what is not taken within 5 seconds goes by Web Push.
     Closed with 4401 for a token or an origin that is not right, 4400 for what is not understood, 4408 when the page
-    reads too slowly.
+    reads too slowly, 4429 when too many pages of the device are open.
     """
     socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=LARGEST)
     if not socket.can_prepare(request.http).ok:
@@ -63,7 +65,8 @@ async def channel(request: Request) -> web.StreamResponse:
     try:
         await _serve(request, socket)
     except GatewayError as refusal:
-        code = REFUSED if isinstance(refusal, Unauthenticated) else MALFORMED
+        codes = {Unauthenticated: REFUSED, RateLimited: CROWDED}
+        code = codes.get(type(refusal), MALFORMED)
         await socket.close(code=code, message=refusal.detail.encode()[:120])
     except TimeoutError:
         await socket.close(code=SLOW, message=b"read too slowly, or said nothing")
@@ -83,6 +86,8 @@ async def _serve(request: Request, socket: web.WebSocketResponse) -> None:
     async with asyncio.timeout(HELLO_S):
         hello = await _hello(socket)
     device = await _device(request, hello)
+    if request.front.mailroom.waiting(device.application_id, device.id) >= MOST_OPEN:
+        raise RateLimited(f"{MOST_OPEN} pages of this device are open already", {})
     instead = hello.mode == "instead"
     position = await live.newest(context, device) if hello.after is None else hello.after
     if instead:

@@ -136,7 +136,10 @@ class Poller:
         """Raises _Failed when a document could not be fetched, after all others were taken."""
         async with self._context.engine.begin() as conn:
             unread = await records.unread(conn, held.id, [entry.key for entry in feed.entries])
-            came_to = await self._take(conn, held, feed.alerts)
+        came_to: Counter[str] = Counter()
+        for alert in feed.alerts:  # each by itself, so that the first is on its way before the last is read
+            async with self._context.engine.begin() as conn:
+                came_to += await self._take(conn, held, [alert])
         wanted = [entry for entry in feed.entries if entry.key in unread]
         places, failed = asyncio.Semaphore(AT_ONCE), []
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import aiohttp
 import pytest
@@ -181,6 +182,24 @@ async def test_who_has_no_right_to_it_is_closed_out(api: Api) -> None:
     for nonsense in ({"type": "hello"}, {"type": "hi", "token": mine.token}, {"type": "hello", "token": 1, "x": 2}):
         async with mine.open(api, hello=nonsense) as socket:
             assert await closed(socket) == channel.MALFORMED
+
+
+async def test_a_device_has_only_so_many_pages_open(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "MOST_OPEN", 1)
+    mine = await page(api)
+    async with mine.open(api) as first:
+        await ready(first)
+        async with asyncio.timeout(10):
+            while not api.front.mailroom.waiting(api.parts.application_id, device_of(mine)):  # noqa: ASYNC110 - its look
+                await asyncio.sleep(0.01)
+        async with mine.open(api) as second:
+            assert await closed(second) == channel.CROWDED
+
+
+def device_of(mine: Page) -> UUID:
+    found = ids.parse(ids.DEVICE, mine.id)
+    assert found is not None
+    return found
 
 
 async def test_who_says_nothing_is_not_waited_for(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,6 +141,13 @@ def test_what_is_no_alert_is_malformed(raw: bytes) -> None:
         cap.read(raw)
 
 
+def test_what_is_kept_of_a_hostile_document_is_bounded() -> None:
+    nonsense = "<polygon>x y</polygon>" * 1000
+    found = read(info(event="e" * 100_000).replace("<areaDesc>", nonsense + "<areaDesc>"))
+    assert len(found.parts[0].words[0].event) == 200
+    assert len(found.ignored) == 50
+
+
 def test_vtec_names_the_event_and_what_is_done_to_it() -> None:
     assert vtec.read(["/O.EXT.KEWX.FF.W.0067.000000T0000Z-260715T2100Z/\n/00000.0.SM.000000T0000Z/"]) == (
         ("VTEC:KEWX.FF.W.0067",),
@@ -185,6 +192,13 @@ def test_an_nws_feature_without_what_it_needs_is_refused(changed: dict[str, Any]
     [found] = nws.read(nws_feature(**changed))
     assert isinstance(found, Refused)
     assert reason in found.reasons[0]
+
+
+def test_characters_that_cannot_be_kept_are_left_out() -> None:
+    [found] = nws.read(nws_feature(headline="Flood\0 \ud800now", sender="a\0b", areaDesc="x\udfff", id="i\0d"))
+    assert isinstance(found, Message)
+    assert (found.parts[0].words[0].headline, found.sender, found.identifier) == ("Flood now", "ab", "id")
+    assert found.details["areaDesc"] == "x"
 
 
 @pytest.mark.parametrize("value", [None, [], {}, {"type": "Point"}, {"type": "FeatureCollection"}, "x"])
