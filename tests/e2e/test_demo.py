@@ -26,4 +26,4 @@ async def test_the_demo_accounts_for_every_delivery_and_starts_again_on_what_it_
         assert "alert: Severe thunderstorms" in said
         assert "campaign: Autumn offers" in said
         assert said.count("accounted for") == 2
-        assert "503" in said
+        assert any(status in said for status in ("410", "429", "503"))  # a bad day, whichever way it is bad

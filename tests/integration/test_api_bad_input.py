@@ -164,7 +164,7 @@ async def test_another_content_type_is_answered_415(bench: Bench) -> None:
 async def test_unknown_ids_are_answered_404_and_so_is_what_is_no_id(api: Api) -> None:
     for route in ROUTES:
         named = [name for name in (*KINDS, "delivery_id") if f"{{{name}}}" in route.path]
-        if not named:
+        if not named or 101 in route.answers:  # what speaks WebSocket is told no id before it does
             continue
         unknown = dict.fromkeys((*KINDS, "delivery_id"), "")
         for ids in (
