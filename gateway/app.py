@@ -29,6 +29,8 @@ from gateway.records.database import open_engine
 from gateway.records.signals import Signals
 from gateway.service import applications
 from gateway.service.context import Context
+from gateway.service.delivery import Courier
+from gateway.service.messages import Composer
 from gateway.service.vault import Vault
 from gateway.settings import Settings, load_or_create_secret
 from gateway.sim import DEMO, Sim
@@ -37,6 +39,7 @@ from gateway.web.routes import Front
 from gateway.web.server import build
 from gateway.worker import upkeep
 from gateway.worker.feeds import Poller
+from gateway.worker.office import Database
 from gateway.worker.upkeep.limits import Limits
 from gateway.worker.webhooks import Sender
 from gateway.worker.worker import Crew, Worker
@@ -167,7 +170,10 @@ async def _work(settings: Settings, ours: Context, bell: Signals, stop: asyncio.
         rounds = group.create_task(upkeep.rounds(ours.engine, limits))
         group.create_task(Sender(ours, bell, outbound).run(stop))
         group.create_task(Poller(ours, bell, outbound).run(stop))
-        await Worker(ours, PostgresQueue(ours.engine, bell), bell, client, crew).run(stop)
+        composer = Composer(ours.vault, ours.public_url)
+        office = Database(ours, composer, bell)
+        courier = Courier(client, ours.vault, ours.policy)
+        await Worker(PostgresQueue(ours.engine, bell), office, composer, courier, crew).run(stop)
         rounds.cancel()
 
 

@@ -7,14 +7,14 @@ the kind again: lane, Urgency, TTL and expiry say all that sending needs.
 import hashlib
 import math
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import Any
 from uuid import UUID
 
-from gateway.domain.steering import UNSTEERED, Steering
+from gateway.domain.steering import UNSTEERED, Steering, sample_buckets
 
 # FCM holds a message for 28 days, the shortest of the four vendors' limits.
 LONGEST_TTL = timedelta(days=28)
@@ -123,6 +123,16 @@ class Notification:
     def speaks_several(self) -> bool:
         """Whether the words depend on the device's locale."""
         return "locales" in self.content or any("locales" in variant.content for variant in self.steering.variants)
+
+    def needs_winner(self, buckets: Iterable[int]) -> bool:
+        """Whether some of them are outside the sample and the winner is not decided yet."""
+        winner = self.steering.winner
+        if winner is None or self.winner is not None:
+            return False
+        return any(bucket >= sample_buckets(winner.sample) for bucket in buckets)
+
+    def variant_of(self, bucket: int) -> int | None:
+        return self.steering.variant_of(bucket, self.winner) if self.steering.variants else None
 
     def tag_of(self, content: Mapping[str, Any]) -> str:
         """What folds repeats together on the device: its content's own tag, else the collapse key, else the id."""

@@ -1,7 +1,7 @@
 """What sending needs to know of devices and keys, loaded a whole job at a time."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import BigInteger, ColumnElement, Integer, Text, any_, cast, func, literal, select
@@ -9,44 +9,13 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
+from gateway.domain.cargo import SigningKey, Target
 from gateway.domain.notification import Notification
 from gateway.domain.steering import BUCKETS
 from gateway.records.schema import applications, devices, vapid_keys
 
 MASK = 2**62 - 1
 _ALWAYS = ("id", "endpoint", "host", "p256dh", "auth", "vapid_key_id", "status", "user_id")
-
-
-class Target(NamedTuple):
-    device_id: UUID
-    endpoint: str
-    host: str
-    p256dh: bytes
-    auth: bytes
-    vapid_key_id: UUID
-    status: str
-    user_id: str | None
-    live: bool = False
-    """An open page takes its notifications instead of the push service."""
-    # What follows is loaded only when it is asked for.
-    timezone: str | None = None
-    locale: str | None = None
-    muted: Sequence[str] = ()
-    bucket: int = 0
-    """One of BUCKETS: which share of this notification's audience the person is in."""
-
-    @property
-    def person(self) -> str:
-        """Who is behind it: the user, or nobody but the device itself."""
-        return self.user_id or str(self.device_id)
-
-
-class SigningKey(NamedTuple):
-    """`private_key` is sealed."""
-
-    id: UUID
-    private_key: bytes
-    subject: str
 
 
 async def load_targets(conn: AsyncConnection, notification: Notification, device_ids: Sequence[UUID]) -> list[Target]:

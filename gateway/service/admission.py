@@ -10,13 +10,11 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.domain.cargo import Target, Verdict
 from gateway.domain.delivery import Expired, Held, Skipped
 from gateway.domain.notification import Notification
 from gateway.domain.steering import Cap
 from gateway.records import contacts
-from gateway.records.targets import Target
-
-Verdict = Skipped | Held | Expired
 
 
 async def decide(

@@ -97,15 +97,14 @@ async def stopped(engine: AsyncEngine, id_: UUID) -> None:
                 await asyncio.sleep(LOOK_S)  # of letting go there is no signal
 
 
-async def give_back(engine: AsyncEngine, job: Job) -> None:
+async def give_back(conn: AsyncConnection, job: Job) -> None:
     """Put back a job that is not finished: until its notification goes on when that is paused, else due at once."""
-    async with engine.begin() as conn:
-        # The lock keeps a resume out until the job is where that finds it.
-        [notification] = await notifications.load(conn, [job.notification_id], lock=True)
-        if notification.status is Status.PAUSED:
-            await queue.park(conn, job, notification.delivery.expires_at)
-        else:
-            await queue.put_back(conn, job)
+    # The lock keeps a resume out until the job is where that finds it.
+    [notification] = await notifications.load(conn, [job.notification_id], lock=True)
+    if notification.status is Status.PAUSED:
+        await queue.park(conn, job, notification.delivery.expires_at)
+    else:
+        await queue.put_back(conn, job)
 
 
 async def show(

@@ -11,20 +11,18 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.domain.cargo import SigningKey, Target
 from gateway.domain.delivery import Accepted, Cancelled, Expired, Final, Gone, Outcome, Rejected, Retry
 from gateway.domain.device import DeviceStatus, Subscription
 from gateway.domain.errors import EndpointNotAllowed, PayloadTooLarge, TemplateFailed
 from gateway.domain.notification import Notification, Status, Urgency
 from gateway.domain.retry import next_try
-from gateway.domain.steering import sample_buckets
 from gateway.push.answers import classify
 from gateway.push.client import PushClient
 from gateway.push.encryption import encrypt
 from gateway.push.endpoints import EndpointPolicy
 from gateway.push.vapid import VapidKey, VapidSigner
-from gateway.records.targets import Target, load_signing_keys
 from gateway.service.messages import Messages
 from gateway.service.vault import Vault
 
@@ -64,26 +62,14 @@ class Post:
     `status` is what was last heard of it. `known`: what templates may say of each device, when they do.
     """
 
-    def __init__(self, notification: Notification, messages: Messages) -> None:
+    def __init__(self, notification: Notification, messages: Messages, known: Mapping[UUID, Mapping[str, Any]]) -> None:
         self.notification = notification
         self.status = notification.status
-        self.winner = notification.winner
         self.messages = messages
-        self.known: Mapping[UUID, Mapping[str, Any]] = {}
+        self.known = known
         self.ttl = int(notification.delivery.ttl.total_seconds())
         self.urgency: Urgency = notification.delivery.urgency
         self.expires = notification.delivery.expires_at.timestamp()
-
-    def needs_winner(self, targets: Sequence[Target]) -> bool:
-        """Whether some of them are outside the sample and the winner is not decided yet."""
-        winner = self.notification.steering.winner
-        if winner is None or self.winner is not None:
-            return False
-        return any(target.bucket >= sample_buckets(winner.sample) for target in targets)
-
-    def variant_of(self, target: Target) -> int | None:
-        steering = self.notification.steering
-        return steering.variant_of(target.bucket, self.winner) if steering.variants else None
 
 
 class Courier:
@@ -95,13 +81,10 @@ class Courier:
         self._keys: dict[UUID, tuple[VapidKey, str]] = {}
         self._trust: dict[tuple[UUID, str], _Trust] = {}
 
-    async def prepare(self, conn: AsyncConnection, targets: Sequence[Target]) -> None:
-        """Have the signing keys of these devices at hand. Once a job, so that a changed subject is seen."""
-        for key in await load_signing_keys(conn, list({target.vapid_key_id for target in targets})):
-            self._keys[key.id] = (
-                VapidKey.from_private_bytes(self._vault.open(key.private_key, "vapid")),
-                key.subject,
-            )
+    def hold(self, keys: Sequence[SigningKey]) -> None:
+        """Have the signing keys of a job at hand. Once a job, so that a changed subject is seen."""
+        for key in keys:
+            self._keys[key.id] = (VapidKey.from_private_bytes(self._vault.open(key.private_key, "vapid")), key.subject)
 
     async def deliver(self, post: Post, target: Target, tries: int) -> Sent:
         """One try. `tries` counts the POSTs before this one."""
@@ -114,7 +97,7 @@ class Courier:
             pause = timedelta(seconds=trust.closed_until - now)
             held = Retry("the push service refuses our key; sending to it is paused", pause)
             return self._retry(post, held, tries, Sent(held))
-        variant = post.variant_of(target)
+        variant = post.notification.variant_of(target.bucket)
         try:
             self._policy.check_origin(origin)
             known = post.known.get(target.device_id, {})

@@ -44,7 +44,7 @@ async def shown(
     for row in rows:
         notification = found[row.notification_id]
         try:
-            messages = Messages(context, notification, home)
+            messages = Messages(context.vault, context.public_url, notification, home)
             content: dict[str, Any] | None = messages.rendered(device.client.locale, known, row.variant)
         except (TemplateFailed, Invalid):
             content = None

@@ -5,7 +5,7 @@ is handed each one before the push service is: what it does not take within a mo
 what it takes is accounted for like any other. Who dies in between, page, node or worker, loses nothing.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -13,12 +13,12 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
+from gateway.domain.cargo import Target
 from gateway.domain.delivery import Accepted, Held
 from gateway.domain.device import Device
 from gateway.domain.notification import Notification, Status
 from gateway.records import inbox as inbox_records
 from gateway.records import live as records
-from gateway.records.targets import Target
 from gateway.service import inbox
 from gateway.service.context import Context
 from gateway.service.mailroom import Mailroom
@@ -37,7 +37,6 @@ async def decide(
     conn: AsyncConnection,
     notification: Notification,
     targets: Sequence[Target],
-    variant_of: Callable[[Target], int | None],
     now: datetime,
 ) -> Mapping[UUID, Held | Accepted]:
     """Those whose open page has it, or has a moment left to take it; what a page is to have is handed to it."""
@@ -46,7 +45,7 @@ async def decide(
     handed = await records.handed(conn, notification.id, [target.device_id for target in targets])
     fresh = [target for target in targets if target.live and target.device_id not in handed]
     if fresh:
-        several = [(target.device_id, variant_of(target)) for target in fresh]
+        several = [(target.device_id, notification.variant_of(target.bucket)) for target in fresh]
         await records.hand_over(conn, notification.application_id, notification.id, several)
     verdicts: dict[UUID, Held | Accepted] = {target.device_id: Held(now + PATIENCE) for target in fresh}
     for device_id, (since, taken_at) in handed.items():

@@ -16,8 +16,10 @@ from gateway.domain.errors import PayloadTooLarge, TemplateFailed
 from gateway.domain.notification import Notification, push_topic
 from gateway.push.encryption import MAX_PAYLOAD
 from gateway.push.payload import Template, compose
-from gateway.service.context import Context
+from gateway.service.vault import Vault
 
+# Notifications whose messages are kept.
+MOST_KEPT = 64
 # A receipt may come this long after the message has expired: people open their laptops late.
 RECEIPT_GRACE = timedelta(days=7)
 
@@ -33,18 +35,41 @@ class Composed(NamedTuple):
     topic: str
 
 
+class Composer:
+    """Keeps the messages of the latest notifications from job to job, already composed."""
+
+    def __init__(self, vault: Vault, public_url: str | None) -> None:
+        self._vault = vault
+        self.public_url = public_url
+        self._messages: dict[UUID, Messages] = {}
+
+    def kept(self, notification_id: UUID) -> "Messages | None":
+        return self._messages.get(notification_id)
+
+    def messages(self, notification: Notification, home: str | None) -> "Messages":
+        """Raises Invalid for templates that cannot be understood."""
+        if (kept := self._messages.get(notification.id)) is not None:
+            return kept
+        made = self._messages[notification.id] = Messages(self._vault, self.public_url, notification, home)
+        if len(self._messages) > MOST_KEPT:
+            del self._messages[next(iter(self._messages))]
+        return made
+
+
 class Messages:
     """One notification's messages: `for_device` answers the plain text that one device gets, and its Topic.
 
     `home` is the web origin that a path in a rendered address belongs to.
     """
 
-    def __init__(self, context: Context, notification: Notification, home: str | None = None) -> None:
+    def __init__(
+        self, vault: Vault, public_url: str | None, notification: Notification, home: str | None = None
+    ) -> None:
         """Raises Invalid for templates that cannot be understood."""
         self._notification = notification
-        self._vault = context.vault
-        self._home = home
-        self._receipts_url = f"{context.public_url}/v1/receipts" if context.public_url else None
+        self._vault = vault
+        self.home = home
+        self._receipts_url = f"{public_url}/v1/receipts" if public_url else None
         self._receipts_until = int((notification.delivery.expires_at + RECEIPT_GRACE).timestamp())
         self._contents = [merged(notification.content, v.content) for v in notification.steering.variants]
         self._contents = self._contents or [notification.content]
@@ -134,7 +159,7 @@ class Messages:
             tag=tag,
             notification_id=ids.show(ids.NOTIFICATION, notification.id),
             receipts_url=self._receipts_url,
-            default_url=self._home,
+            default_url=self.home,
         )
         return Composed(template, push_topic(notification.application_id, tag))
 

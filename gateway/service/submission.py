@@ -99,7 +99,7 @@ async def prepare(conn: AsyncConnection, context: Context, application_id: UUID,
     _land(notification.content, home, "/content")
     for index, variant in enumerate(notification.steering.variants):
         _land(variant.content, home, f"/variants/{index}/content")
-    Messages(context, notification, home).check_size()
+    Messages(context.vault, context.public_url, notification, home).check_size()
     return notification
 
 

@@ -150,7 +150,7 @@ async def preview(
         start_at=now,
         created_at=now,
     )
-    messages = Messages(context, replace(as_if, templating=Templating(strict, event or {})))
+    messages = Messages(context.vault, context.public_url, replace(as_if, templating=Templating(strict, event or {})))
     known = (await known_of(conn, [device.id]))[device.id] if device is not None else {}
     locale = locale or (device.client.locale if device is not None else None)
     payload, _ = messages.for_device(device.id if device else as_if.id, locale, None, known)

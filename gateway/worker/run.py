@@ -6,22 +6,22 @@ transaction, so whoever claims the job after a crash sends only what was never s
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 
 import structlog
 from sqlalchemy.exc import IntegrityError
 
 from gateway import metrics
-from gateway.domain.delivery import Accepted, Attempt, Gone, Held, Retry, Settled, Settlement
+from gateway.domain.cargo import Cargo, Target
+from gateway.domain.delivery import Attempt, Gone, Held, Retry, Settled, Settlement
 from gateway.domain.job import Job
-from gateway.domain.notification import Lane, Status
+from gateway.domain.notification import Lane, Notification, Status
 from gateway.queue.protocol import Queue
 from gateway.records.database import DATABASE_ERRORS
-from gateway.records.targets import Target
-from gateway.service.admission import Verdict
 from gateway.service.delivery import Post, Sent
 from gateway.worker.lanes import Lanes
 
@@ -63,20 +63,19 @@ class Run:
     def load(
         self,
         post: Post,
-        targets: Sequence[Target],
-        verdicts: Mapping[UUID, Verdict | Accepted],
-        look: Callable[[], Awaitable[Status]],
+        cargo: Cargo,
+        look: Callable[[Notification], Awaitable[Status]],
     ) -> None:
-        """What to send to whom. A device with a verdict is not sent to; one that is missing was unregistered."""
+        """What to send to whom. A device that is missing was unregistered."""
         self._post = post
         if self._cancelled:  # heard while we were loading
             post.status = Status.CANCELLED
-        self._look_up = look
+        self._look_up = partial(look, cargo.notification)
         gone = Sent(Gone("the device was unregistered before this was sent"))
-        for device_id in self._unsettled.keys() - {target.device_id for target in targets}:
+        for device_id in self._unsettled.keys() - {target.device_id for target in cargo.targets}:
             self._results.append((_unregistered(device_id), gone))
-        for target in targets:
-            verdict = verdicts.get(target.device_id)
+        for target in cargo.targets:
+            verdict = cargo.verdicts.get(target.device_id)
             if verdict is None:
                 self._parcels.append(Parcel(self, post, target))
             else:

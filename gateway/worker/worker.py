@@ -9,30 +9,21 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import partial
-from uuid import UUID
+from datetime import timedelta
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway import metrics
 from gateway.domain.delivery import Accepted, Retry
 from gateway.domain.job import Job, Task
-from gateway.domain.notification import Lane, Notification, Status
-from gateway.push.client import PushClient
+from gateway.domain.notification import Lane, Status
 from gateway.push.endpoints import vendor
 from gateway.queue.protocol import LeaseLost, Queue
-from gateway.records import applications, notifications, signals
 from gateway.records.database import DATABASE_ERRORS
-from gateway.records.targets import known_of, load_targets
-from gateway.service import admission, control, live, pacing
-from gateway.service.admission import Verdict
-from gateway.service.context import Context
 from gateway.service.delivery import Courier, Post
-from gateway.service.messages import Messages
-from gateway.service.planning import plan
+from gateway.service.messages import Composer
 from gateway.worker.lanes import Lanes
+from gateway.worker.office import Office
 from gateway.worker.run import Parcel, Run
 
 log = structlog.get_logger(__name__)
@@ -58,16 +49,15 @@ class Crew:
 
 class Worker:
     def __init__(
-        self, context: Context, queue: Queue, bell: signals.Signals, client: PushClient, crew: Crew | None = None
+        self, queue: Queue, office: Office, composer: Composer, courier: Courier, crew: Crew | None = None
     ) -> None:
-        self._context = context
         self._queue = queue
-        self._bell = bell
+        self._office = office
+        self._composer = composer
+        self._courier = courier
         self._crew = crew or Crew()
-        self._courier = Courier(client, context.vault, context.policy)
         self._lanes: Lanes[Parcel] = Lanes(self._crew.senders + self._crew.urgent_senders)
         self._runs: dict[int, Run] = {}
-        self._messages: dict[UUID, Messages] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`, then drain: claim nothing more, finish what is in flight, settle, give back the rest."""
@@ -112,7 +102,7 @@ class Worker:
             try:
                 match job.task:
                     case Task.PLAN:
-                        await plan(self._context, job)
+                        await self._office.plan(job)
                     case Task.SEND:
                         await self._deliver(job)
             except LeaseLost:
@@ -132,53 +122,19 @@ class Worker:
             lost.stop()  # its lease ran out, and it is we who have claimed the job anew
         self._runs[job.id] = run  # from here on it hears what is said of its notification
         try:
-            if not await self._load(run):
+            cargo = await self._office.load(job)
+            if cargo is None:
                 return
+            self._courier.hold(cargo.keys)
+            messages = self._composer.messages(cargo.notification, cargo.home)
+            run.load(Post(cargo.notification, messages, cargo.known), cargo, self._office.look)
             await run.deliver(self._lanes)
         finally:
             run.stop()
             if self._runs.get(job.id) is run:
                 del self._runs[job.id]
         if run.left:
-            await control.give_back(self._context.engine, job)
-
-    async def _load(self, run: Run) -> bool:
-        """Give a run what it needs to be sent; False when it was put back until the throttle lets it go."""
-        job, engine = run.job, self._context.engine
-        async with engine.begin() as conn:
-            [notification] = await notifications.load(conn, [job.notification_id])
-            if notification.status is Status.PAUSED:
-                run.hear(Status.PAUSED, notification.delivery.expires_at)
-                if run.stopped:
-                    return True
-            # What is only accounted for needs no slot.
-            throttled = notification.steering.throttle is not None and notification.status is Status.SENDING
-            if throttled and not await pacing.has_slot(conn, job):
-                return False
-            targets = await load_targets(conn, notification, job.device_ids)
-            await self._courier.prepare(conn, targets)
-            post = await self._post(conn, notification, job)
-            if post.needs_winner(targets):
-                post.winner = await notifications.decide_winner(conn, notification.id)
-            now = datetime.now(UTC)
-            verdicts: dict[UUID, Verdict | Accepted] = {**await admission.decide(conn, notification, targets, now)}
-            left = [target for target in targets if target.device_id not in verdicts]
-            verdicts |= await live.decide(conn, notification, left, post.variant_of, now)
-        run.load(post, targets, verdicts, partial(control.look, engine, notification))
-        return True
-
-    async def _post(self, conn: AsyncConnection, notification: Notification, job: Job) -> Post:
-        messages = self._messages.get(notification.id)
-        if messages is None:
-            home = await applications.home(conn, notification.application_id) or self._context.public_url
-            # Another of its jobs may have come first while we waited.
-            messages = self._messages.setdefault(notification.id, Messages(self._context, notification, home))
-            while len(self._messages) > MOST_MESSAGES:
-                del self._messages[next(iter(self._messages))]
-        post = Post(notification, messages)
-        if messages.personal:
-            post.known = await known_of(conn, job.device_ids)
-        return post
+            await self._office.give_back(job)
 
     async def _send(self, *, urgent_only: bool) -> None:
         while True:
@@ -222,7 +178,7 @@ class Worker:
 
     async def _listen(self) -> None:
         """Stop sending what was paused or cancelled, at once and not only with the next job."""
-        with self._bell.waiter(signals.CONTROL) as waiter:
+        with self._office.words() as waiter:
             while True:
                 heard = await waiter.wait(self._crew.lease.total_seconds())
                 if "" in heard or not heard:  # signals may have been missed: ask
@@ -239,12 +195,11 @@ class Worker:
         if not active:
             return set()
         try:
-            async with self._context.engine.connect() as conn:
-                found = await notifications.load(conn, list(active))
+            found = await self._office.statuses(active)
         except DATABASE_ERRORS as error:
             log.warning("control.postponed", error=type(error).__name__)
             return set()
-        return {f"{notification.id} {notification.status}" for notification in found}
+        return {f"{id_} {status}" for id_, status in found.items()}
 
     def _stop_all(self) -> None:
         for run in self._runs.values():

@@ -209,14 +209,16 @@ async def test_a_pause_between_claiming_and_parking_cannot_lose_the_resume(parts
     waiting = parts.queue()
     [plan] = await waiting.claim(lanes=[sent.delivery.lane], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
     await told(parts, control.pause, sent)
-    await control.give_back(parts.engine, plan)
+    async with parts.engine.begin() as conn:
+        await control.give_back(conn, plan)
     assert await parts.scalar("SELECT parked FROM jobs")
     await told(parts, control.resume, sent)
     assert await parts.scalar("SELECT NOT parked AND run_at <= now() FROM jobs")
     [plan] = await waiting.claim(lanes=[sent.delivery.lane], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
     await told(parts, control.pause, sent)
     await told(parts, control.resume, sent)
-    await control.give_back(parts.engine, plan)
+    async with parts.engine.begin() as conn:
+        await control.give_back(conn, plan)
     assert await parts.scalar("SELECT NOT parked AND run_at <= now() FROM jobs")
     async with parts.engine.connect() as conn:
         assert await queue.last_due(conn, sent.id) is None

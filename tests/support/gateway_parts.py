@@ -35,11 +35,14 @@ from gateway.records.schema import attempts, deliveries
 from gateway.records.schema import devices as devices_table
 from gateway.service import applications
 from gateway.service.context import Context
+from gateway.service.delivery import Courier
+from gateway.service.messages import Composer
 from gateway.service.registration import Desk
 from gateway.service.submission import Draft, submit
 from gateway.service.vault import Vault
 from gateway.sim import Sim, Subscriber, Vendor
 from gateway.worker import upkeep
+from gateway.worker.office import Database
 from gateway.worker.upkeep.limits import Limits
 from gateway.worker.worker import Crew, Worker
 
@@ -153,7 +156,10 @@ class Parts:
     ) -> AsyncIterator[asyncio.Event]:
         """A worker with quick reflexes; yields its stop event, and at the end drains it."""
         stop = asyncio.Event()
-        worker = Worker(self.context, queue or self.queue(), self.bell, client or self.client, crew or quick())
+        composer = Composer(self.context.vault, self.context.public_url)
+        courier = Courier(client or self.client, self.context.vault, self.context.policy)
+        office = Database(self.context, composer, self.bell)
+        worker = Worker(queue or self.queue(), office, composer, courier, crew or quick())
         task = asyncio.create_task(worker.run(stop), name="worker")
         try:
             yield stop

@@ -1,0 +1,59 @@
+"""What sending a job takes: the message, the devices, the keys. A value, so that it may travel with the job."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from gateway.domain.delivery import Accepted, Expired, Held, Skipped
+from gateway.domain.notification import Notification
+
+Verdict = Skipped | Held | Expired | Accepted
+"""What a delivery comes to without a message being sent."""
+
+
+class Target(NamedTuple):
+    device_id: UUID
+    endpoint: str
+    host: str
+    p256dh: bytes
+    auth: bytes
+    vapid_key_id: UUID
+    status: str
+    user_id: str | None
+    live: bool = False
+    """An open page takes its notifications instead of the push service."""
+    # What follows is loaded only when it is asked for.
+    timezone: str | None = None
+    locale: str | None = None
+    muted: Sequence[str] = ()
+    bucket: int = 0
+    """One of BUCKETS: which share of this notification's audience the person is in."""
+
+    @property
+    def person(self) -> str:
+        """Who is behind it: the user, or nobody but the device itself."""
+        return self.user_id or str(self.device_id)
+
+
+class SigningKey(NamedTuple):
+    """`private_key` is sealed."""
+
+    id: UUID
+    private_key: bytes
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cargo:
+    """`home` is the web origin that a path in an address belongs to. A device with a verdict is not sent to.
+
+    `targets` are the devices that still exist, in no order; `known` is what templates may say of each.
+    """
+
+    notification: Notification
+    home: str | None
+    targets: Sequence[Target]
+    keys: Sequence[SigningKey]
+    verdicts: Mapping[UUID, Verdict]
+    known: Mapping[UUID, Mapping[str, Any]]

@@ -1,0 +1,46 @@
+"""Load what a claimed job needs to be sent, and ask once more who of its devices may be sent to now."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from gateway.domain.cargo import Cargo, Verdict
+from gateway.domain.job import Job
+from gateway.domain.notification import Notification, Status
+from gateway.records import applications, notifications
+from gateway.records.targets import known_of, load_signing_keys, load_targets
+from gateway.service import admission, control, live, pacing
+from gateway.service.messages import Composer
+
+
+async def load(engine: AsyncEngine, composer: Composer, job: Job) -> Cargo | None:
+    """None when the job was put back instead: its notification is paused, or its throttle lets it go later."""
+    async with engine.begin() as conn:
+        [notification] = await notifications.load(conn, [job.notification_id])
+        now = datetime.now(UTC)
+        if notification.status is Status.PAUSED and now < notification.delivery.expires_at:
+            await control.give_back(conn, job)
+            return None
+        # What is only accounted for needs no slot.
+        throttled = notification.steering.throttle is not None and notification.status is Status.SENDING
+        if throttled and not await pacing.has_slot(conn, job):
+            return None
+        targets = await load_targets(conn, notification, job.device_ids)
+        keys = await load_signing_keys(conn, list({target.vapid_key_id for target in targets}))
+        messages = composer.kept(notification.id)
+        if messages is None:
+            messages = composer.messages(notification, await _home(conn, notification, composer))
+        known = await known_of(conn, job.device_ids) if messages.personal else {}
+        if notification.needs_winner(target.bucket for target in targets):
+            winner = await notifications.decide_winner(conn, notification.id)
+            notification = replace(notification, winner=winner)
+        verdicts: dict[UUID, Verdict] = {**await admission.decide(conn, notification, targets, now)}
+        left = [target for target in targets if target.device_id not in verdicts]
+        verdicts |= await live.decide(conn, notification, left, now)
+    return Cargo(notification, messages.home, targets, keys, verdicts, known)
+
+
+async def _home(conn: AsyncConnection, notification: Notification, composer: Composer) -> str | None:
+    return await applications.home(conn, notification.application_id) or composer.public_url

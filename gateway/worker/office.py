@@ -1,0 +1,67 @@
+"""What a worker asks beside its queue: what to send, and what has been said of it meanwhile."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Protocol
+from uuid import UUID
+
+from gateway.domain.cargo import Cargo
+from gateway.domain.job import Job
+from gateway.domain.notification import Notification, Status
+from gateway.records import notifications, signals
+from gateway.service import control, loading, planning
+from gateway.service.context import Context
+from gateway.service.messages import Composer
+
+
+class Office(Protocol):
+    async def plan(self, job: Job) -> None:
+        """Cut a plan job into send jobs."""
+        ...
+
+    async def load(self, job: Job) -> Cargo | None:
+        """What to send to whom; None when the job was put back instead."""
+        ...
+
+    async def look(self, notification: Notification) -> Status:
+        """What has become of it: asked after every batch, since words may be missed."""
+        ...
+
+    async def statuses(self, ids: Iterable[UUID]) -> dict[UUID, Status]: ...
+
+    def words(self) -> AbstractContextManager[signals.Waiter]:
+        """Hear what is said: a notification's id and its new status, with a space between."""
+        ...
+
+    async def give_back(self, job: Job) -> None:
+        """Put back a job that is not finished."""
+        ...
+
+
+class Database:
+    """The office of a worker that has the database at hand."""
+
+    def __init__(self, context: Context, composer: Composer, bell: signals.Signals) -> None:
+        self._context = context
+        self._composer = composer
+        self._bell = bell
+
+    async def plan(self, job: Job) -> None:
+        await planning.plan(self._context, job)
+
+    async def load(self, job: Job) -> Cargo | None:
+        return await loading.load(self._context.engine, self._composer, job)
+
+    async def look(self, notification: Notification) -> Status:
+        return await control.look(self._context.engine, notification)
+
+    async def statuses(self, ids: Iterable[UUID]) -> dict[UUID, Status]:
+        async with self._context.engine.connect() as conn:
+            return {one.id: one.status for one in await notifications.load(conn, list(ids))}
+
+    def words(self) -> AbstractContextManager[signals.Waiter]:
+        return self._bell.waiter(signals.CONTROL)
+
+    async def give_back(self, job: Job) -> None:
+        async with self._context.engine.begin() as conn:
+            await control.give_back(conn, job)
