@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 from aiohttp import web
+from sqlalchemy import func, select
 
 from gateway.domain.notification import Lane
 from gateway.embedded import EmbeddedPostgres
@@ -23,6 +24,7 @@ from gateway.outbound.client import OutboundClient
 from gateway.outbound.policy import OutboundPolicy
 from gateway.push.client import PushClient
 from gateway.push.endpoints import EndpointPolicy
+from gateway.queue.nats import Broker, NatsQueue, Unavailable
 from gateway.queue.postgres import PostgresQueue
 from gateway.records import migrate
 from gateway.records.database import open_engine
@@ -39,7 +41,8 @@ from gateway.web.routes import Front
 from gateway.web.server import build
 from gateway.worker import upkeep
 from gateway.worker.feeds import Poller
-from gateway.worker.office import Database
+from gateway.worker.office import Database, Elsewhere
+from gateway.worker.relay import Relay
 from gateway.worker.upkeep.limits import Limits
 from gateway.worker.webhooks import Sender
 from gateway.worker.worker import Crew, Worker
@@ -49,6 +52,7 @@ log = structlog.get_logger(__name__)
 # What a request may still take once we were told to stop.
 LAST_REQUESTS_S = 10.0
 GARBAGE = 20_000
+PREPARE_TRIES = 6
 
 
 class CannotStart(Exception):
@@ -79,14 +83,20 @@ def find(settings: Settings) -> Installation:
         raise CannotStart(
             f"there is no database: set GATEWAY_DATABASE_URL, or start `gateway up` on {settings.data_dir}"
         )
-    key_file, token_file = settings.data_dir / "master-key", settings.data_dir / "admin-token"
-    master_key = settings.master_key and settings.master_key.get_secret_value()
-    if not master_key and not key_file.exists():
-        raise CannotStart("there is no master key: set GATEWAY_MASTER_KEY to at least 32 random characters")
+    master_key, token_file = _master_key(settings), settings.data_dir / "admin-token"
     token = settings.admin_token and settings.admin_token.get_secret_value()
     if not token and token_file.exists():
         token = load_or_create_secret(token_file)
-    return Installation(url, (master_key or load_or_create_secret(key_file)).encode(), token or None)
+    return Installation(url, master_key, token or None)
+
+
+def _master_key(settings: Settings) -> bytes:
+    """Raises CannotStart."""
+    key_file = settings.data_dir / "master-key"
+    master_key = settings.master_key and settings.master_key.get_secret_value()
+    if not master_key and not key_file.exists():
+        raise CannotStart("there is no master key: set GATEWAY_MASTER_KEY to at least 32 random characters")
+    return (master_key or load_or_create_secret(key_file)).encode()
 
 
 @asynccontextmanager
@@ -111,12 +121,44 @@ async def serve(settings: Settings, installation: Installation, stop: asyncio.Ev
         await stop.wait()
 
 
-async def work(settings: Settings, installation: Installation, stop: asyncio.Event) -> None:
-    """Deliver, and keep the house in order."""
-    url = installation.database_url
-    async with context(settings, installation) as ours, Signals(url).running() as bell:
-        await _check(ours, url)
-        await _work(settings, ours, bell, stop)
+async def work(settings: Settings, stop: asyncio.Event, installation: Installation | None = None) -> None:
+    """Deliver. With jobs in the database also keep the house in order; with a broker that is the relay's."""
+    if settings.nats_servers:
+        await _work_for_broker(settings, stop, installation)
+        return
+    house = await asyncio.to_thread(find, settings) if installation is None else installation
+    async with _at_database(settings, house) as (ours, bell), PushClient(settings.push_ca) as client:
+        composer = Composer(ours.vault, ours.public_url)
+        office = Database(ours, composer, bell)
+        courier = Courier(client, ours.vault, ours.policy)
+        worker = Worker(PostgresQueue(ours.engine, bell), office, composer, courier, _crew(settings))
+        async with _keeping_house(settings, ours, bell, stop):
+            await worker.run(stop)
+
+
+async def relay(settings: Settings, installation: Installation, stop: asyncio.Event) -> None:
+    """Pass jobs to the broker's workers and their results into the log, and keep the house in order."""
+    if not settings.nats_servers:
+        raise CannotStart("there is nothing to relay: GATEWAY_QUEUE does not name servers of NATS")
+    async with (
+        _at_database(settings, installation) as (ours, bell),
+        _broker(settings) as broker,
+        _keeping_house(settings, ours, bell, stop),
+    ):
+        await _prepare(ours, broker)
+        await Relay(ours, broker, bell, timedelta(seconds=settings.lease)).run(stop)
+
+
+async def _work_for_broker(settings: Settings, stop: asyncio.Event, installation: Installation | None) -> None:
+    master_key = installation.master_key if installation is not None else _master_key(settings)
+    try:
+        vault, policy = Vault(master_key), EndpointPolicy(settings.push_hosts)
+    except ValueError as error:
+        raise CannotStart(str(error)) from None
+    async with _broker(settings) as broker, PushClient(settings.push_ca) as client, NatsQueue(broker) as queue:
+        courier, composer = Courier(client, vault, policy), Composer(vault, settings.public_url)
+        _settle_in()
+        await Worker(queue, Elsewhere(broker, queue), composer, courier, _crew(settings)).run(stop)
 
 
 async def up(settings: Settings, installation: Installation, stop: asyncio.Event, sim: Sim | None = None) -> None:
@@ -134,7 +176,10 @@ async def up(settings: Settings, installation: Installation, stop: asyncio.Event
                 ) from None
             sim.behave(*DEMO)
         await stack.enter_async_context(_serving(settings, installation))
-        await work(settings, installation, stop)
+        async with asyncio.TaskGroup() as group:
+            if settings.nats_servers:
+                group.create_task(relay(settings, installation, stop))
+            group.create_task(work(settings, stop, installation))
 
 
 async def _check(ours: Context, url: str) -> None:
@@ -145,9 +190,65 @@ async def _check(ours: Context, url: str) -> None:
         await applications.check_master_key(conn, ours.vault)
 
 
-async def _work(settings: Settings, ours: Context, bell: Signals, stop: asyncio.Event) -> None:
+@asynccontextmanager
+async def _at_database(settings: Settings, installation: Installation) -> AsyncIterator[tuple[Context, Signals]]:
+    url = installation.database_url
+    async with context(settings, installation) as ours, Signals(url).running() as bell:
+        await _check(ours, url)
+        yield ours, bell
+
+
+@asynccontextmanager
+async def _broker(settings: Settings) -> AsyncIterator[Broker]:
+    """Raises CannotStart."""
+    async with AsyncExitStack() as stack:
+        try:
+            broker = await stack.enter_async_context(Broker.connected(settings.nats_servers))
+        except (Unavailable, ValueError) as error:
+            raise CannotStart(f"GATEWAY_QUEUE: {error}") from None
+        yield broker
+
+
+async def _prepare(ours: Context, broker: Broker) -> None:
+    """Streams and consumers, made by one relay at a time: asked by two for one stream, a cluster answers neither.
+
+    Raises CannotStart.
+    """
+    async with ours.engine.begin() as conn:
+        await conn.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("broker", 0))))
+        for tries in range(PREPARE_TRIES, 0, -1):
+            try:
+                await broker.prepare()
+                return
+            except Unavailable as error:
+                if tries == 1:
+                    raise CannotStart(f"GATEWAY_QUEUE: {error}") from None
+
+
+@asynccontextmanager
+async def _keeping_house(settings: Settings, ours: Context, bell: Signals, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Upkeep, webhooks and feeds, beside whoever has the database."""
     limits = keep(settings)
-    crew = Crew(
+    _settle_in()
+    await upkeep.once(ours.engine, limits)  # today's partitions must be there before anything is sent
+    async with OutboundClient(ours.outbound) as outbound, asyncio.TaskGroup() as group:
+        rounds = group.create_task(upkeep.rounds(ours.engine, limits))
+        group.create_task(Sender(ours, bell, outbound).run(stop))
+        group.create_task(Poller(ours, bell, outbound).run(stop))
+        yield
+        rounds.cancel()
+
+
+def _settle_in() -> None:
+    # What is loaded by now stays; what a delivery makes is gone with it. Looking through it all again and again for
+    # cycles, as by default every 700 objects, would cost as much as the log.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
+
+
+def _crew(settings: Settings) -> Crew:
+    return Crew(
         senders=settings.senders,
         urgent_senders=settings.urgent_senders,
         jobs=settings.jobs,
@@ -156,25 +257,6 @@ async def _work(settings: Settings, ours: Context, bell: Signals, stop: asyncio.
         lease=timedelta(seconds=settings.lease),
         drain=timedelta(seconds=settings.drain),
     )
-    # What is loaded by now stays; what a delivery makes is gone with it. Looking through it all again and again for
-    # cycles, as by default every 700 objects, would cost as much as the log.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE)
-    await upkeep.once(ours.engine, limits)  # today's partitions must be there before anything is sent
-    async with (
-        PushClient(settings.push_ca) as client,
-        OutboundClient(ours.outbound) as outbound,
-        asyncio.TaskGroup() as group,
-    ):
-        rounds = group.create_task(upkeep.rounds(ours.engine, limits))
-        group.create_task(Sender(ours, bell, outbound).run(stop))
-        group.create_task(Poller(ours, bell, outbound).run(stop))
-        composer = Composer(ours.vault, ours.public_url)
-        office = Database(ours, composer, bell)
-        courier = Courier(client, ours.vault, ours.policy)
-        await Worker(PostgresQueue(ours.engine, bell), office, composer, courier, crew).run(stop)
-        rounds.cancel()
 
 
 def keep(settings: Settings) -> Limits:

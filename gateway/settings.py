@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from gateway.domain.notification import Lane
 
 PREFIX = "GATEWAY_"
-FROM_FILE = ("database_url", "admin_token", "master_key")
+FROM_FILE = ("database_url", "queue", "admin_token", "master_key")
 OF_OTHERS = ("GATEWAY_TEST_DATABASE_URL",)  # read by the tests
 SECRET = 32  # octets, both of a secret we make and of the shortest master key
 
@@ -51,7 +51,11 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         None, description="Postgres 14 or newer: postgresql://user:password@host:5432/name. Not set: embedded."
     )
-    queue: str = Field("postgres", description="Where jobs wait: 'postgres', in the database itself.")
+    queue: SecretStr = Field(
+        SecretStr("postgres"),
+        description="Where workers get their jobs: 'postgres', the database itself, or the servers of NATS JetStream, "
+        "comma separated: nats://user:password@host:4222.",
+    )
     admin_token: SecretStr | None = Field(
         None, description="The bearer token of the operator. Not set: DATA_DIR/admin-token, made by `gateway up`."
     )
@@ -112,7 +116,7 @@ class Settings(BaseSettings):
             return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
         return value
 
-    @field_validator("log_level", "log_format", "queue", mode="before")
+    @field_validator("log_level", "log_format", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
@@ -128,10 +132,19 @@ class Settings(BaseSettings):
 
     @field_validator("queue")
     @classmethod
-    def _is_known_queue(cls, value: str) -> str:
-        if value != "postgres":
-            raise ValueError("must be 'postgres', the only queue of this version")
+    def _is_known_queue(cls, value: SecretStr) -> SecretStr:
+        said = value.get_secret_value()
+        for server in said.split(","):
+            parts = urlsplit(server.strip())
+            if said.lower() != "postgres" and (parts.scheme not in ("nats", "tls") or not parts.hostname):
+                raise ValueError("must be 'postgres', or servers of NATS such as nats://10.0.0.1:4222, comma separated")
         return value
+
+    @property
+    def nats_servers(self) -> tuple[str, ...]:
+        """Empty when jobs wait in the database itself."""
+        said = self.queue.get_secret_value()
+        return () if said.lower() == "postgres" else tuple(server.strip() for server in said.split(","))
 
     @field_validator("master_key")
     @classmethod
@@ -261,6 +274,8 @@ def _variable(name: str) -> str:
 
 
 def _shown(name: str, value: object) -> str:
+    if name == "queue" and isinstance(value, SecretStr):
+        return ",".join(server.rpartition("@")[2] for server in value.get_secret_value().split(","))
     if name in FROM_FILE:
         return "set" if value else "not set"
     if isinstance(value, tuple):

@@ -22,7 +22,7 @@ SIM_PORT = 9090
 
 
 def add(cli: typer.Typer) -> None:
-    for command in (up, serve, work, migrate, sim):
+    for command in (up, serve, work, relay, migrate, sim):
         cli.command()(command)
 
 
@@ -100,16 +100,29 @@ def work(
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Deliver what is in the queue. Any number may run. SIGTERM finishes what is in flight."""
+    """Deliver what is in the queue. Any number may run; with NATS without a database. SIGTERM ends in order."""
     chosen = settings(data_dir, lanes=lanes)
     log.configure(chosen.log_level, chosen.log_format)
 
     async def worked() -> None:
         stop = asyncio.Event()
         app.stop_on_signals(stop)
-        await app.work(chosen, await asyncio.to_thread(app.find, chosen), stop)
+        await app.work(chosen, stop)
 
     run(worked())
+
+
+def relay(data_dir: DataDir = None) -> None:
+    """With NATS as the queue: pass jobs from the database to its workers, and results back. Any number may run."""
+    chosen = settings(data_dir)
+    log.configure(chosen.log_level, chosen.log_format)
+
+    async def relayed() -> None:
+        stop = asyncio.Event()
+        app.stop_on_signals(stop)
+        await app.relay(chosen, await asyncio.to_thread(app.find, chosen), stop)
+
+    run(relayed())
 
 
 def migrate(data_dir: DataDir = None) -> None:

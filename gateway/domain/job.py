@@ -1,10 +1,11 @@
 """A job: a chunk of one notification in the queue, held by whoever holds its lease."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import StrEnum
 from uuid import UUID
 
+from gateway.domain.cargo import Cargo
 from gateway.domain.notification import Lane
 
 CHUNK = 500
@@ -35,6 +36,8 @@ class Job:
     day: date | None
     device_ids: tuple[UUID, ...]
     slot: datetime | None = None
+    cargo: Cargo | None = field(default=None, repr=False, compare=False)
+    """What it takes to be sent, when the queue carries it along."""
 
 
 def chunk(rate: float | None) -> int:

@@ -9,6 +9,7 @@ the unsettled moment itself.
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -96,26 +97,7 @@ class PostgresQueue:
 
     async def settle(self, job: Job, settlement: Settlement, remaining: Sequence[UUID]) -> None:
         async with self._engine.begin() as conn:
-            if not await _shrink(conn, job, settlement.devices(), remaining):
-                return
-            if settlement.later:
-                await conn.execute(
-                    insert(jobs),
-                    [
-                        {
-                            "application_id": job.application_id,
-                            "notification_id": job.notification_id,
-                            "lane": job.lane,
-                            "day": job.day,
-                            "run_at": due,
-                            "tries": tries,
-                            "device_ids": device_ids,
-                        }
-                        for (due, tries), device_ids in settlement.later.items()
-                    ],
-                )
-                await signals.send(conn, signals.JOBS)
-            await deliveries.record(conn, job, settlement)
+            await apply(conn, job, settlement, remaining)
 
     async def release(self, job: Job) -> None:
         async with self._engine.begin() as conn:
@@ -229,6 +211,56 @@ def _held(job: Job) -> tuple[Any, Any]:
     return jobs.c.id == job.id, jobs.c.attempt == job.attempt
 
 
+async def apply(conn: AsyncConnection, job: Job, settlement: Settlement, remaining: Sequence[UUID]) -> bool:
+    """Settle in the running transaction; False when it was done before. Raises LeaseLost."""
+    if not await _shrink(conn, job, settlement.devices(), remaining):
+        return False
+    if settlement.later:
+        await conn.execute(
+            insert(jobs),
+            [
+                {
+                    "application_id": job.application_id,
+                    "notification_id": job.notification_id,
+                    "lane": job.lane,
+                    "day": job.day,
+                    "run_at": due,
+                    "tries": tries,
+                    "device_ids": device_ids,
+                }
+                for (due, tries), device_ids in settlement.later.items()
+            ],
+        )
+        await signals.send(conn, signals.JOBS)
+    await deliveries.record(conn, job, settlement)
+    return True
+
+
+async def held_as(conn: AsyncConnection, job: Job) -> Job | None:
+    """The job as it is held now, whoever claimed it last; locked. None when it has ended."""
+    query = select(jobs.c.attempt).where(jobs.c.id == job.id).with_for_update()
+    attempt = (await conn.execute(query)).scalar()
+    return None if attempt is None else replace(job, attempt=attempt)
+
+
+async def take_from(conn: AsyncConnection, job: Job) -> Job | None:
+    """Claim a job whose lease somebody else renews. None when it has ended."""
+    taken = update(jobs).where(jobs.c.id == job.id).values(attempt=jobs.c.attempt + 1).returning(jobs.c.attempt)
+    attempt = (await conn.execute(taken)).scalar()
+    return None if attempt is None else replace(job, attempt=attempt)
+
+
+async def halve(conn: AsyncConnection, job: Job) -> None:
+    """Make two jobs of a claimed one, both due at once. Raises LeaseLost."""
+    middle = len(job.device_ids) // 2
+    rest = list(job.device_ids[middle:])
+    values = {"device_ids": list(job.device_ids[:middle]), "run_at": func.now()}
+    await _guarded(conn, update(jobs).where(*_held(job)).values(**values))
+    row = {name: getattr(job, name) for name in ("application_id", "notification_id", "lane", "day", "tries", "slot")}
+    await conn.execute(insert(jobs).values(**row, task=job.task, device_ids=rest))
+    await signals.send(conn, signals.JOBS)
+
+
 async def _shrink(conn: AsyncConnection, job: Job, settled: int, remaining: Sequence[UUID]) -> bool:
     """Take `settled` devices out of the job; False when that was done before. Raises LeaseLost."""
     whole = (*_held(job), func.cardinality(jobs.c.device_ids) == settled + len(remaining))
@@ -237,8 +269,8 @@ async def _shrink(conn: AsyncConnection, job: Job, settled: int, remaining: Sequ
         return True
     if (await conn.execute(update(jobs).where(*whole).values(device_ids=list(remaining)))).rowcount == 1:
         return True
-    held = await conn.execute(select(func.cardinality(jobs.c.device_ids)).where(*_held(job)))
-    if held.scalar() == len(remaining):
+    left = await conn.execute(select(func.cardinality(jobs.c.device_ids)).where(*_held(job)))
+    if left.scalar() == len(remaining):
         return False
     raise LeaseLost
 

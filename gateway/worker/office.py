@@ -1,13 +1,16 @@
 """What a worker asks beside its queue: what to send, and what has been said of it meanwhile."""
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Protocol
 from uuid import UUID
 
 from gateway.domain.cargo import Cargo
 from gateway.domain.job import Job
 from gateway.domain.notification import Notification, Status
+from gateway.queue.nats import WORDS, Broker, NatsQueue
 from gateway.records import notifications, signals
 from gateway.service import control, loading, planning
 from gateway.service.context import Context
@@ -65,3 +68,45 @@ class Database:
     async def give_back(self, job: Job) -> None:
         async with self._context.engine.begin() as conn:
             await control.give_back(conn, job)
+
+
+class Elsewhere:
+    """The office of a worker that has only the broker: the job brings what it takes to be sent."""
+
+    def __init__(self, broker: Broker, queue: NatsQueue) -> None:
+        self._broker = broker
+        self._queue = queue
+
+    async def plan(self, job: Job) -> None:
+        raise AssertionError("a relay plans, and passes on nothing but send jobs")
+
+    async def load(self, job: Job) -> Cargo | None:
+        cargo = job.cargo
+        if cargo is None:
+            raise AssertionError("the broker's jobs carry their cargo")
+        status = await self.look(cargo.notification)
+        if status is Status.PAUSED and datetime.now(UTC) < cargo.notification.delivery.expires_at:
+            await self.give_back(job)
+            return None
+        return replace(cargo, notification=replace(cargo.notification, status=status))
+
+    async def look(self, notification: Notification) -> Status:
+        said = await self.statuses([notification.id])
+        return said.get(notification.id, notification.status)
+
+    async def statuses(self, ids: Iterable[UUID]) -> dict[UUID, Status]:
+        return await self._broker.statuses(ids)
+
+    @contextmanager
+    def words(self) -> Iterator[signals.Waiter]:
+        waiter = signals.Waiter()
+        with self._broker.heard(f"{WORDS}.*", lambda id_, status: waiter.hear(f"{id_} {status}")):
+            yield waiter
+
+    async def give_back(self, job: Job) -> None:
+        """The database knows when a paused one goes on; any other is for the next worker."""
+        said = await self.statuses([job.notification_id])
+        if said.get(job.notification_id) is Status.PAUSED:
+            await self._queue.give_back(job)
+        else:
+            await self._queue.release(job)

@@ -3,25 +3,37 @@
 A second engine is one more class here with the same verbs, and one more name in `ENGINES`.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol, cast
 from uuid import UUID
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from gateway.domain import ids
 from gateway.domain.delivery import Accepted, Attempt, Final, Settled, Settlement
 from gateway.domain.job import Job
 from gateway.domain.notification import Delivery, Kind, Lane, Notification, Progress, Status, Urgency
+from gateway.push.endpoints import EndpointPolicy
+from gateway.queue.nats import RECORDER, RESULTS_STREAM, Broker, NatsQueue, jobs_stream
 from gateway.queue.postgres import PostgresQueue
 from gateway.queue.protocol import Queue
 from gateway.records import notifications, partitions, signals
 from gateway.records.database import open_engine
 from gateway.records.schema import applications, attempts, deliveries, jobs
+from gateway.service.context import Context
+from gateway.service.vault import Vault
+from gateway.worker.relay import Relay
+from tests.support.nats_server import nodes
+
+HOLD = timedelta(seconds=0.4)
+PATIENCE_S = 10.0
 
 
 class Engine(Protocol):
@@ -53,6 +65,7 @@ class PostgresEngine:
 
     def __init__(self, url: str, bell: signals.Signals) -> None:
         self._engine = open_engine(url, pool_size=20)
+        self._bell = bell
         self._application_id = ids.new_id()
         self.queue: Queue = PostgresQueue(self._engine, bell)
 
@@ -132,7 +145,78 @@ class PostgresEngine:
         )
 
 
-ENGINES: dict[str, Callable[[str], AbstractAsyncContextManager[Engine]]] = {"postgres": PostgresEngine.opened}
+class NatsEngine(PostgresEngine):
+    """A broker beside the database, a relay between them."""
+
+    faults = (ValueError,)
+    _broker: Broker
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, url: str) -> AsyncIterator["NatsEngine"]:
+        async with AsyncExitStack() as stack:
+            directory = Path(stack.enter_context(TemporaryDirectory(prefix="nats-")))
+            [node] = await stack.enter_async_context(nodes(1, directory))
+            engine = cast("NatsEngine", await stack.enter_async_context(super().opened(url)))
+            broker = await stack.enter_async_context(Broker.connected([node.url], hold=HOLD))
+            await broker.prepare()
+            context = Context(engine._engine, Vault(bytes(32)), EndpointPolicy())
+            stop = asyncio.Event()
+            relay = Relay(context, broker, engine._bell, lease=timedelta(seconds=5), ahead=1000)
+            running = asyncio.create_task(relay.run(stop))
+            engine._broker = broker
+            engine.queue = CaughtUp(await stack.enter_async_context(NatsQueue(broker)), engine.caught_up)
+            try:
+                yield engine
+            finally:
+                stop.set()
+                await running
+
+    async def caught_up(self) -> None:
+        """Until what is due is in the broker, and what came back is recorded."""
+        on_its_way = select(func.count()).where(jobs.c.attempt > 0)
+        due = select(func.count()).where(jobs.c.run_at <= func.now())
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                recorder = await self._broker.js.consumer_info(RESULTS_STREAM, RECORDER)
+                waiting = (recorder.num_pending or 0) + (recorder.num_ack_pending or 0)
+                streams = [await self._broker.js.stream_info(jobs_stream(lane)) for lane in Lane]
+                there = sum(stream.state.messages for stream in streams)
+                if not waiting and await self._rows(due) == [(0,)] and await self._rows(on_its_way) == [(there,)]:
+                    return
+                await asyncio.sleep(0.01)  # neither side signals that it is idle
+
+    async def recorded(self, notification_id: UUID) -> dict[UUID, str]:
+        await self.caught_up()
+        return await super().recorded(notification_id)
+
+    async def tried(self, notification_id: UUID) -> list[tuple[UUID, int]]:
+        await self.caught_up()
+        return await super().tried(notification_id)
+
+    async def progress(self, notification_id: UUID) -> tuple[Status, Progress]:
+        await self.caught_up()
+        return await super().progress(notification_id)
+
+
+class CaughtUp:
+    """The queue as it is once the relay has done what it has to do: what is put is found without waiting."""
+
+    def __init__(self, queue: Queue, caught_up: Callable[[], Awaitable[None]]) -> None:
+        self._queue = queue
+        self._caught_up = caught_up
+        self.renew, self.settle, self.release = queue.renew, queue.settle, queue.release
+
+    async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
+        if not wait:
+            await self._caught_up()
+        return await self._queue.claim(lanes=lanes, limit=limit, lease=lease, wait=wait)
+
+
+ENGINES: dict[str, Callable[[str], AbstractAsyncContextManager[Engine]]] = {
+    "postgres": PostgresEngine.opened,
+    "nats": NatsEngine.opened,
+}
 
 
 def accepted(*devices: UUID) -> Settlement:

@@ -46,6 +46,13 @@ async def worker_process(parts: Parts, directory: Path, **settings: object) -> A
 
 
 @asynccontextmanager
+async def relay_process(parts: Parts, directory: Path, **settings: object) -> AsyncIterator[WorkerProcess]:
+    """A relay between the parts' database and the broker that `queue` names."""
+    async with _process(parts, directory, "relay", settings) as process:
+        yield process
+
+
+@asynccontextmanager
 async def server_process(parts: Parts, directory: Path, **settings: object) -> AsyncIterator[tuple[WorkerProcess, str]]:
     """(a server on the parts' database, its origin), once it answers."""
     with socket.create_server(("127.0.0.1", 0)) as found:

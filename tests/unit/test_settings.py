@@ -60,7 +60,7 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ("PORT", "http", "GATEWAY_PORT: must be a valid integer"),
         ("PORT", "70000", "GATEWAY_PORT: must be less than or equal to 65535"),
         ("DATABASE_URL", "mysql://root:hidden@db/x", "GATEWAY_DATABASE_URL: must begin with postgresql://"),
-        ("QUEUE", "nats://broker:4222", "GATEWAY_QUEUE: must be 'postgres'"),
+        ("QUEUE", "redis://broker:6379", "GATEWAY_QUEUE: must be 'postgres'"),
         ("MASTER_KEY", "hidden", "GATEWAY_MASTER_KEY: must have at least 32 characters"),
         ("PUBLIC_URL", "push.example.org", "GATEWAY_PUBLIC_URL: must be a web address such as"),
         ("PUBLIC_URL", "https://me:hidden@push.example.org", "GATEWAY_PUBLIC_URL: must not contain a password"),
@@ -94,6 +94,15 @@ def test_all_faults_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_public_url_has_no_trailing_slash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_PUBLIC_URL", "https://push.example.org/")
     assert load_settings().public_url == "https://push.example.org"
+
+
+def test_the_password_of_a_broker_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_QUEUE", "nats://me:Hidden@n1:4222, tls://n2")
+    chosen = load_settings()
+    assert chosen.nats_servers == ("nats://me:Hidden@n1:4222", "tls://n2")
+    shown = {row.name: row.value for row in chosen.listed()}
+    assert "n1:4222" in shown["GATEWAY_QUEUE"]
+    assert "Hidden" not in repr(chosen) + str(shown)
 
 
 def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

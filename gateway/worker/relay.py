@@ -1,0 +1,184 @@
+"""Between the database and the broker: what is due goes out to the workers, what they did comes back into the log.
+
+The job's row is the outbox. Claiming it, as a worker would, says that it is on its way; it is renewed for as long as
+the broker has the job or its results, and comes due again when the broker has lost both. So nothing is lost between
+the two, whichever of them dies, and any number of relays run beside each other.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+from nats.js.api import Header
+
+from gateway.domain.job import Job, Task
+from gateway.domain.notification import Lane, Status
+from gateway.queue import nats, postgres, wire
+from gateway.queue.nats import Broker
+from gateway.queue.protocol import LeaseLost
+from gateway.records import notifications, signals
+from gateway.records.database import DATABASE_ERRORS
+from gateway.service import control, loading, planning
+from gateway.service.context import Context
+from gateway.service.messages import Composer
+
+log = structlog.get_logger(__name__)
+
+AHEAD = 256
+"""Jobs of a lane in the broker at the most: enough to keep many workers busy, few enough to be called back."""
+AT_ONCE = 4
+ROOM_LOOK_S = 0.05
+CLAIM_WAIT = timedelta(seconds=15)
+RECORD_WAIT_S = 1.0
+BATCH = 16
+PAUSE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    context: Context
+    broker: Broker
+    bell: signals.Signals
+    lease: timedelta = timedelta(seconds=60)
+    ahead: int = AHEAD
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Relay until `stop`. What is on its way by then is looked after by the next relay."""
+        queue = postgres.PostgresQueue(self.context.engine, self.bell)
+        composer = Composer(self.context.vault, self.context.public_url)
+        out: dict[int, Job] = {}
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._feed(queue, composer, lane, out)) for lane in Lane]
+            tasks += [
+                group.create_task(one) for one in (self._renew(queue, out), self._pass_on(out), self._record(out, stop))
+            ]
+            log.info("relay.started")
+            await stop.wait()
+            for task in tasks:
+                task.cancel()
+        log.info("relay.stopped")
+
+    async def _feed(self, queue: postgres.PostgresQueue, composer: Composer, lane: Lane, out: dict[int, Job]) -> None:
+        """Keep the broker a little ahead of the workers."""
+        stream = nats.jobs_stream(lane)
+        while True:
+            try:
+                if (await self.broker.ask(self.broker.js.stream_info(stream))).state.messages >= self.ahead:
+                    await asyncio.sleep(ROOM_LOOK_S)  # of room there is no signal
+                    continue
+                claimed = await queue.claim(lanes=(lane,), limit=AT_ONCE, lease=self.lease, wait=CLAIM_WAIT)
+                for job in claimed:  # one after the other, so that they stay in order
+                    await self._forward(composer, job, out)
+            except DATABASE_ERRORS as error:
+                log.warning("relay.postponed", error=type(error).__name__)
+                await asyncio.sleep(PAUSE_S)
+
+    async def _forward(self, composer: Composer, job: Job, out: dict[int, Job]) -> None:
+        try:
+            if job.task is Task.PLAN:
+                await planning.plan(self.context, job)
+                return
+            if job.attempt > 1 and await self._still_out(job):
+                out[job.id] = job
+                return
+            cargo = await loading.load(self.context.engine, composer, job)
+            if cargo is None:
+                return
+            data = wire.write_job(job, cargo)
+            if len(data) > self.broker.client.max_payload - 1024 and len(job.device_ids) > 1:
+                async with self.context.engine.begin() as conn:
+                    await postgres.halve(conn, job)
+                return
+            headers = {Header.MSG_ID.value: f"{job.id}.{job.attempt}"}
+            await self.broker.ask(self.broker.js.publish(nats.job_subject(job.lane, job.id), data, headers=headers))
+            out[job.id] = job
+            await self.broker.ask(self.broker.client.publish(nats.BELL, b""))
+        except LeaseLost:
+            log.warning("job.lease_lost", job_id=job.id)
+        except DATABASE_ERRORS as error:
+            log.warning("job.postponed", job_id=job.id, error=type(error).__name__)
+        except Exception:
+            # A fault of ours in one job must not end the relay for all; the job comes due again with its lease.
+            log.exception("job.failed", job_id=job.id)
+
+    async def _still_out(self, job: Job) -> bool:
+        """Whether the broker has the job, or results of it that are not recorded yet."""
+        if await self.broker.last(nats.jobs_stream(job.lane), nats.job_subject(job.lane, job.id)) is not None:
+            return True
+        last = await self.broker.last(nats.RESULTS_STREAM, f"{nats.RESULTS}.{job.id}")
+        if last is None:
+            return False
+        said = wire.read_result(last.data)
+        return not said.remaining or (said.returned and set(said.remaining) != set(job.device_ids))
+
+    async def _renew(self, queue: postgres.PostgresQueue, out: dict[int, Job]) -> None:
+        while True:
+            await asyncio.sleep(self.lease.total_seconds() / 3)
+            try:
+                held = [job for job in list(out.values()) if await self._still_out(job)]
+                kept = await queue.renew(held, self.lease)
+            except DATABASE_ERRORS as error:
+                log.warning("renew.postponed", error=type(error).__name__)
+                continue
+            for job_id in out.keys() - kept:
+                del out[job_id]
+
+    async def _pass_on(self, out: dict[int, Job]) -> None:
+        """Tell the workers what was said of the notifications that they may have."""
+        with self.bell.waiter(signals.CONTROL) as waiter:
+            while True:
+                heard = await waiter.wait(self.lease.total_seconds())
+                try:
+                    if "" in heard or not heard:
+                        heard = await self._asked({job.notification_id for job in out.values()})
+                    for said in heard:
+                        notification_id, _, status = said.partition(" ")
+                        await self.broker.say(UUID(notification_id), Status(status))
+                except DATABASE_ERRORS as error:
+                    log.warning("control.postponed", error=type(error).__name__)
+                    await asyncio.sleep(PAUSE_S)
+                    waiter.hear("")
+
+    async def _asked(self, ids: set[UUID]) -> set[str]:
+        async with self.context.engine.connect() as conn:
+            found = await notifications.load(conn, list(ids))
+        return {f"{one.id} {one.status}" for one in found}
+
+    async def _record(self, out: dict[int, Job], stop: asyncio.Event) -> None:
+        """Write the workers' results into the log, in their order."""
+        while not stop.is_set():
+            try:
+                results = await self.broker.ask(
+                    self.broker.js.pull_subscribe_bind(nats.RECORDER, stream=nats.RESULTS_STREAM)
+                )
+                while not stop.is_set():  # the client's own waiting may swallow a cancellation (CPython 3.11)
+                    with suppress(TimeoutError):
+                        messages = await results.fetch(BATCH, timeout=RECORD_WAIT_S)
+                        await self._write([wire.read_result(message.data) for message in messages], out)
+                        for message in messages:
+                            await message.ack()
+            except (*DATABASE_ERRORS, *nats.BROKER_ERRORS) as error:
+                log.warning("record.postponed", error=type(error).__name__)
+                await asyncio.sleep(PAUSE_S)
+
+    async def _write(self, results: Sequence[wire.Result], out: dict[int, Job]) -> None:
+        async with self.context.engine.begin() as conn:
+            for result in results:
+                if result.settlement.devices() and (job := await postgres.held_as(conn, result.job)) is not None:
+                    try:
+                        await postgres.apply(conn, job, result.settlement, result.remaining)
+                    except LeaseLost:
+                        log.error("result.does_not_fit", job_id=job.id)
+                if result.returned and (job := await postgres.take_from(conn, result.job)) is not None:
+                    await control.give_back(conn, job)
+        for result in results:
+            if result.returned or not result.remaining:
+                out.pop(result.job.id, None)
+        for id_ in {result.job.notification_id for result in results if result.judged}:
+            async with self.context.engine.connect() as conn:
+                [notification] = await notifications.load(conn, [id_])
+            await control.look(self.context.engine, notification)

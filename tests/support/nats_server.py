@@ -1,0 +1,90 @@
+"""Real NATS servers on loopback, alone or as a cluster of three, to be killed."""
+
+import asyncio
+import socket
+import sysconfig
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+
+START_S = 30.0
+
+
+class Node:
+    def __init__(self, number: int, port: int, routes: list[int], directory: Path) -> None:
+        self.number = number
+        self.url = f"nats://127.0.0.1:{port}"
+        self._arguments = ["-a", "127.0.0.1", "-p", str(port), "-n", f"n{number}", "-js", "-sd", str(directory)]
+        if len(routes) > 1:
+            self._arguments += ["--cluster_name", "gateway", "--cluster", f"nats://127.0.0.1:{routes[number]}"]
+            self._arguments += ["--routes", ",".join(f"nats://127.0.0.1:{route}" for route in routes)]
+        self._log = directory.with_suffix(".log")
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        binary = Path(sysconfig.get_path("scripts"), "nats-server")
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(binary, *self._arguments, stdout=log, stderr=log)
+
+    async def listens(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", int(self.url.rpartition(":")[2]))
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+
+@asynccontextmanager
+async def nodes(count: int, directory: Path) -> AsyncIterator[list[Node]]:
+    """That many servers, once JetStream is ready on them."""
+    with _free_ports(2 * count) as ports:
+        pass
+    several = [Node(number, ports[number], ports[count:], directory / f"n{number}") for number in range(count)]
+    async with AsyncExitStack() as stack:
+        for node in several:
+            stack.push_async_callback(node.kill)
+            await node.start()
+        await _ready(several)
+        yield several
+
+
+async def _ready(several: list[Node]) -> None:
+    async with asyncio.timeout(START_S):
+        for node in several:
+            while not await node.listens():  # noqa: ASYNC110 - another process gives no event
+                await asyncio.sleep(0.02)
+        async with await nats.connect([node.url for node in several]) as client:
+            while not await _replicates(client, len(several)):  # noqa: ASYNC110 - nor does its cluster
+                await asyncio.sleep(0.1)
+
+
+async def _replicates(client: Client, count: int) -> bool:
+    """Whether JetStream takes a stream with a copy on each of them."""
+    try:
+        jetstream = client.jetstream(timeout=2)
+        await jetstream.add_stream(name="READY", subjects=["ready"], num_replicas=count)
+        await jetstream.delete_stream("READY")
+    except (nats.errors.Error, TimeoutError):
+        return False
+    return True
+
+
+@contextmanager
+def _free_ports(count: int) -> Iterator[list[int]]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        yield [one.getsockname()[1] for one in held]
+    finally:
+        for one in held:
+            one.close()
