@@ -150,7 +150,7 @@ class Broker:
     async def ask(self, answer: Awaitable[T]) -> T:
         """Await the broker's answer. Raises Unavailable when there is none."""
         try:
-            return await answer
+            return await cancellable(answer)
         except (nats.errors.Error, NoStreamResponseError, TimeoutError, OSError) as error:
             if isinstance(error, APIError) and (error.code or 500) < 500:
                 raise
@@ -212,6 +212,16 @@ class _Held:
     remaining: tuple[UUID, ...]
     token: str
     count: int = 0
+
+
+async def cancellable(answer: Awaitable[T]) -> T:
+    """Await something of the client's, whose own waiting may swallow a cancellation (`wait_for` of CPython 3.11)."""
+    waiting = asyncio.ensure_future(answer)
+    try:
+        return await asyncio.shield(waiting)
+    except asyncio.CancelledError:
+        waiting.cancel()
+        raise
 
 
 async def _note(error: Exception) -> None:

@@ -25,18 +25,32 @@ from gateway.records import deliveries, signals
 from gateway.records.database import DATABASE_ERRORS
 from gateway.records.schema import jobs
 
-# One named constant and not Core: it runs on every wake-up, and the plan depends on its exact shape. The materialized
-# CTE keeps the planner from joining before SKIP LOCKED has picked its rows.
+# One named constant and not Core: it runs on every wake-up, and the plan depends on its exact shape. `present` walks
+# from one application with jobs in the lane to the next, each by one look into the index, and stops at the first of
+# which a job is due. The materialized CTE keeps the planner from joining before SKIP LOCKED has picked its rows.
 CLAIM = text("""
-    WITH due AS MATERIALIZED (
-        SELECT id FROM jobs WHERE lane = :lane AND run_at <= now()
+    WITH RECURSIVE present AS (
+        (SELECT application_id FROM jobs WHERE lane = :lane AND application_id > :after
+         ORDER BY application_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT jobs.application_id FROM jobs
+                WHERE jobs.lane = :lane AND jobs.application_id > present.application_id
+                ORDER BY jobs.application_id LIMIT 1)
+        FROM present WHERE present.application_id IS NOT NULL
+    ), turn AS MATERIALIZED (
+        SELECT application_id FROM present WHERE EXISTS (
+            SELECT FROM jobs WHERE lane = :lane AND jobs.application_id = present.application_id AND run_at <= now()
+        ) LIMIT 1
+    ), due AS MATERIALIZED (
+        SELECT id FROM jobs
+        WHERE lane = :lane AND application_id = (SELECT application_id FROM turn) AND run_at <= now()
         ORDER BY run_at, id LIMIT :limit FOR UPDATE SKIP LOCKED
     )
     UPDATE jobs SET run_at = now() + :lease, attempt = attempt + 1, parked = false
     FROM due WHERE jobs.id = due.id
     RETURNING jobs.*
 """)
-
+NOBODY = UUID(int=0)
 
 # Nobody holds it: never claimed, or put back until its slot.
 _WAITS = (jobs.c.attempt == 0) | jobs.c.run_at.is_not_distinct_from(jobs.c.slot)
@@ -46,6 +60,7 @@ class PostgresQueue:
     def __init__(self, engine: AsyncEngine, bell: signals.Signals) -> None:
         self._engine = engine
         self._bell = bell
+        self._served: dict[Lane, UUID] = {}
 
     async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
         deadline = asyncio.get_running_loop().time() + wait.total_seconds()
@@ -74,14 +89,28 @@ class PostgresQueue:
         found: list[Job] = []
         async with self._engine.begin() as conn:
             for lane in lanes:
-                if len(found) < limit:
-                    rows = await conn.execute(CLAIM, {"lane": lane, "limit": limit - len(found), "lease": lease})
-                    found += map(_job, rows)
+                found += await self._in_turn(conn, lane, limit - len(found), lease)
             if found:
                 return found, None
             due = select(func.extract("epoch", func.min(jobs.c.run_at) - func.now())).where(jobs.c.lane.in_(lanes))
             seconds = (await conn.execute(due)).scalar()
         return found, None if seconds is None else max(0.0, float(seconds))
+
+    async def _in_turn(self, conn: AsyncConnection, lane: Lane, limit: int, lease: timedelta) -> list[Job]:
+        """Due jobs of one lane, those of the application after the one that was served last.
+
+        So one's large campaign does not keep another waiting. Within an application who came first goes first.
+        """
+        found: list[Job] = []
+        while len(found) < limit:
+            after = self._served.get(lane, NOBODY)
+            asked = {"lane": lane, "after": after, "limit": limit - len(found), "lease": lease}
+            rows = [_job(row) for row in await conn.execute(CLAIM, asked)]
+            if not rows and after == NOBODY:
+                break
+            self._served[lane] = rows[0].application_id if rows else NOBODY  # from the first again
+            found += rows
+        return found
 
     async def renew(self, held: Sequence[Job], lease: timedelta) -> set[int]:
         if not held:

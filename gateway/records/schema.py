@@ -430,6 +430,7 @@ jobs = Table(
     Column("device_ids", ARRAY(UUID), nullable=False, server_default=text("'{}'")),
     CheckConstraint("task IN ('plan', 'send')", name="task"),
     Index("jobs_due_idx", "lane", "run_at", "id"),
+    Index("jobs_turn_idx", "lane", "application_id", "run_at", "id"),
     Index(None, "notification_id"),
 )
 

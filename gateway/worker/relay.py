@@ -33,7 +33,7 @@ AHEAD = 256
 AT_ONCE = 4
 ROOM_LOOK_S = 0.05
 CLAIM_WAIT = timedelta(seconds=15)
-RECORD_WAIT_S = 1.0
+RECORD_WAIT_S = 15.0
 BATCH = 16
 PAUSE_S = 1.0
 
@@ -54,7 +54,7 @@ class Relay:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._feed(queue, composer, lane, out)) for lane in Lane]
             tasks += [
-                group.create_task(one) for one in (self._renew(queue, out), self._pass_on(out), self._record(out, stop))
+                group.create_task(one) for one in (self._renew(queue, out), self._pass_on(out), self._record(out))
             ]
             log.info("relay.started")
             await stop.wait()
@@ -148,16 +148,16 @@ class Relay:
             found = await notifications.load(conn, list(ids))
         return {f"{one.id} {one.status}" for one in found}
 
-    async def _record(self, out: dict[int, Job], stop: asyncio.Event) -> None:
+    async def _record(self, out: dict[int, Job]) -> None:
         """Write the workers' results into the log, in their order."""
-        while not stop.is_set():
+        while True:
             try:
                 results = await self.broker.ask(
                     self.broker.js.pull_subscribe_bind(nats.RECORDER, stream=nats.RESULTS_STREAM)
                 )
-                while not stop.is_set():  # the client's own waiting may swallow a cancellation (CPython 3.11)
+                while True:
                     with suppress(TimeoutError):
-                        messages = await results.fetch(BATCH, timeout=RECORD_WAIT_S)
+                        messages = await nats.cancellable(results.fetch(BATCH, timeout=RECORD_WAIT_S))
                         await self._write([wire.read_result(message.data) for message in messages], out)
                         for message in messages:
                             await message.ack()

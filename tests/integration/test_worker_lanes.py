@@ -1,11 +1,17 @@
 """An alert overtakes everything: in the queue, in the worker, and at one push service."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
+from sqlalchemy import insert
 
 from gateway.domain import ids
 from gateway.domain.notification import Kind, Lane, push_topic
+from gateway.records import notifications
+from gateway.records.schema import applications, jobs
 from gateway.sim import Rule, Vendor
 from tests.support.gateway_parts import Parts, gateway, quick
 
@@ -107,3 +113,50 @@ async def test_a_slow_push_service_holds_up_no_other(parts: Parts) -> None:
         assert all(subscriber.messages for subscriber in others.values())
         assert parts.sim.messages.total < 80
         stop.set()
+
+
+async def test_applications_take_turns_in_a_lane(parts: Parts) -> None:
+    """One tenant's campaign of many jobs, accepted first, does not keep the other tenants' waiting."""
+    now = datetime.now(UTC)
+    large, small, tiny = (ids.new_id() for _ in range(3))
+    await _jobs(parts, large, 6, now - timedelta(minutes=3))
+    await _jobs(parts, small, 2, now - timedelta(minutes=2))
+    await _jobs(parts, tiny, 1, now - timedelta(minutes=1))
+    await _jobs(parts, ids.new_id(), 3, now + timedelta(hours=1))
+
+    queue = parts.queue()
+    served = []
+    while claimed := await queue.claim(lanes=[Lane.BULK], limit=1, lease=timedelta(minutes=1), wait=timedelta(0)):
+        served += [job.application_id for job in claimed]
+
+    assert len(served) == 9
+    assert set(served[:3]) == {large, small, tiny}
+    assert set(served[3:5]) == {large, small}
+    assert served[5:] == [large] * 4
+
+
+async def _jobs(parts: Parts, application_id: UUID, count: int, due: datetime) -> None:
+    """Send jobs of another application, as planning would leave them."""
+    async with parts.engine.begin() as conn:
+        await conn.execute(
+            insert(applications).values(id=application_id, name="Shop", subject="mailto:ops@example.org")
+        )
+    notification = replace(
+        await parts.submit(start_at=datetime.now(UTC) + timedelta(hours=2)),
+        id=ids.new_id(),
+        application_id=application_id,
+    )
+    async with parts.engine.begin() as conn:
+        await notifications.add(conn, [notification])
+        rows = [
+            {
+                "application_id": application_id,
+                "notification_id": notification.id,
+                "lane": Lane.BULK,
+                "day": due.date(),
+                "run_at": due,
+                "device_ids": [ids.new_id()],
+            }
+            for _ in range(count)
+        ]
+        await conn.execute(insert(jobs), rows)

@@ -1,0 +1,20 @@
+"""Applications take turns in each lane of the queue."""
+
+from collections.abc import Sequence
+
+from alembic import op
+
+revision = "0013"
+down_revision: str | None = "0012"
+branch_labels: Sequence[str] | None = None
+depends_on: Sequence[str] | None = None
+
+
+def upgrade() -> None:
+    with op.get_context().autocommit_block():
+        op.execute("CREATE INDEX CONCURRENTLY jobs_turn_idx ON jobs (lane, application_id, run_at, id)")
+
+
+def downgrade() -> None:
+    with op.get_context().autocommit_block():
+        op.execute("DROP INDEX CONCURRENTLY jobs_turn_idx")
