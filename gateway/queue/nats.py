@@ -254,6 +254,8 @@ class NatsQueue:
                 if held.until > now:
                     with suppress(nats.errors.Error, OSError):
                         await held.message.in_progress()
+                elif held.until + self._broker.hold.total_seconds() < now:
+                    del self._held[held.job.id]  # others have it by now
 
     async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
         deadline = asyncio.get_running_loop().time() + wait.total_seconds()

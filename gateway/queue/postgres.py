@@ -267,9 +267,9 @@ async def apply(conn: AsyncConnection, job: Job, settlement: Settlement, remaini
 
 async def held_as(conn: AsyncConnection, job: Job) -> Job | None:
     """The job as it is held now, whoever claimed it last; locked. None when it has ended."""
-    query = select(jobs.c.attempt).where(jobs.c.id == job.id).with_for_update()
-    attempt = (await conn.execute(query)).scalar()
-    return None if attempt is None else replace(job, attempt=attempt)
+    query = select(jobs.c.attempt, jobs.c.device_ids).where(jobs.c.id == job.id).with_for_update()
+    row = (await conn.execute(query)).first()
+    return None if row is None else replace(job, attempt=row.attempt, device_ids=tuple(row.device_ids))
 
 
 async def take_from(conn: AsyncConnection, job: Job) -> Job | None:

@@ -6,14 +6,15 @@ the two, whichever of them dies, and any number of relays run beside each other.
 """
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
 import structlog
+from nats.aio.msg import Msg
 from nats.js.api import Header
+from sqlalchemy.exc import IntegrityError
 
 from gateway.domain.job import Job, Task
 from gateway.domain.notification import Lane, Status
@@ -36,6 +37,7 @@ CLAIM_WAIT = timedelta(seconds=15)
 RECORD_WAIT_S = 15.0
 BATCH = 16
 PAUSE_S = 1.0
+EARLY_S, FAULT_S = 0.2, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,28 +159,44 @@ class Relay:
                 )
                 while True:
                     with suppress(TimeoutError):
-                        messages = await nats.cancellable(results.fetch(BATCH, timeout=RECORD_WAIT_S))
-                        await self._write([wire.read_result(message.data) for message in messages], out)
-                        for message in messages:
-                            await message.ack()
+                        for message in await nats.cancellable(results.fetch(BATCH, timeout=RECORD_WAIT_S)):
+                            await self._note(message, out)
             except (*DATABASE_ERRORS, *nats.BROKER_ERRORS) as error:
                 log.warning("record.postponed", error=type(error).__name__)
                 await asyncio.sleep(PAUSE_S)
 
-    async def _write(self, results: Sequence[wire.Result], out: dict[int, Job]) -> None:
-        async with self.context.engine.begin() as conn:
-            for result in results:
-                if result.settlement.devices() and (job := await postgres.held_as(conn, result.job)) is not None:
-                    try:
-                        await postgres.apply(conn, job, result.settlement, result.remaining)
-                    except LeaseLost:
-                        log.error("result.does_not_fit", job_id=job.id)
-                if result.returned and (job := await postgres.take_from(conn, result.job)) is not None:
-                    await control.give_back(conn, job)
-        for result in results:
-            if result.returned or not result.remaining:
-                out.pop(result.job.id, None)
-        for id_ in {result.job.notification_id for result in results if result.judged}:
+    async def _note(self, message: Msg, out: dict[int, Job]) -> None:
+        """Record one result, and let the broker forget it; or leave it for later."""
+        try:
+            result = wire.read_result(message.data)
+            recorded = await self._write(result)
+        except (wire.Unreadable, IntegrityError) as error:
+            log.error("result.unrecordable", cause=type(error).__name__)
+            await message.nak(delay=FAULT_S)
+            return
+        if not recorded:
+            await message.nak(delay=EARLY_S)
+            return
+        await message.ack()
+        if result.returned or not result.remaining:
+            out.pop(result.job.id, None)
+        if result.judged:
             async with self.context.engine.connect() as conn:
-                [notification] = await notifications.load(conn, [id_])
+                [notification] = await notifications.load(conn, [result.job.notification_id])
             await control.look(self.context.engine, notification)
+
+    async def _write(self, result: wire.Result) -> bool:
+        """False for a result that came before the one it follows, as when another relay has that one in hand."""
+        told = result.settlement.devices()
+        async with self.context.engine.begin() as conn:
+            job = await postgres.held_as(conn, result.job)
+            if job is None:
+                return True
+            if len(job.device_ids) > told + len(result.remaining):
+                return False
+            if told:
+                with suppress(LeaseLost):  # it was recorded before
+                    await postgres.apply(conn, job, result.settlement, result.remaining)
+            if result.returned and (taken := await postgres.take_from(conn, job)) is not None:
+                await control.give_back(conn, taken)
+        return True

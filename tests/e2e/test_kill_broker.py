@@ -69,6 +69,7 @@ async def test_worker_relay_and_leader_killed_in_the_middle_lose_nothing(
 
     async with AsyncExitStack() as stack:
         relay = await stack.enter_async_context(relay_process(parts, tmp_path, **said))
+        other = await stack.enter_async_context(relay_process(parts, tmp_path, **said))
         first = await stack.enter_async_context(worker_process(parts, tmp_path, senders=32, **alone))
         await reached(0.15)
         await first.kill()
@@ -81,6 +82,7 @@ async def test_worker_relay_and_leader_killed_in_the_middle_lose_nothing(
         progress = await parts.ended(sent.id, 100)
         assert await second.terminate() == 0
         assert await relay.terminate() == 0
+        assert await other.terminate() == 0
 
     rows = await parts.log(sent.id)
     assert rows.keys() == devices.keys()
