@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import LargeBinary, Row, any_, bindparam, delete, insert, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.records.schema import api_keys, applications, vapid_keys
@@ -16,6 +18,28 @@ class HeldKey(NamedTuple):
     application_id: UUID
     scopes: list[str]
     allowed_origins: list[str]
+
+
+class Lobby(NamedTuple):
+    """What registering takes of an application: the sealed secret that proves user ids, when proofs are demanded, and
+    (id, 65 octets) of every VAPID key, the newest first."""
+
+    identity_secret: bytes | None
+    vapid_keys: list[tuple[UUID, bytes]]
+
+
+# Made once: building and compiling them would cost more than running them, and some are run for every request.
+_HELD = (
+    select(api_keys.c.digest, api_keys.c.application_id, api_keys.c.scopes, applications.c.allowed_origins)
+    .join(applications)
+    .where(api_keys.c.digest == any_(bindparam("digests", type_=ARRAY(LargeBinary))))
+)
+_LOBBIES = (
+    select(applications.c.id, applications.c.identity_secret, vapid_keys.c.id, vapid_keys.c.public_key)
+    .join(vapid_keys)
+    .where(applications.c.id == any_(bindparam("ids", type_=ARRAY(PG_UUID))))
+    .order_by(vapid_keys.c.id.desc())
+)
 
 
 async def add(conn: AsyncConnection, id_: UUID, name: str, subject: str, allowed_origins: Sequence[str]) -> None:
@@ -81,10 +105,18 @@ async def remove_key(conn: AsyncConnection, application_id: UUID, key_id: UUID) 
     return (await conn.execute(gone)).rowcount == 1
 
 
-async def key_by_digest(conn: AsyncConnection, digest: bytes) -> HeldKey | None:
-    query = select(api_keys.c.application_id, api_keys.c.scopes, applications.c.allowed_origins).join(applications)
-    row = (await conn.execute(query.where(api_keys.c.digest == digest))).first()
-    return None if row is None else HeldKey(*row)
+async def keys_by_digests(conn: AsyncConnection, digests: Sequence[bytes]) -> dict[bytes, HeldKey]:
+    """Those that there are."""
+    rows = await conn.execute(_HELD, {"digests": list(digests)})
+    return {digest: HeldKey(*held) for digest, *held in rows}
+
+
+async def lobbies(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, Lobby]:
+    """Of those applications that there are."""
+    found: dict[UUID, Lobby] = {}
+    for id_, secret, key_id, public_key in await conn.execute(_LOBBIES, {"ids": list(ids)}):
+        found.setdefault(id_, Lobby(secret, [])).vapid_keys.append((key_id, public_key))
+    return found
 
 
 async def add_vapid_key(

@@ -18,6 +18,14 @@ DATABASE_ERRORS = (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.Inter
 those of making a connection, such as 'starting up' and 'too many clients'."""
 
 
+def is_refusal(error: Exception) -> bool:
+    """A statement the database refused, as against a database that is not there (SQLSTATE classes 08, 53, 57)."""
+    if not isinstance(error, DBAPIError) or error.connection_invalidated:
+        return False
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return bool(state) and state[:2] not in ("08", "53", "57")
+
+
 def driver_url(url: str) -> str:
     """`postgresql://` or `postgres://`, as operators write it, in the form SQLAlchemy wants."""
     parts = urlsplit(url)

@@ -9,6 +9,7 @@ transaction, anywhere in the database server, holds everybody's up.
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -18,6 +19,8 @@ from sqlalchemy import (
     Row,
     Select,
     Text,
+    any_,
+    bindparam,
     cast,
     delete,
     exists,
@@ -28,7 +31,9 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.dml import ReturningInsert
 
 from gateway.domain import ids
 from gateway.domain.delivery import OutcomeName
@@ -50,11 +55,14 @@ SETTLED_BELOW = cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Tex
 """Transactions before this one have all ended."""
 
 
+async def of_registered(conn: AsyncConnection, type_: str, device_ids: Sequence[UUID]) -> None:
+    """The same of devices by their ids, of which there may be many at once and often."""
+    await _run(conn, _of_registered(type_), {"ids": device_ids})
+
+
 async def of_devices(conn: AsyncConnection, type_: str, *which: ColumnElement[bool]) -> None:
     """Something happened to these devices, `which` by a condition; before they are deleted, when that is it."""
-    d = devices.c
-    data = _object(id=_shown(ids.DEVICE, d.id), user_id=d.user_id, status=d.status, push_service=d.host)
-    await _note(conn, type_, d.application_id, data, select(devices).where(*which))
+    await _run(conn, _of_devices(type_, *which))
 
 
 async def of_notifications(conn: AsyncConnection, type_: str, *which: ColumnElement[bool]) -> None:
@@ -69,7 +77,7 @@ async def of_notifications(conn: AsyncConnection, type_: str, *which: ColumnElem
         targets=progress.c.targets,
         **{name.value: progress.c[name.value] for name in OutcomeName},
     )
-    await _note(conn, type_, n.application_id, data, select(notifications).join(progress).where(*which))
+    await _run(conn, _noted(type_, n.application_id, data, select(notifications).join(progress).where(*which)))
 
 
 async def of_delivery(
@@ -85,7 +93,7 @@ async def of_delivery(
         user_id=user_id,
         action=_text(action),
     )
-    await _note(conn, type_, n.application_id, data, select(notifications).where(n.id == notification_id))
+    await _run(conn, _noted(type_, n.application_id, data, select(notifications).where(n.id == notification_id)))
 
 
 async def after(
@@ -152,19 +160,33 @@ def _text(value: str | None) -> ColumnElement[str]:
     return cast(value, Text)
 
 
-async def _note(
-    conn: AsyncConnection,
+@cache
+def _of_registered(type_: str) -> ReturningInsert[Any]:
+    return _of_devices(type_, devices.c.id == any_(bindparam("ids", type_=ARRAY(PG_UUID))))
+
+
+def _of_devices(type_: str, *which: ColumnElement[bool]) -> ReturningInsert[Any]:
+    d = devices.c
+    data = _object(id=_shown(ids.DEVICE, d.id), user_id=d.user_id, status=d.status, push_service=d.host)
+    return _noted(type_, d.application_id, data, select(devices).where(*which))
+
+
+def _noted(
     type_: str,
     application_id: ColumnElement[UUID],
     data: ColumnElement[Any],
     of: Select[Any],
-) -> None:
+) -> ReturningInsert[Any]:
     asked = exists().where(
         webhooks.c.application_id == application_id,
         webhooks.c.events.overlap(cast(forms(type_), ARRAY(Text))),
     )
     source = of.with_only_columns(_OURS, application_id, _text(type_), data).where(asked)
     noted = insert(happenings).from_select(["txid", "application_id", "type", "data"], source)
-    told = (await conn.execute(noted.returning(happenings.c.application_id))).scalars().all()
+    return noted.returning(happenings.c.application_id)
+
+
+async def _run(conn: AsyncConnection, noted: ReturningInsert[Any], values: dict[str, Any] | None = None) -> None:
+    told = (await conn.execute(noted, values)).scalars().all()
     for one in sorted(set(told)):
         await signals.send(conn, signals.HAPPENINGS, str(one))

@@ -4,13 +4,16 @@ A credential is looked up with every request, so that a key removed now is refus
 """
 
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.domain.errors import Unauthenticated
 from gateway.records import applications, devices
+from gateway.records.applications import HeldKey
+from gateway.service.rounds import Rounds
 from gateway.service.vault import Vault, digest
 
 SEND, READ, MANAGE, REGISTER = "send", "read", "manage", "register"
@@ -19,6 +22,9 @@ SCOPES = (SEND, READ, MANAGE)
 
 ADMIN, DEVICE = "admin", "device"
 """What the admin token and a device token may do: all for applications, all for this one device."""
+
+KEY_PREFIXES = ("pk_", "sk_")
+MOST_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,33 @@ async def identify(conn: AsyncConnection, vault: Vault, admin_token: str | None,
         if device is None:
             raise Unauthenticated("the device token is unknown, or its device is unregistered")
         return Caller(frozenset({DEVICE}), device.application_id, device.id)
-    key = await applications.key_by_digest(conn, digest(bearer))
+    sought = digest(bearer)
+    return _holder((await applications.keys_by_digests(conn, [sought])).get(sought))
+
+
+class Door:
+    """Lets in who comes with a key, those who come at once together. Other credentials are looked at one by one."""
+
+    def __init__(self, engine: AsyncEngine, vault: Vault, admin_token: str | None) -> None:
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")  # one statement, nothing to commit
+        self._vault = vault
+        self._admin_token = admin_token
+        self._rounds: Rounds[bytes, HeldKey | None] = Rounds(self._look_up, MOST_AT_ONCE)
+
+    async def identify(self, bearer: str) -> Caller:
+        """The caller behind a bearer token, looked up after they came. Raises Unauthenticated."""
+        if bearer.startswith(KEY_PREFIXES) and bearer != self._admin_token:
+            return _holder(await self._rounds.ask(digest(bearer)))
+        async with self._engine.connect() as conn:
+            return await identify(conn, self._vault, self._admin_token, bearer)
+
+    async def _look_up(self, digests: Sequence[bytes]) -> Sequence[HeldKey | None]:
+        async with self._engine.connect() as conn:
+            found = await applications.keys_by_digests(conn, list(set(digests)))
+        return [found.get(one) for one in digests]
+
+
+def _holder(key: HeldKey | None) -> Caller:
     if key is None:
         raise Unauthenticated("the key is unknown or was removed")
     publishable = key.scopes == [REGISTER]

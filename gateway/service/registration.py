@@ -7,17 +7,32 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
 from gateway.domain.device import Device, Registration, Subscription
-from gateway.domain.errors import Conflict, EndpointNotAllowed, Fault, GatewayError, IdentityUnproven, Invalid, NotFound
+from gateway.domain.errors import (
+    Conflict,
+    EndpointNotAllowed,
+    Fault,
+    GatewayError,
+    IdentityUnproven,
+    Invalid,
+    NotFound,
+    Unauthenticated,
+)
 from gateway.push.encryption import check_keys
 from gateway.records import applications, devices
+from gateway.records.applications import Lobby
+from gateway.records.database import DATABASE_ERRORS, is_refusal
+from gateway.records.devices import New
 from gateway.service.context import Context
+from gateway.service.rounds import Rounds
 from gateway.service.vault import Vault
 
 MOST_TOPICS = 100
+MOST_AT_ONCE = 200
 
 
 class Registered(NamedTuple):
@@ -25,21 +40,38 @@ class Registered(NamedTuple):
     created: bool
 
 
+class Asked(NamedTuple):
+    """`unproven`: the registration comes from a page, which is believed about a user only with a proof."""
+
+    application_id: UUID
+    registration: Registration
+    unproven: bool = False
+    user_hash: str | None = None
+
+
 class Desk:
     """Registers devices of one application: what that needs to know of it is read once."""
 
-    def __init__(self, context: Context, application_id: UUID, vapid_keys: Sequence[tuple[UUID, bytes]]) -> None:
+    def __init__(self, context: Context, application_id: UUID, lobby: Lobby) -> None:
         self._context = context
         self._application_id = application_id
-        self._vapid_keys = {public_key: id_ for id_, public_key in vapid_keys}
-        self._newest = vapid_keys[0][0]
+        self._vapid_keys = {public_key: id_ for id_, public_key in lobby.vapid_keys}
+        self._newest = lobby.vapid_keys[0][0]
+        sealed = lobby.identity_secret
+        self._secret = None if sealed is None else context.vault.open(sealed, "identity")
 
     @classmethod
     async def open(cls, conn: AsyncConnection, context: Context, application_id: UUID) -> "Desk":
-        keys = await applications.vapid_public_keys(conn, [application_id])
-        return cls(context, application_id, keys[application_id])
+        lobbies = await applications.lobbies(conn, [application_id])
+        return cls(context, application_id, lobbies[application_id])
 
-    def check(self, registration: Registration) -> tuple[Registration, str, UUID]:
+    def admit(self, asked: Asked) -> New:
+        """Raises IdentityUnproven, Invalid and EndpointNotAllowed."""
+        if asked.unproven:
+            _prove(self._secret, asked.registration.user_id, asked.user_hash)
+        return self.check(asked.registration)
+
+    def check(self, registration: Registration) -> New:
         """The registration with its endpoint in canonical form, its host, and its VAPID key.
 
         Raises Invalid and EndpointNotAllowed.
@@ -55,12 +87,14 @@ class Desk:
         if faults or vapid_key_id is None:
             raise Invalid(faults)
         endpoint = self._context.policy.check(subscription.endpoint)
-        canonical = Subscription(endpoint.url, subscription.p256dh, subscription.auth)
-        return replace(registration, subscription=canonical), endpoint.host, vapid_key_id
+        if endpoint.url != subscription.endpoint:
+            canonical = Subscription(endpoint.url, subscription.p256dh, subscription.auth)
+            registration = replace(registration, subscription=canonical)
+        return New(self._application_id, registration, endpoint.host, vapid_key_id)
 
     async def register(self, conn: AsyncConnection, registration: Registration) -> Registered:
         """Raises Invalid and EndpointNotAllowed."""
-        [written] = await devices.register(conn, self._application_id, [self.check(registration)])
+        [written] = await devices.register(conn, [self.check(registration)])
         return Registered(written.id, written.created)
 
     async def register_all(
@@ -69,7 +103,7 @@ class Desk:
         """A verdict for each, in their order; of two with the same endpoint the later wins. What is refused
         keeps no other from being registered."""
         verdicts: list[Registered | GatewayError | None] = [None] * len(registrations)
-        checked: dict[str, tuple[Registration, str, UUID]] = {}
+        checked: dict[str, New] = {}
         place: dict[int, str] = {}
         for index, registration in enumerate(registrations):
             try:
@@ -77,13 +111,69 @@ class Desk:
             except (Invalid, EndpointNotAllowed) as refusal:
                 verdicts[index] = refusal
                 continue
-            place[index] = sound[0].subscription.endpoint
+            place[index] = sound.registration.subscription.endpoint
             checked[place[index]] = sound
-        written = await devices.register(conn, self._application_id, list(checked.values()))
+        written = await devices.register(conn, list(checked.values()))
         by_endpoint = dict(zip(checked, written, strict=True))
         for index, endpoint in place.items():
             verdicts[index] = Registered(*by_endpoint[endpoint])
         return [verdict for verdict in verdicts if verdict is not None]
+
+
+class Reception:
+    """Registers browsers of any application: those that come at once in one transaction, as if one after another."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._rounds: Rounds[Asked, Registered] = Rounds(self._together, MOST_AT_ONCE)
+
+    async def register(self, asked: Asked) -> Registered:
+        """It is kept when this returns. Raises IdentityUnproven, Invalid and EndpointNotAllowed."""
+        return await self._rounds.ask(asked)
+
+    async def _together(self, asked: Sequence[Asked]) -> Sequence[Registered | Exception]:
+        try:
+            async with self._context.engine.begin() as conn:
+                return await register(conn, self._context, asked)
+        except DBAPIError as error:
+            if len(asked) == 1 or not is_refusal(error):
+                raise
+        # The database refused one of them, and with it all: each is asked for alone, so that only that one hears it.
+        return [await self._alone(one) for one in asked]
+
+    async def _alone(self, asked: Asked) -> Registered | Exception:
+        try:
+            async with self._context.engine.begin() as conn:
+                [result] = await register(conn, self._context, [asked])
+        except DATABASE_ERRORS as error:
+            return error
+        return result
+
+
+async def register(conn: AsyncConnection, context: Context, asked: Sequence[Asked]) -> list[Registered | GatewayError]:
+    """Each as if the ones before it had come before it. What is refused keeps no other from being registered."""
+    lobbies = await applications.lobbies(conn, list({one.application_id for one in asked}))
+    desks = {id_: Desk(context, id_, lobby) for id_, lobby in lobbies.items()}
+    results: dict[int, Registered | GatewayError] = {}
+    turns: list[dict[tuple[UUID, str], tuple[int, New]]] = []
+    for number, one in enumerate(asked):
+        try:
+            if one.application_id not in desks:
+                raise Unauthenticated("the key is unknown or was removed")
+            new = desks[one.application_id].admit(one)
+        except (IdentityUnproven, Invalid, EndpointNotAllowed, Unauthenticated) as refusal:
+            results[number] = refusal
+            continue
+        name = (new.application_id, new.registration.subscription.endpoint)
+        turn = next((turn for turn in turns if name not in turn), None)  # the same browser again waits for its turn
+        if turn is None:
+            turns.append(turn := {})
+        turn[name] = (number, new)
+    for turn in turns:
+        written = await devices.register(conn, [new for _, new in turn.values()])
+        for (number, _), done in zip(turn.values(), written, strict=True):
+            results[number] = Registered(*done)
+    return [results[number] for number in range(len(asked))]
 
 
 async def prove(
@@ -91,9 +181,13 @@ async def prove(
 ) -> None:
     """Raises IdentityUnproven when the application demands a proof for a user id and this is none."""
     application = await applications.get(conn, application_id)
-    if user_id is None or application is None or application.identity_secret is None:
+    if application is not None and application.identity_secret is not None:
+        _prove(vault.open(application.identity_secret, "identity"), user_id, user_hash)
+
+
+def _prove(secret: bytes | None, user_id: str | None, user_hash: str | None) -> None:
+    if user_id is None or secret is None:
         return
-    secret = vault.open(application.identity_secret, "identity")
     expected = hmac.digest(secret, user_id.encode(), hashlib.sha256).hex()
     if user_hash is None or not hmac.compare_digest(user_hash.encode("utf-8", "replace"), expected.encode()):
         raise IdentityUnproven("user_hash must be the hex HMAC-SHA256 of user_id under the identity secret")

@@ -7,14 +7,14 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from gateway.domain import device, ids
 from gateway.domain.device import DeviceStatus
-from gateway.domain.errors import Fault, Invalid, NotFound
+from gateway.domain.errors import Fault, GatewayError, Invalid, NotFound
 from gateway.records import devices
 from gateway.service import registration
 from gateway.service.access import DEVICE, MANAGE, READ, REGISTER
 from gateway.web import shapes
 from gateway.web.paging import Paged, page
 from gateway.web.reading import Body, Octets, Topic, Zone, example
-from gateway.web.routes import Answer, Call, Routes
+from gateway.web.routes import Answer, Call, Request, Routes
 
 routes = Routes("devices")
 
@@ -120,11 +120,13 @@ class NewDevice(Body):
     ] = None
 
     def value(self) -> device.Registration:
-        keys = self.subscription.keys
+        keys, client = self.subscription.keys, self.client
         return device.Registration(
             subscription=device.Subscription(self.subscription.endpoint, keys.p256dh, keys.auth),
             user_id=self.user_id,
-            client=device.ClientDetails(**self.client.model_dump()),
+            client=device.ClientDetails(
+                client.platform, client.browser, client.locale, client.timezone, client.app_version
+            ),
             attributes=self.attributes,
             topics=None if self.topics is None else tuple(dict.fromkeys(self.topics)),
             zones=None if self.zones is None else tuple(dict.fromkeys(self.zones)),
@@ -162,6 +164,10 @@ async def device_in(call: Call[Any, Any]) -> device.Device:
     return await registration.find(call.conn, call.application_id, id_)
 
 
+async def _registered(request: Request[NewDevice]) -> Answer:
+    return _answer(request, await request.front.reception.register(_asked(request)))
+
+
 @routes.add(
     "POST",
     "/v1/devices",
@@ -170,16 +176,25 @@ async def device_in(call: Call[Any, Any]) -> device.Device:
     browser=True,
     creates=True,
     answers={200: shapes.Registered, 201: shapes.Registered},
+    shared=_registered,
 )
 async def register(call: Call[NewDevice]) -> Answer:
     """Register a browser (201), or refresh one whose endpoint is known (200)."""
-    new = call.body
-    if REGISTER in call.caller.scopes:  # a page; the application's own back end is believed
-        await registration.prove(call.conn, call.context.vault, call.application_id, new.user_id, new.user_hash)
-    desk = await registration.Desk.open(call.conn, call.context, call.application_id)
-    done = await desk.register(call.conn, new.value())
+    [done] = await registration.register(call.conn, call.context, [_asked(call)])
+    if isinstance(done, GatewayError):
+        raise done
+    return _answer(call, done)
+
+
+def _asked(request: Request[NewDevice]) -> registration.Asked:
+    new = request.body
+    from_page = REGISTER in request.caller.scopes  # the application's own back end is believed
+    return registration.Asked(request.application_id, new.value(), from_page, new.user_hash)
+
+
+def _answer(request: Request[NewDevice], done: registration.Registered) -> Answer:
     shown = ids.show(ids.DEVICE, done.device_id)
-    said = {"id": shown, "device_token": call.context.vault.device_token(done.device_id)}
+    said = {"id": shown, "device_token": request.context.vault.device_token(done.device_id)}
     return Answer(said, 201, {"Location": f"/v1/devices/{shown}"}) if done.created else Answer(said)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.errors import (
     BodyTooLarge,
@@ -46,19 +45,25 @@ async def _handle(front: Front, route: Route, http: web.Request) -> web.StreamRe
     raw = await _read(http, front.largest_body, medium) if route.body is not None else b""
     other = None if medium is None else await medium.read(raw)
     headers: Mapping[str, str] = {}
-    if route.streams is not None or route.before is not None:
+    shared = None if "Idempotency-Key" in http.headers else route.shared
+    if route.streams is not None or route.before is not None or shared is not None:
         caller = NOBODY
         if route.may:
-            async with front.context.engine.connect() as conn:
-                caller = await _caller(front, route, conn, http)
+            caller = await front.door.identify(_bearer(http))
+            _admit(route, caller, http)
         asked = Request(front, http, caller, *_input(route, http, raw, other))
         if route.before is not None:
             headers = await route.before(asked)
         if route.streams is not None:
             streamed: web.StreamResponse = await route.handler(asked)
             return streamed
+        if shared is not None:
+            return _plain(http, await shared(asked), headers)
     async with front.context.engine.begin() as conn:
-        caller = await _caller(front, route, conn, http) if route.may else NOBODY
+        caller = NOBODY
+        if route.may:
+            caller = await identify(conn, front.context.vault, front.admin_token, _bearer(http))
+            _admit(route, caller, http)
         call = Call(front, http, caller, *_input(route, http, raw, other), conn)
         answer = await _answer(route, call, raw)
     for wait in call.afterwards:
@@ -133,19 +138,18 @@ def _input(route: Route, request: web.Request, raw: bytes, other: Any) -> tuple[
     return read_body(route.body, raw), query
 
 
-async def _caller(front: Front, route: Route, conn: AsyncConnection, request: web.Request) -> Caller:
-    """Raises Unauthenticated and Forbidden."""
+def _bearer(request: web.Request) -> str:
+    """Raises Unauthenticated."""
     scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
     if not scheme:
         raise Unauthenticated("this needs a credential: Authorization: Bearer ...")
     if scheme.lower() != "bearer" or not bearer.strip():
         raise Unauthenticated("the credential must be given as Authorization: Bearer ...")
-    caller = await identify(conn, front.context.vault, front.admin_token, bearer.strip())
-    _admit(route, caller, request)
-    return caller
+    return bearer.strip()
 
 
 def _admit(route: Route, caller: Caller, request: web.Request) -> None:
+    """Raises Forbidden and OriginNotAllowed."""
     if not caller.scopes & set(route.may):
         has = ", ".join(sorted(caller.scopes)) or "nothing"
         raise Forbidden(f"this needs {' or '.join(route.may)}; the credential has {has}")

@@ -19,6 +19,7 @@ from gateway.domain.errors import (
     Unavailable,
     UpgradeRequired,
 )
+from gateway.records.database import is_refusal
 
 RETRY_AFTER_S = 5
 
@@ -64,17 +65,9 @@ def of(error: Exception) -> GatewayError:
         case web.HTTPMethodNotAllowed():
             allowed = ", ".join(sorted(error.allowed_methods))
             return MethodNotAllowed(f"{error.method} is not possible here; use {allowed}")
-        case _ if isinstance(error, DATABASE_DOWN) and not _is_our_fault(error):
+        case _ if isinstance(error, DATABASE_DOWN) and not is_refusal(error):
             log.warning("http.database_unavailable", error=type(error).__name__)
             return Unavailable("the database cannot be reached; try again shortly")
         case _:
             log.exception("http.failed", exc_info=error)
             return InternalFault("the fault was logged; the request can be tried again")
-
-
-def _is_our_fault(error: Exception) -> bool:
-    """A statement the database refused, as against a database that is not there (SQLSTATE classes 08, 53, 57)."""
-    if not isinstance(error, DBAPIError) or error.connection_invalidated:
-        return False
-    state = getattr(error.orig, "sqlstate", None) or ""
-    return bool(state) and state[:2] not in ("08", "53", "57")

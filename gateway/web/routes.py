@@ -17,9 +17,10 @@ from typing_extensions import TypeVar
 from gateway.domain import ids
 from gateway.domain.errors import NotFound
 from gateway.records.signals import Signals
-from gateway.service.access import Caller
+from gateway.service.access import Caller, Door
 from gateway.service.context import Context
 from gateway.service.mailroom import Mailroom
+from gateway.service.registration import Reception
 from gateway.service.reports import to_json as to_json
 from gateway.web.limits import Buckets
 from gateway.web.reading import Body, Query
@@ -40,8 +41,13 @@ class Front:
     following: set[asyncio.Task[Any]] = field(default_factory=set)
     """Answers that have no end of their own; they are cut off when the server stops."""
     mailroom: Mailroom = field(init=False)
+    door: Door = field(init=False)
+    reception: Reception = field(init=False)
 
     def __post_init__(self) -> None:
+        context = self.context
+        object.__setattr__(self, "door", Door(context.engine, context.vault, self.admin_token))
+        object.__setattr__(self, "reception", Reception(context))
         object.__setattr__(self, "mailroom", Mailroom(self.context.engine, self.bell))
 
 
@@ -113,6 +119,8 @@ class Route:
     Idempotency-Key. `conflicts`: what is there already may forbid it (409).
     `streams`: the content type of what it answers by itself, outside any transaction. `also`: the content types that
     the body may come in beside JSON. `before`: awaited before the transaction, from a Request to headers.
+    `shared`: does the same as the handler, from a Request, in a transaction that it may share with other requests; for
+    those without an Idempotency-Key.
     """
 
     method: str
@@ -129,6 +137,7 @@ class Route:
     streams: str | None
     also: Mapping[str, Medium]
     before: Callable[[Any], Awaitable[Mapping[str, str]]] | None
+    shared: Callable[[Any], Awaitable[Answer]] | None
 
 
 class Routes(list[Route]):
@@ -153,9 +162,10 @@ class Routes(list[Route]):
         streams: str | None = None,
         also: Mapping[str, Medium] = MappingProxyType({}),
         before: Callable[[Any], Awaitable[Mapping[str, str]]] | None = None,
+        shared: Callable[[Any], Awaitable[Answer]] | None = None,
     ) -> Callable[[Handler], Handler]:
         def added(handler: Handler) -> Handler:
-            said = (may, body, query, answers, browser, creates, conflicts, streams, also, before)
+            said = (may, body, query, answers, browser, creates, conflicts, streams, also, before, shared)
             self.append(Route(method, path, handler, self.tag, *said))
             return handler
 
