@@ -240,8 +240,9 @@ async def _keeping_house(settings: Settings, ours: Context, bell: Signals, stop:
 
 
 def _settle_in() -> None:
-    # What is loaded by now stays; what a delivery makes is gone with it. Looking through it all again and again for
-    # cycles, as by default every 700 objects, would cost as much as the log.
+    # What is loaded by now stays; what a delivery or a request makes is gone with it. Looking through it all again and
+    # again for cycles, as by default every 700 objects, would cost a delivery as much as the log, and a request most of
+    # its time.
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE)
@@ -284,6 +285,7 @@ async def _serving(settings: Settings, installation: Installation) -> AsyncItera
         await runner.setup()
         try:
             await _listen(runner, settings.host, settings.port)
+            _settle_in()
             yield
         finally:
             await runner.cleanup()

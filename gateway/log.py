@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -145,6 +146,7 @@ def _origin(url: str) -> str:
     return f"{_without_secrets(found['origin'])}/{MASK}" if found else MASK
 
 
+@lru_cache(maxsize=1024)  # most of what a line says was said before: names, routes, methods
 def _without_secrets(text: str) -> str:
     for pattern, replacement in _SECRETS_IN_TEXT:
         text = pattern.sub(replacement, text)

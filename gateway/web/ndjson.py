@@ -4,6 +4,7 @@ The verdicts wait until the whole stream is read: most HTTP clients read no answ
 everything, and would wait for us as we for them.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from tempfile import SpooledTemporaryFile
@@ -18,6 +19,7 @@ from gateway.web.routes import to_json
 
 NDJSON = "application/x-ndjson"
 BATCH = 500
+AT_A_TIME = 50
 LONGEST_LINE = 65_536  # octets
 IN_MEMORY = 1 << 20
 
@@ -36,10 +38,9 @@ async def answer(http: web.Request, model: type[B], take: Take[B], statuses: Seq
     sums = Counter(dict.fromkeys((*statuses, "refused"), 0))
     with SpooledTemporaryFile(max_size=IN_MEMORY) as spool:
         try:
-            async for batch in _batches(http):
-                for verdict in await _verdicts(batch, model, take):
-                    sums[verdict["status"]] += 1
-                    spool.write(to_json(verdict) + b"\n")
+            async for verdict in _verdicts(http, model, take):
+                sums[verdict["status"]] += 1
+                spool.write(to_json(verdict) + b"\n")
             last: dict[str, Any] = {"done": True, **sums}
         except problems.EXPECTED as error:  # lines before this one are done, and their verdicts must be heard
             refusal = problems.of(error)
@@ -54,8 +55,40 @@ async def answer(http: web.Request, model: type[B], take: Take[B], statuses: Seq
     return response
 
 
-async def _verdicts(batch: Sequence[tuple[int, bytes]], model: type[B], take: Take[B]) -> list[dict[str, Any]]:
-    read = [(line, _read(model, raw)) for line, raw in batch]
+async def _verdicts(http: web.Request, model: type[B], take: Take[B]) -> AsyncIterator[dict[str, Any]]:
+    """In the order of the lines. While some are being taken, the next ones are read."""
+    under_way: asyncio.Task[list[dict[str, Any]]] | None = None
+    try:
+        async for batch in _read_batches(http, model):
+            if under_way is not None:
+                for verdict in await under_way:
+                    yield verdict
+            under_way = asyncio.create_task(_taken(batch, take))
+    except BodyTooLarge:  # the lines before are taken all the same
+        if under_way is not None:
+            for verdict in await under_way:
+                yield verdict
+        raise
+    else:
+        if under_way is not None:
+            for verdict in await under_way:
+                yield verdict
+    finally:
+        if under_way is not None:
+            under_way.cancel()
+
+
+async def _read_batches(http: web.Request, model: type[B]) -> AsyncIterator[list[tuple[int, B | GatewayError]]]:
+    async for batch in _batches(http):
+        read: list[tuple[int, B | GatewayError]] = []
+        for number, raw in batch:
+            read.append((number, _read(model, raw)))
+            if len(read) % AT_A_TIME == 0:
+                await asyncio.sleep(0)  # whoever else is served by this process must not wait for all of them
+        yield read
+
+
+async def _taken(read: Sequence[tuple[int, B | GatewayError]], take: Take[B]) -> list[dict[str, Any]]:
     sound = [(line, body) for line, body in read if not isinstance(body, GatewayError)]
     taken = await take([body for _, body in sound]) if sound else []
     said = {line: came_to for (line, _), came_to in zip(sound, taken, strict=True)}
