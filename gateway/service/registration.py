@@ -92,32 +92,12 @@ class Desk:
             registration = replace(registration, subscription=canonical)
         return New(self._application_id, registration, endpoint.host, vapid_key_id)
 
-    async def register(self, conn: AsyncConnection, registration: Registration) -> Registered:
-        """Raises Invalid and EndpointNotAllowed."""
-        [written] = await devices.register(conn, [self.check(registration)])
-        return Registered(written.id, written.created)
-
-    async def register_all(
-        self, conn: AsyncConnection, registrations: Sequence[Registration]
-    ) -> list[Registered | GatewayError]:
-        """A verdict for each, in their order; of two with the same endpoint the later wins. What is refused
-        keeps no other from being registered."""
-        verdicts: list[Registered | GatewayError | None] = [None] * len(registrations)
-        checked: dict[str, New] = {}
-        place: dict[int, str] = {}
-        for index, registration in enumerate(registrations):
-            try:
-                sound = self.check(registration)
-            except (Invalid, EndpointNotAllowed) as refusal:
-                verdicts[index] = refusal
-                continue
-            place[index] = sound.registration.subscription.endpoint
-            checked[place[index]] = sound
-        written = await devices.register(conn, list(checked.values()))
-        by_endpoint = dict(zip(checked, written, strict=True))
-        for index, endpoint in place.items():
-            verdicts[index] = Registered(*by_endpoint[endpoint])
-        return [verdict for verdict in verdicts if verdict is not None]
+    @staticmethod
+    async def register_all(conn: AsyncConnection, new: Sequence[New]) -> list[Registered]:
+        """In their order; of two with the same endpoint the later wins."""
+        last = {one.registration.subscription.endpoint: one for one in new}
+        written = dict(zip(last, await devices.register(conn, list(last.values())), strict=True))
+        return [Registered(*written[one.registration.subscription.endpoint]) for one in new]
 
 
 class Reception:

@@ -1,6 +1,7 @@
 """Events: what happened in the application. Triggers say what is sent for them."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from aiohttp import web
@@ -15,7 +16,7 @@ from gateway.web import shapes
 from gateway.web.content import Label
 from gateway.web.ndjson import NDJSON, answer
 from gateway.web.paging import Paged, page
-from gateway.web.reading import Body, Moment, example
+from gateway.web.reading import Body, Moment, example, read_body
 from gateway.web.routes import Answer, Call, Request, Routes, to_json
 
 routes = Routes("events")
@@ -92,7 +93,7 @@ async def batch(request: Request) -> web.StreamResponse:
             for one in met
         ]
 
-    return await answer(request.http, NewEvent, take, ("stored", "repeated"))
+    return await answer(request.http, partial(read_body, NewEvent), take, ("stored", "repeated"))
 
 
 @routes.add("GET", "/v1/events", may=(READ, SEND), query=Search, answers={200: shapes.Page[shapes.Event]})

@@ -6,11 +6,12 @@ from typing import Any
 from aiohttp import web
 
 from gateway.domain import ids
-from gateway.domain.errors import GatewayError
+from gateway.records.devices import New
 from gateway.service.access import MANAGE
-from gateway.service.registration import Desk, Registered
+from gateway.service.registration import Desk
 from gateway.web.devices import NewDevice
 from gateway.web.ndjson import NDJSON, answer
+from gateway.web.reading import read_body
 from gateway.web.routes import Request, Routes
 
 routes = Routes("devices")
@@ -27,15 +28,15 @@ async def import_(request: Request) -> web.StreamResponse:
     async with engine.connect() as conn:
         desk = await Desk.open(conn, request.context, request.application_id)
 
-    async def register(lines: Sequence[NewDevice]) -> list[dict[str, Any] | GatewayError]:
+    def read(line: bytes) -> New:
+        return desk.check(read_body(NewDevice, line).value())
+
+    async def register(new: Sequence[New]) -> list[dict[str, Any]]:
         async with engine.begin() as conn:
-            registered = await desk.register_all(conn, [line.value() for line in lines])
-        return [_verdict(came_to) for came_to in registered]
+            registered = await desk.register_all(conn, new)
+        return [
+            {"status": "created" if one.created else "refreshed", "id": ids.show(ids.DEVICE, one.device_id)}
+            for one in registered
+        ]
 
-    return await answer(request.http, NewDevice, register, ("created", "refreshed"))
-
-
-def _verdict(came_to: Registered | GatewayError) -> dict[str, Any] | GatewayError:
-    if isinstance(came_to, GatewayError):
-        return came_to
-    return {"status": "created" if came_to.created else "refreshed", "id": ids.show(ids.DEVICE, came_to.device_id)}
+    return await answer(request.http, read, register, ("created", "refreshed"))

@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from gateway.domain.errors import BodyTooLarge, GatewayError, Invalid, MalformedBody, UnsupportedMediaType
+from gateway.domain.errors import BodyTooLarge, GatewayError, Invalid, UnsupportedMediaType
 from gateway.web import problems
-from gateway.web.reading import Body, read_body
 from gateway.web.routes import to_json
 
 NDJSON = "application/x-ndjson"
@@ -23,13 +22,15 @@ AT_A_TIME = 50
 LONGEST_LINE = 65_536  # octets
 IN_MEMORY = 1 << 20
 
-B = TypeVar("B", bound=Body)
+B = TypeVar("B")
+Read = Callable[[bytes], B]
+"""What a line says. Raises GatewayError, which is a refusal of this line."""
 Take = Callable[[Sequence[B]], Awaitable[Sequence[dict[str, Any] | GatewayError]]]
 """Does some lines' work in one transaction; answers with a verdict that has a `status`, or a refusal, for each."""
 
 
-async def answer(http: web.Request, model: type[B], take: Take[B], statuses: Sequence[str]) -> web.StreamResponse:
-    """Each line is read as `model`; a line that is not one is `refused`, and keeps no other from being taken.
+async def answer(http: web.Request, read: Read[B], take: Take[B], statuses: Sequence[str]) -> web.StreamResponse:
+    """A line that cannot be read is `refused`, and keeps no other from being taken.
 
     A last line has the sums by status. Raises UnsupportedMediaType.
     """
@@ -38,7 +39,7 @@ async def answer(http: web.Request, model: type[B], take: Take[B], statuses: Seq
     sums = Counter(dict.fromkeys((*statuses, "refused"), 0))
     with SpooledTemporaryFile(max_size=IN_MEMORY) as spool:
         try:
-            async for verdict in _verdicts(http, model, take):
+            async for verdict in _verdicts(http, read, take):
                 sums[verdict["status"]] += 1
                 spool.write(to_json(verdict) + b"\n")
             last: dict[str, Any] = {"done": True, **sums}
@@ -55,11 +56,11 @@ async def answer(http: web.Request, model: type[B], take: Take[B], statuses: Seq
     return response
 
 
-async def _verdicts(http: web.Request, model: type[B], take: Take[B]) -> AsyncIterator[dict[str, Any]]:
+async def _verdicts(http: web.Request, read: Read[B], take: Take[B]) -> AsyncIterator[dict[str, Any]]:
     """In the order of the lines. While some are being taken, the next ones are read."""
     under_way: asyncio.Task[list[dict[str, Any]]] | None = None
     try:
-        async for batch in _read_batches(http, model):
+        async for batch in _read_batches(http, read):
             if under_way is not None:
                 for verdict in await under_way:
                     yield verdict
@@ -78,14 +79,17 @@ async def _verdicts(http: web.Request, model: type[B], take: Take[B]) -> AsyncIt
             under_way.cancel()
 
 
-async def _read_batches(http: web.Request, model: type[B]) -> AsyncIterator[list[tuple[int, B | GatewayError]]]:
+async def _read_batches(http: web.Request, read: Read[B]) -> AsyncIterator[list[tuple[int, B | GatewayError]]]:
     async for batch in _batches(http):
-        read: list[tuple[int, B | GatewayError]] = []
+        said: list[tuple[int, B | GatewayError]] = []
         for number, raw in batch:
-            read.append((number, _read(model, raw)))
-            if len(read) % AT_A_TIME == 0:
+            try:
+                said.append((number, read(raw)))
+            except GatewayError as refusal:
+                said.append((number, refusal))
+            if len(said) % AT_A_TIME == 0:
                 await asyncio.sleep(0)  # whoever else is served by this process must not wait for all of them
-        yield read
+        yield said
 
 
 async def _taken(read: Sequence[tuple[int, B | GatewayError]], take: Take[B]) -> list[dict[str, Any]]:
@@ -93,13 +97,6 @@ async def _taken(read: Sequence[tuple[int, B | GatewayError]], take: Take[B]) ->
     taken = await take([body for _, body in sound]) if sound else []
     said = {line: came_to for (line, _), came_to in zip(sound, taken, strict=True)}
     return [_verdict(line, body if isinstance(body, GatewayError) else said[line]) for line, body in read]
-
-
-def _read(model: type[B], raw: bytes) -> B | GatewayError:
-    try:
-        return read_body(model, raw)
-    except (MalformedBody, Invalid) as refusal:
-        return refusal
 
 
 def _verdict(line: int, came_to: dict[str, Any] | GatewayError) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from gateway.domain import ids
@@ -18,14 +19,14 @@ from gateway.domain.device import ClientDetails, Device, DeviceStatus, Location,
 from gateway.domain.errors import (
     Conflict,
     EndpointNotAllowed,
-    GatewayError,
     IdentityUnproven,
     Invalid,
     NotFound,
 )
 from gateway.records import devices
+from gateway.records.database import DATABASE_ERRORS
 from gateway.service import applications, registration
-from gateway.service.registration import MOST_TOPICS, Desk, Registered
+from gateway.service.registration import MOST_TOPICS, Asked, Desk, Reception, Registered
 from gateway.sim import Keys, Vendor
 from tests.support.gateway_parts import Parts, gateway
 
@@ -47,15 +48,25 @@ def said(
 
 
 async def register(parts: Parts, what: Registration) -> Registered:
-    async with parts.engine.begin() as conn:
-        desk = await Desk.open(conn, parts.context, parts.application_id)
-        return await desk.register(conn, what)
+    [registered] = await register_all(parts, [what])
+    return registered
 
 
-async def register_all(parts: Parts, what: Sequence[Registration]) -> list[Registered | GatewayError]:
+async def register_all(parts: Parts, what: Sequence[Registration]) -> list[Registered]:
+    """As an import does."""
     async with parts.engine.begin() as conn:
         desk = await Desk.open(conn, parts.context, parts.application_id)
-        return await desk.register_all(conn, what)
+        return await desk.register_all(conn, [desk.check(one) for one in what])
+
+
+def asked(parts: Parts, what: Registration, **proof: Any) -> Asked:
+    return Asked(parts.application_id, what, **proof)
+
+
+async def at_once(parts: Parts, *what: Asked) -> list[Registered | BaseException]:
+    """As pages do that register at the same time."""
+    reception = Reception(parts.context)
+    return await asyncio.gather(*map(reception.register, what), return_exceptions=True)
 
 
 async def load(parts: Parts, device_id: UUID) -> Device:
@@ -242,10 +253,8 @@ async def test_of_two_with_one_endpoint_in_a_batch_the_later_wins(parts: Parts) 
 
 
 async def test_what_is_refused_in_a_batch_keeps_no_other_from_being_registered(parts: Parts) -> None:
-    verdicts = await register_all(
-        parts,
-        [said(f"{ENDPOINT}-1"), said(p256dh=OFF_CURVE), said("https://evil.example.org/x"), said(f"{ENDPOINT}-2")],
-    )
+    batch = [said(f"{ENDPOINT}-1"), said(p256dh=OFF_CURVE), said("https://evil.example.org/x"), said(f"{ENDPOINT}-2")]
+    verdicts = await at_once(parts, *(asked(parts, one) for one in batch))
     assert [type(verdict) for verdict in verdicts] == [Registered, Invalid, EndpointNotAllowed, Registered]
     assert await count(parts) == 2
 
@@ -281,6 +290,83 @@ async def test_imports_of_the_same_devices_at_once_make_each_once(parts: Parts) 
     )
     assert await count(parts) == len(batch)
     assert sum(verdict.created for result in results for verdict in result if isinstance(verdict, Registered)) == 300
+
+
+async def test_the_same_browser_at_once_is_registered_as_if_one_after_another(parts: Parts) -> None:
+    """Each keeps what it does not say of the ones before it, though all are one transaction."""
+    said_by_each = ({"user_id": "ada", "topics": ("a",)}, {"attributes": {"n": 1}}, {"topics": ()})
+    first, *again = await at_once(parts, *(asked(parts, said(**details)) for details in said_by_each))
+    assert isinstance(first, Registered)
+    assert (first.created, again) == (True, [Registered(first.device_id, False)] * 2)
+    device = await load(parts, first.device_id)
+    assert (device.user_id, device.topics, device.attributes) == ("ada", (), {"n": 1})
+    assert await count(parts) == 1
+
+
+async def test_those_of_two_applications_that_come_at_once_stay_apart(parts: Parts) -> None:
+    async with parts.engine.begin() as conn:
+        made = await applications.create(conn, parts.context.vault, "Other", "mailto:ops@example.org", [])
+    other = ids.parse(ids.APPLICATION, made["id"])
+    assert other is not None
+    one, two = await at_once(parts, asked(parts, said(user_id="ada")), Asked(other, said(user_id="grace")))
+    assert isinstance(one, Registered)
+    assert isinstance(two, Registered)
+    assert (one.created, two.created) == (True, True)
+    assert (await load(parts, one.device_id)).user_id == "ada"
+    with pytest.raises(NotFound):
+        await load(parts, two.device_id)
+
+
+async def test_one_whom_the_database_refuses_keeps_no_other_from_being_registered(parts: Parts) -> None:
+    details: list[dict[str, Any]] = [{}, {"user_id": "nul\0"}, {"topics": ("a",)}]
+    batch = [said(f"{ENDPOINT}-{number}", **each) for number, each in enumerate(details)]
+    results = await at_once(parts, *(asked(parts, one) for one in batch))
+    assert [type(result) for result in results] == [Registered, DBAPIError, Registered]
+    assert await count(parts) == 2
+
+
+async def test_only_the_unproven_of_those_that_come_at_once_is_refused(parts: Parts) -> None:
+    async with parts.engine.begin() as conn:
+        changed = await applications.change(conn, parts.context.vault, parts.application_id, {"require_identity": True})
+    proof = hmac.digest(changed["identity_secret"].encode(), b"ada", hashlib.sha256).hex()
+    believed = asked(parts, said(f"{ENDPOINT}-3", user_id="eve"))
+    results = await at_once(
+        parts,
+        asked(parts, said(f"{ENDPOINT}-1", user_id="ada"), unproven=True, user_hash=proof),
+        asked(parts, said(f"{ENDPOINT}-2", user_id="eve"), unproven=True, user_hash=proof),
+        believed,
+    )
+    assert [type(result) for result in results] == [Registered, IdentityUnproven, Registered]
+
+
+async def test_when_the_database_goes_away_in_the_middle_all_hear_it_and_the_next_are_registered(parts: Parts) -> None:
+    known = await register(parts, said())
+    reception = Reception(parts.context)
+    async with parts.engine.connect() as holding:
+        held = text("SELECT pg_backend_pid() FROM devices WHERE id = :id FOR UPDATE")
+        ours = (await holding.execute(held, {"id": known.device_id})).scalar_one()
+        waiting = [asyncio.create_task(reception.register(asked(parts, said()))) for _ in range(3)]
+        ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE :ours = ANY(pg_blocking_pids(pid))"
+        async with asyncio.timeout(30):
+            while not await parts.scalar(ended.replace(":ours", str(ours))):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+            results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(result, DATABASE_ERRORS) for result in results), results
+    assert await reception.register(asked(parts, said())) == (known.device_id, False)
+
+
+async def test_processes_that_register_the_same_browsers_at_once_do_not_wait_in_a_circle(parts: Parts) -> None:
+    batch = [said(f"{ENDPOINT}-{number}", topics=("a",) if number % 2 else None) for number in range(100)]
+    await register_all(parts, batch[:50])
+    results = await asyncio.gather(
+        *(
+            at_once(parts, *(asked(parts, one) for one in part))
+            for part in (batch, batch[::-1], batch[50:] + batch[:50])
+        )
+    )
+    registered = [one for result in results for one in result if isinstance(one, Registered)]
+    assert (len(registered), sum(one.created for one in registered)) == (300, 50)
+    assert await count(parts) == 100
 
 
 async def test_an_error_of_the_database_tells_no_endpoint_and_no_key(parts: Parts) -> None:

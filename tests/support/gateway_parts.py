@@ -22,7 +22,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.domain import ids
 from gateway.domain.device import Registration
-from gateway.domain.errors import GatewayError
 from gateway.domain.notification import Kind, Notification, Progress, Status
 from gateway.push.client import PushClient
 from gateway.push.encryption import decode_base64url
@@ -85,11 +84,10 @@ class Parts:
             verdicts = [
                 verdict
                 for start in range(0, len(registrations), 500)
-                for verdict in await desk.register_all(conn, registrations[start : start + 500])
+                for verdict in await desk.register_all(conn, list(map(desk.check, registrations[start : start + 500])))
             ]
         found = {}
         for subscriber, verdict in zip(subscribers, verdicts, strict=True):
-            assert not isinstance(verdict, GatewayError), verdict
             found[verdict.device_id] = subscriber
         return found
 
