@@ -18,7 +18,7 @@ from gateway.web.routes import to_json
 
 NDJSON = "application/x-ndjson"
 BATCH = 500
-AT_A_TIME = 50
+AT_A_TIME = 10
 LONGEST_LINE = 65_536  # octets
 IN_MEMORY = 1 << 20
 
@@ -57,23 +57,24 @@ async def answer(http: web.Request, read: Read[B], take: Take[B], statuses: Sequ
 
 
 async def _verdicts(http: web.Request, read: Read[B], take: Take[B]) -> AsyncIterator[dict[str, Any]]:
-    """In the order of the lines. While some are being taken, the next ones are read."""
-    under_way: asyncio.Task[list[dict[str, Any]]] | None = None
+    """In the order of the lines. While some are being taken, the next ones are read, and the ones before told."""
+    under_way: asyncio.Task[list[tuple[int, dict[str, Any] | GatewayError]]] | None = None
+    broken: BodyTooLarge | None = None
     try:
-        async for batch in _read_batches(http, read):
-            if under_way is not None:
-                for verdict in await under_way:
-                    yield verdict
-            under_way = asyncio.create_task(_taken(batch, take))
-    except BodyTooLarge:  # the lines before are taken all the same
-        if under_way is not None:
-            for verdict in await under_way:
-                yield verdict
-        raise
-    else:
-        if under_way is not None:
-            for verdict in await under_way:
-                yield verdict
+        batches = _read_batches(http, read)
+        while True:
+            try:
+                batch = await anext(batches, None)
+            except BodyTooLarge as error:  # the lines before are taken all the same
+                batch, broken = None, error
+            done = [] if under_way is None else await under_way
+            under_way = None if batch is None else asyncio.create_task(_taken(batch, take))
+            for line, came_to in done:
+                yield _verdict(line, came_to)
+            if under_way is None:
+                break
+        if broken is not None:
+            raise broken
     finally:
         if under_way is not None:
             under_way.cancel()
@@ -88,15 +89,16 @@ async def _read_batches(http: web.Request, read: Read[B]) -> AsyncIterator[list[
             except GatewayError as refusal:
                 said.append((number, refusal))
             if len(said) % AT_A_TIME == 0:
-                await asyncio.sleep(0)  # whoever else is served by this process must not wait for all of them
+                await asyncio.sleep(0)  # neither the database nor whoever else is served must wait for all of them
         yield said
 
 
-async def _taken(read: Sequence[tuple[int, B | GatewayError]], take: Take[B]) -> list[dict[str, Any]]:
-    sound = [(line, body) for line, body in read if not isinstance(body, GatewayError)]
-    taken = await take([body for _, body in sound]) if sound else []
-    said = {line: came_to for (line, _), came_to in zip(sound, taken, strict=True)}
-    return [_verdict(line, body if isinstance(body, GatewayError) else said[line]) for line, body in read]
+async def _taken(
+    said: Sequence[tuple[int, B | GatewayError]], take: Take[B]
+) -> list[tuple[int, dict[str, Any] | GatewayError]]:
+    sound = [one for _, one in said if not isinstance(one, GatewayError)]
+    taken = iter(await take(sound) if sound else ())
+    return [(line, one if isinstance(one, GatewayError) else next(taken)) for line, one in said]
 
 
 def _verdict(line: int, came_to: dict[str, Any] | GatewayError) -> dict[str, Any]:
