@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import Row, any_, cast, delete, func, literal, select, text, update
+from sqlalchemy import Row, any_, bindparam, cast, delete, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import Text
@@ -19,6 +19,10 @@ from gateway.records import events, happenings
 from gateway.records.schema import contacts, deliveries, devices
 
 _CLIENT = tuple(field.name for field in fields(ClientDetails))
+
+# Run for most requests, and made once: building one takes longer than running it.
+_ONE = select(devices).where(devices.c.id == bindparam("id"))
+_ITS_APPLICATION = select(devices.c.application_id).where(devices.c.id == bindparam("id"))
 
 
 class New(NamedTuple):
@@ -70,8 +74,13 @@ async def _tell(conn: AsyncConnection, registered: Sequence[Registered]) -> None
 
 
 async def get(conn: AsyncConnection, id_: UUID) -> Device | None:
-    row = (await conn.execute(select(devices).where(devices.c.id == id_))).first()
+    row = (await conn.execute(_ONE, {"id": id_})).first()
     return None if row is None else _device(row)
+
+
+async def application_of(conn: AsyncConnection, id_: UUID) -> UUID | None:
+    found: UUID | None = (await conn.execute(_ITS_APPLICATION, {"id": id_})).scalar()
+    return found
 
 
 async def newest(

@@ -51,10 +51,10 @@ async def identify(conn: AsyncConnection, vault: Vault, admin_token: str | None,
         return Caller(frozenset({ADMIN}))
     if bearer.startswith("dt_"):
         device_id = vault.device_of(bearer)
-        device = None if device_id is None else await devices.get(conn, device_id)
-        if device is None:
+        application_id = None if device_id is None else await devices.application_of(conn, device_id)
+        if application_id is None:
             raise Unauthenticated("the device token is unknown, or its device is unregistered")
-        return Caller(frozenset({DEVICE}), device.application_id, device.id)
+        return Caller(frozenset({DEVICE}), application_id, device_id)
     sought = digest(bearer)
     return _holder((await applications.keys_by_digests(conn, [sought])).get(sought))
 
