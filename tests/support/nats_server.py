@@ -15,10 +15,13 @@ START_S = 30.0
 
 
 class Node:
-    def __init__(self, number: int, port: int, routes: list[int], directory: Path) -> None:
+    def __init__(self, number: int, port: int, routes: list[int], directory: Path, settings: str = "") -> None:
         self.number = number
         self.url = f"nats://127.0.0.1:{port}"
+        self._settings = directory.with_suffix(".conf")
+        self._settings.write_text(settings)
         self._arguments = ["-a", "127.0.0.1", "-p", str(port), "-n", f"n{number}", "-js", "-sd", str(directory)]
+        self._arguments += ["-c", str(self._settings)]
         if len(routes) > 1:
             self._arguments += ["--cluster_name", "gateway", "--cluster", f"nats://127.0.0.1:{routes[number]}"]
             self._arguments += ["--routes", ",".join(f"nats://127.0.0.1:{route}" for route in routes)]
@@ -29,6 +32,11 @@ class Node:
         binary = Path(sysconfig.get_path("scripts"), "nats-server")
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(binary, *self._arguments, stdout=log, stderr=log)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     async def listens(self) -> bool:
         try:
@@ -46,11 +54,13 @@ class Node:
 
 
 @asynccontextmanager
-async def nodes(count: int, directory: Path) -> AsyncIterator[list[Node]]:
-    """That many servers, once JetStream is ready on them."""
+async def nodes(count: int, directory: Path, settings: str = "") -> AsyncIterator[list[Node]]:
+    """That many servers, once JetStream is ready on them. `settings` are lines of their configuration files."""
     with _free_ports(2 * count) as ports:
         pass
-    several = [Node(number, ports[number], ports[count:], directory / f"n{number}") for number in range(count)]
+    several = [
+        Node(number, ports[number], ports[count:], directory / f"n{number}", settings) for number in range(count)
+    ]
     async with AsyncExitStack() as stack:
         for node in several:
             stack.push_async_callback(node.kill)
