@@ -4,6 +4,7 @@ What a push service may answer is a value here, never an exception. Only `Retry`
 exactly one final outcome per device ends up in the log.
 """
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -146,3 +147,20 @@ class Settlement:
 
     def devices(self) -> int:
         return len(self.settled) + sum(map(len, self.later.values()))
+
+    def told(self) -> set[UUID]:
+        """The devices it is about."""
+        return {done.device_id for done in self.settled}.union(*self.later.values())
+
+    def only(self, device_ids: Set[UUID]) -> "Settlement":
+        """What it says of these devices."""
+        if self.told() <= device_ids:
+            return self
+        later = {when: [id_ for id_ in several if id_ in device_ids] for when, several in self.later.items()}
+        attempts = [attempt for attempt in self.attempts if attempt.device_id in device_ids]
+        return Settlement(
+            [done for done in self.settled if done.device_id in device_ids],
+            attempts,
+            {when: several for when, several in later.items() if several},
+            min(self.retries, len(attempts)),
+        )

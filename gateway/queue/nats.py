@@ -4,6 +4,10 @@ Postgres stays the truth: a relay publishes each job, with all it takes to be se
 and a recorder writes the results into the log. A job is one message. Every result of it goes to a subject of its
 own, `gateway.results.<job>`, and may only be written by whoever has seen the one before (expected last sequence):
 that is what guards a lease here. Who takes a job over reads there what is left of it.
+
+Devices to be tried again are a result like others, and come back from the database as a job of their own when they are
+due: a `nak` would bring the whole job again for three of its 500 devices, and nobody would have asked again for opt-outs,
+quiet hours and cancellations. `nak` with a delay is for messages that cannot be read.
 """
 
 import asyncio
@@ -133,6 +137,9 @@ class Broker:
 
     async def _make(self, stream: StreamConfig, consumer: ConsumerConfig | None) -> None:
         try:
+            # Of a cluster whose servers we do not all see now we must not take copies away.
+            kept = (await self.js.stream_info(str(stream.name))).config.num_replicas or 1
+            stream = replace(stream, num_replicas=max(kept, self._replicas))
             await self.js.update_stream(stream)
         except NotFoundError:
             await self.js.add_stream(stream)
@@ -143,7 +150,7 @@ class Broker:
                 ack_policy=AckPolicy.EXPLICIT,
                 max_ack_pending=100_000,
                 max_deliver=-1,
-                num_replicas=self._replicas,
+                num_replicas=stream.num_replicas,
             )
             await self.js.add_consumer(str(stream.name), config)
 
@@ -408,6 +415,8 @@ class NatsQueue:
                 raise Unavailable(f"NATS: {error.description}") from None
             last = await self._broker.last(RESULTS_STREAM, subject)
             if last is None or last.message_id != id_:
+                if self._held.get(held.job.id) is held:
+                    del self._held[held.job.id]  # we no longer say that we live, so that others get it soon
                 raise LeaseLost from None
             sequence = last.sequence  # it was ours, and only the answer was lost
         held.sequence, held.remaining, held.count = sequence, tuple(remaining), held.count + 1

@@ -17,7 +17,7 @@ from nats.js.api import Header
 from sqlalchemy.exc import IntegrityError
 
 from gateway.domain.job import Job, Task
-from gateway.domain.notification import Lane, Status
+from gateway.domain.notification import Lane
 from gateway.queue import nats, postgres, wire
 from gateway.queue.nats import Broker
 from gateway.queue.protocol import LeaseLost
@@ -37,7 +37,7 @@ CLAIM_WAIT = timedelta(seconds=15)
 RECORD_WAIT_S = 15.0
 BATCH = 16
 PAUSE_S = 1.0
-EARLY_S, FAULT_S = 0.2, 30.0
+FAULT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +73,20 @@ class Relay:
                     await asyncio.sleep(ROOM_LOOK_S)  # of room there is no signal
                     continue
                 claimed = await queue.claim(lanes=(lane,), limit=AT_ONCE, lease=self.lease, wait=CLAIM_WAIT)
-                for job in claimed:  # one after the other, so that they stay in order
-                    await self._forward(composer, job, out)
+                for place, job in enumerate(claimed):  # one after the other, so that they stay in order
+                    try:
+                        await self._forward(composer, job, out)
+                    except nats.Unavailable:
+                        # An alert must not wait for its lease because a leader was being elected.
+                        for left in claimed[place:]:
+                            await queue.release(left)
+                        raise
             except DATABASE_ERRORS as error:
                 log.warning("relay.postponed", error=type(error).__name__)
                 await asyncio.sleep(PAUSE_S)
 
     async def _forward(self, composer: Composer, job: Job, out: dict[int, Job]) -> None:
+        """Raises Unavailable when the broker does not say whether it has the job."""
         try:
             if job.task is Task.PLAN:
                 await planning.plan(self.context, job)
@@ -98,9 +105,12 @@ class Relay:
             headers = {Header.MSG_ID.value: f"{job.id}.{job.attempt}"}
             await self.broker.ask(self.broker.js.publish(nats.job_subject(job.lane, job.id), data, headers=headers))
             out[job.id] = job
-            await self.broker.ask(self.broker.client.publish(nats.BELL, b""))
+            with suppress(nats.Unavailable):  # workers look by themselves too
+                await self.broker.ask(self.broker.client.publish(nats.BELL, b""))
         except LeaseLost:
             log.warning("job.lease_lost", job_id=job.id)
+        except nats.Unavailable:
+            raise
         except DATABASE_ERRORS as error:
             log.warning("job.postponed", job_id=job.id, error=type(error).__name__)
         except Exception:
@@ -135,23 +145,25 @@ class Relay:
             while True:
                 heard = await waiter.wait(self.lease.total_seconds())
                 try:
+                    ids = {UUID(said.partition(" ")[0]) for said in heard if said}
                     if "" in heard or not heard:
-                        heard = await self._asked({job.notification_id for job in out.values()})
-                    for said in heard:
-                        notification_id, _, status = said.partition(" ")
-                        await self.broker.say(UUID(notification_id), Status(status))
+                        ids |= {job.notification_id for job in out.values()}
+                    await self._say(ids)
                 except DATABASE_ERRORS as error:
                     log.warning("control.postponed", error=type(error).__name__)
                     await asyncio.sleep(PAUSE_S)
-                    waiter.hear("")
+                    for said in heard | {""}:
+                        waiter.hear(said)
 
-    async def _asked(self, ids: set[UUID]) -> set[str]:
+    async def _say(self, ids: set[UUID]) -> None:
+        """What has become of each, as the database has it: of two signals heard at once none is the later one."""
         async with self.context.engine.connect() as conn:
             found = await notifications.load(conn, list(ids))
-        return {f"{one.id} {one.status}" for one in found}
+        for one in found:
+            await self.broker.say(one.id, one.status)
 
     async def _record(self, out: dict[int, Job]) -> None:
-        """Write the workers' results into the log, in their order."""
+        """Write the workers' results into the log."""
         while True:
             try:
                 results = await self.broker.ask(
@@ -169,13 +181,10 @@ class Relay:
         """Record one result, and let the broker forget it; or leave it for later."""
         try:
             result = wire.read_result(message.data)
-            recorded = await self._write(result)
+            await self._write(result)
         except (wire.Unreadable, IntegrityError) as error:
             log.error("result.unrecordable", cause=type(error).__name__)
             await message.nak(delay=FAULT_S)
-            return
-        if not recorded:
-            await message.nak(delay=EARLY_S)
             return
         await message.ack()
         if result.returned or not result.remaining:
@@ -185,18 +194,15 @@ class Relay:
                 [notification] = await notifications.load(conn, [result.job.notification_id])
             await control.look(self.context.engine, notification)
 
-    async def _write(self, result: wire.Result) -> bool:
-        """False for a result that came before the one it follows, as when another relay has that one in hand."""
-        told = result.settlement.devices()
+    async def _write(self, result: wire.Result) -> None:
+        """Record what the job still has of it: in any order, and again, each device's end is written once."""
         async with self.context.engine.begin() as conn:
             job = await postgres.held_as(conn, result.job)
             if job is None:
-                return True
-            if len(job.device_ids) > told + len(result.remaining):
-                return False
-            if told:
-                with suppress(LeaseLost):  # it was recorded before
-                    await postgres.apply(conn, job, result.settlement, result.remaining)
+                return
+            fresh = result.settlement.only(set(job.device_ids))
+            if fresh.devices():
+                told = fresh.told()
+                await postgres.apply(conn, job, fresh, [id_ for id_ in job.device_ids if id_ not in told])
             if result.returned and (taken := await postgres.take_from(conn, job)) is not None:
                 await control.give_back(conn, taken)
-        return True

@@ -1,0 +1,103 @@
+"""The relay when the broker forgets, answers late or tells things in another order."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from gateway.domain.ids import new_id
+from gateway.domain.job import Job
+from gateway.domain.notification import Lane, Status
+from gateway.queue import wire
+from gateway.queue.nats import RESULTS, RESULTS_STREAM, Broker, jobs_stream
+from gateway.queue.protocol import LeaseLost
+from gateway.records import signals
+from tests.support.nats_server import nodes
+from tests.support.queues import NatsEngine, accepted, both, retried
+
+MINUTE = timedelta(minutes=1)
+LONG = timedelta(seconds=20)
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[NatsEngine]:
+    async with NatsEngine.opened(database_url) as engine:
+        yield engine
+
+
+async def claim(engine: NatsEngine, wait: timedelta = LONG) -> Job:
+    [job] = await engine.queue.claim(lanes=tuple(Lane), limit=1, lease=MINUTE, wait=wait)
+    return job
+
+
+async def test_what_was_in_a_lane_that_was_wiped_is_sent_again(engine: NatsEngine) -> None:
+    devices = [new_id() for _ in range(6)]
+    notification_id = await engine.put(devices, most=2)
+    await engine.caught_up()
+    held = await claim(engine)
+    await engine._broker.js.purge_stream(jobs_stream(held.lane))
+    await engine.queue.settle(held, accepted(*held.device_ids), [])
+    again = [await claim(engine), await claim(engine)]
+    assert {id_ for job in again for id_ in job.device_ids} == set(devices) - set(held.device_ids)
+    for job in again:
+        await engine.queue.settle(job, accepted(*job.device_ids), [])
+    assert (await engine.recorded(notification_id)).keys() == set(devices)
+    assert (await engine.progress(notification_id))[0] is Status.DONE
+
+
+async def test_a_job_whose_results_were_wiped_is_done_again_and_logged_once(engine: NatsEngine) -> None:
+    devices = [new_id() for _ in range(4)]
+    notification_id = await engine.put(devices)
+    job = await claim(engine)
+    await engine.queue.settle(job, accepted(*devices[:2]), devices[2:])
+    assert len(await engine.recorded(notification_id)) == 2
+    await engine._broker.js.purge_stream(RESULTS_STREAM)
+    with pytest.raises(LeaseLost):
+        await engine.queue.settle(job, accepted(*devices[2:]), [])
+    again = await claim(engine)
+    assert again.device_ids == tuple(devices), "the broker does not know any more what was done"
+    await engine.queue.settle(again, accepted(*devices), [])
+    assert (await engine.recorded(notification_id)).keys() == set(devices)
+    status, progress = await engine.progress(notification_id)
+    assert (status, progress.accepted, progress.pending) == (Status.DONE, 4, 0)
+
+
+async def test_results_are_recorded_in_any_order_and_once(engine: NatsEngine) -> None:
+    """Several relays have results of one job in hand, and what was not acknowledged comes again."""
+    devices = [new_id() for _ in range(4)]
+    notification_id = await engine.put(devices)
+    job = await claim(engine)
+    due = datetime.now(UTC) + MINUTE
+    first = wire.Result(job, both(accepted(devices[0]), retried(due, devices[1])), devices[2:])
+    last = wire.Result(job, accepted(*devices[2:]))
+    for result in (last, first, last, first):
+        await engine._broker.js.publish(f"{RESULTS}.{job.id}", wire.write_result(result))
+    await engine._broker.js.purge_stream(jobs_stream(job.lane))  # the worker has nothing more to do
+    _, progress = await engine.progress(notification_id)
+    assert (progress.accepted, progress.retries, progress.pending) == (3, 1, 1)
+    assert await engine.tried(notification_id) == [(devices[1], 1)]
+
+
+async def test_workers_are_told_how_it_is_and_not_what_was_said_on_the_way(engine: NatsEngine) -> None:
+    """A pause and a resume that are heard at once have no order."""
+    notification_id = await engine.put([new_id()])
+    for _ in range(8):
+        async with engine._engine.begin() as conn:
+            for status in (Status.PAUSED, Status.SENDING, Status.CANCELLED):
+                await signals.send(conn, signals.CONTROL, f"{notification_id} {status}")
+        await engine._broker.client.flush()
+    told = await engine._broker.client.subscribe(f"gateway.words.{notification_id}")
+    async with engine._engine.begin() as conn:
+        await signals.send(conn, signals.CONTROL, f"{notification_id} {Status.PAUSED}")
+    await told.next_msg(timeout=10)
+    assert await engine._broker.statuses([notification_id]) == {notification_id: Status.SENDING}
+
+
+async def test_a_relay_that_does_not_see_the_whole_cluster_takes_no_copies_away(tmp_path: Path) -> None:
+    async with nodes(3, tmp_path) as several:
+        async with Broker.connected([node.url for node in several]) as broker:
+            await broker.prepare()
+            await Broker(broker.client, replicas=1).prepare()
+            info = await broker.js.stream_info(RESULTS_STREAM)
+        assert info.config.num_replicas == 3
