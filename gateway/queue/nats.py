@@ -6,8 +6,8 @@ own, `gateway.results.<job>`, and may only be written by whoever has seen the on
 that is what guards a lease here. Who takes a job over reads there what is left of it.
 
 Devices to be tried again are a result like others, and come back from the database as a job of their own when they are
-due: a `nak` would bring the whole job again for three of its 500 devices, and nobody would have asked again for opt-outs,
-quiet hours and cancellations. `nak` with a delay is for messages that cannot be read.
+due: a `nak` would bring the whole job again for three of its 500 devices, and nobody would have asked again for
+opt-outs, quiet hours and cancellations. `nak` with a delay is for messages that cannot be read.
 """
 
 import asyncio
