@@ -18,6 +18,13 @@ SETTLE_BATCH = Histogram(
 LEASES_LOST = Counter("gateway_leases_lost_total", "Jobs another worker claimed while we held them.")
 QUEUE_JOBS = Gauge("gateway_queue_jobs", "Jobs in the queue.", ["lane"])
 QUEUE_AGE_SECONDS = Gauge("gateway_queue_age_seconds", "How long the oldest due job has waited.", ["lane"])
+HOSTS_UNREACHABLE = Gauge(
+    "gateway_hosts_unreachable", "Hosts of a push service that do not answer and are left alone for a while.", ["host"]
+)
+BREAKER_OPENED = Counter("gateway_breaker_opened_total", "Times a push-service host stopped answering.", ["host"])
+PUT_OFF = Counter(
+    "gateway_put_off_total", "Messages put back into the queue without a try, by what their host is.", ["cause"]
+)
 KEY_REFUSED = Counter("gateway_key_refused_total", "Times a push service refused our VAPID key.")
 
 WEBHOOK_POSTS = Counter("gateway_webhook_posts_total", "Batches of events sent to webhooks.", ["result"])

@@ -89,9 +89,14 @@ class Settings(BaseSettings):
         default_factory=default_data_dir, description="Where `gateway up` keeps its database and secrets."
     )
     database_pool: int = Field(10, ge=2, le=1000, description="Database connections of one process, at the most.")
-    senders: int = Field(64, ge=1, le=10_000, description="Messages that one worker sends at the same time.")
+    senders: int = Field(
+        1024,
+        ge=1,
+        le=10_000,
+        description="Messages that one worker has in flight at the most. How many it needs to be busy it finds out.",
+    )
     urgent_senders: int = Field(16, ge=1, le=10_000, description="As many more, for urgent messages alone.")
-    jobs: int = Field(4, ge=1, le=100, description="Jobs, of up to 500 devices each, that one worker holds.")
+    jobs: int = Field(4, ge=1, le=100, description="Jobs, of up to 500 devices each, that one worker has at hand.")
     urgent_jobs: int = Field(4, ge=1, le=100, description="As many more, for urgent jobs alone.")
     lanes: Annotated[tuple[str, ...], NoDecode] = Field(
         tuple(lane.label for lane in Lane), description="The lanes a worker takes jobs from, comma separated."

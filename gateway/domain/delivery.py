@@ -79,7 +79,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Not to be sent yet: quiet hours are on."""
+    """Not to be sent yet: quiet hours are on, an open page may take it, or its host is in no state to."""
 
     until: datetime
     name = "held"

@@ -26,9 +26,17 @@ def next_try(retry: Retry, tries: int, now: datetime, expires_at: datetime) -> d
     wait = backoff(tries) if retry.after is None else retry.after
     if tries > TRUSTED_TRIES:  # a host that keeps saying 'at once' is not hammered until the expiry
         wait = max(wait, backoff(tries))
-    due = now + wait
-    seconds = GRID.total_seconds()
-    due = datetime.fromtimestamp(-(-due.timestamp() // seconds) * seconds, tz=now.tzinfo)
+    due = _on_grid(now + wait)
     if due >= expires_at:
         return Expired(f"{retry.cause}; the next try would come after the notification's expiry")
     return due
+
+
+def put_off(wait: timedelta, now: datetime, expires_at: datetime) -> datetime:
+    """When what was not tried now is looked at again: never later than at half of the time it has left."""
+    return _on_grid(now + min(wait, max(timedelta(0), expires_at - now) / 2))
+
+
+def _on_grid(due: datetime) -> datetime:
+    seconds = GRID.total_seconds()
+    return datetime.fromtimestamp(-(-due.timestamp() // seconds) * seconds, tz=due.tzinfo)

@@ -90,8 +90,8 @@ class Courier:
     async def deliver(self, post: Post, target: Target, tries: int) -> Sent:
         """One try. `tries` counts the POSTs before this one."""
         now = time.time()
-        if (ended := _ended(post, target, now)) is not None:
-            return Sent(ended)
+        if (end := ended(post, target, now)) is not None:
+            return Sent(end)
         origin = target.endpoint[: target.endpoint.index("/", 8)]
         trust = self._trust.setdefault((target.vapid_key_id, origin), _Trust())
         if trust.closed_until > now:
@@ -135,7 +135,7 @@ class Courier:
         return sent._replace(outcome=due) if isinstance(due, Expired) else sent._replace(retry_at=due)
 
 
-def _ended(post: Post, target: Target, now: float) -> Final | None:
+def ended(post: Post, target: Target, now: float) -> Final | None:
     """What is settled without asking the push service."""
     if post.status is Status.CANCELLED:
         return Cancelled("the notification was cancelled")

@@ -1,18 +1,45 @@
-"""Which message is sent next: urgent before normal before bulk, and no host beyond what it can bear.
+"""Which message is sent next: urgent before normal before bulk, applications in turn, and no host beyond what it bears.
 
 Senders take from here. Some of them only ever take urgent messages, so that an alert finds a free one even
-when a campaign fills all others. A host that asks for less is given less (its limit is halved,
-and grows again slowly with every success); messages above its limit are parked, not waited for,
-so that a slow host holds up nobody else.
+when a campaign fills all others. Within a lane applications take turns, and within an application the hosts
+it sends to. Messages for a host that is full wait at that host, where applications take turns too, and hold up
+nobody else: neither another host's messages, nor the claiming of jobs with more of those. What would wait there for
+long, or meets an open breaker, is put off: it goes back into the queue until its time has come.
+
+Several hosts that are slow at the same time leave some of all places free for the others: one may hold no more than
+twice what is free.
 """
 
 import asyncio
+import random
+import time
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
+from uuid import UUID
 
+import structlog
+
+from gateway import metrics
+from gateway.domain.job import CHUNK
 from gateway.domain.notification import Lane
+from gateway.push.endpoints import vendor
+from gateway.worker.hosts import Host, Sign
+from gateway.worker.load import Load
+
+log = structlog.get_logger(__name__)
+
+# A host that needs longer than this for what waits for it is slow: its messages no longer count as work at hand.
+SLOW_S = 2.0
+# What one application would have waiting at a host for longer than this is put off, for so long at the most.
+PATIENCE_S = 10.0
+PUT_OFF_S = {Lane.URGENT: 5.0, Lane.NORMAL: 30.0, Lane.BULK: 300.0}
+# With an open breaker an alert comes back sooner than anything else would.
+URGENT_PAUSE_S = 15.0
+# For every job full of messages that are not to be sent now, claiming waits so long.
+FRUITLESS_S = 0.1
+# The claiming of jobs looks again after so many messages.
+STEP = 16
 
 
 class Letter(Protocol):
@@ -21,84 +48,344 @@ class Letter(Protocol):
     @property
     def host(self) -> str: ...
 
+    def put_off(self, seconds: float) -> None:
+        """Not now: it is given back, to be put here again then."""
+        ...
+
 
 L = TypeVar("L", bound=Letter)
 
 URGENT, ALL = (Lane.URGENT,), tuple(Lane)
 
 
-@dataclass(slots=True)
-class _Host(Generic[L]):
-    limit: float
-    in_flight: int = 0
-    parked: dict[Lane, deque[L]] = field(default_factory=lambda: {lane: deque() for lane in Lane})
+class _Queue(Generic[L]):
+    """What waits of one application for one host in one lane. It is in its application's ring, or blocked."""
+
+    __slots__ = ("application", "lane", "letters", "stop")
+
+    def __init__(self, stop: "_Stop[L]", lane: Lane, application: "_Application[L]", letters: Iterable[L]) -> None:
+        self.stop = stop
+        self.lane = lane
+        self.application = application
+        self.letters = deque(letters)
+
+
+class _Application(Generic[L]):
+    """The hosts one application has messages for in one lane, in turn."""
+
+    __slots__ = ("id", "queues", "ready")
+
+    def __init__(self, id_: UUID) -> None:
+        self.id = id_
+        self.queues = 0
+        self.ready: deque[_Queue[L]] = deque()
+
+
+class _Stop(Generic[L]):
+    """One host and what waits for it."""
+
+    __slots__ = ("blocked", "host", "queues", "resume_at", "slow", "waiting")
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.queues: dict[tuple[Lane, UUID], _Queue[L]] = {}
+        self.blocked: dict[Lane, deque[_Queue[L]]] = {lane: deque() for lane in Lane}
+        self.waiting = dict.fromkeys(Lane, 0)
+        self.slow = False
+        self.resume_at = 0.0
+        """When what has been put off until now will have had its turn."""
 
 
 class Lanes(Generic[L]):
-    def __init__(self, per_host: int) -> None:
-        """`per_host`: messages in flight to one host at the most."""
-        self._per_host = per_host
-        self._waiting: dict[Lane, deque[L]] = {lane: deque() for lane in Lane}
-        self._hosts: dict[str, _Host[L]] = {}
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """`most`: messages in flight at the most, beside what urgent senders take."""
+        self._most = most
+        self._clock = clock
+        self._load = Load(most)
+        self._out = 0
+        self._taken = 0
+        self._turns: dict[Lane, deque[_Application[L]]] = {lane: deque() for lane in Lane}
+        self._applications: dict[tuple[Lane, UUID], _Application[L]] = {}
+        self._stops: dict[str, _Stop[L]] = {}
+        self._crowded: deque[_Queue[L]] = deque()
+        self._at_hand = dict.fromkeys(Lane, 0)
+        self._fruitless = dict.fromkeys(Lane, 0)
         self._idle: deque[asyncio.Future[None]] = deque()
         self._idle_urgent: deque[asyncio.Future[None]] = deque()
+        self._eased = asyncio.Event()
+        self._turning = 0.0
 
-    def put(self, lane: Lane, letters: Iterable[L]) -> None:
-        before = len(self._waiting[lane])
-        self._waiting[lane].extend(letters)
-        self._wake(lane, len(self._waiting[lane]) - before)
+    def put(self, lane: Lane, application: UUID, letters: Sequence[L]) -> None:
+        """Messages of one application. Some of them may be put off at once."""
+        now = self._clock()
+        by_host: dict[str, list[L]] = {}
+        for letter in letters:
+            by_host.setdefault(letter.host, []).append(letter)
+        at_hand = self._at_hand[lane]
+        for name, some in by_host.items():
+            stop = self._stop(name)
+            if stop.host.is_open(now):
+                self._probe(stop, lane, application, some, now)
+            elif (pause := self._pause(stop, lane, application, len(some), now)) > 0:
+                _put_off(some, pause, "slow")
+            else:
+                self._add(stop, lane, application, some, now)
+        if self._at_hand[lane] <= at_hand:
+            self._fruitless[lane] += len(letters)
 
     async def take(self, *, urgent_only: bool) -> L:
-        """The next message to send; the caller must give it back with `done`."""
+        """The next message to send; the caller must give it back with `done`, and then take the next at once."""
         idle = self._idle_urgent if urgent_only else self._idle
-        lanes = URGENT if urgent_only else ALL
-        while (letter := self._pop(lanes)) is None:
+        while (letter := self._pop(urgent_only)) is None:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             idle.append(turn)
             await turn
+        if not self._turning:
+            self._turning = self._clock()
+            asyncio.get_running_loop().call_soon(self._turned)
         return letter
 
-    def done(self, letter: L, *, slow_down: bool = False, accepted: bool = False) -> None:
-        """The message was answered: the host's place is free again, and its limit learns."""
-        host = self._hosts[letter.host]
-        host.in_flight -= 1
-        if slow_down:
-            host.limit = max(1.0, host.limit / 2)
-        elif accepted and host.limit < self._per_host:
-            host.limit = min(float(self._per_host), host.limit + 1 / host.limit)
-        free = int(host.limit) - host.in_flight
-        for lane, parked in host.parked.items():
-            while free > 0 and parked:
-                self._waiting[lane].appendleft(parked.popleft())
-                self._wake(lane, 1)
-                free -= 1
+    def done(self, letter: L, sign: Sign | None = None, seconds: float = 0.0) -> None:
+        """The message was answered after `seconds`: the host's place is free again, and it is better known."""
+        now = self._clock()
+        stop = self._stops[letter.host]
+        host = stop.host
+        probe_at = host.probe_at
+        self._out -= 1
+        host.end(now, sign, seconds, wanted=bool(stop.queues))
+        if host.probe_at != probe_at:
+            self._changed(stop, now, was_open=probe_at > 0)
+        if stop.queues:
+            # The first of them is for who calls.
+            self._wake_all(self._unblock(stop, now) - 1)
+        if self._crowded:
+            self._ready(self._crowded.popleft())
+            self._wake_all(1)
+        if letter.lane is Lane.URGENT:  # who calls may have no use for the others
+            self._wake_all(1)
 
     def limit(self, host: str) -> int:
-        return int(self._host(host).limit)
+        return int(self._stop(host).host.limit)
 
-    def _pop(self, lanes: tuple[Lane, ...]) -> L | None:
-        for lane in lanes:
-            waiting = self._waiting[lane]
-            while waiting:
-                letter = waiting.popleft()
-                host = self._host(letter.host)
-                if host.in_flight < int(host.limit):
-                    host.in_flight += 1
+    async def hungry(self, lanes: Sequence[Lane], most: int) -> None:
+        """Wait until no more than `most` messages of these lanes are at hand. What a slow host holds up is not."""
+        if fruitless := sum(self._fruitless[lane] for lane in lanes):
+            # Whole jobs of what cannot be sent now: not to be looked through as fast as the queue gives them.
+            self._fruitless.update(dict.fromkeys(lanes, 0))
+            await asyncio.sleep(FRUITLESS_S * fruitless / CHUNK)
+        while sum(self._at_hand[lane] for lane in lanes) > most:
+            self._eased.clear()
+            await self._eased.wait()
+
+    def look(self) -> None:
+        """See which hosts are stuck, or may be tried again: to be called now and then, since nothing tells it."""
+        now = self._clock()
+        for stop in list(self._stops.values()):
+            if stop.queues:
+                self._judge(stop, now)
+                self._wake_all(self._unblock(stop, now))
+
+    def _pop(self, urgent_only: bool) -> L | None:
+        if not urgent_only and self._out >= self._load.limit:
+            self._load.wanted = True
+            return None
+        now = self._clock()
+        for lane in URGENT if urgent_only else ALL:
+            turns = self._turns[lane]
+            urgent = lane is Lane.URGENT
+            while turns:
+                application = turns[0]
+                ready = application.ready
+                queue = ready[0]
+                stop = queue.stop
+                host = stop.host
+                if not host.has_room(now, urgent=urgent):
+                    host.full = True
+                    stop.blocked[lane].append(queue)
+                elif not urgent and host.in_flight >= 2 * (self._most - self._out):
+                    self._crowded.append(queue)
+                else:
+                    letter = queue.letters.popleft()
+                    self._out += 1
+                    host.begin(now)
+                    self._less(stop, lane, 1)
+                    if queue.letters:
+                        ready.rotate(-1)
+                    else:
+                        ready.popleft()
+                        self._end(queue)
+                    if ready:
+                        turns.rotate(-1)
+                    else:
+                        turns.popleft()
                     return letter
-                host.parked[lane].append(letter)
+                ready.popleft()
+                if not ready:
+                    turns.popleft()
         return None
 
-    def _host(self, name: str) -> _Host[L]:
-        host = self._hosts.get(name)
-        if host is None:
-            host = self._hosts[name] = _Host(float(self._per_host))
-        return host
+    def _add(self, stop: _Stop[L], lane: Lane, application: UUID, letters: list[L], now: float) -> None:
+        stop.waiting[lane] += len(letters)
+        if not stop.slow:
+            self._at_hand[lane] += len(letters)
+        queue = stop.queues.get((lane, application))
+        if queue is not None:
+            queue.letters.extend(letters)
+        else:
+            sender = self._applications.get((lane, application))
+            if sender is None:
+                sender = self._applications[lane, application] = _Application(application)
+            sender.queues += 1
+            queue = stop.queues[lane, application] = _Queue(stop, lane, sender, letters)
+            self._ready(queue)
+        self._wake(lane, len(letters))
+        self._judge(stop, now)
+
+    def _end(self, queue: _Queue[L]) -> None:
+        """Nothing more waits in it."""
+        application = queue.application
+        del queue.stop.queues[queue.lane, application.id]
+        application.queues -= 1
+        if not application.queues:
+            del self._applications[queue.lane, application.id]
+
+    def _less(self, stop: _Stop[L], lane: Lane, count: int) -> None:
+        stop.waiting[lane] -= count
+        if not stop.slow:
+            self._at_hand[lane] -= count
+            self._taken += count
+            if self._taken >= STEP or not self._at_hand[lane]:
+                self._taken = 0
+                self._eased.set()
+
+    def _judge(self, stop: _Stop[L], now: float) -> None:
+        """Is it slow?"""
+        seconds = stop.host.wait(sum(stop.waiting.values()), now)
+        slow = bool(stop.host.probe_at) or seconds > (SLOW_S / 2 if stop.slow else SLOW_S)
+        if slow is not stop.slow:
+            stop.slow = slow
+            for lane, waiting in stop.waiting.items():
+                self._at_hand[lane] += -waiting if slow else waiting
+            self._eased.set()
+
+    def _pause(self, stop: _Stop[L], lane: Lane, application: UUID, count: int, now: float) -> float:
+        """Seconds that `count` messages are put off because the host has enough of this application's; 0 for not."""
+        queue = stop.queues.get((lane, application))
+        if queue is None:
+            return 0
+        pace = stop.host.wait(len(stop.queues), now)
+        if len(queue.letters) * pace <= PATIENCE_S:
+            return 0
+        # Those put off before come first, as fast as it has been of late.
+        longest = PUT_OFF_S[lane]
+        pause = max(PATIENCE_S / 2, stop.resume_at - now)
+        if pause >= longest:
+            return longest * random.uniform(0.5, 1)  # noqa: S311 - to spread them, not a secret
+        stop.resume_at = now + pause + count * pace
+        return pause
+
+    def _probe(self, stop: _Stop[L], lane: Lane, application: UUID, letters: list[L], now: float) -> None:
+        """Put off what an open breaker does not let through. One message of an alert goes ahead to see."""
+        may = lane is Lane.URGENT and not stop.waiting[lane] and stop.host.has_room(now, urgent=True)
+        if may:
+            self._add(stop, lane, application, letters[:1], now)
+        if later := letters[may:]:
+            _put_off(later, _until_open(stop.host, lane, now), "unreachable")
+
+    def _changed(self, stop: _Stop[L], now: float, *, was_open: bool) -> None:
+        """The breaker has opened, stays open for longer, or has closed."""
+        host, service = stop.host, vendor(stop.host.name)
+        if not host.probe_at:
+            metrics.HOSTS_UNREACHABLE.labels(service).dec()
+            log.warning("host.answers_again", host=host.name, after_s=round(now - host.opened_at, 1))
+        elif not was_open:
+            metrics.HOSTS_UNREACHABLE.labels(service).inc()
+            metrics.BREAKER_OPENED.labels(service).inc()
+            log.error("host.unreachable", host=host.name, paused_s=host.pause)
+        if host.probe_at:
+            self._clear(stop, now)
+        self._judge(stop, now)
+
+    def _clear(self, stop: _Stop[L], now: float) -> None:
+        """Put off all that waits for it."""
+        for queue in list(stop.queues.values()):
+            application = queue.application
+            if queue in application.ready:
+                application.ready.remove(queue)
+                if not application.ready:
+                    self._turns[queue.lane].remove(application)
+            elif queue in self._crowded:
+                self._crowded.remove(queue)
+            self._end(queue)
+            self._less(stop, queue.lane, len(queue.letters))
+            _put_off(queue.letters, _until_open(stop.host, queue.lane, now), "unreachable")
+        for blocked in stop.blocked.values():
+            blocked.clear()
+
+    def _unblock(self, stop: _Stop[L], now: float) -> int:
+        """Let what waits for the host's places have those that are free, urgent messages first; answers how many."""
+        host = stop.host
+        free = 0
+        for lane, blocked in stop.blocked.items():
+            if blocked and host.has_room(now, urgent=lane is Lane.URGENT):
+                free = max(1, int(host.limit) - host.in_flight)
+                for _ in range(min(free, len(blocked))):
+                    self._ready(blocked.popleft())
+                if lane is Lane.URGENT:
+                    self._wake(lane, free)
+                break
+        return free
+
+    def _ready(self, queue: _Queue[L]) -> None:
+        application = queue.application
+        if not application.ready:
+            self._turns[queue.lane].append(application)
+        application.ready.append(queue)
+
+    def _stop(self, name: str) -> _Stop[L]:
+        stop = self._stops.get(name)
+        if stop is None:
+            stop = self._stops[name] = _Stop(Host(name, self._most))
+        return stop
+
+    def _turned(self) -> None:
+        """The event loop has come round once."""
+        limit = self._load.limit
+        self._load.turned(self._clock() - self._turning)
+        self._turning = 0.0
+        self._wake_all(self._load.limit - limit)
 
     def _wake(self, lane: Lane, count: int) -> None:
-        pools = (self._idle_urgent, self._idle) if lane is Lane.URGENT else (self._idle,)
-        for pool in pools:
-            while count > 0 and pool:
-                turn = pool.popleft()
-                if not turn.done():
-                    turn.set_result(None)
-                    count -= 1
+        if lane is Lane.URGENT:
+            count -= _call(self._idle_urgent, count)
+        self._wake_all(count)
+
+    def _wake_all(self, count: int) -> None:
+        """Call senders who take anything; not more than may have messages in flight."""
+        _call(self._idle, min(count, self._load.limit - self._out))
+
+
+def _call(idle: deque[asyncio.Future[None]], count: int) -> int:
+    """Who went idle last is called first; answers how many."""
+    called = 0
+    while called < count and idle:
+        turn = idle.pop()
+        if not turn.done():
+            turn.set_result(None)
+            called += 1
+    return called
+
+
+def _put_off(letters: Iterable[Letter], seconds: float, cause: str) -> None:
+    count = 0
+    for letter in letters:
+        letter.put_off(seconds)
+        count += 1
+    metrics.PUT_OFF.labels(cause).inc(count)
+
+
+def _until_open(host: Host, lane: Lane, now: float) -> float:
+    """Seconds to leave a host alone, spread so that not everybody comes back at once."""
+    if lane is Lane.URGENT:
+        return random.uniform(1, max(1, min(host.pause, URGENT_PAUSE_S)))  # noqa: S311 - not a secret
+    return host.probe_at - now + random.uniform(0, host.pause)  # noqa: S311 - not a secret

@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
 
@@ -20,9 +20,10 @@ from gateway.domain.cargo import Cargo, Target
 from gateway.domain.delivery import Attempt, Gone, Held, Retry, Settled, Settlement
 from gateway.domain.job import Job
 from gateway.domain.notification import Lane, Notification, Status
+from gateway.domain.retry import put_off
 from gateway.queue.protocol import Queue
 from gateway.records.database import DATABASE_ERRORS
-from gateway.service.delivery import Post, Sent
+from gateway.service.delivery import Post, Sent, ended
 from gateway.worker.lanes import Lanes
 
 log = structlog.get_logger(__name__)
@@ -43,6 +44,9 @@ class Parcel:
         self.target = target
         self.lane: Lane = run.job.lane
         self.host = target.host
+
+    def put_off(self, seconds: float) -> None:
+        self.run.put_off(self.target, seconds)
 
 
 class Run:
@@ -97,7 +101,7 @@ class Run:
 
     async def deliver(self, lanes: Lanes[Parcel]) -> None:
         """Send to all that were loaded and settle every result; returns early once stopped. Raises LeaseLost."""
-        lanes.put(self.job.lane, self._parcels)
+        lanes.put(self.job.lane, self.job.application_id, self._parcels)
         self._look()
         while self._unsettled:
             await self._gather()
@@ -125,6 +129,15 @@ class Run:
     def finish(self, target: Target, sent: Sent) -> None:
         self._sending -= 1
         self._results.append((target, sent))
+        self._look()
+
+    def put_off(self, target: Target, seconds: float) -> None:
+        """Its host is in no state to take it: it goes back into the queue for so long."""
+        if self.stopped or self._post is None:
+            return
+        now = datetime.now(UTC)
+        due = put_off(timedelta(seconds=seconds), now, self._post.notification.delivery.expires_at)
+        self._results.append((target, Sent(ended(self._post, target, now.timestamp()) or Held(due))))
         self._look()
 
     def stop(self) -> None:

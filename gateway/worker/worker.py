@@ -7,21 +7,22 @@ take only urgent messages.
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
 
 from gateway import metrics
-from gateway.domain.delivery import Accepted, Retry
-from gateway.domain.job import Job, Task
+from gateway.domain.delivery import Retry
+from gateway.domain.job import CHUNK, Job, Task
 from gateway.domain.notification import Lane, Status
 from gateway.push.endpoints import vendor
 from gateway.queue.protocol import LeaseLost, Queue
 from gateway.records.database import DATABASE_ERRORS
-from gateway.service.delivery import Courier, Post
+from gateway.service.delivery import Courier, Post, Sent
 from gateway.service.messages import Composer
+from gateway.worker.hosts import Sign
 from gateway.worker.lanes import Lanes
 from gateway.worker.office import Office
 from gateway.worker.run import Parcel, Run
@@ -30,15 +31,22 @@ log = structlog.get_logger(__name__)
 
 CLAIM_WAIT = timedelta(seconds=15)
 DATABASE_PAUSE_S = 1.0
+# That a host is stuck is told by nothing that happens: it is looked for so often.
+LOOK_S = 0.1
+# These say it even when no try comes after: WNS's word for it, and everybody else's.
+THROTTLED = (406, 429)
 # Notifications whose messages are kept from job to job, already composed.
 MOST_MESSAGES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """`senders` messages in flight at the most, and `urgent_senders` more that only urgent ones may use."""
+    """`senders` messages in flight at the most, and `urgent_senders` more that only urgent ones may use.
 
-    senders: int = 64
+    `jobs`: what is at hand to be sent, in whole jobs; the messages that slow hosts hold up do not count.
+    """
+
+    senders: int = 1024
     urgent_senders: int = 16
     jobs: int = 4
     urgent_jobs: int = 4
@@ -56,7 +64,7 @@ class Worker:
         self._composer = composer
         self._courier = courier
         self._crew = crew or Crew()
-        self._lanes: Lanes[Parcel] = Lanes(self._crew.senders + self._crew.urgent_senders)
+        self._lanes: Lanes[Parcel] = Lanes(self._crew.senders)
         self._runs: dict[int, Run] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -64,7 +72,7 @@ class Worker:
         crew = self._crew
         async with AsyncExitStack() as stack:
             background = await stack.enter_async_context(asyncio.TaskGroup())
-            helpers = [background.create_task(self._renew()), background.create_task(self._listen())]
+            helpers = [background.create_task(one) for one in (self._renew(), self._listen(), self._look())]
             helpers += [background.create_task(self._send(urgent_only=False)) for _ in range(crew.senders)]
             helpers += [background.create_task(self._send(urgent_only=True)) for _ in range(crew.urgent_senders)]
             async with asyncio.TaskGroup() as jobs:
@@ -83,9 +91,13 @@ class Worker:
         log.info("worker.stopped")
 
     async def _claim(self, group: asyncio.TaskGroup, lanes: Sequence[Lane], places: int) -> None:
-        free = asyncio.Semaphore(places)
+        """Keep work at hand for the senders, up to `places` jobs of it."""
+        held = asyncio.Semaphore(self._crew.senders + CHUNK)  # each of which may wait for one slow answer
+        loading = asyncio.Semaphore(places)
         while True:
-            await free.acquire()
+            await held.acquire()
+            await loading.acquire()
+            await self._lanes.hungry(lanes, (places - 1) * CHUNK)
             try:
                 [*claimed] = await self._queue.claim(lanes=lanes, limit=1, lease=self._crew.lease, wait=CLAIM_WAIT)
             except DATABASE_ERRORS as error:
@@ -93,18 +105,21 @@ class Worker:
                 await asyncio.sleep(DATABASE_PAUSE_S)
                 claimed = []
             if not claimed:
-                free.release()
+                held.release()
+                loading.release()
             for job in claimed:
-                group.create_task(self._work(job)).add_done_callback(lambda _: free.release())
+                group.create_task(self._work(job, loading)).add_done_callback(lambda _: held.release())
 
-    async def _work(self, job: Job) -> None:
-        with structlog.contextvars.bound_contextvars(job_id=job.id, notification_id=str(job.notification_id)):
+    async def _work(self, job: Job, loading: asyncio.Semaphore) -> None:
+        context = structlog.contextvars.bound_contextvars(job_id=job.id, notification_id=str(job.notification_id))
+        with context, ExitStack() as place:
+            place.callback(loading.release)
             try:
                 match job.task:
                     case Task.PLAN:
                         await self._office.plan(job)
                     case Task.SEND:
-                        await self._deliver(job)
+                        await self._deliver(job, place)
             except LeaseLost:
                 metrics.LEASES_LOST.inc()
                 log.warning("job.lease_lost")
@@ -116,7 +131,7 @@ class Worker:
                 # A fault of ours in one job must not end the worker for all; the job comes due again with its lease.
                 log.exception("job.failed")
 
-    async def _deliver(self, job: Job) -> None:
+    async def _deliver(self, job: Job, place: ExitStack) -> None:
         run = Run(job, self._queue)
         if (lost := self._runs.get(job.id)) is not None:
             lost.stop()  # its lease ran out, and it is we who have claimed the job anew
@@ -128,6 +143,7 @@ class Worker:
             self._courier.hold(cargo.keys)
             messages = self._composer.messages(cargo.notification, cargo.home)
             run.load(Post(cargo.notification, messages, cargo.known), cargo, self._office.look)
+            place.close()  # its messages are at hand as soon as others have their turn
             await run.deliver(self._lanes)
         finally:
             run.stop()
@@ -155,11 +171,7 @@ class Worker:
                 service = vendor(target.host)
                 metrics.attempts(service, outcome.name).inc()
                 metrics.attempt_seconds(service).observe(sent.duration_ms / 1000)
-            self._lanes.done(
-                parcel,
-                slow_down=isinstance(outcome, Retry) and outcome.slow_down,
-                accepted=isinstance(outcome, Accepted),
-            )
+            self._lanes.done(parcel, _sign(sent), sent.duration_ms / 1000)
             run.finish(target, sent)
 
     async def _renew(self) -> None:
@@ -175,6 +187,11 @@ class Worker:
             for job_id in [job.id for job in held if job.id not in kept]:
                 if job_id in self._runs:
                     self._runs[job_id].stop()
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self._lanes.look()
 
     async def _listen(self) -> None:
         """Stop sending what was paused or cancelled, at once and not only with the next job."""
@@ -204,3 +221,13 @@ class Worker:
     def _stop_all(self) -> None:
         for run in self._runs.values():
             run.stop()
+
+
+def _sign(sent: Sent) -> Sign | None:
+    if not sent.posted:
+        return None
+    if (isinstance(sent.outcome, Retry) and sent.outcome.slow_down) or sent.status in THROTTLED:
+        return Sign.LESS
+    if sent.status is None or sent.status >= 500:
+        return Sign.FAULT
+    return Sign.TAKEN
