@@ -1,7 +1,7 @@
 """A push service that takes everything: 201 over TLS, as cheaply as can be, so that the sender is what is measured.
 
 nginx over HTTP/2 where it is installed, since that is what real push services speak; else a few lines on uvloop
-over HTTP/1.1. Either is a process of its own.
+over HTTP/1.1. Either is a process of its own. `misbehaving` is one that is slow, silent or out of order.
 """
 
 import asyncio
@@ -13,10 +13,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import uvloop
 
-ANSWER = b"HTTP/1.1 201 Created\r\nLocation: /m/1\r\nTTL: 60\r\nContent-Length: 0\r\n\r\n"
+ANSWER = "HTTP/1.1 {}\r\nLocation: /m/1\r\nTTL: 60\r\nContent-Length: 0\r\n\r\n"
 START_S = 10
 
 NGINX = """
@@ -50,9 +51,7 @@ http {{
 @contextmanager
 def running(folder: Path) -> Iterator[tuple[str, str]]:
     """(what it is, its origin); `folder` holds server.pem."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if nginx:
         settings = folder / "nginx.conf"
@@ -67,6 +66,26 @@ def running(folder: Path) -> Iterator[tuple[str, str]]:
     finally:
         process.terminate()
         process.wait()
+
+
+@contextmanager
+def misbehaving(folder: Path, seconds: float, status: str = "201 Created") -> Iterator[str]:
+    """Its origin; it answers everything with `status` after so many seconds."""
+    port = _free_port()
+    process = subprocess.Popen([sys.executable, __file__, str(port), str(folder), str(seconds), status])
+    try:
+        asyncio.run(_answers(port))
+        yield f"https://localhost:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 async def _answers(port: int) -> None:
@@ -84,9 +103,12 @@ async def _answers(port: int) -> None:
 class Sink(asyncio.Protocol):
     """Counts octets to the end of each request and answers; it understands nothing else."""
 
+    def __init__(self, seconds: float, status: str) -> None:
+        self._seconds = seconds
+        self._answer = ANSWER.format(status).encode()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's says so by no base class
         self._buffer = bytearray()
 
     def data_received(self, data: bytes) -> None:
@@ -98,15 +120,21 @@ class Sink(asyncio.Protocol):
             if len(self._buffer) < end + 4 + length:
                 return
             del self._buffer[: end + 4 + length]
-            self._transport.write(ANSWER)
+            if self._seconds:
+                asyncio.get_running_loop().call_later(self._seconds, self._transport.write, self._answer)
+            else:
+                self._transport.write(self._answer)
 
 
-async def _serve(port: int, folder: Path) -> None:
+async def _serve(port: int, folder: Path, seconds: float = 0, status: str = "201 Created") -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem")
-    server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", port, ssl=context, backlog=1024)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Sink(seconds, status), "127.0.0.1", port, ssl=context, backlog=1024
+    )
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(int(sys.argv[1]), Path(sys.argv[2])))
+    port_, folder_, *how = sys.argv[1:]
+    uvloop.run(_serve(int(port_), Path(folder_), float(how[0]) if how else 0, *how[1:]))
