@@ -27,7 +27,8 @@ TIMEOUT = timedelta(seconds=30)
 CONNECT_TIMEOUT = timedelta(seconds=10)
 # Below the idle limits of the services' load balancers, so that a reused connection is seldom one being closed.
 IDLE_TIMEOUT = timedelta(seconds=50)
-IDLE_CONNECTIONS = 64
+# Over HTTP/1.1 each message in flight has a connection: kept, so that they are not all made anew for the next.
+IDLE_CONNECTIONS = 1024
 PING_INTERVAL = timedelta(seconds=20)
 MOST_BODY = 4096
 LONGEST_HEADER = 2048

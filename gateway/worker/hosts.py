@@ -25,6 +25,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 300.0
 URGENT_PROBE_S = 1.0
 URGENT_PROBES = 4
 SMOOTH = 1 / 64
+LATE_S = 0.5
 
 
 class Sign(Enum):
@@ -40,6 +41,7 @@ class Host:
         "_deaf",
         "_faults",
         "_faulty",
+        "_lately",
         "_left_behind",
         "_pace",
         "_pause",
@@ -81,6 +83,7 @@ class Host:
         self._seconds = 0.0
         self._usual = 0.0
         self._pace = 0.0
+        self._lately = 0.0
 
     def is_open(self, now: float) -> bool:
         """Whether the breaker is open and its pause not over."""
@@ -120,6 +123,7 @@ class Host:
             self._deaf -= 1
         if sign is None:
             return
+        self._lately += (seconds - self._lately) * SMOOTH
         self._rounded += 1
         if sign is Sign.TAKEN:
             self._faults = 0
@@ -143,6 +147,10 @@ class Host:
                 self._open(now)
         if not self.probe_at and self._rounded >= max(self.limit, SHORTEST_ROUND):
             self._round(heard)
+
+    def answers_late(self, now: float) -> bool:
+        """Whether what is in flight to it mostly waits, and so costs us no work."""
+        return max(self._lately, now - self.moved_at) > LATE_S
 
     def wait(self, ahead: int, now: float) -> float:
         """Seconds until it has taken `ahead` messages, as fast as it has of late."""

@@ -103,6 +103,8 @@ class Lanes(Generic[L]):
         self._clock = clock
         self._load = Load(most)
         self._out = 0
+        self._aside = 0
+        """Of those, what lies with hosts that answer late: it keeps nobody busy."""
         self._taken = 0
         self._turns: dict[Lane, deque[_Application[L]]] = {lane: deque() for lane in Lane}
         self._applications: dict[tuple[Lane, UUID], _Application[L]] = {}
@@ -180,13 +182,17 @@ class Lanes(Generic[L]):
     def look(self) -> None:
         """See which hosts are stuck, or may be tried again: to be called now and then, since nothing tells it."""
         now = self._clock()
-        for stop in list(self._stops.values()):
+        stops = list(self._stops.values())
+        self._aside = sum(stop.host.in_flight for stop in stops if stop.slow or stop.host.answers_late(now))
+        for stop in stops:
             if stop.queues:
                 self._judge(stop, now)
-                self._wake_all(self._unblock(stop, now))
+                self._unblock(stop, now)
+        if any(self._turns.values()):
+            self._wake_all(self._most)
 
     def _pop(self, urgent_only: bool) -> L | None:
-        if not urgent_only and self._out >= self._load.limit:
+        if not urgent_only and self._out - self._aside >= self._load.limit:
             self._load.wanted = True
             return None
         now = self._clock()
@@ -362,7 +368,7 @@ class Lanes(Generic[L]):
 
     def _wake_all(self, count: int) -> None:
         """Call senders who take anything; not more than may have messages in flight."""
-        _call(self._idle, min(count, self._load.limit - self._out))
+        _call(self._idle, min(count, self._load.limit + self._aside - self._out))
 
 
 def _call(idle: deque[asyncio.Future[None]], count: int) -> int:

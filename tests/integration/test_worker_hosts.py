@@ -1,0 +1,87 @@
+"""A push service that is slow or does not answer: the others have theirs, and in the end so has it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+import structlog
+
+from gateway.domain import retry
+from gateway.domain.notification import Kind
+from gateway.sim import Rule, Vendor
+from gateway.worker import hosts
+from tests.support.gateway_parts import Parts, gateway, quick
+
+
+@pytest.fixture
+async def parts(database_url: str) -> AsyncIterator[Parts]:
+    async with gateway(database_url) as parts:
+        yield parts
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses in fractions of a second."""
+    monkeypatch.setattr(retry, "FIRST_DELAY", timedelta(milliseconds=50))
+    monkeypatch.setattr(retry, "GRID", timedelta(milliseconds=20))
+    monkeypatch.setattr(hosts, "FIRST_PAUSE_S", 0.3)
+    monkeypatch.setattr(hosts, "LONGEST_PAUSE_S", 0.6)
+
+
+async def test_jobs_that_wait_for_a_slow_host_do_not_keep_the_others_waiting(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one job at a time, all of which have messages for the slow one, the quick one gets all of its."""
+    monkeypatch.setattr(hosts, "START", 4)
+    slow = parts.subscribe(Vendor.WNS, 900, share_keys=True)
+    fine = parts.subscribe(Vendor.FCM, 900, share_keys=True)
+    await parts.register([one for pair in zip(slow, fine, strict=True) for one in pair])
+    parts.sim.behave(Rule(vendor=Vendor.WNS, delay_ms=3000))
+    async with parts.working(quick(jobs=1, senders=16)) as stop:
+        sent = await parts.submit()
+        _, progress = await parts.until(sent.id, lambda progress: progress.accepted >= len(fine), 20)
+        assert all(one.messages for one in fine)
+        assert sum(len(one.messages) for one in slow) < 100
+        assert progress.retries == 0
+        stop.set()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_host_that_fails_for_everyone_is_left_alone_until_it_answers_again(parts: Parts) -> None:
+    down = await parts.register(parts.subscribe(Vendor.MOZILLA, 300, share_keys=True))
+    fine = await parts.register(parts.subscribe(Vendor.FCM, 50, share_keys=True))
+    parts.sim.behave(Rule(vendor=Vendor.MOZILLA, status=500, delay_ms=20))
+    with structlog.testing.capture_logs() as logs:
+        async with parts.working():
+            sent = await parts.submit()
+            await parts.until(sent.id, lambda progress: progress.accepted == len(fine))
+            await asyncio.sleep(1)
+            refused = parts.sim.counters[Vendor.MOZILLA][500]
+            assert refused < hosts.START + 20, "no more than were in flight, and a few to see"
+            parts.sim.behave()
+            progress = await parts.ended(sent.id)
+    assert progress.accepted == len(down) + len(fine)
+    assert {len(subscriber.messages) for subscriber in down.values()} == {1}
+    rows = await parts.log(sent.id)
+    posted = sum(row.attempts for row in rows.values())
+    assert posted == len(rows) + parts.sim.counters[Vendor.MOZILLA][500], "what was put off is no attempt"
+    assert await parts.scalar("SELECT count(*) FROM devices WHERE status <> 'active'") == 0
+    events = [entry["event"] for entry in logs]
+    assert events.count("host.unreachable") == events.count("host.answers_again") == 1
+
+
+async def test_an_alert_does_not_wait_until_a_host_is_tried_again(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "FIRST_PAUSE_S", 120.0)
+    await parts.register(parts.subscribe(Vendor.APPLE, 100, share_keys=True), topics=("offers",))
+    await parts.register(parts.subscribe(Vendor.APPLE, 3), topics=("weather",))
+    parts.sim.behave(Rule(vendor=Vendor.APPLE, status=500))
+    async with parts.working() as stop:
+        offers = await parts.submit(audience={"topic": "offers"})
+        await parts.until(offers.id, lambda progress: progress.retries >= hosts.FAULTS)
+        parts.sim.behave()
+        alert = await parts.submit(Kind.ALERT, audience={"topic": "weather"})
+        assert (await parts.ended(alert.id, 30)).accepted == 3
+        stop.set()
