@@ -434,6 +434,9 @@ jobs = Table(
     Index(None, "notification_id"),
 )
 
+COMMON_OUTCOME, COMMON_HOST = "accepted", "fcm.googleapis.com"
+"""What most of a log is: indexes of the log by outcome and host leave these out."""
+
 deliveries = Table(
     "deliveries",
     metadata,
@@ -455,6 +458,29 @@ deliveries = Table(
     Column("granted_ttl", Integer),
     Column("variant", SmallInteger),
     Index(None, "application_id", "position"),
+    Index(None, "application_id", "settled_at"),
+    Index(
+        "deliveries_outcome_idx",
+        "application_id",
+        "outcome",
+        "settled_at",
+        postgresql_where=text(f"outcome <> '{COMMON_OUTCOME}'"),
+    ),
+    Index(
+        "deliveries_outcome_host_idx",
+        "application_id",
+        "outcome",
+        "host",
+        "settled_at",
+        postgresql_where=text(f"outcome <> '{COMMON_OUTCOME}'"),
+    ),
+    Index(
+        "deliveries_host_idx",
+        "application_id",
+        "host",
+        "settled_at",
+        postgresql_where=text(f"host <> '{COMMON_HOST}'"),
+    ),
     Index(None, "device_id"),
     Index("deliveries_user_id_idx", "application_id", "user_id", postgresql_where=text("user_id IS NOT NULL")),
     postgresql_partition_by="RANGE (day)",

@@ -137,6 +137,43 @@ async def test_a_database_without_the_migrations_is_not_current(empty_database_u
     await engine.dispose()
 
 
+async def test_the_log_s_new_indexes_are_built_beside_a_reader_and_writers_and_after_a_kill(database_url: str) -> None:
+    """Each partition has them, and the parent's is valid, which it is only with all of them."""
+    await asyncio.to_thread(migrate.downgrade, database_url, "0013")
+    conn = await asyncpg.connect(database_url)
+    write = (
+        "INSERT INTO deliveries SELECT day, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1, 'u', 'h',"
+        " 'gone', 410, '', 1, NULL, 1, now() FROM (SELECT CAST(now() AS date) AS day) AS today"
+    )
+    await conn.execute(write)
+    names = await conn.fetch(
+        "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'deliveries'::regclass"
+    )
+    # What a kill in the middle of CREATE INDEX CONCURRENTLY leaves.
+    await conn.execute(f"CREATE INDEX {names[0]['name']}_host_idx ON {names[0]['name']} (host)")
+    await conn.execute(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = $1::text::regclass", f"{names[0]['name']}_host_idx"
+    )
+    reading = await asyncpg.connect(database_url)
+    await reading.execute("BEGIN; SELECT count(*) FROM deliveries")
+    migrating = asyncio.create_task(asyncio.to_thread(migrate.upgrade, database_url))
+    await conn.execute("SET lock_timeout = '3s'")  # longer than the migration ever waits in line before others
+    for _ in range(50):
+        await conn.execute(write)
+        await asyncio.sleep(0.02)
+    await reading.execute("COMMIT")
+    await asyncio.wait_for(migrating, 30)
+    broken = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
+    assert await conn.fetch(broken) == []
+    for name in ("application_id_settled_at_idx", "outcome_idx", "outcome_host_idx", "host_idx"):
+        built = await conn.fetchval(
+            "SELECT count(*) FROM pg_inherits WHERE inhparent = $1::text::regclass", f"deliveries_{name}"
+        )
+        assert built == len(names)
+    await conn.close()
+    await reading.close()
+
+
 async def test_the_log_s_tables_are_partitioned_by_day(database_url: str) -> None:
     lines = await catalogue(database_url)
     for table in PARTITIONED:

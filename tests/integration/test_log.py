@@ -1,0 +1,117 @@
+"""Pages of the log: in the order in which deliveries settled, whatever order they were written down in."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from sqlalchemy import insert, update
+
+from gateway.domain.delivery import OutcomeName
+from gateway.domain.ids import new_id
+from gateway.domain.notification import Kind
+from gateway.records import log, schema
+from gateway.records.log import Filters
+from gateway.records.schema import deliveries
+from tests.support.gateway_parts import Parts, gateway
+
+NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=1)
+OUTCOMES = tuple(OutcomeName)
+HOSTS = (schema.COMMON_HOST, "web.push.apple.com", "push.example.org")
+
+
+@pytest.fixture
+async def parts(database_url: str) -> AsyncIterator[Parts]:
+    async with gateway(database_url) as parts:
+        yield parts
+
+
+@pytest.fixture
+async def rows(parts: Parts) -> list[dict[str, object]]:
+    """Of two notifications of two days, written down in another order than they settled, four at a time."""
+    first, second = [(await parts.submit(Kind.DIRECT)).id for _ in range(2)]
+    made = [
+        row(parts, number, *((first, NOON.date()) if number % 2 else (second, NOON.date() - timedelta(days=1))))
+        for number in range(60)
+    ]
+    async with parts.engine.begin() as conn:
+        for id_, day in ((first, NOON.date()), (second, NOON.date() - timedelta(days=1))):
+            n = schema.notifications
+            await conn.execute(update(n).where(n.c.id == id_).values(day=day, created_at=NOON - timedelta(days=2)))
+        await conn.execute(insert(deliveries), made)
+    return made
+
+
+def row(parts: Parts, number: int, notification_id: UUID, day: date) -> dict[str, object]:
+    return {
+        "day": day,
+        "notification_id": notification_id,
+        "device_id": new_id(),
+        "application_id": parts.application_id,
+        "position": number + 1,
+        "user_id": f"u-{number % 3}",
+        "host": HOSTS[number % len(HOSTS)],
+        "outcome": OUTCOMES[number % 7 % len(OUTCOMES)],
+        "cause": "",
+        "attempts": 1,
+        "duration_ms": 1,
+        "settled_at": NOON + timedelta(minutes=(number // 4) * 7 % 15),
+    }
+
+
+async def shown(parts: Parts, filters: Filters, limit: int) -> list[int]:
+    """The positions, page by page."""
+    found: list[int] = []
+    before = None
+    async with parts.engine.connect() as conn:
+        while page := await log.page(conn, parts.application_id, filters, before=before, limit=limit):
+            found += [entry.row.position for entry in page]
+            before = found[-1]
+    return found
+
+
+async def test_pages_are_in_the_order_of_settling_without_gap_or_repetition(
+    parts: Parts, rows: list[dict[str, object]]
+) -> None:
+    expected = [row["position"] for row in sorted(rows, key=_newest, reverse=True)]
+    assert expected != sorted(expected, reverse=True)
+    for limit in (1, 7, 60, 100):
+        assert await shown(parts, Filters(), limit) == expected
+
+
+async def test_each_filter_and_pairs_of_them_show_what_they_say(parts: Parts, rows: list[dict[str, object]]) -> None:
+    some = rows[17]
+    since, until = NOON + timedelta(minutes=3), NOON + timedelta(minutes=9)
+    narrowed: list[dict[str, object]] = [
+        *({"outcome": outcome} for outcome in OUTCOMES),
+        *({"host": host} for host in HOSTS),
+        *({"host": host, "outcome": outcome} for host in HOSTS for outcome in OUTCOMES),
+        {"notification_id": some["notification_id"]},
+        {"notification_id": some["notification_id"], "outcome": OutcomeName.GONE},
+        {"notification_id": some["notification_id"], "device_id": some["device_id"]},
+        {"notification_id": new_id()},
+        {"user_id": "u-1"},
+        {"user_id": "u-1", "outcome": OutcomeName.ACCEPTED},
+        {"device_id": some["device_id"]},
+    ]
+    for fields in narrowed:
+        matching = [row for row in rows if all(row[name] == value for name, value in fields.items())]
+        for bounds in ({}, {"since": since}, {"until": until}, {"since": since, "until": until}):
+            within = [
+                row
+                for row in matching
+                if ("since" not in bounds or row["settled_at"] >= since)  # type: ignore[operator]
+                and ("until" not in bounds or row["settled_at"] < until)  # type: ignore[operator]
+            ]
+            expected = [row["position"] for row in sorted(within, key=_newest, reverse=True)]
+            assert await shown(parts, Filters(**fields, **bounds), 4) == expected, (fields, bounds)  # type: ignore[arg-type]
+
+
+async def test_a_page_that_retention_has_come_to_is_the_end(parts: Parts, rows: list[dict[str, object]]) -> None:
+    async with parts.engine.connect() as conn:
+        assert await log.page(conn, parts.application_id, Filters(), before=10_000, limit=10) == []
+    assert rows
+
+
+def _newest(row: dict[str, object]) -> tuple[object, object]:
+    return row["settled_at"], row["position"]
