@@ -1,16 +1,19 @@
 """Upkeep: small duties that keep the house in order. Each is a module with `EVERY` and `run`.
 
-Every worker runs the same rounds; an advisory lock sees to it that only one does a duty at a time.
+Every worker runs the same rounds; an advisory lock sees to it that only one does a duty at a time. A duty is one
+transaction, unless it says that it is not (`IN_TRANSACTION`).
 """
 
 import asyncio
 import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from types import ModuleType
 
 import structlog
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.records.database import DATABASE_ERRORS
 from gateway.worker.upkeep import (
@@ -67,12 +70,37 @@ async def _round(duty: ModuleType, engine: AsyncEngine, limits: Limits) -> None:
 
 
 async def _do(duty: ModuleType, engine: AsyncEngine, limits: Limits) -> int:
-    async with engine.begin() as conn:
-        await conn.execute(text(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}"))
-        lock = text("SELECT pg_try_advisory_xact_lock(:key)")
-        if not (await conn.execute(lock, {"key": zlib.crc32(duty.__name__.encode())})).scalar_one():
+    key = zlib.crc32(duty.__name__.encode())
+    alone = _in_transaction if getattr(duty, "IN_TRANSACTION", True) else _in_session
+    async with alone(engine, key) as conn:
+        if conn is None:
             return 0
         changed: int = await duty.run(conn, limits)
     if changed:
         log.info("upkeep.done", duty=duty.__name__, changed=changed)
     return changed
+
+
+@asynccontextmanager
+async def _in_transaction(engine: AsyncEngine, key: int) -> AsyncIterator[AsyncConnection | None]:
+    """A transaction that holds the lock; None when another does."""
+    async with engine.begin() as conn:
+        await conn.execute(text(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}"))
+        lock = text("SELECT pg_try_advisory_xact_lock(:key)")
+        yield conn if (await conn.execute(lock, {"key": key})).scalar_one() else None
+
+
+@asynccontextmanager
+async def _in_session(engine: AsyncEngine, key: int) -> AsyncIterator[AsyncConnection | None]:
+    """A connection that holds the lock and commits by itself; None when another holds it."""
+    async with engine.connect() as connection:
+        conn = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            if (await conn.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key})).scalar_one():
+                yield conn
+                await conn.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+            else:
+                yield None
+        except BaseException:
+            await connection.invalidate()  # closed, so that the lock and what was set end with it
+            raise

@@ -1,0 +1,185 @@
+"""Retention drops a partition of the log without being in anybody's way, and goes on where it was killed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime, timedelta
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from gateway.domain.delivery import Accepted, Settled, Settlement
+from gateway.domain.ids import new_id
+from gateway.domain.job import Job, Task
+from gateway.domain.notification import Kind
+from gateway.records import deliveries, partitions
+from gateway.records.schema import PARTITIONED
+from gateway.worker import upkeep
+from gateway.worker.upkeep import retention
+from gateway.worker.upkeep.limits import Limits
+from tests.support.gateway_parts import Parts, gateway
+
+LIMITS = Limits()
+LONG, SHORT = timedelta(seconds=30), timedelta(seconds=0.2)
+# Whoever has to wait for a lock fails by it.
+AT_ONCE = "SET LOCAL lock_timeout = '500ms'"
+
+
+@pytest.fixture
+async def parts(database_url: str) -> AsyncIterator[Parts]:
+    async with gateway(database_url, pool_size=20) as parts:
+        yield parts
+
+
+@pytest.fixture
+def today() -> date:
+    return datetime.now(UTC).date()
+
+
+@pytest.fixture
+async def old(engine: AsyncEngine, today: date) -> date:
+    """A day past retention that has partitions."""
+    day = today - LIMITS.log - timedelta(days=1)
+    async with engine.begin() as conn:
+        await partitions.ensure(conn, day, 1)
+    return day
+
+
+async def drop(engine: AsyncEngine, limit: date) -> list[str]:
+    async with engine.connect() as conn:
+        await conn.execution_options(isolation_level="AUTOCOMMIT")
+        return await partitions.drop_before(conn, limit, wait=LONG)
+
+
+async def tables_of(engine: AsyncEngine, day: date) -> list[str]:
+    """Those that are there, as partitions or by themselves."""
+    async with engine.connect() as conn:
+        found = await conn.execute(
+            text("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ CAST(:form AS text)"),
+            {"form": f"_{day:%Y%m%d}$"},
+        )
+        return sorted(found.scalars())
+
+
+async def is_detaching(engine: AsyncEngine) -> bool:
+    async with engine.connect() as conn:
+        pending = text("SELECT count(*) FROM pg_inherits WHERE inhdetachpending")
+        return bool((await conn.execute(pending)).scalar_one())
+
+
+async def until_detaching(engine: AsyncEngine) -> None:
+    async with asyncio.timeout(20):
+        while not await is_detaching(engine):  # noqa: ASYNC110 - the catalogue rings no bell
+            await asyncio.sleep(0.01)
+
+
+async def settle(conn: AsyncConnection, job: Job) -> None:
+    now = datetime.now(UTC)
+    done = [Settled(new_id(), "u-1", "push.example.org", Accepted(), 1, 201, now, 20, now) for _ in range(20)]
+    await deliveries.record(conn, job, Settlement(settled=done))
+
+
+async def job_of(parts: Parts, day: date) -> Job:
+    sent = await parts.submit(Kind.DIRECT)
+    return Job(0, Task.SEND, sent.id, parts.application_id, sent.delivery.lane, 1, 0, day, ())
+
+
+async def test_a_partition_is_dropped_while_some_read_and_others_settle_and_nobody_waits(
+    parts: Parts, old: date, today: date
+) -> None:
+    """By lock timeouts: neither the reader, who has the old partition open, nor the writers meet a lock."""
+    job = await job_of(parts, today)
+    settled = 0
+    async with parts.engine.connect() as reading:
+        await reading.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        await reading.execute(text(AT_ONCE))
+        count = text("SELECT count(*) FROM deliveries")
+        before = (await reading.execute(count)).scalar_one()
+        dropping = asyncio.create_task(drop(parts.engine, today - LIMITS.log))
+        await until_detaching(parts.engine)
+        for _ in range(20):
+            async with parts.engine.begin() as writing:
+                await writing.execute(text(AT_ONCE))
+                await settle(writing, job)
+                settled += 20
+            assert (await reading.execute(count)).scalar_one() == before
+            async with parts.engine.begin() as other:
+                await other.execute(text(AT_ONCE))
+                assert (await other.execute(count)).scalar_one() == before + settled
+        assert not dropping.done()
+        assert await tables_of(parts.engine, old)
+    dropped = await asyncio.wait_for(dropping, 20)
+    assert sorted(dropped) == sorted(f"{table.name}_{old:%Y%m%d}" for table in PARTITIONED)
+    assert await tables_of(parts.engine, old) == []
+
+
+async def test_what_is_held_up_is_left_for_the_next_time_and_keeps_no_new_partition_from_being_made(
+    engine: AsyncEngine, old: date, today: date, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "WAIT", SHORT)
+    far = today + timedelta(days=50)
+    async with engine.connect() as reading:
+        await reading.execute(text("SELECT count(*) FROM deliveries"))
+        done = await upkeep.once(engine, LIMITS)
+        assert done["retention"] == len(PARTITIONED) - 1
+        assert await is_detaching(engine)
+        async with engine.begin() as conn:
+            await conn.execute(text(AT_ONCE))
+            assert len(await partitions.ensure(conn, far, 1)) == len(PARTITIONED)
+        assert await tables_of(engine, old) == [f"deliveries_{old:%Y%m%d}"]
+    assert (await upkeep.once(engine, LIMITS))["retention"] == 1
+    assert await tables_of(engine, old) == []
+
+
+async def test_retention_goes_on_where_it_was_killed_while_it_detached(
+    engine: AsyncEngine, database_url: str, old: date, today: date
+) -> None:
+    async with engine.connect() as reading:
+        await reading.execute(text("SELECT count(*) FROM deliveries"))
+        killed = await asyncpg.connect(database_url)
+        statement = f"ALTER TABLE deliveries DETACH PARTITION deliveries_{old:%Y%m%d} CONCURRENTLY"
+        detaching = asyncio.create_task(killed.execute(statement))
+        await until_detaching(engine)
+        async with engine.connect() as conn:
+            await conn.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": killed.get_server_pid()})
+        with pytest.raises((asyncpg.PostgresError, ConnectionError)):
+            await detaching
+    assert await is_detaching(engine)
+    assert len(await drop(engine, today - LIMITS.log)) == len(PARTITIONED)
+    assert await tables_of(engine, old) == []
+
+
+async def test_a_worker_that_stops_while_it_detaches_leaves_the_rest_to_the_next(
+    engine: AsyncEngine, old: date, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "WAIT", LONG)
+    async with engine.connect() as reading:
+        await reading.execute(text("SELECT count(*) FROM deliveries"))
+        stopped = asyncio.create_task(upkeep.once(engine, LIMITS))
+        await until_detaching(engine)
+        stopped.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stopped
+    assert (await upkeep.once(engine, LIMITS))["retention"] == len(PARTITIONED)
+    assert await tables_of(engine, old) == []
+
+
+async def test_retention_goes_on_where_it_was_killed_before_it_dropped(
+    engine: AsyncEngine, database_url: str, old: date, today: date
+) -> None:
+    conn = await asyncpg.connect(database_url)
+    await conn.execute(f"ALTER TABLE deliveries DETACH PARTITION deliveries_{old:%Y%m%d} CONCURRENTLY")
+    await conn.execute("CREATE TABLE deliveries_kept (LIKE deliveries)")
+    await conn.close()
+    assert len(await drop(engine, today - LIMITS.log)) == len(PARTITIONED)
+    assert await tables_of(engine, old) == []
+    async with engine.connect() as reading:
+        assert (await reading.execute(text("SELECT to_regclass('deliveries_kept') IS NOT NULL"))).scalar_one()
+
+
+async def test_the_log_has_no_default_partition(engine: AsyncEngine) -> None:
+    """With one, Postgres refuses to detach concurrently."""
+    async with engine.connect() as conn:
+        defaults = text("SELECT count(*) FROM pg_partitioned_table WHERE partdefid <> 0")
+        assert (await conn.execute(defaults)).scalar_one() == 0
