@@ -31,8 +31,8 @@ from sqlalchemy import text
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 
-import send  # noqa: E402
 import sink  # noqa: E402
+import stage  # noqa: E402
 
 from gateway.domain.notification import Kind  # noqa: E402
 from gateway.embedded import EmbeddedPostgres  # noqa: E402
@@ -41,7 +41,6 @@ from gateway.records import database, migrate  # noqa: E402
 from gateway.service.context import Context  # noqa: E402
 from gateway.service.submission import Draft, submit  # noqa: E402
 from gateway.service.vault import Vault  # noqa: E402
-from gateway.sim.keys import Keys  # noqa: E402
 from tests.support.nats_server import nodes  # noqa: E402
 from tests.support.tls import make_ca  # noqa: E402
 
@@ -93,12 +92,9 @@ def main() -> None:
 async def compare(asked: argparse.Namespace, folder: Path, origin: str, url: str) -> list[Contestant]:
     makers = {"postgres": ("Postgres", 0), "one": ("NATS, one server", 1), "three": ("NATS, three servers", 3)}
     chosen = [makers[name] for name in makers if not asked.only or name in asked.only]
-    pairs = [Keys.generate() for _ in range(send.KEY_PAIRS)]
     async with AsyncExitStack() as stack:
         several = [
-            await stack.enter_async_context(
-                contestant(name, servers, folder / f"q{servers}", origin, url, pairs, asked)
-            )
+            await stack.enter_async_context(contestant(name, servers, folder / f"q{servers}", origin, url, asked))
             for name, servers in chosen
         ]
         for number in range(asked.rounds):
@@ -106,13 +102,13 @@ async def compare(asked: argparse.Namespace, folder: Path, origin: str, url: str
                 console.print(f"[dim]round {number + 1} of {asked.rounds}: {one.name}[/]")
                 await one_round(one, asked.devices)
         for one in several:
-            one.peak_mb = {part: sum(map(send.peak_memory, pids)) for part, pids in one.processes.items()}
+            one.peak_mb = {part: sum(map(stage.memory, pids)) for part, pids in one.processes.items()}
     return several
 
 
 @asynccontextmanager
 async def contestant(
-    name: str, servers: int, folder: Path, origin: str, url: str, pairs: list[Keys], asked: argparse.Namespace
+    name: str, servers: int, folder: Path, origin: str, url: str, asked: argparse.Namespace
 ) -> AsyncIterator[Contestant]:
     folder.mkdir()  # noqa: ASYNC240 - nothing else runs yet
     base = database.open_engine(url)
@@ -125,22 +121,25 @@ async def contestant(
     async with AsyncExitStack() as stack:
         engine = database.open_engine(own)
         stack.push_async_callback(engine.dispose)
-        context = Context(engine, Vault(send.MASTER_KEY.encode()), EndpointPolicy([origin]), "https://push.example.org")
-        application_id = await send.prepare(context, origin, pairs, asked.devices)
+        context = Context(
+            engine, Vault(stage.MASTER_KEY.encode()), EndpointPolicy([origin]), "https://push.example.org"
+        )
+        application_id = await stage.application(context)
+        await stage.devices(context, application_id, origin, asked.devices)
         async with engine.begin() as conn:  # whom the alerts are for
             one = text("UPDATE devices SET user_id = 'chief' WHERE id = (SELECT min(id::text)::uuid FROM devices)")
             await conn.execute(one)
             backend = (await conn.execute(text("SELECT pg_backend_pid()"))).scalar_one()
-        postmaster = send.parent_of(backend)
+        postmaster = stage.parent_of(backend)
         settings = {
             "GATEWAY_DATABASE_URL": own,
-            "GATEWAY_MASTER_KEY": send.MASTER_KEY,
+            "GATEWAY_MASTER_KEY": stage.MASTER_KEY,
             "GATEWAY_PUSH_HOSTS": origin,
             "GATEWAY_PUSH_CA": str(folder.parent / "ca.pem"),
             "GATEWAY_PUBLIC_URL": "https://push.example.org",
-            "GATEWAY_SENDERS": str(send.AT_ONCE),
+            "GATEWAY_SENDERS": "64",
             "GATEWAY_LOG_FORMAT": "json",
-            "PYTHONPATH": str(send.ROOT),
+            "PYTHONPATH": str(stage.ROOT),
         }
         processes: dict[str, list[int]] = {}
         if servers:
@@ -151,10 +150,10 @@ async def contestant(
             settings["GATEWAY_DATABASE_URL"] = ""
         processes["worker"] = [await stack.enter_async_context(running("work", settings, folder))]
         cpu: dict[str, Callable[[], float]] = {
-            part: lambda pids=pids: sum(map(send.process_cpu, pids))  # type: ignore[misc]
+            part: lambda pids=pids: sum(map(stage.process_cpu, pids))  # type: ignore[misc]
             for part, pids in processes.items()
         }
-        cpu["Postgres"] = lambda: send.family_cpu(postmaster)
+        cpu["Postgres"] = lambda: stage.family_cpu(postmaster)
         yield Contestant(name, context, application_id, cpu, processes)
 
 
@@ -182,18 +181,18 @@ async def one_round(one: Contestant, count: int) -> None:
     """One campaign to everyone, from the submission to the last row of the log, and the alerts beside it."""
     before = {part: read() for part, read in one.cpu.items()}
     began = time.perf_counter()
-    sent = await accept(one, Draft(Kind.CAMPAIGN, dict(send.CONTENT), {"everyone": True}))
+    sent = await accept(one, Draft(Kind.CAMPAIGN, dict(stage.CONTENT), {"everyone": True}))
     alerts: dict[UUID, datetime] = {}
-    async with asyncio.timeout(send.PATIENCE_S):
+    async with asyncio.timeout(stage.PATIENCE_S):
         while not await finished(one, sent):
             await asyncio.sleep(ALERT_EVERY_S)
-            alert = await accept(one, Draft(Kind.ALERT, dict(send.CONTENT), {"user_id": "chief"}))
+            alert = await accept(one, Draft(Kind.ALERT, dict(stage.CONTENT), {"user_id": "chief"}))
             alerts[alert] = datetime.now(UTC)
         seconds = time.perf_counter() - began
         used = {part: read() - before[part] for part, read in one.cpu.items()}
         for alert in alerts:
             while not await finished(one, alert):  # noqa: ASYNC110 - seldom enough to cost nothing
-                await asyncio.sleep(send.LOOK_S)
+                await asyncio.sleep(stage.LOOK_S)
     one.rate.append(count / seconds)
     for part in PARTS:
         one.used[part].append(used.get(part, 0.0) / count * 1e6)

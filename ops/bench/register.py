@@ -39,7 +39,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
 
-from send import MASTER_KEY, family_cpu, parent_of, peak_memory, process_cpu  # noqa: E402
+from stage import MASTER_KEY, family_cpu, memory, parent_of, process_cpu  # noqa: E402
 
 from gateway.domain import ids  # noqa: E402
 from gateway.embedded import EmbeddedPostgres  # noqa: E402
@@ -135,7 +135,7 @@ async def measured(asked: argparse.Namespace, url: str) -> list[dict[str, Any]]:
                     file.write(said.one() + b"\n")
                 sending = imported(port, made["secret_key"], file, asked.lines)
                 figures.append(await taken("importing", cost, sending))
-        peak = peak_memory(server.pid)
+        peak = memory(server.pid)
     console.print(f"the server took {peak:.0f} MB at its peak")
     with running(alone, {}, "listening") as server:
 
