@@ -148,7 +148,7 @@ async def enqueue_plans(conn: AsyncConnection, accepted: Sequence[Notification])
             for notification in accepted
         ],
     )
-    await signals.send(conn, signals.JOBS)
+    await _ring(conn, *(notification.delivery.lane for notification in accepted))
 
 
 async def cut(conn: AsyncConnection, plan: Job, day: date, audience: Select[tuple[UUID, datetime]], size: int) -> int:
@@ -172,8 +172,13 @@ async def cut(conn: AsyncConnection, plan: Job, day: date, audience: Select[tupl
     columns = ["application_id", "notification_id", "lane", "day", "run_at", "device_ids"]
     written = insert(jobs).from_select(columns, chunks).returning(func.cardinality(jobs.c.device_ids))
     sizes = (await conn.execute(written)).scalars().all()
-    await signals.send(conn, signals.JOBS)
+    await _ring(conn, plan.lane)
     return sum(sizes)
+
+
+async def _ring(conn: AsyncConnection, *lanes: Lane) -> None:
+    """Say that jobs of these lanes may be due."""
+    await signals.send(conn, signals.JOBS, Lane.URGENT.label if Lane.URGENT in lanes else "")
 
 
 async def drop(conn: AsyncConnection, job: Job) -> None:

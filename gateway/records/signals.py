@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.records.database import plain_url
 
 JOBS = "gateway_jobs"
-"""Jobs may have come due."""
+"""Jobs may have come due. Payload: the lane `urgent` when they are in it, else empty."""
 LOG = "gateway_log"
 """Payload: the application whose log has grown."""
 CONTROL = "gateway_control"

@@ -15,6 +15,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -116,6 +117,8 @@ class Lanes(Generic[L]):
         self._idle_urgent: deque[asyncio.Future[None]] = deque()
         self._eased = asyncio.Event()
         self._turning = 0.0
+        self._making_way = False
+        self._urgent_came = asyncio.Event()
 
     def put(self, lane: Lane, application: UUID, letters: Sequence[L]) -> None:
         """Messages of one application. Some of them may be put off at once."""
@@ -134,6 +137,20 @@ class Lanes(Generic[L]):
                 self._add(stop, lane, application, some, now)
         if self._at_hand[lane] <= at_hand:
             self._fruitless[lane] += len(letters)
+        if lane is Lane.URGENT:
+            self._urgent_came.set()
+
+    async def make_way(self, seconds: float) -> None:
+        """Give out nothing but urgent messages until more of them have come, for `seconds` at the most."""
+        self._urgent_came.clear()
+        self._making_way = True
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._urgent_came.wait()
+        finally:
+            self._making_way = False
+            self._wake_all(self._most)
 
     async def take(self, *, urgent_only: bool) -> L:
         """The next message to send; the caller must give it back with `done`, and then take the next at once."""
@@ -196,7 +213,7 @@ class Lanes(Generic[L]):
             self._load.wanted = True
             return None
         now = self._clock()
-        for lane in URGENT if urgent_only else ALL:
+        for lane in URGENT if urgent_only or self._making_way else ALL:
             turns = self._turns[lane]
             urgent = lane is Lane.URGENT
             while turns:

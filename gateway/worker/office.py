@@ -10,7 +10,7 @@ from uuid import UUID
 from gateway.domain.cargo import Cargo
 from gateway.domain.job import Job
 from gateway.domain.notification import Notification, Status
-from gateway.queue.nats import WORDS, Broker, NatsQueue
+from gateway.queue.nats import BELL, WORDS, Broker, NatsQueue
 from gateway.records import notifications, signals
 from gateway.service import control, loading, planning
 from gateway.service.context import Context
@@ -34,6 +34,10 @@ class Office(Protocol):
 
     def words(self) -> AbstractContextManager[signals.Waiter]:
         """Hear what is said: a notification's id and its new status, with a space between."""
+        ...
+
+    def alarms(self) -> AbstractContextManager[signals.Waiter]:
+        """Hear of jobs that have come, among much else; `urgent` says that there are some of that lane."""
         ...
 
     async def give_back(self, job: Job) -> None:
@@ -64,6 +68,9 @@ class Database:
 
     def words(self) -> AbstractContextManager[signals.Waiter]:
         return self._bell.waiter(signals.CONTROL)
+
+    def alarms(self) -> AbstractContextManager[signals.Waiter]:
+        return self._bell.waiter(signals.JOBS)
 
     async def give_back(self, job: Job) -> None:
         async with self._context.engine.begin() as conn:
@@ -101,6 +108,12 @@ class Elsewhere:
     def words(self) -> Iterator[signals.Waiter]:
         waiter = signals.Waiter()
         with self._broker.heard(f"{WORDS}.*", lambda id_, status: waiter.hear(f"{id_} {status}")):
+            yield waiter
+
+    @contextmanager
+    def alarms(self) -> Iterator[signals.Waiter]:
+        waiter = signals.Waiter()
+        with self._broker.heard(BELL, lambda _, lane: waiter.hear(lane)):
             yield waiter
 
     async def give_back(self, job: Job) -> None:

@@ -106,7 +106,7 @@ class Relay:
             await self.broker.ask(self.broker.js.publish(nats.job_subject(job.lane, job.id), data, headers=headers))
             out[job.id] = job
             with suppress(nats.Unavailable):  # workers look by themselves too
-                await self.broker.ask(self.broker.client.publish(nats.BELL, b""))
+                await self.broker.ask(self.broker.client.publish(nats.BELL, job.lane.label.encode()))
         except LeaseLost:
             log.warning("job.lease_lost", job_id=job.id)
         except nats.Unavailable:

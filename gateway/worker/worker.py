@@ -33,10 +33,10 @@ CLAIM_WAIT = timedelta(seconds=15)
 DATABASE_PAUSE_S = 1.0
 # That a host is stuck is told by nothing that happens: it is looked for so often.
 LOOK_S = 0.1
+# Longer than it takes from the word that there are urgent jobs until their messages are at hand.
+MAKE_WAY_S = 0.1
 # These say it even when no try comes after: WNS's word for it, and everybody else's.
 THROTTLED = (406, 429)
-# Notifications whose messages are kept from job to job, already composed.
-MOST_MESSAGES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,8 @@ class Worker:
         async with AsyncExitStack() as stack:
             background = await stack.enter_async_context(asyncio.TaskGroup())
             helpers = [background.create_task(one) for one in (self._renew(), self._listen(), self._look())]
+            if Lane.URGENT in crew.lanes:
+                helpers.append(background.create_task(self._make_way()))
             helpers += [background.create_task(self._send(urgent_only=False)) for _ in range(crew.senders)]
             helpers += [background.create_task(self._send(urgent_only=True)) for _ in range(crew.urgent_senders)]
             async with asyncio.TaskGroup() as jobs:
@@ -192,6 +194,21 @@ class Worker:
         while True:
             await asyncio.sleep(LOOK_S)
             self._lanes.look()
+
+    async def _make_way(self) -> None:
+        """Send nothing else while an alert is on its way to us.
+
+        It takes some thirty questions to the database to claim, plan and load it. Each of them would wait for the event
+        loop to encrypt a few dozen messages of a campaign.
+        """
+        clock = asyncio.get_running_loop().time
+        with self._office.alarms() as waiter:
+            while True:
+                if Lane.URGENT.label in await waiter.wait(self._crew.lease.total_seconds()):
+                    began = clock()
+                    await self._lanes.make_way(MAKE_WAY_S)
+                    await waiter.wait(0)  # what was said of the same alert meanwhile
+                    await asyncio.sleep(clock() - began)  # however many alerts come, half of the time is the others'
 
     async def _listen(self) -> None:
         """Stop sending what was paused or cancelled, at once and not only with the next job."""

@@ -436,3 +436,28 @@ def test_a_crew_starts_small(clock: Callable[[], float]) -> None:
     while lanes._pop(False) is not None:
         taken += 1
     assert taken == START
+
+
+async def test_nothing_but_urgent_messages_are_given_out_while_way_is_made(lanes: Lanes[Letter]) -> None:
+    """A campaign's messages wait until the alert's have come, and then go on behind them."""
+    lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 3))
+    making = asyncio.create_task(lanes.make_way(10))
+    await asyncio.sleep(0)
+    sender = asyncio.create_task(take(lanes))
+    await asyncio.sleep(0)
+    assert not sender.done()
+
+    lanes.put(Lane.URGENT, ONE, letters(Lane.URGENT, 1))
+    await making
+    assert (await sender).lane is Lane.URGENT
+    assert (await take(lanes)).lane is Lane.BULK
+
+
+async def test_way_is_not_made_for_longer_than_asked(lanes: Lanes[Letter]) -> None:
+    """An alert that another worker has taken holds up nobody here."""
+    lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 1))
+    making = asyncio.create_task(lanes.make_way(0.01))
+    await asyncio.sleep(0)
+    sender = asyncio.create_task(take(lanes))
+    await making
+    assert (await sender).lane is Lane.BULK
