@@ -4,7 +4,6 @@ The devices are made by one INSERT, as wide as real ones. Each audience is count
 times more; the figure is the median. They belong to one application, beside another a tenth of its size.
 """
 
-import argparse
 import asyncio
 import statistics
 import tempfile
@@ -13,19 +12,16 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+import stage
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
+from stage import console
 
 from gateway.domain.ids import new_id
 from gateway.embedded import EmbeddedPostgres
 from gateway.push.vapid import VapidKey
 from gateway.records import applications, database, migrate
 from gateway.service import reports
-
-console = Console(highlight=False)
 
 # Points are spread over a square of 10 by 10 degrees: this one holds 1 % of them.
 ONE_PERCENT = {"type": "Polygon", "coordinates": [[[12, 45], [13, 45], [13, 46], [12, 46], [12, 45]]]}
@@ -60,22 +56,26 @@ FILL = text("""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="ops/bench/audience", description=__doc__)
-    parser.add_argument("--devices", type=int, default=1_000_000)
-    parser.add_argument("--repeat", type=int, default=5)
+    parser = stage.parser("audience", __doc__)
+    parser.add_argument("--devices", type=int, default=1_000_000, help="(%(default)s)")
+    parser.add_argument("--repeat", type=int, default=5, help="times that each audience is counted (%(default)s)")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as directory:
         Path(directory).chmod(0o711)
         with EmbeddedPostgres(Path(directory) / "postgres") as postgres:
             migrate.upgrade(postgres.url)
-            asyncio.run(measured(postgres.url, chosen.devices, chosen.repeat))
+            found = asyncio.run(measured(postgres.url, chosen.devices, chosen.repeat))
+    stage.keep(chosen.json, {"devices": chosen.devices, "audiences": found})
 
 
-async def measured(url: str, devices: int, repeat: int) -> None:
+async def measured(url: str, devices: int, repeat: int) -> list[dict[str, Any]]:
+    """Each audience with its counts, and the milliseconds of every time that it was counted."""
+    counted = []
     engine = database.open_engine(url)
     application_id = new_id()
     began = time.perf_counter()
     async with engine.begin() as conn:
+        await conn.execute(text("SELECT setseed(0.42)"))
         await _fill(conn, new_id(), devices // 10)
         await _fill(conn, application_id, devices)
     async with engine.connect() as conn:
@@ -83,9 +83,7 @@ async def measured(url: str, devices: int, repeat: int) -> None:
         await autocommit.execute(text("VACUUM ANALYZE devices"))
         size = (await conn.execute(text("SELECT pg_size_pretty(pg_total_relation_size('devices'))"))).scalar()
     console.print(f"{devices} devices made in {time.perf_counter() - began:.0f} s, {size} with their indexes")
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("audience", "devices", "users", "median ms", "slowest ms"):
-        shown.add_column(column, justify="left" if column == "audience" else "right")
+    shown = stage.table("audience", "devices", "users", "median ms", "slowest ms")
     async with engine.connect() as conn:
         for name, audience in AUDIENCES.items():
             await reports.preview(conn, application_id, audience)
@@ -94,10 +92,12 @@ async def measured(url: str, devices: int, repeat: int) -> None:
                 began = time.perf_counter()
                 found = await reports.preview(conn, application_id, audience)
                 times.append((time.perf_counter() - began) * 1000)
+            counted.append({"name": name, "devices": found["devices"], "users": found["users"], "ms": times})
             figures = (f"{statistics.median(times):.0f}", f"{max(times):.0f}")
             shown.add_row(name, f"{found['devices']:,}", f"{found['users']:,}", *figures)
     console.print(shown)
     await engine.dispose()
+    return counted
 
 
 async def _fill(conn: AsyncConnection, application_id: UUID, devices: int) -> None:

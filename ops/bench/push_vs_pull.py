@@ -6,45 +6,18 @@ POST to a push service on loopback, which counts its octets. Processor time is t
 Postgres. The polls of an hour are measured once for each kind of answer and multiplied.
 """
 
-import argparse
 import asyncio
-import os
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+import stage
 from sqlalchemy import text
-
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT), str(HERE)]
-
-from send import CONTENT, MASTER_KEY, family_cpu, parent_of, prepare, process_cpu  # noqa: E402
-
-from gateway.domain.notification import Kind  # noqa: E402
-from gateway.embedded import EmbeddedPostgres  # noqa: E402
-from gateway.push.endpoints import EndpointPolicy  # noqa: E402
-from gateway.records import database, migrate  # noqa: E402
-from gateway.service.context import Context  # noqa: E402
-from gateway.service.submission import Draft, submit  # noqa: E402
-from gateway.service.vault import Vault  # noqa: E402
-from gateway.sim.keys import Keys  # noqa: E402
+from stage import Stage, console, family_cpu, process_cpu
 
 AT_ONCE = 50
 EVERY_S = 300
-PATIENCE_S = 120
-LOOK_S = 0.1
 CREATED = b"HTTP/1.1 201 Created\r\nLocation: /m/1\r\nTTL: 60\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -59,73 +32,62 @@ class Cost:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="ops/bench/push_vs_pull", description=__doc__)
-    parser.add_argument("--clients", type=int, default=1000)
+    parser = stage.parser("push_vs_pull", __doc__)
+    parser.add_argument("--clients", type=int, default=1000, help="(%(default)s)")
     parser.add_argument("--changes", type=int, nargs="*", default=[0, 1, 4, 12], help="an hour, each for everyone")
-    chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as directory:
-        Path(directory).chmod(0o711)
-        with EmbeddedPostgres(Path(directory) / "postgres") as postgres:
-            migrate.upgrade(postgres.url)
-            asyncio.run(measured(postgres.url, chosen.clients, chosen.changes))
+    asked = parser.parse_args()
+    with stage.stage() as on:
+        same, new, pushed = asyncio.run(measured(on, asked.clients))
+    report(asked.clients, asked.changes, same, new, pushed)
+    stage.keep(asked.json, {"clients": asked.clients, "304": asdict(same), "200": asdict(new), "push": asdict(pushed)})
 
 
-async def measured(url: str, clients: int, changes: list[int]) -> None:
+async def measured(on: Stage, clients: int) -> tuple[Cost, Cost, Cost]:
+    """A poll with nothing new, one with something, and a push."""
     counted = {"octets": 0}
     sink = await asyncio.start_server(lambda reader, writer: _take(reader, writer, counted), "127.0.0.1", 0)
-    origin = f"http://127.0.0.1:{sink.sockets[0].getsockname()[1]}"
-    engine = database.open_engine(url)
-    context = Context(engine, Vault(MASTER_KEY.encode()), EndpointPolicy([origin]), "https://push.example.org")
-    application_id = await prepare(context, origin, [Keys.generate() for _ in range(50)], clients)
-    async with engine.connect() as conn:
-        devices = (await conn.execute(text("SELECT id FROM devices ORDER BY id"))).scalars().all()
-        postmaster = parent_of((await conn.execute(text("SELECT pg_backend_pid()"))).scalar_one())
+    on = replace(on, origin=f"http://127.0.0.1:{sink.sockets[0].getsockname()[1]}")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    settings = {"DATABASE_URL": url, "MASTER_KEY": MASTER_KEY, "PUSH_HOSTS": origin, "PORT": str(port)}
-    settings |= {"PUBLIC_URL": "https://push.example.org", "LOG_FORMAT": "json", "INBOX_PER_MINUTE": "100000"}
-    with _running("work", settings, "worker.started") as worker, _running("serve", settings, "web.listening") as server:
+    served = {"port": str(port), "inbox_per_minute": "100000"}
+    async with stage.orders(on) as context:
+        application_id = await stage.application(context)
+        await stage.devices(context, application_id, on.origin, clients)
+        postmaster = await stage.postmaster(context)
+        async with context.engine.connect() as conn:
+            devices = (await conn.execute(text("SELECT id FROM devices ORDER BY id"))).scalars().all()
+        with (
+            stage.running(on, "work", until="worker.started") as worker,
+            stage.running(on, "serve", until="web.listening", **served) as server,
+        ):
 
-        async def push() -> Cost:
-            before = counted["octets"], process_cpu(worker.pid), family_cpu(postmaster)
-            async with engine.begin() as conn:
-                sent = await submit(
-                    conn, context, application_id, Draft(Kind.CAMPAIGN, dict(CONTENT), {"everyone": True})
-                )
-            done = text("SELECT finished_at IS NOT NULL FROM notifications WHERE id = :id")
-            async with asyncio.timeout(PATIENCE_S):
-                while True:
-                    async with engine.connect() as conn:
-                        if (await conn.execute(done, {"id": sent.id})).scalar_one():
-                            break
-                    await asyncio.sleep(LOOK_S)
-            octets, used, beside = before
-            return Cost(
-                clients, counted["octets"] - octets, process_cpu(worker.pid) - used, family_cpu(postmaster) - beside
-            )
+            async def push() -> Cost:
+                octets, used, beside = counted["octets"], process_cpu(worker.pid), family_cpu(postmaster)
+                await stage.ended(context, await stage.send(context, application_id))
+                spent = process_cpu(worker.pid) - used, family_cpu(postmaster) - beside
+                return Cost(clients, counted["octets"] - octets, *spent)
 
-        etags: dict[Any, str] = {}
+            etags: dict[Any, str] = {}
 
-        async def poll() -> Cost:
-            used, beside = process_cpu(server.pid), family_cpu(postmaster)
-            places = asyncio.Semaphore(AT_ONCE)
+            async def poll() -> Cost:
+                used, beside = process_cpu(server.pid), family_cpu(postmaster)
+                places = asyncio.Semaphore(AT_ONCE)
 
-            async def one(device: Any) -> int:
-                async with places:
-                    token = context.vault.device_token(device)
-                    octets, etags[device] = await _poll(port, f"dev_{device.hex}", token, etags.get(device, ""))
-                    return octets
+                async def one(device: Any) -> int:
+                    async with places:
+                        token = context.vault.device_token(device)
+                        octets, etags[device] = await _poll(port, f"dev_{device.hex}", token, etags.get(device, ""))
+                        return octets
 
-            octets = sum(await asyncio.gather(*map(one, devices)))
-            return Cost(clients, octets, process_cpu(server.pid) - used, family_cpu(postmaster) - beside)
+                octets = sum(await asyncio.gather(*map(one, devices)))
+                return Cost(clients, octets, process_cpu(server.pid) - used, family_cpu(postmaster) - beside)
 
-        for _ in range(10):  # something is in every inbox
-            await push()
-        await poll()
-        same, pushed, new = await poll(), await push(), await poll()
+            for _ in range(10):  # something is in every inbox
+                await push()
+            await poll()
+            same, pushed, new = await poll(), await push(), await poll()
     sink.close()
-    await engine.dispose()
-    _report(clients, changes, same, new, pushed)
+    return same, new, pushed
 
 
 async def _take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counted: dict[str, int]) -> None:
@@ -158,45 +120,17 @@ async def _poll(port: int, device: str, token: str, etag: str) -> tuple[int, str
     return len(asked) + len(answer), found.partition(":")[2].strip()
 
 
-@contextmanager
-def _running(command: str, settings: dict[str, str], said: str) -> Iterator[subprocess.Popen[str]]:
-    environment = (
-        os.environ | {f"GATEWAY_{name}": value for name, value in settings.items()} | {"PYTHONPATH": str(ROOT)}
-    )
-    log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below
-    process = subprocess.Popen([sys.executable, "-m", "gateway", command], env=environment, stderr=log, text=True)
-    try:
-        began = time.monotonic()
-        while time.monotonic() < began + PATIENCE_S:
-            log.seek(0)
-            if said in log.read():
-                break
-            time.sleep(LOOK_S)
-        else:
-            raise SystemExit(f"`gateway {command}` did not start")
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        log.close()
-
-
-def _report(clients: int, changes: list[int], same: Cost, new: Cost, pushed: Cost) -> None:
-    console = Console(highlight=False)
+def report(clients: int, changes: list[int], same: Cost, new: Cost, pushed: Cost) -> None:
     once: list[tuple[str, Callable[[Cost], float]]] = [
         ("octets", lambda cost: cost.octets / cost.requests),
         ("gateway us", lambda cost: cost.gateway_s / cost.requests * 1e6),
         ("Postgres us", lambda cost: cost.postgres_s / cost.requests * 1e6),
     ]
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("one", *(name for name, _ in once)):
-        shown.add_column(column, justify="left" if column == "one" else "right")
+    shown = stage.table("one", *(name for name, _ in once))
     for name, cost in (("poll with nothing new", same), ("poll with something new", new), ("push", pushed)):
         shown.add_row(name, *(f"{of(cost):,.0f}" for _, of in once))
     console.print(shown)
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("changes an hour", "", "requests", "MB", "CPU seconds", "seconds until it is known"):
-        shown.add_column(column, justify="left" if not column else "right")
+    shown = stage.table("changes an hour", "", "requests", "MB", "CPU seconds", "seconds until it is known")
     rounds = 3600 // EVERY_S
     for number in changes:
         told = min(number, rounds)
