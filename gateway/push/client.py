@@ -28,7 +28,9 @@ CONNECT_TIMEOUT = timedelta(seconds=10)
 # Below the idle limits of the services' load balancers, so that a reused connection is seldom one being closed.
 IDLE_TIMEOUT = timedelta(seconds=50)
 # Over HTTP/1.1 each message in flight has a connection: kept, so that they are not all made anew for the next.
-IDLE_CONNECTIONS = 1024
+# What a connection over HTTP/2 is allowed at once is the server's to say; RFC 9113 section 6.5.2 asks for no less than
+# this, and few allow more. What is beyond that would wait in the client.
+STREAMS = 100
 PING_INTERVAL = timedelta(seconds=20)
 MOST_BODY = 4096
 LONGEST_HEADER = 2048
@@ -52,16 +54,25 @@ class PushClient:
         connect_timeout: timedelta = CONNECT_TIMEOUT,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        self._timeout, self._connect_timeout = timeout, connect_timeout
+        self._certificates = [] if ca_file is None else _certificates(ca_file)
+        self._clients = [self._build()]
+        self._lying: dict[str, list[int]] = {}
+        """How many requests lie with an origin, by the client that brought them there."""
+        self._clock = clock
+
+    def _build(self) -> Client:
+        """One connection to every origin that speaks HTTP/2, and as many as are needed to others."""
         builder = (
             ClientBuilder()
             .user_agent("webpush-gateway")
             .http2(True)
             .http2_keep_alive_interval(PING_INTERVAL)
             .http2_keep_alive_timeout(CONNECT_TIMEOUT)
-            .timeout(timeout)
-            .connect_timeout(connect_timeout)
+            .timeout(self._timeout)
+            .connect_timeout(self._connect_timeout)
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .pool_max_idle_per_host(STREAMS)
             .follow_redirects(False)
             .referer(False)
             .no_proxy()
@@ -71,17 +82,16 @@ class PushClient:
             .zstd(False)
             .deflate(False)
         )
-        if ca_file is not None:
-            for certificate in _certificates(ca_file):
-                builder = builder.add_root_certificate_der(certificate)
-        self._client: Client = builder.build()
-        self._clock = clock
+        for certificate in self._certificates:
+            builder = builder.add_root_certificate_der(certificate)
+        return builder.build()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.close()
+        for client in self._clients:
+            await client.close()
 
     async def post(
         self, endpoint: str, body: bytes, *, ttl: int, urgency: str, topic: str, authorization: str
@@ -91,9 +101,14 @@ class PushClient:
         Never raises for what a push service or the network does: a fault is an Answer too.
         """
         began = self._clock()
+        origin = endpoint[: endpoint.find("/", 8)]
+        lying = self._lying.setdefault(origin, [])
+        place = self._place(lying)
+        lying[place] += 1
         try:
             request = (
-                self._client.post(endpoint)
+                self._clients[place]
+                .post(endpoint)
                 .headers(request_headers(ttl, urgency, topic, authorization))
                 .body_bytes(body)
                 .streamed_read_buffer_limit(0)  # the status counts even when the body never ends
@@ -108,7 +123,21 @@ class PushClient:
                     told = await _read(response)
         except (PyreqwestError, ValueError) as error:
             return Answer(None, duration_ms=self._since(began), fault=_fault(error))
+        finally:
+            lying[place] -= 1
+            if not any(lying):
+                self._lying.pop(origin, None)
         return Answer(status, headers, told, self._since(began))
+
+    def _place(self, lying: list[int]) -> int:
+        """The first client whose connection has room for one more."""
+        for place, count in enumerate(lying):
+            if count < STREAMS:
+                return place
+        lying.append(0)
+        if len(lying) > len(self._clients):
+            self._clients.append(self._build())
+        return len(lying) - 1
 
     def _since(self, began: float) -> int:
         return round((self._clock() - began) * 1000)

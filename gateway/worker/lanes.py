@@ -41,6 +41,8 @@ URGENT_PAUSE_S = 15.0
 FRUITLESS_S = 0.1
 # The claiming of jobs looks again after so many messages.
 STEP = 16
+# Hosts remembered, however many names a vendor's wildcard lets in.
+MOST_HOSTS = 1000
 
 
 class Letter(Protocol):
@@ -368,8 +370,16 @@ class Lanes(Generic[L]):
     def _stop(self, name: str) -> _Stop[L]:
         stop = self._stops.get(name)
         if stop is None:
+            if len(self._stops) >= MOST_HOSTS:
+                self._forget()
             stop = self._stops[name] = _Stop(Host(name, self._most))
         return stop
+
+    def _forget(self) -> None:
+        """Leave out the hosts that nothing is to be remembered of: some vendors have no end of names."""
+        for name, stop in list(self._stops.items()):
+            if not (stop.queues or stop.host.in_flight or stop.host.probe_at):
+                del self._stops[name]
 
     def _turned(self) -> None:
         """The event loop has come round once."""

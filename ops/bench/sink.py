@@ -23,7 +23,7 @@ START_S = 10
 NGINX = """
 worker_processes 1;
 daemon off;
-pid {folder}/nginx.pid;
+pid {folder}/nginx-{port}.pid;
 error_log {folder}/nginx.log crit;
 events {{ worker_connections 4096; }}
 http {{
@@ -39,13 +39,17 @@ http {{
         ssl_certificate {folder}/server.pem;
         ssl_certificate_key {folder}/server.pem;
         location / {{
-            add_header Location /m/1 always;
-            add_header TTL 60 always;
-            return 201;
+            {answer}
         }}
+    }}
+    upstream behind {{
+        server 127.0.0.1:{behind};
+        keepalive 2048;
     }}
 }}
 """
+AT_ONCE = "add_header Location /m/1 always; add_header TTL 60 always; return 201;"
+PASSED_ON = 'proxy_pass https://behind; proxy_http_version 1.1; proxy_set_header Connection "";'
 
 
 @contextmanager
@@ -54,9 +58,7 @@ def running(folder: Path) -> Iterator[tuple[str, str]]:
     port = _free_port()
     nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if nginx:
-        settings = folder / "nginx.conf"
-        settings.write_text(NGINX.format(folder=folder, port=port))
-        words, command = "nginx, HTTP/2 over TLS", [nginx, "-c", str(settings), "-p", str(folder)]
+        words, command = "nginx, HTTP/2 over TLS", _nginx(nginx, folder, port)
     else:
         words, command = "uvloop, HTTP/1.1 over TLS", [sys.executable, __file__, str(port), str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -66,6 +68,30 @@ def running(folder: Path) -> Iterator[tuple[str, str]]:
     finally:
         process.terminate()
         process.wait()
+
+
+@contextmanager
+def far(folder: Path, seconds: float) -> Iterator[str]:
+    """The origin of an nginx over HTTP/2 whose every answer takes so many seconds."""
+    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if nginx is None:
+        raise SystemExit("there is no nginx, and nothing else here speaks HTTP/2")
+    with misbehaving(folder, seconds) as slow:
+        port = _free_port()
+        command = _nginx(nginx, folder, port, PASSED_ON, int(slow.rpartition(":")[2]))
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            asyncio.run(_answers(port))
+            yield f"https://localhost:{port}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _nginx(nginx: str, folder: Path, port: int, answer: str = AT_ONCE, behind: int = 9) -> list[str]:
+    settings = folder / f"nginx-{port}.conf"
+    settings.write_text(NGINX.format(folder=folder, port=port, answer=answer, behind=behind))
+    return [nginx, "-c", str(settings), "-p", str(folder)]
 
 
 @contextmanager

@@ -396,6 +396,25 @@ async def test_tls_speaks_http_2_with_many_posts_on_one_connection(tmp_path: Pat
     assert (sink.connections, sink.most_open) == (1, 3)
 
 
+async def test_what_is_more_than_one_connection_takes_goes_over_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that takes long then costs no more than the places it takes; when they are free one is enough again."""
+    monkeypatch.setattr("gateway.push.client.STREAMS", 3)
+    context, ca_file = make_ca(tmp_path, alpn=("h2",))
+    sink = Http2Sink()
+    async with raw_server(sink.serve, context) as origin, PushClient(ca_file) as client:
+        assert (await post(client, f"{origin}/x")).status == 201
+        sink.batch = 3
+        answers = await asyncio.gather(*(post(client, f"{origin}/x") for _ in range(6)))
+        assert {answer.status for answer in answers} == {201}
+        assert (sink.connections, sink.most_open) == (2, 3)
+        sink.batch = 1
+        for _ in range(5):
+            assert (await post(client, f"{origin}/x")).status == 201
+    assert sink.connections == 2
+
+
 async def test_a_server_without_http_2_gets_http_1_1(tmp_path: Path) -> None:
     versions = []
 
