@@ -19,6 +19,7 @@ from sqlalchemy import text
 from stage import Context, Stage, console
 
 from gateway.domain.notification import Kind
+from gateway.service import control
 
 AREA = {"topic": "weather"}
 LOOK_S = 0.01
@@ -68,8 +69,9 @@ async def measure(on: Stage, asked: argparse.Namespace) -> dict[str, Any]:
             seconds, after = time.perf_counter() - began, await sent(context, campaign)
             if after == asked.devices:
                 console.print("[red]the campaign was over before the alerts were: ask for fewer alerts or more devices")
+            async with context.engine.begin() as conn:
+                await control.cancel(conn, application_id, campaign)
             await stage.ended(context, campaign)
-            await stage.check_log(context, campaign, asked.devices)
     return {
         "idle": [vars_of(one) for one in idle],
         "beside": [vars_of(one) for one in beside],

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -107,7 +108,9 @@ async def application(context: Context, name: str = "bench") -> UUID:
         made = await applications.create(
             conn, context.vault, name, "mailto:ops@example.org", ["https://app.example.org"]
         )
-    return ids.parse(ids.APPLICATION, made["id"])
+    id_ = ids.parse(ids.APPLICATION, made["id"])
+    assert id_ is not None
+    return id_
 
 
 async def devices(
@@ -150,24 +153,24 @@ def running(on: Stage, *command: str, until: str, **settings: str) -> Iterator[s
     `settings` are the gateway's, without their prefix.
     """
     environment = os.environ | on.environment | {f"GATEWAY_{name.upper()}": value for name, value in settings.items()}
-    with (on.folder / f"{command[0]}-{len(list(on.folder.glob('*.log')))}.log").open("w+") as told:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", *command], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        assert process.stderr is not None
-        for line in process.stderr:
-            told.write(line)
-            if until in line:
-                break
-        else:
-            raise SystemExit(f"gateway {' '.join(command)} did not start: {Path(told.name).read_text()}")
-        drain = subprocess.Popen(["cat"], stdin=process.stderr, stdout=told)  # a full pipe would stop it
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-            drain.wait()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gateway", *command], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    told, lines = [], process.stderr or ()
+    for line in lines:
+        told.append(line)
+        if until in line:
+            break
+    else:
+        raise SystemExit(f"gateway {' '.join(command)} did not start: {''.join(told)}")
+    rest = threading.Thread(target=lambda: [*lines])  # a full pipe would stop it
+    rest.start()
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        rest.join()
 
 
 async def send(
