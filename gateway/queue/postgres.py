@@ -22,7 +22,7 @@ from gateway.domain.job import Job, Task
 from gateway.domain.notification import Lane, Notification
 from gateway.queue.protocol import LeaseLost
 from gateway.records import deliveries, signals
-from gateway.records.database import DATABASE_ERRORS
+from gateway.records.database import DATABASE_ERRORS, write_behind
 from gateway.records.schema import jobs
 
 # One named constant and not Core: it runs on every wake-up, and the plan depends on its exact shape. `present` walks
@@ -88,6 +88,7 @@ class PostgresQueue:
         """The claimed jobs; when there are none, also the seconds until the next comes due."""
         found: list[Job] = []
         async with self._engine.begin() as conn:
+            await write_behind(conn)
             for lane in lanes:
                 found += await self._in_turn(conn, lane, limit - len(found), lease)
             if found:

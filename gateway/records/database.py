@@ -9,6 +9,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -48,6 +49,13 @@ def open_engine(url: str, *, pool_size: int = 10, application_name: str = "gatew
         hide_parameters=True,  # errors are logged; endpoints and keys must not be
         connect_args={"server_settings": {"application_name": application_name}, "timeout": 10},
     )
+
+
+async def write_behind(conn: AsyncConnection) -> None:
+    """Do not wait until this transaction is on the disk. A crash of Postgres may undo it, but only together with
+    everything that came after it: for what is done again then, such as claiming a job.
+    """
+    await conn.execute(text("SET LOCAL synchronous_commit = off"))
 
 
 async def raw(conn: AsyncConnection) -> "asyncpg.Connection[asyncpg.Record]":
