@@ -8,7 +8,6 @@ it to a simulation, and `ops/SCALING.md` tells what follows from it.
 import argparse
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple, NoReturn
@@ -26,8 +25,7 @@ class Figure(NamedTuple):
 
 
 COSTS = {
-    "worker_us": Figure(241, "us CPU", "worker, a delivery", "queues"),
-    "worker_nats_us": Figure(215, "us CPU", "worker with NATS, a delivery", "queues"),
+    "worker_us": Figure(241, "us CPU", "worker, a delivery; with NATS no less is reckoned", "queues"),
     "relay_us": Figure(36, "us CPU", "relay, a delivery", "queues"),
     "postgres_us": Figure(19, "us CPU", "Postgres, a delivery (claim, load, settle)", "queues"),
     "postgres_nats_us": Figure(15, "us CPU", "Postgres behind a relay, a delivery", "queues"),
@@ -35,12 +33,13 @@ COSTS = {
     "register_us": Figure(1149, "us CPU", "server, a registration at a fixed rate", "register"),
     "postgres_register_us": Figure(522, "us CPU", "Postgres, a registration at a fixed rate", "register"),
     "register_wal": Figure(20_000, "octets", "WAL of a registration, 15 to 25 kB", "register"),
-    "planning_us": Figure(5, "us", "planning, for each device of the audience; one transaction", "scale"),
-    "row_held_ms": Figure(37, "ms", "an application's row is locked while a worker settles a job", "steps"),
-    "row_floor_ms": Figure(7.2, "ms", "what of that Postgres itself takes", "steps"),
-    "commit_ms": Figure(0.7, "ms", "a commit with a signal; Postgres makes these one after another", "steps"),
-    "signal_us": Figure(60, "us CPU", "Postgres, a signal", "steps"),
-    "listener_us": Figure(12, "us CPU", "Postgres, a signal, for each process that listens", "steps"),
+    "planning_us": Figure(1.8, "us", "planning, for each device of the audience; one transaction", "scale"),
+    "row_held_ms": Figure(31, "ms", "a busy worker that settles a job locks its application's row for", "steps"),
+    "row_idle_ms": Figure(9, "ms", "likewise one with nothing else to do: Postgres and five ways of 0.3 ms", "steps"),
+    "row_floor_ms": Figure(6.6, "ms", "what of that Postgres itself takes", "steps"),
+    "commit_ms": Figure(0.64, "ms", "a commit with a signal; Postgres makes these one after another", "steps"),
+    "signal_us": Figure(45, "us CPU", "Postgres, a signal", "steps"),
+    "listener_us": Figure(13, "us CPU", "Postgres, a signal, for each process that listens", "steps"),
     "wal_octets": Figure(776, "octets", "WAL of a delivery", "steps"),
     "delivery_octets": Figure(434, "octets", "a row of the log on disk, with its indexes", "steps"),
     "attempt_octets": Figure(282, "octets", "an attempt that was tried again, likewise", "steps"),
@@ -75,7 +74,8 @@ RULES = {
     "fewest": Figure(2, "", "processes of each kind", "so that one may fail"),
     "nats_servers": Figure(3, "", "NATS servers", "the smallest number that survives one"),
     "results_days": Figure(1, "days", "NATS keeps results", "RESULTS_KEPT in queue/nats.py"),
-    "ahead_s": Figure(60, "s", "of jobs that may lie in NATS when workers stand still", "an assumption"),
+    "ahead": Figure(256, "", "jobs of a lane in NATS, those that workers have among them", "AHEAD in worker/relay.py"),
+    "jobs_of_worker": Figure(5, "", "jobs a worker has: four at hand, one that is settled", "GATEWAY_JOBS"),
     "most_connections": Figure(500, "", "connections of one Postgres", "usual advice, not measured"),
     "most_cores": Figure(64, "", "cores of one Postgres", "what is sold everywhere, not measured"),
     "most_wal": Figure(200 * MB, "octets/s", "WAL of one Postgres", "one stream, archive and replica; not measured"),
@@ -144,6 +144,8 @@ class Limit:
     name: str
     used: float
     then: str
+    ours: bool = False
+    """Whether it is the gateway's own way of doing it, which more machines do not change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,36 +185,51 @@ class Plan:
         return self.limits[0]
 
 
-def per_worker(answer_ms: float, worker_us: float) -> tuple[float, float]:
+def per_worker(answer_ms: float) -> tuple[float, float]:
     """Deliveries a second of one busy worker: as its processor allows, and as the streams to the largest host do."""
     streams = rule("streams") * rule("connections_per_host")
-    return 1e6 / worker_us, streams / (answer_ms / 1000) / rule("largest_host")
+    return 1e6 / cost("worker_us"), streams / (answer_ms / 1000) / rule("largest_host")
 
 
-def application_rate(held_ms: float) -> float:
-    """Deliveries a second that can be settled in one application: its row is locked job after job."""
-    return rule("job") / (held_ms / 1000)
+def row_held_s(busy: float) -> float:
+    """How long settling a job locks its application's row, by a process that is busy for so much of the time.
+
+    Between the lock and the commit it asks four times more, and each answer waits for what the process does just then.
+    """
+    return (cost("row_idle_ms") + min(1.0, busy) * (cost("row_held_ms") - cost("row_idle_ms"))) / 1000
+
+
+def most_of_one_application(workers: float) -> float:
+    """Deliveries a second that so many workers can settle in one application, whose row one of them has at a time.
+
+    The more workers share it the less each has to send, and the sooner each lets go: it is where `rate *
+    row_held_s(rate * worker_us / workers)` is a job.
+    """
+    idle, more = row_held_s(0), row_held_s(1) - row_held_s(0)
+    busy = cost("worker_us") / 1e6 / workers
+    if more * busy == 0:
+        return rule("job") / idle
+    found = (math.sqrt(idle**2 + 4 * more * busy * rule("job")) - idle) / (2 * more * busy)
+    return found if found * busy <= 1 else rule("job") / row_held_s(1)
 
 
 def plan(fleet: Fleet) -> Plan:
     """With the queue in Postgres for as long as that suffices, else with NATS."""
     first = _plan(fleet, nats=False)
-    reached = [limit for limit in first.limits if limit.used > 1]
-    relieved = {limit.name for limit in _plan(fleet, nats=True).limits if limit.used <= 1}
-    if any(limit.name in relieved or limit.name == CONNECTIONS for limit in reached):
-        return _plan(fleet, nats=True)
-    return first
+    return _plan(fleet, nats=True) if any(one.name in OF_WORKERS and one.used > 1 for one in first.limits) else first
 
 
-CONNECTIONS = "connections to Postgres"
+ROW = "one application's row in the log"
+CONNECTIONS, LOG_DISK = "connections to Postgres", "disk for the log"
+OF_WORKERS = (CONNECTIONS, ROW)
+"""What fewer processes at the database help with."""
 
 
 def _plan(fleet: Fleet, *, nats: bool) -> Plan:
     headroom, rate, registering = rule("headroom"), fleet.rate, fleet.registering
     settles = rate / rule("job")
 
-    worker_us = cost("worker_nats_us" if nats else "worker_us")
-    by_cpu, by_host = per_worker(fleet.answer_ms, worker_us)
+    by_cpu, by_host = per_worker(fleet.answer_ms)
     workers = _count(rate / (min(by_cpu, by_host) * headroom))
     servers = _count(registering * cost("register_us") / 1e6 / headroom)
     relays = _count(rate * cost("relay_us") / 1e6 / headroom) if nats else 0
@@ -228,20 +245,22 @@ def _plan(fleet: Fleet, *, nats: bool) -> Plan:
     row = cost("delivery_octets") + rule("retried") * cost("attempt_octets") + rule("receipts") * cost("receipt_octets")
     log = fleet.messages_per_day * fleet.retention_days * row
     memory = devices + fleet.messages_per_day * row / 2 + connections * rule("connection_mb") * MB
-    # A relay settles as a worker does, but has no campaign to encrypt meanwhile: nearer to what Postgres itself takes.
-    held = cost("row_floor_ms") * 2 if nats else cost("row_held_ms")
+    largest = rate * rule("largest_application")
+    held = row_held_s(rate * cost("relay_us") / 1e6 / relays if nats else rate * cost("worker_us") / 1e6 / workers)
     claims_settles_plans = settles * 3 + registering
 
     found = [
         Limit(
-            "one application's row in the log",
-            rate * rule("largest_application") / (application_rate(held) * headroom),
+            ROW,
+            largest / rule("job") * held / headroom,
             "hand out positions in one statement or from a sequence, several jobs at once; then split the application",
+            ours=True,
         ),
         Limit(
             "commits that signal, one after another",
             settles * cost("commit_ms") / 1000 / headroom,
             "signal at most some times a second for each application; then several Postgres",
+            ours=True,
         ),
         Limit(
             "Postgres's processors",
@@ -264,7 +283,7 @@ def _plan(fleet: Fleet, *, nats: bool) -> Plan:
             "several Postgres by device id",
         ),
         Limit(
-            "disk for the log",
+            LOG_DISK,
             log / rule("most_log"),
             "keep it for fewer days, or in a store of its own (columns, compressed)",
         ),
@@ -272,22 +291,32 @@ def _plan(fleet: Fleet, *, nats: bool) -> Plan:
             "planning one campaign to everyone",
             fleet.devices * rule("largest_application") * cost("planning_us") / 1e6 / rule("most_planning_s"),
             "plan in slices of device ids, and send the first while the others are planned",
+            ours=True,
         ),
     ]
+    if nats:
+        found.append(
+            Limit(
+                "jobs in NATS at once",
+                workers * rule("jobs_of_worker") / rule("ahead"),
+                "let the relays keep as many ahead as the workers there are can hold",
+                ours=True,
+            )
+        )
     limits = tuple(sorted(found, key=lambda limit: -limit.used))
-    log_store = next(limit for limit in limits if limit.name == "disk for the log").used > 1
-    divided = [
-        one.used for one in limits if not (log_store and one.name == "disk for the log") and one.name != CONNECTIONS
-    ]
-    shards = max(1, math.ceil(max(divided)))
+    used = {limit.name: limit.used for limit in limits if not limit.ours and limit.name != CONNECTIONS}
+    log_store = used[LOG_DISK] > 1
+    if log_store:
+        del used[LOG_DISK]
+    shards = max(1, math.ceil(max(used.values())))
     kept = cost("result_octets") * fleet.messages_per_day * rule("results_days")
-    ahead = cost("wire_octets") * rate * rule("ahead_s")
+    ahead = cost("wire_octets") * rule("job") * rule("ahead")
     # In to the leader, to two others, and out to whoever takes it.
     passed = rate * (cost("wire_octets") + cost("result_octets")) * (rule("nats_servers") + 1)
     return Plan(
         queue="NATS" if nats else "Postgres",
         workers=workers,
-        worker_cores=_count(rate * worker_us / 1e6 / headroom),
+        worker_cores=_count(rate * cost("worker_us") / 1e6 / headroom),
         worker_memory=workers * cost("worker_mb") * MB,
         bound_by="its processor" if by_cpu <= by_host else "streams to the largest host",
         servers=servers,
@@ -343,8 +372,8 @@ def show(fleet: Fleet, found: Plan) -> str:
         ("to push services", f"{found.bandwidth_out * 8 / MB:,.0f} Mbit/s out, {found.bandwidth_in * 8 / MB:,.0f} in"),
     ]
     lines = ["| what | how much |", "|---|---|", *(f"| {name} | {words} |" for name, words in rows)]
-    lines += ["", "| limit of one Postgres | used | then |", "|---|---:|---|"]
-    lines += [f"| {one.name} | {one.used:,.0%} | {one.then} |" for one in found.limits]
+    lines += ["", "| limit | of one Postgres used | then |", "|---|---:|---|"]
+    lines += [f"| {one.name}{' (ours)' if one.ours else ''} | {one.used:,.0%} | {one.then} |" for one in found.limits]
     first = found.first_limit
     lines += ["", f"{'Reached' if first.used > 1 else 'Nearest'} first: {first.name} ({first.used:,.0%})."]
     return "\n".join(lines)
@@ -383,6 +412,12 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"ops/capacity: {message}\nops/capacity --help tells what it understands.\n")
 
 
+class _ShowFigures(argparse.Action):
+    def __call__(self, using: argparse.ArgumentParser, *_: object) -> None:
+        print(show_figures())
+        using.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     made = _Parser(
         prog="ops/capacity",
@@ -404,16 +439,13 @@ def parser() -> argparse.ArgumentParser:
         help="in the busiest hour (each device once in 7 days, three times the average)",
     )
     made.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    made.add_argument("--figures", action=_ShowFigures, nargs=0, help="what the model rests on, and end")
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    words = sys.argv[1:] if argv is None else list(argv)
-    if words == ["--figures"]:  # needs no fleet
-        print(show_figures())
-        return
     using = parser()
-    asked = using.parse_args(words)
+    asked = using.parse_args(argv)
     try:
         fleet = Fleet(
             asked.devices,

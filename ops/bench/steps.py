@@ -140,12 +140,13 @@ async def campaign(on: Stage, context: Context, devices: int, *, nats: bool) -> 
         postmaster = await stage.postmaster(context)
         where: dict[str, str] = {"push_hosts": origin}
         if nats:
+            (on.folder / "nats").mkdir()
             [node] = await stack.enter_async_context(nodes(1, on.folder / "nats"))
             stack.enter_context(stage.running(on, "relay", until="relay.started", queue=node.url))
             where |= {"queue": node.url, "database_url": ""}
         with stage.running(on, "work", until="worker.started", **where) as worker:
             await stage.ended(context, await stage.send(context, application_id))  # connections, prepared statements
-            idle_mb = stage.memory(worker.pid)
+            peak_mb = stage.memory(worker.pid)
         sent = await stage.send(context, application_id)
         job_octets, wire_octets, jobs = 0.0, 0, devices / BATCH
         if not nats:  # a relay would be faster than we
@@ -158,10 +159,12 @@ async def campaign(on: Stage, context: Context, devices: int, *, nats: bool) -> 
         before, wal = dict(octets), await lsn(context)
         with stage.running(on, "work", until="worker.started", **where) as worker:
             used, beside, since = stage.process_cpu(worker.pid), stage.family_cpu(postmaster), time.perf_counter()
+            taker = sink_cpu(on)
             await stage.ended(context, sent)
             seconds = time.perf_counter() - since
             worker_s = stage.process_cpu(worker.pid) - used
             postgres_s = stage.family_cpu(postmaster) - beside
+            sink_s = sink_cpu(on) - taker
         written = await lsn(context) - wal
         await settings(context, "ALTER SYSTEM RESET ALL")
         await stage.check_log(context, sent, devices)
@@ -172,14 +175,21 @@ async def campaign(on: Stage, context: Context, devices: int, *, nats: bool) -> 
         "rate": devices / seconds,
         "worker_us": worker_s / devices * 1e6,
         "postgres_us": postgres_s / devices * 1e6,
+        "sink_us": sink_s / devices * 1e6,
         "wal_octets": written / devices,
         "job_octets": job_octets,
         "wire_octets": wire_octets,
         "sent_octets": (octets["sent"] - before["sent"]) / devices,
         "answered_octets": (octets["answered"] - before["answered"]) / devices,
-        "memory_mb": idle_mb,
+        "memory_mb": peak_mb,
         "transactions": {kind: summary(found[kind], jobs) for kind in KINDS},
     }
+
+
+def sink_cpu(on: Stage) -> float:
+    """Seconds, where the push service is nginx."""
+    told = on.folder / "nginx.pid"
+    return stage.family_cpu(int(told.read_text())) if told.exists() else 0.0
 
 
 async def settings(context: Context, statement: str) -> None:
@@ -330,6 +340,7 @@ def report(found: dict[str, Any]) -> None:
         "rate": "deliveries a second, with every statement logged",
         "worker_us": "worker, us of CPU for a delivery, likewise",
         "postgres_us": "Postgres, us of CPU for a delivery, likewise",
+        "sink_us": "the push service, us of CPU for a message",
         "wal_octets": "WAL, octets for a delivery",
         "job_octets": "a job of 500 on disk, octets",
         "wire_octets": "a job of 500 on its way through NATS, octets",
