@@ -46,8 +46,10 @@ COSTS = {
     "receipt_octets": Figure(180, "octets", "a receipt, likewise", "steps"),
     "receipt_wal": Figure(256, "octets", "WAL of a receipt", "steps"),
     "device_octets": Figure(1_100, "octets", "a device on disk, with nine indexes", "audience"),
-    "wire_octets": Figure(362, "octets", "a delivery in a job's message (181 kB of 500)", "queues"),
-    "result_octets": Figure(147, "octets", "a delivery in the result that comes back", "steps"),
+    "wire_octets": Figure(
+        362, "octets", "a delivery in a job's message (181 kB of 500; bench steps with short endpoints: 101)", "queues"
+    ),
+    "result_octets": Figure(147, "octets", "a delivery in the result that comes back (74 kB of 500)", "steps"),
     "push_octets": Figure(
         1_300, "octets", "a message to a push service over HTTP/2 and TLS, endpoint and all", "push_vs_pull"
     ),
@@ -214,15 +216,14 @@ def most_of_one_application(workers: float) -> float:
 
 
 def plan(fleet: Fleet) -> Plan:
-    """With the queue in Postgres for as long as that suffices, else with NATS."""
+    """With the queue in Postgres for as long as it bears the workers' connections, else with NATS."""
     first = _plan(fleet, nats=False)
-    return _plan(fleet, nats=True) if any(one.name in OF_WORKERS and one.used > 1 for one in first.limits) else first
+    crowded = any(one.name == CONNECTIONS and one.used > 1 for one in first.limits)
+    return _plan(fleet, nats=True) if crowded else first
 
 
 ROW = "one application's row in the log"
 CONNECTIONS, LOG_DISK = "connections to Postgres", "disk for the log"
-OF_WORKERS = (CONNECTIONS, ROW)
-"""What fewer processes at the database help with."""
 
 
 def _plan(fleet: Fleet, *, nats: bool) -> Plan:

@@ -151,8 +151,9 @@ class Found:
     row_used: float
     commits_used: float
     alerts: int
-    alert_p50_ms: float
-    alert_p99_ms: float
+    alert_p50_ms: float | None
+    alert_p99_ms: float | None
+    """Of the alerts that were sent; None when there were none."""
     held_ms: float
     model: float
     """Deliveries a second by arithmetic alone."""
@@ -371,7 +372,7 @@ class Fleet:
         for places in (*postgres.rows, postgres.commits):
             places.busy_s = 0.0
         sim.run(setting.warm_up_s + setting.seconds)
-        ordered = sorted(self.alerts) or [math.nan]
+        ordered = sorted(self.alerts)
         return Found(
             setting,
             self.count / setting.seconds,
@@ -379,9 +380,9 @@ class Fleet:
             statistics.mean(row.busy_s for row in postgres.rows) / setting.seconds,
             postgres.commits.busy_s / setting.seconds,
             len(self.alerts),
-            ordered[len(ordered) // 2] * 1000,
-            ordered[math.ceil(len(ordered) * 0.99) - 1] * 1000,
-            statistics.mean(postgres.held) * 1000 if postgres.held else math.nan,
+            ordered[len(ordered) // 2] * 1000 if ordered else None,
+            ordered[math.ceil(len(ordered) * 0.99) - 1] * 1000 if ordered else None,
+            statistics.mean(postgres.held or [0.0]) * 1000,
             arithmetic(setting),
         )
 
@@ -468,8 +469,7 @@ def report(found: list[Found]) -> None:
             f"{one.row_used:.0%}",
             f"{one.held_ms:.0f}",
             f"{one.commits_used:.0%}",
-            f"{one.alert_p50_ms:,.0f}",
-            f"{one.alert_p99_ms:,.0f}",
+            *("" if ms is None else f"{ms:,.0f}" for ms in (one.alert_p50_ms, one.alert_p99_ms)),
         )
     console.print(table)
     stops = knee(found)
