@@ -63,9 +63,7 @@ RULES = {
     "headroom": Figure(
         0.6, "", "of any resource is used in the busiest minute", "beyond it waiting grows fast, and a third may fail"
     ),
-    "streams": Figure(100, "", "messages in flight to one host", "what push services allow on one HTTP/2 connection"),
-    "connections_per_host": Figure(1, "", "connections of a worker to one host", "the client keeps one (bench hosts)"),
-    "largest_host": Figure(0.7, "", "of all messages go to one host", "FCM's share, as the benches assume it"),
+    "in_flight": Figure(1024, "", "messages of a worker in flight at the most", "GATEWAY_SENDERS"),
     "largest_application": Figure(0.8, "", "of all messages are one application's", "as bench log assumes it"),
     "retried": Figure(0.01, "", "of all messages are tried again", "as bench log assumes it"),
     "receipts": Figure(0.32, "", "receipts for each message", "as bench log assumes it"),
@@ -159,7 +157,7 @@ class Plan:
     worker_cores: int
     worker_memory: float
     bound_by: str
-    """What one worker is bound by: its processor, or the streams to the largest host."""
+    """What one worker is bound by: its processor, or what it may have in flight."""
     servers: int
     relays: int
     postgres_servers: int
@@ -188,9 +186,8 @@ class Plan:
 
 
 def per_worker(answer_ms: float) -> tuple[float, float]:
-    """Deliveries a second of one busy worker: as its processor allows, and as the streams to the largest host do."""
-    streams = rule("streams") * rule("connections_per_host")
-    return 1e6 / cost("worker_us"), streams / (answer_ms / 1000) / rule("largest_host")
+    """Deliveries a second of one busy worker: as its processor allows, and as what it may have in flight does."""
+    return 1e6 / cost("worker_us"), rule("in_flight") / (answer_ms / 1000)
 
 
 def row_held_s(busy: float) -> float:
@@ -230,8 +227,8 @@ def _plan(fleet: Fleet, *, nats: bool) -> Plan:
     headroom, rate, registering = rule("headroom"), fleet.rate, fleet.registering
     settles = rate / rule("job")
 
-    by_cpu, by_host = per_worker(fleet.answer_ms)
-    workers = _count(rate / (min(by_cpu, by_host) * headroom))
+    by_cpu, by_flight = per_worker(fleet.answer_ms)
+    workers = _count(rate / (min(by_cpu, by_flight) * headroom))
     servers = _count(registering * cost("register_us") / 1e6 / headroom)
     relays = _count(rate * cost("relay_us") / 1e6 / headroom) if nats else 0
 
@@ -319,7 +316,7 @@ def _plan(fleet: Fleet, *, nats: bool) -> Plan:
         workers=workers,
         worker_cores=_count(rate * cost("worker_us") / 1e6 / headroom),
         worker_memory=workers * cost("worker_mb") * MB,
-        bound_by="its processor" if by_cpu <= by_host else "streams to the largest host",
+        bound_by="its processor" if by_cpu <= by_flight else "what it may have in flight",
         servers=servers,
         relays=relays,
         postgres_servers=shards,

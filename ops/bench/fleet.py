@@ -2,7 +2,7 @@
 
 Discrete events, from a fixed seed. Each worker is an event loop that sends in bursts, and whose questions to the
 database wait for the burst that is under way; it has its pool of connections, its jobs at hand, and its messages in
-flight to each push service, as many as a connection has streams. Postgres has processors, a lock on each
+flight, as many as it may have. Postgres has processors, a lock on each
 application's row, which is held from taking positions to the commit, and makes commits that signal one after
 another. Campaigns never end; alerts to one device come beside them, each of which every worker hears of and makes way
 for. Times of service are those of ops/capacity.py and of bench `steps`.
@@ -113,7 +113,6 @@ class Setting:
     applications: int = 1
     postgres_cores: int = 16
     network_ms: float = 0.3
-    hosts: tuple[float, ...] = (0.7, 0.2, 0.08, 0.02)
     alert_every_s: float = 2.0
     seconds: float = 40.0
     warm_up_s: float = 2.0
@@ -188,8 +187,8 @@ class Worker:
         self.number = number
         self.loop = Places(1)
         self.pool = Places(fleet.setting.pool)
-        self.lines: list[deque[tuple[Job, int]]] = [deque() for _ in fleet.setting.hosts]
-        self.in_flight = [0 for _ in fleet.setting.hosts]
+        self.line: deque[tuple[Job, int]] = deque()
+        self.in_flight = 0
         self.urgent: deque[Job] = deque()
         self.at_hand = 0
         self.loading = 0
@@ -230,12 +229,7 @@ class Worker:
         yield from self.trips(setting.load_trips, setting.load_ms)
         sim.release(self.pool)
         self.loading -= 1
-        left = job.left
-        for host, share in enumerate(setting.hosts):
-            some = left if host == len(setting.hosts) - 1 else min(left, round(job.left * share))
-            left -= some
-            if some:
-                self.lines[host].append((job, some))
+        self.line.append((job, job.left))
         self.at_hand += job.left
         sim.ring(self.something)
         sim.ring(self.hungry)
@@ -251,7 +245,7 @@ class Worker:
                 self.fleet.alerted(self.urgent.popleft())
                 continue
             some = [] if sim.now < self.way_until else self.take(most)
-            count = sum(number for _, _, number in some)
+            count = sum(number for _, number in some)
             if not count:
                 yield self.something
                 continue
@@ -269,30 +263,29 @@ class Worker:
         self.loop.busy_s += seconds
         sim.release(self.loop)
 
-    def take(self, most: int) -> list[tuple[int, Job, int]]:
-        """Up to `most` messages, of every host that has room, in turn."""
-        taken: list[tuple[int, Job, int]] = []
-        streams = int(rule("streams") * rule("connections_per_host"))
-        for host in self.fleet.random.sample(range(len(self.lines)), len(self.lines)):
-            line = self.lines[host]
-            while line and most and self.in_flight[host] < streams:
-                job, waiting = line.popleft()
-                count = min(waiting, most, streams - self.in_flight[host])
-                if count < waiting:
-                    line.appendleft((job, waiting - count))
-                self.in_flight[host] += count
-                self.at_hand -= count
-                most -= count
-                taken.append((host, job, count))
+    def take(self, most: int) -> list[tuple[Job, int]]:
+        """Up to `most` messages, in order."""
+        taken: list[tuple[Job, int]] = []
+        most = min(most, int(rule("in_flight")) - self.in_flight)
+        while self.line and most:
+            job, waiting = self.line.popleft()
+            count = min(waiting, most)
+            if count < waiting:
+                self.line.appendleft((job, waiting - count))
+            most -= count
+            taken.append((job, count))
+        sent = sum(count for _, count in taken)
+        self.in_flight += sent
+        self.at_hand -= sent
         return taken
 
-    def answered(self, some: list[tuple[int, Job, int]]) -> Process:
+    def answered(self, some: list[tuple[Job, int]]) -> Process:
         sim, setting = self.fleet.simulation, self.fleet.setting
         if self.fleet.cores:
-            yield from sim.hold(self.fleet.cores, sum(count for _, _, count in some) * setting.sink_us / 1e6)
+            yield from sim.hold(self.fleet.cores, sum(count for _, count in some) * setting.sink_us / 1e6)
         yield setting.answer_ms / 1000 * self.fleet.random.uniform(0.8, 1.2)
-        for host, job, count in some:
-            self.in_flight[host] -= count
+        for job, count in some:
+            self.in_flight -= count
             job.left -= count
             if not job.left:
                 sim.start(self.settle(job))
