@@ -34,7 +34,9 @@ COSTS = {
     "postgres_register_us": Figure(522, "us CPU", "Postgres, a registration at a fixed rate", "register"),
     "register_wal": Figure(20_000, "octets", "WAL of a registration, 15 to 25 kB", "register"),
     "planning_us": Figure(1.8, "us", "planning, for each device of the audience; one transaction", "scale"),
-    "row_held_ms": Figure(31, "ms", "a busy worker that settles a job locks its application's row for", "steps"),
+    "row_held_ms": Figure(
+        31, "ms", "a busy worker that settles a job locks its application's row for", "steps, 25 and 37"
+    ),
     "row_idle_ms": Figure(9, "ms", "likewise one with nothing else to do: Postgres and five ways of 0.3 ms", "steps"),
     "row_floor_ms": Figure(6.6, "ms", "what of that Postgres itself takes", "steps"),
     "commit_ms": Figure(0.64, "ms", "a commit with a signal; Postgres makes these one after another", "steps"),
@@ -47,9 +49,17 @@ COSTS = {
     "receipt_wal": Figure(256, "octets", "WAL of a receipt", "steps"),
     "device_octets": Figure(1_100, "octets", "a device on disk, with nine indexes", "audience"),
     "wire_octets": Figure(
-        362, "octets", "a delivery in a job's message (181 kB of 500; bench steps with short endpoints: 101)", "queues"
+        362,
+        "octets",
+        "a delivery in a job's message, 181 kB of 500",
+        "seen once, no bench; steps: 101 kB with endpoints of 30 characters",
     ),
-    "result_octets": Figure(147, "octets", "a delivery in the result that comes back (74 kB of 500)", "steps"),
+    "result_octets": Figure(
+        147,
+        "octets",
+        "a delivery in the result that comes back, 74 kB of 500",
+        "packed once by queue/wire.py, no bench",
+    ),
     "push_octets": Figure(
         1_300, "octets", "a message to a push service over HTTP/2 and TLS, endpoint and all", "push_vs_pull"
     ),
