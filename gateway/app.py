@@ -16,7 +16,6 @@ from pathlib import Path
 
 import structlog
 from aiohttp import web
-from sqlalchemy import func, select
 
 from gateway.domain.notification import Lane
 from gateway.embedded import EmbeddedPostgres
@@ -42,7 +41,7 @@ from gateway.web.server import build
 from gateway.worker import upkeep
 from gateway.worker.feeds import Poller
 from gateway.worker.office import Database, Elsewhere
-from gateway.worker.relay import Relay
+from gateway.worker.relay import Relay, prepare
 from gateway.worker.upkeep.limits import Limits
 from gateway.worker.webhooks import Sender
 from gateway.worker.worker import Crew, Worker
@@ -210,19 +209,14 @@ async def _broker(settings: Settings) -> AsyncIterator[Broker]:
 
 
 async def _prepare(ours: Context, broker: Broker) -> None:
-    """Streams and consumers, made by one relay at a time: asked by two for one stream, a cluster answers neither.
-
-    Raises CannotStart.
-    """
-    async with ours.engine.begin() as conn:
-        await conn.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("broker", 0))))
-        for tries in range(PREPARE_TRIES, 0, -1):
-            try:
-                await broker.prepare()
-                return
-            except Unavailable as error:
-                if tries == 1:
-                    raise CannotStart(f"GATEWAY_QUEUE: {error}") from None
+    """Raises CannotStart."""
+    for tries in range(PREPARE_TRIES, 0, -1):
+        try:
+            await prepare(ours.engine, broker)
+            return
+        except Unavailable as error:
+            if tries == 1:
+                raise CannotStart(f"GATEWAY_QUEUE: {error}") from None
 
 
 @asynccontextmanager

@@ -106,10 +106,27 @@ class Broker:
 
     async def prepare(self) -> None:
         """Make the streams and consumers, or see that they are as we want them."""
+        for stream, consumer in self._wanted():
+            await self.ask(self._make(stream, consumer))
+
+    async def is_prepared(self) -> bool:
+        """Whether all streams and consumers are there."""
+        for stream, consumer in self._wanted():
+            name = str(stream.name)
+            try:
+                if consumer is None:
+                    await self.ask(self.js.stream_info(name))
+                else:
+                    await self.ask(self.js.consumer_info(name, str(consumer.name)))
+            except NotFoundError:
+                return False
+        return True
+
+    def _wanted(self) -> list[tuple[StreamConfig, ConsumerConfig | None]]:
         shared: dict[str, Any] = {"num_replicas": self._replicas, "storage": StorageType.FILE, "allow_direct": True}
         window = DUPLICATES.total_seconds()
-        for lane in Lane:
-            config = StreamConfig(
+        jobs = [
+            StreamConfig(
                 name=jobs_stream(lane),
                 subjects=[job_subject(lane, "*")],
                 retention=RetentionPolicy.WORK_QUEUE,
@@ -118,7 +135,8 @@ class Broker:
                 duplicate_window=window,
                 **shared,
             )
-            await self._ensure(config, ConsumerConfig(CONSUMER, ack_wait=self.hold.total_seconds()))
+            for lane in Lane
+        ]
         results = StreamConfig(
             RESULTS_STREAM,
             subjects=[f"{RESULTS}.*"],
@@ -126,14 +144,15 @@ class Broker:
             duplicate_window=window,
             **shared,
         )
-        await self._ensure(results, ConsumerConfig(RECORDER, ack_wait=30))
         words = StreamConfig(
             WORDS_STREAM, subjects=[f"{WORDS}.*"], max_msgs_per_subject=1, max_age=WORDS_KEPT.total_seconds(), **shared
         )
-        await self._ensure(words, None)
-
-    async def _ensure(self, stream: StreamConfig, consumer: ConsumerConfig | None) -> None:
-        await self.ask(self._make(stream, consumer))
+        workers = ConsumerConfig(CONSUMER, ack_wait=self.hold.total_seconds())
+        return [
+            *((stream, workers) for stream in jobs),
+            (results, ConsumerConfig(RECORDER, ack_wait=30)),
+            (words, None),
+        ]
 
     async def _make(self, stream: StreamConfig, consumer: ConsumerConfig | None) -> None:
         try:
@@ -303,11 +322,15 @@ class NatsQueue:
     async def _take(self, message: Msg, lease: timedelta) -> Job | None:
         """The job in a message; None when nothing is left of it, or when it cannot be read."""
         try:
-            job = wire.read_job(message.data)
+            return await self._read(message, lease)
         except wire.Unreadable as error:
             log.error("job.unreadable", cause=str(error))
             await message.nak(delay=UNREADABLE_S)
             return None
+
+    async def _read(self, message: Msg, lease: timedelta) -> Job | None:
+        """Raises Unreadable, also when another version has written what is left of it."""
+        job = wire.read_job(message.data)
         delivered = message.metadata.num_delivered
         held = _Held(
             message,

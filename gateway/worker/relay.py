@@ -14,7 +14,9 @@ from uuid import UUID
 import structlog
 from nats.aio.msg import Msg
 from nats.js.api import Header
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.domain.job import Job, Task
 from gateway.domain.notification import Lane
@@ -38,6 +40,18 @@ RECORD_WAIT_S = 15.0
 BATCH = 16
 PAUSE_S = 1.0
 FAULT_S = 30.0
+STREAMS_LOOK_S = 2.0
+TROUBLE = (*DATABASE_ERRORS, *nats.BROKER_ERRORS)
+
+
+async def prepare(engine: AsyncEngine, broker: Broker) -> None:
+    """Streams and consumers, made by one relay at a time: asked by two for one stream, a cluster answers neither.
+
+    Raises Unavailable, and APIError when the broker refuses.
+    """
+    async with engine.begin() as conn:
+        await conn.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("broker", 0))))
+        await broker.prepare()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +69,8 @@ class Relay:
         out: dict[int, Job] = {}
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._feed(queue, composer, lane, out)) for lane in Lane]
-            tasks += [
-                group.create_task(one) for one in (self._renew(queue, out), self._pass_on(out), self._record(out))
-            ]
+            others = (self._renew(queue, out), self._pass_on(out), self._record(out), self._keep_streams(out))
+            tasks += [group.create_task(one) for one in others]
             log.info("relay.started")
             await stop.wait()
             for task in tasks:
@@ -81,7 +94,7 @@ class Relay:
                         for left in claimed[place:]:
                             await queue.release(left)
                         raise
-            except DATABASE_ERRORS as error:
+            except TROUBLE as error:
                 log.warning("relay.postponed", error=type(error).__name__)
                 await asyncio.sleep(PAUSE_S)
 
@@ -124,7 +137,10 @@ class Relay:
         last = await self.broker.last(nats.RESULTS_STREAM, f"{nats.RESULTS}.{job.id}")
         if last is None:
             return False
-        said = wire.read_result(last.data)
+        try:
+            said = wire.read_result(last.data)
+        except wire.Unreadable:
+            return True  # for a relay of its version to record
         return not said.remaining or (said.returned and set(said.remaining) != set(job.device_ids))
 
     async def _renew(self, queue: postgres.PostgresQueue, out: dict[int, Job]) -> None:
@@ -133,7 +149,7 @@ class Relay:
             try:
                 held = [job for job in list(out.values()) if await self._still_out(job)]
                 kept = await queue.renew(held, self.lease)
-            except DATABASE_ERRORS as error:
+            except TROUBLE as error:
                 log.warning("renew.postponed", error=type(error).__name__)
                 continue
             for job_id in out.keys() - kept:
@@ -149,7 +165,7 @@ class Relay:
                     if "" in heard or not heard:
                         ids |= {job.notification_id for job in out.values()}
                     await self._say(ids)
-                except DATABASE_ERRORS as error:
+                except TROUBLE as error:
                     log.warning("control.postponed", error=type(error).__name__)
                     await asyncio.sleep(PAUSE_S)
                     for said in heard | {""}:
@@ -162,6 +178,18 @@ class Relay:
         for one in found:
             await self.broker.say(one.id, one.status)
 
+    async def _keep_streams(self, out: dict[int, Job]) -> None:
+        """Make anew what somebody deleted. The jobs that were in it come due again with their leases."""
+        while True:
+            await asyncio.sleep(STREAMS_LOOK_S)  # that a stream is deleted is told to nobody
+            try:
+                if not await self.broker.is_prepared():
+                    log.warning("relay.streams_missing")
+                    await prepare(self.context.engine, self.broker)
+                    await self._say({job.notification_id for job in out.values()})
+            except TROUBLE as error:
+                log.warning("streams.postponed", error=type(error).__name__)
+
     async def _record(self, out: dict[int, Job]) -> None:
         """Write the workers' results into the log."""
         while True:
@@ -173,7 +201,7 @@ class Relay:
                     with suppress(TimeoutError):
                         for message in await nats.cancellable(results.fetch(BATCH, timeout=RECORD_WAIT_S)):
                             await self._note(message, out)
-            except (*DATABASE_ERRORS, *nats.BROKER_ERRORS) as error:
+            except TROUBLE as error:
                 log.warning("record.postponed", error=type(error).__name__)
                 await asyncio.sleep(PAUSE_S)
 

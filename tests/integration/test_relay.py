@@ -1,5 +1,6 @@
 """The relay when the broker forgets, answers late or tells things in another order."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ from gateway.domain.ids import new_id
 from gateway.domain.job import Job
 from gateway.domain.notification import Lane, Status
 from gateway.queue import wire
-from gateway.queue.nats import RESULTS, RESULTS_STREAM, Broker, jobs_stream
+from gateway.queue.nats import RESULTS, RESULTS_STREAM, WORDS_STREAM, Broker, Unavailable, jobs_stream
 from gateway.queue.protocol import LeaseLost
 from gateway.records import signals
 from tests.support.nats_server import nodes
@@ -24,6 +25,12 @@ LONG = timedelta(seconds=20)
 async def engine(database_url: str) -> AsyncIterator[NatsEngine]:
     async with NatsEngine.opened(database_url) as engine:
         yield engine
+
+
+async def prepared(engine: NatsEngine) -> None:
+    async with asyncio.timeout(10):
+        while not await engine._broker.is_prepared():  # noqa: ASYNC110 - the relay signals it to nobody
+            await asyncio.sleep(0.02)
 
 
 async def claim(engine: NatsEngine, wait: timedelta = LONG) -> Job:
@@ -44,6 +51,36 @@ async def test_what_was_in_a_lane_that_was_wiped_is_sent_again(engine: NatsEngin
         await engine.queue.settle(job, accepted(*job.device_ids), [])
     assert (await engine.recorded(notification_id)).keys() == set(devices)
     assert (await engine.progress(notification_id))[0] is Status.DONE
+
+
+async def test_streams_that_were_deleted_are_made_anew_and_their_jobs_sent_again(engine: NatsEngine) -> None:
+    devices = [new_id() for _ in range(6)]
+    notification_id = await engine.put(devices, most=2)
+    await engine.caught_up()
+    held = await claim(engine)
+    for stream in await engine._broker.js.streams_info():
+        await engine._broker.js.delete_stream(str(stream.config.name))
+    with pytest.raises(Unavailable):
+        await engine.queue.settle(held, accepted(*held.device_ids), [])
+    await prepared(engine)
+    await engine.queue.settle(held, accepted(*held.device_ids), [])
+    again = [await claim(engine), await claim(engine)]
+    assert {id_ for job in again for id_ in job.device_ids} == set(devices) - set(held.device_ids)
+    for job in again:
+        await engine.queue.settle(job, accepted(*job.device_ids), [])
+    assert (await engine.recorded(notification_id)).keys() == set(devices)
+    assert (await engine.progress(notification_id))[0] is Status.DONE
+
+
+async def test_what_was_said_of_a_notification_is_said_again_when_it_was_deleted(engine: NatsEngine) -> None:
+    notification_id = await engine.put([new_id()])
+    await engine.caught_up()
+    await engine._broker.js.delete_stream(WORDS_STREAM)
+    await prepared(engine)
+    async with asyncio.timeout(10):
+        while not await engine._broker.statuses([notification_id]):  # noqa: ASYNC110 - it is said right after
+            await asyncio.sleep(0.02)
+    assert await engine._broker.statuses([notification_id]) == {notification_id: Status.SENDING}
 
 
 async def test_a_job_whose_results_were_wiped_is_done_again_and_logged_once(engine: NatsEngine) -> None:
