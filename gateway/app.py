@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 from aiohttp import web
+from nats.js.errors import APIError
 
 from gateway.domain.notification import Lane
 from gateway.embedded import EmbeddedPostgres
@@ -23,7 +24,8 @@ from gateway.outbound.client import OutboundClient
 from gateway.outbound.policy import OutboundPolicy
 from gateway.push.client import PushClient
 from gateway.push.endpoints import EndpointPolicy
-from gateway.queue.nats import Broker, NatsQueue, Unavailable
+from gateway.queue.connection import Unavailable, Unfit
+from gateway.queue.nats import Broker, NatsQueue
 from gateway.queue.postgres import PostgresQueue
 from gateway.records import migrate
 from gateway.records.database import open_engine
@@ -199,13 +201,21 @@ async def _at_database(settings: Settings, installation: Installation) -> AsyncI
 
 @asynccontextmanager
 async def _broker(settings: Settings) -> AsyncIterator[Broker]:
-    """Raises CannotStart."""
+    """Raises CannotStart, also when the broker refuses us later on."""
     async with AsyncExitStack() as stack:
         try:
             broker = await stack.enter_async_context(Broker.connected(settings.nats_servers))
-        except (Unavailable, ValueError) as error:
+        except (Unavailable, Unfit) as error:
             raise CannotStart(f"GATEWAY_QUEUE: {error}") from None
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        watching = group.create_task(_end_with(broker))
         yield broker
+        watching.cancel()
+
+
+async def _end_with(broker: Broker) -> None:
+    """Better to end, and be started again, than to run on without a broker. Raises CannotStart."""
+    raise CannotStart(f"GATEWAY_QUEUE: the connection has ended: {await broker.connection.ended()}")
 
 
 async def _prepare(ours: Context, broker: Broker) -> None:
@@ -214,9 +224,11 @@ async def _prepare(ours: Context, broker: Broker) -> None:
         try:
             await prepare(ours.engine, broker)
             return
+        except APIError as error:
+            raise CannotStart(f"GATEWAY_QUEUE: NATS refuses our streams: {error.description}") from None
         except Unavailable as error:
             if tries == 1:
-                raise CannotStart(f"GATEWAY_QUEUE: {error}") from None
+                raise CannotStart(f"GATEWAY_QUEUE: the streams cannot be made: {error}; is JetStream on?") from None
 
 
 @asynccontextmanager

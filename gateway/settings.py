@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -141,7 +141,7 @@ class Settings(BaseSettings):
         said = value.get_secret_value()
         for server in said.split(","):
             parts = urlsplit(server.strip())
-            if said.lower() != "postgres" and (parts.scheme not in ("nats", "tls") or not parts.hostname):
+            if said.lower() != "postgres" and not (parts.scheme in ("nats", "tls") and parts.hostname and _port(parts)):
                 raise ValueError("must be 'postgres', or servers of NATS such as nats://10.0.0.1:4222, comma separated")
         return value
 
@@ -272,6 +272,14 @@ def _from_files(environ: Mapping[str, str]) -> dict[str, str]:
         except OSError as error:
             raise SettingsError(f"{variable}: {path} cannot be read: {error.strerror}") from None
     return found
+
+
+def _port(parts: SplitResult) -> bool:
+    """Whether its port is one, if it has any: of a password with a slash in it, half would be taken for the port."""
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
 
 
 def _variable(name: str) -> str:

@@ -36,7 +36,16 @@ def settings(data_dir: Path | None = None, **given: Any) -> Settings:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    return uvloop.run(work)
+    """Of the faults of parts that run beside each other, raises the one that says why they do not."""
+    try:
+        return uvloop.run(work)
+    except BaseExceptionGroup as several:
+        told: BaseException | None = several.subgroup(app.CannotStart)
+        while isinstance(told, BaseExceptionGroup):
+            told = told.exceptions[0]
+        if told is None:
+            raise
+        raise told from None
 
 
 def order(data_dir: Path | None, do: Callable[[AsyncConnection, Context], Awaitable[T]]) -> T:

@@ -19,10 +19,8 @@ from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
-import nats
 import nats.errors
 import structlog
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, Header, RetentionPolicy, StorageType, StreamConfig
@@ -32,10 +30,10 @@ from gateway.domain.delivery import Settlement
 from gateway.domain.job import Job
 from gateway.domain.notification import Lane, Status
 from gateway.queue import wire
+from gateway.queue.connection import PATIENCE, Connection, Unavailable, cancellable, connected
 from gateway.queue.protocol import LeaseLost
 from gateway.records.signals import Waiter
 
-OLDEST_SERVER = (2, 10)
 WORDS, RESULTS, BELL = "gateway.words", "gateway.results", "gateway.bell"
 WORDS_STREAM, RESULTS_STREAM = "GATEWAY_WORDS", "GATEWAY_RESULTS"
 CONSUMER, RECORDER = "workers", "recorder"
@@ -57,10 +55,6 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
-class Unavailable(ConnectionError):
-    """The broker does not answer, as while its cluster elects a leader."""
-
-
 def jobs_stream(lane: Lane) -> str:
     return f"GATEWAY_JOBS_{lane.name}"
 
@@ -72,37 +66,22 @@ def job_subject(lane: Lane, job_id: int | str) -> str:
 class Broker:
     """One connection and what is said over it. `replicas`: copies of each stream, 3 in a cluster of three or more."""
 
-    def __init__(self, client: Client, *, replicas: int, hold: timedelta = HOLD) -> None:
-        self.client = client
-        self.js: JetStreamContext = client.jetstream(timeout=ANSWER_S)
+    def __init__(self, connection: Connection, *, replicas: int, hold: timedelta = HOLD) -> None:
+        self.connection = connection
+        self.client = connection.client
+        self.js: JetStreamContext = self.client.jetstream(timeout=ANSWER_S)
         self.hold = hold
         self._replicas = replicas
 
     @classmethod
     @asynccontextmanager
-    async def connected(cls, servers: Sequence[str], hold: timedelta = HOLD) -> AsyncIterator["Broker"]:
-        """Raises Unavailable when no server answers, ValueError when the server is too old."""
-        try:
-            client = await nats.connect(
-                list(servers),
-                name="webpush-gateway",
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=0.25,
-                connect_timeout=2,
-                allow_reconnect=True,
-                error_cb=_note,
-            )
-        except (OSError, TimeoutError, nats.errors.Error) as error:
-            raise Unavailable(f"no NATS server answers: {type(error).__name__}") from None
-        try:
-            version = client.connected_server_version
-            if (version.major, version.minor) < OLDEST_SERVER:
-                raise ValueError("the NATS server is older than 2.10")
-            nodes = len(client.discovered_servers) + len(servers)
-            yield cls(client, replicas=3 if nodes >= 3 else 1, hold=hold)
-        finally:
-            with suppress(nats.errors.Error, OSError, TimeoutError):
-                await client.close()
+    async def connected(
+        cls, servers: Sequence[str], hold: timedelta = HOLD, patience: timedelta = PATIENCE
+    ) -> AsyncIterator["Broker"]:
+        """Raises Unavailable when no server answers within `patience`, and Unfit."""
+        async with connected(servers, patience) as connection:
+            nodes = len(connection.client.discovered_servers) + len(servers)
+            yield cls(connection, replicas=3 if nodes >= 3 else 1, hold=hold)
 
     async def prepare(self) -> None:
         """Make the streams and consumers, or see that they are as we want them."""
@@ -238,20 +217,6 @@ class _Held:
     remaining: tuple[UUID, ...]
     token: str
     count: int = 0
-
-
-async def cancellable(answer: Awaitable[T]) -> T:
-    """Await something of the client's, whose own waiting may swallow a cancellation (`wait_for` of CPython 3.11)."""
-    waiting = asyncio.ensure_future(answer)
-    try:
-        return await asyncio.shield(waiting)
-    except asyncio.CancelledError:
-        waiting.cancel()
-        raise
-
-
-async def _note(error: Exception) -> None:
-    log.warning("broker.error", error=type(error).__name__)
 
 
 class NatsQueue:

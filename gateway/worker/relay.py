@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from gateway.domain.job import Job, Task
 from gateway.domain.notification import Lane
 from gateway.queue import nats, postgres, wire
+from gateway.queue.connection import Unavailable, cancellable
 from gateway.queue.nats import Broker
 from gateway.queue.protocol import LeaseLost
 from gateway.records import notifications, signals
@@ -89,7 +90,7 @@ class Relay:
                 for place, job in enumerate(claimed):  # one after the other, so that they stay in order
                     try:
                         await self._forward(composer, job, out)
-                    except nats.Unavailable:
+                    except Unavailable:
                         # An alert must not wait for its lease because a leader was being elected.
                         for left in claimed[place:]:
                             await queue.release(left)
@@ -118,11 +119,11 @@ class Relay:
             headers = {Header.MSG_ID.value: f"{job.id}.{job.attempt}"}
             await self.broker.ask(self.broker.js.publish(nats.job_subject(job.lane, job.id), data, headers=headers))
             out[job.id] = job
-            with suppress(nats.Unavailable):  # workers look by themselves too
+            with suppress(Unavailable):  # workers look by themselves too
                 await self.broker.ask(self.broker.client.publish(nats.BELL, job.lane.label.encode()))
         except LeaseLost:
             log.warning("job.lease_lost", job_id=job.id)
-        except nats.Unavailable:
+        except Unavailable:
             raise
         except DATABASE_ERRORS as error:
             log.warning("job.postponed", job_id=job.id, error=type(error).__name__)
@@ -199,7 +200,7 @@ class Relay:
                 )
                 while True:
                     with suppress(TimeoutError):
-                        for message in await nats.cancellable(results.fetch(BATCH, timeout=RECORD_WAIT_S)):
+                        for message in await cancellable(results.fetch(BATCH, timeout=RECORD_WAIT_S)):
                             await self._note(message, out)
             except TROUBLE as error:
                 log.warning("record.postponed", error=type(error).__name__)

@@ -11,7 +11,8 @@ from gateway.domain.ids import new_id
 from gateway.domain.job import Job
 from gateway.domain.notification import Lane, Status
 from gateway.queue import wire
-from gateway.queue.nats import RESULTS, RESULTS_STREAM, WORDS_STREAM, Broker, Unavailable, jobs_stream
+from gateway.queue.connection import Unavailable
+from gateway.queue.nats import RESULTS, RESULTS_STREAM, WORDS_STREAM, Broker, jobs_stream
 from gateway.queue.protocol import LeaseLost
 from gateway.records import signals
 from tests.support.nats_server import nodes
@@ -135,6 +136,6 @@ async def test_a_relay_that_does_not_see_the_whole_cluster_takes_no_copies_away(
     async with nodes(3, tmp_path) as several:
         async with Broker.connected([node.url for node in several]) as broker:
             await broker.prepare()
-            await Broker(broker.client, replicas=1).prepare()
+            await Broker(broker.connection, replicas=1).prepare()
             info = await broker.js.stream_info(RESULTS_STREAM)
         assert info.config.num_replicas == 3

@@ -1,11 +1,13 @@
 """Real NATS servers on loopback, alone or as a cluster of three, to be killed."""
 
 import asyncio
+import signal
 import socket
 import sysconfig
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 import nats
 import nats.errors
@@ -19,14 +21,18 @@ class Node:
         self.number = number
         self.url = f"nats://127.0.0.1:{port}"
         self._settings = directory.with_suffix(".conf")
-        self._settings.write_text(settings)
-        self._arguments = ["-a", "127.0.0.1", "-p", str(port), "-n", f"n{number}", "-js", "-sd", str(directory)]
+        self._write(settings)
+        self._arguments = ["-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(directory)]
         self._arguments += ["-c", str(self._settings)]
         if len(routes) > 1:
             self._arguments += ["--cluster_name", "gateway", "--cluster", f"nats://127.0.0.1:{routes[number]}"]
             self._arguments += ["--routes", ",".join(f"nats://127.0.0.1:{route}" for route in routes)]
         self._log = directory.with_suffix(".log")
         self._process: asyncio.subprocess.Process | None = None
+
+    def _write(self, settings: str) -> None:
+        # Its name must stand here: a server that is named on its command line reads no other settings.
+        self._settings.write_text(f"server_name: n{self.number}\n{settings}")
 
     async def start(self) -> None:
         binary = Path(sysconfig.get_path("scripts"), "nats-server")
@@ -46,6 +52,18 @@ class Node:
         writer.close()
         return True
 
+    def configure(self, settings: str) -> None:
+        """Let it read other settings."""
+        assert self._process is not None
+        self._write(settings)
+        self._process.send_signal(signal.SIGHUP)
+
+    async def stop(self) -> None:
+        """SIGTERM."""
+        assert self._process is not None
+        self._process.terminate()
+        await self._process.wait()
+
     async def kill(self) -> None:
         """SIGKILL."""
         if self._process is not None and self._process.returncode is None:
@@ -54,8 +72,11 @@ class Node:
 
 
 @asynccontextmanager
-async def nodes(count: int, directory: Path, settings: str = "") -> AsyncIterator[list[Node]]:
-    """That many servers, once JetStream is ready on them. `settings` are lines of their configuration files."""
+async def nodes(count: int, directory: Path, settings: str = "", account: str | None = "") -> AsyncIterator[list[Node]]:
+    """That many servers, once JetStream is ready on them.
+
+    `settings` are lines of their configuration files; `account` is the user and password to look with, None: do not.
+    """
     with _free_ports(2 * count) as ports:
         pass
     several = [
@@ -65,16 +86,20 @@ async def nodes(count: int, directory: Path, settings: str = "") -> AsyncIterato
         for node in several:
             stack.push_async_callback(node.kill)
             await node.start()
-        await _ready(several)
+        await _ready(several, account)
         yield several
 
 
-async def _ready(several: list[Node]) -> None:
+async def _ready(several: list[Node], account: str | None) -> None:
+    user, _, password = (unquote(part) for part in (account or "").partition(":"))
     async with asyncio.timeout(START_S):
         for node in several:
             while not await node.listens():  # noqa: ASYNC110 - another process gives no event
                 await asyncio.sleep(0.02)
-        async with await nats.connect([node.url for node in several]) as client:
+        if account is None:
+            return
+        said = {"user": user, "password": password} if account else {}
+        async with await nats.connect([node.url for node in several], **said) as client:
             while not await _replicates(client, len(several)):  # noqa: ASYNC110 - nor does its cluster
                 await asyncio.sleep(0.1)
 

@@ -61,6 +61,7 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ("PORT", "70000", "GATEWAY_PORT: must be less than or equal to 65535"),
         ("DATABASE_URL", "mysql://root:hidden@db/x", "GATEWAY_DATABASE_URL: must begin with postgresql://"),
         ("QUEUE", "redis://broker:6379", "GATEWAY_QUEUE: must be 'postgres'"),
+        ("QUEUE", "nats://me:hidden/2@n1:4222", "GATEWAY_QUEUE: must be 'postgres'"),
         ("MASTER_KEY", "hidden", "GATEWAY_MASTER_KEY: must have at least 32 characters"),
         ("PUBLIC_URL", "push.example.org", "GATEWAY_PUBLIC_URL: must be a web address such as"),
         ("PUBLIC_URL", "https://me:hidden@push.example.org", "GATEWAY_PUBLIC_URL: must not contain a password"),
