@@ -97,6 +97,7 @@ async def cancellable(answer: Awaitable[T]) -> T:
     try:
         return await asyncio.shield(waiting)
     except asyncio.CancelledError:
+        waiting.add_done_callback(lambda left: left.cancelled() or left.exception())  # nobody else will ask for it
         waiting.cancel()
         raise
 

@@ -37,7 +37,8 @@ AHEAD = 256
 AT_ONCE = 4
 ROOM_LOOK_S = 0.05
 CLAIM_WAIT = timedelta(seconds=15)
-RECORD_WAIT_S = 15.0
+RECORD_WAIT_S = 5.0
+"""A fetch does not hear that its stream was deleted, or its server started again."""
 BATCH = 16
 PAUSE_S = 1.0
 FAULT_S = 30.0

@@ -15,6 +15,7 @@ from tests.support.command import command, running
 from tests.support.nats_server import nodes
 
 SECOND = timedelta(seconds=1)
+PATIENCE_S = 20.0
 MASTER_KEY = "a master key for tests that is long enough"
 ACCOUNT = 'authorization { user: "me", password: "Hidden" }\n'
 OTHERS = 'authorization { user: "you", password: "Hidden" }\n'
@@ -110,7 +111,7 @@ async def test_a_worker_whom_the_broker_throws_out_ends_with_one_line(tmp_path: 
             await work.until_said("worker.started")
             node.configure(OTHERS)
             await work.until_said("gateway: GATEWAY_QUEUE: the connection has ended: ")
-            assert await work.end() == 1
+            assert await asyncio.wait_for(work.process.wait(), PATIENCE_S) == 1
         assert "Traceback" not in work.said
         assert "Hidden" not in work.said
 
@@ -123,7 +124,7 @@ async def test_a_worker_whose_connection_the_client_closed_for_good_ends_with_on
             await work.until_said("worker.started")
             way.say(b"-ERR 'Unknown Protocol Operation'\r\n")
             await work.until_said("gateway: GATEWAY_QUEUE: the connection has ended: unknown protocol operation\n")
-            assert await work.end() == 1
+            assert await asyncio.wait_for(work.process.wait(), PATIENCE_S) == 1
         assert "Traceback" not in work.said
 
 
