@@ -204,7 +204,7 @@ async def _broker(settings: Settings) -> AsyncIterator[Broker]:
     """Raises CannotStart, also when the broker refuses us later on."""
     async with AsyncExitStack() as stack:
         try:
-            broker = await stack.enter_async_context(Broker.connected(settings.nats_servers))
+            broker = await stack.enter_async_context(Broker.connected(settings.nats_servers, ca=settings.queue_ca))
         except (Unavailable, Unfit) as error:
             raise CannotStart(f"GATEWAY_QUEUE: {error}") from None
         group = await stack.enter_async_context(asyncio.TaskGroup())

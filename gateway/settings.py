@@ -54,7 +54,10 @@ class Settings(BaseSettings):
     queue: SecretStr = Field(
         SecretStr("postgres"),
         description="Where workers get their jobs: 'postgres', the database itself, or the servers of NATS JetStream, "
-        "comma separated: nats://user:password@host:4222.",
+        "comma separated: nats://user:password@host:4222, or tls:// to demand TLS.",
+    )
+    queue_ca: FilePath | None = Field(
+        None, description="A file of CA certificates (PEM) to trust beside the usual ones for NATS."
     )
     admin_token: SecretStr | None = Field(
         None, description="The bearer token of the operator. Not set: DATA_DIR/admin-token, made by `gateway up`."

@@ -5,9 +5,11 @@ of a server's refusals. No message here repeats what stands before the `@` of an
 """
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -55,14 +57,24 @@ class Connection:
 
 
 @asynccontextmanager
-async def connected(servers: Sequence[str], patience: timedelta = PATIENCE) -> AsyncIterator["Connection"]:
-    """Raises Unavailable when no server answers within `patience`, and Unfit."""
-    client, hosts, trouble = Client(), hosts_of(servers), _Trouble()
+async def connected(
+    servers: Sequence[str], *, ca: Path | None = None, patience: timedelta = PATIENCE
+) -> AsyncIterator["Connection"]:
+    """`ca`: a file of CA certificates to trust beside the usual ones.
+
+    Raises Unavailable when no server answers within `patience`, and Unfit.
+    """
+    client, hosts, trouble = _Client(servers), hosts_of(servers), _Trouble()
+    try:
+        tls = _trusting(ca)
+    except ssl.SSLError:
+        raise Unfit(f"there is no certificate in {ca}") from None
     connecting = asyncio.ensure_future(
         client.connect(
             list(servers),
             name="webpush-gateway",
             **_credentials(servers),
+            tls=tls,
             max_reconnect_attempts=-1,
             reconnect_time_wait=AGAIN_S,  # type: ignore[arg-type] # it only sleeps for so long
             connect_timeout=CONNECT_S,
@@ -106,6 +118,19 @@ def hosts_of(servers: Sequence[str]) -> str:
     return ",".join(server.rpartition("@")[2].rpartition("/")[2] for server in servers)
 
 
+class _Client(Client):
+    """Where TLS is demanded it says nothing to a server without: by itself it would send it the password."""
+
+    def __init__(self, servers: Sequence[str]) -> None:
+        super().__init__()
+        self._tls_demanded = any(urlsplit(server).scheme == "tls" for server in servers)
+
+    def _connect_command(self) -> bytes:
+        if self._tls_demanded and not self._server_info.get("tls_required"):
+            raise nats.errors.SecureConnWantedError
+        return super()._connect_command()
+
+
 class _Trouble:
     """Why we are not connected. Logged when it changes, since it is tried again several times a second."""
 
@@ -140,7 +165,16 @@ def _credentials(servers: Sequence[str]) -> dict[str, Any]:
     return {}
 
 
+def _trusting(ca: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca is not None:
+        context.load_verify_locations(ca)
+    return context
+
+
 def _cause(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not to be trusted: {error.verify_message}"
     if isinstance(error, TimeoutError):
         return "it does not answer"
     said = error.strerror if isinstance(error, OSError) else None

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -76,10 +77,15 @@ class Broker:
     @classmethod
     @asynccontextmanager
     async def connected(
-        cls, servers: Sequence[str], hold: timedelta = HOLD, patience: timedelta = PATIENCE
+        cls,
+        servers: Sequence[str],
+        *,
+        ca: Path | None = None,
+        hold: timedelta = HOLD,
+        patience: timedelta = PATIENCE,
     ) -> AsyncIterator["Broker"]:
         """Raises Unavailable when no server answers within `patience`, and Unfit."""
-        async with connected(servers, patience) as connection:
+        async with connected(servers, ca=ca, patience=patience) as connection:
             nodes = len(connection.client.discovered_servers) + len(servers)
             yield cls(connection, replicas=3 if nodes >= 3 else 1, hold=hold)
 

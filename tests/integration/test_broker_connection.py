@@ -13,8 +13,10 @@ from gateway.queue.connection import Unavailable, Unfit
 from gateway.queue.nats import Broker
 from tests.support.command import command, running
 from tests.support.nats_server import nodes
+from tests.support.tls import make_ca
 
 SECOND = timedelta(seconds=1)
+PATIENCE = 10 * SECOND
 PATIENCE_S = 20.0
 MASTER_KEY = "a master key for tests that is long enough"
 ACCOUNT = 'authorization { user: "me", password: "Hidden" }\n'
@@ -99,6 +101,41 @@ async def test_a_broker_without_jetstream_is_refused_by_the_relay_in_one_line(
     assert said.code == 1
     assert last.startswith("gateway: GATEWAY_QUEUE: the streams cannot be made: ")
     assert "Traceback" not in said.err
+
+
+async def test_a_broker_with_a_certificate_of_our_own_ca_is_trusted_by_that_alone(tmp_path: Path) -> None:
+    _, ca = make_ca(tmp_path / "tls")
+    server = tmp_path / "tls" / "server.pem"
+    settings = f'tls {{ cert_file: "{server}", key_file: "{server}" }}\n{ACCOUNT}'
+    async with nodes(1, tmp_path, settings, account=None) as [node]:
+        url = with_account(node.url).replace("nats:", "tls:")
+        async with Broker.connected([url], ca=ca, patience=PATIENCE) as broker:
+            await broker.prepare()
+            assert await broker.is_prepared()
+        with pytest.raises(Unavailable, match="its certificate is not to be trusted"):
+            async with Broker.connected([url], patience=SECOND):
+                pass
+        given = {"GATEWAY_QUEUE": url, "GATEWAY_QUEUE_CA": str(ca), "GATEWAY_MASTER_KEY": MASTER_KEY}
+        async with running("work", **given) as work:
+            await work.until_said("worker.started")
+            assert await work.end() == 0
+
+
+async def test_where_tls_is_demanded_a_server_without_it_hears_no_password() -> None:
+    heard = bytearray()
+
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"version":"2.12.0","auth_required":true,"max_payload":1048576}\r\n')
+        with suppress(OSError):
+            heard.extend(await reader.read())
+        writer.close()
+
+    async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(Unavailable, match="secure connection not available"):
+            async with Broker.connected([f"tls://me:Hidden@127.0.0.1:{port}"], patience=SECOND):
+                pass
+    assert not heard
 
 
 async def test_a_worker_whom_the_broker_throws_out_ends_with_one_line(tmp_path: Path) -> None:

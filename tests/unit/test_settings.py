@@ -66,6 +66,7 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ("PUBLIC_URL", "push.example.org", "GATEWAY_PUBLIC_URL: must be a web address such as"),
         ("PUBLIC_URL", "https://me:hidden@push.example.org", "GATEWAY_PUBLIC_URL: must not contain a password"),
         ("PUSH_CA", "/does/not/exist.pem", "GATEWAY_PUSH_CA: must be the path of a file that exists"),
+        ("QUEUE_CA", "/does/not/exist.pem", "GATEWAY_QUEUE_CA: must be the path of a file that exists"),
         ("LANES", "urgent,slow", "GATEWAY_LANES: must be some of urgent, normal, bulk"),
         ("LANES", ",", "GATEWAY_LANES: must be some of urgent, normal, bulk"),
         ("RETENTION_DAYS", "30", "GATEWAY_RETENTION_DAYS: must be greater than 30"),
