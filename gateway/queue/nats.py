@@ -51,6 +51,8 @@ ONE_NOW = b'{"batch":1,"no_wait":true}'
 UNREADABLE_S = 30.0
 ANSWER_S = 5.0
 WRONG_LAST_SEQUENCE = 10071
+HEADERS = 1024
+"""Octets that the headers of a message may take, which count towards what a server allows."""
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -88,6 +90,11 @@ class Broker:
         async with connected(servers, ca=ca, patience=patience) as connection:
             nodes = len(connection.client.discovered_servers) + len(servers)
             yield cls(connection, replicas=3 if nodes >= 3 else 1, hold=hold)
+
+    @property
+    def room(self) -> int:
+        """Octets that one message may carry. It may change with the server that we are connected to."""
+        return self.client.max_payload - HEADERS
 
     async def prepare(self) -> None:
         """Make the streams and consumers, or see that they are as we want them."""
@@ -358,14 +365,12 @@ class NatsQueue:
         held = self._mine(job)
         if held is None:
             raise LeaseLost
-        if set(held.remaining) == set(remaining) and settlement.devices():
+        told, left = settlement.told(), set(held.remaining)
+        if told and left == set(remaining):
             return  # settled before
-        settled = {done.device_id for done in settlement.settled} | {
-            id_ for several in settlement.later.values() for id_ in several
-        }
-        if settled | set(remaining) != set(held.remaining) or settled & set(remaining):
+        if told - set(held.job.device_ids) or told & set(remaining) or (told & left) | set(remaining) != left:
             raise ValueError("a result names a device that the job does not hold")
-        await self._write(held, settlement, remaining)
+        await self._write(held, settlement.only(left), remaining)
         if not remaining:
             del self._held[job.id]
             await self._broker.ask(held.message.ack())
@@ -392,17 +397,19 @@ class NatsQueue:
     async def _write(
         self, held: _Held, settlement: Settlement, remaining: Sequence[UUID], *, returned: bool = False
     ) -> None:
-        """Raises LeaseLost."""
+        """Write a result, in parts when it is too large for one message. Raises LeaseLost."""
         cargo = held.job.cargo
         judged = cargo is not None and cargo.notification.steering.pause_when is not None
         result = wire.Result(held.job, settlement, remaining, returned, judged)
+        data = wire.write_result(result)
+        if len(data) > self._broker.room and settlement.devices() > 1:
+            await self._write_halves(held, settlement, remaining)
+            return
         id_ = f"{held.token}.{held.count}"
         subject = f"{RESULTS}.{held.job.id}"
         headers = {Header.MSG_ID: id_, "Nats-Expected-Last-Subject-Sequence": str(held.sequence)}
         try:
-            answer = await self._broker.ask(
-                self._broker.js.publish(subject, wire.write_result(result), headers=headers)
-            )
+            answer = await self._broker.ask(self._broker.js.publish(subject, data, headers=headers))
             sequence = answer.seq
         except APIError as error:
             if error.err_code != WRONG_LAST_SEQUENCE:
@@ -414,3 +421,11 @@ class NatsQueue:
                 raise LeaseLost from None
             sequence = last.sequence  # it was ours, and only the answer was lost
         held.sequence, held.remaining, held.count = sequence, tuple(remaining), held.count + 1
+
+    async def _write_halves(self, held: _Held, settlement: Settlement, remaining: Sequence[UUID]) -> None:
+        """Always the same halves: who got no answer to the second asks for it again, and is known by its id."""
+        told = settlement.told()
+        told_of = [id_ for id_ in held.remaining if id_ in told]
+        first, second = told_of[: len(told_of) // 2], told_of[len(told_of) // 2 :]
+        await self._write(held, settlement.only(set(first)), [*second, *remaining])
+        await self._write(held, settlement.only(set(second)), remaining)

@@ -8,7 +8,7 @@ the two, whichever of them dies, and any number of relays run beside each other.
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import structlog
@@ -18,6 +18,8 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from gateway.domain.cargo import Cargo
+from gateway.domain.delivery import Final, Gone, Held, Rejected, Settled, Settlement
 from gateway.domain.job import Job, Task
 from gateway.domain.notification import Lane
 from gateway.queue import nats, postgres, wire
@@ -28,6 +30,7 @@ from gateway.records import notifications, signals
 from gateway.records.database import DATABASE_ERRORS
 from gateway.service import control, loading, planning
 from gateway.service.context import Context
+from gateway.service.delivery import Post, ended
 from gateway.service.messages import Composer
 
 log = structlog.get_logger(__name__)
@@ -113,9 +116,8 @@ class Relay:
             if cargo is None:
                 return
             data = wire.write_job(job, cargo)
-            if len(data) > self.broker.client.max_payload - 1024 and len(job.device_ids) > 1:
-                async with self.context.engine.begin() as conn:
-                    await postgres.halve(conn, job)
+            if len(data) > self.broker.room:
+                await self._make_smaller(composer, job, cargo, len(data))
                 return
             headers = {Header.MSG_ID.value: f"{job.id}.{job.attempt}"}
             await self.broker.ask(self.broker.js.publish(nats.job_subject(job.lane, job.id), data, headers=headers))
@@ -131,6 +133,18 @@ class Relay:
         except Exception:
             # A fault of ours in one job must not end the relay for all; the job comes due again with its lease.
             log.exception("job.failed", job_id=job.id)
+
+    async def _make_smaller(self, composer: Composer, job: Job, cargo: Cargo, size: int) -> None:
+        """Halve a job that no message of the broker's can carry; a job of one device ends. Raises LeaseLost."""
+        async with self.context.engine.begin() as conn:
+            if len(job.device_ids) > 1:
+                await postgres.halve(conn, job)
+                return
+            post = Post(cargo.notification, composer.messages(cargo.notification, cargo.home), cargo.known)
+            cause = f"with all that is needed to send it, it takes {size} octets; the broker carries {self.broker.room}"
+            await postgres.apply(conn, job, _unsent(job, cargo, post, Rejected(cause)), [])
+        if cargo.notification.steering.pause_when is not None:
+            await control.look(self.context.engine, cargo.notification)
 
     async def _still_out(self, job: Job) -> bool:
         """Whether the broker has the job, or results of it that are not recorded yet."""
@@ -236,3 +250,19 @@ class Relay:
                 await postgres.apply(conn, job, fresh, [id_ for id_ in job.device_ids if id_ not in told])
             if result.returned and (taken := await postgres.take_from(conn, job)) is not None:
                 await control.give_back(conn, taken)
+
+
+def _unsent(job: Job, cargo: Cargo, post: Post, otherwise: Rejected) -> Settlement:
+    """What becomes of the one device of a job without a worker: what a worker would say unasked, or `otherwise`."""
+    [device_id] = job.device_ids
+    now = datetime.now(UTC)
+    target = next(iter(cargo.targets), None)
+    outcome: Final | Held
+    if target is None:
+        outcome = Gone("the device was unregistered before this was sent")
+    else:
+        outcome = cargo.verdicts.get(device_id) or ended(post, target, now.timestamp()) or otherwise
+    if isinstance(outcome, Held):
+        return Settlement(later={(outcome.until, job.tries): [device_id]})
+    user_id, host = (None, "") if target is None else (target.user_id, target.host)
+    return Settlement([Settled(device_id, user_id, host, outcome, job.tries, None, None, 0, now)])

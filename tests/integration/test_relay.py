@@ -117,6 +117,29 @@ async def test_results_are_recorded_in_any_order_and_once(engine: NatsEngine) ->
     assert await engine.tried(notification_id) == [(devices[1], 1)]
 
 
+async def test_what_is_too_large_for_the_broker_goes_in_parts_and_is_logged_once(database_url: str) -> None:
+    devices = [new_id() for _ in range(400)]
+    async with NatsEngine.opened(database_url, "max_payload: 4096\n") as engine:
+        notification_id = await engine.put(devices)
+        await engine.caught_up()
+        jobs = 0
+        left = set(devices)
+        while left:
+            job = await claim(engine)
+            jobs += 1
+            half = len(job.device_ids) // 2
+            due = datetime.now(UTC) + MINUTE
+            first = both(accepted(*job.device_ids[1:half]), retried(due, job.device_ids[0]))
+            await engine.queue.settle(job, first, job.device_ids[half:])
+            await engine.queue.settle(job, first, job.device_ids[half:])
+            await engine.queue.settle(job, accepted(*job.device_ids[half:]), [])
+            left -= set(job.device_ids)
+        assert jobs == 4, "400 devices need 7,200 octets"
+        assert len(await engine.recorded(notification_id)) == 400 - jobs
+        _, progress = await engine.progress(notification_id)
+        assert (progress.accepted, progress.retries, progress.pending) == (400 - jobs, jobs, jobs)
+
+
 async def test_workers_are_told_how_it_is_and_not_what_was_said_on_the_way(engine: NatsEngine) -> None:
     """A pause and a resume that are heard at once have no order."""
     notification_id = await engine.put([new_id()])

@@ -153,10 +153,11 @@ class NatsEngine(PostgresEngine):
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, url: str) -> AsyncIterator["NatsEngine"]:
+    async def opened(cls, url: str, settings: str = "") -> AsyncIterator["NatsEngine"]:
+        """`settings` are the server's."""
         async with AsyncExitStack() as stack:
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="nats-")))
-            [node] = await stack.enter_async_context(nodes(1, directory))
+            [node] = await stack.enter_async_context(nodes(1, directory, settings))
             engine = cast("NatsEngine", await stack.enter_async_context(super().opened(url)))
             broker = await stack.enter_async_context(Broker.connected([node.url], hold=HOLD))
             await broker.prepare()

@@ -1,0 +1,81 @@
+"""Campaigns through a broker, with a relay and a worker that has no database: what is too large, and what is urgent."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from gateway.domain.notification import Kind, Lane, Status
+from gateway.queue.nats import Broker, NatsQueue
+from gateway.service.delivery import Courier
+from gateway.service.messages import Composer
+from gateway.sim import Rule, Vendor
+from gateway.worker.office import Elsewhere
+from gateway.worker.relay import Relay
+from gateway.worker.worker import Crew, Worker
+from tests.support.gateway_parts import Parts, gateway, quick
+from tests.support.nats_server import nodes
+
+LEASE = timedelta(seconds=5)
+
+
+@pytest.fixture
+async def parts(database_url: str) -> AsyncIterator[Parts]:
+    async with gateway(database_url) as parts:
+        yield parts
+
+
+async def test_a_device_whose_message_no_broker_message_carries_is_rejected_and_holds_up_nobody(
+    parts: Parts, tmp_path: Path
+) -> None:
+    devices = await parts.register(parts.subscribe(Vendor.FCM, 3))
+    languages = {language: {"body": language * 400} for language in ("de", "fr", "it", "es", "pl", "nl")}
+    async with nodes(1, tmp_path, "max_payload: 4096\n") as [node], at_work(parts, node.url):
+        large = await parts.submit(content={"title": "Storm", "body": "Stay inside", "locales": languages})
+        small = await parts.submit()
+        assert (await parts.ended(small.id)).accepted == 3
+        progress = await parts.ended(large.id)
+    assert (progress.rejected, progress.pending) == (3, 0)
+    rows = await parts.log(large.id)
+    assert rows.keys() == devices.keys()
+    assert {row.cause.partition(" octets;")[2] for row in rows.values()} == {" the broker carries 3072"}
+    assert {await parts.status_of(id_) for id_ in devices} == {"active"}
+    assert await parts.scalar("SELECT count(*) FROM jobs") == 0
+
+
+async def test_an_alert_overtakes_a_campaign_that_has_taken_every_place_of_the_worker(
+    parts: Parts, tmp_path: Path
+) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 2_000, share_keys=True))
+    await parts.register(parts.subscribe(Vendor.FCM, 5, share_keys=True), user_id="u-1")
+    parts.sim.behave(Rule(delay_ms=50))
+    crew = quick(senders=16, urgent_senders=4, jobs=1, urgent_jobs=1)
+    async with nodes(1, tmp_path) as [node], at_work(parts, node.url, crew):
+        campaign = await parts.submit()
+        assert campaign.delivery.lane is Lane.BULK
+        await parts.sim.wait_for(count=200, timeout=30)
+        alert = await parts.submit(Kind.ALERT, {"user_id": "u-1"})
+        async with asyncio.timeout(3):
+            assert (await parts.ended(alert.id)).accepted == 5
+        notification, progress = await parts.show(campaign.id)
+        assert (notification.status, progress.pending > 1_000) == (Status.SENDING, True)
+
+
+@asynccontextmanager
+async def at_work(parts: Parts, url: str, crew: Crew | None = None) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    async with Broker.connected([url]) as relays, Broker.connected([url]) as workers:
+        await relays.prepare()
+        async with NatsQueue(workers) as queue, asyncio.TaskGroup() as group:
+            composer = Composer(parts.context.vault, parts.context.public_url)
+            courier = Courier(parts.client, parts.context.vault, parts.context.policy)
+            worker = Worker(queue, Elsewhere(workers, queue), composer, courier, crew or quick())
+            group.create_task(Relay(parts.context, relays, parts.bell, LEASE).run(stop))
+            group.create_task(worker.run(stop))
+            try:
+                yield
+            finally:
+                stop.set()
