@@ -12,7 +12,7 @@ opt-outs, quiet hours and cancellations. `nak` with a delay is for messages that
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -190,12 +190,24 @@ class Broker:
         """What was said of each; nothing of those that simply go on."""
         found = {}
         for id_ in ids:
-            if (word := await self.last(WORDS_STREAM, f"{WORDS}.{id_}")) is not None:
-                found[id_] = Status(word.data.decode())
+            word = await self.last(WORDS_STREAM, f"{WORDS}.{id_}")
+            if word is not None and (status := _understood(word.data.decode(errors="replace"))) is not None:
+                found[id_] = status
         return found
 
     @contextmanager
-    def heard(self, subject: str, hear: Any) -> Any:
+    def said(self, hear: Callable[[str, Status], None]) -> Iterator[None]:
+        """Call `hear(notification's id, status)` for whatever is said."""
+
+        def understand(id_: str, word: str) -> None:
+            if (status := _understood(word)) is not None:
+                hear(id_, status)
+
+        with self.heard(f"{WORDS}.*", understand):
+            yield
+
+    @contextmanager
+    def heard(self, subject: str, hear: Callable[[str, str], None]) -> Iterator[None]:
         """Call `hear(subject's last word, payload)` for every message on `subject`."""
         task = asyncio.ensure_future(self._hear(subject, hear))
         try:
@@ -203,11 +215,11 @@ class Broker:
         finally:
             task.cancel()
 
-    async def _hear(self, subject: str, hear: Any) -> None:
+    async def _hear(self, subject: str, hear: Callable[[str, str], None]) -> None:
         subscription = await self.client.subscribe(subject)
         try:
             async for message in subscription.messages:
-                hear(message.subject.rpartition(".")[2], message.data.decode())
+                hear(message.subject.rpartition(".")[2], message.data.decode(errors="replace"))
         finally:
             with suppress(nats.errors.Error, OSError):
                 await subscription.unsubscribe()
@@ -230,6 +242,15 @@ class _Held:
     remaining: tuple[UUID, ...]
     token: str
     count: int = 0
+
+
+def _understood(word: str) -> Status | None:
+    """None for what a relay of a newer version may say, which its own workers will understand."""
+    try:
+        return Status(word)
+    except ValueError:
+        log.warning("word.unknown", word=word[:40])
+        return None
 
 
 class NatsQueue:

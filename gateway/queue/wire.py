@@ -4,6 +4,7 @@ A worker of another version must not take a job for something it is not: what it
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime
 from functools import partial
 from typing import Any
@@ -107,10 +108,11 @@ class Result(msgspec.Struct, frozen=True):
 
 
 def write_job(job: Job, cargo: Cargo) -> bytes:
+    notification = replace(cargo.notification, audience=None)  # it can be long, and planning was the last to read it
     verdicts = [(id_, _shown(verdict)) for id_, verdict in cargo.verdicts.items()]
     known = [(id_, dict(said)) for id_, said in cargo.known.items()]
     packed = _Job(
-        _head(job, job.device_ids), cargo.notification, cargo.home, [*cargo.targets], [*cargo.keys], verdicts, known
+        _head(job, job.device_ids), notification, cargo.home, [*cargo.targets], [*cargo.keys], verdicts, known
     )
     return VERSION + _encoder.encode(packed)
 

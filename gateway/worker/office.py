@@ -10,7 +10,7 @@ from uuid import UUID
 from gateway.domain.cargo import Cargo
 from gateway.domain.job import Job
 from gateway.domain.notification import Notification, Status
-from gateway.queue.nats import BELL, WORDS, Broker, NatsQueue
+from gateway.queue.nats import BELL, Broker, NatsQueue
 from gateway.records import notifications, signals
 from gateway.service import control, loading, planning
 from gateway.service.context import Context
@@ -107,7 +107,7 @@ class Elsewhere:
     @contextmanager
     def words(self) -> Iterator[signals.Waiter]:
         waiter = signals.Waiter()
-        with self._broker.heard(f"{WORDS}.*", lambda id_, status: waiter.hear(f"{id_} {status}")):
+        with self._broker.said(lambda id_, status: waiter.hear(f"{id_} {status}")):
             yield waiter
 
     @contextmanager

@@ -23,6 +23,7 @@ from tests.support.worker_process import relay_process, worker_process
 DEVICES = 4_000
 LEASE_S = 4
 JOBS = 2
+AWAY_S = 20.0
 # Of every worker that was killed, and of the moment in which the cluster had no leader.
 MOST_REPEATED = 4 * JOBS * CHUNK
 
@@ -94,6 +95,34 @@ async def test_worker_relay_and_leader_killed_in_the_middle_lose_nothing(
     notification, _ = await parts.show(sent.id)
     assert notification.status is Status.DONE
     assert (progress.targets, progress.accepted, progress.pending) == (DEVICES, DEVICES, 0)
+    assert await parts.scalar("SELECT count(*) FROM jobs") == 0
+
+
+async def test_a_broker_that_is_away_for_twenty_seconds_loses_nothing(
+    parts: Parts, devices: dict[UUID, Subscriber], tmp_path: Path
+) -> None:
+    """Longer than jobs are held in it and longer than leases in the database; its store is there again with it."""
+    parts.sim.behave(Rule(delay_ms=10))
+    async with nodes(1, tmp_path) as [node]:
+        said = {"queue": node.url, "lease": LEASE_S}
+        async with (
+            relay_process(parts, tmp_path, **said) as relay,
+            worker_process(parts, tmp_path, senders=32, database_url="", jobs=JOBS, **said) as worker,
+        ):
+            sent = await parts.submit()
+            await parts.sim.wait_for(count=DEVICES // 4, timeout=60)
+            await node.stop()
+            await asyncio.sleep(AWAY_S)
+            await node.start()
+            progress = await parts.ended(sent.id, 60)
+            assert await worker.terminate() == 0
+            assert await relay.terminate() == 0
+    rows = await parts.log(sent.id)
+    assert rows.keys() == devices.keys()
+    assert (progress.accepted, progress.pending) == (DEVICES, 0)
+    received = Counter(message.endpoint for message in parts.sim.messages)
+    print(f"{received.total() - DEVICES} were sent again")
+    assert received.total() - DEVICES <= JOBS * CHUNK
     assert await parts.scalar("SELECT count(*) FROM jobs") == 0
 
 

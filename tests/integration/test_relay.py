@@ -12,7 +12,7 @@ from gateway.domain.job import Job
 from gateway.domain.notification import Lane, Status
 from gateway.queue import wire
 from gateway.queue.connection import Unavailable
-from gateway.queue.nats import RESULTS, RESULTS_STREAM, WORDS_STREAM, Broker, jobs_stream
+from gateway.queue.nats import RESULTS, RESULTS_STREAM, WORDS, WORDS_STREAM, Broker, jobs_stream
 from gateway.queue.protocol import LeaseLost
 from gateway.records import signals
 from tests.support.nats_server import nodes
@@ -153,6 +153,27 @@ async def test_workers_are_told_how_it_is_and_not_what_was_said_on_the_way(engin
         await signals.send(conn, signals.CONTROL, f"{notification_id} {Status.PAUSED}")
     await told.next_msg(timeout=10)
     assert await engine._broker.statuses([notification_id]) == {notification_id: Status.SENDING}
+
+
+async def test_a_word_of_a_newer_version_is_passed_over_and_the_next_one_heard(engine: NatsEngine) -> None:
+    one, other = new_id(), new_id()
+    heard: asyncio.Queue[tuple[str, Status]] = asyncio.Queue()
+    with engine._broker.said(lambda id_, status: heard.put_nowait((id_, status))):
+        await asyncio.sleep(0)
+        await engine._broker.client.flush()
+        for word in (b"archived", b"\xff\xfe", b""):
+            await engine._broker.js.publish(f"{WORDS}.{one}", word)
+        await engine._broker.say(other, Status.CANCELLED)
+        async with asyncio.timeout(10):
+            assert await heard.get() == (str(other), Status.CANCELLED)
+    assert await engine._broker.statuses([one, other]) == {other: Status.CANCELLED}
+
+
+async def test_a_job_travels_without_its_audience(engine: NatsEngine) -> None:
+    await engine.put([new_id()])
+    cargo = (await claim(engine)).cargo
+    assert cargo is not None
+    assert cargo.notification.audience is None
 
 
 async def test_a_relay_that_does_not_see_the_whole_cluster_takes_no_copies_away(tmp_path: Path) -> None:
