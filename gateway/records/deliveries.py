@@ -58,16 +58,18 @@ async def record(conn: AsyncConnection, job: Job, settlement: Settlement) -> Non
         await copy(conn, "attempts", ATTEMPT_COLUMNS, rows)
     counts = Counter(done.outcome.name for done in settlement.settled)
     await _mark(conn, settlement)
-    if settlement.settled:
-        await _append(conn, job, settlement)
     await _count(conn, job.notification_id, counts, settlement.retries)
     await _count_variants(conn, job.notification_id, settlement)
+    if settlement.settled:
+        # Last: until the transaction ends, all other batches of the application wait for its row.
+        await _append(conn, job, settlement)
 
 
 async def _append(conn: AsyncConnection, job: Job, settlement: Settlement) -> None:
     # Positions are handed out under the application's row lock and so become visible in order: whoever
     # follows the log and has read up to N never misses a row below it.
     size = len(settlement.settled)
+    await signals.send(conn, signals.LOG, str(job.application_id))
     take = (
         update(applications)
         .where(applications.c.id == job.application_id)
@@ -101,7 +103,6 @@ async def _append(conn: AsyncConnection, job: Job, settlement: Settlement) -> No
             )
         )
     await copy(conn, "deliveries", DELIVERY_COLUMNS, rows)
-    await signals.send(conn, signals.LOG, str(job.application_id))
 
 
 async def _mark(conn: AsyncConnection, settlement: Settlement) -> None:
