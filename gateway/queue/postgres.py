@@ -8,7 +8,7 @@ the unsettled moment itself.
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -51,6 +51,9 @@ CLAIM = text("""
     RETURNING jobs.*
 """)
 NOBODY = UUID(int=0)
+# Batches of an application are numbered in the log one after the other. More of them at once would only take every
+# connection while they wait, and an alert's claim would wait for one.
+SETTLING = 4
 
 # Nobody holds it: never claimed, or put back until its slot.
 _WAITS = (jobs.c.attempt == 0) | jobs.c.run_at.is_not_distinct_from(jobs.c.slot)
@@ -61,6 +64,7 @@ class PostgresQueue:
         self._engine = engine
         self._bell = bell
         self._served: dict[Lane, UUID] = {}
+        self._settling = asyncio.Semaphore(SETTLING)
 
     async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
         deadline = asyncio.get_running_loop().time() + wait.total_seconds()
@@ -126,7 +130,8 @@ class PostgresQueue:
             return set((await conn.execute(statement)).scalars())
 
     async def settle(self, job: Job, settlement: Settlement, remaining: Sequence[UUID]) -> None:
-        async with self._engine.begin() as conn:
+        place = nullcontext() if job.lane is Lane.URGENT else self._settling
+        async with place, self._engine.begin() as conn:
             await apply(conn, job, settlement, remaining)
 
     async def release(self, job: Job) -> None:
