@@ -99,7 +99,8 @@ async def connected(
         yield Connection(client, trouble)
     finally:
         connecting.cancel()
-        with suppress(nats.errors.Error, OSError, TimeoutError):
+        # A RuntimeError is what uvloop has to say of a connection that ended with something still to be written.
+        with suppress(nats.errors.Error, OSError, TimeoutError, RuntimeError):
             await client.close()
 
 

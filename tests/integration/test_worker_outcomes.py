@@ -139,8 +139,8 @@ async def test_a_passing_fault_is_tried_again_with_growing_pauses(parts: Parts, 
 async def test_a_delivery_whose_time_runs_out_while_it_is_retried_is_expired(parts: Parts) -> None:
     [device_id] = await parts.register(parts.subscribe(Vendor.FCM, 1))
     parts.sim.behave(Rule(status=503))
-    sent = await parts.submit(expires_at=datetime.now(UTC) + timedelta(seconds=1))
     async with parts.working():
+        sent = await parts.submit(expires_at=datetime.now(UTC) + timedelta(seconds=3))
         progress = await parts.ended(sent.id)
 
     assert progress.expired == 1

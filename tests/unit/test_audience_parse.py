@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -26,7 +27,7 @@ from gateway.domain.audience import (
 )
 from gateway.domain.errors import Invalid
 
-DEVICE = ids.new_id()
+DEVICE = UUID("01a21d48-0ffd-7cd7-be29-3d1801766119")
 JANUARY = datetime(2026, 1, 1, tzinfo=UTC)
 SQUARE = [[0, 0], [2, 0], [2, 2], [0, 2], [0, 0]]
 CLOSED = tuple((float(x), float(y)) for x, y in SQUARE)

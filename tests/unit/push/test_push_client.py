@@ -351,12 +351,13 @@ class Http2Sink:
         self.connections = 0
         self.most_open = 0
         self.bodies: dict[int, bytes] = {}
+        self.arrived: asyncio.Queue[int] = asyncio.Queue()
+        self._waiting: list[tuple[asyncio.StreamWriter, int]] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         assert await reader.readexactly(24) == b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
         writer.write(frame(SETTINGS))
-        waiting: list[int] = []
         while True:
             head = await reader.readexactly(9)
             kind, flags, stream = head[3], head[4], int.from_bytes(head[5:9], "big")
@@ -369,13 +370,14 @@ class Http2Sink:
                 self.bodies[stream] = self.bodies.get(stream, b"") + payload
                 writer.write(frame(WINDOW_UPDATE, payload=struct.pack("!I", max(1, len(payload)))))
                 if flags & END_STREAM:
-                    waiting.append(stream)
-                    self.most_open = max(self.most_open, len(waiting))
-                    if len(waiting) == self.batch:
+                    self._waiting.append((writer, stream))
+                    self.most_open = max(self.most_open, sum(other is writer for other, _ in self._waiting))
+                    self.arrived.put_nowait(stream)
+                    if len(self._waiting) == self.batch:
                         # RFC 7541 section 6.2.2: a literal value, its name `:status` the static table's entry 8.
-                        for done in waiting:
-                            writer.write(frame(HEADERS, END_STREAM | END_HEADERS, done, b"\x08\x03201"))
-                        waiting.clear()
+                        for asking, done in self._waiting:
+                            asking.write(frame(HEADERS, END_STREAM | END_HEADERS, done, b"\x08\x03201"))
+                        self._waiting.clear()
             await writer.drain()
 
 
@@ -405,9 +407,13 @@ async def test_what_is_more_than_one_connection_takes_goes_over_another(
     sink = Http2Sink()
     async with raw_server(sink.serve, context) as origin, PushClient(ca_file) as client:
         assert (await post(client, f"{origin}/x")).status == 201
-        sink.batch = 3
-        answers = await asyncio.gather(*(post(client, f"{origin}/x") for _ in range(6)))
-        assert {answer.status for answer in answers} == {201}
+        await sink.arrived.get()
+        sink.batch = 6
+        posts = []
+        for _ in range(6):
+            posts.append(asyncio.ensure_future(post(client, f"{origin}/x")))
+            await sink.arrived.get()  # two that find no connection would each make one
+        assert {answer.status for answer in await asyncio.gather(*posts)} == {201}
         assert (sink.connections, sink.most_open) == (2, 3)
         sink.batch = 1
         for _ in range(5):

@@ -111,6 +111,7 @@ def test_a_browsers_own_keys_are_without_fault() -> None:
         (b"\x04" + bytes(64), "not a point on the curve"),
         (b"\x04" + b"\xff" * 64, "not a point on the curve"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_key_that_is_no_point_on_the_curve_is_a_fault(point: bytes, words: str) -> None:
     [fault] = check_keys(point, BROWSER.auth)
