@@ -1,14 +1,21 @@
 """Run the migrations: from the checkout, or from the wheel that carries them."""
 
+import time
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.records.database import driver_url
+
+LOCK_WAIT_S = 1
+PAUSE_S = 1
+LOCK_NOT_AVAILABLE = "55P03"
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -39,3 +46,22 @@ async def is_current(conn: AsyncConnection, url: str) -> bool:
     heads = ScriptDirectory.from_config(config(url)).get_heads()
     found = await conn.run_sync(lambda sync: MigrationContext.configure(sync).get_current_heads())
     return set(heads) <= set(found)
+
+
+def patiently(connection: Connection, statement: str) -> None:
+    """Run what has to lock a table for a moment, beside running gateways and outside a transaction.
+
+    It gives up soon and comes again, so that nobody queues behind it while it waits for somebody slow.
+    """
+    connection.execute(text(f"SET lock_timeout = '{LOCK_WAIT_S}s'"))
+    try:
+        while True:
+            try:
+                connection.execute(text(statement))
+                return
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                    raise
+                time.sleep(PAUSE_S)
+    finally:
+        connection.execute(text("RESET lock_timeout"))

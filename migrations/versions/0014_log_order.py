@@ -1,16 +1,15 @@
 """The log in the order in which deliveries settled, and what is rare in it.
 
 Beside running gateways: the index of the partitioned table is made of nothing but itself, each partition's is built
-concurrently and then attached. Killed in the middle, it goes on where it was. What has to lock for a moment gives up
-soon and comes again, so that nobody queues behind it while it waits for somebody slow.
+concurrently and then attached. Killed in the middle, it goes on where it was.
 """
 
-import time
 from collections.abc import Sequence
 
 from alembic import op
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
+
+from gateway.records.migrate import patiently
 
 revision = "0014"
 down_revision: str | None = "0013"
@@ -23,9 +22,6 @@ INDEXES = {
     "deliveries_outcome_host_idx": "(application_id, outcome, host, settled_at) WHERE outcome <> 'accepted'",
     "deliveries_host_idx": "(application_id, host, settled_at) WHERE host <> 'fcm.googleapis.com'",
 }
-LOCK_WAIT_S = 1
-PAUSE_S = 1
-LOCK_NOT_AVAILABLE = "55P03"
 
 PARTITIONS = """
     SELECT child.relname FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
@@ -42,7 +38,7 @@ def upgrade() -> None:
     with op.get_context().autocommit_block():
         connection = op.get_bind()
         for name, definition in INDEXES.items():
-            _patiently(connection, f"CREATE INDEX IF NOT EXISTS {name} ON ONLY deliveries {definition}")
+            patiently(connection, f"CREATE INDEX IF NOT EXISTS {name} ON ONLY deliveries {definition}")
             # Partitions that are made from now on have it: what is missing only becomes less.
             for partition in connection.execute(text(PARTITIONS), {"name": name}).scalars().all():
                 _index(connection, name, definition, partition)
@@ -51,7 +47,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     with op.get_context().autocommit_block():
         for name in INDEXES:
-            _patiently(op.get_bind(), f"DROP INDEX IF EXISTS {name}")
+            patiently(op.get_bind(), f"DROP INDEX IF EXISTS {name}")
 
 
 def _index(connection: Connection, name: str, definition: str, partition: str) -> None:
@@ -59,19 +55,4 @@ def _index(connection: Connection, name: str, definition: str, partition: str) -
     if connection.execute(text(IS_BROKEN), {"name": own}).scalar():
         connection.execute(text(f"DROP INDEX CONCURRENTLY {own}"))
     connection.execute(text(f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {own} ON {partition} {definition}"))
-    _patiently(connection, f"ALTER INDEX {name} ATTACH PARTITION {own}")
-
-
-def _patiently(connection: Connection, statement: str) -> None:
-    connection.execute(text(f"SET lock_timeout = '{LOCK_WAIT_S}s'"))
-    try:
-        while True:
-            try:
-                connection.execute(text(statement))
-                return
-            except DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
-                    raise
-                time.sleep(PAUSE_S)
-    finally:
-        connection.execute(text("RESET lock_timeout"))
+    patiently(connection, f"ALTER INDEX {name} ATTACH PARTITION {own}")
