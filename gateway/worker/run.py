@@ -101,7 +101,10 @@ class Run:
 
     async def deliver(self, lanes: Lanes[Parcel]) -> None:
         """Send to all that were loaded and settle every result; returns early once stopped. Raises LeaseLost."""
-        lanes.put(self.job.lane, self.job.application_id, self._parcels)
+        # Not kept: they know us, and what knows each other is only freed by a collection, which holds everybody up.
+        parcels, self._parcels = self._parcels, []
+        lanes.put(self.job.lane, self.job.application_id, parcels)
+        del parcels
         self._look()
         while self._unsettled:
             await self._gather()

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +19,7 @@ import stage
 from sqlalchemy import text
 from stage import Context, Stage, console
 
+from gateway.domain.errors import Conflict
 from gateway.domain.notification import Kind
 from gateway.service import control
 
@@ -69,8 +71,9 @@ async def measure(on: Stage, asked: argparse.Namespace) -> dict[str, Any]:
             seconds, after = time.perf_counter() - began, await sent(context, campaign)
             if after == asked.devices:
                 console.print("[red]the campaign was over before the alerts were: ask for fewer alerts or more devices")
-            async with context.engine.begin() as conn:
-                await control.cancel(conn, application_id, campaign)
+            with suppress(Conflict):  # it is over
+                async with context.engine.begin() as conn:
+                    await control.cancel(conn, application_id, campaign)
             await stage.ended(context, campaign)
     return {
         "idle": [vars_of(one) for one in idle],
