@@ -52,7 +52,7 @@ log = structlog.get_logger(__name__)
 
 # What a request may still take once we were told to stop.
 LAST_REQUESTS_S = 10.0
-GARBAGE = 20_000
+GARBAGE = 5_000
 PREPARE_TRIES = 6
 
 

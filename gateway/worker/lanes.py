@@ -142,8 +142,11 @@ class Lanes(Generic[L]):
         if lane is Lane.URGENT:
             self._urgent_came.set()
 
-    async def make_way(self, seconds: float) -> None:
-        """Give out nothing but urgent messages until more of them have come, for `seconds` at the most."""
+    async def make_way(self, seconds: float) -> bool:
+        """Give out nothing but urgent messages, and ask for no others, until more of them have come.
+
+        False when none have come after `seconds`.
+        """
         self._urgent_came.clear()
         self._making_way = True
         try:
@@ -152,7 +155,9 @@ class Lanes(Generic[L]):
                     await self._urgent_came.wait()
         finally:
             self._making_way = False
+            self._eased.set()
             self._wake_all(self._most)
+        return self._urgent_came.is_set()
 
     async def take(self, *, urgent_only: bool) -> L:
         """The next message to send; the caller must give it back with `done`, and then take the next at once."""
@@ -194,7 +199,8 @@ class Lanes(Generic[L]):
             # Whole jobs of what cannot be sent now: not to be looked through as fast as the queue gives them.
             self._fruitless.update(dict.fromkeys(lanes, 0))
             await asyncio.sleep(FRUITLESS_S * fruitless / CHUNK)
-        while sum(self._at_hand[lane] for lane in lanes) > most:
+        gives_way = tuple(lanes) != URGENT  # what is urgent is claimed by who claims nothing else
+        while (gives_way and self._making_way) or sum(self._at_hand[lane] for lane in lanes) > most:
             self._eased.clear()
             await self._eased.wait()
 

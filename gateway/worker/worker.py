@@ -33,8 +33,10 @@ CLAIM_WAIT = timedelta(seconds=15)
 DATABASE_PAUSE_S = 1.0
 # That a host is stuck is told by nothing that happens: it is looked for so often.
 LOOK_S = 0.1
-# Longer than it takes from the word that there are urgent jobs until their messages are at hand.
+# Longer than it takes from the word that there are urgent jobs until one of them is ours, if it ever is.
 MAKE_WAY_S = 0.1
+# Longer than it takes to plan and load it, unless it goes to very many.
+MAKE_WAY_TIMES = 4
 # These say it even when no try comes after: WNS's word for it, and everybody else's.
 THROTTLED = (406, 429)
 
@@ -66,6 +68,8 @@ class Worker:
         self._crew = crew or Crew()
         self._lanes: Lanes[Parcel] = Lanes(self._crew.senders)
         self._runs: dict[int, Run] = {}
+        self._urgent: set[int] = set()
+        """Urgent jobs that are ours, but have no messages at hand yet."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`, then drain: claim nothing more, finish what is in flight, settle, give back the rest."""
@@ -116,6 +120,9 @@ class Worker:
         context = structlog.contextvars.bound_contextvars(job_id=job.id, notification_id=str(job.notification_id))
         with context, ExitStack() as place:
             place.callback(loading.release)
+            if job.lane is Lane.URGENT:
+                self._urgent.add(job.id)
+                place.callback(self._urgent.discard, job.id)
             try:
                 match job.task:
                     case Task.PLAN:
@@ -206,7 +213,9 @@ class Worker:
             while True:
                 if Lane.URGENT.label in await waiter.wait(self._crew.lease.total_seconds()):
                     began = clock()
-                    await self._lanes.make_way(MAKE_WAY_S)
+                    for _ in range(MAKE_WAY_TIMES):
+                        if await self._lanes.make_way(MAKE_WAY_S) or not self._urgent:
+                            break
                     await waiter.wait(0)  # what was said of the same alert meanwhile
                     await asyncio.sleep(clock() - began)  # however many alerts come, half of the time is the others'
 

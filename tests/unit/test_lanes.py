@@ -439,16 +439,20 @@ def test_a_crew_starts_small(clock: Callable[[], float]) -> None:
 
 
 async def test_nothing_but_urgent_messages_are_given_out_while_way_is_made(lanes: Lanes[Letter]) -> None:
-    """A campaign's messages wait until the alert's have come, and then go on behind them."""
+    """A campaign's messages wait until the alert's have come, and then go on behind them. No more of them are asked for."""
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 3))
     making = asyncio.create_task(lanes.make_way(10))
     await asyncio.sleep(0)
     sender = asyncio.create_task(take(lanes))
-    await asyncio.sleep(0)
+    claiming = asyncio.create_task(lanes.hungry(tuple(Lane), 10))
+    await lanes.hungry((Lane.URGENT,), 10)
+    await settle()
     assert not sender.done()
+    assert not claiming.done()
 
     lanes.put(Lane.URGENT, ONE, letters(Lane.URGENT, 1))
-    await making
+    assert await making
+    await claiming
     assert (await sender).lane is Lane.URGENT
     assert (await take(lanes)).lane is Lane.BULK
 
@@ -459,5 +463,5 @@ async def test_way_is_not_made_for_longer_than_asked(lanes: Lanes[Letter]) -> No
     making = asyncio.create_task(lanes.make_way(0.01))
     await asyncio.sleep(0)
     sender = asyncio.create_task(take(lanes))
-    await making
+    assert not await making
     assert (await sender).lane is Lane.BULK
