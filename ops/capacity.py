@@ -33,12 +33,12 @@ COSTS = {
     "register_us": Figure(1149, "us CPU", "server, a registration at a fixed rate", "register"),
     "postgres_register_us": Figure(522, "us CPU", "Postgres, a registration at a fixed rate", "register"),
     "register_wal": Figure(20_000, "octets", "WAL of a registration, 15 to 25 kB", "register"),
-    "planning_us": Figure(1.8, "us", "planning, for each device of the audience; one transaction", "scale"),
+    "planning_us": Figure(0.92, "us", "planning, for each device of the audience; one transaction", "scale"),
     "row_held_ms": Figure(
-        31, "ms", "a busy worker that settles a job locks its application's row for", "steps, 25 and 37"
+        17, "ms", "a busy worker that settles a job locks its application's row for", "steps, 15.5 and 19"
     ),
-    "row_idle_ms": Figure(9, "ms", "likewise one with nothing else to do: Postgres and five ways of 0.3 ms", "steps"),
-    "row_floor_ms": Figure(6.6, "ms", "what of that Postgres itself takes", "steps"),
+    "row_idle_ms": Figure(7.2, "ms", "likewise one with nothing else to do: Postgres, three ways of 0.3 ms", "steps"),
+    "row_floor_ms": Figure(6.3, "ms", "what of that Postgres itself takes", "steps"),
     "commit_ms": Figure(0.64, "ms", "a commit with a signal; Postgres makes these one after another", "steps"),
     "signal_us": Figure(45, "us CPU", "Postgres, a signal", "steps"),
     "listener_us": Figure(13, "us CPU", "Postgres, a signal, for each process that listens", "steps"),
@@ -203,7 +203,7 @@ def per_worker(answer_ms: float) -> tuple[float, float]:
 def row_held_s(busy: float) -> float:
     """How long settling a job locks its application's row, by a process that is busy for so much of the time.
 
-    Between the lock and the commit it asks four times more, and each answer waits for what the process does just then.
+    Between the lock and the commit it asks twice more, and each answer waits for what the process does just then.
     """
     return (cost("row_idle_ms") + min(1.0, busy) * (cost("row_held_ms") - cost("row_idle_ms"))) / 1000
 

@@ -8,7 +8,7 @@ the unsettled moment itself.
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -51,9 +51,10 @@ CLAIM = text("""
     RETURNING jobs.*
 """)
 NOBODY = UUID(int=0)
-# Batches of an application are numbered in the log one after the other. More of them at once would only take every
-# connection while they wait, and an alert's claim would wait for one.
-SETTLING = 4
+# Claims and settles at once, of what is not urgent. An application's batches are numbered in the log one after another:
+# more of them would take every connection while they wait, and an alert would wait for one. Claims wait behind them, so
+# that nobody sends on and on what cannot be settled.
+AT_ONCE = 4
 
 # Nobody holds it: never claimed, or put back until its slot.
 _WAITS = (jobs.c.attempt == 0) | jobs.c.run_at.is_not_distinct_from(jobs.c.slot)
@@ -64,7 +65,7 @@ class PostgresQueue:
         self._engine = engine
         self._bell = bell
         self._served: dict[Lane, UUID] = {}
-        self._settling = asyncio.Semaphore(SETTLING)
+        self._not_urgent = asyncio.Semaphore(AT_ONCE)
 
     async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
         deadline = asyncio.get_running_loop().time() + wait.total_seconds()
@@ -91,7 +92,7 @@ class PostgresQueue:
     async def _claim_now(self, lanes: Sequence[Lane], limit: int, lease: timedelta) -> tuple[list[Job], float | None]:
         """The claimed jobs; when there are none, also the seconds until the next comes due."""
         found: list[Job] = []
-        async with self._engine.begin() as conn:
+        async with self._place(lanes), self._engine.begin() as conn:
             await write_behind(conn)
             for lane in lanes:
                 found += await self._in_turn(conn, lane, limit - len(found), lease)
@@ -130,9 +131,11 @@ class PostgresQueue:
             return set((await conn.execute(statement)).scalars())
 
     async def settle(self, job: Job, settlement: Settlement, remaining: Sequence[UUID]) -> None:
-        place = nullcontext() if job.lane is Lane.URGENT else self._settling
-        async with place, self._engine.begin() as conn:
+        async with self._place([job.lane]), self._engine.begin() as conn:
             await apply(conn, job, settlement, remaining)
+
+    def _place(self, lanes: Sequence[Lane]) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if all(lane is Lane.URGENT for lane in lanes) else self._not_urgent
 
     async def release(self, job: Job) -> None:
         async with self._engine.begin() as conn:

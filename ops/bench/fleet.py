@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import capacity
 from capacity import cost, rule
 
+from gateway.queue.postgres import AT_ONCE
 from gateway.worker.worker import MAKE_WAY_S
 
 SEED = 20261127
@@ -126,10 +127,10 @@ class Setting:
     claim_ms: float = 1.5
     load_trips: int = 7
     load_ms: float = 1.6
-    settle_trips_before: int = 3
+    settle_trips_before: int = 5
     settle_ms_before: float = 0.5
-    held_trips: int = 4
-    """After the application's row was locked and before the commit: COPY (2), signal, progress."""
+    held_trips: int = 2
+    """After the application's row was locked and before the commit: COPY."""
     jobs_at_hand: int = 4
     pool: int = 10
 
@@ -187,6 +188,7 @@ class Worker:
         self.number = number
         self.loop = Places(1)
         self.pool = Places(fleet.setting.pool)
+        self.not_urgent = Places(AT_ONCE)
         self.line: deque[tuple[Job, int]] = deque()
         self.in_flight = 0
         self.urgent: deque[Job] = deque()
@@ -218,9 +220,11 @@ class Worker:
             while self.at_hand > (setting.jobs_at_hand - 1) * size or self.loading >= setting.jobs_at_hand:
                 yield self.hungry
             self.loading += 1
+            yield self.not_urgent
             yield self.pool
             yield from self.trips(setting.claim_trips, setting.claim_ms)
             sim.release(self.pool)
+            sim.release(self.not_urgent)
             sim.start(self.deliver(Job(self.fleet.random.randrange(setting.applications), BULK, size)))
 
     def deliver(self, job: Job) -> Process:
@@ -294,6 +298,7 @@ class Worker:
     def settle(self, job: Job) -> Process:
         sim, setting, postgres = self.fleet.simulation, self.fleet.setting, self.fleet.postgres
         row = postgres.rows[job.application]
+        yield self.not_urgent
         yield self.pool
         yield from self.trips(setting.settle_trips_before - 1, setting.settle_ms_before)
         yield setting.network_ms / 1000
@@ -309,6 +314,7 @@ class Worker:
         yield self.loop
         sim.release(self.loop)
         sim.release(self.pool)
+        sim.release(self.not_urgent)
         self.fleet.settled(int(rule("job")))
 
     def hear_alert(self) -> Process:

@@ -7,24 +7,24 @@ from sqlalchemy import func, select, text
 
 from gateway.domain.ids import new_id
 from gateway.domain.notification import Lane
-from gateway.queue.postgres import SETTLING, PostgresQueue
+from gateway.queue.postgres import AT_ONCE, PostgresQueue
 from gateway.records import signals
 from gateway.records.database import open_engine
 from gateway.records.schema import applications, jobs
 from tests.support.queues import PostgresEngine, accepted
 
-LEASE, AT_ONCE = timedelta(minutes=1), timedelta(0)
+LEASE, NO_WAIT = timedelta(minutes=1), timedelta(0)
 WAITING = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
 
 
 async def test_a_campaign_s_batches_that_wait_for_each_other_leave_connections_for_an_alert(database_url: str) -> None:
     """Every batch of an application takes its row; those that cannot have it yet must not hold all connections."""
-    pool, batches = SETTLING + 1, SETTLING + 4
+    pool, batches = AT_ONCE + 1, AT_ONCE + 4
     ours = open_engine(database_url, pool_size=pool)
     async with PostgresEngine.opened(database_url) as engine, asyncio.timeout(30):
         queue = PostgresQueue(ours, signals.Signals(database_url))
         await engine.put([new_id() for _ in range(batches)], lane=Lane.BULK, most=1)
-        held = [*await queue.claim(lanes=(Lane.BULK,), limit=batches, lease=LEASE, wait=AT_ONCE)]
+        held = [*await queue.claim(lanes=(Lane.BULK,), limit=batches, lease=LEASE, wait=NO_WAIT)]
         assert len(held) == batches
 
         other = open_engine(database_url, pool_size=2)
@@ -32,11 +32,14 @@ async def test_a_campaign_s_batches_that_wait_for_each_other_leave_connections_f
             await conn.execute(select(applications.c.id).with_for_update(key_share=True))
             settling = [asyncio.create_task(queue.settle(job, accepted(*job.device_ids), [])) for job in held]
             async with other.connect() as looking:
-                while (await looking.execute(WAITING)).scalar_one() < SETTLING:  # noqa: ASYNC110
+                while (await looking.execute(WAITING)).scalar_one() < AT_ONCE:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)  # Postgres does not tell that somebody waits
             alert = await engine.put([new_id()], lane=Lane.URGENT)
-            [claimed] = await queue.claim(lanes=(Lane.URGENT,), limit=1, lease=LEASE, wait=AT_ONCE)
+            more = asyncio.create_task(queue.claim(lanes=tuple(Lane), limit=1, lease=LEASE, wait=NO_WAIT))
+            [claimed] = await queue.claim(lanes=(Lane.URGENT,), limit=1, lease=LEASE, wait=NO_WAIT)
             assert claimed.notification_id == alert
+            assert not more.done()  # what cannot be settled is not sent on and on
+        assert await more == []
         await asyncio.gather(*settling)
         async with other.connect() as conn:
             left = select(func.count()).select_from(jobs).where(jobs.c.lane == Lane.BULK)

@@ -439,7 +439,7 @@ def test_a_crew_starts_small(clock: Callable[[], float]) -> None:
 
 
 async def test_nothing_but_urgent_messages_are_given_out_while_way_is_made(lanes: Lanes[Letter]) -> None:
-    """A campaign's messages wait until the alert's have come, and then go on behind them. No more of them are asked for."""
+    """A campaign's messages wait until the alert's have come, and go on behind them. None are asked for meanwhile."""
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 3))
     making = asyncio.create_task(lanes.make_way(10))
     await asyncio.sleep(0)
