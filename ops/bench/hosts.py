@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ sys.path[:0] = [str(ROOT), str(HERE)]
 import sink  # noqa: E402
 
 from gateway.domain import ids  # noqa: E402
+from gateway.domain.errors import Conflict  # noqa: E402
 from gateway.domain.notification import Kind  # noqa: E402
 from gateway.embedded import EmbeddedPostgres  # noqa: E402
 from gateway.push.endpoints import EndpointPolicy  # noqa: E402
@@ -221,11 +222,9 @@ async def logged(stage: Stage, id_: UUID, count: int) -> None:
 async def stop(stage: Stage, id_: UUID) -> None:
     """End what is left of it, so that it is not in the way of the next."""
     async with stage.context.engine.begin() as conn:
-        found = await conn.execute(
-            text("SELECT application_id, finished_at FROM notifications WHERE id = :id"), {"id": id_}
-        )
-        application_id, finished = found.one()
-        if finished is None:
+        owner = text("SELECT application_id FROM notifications WHERE id = :id")
+        application_id = (await conn.execute(owner, {"id": id_})).scalar_one()
+        with suppress(Conflict):  # it is over
             await control.cancel(conn, application_id, id_)
     async with asyncio.timeout(GIVE_UP_S):
         while True:
