@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.content.sandbox import TIME_LIMIT_S
 from gateway.content.templates import Compiled, has_markup
 from gateway.domain.errors import Invalid, TemplateFailed
 
@@ -139,6 +140,16 @@ def test_no_template_takes_long_or_fails_otherwise_than_by_its_own_fault(templat
     assert len(text) <= 8192
     assert "<class" not in text
     assert time.perf_counter() - began < 3
+
+
+def test_a_template_is_not_to_blame_for_a_processor_that_others_have() -> None:
+    class Waiting:
+        def __str__(self) -> str:
+            time.sleep(2 * TIME_LIMIT_S)
+            return "late"
+
+    text = rendered("{{ user.id }}{% assign i = 1 %}{{ i }}", user={"id": Waiting()})
+    assert text == "late1"
 
 
 def test_a_template_sees_nothing_but_its_variables() -> None:
