@@ -7,6 +7,7 @@ Each runs until it is told to stop, and then finishes what it has begun.
 import asyncio
 import gc
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -37,6 +38,7 @@ from gateway.service.messages import Composer
 from gateway.service.vault import Vault
 from gateway.settings import Settings, load_or_create_secret
 from gateway.sim import DEMO, Sim
+from gateway.web.crowd import Crowd
 from gateway.web.limits import Buckets
 from gateway.web.routes import Front
 from gateway.web.server import build
@@ -285,6 +287,7 @@ async def _serving(settings: Settings, installation: Installation) -> AsyncItera
             bell,
             installation.admin_token,
             settings.max_body,
+            Crowd(settings.requests),
             Buckets("inbox", settings.inbox_per_minute),
         )
         runner = web.AppRunner(build(front), access_log=None, shutdown_timeout=LAST_REQUESTS_S)
@@ -298,6 +301,9 @@ async def _serving(settings: Settings, installation: Installation) -> AsyncItera
 
 
 async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+    # Every connection takes a file descriptor, also one that says nothing.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         await web.TCPSite(runner, host, port, backlog=1024).start()
     except OSError as error:

@@ -111,6 +111,9 @@ class Settings(BaseSettings):
         30, ge=0, description="Days a device is kept after its push service said it is gone."
     )
     idempotency_hours: int = Field(24, ge=1, description="Hours an Idempotency-Key is remembered.")
+    requests: int = Field(
+        1000, ge=1, le=100_000, description="Requests under way at once in one server. More are told to come again."
+    )
     max_body: int = Field(1024 * 1024, ge=16 * 1024, description="Octets of a request's body, at the most.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
     log_format: Literal["auto", "json", "console"] = Field(

@@ -61,6 +61,12 @@ class BodyTooLarge(GatewayError):
     status = 413
 
 
+class BodyTooSlow(GatewayError):
+    code = "body_too_slow"
+    title = "The body took too long to come"
+    status = 408
+
+
 class UnsupportedMediaType(GatewayError):
     code = "unsupported_media_type"
     title = "This content type is not understood here"

@@ -3,14 +3,17 @@
 All of it is one transaction, so that an error leaves nothing behind and an answer is given for what is kept.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from aiohttp import web
 
 from gateway.domain.errors import (
     BodyTooLarge,
+    BodyTooSlow,
     Fault,
     Forbidden,
     Invalid,
@@ -27,6 +30,8 @@ from gateway.web.routes import Answer, Call, Front, Medium, Request, Route, to_j
 
 NOBODY = Caller(frozenset())
 LONGEST_KEY = 255
+# For all of a body: who sends slowly holds what others need.
+BODY_S = 30
 
 
 def handler(front: Front, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -40,9 +45,17 @@ def handler(front: Front, route: Route) -> Callable[[web.Request], Awaitable[web
 
 
 async def _handle(front: Front, route: Route, http: web.Request) -> web.StreamResponse:
+    with ExitStack() as held:
+        # What streams takes little at a time, and the probes among it must be answered when nothing else is.
+        if route.streams is None:
+            held.enter_context(front.crowd.place())
+        return await _answered(front, route, http, held)
+
+
+async def _answered(front: Front, route: Route, http: web.Request, held: ExitStack) -> web.StreamResponse:
     # The body comes first: a slow sender must not hold a connection to the database.
     medium = route.also.get(http.content_type) if http.body_exists else None
-    raw = await _read(http, front.largest_body, medium) if route.body is not None else b""
+    raw = await _read(http, front, medium, held) if route.body is not None else b""
     other = None if medium is None else await medium.read(raw)
     headers: Mapping[str, str] = {}
     shared = None if "Idempotency-Key" in http.headers else route.shared
@@ -53,7 +66,10 @@ async def _handle(front: Front, route: Route, http: web.Request) -> web.StreamRe
             _admit(route, caller, http)
         asked = Request(front, http, caller, *_input(route, http, raw, other))
         if route.before is not None:
+            held.close()  # it may wait for news, as many do at once
             headers = await route.before(asked)
+            if route.streams is None:
+                held.enter_context(front.crowd.place())
         if route.streams is not None:
             streamed: web.StreamResponse = await route.handler(asked)
             return streamed
@@ -109,18 +125,24 @@ def _is_known(request: web.Request, etag: str) -> bool:
     return known.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in known.split(","))
 
 
-async def _read(request: web.Request, largest: int, medium: Medium | None) -> bytes:
-    """Raises UnsupportedMediaType and BodyTooLarge."""
-    kind = request.content_type
+async def _read(request: web.Request, front: Front, medium: Medium | None, held: ExitStack) -> bytes:
+    """Raises UnsupportedMediaType, BodyTooLarge, BodyTooSlow and Unavailable."""
+    kind, largest = request.content_type, front.largest_body
     if medium is not None:
         largest = max(largest, medium.largest)
     elif request.body_exists and kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMediaType(f"the body must be application/json, not {kind[:80]}")
     raw = bytearray()
-    async for chunk in request.content.iter_any():
-        raw += chunk
-        if len(raw) > largest:
-            raise BodyTooLarge(f"the body has more than {largest} octets")
+    hold = held.enter_context(front.crowd.body())
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.content.iter_any():
+                raw += chunk
+                if len(raw) > largest:
+                    raise BodyTooLarge(f"the body has more than {largest} octets")
+                hold(len(chunk))
+    except TimeoutError:
+        raise BodyTooSlow(f"the body must be here within {BODY_S} s") from None
     return bytes(raw)
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from gateway.domain.errors import BodyTooLarge, GatewayError, Invalid, UnsupportedMediaType
+from gateway.domain.errors import BodyTooLarge, BodyTooSlow, GatewayError, Invalid, UnsupportedMediaType
 from gateway.web import problems
 from gateway.web.routes import to_json
 
@@ -21,6 +21,8 @@ BATCH = 500
 AT_A_TIME = 10
 LONGEST_LINE = 65_536  # octets
 IN_MEMORY = 1 << 20
+# Lines may come as slowly as they are made, but not never.
+SILENCE_S = 60
 
 B = TypeVar("B")
 Read = Callable[[bytes], B]
@@ -59,13 +61,13 @@ async def answer(http: web.Request, read: Read[B], take: Take[B], statuses: Sequ
 async def _verdicts(http: web.Request, read: Read[B], take: Take[B]) -> AsyncIterator[dict[str, Any]]:
     """In the order of the lines. While some are being taken, the next ones are read, and the ones before told."""
     under_way: asyncio.Task[list[tuple[int, dict[str, Any] | GatewayError]]] | None = None
-    broken: BodyTooLarge | None = None
+    broken: GatewayError | None = None
     try:
         batches = _read_batches(http, read)
         while True:
             try:
                 batch = await anext(batches, None)
-            except BodyTooLarge as error:  # the lines before are taken all the same
+            except (BodyTooLarge, BodyTooSlow) as error:  # the lines before are taken all the same
                 batch, broken = None, error
             done = [] if under_way is None else await under_way
             under_way = None if batch is None else asyncio.create_task(_taken(batch, take))
@@ -113,7 +115,7 @@ def _verdict(line: int, came_to: dict[str, Any] | GatewayError) -> dict[str, Any
 
 
 async def _batches(http: web.Request) -> AsyncIterator[list[tuple[int, bytes]]]:
-    """(line number, octets) of the lines that are not blank, some at a time. Raises BodyTooLarge."""
+    """(line number, octets) of the lines that are not blank, some at a time. Raises BodyTooLarge and BodyTooSlow."""
     batch: list[tuple[int, bytes]] = []
     async for number, line in _lines(http):
         if line.strip():
@@ -127,7 +129,7 @@ async def _batches(http: web.Request) -> AsyncIterator[list[tuple[int, bytes]]]:
 
 async def _lines(http: web.Request) -> AsyncIterator[tuple[int, bytes]]:
     number, rest = 0, b""
-    async for chunk in http.content.iter_any():
+    while chunk := await _chunk(http):
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             number += 1
@@ -136,3 +138,12 @@ async def _lines(http: web.Request) -> AsyncIterator[tuple[int, bytes]]:
             raise BodyTooLarge(f"line {number + 1} has more than {LONGEST_LINE} octets")
     if rest:
         yield number + 1, rest
+
+
+async def _chunk(http: web.Request) -> bytes:
+    """What has come; nothing at the end."""
+    try:
+        async with asyncio.timeout(SILENCE_S):
+            return await http.content.readany()
+    except TimeoutError:
+        raise BodyTooSlow(f"nothing has come for {SILENCE_S} s") from None

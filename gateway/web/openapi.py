@@ -120,6 +120,7 @@ _REFUSALS = {
     403: "The credential may not do this",
     404: "Nothing is here",
     409: "The state does not allow this",
+    408: "The body took too long to come",
     413: "The body is too large",
     415: "The content type is not understood",
     422: "The input is not valid",
@@ -278,7 +279,7 @@ def _refusals(route: Route) -> dict[int, str]:
     if route.before is not None:
         statuses += [429]
     if route.body is not None:
-        statuses += [400, 413]
+        statuses += [400, 408, 413]
     if route.body is not None or _takes_stream(route):
         statuses += [415]
     if route.body is not None or route.query is not None:

@@ -57,6 +57,8 @@ ROUTES: tuple[Route, ...] = (
 )
 
 LONGEST_REQUEST_ID = 128
+# Longer than proxies keep theirs, which would otherwise ask just when we close.
+KEEP_ALIVE_S = 75.0
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +66,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build(front: Front) -> web.Application:
-    app = web.Application(middlewares=[_watched], handler_args={"max_field_size": 16_384})
+    app = web.Application(
+        middlewares=[_watched], handler_args={"max_field_size": 16_384, "keepalive_timeout": KEEP_ALIVE_S}
+    )
     browser_paths = set()
     for route in ROUTES:
         handle = dispatch.handler(front, route)

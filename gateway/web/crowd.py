@@ -1,0 +1,48 @@
+"""How much is under way in this process. What is beyond is refused at once, to be asked again, before it costs memory.
+
+What waits in line is answered late or never, and holds its body meanwhile (RFC 9110 section 15.6.4).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from gateway.domain.errors import Unavailable
+
+MOST_OCTETS = 64 * 1024 * 1024
+"""Of all bodies together."""
+
+
+class Crowd:
+    def __init__(self, most: int) -> None:
+        """`most`: requests that are read or answered at once. Those that only wait for news do not count."""
+        self._most = most
+        self._inside = 0
+        self._octets = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """For one request. Raises Unavailable."""
+        if self._inside >= self._most:
+            raise Unavailable("too many requests are under way on this server; try again shortly")
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
+    @contextmanager
+    def body(self) -> Iterator[Callable[[int], None]]:
+        """For one body, until it is done with: call with the octets that have come. The call raises Unavailable."""
+        held = 0
+
+        def hold(octets: int) -> None:
+            nonlocal held
+            held += octets
+            self._octets += octets
+            if self._octets > MOST_OCTETS:
+                raise Unavailable("too much is being sent to this server at once; try again shortly")
+
+        try:
+            yield hold
+        finally:
+            self._octets -= held

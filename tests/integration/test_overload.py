@@ -1,0 +1,191 @@
+"""More than the server can take: it refuses at once, holds nothing for long, and is itself again afterwards."""
+
+import asyncio
+import re
+import resource
+from contextlib import AsyncExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+from sqlalchemy import text
+from sqlalchemy.pool import QueuePool
+
+from gateway.domain import ids
+from gateway.web.crowd import Crowd
+from tests.support.api import Api
+from tests.support.gateway_parts import HOME
+from tests.support.worker_process import server_process
+
+IDLE = 10_000
+MOST_MB = 200.0
+
+
+class Slow:
+    """A request whose body never ends."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def begun(cls, api: Api, path: str = "/v1/devices", kind: str = "application/json") -> "Slow":
+        slow = cls(*await connected(api.origin))
+        slow._writer.write(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.secret}\r\n"
+            f"Content-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        )
+        await slow.send(b"{")
+        return slow
+
+    async def send(self, octets: bytes) -> None:
+        self._writer.write(f"{len(octets):x}\r\n".encode() + octets + b"\r\n")
+        await self._writer.drain()
+
+    async def answer(self) -> str:
+        async with asyncio.timeout(20):
+            return (await self._reader.readuntil(b"\r\n")).decode()
+
+    async def end(self) -> None:
+        self._writer.close()
+
+
+async def connected(origin: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    where = urlsplit(origin)
+    return await asyncio.open_connection(where.hostname, where.port)
+
+
+@pytest.fixture
+async def small(api: Api) -> Api:
+    """A server with room for two requests at once."""
+    object.__setattr__(api.front, "crowd", Crowd(2))
+    return api
+
+
+async def inside(api: Api, count: int) -> None:
+    async with asyncio.timeout(20):
+        while api.front.crowd._inside != count:  # noqa: ASYNC110 - the server's state gives no event
+            await asyncio.sleep(0.01)
+
+
+async def test_what_is_more_than_the_server_takes_is_told_to_come_again_and_probes_are_answered(small: Api) -> None:
+    slow = [await Slow.begun(small) for _ in range(2)]
+    await inside(small, 2)
+    refused = await small.call("POST", "/v1/devices", small.device(), key=small.publishable, origin=HOME)
+    assert (refused.status, refused.body["code"]) == (503, "unavailable")
+    assert int(refused.headers["Retry-After"]) > 0
+    assert (await small.call("GET", "/healthz", key=None)).status == 200
+    assert (await small.call("GET", "/readyz", key=None)).status == 200
+
+    for one in slow:
+        await one.end()
+    await inside(small, 0)
+    assert (await small.call("GET", "/v1/devices")).status == 200
+
+
+async def test_who_waits_for_news_takes_no_room_from_others(small: Api) -> None:
+    device = await small.register()
+    device_id, mailroom = ids.parse(ids.DEVICE, device["id"]), small.front.mailroom
+    assert device_id is not None
+    path = f"/v1/devices/{device['id']}/inbox?wait=20&after=0"
+    waiting = []
+    for _ in range(3):
+        waiting.append(asyncio.create_task(small.call("GET", path, key=device["device_token"])))
+        async with asyncio.timeout(20):
+            while mailroom.waiting(small.parts.application_id, device_id) < len(waiting):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert (await small.call("GET", "/v1/devices")).status == 200
+    for one in waiting:
+        one.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_bodies_that_are_too_much_together_are_refused_before_they_fill_the_memory(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.web.crowd.MOST_OCTETS", 300_000)
+    slow = [await Slow.begun(api) for _ in range(2)]
+    for one in slow:
+        await one.send(b" " * 200_000)
+    done, _ = await asyncio.wait([asyncio.create_task(one.answer()) for one in slow], return_when="FIRST_COMPLETED")
+    assert "503" in done.pop().result()
+    assert (await api.call("GET", "/v1/devices")).status == 200
+    for one in slow:
+        await one.end()
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.web.dispatch.BODY_S", 0.2)
+    slow = await Slow.begun(api)
+    assert "408" in await slow.answer()
+    await slow.end()
+
+
+async def test_an_import_that_falls_silent_ends_and_tells_what_it_took(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.web.ndjson.SILENCE_S", 0.2)
+    slow = await Slow.begun(api, "/v1/devices/import", "application/x-ndjson")
+    assert "200" in await slow.answer()
+    async with asyncio.timeout(20):
+        told = await slow._reader.readuntil(b'"body_too_slow"')
+    assert b'"done": false' in told or b'"done":false' in told
+    await slow.end()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /v1/devices HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
+        b"GET /v1/devices HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 10_000 + b"\r\n",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 this is TLS\r\n\r\n",
+    ],
+    ids=["a long header", "many headers", "a long address", "no HTTP"],
+)
+async def test_what_is_no_sound_request_is_refused_without_a_trace(api: Api, head: bytes) -> None:
+    reader, writer = await connected(api.origin)
+    writer.write(head)
+    async with asyncio.timeout(20):
+        answer = await reader.read(65_536)
+    assert re.match(rb"HTTP/1.[01] 4\d\d ", answer), answer[:200]
+    assert b"Traceback" not in answer
+    writer.close()
+    assert (await api.call("GET", "/v1/devices")).status == 200
+
+
+async def test_without_a_connection_to_the_database_it_answers_503_and_recovers_by_itself(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = api.parts.context.engine.pool
+    assert isinstance(pool, QueuePool)
+    monkeypatch.setattr(pool, "_timeout", 0.2)
+    async with AsyncExitStack() as taken:
+        for _ in range(pool.size()):
+            conn = await taken.enter_async_context(api.parts.context.engine.connect())
+            await conn.execute(text("SELECT 1"))
+        refused = await api.call("GET", "/v1/devices")
+        assert (refused.status, "Retry-After" in refused.headers) == (503, True)
+    assert (await api.call("GET", "/v1/devices")).status == 200
+
+
+async def test_ten_thousand_idle_connections_keep_nobody_from_being_served(api: Api, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    count = min(IDLE, hard - 1000)
+    try:
+        async with server_process(api.parts, tmp_path) as (server, origin), AsyncExitStack() as held:
+            before = memory_mb(server.process.pid)
+            for _ in range(0, count, 100):
+                for _, writer in await asyncio.gather(*(connected(origin) for _ in range(100))):
+                    held.callback(writer.close)
+            async with aiohttp.ClientSession() as http, http.get(f"{origin}/readyz") as answer:
+                assert answer.status == 200
+            assert memory_mb(server.process.pid) - before < MOST_MB
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def memory_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return float(status.partition("VmRSS:")[2].split()[0]) / 1024
