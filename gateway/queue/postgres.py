@@ -312,8 +312,8 @@ async def _shrink(conn: AsyncConnection, job: Job, settled: int, remaining: Sequ
         return True
     if (await conn.execute(update(jobs).where(*whole).values(device_ids=list(remaining)))).rowcount == 1:
         return True
-    left = await conn.execute(select(func.cardinality(jobs.c.device_ids)).where(*_held(job)))
-    if left.scalar() == len(remaining):
+    left = (await conn.execute(select(jobs.c.device_ids).where(*_held(job)))).scalar()
+    if left == list(remaining):
         return False
     raise LeaseLost
 

@@ -53,7 +53,8 @@ def open_engine(url: str, *, pool_size: int = 10, application_name: str = "gatew
 
 async def write_behind(conn: AsyncConnection) -> None:
     """Do not wait until this transaction is on the disk. A crash of Postgres may undo it, but only together with
-    everything that came after it: for what is done again then, such as claiming a job.
+    everything that came after it: for what is then done again, such as claiming a job. Not for what makes rows: their
+    ids would be given to others, while somebody still has them in hand.
     """
     await conn.execute(text("SET LOCAL synchronous_commit = off"))
 

@@ -23,7 +23,6 @@ from gateway.queue import postgres as queue
 from gateway.queue.protocol import LeaseLost
 from gateway.records import notifications
 from gateway.records.audiences import make_room, reachable
-from gateway.records.database import write_behind
 from gateway.records.schema import devices
 from gateway.records.targets import bucket
 from gateway.service import reminders, segments
@@ -38,7 +37,6 @@ log = structlog.get_logger(__name__)
 async def plan(context: Context, job: Job) -> int:
     """Turn a plan job into send jobs; answers how many devices they hold. Raises LeaseLost."""
     async with context.engine.begin() as conn:
-        await write_behind(conn)
         in_time = await reminders.proceed(conn, context, job)
         [*found] = await notifications.load(conn, [job.notification_id], lock=True)
         if not found:  # its reminder was changed meanwhile

@@ -1,0 +1,88 @@
+"""Postgres dies and comes back while workers live on: what it forgets must not be taken for something else."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select, text, update
+
+from gateway.domain.job import Job
+from gateway.domain.notification import Lane
+from gateway.embedded import EmbeddedPostgres
+from gateway.queue.protocol import LeaseLost
+from gateway.records import migrate
+from gateway.records.database import DATABASE_ERRORS
+from gateway.records.schema import jobs
+from gateway.service import planning
+from gateway.sim import Vendor
+from tests.support.gateway_parts import Parts, gateway
+from tests.support.queues import accepted, retried
+
+# What a commit does not wait for is written by itself only much later than the crash.
+LATE = {"wal_writer_delay": "10s", "wal_writer_flush_after": "1GB", "shared_buffers": "64MB"}
+
+
+@pytest.fixture
+async def own(reachable_tmp: Path) -> AsyncIterator[Parts]:
+    """A gateway on a Postgres of its own."""
+    postgres = EmbeddedPostgres(reachable_tmp / "crashing", LATE)
+    url = await asyncio.to_thread(postgres.start)
+    try:
+        await asyncio.to_thread(migrate.upgrade, url)
+        async with gateway(url) as parts:
+            yield parts
+    finally:
+        await asyncio.to_thread(postgres.stop)
+
+
+async def test_a_crash_of_the_database_undoes_claims_and_no_plan(own: Parts) -> None:
+    """Jobs that a crash undid would give their ids to others, and who holds one of them would settle another's."""
+    await own.register(own.subscribe(Vendor.FCM, 3))
+    sent = await own.submit()
+    [plan] = await claim(own)
+    await planning.plan(own.context, plan)
+    [before] = await claim(own)
+
+    await crash(own)
+
+    async with own.engine.begin() as conn:
+        found = (await conn.execute(select(jobs.c.id, jobs.c.device_ids))).all()
+        assert found == [(before.id, list(before.device_ids))]
+        # On a slow machine the claim may have been written in time.
+        await conn.execute(update(jobs).values(attempt=0, run_at=func.now()))
+    [again] = await claim(own)
+    assert again == before, "two hold it, and neither knows"
+    *first, last = before.device_ids
+    await own.queue().settle(again, retried(datetime.now(UTC) + timedelta(hours=1), *first), [last])
+    with pytest.raises(LeaseLost):
+        await own.queue().settle(before, accepted(*before.device_ids[1:]), before.device_ids[:1])
+    await own.queue().settle(again, accepted(last), [])
+    assert {*await own.log(sent.id)} == {last}
+    assert await own.scalar("SELECT sum(cardinality(device_ids)) FROM jobs") == len(first)
+
+
+async def claim(parts: Parts) -> list[Job]:
+    return await parts.queue().claim(
+        lanes=tuple(Lane), limit=1, lease=timedelta(minutes=5), wait=timedelta(seconds=30)
+    )
+
+
+async def crash(parts: Parts) -> None:
+    """Kill one of Postgres's processes, as the kernel does when memory runs out: Postgres then starts over."""
+    async with parts.engine.connect() as conn:
+        pid = (await conn.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(DATABASE_ERRORS):
+            await conn.execute(text("SELECT 1"))
+        await conn.invalidate()
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await parts.scalar("SELECT 1")
+                return
+            except DATABASE_ERRORS:
+                await asyncio.sleep(0.05)  # nobody tells that it is back
