@@ -47,7 +47,8 @@ async def wait_for_mail(request: Request[None, Pull]) -> Mapping[str, str]:
     device_id = ids.parse(ids.DEVICE, request.path("device_id"))
     if device_id is None or request.caller.device_id not in (None, device_id):
         raise NotFound(f"there is no device {request.path('device_id')[:80]!r}")
-    limit = front.inbox.take(device_id)
+    # Not by the device alone, which another application's key may name too.
+    limit = front.inbox.take((request.application_id, device_id))
     if not asked.wait or asked.after is None:
         return limit
     if front.mailroom.waiting(request.application_id, device_id) >= MOST_WAITING:

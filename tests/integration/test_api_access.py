@@ -2,17 +2,12 @@
 
 import pytest
 
-from gateway.service.access import ADMIN as ADMIN_SCOPE
 from gateway.service.access import DEVICE, REGISTER
 from gateway.web.routes import Route
 from gateway.web.server import ROUTES
-from tests.support.api import ADMIN, Api, addressed, example
+from tests.support.api import ADMIN, Api, addressed
 from tests.support.gateway_parts import HOME
 
-REMINDER = {"name": "r", "cron": "0 9 * * 1", "content": {"title": "T"}, "audience": {"topic": "t"}}
-TRIGGER = {"name": "t", "event": "cart.abandoned", "content": {"title": "T"}}
-FEED = {"name": "f", "url": "https://feeds.example.org/cap"}
-WEBHOOK = {"name": "w", "url": "https://hooks.example.org/in", "events": ["*"]}
 PROTECTED = [route for route in ROUTES if route.may]
 
 
@@ -48,53 +43,6 @@ async def test_every_route_refuses_credentials_without_its_scope(api: Api) -> No
                 assert (said.status, said.body["code"]) == (403, "forbidden"), (route.path, scope)
             else:
                 assert said.status != 403, (route.path, scope, said.body)
-
-
-async def test_another_applications_things_are_not_there(api: Api) -> None:
-    device = await api.register()
-    sent = await api.parts.submit()
-    async with api.parts.working():
-        await api.parts.ended(sent.id)
-    [delivery] = (await api.made("GET", "/v1/deliveries"))["items"]
-    new = {"name": "other", "subject": "mailto:ops@example.org", "allowed_origins": [HOME]}
-    other = (await api.made("POST", "/v1/applications", new, key=ADMIN))["secret_key"]
-    ids = {
-        "application_id": api.parts.application["id"],
-        "device_id": device["id"],
-        "notification_id": delivery["notification_id"],
-        "delivery_id": delivery["id"],
-        "segment_id": (await api.made("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}}))["id"],
-        "template_id": (await api.made("POST", "/v1/templates", {"name": "t", "content": {"title": "T"}}))["id"],
-        "reminder_id": (await api.made("POST", "/v1/reminders", REMINDER))["id"],
-        "webhook_id": (await api.made("POST", "/v1/webhooks", WEBHOOK))["id"],
-        "trigger_id": (await api.made("POST", "/v1/triggers", TRIGGER))["id"],
-        "event_id": (await api.made("POST", "/v1/events", {"name": "order.paid", "user_id": "u-1"}))["id"],
-        "feed_id": (await api.made("POST", "/v1/feeds", FEED))["id"],
-        "category_id": (await api.made("POST", "/v1/categories", {"name": "c", "title": "C"}))["id"],
-    }
-    for route in PROTECTED:
-        if set(route.may) == {ADMIN_SCOPE} or not any(f"{{{name}}}" in route.path for name in ids):
-            continue
-        body = example(route) if route.body else None
-        said = await api.call(route.method, address(route, **ids), body, key=other)
-        assert (said.status, said.body["code"]) == (404, "not_found"), route.path
-    for path in (
-        "/v1/devices",
-        "/v1/notifications",
-        "/v1/deliveries",
-        "/v1/segments",
-        "/v1/categories",
-        "/v1/templates",
-        "/v1/reminders",
-        "/v1/webhooks",
-        "/v1/feeds",
-        "/v1/triggers",
-        "/v1/events",
-    ):
-        assert (await api.made("GET", path, key=other))["items"] == []
-    preview = await api.made("POST", "/v1/audiences/preview", {"audience": {"device_id": device["id"]}}, key=other)
-    assert preview["devices"] == 0
-    assert (await api.made("DELETE", "/v1/users/u-1", key=other)) == {"devices": 0}
 
 
 @pytest.mark.parametrize("origin", [None, "https://evil.example", HOME + ".evil.example", HOME + ":8443", "null"])
