@@ -274,6 +274,7 @@ def keep(settings: Settings) -> Limits:
         log=timedelta(days=settings.retention_days),
         gone_devices=timedelta(days=settings.gone_devices_days),
         idempotency=timedelta(hours=settings.idempotency_hours),
+        audit=timedelta(days=settings.audit_days),
     )
 
 

@@ -110,6 +110,7 @@ class Settings(BaseSettings):
     gone_devices_days: int = Field(
         30, ge=0, description="Days a device is kept after its push service said it is gone."
     )
+    audit_days: int = Field(400, ge=1, description="Days the log of administrative acts is kept.")
     idempotency_hours: int = Field(24, ge=1, description="Hours an Idempotency-Key is remembered.")
     requests: int = Field(
         1000, ge=1, le=100_000, description="Requests under way at once in one server. More are told to come again."

@@ -17,7 +17,7 @@ from gateway.domain.errors import NotFound
 from gateway.domain.notification import Notification
 from gateway.records import notifications
 from gateway.records.signals import LOG, Signals
-from gateway.service import control, reports
+from gateway.service import audit, control, reports
 from gateway.service.context import Context
 
 campaign = typer.Typer(help="Campaigns, and notifications of every other kind.", no_args_is_help=True)
@@ -54,27 +54,28 @@ def status(
 @campaign.command()
 def pause(notification_id: str, data_dir: DataDir = None) -> None:
     """Send no more of it until it is resumed."""
-    _controlled(control.pause, notification_id, data_dir)
+    _controlled("pause", control.pause, notification_id, data_dir)
 
 
 @campaign.command()
 def resume(notification_id: str, data_dir: DataDir = None) -> None:
     """Let it go on where it was paused."""
-    _controlled(control.resume, notification_id, data_dir)
+    _controlled("resume", control.resume, notification_id, data_dir)
 
 
 @campaign.command()
 def cancel(notification_id: str, data_dir: DataDir = None) -> None:
     """Send no more of it, for good."""
-    _controlled(control.cancel, notification_id, data_dir)
+    _controlled("cancel", control.cancel, notification_id, data_dir)
 
 
-def _controlled(what: control.Order, notification_id: str, data_dir: Path | None) -> None:
+def _controlled(name: str, what: control.Order, notification_id: str, data_dir: Path | None) -> None:
     id_ = id_of(ids.NOTIFICATION, notification_id)
 
     async def controlled(conn: AsyncConnection, _: Context) -> str:
         found = await _held(conn, id_)
         await what(conn, found.application_id, id_)
+        await audit.note(conn, audit.COMMAND_LINE, f"notifications.{name}", found.application_id, notification_id)
         return (await _held(conn, id_)).status
 
     typer.echo(order(data_dir, controlled))

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.cli.installation import AppOption, DataDir, application, id_of, order
 from gateway.cli.output import JsonOption, as_json, pairs, table
 from gateway.domain import ids
-from gateway.service import feeds
+from gateway.service import audit, feeds
 from gateway.service.context import Context
 from gateway.web.feeds import NewFeed
 from gateway.web.reading import read_body
@@ -46,16 +46,20 @@ def add_feed(
     new = read_body(NewFeed, jsonlib.dumps(said).encode())
 
     async def added(conn: AsyncConnection, context: Context) -> dict[str, Any]:
-        return await feeds.create(
+        application_id = await application(conn, app_)
+        made = await feeds.create(
             conn,
             context,
-            await application(conn, app_),
+            application_id,
             new.name,
             new.url,
             interval=timedelta(seconds=new.interval),
             audience=new.audience,
             category=new.category,
         )
+        given = {"url": url} if name is None else {"url": url, "name": name}
+        await audit.note(conn, audit.COMMAND_LINE, "feeds.create", application_id, made["id"], given)
+        return made
 
     made = order(data_dir, added)
     if json:
@@ -87,6 +91,8 @@ def remove_feed(feed_id: FeedId, app_: AppOption, data_dir: DataDir = None) -> N
     id_ = id_of(ids.FEED, feed_id)
 
     async def removed(conn: AsyncConnection, _: Context) -> None:
-        await feeds.remove(conn, await application(conn, app_), id_)
+        application_id = await application(conn, app_)
+        await feeds.remove(conn, application_id, id_)
+        await audit.note(conn, audit.COMMAND_LINE, "feeds.remove", application_id, feed_id)
 
     order(data_dir, removed)

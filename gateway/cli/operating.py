@@ -1,4 +1,4 @@
-"""Commands of the operator: applications and keys, settings, a check-up, upkeep now."""
+"""Commands of the operator: applications and keys, who did what, settings, a check-up, upkeep now."""
 
 import sys
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from gateway.domain import ids
 from gateway.domain.errors import NotFound
 from gateway.records import applications as records
 from gateway.records import migrate
-from gateway.service import applications
+from gateway.service import applications, audit
 from gateway.service.access import REGISTER, SCOPES
 from gateway.service.context import Context
 from gateway.service.vault import Unsealable
@@ -31,6 +31,7 @@ def add(cli: typer.Typer) -> None:
     cli.add_typer(apps, name="apps")
     cli.add_typer(keys, name="keys")
     cli.command("settings")(show_settings)
+    cli.command("audit")(show_audit)
     cli.command()(doctor)
     cli.command()(prune)
 
@@ -46,7 +47,14 @@ def create_app(
     json: JsonOption = False,
 ) -> None:
     """Create an application. Its keys are shown this once."""
-    made = order(data_dir, lambda conn, context: applications.create(conn, context.vault, name, subject, origin or []))
+
+    async def make(conn: AsyncConnection, context: Context) -> dict[str, Any]:
+        made = await applications.create(conn, context.vault, name, subject, origin or [])
+        id_, given = ids.parse(ids.APPLICATION, made["id"]), {"name": name, "subject": subject}
+        await audit.note(conn, audit.COMMAND_LINE, "applications.create", id_, made["id"], given)
+        return made
+
+    made = order(data_dir, make)
     if json:
         return as_json(made)
     shown = ("id", "name", "vapid_public_key", "publishable_key", "secret_key")
@@ -83,7 +91,11 @@ def create_key(
         raise typer.BadParameter(f"{unknown[0]} is none of {', '.join((*SCOPES, REGISTER))}", param_hint="--scope")
 
     async def make(conn: AsyncConnection, _: Context) -> dict[str, Any]:
-        return await applications.add_key(conn, await application(conn, app_), name, wanted)
+        application_id = await application(conn, app_)
+        made = await applications.add_key(conn, application_id, name, wanted)
+        given = {"name": name, "scopes": list(wanted)}
+        await audit.note(conn, audit.COMMAND_LINE, "keys.create", application_id, made["id"], given)
+        return made
 
     made = order(data_dir, make)
     if json:
@@ -115,10 +127,32 @@ def remove_key(key_id: str, app_: AppOption, data_dir: DataDir = None) -> None:
         id_ = ids.parse(ids.KEY, key_id)
         if id_ is None:
             raise NotFound(f"{key_id!r} is not the id of a key; `gateway keys list` shows them")
-        await applications.remove_key(conn, await application(conn, app_), id_)
+        application_id = await application(conn, app_)
+        await applications.remove_key(conn, application_id, id_)
+        await audit.note(conn, audit.COMMAND_LINE, "keys.remove", application_id, key_id)
 
     order(data_dir, remove)
     typer.echo("removed")
+
+
+def show_audit(
+    app_: Annotated[str | None, typer.Option("--app", help="Only of this application.", metavar="ID")] = None,
+    act: Annotated[str | None, typer.Option(help="Only of this kind, such as keys.remove.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The newest so many.")] = 100,
+    data_dir: DataDir = None,
+    json: JsonOption = False,
+) -> None:
+    """List administrative acts, the newest first: who did what, on what, when."""
+
+    async def found(conn: AsyncConnection, _: Context) -> list[dict[str, Any]]:
+        own = None if app_ is None else await application(conn, app_)
+        return await audit.page(conn, own=own, act=act, limit=limit)
+
+    items = order(data_dir, found)
+    if json:
+        return as_json({"items": items, "next_cursor": None})
+    rows = [(f"{one['at']:%Y-%m-%d %H:%M:%S}", one["who"], one["act"], one["target"]) for one in items]
+    table(("at (UTC)", "who", "act", "target"), rows)
 
 
 def show_settings(data_dir: DataDir = None, json: JsonOption = False) -> None:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 APPLICATION, KEY, DEVICE, NOTIFICATION, DELIVERY = "app", "key", "dev", "ntf", "dlv"
 SEGMENT, CATEGORY, TEMPLATE, REMINDER = "seg", "cat", "tpl", "rem"
-WEBHOOK, FEED, TRIGGER, EVENT = "whk", "fed", "trg", "evt"
+WEBHOOK, FEED, TRIGGER, EVENT, AUDIT = "whk", "fed", "trg", "evt", "aud"
 
 
 def new_id() -> UUID:

@@ -15,6 +15,7 @@ from gateway.records.schema import api_keys, applications, vapid_keys
 class HeldKey(NamedTuple):
     """What a key may do. `allowed_origins` are its application's."""
 
+    id: UUID
     application_id: UUID
     scopes: list[str]
     allowed_origins: list[str]
@@ -30,7 +31,9 @@ class Lobby(NamedTuple):
 
 # Made once: building and compiling them would cost more than running them, and some are run for every request.
 _HELD = (
-    select(api_keys.c.digest, api_keys.c.application_id, api_keys.c.scopes, applications.c.allowed_origins)
+    select(
+        api_keys.c.digest, api_keys.c.id, api_keys.c.application_id, api_keys.c.scopes, applications.c.allowed_origins
+    )
     .join(applications)
     .where(api_keys.c.digest == any_(bindparam("digests", type_=ARRAY(LargeBinary))))
 )

@@ -586,6 +586,20 @@ happenings = Table(
     Index(None, "at"),
 )
 
+# Who did what, and the application it was done to. No foreign key: what was done stays true.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("application_id", UUID),
+    Column("who", Text, nullable=False),  # the id of a key, `admin`, or `command line`
+    Column("act", Text, nullable=False),
+    Column("target", Text),
+    Column("details", JSONB, nullable=False),
+    _moment("at", now=True),
+    Index(None, "application_id", "id"),
+)
+
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,

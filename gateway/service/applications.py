@@ -97,6 +97,12 @@ async def add_vapid_key(conn: AsyncConnection, vault: Vault, application_id: UUI
     return key
 
 
+async def rotate_vapid_key(conn: AsyncConnection, vault: Vault, application_id: UUID) -> str:
+    """The new public key, base64url. Raises NotFound."""
+    await show(conn, application_id)
+    return (await add_vapid_key(conn, vault, application_id)).public_text
+
+
 async def check_master_key(conn: AsyncConnection, vault: Vault) -> bool:
     """Raises Unsealable when the stored keys were sealed with another; False when nothing is sealed yet."""
     sealed = await applications.some_sealed_key(conn)

@@ -124,6 +124,16 @@ async def remove_key(call: Call) -> Answer:
     return Answer(status=204)
 
 
+@routes.add("POST", "/v1/applications/{application_id}/vapid/rotate", may=(ADMIN,), answers={200: shapes.VapidKey})
+async def rotate_vapid(call: Call) -> Answer:
+    """Make a new VAPID key, with which browsers subscribe from now on.
+
+    Devices with an older one are sent to with that one, and move when they next register.
+    """
+    id_ = call.id(ids.APPLICATION, "application_id")
+    return Answer({"vapid_public_key": await applications.rotate_vapid_key(call.conn, call.context.vault, id_)})
+
+
 @routes.add("GET", "/v1/vapid-public-key", may=(REGISTER, READ, MANAGE), browser=True, answers={200: shapes.VapidKey})
 async def vapid_public_key(call: Call) -> Answer:
     """The key a page subscribes with (PushManager.subscribe, `applicationServerKey`)."""

@@ -24,7 +24,7 @@ from gateway.domain.errors import (
 )
 from gateway.service import idempotency
 from gateway.service.access import Caller, identify
-from gateway.web import problems
+from gateway.web import audit, problems
 from gateway.web.reading import read_body, read_query
 from gateway.web.routes import Answer, Call, Front, Medium, Request, Route, to_json
 
@@ -89,10 +89,8 @@ async def _answered(front: Front, route: Route, http: web.Request, held: ExitSta
 
 async def _answer(route: Route, call: Call[Any, Any], raw: bytes) -> Answer:
     key = call.http.headers.get("Idempotency-Key") if route.creates else None
-    done: Answer
     if key is None:
-        done = await route.handler(call)
-        return done
+        return await _done(route, call)
     if not 0 < len(key) <= LONGEST_KEY or not key.isascii() or not key.isprintable():
         raise Invalid([Fault("/header/Idempotency-Key", f"must have 1 to {LONGEST_KEY} printable ASCII characters")])
     vault, owner = call.context.vault, call.caller.owner
@@ -100,8 +98,14 @@ async def _answer(route: Route, call: Call[Any, Any], raw: bytes) -> Answer:
     first = await idempotency.begin(call.conn, vault, owner, key, digest)
     if first is not None:
         return Answer(first.body, first.status, {"Idempotency-Replayed": "true"})
-    done = await route.handler(call)
+    done = await _done(route, call)
     await idempotency.keep(call.conn, vault, owner, key, done.status, to_json(done.body))
+    return done
+
+
+async def _done(route: Route, call: Call[Any, Any]) -> Answer:
+    done: Answer = await route.handler(call)
+    await audit.note(route, call, done)
     return done
 
 

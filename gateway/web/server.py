@@ -10,6 +10,7 @@ from gateway.domain import ids
 from gateway.web import (
     alerts,
     applications,
+    audit,
     campaigns,
     categories,
     deliveries,
@@ -36,6 +37,7 @@ from gateway.web.routes import Front, Route, to_json
 
 ROUTES: tuple[Route, ...] = (
     *applications.routes,
+    *audit.routes,
     *importing.routes,
     *devices.routes,
     *inbox.routes,

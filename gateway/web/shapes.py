@@ -29,6 +29,16 @@ class CreatedKey(Key):
     key: str
 
 
+class Audited(TypedDict):
+    id: str
+    at: Moment
+    who: str
+    act: str
+    target: str | None
+    application_id: str | None
+    details: dict[str, Any]
+
+
 class ListedApplication(TypedDict):
     id: str
     name: str

@@ -24,7 +24,20 @@ def settings(database_url: str) -> dict[str, str]:
 async def test_every_command_explains_itself() -> None:
     everything = await command("--help")
     assert everything.code == 0
-    for name in ("up", "serve", "work", "migrate", "doctor", "sim", "send", "alert", "feed", "prune", "settings"):
+    for name in (
+        "up",
+        "serve",
+        "work",
+        "migrate",
+        "doctor",
+        "sim",
+        "send",
+        "alert",
+        "feed",
+        "audit",
+        "prune",
+        "settings",
+    ):
         assert name in everything.out
         said = await command(name, "--help")
         assert (said.code, "Usage:" in said.out) == (0, True), name
@@ -39,6 +52,14 @@ async def test_what_was_accepted_is_paused_resumed_and_cancelled(settings: dict[
     assert sent["schedule"] == {"at": "2027-07-01T09:00:00", "timezone": "device"}
     for order, status in (("pause", "paused"), ("resume", "scheduled"), ("cancel", "cancelled")):
         assert (await command("campaign", order, sent["id"], **settings)).out.strip() == status
+    noted = (await command("audit", "--app", "Shop", "--json", **settings)).json["items"]
+    assert [one["act"] for one in reversed(noted)] == [
+        "applications.create",
+        "notifications.pause",
+        "notifications.resume",
+        "notifications.cancel",
+    ]
+    assert {one["who"] for one in noted} == {"command line"}
     refused = await command("campaign", "resume", sent["id"], **settings)
     assert (refused.code, refused.err) == (1, "gateway: it was cancelled\n")
 

@@ -1,6 +1,7 @@
 """Who is calling: keys, device tokens, the operator; and applications with their keys."""
 
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -29,14 +30,20 @@ async def who(parts: Parts, bearer: str, admin_token: str | None = ADMIN_TOKEN) 
         return await identify(conn, parts.context.vault, admin_token, bearer)
 
 
+def key_id(parts: Parts, name: str) -> UUID | None:
+    [id_] = [key["id"] for key in parts.application["keys"] if key["name"] == name]
+    return ids.parse(ids.KEY, id_)
+
+
 async def test_the_secret_key_may_do_all_but_register(parts: Parts) -> None:
     caller = await who(parts, parts.application["secret_key"])
-    assert caller == Caller(frozenset(access.SCOPES), parts.application_id)
+    assert caller == Caller(frozenset(access.SCOPES), parts.application_id, key_id=key_id(parts, "secret key"))
 
 
 async def test_the_publishable_key_may_register_and_only_from_the_application_s_origins(parts: Parts) -> None:
     caller = await who(parts, parts.application["publishable_key"])
-    assert caller == Caller(frozenset({access.REGISTER}), parts.application_id, origins=(HOME,))
+    key = key_id(parts, "publishable key")
+    assert caller == Caller(frozenset({access.REGISTER}), parts.application_id, key_id=key, origins=(HOME,))
 
 
 async def test_the_admin_token_is_the_operator(parts: Parts) -> None:

@@ -85,6 +85,7 @@ def _lines(*said: Any) -> bytes:
 # What is asked for at each address that names nothing. Bodies name the first tenant's things wherever there is a place.
 ASKED: dict[str, Asked] = {
     "GET /v1/vapid-public-key": lambda _: None,
+    "GET /v1/audit": lambda _: None,
     "POST /v1/devices/import": lambda first: _lines({"subscription": first.subscription}),
     "POST /v1/devices": lambda first: {"subscription": first.subscription, "user_id": "u-1"},
     "GET /v1/devices": lambda _: None,

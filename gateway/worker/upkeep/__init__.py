@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.records.database import DATABASE_ERRORS
 from gateway.worker.upkeep import (
+    audit,
     contacts,
     devices,
     events,
@@ -38,6 +39,7 @@ DUTIES: tuple[ModuleType, ...] = (
     inbox,
     happenings,
     idempotency,
+    audit,
     gauges,
 )
 

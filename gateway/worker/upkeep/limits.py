@@ -14,4 +14,5 @@ class Limits:
     log: timedelta = timedelta(days=90)
     gone_devices: timedelta = timedelta(days=30)
     idempotency: timedelta = timedelta(hours=24)
+    audit: timedelta = timedelta(days=400)
     happenings: timedelta = timedelta(days=3)

@@ -1,0 +1,44 @@
+"""Administrative acts, in their order."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, delete, insert, literal, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.records.schema import audit
+
+
+async def add(
+    conn: AsyncConnection,
+    id_: UUID,
+    application_id: UUID | None,
+    who: str,
+    act: str,
+    target: str | None,
+    details: dict[str, Any],
+) -> None:
+    values = {"id": id_, "application_id": application_id, "who": who, "act": act}
+    await conn.execute(insert(audit).values(**values, target=target, details=details))
+
+
+async def newest(
+    conn: AsyncConnection, application_ids: Sequence[UUID], act: str | None, *, before: UUID | None, limit: int
+) -> Sequence[Row[Any]]:
+    """The newest first, of all these applications at once; with none given of the whole gateway."""
+    query = select(audit).order_by(audit.c.id.desc()).limit(limit)
+    for id_ in application_ids:
+        query = query.where(audit.c.application_id == id_)
+    if act is not None:
+        query = query.where(audit.c.act == act)
+    if before is not None:
+        query = query.where(audit.c.id < before)
+    return (await conn.execute(query)).all()
+
+
+async def prune(conn: AsyncConnection, before: datetime, most: int = 20_000) -> int:
+    """Remove acts from before then, some at a time; answers how many."""
+    old = select(audit.c.id).where(audit.c.at < literal(before)).order_by(audit.c.id).limit(most)
+    return (await conn.execute(delete(audit).where(audit.c.id.in_(old)))).rowcount

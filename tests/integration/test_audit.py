@@ -1,0 +1,157 @@
+"""The log of administrative acts: who did what, on what, when; in the act's own transaction, and without secrets."""
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import text
+
+from gateway.web.audit import act_of
+from gateway.web.server import ROUTES
+from gateway.worker import upkeep
+from gateway.worker.upkeep.limits import Limits
+from tests.support.api import ADMIN, Api
+
+SECRET_URL = "https://hooks.example.org/in?token=a-secret-of-theirs"
+NO_ACTS = {
+    "POST /v1/devices/import",
+    "POST /v1/devices",
+    "PATCH /v1/devices/{device_id}",
+    "DELETE /v1/devices/{device_id}",
+    "PUT /v1/devices/{device_id}/location",
+    "DELETE /v1/devices/{device_id}/location",
+    "PUT /v1/devices/{device_id}/topics/{topic}",
+    "DELETE /v1/devices/{device_id}/topics/{topic}",
+    "PUT /v1/devices/{device_id}/inbox/{delivery_id}/read",
+    "POST /v1/devices/{device_id}/inbox/read",
+    "PATCH /v1/devices/{device_id}/preferences",
+    "POST /v1/templates/preview",
+    "POST /v1/audiences/preview",
+    "POST /v1/notifications",
+    "POST /v1/topics/{topic}/publish",
+    "POST /v1/campaigns",
+    "POST /v1/alerts",
+    "POST /v1/receipts",
+    "POST /v1/events",
+    "POST /v1/events/batch",
+}
+
+
+async def acts(api: Api, query: str = "", key: str = ADMIN) -> list[Any]:
+    found: list[Any] = (await api.made("GET", f"/v1/audit?{query}", key=key))["items"]
+    return found
+
+
+def app_path(api: Api) -> str:
+    return f"/v1/applications/{api.parts.application['id']}"
+
+
+def test_every_route_that_changes_something_is_an_act_but_for_devices_and_what_is_sent() -> None:
+    none = {f"{one.method} {one.path}" for one in ROUTES if one.method != "GET" and act_of(one) is None}
+    assert none == NO_ACTS
+    named = {f"{one.method} {one.path}": act_of(one) for one in ROUTES}
+    assert named["POST /v1/applications/{application_id}/keys"] == "keys.create"
+    assert named["POST /v1/applications/{application_id}/vapid/rotate"] == "vapid.rotate"
+    assert named["POST /v1/webhooks/{webhook_id}/rotate"] == "webhooks.rotate"
+    assert named["DELETE /v1/users/{user_id}"] == "users.remove"
+    assert named["PUT /v1/alert-settings"] == "alert-settings.replace"
+    assert all(act is None for name, act in named.items() if name.startswith("GET"))
+
+
+async def test_who_did_what_on_what_and_when_is_told_the_newest_first(api: Api) -> None:
+    new = {"name": "reports", "scopes": ["manage"]}
+    made = await api.made("POST", f"{app_path(api)}/keys", new, key=ADMIN)
+    segment = await api.made("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}}, key=made["key"])
+    await api.made("DELETE", f"/v1/segments/{segment['id']}", key=made["key"])
+    removed, created, key_made = await acts(api)
+    assert key_made["details"] == new
+    assert created["details"] == {"name": "s", "audience": None}
+    told = [(one["who"], one["act"], one["target"]) for one in (key_made, created, removed)]
+    assert told == [
+        ("admin", "keys.create", made["id"]),
+        (made["id"], "segments.create", segment["id"]),
+        (made["id"], "segments.remove", segment["id"]),
+    ]
+    assert {one["application_id"] for one in (removed, created, key_made)} == {api.parts.application["id"]}
+    assert removed["at"] > key_made["at"]
+
+
+async def test_an_application_sees_its_own_acts_and_the_operator_all_or_one_s(api: Api) -> None:
+    new = {"name": "other", "subject": "mailto:ops@example.org"}
+    other = await api.made("POST", "/v1/applications", new, key=ADMIN)
+    await api.made("PATCH", app_path(api), {"name": "Weather 2"}, key=ADMIN)
+    assert [one["act"] for one in await acts(api)] == ["applications.change", "applications.create"]
+    assert [one["act"] for one in await acts(api, key=api.secret)] == ["applications.change"]
+    [one] = await acts(api, f"application_id={other['id']}")
+    assert (one["target"], one["application_id"]) == (other["id"], other["id"])
+    assert await acts(api, f"application_id={other['id']}", key=api.secret) == []
+    assert (await api.call("GET", "/v1/audit?application_id=nonsense", key=ADMIN)).status == 422
+
+
+async def test_it_is_read_in_pages_and_by_kind(api: Api) -> None:
+    for number in range(5):
+        await api.made("POST", "/v1/categories", {"name": f"c{number}", "title": "C"})
+    await api.made("PATCH", app_path(api), {"name": "W"}, key=ADMIN)
+    page = await api.made("GET", "/v1/audit?act=categories.create&limit=3")
+    rest = await api.made("GET", f"/v1/audit?act=categories.create&limit=3&cursor={page['next_cursor']}")
+    names = [one["details"]["name"] for one in page["items"] + rest["items"]]
+    assert (names, rest["next_cursor"]) == (["c4", "c3", "c2", "c1", "c0"], None)
+
+
+async def test_what_was_refused_or_only_said_again_leaves_no_note(api: Api) -> None:
+    new = {"name": "s", "audience": {"topic": "t"}}
+    once = {"Idempotency-Key": "one"}
+    for _ in range(2):
+        assert (await api.call("POST", "/v1/segments", new, headers=once)).status == 201
+    assert (await api.call("POST", "/v1/segments", {"name": "s"})).status == 422
+    assert (await api.call("DELETE", f"/v1/segments/seg_{'0' * 32}")).status == 404
+    assert (await api.call("POST", f"{app_path(api)}/keys", {"name": "k", "scopes": ["read"]})).status == 403
+    assert [one["act"] for one in await acts(api)] == ["segments.create"]
+
+
+async def test_an_act_that_cannot_be_noted_is_not_done(api: Api) -> None:
+    """One transaction: neither is there without the other."""
+    async with api.parts.engine.begin() as conn:
+        await conn.execute(text("ALTER TABLE audit ADD CONSTRAINT none CHECK (act <> 'keys.create')"))
+    before = await api.rows()
+    said = await api.call("POST", f"{app_path(api)}/keys", {"name": "k", "scopes": ["read"]}, key=ADMIN)
+    assert said.status == 500
+    assert await api.rows() == before
+
+
+async def test_it_holds_no_secret_and_names_no_person(api: Api) -> None:
+    made = await api.made("POST", f"{app_path(api)}/keys", {"name": "k", "scopes": ["read"]}, key=ADMIN)
+    changed = await api.made("PATCH", app_path(api), {"require_identity": True}, key=ADMIN)
+    webhook = await api.made("POST", "/v1/webhooks", {"name": "w", "url": SECRET_URL, "events": ["*"]})
+    rotated = await api.made("POST", f"/v1/webhooks/{webhook['id']}/rotate", {"keep_old_hours": 1})
+    await api.made("DELETE", "/v1/users/someone@example.org")
+    kept = await api.parts.scalar("SELECT string_agg(audit::text, ' ') FROM audit")
+    assert "users.remove" in kept
+    for secret in (
+        made["key"],
+        changed["identity_secret"],
+        webhook["secret"],
+        rotated["secret"],
+        SECRET_URL,
+        "someone",
+    ):
+        assert secret not in kept
+
+
+async def test_acts_are_forgotten_after_400_days(api: Api) -> None:
+    for name in ("old", "new"):
+        await api.made("POST", "/v1/categories", {"name": name, "title": "C"})
+    async with api.parts.engine.begin() as conn:
+        old = "UPDATE audit SET at = now() - CAST(:age AS interval) WHERE details->>'name' = :name"
+        await conn.execute(text(old), {"age": timedelta(days=401), "name": "old"})
+    assert (await upkeep.once(api.parts.engine, Limits()))["audit"] == 1
+    assert [one["details"]["name"] for one in await acts(api)] == ["new"]
+
+
+async def test_a_new_vapid_key_is_what_pages_subscribe_with_and_the_old_one_is_still_accepted(api: Api) -> None:
+    old = api.device()
+    rotated = await api.made("POST", f"{app_path(api)}/vapid/rotate", key=ADMIN)
+    assert rotated != {"vapid_public_key": api.parts.application["vapid_public_key"]}
+    assert await api.made("GET", "/v1/vapid-public-key") == rotated
+    with_old = old | {"vapid_public_key": api.parts.application["vapid_public_key"]}
+    assert (await api.call("POST", "/v1/devices", with_old)).status == 201
+    assert (await api.call("POST", f"/v1/applications/app_{'0' * 32}/vapid/rotate", key=ADMIN)).status == 404
