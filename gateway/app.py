@@ -38,6 +38,7 @@ from gateway.service.messages import Composer
 from gateway.service.vault import Vault
 from gateway.settings import Settings, load_or_create_secret
 from gateway.sim import DEMO, Sim
+from gateway.web.addresses import Addresses
 from gateway.web.crowd import Crowd
 from gateway.web.limits import Buckets
 from gateway.web.routes import Front
@@ -290,6 +291,9 @@ async def _serving(settings: Settings, installation: Installation) -> AsyncItera
             settings.max_body,
             Crowd(settings.requests),
             Buckets("inbox", settings.inbox_per_minute),
+            Addresses(settings.proxies),
+            Buckets("address", settings.address_per_minute),
+            Buckets("key", settings.key_per_minute),
         )
         runner = web.AppRunner(build(front), access_log=None, shutdown_timeout=LAST_REQUESTS_S)
         await runner.setup()

@@ -9,6 +9,7 @@ import difflib
 import os
 import secrets
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
@@ -85,6 +86,21 @@ class Settings(BaseSettings):
     inbox_per_minute: int = Field(
         60, ge=1, le=100_000, description="How often a device may ask for its inbox, in a minute, of each server."
     )
+    address_per_minute: int = Field(
+        120_000,
+        ge=1,
+        le=10_000_000,
+        description="Requests from one address (of IPv6: one /64) in a minute, to each server. Behind a proxy set "
+        "GATEWAY_PROXIES too, or all count as one.",
+    )
+    key_per_minute: int = Field(
+        300_000, ge=1, le=10_000_000, description="Requests with one API key in a minute, to each server."
+    )
+    proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Addresses and networks of your proxies, comma separated: 10.0.0.0/8. What they say in "
+        "X-Forwarded-For is believed, and nobody else.",
+    )
     push_ca: FilePath | None = Field(
         None, description="A file of CA certificates (PEM) to trust beside the usual ones for push services."
     )
@@ -121,7 +137,7 @@ class Settings(BaseSettings):
         "auto", description="'json' lines, or 'console' for people; 'auto': console when stderr is a terminal."
     )
 
-    @field_validator("push_hosts", "outbound_hosts", "lanes", mode="before")
+    @field_validator("push_hosts", "outbound_hosts", "proxies", "lanes", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -176,6 +192,16 @@ class Settings(BaseSettings):
         if parts.username or parts.password:
             raise ValueError("must not contain a password")
         return value.rstrip("/")
+
+    @field_validator("proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            try:
+                ip_network(one, strict=False)
+            except ValueError:
+                raise ValueError(f"{one!r} is neither an address nor a network such as 10.0.0.0/8") from None
+        return value
 
     @field_validator("lanes")
     @classmethod

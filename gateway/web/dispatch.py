@@ -30,6 +30,8 @@ from gateway.web.routes import Answer, Call, Front, Medium, Request, Route, to_j
 
 NOBODY = Caller(frozenset())
 LONGEST_KEY = 255
+# Probes and metrics are answered whoever floods us.
+LIMITED = "/v1/"
 # For all of a body: who sends slowly holds what others need.
 BODY_S = 30
 
@@ -45,6 +47,8 @@ def handler(front: Front, route: Route) -> Callable[[web.Request], Awaitable[web
 
 
 async def _handle(front: Front, route: Route, http: web.Request) -> web.StreamResponse:
+    if route.path.startswith(LIMITED):
+        front.per_address.take(front.addresses.of(http))
     with ExitStack() as held:
         # What streams takes little at a time, and the probes among it must be answered when nothing else is.
         if route.streams is None:
@@ -64,10 +68,11 @@ async def _answered(front: Front, route: Route, http: web.Request, held: ExitSta
         if route.may:
             caller = await front.door.identify(_bearer(http))
             _admit(route, caller, http)
+            headers = _count(front, caller)
         asked = Request(front, http, caller, *_input(route, http, raw, other))
         if route.before is not None:
             held.close()  # it may wait for news, as many do at once
-            headers = await route.before(asked)
+            headers = {**headers, **await route.before(asked)}
             if route.streams is None:
                 held.enter_context(front.crowd.place())
         if route.streams is not None:
@@ -80,6 +85,7 @@ async def _answered(front: Front, route: Route, http: web.Request, held: ExitSta
         if route.may:
             caller = await identify(conn, front.context.vault, front.admin_token, _bearer(http))
             _admit(route, caller, http)
+            headers = headers or _count(front, caller)
         call = Call(front, http, caller, *_input(route, http, raw, other), conn)
         answer = await _answer(route, call, raw)
     for wait in call.afterwards:
@@ -172,6 +178,11 @@ def _bearer(request: web.Request) -> str:
     if scheme.lower() != "bearer" or not bearer.strip():
         raise Unauthenticated("the credential must be given as Authorization: Bearer ...")
     return bearer.strip()
+
+
+def _count(front: Front, caller: Caller) -> dict[str, str]:
+    """What is told of the key's limit. Raises RateLimited."""
+    return {} if caller.key_id is None else front.per_key.take(caller.key_id)
 
 
 def _admit(route: Route, caller: Caller, request: web.Request) -> None:

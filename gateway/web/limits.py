@@ -19,6 +19,7 @@ class Buckets:
     def __init__(self, name: str, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._name = name
         self._most = float(per_minute)
+        self._policy = {"RateLimit-Policy": f'"{name}";q={per_minute};w=60'}
         self._clock = clock
         self._left: dict[Hashable, tuple[float, float]] = {}
 
@@ -31,9 +32,8 @@ class Buckets:
         self._left[key] = (left - taken, now)
         while len(self._left) > MOST_KEPT:
             del self._left[next(iter(self._left))]  # the longest unused: it is full again, or as good as
-        wait = math.ceil((1 - left) * 60 / self._most)
-        policy = {"RateLimit-Policy": f'"{self._name}";q={self._most:.0f};w=60'}
         if not taken:
-            headers = policy | {"RateLimit": f'"{self._name}";r=0;t={wait}', "Retry-After": str(wait)}
+            wait = math.ceil((1 - left) * 60 / self._most)
+            headers = self._policy | {"RateLimit": f'"{self._name}";r=0;t={wait}', "Retry-After": str(wait)}
             raise RateLimited(f"at most {self._most:.0f} requests a minute; try again in {wait} s", headers)
-        return policy | {"RateLimit": f'"{self._name}";r={int(left - 1)};t=60'}
+        return self._policy | {"RateLimit": f'"{self._name}";r={int(left - 1)};t=60'}

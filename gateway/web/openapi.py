@@ -276,7 +276,7 @@ def _refusals(route: Route) -> dict[int, str]:
         statuses += [404]
     if route.conflicts:
         statuses += [409]
-    if route.before is not None:
+    if route.path.startswith("/v1/"):
         statuses += [429]
     if route.body is not None:
         statuses += [400, 408, 413]

@@ -22,6 +22,7 @@ from gateway.service.context import Context
 from gateway.service.mailroom import Mailroom
 from gateway.service.registration import Reception
 from gateway.service.reports import to_json as to_json
+from gateway.web.addresses import Addresses
 from gateway.web.crowd import Crowd
 from gateway.web.limits import Buckets
 from gateway.web.reading import Body, Query
@@ -40,6 +41,9 @@ class Front:
     largest_body: int = 1 << 20
     crowd: Crowd = field(default_factory=lambda: Crowd(1000))
     inbox: Buckets = field(default_factory=lambda: Buckets("inbox", 60))
+    addresses: Addresses = field(default_factory=Addresses)
+    per_address: Buckets = field(default_factory=lambda: Buckets("address", 120_000))
+    per_key: Buckets = field(default_factory=lambda: Buckets("key", 300_000))
     following: set[asyncio.Task[Any]] = field(default_factory=set)
     """Answers that have no end of their own; they are cut off when the server stops."""
     mailroom: Mailroom = field(init=False)

@@ -1,0 +1,96 @@
+"""How often one address and one key may ask, and that nobody is held up by another."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.domain.errors import RateLimited
+from gateway.web import limits
+from gateway.web.addresses import Addresses
+from gateway.web.limits import Buckets
+from tests.support.api import ADMIN, Api
+from tests.support.gateway_parts import HOME
+
+
+def limited(api: Api, **said: Any) -> None:
+    for name, value in said.items():
+        object.__setattr__(api.front, name, value)
+
+
+def still(name: str, per_minute: int) -> Buckets:
+    """In which no time passes, however slow we are."""
+    return Buckets(name, per_minute, clock=lambda: 0.0)
+
+
+async def test_a_key_that_asks_too_often_is_told_when_to_come_again(api: Api) -> None:
+    limited(api, per_key=still("key", 2))
+    first = await api.call("GET", "/v1/devices")
+    assert (first.headers["RateLimit-Policy"], first.headers["RateLimit"]) == ('"key";q=2;w=60', '"key";r=1;t=60')
+    assert (await api.call("GET", "/v1/devices")).status == 200
+    refused = await api.call("GET", "/v1/devices")
+    assert (refused.status, refused.body["code"], refused.headers["Retry-After"]) == (429, "rate_limited", "30")
+    assert (await api.call("GET", "/v1/vapid-public-key", key=api.publishable, origin=HOME)).status == 200
+    assert (await api.call("GET", "/v1/applications", key=ADMIN)).status == 200
+
+
+async def test_what_a_key_is_refused_does_nothing(api: Api) -> None:
+    limited(api, per_key=still("key", 1))
+    assert (await api.call("POST", "/v1/devices", api.device(), key=api.publishable, origin=HOME)).status == 201
+    before = await api.rows()
+    for path, body in (("/v1/devices", api.device()), ("/v1/devices", api.device())):
+        said = await api.call("POST", path, body, key=api.publishable, origin=HOME)
+        assert said.status == 429
+    assert await api.rows() == before
+
+
+async def test_an_inbox_read_with_a_key_counts_once(api: Api) -> None:
+    device = await api.register()
+    limited(api, per_key=still("key", 2))
+    for _ in range(2):
+        assert (await api.call("GET", f"/v1/devices/{device['id']}/inbox")).status == 200
+    assert (await api.call("GET", f"/v1/devices/{device['id']}/inbox")).status == 429
+
+
+async def test_an_address_that_asks_too_often_is_refused_before_its_credential_is_looked_at(api: Api) -> None:
+    limited(api, per_address=still("address", 2))
+    for _ in range(2):
+        assert (await api.call("GET", "/v1/devices", key="sk_guessed")).status == 401
+    refused = await api.call("GET", "/v1/devices", key="sk_guessed")
+    assert (refused.status, refused.headers["Retry-After"]) == (429, "30")
+    assert refused.headers["Access-Control-Allow-Origin"] == "*"  # a page can read why
+    for path in ("/healthz", "/readyz", "/metrics", "/sdk/webpush.js"):
+        assert (await api.call("GET", path, key=None)).status == 200, path
+
+
+async def test_behind_a_named_proxy_each_counts_for_itself(api: Api) -> None:
+    limited(api, per_address=still("address", 1), addresses=Addresses(["127.0.0.1"]))
+    for client in ("198.51.100.1", "198.51.100.2"):
+        said = [(await api.call("GET", "/v1/devices", headers={"X-Forwarded-For": client})).status for _ in range(2)]
+        assert said == [200, 429]
+
+
+async def test_who_names_other_addresses_without_being_a_proxy_gains_nothing(api: Api) -> None:
+    limited(api, per_address=still("address", 1))
+    said = [
+        (await api.call("GET", "/v1/devices", headers={"X-Forwarded-For": f"198.51.100.{number}"})).status
+        for number in range(3)
+    ]
+    assert said == [200, 429, 429]
+
+
+async def test_by_default_a_page_s_rush_is_not_held_up(api: Api) -> None:
+    said = await asyncio.gather(
+        *(api.call("GET", "/v1/vapid-public-key", key=api.publishable, origin=HOME) for _ in range(300))
+    )
+    assert {one.status for one in said} == {200}
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MOST_KEPT", 100)
+    buckets = still("address", 1)
+    for number in range(1000):
+        buckets.take(number)
+    assert len(buckets._left) == 100
+    with pytest.raises(RateLimited):
+        buckets.take(999)
