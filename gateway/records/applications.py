@@ -108,6 +108,11 @@ async def remove_key(conn: AsyncConnection, application_id: UUID, key_id: UUID) 
     return (await conn.execute(gone)).rowcount == 1
 
 
+async def has_key(conn: AsyncConnection, key_id: UUID) -> bool:
+    found = await conn.execute(select(api_keys.c.id).where(api_keys.c.id == key_id))
+    return found.first() is not None
+
+
 async def keys_by_digests(conn: AsyncConnection, digests: Sequence[bytes]) -> dict[bytes, HeldKey]:
     """Those that there are."""
     rows = await conn.execute(_HELD, {"digests": list(digests)})

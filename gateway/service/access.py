@@ -77,6 +77,13 @@ class Door:
         async with self._engine.connect() as conn:
             return await identify(conn, self._vault, self._admin_token, bearer)
 
+    async def still_admits(self, caller: Caller) -> bool:
+        """Whether the key they came with is still there: for answers that take long."""
+        if caller.key_id is None:
+            return True
+        async with self._engine.connect() as conn:
+            return await applications.has_key(conn, caller.key_id)
+
     async def _look_up(self, digests: Sequence[bytes]) -> Sequence[HeldKey | None]:
         async with self._engine.connect() as conn:
             found = await applications.keys_by_digests(conn, list(set(digests)))

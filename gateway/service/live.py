@@ -16,7 +16,9 @@ from gateway.domain import ids
 from gateway.domain.cargo import Target
 from gateway.domain.delivery import Accepted, Held
 from gateway.domain.device import Device
+from gateway.domain.errors import Unauthenticated
 from gateway.domain.notification import Notification, Status
+from gateway.records import devices
 from gateway.records import inbox as inbox_records
 from gateway.records import live as records
 from gateway.service import inbox
@@ -61,7 +63,8 @@ async def follow(
 ) -> AsyncGenerator[Message, None]:
     """What an open page is told, for ever: `{"type": "notification", ...}` and how far it has come.
 
-    What is read is sent before more is read: nothing piles up behind a page that is slow.
+    What is read is sent before more is read: nothing piles up behind a page that is slow. Raises Unauthenticated once
+    the device is unregistered.
     """
     told: set[str] = set()
     with mailroom.watch(device.application_id, device.id) as watch:
@@ -72,6 +75,8 @@ async def follow(
                         told.add(item["id"])
                         yield {"type": "notification", **item}
             async with context.engine.connect() as conn:
+                if await devices.application_of(conn, device.id) is None:
+                    raise Unauthenticated("the device is unregistered")
                 items = await inbox.items(conn, context, device, after=after, limit=PAGE)
             for item in items:
                 after = item["position"]

@@ -77,7 +77,8 @@ async def listed(call: Call[None, Search]) -> Answer:
 async def stream(request: Request[None, Following]) -> web.StreamResponse:
     """Follow the log as it grows: Server-Sent Events named `delivery`, whose data is the delivery.
 
-    `Last-Event-ID` resumes where a connection broke; nothing that came in between is missed.
+    `Last-Event-ID` resumes where a connection broke; nothing that came in between is missed. It ends, and tells nothing
+    more, when the key is removed.
     """
     position = _position(request.http.headers.get("Last-Event-ID") or request.query.last_event_id)
     response = web.StreamResponse(
@@ -118,6 +119,8 @@ async def _events(request: Request[None, Following], position: int | None) -> As
     front = request.front
     batches = follow(front.context.engine, front.bell, request.application_id, request.query.value(), position)
     async for entries in batches:
+        if not await front.door.still_admits(request.caller):
+            return
         if not entries:
             yield b": nothing new\n\n"
         for entry in entries:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from aiohttp import web
 
+from gateway.web.protection import PAGE
+
 STATIC = Path(__file__).resolve().parents[1] / "static"
 
-# No page of ours runs anything that is not a file of ours.
-POLICY = "default-src 'self'; img-src 'self' data: https:; frame-ancestors 'none'; base-uri 'none'; object-src 'none'"
 SECONDS_CACHED = 3600
 # Not left to the machine's own table, which may call a script anything; browsers run only what is called one.
 TYPES = {
@@ -29,7 +29,7 @@ def add(app: web.Application, openapi: bytes) -> None:
     app.router.add_get("/", _to("/console/"))
     for name in ("console", "sample", "docs"):
         app.router.add_get(f"/{name}", _to(f"/{name}/"))
-        app.router.add_get(f"/{name}/{{file:[\\w.-]*}}", _files(STATIC / name, {"Content-Security-Policy": POLICY}))
+        app.router.add_get(f"/{name}/{{file:[\\w.-]*}}", _files(STATIC / name, {"Content-Security-Policy": PAGE}))
     shared = {"Access-Control-Allow-Origin": "*", "Cache-Control": f"public, max-age={SECONDS_CACHED}"}
     app.router.add_get("/sdk/{file:[\\w.-]+}", _files(STATIC / "sdk", shared))
 

@@ -33,6 +33,7 @@ from gateway.web import (
     triggers,
     webhooks,
 )
+from gateway.web.protection import protecting
 from gateway.web.routes import Front, Route, to_json
 
 ROUTES: tuple[Route, ...] = (
@@ -58,6 +59,7 @@ ROUTES: tuple[Route, ...] = (
     *health.routes,
 )
 
+REQUEST_ID = web.RequestKey("request_id", str)
 LONGEST_REQUEST_ID = 128
 # Longer than proxies keep theirs, which would otherwise ask just when we close.
 KEEP_ALIVE_S = 75.0
@@ -89,6 +91,8 @@ def build(front: Front) -> web.Application:
         for following in front.following:
             following.cancel()
 
+    app.on_response_prepare.append(_name)
+    app.on_response_prepare.append(protecting(front.context.public_url))
     app.on_shutdown.append(cut_off)
     return app
 
@@ -110,15 +114,13 @@ async def _watched(request: web.Request, handler: Handler) -> web.StreamResponse
     given = request.headers.get("X-Request-Id", "")
     request_id = given if given.isascii() and given.isprintable() and 0 < len(given) <= LONGEST_REQUEST_ID else ""
     request_id = request_id or ids.new_id().hex
+    request[REQUEST_ID] = request_id
     began = time.perf_counter()
     with structlog.contextvars.bound_contextvars(request_id=request_id):
         try:
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - the last line: no stack trace ever reaches a caller
             response = problems.answer(problems.of(error))
-        if not response.prepared:
-            response.headers["X-Request-Id"] = request_id
-            _protect(request, response)
         log.info(
             "http.request",
             method=request.method,
@@ -129,15 +131,8 @@ async def _watched(request: web.Request, handler: Handler) -> web.StreamResponse
     return response
 
 
-def _protect(request: web.Request, response: web.StreamResponse) -> None:
-    headers = response.headers
-    headers.setdefault("X-Content-Type-Options", "nosniff")
-    if request.path.startswith("/v1/"):
-        headers.setdefault("Cache-Control", "no-store" if "ETag" not in headers else "private, no-cache")
-        headers["Access-Control-Allow-Origin"] = "*"
-        headers["Access-Control-Expose-Headers"] = (
-            "ETag, Location, Retry-After, X-Request-Id, Idempotency-Replayed, RateLimit, RateLimit-Policy"
-        )
+async def _name(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["X-Request-Id"] = request[REQUEST_ID]
 
 
 def _route(request: web.Request) -> str:

@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import pytest
 
 from gateway.domain import ids
 from gateway.domain.notification import Kind
 from gateway.sim import Rule, Vendor
-from tests.support.api import Api, serving
+from tests.support.api import ADMIN, Api, serving
 from tests.support.gateway_parts import gateway
 
 
@@ -131,6 +132,18 @@ async def test_the_stream_resumes_where_it_broke(api: Api) -> None:
         after = await take(events, 2)
     ids = [delivery["id"] for _, delivery in before + after]
     assert len(set(ids)) == 5
+
+
+async def test_the_stream_of_a_removed_key_tells_nothing_more_and_ends(api: Api) -> None:
+    path = f"/v1/applications/{api.parts.application['id']}/keys"
+    made = await api.made("POST", path, {"name": "reports", "scopes": ["read"]}, key=ADMIN)
+    async with following(api, Authorization=f"Bearer {made['key']}") as events:
+        await sent_to(api, 1)
+        await take(events, 1)
+        await api.made("DELETE", f"{path}/{made['id']}", key=ADMIN)
+        await sent_to(api, 1)
+        with pytest.raises(StopAsyncIteration):
+            await take(events, 1)
 
 
 async def test_the_stream_follows_filters(api: Api) -> None:

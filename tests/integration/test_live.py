@@ -184,6 +184,17 @@ async def test_who_has_no_right_to_it_is_closed_out(api: Api) -> None:
             assert await closed(socket) == channel.MALFORMED
 
 
+async def test_a_page_is_closed_out_once_its_device_is_unregistered(api: Api) -> None:
+    mine = await page(api)
+    async with mine.open(api) as socket:
+        await ready(socket)
+        await api.made("DELETE", f"/v1/devices/{mine.id}", key=mine.token)
+        await page(api)
+        async with api.parts.working():
+            await ended(api, await sent(api, "After"))
+        assert await closed(socket) == channel.REFUSED
+
+
 async def test_a_device_has_only_so_many_pages_open(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel, "MOST_OPEN", 1)
     mine = await page(api)

@@ -1,0 +1,61 @@
+"""What every answer tells browsers to keep from doing with it.
+
+It is set as the headers are sent, so that no answer is without: not a stream, a file, an error, or one that nobody here
+made.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+# No page of ours runs, loads or asks for what is not ours, and no form of ours is sent anywhere but by our script.
+PAGE = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "img-src 'self' data: https:",  # icons and images of notifications are wherever their authors say
+        "worker-src 'self'",
+        "manifest-src 'self'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+    )
+)
+DATA = "default-src 'none'; frame-ancestors 'none'"
+SCRIPTS = "/sdk/"
+"""Other sites load these, and as a service worker they live by the policy that they come with."""
+
+EVERY = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Server": "gateway",  # and not which version of what
+}
+YEAR_S = 31_536_000
+EXPOSED = "ETag, Location, Retry-After, X-Request-Id, Idempotency-Replayed, RateLimit, RateLimit-Policy"
+
+
+def protecting(public_url: str | None) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """For `on_response_prepare`. Browsers that came by https are told to come by nothing else."""
+    every = dict(EVERY)
+    if public_url is not None and public_url.startswith("https://"):
+        every["Strict-Transport-Security"] = f"max-age={YEAR_S}"
+
+    async def protect(request: web.Request, response: web.StreamResponse) -> None:
+        headers, path = response.headers, request.path
+        headers.update(every)
+        if path.startswith("/v1/"):
+            headers.setdefault("Cache-Control", "private, no-cache" if "ETag" in headers else "no-store")
+            # No cookie opens anything here: what a page may do it does with a key that it has to know.
+            headers["Access-Control-Allow-Origin"] = "*"
+            headers["Access-Control-Expose-Headers"] = EXPOSED
+        if not path.startswith(SCRIPTS):
+            headers.setdefault("Content-Security-Policy", DATA)
+            headers.setdefault(
+                "Cross-Origin-Resource-Policy", "cross-origin" if path.startswith("/v1/") else "same-origin"
+            )
+
+    return protect

@@ -1,0 +1,77 @@
+"""What answers tell browsers: headers on every one of them, and a policy for pages that lets nothing of others run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway.web import pages
+from gateway.web.protection import PAGE
+from gateway.web.server import ROUTES
+from tests.support.api import Api, addressed, serving
+from tests.support.gateway_parts import HOME
+
+EVERYWHERE = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Strict-Transport-Security": "max-age=31536000",
+    "Server": "gateway",
+}
+HTML = sorted(pages.STATIC.rglob("*.html"))
+
+
+async def test_every_answer_is_protected_whatever_it_is(api: Api) -> None:
+    asked = [(route.method, addressed(route.path)) for route in ROUTES]
+    asked += [(method, "/v1/nothing") for method in ("GET", "POST", "DELETE", "PUT")]
+    asked += [
+        ("GET", path) for path in ("/", "/console", "/console/", "/docs/", "/sample/", "/openapi.json", "/nothing")
+    ]
+    asked += [("GET", path) for path in ("/console/console.js", "/sdk/webpush.js", "/sdk/nothing.js", "/.env")]
+    asked += [("OPTIONS", "/v1/devices"), ("OPTIONS", "/v1/applications"), ("HEAD", "/console/")]
+    for method, path in asked:
+        async with api.http.request(method, path, allow_redirects=False) as answer:
+            assert EVERYWHERE.items() <= answer.headers.items(), (method, path, answer.status)
+            assert len(answer.headers["X-Request-Id"]) == 32, (method, path)
+            if not path.startswith("/sdk/"):
+                assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"], (method, path)
+            if path.startswith("/v1/"):
+                assert "no-" in answer.headers["Cache-Control"], (method, path)
+
+
+async def test_a_stream_and_an_answer_of_success_are_protected_too(api: Api) -> None:
+    authorised = {"Authorization": f"Bearer {api.secret}"}
+    for path in ("/v1/deliveries/stream", "/v1/devices"):
+        async with api.http.get(path, headers=authorised) as answer:
+            assert answer.status == 200
+            assert EVERYWHERE.items() <= answer.headers.items(), path
+            assert answer.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+
+
+async def test_without_https_nothing_is_said_of_it(api: Api) -> None:
+    object.__setattr__(api.parts.context, "public_url", "http://127.0.0.1:8080")
+    async with serving(api.parts) as plain, plain.http.get("/console/") as answer:
+        assert "Strict-Transport-Security" not in answer.headers
+
+
+async def test_no_answer_lets_a_page_of_others_use_cookies(api: Api) -> None:
+    for route in ROUTES:
+        async with api.http.request(route.method, addressed(route.path), headers={"Origin": HOME}) as answer:
+            assert "Access-Control-Allow-Credentials" not in answer.headers, route.path
+            allowed = answer.headers.get("Access-Control-Allow-Origin")
+            assert allowed == ("*" if route.path.startswith("/v1/") else None), route.path
+
+
+def test_the_policy_of_pages_lets_nothing_run_that_is_not_a_file_of_ours() -> None:
+    allowed = dict(one.split(" ", 1) for one in PAGE.split("; "))
+    assert allowed["default-src"] == "'none'"
+    assert {allowed[name] for name in ("script-src", "style-src", "connect-src", "worker-src")} == {"'self'"}
+    assert {allowed[name] for name in ("base-uri", "form-action", "frame-ancestors")} == {"'none'"}
+
+
+@pytest.mark.parametrize("page", HTML, ids=lambda page: page.parent.name)
+def test_pages_need_nothing_that_the_policy_forbids(page: Path) -> None:
+    text = page.read_text()
+    assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|\sstyle=|<style|javascript:", text)
+    assert not re.search(r"""(?:src|href)=["'](?:https?:)?//""", text)
