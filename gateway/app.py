@@ -131,7 +131,10 @@ async def work(settings: Settings, stop: asyncio.Event, installation: Installati
         await _work_for_broker(settings, stop, installation)
         return
     house = await asyncio.to_thread(find, settings) if installation is None else installation
-    async with _at_database(settings, house) as (ours, bell), PushClient(settings.push_ca) as client:
+    async with (
+        _at_database(settings, house) as (ours, bell),
+        PushClient(settings.push_ca, unsure=ours.policy.only_by_suffix) as client,
+    ):
         composer = Composer(ours.vault, ours.public_url)
         office = Database(ours, composer, bell)
         courier = Courier(client, ours.vault, ours.policy)
@@ -159,7 +162,11 @@ async def _work_for_broker(settings: Settings, stop: asyncio.Event, installation
         vault, policy = Vault(master_key), EndpointPolicy(settings.push_hosts)
     except ValueError as error:
         raise CannotStart(str(error)) from None
-    async with _broker(settings) as broker, PushClient(settings.push_ca) as client, NatsQueue(broker) as queue:
+    async with (
+        _broker(settings) as broker,
+        PushClient(settings.push_ca, unsure=policy.only_by_suffix) as client,
+        NatsQueue(broker) as queue,
+    ):
         courier, composer = Courier(client, vault, policy), Composer(vault, settings.public_url)
         _settle_in()
         await Worker(queue, Elsewhere(broker, queue), composer, courier, _crew(settings)).run(stop)

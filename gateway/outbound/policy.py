@@ -8,10 +8,11 @@ parsers can read it differently.
 
 import re
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
 from gateway.domain.errors import AddressNotAllowed
+from gateway.domain.internet import NAT64, is_global
 
 LONGEST = 2048
 
@@ -24,12 +25,16 @@ _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?")
 # What URL parsers take for an IPv4 address: a last label that is a number, decimal or hexadecimal (WHATWG URL 3.5).
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _DEFAULT_PORTS = {"https": 443, "http": 80}
-# Names that are nobody's on the web (RFC 6761, RFC 6762, ICANN's reserved `internal`).
-_LOCAL = ("localhost", ".localhost", ".local", ".internal")
-
-# What is handed out as global unicast (IANA); the rest of IPv6 is somebody's own or nobody's.
-_GLOBAL_IPV6 = IPv6Network("2000::/3")
-_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the IPv4 address is in the last 32 bits
+# TLS to any other port would be a knock at somebody's mail server or database.
+PORTS = (443, 8443)
+# Names that are nobody's on the web (RFC 6761, RFC 6762 with its appendix G, RFC 8375, RFC 9476, ICANN's `internal`).
+_LOCAL = tuple(
+    f".{name}"
+    for name in (
+        *("localhost", "local", "internal", "test", "invalid", "onion", "alt", "arpa"),
+        *("intranet", "private", "corp", "home", "lan"),
+    )
+)
 
 
 class Server(NamedTuple):
@@ -83,19 +88,6 @@ class OutboundPolicy:
                 raise AddressNotAllowed(f"{host} resolves to an address that is not of the public web")
 
 
-def is_global(address: IPv4Address | IPv6Address) -> bool:
-    """Whether it is a unicast address of the public internet, also by way of a translation that leads to one."""
-    if isinstance(address, IPv4Address):
-        return address.is_global and not address.is_multicast
-    if address.ipv4_mapped is not None:
-        return is_global(address.ipv4_mapped)
-    if address in _NAT64:
-        return is_global(IPv4Address(int(address) & 0xFFFF_FFFF))
-    if address.sixtofour is not None:
-        return is_global(address.sixtofour)
-    return address.is_global and address in _GLOBAL_IPV6
-
-
 def _parse_server(scheme: str, authority: str) -> Server:
     if scheme not in _DEFAULT_PORTS:
         raise AddressNotAllowed("the address must begin with https://")
@@ -133,8 +125,10 @@ def _refuse_unpublic(server: Server) -> None:
         if "." not in host or host.endswith(_LOCAL):
             raise AddressNotAllowed(f"{host} is not a name of the public web") from None
     else:
-        if not is_global(literal):
+        if literal in NAT64 or not is_global(literal):
             raise AddressNotAllowed(f"{host} is not an address of the public web")
+    if server.port not in PORTS:
+        raise AddressNotAllowed(f"the address's port must be {' or '.join(map(str, PORTS))}, not {server.port}")
 
 
 def _malformation(url: str) -> str:

@@ -33,12 +33,13 @@ _WNS_REASONS = ("x-wns-error-description", "x-wns-notificationstatus", "x-wns-st
 _ADDRESS_OR_TOKEN = re.compile(r"\S*(?:://|/wp/|/fcm/|/wpush/)\S*|[A-Za-z0-9_:.=-]{40,}")
 _LONGEST_REASON = 200
 
-FaultKind = Literal["timeout", "connect", "dns", "tls", "reset", "protocol", "request"]
+FaultKind = Literal["timeout", "connect", "dns", "private", "tls", "reset", "protocol", "request"]
 
 _FAULTS: dict[FaultKind, str] = {
     "timeout": "the push service did not answer in time",
     "connect": "no connection to the push service could be made",
     "dns": "the push service's name could not be resolved",
+    "private": "the push service's name leads to an address that is not of the public internet",
     "tls": "no trusted TLS connection to the push service could be made",
     "reset": "the connection to the push service broke before it answered",
     "protocol": "the push service's answer could not be understood",

@@ -2,9 +2,12 @@
 
 pyreqwest, because an HTTP client in Python costs more than everything else about a delivery. What a push service
 could do to us is bounded here: no redirect, proxy, cookie or decompression, a deadline, and 4 KiB of any body.
+It resolves names by itself and shows nobody what it found, so a host whose address must be checked has a client of its
+own that knows this one address and asks nobody.
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +25,7 @@ from pyreqwest.exceptions import (
 from pyreqwest.response import Response
 
 from gateway.push.answers import Answer, FaultKind, NetworkFault
+from gateway.push.pins import MOST, NotPublic, Pins
 
 TIMEOUT = timedelta(seconds=30)
 CONNECT_TIMEOUT = timedelta(seconds=10)
@@ -43,6 +47,7 @@ class PushClient:
     """Connections to every push service, for the life of a worker: `async with PushClient() as client`.
 
     `ca_file` holds PEM certificates trusted beside the system's. One client serves any number of concurrent posts.
+    `unsure` says of an origin whether its address must be checked before it is connected to.
     Raises ValueError when the file holds no certificate, OSError when it cannot be read.
     """
 
@@ -50,18 +55,21 @@ class PushClient:
         self,
         ca_file: Path | None = None,
         *,
+        unsure: Callable[[str], bool] = lambda _: False,
+        pins: Pins | None = None,
         timeout: timedelta = TIMEOUT,
         connect_timeout: timedelta = CONNECT_TIMEOUT,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._timeout, self._connect_timeout = timeout, connect_timeout
         self._certificates = [] if ca_file is None else _certificates(ca_file)
-        self._clients = [self._build()]
-        self._lying: dict[str, list[int]] = {}
-        """How many requests lie with an origin, by the client that brought them there."""
         self._clock = clock
+        self._unsure, self._pins = unsure, pins or Pins()
+        self._trusted = _Clients(self._builder)
+        self._pinned: OrderedDict[str, tuple[str, _Clients]] = OrderedDict()
+        """By name, with the address."""
 
-    def _build(self) -> Client:
+    def _builder(self) -> ClientBuilder:
         """One connection to every origin that speaks HTTP/2, and as many as are needed to others."""
         builder = (
             ClientBuilder()
@@ -84,14 +92,14 @@ class PushClient:
         )
         for certificate in self._certificates:
             builder = builder.add_root_certificate_der(certificate)
-        return builder.build()
+        return builder
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for client in self._clients:
-            await client.close()
+        for clients in (self._trusted, *(clients for _, clients in self._pinned.values())):
+            await clients.close()
 
     async def post(
         self, endpoint: str, body: bytes, *, ttl: int, urgency: str, topic: str, authorization: str
@@ -102,12 +110,18 @@ class PushClient:
         """
         began = self._clock()
         origin = endpoint[: endpoint.find("/", 8)]
-        lying = self._lying.setdefault(origin, [])
-        place = self._place(lying)
-        lying[place] += 1
+        clients = self._trusted
+        if self._unsure(origin):
+            try:
+                clients = await self._at_checked_address(_name(origin))
+            except NotPublic:
+                return Answer(None, duration_ms=self._since(began), fault=NetworkFault("private"))
+            except OSError:
+                return Answer(None, duration_ms=self._since(began), fault=NetworkFault("dns"))
+        place = clients.enter(origin)
         try:
             request = (
-                self._clients[place]
+                clients.at(place)
                 .post(endpoint)
                 .headers(request_headers(ttl, urgency, topic, authorization))
                 .body_bytes(body)
@@ -122,25 +136,63 @@ class PushClient:
                     headers = _headers(response, _ACCEPTED_HEADERS if 200 <= status < 300 else _REFUSED_HEADERS)
                     told = await _read(response)
         except (PyreqwestError, ValueError) as error:
-            return Answer(None, duration_ms=self._since(began), fault=_fault(error))
+            fault = _fault(error)
+            if clients is not self._trusted and fault.kind == "connect":
+                self._pins.forget(_name(origin))
+            return Answer(None, duration_ms=self._since(began), fault=fault)
         finally:
-            lying[place] -= 1
-            if not any(lying):
-                self._lying.pop(origin, None)
+            clients.leave(origin, place)
         return Answer(status, headers, told, self._since(began))
 
-    def _place(self, lying: list[int]) -> int:
-        """The first client whose connection has room for one more."""
-        for place, count in enumerate(lying):
-            if count < STREAMS:
-                return place
-        lying.append(0)
-        if len(lying) > len(self._clients):
-            self._clients.append(self._build())
-        return len(lying) - 1
+    async def _at_checked_address(self, name: str) -> "_Clients":
+        """Raises NotPublic and OSError."""
+        address = await self._pins.address(name)
+        held = self._pinned.get(name)
+        if held is None or held[0] != address:
+            # Those before end with the last request that lies with them.
+            held = self._pinned[name] = address, _Clients(lambda: self._builder().resolve(name, address, 443))
+            if len(self._pinned) > MOST:
+                self._pinned.popitem(last=False)
+        self._pinned.move_to_end(name)
+        return held[1]
 
     def _since(self, began: float) -> int:
         return round((self._clock() - began) * 1000)
+
+
+class _Clients:
+    """As many alike as are needed for all that lies with an origin at once."""
+
+    def __init__(self, builder: Callable[[], ClientBuilder]) -> None:
+        self._builder = builder
+        self._clients = [builder().build()]
+        self._lying: dict[str, list[int]] = {}
+        """How many requests lie with an origin, by the client that brought them there."""
+
+    def at(self, place: int) -> Client:
+        return self._clients[place]
+
+    def enter(self, origin: str) -> int:
+        """The first client whose connection has room for one more."""
+        lying = self._lying.setdefault(origin, [])
+        for place, count in enumerate(lying):
+            if count < STREAMS:
+                lying[place] += 1
+                return place
+        lying.append(1)
+        if len(lying) > len(self._clients):
+            self._clients.append(self._builder().build())
+        return len(lying) - 1
+
+    def leave(self, origin: str, place: int) -> None:
+        lying = self._lying[origin]
+        lying[place] -= 1
+        if not any(lying):
+            del self._lying[origin]
+
+    async def close(self) -> None:
+        for client in self._clients:
+            await client.close()
 
 
 def request_headers(ttl: int, urgency: str, topic: str, authorization: str) -> dict[str, str]:
@@ -157,6 +209,10 @@ def request_headers(ttl: int, urgency: str, topic: str, authorization: str) -> d
         # WNS refuses a TTL of 0 without it; the others do not look.
         headers["X-WNS-Cache-Policy"] = "no-cache"
     return headers
+
+
+def _name(origin: str) -> str:
+    return origin.partition("://")[2].partition(":")[0]
 
 
 def _certificates(ca_file: Path) -> list[bytes]:

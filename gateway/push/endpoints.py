@@ -22,9 +22,9 @@ LONGEST = 2048
 _REMEMBERED = 10_000
 
 # The characters of RFC 3986 and no others: no space, control character, backslash, quote, bracket or brace.
-_URL = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>/[A-Za-z0-9\-._~:/@!$&'()*+,;=%?]*)",
-)
+_PATH_CHARACTERS = r"[A-Za-z0-9\-._~:/@!$&'()*+,;=%?]*"
+_URL = re.compile(rf"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>/{_PATH_CHARACTERS})")
+_REST = re.compile(_PATH_CHARACTERS)
 _AUTHORITY = re.compile(r"(?P<host>[^:\[\]]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # What URL parsers take for an IPv4 address: a last label that is a number, decimal or hexadecimal (WHATWG URL 3.5).
@@ -66,6 +66,7 @@ class EndpointPolicy:
     def __init__(self, extra: Iterable[str] = ()) -> None:
         self._hosts: set[str] = set()
         self._suffixes: tuple[str, ...] = ()
+        self._vendors: tuple[str, ...] = tuple(name[1:] for name in VENDORS if name[0] == "*")
         self._origins: set[str] = set()
         for entry in (*VENDORS, *extra):
             self._allow(entry.strip())
@@ -88,10 +89,20 @@ class EndpointPolicy:
                 self._known[asked] = known
         return Endpoint(known[0] + path, *known)
 
-    def check_origin(self, origin: str) -> None:
-        """The same for the origin of an endpoint that was canonical when it was stored. Raises EndpointNotAllowed."""
-        if origin not in self._known:
-            self.check(f"{origin}/")
+    def check_again(self, endpoint: str) -> str:
+        """The origin of an endpoint that was canonical when it was stored. Raises EndpointNotAllowed."""
+        end = endpoint.find("/", 8)
+        origin = endpoint[:end]
+        if origin not in self._known or end < 0 or not _REST.fullmatch(endpoint, end) or len(endpoint) > LONGEST:
+            return self.check(endpoint).origin
+        return origin
+
+    def only_by_suffix(self, origin: str) -> bool:
+        """Whether this origin, which is allowed, is so only as one of many that an operator's `*.suffix` allows."""
+        if len(self._suffixes) == len(self._vendors):
+            return False
+        name = origin.partition("://")[2]
+        return origin not in self._origins and name not in self._hosts and not name.endswith(self._vendors)
 
     def _admit(self, scheme: str, authority: str) -> _Server:
         server = _parse_server(scheme, authority)

@@ -92,7 +92,10 @@ class Courier:
         now = time.time()
         if (end := ended(post, target, now)) is not None:
             return Sent(end)
-        origin = target.endpoint[: target.endpoint.index("/", 8)]
+        try:
+            origin = self._policy.check_again(target.endpoint)
+        except EndpointNotAllowed as refusal:
+            return Sent(Rejected(refusal.detail))
         trust = self._trust.setdefault((target.vapid_key_id, origin), _Trust())
         if trust.closed_until > now:
             pause = timedelta(seconds=trust.closed_until - now)
@@ -100,11 +103,10 @@ class Courier:
             return self._retry(post, held, tries, Sent(held))
         variant = post.notification.variant_of(target.bucket)
         try:
-            self._policy.check_origin(origin)
             known = post.known.get(target.device_id, {})
             payload, topic = post.messages.for_device(target.device_id, target.locale, variant, known)
             body = encrypt(payload, Subscription(target.endpoint, target.p256dh, target.auth))
-        except (EndpointNotAllowed, PayloadTooLarge, TemplateFailed) as refusal:
+        except (PayloadTooLarge, TemplateFailed) as refusal:
             return Sent(Rejected(refusal.detail), variant=variant)
         key, subject = self._keys[target.vapid_key_id]
         # Others encrypt before the first of them posts: so messages reach the client's own thread in bursts, and it

@@ -5,7 +5,8 @@ from ipaddress import ip_address
 import pytest
 
 from gateway.domain.errors import AddressNotAllowed
-from gateway.outbound.policy import OutboundPolicy, is_global
+from gateway.domain.internet import is_global
+from gateway.outbound.policy import OutboundPolicy
 
 PUBLIC_ONLY = OutboundPolicy()
 
@@ -62,6 +63,13 @@ def test_https_to_the_public_web_is_allowed_in_canonical_form(said: str, canonic
         "https://postgres/",
         "https://printer.local/",
         "https://metadata.google.internal/",
+        "https://nas.lan/",
+        "https://router.home.arpa/",
+        "https://1.0.0.127.in-addr.arpa/",
+        "https://build.corp/",
+        "https://mail.test/",
+        "https://nobody.invalid/",
+        "https://hidden.onion/",
     ],
 )
 def test_everything_else_is_refused(url: str) -> None:
@@ -121,11 +129,24 @@ def test_no_spelling_of_an_address_of_our_own_network_is_allowed(host: str) -> N
         PUBLIC_ONLY.check(f"https://{host}/")
 
 
-@pytest.mark.parametrize(
-    "address", ["8.8.8.8", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1", "2a00:1450::1"]
-)
-def test_what_leads_to_a_public_address_is_public(address: str) -> None:
+@pytest.mark.parametrize("address", ["8.8.8.8", "64:ff9b::808:808", "2a00:1450::1"])
+def test_a_public_address_is_public_and_so_is_nat64_s_for_it(address: str) -> None:
     assert is_global(ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "address", ["::ffff:8.8.8.8", "2002:808:808::1", "2001:0:808:808::1", "64:ff9b::a00:1", "64:ff9b:1::808:808"]
+)
+def test_ipv4_in_other_clothes_is_not_public(address: str) -> None:
+    assert not is_global(ip_address(address))
+
+
+@pytest.mark.parametrize("port", [1, 22, 25, 80, 5432, 6379, 8444, 65535])
+def test_ports_that_are_not_the_web_s_are_refused_unless_the_operator_names_them(port: int) -> None:
+    with pytest.raises(AddressNotAllowed, match=f"must be 443 or 8443, not {port}"):
+        PUBLIC_ONLY.check(f"https://hooks.example.org:{port}/")
+    policy = OutboundPolicy([f"https://hooks.example.org:{port}"])
+    assert policy.check(f"https://hooks.example.org:{port}/") == f"https://hooks.example.org:{port}/"
 
 
 def test_the_operator_allows_whole_origins_and_nothing_beside_them() -> None:

@@ -141,6 +141,26 @@ def test_a_hostile_endpoint_is_refused_without_being_repeated(endpoint: str) -> 
     assert not endpoint or endpoint not in refusal.value.detail
 
 
+@pytest.mark.parametrize("endpoint", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_endpoint_that_was_stored_all_the_same_is_refused_again(endpoint: str) -> None:
+    policy = EndpointPolicy()
+    policy.check("https://fcm.googleapis.com/x")
+    with pytest.raises(EndpointNotAllowed):
+        policy.check_again(endpoint)
+
+
+def test_a_stored_endpoint_is_still_allowed_at_another_process() -> None:
+    assert EndpointPolicy().check_again("https://fcm.googleapis.com/fcm/send/a:b?c") == "https://fcm.googleapis.com"
+
+
+def test_hosts_that_only_an_operator_s_suffix_allows_are_known_as_such() -> None:
+    policy = EndpointPolicy(["*.example.org", "push.example.org", "https://up.example.org:8443"])
+    assert policy.only_by_suffix("https://other.example.org")
+    for sure in ("https://push.example.org", "https://up.example.org:8443", "https://fcm.googleapis.com"):
+        assert not policy.only_by_suffix(sure)
+    assert not policy.only_by_suffix("https://web.push.apple.com")
+
+
 @pytest.mark.parametrize(
     ("endpoint", "words"),
     [

@@ -1,0 +1,178 @@
+"""A table of hostile addresses against every door, and against what sends when one is in the database all the same."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohappyeyeballs
+import pytest
+from sqlalchemy import update
+
+from gateway.domain import ids
+from gateway.outbound.client import OutboundClient
+from gateway.outbound.policy import OutboundPolicy
+from gateway.push.answers import Answer
+from gateway.push.client import PushClient
+from gateway.records import schema
+from gateway.records.devices import endpoint_digest
+from gateway.service import feeds, webhooks
+from gateway.sim import Vendor
+from gateway.worker.feeds import Poller
+from gateway.worker.webhooks import Sender
+from tests.support.api import Api
+from tests.support.gateway_parts import PATIENCE_S, Parts
+from tests.support.hostile import ELSEWHERE, NOWHERE
+from tests.unit.outbound.test_outbound_client import Names
+
+HOOK = {"name": "w", "url": "https://hooks.example.org/", "events": ["*"]}
+FEED = {"name": "f", "url": "https://feeds.example.org/cap"}
+
+UNTRIED = "SELECT (SELECT count(*) FROM feeds WHERE failures = 0) + (SELECT count(*) FROM webhooks WHERE failures = 0)"
+
+
+def keepable(address: str) -> bool:
+    """Whether Postgres could hold it at all."""
+    return "\0" not in address and not any("\ud800" <= char <= "\udfff" for char in address)
+
+
+def test_the_table_is_as_long_as_it_should_be() -> None:
+    assert len(NOWHERE) + len(ELSEWHERE) >= 60
+    assert len({*NOWHERE.values(), *ELSEWHERE.values()}) == len(NOWHERE) + len(ELSEWHERE)
+
+
+async def test_no_device_is_registered_with_one(api: Api) -> None:
+    good, before = api.device(), await api.rows()
+    for name, address in (NOWHERE | ELSEWHERE).items():
+        said = await api.call("POST", "/v1/devices", named(good, address))
+        assert_refused(said, name, address, "endpoint_not_allowed", "/subscription/endpoint")
+    assert await api.rows() == before
+
+
+async def test_none_is_imported(api: Api) -> None:
+    good, before = api.device(), await api.rows()
+    table = [address for address in (NOWHERE | ELSEWHERE).values() if len(address) < 10_000]
+    raw = "".join(json.dumps(named(good, address)) + "\n" for address in table).encode()
+    said = await api.call("POST", "/v1/devices/import", raw=raw, headers={"Content-Type": "application/x-ndjson"})
+    *verdicts, last = map(json.loads, said.body.splitlines())
+    assert (last["done"], last["refused"], last["created"]) == (True, len(table), 0)
+    assert {verdict["status"] for verdict in verdicts} == {"refused"}
+    assert await api.rows() == before
+
+
+@pytest.mark.parametrize(("path", "good"), [("/v1/webhooks", HOOK), ("/v1/feeds", FEED)])
+async def test_no_webhook_and_no_feed_is_made_or_moved_to_one(api: Api, path: str, good: dict[str, Any]) -> None:
+    made = await api.made("POST", path, good)
+    before, kept = await api.rows(), await api.made("GET", f"{path}/{made['id']}")
+    for name, address in NOWHERE.items():
+        for method, where, body in (("POST", path, good), ("PATCH", f"{path}/{made['id']}", {})):
+            said = await api.call(method, where, body | {"url": address})
+            assert_refused(said, name, address, "address_not_allowed", "/url")
+    assert await api.rows() == before
+    assert await api.made("GET", f"{path}/{made['id']}") == kept
+
+
+def named(device: Any, address: str) -> Any:
+    return device | {"subscription": device["subscription"] | {"endpoint": address}}
+
+
+def assert_refused(said: Any, name: str, address: str, code: str, pointer: str) -> None:
+    """With the reason, and without saying the address again."""
+    assert said.status == 422, (name, said.body)
+    if said.body["code"] == "invalid":
+        assert said.pointers == [pointer], (name, said.body)
+    else:
+        assert said.body["code"] == code, (name, said.body)
+    assert said.body["detail"], name
+    assert len(address) < 2 or address not in json.dumps(said.body, ensure_ascii=False), name
+
+
+class Silent(PushClient):
+    """Posts nothing and remembers what it should have posted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    async def post(self, endpoint: str, body: bytes, **_: Any) -> Answer:
+        self.asked.append(endpoint)
+        return Answer(201)
+
+
+async def test_an_endpoint_that_is_in_the_database_all_the_same_is_not_posted_to(api: Api) -> None:
+    parts = api.parts
+    table = list(filter(keepable, (NOWHERE | ELSEWHERE).values()))
+    found = await parts.register(parts.subscribe(Vendor.FCM, len(table) + 1, share_keys=True))
+    [good, *bad] = found
+    async with parts.engine.begin() as conn:
+        for id_, address in zip(bad, table, strict=True):
+            values = {"endpoint": address, "endpoint_digest": endpoint_digest(address)}
+            await conn.execute(update(schema.devices).where(schema.devices.c.id == id_).values(values))
+    client = Silent()
+    async with parts.working(client=client):
+        sent = await parts.submit()
+        progress = await parts.ended(sent.id)
+    assert (progress.accepted, progress.rejected) == (1, len(table))
+    assert client.asked == [found[good].subscription.endpoint]
+    rows = await parts.log(sent.id)
+    assert all(rows[id_].cause and rows[id_].status is None for id_ in bad)
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Where connections would go; none is made."""
+    tried: list[Any] = []
+
+    async def refused(addr_infos: Any, **_: Any) -> None:
+        tried.extend(info[4] for info in addr_infos)
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(aiohappyeyeballs, "start_connection", refused)
+    return tried
+
+
+@asynccontextmanager
+async def serving_webhooks_and_feeds(parts: Parts) -> AsyncIterator[None]:
+    """Every name leads inside, as a hostile one would have it."""
+    stop = asyncio.Event()
+    async with OutboundClient(OutboundPolicy(), Names(["10.0.0.1"])) as client:
+        tasks = [asyncio.create_task(duty(parts.context, parts.bell, client).run(stop)) for duty in (Sender, Poller)]
+        try:
+            yield
+        finally:
+            stop.set()
+            for task in tasks:
+                await asyncio.wait_for(task, PATIENCE_S)
+
+
+async def all_tried(parts: Parts) -> None:
+    """Of what senders and pollers settle there is no signal."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            if await parts.scalar(UNTRIED) == 0:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def test_a_webhook_and_a_feed_in_the_database_all_the_same_are_not_connected_to(
+    api: Api, connections: list[Any]
+) -> None:
+    """Nor is a name of the public web that leads inside when it comes to connecting."""
+    parts, table = api.parts, [address for address in NOWHERE.values() if keepable(address)]
+    table += [address for name, address in ELSEWHERE.items() if not name.startswith("a public")]
+    async with parts.engine.begin() as conn:
+        for n, address in enumerate(table):
+            hook = await webhooks.create(
+                conn, parts.context, parts.application_id, f"{n}", "https://a.example.org/", ["*"]
+            )
+            feed = await feeds.create(conn, parts.context, parts.application_id, f"{n}", "https://a.example.org/")
+            for kind, saved, one in ((ids.WEBHOOK, schema.webhooks, hook), (ids.FEED, schema.feeds, feed)):
+                where = saved.c.id == ids.parse(kind, one["id"])
+                await conn.execute(update(saved).where(where).values(url=address))
+    async with serving_webhooks_and_feeds(parts):
+        await parts.register(parts.subscribe(Vendor.FCM, 1))  # something for the webhooks to tell
+        await all_tried(parts)
+    assert connections == []
+    assert await parts.scalar("SELECT count(DISTINCT last_error) FROM webhooks") > 10
+    assert await parts.scalar("SELECT count(DISTINCT last_error) FROM feeds") > 10
