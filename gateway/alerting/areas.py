@@ -1,16 +1,30 @@
 """The area of an alert as an audience filter.
 
 Issuers publish polygons that cross themselves, are not closed or cross the antimeridian. A warning is not refused for
-that: what encloses something is mended, what does not is left out and told.
+that: what encloses something is mended, what does not is left out and told. What mending costs grows with the
+crossings, of which a few kilobytes can hold enough for hours; so they are counted first, and of a tangle the hull is
+taken.
 """
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
-from shapely import MultiPolygon, Polygon, box, get_num_coordinates, make_valid, segmentize, set_precision, union_all
+from shapely import (
+    LineString,
+    MultiPoint,
+    MultiPolygon,
+    Polygon,
+    STRtree,
+    box,
+    get_num_coordinates,
+    make_valid,
+    segmentize,
+    set_precision,
+    union_all,
+)
 from shapely.affinity import translate
 from shapely.errors import GEOSException
 from shapely.geometry.base import BaseGeometry
@@ -20,6 +34,11 @@ from gateway.domain.comparison import MOST_VALUES
 from gateway.domain.device import ZONE_CODE
 
 MOST_CIRCLES = 100
+MOST_CROSSINGS = 2_000
+"""Of the outlines of one message. What issuers publish has none, or the few of a slip of the pen."""
+MOST_POSITIONS = 100_000
+AT_ONCE = 16
+"""Edges looked at before the crossings are counted again: each may cross all others."""
 SLIVER = 1e-8
 """Square degrees, about 100 m2: less than this is left over where two outlines of the same thing differ."""
 WORLD = box(-180, -90, 180, 90)
@@ -57,6 +76,13 @@ def filter_of(areas: Iterable[Area]) -> tuple[dict[str, Any] | None, list[str]]:
     areas = list(areas)
     ignored: list[str] = []
     shapes: list[BaseGeometry] = []
+    outlines = [ring for area in areas for rings in (*area.polygons, area.holes) for ring in rings]
+    if _is_tangled(outlines):
+        ignored.append(
+            f"the outlines: more than {MOST_POSITIONS} positions or {MOST_CROSSINGS} crossings; their hull is taken"
+        )
+        around = Area(polygons=[[_hull(outlines)]])
+        areas = [around, *(replace(area, polygons=[], holes=[]) for area in areas)]
     for area in areas:
         shape = union_all([_shape(rings, ignored) for rings in area.polygons])
         shapes.append(shape.difference(union_all([_shape([hole], ignored) for hole in area.holes])))
@@ -74,11 +100,16 @@ def filter_of(areas: Iterable[Area]) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def remaining(area: dict[str, Any], without: dict[str, Any]) -> dict[str, Any] | None:
-    """What is left of an area when another is taken from it; None when nothing is. Both as `filter_of` makes them."""
+    """What is left of an area when another is taken from it; None when nothing is. Both as `filter_of` makes them.
+
+    All of it is when their outlines cross too often for telling: rather one warning too many.
+    """
     whole, less = _Read(area), _Read(without)
+    if _is_tangled([*whole.outlines, *less.outlines]):
+        return area
     circles = [circle for circle in whole.circles if circle not in less.circles]
     codes = [code for code in whole.codes if code not in set(less.codes)]
-    left = whole.shape.difference(less.shape)
+    left = whole.shape().difference(less.shape())
     return _any(left if left.area > SLIVER else Polygon(), circles, codes)
 
 
@@ -88,9 +119,13 @@ class _Read:
     def __init__(self, area: dict[str, Any]) -> None:
         leaves = area.get("any", [area])
         polygons = [rings for leaf in leaves if "within" in leaf for rings in _rings(leaf["within"])]
-        self.shape = union_all([Polygon(rings[0], rings[1:]) for rings in polygons])
+        self.outlines: list[Ring] = [ring for rings in polygons for ring in rings]
+        self._polygons = polygons
         self.circles = [leaf for leaf in leaves if "near" in leaf]
         self.codes = [code for leaf in leaves if "zone" in leaf for code in leaf["zone"]]
+
+    def shape(self) -> BaseGeometry:
+        return union_all([Polygon(rings[0], rings[1:]) for rings in self._polygons])
 
 
 def _rings(geometry: dict[str, Any]) -> list[Any]:
@@ -115,6 +150,28 @@ def zone_codes(name: str, value: str) -> list[str]:
     name, value = name.strip().upper(), value.strip()
     spoken = [value, f"{name}:{value}"] if _NAME.fullmatch(name) else [value]
     return [code for code in spoken if ZONE_CODE.fullmatch(code)]
+
+
+def _is_tangled(outlines: Iterable[Ring]) -> bool:
+    """Whether joining these takes longer than a warning may."""
+    edges = [edge for ring in outlines if len(ring) > 2 for edge in pairwise([*ring, ring[0]])]
+    if len(edges) > MOST_POSITIONS:
+        return True
+    lines = [LineString(edge) for edge in edges]
+    tree, crossings = STRtree(lines), 0
+    for start in range(0, len(lines), AT_ONCE):
+        # Each crossing is met from both of its edges; meeting at an end or lying on one another is none.
+        crossings += tree.query(lines[start : start + AT_ONCE], predicate="crosses").shape[1]
+        if crossings > 2 * MOST_CROSSINGS:
+            return True
+    return False
+
+
+def _hull(outlines: Iterable[Ring]) -> Ring:
+    """Around all of them; empty when they enclose nothing."""
+    places = [(lon, lat) for ring in outlines for lon, lat in ring if abs(lon) <= 180 and abs(lat) <= 90]
+    hull = MultiPoint(places).convex_hull
+    return [(lon, lat) for lon, lat in hull.exterior.coords] if isinstance(hull, Polygon) else []
 
 
 def _shape(rings: Sequence[Ring], ignored: list[str]) -> BaseGeometry:
@@ -153,7 +210,7 @@ def _polygons(shape: BaseGeometry) -> list[Any]:
     found, tolerance = _areal(set_precision(shape, GRID)), FINEST
     while get_num_coordinates(found) > MOST_VERTICES:
         outline = found.buffer(tolerance).simplify(tolerance).intersection(WORLD)
-        found, tolerance = _areal(set_precision(outline, GRID)), tolerance * 2
+        found, tolerance = _areal(set_precision(outline, GRID)), tolerance * 4
     return [
         [[list(place) for place in ring.coords] for ring in (one.exterior, *one.interiors)]
         for one in _areal(segmentize(found, LONGEST_EDGE)).geoms

@@ -7,6 +7,7 @@ on.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import islice
 from typing import TypeVar
 from xml.etree.ElementTree import Element
 
@@ -40,6 +41,7 @@ from gateway.domain.errors import MalformedBody
 NAMESPACES = {f"urn:oasis:names:tc:emergency:cap:{version}" for version in ("1.0", "1.1", "1.2")}
 DEFAULT_LANGUAGE = "en-US"
 """What an `info` without one is in (CAP 1.2 section 3.2.2)."""
+MOST_INFOS = 500
 HOLE = "EXCLUDE_POLYGON"
 """The geocode by which Deutscher Wetterdienst cuts holes into its polygons."""
 
@@ -154,7 +156,10 @@ def _parts(alert: Element, ignored: list[str]) -> tuple[Part, ...]:
     together.
     """
     gathered: list[_Info] = []
-    for info in (_info(element, ignored) for element in children(alert, "info")):
+    infos = list(islice(children(alert, "info"), MOST_INFOS + 1))
+    if len(infos) > MOST_INFOS:
+        ignored.append(f"all but {MOST_INFOS} info blocks")
+    for info in (_info(element, ignored) for element in infos[:MOST_INFOS]):
         [words] = info.part.words
         mates = [one for one in gathered if words.language not in {spoken.language for spoken in one.part.words}]
         mate = next((one for one in mates if one.told == info.told), mates[0] if mates else None)

@@ -127,3 +127,54 @@ def test_polygons_that_overlap_are_one() -> None:
     )
     assert isinstance(found, Within)
     assert MultiPolygon([Polygon(rings[0], rings[1:]) for rings in found.polygons]).is_valid
+
+
+def bars(count: int, *, level: bool) -> list[list[tuple[float, float]]]:
+    """Lying or standing side by side, from 0 to 80 degrees."""
+    width = 80 / count / 2
+    standing = [
+        [(2 * n * width, 0.0), ((2 * n + 1) * width, 0.0), ((2 * n + 1) * width, 80.0), (2 * n * width, 80.0)]
+        for n in range(count)
+    ]
+    return [[(lat, lon) for lon, lat in bar] for bar in standing] if level else standing
+
+
+def zigzag(count: int) -> list[tuple[float, float]]:
+    there = random.Random(1)  # noqa: S311 - not a secret
+    return [(there.uniform(0, 80), there.uniform(0, 80)) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    "area",
+    [
+        Area(polygons=[[bar] for bar in bars(400, level=True) + bars(400, level=False)]),
+        Area(polygons=[[bar] for bar in bars(400, level=True)], holes=[*bars(400, level=False)]),
+        Area(polygons=[[zigzag(10_000)]]),
+        Area(polygons=[[zigzag(100_001)]]),
+    ],
+    ids=["a grid of bars", "bars with bars cut out", "a zigzag", "more positions than anybody publishes"],
+)
+def test_of_a_tangle_that_would_take_hours_to_mend_the_hull_is_warned(area: Area) -> None:
+    found, ignored = filter_of([area])
+    audience.parse(found)
+    assert inside(found, 40.01, 40.01)
+    assert not inside(found, -5, 40)
+    assert "their hull is taken" in ignored[0]
+
+
+def test_outlines_that_meet_in_every_position_are_no_tangle() -> None:
+    """As those of neighbouring counties do."""
+    step = 0.5
+    places = [(lon * step, lat * step) for lon in range(60) for lat in range(60)]
+    squares = [[(x, y), (x + step, y), (x + step, y + step), (x, y + step)] for x, y in places]
+    found, ignored = filter_of([Area(polygons=[[square] for square in squares])])
+    assert (inside(found, 15.2, 15.2), inside(found, 31, 15), ignored) == (True, False, [])
+
+
+def test_of_an_area_that_is_tangled_with_another_everything_is_left() -> None:
+    """Rather one warning too many than a worker that thinks about it for hours."""
+    one, other = (
+        {"within": {"type": "MultiPolygon", "coordinates": [[[*bar, bar[0]]] for bar in bars(100, level=level)]}}
+        for level in (True, False)
+    )
+    assert remaining(one, other) == one

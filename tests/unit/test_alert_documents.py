@@ -225,3 +225,10 @@ def test_every_real_file_is_read_without_a_surprise() -> None:
             assert "bad-" in name or "hostile" in name
             continue
         assert found
+
+
+def test_of_more_info_blocks_than_anybody_writes_the_first_are_read() -> None:
+    """Each is compared with those before it: what a document can hold would take hours."""
+    message = read(*[info("en")] * 20_000)
+    assert len(message.parts) == cap.MOST_INFOS
+    assert message.ignored[0] == f"all but {cap.MOST_INFOS} info blocks"
