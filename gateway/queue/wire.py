@@ -31,6 +31,7 @@ from gateway.domain.job import Job, Task
 from gateway.domain.notification import Lane, Notification
 
 VERSION = b"\x01"
+LARGEST_FLOAT = 10**300
 
 
 class Unreadable(Exception):
@@ -114,7 +115,11 @@ def write_job(job: Job, cargo: Cargo) -> bytes:
     packed = _Job(
         _head(job, job.device_ids), notification, cargo.home, [*cargo.targets], [*cargo.keys], verdicts, known
     )
-    return VERSION + _encoder.encode(packed)
+    try:
+        return VERSION + _encoder.encode(packed)
+    except OverflowError:  # a number of the application's that MessagePack has no form for
+        plain = msgspec.to_builtins(packed, builtin_types=(UUID, datetime, date, bytes), enc_hook=_plain)
+        return VERSION + _encoder.encode(_in_64_bits(plain))
 
 
 def read_job(data: bytes) -> Job:
@@ -236,6 +241,19 @@ def _verdict(said: _Outcome) -> Verdict:
         return Held(said.until)
     verdict: Verdict = _final(said)  # type: ignore[assignment] # what was written was a verdict
     return verdict
+
+
+def _in_64_bits(value: Any) -> Any:
+    """The same with whole numbers that are larger as floats."""
+    match value:
+        case int() if not -(2**63) <= value < 2**63:
+            return float(max(-LARGEST_FLOAT, min(value, LARGEST_FLOAT)))
+        case dict():
+            return {name: _in_64_bits(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_in_64_bits(item) for item in value]
+        case _:
+            return value
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ from gateway.service.access import READ
 from gateway.service.follow import follow
 from gateway.web import shapes
 from gateway.web.paging import Paged, page
-from gateway.web.reading import Moment, Query
+from gateway.web.reading import AskedMoment, Query
 from gateway.web.routes import Answer, Call, Request, Routes, to_json
 
 routes = Routes("deliveries")
@@ -43,8 +43,8 @@ class Filters(Query):
     user_id: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
     outcome: OutcomeName | None = None
     host: Annotated[str, StringConstraints(min_length=1, max_length=300)] | None = None
-    since: Annotated[Moment | None, Field(description="Settled at this time or later.")] = None
-    until: Annotated[Moment | None, Field(description="Settled before this time.")] = None
+    since: Annotated[AskedMoment | None, Field(description="Settled at this time or later.")] = None
+    until: Annotated[AskedMoment | None, Field(description="Settled before this time.")] = None
 
     def value(self) -> log.Filters:
         return log.Filters(**{field.name: getattr(self, field.name) for field in fields(log.Filters)})

@@ -1,7 +1,6 @@
 """From untrusted octets to typed values; every fault is named at once, with its JSON pointer (RFC 6901)."""
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     PlainValidator,
     ValidationError,
@@ -24,10 +24,12 @@ from gateway.domain.errors import Fault, Invalid, MalformedBody, step
 from gateway.push.encryption import decode_base64url
 
 EARLIEST, LATEST = 1970, 9000
+TOO_DEEP = "the body is nested too deeply"
 
 _RARE_ESCAPE = re.compile(rb"\\u(?:0000|[dD][89A-Fa-f])")
-# What a float may be too small for.
-_RARE_NUMBER = re.compile(rb"[:,\[\s]-?[0-9](?:[0-9.]*[eE]|[0-9]{299})")
+# What 64 bits may be too few for, when it is a whole number: brokers carry no more, and few clients read as much.
+_RARE_NUMBER = re.compile(rb"[:,\[\s]-?[0-9](?:[0-9.]*[eE]|[0-9]{18})")
+LARGEST_NUMBER = 2**63
 
 
 class Body(BaseModel):
@@ -62,6 +64,8 @@ def read_body(model: type[B], raw: bytes) -> B:
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
+        if any(fault["type"] == "json_invalid" for fault in error.errors(include_url=False, include_input=False)):
+            raise MalformedBody(TOO_DEEP) from None  # JSON it is; this parser goes 200 levels down
         raise Invalid(_faults(error)) from None
 
 
@@ -79,15 +83,16 @@ def read_json(raw: bytes) -> Any:
         raise MalformedBody("the body is empty; JSON is expected")
     try:
         value = json.loads(raw.decode("utf-8"), parse_constant=_refuse)
+        faults = list(_unkeepable(value, ""))
     except UnicodeDecodeError:
         raise MalformedBody("the body is not UTF-8") from None
     except RecursionError:
-        raise MalformedBody("the body is nested too deeply") from None
+        raise MalformedBody(TOO_DEEP) from None
     except json.JSONDecodeError as error:
         raise MalformedBody(f"the body is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
     except ValueError as error:
         raise MalformedBody(f"the body is not JSON: {error}") from None
-    if faults := list(_unkeepable(value, "")):
+    if faults:
         raise Invalid(faults)
     return value
 
@@ -110,13 +115,14 @@ def _refuse(constant: str) -> None:
 
 
 def _unkeepable(value: object, at: str) -> Iterator[Fault]:
-    """Postgres keeps neither U+0000 nor lone surrogates, and JSON cannot say infinity again (1e999)."""
+    """Postgres keeps neither U+0000 nor lone surrogates, JSON cannot say infinity again (1e999), and a whole number
+    such as 1e30 comes out of Postgres with all its digits."""
     match value:
         case str():
             if not _is_keepable(value):
                 yield Fault(at, "holds a character that cannot be kept: U+0000 or half a surrogate pair")
-        case float():
-            if not math.isfinite(value):
+        case int() | float():
+            if not -LARGEST_NUMBER <= value < LARGEST_NUMBER:
                 yield Fault(at, "is too large a number")
         case dict():
             for name, item in value.items():
@@ -168,6 +174,13 @@ def _utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
+def _no_number(value: object) -> object:
+    """Pydantic would take text such as 0.5 for seconds since 1970."""
+    if isinstance(value, str) and value[4:5] != "-":
+        raise ValueError("must be a time such as 2026-12-01T09:00:00Z (RFC 3339)")
+    return value
+
+
 def _octets(value: object) -> bytes:
     if not isinstance(value, str):
         raise ValueError("must be base64url text")
@@ -198,6 +211,8 @@ def _address(url: str) -> str:
 
 Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
 """RFC 3339 with an offset; UTC inside."""
+AskedMoment = Annotated[AwareDatetime, BeforeValidator(_no_number), AfterValidator(_utc)]
+"""The same in a query, where all is text."""
 Octets = Annotated[bytes, PlainValidator(_octets), WithJsonSchema({"type": "string", "format": "base64url"})]
 Topic = Annotated[str, AfterValidator(_topic), WithJsonSchema({"type": "string", "pattern": f"^{TOPIC_NAME.pattern}$"})]
 Zone = Annotated[str, AfterValidator(_zone), WithJsonSchema({"type": "string", "pattern": f"^{ZONE_CODE.pattern}$"})]

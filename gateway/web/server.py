@@ -76,13 +76,15 @@ def build(front: Front) -> web.Application:
     browser_paths = set()
     for route in ROUTES:
         handle = dispatch.handler(front, route)
+        # Of itself aiohttp takes no brace in what is named, and people's ids may have them.
+        path = route.path.replace("}", ":[^/]+}")
         if route.method == "GET":
-            app.router.add_get(route.path, handle, allow_head=route.streams is None)
+            app.router.add_get(path, handle, allow_head=route.streams is None)
         else:
-            app.router.add_route(route.method, route.path, handle)
-        if route.browser and route.path not in browser_paths:
-            browser_paths.add(route.path)
-            app.router.add_route("OPTIONS", route.path, _preflight)
+            app.router.add_route(route.method, path, handle)
+        if route.browser and path not in browser_paths:
+            browser_paths.add(path)
+            app.router.add_route("OPTIONS", path, _preflight)
     document = to_json(openapi.document(ROUTES))
     pages.add(app, document)
 

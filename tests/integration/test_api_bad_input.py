@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import pytest
 
@@ -71,10 +72,20 @@ def good(route: Route, api: Api) -> Any:
         (b'{"a": 1,}', "line 1"),
         (b"\xff\xfe{}", "UTF-8"),
         (b'{"a": NaN}', "NaN"),
-        (b"[" * 100_000, ""),
-        (b'{"a": ' + b"9" * 5000 + b"}", ""),
+        (b'{"a": -Infinity}', "Infinity"),
+        (b'{"a": "\xed\xa0\x80"}', "UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"[" * 10_000 + b"]" * 10_000, "nested too deeply"),
+        (b'{"data": ' * 10_000 + b"1" + b"}" * 10_000, "nested too deeply"),
+        (b'{"all": [' * 10_000 + b"1" + b"]}" * 10_000, "nested too deeply"),
+        (b'{"data": ' + b"[" * 300 + b"]" * 300 + b"}", "nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "4300 digits"),
     ],
-    ids=["empty", "cut off", "trailing comma", "not utf-8", "NaN", "very deep", "very long number"],
+    ids=[
+        *("empty", "cut off", "trailing comma", "not utf-8", "NaN", "infinity", "a surrogate in utf-8"),
+        *("an open end very deep", "lists very deep", "objects very deep", "audiences very deep", "deep"),
+        "very long number",
+    ],
 )
 async def test_what_is_not_json_is_answered_400(bench: Bench, raw: bytes, said: str) -> None:
     before = await bench.api.rows()
@@ -136,11 +147,67 @@ async def test_what_postgres_cannot_keep_is_named(bench: Bench) -> None:
     for route in WITH_BODY:
         sound = good(route, bench.api)
         name = next(iter(sound))
-        for raw in (rb'"\u0000"', rb'"\ud800"', rb"1e999", rb'{"\u0000": 1}'):
+        for raw in (rb'"\u0000"', rb'"\ud800"', rb"1e999", b"9" * 4000, rb'{"\u0000": 1}', rb'{"\udfff": 1}'):
             body = json.dumps(sound | {name: "HERE"}).encode().replace(b'"HERE"', raw)
             answer = await bench.send(route, raw=body)
             assert (answer.status, answer.pointers[0].startswith(f"/{name}")) == (422, True), (route.path, raw)
     assert await bench.api.rows() == before
+
+
+@pytest.mark.parametrize("number", ["9223372036854775808", "-9223372036854775809", "1e19", "-1E+300", "9" * 400])
+async def test_numbers_beyond_64_bits_are_refused_wherever_they_could_be_kept(api: Api, number: str) -> None:
+    """A broker carries no larger whole number, and 1e19 comes out of Postgres as one."""
+    before = await api.rows()
+    for path, body, pointer in (
+        ("/v1/devices", api.device(attributes={"n": "HERE"}), "/attributes/n"),
+        ("/v1/notifications", SENT | {"content": {"title": "t", "data": {"n": ["HERE"]}}}, "/content/data/n/0"),
+        ("/v1/events", {"name": "e", "data": {"n": "HERE"}}, "/data/n"),
+        ("/v1/segments", {"name": "s", "audience": {"attribute": "n", "lt": "HERE"}}, "/audience/lt"),
+    ):
+        said = await api.call("POST", path, raw=json.dumps(body).replace('"HERE"', number).encode())
+        assert (said.status, said.pointers) == (422, [pointer]), (path, said.body)
+    assert await api.rows() == before
+
+
+async def test_the_largest_and_the_smallest_numbers_come_back_as_they_were(api: Api) -> None:
+    numbers = [2**63 - 1, -(2**63), 5e-324, 1e18, 0.1 + 0.2, -0.0]
+    sent = await api.made("POST", "/v1/notifications", SENT | {"content": CONTENT | {"data": {"n": numbers}}})
+    shown = await api.made("GET", f"/v1/notifications/{sent['id']}")
+    assert shown["content"]["data"]["n"] == numbers
+
+
+async def test_of_a_name_that_is_given_twice_the_last_value_counts_everywhere(api: Api) -> None:
+    """At every depth, and whichever of the two ways of reading is taken."""
+    for beside in (b"", rb', "x": "\u00e4"', b', "y": 1e3', rb', "z": "\ud83d\ude00"'):
+        raw = b'{"name": "%d", "name": "e", "data": {"k": {"a": 0}, "k": {"a": 1, "a": 2%s}}}' % (len(beside), beside)
+        event = await api.made("POST", "/v1/events", raw=raw)
+        shown = await api.made("GET", f"/v1/events/{event['id']}")
+        assert (shown["name"], shown["data"]["k"]["a"]) == ("e", 2)
+    said = await api.call("POST", "/v1/events", raw=b'{"name": "e", "name": 7}')
+    assert (said.status, said.pointers) == (422, ["/name"])
+
+
+@pytest.mark.parametrize("wild", ["%", "_", "u%", "%'--", "\\", "\\%", "u-_", "*", "' OR 1=1 --", "{u-1}", '"'])
+async def test_what_sql_takes_for_a_wildcard_or_an_end_is_only_text(api: Api, wild: str) -> None:
+    """It matches itself alone: in audiences, in filters and in addresses."""
+    first = await api.register(user_id="u-1", attributes={"plan": "pro", "tags": ["a"]}, topics=["weather"])
+    second = await api.register(user_id=wild, attributes={"plan": wild, "tags": [wild]})
+    for audience in (
+        {"user_id": wild},
+        {"user_id": [wild]},
+        {"attribute": "plan", "eq": wild},
+        {"attribute": "plan", "in": [wild, "none"]},
+        {"attribute": "tags", "contains": wild},
+    ):
+        found = await api.made("POST", "/v1/audiences/preview", {"audience": audience})
+        assert [one["id"] for one in found["sample"]] == [second["id"]], audience
+    assert (await api.made("POST", "/v1/audiences/preview", {"audience": {"locale": wild}}))["devices"] == 0
+    listed = await api.made("GET", f"/v1/devices?{urlencode({'user_id': wild})}")
+    assert [one["id"] for one in listed["items"]] == [second["id"]]
+    assert (await api.made("GET", f"/v1/deliveries?{urlencode({'host': wild})}"))["items"] == []
+    await api.call("DELETE", f"/v1/users/{quote(wild, safe='')}")
+    assert (await api.call("GET", f"/v1/devices/{second['id']}")).status == 404
+    assert (await api.made("GET", f"/v1/devices/{first['id']}"))["user_id"] == "u-1"
 
 
 async def test_a_body_of_2_mib_is_answered_413(bench: Bench) -> None:
@@ -362,6 +429,8 @@ async def test_bad_filters_of_the_log_are_named(api: Api) -> None:
         "outcome=fine",
         "since=yesterday",
         "since=0001-01-01T00:00:00Z",
+        "since=0.5",
+        "until=1800000000",
         "host=",
         "user_id=",
     ):

@@ -46,6 +46,17 @@ async def test_a_device_whose_message_no_broker_message_carries_is_rejected_and_
     assert await parts.scalar("SELECT count(*) FROM jobs") == 0
 
 
+async def test_a_number_no_broker_message_carries_keeps_nothing_from_being_sent(parts: Parts, tmp_path: Path) -> None:
+    """The API refuses such numbers; one may be in the database from before it did."""
+    [subscriber] = (await parts.register(parts.subscribe(Vendor.FCM, 1))).values()
+    numbers = [2**63 - 1, 2**64, -(2**70), 10**400]
+    async with nodes(1, tmp_path) as [node], at_work(parts, node.url):
+        sent = await parts.submit(content={"title": "Storm", "data": {"n": numbers}})
+        assert (await parts.ended(sent.id)).accepted == 1
+    [message] = subscriber.messages
+    assert message.json()["notification"]["data"]["n"] == [2**63 - 1, 2.0**64, -(2.0**70), 1e300]
+
+
 async def test_an_alert_overtakes_a_campaign_that_has_taken_every_place_of_the_worker(
     parts: Parts, tmp_path: Path
 ) -> None:

@@ -35,7 +35,7 @@ def test_what_is_no_json_or_cannot_be_kept_is_refused(value: str) -> None:
         read_body(Anything, f'{{"said": {value}}}'.encode())
 
 
-@pytest.mark.parametrize("value", ['"\\u00e4"', '"\\ud83d\\ude00"', '"\\\\u0000"', "1e30", '"1e999 NaN"', '"Infinity"'])
+@pytest.mark.parametrize("value", ['"\\u00e4"', '"\\ud83d\\ude00"', '"\\\\u0000"', "1e18", '"1e999 NaN"', '"Infinity"'])
 def test_what_only_looks_like_it_is_taken(value: str) -> None:
     assert read_body(Anything, f'{{"said": {value}}}'.encode()).said == json.loads(value)
 
