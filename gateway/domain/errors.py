@@ -184,6 +184,10 @@ class MethodNotAllowed(GatewayError):
     title = "This address does not take that method"
     status = 405
 
+    def __init__(self, method: str, allowed: str) -> None:
+        super().__init__(f"{method} is not possible here; use {allowed}")
+        self.allowed = allowed
+
 
 class RateLimited(GatewayError):
     """`headers` tell when to come again."""

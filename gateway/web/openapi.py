@@ -215,7 +215,8 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
             content[kind] = {"schema": {"type": "string", "description": medium.said}}
         operation["requestBody"] = {"required": True, "content": content}
     elif _takes_stream(route):
-        operation["requestBody"] = {"required": True, "content": {route.streams: {"schema": {"type": "string"}}}}
+        # A stream without a line is one that is done at once.
+        operation["requestBody"] = {"required": False, "content": {route.streams: {"schema": {"type": "string"}}}}
     return operation
 
 

@@ -43,6 +43,8 @@ def answer(refusal: GatewayError) -> web.Response:
     headers: dict[str, str] = {}
     if isinstance(refusal, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(refusal, MethodNotAllowed):
+        headers["Allow"] = refusal.allowed
     if isinstance(refusal, RateLimited):
         headers |= refusal.headers
     if isinstance(refusal, UpgradeRequired):
@@ -64,7 +66,7 @@ def of(error: Exception) -> GatewayError:
             return NotFound("there is nothing at this address")
         case web.HTTPMethodNotAllowed():
             allowed = ", ".join(sorted(error.allowed_methods))
-            return MethodNotAllowed(f"{error.method} is not possible here; use {allowed}")
+            return MethodNotAllowed(error.method, allowed)
         case _ if isinstance(error, DATABASE_DOWN) and not is_refusal(error):
             log.warning("http.database_unavailable", error=type(error).__name__)
             return Unavailable("the database cannot be reached; try again shortly")

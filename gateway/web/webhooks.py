@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 
 from gateway.domain import ids
 from gateway.domain.happening import PATTERNS
@@ -28,7 +28,7 @@ Url = Annotated[
     str, StringConstraints(min_length=1, max_length=2048), Field(description="https, and of the public web.")
 ]
 Events = Annotated[
-    list[Annotated[str, AfterValidator(_pattern)]],
+    list[Annotated[str, AfterValidator(_pattern), WithJsonSchema({"enum": list(PATTERNS)})]],
     Field(min_length=1, max_length=len(PATTERNS), description=f"Any of {', '.join(f'`{one}`' for one in PATTERNS)}."),
 ]
 

@@ -55,6 +55,7 @@ async def test_wrong_addresses_and_methods_are_problems_too(api: Api) -> None:
     assert (await api.call("GET", "/v1/nothing")).body["code"] == "not_found"
     said = await api.call("PUT", "/v1/devices")
     assert (said.status, said.body["code"]) == (405, "method_not_allowed")
+    assert said.headers["Allow"] in said.body["detail"]
 
 
 async def test_every_answer_names_its_request(api: Api) -> None:
