@@ -154,7 +154,8 @@ def zone_codes(name: str, value: str) -> list[str]:
 
 def _is_tangled(outlines: Iterable[Ring]) -> bool:
     """Whether joining these takes longer than a warning may."""
-    edges = [edge for ring in outlines if len(ring) > 2 for edge in pairwise([*ring, ring[0]])]
+    sound = [ring for ring in outlines if len(ring) > 2 and _is_on_earth(ring)]
+    edges = [edge for ring in sound for edge in pairwise([*ring, ring[0]])]
     if len(edges) > MOST_POSITIONS:
         return True
     lines = [LineString(edge) for edge in edges]
@@ -174,10 +175,14 @@ def _hull(outlines: Iterable[Ring]) -> Ring:
     return [(lon, lat) for lon, lat in hull.exterior.coords] if isinstance(hull, Polygon) else []
 
 
+def _is_on_earth(ring: Ring) -> bool:
+    return all(abs(lon) <= FARTHEST_LONGITUDE and abs(lat) <= 90 for lon, lat in ring)
+
+
 def _shape(rings: Sequence[Ring], ignored: list[str]) -> BaseGeometry:
     """A polygon between the meridians of -180 and 180 degrees; an empty one for what encloses nothing."""
     outer = rings[0] if rings else ()
-    if any(not (abs(lon) <= FARTHEST_LONGITUDE and abs(lat) <= 90) for ring in rings for lon, lat in ring):
+    if not all(map(_is_on_earth, rings)):
         ignored.append(f"a polygon of {len(outer)} positions: one of them is not a place on Earth")
         return Polygon()
     try:

@@ -137,14 +137,14 @@ def _polygons(geometry: object, ignored: list[str]) -> Iterator[list[list[tuple[
     for rings in several:
         try:
             yield [[(float(lon), float(lat)) for lon, lat, *_ in ring] for ring in rings]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             ignored.append("a polygon whose positions are not [longitude, latitude]")
 
 
 def _references(properties: dict[str, Any]) -> Iterator[str]:
     found = properties.get("references")
     for reference in found if isinstance(found, list) else ():
-        identifier = _text(reference, "identifier") if isinstance(reference, dict) else kept(str(reference))
+        identifier = _text(reference if isinstance(reference, dict) else {"identifier": reference}, "identifier")
         if 0 < len(identifier) <= LONGEST_IDENTIFIER:
             yield identifier
 

@@ -148,7 +148,7 @@ async def _listen(request: Request, socket: web.WebSocketResponse, device: Devic
             raise MalformedBody("only text is understood here")
         try:
             said = json.loads(message.data)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise MalformedBody("what was said is not JSON") from None
         match said:
             case {"type": "ack", "id": str(delivery_id)}:

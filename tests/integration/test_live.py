@@ -1,6 +1,7 @@
 """The live channel: an open page is told at once, resumes, is told instead of Web Push, and loses nothing."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -98,6 +99,33 @@ async def test_what_was_missed_comes_first_and_in_order(api: Api) -> None:
             assert [(await heard(socket))["content"]["title"] for _ in range(2)] == ["n1", "n2"]
             await sent(api, "n3")
             assert (await heard(socket))["content"]["title"] == "n3"
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["", "{", "NaN", "[]", "7", "[" * 3_000, '{"a":' * 800, '{"type": "ack"}', '{"type": "ack", "id": 7}'],
+    ids=["empty", "cut off", "NaN", "list", "number", "deep", "deep objects", "no id", "id no text"],
+)
+async def test_a_page_that_says_nonsense_is_told_so_and_left(api: Api, said: str) -> None:
+    mine = await page(api)
+    async with mine.open(api) as socket:
+        await ready(socket)
+        await socket.send_str(said)
+        assert await closed(socket) == channel.MALFORMED
+    async with api.http.ws_connect(f"/v1/devices/{mine.id}/live", headers={"Origin": HOME}) as socket:
+        await socket.send_str(said)
+        assert await closed(socket) == channel.MALFORMED
+
+
+async def test_an_ack_of_what_is_no_delivery_is_passed_over(api: Api) -> None:
+    mine = await page(api)
+    async with mine.open(api) as socket:
+        await ready(socket)
+        for id_ in ("", "\0", "\ud800", "dlv_x", "dlv_" + "f" * 64, "x" * 3_000):
+            await socket.send_str(json.dumps({"type": "ack", "id": id_}))
+        async with api.parts.working():
+            await sent(api, "Goal!")
+            assert (await heard(socket))["content"]["title"] == "Goal!"
 
 
 async def test_a_page_that_wants_it_instead_gets_it_and_web_push_does_not(api: Api) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.alerting import cap, nws, vtec
+from gateway.alerting import cap, feeds, nws, vtec
 from gateway.alerting.reading import Refused, prose
 from gateway.domain.alert import Certainty, Message, MessageType, Severity
 from gateway.domain.errors import MalformedBody
@@ -232,3 +232,19 @@ def test_of_more_info_blocks_than_anybody_writes_the_first_are_read() -> None:
     message = read(*[info("en")] * 20_000)
     assert len(message.parts) == cap.MOST_INFOS
     assert message.ignored[0] == f"all but {cap.MOST_INFOS} info blocks"
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "NaN", "-Infinity", "1e999"])
+def test_a_feed_with_numbers_that_are_no_places_is_read_without_them(number: str) -> None:
+    properties = {"id": "a", "sent": "2026-01-01T00:00:00Z", "event": "Storm", "status": "Actual"}
+    said = {"messageType": "Alert", "references": [{"identifier": "b"}, "c", 7, [[["d"]]], None]}
+    ring = [[1, 2], ["HERE", 2], [2, 3], [1, 2]]
+    feature = {
+        "type": "Feature",
+        "properties": properties | said,
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+    }
+    raw = json.dumps(feature).replace('"HERE"', number).encode()
+    [message] = feeds.read(raw, "https://alerts.example.org/").alerts
+    assert isinstance(message, Message)
+    assert (message.parts[0].area, message.references, len(message.ignored)) == (None, ("b", "c"), 1)
