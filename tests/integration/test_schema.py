@@ -43,7 +43,7 @@ expected-statuses = ["2xx", "3xx", 400, 401, 403, 404, 409, 422, 429]
 include-path = "/v1/devices/{{device_id}}/inbox"
 parameters = {{ "query.wait" = 1, "path.device_id" = "{device_id}" }}
 
-# Any text is a stream of lines, and each line has a verdict of its own. `batch` could be the id of an event too, so that
+# Any text is a stream of lines, and each line has a verdict of its own. `batch` could be the id of an event too, and
 # Allow names what is possible there.
 [[operations]]
 include-path = ["/v1/devices/import", "/v1/events/batch"]

@@ -1,0 +1,196 @@
+"""Fuzz what reads strangers' documents: anything but a refusal in our own words is a crash.
+
+`cap` is CAP, NWS and feeds of them; `ndjson` the lines of an import, with each read as a registration and as an event;
+`audience` a filter, compiled to SQL. Half of the inputs are octets as libFuzzer makes them, the other half documents
+built of them, so that more than the outermost parser is met.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import atheris
+
+with atheris.instrument_imports(include=["gateway"]):
+    from sqlalchemy.dialects import postgresql
+
+    from gateway.alerting import cap, feeds, nws
+    from gateway.domain import audience
+    from gateway.domain.alert import Message
+    from gateway.domain.errors import BodyTooLarge, GatewayError
+    from gateway.push.endpoints import EndpointPolicy
+    from gateway.records.audiences import condition
+    from gateway.web.devices import NewDevice
+    from gateway.web.events import NewEvent
+    from gateway.web.ndjson import LONGEST_LINE, _lines
+    from gateway.web.reading import read_body, read_json
+
+NAMESPACE = "urn:oasis:names:tc:emergency:cap:1.2"
+CAP_NAMES = (
+    *("alert", "info", "area", "polygon", "circle", "geocode", "parameter", "valueName", "value", "references"),
+    *("identifier", "sender", "sent", "status", "msgType", "scope", "language", "event", "headline", "description"),
+    *("instruction", "web", "urgency", "severity", "certainty", "expires", "responseType", "entry", "link", "feed"),
+)
+CAP_TEXTS = (
+    *("Public", "Actual", "Alert", "Update", "Cancel", "Immediate", "Severe", "Observed", "AllClear", "VTEC", "SAME"),
+    *("2026-01-01T00:00:00Z", "48.2,16.3 48.3,16.3 48.3,16.4 48.2,16.3", "48.2,16.3 5", "EXCLUDE_POLYGON", "a,b,c"),
+    *("/O.NEW.KFWD.SV.W.0001.260101T0000Z-260102T0000Z/", "89,179 89,-179 -89,-179", "nan,inf 1e999,-0", "de-AT"),
+)
+AUDIENCE_NAMES = (
+    *("everyone", "topic", "zone", "user_id", "device_id", "notified", "segment", "locale", "timezone", "platform"),
+    *("browser", "last_seen", "attribute", "within", "near", "all", "any", "not", "eq", "ne", "in", "lt", "gte"),
+    *("exists", "contains", "type", "coordinates", "lat", "lon", "radius_m", "after", "before", "title", "name"),
+    *("subscription", "endpoint", "keys", "p256dh", "auth", "attributes", "topics", "data", "occurred_at", "client"),
+)
+AUDIENCE_TEXTS = (
+    *("weather", "Polygon", "MultiPolygon", "2026-01-01T00:00:00Z", "seg_" + "0" * 32, "dev_" + "0" * 32, "%", "_"),
+    *("https://fcm.googleapis.com/x", "BTBZMqHH6r4Tts7J_aSIgg", "\0", "\ud800", "Europe/Vienna", "de-AT"),
+)
+
+NWS_NAMES = (
+    *("type", "features", "properties", "geometry", "coordinates", "id", "identifier", "sent", "event", "status"),
+    *("messageType", "references", "geocode", "UGC", "SAME", "parameters", "VTEC", "expires", "ends", "severity"),
+)
+NWS_TEXTS = ("Feature", "FeatureCollection", "Polygon", "MultiPolygon", "Actual", "Alert", *CAP_TEXTS)
+
+_dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+_policy = EndpointPolicy()
+_loop = asyncio.new_event_loop()
+
+
+def fuzz_cap(data: bytes) -> None:
+    said = atheris.FuzzedDataProvider(data[1:])
+    if data[:1] < b"\x60":
+        raw = data[1:]
+    elif data[:1] < b"\xb0":
+        raw = _document(said).encode("utf-8", "replace")
+    else:
+        raw = json.dumps(_feature(said)).encode()
+    for found in (
+        _refused(cap.read, raw),
+        _refused(lambda raw: feeds.read(raw, "https://alerts.example.org/feed").alerts, raw),
+        _refused(lambda raw: nws.read(read_json(raw)), raw),
+    ):
+        for message in found or ():
+            if isinstance(message, Message):
+                for part in message.parts:
+                    if part.area is not None:
+                        condition(audience.parse(part.area))  # what we make of an area must be a filter of ours
+            assert "\0" not in repr(message)
+
+
+def fuzz_ndjson(data: bytes) -> None:
+    said = atheris.FuzzedDataProvider(data[1:])
+    if data[:1] < b"\x80":
+        raw = data[1:]
+    else:
+        lines = [json.dumps(_value(said, 6)).encode() for _ in range(said.ConsumeIntInRange(1, 4))]
+        raw = b"\n".join(lines)
+    pieces, at = [], 0
+    while at < len(raw):
+        size = 1 + (raw[at] * 7 + at) % 97
+        pieces.append(raw[at : at + size])
+        at += size
+    try:
+        read = _loop.run_until_complete(_gathered(pieces))
+    except BodyTooLarge:
+        assert len(raw) > LONGEST_LINE
+        return
+    assert [line for _, line in read] == (raw.split(b"\n") if raw[-1:] != b"\n" else raw.split(b"\n")[:-1]) or not raw
+    for _, line in read:
+        device = _refused(lambda line: read_body(NewDevice, line).value(), line)
+        if device is not None:
+            _refused(_policy.check, device.subscription.endpoint)
+        _refused(lambda line: read_body(NewEvent, line), line)
+
+
+def fuzz_audience(data: bytes) -> None:
+    said = atheris.FuzzedDataProvider(data[1:])
+    raw = data[1:] if data[:1] < b"\x80" else json.dumps(_value(said, 8)).encode()
+    value = _refused(read_json, raw)
+    parsed = None if value is None else _refused(audience.parse, value)
+    if parsed is not None and not list(audience.segments_in(parsed)):
+        condition(parsed).compile(dialect=_dialect)
+
+
+class _Http:
+    """As much of a request as reading its lines takes."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.content = self
+        self._pieces = iter(pieces)
+
+    async def readany(self) -> bytes:
+        return next(self._pieces, b"")
+
+
+async def _gathered(pieces: list[bytes]) -> list[tuple[int, bytes]]:
+    return [line async for line in _lines(_Http(pieces))]  # type: ignore[arg-type]
+
+
+def _refused(read: Callable[[Any], Any], value: Any) -> Any:
+    try:
+        return read(value)
+    except GatewayError:
+        return None
+
+
+def _document(said: atheris.FuzzedDataProvider) -> str:
+    def element(depth: int) -> str:
+        name = said.PickValueInList(list(CAP_NAMES))
+        if depth == 0 or said.ConsumeBool():
+            inner = said.PickValueInList(list(CAP_TEXTS)) if said.ConsumeBool() else said.ConsumeUnicodeNoSurrogates(40)
+            inner = inner.replace("&", "&amp;").replace("<", "&lt;")
+        else:
+            inner = "".join(element(depth - 1) for _ in range(said.ConsumeIntInRange(0, 5)))
+        return f"<{name}>{inner}</{name}>"
+
+    sound = "<identifier>a</identifier><sent>2026-01-01T00:00:00Z</sent><status>Actual</status><scope>Public</scope>"
+    head = f"{sound}<msgType>Alert</msgType>" if said.ConsumeBool() else ""
+    body = "".join(element(4) for _ in range(said.ConsumeIntInRange(0, 6)))
+    info = f"<info>{body}</info>" if said.ConsumeBool() else body
+    return f'<alert xmlns="{NAMESPACE}">{head}{info}</alert>'
+
+
+def _feature(said: atheris.FuzzedDataProvider) -> Any:
+    place = [[_value(said, 1, NWS_NAMES, NWS_TEXTS) for _ in range(2)] for _ in range(said.ConsumeIntInRange(0, 5))]
+    properties = {"id": "a", "sent": "2026-01-01T00:00:00Z", "event": "Storm", "status": "Actual"}
+    several = {said.PickValueInList(list(NWS_NAMES)): _value(said, 4, NWS_NAMES, NWS_TEXTS) for _ in range(4)}
+    geometry = {"type": "Polygon", "coordinates": [place]}
+    return {"type": "Feature", "properties": properties | {"messageType": "Alert"} | several, "geometry": geometry}
+
+
+def _value(
+    said: atheris.FuzzedDataProvider,
+    depth: int,
+    names: Sequence[str] = AUDIENCE_NAMES,
+    texts: Sequence[str] = AUDIENCE_TEXTS,
+) -> Any:
+    match said.ConsumeIntInRange(0, 8 if depth else 5):
+        case 0:
+            return said.PickValueInList(list(texts))
+        case 1:
+            return said.ConsumeUnicode(20)
+        case 2:
+            return said.ConsumeFloat()
+        case 3:
+            return said.ConsumeInt(9) * 10 ** said.ConsumeIntInRange(0, 400)
+        case 4:
+            return said.ConsumeBool()
+        case 5:
+            return None
+        case 6:
+            return [_value(said, depth - 1, names, texts) for _ in range(said.ConsumeIntInRange(0, 6))]
+        case _:
+            chosen = [said.PickValueInList(list(names)) for _ in range(said.ConsumeIntInRange(0, 4))]
+            return {name: _value(said, depth - 1, names, texts) for name in chosen}
+
+
+TARGETS = {"cap": fuzz_cap, "ndjson": fuzz_ndjson, "audience": fuzz_audience}
+
+if __name__ == "__main__":
+    target = TARGETS[sys.argv.pop(1)]
+    atheris.Setup(sys.argv, target)
+    atheris.Fuzz()
