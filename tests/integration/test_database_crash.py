@@ -66,9 +66,7 @@ async def test_a_crash_of_the_database_undoes_claims_and_no_plan(own: Parts) -> 
 
 
 async def claim(parts: Parts) -> list[Job]:
-    return await parts.queue().claim(
-        lanes=tuple(Lane), limit=1, lease=timedelta(minutes=5), wait=timedelta(seconds=30)
-    )
+    return await parts.queue().claim(lanes=tuple(Lane), limit=1, lease=timedelta(minutes=5), wait=timedelta(seconds=30))
 
 
 async def crash(parts: Parts) -> None:
