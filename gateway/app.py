@@ -31,7 +31,7 @@ from gateway.queue.postgres import PostgresQueue
 from gateway.records import migrate
 from gateway.records.database import open_engine
 from gateway.records.signals import Signals
-from gateway.service import applications
+from gateway.service import rotation
 from gateway.service.context import Context
 from gateway.service.delivery import Courier
 from gateway.service.messages import Composer
@@ -108,7 +108,7 @@ async def context(settings: Settings, installation: Installation) -> AsyncIterat
     """What orders need, for as long as it is open. Raises CannotStart."""
     try:
         engine = open_engine(installation.database_url, pool_size=settings.database_pool)
-        vault = Vault(installation.master_key)
+        vault = Vault(installation.master_key, *settings.other_keys)
         policy = EndpointPolicy(settings.push_hosts)
         outbound = OutboundPolicy(settings.outbound_hosts)
     except ValueError as error:
@@ -159,7 +159,7 @@ async def relay(settings: Settings, installation: Installation, stop: asyncio.Ev
 async def _work_for_broker(settings: Settings, stop: asyncio.Event, installation: Installation | None) -> None:
     master_key = installation.master_key if installation is not None else _master_key(settings)
     try:
-        vault, policy = Vault(master_key), EndpointPolicy(settings.push_hosts)
+        vault, policy = Vault(master_key, *settings.other_keys), EndpointPolicy(settings.push_hosts)
     except ValueError as error:
         raise CannotStart(str(error)) from None
     async with (
@@ -198,7 +198,7 @@ async def _check(ours: Context, url: str) -> None:
     async with ours.engine.connect() as conn:
         if not await migrate.is_current(conn, url):
             raise CannotStart("the database lacks migrations of this version: run `gateway migrate`")
-        await applications.check_master_key(conn, ours.vault)
+        await rotation.check(conn, ours.vault)
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from gateway.domain.notification import Lane
 
 PREFIX = "GATEWAY_"
-FROM_FILE = ("database_url", "queue", "admin_token", "master_key")
+FROM_FILE = ("database_url", "queue", "admin_token", "master_key", "other_master_keys")
 OF_OTHERS = ("GATEWAY_TEST_DATABASE_URL",)  # read by the tests
 SECRET = 32  # octets, both of a secret we make and of the shortest master key
 
@@ -67,6 +67,11 @@ class Settings(BaseSettings):
         None,
         description="At least 32 random characters, from which all keys that seal secrets derive. "
         "Not set: DATA_DIR/master-key, made by `gateway up`.",
+    )
+    other_master_keys: SecretStr | None = Field(
+        None,
+        description="Master keys that open and seal nothing, one a line: the next one while processes are told of it, "
+        "and the one before for as long as its tokens shall be known. `gateway secrets rotate --help` tells how.",
     )
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: int = Field(8080, ge=1, le=65535, description="The port to listen on.")
@@ -181,6 +186,13 @@ class Settings(BaseSettings):
             raise ValueError(f"must have at least {SECRET} characters")
         return value
 
+    @field_validator("other_master_keys")
+    @classmethod
+    def _have_length(cls, value: SecretStr | None) -> SecretStr | None:
+        if any(len(key.encode()) < SECRET for key in _lines(value)):
+            raise ValueError(f"must have at least {SECRET} characters on each line")
+        return value
+
     @field_validator("public_url")
     @classmethod
     def _is_web_address(cls, value: str | None) -> str | None:
@@ -215,6 +227,11 @@ class Settings(BaseSettings):
     @classmethod
     def _is_absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @property
+    def other_keys(self) -> tuple[bytes, ...]:
+        """The other master keys."""
+        return tuple(key.encode() for key in _lines(self.other_master_keys))
 
     def listed(self) -> list[Setting]:
         """Every setting by the name of its variable, with its value; of secrets only whether they are set."""
@@ -313,6 +330,10 @@ def _port(parts: SplitResult) -> bool:
         return parts.port is None or parts.port > 0
     except ValueError:
         return False
+
+
+def _lines(value: SecretStr | None) -> list[str]:
+    return [line for line in value.get_secret_value().splitlines() if line.strip()] if value else []
 
 
 def _variable(name: str) -> str:

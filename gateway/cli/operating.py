@@ -16,7 +16,7 @@ from gateway.domain import ids
 from gateway.domain.errors import NotFound
 from gateway.records import applications as records
 from gateway.records import migrate
-from gateway.service import applications, audit
+from gateway.service import applications, audit, rotation
 from gateway.service.access import REGISTER, SCOPES
 from gateway.service.context import Context
 from gateway.service.vault import Unsealable
@@ -203,13 +203,20 @@ async def _examine_database(chosen: Settings, context: Context, conn: AsyncConne
     if not current:
         return found
     try:
-        sealed = await applications.check_master_key(conn, context.vault)
-        found.append(("master key", True, "opens the stored keys" if sealed else "nothing is sealed with it yet"))
+        await rotation.check(conn, context.vault)
+        found.append(("master key", True, _sealed(await rotation.standing(conn, context.vault))))
     except Unsealable as error:
         found.append(("master key", False, str(error)))
     token = app.find(chosen).admin_token
     found.append(("admin token", bool(token), "set" if token else "GATEWAY_ADMIN_TOKEN is not set: nobody is admin"))
     return found
+
+
+def _sealed(kinds: dict[str, rotation.Standing]) -> str:
+    whole, others = (sum(counts) for counts in zip(*kinds.values(), strict=True))
+    if not whole:
+        return "nothing is sealed with it yet"
+    return "opens the stored keys" + (f"; {others} of {whole} wait for `gateway secrets rotate`" if others else "")
 
 
 def prune(data_dir: DataDir = None, json: JsonOption = False) -> None:

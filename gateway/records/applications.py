@@ -145,10 +145,3 @@ async def vapid_public_keys(
     for application_id, key_id, public_key in await conn.execute(query):
         found.setdefault(application_id, []).append((key_id, public_key))
     return found
-
-
-async def some_sealed_key(conn: AsyncConnection) -> bytes | None:
-    """The newest private VAPID key of all, as it is stored; None when there is none yet."""
-    newest = select(vapid_keys.c.private_key).order_by(vapid_keys.c.id.desc()).limit(1)
-    found: bytes | None = (await conn.execute(newest)).scalar()
-    return found

@@ -103,15 +103,6 @@ async def rotate_vapid_key(conn: AsyncConnection, vault: Vault, application_id: 
     return (await add_vapid_key(conn, vault, application_id)).public_text
 
 
-async def check_master_key(conn: AsyncConnection, vault: Vault) -> bool:
-    """Raises Unsealable when the stored keys were sealed with another; False when nothing is sealed yet."""
-    sealed = await applications.some_sealed_key(conn)
-    if sealed is None:
-        return False
-    vault.open(sealed, "vapid")
-    return True
-
-
 async def vapid_public_key(conn: AsyncConnection, application_id: UUID) -> str:
     """base64url: what a page subscribes with."""
     keys = await applications.vapid_public_keys(conn, [application_id])
