@@ -11,7 +11,7 @@ from gateway.domain.delivery import Accepted, Gone, OutcomeName, Rejected, Settl
 from gateway.domain.device import DeviceStatus
 from gateway.domain.job import Job
 from gateway.domain.notification import RATE_WINDOW, Status
-from gateway.records import happenings, signals
+from gateway.records import happenings, people, signals
 from gateway.records.database import copy
 from gateway.records.schema import applications, devices, notifications, progress, variants
 
@@ -74,12 +74,16 @@ async def _append(conn: AsyncConnection, job: Job, settlement: Settlement) -> No
         update(applications)
         .where(applications.c.id == job.application_id)
         .values(log_position=applications.c.log_position + size)
-        .returning(applications.c.log_position)
+        .returning(applications.c.log_position, applications.c.forgot_at > func.now() - people.REMEMBERED)
     )
-    first = (await conn.execute(take)).scalar_one() - size + 1
+    last, may_be_forgotten = (await conn.execute(take)).one()
+    first = last - size + 1
+    # Those who were forgotten since the job was loaded.
+    nameless = await people.forgotten_of(conn, [d.device_id for d in settlement.settled]) if may_be_forgotten else ()
     rows = []
     for position, done in enumerate(settlement.settled, first):
         outcome = done.outcome
+        nobody = done.device_id in nameless
         message, granted = (outcome.message, outcome.ttl) if isinstance(outcome, Accepted) else (None, None)
         rows.append(
             (
@@ -88,7 +92,7 @@ async def _append(conn: AsyncConnection, job: Job, settlement: Settlement) -> No
                 done.device_id,
                 job.application_id,
                 position,
-                done.user_id,
+                None if nobody else done.user_id,
                 done.host,
                 outcome.name.value,
                 done.status,
@@ -97,7 +101,7 @@ async def _append(conn: AsyncConnection, job: Job, settlement: Settlement) -> No
                 done.attempted_at,
                 done.duration_ms,
                 done.settled_at,
-                message,
+                None if nobody else message,
                 granted,
                 done.variant,
             )

@@ -15,8 +15,8 @@ from sqlalchemy.types import Text
 
 from gateway.domain.device import ClientDetails, Device, DeviceStatus, Location, Registration, Subscription
 from gateway.domain.ids import new_id
-from gateway.records import events, happenings
-from gateway.records.schema import contacts, deliveries, devices
+from gateway.records import happenings
+from gateway.records.schema import devices
 
 _CLIENT = tuple(field.name for field in fields(ClientDetails))
 
@@ -152,21 +152,6 @@ async def unsubscribe(conn: AsyncConnection, id_: UUID, topic: str) -> None:
 async def remove(conn: AsyncConnection, id_: UUID) -> None:
     await happenings.of_devices(conn, "device.unregistered", devices.c.id == id_)
     await conn.execute(delete(devices).where(devices.c.id == id_))
-
-
-async def forget_user(conn: AsyncConnection, application_id: UUID, user_id: str) -> int:
-    """Delete a user's devices and take their name out of the log; answers how many devices there were."""
-    theirs = (devices.c.application_id == application_id, devices.c.user_id == user_id)
-    await happenings.of_devices(conn, "device.unregistered", *theirs)
-    await happenings.forget(conn, application_id, user_id)
-    removed = (await conn.execute(delete(devices).where(*theirs))).rowcount
-    named = (deliveries.c.application_id == application_id, deliveries.c.user_id == user_id)
-    await conn.execute(update(deliveries).where(*named).values(user_id=None))
-    await conn.execute(
-        delete(contacts).where(contacts.c.application_id == application_id, contacts.c.person == user_id)
-    )
-    await events.forget(conn, application_id, user_id)
-    return removed
 
 
 def endpoint_digest(endpoint: str) -> bytes:

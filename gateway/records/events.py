@@ -127,12 +127,6 @@ async def runs_by(conn: AsyncConnection, trigger_id: UUID, *, before: UUID | Non
     return (await conn.execute(query.order_by(runs.c.event_id.desc()).limit(limit))).all()
 
 
-async def forget(conn: AsyncConnection, application_id: UUID, user_id: str) -> None:
-    """Take a person out: their events go, with what came of them."""
-    theirs = (events.c.application_id == application_id, events.c.user_id == user_id)
-    await conn.execute(delete(events).where(*theirs))
-
-
 async def prune(conn: AsyncConnection, before: datetime, most: int = 20_000) -> int:
     """Remove events from before then, some at a time; answers how many."""
     old = select(events.c.id).where(events.c.created_at < literal(before)).limit(most)

@@ -134,12 +134,13 @@ async def just_before(conn: AsyncConnection, application_id: UUID, since: dateti
     return Cursor((await conn.execute(select(SETTLED_BELOW))).scalar_one(), 0)
 
 
-async def forget(conn: AsyncConnection, application_id: UUID, user_id: str) -> None:
-    """Take a user's name out."""
+async def forget(conn: AsyncConnection, application_id: UUID, user_id: str, sent: Collection[UUID]) -> None:
+    """Take a user's name out, and what the notifications that were sent to nobody else are called."""
     h = happenings.c
-    named = (h.application_id == application_id, h.data["user_id"].astext == user_id)
-    nameless = h.data.op("||")(literal({"user_id": None}, JSONB))
-    await conn.execute(update(happenings).where(*named).values(data=nameless))
+    shown = [ids.show(ids.NOTIFICATION, id_) for id_ in sent]
+    for which, name in ((h.data["user_id"].astext == user_id, "user_id"), (h.data["id"].astext.in_(shown), "name")):
+        nameless = h.data.op("||")(literal({name: None}, JSONB))
+        await conn.execute(update(happenings).where(h.application_id == application_id, which).values(data=nameless))
 
 
 async def prune(conn: AsyncConnection, before: datetime) -> int:

@@ -76,6 +76,7 @@ applications = Table(
     Column("log_position", BigInteger, nullable=False, server_default=text("0")),
     Column("alert_rules", JSONB, nullable=False, server_default=text("'[]'")),  # before the table of gateway.domain
     Column("alert_audience", JSONB(none_as_null=True)),  # narrows every alert that says nothing of its own
+    _moment("forgot_at", nullable=True),  # when a person was last forgotten
     _moment("created_at", now=True),
 )
 
@@ -142,6 +143,15 @@ devices = Table(
     ),
     Index("devices_zones_idx", "zones", postgresql_using="gin"),
     Index("devices_location_idx", "location", postgresql_using="gist"),
+)
+
+# Devices of people who were forgotten, for as long as something that was loaded before may be on its way to them.
+forgotten = Table(
+    "forgotten",
+    metadata,
+    Column("device_id", UUID, primary_key=True),
+    _moment("at", now=True),
+    Index(None, "at"),
 )
 
 # A saved audience. It may name other segments, never in a circle.
@@ -260,6 +270,12 @@ notifications = Table(
     CheckConstraint("status IN ('scheduled', 'sending', 'done', 'cancelled', 'paused')", name="status"),
     Index(None, "application_id", "id"),
     Index("notifications_occurrence_key", "reminder_id", "occurrence", unique=True),
+    Index(
+        "notifications_addressed_idx",
+        "application_id",
+        text("coalesce(audience ->> 'user_id', audience ->> 'device_id')"),
+        postgresql_where=text("audience ?| ARRAY['user_id', 'device_id']"),
+    ),
 )
 
 # What offices have warned of. Messages that replace and end each other are one chain under one tag. `parts` says of

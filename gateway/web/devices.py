@@ -9,7 +9,7 @@ from gateway.domain import device, ids
 from gateway.domain.device import DeviceStatus
 from gateway.domain.errors import Fault, GatewayError, Invalid, NotFound
 from gateway.records import devices
-from gateway.service import registration
+from gateway.service import forgetting, registration
 from gateway.service.access import DEVICE, MANAGE, READ, REGISTER
 from gateway.web import shapes
 from gateway.web.paging import Paged, page
@@ -292,8 +292,8 @@ async def topics(call: Call[None, Paged]) -> Answer:
 
 @routes.add("DELETE", "/v1/users/{user_id}", may=(MANAGE,), answers={200: shapes.Forgotten})
 async def forget(call: Call) -> Answer:
-    """Forget a person: their devices, and their name in the log."""
-    removed = await devices.forget_user(call.conn, call.application_id, call.path("user_id"))
+    """Forget a person: their devices, what was sent to them alone, their events, and their name in the log."""
+    removed = await forgetting.forget(call.conn, call.application_id, call.path("user_id"))
     return Answer({"devices": removed})
 
 

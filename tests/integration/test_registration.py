@@ -25,7 +25,7 @@ from gateway.domain.errors import (
 )
 from gateway.records import devices
 from gateway.records.database import DATABASE_ERRORS
-from gateway.service import applications, registration
+from gateway.service import applications, forgetting, registration
 from gateway.service.registration import MOST_TOPICS, Asked, Desk, Reception, Registered
 from gateway.sim import Keys, Vendor
 from tests.support.gateway_parts import Parts, gateway
@@ -423,7 +423,7 @@ async def test_forgetting_a_user_takes_their_devices_and_their_name_out_of_the_l
         sent = await parts.submit()
         await parts.ended(sent.id)
     async with parts.engine.begin() as conn:
-        assert await devices.forget_user(conn, parts.application_id, "ada") == 2
+        assert await forgetting.forget(conn, parts.application_id, "ada") == 2
     assert await count(parts) == len(others)
     rows = await parts.log(sent.id)
     assert {device_id: row.user_id for device_id, row in rows.items()} == {

@@ -26,6 +26,7 @@ from gateway.worker.upkeep import (
     idempotency,
     inbox,
     partitions,
+    people,
     retention,
 )
 from gateway.worker.upkeep.limits import Limits
@@ -40,6 +41,7 @@ DUTIES: tuple[ModuleType, ...] = (
     happenings,
     idempotency,
     audit,
+    people,
     gauges,
 )
 

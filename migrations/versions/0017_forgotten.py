@@ -1,0 +1,44 @@
+"""Who was forgotten while something was on its way to them, and an index of what was sent to one person alone."""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.postgresql import UUID
+
+from gateway.records.migrate import patiently
+
+revision = "0017"
+down_revision: str | None = "0016"
+branch_labels: Sequence[str] | None = None
+depends_on: Sequence[str] | None = None
+
+INDEX = """
+    CREATE INDEX CONCURRENTLY notifications_addressed_idx ON notifications
+        (application_id, coalesce(audience ->> 'user_id', audience ->> 'device_id'))
+    WHERE audience ?| ARRAY['user_id', 'device_id']
+"""
+
+
+def upgrade() -> None:
+    op.create_table(
+        "forgotten",
+        sa.Column("device_id", UUID, nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("device_id", name="forgotten_pkey"),
+    )
+    op.create_index("forgotten_at_idx", "forgotten", ["at"])
+    with op.get_context().autocommit_block():
+        connection = op.get_bind()
+        patiently(connection, "ALTER TABLE applications ADD COLUMN IF NOT EXISTS forgot_at timestamptz")
+        # What was killed in the middle leaves one that is not valid.
+        connection.execute(sa.text("DROP INDEX CONCURRENTLY IF EXISTS notifications_addressed_idx"))
+        connection.execute(sa.text(INDEX))
+
+
+def downgrade() -> None:
+    with op.get_context().autocommit_block():
+        connection = op.get_bind()
+        connection.execute(sa.text("DROP INDEX CONCURRENTLY IF EXISTS notifications_addressed_idx"))
+        patiently(connection, "ALTER TABLE applications DROP COLUMN IF EXISTS forgot_at")
+    op.drop_table("forgotten")

@@ -1,0 +1,198 @@
+"""A person who is forgotten is in no table any more, whatever was kept of them and whatever was on its way."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import text
+
+from gateway.domain import ids
+from gateway.domain.notification import Status
+from gateway.push.client import PushClient
+from gateway.records.schema import metadata
+from gateway.service import forgetting
+from gateway.service.forgetting import without
+from gateway.sim import Vendor
+from gateway.worker import upkeep
+from gateway.worker.upkeep.limits import Limits
+from tests.support.api import Api
+from tests.support.gateway_parts import HOME, Parts
+
+ADA = "u-ada-lovelace"
+PERSONAL = "difference-engine"
+"""In everything that is said of the person and of nobody else."""
+HI = {"title": "Hi {{ user.attributes.first_name }}", "body": PERSONAL, "data": {"for": PERSONAL}}
+LATER = {"at": (datetime.now(UTC) + timedelta(days=30)).replace(tzinfo=None).isoformat(), "timezone": "UTC"}
+OFFERS = {"name": "offers", "title": "Offers", "cap": {"most": 5, "window": 604_800}}
+CARTS = {"name": "Carts", "event": "cart.abandoned", "content": {"title": "Left", "body": "{{ event.data.thing }}"}}
+
+
+async def dump(parts: Parts) -> dict[str, str]:
+    """Every row of every table, partitions included, as text; octets in hexadecimal."""
+    found = {}
+    async with parts.engine.connect() as conn:
+        for table in metadata.tables:
+            rows = await conn.execute(text(f"SELECT CAST(each AS text) FROM {table} AS each"))  # noqa: S608
+            found[table] = "\n".join(rows.scalars())
+    return found
+
+
+def where(dumped: dict[str, str], traces: list[str]) -> set[tuple[str, str]]:
+    looked = [(trace, form) for trace in traces for form in (trace, trace.encode().hex())]
+    return {(table, trace) for table, rows in dumped.items() for trace, form in looked if form in rows}
+
+
+async def register(api: Api) -> tuple[list[Any], list[str]]:
+    """Two devices of the person: what the API answered, and what gives them away."""
+    made, traces = [], [ADA, PERSONAL, "48.123456"]
+    for _ in range(2):
+        said = api.device(
+            user_id=ADA,
+            attributes={"first_name": PERSONAL},
+            topics=[PERSONAL],
+            location={"lat": 48.123456, "lon": 16.654321},
+            client={"platform": "android", "browser": PERSONAL, "locale": "de-AT", "timezone": "Europe/Vienna"},
+        )
+        made.append(await api.made("POST", "/v1/devices", said, key=api.publishable, origin=HOME))
+        endpoint = said["subscription"]["endpoint"]
+        traces += [endpoint, endpoint.rpartition("/")[2]]
+    return made, traces
+
+
+async def send(api: Api, said: Any) -> None:
+    sent = ids.parse(ids.NOTIFICATION, (await api.made("POST", "/v1/notifications", said))["id"])
+    assert sent is not None
+    await api.parts.ended(sent)
+
+
+async def known_by_all_means(api: Api) -> list[str]:
+    """A person about whom something is in every table that may hold it; answers what gives them away."""
+    await api.made("POST", "/v1/webhooks", {"name": "All", "url": "https://shop.example/hooks", "events": ["*"]})
+    await api.made("POST", "/v1/categories", OFFERS)
+    await api.made("POST", "/v1/triggers", CARTS)
+    await api.made("POST", "/v1/triggers", {**CARTS, "name": "Team", "audience": {"everyone": True}})
+    devices, traces = await register(api)
+    await api.register(user_id="u-grace")
+    event = {"name": "cart.abandoned", "user_id": ADA, "key": PERSONAL, "data": {"thing": PERSONAL}}
+    async with api.parts.working():
+        alone = {"content": HI, "category": "offers", "delivery": {"collapse_key": PERSONAL}}
+        for audience in ({"user_id": ADA}, {"user_id": [ADA]}, {"device_id": devices[0]["id"]}):
+            await send(api, {**alone, "audience": audience})
+        some = {"any": [{"user_id": [ADA, "u-grace"]}, {"topic": "news"}]}
+        await send(api, {"audience": some, "content": {"title": "To some"}})
+        await send(api, {"audience": {"everyone": True}, "content": {"title": HI["title"]}})
+        await api.made("POST", "/v1/events", event)
+        for started in (await api.made("GET", "/v1/notifications?limit=2"))["items"]:
+            await api.parts.ended(ids.parse(ids.NOTIFICATION, started["id"]) or ids.new_id())
+    for audience, content in (({"user_id": ADA}, HI), ({"not": {"user_id": ADA}}, {"title": "To others"})):
+        await api.made("POST", "/v1/notifications", {"audience": audience, "content": content, "schedule": LATER})
+    await api.made("POST", "/v1/events", {**event, "key": f"{PERSONAL} again"})
+    reminder = {"name": PERSONAL, "cron": "0 9 * * *", "timezone": "UTC", "content": HI, "audience": {"user_id": ADA}}
+    await api.made("POST", "/v1/reminders", reminder)
+    token = devices[0]["device_token"]
+    await api.made("POST", f"/v1/devices/{devices[0]['id']}/inbox/read", {"upto": 1_000}, key=token)
+    await report_and_wait(api, devices[0]["id"])
+    return traces
+
+
+async def report_and_wait(api: Api, shown: str) -> None:
+    """The device reports what it displayed, and an open page of it has something to take."""
+    device_id = ids.parse(ids.DEVICE, shown)
+    assert device_id is not None
+    first = "SELECT notification_id FROM deliveries WHERE device_id = :id ORDER BY position LIMIT 1"
+    notification_id = await api.parts.scalar(first, id=device_id)
+    until = int((datetime.now(UTC) + timedelta(days=1)).timestamp())
+    receipt = api.parts.context.vault.receipt_token(notification_id, device_id, None, until)
+    await api.made("POST", "/v1/receipts", {"token": receipt, "event": "clicked"}, key=None)
+    async with api.parts.engine.begin() as conn:
+        waits = "INSERT INTO live_waiting (notification_id, device_id, application_id) VALUES (:sent, :id, :app)"
+        values = {"sent": notification_id, "id": device_id, "app": api.parts.application_id}
+        await conn.execute(text(waits), values)
+
+
+async def test_a_person_who_is_forgotten_is_in_no_table_any_more(api: Api) -> None:
+    traces = await known_by_all_means(api)
+    before = where(await dump(api.parts), traces)
+    assert {table for table, _ in before} >= {
+        *("devices", "contacts", "events", "trigger_runs", "happenings", "notifications", "deliveries", "reminders"),
+    }
+    assert {trace for _, trace in before} == set(traces)
+    counts = await api.rows()
+    assert (await api.made("DELETE", f"/v1/users/{ADA}")) == {"devices": 2}
+    assert where(await dump(api.parts), traces) == set()
+    after = await api.rows()
+    assert (after["inbox_reads"], after["live_waiting"], after["devices"]) == (0, 0, 1)
+    assert (after["deliveries"], after["receipts"]) == (counts["deliveries"], counts["receipts"])
+
+
+async def test_what_still_waits_for_a_person_who_is_forgotten_is_called_off(api: Api) -> None:
+    await register(api)
+    await api.made("POST", "/v1/notifications", {"audience": {"user_id": ADA}, "content": HI, "schedule": LATER})
+    others = {"audience": {"everyone": True}, "content": {"title": "To all"}, "schedule": LATER}
+    await api.made("POST", "/v1/notifications", others)
+    await api.made("DELETE", f"/v1/users/{ADA}")
+    to_all, alone = (await api.made("GET", "/v1/notifications"))["items"]
+    assert (alone["status"], alone["content"]) == (Status.CANCELLED, {"title": "…"})
+    assert to_all["status"] == Status.SCHEDULED
+    await register(api)
+    async with api.parts.working():
+        await send(api, {"audience": {"user_id": ADA}, "content": {"title": "Welcome back"}})
+    assert api.parts.sim.messages.total == 2
+
+
+class Gate(PushClient):
+    """Lets nothing through until it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.open = asyncio.Event(), asyncio.Event()
+
+    async def post(self, *said: Any, **named: Any) -> Any:
+        self.reached.set()
+        await self.open.wait()
+        return await super().post(*said, **named)
+
+
+async def test_what_is_on_its_way_to_a_person_who_is_forgotten_is_written_down_without_a_name(api: Api) -> None:
+    """The worker has loaded the device, name and all, and writes its row afterwards."""
+    parts = api.parts
+    await parts.register(parts.subscribe(Vendor.MOZILLA, 2), user_id=ADA)
+    await parts.register(parts.subscribe(Vendor.MOZILLA, 1), user_id="u-grace")
+    async with Gate() as gate, parts.working(client=gate):
+        sent = await parts.submit()
+        await asyncio.wait_for(gate.reached.wait(), 30)
+        async with parts.engine.begin() as conn:
+            assert await forgetting.forget(conn, parts.application_id, ADA) == 2
+        gate.open.set()
+        assert (await parts.ended(sent.id)).accepted == 3
+    rows = await parts.log(sent.id)
+    assert sorted(str(row.user_id) for row in rows.values()) == ["None", "None", "u-grace"]
+    assert [row.message is None for row in rows.values()].count(True) == 2
+
+
+async def test_ids_of_forgotten_devices_are_let_go_after_a_week(api: Api) -> None:
+    await register(api)
+    await api.made("DELETE", f"/v1/users/{ADA}")
+    assert (await upkeep.once(api.parts.engine, Limits()))["people"] == 0
+    async with api.parts.engine.begin() as conn:
+        await conn.execute(text("UPDATE forgotten SET at = now() - interval '8 days'"))
+    assert (await upkeep.once(api.parts.engine, Limits()))["people"] == 2
+
+
+async def test_another_application_s_user_of_the_same_name_stays(api: Api) -> None:
+    await register(api)
+    async with api.parts.engine.begin() as conn:
+        assert await forgetting.forget(conn, ids.new_id(), ADA) == 0
+    assert (await api.rows())["devices"] == 2
+
+
+def test_only_the_name_is_taken_out_of_an_audience() -> None:
+    said = {"all": [{"user_id": [ADA, "b"]}, {"not": {"user_id": ADA}}, {"attribute": "id", "eq": ADA}, {"topic": "x"}]}
+    assert without(said, ADA, "nobody") == {
+        "all": [
+            {"user_id": ["nobody", "b"]},
+            {"not": {"user_id": "nobody"}},
+            {"attribute": "id", "eq": ADA},
+            {"topic": "x"},
+        ]
+    }
