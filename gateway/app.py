@@ -28,7 +28,7 @@ from gateway.push.endpoints import EndpointPolicy
 from gateway.queue.connection import Unavailable, Unfit
 from gateway.queue.nats import Broker, NatsQueue
 from gateway.queue.postgres import PostgresQueue
-from gateway.records import migrate
+from gateway.records import happenings, migrate
 from gateway.records.database import open_engine
 from gateway.records.signals import Signals
 from gateway.service import rotation
@@ -246,6 +246,9 @@ async def _keeping_house(settings: Settings, ours: Context, bell: Signals, stop:
     """Upkeep, webhooks and feeds, beside whoever has the database."""
     limits = keep(settings)
     _settle_in()
+    async with ours.engine.begin() as conn:
+        if await happenings.settle_foreign(conn):
+            log.warning("webhooks.restored", advice="some events may be told again")
     await upkeep.once(ours.engine, limits)  # today's partitions must be there before anything is sent
     async with OutboundClient(ours.outbound) as outbound, asyncio.TaskGroup() as group:
         rounds = group.create_task(upkeep.rounds(ours.engine, limits))

@@ -1,7 +1,8 @@
 """A Postgres for the session and a fresh, migrated database for each test.
 
 The migrations run once, into a template; a test's database is a copy of it. `GATEWAY_TEST_DATABASE_URL` names a
-server to use instead of the embedded one: tests then hold on that version of Postgres too.
+server to use instead of the embedded one: tests then hold on that version of Postgres too. Whatever a test logs is
+looked through for secrets.
 """
 
 import asyncio
@@ -21,10 +22,25 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from gateway.embedded import EmbeddedPostgres
 from gateway.records import migrate, partitions
 from gateway.records.database import open_engine, plain_url
+from tests.support import log_guard
 
 # A test's rows need not outlive a power cut.
 IN_A_HURRY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
 PAST_DAYS, COMING_DAYS = 2, 8
+
+
+@pytest.fixture(scope="session", autouse=True)
+def secrets_are_learned() -> Iterator[None]:
+    with log_guard.learning():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_secret_is_logged(secrets_are_learned: None) -> Iterator[None]:
+    """A test fails when a log line, of ours or of a process that it started, has a secret in it."""
+    log_guard.listen()
+    yield
+    log_guard.guard.check()
 
 
 @pytest.fixture(scope="session")

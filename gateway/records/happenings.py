@@ -27,6 +27,7 @@ from sqlalchemy import (
     func,
     literal,
     select,
+    text,
     tuple_,
     update,
 )
@@ -141,6 +142,38 @@ async def forget(conn: AsyncConnection, application_id: UUID, user_id: str, sent
     for which, name in ((h.data["user_id"].astext == user_id, "user_id"), (h.data["id"].astext.in_(shown), "name")):
         nameless = h.data.op("||")(literal({name: None}, JSONB))
         await conn.execute(update(happenings).where(h.application_id == application_id, which).values(data=nameless))
+
+
+# Whether anything is of a transaction that this server has not had yet: it came with a backup from another.
+_FOREIGN = text("""
+    WITH here AS (SELECT CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS next)
+    SELECT EXISTS (SELECT FROM happenings, here WHERE txid >= next)
+        OR EXISTS (SELECT FROM webhooks, here WHERE outbox_txid > next)
+""")
+# All of it was committed, so that ids are order enough. A webhook goes on with the first that it has not seen, and may
+# be told again of some after it.
+_SETTLE_CURSORS = text("""
+    UPDATE webhooks AS w SET pending = NULL, claim = claim + 1, outbox_txid = 0, outbox_id = coalesce(
+        (SELECT min(h.id) - 1 FROM happenings AS h
+         WHERE h.application_id = w.application_id AND (h.txid, h.id) > (w.outbox_txid, w.outbox_id)),
+        (SELECT max(h.id) FROM happenings AS h), 0
+    )
+""")
+_SETTLE_HAPPENINGS = text("UPDATE happenings SET txid = 0")
+
+
+async def settle_foreign(conn: AsyncConnection) -> bool:
+    """Make what was written in another database server, and restored here, come before all that is written here.
+
+    Transactions are numbered by the server: restored as they are, those of the other one would be waited for.
+    """
+    if not (await conn.execute(_FOREIGN)).scalar_one():
+        return False
+    await conn.execute(text("LOCK TABLE webhooks, happenings IN SHARE ROW EXCLUSIVE MODE"))
+    if (await conn.execute(_FOREIGN)).scalar_one():
+        await conn.execute(_SETTLE_CURSORS)
+        await conn.execute(_SETTLE_HAPPENINGS)
+    return True
 
 
 async def prune(conn: AsyncConnection, before: datetime) -> int:

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
+from tests.support.log_guard import guard
+
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60
 
@@ -44,6 +46,7 @@ async def command(*arguments: str, **settings: str) -> Ended:
     )
     async with asyncio.timeout(PATIENCE_S):
         out, err = await process.communicate()
+    guard.hear(err.decode())
     return Ended(process.returncode or 0, out.decode(), err.decode())
 
 
@@ -90,6 +93,7 @@ async def running(*arguments: str, **settings: str) -> AsyncIterator[Running]:
     finally:
         if process.returncode is None:
             await started.end(signal.SIGTERM)
+        guard.hear(started.said)
 
 
 async def get(base: str, path: str, key: str | None = None) -> Any:

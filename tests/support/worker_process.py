@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 
 from tests.support.gateway_parts import MASTER_KEY, Parts
+from tests.support.log_guard import guard
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 STOP_S = 30.0
@@ -99,3 +100,4 @@ async def _process(
         if process.returncode is None:
             process.kill()
             await process.wait()
+        guard.hear(log.read_text())

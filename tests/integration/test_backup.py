@@ -1,0 +1,167 @@
+"""A backup taken beside running gateways is a whole one: restored, with the master key, it serves and sends."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+
+from gateway.embedded.binaries import find_binaries
+from gateway.records import happenings, migrate, signals
+from gateway.records.database import open_engine
+from gateway.service import rotation
+from gateway.service.vault import Unsealable, Vault
+from gateway.sim import Vendor
+from tests.support.api import serving
+from tests.support.gateway_parts import Parts, gateway
+
+PG_DUMP, PG_RESTORE = (find_binaries() / name for name in ("pg_dump", "pg_restore"))
+pytestmark = pytest.mark.skipif(
+    not (PG_DUMP.exists() and PG_RESTORE.exists()), reason="Postgres is here without pg_dump"
+)
+TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+
+
+@pytest.fixture
+async def parts(database_url: str) -> AsyncIterator[Parts]:
+    async with gateway(database_url) as parts:
+        yield parts
+
+
+async def run(program: Path, *arguments: str, url: str) -> None:
+    """As README.md has it; the password in the environment, where no list of processes shows it."""
+    password = urlsplit(url).password or ""
+    process = await asyncio.create_subprocess_exec(
+        program,
+        *arguments,
+        env={**os.environ, "PGPASSWORD": password},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, said.decode()
+
+
+def without_password(url: str) -> str:
+    return url.replace(f":{urlsplit(url).password}@", "@")
+
+
+async def back_up(url: str, to: Path) -> None:
+    await run(PG_DUMP, "--format=custom", f"--file={to}", without_password(url), url=url)
+
+
+async def restore(file: Path, url: str) -> None:
+    arguments = ("--no-owner", "--exit-on-error", "--single-transaction", f"--dbname={without_password(url)}")
+    await run(PG_RESTORE, *arguments, str(file), url=url)
+
+
+async def rows(url: str) -> dict[str, list[str]]:
+    """Every row, as text, by the table or partition that holds it."""
+    conn = await asyncpg.connect(url)
+    try:
+        named = await conn.fetch(TABLES)
+        return {
+            name: sorted(row[0] for row in await conn.fetch(f'SELECT CAST(t AS text) FROM "{name}" AS t'))  # noqa: S608
+            for (name,) in named
+        }
+    finally:
+        await conn.close()
+
+
+async def test_a_restored_backup_is_the_same_to_the_last_row(
+    parts: Parts, empty_database_url: str, tmp_path: Path
+) -> None:
+    """Partitions, their bounds and their rows included; the migrations know where they are."""
+    await parts.register(parts.subscribe(Vendor.FCM, 5), user_id="ada")
+    async with parts.working():
+        await parts.ended((await parts.submit()).id)
+    await back_up(parts.url, tmp_path / "gateway.dump")
+    await restore(tmp_path / "gateway.dump", empty_database_url)
+    before, after = await rows(parts.url), await rows(empty_database_url)
+    assert after == before
+    assert len(after[f"deliveries_{datetime.now(UTC):%Y%m%d}"]) == 5
+    engine = open_engine(empty_database_url)
+    async with engine.connect() as conn:
+        assert await migrate.is_current(conn, empty_database_url)
+    await engine.dispose()
+
+
+async def test_a_backup_taken_while_a_campaign_is_sent_accounts_for_every_device_once_restored(
+    parts: Parts, empty_database_url: str, tmp_path: Path
+) -> None:
+    """What was settled before the backup is in it; the rest is in jobs that come due when their leases end."""
+    devices = await parts.register(parts.subscribe(Vendor.FCM, 1_500, share_keys=True))
+    async with parts.working():
+        sent = await parts.submit()
+        await parts.until(sent.id, lambda progress: progress.accepted > 0)
+        await back_up(parts.url, tmp_path / "gateway.dump")
+    await restore(tmp_path / "gateway.dump", empty_database_url)
+    async with at(parts, empty_database_url) as restored:
+        async with restored.engine.begin() as conn:
+            await conn.execute(text("UPDATE jobs SET run_at = now()"))  # as when their leases have ended
+        async with restored.working():
+            progress = await restored.ended(sent.id)
+        assert progress.accepted == len(devices)
+        assert len(await restored.log(sent.id)) == len(devices)
+
+
+async def test_webhooks_go_on_when_the_backup_came_from_a_server_with_more_transactions(parts: Parts) -> None:
+    """Their place is kept by transaction; on a new server those of the old one would not come for years."""
+    said = {"name": "All", "url": "https://shop.example/hooks", "events": ["*"]}
+    async with serving(parts) as api:
+        await api.made("POST", "/v1/webhooks", said)
+        for _ in range(3):
+            await api.register()
+    assert not await settled(parts)
+    async with parts.engine.begin() as conn:
+        # As from a server that is far ahead. One of the three was told already.
+        await conn.execute(text("UPDATE happenings SET txid = txid + 1000000000"))
+        seen = "UPDATE webhooks SET (outbox_txid, outbox_id) = (SELECT txid, id FROM happenings ORDER BY id LIMIT 1)"
+        await conn.execute(text(seen))
+    assert await settled(parts)
+    assert not await settled(parts)
+    async with serving(parts) as api:
+        await api.register()
+    async with parts.engine.connect() as conn:
+        place = (await conn.execute(text("SELECT outbox_txid, outbox_id FROM webhooks"))).one()
+        rows, _ = await happenings.after(
+            conn, parts.application_id, happenings.Cursor(*place), ["device.registered"], limit=10
+        )
+    assert len(rows) == 3
+    assert [row.id for row in rows] == sorted(row.id for row in rows)
+
+
+async def settled(parts: Parts) -> bool:
+    async with parts.engine.begin() as conn:
+        return await happenings.settle_foreign(conn)
+
+
+@asynccontextmanager
+async def at(parts: Parts, url: str) -> AsyncIterator[Parts]:
+    """The same parts at another database."""
+    engine, bell = open_engine(url), signals.Signals(url)
+    async with bell.running():
+        yield replace(parts, url=url, bell=bell, context=replace(parts.context, engine=engine))
+    await engine.dispose()
+
+
+async def test_a_backup_without_the_master_key_opens_nothing(
+    parts: Parts, empty_database_url: str, tmp_path: Path
+) -> None:
+    """So that whoever finds one holds no key; and the master key must be kept, elsewhere."""
+    await back_up(parts.url, tmp_path / "gateway.dump")
+    await restore(tmp_path / "gateway.dump", empty_database_url)
+    engine = open_engine(empty_database_url)
+    async with engine.connect() as conn:
+        await rotation.check(conn, parts.context.vault)
+        with pytest.raises(Unsealable):
+            await rotation.check(conn, Vault(b"another master key, of 32 octets or more"))
+    await engine.dispose()

@@ -1,0 +1,91 @@
+"""What looks through the logs of all tests finds what must not be there, however it came there."""
+
+import logging
+import secrets
+from base64 import b64encode
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+import structlog
+
+from gateway.domain.ids import new_id
+from gateway.service.vault import new_key
+from gateway.sim import Vendor
+from tests.support.api import Api
+from tests.support.log_guard import Guard, Leaked, guard
+
+log = structlog.get_logger("gateway.tests")
+
+
+@pytest.fixture(autouse=True)
+def heard_by_nobody_else(nothing_secret_is_logged: None) -> Iterator[None]:
+    """What a test leaves on purpose is gone before the guard looks."""
+    yield
+    guard._lines.clear()
+
+
+@pytest.fixture
+def nothing_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the log masked nothing: what reaches it is then written as it is."""
+    monkeypatch.setattr("gateway.log._SECRETS_IN_TEXT", ())
+    monkeypatch.setattr("gateway.log._is_secret", lambda _: False)
+    monkeypatch.setattr("gateway.log._is_endpoint", lambda _: False)
+    from gateway.log import _without_secrets
+
+    _without_secrets.cache_clear()
+
+
+def leaks() -> None:
+    with pytest.raises(Leaked):
+        guard.check()
+    guard._lines.clear()
+
+
+def test_a_key_in_a_log_line_is_found(nothing_masked: None) -> None:
+    key = new_key("sk")
+    log.info("made", key=key)
+    leaks()
+    logging.getLogger("a.library").warning("refused %s", key.removeprefix("sk_"))
+    leaks()
+
+
+def test_what_the_log_masks_is_not_found() -> None:
+    guard.check()
+    key = new_key("sk")
+    log.info(f"made {key}", token=key, endpoint=f"https://push.example.org/p/{secrets.token_urlsafe(32)}")
+    logging.getLogger("a.library").warning("refused %s", key)
+    assert len(guard._lines) == 2
+    guard.check()
+
+
+@pytest.mark.usefixtures("nothing_masked")
+async def test_an_endpoint_a_browser_s_keys_and_what_is_sent_are_found(api: Api) -> None:
+    [subscriber] = api.parts.subscribe(Vendor.FCM, 1)
+    await api.parts.register([subscriber])
+    async with api.parts.working():
+        await api.parts.ended((await api.parts.submit(content={"title": "T", "body": "Your parcel is here"})).id)
+    guard.check()
+    token = subscriber.endpoint.rpartition("/")[2]
+    said = (subscriber.endpoint, token, subscriber.auth.hex(), b64encode(subscriber.auth).decode())
+    for secret in (*said, "xy: Your parcel is here"):
+        log.info("sent", to=secret)
+        leaks()
+    for url in (api.parts.url, f"https://push.example.org/wpush/{'x' * 40}"):
+        log.info("called", url=url)
+        leaks()
+
+
+@pytest.mark.usefixtures("nothing_masked")
+async def test_tokens_and_private_keys_are_found(api: Api) -> None:
+    vault = api.parts.context.vault
+    jwt = "eyJhbGciOiJFUzI1NiJ9.eyJhdWQiOiJodHRwcyJ9.c2lnbmF0dXJl"
+    for secret in (vault.device_token(new_id()), vault.receipt_token(new_id(), new_id(), None, 1), jwt):
+        log.info("made", it=secret)
+        leaks()
+
+
+def test_ids_and_addresses_without_a_secret_are_nobody_s_secret() -> None:
+    listening = Guard()
+    listening.hear(f"{UUID(int=1).hex} https://example.org/news/storm app_{new_id().hex} postgresql://me:***@db/x")
+    listening.check()
