@@ -93,6 +93,16 @@ api_keys = Table(
     Index(None, "application_id"),
 )
 
+# Who is signed in to the console, and with which key: without it they are nobody.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),  # SHA-256 of what the cookie holds: it has 256 random bits
+    Column("key_id", UUID, ForeignKey("api_keys.id", ondelete="CASCADE"), nullable=False),
+    _moment("expires_at"),
+    Index(None, "key_id"),
+)
+
 vapid_keys = Table(
     "vapid_keys",
     metadata,

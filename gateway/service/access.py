@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.domain.errors import Unauthenticated
-from gateway.records import applications, devices
+from gateway.records import applications, devices, sessions
 from gateway.records.applications import HeldKey
 from gateway.service.rounds import Rounds
 from gateway.service.vault import Vault, digest
@@ -24,6 +24,7 @@ ADMIN, DEVICE = "admin", "device"
 """What the admin token and a device token may do: all for applications, all for this one device."""
 
 KEY_PREFIXES = ("pk_", "sk_")
+SESSION_PREFIX = "ss_"
 MOST_AT_ONCE = 1000
 
 
@@ -48,7 +49,7 @@ class Caller:
 
 
 async def identify(conn: AsyncConnection, vault: Vault, admin_token: str | None, bearer: str) -> Caller:
-    """The caller behind a bearer token. Raises Unauthenticated."""
+    """The caller behind a bearer token, or behind a session's. Raises Unauthenticated."""
     if _is_admin(admin_token, bearer):
         return Caller(frozenset({ADMIN}))
     if bearer.startswith("dt_"):
@@ -58,6 +59,8 @@ async def identify(conn: AsyncConnection, vault: Vault, admin_token: str | None,
             raise Unauthenticated("the device token is unknown, or its device is unregistered")
         return Caller(frozenset({DEVICE}), application_id, device_id)
     sought = digest(bearer)
+    if bearer.startswith(SESSION_PREFIX):
+        return _holder(await sessions.key_of(conn, sought))
     return _holder((await applications.keys_by_digests(conn, [sought])).get(sought))
 
 
@@ -99,7 +102,7 @@ def _is_admin(admin_token: str | None, bearer: str) -> bool:
 
 def _holder(key: HeldKey | None) -> Caller:
     if key is None:
-        raise Unauthenticated("the key is unknown or was removed")
+        raise Unauthenticated("the key is unknown or was removed, or the session is over")
     publishable = key.scopes == [REGISTER]
     return Caller(
         frozenset(key.scopes),

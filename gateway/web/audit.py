@@ -21,6 +21,8 @@ routes = Routes("applications")
 # What is asked to be sent, and what happened, is a record of its own already.
 RECORDED = {"/v1/notifications", "/v1/campaigns", "/v1/alerts", "/v1/topics/{topic}/publish", "/v1/events"}
 CHANGES_NOTHING = {"/v1/audiences/preview", "/v1/templates/preview"}
+SESSION = "/v1/session"
+"""Signing in is noted where it is found out who it is; signing out changes nothing for anybody else."""
 VERBS = {"POST": "create", "PATCH": "change", "PUT": "replace", "DELETE": "remove"}
 PERSONAL = "user_id"
 
@@ -36,7 +38,7 @@ def act_of(route: Route) -> str | None:
     """What a route does as an administrative act: `keys.create`, `webhooks.rotate`. None when it is none."""
     if route.method == "GET" or not route.may or route.streams is not None:
         return None
-    if {DEVICE, REGISTER} & set(route.may) or route.path in CHANGES_NOTHING:
+    if {DEVICE, REGISTER} & set(route.may) or route.path in CHANGES_NOTHING or route.path == SESSION:
         return None
     if route.method == "POST" and route.path in RECORDED:
         return None

@@ -23,8 +23,8 @@ from gateway.domain.errors import (
     UnsupportedMediaType,
 )
 from gateway.service import idempotency
-from gateway.service.access import Caller, identify
-from gateway.web import audit, problems
+from gateway.service.access import SESSION_PREFIX, Caller, identify
+from gateway.web import audit, problems, session
 from gateway.web.reading import read_body, read_query
 from gateway.web.routes import Answer, Call, Front, Medium, Request, Route, to_json
 
@@ -66,7 +66,7 @@ async def _answered(front: Front, route: Route, http: web.Request, held: ExitSta
     if route.streams is not None or route.before is not None or shared is not None:
         caller = NOBODY
         if route.may:
-            caller = await front.door.identify(_bearer(http))
+            caller = await front.door.identify(_credential(front, http))
             _admit(route, caller, http)
             headers = _count(front, caller)
         asked = Request(front, http, caller, *_input(route, http, raw, other))
@@ -83,7 +83,7 @@ async def _answered(front: Front, route: Route, http: web.Request, held: ExitSta
     async with front.context.engine.begin() as conn:
         caller = NOBODY
         if route.may:
-            caller = await identify(conn, front.context.vault, front.admin_token, _bearer(http))
+            caller = await identify(conn, front.context.vault, front.admin_token, _credential(front, http))
             _admit(route, caller, http)
             headers = headers or _count(front, caller)
         call = Call(front, http, caller, *_input(route, http, raw, other), conn)
@@ -170,12 +170,14 @@ def _input(route: Route, request: web.Request, raw: bytes, other: Any) -> tuple[
     return read_body(route.body, raw), query
 
 
-def _bearer(request: web.Request) -> str:
-    """Raises Unauthenticated."""
+def _credential(front: Front, request: web.Request) -> str:
+    """What was said to be who they are, else what the console's cookie holds. Raises Unauthenticated and Forbidden."""
+    if "Authorization" not in request.headers and (token := session.token_of(front, request)) is not None:
+        return token
     scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
     if not scheme:
         raise Unauthenticated("this needs a credential: Authorization: Bearer ...")
-    if scheme.lower() != "bearer" or not bearer.strip():
+    if scheme.lower() != "bearer" or not bearer.strip() or bearer.strip().startswith(SESSION_PREFIX):
         raise Unauthenticated("the credential must be given as Authorization: Bearer ...")
     return bearer.strip()
 

@@ -114,6 +114,12 @@ _SCHEMES = {
     "publishable": "A publishable key, pk_..., from one of the application's allowed origins.",
     "device": "A device token, dt_..., for this one device.",
 }
+_SESSION = {
+    "type": "apiKey",
+    "in": "cookie",
+    "name": "__Host-gateway",
+    "description": "The console's session, which stands for the secret key it was signed in with: see `/v1/session`.",
+}
 _REFUSALS = {
     400: "The body could not be read",
     401: "The credential is missing or unknown",
@@ -151,7 +157,8 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
             "schemas": schemas.definitions | {"Problem": PROBLEM, "Audience": AUDIENCE},
             "securitySchemes": {
                 name: {"type": "http", "scheme": "bearer", "description": said} for name, said in _SCHEMES.items()
-            },
+            }
+            | {"session": _SESSION},
         },
     }
 
@@ -196,7 +203,9 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
     if rest.strip():
         operation["description"] = " ".join(rest.split())
     if route.may:
-        operation["security"] = [{_SECURITY.get(scope, "secret"): []} for scope in dict.fromkeys(route.may)]
+        schemes = [_SECURITY.get(scope, "secret") for scope in route.may]
+        schemes += ["session"] if "secret" in schemes else []
+        operation["security"] = [{scheme: []} for scheme in dict.fromkeys(schemes)]
         operation["description"] = f"{operation.get('description', '')} Needs: {', '.join(route.may)}.".strip()
     else:
         operation["security"] = []
@@ -271,7 +280,7 @@ def _response(route: Route, schemas: _Schemas, status: int, shape: Any) -> dict[
 
 def _refusals(route: Route) -> dict[int, str]:
     statuses = [426, 500, 503] if 101 in route.answers else [500, 503]
-    if route.may:
+    if route.may or route.path == "/v1/session":
         statuses += [401, 403]
     if "{" in route.path:
         statuses += [404]

@@ -29,6 +29,7 @@ from gateway.web import (
     receipts,
     reminders,
     segments,
+    session,
     templates,
     triggers,
     webhooks,
@@ -56,6 +57,7 @@ ROUTES: tuple[Route, ...] = (
     *events.routes,
     *webhooks.routes,
     *feeds.routes,
+    *session.routes,
     *health.routes,
 )
 

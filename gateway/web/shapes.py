@@ -29,6 +29,15 @@ class CreatedKey(Key):
     key: str
 
 
+class Session(TypedDict):
+    application_id: str
+    application: str
+    key: str
+    scopes: list[str]
+    csrf_token: str
+    expires_at: Moment
+
+
 class Audited(TypedDict):
     id: str
     at: Moment

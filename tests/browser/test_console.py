@@ -97,3 +97,16 @@ async def test_a_wrong_key_is_answered_in_words(firefox: Firefox, api: Api) -> N
         await tab.until("document.querySelector('#sign-in .problem').textContent.includes('unknown')")
         assert await tab.js("document.getElementById('console').hidden") is True
         assert await tab.js("sessionStorage.length") == 0
+
+
+async def test_one_stays_signed_in_without_the_key_until_signing_out(console: Tab, api: Api) -> None:
+    assert await console.js("sessionStorage.length + localStorage.length") == 0
+    assert await console.js("document.cookie") == ""
+    await console.open(f"{api.origin}/console/?again")
+    await console.until("document.getElementById('live').textContent === 'live'")
+    await console.click("#sign-out")
+    await console.until("!document.getElementById('sign-in').hidden")
+    await console.open(f"{api.origin}/console/?once-more")
+    await console.until("document.readyState === 'complete'")
+    assert (await console.js("fetch('/v1/session').then((answer) => answer.status)")) == 401
+    assert await console.js("document.getElementById('console').hidden") is True

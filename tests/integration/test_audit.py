@@ -31,6 +31,8 @@ NO_ACTS = {
     "POST /v1/campaigns",
     "POST /v1/alerts",
     "POST /v1/receipts",
+    "POST /v1/session",
+    "DELETE /v1/session",
     "POST /v1/events",
     "POST /v1/events/batch",
 }

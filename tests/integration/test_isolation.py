@@ -86,6 +86,9 @@ def _lines(*said: Any) -> bytes:
 ASKED: dict[str, Asked] = {
     "GET /v1/vapid-public-key": lambda _: None,
     "GET /v1/audit": lambda _: None,
+    "POST /v1/session": lambda _: {"key": "sk_guessed"},
+    "GET /v1/session": lambda _: None,
+    "DELETE /v1/session": lambda _: None,
     "POST /v1/devices/import": lambda first: _lines({"subscription": first.subscription}),
     "POST /v1/devices": lambda first: {"subscription": first.subscription, "user_id": "u-1"},
     "GET /v1/devices": lambda _: None,

@@ -146,7 +146,7 @@ class Api:
             "live_waiting",
             "alerts",
         )
-        tables += ("deliveries", "receipts", "idempotency_keys", "audit")
+        tables += ("deliveries", "receipts", "idempotency_keys", "audit", "sessions")
         return {table: await self.parts.scalar(f"SELECT count(*) FROM {table}") for table in tables}  # noqa: S608
 
 

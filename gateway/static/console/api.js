@@ -1,15 +1,23 @@
-/** The gateway's API, with the key of this tab. */
+/** The gateway's API. A cookie that no script can read says who is signed in; what changes something carries its token. */
 
-let key = "";
+let token = "";
 
 export class Problem extends Error {}
 
-export function use(secret) {
-  key = secret;
+function headers(more = {}) {
+  return { "X-CSRF-Token": token, ...more };
 }
 
-function headers(more = {}) {
-  return { Authorization: `Bearer ${key}`, ...more };
+/** Sign in with a secret key, or answer who is signed in already. */
+export async function signIn(key) {
+  const session = await (key ? call("POST", "/v1/session", { key }) : call("GET", "/v1/session"));
+  token = session.csrf_token;
+  return session;
+}
+
+export async function signOut() {
+  await call("DELETE", "/v1/session");
+  token = "";
 }
 
 /** One call; answers the JSON, or throws what the gateway's problem+json says in words. */

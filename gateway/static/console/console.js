@@ -1,11 +1,9 @@
 /** The console: sign in with a secret key, then what was sent above and every delivery below, live. */
 
-import { call, use } from "./api.js";
+import * as api from "./api.js";
 import { $ } from "./elements.js";
 import * as deliveries from "./deliveries.js";
 import * as notifications from "./notifications.js";
-
-const STORED = "webpush-console-key";
 
 function live(state) {
   $("live").dataset.state = state;
@@ -13,13 +11,12 @@ function live(state) {
 }
 
 async function signIn(key) {
-  use(key);
-  await call("GET", "/v1/notifications?limit=1");
-  sessionStorage.setItem(STORED, key);
+  const session = await api.signIn(key);
+  await api.call("GET", "/v1/notifications?limit=1"); // whether this key may see them
   $("sign-in").hidden = true;
   $("console").hidden = false;
   $("sign-out").hidden = false;
-  $("application").textContent = `${key.slice(0, 3)}…${key.slice(-4)}`;
+  $("application").textContent = `${session.application} ${session.key}`;
   await Promise.all([notifications.refresh(), openLog()]);
 }
 
@@ -27,16 +24,15 @@ function openLog() {
   return deliveries.open(live, notifications.soon);
 }
 
-function signOut() {
-  sessionStorage.removeItem(STORED);
-  use("");
+async function signOut() {
   deliveries.close();
   notifications.stop();
   live("off");
   $("application").textContent = "";
-  $("sign-in").hidden = false;
   $("console").hidden = true;
   $("sign-out").hidden = true;
+  await api.signOut().catch(() => {}); // it is over already, or the gateway is away
+  $("sign-in").hidden = false;
   $("key").focus();
 }
 
@@ -66,5 +62,4 @@ for (const [name, value] of new URLSearchParams(location.search)) {
 // A key in the address is taken out of it at once, before anybody looks over a shoulder or copies the address.
 const given = new URLSearchParams(location.hash.slice(1)).get("key");
 if (given) history.replaceState(null, "", location.pathname + location.search);
-const key = given ?? sessionStorage.getItem(STORED);
-if (key) signIn(key).catch((error) => { signOut(); $("sign-in").querySelector(".problem").textContent = error.message; });
+signIn(given).catch((error) => { if (given) $("sign-in").querySelector(".problem").textContent = error.message; });

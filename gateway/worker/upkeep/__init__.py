@@ -28,6 +28,7 @@ from gateway.worker.upkeep import (
     partitions,
     people,
     retention,
+    sessions,
 )
 from gateway.worker.upkeep.limits import Limits
 
@@ -42,6 +43,7 @@ DUTIES: tuple[ModuleType, ...] = (
     idempotency,
     audit,
     people,
+    sessions,
     gauges,
 )
 

@@ -1,0 +1,47 @@
+"""Who is signed in to the console, each with one API key. They go with their key."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, delete, func, insert, literal, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.records.applications import HeldKey
+from gateway.records.schema import api_keys, applications, sessions
+
+
+async def add(conn: AsyncConnection, digest: bytes, key_id: UUID, expires_at: datetime) -> None:
+    await conn.execute(insert(sessions).values(digest=digest, key_id=key_id, expires_at=expires_at))
+
+
+async def key_of(conn: AsyncConnection, digest: bytes) -> HeldKey | None:
+    """The key that was signed in with, unless that is over."""
+    query = (
+        select(api_keys.c.id, api_keys.c.application_id, api_keys.c.scopes, applications.c.allowed_origins)
+        .join_from(sessions, api_keys)
+        .join(applications)
+        .where(sessions.c.digest == digest, sessions.c.expires_at > func.now())
+    )
+    row = (await conn.execute(query)).first()
+    return None if row is None else HeldKey(*row)
+
+
+async def get(conn: AsyncConnection, digest: bytes) -> Row[Any] | None:
+    """Its application's id and name, its key's hint and scopes, and when it ends."""
+    query = (
+        select(applications.c.id, applications.c.name, api_keys.c.hint, api_keys.c.scopes, sessions.c.expires_at)
+        .join_from(sessions, api_keys)
+        .join(applications)
+        .where(sessions.c.digest == digest)
+    )
+    row: Row[Any] | None = (await conn.execute(query)).first()
+    return row
+
+
+async def remove(conn: AsyncConnection, digest: bytes) -> None:
+    await conn.execute(delete(sessions).where(sessions.c.digest == digest))
+
+
+async def prune(conn: AsyncConnection, now: datetime) -> int:
+    return (await conn.execute(delete(sessions).where(sessions.c.expires_at < literal(now)))).rowcount

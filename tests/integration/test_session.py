@@ -1,0 +1,142 @@
+"""Signing in to the console: what the cookie is like, what it opens, and what it takes to use it."""
+
+from datetime import timedelta
+from http.cookies import Morsel, SimpleCookie
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from gateway.worker import upkeep
+from gateway.worker.upkeep.limits import Limits
+from tests.support.api import ADMIN, Api, Said, serving
+
+COOKIE = "__Host-gateway"
+
+
+class Browser:
+    """A page of ours, signed in."""
+
+    def __init__(self, api: Api, said: Said) -> None:
+        self.api = api
+        self.token = said.body["csrf_token"]
+        self.cookie = cookie(said)
+
+    async def call(self, method: str, path: str, body: Any = None, **headers: str | None) -> Said:
+        """`headers` with _ for -; None leaves one out that a page sends."""
+        sent: dict[str, str | None] = {"Cookie": f"{COOKIE}={self.cookie.value}", "X-CSRF-Token": self.token}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        known = {name: value for name, value in sent.items() if value is not None}
+        return await self.api.call(method, path, body, key=None, headers=known)
+
+
+def cookie(said: Said) -> "Morsel[str]":
+    found = SimpleCookie(said.headers["Set-Cookie"])
+    return found[COOKIE]
+
+
+@pytest.fixture
+async def browser(api: Api) -> Browser:
+    return Browser(api, await api.call("POST", "/v1/session", {"key": api.secret}, key=None))
+
+
+async def test_the_cookie_is_for_this_host_by_https_and_no_script_and_no_other_site(browser: Browser) -> None:
+    told = {name: browser.cookie[name] for name in ("secure", "httponly", "samesite", "path", "domain")}
+    assert told == {"secure": True, "httponly": True, "samesite": "Strict", "path": "/", "domain": ""}
+
+
+async def test_without_https_it_is_as_safe_as_it_can_be(api: Api) -> None:
+    object.__setattr__(api.parts.context, "public_url", None)
+    async with serving(api.parts) as plain:
+        said = await plain.call("POST", "/v1/session", {"key": api.secret}, key=None)
+    assert said.headers["Set-Cookie"].endswith("; Path=/; HttpOnly; SameSite=Strict")
+    assert said.headers["Set-Cookie"].startswith("gateway=ss_")
+
+
+async def test_it_stands_for_the_key_and_its_scopes(api: Api, browser: Browser) -> None:
+    shown = (await browser.call("GET", "/v1/session")).body
+    assert (shown["application_id"], shown["csrf_token"]) == (api.parts.application["id"], browser.token)
+    assert api.secret not in str(shown)
+    assert (await browser.call("GET", "/v1/devices")).status == 200
+    assert (await browser.call("GET", "/v1/applications")).status == 403
+    made = await browser.call("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}})
+    assert made.status == 201
+    noted = (await browser.call("GET", "/v1/audit")).body["items"]
+    assert [one["act"] for one in noted] == ["segments.create", "session.create"]
+    assert len({one["who"] for one in noted}) == 1
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"X_CSRF_Token": None},
+        {"X_CSRF_Token": "another"},
+        {"X_CSRF_Token": ""},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+    ],
+)
+async def test_a_page_of_others_can_do_nothing_with_it(api: Api, browser: Browser, forged: dict[str, str]) -> None:
+    before = await api.rows()
+    said = await browser.call("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}}, **forged)
+    assert (said.status, said.body["code"]) == (403, "forbidden")
+    assert (await browser.call("DELETE", "/v1/session", **forged)).status == 403
+    assert await api.rows() == before
+    own = {"Origin": api.origin, "Sec_Fetch_Site": "same-origin"}
+    assert (await browser.call("POST", "/v1/audiences/preview", {"audience": {"topic": "t"}}, **own)).status == 200
+
+
+async def test_the_token_of_another_session_is_not_its_own(api: Api, browser: Browser) -> None:
+    other = Browser(api, await api.call("POST", "/v1/session", {"key": api.secret}, key=None))
+    assert other.token != browser.token
+    body = {"audience": {"topic": "t"}}
+    assert (await browser.call("POST", "/v1/audiences/preview", body, X_CSRF_Token=other.token)).status == 403
+
+
+async def test_only_a_secret_key_signs_in(api: Api) -> None:
+    device = await api.register()
+    made = await api.call("POST", "/v1/session", {"key": api.secret}, key=None)
+    for key, status in (
+        ("sk_unknown", 401),
+        (api.publishable, 403),
+        (ADMIN, 403),
+        (device["device_token"], 403),
+        (cookie(made).value, 403),
+    ):
+        said = await api.call("POST", "/v1/session", {"key": key}, key=None)
+        assert (said.status, "Set-Cookie" in said.headers) == (status, False), key
+    elsewhere = await api.call("POST", "/v1/session", {"key": api.secret}, key=None, origin="https://evil.example")
+    assert elsewhere.status == 403
+
+
+async def test_what_the_cookie_holds_is_no_key(api: Api, browser: Browser) -> None:
+    assert (await api.call("GET", "/v1/devices", key=browser.cookie.value)).status == 401
+    kept = await api.parts.scalar("SELECT string_agg(sessions::text, ' ') FROM sessions")
+    assert browser.cookie.value.encode().hex() not in kept
+    assert browser.cookie.value not in kept
+
+
+async def test_signing_out_ends_it_wherever_the_cookie_is(browser: Browser) -> None:
+    out = await browser.call("DELETE", "/v1/session")
+    assert (out.status, cookie(out)["max-age"]) == (204, "0")
+    assert (await browser.call("GET", "/v1/devices")).status == 401
+    assert (await browser.call("GET", "/v1/session")).status == 401
+
+
+async def test_it_ends_with_its_key(api: Api) -> None:
+    path = f"/v1/applications/{api.parts.application['id']}/keys"
+    made = await api.made("POST", path, {"name": "c", "scopes": ["read"]}, key=ADMIN)
+    browser = Browser(api, await api.call("POST", "/v1/session", {"key": made["key"]}, key=None))
+    assert (await browser.call("GET", "/v1/devices")).status == 200
+    await api.made("DELETE", f"{path}/{made['id']}", key=ADMIN)
+    assert (await browser.call("GET", "/v1/devices")).status == 401
+
+
+async def test_it_ends_after_twelve_hours_and_is_then_forgotten(api: Api, browser: Browser) -> None:
+    async with api.parts.engine.begin() as conn:
+        later = text("UPDATE sessions SET expires_at = expires_at - CAST(:by AS interval)")
+        await conn.execute(later, {"by": timedelta(hours=12)})
+    assert (await browser.call("GET", "/v1/devices")).status == 401
+    assert (await upkeep.once(api.parts.engine, Limits()))["sessions"] == 1
