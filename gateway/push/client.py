@@ -31,9 +31,9 @@ TIMEOUT = timedelta(seconds=30)
 CONNECT_TIMEOUT = timedelta(seconds=10)
 # Below the idle limits of the services' load balancers, so that a reused connection is seldom one being closed.
 IDLE_TIMEOUT = timedelta(seconds=50)
-# Over HTTP/1.1 each message in flight has a connection: kept, so that they are not all made anew for the next.
 # What a connection over HTTP/2 is allowed at once is the server's to say; RFC 9113 section 6.5.2 asks for no less than
-# this, and few allow more. What is beyond that would wait in the client.
+# this, and few allow more. What is beyond that would wait in the client. Over HTTP/1.1 each message in flight has a
+# connection of its own, and so many are kept for the next messages.
 STREAMS = 100
 PING_INTERVAL = timedelta(seconds=20)
 MOST_BODY = 4096
