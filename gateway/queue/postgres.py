@@ -27,7 +27,8 @@ from gateway.records.schema import jobs
 
 # One named constant and not Core: it runs on every wake-up, and the plan depends on its exact shape. `present` walks
 # from one application with jobs in the lane to the next, each by one look into the index, and stops at the first of
-# which a job is due. The materialized CTE keeps the planner from joining before SKIP LOCKED has picked its rows.
+# which a job is due that nobody has locked: those of the others must not wait for whoever has. The materialized CTE
+# keeps the planner from joining before SKIP LOCKED has picked its rows.
 CLAIM = text("""
     WITH RECURSIVE present AS (
         (SELECT application_id FROM jobs WHERE lane = :lane AND application_id > :after
@@ -40,6 +41,7 @@ CLAIM = text("""
     ), turn AS MATERIALIZED (
         SELECT application_id FROM present WHERE EXISTS (
             SELECT FROM jobs WHERE lane = :lane AND jobs.application_id = present.application_id AND run_at <= now()
+            ORDER BY run_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
         ) LIMIT 1
     ), due AS MATERIALIZED (
         SELECT id FROM jobs
