@@ -12,9 +12,10 @@ depends_on: Sequence[str] | None = None
 
 def upgrade() -> None:
     with op.get_context().autocommit_block():
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS jobs_turn_idx")  # half of it, after a kill in the middle
         op.execute("CREATE INDEX CONCURRENTLY jobs_turn_idx ON jobs (lane, application_id, run_at, id)")
 
 
 def downgrade() -> None:
     with op.get_context().autocommit_block():
-        op.execute("DROP INDEX CONCURRENTLY jobs_turn_idx")
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS jobs_turn_idx")

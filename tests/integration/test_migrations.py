@@ -174,6 +174,17 @@ async def test_the_log_s_new_indexes_are_built_beside_a_reader_and_writers_and_a
     await reading.close()
 
 
+async def test_the_index_by_which_applications_take_turns_is_built_after_a_kill(database_url: str) -> None:
+    await asyncio.to_thread(migrate.downgrade, database_url, "0012")
+    conn = await asyncpg.connect(database_url)
+    await conn.execute("CREATE INDEX jobs_turn_idx ON jobs (lane)")
+    await conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'jobs_turn_idx'::regclass")
+    await asyncio.to_thread(migrate.upgrade, database_url)
+    built = "SELECT indisvalid, indnatts FROM pg_index WHERE indexrelid = 'jobs_turn_idx'::regclass"
+    assert tuple(await conn.fetchrow(built)) == (True, 4)
+    await conn.close()
+
+
 async def test_the_log_s_tables_are_partitioned_by_day(database_url: str) -> None:
     lines = await catalogue(database_url)
     for table in PARTITIONED:
