@@ -48,6 +48,10 @@ async def is_current(conn: AsyncConnection, url: str) -> bool:
     return set(heads) <= set(found)
 
 
+def is_lock_timeout(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE
+
+
 def patiently(connection: Connection, statement: str) -> None:
     """Run what has to lock a table for a moment, beside running gateways and outside a transaction.
 
@@ -60,7 +64,7 @@ def patiently(connection: Connection, statement: str) -> None:
                 connection.execute(text(statement))
                 return
             except DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                if not is_lock_timeout(error):
                     raise
                 time.sleep(PAUSE_S)
     finally:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects.postgresql import UUID
 
 from gateway.records.migrate import patiently
 
@@ -21,13 +20,14 @@ INDEX = """
 
 
 def upgrade() -> None:
-    op.create_table(
-        "forgotten",
-        sa.Column("device_id", UUID, nullable=False),
-        sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.PrimaryKeyConstraint("device_id", name="forgotten_pkey"),
-    )
-    op.create_index("forgotten_at_idx", "forgotten", ["at"])
+    # What was killed after this is begun anew.
+    op.execute("""
+        CREATE TABLE IF NOT EXISTS forgotten (
+            device_id UUID NOT NULL,
+            at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+            CONSTRAINT forgotten_pkey PRIMARY KEY (device_id)
+        )""")
+    op.execute("CREATE INDEX IF NOT EXISTS forgotten_at_idx ON forgotten (at)")
     with op.get_context().autocommit_block():
         connection = op.get_bind()
         patiently(connection, "ALTER TABLE applications ADD COLUMN IF NOT EXISTS forgot_at timestamptz")
@@ -41,4 +41,4 @@ def downgrade() -> None:
         connection = op.get_bind()
         connection.execute(sa.text("DROP INDEX CONCURRENTLY IF EXISTS notifications_addressed_idx"))
         patiently(connection, "ALTER TABLE applications DROP COLUMN IF EXISTS forgot_at")
-    op.drop_table("forgotten")
+    op.execute("DROP TABLE IF EXISTS forgotten")

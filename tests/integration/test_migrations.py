@@ -2,13 +2,16 @@
 
 import asyncio
 import os
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.dialects.postgresql.base import ischema_names
 
@@ -27,6 +30,20 @@ CATALOGUE = """
     UNION ALL SELECT format('%s %s %s', relname, reloptions, pg_get_partkeydef(oid)) FROM pg_class
     WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relname <> 'alembic_version'
     ORDER BY line
+"""
+
+TOLD = """
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "9999", "HEAD", None, None
+TELL = "INSERT INTO told VALUES (current_setting('lock_timeout'), current_setting('statement_timeout'))"
+
+
+def upgrade():
+    op.execute("CREATE TABLE told (lock text, statement text)")
+    op.execute(TELL)
+    with op.get_context().autocommit_block():
+        op.execute(TELL)
 """
 
 
@@ -189,3 +206,37 @@ async def test_the_log_s_tables_are_partitioned_by_day(database_url: str) -> Non
     lines = await catalogue(database_url)
     for table in PARTITIONED:
         assert any(line.startswith(f"{table.name} ") and line.endswith("RANGE (day)") for line in lines)
+
+
+async def test_a_migration_that_cannot_have_its_lock_lets_others_pass_and_comes_again(database_url: str) -> None:
+    """Nobody waits behind it for longer than a second, whoever it waits for."""
+    await asyncio.to_thread(migrate.downgrade, database_url, "0011")
+    reading, writing = await asyncio.gather(asyncpg.connect(database_url), asyncpg.connect(database_url))
+    await reading.execute("BEGIN; SELECT count(*) FROM devices")
+    migrating = asyncio.create_task(asyncio.to_thread(migrate.upgrade, database_url))
+    await writing.execute("SET lock_timeout = '3s'")
+    for _ in range(50):
+        await writing.execute("UPDATE devices SET updated_at = now()")
+        await asyncio.sleep(0.05)
+    assert not migrating.done()
+    await reading.execute("COMMIT")
+    await asyncio.wait_for(migrating, 60)
+    engine = open_engine(database_url)
+    async with engine.connect() as conn:
+        assert await migrate.is_current(conn, database_url)
+    await engine.dispose()
+    await asyncio.gather(reading.close(), writing.close())
+
+
+async def test_a_revision_s_transaction_has_limits_and_an_index_that_is_built_concurrently_has_none(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As the revisions see them, whose directory is exchanged for one that writes down what is in force."""
+    copied = shutil.copytree(migrate.migrations_dir(), tmp_path / "migrations")
+    head = ScriptDirectory(str(copied)).get_current_head()
+    (copied / "versions" / "9999_told.py").write_text(TOLD.replace("HEAD", str(head)))
+    monkeypatch.setattr(migrate, "migrations_dir", lambda: copied)
+    await upgrade(database_url)
+    conn = await asyncpg.connect(database_url)
+    assert [tuple(row) for row in await conn.fetch("SELECT * FROM told")] == [("1s", "1min"), ("0", "0")]
+    await conn.close()
