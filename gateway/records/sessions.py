@@ -27,7 +27,7 @@ async def key_of(conn: AsyncConnection, digest: bytes) -> HeldKey | None:
     return None if row is None else HeldKey(*row)
 
 
-async def get(conn: AsyncConnection, digest: bytes) -> Row[Any] | None:
+async def get(conn: AsyncConnection, digest: bytes) -> Row[*tuple[Any, ...]] | None:
     """Its application's id and name, its key's hint and scopes, and when it ends."""
     query = (
         select(applications.c.id, applications.c.name, api_keys.c.hint, api_keys.c.scopes, sessions.c.expires_at)
@@ -35,8 +35,7 @@ async def get(conn: AsyncConnection, digest: bytes) -> Row[Any] | None:
         .join(applications)
         .where(sessions.c.digest == digest)
     )
-    row: Row[Any] | None = (await conn.execute(query)).first()
-    return row
+    return (await conn.execute(query)).first()
 
 
 async def remove(conn: AsyncConnection, digest: bytes) -> None:
