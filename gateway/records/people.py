@@ -33,6 +33,7 @@ from gateway.domain.notification import Status
 from gateway.records import happenings
 from gateway.records.schema import (
     applications,
+    audit,
     contacts,
     deliveries,
     devices,
@@ -111,10 +112,12 @@ async def unfill(conn: AsyncConnection, ids_: Collection[UUID]) -> None:
 
 
 async def remove_reminders(conn: AsyncConnection, application_id: UUID, user_id: str) -> None:
-    """Those for nobody else."""
+    """Those for nobody else; of making them the audit keeps that it was done."""
     to = reminders.c.draft["audience"]["user_id"]
     theirs = (reminders.c.application_id == application_id, or_(to == _json(user_id), to == _json([user_id])))
-    await conn.execute(delete(reminders).where(*theirs))
+    removed = (await conn.execute(delete(reminders).where(*theirs).returning(reminders.c.id))).scalars().all()
+    noted = audit.c.target.in_([ids.show(ids.REMINDER, id_) for id_ in removed])
+    await conn.execute(update(audit).where(audit.c.application_id == application_id, noted).values(details={}))
 
 
 async def remove_traces(

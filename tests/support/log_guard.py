@@ -23,7 +23,7 @@ from gateway.push.vapid import VapidKey
 from gateway.service.messages import Messages
 from gateway.service.vault import Vault
 
-WORD = re.compile(r"[A-Za-z0-9_-]{16,}")
+WORDS = (re.compile(r"[A-Za-z0-9_-]{16,}"), re.compile(r"[A-Za-z0-9+/]{20,}"))
 """Keys, tokens and the last part of endpoints are made of these; so are ids, but those are nobody's secret."""
 SHAPES = (
     re.compile(r"\b(?:sk|pk|dt|rt|is|whsec)_[A-Za-z0-9_+/-]{30,}"),
@@ -48,7 +48,7 @@ class Guard:
 
     def learn(self, secret: str | bytes) -> None:
         forms = [secret] if isinstance(secret, str) else _forms(secret)
-        self._words.update(word for form in forms for word in WORD.findall(form))
+        self._words.update(word for form in forms for words in WORDS for word in words.findall(form))
 
     def learn_message(self, plain: bytes) -> None:
         shown = json.loads(plain)["notification"]
@@ -66,9 +66,9 @@ class Guard:
                 raise Leaked(f"{found!r} is in a log line: {line}")
 
     def _found(self, line: str) -> str | None:
-        for word in WORD.findall(line):
-            if word in self._words:
-                return str(word)
+        for words in WORDS:
+            if known := self._words.intersection(words.findall(line)):
+                return known.pop()
         for shape in SHAPES:
             if (shaped := shape.search(line)) is not None:
                 return shaped[0]
