@@ -1,14 +1,24 @@
 """Who is signed in to the console, each with one API key. They go with their key."""
 
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Row, delete, func, insert, literal, select
+from sqlalchemy import delete, func, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.records.applications import HeldKey
 from gateway.records.schema import api_keys, applications, sessions
+
+
+class Session(NamedTuple):
+    """`key` is its hint."""
+
+    application_id: UUID
+    application: str
+    key: str
+    scopes: list[str]
+    expires_at: datetime
 
 
 async def add(conn: AsyncConnection, digest: bytes, key_id: UUID, expires_at: datetime) -> None:
@@ -27,15 +37,15 @@ async def key_of(conn: AsyncConnection, digest: bytes) -> HeldKey | None:
     return None if row is None else HeldKey(*row)
 
 
-async def get(conn: AsyncConnection, digest: bytes) -> Row[*tuple[Any, ...]] | None:
-    """Its application's id and name, its key's hint and scopes, and when it ends."""
+async def get(conn: AsyncConnection, digest: bytes) -> Session | None:
     query = (
         select(applications.c.id, applications.c.name, api_keys.c.hint, api_keys.c.scopes, sessions.c.expires_at)
         .join_from(sessions, api_keys)
         .join(applications)
         .where(sessions.c.digest == digest)
     )
-    return (await conn.execute(query)).first()
+    row = (await conn.execute(query)).first()
+    return None if row is None else Session(*row)
 
 
 async def remove(conn: AsyncConnection, digest: bytes) -> None:

@@ -41,16 +41,16 @@ async def open_(conn: AsyncConnection, caller: Caller) -> Opened:
 
 async def show(conn: AsyncConnection, token: str) -> dict[str, Any]:
     """Raises Unauthenticated."""
-    row = await sessions.get(conn, digest(token))
-    if row is None:
+    session = await sessions.get(conn, digest(token))
+    if session is None:
         raise Unauthenticated("nobody is signed in")
     return {
-        "application_id": ids.show(ids.APPLICATION, row.id),
-        "application": row.name,
-        "key": row.hint,
-        "scopes": row.scopes,
+        "application_id": ids.show(ids.APPLICATION, session.application_id),
+        "application": session.application,
+        "key": session.key,
+        "scopes": session.scopes,
         "csrf_token": csrf_token(token),
-        "expires_at": row.expires_at,
+        "expires_at": session.expires_at,
     }
 
 
