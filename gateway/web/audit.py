@@ -14,6 +14,7 @@ from gateway.service import audit
 from gateway.service.access import ADMIN, DEVICE, MANAGE, REGISTER
 from gateway.web import shapes
 from gateway.web.paging import Paged, page
+from gateway.web.reading import Body
 from gateway.web.routes import Answer, Call, Route, Routes
 
 routes = Routes("applications")
@@ -50,8 +51,8 @@ def act_of(route: Route) -> str | None:
 
 async def note(route: Route, call: Call[Any, Any], answer: Answer) -> None:
     """Note what was done, when it is an administrative act."""
-    act = act_of(route)
-    if act is None:
+    act, given = act_of(route), _given(call.body)
+    if act is None or (route.method == "PATCH" and not given):  # which changes nothing
         return
     named = dict(call.http.match_info)
     made = answer.body.get("id") if answer.status == 201 else None
@@ -59,8 +60,15 @@ async def note(route: Route, call: Call[Any, Any], answer: Answer) -> None:
     application_id = call.caller.application_id or ids.parse(
         ids.APPLICATION, named.get("application_id") or str(target)
     )
-    given = {} if call.body is None else call.body.model_dump(mode="json", exclude_unset=True)
     await audit.note(call.conn, audit.who(call.caller), act, application_id, target, given)
+
+
+def _given(body: Body | None) -> dict[str, Any]:
+    """Only what is kept is made plain: a body may hold much."""
+    if body is None:
+        return {}
+    said = body.model_fields_set
+    return dict.fromkeys(said) | body.model_dump(mode="json", include=said & audit.SHOWN)
 
 
 @routes.add("GET", "/v1/audit", may=(ADMIN, MANAGE), query=Search, answers={200: shapes.Page[shapes.Audited]})

@@ -118,10 +118,11 @@ async def test_missing_fields_are_named(bench: Bench) -> None:
     for route in WITH_BODY:
         assert route.body is not None
         required = [name for name, field in route.body.model_fields.items() if field.is_required()]
+        if not required:
+            continue  # it may say nothing, which some take for an act
         answer = await bench.send(route, {})
-        if required:
-            assert answer.status == 422, route.path
-            assert {f"/{name}" for name in required} <= set(answer.pointers), (route.path, answer.body)
+        assert answer.status == 422, route.path
+        assert {f"/{name}" for name in required} <= set(answer.pointers), (route.path, answer.body)
     assert await bench.api.rows() == before
 
 

@@ -107,6 +107,7 @@ async def test_what_was_refused_or_only_said_again_leaves_no_note(api: Api) -> N
     assert (await api.call("POST", "/v1/segments", {"name": "s"})).status == 422
     assert (await api.call("DELETE", f"/v1/segments/seg_{'0' * 32}")).status == 404
     assert (await api.call("POST", f"{app_path(api)}/keys", {"name": "k", "scopes": ["read"]})).status == 403
+    assert (await api.call("PATCH", app_path(api), {}, key=ADMIN)).status == 200
     assert [one["act"] for one in await acts(api)] == ["segments.create"]
 
 
