@@ -6,7 +6,7 @@ import typer
 
 from gateway.cli.installation import DataDir, installation, run, settings
 from gateway.cli.output import JsonOption, as_json, fail, table
-from gateway.service import rotation
+from gateway.service import audit, rotation
 
 secrets = typer.Typer(help="What is kept sealed, and the master key that seals it.", no_args_is_help=True)
 
@@ -48,6 +48,8 @@ def rotate(data_dir: DataDir = None, json: JsonOption = False) -> None:
                 typer.echo(f"\r{kind}: {done[kind]} sealed anew", err=True, nl=False)
 
         async with installation(settings(data_dir)) as context:
+            async with context.engine.begin() as conn:  # before it begins, since it is many transactions
+                await audit.note(conn, audit.COMMAND_LINE, "secrets.rotate", None)
             await rotation.rotate(context.engine, context.vault, told)
             async with context.engine.connect() as conn:
                 left = await rotation.standing(conn, context.vault)

@@ -27,6 +27,7 @@ NEW = b"the master key that is next: a new one"
 BOTH = Vault(NEW, MASTER_KEY)
 NOT_SEALED = {
     "api_keys.digest",
+    "sessions.digest",
     "vapid_keys.public_key",
     "devices.endpoint_digest",
     "devices.p256dh",
@@ -195,6 +196,7 @@ async def test_what_no_key_opens_stays_and_is_told(parts: Parts) -> None:
     async with parts.engine.connect() as conn:
         with pytest.raises(Unsealable):
             await rotation.check(conn, BOTH)
+    assert await parts.scalar("SELECT who FROM audit WHERE act = 'secrets.rotate'") == "command line"
 
 
 async def test_help_tells_the_whole_way() -> None:
