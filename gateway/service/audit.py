@@ -15,15 +15,22 @@ from gateway.records import audit
 from gateway.service.access import ADMIN, Caller
 
 COMMAND_LINE = "command line"
-SHOWN = {
-    *("name", "subject", "allowed_origins", "require_identity", "scopes"),  # of applications and keys
-    *("status", "events", "event", "cron", "keep_old_hours", "since"),
+SHOWN = {"status", "events", "cron", "keep_old_hours", "since"}
+SHOWN_OF = {
+    "applications": {"name", "subject", "allowed_origins", "require_identity"},
+    "keys": {"name", "scopes"},
 }
+"""Beside those. Whatever else has a name may be made for one person, and be called so."""
 
 
 def who(caller: Caller) -> str:
     """The id of the key, or `admin`. The key itself is nowhere but with its holder."""
     return ADMIN if caller.key_id is None else ids.show(ids.KEY, caller.key_id)
+
+
+def shown(act: str) -> set[str]:
+    """The fields whose values are kept of such an act."""
+    return SHOWN | SHOWN_OF.get(act.partition(".")[0], set())
 
 
 async def note(
@@ -35,7 +42,8 @@ async def note(
     given: Mapping[str, Any] | None = None,
 ) -> None:
     """`target` is the outside id of what was done to; of `given`, what may not be kept becomes null."""
-    details = {name: value if name in SHOWN else None for name, value in (given or {}).items()}
+    kept = shown(act)
+    details = {name: value if name in kept else None for name, value in (given or {}).items()}
     await audit.add(conn, ids.new_id(), application_id, who, act, target, details)
 
 

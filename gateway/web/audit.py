@@ -51,8 +51,11 @@ def act_of(route: Route) -> str | None:
 
 async def note(route: Route, call: Call[Any, Any], answer: Answer) -> None:
     """Note what was done, when it is an administrative act."""
-    act, given = act_of(route), _given(call.body)
-    if act is None or (route.method == "PATCH" and not given):  # which changes nothing
+    act = act_of(route)
+    if act is None:
+        return
+    given = _given(act, call.body)
+    if route.method == "PATCH" and not given:  # which changes nothing
         return
     named = dict(call.http.match_info)
     made = answer.body.get("id") if answer.status == 201 else None
@@ -63,12 +66,12 @@ async def note(route: Route, call: Call[Any, Any], answer: Answer) -> None:
     await audit.note(call.conn, audit.who(call.caller), act, application_id, target, given)
 
 
-def _given(body: Body | None) -> dict[str, Any]:
+def _given(act: str, body: Body | None) -> dict[str, Any]:
     """Only what is kept is made plain: a body may hold much."""
     if body is None:
         return {}
     said = body.model_fields_set
-    return dict.fromkeys(said) | body.model_dump(mode="json", include=said & audit.SHOWN)
+    return dict.fromkeys(said) | body.model_dump(mode="json", include=said & audit.shown(act))
 
 
 @routes.add("GET", "/v1/audit", may=(ADMIN, MANAGE), query=Search, answers={200: shapes.Page[shapes.Audited]})
