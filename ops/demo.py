@@ -210,11 +210,8 @@ async def register(api: Api, keys: dict[str, str], asked: argparse.Namespace) ->
                 for subscription in await answer.json():
                     number = there + len(lines)
                     lines.append(json.dumps(device(subscription, vendor, number, chance)).encode())
-    if lines:
-        sums = await api.import_devices(lines)
-        console.print(f"Registered {sums['created']:,} browsers; {there:,} were there already.")
-    else:
-        console.print(f"{there:,} browsers are there from the last time.")
+    created = (await api.import_devices(lines))["created"] if lines else 0
+    console.print(f"Registered {created:,} browsers; {there:,} were there already.")
     return {origin.partition("://")[2]: SERVICES[vendor] for vendor, origin in origins.items()}
 
 
