@@ -12,7 +12,7 @@ import ssl
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +41,8 @@ class Sim:
 
     `port` 0 takes four free ports, else the vendors listen on `port`, `port + 1` ... in `Vendor`'s order.
     `keep` is how many messages stay readable (None: all). `state_file` keeps subscriptions, not messages, over
-    a restart. `clock` gives seconds since 1970 and decides what has expired.
+    a restart. `clock` gives seconds since 1970 and decides what has expired. `origins` are those by which senders
+    know it, when something stands between.
     """
 
     def __init__(
@@ -53,13 +54,15 @@ class Sim:
         state_file: Path | None = None,
         keep: int | None = 10_000,
         clock: Callable[[], float] = time.time,
+        origins: Mapping[Vendor, str] | None = None,
     ) -> None:
         self.host = host
         self.port = port
         self.counters: dict[Vendor, Counter[int]] = {vendor: Counter() for vendor in Vendor}
         self.messages = Messages(keep)
         self.behaviour = Behaviour()
-        self.origins: dict[Vendor, str] = {}
+        self.ports: dict[Vendor, int] = {}
+        self.origins: dict[Vendor, str] = dict(origins or {})
         self.subscribers: Subscribers
         self.firefoxes: Firefoxes
         self._ssl_context = ssl_context
@@ -83,7 +86,9 @@ class Sim:
             raise
         scheme = "https" if self._ssl_context else "http"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        self.origins.update({v: f"{scheme}://{host}:{bound.getsockname()[1]}" for v, bound in listening.items()})
+        self.ports = {vendor: bound.getsockname()[1] for vendor, bound in listening.items()}
+        for vendor, bound_port in self.ports.items():
+            self.origins.setdefault(vendor, f"{scheme}://{host}:{bound_port}")
         self.subscribers = Subscribers(self.messages, self.origins, self._state_file)
         self.firefoxes = Firefoxes(self.subscribers, self._watch, self._clock)
         for vendor, bound in listening.items():

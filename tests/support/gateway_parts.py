@@ -172,15 +172,16 @@ def quick(**said: Any) -> Crew:
 
 
 @asynccontextmanager
-async def gateway(database_url: str, *, pool_size: int = 10) -> AsyncIterator[Parts]:
-    """The parts on a fresh, migrated database; the sim well-behaved, no worker running."""
+async def gateway(
+    database_url: str, *, pool_size: int = 10, sim: Sim | None = None, hosts: Sequence[str] = ()
+) -> AsyncIterator[Parts]:
+    """The parts on a fresh, migrated database; the sim well-behaved, no worker running. `hosts`: more to post to."""
     engine = open_engine(database_url, pool_size=pool_size, application_name="gateway-parts")
     bell = signals.Signals(database_url)
     try:
-        async with Sim() as sim, bell.running(), PushClient() as client:
-            context = Context(
-                engine, Vault(MASTER_KEY), EndpointPolicy(sim.origins.values()), "https://push.example.org"
-            )
+        async with sim or Sim() as pusher, bell.running(), PushClient() as client:
+            policy = EndpointPolicy([*pusher.origins.values(), *hosts])
+            context = Context(engine, Vault(MASTER_KEY), policy, "https://push.example.org")
             await upkeep.once(engine, Limits())
             async with engine.begin() as conn:
                 application = await applications.create(
@@ -188,6 +189,6 @@ async def gateway(database_url: str, *, pool_size: int = 10) -> AsyncIterator[Pa
                 )
             application_id = ids.parse(ids.APPLICATION, application["id"])
             assert application_id is not None
-            yield Parts(database_url, context, bell, sim, application_id, application, client)
+            yield Parts(database_url, context, bell, pusher, application_id, application, client)
     finally:
         await engine.dispose()
