@@ -28,7 +28,7 @@ from gateway.push.endpoints import EndpointPolicy
 from gateway.queue.connection import Unavailable, Unfit
 from gateway.queue.nats import Broker, NatsQueue
 from gateway.queue.postgres import PostgresQueue
-from gateway.records import happenings, migrate
+from gateway.records import happenings, migrate, timekeeping
 from gateway.records.database import open_engine
 from gateway.records.signals import Signals
 from gateway.service import rotation
@@ -206,7 +206,18 @@ async def _at_database(settings: Settings, installation: Installation) -> AsyncI
     url = installation.database_url
     async with context(settings, installation) as ours, Signals(url).running() as bell:
         await _check(ours, url)
-        yield ours, bell
+        async with _on_time(ours):
+            yield ours, bell
+
+
+@asynccontextmanager
+async def _on_time(ours: Context) -> AsyncIterator[None]:
+    await timekeeping.look(ours.engine)
+    keeping = asyncio.create_task(timekeeping.keep(ours.engine), name="timekeeping")
+    try:
+        yield
+    finally:
+        keeping.cancel()
 
 
 @asynccontextmanager
@@ -308,9 +319,10 @@ async def _serving(settings: Settings, installation: Installation) -> AsyncItera
         runner = web.AppRunner(build(front), access_log=None, shutdown_timeout=LAST_REQUESTS_S)
         await runner.setup()
         try:
-            await _listen(runner, settings.host, settings.port)
-            _settle_in()
-            yield
+            async with _on_time(ours):
+                await _listen(runner, settings.host, settings.port)
+                _settle_in()
+                yield
         finally:
             await runner.cleanup()
 

@@ -1,7 +1,7 @@
 """What was sent to a device, read from the log, and which of it was read."""
 
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.domain import clock
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.notification import LONGEST_TTL
 from gateway.records.schema import deliveries, inbox_reads, notifications
@@ -56,7 +57,7 @@ async def devices_between(
 ) -> set[UUID]:
     """Those of the devices for whom the log has something new."""
     # A delivery settles on its notification's day or up to its longest life later.
-    since = (datetime.now(UTC) - LONGEST_TTL).date()
+    since = (clock.now() - LONGEST_TTL).date()
     query = select(_d.device_id.distinct()).where(
         _d.application_id == application_id,
         _d.day >= since,

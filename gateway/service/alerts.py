@@ -7,7 +7,7 @@ from the log: those it was told to, who have not been told otherwise, and who ar
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.alerting.areas import remaining
-from gateway.domain import ids
+from gateway.domain import clock, ids
 from gateway.domain.alert import SOON, AlertStatus, Message, MessageType, Part, Rule, Travel, When, Words, travel
 from gateway.domain.errors import Fault, Invalid
 from gateway.domain.notification import LONGEST_TTL, Kind, Lane, Notification, Status, Urgency
@@ -79,7 +79,7 @@ async def take(
 
     The same identifier twice is one alert. Raises Invalid with every fault when it cannot be told.
     """
-    now, id_ = datetime.now(UTC), ids.new_id()
+    now, id_ = clock.now(), ids.new_id()
     await records.one_at_a_time(conn, application_id)
     message = replace(message, identifier=message.identifier or f"urn:uuid:{id_}")
     identifier = str(message.identifier)

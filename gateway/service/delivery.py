@@ -4,7 +4,6 @@ Nothing here waits for the queue or writes to the log; the worker around it does
 """
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,6 +12,7 @@ from uuid import UUID
 
 import structlog
 
+from gateway.domain import clock
 from gateway.domain.cargo import SigningKey, Target
 from gateway.domain.delivery import Accepted, Cancelled, Expired, Final, Gone, Outcome, Rejected, Retry
 from gateway.domain.device import DeviceStatus, Subscription
@@ -89,7 +89,7 @@ class Courier:
 
     async def deliver(self, post: Post, target: Target, tries: int) -> Sent:
         """One try. `tries` counts the POSTs before this one."""
-        now = time.time()
+        now = clock.seconds()
         if (end := ended(post, target, now)) is not None:
             return Sent(end)
         try:
@@ -133,7 +133,7 @@ class Courier:
         return self._retry(post, fault, tries + 1, Sent(fault))
 
     def _retry(self, post: Post, retry: Retry, tries: int, sent: Sent) -> Sent:
-        due = next_try(retry, max(tries, 1), datetime.now(UTC), post.notification.delivery.expires_at)
+        due = next_try(retry, max(tries, 1), clock.now(), post.notification.delivery.expires_at)
         return sent._replace(outcome=due) if isinstance(due, Expired) else sent._replace(retry_at=due)
 
 

@@ -8,14 +8,14 @@ second of two may cancel what the first one started.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain import audience, condition, ids, reference
+from gateway.domain import audience, clock, condition, ids, reference
 from gateway.domain.errors import Conflict, GatewayError, NotFound
 from gateway.domain.notification import Kind, Notification, Templating, expiry
 from gateway.records import events as records
@@ -62,7 +62,7 @@ class Met:
 
 async def take(conn: AsyncConnection, context: Context, application_id: UUID, events: Sequence[Event]) -> list[Met]:
     """Store events and run the triggers they meet, in their order."""
-    now = datetime.now(UTC)
+    now = clock.now()
     keys = {event.key for event in events if event.key is not None}
     new = await records.add(conn, [_row(application_id, event, now) for event in events])
     known = await records.with_keys(conn, application_id, keys) if keys else {}

@@ -1,11 +1,11 @@
 """Load what a claimed job needs to be sent, and ask once more who of its devices may be sent to now."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from gateway.domain import clock
 from gateway.domain.cargo import Cargo, Verdict
 from gateway.domain.job import Job
 from gateway.domain.notification import Notification, Status
@@ -19,7 +19,7 @@ async def load(engine: AsyncEngine, composer: Composer, job: Job) -> Cargo | Non
     """None when the job was put back instead: its notification is paused, or its throttle lets it go later."""
     async with engine.begin() as conn:
         [notification] = await notifications.load(conn, [job.notification_id])
-        now = datetime.now(UTC)
+        now = clock.now()
         if notification.status is Status.PAUSED and now < notification.delivery.expires_at:
             await control.give_back(conn, job)
             return None

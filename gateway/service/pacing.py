@@ -4,10 +4,11 @@ The time of the next free slot is one value in the database, so that all workers
 comes too early takes a slot and waits in the queue until then.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.domain import clock
 from gateway.domain.job import Job
 from gateway.domain.notification import Status
 from gateway.queue import postgres as queue
@@ -21,7 +22,7 @@ AT_ONCE = timedelta(milliseconds=50)
 
 async def has_slot(conn: AsyncConnection, job: Job) -> bool:
     """Whether a throttled job may go now, or only be accounted for; if not, it was put back until its slot."""
-    now = datetime.now(UTC)
+    now = clock.now()
     if job.slot is not None and now - job.slot < GRACE:
         return True
     # The lock keeps a cancellation out until the job is where that finds it.

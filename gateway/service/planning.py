@@ -5,7 +5,7 @@ Every device has a time when it is due: now, when its own clock shows the time a
 variant is known. Devices that are due together share jobs; a job is a row that comes due.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import Text
 
+from gateway.domain import clock
 from gateway.domain.audience import Audience, Notified, leaves
 from gateway.domain.job import Job, chunk
 from gateway.domain.notification import Notification, Status
@@ -41,7 +42,7 @@ async def plan(context: Context, job: Job) -> int:
         [*found] = await notifications.load(conn, [job.notification_id], lock=True)
         if not found:  # its reminder was changed meanwhile
             raise LeaseLost
-        [notification], now = found, datetime.now(UTC)
+        [notification], now = found, clock.now()
         if not in_time:
             await queue.drop(conn, job)
             return 0

@@ -1,10 +1,10 @@
 """What the browser tells us later: displayed, clicked, dismissed."""
 
-import time
 from typing import Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.domain import clock
 from gateway.domain.errors import ReceiptInvalid
 from gateway.records import log
 from gateway.service.vault import Vault
@@ -14,7 +14,7 @@ Event = Literal["displayed", "clicked", "dismissed"]
 
 async def receive(conn: AsyncConnection, vault: Vault, token: str, event: Event, action: str | None) -> None:
     """Note a receipt; the same event again changes nothing. Raises ReceiptInvalid."""
-    named = vault.receipt_of(token, int(time.time()))
+    named = vault.receipt_of(token, int(clock.seconds()))
     if named is None:
         raise ReceiptInvalid("the token was not made by this gateway, or its time is over")
     if event != "displayed":

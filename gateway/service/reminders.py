@@ -9,7 +9,7 @@ What says what an occurrence is (content, audience and so on) is a `Draft`, kept
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import Row, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain import ids
+from gateway.domain import clock, ids
 from gateway.domain.errors import Fault, GatewayError, Invalid
 from gateway.domain.job import Job
 from gateway.domain.notification import Kind, Notification, Status
@@ -62,7 +62,7 @@ async def create(
         missed=missed,
         draft=drafts.to_json(draft),
     )
-    if not await _schedule(conn, context, row, datetime.now(UTC)):
+    if not await _schedule(conn, context, row, clock.now()):
         raise Invalid([Fault("/ends_at", "is before the first occurrence")])
     return await show(conn, row)
 
@@ -80,7 +80,7 @@ async def change(
     row = await saved.change(conn, table, id_, **values, cause=None, draft=drafts.to_json(draft))
     _check(_recurrence(row))
     await _unschedule(conn, id_)
-    if row.status == "active" and not await _schedule(conn, context, row, datetime.now(UTC)):
+    if row.status == "active" and not await _schedule(conn, context, row, clock.now()):
         raise Invalid([Fault("/ends_at", "is before the next occurrence")])
     return await show(conn, row)
 
@@ -110,7 +110,7 @@ async def proceed(conn: AsyncConnection, context: Context, job: Job) -> bool:
     [*found] = await notifications.load(conn, [job.notification_id], lock=True)
     if not found or row.status != "active" or await _has_later(conn, found[0]):
         return True
-    [occurrence], now = found, datetime.now(UTC)
+    [occurrence], now = found, clock.now()
     try:
         async with conn.begin_nested():
             # One that was cancelled comes here before its time, and is not to be made again.

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import Row, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain import ids
+from gateway.domain import clock, ids
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.errors import NotFound
 from gateway.domain.notification import Kind, Notification, Progress, Status
@@ -32,7 +32,7 @@ def notification(
     shown: Notification, progress: Progress, variants: Sequence[Row[Any]] = (), last_due: datetime | None = None
 ) -> dict[str, Any]:
     """`variants` are their counts, `last_due` is when the last of it that waits comes due."""
-    delivery, steering, now = shown.delivery, shown.steering, datetime.now(UTC)
+    delivery, steering, now = shown.delivery, shown.steering, clock.now()
     said = steering.to_json()
     return {
         "id": ids.show(ids.NOTIFICATION, shown.id),

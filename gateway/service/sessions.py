@@ -1,12 +1,12 @@
 """Signing in to the console with a secret key, which the browser then need not keep."""
 
 import hmac
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain import ids
+from gateway.domain import clock, ids
 from gateway.domain.errors import Forbidden, Unauthenticated
 from gateway.records import sessions
 from gateway.service import audit
@@ -34,7 +34,7 @@ async def open_(conn: AsyncConnection, caller: Caller) -> Opened:
     if caller.key_id is None or not caller.scopes & set(SCOPES):
         raise Forbidden(WANTED)
     token = new_key(SESSION_PREFIX.rstrip("_"))
-    await sessions.add(conn, digest(token), caller.key_id, datetime.now(UTC) + LIFE)
+    await sessions.add(conn, digest(token), caller.key_id, clock.now() + LIFE)
     await audit.note(conn, audit.who(caller), "session.create", caller.application_id)
     return Opened(token, await show(conn, token))
 

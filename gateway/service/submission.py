@@ -7,14 +7,14 @@ here will be delivered or accounted for.
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain import ids
+from gateway.domain import clock, ids
 from gateway.domain.errors import Fault, Invalid, step
 from gateway.domain.notification import (
     LONGEST_TTL,
@@ -122,7 +122,7 @@ def _land(content: dict[str, Any], home: str | None, pointer: str) -> None:
 
 
 async def _accepted(conn: AsyncConnection, application_id: UUID, draft: Draft) -> Notification:
-    now = datetime.now(UTC)
+    now = clock.now()
     defaults = DEFAULTS[draft.kind]
     faults: list[Fault] = []
     try:

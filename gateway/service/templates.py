@@ -5,7 +5,6 @@ A change makes a new version and loses none. What is accepted with a template ta
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.content.localisation import every, localised
 from gateway.content.templates import Compiled, has_markup
-from gateway.domain import ids
+from gateway.domain import clock, ids
 from gateway.domain.device import Device
 from gateway.domain.errors import Fault, Invalid, NotFound, step
 from gateway.domain.notification import Delivery, Kind, Lane, Notification, Status, Templating, Urgency
@@ -135,7 +134,7 @@ async def preview(
 ) -> dict[str, Any]:
     """The content as a device would be shown it, and how many octets that is. Raises Invalid and TemplateFailed."""
     check(content)
-    now = datetime.now(UTC)
+    now = clock.now()
     as_if = Notification(
         id=ids.new_id(),
         application_id=application_id,

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, func
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain import ids
+from gateway.domain import clock, ids
 from gateway.domain.errors import AddressNotAllowed
 from gateway.domain.happening import SETTLED, TEST, asked_for
 from gateway.outbound.client import OutboundClient, Unreachable
@@ -77,7 +77,7 @@ async def rotate(
     """A new secret, shown this once. Those before it sign beside it for `keep_old`. Raises NotFound."""
     row = await saved.find(conn, table, application_id, id_, lock=True)
     secret = signing.new_secret()
-    held = signing.rotated(signing.unseal(row.secrets, context.vault), secret, keep_old, datetime.now(UTC))
+    held = signing.rotated(signing.unseal(row.secrets, context.vault), secret, keep_old, clock.now())
     changed = await saved.change(conn, table, id_, secrets=signing.seal(held, context.vault))
     return show(changed) | {"secret": secret}
 
@@ -117,7 +117,7 @@ async def prepare_test(
     shown = ids.show(ids.WEBHOOK, id_)
 
     async def post() -> dict[str, Any]:
-        now, began, fresh = datetime.now(UTC), time.perf_counter(), ids.new_id().hex
+        now, began, fresh = clock.now(), time.perf_counter(), ids.new_id().hex
         body = body_of([event(f"evt_{fresh}", TEST, now, {"webhook_id": shown})])
         headers = {"Content-Type": "application/json", **signing.headers(held, f"msg_{fresh}", body, now)}
         status, error = None, None

@@ -62,12 +62,13 @@ class Sim:
         self.messages = Messages(keep)
         self.behaviour = Behaviour()
         self.ports: dict[Vendor, int] = {}
-        self.origins: dict[Vendor, str] = dict(origins or {})
+        self.origins: dict[Vendor, str] = {}
         self.subscribers: Subscribers
         self.firefoxes: Firefoxes
         self._ssl_context = ssl_context
         self._state_file = state_file
         self._clock = clock
+        self._known_as = origins or {}
         self._watch = Watch()
         self._runners: list[web.AppRunner] = []
         self._ids = (f"{secrets.token_hex(8)}{number:08x}" for number in itertools.count())
@@ -87,8 +88,8 @@ class Sim:
         scheme = "https" if self._ssl_context else "http"
         host = f"[{self.host}]" if ":" in self.host else self.host
         self.ports = {vendor: bound.getsockname()[1] for vendor, bound in listening.items()}
-        for vendor, bound_port in self.ports.items():
-            self.origins.setdefault(vendor, f"{scheme}://{host}:{bound_port}")
+        listens_at = {vendor: f"{scheme}://{host}:{number}" for vendor, number in self.ports.items()}
+        self.origins.update(listens_at | dict(self._known_as))
         self.subscribers = Subscribers(self.messages, self.origins, self._state_file)
         self.firefoxes = Firefoxes(self.subscribers, self._watch, self._clock)
         for vendor, bound in listening.items():

@@ -10,7 +10,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.alerting import cap, feeds
 from gateway.alerting.feeds import Entry, Feed
 from gateway.alerting.reading import Refused
+from gateway.domain import clock
 from gateway.domain.alert import Message
 from gateway.domain.errors import AddressNotAllowed, MalformedBody
 from gateway.outbound.client import Answer, OutboundClient, Unreachable
@@ -120,7 +121,7 @@ class Poller:
         if held.last_modified is not None:
             asked["If-Modified-Since"] = held.last_modified
         answer = await self._get(held.url, asked)
-        now: dict[str, object] = {"last_ok_at": datetime.now(UTC)}
+        now: dict[str, object] = {"last_ok_at": clock.now()}
         digest = hashlib.sha256(answer.body).digest()
         if answer.status == 304 or digest == held.digest:
             return now, Counter()
@@ -189,7 +190,7 @@ class Poller:
         except AddressNotAllowed as refusal:
             raise _Failed(refusal.detail) from None
         if answer.status not in (200, 304):
-            wait = retry_after(answer.headers.get("Retry-After"), datetime.now(UTC))
+            wait = retry_after(answer.headers.get("Retry-After"), clock.now())
             raise _Failed(f"it answered {answer.status}", wait)
         return answer
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Protocol
 from uuid import UUID
 
+from gateway.domain import clock
 from gateway.domain.cargo import Cargo
 from gateway.domain.job import Job
 from gateway.domain.notification import Notification, Status
@@ -92,7 +92,7 @@ class Elsewhere:
         if cargo is None:
             raise AssertionError("the broker's jobs carry their cargo")
         status = await self.look(cargo.notification)
-        if status is Status.PAUSED and datetime.now(UTC) < cargo.notification.delivery.expires_at:
+        if status is Status.PAUSED and clock.now() < cargo.notification.delivery.expires_at:
             await self.give_back(job)
             return None
         return replace(cargo, notification=replace(cargo.notification, status=status))

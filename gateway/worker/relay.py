@@ -8,7 +8,7 @@ the two, whichever of them dies, and any number of relays run beside each other.
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 import structlog
@@ -18,6 +18,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from gateway.domain import clock
 from gateway.domain.cargo import Cargo
 from gateway.domain.delivery import Final, Gone, Held, Rejected, Settled, Settlement
 from gateway.domain.job import Job, Task
@@ -255,7 +256,7 @@ class Relay:
 def _unsent(job: Job, cargo: Cargo, post: Post, otherwise: Rejected) -> Settlement:
     """What becomes of the one device of a job without a worker: what a worker would say unasked, or `otherwise`."""
     [device_id] = job.device_ids
-    now = datetime.now(UTC)
+    now = clock.now()
     target = next(iter(cargo.targets), None)
     outcome: Final | Held
     if target is None:

@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
@@ -16,6 +16,7 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 
 from gateway import metrics
+from gateway.domain import clock
 from gateway.domain.cargo import Cargo, Target
 from gateway.domain.delivery import Attempt, Gone, Held, Retry, Settled, Settlement
 from gateway.domain.job import Job
@@ -92,7 +93,7 @@ class Run:
     def hear(self, status: Status, expires_at: datetime | None = None) -> None:
         """What was said of the notification. A pause stops the run, unless there is no time left to pause in."""
         expires_at = self._post.notification.delivery.expires_at if self._post is not None else expires_at
-        if status is Status.PAUSED and (expires_at is None or datetime.now(UTC) < expires_at):
+        if status is Status.PAUSED and (expires_at is None or clock.now() < expires_at):
             self.stop()
         if status is Status.CANCELLED:
             self._cancelled = True
@@ -138,7 +139,7 @@ class Run:
         """Its host is in no state to take it: it goes back into the queue for so long."""
         if self.stopped or self._post is None:
             return
-        now = datetime.now(UTC)
+        now = clock.now()
         due = put_off(timedelta(seconds=seconds), now, self._post.notification.delivery.expires_at)
         self._results.append((target, Sent(ended(self._post, target, now.timestamp()) or Held(due))))
         self._look()
@@ -188,7 +189,7 @@ class Run:
 
 def _settlement(job: Job, batch: list[tuple[Target, Sent]]) -> Settlement:
     settlement = Settlement()
-    now = datetime.now(UTC)
+    now = clock.now()
     for target, sent in batch:
         made = job.tries + sent.posted
         outcome = sent.outcome

@@ -6,11 +6,12 @@ own back-off and takes nobody's place for longer than a request may last. Nothin
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
 from gateway import metrics
+from gateway.domain import clock
 from gateway.domain.errors import AddressNotAllowed
 from gateway.domain.retry import backoff
 from gateway.outbound.client import Answer, OutboundClient, Unreachable
@@ -116,7 +117,7 @@ class Sender:
     async def _post(self, held: Claimed, batch: Batch) -> Answer | str:
         """The answer, or why there is none."""
         secrets = signing.unseal(held.secrets, self._context.vault)
-        signed = signing.headers(secrets, batch.pending.message_id, batch.body, datetime.now(UTC))
+        signed = signing.headers(secrets, batch.pending.message_id, batch.body, clock.now())
         headers = {"Content-Type": "application/json", **signed}
         try:
             return await self._client.post(held.url, batch.body, headers, timeout=TIMEOUT)
@@ -128,7 +129,7 @@ class Sender:
     async def _fail(self, held: Claimed, answer: Answer | str) -> None:
         why = answer if isinstance(answer, str) else f"it answered {answer.status}"
         metrics.WEBHOOK_POSTS.labels("unreachable" if isinstance(answer, str) else "refused").inc()
-        now = datetime.now(UTC)
+        now = clock.now()
         since, cause = held.failing_since or now, None
         wait = backoff(held.failures + 1)
         if isinstance(answer, Answer):

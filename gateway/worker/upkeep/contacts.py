@@ -1,9 +1,10 @@
 """Forget who was sent what, once no cap looks back that far."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.domain import clock
 from gateway.domain.steering import LONGEST_CAP
 from gateway.records import contacts
 from gateway.worker.upkeep.limits import Limits
@@ -13,4 +14,4 @@ EVERY = timedelta(hours=1)
 
 async def run(conn: AsyncConnection, limits: Limits) -> int:
     del limits
-    return await contacts.forget(conn, datetime.now(UTC) - LONGEST_CAP)
+    return await contacts.forget(conn, clock.now() - LONGEST_CAP)

@@ -1,9 +1,10 @@
 """Forget what happened once no webhook can still be sent it: longer than one is tried for, and than replays go back."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.domain import clock
 from gateway.records import happenings
 from gateway.worker.upkeep.limits import Limits
 
@@ -11,4 +12,4 @@ EVERY = timedelta(hours=1)
 
 
 async def run(conn: AsyncConnection, limits: Limits) -> int:
-    return await happenings.prune(conn, datetime.now(UTC) - limits.happenings)
+    return await happenings.prune(conn, clock.now() - limits.happenings)

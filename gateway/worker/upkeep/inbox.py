@@ -1,9 +1,10 @@
 """Forget what was read of an inbox once the log no longer has it, and what open pages took."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.domain import clock
 from gateway.domain.notification import LONGEST_TTL
 from gateway.records import inbox, live
 from gateway.worker.upkeep.limits import Limits
@@ -12,5 +13,5 @@ EVERY = timedelta(hours=6)
 
 
 async def run(conn: AsyncConnection, limits: Limits) -> int:
-    now = datetime.now(UTC)
+    now = clock.now()
     return await inbox.prune(conn, now - limits.log) + await live.prune(conn, now - LONGEST_TTL)

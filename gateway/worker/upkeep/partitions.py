@@ -1,9 +1,10 @@
 """Make the log's partitions for the days to come."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.domain import clock
 from gateway.records.partitions import ensure
 from gateway.worker.upkeep.limits import Limits
 
@@ -13,4 +14,4 @@ AHEAD = 7
 
 async def run(conn: AsyncConnection, limits: Limits) -> int:
     del limits
-    return len(await ensure(conn, datetime.now(UTC).date(), AHEAD))
+    return len(await ensure(conn, clock.now().date(), AHEAD))

@@ -4,10 +4,11 @@ Apart from making new ones: dropping waits for whoever reads the log, and must n
 being made. While it waits it keeps others from changing the partitions, so it does not wait for long and comes again.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.domain import clock
 from gateway.records.partitions import drop_before
 from gateway.worker.upkeep.limits import Limits
 
@@ -17,4 +18,4 @@ WAIT = timedelta(seconds=2)
 
 
 async def run(conn: AsyncConnection, limits: Limits) -> int:
-    return len(await drop_before(conn, datetime.now(UTC).date() - limits.log, wait=WAIT))
+    return len(await drop_before(conn, clock.now().date() - limits.log, wait=WAIT))

@@ -1,0 +1,42 @@
+"""Take the time from the database, now and then."""
+
+import asyncio
+import time
+
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gateway.domain import clock
+from gateway.records.database import DATABASE_ERRORS
+
+EVERY_S = 60.0
+# An answer that took longer says too little.
+LONGEST_S = 1.0
+WORTH_A_WORD_S = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+async def look(engine: AsyncEngine) -> None:
+    """Set the process's clock by the database's."""
+    async with engine.connect() as conn:
+        await conn.execute(select(1))  # making a connection takes its time
+        asked = time.monotonic()
+        told = await conn.execute(select(func.extract("epoch", func.clock_timestamp())))
+        answered = time.monotonic()
+    if answered - asked > LONGEST_S:
+        return
+    ahead = clock.set_by(float(told.scalar_one()), asked, answered)
+    if abs(ahead) > WORTH_A_WORD_S:
+        log.warning("clock.wrong", ahead_s=round(ahead, 1), advice="the database's is taken; is NTP running here?")
+
+
+async def keep(engine: AsyncEngine) -> None:
+    """For ever."""
+    while True:
+        await asyncio.sleep(EVERY_S)
+        try:
+            await look(engine)
+        except DATABASE_ERRORS as error:
+            log.warning("clock.postponed", error=type(error).__name__)
