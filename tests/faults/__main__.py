@@ -5,11 +5,14 @@ A seed that fails is told with the command that plays it again.
 
 import argparse
 import asyncio
-import logging
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
+
+import structlog
 
 from tests.faults.cluster import Cluster, cluster
 from tests.faults.run import run
@@ -23,11 +26,16 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=20_000, help="(%(default)s)")
     parser.add_argument("--keep", type=Path, help="keep the logs of the processes in this directory")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # whoever ends us finds everything cleared away
     first, _, last = str(asked.seeds or asked.seed).partition("-")
-    logging.disable(logging.WARNING)  # our own eyes on the database see the faults too
+    structlog.configure(processors=[_say_nothing])  # our own eyes on the database see the faults too
     failed = asyncio.run(play(range(int(first), int(last or first) + 1), asked.devices, asked.keep))
     if failed:
         sys.exit(f"{len(failed)} failed: {', '.join(map(str, failed))}")
+
+
+def _say_nothing(*_: object) -> NoReturn:
+    raise structlog.DropEvent
 
 
 async def play(seeds: range, devices: int, keep: Path | None) -> list[int]:

@@ -199,7 +199,9 @@ def _processes(on: Stand, played: Played) -> list[str]:
     for name, code in zip(names, played.exit_codes, strict=True):
         if code != 0:
             found.append(f"{name} was told to stop and ended with {code}")
-    for process in (*on.workers, on.api):
+    for process, skew in zip((*on.workers, on.api), on.plan.skew_s, strict=True):
+        if bool(skew) != ('"clock.wrong"' in process.log):
+            found.append(f"{process.name}'s clock should be ahead by {skew:.0f} s")
         found += [f"{process.name} ended by itself with {code}" for code in process.exits]
         for line in process.log.splitlines():
             if any(f'"{event}"' in line for event in FAULTS_OF_OURS):

@@ -53,7 +53,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`skew_s`: by how much each worker's clock is ahead."""
+    """`skew_s`: by how much the clock of each worker is ahead, and at last the API's."""
 
     seed: int
     devices: int
@@ -66,9 +66,9 @@ def draw(seed: int, devices: int) -> Plan:
     chance = random.Random(seed)  # noqa: S311 - the same again is what it is for
     moments = sorted(chance.uniform(0.02, LATEST) for _ in range(chance.randint(3, 7)))
     faults = tuple(_fault(chance, at) for at in moments)
-    skew_s = [0.0] * WORKERS
+    skew_s = [0.0] * (WORKERS + 1)
     if chance.random() < 0.5:
-        skew_s[chance.randrange(WORKERS)] = chance.choice((-1, 1)) * chance.uniform(60, 600)
+        skew_s[chance.randrange(len(skew_s))] = chance.choice((-1, 1)) * chance.uniform(60, 600)
     return Plan(seed, devices, faults, _rules(chance, devices), tuple(skew_s))
 
 

@@ -1,6 +1,8 @@
 """Everything that a run needs, put together: Postgres, push services, links between them, the gateway's processes."""
 
 import asyncio
+import os
+import socket
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,12 +21,12 @@ from tests.faults.links import Link, link
 from tests.faults.malformed import Malformed, malformed
 from tests.faults.plan import JOBS, LEASE_S, RAW_DEVICES, SENDERS, Between, Plan
 from tests.faults.processes import Process
-from tests.support.command import free_ports
 from tests.support.gateway_parts import MASTER_KEY, Parts, gateway
 from tests.support.tls import make_ca
 
 TOPICS = 50
 IN_HAND = 500
+PORTS = range(14_000, 19_000)
 
 
 class Remembering(Behaviour):
@@ -102,7 +104,7 @@ async def stand(cluster: Cluster, plan: Plan, folder: Path) -> AsyncIterator[Sta
             "jobs": JOBS,
             "lease": LEASE_S,
         }
-        port = free_ports(1)
+        port = _free_port()
         made = Stand(
             plan,
             cluster,
@@ -115,7 +117,8 @@ async def stand(cluster: Cluster, plan: Plan, folder: Path) -> AsyncIterator[Sta
                 "serve",
                 "web.listening",
                 folder / "api.log",
-                settings | {"port": port, "database_url": cluster.url(database, by_api.port)},
+                settings
+                | {"port": port, "skew_s": plan.skew_s[-1], "database_url": cluster.url(database, by_api.port)},
             ),
             [
                 Process(
@@ -125,7 +128,7 @@ async def stand(cluster: Cluster, plan: Plan, folder: Path) -> AsyncIterator[Sta
                     folder / f"worker-{number}.log",
                     settings | {"skew_s": skew, "database_url": cluster.url(database, by_workers.port)},
                 )
-                for number, skew in enumerate(plan.skew_s)
+                for number, skew in enumerate(plan.skew_s[:-1])
             ],
             f"http://127.0.0.1:{port}",
             await stack.enter_async_context(
@@ -146,6 +149,18 @@ async def stand(cluster: Cluster, plan: Plan, folder: Path) -> AsyncIterator[Sta
             stack.push_async_callback(process.close)
             process.start()
         yield made
+
+
+def _free_port() -> int:
+    """Below those that the kernel gives to connections: the API comes back to it, and must find it free."""
+    first = PORTS[os.getpid() % len(PORTS)]
+    for port in (*range(first, PORTS.stop), *range(PORTS.start, first)):
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return port
+    raise AssertionError("no free port")
 
 
 async def _register(made: Stand) -> None:
