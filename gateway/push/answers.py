@@ -89,7 +89,8 @@ def classify(answer: Answer, now: datetime) -> Outcome:
     if status in (401, 403):
         return Retry(cause("the push service refuses our VAPID key or token"), after, unauthorized=True)
     if status == 406:
-        return Retry(cause("the push service throttles this sender"), after or THROTTLED_WAIT, slow_down=True)
+        wait = THROTTLED_WAIT if after is None else after
+        return Retry(cause("the push service throttles this sender"), wait, slow_down=True)
     if status == 429:
         return Retry(cause("the push service asks for fewer messages"), after, slow_down=True)
     if status == 503 and (after is not None or errno == BACK_OFF):

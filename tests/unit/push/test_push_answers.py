@@ -118,6 +118,7 @@ def test_a_refused_key_or_token_is_retried_and_told_apart(answer: Answer) -> Non
         (Answer(503, {"retry-after": "Tue, 01 Dec 2026 09:05:00 GMT"}), timedelta(minutes=5)),
         (wns(406), timedelta(hours=1)),
         (wns(406, retry_after="7200"), timedelta(hours=2)),
+        (wns(406, retry_after="0"), timedelta(0)),
         (wns(406, x_wns_notificationstatus="channelthrottled"), timedelta(hours=1)),
     ],
 )
