@@ -1,6 +1,7 @@
 """What must hold after every run, whatever went wrong in it; each breach in words."""
 
 import json
+import signal
 from collections import Counter, defaultdict
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -197,7 +198,8 @@ def _processes(on: Stand, played: Played) -> list[str]:
     found = []
     names = [process.name for process in (*on.workers, on.api)]
     for name, code in zip(names, played.exit_codes, strict=True):
-        if code != 0:
+        # Who is told before it listens ends by the signal itself.
+        if code not in (0, None, -signal.SIGTERM):
             found.append(f"{name} was told to stop and ended with {code}")
     for process, skew in zip((*on.workers, on.api), on.plan.skew_s, strict=True):
         if bool(skew) != ('"clock.wrong"' in process.log):

@@ -202,14 +202,19 @@ HOW: dict[Break, Callable[[Stand, Fault], Awaitable[None]]] = {
 
 
 async def _in_hand(on: Stand) -> int:
-    """Messages that push services took and that are not in the log, as soon as the log can be read."""
+    """Deliveries that the sim took and that are not in the log, as soon as the log can be read."""
+    counted = "SELECT count(*) FROM deliveries WHERE outcome = 'accepted' AND host <> :other"
+    other = on.malformed.origin.partition("://")[2]
     while True:
         try:
-            logged = await on.parts.scalar("SELECT count(*) FROM deliveries WHERE outcome = 'accepted' AND host <> ''")
+            logged = await on.parts.scalar(counted, other=other)
         except DATABASE_ERRORS:
             await asyncio.sleep(TRY_AGAIN_S)
             continue
-        return max(0, on.parts.sim.messages.total - int(logged))
+        taken = len({(message.endpoint, message.topic) for message in on.parts.sim.messages})
+        # Some it took and, as its rules said, forgot; they are in the log and not among its messages.
+        forgotten = sum(any(status < 300 for status in said) for said in on.behaviour.said.values())
+        return max(0, taken + forgotten - int(logged))
 
 
 async def _until_ended(on: Stand, played: Played, seconds: float) -> None:

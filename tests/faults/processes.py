@@ -28,7 +28,9 @@ class Process:
         self._log = log
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
+        self._killed: asyncio.subprocess.Process | None = None
         self._wanted = asyncio.Event()
+        self._starting = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
 
     @property
@@ -44,21 +46,25 @@ class Process:
         """SIGKILL, and no new one before `start`."""
         self._wanted.clear()
         if self._process is not None and self._process.returncode is None:
+            self._killed = self._process
             self._process.kill()
 
     async def end(self) -> int | None:
-        """SIGTERM; its exit code."""
+        """SIGTERM; its exit code. None when there was nobody to tell."""
         self._wanted.clear()
-        process = self._process
-        if process is not None and process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                await asyncio.wait_for(process.wait(), STOP_S)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+        async with self._starting:
+            process = self._process
+        if process is None or process.returncode is not None:
+            await self.close()
+            return None
+        process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), STOP_S)
+        except TimeoutError:
+            process.send_signal(signal.SIGABRT)  # its last words are what it was doing
+            await process.wait()
         await self.close()
-        return process.returncode if process is not None else None
+        return process.returncode
 
     async def close(self) -> None:
         self.kill()
@@ -74,17 +80,22 @@ class Process:
         while True:
             await self._wanted.wait()
             said = self._log.stat().st_size if self._log.exists() else 0
-            with self._log.open("ab") as log:
-                self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "gateway", self._command),
-                    cwd=ROOT,
-                    env=_environment(self._settings),
-                    stdout=log,
-                    stderr=log,
-                )
+            async with self._starting:
+                with self._log.open("ab") as log:
+                    self._process = await asyncio.create_subprocess_exec(
+                        *(sys.executable, "-m", "gateway", self._command),
+                        cwd=ROOT,
+                        env=_environment(self._settings),
+                        stdout=log,
+                        stderr=log,
+                    )
             code = await self._process.wait()
             self.restarts += 1
-            if self._wanted.is_set() and self._begun in self._log.read_bytes()[said:].decode():
+            if (
+                self._process is not self._killed
+                and self._wanted.is_set()
+                and self._begun in self._log.read_bytes()[said:].decode()
+            ):
                 self.exits.append(code)
             await asyncio.sleep(PAUSE_S)
 
@@ -96,4 +107,4 @@ def _environment(settings: Mapping[str, object]) -> dict[str, str]:
     if skew := settings.get("skew_s"):
         given["FAULTS_SKEW_S"] = str(skew)
         paths.insert(0, str(SKEWED))
-    return ours | given | {"PYTHONPATH": os.pathsep.join(paths)}
+    return ours | given | {"PYTHONFAULTHANDLER": "1", "PYTHONPATH": os.pathsep.join(paths)}

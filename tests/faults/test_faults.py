@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.faults.cluster import Cluster, cluster
-from tests.faults.plan import Between, Break, draw
+from tests.faults.invariants import breaches
+from tests.faults.plan import WORKERS, Between, Break, Plan, draw
+from tests.faults.play import play
 from tests.faults.run import run
+from tests.faults.stand import stand
 
 DEVICES = 800
 SEEDS = (5, 6, 8)
@@ -27,6 +30,34 @@ async def test_whatever_breaks_everything_accepted_ends_and_is_logged_once(
     ran = await run(shared, seed, DEVICES, tmp_path)
     print(ran)
     assert not ran.breaches, f"python -m tests.faults --seed {seed} --devices {DEVICES}"
+
+
+SABOTAGE = {
+    "UPDATE progress SET rejected = rejected + 1": "the counters say",
+    "UPDATE devices SET status = 'gone' WHERE id = (SELECT id FROM devices LIMIT 1)": "is gone, and its push",
+    "DELETE FROM devices WHERE id = (SELECT id FROM devices ORDER BY id DESC LIMIT 1)": "1 devices are deleted",
+    "UPDATE deliveries SET outcome = 'expired' WHERE device_id = (SELECT device_id FROM deliveries LIMIT 1)": "expired",
+    "DELETE FROM deliveries WHERE device_id = (SELECT device_id FROM deliveries LIMIT 1)": "1 devices missing",
+    "UPDATE notifications SET status = 'cancelled'": "is cancelled with",
+}
+
+
+async def test_what_is_wrong_is_noticed(shared: Cluster, tmp_path: Path) -> None:
+    plan = Plan(1, 100, (), (), (0.0,) * (WORKERS + 1))
+    async with stand(shared, plan, tmp_path) as made:
+        played = await play(made)
+        assert await breaches(made, played) == []
+        for statement, words in SABOTAGE.items():
+            await shared.run(statement, made.database)
+            played.shown = {id_: await made.parts.show(id_) for id_ in played.asked}
+            assert any(words in one for one in await breaches(made, played)), statement
+        made.parts.sim.messages.append(made.parts.sim.messages[-1])
+        found = await breaches(made, played)
+        assert any("at most 0 were in flight" in one for one in found)
+        assert any("no fault between" in one for one in found)
+        lost = made.parts.sim.messages[0].endpoint
+        made.endpoints = {id_: "lost" if endpoint == lost else endpoint for id_, endpoint in made.endpoints.items()}
+        assert any("nobody took it" in one for one in await breaches(made, played))
 
 
 def test_the_seeds_of_the_suite_break_everything_between_them() -> None:
