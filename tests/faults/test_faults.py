@@ -12,8 +12,8 @@ from tests.faults.play import play
 from tests.faults.run import run
 from tests.faults.stand import stand
 
-DEVICES = 800
-SEEDS = (5, 6, 8)
+DEVICES = 600
+SEEDS = (2, 20)
 
 
 @pytest.fixture(scope="module")
