@@ -10,6 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.domain import clock
 from gateway.records import timekeeping
+from gateway.sim import Rule, Vendor
+from tests.support.gateway_parts import gateway
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +39,19 @@ async def test_an_answer_that_took_long_sets_no_clock(engine: AsyncEngine, monke
     monkeypatch.setattr(time, "time", lambda: 12.0)
     await timekeeping.look(engine)
     assert clock.seconds() == 12
+
+
+async def test_a_worker_whose_clock_is_wrong_puts_nothing_off_and_lets_nothing_expire(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plans, retries and expiries are due by the database's clock."""
+    async with gateway(database_url) as parts:
+        devices = await parts.register(parts.subscribe(Vendor.FCM, 20))
+        parts.sim.behave(Rule(status=503, share=0.5, times=1, retry_after=1))
+        wrong = time.time() + 86_400
+        monkeypatch.setattr(time, "time", lambda: wrong)
+        await timekeeping.look(parts.engine)
+        async with parts.working():
+            progress = await parts.ended((await parts.submit()).id)
+    assert (progress.accepted, progress.pending) == (len(devices), 0)
+    assert progress.retries > 0
