@@ -1,13 +1,15 @@
-"""One Firefox for the session; a fresh gateway port, hence a fresh web origin, for each test.
+"""One Firefox and one Chromium for the session; a fresh gateway port, hence a fresh web origin, for each test.
 
 A fresh origin has its own worker, permission and subscription, so tests cannot meet inside the shared browser.
 """
 
 from collections.abc import AsyncIterator
 
+import chromium as chromium_
 import pytest
 from fake_gateway import KEY, FakeGateway, running_fake_gateway
 from firefox import BINARY, Firefox, Tab, running_firefox
+from playwright.async_api import Browser
 
 from gateway.sim import Sim
 
@@ -24,6 +26,14 @@ async def firefox(sim: Sim) -> AsyncIterator[Firefox]:
         pytest.skip("no Firefox here: apt-get install firefox-esr")
     async with running_firefox(sim.websocket_url) as firefox:
         yield firefox
+
+
+@pytest.fixture(scope="session")
+async def chromium() -> AsyncIterator[Browser]:
+    if not chromium_.BINARY:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    async with chromium_.running_chromium() as browser:
+        yield browser
 
 
 @pytest.fixture
