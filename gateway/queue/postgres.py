@@ -14,7 +14,9 @@ from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import structlog
 from sqlalchemy import Row, Select, delete, func, insert, literal, select, text, tuple_, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.domain.delivery import Settlement
@@ -24,6 +26,8 @@ from gateway.queue.protocol import LeaseLost
 from gateway.records import deliveries, signals
 from gateway.records.database import DATABASE_ERRORS, write_behind
 from gateway.records.schema import jobs
+
+log = structlog.get_logger(__name__)
 
 # One named constant and not Core: it runs on every wake-up, and the plan depends on its exact shape. `present` walks
 # from one application with jobs in the lane to the next, each by one look into the index, and stops at the first of
@@ -133,8 +137,14 @@ class PostgresQueue:
             return set((await conn.execute(statement)).scalars())
 
     async def settle(self, job: Job, settlement: Settlement, remaining: Sequence[UUID]) -> None:
-        async with self._place([job.lane]), self._engine.begin() as conn:
-            await apply(conn, job, settlement, remaining)
+        async with self._place([job.lane]):
+            try:
+                async with self._engine.begin() as conn:
+                    await apply(conn, job, settlement, remaining)
+            except IntegrityError:
+                async with self._engine.begin() as conn:
+                    if not await apply_rest(conn, job, settlement, remaining):
+                        raise
 
     def _place(self, lanes: Sequence[Lane]) -> AbstractAsyncContextManager[None]:
         return nullcontext() if all(lane is Lane.URGENT for lane in lanes) else self._not_urgent
@@ -279,6 +289,25 @@ async def apply(conn: AsyncConnection, job: Job, settlement: Settlement, remaini
         await signals.send(conn, signals.JOBS)
     await deliveries.record(conn, job, settlement)
     return True
+
+
+async def apply_rest(conn: AsyncConnection, job: Job, settlement: Settlement, remaining: Sequence[UUID]) -> bool:
+    """As `apply`, for those of the job's devices that the log does not have; the others leave the job.
+
+    False when it has none of them. Nothing of ours makes such a job, but one that was brought back by hand must not be
+    sent again at each lease.
+    """
+    held = await held_as(conn, job)
+    if held is None or held.attempt != job.attempt:
+        raise LeaseLost
+    told = settlement.told()
+    logged = await deliveries.logged(conn, job, told & set(held.device_ids))
+    if not logged:
+        return False
+    log.error("job.logged_before", job_id=job.id, devices=len(logged))
+    left = [device_id for device_id in held.device_ids if device_id not in logged]
+    await conn.execute(update(jobs).where(*_held(job)).values(device_ids=left))
+    return await apply(conn, job, settlement.only(told - logged), remaining)
 
 
 async def held_as(conn: AsyncConnection, job: Job) -> Job | None:

@@ -1,10 +1,11 @@
 """Write the log: one appended row per delivery, by COPY, with the counters in the same transaction."""
 
 from collections import Counter
+from collections.abc import Set
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import case, func, update
+from sqlalchemy import case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.delivery import Accepted, Gone, OutcomeName, Rejected, Settlement
@@ -13,7 +14,7 @@ from gateway.domain.job import Job
 from gateway.domain.notification import RATE_WINDOW, Status
 from gateway.records import happenings, people, signals
 from gateway.records.database import copy
-from gateway.records.schema import applications, devices, notifications, progress, variants
+from gateway.records.schema import applications, deliveries, devices, notifications, progress, variants
 
 # A rate this many windows old is none (and exp() of more would only underflow).
 FORGOTTEN = 50.0
@@ -63,6 +64,13 @@ async def record(conn: AsyncConnection, job: Job, settlement: Settlement) -> Non
     if settlement.settled:
         # Last: until the transaction ends, all other batches of the application wait for its row.
         await _append(conn, job, settlement)
+
+
+async def logged(conn: AsyncConnection, job: Job, device_ids: Set[UUID]) -> set[UUID]:
+    """Those of the devices that the job's notification has ended for."""
+    d = deliveries.c
+    ours = (d.day == job.day, d.notification_id == job.notification_id, d.device_id.in_(device_ids))
+    return set((await conn.execute(select(d.device_id).where(*ours))).scalars())
 
 
 async def _append(conn: AsyncConnection, job: Job, settlement: Settlement) -> None:

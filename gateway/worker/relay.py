@@ -6,7 +6,8 @@ the two, whichever of them dies, and any number of relays run beside each other.
 """
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -16,7 +17,7 @@ from nats.aio.msg import Msg
 from nats.js.api import Header
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.domain import clock
 from gateway.domain.cargo import Cargo
@@ -47,6 +48,7 @@ BATCH = 16
 PAUSE_S = 1.0
 FAULT_S = 30.0
 STREAMS_LOOK_S = 2.0
+Apply = Callable[[AsyncConnection, Job, Settlement, Sequence[UUID]], Awaitable[bool]]
 TROUBLE = (*DATABASE_ERRORS, *nats.BROKER_ERRORS)
 
 
@@ -58,6 +60,22 @@ async def prepare(engine: AsyncEngine, broker: Broker) -> None:
     async with engine.begin() as conn:
         await conn.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("broker", 0))))
         await broker.prepare()
+
+
+@contextmanager
+def _by_itself(job: Job) -> Iterator[None]:
+    """What goes wrong with one job must not end the relay for all; it comes due again with its lease."""
+    try:
+        yield
+    except LeaseLost:
+        log.warning("job.lease_lost", job_id=job.id)
+    except Unavailable:
+        raise
+    except DATABASE_ERRORS as error:
+        log.warning("job.postponed", job_id=job.id, error=type(error).__name__)
+    except Exception:
+        # A fault of ours.
+        log.exception("job.failed", job_id=job.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +102,19 @@ class Relay:
         log.info("relay.stopped")
 
     async def _feed(self, queue: postgres.PostgresQueue, composer: Composer, lane: Lane, out: dict[int, Job]) -> None:
-        """Keep the broker a little ahead of the workers."""
-        stream = nats.jobs_stream(lane)
+        """Plan what is due, and keep the broker a little ahead of the workers."""
+        async with asyncio.TaskGroup() as plans:
+            await self._feed_with(queue, composer, lane, out, plans)
+
+    async def _feed_with(
+        self,
+        queue: postgres.PostgresQueue,
+        composer: Composer,
+        lane: Lane,
+        out: dict[int, Job],
+        plans: asyncio.TaskGroup,
+    ) -> None:
+        stream, room = nats.jobs_stream(lane), asyncio.Semaphore(AT_ONCE)
         while True:
             try:
                 if (await self.broker.ask(self.broker.js.stream_info(stream))).state.messages >= self.ahead:
@@ -93,6 +122,10 @@ class Relay:
                     continue
                 claimed = await queue.claim(lanes=(lane,), limit=AT_ONCE, lease=self.lease, wait=CLAIM_WAIT)
                 for place, job in enumerate(claimed):  # one after the other, so that they stay in order
+                    if job.task is Task.PLAN:  # but for these: a plan to millions takes its time
+                        await room.acquire()
+                        plans.create_task(self._plan(job)).add_done_callback(lambda _: room.release())
+                        continue
                     try:
                         await self._forward(composer, job, out)
                     except Unavailable:
@@ -106,10 +139,7 @@ class Relay:
 
     async def _forward(self, composer: Composer, job: Job, out: dict[int, Job]) -> None:
         """Raises Unavailable when the broker does not say whether it has the job."""
-        try:
-            if job.task is Task.PLAN:
-                await planning.plan(self.context, job)
-                return
+        with _by_itself(job):
             if job.attempt > 1 and await self._still_out(job):
                 out[job.id] = job
                 return
@@ -125,15 +155,10 @@ class Relay:
             out[job.id] = job
             with suppress(Unavailable):  # workers look by themselves too
                 await self.broker.ask(self.broker.client.publish(nats.BELL, job.lane.label.encode()))
-        except LeaseLost:
-            log.warning("job.lease_lost", job_id=job.id)
-        except Unavailable:
-            raise
-        except DATABASE_ERRORS as error:
-            log.warning("job.postponed", job_id=job.id, error=type(error).__name__)
-        except Exception:
-            # A fault of ours in one job must not end the relay for all; the job comes due again with its lease.
-            log.exception("job.failed", job_id=job.id)
+
+    async def _plan(self, job: Job) -> None:
+        with _by_itself(job):
+            await planning.plan(self.context, job)
 
     async def _make_smaller(self, composer: Composer, job: Job, cargo: Cargo, size: int) -> None:
         """Halve a job that no message of the broker's can carry; a job of one device ends. Raises LeaseLost."""
@@ -226,7 +251,10 @@ class Relay:
         """Record one result, and let the broker forget it; or leave it for later."""
         try:
             result = wire.read_result(message.data)
-            await self._write(result)
+            try:
+                await self._write(result)
+            except IntegrityError:
+                await self._write(result, postgres.apply_rest)
         except (wire.Unreadable, IntegrityError) as error:
             log.error("result.unrecordable", cause=type(error).__name__)
             await message.nak(delay=FAULT_S)
@@ -239,7 +267,7 @@ class Relay:
                 [notification] = await notifications.load(conn, [result.job.notification_id])
             await control.look(self.context.engine, notification)
 
-    async def _write(self, result: wire.Result) -> None:
+    async def _write(self, result: wire.Result, apply: Apply = postgres.apply) -> None:
         """Record what the job still has of it: in any order, and again, each device's end is written once."""
         async with self.context.engine.begin() as conn:
             job = await postgres.held_as(conn, result.job)
@@ -248,7 +276,7 @@ class Relay:
             fresh = result.settlement.only(set(job.device_ids))
             if fresh.devices():
                 told = fresh.told()
-                await postgres.apply(conn, job, fresh, [id_ for id_ in job.device_ids if id_ not in told])
+                await apply(conn, job, fresh, [id_ for id_ in job.device_ids if id_ not in told])
             if result.returned and (taken := await postgres.take_from(conn, job)) is not None:
                 await control.give_back(conn, taken)
 

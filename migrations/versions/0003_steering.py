@@ -12,26 +12,26 @@ depends_on: Sequence[str] | None = None
 STATUSES = "'scheduled', 'sending', 'done', 'cancelled'"
 
 # New columns have constant defaults or none: Postgres adds them without rewriting a table, and what runs beside
-# the migration neither reads nor writes them.
+# the migration neither reads nor writes them. What was killed before its end is begun anew.
 UP = (
-    "ALTER TABLE devices ADD COLUMN muted TEXT[] DEFAULT '{}' NOT NULL",
-    "ALTER TABLE notifications ADD COLUMN steering JSONB DEFAULT '{}' NOT NULL",
-    "ALTER TABLE notifications ADD COLUMN winner SMALLINT",
-    "ALTER TABLE notifications ADD COLUMN auto_paused TEXT",
-    "ALTER TABLE notifications DROP CONSTRAINT notifications_status_check",
+    "ALTER TABLE devices ADD COLUMN IF NOT EXISTS muted TEXT[] DEFAULT '{}' NOT NULL",
+    "ALTER TABLE notifications ADD COLUMN IF NOT EXISTS steering JSONB DEFAULT '{}' NOT NULL",
+    "ALTER TABLE notifications ADD COLUMN IF NOT EXISTS winner SMALLINT",
+    "ALTER TABLE notifications ADD COLUMN IF NOT EXISTS auto_paused TEXT",
+    "ALTER TABLE notifications DROP CONSTRAINT IF EXISTS notifications_status_check",
     "ALTER TABLE notifications ADD CONSTRAINT notifications_status_check "
     f"CHECK (status IN ({STATUSES}, 'paused')) NOT VALID",
-    "ALTER TABLE progress ADD COLUMN skipped INTEGER DEFAULT 0 NOT NULL",
-    "ALTER TABLE progress ADD COLUMN per_second FLOAT",
-    "ALTER TABLE progress ADD COLUMN free_at TIMESTAMP WITH TIME ZONE",
-    "ALTER TABLE progress ADD COLUMN rate FLOAT DEFAULT 0 NOT NULL",
-    "ALTER TABLE progress ADD COLUMN rated_at TIMESTAMP WITH TIME ZONE",
-    "ALTER TABLE progress ADD COLUMN began_at TIMESTAMP WITH TIME ZONE",
-    "ALTER TABLE jobs ADD COLUMN parked BOOLEAN DEFAULT false NOT NULL",
-    "ALTER TABLE jobs ADD COLUMN slot TIMESTAMP WITH TIME ZONE",
-    "ALTER TABLE deliveries ADD COLUMN variant SMALLINT",
+    "ALTER TABLE progress ADD COLUMN IF NOT EXISTS skipped INTEGER DEFAULT 0 NOT NULL",
+    "ALTER TABLE progress ADD COLUMN IF NOT EXISTS per_second FLOAT",
+    "ALTER TABLE progress ADD COLUMN IF NOT EXISTS free_at TIMESTAMP WITH TIME ZONE",
+    "ALTER TABLE progress ADD COLUMN IF NOT EXISTS rate FLOAT DEFAULT 0 NOT NULL",
+    "ALTER TABLE progress ADD COLUMN IF NOT EXISTS rated_at TIMESTAMP WITH TIME ZONE",
+    "ALTER TABLE progress ADD COLUMN IF NOT EXISTS began_at TIMESTAMP WITH TIME ZONE",
+    "ALTER TABLE jobs ADD COLUMN IF NOT EXISTS parked BOOLEAN DEFAULT false NOT NULL",
+    "ALTER TABLE jobs ADD COLUMN IF NOT EXISTS slot TIMESTAMP WITH TIME ZONE",
+    "ALTER TABLE deliveries ADD COLUMN IF NOT EXISTS variant SMALLINT",
     """
-    CREATE TABLE categories (
+    CREATE TABLE IF NOT EXISTS categories (
         id UUID NOT NULL,
         application_id UUID NOT NULL,
         name TEXT NOT NULL,
@@ -49,7 +49,7 @@ UP = (
     )
     """,
     """
-    CREATE TABLE contacts (
+    CREATE TABLE IF NOT EXISTS contacts (
         application_id UUID NOT NULL,
         category TEXT NOT NULL,
         person TEXT NOT NULL,
@@ -60,9 +60,9 @@ UP = (
             FOREIGN KEY(application_id) REFERENCES applications (id) ON DELETE CASCADE
     )
     """,
-    "CREATE INDEX contacts_at_idx ON contacts (at)",
+    "CREATE INDEX IF NOT EXISTS contacts_at_idx ON contacts (at)",
     """
-    CREATE TABLE variants (
+    CREATE TABLE IF NOT EXISTS variants (
         notification_id UUID NOT NULL,
         number SMALLINT NOT NULL,
         accepted INTEGER DEFAULT 0 NOT NULL,

@@ -9,9 +9,10 @@ down_revision: str | None = "0004"
 branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
 
+# What was killed before its end is begun anew.
 UP = (
     """
-    CREATE TABLE reminders (
+    CREATE TABLE IF NOT EXISTS reminders (
         id UUID NOT NULL,
         application_id UUID NOT NULL,
         name TEXT NOT NULL,
@@ -32,8 +33,9 @@ UP = (
             FOREIGN KEY(application_id) REFERENCES applications (id) ON DELETE CASCADE
     )
     """,
-    "ALTER TABLE notifications ADD COLUMN reminder_id UUID",
-    "ALTER TABLE notifications ADD COLUMN occurrence TIMESTAMP WITH TIME ZONE",
+    "ALTER TABLE notifications ADD COLUMN IF NOT EXISTS reminder_id UUID",
+    "ALTER TABLE notifications ADD COLUMN IF NOT EXISTS occurrence TIMESTAMP WITH TIME ZONE",
+    "ALTER TABLE notifications DROP CONSTRAINT IF EXISTS notifications_reminder_id_fkey",
     "ALTER TABLE notifications ADD CONSTRAINT notifications_reminder_id_fkey "
     "FOREIGN KEY(reminder_id) REFERENCES reminders (id) ON DELETE SET NULL NOT VALID",
 )
@@ -51,6 +53,7 @@ def upgrade() -> None:
     # Beside running code: neither of these holds up who writes.
     with op.get_context().autocommit_block():
         op.execute("ALTER TABLE notifications VALIDATE CONSTRAINT notifications_reminder_id_fkey")
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS notifications_occurrence_key")  # one that is not valid
         op.execute(
             "CREATE UNIQUE INDEX CONCURRENTLY notifications_occurrence_key ON notifications (reminder_id, occurrence)"
         )

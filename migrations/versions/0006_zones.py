@@ -11,9 +11,11 @@ depends_on: Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    op.execute("ALTER TABLE devices ADD COLUMN zones TEXT[] DEFAULT '{}' NOT NULL")
+    # What was killed before its end is begun anew.
+    op.execute("ALTER TABLE devices ADD COLUMN IF NOT EXISTS zones TEXT[] DEFAULT '{}' NOT NULL")
     # Beside running code, which may be registering devices all the while.
     with op.get_context().autocommit_block():
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS devices_zones_idx")  # one that is not valid
         op.execute("CREATE INDEX CONCURRENTLY devices_zones_idx ON devices USING gin (zones)")
 
 

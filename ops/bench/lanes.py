@@ -45,8 +45,8 @@ def main() -> None:
     parser = stage.parser("lanes", __doc__)
     parser.add_argument("--devices", type=int, default=1_000_000, help="of the campaign (%(default)s)")
     parser.add_argument("--area", type=int, default=10_000, help="devices of each alert (%(default)s)")
-    parser.add_argument("--alerts", type=int, default=50, help="beside the campaign (%(default)s)")
-    parser.add_argument("--idle", type=int, default=10, help="alerts on an idle gateway (%(default)s)")
+    parser.add_argument("--alerts", type=stage.at_least_one, default=50, help="beside the campaign (%(default)s)")
+    parser.add_argument("--idle", type=stage.at_least_one, default=10, help="alerts on an idle gateway (%(default)s)")
     asked = parser.parse_args()
     with stage.stage() as on:
         found = asyncio.run(measure(on, asked))

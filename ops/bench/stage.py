@@ -255,6 +255,12 @@ def parser(name: str, words: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def at_least_one(said: str) -> int:
+    if (number := int(said)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
 def keep(path: Path | None, figures: Mapping[str, Any]) -> None:
     if path is not None:
         path.write_text(json.dumps(figures, indent=2) + "\n")

@@ -171,8 +171,8 @@ async def test_a_settled_job_is_gone(engine: Engine, queue: Queue) -> None:
 
 
 async def test_many_claimers_never_share_a_job(engine: Engine, queue: Queue) -> None:
-    await engine.put([new_id() for _ in range(300)], lane=Lane.BULK, most=1)
-    await engine.put([new_id() for _ in range(60)], lane=Lane.URGENT, most=1)
+    await engine.put([new_id() for _ in range(100)], lane=Lane.BULK, most=1)
+    await engine.put([new_id() for _ in range(20)], lane=Lane.URGENT, most=1)
 
     async def claimer(limit: int) -> list[Job]:
         held: list[Job] = []
@@ -182,7 +182,7 @@ async def test_many_claimers_never_share_a_job(engine: Engine, queue: Queue) -> 
 
     held = [job for jobs in await asyncio.gather(*(claimer(1 + number % 4) for number in range(16))) for job in jobs]
 
-    assert len(held) == 360
+    assert len(held) == 120
     assert set(Counter(job.id for job in held).values()) == {1}
     assert {job.attempt for job in held} == {1}
 
@@ -223,6 +223,21 @@ async def test_settling_is_all_or_nothing(engine: Engine, queue: Queue) -> None:
     await queue.release(job)
     [again] = await claim(queue)
     assert again.device_ids == tuple(devices[1:])
+
+
+async def test_what_the_log_has_already_is_not_sent_for_ever(engine: Engine, queue: Queue) -> None:
+    """Nothing of ours makes such a job; what the log said first stands, and the others are settled."""
+    devices = [new_id() for _ in range(4)]
+    notification_id = await engine.put(devices)
+    await engine.logged_before(notification_id, devices[0])
+    [job] = await claim(queue, lease=BRIEF)
+    await queue.settle(job, both(accepted(*devices[:2]), retried(datetime.now(UTC) + MINUTE, devices[2])), devices[3:])
+    await queue.settle(job, accepted(devices[3]), [])
+
+    assert await claim(queue, wait=2 * BRIEF) == []
+    said = {devices[0]: "gone", devices[1]: "accepted", devices[3]: "accepted"}
+    assert await engine.recorded(notification_id) == said
+    assert await engine.tried(notification_id) == [(devices[2], 1)]
 
 
 async def test_a_batch_settled_again_is_recorded_once(engine: Engine, queue: Queue) -> None:

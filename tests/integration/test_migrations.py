@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import sys
+from inspect import getsource
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,22 @@ async def test_down_to_nothing_and_up_again_gives_the_same(empty_database_url: s
     assert await catalogue(empty_database_url) == []
     await upgrade(empty_database_url)
     assert await catalogue(empty_database_url) == before
+
+
+async def test_a_migration_of_several_transactions_that_was_killed_before_its_end_is_begun_anew(
+    empty_database_url: str,
+) -> None:
+    """What it had committed is there, and only its revision is not yet noted."""
+    scripts = ScriptDirectory.from_config(migrate.config(empty_database_url))
+    for script in reversed(list(scripts.walk_revisions())):
+        await asyncio.to_thread(migrate.upgrade, empty_database_url, script.revision)
+        if "autocommit_block" in getsource(script.module):
+            conn = await asyncpg.connect(empty_database_url)
+            await conn.execute("UPDATE alembic_version SET version_num = $1", script.down_revision)
+            await conn.close()
+            before = await catalogue(empty_database_url)
+            await asyncio.to_thread(migrate.upgrade, empty_database_url, script.revision)
+            assert await catalogue(empty_database_url) == before
 
 
 async def test_downgrading_takes_the_partitions_along(database_url: str) -> None:

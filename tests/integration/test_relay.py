@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from gateway.domain.ids import new_id
 from gateway.domain.job import Job
@@ -15,8 +16,9 @@ from gateway.queue.connection import Unavailable
 from gateway.queue.nats import RESULTS, RESULTS_STREAM, WORDS, WORDS_STREAM, Broker, jobs_stream
 from gateway.queue.protocol import LeaseLost
 from gateway.records import signals
+from gateway.records.schema import notifications
 from tests.support.nats_server import nodes
-from tests.support.queues import NatsEngine, accepted, both, retried
+from tests.support.queues import NatsEngine, PostgresEngine, accepted, both, retried
 
 MINUTE = timedelta(minutes=1)
 LONG = timedelta(seconds=20)
@@ -99,6 +101,17 @@ async def test_a_job_whose_results_were_wiped_is_done_again_and_logged_once(engi
     assert (await engine.recorded(notification_id)).keys() == set(devices)
     status, progress = await engine.progress(notification_id)
     assert (status, progress.accepted, progress.pending) == (Status.DONE, 4, 0)
+
+
+async def test_a_plan_that_takes_long_keeps_no_other_waiting(engine: NatsEngine) -> None:
+    async with engine._engine.begin() as conn:
+        slow = await engine.accept(Lane.URGENT)
+        await conn.execute(select(notifications.c.id).where(notifications.c.id == slow).with_for_update())
+        other = await engine.accept(Lane.URGENT)
+        async with asyncio.timeout(20):
+            while (await PostgresEngine.progress(engine, other))[0] is not Status.DONE:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)  # a plan to nobody signals nothing
+        assert (await PostgresEngine.progress(engine, slow))[0] is Status.SCHEDULED
 
 
 async def test_results_are_recorded_in_any_order_and_once(engine: NatsEngine) -> None:

@@ -22,7 +22,7 @@ from gateway.domain.job import Job
 from gateway.domain.notification import Delivery, Kind, Lane, Notification, Progress, Status, Urgency
 from gateway.push.endpoints import EndpointPolicy
 from gateway.queue.nats import RECORDER, RESULTS_STREAM, Broker, NatsQueue, jobs_stream
-from gateway.queue.postgres import PostgresQueue
+from gateway.queue.postgres import PostgresQueue, enqueue_plans
 from gateway.queue.protocol import Queue
 from gateway.records import notifications, partitions, signals
 from gateway.records.database import open_engine
@@ -33,7 +33,7 @@ from gateway.worker.relay import Relay
 from tests.support.nats_server import nodes
 
 HOLD = timedelta(seconds=0.4)
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 class Engine(Protocol):
@@ -47,6 +47,10 @@ class Engine(Protocol):
         self, devices: Sequence[UUID], *, lane: Lane = Lane.NORMAL, due: datetime | None = None, most: int | None = None
     ) -> UUID:
         """A notification to these devices, as send jobs of up to `most` devices; due now unless told otherwise."""
+        ...
+
+    async def logged_before(self, notification_id: UUID, device_id: UUID) -> None:
+        """A row that nothing of ours wrote."""
         ...
 
     async def recorded(self, notification_id: UUID) -> dict[UUID, str]:
@@ -107,6 +111,32 @@ class PostgresEngine:
             await conn.execute(insert(jobs), rows)
             await signals.send(conn, signals.JOBS)
         return notification.id
+
+    async def accept(self, lane: Lane) -> UUID:
+        """A notification to everyone that is still to be planned."""
+        notification = self._notification(lane, datetime.now(UTC))
+        async with self._engine.begin() as conn:
+            await notifications.add(conn, [notification])
+            await enqueue_plans(conn, [notification])
+        return notification.id
+
+    async def logged_before(self, notification_id: UUID, device_id: UUID) -> None:
+        now = datetime.now(UTC)
+        row = {
+            "day": now.date(),
+            "notification_id": notification_id,
+            "device_id": device_id,
+            "application_id": self._application_id,
+            "position": 0,
+            "host": "push.example.net",
+            "outcome": "gone",
+            "cause": "by hand",
+            "attempts": 1,
+            "duration_ms": 0,
+            "settled_at": now,
+        }
+        async with self._engine.begin() as conn:
+            await conn.execute(insert(deliveries).values(**row))
 
     async def recorded(self, notification_id: UUID) -> dict[UUID, str]:
         query = select(deliveries.c.device_id, deliveries.c.outcome)
