@@ -1,13 +1,13 @@
 """Devices: write registrations, change and find them."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
+import msgspec
 from sqlalchemy import Row, any_, bindparam, cast, delete, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -240,7 +240,7 @@ def _row(digest: bytes, new: New) -> tuple[Any, ...]:
         client.locale,
         client.timezone,
         client.app_version,
-        None if said.attributes is None else json.dumps(said.attributes),
+        None if said.attributes is None else msgspec.json.encode(said.attributes).decode(),
         _listed(said.topics),
         _listed(said.zones),
         _listed(said.muted),

@@ -1,6 +1,5 @@
 """Devices: browsers register, say what they want and where they are, and leave."""
 
-import math
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StringConstraints
@@ -13,7 +12,7 @@ from gateway.service import forgetting, registration
 from gateway.service.access import DEVICE, MANAGE, READ, REGISTER
 from gateway.web import shapes
 from gateway.web.paging import Paged, page
-from gateway.web.reading import Body, Octets, Topic, Zone, example
+from gateway.web.reading import LARGEST_NUMBER, Body, Octets, Topic, Zone, example
 from gateway.web.routes import Answer, Call, Request, Routes
 
 routes = Routes("devices")
@@ -42,7 +41,7 @@ def _patch(values: dict[str, Any]) -> dict[str, Any]:
 def _is_scalar(value: object) -> bool:
     if isinstance(value, str):
         return len(value) <= 1000
-    return isinstance(value, bool) or (isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e300)
+    return isinstance(value, bool) or (isinstance(value, int | float) and -LARGEST_NUMBER <= value < LARGEST_NUMBER)
 
 
 Short = Annotated[str, StringConstraints(min_length=1, max_length=100)]
@@ -64,7 +63,7 @@ class Subscription(Body):
     """What `PushSubscription.toJSON()` answers in the browser."""
 
     endpoint: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
-    expirationTime: Annotated[float | None, Field(description="Not used; browsers send it.")] = None  # noqa: N815 - the browser's name
+    expirationTime: Annotated[float | None, Field(lt=LARGEST_NUMBER, description="Not used; browsers send it.")] = None  # noqa: N815 - the browser's name
     keys: Keys
 
 
@@ -90,6 +89,7 @@ class Location(Body):
 class NewDevice(Body):
     """A browser and what is known of it. What a refresh leaves out stays as it was."""
 
+    bounds_numbers = True
     model_config = example(
         subscription={
             "endpoint": "https://fcm.googleapis.com/fcm/send/cQz1",

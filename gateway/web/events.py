@@ -93,7 +93,10 @@ async def batch(request: Request) -> web.StreamResponse:
             for one in met
         ]
 
-    return await answer(request.http, partial(read_body, NewEvent), take, ("stored", "repeated"))
+    def name(line: NewEvent) -> str:
+        return "all"  # any may cancel what one before it started
+
+    return await answer(request.http, partial(read_body, NewEvent), take, name, ("stored", "repeated"))
 
 
 @routes.add("GET", "/v1/events", may=(READ, SEND), query=Search, answers={200: shapes.Page[shapes.Event]})

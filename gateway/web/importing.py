@@ -39,4 +39,7 @@ async def import_(request: Request) -> web.StreamResponse:
             for one in registered
         ]
 
-    return await answer(request.http, read, register, ("created", "refreshed"))
+    def name(new: New) -> str:
+        return new.registration.subscription.endpoint
+
+    return await answer(request.http, read, register, name, ("created", "refreshed"))

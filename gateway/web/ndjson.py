@@ -5,19 +5,21 @@ everything, and would wait for us as we for them.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence, Set
 from tempfile import SpooledTemporaryFile
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 from aiohttp import web
 
 from gateway.domain.errors import BodyTooLarge, BodyTooSlow, GatewayError, Invalid, UnsupportedMediaType
 from gateway.web import problems
-from gateway.web.routes import to_json
 
 NDJSON = "application/x-ndjson"
 BATCH = 500
+# Batches: the database takes one while it waits for the disk, or for us, with another.
+AT_ONCE = 2
 AT_A_TIME = 10
 LONGEST_LINE = 65_536  # octets
 IN_MEMORY = 1 << 20
@@ -29,9 +31,18 @@ Read = Callable[[bytes], B]
 """What a line says. Raises GatewayError, which is a refusal of this line."""
 Take = Callable[[Sequence[B]], Awaitable[Sequence[dict[str, Any] | GatewayError]]]
 """Does some lines' work in one transaction; answers with a verdict that has a `status`, or a refusal, for each."""
+Name = Callable[[B], object]
+"""What a line is about. Lines about the same are taken in their order; others may be taken at once."""
 
 
-async def answer(http: web.Request, read: Read[B], take: Take[B], statuses: Sequence[str]) -> web.StreamResponse:
+class _Taking(NamedTuple):
+    task: asyncio.Task[list[tuple[int, dict[str, Any] | GatewayError]]]
+    names: Set[object]
+
+
+async def answer(
+    http: web.Request, read: Read[B], take: Take[B], name: Name[B], statuses: Sequence[str]
+) -> web.StreamResponse:
     """A line that cannot be read is `refused`, and keeps no other from being taken.
 
     A last line has the sums by status. Raises UnsupportedMediaType.
@@ -41,14 +52,14 @@ async def answer(http: web.Request, read: Read[B], take: Take[B], statuses: Sequ
     sums = Counter(dict.fromkeys((*statuses, "refused"), 0))
     with SpooledTemporaryFile(max_size=IN_MEMORY) as spool:
         try:
-            async for verdict in _verdicts(http, read, take):
+            async for verdict in _verdicts(http, read, take, name):
                 sums[verdict["status"]] += 1
-                spool.write(to_json(verdict) + b"\n")
+                spool.write(msgspec.json.encode(verdict) + b"\n")
             last: dict[str, Any] = {"done": True, **sums}
         except problems.EXPECTED as error:  # lines before this one are done, and their verdicts must be heard
             refusal = problems.of(error)
             last = {"done": False, **sums, "code": refusal.code, "detail": refusal.detail}
-        spool.write(to_json(last) + b"\n")
+        spool.write(msgspec.json.encode(last) + b"\n")
         spool.seek(0)
         response = web.StreamResponse(headers={"Content-Type": NDJSON})
         await response.prepare(http)
@@ -58,9 +69,9 @@ async def answer(http: web.Request, read: Read[B], take: Take[B], statuses: Sequ
     return response
 
 
-async def _verdicts(http: web.Request, read: Read[B], take: Take[B]) -> AsyncIterator[dict[str, Any]]:
+async def _verdicts(http: web.Request, read: Read[B], take: Take[B], name: Name[B]) -> AsyncIterator[dict[str, Any]]:
     """In the order of the lines. While some are being taken, the next ones are read, and the ones before told."""
-    under_way: asyncio.Task[list[tuple[int, dict[str, Any] | GatewayError]]] | None = None
+    under_way: deque[_Taking] = deque()
     broken: GatewayError | None = None
     try:
         batches = _read_batches(http, read)
@@ -69,17 +80,25 @@ async def _verdicts(http: web.Request, read: Read[B], take: Take[B]) -> AsyncIte
                 batch = await anext(batches, None)
             except (BodyTooLarge, BodyTooSlow) as error:  # the lines before are taken all the same
                 batch, broken = None, error
-            done = [] if under_way is None else await under_way
-            under_way = None if batch is None else asyncio.create_task(_taken(batch, take))
-            for line, came_to in done:
-                yield _verdict(line, came_to)
-            if under_way is None:
+            said = batch or []
+            names = {name(one) for _, one in said if not isinstance(one, GatewayError)}
+            while under_way and (batch is None or len(under_way) == AT_ONCE or not _apart(names, under_way)):
+                for line, came_to in await under_way[0].task:
+                    yield _verdict(line, came_to)
+                under_way.popleft()
+            if batch is None:
                 break
+            under_way.append(_Taking(asyncio.create_task(_taken(batch, take)), names))
         if broken is not None:
             raise broken
     finally:
-        if under_way is not None:
-            under_way.cancel()
+        for taking in under_way:
+            taking.task.cancel()
+
+
+def _apart(names: Set[object], under_way: Iterable[_Taking]) -> bool:
+    """Whether nothing of these is being taken now: of two lines about the same the later one must win."""
+    return all(names.isdisjoint(taking.names) for taking in under_way)
 
 
 async def _read_batches(http: web.Request, read: Read[B]) -> AsyncIterator[list[tuple[int, B | GatewayError]]]:

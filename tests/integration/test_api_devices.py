@@ -6,7 +6,10 @@ import hmac
 import json
 from typing import Any
 
+import pytest
+
 from gateway.sim import Vendor
+from gateway.web import ndjson
 from tests.support.api import ADMIN, Api
 from tests.support.gateway_parts import HOME
 
@@ -169,6 +172,28 @@ async def test_a_long_import_is_read_as_it_comes_and_longer_than_any_other_body(
         last = (await answer.text()).strip().rpartition("\n")[2]
     assert json.loads(last) == {"done": True, "created": 6000, "refreshed": 0, "refused": 0}
     assert (await api.rows())["devices"] == 6000
+
+
+async def test_of_two_lines_of_one_browser_the_later_wins_however_far_apart_they_are(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches are taken at once, but for those that share a browser."""
+    monkeypatch.setattr(ndjson, "BATCH", 3)
+    often = api.device()
+    others = [api.device() for _ in range(20)]
+    lines = [one for n, other in enumerate(others) for one in (other, often | {"attributes": {"n": n}})]
+    said = await api.call(
+        "POST",
+        "/v1/devices/import",
+        raw="\n".join(map(json.dumps, lines)).encode(),
+        headers={"Content-Type": "application/x-ndjson"},
+    )
+    *verdicts, last = map(json.loads, said.body.strip().splitlines())
+    assert [verdict["line"] for verdict in verdicts] == list(range(1, 41))
+    assert last["refused"] == 0
+    [device_id] = {verdict["id"] for verdict in verdicts[1::2]}
+    assert (await api.made("GET", f"/v1/devices/{device_id}"))["attributes"] == {"n": 19}
+    assert (await api.rows())["devices"] == 21
 
 
 async def test_a_person_is_forgotten_with_all_devices(api: Api) -> None:

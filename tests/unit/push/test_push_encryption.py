@@ -119,6 +119,38 @@ def test_a_key_that_is_no_point_on_the_curve_is_a_fault(point: bytes, words: str
     assert words in fault.detail
 
 
+def near(octets: bytes, bit: int | None) -> bytes:
+    return octets if bit is None else (int.from_bytes(octets, "big") ^ (1 << bit)).to_bytes(len(octets), "big")
+
+
+P = 2**256 - 2**224 + 2**192 + 2**96 - 1
+
+
+@given(st.integers(1, 2**255), st.one_of(st.none(), st.integers(0, 511)))
+@settings(max_examples=200, deadline=None)
+def test_what_is_on_the_curve_is_what_the_library_says(scalar: int, bit: int | None) -> None:
+    public = ec.derive_private_key(scalar, ec.SECP256R1()).public_key()
+    point = near(public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint), bit)
+    try:
+        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+    except ValueError:
+        assert check_keys(point, BROWSER.auth) != []
+    else:
+        assert check_keys(point, BROWSER.auth) == []
+
+
+def test_a_coordinate_beyond_the_field_is_refused_as_the_library_refuses_it() -> None:
+    """x = 5 has a y; x = 5 + p would be the same point, said in another way."""
+    x = 5
+    y_squared = (x**3 - 3 * x + 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B) % P
+    y = pow(y_squared, (P + 1) // 4, P)
+    assert check_keys(b"\x04" + x.to_bytes(32, "big") + y.to_bytes(32, "big"), BROWSER.auth) == []
+    beyond = b"\x04" + (x + P).to_bytes(32, "big") + y.to_bytes(32, "big")
+    with pytest.raises(ValueError, match="Invalid EC key"):
+        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), beyond)
+    assert check_keys(beyond, BROWSER.auth) != []
+
+
 def test_both_keys_faults_are_told_at_once() -> None:
     faults = check_keys(b"", b"x" * 15)
     assert [fault.pointer for fault in faults] == ["/p256dh", "/auth"]
