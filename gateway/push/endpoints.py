@@ -15,6 +15,7 @@ from gateway.domain.errors import EndpointNotAllowed
 VENDORS = {
     "fcm.googleapis.com": "FCM",
     "updates.push.services.mozilla.com": "Mozilla",
+    "web.push.apple.com": "Apple",
     "*.push.apple.com": "Apple",
     "*.notify.windows.com": "WNS",
 }
@@ -66,7 +67,6 @@ class EndpointPolicy:
     def __init__(self, extra: Iterable[str] = ()) -> None:
         self._hosts: set[str] = set()
         self._suffixes: tuple[str, ...] = ()
-        self._vendors: tuple[str, ...] = tuple(name[1:] for name in VENDORS if name[0] == "*")
         self._origins: set[str] = set()
         for entry in (*VENDORS, *extra):
             self._allow(entry.strip())
@@ -98,11 +98,8 @@ class EndpointPolicy:
         return origin
 
     def only_by_suffix(self, origin: str) -> bool:
-        """Whether this origin, which is allowed, is so only as one of many that an operator's `*.suffix` allows."""
-        if len(self._suffixes) == len(self._vendors):
-            return False
-        name = origin.partition("://")[2]
-        return origin not in self._origins and name not in self._hosts and not name.endswith(self._vendors)
+        """Whether this origin, which is allowed, is so only as one of many that a `*.suffix` allows."""
+        return origin not in self._origins and origin.partition("://")[2] not in self._hosts
 
     def _admit(self, scheme: str, authority: str) -> _Server:
         server = _parse_server(scheme, authority)

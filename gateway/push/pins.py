@@ -1,8 +1,8 @@
-"""Where the hosts are that an operator allows only as some of many (`*.example.org`).
+"""Where the hosts are that are allowed only as some of many (`*.example.org`).
 
 Whoever may make a name below such a suffix could have it lead into the operator's own network, today or only at the
 second look. So such a name is resolved here, all of what it leads to must be of the public internet, and one of these
-addresses is what is connected to. Hosts that are allowed by their exact name, and the vendors', are trusted.
+addresses is what is connected to. Hosts that are allowed by their exact name are trusted.
 """
 
 import asyncio

@@ -153,12 +153,14 @@ def test_a_stored_endpoint_is_still_allowed_at_another_process() -> None:
     assert EndpointPolicy().check_again("https://fcm.googleapis.com/fcm/send/a:b?c") == "https://fcm.googleapis.com"
 
 
-def test_hosts_that_only_an_operator_s_suffix_allows_are_known_as_such() -> None:
+def test_hosts_that_only_a_suffix_allows_are_known_as_such() -> None:
     policy = EndpointPolicy(["*.example.org", "push.example.org", "https://up.example.org:8443"])
     assert policy.only_by_suffix("https://other.example.org")
     for sure in ("https://push.example.org", "https://up.example.org:8443", "https://fcm.googleapis.com"):
         assert not policy.only_by_suffix(sure)
     assert not policy.only_by_suffix("https://web.push.apple.com")
+    assert policy.only_by_suffix("https://other.push.apple.com")
+    assert policy.only_by_suffix("https://wns2-par02p.notify.windows.com")
 
 
 @pytest.mark.parametrize(
