@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 
 from gateway import __version__
 from gateway.app import CannotStart
-from gateway.cli import campaigns, feeds, operating, running, secrets, sending, watching
+from gateway.cli import campaigns, devices, feeds, operating, running, secrets, sending, watching
 from gateway.cli.output import fail
 from gateway.domain.errors import GatewayError, Invalid
 from gateway.embedded import EmbeddedUnavailable
@@ -30,6 +30,7 @@ sending.add(cli)
 watching.add(cli)
 campaigns.add(cli)
 feeds.add(cli)
+devices.add(cli)
 secrets.add(cli)
 
 

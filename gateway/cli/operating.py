@@ -1,9 +1,12 @@
 """Commands of the operator: applications and keys, who did what, settings, a check-up, upkeep now."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,6 +17,7 @@ from gateway.cli.installation import AppOption, DataDir, application, installati
 from gateway.cli.output import JsonOption, as_json, console, pairs, table
 from gateway.domain import ids
 from gateway.domain.errors import NotFound
+from gateway.push.encryption import decode_base64url
 from gateway.records import applications as records
 from gateway.records import migrate
 from gateway.service import applications, audit, rotation
@@ -43,14 +47,23 @@ def create_app(
     origin: Annotated[
         list[str] | None, typer.Option(help="A web origin that may register browsers; may be given more than once.")
     ] = None,
+    vapid_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with the private VAPID key of before (PEM, or base64url), "
+            "so that browsers need not subscribe anew."
+        ),
+    ] = None,
     data_dir: DataDir = None,
     json: JsonOption = False,
 ) -> None:
     """Create an application. Its keys are shown this once."""
+    private = None if vapid_key is None else _read_vapid_key(vapid_key)
 
     async def make(conn: AsyncConnection, context: Context) -> dict[str, Any]:
-        made = await applications.create(conn, context.vault, name, subject, origin or [])
+        made = await applications.create(conn, context.vault, name, subject, origin or [], private)
         id_, given = ids.parse(ids.APPLICATION, made["id"]), {"name": name, "subject": subject}
+        given |= {} if private is None else {"vapid_private_key": ""}
         await audit.note(conn, audit.COMMAND_LINE, "applications.create", id_, made["id"], given)
         return made
 
@@ -61,6 +74,19 @@ def create_app(
     pairs({name: made[name] for name in shown})
     if not origin:
         console.print("No page may use the publishable key yet: no --origin was given.", style="yellow")
+
+
+def _read_vapid_key(file: Path) -> bytes:
+    said = file.read_bytes().strip()
+    try:
+        if said.startswith(b"-----BEGIN"):
+            key = load_pem_private_key(said, None)
+            if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
+                raise ValueError("it is no key of P-256")
+            return key.private_numbers().private_value.to_bytes(32, "big")
+        return decode_base64url(said.decode("ascii", "replace"))
+    except (ValueError, TypeError) as error:
+        raise typer.BadParameter(f"{file} holds no private key: {error}", param_hint="--vapid-key") from None
 
 
 @apps.command("list")

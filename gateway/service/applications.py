@@ -25,13 +25,22 @@ class NewKey(NamedTuple):
 
 
 async def create(
-    conn: AsyncConnection, vault: Vault, name: str, subject: str, allowed_origins: Sequence[str]
+    conn: AsyncConnection,
+    vault: Vault,
+    name: str,
+    subject: str,
+    allowed_origins: Sequence[str],
+    vapid_private_key: bytes | None = None,
 ) -> dict[str, Any]:
-    """A new application with a VAPID key, a publishable key and a secret key. Raises Invalid."""
+    """A new application with a VAPID key, a publishable key and a secret key. Raises Invalid.
+
+    With the VAPID key of before, what browsers had subscribed to before goes on.
+    """
     _check(subject, allowed_origins)
+    key = VapidKey.generate() if vapid_private_key is None else _vapid_key(vapid_private_key)
     id_ = ids.new_id()
     await applications.add(conn, id_, name, subject, _canonical(allowed_origins))
-    await add_vapid_key(conn, vault, id_)
+    await _keep_vapid_key(conn, vault, id_, key)
     publishable = await _add_key(conn, id_, "publishable key", (REGISTER,))
     secret = await _add_key(conn, id_, "secret key", SCOPES)
     return {**await show(conn, id_), "publishable_key": publishable.key, "secret_key": secret.key}
@@ -92,9 +101,22 @@ async def remove_key(conn: AsyncConnection, application_id: UUID, key_id: UUID) 
 async def add_vapid_key(conn: AsyncConnection, vault: Vault, application_id: UUID) -> VapidKey:
     """A key that browsers subscribe with from now on; those with older ones are still sent to with those."""
     key = VapidKey.generate()
+    await _keep_vapid_key(conn, vault, application_id, key)
+    return key
+
+
+async def _keep_vapid_key(conn: AsyncConnection, vault: Vault, application_id: UUID, key: VapidKey) -> None:
     sealed = vault.seal(key.private_bytes(), "vapid")
     await applications.add_vapid_key(conn, ids.new_id(), application_id, key.public_key, sealed)
-    return key
+
+
+def _vapid_key(private: bytes) -> VapidKey:
+    if len(private) != 32:
+        raise Invalid([Fault("/vapid_private_key", f"must be 32 octets; this is {len(private)}")])
+    try:
+        return VapidKey.from_private_bytes(private)
+    except ValueError:
+        raise Invalid([Fault("/vapid_private_key", "is not a private key of P-256")]) from None
 
 
 async def rotate_vapid_key(conn: AsyncConnection, vault: Vault, application_id: UUID) -> str:

@@ -10,7 +10,7 @@ from gateway.service import applications
 from gateway.service.access import ADMIN, MANAGE, READ, REGISTER, SEND
 from gateway.web import shapes
 from gateway.web.paging import Paged, page
-from gateway.web.reading import Body, example
+from gateway.web.reading import Body, Octets, example
 from gateway.web.routes import Answer, Call, Routes
 
 routes = Routes("applications")
@@ -31,6 +31,12 @@ class NewApplication(Body):
     name: Name
     subject: Subject
     allowed_origins: Origins = Field(default_factory=list)
+    vapid_private_key: Annotated[
+        Octets | None,
+        Field(
+            description="The key of before, so that browsers need not subscribe anew: 32 octets. Made when left out."
+        ),
+    ] = None
 
 
 class ApplicationChange(Body):
@@ -65,7 +71,9 @@ class NewKey(Body):
 async def create(call: Call[NewApplication]) -> Answer:
     """Create an application with its keys, which are shown this once."""
     new = call.body
-    made = await applications.create(call.conn, call.context.vault, new.name, new.subject, new.allowed_origins)
+    made = await applications.create(
+        call.conn, call.context.vault, new.name, new.subject, new.allowed_origins, new.vapid_private_key
+    )
     return Answer(made, 201, {"Location": f"/v1/applications/{made['id']}"})
 
 

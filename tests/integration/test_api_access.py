@@ -1,7 +1,11 @@
 """Who may do what: scopes, origins, and the walls between applications."""
 
+import json
+
 import pytest
 
+from gateway.push.encryption import encode_base64url
+from gateway.push.vapid import VapidKey
 from gateway.service.access import DEVICE, REGISTER
 from gateway.web.routes import Route
 from gateway.web.server import ROUTES
@@ -85,6 +89,20 @@ async def test_keys_are_shown_once_and_stored_hashed(api: Api) -> None:
         assert key not in stored
         assert key.encode().hex() not in stored
     assert len(private) > 2 * 32  # sealed: more than the bare scalar
+
+
+async def test_an_application_may_bring_the_vapid_key_of_before(api: Api) -> None:
+    key = VapidKey.generate()
+    new = {"name": "Moved", "subject": "mailto:ops@example.org"}
+    private = encode_base64url(key.private_bytes())
+    made = await api.made("POST", "/v1/applications", new | {"vapid_private_key": private}, key=ADMIN)
+    assert made["vapid_public_key"] == key.public_text
+    assert private not in json.dumps(await api.made("GET", "/v1/audit", key=ADMIN))
+    for wrong, words in ((private[:-2], "must be 32 octets"), ("A" * 43, "is not a private key"), ("?", "base64url")):
+        refused = await api.call("POST", "/v1/applications", new | {"vapid_private_key": wrong}, key=ADMIN)
+        [error] = refused.body["errors"]
+        assert (refused.status, error["pointer"]) == (422, "/vapid_private_key")
+        assert words in error["detail"]
 
 
 async def test_the_operator_lists_and_changes_applications(api: Api) -> None:
