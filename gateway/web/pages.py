@@ -5,6 +5,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from gateway.web import docs
 from gateway.web.protection import PAGE
 
 STATIC = Path(__file__).resolve().parents[1] / "static"
@@ -27,6 +28,7 @@ def add(app: web.Application, openapi: bytes) -> None:
 
     app.router.add_get("/openapi.json", document)
     app.router.add_get("/", _to("/console/"))
+    docs.add(app)
     for name in ("console", "sample", "docs"):
         app.router.add_get(f"/{name}", _to(f"/{name}/"))
         app.router.add_get(f"/{name}/{{file:[\\w.-]*}}", _files(STATIC / name, {"Content-Security-Policy": PAGE}))

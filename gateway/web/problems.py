@@ -31,7 +31,7 @@ EXPECTED = (GatewayError, *DATABASE_DOWN)
 
 def answer(refusal: GatewayError) -> web.Response:
     problem: dict[str, Any] = {
-        "type": f"/docs#{refusal.code}",
+        "type": f"/docs/errors#{refusal.code}",
         "title": refusal.title,
         "status": refusal.status,
         "detail": refusal.detail,

@@ -98,7 +98,7 @@ async def test_an_application_may_bring_the_vapid_key_of_before(api: Api) -> Non
     made = await api.made("POST", "/v1/applications", new | {"vapid_private_key": private}, key=ADMIN)
     assert made["vapid_public_key"] == key.public_text
     assert private not in json.dumps(await api.made("GET", "/v1/audit", key=ADMIN))
-    for wrong, words in ((private[:-2], "must be 32 octets"), ("A" * 43, "is not a private key"), ("?", "base64url")):
+    for wrong, words in ((private[:-3], "must be 32 octets"), ("A" * 43, "is not a private key"), ("?", "base64url")):
         refused = await api.call("POST", "/v1/applications", new | {"vapid_private_key": wrong}, key=ADMIN)
         [error] = refused.body["errors"]
         assert (refused.status, error["pointer"]) == (422, "/vapid_private_key")

@@ -73,7 +73,5 @@ for (const [tag, list] of byTag) {
 operations.append(element("h2", { id: "models" }, "Models"), ...Object.entries(api.components.schemas).map(([name, schema]) =>
   element("article", { id: name }, element("h3", {}, name), element("p", { className: "soft" }, schema.description ?? ""),
     fields(schema) ?? element("pre", {}, JSON.stringify(schema, null, 1)))));
-contents.append(element("h2", {}, "more"), element("a", { href: "#models" }, "Models"), element("a", { href: "#errors" }, "Errors"));
-document.getElementById("codes").append(...Object.entries(api.components.schemas.Problem.properties.code["x-enum-descriptions"])
-  .flatMap(([code, said]) => [element("dt", { id: code }, code), element("dd", {}, said)]));
+contents.append(element("h2", {}, "more"), element("a", { href: "#models" }, "Models"), element("a", { href: "/docs/errors" }, "Errors"));
 if (location.hash) document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
