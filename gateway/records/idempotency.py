@@ -1,8 +1,9 @@
 """First answers, kept for a day under the caller's idempotency key."""
 
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -25,3 +26,20 @@ async def keep(conn: AsyncConnection, owner: str, key: str, status: int, answer:
     k = idempotency_keys.c
     kept = update(idempotency_keys).where(k.owner == owner, k.key == key)
     await conn.execute(kept.values(status=status, answer=answer))
+
+
+async def answers(conn: AsyncConnection, owner: str) -> AsyncIterator[Row[Any, Any]]:
+    """(key, answer) of all that are kept, the answer sealed."""
+    k = idempotency_keys.c
+    query = select(k.key, k.answer).where(k.owner == owner, k.answer.is_not(None))
+    async for row in await conn.stream(query):
+        yield row
+
+
+async def forget(conn: AsyncConnection, owner: str, keys: Collection[str]) -> None:
+    k = idempotency_keys.c
+    await conn.execute(delete(idempotency_keys).where(k.owner == owner, k.key.in_(keys)))
+
+
+async def forget_all(conn: AsyncConnection, owners: Collection[str]) -> None:
+    await conn.execute(delete(idempotency_keys).where(idempotency_keys.c.owner.in_(owners)))

@@ -1,6 +1,8 @@
 """Run the migrations: from the checkout, or from the wheel that carries them."""
 
+import asyncio
 import time
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -41,11 +43,21 @@ def downgrade(url: str, revision: str) -> None:
     command.downgrade(config(url), revision)
 
 
+@cache
+def _scripts(location: str | None) -> tuple[frozenset[str], frozenset[str]]:
+    """Our newest revisions, and all. Read once: they do not change under a process."""
+    scripts = Config()
+    scripts.set_main_option("script_location", str(location))
+    script = ScriptDirectory.from_config(scripts)
+    return frozenset(script.get_heads()), frozenset(one.revision for one in script.walk_revisions())
+
+
 async def is_current(conn: AsyncConnection, url: str) -> bool:
-    """Whether the database has every migration this code comes with; it may have more."""
-    heads = ScriptDirectory.from_config(config(url)).get_heads()
-    found = await conn.run_sync(lambda sync: MigrationContext.configure(sync).get_current_heads())
-    return set(heads) <= set(found)
+    """Whether the database has every migration this code comes with; it may have more, of a later version."""
+    heads, ours = await asyncio.to_thread(_scripts, config(url).get_main_option("script_location"))
+    found = set(await conn.run_sync(lambda sync: MigrationContext.configure(sync).get_current_heads()))
+    # A revision that we do not know comes after ours: an upgrade migrates before it exchanges what runs.
+    return heads <= found or bool(found - ours)
 
 
 def is_lock_timeout(error: DBAPIError) -> bool:

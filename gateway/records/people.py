@@ -29,7 +29,6 @@ from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
-from gateway.domain.notification import Status
 from gateway.records import happenings
 from gateway.records.schema import (
     applications,
@@ -46,7 +45,6 @@ from gateway.records.schema import (
 
 REMEMBERED = timedelta(days=7)
 """How long a device that was forgotten may still be on its way in a job that was loaded before."""
-UNFINISHED = (Status.SCHEDULED, Status.SENDING, Status.PAUSED)
 ANONYMOUS = {"title": "…"}
 
 _n = notifications.c
@@ -67,7 +65,7 @@ async def addressed(
 ) -> Sequence[Row[Any]]:
     """Notifications whose audience names the user, or one of these devices alone; with `alone`, whether nobody else.
 
-    Those with others in their audience are found by the log, or by not having ended yet.
+    Those with others in their audience have no index: all of the application's are looked through.
     """
     shown = [ids.show(ids.DEVICE, id_) for id_ in device_ids]
     names = [user_id, *shown]
@@ -75,10 +73,7 @@ async def addressed(
     alone = whom.in_([*names, *(f'["{name}"]' for name in shown)]) | (_n.audience["user_id"] == _json([user_id]))
     direct = _n.audience.has_any(cast(["user_id", "device_id"], ARRAY(Text)))
     named = func.strpos(cast(_n.audience, Text), cast(_json(user_id), Text)) > 0
-    logged = select(deliveries.c.notification_id).where(
-        deliveries.c.application_id == application_id, deliveries.c.user_id == user_id
-    )
-    either = or_(direct & alone, named & (_n.status.in_(UNFINISHED) | _n.id.in_(logged)))
+    either = or_(direct & alone, named)
     query = select(_n.id, _n.audience, (direct & alone).label("alone"))
     return (await conn.execute(query.where(_n.application_id == application_id, either).order_by(_n.id))).all()
 

@@ -14,10 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.errors import Conflict
 from gateway.records import people
-from gateway.service import control
+from gateway.service import control, idempotency
+from gateway.service.vault import Vault
 
 
-async def forget(conn: AsyncConnection, application_id: UUID, user_id: str) -> int:
+async def forget(conn: AsyncConnection, vault: Vault, application_id: UUID, user_id: str) -> int:
     """Answers how many devices they had."""
     device_ids = await people.remove_devices(conn, application_id, user_id)
     nobody = f"forgotten-{secrets.token_hex(8)}"
@@ -34,6 +35,7 @@ async def forget(conn: AsyncConnection, application_id: UUID, user_id: str) -> i
     await people.unfill(conn, caused)
     await people.remove_reminders(conn, application_id, user_id)
     await people.remove_traces(conn, application_id, user_id, device_ids, alone)
+    await idempotency.forget(conn, vault, application_id, user_id, device_ids)
     return len(device_ids)
 
 

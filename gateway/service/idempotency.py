@@ -6,6 +6,7 @@ one that comes while the first still runs waits for its end.
 
 import json
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -36,3 +37,13 @@ async def begin(conn: AsyncConnection, vault: Vault, owner: str, key: str, diges
 
 async def keep(conn: AsyncConnection, vault: Vault, owner: str, key: str, status: int, body: bytes) -> None:
     await idempotency.keep(conn, owner, key, status, vault.seal(body, "idempotency"))
+
+
+async def forget(
+    conn: AsyncConnection, vault: Vault, application_id: UUID, person: str, device_ids: list[UUID]
+) -> None:
+    """Let go of the answers that name a person, and of all to these devices: what is asked again is done again."""
+    owner, name = str(application_id), json.dumps(person, ensure_ascii=False).encode()
+    named = [row.key async for row in idempotency.answers(conn, owner) if name in vault.open(row.answer, "idempotency")]
+    await idempotency.forget(conn, owner, named)
+    await idempotency.forget_all(conn, [str(id_) for id_ in device_ids])

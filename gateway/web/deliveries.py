@@ -34,6 +34,9 @@ def _read_id(kind: str) -> Callable[[object], UUID]:
     return read
 
 
+LEFT = (ConnectionResetError, TimeoutError)
+LONGEST_POSITION = len(str(2**63))
+SLOW_S = 60.0
 TEXT = WithJsonSchema({"type": "string"})
 
 
@@ -93,7 +96,7 @@ async def stream(request: Request[None, Following]) -> web.StreamResponse:
     # It ends when the client has gone, which writing to it shows, or when the server stops and cancels it.
     await asyncio.wait([following])
     request.front.following.discard(following)
-    if not following.cancelled() and (error := following.exception()) and not isinstance(error, ConnectionResetError):
+    if not following.cancelled() and (error := following.exception()) and not isinstance(error, LEFT):
         raise error
     return response
 
@@ -112,7 +115,8 @@ async def _write_events(request: Request[None, Following], position: int | None,
     await response.write(b": following\n\n")
     async with aclosing(_events(request, position)) as events:
         async for text in events:
-            await response.write(text)
+            async with asyncio.timeout(SLOW_S):  # whoever does not read is left: a page that resumes misses nothing
+                await response.write(text)
 
 
 async def _events(request: Request[None, Following], position: int | None) -> AsyncGenerator[bytes, None]:
@@ -131,6 +135,7 @@ async def _events(request: Request[None, Following], position: int | None) -> As
 def _position(last_event_id: str | None) -> int | None:
     if last_event_id is None:
         return None
-    if not last_event_id.isascii() or not last_event_id.isdigit() or int(last_event_id) >= 2**63:
+    known = last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) <= LONGEST_POSITION
+    if not known or int(last_event_id) >= 2**63:
         raise Invalid([Fault("/header/Last-Event-ID", "is not the id of one of our events")])
     return int(last_event_id)

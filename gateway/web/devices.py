@@ -293,7 +293,7 @@ async def topics(call: Call[None, Paged]) -> Answer:
 @routes.add("DELETE", "/v1/users/{user_id}", may=(MANAGE,), answers={200: shapes.Forgotten})
 async def forget(call: Call) -> Answer:
     """Forget a person: their devices, what was sent to them alone, their events, and their name in the log."""
-    removed = await forgetting.forget(call.conn, call.application_id, call.path("user_id"))
+    removed = await forgetting.forget(call.conn, call.context.vault, call.application_id, call.path("user_id"))
     return Answer({"devices": removed})
 
 

@@ -14,7 +14,7 @@ from gateway.service.access import READ, SEND
 from gateway.service.events import Event
 from gateway.web import shapes
 from gateway.web.content import Label
-from gateway.web.ndjson import NDJSON, answer
+from gateway.web.ndjson import NDJSON, answer, still_admitted
 from gateway.web.paging import Paged, page
 from gateway.web.reading import Body, Moment, example, read_body
 from gateway.web.routes import Answer, Call, Request, Routes, to_json
@@ -86,6 +86,7 @@ async def batch(request: Request) -> web.StreamResponse:
     """
 
     async def take(lines: Sequence[NewEvent]) -> list[dict[str, Any] | GatewayError]:
+        await still_admitted(request)
         async with request.context.engine.begin() as conn:
             met = await events.take(conn, request.context, request.application_id, [line.value() for line in lines])
         return [

@@ -2,10 +2,8 @@
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from sqlalchemy import text
 
-from gateway.records import migrate
-from gateway.web import problems, shapes
+from gateway.web import shapes
 from gateway.web.routes import Request, Routes, to_json
 
 routes = Routes("operation")
@@ -23,15 +21,7 @@ async def alive(request: Request) -> web.Response:
 @routes.add("GET", "/readyz", streams=JSON, answers={200: shapes.Readiness, 503: shapes.Readiness})
 async def ready(request: Request) -> web.Response:
     """Requests can be served: the database is there, with every migration this version needs."""
-    engine = request.context.engine
-    checks = {"database": "ok", "migrations": "ok"}
-    try:
-        async with engine.connect() as conn:
-            await conn.execute(text("SELECT 1"))
-            if not await migrate.is_current(conn, engine.url.render_as_string(hide_password=False)):
-                checks["migrations"] = "missing: run `gateway migrate`"
-    except problems.DATABASE_DOWN:
-        checks = {"database": "cannot be reached", "migrations": "unknown"}
+    checks = await request.front.readiness.checks()
     sound = set(checks.values()) == {"ok"}
     said = {"status": "ready" if sound else "not ready", "checks": checks}
     return web.Response(body=to_json(said), status=200 if sound else 503, content_type=JSON)

@@ -10,7 +10,7 @@ from gateway.records.devices import New
 from gateway.service.access import MANAGE
 from gateway.service.registration import Desk
 from gateway.web.devices import NewDevice
-from gateway.web.ndjson import NDJSON, answer
+from gateway.web.ndjson import NDJSON, answer, still_admitted
 from gateway.web.reading import read_body
 from gateway.web.routes import Request, Routes
 
@@ -32,6 +32,7 @@ async def import_(request: Request) -> web.StreamResponse:
         return desk.check(read_body(NewDevice, line).value())
 
     async def register(new: Sequence[New]) -> list[dict[str, Any]]:
+        await still_admitted(request)
         async with engine.begin() as conn:
             registered = await desk.register_all(conn, new)
         return [

@@ -13,8 +13,16 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from aiohttp import web
 
-from gateway.domain.errors import BodyTooLarge, BodyTooSlow, GatewayError, Invalid, UnsupportedMediaType
+from gateway.domain.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    GatewayError,
+    Invalid,
+    Unauthenticated,
+    UnsupportedMediaType,
+)
 from gateway.web import problems
+from gateway.web.routes import Request
 
 NDJSON = "application/x-ndjson"
 BATCH = 500
@@ -64,9 +72,16 @@ async def answer(
         response = web.StreamResponse(headers={"Content-Type": NDJSON})
         await response.prepare(http)
         while chunk := spool.read(IN_MEMORY):
-            await response.write(chunk)
+            async with asyncio.timeout(SILENCE_S):  # whoever asks and does not read is left
+                await response.write(chunk)
         await response.write_eof()
     return response
+
+
+async def still_admitted(request: Request[Any, Any]) -> None:
+    """Raises Unauthenticated when the key was removed since: a stream may go on for hours."""
+    if not await request.front.door.still_admits(request.caller):
+        raise Unauthenticated("the key is unknown or was removed")
 
 
 async def _verdicts(http: web.Request, read: Read[B], take: Take[B], name: Name[B]) -> AsyncIterator[dict[str, Any]]:

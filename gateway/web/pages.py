@@ -44,9 +44,11 @@ def _to(path: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
 
 
 def _files(folder: Path, headers: dict[str, str]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    there = {file.name for file in folder.iterdir() if file.is_file()}
+
     async def serve(request: web.Request) -> web.StreamResponse:
         file = folder / (request.match_info["file"] or "index.html")
-        if file.name.startswith(".") or not file.is_file():
+        if file.name not in there:
             raise web.HTTPNotFound
         kind = {"Content-Type": TYPES.get(file.suffix, "application/octet-stream")}
         return web.FileResponse(file, headers={"Cache-Control": "no-cache"} | headers | kind)

@@ -12,6 +12,7 @@ from gateway.domain.errors import (
     GatewayError,
     InternalFault,
     Invalid,
+    MalformedBody,
     MethodNotAllowed,
     NotFound,
     RateLimited,
@@ -26,7 +27,7 @@ RETRY_AFTER_S = 5
 log = structlog.get_logger(__name__)
 
 DATABASE_DOWN = (DBAPIError, PoolTimeout, OSError, TimeoutError)
-EXPECTED = (GatewayError, *DATABASE_DOWN)
+EXPECTED = (GatewayError, web.RequestPayloadError, *DATABASE_DOWN)
 
 
 def answer(refusal: GatewayError) -> web.Response:
@@ -62,6 +63,8 @@ def of(error: Exception) -> GatewayError:
     match error:
         case GatewayError():
             return error
+        case web.RequestPayloadError():
+            return MalformedBody("the body ended too soon, or is not encoded as its headers say")
         case web.HTTPNotFound():
             return NotFound("there is nothing at this address")
         case web.HTTPMethodNotAllowed():

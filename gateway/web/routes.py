@@ -25,6 +25,7 @@ from gateway.service.reports import to_json as to_json
 from gateway.web.addresses import Addresses
 from gateway.web.crowd import Crowd
 from gateway.web.limits import Buckets
+from gateway.web.readiness import Readiness
 from gateway.web.reading import Body, Query
 
 B = TypeVar("B", default=Any)
@@ -47,12 +48,14 @@ class Front:
     following: set[asyncio.Task[Any]] = field(default_factory=set)
     """Answers that have no end of their own; they are cut off when the server stops."""
     mailroom: Mailroom = field(init=False)
+    readiness: Readiness = field(init=False)
     door: Door = field(init=False)
     reception: Reception = field(init=False)
 
     def __post_init__(self) -> None:
         context = self.context
         object.__setattr__(self, "door", Door(context.engine, context.vault, self.admin_token))
+        object.__setattr__(self, "readiness", Readiness(context.engine))
         object.__setattr__(self, "reception", Reception(context))
         object.__setattr__(self, "mailroom", Mailroom(self.context.engine, self.bell))
 

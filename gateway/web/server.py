@@ -1,10 +1,11 @@
 """The web side put together: every route, the pages, and what is done around each request."""
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 
 import structlog
-from aiohttp import web
+from aiohttp import http_exceptions, web
 
 from gateway.domain import ids
 from gateway.web import (
@@ -66,12 +67,26 @@ LONGEST_REQUEST_ID = 128
 # Longer than proxies keep theirs, which would otherwise ask just when we close.
 KEEP_ALIVE_S = 75.0
 
+UNREADABLE = (http_exceptions.HttpProcessingError, web.RequestPayloadError)
+
 log = structlog.get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+def _in_a_word(record: logging.LogRecord) -> bool:
+    """What cannot be read as HTTP comes from strangers, as often as they like, and may hold anything: of it the log has
+    the kind of fault alone."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, UNREADABLE):
+        record.msg, record.args = "http.unreadable: %s", (type(error).__name__,)
+        record.exc_info = record.exc_text = None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True
+
+
 def build(front: Front) -> web.Application:
+    logging.getLogger("aiohttp.server").addFilter(_in_a_word)
     app = web.Application(
         middlewares=[_watched], handler_args={"max_field_size": 16_384, "keepalive_timeout": KEEP_ALIVE_S}
     )
@@ -136,7 +151,8 @@ async def _watched(request: web.Request, handler: Handler) -> web.StreamResponse
 
 
 async def _name(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["X-Request-Id"] = request[REQUEST_ID]
+    # Without one: what is answered before anybody of ours is asked, as an Expect that nobody can meet.
+    response.headers["X-Request-Id"] = request.get(REQUEST_ID) or ids.new_id().hex
 
 
 def _route(request: web.Request) -> str:

@@ -1,11 +1,14 @@
 """Health, metrics, and what a caller is told when something is wrong on our side."""
 
+import asyncio
+
 import pytest
 from sqlalchemy import text
 from yarl import URL
 
 from gateway.records.database import open_engine
 from gateway.service import reports
+from gateway.web.readiness import Readiness
 from tests.support.api import Api
 
 
@@ -41,6 +44,7 @@ async def test_a_database_that_is_away_is_told_as_such_and_health_says_it_is_not
     away = open_engine(url.render_as_string(hide_password=False))
     real = api.front.context.engine
     object.__setattr__(api.front.context, "engine", away)
+    object.__setattr__(api.front, "readiness", Readiness(away))
     try:
         said = await api.call("GET", "/v1/devices")
         assert (said.status, said.body["code"]) == (503, "unavailable")
@@ -49,6 +53,21 @@ async def test_a_database_that_is_away_is_told_as_such_and_health_says_it_is_not
         assert (await api.call("GET", "/healthz", key=None)).status == 200
     finally:
         object.__setattr__(api.front.context, "engine", real)
+
+
+async def test_however_many_ask_whether_it_is_ready_one_looks(api: Api) -> None:
+    looks = 0
+    look = api.front.readiness._look
+
+    async def counted() -> dict[str, str]:
+        nonlocal looks
+        looks += 1
+        return await look()
+
+    api.front.readiness._look = counted  # type: ignore[method-assign]
+    answers = await asyncio.gather(*(api.call("GET", "/readyz", key=None) for _ in range(50)))
+    assert {answer.status for answer in answers} == {200}
+    assert looks <= 3, "a slow machine may take more than a second for them"
 
 
 async def test_wrong_addresses_and_methods_are_problems_too(api: Api) -> None:

@@ -71,6 +71,9 @@ async def known_by_all_means(api: Api) -> list[str]:
     await api.made("POST", "/v1/categories", OFFERS)
     await api.made("POST", "/v1/triggers", CARTS)
     await api.made("POST", "/v1/triggers", {**CARTS, "name": "Team", "audience": {"everyone": True}})
+    async with api.parts.working():
+        for audience in ({"user_id": [ADA, "u-nobody"]}, {"all": [{"everyone": True}, {"not": {"user_id": ADA}}]}):
+            await send(api, {"audience": audience, "content": {"title": "Ended before there was a device"}})
     devices, traces = await register(api)
     await api.register(user_id="u-grace")
     event = {"name": "cart.abandoned", "user_id": ADA, "key": PERSONAL, "data": {"thing": PERSONAL}}
@@ -125,6 +128,18 @@ async def test_a_person_who_is_forgotten_is_in_no_table_any_more(api: Api) -> No
     assert (after["deliveries"], after["receipts"]) == (counts["deliveries"], counts["receipts"])
 
 
+async def test_no_answer_that_named_a_person_who_is_forgotten_is_given_again(api: Api) -> None:
+    for name, answers in ((ADA, (None, None)), ("u-grace", (None, "true"))):
+        said = {"audience": {"user_id": name}, "content": {"title": "Dear friend"}}
+        again = []
+        for _ in answers:
+            answer = await api.call("POST", "/v1/notifications", said, headers={"Idempotency-Key": name})
+            assert answer.status == 201
+            again.append(answer.headers.get("Idempotency-Replayed"))
+            await api.made("DELETE", f"/v1/users/{ADA}")
+        assert tuple(again) == answers
+
+
 async def test_what_still_waits_for_a_person_who_is_forgotten_is_called_off(api: Api) -> None:
     await register(api)
     await api.made("POST", "/v1/notifications", {"audience": {"user_id": ADA}, "content": HI, "schedule": LATER})
@@ -162,7 +177,7 @@ async def test_what_is_on_its_way_to_a_person_who_is_forgotten_is_written_down_w
         sent = await parts.submit()
         await asyncio.wait_for(gate.reached.wait(), 30)
         async with parts.engine.begin() as conn:
-            assert await forgetting.forget(conn, parts.application_id, ADA) == 2
+            assert await forgetting.forget(conn, parts.context.vault, parts.application_id, ADA) == 2
         gate.open.set()
         assert (await parts.ended(sent.id)).accepted == 3
     rows = await parts.log(sent.id)
@@ -182,7 +197,7 @@ async def test_ids_of_forgotten_devices_are_let_go_after_a_week(api: Api) -> Non
 async def test_another_application_s_user_of_the_same_name_stays(api: Api) -> None:
     await register(api)
     async with api.parts.engine.begin() as conn:
-        assert await forgetting.forget(conn, ids.new_id(), ADA) == 0
+        assert await forgetting.forget(conn, api.parts.context.vault, ids.new_id(), ADA) == 0
     assert (await api.rows())["devices"] == 2
 
 

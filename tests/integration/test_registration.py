@@ -423,7 +423,7 @@ async def test_forgetting_a_user_takes_their_devices_and_their_name_out_of_the_l
         sent = await parts.submit()
         await parts.ended(sent.id)
     async with parts.engine.begin() as conn:
-        assert await forgetting.forget(conn, parts.application_id, "ada") == 2
+        assert await forgetting.forget(conn, parts.context.vault, parts.application_id, "ada") == 2
     assert await count(parts) == len(others)
     rows = await parts.log(sent.id)
     assert {device_id: row.user_id for device_id, row in rows.items()} == {

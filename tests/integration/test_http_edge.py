@@ -1,0 +1,87 @@
+"""What no HTTP library would send: answered in words, logged in a word, and in nobody's way."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from gateway.web import ndjson
+from tests.support.api import ADMIN, Api
+
+SECRET = "hunter2"
+JSON = "Content-Type: application/json\r\n"
+KEY = "Authorization: Bearer KEY\r\n"
+POST = f"POST /v1/devices HTTP/1.1\r\nHost: x\r\n{KEY}{JSON}"
+SIGN_IN = f"POST /v1/session HTTP/1.1\r\nHost: x\r\n{JSON}"
+RAW = {
+    f"GET /v1/devices HTTP/1.1\r\nHost: x\r\nAuthorization : Bearer {SECRET}\r\n\r\n": 400,
+    f"GET /v1/devices HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SECRET}\0\r\n\r\n": 400,
+    f"GET /v1/users/{SECRET} person HTTP/1.1\r\nHost: x\r\n\r\n": 400,
+    f"GET http://[/v1/users/{SECRET} HTTP/1.1\r\nHost: x\r\n\r\n": 400,
+    f"{POST}Content-Length: 3\r\nContent-Length: 5\r\n\r\n{SECRET}": 400,
+    f"{POST}Transfer-Encoding: chunked\r\n\r\n{SECRET}\r\nabc\r\n0\r\n\r\n": 400,
+    f"{POST}Content-Encoding: gzip\r\nContent-Length: 7\r\n\r\n{SECRET}": 400,
+    f"{POST}Expect: {SECRET}\r\nContent-Length: 7\r\n\r\n{SECRET}": 417,
+    f"{SIGN_IN}Origin: http://[\r\nContent-Length: 13\r\n\r\n" + '{"key": "sk"}': 403,
+    "GET /console/" + "a" * 300 + " HTTP/1.1\r\nHost: x\r\n\r\n": 404,
+    "GET /sdk/" + "a" * 300 + " HTTP/1.1\r\nHost: x\r\n\r\n": 404,
+    f"GET /v1/deliveries/stream?last_event_id={'9' * 5000} HTTP/1.1\r\nHost: x\r\n{KEY}\r\n": 422,
+}
+
+
+async def asked(api: Api, said: str) -> str:
+    where = urlsplit(api.origin)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    writer.write(said.replace("KEY", api.secret).encode())
+    async with asyncio.timeout(20):
+        answer = (await reader.readuntil(b"\r\n")).decode()
+    writer.close()
+    return answer
+
+
+async def test_what_cannot_be_read_is_refused_and_leaves_nothing_of_it_in_the_log(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for said, status in RAW.items():
+        answer = await asked(api, said)
+        assert answer.split()[1] == str(status), (said[:200], answer)
+    for record in caplog.records:
+        assert record.levelno < logging.ERROR, record.getMessage()
+        assert SECRET not in record.getMessage() + str(record.exc_info)
+
+
+async def test_strangers_who_sign_in_all_at_once_keep_no_connection_from_others(api: Api) -> None:
+    """Each takes one connection to the database and no second one, or twenty would wait for each other for ever."""
+    async with asyncio.timeout(20):
+        refused = await asyncio.gather(
+            *(api.call("POST", "/v1/session", {"key": f"dt_{n}"}, key=None) for n in range(20)),
+            api.call("GET", "/v1/devices"),
+        )
+    assert [answer.status for answer in refused] == [401] * 20 + [200]
+
+
+async def test_a_key_that_was_removed_imports_nothing_more(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream may go on for hours after its key was looked at."""
+    monkeypatch.setattr(ndjson, "BATCH", 2)
+    application = f"/v1/applications/{api.parts.application['id']}"
+    made = await api.made("POST", f"{application}/keys", {"name": "leaver", "scopes": ["manage"]}, key=ADMIN)
+
+    async def lines() -> AsyncIterator[bytes]:
+        for number in range(8):
+            yield json.dumps(api.device()).encode() + b"\n"
+            if number == 1:
+                async with asyncio.timeout(20):
+                    while (await api.rows())["devices"] < 2:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)  # of a registration nobody is told
+                removed = await api.call("DELETE", f"{application}/keys/{made['id']}", key=ADMIN)
+                assert removed.status == 204
+
+    headers = {"Authorization": f"Bearer {made['key']}", "Content-Type": ndjson.NDJSON}
+    async with api.http.post("/v1/devices/import", data=lines(), headers=headers) as answer:
+        last = json.loads((await answer.text()).strip().rpartition("\n")[2])
+    assert (last["done"], last["code"], last["created"]) == (False, "unauthenticated", 2)
+    assert (await api.rows())["devices"] == 2
