@@ -2,9 +2,11 @@
 
 import gzip
 import json
+import re
 from typing import Any
 
 import pytest
+import rjsmin
 from aiohttp import web
 from fake_gateway import KEY, STATIC, FakeGateway, VapidPair
 from firefox import Firefox, Tab
@@ -68,7 +70,7 @@ async def test_topics_and_location_are_changed_with_the_device_token(
     await subscribed.click("#topics input[value=sports]")
     await subscribed.until("document.body.ariaBusy === null")
     await subscribed.js(sdk("topics.remove('offers')"))
-    await subscribed.js(sdk("locate({lat: 1, lon: 2, accuracy_m: 30})"))
+    await subscribed.js(sdk("location.set({lat: 1, lon: 2, accuracy_m: 30})"))
     assert fake_gateway.requests[-3:] == [
         ("PUT", f"/v1/devices/{device}/topics/sports", f"dt_{device}", None),
         ("DELETE", f"/v1/devices/{device}/topics/offers", f"dt_{device}", None),
@@ -172,5 +174,20 @@ async def test_a_secret_key_in_a_page_is_refused(sample: Tab) -> None:
 
 
 def test_the_sdk_and_its_worker_are_small() -> None:
-    size = sum(len(gzip.compress((STATIC / "sdk" / name).read_bytes())) for name in ("webpush.js", "service-worker.js"))
-    assert size < 9216
+    files = [(STATIC / "sdk" / name).read_text() for name in ("webpush.js", "service-worker.js")]
+    assert sum(len(gzip.compress(rjsmin.jsmin(file).encode())) for file in files) < 8192
+
+
+def test_what_the_types_declare_is_what_the_module_has() -> None:
+    for name in ("webpush", "prompt"):
+        code, types = ((STATIC / "sdk" / f"{name}{ending}").read_text() for ending in (".js", ".d.ts"))
+        exported = re.findall(r"^export (?:async )?(?:function|class) (\w+)", code, re.MULTILINE)
+        declared = re.findall(r"^export (?:function|class) (\w+)", types, re.MULTILINE)
+        assert sorted(exported) == sorted(declared)
+    code, types = ((STATIC / "sdk" / f"webpush{ending}").read_text() for ending in (".js", ".d.ts"))
+    made = code[code.index("  return {\n    subscribe,") : code.index("\n  };\n}\n")]
+    methods = re.findall(r"^    (\w+)[,:(]", made, re.MULTILINE)
+    interface = types[
+        types.index("export interface WebPush {") : types.index("\n}\n", types.index("interface WebPush {"))
+    ]
+    assert sorted(methods) == sorted(re.findall(r"^  (\w+)[(:]", interface, re.MULTILINE))

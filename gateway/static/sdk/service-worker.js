@@ -11,6 +11,8 @@
   "use strict";
 
   const RECEIPT_TIMEOUT_MS = 10_000;
+  const UNSENT = "webpush-receipts";
+  const MOST_UNSENT = 100;
 
   const clicked = new Set();
 
@@ -23,6 +25,7 @@
   });
   self.addEventListener("notificationclose", (event) => event.waitUntil(closed(event.notification)));
   self.addEventListener("pushsubscriptionchange", (event) => event.waitUntil(renew(event)));
+  self.addEventListener("sync", (event) => event.tag === UNSENT && event.waitUntil(sendUnsent()));
 
   async function receive(event) {
     const content = parse(event);
@@ -123,17 +126,47 @@
     const { id, receipt: token, receipts: url } = data?.gateway ?? {};
     let reported = false;
     if (token && url) {
-      reported = await fetch(url, {
-        method: "POST",
-        headers: { "content-type": "application/json" },
-        body: JSON.stringify(action ? { token, event, action } : { token, event }),
-        credentials: "omit",
-        keepalive: true,
-        signal: AbortSignal.timeout(RECEIPT_TIMEOUT_MS),
-      }).then((response) => response.ok, () => false);
+      const receipt = { url, body: JSON.stringify(action ? { token, event, action } : { token, event }) };
+      const answered = await post(receipt);
+      reported = answered === "taken";
+      if (answered === "later") await keep(receipt).catch((error) => console.warn("receipt lost", error));
+      if (reported) await sendUnsent().catch(() => {});
     }
     const message = { source: "webpush-gateway", event, id, title, action, reported };
     for (const page of await windows()) page.postMessage(message);
+  }
+
+  /** `taken`, `refused` for good, or `later`: nobody answered, or is too busy to. */
+  function post({ url, body }) {
+    return fetch(url, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body,
+      credentials: "omit",
+      keepalive: true,
+      signal: AbortSignal.timeout(RECEIPT_TIMEOUT_MS),
+    }).then(({ ok, status }) => (ok ? "taken" : status === 429 || status >= 500 ? "later" : "refused"), () => "later");
+  }
+
+  /** Keep a receipt until the browser is online again, where it tells us, or the next one gets through. */
+  async function keep(receipt) {
+    await inStore("readwrite", (store) => {
+      store.add(receipt);
+      const keys = store.getAllKeys();
+      keys.onsuccess = () => keys.result.slice(0, -MOST_UNSENT).forEach((key) => store.delete(key));
+      return keys;
+    }, UNSENT);
+    await self.registration.sync?.register(UNSENT).catch(() => {});
+  }
+
+  /** Send what was kept, the oldest first. Rejects while it cannot be, so that background sync comes again. */
+  async function sendUnsent() {
+    const keys = await inStore("readonly", (store) => store.getAllKeys(), UNSENT);
+    for (const key of keys) {
+      const receipt = await inStore("readonly", (store) => store.get(key), UNSENT);
+      if (receipt && (await post(receipt)) === "later") throw new Error("the gateway cannot be reached");
+      await inStore("readwrite", (store) => store.delete(key), UNSENT);
+    }
   }
 
   function target({ data }, action) {
@@ -186,15 +219,18 @@
     return response.json().catch(() => ({}));
   }
 
-  /** Run one operation on the store that page and worker share. `webpush.js` opens the same one. */
-  function inStore(mode, operation) {
+  /**
+   * Run one operation on a store: the one that page and worker share, which `webpush.js` opens too, or that of unsent
+   * receipts. They are two databases, since a page of an older version could not open a newer one.
+   */
+  function inStore(mode, operation, name = "registrations") {
     return new Promise((resolve, reject) => {
-      const opening = indexedDB.open("webpush-gateway", 1);
-      opening.onupgradeneeded = () => opening.result.createObjectStore("registrations");
+      const opening = indexedDB.open(name === UNSENT ? UNSENT : "webpush-gateway", 1);
+      opening.onupgradeneeded = () => opening.result.createObjectStore(name, { autoIncrement: name === UNSENT });
       opening.onerror = () => reject(opening.error);
       opening.onsuccess = () => {
-        const transaction = opening.result.transaction("registrations", mode);
-        const asked = operation(transaction.objectStore("registrations"));
+        const transaction = opening.result.transaction(name, mode);
+        const asked = operation(transaction.objectStore(name));
         transaction.oncomplete = () => { opening.result.close(); resolve(asked.result); };
         transaction.onabort = () => { opening.result.close(); reject(transaction.error); };
       };

@@ -9,8 +9,13 @@ export interface Options {
   vapidPublicKey?: string;
   /** Path of the service worker on the app's own origin. Default `/service-worker.js`. */
   serviceWorker?: string;
-  /** Scope of the worker. Default: the directory the worker is in. */
+  /**
+   * Scope of the worker. Default: the directory the worker is in. A worker of the app's own that has this scope is never
+   * replaced: have it `importScripts` the gateway's, and name it above.
+   */
   scope?: string;
+  /** Whether to `sync()` by itself now. Default true. */
+  sync?: boolean;
 }
 
 export interface Location {
@@ -73,7 +78,8 @@ export interface Inbox {
   position: number;
 }
 
-export type State = "unsupported" | "denied" | "ready" | "subscribed";
+/** `needs-install`: on iOS only what was added to the home screen has Web Push. */
+export type State = "unsupported" | "needs-install" | "denied" | "ready" | "subscribed";
 
 /** What the service worker tells open pages about a notification. */
 export interface Message {
@@ -97,6 +103,15 @@ export interface WebPush {
   /** End the subscription here and at the gateway. Answers false when there was none. */
   unsubscribe(): Promise<boolean>;
   state(): Promise<State>;
+  /**
+   * Heal a subscription that was lost or is about to expire, and, once a day or with `force`, tell the gateway anew and
+   * see to a changed VAPID key. Asks nobody anything; `init` does it at every load.
+   */
+  sync(options?: { force?: boolean }): Promise<State>;
+  /** Whose browser this is: your own id, with its proof where the application demands one. Before subscribing too. */
+  identify(userId: string, userHash?: string): Promise<void>;
+  /** Merged with those of before; null removes one. Before subscribing too. */
+  setAttributes(attributes: Record<string, unknown>): Promise<void>;
   /** What is registered from here, or null. */
   device(): Promise<{ id: string; topics: string[]; location?: Location } | null>;
   topics: {
@@ -127,15 +142,22 @@ export interface WebPush {
     /** `open`, `waiting` to connect again, `closed` for good. */
     onState?: (state: "open" | "waiting" | "closed") => void;
   }): () => void;
-  locate(location: Location): Promise<void>;
+  location: {
+    set(location: Location): Promise<void>;
+    /**
+     * Ask the browser where it is, and tell the gateway: to about a kilometre, unless `precise`. Who has said no, or
+     * nothing, is not asked again, unless `again`. Answers what was told, or null.
+     */
+    share(options?: { precise?: boolean; again?: boolean }): Promise<Location | null>;
+  };
   /** Hear of every notification displayed, clicked or dismissed while this page is open. Answers how to stop. */
-  listen(callback: (message: Message) => void): () => void;
+  on(kind: "message" | "click" | "dismiss", callback: (message: Message) => void): () => void;
 }
 
 /**
  * `code` is the gateway's own (`origin_not_allowed`, `identity_unproven`, `invalid`, ...) or one of `unsupported`,
- * `denied`, `dismissed`, `not_subscribed`, `subscribe_failed`, `worker_failed`, `unreachable`, `http_error`,
- * `no_key`, `secret_key`.
+ * `denied`, `dismissed`, `not_subscribed`, `subscribe_failed`, `worker_failed`, `worker_taken`, `unreachable`,
+ * `http_error`, `no_key`, `secret_key`, `unknown_kind`.
  */
 export class WebPushError extends Error {
   code: string;

@@ -16,7 +16,13 @@ export class WebPushError extends Error {
   }
 }
 
-export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-worker.js", scope }) {
+const DAY_MS = 86_400_000;
+const SOON_MS = DAY_MS;
+/** A share of a location tells a district and not a house: two decimals are about a kilometre. */
+const COARSE = { decimals: 2, accuracy_m: 1500 };
+const KINDS = { message: "displayed", click: "clicked", dismiss: "dismissed" };
+
+export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-worker.js", scope, sync: atLoad = true }) {
   const base = new URL(gateway, location.href).href.replace(/\/+$/, "");
   if (!key) throw new WebPushError("no_key", "init needs the publishable key (pk_...)");
   if (/^sk_/.test(key)) throw new WebPushError("secret_key", "a secret key must never be in a web page; use the pk_");
@@ -43,8 +49,23 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
   /** Change the device at the gateway, then what the worker would register anew with. */
   async function change(method, path, body, edit) {
     const record = await device();
-    await call(method, devicePath(record) + path, record.device_token, body);
-    await store({ ...record, body: edit(record.body) });
+    const body_ = edit(record.body);
+    try {
+      await call(method, devicePath(record) + path, record.device_token, body);
+    } catch (error) {
+      if (error.status !== 404 && error.status !== 401) throw error;
+      await store({ ...record, body: body_ });  // the gateway no longer knows this device: register it with the change
+      await register();
+      return;
+    }
+    await store({ ...record, body: body_ });
+  }
+
+  /** What is known of the person and the device, also before there is a subscription to tell it with. */
+  async function say(said, edit) {
+    const record = await stored();
+    if (record?.id) return change("PATCH", "", said, edit);
+    await store({ gateway: base, key, body: edit(record?.gateway === base ? record.body : {}) });
   }
 
   async function subscribe({ userId, userHash, attributes, topics, zones, location: place, client } = {}) {
@@ -54,29 +75,33 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
     if (permission === "denied") throw new WebPushError("denied", "the user does not allow notifications");
     if (permission !== "granted") throw new WebPushError("dismissed", "the user did not answer; ask again later");
 
+    return register({
+      user_id: userId, user_hash: userHash, attributes, topics, zones, location: place, client,
+    });
+  }
+
+  /** Subscribe where that is needed, and tell the gateway; nobody is asked. */
+  async function register({ client, ...given } = {}) {
     const wanted = vapidPublicKey ?? (await call("GET", "/v1/vapid-public-key", key)).vapid_public_key;
-    const registration = await activated(await navigator.serviceWorker.register(serviceWorker, { scope: workerScope }));
+    const registration = await activated(await ours(serviceWorker, workerScope));
     const subscription = await subscribed(registration, wanted);
     const before = await stored().then((record) => (record?.gateway === base ? record : undefined));
     const remembered = before?.body ?? {};
-    const said = defined({
-      user_id: userId,
-      user_hash: userHash,
-      client: { ...clientDetails(), ...client },
-      attributes,
-      topics,
-      zones,
-      location: place,
-      vapid_public_key: wanted,
-    });
+    const said = defined({ ...given, client: { ...clientDetails(), ...client }, vapid_public_key: wanted });
     // To the gateway a new endpoint is a new device, so it is told again what was said of the old one.
     const renewed = before && before.endpoint !== subscription.endpoint;
     const body = { subscription: subscription.toJSON(), ...(renewed ? { ...remembered, ...said } : said) };
-    const { id, device_token = before?.device_token } = await call("POST", "/v1/devices", key, body);
+    let answer = await call("POST", "/v1/devices", key, body);
+    if (before?.id && before.id !== answer.id && !renewed) {
+      // The gateway had lost the old device: the new one is told what was said of that.
+      answer = { ...answer, ...await call("POST", "/v1/devices", key, { ...body, ...remembered, ...said }) };
+    }
+    const { id, device_token = before?.device_token } = answer;
     await store({
       gateway: base, key, id, device_token, endpoint: subscription.endpoint, body: { ...remembered, ...said },
+      told_at: Date.now(),
     });
-    if (renewed && before.id !== id) {
+    if (renewed && before.id && before.id !== id) {
       // At worst the old device stays until the push service answers 410 for it.
       await call("DELETE", devicePath(before), before.device_token).catch(() => {});
     }
@@ -97,8 +122,23 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
     return true;
   }
 
+  /**
+   * Heal what has come apart since: a subscription that the browser has lost or that is about to expire, at once; a
+   * VAPID key that was changed, and a device that the gateway no longer has, once a day. Never asks anybody anything.
+   */
+  async function sync({ force = false } = {}) {
+    const record = await stored();
+    if (!record?.id || record.gateway !== base || !supported() || Notification.permission !== "granted") return state();
+    const subscription = await current();
+    const ends = subscription?.expirationTime;
+    if (ends && ends < Date.now() + SOON_MS) await subscription.unsubscribe();
+    const lost = subscription?.endpoint !== record.endpoint || (ends && ends < Date.now() + SOON_MS);
+    if (force || lost || Date.now() > (record.told_at ?? 0) + DAY_MS) await register();
+    return state();
+  }
+
   async function state() {
-    if (!supported()) return "unsupported";
+    if (!supported()) return clientDetails().platform === "ios" && !navigator.standalone ? "needs-install" : "unsupported";
     if (Notification.permission === "denied") return "denied";
     const [record, subscription] = await Promise.all([stored(), current()]);
     return record?.id && subscription ? "subscribed" : "ready";
@@ -113,8 +153,41 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
     return { ...body, muted: enabled ? others : [...others, category] };
   };
 
+  const place = (at) => change("PUT", "/location", at, (body) => ({ ...body, location: at }));
+
+  /** Ask the browser where it is, at most once: who has said no, or nothing, is not asked again. */
+  async function share({ precise = false, again = false } = {}) {
+    const asked = `webpush-location-${workerScope}`;
+    const { state: permission } = await (navigator.permissions?.query({ name: "geolocation" }) ?? { state: "prompt" });
+    if (permission === "denied" || (permission === "prompt" && !again && localStorage.getItem(asked))) return null;
+    localStorage.setItem(asked, "1");
+    const found = await new Promise((resolve) => {
+      navigator.geolocation.getCurrentPosition(resolve, () => resolve(null), { enableHighAccuracy: precise });
+    });
+    if (!found) return null;
+    const { latitude: lat, longitude: lon, accuracy } = found.coords;
+    const round = (degrees) => Number(degrees.toFixed(COARSE.decimals));
+    const at = precise
+      ? { lat, lon, accuracy_m: accuracy }
+      : { lat: round(lat), lon: round(lon), accuracy_m: Math.max(accuracy, COARSE.accuracy_m) };
+    await place(at);
+    return at;
+  }
+
+  if (atLoad) sync().catch((error) => console.warn("webpush: not in step with the gateway", error));
+
   return {
     subscribe,
+    sync,
+    identify: (userId, userHash) => {
+      const said = defined({ user_id: userId, user_hash: userHash });
+      return say(said, (body) => ({ ...body, ...said }));
+    },
+    setAttributes: (attributes) => say({ attributes }, (body) => ({
+      ...body,
+      attributes: Object.fromEntries(
+        Object.entries({ ...body.attributes, ...attributes }).filter(([, value]) => value !== null)),
+    })),
     unsubscribe,
     state,
     device: async () => {
@@ -147,9 +220,10 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
       },
     },
     live: (options = {}) => openLive(base.replace(/^http/, "ws"), device, options),
-    locate: (place) => change("PUT", "/location", place, (body) => ({ ...body, location: place })),
-    listen(callback) {
-      const heard = ({ data }) => data?.source === "webpush-gateway" && callback(data);
+    location: { set: place, share },
+    on(kind, callback) {
+      if (!KINDS[kind]) throw new WebPushError("unknown_kind", `there is ${Object.keys(KINDS).join(", ")}, and no ${kind}`);
+      const heard = ({ data }) => data?.source === "webpush-gateway" && data.event === KINDS[kind] && callback(data);
       navigator.serviceWorker.addEventListener("message", heard);
       navigator.serviceWorker.startMessages();
       return () => navigator.serviceWorker.removeEventListener("message", heard);
@@ -232,6 +306,18 @@ export function clientDetails() {
   ].map(([name, pattern]) => [name, userAgent.match(pattern)?.[1]]).filter(([, version]) => version)
     .map(([name, version]) => `${name} ${version}`);
   return { platform, browser, locale: language, timezone: Intl.DateTimeFormat().resolvedOptions().timeZone };
+}
+
+/** Our worker at this scope. Another one that is there is the app's own, and is never replaced by ours. */
+async function ours(script, scope) {
+  const there = await navigator.serviceWorker.getRegistration(scope);
+  const theirs = (there?.active ?? there?.waiting ?? there?.installing)?.scriptURL;
+  const wanted = new URL(script, location.href);
+  if (there?.scope === scope && theirs && new URL(theirs).pathname !== wanted.pathname) {
+    throw new WebPushError("worker_taken", `${theirs} is the service worker of ${scope}. Have it importScripts() the `
+      + "gateway's and name it in init({serviceWorker}), or give ours a scope of its own.");
+  }
+  return navigator.serviceWorker.register(script, { scope });
 }
 
 /** Subscribe with this VAPID key; a subscription made with another one could never be sent to by us. */
