@@ -14,11 +14,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import structlog
 from aiohttp import web
 from nats.js.errors import APIError
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from gateway import metrics
 from gateway.domain.notification import Lane
 from gateway.embedded import EmbeddedPostgres
 from gateway.outbound.client import OutboundClient
@@ -38,6 +41,7 @@ from gateway.service.messages import Composer
 from gateway.service.vault import Vault
 from gateway.settings import Settings, load_or_create_secret
 from gateway.sim import DEMO, Sim
+from gateway.web import health
 from gateway.web.addresses import Addresses
 from gateway.web.crowd import Crowd
 from gateway.web.limits import Buckets
@@ -113,8 +117,14 @@ async def context(settings: Settings, installation: Installation) -> AsyncIterat
         outbound = OutboundPolicy(settings.outbound_hosts)
     except ValueError as error:
         raise CannotStart(str(error)) from None
+    pool = cast(AsyncAdaptedQueuePool, engine.pool)
+    limit: metrics.Reading = {(): settings.database_pool}
     try:
-        yield Context(engine, vault, policy, settings.public_url, outbound)
+        with (
+            metrics.POOL.read_from(lambda: {("in_use",): pool.checkedout(), ("idle",): pool.checkedin()}),
+            metrics.POOL_LIMIT.read_from(lambda: limit),
+        ):
+            yield Context(engine, vault, policy, settings.public_url, outbound)
     finally:
         await engine.dispose()
 
@@ -127,6 +137,11 @@ async def serve(settings: Settings, installation: Installation, stop: asyncio.Ev
 
 async def work(settings: Settings, stop: asyncio.Event, installation: Installation | None = None) -> None:
     """Deliver. With jobs in the database also keep the house in order; with a broker that is the relay's."""
+    async with _measured(settings):
+        await _work(settings, stop, installation)
+
+
+async def _work(settings: Settings, stop: asyncio.Event, installation: Installation | None) -> None:
     if settings.nats_servers:
         await _work_for_broker(settings, stop, installation)
         return
@@ -147,6 +162,11 @@ async def relay(settings: Settings, installation: Installation, stop: asyncio.Ev
     """Pass jobs to the broker's workers and their results into the log, and keep the house in order."""
     if not settings.nats_servers:
         raise CannotStart("there is nothing to relay: GATEWAY_QUEUE does not name servers of NATS")
+    async with _measured(settings):
+        await _relay(settings, installation, stop)
+
+
+async def _relay(settings: Settings, installation: Installation, stop: asyncio.Event) -> None:
     async with (
         _at_database(settings, installation) as (ours, bell),
         _broker(settings) as broker,
@@ -189,8 +209,8 @@ async def up(settings: Settings, installation: Installation, stop: asyncio.Event
         await stack.enter_async_context(_serving(settings, installation))
         async with asyncio.TaskGroup() as group:
             if settings.nats_servers:
-                group.create_task(relay(settings, installation, stop))
-            group.create_task(work(settings, stop, installation))
+                group.create_task(_relay(settings, installation, stop))
+            group.create_task(_work(settings, stop, installation))
 
 
 async def _check(ours: Context, url: str) -> None:
@@ -309,6 +329,7 @@ async def _serving(settings: Settings, installation: Installation) -> AsyncItera
             ours,
             bell,
             installation.admin_token,
+            _metrics_token(settings),
             settings.max_body,
             Crowd(settings.requests),
             Buckets("inbox", settings.inbox_per_minute),
@@ -327,7 +348,26 @@ async def _serving(settings: Settings, installation: Installation) -> AsyncItera
             await runner.cleanup()
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+@asynccontextmanager
+async def _measured(settings: Settings) -> AsyncIterator[None]:
+    """Let Prometheus ask a process that serves nothing else."""
+    if settings.metrics_port is None:
+        yield
+        return
+    runner = web.AppRunner(health.beside(_metrics_token(settings)), access_log=None)
+    await runner.setup()
+    try:
+        await _listen(runner, settings.metrics_host, settings.metrics_port, "GATEWAY_METRICS_PORT")
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _metrics_token(settings: Settings) -> str | None:
+    return settings.metrics_token.get_secret_value() if settings.metrics_token else None
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int, setting: str = "--port") -> None:
     # Every connection takes a file descriptor, also one that says nothing.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -335,7 +375,7 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
         await web.TCPSite(runner, host, port, backlog=1024).start()
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise CannotStart(f"cannot listen on {host}:{port}: {reason}; choose another with --port") from None
+        raise CannotStart(f"cannot listen on {host}:{port}: {reason}; choose another with {setting}") from None
     log.info("web.listening", host=host, port=port)
 
 

@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from gateway.domain.notification import Lane
 
 PREFIX = "GATEWAY_"
-FROM_FILE = ("database_url", "queue", "admin_token", "master_key", "other_master_keys")
+FROM_FILE = ("database_url", "queue", "admin_token", "master_key", "other_master_keys", "metrics_token")
 OF_OTHERS = ("GATEWAY_TEST_DATABASE_URL",)  # read by the tests
 SECRET = 32  # octets, both of a secret we make and of the shortest master key
 
@@ -88,6 +88,18 @@ class Settings(BaseSettings):
         description="Receivers of webhooks and feeds of alerts allowed beside https to the public web, as whole "
         "origins, comma separated: http://127.0.0.1:9000.",
     )
+    metrics_token: SecretStr | None = Field(
+        None,
+        description="The bearer token that `/metrics` asks for. Not set: whoever reaches the address may read it.",
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="The port on which `work` and `relay` answer `/metrics` and `/healthz`. Not set: they listen on "
+        "none. `serve` and `up` answer on their own.",
+    )
+    metrics_host: str = Field("127.0.0.1", description="The address for that port.")
     inbox_per_minute: int = Field(
         60, ge=1, le=100_000, description="How often a device may ask for its inbox, in a minute, of each server."
     )

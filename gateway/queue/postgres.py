@@ -255,11 +255,12 @@ async def last_due(conn: AsyncConnection, notification_id: UUID) -> datetime | N
     return due
 
 
-async def depth(conn: AsyncConnection) -> list[tuple[Lane, int, float]]:
-    """(lane, jobs, seconds the oldest due one has waited) of every lane that has jobs."""
+async def depth(conn: AsyncConnection) -> list[tuple[Lane, int, int, float]]:
+    """(lane, jobs, due ones, seconds the oldest due one has waited) of every lane that has jobs."""
     age = func.extract("epoch", func.now() - func.min(jobs.c.run_at))
-    rows = await conn.execute(select(jobs.c.lane, func.count(), age).group_by(jobs.c.lane))
-    return [(Lane(lane), count, max(0.0, float(seconds))) for lane, count, seconds in rows]
+    due = func.count().filter(jobs.c.run_at <= func.now())
+    rows = await conn.execute(select(jobs.c.lane, func.count(), due, age).group_by(jobs.c.lane))
+    return [(Lane(lane), count, waiting, max(0.0, float(seconds))) for lane, count, waiting, seconds in rows]
 
 
 def _held(job: Job) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from gateway import metrics
 from gateway.domain import clock
 from gateway.records.database import DATABASE_ERRORS
 
@@ -28,6 +29,7 @@ async def look(engine: AsyncEngine) -> None:
     if answered - asked > LONGEST_S:
         return
     ahead = clock.set_by(float(told.scalar_one()), asked, answered)
+    metrics.CLOCK.set(ahead)
     if abs(ahead) > WORTH_A_WORD_S:
         log.warning("clock.wrong", ahead_s=round(ahead, 1), advice="the database's is taken; is NTP running here?")
 

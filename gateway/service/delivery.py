@@ -12,6 +12,7 @@ from uuid import UUID
 
 import structlog
 
+from gateway import metrics
 from gateway.domain import clock
 from gateway.domain.cargo import SigningKey, Target
 from gateway.domain.delivery import Accepted, Cancelled, Expired, Final, Gone, Outcome, Rejected, Retry
@@ -159,6 +160,7 @@ def _judge(trust: _Trust, outcome: Outcome, tries: int, now: float) -> Outcome:
     trust.refusals += 1
     if trust.refusals >= REFUSALS:
         trust.accepts, trust.closed_until = False, now + BREAK.total_seconds()
+        metrics.KEY_REFUSED.inc()
         log.error("host.refuses_our_key", cause=outcome.cause, paused_s=BREAK.total_seconds())
     elif tries >= PATIENCE and trust.accepts:
         return Rejected(f"{outcome.cause}; other devices of this push service are fine", quarantine=True)

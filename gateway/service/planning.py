@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import Text
 
+from gateway import metrics
 from gateway.domain import clock
 from gateway.domain.audience import Audience, Notified, leaves
 from gateway.domain.job import Job, chunk
@@ -61,6 +62,8 @@ async def plan(context: Context, job: Job) -> int:
         rate = await _rate(conn, notification, who)
         targets = await queue.cut(conn, job, now.date(), await _due(conn, notification, who, now), chunk(rate))
         await notifications.start(conn, notification.id, now.date(), targets, rate)
+    metrics.PLANNED.labels(notification.kind).inc()
+    metrics.TARGETS.labels(notification.kind).inc(targets)
     log.info("notification.planned", notification_id=str(notification.id), targets=targets)
     return targets
 

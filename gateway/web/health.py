@@ -1,9 +1,16 @@
-"""Is this process alive, can it work, and what has it measured."""
+"""Is this process alive, can it work, and what has it measured.
+
+`beside` is for processes that serve nothing else: workers and relays. They have no `/readyz`, since nothing is sent to
+them: a worker without its queue takes no job.
+"""
+
+import hmac
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from gateway.web import shapes
+from gateway.domain.errors import Unauthenticated
+from gateway.web import problems, shapes
 from gateway.web.routes import Request, Routes, to_json
 
 routes = Routes("operation")
@@ -29,6 +36,31 @@ async def ready(request: Request) -> web.Response:
 
 @routes.add("GET", "/metrics", streams="text/plain", answers={200: str})
 async def metrics(request: Request) -> web.Response:
-    """What this process has measured, for Prometheus."""
-    del request
+    """What this process has measured, for Prometheus; with a token where the settings name one."""
+    return _measured(request.http, request.front.metrics_token)
+
+
+def beside(token: str | None) -> web.Application:
+    """`/healthz` and `/metrics` alone."""
+
+    async def alive(_: web.Request) -> web.Response:
+        return web.Response(body=to_json({"status": "ok"}), content_type=JSON)
+
+    async def metrics(request: web.Request) -> web.Response:
+        try:
+            return _measured(request, token)
+        except Unauthenticated as refusal:
+            return problems.answer(problems.of(refusal))
+
+    app = web.Application()
+    app.router.add_get("/healthz", alive)
+    app.router.add_get("/metrics", metrics)
+    return app
+
+
+def _measured(request: web.Request, token: str | None) -> web.Response:
+    """Raises Unauthenticated."""
+    said = request.headers.get("Authorization", "").encode()
+    if token is not None and not hmac.compare_digest(said, f"Bearer {token}".encode()):
+        raise Unauthenticated("this needs the token that GATEWAY_METRICS_TOKEN names: Authorization: Bearer ...")
     return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -282,6 +282,8 @@ def _refusals(route: Route) -> dict[int, str]:
     statuses = [426, 500, 503] if 101 in route.answers else [500, 503]
     if route.may or route.path == "/v1/session":
         statuses += [401, 403]
+    if route.path == "/metrics":
+        statuses += [401]
     if "{" in route.path:
         statuses += [404]
     if route.conflicts:

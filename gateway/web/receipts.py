@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import StringConstraints
 
+from gateway import metrics
 from gateway.service import receipts
 from gateway.web.reading import Body, example
 from gateway.web.routes import Answer, Call, Routes
@@ -24,4 +25,5 @@ async def report(call: Call[Receipt]) -> Answer:
     """Report a receipt with the token of the message; the same again changes nothing."""
     told = call.body
     await receipts.receive(call.conn, call.context.vault, told.token, told.event, told.action)
+    metrics.RECEIPTS.labels(told.event).inc()
     return Answer(status=204)

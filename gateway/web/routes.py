@@ -39,6 +39,7 @@ class Front:
     context: Context
     bell: Signals
     admin_token: str | None = None
+    metrics_token: str | None = None
     largest_body: int = 1 << 20
     crowd: Crowd = field(default_factory=lambda: Crowd(1000))
     inbox: Buckets = field(default_factory=lambda: Buckets("inbox", 60))

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import http_exceptions, web
 
+from gateway import metrics
 from gateway.domain import ids
 from gateway.web import (
     alerts,
@@ -140,13 +141,12 @@ async def _watched(request: web.Request, handler: Handler) -> web.StreamResponse
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - the last line: no stack trace ever reaches a caller
             response = problems.answer(problems.of(error))
+        route, seconds = _route(request), time.perf_counter() - began
         log.info(
-            "http.request",
-            method=request.method,
-            route=_route(request),
-            status=response.status,
-            ms=round((time.perf_counter() - began) * 1000, 1),
+            "http.request", method=request.method, route=route, status=response.status, ms=round(seconds * 1000, 1)
         )
+        timed = seconds if isinstance(response, web.Response) else None
+        metrics.answered(request.method, route, response.status, timed)
     return response
 
 

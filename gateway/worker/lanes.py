@@ -14,8 +14,8 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -121,6 +121,27 @@ class Lanes(Generic[L]):
         self._turning = 0.0
         self._making_way = False
         self._urgent_came = asyncio.Event()
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Let `/metrics` see our hosts."""
+
+        def by_service(read: Callable[[Host], float]) -> Callable[[], metrics.Reading]:
+            def total() -> metrics.Reading:
+                found: dict[metrics.Labels, float] = {}
+                for stop in self._stops.values():
+                    labels = (vendor(stop.host.name),)
+                    found[labels] = found.get(labels, 0.0) + read(stop.host)
+                return found
+
+            return total
+
+        with (
+            metrics.IN_FLIGHT.read_from(by_service(lambda host: host.in_flight)),
+            metrics.LIMIT.read_from(by_service(lambda host: int(host.limit))),
+            metrics.BREAKER_OPEN.read_from(by_service(lambda host: bool(host.probe_at))),
+        ):
+            yield
 
     def put(self, lane: Lane, application: UUID, letters: Sequence[L]) -> None:
         """Messages of one application. Some of them may be put off at once."""
@@ -325,13 +346,11 @@ class Lanes(Generic[L]):
 
     def _changed(self, stop: _Stop[L], now: float, *, was_open: bool) -> None:
         """The breaker has opened, stays open for longer, or has closed."""
-        host, service = stop.host, vendor(stop.host.name)
+        host = stop.host
         if not host.probe_at:
-            metrics.HOSTS_UNREACHABLE.labels(service).dec()
             log.warning("host.answers_again", host=host.name, after_s=round(now - host.opened_at, 1))
         elif not was_open:
-            metrics.HOSTS_UNREACHABLE.labels(service).inc()
-            metrics.BREAKER_OPENED.labels(service).inc()
+            metrics.BREAKER_OPENED.labels(vendor(host.name)).inc()
             log.error("host.unreachable", host=host.name, paused_s=host.pause)
         if host.probe_at:
             self._clear(stop, now)

@@ -5,6 +5,7 @@ transaction, so whoever claims the job after a crash sends only what was never s
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -25,6 +26,7 @@ from gateway.domain.retry import put_off
 from gateway.queue.protocol import Queue
 from gateway.records.database import DATABASE_ERRORS
 from gateway.service.delivery import Post, Sent, ended
+from gateway.worker import tally
 from gateway.worker.lanes import Lanes
 
 log = structlog.get_logger(__name__)
@@ -169,6 +171,8 @@ class Run:
         for target, _ in batch:
             del self._unsettled[target.device_id]
         remaining = list(self._unsettled)
+        tally.count(self.job, self._post.notification if self._post else None, batch)
+        began = time.perf_counter()
         while True:
             try:
                 await self._queue.settle(self.job, settlement, remaining)
@@ -180,6 +184,7 @@ class Run:
                 log.warning("settle.postponed", job_id=self.job.id, error=type(error).__name__)
                 await asyncio.sleep(DATABASE_PAUSE_S)
         metrics.SETTLE_BATCH.observe(len(batch))
+        metrics.SETTLE_SECONDS.observe(time.perf_counter() - began)
         for outcome, count in Counter(done.outcome.name for done in settlement.settled).items():
             metrics.SETTLED.labels(outcome).inc(count)
         if self._look_up is not None and (self._unsettled or self._may_fail_too_often):

@@ -17,7 +17,6 @@ from gateway import metrics
 from gateway.domain.delivery import Retry
 from gateway.domain.job import CHUNK, Job, Task
 from gateway.domain.notification import Lane, Status
-from gateway.push.endpoints import vendor
 from gateway.queue.protocol import LeaseLost, Queue
 from gateway.records.database import DATABASE_ERRORS
 from gateway.service.delivery import Courier, Post, Sent
@@ -75,6 +74,8 @@ class Worker:
         """Work until `stop`, then drain: claim nothing more, finish what is in flight, settle, give back the rest."""
         crew = self._crew
         async with AsyncExitStack() as stack:
+            stack.enter_context(metrics.JOBS_HELD.read_from(lambda: {(): len(self._runs)}))
+            stack.enter_context(self._lanes.measured())
             background = await stack.enter_async_context(asyncio.TaskGroup())
             helpers = [background.create_task(one) for one in (self._renew(), self._listen(), self._look())]
             if Lane.URGENT in crew.lanes:
@@ -173,13 +174,8 @@ class Worker:
             except Exception:
                 log.exception("delivery.failed", device_id=str(target.device_id))
                 sent = self._courier.faulted(parcel.post, run.job.tries)
-            outcome = sent.outcome
             if not sent.posted:
                 await asyncio.sleep(0)  # nothing was waited for: others have their turn
-            else:
-                service = vendor(target.host)
-                metrics.attempts(service, outcome.name).inc()
-                metrics.attempt_seconds(service).observe(sent.duration_ms / 1000)
             self._lanes.done(parcel, _sign(sent), sent.duration_ms / 1000)
             run.finish(target, sent)
 

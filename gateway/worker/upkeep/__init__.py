@@ -1,13 +1,13 @@
 """Upkeep: small duties that keep the house in order. Each is a module with `EVERY` and `run`.
 
 Every worker runs the same rounds; an advisory lock sees to it that only one does a duty at a time. A duty is one
-transaction, unless it says that it is not (`IN_TRANSACTION`).
+transaction, unless it says that it is not (`IN_TRANSACTION`); one that only looks need not be alone (`ALONE`).
 """
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from types import ModuleType
 
@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from gateway import metrics
 from gateway.records.database import DATABASE_ERRORS
 from gateway.worker.upkeep import (
     audit,
@@ -77,14 +78,20 @@ async def _round(duty: ModuleType, engine: AsyncEngine, limits: Limits) -> None:
 
 async def _do(duty: ModuleType, engine: AsyncEngine, limits: Limits) -> int:
     key = zlib.crc32(duty.__name__.encode())
-    alone = _in_transaction if getattr(duty, "IN_TRANSACTION", True) else _in_session
-    async with alone(engine, key) as conn:
+    async with _opened(duty)(engine, key) as conn:
         if conn is None:
             return 0
         changed: int = await duty.run(conn, limits)
+    metrics.UPKEEP.labels(duty.__name__.rpartition(".")[2]).set_to_current_time()
     if changed:
         log.info("upkeep.done", duty=duty.__name__, changed=changed)
     return changed
+
+
+def _opened(duty: ModuleType) -> Callable[[AsyncEngine, int], AbstractAsyncContextManager[AsyncConnection | None]]:
+    if not getattr(duty, "ALONE", True):
+        return _beside_others
+    return _in_transaction if getattr(duty, "IN_TRANSACTION", True) else _in_session
 
 
 @asynccontextmanager
@@ -94,6 +101,12 @@ async def _in_transaction(engine: AsyncEngine, key: int) -> AsyncIterator[AsyncC
         await conn.execute(text(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}"))
         lock = text("SELECT pg_try_advisory_xact_lock(:key)")
         yield conn if (await conn.execute(lock, {"key": key})).scalar_one() else None
+
+
+@asynccontextmanager
+async def _beside_others(engine: AsyncEngine, _: int) -> AsyncIterator[AsyncConnection | None]:
+    async with engine.begin() as conn:
+        yield conn
 
 
 @asynccontextmanager

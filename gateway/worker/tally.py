@@ -1,0 +1,38 @@
+"""Count what a batch of sends came to, all at once: message by message it would be felt."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from gateway import metrics
+from gateway.domain.cargo import Target
+from gateway.domain.job import Job
+from gateway.domain.notification import Notification
+from gateway.push.endpoints import vendor
+from gateway.service.delivery import Sent
+
+
+def count(job: Job, notification: Notification | None, batch: Iterable[tuple[Target, Sent]]) -> None:
+    """The attempts of a batch, and how long the first ones were in coming."""
+    outcomes: Counter[tuple[str, str]] = Counter()
+    seconds: dict[str, list[float]] = {}
+    first: list[float] = []
+    for target, sent in batch:
+        if not sent.posted or sent.at is None:
+            continue
+        service = vendor(target.host)
+        outcomes[service, sent.outcome.name] += 1
+        seconds.setdefault(service, []).append(sent.duration_ms / 1000)
+        first.append(sent.at.timestamp())
+    for (service, outcome), times in outcomes.items():
+        metrics.attempts(service, outcome).inc(times)
+    for service, took in seconds.items():
+        metrics.ATTEMPT_SECONDS.observe((service,), took)
+    if first and job.tries == 0 and notification is not None and not _is_held_back(notification):
+        began = max(notification.created_at, notification.start_at).timestamp()
+        metrics.ACCEPT_TO_SEND_SECONDS.observe((job.lane.label,), (max(0.0, at - began) for at in first))
+
+
+def _is_held_back(notification: Notification) -> bool:
+    """Whether it was asked for that it comes later."""
+    steering = notification.steering
+    return bool(steering.throttle or steering.quiet_hours or steering.winner or steering.local_at)

@@ -1,0 +1,96 @@
+"""What `/metrics` tells, of whom it asks a token, and what workers tell on a port of their own."""
+
+import asyncio
+from pathlib import Path
+
+import aiohttp
+from prometheus_client import REGISTRY
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.domain.notification import Kind
+from gateway.sim import Vendor
+from tests.support.api import Api
+from tests.support.command import free_ports
+from tests.support.worker_process import worker_process
+
+TOKEN = "a token for Prometheus alone"
+COUNTED = (
+    ("gateway_attempts_total", {"host": "", "outcome": "accepted"}),
+    ("gateway_attempt_seconds_count", {"host": ""}),
+    ("gateway_attempt_seconds_bucket", {"host": "", "le": "+Inf"}),
+    ("gateway_accept_to_send_seconds_count", {"lane": "urgent"}),
+    ("gateway_deliveries_settled_total", {"outcome": "accepted"}),
+    ("gateway_settle_batch_size_sum", {}),
+    ("gateway_deliveries_planned_total", {"kind": "alert"}),
+)
+
+
+async def test_each_delivery_is_counted_once_by_host_outcome_and_lane(api: Api) -> None:
+    parts, host = api.parts, api.parts.sim.origins[Vendor.FCM].partition("://")[2]
+    await parts.register(parts.subscribe(Vendor.FCM, 30, share_keys=True))
+
+    def told() -> list[float]:
+        return [
+            REGISTRY.get_sample_value(name, {label: value or host for label, value in labels.items()}) or 0.0
+            for name, labels in COUNTED
+        ]
+
+    before = told()
+    async with parts.working():
+        sent = await parts.submit(Kind.ALERT)
+        await parts.ended(sent.id)
+        assert REGISTRY.get_sample_value("gateway_breaker_open", {"host": host}) == 0
+        assert REGISTRY.get_sample_value("gateway_messages_in_flight_limit", {"host": host}) == 64
+    assert [after - was for after, was in zip(told(), before, strict=True)] == [30] * len(COUNTED)
+    assert REGISTRY.get_sample_value("gateway_breaker_open", {"host": host}) is None  # it went with its worker
+
+
+async def test_metrics_are_for_whoever_has_the_token_where_one_is_set(api: Api) -> None:
+    assert (await api.call("GET", "/metrics", key=None)).status == 200
+    object.__setattr__(api.front, "metrics_token", TOKEN)
+    assert (await api.call("GET", "/metrics", key=TOKEN)).status == 200
+    for key in (None, api.secret, f"{TOKEN}2"):
+        refused = await api.call("GET", "/metrics", key=key)
+        assert (refused.status, refused.body["code"]) == (401, "unauthenticated"), key
+
+
+async def test_requests_are_counted_by_route_and_not_by_what_the_caller_made_up(api: Api) -> None:
+    await api.call("GET", "/v1/devices")
+    await api.call("PROPFIND", "/v1/nothing/at/all")
+    assert REGISTRY.get_sample_value("gateway_http_request_seconds_count", {"route": "/v1/devices"})
+    made_up = {"method": "other", "route": "none", "code": "404"}
+    assert REGISTRY.get_sample_value("gateway_http_requests_total", made_up)
+
+
+async def test_a_worker_tells_on_its_own_port_what_it_and_the_queue_are_at(api: Api, tmp_path: Path) -> None:
+    port = free_ports(1)
+    said = {"metrics_port": port, "metrics_token": TOKEN}
+    async with worker_process(api.parts, tmp_path, **said) as worker, aiohttp.ClientSession() as http:
+        await answers(http, f"http://127.0.0.1:{port}/healthz")
+        async with http.get(f"http://127.0.0.1:{port}/metrics") as refused:
+            assert refused.status == 401
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with asyncio.timeout(30):
+            while True:
+                async with http.get(f"http://127.0.0.1:{port}/metrics", headers=headers) as answer:
+                    text = await answer.text()
+                found = {one.name: one.samples for one in text_string_to_metric_families(text)}
+                if found["gateway_queue_jobs"]:
+                    break
+                await asyncio.sleep(0.05)  # another process gives no event
+        assert {sample.labels["lane"] for sample in found["gateway_queue_jobs"]} == {"urgent", "normal", "bulk"}
+        assert {sample.labels["state"] for sample in found["gateway_database_connections"]} == {"in_use", "idle"}
+        assert [sample.value for sample in found["gateway_database_connections_limit"]] == [6]
+        assert found["gateway_upkeep_last_success_timestamp_seconds"]
+        assert await worker.terminate() == 0
+
+
+async def answers(http: aiohttp.ClientSession, url: str) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                async with http.get(url) as answer:
+                    assert answer.status == 200
+                    return
+            except aiohttp.ClientConnectionError:
+                await asyncio.sleep(0.05)  # another process gives no event
