@@ -340,10 +340,11 @@ async def _serving(settings: Settings, installation: Installation) -> AsyncItera
         runner = web.AppRunner(build(front), access_log=None, shutdown_timeout=LAST_REQUESTS_S)
         await runner.setup()
         try:
-            async with _on_time(ours):
-                await _listen(runner, settings.host, settings.port)
-                _settle_in()
-                yield
+            with metrics.REQUESTS_UNDER_WAY.read_from(lambda: {(): front.crowd.inside}):
+                async with _on_time(ours):
+                    await _listen(runner, settings.host, settings.port)
+                    _settle_in()
+                    yield
         finally:
             await runner.cleanup()
 

@@ -18,10 +18,12 @@ ALLOWED = {
 }
 BY_HAND = {
     "colorama": "BSD-3-Clause",  # Windows only, so that it is not installed here
+    "promql-parser": "MIT",  # its LICENSE file; its metadata names none
     "pyreqwest": "Apache-2.0",  # its LICENSE file; its metadata names none
     "uvloop": "MIT OR Apache-2.0",  # both files; its metadata names one
 }
 WORDS = {
+    "3-clause bsd license": "BSD-3-Clause",
     "apache 2.0": "Apache-2.0",
     "apache software license": "Apache-2.0",
     "bsd 2-clause license": "BSD-2-Clause",

