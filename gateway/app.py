@@ -21,7 +21,7 @@ from aiohttp import web
 from nats.js.errors import APIError
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-from gateway import metrics
+from gateway import metrics, tracing
 from gateway.domain.notification import Lane
 from gateway.embedded import EmbeddedPostgres
 from gateway.outbound.client import OutboundClient
@@ -131,13 +131,13 @@ async def context(settings: Settings, installation: Installation) -> AsyncIterat
 
 async def serve(settings: Settings, installation: Installation, stop: asyncio.Event) -> None:
     """The HTTP API and the pages."""
-    async with _serving(settings, installation):
+    async with tracing.running(), _serving(settings, installation):
         await stop.wait()
 
 
 async def work(settings: Settings, stop: asyncio.Event, installation: Installation | None = None) -> None:
     """Deliver. With jobs in the database also keep the house in order; with a broker that is the relay's."""
-    async with _measured(settings):
+    async with tracing.running(), _measured(settings):
         await _work(settings, stop, installation)
 
 
@@ -162,7 +162,7 @@ async def relay(settings: Settings, installation: Installation, stop: asyncio.Ev
     """Pass jobs to the broker's workers and their results into the log, and keep the house in order."""
     if not settings.nats_servers:
         raise CannotStart("there is nothing to relay: GATEWAY_QUEUE does not name servers of NATS")
-    async with _measured(settings):
+    async with tracing.running(), _measured(settings):
         await _relay(settings, installation, stop)
 
 
@@ -198,6 +198,7 @@ async def up(settings: Settings, installation: Installation, stop: asyncio.Event
     Each has its own connections, so that a flood of requests takes none from the worker.
     """
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(tracing.running())
         if sim is not None:
             try:
                 await stack.enter_async_context(sim)

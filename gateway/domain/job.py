@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
+from gateway.domain import ids
 from gateway.domain.cargo import Cargo
 from gateway.domain.notification import Lane
 
@@ -38,6 +40,11 @@ class Job:
     slot: datetime | None = None
     cargo: Cargo | None = field(default=None, repr=False, compare=False)
     """What it takes to be sent, when the queue carries it along."""
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """As every line of the log about it says, with the ids that the API shows."""
+        return {"job_id": self.id, "notification_id": ids.show(ids.NOTIFICATION, self.notification_id)}
 
 
 def chunk(rate: float | None) -> int:

@@ -118,6 +118,8 @@ class Notification:
     reminder_id: UUID | None = None
     occurrence: datetime | None = None
     """Of a reminder: which of its times this is."""
+    trace: str | None = None
+    """The W3C traceparent of the request it came by, where traces are on."""
 
     @property
     def speaks_several(self) -> bool:

@@ -305,7 +305,7 @@ async def apply_rest(conn: AsyncConnection, job: Job, settlement: Settlement, re
     logged = await deliveries.logged(conn, job, told & set(held.device_ids))
     if not logged:
         return False
-    log.error("job.logged_before", job_id=job.id, devices=len(logged))
+    log.error("job.logged_before", **job.named, devices=len(logged))
     left = [device_id for device_id in held.device_ids if device_id not in logged]
     await conn.execute(update(jobs).where(*_held(job)).values(device_ids=left))
     return await apply(conn, job, settlement.only(told - logged), remaining)

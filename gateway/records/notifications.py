@@ -46,6 +46,7 @@ def _row(notification: Notification) -> dict[str, Any]:
         "steering": notification.steering.to_json(),
         "reminder_id": notification.reminder_id,
         "occurrence": notification.occurrence,
+        "trace": notification.trace,
         "templating": None if notification.templating is None else asdict(notification.templating),
         "lane": delivery.lane,
         "urgency": delivery.urgency,
@@ -193,6 +194,7 @@ def _notification(row: Row[Any]) -> Notification:
         templating=None if row.templating is None else Templating(**row.templating),
         reminder_id=row.reminder_id,
         occurrence=row.occurrence,
+        trace=row.trace,
     )
 
 

@@ -269,6 +269,7 @@ notifications = Table(
     Column("templating", JSONB(none_as_null=True)),  # how its content is rendered; none when it is literal
     Column("winner", SmallInteger),  # the variant that the rest of the audience gets, once it is decided
     Column("auto_paused", Text),  # why the gateway paused it by itself; it does so once
+    Column("trace", Text),  # traceparent (W3C) of the request it came by, where traces are on
     Column("lane", SmallInteger, nullable=False),
     Column("urgency", Text, nullable=False),
     Column("ttl_s", Integer, nullable=False),

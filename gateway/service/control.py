@@ -79,7 +79,7 @@ async def look(engine: AsyncEngine, notification: Notification) -> Status:
         ended = progress.accepted + progress.failed
         cause = f"{progress.failed} of {ended} deliveries failed, more than the limit of {limit.share:.0%}"
         await _steer(conn, notification.id, Status.PAUSED, auto_paused=cause)
-    log.warning("notification.auto_paused", notification_id=str(notification.id), cause=cause)
+    log.warning("notification.auto_paused", notification_id=ids.show(ids.NOTIFICATION, notification.id), cause=cause)
     return Status.PAUSED
 
 

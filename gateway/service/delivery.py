@@ -122,7 +122,7 @@ class Courier:
             authorization=self._signer.header(key, subject, origin, now),
         )
         at = datetime.fromtimestamp(now, UTC)
-        outcome = _judge(trust, classify(answer, at), tries + 1, now)
+        outcome = _judge(trust, classify(answer, at), tries + 1, now, origin)
         sent = Sent(outcome, answer.status, at, answer.duration_ms, posted=True, variant=variant)
         if isinstance(outcome, Retry):
             return self._retry(post, outcome, tries + 1, sent)
@@ -151,7 +151,7 @@ def ended(post: Post, target: Target, now: float) -> Final | None:
     return None
 
 
-def _judge(trust: _Trust, outcome: Outcome, tries: int, now: float) -> Outcome:
+def _judge(trust: _Trust, outcome: Outcome, tries: int, now: float, origin: str) -> Outcome:
     """A refused key is our fault when the host refuses it for everyone, and the device's when only for this one."""
     if isinstance(outcome, Accepted):
         trust.refusals, trust.accepts = 0, True
@@ -161,7 +161,9 @@ def _judge(trust: _Trust, outcome: Outcome, tries: int, now: float) -> Outcome:
     if trust.refusals >= REFUSALS:
         trust.accepts, trust.closed_until = False, now + BREAK.total_seconds()
         metrics.KEY_REFUSED.inc()
-        log.error("host.refuses_our_key", cause=outcome.cause, paused_s=BREAK.total_seconds())
+        log.error(
+            "host.refuses_our_key", host=origin.partition("://")[2], cause=outcome.cause, paused_s=BREAK.total_seconds()
+        )
     elif tries >= PATIENCE and trust.accepts:
         return Rejected(f"{outcome.cause}; other devices of this push service are fine", quarantine=True)
     return outcome

@@ -5,6 +5,7 @@ Every device has a time when it is due: now, when its own clock shows the time a
 variant is known. Devices that are due together share jobs; a job is a row that comes due.
 """
 
+import time
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import Text
 
-from gateway import metrics
+from gateway import metrics, tracing
 from gateway.domain import clock
 from gateway.domain.audience import Audience, Notified, leaves
 from gateway.domain.job import Job, chunk
@@ -38,6 +39,7 @@ log = structlog.get_logger(__name__)
 
 async def plan(context: Context, job: Job) -> int:
     """Turn a plan job into send jobs; answers how many devices they hold. Raises LeaseLost."""
+    began = time.time_ns()
     async with context.engine.begin() as conn:
         in_time = await reminders.proceed(conn, context, job)
         [*found] = await notifications.load(conn, [job.notification_id], lock=True)
@@ -62,9 +64,17 @@ async def plan(context: Context, job: Job) -> int:
         rate = await _rate(conn, notification, who)
         targets = await queue.cut(conn, job, now.date(), await _due(conn, notification, who, now), chunk(rate))
         await notifications.start(conn, notification.id, now.date(), targets, rate)
+    with tracing.span(
+        "plan",
+        {"notification.id": job.named["notification_id"], "job.id": job.id, "targets": targets},
+        kind="consumer",
+        parent=notification.trace,
+        began_ns=began,
+    ):
+        pass
     metrics.PLANNED.labels(notification.kind).inc()
     metrics.TARGETS.labels(notification.kind).inc(targets)
-    log.info("notification.planned", notification_id=str(notification.id), targets=targets)
+    log.info("notification.planned", **job.named, targets=targets)
     return targets
 
 

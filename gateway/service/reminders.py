@@ -119,7 +119,7 @@ async def proceed(conn: AsyncConnection, context: Context, job: Job) -> bool:
     except GatewayError as refusal:
         # Something it needs is no longer there. This occurrence was accepted and is sent.
         await saved.change(conn, table, row.id, status="ended", cause=refusal.detail)
-        log.warning("reminder.ended", reminder_id=str(row.id), cause=refusal.detail)
+        log.warning("reminder.ended", reminder_id=ids.show(ids.REMINDER, row.id), cause=refusal.detail)
     late = now - occurrence.start_at
     if occurrence.status is not Status.SCHEDULED or late <= PUNCTUAL:
         return True

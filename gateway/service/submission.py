@@ -14,6 +14,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway import tracing
 from gateway.domain import clock, ids
 from gateway.domain.errors import Fault, Invalid, step
 from gateway.domain.notification import (
@@ -177,6 +178,7 @@ async def _accepted(conn: AsyncConnection, application_id: UUID, draft: Draft) -
         templating=draft.templating,
         reminder_id=draft.reminder_id,
         occurrence=None if draft.reminder_id is None else start_at,
+        trace=tracing.carried(),
     )
 
 

@@ -28,6 +28,8 @@ from gateway.web import audit, problems, session
 from gateway.web.reading import read_body, read_query
 from gateway.web.routes import Answer, Call, Front, Medium, Request, Route, to_json
 
+MADE = web.RequestKey("made", object)
+"""The id of what a request has made, for the log."""
 NOBODY = Caller(frozenset())
 LONGEST_KEY = 255
 # Probes and metrics are answered whoever floods us.
@@ -116,6 +118,8 @@ async def _done(route: Route, call: Call[Any, Any]) -> Answer:
 
 
 def _plain(request: web.Request, answer: Answer, beside: Mapping[str, str]) -> web.Response:
+    if answer.status in (201, 202) and isinstance(answer.body, dict):
+        request[MADE] = answer.body.get("id")
     headers = {**beside, **answer.headers}
     if answer.body is None:
         return web.Response(status=answer.status, headers=headers)

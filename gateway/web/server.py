@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import http_exceptions, web
 
-from gateway import metrics
+from gateway import metrics, tracing
 from gateway.domain import ids
 from gateway.web import (
     alerts,
@@ -136,16 +136,26 @@ async def _watched(request: web.Request, handler: Handler) -> web.StreamResponse
     request_id = request_id or ids.new_id().hex
     request[REQUEST_ID] = request_id
     began = time.perf_counter()
-    with structlog.contextvars.bound_contextvars(request_id=request_id):
+    asked = {"http.request.method": request.method, "http.route": _route(request), "request.id": request_id}
+    traced = tracing.span(
+        f"{request.method} {_route(request)}", asked, kind="server", parent=request.headers.get("traceparent")
+    )
+    with traced as span, structlog.contextvars.bound_contextvars(request_id=request_id, **tracing.named(span)):
         try:
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - the last line: no stack trace ever reaches a caller
             response = problems.answer(problems.of(error))
         route, seconds = _route(request), time.perf_counter() - began
         log.info(
-            "http.request", method=request.method, route=route, status=response.status, ms=round(seconds * 1000, 1)
+            "http.request",
+            method=request.method,
+            route=route,
+            status=response.status,
+            ms=round(seconds * 1000, 1),
+            **_about(request),
         )
         timed = seconds if isinstance(response, web.Response) else None
+        tracing.answered(span, response.status)
         metrics.answered(request.method, route, response.status, timed)
     return response
 
@@ -153,6 +163,13 @@ async def _watched(request: web.Request, handler: Handler) -> web.StreamResponse
 async def _name(request: web.Request, response: web.StreamResponse) -> None:
     # Without one: what is answered before anybody of ours is asked, as an Expect that nobody can meet.
     response.headers["X-Request-Id"] = request.get(REQUEST_ID) or ids.new_id().hex
+
+
+def _about(request: web.Request) -> dict[str, str]:
+    """The notification that was made, or asked for: its jobs and attempts are logged with the same id."""
+    id_ = request.get(dispatch.MADE) or request.match_info.get("notification_id")
+    found = isinstance(id_, str) and ids.parse(ids.NOTIFICATION, id_) is not None
+    return {"notification_id": str(id_)} if found else {}
 
 
 def _route(request: web.Request) -> str:

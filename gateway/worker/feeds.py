@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.alerting import cap, feeds
 from gateway.alerting.feeds import Entry, Feed
 from gateway.alerting.reading import Refused
-from gateway.domain import clock
+from gateway.domain import clock, ids
 from gateway.domain.alert import Message
 from gateway.domain.errors import AddressNotAllowed, MalformedBody
 from gateway.outbound.client import Answer, OutboundClient, Unreachable
@@ -90,7 +90,9 @@ class Poller:
                         group.create_task(self._serve(held)).add_done_callback(lambda _: free.release())
 
     async def _serve(self, held: Claimed) -> None:
-        with structlog.contextvars.bound_contextvars(feed_id=str(held.id), application_id=str(held.application_id)):
+        with structlog.contextvars.bound_contextvars(
+            feed_id=ids.show(ids.FEED, held.id), application_id=ids.show(ids.APPLICATION, held.application_id)
+        ):
             try:
                 await self._poll(held)
             except DATABASE_ERRORS as error:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -66,16 +67,17 @@ async def prepare(engine: AsyncEngine, broker: Broker) -> None:
 def _by_itself(job: Job) -> Iterator[None]:
     """What goes wrong with one job must not end the relay for all; it comes due again with its lease."""
     try:
-        yield
+        with structlog.contextvars.bound_contextvars(**job.named):
+            yield
     except LeaseLost:
-        log.warning("job.lease_lost", job_id=job.id)
+        log.warning("job.lease_lost", **job.named)
     except Unavailable:
         raise
     except DATABASE_ERRORS as error:
-        log.warning("job.postponed", job_id=job.id, error=type(error).__name__)
+        log.warning("job.postponed", **job.named, error=type(error).__name__)
     except Exception:
         # A fault of ours.
-        log.exception("job.failed", job_id=job.id)
+        log.exception("job.failed", **job.named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,14 +251,16 @@ class Relay:
 
     async def _note(self, message: Msg, out: dict[int, Job]) -> None:
         """Record one result, and let the broker forget it; or leave it for later."""
+        named: dict[str, Any] = {}
         try:
             result = wire.read_result(message.data)
+            named = result.job.named
             try:
                 await self._write(result)
             except IntegrityError:
                 await self._write(result, postgres.apply_rest)
         except (wire.Unreadable, IntegrityError) as error:
-            log.error("result.unrecordable", cause=type(error).__name__)
+            log.error("result.unrecordable", cause=type(error).__name__, **named)
             await message.nak(delay=FAULT_S)
             return
         await message.ack()

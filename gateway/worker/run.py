@@ -16,7 +16,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy.exc import IntegrityError
 
-from gateway import metrics
+from gateway import metrics, tracing
 from gateway.domain import clock
 from gateway.domain.cargo import Cargo, Target
 from gateway.domain.delivery import Attempt, Gone, Held, Retry, Settled, Settlement
@@ -173,16 +173,8 @@ class Run:
         remaining = list(self._unsettled)
         tally.count(self.job, self._post.notification if self._post else None, batch)
         began = time.perf_counter()
-        while True:
-            try:
-                await self._queue.settle(self.job, settlement, remaining)
-                break
-            except IntegrityError:
-                raise
-            except DATABASE_ERRORS as error:
-                # What was sent must be written down: hold on until the database is back or the lease is lost.
-                log.warning("settle.postponed", job_id=self.job.id, error=type(error).__name__)
-                await asyncio.sleep(DATABASE_PAUSE_S)
+        with tracing.span("settle", {"results": len(batch)}):
+            await self._write(settlement, remaining)
         metrics.SETTLE_BATCH.observe(len(batch))
         metrics.SETTLE_SECONDS.observe(time.perf_counter() - began)
         for outcome, count in Counter(done.outcome.name for done in settlement.settled).items():
@@ -190,6 +182,18 @@ class Run:
         if self._look_up is not None and (self._unsettled or self._may_fail_too_often):
             with suppress(*DATABASE_ERRORS):  # the next batch looks again; what is in flight must not be dropped
                 self.hear(await self._look_up())
+
+    async def _write(self, settlement: Settlement, remaining: list[UUID]) -> None:
+        while True:
+            try:
+                await self._queue.settle(self.job, settlement, remaining)
+                return
+            except IntegrityError:
+                raise
+            except DATABASE_ERRORS as error:
+                # What was sent must be written down: hold on until the database is back or the lease is lost.
+                log.warning("settle.postponed", error=type(error).__name__)
+                await asyncio.sleep(DATABASE_PAUSE_S)
 
 
 def _settlement(job: Job, batch: list[tuple[Target, Sent]]) -> Settlement:

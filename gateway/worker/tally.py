@@ -1,17 +1,19 @@
 """Count what a batch of sends came to, all at once: message by message it would be felt."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from gateway import metrics
+from gateway import metrics, tracing
+from gateway.domain import ids
 from gateway.domain.cargo import Target
+from gateway.domain.delivery import OutcomeName
 from gateway.domain.job import Job
 from gateway.domain.notification import Notification
 from gateway.push.endpoints import vendor
 from gateway.service.delivery import Sent
 
 
-def count(job: Job, notification: Notification | None, batch: Iterable[tuple[Target, Sent]]) -> None:
+def count(job: Job, notification: Notification | None, batch: Sequence[tuple[Target, Sent]]) -> None:
     """The attempts of a batch, and how long the first ones were in coming."""
     outcomes: Counter[tuple[str, str]] = Counter()
     seconds: dict[str, list[float]] = {}
@@ -23,6 +25,8 @@ def count(job: Job, notification: Notification | None, batch: Iterable[tuple[Tar
         outcomes[service, sent.outcome.name] += 1
         seconds.setdefault(service, []).append(sent.duration_ms / 1000)
         first.append(sent.at.timestamp())
+    if tracing.on():
+        _trace(job, batch)
     for (service, outcome), times in outcomes.items():
         metrics.attempts(service, outcome).inc(times)
     for service, took in seconds.items():
@@ -30,6 +34,29 @@ def count(job: Job, notification: Notification | None, batch: Iterable[tuple[Tar
     if first and job.tries == 0 and notification is not None and not _is_held_back(notification):
         began = max(notification.created_at, notification.start_at).timestamp()
         metrics.ACCEPT_TO_SEND_SECONDS.observe((job.lane.label,), (max(0.0, at - began) for at in first))
+
+
+def _trace(job: Job, batch: Iterable[tuple[Target, Sent]]) -> None:
+    for target, sent in batch:
+        if not sent.posted or sent.at is None:
+            continue
+        said: dict[str, str | int] = {
+            "http.request.method": "POST",
+            "server.address": target.host,
+            "outcome": sent.outcome.name,
+            "device.id": ids.show(ids.DEVICE, target.device_id),
+            "http.request.resend_count": job.tries,
+        }
+        if sent.status is not None:
+            said["http.response.status_code"] = sent.status
+        failed = sent.outcome.name != OutcomeName.ACCEPTED
+        tracing.past(
+            f"POST {vendor(target.host)}",
+            said,
+            began_s=sent.at.timestamp(),
+            seconds=sent.duration_ms / 1000,
+            failed=failed,
+        )
 
 
 def _is_held_back(notification: Notification) -> bool:

@@ -11,7 +11,7 @@ from datetime import timedelta
 import structlog
 
 from gateway import metrics
-from gateway.domain import clock
+from gateway.domain import clock, ids
 from gateway.domain.errors import AddressNotAllowed
 from gateway.domain.retry import backoff
 from gateway.outbound.client import Answer, OutboundClient, Unreachable
@@ -82,7 +82,9 @@ class Sender:
 
     async def _serve(self, held: Claimed) -> None:
         """Send batch after batch, until there is no full one any more or one is not taken."""
-        with structlog.contextvars.bound_contextvars(webhook_id=str(held.id), application_id=str(held.application_id)):
+        with structlog.contextvars.bound_contextvars(
+            webhook_id=ids.show(ids.WEBHOOK, held.id), application_id=ids.show(ids.APPLICATION, held.application_id)
+        ):
             try:
                 now: Claimed | None = held
                 while now is not None:

@@ -6,6 +6,7 @@ take only urgent messages.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from datetime import timedelta
 
 import structlog
 
-from gateway import metrics
+from gateway import metrics, tracing
+from gateway.domain import ids
 from gateway.domain.delivery import Retry
 from gateway.domain.job import CHUNK, Job, Task
 from gateway.domain.notification import Lane, Status
@@ -118,8 +120,7 @@ class Worker:
                 group.create_task(self._work(job, loading)).add_done_callback(lambda _: held.release())
 
     async def _work(self, job: Job, loading: asyncio.Semaphore) -> None:
-        context = structlog.contextvars.bound_contextvars(job_id=job.id, notification_id=str(job.notification_id))
-        with context, ExitStack() as place:
+        with structlog.contextvars.bound_contextvars(**job.named), ExitStack() as place:
             place.callback(loading.release)
             if job.lane is Lane.URGENT:
                 self._urgent.add(job.id)
@@ -142,7 +143,7 @@ class Worker:
                 log.exception("job.failed")
 
     async def _deliver(self, job: Job, place: ExitStack) -> None:
-        run = Run(job, self._queue)
+        run, began = Run(job, self._queue), time.time_ns()
         if (lost := self._runs.get(job.id)) is not None:
             lost.stop()  # its lease ran out, and it is we who have claimed the job anew
         self._runs[job.id] = run  # from here on it hears what is said of its notification
@@ -154,7 +155,19 @@ class Worker:
             messages = self._composer.messages(cargo.notification, cargo.home)
             run.load(Post(cargo.notification, messages, cargo.known), cargo, self._office.look)
             place.close()  # its messages are at hand as soon as others have their turn
-            await run.deliver(self._lanes)
+            said: tracing.Attributes = {
+                "notification.id": job.named["notification_id"],
+                "job.id": job.id,
+                "job.attempt": job.attempt,
+                "lane": job.lane.label,
+                "devices": len(job.device_ids),
+            }
+            trace = cargo.notification.trace
+            with (
+                tracing.span("deliver", said, kind="consumer", parent=trace, began_ns=began) as span,
+                structlog.contextvars.bound_contextvars(**tracing.named(span)),
+            ):
+                await run.deliver(self._lanes)
         finally:
             run.stop()
             if self._runs.get(job.id) is run:
@@ -172,7 +185,7 @@ class Worker:
             try:
                 sent = await self._courier.deliver(parcel.post, target, run.job.tries)
             except Exception:
-                log.exception("delivery.failed", device_id=str(target.device_id))
+                log.exception("delivery.failed", **run.job.named, device_id=ids.show(ids.DEVICE, target.device_id))
                 sent = self._courier.faulted(parcel.post, run.job.tries)
             if not sent.posted:
                 await asyncio.sleep(0)  # nothing was waited for: others have their turn

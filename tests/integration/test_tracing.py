@@ -1,0 +1,112 @@
+"""One trace, and one set of ids in the log, from the request through the queue to each attempt."""
+
+import logging
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from gateway import tracing
+from gateway.domain import ids
+from gateway.domain.delivery import OutcomeName
+from gateway.domain.job import Job, Task
+from gateway.domain.notification import Lane
+from gateway.queue import wire
+from gateway.records import notifications
+from gateway.service.loading import load
+from gateway.service.messages import Composer
+from gateway.sim import Vendor
+from tests.support.api import Api
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+CALLER = f"00-{TRACE}-00f067aa0ba902b7-01"
+DIRECT = {"content": {"title": "Hello"}, "audience": {"everyone": True}}
+
+
+@pytest.fixture
+async def spans() -> AsyncIterator[InMemorySpanExporter]:
+    exporter = InMemorySpanExporter()
+    async with tracing.running(SimpleSpanProcessor(exporter)):
+        yield exporter
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [record.msg for record in caplog.records if isinstance(record.msg, dict)]
+
+
+async def test_a_request_its_plan_its_jobs_and_their_attempts_are_one_trace(
+    api: Api, spans: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = api.parts
+    await parts.register(parts.subscribe(Vendor.FCM, 2, share_keys=True))
+    with caplog.at_level(logging.INFO):
+        said = await api.made("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
+        id_ = ids.parse(ids.NOTIFICATION, said["id"])
+        assert id_ is not None
+        async with parts.working():
+            await parts.ended(id_)
+
+    found = [span for span in spans.get_finished_spans() if span.context.trace_id == int(TRACE, 16)]
+    by_name: dict[str, list[ReadableSpan]] = {}
+    for span in found:
+        by_name.setdefault(span.name.partition(" ")[0] if "127.0.0.1" in span.name else span.name, []).append(span)
+    [request], [plan], [job] = by_name["POST /v1/notifications"], by_name["plan"], by_name["deliver"]
+    attempts = by_name["POST"]
+    assert len(attempts) == 2
+    assert request.parent is not None
+    assert f"{request.parent.span_id:016x}" in CALLER
+    above = {span.name: span.parent.span_id for span in (plan, job) if span.parent}
+    assert above == dict.fromkeys(("plan", "deliver"), request.context.span_id)
+    for span in (*attempts, *by_name["settle"]):
+        assert span.parent is not None
+        assert span.parent.span_id == job.context.span_id
+    assert request.attributes is not None
+    assert request.attributes["http.response.status_code"] == 201
+    for span in attempts:
+        assert span.attributes is not None
+        assert span.attributes["outcome"] == OutcomeName.ACCEPTED
+        assert span.attributes["http.response.status_code"] == 201
+
+    told = {line["event"]: line for line in lines(caplog) if line.get("notification_id") == said["id"]}
+    assert {"http.request", "notification.planned"} <= told.keys()
+    assert told["http.request"]["request_id"] == request.attributes["request.id"]
+    assert told["http.request"]["trace_id"] == TRACE
+    assert told["notification.planned"]["job_id"] == (plan.attributes or {})["job.id"]
+
+
+async def test_the_trace_goes_along_with_a_job_to_where_there_is_no_database(
+    api: Api, spans: InMemorySpanExporter
+) -> None:
+    parts = api.parts
+    said = await api.made("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
+    id_ = ids.parse(ids.NOTIFICATION, said["id"])
+    assert id_ is not None
+    job = Job(1, Task.SEND, id_, parts.application_id, Lane.NORMAL, 1, 0, None, ())
+    cargo = await load(parts.engine, Composer(parts.context.vault, None), job)
+    assert cargo is not None
+    arrived = wire.read_job(wire.write_job(job, cargo)).cargo
+    assert arrived is not None
+    assert arrived.notification.trace is not None
+    assert TRACE in arrived.notification.trace
+
+
+async def test_without_an_endpoint_or_the_extra_nothing_is_traced(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with tracing.running():
+        said = await api.made("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    async with tracing.running():
+        assert not tracing.on()
+        assert tracing.carried() is None
+    assert [line for line in lines(caplog) if line["event"] == "tracing.not_installed"]
+    id_ = ids.parse(ids.NOTIFICATION, said["id"])
+    assert id_ is not None
+    async with api.parts.engine.connect() as conn:
+        [kept] = await notifications.load(conn, [id_])
+    assert kept.trace is None
