@@ -1,4 +1,4 @@
-"""Gateways of the version before serve and send while `gateway migrate` of this one runs, and afterwards."""
+"""Gateways of the version before serve and send while `gateway migrate` of this one runs, until it takes over."""
 
 import asyncio
 import io
@@ -84,7 +84,7 @@ async def until_up(http: aiohttp.ClientSession) -> None:
 async def test_the_version_before_serves_and_sends_while_the_database_is_migrated(
     old_code: Path, empty_database_url: str, tmp_path: Path
 ) -> None:
-    port = free_ports(1)
+    port = free_ports(2)
     async with Sim() as sim:
         settings = {
             "GATEWAY_DATABASE_URL": empty_database_url,
@@ -116,9 +116,14 @@ async def test_the_version_before_serves_and_sends_while_the_database_is_migrate
                 throttle = {"throttle": {"per_second": per_second}}
                 return str((await call(http, "POST", "/v1/campaigns", {**said, **throttle}, key))["id"])
 
-            async def accepted(id_: str) -> int:
+            async def sending(id_: str) -> None:
                 async with asyncio.timeout(60):
-                    while (said := await call(http, "GET", f"/v1/campaigns/{id_}", None, key))["status"] != "done":  # noqa: ASYNC110
+                    while not (await call(http, "GET", f"/v1/campaigns/{id_}", None, key))["progress"]["accepted"]:  # noqa: ASYNC110
+                        await asyncio.sleep(0.1)  # as its user would ask
+
+            async def accepted(id_: str, of: aiohttp.ClientSession = http) -> int:
+                async with asyncio.timeout(60):
+                    while (said := await call(of, "GET", f"/v1/campaigns/{id_}", None, key))["status"] != "done":  # noqa: ASYNC110
                         await asyncio.sleep(0.1)  # as its user would ask
                 return int(said["progress"]["accepted"])
 
@@ -133,6 +138,21 @@ async def test_the_version_before_serves_and_sends_while_the_database_is_migrate
             assert await accepted(during) >= DEVICES
             assert await accepted(await campaign(per_second=10_000)) == DEVICES + more
             assert (serving.returncode, working.returncode) == (None, None)
+
+            # As ops/UPGRADING.md has it: the new ones beside the old ones, which then finish what they have begun.
+            handed_over = await campaign(per_second=100)
+            await sending(handed_over)
+            new_port = {**settings, "GATEWAY_PORT": str(port + 1)}
+            async with (
+                started(ROOT, settings, "work"),
+                started(ROOT, new_port, "serve"),
+                aiohttp.ClientSession(f"http://127.0.0.1:{port + 1}") as new_http,
+            ):
+                await until_up(new_http)
+                for old in (working, serving):
+                    old.terminate()
+                    assert await asyncio.wait_for(old.wait(), 60) == 0
+                assert await accepted(handed_over, new_http) == DEVICES + more
     conn = await asyncpg.connect(empty_database_url)
     assert NEWEST.name.startswith(await conn.fetchval("SELECT version_num FROM alembic_version"))
     await conn.close()

@@ -27,6 +27,14 @@ async def test_a_database_without_the_migrations_is_not_ready(api: Api) -> None:
     assert (said.status, said.body["checks"]["migrations"]) == (503, "missing: run `gateway migrate`")
 
 
+async def test_a_database_of_a_later_version_keeps_nobody_from_serving(api: Api) -> None:
+    """An upgrade migrates first: the servers of the version before are ready until they are replaced."""
+    async with api.parts.engine.begin() as conn:
+        await conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    said = await api.call("GET", "/readyz", key=None)
+    assert (said.status, said.body["checks"]["migrations"]) == (200, "ok")
+
+
 async def test_a_fault_of_ours_tells_the_caller_nothing_of_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("the secret is hunter2")

@@ -9,6 +9,7 @@ from typing import Any
 import promql_parser as promql
 import pytest
 import yaml
+from prometheus_client import generate_latest
 
 from gateway import metrics
 from ops.linters import found
@@ -101,10 +102,13 @@ def test_panels_have_places_of_their_own_and_say_what_they_show() -> None:
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
-def test_promtool_finds_the_rules_right_and_sees_them_fire() -> None:
+def test_promtool_finds_rules_and_names_right_and_sees_the_alerts_fire() -> None:
     promtool = found("promtool")
     if promtool is None:
         pytest.skip("there is no promtool: `ops/run/linters` takes it from Debian's package `prometheus`")
-    for order in (["check", "rules", RULES], ["test", "rules", RULES.with_name("alerts_test.yml")]):
-        done = subprocess.run([promtool, *order], check=False, capture_output=True, text=True)
+    rules, tests = str(RULES), str(RULES.with_name("alerts_test.yml"))
+    for order in (["check", "metrics"], ["check", "rules", rules], ["test", "rules", tests]):
+        done = subprocess.run(
+            [promtool, *order], input=generate_latest().decode(), check=False, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stdout + done.stderr
