@@ -69,6 +69,7 @@ LONGEST_REQUEST_ID = 128
 KEEP_ALIVE_S = 75.0
 
 UNREADABLE = (http_exceptions.HttpProcessingError, web.RequestPayloadError)
+ABOUT = {"notification": ids.NOTIFICATION, "event": ids.EVENT, "reminder": ids.REMINDER}
 
 log = structlog.get_logger(__name__)
 
@@ -166,10 +167,11 @@ async def _name(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def _about(request: web.Request) -> dict[str, str]:
-    """The notification that was made, or asked for: its jobs and attempts are logged with the same id."""
+    """What was made, or the notification asked for: what comes of it later is logged with the same id."""
     id_ = request.get(dispatch.MADE) or request.match_info.get("notification_id")
-    found = isinstance(id_, str) and ids.parse(ids.NOTIFICATION, id_) is not None
-    return {"notification_id": str(id_)} if found else {}
+    if not isinstance(id_, str):
+        return {}
+    return {f"{name}_id": id_ for name, kind in ABOUT.items() if ids.parse(kind, id_) is not None}
 
 
 def _route(request: web.Request) -> str:

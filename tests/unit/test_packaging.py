@@ -93,8 +93,9 @@ def test_the_compose_file_is_one_and_runs_servers_workers_and_nats_when_asked() 
             "otlpEndpoint": "http://collector:4318",
         },
         {"migrate": False, "settings": {"GATEWAY_PROXIES": "10.0.0.0/8", "GATEWAY_SENDERS": 512}, "podMonitor": True},
+        {"worker": {"autoscaling": {"enabled": True}}},
     ],
-    ids=["plain", "nats", "ingress", "settings"],
+    ids=["plain", "nats", "ingress", "settings", "scaled"],
 )
 def test_the_chart_becomes_objects_that_kubernetes_knows(values: dict[str, Any], tmp_path: Path) -> None:
     given = tmp_path / "values.yaml"
@@ -105,6 +106,7 @@ def test_the_chart_becomes_objects_that_kubernetes_knows(values: dict[str, Any],
     objects = [one for one in yaml.safe_load_all(text) if one]
     kinds = [one["kind"] for one in objects]
     assert kinds.count("Deployment") == (3 if values.get("nats") else 2)
+    assert kinds.count("HorizontalPodAutoscaler") == ("worker" in values)
     assert ("Job" in kinds) == values.get("migrate", True)
     for one in objects:
         if one["kind"] != "PodMonitor":  # the Prometheus operator's
