@@ -1,7 +1,8 @@
 """Traces, from the request that asked for a notification to each attempt at sending it (the extra `otel`).
 
 The queue lies between the two, so a notification keeps the W3C traceparent of its request, and its jobs go on from
-there, on whatever machine they run. Attempts are told of by the batch, after they were made.
+there, on whatever machine they run. Attempts are told of by the batch, after they were made, and of a large batch some:
+first those that failed.
 
 All of it is off, and costs a look at `_tracer`, unless OTEL_EXPORTER_OTLP_ENDPOINT (or its sister for traces alone)
 says where to send them. Those are OpenTelemetry's own variables, as are OTEL_TRACES_SAMPLER and OTEL_SERVICE_NAME.

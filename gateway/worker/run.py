@@ -173,11 +173,13 @@ class Run:
         remaining = list(self._unsettled)
         tally.count(self.job, self._post.notification if self._post else None, batch)
         began = time.perf_counter()
-        with tracing.span("settle", {"results": len(batch)}):
+        ends = Counter(done.outcome.name for done in settlement.settled)
+        told = {f"results.{outcome}": count for outcome, count in ends.items()}
+        with tracing.span("settle", {"results": len(batch), "results.retry": settlement.retries, **told}):
             await self._write(settlement, remaining)
         metrics.SETTLE_BATCH.observe(len(batch))
         metrics.SETTLE_SECONDS.observe(time.perf_counter() - began)
-        for outcome, count in Counter(done.outcome.name for done in settlement.settled).items():
+        for outcome, count in ends.items():
             metrics.SETTLED.labels(outcome).inc(count)
         if self._look_up is not None and (self._unsettled or self._may_fail_too_often):
             with suppress(*DATABASE_ERRORS):  # the next batch looks again; what is in flight must not be dropped

@@ -11,15 +11,18 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from gateway import tracing
-from gateway.domain import ids
-from gateway.domain.delivery import OutcomeName
+from gateway.domain import clock, ids
+from gateway.domain.cargo import Target
+from gateway.domain.delivery import Accepted, Gone, OutcomeName
 from gateway.domain.job import Job, Task
 from gateway.domain.notification import Lane
 from gateway.queue import wire
 from gateway.records import notifications
+from gateway.service.delivery import Sent
 from gateway.service.loading import load
 from gateway.service.messages import Composer
 from gateway.sim import Vendor
+from gateway.worker import tally
 from tests.support.api import Api
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -92,6 +95,19 @@ async def test_the_trace_goes_along_with_a_job_to_where_there_is_no_database(
     assert arrived is not None
     assert arrived.notification.trace is not None
     assert TRACE in arrived.notification.trace
+
+
+async def test_of_a_large_batch_those_that_failed_are_traced_and_not_all_others(spans: InMemorySpanExporter) -> None:
+    """A span for each of a campaign's messages would hold up the alerts behind them."""
+    target = Target(ids.new_id(), "https://push.example.org/1", "push.example.org", b"", b"", ids.new_id(), "", None)
+    sent = Sent(Accepted(None, None), 201, clock.now(), 10, posted=True)
+    batch = [(target, sent)] * 499 + [(target, sent._replace(outcome=Gone("it said so"), status=410))]
+    job = Job(1, Task.SEND, ids.new_id(), ids.new_id(), Lane.BULK, 1, 0, None, ())
+    with tracing.span("deliver", {}):
+        tally.count(job, None, batch)
+    attempts = [span for span in spans.get_finished_spans() if span.name.startswith("POST")]
+    assert len(attempts) == tally.MOST_TRACED
+    assert (attempts[0].attributes or {})["outcome"] == OutcomeName.GONE
 
 
 async def test_without_an_endpoint_or_the_extra_nothing_is_traced(
