@@ -25,6 +25,10 @@ PAGES = ("start", "tutorial", "recipes", "moving", "errors", "metrics", "compari
 HEADERS = {"Content-Security-Policy": PAGE, "Cache-Control": "no-cache"}
 
 
+# Of the series, as queries name them.
+SUFFIXES = {"counter": "_total", "info": "_info"}
+
+
 class Page(NamedTuple):
     title: str
     html: str
@@ -111,7 +115,7 @@ def _metrics() -> Iterator[str]:
     yield "<table><thead><tr><th>metric</th><th>type</th><th>what it measures</th></tr></thead><tbody>"
     for family in sorted(REGISTRY.collect(), key=lambda one: one.name):
         if family.name.startswith("gateway_"):
-            name = family.name + ("_total" if family.type == "counter" else "")
+            name = family.name + SUFFIXES.get(family.type, "")
             yield f"<tr><td><code>{name}</code></td><td>{family.type}</td><td>{escape(family.documentation)}</td></tr>"
     yield "</tbody></table>"
 
