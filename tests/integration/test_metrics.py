@@ -1,6 +1,7 @@
 """What `/metrics` tells, of whom it asks a token, and what workers tell on a port of their own."""
 
 import asyncio
+import socket
 from pathlib import Path
 
 import aiohttp
@@ -10,7 +11,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.domain.notification import Kind
 from gateway.sim import Vendor
 from tests.support.api import Api
-from tests.support.command import free_ports
 from tests.support.worker_process import worker_process
 
 TOKEN = "a token for Prometheus alone"
@@ -63,14 +63,15 @@ async def test_requests_are_counted_by_route_and_not_by_what_the_caller_made_up(
 
 
 async def test_a_worker_tells_on_its_own_port_what_it_and_the_queue_are_at(api: Api, tmp_path: Path) -> None:
-    port = free_ports(1)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     said = {"metrics_port": port, "metrics_token": TOKEN}
     async with worker_process(api.parts, tmp_path, **said) as worker, aiohttp.ClientSession() as http:
         await answers(http, f"http://127.0.0.1:{port}/healthz")
         async with http.get(f"http://127.0.0.1:{port}/metrics") as refused:
             assert refused.status == 401
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 async with http.get(f"http://127.0.0.1:{port}/metrics", headers=headers) as answer:
                     text = await answer.text()
@@ -86,7 +87,7 @@ async def test_a_worker_tells_on_its_own_port_what_it_and_the_queue_are_at(api: 
 
 
 async def answers(http: aiohttp.ClientSession, url: str) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 async with http.get(url) as answer:
