@@ -137,16 +137,16 @@ async def _watched(request: web.Request, handler: Handler) -> web.StreamResponse
     request_id = request_id or ids.new_id().hex
     request[REQUEST_ID] = request_id
     began = time.perf_counter()
-    asked = {"http.request.method": request.method, "http.route": _route(request), "request.id": request_id}
-    traced = tracing.span(
-        f"{request.method} {_route(request)}", asked, kind="server", parent=request.headers.get("traceparent")
-    )
+    route = _route(request)
+    asked = {"http.request.method": request.method, "http.route": route, "request.id": request_id}
+    above = request.headers.get("traceparent")
+    traced = tracing.span(f"{request.method} {route}", asked, kind="server", parent=above)
     with traced as span, structlog.contextvars.bound_contextvars(request_id=request_id, **tracing.named(span)):
         try:
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - the last line: no stack trace ever reaches a caller
             response = problems.answer(problems.of(error))
-        route, seconds = _route(request), time.perf_counter() - began
+        seconds = time.perf_counter() - began
         log.info(
             "http.request",
             method=request.method,
