@@ -112,7 +112,11 @@ async def show(call: Call) -> Answer:
 
 
 async def _write_events(request: Request[None, Following], position: int | None, response: web.StreamResponse) -> None:
-    await response.write(b": following\n\n")
+    if position is None:
+        async with request.context.engine.connect() as conn:
+            position = await log.last_position(conn, request.application_id)
+    # Whoever is cut off before anything has come resumes here.
+    await response.write(b": following\n\nid: %d\n\n" % position)
     async with aclosing(_events(request, position)) as events:
         async for text in events:
             async with asyncio.timeout(SLOW_S):  # whoever does not read is left: a page that resumes misses nothing
