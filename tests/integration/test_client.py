@@ -1,0 +1,110 @@
+"""The Python client against the real server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway import client
+from gateway.client import Gateway, bodies, streams
+from gateway.sim import Vendor
+from tests.support.api import ADMIN, Api
+
+
+@pytest.fixture
+async def gateway(api: Api) -> AsyncIterator[Gateway]:
+    async with Gateway(api.origin, api.secret) as gateway:
+        yield gateway
+
+
+def registrations(api: Api, count: int, **details: object) -> list[bodies.NewDevice]:
+    return [{"subscription": one.to_json(), **details} for one in api.parts.subscribe(Vendor.FCM, count)]  # type: ignore[misc, typeddict-item]
+
+
+async def test_devices_come_from_an_iterator_and_are_listed_over_pages(
+    api: Api, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "AT_A_TIME", 500)
+    broken: bodies.NewDevice = {
+        "subscription": {"endpoint": "https://no.example/x", "keys": {"p256dh": "", "auth": ""}}
+    }
+    lines = [*registrations(api, 120, user_id="u/1 {x}", topics=["news"]), broken]
+
+    async def made() -> AsyncIterator[bodies.NewDevice]:
+        for line in lines:
+            yield line
+
+    verdicts = gateway.devices.import_(made())
+    told = [verdict async for verdict in verdicts]
+    assert [verdict.status for verdict in told] == ["created"] * 120 + ["refused"]
+    assert {fault.pointer for fault in told[-1].faults} == {"/subscription/keys/auth", "/subscription/keys/p256dh"}
+    assert verdicts.sums == {"created": 120, "refreshed": 0, "refused": 1}
+    listed = [device.id async for device in gateway.devices.list(topic="news")]
+    assert sorted(listed) == sorted(verdict.id for verdict in told[:-1] if verdict.id)
+    assert [device.id for device in await gateway.devices.list().first(101)] == listed[:101]
+    device = await gateway.devices.update(listed[0], attributes={"plan": "pro"})
+    await gateway.devices.locate(device.id, lat=48.2, lon=16.4)
+    await gateway.devices.add_topic(device.id, "weather")
+    device = await gateway.devices.get(device.id)
+    assert (device.attributes, device.location and device.location.lat) == ({"plan": "pro"}, 48.2)
+    assert [(topic.topic, topic.devices) async for topic in gateway.topics.list()] == [("news", 120), ("weather", 1)]
+    assert (await gateway.audiences.preview(audience={"topic": "weather"})).devices == 1
+    assert (await gateway.users.forget("u/1 {x}")).devices == 120
+
+
+async def test_what_is_sent_is_followed_also_after_the_connection_broke(api: Api, gateway: Gateway) -> None:
+    [told] = [one async for one in gateway.devices.import_(registrations(api, 1, user_id="ann"))]
+    tail = gateway.deliveries.tail(user_id="ann")
+    seen = aiter(tail)
+    following = asyncio.ensure_future(anext(seen))
+    async with asyncio.timeout(30), api.parts.working():
+        while tail.last_event_id is None:  # noqa: ASYNC110 - where it begins is told before anything is in the log
+            await asyncio.sleep(0.01)
+        for task in api.front.following:
+            task.cancel()  # as when the server stops
+        sent = await gateway.notifications.send(content={"title": "Hi"}, audience={"user_id": "ann"})
+        delivery = await following
+        assert (delivery.notification_id, delivery.device_id) == (sent.id, told.id)
+        assert delivery.outcome == "accepted"
+        resumed = gateway.deliveries.tail(last_event_id="0")
+        assert (await anext(aiter(resumed))).id == delivery.id
+        assert resumed.last_event_id == tail.last_event_id
+    assert (await gateway.deliveries.get(delivery.id)).attempts
+    assert (await gateway.notifications.get(sent.id)).progress.accepted == 1
+    assert [one.id async for one in gateway.notifications.list(kind="direct")] == [sent.id]
+
+
+async def test_refusals_come_as_what_they_are(api: Api, gateway: Gateway) -> None:
+    with pytest.raises(client.Invalid) as invalid:
+        await gateway.campaigns.create(name="n", content={"title": "t"}, audience={"nonsense": 1})
+    assert [fault.pointer for fault in invalid.value.faults] == ["/audience"]
+    with pytest.raises(client.NotFound):
+        await gateway.campaigns.get("ntf_" + "0" * 32)
+    with pytest.raises(client.Forbidden):
+        await gateway.applications.create(name="n", subject="mailto:ops@example.org")
+    async with Gateway(api.origin, ADMIN) as operator:
+        made = await operator.applications.create(name="n", subject="mailto:ops@example.org")
+        assert {one.name async for one in operator.applications.list()} == {"Weather", "n"}
+        await operator.applications.remove_key(made.id, made.keys[-1].id)
+        assert (await anext(aiter(operator.audit.list()))).act == "keys.remove"
+    async with Gateway(api.origin, made.secret_key) as stranger:
+        with pytest.raises(client.Unauthenticated):
+            await stranger.notifications.list().page()
+    assert (await gateway.ready()).status == "ready"
+    assert await gateway.vapid_public_key() == api.parts.application["vapid_public_key"]
+
+
+async def test_the_same_idempotency_key_is_one_notification(gateway: Gateway) -> None:
+    for title, same in (("Storm", True), ("Snow", False)):
+        sending = gateway.notifications.send(
+            content={"title": title}, audience={"everyone": True}, idempotency_key="order-7"
+        )
+        if same:
+            first = await sending
+            again = await gateway.notifications.send(
+                content={"title": title}, audience={"everyone": True}, idempotency_key="order-7"
+            )
+            assert again.id == first.id
+        else:
+            with pytest.raises(client.IdempotencyMismatch):
+                await sending
