@@ -8,6 +8,7 @@ import asyncio
 import gc
 import os
 import resource
+import secrets
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,6 +23,7 @@ from nats.js.errors import APIError
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from gateway import metrics, tracing
+from gateway.domain.errors import Obstacle
 from gateway.domain.notification import Lane
 from gateway.embedded import EmbeddedPostgres
 from gateway.outbound.client import OutboundClient
@@ -35,6 +37,7 @@ from gateway.records import happenings, migrate, timekeeping
 from gateway.records.database import open_engine
 from gateway.records.signals import Signals
 from gateway.service import rotation
+from gateway.service.access import Caller
 from gateway.service.context import Context
 from gateway.service.delivery import Courier
 from gateway.service.messages import Composer
@@ -63,7 +66,7 @@ GARBAGE = 5_000
 PREPARE_TRIES = 6
 
 
-class CannotStart(Exception):
+class CannotStart(Obstacle):
     """Why the gateway does not run, in one line for whoever started it."""
 
 
@@ -133,6 +136,22 @@ async def serve(settings: Settings, installation: Installation, stop: asyncio.Ev
     """The HTTP API and the pages."""
     async with tracing.running(), _serving(settings, installation):
         await stop.wait()
+
+
+@asynccontextmanager
+async def for_one(settings: Settings, installation: Installation, caller: Caller) -> AsyncIterator[tuple[str, str]]:
+    """The API for one caller alone, in this process: its address, and a key that nobody else is ever told."""
+    url, key = installation.database_url, secrets.token_urlsafe(32)
+    async with context(settings, installation) as ours, Signals(url).running() as bell:
+        await _check(ours, url)
+        front = Front(ours, bell, largest_body=settings.max_body, passes={key: caller})
+        runner = web.AppRunner(build(front, pages=False), access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}", key
+        finally:
+            await runner.cleanup()
 
 
 async def work(settings: Settings, stop: asyncio.Event, installation: Installation | None = None) -> None:

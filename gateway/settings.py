@@ -17,15 +17,17 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from gateway.domain.errors import Obstacle
 from gateway.domain.notification import Lane
 
 PREFIX = "GATEWAY_"
 FROM_FILE = ("database_url", "queue", "admin_token", "master_key", "other_master_keys", "metrics_token")
-OF_OTHERS = ("GATEWAY_TEST_DATABASE_URL",)  # read by the tests
+OF_OTHERS = ("GATEWAY_SERVER", "GATEWAY_KEY", "GATEWAY_TEST_DATABASE_URL")
+"""Read by the command line, which asks a server, and by the tests."""
 SECRET = 32  # octets, both of a secret we make and of the shortest master key
 
 
-class SettingsError(Exception):
+class SettingsError(Obstacle):
     """A setting is wrong. The message has one line for each fault, which names the variable or the file."""
 
 

@@ -1,31 +1,30 @@
-"""The command line. Exit codes: 0 done, 1 failed with one clear line on stderr, 2 wrong usage."""
+"""The command line. Exit codes: 0 done, 1 failed with one clear line on stderr, 2 wrong usage.
+
+What a command needs it imports when it runs: help and completion are there at once, whatever else is installed.
+"""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from sqlalchemy.exc import DBAPIError
 
 from gateway import __version__
-from gateway.app import CannotStart
-from gateway.cli import campaigns, devices, feeds, operating, running, secrets, sending, watching
+from gateway.cli import applications, campaigns, devices, feeds, operating, running, secrets, sending, watching
 from gateway.cli.output import fail
-from gateway.domain.errors import GatewayError, Invalid
-from gateway.embedded import EmbeddedUnavailable
-from gateway.service.vault import Unsealable
-from gateway.settings import SettingsError
+from gateway.domain.errors import GatewayError, Invalid, Obstacle
 
 cli = typer.Typer(
     name="gateway",
     help="A self-hosted Web Push notification gateway. Begin with `gateway up`.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 running.add(cli)
 operating.add(cli)
+applications.add(cli)
 sending.add(cli)
 watching.add(cli)
 campaigns.add(cli)
@@ -47,16 +46,45 @@ def main() -> None:
     try:
         cli()
     except Invalid as refusal:
-        fail("; ".join(f"{fault.pointer or '/'} {fault.detail}" for fault in refusal.faults))
+        fail(_faults(refusal))
     except GatewayError as refusal:
         fail(refusal.detail)
-    except (CannotStart, SettingsError, EmbeddedUnavailable, Unsealable) as refusal:
-        fail(str(refusal))
-    except DBAPIError as error:
-        fail(f"the database refused: {str(error.orig).partition(chr(10))[0]}; is it migrated? (`gateway migrate`)")
-    except OSError as error:
-        fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+    except Obstacle as obstacle:
+        fail(str(obstacle))
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if (line := _of_libraries(error)) is None:
+            raise
+        fail(line)
+
+
+def _faults(refusal: Any) -> str:
+    return "; ".join(f"{fault.pointer or '/'} {fault.detail}" for fault in refusal.faults)
+
+
+def _of_libraries(error: Exception) -> str | None:
+    """What is raised by what only some commands load; it is loaded when it was raised."""
+    if "gateway.client" in sys.modules:
+        from gateway import client
+
+        match error:
+            case client.Unauthenticated():
+                return f"{error.detail}: is --key (GATEWAY_KEY) one of this gateway's?"
+            case client.Refused(faults=[_, *_]):
+                return _faults(error)
+            case client.Refused():
+                return error.detail
+            case client.GatewayError():
+                return str(error)
+    if "sqlalchemy" in sys.modules:
+        from sqlalchemy.exc import DBAPIError
+
+        if isinstance(error, DBAPIError):
+            reason = str(error.orig).partition("\n")[0]
+            return f"the database refused: {reason}; is it migrated? (`gateway migrate`)"
+    return None

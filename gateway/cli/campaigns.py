@@ -1,29 +1,26 @@
 """Commands for what has been accepted: how far it has come, pause, resume, cancel."""
 
 import asyncio
-from pathlib import Path
-from typing import Annotated, Any
-from uuid import UUID
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway import app
-from gateway.cli.installation import DataDir, id_of, installation, order, run, settings
-from gateway.cli.output import JsonOption, as_json, console, pairs
-from gateway.domain import ids
-from gateway.domain.errors import NotFound
-from gateway.domain.notification import Notification
-from gateway.records import notifications
-from gateway.records.signals import LOG, Signals
-from gateway.service import audit, control, reports
-from gateway.service.context import Context
+from gateway.cli.output import JsonOption, as_json, console, moment, pairs
+from gateway.cli.reach import Reach, reaching
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from gateway.client import Gateway
+    from gateway.client.answers import Notification
 
 campaign = typer.Typer(help="Campaigns, and notifications of every other kind.", no_args_is_help=True)
 
+NotificationId = Annotated[str, typer.Argument(metavar="ID", help="The notification's id (ntf_...).")]
+
 ENDED = ("done", "cancelled")
-LOOK_S = 2.0
+LOOK_S = 1.0
 
 
 def add(cli: typer.Typer) -> None:
@@ -31,84 +28,125 @@ def add(cli: typer.Typer) -> None:
 
 
 @campaign.command("status")
+@reaching
 def status(
-    notification_id: str,
-    watch: Annotated[bool, typer.Option("--watch", help="Until it is done.")] = False,
-    data_dir: DataDir = None,
+    reach: Reach,
+    notification_id: NotificationId,
+    watch: Annotated[bool, typer.Option("--watch", help="Until it is done; Ctrl-C ends the watching alone.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Show how far a campaign (or any notification) has come."""
-    id_ = id_of(ids.NOTIFICATION, notification_id)
 
-    async def found(conn: AsyncConnection) -> dict[str, Any]:
-        return await reports.one_notification(conn, (await _held(conn, id_)).application_id, id_)
+    async def find(gateway: "Gateway") -> "Notification":
+        if not watch:
+            return await gateway.notifications.get(notification_id)
+        return await watched(gateway, notification_id)
 
-    watched = run(_watched(data_dir, found, bar=not json)) if watch else None
-    shown = watched or order(data_dir, lambda conn, _: found(conn))
+    shown = reach.ask(find, about=notification_id)
     if json:
         return as_json(shown)
-    counts = {name: count for name, count in shown["progress"].items() if count or name in ("targets", "accepted")}
-    pairs({"id": shown["id"], "name": shown["name"] or "", "status": shown["status"], **counts})
+    pairs(told(shown))
 
 
 @campaign.command()
-def pause(notification_id: str, data_dir: DataDir = None) -> None:
+@reaching
+def pause(reach: Reach, notification_id: NotificationId) -> None:
     """Send no more of it until it is resumed."""
-    _controlled("pause", control.pause, notification_id, data_dir)
+
+    async def paused(gateway: "Gateway") -> "Notification":
+        return await gateway.notifications.pause(notification_id)
+
+    typer.echo(reach.ask(paused, about=notification_id).status)
 
 
 @campaign.command()
-def resume(notification_id: str, data_dir: DataDir = None) -> None:
+@reaching
+def resume(reach: Reach, notification_id: NotificationId) -> None:
     """Let it go on where it was paused."""
-    _controlled("resume", control.resume, notification_id, data_dir)
+
+    async def resumed(gateway: "Gateway") -> "Notification":
+        return await gateway.notifications.resume(notification_id)
+
+    typer.echo(reach.ask(resumed, about=notification_id).status)
 
 
 @campaign.command()
-def cancel(notification_id: str, data_dir: DataDir = None) -> None:
+@reaching
+def cancel(reach: Reach, notification_id: NotificationId) -> None:
     """Send no more of it, for good."""
-    _controlled("cancel", control.cancel, notification_id, data_dir)
+
+    async def cancelled(gateway: "Gateway") -> "Notification":
+        return await gateway.notifications.cancel(notification_id)
+
+    typer.echo(reach.ask(cancelled, about=notification_id).status)
 
 
-def _controlled(name: str, what: control.Order, notification_id: str, data_dir: Path | None) -> None:
-    id_ = id_of(ids.NOTIFICATION, notification_id)
-
-    async def controlled(conn: AsyncConnection, _: Context) -> str:
-        found = await _held(conn, id_)
-        await what(conn, found.application_id, id_)
-        await audit.note(conn, audit.COMMAND_LINE, f"notifications.{name}", found.application_id, notification_id)
-        return (await _held(conn, id_)).status
-
-    typer.echo(order(data_dir, controlled))
-
-
-async def _held(conn: AsyncConnection, id_: UUID) -> Notification:
-    """Raises NotFound."""
-    held = await notifications.load(conn, [id_])
-    if not held:
-        raise NotFound(f"there is no notification {ids.show(ids.NOTIFICATION, id_)}")
-    return held[0]
-
-
-async def _watched(data_dir: DataDir, found: Any, *, bar: bool) -> dict[str, Any]:
-    chosen = settings(data_dir)
-    url = (await asyncio.to_thread(app.find, chosen)).database_url
-    async with installation(chosen) as context, Signals(url).running() as bell:
-        with bell.waiter(LOG) as waiter, progress_bar(disable=not bar) as progress:
-            task = progress.add_task("sending", total=None)
-            while True:
-                async with context.engine.connect() as conn:
-                    shown: dict[str, Any] = await found(conn)
-                counts = shown["progress"]
-                targets = counts["targets"] if shown["status"] != "scheduled" else None
-                progress.update(
-                    task, description=shown["status"], total=targets, completed=counts["targets"] - counts["pending"]
-                )
-                if shown["status"] in ENDED and not counts["pending"]:
-                    return shown
-                await waiter.wait(LOOK_S)
+def told(shown: "Notification") -> dict[str, Any]:
+    """What a person wants to know of it."""
+    progress = shown.progress
+    counts = {"targets": progress.targets, "accepted": progress.accepted}
+    others = ("pending", "gone", "rejected", "expired", "cancelled", "skipped", "retries")
+    counts |= {name: count for name in others if (count := getattr(progress, name))}
+    counts |= {name: count for name in ("displayed", "clicked", "dismissed") if (count := getattr(progress, name))}
+    said: dict[str, Any] = {"id": shown.id, "name": shown.name or "", "status": shown.status}
+    if shown.auto_paused:
+        said["because"] = shown.auto_paused
+    if shown.status == "scheduled":
+        said["starts"] = shown.start_at
+    if shown.status not in ENDED and progress.eta is not None:
+        said["done by"] = progress.eta
+    if shown.finished_at is not None:
+        said["finished"] = shown.finished_at
+    return {**said, **counts}
 
 
-def progress_bar(*, disable: bool = False) -> Progress:
-    """One line on a terminal, nothing in a pipe."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, disable=disable or not console.is_terminal)
+async def watched(gateway: "Gateway", notification_id: str) -> "Notification":
+    """Until it has come to its end: a bar on a terminal, else a line on stderr whenever it has gone on."""
+    with _bar() as bar:
+        task = bar.add_task("", total=None, rate="", eta="")
+        said = ""
+        while True:
+            shown = await gateway.notifications.get(notification_id)
+            progress = shown.progress
+            known = shown.status != "scheduled"
+            done = progress.targets - progress.pending
+            bar.update(
+                task,
+                description=shown.status,
+                total=progress.targets if known else None,
+                completed=done,
+                rate=f"{progress.per_second:,.0f}/s" if progress.per_second else "",
+                eta=_expected(shown),
+            )
+            line = f"{shown.status} {done:,} of {progress.targets:,}"
+            if bar.disable and line != said:
+                print(line, file=sys.stderr)
+                said = line
+            if shown.status in ENDED and not progress.pending:
+                return shown
+            await asyncio.sleep(LOOK_S)
+
+
+def _expected(shown: "Notification") -> str:
+    if shown.status == "scheduled":
+        return f"starts {moment(shown.start_at)}"
+    if shown.status in ENDED or shown.progress.eta is None:
+        return ""
+    return f"done by {moment(shown.progress.eta)}"
+
+
+def _bar() -> "Progress":
+    """One line on a terminal, nothing in a pipe. It is drawn on stderr: stdout is for the outcome."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    screen = console(err=True)
+    columns = (
+        TextColumn("{task.description:<9}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[eta]}", style="dim"),
+    )
+    return Progress(*columns, console=screen, disable=not screen.is_terminal)

@@ -49,6 +49,7 @@ def _ndjson(lines: Iterator[str]) -> Iterator[tuple[int, bytes | GatewayError]]:
 
 def _registration(line: str) -> bytes:
     """A bare subscription, as `PushSubscription.toJSON()` gives it and most senders keep it, is one too."""
+    line = line.strip()
     if '"subscription"' not in line and '"endpoint"' in line:
         return b'{"subscription": %s}' % line.encode()
     return line.encode()

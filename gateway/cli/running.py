@@ -3,16 +3,16 @@
 import asyncio
 import contextlib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway import app, log
-from gateway.app import CannotStart, Installation
 from gateway.cli.installation import DataDir, run, settings
-from gateway.embedded import EmbeddedPostgres
-from gateway.settings import Settings, load_or_create_secret, open_data_dir
-from gateway.sim import DEMO, Sim, Vendor
+
+if TYPE_CHECKING:
+    from gateway.app import Installation
+    from gateway.settings import Settings
+    from gateway.sim import Sim
 
 Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Listen on this port.")]
 Host = Annotated[str | None, typer.Option("--host", help="Listen on this address.")]
@@ -36,6 +36,11 @@ def up(
     sim_port: SimPort = SIM_PORT,
 ) -> None:
     """Run everything in one process: embedded Postgres unless GATEWAY_DATABASE_URL is set, migrate, serve, work."""
+    from gateway import app, log
+    from gateway.embedded import EmbeddedPostgres
+    from gateway.settings import open_data_dir
+    from gateway.sim import Sim, Vendor
+
     chosen = settings(data_dir, port=port, host=host)
     log.configure(chosen.log_level, chosen.log_format)
     open_data_dir(chosen.data_dir)
@@ -57,8 +62,11 @@ def up(
         run(_until_told(chosen, _own(chosen, url), pusher))
 
 
-def _own(chosen: Settings, url: str) -> Installation:
+def _own(chosen: "Settings", url: str) -> "Installation":
     """What the settings leave open, `up` makes for itself: a master key, an admin token."""
+    from gateway.app import Installation
+    from gateway.settings import load_or_create_secret
+
     key, token = chosen.master_key, chosen.admin_token
     files = chosen.data_dir / "master-key", chosen.data_dir / "admin-token"
     return Installation(
@@ -68,7 +76,9 @@ def _own(chosen: Settings, url: str) -> Installation:
     )
 
 
-async def _until_told(chosen: Settings, own: Installation, pusher: Sim | None) -> None:
+async def _until_told(chosen: "Settings", own: "Installation", pusher: "Sim | None") -> None:
+    from gateway import app
+
     stop = asyncio.Event()
     app.stop_on_signals(stop)
     base = chosen.public_url
@@ -83,6 +93,8 @@ async def _until_told(chosen: Settings, own: Installation, pusher: Sim | None) -
 
 def serve(port: Port = None, host: Host = None, data_dir: DataDir = None) -> None:
     """Serve the HTTP API and the pages. Any number may run; workers deliver."""
+    from gateway import app, log
+
     chosen = settings(data_dir, port=port, host=host)
     log.configure(chosen.log_level, chosen.log_format)
 
@@ -101,6 +113,8 @@ def work(
     data_dir: DataDir = None,
 ) -> None:
     """Deliver what is in the queue. Any number may run; with NATS without a database. SIGTERM ends in order."""
+    from gateway import app, log
+
     chosen = settings(data_dir, lanes=lanes)
     log.configure(chosen.log_level, chosen.log_format)
 
@@ -114,6 +128,8 @@ def work(
 
 def relay(data_dir: DataDir = None) -> None:
     """With NATS as the queue: pass jobs from the database to its workers, and results back. Any number may run."""
+    from gateway import app, log
+
     chosen = settings(data_dir)
     log.configure(chosen.log_level, chosen.log_format)
 
@@ -127,6 +143,10 @@ def relay(data_dir: DataDir = None) -> None:
 
 def migrate(data_dir: DataDir = None) -> None:
     """Bring the database up to date. Safe beside running gateways, and several at once."""
+    from gateway import app, log
+    from gateway.app import CannotStart
+    from gateway.embedded import EmbeddedPostgres
+
     chosen = settings(data_dir)
     log.configure(chosen.log_level, chosen.log_format)
     if chosen.database_url is not None:
@@ -148,6 +168,9 @@ def sim(
     state: Annotated[Path | None, typer.Option("--state", help="Keep subscriptions in this file.")] = None,
 ) -> None:
     """Run a local push service that answers as FCM, Mozilla, Apple and WNS do. For development only."""
+    from gateway import app
+    from gateway.app import CannotStart
+    from gateway.sim import DEMO, Sim
 
     async def simulated() -> None:
         stop = asyncio.Event()

@@ -1,12 +1,15 @@
 """Commands about the master key."""
 
 import sys
+from typing import TYPE_CHECKING
 
 import typer
 
 from gateway.cli.installation import DataDir, installation, run, settings
 from gateway.cli.output import JsonOption, as_json, fail, table
-from gateway.service import audit, rotation
+
+if TYPE_CHECKING:
+    from gateway.service.rotation import Standing
 
 secrets = typer.Typer(help="What is kept sealed, and the master key that seals it.", no_args_is_help=True)
 
@@ -39,6 +42,8 @@ def add(cli: typer.Typer) -> None:
 
 @secrets.command("rotate", help=HOW)
 def rotate(data_dir: DataDir = None, json: JsonOption = False) -> None:
+    from gateway.service import audit, rotation
+
     async def rotated() -> tuple[dict[str, int], int]:
         done = dict.fromkeys((kind.name for kind in rotation.KINDS), 0)
 
@@ -67,8 +72,9 @@ def rotate(data_dir: DataDir = None, json: JsonOption = False) -> None:
 @secrets.command("status")
 def status(data_dir: DataDir = None, json: JsonOption = False) -> None:
     """How much is sealed, and how much of it with another key than GATEWAY_MASTER_KEY."""
+    from gateway.service import rotation
 
-    async def found() -> dict[str, rotation.Standing]:
+    async def found() -> "dict[str, Standing]":
         async with installation(settings(data_dir)) as context, context.engine.connect() as conn:
             return await rotation.standing(conn, context.vault)
 

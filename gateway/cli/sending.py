@@ -1,25 +1,20 @@
 """Commands that send: a notification, an alert from a file."""
 
 import json as jsonlib
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any
-from uuid import UUID
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.cli.installation import AppOption, DataDir, application, order
 from gateway.cli.output import JsonOption, as_json, fail, pairs, table
-from gateway.domain.notification import Kind, Progress
-from gateway.service import reports, submission
-from gateway.service.alert_documents import REFUSED, take_all
-from gateway.service.context import Context
-from gateway.web.alerts import NewAlert, read_any, take_one
-from gateway.web.notifications import NewNotification
-from gateway.web.reading import read_body
+from gateway.cli.reach import AppOption, Reach, reaching
 
-Drafting = Callable[[AsyncConnection, UUID], Awaitable[submission.Draft]]
+if TYPE_CHECKING:
+    from gateway.client import Gateway
+    from gateway.client.answers import Notification, TakenAlert, TakenAlerts
+    from gateway.client.bodies import Schedule
+
+REFUSED = "refused"
 
 
 def add(cli: typer.Typer) -> None:
@@ -27,9 +22,11 @@ def add(cli: typer.Typer) -> None:
     cli.command()(alert)
 
 
+@reaching
 def send(
-    app_: AppOption,
+    reach: Reach,
     title: Annotated[str, typer.Option(help="The notification's title.")],
+    app_: AppOption = None,
     body: Annotated[str | None, typer.Option(help="Its text.")] = None,
     url: Annotated[str | None, typer.Option(help="Where a click leads.")] = None,
     topic: Annotated[list[str] | None, typer.Option(help="To the devices with this topic; may be repeated.")] = None,
@@ -37,15 +34,17 @@ def send(
     device: Annotated[list[str] | None, typer.Option(help="To this device; may be repeated.")] = None,
     everyone: Annotated[bool, typer.Option("--everyone", help="To all devices.")] = False,
     audience: Annotated[str | None, typer.Option(help="To an audience, as JSON.")] = None,
-    urgency: Annotated[str | None, typer.Option(help="very-low, low, normal or high.")] = None,
-    lane: Annotated[str | None, typer.Option(help="urgent, normal or bulk.")] = None,
+    urgency: Annotated[
+        Literal["very-low", "low", "normal", "high"] | None, typer.Option(help="What wakes a sleeping phone.")
+    ] = None,
+    lane: Annotated[Literal["urgent", "normal", "bulk"] | None, typer.Option(help="What goes first.")] = None,
     ttl: Annotated[int | None, typer.Option(help="Seconds a push service may hold it.")] = None,
     category: Annotated[str | None, typer.Option(help="What kind of message it is.")] = None,
     at: Annotated[str | None, typer.Option(help="When, such as 2026-12-01T09:00:00Z.")] = None,
     timezone: Annotated[
         str | None, typer.Option(help="The zone of --at, such as Europe/Vienna, or `device` for each device's own.")
     ] = None,
-    data_dir: DataDir = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key twice sends once.", metavar="KEY")] = None,
     json: JsonOption = False,
 ) -> None:
     """Send a notification."""
@@ -54,28 +53,30 @@ def send(
     given += [{"device_id": device}] if device else []
     given += [{"everyone": True}] if everyone else []
     if audience is not None:
-        try:
-            given.append(jsonlib.loads(audience))
-        except ValueError as error:
-            raise typer.BadParameter(f"is not JSON: {error}", param_hint="--audience") from None
+        given.append(read_json(audience, "--audience"))
     if not given:
         raise typer.BadParameter("say to whom: --topic, --user, --device, --everyone or --audience")
-    said = {
-        "content": {"title": title, "body": body, "url": url},
-        "audience": given[0] if len(given) == 1 else {"any": given},
-        "delivery": {"urgency": urgency, "lane": lane, "ttl": ttl},
-        "category": category,
-        "schedule": None if at is None else {"at": at, "timezone": timezone},
-    }
-    new = read_body(NewNotification, jsonlib.dumps(said).encode())
+    when: Schedule | None = None if at is None else {"at": at, "timezone": timezone}
 
-    async def draft(conn: AsyncConnection, application_id: UUID) -> submission.Draft:
-        return await new.draft(conn, application_id, Kind.DIRECT, new.audience, schedule=new.schedule)
+    async def sent(gateway: "Gateway") -> "Notification":
+        return await gateway.notifications.send(
+            content={"title": title, "body": body, "url": url},
+            audience=given[0] if len(given) == 1 else {"any": given},
+            delivery={"urgency": urgency, "lane": lane, "ttl": ttl},
+            category=category,
+            schedule=when,
+            idempotency_key=idempotency_key,
+        )
 
-    _submit(app_, draft, data_dir, as_json_=json)
+    made = reach.ask(sent, app=app_)
+    if json:
+        return as_json(made)
+    _tell(made)
 
 
+@reaching
 def alert(
+    reach: Reach,
     file: Annotated[
         Path,
         typer.Argument(
@@ -84,50 +85,58 @@ def alert(
             dir_okay=False,
         ),
     ],
-    app_: AppOption,
-    data_dir: DataDir = None,
+    app_: AppOption = None,
     json: JsonOption = False,
 ) -> None:
     """Raise an alert from a file."""
     raw = file.read_bytes()
+    said, kind = _recognised(raw)
 
-    async def taken(conn: AsyncConnection, context: Context) -> dict[str, Any]:
-        id_, read = await application(conn, app_), await read_any(raw)
-        if isinstance(read, NewAlert):
-            _, shown = await take_one(conn, context, id_, read)
-            return shown
-        return {"items": await take_all(conn, context, id_, read.alerts)}
+    async def taken(gateway: "Gateway") -> "Notification | TakenAlerts":
+        if kind is not None:
+            return await gateway.alerts.raise_document(raw, kind)
+        return await gateway.alerts.raise_(**said)
 
-    made = order(data_dir, taken)
+    made: Any = reach.ask(taken, app=app_)
+    items: list[TakenAlert] = getattr(made, "items", [])
     if json:
         as_json(made)
-    elif "items" in made:
-        columns = ("identifier", "outcome", "notification", "why")
-        table(columns, [_row(item) for item in made["items"]])
+    elif items:
+        table(("identifier", "outcome", "notification", "why"), [_row(item) for item in items])
     else:
         _tell(made)
-    items = made.get("items", [])
-    if items and all(item["outcome"] == REFUSED for item in items):
+    if items and all(item.outcome == REFUSED for item in items):
         fail("no alert was accepted")
 
 
-def _row(item: dict[str, Any]) -> tuple[str, ...]:
-    told = " ".join(notification["id"] for notification in item["notifications"])
-    why = "; ".join([*([item["detail"]] if item["detail"] else []), *(f"ignored {said}" for said in item["ignored"])])
-    return item["identifier"] or "", item["outcome"], told, why
+def read_json(text: str, option: str) -> Any:
+    """Raises BadParameter."""
+    try:
+        return jsonlib.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"is not JSON: {error}", param_hint=option) from None
 
 
-def _submit(app_: str, draft: Drafting, data_dir: Path | None, *, as_json_: bool) -> None:
-    async def submitted(conn: AsyncConnection, context: Context) -> dict[str, Any]:
-        id_ = await application(conn, app_)
-        accepted = await submission.submit(conn, context, id_, await draft(conn, id_))
-        return reports.notification(accepted, Progress())
+def _recognised(raw: bytes) -> tuple[Any, str | None]:
+    """(alert, None) of JSON of ours, else (None, content type), by its looks."""
+    if raw.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<" or raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return None, "application/cap+xml"
+    try:
+        said = jsonlib.loads(raw)
+    except ValueError as error:
+        fail(f"the file is neither XML nor JSON: {error}")
+    if isinstance(said, dict) and said.get("type") in ("Feature", "FeatureCollection"):
+        return None, "application/geo+json"
+    if not isinstance(said, dict):
+        fail("the file holds no alert: its JSON is not an object")
+    return said, None
 
-    made = order(data_dir, submitted)
-    if as_json_:
-        return as_json(made)
-    _tell(made)
+
+def _row(item: "TakenAlert") -> tuple[str, ...]:
+    shown = " ".join(notification.id for notification in item.notifications)
+    why = "; ".join([*([item.detail] if item.detail else []), *(f"ignored {said}" for said in item.ignored)])
+    return item.identifier or "", item.outcome, shown, why
 
 
-def _tell(made: dict[str, Any]) -> None:
-    pairs({"id": made["id"], "status": made["status"], "lane": made["delivery"]["lane"], "starts": made["start_at"]})
+def _tell(made: "Notification") -> None:
+    pairs({"id": made.id, "status": made.status, "lane": made.delivery.lane, "starts": made.start_at})

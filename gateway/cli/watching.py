@@ -1,29 +1,27 @@
 """Commands that watch the log of deliveries."""
 
-import asyncio
 import contextlib
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway import app
-from gateway.cli.installation import AppOption, DataDir, application, id_of, installation, order, run, settings
-from gateway.cli.output import COLOURS, JsonOption, as_json, console, table
-from gateway.domain import ids
-from gateway.domain.delivery import OutcomeName
-from gateway.records import log
-from gateway.records.signals import Signals
-from gateway.service import reports
-from gateway.service.context import Context
-from gateway.service.follow import follow
+from gateway.cli.output import COLOURS, JsonOption, as_items, as_json, console, table
+from gateway.cli.reach import AppOption, Reach, reaching
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from gateway.client import Gateway
+    from gateway.client.answers import Delivery
+    from gateway.client.bodies import DeliverySearch
 
 deliveries = typer.Typer(help="The log of deliveries.", no_args_is_help=True)
 
+Outcome = Literal["accepted", "gone", "rejected", "expired", "cancelled", "skipped"]
 NotificationOption = Annotated[str | None, typer.Option("--notification", help="Only of this one (ntf_...).")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="Only to this device (dev_...).")]
 UserOption = Annotated[str | None, typer.Option("--user", help="Only to this user's devices.")]
-OutcomeOption = Annotated[OutcomeName | None, typer.Option("--outcome", help="Only what came to this.")]
+OutcomeOption = Annotated[Outcome | None, typer.Option("--outcome", help="Only what came to this.")]
 HostOption = Annotated[str | None, typer.Option("--host", help="Only by this push service's host.")]
 
 COLUMNS = ("settled", "outcome", "status", "tries", "host", "user", "delivery", "cause")
@@ -33,84 +31,106 @@ def add(cli: typer.Typer) -> None:
     cli.add_typer(deliveries, name="deliveries")
 
 
-def _filters(
-    notification: str | None, device: str | None, user: str | None, outcome: OutcomeName | None, host: str | None
-) -> log.Filters:
-    return log.Filters(
-        None if notification is None else id_of(ids.NOTIFICATION, notification),
-        None if device is None else id_of(ids.DEVICE, device),
-        user,
-        outcome,
-        host,
-    )
-
-
-def _row(shown: dict[str, Any]) -> tuple[Any, ...]:
-    outcome = shown["outcome"]
-    return (
-        f"{shown['settled_at']:%H:%M:%S}",
-        f"[{COLOURS[outcome]}]{outcome}[/]",
-        shown["status"],
-        shown["attempts"],
-        shown["host"],
-        shown["user_id"],
-        shown["id"],
-        shown["cause"],
-    )
-
-
 @deliveries.command("list")
+@reaching
 def list_(
-    app_: AppOption,
+    reach: Reach,
+    app_: AppOption = None,
     notification: NotificationOption = None,
     device: DeviceOption = None,
     user: UserOption = None,
     outcome: OutcomeOption = None,
     host: HostOption = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
-    data_dir: DataDir = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The newest so many.")] = 50,
     json: JsonOption = False,
 ) -> None:
     """List deliveries, the newest first."""
-    filters = _filters(notification, device, user, outcome, host)
+    search = _search(notification, device, user, outcome, host)
 
-    async def found(conn: AsyncConnection, _: Context) -> list[dict[str, Any]]:
-        entries = await log.page(conn, await application(conn, app_), filters, before=None, limit=limit)
-        return [reports.delivery(entry) for entry in entries]
+    async def found(gateway: "Gateway") -> "list[Delivery]":
+        return await gateway.deliveries.list(**search).first(limit)
 
-    items = order(data_dir, found)
+    items = reach.ask(found, app=app_)
     if json:
-        return as_json({"items": items})
+        return as_items(items)
     table(COLUMNS, map(_row, items))
 
 
+@deliveries.command("show")
+@reaching
+def show(
+    reach: Reach,
+    delivery_id: Annotated[str, typer.Argument(metavar="ID", help="The delivery's id (dlv_...).")],
+    app_: AppOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show a delivery with every attempt: what the push service said, and what was done about it."""
+    from gateway.cli.output import pairs
+
+    async def found(gateway: "Gateway") -> Any:
+        return await gateway.deliveries.get(delivery_id)
+
+    shown = reach.ask(found, app=app_)
+    if json:
+        return as_json(shown)
+    fields = ("id", "notification_id", "device_id", "user_id", "host", "outcome", "cause", "settled_at")
+    pairs({name: value for name in fields if (value := getattr(shown, name)) is not None})
+    rows = [
+        (one.number, f"{one.at:%H:%M:%S}", one.duration_ms, one.status, one.cause, one.next) for one in shown.attempts
+    ]
+    table(("attempt", "at", "ms", "status", "cause", "and then"), rows)
+
+
 @deliveries.command("tail")
+@reaching
 def tail(
-    app_: AppOption,
+    reach: Reach,
+    app_: AppOption = None,
     notification: NotificationOption = None,
     device: DeviceOption = None,
     user: UserOption = None,
     outcome: OutcomeOption = None,
     host: HostOption = None,
-    data_dir: DataDir = None,
     json: JsonOption = False,
 ) -> None:
     """Follow the log as it grows, until Ctrl-C. With --json a line for each delivery."""
-    filters = _filters(notification, device, user, outcome, host)
+    search = _search(notification, device, user, outcome, host)
 
-    async def followed() -> None:
-        chosen = settings(data_dir)
-        url = (await asyncio.to_thread(app.find, chosen)).database_url
-        async with installation(chosen) as context, Signals(url).running() as bell:
-            async with context.engine.connect() as conn:
-                id_ = await application(conn, app_)
-            async for entries in follow(context.engine, bell, id_, filters, None):
-                for entry in entries:
-                    shown = reports.delivery(entry)
-                    if json:
-                        as_json(shown)
-                    else:
-                        console.print(*("" if cell is None else cell for cell in _row(shown)), soft_wrap=True)
+    async def followed(gateway: "Gateway") -> None:
+        async for delivery in gateway.deliveries.tail(**search):
+            if json:
+                as_json(delivery, line=True)
+            else:
+                console().print(_line(delivery), soft_wrap=True)
 
     with contextlib.suppress(KeyboardInterrupt):
-        run(followed())
+        reach.ask(followed, app=app_)
+
+
+def _search(
+    notification: str | None, device: str | None, user: str | None, outcome: Outcome | None, host: str | None
+) -> "DeliverySearch":
+    return {"notification_id": notification, "device_id": device, "user_id": user, "outcome": outcome, "host": host}
+
+
+def _row(shown: "Delivery") -> tuple[Any, ...]:
+    from rich.text import Text
+
+    outcome = Text(shown.outcome, style=COLOURS.get(shown.outcome, ""))
+    at = f"{shown.settled_at:%H:%M:%S}"
+    return at, outcome, shown.status, shown.attempts, shown.host, shown.user_id, shown.id, shown.cause
+
+
+def _line(shown: "Delivery") -> "Text":
+    """In columns that need not know what comes next; what was tried more than once says so."""
+    from rich.text import Text
+
+    return Text.assemble(
+        (f"{shown.settled_at:%H:%M:%S} ", "dim"),
+        (f"{shown.outcome:<9} ", f"bold {COLOURS.get(shown.outcome, '')}"),
+        f"{shown.status or '':<4}{shown.host}  ",
+        ("" if shown.user_id is None else f"{shown.user_id}  ", "cyan"),
+        shown.cause,
+        (f" (after {shown.attempts} tries)" if shown.attempts > 1 else "", "yellow"),
+        (f"  {shown.id}", "dim"),
+    )

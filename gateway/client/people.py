@@ -27,9 +27,16 @@ class Devices(Resource):
         """Register a browser, or refresh what is known of it."""
         return await self._make(Registered, "/v1/devices", body=device, key=idempotency_key)
 
-    def import_(self, devices: Iterable[bodies.NewDevice] | AsyncIterable[bodies.NewDevice]) -> Verdicts:
-        """Register any number at once; a refused one keeps no other from being registered."""
-        return Verdicts(self._transport, "/v1/devices/import", devices)
+    def import_(
+        self,
+        devices: Iterable[bodies.NewDevice | bytes] | AsyncIterable[bodies.NewDevice | bytes],
+        **how: Unpack[bodies.ImportSearch],
+    ) -> Verdicts:
+        """Register any number at once; a refused one keeps no other from being registered.
+
+        Octets are taken for the JSON of one, without a line break in it.
+        """
+        return Verdicts(self._transport, "/v1/devices/import", devices, how)
 
     def list(self, **search: Unpack[bodies.DeviceSearch]) -> Listing[Device]:
         return self._list(Device, "/v1/devices", query=search)

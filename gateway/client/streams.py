@@ -105,10 +105,17 @@ class Verdicts:
     safely come again. Raises GatewayError when it broke off; the verdicts until then are told first.
     """
 
-    def __init__(self, transport: Transport, at: str, lines: Iterable[Any] | AsyncIterable[Any]) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        at: str,
+        lines: Iterable[Any] | AsyncIterable[Any],
+        query: Mapping[str, Any] | None = None,
+    ) -> None:
         self._transport = transport
         self._at = at
         self._lines = lines
+        self._query = query
         self.sums: dict[str, int] = {}
         self._fault: Exception | None = None
 
@@ -124,7 +131,7 @@ class Verdicts:
     async def _asked(self) -> AsyncIterator[Verdict]:
         headers = {"Content-Type": NDJSON, "Accept": NDJSON}
         broken: GatewayError | None = Unreachable("the answer broke off")
-        async with self._transport.stream("POST", self._at, headers=headers, data=self._chunks()) as answer:
+        async with self._transport.stream("POST", self._at, query=self._query, headers=headers, data=self._chunks()) as answer:
             async for said in _told(answer):
                 if "done" in said:
                     self.sums = {name: value for name, value in said.items() if type(value) is int}
@@ -139,7 +146,7 @@ class Verdicts:
         chunk = bytearray()
         try:
             async for line in _each(self._lines):
-                chunk += to_json(line) + b"\n"
+                chunk += (line.strip() if isinstance(line, bytes) else to_json(line)) + b"\n"
                 if len(chunk) >= AT_A_TIME:
                     yield bytes(chunk)
                     chunk.clear()

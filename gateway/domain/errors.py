@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 
+class Obstacle(Exception):
+    """What keeps the gateway from being run or asked, in one line for whoever sits at the machine."""
+
+
 class GatewayError(Exception):
     """A refusal that may be shown to the caller as it is."""
 

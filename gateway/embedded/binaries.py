@@ -11,10 +11,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from gateway.domain.errors import Obstacle
+
 ORDINARY_USERS = ("postgres", "nobody")
 
 
-class EmbeddedUnavailable(Exception):
+class EmbeddedUnavailable(Obstacle):
     """The embedded Postgres cannot be had. The message is one line that says what to do."""
 
 

@@ -51,6 +51,12 @@ def open_engine(url: str, *, pool_size: int = 10, application_name: str = "gatew
     )
 
 
+async def version(conn: AsyncConnection) -> tuple[int, str]:
+    """Postgres's major version, and the whole of it as it names itself."""
+    number = (await conn.execute(text("SHOW server_version_num"))).scalar_one()
+    return int(number) // 10_000, (await conn.execute(text("SHOW server_version"))).scalar_one()
+
+
 async def write_behind(conn: AsyncConnection) -> None:
     """Do not wait until this transaction is on the disk. A crash of Postgres may undo it, but only together with
     everything that came after it: for what is then done again, such as claiming a job. Not for what makes rows: their

@@ -78,6 +78,12 @@ async def get(conn: AsyncConnection, id_: UUID) -> Device | None:
     return None if row is None else _device(row)
 
 
+async def hosts(conn: AsyncConnection) -> list[str]:
+    """The push services' hosts that there are active devices of."""
+    query = select(devices.c.host).where(devices.c.status == DeviceStatus.ACTIVE).distinct()
+    return sorted((await conn.execute(query)).scalars())
+
+
 async def application_of(conn: AsyncConnection, id_: UUID) -> UUID | None:
     found: UUID | None = (await conn.execute(_ITS_APPLICATION, {"id": id_})).scalar()
     return found

@@ -47,6 +47,11 @@ async def ensure(conn: AsyncConnection, first: date, days: int) -> list[str]:
     return made
 
 
+async def has(conn: AsyncConnection, day: date) -> bool:
+    """Whether everything that is kept by the day has a place for this one."""
+    return all([day in await _existing(conn, table.name) for table in PARTITIONED])
+
+
 async def drop_before(conn: AsyncConnection, limit: date, *, wait: timedelta) -> list[str]:
     """Drop every partition of a day before `limit`; answers with the names of those that are gone.
 

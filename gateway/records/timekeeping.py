@@ -19,19 +19,23 @@ WORTH_A_WORD_S = 2.0
 log = structlog.get_logger(__name__)
 
 
-async def look(engine: AsyncEngine) -> None:
-    """Set the process's clock by the database's."""
+async def look(engine: AsyncEngine) -> float | None:
+    """Set the process's clock by the database's.
+
+    Answers with the seconds that the machine's own clock is ahead of it; None when that could not be told.
+    """
     async with engine.connect() as conn:
         await conn.execute(select(1))  # making a connection takes its time
         asked = time.monotonic()
         told = await conn.execute(select(func.extract("epoch", func.clock_timestamp())))
         answered = time.monotonic()
     if answered - asked > LONGEST_S:
-        return
+        return None
     ahead = clock.set_by(float(told.scalar_one()), asked, answered)
     metrics.CLOCK.set(ahead)
     if abs(ahead) > WORTH_A_WORD_S:
         log.warning("clock.wrong", ahead_s=round(ahead, 1), advice="the database's is taken; is NTP running here?")
+    return ahead
 
 
 async def keep(engine: AsyncEngine) -> None:

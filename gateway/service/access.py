@@ -4,8 +4,9 @@ A credential is looked up with every request, so that a key removed now is refus
 """
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -41,6 +42,8 @@ class Caller:
     device_id: UUID | None = None
     key_id: UUID | None = None
     origins: tuple[str, ...] | None = None
+    name: str | None = None
+    """What is noted of who is known by no key."""
 
     @property
     def owner(self) -> str:
@@ -67,10 +70,17 @@ async def identify(conn: AsyncConnection, vault: Vault, admin_token: str | None,
 class Door:
     """Lets in who comes with a key, those who come at once together. Other credentials are looked at one by one."""
 
-    def __init__(self, engine: AsyncEngine, vault: Vault, admin_token: str | None) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        vault: Vault,
+        admin_token: str | None,
+        passes: Mapping[str, Caller] = MappingProxyType({}),
+    ) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")  # one statement, nothing to commit
         self._vault = vault
         self._admin_token = admin_token
+        self._passes = {digest(key): caller for key, caller in passes.items()}
         self._rounds: Rounds[bytes, HeldKey | None] = Rounds(self._look_up, MOST_AT_ONCE)
 
     async def identify(self, bearer: str) -> Caller:
@@ -78,7 +88,13 @@ class Door:
         if bearer.startswith(KEY_PREFIXES) and not _is_admin(self._admin_token, bearer):
             return _holder(await self._rounds.ask(digest(bearer)))
         async with self._engine.connect() as conn:
-            return await identify(conn, self._vault, self._admin_token, bearer)
+            return await self.identify_on(conn, bearer)
+
+    async def identify_on(self, conn: AsyncConnection, bearer: str) -> Caller:
+        """The caller behind a bearer token, looked up in a transaction. Raises Unauthenticated."""
+        if self._passes and (passing := self._passes.get(digest(bearer))) is not None:
+            return passing
+        return await identify(conn, self._vault, self._admin_token, bearer)
 
     async def still_admits(self, caller: Caller) -> bool:
         """Whether the key they came with is still there: for answers that take long."""

@@ -25,6 +25,8 @@ SHOWN_OF = {
 
 def who(caller: Caller) -> str:
     """The id of the key, or `admin`. The key itself is nowhere but with its holder."""
+    if caller.name is not None:
+        return caller.name
     return ADMIN if caller.key_id is None else ids.show(ids.KEY, caller.key_id)
 
 

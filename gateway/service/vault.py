@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from gateway.domain.errors import Obstacle
+
 SHORTEST_MASTER_KEY = 32  # octets
 KEY_ID = 4  # octets
 NONCE = 12  # octets, SP 800-38D section 8.2.2
@@ -31,7 +33,7 @@ RECEIPT_OCTETS = 37  # notification, device, expiry, variant
 NO_VARIANT = 255
 
 
-class Unsealable(Exception):
+class Unsealable(Obstacle):
     """What is stored was sealed with another master key, or was changed."""
 
 

@@ -23,7 +23,7 @@ from gateway.domain.errors import (
     UnsupportedMediaType,
 )
 from gateway.service import idempotency
-from gateway.service.access import SESSION_PREFIX, Caller, identify
+from gateway.service.access import SESSION_PREFIX, Caller
 from gateway.web import audit, problems, session
 from gateway.web.reading import read_body, read_query
 from gateway.web.routes import Answer, Call, Front, Medium, Request, Route, to_json
@@ -85,7 +85,7 @@ async def _answered(front: Front, route: Route, http: web.Request, held: ExitSta
     async with front.context.engine.begin() as conn:
         caller = NOBODY
         if route.may:
-            caller = await identify(conn, front.context.vault, front.admin_token, _credential(front, http))
+            caller = await front.door.identify_on(conn, _credential(front, http))
             _admit(route, caller, http)
             headers = headers or _count(front, caller)
         call = Call(front, http, caller, *_input(route, http, raw, other), conn)

@@ -1,9 +1,10 @@
 """Import registrations: an NDJSON stream in, then a verdict for each line out."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from aiohttp import web
+from pydantic import Field
 
 from gateway.domain import ids
 from gateway.records.devices import New
@@ -11,14 +12,18 @@ from gateway.service.access import MANAGE
 from gateway.service.registration import Desk
 from gateway.web.devices import NewDevice
 from gateway.web.ndjson import NDJSON, answer, still_admitted
-from gateway.web.reading import read_body
+from gateway.web.reading import Query, read_body
 from gateway.web.routes import Request, Routes
 
 routes = Routes("devices")
 
 
-@routes.add("POST", "/v1/devices/import", may=(MANAGE,), streams=NDJSON, answers={200: str})
-async def import_(request: Request) -> web.StreamResponse:
+class Import(Query):
+    dry_run: Annotated[bool, Field(description="Check every line, and register nothing: the status is `sound`.")] = False
+
+
+@routes.add("POST", "/v1/devices/import", may=(MANAGE,), query=Import, streams=NDJSON, answers={200: str})
+async def import_(request: Request[None, Import]) -> web.StreamResponse:
     """Register many devices: one registration a line (application/x-ndjson), of any length in all.
 
     The answer is a line for each line, `{"line", "status": "created"|"refreshed"|"refused", "id"}` or `errors`,
@@ -30,6 +35,9 @@ async def import_(request: Request) -> web.StreamResponse:
 
     def read(line: bytes) -> New:
         return desk.check(read_body(NewDevice, line).value())
+
+    async def check(new: Sequence[New]) -> list[dict[str, Any]]:
+        return [{"status": "sound"} for _ in new]
 
     async def register(new: Sequence[New]) -> list[dict[str, Any]]:
         await still_admitted(request)
@@ -43,4 +51,6 @@ async def import_(request: Request) -> web.StreamResponse:
     def name(new: New) -> str:
         return new.registration.subscription.endpoint
 
+    if request.query.dry_run:
+        return await answer(request.http, read, check, name, ("sound",))
     return await answer(request.http, read, register, name, ("created", "refreshed"))

@@ -46,6 +46,8 @@ class Front:
     addresses: Addresses = field(default_factory=Addresses)
     per_address: Buckets = field(default_factory=lambda: Buckets("address", 120_000))
     per_key: Buckets = field(default_factory=lambda: Buckets("key", 300_000))
+    passes: Mapping[str, Caller] = field(default_factory=dict)
+    """Keys of this process alone: whoever runs it is let in by them."""
     following: set[asyncio.Task[Any]] = field(default_factory=set)
     """Answers that have no end of their own; they are cut off when the server stops."""
     mailroom: Mailroom = field(init=False)
@@ -55,7 +57,7 @@ class Front:
 
     def __post_init__(self) -> None:
         context = self.context
-        object.__setattr__(self, "door", Door(context.engine, context.vault, self.admin_token))
+        object.__setattr__(self, "door", Door(context.engine, context.vault, self.admin_token, self.passes))
         object.__setattr__(self, "readiness", Readiness(context.engine))
         object.__setattr__(self, "reception", Reception(context))
         object.__setattr__(self, "mailroom", Mailroom(self.context.engine, self.bell))

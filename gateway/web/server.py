@@ -26,7 +26,6 @@ from gateway.web import (
     live,
     notifications,
     openapi,
-    pages,
     problems,
     receipts,
     reminders,
@@ -35,6 +34,9 @@ from gateway.web import (
     templates,
     triggers,
     webhooks,
+)
+from gateway.web import (
+    pages as files,
 )
 from gateway.web.protection import protecting
 from gateway.web.routes import Front, Route, to_json
@@ -87,7 +89,8 @@ def _in_a_word(record: logging.LogRecord) -> bool:
     return True
 
 
-def build(front: Front) -> web.Application:
+def build(front: Front, *, pages: bool = True) -> web.Application:
+    """`pages`: with the document, the console and the SDK."""
     logging.getLogger("aiohttp.server").addFilter(_in_a_word)
     app = web.Application(
         middlewares=[_watched], handler_args={"max_field_size": 16_384, "keepalive_timeout": KEEP_ALIVE_S}
@@ -104,8 +107,8 @@ def build(front: Front) -> web.Application:
         if route.browser and path not in browser_paths:
             browser_paths.add(path)
             app.router.add_route("OPTIONS", path, _preflight)
-    document = to_json(openapi.document(ROUTES))
-    pages.add(app, document)
+    if pages:
+        files.add(app, to_json(openapi.document(ROUTES)))
 
     async def cut_off(_: web.Application) -> None:
         await front.mailroom.close()

@@ -154,7 +154,7 @@ async def test_keys_come_and_go(settings: dict[str, str]) -> None:
 
 async def test_the_doctor_finds_what_is_wrong(settings: dict[str, str], empty_database_url: str) -> None:
     await command("apps", "create", "Shop", "--subject", "mailto:ops@example.org", **settings)
-    sound = await command("doctor", "--json", **settings)
+    sound = await command("doctor", "--offline", "--json", **settings)
     assert all(check["ok"] for check in sound.json), sound.out
     for change, check in (
         ({"GATEWAY_PROT": "80"}, "settings"),
@@ -162,7 +162,7 @@ async def test_the_doctor_finds_what_is_wrong(settings: dict[str, str], empty_da
         ({"GATEWAY_DATABASE_URL": empty_database_url}, "migrations"),
         ({"GATEWAY_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, "database"),
     ):
-        said = await command("doctor", "--json", **(settings | change))
+        said = await command("doctor", "--offline", "--json", **(settings | change))
         assert said.code == 1, change
         assert [one["check"] for one in json.loads(said.out) if not one["ok"]] == [check], said.out
 
