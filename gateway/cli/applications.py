@@ -43,7 +43,8 @@ def create_app(
     name: str,
     subject: Annotated[str, typer.Option(help="Where push services reach you: mailto:ops@example.org")],
     origin: Annotated[
-        list[str] | None, typer.Option(help="A web origin that may register browsers; may be given more than once.")
+        list[str] | None,
+        typer.Option(help="A web origin that may register browsers; may be repeated.", metavar="ORIGIN"),
     ] = None,
     vapid_key: Annotated[
         Path | None,
@@ -114,7 +115,7 @@ def create_key(
     app_: AppArgument,
     name: Annotated[str, typer.Option(help="What it is for.")] = "secret key",
     scope: Annotated[
-        list[Scope] | None, typer.Option(help="All but `register` when left out; may be given more than once.")
+        list[Scope] | None, typer.Option(help="All but `register` when left out; may be repeated.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -164,7 +165,7 @@ def show_audit(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="The newest so many.")] = 100,
     json: JsonOption = False,
 ) -> None:
-    """List administrative acts, the newest first: who did what, on what, when."""
+    """List who did what, the newest first."""
 
     async def find(gateway: "Gateway") -> "list[Audited]":
         own = None if app_ is None else await named(gateway, app_)

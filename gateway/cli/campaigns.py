@@ -42,7 +42,12 @@ def status(
             return await gateway.notifications.get(notification_id)
         return await watched(gateway, notification_id)
 
-    shown = reach.ask(find, about=notification_id)
+    try:
+        shown = reach.ask(find, about=notification_id)
+    except KeyboardInterrupt:
+        if watch:
+            print(f"It goes on; `gateway campaign cancel {notification_id}` would end it.", file=sys.stderr)
+        raise
     if json:
         return as_json(shown)
     pairs(told(shown))
@@ -88,7 +93,9 @@ def told(shown: "Notification") -> dict[str, Any]:
     others = ("pending", "gone", "rejected", "expired", "cancelled", "skipped", "retries")
     counts |= {name: count for name in others if (count := getattr(progress, name))}
     counts |= {name: count for name in ("displayed", "clicked", "dismissed") if (count := getattr(progress, name))}
-    said: dict[str, Any] = {"id": shown.id, "name": shown.name or "", "status": shown.status}
+    said: dict[str, Any] = {"id": shown.id, "name": shown.name, "kind": shown.kind, "status": shown.status}
+    if shown.name is None:
+        del said["name"]
     if shown.auto_paused:
         said["because"] = shown.auto_paused
     if shown.status == "scheduled":

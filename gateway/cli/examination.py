@@ -219,11 +219,12 @@ async def _push_services(chosen: Settings, used: Sequence[str]) -> list[Finding]
         said = f"{host} cannot be reached: {fault}" + ("" if in_use else "; no device needs it yet")
         found.append(Finding("push service", "wrong" if in_use else "warning", said, advice))
     if ahead := [seconds for _, seconds in heard if seconds is not None]:
-        found.append(_against_services(min(ahead, key=abs)))
+        found.append(against_services(min(ahead, key=abs)))
     return found
 
 
-def _against_services(ahead: float) -> Finding:
+def against_services(ahead: float) -> Finding:
+    """`ahead`: the seconds that our clock is ahead of theirs."""
     direction = "ahead of" if ahead > 0 else "behind"
     if abs(ahead) <= DATE_HEADER_S:
         return Finding("time", "ok", "as the push services have it")

@@ -51,6 +51,6 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 async def installation(chosen: "Settings") -> AsyncIterator["Context"]:
     from gateway import app, log
 
-    log.configure("warning", chosen.log_format)
+    log.configure("error", chosen.log_format)
     async with app.context(chosen, await asyncio.to_thread(app.find, chosen)) as context:
         yield context

@@ -18,7 +18,7 @@ def add(cli: typer.Typer) -> None:
 
 
 def show_settings(data_dir: DataDir = None, json: JsonOption = False) -> None:
-    """List every setting, its value and what it is for."""
+    """List every setting and what it is for."""
     rows = settings(data_dir).listed()
     if json:
         return as_json([{"name": row.name, "value": row.value, "description": row.description} for row in rows])
@@ -30,8 +30,9 @@ def doctor(
     offline: Annotated[bool, typer.Option("--offline", help="Call no push service.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Check the installation, and say what to do: settings, database, clock, secrets, subjects, queue, push services.
+    """Check the installation, and say what to do.
 
+    Looked at are settings, database, migrations, clocks, secrets, VAPID subjects, upkeep, queue and push services.
     Ends with 1 when something is wrong, with 0 when all is well or only worth a look.
     """
     from rich.text import Text
@@ -54,7 +55,10 @@ def doctor(
 
 
 def prune(data_dir: DataDir = None, json: JsonOption = False) -> None:
-    """Do the upkeep now that workers do by the hour: partitions, old log, gone devices, idempotency keys."""
+    """Do the upkeep that workers do by the hour.
+
+    That is the log's partitions, and what is old: log, gone devices, idempotency keys, notes.
+    """
     from gateway import app
     from gateway.worker import upkeep
 

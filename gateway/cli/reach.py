@@ -86,10 +86,11 @@ class Reach(NamedTuple):
 
     @asynccontextmanager
     async def _own(self, app: str | None, about: str | None, *, operator: bool) -> AsyncIterator[tuple[str, str]]:
+        chosen = settings(self.data_dir)  # what is wrong there need not wait for the rest
+
         from gateway.app import find, for_one
         from gateway.service.access import ADMIN, SCOPES, Caller
 
-        chosen = settings(self.data_dir)
         own = await asyncio.to_thread(find, chosen)
         _be_quiet(chosen)
         id_ = None if operator else await _application(chosen, own, app, about)

@@ -35,7 +35,11 @@ def up(
     ] = False,
     sim_port: SimPort = SIM_PORT,
 ) -> None:
-    """Run everything in one process: embedded Postgres unless GATEWAY_DATABASE_URL is set, migrate, serve, work."""
+    """Run everything in one process.
+
+    That is a Postgres of its own, unless GATEWAY_DATABASE_URL is set, the migrations, `serve` and `work`. What it needs
+    to run again is in the data directory.
+    """
     from gateway import app, log
     from gateway.embedded import EmbeddedPostgres
     from gateway.settings import open_data_dir
@@ -92,7 +96,10 @@ async def _until_told(chosen: "Settings", own: "Installation", pusher: "Sim | No
 
 
 def serve(port: Port = None, host: Host = None, data_dir: DataDir = None) -> None:
-    """Serve the HTTP API and the pages. Any number may run; workers deliver."""
+    """Serve the HTTP API and the pages.
+
+    Any number may run. Workers deliver.
+    """
     from gateway import app, log
 
     chosen = settings(data_dir, port=port, host=host)
@@ -112,7 +119,10 @@ def work(
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Deliver what is in the queue. Any number may run; with NATS without a database. SIGTERM ends in order."""
+    """Deliver what is in the queue.
+
+    Any number may run; with NATS without a database. SIGTERM ends in order.
+    """
     from gateway import app, log
 
     chosen = settings(data_dir, lanes=lanes)
@@ -127,7 +137,10 @@ def work(
 
 
 def relay(data_dir: DataDir = None) -> None:
-    """With NATS as the queue: pass jobs from the database to its workers, and results back. Any number may run."""
+    """Pass jobs to NATS, and results back.
+
+    Stands beside the database when NATS is the queue. Any number may run.
+    """
     from gateway import app, log
 
     chosen = settings(data_dir)
@@ -142,7 +155,10 @@ def relay(data_dir: DataDir = None) -> None:
 
 
 def migrate(data_dir: DataDir = None) -> None:
-    """Bring the database up to date. Safe beside running gateways, and several at once."""
+    """Bring the database up to date.
+
+    Safe beside running gateways, and several at once.
+    """
     from gateway import app, log
     from gateway.app import CannotStart
     from gateway.embedded import EmbeddedPostgres
@@ -167,7 +183,10 @@ def sim(
     misbehave: Annotated[bool, typer.Option("--misbehave", help="Answer some 410, 429, 503, and slowly.")] = False,
     state: Annotated[Path | None, typer.Option("--state", help="Keep subscriptions in this file.")] = None,
 ) -> None:
-    """Run a local push service that answers as FCM, Mozilla, Apple and WNS do. For development only."""
+    """Run a local push service, for development.
+
+    It answers as FCM, Mozilla, Apple and WNS do.
+    """
     from gateway import app
     from gateway.app import CannotStart
     from gateway.sim import DEMO, Sim

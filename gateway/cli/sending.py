@@ -29,9 +29,13 @@ def send(
     app_: AppOption = None,
     body: Annotated[str | None, typer.Option(help="Its text.")] = None,
     url: Annotated[str | None, typer.Option(help="Where a click leads.")] = None,
-    topic: Annotated[list[str] | None, typer.Option(help="To the devices with this topic; may be repeated.")] = None,
-    user: Annotated[list[str] | None, typer.Option(help="To this user's devices; may be repeated.")] = None,
-    device: Annotated[list[str] | None, typer.Option(help="To this device; may be repeated.")] = None,
+    topic: Annotated[
+        list[str] | None, typer.Option(help="To the devices with this topic; may be repeated.", metavar="TOPIC")
+    ] = None,
+    user: Annotated[
+        list[str] | None, typer.Option(help="To this user's devices; may be repeated.", metavar="USER")
+    ] = None,
+    device: Annotated[list[str] | None, typer.Option(help="To this device; may be repeated.", metavar="ID")] = None,
     everyone: Annotated[bool, typer.Option("--everyone", help="To all devices.")] = False,
     audience: Annotated[str | None, typer.Option(help="To an audience, as JSON.")] = None,
     urgency: Annotated[

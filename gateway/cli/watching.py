@@ -1,11 +1,12 @@
 """Commands that watch the log of deliveries."""
 
 import contextlib
+import sys
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gateway.cli.output import COLOURS, JsonOption, as_items, as_json, console, table
+from gateway.cli.output import COLOURS, JsonOption, as_items, as_json, console, pairs, table
 from gateway.cli.reach import AppOption, Reach, reaching
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ DeviceOption = Annotated[str | None, typer.Option("--device", help="Only to this
 UserOption = Annotated[str | None, typer.Option("--user", help="Only to this user's devices.")]
 OutcomeOption = Annotated[Outcome | None, typer.Option("--outcome", help="Only what came to this.")]
 HostOption = Annotated[str | None, typer.Option("--host", help="Only by this push service's host.")]
-
-COLUMNS = ("settled", "outcome", "status", "tries", "host", "user", "delivery", "cause")
 
 
 def add(cli: typer.Typer) -> None:
@@ -53,7 +52,8 @@ def list_(
     items = reach.ask(found, app=app_)
     if json:
         return as_items(items)
-    table(COLUMNS, map(_row, items))
+    for item in items:
+        console().print(_line(item, day=True), soft_wrap=True)
 
 
 @deliveries.command("show")
@@ -65,7 +65,6 @@ def show(
     json: JsonOption = False,
 ) -> None:
     """Show a delivery with every attempt: what the push service said, and what was done about it."""
-    from gateway.cli.output import pairs
 
     async def found(gateway: "Gateway") -> Any:
         return await gateway.deliveries.get(delivery_id)
@@ -76,7 +75,15 @@ def show(
     fields = ("id", "notification_id", "device_id", "user_id", "host", "outcome", "cause", "settled_at")
     pairs({name: value for name in fields if (value := getattr(shown, name)) is not None})
     rows = [
-        (one.number, f"{one.at:%H:%M:%S}", one.duration_ms, one.status, one.cause, one.next) for one in shown.attempts
+        (
+            one.number,
+            f"{one.at:%H:%M:%S}",
+            one.duration_ms,
+            one.status,
+            one.cause,
+            one.next if one.retry_at is None else f"tried again at {one.retry_at:%H:%M:%S}",
+        )
+        for one in shown.attempts
     ]
     table(("attempt", "at", "ms", "status", "cause", "and then"), rows)
 
@@ -97,6 +104,8 @@ def tail(
     search = _search(notification, device, user, outcome, host)
 
     async def followed(gateway: "Gateway") -> None:
+        if sys.stderr.isatty():
+            print("Following the log; Ctrl-C ends it.", file=sys.stderr)
         async for delivery in gateway.deliveries.tail(**search):
             if json:
                 as_json(delivery, line=True)
@@ -113,20 +122,12 @@ def _search(
     return {"notification_id": notification, "device_id": device, "user_id": user, "outcome": outcome, "host": host}
 
 
-def _row(shown: "Delivery") -> tuple[Any, ...]:
-    from rich.text import Text
-
-    outcome = Text(shown.outcome, style=COLOURS.get(shown.outcome, ""))
-    at = f"{shown.settled_at:%H:%M:%S}"
-    return at, outcome, shown.status, shown.attempts, shown.host, shown.user_id, shown.id, shown.cause
-
-
-def _line(shown: "Delivery") -> "Text":
+def _line(shown: "Delivery", *, day: bool = False) -> "Text":
     """In columns that need not know what comes next; what was tried more than once says so."""
     from rich.text import Text
 
     return Text.assemble(
-        (f"{shown.settled_at:%H:%M:%S} ", "dim"),
+        (f"{shown.settled_at:%Y-%m-%d %H:%M:%S}  " if day else f"{shown.settled_at:%H:%M:%S}  ", "dim"),
         (f"{shown.outcome:<9} ", f"bold {COLOURS.get(shown.outcome, '')}"),
         f"{shown.status or '':<4}{shown.host}  ",
         ("" if shown.user_id is None else f"{shown.user_id}  ", "cyan"),

@@ -7,6 +7,7 @@ again whatever it was. In between it waits as Retry-After says, else longer and 
 
 import asyncio
 import json
+import os
 import random
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -201,7 +202,7 @@ async def _refused(answer: aiohttp.ClientResponse) -> Refused:
     except ValueError:
         problem = None
     if not isinstance(problem, dict):
-        problem = {"title": f"{answer.url.origin()} answers {answer.status} {answer.reason}"}
+        problem = {"title": f"{answer.url.origin()} answers {answer.status} {answer.reason}: is it a gateway?"}
     return refusal(answer.status, problem, answer.headers)
 
 
@@ -211,5 +212,7 @@ def _reason(error: Exception, timeout: aiohttp.ClientTimeout) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not trusted: {error.certificate_error}"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or str(error.os_error)
+        error = error.os_error
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
     return str(error) or type(error).__name__

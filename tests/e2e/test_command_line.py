@@ -3,6 +3,8 @@
 import json
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import aiohttp
@@ -10,7 +12,7 @@ import pytest
 
 from gateway.push.encryption import decode_base64url
 from gateway.sim import Sim, Vendor
-from tests.support.command import command, free_ports, get, running
+from tests.support.command import command, free_ports, get, on_a_terminal, running
 
 MASTER_KEY = "a master key for tests that is long enough"
 ADMIN_TOKEN = "an admin token for tests, of 32 characters"
@@ -43,6 +45,25 @@ async def test_every_command_explains_itself() -> None:
         assert (said.code, "Usage:" in said.out) == (0, True), name
 
 
+def test_help_and_completion_load_nothing_that_only_commands_need() -> None:
+    code = "import sys, typer.main, gateway.cli; typer.main.get_command(gateway.cli.cli); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not set(loaded) & {"aiohttp", "sqlalchemy", "pydantic", "rich", "uvloop", "structlog", "gateway.app"}
+
+
+def test_installed_completion_knows_commands_options_and_values(tmp_path: Path) -> None:
+    complete = """
+        gateway --install-completion >&2 && source ~/.bashrc
+        try() { COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); _gateway_completion gateway; echo "${COMPREPLY[@]}"; }
+        try gateway del; try gateway deliveries li; try gateway deliveries list --out; try gateway send --lane ""
+    """
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    said = subprocess.run(
+        ["bash", "-c", complete], capture_output=True, text=True, env={"HOME": str(tmp_path), "PATH": path}, check=False
+    )
+    assert said.stdout.splitlines() == ["deliveries", "list", "--outcome", "urgent normal bulk"], said.stderr
+
+
 async def test_what_was_accepted_is_paused_resumed_and_cancelled(settings: dict[str, str]) -> None:
     await command("migrate", **settings)
     made = ("apps", "create", "Shop", "--subject", "mailto:ops@example.org", "--origin", "https://shop.example.org")
@@ -69,11 +90,16 @@ async def test_wrong_usage_is_answered_2_and_failure_1_with_one_line(settings: d
         said = await command(*arguments, **settings)
         assert said.code == 2, arguments
         assert "Traceback" not in said.err
+    asked = ["deliveries", "list"]
+    for given in ({"GATEWAY_SERVER": "localhost:8080", "GATEWAY_KEY": "sk_x"}, {"GATEWAY_KEY": "sk_x"}):
+        assert (await command(*asked, **given)).code == 2, given
+    assert "Did you mean 'send'?" in (await command("sned")).err
     unreachable = settings | {"GATEWAY_DATABASE_URL": "postgresql://nobody:secret@127.0.0.1:1/none"}
     for arguments, given in (
         (["apps", "list"], unreachable),
         (["migrate"], unreachable),
         (["apps", "list"], {"GATEWAY_DATA_DIR": "/nonexistent/gateway"}),
+        (asked, {"GATEWAY_SERVER": "http://127.0.0.1:1", "GATEWAY_KEY": "sk_x"}),
         (["apps", "list"], settings | {"GATEWAY_PORT": "high"}),
         (["apps", "list"], settings | {"GATEWAY_MASTER_KEY": "short"}),
         (["apps", "create", "x", "--subject", "nobody", "--origin", "nowhere"], settings),
@@ -113,22 +139,28 @@ async def test_roles_apart_do_what_up_does_alone(settings: dict[str, str], tmp_p
                     body = {"subscription": subscriber.to_json(), "topics": ["weather"], "user_id": "u-1"}
                     async with http.post("/v1/devices", json=body, headers=headers) as answer:
                         assert answer.status == 201
-            sent = (
-                await command(
-                    *("send", "--app", "Weather", "--title", "Storm", "--body", "Stay inside", "--topic", "weather"),
-                    *("--json",),
-                    **settings,
-                )
-            ).json
-            done = (await command("campaign", "status", sent["id"], "--watch", "--json", **settings)).json
+            away = {"GATEWAY_SERVER": base, "GATEWAY_KEY": made["secret_key"]}
+            async with on_a_terminal("deliveries", "tail", **away) as tail:
+                await tail.until_said("Ctrl-C ends it")
+                storm = ("send", "--title", "Storm", "--body", "Stay inside", "--topic", "weather")
+                sent = (await command(*storm, "--json", **away)).json
+                await tail.until_said("\x1b[1;32maccepted", times=3)
+                assert await tail.end(signal.SIGINT) == 0
+            watched = await command("campaign", "status", sent["id"], "--watch", "--json", **away)
+            assert "done 3 of 3" in watched.err
+            done = watched.json
             assert (done["status"], done["progress"]["accepted"]) == ("done", 3)
             alert = tmp_path / "alert.json"
             alert.write_text(json.dumps({"event": "Storm", "severity": "Severe", "audience": {"user_id": "u-1"}}))
-            raised = (await command("alert", str(alert), "--app", made["id"], "--json", **settings)).json
+            raised = (await command("alert", str(alert), "--json", **away)).json
             assert raised["delivery"]["lane"] == "urgent"
             await command("campaign", "status", raised["id"], "--watch", **settings)
             listed = (await command("deliveries", "list", "--app", "Weather", "--json", **settings)).json
             assert len(listed["items"]) == 6
+            for_people = (await command("deliveries", "list", **away)).out
+            assert (for_people.count("accepted  201"), "\x1b" in for_people) == (6, False)
+            stranger = await command("deliveries", "list", **(away | {"GATEWAY_KEY": "sk_wrong"}))
+            assert (stranger.code, "GATEWAY_KEY" in stranger.err) == (1, True)
             assert [len(subscriber.messages) for subscriber in subscribers] == [2, 2, 2]
             assert (await get(base, "/v1/notifications", made["secret_key"]))["items"][0]["id"] == raised["id"]
             assert await work.end() == 0

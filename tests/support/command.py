@@ -71,7 +71,7 @@ class Running:
             self.process.send_signal(number)
         async with asyncio.timeout(PATIENCE_S):
             _, err = await self.process.communicate()
-        self.said += err.decode()
+        self.said += (err or b"").decode()
         assert self.process.returncode is not None
         return self.process.returncode
 
@@ -93,6 +93,47 @@ async def running(*arguments: str, **settings: str) -> AsyncIterator[Running]:
     finally:
         if process.returncode is None:
             await started.end(signal.SIGTERM)
+        guard.hear(started.said)
+
+
+class OnTerminal(Running):
+    def __init__(self, process: asyncio.subprocess.Process, screen: asyncio.StreamReader) -> None:
+        super().__init__(process)
+        self._screen = screen
+
+    async def until_said(self, words: str, times: int = 1) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while self.said.count(words) < times:
+                read = await self._screen.read(4096)
+                assert read, f"it ended without saying {words!r}: {self.said}"
+                self.said += read.decode()
+
+
+@asynccontextmanager
+async def on_a_terminal(*arguments: str, **settings: str) -> AsyncIterator[OnTerminal]:
+    """Run `gateway` as somebody who looks at it, until the block ends."""
+    ours, its = os.openpty()
+    colours = {"TERM": "xterm", "COLUMNS": "200"}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", *arguments),
+        cwd="/",
+        env={name: value for name, value in environment(colours | settings).items() if name != "NO_COLOR"},
+        stdin=its,
+        stdout=its,
+        stderr=its,
+    )
+    os.close(its)
+    screen = asyncio.StreamReader()
+    reading, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(screen), os.fdopen(ours, "rb", 0)
+    )
+    started = OnTerminal(process, screen)
+    try:
+        yield started
+    finally:
+        if process.returncode is None:
+            await started.end(signal.SIGTERM)
+        reading.close()
         guard.hear(started.said)
 
 

@@ -1,0 +1,73 @@
+"""The doctor: what it finds, how bad it is, and that it says what to do."""
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.cli import examination
+from gateway.cli.examination import Finding, against_services, examine
+from gateway.domain import clock
+from gateway.records import timekeeping
+from gateway.sim import Vendor
+from tests.support.gateway_parts import MASTER_KEY, Parts, gateway
+
+
+@pytest.fixture
+async def parts(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Parts]:
+    async with gateway(database_url) as parts:
+        monkeypatch.setenv("GATEWAY_DATABASE_URL", database_url)
+        monkeypatch.setenv("GATEWAY_MASTER_KEY", MASTER_KEY.decode())
+        monkeypatch.setenv("GATEWAY_ADMIN_TOKEN", "an admin token")
+        monkeypatch.setenv("GATEWAY_PUSH_HOSTS", ",".join(parts.sim.origins.values()))
+        monkeypatch.setattr(examination, "VENDORS", {})  # tests call nobody outside
+        yield parts
+    clock.forget()
+
+
+def level(found: list[Finding]) -> dict[str, str]:
+    """What is not as it should be. Each of them says what to do."""
+    noted = [one for one in found if one.level != "ok"]
+    assert all(one.advice for one in noted), noted
+    return {one.check: one.level for one in noted}
+
+
+async def test_a_sound_installation_is_told_so_and_each_fault_with_what_to_do(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await parts.register(parts.subscribe(Vendor.FCM, 1))
+    found = await examine(None, offline=False)
+    assert level(found) == {}, found
+    assert [one.check for one in found].count("push service") == 4
+
+    await parts.submit()
+    async with parts.engine.begin() as conn:
+        for statement in (
+            "UPDATE applications SET subject = 'mailto:ops@localhost'",
+            "UPDATE jobs SET run_at = now() - interval '2 hours'",
+            "UPDATE devices SET host = '127.0.0.1:1'",
+        ):
+            await conn.exec_driver_sql(statement)
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() + 7200)
+    found = await examine(None, offline=False)
+    wrong = dict.fromkeys(("clock", "VAPID subject", "queue", "push service"), "wrong")
+    assert level(found) == wrong, found
+    [unreachable] = [one.said for one in found if one.check == "push service" and one.level == "wrong"]
+    assert unreachable.startswith("127.0.0.1:1 cannot be reached")
+    assert [against_services(seconds).level for seconds in (-1, 60, -9000)] == ["ok", "warning", "wrong"]
+    assert "the oldest due for 120 min" in next(one.said for one in found if one.check == "queue")
+
+
+async def test_what_may_go_wrong_is_a_warning(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def off(*_: object) -> float:
+        return -60.0
+
+    async with parts.engine.begin() as conn:
+        await conn.exec_driver_sql("DELETE FROM devices")
+        [today, *_] = (await conn.exec_driver_sql("SELECT to_char(now() AT TIME ZONE 'utc' + '1 d', 'YYYYMMDD')")).one()
+        await conn.exec_driver_sql(f"DROP TABLE deliveries_{today}")
+    monkeypatch.setattr(timekeeping, "look", off)
+    monkeypatch.setenv("GATEWAY_PUSH_HOSTS", "http://127.0.0.1:1")
+    monkeypatch.setenv("GATEWAY_PUBLIC_URL", "http://push.example.org")
+    found = await examine(None, offline=False)
+    assert level(found) == dict.fromkeys(("public url", "clock", "upkeep", "push service"), "warning"), found
