@@ -178,7 +178,7 @@ async def _queue(conn: AsyncConnection, chosen: Settings) -> AsyncIterator[Findi
         jobs = sum(count for _, count, _ in waiting)
         yield Finding("queue", "ok", "empty" if not jobs else f"{jobs} waiting for their time")
         return
-    said = "; ".join(f"{lane.label}: {jobs} jobs, the oldest due for {_span(age)}" for lane, jobs, age in late)
+    said = "; ".join(f"{lane.label}: {jobs} waiting, the oldest due for {_span(age)}" for lane, jobs, age in late)
     role = "gateway relay` and `gateway work" if chosen.nats_servers else "gateway work"
     advice = f"is `{role}` running? If so start more, or raise GATEWAY_SENDERS; a push service may be slowing us down"
     yield Finding("queue", "wrong", said, advice)

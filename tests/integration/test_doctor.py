@@ -44,7 +44,7 @@ async def test_a_sound_installation_is_told_so_and_each_fault_with_what_to_do(
     async with parts.engine.begin() as conn:
         for statement in (
             "UPDATE applications SET subject = 'mailto:ops@localhost'",
-            "UPDATE jobs SET run_at = now() - interval '2 hours'",
+            "UPDATE jobs SET run_at = now() - interval '3 hours'",
             "UPDATE devices SET host = '127.0.0.1:1'",
         ):
             await conn.exec_driver_sql(statement)
@@ -55,7 +55,7 @@ async def test_a_sound_installation_is_told_so_and_each_fault_with_what_to_do(
     [unreachable] = [one.said for one in found if one.check == "push service" and one.level == "wrong"]
     assert unreachable.startswith("127.0.0.1:1 cannot be reached")
     assert [against_services(seconds).level for seconds in (-1, 60, -9000)] == ["ok", "warning", "wrong"]
-    assert "the oldest due for 120 min" in next(one.said for one in found if one.check == "queue")
+    assert "the oldest due for 3 h" in next(one.said for one in found if one.check == "queue")
 
 
 async def test_what_may_go_wrong_is_a_warning(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
