@@ -55,9 +55,7 @@ def import_devices(
         raise typer.Exit(1)
 
 
-async def _import(
-    gateway: "Gateway", file: Path, refused: list[tuple[int, str]], *, dry_run: bool
-) -> dict[str, int]:
+async def _import(gateway: "Gateway", file: Path, refused: list[tuple[int, str]], *, dry_run: bool) -> dict[str, int]:
     """The sums. What was refused, by line, is added to `refused`."""
     sent: list[int] = []
 

@@ -19,6 +19,8 @@ class NewApplication(TypedDict):
     """Where push services reach you: mailto: or https: (RFC 8292, section 2.1)."""
     allowed_origins: NotRequired[Sequence[str]]
     """Web origins that may use the publishable key: https://app.example.org"""
+    vapid_private_key: NotRequired[str | None]
+    """The key of before, so that browsers need not subscribe anew: 32 octets. Made when left out."""
 
 
 class ApplicationChange(TypedDict):
@@ -40,6 +42,11 @@ class AuditSearch(TypedDict):
     """Only of this kind: `keys.remove`."""
     application_id: NotRequired[str | None]
     """For the operator: only of this one."""
+
+
+class ImportSearch(TypedDict):
+    dry_run: NotRequired[bool]
+    """Check every line, and register nothing: the status is `sound`."""
 
 
 class Keys(TypedDict):

@@ -131,7 +131,9 @@ class Verdicts:
     async def _asked(self) -> AsyncIterator[Verdict]:
         headers = {"Content-Type": NDJSON, "Accept": NDJSON}
         broken: GatewayError | None = Unreachable("the answer broke off")
-        async with self._transport.stream("POST", self._at, query=self._query, headers=headers, data=self._chunks()) as answer:
+        async with self._transport.stream(
+            "POST", self._at, query=self._query, headers=headers, data=self._chunks()
+        ) as answer:
             async for said in _told(answer):
                 if "done" in said:
                     self.sums = {name: value for name, value in said.items() if type(value) is int}

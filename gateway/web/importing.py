@@ -19,7 +19,9 @@ routes = Routes("devices")
 
 
 class Import(Query):
-    dry_run: Annotated[bool, Field(description="Check every line, and register nothing: the status is `sound`.")] = False
+    dry_run: Annotated[bool, Field(description="Check every line, and register nothing: the status is `sound`.")] = (
+        False
+    )
 
 
 @routes.add("POST", "/v1/devices/import", may=(MANAGE,), query=Import, streams=NDJSON, answers={200: str})

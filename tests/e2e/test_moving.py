@@ -9,7 +9,6 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from gateway.cli.installation import id_of
 from gateway.domain import ids
 from gateway.push.encryption import encode_base64url
 from gateway.push.vapid import VapidKey
@@ -18,6 +17,12 @@ from tests.support.command import command
 from tests.support.gateway_parts import MASTER_KEY, gateway
 
 COLUMNS = ["id", "identifier", "language", "device_type", "tags", "invalid_identifier", "external_user_id"]
+
+
+def named(kind: str, text: str) -> UUID:
+    found = ids.parse(kind, text)
+    assert found is not None
+    return found
 
 
 async def test_browsers_of_another_sender_are_sent_to_with_the_key_they_know(database_url: str, tmp_path: Path) -> None:
@@ -44,7 +49,7 @@ async def test_browsers_of_another_sender_are_sent_to_with_the_key_they_know(dat
             )
             create = (*create, "--vapid-key", str(file), "--json")
             made = (await command(*create, **settings)).json
-            shops.append(id_of(ids.APPLICATION, made["id"]))
+            shops.append(named(ids.APPLICATION, made["id"]))
             assert made["vapid_public_key"] == key.public_text
         pem.write_text("-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----\n")
         refused = await command(*create[:-2], str(pem), **settings)
@@ -73,7 +78,7 @@ async def test_browsers_of_another_sender_are_sent_to_with_the_key_they_know(dat
             await command("send", "--app", "Shop", "--title", "Still here", "--everyone", "--json", **settings)
         ).json
         async with parts.working():
-            await replace(parts, application_id=shops[0]).ended(id_of(ids.NOTIFICATION, sent["id"]))
+            await replace(parts, application_id=shops[0]).ended(named(ids.NOTIFICATION, sent["id"]))
         assert {message.endpoint for message in parts.sim.messages} == {one.endpoint, two.endpoint, three.endpoint}
 
 
