@@ -69,6 +69,9 @@ class Reach(NamedTuple):
     async def connected(
         self, app: str | None, about: str | None, *, operator: bool = False
     ) -> AsyncIterator["Gateway"]:
+        if about is not None:
+            _check_notification(about)
+
         from gateway.client import Gateway
 
         if self.server is None:
@@ -108,9 +111,7 @@ async def _application(chosen: Any, own: Any, app: str | None, about: str | None
 
     async with context(chosen, own) as ours, ours.engine.connect() as conn:
         if about is not None:
-            if (id_ := ids.parse(ids.NOTIFICATION, about)) is None:
-                raise NotFound(f"{about!r} is not an id that begins with {ids.NOTIFICATION}_")
-            if not (held := await notifications.load(conn, [id_])):
+            if not (held := await notifications.load(conn, [_check_notification(about)])):
                 raise NotFound(f"there is no notification {about}")
             return held[0].application_id
         if app is not None and (id_ := ids.parse(ids.APPLICATION, app)) is not None:
@@ -130,6 +131,16 @@ async def _application(chosen: Any, own: Any, app: str | None, about: str | None
     if not found:
         raise NotFound(f"there is no application {app!r}; `gateway apps list` shows them")
     return found[0]
+
+
+def _check_notification(text: str) -> "UUID":
+    """Raises NotFound."""
+    from gateway.domain import ids
+    from gateway.domain.errors import NotFound
+
+    if (found := ids.parse(ids.NOTIFICATION, text)) is None:
+        raise NotFound(f"{text!r} is not an id that begins with {ids.NOTIFICATION}_")
+    return found
 
 
 async def named(gateway: "Gateway", app: str) -> str:

@@ -12,7 +12,9 @@ import pytest
 
 from gateway.push.encryption import decode_base64url
 from gateway.sim import Sim, Vendor
+from tests.support.api import ADMIN, serving
 from tests.support.command import command, free_ports, get, on_a_terminal, running
+from tests.support.gateway_parts import gateway
 
 MASTER_KEY = "a master key for tests that is long enough"
 ADMIN_TOKEN = "an admin token for tests, of 32 characters"
@@ -65,7 +67,6 @@ def test_installed_completion_knows_commands_options_and_values(tmp_path: Path) 
 
 
 async def test_what_was_accepted_is_paused_resumed_and_cancelled(settings: dict[str, str]) -> None:
-    await command("migrate", **settings)
     made = ("apps", "create", "Shop", "--subject", "mailto:ops@example.org", "--origin", "https://shop.example.org")
     await command(*made, **settings)
     at = ("--at", "2027-07-01T09:00:00", "--timezone", "device")
@@ -105,7 +106,6 @@ async def test_wrong_usage_is_answered_2_and_failure_1_with_one_line(settings: d
         (["apps", "create", "x", "--subject", "nobody", "--origin", "nowhere"], settings),
         (["send", "--app", "nothing", "--title", "t", "--everyone"], settings),
         (["campaign", "status", "nonsense"], settings),
-        (["deliveries", "list", "--app", "nothing"], settings),
     ):
         said = await command(*arguments, **given)
         assert said.code == 1, (arguments, said)
@@ -167,7 +167,15 @@ async def test_roles_apart_do_what_up_does_alone(settings: dict[str, str], tmp_p
             assert await serve.end() == 0
 
 
-async def test_keys_come_and_go(settings: dict[str, str]) -> None:
+async def test_an_operator_elsewhere_makes_applications_and_keys(database_url: str) -> None:
+    async with gateway(database_url) as parts, serving(parts) as api:
+        await keys_come_and_go({"GATEWAY_SERVER": api.origin, "GATEWAY_KEY": ADMIN})
+        away = {"GATEWAY_SERVER": api.origin, "GATEWAY_KEY": api.secret}
+        refused = await command("apps", "list", **away)
+        assert (refused.code, "this needs admin" in refused.err) == (1, True)
+
+
+async def keys_come_and_go(settings: dict[str, str]) -> None:
     app = ("--app", "Shop")
     made = await command("apps", "create", "Shop", "--subject", "mailto:ops@example.org", **settings)
     assert made.code == 0
@@ -181,7 +189,7 @@ async def test_keys_come_and_go(settings: dict[str, str]) -> None:
     assert (await command("keys", "remove", key["id"], *app, **settings)).code == 1
     assert (await command("keys", "create", *app, "--scope", "everything", **settings)).code == 2
     listed = (await command("apps", "list", "--json", **settings)).json
-    assert [one["name"] for one in listed["items"]] == ["Shop"]
+    assert [one["name"] for one in listed["items"]] == ["Weather", "Shop"]
 
 
 async def test_the_doctor_finds_what_is_wrong(settings: dict[str, str], empty_database_url: str) -> None:
