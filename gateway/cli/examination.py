@@ -162,12 +162,11 @@ async def _subjects(conn: AsyncConnection) -> Finding:
 
 async def _upkeep(conn: AsyncConnection) -> Finding:
     today = datetime.now(UTC).date()
-    if not await partitions.has(conn, today):
-        said = "the log has no place for today: nothing can be sent"
-        return Finding("upkeep", "wrong", said, "start `gateway work` or `gateway relay`, or run `gateway prune` now")
-    if not await partitions.has(conn, today + timedelta(days=1)):
-        said = "the log has no place for tomorrow: no worker has done its upkeep"
-        return Finding("upkeep", "warning", said, "start `gateway work` or `gateway relay`, or run `gateway prune` now")
+    for day, word in ((today, "today"), (today + timedelta(days=1), "tomorrow")):
+        if not await partitions.has(conn, day):
+            said = f"the log has no place for {word}: no worker has done its upkeep"
+            advice = "start `gateway work` or `gateway relay`, or run `gateway prune` now"
+            return Finding("upkeep", "warning", said, advice)
     return Finding("upkeep", "ok", "the log is prepared for the days to come")
 
 

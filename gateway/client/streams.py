@@ -48,8 +48,9 @@ async def read_events(lines: AsyncIterable[bytes]) -> AsyncIterator[Event]:
 class Tail:
     """The log as it grows: `async for delivery in gateway.deliveries.tail()`, for ever.
 
-    A connection that broke is made again, and goes on after `last_event_id`: keep that to go on in another process.
-    It ends with an exception when the gateway refuses, as it does once the key is removed.
+    A connection that broke is made again, however long that takes, and goes on after `last_event_id`: keep that to go
+    on in another process. It ends with an exception when the first one cannot be made, and when the gateway refuses, as
+    it does once the key is removed.
     """
 
     def __init__(self, transport: Transport, query: Mapping[str, Any]) -> None:
@@ -58,22 +59,23 @@ class Tail:
         self.last_event_id: str | None = self._query.pop("last_event_id", None)
 
     async def __aiter__(self) -> AsyncIterator[Delivery]:
-        failed = 0
+        failed, connected = 0, False
         while True:
             failed += 1
             try:
                 async for event in self._connected():
-                    failed = 0
+                    failed, connected = 0, True
                     self.last_event_id = self.last_event_id if event.id is None else event.id
                     if event.name == "delivery":
                         yield decode(Delivery, json.loads(event.data))
                 wait = back_off(1)
             except Unreachable:
-                if failed >= self._transport.tries:
+                if failed >= self._transport.tries and not connected:
                     raise
                 wait = back_off(failed)
             except Refused as refused:
-                if refused.status not in (*NOT_DONE, 502, 504) or failed >= self._transport.tries:
+                passing = refused.status in (*NOT_DONE, 502, 504)
+                if not passing or (failed >= self._transport.tries and not connected):
                     raise
                 wait = asked_wait(refused.retry_after) or back_off(failed)
             await asyncio.sleep(wait)

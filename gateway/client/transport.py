@@ -164,7 +164,7 @@ def asked_wait(retry_after: str | None) -> float | None:
 
 def back_off(tried: int) -> float:
     """Seconds, between half and all of 0.5, 1, 2 ... 30."""
-    longest: float = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (tried - 1))
+    longest: float = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(tried - 1, 10))
     return random.uniform(longest / 2, longest)  # noqa: S311 - spreads callers out, keeps no secret
 
 

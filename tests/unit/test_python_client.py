@@ -8,6 +8,7 @@ import sys
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from aiohttp import web
 
 from gateway import client
 from gateway.client import Gateway, Listing, Refused, Tail, Verdicts, bodies, transport
+from gateway.client.answers import Delivery
 from gateway.client.errors import BY_CODE
 from gateway.client.transport import Transport
 from ops.client import written
@@ -251,6 +253,22 @@ async def test_a_refusal_names_the_fault_and_what_is_no_gateway_is_told_so(waits
     async with Gateway("http://127.0.0.1:1", tries=2) as nowhere:
         with pytest.raises(client.Unreachable, match="cannot be reached"):
             await nowhere.ready()
+
+
+async def test_a_log_that_was_followed_is_followed_again_however_long_its_server_was_away(waits: list[float]) -> None:
+    delivery = dict.fromkeys(one.name for one in fields(Delivery)) | {"id": "dlv_1", "later": True}
+    came = says(200, f"id: 6\nevent: delivery\ndata: {json.dumps(delivery)}\n\n")
+    away = (hangs_up, says(503, BUSY), hangs_up, says(502, "<html>"), hangs_up)
+    async with answered_by(says(200, ": following\n\nid: 5\n\n"), *away, came, tries=2) as (gateway, heard):
+        tail = gateway.deliveries.tail(outcome="gone")
+        assert (await anext(aiter(tail))).id == "dlv_1"
+    assert [request.headers.get("Last-Event-ID") for request in heard] == [None, *["5"] * 6]
+    assert {request.query_string for request in heard} == {"outcome=gone"}
+    assert tail.last_event_id == "6"
+    async with answered_by(hangs_up, tries=2) as (gateway, heard):
+        with pytest.raises(client.Unreachable):
+            await anext(aiter(gateway.deliveries.tail()))
+    assert len(heard) == 2
 
 
 async def test_a_fault_in_the_lines_of_an_import_is_raised_as_it_is() -> None:
