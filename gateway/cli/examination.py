@@ -172,12 +172,12 @@ async def _upkeep(conn: AsyncConnection) -> Finding:
 
 async def _queue(conn: AsyncConnection, chosen: Settings) -> AsyncIterator[Finding]:
     waiting = await depth(conn)
-    late = [(lane, jobs, age) for lane, jobs, age in waiting if age > LATE_S[lane]]
+    late = [(lane, due, age) for lane, _, due, age in waiting if age > LATE_S[lane]]
     if not late:
-        jobs = sum(count for _, count, _ in waiting)
+        jobs = sum(count for _, count, _, _ in waiting)
         yield Finding("queue", "ok", "empty" if not jobs else f"{jobs} waiting for their time")
         return
-    said = "; ".join(f"{lane.label}: {jobs} waiting, the oldest due for {_span(age)}" for lane, jobs, age in late)
+    said = "; ".join(f"{lane.label}: {due} due, the oldest for {_span(age)}" for lane, due, age in late)
     role = "gateway relay` and `gateway work" if chosen.nats_servers else "gateway work"
     advice = f"is `{role}` running? If so start more, or raise GATEWAY_SENDERS; a push service may be slowing us down"
     yield Finding("queue", "wrong", said, advice)

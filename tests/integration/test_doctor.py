@@ -55,7 +55,7 @@ async def test_a_sound_installation_is_told_so_and_each_fault_with_what_to_do(
     [unreachable] = [one.said for one in found if one.check == "push service" and one.level == "wrong"]
     assert unreachable.startswith("127.0.0.1:1 cannot be reached")
     assert [against_services(seconds).level for seconds in (-1, 60, -9000)] == ["ok", "warning", "wrong"]
-    assert "the oldest due for 3 h" in next(one.said for one in found if one.check == "queue")
+    assert "1 due, the oldest for 3 h" in next(one.said for one in found if one.check == "queue")
 
 
 async def test_what_may_go_wrong_is_a_warning(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
