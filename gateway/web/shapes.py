@@ -520,6 +520,57 @@ class DeliveryInFull(TypedDict):
     granted_ttl: NotRequired[int | None]
 
 
+class Percentiles(TypedDict):
+    p50: int
+    p95: int
+
+
+class Outcomes(TypedDict):
+    accepted: int
+    gone: int
+    rejected: int
+    expired: int
+    cancelled: int
+    skipped: int
+
+
+class Step(TypedDict):
+    """Times in milliseconds, null where nothing was accepted."""
+
+    at: Moment
+    settled: int
+    outcomes: Outcomes
+    answer_ms: Percentiles | None
+    accept_ms: Percentiles | None
+
+
+class ServiceStatistics(TypedDict):
+    """`breaker` is open while the server's own workers leave the push service alone, since it does not answer."""
+
+    push_service: str
+    breaker: str
+    outcomes: Outcomes
+
+
+class LaneDepth(TypedDict):
+    """Jobs, of up to 500 devices each; `oldest_s` is how long the oldest that is due has waited."""
+
+    lane: str
+    due: int
+    later: int
+    paused: int
+    oldest_s: float
+
+
+class Statistics(TypedDict):
+    since: Moment
+    until: Moment
+    estimated: bool
+    steps: list[Step]
+    push_services: list[ServiceStatistics]
+    queue: list[LaneDepth]
+
+
 class Health(TypedDict):
     status: str
 

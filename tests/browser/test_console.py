@@ -1,17 +1,22 @@
-"""The console in a real Firefox, on a real gateway."""
+"""The console in a real Chromium, on a real gateway: what operators and marketers come to it for."""
 
+import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
-from firefox import Firefox, Tab
+from playwright.async_api import Browser, Page, expect
 
 from gateway.sim import Rule, Vendor
+from gateway.web import pages
 from tests.support.api import Api, serving
 from tests.support.gateway_parts import gateway
 
 pytestmark = pytest.mark.browser
 
-ROWS = "document.querySelectorAll('#deliveries tr').length"
+PATIENCE_MS = 20_000
+MARKUP = "<img src=x onerror=document.title='owned'>"
+LARGEST = 200_000
 
 
 @pytest.fixture
@@ -21,92 +26,118 @@ async def api(database_url: str) -> AsyncIterator[Api]:
 
 
 @pytest.fixture
-async def console(firefox: Firefox, api: Api) -> AsyncIterator[Tab]:
-    async with firefox.tab(f"{api.origin}/console/#key={api.secret}") as tab:
-        await tab.until("document.getElementById('live').textContent === 'live'")
-        yield tab
+async def console(chromium: Browser, api: Api) -> AsyncIterator[Page]:
+    """Signed in, on the overview. Fails when a page broke, or met the content policy."""
+    faults: list[str] = []
+    context = await chromium.new_context(base_url=api.origin, viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
+    page = await context.new_page()
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda said: faults.append(said.text) if "Content Security Policy" in said.text else None)
+    await page.goto(f"/console/#key={api.secret}")
+    await expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    yield page
+    assert await page.title() != "owned"
+    assert not faults
+    await context.close()
 
 
-async def deliver(api: Api, count: int) -> None:
-    await api.parts.register(api.parts.subscribe(Vendor.FCM, count))
-    sent = await api.parts.submit(name="Autumn offers")
+async def to(page: Page, address: str, heading: str) -> None:
+    await page.evaluate("address => { location.hash = address }", f"#/{address}")
+    await expect(page.get_by_role("heading", name=heading, exact=True).first).to_be_visible()
+
+
+async def deliver(api: Api, count: int, **details: Any) -> None:
+    await api.parts.register(api.parts.subscribe(Vendor.FCM, count), **details)
+    sent = await api.parts.submit(name=f"Autumn offers {MARKUP}")
     async with api.parts.working():
         await api.parts.ended(sent.id)
 
 
-async def test_deliveries_appear_by_themselves_with_what_was_sent_above(console: Tab, api: Api) -> None:
-    assert "#" not in await console.js("location.href")  # the key is gone from the address
+async def test_the_overview_moves_as_deliveries_settle_and_no_plot_breaks_the_policy(console: Page, api: Api) -> None:
+    assert "key=" not in console.url  # it is gone from the address
+    settled = console.locator(".tile", has_text="Settled").locator("b")
+    await expect(settled).to_have_text("0")
     await deliver(api, 12)
-    await console.until(f"{ROWS} === 12")
-    await console.until("document.querySelector('#notifications')?.textContent.includes('12 accepted')")
-    await console.until("document.querySelector('#notifications')?.textContent.includes('Autumn offers')")
+    await expect(settled).to_have_text("12")
+    await expect(console.locator(".notifications")).to_contain_text(f"Autumn offers {MARKUP}")
+    await expect(console.locator(".measure .mix").first).to_contain_text("12 accepted")
+    await expect(console.locator(".plot canvas")).to_have_count(3)
+    await console.get_by_label("Range").select_option("month")
+    await expect(settled).to_have_text("12")
 
 
-async def test_filters_narrow_the_table_and_are_kept_in_the_address(console: Tab, api: Api) -> None:
-    api.parts.sim.behave(Rule(status=410, share=0.4))
-    await deliver(api, 20)
-    await console.until(f"{ROWS} === 20")
-    gone = len((await api.made("GET", "/v1/deliveries?outcome=gone"))["items"])
-    await console.js(
-        "(() => { const filters = document.getElementById('filters'); filters.elements.outcome.value = 'gone';"
-        " filters.dispatchEvent(new Event('change')); })()"
-    )
-    await console.until(f"{ROWS} === {gone}")
-    assert await console.js("location.search") == "?outcome=gone"
+async def test_the_log_fills_by_itself_is_filtered_and_tells_each_attempt(console: Page, api: Api) -> None:
+    await to(console, "log", "Delivery log")
+    await expect(console.locator("#live")).to_have_text("live")
+    api.parts.sim.behave(Rule(status=503, times=1, retry_after=1, share=0.4))
+    await deliver(api, 12, user_id=MARKUP)
+    rows = console.locator(".log tbody tr")
+    await expect(rows).to_have_count(12)
+    await console.get_by_label("Outcome").select_option("gone")
+    await expect(rows).to_have_count(0)
+    assert console.url.endswith("#/log?outcome=gone")
+    await console.get_by_role("button", name="Clear").click()
+    await expect(rows).to_have_count(12)
+    await rows.last.get_by_role("button").focus()
+    await console.keyboard.press("Enter")
+    dialog = console.get_by_role("dialog")
+    await expect(dialog).to_contain_text("the push service holds it for the browser")
+    await expect(dialog).to_contain_text(MARKUP)
 
 
-async def test_a_delivery_is_told_attempt_by_attempt(console: Tab, api: Api) -> None:
-    api.parts.sim.behave(Rule(status=503, times=1, retry_after=1))
-    await deliver(api, 1)
-    await console.until(f"{ROWS} === 1")
-    await console.click("#deliveries button")
-    await console.until("document.querySelectorAll('#detail-body li').length === 2")
-    told = await console.js("document.getElementById('detail-body').textContent")
-    assert "503" in told
-    assert "the push service holds it for the browser" in told
+async def test_a_campaign_is_composed_counted_previewed_tested_sent_paused_and_resumed(console: Page, api: Api) -> None:
+    await api.register(topics=["offers"], user_id="u-1")
+    await to(console, "compose", "New campaign")
+    await console.get_by_label("Name of the campaign").fill("Autumn")
+    await console.get_by_label("Title").fill("Hi {{ user.attributes.first_name | default: 'there' }}")
+    await console.get_by_label("Text").fill(MARKUP)
+    await console.get_by_label("Which").fill("offers")
+    await expect(console.locator(".reach")).to_have_text("1 device")
+    await expect(console.locator(".phone .message b")).to_have_text("Hi there")  # as the gateway renders it
+    await expect(console.locator(".desktop .message p")).to_have_text(MARKUP)
+
+    await console.get_by_role("button", name="Send a test").click()
+    await console.get_by_label("Send it now to the user").fill("u-1")
+    await console.get_by_role("button", name="Send the test").click()
+    await expect(console.get_by_role("status").filter(has_text="on its way")).to_be_visible()
+
+    await console.get_by_role("button", name="Send", exact=True).click()
+    await expect(console.get_by_role("dialog")).to_contain_text("goes to 1 device")
+    await console.get_by_role("button", name="Send it").click()
+    await expect(console.get_by_role("heading", name="Funnel")).to_be_visible()
+    for button, status in (("Pause", "paused"), ("Resume", "scheduled")):
+        await console.get_by_role("button", name=button).click()
+        [campaign] = (await told(console, api, button, "/v1/notifications?kind=campaign"))["items"]
+        assert (campaign["status"], campaign["audience"]) == (status, {"topic": "offers"})
+    async with api.parts.working():
+        await expect(console.locator(".funnel div", has_text="Accepted").locator("b")).to_have_text("1")
+    [test] = (await api.made("GET", "/v1/notifications?kind=direct"))["items"]
+    assert test["audience"] == {"user_id": "u-1"}
 
 
-async def test_a_notification_is_sent_with_its_reach_beside_it(console: Tab, api: Api) -> None:
-    await api.register(topics=["weather"])
-    await console.click("#compose")
-    await console.js(
-        "(() => { const { elements } = document.getElementById('draft'); elements.title.value = 'Storm';"
-        " elements.which.value = 'weather'; elements.which.dispatchEvent(new Event('change')); })()"
-    )
-    await console.until("document.getElementById('reach').textContent.startsWith('Reaches 1 devices')")
-    await console.click("#draft button.primary")
-    await console.until("!document.getElementById('send').open")
-    [sent] = (await api.made("GET", "/v1/notifications"))["items"]
-    assert (sent["content"]["title"], sent["audience"]) == ("Storm", {"topic": "weather"})
+async def told(page: Page, api: Api, button: str, path: str) -> Any:
+    """What the API says once the button has done its work and is gone."""
+    await expect(page.get_by_role("button", name=button)).to_have_count(0)
+    return await api.made("GET", path)
 
 
-async def test_a_campaign_is_paused_and_goes_on(console: Tab, api: Api) -> None:
-    await api.register()
-    new = {"name": "Autumn", "content": {"title": "Sale"}, "audience": {"everyone": True}}
-    sent = await api.made("POST", "/v1/campaigns", new)
-    await console.open(f"{api.origin}/console/?again")
-    for expected in ("paused", "scheduled"):
-        await console.until("document.querySelector('#notifications .orders button') !== null")
-        await console.click("#notifications .orders button:first-child")
-        await console.until(f"document.querySelector('#notifications').textContent.includes('{expected}')")
-        assert (await api.made("GET", f"/v1/campaigns/{sent['id']}"))["status"] == expected
+async def test_one_stays_signed_in_without_the_key_and_signs_out_and_a_wrong_key_is_told(
+    console: Page, api: Api
+) -> None:
+    assert await console.evaluate("sessionStorage.length + document.cookie.length") == 0
+    assert api.secret not in json.dumps(await console.evaluate("({...localStorage})"))
+    await console.goto("/console/#/log")
+    await console.reload()
+    await expect(console.get_by_role("heading", name="Delivery log")).to_be_visible()
+    await console.get_by_role("button", name="Sign out").click()
+    await expect(console.get_by_label("Secret key")).to_be_focused()
+    assert await console.evaluate("fetch('/v1/session').then((answer) => answer.status)") == 401
+    await console.get_by_label("Secret key").fill("sk_wrong")
+    await console.keyboard.press("Enter")
+    await expect(console.get_by_role("alert")).to_contain_text("unknown")
 
 
-async def test_a_wrong_key_is_answered_in_words(firefox: Firefox, api: Api) -> None:
-    async with firefox.tab(f"{api.origin}/console/#key=sk_wrong") as tab:
-        await tab.until("document.querySelector('#sign-in .problem').textContent.includes('unknown')")
-        assert await tab.js("document.getElementById('console').hidden") is True
-        assert await tab.js("sessionStorage.length") == 0
-
-
-async def test_one_stays_signed_in_without_the_key_until_signing_out(console: Tab, api: Api) -> None:
-    assert await console.js("sessionStorage.length + localStorage.length") == 0
-    assert await console.js("document.cookie") == ""
-    await console.open(f"{api.origin}/console/?again")
-    await console.until("document.getElementById('live').textContent === 'live'")
-    await console.click("#sign-out")
-    await console.until("!document.getElementById('sign-in').hidden")
-    await console.open(f"{api.origin}/console/?once-more")
-    await console.until("document.readyState === 'complete'")
-    assert (await console.js("fetch('/v1/session').then((answer) => answer.status)")) == 401
-    assert await console.js("document.getElementById('console').hidden") is True
+def test_the_whole_console_is_light() -> None:
+    assert sum(file.stat().st_size for file in (pages.STATIC / "console").iterdir()) < LARGEST

@@ -93,6 +93,7 @@ ASKED: dict[str, Asked] = {
     "POST /v1/devices": lambda first: {"subscription": first.subscription, "user_id": "u-1"},
     "GET /v1/devices": lambda _: None,
     "GET /v1/topics": lambda _: None,
+    "GET /v1/stats": lambda _: None,
     "POST /v1/categories": lambda _: {"name": "c", "title": "C"},
     "GET /v1/categories": lambda _: None,
     "POST /v1/segments": lambda first: {"name": "s", "audience": {"segment": first.things["segment_id"]}},

@@ -4,6 +4,8 @@ let token = "";
 
 export class Problem extends Error {}
 
+const CREATING = ["/v1/notifications", "/v1/campaigns", "/v1/alerts"];
+
 function headers(more = {}) {
   return { "X-CSRF-Token": token, ...more };
 }
@@ -23,7 +25,7 @@ export async function signOut() {
 /** One call; answers the JSON, or throws what the gateway's problem+json says in words. */
 export async function call(method, path, body) {
   const sent = body === undefined ? {} : { "Content-Type": "application/json" };
-  if (method === "POST" && path.startsWith("/v1/notifications")) sent["Idempotency-Key"] = crypto.randomUUID?.() ?? `${Math.random()}`;
+  if (method === "POST" && CREATING.includes(path)) sent["Idempotency-Key"] = crypto.randomUUID?.() ?? `${Math.random()}`;
   let response;
   try {
     response = await fetch(path, { method, headers: headers(sent), body: body && JSON.stringify(body) });
@@ -33,6 +35,15 @@ export async function call(method, path, body) {
   const answer = await response.json().catch(() => ({}));
   if (response.ok) return answer;
   throw Object.assign(new Problem(inWords(answer, response.status)), { status: response.status });
+}
+
+export const get = (path) => call("GET", path);
+export const post = (path, body) => call("POST", path, body);
+
+/** `?a=b` of what is given; nothing for what is empty. */
+export function query(values) {
+  const said = new URLSearchParams(Object.entries(values).filter(([, value]) => value !== undefined && value !== null && `${value}`.trim() !== ""));
+  return said.size ? `?${said}` : "";
 }
 
 function inWords({ detail, title, errors }, status) {

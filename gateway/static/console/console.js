@@ -1,41 +1,104 @@
-/** The console: sign in with a secret key, then what was sent above and every delivery below, live. */
+/** The console: sign in with a secret key, then one page at a time, named by the address after the `#/`. */
 
 import * as api from "./api.js";
-import { $ } from "./elements.js";
-import * as deliveries from "./deliveries.js";
-import * as notifications from "./notifications.js";
+import { $, element, soft } from "./elements.js";
+
+const PAGES = [
+  ["Watch", [["overview", "Overview"], ["log", "Delivery log"], ["health", "Health"]]],
+  ["Send", [["campaigns", "Campaigns"], ["alerts", "Alerts"], ["reminders", "Reminders"], ["triggers", "Triggers"], ["templates", "Templates"]]],
+  ["People", [["devices", "Devices"], ["topics", "Topics"], ["segments", "Segments"], ["categories", "Categories"]]],
+  ["Connect", [["webhooks", "Webhooks"], ["feeds", "Alert feeds"], ["keys", "Keys"], ["audit", "Audit log"]]],
+];
+/** Pages whose module has another name than theirs. */
+const MODULES = {
+  compose: "composer", reminders: "resources", triggers: "resources", templates: "resources", topics: "resources", segments: "resources",
+  categories: "resources", webhooks: "resources", feeds: "resources",
+};
+const KNOWN = new Set([...PAGES.flatMap(([, pages]) => pages.map(([name]) => name)), "compose"]);
+
+let leaving = new AbortController();
+let session = null;
 
 function live(state) {
   $("live").dataset.state = state;
   $("live").textContent = state;
 }
 
+/** `#/devices/dev_1?x=y` is the page `devices`, of dev_1, with x. */
+function address() {
+  const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
+  const [page, ...rest] = path.split("/").map(decodeURIComponent);
+  return { page: KNOWN.has(page) ? page : "overview", id: rest.join("/"), query: Object.fromEntries(new URLSearchParams(query)) };
+}
+
+async function open() {
+  if (!session) return;
+  leaving.abort();
+  leaving = new AbortController();
+  const { signal } = leaving;
+  const { page, id, query } = address();
+  menu(false);
+  for (const link of $("nav").querySelectorAll("a")) {
+    if (link.hash === `#/${page === "compose" ? "campaigns" : page}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  live("off");
+  const main = $("page");
+  const body = element("div", { className: "page" }, soft("Loading…"));
+  main.replaceChildren(body);
+  document.title = `${$("nav").querySelector("[aria-current]")?.textContent ?? "Push"} · ${session.application}`;
+  try {
+    const module = await import(`./${MODULES[page] ?? page}.js`);
+    if (!signal.aborted) await module.open(body, { page, id, query, session, signal, live });
+  } catch (error) {
+    if (signal.aborted) return;
+    if (error.status === 401) return signOut();
+    body.replaceChildren(element("section", { className: "card" }, element("h2", {}, "This could not be shown"), element("p", { className: "problem", role: "alert" }, error.message)));
+  }
+}
+
 async function signIn(key) {
-  const session = await api.signIn(key);
+  session = await api.signIn(key);
   await api.call("GET", "/v1/notifications?limit=1"); // whether this key may see them
   $("sign-in").hidden = true;
   $("console").hidden = false;
-  $("sign-out").hidden = false;
-  $("application").textContent = `${session.application} ${session.key}`;
-  await Promise.all([notifications.refresh(), openLog()]);
-}
-
-function openLog() {
-  return deliveries.open(live, notifications.soon);
+  $("application").textContent = session.application;
+  $("application").title = `key ${session.key}, which may ${session.scopes.join(", ")}`;
+  await open();
 }
 
 async function signOut() {
-  deliveries.close();
-  notifications.stop();
-  live("off");
-  $("application").textContent = "";
+  leaving.abort();
+  session = null;
   $("console").hidden = true;
-  $("sign-out").hidden = true;
+  $("page").replaceChildren();
   await api.signOut().catch(() => {}); // it is over already, or the gateway is away
   $("sign-in").hidden = false;
   $("key").focus();
 }
 
+function menu(shown) {
+  $("nav").classList.toggle("shown", shown);
+  $("menu").setAttribute("aria-expanded", String(shown));
+}
+
+function theme(chosen) {
+  if (chosen) document.documentElement.dataset.theme = chosen;
+  try {
+    if (chosen) localStorage.setItem("theme", chosen);
+  } catch {
+    // A browser that keeps nothing asks each time.
+  }
+}
+
+$("nav").append(...PAGES.map(([title, pages]) => element("div", {}, element("h2", {}, title),
+  pages.map(([name, text]) => element("a", { href: `#/${name}` }, text)))), element("div", {}, element("a", { href: "/docs/" }, "API reference")));
+$("menu").addEventListener("click", () => menu(!$("nav").classList.contains("shown")));
+$("theme").addEventListener("click", () => {
+  const now = document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  theme(now === "dark" ? "light" : "dark");
+  open();
+});
 $("sign-in").querySelector("form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const problem = $("sign-in").querySelector(".problem");
@@ -43,21 +106,18 @@ $("sign-in").querySelector("form").addEventListener("submit", async (event) => {
   await signIn($("key").value.trim()).then(() => { $("key").value = ""; }, (error) => { problem.textContent = error.message; });
 });
 $("sign-out").addEventListener("click", signOut);
-$("pause").addEventListener("click", () => {
-  const paused = $("pause").getAttribute("aria-pressed") !== "true";
-  $("pause").setAttribute("aria-pressed", String(paused));
-  $("pause").textContent = paused ? "Go on" : "Pause";
-  live(paused ? "paused" : "live");
-  deliveries.pause(paused);
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  $("page").focus();
 });
-$("filters").addEventListener("change", openLog);
-$("filters").addEventListener("submit", (event) => event.preventDefault());
-$("filters").addEventListener("reset", () => setTimeout(openLog));
-notifications.prepareSending(notifications.refresh);
+addEventListener("hashchange", open);
+addEventListener("keydown", (event) => { if (event.key === "Escape") menu(false); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", open);
 
-for (const [name, value] of new URLSearchParams(location.search)) {
-  const field = $("filters").elements[name];
-  if (field) field.value = value;
+try {
+  theme(localStorage.getItem("theme"));
+} catch {
+  // As above.
 }
 // A key in the address is taken out of it at once, before anybody looks over a shoulder or copies the address.
 const given = new URLSearchParams(location.hash.slice(1)).get("key");

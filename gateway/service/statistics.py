@@ -1,0 +1,101 @@
+"""What was sent lately, to watch: how much, how fast, what came of it at which push service, and what still waits."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway import metrics
+from gateway.domain import clock
+from gateway.domain.delivery import OutcomeName
+from gateway.domain.notification import Lane
+from gateway.push.endpoints import vendor
+from gateway.records import log, statistics
+
+Mix = dict[str, Counter[str]]
+"""Deliveries by outcome, by push service."""
+
+
+async def lately(
+    conn: AsyncConnection, application_id: UUID, since: datetime, until: datetime, step: timedelta
+) -> dict[str, Any]:
+    rows = await statistics.sampled(conn, application_id, since, until, step)
+    totals = [row for row in rows if row.whole]
+    settled = await _settled(conn, application_id, totals, step)
+    mix: Mix = {}
+    by_step: dict[datetime, Counter[str]] = {row.at: Counter() for row in totals}
+    sampled = {row.at: row.deliveries for row in totals}
+    for row in rows:
+        if row.whole or row.host is None:
+            continue
+        estimated = round(row.deliveries * settled[row.at] / sampled[row.at])
+        by_step[row.at][row.outcome] += estimated
+        mix.setdefault(vendor(row.host), Counter())[row.outcome] += estimated
+    return {
+        "since": since,
+        "until": until,
+        "estimated": any(settled[at] > count for at, count in sampled.items()),
+        "steps": [
+            {
+                "at": row.at,
+                "settled": settled[row.at],
+                "outcomes": _outcomes(by_step[row.at]),
+                "answer_ms": _percentiles(row.answer_ms),
+                "accept_ms": _percentiles(row.accept_ms),
+            }
+            for row in totals
+        ],
+        "push_services": [
+            {"push_service": name, "breaker": _breaker(name), "outcomes": _outcomes(counts)}
+            for name, counts in sorted(mix.items(), key=lambda one: -one[1].total())
+        ],
+        "queue": await _queue(conn, application_id),
+    }
+
+
+async def _settled(
+    conn: AsyncConnection, application_id: UUID, totals: Sequence[Row[Any]], step: timedelta
+) -> Mapping[datetime, int]:
+    """How many settled in each step: what the sample holds, and of a full one what its positions span."""
+    counted = {row.at: row.deliveries for row in totals}
+    full = [at for at, count in counted.items() if count == statistics.SAMPLE]
+    if full:
+        last = await log.last_position(conn, application_id) + 1
+        firsts = await statistics.firsts(conn, application_id, sorted({*full, *(at + step for at in full)}))
+        for at in full:
+            begin, end = (firsts[bound] or last for bound in (at, at + step))
+            counted[at] = max(counted[at], end - begin)
+    return counted
+
+
+async def _queue(conn: AsyncConnection, application_id: UUID) -> list[dict[str, Any]]:
+    now = clock.now()
+    found = {row.lane: row for row in await statistics.queued(conn, application_id, now)}
+    lanes = []
+    for lane in Lane:
+        row = found.get(lane)
+        waited = 0.0 if row is None or row.oldest is None else max(0.0, (now - row.oldest).total_seconds())
+        counts = {name: 0 if row is None else getattr(row, name) for name in ("due", "later", "paused")}
+        lanes.append({"lane": lane.label, **counts, "oldest_s": round(waited, 1)})
+    return lanes
+
+
+def _outcomes(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name.value: counts.get(name.value, 0) for name in OutcomeName}
+
+
+def _percentiles(found: Sequence[float] | None) -> dict[str, int] | None:
+    return None if found is None or found[0] is None else {"p50": round(found[0]), "p95": round(found[1])}
+
+
+def _breaker(service: str) -> str:
+    """As the workers of this process see it; what those of others see is in their own metrics."""
+    for family in metrics.HOSTS_UNREACHABLE.collect():
+        for sample in family.samples:
+            if sample.labels.get("host") == service and sample.value > 0:
+                return "open"
+    return "closed"
