@@ -7,6 +7,7 @@ container platforms hand them out, and are never shown.
 
 import difflib
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from ipaddress import ip_network
@@ -24,6 +25,7 @@ PREFIX = "GATEWAY_"
 FROM_FILE = ("database_url", "queue", "admin_token", "master_key", "other_master_keys", "metrics_token")
 OF_OTHERS = ("GATEWAY_SERVER", "GATEWAY_KEY", "GATEWAY_TEST_DATABASE_URL")
 """Read by the command line, which asks a server, and by the tests."""
+TILES = re.compile(r"https?://[\w.:\[\]-]+/(?=\S*\{z\})(?=\S*\{x\})(?=\S*\{y\})[^\s,;]*", re.ASCII)
 SECRET = 32  # octets, both of a secret we make and of the shortest master key
 
 
@@ -151,6 +153,11 @@ class Settings(BaseSettings):
         1000, ge=1, le=100_000, description="Requests under way at once in one server. More are told to come again."
     )
     max_body: int = Field(1024 * 1024, ge=16 * 1024, description="Octets of a request's body, at the most.")
+    map_tiles: str | None = Field(
+        None,
+        description="Where the console's maps get their pictures, with {z}, {x} and {y} in the address: "
+        "https://tiles.example.org/{z}/{x}/{y}.png. Not set: outlines of the land, from no server.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="'json' lines, or 'console' for people; 'auto': console when stderr is a terminal."
@@ -218,6 +225,14 @@ class Settings(BaseSettings):
         if parts.username or parts.password:
             raise ValueError("must not contain a password")
         return value.rstrip("/")
+
+    @field_validator("map_tiles")
+    @classmethod
+    def _is_address_of_tiles(cls, value: str | None) -> str | None:
+        # It becomes part of the console's content policy, in which blanks, commas and semicolons begin something else.
+        if value is not None and not TILES.fullmatch(value):
+            raise ValueError("must be a web address with {z}, {x} and {y}, and no blank, comma or semicolon")
+        return value
 
     @field_validator("proxies")
     @classmethod

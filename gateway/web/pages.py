@@ -6,7 +6,7 @@ from pathlib import Path
 from aiohttp import web
 
 from gateway.web import docs
-from gateway.web.protection import PAGE
+from gateway.web.protection import PAGE, page_policy
 
 STATIC = Path(__file__).resolve().parents[1] / "static"
 
@@ -22,16 +22,25 @@ TYPES = {
 }
 
 
-def add(app: web.Application, openapi: bytes) -> None:
+def add(app: web.Application, openapi: bytes, map_tiles: str | None = None) -> None:
+    """`map_tiles`: where the console's maps get pictures from, with {z}, {x} and {y} in the address."""
+    policies = {"console": page_policy(map_tiles)}
+
     async def document(_: web.Request) -> web.Response:
         return web.Response(body=openapi, content_type="application/json", charset="utf-8")
 
+    async def settings(_: web.Request) -> web.Response:
+        return web.json_response({"map_tiles": map_tiles}, headers={"Cache-Control": "no-cache"})
+
     app.router.add_get("/openapi.json", document)
+    app.router.add_get("/console/settings.json", settings)
     app.router.add_get("/", _to("/console/"))
     docs.add(app)
     for name in ("console", "sample", "docs"):
         app.router.add_get(f"/{name}", _to(f"/{name}/"))
-        app.router.add_get(f"/{name}/{{file:[\\w.-]*}}", _files(STATIC / name, {"Content-Security-Policy": PAGE}))
+        app.router.add_get(
+            f"/{name}/{{file:[\\w.-]*}}", _files(STATIC / name, {"Content-Security-Policy": policies.get(name, PAGE)})
+        )
     shared = {"Access-Control-Allow-Origin": "*", "Cache-Control": f"public, max-age={SECONDS_CACHED}"}
     app.router.add_get("/sdk/{file:[\\w.-]+}", _files(STATIC / "sdk", shared))
 

@@ -5,6 +5,7 @@ made.
 """
 
 from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -23,6 +24,16 @@ PAGE = "; ".join(
         "base-uri 'none'",
     )
 )
+
+
+def page_policy(map_tiles: str | None) -> str:
+    """PAGE, and pictures from where maps get theirs: that may be a server without https beside this one."""
+    if map_tiles is None:
+        return PAGE
+    server = urlsplit(map_tiles)
+    return PAGE.replace("img-src 'self'", f"img-src 'self' {server.scheme}://{server.netloc}")
+
+
 DATA = "default-src 'none'; frame-ancestors 'none'"
 SCRIPTS = "/sdk/"
 """Other sites load these, and as a service worker they live by the policy that they come with."""

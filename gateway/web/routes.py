@@ -48,6 +48,7 @@ class Front:
     per_key: Buckets = field(default_factory=lambda: Buckets("key", 300_000))
     passes: Mapping[str, Caller] = field(default_factory=dict)
     """Keys of this process alone: whoever runs it is let in by them."""
+    map_tiles: str | None = None
     following: set[asyncio.Task[Any]] = field(default_factory=set)
     """Answers that have no end of their own; they are cut off when the server stops."""
     mailroom: Mailroom = field(init=False)

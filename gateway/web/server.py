@@ -110,7 +110,7 @@ def build(front: Front, *, pages: bool = True) -> web.Application:
             browser_paths.add(path)
             app.router.add_route("OPTIONS", path, _preflight)
     if pages:
-        files.add(app, to_json(openapi.document(ROUTES)))
+        files.add(app, to_json(openapi.document(ROUTES)), front.map_tiles)
 
     async def cut_off(_: web.Application) -> None:
         await front.mailroom.close()

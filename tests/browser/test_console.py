@@ -123,6 +123,102 @@ async def told(page: Page, api: Api, button: str, path: str) -> Any:
     return await api.made("GET", path)
 
 
+async def test_an_alert_is_drawn_on_the_map_counted_and_told_to_whom_it_is_for(console: Page, api: Api) -> None:
+    for lon in (16.4, 16.5, 2.3):
+        await api.register(location={"lat": 48.2, "lon": lon})
+    await to(console, "alerts", "Alerts")
+    await console.get_by_label("Area: longitude").fill("16,48 17,48 17,48.6 16,48.6")
+    await console.get_by_label("Area: longitude").blur()
+    reach = console.locator(".reach")
+    await expect(reach).to_have_text("2 devices inside, of 0 known users")
+    await console.get_by_role("button", name="Clear").click()
+    await expect(reach).to_have_text("Draw an area, or name zones.")
+    chart = console.locator(".map svg")
+    box = await chart.bounding_box()
+    assert box is not None
+    for x, y in ((0.2, 0.2), (0.7, 0.2), (0.7, 0.8)):
+        await chart.click(position={"x": box["width"] * x, "y": box["height"] * y})
+    await expect(chart.locator(".corner")).to_have_count(3)
+    await chart.focus()
+    await console.keyboard.press("Backspace")
+    await console.keyboard.press("Enter")
+    await expect(chart.locator(".corner")).to_have_count(3)
+    await console.get_by_role("button", name="Take what is seen").click()
+    await expect(reach).to_have_text("2 devices inside, of 0 known users")
+    await console.get_by_label("Event").fill(f"Storm {MARKUP}")
+    await console.get_by_role("button", name="Send the alert").click()
+    await expect(console.get_by_role("dialog")).to_contain_text("is told to 2 devices now")
+    await console.get_by_role("button", name="Send it").click()
+    async with api.parts.working():
+        await expect(console.locator(".notifications")).to_contain_text("2 accepted")
+    await expect(chart.locator(".told")).to_have_count(1)
+    assert (await api.made("GET", "/console/settings.json")) == {"map_tiles": None}
+
+
+async def test_a_device_is_found_and_its_history_told_and_it_is_removed(console: Page, api: Api) -> None:
+    await deliver(api, 2, user_id="u-1")
+    other = await api.register(user_id=MARKUP, attributes={"plan": MARKUP}, location={"lat": 48.2, "lon": 16.4})
+    await to(console, "devices", "Devices")
+    await expect(console.locator("tbody tr")).to_have_count(3)
+    await console.get_by_label("User").fill("u-1")
+    await console.keyboard.press("Enter")
+    await expect(console.locator("tbody tr")).to_have_count(2)
+    await console.locator("tbody a").first.click()
+    await expect(console.locator(".log tbody tr")).to_have_count(1)
+    await expect(console.locator(".log")).to_contain_text("the push service accepted it")
+    await to(console, f"devices/{other['id']}", f"A device of {MARKUP}")
+    await expect(console.locator(".place")).to_have_count(1)
+    await console.get_by_role("button", name="Remove").click()
+    await console.get_by_role("button", name="Remove it").click()
+    await expect(console.locator("tbody tr")).to_have_count(2)
+
+
+async def test_what_is_kept_is_made_changed_and_removed_and_the_audit_log_tells(console: Page, api: Api) -> None:
+    await to(console, "segments", "Segments")
+    await console.get_by_role("button", name="New segment").click()
+    await console.get_by_label("Name").fill(MARKUP)
+    await console.get_by_label("Audience").fill('{"topic": ')
+    await console.get_by_role("button", name="Make it").click()
+    await expect(console.get_by_role("alert")).to_have_text("Audience is not JSON.")
+    await console.get_by_label("Audience").fill('{"topic": "offers"}')
+    await console.get_by_role("button", name="Make it").click()
+    await expect(console.locator("tbody tr")).to_contain_text(MARKUP)
+    await console.get_by_role("button", name="Change").click()
+    await console.get_by_label("Name").fill("Offers")
+    await console.get_by_role("button", name="Save").click()
+    await expect(console.locator("tbody tr b")).to_have_text("Offers")
+    await console.get_by_role("button", name="Remove").click()
+    await console.get_by_role("button", name="Remove it").click()
+    await expect(console.locator("tbody tr")).to_have_count(0)
+
+    await to(console, "triggers", "Triggers")
+    await console.get_by_role("button", name="New trigger").click()
+    await console.get_by_label("Name").fill("Carts")
+    await console.get_by_label("Event", exact=True).fill("cart.abandoned")
+    await console.get_by_label("Content").fill('{"title": "Still there"}')
+    await console.get_by_role("button", name="Make it").click()
+    await console.get_by_role("button", name="Pause Carts").click()
+    await expect(console.locator("tbody .badge")).to_have_text("paused")
+
+    await to(console, "audit", "Audit log")
+    for act in ("segments.create", "segments.change", "segments.remove", "triggers.create"):
+        await expect(console.locator("tbody")).to_contain_text(act)
+
+
+async def test_every_page_opens_on_a_phone_in_the_dark_and_none_is_wider(console: Page, api: Api) -> None:
+    await deliver(api, 2, user_id="u-1")
+    await console.set_viewport_size({"width": 390, "height": 800})
+    await console.emulate_media(color_scheme="dark")
+    await console.get_by_role("button", name="Menu").click()
+    links = await console.locator("#nav a[href^='#/']").evaluate_all(
+        "links => links.map((a) => [a.hash, a.textContent])"
+    )
+    assert len(links) >= 15
+    for address, name in links:
+        await to(console, address.removeprefix("#/"), "Campaigns and notifications" if name == "Campaigns" else name)
+        assert await console.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+
+
 async def test_one_stays_signed_in_without_the_key_and_signs_out_and_a_wrong_key_is_told(
     console: Page, api: Api
 ) -> None:

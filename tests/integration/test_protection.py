@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 
 from gateway.web import pages
 from gateway.web.protection import PAGE
-from gateway.web.server import ROUTES
+from gateway.web.server import ROUTES, build
 from tests.support.api import Api, addressed, serving
 from tests.support.gateway_parts import HOME
 
@@ -68,6 +69,19 @@ def test_the_policy_of_pages_lets_nothing_run_that_is_not_a_file_of_ours() -> No
     assert allowed["default-src"] == "'none'"
     assert {allowed[name] for name in ("script-src", "style-src", "connect-src", "worker-src")} == {"'self'"}
     assert {allowed[name] for name in ("base-uri", "form-action", "frame-ancestors")} == {"'none'"}
+
+
+async def test_the_console_and_no_other_page_may_load_the_map_s_pictures_from_where_the_operator_says(api: Api) -> None:
+    object.__setattr__(api.front, "map_tiles", "http://127.0.0.1:9000/{z}/{x}/{y}.png")
+    app = build(api.front)
+    async with TestClient(TestServer(app)) as client:
+        policies = {
+            name: (await client.get(f"/{name}/")).headers["Content-Security-Policy"] for name in ("console", "sample")
+        }
+        settings = await (await client.get("/console/settings.json")).json()
+    assert "img-src 'self' http://127.0.0.1:9000 data: https:" in policies["console"]
+    assert policies["console"].replace(" http://127.0.0.1:9000", "") == policies["sample"] == PAGE
+    assert settings == {"map_tiles": "http://127.0.0.1:9000/{z}/{x}/{y}.png"}
 
 
 @pytest.mark.parametrize("page", HTML, ids=lambda page: page.parent.name)

@@ -70,6 +70,12 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LANES", "urgent,slow", "GATEWAY_LANES: must be some of urgent, normal, bulk"),
         ("LANES", ",", "GATEWAY_LANES: must be some of urgent, normal, bulk"),
         ("RETENTION_DAYS", "30", "GATEWAY_RETENTION_DAYS: must be greater than 30"),
+        ("MAP_TILES", "https://t.example; script-src */{z}/{x}/{y}", "GATEWAY_MAP_TILES: must be a web address with"),
+        (
+            "MAP_TILES",
+            "https://t.example/{z}/{x}.png",
+            "GATEWAY_MAP_TILES: must be a web address with {z}, {x} and {y}",
+        ),
         ("LOG_LEVEL", "loud", "GATEWAY_LOG_LEVEL: must be 'debug', 'info', 'warning' or 'error'"),
         ("MASTER_KEY_FILE", "/does/not/exist", "GATEWAY_MASTER_KEY_FILE: /does/not/exist cannot be read"),
     ],

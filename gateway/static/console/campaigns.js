@@ -115,16 +115,17 @@ function full(notification, funnel, refresh, session) {
     notification.auto_paused && element("p", { className: "problem" }, `Paused by the gateway: ${notification.auto_paused}`),
     card("Progress", bar(progress, progress.targets), element("p", {}, said(notification)), element("p", { className: "mix" }, counts)),
     element("div", { className: "columns" },
-      card("Funnel", steps(funnel), funnel.actions.length > 0 && element("p", { className: "soft" }, `Clicked: ${funnel.actions.map(({ action, clicked }) => `${action || "the notification"} ${count(clicked)}`).join(", ")}`)),
+      element("div", { className: "stack" },
+        card("Funnel", steps(funnel), funnel.actions.length > 0 && element("p", { className: "soft" }, `Clicked: ${funnel.actions.map(({ action, clicked }) => `${action || "the notification"} ${count(clicked)}`).join(", ")}`)),
+        notification.variants.length > 0 && card("Variants", element("div", { className: "steps" }, notification.variants.map((variant) => element("div", {},
+          element("b", {}, variant.name, " ", variant.won && badge("won")), element("span", {}, `${count(variant.accepted)} accepted, ${count(variant.clicked)} clicked (${share(variant.clicked, variant.displayed)} of displayed)`))))),
+        card("Details", facts([
+          ["Id", notification.id], ["Kind", notification.kind], ["Lane", delivery.lane], ["Urgency", delivery.urgency], ["Kept for", `${count(delivery.ttl)} s`],
+          ["Created", exactly(notification.created_at)], ["Starts", exactly(notification.start_at)], ["Finished", exactly(notification.finished_at)],
+          ["Never after", exactly(delivery.expires_at)], ["Category", notification.category], ["Replaces", delivery.collapse_key],
+          ["Audience", element("code", {}, JSON.stringify(notification.audience))],
+        ]))),
       card("As it is shown", preview(notification.content, session.application))),
-    notification.variants.length > 0 && card("Variants", element("div", { className: "steps" }, notification.variants.map((variant) => element("div", {},
-      element("b", {}, variant.name, variant.won && badge("won")), element("span", {}, `${count(variant.accepted)} accepted, ${count(variant.clicked)} clicked (${share(variant.clicked, variant.displayed)} of displayed)`))))),
-    card("Details", facts([
-      ["Id", notification.id], ["Kind", notification.kind], ["Lane", delivery.lane], ["Urgency", delivery.urgency], ["Kept for", `${count(delivery.ttl)} s`],
-      ["Created", exactly(notification.created_at)], ["Starts", exactly(notification.start_at)], ["Finished", exactly(notification.finished_at)],
-      ["Never after", exactly(delivery.expires_at)], ["Category", notification.category], ["Replaces", delivery.collapse_key],
-      ["Audience", element("code", {}, JSON.stringify(notification.audience))],
-    ])),
   ].filter(Boolean);
 }
 

@@ -92,7 +92,7 @@ function theme(chosen) {
 }
 
 $("nav").append(...PAGES.map(([title, pages]) => element("div", {}, element("h2", {}, title),
-  pages.map(([name, text]) => element("a", { href: `#/${name}` }, text)))), element("div", {}, element("a", { href: "/docs/" }, "API reference")));
+  pages.map(([name, text]) => element("a", { href: `#/${name}` }, text)))), element("div", {}, element("a", { href: "/docs/" }, "Documentation")));
 $("menu").addEventListener("click", () => menu(!$("nav").classList.contains("shown")));
 $("theme").addEventListener("click", () => {
   const now = document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
