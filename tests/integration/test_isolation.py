@@ -459,4 +459,5 @@ async def test_nothing_is_served_that_is_not_in_the_document_but_pages(api: Api)
     }
     undocumented = served - DOCUMENT["paths"].keys()
     pages = {f"/{name}{end}" for name in ("console", "sample", "docs") for end in ("", "/{file}")}
+    pages |= {"/docs/", "/docs/{name}", "/docs/api", "/console/settings.json"}
     assert undocumented == pages | {"/", "/openapi.json", "/sdk/{file}"}
