@@ -13,13 +13,13 @@ export async function open(body, { signal, live, session }) {
   const range = field("Range", "range", { options: [{ value: "hour", text: "Last hour" }, { value: "day", text: "Last 24 hours" }, { value: "month", text: "Last 30 days" }] });
   const select = range.querySelector("select");
   const tiles = element("div", { className: "tiles" });
-  const now = plot("Settled a second, now", [{ label: "a second", colour: "blue", fill: true }], { signal, height: 150, value: (n) => count(Math.round(n * 10) / 10) });
+  const now = plot("Settled a second, now", [{ label: "a second", colour: "blue", fill: true }], { signal, value: (n) => count(Math.round(n * 10) / 10) });
   const throughput = plot("Settled in each step", [{ label: "settled", colour: "green", bars: true }, { label: "not accepted", colour: "red", bars: true }], { signal, value: count });
-  const times = plot("Time to accept", [{ label: "p50", colour: "blue", points: true }, { label: "p95", colour: "violet", points: true }], { signal, value: lasting });
+  const times = plot("Time to accept", [{ label: "p50", colour: "blue", points: true }, { label: "p95", colour: "violet", points: true }], { signal, value: lasting, logarithmic: true });
   const services = element("div", {});
   const queue = element("div", {});
   const newest = element("ol", { className: "notifications" });
-  const estimated = soft("");
+  const estimated = element("p", { className: "soft small" });
 
   body.replaceChildren(
     heading("Overview", range, session.scopes.includes("send") && element("a", { className: "button primary", href: "#/compose" }, "New campaign")),
@@ -48,7 +48,7 @@ export async function open(body, { signal, live, session }) {
     const at = told.steps.map((step) => new Date(step.at).getTime() / 1000);
     const failed = told.steps.map(({ outcomes }) => OUTCOMES.slice(1).reduce((sum, name) => sum + outcomes[name], 0));
     throughput.show([at, told.steps.map((step) => step.settled), failed], `${count(total)} settled`);
-    times.show([at, ...["p50", "p95"].map((name) => told.steps.map((step) => step.accept_ms?.[name] ?? null))]);
+    times.show([at, ...["p50", "p95"].map((name) => told.steps.map((step) => step.accept_ms && Math.max(1, step.accept_ms[name])))]);
     estimated.textContent = told.estimated ? "Mix and times of a busy step are those of its last 200 deliveries." : "";
     services.replaceChildren(...(told.push_services.length ? told.push_services.map(service) : [soft("Nothing settled in this time.")]));
     queue.replaceChildren(...lanes(told.queue));
@@ -68,7 +68,7 @@ export async function open(body, { signal, live, session }) {
       rate.shift();
     }
     Object.assign(seen, { at: moment, since, total });
-    now.show(at.length ? seen.points : [[moment - 2, moment], [0, 0]], rate.length ? `${rate.at(-1).toFixed(1)} a second` : "");
+    now.show(at.length > 1 ? seen.points : [[moment - 2, moment], [0, 0]], rate.length ? `${rate.at(-1).toFixed(1)} a second` : "");
   }
 
   function drawTiles(told, total, mix) {
@@ -78,10 +78,10 @@ export async function open(body, { signal, live, session }) {
     tiles.replaceChildren(
       tile("Settled", count(total), select.selectedOptions[0].text.toLowerCase()),
       tile("Accepted", share(mix.accepted, total), `${count(total - mix.accepted)} were not`, total && mix.accepted / total < 0.9 ? "warn" : ""),
-      tile("Time to accept, p50", timed ? lasting(timed.accept_ms.p50) : "–", "of the newest"),
-      tile("Time to accept, p95", timed ? lasting(timed.accept_ms.p95) : "–", "of the newest"),
+      tile("p50 to accept", timed ? lasting(timed.accept_ms.p50) : "–", "of the newest"),
+      tile("p95 to accept", timed ? lasting(timed.accept_ms.p95) : "–", "of the newest"),
       tile("Jobs due", count(waiting), waiting ? `the oldest for ${lasting(1000 * Math.max(...told.queue.map((lane) => lane.oldest_s)))}` : "nothing waits"),
-      tile("Breakers", open.length ? `${open.length} open` : "closed", open.map((one) => one.push_service).join(", ") || "every push service answers", open.length ? "bad" : ""),
+      tile("Breakers", open.length ? `${open.length} open` : "closed", open.map((one) => one.push_service).join(", ") || "all answer", open.length ? "bad" : ""),
     );
   }
 

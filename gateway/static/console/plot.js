@@ -15,7 +15,7 @@ function colour(name) {
  * `series`: [{label, colour, bars?, value?}]. Answers {node, show(data)}, whose data are uPlot's: times in seconds, then
  * one list of values a series.
  */
-export function plot(label, series, { height = 190, value = (number) => `${number}`, signal } = {}) {
+export function plot(label, series, { height = 190, value = (number) => `${number}`, logarithmic = false, signal } = {}) {
   const node = element("div", { className: "plot", role: "img", "aria-label": label });
   let chart = null;
   const axis = { stroke: colour("soft"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
@@ -23,9 +23,9 @@ export function plot(label, series, { height = 190, value = (number) => `${numbe
     width: node.clientWidth || 300, height,
     cursor: { y: false, points: { size: 7 } },
     legend: { live: true },
-    scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },
-    axes: [{ ...axis, space: 70, size: 30, values: hours }, { ...axis, size: 58, values: (_, ticks) => ticks.map(value) }],
-    series: [{ value: (_, at) => (at ? new Date(at * 1000).toLocaleTimeString() : "–") }, ...series.map((one) => ({
+    scales: { y: logarithmic ? { distr: 3, range: decades } : { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },
+    axes: [{ ...axis, space: 70, size: 30, values: hours }, { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : value(tick))) }],
+    series: [{ value: (_, at) => (at ? new Date(at * 1000).toLocaleTimeString([], { hourCycle: "h23" }) : "–") }, ...series.map((one) => ({
       label: one.label, stroke: colour(one.colour), width: 2, spanGaps: true, points: { show: Boolean(one.points), size: 6, fill: colour(one.colour) },
       fill: one.fill ? colour(one.colour).replace(/^rgb\((.*)\)$/, "rgba($1, .18)") : undefined,
       paths: one.bars ? globalThis.uPlot.paths.bars({ size: [0.8, 40] }) : undefined,
@@ -46,6 +46,7 @@ export function plot(label, series, { height = 190, value = (number) => `${numbe
       if (words) node.setAttribute("aria-label", `${label}: ${words}`);
       if (chart) chart.setData(data);
       else chart = make(data);
+      if (!(chart.cursor.left >= 0)) chart.setLegend({ idx: data[0].length - 1 }); // the newest, while nobody points at another
     },
   };
 }
@@ -55,4 +56,9 @@ function hours(chart, ticks) {
   const days = high - low > 2 * 86_400;
   return ticks.map((at) => new Date(at * 1000).toLocaleString([], days ? { month: "short", day: "numeric" }
     : { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...(high - low < 600 ? { second: "2-digit" } : {}) }));
+}
+
+/** Whole powers of ten around what there is. */
+function decades(_, low, high) {
+  return [10 ** Math.floor(Math.log10(Math.max(1, low ?? 1))), 10 ** Math.ceil(Math.log10(Math.max(10, (high ?? 10) * 1.01)))];
 }
