@@ -16,6 +16,7 @@ from gateway.domain.notification import Lane
 from gateway.push.endpoints import vendor
 from gateway.records import log, statistics
 
+ANSWERS = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED)
 Mix = dict[str, Counter[str]]
 """Deliveries by outcome, by push service."""
 
@@ -29,9 +30,13 @@ async def lately(
     mix: Mix = {}
     by_step: dict[datetime, Counter[str]] = {row.at: Counter() for row in totals}
     sampled = {row.at: row.deliveries for row in totals}
+    newest = {row.at for row in totals[-2:]}
+    answering = set()
     for row in rows:
         if row.whole or row.host is None:
             continue
+        if row.at in newest and row.outcome in ANSWERS:
+            answering.add(vendor(row.host))
         estimated = round(row.deliveries * settled[row.at] / sampled[row.at])
         by_step[row.at][row.outcome] += estimated
         mix.setdefault(vendor(row.host), Counter())[row.outcome] += estimated
@@ -50,7 +55,7 @@ async def lately(
             for row in totals
         ],
         "push_services": [
-            {"push_service": name, "breaker": _breaker(name), "outcomes": _outcomes(counts)}
+            {"push_service": name, "breaker": _breaker(name, name in answering), "outcomes": _outcomes(counts)}
             for name, counts in sorted(mix.items(), key=lambda one: -one[1].total())
         ],
         "queue": await _queue(conn, application_id),
@@ -92,10 +97,10 @@ def _percentiles(found: Sequence[float] | None) -> dict[str, int] | None:
     return None if found is None or found[0] is None else {"p50": round(found[0]), "p95": round(found[1])}
 
 
-def _breaker(service: str) -> str:
-    """As the workers of this process see it; what those of others see is in their own metrics."""
+def _breaker(service: str, answering: bool) -> str:
+    """Open as the workers of this process see it; closed when it has answered lately, to whichever worker."""
     for family in metrics.HOSTS_UNREACHABLE.collect():
         for sample in family.samples:
             if sample.labels.get("host") == service and sample.value > 0:
                 return "open"
-    return "closed"
+    return "closed" if answering else "unknown"

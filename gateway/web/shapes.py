@@ -545,7 +545,8 @@ class Step(TypedDict):
 
 
 class ServiceStatistics(TypedDict):
-    """`breaker` is open while the server's own workers leave the push service alone, since it does not answer."""
+    """`breaker` is open while workers in the server's own process leave the push service alone, for it does not answer;
+    closed when it has answered in the last two steps; else unknown."""
 
     push_service: str
     breaker: str

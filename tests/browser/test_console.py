@@ -91,8 +91,10 @@ async def test_a_campaign_is_composed_counted_previewed_tested_sent_paused_and_r
     await api.register(topics=["offers"], user_id="u-1")
     await to(console, "compose", "New campaign")
     await console.get_by_label("Name of the campaign").fill("Autumn")
-    await console.get_by_label("Title").fill("Hi {{ user.attributes.first_name | default: 'there' }}")
-    await console.get_by_label("Text").fill(MARKUP)
+    await console.get_by_label("Title", exact=True).fill("Hi {{ user.attributes.first_name | default: 'there' }}")
+    await console.get_by_label("Text", exact=True).fill(MARKUP)
+    await console.get_by_text("Try a second wording").click()
+    await console.get_by_label("Title of B").fill("Only today")
     await console.get_by_label("Which").fill("offers")
     await expect(console.locator(".reach")).to_have_text("1 device")
     await expect(console.locator(".phone .message b")).to_have_text("Hi there")  # as the gateway renders it
@@ -111,6 +113,7 @@ async def test_a_campaign_is_composed_counted_previewed_tested_sent_paused_and_r
         await console.get_by_role("button", name=button).click()
         [campaign] = (await told(console, api, button, "/v1/notifications?kind=campaign"))["items"]
         assert (campaign["status"], campaign["audience"]) == (status, {"topic": "offers"})
+    assert [variant["content"] for variant in campaign["variants"]] == [{}, {"title": "Only today"}]
     async with api.parts.working():
         await expect(console.locator(".funnel div", has_text="Accepted").locator("b")).to_have_text("1")
     [test] = (await api.made("GET", "/v1/notifications?kind=direct"))["items"]

@@ -23,6 +23,10 @@ export async function open(body, { query: asked, session, signal }) {
       element("details", { open: Boolean(given.icon ?? given.image ?? actions.length) }, element("summary", {}, "Pictures and buttons"), element("div", { className: "form" },
         field("Icon", "icon", { value: given.icon, placeholder: "https://…" }), field("Image", "image", { value: given.image, placeholder: "https://…" }),
         ...[0, 1].map((n) => element("div", { className: "pair" }, field(`Button ${n + 1}`, `action${n}`, { value: actions[n]?.title }), field("leads to", `action${n}_url`, { value: actions[n]?.url })))))),
+    element("details", {}, element("summary", {}, "Try a second wording (A/B test)"), element("div", { className: "form" },
+      field("Title of B", "title_b"), field("Text of B", "body_b", { type: "textarea" }),
+      element("div", { className: "pair" }, field("Try both on, percent", "sample", { type: "number", min: 1, max: 99, placeholder: "everybody, half each" }),
+        field("then the better one to the rest, after minutes", "winner_after", { type: "number", min: 1, value: 60 })))),
     who.node,
     element("fieldset", {}, element("legend", {}, "When"),
       element("div", { className: "pair" },
@@ -62,6 +66,14 @@ export async function open(body, { query: asked, session, signal }) {
     if (text("ttl")) delivery.ttl = Math.round(Number(text("ttl")) * 3600);
     if (text("urgency")) delivery.urgency = text("urgency");
     return Object.keys(delivery).length ? { delivery } : {};
+  }
+  function variants() {
+    const second = {};
+    if (text("title_b")) second.title = text("title_b");
+    if (text("body_b")) second.body = text("body_b");
+    if (!Object.keys(second).length) return {};
+    const winner = text("sample") ? { winner: { sample: Number(text("sample")) / 100, after: Number(text("winner_after")) * 60 } } : {};
+    return { variants: [{ name: "A", content: {} }, { name: "B", content: second }], ...winner };
   }
   function schedule() {
     const start = text("start");
@@ -119,7 +131,7 @@ export async function open(body, { query: asked, session, signal }) {
       if (!reached) throw new Error("Say who shall get it.");
       const quiet = text("quiet_start") && text("quiet_end") ? { quiet_hours: { start: text("quiet_start"), end: text("quiet_end") } } : {};
       const throttle = text("per_second") ? { throttle: { per_second: Number(text("per_second")) } } : {};
-      const wanted = { name: text("name"), content: content(), audience: reached, ...schedule(), ...travel(), ...quiet, ...throttle };
+      const wanted = { name: text("name"), content: content(), audience: reached, ...schedule(), ...travel(), ...variants(), ...quiet, ...throttle };
       const { devices } = await post("/v1/audiences/preview", { audience: reached });
       if (!(await sure(`“${wanted.name}” goes to ${count(devices)} ${devices === 1 ? "device" : "devices"}${text("start") === "now" ? " now" : ""}.`, "Send it"))) return;
       const sent = await post("/v1/campaigns", wanted);

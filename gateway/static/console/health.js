@@ -20,7 +20,7 @@ export async function open(body, { signal, live }) {
         ["Paused", (lane) => count(lane.paused)], ["Oldest that is due", (lane) => (lane.due ? lasting(1000 * lane.oldest_s) : "–")],
       ], told.queue)),
       card("Push services in the last hour", table([
-        ["Push service", (one) => one.push_service], ["Breaker", (one) => badge(one.breaker === "open" ? "failing" : "ok")],
+        ["Push service", (one) => one.push_service], ["Breaker", (one) => badge({ open: "failing", closed: "ok" }[one.breaker] ?? "unknown")],
         ["Accepted", (one) => count(one.outcomes.accepted)], ["Gone", (one) => count(one.outcomes.gone)], ["Rejected", (one) => count(one.outcomes.rejected)], ["Expired", (one) => count(one.outcomes.expired)],
       ], told.push_services, "Nothing was sent in the last hour.")),
       card("More", element("p", { className: "soft" }, "For Prometheus at ", element("a", { href: "/metrics" }, "/metrics"), "; on the server, ", element("code", {}, "gateway doctor"), " says what to do.")));

@@ -6,6 +6,11 @@ import { plot } from "./plot.js";
 import { line } from "./campaigns.js";
 
 const EVERY_MS = 2000;
+const BREAKERS = {
+  open: ["rejected", "breaker open", "It does not answer and is left alone for a while"],
+  closed: ["accepted", "answers", "The breaker is closed"],
+  unknown: ["", "silent", "Nothing was sent to it lately, or nothing came back"],
+};
 const LIVE_POINTS = 150;
 const RANGES = { hour: ["minute", 60, 60], day: ["hour", 3600, 24], month: ["day", 86_400, 30] };
 
@@ -75,13 +80,14 @@ export async function open(body, { signal, live, session }) {
     const timed = told.steps.filter((step) => step.accept_ms).at(-1);
     const waiting = told.queue.reduce((sum, lane) => sum + lane.due, 0);
     const open = told.push_services.filter(({ breaker }) => breaker === "open");
+    const answering = told.push_services.filter(({ breaker }) => breaker === "closed").length;
     tiles.replaceChildren(
       tile("Settled", count(total), select.selectedOptions[0].text.toLowerCase()),
       tile("Accepted", share(mix.accepted, total), `${count(total - mix.accepted)} were not`, total && mix.accepted / total < 0.9 ? "warn" : ""),
       tile("p50 to accept", timed ? lasting(timed.accept_ms.p50) : "–", "of the newest"),
       tile("p95 to accept", timed ? lasting(timed.accept_ms.p95) : "–", "of the newest"),
       tile("Jobs due", count(waiting), waiting ? `the oldest for ${lasting(1000 * Math.max(...told.queue.map((lane) => lane.oldest_s)))}` : "nothing waits"),
-      tile("Breakers", open.length ? `${open.length} open` : "closed", open.map((one) => one.push_service).join(", ") || "all answer", open.length ? "bad" : ""),
+      tile("Breakers", open.length ? `${open.length} open` : answering ? "closed" : "–", open.map((one) => one.push_service).join(", ") || (answering ? `${answering} of ${told.push_services.length} answered just now` : "nothing came back lately"), open.length ? "bad" : ""),
     );
   }
 
@@ -101,8 +107,7 @@ function service({ push_service: name, breaker, outcomes }) {
   const whole = OUTCOMES.reduce((sum, one) => sum + outcomes[one], 0);
   const said = OUTCOMES.filter((one) => outcomes[one]).map((one) => element("a", { className: `outcome ${one}`, href: `#/log?outcome=${one}` }, `${count(outcomes[one])} ${one}`));
   return element("div", { className: "measure" },
-    element("b", {}, name, " ", breaker === "open" ? element("span", { className: "badge rejected", title: "It does not answer and is left alone for a while" }, "breaker open")
-      : element("span", { className: "badge accepted", title: "The breaker is closed" }, "answers")),
+    element("b", {}, name, " ", element("span", { className: `badge ${BREAKERS[breaker][0]}`, title: BREAKERS[breaker][2] }, BREAKERS[breaker][1])),
     bar(outcomes, whole), element("small", { className: "mix" }, said));
 }
 
