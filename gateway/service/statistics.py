@@ -29,7 +29,7 @@ async def lately(
     settled = await _settled(conn, application_id, totals, step)
     mix: Mix = {}
     by_step: dict[datetime, Counter[str]] = {row.at: Counter() for row in totals}
-    sampled = {row.at: row.deliveries for row in totals}
+    found: dict[datetime, dict[tuple[str, str], int]] = {row.at: {} for row in totals}
     newest = {row.at for row in totals[-2:]}
     answering = set()
     for row in rows:
@@ -37,13 +37,15 @@ async def lately(
             continue
         if row.at in newest and row.outcome in ANSWERS:
             answering.add(vendor(row.host))
-        estimated = round(row.deliveries * settled[row.at] / sampled[row.at])
-        by_step[row.at][row.outcome] += estimated
-        mix.setdefault(vendor(row.host), Counter())[row.outcome] += estimated
+        found[row.at][row.host, row.outcome] = row.deliveries
+    for at, counts in found.items():
+        for (host, outcome), estimated in _scaled(counts, settled[at]).items():
+            by_step[at][outcome] += estimated
+            mix.setdefault(vendor(host), Counter())[outcome] += estimated
     return {
         "since": since,
         "until": until,
-        "estimated": any(settled[at] > count for at, count in sampled.items()),
+        "estimated": any(settled[row.at] > row.deliveries for row in totals),
         "steps": [
             {
                 "at": row.at,
@@ -87,6 +89,15 @@ async def _queue(conn: AsyncConnection, application_id: UUID) -> list[dict[str, 
         counts = {name: 0 if row is None else getattr(row, name) for name in ("due", "later", "paused")}
         lanes.append({"lane": lane.label, **counts, "oldest_s": round(waited, 1)})
     return lanes
+
+
+def _scaled(sample: Mapping[tuple[str, str], int], whole: int) -> dict[tuple[str, str], int]:
+    """The sample's shares of the whole, which they add up to; what rounding leaves over is the largest's."""
+    total = sum(sample.values())
+    scaled = {name: count * whole // total for name, count in sample.items()}
+    if scaled:
+        scaled[max(sample, key=lambda name: sample[name])] += whole - sum(scaled.values())
+    return scaled
 
 
 def _outcomes(counts: Mapping[str, int]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 /** Who did what, on what, when. */
 
 import { get, query } from "./api.js";
-import { button, doing, element, exactly, field, heading, table } from "./elements.js";
+import { button, doing, element, exactly, field, heading, table, when } from "./elements.js";
 
 export async function open(body, { query: asked, session }) {
   const act = field("Only acts of the kind", "act", { value: asked.act, placeholder: "keys.remove" });
@@ -20,7 +20,7 @@ export async function open(body, { query: asked, session }) {
     cursor = page.next_cursor;
     more.hidden = !cursor;
     shown.replaceChildren(table([
-      ["When", (one) => exactly(one.at)], ["Act", (one) => element("b", {}, one.act)], ["Who", (one) => one.who], ["On", (one) => one.target],
+      ["When", (one) => element("span", { title: exactly(one.at) }, when(one.at))], ["Act", (one) => element("b", {}, one.act)], ["Who", (one) => element("code", {}, one.who)], ["On", (one) => one.target && element("code", {}, one.target)],
       ["Given", (one) => (Object.keys(one.details).length ? element("code", {}, JSON.stringify(one.details)) : "")],
     ], items, "Nothing was noted yet."));
   }

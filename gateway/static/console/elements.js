@@ -77,8 +77,10 @@ export function table(columns, items, nothing = "Nothing here yet.") {
   if (!items.length) return soft(nothing);
   return element("div", { className: "scroll" }, element("table", {},
     element("thead", {}, element("tr", {}, columns.map(([name]) => element("th", { scope: "col" }, name)))),
-    element("tbody", {}, items.map((item) => element("tr", {}, columns.map(([name, cell]) => element("td", { "data-name": name }, cell(item) ?? "")))))));
+    element("tbody", {}, items.map((item) => element("tr", {}, columns.map(([name, cell]) => element("td", { "data-name": name }, together(cell(item)))))))));
 }
+
+const together = (said) => (Array.isArray(said) ? element("span", {}, said) : said ?? "");
 
 export function facts(pairs) {
   return element("dl", {}, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
