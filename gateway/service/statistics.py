@@ -110,7 +110,7 @@ def _percentiles(found: Sequence[float] | None) -> dict[str, int] | None:
 
 def _breaker(service: str, answering: bool) -> str:
     """Open as the workers of this process see it; closed when it has answered lately, to whichever worker."""
-    for family in metrics.HOSTS_UNREACHABLE.collect():
+    for family in metrics.BREAKER_OPEN.collect():
         for sample in family.samples:
             if sample.labels.get("host") == service and sample.value > 0:
                 return "open"

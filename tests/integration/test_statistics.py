@@ -29,9 +29,8 @@ async def test_what_settled_is_told_by_step_push_service_and_lane_and_only_to_it
     assert {lane["lane"]: lane["later"] for lane in told["queue"]} == {"urgent": 0, "normal": 0, "bulk": 1}
 
     other = await api.made("POST", "/v1/applications", {"name": "Other", "subject": "mailto:o@example.org"}, key=ADMIN)
-    metrics.HOSTS_UNREACHABLE.labels(service["push_service"]).inc()
-    assert (await api.made("GET", "/v1/stats"))["push_services"][0]["breaker"] == "open"
-    metrics.HOSTS_UNREACHABLE.labels(service["push_service"]).dec()
+    with metrics.BREAKER_OPEN.read_from(lambda: {(service["push_service"],): 1.0}):
+        assert (await api.made("GET", "/v1/stats"))["push_services"][0]["breaker"] == "open"
     assert (await api.made("GET", "/v1/stats"))["push_services"][0]["breaker"] == "closed"
 
     nothing = await api.made("GET", "/v1/stats?by=hour", key=other["secret_key"])
