@@ -87,7 +87,7 @@ export async function open(body, { signal, live, session }) {
       tile("p50 to accept", timed ? lasting(timed.accept_ms.p50) : "–", "of the newest"),
       tile("p95 to accept", timed ? lasting(timed.accept_ms.p95) : "–", "of the newest"),
       tile("Jobs due", count(waiting), waiting ? `the oldest for ${lasting(1000 * Math.max(...told.queue.map((lane) => lane.oldest_s)))}` : "nothing waits"),
-      tile("Breakers", open.length ? `${open.length} open` : answering ? "closed" : "–", open.map((one) => one.push_service).join(", ") || (answering ? `${answering} of ${told.push_services.length} answered just now` : "nothing came back lately"), open.length ? "bad" : ""),
+      tile("Breakers", open.length ? `${open.length} open` : answering ? "closed" : "–", open.map((one) => one.push_service).join(", ") || (answering ? `${answering} of ${told.push_services.length} answer` : "nothing came back lately"), open.length ? "bad" : ""),
     );
   }
 
