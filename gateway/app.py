@@ -356,7 +356,7 @@ async def _serving(settings: Settings, installation: Installation) -> AsyncItera
             Addresses(settings.proxies),
             Buckets("address", settings.address_per_minute),
             Buckets("key", settings.key_per_minute),
-            settings.map_tiles,
+            map_tiles=settings.map_tiles,
         )
         runner = web.AppRunner(build(front), access_log=None, shutdown_timeout=LAST_REQUESTS_S)
         await runner.setup()

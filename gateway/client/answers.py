@@ -489,6 +489,65 @@ class DeliveryInFull:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Outcomes:
+    accepted: int
+    gone: int
+    rejected: int
+    expired: int
+    cancelled: int
+    skipped: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Percentiles:
+    p50: int
+    p95: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """Times in milliseconds, null where nothing was accepted."""
+
+    at: datetime
+    settled: int
+    outcomes: Outcomes
+    answer_ms: Percentiles | None
+    accept_ms: Percentiles | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServiceStatistics:
+    """`breaker` is open while workers in the server's own process leave the push service alone, for it does not answer;
+    closed when it has answered in the last two steps; else unknown.
+    """
+
+    push_service: str
+    breaker: str
+    outcomes: Outcomes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LaneDepth:
+    """Jobs, of up to 500 devices each; `oldest_s` is how long the oldest that is due has waited."""
+
+    lane: str
+    due: int
+    later: int
+    paused: int
+    oldest_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statistics:
+    since: datetime
+    until: datetime
+    estimated: bool
+    steps: list[Step]
+    push_services: list[ServiceStatistics]
+    queue: list[LaneDepth]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Trigger:
     id: str
     name: str

@@ -549,6 +549,15 @@ class StreamSearch(TypedDict):
     """For clients that cannot send the header Last-Event-ID."""
 
 
+class StatSearch(TypedDict):
+    by: NotRequired[Literal["minute", "hour", "day"]]
+    """How long a step is."""
+    since: NotRequired[datetime | str | None]
+    """Begin of the first step; 60 steps ago when left out."""
+    until: NotRequired[datetime | str | None]
+    """End of the last step; now when left out."""
+
+
 class Receipt(TypedDict):
     token: str
     event: Literal["displayed", "clicked", "dismissed"]

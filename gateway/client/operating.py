@@ -12,6 +12,7 @@ from gateway.client.answers import (
     Delivery,
     DeliveryInFull,
     ListedApplication,
+    Statistics,
     VapidKey,
     Webhook,
     WebhookTested,
@@ -29,6 +30,10 @@ class Deliveries(Resource):
     async def get(self, delivery_id: str, /) -> DeliveryInFull:
         """With every attempt: when, what the push service said, and what was done about it."""
         return await self._get(DeliveryInFull, "/v1/deliveries/{}", delivery_id)
+
+    async def stats(self, **search: Unpack[bodies.StatSearch]) -> Statistics:
+        """What settled in each step by outcome and push service, how long it took, and what waits."""
+        return await self._get(Statistics, "/v1/stats", query=search)
 
     def tail(self, **search: Unpack[bodies.StreamSearch]) -> Tail:
         """Follow the log from now on, or from the `last_event_id` of another tail."""
