@@ -122,7 +122,8 @@ async def test_a_broker_that_is_away_for_twenty_seconds_loses_nothing(
     assert (progress.accepted, progress.pending) == (DEVICES, 0)
     received = Counter(message.endpoint for message in parts.sim.messages)
     print(f"{received.total() - DEVICES} were sent again")
-    assert received.total() - DEVICES <= JOBS * CHUNK
+    # What was in hand; on a slow machine the lease of what was handed out again runs out once more.
+    assert received.total() - DEVICES <= 2 * JOBS * CHUNK
     assert await parts.scalar("SELECT count(*) FROM jobs") == 0
 
 

@@ -92,7 +92,7 @@ def listen() -> None:
     """Log as a gateway does, from now on, with the guard listening."""
     if structlog.is_configured():
         return
-    before = logging.getLogger().handlers[:]
+    before = [one for one in logging.getLogger().handlers if not isinstance(one, _Ear)]  # one ear is enough
     log.configure("info", "json")
     logging.captureWarnings(capture=False)  # pytest has them
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # of the tests' own receivers; the gateway has none
