@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from fake_gateway import KEY, FakeGateway
+from fake_gateway import KEY, FakeGateway, VapidPair
 from playwright.async_api import Browser, BrowserContext, CDPSession, Page
 
 pytestmark = pytest.mark.browser
@@ -100,6 +100,24 @@ async def test_what_was_said_before_subscribing_is_told_with_it_and_a_lost_subsc
     await page.evaluate(f"sessionStorage.setItem('played', {soon})")
     await page.evaluate(sdk("sync()", sync=False))
     assert list(fake_gateway.devices)[-1] != second
+
+
+async def test_a_subscription_that_another_sender_made_is_taken_over_at_load_with_our_key(
+    fake_gateway: FakeGateway, page: Page
+) -> None:
+    """So is one of ours when the key was changed, once a day."""
+    await page.evaluate(sdk("subscribe({topics: ['news']})"))
+    forget = "new Promise((done) => { indexedDB.deleteDatabase('webpush-gateway').onsuccess = done; }).then(() => null)"
+    await page.evaluate(forget)
+    fake_gateway.vapid = VapidPair()
+    assert await page.evaluate(sdk("sync()", sync=False)) == "subscribed"
+    assert list(fake_gateway.devices.values())[-1]["vapid_public_key"] == fake_gateway.vapid.public
+    fake_gateway.vapid = VapidPair()
+    await page.evaluate(sdk("sync()", sync=False))
+    assert list(fake_gateway.devices.values())[-1]["vapid_public_key"] != fake_gateway.vapid.public
+    await page.evaluate("Date.now = ((now) => () => now() + 2 * 86400000)(Date.now)")
+    await page.evaluate(sdk("sync()", sync=False))
+    assert list(fake_gateway.devices.values())[-1]["vapid_public_key"] == fake_gateway.vapid.public
 
 
 async def test_a_device_that_the_gateway_has_lost_is_registered_again_by_what_is_changed_next(

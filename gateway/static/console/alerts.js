@@ -61,7 +61,11 @@ export async function open(body, { signal, live, session }) {
     counted();
   }
   text.addEventListener("change", () => {
-    const points = text.value.trim().split(/\s+/).map((pair) => pair.split(",").map(Number)).filter((pair) => pair.length === 2 && pair.every(Number.isFinite));
+    const said = text.value.trim().split(/\s+/).filter(Boolean);
+    const points = said.map((pair) => pair.split(",").map(Number));
+    const wrong = points.findIndex((pair) => pair.length !== 2 || !pair.every(Number.isFinite));
+    problem.textContent = wrong < 0 ? "" : `“${said[wrong]}” is not longitude,latitude.`;
+    if (wrong >= 0) return;
     chart.set(points, true);
     chart.fit(points);
     counted();

@@ -1,7 +1,7 @@
 /** What was sent and how far it has come; one of them in full, with its funnel. */
 
 import { get, post, query } from "./api.js";
-import { OUTCOMES, badge, bar, button, card, count, doing, element, exactly, facts, field, heading, link, repeating, share, sure, when } from "./elements.js";
+import { OUTCOMES, badge, bar, button, card, count, doing, element, exactly, facts, field, heading, link, renew, repeating, share, sure, when } from "./elements.js";
 import { preview } from "./preview.js";
 
 const KINDS = ["campaign", "alert", "event", "reminder", "direct"];
@@ -98,7 +98,7 @@ async function one(body, { id, signal, live, session }) {
     const now = JSON.stringify([notification, funnel]);
     if (now === drawn) return;
     drawn = now;
-    body.replaceChildren(...full(notification, funnel, refresh, session));
+    renew(body, ...full(notification, funnel, refresh, session));
   }
   await refresh();
   repeating(refresh, EVERY_MS, signal);

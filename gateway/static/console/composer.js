@@ -12,6 +12,9 @@ export async function open(body, { query: asked, session, signal }) {
   const given = from?.content ?? {};
   const who = audience({ given: from?.audience ?? (asked.segment ? { segment: asked.segment } : undefined), signal });
   const templates = await get("/v1/templates?limit=200").then(({ items }) => items, () => []);
+  const categories = await get("/v1/categories?limit=200").then(({ items }) => items.map(({ name }) => name), () => []);
+  // What a campaign that is used again had, and the form does not ask for.
+  const kept = Object.fromEntries(["cap", "pause_when", "throttle", "quiet_hours"].filter((name) => from?.[name]).map((name) => [name, from[name]]));
   const saved = field("Begin with a template", "template", { options: [{ value: "", text: "none" }, ...templates.map(({ id, name }) => ({ value: id, text: name }))] });
   const actions = given.actions ?? [];
   const form = element("form", { className: "form", id: "draft" },
@@ -32,6 +35,7 @@ export async function open(body, { query: asked, session, signal }) {
       element("div", { className: "pair" },
         field("Start", "start", { options: [{ value: "now", text: "at once" }, { value: "at", text: "at a time of mine" }, { value: "device", text: "at that time where each device is" }] }),
         field("At", "at", { type: "datetime-local" })),
+      field("What people opt out of it by", "category", { options: [{ value: "", text: "nothing" }, ...categories] }),
       element("details", {}, element("summary", {}, "How it travels"), element("div", { className: "pair" },
         field("At most, a second", "per_second", { type: "number", min: 1, placeholder: "as fast as it goes" }),
         field("Kept for, hours", "ttl", { type: "number", min: 0, step: "any", placeholder: "as usual" }),
@@ -46,6 +50,7 @@ export async function open(body, { query: asked, session, signal }) {
       element("section", { className: "card sticky", "aria-label": "Preview" }, element("h3", {}, "Preview"), shown, size)));
 
   const { elements } = form;
+  elements.category.value = from?.category ?? "";
   const problem = form.querySelector(".problem");
   const text = (name) => elements[name].value.trim();
 
@@ -71,6 +76,7 @@ export async function open(body, { query: asked, session, signal }) {
     const second = {};
     if (text("title_b")) second.title = text("title_b");
     if (text("body_b")) second.body = text("body_b");
+    if (!Object.keys(second).length && text("sample")) throw new Error("Write a second wording to try.");
     if (!Object.keys(second).length) return {};
     const winner = text("sample") ? { winner: { sample: Number(text("sample")) / 100, after: Number(text("winner_after")) * 60 } } : {};
     return { variants: [{ name: "A", content: {} }, { name: "B", content: second }], ...winner };
@@ -129,13 +135,15 @@ export async function open(body, { query: asked, session, signal }) {
     try {
       const reached = who.value();
       if (!reached) throw new Error("Say who shall get it.");
+      if (!text("quiet_start") !== !text("quiet_end")) throw new Error("Say both ends of the quiet hours.");
       const quiet = text("quiet_start") && text("quiet_end") ? { quiet_hours: { start: text("quiet_start"), end: text("quiet_end") } } : {};
       const throttle = text("per_second") ? { throttle: { per_second: Number(text("per_second")) } } : {};
-      const wanted = { name: text("name"), content: content(), audience: reached, ...schedule(), ...travel(), ...variants(), ...quiet, ...throttle };
+      const category = text("category") ? { category: text("category") } : {};
+      const wanted = { ...kept, ...category, name: text("name"), content: content(), audience: reached, ...schedule(), ...travel(), ...variants(), ...quiet, ...throttle };
       const { devices } = await post("/v1/audiences/preview", { audience: reached });
       if (!(await sure(`“${wanted.name}” goes to ${count(devices)} ${devices === 1 ? "device" : "devices"}${text("start") === "now" ? " now" : ""}.`, "Send it"))) return;
       const sent = await post("/v1/campaigns", wanted);
-      location.hash = `#/campaigns/${sent.id}`;
+      if (!signal.aborted) location.hash = `#/campaigns/${sent.id}`;
     } catch (error) {
       problem.textContent = error.message;
     }

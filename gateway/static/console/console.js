@@ -24,10 +24,18 @@ function live(state) {
   $("live").textContent = state;
 }
 
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 /** `#/devices/dev_1?x=y` is the page `devices`, of dev_1, with x. */
 function address() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
-  const [page, ...rest] = path.split("/").map(decodeURIComponent);
+  const [page, ...rest] = path.split("/").map(decoded);
   return { page: KNOWN.has(page) ? page : "overview", id: rest.join("/"), query: Object.fromEntries(new URLSearchParams(query)) };
 }
 
@@ -97,7 +105,7 @@ $("menu").addEventListener("click", () => menu(!$("nav").classList.contains("sho
 $("theme").addEventListener("click", () => {
   const now = document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   theme(now === "dark" ? "light" : "dark");
-  open();
+  document.dispatchEvent(new Event("theme"));
 });
 $("sign-in").querySelector("form").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -112,7 +120,7 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 });
 addEventListener("hashchange", open);
 addEventListener("keydown", (event) => { if (event.key === "Escape") menu(false); });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", open);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.dispatchEvent(new Event("theme")));
 
 try {
   theme(localStorage.getItem("theme"));

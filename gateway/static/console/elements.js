@@ -140,6 +140,14 @@ export async function doing(control, work) {
   }
 }
 
+/** Put other children into a node, and the focus back on the one that stands for the same. */
+export function renew(node, ...children) {
+  const name = (one) => one.getAttribute("aria-label") ?? one.getAttribute("href") ?? one.textContent;
+  const held = node.contains(document.activeElement) && document.activeElement !== node ? document.activeElement : null;
+  node.replaceChildren(...children);
+  if (held) [...node.querySelectorAll(held.tagName)].find((one) => name(one) === name(held))?.focus({ preventScroll: true });
+}
+
 /** Does `work` now and again `ms` after it is done, until the page is left; nothing is asked for while nobody looks. */
 export function repeating(work, ms, signal) {
   const again = async () => {

@@ -1,7 +1,7 @@
 /** What goes on now: how much settles, what it comes to, how long it takes, what waits. */
 
 import { get, query } from "./api.js";
-import { OUTCOMES, badge, bar, card, count, element, field, heading, lasting, link, share, soft } from "./elements.js";
+import { OUTCOMES, badge, bar, card, count, element, field, heading, lasting, link, renew, share, soft } from "./elements.js";
 import { plot } from "./plot.js";
 import { line } from "./campaigns.js";
 
@@ -55,9 +55,9 @@ export async function open(body, { signal, live, session }) {
     throughput.show([at, told.steps.map((step) => step.settled), failed], `${count(total)} settled`);
     times.show([at, ...["p50", "p95"].map((name) => told.steps.map((step) => step.accept_ms && Math.max(1, step.accept_ms[name])))]);
     estimated.textContent = told.estimated ? "Mix and times of a busy step are those of its last 200 deliveries." : "";
-    services.replaceChildren(...(told.push_services.length ? told.push_services.map(service) : [soft("Nothing settled in this time.")]));
+    renew(services, ...(told.push_services.length ? told.push_services.map(service) : [soft("Nothing settled in this time.")]));
     queue.replaceChildren(...lanes(told.queue));
-    newest.replaceChildren(...(items.length ? items.map((one) => line(one, refresh, session)) : [element("li", { className: "soft" }, "Nothing has been sent yet.")]));
+    renew(newest, ...(items.length ? items.map((one) => line(one, refresh, session)) : [element("li", { className: "soft" }, "Nothing has been sent yet.")]));
   }
 
   /** Between two looks at the same stretch of time its sum has grown by what settled meanwhile. */

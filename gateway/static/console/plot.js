@@ -18,13 +18,13 @@ function colour(name) {
 export function plot(label, series, { height = 190, value = (number) => `${number}`, logarithmic = false, signal } = {}) {
   const node = element("div", { className: "plot", role: "img", "aria-label": label });
   let chart = null;
-  const axis = { stroke: colour("soft"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
+  const axis = () => ({ stroke: colour("soft"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" });
   const make = (data) => new globalThis.uPlot({
     width: node.clientWidth || 300, height,
     cursor: { y: false, points: { size: 7 } },
     legend: { live: true },
     scales: { y: logarithmic ? { distr: 3, range: decades } : { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },
-    axes: [{ ...axis, space: 70, size: 30, values: hours }, { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : value(tick))) }],
+    axes: [{ ...axis(), space: 70, size: 30, values: hours }, { ...axis(), size: 58, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : value(tick))) }],
     series: [{ value: (_, at) => (at ? new Date(at * 1000).toLocaleTimeString([], { hourCycle: "h23" }) : "–") }, ...series.map((one) => ({
       label: one.label, stroke: colour(one.colour), width: 2, spanGaps: true, points: { show: Boolean(one.points), size: 6, fill: colour(one.colour) },
       fill: one.fill ? colour(one.colour).replace(/^rgb\((.*)\)$/, "rgba($1, .18)") : undefined,
@@ -35,6 +35,12 @@ export function plot(label, series, { height = 190, value = (number) => `${numbe
   }, data, node);
   const watching = new ResizeObserver(() => chart?.setSize({ width: node.clientWidth, height }));
   watching.observe(node);
+  document.addEventListener("theme", () => {
+    if (!chart) return;
+    const { data } = chart;
+    chart.destroy();
+    chart = make(data);
+  }, { signal });
   signal.addEventListener("abort", () => {
     watching.disconnect();
     chart?.destroy();

@@ -39,6 +39,7 @@ export async function ask(push, { registration, words, days = REMEMBERED_DAYS, p
   if (state !== "ready" && !installing) return "hidden";
   const until = Number(localStorage.getItem("webpush-asked-until"));
   if (until > Date.now()) return "hidden";
+  const remember = () => localStorage.setItem("webpush-asked-until", String(Date.now() + days * 86_400_000));
   const said = { ...WORDS, ...words };
   const { host, accept, later } = shown(said, installing);
   parent.append(host);
@@ -49,13 +50,14 @@ export async function ask(push, { registration, words, days = REMEMBERED_DAYS, p
       host.shadowRoot.addEventListener("keydown", ({ key }) => key === "Escape" && resolve(false));
     });
     if (!yes) {
-      localStorage.setItem("webpush-asked-until", String(Date.now() + days * 86_400_000));
+      remember();
       return "dismissed";
     }
     // The click is still fresh: nothing may be awaited before the browser asks.
     await push.subscribe(registration);
     return "subscribed";
   } catch (error) {
+    if (error.code === "dismissed") remember();
     if (error.code === "denied" || error.code === "dismissed") return error.code;
     throw error;
   } finally {

@@ -128,8 +128,13 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
    */
   async function sync({ force = false } = {}) {
     const record = await stored();
-    if (!record?.id || record.gateway !== base || !supported() || Notification.permission !== "granted") return state();
+    if (!supported() || Notification.permission !== "granted") return state();
     const subscription = await current();
+    if (!record?.id || record.gateway !== base) {
+      // Subscribed at our scope, and not by us: by the sender before us, which the person has agreed to.
+      if (subscription) await register();
+      return state();
+    }
     const ends = subscription?.expirationTime;
     if (ends && ends < Date.now() + SOON_MS) await subscription.unsubscribe();
     const lost = subscription?.endpoint !== record.endpoint || (ends && ends < Date.now() + SOON_MS);
@@ -157,6 +162,7 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
 
   /** Ask the browser where it is, at most once: who has said no, or nothing, is not asked again. */
   async function share({ precise = false, again = false } = {}) {
+    await device();  // without one nobody could be told
     const asked = `webpush-location-${workerScope}`;
     const { state: permission } = await (navigator.permissions?.query({ name: "geolocation" }) ?? { state: "prompt" });
     if (permission === "denied" || (permission === "prompt" && !again && localStorage.getItem(asked))) return null;
