@@ -222,11 +222,13 @@ async def show(call: Call) -> Answer:
     answers={200: shapes.Device},
 )
 async def change(call: Call[DeviceChange]) -> Answer:
-    """Change what is known of a device."""
+    """Change what is known of a device. With null as its `user_id` nobody is signed in there any more."""
     found, said = await device_in(call), call.body
     if DEVICE in call.caller.scopes:
         await registration.prove(call.conn, call.context.vault, call.application_id, said.user_id, said.user_hash)
     values: dict[str, Any] = said.model_dump(include={"user_id", "attributes", "topics", "zones"}, exclude_none=True)
+    if said.user_id is None and "user_id" in said.model_fields_set:
+        values["user_id"] = None
     if said.client is not None:
         values |= said.client.model_dump(exclude_none=True)
     for name in values.keys() & {"topics", "zones"}:

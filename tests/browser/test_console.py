@@ -238,5 +238,15 @@ async def test_one_stays_signed_in_without_the_key_and_signs_out_and_a_wrong_key
     await expect(console.get_by_role("alert")).to_contain_text("unknown")
 
 
+async def test_a_session_that_is_over_is_told_wherever_one_is(console: Page, api: Api) -> None:
+    for page in ("overview", "campaigns", "log"):
+        await console.goto(f"{api.origin}/console/#/{page}")
+        await console.context.clear_cookies()
+        await console.get_by_text("Your session is over: sign in again.").wait_for(timeout=20_000)
+        await console.locator("#key").fill(api.secret)
+        await console.locator("#key").press("Enter")
+        await console.locator("#page").wait_for()
+
+
 def test_the_whole_console_is_light() -> None:
     assert sum(file.stat().st_size for file in (pages.STATIC / "console").iterdir()) < LARGEST

@@ -129,6 +129,15 @@ async def test_topics_are_listed_with_the_devices_that_can_be_reached(api: Api) 
     ]
 
 
+async def test_whoever_signs_out_is_no_longer_the_device_s_user(api: Api) -> None:
+    made = await api.register(user_id="ann")
+    path = f"/v1/devices/{made['id']}"
+    assert (await api.made("PATCH", path, {"attributes": {"a": 1}}))["user_id"] == "ann"
+    assert (await api.made("PATCH", path, {"user_id": None}))["user_id"] is None
+    preview = await api.made("POST", "/v1/audiences/preview", {"audience": {"user_id": "ann"}})
+    assert preview["devices"] == 0
+
+
 async def test_an_import_gives_a_verdict_for_every_line(api: Api) -> None:
     known = api.device()
     await api.made("POST", "/v1/devices", known)

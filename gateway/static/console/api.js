@@ -34,7 +34,14 @@ export async function call(method, path, body) {
   }
   const answer = await response.json().catch(() => ({}));
   if (response.ok) return answer;
+  if (response.status === 401) over();
   throw Object.assign(new Problem(inWords(answer, response.status)), { status: response.status });
+}
+
+/** The session has ended, here or elsewhere. */
+function over() {
+  if (token) document.dispatchEvent(new Event("session-over"));
+  token = "";
 }
 
 export const get = (path) => call("GET", path);
@@ -62,6 +69,7 @@ export async function follow(query, onDeliveries, onState, signal) {
     try {
       const resumed = last === undefined ? {} : { "Last-Event-ID": last };
       const response = await fetch(`/v1/deliveries/stream?${query}`, { headers: headers(resumed), signal });
+      if (response.status === 401) over();
       if (response.status >= 400 && response.status < 500) return;
       if (!response.ok) throw new Problem("not now");
       onState("live");

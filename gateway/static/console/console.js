@@ -60,7 +60,6 @@ async function open() {
     if (!signal.aborted) await module.open(body, { page, id, query, session, signal, live });
   } catch (error) {
     if (signal.aborted) return;
-    if (error.status === 401) return signOut();
     body.replaceChildren(element("section", { className: "card" }, element("h2", {}, "This could not be shown"), element("p", { className: "problem", role: "alert" }, error.message)));
   }
 }
@@ -75,13 +74,14 @@ async function signIn(key) {
   await open();
 }
 
-async function signOut() {
+async function signOut(why = "") {
   leaving.abort();
   session = null;
   $("console").hidden = true;
   $("page").replaceChildren();
   await api.signOut().catch(() => {}); // it is over already, or the gateway is away
   $("sign-in").hidden = false;
+  $("sign-in").querySelector(".problem").textContent = why;
   $("key").focus();
 }
 
@@ -113,7 +113,8 @@ $("sign-in").querySelector("form").addEventListener("submit", async (event) => {
   problem.textContent = "";
   await signIn($("key").value.trim()).then(() => { $("key").value = ""; }, (error) => { problem.textContent = error.message; });
 });
-$("sign-out").addEventListener("click", signOut);
+$("sign-out").addEventListener("click", () => signOut());
+document.addEventListener("session-over", () => session && signOut("Your session is over: sign in again."));
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   $("page").focus();

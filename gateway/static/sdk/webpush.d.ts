@@ -108,8 +108,11 @@ export interface WebPush {
    * see to a changed VAPID key. Asks nobody anything; `init` does it at every load.
    */
   sync(options?: { force?: boolean }): Promise<State>;
-  /** Whose browser this is: your own id, with its proof where the application demands one. Before subscribing too. */
-  identify(userId: string, userHash?: string): Promise<void>;
+  /**
+   * Whose browser this is: your own id, with its proof where the application demands one. Before subscribing too. With
+   * null, when somebody has signed out: what is sent to them no longer comes here.
+   */
+  identify(userId: string | null, userHash?: string): Promise<void>;
   /** Merged with those of before; null removes one. Before subscribing too. */
   setAttributes(attributes: Record<string, unknown>): Promise<void>;
   /** What is registered from here, or null. */

@@ -186,7 +186,7 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
     subscribe,
     sync,
     identify: (userId, userHash) => {
-      const said = defined({ user_id: userId, user_hash: userHash });
+      const said = userId === null ? { user_id: null, user_hash: null } : defined({ user_id: userId, user_hash: userHash });
       return say(said, (body) => ({ ...body, ...said }));
     },
     setAttributes: (attributes) => say({ attributes }, (body) => ({
