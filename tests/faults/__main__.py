@@ -16,6 +16,7 @@ import structlog
 
 from tests.faults.cluster import Cluster, cluster
 from tests.faults.run import run
+from tests.support import log_guard
 
 
 def main() -> None:
@@ -26,10 +27,12 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=20_000, help="(%(default)s)")
     parser.add_argument("--keep", type=Path, help="keep the logs of the processes in this directory")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # whoever ends us finds everything cleared away
+    for number in (signal.SIGTERM, signal.SIGINT):  # whoever ends us finds everything cleared away
+        signal.signal(number, signal.default_int_handler)
     first, _, last = str(asked.seeds or asked.seed).partition("-")
     structlog.configure(processors=[_say_nothing])  # our own eyes on the database see the faults too
-    failed = asyncio.run(play(range(int(first), int(last or first) + 1), asked.devices, asked.keep))
+    with log_guard.learning():
+        failed = asyncio.run(play(range(int(first), int(last or first) + 1), asked.devices, asked.keep))
     if failed:
         sys.exit(f"{len(failed)} failed: {', '.join(map(str, failed))}")
 

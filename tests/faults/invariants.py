@@ -1,27 +1,35 @@
 """What must hold after every run, whatever went wrong in it; each breach in words."""
 
-import json
 import signal
 from collections import Counter, defaultdict
-from datetime import datetime, timedelta
-from itertools import pairwise
+from collections.abc import Iterator
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import text
 
 from gateway.domain.notification import Status
-from gateway.sim import Message
-from tests.faults.play import Played, most_repeats
+from tests.faults import spans
+from tests.faults.play import Played
+from tests.faults.remembering import Meaning, Said
 from tests.faults.stand import Stand
+from tests.support.log_guard import Leaked, guard
 
-GONE = {404, 410}
-MARKING = GONE | {400, 401, 403}
-# How long a message may have been taken and not be in the log when no fault is near: its batch gathers and is
-# settled, on a machine that may be slow.
-UNSETTLED = timedelta(seconds=10)
-# A fault's traces last: leases run out, connections are made again.
-AFTER = timedelta(seconds=20)
 FAULTS_OF_OURS = ("job.failed", "delivery.failed", "http.failed", "feed.failed", "webhook.failed")
+MARKED_AS = {Meaning.GONE: "gone", Meaning.ANOTHER_KEY: "quarantined"}
+
+
+class Row(NamedTuple):
+    """`tries`: the attempts that were written down, each of which came to nothing final."""
+
+    outcome: str
+    attempts: int
+    posted: bool
+    tries: int
+
+
+Answers = dict[tuple[UUID, str], list[Said]]
+"""By notification and endpoint, as they were given."""
 
 
 async def breaches(on: Stand, played: Played) -> list[str]:
@@ -30,25 +38,38 @@ async def breaches(on: Stand, played: Played) -> list[str]:
         found += await _unended(on, played)
         return found
     rows = await _rows(on)
+    answers = _answers(on, played, found)
+    meant: defaultdict[str, set[Meaning]] = defaultdict(set)
+    for (_, endpoint), said in answers.items():
+        meant[endpoint].update(one.meaning for one in said)
     found += await _all_ended(on, played)
-    found += _one_row_each(on, played, rows)
+    found += _one_row_each(on, played, rows, meant)
     found += await _counted(on)
-    found += await _devices(on)
-    copies = _copies(on, played, found)
-    found += _outcomes(on, rows, copies)
-    found += _repeats(on, played, copies)
+    found += await _devices(on, meant)
+    found += _outcomes(on, rows, answers, meant)
+    found += _attempts(on, played, rows, answers)
+    lost = list(_lost(on))
+    found += spans.unexplained(_taken(answers), spans.spans(played.happened, lost, played.pulse))
+    found += [
+        f"a lease of {loss.notification_id} was lost, without a fault and on a machine that was not starved"
+        for loss in spans.unexcused(played.happened, lost, played.pulse)
+    ]
     found += _processes(on, played)
+    found += _secrets()
     return found
 
 
-async def _rows(on: Stand) -> dict[UUID, dict[UUID, str]]:
-    """The outcome by notification and device."""
-    rows: defaultdict[UUID, dict[UUID, str]] = defaultdict(dict)
+async def _rows(on: Stand) -> dict[UUID, dict[UUID, Row]]:
+    """By notification and device."""
+    rows: defaultdict[UUID, dict[UUID, Row]] = defaultdict(dict)
+    tried = text("SELECT notification_id, device_id, count(*) FROM attempts GROUP BY 1, 2")
+    query = text("SELECT notification_id, device_id, outcome, attempts, attempted_at FROM deliveries")
     async with on.parts.engine.connect() as conn:
-        query = text("SELECT notification_id, device_id, outcome FROM deliveries")
-        for notification_id, device_id, outcome in await conn.execute(query):
+        tries = {(notification_id, device_id): count for notification_id, device_id, count in await conn.execute(tried)}
+        for notification_id, device_id, outcome, attempts, at in await conn.execute(query):
             assert device_id not in rows[notification_id], "a device has two rows"
-            rows[notification_id][device_id] = outcome
+            count = tries.get((notification_id, device_id), 0)
+            rows[notification_id][device_id] = Row(outcome, attempts, at is not None, count)
     return rows
 
 
@@ -79,12 +100,14 @@ async def _all_ended(on: Stand, played: Played) -> list[str]:
     return found
 
 
-def _one_row_each(on: Stand, played: Played, rows: dict[UUID, dict[UUID, str]]) -> list[str]:
+def _one_row_each(
+    on: Stand, played: Played, rows: dict[UUID, dict[UUID, Row]], meant: dict[str, set[Meaning]]
+) -> list[str]:
     """But for who was found gone, or given another key, before it was planned."""
     found = []
     for title, id_ in played.titles.items():
         missing, strange = played.asked[id_] - rows[id_].keys(), rows[id_].keys() - played.asked[id_]
-        missing = {one for one in missing if not on.behaviour.said.get(on.endpoints[one], set()) & MARKING}
+        missing = {one for one in missing if not meant.get(on.endpoints[one], set()) & MARKED_AS.keys()}
         targets = played.shown[id_][1].targets
         if missing or strange or targets != len(rows[id_]):
             found.append(f"{title}: {len(missing)} devices missing and {len(strange)} strange of {targets} targets")
@@ -108,90 +131,110 @@ async def _counted(on: Stand) -> list[str]:
         ]
 
 
-async def _devices(on: Stand) -> list[str]:
-    """None is missing, and none is marked but for what its push service said."""
+async def _devices(on: Stand, meant: dict[str, set[Meaning]]) -> list[str]:
+    """None is missing, and each is marked as its push service said."""
     found = []
     async with on.parts.engine.connect() as conn:
         known = {row.id: row.status for row in await conn.execute(text("SELECT id, status FROM devices"))}
     if missing := on.endpoints.keys() - known.keys():
         found.append(f"{len(missing)} devices are deleted")
     for id_, status in known.items():
-        said = on.behaviour.said.get(on.endpoints[id_], set())
-        if status == "gone" and not said & GONE:
-            found.append(f"{id_} is gone, and its push service said {said or 'nothing of it'}")
-        if status == "quarantined" and not said & MARKING - GONE:
-            found.append(f"{id_} is quarantined, and its push service said {said or 'nothing of it'}")
+        said = meant.get(on.endpoints[id_], set())
+        should_be = {mark for meaning, mark in MARKED_AS.items() if meaning in said} or {"active"}
+        if status not in should_be:
+            found.append(f"{id_} is {status}, and its push service said {sorted(said) or 'nothing of it'}")
     return found
 
 
-Copies = dict[tuple[UUID, str], list[Message]]
+def _answers(on: Stand, played: Played, found: list[str]) -> Answers:
+    """A topic stands for a notification; of each topic one message was read."""
+    names: dict[str, UUID] = {}
+    for topic, title in on.sim.titles.items():
+        if title in played.titles:
+            names[topic] = played.titles[title]
+        else:
+            found.append(f"the push services were sent {title!r}, which nobody was answered for")
+    if on.sim.strays:
+        found.append(f"{on.sim.strays} requests went to where no device is")
+    return {
+        (names[topic], endpoint): sorted(said, key=lambda one: one.asked_at)
+        for (endpoint, topic), said in on.sim.said.items()
+        if topic in names
+    }
 
 
-def _copies(on: Stand, played: Played, found: list[str]) -> Copies:
-    """What the sim accepted, by notification and endpoint. A topic stands for a notification: one is read for each."""
-    names: dict[str | None, UUID] = {}
-    copies: defaultdict[tuple[UUID, str], list[Message]] = defaultdict(list)
-    for message in on.parts.sim.messages:
-        if message.topic not in names:
-            title = json.loads(message.payload)["notification"]["title"]
-            if title not in played.titles:
-                found.append(f"the push services were sent {title!r}, which nobody was answered for")
-                continue
-            names[message.topic] = played.titles[title]
-        copies[names[message.topic], message.endpoint].append(message)
-    return copies
+def _taken(answers: Answers) -> Answers:
+    taken = {which: [one for one in said if one.meaning is Meaning.TAKEN] for which, said in answers.items()}
+    return {which: said for which, said in taken.items() if said}
 
 
-def _outcomes(on: Stand, rows: dict[UUID, dict[UUID, str]], copies: Copies) -> list[str]:
+def _outcomes(
+    on: Stand, rows: dict[UUID, dict[UUID, Row]], answers: Answers, meant: dict[str, set[Meaning]]
+) -> list[str]:
     """What the log says is what the push services did."""
     found = []
     for notification_id, by_device in rows.items():
-        for device_id, outcome in by_device.items():
+        for device_id, row in by_device.items():
             endpoint = on.endpoints[device_id]
-            said = on.behaviour.said.get(endpoint, set())
-            if endpoint.startswith(on.malformed.origin):
-                taken = on.malformed.took[endpoint.removeprefix(on.malformed.origin)] > 0
-            else:
-                taken = (notification_id, endpoint) in copies or any(status < 300 for status in said)
-            match outcome:
-                case "accepted" if not taken:
-                    found.append(f"{device_id} of {notification_id} is logged as accepted, and nobody took it")
-                case "gone" if not said & GONE:
-                    found.append(f"{device_id} of {notification_id} is logged as gone; said was {said}")
-                case "rejected" if not any(300 <= status < 500 for status in said):
-                    found.append(f"{device_id} of {notification_id} is logged as rejected; said was {said}")
-                case "expired" | "cancelled" | "skipped":
-                    found.append(f"{device_id} of {notification_id} is {outcome}")
+            said = {one.meaning for one in answers.get((notification_id, endpoint), ())}
+            if on.malformed.took[endpoint.removeprefix(on.malformed.origin)]:
+                said.add(Meaning.TAKEN)
+            marked = meant.get(endpoint, set()) & MARKED_AS.keys()
+            match row.outcome:
+                case "accepted":
+                    right = Meaning.TAKEN in said
+                case "gone":
+                    right = Meaning.GONE in said | marked
+                case "rejected":
+                    right = bool(said & {Meaning.REJECTED, Meaning.ANOTHER_KEY}) or Meaning.ANOTHER_KEY in marked
                 case _:
-                    pass
-    return found
-
-
-def repeats(on: Stand) -> int:
-    """Messages that the sim accepted from the second on, each device and notification by itself."""
-    messages = on.parts.sim.messages
-    return len(messages) - len({(message.endpoint, message.topic) for message in messages})
-
-
-def _repeats(on: Stand, played: Played, copies: Copies) -> list[str]:
-    """Only what a fault found in flight is sent again: each repeat spans one, and in number they are bounded."""
-    found = []
-    count, most = repeats(on), most_repeats(played)
-    if count > most:
-        found.append(f"{count} messages were sent again; at most {most} were in flight at the faults")
-    for (notification_id, endpoint), several in copies.items():
-        for first, second in pairwise(several):
-            if not any(_explains(one.began, one.ended, first, second) for one in played.happened):
-                when = f"{first.received_at:%H:%M:%S.%f} and {second.received_at:%H:%M:%S.%f}"
+                    right = False
+            if not right:
+                what = sorted(said) or "nothing of it"
                 found.append(
-                    f"{notification_id} went twice to {endpoint.rpartition('/')[0]}, at {when}: no fault between"
+                    f"{device_id} of {notification_id} is logged as {row.outcome}; its push service said {what}"
                 )
     return found
 
 
-def _explains(began: datetime, ended: datetime | None, first: Message, second: Message) -> bool:
-    assert ended is not None
-    return began - UNSETTLED <= first.received_at <= ended + AFTER and second.received_at >= began
+def _attempts(on: Stand, played: Played, rows: dict[UUID, dict[UUID, Row]], answers: Answers) -> list[str]:
+    """Every passing answer is written down, but for those that a fault kept from whoever asked."""
+    allowed = spans.spans(played.happened, _lost(on), played.pulse)
+    found = []
+    for notification_id, by_device in rows.items():
+        for device_id, row in by_device.items():
+            passing = sum(
+                one.meaning is Meaning.PASSING and not any(span.holds(one, notification_id) for span in allowed)
+                for one in answers.get((notification_id, on.endpoints[device_id]), ())
+            )
+            if row.tries < passing:
+                found.append(
+                    f"{device_id} of {notification_id} met {passing} passing faults, and {row.tries} are logged"
+                )
+            if row.attempts != row.tries + row.posted:
+                found.append(f"{device_id} of {notification_id} says {row.attempts} attempts; {row.tries} failed")
+    return found
+
+
+def repeats(on: Stand, played: Played) -> tuple[int, int]:
+    """Messages that push services took from the second on, each device and notification by itself; and at the most."""
+    taken = _taken(_answers(on, played, []))
+    count = sum(len(said) - 1 for said in taken.values())
+    return count, spans.most_repeats(taken, spans.spans(played.happened, _lost(on), played.pulse))
+
+
+def _lost(on: Stand) -> Iterator[spans.Loss]:
+    for process, skew in zip(on.workers, on.plan.skew_s, strict=False):
+        yield from spans.losses(process.log, skew)
+
+
+def _secrets() -> list[str]:
+    """In what the processes have logged."""
+    try:
+        guard.check()
+    except Leaked as leak:
+        return [str(leak)[:2000]]
+    return []
 
 
 def _processes(on: Stand, played: Played) -> list[str]:

@@ -5,6 +5,7 @@ status line of success was said is kept: such a message was taken, whatever came
 """
 
 import asyncio
+import secrets
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -43,7 +44,8 @@ class Malformed:
         self._connections = 0
 
     def paths(self, count: int) -> list[str]:
-        return [f"/{KINDS[number // 2 % len(KINDS)] if number % 2 else 'well'}/{number}" for number in range(count)]
+        kinds = [KINDS[number // 2 % len(KINDS)] if number % 2 else "well" for number in range(count)]
+        return [f"/{kind}/{secrets.token_urlsafe(32)}" for kind in kinds]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections += 1

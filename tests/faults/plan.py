@@ -10,6 +10,7 @@ WORKERS = 2
 # A campaign takes about so long by the answers' delay alone, so that the faults come while it is sent.
 SENDING_S = 4.0
 SENDERS = 24
+URGENT_SENDERS = 16
 JOBS = 2
 LEASE_S = 4.0
 REQUESTS = 10
@@ -107,6 +108,8 @@ def _rules(chance: random.Random, devices: int) -> tuple[Rule, ...]:
         Rule(status=401, vendor=Vendor.MOZILLA, times=1),
         Rule(status=403, vendor=Vendor.FCM, times=1, reason="invalid JWT provided"),
         Rule(status=403, vendor=Vendor.APPLE, times=1),
+        Rule(status=401, vendor=Vendor.WNS, times=1),
+        Rule(status=403, vendor=Vendor.FCM),
         Rule(status=429, times=chance.randint(1, 2), retry_after=soon),
         Rule(status=429, times=1),
         Rule(status=406, vendor=Vendor.WNS, times=1, retry_after=soon),

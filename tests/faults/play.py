@@ -18,7 +18,8 @@ import aiohttp
 from gateway.domain import ids
 from gateway.domain.notification import Notification, Progress
 from gateway.records.database import DATABASE_ERRORS
-from tests.faults.plan import REQUESTS, SENDERS, WORKERS, Break, Fault
+from tests.faults.plan import REQUESTS, Break, Fault
+from tests.faults.pulse import Pulse
 from tests.faults.stand import TOPICS, Stand
 
 # For what faults, tries and leases may add to a run, on a slow machine.
@@ -32,12 +33,11 @@ LONGEST_WAIT_S = 20.0
 
 @dataclass(slots=True)
 class Happened:
-    """A fault as it came. `in_hand`: what push services had taken and the log did not have yet, when it was over."""
+    """A fault as it came."""
 
     fault: Fault
     began: datetime
     ended: datetime | None = None
-    in_hand: int = 0
 
 
 @dataclass(slots=True)
@@ -49,6 +49,7 @@ class Played:
     answers: Counter[str] = field(default_factory=Counter)
     refused: list[str] = field(default_factory=list)
     happened: list[Happened] = field(default_factory=list)
+    pulse: Pulse = field(default_factory=Pulse)
     shown: dict[UUID, tuple[Notification, Progress]] = field(default_factory=dict)
     jobs: int = 0
     ended: bool = False
@@ -59,6 +60,7 @@ class Played:
 async def play(on: Stand) -> Played:
     """Returns when everything has ended, or has had more than enough time."""
     played, began = Played(), time.monotonic()
+    beating = asyncio.create_task(played.pulse.beat(on.parts), name="pulse")
     await _ask(on, played, "campaign", "/v1/campaigns", {"name": "faults"}, {"everyone": True}, set(on.endpoints))
     async with asyncio.TaskGroup() as group:
         asking = group.create_task(_ask_for_more(on, played))
@@ -67,6 +69,7 @@ async def play(on: Stand) -> Played:
             group.create_task(_happen(on, fault, played))
         await asking
     await _until_ended(on, played, PATIENCE_S + on.plan.devices / DEVICES_A_SECOND)
+    beating.cancel()
     played.exit_codes = [await process.end() for process in (*on.workers, on.api)]
     played.seconds = time.monotonic() - began
     return played
@@ -133,7 +136,6 @@ async def _happen(on: Stand, fault: Fault, played: Played) -> None:
     played.happened.append(happened)
     await HOW[fault.what](on, fault)
     happened.ended = datetime.now(UTC)
-    happened.in_hand = await _in_hand(on)
 
 
 async def _kill_worker(on: Stand, fault: Fault) -> None:
@@ -201,22 +203,6 @@ HOW: dict[Break, Callable[[Stand, Fault], Awaitable[None]]] = {
 }
 
 
-async def _in_hand(on: Stand) -> int:
-    """Deliveries that the sim took and that are not in the log, as soon as the log can be read."""
-    counted = "SELECT count(*) FROM deliveries WHERE outcome = 'accepted' AND host <> :other"
-    other = on.malformed.origin.partition("://")[2]
-    while True:
-        try:
-            logged = await on.parts.scalar(counted, other=other)
-        except DATABASE_ERRORS:
-            await asyncio.sleep(TRY_AGAIN_S)
-            continue
-        taken = len({(message.endpoint, message.topic) for message in on.parts.sim.messages})
-        # Some it took and, as its rules said, forgot; they are in the log and not among its messages.
-        forgotten = sum(any(status < 300 for status in said) for said in on.behaviour.said.values())
-        return max(0, taken + forgotten - int(logged))
-
-
 async def _until_ended(on: Stand, played: Played, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -231,9 +217,3 @@ async def _until_ended(on: Stand, played: Played, seconds: float) -> None:
             played.ended = True
             return
         await asyncio.sleep(LOOK_S)  # several processes away, and a look is cheap
-
-
-def most_repeats(played: Played) -> int:
-    """In-flight at each fault, as measured, and what may be sent until its end is noticed."""
-    at_each = SENDERS * WORKERS
-    return sum(one.in_hand + at_each for one in played.happened)

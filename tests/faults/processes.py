@@ -26,6 +26,7 @@ class Process:
         self._command = command
         self._begun = begun
         self._log = log
+        self._heard = 0
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
         self._killed: asyncio.subprocess.Process | None = None
@@ -74,7 +75,8 @@ class Process:
                 await self._keeper
         if self._process is not None:
             await self._process.wait()
-        guard.hear(self.log)
+        guard.hear(self.log[self._heard :])
+        self._heard = len(self.log)
 
     async def _keep(self) -> None:
         while True:

@@ -3,8 +3,8 @@
 import asyncio
 import os
 import socket
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +14,13 @@ import aiohttp
 
 from gateway.domain.device import Registration, Subscription
 from gateway.service.registration import Desk
-from gateway.sim import Keys, Rule, Sim, Vendor
-from gateway.sim.behaviour import Behaviour
+from gateway.sim import Keys, Vendor
 from tests.faults.cluster import Cluster
 from tests.faults.links import Link, link
 from tests.faults.malformed import Malformed, malformed
-from tests.faults.plan import JOBS, LEASE_S, RAW_DEVICES, SENDERS, Between, Plan
+from tests.faults.plan import JOBS, LEASE_S, RAW_DEVICES, SENDERS, URGENT_SENDERS, Between, Plan
 from tests.faults.processes import Process
+from tests.faults.remembering import Remembering
 from tests.support.gateway_parts import MASTER_KEY, Parts, gateway
 from tests.support.tls import make_ca
 
@@ -29,27 +29,13 @@ IN_HAND = 500
 PORTS = range(14_000, 19_000)
 
 
-class Remembering(Behaviour):
-    """What the sim was told to say is remembered by endpoint."""
-
-    def __init__(self, rules: Sequence[Rule], seed: int) -> None:
-        super().__init__(rules, seed)
-        self.said: defaultdict[str, set[int]] = defaultdict(set)
-
-    def next(self, vendor: Vendor, endpoint: str, token: str) -> Rule | None:
-        rule = super().next(vendor, endpoint, token)
-        if rule is not None and rule.status is not None:
-            self.said[endpoint].add(rule.status)
-        return rule
-
-
 @dataclass(slots=True)
 class Stand:
     plan: Plan
     cluster: Cluster
     database: str
     parts: Parts
-    behaviour: Remembering
+    sim: Remembering
     malformed: Malformed
     api: Process
     workers: list[Process]
@@ -79,7 +65,7 @@ async def stand(cluster: Cluster, plan: Plan, folder: Path) -> AsyncIterator[Sta
         observer, by_workers, by_api, *by_push = [await stack.enter_async_context(link(name)) for name in names]
         for one in (observer, by_workers, by_api):
             one.target = cluster.port
-        sim = Sim(
+        sim = Remembering(
             origins={vendor: f"http://127.0.0.1:{one.port}" for vendor, one in zip(Vendor, by_push, strict=True)},
             keep=None,
         )
@@ -91,7 +77,7 @@ async def stand(cluster: Cluster, plan: Plan, folder: Path) -> AsyncIterator[Sta
         )
         for vendor, one in zip(Vendor, by_push, strict=True):
             one.target = sim.ports[vendor]
-        sim.behaviour = behaviour = Remembering(plan.rules, plan.seed)
+        sim.behave(*plan.rules, seed=plan.seed)
         await cluster.put_log_on_disk(database)
         settings = {
             "database_pool": 8,
@@ -101,6 +87,7 @@ async def stand(cluster: Cluster, plan: Plan, folder: Path) -> AsyncIterator[Sta
             "data_dir": folder / "data",
             "log_format": "json",
             "senders": SENDERS,
+            "urgent_senders": URGENT_SENDERS,
             "jobs": JOBS,
             "lease": LEASE_S,
         }
@@ -110,7 +97,7 @@ async def stand(cluster: Cluster, plan: Plan, folder: Path) -> AsyncIterator[Sta
             cluster,
             database,
             parts,
-            behaviour,
+            sim,
             raw,
             Process(
                 "api",

@@ -1,6 +1,7 @@
 """A few seeds, each with other faults; `python -m tests.faults --seeds 1-200` plays them by the hundred."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tests.faults.cluster import Cluster, cluster
 from tests.faults.invariants import breaches
 from tests.faults.plan import WORKERS, Between, Break, Plan, draw
 from tests.faults.play import play
+from tests.faults.remembering import Meaning
 from tests.faults.run import run
 from tests.faults.stand import stand
 
@@ -32,12 +34,16 @@ async def test_whatever_breaks_everything_accepted_ends_and_is_logged_once(
     assert not ran.breaches, f"python -m tests.faults --seed {seed} --devices {DEVICES}"
 
 
+SOME = "device_id = (SELECT device_id FROM deliveries LIMIT 1)"
 SABOTAGE = {
     "UPDATE progress SET rejected = rejected + 1": "the counters say",
     "UPDATE devices SET status = 'gone' WHERE id = (SELECT id FROM devices LIMIT 1)": "is gone, and its push",
     "DELETE FROM devices WHERE id = (SELECT id FROM devices ORDER BY id DESC LIMIT 1)": "1 devices are deleted",
-    "UPDATE deliveries SET outcome = 'expired' WHERE device_id = (SELECT device_id FROM deliveries LIMIT 1)": "expired",
-    "DELETE FROM deliveries WHERE device_id = (SELECT device_id FROM deliveries LIMIT 1)": "1 devices missing",
+    f"UPDATE deliveries SET outcome = 'expired' WHERE {SOME}": "expired",  # noqa: S608
+    f"UPDATE deliveries SET outcome = 'rejected' WHERE {SOME}": "rejected",  # noqa: S608
+    "UPDATE devices SET status = 'quarantined' WHERE id = (SELECT id FROM devices LIMIT 1)": "is quarantined, and",
+    "UPDATE deliveries SET attempts = attempts + 1": "says 2 attempts; 0 failed",
+    f"DELETE FROM deliveries WHERE {SOME}": "1 devices missing",  # noqa: S608
     "UPDATE notifications SET status = 'cancelled'": "is cancelled with",
 }
 
@@ -51,12 +57,14 @@ async def test_what_is_wrong_is_noticed(shared: Cluster, tmp_path: Path) -> None
             await shared.run(statement, made.database)
             played.shown = {id_: await made.parts.show(id_) for id_ in played.asked}
             assert any(words in one for one in await breaches(made, played)), statement
-        made.parts.sim.messages.append(made.parts.sim.messages[-1])
-        found = await breaches(made, played)
-        assert any("at most 0 were in flight" in one for one in found)
-        assert any("no fault between" in one for one in found)
+        taken = next(said for said in made.sim.said.values() if said[-1].meaning is Meaning.TAKEN)
+        taken.append(taken[-1])
+        assert any("no fault explains it" in one for one in await breaches(made, played))
+        for said in made.sim.said.values():
+            said.insert(0, replace(said[0], meaning=Meaning.PASSING))
+        assert any("met 1 passing faults, and 0 are logged" in one for one in await breaches(made, played))
         made.endpoints = dict.fromkeys(made.endpoints, "lost")
-        assert any("nobody took it" in one for one in await breaches(made, played))
+        assert any("said nothing of it" in one for one in await breaches(made, played))
 
 
 def test_the_seeds_of_the_suite_break_everything_between_them() -> None:
