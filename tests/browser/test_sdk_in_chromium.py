@@ -183,6 +183,29 @@ async def test_a_push_is_shown_and_its_receipt_is_kept_until_the_gateway_can_be_
     assert (receipt["token"], receipt["event"]) == ("r1", "displayed")
 
 
+async def test_a_browser_that_shows_the_declarative_form_itself_is_left_to_it_and_displayed_is_reported(
+    fake_gateway: FakeGateway, context: BrowserContext, page: Page
+) -> None:
+    """Safari refuses a notification in its place that has no address of its own, and shows its own after the event."""
+    await page.evaluate(sdk("subscribe()"))
+    [worker] = context.service_workers
+    notification = {
+        "title": "Storm",
+        "navigate": "https://app.example/",
+        "data": {"gateway": fake_gateway.receipt_of("r2")},
+    }
+    hand_over = """async (notification) => {
+      const event = new ExtendableEvent("push");
+      const waited = new Promise((done) => Object.assign(event, { data: null, notification, waitUntil: done }));
+      self.dispatchEvent(event);
+      await waited;
+      return (await self.registration.getNotifications()).length;
+    }"""
+    assert await worker.evaluate(hand_over, notification) == 0
+    receipt = await fake_gateway.next_receipt()
+    assert (receipt["token"], receipt["event"]) == ("r2", "displayed")
+
+
 async def test_the_polite_question_is_asked_before_the_browser_s_and_not_again_when_put_away(
     fake_gateway: FakeGateway, page: Page
 ) -> None:

@@ -11,6 +11,8 @@
   "use strict";
 
   const RECEIPT_TIMEOUT_MS = 10_000;
+  /** A browser that shows the notification by itself does so once we are done: no receipt may hold an alert up. */
+  const UNSHOWN_MS = 1000;
   const UNSENT = "webpush-receipts";
   const MOST_UNSENT = 100;
 
@@ -28,9 +30,18 @@
   self.addEventListener("sync", (event) => event.tag === UNSENT && event.waitUntil(sendUnsent()));
 
   async function receive(event) {
+    if (event.notification) return accompany(event.notification);
     const content = parse(event);
     const shown = await show(content);
     await Promise.all([badge(content), shown && report("displayed", shown)]);
+  }
+
+  /**
+   * A browser that parsed the declarative form itself (Safari) hands over the notification that it will show, badge and
+   * all. Nothing of it needs replacing; and a click on it opens its address with no word to us.
+   */
+  function accompany(notification) {
+    return Promise.race([report("displayed", notification), new Promise((done) => setTimeout(done, UNSHOWN_MS))]);
   }
 
   /** Firefox also calls closed what a click closed and what its successor under the same tag replaced. */
@@ -46,11 +57,10 @@
 
   /**
    * The notification inside a push: Declarative Web Push JSON (`{"web_push": 8030, "notification": {...}}`), other
-   * JSON with a title or body, plain text, nothing at all. A browser that parsed the declarative form itself
-   * (`mutable`) hands over `event.notification` instead of data.
+   * JSON with a title or body, plain text, nothing at all.
    */
   function parse(event) {
-    if (!event.data) return event.notification ?? {};
+    if (!event.data) return {};
     const text = event.data.text();
     let message;
     try {

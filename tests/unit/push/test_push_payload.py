@@ -1,7 +1,9 @@
 """What a browser gets: Declarative Web Push JSON with our metadata in one place."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -120,3 +122,70 @@ def test_text_travels_as_utf_8_and_not_as_escapes() -> None:
 
 def test_a_lone_surrogate_becomes_a_question_mark() -> None:
     assert shown({"title": "a\ud800b"})["notification"]["title"] == "a?b"
+
+
+def faults(message: dict[str, Any]) -> Iterator[str]:
+    """Why Safari would not show it by itself.
+
+    The rules of WebKit's explainer (a title, an address for the notification and for each action, a badge that is an
+    unsigned 64-bit number, no member of another type) in the names under which W3C's Push API has taken them up, and
+    what makes a notification a TypeError in WHATWG's Notifications.
+    """
+    if message.get("web_push") != 8030:
+        yield "not declarative"
+    if not isinstance(message.get("mutable", False), bool):
+        yield "mutable"
+    badge = message.get("app_badge", 0)
+    if type(badge) is not int or not 0 <= badge < 2**64:
+        yield "app_badge"
+    shown = message["notification"]
+    for at, part in [("", shown), *((f"actions/{n}/", action) for n, action in enumerate(shown.get("actions", [])))]:
+        for name in {"title", "action"} if at else {"title"}:
+            if not isinstance(part.get(name), str) or not part[name]:
+                yield at + name
+        address = urlsplit(part.get("navigate") or "")
+        if address.scheme not in {"http", "https"} or not address.netloc:
+            yield f"{at}navigate"
+    for kind, names in {
+        str: ("body", "tag", "lang", "icon", "image", "badge"),
+        bool: ("silent", "requireInteraction"),
+    }.items():
+        yield from (name for name in names if name in shown and type(shown[name]) is not kind)
+    if shown.get("dir", "auto") not in {"auto", "ltr", "rtl"}:
+        yield "dir"
+    if (shown.get("silent") and shown.get("vibrate")) or (shown.get("renotify") and not shown.get("tag")):
+        yield "contradiction"
+
+
+ADDRESS = st.sampled_from([None, "/", "/map?x=1#here", "https://other.example/a", "../up", "?q"])
+WORDS = st.text(min_size=1, max_size=20)
+ACTION = st.fixed_dictionaries({"action": WORDS, "title": WORDS}, optional={"url": ADDRESS, "icon": ADDRESS})
+
+
+@given(
+    st.fixed_dictionaries(
+        {"title": WORDS},
+        optional={name: st.none() | st.text(max_size=20) for name in ("body", "tag")}
+        | dict.fromkeys(("url", "icon", "image", "badge"), ADDRESS)
+        | {name: st.none() | st.booleans() for name in ("silent", "require_interaction")}
+        | {"app_badge": st.none() | st.integers(0, 2**53), "actions": st.lists(ACTION, max_size=3)},
+    )
+)
+def test_safari_shows_every_content_by_itself(content: dict[str, Any]) -> None:
+    assert list(faults(shown(content, default_url="https://app.example.com"))) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"title": ""}, "title"),
+        ({"navigate": "/alerts/7"}, "navigate"),
+        ({"actions": [{"action": "a", "title": "A"}]}, "actions/0/navigate"),
+        ({"icon": None}, "icon"),
+        ({"silent": "true"}, "silent"),
+    ],
+)
+def test_what_safari_would_not_show_is_noticed(change: dict[str, Any], fault: str) -> None:
+    message = shown(CONTENT)
+    message["notification"] |= change
+    assert list(faults(message)) == [fault]
