@@ -145,7 +145,7 @@ class Sim:
             counter.clear()
 
     async def wait_for(
-        self, true: Callable[[], bool] | None = None, *, count: int | None = None, timeout: float = 10
+        self, true: Callable[[], bool] | None = None, *, count: int | None = None, timeout: float = 30
     ) -> None:
         """Until so many messages were accepted since the last clear, or until `true` says so; else TimeoutError.
 
