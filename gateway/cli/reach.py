@@ -175,7 +175,7 @@ def reaching(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.BadParameter("a key needs an address: --server URL or GATEWAY_SERVER", param_hint="--server")
         command(reach, **given)
 
-    called.__signature__ = own.replace(parameters=asked)  # type: ignore[attr-defined]
+    called.__signature__ = own.replace(parameters=asked)  # type: ignore[attr-defined] # typer reads it
     called.__annotations__ = {one.name: one.annotation for one in asked}
     return called
 

@@ -143,8 +143,7 @@ class PostgresQueue:
                     await apply(conn, job, settlement, remaining)
             except IntegrityError:
                 async with self._engine.begin() as conn:
-                    if not await apply_rest(conn, job, settlement, remaining):
-                        raise
+                    await apply_rest(conn, job, settlement, remaining)
 
     def _place(self, lanes: Sequence[Lane]) -> AbstractAsyncContextManager[None]:
         return nullcontext() if all(lane is Lane.URGENT for lane in lanes) else self._not_urgent
@@ -295,19 +294,18 @@ async def apply(conn: AsyncConnection, job: Job, settlement: Settlement, remaini
 async def apply_rest(conn: AsyncConnection, job: Job, settlement: Settlement, remaining: Sequence[UUID]) -> bool:
     """As `apply`, for those of the job's devices that the log does not have; the others leave the job.
 
-    False when it has none of them. Nothing of ours makes such a job, but one that was brought back by hand must not be
-    sent again at each lease.
+    Nothing of ours makes such a job, but one that was brought back by hand must not be sent again at each lease. What
+    the log refuses for another reason it refuses again: IntegrityError.
     """
     held = await held_as(conn, job)
     if held is None or held.attempt != job.attempt:
         raise LeaseLost
     told = settlement.told()
     logged = await deliveries.logged(conn, job, told & set(held.device_ids))
-    if not logged:
-        return False
-    log.error("job.logged_before", **job.named, devices=len(logged))
-    left = [device_id for device_id in held.device_ids if device_id not in logged]
-    await conn.execute(update(jobs).where(*_held(job)).values(device_ids=left))
+    if logged:
+        log.error("job.logged_before", **job.named, devices=len(logged))
+        left = [device_id for device_id in held.device_ids if device_id not in logged]
+        await conn.execute(update(jobs).where(*_held(job)).values(device_ids=left))
     return await apply(conn, job, settlement.only(told - logged), remaining)
 
 

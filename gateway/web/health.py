@@ -60,7 +60,7 @@ def beside(token: str | None) -> web.Application:
 
 def _measured(request: web.Request, token: str | None) -> web.Response:
     """Raises Unauthenticated."""
-    said = request.headers.get("Authorization", "").encode()
+    said = request.headers.get("Authorization", "").encode("utf-8", "replace")
     if token is not None and not hmac.compare_digest(said, f"Bearer {token}".encode()):
         raise Unauthenticated("this needs the token that GATEWAY_METRICS_TOKEN names: Authorization: Bearer ...")
     return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -50,6 +50,10 @@ class Span:
         ours = self.notification_id in (None, notification_id)
         return ours and said.asked_at <= self.until and said.answered_at >= self.since
 
+    def explains(self, first: Said, second: Said, notification_id: UUID, left: Mapping["Span", int]) -> bool:
+        """`left`: how many more, of those that explain so many only."""
+        return self.holds(first, notification_id) and second.asked_at >= self.after and left.get(self, 1) > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Loss:
@@ -97,26 +101,16 @@ def unexplained(copies: Mapping[tuple[UUID, str], Sequence[Said]], allowed: Sequ
     unlimited_first = sorted(allowed, key=lambda span: (span.most is not None, span.until))
     for (notification_id, endpoint), several in copies.items():
         free = list(unlimited_first)
-        in_order = sorted(several, key=lambda said: said.asked_at)
-        for first, second in pairwise(in_order):
-            why = next(
-                (
-                    span
-                    for span in free
-                    if span.holds(first, notification_id) and second.asked_at >= span.after and left.get(span, 1)
-                ),
-                None,
-            )
+        for first, second in pairwise(sorted(several, key=lambda said: said.asked_at)):
+            why = next((span for span in free if span.explains(first, second, notification_id, left)), None)
             if why is None:
-                at, later = datetime.fromtimestamp(first.asked_at, UTC), second.asked_at - first.asked_at
-                when = f"{at:%H:%M:%S.%f} and {later:.3f} s later"
-                found.append(
-                    f"{notification_id} went twice to {endpoint.rpartition('/')[0]}, at {when}: no fault explains it"
-                )
+                host, at = endpoint.rpartition("/")[0], datetime.fromtimestamp(first.asked_at, UTC)
+                when = f"at {at:%H:%M:%S.%f} and {second.asked_at - first.asked_at:.3f} s later"
+                found.append(f"{notification_id} went twice to {host}, {when}: no fault explains it")
                 continue
             free.remove(why)
             if why in left:
-                left[why] = (left[why] or 0) - 1
+                left[why] -= 1
     return found
 
 

@@ -26,6 +26,8 @@ RAW = {
     f"{POST}Content-Encoding: gzip\r\nContent-Length: 7\r\n\r\n{SECRET}": 400,
     f"{POST}Expect: {SECRET}\r\nContent-Length: 7\r\n\r\n{SECRET}": 417,
     f"{SIGN_IN}Origin: http://[\r\nContent-Length: 13\r\n\r\n" + '{"key": "sk"}': 403,
+    "GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \udcff\r\n\r\n": 200,
+    "GET /v1/devices HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \udcff\r\n\r\n": 401,
     "GET /console/" + "a" * 300 + " HTTP/1.1\r\nHost: x\r\n\r\n": 404,
     "GET /sdk/" + "a" * 300 + " HTTP/1.1\r\nHost: x\r\n\r\n": 404,
     f"GET /v1/deliveries/stream?last_event_id={'9' * 5000} HTTP/1.1\r\nHost: x\r\n{KEY}\r\n": 422,
@@ -35,7 +37,7 @@ RAW = {
 async def asked(api: Api, said: str) -> str:
     where = urlsplit(api.origin)
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
-    writer.write(said.replace("KEY", api.secret).encode())
+    writer.write(said.replace("KEY", api.secret).encode("utf-8", "surrogateescape"))
     async with asyncio.timeout(20):
         answer = (await reader.readuntil(b"\r\n")).decode()
     writer.close()

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from gateway.domain.ids import new_id
 from gateway.domain.job import Job
@@ -112,6 +112,21 @@ async def test_a_plan_that_takes_long_keeps_no_other_waiting(engine: NatsEngine)
             while (await PostgresEngine.progress(engine, other))[0] is not Status.DONE:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)  # a plan to nobody signals nothing
         assert (await PostgresEngine.progress(engine, slow))[0] is Status.SCHEDULED
+
+
+async def test_a_result_that_the_log_refuses_is_kept_for_later(
+    engine: NatsEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here for want of its day's partition; nobody may take it for recorded."""
+    await engine.put([new_id()])
+    job = await claim(engine)
+    async with engine._engine.begin() as conn:
+        await conn.execute(text(f"DROP TABLE deliveries_{job.day:%Y%m%d}"))
+    await engine.queue.settle(job, accepted(*job.device_ids), [])
+    async with asyncio.timeout(20):
+        while "result.unrecordable" not in caplog.text:  # noqa: ASYNC110 - it is told to the log alone
+            await asyncio.sleep(0.02)
+    assert (await engine._broker.js.stream_info(RESULTS_STREAM)).state.messages == 1
 
 
 async def test_results_are_recorded_in_any_order_and_once(engine: NatsEngine) -> None:

@@ -17,7 +17,6 @@ export class WebPushError extends Error {
 }
 
 const DAY_MS = 86_400_000;
-const SOON_MS = DAY_MS;
 /** A share of a location tells a district and not a house: two decimals are about a kilometre. */
 const COARSE = { decimals: 2, accuracy_m: 1500 };
 const KINDS = { message: "displayed", click: "clicked", dismiss: "dismissed" };
@@ -135,10 +134,9 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
       if (subscription) await register();
       return state();
     }
-    const ends = subscription?.expirationTime;
-    if (ends && ends < Date.now() + SOON_MS) await subscription.unsubscribe();
-    const lost = subscription?.endpoint !== record.endpoint || (ends && ends < Date.now() + SOON_MS);
-    if (force || lost || Date.now() > (record.told_at ?? 0) + DAY_MS) await register();
+    const ending = subscription?.expirationTime && subscription.expirationTime < Date.now() + DAY_MS;
+    if (ending) await subscription.unsubscribe();
+    if (force || ending || subscription?.endpoint !== record.endpoint || Date.now() > (record.told_at ?? 0) + DAY_MS) await register();
     return state();
   }
 
