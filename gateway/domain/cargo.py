@@ -29,6 +29,8 @@ class Target(NamedTuple):
     muted: Sequence[str] = ()
     bucket: int = 0
     """One of BUCKETS: which share of this notification's audience the person is in."""
+    refusals: int = 0
+    """How often its push service has refused our key for this notification."""
 
     @property
     def person(self) -> str:

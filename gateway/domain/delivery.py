@@ -11,6 +11,9 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
+# The answers that refuse our key or token. Others may know of them by the status of an attempt.
+UNAUTHORIZED = (401, 403)
+
 
 class OutcomeName(StrEnum):
     """The final outcomes as the log, the counts and the API name them."""

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from gateway.domain.delivery import Accepted, Gone, Outcome, Rejected, Retry
+from gateway.domain.delivery import UNAUTHORIZED, Accepted, Gone, Outcome, Rejected, Retry
 
 LONGEST_WAIT = timedelta(hours=24)
 # WNS throttles a channel for an hour to a day and does not say how long.
@@ -84,9 +84,9 @@ def classify(answer: Answer, now: datetime) -> Outcome:
 
     if status in (404, 410):
         return Gone(cause("the push service says the subscription no longer exists"))
-    if status in (400, 401, 403) and _KEY_MISMATCH.search(reason):
+    if status in (400, *UNAUTHORIZED) and _KEY_MISMATCH.search(reason):
         return Rejected(cause("the subscription was made with another VAPID key"), quarantine=True)
-    if status in (401, 403):
+    if status in UNAUTHORIZED:
         return Retry(cause("the push service refuses our VAPID key or token"), after, unauthorized=True)
     if status == 406:
         wait = THROTTLED_WAIT if after is None else after

@@ -10,16 +10,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
 from gateway.domain.cargo import SigningKey, Target
+from gateway.domain.delivery import UNAUTHORIZED
+from gateway.domain.job import Job
 from gateway.domain.notification import Notification
 from gateway.domain.steering import BUCKETS
-from gateway.records.schema import applications, devices, vapid_keys
+from gateway.records.schema import applications, attempts, devices, vapid_keys
 
 MASK = 2**62 - 1
 _ALWAYS = ("id", "endpoint", "host", "p256dh", "auth", "vapid_key_id", "status", "user_id")
 
 
-async def load_targets(conn: AsyncConnection, notification: Notification, device_ids: Sequence[UUID]) -> list[Target]:
-    """The devices that still exist, in no particular order, each with what this notification asks of it."""
+async def load_targets(conn: AsyncConnection, notification: Notification, job: Job) -> list[Target]:
+    """The job's devices that still exist, in no particular order, each with what this notification asks of it."""
     d, steering = devices.c, notification.steering
     asked: dict[str, ColumnElement[Any]] = {}
     if steering.quiet_hours is not None:
@@ -30,13 +32,25 @@ async def load_targets(conn: AsyncConnection, notification: Notification, device
         asked["bucket"] = bucket(notification.id)
     if notification.speaks_several:
         asked["locale"] = d.locale
+    if job.tries:
+        asked["refusals"] = _refusals(job)
     live = func.coalesce(d.live_until > func.now(), False)
     query = select(*(d[name] for name in _ALWAYS), live, *asked.values())
-    rows = await conn.execute(query.where(d.id == any_(cast(list(device_ids), postgresql.ARRAY(postgresql.UUID)))))
+    rows = await conn.execute(query.where(d.id == any_(cast(list(job.device_ids), postgresql.ARRAY(postgresql.UUID)))))
     if not asked:
         return [Target(*row) for row in rows]
     always = len(_ALWAYS) + 1
     return [Target(*row[:always], **dict(zip(asked, row[always:], strict=True))) for row in rows]
+
+
+def _refusals(job: Job) -> ColumnElement[int]:
+    query = select(func.count()).where(
+        attempts.c.day == job.day,
+        attempts.c.notification_id == job.notification_id,
+        attempts.c.device_id == devices.c.id,
+        attempts.c.status.in_(UNAUTHORIZED),
+    )
+    return query.scalar_subquery()
 
 
 def bucket(notification_id: UUID) -> ColumnElement[int]:

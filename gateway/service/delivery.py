@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 # This many refusals of our key in a row, by one host, with nothing accepted between: that is our configuration.
 REFUSALS = 10
 BREAK = timedelta(minutes=5)
-# After this many tries at a host that takes others' messages, it is this one subscription's key that does not fit.
+# Refused this often by a host that takes others' messages, it is this one subscription's key that does not fit.
 PATIENCE = 4
 
 
@@ -122,7 +122,7 @@ class Courier:
             authorization=self._signer.header(key, subject, origin, now),
         )
         at = datetime.fromtimestamp(now, UTC)
-        outcome = _judge(trust, classify(answer, at), tries + 1, now, origin)
+        outcome = _judge(trust, classify(answer, at), target.refusals, now, origin)
         sent = Sent(outcome, answer.status, at, answer.duration_ms, posted=True, variant=variant)
         if isinstance(outcome, Retry):
             return self._retry(post, outcome, tries + 1, sent)
@@ -151,8 +151,11 @@ def ended(post: Post, target: Target, now: float) -> Final | None:
     return None
 
 
-def _judge(trust: _Trust, outcome: Outcome, tries: int, now: float, origin: str) -> Outcome:
-    """A refused key is our fault when the host refuses it for everyone, and the device's when only for this one."""
+def _judge(trust: _Trust, outcome: Outcome, refusals: int, now: float, origin: str) -> Outcome:
+    """A refused key is our fault when the host refuses it for everyone, and the device's when only for this one.
+
+    `refusals`: how often it refused this one before.
+    """
     if isinstance(outcome, Accepted):
         trust.refusals, trust.accepts = 0, True
     if not isinstance(outcome, Retry) or not outcome.unauthorized:
@@ -164,6 +167,6 @@ def _judge(trust: _Trust, outcome: Outcome, tries: int, now: float, origin: str)
         log.error(
             "host.refuses_our_key", host=origin.partition("://")[2], cause=outcome.cause, paused_s=BREAK.total_seconds()
         )
-    elif tries >= PATIENCE and trust.accepts:
+    elif refusals + 1 >= PATIENCE and trust.accepts:
         return Rejected(f"{outcome.cause}; other devices of this push service are fine", quarantine=True)
     return outcome

@@ -27,7 +27,7 @@ async def load(engine: AsyncEngine, composer: Composer, job: Job) -> Cargo | Non
         throttled = notification.steering.throttle is not None and notification.status is Status.SENDING
         if throttled and not await pacing.has_slot(conn, job):
             return None
-        targets = await load_targets(conn, notification, job.device_ids)
+        targets = await load_targets(conn, notification, job)
         keys = await load_signing_keys(conn, list({target.vapid_key_id for target in targets}))
         messages = composer.kept(notification.id)
         if messages is None:

@@ -48,6 +48,17 @@ async def test_a_subscription_made_with_another_key_is_put_in_quarantine(parts: 
     assert row.cause
 
 
+async def test_a_passing_refusal_after_other_faults_puts_nobody_in_quarantine(parts: Parts) -> None:
+    devices = await parts.register(parts.subscribe(Vendor.MOZILLA, 20))
+    faults = Rule(status=500, times=delivery.PATIENCE - 1, share=0.3)
+    parts.sim.behave(faults, Rule(status=401, times=1, share=0.6))
+    async with parts.working(quick(senders=SENDERS)):
+        sent = await parts.submit()
+        progress = await parts.ended(sent.id)
+    assert progress.accepted == len(devices)
+    assert max(row.attempts for row in (await parts.log(sent.id)).values()) > delivery.PATIENCE
+
+
 async def test_a_device_that_subscribes_anew_leaves_quarantine(parts: Parts) -> None:
     [stale] = parts.sim.subscribe_many(Vendor.FCM, 1, VapidKey.generate().public_key)
     [device_id] = await parts.register([stale])
