@@ -8,7 +8,7 @@ from gateway.sim import Rule, Vendor
 
 WORKERS = 2
 # A campaign takes about so long by the answers' delay alone, so that the faults come while it is sent.
-SENDING_S = 4.0
+SENDING_S = 8.0
 SENDERS = 24
 URGENT_SENDERS = 16
 JOBS = 2
@@ -31,6 +31,7 @@ class Break(StrEnum):
 class Between(StrEnum):
     WORKERS_AND_POSTGRES = "workers and Postgres"
     API_AND_POSTGRES = "the API and Postgres"
+    CLIENTS_AND_API = "clients and the API"
     WORKERS_AND_PUSH = "workers and push services"
 
 
@@ -127,7 +128,7 @@ def _rules(chance: random.Random, devices: int) -> tuple[Rule, ...]:
     picked = chance.sample(known, chance.randint(3, 8))
     shared = [_for_a_few(rule, chance.uniform(0.005, 0.02)) for rule in picked]
     pace_ms = round(1000 * SENDING_S * SENDERS * WORKERS / devices)
-    return (*shared, Rule(delay_ms=min(200, max(5, pace_ms))))
+    return (*shared, Rule(delay_ms=min(1000, max(5, pace_ms))))
 
 
 def _for_a_few(rule: Rule, share: float) -> Rule:

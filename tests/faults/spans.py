@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from uuid import UUID
 
+from gateway.domain import ids
 from tests.faults.plan import LEASE_S, SENDERS, URGENT_SENDERS, WORKERS, Between, Break
 from tests.faults.play import Happened
 from tests.faults.pulse import Pulse
@@ -20,7 +21,7 @@ from tests.faults.remembering import Said
 # As DESIGN.md has it ("every few hundred rows or milliseconds"), and not as the code does.
 BATCH_WAIT_S = 0.3
 # Two settlements: the one that a result waits for, and its own.
-SETTLE_S = 1.0
+SETTLE_S = 0.7
 # From the database's return until all that was held on to is settled.
 RECOVER_S = 2.0
 # Between a moment here and the same moment as another process has it.
@@ -68,8 +69,9 @@ def losses(log: str, skew_s: float) -> Iterator[Loss]:
     for line in log.splitlines():
         if '"job.lease_lost"' in line:
             said = json.loads(line)
-            at = datetime.fromisoformat(said["timestamp"]).timestamp() - skew_s
-            yield Loss(at, UUID(said["notification_id"]))
+            notification_id = ids.parse(ids.NOTIFICATION, said["notification_id"])
+            assert notification_id is not None
+            yield Loss(datetime.fromisoformat(said["timestamp"]).timestamp() - skew_s, notification_id)
 
 
 def spans(happened: Iterable[Happened], lost: Iterable[Loss], pulse: Pulse) -> list[Span]:
@@ -169,4 +171,4 @@ def _slack(at: float, pulse: Pulse) -> float:
 
 
 def _slow(at: float, pulse: Pulse) -> float:
-    return pulse.worst(at - NEAR_S, at + NEAR_S)
+    return pulse.worst(at - NEAR_S, at + SLACK_S)

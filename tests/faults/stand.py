@@ -61,8 +61,10 @@ class Stand:
 async def stand(cluster: Cluster, plan: Plan, folder: Path) -> AsyncIterator[Stand]:
     """With devices registered, and the processes told to start."""
     async with AsyncExitStack() as stack:
-        names = ("observer", "workers", "api", *Vendor)
-        observer, by_workers, by_api, *by_push = [await stack.enter_async_context(link(name)) for name in names]
+        names = ("observer", "workers", "api", "clients", *Vendor)
+        observer, by_workers, by_api, by_clients, *by_push = [
+            await stack.enter_async_context(link(name)) for name in names
+        ]
         for one in (observer, by_workers, by_api):
             one.target = cluster.port
         sim = Remembering(
@@ -91,7 +93,7 @@ async def stand(cluster: Cluster, plan: Plan, folder: Path) -> AsyncIterator[Sta
             "jobs": JOBS,
             "lease": LEASE_S,
         }
-        port = _free_port()
+        port = by_clients.target = _free_port()
         made = Stand(
             plan,
             cluster,
@@ -117,7 +119,7 @@ async def stand(cluster: Cluster, plan: Plan, folder: Path) -> AsyncIterator[Sta
                 )
                 for number, skew in enumerate(plan.skew_s[:-1])
             ],
-            f"http://127.0.0.1:{port}",
+            f"http://127.0.0.1:{by_clients.port}",
             await stack.enter_async_context(
                 aiohttp.ClientSession(
                     headers={"Authorization": f"Bearer {parts.application['secret_key']}"},
@@ -128,6 +130,7 @@ async def stand(cluster: Cluster, plan: Plan, folder: Path) -> AsyncIterator[Sta
             {
                 Between.WORKERS_AND_POSTGRES: [by_workers],
                 Between.API_AND_POSTGRES: [by_api],
+                Between.CLIENTS_AND_API: [by_clients],
                 Between.WORKERS_AND_PUSH: by_push,
             },
         )

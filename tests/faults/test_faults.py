@@ -1,5 +1,6 @@
 """A few seeds, each with other faults; `python -m tests.faults --seeds 1-200` plays them by the hundred."""
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,6 +8,8 @@ from uuid import UUID
 
 import pytest
 
+from gateway.domain.job import Job, Task
+from gateway.domain.notification import Lane
 from gateway.sim import Rule
 from tests.faults.cluster import Cluster, cluster
 from tests.faults.invariants import breaches
@@ -15,12 +18,12 @@ from tests.faults.play import Happened, play
 from tests.faults.pulse import Pulse
 from tests.faults.remembering import Meaning, Said
 from tests.faults.run import run
-from tests.faults.spans import Loss, spans, unexcused, unexplained
+from tests.faults.spans import Loss, losses, spans, unexcused, unexplained
 from tests.faults.stand import stand
 from tests.support.log_guard import guard
 
 DEVICES = 600
-SEEDS = (2, 20)
+SEEDS = (6, 12)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +100,14 @@ def test_without_the_database_what_was_taken_is_held_on_to_until_a_kill_or_a_los
     assert not explained([away], -5.0, +5.0, lost=[Loss(lost[0].at, NOBODY)])
     assert not unexcused([away], lost, Pulse())
     assert unexcused([], lost, Pulse()) == lost
+
+
+def test_a_lost_lease_is_read_from_what_a_worker_logs() -> None:
+    job = Job(1, Task.SEND, NOTIFICATION, NOBODY, Lane.BULK, 1, 0, AT.date(), ())
+    line = json.dumps({"event": "job.lease_lost", "timestamp": AT.isoformat(), **job.named}, separators=(",", ":"))
+    ahead_s = 60.0
+    for written in (line, json.dumps(json.loads(line))):
+        assert [*losses(f"started\n{written}\n", ahead_s)] == [Loss(AT.timestamp() - ahead_s, NOTIFICATION)]
 
 
 def test_a_cut_explains_no_more_than_senders_can_have_in_flight() -> None:
