@@ -46,7 +46,7 @@ from gateway.settings import Settings, load_or_create_secret
 from gateway.sim import DEMO, Sim
 from gateway.web import health
 from gateway.web.addresses import Addresses
-from gateway.web.crowd import Crowd
+from gateway.web.crowd import Crowd, Room
 from gateway.web.limits import Buckets
 from gateway.web.routes import Front
 from gateway.web.server import build
@@ -357,6 +357,9 @@ async def _serving(settings: Settings, installation: Installation) -> AsyncItera
             Buckets("address", settings.address_per_minute),
             Buckets("key", settings.key_per_minute),
             map_tiles=settings.map_tiles,
+            imports=Room("NDJSON streams", settings.imports, settings.application_share),
+            streams=Room("live streams of the log", settings.streams, settings.application_share),
+            channels=Room("live channels and long polls", settings.channels, settings.application_share),
         )
         runner = web.AppRunner(build(front), access_log=None, shutdown_timeout=LAST_REQUESTS_S)
         await runner.setup()

@@ -152,6 +152,20 @@ class Settings(BaseSettings):
     requests: int = Field(
         1000, ge=1, le=100_000, description="Requests under way at once in one server. More are told to come again."
     )
+    imports: int = Field(
+        16, ge=1, le=1000, description="NDJSON streams, of devices and of events, that one server takes at once."
+    )
+    streams: int = Field(1000, ge=1, le=100_000, description="Live streams of the log at once from one server.")
+    channels: int = Field(
+        10_000, ge=1, le=1_000_000, description="Live channels and long polls of devices at once with one server."
+    )
+    application_share: int = Field(
+        50,
+        ge=1,
+        le=100,
+        description="Percent of these imports, streams and channels that one application may have. More are told to "
+        "come again.",
+    )
     max_body: int = Field(1024 * 1024, ge=16 * 1024, description="Octets of a request's body, at the most.")
     map_tiles: str | None = Field(
         None,

@@ -3,10 +3,14 @@
 What waits in line is answered late or never, and holds its body meanwhile (RFC 9110 section 15.6.4).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
-from gateway.domain.errors import Unavailable
+from gateway.domain.errors import RateLimited, Unavailable
+
+SHARE_LATER = {"Retry-After": "5"}
 
 MOST_OCTETS = 64 * 1024 * 1024
 """Of all bodies together."""
@@ -51,3 +55,50 @@ class Crowd:
             yield hold
         finally:
             self._octets -= held
+
+
+class Room:
+    """For what lasts as long as somebody listens or sends, and takes no place in the crowd meanwhile."""
+
+    def __init__(self, what: str, most: int, share: int = 50) -> None:
+        """`what`: many of them. `most`: at once in this process. `share`: percent of these for one application."""
+        self._what = what
+        self._most = most
+        self._most_of_one = max(1, most * share // 100)
+        self._of = Counter[UUID]()
+        self._inside = 0
+
+    @property
+    def inside(self) -> int:
+        return self._inside
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """For one of them, whosever it is. Raises Unavailable."""
+        if self._inside >= self._most:
+            raise Unavailable(f"{self._most} {self._what} are open on this server; try again shortly")
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
+    @contextmanager
+    def share(self, application_id: UUID) -> Iterator[None]:
+        """For an application's, beside its place. Raises RateLimited."""
+        if self._of[application_id] >= self._most_of_one:
+            detail = f"the application has {self._most_of_one} {self._what} open on this server; try again shortly"
+            raise RateLimited(detail, SHARE_LATER)
+        self._of[application_id] += 1
+        try:
+            yield
+        finally:
+            self._of[application_id] -= 1
+            if not self._of[application_id]:
+                del self._of[application_id]
+
+    @contextmanager
+    def place_of(self, application_id: UUID) -> Iterator[None]:
+        """Both. Raises RateLimited and Unavailable."""
+        with self.share(application_id), self.place():
+            yield

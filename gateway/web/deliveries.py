@@ -37,6 +37,7 @@ def _read_id(kind: str) -> Callable[[object], UUID]:
 LEFT = (ConnectionResetError, TimeoutError)
 LONGEST_POSITION = len(str(2**63))
 SLOW_S = 60.0
+LOOK_S = 2.0
 TEXT = WithJsonSchema({"type": "string"})
 
 
@@ -84,6 +85,11 @@ async def stream(request: Request[None, Following]) -> web.StreamResponse:
     more, when the key is removed.
     """
     position = _position(request.http.headers.get("Last-Event-ID") or request.query.last_event_id)
+    with request.front.streams.place_of(request.application_id):
+        return await _stream(request, position)
+
+
+async def _stream(request: Request[None, Following], position: int | None) -> web.StreamResponse:
     response = web.StreamResponse(
         headers={
             "Content-Type": "text/event-stream; charset=utf-8",
@@ -93,8 +99,11 @@ async def stream(request: Request[None, Following]) -> web.StreamResponse:
     await response.prepare(request.http)
     following = asyncio.ensure_future(_write_events(request, position, response))
     request.front.following.add(following)
-    # It ends when the client has gone, which writing to it shows, or when the server stops and cancels it.
-    await asyncio.wait([following])
+    # It ends when the server stops and cancels it, or when the client has gone, which writing to it would show late.
+    while not following.done():
+        await asyncio.wait([following], timeout=LOOK_S)
+        if request.http.transport is None:
+            following.cancel()
     request.front.following.discard(following)
     if not following.cancelled() and (error := following.exception()) and not isinstance(error, LEFT):
         raise error

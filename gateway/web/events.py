@@ -97,7 +97,7 @@ async def batch(request: Request) -> web.StreamResponse:
     def name(line: NewEvent) -> str:
         return "all"  # any may cancel what one before it started
 
-    return await answer(request.http, partial(read_body, NewEvent), take, name, ("stored", "repeated"))
+    return await answer(request, partial(read_body, NewEvent), take, name, ("stored", "repeated"))
 
 
 @routes.add("GET", "/v1/events", may=(READ, SEND), query=Search, answers={200: shapes.Page[shapes.Event]})

@@ -54,5 +54,5 @@ async def import_(request: Request[None, Import]) -> web.StreamResponse:
         return new.registration.subscription.endpoint
 
     if request.query.dry_run:
-        return await answer(request.http, read, check, name, ("sound",))
-    return await answer(request.http, read, register, name, ("created", "refreshed"))
+        return await answer(request, read, check, name, ("sound",))
+    return await answer(request, read, register, name, ("created", "refreshed"))

@@ -42,7 +42,10 @@ class ReadUpTo(Body):
 
 
 async def wait_for_mail(request: Request[None, Pull]) -> Mapping[str, str]:
-    """Whether it may be asked for now; then until there is something new, or the time is up. Raises RateLimited."""
+    """Whether it may be asked for now; then until there is something new, or the time is up.
+
+    Raises RateLimited and Unavailable.
+    """
     front, asked = request.front, request.query
     device_id = ids.parse(ids.DEVICE, request.path("device_id"))
     if device_id is None or request.caller.device_id not in (None, device_id):
@@ -55,7 +58,10 @@ async def wait_for_mail(request: Request[None, Pull]) -> Mapping[str, str]:
         raise RateLimited(f"{MOST_WAITING} requests of this device are waiting already", {"Retry-After": "1"})
     clock = asyncio.get_running_loop().time
     until = clock() + asked.wait
-    with front.mailroom.watch(request.application_id, device_id) as watch:
+    with (
+        front.channels.place_of(request.application_id),
+        front.mailroom.watch(request.application_id, device_id) as watch,
+    ):
         while not front.mailroom.closed and (left := until - clock()) > 0:
             async with front.context.engine.connect() as conn:
                 newest = await records.newest(conn, request.application_id, device_id)

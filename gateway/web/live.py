@@ -53,11 +53,16 @@ async def channel(request: Request) -> web.StreamResponse:
     each `notification` as it is in the inbox: first what came after that position, if it named one. With the mode
     `instead` it answers each with `{"type": "ack", "id"}`: what is not taken within 5 seconds goes by Web Push.
     Closed with 4401 for a token or an origin that is not right, 4400 for what is not understood, 4408 when the page
-    reads too slowly, 4429 when too many pages of the device are open.
+    reads too slowly, 4429 when too many pages of the device or of the application are open.
     """
     socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=LARGEST)
     if not socket.can_prepare(request.http).ok:
         raise UpgradeRequired("this address speaks WebSocket")
+    with request.front.channels.place():
+        return await _opened(request, socket)
+
+
+async def _opened(request: Request, socket: web.WebSocketResponse) -> web.StreamResponse:
     await socket.prepare(request.http)
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a request is always handled in a task
@@ -82,12 +87,17 @@ async def channel(request: Request) -> web.StreamResponse:
 
 async def _serve(request: Request, socket: web.WebSocketResponse) -> None:
     """Raises GatewayError, TimeoutError and ConnectionError."""
-    context = request.context
     async with asyncio.timeout(HELLO_S):
         hello = await _hello(socket)
     device = await _device(request, hello)
     if request.front.mailroom.waiting(device.application_id, device.id) >= MOST_OPEN:
         raise RateLimited(f"{MOST_OPEN} pages of this device are open already", {})
+    with request.front.channels.share(device.application_id):
+        await _follow(request, socket, device, hello)
+
+
+async def _follow(request: Request, socket: web.WebSocketResponse, device: Device, hello: Hello) -> None:
+    context = request.context
     instead = hello.mode == "instead"
     position = await live.newest(context, device) if hello.after is None else hello.after
     if instead:

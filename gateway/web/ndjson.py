@@ -26,6 +26,7 @@ from gateway.web.routes import Request
 
 NDJSON = "application/x-ndjson"
 BATCH = 500
+BATCH_OCTETS = 1 << 20
 # Batches: the database takes one while it waits for the disk, or for us, with another.
 AT_ONCE = 2
 AT_A_TIME = 10
@@ -49,16 +50,21 @@ class _Taking(NamedTuple):
 
 
 async def answer(
-    http: web.Request, read: Read[B], take: Take[B], name: Name[B], statuses: Sequence[str]
+    request: Request[Any, Any], read: Read[B], take: Take[B], name: Name[B], statuses: Sequence[str]
 ) -> web.StreamResponse:
     """A line that cannot be read is `refused`, and keeps no other from being taken.
 
-    A last line has the sums by status. Raises UnsupportedMediaType.
+    A last line has the sums by status. Raises UnsupportedMediaType, and RateLimited and Unavailable when too many are
+    being taken already.
     """
+    http = request.http
     if http.content_type not in (NDJSON, "application/jsonl", "application/octet-stream"):
         raise UnsupportedMediaType(f"the body must be {NDJSON}, not {http.content_type[:80]}")
     sums = Counter(dict.fromkeys((*statuses, "refused"), 0))
-    with SpooledTemporaryFile(max_size=IN_MEMORY) as spool:
+    with (
+        request.front.imports.place_of(request.application_id),
+        SpooledTemporaryFile(max_size=IN_MEMORY) as spool,
+    ):
         try:
             async for verdict in _verdicts(http, read, take, name):
                 sums[verdict["status"]] += 1
@@ -151,12 +157,14 @@ def _verdict(line: int, came_to: dict[str, Any] | GatewayError) -> dict[str, Any
 async def _batches(http: web.Request) -> AsyncIterator[list[tuple[int, bytes]]]:
     """(line number, octets) of the lines that are not blank, some at a time. Raises BodyTooLarge and BodyTooSlow."""
     batch: list[tuple[int, bytes]] = []
+    octets = 0
     async for number, line in _lines(http):
         if line.strip():
             batch.append((number, line))
-        if len(batch) == BATCH:
+            octets += len(line)
+        if len(batch) == BATCH or octets >= BATCH_OCTETS:
             yield batch
-            batch = []
+            batch, octets = [], 0
     if batch:
         yield batch
 

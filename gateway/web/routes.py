@@ -23,7 +23,7 @@ from gateway.service.mailroom import Mailroom
 from gateway.service.registration import Reception
 from gateway.service.reports import to_json as to_json
 from gateway.web.addresses import Addresses
-from gateway.web.crowd import Crowd
+from gateway.web.crowd import Crowd, Room
 from gateway.web.limits import Buckets
 from gateway.web.readiness import Readiness
 from gateway.web.reading import Body, Query
@@ -49,6 +49,9 @@ class Front:
     passes: Mapping[str, Caller] = field(default_factory=dict)
     """Keys of this process alone: whoever runs it is let in by them."""
     map_tiles: str | None = None
+    imports: Room = field(default_factory=lambda: Room("NDJSON streams", 16))
+    streams: Room = field(default_factory=lambda: Room("live streams of the log", 1000))
+    channels: Room = field(default_factory=lambda: Room("live channels and long polls", 10_000))
     following: set[asyncio.Task[Any]] = field(default_factory=set)
     """Answers that have no end of their own; they are cut off when the server stops."""
     mailroom: Mailroom = field(init=False)

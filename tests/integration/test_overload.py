@@ -5,6 +5,7 @@ import re
 import resource
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -13,8 +14,8 @@ from sqlalchemy import text
 from sqlalchemy.pool import QueuePool
 
 from gateway.domain import ids
-from gateway.web.crowd import Crowd
-from tests.support.api import Api
+from gateway.web.crowd import Crowd, Room
+from tests.support.api import ADMIN, Api, Said
 from tests.support.gateway_parts import HOME
 from tests.support.worker_process import server_process
 
@@ -29,10 +30,10 @@ class Slow:
         self._reader, self._writer = reader, writer
 
     @classmethod
-    async def begun(cls, api: Api, path: str = "/v1/devices", kind: str = "application/json") -> "Slow":
+    async def begun(cls, api: Api, path: str = "/v1/devices", kind: str = "application/json", key: str = "") -> "Slow":
         slow = cls(*await connected(api.origin))
         slow._writer.write(
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.secret}\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key or api.secret}\r\n"
             f"Content-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
         )
         await slow.send(b"{")
@@ -131,6 +132,81 @@ async def test_an_import_that_falls_silent_ends_and_tells_what_it_took(
         told = await slow._reader.readuntil(b'"body_too_slow"')
     assert b'"done": false' in told or b'"done":false' in told
     await slow.end()
+
+
+async def test_imports_and_streams_are_bounded_for_a_server_and_for_an_application_and_give_their_places_back(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 8 places an application has 4; whoever comes beyond is told when to come again, and the rest is answered."""
+    monkeypatch.setattr("gateway.web.deliveries.LOOK_S", 0.05)
+    keys = [api.secret]
+    for name in ("Second", "Third"):
+        new: dict[str, Any] = {"name": name, "subject": "mailto:ops@example.org", "allowed_origins": []}
+        keys.append((await api.made("POST", "/v1/applications", new, key=ADMIN))["secret_key"])
+    device = await api.register()
+    imports, streams, channels = (Room(name, 8) for name in ("imports", "streams", "channels"))
+    for name, room in {"imports": imports, "streams": streams, "channels": channels}.items():
+        object.__setattr__(api.front, name, room)
+
+    async def until(room: Room, count: int) -> None:
+        async with asyncio.timeout(20):
+            while room.inside != count:  # noqa: ASYNC110 - the server's state gives no event
+                await asyncio.sleep(0.01)
+
+    async def follow(key: str, held: AsyncExitStack) -> aiohttp.ClientResponse:
+        asked = api.http.get("/v1/deliveries/stream", headers={"Authorization": f"Bearer {key}"})
+        return await held.enter_async_context(asked)
+
+    async def load(key: str) -> Said:
+        lines = {"Content-Type": "application/x-ndjson"}
+        return await api.call("POST", "/v1/devices/import", raw=b"", key=key, headers=lines)
+
+    async def open_page() -> aiohttp.ClientWebSocketResponse:
+        page = await api.http.ws_connect(f"/v1/devices/{device['id']}/live")
+        await page.send_json({"type": "hello", "token": device["device_token"]})
+        return page
+
+    async with AsyncExitStack() as held:
+        many = await asyncio.gather(*(follow(keys[0], held) for _ in range(30)))
+        assert sorted(answer.status for answer in many) == [200] * 4 + [429] * 26
+        assert [(await follow(keys[1], held)).status for _ in range(4)] == [200] * 4
+        last = await follow(keys[2], held)
+        assert (last.status, (await last.json())["code"], int(last.headers["Retry-After"]) > 0) == (
+            503,
+            "unavailable",
+            True,
+        )
+
+        for key in [keys[0]] * 4 + [keys[1]] * 4:
+            slow = await Slow.begun(api, "/v1/devices/import", "application/x-ndjson", key)
+            held.push_async_callback(slow.end)
+        await until(imports, 8)
+        for key, status, code in ((keys[0], 429, "rate_limited"), (keys[2], 503, "unavailable")):
+            refused = await load(key)
+            assert (refused.status, refused.body["code"], int(refused.headers["Retry-After"]) > 0) == (
+                status,
+                code,
+                True,
+            )
+
+        pages = [await open_page() for _ in range(4)]
+        assert [(await page.receive_json())["type"] for page in pages] == ["ready"] * 4
+        fifth = await open_page()
+        assert (await fifth.receive()).data == 4429
+        poll = await api.call("GET", f"/v1/devices/{device['id']}/inbox?wait=20&after=0")
+        assert (poll.status, "Retry-After" in poll.headers) == (429, True)
+
+        assert (await api.call("GET", "/v1/devices")).status == 200
+        assert (await api.call("GET", "/readyz", key=None)).status == 200
+        for page in pages:
+            await page.close()
+        for answer in many:
+            answer.close()
+    for room in (imports, streams, channels):
+        await until(room, 0)
+    async with AsyncExitStack() as held:
+        assert (await follow(keys[0], held)).status == 200
+    assert (await load(keys[0])).status == 200
 
 
 @pytest.mark.parametrize(

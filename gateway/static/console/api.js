@@ -70,7 +70,8 @@ export async function follow(query, onDeliveries, onState, signal) {
       const resumed = last === undefined ? {} : { "Last-Event-ID": last };
       const response = await fetch(`/v1/deliveries/stream?${query}`, { headers: headers(resumed), signal });
       if (response.status === 401) over();
-      if (response.status >= 400 && response.status < 500) return;
+      // As 503, 429 passes: too many follow the log for now.
+      if (response.status >= 400 && response.status < 500 && response.status !== 429) return;
       if (!response.ok) throw new Problem("not now");
       onState("live");
       failures = 0;
