@@ -46,6 +46,7 @@ from gateway.settings import Settings, load_or_create_secret
 from gateway.sim import DEMO, Sim
 from gateway.web import health
 from gateway.web.addresses import Addresses
+from gateway.web.connection import Runner
 from gateway.web.crowd import Crowd, Room
 from gateway.web.limits import Buckets
 from gateway.web.routes import Front
@@ -145,7 +146,7 @@ async def for_one(settings: Settings, installation: Installation, caller: Caller
     async with context(settings, installation) as ours, Signals(url).running() as bell:
         await _check(ours, url)
         front = Front(ours, bell, largest_body=settings.max_body, passes={key: caller})
-        runner = web.AppRunner(build(front, pages=False), access_log=None, shutdown_timeout=0.1)
+        runner = Runner(build(front, pages=False), shutdown_timeout=0.1)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -361,7 +362,7 @@ async def _serving(settings: Settings, installation: Installation) -> AsyncItera
             streams=Room("live streams of the log", settings.streams, settings.application_share),
             channels=Room("live channels and long polls", settings.channels, settings.application_share),
         )
-        runner = web.AppRunner(build(front), access_log=None, shutdown_timeout=LAST_REQUESTS_S)
+        runner = Runner(build(front), settings.public_url, shutdown_timeout=LAST_REQUESTS_S)
         await runner.setup()
         try:
             with metrics.REQUESTS_UNDER_WAY.read_from(lambda: {(): front.crowd.inside}):
@@ -379,7 +380,7 @@ async def _measured(settings: Settings) -> AsyncIterator[None]:
     if settings.metrics_port is None:
         yield
         return
-    runner = web.AppRunner(health.beside(_metrics_token(settings)), access_log=None)
+    runner = Runner(health.beside(_metrics_token(settings)))
     await runner.setup()
     try:
         await _listen(runner, settings.metrics_host, settings.metrics_port, "GATEWAY_METRICS_PORT")

@@ -53,6 +53,14 @@ class Invalid(GatewayError):
         self.faults = list(faults)
 
 
+class MalformedRequest(GatewayError):
+    """What came is no HTTP."""
+
+    code = "malformed_request"
+    title = "The request could not be read"
+    status = 400
+
+
 class MalformedBody(GatewayError):
     code = "malformed_body"
     title = "The body could not be read"

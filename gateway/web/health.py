@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from gateway.domain.errors import Unauthenticated
 from gateway.web import problems, shapes
+from gateway.web.protection import protecting
 from gateway.web.routes import Request, Routes, to_json
 
 routes = Routes("operation")
@@ -53,6 +54,7 @@ def beside(token: str | None) -> web.Application:
             return problems.answer(problems.of(refusal))
 
     app = web.Application()
+    app.on_response_prepare.append(protecting(None))
     app.router.add_get("/healthz", alive)
     app.router.add_get("/metrics", metrics)
     return app

@@ -4,7 +4,7 @@ It is set as the headers are sent, so that no answer is without: not a stream, a
 made.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -49,24 +49,30 @@ YEAR_S = 31_536_000
 EXPOSED = "ETag, Location, Retry-After, X-Request-Id, Idempotency-Replayed, RateLimit, RateLimit-Policy"
 
 
-def protecting(public_url: str | None) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """For `on_response_prepare`. Browsers that came by https are told to come by nothing else."""
-    every = dict(EVERY)
+def every(public_url: str | None) -> Mapping[str, str]:
+    """What is on every answer. Browsers that came by https are told to come by nothing else."""
     if public_url is not None and public_url.startswith("https://"):
-        every["Strict-Transport-Security"] = f"max-age={YEAR_S}"
+        return EVERY | {"Strict-Transport-Security": f"max-age={YEAR_S}"}
+    return EVERY
 
-    async def protect(request: web.Request, response: web.StreamResponse) -> None:
-        headers, path = response.headers, request.path
-        headers.update(every)
-        if path.startswith("/v1/"):
-            headers.setdefault("Cache-Control", "private, no-cache" if "ETag" in headers else "no-store")
-            # No cookie opens anything here: what a page may do it does with a key that it has to know.
-            headers["Access-Control-Allow-Origin"] = "*"
-            headers["Access-Control-Expose-Headers"] = EXPOSED
-        if not path.startswith(SCRIPTS):
-            headers.setdefault("Content-Security-Policy", DATA)
-            headers.setdefault(
-                "Cross-Origin-Resource-Policy", "cross-origin" if path.startswith("/v1/") else "same-origin"
-            )
 
-    return protect
+def protect(headers: MutableMapping[str, str], path: str, always: Mapping[str, str]) -> None:
+    headers.update(always)
+    if path.startswith("/v1/"):
+        headers.setdefault("Cache-Control", "private, no-cache" if "ETag" in headers else "no-store")
+        # No cookie opens anything here: what a page may do it does with a key that it has to know.
+        headers["Access-Control-Allow-Origin"] = "*"
+        headers["Access-Control-Expose-Headers"] = EXPOSED
+    if not path.startswith(SCRIPTS):
+        headers.setdefault("Content-Security-Policy", DATA)
+        headers.setdefault("Cross-Origin-Resource-Policy", "cross-origin" if path.startswith("/v1/") else "same-origin")
+
+
+def protecting(public_url: str | None) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """For `on_response_prepare`."""
+    always = every(public_url)
+
+    async def prepared(request: web.Request, response: web.StreamResponse) -> None:
+        protect(response.headers, request.path, always)
+
+    return prepared

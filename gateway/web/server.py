@@ -69,8 +69,6 @@ ROUTES: tuple[Route, ...] = (
 
 REQUEST_ID = web.RequestKey("request_id", str)
 LONGEST_REQUEST_ID = 128
-# Longer than proxies keep theirs, which would otherwise ask just when we close.
-KEEP_ALIVE_S = 75.0
 
 UNREADABLE = (http_exceptions.HttpProcessingError, web.RequestPayloadError)
 ABOUT = {"notification": ids.NOTIFICATION, "event": ids.EVENT, "reminder": ids.REMINDER}
@@ -92,11 +90,9 @@ def _in_a_word(record: logging.LogRecord) -> bool:
 
 
 def build(front: Front, *, pages: bool = True) -> web.Application:
-    """`pages`: with the document, the console and the SDK."""
+    """To be run by a `connection.Runner`. `pages`: with the document, the console and the SDK."""
     logging.getLogger("aiohttp.server").addFilter(_in_a_word)
-    app = web.Application(
-        middlewares=[_watched], handler_args={"max_field_size": 16_384, "keepalive_timeout": KEEP_ALIVE_S}
-    )
+    app = web.Application(middlewares=[_watched])
     browser_paths = set()
     for route in ROUTES:
         handle = dispatch.handler(front, route)

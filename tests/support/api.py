@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from gateway.sim import Vendor
 from gateway.web import openapi
+from gateway.web.connection import Runner
 from gateway.web.routes import Front, Route
 from gateway.web.server import ROUTES, build
 from tests.support.gateway_parts import HOME, Parts
@@ -181,7 +182,7 @@ def template_of(path: str) -> str | None:
 @asynccontextmanager
 async def serving(parts: Parts) -> AsyncIterator[Api]:
     front = Front(parts.context, parts.bell, ADMIN)
-    runner = web.AppRunner(build(front), access_log=None, shutdown_timeout=2)
+    runner = Runner(build(front), parts.context.public_url, shutdown_timeout=2)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

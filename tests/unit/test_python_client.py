@@ -35,6 +35,7 @@ LEFT_OUT = {
 
 REFUSALS_LEFT_OUT = {
     "receipt_invalid": "service workers send receipts",
+    "malformed_request": "the client speaks HTTP",
     "upgrade_required": "the live channel is for pages",
     "method_not_allowed": "the client uses the document's methods",
     "unsupported_media_type": "the client uses the document's types",
