@@ -1,0 +1,221 @@
+"""Every revision runs beside the code of before it: what that asks for stays, nobody waits for long, and no table is
+written anew.
+
+Of the code of before each revision a shallow clone has nothing. What it asks for there is: tables and columns by their
+names, as the revision before left them. `test_migrate_beside_old_code` runs that code itself, for the newest revision.
+"""
+
+import asyncio
+import re
+import shutil
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import asyncpg
+import pytest
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, event
+
+from gateway.records import migrate
+
+REASONS = {
+    "0003": {"notifications_status_check": "allows what it allowed before, and one status more"},
+    "0005": {
+        "notifications_reminder_id_fkey": "is about a new column, which the code of before leaves null",
+        "notifications_occurrence_key": "is about new columns, and any number of rows may have null in them",
+    },
+}
+"""What a revision may change of the rules that the code of before meets, and why."""
+
+GENTLE = re.compile(r"CONCURRENTLY|^\s*ALTER TABLE \w+ VALIDATE CONSTRAINT")
+"""May run without limits, since they keep nobody from reading and writing, also while they wait."""
+
+COLUMNS = """
+    SELECT relname::text AS table, attname::text AS name, format_type(atttypid, atttypmod) AS type, attnotnull,
+        pg_get_expr(adbin, adrelid) AS default, attidentity <> '' AS identity
+    FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+    LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+    WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
+        AND attnum > 0 AND NOT attisdropped AND relname <> 'alembic_version'
+"""
+RULES = """
+    SELECT conrelid::regclass::text AS table, conname::text AS name, pg_get_constraintdef(oid) AS rule
+    FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'f', 'p', 'u', 'x')
+    UNION SELECT indrelid::regclass::text, relname::text, pg_get_indexdef(indexrelid)
+    FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+    WHERE indisunique AND relnamespace = 'public'::regnamespace
+"""
+FILES = "SELECT relname::text, relfilenode FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
+
+
+class Schema(NamedTuple):
+    columns: dict[tuple[str, str], asyncpg.Record]
+    rules: dict[tuple[str, str], str]
+    files: dict[str, int]
+
+    @property
+    def tables(self) -> set[str]:
+        return {table for table, _ in self.columns}
+
+
+async def look(conn: asyncpg.Connection) -> Schema:
+    return Schema(
+        {(row["table"], row["name"]): row for row in await conn.fetch(COLUMNS)},
+        {(row["table"], row["name"]): row["rule"] for row in await conn.fetch(RULES)},
+        dict(await conn.fetch(FILES)),
+    )
+
+
+@contextmanager
+def heard() -> Iterator[list[tuple[str, str]]]:
+    """Each statement that changes something, and the lock_timeout that it runs with."""
+    said: list[tuple[str, str]] = []
+
+    def listen(_conn: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if re.match(r"\s*(ALTER|CREATE|DROP|INSERT|UPDATE|DELETE)\b", statement) and "alembic_version" not in statement:
+            cursor.execute("SHOW lock_timeout")
+            said.append((" ".join(statement.split()), cursor.fetchone()[0]))
+
+    event.listen(Engine, "before_cursor_execute", listen)
+    try:
+        yield said
+    finally:
+        event.remove(Engine, "before_cursor_execute", listen)
+
+
+@asynccontextmanager
+async def asked_all_the_while(url: str, schema: Schema) -> AsyncIterator[list[str]]:
+    """The code of before: reads and writes of every column it knows, until the revision is there and once more."""
+    queries = ["SELECT 1"]
+    for table in sorted(schema.tables):
+        columns = [row for (of, _), row in schema.columns.items() if of == table]
+        named = ", ".join(f'"{row["name"]}"' for row in columns)
+        given = ", ".join(f'"{row["name"]}"' for row in columns if not row["identity"])
+        first = given.partition(",")[0]
+        queries += [
+            f"SELECT {named} FROM {table}",  # noqa: S608 - names of our own schema
+            f"INSERT INTO {table} ({given}) SELECT {given} FROM {table} LIMIT 0",  # noqa: S608
+            f"UPDATE {table} SET {first} = {first}",  # noqa: S608
+            f"DELETE FROM {table} WHERE false",  # noqa: S608
+        ]
+    refused: list[str] = []
+    last = asyncio.Event()
+    conn = await asyncpg.connect(url, server_settings={"lock_timeout": "3s"})
+
+    async def ask() -> None:
+        while True:
+            is_last = last.is_set()
+            for query in queries:
+                try:
+                    await conn.execute(query)
+                except asyncpg.PostgresError as error:
+                    refused.append(f"{query[:60]}: {error}")
+            if is_last:
+                return
+
+    asking = asyncio.create_task(ask())
+    try:
+        yield refused
+    finally:
+        last.set()
+        await asking
+        await conn.close()
+
+
+async def faults(url: str, revision: str, excepted: Collection[str] = ()) -> list[str]:
+    """What of a revision the code of before would notice."""
+    conn = await asyncpg.connect(url)
+    before = await look(conn)
+    with heard() as said:
+        async with asked_all_the_while(url, before) as refused:
+            await asyncio.to_thread(migrate.upgrade, url, revision)
+    after = await look(conn)
+    await conn.close()
+    return [*refused, *changed(before, after, excepted), *harsh(said, before.tables)]
+
+
+def changed(before: Schema, after: Schema, excepted: Collection[str]) -> Iterator[str]:
+    for (table, name), was in before.columns.items():
+        now = after.columns.get((table, name))
+        if now is None or (now["type"], now["default"]) != (was["type"], was["default"]):
+            yield f"{table}.{name} is gone, or of another type or default"
+        elif now["attnotnull"] > was["attnotnull"]:
+            yield f"{table}.{name} must not be null any more"
+    for (table, name), column in after.columns.items():
+        known = table not in before.tables or (table, name) in before.columns
+        if not known and column["attnotnull"] and column["default"] is None:
+            yield f"{table}.{name} is new and must be given"
+    for (table, name), rule in {**before.rules, **after.rules}.items():
+        same = before.rules.get((table, name)) == after.rules.get((table, name))
+        if table in before.tables and not same and name not in excepted:
+            yield f"{table} has another rule: {name} {rule}"
+    for table, file in before.files.items():
+        if after.files.get(table) != file:
+            yield f"{table} is gone or was written anew"
+
+
+def harsh(said: list[tuple[str, str]], tables: Collection[str]) -> Iterator[str]:
+    """Statements that others may wait for longer than a moment."""
+    for statement, lock_timeout in said:
+        if lock_timeout != f"{migrate.LOCK_WAIT_S}s" and not GENTLE.search(statement):
+            yield f"waits for its lock for ever: {statement}"
+        index = re.match(r"CREATE (?:UNIQUE )?INDEX (CONCURRENTLY )?(?:IF NOT EXISTS )?\w+ ON (ONLY )?(\w+)", statement)
+        if index and index[3] in tables and not (index[1] or index[2]):
+            yield f"nobody writes while it is built: {statement}"
+        constraint = re.match(r"ALTER TABLE (\w+) ADD CONSTRAINT", statement)
+        if constraint and constraint[1] in tables and "NOT VALID" not in statement:
+            yield f"nobody writes while it is checked: {statement}"
+
+
+async def test_every_revision_lets_the_code_of_before_it_ask_and_write_as_it_did(empty_database_url: str) -> None:
+    scripts = ScriptDirectory.from_config(migrate.config(empty_database_url))
+    revisions = [script.revision for script in scripts.walk_revisions()][::-1]
+    assert set(revisions) >= set(REASONS)
+    for revision in revisions:
+        assert await faults(empty_database_url, revision, REASONS.get(revision, {})) == [], revision
+
+
+HARSH = (
+    "ALTER TABLE devices DROP COLUMN platform",
+    "ALTER TABLE devices RENAME COLUMN browser TO user_agent",
+    "ALTER TABLE devices ALTER COLUMN locale SET NOT NULL",
+    "ALTER TABLE devices ALTER COLUMN accuracy_m TYPE numeric",
+    "ALTER TABLE devices ALTER COLUMN topics DROP DEFAULT",
+    "ALTER TABLE devices ADD COLUMN must_be_given text NOT NULL",
+    "ALTER TABLE devices ADD COLUMN other_for_each uuid DEFAULT gen_random_uuid()",
+    "ALTER TABLE devices ADD CONSTRAINT devices_timezone_check CHECK (timezone <> '')",
+    "ALTER TABLE devices DROP CONSTRAINT devices_application_id_endpoint_digest_key",
+    "CREATE INDEX devices_app_version_idx ON devices (app_version)",
+    "DROP TABLE sessions",
+)
+REVISION = """
+from contextlib import nullcontext
+
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "{number}", "{last}", None, None
+
+
+def upgrade():
+    with {where}:
+        op.execute({statement!r})
+"""
+WITHIN_LIMITS, WITHOUT = "nullcontext()", "op.get_context().autocommit_block()"
+
+
+async def test_a_revision_that_takes_something_away_or_holds_others_up_is_noticed(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(migrate.migrations_dir(), tmp_path / "migrations")
+    monkeypatch.setattr(migrate, "migrations_dir", lambda: copied)
+    last = ScriptDirectory(str(copied)).get_current_head()
+    cases = [(statement, WITHIN_LIMITS, True) for statement in HARSH]
+    cases += [("ALTER TABLE devices ADD COLUMN sound text", WITHIN_LIMITS, False)]
+    cases += [("ALTER TABLE devices ADD COLUMN impatient text", WITHOUT, True)]
+    for number, (statement, where, noticed) in enumerate(cases, 9001):
+        revision = REVISION.format(number=number, last=last, statement=statement, where=where)
+        (copied / "versions" / f"{number}.py").write_text(revision)
+        last = str(number)
+        assert bool(await faults(database_url, last)) == noticed, statement
