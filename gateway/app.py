@@ -365,7 +365,10 @@ async def _serving(settings: Settings, installation: Installation) -> AsyncItera
         runner = Runner(build(front), settings.public_url, shutdown_timeout=LAST_REQUESTS_S)
         await runner.setup()
         try:
-            with metrics.REQUESTS_UNDER_WAY.read_from(lambda: {(): front.crowd.inside}):
+            with (
+                metrics.REQUESTS_UNDER_WAY.read_from(lambda: {(): front.crowd.inside}),
+                metrics.LASTING.read_from(lambda: {(kind,): room.inside for kind, room in front.rooms.items()}),
+            ):
                 async with _on_time(ours):
                     await _listen(runner, settings.host, settings.port)
                     _settle_in()

@@ -146,6 +146,11 @@ REQUEST_SECONDS = Histogram(
     buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 REQUESTS_UNDER_WAY = Observed("gateway_http_requests_under_way", "Requests that are being answered.")
+LASTING = Observed(
+    "gateway_http_lasting",
+    "What lasts and has bounds of its own: imports, streams of the log, live channels.",
+    ["kind"],
+)
 RECEIPTS = Counter("gateway_receipts_total", "What browsers told of messages.", ["event"])
 
 WEBHOOK_POSTS = Counter("gateway_webhook_posts_total", "Batches of events sent to webhooks.", ["result"])

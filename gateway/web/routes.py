@@ -59,6 +59,10 @@ class Front:
     door: Door = field(init=False)
     reception: Reception = field(init=False)
 
+    @property
+    def rooms(self) -> Mapping[str, Room]:
+        return {"imports": self.imports, "streams": self.streams, "channels": self.channels}
+
     def __post_init__(self) -> None:
         context = self.context
         object.__setattr__(self, "door", Door(context.engine, context.vault, self.admin_token, self.passes))

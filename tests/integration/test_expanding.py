@@ -64,7 +64,7 @@ async def look(conn: asyncpg.Connection) -> Schema:
     return Schema(
         {(row["table"], row["name"]): row for row in await conn.fetch(COLUMNS)},
         {(row["table"], row["name"]): row["rule"] for row in await conn.fetch(RULES)},
-        dict(await conn.fetch(FILES)),
+        {row["relname"]: row["relfilenode"] for row in await conn.fetch(FILES)},
     )
 
 

@@ -69,7 +69,7 @@ async def test_a_worker_tells_on_its_own_port_what_it_and_the_queue_are_at(api: 
     async with worker_process(api.parts, tmp_path, **said) as worker, aiohttp.ClientSession() as http:
         await answers(http, f"http://127.0.0.1:{port}/healthz")
         async with http.get(f"http://127.0.0.1:{port}/metrics") as refused:
-            assert refused.status == 401
+            assert (refused.status, refused.headers["X-Content-Type-Options"]) == (401, "nosniff")
         headers = {"Authorization": f"Bearer {TOKEN}"}
         async with asyncio.timeout(60):
             while True:

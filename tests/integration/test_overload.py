@@ -199,6 +199,10 @@ async def test_imports_and_streams_are_bounded_for_a_server_and_for_an_applicati
 
         assert (await api.call("GET", "/v1/devices")).status == 200
         assert (await api.call("GET", "/readyz", key=None)).status == 200
+        object.__setattr__(api.front, "channels", Room("channels", 0))
+        with pytest.raises(aiohttp.WSServerHandshakeError) as full:
+            await open_page()
+        assert full.value.status == 503
         for page in pages:
             await page.close()
         for answer in many:
