@@ -4,10 +4,10 @@ Nothing here waits for the queue or writes to the log; the worker around it does
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 import structlog
@@ -35,6 +35,11 @@ REFUSALS = 10
 BREAK = timedelta(minutes=5)
 # Refused this often by a host that takes others' messages, it is this one subscription's key that does not fit.
 PATIENCE = 4
+# Of keys, and of what hosts think of them: far more than the jobs at hand have, so that no job's own is forgotten.
+MOST_KEPT = 10_000
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
 class Sent(NamedTuple):
@@ -86,7 +91,8 @@ class Courier:
     def hold(self, keys: Sequence[SigningKey]) -> None:
         """Have the signing keys of a job at hand. Once a job, so that a changed subject is seen."""
         for key in keys:
-            self._keys[key.id] = (VapidKey.from_private_bytes(self._vault.open(key.private_key, "vapid")), key.subject)
+            held = VapidKey.from_private_bytes(self._vault.open(key.private_key, "vapid")), key.subject
+            _keep(self._keys, key.id, held)
 
     async def deliver(self, post: Post, target: Target, tries: int) -> Sent:
         """One try. `tries` counts the POSTs before this one."""
@@ -97,7 +103,9 @@ class Courier:
             origin = self._policy.check_again(target.endpoint)
         except EndpointNotAllowed as refusal:
             return Sent(Rejected(refusal.detail))
-        trust = self._trust.setdefault((target.vapid_key_id, origin), _Trust())
+        place = (target.vapid_key_id, origin)
+        if (trust := self._trust.get(place)) is None:
+            trust = _keep(self._trust, place, _Trust())
         if trust.closed_until > now:
             pause = timedelta(seconds=trust.closed_until - now)
             held = Retry("the push service refuses our key; sending to it is paused", pause)
@@ -136,6 +144,15 @@ class Courier:
     def _retry(self, post: Post, retry: Retry, tries: int, sent: Sent) -> Sent:
         due = next_try(retry, max(tries, 1), clock.now(), post.notification.delivery.expires_at)
         return sent._replace(outcome=due) if isinstance(due, Expired) else sent._replace(retry_at=due)
+
+
+def _keep(kept: dict[K, V], key: K, value: V) -> V:
+    """As the newest; what was kept the longest ago goes. Of a host it is then learnt again."""
+    kept.pop(key, None)
+    kept[key] = value
+    if len(kept) > MOST_KEPT:
+        del kept[next(iter(kept))]
+    return value
 
 
 def ended(post: Post, target: Target, now: float) -> Final | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -98,3 +99,23 @@ async def test_sending_goes_on_when_the_pause_is_over(parts: Parts, monkeypatch:
         progress = await parts.ended(sent.id)
     assert progress.accepted == len(devices)
     assert {len(subscriber.messages) for subscriber in devices.values()} == {1}
+
+
+async def test_a_courier_keeps_no_more_of_keys_and_hosts_than_its_bound(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "MOST_KEPT", 1)
+    couriers = []
+    made = delivery.Courier.__init__
+
+    def remember(courier: delivery.Courier, *given: Any) -> None:
+        couriers.append(courier)
+        made(courier, *given)
+
+    monkeypatch.setattr(delivery.Courier, "__init__", remember)
+    devices = [await parts.register(parts.subscribe(vendor, 5)) for vendor in Vendor]
+    async with parts.working(quick(senders=SENDERS)):
+        progress = await parts.ended((await parts.submit()).id)
+    assert progress.accepted == sum(map(len, devices))
+    [courier] = couriers
+    assert (len(courier._keys), len(courier._trust)) == (1, 1)
