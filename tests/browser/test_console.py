@@ -9,6 +9,7 @@ from playwright.async_api import Browser, Page, expect
 
 from gateway.sim import Rule, Vendor
 from gateway.web import pages
+from gateway.web.crowd import Room
 from tests.support.api import Api, serving
 from tests.support.gateway_parts import gateway
 
@@ -69,7 +70,11 @@ async def test_the_overview_moves_as_deliveries_settle_and_no_plot_breaks_the_po
 
 
 async def test_the_log_fills_by_itself_is_filtered_and_tells_each_attempt(console: Page, api: Api) -> None:
-    await to(console, "log", "Delivery log")
+    few = Room("streams", 1)
+    object.__setattr__(api.front, "streams", few)
+    with few.share(api.parts.application_id):
+        await to(console, "log", "Delivery log")
+        await expect(console.locator("#live")).to_have_text("reconnecting")
     await expect(console.locator("#live")).to_have_text("live")
     api.parts.sim.behave(Rule(status=503, times=1, retry_after=1, share=0.4))
     await deliver(api, 12, user_id=MARKUP)
