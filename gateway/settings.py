@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     )
     streams: int = Field(1000, ge=1, le=100_000, description="Live streams of the log at once from one server.")
     channels: int = Field(
-        10_000, ge=1, le=1_000_000, description="Live channels and long polls of devices at once with one server."
+        20_000, ge=1, le=1_000_000, description="Live channels and long polls of devices at once with one server."
     )
     application_share: int = Field(
         50,

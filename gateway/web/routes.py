@@ -51,7 +51,7 @@ class Front:
     map_tiles: str | None = None
     imports: Room = field(default_factory=lambda: Room("NDJSON streams", 16))
     streams: Room = field(default_factory=lambda: Room("live streams of the log", 1000))
-    channels: Room = field(default_factory=lambda: Room("live channels and long polls", 10_000))
+    channels: Room = field(default_factory=lambda: Room("live channels and long polls", 20_000))
     following: set[asyncio.Task[Any]] = field(default_factory=set)
     """Answers that have no end of their own; they are cut off when the server stops."""
     mailroom: Mailroom = field(init=False)
