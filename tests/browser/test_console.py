@@ -147,6 +147,14 @@ async def test_an_alert_is_drawn_on_the_map_counted_and_told_to_whom_it_is_for(c
     for x, y in ((0.2, 0.2), (0.7, 0.2), (0.7, 0.8)):
         await chart.click(position={"x": box["width"] * x, "y": box["height"] * y})
     await expect(chart.locator(".corner")).to_have_count(3)
+    await console.mouse.move(box["x"] + 300, box["y"] + 200)
+    await console.mouse.down()
+    await chart.dispatch_event("pointercancel", {"pointerId": 1})
+    seen = await chart.get_attribute("viewBox")
+    await console.mouse.move(box["x"] + 200, box["y"] + 100, steps=3)
+    await console.mouse.up()
+    assert await chart.get_attribute("viewBox") == seen  # the map no longer follows a finger that was taken away
+    await expect(chart.locator(".corner")).to_have_count(3)
     await chart.focus()
     await console.keyboard.press("Backspace")
     await console.keyboard.press("Enter")

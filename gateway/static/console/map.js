@@ -123,7 +123,13 @@ export function map({ label, tiles, onArea, small = false }) {
     let last = begin;
     let moved = false;
     svg.setPointerCapture(event.pointerId);
-    const move = (now) => {
+    const held = new AbortController();
+    const during = (name, work) => svg.addEventListener(name, (now) => { if (now.pointerId === event.pointerId) work(now); }, { signal: held.signal });
+    const end = () => {
+      held.abort();
+      if (corner !== undefined) onArea?.(area());
+    };
+    during("pointermove", (now) => {
       const here = at(now);
       moved ||= Math.hypot(here[0] - begin[0], here[1] - begin[1]) > 4;
       if (corner !== undefined) set(corners.with(Number(corner), world(here)), true);
@@ -132,14 +138,12 @@ export function map({ label, tiles, onArea, small = false }) {
         draw();
       }
       last = here;
-    };
-    const end = () => {
-      svg.removeEventListener("pointermove", move);
-      if (onArea && corner !== undefined) onArea(area());
-      else if (onArea && !moved) set([...corners, world(begin)]);
-    };
-    svg.addEventListener("pointermove", move);
-    svg.addEventListener("pointerup", end, { once: true });
+    });
+    during("pointerup", () => {
+      end();
+      if (onArea && corner === undefined && !moved) set([...corners, world(begin)]);
+    });
+    during("pointercancel", end);
   });
   svg.addEventListener("keydown", (event) => {
     const step = view.w / 8;
