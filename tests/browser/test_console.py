@@ -64,7 +64,7 @@ async def test_the_overview_moves_as_deliveries_settle_and_no_plot_breaks_the_po
     await expect(settled).to_have_text("12")
     await expect(console.locator(".notifications")).to_contain_text(f"Autumn offers {MARKUP}")
     await expect(console.locator(".measure .mix").first).to_contain_text("12 accepted")
-    await expect(console.locator(".plot canvas")).to_have_count(3)
+    await expect(console.locator(".plot .line, .plot .bars")).to_have_count(5)
     await console.get_by_label("Range").select_option("month")
     await expect(settled).to_have_text("12")
 

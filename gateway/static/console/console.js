@@ -105,7 +105,6 @@ $("menu").addEventListener("click", () => menu(!$("nav").classList.contains("sho
 $("theme").addEventListener("click", () => {
   const now = document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   theme(now === "dark" ? "light" : "dark");
-  document.dispatchEvent(new Event("theme"));
 });
 $("sign-in").querySelector("form").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -121,7 +120,6 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 });
 addEventListener("hashchange", open);
 addEventListener("keydown", (event) => { if (event.key === "Escape") menu(false); });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.dispatchEvent(new Event("theme")));
 
 try {
   theme(localStorage.getItem("theme"));

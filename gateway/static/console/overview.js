@@ -18,9 +18,9 @@ export async function open(body, { signal, live, session }) {
   const range = field("Range", "range", { options: [{ value: "hour", text: "Last hour" }, { value: "day", text: "Last 24 hours" }, { value: "month", text: "Last 30 days" }] });
   const select = range.querySelector("select");
   const tiles = element("div", { className: "tiles" });
-  const now = plot("Settled a second, now", [{ label: "a second", colour: "blue", fill: true }], { signal, value: (n) => count(Math.round(n * 10) / 10) });
-  const throughput = plot("Settled in each step", [{ label: "settled", colour: "green", bars: true }, { label: "not accepted", colour: "red", bars: true }], { signal, value: count });
-  const times = plot("Time to accept", [{ label: "p50", colour: "blue", points: true }, { label: "p95", colour: "violet", points: true }], { signal, value: lasting, logarithmic: true });
+  const now = plot("Settled a second, now", [{ label: "a second", colour: "blue", as: "line" }], { signal, value: (n) => count(Math.round(n * 10) / 10) });
+  const throughput = plot("Settled in each step", [{ label: "settled", colour: "green", as: "bars" }, { label: "not accepted", colour: "red", as: "bars" }], { signal, value: count });
+  const times = plot("Time to accept", [{ label: "p50", colour: "blue", as: "points" }, { label: "p95", colour: "violet", as: "points" }], { signal, value: lasting, logarithmic: true });
   const services = element("div", {});
   const queue = element("div", {});
   const newest = element("ol", { className: "notifications" });
