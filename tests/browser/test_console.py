@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page, expect
+from sqlalchemy import text
 
 from gateway.sim import Rule, Vendor
 from gateway.web import pages
@@ -193,10 +195,9 @@ async def test_what_is_kept_is_made_changed_and_removed_and_the_audit_log_tells(
     await to(console, "segments", "Segments")
     await console.get_by_role("button", name="New segment").click()
     await console.get_by_label("Name").fill(MARKUP)
-    await console.get_by_label("Audience").fill('{"topic": ')
     await console.get_by_role("button", name="Make it").click()
-    await expect(console.get_by_role("alert")).to_have_text("Audience is not JSON.")
-    await console.get_by_label("Audience").fill('{"topic": "offers"}')
+    await expect(console.get_by_role("alert")).to_have_text("This must be said.")
+    await console.get_by_label("Which").fill("offers")
     await console.get_by_role("button", name="Make it").click()
     await expect(console.locator("tbody tr")).to_contain_text(MARKUP)
     await console.get_by_role("button", name="Change").click()
@@ -207,18 +208,191 @@ async def test_what_is_kept_is_made_changed_and_removed_and_the_audit_log_tells(
     await console.get_by_role("button", name="Remove it").click()
     await expect(console.locator("tbody tr")).to_have_count(0)
 
+    await to(console, "audit", "Audit log")
+    for act in ("segments.create", "segments.change", "segments.remove"):
+        await expect(console.locator("tbody")).to_contain_text(act)
+
+
+async def edit(page: Page, api: Api, button: str, told: dict[str, str], save: str) -> Any:
+    """Fills a form by its labels, as a marketer does, and answers what is kept by it."""
+    await page.get_by_role("button", name=button).click()
+    dialog = page.get_by_role("dialog")
+    for label, said in told.items():
+        # The options of a select are among the text of its label, and are not in its name.
+        control = dialog.get_by_label(label, exact=True).or_(dialog.get_by_role("combobox", name=label, exact=True))
+        if await control.evaluate("one => one.tagName") == "SELECT":
+            await control.select_option(said)
+        else:
+            await control.fill(said)
+    await page.get_by_role("button", name=save, exact=True).click()
+    await expect(dialog).to_have_count(0)
+    [kept] = (await api.made("GET", f"/v1/{page.url.split('#/')[1]}"))["items"]
+    return kept
+
+
+async def test_a_trigger_is_made_and_changed_by_form_and_what_is_wrong_is_told_where(console: Page, api: Api) -> None:
     await to(console, "triggers", "Triggers")
     await console.get_by_role("button", name="New trigger").click()
-    await console.get_by_label("Name").fill("Carts")
-    await console.get_by_label("Event", exact=True).fill("cart.abandoned")
-    await console.get_by_label("Content").fill('{"title": "Still there"}')
     await console.get_by_role("button", name="Make it").click()
+    await expect(console.get_by_role("alert")).to_have_count(3)  # its name, its event, its title
+    await console.get_by_label("Name").fill("Carts")
+    await console.get_by_label("Title", exact=True).fill("Still there {{ ")
+    await console.get_by_label("Event", exact=True).fill("cart.abandoned")
+    await console.get_by_role("button", name="Only when").click()
+    await console.get_by_label("Of the event").fill("cart.total")
+    await console.get_by_label("Compared").select_option("is at least")
+    await console.get_by_label("With", exact=True).fill("50")
+    await console.get_by_role("button", name="Make it").click()
+    await expect(console.locator(".asked", has=console.get_by_role("alert"))).to_contain_text("Title")
+    await console.get_by_role("button", name="Close").click()
+
+    trigger = await edit(
+        console,
+        api,
+        "New trigger",
+        {
+            "Name": "Carts",
+            "Event": "cart.abandoned",
+            "Title": "Still there",
+            "Sent after": "90",
+            "At most so many times for a user": "2",
+            "Within": "3",
+            "Called off by these events of the same user": "order.paid, cart.emptied",
+        },
+        "Make it",
+    )
+    assert (trigger["delay"], trigger["cap"], trigger["dedupe"]) == (5400, {"most": 2, "window": 3 * 86_400}, None)
+    assert trigger["cancel_on"] == ["order.paid", "cart.emptied"]
+    assert (trigger["condition"], trigger["audience"]) == (None, {"user_id": {"from_event": "user_id"}})
+
+    hidden = {
+        "title": "Still there",
+        "tag": "carts",
+        "data": {"n": None},
+        "locales": {"de": {"title": "Da", "tag": "k"}},
+    }
+    condition = {"any": [{"data": "cart.total", "gte": 50}, {"data": "kind", "in": ["a", "1"]}]}
+    path = f"/v1/triggers/{trigger['id']}"
+    await api.made("PATCH", path, {"content": hidden, "condition": condition})
+    await console.reload()
+    changed = await edit(
+        console, api, "Change Carts", {"Text": "In your cart", "Its title": "Noch da", "Within": "4"}, "Save"
+    )
+    locales = {"de": {"title": "Noch da", "tag": "k"}}
+    assert changed["content"] == hidden | {"body": "In your cart", "locales": locales}
+    assert (changed["condition"], changed["cap"]) == (condition, {"most": 2, "window": 4 * 86_400})
+    changed = await edit(console, api, "Change Carts", {"At most so many times for a user": ""}, "Save")
+    assert (changed["cap"], changed["delay"], changed["content"]["tag"]) == (None, 5400, "carts")
     await console.get_by_role("button", name="Pause Carts").click()
     await expect(console.locator("tbody .badge")).to_have_text("paused")
 
-    await to(console, "audit", "Audit log")
-    for act in ("segments.create", "segments.change", "segments.remove", "triggers.create"):
-        await expect(console.locator("tbody")).to_contain_text(act)
+
+async def test_a_reminder_and_a_template_are_made_and_changed_by_form_or_as_json(console: Page, api: Api) -> None:
+    await to(console, "reminders", "Reminders")
+    reminder = await edit(
+        console,
+        api,
+        "New reminder",
+        {
+            "Name": "Digest",
+            "Title": "This week",
+            "How often": "Monday to Friday",
+            "At": "07:30",
+            "On the clocks of": "device",
+            "Which": "digest",
+        },
+        "Make it",
+    )
+    assert (reminder["cron"], reminder["timezone"], reminder["audience"]) == (
+        "30 7 * * 1-5",
+        "device",
+        {"topic": "digest"},
+    )
+    audience = {"all": [{"topic": "digest"}, {"attribute": "plan", "eq": "pro"}]}
+    ends_at = "2036-12-31T23:00:59Z"
+    path = f"/v1/reminders/{reminder['id']}"
+    await api.made("PATCH", path, {"cron": "0 9 * * 1,4", "ends_at": ends_at, "audience": audience})
+    await console.reload()
+    changed = await edit(console, api, "Change Digest", {"How often": "every week", "At": "10:05"}, "Save")
+    assert (changed["cron"], changed["audience"]) == ("5 10 * * 1,4", audience)
+    assert changed["ends_at"] == (await api.made("GET", path))["ends_at"]
+    assert changed["ends_at"].startswith(ends_at[:19])
+
+    await to(console, "templates", "Templates")
+    template = await edit(console, api, "New template", {"Name": "Welcome", "Title": "Hi"}, "Make it")
+    assert (template["content"], template["strict"]) == ({"title": "Hi"}, False)
+    await console.get_by_role("button", name="Change Welcome").click()
+    await console.get_by_text("In other languages").click()
+    await console.get_by_role("button", name="Another language").click()
+    await console.get_by_label("Language", exact=True).fill("no language")
+    await console.get_by_label("Its title").fill("Hallo")
+    await console.get_by_role("button", name="Save").click()
+    await expect(console.get_by_role("alert")).to_contain_text("must be a language tag")
+    await console.get_by_label("Language", exact=True).fill("de")
+    await console.get_by_role("button", name="As JSON").click()
+    whole = json.loads(await console.get_by_label("All of it, as JSON").input_value())
+    whole["content"]["locales"]["de"]["tag"] = "welcome"
+    await console.get_by_label("All of it, as JSON").fill(json.dumps(whole))
+    await console.get_by_role("button", name="As a form").click()
+    await expect(console.get_by_label("Its title")).to_have_value("Hallo")
+    await console.get_by_role("button", name="Save").click()
+    await expect(console.get_by_role("dialog")).to_have_count(0)
+    [template] = (await api.made("GET", "/v1/templates"))["items"]
+    assert template["content"] == {"title": "Hi", "locales": {"de": {"title": "Hallo", "tag": "welcome"}}}
+
+
+async def test_a_campaign_that_is_used_again_is_what_it_was_but_for_a_time_that_is_past(
+    console: Page, api: Api
+) -> None:
+    at = (datetime.now(UTC) + timedelta(days=30)).replace(second=30, microsecond=0, tzinfo=None).isoformat()
+    await api.made("POST", "/v1/categories", {"name": "offers", "title": "Offers", "cap": {"most": 2, "window": 60}})
+    said = {
+        "name": "Autumn sale",
+        "content": {
+            "title": "Sale",
+            "tag": "sale",
+            "url": "https://shop.example/",
+            "locales": {"de": {"title": "Aus"}},
+        },
+        "audience": {"all": [{"topic": "offers"}, {"not": {"locale": "fr"}}]},
+        "category": "offers",
+        "schedule": {"at": at, "timezone": "device"},
+        "throttle": {"per_second": 12.5, "spread": 3600},
+        "quiet_hours": {"start": "21:00", "end": "08:00", "timezone": "Europe/Vienna"},
+        "variants": [
+            {"name": "plain", "weight": 1.0, "content": {}},
+            {"name": "urging", "weight": 2.0, "content": {"title": "Only today", "icon": "https://shop.example/i.png"}},
+        ],
+        "winner": {"sample": 0.2, "after": 5400},
+        "pause_when": {"failure_share": 0.3, "after": 1000},
+        "delivery": {"ttl": 90_000, "urgency": "low", "lane": "normal", "collapse_key": "sale"},
+    }
+    was = await api.made("POST", "/v1/campaigns", said)
+    again = await used_again(console, api, was["id"])
+    kept = ("name", "content", "audience", "category", "schedule", "throttle", "quiet_hours", "winner", "pause_when")
+    for name in (*kept, "variants", "cap"):
+        assert again[name] == was[name], name
+    assert again["delivery"] == was["delivery"]
+
+    await api.made("POST", f"/v1/campaigns/{again['id']}/cancel")
+    await api.made("POST", f"/v1/campaigns/{was['id']}/cancel")
+    past = await api.made("POST", "/v1/campaigns", said | {"schedule": {"at": f"{at}Z"}})
+    async with api.parts.engine.begin() as conn:
+        await conn.execute(text("UPDATE notifications SET start_at = start_at - interval '31 days'"))
+        await conn.execute(text("UPDATE notifications SET created_at = created_at - interval '32 days'"))
+    again = await used_again(console, api, past["id"], left_out="start at")
+    assert again["schedule"] is None
+    assert again["status"] == "scheduled"
+
+
+async def used_again(page: Page, api: Api, id_: str, left_out: str = "") -> Any:
+    await to(page, f"compose?from={id_}", "New campaign")
+    if left_out:
+        await expect(page.locator(".note")).to_contain_text(left_out)
+    await page.get_by_role("button", name="Send", exact=True).click()
+    await page.get_by_role("button", name="Send it").click()
+    await expect(page.get_by_role("heading", name="Funnel")).to_be_visible()
+    return await api.made("GET", f"/v1/campaigns/{page.url.split('/')[-1]}")
 
 
 async def test_every_page_opens_on_a_phone_in_the_dark_and_none_is_wider(console: Page, api: Api) -> None:

@@ -105,9 +105,10 @@ export async function open(body, { signal, live, session }) {
     list.replaceChildren(...(items.length ? items.map((item) => line(item, () => refresh(true), session)) : [element("li", { className: "soft" }, "No alert has been told yet.")]));
     chart.show(areasOf(items));
   }
+  chart.fit([[-10, 38], [28, 58]], 6);
   await refresh(true);
   const areas = areasOf(JSON.parse(drawn));
-  chart.fit(areas.length ? areas.flatMap(({ area: one }) => pointsOf(one)) : [[-10, 38], [28, 58]], 6);
+  if (areas.length && !chart.area()) chart.fit(areas.flatMap(({ area: one }) => pointsOf(one)), 6);
   repeating(refresh, EVERY_MS, signal);
 }
 

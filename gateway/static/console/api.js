@@ -2,7 +2,14 @@
 
 let token = "";
 
-export class Problem extends Error {}
+/** What is wrong, in words, and as the faults ({pointer, detail}) that name what is wrong in what was sent. */
+export class Problem extends Error {
+  faults = [];
+
+  static of(faults) {
+    return Object.assign(new Problem(faults.map(({ pointer, detail }) => `${pointer}: ${detail}`).join("; ")), { faults });
+  }
+}
 
 const CREATING = ["/v1/notifications", "/v1/campaigns", "/v1/alerts"];
 
@@ -35,7 +42,8 @@ export async function call(method, path, body) {
   const answer = await response.json().catch(() => ({}));
   if (response.ok) return answer;
   if (response.status === 401) over();
-  throw Object.assign(new Problem(inWords(answer, response.status)), { status: response.status });
+  const { detail, title, errors } = answer;
+  throw errors?.length ? Problem.of(errors) : new Problem(detail ?? title ?? `the gateway answered ${response.status}`);
 }
 
 /** The session has ended, here or elsewhere. */
@@ -51,11 +59,6 @@ export const post = (path, body) => call("POST", path, body);
 export function query(values) {
   const said = new URLSearchParams(Object.entries(values).filter(([, value]) => value !== undefined && value !== null && `${value}`.trim() !== ""));
   return said.size ? `?${said}` : "";
-}
-
-function inWords({ detail, title, errors }, status) {
-  if (errors?.length) return errors.map((fault) => `${fault.pointer}: ${fault.detail}`).join("; ");
-  return detail ?? title ?? `the gateway answered ${status}`;
 }
 
 /**

@@ -25,8 +25,23 @@ function attribute(text) {
   return { attribute: name, [OPERATORS[operator]]: value };
 }
 
-/** Answers {node, value(), changed(f)}; `value()` is null while nothing is said, and throws for JSON that is none. */
-export function audience({ given, signal, only } = {}) {
+/** Whether two values say the same, in whatever order their names came back. */
+export function alike(one, other) {
+  const ordered = (_, part) => (part && typeof part === "object" && !Array.isArray(part) ? Object.fromEntries(Object.entries(part).sort()) : part);
+  return JSON.stringify(one, ordered) === JSON.stringify(other, ordered);
+}
+
+/** The kind and the text that say a leaf; nothing where none does. */
+function spelled(leaf) {
+  const { attribute: name, ...compared } = leaf ?? {};
+  const [[kind, value]] = Object.entries(name === undefined ? compared : { attribute: name });
+  if (name === undefined || compared.exists === true) return [kind, value === true ? "" : value];
+  const [[operator, operand]] = Object.entries(compared);
+  return [kind, `${name} ${Object.keys(OPERATORS).find((sign) => OPERATORS[sign] === operator)} ${operand}`];
+}
+
+/** Answers {node, value()}; `value()` is null while nothing is said, and throws for JSON that is none. */
+export function audience({ given, signal }) {
   const reach = element("p", { className: "reach", "aria-live": "polite" }, "…");
   const named = element("small", {});
   const rows = element("div", { className: "form" });
@@ -35,7 +50,6 @@ export function audience({ given, signal, only } = {}) {
   const topics = element("datalist", { id: "topics" });
   const segments = element("datalist", { id: "segments" });
   const expert = element("details", {}, element("summary", {}, "As JSON"), json);
-  const listeners = [];
   let spoken = Boolean(given);
 
   function add(kind = "topic", text = "") {
@@ -79,8 +93,9 @@ export function audience({ given, signal, only } = {}) {
     let some = "";
     try {
       const who = value();
-      if (who) {
-        const { devices, users, sample } = await post("/v1/audiences/preview", { audience: only ? { all: [who, only()].filter(Boolean) } : who });
+      if (JSON.stringify(who)?.includes('"from_event"')) said = "Known once it happens.";
+      else if (who) {
+        const { devices, users, sample } = await post("/v1/audiences/preview", { audience: who });
         said = `${count(devices)} ${devices === 1 ? "device" : "devices"}`;
         some = `of ${count(users)} known users${sample.length ? `, such as ${sample.slice(0, 3).map((one) => one.user_id ?? one.browser ?? one.id).join(", ")}` : ""}`;
       }
@@ -95,7 +110,6 @@ export function audience({ given, signal, only } = {}) {
     how.hidden = rows.children.length < 2;
     if (!spoken) json.lastChild.value = JSON.stringify(built(), null, 1);
     counted();
-    for (const listener of listeners) listener();
   }
   json.addEventListener("input", () => { spoken = true; counted(); });
   const node = element("fieldset", { className: "audience" }, element("legend", {}, "Audience"), how, rows, topics, segments,
@@ -105,14 +119,15 @@ export function audience({ given, signal, only } = {}) {
   }
   if (given) {
     json.lastChild.value = JSON.stringify(given, null, 1);
-    const [kind] = Object.keys(given);
-    if (Object.keys(given).length === 1 && kind in LEAVES && kind !== "attribute" && typeof given[kind] !== "object") {
-      add(kind, given[kind] === true ? "" : given[kind]);
-      spoken = false;
-    } else expert.open = true;
+    how.lastChild.value = given.any ? "any" : "all";
+    const leaves = given.all ?? given.any ?? [given];
+    for (const [kind, text] of Array.isArray(leaves) && leaves.every((leaf) => leaf && Object.keys(leaf).length) ? leaves.map(spelled) : []) if (kind in LEAVES) add(kind, text);
+    spoken = !alike(built(), given);
+    expert.open = spoken;
+    if (spoken) rows.replaceChildren();
   } else add();
   changed();
   get("/v1/topics?limit=200").then(({ items }) => topics.append(...items.map((one) => element("option", { value: one.topic }, `${count(one.devices)} devices`))), () => {});
   get("/v1/segments?limit=200").then(({ items }) => segments.append(...items.map((one) => element("option", { value: one.id }, one.name))), () => {});
-  return { node, value, count: counted, changed: (listener) => listeners.push(listener) };
+  return { node, value };
 }

@@ -4,16 +4,18 @@
  */
 
 import { call, get, post, query } from "./api.js";
-import { badge, button, count, dialog, doing, element, field, heading, link, soft, sure, table, tell, when } from "./elements.js";
+import { HERE } from "./controls.js";
+import { badge, button, count, dialog, doing, element, heading, lasting, link, soft, sure, table, tell, when } from "./elements.js";
+import { CAP, CATEGORY, MESSAGE, NAME, PACE, QUIET, TRAVEL } from "./fields.js";
+import { form } from "./forms.js";
 
-const json = (label, name, more = {}) => ({ label, name, json: true, ...more });
-const text = (label, name, more = {}) => ({ label, name, ...more });
-const number = (label, name, more = {}) => ({ label, name, type: "number", ...more });
-const NAME = text("Name", "name", { required: true });
-const CONTENT = json("Content", "content", { required: true, given: { title: "", body: "", url: "" } });
-const AUDIENCE = json("Audience", "audience", { given: { topic: "" }, required: true });
+const AUDIENCE = { at: "/audience", as: "audience", required: true };
+const CONTENT = { group: "Message", fields: MESSAGE };
+/** What is said once, when one is made. */
+const once = (group, ...fields) => ({ group, fields, folded: true, once: true });
 const code = (value) => element("code", {}, JSON.stringify(value));
 const named = (one) => element("b", {}, one.name);
+const span = (seconds) => lasting(seconds * 1000);
 const stand = (one) => badge(one.status);
 const changed = ["Changed", (one) => when(one.updated_at)];
 const pausing = (field) => [
@@ -31,13 +33,12 @@ const RESOURCES = {
   },
   categories: {
     title: "Categories", one: "category", said: "Kinds of message that people may opt out of, with rules of their own.", may: "manage",
-    fields: [text("Name", "name", { required: true, fixed: true }), text("Title, as people read it", "title", { required: true }), text("Description", "description"),
-      json("At most so many in so many seconds", "cap", { given: { most: 2, window: 604800 } }), json("Quiet hours", "quiet_hours", { given: { start: "21:00", end: "08:00" } })],
-    columns: [["Name", named], ["Title", (one) => one.title], ["Cap", (one) => one.cap && `${one.cap.most} in ${count(one.cap.window)} s`], ["Quiet hours", (one) => one.quiet_hours && `${one.quiet_hours.start} to ${one.quiet_hours.end}`]],
+    fields: [{ ...NAME, once: true, hint: "What notifications name it by: it stays." }, { at: "/title", label: "Title, as people read it", required: true }, { at: "/description", label: "Description" }, CAP, QUIET],
+    columns: [["Name", named], ["Title", (one) => one.title], ["Cap", (one) => one.cap && `${one.cap.most} in ${span(one.cap.window)}`], ["Quiet hours", (one) => one.quiet_hours && `${one.quiet_hours.start} to ${one.quiet_hours.end}`]],
   },
   templates: {
     title: "Templates", one: "template", said: "Content with Liquid in it, in versions: what was accepted with one keeps it.", may: "manage",
-    fields: [NAME, CONTENT, { label: "A variable that is not known fails the message", name: "strict", type: "checkbox" }],
+    fields: [NAME, CONTENT, { at: "/strict", label: "A variable that is not known fails the message", as: "checkbox" }],
     columns: [["Name", named], ["Title", (one) => one.content.title], ["Version", (one) => String(one.version)], changed],
     actions: [{ text: () => "Preview", run: async (path, one) => {
       const { content, octets } = await post("/v1/templates/preview", { template: { id: one.id } });
@@ -48,20 +49,32 @@ const RESOURCES = {
   },
   reminders: {
     title: "Reminders", one: "reminder", said: "Sent again and again, at times of a cron expression.", may: "send",
-    fields: [NAME, text("When, as cron", "cron", { required: true, placeholder: "0 9 * * 1" }), text("Time zone, or device", "timezone", { placeholder: "Europe/Vienna", required: true }), CONTENT, AUDIENCE],
+    fields: [NAME, CONTENT,
+      { group: "When", fields: [
+        { at: "/cron", as: "recurrence", required: true },
+        { row: [{ at: "/timezone", label: "On the clocks of", as: "zone", value: HERE }, { at: "/ends_at", label: "Never after", as: "moment" }] },
+        { at: "/missed", label: "When no worker could send it in time", options: [{ value: "skip", text: "leave it out" }, { value: "send", text: "send it late" }] },
+      ] },
+      AUDIENCE, once("How it travels: this stays as it is made", CATEGORY, QUIET, PACE, ...TRAVEL)],
     columns: [["Name", named], ["Status", stand], ["When", (one) => [one.explained, " ", element("small", {}, `${one.cron}, ${one.timezone}`)]], ["Next", (one) => when(one.next_at)], ["Sent", (one) => count(one.occurrences)], ["Why", (one) => one.cause]],
     actions: pausing("paused"),
   },
   triggers: {
     title: "Triggers", one: "trigger", said: "What is sent when something happens in the application.", may: "send",
-    fields: [NAME, text("Event", "event", { required: true, placeholder: "cart.abandoned", fixed: true }), json("Only when", "condition", { given: { data: "cart.total", gte: 50 } }), CONTENT,
-      json("To others than its user", "audience"), number("Seconds later", "delay", { value: 0 }), number("Once for a user in so many seconds", "dedupe"), json("Ended by the events", "cancel_on", { given: ["order.paid"] })],
-    columns: [["Name", named], ["Status", stand], ["Event", (one) => element("code", {}, one.event)], ["Title", (one) => one.content.title], ["Later by", (one) => `${count(one.delay)} s`], changed],
+    fields: [NAME,
+      { group: "What happens", fields: [{ at: "/event", label: "Event", required: true, placeholder: "cart.abandoned" }, { at: "/condition", as: "condition" }] },
+      CONTENT, { at: "/audience", as: "audience", otherwise: { text: "the user it happened to", value: { user_id: { from_event: "user_id" } } } },
+      { group: "How soon and how often", fields: [
+        { row: [{ at: "/delay", label: "Sent after", as: "seconds", value: 0 }, { at: "/dedupe", label: "Not again for a user within", as: "seconds", placeholder: "each time" }] }, CAP,
+        { at: "/cancel_on", label: "Called off by these events of the same user", as: "list", placeholder: "order.paid, cart.emptied" },
+      ] },
+      once("How it travels: this stays as it is made", CATEGORY, ...TRAVEL)],
+    columns: [["Name", named], ["Status", stand], ["Event", (one) => element("code", {}, one.event)], ["Title", (one) => one.content.title], ["After", (one) => (one.delay ? span(one.delay) : "at once")], ["Cap", (one) => one.cap && `${one.cap.most} in ${span(one.cap.window)}`], changed],
     actions: pausing("status"),
   },
   webhooks: {
     title: "Webhooks", one: "webhook", said: "Who is told what happens, by signed POSTs.", may: "manage", secret: "secret",
-    fields: [NAME, text("Address", "url", { required: true, type: "url", placeholder: "https://shop.example/hooks/push" }), json("Events", "events", { required: true, given: ["delivery.*", "device.gone"] })],
+    fields: [NAME, { at: "/url", label: "Address", required: true, as: "url", placeholder: "https://shop.example/hooks/push" }, { at: "/events", label: "Events", as: "list", required: true, placeholder: "delivery.*, device.gone" }],
     columns: [["Name", named], ["Status", stand], ["Address", (one) => one.url], ["Events", (one) => one.events.join(", ")], ["Last taken", (one) => when(one.last_ok_at)], ["Trouble", (one) => one.cause ?? one.last_error]],
     actions: [
       { text: () => "Test", run: async (path) => {
@@ -73,7 +86,7 @@ const RESOURCES = {
   },
   feeds: {
     title: "Alert feeds", one: "feed", said: "Addresses from which alerts are fetched: CAP, Atom with CAP, or GeoJSON as api.weather.gov has it.", may: "manage",
-    fields: [NAME, text("Address", "url", { required: true, type: "url", placeholder: "https://api.weather.gov/alerts/active?area=VT" }), number("Seconds between looks", "interval", { value: 60 }), json("Only to", "audience", { given: { topic: "weather" } }), text("Category", "category")],
+    fields: [NAME, { at: "/url", label: "Address", required: true, as: "url", placeholder: "https://api.weather.gov/alerts/active?area=VT" }, { at: "/interval", label: "Between looks", as: "seconds", value: 60 }, CATEGORY, { at: "/audience", as: "audience", hint: "Only to" }],
     columns: [["Name", named], ["Status", stand], ["Address", (one) => one.url], ["Last read", (one) => when(one.last_ok_at)], ["Alerts", (one) => Object.entries(one.counts).map(([name, n]) => `${n} ${name}`).join(", ")], ["Trouble", (one) => one.last_error]],
     actions: pausing("status"),
   },
@@ -110,56 +123,40 @@ export async function open(body, { page, session, signal }) {
       await load();
     }, { className: "danger", "aria-label": `Remove ${one.name}` })];
   }
-  function edit(one) {
-    const fields = kind.fields.filter((each) => !(one && each.fixed)).map((each) => [each, control(each, one)]);
-    const problem = element("p", { className: "problem", role: "alert" });
+  async function edit(one) {
+    const categories = await get("/v1/categories?limit=200").then(({ items }) => items.map(({ name }) => name), () => []);
+    const fields = kind.fields.filter((each) => !(one && each.once));
+    const known = one ? Object.fromEntries(tops(fields).filter((name) => one[name] !== null && one[name] !== undefined).map((name) => [name, one[name]])) : {};
+    const asked = form(fields, known, { signal, categories });
     const save = element("button", { className: "primary" }, one ? "Save" : "Make it");
+    const look = button("Preview", () => doing(look, async () => {
+      const { content, octets } = await post("/v1/templates/preview", { content: asked.said().content });
+      const { preview } = await import("./preview.js");
+      dialog("Preview", preview(content, session.application), soft(`${count(octets)} of 3,993 octets; shown as to somebody of whom nothing is known`));
+    }));
     const made = dialog(one ? `Change ${one.name}` : `New ${kind.one}`, element("form", {
-      className: "form",
+      className: "form", noValidate: true,
       onsubmit: async (event) => {
         event.preventDefault();
-        problem.textContent = "";
         save.disabled = true;
+        asked.fail(null);
         try {
-          const wanted = Object.fromEntries(fields.map(([each, node]) => [each.name, read(each, node)])
-            .filter(([name, value]) => (one ? JSON.stringify(value) !== JSON.stringify(one[name]) && (value !== undefined || one[name] !== null) : value !== undefined)));
-          for (const name of Object.keys(wanted)) wanted[name] ??= null;
-          const answer = one ? await call("PATCH", `/v1/${page}/${one.id}`, wanted) : await post(`/v1/${page}`, wanted);
+          const now = asked.value();
+          const changed = Object.keys({ ...known, ...now }).filter((name) => JSON.stringify(now[name]) !== JSON.stringify(known[name]));
+          const answer = one ? await call("PATCH", `/v1/${page}/${one.id}`, Object.fromEntries(changed.map((name) => [name, now[name] ?? null]))) : await post(`/v1/${page}`, now);
           made.close();
           if (answer[kind.secret]) dialog("Its secret", soft("It is shown this once. The receiver checks signatures with it."), element("p", {}, element("code", {}, answer[kind.secret])));
           await load();
         } catch (error) {
-          problem.textContent = error.message;
+          asked.fail(error);
         }
         save.disabled = false;
       },
-    }, fields.map(([, node]) => node), problem, element("div", { className: "orders" }, save)));
+    }, asked.node, element("div", { className: "orders last" }, save, kind.fields.includes(CONTENT) && look, asked.other)));
   }
   more.onclick = () => doing(more, () => load(cursor));
   await load();
 }
 
-function control({ label, name, json: structured, given, ...more }, one) {
-  const { fixed: _, ...said } = more;
-  if (!structured) return field(label, name, { ...said, value: one ? one[name] : said.value });
-  const value = one ? one[name] : said.required ? given : undefined;
-  return field(label, name, {
-    ...said, type: "textarea", className: "code", rows: 4, hint: "JSON", placeholder: given ? JSON.stringify(given) : "",
-    value: value === null || value === undefined ? "" : JSON.stringify(value, null, 1),
-  });
-}
-
-/** undefined for what is left empty. Throws for JSON that is none. */
-function read({ label, type, json: structured }, node) {
-  const input = node.querySelector("input, textarea");
-  if (type === "checkbox") return input.checked;
-  const said = input.value.trim();
-  if (!said) return undefined;
-  if (type === "number") return Number(said);
-  if (!structured) return said;
-  try {
-    return JSON.parse(said);
-  } catch {
-    throw new Error(`${label} is not JSON.`);
-  }
-}
+/** The names of what these fields say, at the top. */
+const tops = (fields) => [...new Set(fields.flatMap((one) => (one.at ? [one.at.split("/")[1]] : tops(one.fields ?? one.row))))];
