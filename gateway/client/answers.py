@@ -375,6 +375,16 @@ class Funnel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DraftedTravel:
+    """Null is the kind's default."""
+
+    lane: str | None
+    urgency: Urgency | None
+    ttl: int | None
+    collapse_key: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Reminder:
     id: str
     name: str
@@ -387,6 +397,10 @@ class Reminder:
     missed: str
     content: dict[str, Any]
     audience: Any
+    delivery: DraftedTravel
+    category: str | None
+    throttle: Throttle | None
+    quiet_hours: QuietHours | None
     next_at: datetime | None
     next_notification_id: str | None
     last_at: datetime | None
@@ -556,6 +570,8 @@ class Trigger:
     condition: Any
     audience: Any
     content: dict[str, Any]
+    delivery: DraftedTravel
+    category: str | None
     delay: int
     dedupe: int | None
     cap: Cap | None

@@ -433,8 +433,24 @@ class NewReminder(TypedDict):
     audience: Audience
 
 
+class Recurrent(TypedDict):
+    """How each of those travels that are sent again and again."""
+
+    ttl: NotRequired[int | None]
+    """Seconds a push service may hold it (RFC 8030)."""
+    urgency: NotRequired[Urgency | None]
+    collapse_key: NotRequired[str | None]
+    """What is still undelivered under the same key is replaced."""
+    lane: NotRequired[Literal["urgent", "normal", "bulk"] | None]
+    expires_at: NotRequired[datetime | str | None]
+    """Nothing is sent after this."""
+
+
 class ReminderChange(TypedDict):
-    """What is left out stays; null takes the end away. What has been started goes on as it was."""
+    """What is left out stays; null takes ends_at, category, throttle, quiet_hours or all of delivery away.
+
+    What has been started goes on as it was.
+    """
 
     name: NotRequired[str | None]
     cron: NotRequired[str | None]
@@ -444,6 +460,10 @@ class ReminderChange(TypedDict):
     paused: NotRequired[bool | None]
     content: NotRequired[Content | None]
     audience: NotRequired[Audience | None]
+    delivery: NotRequired[Recurrent | None]
+    category: NotRequired[str | None]
+    throttle: NotRequired[Throttle | None]
+    quiet_hours: NotRequired[QuietHours | None]
 
 
 Severity = Literal["Extreme", "Severe", "Moderate", "Minor", "Unknown"]
@@ -592,7 +612,10 @@ class NewTrigger(TypedDict):
 
 
 class TriggerChange(TypedDict):
-    """What is left out stays; null takes condition, dedupe or cap away. What was started goes on as it was."""
+    """What is left out stays; null takes condition, dedupe, cap, category or all of delivery away.
+
+    What was started goes on as it was.
+    """
 
     name: NotRequired[str | None]
     event: NotRequired[str | None]
@@ -600,6 +623,8 @@ class TriggerChange(TypedDict):
     condition: NotRequired[Mapping[str, Any] | None]
     audience: NotRequired[Audience | None]
     content: NotRequired[Content | None]
+    delivery: NotRequired[Recurrent | None]
+    category: NotRequired[str | None]
     delay: NotRequired[int | None]
     dedupe: NotRequired[int | None]
     cap: NotRequired[TriggerCap | None]

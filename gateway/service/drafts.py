@@ -3,11 +3,13 @@
 They are in the database and outlive releases: what is said here is read by every version after.
 """
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from gateway.domain.notification import Kind, Lane, Templating, Urgency
 from gateway.domain.steering import Steering
+from gateway.service import templates
 from gateway.service.submission import Draft
 
 
@@ -38,3 +40,29 @@ def from_json(kind: Kind, said: dict[str, Any]) -> Draft:
         steering=Steering.from_json(said["steering"]),
         templating=None if said["templating"] is None else Templating(**said["templating"]),
     )
+
+
+def show(said: dict[str, Any]) -> dict[str, Any]:
+    """What every kind of draft says of itself, from its JSON; null is the kind's default."""
+    ttl = said["ttl"]
+    return {
+        "content": said["content"],
+        "audience": said["audience"],
+        "category": said["steering"].get("category"),
+        "delivery": {
+            "lane": said["lane"],
+            "urgency": said["urgency"],
+            "ttl": None if ttl is None else int(ttl),
+            "collapse_key": said["collapse_key"],
+        },
+    }
+
+
+def changed(draft: Draft, said: dict[str, Any], steered: dict[str, Any]) -> Draft:
+    """`said` by Draft's fields, `steered` by those of its steering. Other content is rendered as strictly as before."""
+    now = replace(draft, **said, steering=replace(draft.steering, **steered))
+    if "content" not in said:
+        return now
+    was = draft.templating or Templating()
+    words = {"content": now.content, "variants": [variant.content for variant in now.steering.variants]}
+    return replace(now, templating=templates.templating_of(words, was.strict, was.event))

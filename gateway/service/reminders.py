@@ -68,15 +68,24 @@ async def create(
 
 
 async def change(
-    conn: AsyncConnection, context: Context, application_id: UUID, id_: UUID, values: dict[str, Any], **said: Any
+    conn: AsyncConnection,
+    context: Context,
+    application_id: UUID,
+    id_: UUID,
+    values: dict[str, Any],
+    said: dict[str, Any],
+    steered: dict[str, Any],
 ) -> dict[str, Any]:
-    """`values` by column, `said` by Draft's fields. What has been started goes on as it was.
+    """`values` by column, `said` and `steered` by the fields of Draft and Steering.
+
+    What has been started goes on as it was.
 
     Raises NotFound, Invalid and Conflict.
     """
     row = await saved.find(conn, table, application_id, id_, lock=True)
-    draft = replace(drafts.from_json(Kind.REMINDER, row.draft), **said)
-    values = {"status": "active", **values}
+    draft = drafts.changed(drafts.from_json(Kind.REMINDER, row.draft), said, steered)
+    # One that has ended goes on with what is changed; who paused one has not yet asked for it to go on.
+    values = {"status": "paused" if row.status == "paused" else "active", **values}
     row = await saved.change(conn, table, id_, **values, cause=None, draft=drafts.to_json(draft))
     _check(_recurrence(row))
     await _unschedule(conn, id_)
@@ -159,8 +168,9 @@ async def show(conn: AsyncConnection, row: Row[Any]) -> dict[str, Any]:
         "timezone": row.timezone,
         "ends_at": row.ends_at,
         "missed": row.missed,
-        "content": row.draft["content"],
-        "audience": row.draft["audience"],
+        **drafts.show(row.draft),
+        "throttle": row.draft["steering"].get("throttle"),
+        "quiet_hours": row.draft["steering"].get("quiet_hours"),
         "next_at": None if coming is None else coming.start_at,
         "next_notification_id": None if coming is None else ids.show(ids.NOTIFICATION, coming.id),
         "last_at": last,

@@ -61,14 +61,20 @@ async def create(
 
 
 async def change(
-    conn: AsyncConnection, context: Context, application_id: UUID, id_: UUID, values: dict[str, Any], **said: Any
+    conn: AsyncConnection,
+    context: Context,
+    application_id: UUID,
+    id_: UUID,
+    values: dict[str, Any],
+    said: dict[str, Any],
+    steered: dict[str, Any],
 ) -> dict[str, Any]:
-    """`values` by column, `said` by Draft's fields. What was started goes on as it was.
+    """`values` by column, `said` and `steered` by the fields of Draft and Steering. What was started goes on as it was.
 
     Raises NotFound, Invalid, PayloadTooLarge and Conflict.
     """
     row = await saved.find(conn, table, application_id, id_, lock=True)
-    draft = replace(drafts.from_json(Kind.EVENT, row.draft), **said)
+    draft = drafts.changed(drafts.from_json(Kind.EVENT, row.draft), said, steered)
     await _check(conn, context, application_id, draft, values.get("condition", row.condition))
     return show(await saved.change(conn, table, id_, **values, draft=drafts.to_json(draft)))
 
@@ -103,8 +109,7 @@ def show(row: Row[Any]) -> dict[str, Any]:
     return {
         "id": ids.show(ids.TRIGGER, row.id),
         **{name: getattr(row, name) for name in ("name", "event", "status", "condition", "cancel_on")},
-        "audience": row.draft["audience"],
-        "content": row.draft["content"],
+        **drafts.show(row.draft),
         "delay": row.delay_s,
         "dedupe": row.dedupe_s,
         "cap": cap,

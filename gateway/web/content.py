@@ -140,6 +140,26 @@ class Travel(Body):
     lane: Literal["urgent", "normal", "bulk"] | None = None
     expires_at: Annotated[Moment | None, Field(description="Nothing is sent after this.")] = None
 
+    def drafted(self) -> dict[str, Any]:
+        """All but the end, by Draft's fields."""
+        return {
+            "lane": None if self.lane is None else Lane.labelled(self.lane),
+            "urgency": self.urgency,
+            "ttl": None if self.ttl is None else timedelta(seconds=self.ttl),
+            "collapse_key": self.collapse_key,
+        }
+
+
+class Recurrent(Travel):
+    """How each of those travels that are sent again and again."""
+
+    @field_validator("expires_at")
+    @classmethod
+    def _lives_by_ttl(cls, expires_at: datetime | None) -> datetime | None:
+        if expires_at is not None:
+            raise ValueError("must be left out in favour of a ttl, since more are sent at other times")
+        return expires_at
+
 
 class Schedule(Body):
     """An instant (`at` with an offset), or a local time in a zone, or in each device's own zone."""
@@ -318,11 +338,8 @@ class Deliverable(Worded):
             name=name,
             content=content,
             audience=audience,
-            lane=None if travel.lane is None else Lane.labelled(travel.lane),
-            urgency=travel.urgency,
-            ttl=None if travel.ttl is None else timedelta(seconds=travel.ttl),
             expires_at=travel.expires_at,
-            collapse_key=travel.collapse_key,
+            **travel.drafted(),
             start_at=None if schedule is None else schedule.start(),
             steering=replace(steered, local_at=None if schedule is None else schedule.local_at()),
             templating=templates.templating_of(said, strict, self.seen()),

@@ -7,10 +7,21 @@ from pydantic import AfterValidator, Field, StringConstraints
 from gateway.domain import ids
 from gateway.domain.notification import Kind
 from gateway.domain.schedule import Recurrence
-from gateway.service import reminders, templates
+from gateway.service import reminders
 from gateway.service.access import MANAGE, READ, SEND
 from gateway.web import shapes
-from gateway.web.content import Audience, Content, Label, Steered, ZoneOrDevice
+from gateway.web.content import (
+    Audience,
+    Category,
+    Content,
+    Label,
+    QuietHours,
+    Recurrent,
+    Steered,
+    Throttle,
+    Travel,
+    ZoneOrDevice,
+)
 from gateway.web.paging import Paged, page
 from gateway.web.reading import Body, Moment, example
 from gateway.web.routes import Answer, Call, Routes
@@ -57,7 +68,10 @@ class NewReminder(Steered):
 
 
 class ReminderChange(Body):
-    """What is left out stays; null takes the end away. What has been started goes on as it was."""
+    """What is left out stays; null takes ends_at, category, throttle, quiet_hours or all of delivery away.
+
+    What has been started goes on as it was.
+    """
 
     model_config = example(cron="30 8 * * 1", paused=False)
 
@@ -69,6 +83,10 @@ class ReminderChange(Body):
     paused: bool | None = None
     content: Content | None = None
     audience: Audience | None = None
+    delivery: Recurrent | None = None
+    category: Category | None = None
+    throttle: Throttle | None = None
+    quiet_hours: QuietHours | None = None
 
 
 @routes.add(
@@ -133,8 +151,15 @@ async def change(call: Call[ReminderChange]) -> Answer:
         drafted["audience"] = said.audience
     if said.content is not None:
         drafted["content"] = said.content.value()
-        drafted["templating"] = templates.templating_of(drafted["content"], strict=False, event=None)
-    changed = await reminders.change(call.conn, call.context, call.application_id, id_, values, **drafted)
+    if "delivery" in said.model_fields_set:
+        drafted |= (said.delivery or Travel()).drafted()
+    steering = {
+        "category": said.category,
+        "throttle": said.throttle and said.throttle.value(),
+        "quiet_hours": said.quiet_hours and said.quiet_hours.value(),
+    }
+    steered = {name: value for name, value in steering.items() if name in said.model_fields_set}
+    changed = await reminders.change(call.conn, call.context, call.application_id, id_, values, drafted, steered)
     return Answer(changed)
 
 

@@ -163,6 +163,15 @@ class Shown(TypedDict):
     octets: int
 
 
+class DraftedTravel(TypedDict):
+    """Null is the kind's default."""
+
+    lane: str | None
+    urgency: Urgency | None
+    ttl: int | None
+    collapse_key: str | None
+
+
 class Reminder(TypedDict):
     id: str
     name: str
@@ -175,6 +184,10 @@ class Reminder(TypedDict):
     missed: str
     content: dict[str, Any]
     audience: Any
+    delivery: DraftedTravel
+    category: str | None
+    throttle: "Throttle | None"
+    quiet_hours: "QuietHours | None"
     next_at: Moment | None
     next_notification_id: str | None
     last_at: Moment | None
@@ -376,6 +389,8 @@ class Trigger(TypedDict):
     condition: Any
     audience: Any
     content: dict[str, Any]
+    delivery: DraftedTravel
+    category: str | None
     delay: int
     dedupe: int | None
     cap: Cap | None

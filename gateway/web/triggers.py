@@ -7,10 +7,10 @@ from pydantic import Field, field_validator
 
 from gateway.domain import ids, steering
 from gateway.domain.notification import Kind
-from gateway.service import templates, triggers
+from gateway.service import triggers
 from gateway.service.access import MANAGE, READ, SEND
 from gateway.web import shapes
-from gateway.web.content import Audience, Content, Deliverable, Label, Travel
+from gateway.web.content import Audience, Category, Content, Deliverable, Label, Recurrent, Travel
 from gateway.web.events import Name
 from gateway.web.paging import Paged, page
 from gateway.web.reading import Body, example
@@ -81,7 +81,10 @@ class NewTrigger(Deliverable):
 
 
 class TriggerChange(Body):
-    """What is left out stays; null takes condition, dedupe or cap away. What was started goes on as it was."""
+    """What is left out stays; null takes condition, dedupe, cap, category or all of delivery away.
+
+    What was started goes on as it was.
+    """
 
     model_config = example(delay=1800, status="paused")
 
@@ -91,6 +94,8 @@ class TriggerChange(Body):
     condition: Condition | None = None
     audience: Who | None = None
     content: Content | None = None
+    delivery: Recurrent | None = None
+    category: Category | None = None
     delay: Delay | None = None
     dedupe: Dedupe | None = None
     cap: Cap | None = None
@@ -179,9 +184,11 @@ async def change(call: Call[TriggerChange]) -> Answer:
         drafted["audience"] = said.audience
     if said.content is not None:
         drafted["content"] = said.content.value()
-        drafted["templating"] = templates.templating_of(drafted["content"], strict=False, event=None)
+    if "delivery" in given:
+        drafted |= (said.delivery or Travel()).drafted()
+    steered = {"category": said.category} if "category" in given else {}
     id_ = call.id(ids.TRIGGER, "trigger_id")
-    return Answer(await triggers.change(call.conn, call.context, call.application_id, id_, values, **drafted))
+    return Answer(await triggers.change(call.conn, call.context, call.application_id, id_, values, drafted, steered))
 
 
 @routes.add("DELETE", "/v1/triggers/{trigger_id}", may=(SEND,), answers={204: None})

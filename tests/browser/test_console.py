@@ -273,7 +273,8 @@ async def test_a_trigger_is_made_and_changed_by_form_and_what_is_wrong_is_told_w
     }
     condition = {"any": [{"data": "cart.total", "gte": 50}, {"data": "kind", "in": ["a", "1"]}]}
     path = f"/v1/triggers/{trigger['id']}"
-    await api.made("PATCH", path, {"content": hidden, "condition": condition})
+    travel = {"lane": "bulk", "urgency": None, "ttl": 600, "collapse_key": "cart"}
+    await api.made("PATCH", path, {"content": hidden, "condition": condition, "delivery": travel})
     await console.reload()
     changed = await edit(
         console, api, "Change Carts", {"Text": "In your cart", "Its title": "Noch da", "Within": "4"}, "Save"
@@ -283,6 +284,9 @@ async def test_a_trigger_is_made_and_changed_by_form_and_what_is_wrong_is_told_w
     assert (changed["condition"], changed["cap"]) == (condition, {"most": 2, "window": 4 * 86_400})
     changed = await edit(console, api, "Change Carts", {"At most so many times for a user": ""}, "Save")
     assert (changed["cap"], changed["delay"], changed["content"]["tag"]) == (None, 5400, "carts")
+    assert changed["delivery"] == travel
+    changed = await edit(console, api, "Change Carts", {"Kept for": "", "Replaces what has the key": ""}, "Save")
+    assert changed["delivery"] == {"lane": "bulk", "urgency": None, "ttl": None, "collapse_key": None}
     await console.get_by_role("button", name="Pause Carts").click()
     await expect(console.locator("tbody .badge")).to_have_text("paused")
 

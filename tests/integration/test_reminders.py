@@ -218,6 +218,16 @@ async def test_a_reminder_is_made_shown_changed_paused_and_removed(api: Api) -> 
     assert (waiting["id"], waiting["content"]["title"]) == (changed["next_notification_id"], "Today")
     paused = await api.made("PATCH", path, {"paused": True})
     assert (paused["status"], paused["next_at"]) == ("paused", None)
+    travel = {"lane": None, "urgency": "low", "ttl": 600, "collapse_key": None}
+    steered = {"quiet_hours": {"start": "21:00", "end": "08:00", "timezone": "device"}, "throttle": {"spread": 60}}
+    other = await api.made("PATCH", path, {"name": "Other", "delivery": {"urgency": "low", "ttl": 600}, **steered})
+    assert (other["status"], other["delivery"]) == ("paused", travel)
+    assert (other["quiet_hours"], other["throttle"]) == (steered["quiet_hours"], {"per_second": None, "spread": 60.0})
+    other = await api.made("PATCH", path, {"delivery": None, "quiet_hours": None, "name": "Digest"})
+    assert (other["delivery"], other["quiet_hours"]) == (dict.fromkeys(travel), None)
+    assert other["throttle"] == {"per_second": None, "spread": 60.0}
+    refused = await api.call("PATCH", path, {"delivery": {"expires_at": "2036-01-01T00:00:00Z"}})
+    assert refused.pointers == ["/delivery/expires_at"]
     assert (await api.made("GET", "/v1/notifications?kind=reminder"))["items"] == []
     assert (await api.made("PATCH", path, {"paused": False}))["next_at"] == changed["next_at"]
     assert (await api.call("DELETE", path)).status == 204

@@ -200,9 +200,15 @@ async def test_a_trigger_that_could_never_run_is_refused_when_it_is_made(api: Ap
 
 
 async def test_a_trigger_is_changed_and_removed_and_its_name_is_its_own(api: Api) -> None:
-    made = await trigger(api, dedupe=60)
+    await api.made("POST", "/v1/categories", {"name": "carts", "title": "Carts"})
+    made = await trigger(api, dedupe=60, strict=True, category="carts", delivery={"ttl": 60})
+    assert (made["category"], made["delivery"]["ttl"]) == ("carts", 60)
     changed = await api.made("PATCH", f"/v1/triggers/{made['id']}", {"delay": 60, "dedupe": None, "condition": None})
     assert (changed["delay"], changed["dedupe"], changed["condition"]) == (60, None, None)
+    reworded = {"content": {"title": "{{ event.data.cart.items }} wait"}, "category": None, "delivery": {"ttl": 70}}
+    changed = await api.made("PATCH", f"/v1/triggers/{made['id']}", reworded)
+    assert (changed["category"], changed["delivery"]["ttl"]) == (None, 70)
+    assert await api.parts.scalar("SELECT draft->'templating'->>'strict' FROM triggers") == "true"
     assert (await api.call("POST", "/v1/triggers", CART)).status == 409
     refused = await api.call("PATCH", f"/v1/triggers/{made['id']}", {"content": {"title": "{{ x }}"}})
     assert refused.pointers == ["/content/title"]

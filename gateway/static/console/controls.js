@@ -32,7 +32,7 @@ const converted = (one, value, shown, meant) => {
   return { node, read: () => (read() === undefined ? undefined : meant(read())) };
 };
 
-const UNITS = [[86_400, "days"], [3600, "hours"], [60, "minutes"], [1, "seconds"]];
+export const UNITS = [[86_400, "days"], [3600, "hours"], [60, "minutes"], [1, "seconds"]];
 
 function seconds({ label, at, required, placeholder, hint, value: begin }, value) {
   const now = value ?? begin;

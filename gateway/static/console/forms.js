@@ -63,7 +63,7 @@ export function form(fields, given, context) {
       const open = controls.slice(before).some((each) => each.given !== undefined);
       return element("details", { open }, element("summary", {}, one.group), element("div", { className: "form" }, nodes));
     }
-    const value = found(held, one.at);
+    const value = found(held, one.at) ?? undefined;
     const { node, read } = (CONTROLS[one.as] ?? plain)(one, value, context);
     const told = element("p", { className: "problem", role: "alert" });
     const control = { ...one, read, given: value, first: JSON.stringify(read()), told, node: element("div", { className: "asked" }, node, told) };

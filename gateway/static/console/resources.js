@@ -4,18 +4,23 @@
  */
 
 import { call, get, post, query } from "./api.js";
-import { HERE } from "./controls.js";
-import { badge, button, count, dialog, doing, element, heading, lasting, link, soft, sure, table, tell, when } from "./elements.js";
+import { HERE, UNITS } from "./controls.js";
+import { badge, button, count, dialog, doing, element, heading, link, soft, sure, table, tell, when } from "./elements.js";
 import { CAP, CATEGORY, MESSAGE, NAME, PACE, QUIET, TRAVEL } from "./fields.js";
 import { form } from "./forms.js";
 
 const AUDIENCE = { at: "/audience", as: "audience", required: true };
 const CONTENT = { group: "Message", fields: MESSAGE };
-/** What is said once, when one is made. */
-const once = (group, ...fields) => ({ group, fields, folded: true, once: true });
+const travel = (...fields) => ({ group: "How it travels", fields: [CATEGORY, ...fields, ...TRAVEL], folded: true });
+/** Without the nulls that stand for what is not said. */
+const spoken = (value) => (value && typeof value === "object" && !Array.isArray(value) ? Object.fromEntries(Object.entries(value).filter(([, part]) => part !== null)) : value);
 const code = (value) => element("code", {}, JSON.stringify(value));
 const named = (one) => element("b", {}, one.name);
-const span = (seconds) => lasting(seconds * 1000);
+const FLAT = ["delivery", "throttle"];
+function span(seconds) {
+  const [unit, name] = UNITS.find(([one]) => seconds % one === 0);
+  return `${count(seconds / unit)} ${seconds === unit ? name.slice(0, -1) : name}`;
+}
 const stand = (one) => badge(one.status);
 const changed = ["Changed", (one) => when(one.updated_at)];
 const pausing = (field) => [
@@ -55,7 +60,7 @@ const RESOURCES = {
         { row: [{ at: "/timezone", label: "On the clocks of", as: "zone", value: HERE }, { at: "/ends_at", label: "Never after", as: "moment" }] },
         { at: "/missed", label: "When no worker could send it in time", options: [{ value: "skip", text: "leave it out" }, { value: "send", text: "send it late" }] },
       ] },
-      AUDIENCE, once("How it travels: this stays as it is made", CATEGORY, QUIET, PACE, ...TRAVEL)],
+      AUDIENCE, travel(QUIET, PACE)],
     columns: [["Name", named], ["Status", stand], ["When", (one) => [one.explained, " ", element("small", {}, `${one.cron}, ${one.timezone}`)]], ["Next", (one) => when(one.next_at)], ["Sent", (one) => count(one.occurrences)], ["Why", (one) => one.cause]],
     actions: pausing("paused"),
   },
@@ -68,7 +73,7 @@ const RESOURCES = {
         { row: [{ at: "/delay", label: "Sent after", as: "seconds", value: 0 }, { at: "/dedupe", label: "Not again for a user within", as: "seconds", placeholder: "each time" }] }, CAP,
         { at: "/cancel_on", label: "Called off by these events of the same user", as: "list", placeholder: "order.paid, cart.emptied" },
       ] },
-      once("How it travels: this stays as it is made", CATEGORY, ...TRAVEL)],
+      travel()],
     columns: [["Name", named], ["Status", stand], ["Event", (one) => element("code", {}, one.event)], ["Title", (one) => one.content.title], ["After", (one) => (one.delay ? span(one.delay) : "at once")], ["Cap", (one) => one.cap && `${one.cap.most} in ${span(one.cap.window)}`], changed],
     actions: pausing("status"),
   },
@@ -126,7 +131,7 @@ export async function open(body, { page, session, signal }) {
   async function edit(one) {
     const categories = await get("/v1/categories?limit=200").then(({ items }) => items.map(({ name }) => name), () => []);
     const fields = kind.fields.filter((each) => !(one && each.once));
-    const known = one ? Object.fromEntries(tops(fields).filter((name) => one[name] !== null && one[name] !== undefined).map((name) => [name, one[name]])) : {};
+    const known = one ? Object.fromEntries(tops(fields).filter((name) => one[name] !== null && one[name] !== undefined).map((name) => [name, FLAT.includes(name) ? spoken(one[name]) : one[name]])) : {};
     const asked = form(fields, known, { signal, categories });
     const save = element("button", { className: "primary" }, one ? "Save" : "Make it");
     const look = button("Preview", () => doing(look, async () => {
