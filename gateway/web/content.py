@@ -18,13 +18,13 @@ from pydantic import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain import ids, schedule, steering
+from gateway.domain import audience, ids, schedule, steering
 from gateway.domain.errors import Fault, Invalid, NotFound
 from gateway.domain.notification import LONGEST_TTL, Kind, Lane, Urgency
 from gateway.domain.schedule import DEVICE, instant, zone, zone_of
 from gateway.service import templates
 from gateway.service.submission import Draft
-from gateway.web.reading import EARLIEST, LATEST, Body, Landing, Moment, example
+from gateway.web.reading import EARLIEST, LATEST, THOROUGH, Body, Landing, Moment, example, several
 
 LONGEST_TTL_S = int(LONGEST_TTL.total_seconds())
 
@@ -185,7 +185,19 @@ class Schedule(Body):
         return self.at if self.timezone == DEVICE else None
 
 
-Audience = Annotated[Any, WithJsonSchema({"allOf": [{"$ref": "#/components/schemas/Audience"}]})]
+def _audience(value: Any, info: ValidationInfo) -> Any:
+    """Looked into here only beside other faults, so that all are named at once; else that is the service's."""
+    if info.context is THOROUGH:
+        try:
+            audience.parse(value, "")
+        except Invalid as error:
+            raise several(error.faults) from None
+    return value
+
+
+Audience = Annotated[
+    Any, AfterValidator(_audience), WithJsonSchema({"allOf": [{"$ref": "#/components/schemas/Audience"}]})
+]
 """Read by `gateway.domain.audience`, which names every fault; its schema is in `gateway.web.openapi`."""
 
 

@@ -16,6 +16,7 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
 )
+from pydantic_core import PydanticCustomError
 
 from gateway.content.templates import has_markup
 from gateway.domain import address
@@ -25,6 +26,8 @@ from gateway.push.encryption import decode_base64url
 
 EARLIEST, LATEST = 1970, 9000
 TOO_DEEP = "the body is nested too deeply"
+THOROUGH = {"thorough": True}
+"""The context in which validators also find what the service would: something is wrong, and all of it is to be told."""
 
 _RARE_ESCAPE = re.compile(rb"\\u(?:0000|[dD][89A-Fa-f])")
 # What 64 bits may be too few for, when it is a whole number: brokers carry no more, and few clients read as much.
@@ -64,7 +67,7 @@ def read_body(model: type[B], raw: bytes) -> B:
             pass  # what is wrong is found out below, in the one order: no JSON, not to be kept, not wanted
     read_json(raw)
     try:
-        return model.model_validate_json(raw)
+        return model.model_validate_json(raw, context=THOROUGH)
     except ValidationError as error:
         if any(fault["type"] == "json_invalid" for fault in error.errors(include_url=False, include_input=False)):
             raise MalformedBody(TOO_DEEP) from None  # JSON it is; this parser goes 200 levels down
@@ -141,11 +144,20 @@ def _is_keepable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
+def several(faults: list[Fault]) -> PydanticCustomError:
+    """For a validator that has found more than one fault in its value."""
+    return PydanticCustomError("several", "has faults", {"faults": faults})
+
+
 def _faults(error: ValidationError) -> list[Fault]:
-    return [
-        Fault("".join(step(part) for part in fault["loc"] if part != "[key]"), _in_words(fault["type"], fault["msg"]))
-        for fault in error.errors(include_url=False, include_input=False)
-    ]
+    found: list[Fault] = []
+    for fault in error.errors(include_url=False, include_input=False):
+        pointer = "".join(step(part) for part in fault["loc"] if part != "[key]")
+        if fault["type"] == "several":
+            found += [one.below(pointer) for one in fault["ctx"]["faults"]]
+        else:
+            found.append(Fault(pointer, _in_words(fault["type"], fault["msg"])))
+    return found
 
 
 def _in_words(kind: str, message: str) -> str:
