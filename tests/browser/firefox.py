@@ -36,6 +36,10 @@ PUSH_PREFS: dict[str, Any] = {
     "remote.prefs.recommended": False,
     "permissions.default.desktop-notification": 1,
     "alerts.useSystemBackend": False,
+    # Where it is, whoever asks: in Vienna.
+    "permissions.default.geo": 1,
+    "geo.provider.network.url": 'data:application/json,{"location": {"lat": 48.2082, "lng": 16.3738}, "accuracy": 20}',
+    "geo.provider.use_geoclue": False,
 }
 QUIET_PREFS: dict[str, Any] = {
     "app.normandy.enabled": False,

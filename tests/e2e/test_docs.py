@@ -1,4 +1,7 @@
-"""The documentation is true: each of its commands is run, one page after the other, as a reader would."""
+"""The documentation is true: each of its blocks is run, one page after the other, as a reader would.
+
+Those for a browser are run by tests/browser/test_docs_in_firefox.py.
+"""
 
 import asyncio
 import json
@@ -8,6 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
+from typing import Any
 
 import aiohttp
 import pytest
@@ -17,27 +21,28 @@ from gateway.push.vapid import VapidKey
 from gateway.sim import Sim, Vendor
 from gateway.web import docs
 from tests.support.command import PATIENCE_S, ROOT, command, environment, free_ports, running
+from tests.support.documents import fences
 
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Of these, each has a test that runs all its blocks, in whichever document; `text` is there to be looked at.
+LANGUAGES = {"sh", "http", "json", "python", "js", "html", "text"}
 LINK = re.compile(r"\]\((/docs/[^)#]*)(?:#([^)]*))?\)")
-# These go on until they are ended, and are what the test runs the others against.
-SERVERS = {"gateway up", "gateway up --sim", "python3 -m http.server 8000"}
-# What sets up the checkout is what runs this test; the demo, `up` and a backup have tests of their own.
-ELSEWHERE = ("ops/run/", "pg_dump")
+# What goes on until it is ended, or has tests of its own: the set-up, the demo, `up`, a backup, following the log.
+ELSEWHERE = re.compile(
+    r"^(\.venv/bin/)?(ops/run/|ops/bench/fleet|pg_|gateway up|gateway deliveries tail|python3 -m http).*\n?",
+    re.MULTILINE,
+)
 PRELUDE = """
 set -eu
 gateway() { "$PYTHON" -m gateway "$@"; }
 curl() { command curl --silent --show-error --fail-with-body "$@" | tee -a answers; }
+ops/capacity() { "$PYTHON" "$ROOT/ops/capacity.py" "$@"; }
 """
-
-
-def snippets(file: Path, language: str) -> list[str]:
-    found = FENCE.findall(file.read_text())
-    return [text.strip() for said, text in found if said == language and text.strip() not in SERVERS]
-
-
-def file(name: str) -> Path:
-    return docs.FOLDER / f"{name}.md"
+# As `python -m asyncio` has it: a block may await.
+PYTHON = """
+import ast, asyncio, sys
+if waiting := eval(compile(sys.stdin.read(), "block", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), {}):
+    asyncio.run(waiting)
+"""
 
 
 @dataclass(slots=True)
@@ -47,18 +52,25 @@ class Reader:
     folder: Path
     settings: dict[str, str]
 
-    async def runs(self, script: str) -> str:
+    async def runs(self, script: str, *by: str) -> str:
+        """By bash, unless another program is named that reads it."""
         process = await asyncio.create_subprocess_exec(
-            *("bash", "-c", PRELUDE + script),
+            *(by or ("bash", "-c", PRELUDE + ELSEWHERE.sub("", script).replace(".venv/bin/gateway", "gateway"))),
             cwd=self.folder,
             env=environment(self.settings),
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
         async with asyncio.timeout(PATIENCE_S):
-            said, _ = await process.communicate()
+            said, _ = await process.communicate(script.encode() if by else None)
         assert process.returncode == 0, f"{script}\n{said.decode()}"
         return said.decode()
+
+    def own(self, text: str) -> str:
+        """With this gateway's address and key where the documents have those of an example."""
+        address, secret = self.settings["GATEWAY"], self.settings["SECRET"]
+        return text.replace("https://push.example.org", address).replace("sk_...", secret)
 
 
 @pytest.fixture
@@ -77,23 +89,54 @@ async def reader(database_url: str, tmp_path: Path) -> AsyncIterator[Reader]:
         origin = ("--origin", "http://localhost:8000")
         create = ("apps", "create", "Shop", "--subject", "mailto:ops@example.org", *origin, "--json")
         made = (await command(*create, **settings)).json
-        where = {"GATEWAY": f"http://127.0.0.1:{port}", "SECRET": made["secret_key"], "PYTHON": sys.executable}
+        where = {
+            "GATEWAY": f"http://127.0.0.1:{port}",
+            "SECRET": made["secret_key"],
+            "PYTHON": sys.executable,
+            "ROOT": str(ROOT),
+        }
         key = VapidKey.generate()
         (tmp_path / "vapid.txt").write_text(encode_base64url(key.private_bytes()))
-        known = sim.subscribe_many(Vendor.FCM, 2, key.public_key)
-        (tmp_path / "subscriptions.json").write_text(json.dumps([one.to_json() for one in known]))
+        known = [one.to_json() for one in sim.subscribe_many(Vendor.FCM, 2, key.public_key)]
+        (tmp_path / "subscriptions.json").write_text(json.dumps(known))
+        (tmp_path / "devices.ndjson").write_text(json.dumps({"subscription": known[0]}) + "\n{}\n")
+        alert = min((ROOT / "tests" / "data").rglob("*.xml"))
+        (tmp_path / "alert.xml").write_bytes(alert.read_bytes())
         settings["GATEWAY_PUSH_HOSTS"] = ",".join(sim.origins.values())
         yield Reader(tmp_path, settings | where)
 
 
-async def test_every_command_of_the_documentation_works(reader: Reader) -> None:
-    done = 0
-    for name in docs.PAGES:
-        for script in snippets(file(name), "sh"):
-            # There is one Shop already, and the second page would make a second one.
-            await reader.runs(script.replace("gateway apps create Shop", f"gateway apps create Shop-{done}"))
-            done += 1
-    assert done >= 15
+async def test_every_command_program_and_request_works_and_every_page_is_served(reader: Reader) -> None:
+    for done, block in enumerate(fences("sh")):
+        # There is one Shop already, and the next page would make another one.
+        await reader.runs(
+            reader.own(block.text).replace("gateway apps create Shop", f"gateway apps create Shop-{done}")
+        )
+    said = [await reader.runs(reader.own(block.text), sys.executable, "-c", PYTHON) for block in fences("python")]
+    assert "'created': 1, 'refreshed': 0, 'refused': 1" in "".join(said)
+    authorization = {"Authorization": f"Bearer {reader.settings['SECRET']}"}
+    async with aiohttp.ClientSession(reader.settings["GATEWAY"], headers=authorization) as http:
+        await told(http, "POST /v1/categories", {"name": "offers", "title": "Offers"})
+        segment = await told(http, "POST /v1/segments", {"name": "Those", "audience": {"topic": "offers"}})
+        for block in fences("http"):
+            for request in block.text.replace("seg_...", segment["id"]).split("\n\n"):
+                order, _, body = request.partition("\n")
+                await told(http, order, json.loads(body) if body else None)
+        [example] = fences("json")
+        faulty = {"content": {"body": "Half price"}, "audience": {"topic": "offers", "colour": "red"}}
+        async with http.post("/v1/notifications", json=faulty) as answer:
+            assert await answer.json() == json.loads(example.text)
+    await pages_are_served(reader)
+
+
+async def told(http: aiohttp.ClientSession, order: str, body: Any) -> Any:
+    """What a request that is taken is answered."""
+    async with http.request(*order.split(" "), json=body) as answer:
+        assert answer.status < 300, f"{order}\n{await answer.text()}"
+        return await answer.json()
+
+
+async def pages_are_served(reader: Reader) -> None:
     async with aiohttp.ClientSession(reader.settings["GATEWAY"]) as http:
         for name in docs.PAGES[1:]:
             async with http.get(f"/docs/{name}") as answer:
@@ -108,18 +151,14 @@ async def test_every_command_of_the_documentation_works(reader: Reader) -> None:
             assert f'id="{code}"' in await answer.text()
 
 
-async def test_every_command_of_the_readme_works(reader: Reader) -> None:
-    alert = sorted((ROOT / "tests" / "data").rglob("*.xml"))[0]
-    (reader.folder / "alert.xml").write_bytes(alert.read_bytes())
-    scripts = [one for one in snippets(ROOT / "README.md", "sh") if not one.startswith(ELSEWHERE)]
-    assert len(scripts) >= 3
-    for script in scripts:
-        await reader.runs(script.replace("https://push.example.org", "$GATEWAY").replace("sk_...", "$SECRET"))
+def test_every_block_is_in_a_language_that_is_run() -> None:
+    """Who adds one in another language adds what runs it."""
+    assert [block for block in fences() if block.language not in LANGUAGES] == []
 
 
 def test_what_the_documentation_links_to_is_there() -> None:
     for name in docs.PAGES:
-        for path, anchor in LINK.findall(file(name).read_text()):
+        for path, anchor in LINK.findall((docs.FOLDER / f"{name}.md").read_text()):
             to = path.removeprefix("/docs/") or docs.PAGES[0]
             if to == "api":
                 continue
@@ -127,8 +166,6 @@ def test_what_the_documentation_links_to_is_there() -> None:
             assert not anchor or f'id="{anchor}"' in docs.page(to).html, (path, anchor)
 
 
-def test_no_table_is_left_out_and_json_is_json() -> None:
+def test_no_table_is_left_out() -> None:
     for name in docs.PAGES:
         assert "{{" not in re.sub(r"<pre>.*?</pre>", "", docs.whole(name), flags=re.DOTALL)
-        for text in snippets(file(name), "json"):
-            json.loads(text)

@@ -1,12 +1,7 @@
 """The Python client against the real server."""
 
 import asyncio
-import json
-import re
-from ast import PyCF_ALLOW_TOP_LEVEL_AWAIT
 from collections.abc import AsyncIterator
-from pathlib import Path
-from types import FunctionType
 
 import pytest
 
@@ -114,17 +109,3 @@ async def test_the_same_idempotency_key_is_one_notification(gateway: Gateway) ->
         else:
             with pytest.raises(client.IdempotencyMismatch):
                 await sending
-
-
-async def test_the_readme_s_example_does_what_it_says(
-    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    [code] = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "gateway.client" in code]
-    code = code.replace("https://push.example.org", api.origin).replace("sk_...", api.secret)
-    line = json.dumps(api.device())
-    (tmp_path / "devices.ndjson").write_text(f"{line}\n{{}}\n")
-    monkeypatch.chdir(tmp_path)
-    run = FunctionType(compile(code, "README.md", "exec", PyCF_ALLOW_TOP_LEVEL_AWAIT), {"json": json})
-    await run()
-    assert "'created': 1, 'refreshed': 0, 'refused': 1" in capsys.readouterr().out
