@@ -21,7 +21,7 @@ from gateway.web.protection import PAGE
 
 FOLDER = Path(__file__).resolve().parents[1] / "static" / "docs"
 # In the order in which a newcomer reads them; the first is the front page.
-PAGES = ("start", "tutorial", "recipes", "moving", "errors", "metrics", "comparison")
+PAGES = ("start", "tutorial", "sdk", "recipes", "moving", "errors", "metrics", "comparison")
 HEADERS = {"Content-Security-Policy": PAGE, "Cache-Control": "no-cache"}
 
 

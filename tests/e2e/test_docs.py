@@ -15,13 +15,17 @@ from typing import Any
 
 import aiohttp
 import pytest
+import typer
 
+from gateway.cli import cli
 from gateway.push.encryption import encode_base64url
 from gateway.push.vapid import VapidKey
+from gateway.settings import Settings
 from gateway.sim import Sim, Vendor
 from gateway.web import docs
+from gateway.web.server import ROUTES
 from tests.support.command import PATIENCE_S, ROOT, command, environment, free_ports, running
-from tests.support.documents import fences
+from tests.support.documents import BESIDE, PAGES, fences, names
 
 # Of these, each has a test that runs all its blocks, in whichever document; `text` is there to be looked at.
 LANGUAGES = {"sh", "http", "json", "python", "js", "html", "text"}
@@ -154,6 +158,29 @@ async def pages_are_served(reader: Reader) -> None:
 def test_every_block_is_in_a_language_that_is_run() -> None:
     """Who adds one in another language adds what runs it."""
     assert [block for block in fences() if block.language not in LANGUAGES] == []
+
+
+def test_every_command_setting_and_route_that_a_sentence_names_is_there() -> None:
+    routes = {re.sub(r"{\w+}", "{}", route.path) for route in ROUTES}
+    for document in (*PAGES, *BESIDE):
+        for name in names(document):
+            if name.startswith("gateway "):
+                assert_command(name.split()[1:])
+            for setting in re.findall(r"\bGATEWAY_([A-Z_]+)", name):
+                assert setting.lower() in Settings.model_fields, name
+            for path in re.findall(r"(?:^|[A-Z] )(/v1/[^?\s]+)", name):
+                assert re.sub(r"{\w+}", "{}", path) in routes, name
+
+
+def assert_command(words: list[str]) -> None:
+    found: Any = typer.main.get_command(cli)
+    for word in words:
+        if word.startswith("--"):
+            options = {option for known in found.params for option in (*known.opts, *known.secondary_opts)}
+            assert word in options | {"--help"}, words
+        elif hasattr(found, "commands"):
+            assert word in found.commands, words
+            found = found.commands[word]
 
 
 def test_what_the_documentation_links_to_is_there() -> None:

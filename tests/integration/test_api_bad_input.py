@@ -395,10 +395,17 @@ async def test_text_is_not_taken_for_a_number_nor_a_boolean_for_one(api: Api) ->
 
 
 async def test_all_faults_are_told_at_once(api: Api) -> None:
-    body = {"content": {"title": 7, "url": "nowhere"}, "delivery": {"ttl": -1, "urgency": "x"}, "bogus": 1}
+    body: dict[str, Any] = {
+        "content": {"title": 7, "url": "nowhere"},
+        "delivery": {"ttl": -1, "urgency": "x"},
+        "bogus": 1,
+    }
     said = await api.call("POST", "/v1/notifications", body)
-    wanted = {"/content/title", "/content/url", "/delivery/ttl", "/delivery/urgency", "/bogus", "/audience"}
-    assert set(said.pointers) == wanted
+    wanted = {"/content/title", "/content/url", "/delivery/ttl", "/delivery/urgency", "/bogus"}
+    assert set(said.pointers) == wanted | {"/audience"}
+    body["audience"] = {"all": [{"topic": 5}, {"colour": "red"}]}
+    said = await api.call("POST", "/v1/notifications", body)
+    assert set(said.pointers) == wanted | {"/audience/all/0/topic", "/audience/all/1"}
 
 
 @pytest.mark.parametrize(
