@@ -35,6 +35,7 @@ ELSEWHERE = re.compile(
     r"^(\.venv/bin/)?(ops/run/|ops/bench/fleet|pg_|gateway up|gateway deliveries tail|python3 -m http).*\n?",
     re.MULTILINE,
 )
+CREATE = re.compile(r"gateway apps create ([\w-]+)")
 PRELUDE = """
 set -eu
 gateway() { "$PYTHON" -m gateway "$@"; }
@@ -111,11 +112,11 @@ async def reader(database_url: str, tmp_path: Path) -> AsyncIterator[Reader]:
 
 
 async def test_every_command_program_and_request_works_and_every_page_is_served(reader: Reader) -> None:
-    for done, block in enumerate(fences("sh")):
-        # There is one Shop already, and the next page would make another one.
-        await reader.runs(
-            reader.own(block.text).replace("gateway apps create Shop", f"gateway apps create Shop-{done}")
-        )
+    made = {"Shop"}
+    for block in fences("sh"):
+        script = with_names_of_its_own(reader.own(block.text), made)
+        made |= set(CREATE.findall(script))
+        await reader.runs(script)
     said = [await reader.runs(reader.own(block.text), sys.executable, "-c", PYTHON) for block in fences("python")]
     assert "'created': 1, 'refreshed': 0, 'refused': 1" in "".join(said)
     authorization = {"Authorization": f"Bearer {reader.settings['SECRET']}"}
@@ -131,6 +132,11 @@ async def test_every_command_program_and_request_works_and_every_page_is_served(
         async with http.post("/v1/notifications", json=faulty) as answer:
             assert await answer.json() == json.loads(example.text)
     await pages_are_served(reader)
+
+
+def with_names_of_its_own(script: str, made: set[str]) -> str:
+    """A reader follows one page or another; where both make the same application, the second is called otherwise."""
+    return CREATE.sub(lambda one: one[0] if one[1] not in made else f"{one[0]}-{len(made)}", script)
 
 
 async def told(http: aiohttp.ClientSession, order: str, body: Any) -> Any:
