@@ -406,12 +406,25 @@ class NewCampaign(TypedDict):
     schedule: NotRequired[Schedule | None]
 
 
+class Recurrent(TypedDict):
+    """How each of those travels that are sent again and again."""
+
+    ttl: NotRequired[int | None]
+    """Seconds a push service may hold it (RFC 8030)."""
+    urgency: NotRequired[Urgency | None]
+    collapse_key: NotRequired[str | None]
+    """What is still undelivered under the same key is replaced."""
+    lane: NotRequired[Literal["urgent", "normal", "bulk"] | None]
+    expires_at: NotRequired[datetime | str | None]
+    """Nothing is sent after this."""
+
+
 class NewReminder(TypedDict):
     template: NotRequired[Saved | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
     """A variable that is not known fails the message; a saved template has its own."""
-    delivery: NotRequired[Travel]
+    delivery: NotRequired[Recurrent]
     category: NotRequired[str | None]
     event: NotRequired[Mapping[str, Any] | None]
     """What templates see as `event`."""
@@ -431,19 +444,6 @@ class NewReminder(TypedDict):
     missed: NotRequired[Literal["send", "skip"]]
     """What becomes of an occurrence that no worker could start within five minutes of its time."""
     audience: Audience
-
-
-class Recurrent(TypedDict):
-    """How each of those travels that are sent again and again."""
-
-    ttl: NotRequired[int | None]
-    """Seconds a push service may hold it (RFC 8030)."""
-    urgency: NotRequired[Urgency | None]
-    collapse_key: NotRequired[str | None]
-    """What is still undelivered under the same key is replaced."""
-    lane: NotRequired[Literal["urgent", "normal", "bulk"] | None]
-    expires_at: NotRequired[datetime | str | None]
-    """Nothing is sent after this."""
 
 
 class ReminderChange(TypedDict):
@@ -596,7 +596,7 @@ class NewTrigger(TypedDict):
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
     """A variable that is not known fails the message; a saved template has its own."""
-    delivery: NotRequired[Travel]
+    delivery: NotRequired[Recurrent]
     category: NotRequired[str | None]
     name: str
     event: str

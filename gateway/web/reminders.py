@@ -65,6 +65,7 @@ class NewReminder(Steered):
     ends_at: Annotated[Moment | None, Field(description="No occurrence starts after this.")] = None
     missed: Missed = "skip"
     audience: Audience
+    delivery: Recurrent = Recurrent()
 
 
 class ReminderChange(Body):

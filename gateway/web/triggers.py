@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from gateway.domain import ids, steering
 from gateway.domain.notification import Kind
@@ -71,13 +71,7 @@ class NewTrigger(Deliverable):
     dedupe: Dedupe | None = None
     cap: Cap | None = None
     cancel_on: Enders = Field(default_factory=list)
-
-    @field_validator("delivery")
-    @classmethod
-    def _lives_by_ttl(cls, delivery: Travel) -> Travel:
-        if delivery.expires_at is not None:
-            raise ValueError("must have a ttl and no expires_at, since events come at any time")
-        return delivery
+    delivery: Recurrent = Recurrent()
 
 
 class TriggerChange(Body):

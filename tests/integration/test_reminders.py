@@ -264,6 +264,7 @@ async def test_a_segment_that_a_reminder_needs_cannot_be_removed(api: Api) -> No
         ({"audience": {"topic": "!"}}, "/audience/topic"),
         ({"category": "nonsense"}, "/category"),
         ({"delivery": {"lane": "urgent"}}, "/delivery/lane"),
+        ({"delivery": {"expires_at": "2036-01-01T00:00:00Z"}}, "/delivery/expires_at"),
     ],
 )
 async def test_reminders_that_cannot_be_meant_are_named(api: Api, change: Any, pointer: str) -> None:

@@ -184,7 +184,7 @@ async def test_the_same_key_twice_is_one_event(api: Api) -> None:
         ({"audience": {"topic": {"from_event": 1}}}, "/audience/topic"),
         ({"audience": {"nope": 1}}, "/audience"),
         ({"content": {"title": "{{ nope.x }}"}}, "/content/title"),
-        ({"delivery": {"expires_at": "2030-01-01T00:00:00Z"}}, "/delivery"),
+        ({"delivery": {"expires_at": "2030-01-01T00:00:00Z"}}, "/delivery/expires_at"),
         ({"delay": -1}, "/delay"),
         ({"cap": {"most": 1}}, "/cap/window"),
         ({"event": "no spaces"}, "/event"),
