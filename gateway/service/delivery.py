@@ -30,10 +30,11 @@ from gateway.service.vault import Vault
 
 log = structlog.get_logger(__name__)
 
-# This many refusals of our key in a row, by one host, with nothing accepted between: that is our configuration.
+# Our key refused for this many devices in a row by one host, with nothing accepted between: that is our configuration.
 REFUSALS = 10
 BREAK = timedelta(minutes=5)
-# Refused this often by a host that takes others' messages, it is this one subscription's key that does not fit.
+# Refused this often by a host that takes others' messages (within BREAK), it is this one subscription's key that does
+# not fit.
 PATIENCE = 4
 # Of keys, and of what hosts think of them: far more than the jobs at hand have, so that no job's own is forgotten.
 MOST_KEPT = 10_000
@@ -59,7 +60,7 @@ class _Trust:
     """What a host thinks of one VAPID key."""
 
     refusals: int = 0
-    accepts: bool = False
+    accepted_at: float = 0.0
     closed_until: float = 0.0
 
 
@@ -174,16 +175,17 @@ def _judge(trust: _Trust, outcome: Outcome, refusals: int, now: float, origin: s
     `refusals`: how often it refused this one before.
     """
     if isinstance(outcome, Accepted):
-        trust.refusals, trust.accepts = 0, True
+        trust.refusals, trust.accepted_at = 0, now
     if not isinstance(outcome, Retry) or not outcome.unauthorized:
         return outcome
-    trust.refusals += 1
+    # The retries of those whose own key does not fit come together, and are no news of ours.
+    trust.refusals += refusals == 0
     if trust.refusals >= REFUSALS:
-        trust.accepts, trust.closed_until = False, now + BREAK.total_seconds()
+        trust.refusals, trust.accepted_at, trust.closed_until = 0, 0.0, now + BREAK.total_seconds()
         metrics.KEY_REFUSED.inc()
         log.error(
             "host.refuses_our_key", host=origin.partition("://")[2], cause=outcome.cause, paused_s=BREAK.total_seconds()
         )
-    elif refusals + 1 >= PATIENCE and trust.accepts:
+    elif refusals + 1 >= PATIENCE and now - trust.accepted_at < BREAK.total_seconds():
         return Rejected(f"{outcome.cause}; other devices of this push service are fine", quarantine=True)
     return outcome

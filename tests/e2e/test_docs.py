@@ -111,6 +111,7 @@ async def reader(database_url: str, tmp_path: Path) -> AsyncIterator[Reader]:
         yield Reader(tmp_path, settings | where)
 
 
+@pytest.mark.timeout(300)
 async def test_every_command_program_and_request_works_and_every_page_is_served(reader: Reader) -> None:
     made = {"Shop"}
     for block in fences("sh"):

@@ -87,12 +87,15 @@ def spans(happened: Iterable[Happened], lost: Iterable[Loss], pulse: Pulse) -> l
 
 
 def unexcused(happened: Iterable[Happened], lost: Iterable[Loss], pulse: Pulse) -> list[Loss]:
-    """Leases that were lost while the database was there and the machine not starved."""
+    """Leases that were lost while the database was there and the machine not starved.
+
+    A claim is written behind, so that one from just before the database stopped may be lost at once when it is back.
+    """
     away = [_away(one, pulse) for one in happened if _keeps_from_settling(one)]
     return [
         loss
         for loss in lost
-        if _unsettled_since(loss.at - LEASE_S, loss.at, away) == loss.at - LEASE_S
+        if not any(began <= loss.at and ended >= loss.at - LEASE_S for began, ended in away)
         and pulse.worst(loss.at - LEASE_S - NEAR_S, loss.at) < STARVED_S
     ]
 

@@ -99,6 +99,7 @@ def test_without_the_database_what_was_taken_is_held_on_to_until_a_kill_or_a_los
     assert explained([away], -5.0, +5.0, lost=lost)
     assert not explained([away], -5.0, +5.0, lost=[Loss(lost[0].at, NOBODY)])
     assert not unexcused([away], lost, Pulse())
+    assert not unexcused([away], [Loss(AT.timestamp() - 5, NOTIFICATION)], Pulse())
     assert unexcused([], lost, Pulse()) == lost
 
 

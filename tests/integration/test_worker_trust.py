@@ -60,6 +60,17 @@ async def test_a_passing_refusal_after_other_faults_puts_nobody_in_quarantine(pa
     assert max(row.attempts for row in (await parts.log(sent.id)).values()) > delivery.PATIENCE
 
 
+async def test_many_with_another_key_are_put_in_quarantine_and_hold_nobody_up(parts: Parts) -> None:
+    """Their retries come together, when all others have their message: that says nothing of our key."""
+    count = 2 * delivery.REFUSALS
+    stale = parts.sim.subscribe_many(Vendor.MOZILLA, count, VapidKey.generate().public_key)
+    mixed = zip(stale, parts.subscribe(Vendor.MOZILLA, count), strict=True)
+    await parts.register([one for both in mixed for one in both])
+    async with parts.working(quick(senders=SENDERS)):
+        progress = await parts.ended((await parts.submit()).id)
+    assert (progress.accepted, progress.rejected) == (count, count)
+
+
 async def test_a_device_that_subscribes_anew_leaves_quarantine(parts: Parts) -> None:
     [stale] = parts.sim.subscribe_many(Vendor.FCM, 1, VapidKey.generate().public_key)
     [device_id] = await parts.register([stale])
