@@ -60,7 +60,7 @@ async def _one(shared: Cluster, seed: int, devices: int, keep: Path | None) -> b
         ran = await run(shared, seed, devices, folder)
         print(f"seed {seed}: {ran}", flush=True)
         if ran.breaches:
-            print("\n".join(f"    {fault}" for fault in ran.plan.faults))
+            print("\n".join(f"    {one}" for one in ran.played.happened))
             print("\n".join(f"    ! {breach}" for breach in ran.breaches[:20]))
             print(f"    again: python -m tests.faults --seed {seed} --devices {devices}", flush=True)
         if keep is not None:

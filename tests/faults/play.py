@@ -41,6 +41,9 @@ class Happened:
     began: datetime
     ended: datetime | None = None
 
+    def __str__(self) -> str:
+        return f"{self.began:%H:%M:%S.%f} {self.fault}"
+
 
 @dataclass(slots=True)
 class Played:
