@@ -34,6 +34,10 @@ class TooMuch(ResourceLimitError):
     """A template wants more time or room than it has."""
 
 
+class _TooSlow(TooMuch):
+    """More time, that is; or the collector of cycles came in between."""
+
+
 class _Context(RenderContext):
     def assign(self, key: str, val: Any) -> None:
         _check_time(self.env)
@@ -81,7 +85,13 @@ class Sandbox(Environment):
         return bounded
 
     def render_within_limits(self, template: BoundTemplate, variables: dict[str, Any]) -> str:
-        """Raises LiquidError for everything that can go wrong."""
+        """Raises LiquidError for everything that can go wrong. What took too long has one more try."""
+        try:
+            return self._rendered(template, variables)
+        except _TooSlow:
+            return self._rendered(template, variables)
+
+    def _rendered(self, template: BoundTemplate, variables: dict[str, Any]) -> str:
         self.deadline = time.thread_time() + TIME_LIMIT_S
         try:
             return template.render(variables)
@@ -92,7 +102,7 @@ class Sandbox(Environment):
 
 def _check_time(env: Environment) -> None:
     if isinstance(env, Sandbox) and time.thread_time() > env.deadline:
-        raise TooMuch(f"takes longer than {TIME_LIMIT_S} s", token=None)
+        raise _TooSlow(f"takes longer than {TIME_LIMIT_S} s", token=None)
 
 
 def _check_size(value: Any) -> None:

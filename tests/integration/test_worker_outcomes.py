@@ -145,12 +145,14 @@ async def test_a_delivery_whose_time_runs_out_while_it_is_retried_is_expired(par
 
     assert progress.expired == 1
     row = (await parts.log(sent.id))[device_id]
-    assert "expiry" in row.cause
     tried = await parts.attempts(sent.id, device_id)
     assert tried
     assert max(attempt.retry_at for attempt in tried) < sent.delivery.expires_at
-    # The last try is in the delivery's own row, its status the last one heard.
-    assert (row.attempts, row.status) == (len(tried) + 1, 503)
+    # The last try is in the delivery's own row, its status the last one heard; unless one more came due just in time,
+    # and was claimed when it was over.
+    another = "before it was sent" in row.cause
+    assert another or "expiry" in row.cause
+    assert (row.attempts, row.status) == ((len(tried), None) if another else (len(tried) + 1, 503))
     assert parts.sim.counters[Vendor.FCM] == {503: row.attempts}
 
 

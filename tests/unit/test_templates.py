@@ -231,3 +231,9 @@ def test_markup_is_seen_at_any_depth() -> None:
     assert has_markup({"data": [{"x": "{{ a }}"}]})
     assert has_markup("{% raw %}")
     assert not has_markup({"title": "{ }", "app_badge": 3, "silent": None})
+
+
+def test_what_the_collector_of_cycles_takes_in_between_fails_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([0.0])
+    monkeypatch.setattr("time.thread_time", lambda: next(readings, 10 * TIME_LIMIT_S))
+    assert rendered("{{ user.id | upcase }}") == "U-42"
