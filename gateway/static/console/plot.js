@@ -40,7 +40,7 @@ export function plot(label, series, { value = String, logarithmic = false, signa
     const lines = ticks.map((tick) => [drawn("path", { class: "net", d: `M${LEFT} ${y(tick)}H${width - RIGHT}` }),
       drawn("text", { x: LEFT - 8, y: y(tick) + 4, "text-anchor": "end" }, value(tick))]);
     const times = moments(first, last, Math.max(2, (width - LEFT - RIGHT) / 75)).map((time) => [
-      drawn("path", { class: "net", d: `M${x(time)} ${TOP}V${HEIGHT - BOTTOM}` }), drawn("text", { x: x(time), y: HEIGHT - 6, "text-anchor": "middle" }, clock(time, last - first))]);
+      drawn("path", { class: "net", d: `M${x(time)} ${TOP}V${HEIGHT - BOTTOM}` }), drawn("text", { x: Math.min(x(time), width - 26), y: HEIGHT - 6, "text-anchor": "middle" }, clock(time, last - first))]);
     const shapes = series.map((one, n) => shape(one, at.map((time, k) => [x(time), values[n][k]]).filter(([, number]) => number !== null && number !== undefined).map(([across, number]) => [across, y(number)]), y(ticks[0]), (width - LEFT - RIGHT) / at.length));
     const shown = pointed === null ? at.length - 1 : nearest(at.map(x), pointed);
     svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
