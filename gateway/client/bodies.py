@@ -452,16 +452,16 @@ class ReminderChange(TypedDict):
     What has been started goes on as it was.
     """
 
+    content: NotRequired[Content | None]
+    audience: NotRequired[Audience | None]
+    delivery: NotRequired[Recurrent | None]
+    category: NotRequired[str | None]
     name: NotRequired[str | None]
     cron: NotRequired[str | None]
     timezone: NotRequired[str | None]
     ends_at: NotRequired[datetime | str | None]
     missed: NotRequired[Literal["send", "skip"] | None]
     paused: NotRequired[bool | None]
-    content: NotRequired[Content | None]
-    audience: NotRequired[Audience | None]
-    delivery: NotRequired[Recurrent | None]
-    category: NotRequired[str | None]
     throttle: NotRequired[Throttle | None]
     quiet_hours: NotRequired[QuietHours | None]
 
@@ -617,14 +617,14 @@ class TriggerChange(TypedDict):
     What was started goes on as it was.
     """
 
+    content: NotRequired[Content | None]
+    audience: NotRequired[Audience | None]
+    delivery: NotRequired[Recurrent | None]
+    category: NotRequired[str | None]
     name: NotRequired[str | None]
     event: NotRequired[str | None]
     status: NotRequired[Literal["active", "paused"] | None]
     condition: NotRequired[Mapping[str, Any] | None]
-    audience: NotRequired[Audience | None]
-    content: NotRequired[Content | None]
-    delivery: NotRequired[Recurrent | None]
-    category: NotRequired[str | None]
     delay: NotRequired[int | None]
     dedupe: NotRequired[int | None]
     cap: NotRequired[TriggerCap | None]

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from py_vapid import Vapid02
 
+from gateway.domain.keeping import keep
 from gateway.push.encryption import encode_base64url
 
 # RFC 8292 section 2 allows 24 hours; 12 leaves room for clocks that disagree.
@@ -85,12 +86,9 @@ class VapidSigner:
         expires = int(now + TOKEN_LIFETIME.total_seconds())
         signer = Vapid02(key.private, conf={"no-strict": True})
         header: str = signer.sign({"aud": origin, "exp": expires, "sub": subject})["Authorization"]
-        name = (key.public_key, subject, origin)
-        self._headers.pop(name, None)
-        if len(self._headers) >= MOST_HEADERS:
-            del self._headers[next(iter(self._headers))]
         margin = RENEW_BEFORE.total_seconds()
-        self._headers[name] = (header, now - margin, expires - margin)
+        signed = (header, now - margin, expires - margin)
+        keep(self._headers, (key.public_key, subject, origin), signed, MOST_HEADERS)
         return header
 
 

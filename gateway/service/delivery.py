@@ -4,10 +4,10 @@ Nothing here waits for the queue or writes to the log; the worker around it does
 """
 
 import asyncio
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -18,6 +18,7 @@ from gateway.domain.cargo import SigningKey, Target
 from gateway.domain.delivery import Accepted, Cancelled, Expired, Final, Gone, Outcome, Rejected, Retry
 from gateway.domain.device import DeviceStatus, Subscription
 from gateway.domain.errors import EndpointNotAllowed, PayloadTooLarge, TemplateFailed
+from gateway.domain.keeping import keep
 from gateway.domain.notification import Notification, Status, Urgency
 from gateway.domain.retry import next_try
 from gateway.push.answers import classify
@@ -37,10 +38,8 @@ BREAK = timedelta(minutes=5)
 # not fit.
 PATIENCE = 4
 # Of keys, and of what hosts think of them: far more than the jobs at hand have, so that no job's own is forgotten.
+# What a host that was forgotten thinks of a key is learnt again.
 MOST_KEPT = 10_000
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 
 
 class Sent(NamedTuple):
@@ -93,7 +92,7 @@ class Courier:
         """Have the signing keys of a job at hand. Once a job, so that a changed subject is seen."""
         for key in keys:
             held = VapidKey.from_private_bytes(self._vault.open(key.private_key, "vapid")), key.subject
-            _keep(self._keys, key.id, held)
+            keep(self._keys, key.id, held, MOST_KEPT)
 
     async def deliver(self, post: Post, target: Target, tries: int) -> Sent:
         """One try. `tries` counts the POSTs before this one."""
@@ -106,7 +105,7 @@ class Courier:
             return Sent(Rejected(refusal.detail))
         place = (target.vapid_key_id, origin)
         if (trust := self._trust.get(place)) is None:
-            trust = _keep(self._trust, place, _Trust())
+            trust = keep(self._trust, place, _Trust(), MOST_KEPT)
         if trust.closed_until > now:
             pause = timedelta(seconds=trust.closed_until - now)
             held = Retry("the push service refuses our key; sending to it is paused", pause)
@@ -145,15 +144,6 @@ class Courier:
     def _retry(self, post: Post, retry: Retry, tries: int, sent: Sent) -> Sent:
         due = next_try(retry, max(tries, 1), clock.now(), post.notification.delivery.expires_at)
         return sent._replace(outcome=due) if isinstance(due, Expired) else sent._replace(retry_at=due)
-
-
-def _keep(kept: dict[K, V], key: K, value: V) -> V:
-    """As the newest; what was kept the longest ago goes. Of a host it is then learnt again."""
-    kept.pop(key, None)
-    kept[key] = value
-    if len(kept) > MOST_KEPT:
-        del kept[next(iter(kept))]
-    return value
 
 
 def ended(post: Post, target: Target, now: float) -> Final | None:

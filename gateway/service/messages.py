@@ -13,6 +13,7 @@ from gateway.content.localisation import every, layers, localised
 from gateway.content.templates import Compiled, has_markup
 from gateway.domain import ids
 from gateway.domain.errors import PayloadTooLarge, TemplateFailed
+from gateway.domain.keeping import keep
 from gateway.domain.notification import Notification, push_topic
 from gateway.push.encryption import MAX_PAYLOAD
 from gateway.push.payload import Template, compose
@@ -50,10 +51,8 @@ class Composer:
         """Raises Invalid for templates that cannot be understood."""
         if (kept := self._messages.get(notification.id)) is not None:
             return kept
-        made = self._messages[notification.id] = Messages(self._vault, self.public_url, notification, home)
-        if len(self._messages) > MOST_KEPT:
-            del self._messages[next(iter(self._messages))]
-        return made
+        made = Messages(self._vault, self.public_url, notification, home)
+        return keep(self._messages, notification.id, made, MOST_KEPT)
 
 
 class Messages:

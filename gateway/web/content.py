@@ -358,6 +358,30 @@ class Deliverable(Worded):
         )
 
 
+class Redraft(Body):
+    """A change of what is sent again and again. What is left out stays; null takes category or all of delivery away."""
+
+    content: Content | None = None
+    audience: Audience | None = None
+    delivery: Recurrent | None = None
+    category: Category | None = None
+
+    def drafted(self) -> dict[str, Any]:
+        """By Draft's fields."""
+        said: dict[str, Any] = {}
+        if self.content is not None:
+            said["content"] = self.content.value()
+        if self.audience is not None:
+            said["audience"] = self.audience
+        if "delivery" in self.model_fields_set:
+            said |= (self.delivery or Travel()).drafted()
+        return said
+
+    def steered(self) -> dict[str, Any]:
+        """By Steering's fields."""
+        return {"category": self.category} if "category" in self.model_fields_set else {}
+
+
 class Sendable(Deliverable):
     model_config = example(content={"title": "Goal!", "body": "2:1 in the 83rd minute", "tag": "match-4"})
 

@@ -16,28 +16,34 @@ MOST_OCTETS = 64 * 1024 * 1024
 """Of all bodies together."""
 
 
-class Crowd:
-    def __init__(self, most: int) -> None:
-        """`most`: requests that are read or answered at once. Those that only wait for news do not count."""
+class _Places:
+    def __init__(self, most: int, refusal: str) -> None:
         self._most = most
+        self._refusal = refusal
         self._inside = 0
-        self._octets = 0
 
     @property
     def inside(self) -> int:
-        """Requests under way."""
+        """How many are taken."""
         return self._inside
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """For one request. Raises Unavailable."""
+        """For one, whosever it is. Raises Unavailable."""
         if self._inside >= self._most:
-            raise Unavailable("too many requests are under way on this server; try again shortly")
+            raise Unavailable(self._refusal)
         self._inside += 1
         try:
             yield
         finally:
             self._inside -= 1
+
+
+class Crowd(_Places):
+    def __init__(self, most: int) -> None:
+        """`most`: requests that are read or answered at once. Those that only wait for news do not count."""
+        super().__init__(most, "too many requests are under way on this server; try again shortly")
+        self._octets = 0
 
     @contextmanager
     def body(self) -> Iterator[Callable[[int], None]]:
@@ -57,31 +63,15 @@ class Crowd:
             self._octets -= held
 
 
-class Room:
+class Room(_Places):
     """For what lasts as long as somebody listens or sends, and takes no place in the crowd meanwhile."""
 
     def __init__(self, what: str, most: int, share: int = 50) -> None:
         """`what`: many of them. `most`: at once in this process. `share`: percent of these for one application."""
+        super().__init__(most, f"{most} {what} are open on this server; try again shortly")
         self._what = what
-        self._most = most
         self._most_of_one = max(1, most * share // 100)
         self._of = Counter[UUID]()
-        self._inside = 0
-
-    @property
-    def inside(self) -> int:
-        return self._inside
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """For one of them, whosever it is. Raises Unavailable."""
-        if self._inside >= self._most:
-            raise Unavailable(f"{self._most} {self._what} are open on this server; try again shortly")
-        self._inside += 1
-        try:
-            yield
-        finally:
-            self._inside -= 1
 
     @contextmanager
     def share(self, application_id: UUID) -> Iterator[None]:

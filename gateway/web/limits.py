@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Hashable
 
 from gateway.domain.errors import RateLimited
+from gateway.domain.keeping import keep
 
 MOST_KEPT = 100_000
 
@@ -26,12 +27,11 @@ class Buckets:
     def take(self, key: Hashable) -> dict[str, str]:
         """The headers that tell what is left. Raises RateLimited."""
         now = self._clock()
-        left, at = self._left.pop(key, (self._most, now))
+        left, at = self._left.get(key, (self._most, now))
         left = min(self._most, left + (now - at) * self._most / 60)
         taken = left >= 1
-        self._left[key] = (left - taken, now)
-        while len(self._left) > MOST_KEPT:
-            del self._left[next(iter(self._left))]  # the longest unused: it is full again, or as good as
+        # The longest unused makes way: it is full again, or as good as.
+        keep(self._left, key, (left - taken, now), MOST_KEPT)
         if not taken:
             wait = math.ceil((1 - left) * 60 / self._most)
             headers = self._policy | {"RateLimit": f'"{self._name}";r=0;t={wait}', "Retry-After": str(wait)}

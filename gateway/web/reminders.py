@@ -10,20 +10,9 @@ from gateway.domain.schedule import Recurrence
 from gateway.service import reminders
 from gateway.service.access import MANAGE, READ, SEND
 from gateway.web import shapes
-from gateway.web.content import (
-    Audience,
-    Category,
-    Content,
-    Label,
-    QuietHours,
-    Recurrent,
-    Steered,
-    Throttle,
-    Travel,
-    ZoneOrDevice,
-)
+from gateway.web.content import Audience, Label, QuietHours, Recurrent, Redraft, Steered, Throttle, ZoneOrDevice
 from gateway.web.paging import Paged, page
-from gateway.web.reading import Body, Moment, example
+from gateway.web.reading import Moment, example
 from gateway.web.routes import Answer, Call, Routes
 
 routes = Routes("reminders")
@@ -68,7 +57,7 @@ class NewReminder(Steered):
     delivery: Recurrent = Recurrent()
 
 
-class ReminderChange(Body):
+class ReminderChange(Redraft):
     """What is left out stays; null takes ends_at, category, throttle, quiet_hours or all of delivery away.
 
     What has been started goes on as it was.
@@ -82,12 +71,15 @@ class ReminderChange(Body):
     ends_at: Moment | None = None
     missed: Missed | None = None
     paused: bool | None = None
-    content: Content | None = None
-    audience: Audience | None = None
-    delivery: Recurrent | None = None
-    category: Category | None = None
     throttle: Throttle | None = None
     quiet_hours: QuietHours | None = None
+
+    def steered(self) -> dict[str, Any]:
+        said = {
+            "throttle": self.throttle and self.throttle.value(),
+            "quiet_hours": self.quiet_hours and self.quiet_hours.value(),
+        }
+        return super().steered() | {name: value for name, value in said.items() if name in self.model_fields_set}
 
 
 @routes.add(
@@ -147,21 +139,8 @@ async def change(call: Call[ReminderChange]) -> Answer:
         values["ends_at"] = said.ends_at
     if said.paused is not None:
         values["status"] = "paused" if said.paused else "active"
-    drafted: dict[str, Any] = {}
-    if said.audience is not None:
-        drafted["audience"] = said.audience
-    if said.content is not None:
-        drafted["content"] = said.content.value()
-    if "delivery" in said.model_fields_set:
-        drafted |= (said.delivery or Travel()).drafted()
-    steering = {
-        "category": said.category,
-        "throttle": said.throttle and said.throttle.value(),
-        "quiet_hours": said.quiet_hours and said.quiet_hours.value(),
-    }
-    steered = {name: value for name, value in steering.items() if name in said.model_fields_set}
-    changed = await reminders.change(call.conn, call.context, call.application_id, id_, values, drafted, steered)
-    return Answer(changed)
+    drafted, steered = said.drafted(), said.steered()
+    return Answer(await reminders.change(call.conn, call.context, call.application_id, id_, values, drafted, steered))
 
 
 @routes.add("DELETE", "/v1/reminders/{reminder_id}", may=(SEND,), answers={204: None})

@@ -10,7 +10,7 @@ from gateway.domain.notification import Kind
 from gateway.service import triggers
 from gateway.service.access import MANAGE, READ, SEND
 from gateway.web import shapes
-from gateway.web.content import Audience, Category, Content, Deliverable, Label, Recurrent, Travel
+from gateway.web.content import Audience, Deliverable, Label, Recurrent, Redraft
 from gateway.web.events import Name
 from gateway.web.paging import Paged, page
 from gateway.web.reading import Body, example
@@ -74,7 +74,7 @@ class NewTrigger(Deliverable):
     delivery: Recurrent = Recurrent()
 
 
-class TriggerChange(Body):
+class TriggerChange(Redraft):
     """What is left out stays; null takes condition, dedupe, cap, category or all of delivery away.
 
     What was started goes on as it was.
@@ -87,9 +87,6 @@ class TriggerChange(Body):
     status: Literal["active", "paused"] | None = None
     condition: Condition | None = None
     audience: Who | None = None
-    content: Content | None = None
-    delivery: Recurrent | None = None
-    category: Category | None = None
     delay: Delay | None = None
     dedupe: Dedupe | None = None
     cap: Cap | None = None
@@ -173,15 +170,8 @@ async def change(call: Call[TriggerChange]) -> Answer:
     if "cap" in given:
         values["cap_most"] = None if said.cap is None else said.cap.most
         values["cap_window_s"] = None if said.cap is None else said.cap.window
-    drafted: dict[str, Any] = {}
-    if said.audience is not None:
-        drafted["audience"] = said.audience
-    if said.content is not None:
-        drafted["content"] = said.content.value()
-    if "delivery" in given:
-        drafted |= (said.delivery or Travel()).drafted()
-    steered = {"category": said.category} if "category" in given else {}
     id_ = call.id(ids.TRIGGER, "trigger_id")
+    drafted, steered = said.drafted(), said.steered()
     return Answer(await triggers.change(call.conn, call.context, call.application_id, id_, values, drafted, steered))
 
 

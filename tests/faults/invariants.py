@@ -2,7 +2,7 @@
 
 import signal
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -47,9 +47,10 @@ async def breaches(on: Stand, played: Played) -> list[str]:
     found += await _counted(on)
     found += await _devices(on, meant)
     found += _outcomes(on, rows, answers, meant)
-    found += _attempts(on, played, rows, answers)
     lost = list(_lost(on))
-    found += spans.unexplained(_taken(answers), spans.spans(played.happened, lost, played.pulse))
+    allowed = spans.spans(played.happened, lost, played.pulse)
+    found += _attempts(on, rows, answers, allowed)
+    found += spans.unexplained(_taken(answers), allowed)
     found += [
         f"a lease of {loss.notification_id} was lost, without a fault and on a machine that was not starved"
         for loss in spans.unexcused(played.happened, lost, played.pulse)
@@ -197,9 +198,10 @@ def _outcomes(
     return found
 
 
-def _attempts(on: Stand, played: Played, rows: dict[UUID, dict[UUID, Row]], answers: Answers) -> list[str]:
+def _attempts(
+    on: Stand, rows: dict[UUID, dict[UUID, Row]], answers: Answers, allowed: Sequence[spans.Span]
+) -> list[str]:
     """Every passing answer is written down, but for those that a fault kept from whoever asked."""
-    allowed = spans.spans(played.happened, _lost(on), played.pulse)
     found = []
     for notification_id, by_device in rows.items():
         for device_id, row in by_device.items():
