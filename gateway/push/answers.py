@@ -15,6 +15,14 @@ from typing import Any, Literal, NamedTuple
 
 from gateway.domain.delivery import UNAUTHORIZED, Accepted, Gone, Outcome, Rejected, Retry
 
+# What is read of an answer: so many octets of its body, and of headers no longer than this.
+MOST_BODY = 4096
+LONGEST_HEADER = 2048
+_ACCEPTED_HEADERS = ("location", "ttl")
+_REFUSED_HEADERS = ("retry-after", "x-wns-error-description", "x-wns-notificationstatus", "x-wns-status")
+HEADERS = _ACCEPTED_HEADERS + _REFUSED_HEADERS
+CREATED = 201
+
 LONGEST_WAIT = timedelta(hours=24)
 # WNS throttles a channel for an hour to a day and does not say how long.
 THROTTLED_WAIT = timedelta(hours=1)
@@ -29,7 +37,7 @@ _KEY_MISMATCH = re.compile(
     re.IGNORECASE,
 )
 _REASONS = ("reason", "message", "error_description", "error", "detail", "title")
-_WNS_REASONS = ("x-wns-error-description", "x-wns-notificationstatus", "x-wns-status")
+_WNS_REASONS = _REFUSED_HEADERS[1:]
 _ADDRESS_OR_TOKEN = re.compile(r"\S*(?:://|/wp/|/fcm/|/wpush/)\S*|[A-Za-z0-9_:.=-]{40,}")
 _LONGEST_REASON = 200
 
@@ -55,6 +63,14 @@ class NetworkFault:
     detail: str = ""
 
 
+class Reply(NamedTuple):
+    """What a push service said: `headers` are those of `headers_of`, by lower-case name, `body` is its start."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes = b""
+
+
 class Answer(NamedTuple):
     """What one POST came to: a status with the headers that matter (lower-case) and the start of the body, or a fault.
 
@@ -66,6 +82,11 @@ class Answer(NamedTuple):
     body: bytes = b""
     duration_ms: int = 0
     fault: NetworkFault | None = None
+
+
+def headers_of(status: int) -> tuple[str, ...]:
+    """Those that matter of such an answer."""
+    return _ACCEPTED_HEADERS if 200 <= status < 300 else _REFUSED_HEADERS
 
 
 def classify(answer: Answer, now: datetime) -> Outcome:

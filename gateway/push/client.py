@@ -1,46 +1,37 @@
-"""Post to push services (RFC 8030) over HTTP/2 or HTTP/1.1.
+"""Post to push services (RFC 8030): over HTTP/2 where they speak it, as all the vendors do, and else over HTTP/1.1.
 
-pyreqwest, because an HTTP client in Python costs more than everything else about a delivery. What a push service
-could do to us is bounded here: no redirect, proxy, cookie or decompression, a deadline, and 4 KiB of any body.
-It resolves names by itself and shows nobody what it found, so a host whose address must be checked has a client of its
-own that knows this one address and asks nobody.
+Names that are allowed only as some of many are looked up and checked first, and connected to by the address that
+was found, whichever of the two it then is.
 """
 
+import math
+import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_pem_x509_certificates
-from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.exceptions import (
-    DetailedPyreqwestError,
-    NetworkError,
-    PyreqwestError,
-    RequestTimeoutError,
-)
-from pyreqwest.response import Response
+from pyreqwest.client import Client as OlderClient
 
-from gateway.push.answers import Answer, FaultKind, NetworkFault
+from gateway.push import http1
+from gateway.push.answers import Answer, NetworkFault, Reply
+from gateway.push.connection import ALPN, IDLE, Connection, Pool, Unreachable, connect
+from gateway.push.header_block import Field
 from gateway.push.pins import MOST, NotPublic, Pins
 
 TIMEOUT = timedelta(seconds=30)
 CONNECT_TIMEOUT = timedelta(seconds=10)
-# Below the idle limits of the services' load balancers, so that a reused connection is seldom one being closed.
-IDLE_TIMEOUT = timedelta(seconds=50)
-# What a connection over HTTP/2 is allowed at once is the server's to say; RFC 9113 section 6.5.2 asks for no less than
-# this, and few allow more. What is beyond that would wait in the client. Over HTTP/1.1 each message in flight has a
-# connection of its own, and so many are kept for the next messages.
-STREAMS = 100
-PING_INTERVAL = timedelta(seconds=20)
-MOST_BODY = 4096
-LONGEST_HEADER = 2048
-
-_ACCEPTED_HEADERS = ("location", "ttl")
-_REFUSED_HEADERS = ("retry-after", "x-wns-error-description", "x-wns-notificationstatus", "x-wns-status")
+# A push service that has spoken only HTTP/1.1 is asked again whether it speaks HTTP/2.
+OLDER_S = 3600.0
+# A message that was not looked at is sent again at once: so often, when connections are ended one after another.
+TRIES = 3
+_NOT_TAKEN = NetworkFault("reset", "it takes no more messages")
 
 
 class PushClient:
@@ -63,43 +54,21 @@ class PushClient:
     ) -> None:
         self._timeout, self._connect_timeout = timeout, connect_timeout
         self._certificates = [] if ca_file is None else _certificates(ca_file)
+        self._context = ssl.create_default_context()
+        if self._certificates:
+            self._context.load_verify_locations(cadata=b"".join(self._certificates))
+        self._context.set_alpn_protocols(ALPN)
         self._clock = clock
         self._unsure, self._pins = unsure, pins or Pins()
-        self._trusted = _Clients(self._builder)
-        self._pinned: OrderedDict[str, tuple[str, _Clients]] = OrderedDict()
-        """By name, with the address."""
-
-    def _builder(self) -> ClientBuilder:
-        """One connection to every origin that speaks HTTP/2, and as many as are needed to others."""
-        builder = (
-            ClientBuilder()
-            .user_agent("webpush-gateway")
-            .http2(True)
-            .http2_keep_alive_interval(PING_INTERVAL)
-            .http2_keep_alive_timeout(CONNECT_TIMEOUT)
-            .timeout(self._timeout)
-            .connect_timeout(self._connect_timeout)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(STREAMS)
-            .follow_redirects(False)
-            .referer(False)
-            .no_proxy()
-            .default_cookie_store(False)
-            .gzip(False)
-            .brotli(False)
-            .zstd(False)
-            .deflate(False)
-        )
-        for certificate in self._certificates:
-            builder = builder.add_root_certificate_der(certificate)
-        return builder
+        self._origins: OrderedDict[tuple[str, str | None], _Origin] = OrderedDict()
+        """By the origin, and the address that it is connected to when that had to be checked."""
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for clients in (self._trusted, *(clients for _, clients in self._pinned.values())):
-            await clients.close()
+        for origin in self._origins.values():
+            await origin.close()
 
     async def post(
         self, endpoint: str, body: bytes, *, ttl: int, urgency: str, topic: str, authorization: str
@@ -110,155 +79,132 @@ class PushClient:
         """
         began = self._clock()
         origin = endpoint[: endpoint.find("/", 8)]
-        clients = self._trusted
+        address = None
         if self._unsure(origin):
             try:
-                clients = await self._at_checked_address(_name(origin))
+                address = await self._pins.address(_server(origin)[0])
             except NotPublic:
                 return Answer(None, duration_ms=self._since(began), fault=NetworkFault("private"))
             except OSError:
                 return Answer(None, duration_ms=self._since(began), fault=NetworkFault("dns"))
-        place = clients.enter(origin)
-        try:
-            request = (
-                clients.at(place)
-                .post(endpoint)
-                .headers(request_headers(ttl, urgency, topic, authorization))
-                .body_bytes(body)
-                .streamed_read_buffer_limit(0)  # the status counts even when the body never ends
-                .build_streamed()
-            )
-            async with request as response:
-                status = response.status
-                if status == 201:
-                    headers, told = _headers(response, _ACCEPTED_HEADERS), b""
-                else:
-                    headers = _headers(response, _ACCEPTED_HEADERS if 200 <= status < 300 else _REFUSED_HEADERS)
-                    told = await _read(response)
-        except (PyreqwestError, ValueError) as error:
-            fault = _fault(error)
-            if clients is not self._trusted and fault.kind == "connect":
-                self._pins.forget(_name(origin))
-            return Answer(None, duration_ms=self._since(began), fault=fault)
-        finally:
-            clients.leave(origin, place)
-        return Answer(status, headers, told, self._since(began))
+        if (place := self._origins.get((origin, address))) is None:
+            place = self._add(origin, address)
+        said = await place.post(endpoint, body, ttl, urgency, topic, authorization)
+        if isinstance(said, Reply):
+            return Answer(said.status, said.headers, said.body, self._since(began))
+        if address is not None and said.kind == "connect":
+            self._pins.forget(_server(origin)[0])
+        return Answer(None, duration_ms=self._since(began), fault=said)
 
-    async def _at_checked_address(self, name: str) -> "_Clients":
-        """Raises NotPublic and OSError."""
-        address = await self._pins.address(name)
-        held = self._pinned.get(name)
-        if held is None or held[0] != address:
-            # Those before end with the last request that lies with them.
-            held = self._pinned[name] = address, _Clients(lambda: self._builder().resolve(name, address, 443))
-            if len(self._pinned) > MOST:
-                self._pinned.popitem(last=False)
-        self._pinned.move_to_end(name)
-        return held[1]
+    def _add(self, origin: str, address: str | None) -> "_Origin":
+        added = _Origin(origin, partial(self._connect, origin, address), partial(self._open_older, origin, address))
+        self._origins[origin, address] = added
+        if len(self._origins) > MOST:
+            # What lies with the one that has been there longest comes to its end all the same.
+            self._origins.popitem(last=False)
+        return added
+
+    async def _connect(self, origin: str, address: str | None) -> Connection | None:
+        name, port = _server(origin)
+        return await connect(
+            name,
+            port,
+            self._context,
+            address,
+            connect_s=self._connect_timeout.total_seconds(),
+            answer_s=self._timeout.total_seconds(),
+        )
+
+    def _open_older(self, origin: str, address: str | None) -> OlderClient:
+        return http1.open_client(
+            self._certificates,
+            timeout=self._timeout,
+            connect_timeout=self._connect_timeout,
+            idle_timeout=IDLE,
+            pinned=None if address is None else (_server(origin)[0], address),
+        )
 
     def _since(self, began: float) -> int:
         return round((self._clock() - began) * 1000)
 
 
-class _Clients:
-    """As many alike as are needed for all that lies with an origin at once."""
+class _Origin:
+    """The connections to one push service."""
 
-    def __init__(self, builder: Callable[[], ClientBuilder]) -> None:
-        self._builder = builder
-        self._clients = [builder().build()]
-        self._lying: dict[str, list[int]] = {}
-        """How many requests lie with an origin, by the client that brought them there."""
+    def __init__(
+        self,
+        origin: str,
+        open_: Callable[[], Coroutine[Any, Any, Connection | None]],
+        open_older: Callable[[], OlderClient],
+    ) -> None:
+        self._origin = origin
+        self._pool = Pool(open_)
+        self._open_older = open_older
+        self._older: OlderClient | None = None
+        self._older_until = 0.0 if origin.startswith("https:") else math.inf
+        """It speaks only HTTP/1.1, as far as is known."""
 
-    def at(self, place: int) -> Client:
-        return self._clients[place]
-
-    def enter(self, origin: str) -> int:
-        """The first client whose connection has room for one more."""
-        lying = self._lying.setdefault(origin, [])
-        for place, count in enumerate(lying):
-            if count < STREAMS:
-                lying[place] += 1
-                return place
-        lying.append(1)
-        if len(lying) > len(self._clients):
-            self._clients.append(self._builder().build())
-        return len(lying) - 1
-
-    def leave(self, origin: str, place: int) -> None:
-        lying = self._lying[origin]
-        lying[place] -= 1
-        if not any(lying):
-            del self._lying[origin]
+    async def post(
+        self, endpoint: str, body: bytes, ttl: int, urgency: str, topic: str, authorization: str
+    ) -> Reply | NetworkFault:
+        if self._older_until <= time.monotonic():
+            path = endpoint[len(self._origin) :].encode()
+            fields = _fields(self._origin, urgency, topic, authorization, ttl > 0)
+            for _ in range(TRIES):
+                try:
+                    connection = await self._pool.connection()
+                except Unreachable as error:
+                    return error.fault
+                if connection is None:
+                    self._older_until = time.monotonic() + OLDER_S
+                    break
+                if (said := await connection.post(path, fields, ttl, body)) is not None:
+                    return said
+            else:
+                return _NOT_TAKEN
+        if self._older is None:
+            self._older = self._open_older()
+        headers = {"TTL": str(ttl)} | _headers(urgency, topic, authorization, lasts=ttl > 0)
+        return await http1.post(self._older, endpoint, headers, body)
 
     async def close(self) -> None:
-        for client in self._clients:
-            await client.close()
+        await self._pool.close()
+        if self._older is not None:
+            await self._older.close()
 
 
-def request_headers(ttl: int, urgency: str, topic: str, authorization: str) -> dict[str, str]:
-    """RFC 8030 section 5, RFC 8291 section 4, and Declarative Web Push's content type."""
+def _headers(urgency: str, topic: str, authorization: str, *, lasts: bool) -> dict[str, str]:
+    """RFC 8030 section 5, RFC 8291 section 4, and Declarative Web Push's content type; all but the TTL itself."""
     headers = {
-        "TTL": str(ttl),
         "Urgency": urgency,
         "Topic": topic,
         "Authorization": authorization,
         "Content-Encoding": "aes128gcm",
         "Content-Type": "application/json",
+        "User-Agent": "webpush-gateway",
     }
-    if ttl == 0:
+    if not lasts:
         # WNS refuses a TTL of 0 without it; the others do not look.
         headers["X-WNS-Cache-Policy"] = "no-cache"
     return headers
 
 
-def _name(origin: str) -> str:
-    return origin.partition("://")[2].partition(":")[0]
+@lru_cache(maxsize=1024)
+def _fields(origin: str, urgency: str, topic: str, authorization: str, lasts: bool) -> tuple[Field, ...]:
+    said = {":scheme": "https", ":authority": origin.partition("://")[2]}
+    said |= _headers(urgency, topic, authorization, lasts=lasts)
+    return tuple((name.lower().encode(), value.encode()) for name, value in said.items())
+
+
+def _server(origin: str) -> tuple[str, int]:
+    """(name, port)."""
+    parts = urlsplit(origin)
+    return parts.hostname or "", parts.port or 443
 
 
 def _certificates(ca_file: Path) -> list[bytes]:
-    """Each as DER. Read here because pyreqwest takes a file with no certificate in it without a word."""
+    """Each as DER. Read here because the HTTP client takes a file with no certificate in it without a word."""
     try:
         return [one.public_bytes(Encoding.DER) for one in load_pem_x509_certificates(ca_file.read_bytes())]
     except ValueError:
         raise ValueError(f"{ca_file} holds no PEM certificate, or a malformed one") from None
-
-
-def _headers(response: Response, names: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for name in names:
-        try:
-            value = response.get_header(name)
-        except ValueError:
-            # Octets that are no text. The status has arrived, and a garbled header must not undo it.
-            continue
-        if value is not None and len(value) <= LONGEST_HEADER:
-            found[name] = value
-    return found
-
-
-async def _read(response: Response) -> bytes:
-    """The start of the body. One that breaks off is no fault: the status has already said what counts."""
-    try:
-        return bytes(await response.body_reader.read(MOST_BODY) or b"")
-    except PyreqwestError:
-        return b""
-
-
-def _fault(error: PyreqwestError | ValueError) -> NetworkFault:
-    # The first cause names the URL, and an endpoint is as good as a key: only what comes after it is told.
-    told = error.details["causes"] or [] if isinstance(error, DetailedPyreqwestError) else []
-    causes = [cause["message"] for cause in told[1:]]
-    detail = causes[-1] if causes else ""
-    return NetworkFault(_kind(error, " ".join(causes).lower()), detail if "://" not in detail else "")
-
-
-def _kind(error: PyreqwestError | ValueError, causes: str) -> FaultKind:
-    if isinstance(error, RequestTimeoutError):
-        return "timeout"
-    if not isinstance(error, NetworkError):
-        return "protocol" if causes else "request"
-    if "dns error" in causes:
-        return "dns"
-    if "certificate" in causes or "corrupt message" in causes or "handshake" in causes or "tls" in causes:
-        return "tls"
-    return "connect" if "(connect)" in causes else "reset"

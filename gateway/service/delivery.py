@@ -3,7 +3,6 @@
 Nothing here waits for the queue or writes to the log; the worker around it does.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -118,9 +117,6 @@ class Courier:
         except (PayloadTooLarge, TemplateFailed) as refusal:
             return Sent(Rejected(refusal.detail), variant=variant)
         key, subject = self._keys[target.vapid_key_id]
-        # Others encrypt before the first of them posts: so messages reach the client's own thread in bursts, and it
-        # is woken once for several of them.
-        await asyncio.sleep(0)
         answer = await self._client.post(
             target.endpoint,
             body,

@@ -22,6 +22,7 @@ def make_ca(folder: Path, alpn: tuple[str, ...] = ("http/1.1",)) -> tuple[ssl.SS
         _certificate(issuer, issuer, authority.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority.public_key()), critical=False)
         .sign(authority, SHA256())
     )
     hosts = [x509.DNSName(NAMES[0]), x509.IPAddress(IPv4Address(NAMES[1]))]
@@ -31,6 +32,7 @@ def make_ca(folder: Path, alpn: tuple[str, ...] = ("http/1.1",)) -> tuple[ssl.SS
         .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(_usage(certificates=False), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()), critical=False)
         .sign(authority, SHA256())
     )
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,21 @@ import pytest
 from aiohttp import web
 
 from gateway.push.answers import Answer
-from gateway.push.client import PushClient
+from gateway.push.client import TRIES, PushClient
+from gateway.push.http2 import (
+    ACK,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    MAX_CONCURRENT_STREAMS,
+    PING,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+)
 from tests.support.tls import make_ca
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -284,7 +298,7 @@ async def test_an_unknown_name_is_a_dns_fault(client: PushClient) -> None:
 
 
 async def test_an_endpoint_that_is_no_url_is_a_request_fault(client: PushClient) -> None:
-    assert kind(await post(client, "https://xn--a.push.apple.com/secret")) == "request"
+    assert kind(await post(client, "http://xn--a.push.apple.com/secret")) == "request"
 
 
 async def test_a_certificate_is_trusted_through_the_ca_file_alone(client: PushClient, tmp_path: Path) -> None:
@@ -339,15 +353,17 @@ def test_a_ca_file_without_a_certificate_is_refused_by_name(tmp_path: Path, cont
         PushClient(tmp_path / "ca.pem")
 
 
-HEADERS, DATA, SETTINGS, PING, WINDOW_UPDATE = 1, 0, 4, 6, 8
-END_STREAM, ACK, END_HEADERS = 1, 1, 4
-
-
 class Http2Sink:
     """The least of an HTTP/2 server (RFC 9113): it answers 201, but only when `batch` requests wait for it."""
 
     def __init__(self) -> None:
         self.batch = 1
+        self.greeting = frame(SETTINGS)
+        self.answers_pings = True
+        self.pings = 0
+        self.asked_often = asyncio.Event()
+        self.reset = asyncio.Event()
+        self.closed = asyncio.Event()
         self.connections = 0
         self.most_open = 0
         self.bodies: dict[int, bytes] = {}
@@ -357,15 +373,27 @@ class Http2Sink:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         assert await reader.readexactly(24) == b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-        writer.write(frame(SETTINGS))
+        writer.write(self.greeting)
+        try:
+            await self._converse(reader, writer)
+        finally:
+            self.closed.set()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             head = await reader.readexactly(9)
             kind, flags, stream = head[3], head[4], int.from_bytes(head[5:9], "big")
             payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
             if kind == SETTINGS and not flags & ACK:
                 writer.write(frame(SETTINGS, ACK))
-            elif kind == PING and not flags & ACK:
-                writer.write(frame(PING, ACK, payload=payload))
+            elif kind == PING:
+                self.pings += 1
+                if self.pings == 3:
+                    self.asked_often.set()
+                if self.answers_pings:
+                    writer.write(frame(PING, ACK, payload=payload))
+            elif kind == RST_STREAM:
+                self.reset.set()
             elif kind == DATA:
                 self.bodies[stream] = self.bodies.get(stream, b"") + payload
                 writer.write(frame(WINDOW_UPDATE, payload=struct.pack("!I", max(1, len(payload)))))
@@ -379,10 +407,6 @@ class Http2Sink:
                             asking.write(frame(HEADERS, END_STREAM | END_HEADERS, done, b"\x08\x03201"))
                         self._waiting.clear()
             await writer.drain()
-
-
-def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
 
 
 async def test_tls_speaks_http_2_with_many_posts_on_one_connection(tmp_path: Path) -> None:
@@ -402,7 +426,7 @@ async def test_what_is_more_than_one_connection_takes_goes_over_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer that takes long then costs no more than the places it takes; when they are free one is enough again."""
-    monkeypatch.setattr("gateway.push.client.STREAMS", 3)
+    monkeypatch.setattr("gateway.push.http2.STREAMS", 3)
     context, ca_file = make_ca(tmp_path, alpn=("h2",))
     sink = Http2Sink()
     async with raw_server(sink.serve, context) as origin, PushClient(ca_file) as client:
@@ -432,3 +456,167 @@ async def test_a_server_without_http_2_gets_http_1_1(tmp_path: Path) -> None:
     async with http_server(handler, context) as origin, PushClient(ca_file) as client:
         assert (await post(client, f"{origin}/x")).status == 201
     assert versions == [(1, 1)]
+
+
+async def test_a_server_without_http_2_is_not_asked_for_it_each_time(tmp_path: Path) -> None:
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while True:
+            await reader.readuntil(b"\r\n\r\nsealed")
+            writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+
+    context, ca_file = make_ca(tmp_path)
+    async with raw_server(serve, context) as origin, PushClient(ca_file) as client:
+        for _ in range(5):
+            assert (await post(client, f"{origin}/x")).status == 201
+    assert connections == 2
+
+
+@asynccontextmanager
+async def http_2(folder: Path, sink: Http2Sink, timeout: float = 5) -> AsyncIterator[tuple[PushClient, str]]:
+    context, ca_file = make_ca(folder, alpn=("h2",))
+    async with (
+        raw_server(sink.serve, context) as origin,
+        PushClient(ca_file, timeout=timedelta(seconds=timeout)) as client,
+    ):
+        yield client, f"{origin}/secret"
+
+
+async def test_many_at_once_wait_for_one_connection(tmp_path: Path) -> None:
+    sink = Http2Sink()
+    async with http_2(tmp_path, sink) as (client, endpoint):
+        answers = await asyncio.gather(*(post(client, endpoint) for _ in range(64)))
+    assert ({answer.status for answer in answers}, sink.connections) == ({201}, 1)
+
+
+async def test_what_an_ending_connection_did_not_look_at_goes_over_another(tmp_path: Path) -> None:
+    sink = Http2Sink()
+    async with http_2(tmp_path, sink) as (client, endpoint):
+        sink.greeting = frame(SETTINGS) + frame(GOAWAY, 0, 0, bytes(8))
+        first = asyncio.ensure_future(post(client, endpoint))
+        await sink.closed.wait()
+        sink.greeting = frame(SETTINGS)
+        assert (await first).status == 201
+        assert sink.connections > 1
+
+
+async def test_a_server_that_ends_every_connection_is_a_reset(tmp_path: Path) -> None:
+    sink = Http2Sink()
+    sink.greeting = frame(SETTINGS) + frame(GOAWAY, 0, 0, bytes(8))
+    async with http_2(tmp_path, sink) as (client, endpoint):
+        assert kind(await post(client, endpoint)) == "reset"
+    assert sink.connections == TRIES
+
+
+async def test_a_server_that_takes_no_message_at_once_gets_them_one_by_one(tmp_path: Path) -> None:
+    sink = Http2Sink()
+    sink.greeting = frame(SETTINGS, 0, 0, MAX_CONCURRENT_STREAMS.to_bytes(2) + bytes(4))
+    async with http_2(tmp_path, sink) as (client, endpoint):
+        answers = [await post(client, endpoint) for _ in range(3)]
+    assert ({answer.status for answer in answers}, sink.connections, sink.most_open) == ({201}, 1, 1)
+
+
+async def test_silence_over_http_2_is_a_timeout_and_the_connection_goes_on(tmp_path: Path) -> None:
+    sink = Http2Sink()
+    sink.batch = 2
+    async with http_2(tmp_path, sink, timeout=0.3) as (client, endpoint):
+        assert kind(await post(client, endpoint)) == "timeout"
+        await sink.reset.wait()
+        sink.batch = 1
+        sink._waiting.clear()
+        assert (await post(client, endpoint)).status == 201
+    assert sink.connections == 1
+
+
+async def test_a_message_nobody_waits_for_is_called_off(tmp_path: Path) -> None:
+    sink = Http2Sink()
+    sink.batch = 2
+    async with http_2(tmp_path, sink) as (client, endpoint):
+        posting = asyncio.ensure_future(post(client, endpoint))
+        await sink.arrived.get()
+        posting.cancel()
+        await sink.reset.wait()
+
+
+@pytest.mark.parametrize("answers_pings", [True, False])
+async def test_a_silent_connection_is_asked_whether_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers_pings: bool
+) -> None:
+    """One that is has its time to answer; one that is not is given up, with all that lies with it."""
+    monkeypatch.setattr("gateway.push.connection.SILENT_S", 0.05)
+    monkeypatch.setattr("gateway.push.connection.PING_S", 0.3)
+    monkeypatch.setattr("gateway.push.connection.SLOWEST_TICK_S", 0.02)
+    sink = Http2Sink()
+    sink.batch, sink.answers_pings = 2, answers_pings
+    async with http_2(tmp_path, sink) as (client, endpoint):
+        first = asyncio.ensure_future(post(client, endpoint))
+        if answers_pings:
+            await sink.arrived.get()
+            await sink.asked_often.wait()
+            assert (await post(client, endpoint)).status == (await first).status == 201
+        else:
+            assert kind(await first) == "timeout"
+            await sink.closed.wait()
+            assert sink.pings == 1
+
+
+async def test_an_idle_connection_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.push.connection.IDLE", timedelta(seconds=0.05))
+    sink = Http2Sink()
+    async with http_2(tmp_path, sink) as (client, endpoint):
+        assert (await post(client, endpoint)).status == 201
+        await sink.closed.wait()
+        assert (await post(client, endpoint)).status == 201
+    assert sink.connections == 2
+
+
+async def test_what_is_no_http_2_is_a_protocol_fault(tmp_path: Path) -> None:
+    sink = Http2Sink()
+    sink.greeting = frame(SETTINGS, 0, 0, b"odd")
+    async with http_2(tmp_path, sink) as (client, endpoint):
+        assert kind(await post(client, endpoint)) in ("protocol", "reset")
+        await sink.closed.wait()
+
+
+async def test_a_server_that_breaks_off_over_http_2_is_a_reset(tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frame(SETTINGS))
+        await reader.readexactly(24)
+        await reader.readuntil(b"sealed")
+
+    context, ca_file = make_ca(tmp_path, alpn=("h2",))
+    async with raw_server(serve, context) as origin, PushClient(ca_file) as client:
+        assert kind(await post(client, f"{origin}/secret")) == "reset"
+
+
+async def test_a_server_that_asks_and_does_not_listen_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pings would be answered into memory."""
+    monkeypatch.setattr("gateway.push.connection.MOST_UNSENT", 1 << 16)
+    gone = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(24)
+        writer.transport.pause_reading()
+        try:
+            while True:
+                writer.write(frame(SETTINGS) + 1000 * frame(PING, 0, 0, bytes(8)))
+                await writer.drain()
+                await asyncio.sleep(0)
+        finally:
+            gone.set()
+
+    context, ca_file = make_ca(tmp_path, alpn=("h2",))
+    async with raw_server(serve, context) as origin, PushClient(ca_file) as client:
+        assert kind(await post(client, f"{origin}/secret")) == "reset"
+        await gone.wait()
+
+
+async def test_a_slow_address_does_not_hold_up_a_quick_one(tmp_path: Path) -> None:
+    """`localhost` may lead to ::1 first, where nobody listens."""
+    sink = Http2Sink()
+    async with http_2(tmp_path, sink) as (client, endpoint):
+        assert (await post(client, endpoint.replace("127.0.0.1", "localhost"))).status == 201

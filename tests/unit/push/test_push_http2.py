@@ -1,0 +1,351 @@
+"""What is said on one connection, with an independent HTTP/2 at its other end."""
+
+import asyncio
+import struct
+from collections.abc import Iterator
+
+import h2.config
+import h2.connection
+import h2.events
+import h2.settings
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.push import http2
+from gateway.push.answers import NetworkFault, Reply
+from gateway.push.http2 import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    PADDED,
+    PING,
+    PRIORITY,
+    PUSH_PROMISE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    Answered,
+    Session,
+    Violation,
+    frame,
+)
+
+FIELDS = ((b":scheme", b"https"), (b":authority", b"push.example.org"), (b"authorization", b"vapid t=a.b.c,k=BKey"))
+CREATED = b"\x48\x03201"
+Headers = list[tuple[str, str]]
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+class Peer:
+    """A push service's end of the session, by the h2 library, which is strict."""
+
+    def __init__(self, session: Session, **wanted: int) -> None:
+        self.session = session
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        codes = h2.settings.SettingCodes
+        self.h2.local_settings = h2.settings.Settings(
+            client=False, initial_values={codes[name]: value for name, value in wanted.items()}
+        )
+        self.h2.initiate_connection()
+        self.requests: dict[int, dict[bytes, bytes]] = {}
+        self.bodies: dict[int, bytes] = {}
+        self.complete: list[int] = []
+        self.reset: list[int] = []
+        self.refills = True
+
+    def talk(self) -> None:
+        while True:
+            said = b"".join(self.session.out)
+            self.session.out.clear()
+            self._hear(said)
+            told = self.h2.data_to_send()
+            if not said and not told:
+                return
+            self.session.receive(told)
+
+    def _hear(self, octets: bytes) -> None:
+        for event in self.h2.receive_data(octets):
+            match event:
+                case h2.events.RequestReceived():
+                    self.requests[event.stream_id] = {bytes(name): bytes(value) for name, value in event.headers}
+                    self.bodies[event.stream_id] = b""
+                case h2.events.DataReceived():
+                    self.bodies[event.stream_id] += event.data
+                    if self.refills:
+                        self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                case h2.events.StreamEnded():
+                    self.complete.append(event.stream_id)
+                case h2.events.StreamReset():
+                    self.reset.append(event.stream_id)
+
+    def answer(self, id_: int, headers: Headers, body: bytes | None = None) -> None:
+        self.h2.send_headers(id_, headers, end_stream=body is None)
+        if body is not None:
+            self.h2.send_data(id_, body, end_stream=True)
+
+
+def post(session: Session, loop: asyncio.AbstractEventLoop, body: bytes = b"sealed", deadline: float = 30) -> Answered:
+    answered: Answered = loop.create_future()
+    session.post(b"/p/1?a=b", FIELDS, 60, body, answered, deadline)
+    return answered
+
+
+def test_messages_are_posted_and_answered_in_any_order(loop: asyncio.AbstractEventLoop) -> None:
+    session = Session()
+    peer = Peer(session)
+    answers = [post(session, loop, b"x" * size) for size in (1, 4096, 300)]
+    peer.talk()
+    assert peer.requests[3] == {
+        b":method": b"POST",
+        b":path": b"/p/1?a=b",
+        **dict(FIELDS),
+        b"ttl": b"60",
+        b"content-length": b"4096",
+    }
+    assert [len(peer.bodies[id_]) for id_ in (1, 3, 5)] == [1, 4096, 300]
+    assert peer.complete == [1, 3, 5]
+    peer.answer(5, [(":status", "201"), ("location", "/m/5"), ("ttl", "60"), ("date", "today")])
+    peer.answer(1, [(":status", "429"), ("retry-after", "7"), ("location", "/no")], b"slow down")
+    peer.answer(3, [(":status", "410")], b"")
+    peer.talk()
+    assert [answer.result() for answer in answers] == [
+        Reply(429, {"retry-after": "7"}, b"slow down"),
+        Reply(410, {}),
+        Reply(201, {"location": "/m/5", "ttl": "60"}),
+    ]
+    assert session.in_flight == 0
+
+
+def test_thousands_go_over_one_connection_whose_windows_are_refilled(loop: asyncio.AbstractEventLoop) -> None:
+    session = Session()
+    peer = Peer(session)
+    for number in range(2000):
+        answered = post(session, loop, b"x" * 4000)
+        peer.talk()
+        # With bodies, so that our window must be refilled as well.
+        peer.answer(2 * number + 1, [(":status", "400")], b"y" * 3000)
+        peer.talk()
+        assert answered.result() == Reply(400, {}, b"y" * 3000)
+    assert session.in_flight == 0
+
+
+@pytest.mark.parametrize("window", [0, 1, 1000, 5000])
+def test_a_body_waits_until_it_is_taken(loop: asyncio.AbstractEventLoop, window: int) -> None:
+    session = Session()
+    peer = Peer(session, INITIAL_WINDOW_SIZE=window)
+    peer.refills = False
+    peer.talk()
+    post(session, loop, b"a" * 4000), post(session, loop, b"b" * 4000)
+    peer.talk()
+    assert [len(body) for body in peer.bodies.values()] == [min(window, 4000)] * 2
+    peer.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 2000})
+    peer.talk()
+    peer.h2.increment_flow_control_window(2000, 1)
+    peer.h2.increment_flow_control_window(2000, 3)
+    peer.talk()
+    assert [*peer.bodies.values()] == [b"a" * 4000, b"b" * 4000]
+    assert peer.complete == [1, 3]
+
+
+def test_all_together_send_no_more_than_the_connection_takes(loop: asyncio.AbstractEventLoop) -> None:
+    session = Session()
+    peer = Peer(session)
+    peer.refills = False
+    for _ in range(40):
+        post(session, loop, b"x" * 4000)
+    peer.talk()
+    assert sum(map(len, peer.bodies.values())) == 65_535
+    peer.h2.increment_flow_control_window(200_000)
+    peer.talk()
+    assert {len(body) for body in peer.bodies.values()} == {4000}
+    assert len(peer.complete) == 40
+
+
+def test_it_has_room_for_as_many_as_the_push_service_takes(loop: asyncio.AbstractEventLoop) -> None:
+    session = Session()
+    peer = Peer(session, MAX_CONCURRENT_STREAMS=2)
+    peer.talk()
+    post(session, loop)
+    assert session.has_room
+    post(session, loop)
+    assert not session.has_room
+    peer.talk()
+    peer.answer(1, [(":status", "201")])
+    peer.talk()
+    assert session.has_room
+
+
+def test_the_status_counts_without_the_rest(loop: asyncio.AbstractEventLoop) -> None:
+    """A 201 is answered at once; the body of anything else is waited for, but not for more than is read of it."""
+    session = Session()
+    peer = Peer(session)
+    created, endless, broken, late = (post(session, loop, deadline=deadline) for deadline in (1, 1, 1, 5))
+    peer.talk()
+    for id_, status in ((1, "201"), (3, "500"), (5, "503"), (7, "410")):
+        peer.h2.send_headers(id_, [(":status", status)])
+    peer.h2.send_data(3, b"z" * 5000)
+    peer.h2.send_data(5, b"half")
+    peer.h2.reset_stream(5)
+    peer.talk()
+    assert created.result() == Reply(201, {})
+    assert endless.result() == Reply(500, {}, b"z" * 4096)
+    assert broken.result() == Reply(503, {}, b"half")
+    assert peer.reset == [3]
+    assert (late.done(), session.in_flight) == (False, 2)
+    session.expire(6)
+    peer.talk()
+    assert late.result() == Reply(410, {})
+    assert (session.in_flight, peer.reset) == (0, [3, 1, 7])
+
+
+def test_trailers_and_early_hints_change_nothing(loop: asyncio.AbstractEventLoop) -> None:
+    session = Session()
+    peer = Peer(session)
+    answered = post(session, loop)
+    peer.talk()
+    peer.h2.send_headers(1, [(":status", "103"), ("location", "/hint")])
+    peer.talk()
+    assert not answered.done()
+    peer.h2.send_headers(1, [(":status", "404"), ("retry-after", "1")])
+    peer.h2.send_data(1, b"no")
+    peer.h2.send_headers(1, [("retry-after", "9")], end_stream=True)
+    peer.talk()
+    assert answered.result() == Reply(404, {"retry-after": "1"}, b"no")
+
+
+def test_what_was_not_looked_at_may_be_sent_again(loop: asyncio.AbstractEventLoop) -> None:
+    session = Session()
+    peer = Peer(session)
+    first, refused, reset, last = (post(session, loop) for _ in range(4))
+    peer.talk()
+    peer.h2.reset_stream(3, h2.errors.ErrorCodes.REFUSED_STREAM)
+    peer.h2.reset_stream(5, h2.errors.ErrorCodes.INTERNAL_ERROR)
+    peer.talk()
+    peer.session.receive(frame(GOAWAY, 0, 0, struct.pack("!II", 5, 0) + b"bye"))
+    assert (refused.result(), last.result()) == (None, None)
+    assert reset.result() == NetworkFault("reset", "HTTP/2 error 2")
+    assert (session.ending, session.has_room, first.done()) == (True, False, False)
+    peer.answer(1, [(":status", "201")])
+    session.receive(peer.h2.data_to_send())
+    assert first.result() == Reply(201, {})
+    assert session.in_flight == 0
+
+
+def test_what_was_cancelled_is_not_waited_for(loop: asyncio.AbstractEventLoop) -> None:
+    session = Session()
+    peer = Peer(session)
+    peer.refills = False
+    for _ in range(17):
+        post(session, loop, b"x" * 4000)
+    session.cancel(33)  # it waits for the window
+    session.cancel(1)
+    peer.talk()
+    assert peer.reset == [33, 1]
+    assert session.in_flight == 15
+    peer.h2.increment_flow_control_window(9000)
+    peer.talk()
+    assert len(peer.complete) == 16
+
+
+def test_the_end_of_the_connection_is_a_reset_of_all_that_has_no_status(loop: asyncio.AbstractEventLoop) -> None:
+    session = Session()
+    peer = Peer(session)
+    known, unknown = post(session, loop), post(session, loop)
+    peer.talk()
+    peer.h2.send_headers(1, [(":status", "400")])
+    peer.talk()
+    session.end()
+    assert known.result() == Reply(400, {})
+    assert unknown.result() == http2.ENDED
+    assert not session.has_room
+
+
+def test_padding_priority_and_continued_headers_are_read(loop: asyncio.AbstractEventLoop) -> None:
+    session = Session()
+    answered = post(session, loop)
+    head, rest = CREATED[:2], CREATED[2:]
+    session.receive(frame(HEADERS, PADDED | PRIORITY, 1, b"\x03" + bytes(5) + head + bytes(3)))
+    session.receive(frame(CONTINUATION, 0, 1, rest[:1]))
+    session.receive(frame(CONTINUATION, END_HEADERS, 1, rest[1:]))
+    assert answered.result() == Reply(201, {})
+    session.receive(frame(DATA, PADDED | END_STREAM, 1, b"\x02{}" + bytes(2)))
+    assert session.in_flight == 0
+
+
+def test_octets_may_come_one_by_one(loop: asyncio.AbstractEventLoop) -> None:
+    session = Session()
+    answered = post(session, loop)
+    session.out.clear()
+    for octet in (
+        frame(SETTINGS) + frame(PING, 0, 0, b"12345678") + frame(HEADERS, END_HEADERS | END_STREAM, 1, CREATED)
+    ):
+        session.receive(bytes([octet]))
+    assert answered.result() == Reply(201, {})
+    assert session.out == [frame(SETTINGS, ACK), frame(PING, ACK, 0, b"12345678")]
+
+
+HOSTILE: dict[str, bytes] = {
+    "a frame that is too long": (16_385).to_bytes(3) + bytes(6),
+    "headers of another's stream": frame(HEADERS, END_HEADERS, 2, CREATED),
+    "headers of a stream not begun": frame(HEADERS, END_HEADERS, 9, CREATED),
+    "headers that are none": frame(HEADERS, END_HEADERS, 1, b"\x48\x03"),
+    "headers with a table": frame(HEADERS, END_HEADERS, 1, b"\xbe"),
+    "headers broken off by data": frame(HEADERS, 0, 1, CREATED) + frame(DATA, 0, 1, b"x"),
+    "headers that never end": frame(HEADERS, 0, 1, CREATED) + 3 * frame(CONTINUATION, 0, 1, b"a" * 16_000),
+    "headers that go on with nothing": frame(HEADERS, 0, 1, CREATED) + frame(CONTINUATION, 0, 1),
+    "headers that did not begin": frame(CONTINUATION, END_HEADERS, 1, CREATED),
+    "more padding than frame": frame(HEADERS, END_HEADERS | PADDED, 1, b"\x09abc"),
+    "a body before its headers": frame(DATA, 0, 1, b"x"),
+    "a body of stream 0": frame(DATA, 0, 0, b"x"),
+    "settings of a wrong length": frame(SETTINGS, 0, 0, b"12345"),
+    "a window that is too large": frame(SETTINGS, 0, 0, struct.pack("!HI", 4, 2**31)),
+    "a window that overflows": frame(WINDOW_UPDATE, 0, 0, struct.pack("!I", 2**31 - 1)),
+    "a window that grows by nothing": frame(WINDOW_UPDATE, 0, 0, bytes(4)),
+    "a window of a wrong length": frame(WINDOW_UPDATE, 0, 0, bytes(3)),
+    "a ping of a wrong length": frame(PING, 0, 0, bytes(7)),
+    "a reset of a stream not begun": frame(RST_STREAM, 0, 3, bytes(4)),
+    "an end that is cut short": frame(GOAWAY, 0, 0, bytes(4)),
+    "a push": frame(PUSH_PROMISE, END_HEADERS, 1, bytes(4) + CREATED),
+}
+
+
+@pytest.mark.parametrize("octets", HOSTILE.values(), ids=HOSTILE.keys())
+def test_what_rfc_9113_does_not_allow_ends_the_connection(loop: asyncio.AbstractEventLoop, octets: bytes) -> None:
+    session = Session()
+    answered = post(session, loop)
+    with pytest.raises(Violation, match=r"\w"):
+        session.receive(octets)
+    assert not answered.done()
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 10), st.integers(0, 255), st.sampled_from([0, 1, 2, 3, 5]), st.binary(max_size=60)),
+        max_size=20,
+    )
+)
+@settings(max_examples=300)
+def test_no_frames_do_worse_than_end_the_connection(frames: list[tuple[int, int, int, bytes]]) -> None:
+    loop = asyncio.new_event_loop()
+    session = Session()
+    answers = [post(session, loop, b"x" * 3000) for _ in range(2)]
+    try:
+        for kind, flags, stream, payload in frames:
+            session.receive(frame(kind, flags, stream, payload))
+    except Violation as violation:
+        session.end(NetworkFault("protocol", violation.detail), violation.code)
+    session.expire(31)
+    loop.close()
+    assert all(answer.done() for answer in answers)
+    assert session.in_flight == 0
