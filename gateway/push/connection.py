@@ -176,8 +176,7 @@ class Pool:
                     return connection
             if self._opening is None:
                 self._connections = [one for one in self._connections if not one.is_over]
-                self._opening = asyncio.create_task(self._open())
-                self._opening.add_done_callback(self._opened)
+                self._opening = asyncio.create_task(self._open_one())
             # One may give up waiting while others still want it.
             made = await asyncio.shield(self._opening)
             if made is None or made.is_over:
@@ -193,10 +192,14 @@ class Pool:
         for connection in self._connections:
             connection.abort()
 
-    def _opened(self, opening: "asyncio.Task[Connection | None]") -> None:
-        self._opening = None
-        if not opening.cancelled() and opening.exception() is None and (made := opening.result()) is not None:
+    async def _open_one(self) -> Connection | None:
+        try:
+            made = await self._open()
+        finally:
+            self._opening = None
+        if made is not None:
             self._connections.append(made)
+        return made
 
 
 async def connect(

@@ -8,7 +8,7 @@ from one read. What a push service does beyond what RFC 9113 lets it do ends the
 import asyncio
 
 from gateway.push import answers
-from gateway.push.answers import CREATED, LONGEST_HEADER, MOST_BODY, NetworkFault, Reply, headers_of
+from gateway.push.answers import LONGEST_HEADER, MOST_BODY, NetworkFault, Reply, headers_of
 from gateway.push.header_block import Field, Reader, Writer
 
 # What a connection is allowed at once is the server's to say; section 6.5.2 asks for no less than this, and few allow
@@ -228,8 +228,6 @@ class Session:
             }
         if flags & END_STREAM:
             self._ended(id_, stream)
-        elif stream.status == CREATED:
-            stream.settle(None)  # the body may come, but nobody waits for it
 
     def _continue(self, id_: int, flags: int, payload: bytes) -> None:
         if self._unfinished is None or self._unfinished[0] != id_:

@@ -76,7 +76,7 @@ async def test_a_gone_device_is_not_sent_to_again(parts: Parts) -> None:
 async def test_a_device_found_gone_while_another_notification_waited_is_not_asked_again(parts: Parts) -> None:
     [gone] = parts.subscribe(Vendor.FCM, 1)
     [device_id] = await parts.register([gone])
-    parts.sim.behave(Rule(status=503, times=1, retry_after=1))
+    parts.sim.behave(Rule(status=503, times=1, retry_after=4))
     async with parts.working():
         waiting = await parts.submit()
         await parts.until(waiting.id, lambda progress: progress.retries == 1)

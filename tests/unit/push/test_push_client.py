@@ -15,6 +15,7 @@ from aiohttp import web
 
 from gateway.push.answers import Answer
 from gateway.push.client import TRIES, PushClient
+from gateway.push.connection import Connection, Pool
 from gateway.push.http2 import (
     ACK,
     DATA,
@@ -491,6 +492,24 @@ async def test_many_at_once_wait_for_one_connection(tmp_path: Path) -> None:
     async with http_2(tmp_path, sink) as (client, endpoint):
         answers = await asyncio.gather(*(post(client, endpoint) for _ in range(64)))
     assert ({answer.status for answer in answers}, sink.connections) == ({201}, 1)
+
+
+async def test_who_comes_just_when_a_connection_is_made_gets_it() -> None:
+    loop, got = asyncio.get_running_loop(), []
+    made = Connection(timeout=5)
+
+    def come() -> None:
+        with pytest.raises(StopIteration) as end:
+            pool.connection().send(None)
+        got.append(end.value.value)
+
+    async def open_one() -> Connection:
+        loop.call_soon(come)
+        return made
+
+    pool = Pool(open_one)
+    assert await pool.connection() is made
+    assert got == [made]
 
 
 async def test_what_an_ending_connection_did_not_look_at_goes_over_another(tmp_path: Path) -> None:
