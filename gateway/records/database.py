@@ -4,19 +4,24 @@ Statements are SQLAlchemy Core. asyncpg itself is reached for only where Core ha
 running transaction, and LISTEN on a connection of its own.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 DATABASE_ERRORS = (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 """How an ailing database shows itself. asyncpg's own errors are among them: SQLAlchemy passes on as they are
 those of making a connection, such as 'starting up' and 'too many clients'."""
+
+# Whatever drops connections without a word, such as a firewall, drops those that have been silent for minutes.
+FRESH_S = 1.0
+_WRITE_BEHIND = text("SET LOCAL synchronous_commit = off")
 
 
 def is_refusal(error: Exception) -> bool:
@@ -40,15 +45,39 @@ def plain_url(url: str) -> str:
 
 
 def open_engine(url: str, *, pool_size: int = 10, application_name: str = "gateway") -> AsyncEngine:
-    return create_async_engine(
+    engine = create_async_engine(
         driver_url(url),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,
-        pool_pre_ping=True,
         hide_parameters=True,  # errors are logged; endpoints and keys must not be
         connect_args={"server_settings": {"application_name": application_name}, "timeout": 10},
     )
+    _check_connections(engine)
+    return engine
+
+
+def _check_connections(engine: AsyncEngine) -> None:
+    """Replace lost connections before they are used.
+
+    `pool_pre_ping` asks before each transaction, and a ping is three questions: as many as most transactions have. Here
+    only who has been idle for long is asked; of the others asyncpg knows already when they were closed.
+    """
+    pool, dialect = engine.sync_engine.pool, engine.sync_engine.dialect
+
+    @event.listens_for(pool, "checkin")
+    def put_away(_: Any, record: Any) -> None:
+        record.info["idle_since"] = time.monotonic()
+
+    @event.listens_for(pool, "checkout")
+    def check(connection: Any, record: Any, _: Any) -> None:
+        if connection.driver_connection.is_closed():
+            raise InvalidatePoolError
+        if time.monotonic() - record.info.get("idle_since", time.monotonic()) > FRESH_S:
+            try:
+                dialect.do_ping(connection)
+            except dialect.loaded_dbapi.Error as error:
+                raise InvalidatePoolError from error
 
 
 async def version(conn: AsyncConnection) -> tuple[int, str]:
@@ -62,7 +91,7 @@ async def write_behind(conn: AsyncConnection) -> None:
     everything that came after it: for what is then done again, such as claiming a job. Not for what makes rows: their
     ids would be given to others, while somebody still has them in hand.
     """
-    await conn.execute(text("SET LOCAL synchronous_commit = off"))
+    await conn.execute(_WRITE_BEHIND)
 
 
 async def raw(conn: AsyncConnection) -> "asyncpg.Connection[asyncpg.Record]":
