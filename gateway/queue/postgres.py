@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Row, Select, delete, func, insert, literal, select, text, tuple_, update
+from sqlalchemy import Row, Select, bindparam, delete, func, insert, literal, select, text, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -56,6 +56,14 @@ CLAIM = text("""
     FROM due WHERE jobs.id = due.id
     RETURNING jobs.*
 """)
+# These run for every batch, and SQLAlchemy takes longer to make a statement than to run it: so they are made once.
+_WHOLE = (
+    jobs.c.id == bindparam("job"),
+    jobs.c.attempt == bindparam("held_as"),
+    func.cardinality(jobs.c.device_ids) == bindparam("devices"),
+)
+_END = delete(jobs).where(*_WHOLE)
+_KEEP = update(jobs).where(*_WHOLE).values(device_ids=bindparam("remaining"))
 NOBODY = UUID(int=0)
 # Claims and settles at once, of what is not urgent. An application's batches are numbered in the log one after another:
 # more of them would take every connection while they wait, and an alert would wait for one. Claims wait behind them, so
@@ -336,11 +344,12 @@ async def halve(conn: AsyncConnection, job: Job) -> None:
 
 async def _shrink(conn: AsyncConnection, job: Job, settled: int, remaining: Sequence[UUID]) -> bool:
     """Take `settled` devices out of the job; False when that was done before. Raises LeaseLost."""
-    whole = (*_held(job), func.cardinality(jobs.c.device_ids) == settled + len(remaining))
+    whole = {"job": job.id, "held_as": job.attempt, "devices": settled + len(remaining)}
     if not remaining:
-        await _guarded(conn, delete(jobs).where(*whole))
+        if (await conn.execute(_END, whole)).rowcount != 1:
+            raise LeaseLost
         return True
-    if (await conn.execute(update(jobs).where(*whole).values(device_ids=list(remaining)))).rowcount == 1:
+    if (await conn.execute(_KEEP, whole | {"remaining": list(remaining)})).rowcount == 1:
         return True
     left = (await conn.execute(select(jobs.c.device_ids).where(*_held(job)))).scalar()
     if left == list(remaining):

@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Set
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import Float, bindparam, case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.delivery import Accepted, Gone, OutcomeName, Rejected, Settlement
@@ -52,6 +51,32 @@ ATTEMPT_COLUMNS = (
 )
 
 
+# What follows runs for every batch, and SQLAlchemy takes longer to make a statement than to run it: so it is made once.
+_COUNT_RETRIES = (
+    update(progress)
+    .where(progress.c.notification_id == bindparam("notification"))
+    .values(retries=progress.c.retries + bindparam("more_retries"))
+    .returning(progress.c.targets - sum(progress.c[name.value] for name in OutcomeName))
+)
+_WINDOW = RATE_WINDOW.total_seconds()
+_FADED = progress.c.rate * func.exp(
+    -func.least(func.extract("epoch", func.now() - progress.c.rated_at) / _WINDOW, FORGOTTEN)
+)
+_COUNT = _COUNT_RETRIES.values(
+    **{name.value: progress.c[name.value] + bindparam(f"more_{name.value}") for name in OutcomeName},
+    # How long the first batch took is not known: the rate begins with the second.
+    rate=case((progress.c.rated_at.is_(None), 0.0), else_=_FADED + bindparam("more", type_=Float) / _WINDOW),
+    rated_at=func.now(),
+    began_at=func.coalesce(progress.c.began_at, func.now()),
+)
+_TAKE = (
+    update(applications)
+    .where(applications.c.id == bindparam("application"))
+    .values(log_position=applications.c.log_position + bindparam("size"))
+    .returning(applications.c.log_position, applications.c.forgot_at > func.now() - people.REMEMBERED)
+)
+
+
 async def record(conn: AsyncConnection, job: Job, settlement: Settlement) -> None:
     """Append a batch of one job's results and count them; ends the notification with its last delivery."""
     if settlement.attempts:
@@ -78,13 +103,8 @@ async def _append(conn: AsyncConnection, job: Job, settlement: Settlement) -> No
     # follows the log and has read up to N never misses a row below it.
     size = len(settlement.settled)
     await signals.send(conn, signals.LOG, str(job.application_id))
-    take = (
-        update(applications)
-        .where(applications.c.id == job.application_id)
-        .values(log_position=applications.c.log_position + size)
-        .returning(applications.c.log_position, applications.c.forgot_at > func.now() - people.REMEMBERED)
-    )
-    last, may_be_forgotten = (await conn.execute(take)).one()
+    taken = await conn.execute(_TAKE, {"application": job.application_id, "size": size})
+    last, may_be_forgotten = taken.one()
     first = last - size + 1
     # Those who were forgotten since the job was loaded.
     nameless = await people.forgotten_of(conn, [d.device_id for d in settlement.settled]) if may_be_forgotten else ()
@@ -140,24 +160,9 @@ async def _mark(conn: AsyncConnection, settlement: Settlement) -> None:
 
 
 async def _count(conn: AsyncConnection, notification_id: UUID, counts: Counter[OutcomeName], retries: int) -> None:
-    added: dict[str, Any] = {name.value: progress.c[name.value] + count for name, count in counts.items()}
-    if counts:
-        window = RATE_WINDOW.total_seconds()
-        since = func.extract("epoch", func.now() - progress.c.rated_at)
-        faded = progress.c.rate * func.exp(-func.least(since / window, FORGOTTEN))
-        added |= {
-            # How long the first batch took is not known: the rate begins with the second.
-            "rate": case((progress.c.rated_at.is_(None), 0.0), else_=faded + counts.total() / window),
-            "rated_at": func.now(),
-            "began_at": func.coalesce(progress.c.began_at, func.now()),
-        }
-    counted = (
-        update(progress)
-        .where(progress.c.notification_id == notification_id)
-        .values(**added, retries=progress.c.retries + retries)
-        .returning(progress.c.targets - sum(progress.c[name.value] for name in OutcomeName))
-    )
-    if (await conn.execute(counted)).scalar_one() == 0:
+    added = {f"more_{name.value}": counts[name] for name in OutcomeName}
+    said = {**added, "notification": notification_id, "more": counts.total(), "more_retries": retries}
+    if (await conn.execute(_COUNT if counts else _COUNT_RETRIES, said)).scalar_one() == 0:
         ended = case((notifications.c.status == Status.CANCELLED, Status.CANCELLED), else_=Status.DONE)
         this = notifications.c.id == notification_id
         await conn.execute(update(notifications).where(this).values(status=ended, finished_at=func.now()))

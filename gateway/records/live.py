@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, any_, cast, delete, func, select, update
+from sqlalchemy import Row, any_, bindparam, delete, func, select, update
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,6 +14,10 @@ from gateway.records import signals
 from gateway.records.schema import devices, live_waiting
 
 _w = live_waiting.c
+# Made once: it runs for every job.
+_HANDED = select(_w.device_id, _w.created_at, _w.acked_at).where(
+    _w.notification_id == bindparam("notification"), _w.device_id == any_(bindparam("several", type_=ARRAY(PG_UUID)))
+)
 
 
 async def hold(conn: AsyncConnection, device_id: UUID, lasts: timedelta) -> None:
@@ -30,9 +34,8 @@ async def handed(
     conn: AsyncConnection, notification_id: UUID, device_ids: Collection[UUID]
 ) -> dict[UUID, tuple[datetime, datetime | None]]:
     """(when it was handed over, when the page said that it has it) by device."""
-    these = (_w.notification_id == notification_id, _w.device_id == any_(cast(list(device_ids), ARRAY(PG_UUID))))
-    query = select(_w.device_id, _w.created_at, _w.acked_at).where(*these)
-    return {row.device_id: (row.created_at, row.acked_at) for row in await conn.execute(query)}
+    asked = {"notification": notification_id, "several": list(device_ids)}
+    return {row.device_id: (row.created_at, row.acked_at) for row in await conn.execute(_HANDED, asked)}
 
 
 async def hand_over(

@@ -6,8 +6,9 @@ from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, insert, literal, select, update
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import Row, any_, bindparam, func, insert, literal, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.notification import Delivery, Kind, Lane, Notification, Progress, Status, Templating, Urgency
@@ -16,6 +17,8 @@ from gateway.records import happenings
 from gateway.records.schema import notifications, progress, variants
 
 _PROGRESS = [progress.c[field.name] for field in fields(Progress)]
+# Made once: it runs for every job.
+_LOAD = select(notifications).where(notifications.c.id == any_(bindparam("several", type_=ARRAY(PG_UUID))))
 
 
 async def add(conn: AsyncConnection, accepted: Sequence[Notification]) -> None:
@@ -90,8 +93,7 @@ async def newest(
 
 
 async def load(conn: AsyncConnection, ids: Sequence[UUID], *, lock: bool = False) -> list[Notification]:
-    query = select(notifications).where(notifications.c.id.in_(ids))
-    rows = await conn.execute(query.with_for_update() if lock else query)
+    rows = await conn.execute(_LOAD.with_for_update() if lock else _LOAD, {"several": list(ids)})
     return [_notification(row) for row in rows]
 
 

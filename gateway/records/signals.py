@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 
 import asyncpg
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.records.database import plain_url
@@ -31,12 +31,14 @@ LIVE = "gateway_live"
 
 RECONNECT_S = 1.0
 
+_NOTIFY = select(func.pg_notify(bindparam("channel"), bindparam("payload")))
+
 log = structlog.get_logger(__name__)
 
 
 async def send(conn: AsyncConnection, channel: str, payload: str = "") -> None:
     """Signal when the running transaction commits."""
-    await conn.execute(select(func.pg_notify(channel, payload)))
+    await conn.execute(_NOTIFY, {"channel": channel, "payload": payload})
 
 
 class Waiter:
