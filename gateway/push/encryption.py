@@ -8,6 +8,7 @@ import os
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import sha256
+from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ec import (
     ECDH,
@@ -19,7 +20,6 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway.domain.device import Subscription
 from gateway.domain.errors import Fault, PayloadTooLarge
 
 RECORD_SIZE = 4096
@@ -54,9 +54,18 @@ _B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 
 
+class Keys(Protocol):
+    """A browser's: of a `Subscription`, or of whatever else has them at hand."""
+
+    @property
+    def p256dh(self) -> bytes: ...
+    @property
+    def auth(self) -> bytes: ...
+
+
 def encrypt(
     payload: bytes,
-    subscription: Subscription,
+    subscription: Keys,
     *,
     salt: bytes | None = None,
     ephemeral: EllipticCurvePrivateKey | None = None,

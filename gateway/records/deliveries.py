@@ -83,7 +83,8 @@ async def record(conn: AsyncConnection, job: Job, settlement: Settlement) -> Non
         rows = ((job.day, job.notification_id, *attempt) for attempt in settlement.attempts)
         await copy(conn, "attempts", ATTEMPT_COLUMNS, rows)
     counts = Counter(done.outcome.name for done in settlement.settled)
-    await _mark(conn, settlement)
+    if counts[OutcomeName.GONE] or counts[OutcomeName.REJECTED]:
+        await _mark(conn, settlement)
     await _count(conn, job.notification_id, counts, settlement.retries)
     await _count_variants(conn, job.notification_id, settlement)
     if settlement.settled:

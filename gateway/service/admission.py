@@ -22,6 +22,8 @@ async def decide(
 ) -> dict[UUID, Verdict]:
     """The devices that are not to be sent to now, each with its reason; the rest count against their caps."""
     steering = notification.steering
+    if steering.category is None and steering.quiet_hours is None:
+        return {}
     verdicts: dict[UUID, Verdict] = {}
     for target in targets:
         if steering.category is not None and steering.category in target.muted:

@@ -15,7 +15,7 @@ from gateway import metrics
 from gateway.domain import clock
 from gateway.domain.cargo import SigningKey, Target
 from gateway.domain.delivery import Accepted, Cancelled, Expired, Final, Gone, Outcome, Rejected, Retry
-from gateway.domain.device import DeviceStatus, Subscription
+from gateway.domain.device import DeviceStatus
 from gateway.domain.errors import EndpointNotAllowed, PayloadTooLarge, TemplateFailed
 from gateway.domain.keeping import keep
 from gateway.domain.notification import Notification, Status, Urgency
@@ -111,9 +111,9 @@ class Courier:
             return self._retry(post, held, tries, Sent(held))
         variant = post.notification.variant_of(target.bucket)
         try:
-            known = post.known.get(target.device_id, {})
+            known = post.known.get(target.device_id, {}) if post.known else {}
             payload, topic = post.messages.for_device(target.device_id, target.locale, variant, known)
-            body = encrypt(payload, Subscription(target.endpoint, target.p256dh, target.auth))
+            body = encrypt(payload, target)
         except (PayloadTooLarge, TemplateFailed) as refusal:
             return Sent(Rejected(refusal.detail), variant=variant)
         key, subject = self._keys[target.vapid_key_id]

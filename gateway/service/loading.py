@@ -37,7 +37,7 @@ async def load(engine: AsyncEngine, composer: Composer, job: Job) -> Cargo | Non
             winner = await notifications.decide_winner(conn, notification.id)
             notification = replace(notification, winner=winner)
         verdicts: dict[UUID, Verdict] = {**await admission.decide(conn, notification, targets, now)}
-        left = [target for target in targets if target.device_id not in verdicts]
+        left = [target for target in targets if target.device_id not in verdicts] if verdicts else targets
         verdicts |= await live.decide(conn, notification, left, now)
     return Cargo(notification, messages.home, targets, keys, verdicts, known)
 

@@ -78,15 +78,15 @@ class Run:
         if self._cancelled:  # heard while we were loading
             post.status = Status.CANCELLED
         self._look_up = partial(look, cargo.notification)
-        gone = Sent(Gone("the device was unregistered before this was sent"))
-        for device_id in self._unsettled.keys() - {target.device_id for target in cargo.targets}:
-            self._results.append((_unregistered(device_id), gone))
-        for target in cargo.targets:
-            verdict = cargo.verdicts.get(target.device_id)
-            if verdict is None:
-                self._parcels.append(Parcel(self, post, target))
-            else:
-                self._results.append((target, Sent(verdict)))
+        if len(cargo.targets) < len(self._unsettled):
+            gone = Sent(Gone("the device was unregistered before this was sent"))
+            for device_id in self._unsettled.keys() - {target.device_id for target in cargo.targets}:
+                self._results.append((_unregistered(device_id), gone))
+        targets, verdicts = cargo.targets, cargo.verdicts
+        if verdicts:
+            self._results += [(one, Sent(verdicts[one.device_id])) for one in targets if one.device_id in verdicts]
+            targets = [one for one in targets if one.device_id not in verdicts]
+        self._parcels = [Parcel(self, post, target) for target in targets]
 
     @property
     def _may_fail_too_often(self) -> bool:

@@ -1,6 +1,6 @@
 """Count what a batch of sends came to, all at once: message by message it would be felt."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from gateway import metrics, tracing
@@ -19,25 +19,20 @@ MOST_TRACED = 32
 
 def count(job: Job, notification: Notification | None, batch: Sequence[tuple[Target, Sent]]) -> None:
     """The attempts of a batch, and how long the first ones were in coming."""
-    outcomes: Counter[tuple[str, str]] = Counter()
-    seconds: dict[str, list[float]] = {}
-    first: list[float] = []
+    answers: defaultdict[tuple[str, str], list[Sent]] = defaultdict(list)
     for target, sent in batch:
-        if not sent.posted or sent.at is None:
-            continue
-        service = vendor(target.host)
-        outcomes[service, sent.outcome.name] += 1
-        seconds.setdefault(service, []).append(sent.duration_ms / 1000)
-        first.append(sent.at.timestamp())
+        if sent.posted:
+            answers[target.host, sent.outcome.name].append(sent)
     if tracing.on():
         _trace(job, batch)
-    for (service, outcome), times in outcomes.items():
-        metrics.attempts(service, outcome).inc(times)
-    for service, took in seconds.items():
-        metrics.ATTEMPT_SECONDS.observe((service,), took)
-    if first and job.tries == 0 and notification is not None and not _is_held_back(notification):
+    for (host, outcome), several in answers.items():
+        service = vendor(host)
+        metrics.attempts(service, outcome).inc(len(several))
+        metrics.ATTEMPT_SECONDS.observe((service,), [sent.duration_ms / 1000 for sent in several])
+    if answers and job.tries == 0 and notification is not None and not _is_held_back(notification):
         began = max(notification.created_at, notification.start_at).timestamp()
-        metrics.ACCEPT_TO_SEND_SECONDS.observe((job.lane.label,), (max(0.0, at - began) for at in first))
+        sent_at = [sent.at.timestamp() for several in answers.values() for sent in several if sent.at is not None]
+        metrics.ACCEPT_TO_SEND_SECONDS.observe((job.lane.label,), [max(0.0, at - began) for at in sent_at])
 
 
 def _trace(job: Job, batch: Iterable[tuple[Target, Sent]]) -> None:
