@@ -156,7 +156,8 @@ class Host:
         """Seconds until it has taken `ahead` messages, as fast as it has of late."""
         pace = self._pace
         if self.in_flight:
-            pace = max(pace, (now - self.moved_at) / max(1, int(self.limit)))
+            # With a limit that was cut, every late answer would look like a host that hangs.
+            pace = max(pace, (now - self.moved_at) / max(START, self.limit))
         return ahead * pace
 
     def _round(self, heard: bool) -> None:

@@ -87,14 +87,15 @@ class _Application(Generic[L]):
 class _Stop(Generic[L]):
     """One host and what waits for it."""
 
-    __slots__ = ("blocked", "host", "queues", "resume_at", "slow", "waiting")
+    __slots__ = ("blocked", "host", "queues", "resume_at", "slow_since", "waiting")
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.queues: dict[tuple[Lane, UUID], _Queue[L]] = {}
         self.blocked: dict[Lane, deque[_Queue[L]]] = {lane: deque() for lane in Lane}
         self.waiting = dict.fromkeys(Lane, 0)
-        self.slow = False
+        self.slow_since = 0.0
+        """Since when what waits for it is more than it soon takes; 0 while it is not."""
         self.resume_at = 0.0
         """When what has been put off until now will have had its turn."""
 
@@ -229,9 +230,9 @@ class Lanes(Generic[L]):
         """See which hosts are stuck, or may be tried again: to be called now and then, since nothing tells it."""
         now = self._clock()
         stops = list(self._stops.values())
-        self._aside = sum(stop.host.in_flight for stop in stops if stop.slow or stop.host.answers_late(now))
+        self._aside = sum(stop.host.in_flight for stop in stops if stop.slow_since or stop.host.answers_late(now))
         for stop in stops:
-            if stop.queues:
+            if stop.queues or stop.slow_since:
                 self._judge(stop, now)
                 self._unblock(stop, now)
         if any(self._turns.values()):
@@ -278,7 +279,7 @@ class Lanes(Generic[L]):
 
     def _add(self, stop: _Stop[L], lane: Lane, application: UUID, letters: list[L], now: float) -> None:
         stop.waiting[lane] += len(letters)
-        if not stop.slow:
+        if not stop.slow_since:
             self._at_hand[lane] += len(letters)
         queue = stop.queues.get((lane, application))
         if queue is not None:
@@ -303,7 +304,7 @@ class Lanes(Generic[L]):
 
     def _less(self, stop: _Stop[L], lane: Lane, count: int) -> None:
         stop.waiting[lane] -= count
-        if not stop.slow:
+        if not stop.slow_since:
             self._at_hand[lane] -= count
             self._taken += count
             if self._taken >= STEP or not self._at_hand[lane]:
@@ -313,9 +314,9 @@ class Lanes(Generic[L]):
     def _judge(self, stop: _Stop[L], now: float) -> None:
         """Is it slow?"""
         seconds = stop.host.wait(sum(stop.waiting.values()), now)
-        slow = bool(stop.host.probe_at) or seconds > (SLOW_S / 2 if stop.slow else SLOW_S)
-        if slow is not stop.slow:
-            stop.slow = slow
+        slow = bool(stop.host.probe_at) or seconds > (SLOW_S / 2 if stop.slow_since else SLOW_S)
+        if slow is not bool(stop.slow_since):
+            stop.slow_since = now if slow else 0.0
             for lane, waiting in stop.waiting.items():
                 self._at_hand[lane] += -waiting if slow else waiting
             self._eased.set()
@@ -325,15 +326,15 @@ class Lanes(Generic[L]):
         queue = stop.queues.get((lane, application))
         if queue is None:
             return 0
-        pace = stop.host.wait(len(stop.queues), now)
-        if len(queue.letters) * pace <= PATIENCE_S:
+        if stop.host.wait(len(queue.letters) * len(stop.queues), now) <= PATIENCE_S:
             return 0
+        # Not for longer than it has been slow already: a bad moment does not cost minutes.
+        longest = min(PUT_OFF_S[lane], max(PATIENCE_S, now - (stop.slow_since or now)))
         # Those put off before come first, as fast as it has been of late.
-        longest = PUT_OFF_S[lane]
         pause = max(PATIENCE_S / 2, stop.resume_at - now)
         if pause >= longest:
             return longest * random.uniform(0.5, 1)  # noqa: S311 - to spread them, not a secret
-        stop.resume_at = now + pause + count * pace
+        stop.resume_at = now + pause + stop.host.wait(count, now)
         return pause
 
     def _probe(self, stop: _Stop[L], lane: Lane, application: UUID, letters: list[L], now: float) -> None:
