@@ -1,10 +1,10 @@
 """A device: one browser's push subscription with its client details."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 TOPIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,63}")
@@ -20,8 +20,7 @@ class DeviceStatus(StrEnum):
     QUARANTINED = "quarantined"
 
 
-@dataclass(frozen=True, slots=True)
-class Subscription:
+class Subscription(NamedTuple):
     """A push subscription (Push API, PushSubscription).
 
     `p256dh` is a P-256 point (65 octets, uncompressed), `auth` a secret of 16 octets (RFC 8291 section 2).
@@ -32,8 +31,7 @@ class Subscription:
     auth: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(NamedTuple):
     """WGS 84 degrees; `accuracy_m` is the radius of uncertainty in metres."""
 
     lat: float
@@ -41,8 +39,7 @@ class Location:
     accuracy_m: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ClientDetails:
+class ClientDetails(NamedTuple):
     platform: str | None = None
     browser: str | None = None
     locale: str | None = None
@@ -50,13 +47,12 @@ class ClientDetails:
     app_version: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
+class Registration(NamedTuple):
     """What a web page hands over for one browser. None means 'not said': a refresh leaves it as it was."""
 
     subscription: Subscription
     user_id: str | None = None
-    client: ClientDetails = field(default_factory=ClientDetails)
+    client: ClientDetails = ClientDetails()
     attributes: dict[str, Any] | None = None
     topics: tuple[str, ...] | None = None
     zones: tuple[str, ...] | None = None

@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -89,7 +88,7 @@ class Desk:
         endpoint = self._context.policy.check(subscription.endpoint)
         if endpoint.url != subscription.endpoint:
             canonical = Subscription(endpoint.url, subscription.p256dh, subscription.auth)
-            registration = replace(registration, subscription=canonical)
+            registration = registration._replace(subscription=canonical)
         return New(self._application_id, registration, endpoint.host, vapid_key_id)
 
     @staticmethod
@@ -195,7 +194,7 @@ def show(device: Device) -> dict[str, Any]:
         "status": device.status,
         "host": device.subscription.endpoint.split("/")[2],
         "user_id": device.user_id,
-        "client": {name: getattr(device.client, name) for name in device.client.__dataclass_fields__},
+        "client": device.client._asdict(),
         "attributes": device.attributes,
         "topics": list(device.topics),
         "zones": list(device.zones),

@@ -10,9 +10,9 @@ from gateway.domain import ids
 from gateway.records.devices import New
 from gateway.service.access import MANAGE
 from gateway.service.registration import Desk
-from gateway.web.devices import NewDevice
+from gateway.web.device_lines import read_line
 from gateway.web.ndjson import NDJSON, answer, still_admitted
-from gateway.web.reading import Query, read_body
+from gateway.web.reading import Query
 from gateway.web.routes import Request, Routes
 
 routes = Routes("devices")
@@ -36,7 +36,7 @@ async def import_(request: Request[None, Import]) -> web.StreamResponse:
         desk = await Desk.open(conn, request.context, request.application_id)
 
     def read(line: bytes) -> New:
-        return desk.check(read_body(NewDevice, line).value())
+        return desk.check(read_line(line))
 
     async def check(new: Sequence[New]) -> list[dict[str, Any]]:
         return [{"status": "sound"} for _ in new]

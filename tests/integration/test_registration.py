@@ -132,7 +132,7 @@ async def test_a_refresh_changes_what_it_says(parts: Parts) -> None:
     device = await load(parts, first.device_id)
     assert device.subscription == Subscription(ENDPOINT, other.p256dh, other.auth)
     assert (device.user_id, device.attributes, device.topics) == ("grace", {"age": 7}, ("offers", "news"))
-    assert device.client == replace(CLIENT, locale="en")
+    assert device.client == CLIENT._replace(locale="en")
     assert device.location == Location(4, 5)
 
 
