@@ -1,8 +1,9 @@
 """Devices: write registrations, change and find them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import Text
 
 from gateway.domain.device import ClientDetails, Device, DeviceStatus, Location, Registration, Subscription
-from gateway.domain.ids import new_id
+from gateway.domain.ids import new_ids
 from gateway.records import happenings
 from gateway.records.schema import devices
 
@@ -35,7 +36,7 @@ class New(NamedTuple):
 
 
 class Registered(NamedTuple):
-    id: UUID
+    device_id: UUID
     created: bool
 
 
@@ -54,22 +55,26 @@ async def register(conn: AsyncConnection, new: Sequence[New]) -> list[Registered
     No endpoint may occur twice in one application. A refreshed device is active again, and keeps what the registration
     does not say.
     """
+    keys = [(one.application_id, endpoint_digest(one.registration.subscription.endpoint)) for one in new]
+    left = dict(zip(keys, new, strict=True))
     found: dict[tuple[UUID, bytes], Registered] = {}
-    left = {(one.application_id, endpoint_digest(one.registration.subscription.endpoint)): one for one in new}
     while left:  # again only for what others were inserting or deleting meanwhile
         # In one order: two transactions that share devices in another order would wait for each other in a circle.
-        rows = [_row(key[1], left[key]) for key in sorted(left, key=_by_digest)]
-        columns = dict(zip(_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
+        order = sorted(left, key=_BY_DIGEST)
+        rows = [_row(id_, key[1], left[key]) for id_, key in zip(new_ids(len(order)), order, strict=True)]
+        columns = dict(zip(_COLUMNS, map(_column, zip(*rows, strict=True)), strict=True))
         for id_, application_id, digest, created in await conn.execute(_WRITE, columns):
             found[application_id, digest] = Registered(id_, created)
             del left[application_id, digest]
-    await _tell(conn, list(found.values()))
-    return [found[one.application_id, endpoint_digest(one.registration.subscription.endpoint)] for one in new]
+    await _tell(conn, found)
+    return [found[key] for key in keys]
 
 
-async def _tell(conn: AsyncConnection, registered: Sequence[Registered]) -> None:
+async def _tell(conn: AsyncConnection, found: Mapping[tuple[UUID, bytes], Registered]) -> None:
+    if not found or not await happenings.are_asked_for(conn, {application_id for application_id, _ in found}):
+        return
     for type_, created in (("device.registered", True), ("device.changed", False)):
-        if those := [one.id for one in registered if one.created is created]:
+        if those := [one.device_id for one in found.values() if one.created is created]:
             await happenings.of_registered(conn, type_, those)
 
 
@@ -223,16 +228,20 @@ _WRITE = text("""
 """)
 
 
-def _by_digest(key: tuple[UUID, bytes]) -> bytes:
-    return key[1]
+_BY_DIGEST = itemgetter(1)
 
 
-def _row(digest: bytes, new: New) -> tuple[Any, ...]:
+def _column(values: Sequence[Any]) -> list[Any] | None:
+    """None for one that nothing was said of: it is unnested as NULLs all the same, and need not be written."""
+    return None if values.count(None) == len(values) else list(values)
+
+
+def _row(id_: UUID, digest: bytes, new: New) -> tuple[Any, ...]:
     """In the order of _COLUMNS. What is unnested is flat: lists and objects are text in it."""
     said = new.registration
     subscription, client, at = said.subscription, said.client, said.location
     return (
-        new_id(),
+        id_,
         new.application_id,
         subscription.endpoint,
         digest,

@@ -52,8 +52,14 @@ class Cursor(NamedTuple):
 
 # xid8 has no cast to bigint, and asyncpg no type for it.
 _OURS = cast(cast(func.pg_current_xact_id(), Text), BigInteger)
+_ANY_WEBHOOK = text("SELECT EXISTS (SELECT FROM webhooks WHERE application_id = ANY (CAST(:ids AS uuid[])))")
 SETTLED_BELOW = cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger)
 """Transactions before this one have all ended."""
+
+
+async def are_asked_for(conn: AsyncConnection, application_ids: Collection[UUID]) -> bool:
+    """Whether any of these applications has a webhook: what happens to many is written down for nobody else."""
+    return bool((await conn.execute(_ANY_WEBHOOK, {"ids": list(application_ids)})).scalar_one())
 
 
 async def of_registered(conn: AsyncConnection, type_: str, device_ids: Sequence[UUID]) -> None:

@@ -26,17 +26,13 @@ from gateway.records import applications, devices
 from gateway.records.applications import Lobby
 from gateway.records.database import DATABASE_ERRORS, is_refusal
 from gateway.records.devices import New
+from gateway.records.devices import Registered as Registered
 from gateway.service.context import Context
 from gateway.service.rounds import Rounds
 from gateway.service.vault import Vault
 
 MOST_TOPICS = 100
 MOST_AT_ONCE = 200
-
-
-class Registered(NamedTuple):
-    device_id: UUID
-    created: bool
 
 
 class Asked(NamedTuple):
@@ -95,8 +91,11 @@ class Desk:
     async def register_all(conn: AsyncConnection, new: Sequence[New]) -> list[Registered]:
         """In their order; of two with the same endpoint the later wins."""
         last = {one.registration.subscription.endpoint: one for one in new}
-        written = dict(zip(last, await devices.register(conn, list(last.values())), strict=True))
-        return [Registered(*written[one.registration.subscription.endpoint]) for one in new]
+        registered = await devices.register(conn, list(last.values()))
+        if len(last) == len(new):
+            return registered
+        written = dict(zip(last, registered, strict=True))
+        return [written[one.registration.subscription.endpoint] for one in new]
 
 
 class Reception:
@@ -151,7 +150,7 @@ async def register(conn: AsyncConnection, context: Context, asked: Sequence[Aske
     for turn in turns:
         written = await devices.register(conn, [new for _, new in turn.values()])
         for (number, _), done in zip(turn.values(), written, strict=True):
-            results[number] = Registered(*done)
+            results[number] = done
     return [results[number] for number in range(len(asked))]
 
 

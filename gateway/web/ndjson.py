@@ -16,6 +16,7 @@ from aiohttp import web
 from gateway.domain.errors import (
     BodyTooLarge,
     BodyTooSlow,
+    Fault,
     GatewayError,
     Invalid,
     Unauthenticated,
@@ -34,6 +35,8 @@ LONGEST_LINE = 65_536  # octets
 IN_MEMORY = 1 << 20
 # Lines may come as slowly as they are made, but not never.
 SILENCE_S = 60
+
+_encoder = msgspec.json.Encoder()
 
 B = TypeVar("B")
 Read = Callable[[bytes], B]
@@ -66,14 +69,14 @@ async def answer(
         SpooledTemporaryFile(max_size=IN_MEMORY) as spool,
     ):
         try:
-            async for verdict in _verdicts(http, read, take, name):
-                sums[verdict["status"]] += 1
-                spool.write(msgspec.json.encode(verdict) + b"\n")
+            async for verdicts in _verdicts(http, read, take, name):
+                sums.update([verdict["status"] for verdict in verdicts])
+                spool.write(_encoder.encode_lines(verdicts))
             last: dict[str, Any] = {"done": True, **sums}
         except problems.EXPECTED as error:  # lines before this one are done, and their verdicts must be heard
             refusal = problems.of(error)
             last = {"done": False, **sums, "code": refusal.code, "detail": refusal.detail}
-        spool.write(msgspec.json.encode(last) + b"\n")
+        spool.write(_encoder.encode_lines([last]))
         spool.seek(0)
         response = web.StreamResponse(headers={"Content-Type": NDJSON})
         await response.prepare(http)
@@ -90,7 +93,9 @@ async def still_admitted(request: Request[Any, Any]) -> None:
         raise Unauthenticated("the key is unknown or was removed")
 
 
-async def _verdicts(http: web.Request, read: Read[B], take: Take[B], name: Name[B]) -> AsyncIterator[dict[str, Any]]:
+async def _verdicts(
+    http: web.Request, read: Read[B], take: Take[B], name: Name[B]
+) -> AsyncIterator[list[dict[str, Any]]]:
     """In the order of the lines. While some are being taken, the next ones are read, and the ones before told."""
     under_way: deque[_Taking] = deque()
     broken: GatewayError | None = None
@@ -104,8 +109,7 @@ async def _verdicts(http: web.Request, read: Read[B], take: Take[B], name: Name[
             said = batch or []
             names = {name(one) for _, one in said if not isinstance(one, GatewayError)}
             while under_way and (batch is None or len(under_way) == AT_ONCE or not _apart(names, under_way)):
-                for line, came_to in await under_way[0].task:
-                    yield _verdict(line, came_to)
+                yield [_verdict(line, came_to) for line, came_to in await under_way[0].task]
                 under_way.popleft()
             if batch is None:
                 break
@@ -144,42 +148,39 @@ async def _taken(
 
 
 def _verdict(line: int, came_to: dict[str, Any] | GatewayError) -> dict[str, Any]:
-    match came_to:
-        case Invalid(faults=faults):
-            errors = [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults]
-            return {"line": line, "status": "refused", "code": Invalid.code, "errors": errors}
-        case GatewayError():
-            errors = [{"pointer": "", "detail": came_to.detail}]
-            return {"line": line, "status": "refused", "code": came_to.code, "errors": errors}
-    return {"line": line, **came_to}
+    if not isinstance(came_to, GatewayError):
+        return {"line": line, **came_to}
+    faults = came_to.faults if isinstance(came_to, Invalid) else [Fault("", came_to.detail)]
+    errors = [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults]
+    return {"line": line, "status": "refused", "code": came_to.code, "errors": errors}
 
 
 async def _batches(http: web.Request) -> AsyncIterator[list[tuple[int, bytes]]]:
     """(line number, octets) of the lines that are not blank, some at a time. Raises BodyTooLarge and BodyTooSlow."""
     batch: list[tuple[int, bytes]] = []
     octets = 0
-    async for number, line in _lines(http):
-        if line.strip():
-            batch.append((number, line))
-            octets += len(line)
-        if len(batch) == BATCH or octets >= BATCH_OCTETS:
-            yield batch
-            batch, octets = [], 0
+    async for lines in _lines(http):
+        for number, line in lines:
+            if line.strip():
+                batch.append((number, line))
+                octets += len(line)
+            if len(batch) == BATCH or octets >= BATCH_OCTETS:
+                yield batch
+                batch, octets = [], 0
     if batch:
         yield batch
 
 
-async def _lines(http: web.Request) -> AsyncIterator[tuple[int, bytes]]:
-    number, rest = 0, b""
+async def _lines(http: web.Request) -> AsyncIterator[Iterable[tuple[int, bytes]]]:
+    number, rest = 1, b""
     while chunk := await _chunk(http):
         *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            number += 1
-            yield number, line
+        yield enumerate(lines, number)
+        number += len(lines)
         if len(rest) > LONGEST_LINE:
-            raise BodyTooLarge(f"line {number + 1} has more than {LONGEST_LINE} octets")
+            raise BodyTooLarge(f"line {number} has more than {LONGEST_LINE} octets")
     if rest:
-        yield number + 1, rest
+        yield [(number, rest)]
 
 
 async def _chunk(http: web.Request) -> bytes:
