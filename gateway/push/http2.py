@@ -15,11 +15,10 @@ from gateway.push.header_block import Field, Reader, Writer
 # more. What is beyond that goes over another connection.
 STREAMS = 100
 
+# Frame types, their flags, settings and error codes (sections 6 and 7).
 DATA, HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 5, 6, 7, 8, 9
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY = 0x01, 0x01, 0x04, 0x08, 0x20
-HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = (
-    range(1, 7)
-)
+HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_HEADER_LIST_SIZE = 1, 2, 3, 4, 6
 NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR = 0, 1, 3, 6
 REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM = 7, 8, 11
 
@@ -35,8 +34,8 @@ _MOST_HEADERS = 32_768
 _WINDOW = 65_535
 _BODY_WINDOW = 2 * MOST_BODY
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_READER = Reader(answers.HEADERS)
 ENDED = NetworkFault("reset", "the connection ended")
-
 
 Answered = asyncio.Future[Reply | NetworkFault | None]
 """None: it was certainly not looked at, and may be sent again at once."""
@@ -85,7 +84,6 @@ class Session:
         self.ending = False
         """No more messages may be given to it."""
         self._writer = Writer()
-        self._reader = Reader(answers.HEADERS)
         self._streams: dict[int, _Stream] = {}
         self._next_id = 1
         self._most = STREAMS
@@ -216,7 +214,7 @@ class Session:
             return
         if not stream.status:  # what comes after a body is of no interest
             try:
-                status, headers = self._reader.read(block)
+                status, headers = _READER.read(block)
             except ValueError as error:
                 raise Violation(PROTOCOL_ERROR, str(error)) from None
             if status < _FINAL:
