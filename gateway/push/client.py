@@ -4,6 +4,7 @@ Names that are allowed only as some of many are looked up and checked first, and
 was found, whichever of the two it then is.
 """
 
+import asyncio
 import math
 import ssl
 import time
@@ -58,6 +59,9 @@ class PushClient:
         if self._certificates:
             self._context.load_verify_locations(cadata=b"".join(self._certificates))
         self._context.set_alpn_protocols(ALPN)
+        # The same in every version of Python: what the operator trusts need be no root, and no model certificate.
+        self._context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        self._context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         self._clock = clock
         self._unsure, self._pins = unsure, pins or Pins()
         self._origins: OrderedDict[tuple[str, str | None], _Origin] = OrderedDict()
@@ -67,8 +71,7 @@ class PushClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for origin in self._origins.values():
-            await origin.close()
+        await asyncio.gather(*(origin.close() for origin in self._origins.values()))
 
     async def post(
         self, endpoint: str, body: bytes, *, ttl: int, urgency: str, topic: str, authorization: str
@@ -89,6 +92,7 @@ class PushClient:
                 return Answer(None, duration_ms=self._since(began), fault=NetworkFault("dns"))
         if (place := self._origins.get((origin, address))) is None:
             place = self._add(origin, address)
+        self._origins.move_to_end((origin, address))
         said = await place.post(endpoint, body, ttl, urgency, topic, authorization)
         if isinstance(said, Reply):
             return Answer(said.status, said.headers, said.body, self._since(began))
@@ -100,7 +104,7 @@ class PushClient:
         added = _Origin(origin, partial(self._connect, origin, address), partial(self._open_older, origin, address))
         self._origins[origin, address] = added
         if len(self._origins) > MOST:
-            # What lies with the one that has been there longest comes to its end all the same.
+            # What lies with the one that was used longest ago comes to its end all the same.
             self._origins.popitem(last=False)
         return added
 
@@ -158,7 +162,11 @@ class _Origin:
                 if connection is None:
                     self._older_until = time.monotonic() + OLDER_S
                     break
-                if (said := await connection.post(path, fields, ttl, body)) is not None:
+                try:
+                    said = await connection.post(path, fields, ttl, body)
+                finally:
+                    self._pool.left()
+                if said is not None:
                     return said
             else:
                 return _NOT_TAKEN

@@ -5,8 +5,10 @@ address that does not answer does not hold up one that does (RFC 8305).
 """
 
 import asyncio
+import os
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, cast
@@ -28,6 +30,9 @@ TICKS = 20
 SLOWEST_TICK_S = 1.0
 NEXT_ADDRESS_S = 0.25
 CLOSING_S = 1.0
+# More messages than these take at once wait until others are answered.
+MOST_CONNECTIONS = 16
+ROOM_S = 10.0
 ALPN = ("h2", "http/1.1")
 
 
@@ -49,7 +54,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._flushing = False
         self._heard_at = self._used_at = self._loop.time()
-        self._asked = False
+        self._asked = self._closing = False
         self._tick_s = min(SLOWEST_TICK_S, timeout / TICKS)
         self._timer: asyncio.TimerHandle | None = None
         self.speaks = False
@@ -57,16 +62,17 @@ class Connection(asyncio.Protocol):
         self.lost = self._loop.create_future()
 
     @property
-    def has_room(self) -> bool:
-        return self._session.has_room
+    def is_over(self) -> bool:
+        """It takes no more messages."""
+        return self._session.ending or self._transport is None or self._transport.is_closing()
 
     @property
-    def is_over(self) -> bool:
-        return self._session.ending
+    def has_room(self) -> bool:
+        return self._session.has_room and not self.is_over
 
     async def post(self, path: bytes, fields: tuple[Field, ...], ttl: int, body: bytes) -> Reply | NetworkFault | None:
         """None when the push service has certainly not looked at it."""
-        if self._session.ending or self._transport is None or self._transport.is_closing():
+        if self.is_over:
             return None
         answered: Answered = self._loop.create_future()
         self._used_at = now = self._loop.time()
@@ -81,13 +87,9 @@ class Connection(asyncio.Protocol):
                 self._session.cancel(id_)
                 self._flush_soon()
 
-    def close(self) -> None:
-        if self._transport is not None and not self._session.ending:
-            self._end()
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+    async def close(self) -> None:
+        self._end()
+        await self.lost
 
     # What the event loop tells us.
 
@@ -96,7 +98,7 @@ class Connection(asyncio.Protocol):
         secured = transport.get_extra_info("ssl_object")
         self.speaks = secured is not None and secured.selected_alpn_protocol() == ALPN[0]
         if not self.speaks:
-            self._transport.close()
+            self._close()
             return
         self._flush()
         self._timer = self._loop.call_later(self._tick_s, self._tick)
@@ -112,6 +114,9 @@ class Connection(asyncio.Protocol):
             self._flush_soon()
         if self._session.ending and not self._session.in_flight:
             self._end()
+
+    def eof_received(self) -> None:
+        self._session.ending = True
 
     def connection_lost(self, _: Exception | None) -> None:
         self._transport = None
@@ -130,43 +135,54 @@ class Connection(asyncio.Protocol):
     def _flush(self) -> None:
         self._flushing = False
         out = self._session.out
-        if self._transport is not None and out:
+        if self._transport is not None and not self._closing and out:
             self._transport.write(b"".join(out))
             if self._transport.get_write_buffer_size() > MOST_UNSENT:
-                self._transport.abort()
+                self._abort()
         out.clear()
 
     def _end(self, fault: NetworkFault = ENDED, code: int = NO_ERROR) -> None:
         self._session.end(fault, code)
         self._flush()
-        if self._transport is not None:
+        self._close()
+
+    def _close(self) -> None:
+        """Once: TLS waits for the other to close as well, which it may never do."""
+        if self._transport is not None and not self._closing:
+            self._closing = True
             self._transport.close()
+            self._loop.call_later(CLOSING_S, self._abort)
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
     def _tick(self) -> None:
         now = self._loop.time()
-        self._session.expire(now)
+        silent = now - self._heard_at
+        if self._session.expire(now) and silent >= self._timeout:
+            self._session.ending = True  # nobody is there any more: the next messages go over another
         if self._session.in_flight:
-            silent = now - self._heard_at
             if silent > SILENT_S + PING_S and self._asked:
-                self._session.end(NetworkFault("timeout"))
-                self.abort()
+                self._end(NetworkFault("timeout"))
             elif silent > SILENT_S and not self._asked:
                 self._asked = True
                 self._session.ping()
         elif self._session.ending or now - self._used_at > IDLE.total_seconds():
             self._end()
         self._flush()
-        if self._transport is not None:
+        if self._transport is not None and not self._closing:
             self._timer = self._loop.call_later(self._tick_s, self._tick)
 
 
 class Pool:
-    """One origin that speaks HTTP/2, and as many connections to it as the messages in flight need."""
+    """The connections to one origin that speaks HTTP/2: as many as the messages in flight need, up to a limit."""
 
     def __init__(self, open_: Callable[[], Coroutine[Any, Any, Connection | None]]) -> None:
         self._open = open_
         self._connections: list[Connection] = []
         self._opening: asyncio.Task[Connection | None] | None = None
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def connection(self) -> Connection | None:
         """One with room, or one that ended at once; None when the push service speaks no HTTP/2. Raises Unreachable."""
@@ -174,23 +190,38 @@ class Pool:
             for connection in self._connections:
                 if connection.has_room:
                     return connection
+            self._connections = [one for one in self._connections if not one.is_over]
+            if len(self._connections) >= MOST_CONNECTIONS:
+                await self._room()
+                continue
             if self._opening is None:
-                self._connections = [one for one in self._connections if not one.is_over]
                 self._opening = asyncio.create_task(self._open_one())
             # One may give up waiting while others still want it.
             made = await asyncio.shield(self._opening)
             if made is None or made.is_over:
                 return made
 
+    def left(self) -> None:
+        """A message has been answered, or given up: there is room for one more."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
     async def close(self) -> None:
         if self._opening is not None:
             self._opening.cancel()
-        for connection in self._connections:
-            connection.close()
-        if left := [connection.lost for connection in self._connections]:
-            await asyncio.wait(left, timeout=CLOSING_S)
-        for connection in self._connections:
-            connection.abort()
+        await asyncio.gather(*(connection.close() for connection in self._connections))
+
+    async def _room(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            async with asyncio.timeout(ROOM_S):
+                await waiter
+        except TimeoutError:
+            raise Unreachable(NetworkFault("timeout")) from None
 
     async def _open_one(self) -> Connection | None:
         try:
@@ -229,7 +260,10 @@ async def _tcp(host: str, port: int) -> socket.socket:
             found, happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1, loop=loop
         )
     except OSError as error:
-        raise Unreachable(NetworkFault("connect", error.strerror or "")) from None
+        # Not in asyncio's words, which name the address.
+        raise Unreachable(NetworkFault("connect", os.strerror(error.errno) if error.errno else "")) from None
+    except RuntimeError:  # what uvloop may make of an attempt that was called off
+        raise Unreachable(NetworkFault("connect")) from None
 
 
 async def _tls(sock: socket.socket, name: str, context: ssl.SSLContext, answer_s: float) -> Connection | None:
@@ -240,5 +274,5 @@ async def _tls(sock: socket.socket, name: str, context: ssl.SSLContext, answer_s
     except ssl.SSLError as error:
         raise Unreachable(NetworkFault("tls", error.reason or "")) from None
     except OSError as error:
-        raise Unreachable(NetworkFault("tls", error.strerror or "")) from None
+        raise Unreachable(NetworkFault("tls", os.strerror(error.errno) if error.errno else "")) from None
     return connection if connection.speaks else None

@@ -13,6 +13,8 @@ from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
+from gateway.domain.keeping import keep
+
 Field = tuple[bytes, bytes]
 
 TABLE_SIZE = 4096
@@ -31,6 +33,7 @@ _METHOD = bytes([0x80 | _STATIC_FIELDS[b":method", b"POST"]])
 _PATH = bytes([0x10 | _STATIC_NAMES[b":path"]])
 _TTL = b"\x00\x03ttl"
 _LONGEST_INTEGER = 28
+_MOST_BLOCKS = 256
 
 
 def _integer(value: int, bits: int, first: int = 0) -> bytes:
@@ -90,7 +93,7 @@ class Writer:
         told = self._told
         block = b"".join(map(self._field, fields))
         if told == self._told:
-            self._blocks[fields] = block
+            keep(self._blocks, fields, block, _MOST_BLOCKS)
         else:
             self._blocks.clear()
         return block

@@ -90,6 +90,8 @@ class Session:
         self._window = self._initial_window = _WINDOW
         self._held: dict[int, _Stream] = {}
         """Streams whose bodies wait for the push service to take more."""
+        self._wider = False
+        """More of what is held may be sent: seen to once for all that was received together."""
         self._received = 0
         self._rest = b""
         self._unfinished: tuple[int, int, bytes] | None = None
@@ -131,8 +133,8 @@ class Session:
             self._held.pop(id_, None)
             self._reset(id_)
 
-    def expire(self, now: float) -> None:
-        """End what has had its time."""
+    def expire(self, now: float) -> int:
+        """End what has had its time; answers how many that were."""
         late = []
         for id_, stream in self._streams.items():
             if stream.deadline > now:
@@ -141,6 +143,7 @@ class Session:
         for id_, stream in late:
             stream.settle(NetworkFault("timeout"))
             self.cancel(id_)
+        return len(late)
 
     def ping(self) -> None:
         self.out.append(frame(PING, 0, 0, bytes(8)))
@@ -169,6 +172,9 @@ class Session:
             self._take(data[at + 3], data[at + 4], id_, data[start : start + length])
             at = start + length
         self._rest = data[at:]
+        if self._wider:
+            self._wider = False
+            self._send_held()
 
     def _take(self, kind: int, flags: int, id_: int, payload: bytes) -> None:
         if self._unfinished is not None and kind != CONTINUATION:
@@ -218,6 +224,8 @@ class Session:
             except ValueError as error:
                 raise Violation(PROTOCOL_ERROR, str(error)) from None
             if status < _FINAL:
+                if flags & END_STREAM:
+                    raise Violation(PROTOCOL_ERROR, "an announcement and no answer")
                 return
             stream.status = status
             wanted = headers_of(status)
@@ -278,7 +286,7 @@ class Session:
                     stream.window += value - self._initial_window
                 self._initial_window = value
         self.out.append(frame(SETTINGS, ACK))
-        self._send_held()
+        self._wider = True
 
     def _widen(self, id_: int, by: int) -> None:
         if not by:
@@ -289,8 +297,7 @@ class Session:
                 raise Violation(FLOW_CONTROL_ERROR, "a window that is too large")
         elif (stream := self._held.get(self._known(id_))) is not None:
             stream.window += by
-        if self._held:
-            self._send_held()
+        self._wider = True
 
     def _send_held(self) -> None:
         for id_, stream in list(self._held.items()):

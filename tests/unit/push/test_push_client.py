@@ -494,9 +494,32 @@ async def test_many_at_once_wait_for_one_connection(tmp_path: Path) -> None:
     assert ({answer.status for answer in answers}, sink.connections) == ({201}, 1)
 
 
+class SpeaksHttp2(asyncio.Transport):
+    """A transport that everything is written to in vain."""
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return self if name == "ssl_object" else default
+
+    def selected_alpn_protocol(self) -> str:
+        return "h2"
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def write(self, data: object) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
 async def test_who_comes_just_when_a_connection_is_made_gets_it() -> None:
     loop, got = asyncio.get_running_loop(), []
     made = Connection(timeout=5)
+    made.connection_made(SpeaksHttp2())
 
     def come() -> None:
         with pytest.raises(StopIteration) as end:
@@ -539,16 +562,86 @@ async def test_a_server_that_takes_no_message_at_once_gets_them_one_by_one(tmp_p
     assert ({answer.status for answer in answers}, sink.connections, sink.most_open) == ({201}, 1, 1)
 
 
-async def test_silence_over_http_2_is_a_timeout_and_the_connection_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("answers_pings", [True, False])
+async def test_silence_over_http_2_is_a_timeout_and_only_a_living_connection_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers_pings: bool
+) -> None:
+    monkeypatch.setattr("gateway.push.connection.SILENT_S", 0.2)
     sink = Http2Sink()
-    sink.batch = 2
-    async with http_2(tmp_path, sink, timeout=0.3) as (client, endpoint):
+    sink.batch, sink.answers_pings = 2, answers_pings
+    async with http_2(tmp_path, sink, timeout=0.6) as (client, endpoint):
         assert kind(await post(client, endpoint)) == "timeout"
-        await sink.reset.wait()
+        if answers_pings:
+            await sink.reset.wait()
         sink.batch = 1
         sink._waiting.clear()
         assert (await post(client, endpoint)).status == 201
-    assert sink.connections == 1
+    assert sink.connections == (1 if answers_pings else 2)
+
+
+async def test_there_are_only_so_many_connections_and_the_rest_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.push.connection.MOST_CONNECTIONS", 3)
+    sink = Http2Sink()
+    sink.greeting = frame(SETTINGS, 0, 0, MAX_CONCURRENT_STREAMS.to_bytes(2) + (1).to_bytes(4))
+    async with http_2(tmp_path, sink) as (client, endpoint):
+        answers = await asyncio.gather(*(post(client, endpoint) for _ in range(60)))
+    assert {answer.status for answer in answers} == {201}
+    assert sink.connections <= 3
+
+
+async def test_a_connection_that_was_closed_without_a_word_takes_no_more(tmp_path: Path) -> None:
+    """What was sent on it may be lost; what comes after goes over another, and the client ends in good order."""
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        served = Http2Sink()
+        with suppress(asyncio.IncompleteReadError, ConnectionError, TimeoutError):
+            async with asyncio.timeout(0.05):
+                await served.serve(reader, writer)
+
+    context, ca_file = make_ca(tmp_path, alpn=("h2",))
+    async with raw_server(serve, context) as origin, PushClient(ca_file) as client:
+        for _ in range(200):
+            answer = await post(client, f"{origin}/secret")
+            assert answer.status == 201 or kind(answer) == "reset"
+            assert answer.fault is None or answer.fault.detail != "it takes no more messages"
+            await asyncio.sleep(0)
+            if connections > 2:
+                break
+            await asyncio.sleep(0.01)
+    assert connections > 1
+
+
+async def test_a_server_that_does_not_close_its_side_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.push.connection.IDLE", timedelta(seconds=0.05))
+    monkeypatch.setattr("gateway.push.connection.CLOSING_S", 0.2)
+    ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(24)
+        writer.write(frame(SETTINGS))
+        await reader.readuntil(b"sealed")
+        writer.write(frame(HEADERS, END_STREAM | END_HEADERS, 1, b"\x48\x03201"))
+        await writer.drain()
+        writer.transport.pause_reading()
+        await ended.wait()
+
+    context, ca_file = make_ca(tmp_path, alpn=("h2",))
+    async with raw_server(serve, context) as origin:
+        client = PushClient(ca_file, timeout=timedelta(seconds=1))
+        assert (await post(client, f"{origin}/x")).status == 201
+        [place] = client._origins.values()
+        [connection] = place._pool._connections
+        await connection.lost
+        assert (await post(client, f"{origin}/x")).status == 201
+        await client.__aexit__()
+        ended.set()
 
 
 async def test_a_message_nobody_waits_for_is_called_off(tmp_path: Path) -> None:
