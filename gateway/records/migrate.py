@@ -1,7 +1,6 @@
 """Run the migrations: from the checkout, or from the wheel that carries them."""
 
 import asyncio
-import time
 from functools import cache
 from pathlib import Path
 
@@ -9,7 +8,6 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -62,22 +60,3 @@ async def is_current(conn: AsyncConnection, url: str) -> bool:
 
 def is_lock_timeout(error: DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE
-
-
-def patiently(connection: Connection, statement: str) -> None:
-    """Run what has to lock a table for a moment, beside running gateways and outside a transaction.
-
-    It gives up soon and comes again, so that nobody queues behind it while it waits for somebody slow.
-    """
-    connection.execute(text(f"SET lock_timeout = '{LOCK_WAIT_S}s'"))
-    try:
-        while True:
-            try:
-                connection.execute(text(statement))
-                return
-            except DBAPIError as error:
-                if not is_lock_timeout(error):
-                    raise
-                time.sleep(PAUSE_S)
-    finally:
-        connection.execute(text("RESET lock_timeout"))

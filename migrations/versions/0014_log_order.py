@@ -4,17 +4,20 @@ Beside running gateways: the index of the partitioned table is made of nothing b
 concurrently and then attached. Killed in the middle, it goes on where it was.
 """
 
+import time
 from collections.abc import Sequence
 
 from alembic import op
 from sqlalchemy import Connection, text
-
-from gateway.records.migrate import patiently
+from sqlalchemy.exc import DBAPIError
 
 revision = "0014"
 down_revision: str | None = "0013"
 branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
+
+# SQLSTATE of a statement that gave up waiting for a lock.
+LOCK_NOT_AVAILABLE = "55P03"
 
 INDEXES = {
     "deliveries_application_id_settled_at_idx": "(application_id, settled_at)",
@@ -38,7 +41,7 @@ def upgrade() -> None:
     with op.get_context().autocommit_block():
         connection = op.get_bind()
         for name, definition in INDEXES.items():
-            patiently(connection, f"CREATE INDEX IF NOT EXISTS {name} ON ONLY deliveries {definition}")
+            _execute_with_lock_retry(connection, f"CREATE INDEX IF NOT EXISTS {name} ON ONLY deliveries {definition}")
             # Partitions that are made from now on have it: what is missing only becomes less.
             for partition in connection.execute(text(PARTITIONS), {"name": name}).scalars().all():
                 _index(connection, name, definition, partition)
@@ -47,7 +50,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     with op.get_context().autocommit_block():
         for name in INDEXES:
-            patiently(op.get_bind(), f"DROP INDEX IF EXISTS {name}")
+            _execute_with_lock_retry(op.get_bind(), f"DROP INDEX IF EXISTS {name}")
 
 
 def _index(connection: Connection, name: str, definition: str, partition: str) -> None:
@@ -55,4 +58,24 @@ def _index(connection: Connection, name: str, definition: str, partition: str) -
     if connection.execute(text(IS_BROKEN), {"name": own}).scalar():
         connection.execute(text(f"DROP INDEX CONCURRENTLY {own}"))
     connection.execute(text(f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {own} ON {partition} {definition}"))
-    patiently(connection, f"ALTER INDEX {name} ATTACH PARTITION {own}")
+    _execute_with_lock_retry(connection, f"ALTER INDEX {name} ATTACH PARTITION {own}")
+
+
+def _execute_with_lock_retry(connection: Connection, statement: str) -> None:
+    """Run a statement that locks a table briefly, outside a transaction and beside running gateways.
+
+    Waits at most one second for the lock and then tries again, so that no query queues behind a waiting statement.
+    This is the migration's own copy: a released migration imports nothing of the gateway that may change.
+    """
+    connection.execute(text("SET lock_timeout = '1s'"))
+    try:
+        while True:
+            try:
+                connection.execute(text(statement))
+                return
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                    raise
+                time.sleep(1)
+    finally:
+        connection.execute(text("RESET lock_timeout"))

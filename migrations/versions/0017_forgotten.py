@@ -1,16 +1,19 @@
 """Who was forgotten while something was on its way to them, and an index of what was sent to one person alone."""
 
+import time
 from collections.abc import Sequence
 
-import sqlalchemy as sa
 from alembic import op
-
-from gateway.records.migrate import patiently
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 revision = "0017"
 down_revision: str | None = "0016"
 branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
+
+# SQLSTATE of a statement that gave up waiting for a lock.
+LOCK_NOT_AVAILABLE = "55P03"
 
 INDEX = """
     CREATE INDEX CONCURRENTLY notifications_addressed_idx ON notifications
@@ -30,15 +33,35 @@ def upgrade() -> None:
     op.execute("CREATE INDEX IF NOT EXISTS forgotten_at_idx ON forgotten (at)")
     with op.get_context().autocommit_block():
         connection = op.get_bind()
-        patiently(connection, "ALTER TABLE applications ADD COLUMN IF NOT EXISTS forgot_at timestamptz")
+        _execute_with_lock_retry(connection, "ALTER TABLE applications ADD COLUMN IF NOT EXISTS forgot_at timestamptz")
         # What was killed in the middle leaves one that is not valid.
-        connection.execute(sa.text("DROP INDEX CONCURRENTLY IF EXISTS notifications_addressed_idx"))
-        connection.execute(sa.text(INDEX))
+        connection.execute(text("DROP INDEX CONCURRENTLY IF EXISTS notifications_addressed_idx"))
+        connection.execute(text(INDEX))
 
 
 def downgrade() -> None:
     with op.get_context().autocommit_block():
         connection = op.get_bind()
-        connection.execute(sa.text("DROP INDEX CONCURRENTLY IF EXISTS notifications_addressed_idx"))
-        patiently(connection, "ALTER TABLE applications DROP COLUMN IF EXISTS forgot_at")
+        connection.execute(text("DROP INDEX CONCURRENTLY IF EXISTS notifications_addressed_idx"))
+        _execute_with_lock_retry(connection, "ALTER TABLE applications DROP COLUMN IF EXISTS forgot_at")
     op.execute("DROP TABLE IF EXISTS forgotten")
+
+
+def _execute_with_lock_retry(connection: Connection, statement: str) -> None:
+    """Run a statement that locks a table briefly, outside a transaction and beside running gateways.
+
+    Waits at most one second for the lock and then tries again, so that no query queues behind a waiting statement.
+    This is the migration's own copy: a released migration imports nothing of the gateway that may change.
+    """
+    connection.execute(text("SET lock_timeout = '1s'"))
+    try:
+        while True:
+            try:
+                connection.execute(text(statement))
+                return
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                    raise
+                time.sleep(1)
+    finally:
+        connection.execute(text("RESET lock_timeout"))
