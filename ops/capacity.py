@@ -2,7 +2,7 @@
 
 Every figure that the model rests on is in COSTS, with the bench that it comes from, and every rule in RULES, with its
 reason: a new measurement is one number changed there. The model is arithmetic and nothing else; `ops/bench/fleet` holds
-it to a simulation, and `ops/SCALING.md` tells what follows from it.
+it to a simulation, and `ops/docs/scale.md` tells what follows from it.
 """
 
 import argparse
@@ -354,7 +354,7 @@ def _count(wanted: float) -> int:
 
 
 def show(fleet: Fleet, found: Plan) -> str:
-    """As Markdown tables, for a terminal and for SCALING.md alike."""
+    """As Markdown tables, for a terminal and for ops/docs/scale.md alike."""
     workers = f"{found.workers:,} processes, {found.worker_cores:,} cores, {_size(found.worker_memory)} of memory"
     rows = [
         ("busiest minute", f"{fleet.rate:,.0f} deliveries/s, {fleet.registering:,.0f} registrations/s"),

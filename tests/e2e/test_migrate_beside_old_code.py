@@ -136,7 +136,7 @@ async def test_the_version_before_serves_and_sends_while_the_database_is_migrate
             assert await accepted(await campaign(per_second=10_000)) == DEVICES + more
             assert (serving.returncode, working.returncode) == (None, None)
 
-            # As ops/UPGRADING.md has it: the new ones beside the old ones, which then finish what they have begun.
+            # As ops/docs/upgrade.md has it: the new ones beside the old ones, which then finish what they have begun.
             handed_over = await campaign(per_second=100)
             await sending(handed_over)
             new_port = {**settings, "GATEWAY_PORT": str(port + 1)}

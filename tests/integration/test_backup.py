@@ -37,7 +37,7 @@ async def parts(database_url: str) -> AsyncIterator[Parts]:
 
 
 async def run(program: Path, *arguments: str, url: str) -> None:
-    """As README.md has it; the password in the environment, where no list of processes shows it."""
+    """As ops/docs/backup.md has it; the password in the environment, where no list of processes shows it."""
     password = urlsplit(url).password or ""
     process = await asyncio.create_subprocess_exec(
         program,

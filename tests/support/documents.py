@@ -13,7 +13,7 @@ from tests.support.command import ROOT
 
 PAGES = tuple(docs.FOLDER / f"{name}.md" for name in docs.PAGES)
 README = ROOT / "README.md"
-BESIDE = (README, *sorted((ROOT / "ops").rglob("*.md")), *sorted((ROOT / "tests").rglob("*.md")))
+BESIDE = (README, *(file for folder in (".github", "ops", "tests") for file in sorted((ROOT / folder).rglob("*.md"))))
 TUTORIAL = docs.FOLDER / "tutorial.md"
 
 

@@ -1,28 +1,32 @@
-"""The threats that README.md names, each with a defence and with tests that there are."""
+"""Each threat in ops/docs/security.md has a defence and names existing tests."""
 
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-DEFINED = re.compile(r"^(?:async )?def (test_\w+)\(", re.MULTILINE)
+SECURITY = ROOT / "ops" / "docs" / "security.md"
+TEST_DEFINITION = re.compile(r"^(?:async )?def (test_\w+)\(", re.MULTILINE)
 
 
-def rows() -> list[list[str]]:
-    section = (ROOT / "README.md").read_text().partition("\n## Security\n")[2].partition("\n## ")[0]
+def threat_rows() -> list[list[str]]:
+    """Return the cells of each row of the threat table: threat, defence, tests."""
+    section = SECURITY.read_text().partition("\n## Threats and defences\n")[2].partition("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[1:]]
 
 
-def names_of_tests() -> set[str]:
+def defined_tests() -> set[str]:
+    """Return the names of all test functions in the tree."""
     files = (ROOT / "tests").rglob("test_*.py")
-    return {name for file in files for name in DEFINED.findall(file.read_text())}
+    return {name for file in files for name in TEST_DEFINITION.findall(file.read_text())}
 
 
-def test_every_threat_in_the_readme_has_a_defence_and_tests_that_there_are() -> None:
-    known = names_of_tests()
-    assert len(rows()) >= 23
-    for threat, defence, proof in rows():
+def test_threat_table_names_existing_tests() -> None:
+    """Every threat has a defence and at least one test, and each named test exists."""
+    names = defined_tests()
+    assert len(threat_rows()) >= 23
+    for threat, defence, tests in threat_rows():
         assert threat, defence
-        named = re.findall(r"`(\w+)`", proof)
-        assert named, threat
-        assert set(named) <= known, threat
+        cited = re.findall(r"`(\w+)`", tests)
+        assert cited, threat
+        assert set(cited) <= names, threat
