@@ -7,7 +7,9 @@ export class Problem extends Error {
   faults = [];
 
   static of(faults) {
-    return Object.assign(new Problem(faults.map(({ pointer, detail }) => `${pointer}: ${detail}`).join("; ")), { faults });
+    return Object.assign(new Problem(faults.map(({ pointer, detail }) => `${pointer}: ${detail}`).join("; ")), {
+      faults,
+    });
   }
 }
 
@@ -32,7 +34,8 @@ export async function signOut() {
 /** One call; answers the JSON, or throws what the gateway's problem+json says in words. */
 export async function call(method, path, body) {
   const sent = body === undefined ? {} : { "Content-Type": "application/json" };
-  if (method === "POST" && CREATING.includes(path)) sent["Idempotency-Key"] = crypto.randomUUID?.() ?? `${Math.random()}`;
+  if (method === "POST" && CREATING.includes(path))
+    sent["Idempotency-Key"] = crypto.randomUUID?.() ?? `${Math.random()}`;
   let response;
   try {
     response = await fetch(path, { method, headers: headers(sent), body: body && JSON.stringify(body) });
@@ -57,7 +60,9 @@ export const post = (path, body) => call("POST", path, body);
 
 /** `?a=b` of what is given; nothing for what is empty. */
 export function query(values) {
-  const said = new URLSearchParams(Object.entries(values).filter(([, value]) => value !== undefined && value !== null && `${value}`.trim() !== ""));
+  const said = new URLSearchParams(
+    Object.entries(values).filter(([, value]) => value !== undefined && value !== null && `${value}`.trim() !== ""),
+  );
   return said.size ? `?${said}` : "";
 }
 
@@ -100,9 +105,13 @@ async function* read(stream) {
     if (done) return;
     const events = (rest + value).split("\n\n");
     rest = events.pop();
-    yield events.map((text) => Object.fromEntries(text.split("\n").map((line) => {
-      const at = line.indexOf(":");
-      return [line.slice(0, at), line.slice(at + 1).trimStart()];
-    })));
+    yield events.map((text) =>
+      Object.fromEntries(
+        text.split("\n").map((line) => {
+          const at = line.indexOf(":");
+          return [line.slice(0, at), line.slice(at + 1).trimStart()];
+        }),
+      ),
+    );
   }
 }

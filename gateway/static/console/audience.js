@@ -21,13 +21,21 @@ function attribute(text) {
   const found = /^\s*([^\s=<>!]+)\s*(<=|>=|!=|=|<|>)\s*(.+?)\s*$/.exec(text);
   if (!found) return { attribute: text.trim(), exists: true };
   const [, name, operator, said] = found;
-  const value = said === "true" ? true : said === "false" ? false : said !== "" && !Number.isNaN(Number(said)) ? Number(said) : said;
+  const value =
+    said === "true"
+      ? true
+      : said === "false"
+        ? false
+        : said !== "" && !Number.isNaN(Number(said))
+          ? Number(said)
+          : said;
   return { attribute: name, [OPERATORS[operator]]: value };
 }
 
 /** Whether two values say the same, in whatever order their names came back. */
 export function alike(one, other) {
-  const ordered = (_, part) => (part && typeof part === "object" && !Array.isArray(part) ? Object.fromEntries(Object.entries(part).sort()) : part);
+  const ordered = (_, part) =>
+    part && typeof part === "object" && !Array.isArray(part) ? Object.fromEntries(Object.entries(part).sort()) : part;
   return JSON.stringify(one, ordered) === JSON.stringify(other, ordered);
 }
 
@@ -45,7 +53,12 @@ export function audience({ given, signal }) {
   const reach = element("p", { className: "reach", "aria-live": "polite" }, "…");
   const named = element("small", {});
   const rows = element("div", { className: "form" });
-  const how = field("Devices must meet", "how", { options: [{ value: "all", text: "all of these" }, { value: "any", text: "any of these" }] });
+  const how = field("Devices must meet", "how", {
+    options: [
+      { value: "all", text: "all of these" },
+      { value: "any", text: "any of these" },
+    ],
+  });
   const json = field("Audience, as JSON", "json", { type: "textarea", className: "code", rows: 5 });
   const topics = element("datalist", { id: "topics" });
   const segments = element("datalist", { id: "segments" });
@@ -53,9 +66,25 @@ export function audience({ given, signal }) {
   let spoken = Boolean(given);
 
   function add(kind = "topic", text = "") {
-    const which = field("Whom", "leaf", { options: Object.entries(LEAVES).map(([value, [said]]) => ({ value, text: said })), value: kind });
+    const which = field("Whom", "leaf", {
+      options: Object.entries(LEAVES).map(([value, [said]]) => ({ value, text: said })),
+      value: kind,
+    });
     const value = field("Which", "which", { value: text });
-    const row = element("div", { className: "condition" }, which, value, button("×", () => { row.remove(); changed(); }, { "aria-label": "Remove this condition" }));
+    const row = element(
+      "div",
+      { className: "condition" },
+      which,
+      value,
+      button(
+        "×",
+        () => {
+          row.remove();
+          changed();
+        },
+        { "aria-label": "Remove this condition" },
+      ),
+    );
     const adapt = () => {
       const [, hint] = LEAVES[which.lastChild.value];
       value.hidden = hint === null;
@@ -69,10 +98,12 @@ export function audience({ given, signal }) {
     rows.append(row);
   }
   function built() {
-    const leaves = [...rows.children].map((row) => {
-      const [kind, text] = [row.querySelector("select").value, row.querySelector("input").value.trim()];
-      return LEAVES[kind][1] === null ? { everyone: true } : text ? LEAVES[kind][2](text) : null;
-    }).filter(Boolean);
+    const leaves = [...rows.children]
+      .map((row) => {
+        const [kind, text] = [row.querySelector("select").value, row.querySelector("input").value.trim()];
+        return LEAVES[kind][1] === null ? { everyone: true } : text ? LEAVES[kind][2](text) : null;
+      })
+      .filter(Boolean);
     if (!leaves.length) return null;
     return leaves.length === 1 ? leaves[0] : { [how.lastChild.value]: leaves };
   }
@@ -97,7 +128,14 @@ export function audience({ given, signal }) {
       else if (who) {
         const { devices, users, sample } = await post("/v1/audiences/preview", { audience: who });
         said = `${count(devices)} ${devices === 1 ? "device" : "devices"}`;
-        some = `of ${count(users)} known users${sample.length ? `, such as ${sample.slice(0, 3).map((one) => one.user_id ?? one.browser ?? one.id).join(", ")}` : ""}`;
+        some = `of ${count(users)} known users${
+          sample.length
+            ? `, such as ${sample
+                .slice(0, 3)
+                .map((one) => one.user_id ?? one.browser ?? one.id)
+                .join(", ")}`
+            : ""
+        }`;
       }
     } catch (error) {
       said = error.message;
@@ -111,23 +149,59 @@ export function audience({ given, signal }) {
     if (!spoken) json.lastChild.value = JSON.stringify(built(), null, 1);
     counted();
   }
-  json.addEventListener("input", () => { spoken = true; counted(); });
-  const node = element("fieldset", { className: "audience" }, element("legend", {}, "Audience"), how, rows, topics, segments,
-    element("div", { className: "orders" }, button("And …", () => { spoken = false; add(); changed(); })), expert, element("div", {}, reach, named));
+  json.addEventListener("input", () => {
+    spoken = true;
+    counted();
+  });
+  const node = element(
+    "fieldset",
+    { className: "audience" },
+    element("legend", {}, "Audience"),
+    how,
+    rows,
+    topics,
+    segments,
+    element(
+      "div",
+      { className: "orders" },
+      button("And …", () => {
+        spoken = false;
+        add();
+        changed();
+      }),
+    ),
+    expert,
+    element("div", {}, reach, named),
+  );
   for (const event of ["input", "change"]) {
-    node.addEventListener(event, (at) => { if (!json.contains(at.target)) { spoken = false; changed(); } });
+    node.addEventListener(event, (at) => {
+      if (!json.contains(at.target)) {
+        spoken = false;
+        changed();
+      }
+    });
   }
   if (given) {
     json.lastChild.value = JSON.stringify(given, null, 1);
     how.lastChild.value = given.any ? "any" : "all";
     const leaves = given.all ?? given.any ?? [given];
-    for (const [kind, text] of Array.isArray(leaves) && leaves.every((leaf) => leaf && Object.keys(leaf).length) ? leaves.map(spelled) : []) if (kind in LEAVES) add(kind, text);
+    for (const [kind, text] of Array.isArray(leaves) && leaves.every((leaf) => leaf && Object.keys(leaf).length)
+      ? leaves.map(spelled)
+      : [])
+      if (kind in LEAVES) add(kind, text);
     spoken = !alike(built(), given);
     expert.open = spoken;
     if (spoken) rows.replaceChildren();
   } else add();
   changed();
-  get("/v1/topics?limit=200").then(({ items }) => topics.append(...items.map((one) => element("option", { value: one.topic }, `${count(one.devices)} devices`))), () => {});
-  get("/v1/segments?limit=200").then(({ items }) => segments.append(...items.map((one) => element("option", { value: one.id }, one.name))), () => {});
+  get("/v1/topics?limit=200").then(
+    ({ items }) =>
+      topics.append(...items.map((one) => element("option", { value: one.topic }, `${count(one.devices)} devices`))),
+    () => {},
+  );
+  get("/v1/segments?limit=200").then(
+    ({ items }) => segments.append(...items.map((one) => element("option", { value: one.id }, one.name))),
+    () => {},
+  );
   return { node, value };
 }

@@ -19,14 +19,24 @@ export async function open(body, { query: asked, session }) {
     items = next ? [...items, ...page.items] : page.items;
     cursor = page.next_cursor;
     more.hidden = !cursor;
-    shown.replaceChildren(table([
-      ["When", (one) => element("span", { title: exactly(one.at) }, when(one.at))], ["Act", (one) => element("b", {}, one.act)], ["Who", (one) => element("code", {}, one.who)], ["On", (one) => one.target && element("code", {}, one.target)],
-      ["Given", (one) => (Object.keys(one.details).length ? element("code", {}, JSON.stringify(one.details)) : "")],
-    ], items, "Nothing was noted yet."));
+    shown.replaceChildren(
+      table(
+        [
+          ["When", (one) => element("span", { title: exactly(one.at) }, when(one.at))],
+          ["Act", (one) => element("b", {}, one.act)],
+          ["Who", (one) => element("code", {}, one.who)],
+          ["On", (one) => one.target && element("code", {}, one.target)],
+          ["Given", (one) => (Object.keys(one.details).length ? element("code", {}, JSON.stringify(one.details)) : "")],
+        ],
+        items,
+        "Nothing was noted yet.",
+      ),
+    );
   }
   filters.addEventListener("change", () => doing(null, () => load()));
   filters.addEventListener("submit", (event) => event.preventDefault());
   more.onclick = () => doing(more, () => load(cursor));
-  if (!session.scopes.includes("manage")) throw new Error("The audit log is for keys that may manage; this one may not.");
+  if (!session.scopes.includes("manage"))
+    throw new Error("The audit log is for keys that may manage; this one may not.");
   await load();
 }

@@ -12,4 +12,7 @@ Budapest 19.04 47.5|Graz 15.44 47.07|Salzburg 13.04 47.8|Innsbruck 11.39 47.27|L
 Brussels 4.35 50.85|Copenhagen 12.57 55.68|Lyon 4.84 45.76|Barcelona 2.17 41.39|Manchester -2.24 53.48|Edinburgh -3.19 55.95|Bucharest 26.1 44.43|
 Sofia 23.32 42.7|Belgrade 20.46 44.79|Zagreb 15.98 45.81|Naples 14.27 40.85|Dallas -96.8 32.78|Phoenix -112.07 33.45|San Francisco -122.42 37.77|
 Boston -71.06 42.36|Washington -77.04 38.91|Montreal -73.57 45.5|Minneapolis -93.27 44.98|New Orleans -90.07 29.95|Kansas City -94.58 39.1`
-  .replaceAll("\n", "").split("|").map((line) => /^(.*) (\S+) (\S+)$/.exec(line)).map(([, name, lon, lat]) => [name, Number(lon), Number(lat)]);
+  .replaceAll("\n", "")
+  .split("|")
+  .map((line) => /^(.*) (\S+) (\S+)$/.exec(line))
+  .map(([, name, lon, lat]) => [name, Number(lon), Number(lat)]);

@@ -4,15 +4,54 @@ import * as api from "./api.js";
 import { $, element, soft } from "./elements.js";
 
 const PAGES = [
-  ["Watch", [["overview", "Overview"], ["log", "Delivery log"], ["health", "Health"]]],
-  ["Send", [["campaigns", "Campaigns"], ["alerts", "Alerts"], ["reminders", "Reminders"], ["triggers", "Triggers"], ["templates", "Templates"]]],
-  ["People", [["devices", "Devices"], ["topics", "Topics"], ["segments", "Segments"], ["categories", "Categories"]]],
-  ["Connect", [["webhooks", "Webhooks"], ["feeds", "Alert feeds"], ["keys", "Keys"], ["audit", "Audit log"]]],
+  [
+    "Watch",
+    [
+      ["overview", "Overview"],
+      ["log", "Delivery log"],
+      ["health", "Health"],
+    ],
+  ],
+  [
+    "Send",
+    [
+      ["campaigns", "Campaigns"],
+      ["alerts", "Alerts"],
+      ["reminders", "Reminders"],
+      ["triggers", "Triggers"],
+      ["templates", "Templates"],
+    ],
+  ],
+  [
+    "People",
+    [
+      ["devices", "Devices"],
+      ["topics", "Topics"],
+      ["segments", "Segments"],
+      ["categories", "Categories"],
+    ],
+  ],
+  [
+    "Connect",
+    [
+      ["webhooks", "Webhooks"],
+      ["feeds", "Alert feeds"],
+      ["keys", "Keys"],
+      ["audit", "Audit log"],
+    ],
+  ],
 ];
 /** Pages whose module has another name than theirs. */
 const MODULES = {
-  compose: "composer", reminders: "resources", triggers: "resources", templates: "resources", topics: "resources", segments: "resources",
-  categories: "resources", webhooks: "resources", feeds: "resources",
+  compose: "composer",
+  reminders: "resources",
+  triggers: "resources",
+  templates: "resources",
+  topics: "resources",
+  segments: "resources",
+  categories: "resources",
+  webhooks: "resources",
+  feeds: "resources",
 };
 const KNOWN = new Set([...PAGES.flatMap(([, pages]) => pages.map(([name]) => name)), "compose"]);
 
@@ -36,7 +75,11 @@ function decoded(text) {
 function address() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
   const [page, ...rest] = path.split("/").map(decoded);
-  return { page: KNOWN.has(page) ? page : "overview", id: rest.join("/"), query: Object.fromEntries(new URLSearchParams(query)) };
+  return {
+    page: KNOWN.has(page) ? page : "overview",
+    id: rest.join("/"),
+    query: Object.fromEntries(new URLSearchParams(query)),
+  };
 }
 
 async function open() {
@@ -60,7 +103,14 @@ async function open() {
     if (!signal.aborted) await module.open(body, { page, id, query, session, signal, live });
   } catch (error) {
     if (signal.aborted) return;
-    body.replaceChildren(element("section", { className: "card" }, element("h2", {}, "This could not be shown"), element("p", { className: "problem", role: "alert" }, error.message)));
+    body.replaceChildren(
+      element(
+        "section",
+        { className: "card" },
+        element("h2", {}, "This could not be shown"),
+        element("p", { className: "problem", role: "alert" }, error.message),
+      ),
+    );
   }
 }
 
@@ -99,19 +149,38 @@ function theme(chosen) {
   }
 }
 
-$("nav").append(...PAGES.map(([title, pages]) => element("div", {}, element("h2", {}, title),
-  pages.map(([name, text]) => element("a", { href: `#/${name}` }, text)))), element("div", {}, element("a", { href: "/docs/" }, "Documentation")));
+$("nav").append(
+  ...PAGES.map(([title, pages]) =>
+    element(
+      "div",
+      {},
+      element("h2", {}, title),
+      pages.map(([name, text]) => element("a", { href: `#/${name}` }, text)),
+    ),
+  ),
+  element("div", {}, element("a", { href: "/docs/" }, "Documentation")),
+);
 $("menu").addEventListener("click", () => menu(!$("nav").classList.contains("shown")));
 $("theme").addEventListener("click", () => {
-  const now = document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  const now =
+    document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   theme(now === "dark" ? "light" : "dark");
 });
-$("sign-in").querySelector("form").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const problem = $("sign-in").querySelector(".problem");
-  problem.textContent = "";
-  await signIn($("key").value.trim()).then(() => { $("key").value = ""; }, (error) => { problem.textContent = error.message; });
-});
+$("sign-in")
+  .querySelector("form")
+  .addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const problem = $("sign-in").querySelector(".problem");
+    problem.textContent = "";
+    await signIn($("key").value.trim()).then(
+      () => {
+        $("key").value = "";
+      },
+      (error) => {
+        problem.textContent = error.message;
+      },
+    );
+  });
 $("sign-out").addEventListener("click", () => signOut());
 document.addEventListener("session-over", () => session && signOut("Your session is over: sign in again."));
 document.querySelector(".skip").addEventListener("click", (event) => {
@@ -119,7 +188,9 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   $("page").focus();
 });
 addEventListener("hashchange", open);
-addEventListener("keydown", (event) => { if (event.key === "Escape") menu(false); });
+addEventListener("keydown", (event) => {
+  if (event.key === "Escape") menu(false);
+});
 
 try {
   theme(localStorage.getItem("theme"));
@@ -129,4 +200,6 @@ try {
 // A key in the address is taken out of it at once, before anybody looks over a shoulder or copies the address.
 const given = new URLSearchParams(location.hash.slice(1)).get("key");
 if (given) history.replaceState(null, "", location.pathname + location.search);
-signIn(given).catch((error) => { if (given) $("sign-in").querySelector(".problem").textContent = error.message; });
+signIn(given).catch((error) => {
+  if (given) $("sign-in").querySelector(".problem").textContent = error.message;
+});

@@ -49,7 +49,14 @@ export function form(fields, given, context) {
   function fill(whole, asJson = false) {
     held = whole;
     controls = [];
-    written = asJson ? field("All of it, as JSON", "json", { type: "textarea", className: "code", rows: 22, value: JSON.stringify(whole, null, 2) }) : null;
+    written = asJson
+      ? field("All of it, as JSON", "json", {
+          type: "textarea",
+          className: "code",
+          rows: 22,
+          value: JSON.stringify(whole, null, 2),
+        })
+      : null;
     body.replaceChildren(...(written ? [written] : fields.map(drawn)));
     other.textContent = asJson ? "As a form" : "As JSON";
     problem.textContent = "";
@@ -61,12 +68,24 @@ export function form(fields, given, context) {
       const nodes = one.fields.map(drawn);
       if (!one.folded) return element("fieldset", {}, element("legend", {}, one.group), nodes);
       const open = controls.slice(before).some((each) => each.given !== undefined);
-      return element("details", { open }, element("summary", {}, one.group), element("div", { className: "form" }, nodes));
+      return element(
+        "details",
+        { open },
+        element("summary", {}, one.group),
+        element("div", { className: "form" }, nodes),
+      );
     }
     const value = found(held, one.at) ?? undefined;
     const { node, read } = (CONTROLS[one.as] ?? plain)(one, value, context);
     const told = element("p", { className: "problem", role: "alert" });
-    const control = { ...one, read, given: value, first: JSON.stringify(read()), told, node: element("div", { className: "asked" }, node, told) };
+    const control = {
+      ...one,
+      read,
+      given: value,
+      first: JSON.stringify(read()),
+      told,
+      node: element("div", { className: "asked" }, node, told),
+    };
     controls.push(control);
     return control.node;
   }
@@ -83,7 +102,13 @@ export function form(fields, given, context) {
     return whole;
   }
   function value() {
-    const wrong = controls.map(({ at, node }) => ({ pointer: at, detail: [...node.querySelectorAll("input, select, textarea")].find((one) => !one.closest("[hidden]") && !one.checkValidity())?.validationMessage }))
+    const wrong = controls
+      .map(({ at, node }) => ({
+        pointer: at,
+        detail: [...node.querySelectorAll("input, select, textarea")].find(
+          (one) => !one.closest("[hidden]") && !one.checkValidity(),
+        )?.validationMessage,
+      }))
       .filter(({ detail }) => detail);
     if (wrong.length) throw Problem.of(wrong);
     const whole = said();
@@ -101,18 +126,21 @@ export function form(fields, given, context) {
     const rest = [];
     let first = null;
     for (const { pointer, detail } of error?.faults ?? []) {
-      const near = controls.filter(({ at }) => inside(pointer, at) || inside(at, pointer)).sort((a, b) => b.at.length - a.at.length);
+      const near = controls
+        .filter(({ at }) => inside(pointer, at) || inside(at, pointer))
+        .sort((a, b) => b.at.length - a.at.length);
       const one = near.find(({ at }) => inside(pointer, at)) ?? near.at(-1);
       if (!one) rest.push(pointer ? `${pointer}: ${detail}` : detail);
       else {
         const where = inside(pointer, one.at) ? pointer.slice(one.at.length + 1) : "";
         one.told.textContent += `${one.told.textContent && "; "}${where && `${where}: `}${detail}`;
         one.node.classList.add("wrong");
-        for (let folded = one.node.closest("details"); folded; folded = folded.parentElement.closest("details")) folded.open = true;
+        for (let folded = one.node.closest("details"); folded; folded = folded.parentElement.closest("details"))
+          folded.open = true;
         first ??= one.node;
       }
     }
-    problem.textContent = error && (!error.faults?.length ? error.message : rest.join("; ")) || "";
+    problem.textContent = (error && (!error.faults?.length ? error.message : rest.join("; "))) || "";
     first?.querySelector("input, select, textarea")?.focus();
   }
 
@@ -127,6 +155,7 @@ function parsed(text) {
   } catch (error) {
     throw new Problem(`This is not JSON: ${error.message}`);
   }
-  if (typeof whole !== "object" || !whole || Array.isArray(whole)) throw new Problem("This must be an object, in braces.");
+  if (typeof whole !== "object" || !whole || Array.isArray(whole))
+    throw new Problem("This must be an object, in braces.");
   return whole;
 }

@@ -1,13 +1,29 @@
 /** The log: a table that grows at the top, and one delivery in full. */
 
 import { follow, get, query } from "./api.js";
-import { OUTCOMES, button, dialog, doing, element, exactly, facts, field, heading, lasting, link, soft, when } from "./elements.js";
+import {
+  OUTCOMES,
+  button,
+  dialog,
+  doing,
+  element,
+  exactly,
+  facts,
+  field,
+  heading,
+  lasting,
+  link,
+  soft,
+  when,
+} from "./elements.js";
 
 const MOST_ROWS = 500;
 const PAGE = 100;
 
 export async function open(body, { query: asked, id, signal, live }) {
-  const filters = element("form", { className: "filters", role: "search" },
+  const filters = element(
+    "form",
+    { className: "filters", role: "search" },
     field("Outcome", "outcome", { options: [{ value: "", text: "all" }, ...OUTCOMES], value: asked.outcome }),
     field("Push service", "host", { placeholder: "fcm.googleapis.com", value: asked.host }),
     field("User", "user_id", { placeholder: "u-42", value: asked.user_id }),
@@ -15,15 +31,44 @@ export async function open(body, { query: asked, id, signal, live }) {
     field("Device", "device_id", { placeholder: "dev_…", value: asked.device_id }),
     field("Settled since", "since", { type: "datetime-local", value: asked.since }),
     field("Until", "until", { type: "datetime-local", value: asked.until }),
-    element("button", { type: "reset" }, "Clear"));
+    element("button", { type: "reset" }, "Clear"),
+  );
   const pause = button("Pause", null, { "aria-pressed": "false" });
   const problem = element("p", { className: "problem", role: "alert" });
   const rows = element("tbody", {});
   const nothing = soft("No delivery matches. They appear here as they settle.");
   const older = button("Older", null, { hidden: true });
-  body.replaceChildren(heading("Delivery log", pause), element("section", { className: "card" }, filters, problem,
-    element("div", { className: "scroll" }, element("table", { className: "log" }, element("thead", {}, element("tr", {},
-      ["Settled", "Outcome", "Push service", "User", "Tries", "Browser", "Why"].map((name) => element("th", { scope: "col" }, name)))), rows)), nothing, older));
+  body.replaceChildren(
+    heading("Delivery log", pause),
+    element(
+      "section",
+      { className: "card" },
+      filters,
+      problem,
+      element(
+        "div",
+        { className: "scroll" },
+        element(
+          "table",
+          { className: "log" },
+          element(
+            "thead",
+            {},
+            element(
+              "tr",
+              {},
+              ["Settled", "Outcome", "Push service", "User", "Tries", "Browser", "Why"].map((name) =>
+                element("th", { scope: "col" }, name),
+              ),
+            ),
+          ),
+          rows,
+        ),
+      ),
+      nothing,
+      older,
+    ),
+  );
 
   let following = new AbortController();
   let paused = false;
@@ -36,7 +81,11 @@ export async function open(body, { query: asked, id, signal, live }) {
     const said = Object.fromEntries([...new FormData(filters)].map(([name, value]) => [name, value.trim()]));
     return said;
   }
-  const asMoments = (said) => ({ ...said, since: said.since && new Date(said.since).toISOString(), until: said.until && new Date(said.until).toISOString() });
+  const asMoments = (said) => ({
+    ...said,
+    since: said.since && new Date(said.since).toISOString(),
+    until: said.until && new Date(said.until).toISOString(),
+  });
 
   /** The newest that match the filters, and then whatever settles. */
   async function show() {
@@ -56,11 +105,16 @@ export async function open(body, { query: asked, id, signal, live }) {
     if (mine.aborted) return;
     fill(page, true);
     const shown = new Set(page.items.map((one) => one.id));
-    follow(query(asMoments(said)).slice(1), (deliveries) => {
-      waiting.push(...deliveries.filter((one) => !shown.has(one.id)));
-      if (waiting.length > MOST_ROWS) waiting = waiting.slice(-MOST_ROWS);
-      draw();
-    }, (state) => live(paused ? "paused" : state), mine);
+    follow(
+      query(asMoments(said)).slice(1),
+      (deliveries) => {
+        waiting.push(...deliveries.filter((one) => !shown.has(one.id)));
+        if (waiting.length > MOST_ROWS) waiting = waiting.slice(-MOST_ROWS);
+        draw();
+      },
+      (state) => live(paused ? "paused" : state),
+      mine,
+    );
   }
   function fill(page, anew) {
     if (anew) rows.replaceChildren();
@@ -82,7 +136,10 @@ export async function open(body, { query: asked, id, signal, live }) {
     });
   }
 
-  older.onclick = () => doing(older, async () => fill(await get(`/v1/deliveries${query({ ...asMoments(wanted()), limit: PAGE, cursor })}`), false));
+  older.onclick = () =>
+    doing(older, async () =>
+      fill(await get(`/v1/deliveries${query({ ...asMoments(wanted()), limit: PAGE, cursor })}`), false),
+    );
   pause.onclick = () => {
     paused = !paused;
     pause.setAttribute("aria-pressed", String(paused));
@@ -100,14 +157,21 @@ export async function open(body, { query: asked, id, signal, live }) {
 /** One delivery in a table of them. */
 export function row(delivery) {
   const told = ["clicked", "dismissed", "displayed"].find((event) => delivery[`${event}_at`]);
-  const line = element("tr", {},
-    element("td", {}, button(when(delivery.settled_at), null, { className: "plain", title: exactly(delivery.settled_at) })),
+  const line = element(
+    "tr",
+    {},
+    element(
+      "td",
+      {},
+      button(when(delivery.settled_at), null, { className: "plain", title: exactly(delivery.settled_at) }),
+    ),
     element("td", {}, element("span", { className: `outcome ${delivery.outcome}` }, delivery.outcome)),
     element("td", {}, delivery.push_service ?? delivery.host),
     element("td", {}, delivery.user_id ?? ""),
     element("td", {}, String(delivery.attempts)),
     element("td", {}, told ?? ""),
-    element("td", {}, delivery.cause));
+    element("td", {}, delivery.cause),
+  );
   line.addEventListener("click", () => inFull(delivery.id));
   return line;
 }
@@ -115,19 +179,36 @@ export function row(delivery) {
 async function inFull(id) {
   const delivery = await doing(null, () => get(`/v1/deliveries/${encodeURIComponent(id)}`));
   if (!delivery) return;
-  const shown = dialog("Delivery",
+  const shown = dialog(
+    "Delivery",
     facts([
       ["Outcome", element("span", { className: `outcome ${delivery.outcome}` }, delivery.outcome)],
-      ["Why", delivery.cause], ["User", delivery.user_id], ["Push service", delivery.host],
-      ["Displayed", exactly(delivery.displayed_at)], ["Clicked", exactly(delivery.clicked_at)], ["Button", delivery.action],
-      ["Dismissed", exactly(delivery.dismissed_at)], ["Held for", delivery.granted_ttl && `${delivery.granted_ttl} s`],
+      ["Why", delivery.cause],
+      ["User", delivery.user_id],
+      ["Push service", delivery.host],
+      ["Displayed", exactly(delivery.displayed_at)],
+      ["Clicked", exactly(delivery.clicked_at)],
+      ["Button", delivery.action],
+      ["Dismissed", exactly(delivery.dismissed_at)],
+      ["Held for", delivery.granted_ttl && `${delivery.granted_ttl} s`],
       ["Notification", link(`campaigns/${delivery.notification_id}`, delivery.notification_id)],
-      ["Device", link(`devices/${delivery.device_id}`, delivery.device_id)], ["Delivery", delivery.id],
+      ["Device", link(`devices/${delivery.device_id}`, delivery.device_id)],
+      ["Delivery", delivery.id],
     ]),
     element("h3", {}, delivery.attempts.length === 1 ? "One attempt" : `${delivery.attempts.length} attempts`),
-    element("ol", { className: "attempts" }, delivery.attempts.map((attempt) => element("li", {},
-      `${exactly(attempt.at)} · ${attempt.status ?? "no answer"} after ${lasting(attempt.duration_ms)}`,
-      element("div", {}, attempt.cause),
-      element("small", {}, attempt.retry_at ? `tried again at ${exactly(attempt.retry_at)}` : attempt.next)))));
+    element(
+      "ol",
+      { className: "attempts" },
+      delivery.attempts.map((attempt) =>
+        element(
+          "li",
+          {},
+          `${exactly(attempt.at)} · ${attempt.status ?? "no answer"} after ${lasting(attempt.duration_ms)}`,
+          element("div", {}, attempt.cause),
+          element("small", {}, attempt.retry_at ? `tried again at ${exactly(attempt.retry_at)}` : attempt.next),
+        ),
+      ),
+    ),
+  );
   for (const one of shown.querySelectorAll("a")) one.addEventListener("click", () => shown.close());
 }

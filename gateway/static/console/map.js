@@ -17,9 +17,24 @@ const project = ([lon, lat]) => {
   return [((lon + 180) / 360) * WORLD, (0.5 - Math.log((1 + sine) / (1 - sine)) / (4 * Math.PI)) * WORLD];
 };
 const rounded = (degrees) => Math.round(degrees * 1e5) / 1e5;
-const locate = ([x, y]) => [rounded((x / WORLD) * 360 - 180), rounded((Math.atan(Math.sinh(Math.PI * (1 - (2 * y) / WORLD))) * 180) / Math.PI)];
+const locate = ([x, y]) => [
+  rounded((x / WORLD) * 360 - 180),
+  rounded((Math.atan(Math.sinh(Math.PI * (1 - (2 * y) / WORLD))) * 180) / Math.PI),
+];
 
-const path = (rings) => rings.map((ring) => `M${ring.map((point) => project(point).map((n) => n.toFixed(4)).join(" ")).join("L")}Z`).join("");
+const path = (rings) =>
+  rings
+    .map(
+      (ring) =>
+        `M${ring
+          .map((point) =>
+            project(point)
+              .map((n) => n.toFixed(4))
+              .join(" "),
+          )
+          .join("L")}Z`,
+    )
+    .join("");
 const land = path(LAND.split("|").map((ring) => ring.split(" ").map((pair) => pair.split(",").map(Number))));
 const rings = (area) => (area.type === "MultiPolygon" ? area.coordinates.flat() : area.coordinates);
 
@@ -31,9 +46,28 @@ export function map({ label, tiles, onArea, small = false }) {
   const places = drawn("g");
   const outline = drawn("path", { class: "area", d: "" });
   const handles = drawn("g");
-  const svg = drawn("svg", { tabindex: "0", role: "application", "aria-label": label }, drawn("path", { class: "land", d: land }), pictures, net, told, places, outline, handles);
-  const node = element("div", { className: small ? "map small" : "map" }, svg, element("div", { className: "tools" },
-    button("+", () => zoom(0.5), { "aria-label": "Zoom in" }), button("−", () => zoom(2), { "aria-label": "Zoom out" })));
+  const svg = drawn(
+    "svg",
+    { tabindex: "0", role: "application", "aria-label": label },
+    drawn("path", { class: "land", d: land }),
+    pictures,
+    net,
+    told,
+    places,
+    outline,
+    handles,
+  );
+  const node = element(
+    "div",
+    { className: small ? "map small" : "map" },
+    svg,
+    element(
+      "div",
+      { className: "tools" },
+      button("+", () => zoom(0.5), { "aria-label": "Zoom in" }),
+      button("−", () => zoom(2), { "aria-label": "Zoom out" }),
+    ),
+  );
   const view = { x: 0, y: 20, w: WORLD };
   let corners = [];
   let spots = [];
@@ -55,7 +89,11 @@ export function map({ label, tiles, onArea, small = false }) {
   }
   function dot(at, name, pixels, said, n) {
     const [cx, cy] = project(at);
-    const made = drawn("circle", { class: name, cx, cy, r: pixels * unit(), "stroke-width": 2 * unit() }, drawn("title", {}, said));
+    const made = drawn(
+      "circle",
+      { class: name, cx, cy, r: pixels * unit(), "stroke-width": 2 * unit() },
+      drawn("title", {}, said),
+    );
     if (n !== undefined) made.dataset.corner = n;
     return made;
   }
@@ -67,11 +105,17 @@ export function map({ label, tiles, onArea, small = false }) {
     const from = (edge) => Math.ceil(edge / step) * step;
     for (let lon = from(Math.max(-180, west)); lon <= Math.min(180, east); lon += step) {
       const [x] = project([lon, 0]);
-      lines.push(drawn("path", { class: "net", d: `M${x} ${view.y}v${height()}` }), word(degrees(lon, "E", "W"), x + 4 * unit(), view.y + height() - 6 * unit()));
+      lines.push(
+        drawn("path", { class: "net", d: `M${x} ${view.y}v${height()}` }),
+        word(degrees(lon, "E", "W"), x + 4 * unit(), view.y + height() - 6 * unit()),
+      );
     }
     for (let lat = from(Math.max(-MOST_LATITUDE, south)); lat <= Math.min(MOST_LATITUDE, north); lat += step) {
       const [, y] = project([0, lat]);
-      lines.push(drawn("path", { class: "net", d: `M${view.x} ${y}h${view.w}` }), word(degrees(lat, "N", "S"), view.x + 4 * unit(), y - 3 * unit()));
+      lines.push(
+        drawn("path", { class: "net", d: `M${view.x} ${y}h${view.w}` }),
+        word(degrees(lat, "N", "S"), view.x + 4 * unit(), y - 3 * unit()),
+      );
     }
     return lines;
   }
@@ -80,7 +124,10 @@ export function map({ label, tiles, onArea, small = false }) {
     const shown = CITIES.slice(0, view.w > 120 ? 14 : view.w > 40 ? 52 : CITIES.length);
     return shown.flatMap(([name, lon, lat]) => {
       const [cx, cy] = project([lon, lat]);
-      return [drawn("circle", { class: "city", cx, cy, r: 2.5 * unit() }), word(name, cx + 5 * unit(), cy + 4 * unit())];
+      return [
+        drawn("circle", { class: "city", cx, cy, r: 2.5 * unit() }),
+        word(name, cx + 5 * unit(), cy + 4 * unit()),
+      ];
     });
   }
   const word = (said, x, y) => drawn("text", { x, y, "font-size": 11 * unit() }, said);
@@ -116,7 +163,14 @@ export function map({ label, tiles, onArea, small = false }) {
     if (!silently) onArea?.(area());
   }
 
-  svg.addEventListener("wheel", (event) => { event.preventDefault(); zoom(event.deltaY > 0 ? 1.25 : 0.8, at(event)); }, { passive: false });
+  svg.addEventListener(
+    "wheel",
+    (event) => {
+      event.preventDefault();
+      zoom(event.deltaY > 0 ? 1.25 : 0.8, at(event));
+    },
+    { passive: false },
+  );
   svg.addEventListener("pointerdown", (event) => {
     const corner = event.target.dataset?.corner;
     const begin = at(event);
@@ -124,7 +178,14 @@ export function map({ label, tiles, onArea, small = false }) {
     let moved = false;
     svg.setPointerCapture(event.pointerId);
     const held = new AbortController();
-    const during = (name, work) => svg.addEventListener(name, (now) => { if (now.pointerId === event.pointerId) work(now); }, { signal: held.signal });
+    const during = (name, work) =>
+      svg.addEventListener(
+        name,
+        (now) => {
+          if (now.pointerId === event.pointerId) work(now);
+        },
+        { signal: held.signal },
+      );
     const end = () => {
       held.abort();
       if (corner !== undefined) onArea?.(area());
@@ -170,10 +231,19 @@ export function map({ label, tiles, onArea, small = false }) {
     /** The four corners of what is seen, a little inside. */
     frame() {
       const [w, h] = size();
-      return [[0.1, 0.1], [0.9, 0.1], [0.9, 0.9], [0.1, 0.9]].map(([x, y]) => world([x * w, y * h]));
+      return [
+        [0.1, 0.1],
+        [0.9, 0.1],
+        [0.9, 0.9],
+        [0.1, 0.9],
+      ].map(([x, y]) => world([x * w, y * h]));
     },
     show(areas, points = []) {
-      told.replaceChildren(...areas.map(({ area: one, title }) => drawn("path", { class: "told", d: path(rings(one)) }, drawn("title", {}, title))));
+      told.replaceChildren(
+        ...areas.map(({ area: one, title }) =>
+          drawn("path", { class: "told", d: path(rings(one)) }, drawn("title", {}, title)),
+        ),
+      );
       spots = points;
       draw();
     },

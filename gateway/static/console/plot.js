@@ -9,7 +9,24 @@ const HEIGHT = 190;
 const [LEFT, RIGHT, TOP, BOTTOM] = [58, 18, 10, 24];
 const MINUTE = 60;
 const DAY = 86_400;
-const STEPS = [5, 15, 30, MINUTE, 5 * MINUTE, 10 * MINUTE, 15 * MINUTE, 30 * MINUTE, DAY / 24, DAY / 8, DAY / 4, DAY / 2, DAY, 2 * DAY, 5 * DAY, 10 * DAY];
+const STEPS = [
+  5,
+  15,
+  30,
+  MINUTE,
+  5 * MINUTE,
+  10 * MINUTE,
+  15 * MINUTE,
+  30 * MINUTE,
+  DAY / 24,
+  DAY / 8,
+  DAY / 4,
+  DAY / 2,
+  DAY,
+  2 * DAY,
+  5 * DAY,
+  10 * DAY,
+];
 
 /**
  * `series`: [{label, colour, as: "line", "bars" or "points"}]. Answers {node, show(data, words)}, whose data are times in
@@ -19,8 +36,17 @@ export function plot(label, series, { value = String, logarithmic = false, signa
   const svg = drawn("svg", { role: "img", "aria-label": label });
   const named = series.map((one) => element("b", {}));
   const moment = element("span", {});
-  const node = element("div", { className: "plot" }, svg, element("p", { className: "mix legend" }, moment,
-    series.map((one, n) => element("span", {}, element("i", { className: one.colour }), one.label, " ", named[n]))));
+  const node = element(
+    "div",
+    { className: "plot" },
+    svg,
+    element(
+      "p",
+      { className: "mix legend" },
+      moment,
+      series.map((one, n) => element("span", {}, element("i", { className: one.colour }), one.label, " ", named[n])),
+    ),
+  );
   const scale = logarithmic ? Math.log10 : (number) => number;
   let data = null;
   let pointed = null;
@@ -37,19 +63,52 @@ export function plot(label, series, { value = String, logarithmic = false, signa
     const [first, last] = [at[0] - beside, at.at(-1) + beside];
     const x = (time) => LEFT + ((time - first) / (last - first || 1)) * (width - LEFT - RIGHT);
     const y = (number) => HEIGHT - BOTTOM - ((scale(number) - low) / (high - low)) * (HEIGHT - TOP - BOTTOM);
-    const lines = ticks.map((tick) => [drawn("path", { class: "net", d: `M${LEFT} ${y(tick)}H${width - RIGHT}` }),
-      drawn("text", { x: LEFT - 8, y: y(tick) + 4, "text-anchor": "end" }, value(tick))]);
+    const lines = ticks.map((tick) => [
+      drawn("path", { class: "net", d: `M${LEFT} ${y(tick)}H${width - RIGHT}` }),
+      drawn("text", { x: LEFT - 8, y: y(tick) + 4, "text-anchor": "end" }, value(tick)),
+    ]);
     const times = moments(first, last, Math.max(2, (width - LEFT - RIGHT) / 75)).map((time) => [
-      drawn("path", { class: "net", d: `M${x(time)} ${TOP}V${HEIGHT - BOTTOM}` }), drawn("text", { x: Math.min(x(time), width - 26), y: HEIGHT - 6, "text-anchor": "middle" }, clock(time, last - first))]);
-    const shapes = series.map((one, n) => shape(one, at.map((time, k) => [x(time), values[n][k]]).filter(([, number]) => number !== null && number !== undefined).map(([across, number]) => [across, y(number)]), y(ticks[0]), (width - LEFT - RIGHT) / at.length));
+      drawn("path", { class: "net", d: `M${x(time)} ${TOP}V${HEIGHT - BOTTOM}` }),
+      drawn(
+        "text",
+        { x: Math.min(x(time), width - 26), y: HEIGHT - 6, "text-anchor": "middle" },
+        clock(time, last - first),
+      ),
+    ]);
+    const shapes = series.map((one, n) =>
+      shape(
+        one,
+        at
+          .map((time, k) => [x(time), values[n][k]])
+          .filter(([, number]) => number !== null && number !== undefined)
+          .map(([across, number]) => [across, y(number)]),
+        y(ticks[0]),
+        (width - LEFT - RIGHT) / at.length,
+      ),
+    );
     const shown = pointed === null ? at.length - 1 : nearest(at.map(x), pointed);
     svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-    svg.replaceChildren(...lines.flat(), ...times.flat(), ...shapes.flat(), ...(pointed === null ? [] : [drawn("path", { class: "pointed", d: `M${x(at[shown])} ${TOP}V${HEIGHT - BOTTOM}` })]));
+    svg.replaceChildren(
+      ...lines.flat(),
+      ...times.flat(),
+      ...shapes.flat(),
+      ...(pointed === null
+        ? []
+        : [drawn("path", { class: "pointed", d: `M${x(at[shown])} ${TOP}V${HEIGHT - BOTTOM}` })]),
+    );
     moment.textContent = clock(at[shown], last - first < 2 * DAY ? 0 : last - first);
-    named.forEach((one, n) => { one.textContent = values[n][shown] === null || values[n][shown] === undefined ? "–" : value(values[n][shown]); });
+    named.forEach((one, n) => {
+      one.textContent = values[n][shown] === null || values[n][shown] === undefined ? "–" : value(values[n][shown]);
+    });
   }
-  svg.addEventListener("pointermove", (event) => { pointed = event.clientX - svg.getBoundingClientRect().left; draw(); });
-  svg.addEventListener("pointerleave", () => { pointed = null; draw(); });
+  svg.addEventListener("pointermove", (event) => {
+    pointed = event.clientX - svg.getBoundingClientRect().left;
+    draw();
+  });
+  svg.addEventListener("pointerleave", () => {
+    pointed = null;
+    draw();
+  });
   const watching = new ResizeObserver(draw);
   watching.observe(node);
   signal.addEventListener("abort", () => watching.disconnect());
@@ -67,16 +126,26 @@ function shape({ colour, as }, points, floor, room) {
   const line = points.map((point) => point.map((n) => n.toFixed(1)).join(" ")).join("L");
   if (as === "bars") {
     const wide = Math.min(40, room * 0.8);
-    return [drawn("path", { class: `bars ${colour}`, d: points.filter(([, y]) => y < floor).map(([x, y]) => `M${x - wide / 2} ${floor}V${y}h${wide}V${floor}Z`).join("") })];
+    return [
+      drawn("path", {
+        class: `bars ${colour}`,
+        d: points
+          .filter(([, y]) => y < floor)
+          .map(([x, y]) => `M${x - wide / 2} ${floor}V${y}h${wide}V${floor}Z`)
+          .join(""),
+      }),
+    ];
   }
   if (!points.length) return [];
   const made = [drawn("path", { class: `line ${colour}`, d: `M${line}` })];
-  if (as === "points") made.push(...points.map(([cx, cy]) => drawn("circle", { class: `point ${colour}`, cx, cy, r: 3 })));
+  if (as === "points")
+    made.push(...points.map(([cx, cy]) => drawn("circle", { class: `point ${colour}`, cx, cy, r: 3 })));
   else made.push(drawn("path", { class: `under ${colour}`, d: `M${points[0][0]} ${floor}L${line}V${floor}Z` }));
   return made;
 }
 
-const nearest = (places, wanted) => places.reduce((best, place, n) => (Math.abs(place - wanted) < Math.abs(places[best] - wanted) ? n : best), 0);
+const nearest = (places, wanted) =>
+  places.reduce((best, place, n) => (Math.abs(place - wanted) < Math.abs(places[best] - wanted) ? n : best), 0);
 
 /** From 0 to what is at least the highest, in three to five round steps. */
 function rounds(highest) {
@@ -87,7 +156,10 @@ function rounds(highest) {
 
 /** Whole powers of ten around what there is. */
 function decades(known) {
-  const [low, high] = [Math.floor(Math.log10(Math.max(1, Math.min(...known, 1e9)))), Math.ceil(Math.log10(Math.max(10, ...known)))];
+  const [low, high] = [
+    Math.floor(Math.log10(Math.max(1, Math.min(...known, 1e9)))),
+    Math.ceil(Math.log10(Math.max(10, ...known))),
+  ];
   const [from, to] = known.length ? [Math.min(low, high - 1), high] : [0, 1];
   return Array.from({ length: to - from + 1 }, (_, n) => 10 ** (from + n));
 }
@@ -101,6 +173,10 @@ function moments(from, to, most) {
 }
 
 function clock(at, span) {
-  return new Date(at * 1000).toLocaleString([], span > 2 * DAY ? { month: "short", day: "numeric" }
-    : { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...(span < 10 * MINUTE ? { second: "2-digit" } : {}) });
+  return new Date(at * 1000).toLocaleString(
+    [],
+    span > 2 * DAY
+      ? { month: "short", day: "numeric" }
+      : { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...(span < 10 * MINUTE ? { second: "2-digit" } : {}) },
+  );
 }

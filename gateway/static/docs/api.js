@@ -25,18 +25,38 @@ function words(schema) {
 function fields(schema) {
   const found = resolve(schema);
   if (!found.properties) return null;
-  const rows = Object.entries(found.properties).map(([name, said]) => element("tr", {},
-    element("td", {}, name),
-    element("td", {}, words(said), found.required?.includes(name) ? "" : element("span", { className: "soft" }, " optional"),
-      said.description ? element("div", { className: "soft" }, said.description) : "")));
+  const rows = Object.entries(found.properties).map(([name, said]) =>
+    element(
+      "tr",
+      {},
+      element("td", {}, name),
+      element(
+        "td",
+        {},
+        words(said),
+        found.required?.includes(name) ? "" : element("span", { className: "soft" }, " optional"),
+        said.description ? element("div", { className: "soft" }, said.description) : "",
+      ),
+    ),
+  );
   return element("table", {}, element("tbody", {}, ...rows));
 }
 
 function parameters(list) {
   if (!list?.length) return "";
-  const rows = list.map(({ name, in: where, schema, description }) => element("tr", {},
-    element("td", {}, name),
-    element("td", {}, `${where}: ${words(schema)}`, element("div", { className: "soft" }, description ?? schema?.description ?? ""))));
+  const rows = list.map(({ name, in: where, schema, description }) =>
+    element(
+      "tr",
+      {},
+      element("td", {}, name),
+      element(
+        "td",
+        {},
+        `${where}: ${words(schema)}`,
+        element("div", { className: "soft" }, description ?? schema?.description ?? ""),
+      ),
+    ),
+  );
   return element("table", {}, element("tbody", {}, ...rows));
 }
 
@@ -44,15 +64,23 @@ function shown(method, path, operation) {
   const body = operation.requestBody?.content["application/json"]?.schema;
   const answers = Object.entries(operation.responses).map(([status, { description, content }]) => {
     const schema = Object.values(content ?? {})[0]?.schema;
-    return element("tr", {}, element("td", {}, status), element("td", {}, `${description}${schema ? `: ${words(schema)}` : ""}`));
+    return element(
+      "tr",
+      {},
+      element("td", {}, status),
+      element("td", {}, `${description}${schema ? `: ${words(schema)}` : ""}`),
+    );
   });
-  return element("article", { id: operation.operationId },
+  return element(
+    "article",
+    { id: operation.operationId },
     element("h3", {}, element("b", {}, method.toUpperCase()), ` ${path}`),
     element("p", {}, operation.summary),
     operation.description ? element("p", { className: "soft" }, operation.description) : "",
     parameters(operation.parameters),
     body ? element("details", { open: true }, element("summary", {}, `Body: ${words(body)}`), fields(body) ?? "") : "",
-    element("details", {}, element("summary", {}, "Answers"), element("table", {}, element("tbody", {}, ...answers))));
+    element("details", {}, element("summary", {}, "Answers"), element("table", {}, element("tbody", {}, ...answers))),
+  );
 }
 
 const byTag = new Map();
@@ -66,12 +94,32 @@ const operations = document.getElementById("operations");
 const contents = document.getElementById("contents");
 operations.replaceChildren();
 for (const [tag, list] of byTag) {
-  operations.append(element("h2", { id: tag }, tag[0].toUpperCase() + tag.slice(1)), ...list.map((one) => shown(...one)));
-  contents.append(element("h2", {}, tag), ...list.map(([method, path, { operationId }]) =>
-    element("a", { href: `#${operationId}` }, `${method.toUpperCase()} ${path}`)));
+  operations.append(
+    element("h2", { id: tag }, tag[0].toUpperCase() + tag.slice(1)),
+    ...list.map((one) => shown(...one)),
+  );
+  contents.append(
+    element("h2", {}, tag),
+    ...list.map(([method, path, { operationId }]) =>
+      element("a", { href: `#${operationId}` }, `${method.toUpperCase()} ${path}`),
+    ),
+  );
 }
-operations.append(element("h2", { id: "models" }, "Models"), ...Object.entries(api.components.schemas).map(([name, schema]) =>
-  element("article", { id: name }, element("h3", {}, name), element("p", { className: "soft" }, schema.description ?? ""),
-    fields(schema) ?? element("pre", {}, JSON.stringify(schema, null, 1)))));
-contents.append(element("h2", {}, "more"), element("a", { href: "#models" }, "Models"), element("a", { href: "/docs/errors" }, "Errors"));
+operations.append(
+  element("h2", { id: "models" }, "Models"),
+  ...Object.entries(api.components.schemas).map(([name, schema]) =>
+    element(
+      "article",
+      { id: name },
+      element("h3", {}, name),
+      element("p", { className: "soft" }, schema.description ?? ""),
+      fields(schema) ?? element("pre", {}, JSON.stringify(schema, null, 1)),
+    ),
+  ),
+);
+contents.append(
+  element("h2", {}, "more"),
+  element("a", { href: "#models" }, "Models"),
+  element("a", { href: "/docs/errors" }, "Errors"),
+);
 if (location.hash) document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();

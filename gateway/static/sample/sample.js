@@ -5,7 +5,10 @@ import { init } from "/sdk/webpush.js";
 const LONGEST_LOG = 100;
 const STATES = {
   unsupported: ["Not supported", "This browser has no Web Push."],
-  "needs-install": ["Add to home screen", "On an iPhone or iPad, add the page to the home screen first, and open it there."],
+  "needs-install": [
+    "Add to home screen",
+    "On an iPhone or iPad, add the page to the home screen first, and open it there.",
+  ],
   denied: ["Blocked", "Notifications are blocked for this page. Allow them in the browser's site settings."],
   ready: ["Off", "Turn notifications on to register this browser with the gateway."],
   subscribed: ["On", "This browser is registered. Alerts and campaigns can reach it, even with this page closed."],
@@ -78,13 +81,15 @@ if (!push) {
   $("explain").textContent = "Open this page with the application's publishable key: /sample/#key=pk_...";
 } else {
   for (const kind of ["message", "click", "dismiss"]) push.on(kind, heard);
-  $("subscribe").addEventListener("click", () => attempt(async () => {
-    const chosen = topics.filter((box) => box.checked).map((box) => box.value);
-    // "Where this device is" asks a question of its own; the notification question needs the fresh click.
-    const where = $("place").value === "here" ? undefined : await place();
-    await push.subscribe({ userId: $("user").value.trim() || undefined, topics: chosen, location: where });
-    if ($("place").value === "here") await push.location.set(await place());
-  }));
+  $("subscribe").addEventListener("click", () =>
+    attempt(async () => {
+      const chosen = topics.filter((box) => box.checked).map((box) => box.value);
+      // "Where this device is" asks a question of its own; the notification question needs the fresh click.
+      const where = $("place").value === "here" ? undefined : await place();
+      await push.subscribe({ userId: $("user").value.trim() || undefined, topics: chosen, location: where });
+      if ($("place").value === "here") await push.location.set(await place());
+    }),
+  );
   $("unsubscribe").addEventListener("click", () => attempt(() => push.unsubscribe()));
   const tell = (change) => attempt(async () => (await push.state()) === "subscribed" && change());
   for (const box of topics) {

@@ -70,7 +70,7 @@ function shown(said, installing) {
   const root = host.attachShadow({ mode: "open" });
   const style = new CSSStyleSheet();
   style.replaceSync(STYLE);
-  root.adoptedStyleSheets = [style];  // a page's content policy has no say in these
+  root.adoptedStyleSheets = [style]; // a page's content policy has no say in these
   const accept = installing ? null : element("button", said.accept, { className: "yes", type: "button" });
   const later = element("button", said.later, { type: "button" });
   const buttons = document.createElement("div");
@@ -78,7 +78,11 @@ function shown(said, installing) {
   const section = document.createElement("section");
   section.setAttribute("role", "dialog");
   section.setAttribute("aria-labelledby", "title");
-  section.append(element("h2", said.title, { id: "title" }), element("p", installing ? said.install : said.body), buttons);
+  section.append(
+    element("h2", said.title, { id: "title" }),
+    element("p", installing ? said.install : said.body),
+    buttons,
+  );
   root.append(section);
   return { host, accept, later };
 }

@@ -90,8 +90,9 @@
   }
 
   async function optionsOf(content) {
-    const actions = (Array.isArray(content.actions) ? content.actions : [])
-      .filter((item) => isObject(item) && text(item.action) && text(item.title));
+    const actions = (Array.isArray(content.actions) ? content.actions : []).filter(
+      (item) => isObject(item) && text(item.action) && text(item.title),
+    );
     const given = content.data ?? {};
     const data = isObject(given) ? { ...given } : { value: given };
     const ours = isObject(data.gateway) ? data.gateway : {};
@@ -155,17 +156,24 @@
       credentials: "omit",
       keepalive: true,
       signal: AbortSignal.timeout(RECEIPT_TIMEOUT_MS),
-    }).then(({ ok, status }) => (ok ? "taken" : status === 429 || status >= 500 ? "later" : "refused"), () => "later");
+    }).then(
+      ({ ok, status }) => (ok ? "taken" : status === 429 || status >= 500 ? "later" : "refused"),
+      () => "later",
+    );
   }
 
   /** Keep a receipt until the browser is online again, where it tells us, or the next one gets through. */
   async function keep(receipt) {
-    await inStore("readwrite", (store) => {
-      store.add(receipt);
-      const keys = store.getAllKeys();
-      keys.onsuccess = () => keys.result.slice(0, -MOST_UNSENT).forEach((key) => store.delete(key));
-      return keys;
-    }, UNSENT);
+    await inStore(
+      "readwrite",
+      (store) => {
+        store.add(receipt);
+        const keys = store.getAllKeys();
+        keys.onsuccess = () => keys.result.slice(0, -MOST_UNSENT).forEach((key) => store.delete(key));
+        return keys;
+      },
+      UNSENT,
+    );
     await self.registration.sync?.register(UNSENT).catch(() => {});
   }
 
@@ -207,18 +215,25 @@
     const old = await inStore("readonly", (store) => store.get(scope));
     if (!old?.id) return;
     const { pushManager } = self.registration;
-    const subscription = newSubscription ?? await pushManager.getSubscription() ?? await pushManager.subscribe({
-      userVisibleOnly: true,
-      applicationServerKey: old.body.vapid_public_key,
-    });
+    const subscription =
+      newSubscription ??
+      (await pushManager.getSubscription()) ??
+      (await pushManager.subscribe({
+        userVisibleOnly: true,
+        applicationServerKey: old.body.vapid_public_key,
+      }));
     const answer = await call("POST", `${old.gateway}/v1/devices`, old.key, { subscription, ...old.body });
     const renewed = {
-      ...old, id: answer.id, device_token: answer.device_token ?? old.device_token, endpoint: subscription.endpoint,
+      ...old,
+      id: answer.id,
+      device_token: answer.device_token ?? old.device_token,
+      endpoint: subscription.endpoint,
     };
     await inStore("readwrite", (store) => store.put(renewed, scope));
     if (answer.id !== old.id) {
-      await call("DELETE", `${old.gateway}/v1/devices/${old.id}`, old.device_token)
-        .catch((error) => console.warn("the old device is left to the push service's 410", error));
+      await call("DELETE", `${old.gateway}/v1/devices/${old.id}`, old.device_token).catch((error) =>
+        console.warn("the old device is left to the push service's 410", error),
+      );
     }
   }
 
@@ -241,8 +256,14 @@
       opening.onsuccess = () => {
         const transaction = opening.result.transaction(name, mode);
         const asked = operation(transaction.objectStore(name));
-        transaction.oncomplete = () => { opening.result.close(); resolve(asked.result); };
-        transaction.onabort = () => { opening.result.close(); reject(transaction.error); };
+        transaction.oncomplete = () => {
+          opening.result.close();
+          resolve(asked.result);
+        };
+        transaction.onabort = () => {
+          opening.result.close();
+          reject(transaction.error);
+        };
       };
     });
   }

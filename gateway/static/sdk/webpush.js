@@ -21,7 +21,14 @@ const DAY_MS = 86_400_000;
 const COARSE = { decimals: 2, accuracy_m: 1500 };
 const KINDS = { message: "displayed", click: "clicked", dismiss: "dismissed" };
 
-export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-worker.js", scope, sync: atLoad = true }) {
+export function init({
+  gateway,
+  key,
+  vapidPublicKey,
+  serviceWorker = "/service-worker.js",
+  scope,
+  sync: atLoad = true,
+}) {
   const base = new URL(gateway, location.href).href.replace(/\/+$/, "");
   if (!key) throw new WebPushError("no_key", "init needs the publishable key (pk_...)");
   if (/^sk_/.test(key)) throw new WebPushError("secret_key", "a secret key must never be in a web page; use the pk_");
@@ -53,7 +60,7 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
       await call(method, devicePath(record) + path, record.device_token, body);
     } catch (error) {
       if (error.status !== 404 && error.status !== 401) throw error;
-      await store({ ...record, body: body_ });  // the gateway no longer knows this device: register it with the change
+      await store({ ...record, body: body_ }); // the gateway no longer knows this device: register it with the change
       await register();
       return;
     }
@@ -75,7 +82,13 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
     if (permission !== "granted") throw new WebPushError("dismissed", "the user did not answer; ask again later");
 
     return register({
-      user_id: userId, user_hash: userHash, attributes, topics, zones, location: place, client,
+      user_id: userId,
+      user_hash: userHash,
+      attributes,
+      topics,
+      zones,
+      location: place,
+      client,
     });
   }
 
@@ -93,11 +106,16 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
     let answer = await call("POST", "/v1/devices", key, body);
     if (before?.id && before.id !== answer.id && !renewed) {
       // The gateway had lost the old device: the new one is told what was said of that.
-      answer = { ...answer, ...await call("POST", "/v1/devices", key, { ...body, ...remembered, ...said }) };
+      answer = { ...answer, ...(await call("POST", "/v1/devices", key, { ...body, ...remembered, ...said })) };
     }
     const { id, device_token = before?.device_token } = answer;
     await store({
-      gateway: base, key, id, device_token, endpoint: subscription.endpoint, body: { ...remembered, ...said },
+      gateway: base,
+      key,
+      id,
+      device_token,
+      endpoint: subscription.endpoint,
+      body: { ...remembered, ...said },
       told_at: Date.now(),
     });
     if (renewed && before.id && before.id !== id) {
@@ -136,12 +154,14 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
     }
     const ending = subscription?.expirationTime && subscription.expirationTime < Date.now() + DAY_MS;
     if (ending) await subscription.unsubscribe();
-    if (force || ending || subscription?.endpoint !== record.endpoint || Date.now() > (record.told_at ?? 0) + DAY_MS) await register();
+    if (force || ending || subscription?.endpoint !== record.endpoint || Date.now() > (record.told_at ?? 0) + DAY_MS)
+      await register();
     return state();
   }
 
   async function state() {
-    if (!supported()) return clientDetails().platform === "ios" && !navigator.standalone ? "needs-install" : "unsupported";
+    if (!supported())
+      return clientDetails().platform === "ios" && !navigator.standalone ? "needs-install" : "unsupported";
     if (Notification.permission === "denied") return "denied";
     const [record, subscription] = await Promise.all([stored(), current()]);
     return record?.id && subscription ? "subscribed" : "ready";
@@ -160,7 +180,7 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
 
   /** Ask the browser where it is, at most once: who has said no, or nothing, is not asked again. */
   async function share({ precise = false, again = false } = {}) {
-    await device();  // without one nobody could be told
+    await device(); // without one nobody could be told
     const asked = `webpush-location-${workerScope}`;
     const { state: permission } = await (navigator.permissions?.query({ name: "geolocation" }) ?? { state: "prompt" });
     if (permission === "denied" || (permission === "prompt" && !again && localStorage.getItem(asked))) return null;
@@ -184,14 +204,17 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
     subscribe,
     sync,
     identify: (userId, userHash) => {
-      const said = userId === null ? { user_id: null, user_hash: null } : defined({ user_id: userId, user_hash: userHash });
+      const said =
+        userId === null ? { user_id: null, user_hash: null } : defined({ user_id: userId, user_hash: userHash });
       return say(said, (body) => ({ ...body, ...said }));
     },
-    setAttributes: (attributes) => say({ attributes }, (body) => ({
-      ...body,
-      attributes: Object.fromEntries(
-        Object.entries({ ...body.attributes, ...attributes }).filter(([, value]) => value !== null)),
-    })),
+    setAttributes: (attributes) =>
+      say({ attributes }, (body) => ({
+        ...body,
+        attributes: Object.fromEntries(
+          Object.entries({ ...body.attributes, ...attributes }).filter(([, value]) => value !== null),
+        ),
+      })),
     unsubscribe,
     state,
     device: async () => {
@@ -226,7 +249,8 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
     live: (options = {}) => openLive(base.replace(/^http/, "ws"), device, options),
     location: { set: place, share },
     on(kind, callback) {
-      if (!KINDS[kind]) throw new WebPushError("unknown_kind", `there is ${Object.keys(KINDS).join(", ")}, and no ${kind}`);
+      if (!KINDS[kind])
+        throw new WebPushError("unknown_kind", `there is ${Object.keys(KINDS).join(", ")}, and no ${kind}`);
       const heard = ({ data }) => data?.source === "webpush-gateway" && data.event === KINDS[kind] && callback(data);
       navigator.serviceWorker.addEventListener("message", heard);
       navigator.serviceWorker.startMessages();
@@ -240,7 +264,10 @@ export function init({ gateway, key, vapidPublicKey, serviceWorker = "/service-w
  * missed or shown twice when the connection breaks or the page is loaded anew.
  */
 function openLive(base, device, { mode = "beside", onNotification = () => {}, onState = () => {} }) {
-  let socket, timer, tries = 0, stopped = false;
+  let socket,
+    timer,
+    tries = 0,
+    stopped = false;
   const seen = new Set();
 
   const remember = (id, position) => position != null && sessionStorage.setItem(`webpush-live-${id}`, position);
@@ -280,7 +307,11 @@ function openLive(base, device, { mode = "beside", onNotification = () => {}, on
     };
   }
 
-  const start = () => open().catch((error) => { onState("closed"); reportError(error); });
+  const start = () =>
+    open().catch((error) => {
+      onState("closed");
+      reportError(error);
+    });
   start();
   return () => {
     stopped = true;
@@ -299,15 +330,26 @@ export function clientDetails() {
   // An iPad calls itself a Mac; no Mac has a touch screen.
   const apple = maxTouchPoints > 1 ? "ios" : "macos";
   const [platform] = [
-    [/android/i, "android"], [/iphone|ipad/i, "ios"], [/mac/i, apple], [/windows/i, "windows"],
-    [/cros|chrome ?os/i, "chromeos"], [/linux/i, "linux"],
-  ].filter(([pattern]) => pattern.test(userAgentData?.platform || userAgent)).map(([, name]) => name);
+    [/android/i, "android"],
+    [/iphone|ipad/i, "ios"],
+    [/mac/i, apple],
+    [/windows/i, "windows"],
+    [/cros|chrome ?os/i, "chromeos"],
+    [/linux/i, "linux"],
+  ]
+    .filter(([pattern]) => pattern.test(userAgentData?.platform || userAgent))
+    .map(([, name]) => name);
   // The order matters: Edge, Opera and Samsung Internet also say Chrome, and Chrome also says Safari.
   const [browser] = [
-    ["Edge", /Edg\w*\/(\d+)/], ["Opera", /OPR\/(\d+)/], ["Samsung Internet", /SamsungBrowser\/(\d+)/],
-    ["Firefox", /(?:Firefox|FxiOS)\/(\d+)/], ["Chrome", /(?:Chrome|CriOS)\/(\d+)/],
+    ["Edge", /Edg\w*\/(\d+)/],
+    ["Opera", /OPR\/(\d+)/],
+    ["Samsung Internet", /SamsungBrowser\/(\d+)/],
+    ["Firefox", /(?:Firefox|FxiOS)\/(\d+)/],
+    ["Chrome", /(?:Chrome|CriOS)\/(\d+)/],
     ["Safari", /Version\/(\d+).*Safari/],
-  ].map(([name, pattern]) => [name, userAgent.match(pattern)?.[1]]).filter(([, version]) => version)
+  ]
+    .map(([name, pattern]) => [name, userAgent.match(pattern)?.[1]])
+    .filter(([, version]) => version)
     .map(([name, version]) => `${name} ${version}`);
   return { platform, browser, locale: language, timezone: Intl.DateTimeFormat().resolvedOptions().timeZone };
 }
@@ -318,8 +360,11 @@ async function ours(script, scope) {
   const theirs = (there?.active ?? there?.waiting ?? there?.installing)?.scriptURL;
   const wanted = new URL(script, location.href);
   if (there?.scope === scope && theirs && new URL(theirs).pathname !== wanted.pathname) {
-    throw new WebPushError("worker_taken", `${theirs} is the service worker of ${scope}. Have it importScripts() the `
-      + "gateway's and name it in init({serviceWorker}), or give ours a scope of its own.");
+    throw new WebPushError(
+      "worker_taken",
+      `${theirs} is the service worker of ${scope}. Have it importScripts() the ` +
+        "gateway's and name it in init({serviceWorker}), or give ours a scope of its own.",
+    );
   }
   return navigator.serviceWorker.register(script, { scope });
 }
@@ -376,8 +421,14 @@ function inStore(mode, operation) {
     opening.onsuccess = () => {
       const transaction = opening.result.transaction("registrations", mode);
       const asked = operation(transaction.objectStore("registrations"));
-      transaction.oncomplete = () => { opening.result.close(); resolve(asked.result); };
-      transaction.onabort = () => { opening.result.close(); reject(transaction.error); };
+      transaction.oncomplete = () => {
+        opening.result.close();
+        resolve(asked.result);
+      };
+      transaction.onabort = () => {
+        opening.result.close();
+        reject(transaction.error);
+      };
     };
   });
 }
