@@ -39,7 +39,7 @@ def add(app: web.Application, openapi: bytes, map_tiles: str | None = None) -> N
     for name in ("console", "sample", "docs"):
         app.router.add_get(f"/{name}", _to(f"/{name}/"))
         app.router.add_get(
-            f"/{name}/{{file:[\\w.-]*}}", _files(STATIC / name, {"Content-Security-Policy": policies.get(name, PAGE)})
+            f"/{name}/{{file:[\\w./-]*}}", _files(STATIC / name, {"Content-Security-Policy": policies.get(name, PAGE)})
         )
     shared = {"Access-Control-Allow-Origin": "*", "Cache-Control": f"public, max-age={SECONDS_CACHED}"}
     app.router.add_get("/sdk/{file:[\\w.-]+}", _files(STATIC / "sdk", shared))
@@ -53,12 +53,13 @@ def _to(path: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
 
 
 def _files(folder: Path, headers: dict[str, str]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    there = {file.name for file in folder.iterdir() if file.is_file()}
+    paths = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
 
     async def serve(request: web.Request) -> web.StreamResponse:
-        file = folder / (request.match_info["file"] or "index.html")
-        if file.name not in there:
+        path = request.match_info["file"] or "index.html"
+        if path not in paths:
             raise web.HTTPNotFound
+        file = folder / path
         kind = {"Content-Type": TYPES.get(file.suffix, "application/octet-stream")}
         return web.FileResponse(file, headers={"Cache-Control": "no-cache"} | headers | kind)
 

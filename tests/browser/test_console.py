@@ -440,4 +440,4 @@ async def test_a_session_that_is_over_is_told_wherever_one_is(console: Page, api
 
 
 def test_the_whole_console_is_light() -> None:
-    assert sum(file.stat().st_size for file in (pages.STATIC / "console").iterdir()) < LARGEST
+    assert sum(file.stat().st_size for file in (pages.STATIC / "console").rglob("*.*")) < LARGEST

@@ -1,7 +1,7 @@
 /** The console: sign in with a secret key, then one page at a time, named by the address after the `#/`. */
 
-import * as api from "./api.js";
-import { $, element, soft } from "./elements.js";
+import * as api from "./lib/api.js";
+import { $, element, soft } from "./lib/elements.js";
 
 const PAGES = [
   [
@@ -41,17 +41,18 @@ const PAGES = [
     ],
   ],
 ];
-/** Pages whose module has another name than theirs. */
+/** Pages whose module is not named after them. */
 const MODULES = {
-  compose: "composer",
-  reminders: "resources",
-  triggers: "resources",
-  templates: "resources",
-  topics: "resources",
-  segments: "resources",
-  categories: "resources",
-  webhooks: "resources",
-  feeds: "resources",
+  log: "views/delivery_log",
+  keys: "views/api_keys",
+  audit: "views/audit_log",
+  compose: "forms/campaign_composer",
+  ...Object.fromEntries(
+    ["reminders", "triggers", "templates", "topics", "segments", "categories", "webhooks", "feeds"].map((page) => [
+      page,
+      "views/resources",
+    ]),
+  ),
 };
 const KNOWN = new Set([...PAGES.flatMap(([, pages]) => pages.map(([name]) => name)), "compose"]);
 
@@ -99,7 +100,7 @@ async function open() {
   main.replaceChildren(body);
   document.title = `${$("nav").querySelector("[aria-current]")?.textContent ?? "Push"} · ${session.application}`;
   try {
-    const module = await import(`./${MODULES[page] ?? page}.js`);
+    const module = await import(`./${MODULES[page] ?? `views/${page}`}.js`);
     if (!signal.aborted) await module.open(body, { page, id, query, session, signal, live });
   } catch (error) {
     if (signal.aborted) return;

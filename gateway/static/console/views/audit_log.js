@@ -1,7 +1,7 @@
 /** Who did what, on what, when. */
 
-import { get, query } from "./api.js";
-import { button, doing, element, exactly, field, heading, table, when } from "./elements.js";
+import { get, query } from "../lib/api.js";
+import { button, doing, element, exactly, field, heading, table, when } from "../lib/elements.js";
 
 export async function open(body, { query: asked, session }) {
   const act = field("Only acts of the kind", "act", { value: asked.act, placeholder: "keys.remove" });

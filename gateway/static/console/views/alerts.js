@@ -1,6 +1,6 @@
 /** Alerts on a map: where they hold, and a new one for whoever is inside of what is drawn. */
 
-import { get, post } from "./api.js";
+import { get, post } from "../lib/api.js";
 import {
   button,
   card,
@@ -13,9 +13,9 @@ import {
   soft,
   sure,
   when,
-} from "./elements.js";
+} from "../lib/elements.js";
+import { map, pointsOf } from "../lib/map.js";
 import { line } from "./campaigns.js";
-import { map, pointsOf } from "./map.js";
 
 const SEVERITIES = ["Extreme", "Severe", "Moderate", "Minor", "Unknown"];
 const URGENCIES = ["Immediate", "Expected", "Future", "Past", "Unknown"];

@@ -3,9 +3,9 @@
  * a tile server, its pictures lie on top of the land. Units are those of one world of 256 by 256.
  */
 
+import { CITIES } from "./city_labels.js";
 import { button, drawn, element } from "./elements.js";
-import { CITIES } from "./cities.js";
-import { LAND } from "./land.js";
+import { LAND } from "./land_outlines.js";
 
 const WORLD = 256;
 const [WIDEST, NARROWEST] = [WORLD, 0.004];

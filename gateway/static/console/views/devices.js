@@ -1,6 +1,6 @@
 /** Devices: found by user, topic or status; one of them with all that is known of it and what was sent to it. */
 
-import { call, get, post, query } from "./api.js";
+import { call, get, post, query } from "../lib/api.js";
 import {
   badge,
   button,
@@ -19,9 +19,9 @@ import {
   table,
   tell,
   when,
-} from "./elements.js";
-import { row } from "./log.js";
-import { map } from "./map.js";
+} from "../lib/elements.js";
+import { map } from "../lib/map.js";
+import { row } from "./delivery_log.js";
 
 const STATUSES = ["active", "gone", "quarantined"];
 

@@ -3,9 +3,9 @@
  * wrong is shown at the field it names. What no field shows stays as it is, and all of it may be written as JSON instead.
  */
 
-import { Problem } from "./api.js";
+import { Problem } from "../lib/api.js";
+import { button, element, field } from "../lib/elements.js";
 import { CONTROLS, plain } from "./controls.js";
-import { button, element, field } from "./elements.js";
 
 const steps = (pointer) => pointer.split("/").slice(1);
 const found = (whole, pointer) => steps(pointer).reduce((part, step) => part?.[step], whole);

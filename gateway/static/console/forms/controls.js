@@ -4,9 +4,9 @@
  * exactly is shown as JSON.
  */
 
-import { Problem } from "./api.js";
-import { alike, audience } from "./audience.js";
-import { button, element, field } from "./elements.js";
+import { Problem } from "../lib/api.js";
+import { button, element, field } from "../lib/elements.js";
+import { alike, audience } from "./audience_builder.js";
 
 const refuse = (pointer, detail) => {
   throw Problem.of([{ pointer, detail }]);

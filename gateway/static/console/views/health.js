@@ -1,7 +1,7 @@
 /** Whether the gateway can work, what waits in its queue, and where more is told. */
 
-import { get } from "./api.js";
-import { badge, card, count, element, facts, heading, lasting, repeating, table } from "./elements.js";
+import { get } from "../lib/api.js";
+import { badge, card, count, element, facts, heading, lasting, repeating, table } from "../lib/elements.js";
 
 const EVERY_MS = 3000;
 

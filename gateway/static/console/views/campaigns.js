@@ -1,8 +1,7 @@
 /** What was sent and how far it has come; one of them in full, with its funnel. */
 
-import { get, post, query } from "./api.js";
+import { get, post, query } from "../lib/api.js";
 import {
-  OUTCOMES,
   badge,
   bar,
   button,
@@ -15,13 +14,14 @@ import {
   field,
   heading,
   link,
+  OUTCOMES,
   renew,
   repeating,
   share,
   sure,
   when,
-} from "./elements.js";
-import { preview } from "./preview.js";
+} from "../lib/elements.js";
+import { preview } from "../lib/notification_preview.js";
 
 const KINDS = ["campaign", "alert", "event", "reminder", "direct"];
 const STATUSES = ["scheduled", "sending", "paused", "done", "cancelled"];

@@ -1,7 +1,7 @@
 /** The application and its keys. Keys are made and removed by the operator, whose token no browser should hold. */
 
-import { get } from "./api.js";
-import { card, element, exactly, facts, heading, soft, table } from "./elements.js";
+import { get } from "../lib/api.js";
+import { card, element, exactly, facts, heading, soft, table } from "../lib/elements.js";
 
 export async function open(body, { session }) {
   const application = await get(`/v1/applications/${session.application_id}`);

@@ -1,8 +1,7 @@
 /** The log: a table that grows at the top, and one delivery in full. */
 
-import { follow, get, query } from "./api.js";
+import { follow, get, query } from "../lib/api.js";
 import {
-  OUTCOMES,
   button,
   dialog,
   doing,
@@ -13,9 +12,10 @@ import {
   heading,
   lasting,
   link,
+  OUTCOMES,
   soft,
   when,
-} from "./elements.js";
+} from "../lib/elements.js";
 
 const MOST_ROWS = 500;
 const PAGE = 100;

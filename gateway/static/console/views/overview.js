@@ -1,8 +1,7 @@
 /** What goes on now: how much settles, what it comes to, how long it takes, what waits. */
 
-import { get, query } from "./api.js";
+import { get, query } from "../lib/api.js";
 import {
-  OUTCOMES,
   badge,
   bar,
   card,
@@ -12,11 +11,12 @@ import {
   heading,
   lasting,
   link,
+  OUTCOMES,
   renew,
   share,
   soft,
-} from "./elements.js";
-import { plot } from "./plot.js";
+} from "../lib/elements.js";
+import { plot } from "../lib/time_chart.js";
 import { line } from "./campaigns.js";
 
 const EVERY_MS = 2000;

@@ -1,9 +1,9 @@
 /** A campaign is written here: what is said, to whom and when, with how it will look beside it. */
 
-import { get, post } from "./api.js";
+import { get, post } from "../lib/api.js";
 import {
-  count,
   button,
+  count,
   dialog,
   doing,
   element,
@@ -15,10 +15,10 @@ import {
   soft,
   sure,
   tell,
-} from "./elements.js";
-import { CATEGORY, MESSAGE, NAME, PACE, QUIET, TRAVEL } from "./fields.js";
-import { form } from "./forms.js";
-import { preview } from "./preview.js";
+} from "../lib/elements.js";
+import { preview } from "../lib/notification_preview.js";
+import { form } from "./form.js";
+import { CATEGORY, MESSAGE, NAME, PACE, QUIET, TRAVEL } from "./shared_fields.js";
 
 const FIELDS = [
   { ...NAME, label: "Name of the campaign", placeholder: "Autumn sale" },

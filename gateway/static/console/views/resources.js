@@ -3,8 +3,10 @@
  * a description each: the columns, the fields, what may be done to one.
  */
 
-import { call, get, post, query } from "./api.js";
-import { HERE, UNITS } from "./controls.js";
+import { HERE, UNITS } from "../forms/controls.js";
+import { form } from "../forms/form.js";
+import { CAP, CATEGORY, MESSAGE, NAME, PACE, QUIET, TRAVEL } from "../forms/shared_fields.js";
+import { call, get, post, query } from "../lib/api.js";
 import {
   badge,
   button,
@@ -19,9 +21,7 @@ import {
   table,
   tell,
   when,
-} from "./elements.js";
-import { CAP, CATEGORY, MESSAGE, NAME, PACE, QUIET, TRAVEL } from "./fields.js";
-import { form } from "./forms.js";
+} from "../lib/elements.js";
 
 const AUDIENCE = { at: "/audience", as: "audience", required: true };
 const CONTENT = { group: "Message", fields: MESSAGE };
@@ -113,7 +113,7 @@ const RESOURCES = {
         text: () => "Preview",
         run: async (path, one) => {
           const { content, octets } = await post("/v1/templates/preview", { template: { id: one.id } });
-          const { preview } = await import("./preview.js");
+          const { preview } = await import("../lib/notification_preview.js");
           dialog(one.name, preview(content, one.name), soft(`${count(octets)} octets`));
           return null;
         },
@@ -349,7 +349,7 @@ export async function open(body, { page, session, signal }) {
     const look = button("Preview", () =>
       doing(look, async () => {
         const { content, octets } = await post("/v1/templates/preview", { content: asked.said().content });
-        const { preview } = await import("./preview.js");
+        const { preview } = await import("../lib/notification_preview.js");
         dialog(
           "Preview",
           preview(content, session.application),

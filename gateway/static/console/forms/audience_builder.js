@@ -1,7 +1,7 @@
 /** Who is reached, said with a few controls and counted as it is said; what they cannot say is said in JSON. */
 
-import { get, post } from "./api.js";
-import { button, count, element, field, settledTyping } from "./elements.js";
+import { get, post } from "../lib/api.js";
+import { button, count, element, field, settledTyping } from "../lib/elements.js";
 
 const LEAVES = {
   everyone: ["everyone", null, () => ({ everyone: true })],
