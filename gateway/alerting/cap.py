@@ -25,7 +25,7 @@ from gateway.alerting.reading import (
     prose,
 )
 from gateway.alerting.xml import children, local, parsed, split, text_of, whole
-from gateway.domain import address
+from gateway.domain import urls
 from gateway.domain.alert import (
     AlertStatus,
     AlertUrgency,
@@ -206,7 +206,7 @@ def _info(info: Element, ignored: list[str]) -> _Info:
 
 
 def _url(text: str) -> str | None:
-    return text if text.startswith(("https://", "http://")) and address.fault_of(text) is None else None
+    return text if text.startswith(("https://", "http://")) and urls.fault_of(text) is None else None
 
 
 def _word(words: type[E], text: str) -> E | None:

@@ -20,7 +20,7 @@ from gateway.alerting.reading import (
     moment,
     prose,
 )
-from gateway.domain import address
+from gateway.domain import urls
 from gateway.domain.alert import AlertStatus, AlertUrgency, Certainty, Message, MessageType, Part, Severity, Words
 from gateway.domain.errors import MalformedBody
 
@@ -111,7 +111,7 @@ def _part(feature: dict[str, Any], properties: dict[str, Any], event: str, ignor
                 headline=prose(_text(properties, "headline")),
                 description=prose(_text(properties, "description")),
                 instruction=prose(_text(properties, "instruction")),
-                url=web if web.startswith(("https://", "http://")) and address.fault_of(web) is None else None,
+                url=web if web.startswith(("https://", "http://")) and urls.fault_of(web) is None else None,
             ),
         ),
         area=where,

@@ -12,7 +12,7 @@ from liquid.exceptions import LiquidError, ResourceLimitError
 from liquid.template import BoundTemplate
 
 from gateway.content.sandbox import BEGIN, END, Sandbox, unmarked
-from gateway.domain import address
+from gateway.domain import urls
 from gateway.domain.errors import Fault, Invalid, TemplateFailed, step
 
 VARIABLES = ("user", "device", "event", "notification")
@@ -120,7 +120,7 @@ def _address(marked: str, at: str) -> str:
     for number, part in enumerate(marked.replace(END, BEGIN).split(BEGIN)):
         is_value = number % 2 == 1
         made += quote(part, safe="" if made else LEGAL) if is_value else part
-    fault = address.fault_of(made) if made else None
+    fault = urls.fault_of(made) if made else None
     if fault is not None:
         raise TemplateFailed(f"{at.lstrip('/')}: {fault}")
     return made

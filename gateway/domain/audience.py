@@ -17,7 +17,7 @@ from gateway.domain import comparison, ids
 from gateway.domain.comparison import MOST_VALUES, OPERATORS, Scalar, is_number
 from gateway.domain.device import TOPIC_NAME, ZONE_CODE
 from gateway.domain.errors import Fault, Invalid, step
-from gateway.domain.soundness import polygon_fault
+from gateway.domain.geometry import polygon_fault
 
 DEEPEST = 16
 MOST_LEAVES = 200

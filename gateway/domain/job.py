@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from gateway.domain import ids
-from gateway.domain.cargo import Cargo
+from gateway.domain.job_payload import Cargo
 from gateway.domain.notification import Lane
 
 CHUNK = 500

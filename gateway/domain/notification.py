@@ -14,7 +14,7 @@ from enum import IntEnum, StrEnum
 from typing import Any
 from uuid import UUID
 
-from gateway.domain.steering import UNSTEERED, Steering, sample_buckets
+from gateway.domain.send_policy import UNSTEERED, Steering, sample_buckets
 
 # FCM holds a message for 28 days, the shortest of the four vendors' limits.
 LONGEST_TTL = timedelta(days=28)

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
 from gateway.domain.errors import AddressNotAllowed
-from gateway.domain.internet import NAT64, is_global
+from gateway.domain.public_addresses import NAT64, is_global
 
 LONGEST = 2048
 

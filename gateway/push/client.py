@@ -21,10 +21,10 @@ from cryptography.x509 import load_pem_x509_certificates
 from pyreqwest.client import Client as OlderClient
 
 from gateway.push import http1
-from gateway.push.answers import Answer, NetworkFault, Reply
 from gateway.push.connection import ALPN, IDLE, Connection, Pool, Unreachable, connect
 from gateway.push.header_block import Field
-from gateway.push.pins import MOST, NotPublic, Pins
+from gateway.push.resolver import MOST, NotPublic, Pins
+from gateway.push.responses import Answer, NetworkFault, Reply
 
 TIMEOUT = timedelta(seconds=30)
 CONNECT_TIMEOUT = timedelta(seconds=10)

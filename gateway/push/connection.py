@@ -15,9 +15,9 @@ from typing import Any, cast
 
 import aiohappyeyeballs
 
-from gateway.push.answers import NetworkFault, Reply
 from gateway.push.header_block import Field
 from gateway.push.http2 import ENDED, NO_ERROR, Answered, Session, Violation
+from gateway.push.responses import NetworkFault, Reply
 
 # Below the idle limits of the services' load balancers, so that a reused connection is seldom one being closed.
 IDLE = timedelta(seconds=50)

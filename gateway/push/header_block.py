@@ -13,7 +13,7 @@ from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
-from gateway.domain.keeping import keep
+from gateway.domain.bounded_cache import keep
 
 Field = tuple[bytes, bytes]
 

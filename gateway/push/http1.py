@@ -12,7 +12,7 @@ from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import DetailedPyreqwestError, NetworkError, PyreqwestError, RequestTimeoutError
 from pyreqwest.response import Response
 
-from gateway.push.answers import CREATED, LONGEST_HEADER, MOST_BODY, FaultKind, NetworkFault, Reply, headers_of
+from gateway.push.responses import CREATED, LONGEST_HEADER, MOST_BODY, FaultKind, NetworkFault, Reply, headers_of
 
 # Each message in flight has a connection of its own, and so many are kept for the next messages.
 MOST_IDLE = 100

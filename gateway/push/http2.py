@@ -7,9 +7,9 @@ from one read. What a push service does beyond what RFC 9113 lets it do ends the
 
 import asyncio
 
-from gateway.push import answers
-from gateway.push.answers import LONGEST_HEADER, MOST_BODY, NetworkFault, Reply, headers_of
+from gateway.push import responses
 from gateway.push.header_block import Field, Reader, Writer
+from gateway.push.responses import LONGEST_HEADER, MOST_BODY, NetworkFault, Reply, headers_of
 
 # What a connection is allowed at once is the server's to say; section 6.5.2 asks for no less than this, and few allow
 # more. What is beyond that goes over another connection.
@@ -34,7 +34,7 @@ _MOST_HEADERS = 32_768
 _WINDOW = 65_535
 _BODY_WINDOW = 2 * MOST_BODY
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_READER = Reader(answers.HEADERS)
+_READER = Reader(responses.HEADERS)
 ENDED = NetworkFault("reset", "the connection ended")
 
 Answered = asyncio.Future[Reply | NetworkFault | None]

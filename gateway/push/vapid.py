@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from py_vapid import Vapid02
 
-from gateway.domain.keeping import keep
+from gateway.domain.bounded_cache import keep
 from gateway.push.encryption import encode_base64url
 
 # RFC 8292 section 2 allows 24 hours; 12 leaves room for clocks that disagree.

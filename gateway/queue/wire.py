@@ -12,7 +12,6 @@ from uuid import UUID
 
 import msgspec
 
-from gateway.domain.cargo import Cargo, SigningKey, Target, Verdict
 from gateway.domain.delivery import (
     Accepted,
     Attempt,
@@ -28,6 +27,7 @@ from gateway.domain.delivery import (
     Skipped,
 )
 from gateway.domain.job import Job, Task
+from gateway.domain.job_payload import Cargo, SigningKey, Target, Verdict
 from gateway.domain.notification import Lane, Notification
 
 VERSION = b"\x01"

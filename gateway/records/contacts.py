@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.notification import Notification
-from gateway.domain.steering import Cap
+from gateway.domain.send_policy import Cap
 from gateway.records.schema import contacts
 
 

@@ -38,7 +38,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from gateway.domain import ids
 from gateway.domain.delivery import OutcomeName
-from gateway.domain.happening import forms
+from gateway.domain.webhook_event import forms
 from gateway.records import signals
 from gateway.records.schema import devices, happenings, notifications, progress, webhooks
 

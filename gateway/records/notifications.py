@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.notification import Delivery, Kind, Lane, Notification, Progress, Status, Templating, Urgency
-from gateway.domain.steering import Steering
+from gateway.domain.send_policy import Steering
 from gateway.records import happenings
 from gateway.records.schema import notifications, progress, variants
 

@@ -9,11 +9,11 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
-from gateway.domain.cargo import SigningKey, Target
 from gateway.domain.delivery import UNAUTHORIZED
 from gateway.domain.job import Job
+from gateway.domain.job_payload import SigningKey, Target
 from gateway.domain.notification import Notification
-from gateway.domain.steering import BUCKETS
+from gateway.domain.send_policy import BUCKETS
 from gateway.records.schema import applications, attempts, devices, vapid_keys
 
 MASK = 2**62 - 1

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Row, Text, and_, cast, exists, func, or_, 
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain.happening import PATTERNS, SETTLED, asked_for
+from gateway.domain.webhook_event import PATTERNS, SETTLED, asked_for
 from gateway.records.happenings import SETTLED_BELOW, Cursor
 from gateway.records.schema import applications, happenings, webhooks
 

@@ -10,10 +10,10 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain.cargo import Target, Verdict
 from gateway.domain.delivery import Expired, Held, Skipped
+from gateway.domain.job_payload import Target, Verdict
 from gateway.domain.notification import Notification
-from gateway.domain.steering import Cap
+from gateway.domain.send_policy import Cap
 from gateway.records import contacts
 
 

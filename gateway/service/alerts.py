@@ -19,7 +19,7 @@ from gateway.domain import clock, ids
 from gateway.domain.alert import SOON, AlertStatus, Message, MessageType, Part, Rule, Travel, When, Words, travel
 from gateway.domain.errors import Fault, Invalid
 from gateway.domain.notification import LONGEST_TTL, Kind, Lane, Notification, Status, Urgency
-from gateway.domain.steering import Steering
+from gateway.domain.send_policy import Steering
 from gateway.records import alerts as records
 from gateway.records import applications, notifications
 from gateway.records.alerts import HeldAlert, HeldPart

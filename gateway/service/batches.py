@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
 from gateway.domain.delivery import OutcomeName
-from gateway.domain.happening import NOTED, SETTLED, asked_for
+from gateway.domain.webhook_event import NOTED, SETTLED, asked_for
 from gateway.records import happenings, log
 from gateway.records.happenings import Cursor
 from gateway.records.webhooks import Claimed, Pending, Place

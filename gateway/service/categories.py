@@ -16,7 +16,7 @@ from gateway.domain import ids
 from gateway.domain.device import Device
 from gateway.domain.errors import Fault, Invalid
 from gateway.domain.schedule import QuietHours
-from gateway.domain.steering import Cap
+from gateway.domain.send_policy import Cap
 from gateway.records import devices, saved
 from gateway.records.schema import categories as table
 

@@ -13,17 +13,17 @@ import structlog
 
 from gateway import metrics
 from gateway.domain import clock
-from gateway.domain.cargo import SigningKey, Target
+from gateway.domain.bounded_cache import keep
 from gateway.domain.delivery import Accepted, Cancelled, Expired, Final, Gone, Outcome, Rejected, Retry
 from gateway.domain.device import DeviceStatus
 from gateway.domain.errors import EndpointNotAllowed, PayloadTooLarge, TemplateFailed
-from gateway.domain.keeping import keep
+from gateway.domain.job_payload import SigningKey, Target
 from gateway.domain.notification import Notification, Status, Urgency
 from gateway.domain.retry import next_try
-from gateway.push.answers import classify
 from gateway.push.client import PushClient
 from gateway.push.encryption import encrypt
 from gateway.push.endpoints import EndpointPolicy
+from gateway.push.responses import classify
 from gateway.push.vapid import VapidKey, VapidSigner
 from gateway.service.messages import Messages
 from gateway.service.vault import Vault

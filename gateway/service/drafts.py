@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from gateway.domain.notification import Kind, Lane, Templating, Urgency
-from gateway.domain.steering import Steering
+from gateway.domain.send_policy import Steering
 from gateway.service import templates
 from gateway.service.submission import Draft
 

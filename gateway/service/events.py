@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain import audience, clock, condition, ids, reference
+from gateway.domain import audience, clock, condition, event_binding, ids
 from gateway.domain.errors import Conflict, GatewayError, NotFound
 from gateway.domain.notification import Kind, Notification, Templating, expiry
 from gateway.records import events as records
@@ -226,7 +226,7 @@ class _Starter:
         self._now = now
         self._fits = condition.parse(trigger.condition) if trigger.condition is not None else None
         self._draft = drafts.from_json(Kind.EVENT, trigger.draft)
-        self._fixed = not any(reference.references(self._draft.audience, ""))
+        self._fixed = not any(event_binding.references(self._draft.audience, ""))
         self._first: Notification | None = None
 
     def concerns(self, event: Event) -> bool:
@@ -235,7 +235,7 @@ class _Starter:
     async def start(self, conn: AsyncConnection, event: Event) -> Run:
         try:
             notification = await self._made(conn, event)
-        except reference.Missing as missing:
+        except event_binding.Missing as missing:
             return Run(event, self._trigger.id, UNFILLED, f"the event has no {missing.path}"[:500])
         except GatewayError as refusal:
             return Run(event, self._trigger.id, REFUSED, refusal.detail[:500])
@@ -243,7 +243,7 @@ class _Starter:
 
     async def _made(self, conn: AsyncConnection, event: Event) -> Notification:
         said = seen(event, self._now)
-        who = self._draft.audience if self._fixed else reference.filled(self._draft.audience, said)
+        who = self._draft.audience if self._fixed else event_binding.filled(self._draft.audience, said)
         if self._first is None:
             draft = replace(self._draft, audience=who, name=self._trigger.name)
             self._first = await prepare(conn, self._context, self._application_id, draft)

@@ -13,10 +13,10 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
-from gateway.domain.cargo import Target
 from gateway.domain.delivery import Accepted, Held
 from gateway.domain.device import Device
 from gateway.domain.errors import Unauthenticated
+from gateway.domain.job_payload import Target
 from gateway.domain.notification import Notification, Status
 from gateway.records import devices
 from gateway.records import inbox as inbox_records

@@ -6,8 +6,8 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.domain import clock
-from gateway.domain.cargo import Cargo, Verdict
 from gateway.domain.job import Job
+from gateway.domain.job_payload import Cargo, Verdict
 from gateway.domain.notification import Notification, Status
 from gateway.records import applications, notifications
 from gateway.records.targets import known_of, load_signing_keys, load_targets

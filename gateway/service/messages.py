@@ -12,8 +12,8 @@ from uuid import UUID
 from gateway.content.localisation import every, layers, localised
 from gateway.content.templates import Compiled, has_markup
 from gateway.domain import ids
+from gateway.domain.bounded_cache import keep
 from gateway.domain.errors import PayloadTooLarge, TemplateFailed
-from gateway.domain.keeping import keep
 from gateway.domain.notification import Notification, push_topic
 from gateway.push.encryption import MAX_PAYLOAD
 from gateway.push.payload import Template, compose

@@ -21,7 +21,7 @@ from gateway.domain.audience import Audience, Notified, leaves
 from gateway.domain.job import Job, chunk
 from gateway.domain.notification import Notification, Status
 from gateway.domain.schedule import instant, zone_of
-from gateway.domain.steering import sample_buckets
+from gateway.domain.send_policy import sample_buckets
 from gateway.queue import postgres as queue
 from gateway.queue.protocol import LeaseLost
 from gateway.records import notifications

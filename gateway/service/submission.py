@@ -29,7 +29,7 @@ from gateway.domain.notification import (
     expiry,
 )
 from gateway.domain.schedule import earliest, latest
-from gateway.domain.steering import UNSTEERED, Steering
+from gateway.domain.send_policy import UNSTEERED, Steering
 from gateway.queue import postgres as queue
 from gateway.records import applications, notifications
 from gateway.service import categories, segments, templates

@@ -13,10 +13,10 @@ from uuid import UUID
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain import audience, condition, ids, reference
+from gateway.domain import audience, condition, event_binding, ids
 from gateway.domain.errors import Invalid
 from gateway.domain.notification import Kind
-from gateway.domain.steering import Cap
+from gateway.domain.send_policy import Cap
 from gateway.records import events, saved
 from gateway.records.schema import triggers as table
 from gateway.service import drafts
@@ -147,10 +147,10 @@ async def _check(conn: AsyncConnection, context: Context, application_id: UUID, 
 
 def _supposed(who: Any) -> Any:
     """The audience with some text, or where no text may stand a number, for what an event will say."""
-    taken = set(reference.references(who, "/audience"))
+    taken = set(event_binding.references(who, "/audience"))
     try:
-        audience.parse(reference.supposed(who, "/audience", set()))
+        audience.parse(event_binding.supposed(who, "/audience", set()))
     except Invalid as error:
         numbers = {fault.pointer for fault in error.faults} & taken
-        return reference.supposed(who, "/audience", numbers)
-    return reference.supposed(who, "/audience", set())
+        return event_binding.supposed(who, "/audience", numbers)
+    return event_binding.supposed(who, "/audience", set())

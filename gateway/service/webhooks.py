@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import clock, ids
 from gateway.domain.errors import AddressNotAllowed
-from gateway.domain.happening import SETTLED, TEST, asked_for
+from gateway.domain.webhook_event import SETTLED, TEST, asked_for
 from gateway.outbound.client import OutboundClient, Unreachable
 from gateway.records import happenings, log, saved, signals
 from gateway.records.schema import webhooks as table

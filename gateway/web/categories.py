@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from gateway.domain import ids
-from gateway.domain.steering import LONGEST_CAP
+from gateway.domain.send_policy import LONGEST_CAP
 from gateway.service import categories
 from gateway.service.access import DEVICE, MANAGE, READ, SEND
 from gateway.web import shapes

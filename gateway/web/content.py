@@ -18,7 +18,7 @@ from pydantic import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain import audience, ids, schedule, steering
+from gateway.domain import audience, ids, schedule, send_policy
 from gateway.domain.errors import Fault, Invalid, NotFound
 from gateway.domain.notification import LONGEST_TTL, Kind, Lane, Urgency
 from gateway.domain.schedule import DEVICE, instant, zone, zone_of
@@ -238,9 +238,9 @@ class Throttle(Body):
             raise ValueError("must have per_second or spread")
         return self
 
-    def value(self) -> steering.Throttle:
+    def value(self) -> send_policy.Throttle:
         spread = None if self.spread is None else timedelta(seconds=self.spread)
-        return steering.Throttle(self.per_second, spread)
+        return send_policy.Throttle(self.per_second, spread)
 
 
 class Variant(Body):
@@ -250,8 +250,8 @@ class Variant(Body):
     weight: Annotated[float, Field(gt=0, le=1_000_000, description="Its share, relative to the others'.")] = 1.0
     content: Spoken
 
-    def value(self) -> steering.Variant:
-        return steering.Variant(self.name, self.weight, self.content.value())
+    def value(self) -> send_policy.Variant:
+        return send_policy.Variant(self.name, self.weight, self.content.value())
 
 
 class Winner(Body):
@@ -260,8 +260,8 @@ class Winner(Body):
     sample: Annotated[float, Field(gt=0, lt=1, description="The share of the audience that is the sample.")]
     after: Annotated[int, Field(ge=1, le=LONGEST_TTL_S, description="Seconds until the winner is decided.")]
 
-    def value(self) -> steering.Winner:
-        return steering.Winner(self.sample, timedelta(seconds=self.after))
+    def value(self) -> send_policy.Winner:
+        return send_policy.Winner(self.sample, timedelta(seconds=self.after))
 
 
 class PauseWhen(Body):
@@ -270,8 +270,8 @@ class PauseWhen(Body):
     failure_share: Annotated[float, Field(gt=0, lt=1, description="Of all deliveries that have ended.")]
     after: Annotated[int, Field(ge=1, le=1_000_000, description="Only once this many have ended.")] = 100
 
-    def value(self) -> steering.FailureLimit:
-        return steering.FailureLimit(self.failure_share, self.after)
+    def value(self) -> send_policy.FailureLimit:
+        return send_policy.FailureLimit(self.failure_share, self.after)
 
 
 class Saved(Body):
@@ -324,8 +324,8 @@ class Deliverable(Worded):
     delivery: Travel = Travel()
     category: Category | None = None
 
-    def steered(self) -> steering.Steering:
-        return steering.Steering(category=self.category)
+    def steered(self) -> send_policy.Steering:
+        return send_policy.Steering(category=self.category)
 
     def seen(self) -> dict[str, Any] | None:
         """What templates see as `event`."""
@@ -402,7 +402,7 @@ class Steered(Sendable):
     winner: Winner | None = None
     pause_when: PauseWhen | None = None
 
-    def steered(self) -> steering.Steering:
+    def steered(self) -> send_policy.Steering:
         return replace(
             super().steered(),
             throttle=None if self.throttle is None else self.throttle.value(),

@@ -8,8 +8,8 @@ import math
 import time
 from collections.abc import Callable, Hashable
 
+from gateway.domain.bounded_cache import keep
 from gateway.domain.errors import RateLimited
-from gateway.domain.keeping import keep
 
 MOST_KEPT = 100_000
 

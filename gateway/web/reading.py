@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from gateway.content.templates import has_markup
-from gateway.domain import address
+from gateway.domain import urls
 from gateway.domain.device import TOPIC_NAME, ZONE_CODE
 from gateway.domain.errors import Fault, Invalid, MalformedBody, step
 from gateway.push.encryption import decode_base64url
@@ -218,7 +218,7 @@ def _template_of_address(url: str) -> str:
 
 
 def _address(url: str) -> str:
-    if (fault := address.fault_of(url)) is not None:
+    if (fault := urls.fault_of(url)) is not None:
         raise ValueError(fault)
     return url
 
@@ -233,10 +233,10 @@ Zone = Annotated[str, AfterValidator(_zone), WithJsonSchema({"type": "string", "
 Landing = Annotated[
     str,
     AfterValidator(_template_of_address),
-    WithJsonSchema({"type": "string", "maxLength": address.LONGEST, "description": "An address, or its template."}),
+    WithJsonSchema({"type": "string", "maxLength": urls.LONGEST, "description": "An address, or its template."}),
 ]
 Address = Annotated[
     str,
     AfterValidator(_address),
-    WithJsonSchema({"type": "string", "format": "uri-reference", "maxLength": address.LONGEST}),
+    WithJsonSchema({"type": "string", "format": "uri-reference", "maxLength": urls.LONGEST}),
 ]

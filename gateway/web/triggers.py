@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from gateway.domain import ids, steering
+from gateway.domain import ids, send_policy
 from gateway.domain.notification import Kind
 from gateway.service import triggers
 from gateway.service.access import MANAGE, READ, SEND
@@ -48,8 +48,8 @@ class Cap(Body):
     most: Annotated[int, Field(ge=1, le=10_000)]
     window: Annotated[int, Field(ge=1, le=YEAR_S)]
 
-    def value(self) -> steering.Cap:
-        return steering.Cap(self.most, timedelta(seconds=self.window))
+    def value(self) -> send_policy.Cap:
+        return send_policy.Cap(self.most, timedelta(seconds=self.window))
 
 
 class NewTrigger(Deliverable):

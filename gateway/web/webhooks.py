@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 
 from gateway.domain import ids
-from gateway.domain.happening import PATTERNS
+from gateway.domain.webhook_event import PATTERNS
 from gateway.service import webhooks
 from gateway.service.access import MANAGE
 from gateway.web import shapes

@@ -22,7 +22,7 @@ from gateway.domain import clock, ids
 from gateway.domain.alert import Message
 from gateway.domain.errors import AddressNotAllowed, MalformedBody
 from gateway.outbound.client import Answer, OutboundClient, Unreachable
-from gateway.push.answers import retry_after
+from gateway.push.responses import retry_after
 from gateway.records import feeds as records
 from gateway.records import signals
 from gateway.records.database import DATABASE_ERRORS

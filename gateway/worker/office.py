@@ -7,8 +7,8 @@ from typing import Protocol
 from uuid import UUID
 
 from gateway.domain import clock
-from gateway.domain.cargo import Cargo
 from gateway.domain.job import Job
+from gateway.domain.job_payload import Cargo
 from gateway.domain.notification import Notification, Status
 from gateway.queue.nats import BELL, Broker, NatsQueue
 from gateway.records import notifications, signals

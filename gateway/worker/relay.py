@@ -21,9 +21,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.domain import clock
-from gateway.domain.cargo import Cargo
 from gateway.domain.delivery import Final, Gone, Held, Rejected, Settled, Settlement
 from gateway.domain.job import Job, Task
+from gateway.domain.job_payload import Cargo
 from gateway.domain.notification import Lane
 from gateway.queue import nats, postgres, wire
 from gateway.queue.connection import Unavailable, cancellable

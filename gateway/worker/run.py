@@ -18,9 +18,9 @@ from sqlalchemy.exc import IntegrityError
 
 from gateway import metrics, tracing
 from gateway.domain import clock
-from gateway.domain.cargo import Cargo, Target
 from gateway.domain.delivery import Attempt, Gone, Held, Retry, Settled, Settlement
 from gateway.domain.job import Job
+from gateway.domain.job_payload import Cargo, Target
 from gateway.domain.notification import Lane, Notification, Status
 from gateway.domain.retry import put_off
 from gateway.queue.protocol import Queue

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 
 from gateway import metrics, tracing
 from gateway.domain import ids
-from gateway.domain.cargo import Target
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.job import Job
+from gateway.domain.job_payload import Target
 from gateway.domain.notification import Notification
 from gateway.push.endpoints import vendor
 from gateway.service.delivery import Sent

@@ -15,7 +15,7 @@ from gateway.domain import clock, ids
 from gateway.domain.errors import AddressNotAllowed
 from gateway.domain.retry import backoff
 from gateway.outbound.client import Answer, OutboundClient, Unreachable
-from gateway.push.answers import retry_after
+from gateway.push.responses import retry_after
 from gateway.records import signals, webhooks
 from gateway.records.database import DATABASE_ERRORS
 from gateway.records.webhooks import Claimed

@@ -22,7 +22,7 @@ from sqlalchemy import text
 from stage import Context, Stage, console
 
 from gateway.domain.notification import Kind
-from gateway.domain.steering import Steering, Throttle
+from gateway.domain.send_policy import Steering, Throttle
 from gateway.push.encryption import encode_base64url
 from gateway.service import applications
 from gateway.service.access import READ, REGISTER

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.domain.job import CHUNK
 from gateway.domain.notification import Kind, Lane, Status
-from gateway.domain.steering import Steering, Throttle
+from gateway.domain.send_policy import Steering, Throttle
 from gateway.queue.nats import jobs_stream
 from gateway.service import control
 from gateway.sim import Rule, Subscriber, Vendor

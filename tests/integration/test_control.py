@@ -14,7 +14,7 @@ from sqlalchemy import update
 from gateway.domain.errors import Conflict
 from gateway.domain.ids import new_id
 from gateway.domain.notification import Notification, Status
-from gateway.domain.steering import FailureLimit, Steering
+from gateway.domain.send_policy import FailureLimit, Steering
 from gateway.queue import postgres as queue
 from gateway.records import signals
 from gateway.records.schema import jobs

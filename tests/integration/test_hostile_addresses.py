@@ -13,8 +13,8 @@ from sqlalchemy import update
 from gateway.domain import ids
 from gateway.outbound.client import OutboundClient
 from gateway.outbound.policy import OutboundPolicy
-from gateway.push.answers import Answer
 from gateway.push.client import PushClient
+from gateway.push.responses import Answer
 from gateway.records import schema
 from gateway.records.devices import endpoint_digest
 from gateway.service import feeds, webhooks

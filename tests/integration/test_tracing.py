@@ -12,9 +12,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from gateway import tracing
 from gateway.domain import clock, ids
-from gateway.domain.cargo import Target
 from gateway.domain.delivery import Accepted, Gone, OutcomeName
 from gateway.domain.job import Job, Task
+from gateway.domain.job_payload import Target
 from gateway.domain.notification import Lane
 from gateway.queue import wire
 from gateway.records import notifications

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway.domain import condition, reference
+from gateway.domain import condition, event_binding
 from gateway.domain.errors import Invalid
 
 CART = {"cart": {"total": 59.9, "items": [{"sku": "A1"}, {"sku": "B2"}], "tags": ["new", 3], "open": True}, "n": None}
@@ -77,8 +77,8 @@ def test_an_audience_takes_values_of_the_event_as_they_are() -> None:
             {"attribute": "age", "gt": {"from_event": "data.age"}},
         ]
     }
-    assert reference.filled(asked, event) == {
+    assert event_binding.filled(asked, event) == {
         "any": [{"user_id": "u-1"}, {"attribute": "team", "in": ["a", "b"]}, {"attribute": "age", "gt": 30}]
     }
-    with pytest.raises(reference.Missing, match=r"data\.none"):
-        reference.filled({"topic": {"from_event": "data.none"}}, event)
+    with pytest.raises(event_binding.Missing, match=r"data\.none"):
+        event_binding.filled({"topic": {"from_event": "data.none"}}, event)

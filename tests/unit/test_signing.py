@@ -3,7 +3,7 @@
 from base64 import b64decode
 from datetime import UTC, datetime, timedelta
 
-from gateway.domain.happening import PATTERNS, TYPES, asked_for
+from gateway.domain.webhook_event import PATTERNS, TYPES, asked_for
 from gateway.service import signing
 from gateway.service.signing import Secret
 from gateway.service.vault import Vault

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.domain.job import CHUNK, chunk
 from gateway.domain.notification import Progress
 from gateway.domain.schedule import QuietHours
-from gateway.domain.steering import BUCKETS, Cap, FailureLimit, Steering, Throttle, Variant, Winner
+from gateway.domain.send_policy import BUCKETS, Cap, FailureLimit, Steering, Throttle, Variant, Winner
 
 
 def steering(weights: list[float], winner: Winner | None = None) -> Steering:

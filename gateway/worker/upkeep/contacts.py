@@ -5,7 +5,7 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import clock
-from gateway.domain.steering import LONGEST_CAP
+from gateway.domain.send_policy import LONGEST_CAP
 from gateway.records import contacts
 from gateway.worker.upkeep.limits import Limits
 

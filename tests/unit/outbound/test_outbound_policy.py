@@ -5,7 +5,7 @@ from ipaddress import ip_address
 import pytest
 
 from gateway.domain.errors import AddressNotAllowed
-from gateway.domain.internet import is_global
+from gateway.domain.public_addresses import is_global
 from gateway.outbound.policy import OutboundPolicy
 
 PUBLIC_ONLY = OutboundPolicy()

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from gateway.domain.delivery import Accepted, Gone, Rejected, Retry
-from gateway.push.answers import Answer, FaultKind, NetworkFault, classify, retry_after
+from gateway.push.responses import Answer, FaultKind, NetworkFault, classify, retry_after
 
 NOW = datetime(2026, 12, 1, 9, 0, tzinfo=UTC)
 ENDPOINT = "https://updates.push.services.mozilla.com/wpush/v2/gAAAAABk-secret-secret-secret-secret-secret-secret"

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from gateway.push.answers import Answer
 from gateway.push.client import TRIES, PushClient
 from gateway.push.connection import Connection, Pool
 from gateway.push.http2 import (
@@ -30,6 +29,7 @@ from gateway.push.http2 import (
     WINDOW_UPDATE,
     frame,
 )
+from gateway.push.responses import Answer
 from tests.support.tls import make_ca
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.push import http2
-from gateway.push.answers import NetworkFault, Reply
 from gateway.push.http2 import (
     ACK,
     CONTINUATION,
@@ -34,6 +33,7 @@ from gateway.push.http2 import (
     Violation,
     frame,
 )
+from gateway.push.responses import NetworkFault, Reply
 
 FIELDS = ((b":scheme", b"https"), (b":authority", b"push.example.org"), (b"authorization", b"vapid t=a.b.c,k=BKey"))
 CREATED = b"\x48\x03201"

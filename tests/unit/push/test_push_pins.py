@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from gateway.push import pins
-from gateway.push.answers import Answer, NetworkFault, classify
+from gateway.push import resolver
 from gateway.push.client import PushClient
-from gateway.push.pins import KEPT_S, NotPublic, Pins
+from gateway.push.resolver import KEPT_S, NotPublic, Pins
+from gateway.push.responses import Answer, NetworkFault, classify
 from tests.unit.push.test_push_client import http_server, post
 
 
@@ -41,7 +41,7 @@ class Clock:
 @pytest.fixture
 def loopback_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
     """127.0.0.1 stands for an address of the public internet, since tests have no other."""
-    monkeypatch.setattr(pins, "is_global", lambda address: str(address) == "127.0.0.1")
+    monkeypatch.setattr(resolver, "is_global", lambda address: str(address) == "127.0.0.1")
 
 
 async def created(_: web.Request) -> web.Response:
@@ -134,10 +134,10 @@ async def test_one_who_gives_up_does_not_keep_others_from_knowing() -> None:
 async def test_many_names_are_not_remembered_for_ever() -> None:
     names = Names(["10.0.0.1"])
     held = Pins(names)
-    for n in range(pins.MOST + 10):
+    for n in range(resolver.MOST + 10):
         with pytest.raises(NotPublic):
             await held.address(f"{n}.example.org")
-    assert len(held._held) == pins.MOST
+    assert len(held._held) == resolver.MOST
 
 
 def test_the_log_says_that_the_name_leads_inside() -> None:

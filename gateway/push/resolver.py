@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from gateway.domain.internet import is_global
+from gateway.domain.public_addresses import is_global
 
 KEPT_S = 60.0
 MOST = 256
