@@ -33,9 +33,10 @@ from gateway.push.endpoints import EndpointPolicy
 from gateway.queue.connection import Unavailable, Unfit
 from gateway.queue.nats import Broker, NatsQueue
 from gateway.queue.postgres import PostgresQueue
-from gateway.records import happenings, migrate, timekeeping
-from gateway.records.database import open_engine
-from gateway.records.signals import Signals
+from gateway.records import outbox
+from gateway.records.postgres import clock_sync, migrate
+from gateway.records.postgres.engine import open_engine
+from gateway.records.postgres.notifier import Signals
 from gateway.service import rotation
 from gateway.service.access import Caller
 from gateway.service.context import Context
@@ -253,8 +254,8 @@ async def _at_database(settings: Settings, installation: Installation) -> AsyncI
 
 @asynccontextmanager
 async def _on_time(ours: Context) -> AsyncIterator[None]:
-    await timekeeping.look(ours.engine)
-    keeping = asyncio.create_task(timekeeping.keep(ours.engine), name="timekeeping")
+    await clock_sync.look(ours.engine)
+    keeping = asyncio.create_task(clock_sync.keep(ours.engine), name="timekeeping")
     try:
         yield
     finally:
@@ -299,7 +300,7 @@ async def _keeping_house(settings: Settings, ours: Context, bell: Signals, stop:
     limits = keep(settings)
     _settle_in()
     async with ours.engine.begin() as conn:
-        if await happenings.settle_foreign(conn):
+        if await outbox.settle_foreign(conn):
             log.warning("webhooks.restored", advice="some events may be told again")
     await upkeep.once(ours.engine, limits)  # today's partitions must be there before anything is sent
     async with OutboundClient(ours.outbound) as outbound, asyncio.TaskGroup() as group:

@@ -13,8 +13,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from gateway.records.migrate import LOCK_WAIT_S, PAUSE_S, is_lock_timeout
-from gateway.records.schema import metadata
+from gateway.records.postgres.migrate import LOCK_WAIT_S, PAUSE_S, is_lock_timeout
+from gateway.records.postgres.schema import metadata
 
 LOCK = 7_306_014_113  # any constant, shared by every gateway that migrates this database
 LOCK_PAUSE_S = 0.2

@@ -20,8 +20,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.embedded import EmbeddedPostgres
-from gateway.records import migrate, partitions
-from gateway.records.database import open_engine, plain_url
+from gateway.records.postgres import migrate, partitions
+from gateway.records.postgres.engine import open_engine, plain_url
 from tests.support import log_guard
 
 # A test's rows need not outlive a power cut.

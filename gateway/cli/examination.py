@@ -26,8 +26,9 @@ from gateway.push.vapid import check_subject
 from gateway.queue.connection import Unavailable, Unfit
 from gateway.queue.nats import Broker
 from gateway.queue.postgres import depth
-from gateway.records import applications, devices, migrate, partitions, timekeeping
-from gateway.records.database import version
+from gateway.records import applications, devices
+from gateway.records.postgres import clock_sync, migrate, partitions
+from gateway.records.postgres.engine import version
 from gateway.service import rotation
 from gateway.service.context import Context
 from gateway.service.vault import Unsealable
@@ -106,7 +107,7 @@ async def _installation(chosen: Settings, context: Context) -> AsyncIterator[Fin
             yield Finding("migrations", "wrong", "missing", "run `gateway migrate`; it may be run beside gateways")
             return
         yield Finding("migrations", "ok", "up to date")
-        yield _clock(await timekeeping.look(context.engine))
+        yield _clock(await clock_sync.look(context.engine))
         yield await _master_key(conn, context)
         yield _admin_token(chosen)
         yield await _subjects(conn)

@@ -33,7 +33,7 @@ from gateway.domain.notification import Lane, Status
 from gateway.queue import wire
 from gateway.queue.connection import PATIENCE, Connection, Unavailable, cancellable, connected
 from gateway.queue.protocol import LeaseLost
-from gateway.records.signals import Waiter
+from gateway.records.postgres.notifier import Waiter
 
 WORDS, RESULTS, BELL = "gateway.words", "gateway.results", "gateway.bell"
 WORDS_STREAM, RESULTS_STREAM = "GATEWAY_WORDS", "GATEWAY_RESULTS"

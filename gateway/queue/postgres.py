@@ -23,9 +23,10 @@ from gateway.domain.delivery import Settlement
 from gateway.domain.job import Job, Task
 from gateway.domain.notification import Lane, Notification
 from gateway.queue.protocol import LeaseLost
-from gateway.records import deliveries, signals
-from gateway.records.database import DATABASE_ERRORS, write_behind
-from gateway.records.schema import jobs
+from gateway.records.delivery_log import writer
+from gateway.records.postgres import notifier
+from gateway.records.postgres.engine import DATABASE_ERRORS, write_behind
+from gateway.records.postgres.schema import jobs
 
 log = structlog.get_logger(__name__)
 
@@ -75,7 +76,7 @@ _WAITS = (jobs.c.attempt == 0) | jobs.c.run_at.is_not_distinct_from(jobs.c.slot)
 
 
 class PostgresQueue:
-    def __init__(self, engine: AsyncEngine, bell: signals.Signals) -> None:
+    def __init__(self, engine: AsyncEngine, bell: notifier.Signals) -> None:
         self._engine = engine
         self._bell = bell
         self._served: dict[Lane, UUID] = {}
@@ -83,7 +84,7 @@ class PostgresQueue:
 
     async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
         deadline = asyncio.get_running_loop().time() + wait.total_seconds()
-        with self._bell.waiter(signals.JOBS) as waiter:  # listening before looking, so that nothing falls between
+        with self._bell.waiter(notifier.JOBS) as waiter:  # listening before looking, so that nothing falls between
             while True:
                 found, next_due = await self._claim_whole(lanes, limit, lease)
                 left = deadline - asyncio.get_running_loop().time()
@@ -206,7 +207,7 @@ async def cut(conn: AsyncConnection, plan: Job, day: date, audience: Select[tupl
 
 async def _ring(conn: AsyncConnection, *lanes: Lane) -> None:
     """Say that jobs of these lanes may be due."""
-    await signals.send(conn, signals.JOBS, Lane.URGENT.label if Lane.URGENT in lanes else "")
+    await notifier.send(conn, notifier.JOBS, Lane.URGENT.label if Lane.URGENT in lanes else "")
 
 
 async def drop(conn: AsyncConnection, job: Job) -> None:
@@ -221,32 +222,32 @@ async def withdraw(conn: AsyncConnection, notification_id: UUID) -> None:
     """
     waiting = (jobs.c.notification_id == notification_id, _WAITS | jobs.c.parked)
     await conn.execute(update(jobs).where(*waiting).values(run_at=func.now(), parked=False))
-    await signals.send(conn, signals.JOBS)
+    await notifier.send(conn, notifier.JOBS)
 
 
 async def put_back(conn: AsyncConnection, job: Job) -> None:
     """Make a claimed job due at once. Nothing happens when the lease was lost."""
     await conn.execute(update(jobs).where(*_held(job)).values(run_at=func.now()))
-    await signals.send(conn, signals.JOBS)
+    await notifier.send(conn, notifier.JOBS)
 
 
 async def park(conn: AsyncConnection, job: Job, until: datetime) -> None:
     """Put a paused notification's job away until it goes on; `until` at the latest. Nothing when the lease was lost."""
     await conn.execute(update(jobs).where(*_held(job)).values(run_at=until, parked=True, slot=None))
-    await signals.send(conn, signals.JOBS)  # it may come due before the lease that others saw
+    await notifier.send(conn, notifier.JOBS)  # it may come due before the lease that others saw
 
 
 async def unpark(conn: AsyncConnection, notification_id: UUID) -> None:
     """A paused notification goes on."""
     parked = (jobs.c.notification_id == notification_id, jobs.c.parked)
     await conn.execute(update(jobs).where(*parked).values(run_at=func.now(), parked=False))
-    await signals.send(conn, signals.JOBS)
+    await notifier.send(conn, notifier.JOBS)
 
 
 async def postpone(conn: AsyncConnection, job: Job, slot: datetime) -> None:
     """Put a throttled notification's job back until its slot. Nothing happens when the lease was lost."""
     await conn.execute(update(jobs).where(*_held(job)).values(run_at=slot, slot=slot))
-    await signals.send(conn, signals.JOBS)
+    await notifier.send(conn, notifier.JOBS)
 
 
 async def is_held(conn: AsyncConnection, notification_id: UUID) -> bool:
@@ -294,8 +295,8 @@ async def apply(conn: AsyncConnection, job: Job, settlement: Settlement, remaini
                 for (due, tries), device_ids in settlement.later.items()
             ],
         )
-        await signals.send(conn, signals.JOBS)
-    await deliveries.record(conn, job, settlement)
+        await notifier.send(conn, notifier.JOBS)
+    await writer.record(conn, job, settlement)
     return True
 
 
@@ -309,7 +310,7 @@ async def apply_rest(conn: AsyncConnection, job: Job, settlement: Settlement, re
     if held is None or held.attempt != job.attempt:
         raise LeaseLost
     told = settlement.told()
-    logged = await deliveries.logged(conn, job, told & set(held.device_ids))
+    logged = await writer.logged(conn, job, told & set(held.device_ids))
     if logged:
         log.error("job.logged_before", **job.named, devices=len(logged))
         left = [device_id for device_id in held.device_ids if device_id not in logged]
@@ -339,7 +340,7 @@ async def halve(conn: AsyncConnection, job: Job) -> None:
     await _guarded(conn, update(jobs).where(*_held(job)).values(**values))
     row = {name: getattr(job, name) for name in ("application_id", "notification_id", "lane", "day", "tries", "slot")}
     await conn.execute(insert(jobs).values(**row, task=job.task, device_ids=rest))
-    await signals.send(conn, signals.JOBS)
+    await notifier.send(conn, notifier.JOBS)
 
 
 async def _shrink(conn: AsyncConnection, job: Job, settled: int, remaining: Sequence[UUID]) -> bool:

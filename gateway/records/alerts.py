@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.alert import MessageType
-from gateway.records.schema import alerts
+from gateway.records.postgres.schema import alerts
 
 
 @dataclass(slots=True)

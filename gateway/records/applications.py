@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.records.schema import api_keys, applications, vapid_keys
+from gateway.records.postgres.schema import api_keys, applications, vapid_keys
 
 
 class HeldKey(NamedTuple):

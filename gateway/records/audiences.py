@@ -49,7 +49,7 @@ from gateway.domain.audience import (
 )
 from gateway.domain.comparison import Scalar
 from gateway.domain.delivery import OutcomeName
-from gateway.records.schema import deliveries, devices, notifications
+from gateway.records.postgres.schema import deliveries, devices, notifications
 
 EARTH_RADIUS_M = 6_371_008.8
 

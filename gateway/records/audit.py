@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import Row, delete, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.records.schema import audit
+from gateway.records.postgres.schema import audit
 
 
 async def add(

@@ -16,8 +16,8 @@ from sqlalchemy.types import Text
 
 from gateway.domain.device import ClientDetails, Device, DeviceStatus, Location, Registration, Subscription
 from gateway.domain.ids import new_ids
-from gateway.records import happenings
-from gateway.records.schema import devices
+from gateway.records import outbox
+from gateway.records.postgres.schema import devices
 
 _CLIENT = ClientDetails._fields
 
@@ -71,11 +71,11 @@ async def register(conn: AsyncConnection, new: Sequence[New]) -> list[Registered
 
 
 async def _tell(conn: AsyncConnection, found: Mapping[tuple[UUID, bytes], Registered]) -> None:
-    if not found or not await happenings.are_asked_for(conn, {application_id for application_id, _ in found}):
+    if not found or not await outbox.are_asked_for(conn, {application_id for application_id, _ in found}):
         return
     for type_, created in (("device.registered", True), ("device.changed", False)):
         if those := [one.device_id for one in found.values() if one.created is created]:
-            await happenings.of_registered(conn, type_, those)
+            await outbox.of_registered(conn, type_, those)
 
 
 async def get(conn: AsyncConnection, id_: UUID) -> Device | None:
@@ -137,7 +137,7 @@ async def change(conn: AsyncConnection, id_: UUID, values: dict[str, Any]) -> No
         values["attributes"] = merged.op("-")(cast(dropped, ARRAY(Text))) if dropped else merged
     this = devices.c.id == id_
     await conn.execute(update(devices).where(this).values(**values, updated_at=func.now(), last_seen_at=func.now()))
-    await happenings.of_devices(conn, "device.changed", this)
+    await outbox.of_devices(conn, "device.changed", this)
 
 
 async def locate(conn: AsyncConnection, id_: UUID, location: Location | None) -> None:
@@ -152,7 +152,7 @@ async def subscribe(conn: AsyncConnection, id_: UUID, topic: str, *, most: int) 
     values = {"topics": topics, "updated_at": func.now(), "last_seen_at": func.now()}
     if (await conn.execute(added.values(**values))).rowcount != 1:
         return False
-    await happenings.of_devices(conn, "device.changed", devices.c.id == id_)
+    await outbox.of_devices(conn, "device.changed", devices.c.id == id_)
     return True
 
 
@@ -161,7 +161,7 @@ async def unsubscribe(conn: AsyncConnection, id_: UUID, topic: str) -> None:
 
 
 async def remove(conn: AsyncConnection, id_: UUID) -> None:
-    await happenings.of_devices(conn, "device.unregistered", devices.c.id == id_)
+    await outbox.of_devices(conn, "device.unregistered", devices.c.id == id_)
     await conn.execute(delete(devices).where(devices.c.id == id_))
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.notification import Status
-from gateway.records.schema import events, notifications, runs, triggers
+from gateway.records.postgres.schema import events, notifications, runs, triggers
 
 UNENDED = (Status.SCHEDULED, Status.SENDING, Status.PAUSED)
 STARTED, CANCELLED = "started", "cancelled"

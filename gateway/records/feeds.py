@@ -15,7 +15,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.records.schema import feed_entries, feeds
+from gateway.records.postgres.schema import feed_entries, feeds
 
 MOST_REFUSALS = 20
 

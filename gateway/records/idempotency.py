@@ -7,7 +7,7 @@ from sqlalchemy import Row, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.records.schema import idempotency_keys
+from gateway.records.postgres.schema import idempotency_keys
 
 
 async def claim(conn: AsyncConnection, owner: str, key: str, request_digest: bytes) -> Row[Any] | None:

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.notification import Delivery, Kind, Lane, Notification, Progress, Status, Templating, Urgency
 from gateway.domain.send_policy import Steering
-from gateway.records import happenings
-from gateway.records.schema import notifications, progress, variants
+from gateway.records import outbox
+from gateway.records.postgres.schema import notifications, progress, variants
 
 _PROGRESS = [progress.c[field.name] for field in fields(Progress)]
 # Made once: it runs for every job.
@@ -32,7 +32,7 @@ async def add(conn: AsyncConnection, accepted: Sequence[Notification]) -> None:
     if counted:
         await conn.execute(insert(variants), counted)
     these = notifications.c.id.in_([notification.id for notification in accepted])
-    await happenings.of_notifications(conn, "notification.accepted", these)
+    await outbox.of_notifications(conn, "notification.accepted", these)
 
 
 def _row(notification: Notification) -> dict[str, Any]:
@@ -104,9 +104,9 @@ async def start(conn: AsyncConnection, id_: UUID, day: date, targets: int, per_s
     ended = {"status": Status.DONE, "finished_at": func.now()} if targets == 0 else {"status": Status.SENDING}
     this = notifications.c.id == id_
     await conn.execute(update(notifications).where(this).values(day=day, **ended))
-    await happenings.of_notifications(conn, "notification.started", this)
+    await outbox.of_notifications(conn, "notification.started", this)
     if targets == 0:
-        await happenings.of_notifications(conn, "notification.done", this)
+        await outbox.of_notifications(conn, "notification.done", this)
 
 
 async def steer(
@@ -121,7 +121,7 @@ async def steer(
     this = notifications.c.id == id_
     await conn.execute(update(notifications).where(this).values(**values))
     step = status if status in (Status.PAUSED, Status.CANCELLED) else "resumed"
-    await happenings.of_notifications(conn, f"notification.{step}", this)
+    await outbox.of_notifications(conn, f"notification.{step}", this)
 
 
 async def miss(conn: AsyncConnection, id_: UUID, why: str) -> None:
@@ -130,7 +130,7 @@ async def miss(conn: AsyncConnection, id_: UUID, why: str) -> None:
     values = {"status": Status.CANCELLED, "finished_at": func.now(), "details": said}
     this = notifications.c.id == id_
     await conn.execute(update(notifications).where(this).values(**values))
-    await happenings.of_notifications(conn, "notification.cancelled", this)
+    await outbox.of_notifications(conn, "notification.cancelled", this)
 
 
 async def extend(conn: AsyncConnection, id_: UUID, expires_at: datetime) -> None:

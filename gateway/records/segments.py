@@ -11,7 +11,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from gateway.domain import ids
 from gateway.domain.notification import Status
-from gateway.records.schema import applications, feeds, notifications, reminders, segments, triggers
+from gateway.records.postgres.schema import applications, feeds, notifications, reminders, segments, triggers
 
 NAMES_IT = "$.**.segment ? (@ == $named)"
 

@@ -8,7 +8,7 @@ from sqlalchemy import delete, func, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.records.applications import HeldKey
-from gateway.records.schema import api_keys, applications, sessions
+from gateway.records.postgres.schema import api_keys, applications, sessions
 
 
 class Session(NamedTuple):

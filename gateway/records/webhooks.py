@@ -14,8 +14,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.webhook_event import PATTERNS, SETTLED, asked_for
-from gateway.records.happenings import SETTLED_BELOW, Cursor
-from gateway.records.schema import applications, happenings, webhooks
+from gateway.records.outbox import SETTLED_BELOW, Cursor
+from gateway.records.postgres.schema import applications, happenings, webhooks
 
 _LOG_PATTERNS = [pattern for pattern in PATTERNS if asked_for([pattern], SETTLED)]
 

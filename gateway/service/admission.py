@@ -14,7 +14,7 @@ from gateway.domain.delivery import Expired, Held, Skipped
 from gateway.domain.job_payload import Target, Verdict
 from gateway.domain.notification import Notification
 from gateway.domain.send_policy import Cap
-from gateway.records import contacts
+from gateway.records import frequency_caps
 
 
 async def decide(
@@ -37,7 +37,7 @@ async def decide(
     if steering.cap is not None and steering.category is not None:
         left = [target for target in targets if target.device_id not in verdicts]
         people = sorted({target.person for target in left})
-        admitted = await contacts.admit(conn, notification, steering.category, steering.cap, people)
+        admitted = await frequency_caps.admit(conn, notification, steering.category, steering.cap, people)
         reached = Skipped(_cause(steering.category, steering.cap))
         verdicts |= {target.device_id: reached for target in left if target.person not in admitted}
     return verdicts

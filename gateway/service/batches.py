@@ -16,8 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.domain import ids
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.webhook_event import NOTED, SETTLED, asked_for
-from gateway.records import happenings, log
-from gateway.records.happenings import Cursor
+from gateway.records import outbox
+from gateway.records.delivery_log import reader
+from gateway.records.outbox import Cursor
 from gateway.records.webhooks import Claimed, Pending, Place
 from gateway.service import reports
 
@@ -46,11 +47,11 @@ async def next_batch(conn: AsyncConnection, held: Claimed) -> Batch | Place:
     if held.pending is not None:
         return await _again(conn, held, held.pending)
     application_id, at, (outcomes, types) = held.application_id, held.at, _wanted(held)
-    newest, ends = at.log, list[log.Entry]()
+    newest, ends = at.log, list[reader.Entry]()
     if outcomes:
-        newest = await log.last_position(conn, application_id)
-        ends = await log.ends(conn, application_id, outcomes, after=at.log, upto=newest, limit=MOST_EVENTS)
-    noted, seen = await happenings.after(conn, application_id, at.outbox, types, limit=MOST_EVENTS)
+        newest = await reader.last_position(conn, application_id)
+        ends = await reader.ends(conn, application_id, outcomes, after=at.log, upto=newest, limit=MOST_EVENTS)
+    noted, seen = await outbox.after(conn, application_id, at.outbox, types, limit=MOST_EVENTS)
     waiting = _in_order(ends, noted)
     taken = _fitting(waiting)
     all_there_is = len(taken) == len(waiting)
@@ -68,8 +69,8 @@ async def next_batch(conn: AsyncConnection, held: Claimed) -> Batch | Place:
 
 async def _again(conn: AsyncConnection, held: Claimed, pending: Pending) -> Batch | Place:
     at, upto, (outcomes, types) = held.at, pending.upto, _wanted(held)
-    ends = await log.ends(conn, held.application_id, outcomes, after=at.log, upto=upto.log)
-    noted = await happenings.between(conn, held.application_id, at.outbox, upto.outbox, types)
+    ends = await reader.ends(conn, held.application_id, outcomes, after=at.log, upto=upto.log)
+    noted = await outbox.between(conn, held.application_id, at.outbox, upto.outbox, types)
     events = _in_order(ends, noted)
     if not events:  # retention has taken them
         return upto
@@ -81,7 +82,7 @@ def _wanted(held: Claimed) -> tuple[list[OutcomeName], list[str]]:
     return [SETTLED[type_] for type_ in asked_for(held.events, SETTLED)], asked_for(held.events, NOTED)
 
 
-def _in_order(ends: Sequence[log.Entry], noted: Sequence[Row[Any]]) -> list[_Event]:
+def _in_order(ends: Sequence[reader.Entry], noted: Sequence[Row[Any]]) -> list[_Event]:
     """By time, but never against the order of either source."""
     settled = (
         _Event(

@@ -17,30 +17,31 @@ from gateway.domain.device import Device
 from gateway.domain.errors import Fault, Invalid
 from gateway.domain.schedule import QuietHours
 from gateway.domain.send_policy import Cap
-from gateway.records import devices, saved
-from gateway.records.schema import categories as table
+from gateway.records import devices
+from gateway.records.postgres import named_resources
+from gateway.records.postgres.schema import categories as table
 
 
 async def create(conn: AsyncConnection, application_id: UUID, values: dict[str, Any]) -> dict[str, Any]:
     """`values` by column. Raises Conflict."""
-    return show(await saved.add(conn, table, application_id=application_id, **values))
+    return show(await named_resources.add(conn, table, application_id=application_id, **values))
 
 
 async def change(conn: AsyncConnection, application_id: UUID, id_: UUID, values: dict[str, Any]) -> dict[str, Any]:
     """Raises NotFound."""
-    await saved.find(conn, table, application_id, id_)
-    return show(await saved.change(conn, table, id_, **values))
+    await named_resources.find(conn, table, application_id, id_)
+    return show(await named_resources.change(conn, table, id_, **values))
 
 
 async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
     """Raises NotFound."""
-    await saved.find(conn, table, application_id, id_)
-    await saved.remove(conn, table, id_)
+    await named_resources.find(conn, table, application_id, id_)
+    await named_resources.remove(conn, table, id_)
 
 
 async def one(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
-    return show(await saved.find(conn, table, application_id, id_))
+    return show(await named_resources.find(conn, table, application_id, id_))
 
 
 async def by_name(conn: AsyncConnection, application_id: UUID, name: str) -> Row[Any] | None:
@@ -57,7 +58,7 @@ def rules(row: Row[Any]) -> tuple[QuietHours | None, Cap | None]:
 async def newest(
     conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
-    return [show(row) for row in await saved.newest(conn, table, application_id, before=before, limit=limit)]
+    return [show(row) for row in await named_resources.newest(conn, table, application_id, before=before, limit=limit)]
 
 
 def show(row: Row[Any]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from gateway.domain.errors import Conflict, NotFound
 from gateway.domain.job import Job
 from gateway.domain.notification import Kind, Notification, Progress, Status
 from gateway.queue import postgres as queue
-from gateway.records import notifications, signals
+from gateway.records import notifications
+from gateway.records.postgres import notifier
 
 Order = Callable[[AsyncConnection, UUID, UUID], Awaitable[None]]
 """Pause, resume or cancel: (connection, application, notification)."""
@@ -137,4 +138,4 @@ async def _steer(
     conn: AsyncConnection, id_: UUID, status: Status, *, finished: bool = False, auto_paused: str | None = None
 ) -> None:
     await notifications.steer(conn, id_, status, finished=finished, auto_paused=auto_paused)
-    await signals.send(conn, signals.CONTROL, f"{id_} {status}")
+    await notifier.send(conn, notifier.CONTROL, f"{id_} {status}")

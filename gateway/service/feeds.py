@@ -9,8 +9,8 @@ from sqlalchemy import Row, func
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
-from gateway.records import saved, signals
-from gateway.records.schema import feeds as table
+from gateway.records.postgres import named_resources, notifier
+from gateway.records.postgres.schema import feeds as table
 from gateway.service import segments
 from gateway.service.context import Context
 
@@ -31,7 +31,7 @@ async def create(
     """It is fetched at once. Raises Invalid, AddressNotAllowed and Conflict."""
     if audience is not None:
         await segments.read(conn, application_id, audience)
-    row = await saved.add(
+    row = await named_resources.add(
         conn,
         table,
         application_id=application_id,
@@ -41,7 +41,7 @@ async def create(
         audience=audience,
         category=category,
     )
-    await signals.send(conn, signals.FEEDS)
+    await notifier.send(conn, notifier.FEEDS)
     return show(row)
 
 
@@ -49,32 +49,32 @@ async def change(
     conn: AsyncConnection, context: Context, application_id: UUID, id_: UUID, values: dict[str, Any]
 ) -> dict[str, Any]:
     """`values` by column; it is fetched anew at once. Raises NotFound, Invalid, AddressNotAllowed and Conflict."""
-    await saved.find(conn, table, application_id, id_, lock=True)
+    await named_resources.find(conn, table, application_id, id_, lock=True)
     if values.get("audience") is not None:
         await segments.read(conn, application_id, values["audience"])
     if "url" in values:
         values = values | {"url": context.outbound.check(values["url"])}
     anew = {"run_at": func.now(), "claim": table.c.claim + 1, "etag": None, "last_modified": None, "digest": None}
-    row = await saved.change(conn, table, id_, **values, **anew, failures=0)
-    await signals.send(conn, signals.FEEDS)
+    row = await named_resources.change(conn, table, id_, **values, **anew, failures=0)
+    await notifier.send(conn, notifier.FEEDS)
     return show(row)
 
 
 async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
     """Raises NotFound."""
-    await saved.find(conn, table, application_id, id_)
-    await saved.remove(conn, table, id_)
+    await named_resources.find(conn, table, application_id, id_)
+    await named_resources.remove(conn, table, id_)
 
 
 async def one(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
-    return show(await saved.find(conn, table, application_id, id_))
+    return show(await named_resources.find(conn, table, application_id, id_))
 
 
 async def newest(
     conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
-    return [show(row) for row in await saved.newest(conn, table, application_id, before=before, limit=limit)]
+    return [show(row) for row in await named_resources.newest(conn, table, application_id, before=before, limit=limit)]
 
 
 def show(row: Row[Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.records import log, signals
+from gateway.records.delivery_log import reader
+from gateway.records.postgres import notifier
 
 BATCH = 500
 HEARTBEAT_S = 15.0
@@ -17,18 +18,18 @@ HEARTBEAT_S = 15.0
 
 async def follow(
     engine: AsyncEngine,
-    bell: signals.Signals,
+    bell: notifier.Signals,
     application_id: UUID,
-    filters: log.Filters,
+    filters: reader.Filters,
     position: int | None,
-) -> AsyncIterator[list[log.Entry]]:
+) -> AsyncIterator[list[reader.Entry]]:
     """Batches of what comes after `position` (None: from now on); an empty one when nothing came for a while."""
-    with bell.waiter(signals.LOG) as waiter:
+    with bell.waiter(notifier.LOG) as waiter:
         while True:
             async with engine.connect() as conn:
-                newest = await log.last_position(conn, application_id)
+                newest = await reader.last_position(conn, application_id)
                 position = newest if position is None else position
-                entries = await log.between(conn, application_id, filters, after=position, upto=newest, limit=BATCH)
+                entries = await reader.between(conn, application_id, filters, after=position, upto=newest, limit=BATCH)
             # A full batch ends at its last entry; a short one has shown all there is up to `newest`.
             position = entries[-1].row.position if len(entries) == BATCH else max(position, newest)
             if entries:
@@ -38,7 +39,7 @@ async def follow(
                 yield []
 
 
-async def _has_grown(waiter: signals.Waiter, application_id: UUID) -> bool:
+async def _has_grown(waiter: notifier.Waiter, application_id: UUID) -> bool:
     """True as soon as this application's log may have grown; False after a quiet while."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + HEARTBEAT_S

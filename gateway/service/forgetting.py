@@ -13,28 +13,28 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.errors import Conflict
-from gateway.records import people
+from gateway.records import personal_data
 from gateway.service import control, idempotency
 from gateway.service.vault import Vault
 
 
 async def forget(conn: AsyncConnection, vault: Vault, application_id: UUID, user_id: str) -> int:
     """Answers how many devices they had."""
-    device_ids = await people.remove_devices(conn, application_id, user_id)
+    device_ids = await personal_data.remove_devices(conn, application_id, user_id)
     nobody = f"forgotten-{secrets.token_hex(8)}"
     alone: list[UUID] = []
-    for found in await people.addressed(conn, application_id, user_id, device_ids):
+    for found in await personal_data.addressed(conn, application_id, user_id, device_ids):
         if found.alone:
             alone.append(found.id)
             await _call_off(conn, application_id, [found.id])
-            await people.empty(conn, found.id, {"user_id": nobody})
+            await personal_data.empty(conn, found.id, {"user_id": nobody})
         else:
-            await people.readdress(conn, found.id, without(found.audience, user_id, nobody))
-    caused = await people.caused(conn, application_id, user_id)
+            await personal_data.readdress(conn, found.id, without(found.audience, user_id, nobody))
+    caused = await personal_data.caused(conn, application_id, user_id)
     await _call_off(conn, application_id, caused)
-    await people.unfill(conn, caused)
-    await people.remove_reminders(conn, application_id, user_id)
-    await people.remove_traces(conn, application_id, user_id, device_ids, alone)
+    await personal_data.unfill(conn, caused)
+    await personal_data.remove_reminders(conn, application_id, user_id)
+    await personal_data.remove_traces(conn, application_id, user_id, device_ids, alone)
     await idempotency.forget(conn, vault, application_id, user_id, device_ids)
     return len(device_ids)
 

@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.domain import ids
 from gateway.domain.device import Device
 from gateway.domain.errors import Invalid, TemplateFailed
-from gateway.records import applications, inbox, notifications
-from gateway.records.targets import known_of
+from gateway.records import applications, notifications
+from gateway.records.delivery_log import inbox
+from gateway.records.recipients import known_of
 from gateway.service.context import Context
 from gateway.service.messages import Messages
 

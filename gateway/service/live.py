@@ -19,8 +19,8 @@ from gateway.domain.errors import Unauthenticated
 from gateway.domain.job_payload import Target
 from gateway.domain.notification import Notification, Status
 from gateway.records import devices
-from gateway.records import inbox as inbox_records
-from gateway.records import live as records
+from gateway.records import live_handoffs as records
+from gateway.records.delivery_log import inbox as inbox_records
 from gateway.service import inbox
 from gateway.service.context import Context
 from gateway.service.mailroom import Mailroom

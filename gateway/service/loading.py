@@ -10,7 +10,7 @@ from gateway.domain.job import Job
 from gateway.domain.job_payload import Cargo, Verdict
 from gateway.domain.notification import Notification, Status
 from gateway.records import applications, notifications
-from gateway.records.targets import known_of, load_signing_keys, load_targets
+from gateway.records.recipients import known_of, load_signing_keys, load_targets
 from gateway.service import admission, control, live, pacing
 from gateway.service.messages import Composer
 

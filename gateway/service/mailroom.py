@@ -13,8 +13,9 @@ from uuid import UUID
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.records import inbox, log, signals
-from gateway.records.database import DATABASE_ERRORS
+from gateway.records.delivery_log import inbox, reader
+from gateway.records.postgres import notifier
+from gateway.records.postgres.engine import DATABASE_ERRORS
 
 LOOK_S = 15.0
 """A signal may be lost; after so long everyone looks for themselves."""
@@ -44,7 +45,7 @@ class Watch:
 class Mailroom:
     """One for a process. It reads the log only while somebody waits."""
 
-    def __init__(self, engine: AsyncEngine, bell: signals.Signals) -> None:
+    def __init__(self, engine: AsyncEngine, bell: notifier.Signals) -> None:
         self._engine = engine
         self._bell = bell
         self._watches: dict[UUID, dict[UUID, set[Watch]]] = defaultdict(dict)
@@ -84,7 +85,7 @@ class Mailroom:
                 await self._reader
 
     async def _keep_reading(self) -> None:
-        with self._bell.waiter(signals.LOG, signals.LIVE) as waiter:
+        with self._bell.waiter(notifier.LOG, notifier.LIVE) as waiter:
             while self._watches:
                 heard = await waiter.wait(LOOK_S)
                 self._ring_pages(heard)
@@ -100,7 +101,7 @@ class Mailroom:
     async def _distribute(self, application_id: UUID) -> None:
         watches = self._watches[application_id]
         async with self._engine.connect() as conn:
-            newest = await log.last_position(conn, application_id)
+            newest = await reader.last_position(conn, application_id)
             after = self._read.get(application_id)
             if after is None:
                 concerned = set(watches)

@@ -26,8 +26,8 @@ from gateway.queue import postgres as queue
 from gateway.queue.protocol import LeaseLost
 from gateway.records import notifications
 from gateway.records.audiences import make_room, reachable
-from gateway.records.schema import devices
-from gateway.records.targets import bucket
+from gateway.records.postgres.schema import devices
+from gateway.records.recipients import bucket
 from gateway.service import reminders, segments
 from gateway.service.context import Context
 

@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import clock
 from gateway.domain.errors import ReceiptInvalid
-from gateway.records import log
+from gateway.records.delivery_log import reader
 from gateway.service.vault import Vault
 
 Event = Literal["displayed", "clicked", "dismissed"]
@@ -19,5 +19,5 @@ async def receive(conn: AsyncConnection, vault: Vault, token: str, event: Event,
         raise ReceiptInvalid("the token was not made by this gateway, or its time is over")
     if event != "displayed":
         # Nobody clicks or dismisses what is not displayed: that receipt was lost, or is still on its way.
-        await log.add_receipt(conn, *named, "displayed", None)
-    await log.add_receipt(conn, *named, event, action)
+        await reader.add_receipt(conn, *named, "displayed", None)
+    await reader.add_receipt(conn, *named, event, action)

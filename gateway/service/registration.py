@@ -24,9 +24,9 @@ from gateway.domain.errors import (
 from gateway.push.encryption import check_keys
 from gateway.records import applications, devices
 from gateway.records.applications import Lobby
-from gateway.records.database import DATABASE_ERRORS, is_refusal
 from gateway.records.devices import New
 from gateway.records.devices import Registered as Registered
+from gateway.records.postgres.engine import DATABASE_ERRORS, is_refusal
 from gateway.service.context import Context
 from gateway.service.rounds import Rounds
 from gateway.service.vault import Vault

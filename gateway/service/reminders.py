@@ -22,9 +22,10 @@ from gateway.domain.errors import Fault, GatewayError, Invalid
 from gateway.domain.job import Job
 from gateway.domain.notification import Kind, Notification, Status
 from gateway.domain.schedule import Recurrence
-from gateway.records import happenings, notifications, saved
-from gateway.records.schema import notifications as notifications_table
-from gateway.records.schema import reminders as table
+from gateway.records import notifications, outbox
+from gateway.records.postgres import named_resources
+from gateway.records.postgres.schema import notifications as notifications_table
+from gateway.records.postgres.schema import reminders as table
 from gateway.service import drafts
 from gateway.service.context import Context
 from gateway.service.submission import Draft, submit
@@ -50,7 +51,7 @@ async def create(
 ) -> dict[str, Any]:
     """Raises Invalid and Conflict."""
     _check(recurrence)
-    row = await saved.add(
+    row = await named_resources.add(
         conn,
         table,
         application_id=application_id,
@@ -82,11 +83,11 @@ async def change(
 
     Raises NotFound, Invalid and Conflict.
     """
-    row = await saved.find(conn, table, application_id, id_, lock=True)
+    row = await named_resources.find(conn, table, application_id, id_, lock=True)
     draft = drafts.changed(drafts.from_json(Kind.REMINDER, row.draft), said, steered)
     # One that has ended goes on with what is changed; who paused one has not yet asked for it to go on.
     values = {"status": "paused" if row.status == "paused" else "active", **values}
-    row = await saved.change(conn, table, id_, **values, cause=None, draft=drafts.to_json(draft))
+    row = await named_resources.change(conn, table, id_, **values, cause=None, draft=drafts.to_json(draft))
     _check(_recurrence(row))
     await _unschedule(conn, id_)
     if row.status == "active" and not await _schedule(conn, context, row, clock.now()):
@@ -96,9 +97,9 @@ async def change(
 
 async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
     """What has been started goes on. Raises NotFound."""
-    await saved.find(conn, table, application_id, id_, lock=True)
+    await named_resources.find(conn, table, application_id, id_, lock=True)
     await _unschedule(conn, id_)
-    await saved.remove(conn, table, id_)
+    await named_resources.remove(conn, table, id_)
 
 
 async def proceed(conn: AsyncConnection, context: Context, job: Job) -> bool:
@@ -124,10 +125,10 @@ async def proceed(conn: AsyncConnection, context: Context, job: Job) -> bool:
         async with conn.begin_nested():
             # One that was cancelled comes here before its time, and is not to be made again.
             if not await _schedule(conn, context, row, max(now, occurrence.start_at)):
-                await saved.change(conn, table, row.id, status="ended", cause="its end was reached")
+                await named_resources.change(conn, table, row.id, status="ended", cause="its end was reached")
     except GatewayError as refusal:
         # Something it needs is no longer there. This occurrence was accepted and is sent.
-        await saved.change(conn, table, row.id, status="ended", cause=refusal.detail)
+        await named_resources.change(conn, table, row.id, status="ended", cause=refusal.detail)
         log.warning("reminder.ended", reminder_id=ids.show(ids.REMINDER, row.id), cause=refusal.detail)
     late = now - occurrence.start_at
     if occurrence.status is not Status.SCHEDULED or late <= PUNCTUAL:
@@ -142,13 +143,13 @@ async def proceed(conn: AsyncConnection, context: Context, job: Job) -> bool:
 
 async def one(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
-    return await show(conn, await saved.find(conn, table, application_id, id_))
+    return await show(conn, await named_resources.find(conn, table, application_id, id_))
 
 
 async def newest(
     conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
-    rows = await saved.newest(conn, table, application_id, before=before, limit=limit)
+    rows = await named_resources.newest(conn, table, application_id, before=before, limit=limit)
     return [await show(conn, row) for row in rows]
 
 
@@ -200,7 +201,7 @@ async def _unschedule(conn: AsyncConnection, id_: UUID) -> None:
     """Take back the occurrence that waits for its time: nothing of it was sent, and another takes its place."""
     n = notifications_table.c
     waiting = (n.reminder_id == id_, n.day.is_(None), n.status.in_((Status.SCHEDULED, Status.PAUSED)))
-    await happenings.of_notifications(conn, "notification.cancelled", *waiting)
+    await outbox.of_notifications(conn, "notification.cancelled", *waiting)
     await conn.execute(delete(notifications_table).where(*waiting))
 
 

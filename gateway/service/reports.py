@@ -16,9 +16,10 @@ from gateway.domain.notification import Kind, Notification, Progress, Status
 from gateway.domain.schedule import DEVICE
 from gateway.push.endpoints import vendor
 from gateway.queue import postgres as queue
-from gateway.records import log, notifications
+from gateway.records import notifications
 from gateway.records.audiences import make_room, reachable
-from gateway.records.schema import devices
+from gateway.records.delivery_log import reader
+from gateway.records.postgres.schema import devices
 from gateway.service import control, segments
 
 SAMPLE = 10
@@ -100,7 +101,7 @@ async def funnel(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: K
     """From those it was for to those who clicked, with each step's share of the one before. Raises NotFound."""
     found, progress = await control.show(conn, application_id, id_, kind)
     counts = (await notifications.variant_counts(conn, [id_])).get(id_, [])
-    clicked = await log.clicks(conn, id_)
+    clicked = await reader.clicks(conn, id_)
     return {
         "targets": progress.targets,
         **_steps(progress),
@@ -135,7 +136,7 @@ def _eta(shown: Notification, progress: Progress, last_due: datetime | None, now
     return done if last_due is None else max(done, last_due)
 
 
-def delivery(entry: log.Entry) -> dict[str, Any]:
+def delivery(entry: reader.Entry) -> dict[str, Any]:
     row, told = entry.row, entry.receipts
     clicked = told.get("clicked")
     return {
@@ -164,7 +165,7 @@ async def one_delivery(
     conn: AsyncConnection, application_id: UUID, notification_id: UUID, device_id: UUID
 ) -> dict[str, Any]:
     """One delivery with every attempt, also while it is still being tried. Raises NotFound."""
-    entry, tried = await log.one(conn, application_id, notification_id, device_id)
+    entry, tried = await reader.one(conn, application_id, notification_id, device_id)
     if entry is None and not tried:
         raise NotFound("there is no such delivery, or nothing has been tried for it yet")
     attempts = [
@@ -243,5 +244,5 @@ _CONSEQUENCES = {
 }
 
 
-def _told_at(receipt: log.Receipt | None) -> datetime | None:
+def _told_at(receipt: reader.Receipt | None) -> datetime | None:
     return None if receipt is None else receipt.at

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Column
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from gateway.records import sealed
-from gateway.records.schema import applications, idempotency_keys, vapid_keys, webhooks
+from gateway.records.postgres import encrypted_columns
+from gateway.records.postgres.schema import applications, idempotency_keys, vapid_keys, webhooks
 from gateway.service import signing
 from gateway.service.vault import Unsealable, Vault
 
@@ -43,14 +43,14 @@ class Standing(NamedTuple):
 async def check(conn: AsyncConnection, vault: Vault) -> None:
     """Raises Unsealable when something that is kept was sealed with a key that we do not have."""
     for kind in KEPT:
-        one = await sealed.one_of_others(conn, kind.column, vault.key_id)
+        one = await encrypted_columns.one_of_others(conn, kind.column, vault.key_id)
         if one is not None:
             vault.open(one, kind.purpose)
 
 
 async def standing(conn: AsyncConnection, vault: Vault) -> dict[str, Standing]:
     """By the name of the kind."""
-    return {kind.name: Standing(*await sealed.count(conn, kind.column, vault.key_id)) for kind in KINDS}
+    return {kind.name: Standing(*await encrypted_columns.count(conn, kind.column, vault.key_id)) for kind in KINDS}
 
 
 async def rotate(engine: AsyncEngine, vault: Vault, told: Callable[[str, int], None]) -> None:
@@ -66,18 +66,20 @@ async def rotate(engine: AsyncEngine, vault: Vault, told: Callable[[str, int], N
 async def _pass(
     engine: AsyncEngine, vault: Vault, kind: Kind, told: Callable[[str, int], None], *, batch: int, wait: bool
 ) -> None:
-    after: sealed.Place | None = None
+    after: encrypted_columns.Place | None = None
     while True:
         async with engine.begin() as conn:
-            rows = await sealed.hold_others(conn, kind.column, vault.key_id, after=after, limit=batch, wait=wait)
+            rows = await encrypted_columns.hold_others(
+                conn, kind.column, vault.key_id, after=after, limit=batch, wait=wait
+            )
             if not rows:
                 return
             after = tuple(rows[-1][:-1])
-            anew: list[tuple[sealed.Place, bytes]] = [
+            anew: list[tuple[encrypted_columns.Place, bytes]] = [
                 (tuple(row[:-1]), fresh) for row in rows if (fresh := _anew(vault, row[-1], kind.purpose))
             ]
             if anew:
-                await sealed.replace(conn, kind.column, anew)
+                await encrypted_columns.replace(conn, kind.column, anew)
         told(kind.name, len(anew))
 
 

@@ -14,8 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.domain import audience, ids
 from gateway.domain.audience import Audience, resolved, segments_in
 from gateway.domain.errors import Conflict, Fault, Invalid
-from gateway.records import saved, segments
-from gateway.records.schema import segments as table
+from gateway.records import segments
+from gateway.records.postgres import named_resources
+from gateway.records.postgres.schema import segments as table
 
 
 async def read(
@@ -50,7 +51,7 @@ async def read(
 async def create(conn: AsyncConnection, application_id: UUID, name: str, filter_: Any) -> dict[str, Any]:
     """Raises Invalid and Conflict."""
     await read(conn, application_id, filter_)
-    return show(await saved.add(conn, table, application_id=application_id, name=name, audience=filter_))
+    return show(await named_resources.add(conn, table, application_id=application_id, name=name, audience=filter_))
 
 
 async def change(
@@ -59,33 +60,35 @@ async def change(
     """None leaves it as it was. Raises NotFound, Invalid and Conflict."""
     # Two changes at once could each close half of a circle.
     await conn.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"segments {application_id}", 0))))
-    await saved.find(conn, table, application_id, id_)
+    await named_resources.find(conn, table, application_id, id_)
     if filter_ is not None:
         await read(conn, application_id, filter_, inside=id_)
     said = {"name": name, "audience": filter_}
     return show(
-        await saved.change(conn, table, id_, **{key: value for key, value in said.items() if value is not None})
+        await named_resources.change(
+            conn, table, id_, **{key: value for key, value in said.items() if value is not None}
+        )
     )
 
 
 async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
     """Raises NotFound, and Conflict while something needs it."""
-    await saved.find(conn, table, application_id, id_, lock=True)
+    await named_resources.find(conn, table, application_id, id_, lock=True)
     user = await segments.used_by(conn, application_id, id_)
     if user is not None:
         raise Conflict(f"{user} still needs it")
-    await saved.remove(conn, table, id_)
+    await named_resources.remove(conn, table, id_)
 
 
 async def one(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
-    return show(await saved.find(conn, table, application_id, id_))
+    return show(await named_resources.find(conn, table, application_id, id_))
 
 
 async def newest(
     conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
-    return [show(row) for row in await saved.newest(conn, table, application_id, before=before, limit=limit)]
+    return [show(row) for row in await named_resources.newest(conn, table, application_id, before=before, limit=limit)]
 
 
 def show(row: Row[Any]) -> dict[str, Any]:

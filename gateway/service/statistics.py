@@ -14,7 +14,7 @@ from gateway.domain import clock
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.notification import Lane
 from gateway.push.endpoints import vendor
-from gateway.records import log, statistics
+from gateway.records.delivery_log import reader, statistics
 
 ANSWERS = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED)
 Mix = dict[str, Counter[str]]
@@ -71,7 +71,7 @@ async def _settled(
     counted = {row.at: row.deliveries for row in totals}
     full = [at for at, count in counted.items() if count == statistics.SAMPLE]
     if full:
-        last = await log.last_position(conn, application_id) + 1
+        last = await reader.last_position(conn, application_id) + 1
         firsts = await statistics.firsts(conn, application_id, sorted({*full, *(at + step for at in full)}))
         for at in full:
             begin, end = (firsts[bound] or last for bound in (at, at + step))

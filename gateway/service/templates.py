@@ -17,10 +17,10 @@ from gateway.domain import clock, ids
 from gateway.domain.device import Device
 from gateway.domain.errors import Fault, Invalid, NotFound, step
 from gateway.domain.notification import Delivery, Kind, Lane, Notification, Status, Templating, Urgency
-from gateway.records import saved
-from gateway.records.schema import template_versions as versions
-from gateway.records.schema import templates as table
-from gateway.records.targets import known_of
+from gateway.records.postgres import named_resources
+from gateway.records.postgres.schema import template_versions as versions
+from gateway.records.postgres.schema import templates as table
+from gateway.records.recipients import known_of
 from gateway.service.context import Context
 from gateway.service.messages import Messages
 
@@ -50,7 +50,7 @@ async def resolve(
     conn: AsyncConnection, application_id: UUID, template_id: UUID, version: int | None
 ) -> tuple[dict[str, Any], bool]:
     """(content, strict) of a version, the newest when none is named. Raises NotFound."""
-    row = await saved.find(conn, table, application_id, template_id)
+    row = await named_resources.find(conn, table, application_id, template_id)
     held = await _version(conn, row, row.version if version is None else version)
     return held.content, held.strict
 
@@ -60,7 +60,7 @@ async def create(
 ) -> dict[str, Any]:
     """Raises Invalid and Conflict."""
     check(content)
-    row = await saved.add(conn, table, application_id=application_id, name=name, version=1)
+    row = await named_resources.add(conn, table, application_id=application_id, name=name, version=1)
     await _add_version(conn, row.id, 1, content, strict)
     return await show(conn, row)
 
@@ -75,7 +75,7 @@ async def change(
     strict: bool | None,
 ) -> dict[str, Any]:
     """None leaves it as it was; other content is another version. Raises NotFound, Invalid and Conflict."""
-    row = await saved.find(conn, table, application_id, id_, lock=True)
+    row = await named_resources.find(conn, table, application_id, id_, lock=True)
     values: dict[str, Any] = {}
     if name is not None:
         values["name"] = name
@@ -85,24 +85,24 @@ async def change(
         check(content)
         values["version"] = row.version + 1
         await _add_version(conn, id_, row.version + 1, content, held.strict if strict is None else strict)
-    return await show(conn, await saved.change(conn, table, id_, **values))
+    return await show(conn, await named_resources.change(conn, table, id_, **values))
 
 
 async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
     """What was accepted with it is not concerned. Raises NotFound."""
-    await saved.find(conn, table, application_id, id_)
-    await saved.remove(conn, table, id_)
+    await named_resources.find(conn, table, application_id, id_)
+    await named_resources.remove(conn, table, id_)
 
 
 async def one(conn: AsyncConnection, application_id: UUID, id_: UUID, version: int | None = None) -> dict[str, Any]:
     """With the content of a version, the newest when none is named. Raises NotFound."""
-    return await show(conn, await saved.find(conn, table, application_id, id_), version)
+    return await show(conn, await named_resources.find(conn, table, application_id, id_), version)
 
 
 async def newest(
     conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
-    rows = await saved.newest(conn, table, application_id, before=before, limit=limit)
+    rows = await named_resources.newest(conn, table, application_id, before=before, limit=limit)
     return [await show(conn, row) for row in rows]
 
 

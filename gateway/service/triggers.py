@@ -17,8 +17,9 @@ from gateway.domain import audience, condition, event_binding, ids
 from gateway.domain.errors import Invalid
 from gateway.domain.notification import Kind
 from gateway.domain.send_policy import Cap
-from gateway.records import events, saved
-from gateway.records.schema import triggers as table
+from gateway.records import events
+from gateway.records.postgres import named_resources
+from gateway.records.postgres.schema import triggers as table
 from gateway.service import drafts
 from gateway.service.context import Context
 from gateway.service.submission import Draft, prepare
@@ -43,7 +44,7 @@ async def create(
 ) -> dict[str, Any]:
     """Raises Invalid, PayloadTooLarge and Conflict."""
     await _check(conn, context, application_id, draft, condition_)
-    row = await saved.add(
+    row = await named_resources.add(
         conn,
         table,
         application_id=application_id,
@@ -73,34 +74,34 @@ async def change(
 
     Raises NotFound, Invalid, PayloadTooLarge and Conflict.
     """
-    row = await saved.find(conn, table, application_id, id_, lock=True)
+    row = await named_resources.find(conn, table, application_id, id_, lock=True)
     draft = drafts.changed(drafts.from_json(Kind.EVENT, row.draft), said, steered)
     await _check(conn, context, application_id, draft, values.get("condition", row.condition))
-    return show(await saved.change(conn, table, id_, **values, draft=drafts.to_json(draft)))
+    return show(await named_resources.change(conn, table, id_, **values, draft=drafts.to_json(draft)))
 
 
 async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
     """Raises NotFound. What was started goes on."""
-    await saved.find(conn, table, application_id, id_)
-    await saved.remove(conn, table, id_)
+    await named_resources.find(conn, table, application_id, id_)
+    await named_resources.remove(conn, table, id_)
 
 
 async def one(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
-    return show(await saved.find(conn, table, application_id, id_))
+    return show(await named_resources.find(conn, table, application_id, id_))
 
 
 async def newest(
     conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
-    return [show(row) for row in await saved.newest(conn, table, application_id, before=before, limit=limit)]
+    return [show(row) for row in await named_resources.newest(conn, table, application_id, before=before, limit=limit)]
 
 
 async def runs(
     conn: AsyncConnection, application_id: UUID, id_: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
     """What its events came to, the newest first. Raises NotFound."""
-    await saved.find(conn, table, application_id, id_)
+    await named_resources.find(conn, table, application_id, id_)
     return [show_run(row) for row in await events.runs_by(conn, id_, before=before, limit=limit)]
 
 

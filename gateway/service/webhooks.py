@@ -13,8 +13,10 @@ from gateway.domain import clock, ids
 from gateway.domain.errors import AddressNotAllowed
 from gateway.domain.webhook_event import SETTLED, TEST, asked_for
 from gateway.outbound.client import OutboundClient, Unreachable
-from gateway.records import happenings, log, saved, signals
-from gateway.records.schema import webhooks as table
+from gateway.records import outbox
+from gateway.records.delivery_log import reader
+from gateway.records.postgres import named_resources, notifier
+from gateway.records.postgres.schema import webhooks as table
 from gateway.records.webhooks import Place, place_values
 from gateway.service import signing
 from gateway.service.batches import body_of, event
@@ -36,7 +38,7 @@ async def create(
     Raises AddressNotAllowed and Conflict.
     """
     secret = signing.new_secret()
-    row = await saved.add(
+    row = await named_resources.add(
         conn,
         table,
         application_id=application_id,
@@ -56,7 +58,7 @@ async def change(
 
     Raises NotFound, AddressNotAllowed and Conflict.
     """
-    row = await saved.find(conn, table, application_id, id_, lock=True)
+    row = await named_resources.find(conn, table, application_id, id_, lock=True)
     values = dict(values)
     if "url" in values:
         values["url"] = context.outbound.check(values["url"])
@@ -64,55 +66,55 @@ async def change(
         values["events"] = _distinct(values["events"])
         values |= _ANEW
         if not asked_for(row.events, SETTLED):
-            values["log_position"] = await log.last_position(conn, application_id)
+            values["log_position"] = await reader.last_position(conn, application_id)
     if values.get("status") == "active" and row.status != "active":
         values |= {**_SOUND, "claim": table.c.claim + 1, "run_at": func.now()}
-        await signals.send(conn, signals.HAPPENINGS, str(application_id))
-    return show(await saved.change(conn, table, id_, **values))
+        await notifier.send(conn, notifier.HAPPENINGS, str(application_id))
+    return show(await named_resources.change(conn, table, id_, **values))
 
 
 async def rotate(
     conn: AsyncConnection, context: Context, application_id: UUID, id_: UUID, keep_old: timedelta
 ) -> dict[str, Any]:
     """A new secret, shown this once. Those before it sign beside it for `keep_old`. Raises NotFound."""
-    row = await saved.find(conn, table, application_id, id_, lock=True)
+    row = await named_resources.find(conn, table, application_id, id_, lock=True)
     secret = signing.new_secret()
     held = signing.rotated(signing.unseal(row.secrets, context.vault), secret, keep_old, clock.now())
-    changed = await saved.change(conn, table, id_, secrets=signing.seal(held, context.vault))
+    changed = await named_resources.change(conn, table, id_, secrets=signing.seal(held, context.vault))
     return show(changed) | {"secret": secret}
 
 
 async def replay(conn: AsyncConnection, application_id: UUID, id_: UUID, since: datetime) -> dict[str, Any]:
     """Send again all that is kept since then, also to one that was disabled. Raises NotFound."""
-    await saved.find(conn, table, application_id, id_, lock=True)
+    await named_resources.find(conn, table, application_id, id_, lock=True)
     place = place_values(await _place(conn, application_id, since))
-    row = await saved.change(conn, table, id_, **_SOUND, **_ANEW, **place, run_at=func.now())
-    await signals.send(conn, signals.HAPPENINGS, str(application_id))
+    row = await named_resources.change(conn, table, id_, **_SOUND, **_ANEW, **place, run_at=func.now())
+    await notifier.send(conn, notifier.HAPPENINGS, str(application_id))
     return show(row)
 
 
 async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
     """Raises NotFound."""
-    await saved.find(conn, table, application_id, id_)
-    await saved.remove(conn, table, id_)
+    await named_resources.find(conn, table, application_id, id_)
+    await named_resources.remove(conn, table, id_)
 
 
 async def one(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
-    return show(await saved.find(conn, table, application_id, id_))
+    return show(await named_resources.find(conn, table, application_id, id_))
 
 
 async def newest(
     conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
-    return [show(row) for row in await saved.newest(conn, table, application_id, before=before, limit=limit)]
+    return [show(row) for row in await named_resources.newest(conn, table, application_id, before=before, limit=limit)]
 
 
 async def prepare_test(
     conn: AsyncConnection, context: Context, application_id: UUID, id_: UUID
 ) -> Callable[[], Awaitable[dict[str, Any]]]:
     """What posts a test event and says what came of it; it needs the database no more. Raises NotFound."""
-    row = await saved.find(conn, table, application_id, id_)
+    row = await named_resources.find(conn, table, application_id, id_)
     held = signing.unseal(row.secrets, context.vault)
     shown = ids.show(ids.WEBHOOK, id_)
 
@@ -154,10 +156,10 @@ def show(row: Row[Any]) -> dict[str, Any]:
 async def _place(conn: AsyncConnection, application_id: UUID, since: datetime | None) -> Place:
     """Where everything since then comes after; None is now."""
     if since is None:
-        position = await log.last_position(conn, application_id)
+        position = await reader.last_position(conn, application_id)
     else:
-        position = await log.position_at(conn, application_id, since)
-    return Place(position, await happenings.just_before(conn, application_id, since))
+        position = await reader.position_at(conn, application_id, since)
+    return Place(position, await outbox.just_before(conn, application_id, since))
 
 
 def _distinct(events: Sequence[str]) -> list[str]:

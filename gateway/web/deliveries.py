@@ -13,7 +13,7 @@ from pydantic import Field, PlainValidator, StringConstraints, WithJsonSchema
 from gateway.domain import ids
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.errors import Fault, Invalid, NotFound
-from gateway.records import log
+from gateway.records.delivery_log import reader
 from gateway.service import reports
 from gateway.service.access import READ
 from gateway.service.follow import follow
@@ -50,8 +50,8 @@ class Filters(Query):
     since: Annotated[AskedMoment | None, Field(description="Settled at this time or later.")] = None
     until: Annotated[AskedMoment | None, Field(description="Settled before this time.")] = None
 
-    def value(self) -> log.Filters:
-        return log.Filters(**{field.name: getattr(self, field.name) for field in fields(log.Filters)})
+    def value(self) -> reader.Filters:
+        return reader.Filters(**{field.name: getattr(self, field.name) for field in fields(reader.Filters)})
 
 
 class Search(Filters, Paged):
@@ -68,7 +68,7 @@ class Following(Filters):
 async def listed(call: Call[None, Search]) -> Answer:
     """List deliveries that have come to their end, the newest first."""
     asked = call.query
-    entries = await log.page(
+    entries = await reader.page(
         call.conn, call.application_id, asked.value(), before=asked.after_position(), limit=asked.limit
     )
     last = entries[-1].row.position if entries else None
@@ -123,7 +123,7 @@ async def show(call: Call) -> Answer:
 async def _write_events(request: Request[None, Following], position: int | None, response: web.StreamResponse) -> None:
     if position is None:
         async with request.context.engine.connect() as conn:
-            position = await log.last_position(conn, request.application_id)
+            position = await reader.last_position(conn, request.application_id)
     # Whoever is cut off before anything has come resumes here.
     await response.write(b": following\n\nid: %d\n\n" % position)
     async with aclosing(_events(request, position)) as events:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gateway.domain import ids
 from gateway.domain.errors import NotFound, RateLimited
-from gateway.records import inbox as records
+from gateway.records.delivery_log import inbox as records
 from gateway.service import inbox
 from gateway.service.access import DEVICE, MANAGE, READ
 from gateway.web import shapes

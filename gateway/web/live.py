@@ -17,7 +17,7 @@ from pydantic import Field
 from gateway.domain.device import Device
 from gateway.domain.errors import GatewayError, MalformedBody, RateLimited, Unauthenticated, UpgradeRequired
 from gateway.records import applications
-from gateway.records.database import DATABASE_ERRORS
+from gateway.records.postgres.engine import DATABASE_ERRORS
 from gateway.service import live, registration
 from gateway.service.access import DEVICE, identify
 from gateway.web.inbox import Position

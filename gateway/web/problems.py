@@ -20,7 +20,7 @@ from gateway.domain.errors import (
     Unavailable,
     UpgradeRequired,
 )
-from gateway.records.database import is_refusal
+from gateway.records.postgres.engine import is_refusal
 
 RETRY_AFTER_S = 5
 

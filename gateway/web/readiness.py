@@ -10,8 +10,8 @@ import time
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.records import migrate
-from gateway.records.database import DATABASE_ERRORS
+from gateway.records.postgres import migrate
+from gateway.records.postgres.engine import DATABASE_ERRORS
 
 FOUND_S = 1.0
 

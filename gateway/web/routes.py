@@ -16,7 +16,7 @@ from typing_extensions import TypeVar
 
 from gateway.domain import ids
 from gateway.domain.errors import NotFound
-from gateway.records.signals import Signals
+from gateway.records.postgres.notifier import Signals
 from gateway.service.access import Caller, Door
 from gateway.service.context import Context
 from gateway.service.mailroom import Mailroom

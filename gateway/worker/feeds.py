@@ -24,9 +24,9 @@ from gateway.domain.errors import AddressNotAllowed, MalformedBody
 from gateway.outbound.client import Answer, OutboundClient, Unreachable
 from gateway.push.responses import retry_after
 from gateway.records import feeds as records
-from gateway.records import signals
-from gateway.records.database import DATABASE_ERRORS
 from gateway.records.feeds import Claimed
+from gateway.records.postgres import notifier
+from gateway.records.postgres.engine import DATABASE_ERRORS
 from gateway.service.alert_documents import REFUSED, take_all
 from gateway.service.alerts import Door
 from gateway.service.context import Context
@@ -58,7 +58,7 @@ class _Failed(Exception):
 class Poller:
     """One for a process. `client` is open for as long as it runs."""
 
-    def __init__(self, context: Context, bell: signals.Signals, client: OutboundClient) -> None:
+    def __init__(self, context: Context, bell: notifier.Signals, client: OutboundClient) -> None:
         self._context = context
         self._bell = bell
         self._client = client
@@ -73,7 +73,7 @@ class Poller:
     async def _look(self) -> None:
         free = asyncio.Semaphore(PLACES)
         async with asyncio.TaskGroup() as group:
-            with self._bell.waiter(signals.FEEDS) as waiter:
+            with self._bell.waiter(notifier.FEEDS) as waiter:
                 while True:
                     await free.acquire()
                     try:

@@ -11,7 +11,8 @@ from gateway.domain.job import Job
 from gateway.domain.job_payload import Cargo
 from gateway.domain.notification import Notification, Status
 from gateway.queue.nats import BELL, Broker, NatsQueue
-from gateway.records import notifications, signals
+from gateway.records import notifications
+from gateway.records.postgres import notifier
 from gateway.service import control, loading, planning
 from gateway.service.context import Context
 from gateway.service.messages import Composer
@@ -32,11 +33,11 @@ class Office(Protocol):
 
     async def statuses(self, ids: Iterable[UUID]) -> dict[UUID, Status]: ...
 
-    def words(self) -> AbstractContextManager[signals.Waiter]:
+    def words(self) -> AbstractContextManager[notifier.Waiter]:
         """Hear what is said: a notification's id and its new status, with a space between."""
         ...
 
-    def alarms(self) -> AbstractContextManager[signals.Waiter]:
+    def alarms(self) -> AbstractContextManager[notifier.Waiter]:
         """Hear of jobs that have come, among much else; `urgent` says that there are some of that lane."""
         ...
 
@@ -48,7 +49,7 @@ class Office(Protocol):
 class Database:
     """The office of a worker that has the database at hand."""
 
-    def __init__(self, context: Context, composer: Composer, bell: signals.Signals) -> None:
+    def __init__(self, context: Context, composer: Composer, bell: notifier.Signals) -> None:
         self._context = context
         self._composer = composer
         self._bell = bell
@@ -66,11 +67,11 @@ class Database:
         async with self._context.engine.connect() as conn:
             return {one.id: one.status for one in await notifications.load(conn, list(ids))}
 
-    def words(self) -> AbstractContextManager[signals.Waiter]:
-        return self._bell.waiter(signals.CONTROL)
+    def words(self) -> AbstractContextManager[notifier.Waiter]:
+        return self._bell.waiter(notifier.CONTROL)
 
-    def alarms(self) -> AbstractContextManager[signals.Waiter]:
-        return self._bell.waiter(signals.JOBS)
+    def alarms(self) -> AbstractContextManager[notifier.Waiter]:
+        return self._bell.waiter(notifier.JOBS)
 
     async def give_back(self, job: Job) -> None:
         async with self._context.engine.begin() as conn:
@@ -105,14 +106,14 @@ class Elsewhere:
         return await self._broker.statuses(ids)
 
     @contextmanager
-    def words(self) -> Iterator[signals.Waiter]:
-        waiter = signals.Waiter()
+    def words(self) -> Iterator[notifier.Waiter]:
+        waiter = notifier.Waiter()
         with self._broker.said(lambda id_, status: waiter.hear(f"{id_} {status}")):
             yield waiter
 
     @contextmanager
-    def alarms(self) -> Iterator[signals.Waiter]:
-        waiter = signals.Waiter()
+    def alarms(self) -> Iterator[notifier.Waiter]:
+        waiter = notifier.Waiter()
         with self._broker.heard(BELL, lambda _, lane: waiter.hear(lane)):
             yield waiter
 

@@ -29,8 +29,9 @@ from gateway.queue import nats, postgres, wire
 from gateway.queue.connection import Unavailable, cancellable
 from gateway.queue.nats import Broker
 from gateway.queue.protocol import LeaseLost
-from gateway.records import notifications, signals
-from gateway.records.database import DATABASE_ERRORS
+from gateway.records import notifications
+from gateway.records.postgres import notifier
+from gateway.records.postgres.engine import DATABASE_ERRORS
 from gateway.service import control, loading, planning
 from gateway.service.context import Context
 from gateway.service.delivery import Post, ended
@@ -84,7 +85,7 @@ def _by_itself(job: Job) -> Iterator[None]:
 class Relay:
     context: Context
     broker: Broker
-    bell: signals.Signals
+    bell: notifier.Signals
     lease: timedelta = timedelta(seconds=60)
     ahead: int = AHEAD
 
@@ -201,7 +202,7 @@ class Relay:
 
     async def _pass_on(self, out: dict[int, Job]) -> None:
         """Tell the workers what was said of the notifications that they may have."""
-        with self.bell.waiter(signals.CONTROL) as waiter:
+        with self.bell.waiter(notifier.CONTROL) as waiter:
             while True:
                 heard = await waiter.wait(self.lease.total_seconds())
                 try:

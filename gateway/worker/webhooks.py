@@ -16,8 +16,9 @@ from gateway.domain.errors import AddressNotAllowed
 from gateway.domain.retry import backoff
 from gateway.outbound.client import Answer, OutboundClient, Unreachable
 from gateway.push.responses import retry_after
-from gateway.records import signals, webhooks
-from gateway.records.database import DATABASE_ERRORS
+from gateway.records import webhooks
+from gateway.records.postgres import notifier
+from gateway.records.postgres.engine import DATABASE_ERRORS
 from gateway.records.webhooks import Claimed
 from gateway.service import signing
 from gateway.service.batches import Batch, next_batch
@@ -39,7 +40,7 @@ log = structlog.get_logger(__name__)
 class Sender:
     """One for a process; any number of processes share the work. `client` is open for as long as it runs."""
 
-    def __init__(self, context: Context, bell: signals.Signals, client: OutboundClient) -> None:
+    def __init__(self, context: Context, bell: notifier.Signals, client: OutboundClient) -> None:
         self._context = context
         self._bell = bell
         self._client = client
@@ -60,7 +61,7 @@ class Sender:
 
     async def _look(self, group: asyncio.TaskGroup) -> None:
         free = asyncio.Semaphore(PLACES)
-        with self._bell.waiter(signals.LOG, signals.HAPPENINGS) as waiter:
+        with self._bell.waiter(notifier.LOG, notifier.HAPPENINGS) as waiter:
             while True:
                 await free.acquire()
                 try:

@@ -20,7 +20,7 @@ from gateway.domain.delivery import Retry
 from gateway.domain.job import CHUNK, Job, Task
 from gateway.domain.notification import Lane, Status
 from gateway.queue.protocol import LeaseLost, Queue
-from gateway.records.database import DATABASE_ERRORS
+from gateway.records.postgres.engine import DATABASE_ERRORS
 from gateway.service.delivery import Courier, Post, Sent
 from gateway.service.messages import Composer
 from gateway.worker.hosts import Sign

@@ -20,7 +20,9 @@ from stage import console
 from gateway.domain.ids import new_id
 from gateway.embedded import EmbeddedPostgres
 from gateway.push.vapid import VapidKey
-from gateway.records import applications, database, migrate
+from gateway.records import applications
+from gateway.records.postgres import migrate
+from gateway.records.postgres.engine import open_engine
 from gateway.service import reports
 
 # Points are spread over a square of 10 by 10 degrees: this one holds 1 % of them.
@@ -71,7 +73,7 @@ def main() -> None:
 async def measured(url: str, devices: int, repeat: int) -> list[dict[str, Any]]:
     """Each audience with its counts, and the milliseconds of every time that it was counted."""
     counted = []
-    engine = database.open_engine(url)
+    engine = open_engine(url)
     application_id = new_id()
     began = time.perf_counter()
     async with engine.begin() as conn:

@@ -33,20 +33,21 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
 
-import sink  # noqa: E402
+import sink
 
-from gateway.domain import ids  # noqa: E402
-from gateway.domain.errors import Conflict  # noqa: E402
-from gateway.domain.notification import Kind  # noqa: E402
-from gateway.embedded import EmbeddedPostgres  # noqa: E402
-from gateway.push.endpoints import EndpointPolicy  # noqa: E402
-from gateway.records import database, migrate  # noqa: E402
-from gateway.service import applications, control  # noqa: E402
-from gateway.service.context import Context  # noqa: E402
-from gateway.service.submission import Draft, submit  # noqa: E402
-from gateway.service.vault import Vault  # noqa: E402
-from gateway.sim.keys import Keys  # noqa: E402
-from tests.support.tls import make_ca  # noqa: E402
+from gateway.domain import ids
+from gateway.domain.errors import Conflict
+from gateway.domain.notification import Kind
+from gateway.embedded import EmbeddedPostgres
+from gateway.push.endpoints import EndpointPolicy
+from gateway.records.postgres import migrate
+from gateway.records.postgres.engine import open_engine
+from gateway.service import applications, control
+from gateway.service.context import Context
+from gateway.service.submission import Draft, submit
+from gateway.service.vault import Vault
+from gateway.sim.keys import Keys
+from tests.support.tls import make_ca
 
 MASTER_KEY = "a master key for one benchmark only, and no other"
 CONTENT = {"title": "Severe thunderstorms", "body": "Go indoors and stay away from windows. " * 4, "url": "/storm"}
@@ -100,7 +101,7 @@ async def measure(
     asked: argparse.Namespace, folder: Path, quick: list[str], bad: dict[str, str], url: str
 ) -> dict[str, dict[str, list[float]]]:
     await asyncio.to_thread(migrate.upgrade, url)
-    engine = database.open_engine(url)
+    engine = open_engine(url)
     origins = [*quick, *bad.values()]
     context = Context(engine, Vault(MASTER_KEY.encode()), EndpointPolicy(origins), "https://push.example.org")
     campaigns = {QUICK: quick} | {name: [*quick[:3], origin] for name, origin in bad.items()}
@@ -149,7 +150,7 @@ async def tenant(context: Context, name: str, origins: list[str], count: int) ->
             for n, pair, origin in zip(range(count), itertools.cycle(pairs), itertools.cycle(origins), strict=False)
         )
         columns = ["id", "application_id", "endpoint", "endpoint_digest", "host", "p256dh", "auth", "vapid_key_id"]
-        await database.copy(conn, "devices", columns, rows)
+        await engine.copy(conn, "devices", columns, rows)
     return application_id
 
 

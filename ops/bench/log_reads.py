@@ -37,15 +37,16 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
 
-import log_rows  # noqa: E402
+import log_rows
 
-from gateway.domain import ids  # noqa: E402
-from gateway.domain.delivery import Accepted, Settled, Settlement  # noqa: E402
-from gateway.domain.job import Job, Task  # noqa: E402
-from gateway.domain.notification import Lane  # noqa: E402
-from gateway.embedded import EmbeddedPostgres  # noqa: E402
-from gateway.records import deliveries, migrate  # noqa: E402
-from gateway.records.database import open_engine  # noqa: E402
+from gateway.domain import ids
+from gateway.domain.delivery import Accepted, Settled, Settlement
+from gateway.domain.job import Job, Task
+from gateway.domain.notification import Lane
+from gateway.embedded import EmbeddedPostgres
+from gateway.records.delivery_log import writer
+from gateway.records.postgres import migrate
+from gateway.records.postgres.engine import open_engine
 
 SLOW_MS = 100
 BATCH = 500
@@ -278,7 +279,7 @@ async def streamed(
         settled = [Settled(id_, None, host, Accepted(), 1, 201, at, 30, at) for id_ in batch]
         began = time.perf_counter()
         async with engine.begin() as settling:
-            await deliveries.record(settling, job, Settlement(settled=settled))
+            await writer.record(settling, job, Settlement(settled=settled))
         return time.perf_counter() - began, time.perf_counter()
 
     async def waits(name: str, query: str, host: str, rounds: int = 60) -> None:

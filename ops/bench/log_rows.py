@@ -13,8 +13,8 @@ from uuid import UUID
 import asyncpg
 
 from gateway.domain import ids
-from gateway.records import partitions
-from gateway.records.database import open_engine, plain_url
+from gateway.records.postgres import partitions
+from gateway.records.postgres.engine import open_engine, plain_url
 from gateway.service import applications
 from gateway.service.vault import Vault
 

@@ -31,18 +31,19 @@ from sqlalchemy import text
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 
-import sink  # noqa: E402
-import stage  # noqa: E402
+import sink
+import stage
 
-from gateway.domain.notification import Kind  # noqa: E402
-from gateway.embedded import EmbeddedPostgres  # noqa: E402
-from gateway.push.endpoints import EndpointPolicy  # noqa: E402
-from gateway.records import database, migrate  # noqa: E402
-from gateway.service.context import Context  # noqa: E402
-from gateway.service.submission import Draft, submit  # noqa: E402
-from gateway.service.vault import Vault  # noqa: E402
-from tests.support.nats_server import nodes  # noqa: E402
-from tests.support.tls import make_ca  # noqa: E402
+from gateway.domain.notification import Kind
+from gateway.embedded import EmbeddedPostgres
+from gateway.push.endpoints import EndpointPolicy
+from gateway.records.postgres import migrate
+from gateway.records.postgres.engine import open_engine
+from gateway.service.context import Context
+from gateway.service.submission import Draft, submit
+from gateway.service.vault import Vault
+from tests.support.nats_server import nodes
+from tests.support.tls import make_ca
 
 STORED_AT_ONCE = "jetstream { sync_interval: always }\n"
 ALERT_EVERY_S = 0.4
@@ -111,7 +112,7 @@ async def contestant(
     name: str, servers: int, folder: Path, origin: str, url: str, asked: argparse.Namespace
 ) -> AsyncIterator[Contestant]:
     folder.mkdir()  # noqa: ASYNC240 - nothing else runs yet
-    base = database.open_engine(url)
+    base = open_engine(url)
     async with base.connect() as conn:
         alone = await conn.execution_options(isolation_level="AUTOCOMMIT")
         await alone.execute(text(f'CREATE DATABASE "queue_{servers}"'))
@@ -119,7 +120,7 @@ async def contestant(
     own = f"{url.rpartition('/')[0]}/queue_{servers}"
     await asyncio.to_thread(migrate.upgrade, own)
     async with AsyncExitStack() as stack:
-        engine = database.open_engine(own)
+        engine = open_engine(own)
         stack.push_async_callback(engine.dispose)
         context = Context(
             engine, Vault(stage.MASTER_KEY.encode()), EndpointPolicy([origin]), "https://push.example.org"

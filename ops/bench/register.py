@@ -39,15 +39,16 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
 
-from stage import MASTER_KEY, family_cpu, memory, parent_of, process_cpu  # noqa: E402
+from stage import MASTER_KEY, family_cpu, memory, parent_of, process_cpu
 
-from gateway.domain import ids  # noqa: E402
-from gateway.embedded import EmbeddedPostgres  # noqa: E402
-from gateway.push.encryption import encode_base64url  # noqa: E402
-from gateway.records import database, migrate  # noqa: E402
-from gateway.service import applications  # noqa: E402
-from gateway.service.vault import Vault  # noqa: E402
-from gateway.sim.keys import Keys  # noqa: E402
+from gateway.domain import ids
+from gateway.embedded import EmbeddedPostgres
+from gateway.push.encryption import encode_base64url
+from gateway.records.postgres import migrate
+from gateway.records.postgres.engine import open_engine
+from gateway.service import applications
+from gateway.service.vault import Vault
+from gateway.sim.keys import Keys
 
 ORIGIN = "https://app.example.org"
 SEED = 20261127
@@ -105,7 +106,7 @@ def main() -> None:
 
 
 async def measured(asked: argparse.Namespace, url: str) -> list[dict[str, Any]]:
-    engine = database.open_engine(url)
+    engine = open_engine(url)
     made = await prepare(engine, asked.devices)
     async with engine.connect() as conn:
         postmaster = parent_of((await conn.execute(text("SELECT pg_backend_pid()"))).scalar_one())

@@ -31,19 +31,20 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
 
-import sink  # noqa: E402
+import sink
 
-from gateway.domain import ids  # noqa: E402
-from gateway.domain.notification import Kind  # noqa: E402
-from gateway.embedded import EmbeddedPostgres  # noqa: E402
-from gateway.push.endpoints import EndpointPolicy  # noqa: E402
-from gateway.records import database, migrate  # noqa: E402
-from gateway.service import applications  # noqa: E402
-from gateway.service.context import Context  # noqa: E402
-from gateway.service.submission import Draft, submit  # noqa: E402
-from gateway.service.vault import Vault  # noqa: E402
-from gateway.sim.keys import Keys  # noqa: E402
-from tests.support.tls import make_ca  # noqa: E402
+from gateway.domain import ids
+from gateway.domain.notification import Kind
+from gateway.embedded import EmbeddedPostgres
+from gateway.push.endpoints import EndpointPolicy
+from gateway.records.postgres import migrate
+from gateway.records.postgres.engine import open_engine
+from gateway.service import applications
+from gateway.service.context import Context
+from gateway.service.submission import Draft, submit
+from gateway.service.vault import Vault
+from gateway.sim.keys import Keys
+from tests.support.tls import make_ca
 
 MASTER_KEY = "a master key for one benchmark only, and no other"
 KEY_PAIRS = 500
@@ -98,7 +99,7 @@ def stage() -> Iterator[Stage]:
 async def orders(on: Stage) -> AsyncIterator[Context]:
     """What giving orders takes, as the web side has it."""
     async with AsyncExitStack() as stack:
-        engine = database.open_engine(on.postgres.url)
+        engine = open_engine(on.postgres.url)
         stack.push_async_callback(engine.dispose)
         yield Context(engine, Vault(MASTER_KEY.encode()), EndpointPolicy([on.origin]), "https://push.example.org")
 
@@ -136,7 +137,7 @@ async def devices(
             )
             for n, pair in zip(range(count), itertools.cycle(pairs), strict=False)
         )
-        await database.copy(conn, "devices", (*COLUMNS, "topics"), rows)
+        await engine.copy(conn, "devices", (*COLUMNS, "topics"), rows)
     await analyze(context)
     return pairs
 

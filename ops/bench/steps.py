@@ -28,8 +28,8 @@ from stage import Stage, console
 from gateway.domain.job import Job, Task
 from gateway.domain.notification import Lane
 from gateway.queue import wire
-from gateway.records.database import plain_url
-from gateway.records.signals import JOBS
+from gateway.records.postgres.engine import plain_url
+from gateway.records.postgres.notifier import JOBS
 from gateway.service import loading
 from gateway.service.context import Context
 from gateway.service.messages import Composer

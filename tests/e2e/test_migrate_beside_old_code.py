@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from gateway.push.encryption import decode_base64url
-from gateway.records import migrate
+from gateway.records.postgres import migrate
 from gateway.sim import Sim, Vendor
 from tests.support.command import ROOT, free_ports
 

@@ -13,8 +13,8 @@ from zipfile import ZipFile
 import aiohttp
 import pytest
 
-from gateway.records import migrate
-from gateway.records.database import open_engine
+from gateway.records.postgres import migrate
+from gateway.records.postgres.engine import open_engine
 from tests.support.command import free_ports
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 
 from gateway.embedded import EmbeddedPostgres, EmbeddedUnavailable
-from gateway.records import migrate
+from gateway.records.postgres import migrate
 
 # What the processes of Postgres wrote is with the kernel, and the kernel lives on: fsync would prove nothing here.
 OPTIONS = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "64MB", "max_connections": "100"}

@@ -18,7 +18,7 @@ import aiohttp
 
 from gateway.domain import ids
 from gateway.domain.notification import Notification, Progress
-from gateway.records.database import DATABASE_ERRORS
+from gateway.records.postgres.engine import DATABASE_ERRORS
 from tests.faults.plan import REQUESTS, Break, Fault
 from tests.faults.pulse import Pulse
 from tests.faults.stand import TOPICS, Stand

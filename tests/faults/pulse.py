@@ -7,7 +7,7 @@ longer that takes is not guessed but read from what takes us no time ourselves.
 import asyncio
 import time
 
-from gateway.records.database import DATABASE_ERRORS
+from gateway.records.postgres.engine import DATABASE_ERRORS
 from tests.support.gateway_parts import Parts
 
 BEAT_S = 0.1

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.domain import ids
 from gateway.domain.errors import Invalid, NotFound, Unauthenticated
 from gateway.push.vapid import VapidKey
-from gateway.records import devices, targets
+from gateway.records import devices, recipients
 from gateway.service import access, applications
 from gateway.service.access import Caller, identify
 from gateway.sim import Vendor
@@ -114,7 +114,7 @@ async def test_private_vapid_keys_are_kept_sealed(parts: Parts) -> None:
         [(key_id, public_key)] = (await applications.applications.vapid_public_keys(conn, [parts.application_id]))[
             parts.application_id
         ]
-        [held] = await targets.load_signing_keys(conn, [key_id])
+        [held] = await recipients.load_signing_keys(conn, [key_id])
     opened = VapidKey.from_private_bytes(parts.context.vault.open(held.private_key, "vapid"))
     assert opened.public_key == public_key == parts.vapid_public_key
     assert opened.private_bytes() not in held.private_key

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 from yarl import URL
 
-from gateway.records.database import open_engine
+from gateway.records.postgres.engine import open_engine
 from gateway.service import reports
 from gateway.web.readiness import Readiness
 from tests.support.api import Api

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.domain.audience import parse
 from gateway.records.audiences import EARTH_RADIUS_M, condition
-from gateway.records.schema import devices
+from gateway.records.postgres.schema import devices
 
 POINTS = 1500
 CLOSE = 1e-5  # degrees: points this close to an edge may go either way

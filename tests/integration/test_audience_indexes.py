@@ -14,7 +14,7 @@ from sqlalchemy.sql.expression import Executable
 from gateway.domain import ids
 from gateway.domain.audience import parse
 from gateway.records.audiences import make_room, reachable
-from gateway.records.schema import devices
+from gateway.records.postgres.schema import devices
 from tests.support.gateway_parts import Parts, gateway
 
 SQUARE = {"type": "Polygon", "coordinates": [[[12, 45], [13, 45], [13, 46], [12, 46], [12, 45]]]}

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from gateway.domain import ids
 from gateway.domain.audience import parse
 from gateway.records.audiences import reachable
-from gateway.records.schema import applications, devices, vapid_keys
+from gateway.records.postgres.schema import applications, devices, vapid_keys
 
 EARTH_RADIUS_M = 6_371_008.8
 ZONE_CODES = ("TXC201", "TXZ213", "DE131", "048201")

@@ -15,8 +15,9 @@ import pytest
 from sqlalchemy import text
 
 from gateway.embedded.binaries import find_binaries
-from gateway.records import happenings, migrate, signals
-from gateway.records.database import open_engine
+from gateway.records import outbox
+from gateway.records.postgres import migrate, notifier
+from gateway.records.postgres.engine import open_engine
 from gateway.service import rotation
 from gateway.service.vault import Unsealable, Vault
 from gateway.sim import Vendor
@@ -132,22 +133,20 @@ async def test_webhooks_go_on_when_the_backup_came_from_a_server_with_more_trans
         await api.register()
     async with parts.engine.connect() as conn:
         place = (await conn.execute(text("SELECT outbox_txid, outbox_id FROM webhooks"))).one()
-        rows, _ = await happenings.after(
-            conn, parts.application_id, happenings.Cursor(*place), ["device.registered"], limit=10
-        )
+        rows, _ = await outbox.after(conn, parts.application_id, outbox.Cursor(*place), ["device.registered"], limit=10)
     assert len(rows) == 3
     assert [row.id for row in rows] == sorted(row.id for row in rows)
 
 
 async def settled(parts: Parts) -> bool:
     async with parts.engine.begin() as conn:
-        return await happenings.settle_foreign(conn)
+        return await outbox.settle_foreign(conn)
 
 
 @asynccontextmanager
 async def at(parts: Parts, url: str) -> AsyncIterator[Parts]:
     """The same parts at another database."""
-    engine, bell = open_engine(url), signals.Signals(url)
+    engine, bell = open_engine(url), notifier.Signals(url)
     async with bell.running():
         yield replace(parts, url=url, bell=bell, context=replace(parts.context, engine=engine))
     await engine.dispose()

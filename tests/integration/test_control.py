@@ -16,9 +16,9 @@ from gateway.domain.ids import new_id
 from gateway.domain.notification import Notification, Status
 from gateway.domain.send_policy import FailureLimit, Steering
 from gateway.queue import postgres as queue
-from gateway.records import signals
-from gateway.records.schema import jobs
-from gateway.records.schema import notifications as table
+from gateway.records.postgres import notifier
+from gateway.records.postgres.schema import jobs
+from gateway.records.postgres.schema import notifications as table
 from gateway.service import control
 from gateway.sim import Rule, Vendor
 from tests.support.gateway_parts import Parts, gateway, quick
@@ -45,7 +45,7 @@ async def nothing_claimed(parts: Parts) -> None:
     """Until no job is held by a worker."""
     held = "SELECT count(*) FROM jobs WHERE attempt > 0 AND NOT parked AND run_at > now()"
     async with asyncio.timeout(20):
-        with parts.bell.waiter(signals.LOG) as waiter:
+        with parts.bell.waiter(notifier.LOG) as waiter:
             while await parts.scalar(held):
                 await waiter.wait(0.05)
 
@@ -106,7 +106,7 @@ async def test_what_stays_paused_past_its_expiry_is_accounted_for_as_expired(par
             await conn.execute(update(table).where(table.c.id == sent.id).values(expires_at=soon))
             # As it would have been parked, had it had so little time from the beginning.
             await conn.execute(update(jobs).values(run_at=soon))
-            await signals.send(conn, signals.JOBS)
+            await notifier.send(conn, notifier.JOBS)
         progress = await parts.ended(sent.id)
     assert (progress.accepted, progress.expired) == (taken, 300 - taken)
     assert await status(parts, sent) is Status.DONE
@@ -147,7 +147,7 @@ async def test_retries_wait_out_a_pause(parts: Parts) -> None:
         await parts.until(sent.id, lambda progress: progress.retries == 5)
         await told(parts, control.pause, sent)
         parts.sim.behave()
-        with parts.bell.waiter(signals.JOBS) as waiter:
+        with parts.bell.waiter(notifier.JOBS) as waiter:
             async with asyncio.timeout(20):
                 while not await parts.scalar("SELECT bool_and(parked) FROM jobs"):
                     await waiter.wait(0.1)
@@ -193,7 +193,7 @@ async def test_a_worker_whose_signals_are_lost_stops_too(parts: Parts) -> None:
         async with parts.engine.begin() as conn:
             await conn.execute(update(table).where(table.c.id == sent.id).values(status=Status.PAUSED))
         async with asyncio.timeout(20):
-            with parts.bell.waiter(signals.LOG) as waiter:
+            with parts.bell.waiter(notifier.LOG) as waiter:
                 while not await parts.scalar("SELECT bool_and(parked) FROM jobs"):
                     await waiter.wait(0.2)
         assert parts.sim.messages.total < 300
@@ -271,7 +271,7 @@ async def test_a_campaign_that_fails_too_often_is_paused_once(parts: Parts) -> N
     async with parts.working(quick(senders=SENDERS, jobs=1)):
         sent = await parts.submit(steering=limited)
         async with asyncio.timeout(30):
-            with parts.bell.waiter(signals.LOG) as waiter:
+            with parts.bell.waiter(notifier.LOG) as waiter:
                 while await status(parts, sent) is not Status.PAUSED:
                     await waiter.wait(0.5)
         notification, progress = await parts.show(sent.id)

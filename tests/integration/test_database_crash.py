@@ -14,9 +14,9 @@ from gateway.domain.job import Job
 from gateway.domain.notification import Lane
 from gateway.embedded import EmbeddedPostgres
 from gateway.queue.protocol import LeaseLost
-from gateway.records import migrate
-from gateway.records.database import DATABASE_ERRORS
-from gateway.records.schema import jobs
+from gateway.records.postgres import migrate
+from gateway.records.postgres.engine import DATABASE_ERRORS
+from gateway.records.postgres.schema import jobs
 from gateway.service import planning
 from gateway.sim import Vendor
 from tests.support.gateway_parts import Parts, gateway

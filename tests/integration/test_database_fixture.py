@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.records import migrate, partitions
+from gateway.records.postgres import migrate, partitions
 
 
 async def test_a_database_is_migrated_and_has_partitions_for_today_and_tomorrow(

@@ -8,7 +8,7 @@ import pytest
 from gateway.cli import examination
 from gateway.cli.examination import Finding, against_services, examine
 from gateway.domain import clock
-from gateway.records import timekeeping
+from gateway.records.postgres import clock_sync
 from gateway.sim import Vendor
 from tests.support.gateway_parts import MASTER_KEY, Parts, gateway
 
@@ -66,7 +66,7 @@ async def test_what_may_go_wrong_is_a_warning(parts: Parts, monkeypatch: pytest.
         await conn.exec_driver_sql("DELETE FROM devices")
         [today, *_] = (await conn.exec_driver_sql("SELECT to_char(now() AT TIME ZONE 'utc' + '1 d', 'YYYYMMDD')")).one()
         await conn.exec_driver_sql(f"DROP TABLE deliveries_{today}")
-    monkeypatch.setattr(timekeeping, "look", off)
+    monkeypatch.setattr(clock_sync, "look", off)
     monkeypatch.setenv("GATEWAY_PUSH_HOSTS", "http://127.0.0.1:1")
     monkeypatch.setenv("GATEWAY_PUBLIC_URL", "http://push.example.org")
     found = await examine(None, offline=False)

@@ -18,7 +18,7 @@ import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, event
 
-from gateway.records import migrate
+from gateway.records.postgres import migrate
 
 REASONS = {
     "0003": {"notifications_status_check": "allows what it allowed before, and one status more"},

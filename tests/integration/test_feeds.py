@@ -15,8 +15,8 @@ from sqlalchemy import func, update
 from gateway.domain import ids
 from gateway.outbound.client import OutboundClient
 from gateway.outbound.policy import OutboundPolicy
-from gateway.records import signals
-from gateway.records.schema import feeds
+from gateway.records.postgres import notifier
+from gateway.records.postgres.schema import feeds
 from gateway.sim import Vendor
 from gateway.worker.feeds import LEASE, Poller
 from gateway.worker.feeds import PATIENCE_S as FETCHED_WITHIN_S
@@ -114,7 +114,7 @@ async def again(api: Api, feed: Any, office: Office, path: str, *statuses: int) 
     seen = len(office.asked)
     async with api.parts.engine.begin() as conn:
         await conn.execute(update(feeds).where(feeds.c.id == id_).values(run_at=func.now()))
-        await signals.send(conn, signals.FEEDS)
+        await notifier.send(conn, notifier.FEEDS)
     async with asyncio.timeout(PATIENCE_S), office.came:
         await office.came.wait_for(lambda: path in [asked for asked, _ in office.asked[seen:]])
     return await settled(api, feed)

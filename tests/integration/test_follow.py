@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
 from gateway.domain.delivery import OutcomeName
-from gateway.records import log
-from gateway.records.log import Filters
+from gateway.records.delivery_log import reader
+from gateway.records.delivery_log.reader import Filters
 from gateway.service import applications, follow
 from gateway.service.follow import follow as following
 from gateway.sim import Rule, Vendor
@@ -67,7 +67,7 @@ async def test_followers_miss_nothing_while_many_writers_settle_at_once(
 
 async def test_a_new_follower_sees_what_comes_from_now_on(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     await parts.register(parts.subscribe(Vendor.FCM, 3))
-    looked, last_position = asyncio.Event(), log.last_position
+    looked, last_position = asyncio.Event(), reader.last_position
 
     async def watched(conn: AsyncConnection, application_id: UUID) -> int:
         position = await last_position(conn, application_id)
@@ -76,7 +76,7 @@ async def test_a_new_follower_sees_what_comes_from_now_on(parts: Parts, monkeypa
 
     async with parts.working():
         await parts.ended((await parts.submit()).id)
-        monkeypatch.setattr(log, "last_position", watched)
+        monkeypatch.setattr(reader, "last_position", watched)
         follower = asyncio.create_task(read(parts, 3, None))
         await asyncio.wait_for(looked.wait(), 10)
         await parts.ended((await parts.submit()).id)
@@ -115,7 +115,7 @@ async def test_pages_and_the_follower_agree(parts: Parts) -> None:
     pages: Seen = []
     before = None
     async with parts.engine.connect() as conn:
-        while page := await log.page(conn, parts.application_id, Filters(), before=before, limit=10):
+        while page := await reader.page(conn, parts.application_id, Filters(), before=before, limit=10):
             pages += [(entry.row.position, str(entry.row.device_id)) for entry in page]
             before = pages[-1][0]
     assert pages[::-1] == await read(parts, 25, 0)

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from gateway.domain import ids
 from gateway.domain.notification import Status
 from gateway.push.client import PushClient
-from gateway.records.schema import metadata
+from gateway.records.postgres.schema import metadata
 from gateway.service import forgetting
 from gateway.service.forgetting import without
 from gateway.sim import Vendor

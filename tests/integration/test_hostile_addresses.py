@@ -15,8 +15,8 @@ from gateway.outbound.client import OutboundClient
 from gateway.outbound.policy import OutboundPolicy
 from gateway.push.client import PushClient
 from gateway.push.responses import Answer
-from gateway.records import schema
 from gateway.records.devices import endpoint_digest
+from gateway.records.postgres import schema
 from gateway.service import feeds, webhooks
 from gateway.sim import Vendor
 from gateway.worker.feeds import Poller

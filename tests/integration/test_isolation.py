@@ -17,8 +17,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.records import signals
-from gateway.records.schema import metadata
+from gateway.records.postgres import notifier
+from gateway.records.postgres.schema import metadata
 from gateway.web.server import ROUTES, build
 from tests.support.api import ADMIN, DOCUMENT, Api, Said, addressed, example
 from tests.support.gateway_parts import HOME, PATIENCE_S
@@ -234,7 +234,7 @@ async def delivered(api: Api, of: dict[str, str], *, key: str = "") -> str:
     """The id of its delivery, once nothing that is due is left to send."""
     due = "SELECT count(*) FROM jobs WHERE run_at < now() + interval '1 hour'"
     async with api.parts.working(), asyncio.timeout(PATIENCE_S):
-        with api.parts.bell.waiter(signals.LOG) as waiter:
+        with api.parts.bell.waiter(notifier.LOG) as waiter:
             while await api.parts.scalar(due):
                 await waiter.wait(0.2)
     query = f"notification_id={of['notification_id']}&device_id={of['device_id']}"

@@ -16,9 +16,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.dialects.postgresql.base import ischema_names
 
-from gateway.records import migrate
-from gateway.records.database import open_engine
-from gateway.records.schema import PARTITIONED, Point, metadata
+from gateway.records.postgres import migrate
+from gateway.records.postgres.engine import open_engine
+from gateway.records.postgres.schema import PARTITIONED, Point, metadata
 from tests.support.worker_process import CHECKOUT
 
 OURS = {table.name for table in metadata.tables.values()}

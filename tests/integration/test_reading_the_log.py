@@ -10,9 +10,10 @@ from sqlalchemy import insert, update
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.ids import new_id
 from gateway.domain.notification import Kind
-from gateway.records import log, schema
-from gateway.records.log import Filters
-from gateway.records.schema import deliveries
+from gateway.records.delivery_log import reader
+from gateway.records.delivery_log.reader import Filters
+from gateway.records.postgres import schema
+from gateway.records.postgres.schema import deliveries
 from tests.support.gateway_parts import Parts, gateway
 
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=1)
@@ -64,7 +65,7 @@ async def shown(parts: Parts, filters: Filters, limit: int) -> list[int]:
     found: list[int] = []
     before = None
     async with parts.engine.connect() as conn:
-        while page := await log.page(conn, parts.application_id, filters, before=before, limit=limit):
+        while page := await reader.page(conn, parts.application_id, filters, before=before, limit=limit):
             found += [entry.row.position for entry in page]
             before = found[-1]
     return found
@@ -109,7 +110,7 @@ async def test_each_filter_and_pairs_of_them_show_what_they_say(parts: Parts, ro
 
 async def test_a_page_that_retention_has_come_to_is_the_end(parts: Parts, rows: list[dict[str, object]]) -> None:
     async with parts.engine.connect() as conn:
-        assert await log.page(conn, parts.application_id, Filters(), before=10_000, limit=10) == []
+        assert await reader.page(conn, parts.application_id, Filters(), before=10_000, limit=10) == []
     assert rows
 
 

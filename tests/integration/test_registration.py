@@ -24,7 +24,7 @@ from gateway.domain.errors import (
     NotFound,
 )
 from gateway.records import devices
-from gateway.records.database import DATABASE_ERRORS
+from gateway.records.postgres.engine import DATABASE_ERRORS
 from gateway.service import applications, forgetting, registration
 from gateway.service.registration import MOST_TOPICS, Asked, Desk, Reception, Registered
 from gateway.sim import Keys, Vendor

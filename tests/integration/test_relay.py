@@ -15,8 +15,8 @@ from gateway.queue import wire
 from gateway.queue.connection import Unavailable
 from gateway.queue.nats import RESULTS, RESULTS_STREAM, WORDS, WORDS_STREAM, Broker, jobs_stream
 from gateway.queue.protocol import LeaseLost
-from gateway.records import signals
-from gateway.records.schema import notifications
+from gateway.records.postgres import notifier
+from gateway.records.postgres.schema import notifications
 from tests.support.nats_server import nodes
 from tests.support.queues import NatsEngine, PostgresEngine, accepted, both, retried
 
@@ -174,11 +174,11 @@ async def test_workers_are_told_how_it_is_and_not_what_was_said_on_the_way(engin
     for _ in range(8):
         async with engine._engine.begin() as conn:
             for status in (Status.PAUSED, Status.SENDING, Status.CANCELLED):
-                await signals.send(conn, signals.CONTROL, f"{notification_id} {status}")
+                await notifier.send(conn, notifier.CONTROL, f"{notification_id} {status}")
         await engine._broker.client.flush()
     told = await engine._broker.client.subscribe(f"gateway.words.{notification_id}")
     async with engine._engine.begin() as conn:
-        await signals.send(conn, signals.CONTROL, f"{notification_id} {Status.PAUSED}")
+        await notifier.send(conn, notifier.CONTROL, f"{notification_id} {Status.PAUSED}")
     await told.next_msg(timeout=10)
     assert await engine._broker.statuses([notification_id]) == {notification_id: Status.SENDING}
 

@@ -15,9 +15,9 @@ from sqlalchemy import select, update
 from gateway.domain import ids
 from gateway.domain.notification import Kind, Status
 from gateway.domain.schedule import Recurrence
-from gateway.records import signals
-from gateway.records.schema import jobs
-from gateway.records.schema import notifications as table
+from gateway.records.postgres import notifier
+from gateway.records.postgres.schema import jobs
+from gateway.records.postgres.schema import notifications as table
 from gateway.service import control, reminders
 from gateway.service.submission import Draft
 from gateway.sim import Vendor
@@ -60,7 +60,7 @@ async def occurrences(parts: Parts) -> list[Any]:
 
 async def until_done(parts: Parts, count: int) -> None:
     async with asyncio.timeout(60):
-        with parts.bell.waiter(signals.LOG) as waiter:
+        with parts.bell.waiter(notifier.LOG) as waiter:
             while await parts.scalar("SELECT count(*) FROM notifications WHERE status = 'done'") < count:
                 await waiter.wait(0.5)
 
@@ -73,7 +73,7 @@ async def late_by(parts: Parts, lateness: timedelta) -> None:
             update(table).where(table.c.day.is_(None)).values(occurrence=table.c.occurrence - lateness, **earlier)
         )
         await conn.execute(update(jobs).values(run_at=jobs.c.run_at - lateness))
-        await signals.send(conn, signals.JOBS)
+        await notifier.send(conn, notifier.JOBS)
 
 
 async def test_every_occurrence_is_a_notification_of_its_own(parts: Parts) -> None:
@@ -151,7 +151,7 @@ async def test_a_reminder_ends_at_its_end(parts: Parts) -> None:
     id_ = await every_second(parts, ends_at=datetime.now(UTC) + timedelta(seconds=2.5))
     async with parts.working():
         async with asyncio.timeout(30):
-            with parts.bell.waiter(signals.LOG) as waiter:
+            with parts.bell.waiter(notifier.LOG) as waiter:
                 while await parts.scalar("SELECT status FROM reminders WHERE id = :id", id=id_) != "ended":
                     await waiter.wait(0.5)
         await until_done(parts, len(await occurrences(parts)))

@@ -13,8 +13,9 @@ from gateway.domain.delivery import Accepted, Settled, Settlement
 from gateway.domain.ids import new_id
 from gateway.domain.job import Job, Task
 from gateway.domain.notification import Kind
-from gateway.records import deliveries, partitions
-from gateway.records.schema import PARTITIONED
+from gateway.records.delivery_log import writer
+from gateway.records.postgres import partitions
+from gateway.records.postgres.schema import PARTITIONED
 from gateway.worker import upkeep
 from gateway.worker.upkeep import retention
 from gateway.worker.upkeep.limits import Limits
@@ -77,7 +78,7 @@ async def until_detaching(engine: AsyncEngine) -> None:
 async def settle(conn: AsyncConnection, job: Job) -> None:
     now = datetime.now(UTC)
     done = [Settled(new_id(), "u-1", "push.example.org", Accepted(), 1, 201, now, 20, now) for _ in range(20)]
-    await deliveries.record(conn, job, Settlement(settled=done))
+    await writer.record(conn, job, Settlement(settled=done))
 
 
 async def job_of(parts: Parts, day: date) -> Job:

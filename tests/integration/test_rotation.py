@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy import LargeBinary, text
 
 from gateway.domain.ids import new_id
-from gateway.records.schema import metadata
+from gateway.records.postgres.schema import metadata
 from gateway.service import applications, rotation
 from gateway.service.vault import SHORTEST_MASTER_KEY, Unsealable, Vault
 from gateway.sim import Vendor

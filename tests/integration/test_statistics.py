@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from gateway import metrics
 from gateway.domain import clock
-from gateway.records import statistics
+from gateway.records.delivery_log import statistics
 from gateway.sim import Rule, Vendor
 from tests.support.api import ADMIN, Api
 

@@ -12,8 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.domain.notification import Lane
-from gateway.records import partitions
-from gateway.records.schema import PARTITIONED
+from gateway.records.postgres import partitions
+from gateway.records.postgres.schema import PARTITIONED
 from gateway.sim import Vendor
 from gateway.worker import upkeep
 from gateway.worker.upkeep.limits import Limits

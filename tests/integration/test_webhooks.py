@@ -22,7 +22,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from gateway.domain import ids
 from gateway.outbound.client import OutboundClient
 from gateway.outbound.policy import OutboundPolicy
-from gateway.records import happenings
+from gateway.records import outbox
 from gateway.service import batches
 from gateway.sim import Vendor
 from gateway.worker import upkeep
@@ -428,9 +428,9 @@ async def test_what_commits_late_is_not_passed_over(api: Api, receiver: Receiver
     async with sending(api.parts):
         await receiver.until(lambda it: len(it.events) == 2)
         async with api.parts.engine.begin() as slow:
-            await happenings.of_devices(slow, "device.changed", text("devices.id = :id").bindparams(id=early))
+            await outbox.of_devices(slow, "device.changed", text("devices.id = :id").bindparams(id=early))
             async with api.parts.engine.begin() as quick:
-                await happenings.of_devices(quick, "device.gone", text("devices.id = :id").bindparams(id=late))
+                await outbox.of_devices(quick, "device.gone", text("devices.id = :id").bindparams(id=late))
             await asyncio.sleep(1.2)  # long enough for it to be sent, were it not held back
             assert len(receiver.events) == 2
         await receiver.until(lambda it: len(it.events) == 4)

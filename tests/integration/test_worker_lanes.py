@@ -11,7 +11,7 @@ from sqlalchemy import insert
 from gateway.domain import ids
 from gateway.domain.notification import Kind, Lane, push_topic
 from gateway.records import notifications
-from gateway.records.schema import applications, jobs
+from gateway.records.postgres.schema import applications, jobs
 from gateway.sim import Rule, Vendor
 from tests.support.gateway_parts import Parts, gateway, quick
 

@@ -7,8 +7,8 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.records import signals
-from gateway.records.signals import Signals, Waiter
+from gateway.records.postgres import notifier
+from gateway.records.postgres.notifier import Signals, Waiter
 
 LONG_S = 20.0
 
@@ -16,7 +16,7 @@ LONG_S = 20.0
 @pytest.fixture
 async def bell(database_url: str) -> AsyncIterator[Signals]:
     bell = Signals(database_url)
-    with bell.waiter(signals.JOBS) as waiter:
+    with bell.waiter(notifier.JOBS) as waiter:
         async with bell.running():
             assert await waiter.wait(LONG_S) == {""}, "it listens now"
             yield bell
@@ -25,7 +25,7 @@ async def bell(database_url: str) -> AsyncIterator[Signals]:
 async def send(engine: AsyncEngine, channel: str, *payloads: str) -> None:
     async with engine.begin() as conn:
         for payload in payloads:
-            await signals.send(conn, channel, payload)
+            await notifier.send(conn, channel, payload)
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -45,29 +45,29 @@ async def test_a_signal_never_swallows_a_cancellation_that_comes_with_it(turns: 
 
 
 async def test_a_signal_is_heard_when_its_transaction_commits(bell: Signals, engine: AsyncEngine) -> None:
-    with bell.waiter(signals.LOG) as waiter:
+    with bell.waiter(notifier.LOG) as waiter:
         async with engine.connect() as conn:
-            await signals.send(conn, signals.LOG, "rolled back")
+            await notifier.send(conn, notifier.LOG, "rolled back")
             await conn.rollback()
         async with engine.begin() as conn:
-            await signals.send(conn, signals.LOG, "committed")
+            await notifier.send(conn, notifier.LOG, "committed")
             assert await waiter.wait(0.05) == set()
         assert await waiter.wait(LONG_S) == {"committed"}
 
 
 async def test_everybody_hears_their_own_channel_only(bell: Signals, engine: AsyncEngine) -> None:
-    with bell.waiter(signals.LOG) as one, bell.waiter(signals.LOG) as other, bell.waiter(signals.CONTROL) as third:
-        await send(engine, signals.LOG, "a")
+    with bell.waiter(notifier.LOG) as one, bell.waiter(notifier.LOG) as other, bell.waiter(notifier.CONTROL) as third:
+        await send(engine, notifier.LOG, "a")
         assert await one.wait(LONG_S) == await other.wait(LONG_S) == {"a"}
-        await send(engine, signals.CONTROL, "b")
+        await send(engine, notifier.CONTROL, "b")
         assert await third.wait(LONG_S) == {"b"}
         assert await one.wait(0.05) == set()
 
 
 async def test_what_was_heard_between_two_looks_is_not_lost(bell: Signals, engine: AsyncEngine) -> None:
-    with bell.waiter(signals.LOG) as waiter, bell.waiter(signals.CONTROL) as last:
-        await send(engine, signals.LOG, "a", "b", "a")
-        await send(engine, signals.CONTROL, "end")
+    with bell.waiter(notifier.LOG) as waiter, bell.waiter(notifier.CONTROL) as last:
+        await send(engine, notifier.LOG, "a", "b", "a")
+        await send(engine, notifier.CONTROL, "end")
         await last.wait(LONG_S)
         assert await waiter.wait(LONG_S) == {"a", "b"}
 
@@ -77,9 +77,9 @@ async def test_after_a_lost_connection_everybody_looks_for_themselves_and_hears_
 ) -> None:
     server = await asyncpg.connect(postgres_url)
     name = database_url.rpartition("/")[2]
-    with bell.waiter(signals.LOG) as waiter:
+    with bell.waiter(notifier.LOG) as waiter:
         await server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
         assert await waiter.wait(LONG_S) == {""}
-        await send(engine, signals.LOG, "again")
+        await send(engine, notifier.LOG, "again")
         assert await waiter.wait(LONG_S) == {"again"}
     await server.close()

@@ -28,10 +28,11 @@ from gateway.push.encryption import decode_base64url
 from gateway.push.endpoints import EndpointPolicy
 from gateway.queue.postgres import PostgresQueue
 from gateway.queue.protocol import Queue
-from gateway.records import notifications, signals
-from gateway.records.database import open_engine
-from gateway.records.schema import attempts, deliveries
-from gateway.records.schema import devices as devices_table
+from gateway.records import notifications
+from gateway.records.postgres import notifier
+from gateway.records.postgres.engine import open_engine
+from gateway.records.postgres.schema import attempts, deliveries
+from gateway.records.postgres.schema import devices as devices_table
 from gateway.service import applications
 from gateway.service.context import Context
 from gateway.service.delivery import Courier
@@ -54,7 +55,7 @@ PATIENCE_S = 45.0
 class Parts:
     url: str
     context: Context
-    bell: signals.Signals
+    bell: notifier.Signals
     sim: Sim
     application_id: UUID
     application: dict[str, Any]
@@ -115,7 +116,7 @@ class Parts:
     ) -> tuple[Notification, Progress]:
         """Until the condition on its counts holds, looking whenever the log has grown."""
         async with asyncio.timeout(seconds):
-            with self.bell.waiter(signals.LOG) as waiter:
+            with self.bell.waiter(notifier.LOG) as waiter:
                 while True:
                     notification, progress = await self.show(id_)
                     if true(progress) and (not ended or notification.finished_at is not None):
@@ -177,7 +178,7 @@ async def gateway(
 ) -> AsyncIterator[Parts]:
     """The parts on a fresh, migrated database; the sim well-behaved, no worker running. `hosts`: more to post to."""
     engine = open_engine(database_url, pool_size=pool_size, application_name="gateway-parts")
-    bell = signals.Signals(database_url)
+    bell = notifier.Signals(database_url)
     try:
         async with sim or Sim() as pusher, bell.running(), PushClient() as client:
             policy = EndpointPolicy([*pusher.origins.values(), *hosts])

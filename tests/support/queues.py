@@ -24,9 +24,10 @@ from gateway.push.endpoints import EndpointPolicy
 from gateway.queue.nats import RECORDER, RESULTS_STREAM, Broker, NatsQueue, jobs_stream
 from gateway.queue.postgres import PostgresQueue, enqueue_plans
 from gateway.queue.protocol import Queue
-from gateway.records import notifications, partitions, signals
-from gateway.records.database import open_engine
-from gateway.records.schema import applications, attempts, deliveries, jobs
+from gateway.records import notifications
+from gateway.records.postgres import notifier, partitions
+from gateway.records.postgres.engine import open_engine
+from gateway.records.postgres.schema import applications, attempts, deliveries, jobs
 from gateway.service.context import Context
 from gateway.service.vault import Vault
 from gateway.worker.relay import Relay
@@ -67,7 +68,7 @@ class Engine(Protocol):
 class PostgresEngine:
     faults = (IntegrityError,)
 
-    def __init__(self, url: str, bell: signals.Signals) -> None:
+    def __init__(self, url: str, bell: notifier.Signals) -> None:
         self._engine = open_engine(url, pool_size=20)
         self._bell = bell
         self._application_id = ids.new_id()
@@ -76,7 +77,7 @@ class PostgresEngine:
     @classmethod
     @asynccontextmanager
     async def opened(cls, url: str) -> AsyncIterator["PostgresEngine"]:
-        bell = signals.Signals(url)
+        bell = notifier.Signals(url)
         engine = cls(url, bell)
         async with bell.running():
             async with engine._engine.begin() as conn:
@@ -109,7 +110,7 @@ class PostgresEngine:
             await notifications.add(conn, [notification])
             await notifications.start(conn, notification.id, now.date(), len(devices))
             await conn.execute(insert(jobs), rows)
-            await signals.send(conn, signals.JOBS)
+            await notifier.send(conn, notifier.JOBS)
         return notification.id
 
     async def accept(self, lane: Lane) -> UUID:

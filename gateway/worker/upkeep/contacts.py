@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import clock
 from gateway.domain.send_policy import LONGEST_CAP
-from gateway.records import contacts
+from gateway.records import frequency_caps
 from gateway.worker.upkeep.limits import Limits
 
 EVERY = timedelta(hours=1)
@@ -14,4 +14,4 @@ EVERY = timedelta(hours=1)
 
 async def run(conn: AsyncConnection, limits: Limits) -> int:
     del limits
-    return await contacts.forget(conn, clock.now() - LONGEST_CAP)
+    return await frequency_caps.forget(conn, clock.now() - LONGEST_CAP)

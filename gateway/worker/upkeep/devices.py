@@ -6,7 +6,7 @@ from sqlalchemy import delete, func
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.device import DeviceStatus
-from gateway.records.schema import devices
+from gateway.records.postgres.schema import devices
 from gateway.worker.upkeep.limits import Limits
 
 EVERY = timedelta(hours=1)

@@ -5,11 +5,11 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import clock
-from gateway.records import happenings
+from gateway.records import outbox
 from gateway.worker.upkeep.limits import Limits
 
 EVERY = timedelta(hours=1)
 
 
 async def run(conn: AsyncConnection, limits: Limits) -> int:
-    return await happenings.prune(conn, clock.now() - limits.happenings)
+    return await outbox.prune(conn, clock.now() - limits.happenings)

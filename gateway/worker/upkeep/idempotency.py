@@ -5,7 +5,7 @@ from datetime import timedelta
 from sqlalchemy import delete, func
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.records.schema import idempotency_keys
+from gateway.records.postgres.schema import idempotency_keys
 from gateway.worker.upkeep.limits import Limits
 
 EVERY = timedelta(minutes=10)

@@ -6,7 +6,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import clock
 from gateway.domain.notification import LONGEST_TTL
-from gateway.records import inbox, live
+from gateway.records import live_handoffs
+from gateway.records.delivery_log import inbox
 from gateway.worker.upkeep.limits import Limits
 
 EVERY = timedelta(hours=6)
@@ -14,4 +15,4 @@ EVERY = timedelta(hours=6)
 
 async def run(conn: AsyncConnection, limits: Limits) -> int:
     now = clock.now()
-    return await inbox.prune(conn, now - limits.log) + await live.prune(conn, now - LONGEST_TTL)
+    return await inbox.prune(conn, now - limits.log) + await live_handoffs.prune(conn, now - LONGEST_TTL)

@@ -5,7 +5,7 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import clock
-from gateway.records.partitions import ensure
+from gateway.records.postgres.partitions import ensure
 from gateway.worker.upkeep.limits import Limits
 
 EVERY = timedelta(hours=1)

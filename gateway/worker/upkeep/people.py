@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.records import people
+from gateway.records import personal_data
 from gateway.worker.upkeep.limits import Limits
 
 EVERY = timedelta(hours=1)
@@ -12,4 +12,4 @@ EVERY = timedelta(hours=1)
 
 async def run(conn: AsyncConnection, limits: Limits) -> int:
     del limits
-    return await people.prune(conn)
+    return await personal_data.prune(conn)

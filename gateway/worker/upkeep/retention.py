@@ -9,7 +9,7 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import clock
-from gateway.records.partitions import drop_before
+from gateway.records.postgres.partitions import drop_before
 from gateway.worker.upkeep.limits import Limits
 
 EVERY = timedelta(minutes=10)

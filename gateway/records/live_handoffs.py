@@ -10,8 +10,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.records import signals
-from gateway.records.schema import devices, live_waiting
+from gateway.records.postgres import notifier
+from gateway.records.postgres.schema import devices, live_waiting
 
 _w = live_waiting.c
 # Made once: it runs for every job.
@@ -48,7 +48,7 @@ async def hand_over(
     ]
     await conn.execute(insert(live_waiting).on_conflict_do_nothing(), rows)
     for id_, _ in several:
-        await signals.send(conn, signals.LIVE, f"{application_id} {id_}")
+        await notifier.send(conn, notifier.LIVE, f"{application_id} {id_}")
 
 
 async def waiting(conn: AsyncConnection, device_id: UUID) -> Sequence[Row[Any]]:

@@ -11,13 +11,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.records.database import driver_url
+from gateway.records.postgres.engine import driver_url
 
 LOCK_WAIT_S = 1
 PAUSE_S = 1
 LOCK_NOT_AVAILABLE = "55P03"
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parents[2]
 
 
 def migrations_dir() -> Path:

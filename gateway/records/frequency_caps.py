@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.notification import Notification
 from gateway.domain.send_policy import Cap
-from gateway.records.schema import contacts
+from gateway.records.postgres.schema import contacts
 
 
 async def admit(

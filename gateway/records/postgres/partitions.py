@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.records.schema import PARTITIONED
+from gateway.records.postgres.schema import PARTITIONED
 
 LOCK_NOT_AVAILABLE = "55P03"
 

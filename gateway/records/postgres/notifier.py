@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.records.database import plain_url
+from gateway.records.postgres.engine import plain_url
 
 JOBS = "gateway_jobs"
 """Jobs may have come due. Payload: the lane `urgent` when they are in it, else empty."""

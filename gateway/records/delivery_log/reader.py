@@ -34,8 +34,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.notification import LONGEST_TTL
-from gateway.records import happenings
-from gateway.records.schema import (
+from gateway.records import outbox
+from gateway.records.postgres.schema import (
     COMMON_HOST,
     applications,
     attempts,
@@ -176,7 +176,7 @@ async def add_receipt(
     )
     if (await conn.execute(noted.on_conflict_do_nothing())).rowcount != 1:
         return False
-    await happenings.of_delivery(conn, f"delivery.{event}", notification_id, device_id, action)
+    await outbox.of_delivery(conn, f"delivery.{event}", notification_id, device_id, action)
     counted = update(progress).where(progress.c.notification_id == notification_id)
     await conn.execute(counted.values({event: progress.c[event] + 1}))
     if variant is not None:

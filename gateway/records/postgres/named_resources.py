@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
 from gateway.domain.errors import Conflict, NotFound
-from gateway.records.schema import categories, feeds, reminders, segments, templates, triggers, webhooks
+from gateway.records.postgres.schema import categories, feeds, reminders, segments, templates, triggers, webhooks
 
 _WORDS = {
     segments.name: (ids.SEGMENT, "segment"),

@@ -14,7 +14,7 @@ from gateway.domain.job import Job
 from gateway.domain.job_payload import SigningKey, Target
 from gateway.domain.notification import Notification
 from gateway.domain.send_policy import BUCKETS
-from gateway.records.schema import applications, attempts, devices, vapid_keys
+from gateway.records.postgres.schema import applications, attempts, devices, vapid_keys
 
 MASK = 2**62 - 1
 _ALWAYS = ("id", "endpoint", "host", "p256dh", "auth", "vapid_key_id", "status", "user_id")

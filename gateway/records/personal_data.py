@@ -29,8 +29,8 @@ from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
-from gateway.records import happenings
-from gateway.records.schema import (
+from gateway.records import outbox
+from gateway.records.postgres.schema import (
     applications,
     audit,
     contacts,
@@ -53,7 +53,7 @@ _n = notifications.c
 async def remove_devices(conn: AsyncConnection, application_id: UUID, user_id: str) -> list[UUID]:
     """Delete a user's devices, and with them what they read and wait for; answers their ids."""
     theirs = (devices.c.application_id == application_id, devices.c.user_id == user_id)
-    await happenings.of_devices(conn, "device.unregistered", *theirs)
+    await outbox.of_devices(conn, "device.unregistered", *theirs)
     removed = list((await conn.execute(delete(devices).where(*theirs).returning(devices.c.id))).scalars())
     if removed:
         await conn.execute(insert(forgotten), [{"device_id": id_} for id_ in removed])
@@ -128,7 +128,7 @@ async def remove_traces(
             contacts.c.application_id == application_id, contacts.c.person == any_(cast(people, ARRAY(Text)))
         )
     )
-    await happenings.forget(conn, application_id, user_id, sent)
+    await outbox.forget(conn, application_id, user_id, sent)
     await conn.execute(delete(events).where(events.c.application_id == application_id, events.c.user_id == user_id))
     # Batches take this row before they write to the log: those before us are written, those after us see the time.
     await conn.execute(update(applications).where(applications.c.id == application_id).values(forgot_at=func.now()))

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway import metrics
 from gateway.domain import clock
-from gateway.records.database import DATABASE_ERRORS
+from gateway.records.postgres.engine import DATABASE_ERRORS
 
 EVERY_S = 60.0
 # An answer that took longer says too little.

@@ -14,8 +14,8 @@ from sqlalchemy import Row, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.notification import LONGEST_TTL
-from gateway.records.log import CLOCKS
-from gateway.records.schema import jobs
+from gateway.records.delivery_log.reader import CLOCKS
+from gateway.records.postgres.schema import jobs
 
 SAMPLE = 200
 

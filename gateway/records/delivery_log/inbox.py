@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.domain import clock
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.notification import LONGEST_TTL
-from gateway.records.schema import deliveries, inbox_reads, notifications
+from gateway.records.postgres.schema import deliveries, inbox_reads, notifications
 
 SHOWN = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED, OutcomeName.EXPIRED)
 """What was meant for the device and not withdrawn: it may not have been seen, and the inbox is where it then is."""

@@ -39,8 +39,8 @@ from sqlalchemy.sql.dml import ReturningInsert
 from gateway.domain import ids
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.webhook_event import forms
-from gateway.records import signals
-from gateway.records.schema import devices, happenings, notifications, progress, webhooks
+from gateway.records.postgres import notifier
+from gateway.records.postgres.schema import devices, happenings, notifications, progress, webhooks
 
 
 class Cursor(NamedTuple):
@@ -229,4 +229,4 @@ def _noted(
 async def _run(conn: AsyncConnection, noted: ReturningInsert[Any], values: dict[str, Any] | None = None) -> None:
     told = (await conn.execute(noted, values)).scalars().all()
     for one in sorted(set(told)):
-        await signals.send(conn, signals.HAPPENINGS, str(one))
+        await notifier.send(conn, notifier.HAPPENINGS, str(one))

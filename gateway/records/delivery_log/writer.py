@@ -11,9 +11,10 @@ from gateway.domain.delivery import Accepted, Gone, OutcomeName, Rejected, Settl
 from gateway.domain.device import DeviceStatus
 from gateway.domain.job import Job
 from gateway.domain.notification import RATE_WINDOW, Status
-from gateway.records import happenings, people, signals
-from gateway.records.database import copy
-from gateway.records.schema import applications, deliveries, devices, notifications, progress, variants
+from gateway.records import outbox, personal_data
+from gateway.records.postgres import notifier
+from gateway.records.postgres.engine import copy
+from gateway.records.postgres.schema import applications, deliveries, devices, notifications, progress, variants
 
 # A rate this many windows old is none (and exp() of more would only underflow).
 FORGOTTEN = 50.0
@@ -73,7 +74,7 @@ _TAKE = (
     update(applications)
     .where(applications.c.id == bindparam("application"))
     .values(log_position=applications.c.log_position + bindparam("size"))
-    .returning(applications.c.log_position, applications.c.forgot_at > func.now() - people.REMEMBERED)
+    .returning(applications.c.log_position, applications.c.forgot_at > func.now() - personal_data.REMEMBERED)
 )
 
 
@@ -103,12 +104,14 @@ async def _append(conn: AsyncConnection, job: Job, settlement: Settlement) -> No
     # Positions are handed out under the application's row lock and so become visible in order: whoever
     # follows the log and has read up to N never misses a row below it.
     size = len(settlement.settled)
-    await signals.send(conn, signals.LOG, str(job.application_id))
+    await notifier.send(conn, notifier.LOG, str(job.application_id))
     taken = await conn.execute(_TAKE, {"application": job.application_id, "size": size})
     last, may_be_forgotten = taken.one()
     first = last - size + 1
     # Those who were forgotten since the job was loaded.
-    nameless = await people.forgotten_of(conn, [d.device_id for d in settlement.settled]) if may_be_forgotten else ()
+    nameless = (
+        await personal_data.forgotten_of(conn, [d.device_id for d in settlement.settled]) if may_be_forgotten else ()
+    )
     rows = []
     for position, done in enumerate(settlement.settled, first):
         outcome = done.outcome
@@ -157,7 +160,7 @@ async def _mark(conn: AsyncConnection, settlement: Settlement) -> None:
                 .returning(devices.c.id)
             )
             if changed := marked.scalars().all():
-                await happenings.of_devices(conn, type_, devices.c.id.in_(changed))
+                await outbox.of_devices(conn, type_, devices.c.id.in_(changed))
 
 
 async def _count(conn: AsyncConnection, notification_id: UUID, counts: Counter[OutcomeName], retries: int) -> None:
@@ -168,7 +171,7 @@ async def _count(conn: AsyncConnection, notification_id: UUID, counts: Counter[O
         this = notifications.c.id == notification_id
         await conn.execute(update(notifications).where(this).values(status=ended, finished_at=func.now()))
         # That it was cancelled was said when it was.
-        await happenings.of_notifications(conn, "notification.done", this, notifications.c.status == Status.DONE)
+        await outbox.of_notifications(conn, "notification.done", this, notifications.c.status == Status.DONE)
 
 
 async def _count_variants(conn: AsyncConnection, notification_id: UUID, settlement: Settlement) -> None:

@@ -1,0 +1,1 @@
+"""Everything about the Postgres server itself: engine, schema, migrations, partitions, notifications, clocks."""
