@@ -37,20 +37,20 @@ from gateway.records import outbox
 from gateway.records.postgres import clock_sync, migrate
 from gateway.records.postgres.engine import open_engine
 from gateway.records.postgres.notifier import Signals
-from gateway.service import rotation
-from gateway.service.access import Caller
+from gateway.service.access.authentication import Caller
+from gateway.service.access.secrets import Vault
 from gateway.service.context import Context
-from gateway.service.delivery import Courier
-from gateway.service.messages import Composer
-from gateway.service.vault import Vault
+from gateway.service.notifications.rendering import Composer
+from gateway.service.operations import key_rotation
+from gateway.service.pipeline.push_sender import Courier
 from gateway.settings import Settings, load_or_create_secret
 from gateway.sim import DEMO, Sim
-from gateway.web import health
-from gateway.web.addresses import Addresses
-from gateway.web.connection import Runner
-from gateway.web.crowd import Crowd, Room
-from gateway.web.limits import Buckets
-from gateway.web.routes import Front
+from gateway.web.api import health
+from gateway.web.http.client_address import Addresses
+from gateway.web.http.load_shedding import Crowd, Room
+from gateway.web.http.protocol import Runner
+from gateway.web.http.rate_limits import Buckets
+from gateway.web.http.routing import Front
 from gateway.web.server import build
 from gateway.worker import upkeep
 from gateway.worker.feeds import Poller
@@ -240,7 +240,7 @@ async def _check(ours: Context, url: str) -> None:
     async with ours.engine.connect() as conn:
         if not await migrate.is_current(conn, url):
             raise CannotStart("the database lacks migrations of this version: run `gateway migrate`")
-        await rotation.check(conn, ours.vault)
+        await key_rotation.check(conn, ours.vault)
 
 
 @asynccontextmanager

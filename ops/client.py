@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gateway.web import openapi
+from gateway.web.schemas import openapi
 from gateway.web.server import ROUTES
 
 ROOT = Path(__file__).parents[1]

@@ -29,9 +29,9 @@ from gateway.queue.postgres import depth
 from gateway.records import applications, devices
 from gateway.records.postgres import clock_sync, migrate, partitions
 from gateway.records.postgres.engine import version
-from gateway.service import rotation
+from gateway.service.access.secrets import Unsealable
 from gateway.service.context import Context
-from gateway.service.vault import Unsealable
+from gateway.service.operations import key_rotation
 from gateway.settings import Settings, SettingsError, unknown_variables
 
 OLDEST_POSTGRES = 14
@@ -129,11 +129,11 @@ def _clock(ahead: float | None) -> Finding:
 
 async def _master_key(conn: AsyncConnection, context: Context) -> Finding:
     try:
-        await rotation.check(conn, context.vault)
+        await key_rotation.check(conn, context.vault)
     except Unsealable as error:
         advice = "set GATEWAY_MASTER_KEY to the key this database was made with, or add it to GATEWAY_OTHER_MASTER_KEYS"
         return Finding("master key", "wrong", str(error), advice)
-    standing = await rotation.standing(conn, context.vault)
+    standing = await key_rotation.standing(conn, context.vault)
     whole, others = (sum(counts) for counts in zip(*standing.values(), strict=True))
     if others:
         said = f"{others} of {whole} are sealed with another one"

@@ -92,7 +92,7 @@ class Reach(NamedTuple):
         chosen = settings(self.data_dir)  # what is wrong there need not wait for the rest
 
         from gateway.app import find, for_one
-        from gateway.service.access import ADMIN, SCOPES, Caller
+        from gateway.service.access.authentication import ADMIN, SCOPES, Caller
 
         own = await asyncio.to_thread(find, chosen)
         _be_quiet(chosen)

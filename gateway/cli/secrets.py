@@ -9,7 +9,7 @@ from gateway.cli.installation import DataDir, installation, run, settings
 from gateway.cli.output import JsonOption, as_json, fail, table
 
 if TYPE_CHECKING:
-    from gateway.service.rotation import Standing
+    from gateway.service.operations.key_rotation import Standing
 
 secrets = typer.Typer(help="What is kept sealed, and the master key that seals it.", no_args_is_help=True)
 
@@ -42,10 +42,11 @@ def add(cli: typer.Typer) -> None:
 
 @secrets.command("rotate", help=HOW)
 def rotate(data_dir: DataDir = None, json: JsonOption = False) -> None:
-    from gateway.service import audit, rotation
+    from gateway.service.access import audit
+    from gateway.service.operations import key_rotation
 
     async def rotated() -> tuple[dict[str, int], int]:
-        done = dict.fromkeys((kind.name for kind in rotation.KINDS), 0)
+        done = dict.fromkeys((kind.name for kind in key_rotation.KINDS), 0)
 
         def told(kind: str, count: int) -> None:
             done[kind] += count
@@ -55,9 +56,9 @@ def rotate(data_dir: DataDir = None, json: JsonOption = False) -> None:
         async with installation(settings(data_dir)) as context:
             async with context.engine.begin() as conn:  # before it begins, since it is many transactions
                 await audit.note(conn, audit.COMMAND_LINE, "secrets.rotate", None)
-            await rotation.rotate(context.engine, context.vault, told)
+            await key_rotation.rotate(context.engine, context.vault, told)
             async with context.engine.connect() as conn:
-                left = await rotation.standing(conn, context.vault)
+                left = await key_rotation.standing(conn, context.vault)
         return done, sum(one.others for one in left.values())
 
     done, left = run(rotated())
@@ -72,11 +73,11 @@ def rotate(data_dir: DataDir = None, json: JsonOption = False) -> None:
 @secrets.command("status")
 def status(data_dir: DataDir = None, json: JsonOption = False) -> None:
     """How much is sealed, and how much of it with another key than GATEWAY_MASTER_KEY."""
-    from gateway.service import rotation
+    from gateway.service.operations import key_rotation
 
     async def found() -> "dict[str, Standing]":
         async with installation(settings(data_dir)) as context, context.engine.connect() as conn:
-            return await rotation.standing(conn, context.vault)
+            return await key_rotation.standing(conn, context.vault)
 
     kinds = run(found())
     if json:

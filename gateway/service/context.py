@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.outbound.policy import OutboundPolicy
 from gateway.push.endpoints import EndpointPolicy
-from gateway.service.vault import Vault
+from gateway.service.access.secrets import Vault
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,12 @@ from gateway.domain.errors import (
     Unauthenticated,
     UnsupportedMediaType,
 )
-from gateway.service import idempotency
-from gateway.service.access import SESSION_PREFIX, Caller
-from gateway.web import audit, problems, session
-from gateway.web.reading import read_body, read_query
-from gateway.web.routes import Answer, Call, Front, Medium, Request, Route, to_json
+from gateway.service.access import idempotency
+from gateway.service.access.authentication import SESSION_PREFIX, Caller
+from gateway.web.api import audit, session
+from gateway.web.http import problems
+from gateway.web.http.parsing import read_body, read_query
+from gateway.web.http.routing import Answer, Call, Front, Medium, Request, Route, to_json
 
 MADE = web.RequestKey("made", object)
 """The id of what a request has made, for the log."""

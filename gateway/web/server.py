@@ -9,24 +9,22 @@ from aiohttp import http_exceptions, web
 
 from gateway import metrics, tracing
 from gateway.domain import ids
-from gateway.web import (
+from gateway.web import dispatch
+from gateway.web.api import (
     alerts,
     applications,
     audit,
     campaigns,
     categories,
     deliveries,
+    device_import,
     devices,
-    dispatch,
     events,
     feeds,
     health,
-    importing,
     inbox,
     live,
     notifications,
-    openapi,
-    problems,
     receipts,
     reminders,
     segments,
@@ -36,16 +34,16 @@ from gateway.web import (
     triggers,
     webhooks,
 )
-from gateway.web import (
-    pages as files,
-)
-from gateway.web.protection import protecting
-from gateway.web.routes import Front, Route, to_json
+from gateway.web.http import problems
+from gateway.web.http.routing import Front, Route, to_json
+from gateway.web.http.security_headers import protecting
+from gateway.web.pages import static_files as files
+from gateway.web.schemas import openapi
 
 ROUTES: tuple[Route, ...] = (
     *applications.routes,
     *audit.routes,
-    *importing.routes,
+    *device_import.routes,
     *devices.routes,
     *inbox.routes,
     *live.routes,

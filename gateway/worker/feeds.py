@@ -27,8 +27,8 @@ from gateway.records import feeds as records
 from gateway.records.feeds import Claimed
 from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import DATABASE_ERRORS
-from gateway.service.alert_documents import REFUSED, take_all
-from gateway.service.alerts import Door
+from gateway.service.alerts.documents import REFUSED, take_all
+from gateway.service.alerts.ingestion import Door
 from gateway.service.context import Context
 
 PLACES = 8

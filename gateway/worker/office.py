@@ -13,9 +13,10 @@ from gateway.domain.notification import Notification, Status
 from gateway.queue.nats import BELL, Broker, NatsQueue
 from gateway.records import notifications
 from gateway.records.postgres import notifier
-from gateway.service import control, loading, planning
 from gateway.service.context import Context
-from gateway.service.messages import Composer
+from gateway.service.notifications import lifecycle
+from gateway.service.notifications.rendering import Composer
+from gateway.service.pipeline import job_loading, planning
 
 
 class Office(Protocol):
@@ -58,10 +59,10 @@ class Database:
         await planning.plan(self._context, job)
 
     async def load(self, job: Job) -> Cargo | None:
-        return await loading.load(self._context.engine, self._composer, job)
+        return await job_loading.load(self._context.engine, self._composer, job)
 
     async def look(self, notification: Notification) -> Status:
-        return await control.look(self._context.engine, notification)
+        return await lifecycle.look(self._context.engine, notification)
 
     async def statuses(self, ids: Iterable[UUID]) -> dict[UUID, Status]:
         async with self._context.engine.connect() as conn:
@@ -75,7 +76,7 @@ class Database:
 
     async def give_back(self, job: Job) -> None:
         async with self._context.engine.begin() as conn:
-            await control.give_back(conn, job)
+            await lifecycle.give_back(conn, job)
 
 
 class Elsewhere:

@@ -32,10 +32,11 @@ from gateway.queue.protocol import LeaseLost
 from gateway.records import notifications
 from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import DATABASE_ERRORS
-from gateway.service import control, loading, planning
 from gateway.service.context import Context
-from gateway.service.delivery import Post, ended
-from gateway.service.messages import Composer
+from gateway.service.notifications import lifecycle
+from gateway.service.notifications.rendering import Composer
+from gateway.service.pipeline import job_loading, planning
+from gateway.service.pipeline.push_sender import Post, ended
 
 log = structlog.get_logger(__name__)
 
@@ -146,7 +147,7 @@ class Relay:
             if job.attempt > 1 and await self._still_out(job):
                 out[job.id] = job
                 return
-            cargo = await loading.load(self.context.engine, composer, job)
+            cargo = await job_loading.load(self.context.engine, composer, job)
             if cargo is None:
                 return
             data = wire.write_job(job, cargo)
@@ -173,7 +174,7 @@ class Relay:
             cause = f"with all that is needed to send it, it takes {size} octets; the broker carries {self.broker.room}"
             await postgres.apply(conn, job, _unsent(job, cargo, post, Rejected(cause)), [])
         if cargo.notification.steering.pause_when is not None:
-            await control.look(self.context.engine, cargo.notification)
+            await lifecycle.look(self.context.engine, cargo.notification)
 
     async def _still_out(self, job: Job) -> bool:
         """Whether the broker has the job, or results of it that are not recorded yet."""
@@ -270,7 +271,7 @@ class Relay:
         if result.judged:
             async with self.context.engine.connect() as conn:
                 [notification] = await notifications.load(conn, [result.job.notification_id])
-            await control.look(self.context.engine, notification)
+            await lifecycle.look(self.context.engine, notification)
 
     async def _write(self, result: wire.Result, apply: Apply = postgres.apply) -> None:
         """Record what the job still has of it: in any order, and again, each device's end is written once."""
@@ -283,7 +284,7 @@ class Relay:
                 told = fresh.told()
                 await apply(conn, job, fresh, [id_ for id_ in job.device_ids if id_ not in told])
             if result.returned and (taken := await postgres.take_from(conn, job)) is not None:
-                await control.give_back(conn, taken)
+                await lifecycle.give_back(conn, taken)
 
 
 def _unsent(job: Job, cargo: Cargo, post: Post, otherwise: Rejected) -> Settlement:

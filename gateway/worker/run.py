@@ -25,7 +25,7 @@ from gateway.domain.notification import Lane, Notification, Status
 from gateway.domain.retry import put_off
 from gateway.queue.protocol import Queue
 from gateway.records.postgres.engine import DATABASE_ERRORS
-from gateway.service.delivery import Post, Sent, ended
+from gateway.service.pipeline.push_sender import Post, Sent, ended
 from gateway.worker import tally
 from gateway.worker.lanes import Lanes
 

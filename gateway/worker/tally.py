@@ -10,7 +10,7 @@ from gateway.domain.job import Job
 from gateway.domain.job_payload import Target
 from gateway.domain.notification import Notification
 from gateway.push.endpoints import vendor
-from gateway.service.delivery import Sent
+from gateway.service.pipeline.push_sender import Sent
 
 # A span takes longer than all else that is done for a message, and alerts would wait for those of a campaign. Nor does
 # anything show a trace of a million. Those that were not accepted come first; how many there were the batch's own says.

@@ -20,9 +20,9 @@ from gateway.records import webhooks
 from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import DATABASE_ERRORS
 from gateway.records.webhooks import Claimed
-from gateway.service import signing
-from gateway.service.batches import Batch, next_batch
 from gateway.service.context import Context
+from gateway.service.webhooks import signing
+from gateway.service.webhooks.batches import Batch, next_batch
 
 PLACES = 32
 TIMEOUT = timedelta(seconds=15)

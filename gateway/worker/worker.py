@@ -21,8 +21,8 @@ from gateway.domain.job import CHUNK, Job, Task
 from gateway.domain.notification import Lane, Status
 from gateway.queue.protocol import LeaseLost, Queue
 from gateway.records.postgres.engine import DATABASE_ERRORS
-from gateway.service.delivery import Courier, Post, Sent
-from gateway.service.messages import Composer
+from gateway.service.notifications.rendering import Composer
+from gateway.service.pipeline.push_sender import Courier, Post, Sent
 from gateway.worker.hosts import Sign
 from gateway.worker.lanes import Lanes
 from gateway.worker.office import Office

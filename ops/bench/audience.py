@@ -23,7 +23,7 @@ from gateway.push.vapid import VapidKey
 from gateway.records import applications
 from gateway.records.postgres import migrate
 from gateway.records.postgres.engine import open_engine
-from gateway.service import reports
+from gateway.service.notifications import representations
 
 # Points are spread over a square of 10 by 10 degrees: this one holds 1 % of them.
 ONE_PERCENT = {"type": "Polygon", "coordinates": [[[12, 45], [13, 45], [13, 46], [12, 46], [12, 45]]]}
@@ -88,11 +88,11 @@ async def measured(url: str, devices: int, repeat: int) -> list[dict[str, Any]]:
     shown = stage.table("audience", "devices", "users", "median ms", "slowest ms")
     async with engine.connect() as conn:
         for name, audience in AUDIENCES.items():
-            await reports.preview(conn, application_id, audience)
+            await representations.preview(conn, application_id, audience)
             times = []
             for _ in range(repeat):
                 began = time.perf_counter()
-                found = await reports.preview(conn, application_id, audience)
+                found = await representations.preview(conn, application_id, audience)
                 times.append((time.perf_counter() - began) * 1000)
             counted.append({"name": name, "devices": found["devices"], "users": found["users"], "ms": times})
             figures = (f"{statistics.median(times):.0f}", f"{max(times):.0f}")

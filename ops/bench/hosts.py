@@ -41,11 +41,12 @@ from gateway.domain.notification import Kind
 from gateway.embedded import EmbeddedPostgres
 from gateway.push.endpoints import EndpointPolicy
 from gateway.records.postgres import migrate
-from gateway.records.postgres.engine import open_engine
-from gateway.service import applications, control
+from gateway.records.postgres.engine import copy, open_engine
+from gateway.service.access import applications
+from gateway.service.access.secrets import Vault
 from gateway.service.context import Context
-from gateway.service.submission import Draft, submit
-from gateway.service.vault import Vault
+from gateway.service.notifications import lifecycle
+from gateway.service.notifications.submission import Draft, submit
 from gateway.sim.keys import Keys
 from tests.support.tls import make_ca
 
@@ -150,7 +151,7 @@ async def tenant(context: Context, name: str, origins: list[str], count: int) ->
             for n, pair, origin in zip(range(count), itertools.cycle(pairs), itertools.cycle(origins), strict=False)
         )
         columns = ["id", "application_id", "endpoint", "endpoint_digest", "host", "p256dh", "auth", "vapid_key_id"]
-        await engine.copy(conn, "devices", columns, rows)
+        await copy(conn, "devices", columns, rows)
     return application_id
 
 
@@ -226,7 +227,7 @@ async def stop(stage: Stage, id_: UUID) -> None:
         owner = text("SELECT application_id FROM notifications WHERE id = :id")
         application_id = (await conn.execute(owner, {"id": id_})).scalar_one()
         with suppress(Conflict):  # it is over
-            await control.cancel(conn, application_id, id_)
+            await lifecycle.cancel(conn, application_id, id_)
     async with asyncio.timeout(GIVE_UP_S):
         while True:
             async with stage.context.engine.connect() as conn:

@@ -21,7 +21,7 @@ from stage import Context, Stage, console
 
 from gateway.domain.errors import Conflict
 from gateway.domain.notification import Kind
-from gateway.service import control
+from gateway.service.notifications import lifecycle
 
 AREA = {"topic": "weather"}
 LOOK_S = 0.01
@@ -73,7 +73,7 @@ async def measure(on: Stage, asked: argparse.Namespace) -> dict[str, Any]:
                 console.print("[red]the campaign was over before the alerts were: ask for fewer alerts or more devices")
             with suppress(Conflict):  # it is over
                 async with context.engine.begin() as conn:
-                    await control.cancel(conn, application_id, campaign)
+                    await lifecycle.cancel(conn, application_id, campaign)
             await stage.ended(context, campaign)
     return {
         "idle": [vars_of(one) for one in idle],

@@ -15,8 +15,8 @@ import asyncpg
 from gateway.domain import ids
 from gateway.records.postgres import partitions
 from gateway.records.postgres.engine import open_engine, plain_url
-from gateway.service import applications
-from gateway.service.vault import Vault
+from gateway.service.access import applications
+from gateway.service.access.secrets import Vault
 
 MASTER_KEY = "a master key for one benchmark only, and no other"
 SHARES = (0.8, 0.18, 0.02)

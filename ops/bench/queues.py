@@ -39,9 +39,9 @@ from gateway.embedded import EmbeddedPostgres
 from gateway.push.endpoints import EndpointPolicy
 from gateway.records.postgres import migrate
 from gateway.records.postgres.engine import open_engine
+from gateway.service.access.secrets import Vault
 from gateway.service.context import Context
-from gateway.service.submission import Draft, submit
-from gateway.service.vault import Vault
+from gateway.service.notifications.submission import Draft, submit
 from tests.support.nats_server import nodes
 from tests.support.tls import make_ca
 

@@ -46,8 +46,8 @@ from gateway.embedded import EmbeddedPostgres
 from gateway.push.encryption import encode_base64url
 from gateway.records.postgres import migrate
 from gateway.records.postgres.engine import open_engine
-from gateway.service import applications
-from gateway.service.vault import Vault
+from gateway.service.access import applications
+from gateway.service.access.secrets import Vault
 from gateway.sim.keys import Keys
 
 ORIGIN = "https://app.example.org"

@@ -16,7 +16,7 @@ from stage import Context, Stage, console
 from gateway.domain.notification import Lane
 from gateway.queue.postgres import PostgresQueue
 from gateway.records.postgres.notifier import Signals
-from gateway.service import planning
+from gateway.service.pipeline import planning
 from gateway.worker.worker import Crew
 
 

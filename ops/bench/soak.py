@@ -24,9 +24,9 @@ from stage import Context, Stage, console
 from gateway.domain.notification import Kind
 from gateway.domain.send_policy import Steering, Throttle
 from gateway.push.encryption import encode_base64url
-from gateway.service import applications
-from gateway.service.access import READ, REGISTER
-from gateway.service.submission import Draft, submit
+from gateway.service.access import applications
+from gateway.service.access.authentication import READ, REGISTER
+from gateway.service.notifications.submission import Draft, submit
 from gateway.sim.keys import Keys
 from tests.support.command import free_ports
 

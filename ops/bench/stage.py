@@ -38,11 +38,11 @@ from gateway.domain.notification import Kind
 from gateway.embedded import EmbeddedPostgres
 from gateway.push.endpoints import EndpointPolicy
 from gateway.records.postgres import migrate
-from gateway.records.postgres.engine import open_engine
-from gateway.service import applications
+from gateway.records.postgres.engine import copy, open_engine
+from gateway.service.access import applications
+from gateway.service.access.secrets import Vault
 from gateway.service.context import Context
-from gateway.service.submission import Draft, submit
-from gateway.service.vault import Vault
+from gateway.service.notifications.submission import Draft, submit
 from gateway.sim.keys import Keys
 from tests.support.tls import make_ca
 
@@ -137,7 +137,7 @@ async def devices(
             )
             for n, pair in zip(range(count), itertools.cycle(pairs), strict=False)
         )
-        await engine.copy(conn, "devices", (*COLUMNS, "topics"), rows)
+        await copy(conn, "devices", (*COLUMNS, "topics"), rows)
     await analyze(context)
     return pairs
 

@@ -30,9 +30,9 @@ from gateway.domain.notification import Lane
 from gateway.queue import wire
 from gateway.records.postgres.engine import plain_url
 from gateway.records.postgres.notifier import JOBS
-from gateway.service import loading
 from gateway.service.context import Context
-from gateway.service.messages import Composer
+from gateway.service.notifications.rendering import Composer
+from gateway.service.pipeline import job_loading
 from tests.support.nats_server import nodes
 
 LINE = re.compile(r"^(?P<at>\d+\.\d+) (?P<pid>\d+) LOG:  duration: (?P<ms>[\d.]+) ms  (?P<said>.*)$")
@@ -229,7 +229,7 @@ async def size_on_wire(context: Context) -> int:
         day=row.day,
         device_ids=tuple(row.device_ids),
     )
-    cargo = await loading.load(context.engine, Composer(context.vault, context.public_url), job)
+    cargo = await job_loading.load(context.engine, Composer(context.vault, context.public_url), job)
     assert cargo is not None
     return len(wire.write_job(job, cargo))
 

@@ -22,10 +22,10 @@ with atheris.instrument_imports(include=["gateway"]):
     from gateway.domain.errors import BodyTooLarge, GatewayError
     from gateway.push.endpoints import EndpointPolicy
     from gateway.records.audiences import condition
-    from gateway.web.devices import NewDevice
-    from gateway.web.events import NewEvent
-    from gateway.web.ndjson import LONGEST_LINE, _lines
-    from gateway.web.reading import read_body, read_json
+    from gateway.web.api.devices import NewDevice
+    from gateway.web.api.events import NewEvent
+    from gateway.web.http.ndjson import LONGEST_LINE, _lines
+    from gateway.web.http.parsing import read_body, read_json
 
 NAMESPACE = "urn:oasis:names:tc:emergency:cap:1.2"
 CAP_NAMES = (

@@ -10,8 +10,8 @@ from playwright.async_api import Browser, Page, expect
 from sqlalchemy import text
 
 from gateway.sim import Rule, Vendor
-from gateway.web import pages
-from gateway.web.crowd import Room
+from gateway.web.http.load_shedding import Room
+from gateway.web.pages import static_files
 from tests.support.api import Api, serving
 from tests.support.gateway_parts import gateway
 
@@ -440,4 +440,4 @@ async def test_a_session_that_is_over_is_told_wherever_one_is(console: Page, api
 
 
 def test_the_whole_console_is_light() -> None:
-    assert sum(file.stat().st_size for file in (pages.STATIC / "console").rglob("*.*")) < LARGEST
+    assert sum(file.stat().st_size for file in (static_files.STATIC / "console").rglob("*.*")) < LARGEST

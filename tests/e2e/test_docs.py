@@ -22,7 +22,7 @@ from gateway.push.encryption import encode_base64url
 from gateway.push.vapid import VapidKey
 from gateway.settings import Settings
 from gateway.sim import Sim, Vendor
-from gateway.web import docs
+from gateway.web.pages import docs
 from gateway.web.server import ROUTES
 from tests.support.command import PATIENCE_S, ROOT, command, environment, free_ports, running
 from tests.support.documents import BESIDE, PAGES, fences, names

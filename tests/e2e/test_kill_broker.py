@@ -14,7 +14,7 @@ from gateway.domain.job import CHUNK
 from gateway.domain.notification import Kind, Lane, Status
 from gateway.domain.send_policy import Steering, Throttle
 from gateway.queue.nats import jobs_stream
-from gateway.service import control
+from gateway.service.notifications import lifecycle
 from gateway.sim import Rule, Subscriber, Vendor
 from tests.support.gateway_parts import Parts, gateway
 from tests.support.nats_server import Node, nodes
@@ -131,10 +131,10 @@ async def test_pause_resume_cancel_throttle_and_lanes_reach_workers_without_a_da
     parts: Parts, devices: dict[UUID, Subscriber], cluster: list[Node], tmp_path: Path
 ) -> None:
 
-    async def told(order: control.Order, id_: UUID) -> None:
+    async def told(order: lifecycle.Order, id_: UUID) -> None:
         async with parts.engine.begin() as conn:
             await order(conn, parts.application_id, id_)
-        await control.stopped(parts.engine, id_)
+        await lifecycle.stopped(parts.engine, id_)
 
     parts.sim.behave(Rule(delay_ms=20))
     said = {"queue": ",".join(node.url for node in cluster), "lease": LEASE_S}
@@ -144,15 +144,15 @@ async def test_pause_resume_cancel_throttle_and_lanes_reach_workers_without_a_da
     ):
         sent = await parts.submit()
         await parts.sim.wait_for(count=300, timeout=60)
-        await told(control.pause, sent.id)
+        await told(lifecycle.pause, sent.id)
         paused_at = parts.sim.messages.total
         assert paused_at < DEVICES
         alert = await parts.submit(Kind.ALERT)
         assert (await parts.ended(alert.id)).accepted == DEVICES
         assert parts.sim.messages.total == paused_at + DEVICES, "nothing of what is paused goes out"
-        await told(control.resume, sent.id)
+        await told(lifecycle.resume, sent.id)
         await parts.sim.wait_for(lambda: parts.sim.messages.total > paused_at + DEVICES + 200, timeout=30)
-        await told(control.cancel, sent.id)
+        await told(lifecycle.cancel, sent.id)
         progress = await parts.ended(sent.id)
         assert progress.accepted + progress.cancelled == DEVICES
         assert progress.cancelled > 0

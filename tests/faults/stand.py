@@ -13,7 +13,7 @@ from uuid import UUID
 import aiohttp
 
 from gateway.domain.device import Registration, Subscription
-from gateway.service.registration import Desk
+from gateway.service.audience.registration import Desk
 from gateway.sim import Keys, Vendor
 from tests.faults.cluster import Cluster
 from tests.faults.links import Link, link

@@ -11,8 +11,8 @@ from gateway.domain import ids
 from gateway.domain.errors import Invalid, NotFound, Unauthenticated
 from gateway.push.vapid import VapidKey
 from gateway.records import devices, recipients
-from gateway.service import access, applications
-from gateway.service.access import Caller, identify
+from gateway.service.access import applications, authentication
+from gateway.service.access.authentication import Caller, identify
 from gateway.sim import Vendor
 from tests.support.gateway_parts import HOME, Parts, gateway
 
@@ -37,17 +37,17 @@ def key_id(parts: Parts, name: str) -> UUID | None:
 
 async def test_the_secret_key_may_do_all_but_register(parts: Parts) -> None:
     caller = await who(parts, parts.application["secret_key"])
-    assert caller == Caller(frozenset(access.SCOPES), parts.application_id, key_id=key_id(parts, "secret key"))
+    assert caller == Caller(frozenset(authentication.SCOPES), parts.application_id, key_id=key_id(parts, "secret key"))
 
 
 async def test_the_publishable_key_may_register_and_only_from_the_application_s_origins(parts: Parts) -> None:
     caller = await who(parts, parts.application["publishable_key"])
     key = key_id(parts, "publishable key")
-    assert caller == Caller(frozenset({access.REGISTER}), parts.application_id, key_id=key, origins=(HOME,))
+    assert caller == Caller(frozenset({authentication.REGISTER}), parts.application_id, key_id=key, origins=(HOME,))
 
 
 async def test_the_admin_token_is_the_operator(parts: Parts) -> None:
-    assert await who(parts, ADMIN_TOKEN) == Caller(frozenset({access.ADMIN}))
+    assert await who(parts, ADMIN_TOKEN) == Caller(frozenset({authentication.ADMIN}))
 
 
 @pytest.mark.parametrize("admin_token", [None, ""])
@@ -60,7 +60,7 @@ async def test_without_an_admin_token_nobody_is_the_operator(parts: Parts, admin
 async def test_a_device_token_is_this_one_device_for_as_long_as_it_exists(parts: Parts) -> None:
     [device_id] = await parts.register(parts.subscribe(Vendor.FCM, 1))
     token = parts.context.vault.device_token(device_id)
-    assert await who(parts, token) == Caller(frozenset({access.DEVICE}), parts.application_id, device_id)
+    assert await who(parts, token) == Caller(frozenset({authentication.DEVICE}), parts.application_id, device_id)
     async with parts.engine.begin() as conn:
         await devices.remove(conn, device_id)
     with pytest.raises(Unauthenticated):

@@ -6,8 +6,8 @@ import pytest
 
 from gateway.push.encryption import encode_base64url
 from gateway.push.vapid import VapidKey
-from gateway.service.access import DEVICE, REGISTER
-from gateway.web.routes import Route
+from gateway.service.access.authentication import DEVICE, REGISTER
+from gateway.web.http.routing import Route
 from gateway.web.server import ROUTES
 from tests.support.api import ADMIN, Api, addressed
 from tests.support.gateway_parts import HOME

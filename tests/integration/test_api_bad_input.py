@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from gateway.sim import Vendor
-from gateway.web.routes import Route
+from gateway.web.http.routing import Route
 from gateway.web.server import ROUTES
 from tests.support.api import ADMIN, KINDS, Api, addressed, example
 from tests.support.gateway_parts import HOME

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.sim import Vendor
-from gateway.web import ndjson
+from gateway.web.http import ndjson
 from tests.support.api import ADMIN, Api
 from tests.support.gateway_parts import HOME
 

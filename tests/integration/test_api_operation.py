@@ -7,8 +7,8 @@ from sqlalchemy import text
 from yarl import URL
 
 from gateway.records.postgres.engine import open_engine
-from gateway.service import reports
-from gateway.web.readiness import Readiness
+from gateway.service.notifications import representations
+from gateway.web.http.readiness import Readiness
 from tests.support.api import Api
 
 
@@ -39,7 +39,7 @@ async def test_a_fault_of_ours_tells_the_caller_nothing_of_it(api: Api, monkeypa
     def broken(*_: object) -> None:
         raise RuntimeError("the secret is hunter2")
 
-    monkeypatch.setattr(reports, "preview", broken)
+    monkeypatch.setattr(representations, "preview", broken)
     said = await api.call("POST", "/v1/audiences/preview", {"audience": {"everyone": True}})
     assert (said.status, said.body["code"]) == (500, "internal_error")
     assert "hunter2" not in str(said.body)

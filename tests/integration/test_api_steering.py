@@ -12,8 +12,8 @@ import pytest
 
 from gateway.domain import ids
 from gateway.domain.notification import Lane
-from gateway.service import control
-from gateway.service.planning import plan
+from gateway.service.notifications import lifecycle
+from gateway.service.pipeline.planning import plan
 from gateway.sim import Rule, Vendor
 from tests.support.api import Api
 from tests.support.gateway_parts import HOME, quick
@@ -389,7 +389,7 @@ async def test_a_pause_does_not_wait_for_a_worker_that_is_dead(api: Api) -> None
     await api.register()
     sent = await campaign(api)
     await api.parts.queue().claim(lanes=[Lane.BULK], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
-    async with asyncio.timeout(control.STOPPED_WITHIN.total_seconds() + 5):
+    async with asyncio.timeout(lifecycle.STOPPED_WITHIN.total_seconds() + 5):
         paused = await api.made("POST", f"/v1/campaigns/{sent['id']}/pause")
     assert paused["status"] == "paused"
 

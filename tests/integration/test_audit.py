@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from gateway.web.audit import act_of
+from gateway.web.api.audit import act_of
 from gateway.web.server import ROUTES
 from gateway.worker import upkeep
 from gateway.worker.upkeep.limits import Limits

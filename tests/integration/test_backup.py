@@ -18,8 +18,8 @@ from gateway.embedded.binaries import find_binaries
 from gateway.records import outbox
 from gateway.records.postgres import migrate, notifier
 from gateway.records.postgres.engine import open_engine
-from gateway.service import rotation
-from gateway.service.vault import Unsealable, Vault
+from gateway.service.access.secrets import Unsealable, Vault
+from gateway.service.operations import key_rotation
 from gateway.sim import Vendor
 from tests.support.api import serving
 from tests.support.gateway_parts import Parts, gateway
@@ -160,7 +160,7 @@ async def test_a_backup_without_the_master_key_opens_nothing(
     await restore(tmp_path / "gateway.dump", empty_database_url)
     engine = open_engine(empty_database_url)
     async with engine.connect() as conn:
-        await rotation.check(conn, parts.context.vault)
+        await key_rotation.check(conn, parts.context.vault)
         with pytest.raises(Unsealable):
-            await rotation.check(conn, Vault(b"another master key, of 32 octets or more"))
+            await key_rotation.check(conn, Vault(b"another master key, of 32 octets or more"))
     await engine.dispose()

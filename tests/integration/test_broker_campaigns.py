@@ -10,8 +10,8 @@ import pytest
 
 from gateway.domain.notification import Kind, Lane, Status
 from gateway.queue.nats import Broker, NatsQueue
-from gateway.service.delivery import Courier
-from gateway.service.messages import Composer
+from gateway.service.notifications.rendering import Composer
+from gateway.service.pipeline.push_sender import Courier
 from gateway.sim import Rule, Vendor
 from gateway.worker.office import Elsewhere
 from gateway.worker.relay import Relay

@@ -9,7 +9,7 @@ from gateway.domain.errors import Conflict, NotFound
 from gateway.domain.ids import new_id
 from gateway.domain.notification import Kind, Notification, Status
 from gateway.records import notifications
-from gateway.service import control
+from gateway.service.notifications import lifecycle
 from gateway.sim import Rule, Vendor
 from tests.support.gateway_parts import Parts, gateway, quick
 
@@ -24,7 +24,7 @@ async def parts(database_url: str) -> AsyncIterator[Parts]:
 
 async def cancel(parts: Parts, notification: Notification) -> None:
     async with parts.engine.begin() as conn:
-        await control.cancel(conn, parts.application_id, notification.id)
+        await lifecycle.cancel(conn, parts.application_id, notification.id)
 
 
 async def test_a_campaign_cancelled_in_the_middle_stops_at_once_and_the_rest_is_logged_as_cancelled(
@@ -130,5 +130,5 @@ async def test_only_its_own_application_and_door_may_cancel_a_notification(parts
     ):
         async with parts.engine.begin() as conn:
             with pytest.raises(NotFound):
-                await control.cancel(conn, application_id, id_, kind)
+                await lifecycle.cancel(conn, application_id, id_, kind)
     assert (await parts.show(sent.id))[0].status is Status.SCHEDULED

@@ -19,7 +19,7 @@ from gateway.queue import postgres as queue
 from gateway.records.postgres import notifier
 from gateway.records.postgres.schema import jobs
 from gateway.records.postgres.schema import notifications as table
-from gateway.service import control
+from gateway.service.notifications import lifecycle
 from gateway.sim import Rule, Vendor
 from tests.support.gateway_parts import Parts, gateway, quick
 
@@ -56,7 +56,7 @@ async def test_a_paused_campaign_stops_at_once_and_goes_on_where_it_was(parts: P
     async with parts.working(quick(senders=SENDERS, jobs=2)):
         sent = await parts.submit()
         await parts.sim.wait_for(count=40)
-        await told(parts, control.pause, sent)
+        await told(parts, lifecycle.pause, sent)
         taken = parts.sim.messages.total
         assert await status(parts, sent) is Status.PAUSED
         await nothing_claimed(parts)
@@ -71,7 +71,7 @@ async def test_a_paused_campaign_stops_at_once_and_goes_on_where_it_was(parts: P
         await parts.ended(other.id)
         assert parts.sim.messages.total == paused_at + 900
 
-        await told(parts, control.resume, sent)
+        await told(parts, lifecycle.resume, sent)
         progress = await parts.ended(sent.id)
     assert progress.accepted == 900
     assert {len(subscriber.messages) for subscriber in devices.values()} == {2}
@@ -81,13 +81,13 @@ async def test_a_paused_campaign_stops_at_once_and_goes_on_where_it_was(parts: P
 async def test_what_is_paused_before_it_starts_is_planned_when_it_goes_on(parts: Parts) -> None:
     await parts.register(parts.subscribe(Vendor.FCM, 3))
     sent = await parts.submit(start_at=datetime.now(UTC) + timedelta(milliseconds=300))
-    await told(parts, control.pause, sent)
+    await told(parts, lifecycle.pause, sent)
     async with parts.working():
         after = await parts.submit(start_at=datetime.now(UTC) + timedelta(milliseconds=600))
         await parts.ended(after.id)
         assert await parts.log(sent.id) == {}
         late = await parts.register(parts.subscribe(Vendor.FCM, 1))
-        await told(parts, control.resume, sent)
+        await told(parts, lifecycle.resume, sent)
         await parts.ended(sent.id)
     assert late.keys() <= (await parts.log(sent.id)).keys()
 
@@ -98,7 +98,7 @@ async def test_what_stays_paused_past_its_expiry_is_accounted_for_as_expired(par
     async with parts.working(quick(senders=SENDERS)):
         sent = await parts.submit()
         await parts.sim.wait_for(count=5)
-        await told(parts, control.pause, sent)
+        await told(parts, lifecycle.pause, sent)
         await nothing_claimed(parts)
         taken = parts.sim.messages.total
         async with parts.engine.begin() as conn:
@@ -116,7 +116,7 @@ async def test_what_is_paused_unplanned_past_its_expiry_is_accounted_for(parts: 
     await parts.register(parts.subscribe(Vendor.FCM, 3))
     now = datetime.now(UTC)
     sent = await parts.submit(start_at=now + timedelta(seconds=0.2), expires_at=now + timedelta(seconds=1))
-    await told(parts, control.pause, sent)
+    await told(parts, lifecycle.pause, sent)
     async with parts.working():
         progress = await parts.ended(sent.id)
     assert progress.expired == 3
@@ -129,9 +129,9 @@ async def test_a_paused_campaign_can_be_cancelled_and_all_of_it_is_logged(parts:
     async with parts.working(quick(senders=SENDERS)):
         sent = await parts.submit()
         await parts.sim.wait_for(count=5)
-        await told(parts, control.pause, sent)
+        await told(parts, lifecycle.pause, sent)
         await nothing_claimed(parts)
-        await told(parts, control.cancel, sent)
+        await told(parts, lifecycle.cancel, sent)
         progress = await parts.ended(sent.id)
     assert progress.accepted + progress.cancelled == 700
     assert progress.accepted == parts.sim.messages.total
@@ -145,25 +145,25 @@ async def test_retries_wait_out_a_pause(parts: Parts) -> None:
     async with parts.working():
         sent = await parts.submit()
         await parts.until(sent.id, lambda progress: progress.retries == 5)
-        await told(parts, control.pause, sent)
+        await told(parts, lifecycle.pause, sent)
         parts.sim.behave()
         with parts.bell.waiter(notifier.JOBS) as waiter:
             async with asyncio.timeout(20):
                 while not await parts.scalar("SELECT bool_and(parked) FROM jobs"):
                     await waiter.wait(0.1)
         assert parts.sim.messages.total == 0
-        await told(parts, control.resume, sent)
+        await told(parts, lifecycle.resume, sent)
         assert (await parts.ended(sent.id)).accepted == 5
 
 
 async def test_pausing_and_resuming_twice_is_the_same_as_once(parts: Parts) -> None:
     sent = await parts.submit(start_at=datetime.now(UTC) + timedelta(hours=1))
     for order, expected in (
-        (control.resume, Status.SCHEDULED),
-        (control.pause, Status.PAUSED),
-        (control.pause, Status.PAUSED),
-        (control.resume, Status.SCHEDULED),
-        (control.resume, Status.SCHEDULED),
+        (lifecycle.resume, Status.SCHEDULED),
+        (lifecycle.pause, Status.PAUSED),
+        (lifecycle.pause, Status.PAUSED),
+        (lifecycle.resume, Status.SCHEDULED),
+        (lifecycle.resume, Status.SCHEDULED),
     ):
         await told(parts, order, sent)
         assert await status(parts, sent) is expected
@@ -175,10 +175,10 @@ async def test_what_has_ended_is_neither_paused_nor_resumed(parts: Parts) -> Non
         done = await parts.submit()
         await parts.ended(done.id)
     cancelled = await parts.submit()
-    await told(parts, control.cancel, cancelled)
+    await told(parts, lifecycle.cancel, cancelled)
     for sent in (done, cancelled):
         before = await status(parts, sent)
-        for order in (control.pause, control.resume):
+        for order in (lifecycle.pause, lifecycle.resume):
             with pytest.raises(Conflict):
                 await told(parts, order, sent)
         assert await status(parts, sent) is before
@@ -197,7 +197,7 @@ async def test_a_worker_whose_signals_are_lost_stops_too(parts: Parts) -> None:
                 while not await parts.scalar("SELECT bool_and(parked) FROM jobs"):
                     await waiter.wait(0.2)
         assert parts.sim.messages.total < 300
-        await told(parts, control.resume, sent)
+        await told(parts, lifecycle.resume, sent)
         parts.sim.behave()
         assert (await parts.ended(sent.id)).accepted == 400
 
@@ -208,23 +208,23 @@ async def test_a_pause_between_claiming_and_parking_cannot_lose_the_resume(parts
     sent = await parts.submit()
     waiting = parts.queue()
     [plan] = await waiting.claim(lanes=[sent.delivery.lane], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
-    await told(parts, control.pause, sent)
+    await told(parts, lifecycle.pause, sent)
     async with parts.engine.begin() as conn:
-        await control.give_back(conn, plan)
+        await lifecycle.give_back(conn, plan)
     assert await parts.scalar("SELECT parked FROM jobs")
-    await told(parts, control.resume, sent)
+    await told(parts, lifecycle.resume, sent)
     assert await parts.scalar("SELECT NOT parked AND run_at <= now() FROM jobs")
     [plan] = await waiting.claim(lanes=[sent.delivery.lane], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
-    await told(parts, control.pause, sent)
-    await told(parts, control.resume, sent)
+    await told(parts, lifecycle.pause, sent)
+    await told(parts, lifecycle.resume, sent)
     async with parts.engine.begin() as conn:
-        await control.give_back(conn, plan)
+        await lifecycle.give_back(conn, plan)
     assert await parts.scalar("SELECT NOT parked AND run_at <= now() FROM jobs")
     async with parts.engine.connect() as conn:
         assert await queue.last_due(conn, sent.id) is None
 
 
-orders = st.tuples(st.sampled_from([control.pause, control.resume]), st.integers(0, 25))
+orders = st.tuples(st.sampled_from([lifecycle.pause, lifecycle.resume]), st.integers(0, 25))
 
 
 @settings(
@@ -235,7 +235,7 @@ orders = st.tuples(st.sampled_from([control.pause, control.resume]), st.integers
 )
 @given(steps=st.lists(orders, max_size=8), cancelled=st.booleans())
 async def test_however_orders_fall_each_device_gets_at_most_one_and_exactly_one_unless_cancelled(
-    parts: Parts, steps: list[tuple[control.Order, int]], cancelled: bool
+    parts: Parts, steps: list[tuple[lifecycle.Order, int]], cancelled: bool
 ) -> None:
     """Orders between messages, with two workers and push services that make some wait for a second try."""
     topic = new_id().hex
@@ -252,7 +252,7 @@ async def test_however_orders_fall_each_device_gets_at_most_one_and_exactly_one_
                 left = sum(not subscriber.messages for subscriber in devices.values())
                 await parts.sim.wait_for(count=parts.sim.messages.total + min(messages, left), timeout=20)
         with suppress(Conflict):
-            await told(parts, control.cancel if cancelled else control.resume, sent)
+            await told(parts, lifecycle.cancel if cancelled else lifecycle.resume, sent)
         progress = await parts.ended(sent.id)
     outcomes = Counter(row.outcome for row in (await parts.log(sent.id)).values())
     assert outcomes.total() == progress.targets
@@ -278,6 +278,6 @@ async def test_a_campaign_that_fails_too_often_is_paused_once(parts: Parts) -> N
         assert notification.auto_paused is not None
         assert "more than the limit of 30%" in notification.auto_paused
         assert 0 < progress.rejected < 1200
-        await told(parts, control.resume, sent)
+        await told(parts, lifecycle.resume, sent)
         progress = await parts.ended(sent.id)
     assert progress.rejected == 1200  # whoever lets it go on has seen why

@@ -17,7 +17,7 @@ from gateway.queue.protocol import LeaseLost
 from gateway.records.postgres import migrate
 from gateway.records.postgres.engine import DATABASE_ERRORS
 from gateway.records.postgres.schema import jobs
-from gateway.service import planning
+from gateway.service.pipeline import planning
 from gateway.sim import Vendor
 from tests.support.gateway_parts import Parts, gateway
 from tests.support.queues import accepted, retried

@@ -12,8 +12,9 @@ from gateway.domain import ids
 from gateway.domain.delivery import OutcomeName
 from gateway.records.delivery_log import reader
 from gateway.records.delivery_log.reader import Filters
-from gateway.service import applications, follow
-from gateway.service.follow import follow as following
+from gateway.service.access import applications
+from gateway.service.reporting import log_tail
+from gateway.service.reporting.log_tail import follow as following
 from gateway.sim import Rule, Vendor
 from tests.support.gateway_parts import Parts, gateway, quick
 
@@ -49,7 +50,7 @@ async def interrupted(parts: Parts, count: int, every: int) -> Seen:
 async def test_followers_miss_nothing_while_many_writers_settle_at_once(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follow, "BATCH", 70)
+    monkeypatch.setattr(log_tail, "BATCH", 70)
     devices = await parts.register([one for vendor in Vendor for one in parts.subscribe(vendor, 100, share_keys=True)])
     parts.sim.behave(Rule(delay_ms=15, share=0.5, per="try"))
     total = 4 * len(devices)
@@ -95,7 +96,7 @@ async def test_a_follower_may_ask_for_some_only_and_still_advances(parts: Parts)
 
 
 async def test_a_quiet_log_beats_and_shows_nothing_of_others(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow, "HEARTBEAT_S", 0.3)
+    monkeypatch.setattr(log_tail, "HEARTBEAT_S", 0.3)
     async with parts.engine.begin() as conn:
         other = await applications.create(conn, parts.context.vault, "Other", "mailto:ops@example.org", [])
     other_id = ids.parse(ids.APPLICATION, other["id"])

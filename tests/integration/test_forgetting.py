@@ -10,8 +10,8 @@ from gateway.domain import ids
 from gateway.domain.notification import Status
 from gateway.push.client import PushClient
 from gateway.records.postgres.schema import metadata
-from gateway.service import forgetting
-from gateway.service.forgetting import without
+from gateway.service.operations import erasure
+from gateway.service.operations.erasure import without
 from gateway.sim import Vendor
 from gateway.worker import upkeep
 from gateway.worker.upkeep.limits import Limits
@@ -177,7 +177,7 @@ async def test_what_is_on_its_way_to_a_person_who_is_forgotten_is_written_down_w
         sent = await parts.submit()
         await asyncio.wait_for(gate.reached.wait(), 30)
         async with parts.engine.begin() as conn:
-            assert await forgetting.forget(conn, parts.context.vault, parts.application_id, ADA) == 2
+            assert await erasure.forget(conn, parts.context.vault, parts.application_id, ADA) == 2
         gate.open.set()
         assert (await parts.ended(sent.id)).accepted == 3
     rows = await parts.log(sent.id)
@@ -197,7 +197,7 @@ async def test_ids_of_forgotten_devices_are_let_go_after_a_week(api: Api) -> Non
 async def test_another_application_s_user_of_the_same_name_stays(api: Api) -> None:
     await register(api)
     async with api.parts.engine.begin() as conn:
-        assert await forgetting.forget(conn, api.parts.context.vault, ids.new_id(), ADA) == 0
+        assert await erasure.forget(conn, api.parts.context.vault, ids.new_id(), ADA) == 0
     assert (await api.rows())["devices"] == 2
 
 

@@ -17,7 +17,8 @@ from gateway.push.client import PushClient
 from gateway.push.responses import Answer
 from gateway.records.devices import endpoint_digest
 from gateway.records.postgres import schema
-from gateway.service import feeds, webhooks
+from gateway.service.alerts import feeds
+from gateway.service.webhooks import subscriptions
 from gateway.sim import Vendor
 from gateway.worker.feeds import Poller
 from gateway.worker.webhooks import Sender
@@ -163,7 +164,7 @@ async def test_a_webhook_and_a_feed_in_the_database_all_the_same_are_not_connect
     table += [address for name, address in ELSEWHERE.items() if not name.startswith("a public")]
     async with parts.engine.begin() as conn:
         for n, address in enumerate(table):
-            hook = await webhooks.create(
+            hook = await subscriptions.create(
                 conn, parts.context, parts.application_id, f"{n}", "https://a.example.org/", ["*"]
             )
             feed = await feeds.create(conn, parts.context, parts.application_id, f"{n}", "https://a.example.org/")

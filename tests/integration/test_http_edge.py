@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gateway.web import ndjson
-from gateway.web.protection import EVERY as EVERYWHERE
+from gateway.web.http import ndjson
+from gateway.web.http.security_headers import EVERY as EVERYWHERE
 from tests.support.api import ADMIN, Api
 
 SECRET = "hunter2"

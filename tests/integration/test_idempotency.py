@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from gateway.domain.errors import IdempotencyMismatch
-from gateway.service import idempotency
-from gateway.service.idempotency import First
+from gateway.service.access import idempotency
+from gateway.service.access.idempotency import First
 from tests.support.gateway_parts import Parts, gateway
 
 OWNER = "app"

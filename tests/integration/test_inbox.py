@@ -7,7 +7,7 @@ import pytest
 
 from gateway.domain.errors import RateLimited
 from gateway.sim import Rule
-from gateway.web.limits import Buckets
+from gateway.web.http.rate_limits import Buckets
 from tests.support.api import Api, serving
 from tests.support.gateway_parts import HOME
 

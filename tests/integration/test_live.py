@@ -12,9 +12,9 @@ import aiohttp
 import pytest
 
 from gateway.domain import ids
-from gateway.service import live
+from gateway.service.inbox import live_channel
 from gateway.sim import Subscriber, Vendor
-from gateway.web import live as channel
+from gateway.web.api import live as channel
 from tests.support.api import Api, serving
 from tests.support.gateway_parts import HOME
 
@@ -313,4 +313,4 @@ async def test_an_idle_page_holds_no_connection_to_the_database(api: Api) -> Non
 
 
 def test_a_page_is_renewed_well_before_its_lease_ends() -> None:
-    assert live.LEASE.total_seconds() > 2 * live.RENEW_S
+    assert live_channel.LEASE.total_seconds() > 2 * live_channel.RENEW_S

@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from gateway.domain.ids import new_id
-from gateway.service.vault import new_key
+from gateway.service.access.secrets import new_key
 from gateway.sim import Vendor
 from tests.support.api import Api
 from tests.support.log_guard import Guard, Leaked, guard

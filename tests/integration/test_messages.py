@@ -7,7 +7,7 @@ import pytest
 
 from gateway.domain.device import ClientDetails
 from gateway.domain.notification import Templating
-from gateway.service import messages
+from gateway.service.notifications import rendering
 from gateway.sim import Vendor
 from tests.support.gateway_parts import Parts, gateway
 
@@ -38,14 +38,14 @@ async def test_what_says_the_same_is_composed_once_for_all_jobs(
     await parts.register(parts.subscribe(Vendor.FCM, 350, share_keys=True), client=german)
     sent = await parts.submit(content=content, templating=templating)
     composed = 0
-    compose = messages.compose
+    compose = rendering.compose
 
     def counted(*args: Any, **said: Any) -> Any:
         nonlocal composed
         composed += 1
         return compose(*args, **said)
 
-    monkeypatch.setattr(messages, "compose", counted)
+    monkeypatch.setattr(rendering, "compose", counted)
     async with parts.working():
         assert (await parts.ended(sent.id)).accepted == 700
     assert composed == made

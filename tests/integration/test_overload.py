@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.pool import QueuePool
 
 from gateway.domain import ids
-from gateway.web.crowd import Crowd, Room
+from gateway.web.http.load_shedding import Crowd, Room
 from tests.support.api import ADMIN, Api, Said
 from tests.support.gateway_parts import HOME
 from tests.support.worker_process import server_process
@@ -105,7 +105,7 @@ async def test_who_waits_for_news_takes_no_room_from_others(small: Api) -> None:
 async def test_bodies_that_are_too_much_together_are_refused_before_they_fill_the_memory(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.web.crowd.MOST_OCTETS", 300_000)
+    monkeypatch.setattr("gateway.web.http.load_shedding.MOST_OCTETS", 300_000)
     slow = [await Slow.begun(api) for _ in range(2)]
     for one in slow:
         await one.send(b" " * 200_000)
@@ -126,7 +126,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(api: Api, monkeypatch
 async def test_an_import_that_falls_silent_ends_and_tells_what_it_took(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.web.ndjson.SILENCE_S", 0.2)
+    monkeypatch.setattr("gateway.web.http.ndjson.SILENCE_S", 0.2)
     slow = await Slow.begun(api, "/v1/devices/import", "application/x-ndjson")
     assert "200" in await slow.answer()
     async with asyncio.timeout(20):
@@ -139,7 +139,7 @@ async def test_imports_and_streams_are_bounded_for_a_server_and_for_an_applicati
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 8 places an application has 4; whoever comes beyond is told when to come again, and the rest is answered."""
-    monkeypatch.setattr("gateway.web.deliveries.LOOK_S", 0.05)
+    monkeypatch.setattr("gateway.web.api.deliveries.LOOK_S", 0.05)
     keys = [api.secret]
     for name in ("Second", "Third"):
         new: dict[str, Any] = {"name": name, "subject": "mailto:ops@example.org", "allowed_origins": []}

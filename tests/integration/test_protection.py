@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from gateway.web import pages
-from gateway.web.protection import PAGE
+from gateway.web.http.security_headers import PAGE
+from gateway.web.pages import static_files
 from gateway.web.server import ROUTES, build
 from tests.support.api import Api, addressed, serving
 from tests.support.gateway_parts import HOME
@@ -20,7 +20,7 @@ EVERYWHERE = {
     "Strict-Transport-Security": "max-age=31536000",
     "Server": "gateway",
 }
-HTML = sorted(pages.STATIC.rglob("*.html"))
+HTML = sorted(static_files.STATIC.rglob("*.html"))
 
 
 async def test_every_answer_is_protected_whatever_it_is(api: Api) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from gateway.domain.errors import RateLimited
-from gateway.web import limits
-from gateway.web.addresses import Addresses
-from gateway.web.limits import Buckets
+from gateway.web.http import rate_limits
+from gateway.web.http.client_address import Addresses
+from gateway.web.http.rate_limits import Buckets
 from tests.support.api import ADMIN, Api
 from tests.support.gateway_parts import HOME
 
@@ -87,7 +87,7 @@ async def test_by_default_a_page_s_rush_is_not_held_up(api: Api) -> None:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MOST_KEPT", 100)
+    monkeypatch.setattr(rate_limits, "MOST_KEPT", 100)
     buckets = still("address", 1)
     for number in range(1000):
         buckets.take(number)

@@ -25,8 +25,10 @@ from gateway.domain.errors import (
 )
 from gateway.records import devices
 from gateway.records.postgres.engine import DATABASE_ERRORS
-from gateway.service import applications, forgetting, registration
-from gateway.service.registration import MOST_TOPICS, Asked, Desk, Reception, Registered
+from gateway.service.access import applications
+from gateway.service.audience import registration
+from gateway.service.audience.registration import MOST_TOPICS, Asked, Desk, Reception, Registered
+from gateway.service.operations import erasure
 from gateway.sim import Keys, Vendor
 from tests.support.gateway_parts import Parts, gateway
 
@@ -423,7 +425,7 @@ async def test_forgetting_a_user_takes_their_devices_and_their_name_out_of_the_l
         sent = await parts.submit()
         await parts.ended(sent.id)
     async with parts.engine.begin() as conn:
-        assert await forgetting.forget(conn, parts.context.vault, parts.application_id, "ada") == 2
+        assert await erasure.forget(conn, parts.context.vault, parts.application_id, "ada") == 2
     assert await count(parts) == len(others)
     rows = await parts.log(sent.id)
     assert {device_id: row.user_id for device_id, row in rows.items()} == {

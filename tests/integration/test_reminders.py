@@ -18,8 +18,9 @@ from gateway.domain.schedule import Recurrence
 from gateway.records.postgres import notifier
 from gateway.records.postgres.schema import jobs
 from gateway.records.postgres.schema import notifications as table
-from gateway.service import control, reminders
-from gateway.service.submission import Draft
+from gateway.service.automation import reminders
+from gateway.service.notifications import lifecycle
+from gateway.service.notifications.submission import Draft
 from gateway.sim import Vendor
 from tests.support.api import Api, serving
 from tests.support.gateway_parts import Parts, gateway
@@ -163,7 +164,7 @@ async def test_cancelling_one_occurrence_leaves_the_others(parts: Parts) -> None
     await every_second(parts)
     [first] = await occurrences(parts)
     async with parts.engine.begin() as conn:
-        await control.cancel(conn, parts.application_id, first.id)
+        await lifecycle.cancel(conn, parts.application_id, first.id)
     async with parts.working():
         await until_done(parts, 2)
     rows = await occurrences(parts)
@@ -176,12 +177,12 @@ async def test_pausing_one_occurrence_does_not_hold_up_the_next(parts: Parts) ->
     await every_second(parts)
     [first] = await occurrences(parts)
     async with parts.engine.begin() as conn:
-        await control.pause(conn, parts.application_id, first.id)
+        await lifecycle.pause(conn, parts.application_id, first.id)
     async with parts.working():
         await until_done(parts, 2)
         assert (await parts.show(first.id))[0].status is Status.PAUSED
         async with parts.engine.begin() as conn:
-            await control.resume(conn, parts.application_id, first.id)
+            await lifecycle.resume(conn, parts.application_id, first.id)
         assert (await parts.ended(first.id)).accepted == 1
 
 

@@ -15,8 +15,9 @@ from sqlalchemy import LargeBinary, text
 
 from gateway.domain.ids import new_id
 from gateway.records.postgres.schema import metadata
-from gateway.service import applications, rotation
-from gateway.service.vault import SHORTEST_MASTER_KEY, Unsealable, Vault
+from gateway.service.access import applications
+from gateway.service.access.secrets import SHORTEST_MASTER_KEY, Unsealable, Vault
+from gateway.service.operations import key_rotation
 from gateway.sim import Vendor
 from tests.support.api import serving
 from tests.support.command import command
@@ -56,7 +57,7 @@ def known(vault: Vault, parts: Parts) -> Parts:
 
 async def standing(parts: Parts, vault: Vault = BOTH) -> dict[str, tuple[int, int]]:
     async with parts.engine.connect() as conn:
-        return {name: tuple(counts) for name, counts in (await rotation.standing(conn, vault)).items()}
+        return {name: tuple(counts) for name, counts in (await key_rotation.standing(conn, vault)).items()}
 
 
 async def with_secrets(parts: Parts, applications_: int = 1) -> str:
@@ -74,12 +75,12 @@ async def with_secrets(parts: Parts, applications_: int = 1) -> str:
 def test_all_that_is_sealed_is_sealed_anew() -> None:
     """A column of octets that is new here is either of a kind that is rotated, or said not to be sealed."""
     octets = {str(c) for table in metadata.tables.values() for c in table.columns if isinstance(c.type, LargeBinary)}
-    assert octets == NOT_SEALED | {str(kind.column) for kind in rotation.KINDS}
+    assert octets == NOT_SEALED | {str(kind.column) for kind in key_rotation.KINDS}
 
 
 async def test_everything_is_sealed_with_the_new_key_and_works_with_it_alone(parts: Parts) -> None:
     secret = await with_secrets(parts)
-    await rotation.rotate(parts.engine, BOTH, told_nobody)
+    await key_rotation.rotate(parts.engine, BOTH, told_nobody)
     assert await standing(parts) == {
         "vapid keys": (2, 0),
         "identity secrets": (1, 0),
@@ -88,9 +89,9 @@ async def test_everything_is_sealed_with_the_new_key_and_works_with_it_alone(par
     }
     alone = known(Vault(NEW), parts)
     async with parts.engine.connect() as conn:
-        await rotation.check(conn, alone.context.vault)
+        await key_rotation.check(conn, alone.context.vault)
         with pytest.raises(Unsealable):
-            await rotation.check(conn, parts.context.vault)
+            await key_rotation.check(conn, parts.context.vault)
     async with serving(alone) as api:
         again = await api.call("POST", "/v1/webhooks", WEBHOOK, headers={"Idempotency-Key": "once"})
         assert again.headers["Idempotency-Replayed"] == "true"
@@ -151,7 +152,7 @@ async def test_a_rotation_that_was_interrupted_goes_on_where_it_was(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await with_secrets_of_many(parts, 9)
-    monkeypatch.setattr(rotation, "BATCH", 4)
+    monkeypatch.setattr(key_rotation, "BATCH", 4)
     seen = []
 
     def interrupt(kind: str, count: int) -> None:
@@ -159,11 +160,11 @@ async def test_a_rotation_that_was_interrupted_goes_on_where_it_was(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        await rotation.rotate(parts.engine, BOTH, interrupt)
+        await key_rotation.rotate(parts.engine, BOTH, interrupt)
     assert (await standing(parts))["vapid keys"] == (10, 6)
     async with parts.engine.connect() as conn:
-        await rotation.check(conn, BOTH)
-    await rotation.rotate(parts.engine, BOTH, lambda kind, count: seen.append((kind, count)))
+        await key_rotation.check(conn, BOTH)
+    await key_rotation.rotate(parts.engine, BOTH, lambda kind, count: seen.append((kind, count)))
     assert seen == [("vapid keys", 4), ("vapid keys", 4), ("vapid keys", 2)]
     assert (await standing(parts))["vapid keys"] == (10, 0)
 
@@ -174,7 +175,7 @@ async def test_a_rotation_locks_nothing_that_others_hold_and_waits_for_it_at_the
     async with parts.engine.connect() as holding:
         held = "SELECT id FROM vapid_keys ORDER BY id LIMIT 1 FOR UPDATE"
         await holding.execute(text(held))
-        rotating = asyncio.create_task(rotation.rotate(parts.engine, BOTH, lambda *_: first.set()))
+        rotating = asyncio.create_task(key_rotation.rotate(parts.engine, BOTH, lambda *_: first.set()))
         await asyncio.wait_for(first.wait(), 20)
         assert (await standing(parts))["vapid keys"] == (4, 1)
         assert not rotating.done()
@@ -195,7 +196,7 @@ async def test_what_no_key_opens_stays_and_is_told(parts: Parts) -> None:
     assert (await command("secrets", "status", "--json", **given)).json["vapid keys"] == {"whole": 2, "others": 1}
     async with parts.engine.connect() as conn:
         with pytest.raises(Unsealable):
-            await rotation.check(conn, BOTH)
+            await key_rotation.check(conn, BOTH)
     assert await parts.scalar("SELECT who FROM audit WHERE act = 'secrets.rotate'") == "command line"
 
 

@@ -18,9 +18,9 @@ from gateway.domain.job_payload import Target
 from gateway.domain.notification import Lane
 from gateway.queue import wire
 from gateway.records import notifications
-from gateway.service.delivery import Sent
-from gateway.service.loading import load
-from gateway.service.messages import Composer
+from gateway.service.notifications.rendering import Composer
+from gateway.service.pipeline.job_loading import load
+from gateway.service.pipeline.push_sender import Sent
 from gateway.sim import Vendor
 from gateway.worker import tally
 from tests.support.api import Api

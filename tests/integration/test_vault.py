@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.domain.ids import new_id
-from gateway.service.vault import SHORTEST_MASTER_KEY, Unsealable, Vault, digest, new_key
+from gateway.service.access.secrets import SHORTEST_MASTER_KEY, Unsealable, Vault, digest, new_key
 
 VAULT = Vault(b"k" * SHORTEST_MASTER_KEY)
 STRANGER = Vault(b"s" * SHORTEST_MASTER_KEY)

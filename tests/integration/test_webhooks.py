@@ -23,7 +23,7 @@ from gateway.domain import ids
 from gateway.outbound.client import OutboundClient
 from gateway.outbound.policy import OutboundPolicy
 from gateway.records import outbox
-from gateway.service import batches
+from gateway.service.webhooks import batches
 from gateway.sim import Vendor
 from gateway.worker import upkeep
 from gateway.worker import webhooks as sender

@@ -10,7 +10,7 @@ from gateway.domain import ids, retry
 from gateway.domain.notification import Kind, Status, push_topic
 from gateway.push.encryption import encrypt
 from gateway.records import devices as records
-from gateway.service import delivery
+from gateway.service.pipeline import push_sender
 from gateway.sim import Rule, Vendor
 from tests.support.gateway_parts import HOME, Parts, gateway
 
@@ -276,7 +276,7 @@ async def test_a_fault_of_our_own_is_tried_again(parts: Parts, monkeypatch: pyte
             raise fault
         return encrypt(*args)  # type: ignore[arg-type] - passed on as they came
 
-    monkeypatch.setattr(delivery, "encrypt", sometimes)
+    monkeypatch.setattr(push_sender, "encrypt", sometimes)
     devices = await parts.register(parts.subscribe(Vendor.FCM, 5))
     sent = await parts.submit()
     async with parts.working():

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.domain import retry
 from gateway.push.vapid import VapidKey
-from gateway.service import delivery
+from gateway.service.pipeline import push_sender
 from gateway.sim import Rule, Vendor
 from tests.support.gateway_parts import Parts, gateway, quick
 
@@ -45,24 +45,24 @@ async def test_a_subscription_made_with_another_key_is_put_in_quarantine(parts: 
     assert again.targets == len(good)
     row = (await parts.log(sent.id))[device_id]
     told_at_once = vendor in (Vendor.FCM, Vendor.APPLE)
-    assert row.attempts == (1 if told_at_once else delivery.PATIENCE)
+    assert row.attempts == (1 if told_at_once else push_sender.PATIENCE)
     assert row.cause
 
 
 async def test_a_passing_refusal_after_other_faults_puts_nobody_in_quarantine(parts: Parts) -> None:
     devices = await parts.register(parts.subscribe(Vendor.MOZILLA, 20))
-    faults = Rule(status=500, times=delivery.PATIENCE - 1, share=0.3)
+    faults = Rule(status=500, times=push_sender.PATIENCE - 1, share=0.3)
     parts.sim.behave(faults, Rule(status=401, times=1, share=0.6))
     async with parts.working(quick(senders=SENDERS)):
         sent = await parts.submit()
         progress = await parts.ended(sent.id)
     assert progress.accepted == len(devices)
-    assert max(row.attempts for row in (await parts.log(sent.id)).values()) > delivery.PATIENCE
+    assert max(row.attempts for row in (await parts.log(sent.id)).values()) > push_sender.PATIENCE
 
 
 async def test_many_with_another_key_are_put_in_quarantine_and_hold_nobody_up(parts: Parts) -> None:
     """Their retries come together, when all others have their message: that says nothing of our key."""
-    count = 2 * delivery.REFUSALS
+    count = 2 * push_sender.REFUSALS
     stale = parts.sim.subscribe_many(Vendor.MOZILLA, count, VapidKey.generate().public_key)
     # They are sent to in no particular order, and of so many others some come between.
     await parts.register([*stale, *parts.subscribe(Vendor.MOZILLA, 4 * count)])
@@ -93,14 +93,14 @@ async def test_a_host_that_refuses_our_key_for_everyone_is_paused_and_no_device_
         )
 
     assert progress.pending == len(refused)
-    assert parts.sim.counters[Vendor.MOZILLA][401] <= delivery.REFUSALS + SENDERS
+    assert parts.sim.counters[Vendor.MOZILLA][401] <= push_sender.REFUSALS + SENDERS
     assert await parts.scalar("SELECT count(*) FROM devices WHERE status <> 'active'") == 0
     soonest = await parts.scalar("SELECT min(run_at) - now() FROM jobs WHERE tries = 0 AND attempt = 0")
-    assert soonest > delivery.BREAK - timedelta(seconds=30)
+    assert soonest > push_sender.BREAK - timedelta(seconds=30)
 
 
 async def test_sending_goes_on_when_the_pause_is_over(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "BREAK", timedelta(seconds=1))
+    monkeypatch.setattr(push_sender, "BREAK", timedelta(seconds=1))
     devices = await parts.register(parts.subscribe(Vendor.MOZILLA, 30))
     parts.sim.behave(Rule(status=401))
     sent = await parts.submit()
@@ -115,15 +115,15 @@ async def test_sending_goes_on_when_the_pause_is_over(parts: Parts, monkeypatch:
 async def test_a_courier_keeps_no_more_of_keys_and_hosts_than_its_bound(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "MOST_KEPT", 1)
+    monkeypatch.setattr(push_sender, "MOST_KEPT", 1)
     couriers = []
-    made = delivery.Courier.__init__
+    made = push_sender.Courier.__init__
 
-    def remember(courier: delivery.Courier, *given: Any) -> None:
+    def remember(courier: push_sender.Courier, *given: Any) -> None:
         couriers.append(courier)
         made(courier, *given)
 
-    monkeypatch.setattr(delivery.Courier, "__init__", remember)
+    monkeypatch.setattr(push_sender.Courier, "__init__", remember)
     devices = [await parts.register(parts.subscribe(vendor, 5)) for vendor in Vendor]
     async with parts.working(quick(senders=SENDERS)):
         progress = await parts.ended((await parts.submit()).id)

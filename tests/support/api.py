@@ -12,9 +12,9 @@ from aiohttp import web
 from jsonschema import Draft202012Validator
 
 from gateway.sim import Vendor
-from gateway.web import openapi
-from gateway.web.connection import Runner
-from gateway.web.routes import Front, Route
+from gateway.web.http.protocol import Runner
+from gateway.web.http.routing import Front, Route
+from gateway.web.schemas import openapi
 from gateway.web.server import ROUTES, build
 from tests.support.gateway_parts import HOME, Parts
 

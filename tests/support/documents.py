@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from markdown_it import MarkdownIt
 
-from gateway.web import docs
+from gateway.web.pages import docs
 from tests.support.command import ROOT
 
 PAGES = tuple(docs.FOLDER / f"{name}.md" for name in docs.PAGES)

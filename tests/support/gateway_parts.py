@@ -33,13 +33,13 @@ from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import open_engine
 from gateway.records.postgres.schema import attempts, deliveries
 from gateway.records.postgres.schema import devices as devices_table
-from gateway.service import applications
+from gateway.service.access import applications
+from gateway.service.access.secrets import Vault
+from gateway.service.audience.registration import Desk
 from gateway.service.context import Context
-from gateway.service.delivery import Courier
-from gateway.service.messages import Composer
-from gateway.service.registration import Desk
-from gateway.service.submission import Draft, submit
-from gateway.service.vault import Vault
+from gateway.service.notifications.rendering import Composer
+from gateway.service.notifications.submission import Draft, submit
+from gateway.service.pipeline.push_sender import Courier
 from gateway.sim import Sim, Subscriber, Vendor
 from gateway.worker import upkeep
 from gateway.worker.office import Database

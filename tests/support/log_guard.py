@@ -20,8 +20,8 @@ import structlog
 
 from gateway import log
 from gateway.push.vapid import VapidKey
-from gateway.service.messages import Messages
-from gateway.service.vault import Vault
+from gateway.service.access.secrets import Vault
+from gateway.service.notifications.rendering import Messages
 
 WORDS = (re.compile(r"[A-Za-z0-9_-]{16,}"), re.compile(r"[A-Za-z0-9+/]{20,}"))
 """Keys, tokens and the last part of endpoints are made of these; so are ids, but those are nobody's secret."""

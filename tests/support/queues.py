@@ -28,8 +28,8 @@ from gateway.records import notifications
 from gateway.records.postgres import notifier, partitions
 from gateway.records.postgres.engine import open_engine
 from gateway.records.postgres.schema import applications, attempts, deliveries, jobs
+from gateway.service.access.secrets import Vault
 from gateway.service.context import Context
-from gateway.service.vault import Vault
 from gateway.worker.relay import Relay
 from tests.support.nats_server import nodes
 

@@ -3,7 +3,7 @@
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from gateway.web.addresses import Addresses
+from gateway.web.http.client_address import Addresses
 
 PROXIES = ("10.0.0.0/8", "2001:db8::1")
 

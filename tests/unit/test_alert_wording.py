@@ -8,7 +8,7 @@ import pytest
 from gateway.domain.alert import CALM, URGENT, AlertStatus, Message, MessageType, Part, Words
 from gateway.push.encryption import MAX_PAYLOAD
 from gateway.push.payload import compose
-from gateway.service.wording import BODY_OCTETS, LONGEST_BODY, LONGEST_TITLE, telling, withdrawing
+from gateway.service.alerts.content import BODY_OCTETS, LONGEST_BODY, LONGEST_TITLE, telling, withdrawing
 
 
 def message(*words: Words, status: AlertStatus = AlertStatus.ACTUAL) -> Message:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from gateway.domain.device import Registration
 from gateway.domain.errors import GatewayError, Invalid, MalformedBody
-from gateway.web import device_lines
-from gateway.web.devices import NewDevice
-from gateway.web.reading import read_body
+from gateway.web.api import device_import_decoder
+from gateway.web.api.devices import NewDevice
+from gateway.web.http.parsing import read_body
 
 KEYS = {"p256dh": "B" * 87, "auth": "a" * 22}
 SUBSCRIPTION = {"endpoint": "https://fcm.googleapis.com/fcm/send/1", "expirationTime": None, "keys": KEYS}
@@ -63,7 +63,7 @@ def by_the_model(raw: bytes) -> Registration:
 
 
 def same(raw: bytes) -> None:
-    assert repr(came_to(raw, device_lines.read_line)) == repr(came_to(raw, by_the_model)), raw
+    assert repr(came_to(raw, device_import_decoder.read_line)) == repr(came_to(raw, by_the_model)), raw
 
 
 def changed(path: tuple[str | int, ...], value: Any) -> Any:
@@ -76,11 +76,11 @@ def changed(path: tuple[str | int, ...], value: Any) -> Any:
 
 
 def test_a_sound_line_needs_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(device_lines, "read_body")
+    monkeypatch.delattr(device_import_decoder, "read_body")
     raw = json.dumps(SOUND).encode()
-    assert device_lines.read_line(raw) == by_the_model(raw)
+    assert device_import_decoder.read_line(raw) == by_the_model(raw)
     least = json.dumps({"subscription": {"endpoint": "https://fcm.googleapis.com/1", "keys": KEYS}}).encode()
-    assert device_lines.read_line(least) == by_the_model(least)
+    assert device_import_decoder.read_line(least) == by_the_model(least)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: ".".join(map(str, path)))
@@ -116,7 +116,7 @@ def test_broken_lines_are_refused_as_the_model_refuses_them(data: st.DataObject)
 )
 def test_what_is_no_registration_at_all_is_refused(raw: bytes) -> None:
     same(raw)
-    assert came_to(raw, device_lines.read_line)[0] in (Invalid, MalformedBody)
+    assert came_to(raw, device_import_decoder.read_line)[0] in (Invalid, MalformedBody)
 
 
 @pytest.mark.parametrize(

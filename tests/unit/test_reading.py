@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.errors import GatewayError
-from gateway.web.reading import Body, read_body, read_json
+from gateway.web.http.parsing import Body, read_body, read_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

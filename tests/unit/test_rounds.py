@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.service.rounds import Rounds
+from gateway.service.request_batcher import Rounds
 
 
 class Work:

@@ -4,9 +4,9 @@ from base64 import b64decode
 from datetime import UTC, datetime, timedelta
 
 from gateway.domain.webhook_event import PATTERNS, TYPES, asked_for
-from gateway.service import signing
-from gateway.service.signing import Secret
-from gateway.service.vault import Vault
+from gateway.service.access.secrets import Vault
+from gateway.service.webhooks import signing
+from gateway.service.webhooks.signing import Secret
 
 NOW = datetime(2026, 12, 1, 9, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -1,0 +1,128 @@
+"""Who is calling, and what they may do.
+
+A credential is looked up with every request, so that a key removed now is refused now.
+"""
+
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from gateway.domain.errors import Unauthenticated
+from gateway.records import applications, devices, sessions
+from gateway.records.applications import HeldKey
+from gateway.service.access.secrets import Vault, digest
+from gateway.service.request_batcher import Rounds
+
+SEND, READ, MANAGE, REGISTER = "send", "read", "manage", "register"
+SCOPES = (SEND, READ, MANAGE)
+"""What a secret key may be given. A publishable key has `register` and nothing else."""
+
+ADMIN, DEVICE = "admin", "device"
+"""What the admin token and a device token may do: all for applications, all for this one device."""
+
+KEY_PREFIXES = ("pk_", "sk_")
+SESSION_PREFIX = "ss_"
+MOST_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """`application_id` is None for the operator; `device_id` is set for one browser with its own token, `key_id` for
+    whoever has a key.
+
+    `origins`: the web origins a publishable key may be used from; None for every other credential.
+    """
+
+    scopes: frozenset[str]
+    application_id: UUID | None = None
+    device_id: UUID | None = None
+    key_id: UUID | None = None
+    origins: tuple[str, ...] | None = None
+    name: str | None = None
+    """What is noted of who is known by no key."""
+
+    @property
+    def owner(self) -> str:
+        """Whose idempotency keys these are."""
+        return str(self.device_id or self.application_id or ADMIN)
+
+
+async def identify(conn: AsyncConnection, vault: Vault, admin_token: str | None, bearer: str) -> Caller:
+    """The caller behind a bearer token, or behind a session's. Raises Unauthenticated."""
+    if _is_admin(admin_token, bearer):
+        return Caller(frozenset({ADMIN}))
+    if bearer.startswith("dt_"):
+        device_id = vault.device_of(bearer)
+        application_id = None if device_id is None else await devices.application_of(conn, device_id)
+        if application_id is None:
+            raise Unauthenticated("the device token is unknown, or its device is unregistered")
+        return Caller(frozenset({DEVICE}), application_id, device_id)
+    sought = digest(bearer)
+    if bearer.startswith(SESSION_PREFIX):
+        return _holder(await sessions.key_of(conn, sought))
+    return _holder((await applications.keys_by_digests(conn, [sought])).get(sought))
+
+
+class Door:
+    """Lets in who comes with a key, those who come at once together. Other credentials are looked at one by one."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        vault: Vault,
+        admin_token: str | None,
+        passes: Mapping[str, Caller] = MappingProxyType({}),
+    ) -> None:
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")  # one statement, nothing to commit
+        self._vault = vault
+        self._admin_token = admin_token
+        self._passes = {digest(key): caller for key, caller in passes.items()}
+        self._rounds: Rounds[bytes, HeldKey | None] = Rounds(self._look_up, MOST_AT_ONCE)
+
+    async def identify(self, bearer: str) -> Caller:
+        """The caller behind a bearer token, looked up after they came. Raises Unauthenticated."""
+        if bearer.startswith(KEY_PREFIXES) and not _is_admin(self._admin_token, bearer):
+            return _holder(await self._rounds.ask(digest(bearer)))
+        async with self._engine.connect() as conn:
+            return await self.identify_on(conn, bearer)
+
+    async def identify_on(self, conn: AsyncConnection, bearer: str) -> Caller:
+        """The caller behind a bearer token, looked up in a transaction. Raises Unauthenticated."""
+        if self._passes and (passing := self._passes.get(digest(bearer))) is not None:
+            return passing
+        return await identify(conn, self._vault, self._admin_token, bearer)
+
+    async def still_admits(self, caller: Caller) -> bool:
+        """Whether the key they came with is still there: for answers that take long."""
+        if caller.key_id is None:
+            return True
+        async with self._engine.connect() as conn:
+            return await applications.has_key(conn, caller.key_id)
+
+    async def _look_up(self, digests: Sequence[bytes]) -> Sequence[HeldKey | None]:
+        async with self._engine.connect() as conn:
+            found = await applications.keys_by_digests(conn, list(set(digests)))
+        return [found.get(one) for one in digests]
+
+
+def _is_admin(admin_token: str | None, bearer: str) -> bool:
+    if not admin_token:
+        return False
+    # Digests are as long as each other, so that not even the token's length shows in the time this takes.
+    return hmac.compare_digest(digest(bearer), digest(admin_token))
+
+
+def _holder(key: HeldKey | None) -> Caller:
+    if key is None:
+        raise Unauthenticated("the key is unknown or was removed, or the session is over")
+    publishable = key.scopes == [REGISTER]
+    return Caller(
+        frozenset(key.scopes),
+        key.application_id,
+        key_id=key.id,
+        origins=tuple(key.allowed_origins) if publishable else None,
+    )

@@ -1,0 +1,49 @@
+"""The same key and request give the first answer again, and do nothing again.
+
+The key is claimed in the transaction that does the work: a request that fails leaves no trace, and a second
+one that comes while the first still runs waits for its end.
+"""
+
+import json
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain.errors import IdempotencyMismatch
+from gateway.records import idempotency
+from gateway.service.access.secrets import Vault
+
+
+class First(NamedTuple):
+    """The answer given the first time."""
+
+    status: int
+    body: Any
+
+
+async def begin(conn: AsyncConnection, vault: Vault, owner: str, key: str, digest: bytes) -> First | None:
+    """None when the work is ours to do: then `keep` its answer. Raises IdempotencyMismatch.
+
+    `digest` is the request's.
+    """
+    row = await idempotency.claim(conn, owner, key, digest)
+    if row is None:
+        return None
+    if row.request_digest != digest:
+        raise IdempotencyMismatch("this Idempotency-Key was used with another request within the last 24 hours")
+    return First(row.status, json.loads(vault.open(row.answer, "idempotency")))
+
+
+async def keep(conn: AsyncConnection, vault: Vault, owner: str, key: str, status: int, body: bytes) -> None:
+    await idempotency.keep(conn, owner, key, status, vault.seal(body, "idempotency"))
+
+
+async def forget(
+    conn: AsyncConnection, vault: Vault, application_id: UUID, person: str, device_ids: list[UUID]
+) -> None:
+    """Let go of the answers that name a person, and of all to these devices: what is asked again is done again."""
+    owner, name = str(application_id), json.dumps(person, ensure_ascii=False).encode()
+    named = [row.key async for row in idempotency.answers(conn, owner) if name in vault.open(row.answer, "idempotency")]
+    await idempotency.forget(conn, owner, named)
+    await idempotency.forget_all(conn, [str(id_) for id_ in device_ids])

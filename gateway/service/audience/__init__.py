@@ -1,0 +1,1 @@
+"""Who receives: device registration, opt-out categories, saved segments."""

@@ -1,0 +1,212 @@
+"""Register browsers: check the subscription, prove the user, write the device."""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain import ids
+from gateway.domain.device import Device, Registration, Subscription
+from gateway.domain.errors import (
+    Conflict,
+    EndpointNotAllowed,
+    Fault,
+    GatewayError,
+    IdentityUnproven,
+    Invalid,
+    NotFound,
+    Unauthenticated,
+)
+from gateway.push.encryption import check_keys
+from gateway.records import applications, devices
+from gateway.records.applications import Lobby
+from gateway.records.devices import New
+from gateway.records.devices import Registered as Registered
+from gateway.records.postgres.engine import DATABASE_ERRORS, is_refusal
+from gateway.service.access.secrets import Vault
+from gateway.service.context import Context
+from gateway.service.request_batcher import Rounds
+
+MOST_TOPICS = 100
+MOST_AT_ONCE = 200
+
+
+class Asked(NamedTuple):
+    """`unproven`: the registration comes from a page, which is believed about a user only with a proof."""
+
+    application_id: UUID
+    registration: Registration
+    unproven: bool = False
+    user_hash: str | None = None
+
+
+class Desk:
+    """Registers devices of one application: what that needs to know of it is read once."""
+
+    def __init__(self, context: Context, application_id: UUID, lobby: Lobby) -> None:
+        self._context = context
+        self._application_id = application_id
+        self._vapid_keys = {public_key: id_ for id_, public_key in lobby.vapid_keys}
+        self._newest = lobby.vapid_keys[0][0]
+        sealed = lobby.identity_secret
+        self._secret = None if sealed is None else context.vault.open(sealed, "identity")
+
+    @classmethod
+    async def open(cls, conn: AsyncConnection, context: Context, application_id: UUID) -> "Desk":
+        lobbies = await applications.lobbies(conn, [application_id])
+        return cls(context, application_id, lobbies[application_id])
+
+    def admit(self, asked: Asked) -> New:
+        """Raises IdentityUnproven, Invalid and EndpointNotAllowed."""
+        if asked.unproven:
+            _prove(self._secret, asked.registration.user_id, asked.user_hash)
+        return self.check(asked.registration)
+
+    def check(self, registration: Registration) -> New:
+        """The registration with its endpoint in canonical form, its host, and its VAPID key.
+
+        Raises Invalid and EndpointNotAllowed.
+        """
+        subscription = registration.subscription
+        faults = [fault.below("/subscription/keys") for fault in check_keys(subscription.p256dh, subscription.auth)]
+        key = registration.vapid_public_key
+        vapid_key_id = self._newest if key is None else self._vapid_keys.get(key)
+        if vapid_key_id is None:
+            faults.append(Fault("/vapid_public_key", "is not a key of this application"))
+        if len(registration.topics or ()) > MOST_TOPICS:
+            faults.append(Fault("/topics", f"has more than {MOST_TOPICS} topics"))
+        if faults or vapid_key_id is None:
+            raise Invalid(faults)
+        endpoint = self._context.policy.check(subscription.endpoint)
+        if endpoint.url != subscription.endpoint:
+            canonical = Subscription(endpoint.url, subscription.p256dh, subscription.auth)
+            registration = registration._replace(subscription=canonical)
+        return New(self._application_id, registration, endpoint.host, vapid_key_id)
+
+    @staticmethod
+    async def register_all(conn: AsyncConnection, new: Sequence[New]) -> list[Registered]:
+        """In their order; of two with the same endpoint the later wins."""
+        last = {one.registration.subscription.endpoint: one for one in new}
+        registered = await devices.register(conn, list(last.values()))
+        if len(last) == len(new):
+            return registered
+        written = dict(zip(last, registered, strict=True))
+        return [written[one.registration.subscription.endpoint] for one in new]
+
+
+class Reception:
+    """Registers browsers of any application: those that come at once in one transaction, as if one after another."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._rounds: Rounds[Asked, Registered] = Rounds(self._together, MOST_AT_ONCE)
+
+    async def register(self, asked: Asked) -> Registered:
+        """It is kept when this returns. Raises IdentityUnproven, Invalid and EndpointNotAllowed."""
+        return await self._rounds.ask(asked)
+
+    async def _together(self, asked: Sequence[Asked]) -> Sequence[Registered | Exception]:
+        try:
+            async with self._context.engine.begin() as conn:
+                return await register(conn, self._context, asked)
+        except DBAPIError as error:
+            if len(asked) == 1 or not is_refusal(error):
+                raise
+        # The database refused one of them, and with it all: each is asked for alone, so that only that one hears it.
+        return [await self._alone(one) for one in asked]
+
+    async def _alone(self, asked: Asked) -> Registered | Exception:
+        try:
+            async with self._context.engine.begin() as conn:
+                [result] = await register(conn, self._context, [asked])
+        except DATABASE_ERRORS as error:
+            return error
+        return result
+
+
+async def register(conn: AsyncConnection, context: Context, asked: Sequence[Asked]) -> list[Registered | GatewayError]:
+    """Each as if the ones before it had come before it. What is refused keeps no other from being registered."""
+    lobbies = await applications.lobbies(conn, list({one.application_id for one in asked}))
+    desks = {id_: Desk(context, id_, lobby) for id_, lobby in lobbies.items()}
+    results: dict[int, Registered | GatewayError] = {}
+    turns: list[dict[tuple[UUID, str], tuple[int, New]]] = []
+    for number, one in enumerate(asked):
+        try:
+            if one.application_id not in desks:
+                raise Unauthenticated("the key is unknown or was removed")
+            new = desks[one.application_id].admit(one)
+        except (IdentityUnproven, Invalid, EndpointNotAllowed, Unauthenticated) as refusal:
+            results[number] = refusal
+            continue
+        name = (new.application_id, new.registration.subscription.endpoint)
+        turn = next((turn for turn in turns if name not in turn), None)  # the same browser again waits for its turn
+        if turn is None:
+            turns.append(turn := {})
+        turn[name] = (number, new)
+    for turn in turns:
+        written = await devices.register(conn, [new for _, new in turn.values()])
+        for (number, _), done in zip(turn.values(), written, strict=True):
+            results[number] = done
+    return [results[number] for number in range(len(asked))]
+
+
+async def prove(
+    conn: AsyncConnection, vault: Vault, application_id: UUID, user_id: str | None, user_hash: str | None
+) -> None:
+    """Raises IdentityUnproven when the application demands a proof for a user id and this is none."""
+    application = await applications.get(conn, application_id)
+    if application is not None and application.identity_secret is not None:
+        _prove(vault.open(application.identity_secret, "identity"), user_id, user_hash)
+
+
+def _prove(secret: bytes | None, user_id: str | None, user_hash: str | None) -> None:
+    if user_id is None or secret is None:
+        return
+    expected = hmac.digest(secret, user_id.encode(), hashlib.sha256).hex()
+    if user_hash is None or not hmac.compare_digest(user_hash.encode("utf-8", "replace"), expected.encode()):
+        raise IdentityUnproven("user_hash must be the hex HMAC-SHA256 of user_id under the identity secret")
+
+
+async def find(conn: AsyncConnection, application_id: UUID, device_id: UUID) -> Device:
+    """Raises NotFound, also for another application's."""
+    device = await devices.get(conn, device_id)
+    if device is None or device.application_id != application_id:
+        raise NotFound(f"there is no device {ids.show(ids.DEVICE, device_id)}")
+    return device
+
+
+async def add_topic(conn: AsyncConnection, device: Device, topic: str) -> None:
+    """Raises Conflict when the device has too many already."""
+    if not await devices.subscribe(conn, device.id, topic, most=MOST_TOPICS):
+        raise Conflict(f"a device has at most {MOST_TOPICS} topics")
+
+
+def show(device: Device) -> dict[str, Any]:
+    """The device as callers see it. Its endpoint and keys are a capability to push to it, so they stay inside."""
+    location = device.location
+    return {
+        "id": ids.show(ids.DEVICE, device.id),
+        "status": device.status,
+        "host": device.subscription.endpoint.split("/")[2],
+        "user_id": device.user_id,
+        "client": device.client._asdict(),
+        "attributes": device.attributes,
+        "topics": list(device.topics),
+        "zones": list(device.zones),
+        "muted": list(device.muted),
+        "location": None
+        if location is None
+        else {
+            "lat": location.lat,
+            "lon": location.lon,
+            "accuracy_m": location.accuracy_m,
+            "located_at": device.located_at,
+        },
+        "created_at": device.created_at,
+        "updated_at": device.updated_at,
+        "last_seen_at": device.last_seen_at,
+    }

@@ -1,0 +1,1 @@
+"""What sends by itself: events, triggers and reminders."""

@@ -1,0 +1,1 @@
+"""What a browser fetches or receives directly: inbox, live channel, receipts."""

@@ -1,0 +1,65 @@
+"""A device's inbox: what was sent to it, as it would be shown now.
+
+It is the log seen from the device. No copy is kept of what each device was sent: the words are rendered when they are
+asked for, in the device's language and with what is known of it by then.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain import ids
+from gateway.domain.device import Device
+from gateway.domain.errors import Invalid, TemplateFailed
+from gateway.records import applications, notifications
+from gateway.records.delivery_log import inbox
+from gateway.records.recipients import known_of
+from gateway.service.context import Context
+from gateway.service.notifications.rendering import Messages
+
+
+async def items(
+    conn: AsyncConnection,
+    context: Context,
+    device: Device,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    limit: int,
+) -> list[dict[str, Any]]:
+    """Newest first, below the position `before`; or the oldest first of what comes after a position."""
+    rows = await inbox.page(conn, device.application_id, device.id, before=before, after=after, limit=limit)
+    return await shown(conn, context, device, rows) if rows else []
+
+
+async def shown(
+    conn: AsyncConnection, context: Context, device: Device, rows: Sequence[Row[Any]]
+) -> list[dict[str, Any]]:
+    """`rows` have notification_id and variant, and when there is one a settled_at, a read_at and a position."""
+    found = {one.id: one for one in await notifications.load(conn, [row.notification_id for row in rows])}
+    known = (await known_of(conn, [device.id])).get(device.id, {})
+    home = await applications.home(conn, device.application_id) or context.public_url
+    made = []
+    for row in rows:
+        notification = found[row.notification_id]
+        try:
+            messages = Messages(context.vault, context.public_url, notification, home)
+            content: dict[str, Any] | None = messages.rendered(device.client.locale, known, row.variant)
+        except (TemplateFailed, Invalid):
+            content = None
+        said = row._mapping
+        made.append(
+            {
+                "id": ids.show(ids.DELIVERY, notification.id, device.id),
+                "notification_id": ids.show(ids.NOTIFICATION, notification.id),
+                "kind": notification.kind,
+                "content": None if content is None else content | {"tag": notification.tag_of(content)},
+                "sent_at": said.get("settled_at") or said["created_at"],
+                "expires_at": notification.delivery.expires_at,
+                "read_at": said.get("read_at"),
+                "position": said.get("position"),
+            }
+        )
+    return made

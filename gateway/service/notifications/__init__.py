@@ -1,0 +1,1 @@
+"""What is sent: submission, life cycle, templates, rendering and JSON representations."""

@@ -1,0 +1,1 @@
+"""Operator tasks: master key rotation and erasure of personal data."""

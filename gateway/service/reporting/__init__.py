@@ -1,0 +1,1 @@
+"""Statistics, and following the delivery log live."""

@@ -1,0 +1,40 @@
+"""Campaigns: a named message to many, in the lane that gives way to all others."""
+
+from gateway.domain.notification import Kind
+from gateway.service.access.authentication import SEND
+from gateway.web.api.notifications import accept
+from gateway.web.http.parsing import example
+from gateway.web.http.routing import Answer, Call, Routes
+from gateway.web.schemas import responses
+from gateway.web.schemas.notification_requests import Audience, Label, Schedule, Steered
+
+routes = Routes("campaigns")
+
+
+class NewCampaign(Steered):
+    model_config = example(
+        name="Autumn sale",
+        content={"title": "Autumn sale", "body": "From today on.", "url": "/sale"},
+        audience={"topic": "offers"},
+        schedule={"at": "2027-09-01T09:00:00", "timezone": "device"},
+        throttle={"per_second": 500},
+        quiet_hours={"start": "21:00", "end": "08:00"},
+        variants=[
+            {"name": "plain", "content": {}},
+            {"name": "urging", "weight": 2, "content": {"title": "Autumn sale: only today"}},
+        ],
+        winner={"sample": 0.2, "after": 3600},
+        pause_when={"failure_share": 0.3, "after": 1000},
+    )
+
+    name: Label
+    audience: Audience
+    schedule: Schedule | None = None
+
+
+@routes.add("POST", "/v1/campaigns", may=(SEND,), body=NewCampaign, creates=True, answers={201: responses.Notification})
+async def start(call: Call[NewCampaign]) -> Answer:
+    """Start a campaign, now or at `schedule.at`."""
+    new, id_ = call.body, call.application_id
+    draft = await new.draft(call.conn, id_, Kind.CAMPAIGN, new.audience, name=new.name, schedule=new.schedule)
+    return await accept(call, draft)

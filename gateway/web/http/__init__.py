@@ -1,0 +1,1 @@
+"""The HTTP layer under the resources: routing, parsing, problems, limits, headers."""

@@ -1,0 +1,1 @@
+"""Static files and documentation pages."""

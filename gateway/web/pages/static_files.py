@@ -1,0 +1,66 @@
+"""What browsers load from us: the SDK, the console, the sample app, and the API's own description."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+
+from gateway.web.http.security_headers import PAGE, page_policy
+from gateway.web.pages import docs
+
+STATIC = Path(__file__).resolve().parents[2] / "static"
+
+SECONDS_CACHED = 3600
+# Not left to the machine's own table, which may call a script anything; browsers run only what is called one.
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".ts": "text/plain; charset=utf-8",
+}
+
+
+def add(app: web.Application, openapi: bytes, map_tiles: str | None = None) -> None:
+    """`map_tiles`: where the console's maps get pictures from, with {z}, {x} and {y} in the address."""
+    policies = {"console": page_policy(map_tiles)}
+
+    async def document(_: web.Request) -> web.Response:
+        return web.Response(body=openapi, content_type="application/json", charset="utf-8")
+
+    async def settings(_: web.Request) -> web.Response:
+        return web.json_response({"map_tiles": map_tiles}, headers={"Cache-Control": "no-cache"})
+
+    app.router.add_get("/openapi.json", document)
+    app.router.add_get("/console/settings.json", settings)
+    app.router.add_get("/", _to("/console/"))
+    docs.add(app)
+    for name in ("console", "sample", "docs"):
+        app.router.add_get(f"/{name}", _to(f"/{name}/"))
+        app.router.add_get(
+            f"/{name}/{{file:[\\w./-]*}}", _files(STATIC / name, {"Content-Security-Policy": policies.get(name, PAGE)})
+        )
+    shared = {"Access-Control-Allow-Origin": "*", "Cache-Control": f"public, max-age={SECONDS_CACHED}"}
+    app.router.add_get("/sdk/{file:[\\w.-]+}", _files(STATIC / "sdk", shared))
+
+
+def _to(path: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def redirect(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=302, headers={"Location": path})
+
+    return redirect
+
+
+def _files(folder: Path, headers: dict[str, str]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    paths = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        path = request.match_info["file"] or "index.html"
+        if path not in paths:
+            raise web.HTTPNotFound
+        file = folder / path
+        kind = {"Content-Type": TYPES.get(file.suffix, "application/octet-stream")}
+        return web.FileResponse(file, headers={"Cache-Control": "no-cache"} | headers | kind)
+
+    return serve
