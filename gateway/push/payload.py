@@ -38,7 +38,7 @@ def compose(
     receipts_url: str | None,
     default_url: str | None = None,
 ) -> Template:
-    """Render validated content. `content` is API.md's Content: title, body, url, icon, image, badge, actions
+    """Render validated content. `content` is the API's Content: title, body, url, icon, image, badge, actions
     [{action, title, url}], data, silent, require_interaction, app_badge.
 
     A `url` that is missing or relative is resolved against `default_url` (absolute). What the service worker needs

@@ -18,7 +18,7 @@ from tests.faults.play import Happened
 from tests.faults.pulse import Pulse
 from tests.faults.remembering import Said
 
-# As DESIGN.md has it ("every few hundred rows or milliseconds"), and not as the code does.
+# A worker settles every few hundred rows or milliseconds. Not read from the code, so that this checks the code.
 BATCH_WAIT_S = 0.3
 # Two settlements: the one that a result waits for, and its own.
 SETTLE_S = 0.7

@@ -33,7 +33,7 @@ async def sender() -> AsyncIterator[Sender]:
         yield Sender(http)
 
 
-# The lines of PUSH_SERVICES: status, and the reason where the vendor has a fixed word for it.
+# What each vendor answers, as observed and documented: status, and the reason if the vendor has a fixed word for it.
 F, M, A, W = Vendor.FCM, Vendor.MOZILLA, Vendor.APPLE, Vendor.WNS
 REFUSALS: dict[Fault, dict[Vendor, tuple[int, object]]] = {
     Fault.UNKNOWN: {F: (404, ANY), M: (404, 102), A: (404, "BadDeviceToken"), W: (404, ANY)},

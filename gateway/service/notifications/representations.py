@@ -1,4 +1,4 @@
-"""What callers are shown of notifications and deliveries, in API.md's words."""
+"""JSON representations of notifications and deliveries, as the HTTP API returns them."""
 
 import json
 from collections.abc import Sequence

@@ -21,7 +21,10 @@ from gateway.web.http.security_headers import PAGE
 
 FOLDER = Path(__file__).resolve().parents[2] / "static" / "docs"
 # In the order in which a newcomer reads them; the first is the front page.
-PAGES = ("start", "tutorial", "sdk", "recipes", "moving", "errors", "metrics", "comparison")
+PAGES = (
+    *("start", "tutorial", "sdk", "sending", "campaigns", "alerts", "events", "webhooks", "recipes", "moving"),
+    *("errors", "metrics", "comparison"),
+)
 HEADERS = {"Content-Security-Policy": PAGE, "Cache-Control": "no-cache"}
 
 
@@ -88,7 +91,7 @@ def slug(heading: str) -> str:
 
 def _contents(here: str) -> str:
     links = [(f"/docs/{name if name != PAGES[0] else ''}", page(name).title, name == here) for name in PAGES]
-    links.insert(3, ("/docs/api", "API reference", False))
+    links.insert(PAGES.index("errors"), ("/docs/api", "API reference", False))
     return "".join(
         f'<a href="{path}"{" aria-current=page" if current else ""}>{escape(title)}</a>'
         for path, title, current in links

@@ -1,0 +1,80 @@
+"""The documents are short, complete and free of dead references.
+
+tests/e2e/test_docs.py runs their blocks; this module reads only files.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from tests.support.documents import BESIDE, PAGES, README, names
+
+ROOT = README.parent
+MAX_README_BYTES = 6_000
+DOCUMENTS = (*PAGES, *(file for file in BESIDE if "data" not in file.parts))
+# The first word of an inline code span, if it is a path from the root of the repository.
+REPOSITORY_PATH = re.compile(r"^(?:gateway|migrations|ops|tests|\.github)/[\w./@-]*")
+# Documents that code cites: `ops/bench/RESULTS.md`.
+CITED_DOCUMENT = re.compile(r"[\w./-]*\w\.md\b")
+SOURCES = {".py", ".js", ".ts", ".css", ".toml", ".yml", ".yaml", ".service", ".env", ".sh", ""}
+
+
+def links(file: Path) -> list[str]:
+    """Return the targets of all links and images of a document."""
+    return [
+        str(part.attrGet("href") or part.attrGet("src"))
+        for token in MarkdownIt().enable("table").parse(file.read_text("utf-8"))
+        for part in token.children or ()
+        if part.type in ("link_open", "image")
+    ]
+
+
+def anchors(file: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a document."""
+    headings = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_readme_is_at_most_six_kilobytes() -> None:
+    """The README is a front page; details belong to the pages that it links."""
+    assert len(README.read_bytes()) <= MAX_README_BYTES
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_document_cites_only_existing_files(document: Path) -> None:
+    """Relative links lead to files and headings, and inline code names existing paths."""
+    for link in links(document):
+        if "://" in link or link.startswith(("/", "mailto:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), link
+        assert not anchor or anchor in anchors(target), link
+    for name in names(document):
+        for path in REPOSITORY_PATH.findall(name):
+            assert (ROOT / path).exists(), path
+
+
+def test_code_cites_only_existing_documents() -> None:
+    """Code names a document by its path from the root or from the citing file, or by its bare name."""
+    file_names = {file.name for file in (*DOCUMENTS, *(ROOT / ".github").rglob("*.md"))}
+    dead = []
+    for folder in ("gateway", "migrations", "ops", "tests", ".github"):
+        for file in (ROOT / folder).rglob("*"):
+            if file.suffix not in SOURCES or not file.is_file() or {"data", "__pycache__"} & set(file.parts):
+                continue
+            for cited in CITED_DOCUMENT.findall(file.read_text("utf-8", errors="replace")):
+                if cited not in file_names and not any((base / cited).exists() for base in (ROOT, file.parent)):
+                    dead.append((str(file.relative_to(ROOT)), cited))
+    assert dead == []
+
+
+def test_every_page_is_reachable_from_the_readme() -> None:
+    """Each page under gateway/static/docs, ops/docs and .github is linked from the README."""
+    linked = {(ROOT / link).resolve() for link in links(README) if "://" not in link}
+    pages = {*PAGES, *(ROOT / "ops" / "docs").glob("*.md"), *(ROOT / ".github").glob("[A-Z]*.md")}
+    assert {page for page in pages if page not in linked and page.name != "PULL_REQUEST_TEMPLATE.md"} == set()
+    assert set((ROOT / "gateway" / "static" / "docs").glob("*.md")) == set(PAGES)
