@@ -1,11 +1,11 @@
-/** The console: sign in with a secret key, then one page at a time, named by the address after the `#/`. */
+/** Entry point of the console: sign-in, navigation, and one page at a time, named by the part of the URL after `#/`. */
 
 import * as api from "./lib/api.js";
-import { $, element, soft } from "./lib/elements.js";
+import { $, element, mutedText } from "./lib/elements.js";
 
-const PAGES = [
+const NAVIGATION = [
   [
-    "Watch",
+    "Monitor",
     [
       ["overview", "Overview"],
       ["log", "Delivery log"],
@@ -13,7 +13,7 @@ const PAGES = [
     ],
   ],
   [
-    "Send",
+    "Messages",
     [
       ["campaigns", "Campaigns"],
       ["alerts", "Alerts"],
@@ -23,7 +23,7 @@ const PAGES = [
     ],
   ],
   [
-    "People",
+    "Audience",
     [
       ["devices", "Devices"],
       ["topics", "Topics"],
@@ -32,39 +32,42 @@ const PAGES = [
     ],
   ],
   [
-    "Connect",
+    "Settings",
     [
       ["webhooks", "Webhooks"],
       ["feeds", "Alert feeds"],
-      ["keys", "Keys"],
+      ["keys", "API keys"],
       ["audit", "Audit log"],
     ],
   ],
 ];
-/** Pages whose module is not named after them. */
+const NAMED_RESOURCES = ["topics", "segments", "categories", "templates", "reminders", "triggers", "webhooks", "feeds"];
 const MODULES = {
-  log: "views/delivery_log",
-  keys: "views/api_keys",
-  audit: "views/audit_log",
-  compose: "forms/campaign_composer",
-  ...Object.fromEntries(
-    ["reminders", "triggers", "templates", "topics", "segments", "categories", "webhooks", "feeds"].map((page) => [
-      page,
-      "views/resources",
-    ]),
-  ),
+  ...Object.fromEntries(NAMED_RESOURCES.map((page) => [page, "./views/named_resources.js"])),
+  alerts: "./views/alerts.js",
+  audit: "./views/audit_log.js",
+  campaigns: "./views/campaigns.js",
+  compose: "./forms/campaign_composer.js",
+  devices: "./views/devices.js",
+  health: "./views/health.js",
+  keys: "./views/api_keys.js",
+  log: "./views/delivery_log.js",
+  overview: "./views/overview.js",
 };
-const KNOWN = new Set([...PAGES.flatMap(([, pages]) => pages.map(([name]) => name)), "compose"]);
+const DEFAULT_PAGE = "overview";
+// Pages that are not in the navigation belong to another one that is.
+const PARENT_PAGES = { compose: "campaigns" };
 
-let leaving = new AbortController();
+let pageController = new AbortController();
 let session = null;
 
-function live(state) {
+/** Show whether the page receives updates: "live", "reconnecting", "paused", or "off" for a page without updates. */
+function showLiveState(state) {
   $("live").dataset.state = state;
   $("live").textContent = state;
 }
 
-function decoded(text) {
+function decode(text) {
   try {
     return decodeURIComponent(text);
   } catch {
@@ -72,135 +75,142 @@ function decoded(text) {
   }
 }
 
-/** `#/devices/dev_1?x=y` is the page `devices`, of dev_1, with x. */
-function address() {
+/** Parse `#/devices/dev_1?x=y` into the page `devices`, the id `dev_1` and the query {x: "y"}. */
+function parseLocation() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
-  const [page, ...rest] = path.split("/").map(decoded);
+  const [page, ...rest] = path.split("/").map(decode);
   return {
-    page: KNOWN.has(page) ? page : "overview",
+    page: page in MODULES ? page : DEFAULT_PAGE,
     id: rest.join("/"),
     query: Object.fromEntries(new URLSearchParams(query)),
   };
 }
 
-async function open() {
+async function openPage() {
   if (!session) return;
-  leaving.abort();
-  leaving = new AbortController();
-  const { signal } = leaving;
-  const { page, id, query } = address();
-  menu(false);
-  for (const link of $("nav").querySelectorAll("a")) {
-    if (link.hash === `#/${page === "compose" ? "campaigns" : page}`) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
-  }
-  live("off");
-  const main = $("page");
-  const body = element("div", { className: "page" }, soft("Loading…"));
-  main.replaceChildren(body);
+  pageController.abort();
+  pageController = new AbortController();
+  const { signal } = pageController;
+  const { page, id, query } = parseLocation();
+  setMenuOpen(false);
+  markCurrentLink(PARENT_PAGES[page] ?? page);
+  showLiveState("off");
+  const body = element("div", { className: "page" }, mutedText("Loading…"));
+  $("page").replaceChildren(body);
   document.title = `${$("nav").querySelector("[aria-current]")?.textContent ?? "Push"} · ${session.application}`;
   try {
-    const module = await import(`./${MODULES[page] ?? `views/${page}`}.js`);
-    if (!signal.aborted) await module.open(body, { page, id, query, session, signal, live });
+    const view = await import(MODULES[page]);
+    if (!signal.aborted) await view.open(body, { page, id, query, session, signal, live: showLiveState });
   } catch (error) {
     if (signal.aborted) return;
-    body.replaceChildren(
-      element(
-        "section",
-        { className: "card" },
-        element("h2", {}, "This could not be shown"),
-        element("p", { className: "problem", role: "alert" }, error.message),
-      ),
-    );
+    const message = element("p", { className: "problem", role: "alert" }, error.message);
+    const heading = element("h2", {}, "This page could not be loaded");
+    body.replaceChildren(element("section", { className: "card" }, heading, message));
+  }
+}
+
+function markCurrentLink(page) {
+  for (const anchor of $("nav").querySelectorAll("a")) {
+    if (anchor.hash === `#/${page}`) anchor.setAttribute("aria-current", "page");
+    else anchor.removeAttribute("aria-current");
   }
 }
 
 async function signIn(key) {
   session = await api.signIn(key);
-  await api.call("GET", "/v1/notifications?limit=1"); // whether this key may see them
+  // Fails when the key lacks the scope that every page needs.
+  await api.get("/v1/notifications?limit=1");
   $("sign-in").hidden = true;
   $("console").hidden = false;
   $("application").textContent = session.application;
-  $("application").title = `key ${session.key}, which may ${session.scopes.join(", ")}`;
-  await open();
+  $("application").title = `Signed in with key “${session.key}” (${session.scopes.join(", ")})`;
+  await openPage();
 }
 
-async function signOut(why = "") {
-  leaving.abort();
+async function signOut(reason = "") {
+  pageController.abort();
   session = null;
   $("console").hidden = true;
   $("page").replaceChildren();
-  await api.signOut().catch(() => {}); // it is over already, or the gateway is away
+  // The session may be over already, or the gateway unreachable: the console signs out all the same.
+  await api.signOut().catch(() => {});
   $("sign-in").hidden = false;
-  $("sign-in").querySelector(".problem").textContent = why;
+  showSignInProblem(reason);
   $("key").focus();
 }
 
-function menu(shown) {
-  $("nav").classList.toggle("shown", shown);
-  $("menu").setAttribute("aria-expanded", String(shown));
+function showSignInProblem(text) {
+  $("sign-in").querySelector(".problem").textContent = text;
 }
 
-function theme(chosen) {
-  if (chosen) document.documentElement.dataset.theme = chosen;
+function setMenuOpen(open) {
+  $("nav").classList.toggle("open", open);
+  $("menu").setAttribute("aria-expanded", String(open));
+}
+
+function setTheme(theme) {
+  if (!theme) return;
+  document.documentElement.dataset.theme = theme;
   try {
-    if (chosen) localStorage.setItem("theme", chosen);
+    localStorage.setItem("theme", theme);
   } catch {
-    // A browser that keeps nothing asks each time.
+    // Without storage the choice lasts until the page is closed.
   }
 }
 
-$("nav").append(
-  ...PAGES.map(([title, pages]) =>
-    element(
-      "div",
-      {},
-      element("h2", {}, title),
-      pages.map(([name, text]) => element("a", { href: `#/${name}` }, text)),
-    ),
-  ),
-  element("div", {}, element("a", { href: "/docs/" }, "Documentation")),
-);
-$("menu").addEventListener("click", () => menu(!$("nav").classList.contains("shown")));
+function savedTheme() {
+  try {
+    return localStorage.getItem("theme");
+  } catch {
+    return null;
+  }
+}
+
+function buildNavigation() {
+  const groups = NAVIGATION.map(([title, pages]) => {
+    const links = pages.map(([page, text]) => element("a", { href: `#/${page}` }, text));
+    return element("div", {}, element("h2", {}, title), links);
+  });
+  const documentation = element("div", {}, element("a", { href: "/docs/" }, "Documentation"));
+  $("nav").append(...groups, documentation);
+}
+
+buildNavigation();
+setTheme(savedTheme());
+$("menu").addEventListener("click", () => setMenuOpen(!$("nav").classList.contains("open")));
 $("theme").addEventListener("click", () => {
-  const now =
-    document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
-  theme(now === "dark" ? "light" : "dark");
+  const systemTheme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  const current = document.documentElement.dataset.theme ?? systemTheme;
+  setTheme(current === "dark" ? "light" : "dark");
 });
 $("sign-in")
   .querySelector("form")
   .addEventListener("submit", async (event) => {
     event.preventDefault();
-    const problem = $("sign-in").querySelector(".problem");
-    problem.textContent = "";
-    await signIn($("key").value.trim()).then(
-      () => {
-        $("key").value = "";
-      },
-      (error) => {
-        problem.textContent = error.message;
-      },
-    );
+    showSignInProblem("");
+    try {
+      await signIn($("key").value.trim());
+      $("key").value = "";
+    } catch (error) {
+      showSignInProblem(error.message);
+    }
   });
 $("sign-out").addEventListener("click", () => signOut());
-document.addEventListener("session-over", () => session && signOut("Your session is over: sign in again."));
+document.addEventListener("session-ended", () => {
+  if (session) signOut("Your session has ended. Sign in again.");
+});
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   $("page").focus();
 });
-addEventListener("hashchange", open);
+addEventListener("hashchange", openPage);
 addEventListener("keydown", (event) => {
-  if (event.key === "Escape") menu(false);
+  if (event.key === "Escape") setMenuOpen(false);
 });
 
-try {
-  theme(localStorage.getItem("theme"));
-} catch {
-  // As above.
-}
-// A key in the address is taken out of it at once, before anybody looks over a shoulder or copies the address.
-const given = new URLSearchParams(location.hash.slice(1)).get("key");
-if (given) history.replaceState(null, "", location.pathname + location.search);
-signIn(given).catch((error) => {
-  if (given) $("sign-in").querySelector(".problem").textContent = error.message;
+// A key in the URL is removed from it immediately, so that it is neither seen nor copied.
+const keyFromUrl = new URLSearchParams(location.hash.slice(1)).get("key");
+if (keyFromUrl) history.replaceState(null, "", location.pathname + location.search);
+signIn(keyFromUrl).catch((error) => {
+  if (keyFromUrl) showSignInProblem(error.message);
 });

@@ -1,207 +1,216 @@
-/** Who is reached, said with a few controls and counted as it is said; what they cannot say is said in JSON. */
+/** Build an audience from conditions and count its devices. Audiences that need more are edited as JSON. */
 
 import { get, post } from "../lib/api.js";
-import { button, count, element, field, settledTyping } from "../lib/elements.js";
+import { actionBar, button, controlOf, element, field } from "../lib/elements.js";
+import { formatQuantity } from "../lib/format.js";
+import { debounce, latestOnly } from "../lib/updates.js";
 
-const LEAVES = {
-  everyone: ["everyone", null, () => ({ everyone: true })],
-  topic: ["has the topic", "weather", (value) => ({ topic: value })],
-  segment: ["is in the segment", "seg_…", (value) => ({ segment: value })],
-  user_id: ["is the user", "u-42", (value) => ({ user_id: value })],
-  device_id: ["is the device", "dev_…", (value) => ({ device_id: value })],
-  attribute: ["has the attribute", "plan = pro", attribute],
-  locale: ["speaks", "de", (value) => ({ locale: value })],
-  platform: ["is on the platform", "android", (value) => ({ platform: value })],
-  browser: ["uses the browser", "Firefox", (value) => ({ browser: value })],
-  zone: ["is in the zone", "TXC201", (value) => ({ zone: value })],
+// Kind of condition: text, placeholder (null without a value), and the audience that a value stands for.
+const CONDITIONS = {
+  everyone: ["All devices", null, () => ({ everyone: true })],
+  topic: ["Topic is", "weather", (value) => ({ topic: value })],
+  segment: ["Segment is", "seg_…", (value) => ({ segment: value })],
+  user_id: ["User ID is", "u-42", (value) => ({ user_id: value })],
+  device_id: ["Device ID is", "dev_…", (value) => ({ device_id: value })],
+  attribute: ["Attribute", "plan = pro", parseAttribute],
+  locale: ["Language is", "de", (value) => ({ locale: value })],
+  platform: ["Platform is", "android", (value) => ({ platform: value })],
+  browser: ["Browser is", "Firefox", (value) => ({ browser: value })],
+  zone: ["Alert zone is", "TXC201", (value) => ({ zone: value })],
 };
+const CONDITION_OPTIONS = Object.entries(CONDITIONS).map(([value, [text]]) => ({ value, text }));
+const MATCH_OPTIONS = [
+  { value: "all", text: "All conditions" },
+  { value: "any", text: "Any condition" },
+];
 const OPERATORS = { "=": "eq", "!=": "ne", "<": "lt", "<=": "lte", ">": "gt", ">=": "gte" };
+const COMPARISON = /^\s*([^\s=<>!]+)\s*(<=|>=|!=|=|<|>)\s*(.+?)\s*$/;
+// Conditions whose values are suggested from a list.
+const SUGGESTIONS = { topic: "topics", segment: "segments" };
+const MAX_EXAMPLES = 3;
 
-function attribute(text) {
-  const found = /^\s*([^\s=<>!]+)\s*(<=|>=|!=|=|<|>)\s*(.+?)\s*$/.exec(text);
-  if (!found) return { attribute: text.trim(), exists: true };
-  const [, name, operator, said] = found;
-  const value =
-    said === "true"
-      ? true
-      : said === "false"
-        ? false
-        : said !== "" && !Number.isNaN(Number(said))
-          ? Number(said)
-          : said;
-  return { attribute: name, [OPERATORS[operator]]: value };
+/** Parse "plan = pro". A name alone means that the attribute exists. */
+function parseAttribute(text) {
+  const match = COMPARISON.exec(text);
+  if (!match) return { attribute: text.trim(), exists: true };
+  const [, name, operator, operand] = match;
+  return { attribute: name, [OPERATORS[operator]]: parseOperand(operand) };
 }
 
-/** Whether two values say the same, in whatever order their names came back. */
-export function alike(one, other) {
-  const ordered = (_, part) =>
-    part && typeof part === "object" && !Array.isArray(part) ? Object.fromEntries(Object.entries(part).sort()) : part;
-  return JSON.stringify(one, ordered) === JSON.stringify(other, ordered);
+function parseOperand(text) {
+  if (text === "true" || text === "false") return text === "true";
+  return Number.isNaN(Number(text)) ? text : Number(text);
 }
 
-/** The kind and the text that say a leaf; nothing where none does. */
-function spelled(leaf) {
-  const { attribute: name, ...compared } = leaf ?? {};
-  const [[kind, value]] = Object.entries(name === undefined ? compared : { attribute: name });
-  if (name === undefined || compared.exists === true) return [kind, value === true ? "" : value];
-  const [[operator, operand]] = Object.entries(compared);
-  return [kind, `${name} ${Object.keys(OPERATORS).find((sign) => OPERATORS[sign] === operator)} ${operand}`];
+/** Compare two JSON values; the order of an object's names does not matter. */
+export function isSameValue(value, other) {
+  const sortNames = (_, part) => {
+    const isObject = part && typeof part === "object" && !Array.isArray(part);
+    return isObject ? Object.fromEntries(Object.entries(part).sort()) : part;
+  };
+  return JSON.stringify(value, sortNames) === JSON.stringify(other, sortNames);
 }
 
-/** Answers {node, value()}; `value()` is null while nothing is said, and throws for JSON that is none. */
-export function audience({ given, signal }) {
-  const reach = element("p", { className: "reach", "aria-live": "polite" }, "…");
-  const named = element("small", {});
+/** The kind and the text of a condition, as the inverse of CONDITIONS. */
+function describeCondition(condition) {
+  const { attribute, ...rest } = condition;
+  if (attribute === undefined) {
+    const [[kind, value]] = Object.entries(rest);
+    return [kind, value === true ? "" : value];
+  }
+  if (rest.exists === true) return ["attribute", attribute];
+  const [[operator, operand]] = Object.entries(rest);
+  const sign = Object.keys(OPERATORS).find((name) => OPERATORS[name] === operator);
+  return ["attribute", `${attribute} ${sign} ${operand}`];
+}
+
+/** Returns {node, read()}; `read` returns null for an empty audience and throws when the JSON is not valid. */
+export function audienceBuilder({ initial, signal }) {
+  const size = element("p", { className: "audience-size", "aria-live": "polite" }, "…");
+  const sizeDetails = element("small", {});
   const rows = element("div", { className: "form" });
-  const how = field("Devices must meet", "how", {
-    options: [
-      { value: "all", text: "all of these" },
-      { value: "any", text: "any of these" },
-    ],
-  });
-  const json = field("Audience, as JSON", "json", { type: "textarea", className: "code", rows: 5 });
+  const match = field("Match", "match", { options: MATCH_OPTIONS });
+  const json = field("Audience as JSON", "json", { type: "textarea", className: "code", rows: 5 });
+  const jsonInput = controlOf(json);
   const topics = element("datalist", { id: "topics" });
   const segments = element("datalist", { id: "segments" });
-  const expert = element("details", {}, element("summary", {}, "As JSON"), json);
-  let spoken = Boolean(given);
+  const jsonEditor = element("details", {}, element("summary", {}, "Edit as JSON"), json);
+  let isJson = Boolean(initial);
 
-  function add(kind = "topic", text = "") {
-    const which = field("Whom", "leaf", {
-      options: Object.entries(LEAVES).map(([value, [said]]) => ({ value, text: said })),
-      value: kind,
-    });
-    const value = field("Which", "which", { value: text });
+  function addRow(kind = "topic", text = "") {
+    const condition = field("Condition", "condition", { options: CONDITION_OPTIONS, value: kind });
+    const value = field("Value", "value", { value: text });
+    const remove = () => {
+      row.remove();
+      onChange();
+    };
     const row = element(
       "div",
       { className: "condition" },
-      which,
+      condition,
       value,
-      button(
-        "×",
-        () => {
-          row.remove();
-          changed();
-        },
-        { "aria-label": "Remove this condition" },
-      ),
+      button("×", remove, { "aria-label": "Remove condition" }),
     );
-    const adapt = () => {
-      const [, hint] = LEAVES[which.lastChild.value];
-      value.hidden = hint === null;
-      value.lastChild.placeholder = hint ?? "";
-      const list = { topic: "topics", segment: "segments" }[which.lastChild.value];
-      if (list) value.lastChild.setAttribute("list", list);
-      else value.lastChild.removeAttribute("list");
+    const update = () => {
+      const [, placeholder] = CONDITIONS[controlOf(condition).value];
+      value.hidden = placeholder === null;
+      controlOf(value).placeholder = placeholder ?? "";
+      const suggestions = SUGGESTIONS[controlOf(condition).value];
+      if (suggestions) controlOf(value).setAttribute("list", suggestions);
+      else controlOf(value).removeAttribute("list");
     };
-    which.addEventListener("change", adapt);
-    adapt();
+    condition.addEventListener("change", update);
+    update();
     rows.append(row);
   }
-  function built() {
-    const leaves = [...rows.children]
-      .map((row) => {
-        const [kind, text] = [row.querySelector("select").value, row.querySelector("input").value.trim()];
-        return LEAVES[kind][1] === null ? { everyone: true } : text ? LEAVES[kind][2](text) : null;
-      })
-      .filter(Boolean);
-    if (!leaves.length) return null;
-    return leaves.length === 1 ? leaves[0] : { [how.lastChild.value]: leaves };
+
+  function readConditions() {
+    const conditions = [...rows.children].map((row) => {
+      const kind = row.querySelector("select").value;
+      const text = row.querySelector("input").value.trim();
+      const [, placeholder, toAudience] = CONDITIONS[kind];
+      return text || placeholder === null ? toAudience(text) : null;
+    });
+    const filled = conditions.filter(Boolean);
+    if (!filled.length) return null;
+    return filled.length === 1 ? filled[0] : { [controlOf(match).value]: filled };
   }
-  function value() {
-    if (!spoken) return built();
-    const text = json.lastChild.value.trim();
+
+  function read() {
+    if (!isJson) return readConditions();
+    const text = jsonInput.value.trim();
     if (!text) return null;
     try {
       return JSON.parse(text);
     } catch {
-      throw new Error("The audience is not JSON.");
+      throw new Error("The audience is not valid JSON.");
     }
   }
-  let asked = 0;
-  const counted = settledTyping(async () => {
-    const mine = (asked += 1);
-    let said = "Say who.";
-    let some = "";
+
+  async function describeAudience() {
     try {
-      const who = value();
-      if (JSON.stringify(who)?.includes('"from_event"')) said = "Known once it happens.";
-      else if (who) {
-        const { devices, users, sample } = await post("/v1/audiences/preview", { audience: who });
-        said = `${count(devices)} ${devices === 1 ? "device" : "devices"}`;
-        some = `of ${count(users)} known users${
-          sample.length
-            ? `, such as ${sample
-                .slice(0, 3)
-                .map((one) => one.user_id ?? one.browser ?? one.id)
-                .join(", ")}`
-            : ""
-        }`;
-      }
+      const audience = read();
+      if (!audience) return ["Add at least one condition."];
+      if (JSON.stringify(audience).includes('"from_event"')) return ["Resolved when the event occurs."];
+      const { devices, users, sample } = await post("/v1/audiences/preview", { audience });
+      const names = sample.slice(0, MAX_EXAMPLES).map((device) => device.user_id ?? device.browser ?? device.id);
+      const examples = names.length ? `, for example ${names.join(", ")}` : "";
+      return [formatQuantity(devices, "device"), `${formatQuantity(users, "known user")}${examples}`];
     } catch (error) {
-      said = error.message;
+      return [error.message];
     }
-    if (mine !== asked || signal.aborted) return;
-    reach.textContent = said;
-    named.textContent = some;
-  });
-  function changed() {
-    how.hidden = rows.children.length < 2;
-    if (!spoken) json.lastChild.value = JSON.stringify(built(), null, 1);
-    counted();
   }
-  json.addEventListener("input", () => {
-    spoken = true;
-    counted();
+  const showSize = ([text, details = ""]) => {
+    size.textContent = text;
+    sizeDetails.textContent = details;
+  };
+  const updateSize = debounce(latestOnly(describeAudience, showSize, signal));
+
+  function onChange() {
+    match.hidden = rows.children.length < 2;
+    if (!isJson) jsonInput.value = JSON.stringify(readConditions(), null, 1);
+    updateSize();
+  }
+  function onConditionsChange() {
+    isJson = false;
+    onChange();
+  }
+
+  /** Show the initial audience as conditions when they can represent it, otherwise as JSON. */
+  function loadInitial() {
+    jsonInput.value = JSON.stringify(initial, null, 1);
+    controlOf(match).value = initial.any ? "any" : "all";
+    const conditions = initial.all ?? initial.any ?? [initial];
+    const isList = Array.isArray(conditions) && conditions.every((part) => part && Object.keys(part).length);
+    for (const [kind, text] of isList ? conditions.map(describeCondition) : [])
+      if (kind in CONDITIONS) addRow(kind, text);
+    isJson = !isSameValue(readConditions(), initial);
+    jsonEditor.open = isJson;
+    if (isJson) rows.replaceChildren();
+  }
+
+  jsonInput.addEventListener("input", () => {
+    isJson = true;
+    updateSize();
+  });
+  const add = button("Add condition", () => {
+    addRow();
+    onConditionsChange();
   });
   const node = element(
     "fieldset",
     { className: "audience" },
     element("legend", {}, "Audience"),
-    how,
+    match,
     rows,
     topics,
     segments,
-    element(
-      "div",
-      { className: "orders" },
-      button("And …", () => {
-        spoken = false;
-        add();
-        changed();
-      }),
-    ),
-    expert,
-    element("div", {}, reach, named),
+    actionBar(add),
+    jsonEditor,
+    element("div", {}, size, sizeDetails),
   );
-  for (const event of ["input", "change"]) {
-    node.addEventListener(event, (at) => {
-      if (!json.contains(at.target)) {
-        spoken = false;
-        changed();
-      }
+  for (const name of ["input", "change"])
+    node.addEventListener(name, (event) => {
+      if (!json.contains(event.target)) onConditionsChange();
     });
-  }
-  if (given) {
-    json.lastChild.value = JSON.stringify(given, null, 1);
-    how.lastChild.value = given.any ? "any" : "all";
-    const leaves = given.all ?? given.any ?? [given];
-    for (const [kind, text] of Array.isArray(leaves) && leaves.every((leaf) => leaf && Object.keys(leaf).length)
-      ? leaves.map(spelled)
-      : [])
-      if (kind in LEAVES) add(kind, text);
-    spoken = !alike(built(), given);
-    expert.open = spoken;
-    if (spoken) rows.replaceChildren();
-  } else add();
-  changed();
-  get("/v1/topics?limit=200").then(
-    ({ items }) =>
-      topics.append(...items.map((one) => element("option", { value: one.topic }, `${count(one.devices)} devices`))),
+  if (initial) loadInitial();
+  else addRow();
+  onChange();
+  suggest("topics", topics, ({ topic, devices }) => [topic, formatQuantity(devices, "device")]);
+  suggest("segments", segments, ({ id, name }) => [id, name]);
+  return { node, read };
+}
+
+/** Fill a datalist from a list of the API; without access to it there are no suggestions. */
+function suggest(resource, datalist, describe) {
+  get(`/v1/${resource}?limit=200`).then(
+    ({ items }) => {
+      const options = items.map((item) => {
+        const [value, text] = describe(item);
+        return element("option", { value }, text);
+      });
+      datalist.append(...options);
+    },
     () => {},
   );
-  get("/v1/segments?limit=200").then(
-    ({ items }) => segments.append(...items.map((one) => element("option", { value: one.id }, one.name))),
-    () => {},
-  );
-  return { node, value };
 }

@@ -1,124 +1,130 @@
-/** A campaign is written here: what is said, to whom and when, with how it will look beside it. */
+/** The page that creates a campaign: a form with a live preview beside it. */
 
 import { get, post } from "../lib/api.js";
+import { confirmAction, notify, openDialog, runAction } from "../lib/dialogs.js";
 import {
+  actionBar,
+  breadcrumbs,
   button,
-  count,
-  dialog,
-  doing,
+  controlOf,
   element,
-  exactly,
   field,
-  heading,
   link,
-  settledTyping,
-  soft,
-  sure,
-  tell,
+  mutedText,
+  pageHeading,
+  textOf,
 } from "../lib/elements.js";
-import { preview } from "../lib/notification_preview.js";
-import { form } from "./form.js";
-import { CATEGORY, MESSAGE, NAME, PACE, QUIET, TRAVEL } from "./shared_fields.js";
+import { formatDateTime, formatQuantity } from "../lib/format.js";
+import { notificationPreview, payloadSize } from "../lib/notification_preview.js";
+import { debounce, latestOnly } from "../lib/updates.js";
+import { buildForm } from "./form.js";
+import { CATEGORY, DELIVERY_OPTIONS, MESSAGE, NAME, QUIET_HOURS, THROTTLE } from "./shared_fields.js";
 
+const AB_TEST = {
+  group: "A/B test",
+  collapsed: true,
+  fields: [
+    { pointer: "/variants", control: "variants" },
+    {
+      row: [
+        {
+          pointer: "/winner/sample",
+          label: "Test group size, %",
+          control: "percent",
+          min: 0,
+          max: 100,
+          placeholder: "Whole audience, split equally",
+        },
+        {
+          pointer: "/winner/after",
+          label: "Send the winner after",
+          control: "duration",
+          default: 3600,
+          requires: "/winner/sample",
+        },
+      ],
+    },
+  ],
+};
+const AUTOMATIC_PAUSE = {
+  row: [
+    {
+      pointer: "/pause_when/failure_share",
+      label: "Pause at failure rate, %",
+      control: "percent",
+      min: 0,
+      max: 100,
+      placeholder: "Never",
+    },
+    {
+      pointer: "/pause_when/after",
+      label: "After at least this many deliveries",
+      control: "number",
+      min: 1,
+      default: 100,
+      requires: "/pause_when/failure_share",
+    },
+  ],
+};
 const FIELDS = [
-  { ...NAME, label: "Name of the campaign", placeholder: "Autumn sale" },
+  { ...NAME, label: "Campaign name", placeholder: "Autumn sale" },
   { group: "Message", fields: MESSAGE },
+  AB_TEST,
+  { pointer: "/audience", control: "audience", required: true },
   {
-    group: "Try a second wording (A/B test)",
-    folded: true,
+    group: "Schedule",
     fields: [
-      { at: "/variants", as: "variants" },
-      {
-        row: [
-          {
-            at: "/winner/sample",
-            label: "Try them on, percent",
-            as: "percent",
-            min: 0,
-            max: 100,
-            placeholder: "everybody, in equal parts",
-          },
-          {
-            at: "/winner/after",
-            label: "The better one goes on after",
-            as: "seconds",
-            value: 3600,
-            beside: "/winner/sample",
-          },
-        ],
-      },
-    ],
-  },
-  { at: "/audience", as: "audience", required: true },
-  {
-    group: "When",
-    fields: [
-      { at: "/schedule", as: "schedule" },
+      { pointer: "/schedule", control: "schedule" },
       CATEGORY,
       {
-        group: "How it travels",
-        folded: true,
-        fields: [
-          PACE,
-          QUIET,
-          ...TRAVEL,
-          {
-            row: [
-              {
-                at: "/pause_when/failure_share",
-                label: "Pause at failures, percent",
-                as: "percent",
-                min: 0,
-                max: 100,
-                placeholder: "never",
-              },
-              {
-                at: "/pause_when/after",
-                label: "Once so many have ended",
-                as: "number",
-                min: 1,
-                value: 100,
-                beside: "/pause_when/failure_share",
-              },
-            ],
-          },
-        ],
+        group: "Delivery options",
+        collapsed: true,
+        fields: [THROTTLE, QUIET_HOURS, ...DELIVERY_OPTIONS, AUTOMATIC_PAUSE],
       },
     ],
   },
 ];
-const said = (values) => Object.fromEntries(Object.entries(values ?? {}).filter(([, value]) => value !== null));
 
-/** The campaign that would be what `from` was, and what of it cannot be again. */
-function again(from) {
-  const past = [];
-  const { name, content, audience, category } = from;
-  const kept = said({ name: name ?? undefined, content, audience, category });
-  for (const part of ["throttle", "quiet_hours", "winner", "pause_when"]) if (from[part]) kept[part] = said(from[part]);
-  if (from.variants.length)
-    kept.variants = from.variants.map((variant) => ({
+const withoutNulls = (values) =>
+  Object.fromEntries(Object.entries(values ?? {}).filter(([, value]) => value !== null && value !== undefined));
+
+/** Copy a notification as a new campaign. Returns the copy, and the times that are left out because they are past. */
+function copyCampaign(original) {
+  const omitted = [];
+  const { name, content, audience, category } = original;
+  const copy = withoutNulls({ name, content, audience, category });
+  for (const part of ["throttle", "quiet_hours", "winner", "pause_when"])
+    if (original[part]) copy[part] = withoutNulls(original[part]);
+  if (original.variants.length)
+    copy.variants = original.variants.map((variant) => ({
       name: variant.name,
       weight: variant.weight,
       content: variant.content,
     }));
-  const { lane, expires_at: expires, ...travel } = from.delivery;
-  kept.delivery = said(travel);
-  // Alerts go before all else, and not by their author's choice.
-  if (from.kind === "campaign") kept.delivery.lane = lane;
-  // What was given no end of its own ends with its time to live, which is counted from its start.
-  const ended = new Date(expires) - new Date(from.start_at) < 1000 * travel.ttl;
-  if (ended && new Date(expires) > new Date()) kept.delivery.expires_at = expires;
-  else if (ended) past.push(`never after ${exactly(expires)}`);
-  const planned =
-    from.schedule ?? (new Date(from.start_at) - new Date(from.created_at) > 1000 ? { at: from.start_at } : null);
-  if (planned && new Date(planned.at) > new Date()) kept.schedule = planned;
-  else if (planned) past.push(`start at ${exactly(planned.at)}`);
-  return [kept, past];
+
+  const { lane, expires_at: expiresAt, ...delivery } = original.delivery;
+  copy.delivery = withoutNulls(delivery);
+  // The urgent lane of an alert was not its author's choice.
+  if (original.kind === "campaign") copy.delivery.lane = lane;
+  // Without an expiry of its own, a notification expires its time to live after its start.
+  const hasOwnExpiry = new Date(expiresAt) - new Date(original.start_at) < 1000 * delivery.ttl;
+  if (hasOwnExpiry && new Date(expiresAt) > new Date()) copy.delivery.expires_at = expiresAt;
+  else if (hasOwnExpiry) omitted.push(`expires at ${formatDateTime(expiresAt)}`);
+
+  const startedLater = new Date(original.start_at) - new Date(original.created_at) > 1000;
+  const schedule = original.schedule ?? (startedLater ? { at: original.start_at } : null);
+  if (schedule && new Date(schedule.at) > new Date()) copy.schedule = schedule;
+  else if (schedule) omitted.push(`start at ${formatDateTime(schedule.at)}`);
+  return [copy, omitted];
 }
 
-export async function open(body, { query: asked, session, signal }) {
-  const from = asked.from ? await get(`/v1/notifications/${asked.from}`) : null;
-  const [given, past] = from ? again(from) : [asked.segment ? { audience: { segment: asked.segment } } : {}, []];
+async function initialCampaign({ from, segment }) {
+  if (from) return copyCampaign(await get(`/v1/notifications/${from}`));
+  return [segment ? { audience: { segment } } : {}, []];
+}
+
+export async function open(body, { query, session, signal }) {
+  const [initial, omitted] = await initialCampaign(query);
   const templates = await get("/v1/templates?limit=200").then(
     ({ items }) => items,
     () => [],
@@ -127,30 +133,34 @@ export async function open(body, { query: asked, session, signal }) {
     ({ items }) => items.map(({ name }) => name),
     () => [],
   );
-  const saved = field("Begin with a template", "template", {
-    options: [{ value: "", text: "none" }, ...templates.map(({ id, name }) => ({ value: id, text: name }))],
+  const templateOptions = templates.map(({ id, name }) => ({ value: id, text: name }));
+  const templateField = field("Start from a template", "template", {
+    options: [{ value: "", text: "None" }, ...templateOptions],
   });
-  const draft = form(FIELDS, given, { signal, categories });
+  const form = buildForm(FIELDS, initial, { signal, categories });
+  const send = element("button", { className: "primary" }, "Send campaign");
   const node = element(
     "form",
-    { className: "form", id: "draft", noValidate: true },
-    past.length > 0 &&
-      element("p", { className: "note", role: "status" }, `Left out, since it is past: ${past.join("; ")}.`),
-    templates.length > 0 && saved,
-    draft.node,
-    element(
-      "div",
-      { className: "orders" },
-      element("button", { className: "primary" }, "Send"),
-      button("Send a test …", test),
-      draft.other,
+    { className: "form", id: "campaign", noValidate: true },
+    omitted.length > 0 &&
+      element(
+        "p",
+        { className: "notice", role: "status" },
+        `Not copied because it is in the past: ${omitted.join("; ")}.`,
+      ),
+    templates.length > 0 && templateField,
+    form.node,
+    actionBar(
+      send,
+      button("Send test…", () => openTestDialog(readContent)),
+      form.modeButton,
     ),
   );
-  const shown = element("div", {});
-  const size = soft("");
+  const preview = element("div", {});
+  const size = mutedText("");
   body.replaceChildren(
-    element("p", { className: "crumbs" }, link("campaigns", "Campaigns"), " / new"),
-    heading("New campaign"),
+    breadcrumbs(link("campaigns", "Campaigns"), " / new"),
+    pageHeading("New campaign"),
     element(
       "div",
       { className: "columns" },
@@ -159,94 +169,87 @@ export async function open(body, { query: asked, session, signal }) {
         "section",
         { className: "card sticky", "aria-label": "Preview" },
         element("h3", {}, "Preview"),
-        shown,
+        preview,
         size,
       ),
     ),
   );
 
-  /** As far as it is written; what is wrong with it is told when it is sent. */
-  function content() {
+  const readContent = () => form.read("/content").content;
+
+  /** The content as far as it is written, or null while a field is not valid. */
+  function draftContent() {
     try {
-      return draft.said("/content").content ?? {};
+      return readContent() ?? {};
     } catch {
       return null;
     }
   }
-  let last = 0;
-  const rendered = settledTyping(async () => {
-    const mine = (last += 1);
-    const now = content();
-    if (!now?.title) return;
-    const answer = await post("/v1/templates/preview", { content: now }).catch((error) => ({ problem: error.message }));
-    if (mine !== last || signal.aborted) return;
-    size.textContent =
-      answer.problem ?? `${count(answer.octets)} of 3,993 octets; shown as to somebody of whom nothing is known`;
-    if (answer.content) shown.replaceChildren(preview(answer.content, session.application));
-  });
-  const draw = () => {
-    const now = content();
-    if (now) shown.replaceChildren(preview(now, session.application));
-    rendered();
+  const renderOnServer = async () => {
+    const content = draftContent();
+    if (!content?.title) return null;
+    return post("/v1/templates/preview", { content }).catch((error) => ({ problem: error.message }));
+  };
+  const showRendered = (rendered) => {
+    if (!rendered) return;
+    size.textContent = rendered.problem ?? `${payloadSize(rendered.octets)}, rendered for an anonymous user`;
+    if (rendered.content) preview.replaceChildren(notificationPreview(rendered.content, session.application));
+  };
+  const updateRendered = debounce(latestOnly(renderOnServer, showRendered, signal));
+  const updatePreview = () => {
+    const content = draftContent();
+    if (content) preview.replaceChildren(notificationPreview(content, session.application));
+    updateRendered();
   };
 
-  async function test() {
-    const user = field("Send it now to the user", "user", { placeholder: "u-42" });
-    const device = field("or to the device", "device", { placeholder: "dev_…" });
-    const send = element("button", { className: "primary" }, "Send the test");
-    const made = dialog(
-      "Send a test",
-      soft("As it stands, and at once: your own browsers show it as everybody’s will."),
-      element(
-        "form",
-        {
-          className: "form",
-          onsubmit: async (submitted) => {
-            submitted.preventDefault();
-            const [whom, which] = [user.lastChild.value.trim(), device.lastChild.value.trim()];
-            if (!whom && !which) return;
-            const sent = await doing(send, () =>
-              post("/v1/notifications", {
-                content: draft.said("/content").content,
-                audience: which ? { device_id: which } : { user_id: whom },
-              }),
-            );
-            if (!sent) return;
-            tell("The test is on its way.");
-            made.close();
-          },
-        },
-        user,
-        device,
-        send,
-      ),
-    );
+  async function submit(event) {
+    event.preventDefault();
+    form.showError(null);
+    try {
+      const campaign = form.readValid();
+      const { devices } = await post("/v1/audiences/preview", { audience: campaign.audience });
+      const audience = formatQuantity(devices, "device");
+      const confirmed = await confirmAction(
+        campaign.schedule
+          ? { title: `Schedule campaign for ${audience}?`, text: `“${campaign.name}”`, confirm: "Schedule" }
+          : { title: `Send campaign to ${audience}?`, text: `“${campaign.name}” starts immediately.`, confirm: "Send" },
+      );
+      if (!confirmed) return;
+      const created = await post("/v1/campaigns", campaign);
+      if (!signal.aborted) location.hash = `#/campaigns/${created.id}`;
+    } catch (error) {
+      form.showError(error);
+    }
   }
 
-  node.addEventListener("input", draw);
-  saved.addEventListener("change", () => {
-    const chosen = templates.find(({ id }) => id === saved.lastChild.value);
-    if (chosen) draft.fill({ ...draft.said(), content: chosen.content });
-    draw();
+  node.addEventListener("input", updatePreview);
+  node.addEventListener("submit", submit);
+  templateField.addEventListener("change", () => {
+    const template = templates.find(({ id }) => id === controlOf(templateField).value);
+    if (template) form.load({ ...form.read(), content: template.content });
+    updatePreview();
   });
-  node.addEventListener("submit", async (event) => {
+  updatePreview();
+}
+
+/** Send the content to one user or device. */
+function openTestDialog(readContent) {
+  const user = field("User ID", "user", { placeholder: "u-42" });
+  const device = field("or device ID", "device", { placeholder: "dev_…" });
+  const send = element("button", { className: "primary" }, "Send test");
+  const submit = async (event) => {
     event.preventDefault();
-    draft.fail(null);
-    try {
-      const wanted = draft.value();
-      const { devices } = await post("/v1/audiences/preview", { audience: wanted.audience });
-      if (
-        !(await sure(
-          `“${wanted.name}” goes to ${count(devices)} ${devices === 1 ? "device" : "devices"}${wanted.schedule ? "" : " now"}.`,
-          "Send it",
-        ))
-      )
-        return;
-      const sent = await post("/v1/campaigns", wanted);
-      if (!signal.aborted) location.hash = `#/campaigns/${sent.id}`;
-    } catch (error) {
-      draft.fail(error);
-    }
-  });
-  draw();
+    const [userId, deviceId] = [textOf(user), textOf(device)];
+    if (!userId && !deviceId) return;
+    const audience = deviceId ? { device_id: deviceId } : { user_id: userId };
+    const sent = await runAction(send, () => post("/v1/notifications", { content: readContent(), audience }));
+    if (!sent) return;
+    notify("Test notification sent.");
+    node.close();
+  };
+  const node = openDialog(
+    "Send a test notification",
+    mutedText("The current content is sent immediately to all devices of one user, or to one device."),
+    element("form", { className: "form", onsubmit: submit }, user, device, send),
+  );
 }

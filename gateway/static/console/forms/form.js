@@ -1,24 +1,28 @@
 /**
- * A form made from a description of its fields. Each names by a JSON pointer what it says, so that what the gateway finds
- * wrong is shown at the field it names. What no field shows stays as it is, and all of it may be written as JSON instead.
+ * Build a form from descriptions of its fields.
+ *
+ * Each field names the value that it edits by a JSON pointer, so an error of the gateway is shown at the field it
+ * names. Values that no field edits are kept, and all values can be edited as JSON instead.
  */
 
 import { Problem } from "../lib/api.js";
-import { button, element, field } from "../lib/elements.js";
-import { CONTROLS, plain } from "./controls.js";
+import { button, controlOf, element, field, textOf } from "../lib/elements.js";
+import { CONTROLS, inputControl } from "./controls.js";
 
-const steps = (pointer) => pointer.split("/").slice(1);
-const found = (whole, pointer) => steps(pointer).reduce((part, step) => part?.[step], whole);
-const inside = (pointer, outer) => pointer === outer || pointer.startsWith(`${outer}/`);
+const stepsOf = (pointer) => pointer.split("/").slice(1);
+const valueAt = (values, pointer) => stepsOf(pointer).reduce((part, step) => part?.[step], values);
+const isWithin = (pointer, outer) => pointer === outer || pointer.startsWith(`${outer}/`);
 
-/** Sets what a pointer points at; undefined takes it away, and what is empty without it. */
-function put(whole, pointer, value) {
-  const path = steps(pointer);
+/** Set the value at a pointer. Undefined removes it, and the objects that are empty without it. */
+function setValueAt(values, pointer, value) {
+  const path = stepsOf(pointer);
   const last = path.pop();
-  const parents = [whole];
+  const parents = [values];
   for (const step of path) {
-    if (parents.at(-1)[step] === undefined && value === undefined) return;
-    parents.push((parents.at(-1)[step] ??= {}));
+    const parent = parents.at(-1);
+    if (parent[step] === undefined && value === undefined) return;
+    parent[step] ??= {};
+    parents.push(parent[step]);
   }
   if (value !== undefined) parents.at(-1)[last] = value;
   else if (last in parents.at(-1)) {
@@ -28,134 +32,148 @@ function put(whole, pointer, value) {
 }
 
 /**
- * `fields`: {at, label, as, required, value (at the beginning), beside (another, without which this says nothing)} with
- * the attributes of its control, {row: fields}, or {group: title, fields, folded}. `given`: what there is already. Answers
- * {node, said(under), value(), fill(whole), fail(error)}.
+ * Build a form that edits a copy of `initial`.
+ *
+ * `fields` are {pointer, label, control, required, default, requires} with the attributes of the control,
+ * {row: fields}, or {group: title, fields, collapsed}. A field with `requires` has no value while the field at that pointer has none.
+ *
+ * Returns {node, modeButton, read(under), readValid(), load(values), showError(error)}. `modeButton` switches between
+ * form and JSON.
  */
-export function form(fields, given, context) {
-  let held = given;
+export function buildForm(fields, initial, context) {
+  let original = initial;
   let controls = [];
-  let written = null;
+  let json = null;
   const body = element("div", { className: "form" });
   const problem = element("p", { className: "problem", role: "alert" });
-  const other = button("", () => {
+  const modeButton = button("", () => {
     try {
-      fill(said(), !written);
+      load(read(), !json);
     } catch (error) {
-      fail(error);
+      showError(error);
     }
   });
 
-  function fill(whole, asJson = false) {
-    held = whole;
+  function load(values, asJson = false) {
+    original = values;
     controls = [];
-    written = asJson
-      ? field("All of it, as JSON", "json", {
-          type: "textarea",
-          className: "code",
-          rows: 22,
-          value: JSON.stringify(whole, null, 2),
-        })
+    const text = JSON.stringify(values, null, 2);
+    json = asJson
+      ? field("All values as JSON", "json", { type: "textarea", className: "code", rows: 22, value: text })
       : null;
-    body.replaceChildren(...(written ? [written] : fields.map(drawn)));
-    other.textContent = asJson ? "As a form" : "As JSON";
+    body.replaceChildren(...(json ? [json] : fields.map(buildField)));
+    modeButton.textContent = asJson ? "Edit as form" : "Edit as JSON";
     problem.textContent = "";
   }
-  function drawn(one) {
-    if (one.row) return element("div", { className: "pair" }, one.row.map(drawn));
-    if (one.fields) {
-      const before = controls.length;
-      const nodes = one.fields.map(drawn);
-      if (!one.folded) return element("fieldset", {}, element("legend", {}, one.group), nodes);
-      const open = controls.slice(before).some((each) => each.given !== undefined);
-      return element(
-        "details",
-        { open },
-        element("summary", {}, one.group),
-        element("div", { className: "form" }, nodes),
-      );
-    }
-    const value = found(held, one.at) ?? undefined;
-    const { node, read } = (CONTROLS[one.as] ?? plain)(one, value, context);
-    const told = element("p", { className: "problem", role: "alert" });
+
+  function buildField(description) {
+    if (description.row) return element("div", { className: "field-row" }, description.row.map(buildField));
+    if (description.fields) return buildGroup(description);
+    const value = valueAt(original, description.pointer) ?? undefined;
+    const { node, read: readControl } = (CONTROLS[description.control] ?? inputControl)(description, value, context);
+    const errorNode = element("p", { className: "problem", role: "alert" });
     const control = {
-      ...one,
-      read,
-      given: value,
-      first: JSON.stringify(read()),
-      told,
-      node: element("div", { className: "asked" }, node, told),
+      ...description,
+      readControl,
+      initialValue: value,
+      initialText: JSON.stringify(readControl()),
+      errorNode,
+      node: element("div", { className: "form-field" }, node, errorNode),
     };
     controls.push(control);
     return control.node;
   }
 
-  function said(under = "") {
-    if (written) return parsed(written.lastChild.value);
-    const whole = structuredClone(held);
-    for (const { at, read, given: before, first, beside } of controls.filter((one) => inside(one.at, under))) {
-      const now = read();
-      // What is shown may say less than what it was made from: a time without its seconds.
-      const value = before !== undefined && JSON.stringify(now) === first ? before : now;
-      put(whole, at, beside && found(whole, beside) === undefined ? undefined : value);
-    }
-    return whole;
+  function buildGroup({ group, fields: members, collapsed }) {
+    const controlsBefore = controls.length;
+    const nodes = members.map(buildField);
+    if (!collapsed) return element("fieldset", {}, element("legend", {}, group), nodes);
+    const open = controls.slice(controlsBefore).some(({ initialValue }) => initialValue !== undefined);
+    return element("details", { open }, element("summary", {}, group), element("div", { className: "form" }, nodes));
   }
-  function value() {
-    const wrong = controls
-      .map(({ at, node }) => ({
-        pointer: at,
-        detail: [...node.querySelectorAll("input, select, textarea")].find(
-          (one) => !one.closest("[hidden]") && !one.checkValidity(),
-        )?.validationMessage,
-      }))
+
+  /** Read the values, or only update those `under` a pointer. */
+  function read(under = "") {
+    if (json) return parseObject(textOf(json));
+    const values = structuredClone(original);
+    for (const control of controls.filter(({ pointer }) => isWithin(pointer, under))) {
+      const { pointer, readControl, initialValue, initialText, requires } = control;
+      const current = readControl();
+      // A control may show less than its initial value, such as a time without seconds: keep it while it is unchanged.
+      const isUnchanged = initialValue !== undefined && JSON.stringify(current) === initialText;
+      const isAbsent = requires && valueAt(values, requires) === undefined;
+      setValueAt(values, pointer, isAbsent ? undefined : isUnchanged ? initialValue : current);
+    }
+    return values;
+  }
+
+  /** Read the values. Throws a Problem that names the fields which are invalid or missing. */
+  function readValid() {
+    const invalid = controls
+      .map(({ pointer, node }) => ({ pointer, detail: invalidInput(node)?.validationMessage }))
       .filter(({ detail }) => detail);
-    if (wrong.length) throw Problem.of(wrong);
-    const whole = said();
-    const missing = controls.filter((one) => one.required && found(whole, one.at) === undefined);
-    if (missing.length) throw Problem.of(missing.map(({ at }) => ({ pointer: at, detail: "This must be said." })));
-    return whole;
+    if (invalid.length) throw Problem.of(invalid);
+    const values = read();
+    const missing = controls.filter(({ required, pointer }) => required && valueAt(values, pointer) === undefined);
+    if (missing.length) throw Problem.of(missing.map(({ pointer }) => ({ pointer, detail: "Required." })));
+    return values;
   }
 
-  /** Tells each fault at the field it names, what is left at the end; nothing when there is no error. */
-  function fail(error) {
-    for (const { told, node } of controls) {
-      told.textContent = "";
-      node.classList.remove("wrong");
+  /** Show each fault at the field it names and the others below the form. Without an error, clear all of them. */
+  function showError(error) {
+    for (const { errorNode, node } of controls) {
+      errorNode.textContent = "";
+      node.classList.remove("invalid");
     }
-    const rest = [];
-    let first = null;
+    const unassigned = [];
+    let firstInvalid = null;
     for (const { pointer, detail } of error?.faults ?? []) {
-      const near = controls
-        .filter(({ at }) => inside(pointer, at) || inside(at, pointer))
-        .sort((a, b) => b.at.length - a.at.length);
-      const one = near.find(({ at }) => inside(pointer, at)) ?? near.at(-1);
-      if (!one) rest.push(pointer ? `${pointer}: ${detail}` : detail);
-      else {
-        const where = inside(pointer, one.at) ? pointer.slice(one.at.length + 1) : "";
-        one.told.textContent += `${one.told.textContent && "; "}${where && `${where}: `}${detail}`;
-        one.node.classList.add("wrong");
-        for (let folded = one.node.closest("details"); folded; folded = folded.parentElement.closest("details"))
-          folded.open = true;
-        first ??= one.node;
+      const control = controlFor(pointer);
+      if (!control) {
+        unassigned.push(pointer ? `${pointer}: ${detail}` : detail);
+        continue;
       }
+      const inner = isWithin(pointer, control.pointer) ? pointer.slice(control.pointer.length + 1) : "";
+      const separator = control.errorNode.textContent && "; ";
+      control.errorNode.textContent += `${separator}${inner && `${inner}: `}${detail}`;
+      control.node.classList.add("invalid");
+      openDetailsAround(control.node);
+      firstInvalid ??= control.node;
     }
-    problem.textContent = (error && (!error.faults?.length ? error.message : rest.join("; "))) || "";
-    first?.querySelector("input, select, textarea")?.focus();
+    const message = error && !error.faults?.length ? error.message : unassigned.join("; ");
+    problem.textContent = message ?? "";
+    if (firstInvalid) controlOf(firstInvalid)?.focus();
   }
 
-  fill(given);
-  return { node: [body, problem], other, said, value, fill, fail };
+  /** The control of the most specific field that contains the pointer, or else one that lies within it. */
+  function controlFor(pointer) {
+    const related = controls
+      .filter((control) => isWithin(pointer, control.pointer) || isWithin(control.pointer, pointer))
+      .sort((a, b) => b.pointer.length - a.pointer.length);
+    return related.find((control) => isWithin(pointer, control.pointer)) ?? related.at(-1);
+  }
+
+  load(initial);
+  return { node: [body, problem], modeButton, read, readValid, load, showError };
 }
 
-function parsed(text) {
-  let whole;
+function invalidInput(node) {
+  const inputs = [...node.querySelectorAll("input, select, textarea")];
+  return inputs.find((input) => !input.closest("[hidden]") && !input.checkValidity());
+}
+
+function openDetailsAround(node) {
+  for (let details = node.closest("details"); details; details = details.parentElement.closest("details"))
+    details.open = true;
+}
+
+function parseObject(text) {
+  let values;
   try {
-    whole = JSON.parse(text);
+    values = JSON.parse(text);
   } catch (error) {
-    throw new Problem(`This is not JSON: ${error.message}`);
+    throw new Problem(`This is not valid JSON: ${error.message}`);
   }
-  if (typeof whole !== "object" || !whole || Array.isArray(whole))
-    throw new Problem("This must be an object, in braces.");
-  return whole;
+  if (typeof values !== "object" || !values || Array.isArray(values)) throw new Problem("This must be a JSON object.");
+  return values;
 }

@@ -1,84 +1,85 @@
-/** What more than one form asks for. */
+/** Field descriptions that more than one form uses. */
 
-export const NAME = { at: "/name", label: "Name", required: true, maxLength: 200 };
+export const NAME = { pointer: "/name", label: "Name", required: true, maxLength: 200 };
 
 export const MESSAGE = [
   {
-    at: "/content/title",
+    pointer: "/content/title",
     label: "Title",
     required: true,
     maxLength: 500,
     placeholder: "Hi {{ user.attributes.first_name | default: 'there' }}",
   },
-  { at: "/content/body", label: "Text", as: "textarea", maxLength: 4000 },
-  { at: "/content/url", label: "Where a click leads", placeholder: "/offers" },
+  { pointer: "/content/body", label: "Text", control: "textarea", maxLength: 4000 },
+  { pointer: "/content/url", label: "Click URL", placeholder: "/offers" },
   {
-    group: "Pictures and buttons",
-    folded: true,
+    group: "Images and buttons",
+    collapsed: true,
     fields: [
       {
         row: [
-          { at: "/content/icon", label: "Icon", placeholder: "https://…" },
-          { at: "/content/image", label: "Image", placeholder: "https://…" },
+          { pointer: "/content/icon", label: "Icon URL", placeholder: "https://…" },
+          { pointer: "/content/image", label: "Image URL", placeholder: "https://…" },
         ],
       },
-      { at: "/content/actions", as: "buttons" },
+      { pointer: "/content/actions", control: "buttons" },
     ],
   },
-  { group: "In other languages", folded: true, fields: [{ at: "/content/locales", as: "locales" }] },
+  { group: "Translations", collapsed: true, fields: [{ pointer: "/content/locales", control: "translations" }] },
 ];
 
 export const CATEGORY = {
-  at: "/category",
-  label: "What people opt out of it by",
-  options: ({ categories }) => [{ value: "", text: "nothing" }, ...categories],
+  pointer: "/category",
+  label: "Opt-out category",
+  options: ({ categories }) => [{ value: "", text: "None" }, ...categories],
 };
 
+const DEFAULT = { value: "", text: "Default" };
 const URGENCY = {
-  at: "/delivery/urgency",
+  pointer: "/delivery/urgency",
   label: "Urgency",
-  options: [{ value: "", text: "as usual" }, "very-low", "low", "normal", "high"],
+  options: [DEFAULT, "very-low", "low", "normal", "high"],
 };
-const LANE = {
-  at: "/delivery/lane",
-  label: "Lane",
-  options: [{ value: "", text: "as usual" }, "bulk", "normal", "urgent"],
-};
-const REPLACES = {
-  at: "/delivery/collapse_key",
-  label: "Replaces what has the key",
+const LANE = { pointer: "/delivery/lane", label: "Lane", options: [DEFAULT, "bulk", "normal", "urgent"] };
+const TIME_TO_LIVE = { pointer: "/delivery/ttl", label: "Time to live", control: "duration", placeholder: "Default" };
+const COLLAPSE_KEY = {
+  pointer: "/delivery/collapse_key",
+  label: "Collapse key",
   placeholder: "score-17",
   maxLength: 255,
 };
-export const TRAVEL = [
-  { row: [{ at: "/delivery/ttl", label: "Kept for", as: "seconds", placeholder: "as usual" }, URGENCY] },
-  { row: [LANE, REPLACES] },
-];
+export const DELIVERY_OPTIONS = [{ row: [TIME_TO_LIVE, URGENCY] }, { row: [LANE, COLLAPSE_KEY] }];
 
-export const QUIET = {
+export const QUIET_HOURS = {
   row: [
-    { at: "/quiet_hours/start", label: "Quiet from", as: "time" },
-    { at: "/quiet_hours/end", label: "Quiet until", as: "time" },
+    { pointer: "/quiet_hours/start", label: "Quiet hours from", control: "time" },
+    { pointer: "/quiet_hours/end", label: "Quiet hours until", control: "time" },
   ],
 };
 
-export const PACE = {
+export const THROTTLE = {
   row: [
     {
-      at: "/throttle/per_second",
-      label: "At most, a second",
-      as: "number",
+      pointer: "/throttle/per_second",
+      label: "Throttle, messages per second",
+      control: "number",
       min: 0,
       step: "any",
-      placeholder: "as fast as it goes",
+      placeholder: "Unlimited",
     },
-    { at: "/throttle/spread", label: "Spread over", as: "seconds" },
+    { pointer: "/throttle/spread", label: "Spread sending over", control: "duration" },
   ],
 };
 
-export const CAP = {
+export const FREQUENCY_CAP = {
   row: [
-    { at: "/cap/most", label: "At most so many times for a user", as: "number", min: 1, placeholder: "any" },
-    { at: "/cap/window", label: "Within", as: "seconds", value: 604_800, beside: "/cap/most" },
+    {
+      pointer: "/cap/most",
+      label: "Frequency cap, messages per user",
+      control: "number",
+      min: 1,
+      placeholder: "No cap",
+    },
+    { pointer: "/cap/window", label: "Cap period", control: "duration", default: 604_800, requires: "/cap/most" },
   ],
 };

@@ -1,117 +1,124 @@
-/** The gateway's API. A cookie that no script can read says who is signed in; what changes something carries its token. */
+/**
+ * HTTP client of the gateway's API.
+ *
+ * The session cookie is HttpOnly, so no script can read it. Requests that change something carry the session's CSRF
+ * token instead.
+ */
 
-let token = "";
+let csrfToken = "";
 
-/** What is wrong, in words, and as the faults ({pointer, detail}) that name what is wrong in what was sent. */
+/** An error with a message for people, and the `faults` ({pointer, detail}) of the fields that it is about. */
 export class Problem extends Error {
   faults = [];
 
   static of(faults) {
-    return Object.assign(new Problem(faults.map(({ pointer, detail }) => `${pointer}: ${detail}`).join("; ")), {
-      faults,
-    });
+    const message = faults.map(({ pointer, detail }) => `${pointer}: ${detail}`).join("; ");
+    return Object.assign(new Problem(message), { faults });
   }
 }
 
-const CREATING = ["/v1/notifications", "/v1/campaigns", "/v1/alerts"];
+// Requests that create a message carry an Idempotency-Key.
+const IDEMPOTENT_PATHS = ["/v1/notifications", "/v1/campaigns", "/v1/alerts"];
+const MAX_RECONNECT_DELAY_MS = 15_000;
 
-function headers(more = {}) {
-  return { "X-CSRF-Token": token, ...more };
+function withCsrfToken(headers = {}) {
+  return { "X-CSRF-Token": csrfToken, ...headers };
 }
 
-/** Sign in with a secret key, or answer who is signed in already. */
+/** Sign in with a secret key, or return the session that the cookie belongs to. */
 export async function signIn(key) {
   const session = await (key ? call("POST", "/v1/session", { key }) : call("GET", "/v1/session"));
-  token = session.csrf_token;
+  csrfToken = session.csrf_token;
   return session;
 }
 
 export async function signOut() {
   await call("DELETE", "/v1/session");
-  token = "";
+  csrfToken = "";
 }
 
-/** One call; answers the JSON, or throws what the gateway's problem+json says in words. */
+/** Send one request and return its JSON. Throws a Problem made from the gateway's problem+json (RFC 9457). */
 export async function call(method, path, body) {
-  const sent = body === undefined ? {} : { "Content-Type": "application/json" };
-  if (method === "POST" && CREATING.includes(path))
-    sent["Idempotency-Key"] = crypto.randomUUID?.() ?? `${Math.random()}`;
+  const headers = body === undefined ? {} : { "Content-Type": "application/json" };
+  if (method === "POST" && IDEMPOTENT_PATHS.includes(path))
+    headers["Idempotency-Key"] = crypto.randomUUID?.() ?? `${Math.random()}`;
   let response;
   try {
-    response = await fetch(path, { method, headers: headers(sent), body: body && JSON.stringify(body) });
+    response = await fetch(path, { method, headers: withCsrfToken(headers), body: body && JSON.stringify(body) });
   } catch {
-    throw new Problem("the gateway cannot be reached");
+    throw new Problem("The gateway cannot be reached.");
   }
-  const answer = await response.json().catch(() => ({}));
-  if (response.ok) return answer;
-  if (response.status === 401) over();
-  const { detail, title, errors } = answer;
-  throw errors?.length ? Problem.of(errors) : new Problem(detail ?? title ?? `the gateway answered ${response.status}`);
+  const payload = await response.json().catch(() => ({}));
+  if (response.ok) return payload;
+  if (response.status === 401) endSession();
+  const { detail, title, errors } = payload;
+  throw errors?.length
+    ? Problem.of(errors)
+    : new Problem(detail ?? title ?? `The gateway returned ${response.status}.`);
 }
 
-/** The session has ended, here or elsewhere. */
-function over() {
-  if (token) document.dispatchEvent(new Event("session-over"));
-  token = "";
+/** The gateway no longer accepts the session: it expired, or somebody signed out in another tab. */
+function endSession() {
+  if (csrfToken) document.dispatchEvent(new Event("session-ended"));
+  csrfToken = "";
 }
 
 export const get = (path) => call("GET", path);
 export const post = (path, body) => call("POST", path, body);
 
-/** `?a=b` of what is given; nothing for what is empty. */
-export function query(values) {
-  const said = new URLSearchParams(
-    Object.entries(values).filter(([, value]) => value !== undefined && value !== null && `${value}`.trim() !== ""),
-  );
-  return said.size ? `?${said}` : "";
+/** Build `?a=b` from the values that are not empty; an empty string when all of them are. */
+export function queryString(values) {
+  const filled = Object.entries(values).filter(([, value]) => `${value ?? ""}`.trim() !== "");
+  const parameters = new URLSearchParams(filled);
+  return parameters.size ? `?${parameters}` : "";
 }
 
 /**
- * Follow the log until `signal` aborts: `onDeliveries` gets what arrived together, `onState` live or reconnecting.
- * EventSource cannot send a key, so the events are read from the response; a broken connection resumes after the
- * last event that was seen.
+ * Follow the delivery log until `signal` aborts. `onDeliveries` gets the deliveries of one chunk, `onState` "live" or
+ * "reconnecting".
+ *
+ * EventSource cannot send headers, so the events are parsed from the response body. A broken connection resumes after
+ * the last event received.
  */
-export async function follow(query, onDeliveries, onState, signal) {
-  let last;
+export async function followDeliveries(parameters, onDeliveries, onState, signal) {
+  let lastEventId;
   for (let failures = 0; !signal.aborted; failures += 1) {
     try {
-      const resumed = last === undefined ? {} : { "Last-Event-ID": last };
-      const response = await fetch(`/v1/deliveries/stream?${query}`, { headers: headers(resumed), signal });
-      if (response.status === 401) over();
-      // As 503, 429 passes: too many follow the log for now.
+      const resume = lastEventId === undefined ? {} : { "Last-Event-ID": lastEventId };
+      const response = await fetch(`/v1/deliveries/stream?${parameters}`, { headers: withCsrfToken(resume), signal });
+      if (response.status === 401) endSession();
+      // 429 is temporary, as 503 is: too many streams are open.
       if (response.status >= 400 && response.status < 500 && response.status !== 429) return;
-      if (!response.ok) throw new Problem("not now");
+      if (!response.ok) throw new Problem(`The gateway returned ${response.status}.`);
       onState("live");
       failures = 0;
-      for await (const events of read(response.body)) {
-        const found = events.filter(({ data }) => data);
-        if (found.length) last = found.at(-1).id;
-        onDeliveries(found.map(({ data }) => JSON.parse(data)));
+      for await (const events of parseEventStream(response.body)) {
+        const deliveries = events.filter(({ data }) => data);
+        if (deliveries.length) lastEventId = deliveries.at(-1).id;
+        onDeliveries(deliveries.map(({ data }) => JSON.parse(data)));
       }
-    } catch (error) {
+    } catch {
       if (signal.aborted) return;
     }
     onState("reconnecting");
-    await new Promise((later) => setTimeout(later, Math.min(1000 * 2 ** failures, 15000)));
+    await new Promise((resolve) => setTimeout(resolve, Math.min(1000 * 2 ** failures, MAX_RECONNECT_DELAY_MS)));
   }
 }
 
-/** The events of each chunk that arrives (HTML standard, section 9.2.6), as far as the gateway uses them. */
-async function* read(stream) {
+/** Yield the events of each chunk (HTML standard, section 9.2.6), for the fields that the gateway uses. */
+async function* parseEventStream(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
-    const events = (rest + value).split("\n\n");
-    rest = events.pop();
-    yield events.map((text) =>
-      Object.fromEntries(
-        text.split("\n").map((line) => {
-          const at = line.indexOf(":");
-          return [line.slice(0, at), line.slice(at + 1).trimStart()];
-        }),
-      ),
-    );
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    yield blocks.map((block) => Object.fromEntries(block.split("\n").map(parseEventField)));
   }
+}
+
+function parseEventField(line) {
+  const colon = line.indexOf(":");
+  return [line.slice(0, colon), line.slice(colon + 1).trimStart()];
 }

@@ -1,59 +1,70 @@
 /**
- * A map that needs nothing but itself: outlines of the land and a graticule in Web Mercator. Where the operator has set
- * a tile server, its pictures lie on top of the land. Units are those of one world of 256 by 256.
+ * A map without external services: land outlines, city labels and a graticule in Web Mercator.
+ *
+ * Where the operator has configured a tile server, its tiles lie on top of the land. World coordinates are those of one
+ * 256 by 256 tile.
  */
 
 import { CITIES } from "./city_labels.js";
-import { button, drawn, element } from "./elements.js";
-import { LAND } from "./land_outlines.js";
+import { button, element, svgElement } from "./elements.js";
+import { LAND_RINGS } from "./land_outlines.js";
 
 const WORLD = 256;
-const [WIDEST, NARROWEST] = [WORLD, 0.004];
-const MOST_LATITUDE = 85;
-const STEPS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30];
+// Widths of the view, in world units.
+const MAX_WIDTH = WORLD;
+const MIN_WIDTH = 0.004;
+const MAX_LATITUDE = 85;
+const MAX_TILE_LEVEL = 18;
+const GRATICULE_STEPS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30];
+// A pointer that moves less than this, in pixels, is a click.
+const MIN_DRAG = 4;
 
-const project = ([lon, lat]) => {
-  const sine = Math.sin((Math.max(-MOST_LATITUDE, Math.min(MOST_LATITUDE, lat)) * Math.PI) / 180);
+function project([lon, lat]) {
+  const sine = Math.sin((Math.max(-MAX_LATITUDE, Math.min(MAX_LATITUDE, lat)) * Math.PI) / 180);
   return [((lon + 180) / 360) * WORLD, (0.5 - Math.log((1 + sine) / (1 - sine)) / (4 * Math.PI)) * WORLD];
-};
-const rounded = (degrees) => Math.round(degrees * 1e5) / 1e5;
-const locate = ([x, y]) => [
-  rounded((x / WORLD) * 360 - 180),
-  rounded((Math.atan(Math.sinh(Math.PI * (1 - (2 * y) / WORLD))) * 180) / Math.PI),
-];
+}
 
-const path = (rings) =>
-  rings
-    .map(
-      (ring) =>
-        `M${ring
-          .map((point) =>
-            project(point)
-              .map((n) => n.toFixed(4))
-              .join(" "),
-          )
-          .join("L")}Z`,
-    )
-    .join("");
-const land = path(LAND.split("|").map((ring) => ring.split(" ").map((pair) => pair.split(",").map(Number))));
-const rings = (area) => (area.type === "MultiPolygon" ? area.coordinates.flat() : area.coordinates);
+const roundDegrees = (degrees) => Math.round(degrees * 1e5) / 1e5;
 
-/** `onArea(polygon or null)` makes the map one that is drawn on. Answers {node, show, fit, area}. */
-export function map({ label, tiles, onArea, small = false }) {
-  const net = drawn("g");
-  const pictures = drawn("g");
-  const told = drawn("g");
-  const places = drawn("g");
-  const outline = drawn("path", { class: "area", d: "" });
-  const handles = drawn("g");
-  const svg = drawn(
+function unproject([x, y]) {
+  const lat = (Math.atan(Math.sinh(Math.PI * (1 - (2 * y) / WORLD))) * 180) / Math.PI;
+  return [roundDegrees((x / WORLD) * 360 - 180), roundDegrees(lat)];
+}
+
+function svgPath(rings) {
+  const vertex = (point) =>
+    project(point)
+      .map((n) => n.toFixed(4))
+      .join(" ");
+  return rings.map((ring) => `M${ring.map(vertex).join("L")}Z`).join("");
+}
+
+const ringsOf = (area) => (area.type === "MultiPolygon" ? area.coordinates.flat() : area.coordinates);
+
+/** All vertices of a GeoJSON Polygon or MultiPolygon. */
+export const pointsOf = (area) => ringsOf(area).flat();
+
+const LAND_PATH = svgPath(LAND_RINGS);
+
+/**
+ * Create a map. With `onArea` the user can draw a polygon on it; the callback gets the polygon, or null while it has
+ * fewer than three corners. Returns {node, area, setCorners, clear, undo, visibleCorners, show, fit}.
+ */
+export function createMap({ label, tiles, onArea, small = false }) {
+  const grid = svgElement("g");
+  const tileLayer = svgElement("g");
+  const areaLayer = svgElement("g");
+  const deviceLayer = svgElement("g");
+  const outline = svgElement("path", { class: "area", d: "" });
+  const handles = svgElement("g");
+  const svg = svgElement(
     "svg",
     { tabindex: "0", role: "application", "aria-label": label },
-    drawn("path", { class: "land", d: land }),
-    pictures,
-    net,
-    told,
-    places,
+    svgElement("path", { class: "land", d: LAND_PATH }),
+    tileLayer,
+    grid,
+    areaLayer,
+    deviceLayer,
     outline,
     handles,
   );
@@ -63,146 +74,157 @@ export function map({ label, tiles, onArea, small = false }) {
     svg,
     element(
       "div",
-      { className: "tools" },
+      { className: "map-controls" },
       button("+", () => zoom(0.5), { "aria-label": "Zoom in" }),
       button("−", () => zoom(2), { "aria-label": "Zoom out" }),
     ),
   );
   const view = { x: 0, y: 20, w: WORLD };
   let corners = [];
-  let spots = [];
+  let devices = [];
 
   const size = () => [svg.clientWidth || 600, svg.clientHeight || 400];
-  const height = () => (view.w * size()[1]) / size()[0];
-  const unit = () => view.w / size()[0];
+  const viewHeight = () => (view.w * size()[1]) / size()[0];
+  const unitsPerPixel = () => view.w / size()[0];
+  const toLocation = ([px, py]) => unproject([view.x + px * unitsPerPixel(), view.y + py * unitsPerPixel()]);
 
   function draw() {
-    view.w = Math.max(NARROWEST, Math.min(WIDEST * Math.max(1, size()[0] / size()[1]), view.w));
-    view.y = Math.max(-height() / 3, Math.min(WORLD - (2 * height()) / 3, view.y));
+    view.w = Math.max(MIN_WIDTH, Math.min(MAX_WIDTH * Math.max(1, size()[0] / size()[1]), view.w));
+    view.y = Math.max(-viewHeight() / 3, Math.min(WORLD - (2 * viewHeight()) / 3, view.y));
     view.x = Math.max(-view.w / 2, Math.min(WORLD - view.w / 2, view.x));
-    svg.setAttribute("viewBox", `${view.x} ${view.y} ${view.w} ${height()}`);
-    net.replaceChildren(...graticule(), ...cities());
-    outline.setAttribute("d", corners.length > 1 ? path([corners]) : "");
-    handles.replaceChildren(...corners.map((corner, n) => dot(corner, "corner", 7, `corner ${n + 1}`, n)));
-    places.replaceChildren(...spots.map((spot) => dot(spot, "place", 6, "a device")));
-    if (tiles) tile();
+    svg.setAttribute("viewBox", `${view.x} ${view.y} ${view.w} ${viewHeight()}`);
+    grid.replaceChildren(...graticule(), ...cityLabels());
+    outline.setAttribute("d", corners.length > 1 ? svgPath([corners]) : "");
+    handles.replaceChildren(...corners.map((corner, n) => marker(corner, "corner", 7, `corner ${n + 1}`, n)));
+    deviceLayer.replaceChildren(...devices.map((device) => marker(device, "device", 6, "device")));
+    if (tiles) drawTiles();
   }
-  function dot(at, name, pixels, said, n) {
-    const [cx, cy] = project(at);
-    const made = drawn(
-      "circle",
-      { class: name, cx, cy, r: pixels * unit(), "stroke-width": 2 * unit() },
-      drawn("title", {}, said),
-    );
-    if (n !== undefined) made.dataset.corner = n;
-    return made;
+
+  function marker(location, className, pixels, title, cornerIndex) {
+    const [cx, cy] = project(location);
+    const radius = { r: pixels * unitsPerPixel(), "stroke-width": 2 * unitsPerPixel() };
+    const circle = svgElement("circle", { class: className, cx, cy, ...radius }, svgElement("title", {}, title));
+    if (cornerIndex !== undefined) circle.dataset.corner = cornerIndex;
+    return circle;
   }
-  /** About six lines across, whatever the scale, with their degrees. */
+
+  const text = (content, x, y) => svgElement("text", { x, y, "font-size": 11 * unitsPerPixel() }, content);
+
+  /** About six lines in each direction at any scale, labelled with their degrees. */
   function graticule() {
-    const [[west, north], [east, south]] = [locate([view.x, view.y]), locate([view.x + view.w, view.y + height()])];
-    const step = STEPS.find((degrees) => (east - west) / degrees <= 7) ?? 60;
+    const [west, north] = unproject([view.x, view.y]);
+    const [east, south] = unproject([view.x + view.w, view.y + viewHeight()]);
+    const step = GRATICULE_STEPS.find((degrees) => (east - west) / degrees <= 7) ?? 60;
+    const pixel = unitsPerPixel();
     const lines = [];
-    const from = (edge) => Math.ceil(edge / step) * step;
-    for (let lon = from(Math.max(-180, west)); lon <= Math.min(180, east); lon += step) {
+    const firstLine = (edge) => Math.ceil(edge / step) * step;
+    for (let lon = firstLine(Math.max(-180, west)); lon <= Math.min(180, east); lon += step) {
       const [x] = project([lon, 0]);
       lines.push(
-        drawn("path", { class: "net", d: `M${x} ${view.y}v${height()}` }),
-        word(degrees(lon, "E", "W"), x + 4 * unit(), view.y + height() - 6 * unit()),
+        svgElement("path", { class: "grid-line", d: `M${x} ${view.y}v${viewHeight()}` }),
+        text(degreeLabel(lon, "E", "W"), x + 4 * pixel, view.y + viewHeight() - 6 * pixel),
       );
     }
-    for (let lat = from(Math.max(-MOST_LATITUDE, south)); lat <= Math.min(MOST_LATITUDE, north); lat += step) {
+    for (let lat = firstLine(Math.max(-MAX_LATITUDE, south)); lat <= Math.min(MAX_LATITUDE, north); lat += step) {
       const [, y] = project([0, lat]);
       lines.push(
-        drawn("path", { class: "net", d: `M${view.x} ${y}h${view.w}` }),
-        word(degrees(lat, "N", "S"), view.x + 4 * unit(), y - 3 * unit()),
+        svgElement("path", { class: "grid-line", d: `M${view.x} ${y}h${view.w}` }),
+        text(degreeLabel(lat, "N", "S"), view.x + 4 * pixel, y - 3 * pixel),
       );
     }
     return lines;
   }
-  function cities() {
+
+  function cityLabels() {
     if (tiles) return [];
-    const shown = CITIES.slice(0, view.w > 120 ? 14 : view.w > 40 ? 52 : CITIES.length);
-    return shown.flatMap(([name, lon, lat]) => {
+    const visible = CITIES.slice(0, view.w > 120 ? 14 : view.w > 40 ? 52 : CITIES.length);
+    const pixel = unitsPerPixel();
+    return visible.flatMap(([name, lon, lat]) => {
       const [cx, cy] = project([lon, lat]);
       return [
-        drawn("circle", { class: "city", cx, cy, r: 2.5 * unit() }),
-        word(name, cx + 5 * unit(), cy + 4 * unit()),
+        svgElement("circle", { class: "city", cx, cy, r: 2.5 * pixel }),
+        text(name, cx + 5 * pixel, cy + 4 * pixel),
       ];
     });
   }
-  const word = (said, x, y) => drawn("text", { x, y, "font-size": 11 * unit() }, said);
-  function tile() {
-    const level = Math.max(0, Math.min(18, Math.round(Math.log2((size()[0] * WORLD) / view.w / 256))));
-    const side = WORLD / 2 ** level;
-    const shown = [];
-    for (let x = Math.max(0, Math.floor(view.x / side)); x * side < view.x + view.w && x < 2 ** level; x += 1) {
-      for (let y = Math.max(0, Math.floor(view.y / side)); y * side < view.y + height() && y < 2 ** level; y += 1) {
+
+  function drawTiles() {
+    const level = Math.max(0, Math.min(MAX_TILE_LEVEL, Math.round(Math.log2((size()[0] * WORLD) / view.w / 256))));
+    const count = 2 ** level;
+    const side = WORLD / count;
+    const images = [];
+    for (let x = Math.max(0, Math.floor(view.x / side)); x * side < view.x + view.w && x < count; x += 1) {
+      for (let y = Math.max(0, Math.floor(view.y / side)); y * side < view.y + viewHeight() && y < count; y += 1) {
         const href = tiles.replace("{z}", level).replace("{x}", x).replace("{y}", y);
-        shown.push(drawn("image", { href, x: x * side, y: y * side, width: side, height: side }));
+        images.push(svgElement("image", { href, x: x * side, y: y * side, width: side, height: side }));
       }
     }
-    pictures.replaceChildren(...shown);
+    tileLayer.replaceChildren(...images);
   }
-  function zoom(by, [px, py] = size().map((n) => n / 2)) {
-    const [x, y] = [view.x + px * unit(), view.y + py * unit()];
-    view.w = Math.max(NARROWEST, Math.min(WIDEST * 2, view.w * by));
-    Object.assign(view, { x: x - px * unit(), y: y - py * unit() });
+
+  function zoom(factor, [px, py] = size().map((n) => n / 2)) {
+    const [x, y] = [view.x + px * unitsPerPixel(), view.y + py * unitsPerPixel()];
+    view.w = Math.max(MIN_WIDTH, Math.min(MAX_WIDTH * 2, view.w * factor));
+    Object.assign(view, { x: x - px * unitsPerPixel(), y: y - py * unitsPerPixel() });
     draw();
   }
-  const at = (event) => {
-    const box = svg.getBoundingClientRect();
-    return [event.clientX - box.left, event.clientY - box.top];
-  };
-  const world = ([px, py]) => locate([view.x + px * unit(), view.y + py * unit()]);
+
   function area() {
     return corners.length < 3 ? null : { type: "Polygon", coordinates: [[...corners, corners[0]]] };
   }
-  function set(points, silently) {
+
+  function setCorners(points, { silent = false } = {}) {
     corners = points;
     draw();
-    if (!silently) onArea?.(area());
+    if (!silent) onArea?.(area());
   }
+
+  const undo = () => setCorners(corners.slice(0, -1));
+
+  const positionOf = (event) => {
+    const box = svg.getBoundingClientRect();
+    return [event.clientX - box.left, event.clientY - box.top];
+  };
 
   svg.addEventListener(
     "wheel",
     (event) => {
       event.preventDefault();
-      zoom(event.deltaY > 0 ? 1.25 : 0.8, at(event));
+      zoom(event.deltaY > 0 ? 1.25 : 0.8, positionOf(event));
     },
     { passive: false },
   );
   svg.addEventListener("pointerdown", (event) => {
     const corner = event.target.dataset?.corner;
-    const begin = at(event);
-    let last = begin;
+    const start = positionOf(event);
+    let last = start;
     let moved = false;
     svg.setPointerCapture(event.pointerId);
-    const held = new AbortController();
-    const during = (name, work) =>
-      svg.addEventListener(
-        name,
-        (now) => {
-          if (now.pointerId === event.pointerId) work(now);
-        },
-        { signal: held.signal },
-      );
+    const drag = new AbortController();
+    const during = (name, handle) => {
+      const handleSamePointer = (current) => {
+        if (current.pointerId === event.pointerId) handle(current);
+      };
+      svg.addEventListener(name, handleSamePointer, { signal: drag.signal });
+    };
     const end = () => {
-      held.abort();
+      drag.abort();
       if (corner !== undefined) onArea?.(area());
     };
-    during("pointermove", (now) => {
-      const here = at(now);
-      moved ||= Math.hypot(here[0] - begin[0], here[1] - begin[1]) > 4;
-      if (corner !== undefined) set(corners.with(Number(corner), world(here)), true);
+    during("pointermove", (current) => {
+      const position = positionOf(current);
+      moved ||= Math.hypot(position[0] - start[0], position[1] - start[1]) > MIN_DRAG;
+      if (corner !== undefined) setCorners(corners.with(Number(corner), toLocation(position)), { silent: true });
       else if (moved) {
-        Object.assign(view, { x: view.x - (here[0] - last[0]) * unit(), y: view.y - (here[1] - last[1]) * unit() });
+        view.x -= (position[0] - last[0]) * unitsPerPixel();
+        view.y -= (position[1] - last[1]) * unitsPerPixel();
         draw();
       }
-      last = here;
+      last = position;
     });
     during("pointerup", () => {
       end();
-      if (onArea && corner === undefined && !moved) set([...corners, world(begin)]);
+      if (onArea && corner === undefined && !moved) setCorners([...corners, toLocation(start)]);
     });
     during("pointercancel", end);
   });
@@ -215,8 +237,8 @@ export function map({ label, tiles, onArea, small = false }) {
       draw();
     } else if (event.key === "+" || event.key === "=") zoom(0.5);
     else if (event.key === "-") zoom(2);
-    else if (event.key === "Enter" && onArea) set([...corners, world(size().map((n) => n / 2))]);
-    else if (event.key === "Backspace" && onArea) set(corners.slice(0, -1));
+    else if (event.key === "Enter" && onArea) setCorners([...corners, toLocation(size().map((n) => n / 2))]);
+    else if (event.key === "Backspace" && onArea) undo();
     else return;
     event.preventDefault();
   });
@@ -225,44 +247,43 @@ export function map({ label, tiles, onArea, small = false }) {
   return {
     node,
     area,
-    set,
-    clear: () => set([]),
-    undo: () => set(corners.slice(0, -1)),
-    /** The four corners of what is seen, a little inside. */
-    frame() {
+    setCorners,
+    clear: () => setCorners([]),
+    undo,
+    /** The corners of a rectangle a little smaller than the visible area. */
+    visibleCorners() {
       const [w, h] = size();
-      return [
+      const rectangle = [
         [0.1, 0.1],
         [0.9, 0.1],
         [0.9, 0.9],
         [0.1, 0.9],
-      ].map(([x, y]) => world([x * w, y * h]));
+      ];
+      return rectangle.map(([x, y]) => toLocation([x * w, y * h]));
     },
-    show(areas, points = []) {
-      told.replaceChildren(
-        ...areas.map(({ area: one, title }) =>
-          drawn("path", { class: "told", d: path(rings(one)) }, drawn("title", {}, title)),
-        ),
+    /** Draw the areas ({area, title}) of sent alerts, and the locations of devices. */
+    show(areas, locations = []) {
+      const paths = areas.map(({ area: shape, title }) =>
+        svgElement("path", { class: "sent-area", d: svgPath(ringsOf(shape)) }, svgElement("title", {}, title)),
       );
-      spots = points;
+      areaLayer.replaceChildren(...paths);
+      devices = locations;
       draw();
     },
-    /** So near that all of these points are seen. */
-    fit(points, least = 0.02) {
+    /** Move and zoom so that all points are visible; `minWidth` limits the zoom, in world units. */
+    fit(points, minWidth = 0.02) {
       if (!points.length) return draw();
-      const seen = points.map(project);
-      const [xs, ys] = [0, 1].map((n) => seen.map((point) => point[n]));
+      const [xs, ys] = [0, 1].map((axis) => points.map(project).map((point) => point[axis]));
       const [left, right, top, bottom] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
       const [w, h] = size();
-      view.w = Math.max(least, (right - left) * 2, ((bottom - top) * 2 * w) / h);
-      Object.assign(view, { x: (left + right - view.w) / 2, y: (top + bottom - height()) / 2 });
+      view.w = Math.max(minWidth, (right - left) * 2, ((bottom - top) * 2 * w) / h);
+      Object.assign(view, { x: (left + right - view.w) / 2, y: (top + bottom - viewHeight()) / 2 });
       return draw();
     },
   };
 }
 
-export const pointsOf = (area) => rings(area).flat();
-
-function degrees(number, positive, negative) {
-  return `${Math.abs(Math.round(number * 1000) / 1000)}° ${number < 0 ? negative : number > 0 ? positive : ""}`;
+function degreeLabel(degrees, positive, negative) {
+  const hemisphere = degrees < 0 ? negative : degrees > 0 ? positive : "";
+  return `${Math.abs(Math.round(degrees * 1000) / 1000)}° ${hemisphere}`;
 }

@@ -1,39 +1,57 @@
-/** How a notification looks on a phone and on a desktop. Icons and images are those the author named. */
+/** Preview a notification as a phone and a desktop would display it, with the icons and images of its content. */
 
-import { element } from "./elements.js";
+import { post } from "./api.js";
+import { openDialog } from "./dialogs.js";
+import { element, mutedText } from "./elements.js";
+import { formatCount } from "./format.js";
 
-const picture = (address, className) =>
-  /^(https:|data:image\/|\/)/.test(address ?? "")
-    ? element("img", { className, src: address, alt: "", referrerPolicy: "no-referrer" })
-    : null;
+const MAX_PAYLOAD = 3993;
+const IMAGE_URL = /^(https:|data:image\/|\/)/;
 
-export function preview(content, from) {
-  const actions = (content.actions ?? []).slice(0, 2).map(({ title }) => element("span", {}, title));
-  const message = () =>
-    element(
+function image(url, className) {
+  if (!IMAGE_URL.test(url ?? "")) return null;
+  return element("img", { className, src: url, alt: "", referrerPolicy: "no-referrer" });
+}
+
+export function notificationPreview(content, appName) {
+  const message = () => {
+    const buttons = (content.actions ?? []).slice(0, 2).map(({ title }) => element("span", {}, title));
+    const initial = element("span", { className: "icon" }, (appName ?? "P")[0]);
+    return element(
       "div",
       { className: "message" },
       element(
         "div",
-        { className: "from" },
-        picture(content.icon, "icon") ?? element("span", { className: "icon" }, (from ?? "P")[0]),
-        from,
+        { className: "sender" },
+        image(content.icon, "icon") ?? initial,
+        appName,
         element("small", {}, "now"),
       ),
       element("b", {}, content.title || "Title"),
       element("p", {}, content.body ?? ""),
-      picture(content.image, "image"),
-      actions.length > 0 && element("div", { className: "actions" }, actions),
+      image(content.image, "image"),
+      buttons.length > 0 && element("div", { className: "buttons" }, buttons),
     );
+  };
+  const screen = (className, caption, ...children) =>
+    element("figure", {}, element("div", { className }, children), element("figcaption", {}, caption));
   return element(
     "div",
     { className: "preview" },
-    element(
-      "figure",
-      {},
-      element("div", { className: "phone" }, element("time", {}, "9:41"), message()),
-      element("figcaption", {}, "Phone"),
-    ),
-    element("figure", {}, element("div", { className: "desktop" }, message()), element("figcaption", {}, "Desktop")),
+    screen("phone", "Phone", element("time", {}, "9:41"), message()),
+    screen("desktop", "Desktop", message()),
+  );
+}
+
+/** The size of a rendered payload against what every push service accepts. */
+export const payloadSize = (octets) => `${formatCount(octets)} of ${formatCount(MAX_PAYLOAD)} bytes`;
+
+/** Render content or a template on the server and show it in a dialog. `request` is the body of the preview call. */
+export async function openPreview(title, request, appName) {
+  const { content, octets } = await post("/v1/templates/preview", request);
+  openDialog(
+    title,
+    notificationPreview(content, appName),
+    mutedText(`${payloadSize(octets)}, rendered for an anonymous user`),
   );
 }

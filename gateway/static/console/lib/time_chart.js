@@ -1,182 +1,168 @@
 /**
- * Plots that move, drawn as SVG so that the style sheet colours them: lines, bars and points over time, with the values
- * of the moment that is pointed at (else of the newest) beside their names, and told in words as well.
+ * Line, bar and point charts over time, drawn as SVG so that the style sheet colours them.
+ *
+ * The legend shows the values at the pointer, or the newest ones, and the accessible label says them in words.
  */
 
-import { drawn, element } from "./elements.js";
+import { element, svgElement } from "./elements.js";
 
 const HEIGHT = 190;
 const [LEFT, RIGHT, TOP, BOTTOM] = [58, 18, 10, 24];
+const MAX_BAR_WIDTH = 40;
+const PIXELS_PER_TIME_LABEL = 75;
+// In seconds.
 const MINUTE = 60;
+const HOUR = 3600;
 const DAY = 86_400;
-const STEPS = [
-  5,
-  15,
-  30,
-  MINUTE,
-  5 * MINUTE,
-  10 * MINUTE,
-  15 * MINUTE,
-  30 * MINUTE,
-  DAY / 24,
-  DAY / 8,
-  DAY / 4,
-  DAY / 2,
-  DAY,
-  2 * DAY,
-  5 * DAY,
-  10 * DAY,
+const TIME_STEPS = [
+  ...[5, 15, 30],
+  ...[1, 5, 10, 15, 30].map((n) => n * MINUTE),
+  ...[1, 3, 6, 12].map((n) => n * HOUR),
+  ...[1, 2, 5, 10].map((n) => n * DAY),
 ];
 
+const isNumber = (value) => value !== null && value !== undefined;
+
 /**
- * `series`: [{label, colour, as: "line", "bars" or "points"}]. Answers {node, show(data, words)}, whose data are times in
- * seconds, then one list of values a series, null where there is none.
+ * Create a chart. `series` are [{label, colour, type: "line", "bars" or "points"}].
+ *
+ * Returns {node, show(data, summary)}: `data` is a list of times in seconds, then one list of values for each series,
+ * with null where there is no value.
  */
-export function plot(label, series, { value = String, logarithmic = false, signal }) {
-  const svg = drawn("svg", { role: "img", "aria-label": label });
-  const named = series.map((one) => element("b", {}));
-  const moment = element("span", {});
-  const node = element(
-    "div",
-    { className: "plot" },
-    svg,
-    element(
-      "p",
-      { className: "mix legend" },
-      moment,
-      series.map((one, n) => element("span", {}, element("i", { className: one.colour }), one.label, " ", named[n])),
-    ),
+export function createTimeChart(label, series, { format = String, logarithmic = false, signal }) {
+  const svg = svgElement("svg", { role: "img", "aria-label": label });
+  const legendValues = series.map(() => element("b", {}));
+  const legendTime = element("span", {});
+  const legend = series.map(({ colour, label: name }, n) =>
+    element("span", {}, element("i", { className: colour }), name, " ", legendValues[n]),
   );
+  const node = element("div", { className: "chart" }, svg, element("p", { className: "legend" }, legendTime, legend));
   const scale = logarithmic ? Math.log10 : (number) => number;
   let data = null;
-  let pointed = null;
+  let pointerX = null;
 
   function draw() {
     if (!data) return;
-    const [at, ...values] = data;
+    const [times, ...values] = data;
     const width = Math.max(LEFT + RIGHT + 1, node.clientWidth || 300);
-    const known = values.flat().filter((number) => number !== null && number !== undefined);
-    const ticks = logarithmic ? decades(known) : rounds(Math.max(1, ...known));
+    const plotWidth = width - LEFT - RIGHT;
+    const numbers = values.flat().filter(isNumber);
+    const ticks = logarithmic ? decades(numbers) : roundTicks(Math.max(1, ...numbers));
     const [low, high] = [scale(ticks[0]), scale(ticks.at(-1))];
-    // A bar stands on its moment, so that the first and the last need half of their width beside them.
-    const beside = series.some((one) => one.as === "bars") ? (at[1] - at[0]) / 2 : 0;
-    const [first, last] = [at[0] - beside, at.at(-1) + beside];
-    const x = (time) => LEFT + ((time - first) / (last - first || 1)) * (width - LEFT - RIGHT);
+    // Bars are centred on their times, so the first and the last one need half a step of space.
+    const padding = series.some(({ type }) => type === "bars") ? (times[1] - times[0]) / 2 : 0;
+    const [first, last] = [times[0] - padding, times.at(-1) + padding];
+    const x = (time) => LEFT + ((time - first) / (last - first || 1)) * plotWidth;
     const y = (number) => HEIGHT - BOTTOM - ((scale(number) - low) / (high - low)) * (HEIGHT - TOP - BOTTOM);
-    const lines = ticks.map((tick) => [
-      drawn("path", { class: "net", d: `M${LEFT} ${y(tick)}H${width - RIGHT}` }),
-      drawn("text", { x: LEFT - 8, y: y(tick) + 4, "text-anchor": "end" }, value(tick)),
+
+    const valueLines = ticks.map((tick) => [
+      svgElement("path", { class: "grid-line", d: `M${LEFT} ${y(tick)}H${width - RIGHT}` }),
+      svgElement("text", { x: LEFT - 8, y: y(tick) + 4, "text-anchor": "end" }, format(tick)),
     ]);
-    const times = moments(first, last, Math.max(2, (width - LEFT - RIGHT) / 75)).map((time) => [
-      drawn("path", { class: "net", d: `M${x(time)} ${TOP}V${HEIGHT - BOTTOM}` }),
-      drawn(
-        "text",
-        { x: Math.min(x(time), width - 26), y: HEIGHT - 6, "text-anchor": "middle" },
-        clock(time, last - first),
-      ),
-    ]);
-    const shapes = series.map((one, n) =>
-      shape(
-        one,
-        at
-          .map((time, k) => [x(time), values[n][k]])
-          .filter(([, number]) => number !== null && number !== undefined)
-          .map(([across, number]) => [across, y(number)]),
-        y(ticks[0]),
-        (width - LEFT - RIGHT) / at.length,
-      ),
-    );
-    const shown = pointed === null ? at.length - 1 : nearest(at.map(x), pointed);
+    const labelled = timeTicks(first, last, Math.max(2, plotWidth / PIXELS_PER_TIME_LABEL));
+    const timeLines = labelled.map((time) => {
+      const position = { x: Math.min(x(time), width - 26), y: HEIGHT - 6, "text-anchor": "middle" };
+      return [
+        svgElement("path", { class: "grid-line", d: `M${x(time)} ${TOP}V${HEIGHT - BOTTOM}` }),
+        svgElement("text", position, timeLabel(time, last - first)),
+      ];
+    });
+    const shapes = series.map((style, n) => {
+      const points = times.map((time, k) => [time, values[n][k]]).filter(([, number]) => isNumber(number));
+      const positions = points.map(([time, number]) => [x(time), y(number)]);
+      return drawSeries(style, positions, y(ticks[0]), plotWidth / times.length);
+    });
+    const selected = pointerX === null ? times.length - 1 : indexOfNearest(times.map(x), pointerX);
+    const cursor = svgElement("path", { class: "cursor", d: `M${x(times[selected])} ${TOP}V${HEIGHT - BOTTOM}` });
+
     svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     svg.replaceChildren(
-      ...lines.flat(),
-      ...times.flat(),
+      ...valueLines.flat(),
+      ...timeLines.flat(),
       ...shapes.flat(),
-      ...(pointed === null
-        ? []
-        : [drawn("path", { class: "pointed", d: `M${x(at[shown])} ${TOP}V${HEIGHT - BOTTOM}` })]),
+      ...(pointerX === null ? [] : [cursor]),
     );
-    moment.textContent = clock(at[shown], last - first < 2 * DAY ? 0 : last - first);
-    named.forEach((one, n) => {
-      one.textContent = values[n][shown] === null || values[n][shown] === undefined ? "–" : value(values[n][shown]);
+    legendTime.textContent = timeLabel(times[selected], last - first < 2 * DAY ? 0 : last - first);
+    legendValues.forEach((valueNode, n) => {
+      const value = values[n][selected];
+      valueNode.textContent = isNumber(value) ? format(value) : "–";
     });
   }
+
   svg.addEventListener("pointermove", (event) => {
-    pointed = event.clientX - svg.getBoundingClientRect().left;
+    pointerX = event.clientX - svg.getBoundingClientRect().left;
     draw();
   });
   svg.addEventListener("pointerleave", () => {
-    pointed = null;
+    pointerX = null;
     draw();
   });
-  const watching = new ResizeObserver(draw);
-  watching.observe(node);
-  signal.addEventListener("abort", () => watching.disconnect());
+  const observer = new ResizeObserver(draw);
+  observer.observe(node);
+  signal.addEventListener("abort", () => observer.disconnect());
   return {
     node,
-    show(now, words) {
-      if (words) svg.setAttribute("aria-label", `${label}: ${words}`);
-      data = now;
+    show(newData, summary) {
+      if (summary) svg.setAttribute("aria-label", `${label}: ${summary}`);
+      data = newData;
       draw();
     },
   };
 }
 
-function shape({ colour, as }, points, floor, room) {
-  const line = points.map((point) => point.map((n) => n.toFixed(1)).join(" ")).join("L");
-  if (as === "bars") {
-    const wide = Math.min(40, room * 0.8);
-    return [
-      drawn("path", {
-        class: `bars ${colour}`,
-        d: points
-          .filter(([, y]) => y < floor)
-          .map(([x, y]) => `M${x - wide / 2} ${floor}V${y}h${wide}V${floor}Z`)
-          .join(""),
-      }),
-    ];
+function drawSeries({ colour, type }, points, floor, stepWidth) {
+  if (type === "bars") {
+    const width = Math.min(MAX_BAR_WIDTH, stepWidth * 0.8);
+    const bars = points.filter(([, y]) => y < floor);
+    const path = bars.map(([x, y]) => `M${x - width / 2} ${floor}V${y}h${width}V${floor}Z`).join("");
+    return [svgElement("path", { class: `bars ${colour}`, d: path })];
   }
   if (!points.length) return [];
-  const made = [drawn("path", { class: `line ${colour}`, d: `M${line}` })];
-  if (as === "points")
-    made.push(...points.map(([cx, cy]) => drawn("circle", { class: `point ${colour}`, cx, cy, r: 3 })));
-  else made.push(drawn("path", { class: `under ${colour}`, d: `M${points[0][0]} ${floor}L${line}V${floor}Z` }));
-  return made;
+  const line = points.map((point) => point.map((n) => n.toFixed(1)).join(" ")).join("L");
+  const nodes = [svgElement("path", { class: `line ${colour}`, d: `M${line}` })];
+  if (type === "points")
+    nodes.push(...points.map(([cx, cy]) => svgElement("circle", { class: `point ${colour}`, cx, cy, r: 3 })));
+  else nodes.push(svgElement("path", { class: `fill ${colour}`, d: `M${points[0][0]} ${floor}L${line}V${floor}Z` }));
+  return nodes;
 }
 
-const nearest = (places, wanted) =>
-  places.reduce((best, place, n) => (Math.abs(place - wanted) < Math.abs(places[best] - wanted) ? n : best), 0);
-
-/** From 0 to what is at least the highest, in three to five round steps. */
-function rounds(highest) {
-  const power = 10 ** Math.floor(Math.log10(highest / 3));
-  const step = power * [1, 2, 5, 10].find((times) => highest / (power * times) <= 5);
-  return Array.from({ length: Math.ceil(highest / step) + 1 }, (_, n) => Number((n * step).toPrecision(6)));
+function indexOfNearest(positions, target) {
+  const distance = (n) => Math.abs(positions[n] - target);
+  return positions.reduce((nearest, _, n) => (distance(n) < distance(nearest) ? n : nearest), 0);
 }
 
-/** Whole powers of ten around what there is. */
-function decades(known) {
-  const [low, high] = [
-    Math.floor(Math.log10(Math.max(1, Math.min(...known, 1e9)))),
-    Math.ceil(Math.log10(Math.max(10, ...known))),
-  ];
-  const [from, to] = known.length ? [Math.min(low, high - 1), high] : [0, 1];
+/** Ticks from 0 to at least `maximum`, in three to five round steps. */
+function roundTicks(maximum) {
+  const power = 10 ** Math.floor(Math.log10(maximum / 3));
+  const step = power * [1, 2, 5, 10].find((factor) => maximum / (power * factor) <= 5);
+  return Array.from({ length: Math.ceil(maximum / step) + 1 }, (_, n) => Number((n * step).toPrecision(6)));
+}
+
+/** The powers of ten that enclose the numbers. */
+function decades(numbers) {
+  const low = Math.floor(Math.log10(Math.max(1, Math.min(...numbers, 1e9))));
+  const high = Math.ceil(Math.log10(Math.max(10, ...numbers)));
+  const [from, to] = numbers.length ? [Math.min(low, high - 1), high] : [0, 1];
   return Array.from({ length: to - from + 1 }, (_, n) => 10 ** (from + n));
 }
 
-/** Round moments of our own clock between two, at most so many. */
-function moments(from, to, most) {
-  const step = STEPS.find((seconds) => (to - from) / seconds <= most) ?? 30 * DAY;
+/** Round local times between two times, at most `maxTicks`. */
+function timeTicks(from, to, maxTicks) {
+  const step = TIME_STEPS.find((seconds) => (to - from) / seconds <= maxTicks) ?? 30 * DAY;
   const offset = new Date(from * 1000).getTimezoneOffset() * MINUTE;
   const start = Math.ceil((from - offset) / step) * step + offset;
   return Array.from({ length: Math.max(0, Math.floor((to - start) / step) + 1) }, (_, n) => start + n * step);
 }
 
-function clock(at, span) {
-  return new Date(at * 1000).toLocaleString(
-    [],
+function timeLabel(time, span) {
+  const options =
     span > 2 * DAY
       ? { month: "short", day: "numeric" }
-      : { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...(span < 10 * MINUTE ? { second: "2-digit" } : {}) },
-  );
+      : {
+          hour: "2-digit",
+          minute: "2-digit",
+          hourCycle: "h23",
+          ...(span < 10 * MINUTE ? { second: "2-digit" } : {}),
+        };
+  return new Date(time * 1000).toLocaleString([], options);
 }

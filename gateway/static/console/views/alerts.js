@@ -1,180 +1,167 @@
-/** Alerts on a map: where they hold, and a new one for whoever is inside of what is drawn. */
+/** Alerts: a map of the areas of sent alerts, and a form that sends a new one to the devices inside an area. */
 
 import { get, post } from "../lib/api.js";
-import {
-  button,
-  card,
-  count,
-  element,
-  field,
-  heading,
-  repeating,
-  settledTyping,
-  soft,
-  sure,
-  when,
-} from "../lib/elements.js";
-import { map, pointsOf } from "../lib/map.js";
-import { line } from "./campaigns.js";
+import { confirmAction } from "../lib/dialogs.js";
+import { actionBar, button, card, controlOf, element, field, mutedText, pageHeading } from "../lib/elements.js";
+import { formatQuantity, formatTime } from "../lib/format.js";
+import { createMap, pointsOf } from "../lib/map.js";
+import { notificationRow } from "../lib/notification_row.js";
+import { debounce, latestOnly, poll } from "../lib/updates.js";
 
+// Values of CAP 1.2, section 3.2.2.
 const SEVERITIES = ["Extreme", "Severe", "Moderate", "Minor", "Unknown"];
 const URGENCIES = ["Immediate", "Expected", "Future", "Past", "Unknown"];
 const CERTAINTIES = ["Observed", "Likely", "Possible", "Unlikely", "Unknown"];
-const EVERY_MS = 3000;
+const STATUSES = [
+  { value: "Actual", text: "Actual: all devices in the area" },
+  { value: "Test", text: "Test: devices that opted in to tests" },
+  { value: "Exercise", text: "Exercise: devices that opted in to tests" },
+];
+const POLL_INTERVAL_MS = 3000;
+const EMPTY_AREA = "Draw an area on the map or enter alert zones.";
+const EUROPE = [
+  [-10, 38],
+  [28, 58],
+];
 
 export async function open(body, { signal, live, session }) {
   const settings = await get("/console/settings.json");
-  const may = session.scopes.includes("send");
-  const reach = element("p", { className: "reach", "aria-live": "polite" }, "Draw an area.");
-  const area = field("Area: longitude, latitude of each corner", "corners", {
+  const canSend = session.scopes.includes("send");
+  const audienceSize = element("p", { className: "audience-size", "aria-live": "polite" }, EMPTY_AREA);
+  const cornersField = field("Area corners: longitude,latitude", "corners", {
     type: "textarea",
     className: "code",
     rows: 3,
     placeholder: "16.1,48.1  16.6,48.1  16.6,48.4",
   });
-  const text = area.lastChild;
-  const chart = map({
+  const cornersInput = controlOf(cornersField);
+  const map = createMap({
     label:
-      "Map. Arrow keys move, plus and minus zoom, Enter sets a corner in the middle, Backspace takes the last away.",
+      "Map. Arrow keys move it, plus and minus zoom, Enter adds a corner at the centre, Backspace removes the last.",
     tiles: settings.map_tiles,
-    onArea: may ? drawnArea : undefined,
+    onArea: canSend ? onAreaDrawn : undefined,
   });
-  const list = element("ol", { className: "notifications" });
+  const list = element("ol", { className: "notification-list" });
   const form = element(
     "form",
     { className: "form" },
-    reach,
-    element(
-      "div",
-      { className: "orders" },
-      button("Take what is seen", () => chart.set(chart.frame())),
-      button("Undo", chart.undo),
-      button("Clear", chart.clear),
+    audienceSize,
+    actionBar(
+      button("Use visible area", () => map.setCorners(map.visibleCorners())),
+      button("Undo corner", map.undo),
+      button("Clear area", map.clear),
     ),
-    area,
-    field("Zones beside it, comma separated", "zones", { placeholder: "TXC201, TXC202" }),
+    cornersField,
+    field("Alert zones, comma-separated", "zones", { placeholder: "TXC201, TXC202" }),
     field("Event", "event", { required: true, placeholder: "Severe Thunderstorm Warning", maxLength: 200 }),
     field("Headline", "headline", { placeholder: "Severe thunderstorms over Vienna until 18:00", maxLength: 500 }),
-    field("What to do", "instruction", { type: "textarea", placeholder: "Stay inside, away from windows." }),
+    field("Instruction", "instruction", { type: "textarea", placeholder: "Stay inside, away from windows." }),
     element(
       "div",
-      { className: "pair" },
+      { className: "field-row" },
       field("Severity", "severity", { options: SEVERITIES, value: "Severe" }),
       field("Urgency", "urgency", { options: URGENCIES }),
       field("Certainty", "certainty", { options: CERTAINTIES }),
     ),
     element(
       "div",
-      { className: "pair" },
-      field("Holds until", "expires", { type: "datetime-local" }),
-      field("Status", "status", {
-        options: [
-          { value: "Actual", text: "Actual: everybody there" },
-          { value: "Test", text: "Test: who opted in" },
-          { value: "Exercise", text: "Exercise: who opted in" },
-        ],
-      }),
+      { className: "field-row" },
+      field("Expires at", "expires", { type: "datetime-local" }),
+      field("Status", "status", { options: STATUSES }),
     ),
     element("p", { className: "problem", role: "alert" }),
-    element("div", { className: "orders" }, element("button", { className: "primary" }, "Send the alert")),
+    actionBar(element("button", { className: "primary" }, "Send alert")),
   );
+  const drawingHint = "Click to add corners and drag them to move; drag the map to pan. ";
   body.replaceChildren(
-    heading("Alerts"),
+    pageHeading("Alerts"),
     element(
       "div",
       { className: "columns" },
       element(
         "section",
         { className: "card sticky", "aria-label": "Map" },
-        chart.node,
-        soft(
-          may
-            ? "Click to set corners, drag them to move; drag the map to pan. Amber is what alerts before this one were for."
-            : "Amber is what alerts were for.",
-        ),
+        map.node,
+        mutedText(`${canSend ? drawingHint : ""}Amber areas are those of sent alerts.`),
       ),
-      may && card("New alert", form),
+      canSend && card("New alert", form),
     ),
-    card("Told", list),
+    card("Sent alerts", list),
   );
   const problem = form.querySelector(".problem");
-  const said = (name) => form.elements[name].value.trim();
-
-  let asked = 0;
-  const counted = settledTyping(async () => {
-    const mine = (asked += 1);
-    const where = leaves();
-    let words = "Draw an area, or name zones.";
-    if (where) {
-      words = await post("/v1/audiences/preview", { audience: where }).then(
-        ({ devices, users }) =>
-          `${count(devices)} ${devices === 1 ? "device" : "devices"} inside, of ${count(users)} known users`,
-        (error) => error.message,
-      );
-    }
-    if (mine === asked && !signal.aborted) reach.textContent = words;
-  });
-  function leaves() {
-    const where = [];
-    if (chart.area()) where.push({ within: chart.area() });
-    const zones = said("zones")
+  const inputOf = (name) => form.elements[name].value.trim();
+  const zones = () =>
+    inputOf("zones")
       .split(",")
       .map((zone) => zone.trim())
       .filter(Boolean);
-    if (zones.length) where.push({ zone: zones });
-    return where.length > 1 ? { any: where } : where[0];
+
+  const countDevices = latestOnly(
+    async () => {
+      const audience = alertAudience();
+      if (!audience) return EMPTY_AREA;
+      return post("/v1/audiences/preview", { audience }).then(
+        ({ devices, users }) => `${formatQuantity(devices, "device")}, ${formatQuantity(users, "known user")}`,
+        (error) => error.message,
+      );
+    },
+    (text) => {
+      audienceSize.textContent = text;
+    },
+    signal,
+  );
+  const updateAudienceSize = debounce(countDevices);
+
+  function alertAudience() {
+    const conditions = [];
+    if (map.area()) conditions.push({ within: map.area() });
+    if (zones().length) conditions.push({ zone: zones() });
+    return conditions.length > 1 ? { any: conditions } : conditions[0];
   }
-  function drawnArea(polygon) {
-    text.value = polygon
-      ? polygon.coordinates[0]
-          .slice(0, -1)
-          .map((point) => point.join(","))
-          .join("  ")
-      : "";
-    counted();
+  function onAreaDrawn(polygon) {
+    const corners = polygon ? polygon.coordinates[0].slice(0, -1) : [];
+    cornersInput.value = corners.map((point) => point.join(",")).join("  ");
+    updateAudienceSize();
   }
-  text.addEventListener("change", () => {
-    const said = text.value.trim().split(/\s+/).filter(Boolean);
-    const points = said.map((pair) => pair.split(",").map(Number));
-    const wrong = points.findIndex((pair) => pair.length !== 2 || !pair.every(Number.isFinite));
-    problem.textContent = wrong < 0 ? "" : `“${said[wrong]}” is not longitude,latitude.`;
-    if (wrong >= 0) return;
-    chart.set(points, true);
-    chart.fit(points);
-    counted();
+  cornersInput.addEventListener("change", () => {
+    const pairs = cornersInput.value.trim().split(/\s+/).filter(Boolean);
+    const points = pairs.map((pair) => pair.split(",").map(Number));
+    const invalid = points.findIndex((pair) => pair.length !== 2 || !pair.every(Number.isFinite));
+    problem.textContent = invalid < 0 ? "" : `“${pairs[invalid]}” is not longitude,latitude.`;
+    if (invalid >= 0) return;
+    map.setCorners(points, { silent: true });
+    map.fit(points);
+    updateAudienceSize();
   });
-  form.elements.zones.addEventListener("input", counted);
+  form.elements.zones.addEventListener("input", updateAudienceSize);
+
+  function alertRequest() {
+    const alert = {};
+    for (const name of ["severity", "urgency", "certainty", "status"]) alert[name] = inputOf(name);
+    for (const name of ["event", "headline", "instruction"]) if (inputOf(name)) alert[name] = inputOf(name);
+    if (inputOf("expires")) alert.expires = new Date(inputOf("expires")).toISOString();
+    if (map.area()) alert.area = map.area();
+    if (zones().length) alert.zones = zones();
+    return alert;
+  }
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     problem.textContent = "";
     try {
-      const where = leaves();
-      if (!where) throw new Error("Draw an area of at least three corners, or name zones.");
-      const alert = {
-        severity: said("severity"),
-        urgency: said("urgency"),
-        certainty: said("certainty"),
-        status: said("status"),
-      };
-      for (const name of ["event", "headline", "instruction"]) if (said(name)) alert[name] = said(name);
-      if (said("expires")) alert.expires = new Date(said("expires")).toISOString();
-      if (chart.area()) alert.area = chart.area();
-      const zones = said("zones")
-        .split(",")
-        .map((zone) => zone.trim())
-        .filter(Boolean);
-      if (zones.length) alert.zones = zones;
-      const { devices } = await post("/v1/audiences/preview", { audience: where });
-      if (
-        !(await sure(
-          `“${alert.event}” is told to ${alert.status === "Actual" ? `${count(devices)} ${devices === 1 ? "device" : "devices"}` : "those who opted in to tests"} now, before everything else.`,
-          "Send it",
-        ))
-      )
-        return;
+      const audience = alertAudience();
+      if (!audience) throw new Error("Draw an area with at least three corners, or enter alert zones.");
+      const alert = alertRequest();
+      const { devices } = await post("/v1/audiences/preview", { audience });
+      const confirmed = await confirmAction({
+        title: `Send “${alert.event}” to ${recipients(alert, devices)}?`,
+        text: "The alert is sent immediately, before all other messages.",
+        confirm: "Send",
+        danger: true,
+      });
+      if (!confirmed) return;
       await post("/v1/alerts", alert);
       form.reset();
-      chart.clear();
+      map.clear();
       await refresh(true);
     } catch (error) {
       problem.textContent = error.message;
@@ -182,46 +169,43 @@ export async function open(body, { signal, live, session }) {
   });
 
   let drawn = "";
-  async function refresh(anew) {
+  async function refresh(force) {
     const { items } = await get("/v1/notifications?kind=alert&limit=30");
     if (signal.aborted) return;
     live("live");
-    const now = JSON.stringify(items);
-    if (now === drawn && !anew) return;
-    drawn = now;
-    list.replaceChildren(
-      ...(items.length
-        ? items.map((item) => line(item, () => refresh(true), session))
-        : [element("li", { className: "soft" }, "No alert has been told yet.")]),
-    );
-    chart.show(areasOf(items));
+    const current = JSON.stringify(items);
+    if (current === drawn && !force) return;
+    drawn = current;
+    const rows = items.map((item) => notificationRow(item, () => refresh(true), session));
+    const emptyText = "No alerts sent yet. Draw an area and send the first.";
+    list.replaceChildren(...(rows.length ? rows : [element("li", { className: "muted" }, emptyText)]));
+    map.show(areasOf(items));
   }
-  chart.fit(
-    [
-      [-10, 38],
-      [28, 58],
-    ],
-    6,
-  );
+  map.fit(EUROPE, 6);
   await refresh(true);
   const areas = areasOf(JSON.parse(drawn));
-  if (areas.length && !chart.area())
-    chart.fit(
-      areas.flatMap(({ area: one }) => pointsOf(one)),
+  if (areas.length && !map.area())
+    map.fit(
+      areas.flatMap(({ area }) => pointsOf(area)),
       6,
     );
-  repeating(refresh, EVERY_MS, signal);
+  poll(refresh, POLL_INTERVAL_MS, signal);
 }
 
-/** Polygons anywhere in the audiences of these. */
-function areasOf(items) {
-  const found = (audience) =>
-    audience && typeof audience === "object"
-      ? Object.entries(audience).flatMap(([name, value]) =>
-          name === "within" ? [value] : name === "not" ? [] : found(value),
-        )
-      : [];
-  return items.flatMap((item) =>
-    found(item.audience).map((area) => ({ area, title: `${item.content.title ?? ""}, ${when(item.created_at)}` })),
+function recipients({ status }, devices) {
+  return status === "Actual" ? formatQuantity(devices, "device") : "devices that opted in to tests";
+}
+
+/** The polygons in the audiences of these notifications, with a title each; excluded areas are left out. */
+function areasOf(notifications) {
+  const polygons = (audience) => {
+    if (!audience || typeof audience !== "object") return [];
+    return Object.entries(audience).flatMap(([name, value]) => {
+      if (name === "within") return [value];
+      return name === "not" ? [] : polygons(value);
+    });
+  };
+  return notifications.flatMap(({ audience, content, created_at: createdAt }) =>
+    polygons(audience).map((area) => ({ area, title: `${content.title ?? ""}, ${formatTime(createdAt)}` })),
   );
 }

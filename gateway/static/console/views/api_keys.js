@@ -1,45 +1,40 @@
-/** The application and its keys. Keys are made and removed by the operator, whose token no browser should hold. */
+/** The application and its keys. Keys are created with the operator's admin token, which belongs in no browser. */
 
 import { get } from "../lib/api.js";
-import { card, element, exactly, facts, heading, soft, table } from "../lib/elements.js";
+import { badge, card, definitionList, element, mutedText, pageHeading, table } from "../lib/elements.js";
+import { formatDateTime } from "../lib/format.js";
 
 export async function open(body, { session }) {
   const application = await get(`/v1/applications/${session.application_id}`);
+  const columns = [
+    ["Name", (key) => [key.name, " ", key.name === session.key && badge("this session", "live")]],
+    ["Key", (key) => element("code", {}, key.hint)],
+    ["Scopes", (key) => key.scopes.join(", ")],
+    ["Created", (key) => formatDateTime(key.created_at)],
+  ];
+  const commands = [
+    `gateway keys create --app ${application.id} --scope read --scope send`,
+    `gateway keys remove --app ${application.id} KEY_ID`,
+  ];
   body.replaceChildren(
-    heading("Keys"),
+    pageHeading("API keys"),
     card(
       "Application",
-      facts([
+      definitionList([
         ["Name", application.name],
-        ["Id", application.id],
+        ["ID", application.id],
         ["VAPID subject", application.subject],
-        ["Origins", application.allowed_origins.join(", ") || "none"],
-        ["Users are proven", application.require_identity ? "yes, by user_hash" : "no"],
+        ["Allowed origins", application.allowed_origins.join(", ") || "none"],
+        ["User identity verification", application.require_identity ? "required (user_hash)" : "off"],
         ["VAPID public key", element("code", {}, application.vapid_public_key)],
-        ["Created", exactly(application.created_at)],
+        ["Created", formatDateTime(application.created_at)],
       ]),
     ),
+    card("Keys", table(columns, application.keys, "No keys.")),
     card(
-      "Keys",
-      table(
-        [
-          ["Name", (key) => key.name],
-          ["Key", (key) => element("code", {}, key.hint)],
-          ["May", (key) => key.scopes.join(", ")],
-          ["Created", (key) => exactly(key.created_at)],
-          ["", (key) => (key.name === session.key ? "you are signed in with it" : "")],
-        ],
-        application.keys,
-      ),
-    ),
-    card(
-      "To make or remove one",
-      soft("That needs the operator’s admin token, which this page never asks for. On the server:"),
-      element(
-        "pre",
-        {},
-        `gateway keys create --app ${application.id} --scope read --scope send\ngateway keys remove --app ${application.id} KEY_ID`,
-      ),
+      "Create or delete a key",
+      mutedText("Keys are managed with the admin token, which the console never asks for. On the server, run:"),
+      element("pre", {}, commands.join("\n")),
     ),
   );
 }

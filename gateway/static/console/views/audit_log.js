@@ -1,42 +1,43 @@
-/** Who did what, on what, when. */
+/** Audit log: who did what, on which object, and when. */
 
-import { get, query } from "../lib/api.js";
-import { button, doing, element, exactly, field, heading, table, when } from "../lib/elements.js";
+import { get, queryString } from "../lib/api.js";
+import { runAction } from "../lib/dialogs.js";
+import { button, element, field, pageHeading, table, textOf } from "../lib/elements.js";
+import { formatDateTime, formatTime } from "../lib/format.js";
 
-export async function open(body, { query: asked, session }) {
-  const act = field("Only acts of the kind", "act", { value: asked.act, placeholder: "keys.remove" });
-  const filters = element("form", { className: "filters", role: "search" }, act);
-  const shown = element("div", {});
-  const more = button("Older", null, { hidden: true });
-  body.replaceChildren(heading("Audit log"), element("section", { className: "card" }, filters, shown, more));
+const PAGE_SIZE = 50;
+
+const code = (text) => element("code", {}, text);
+
+const COLUMNS = [
+  ["Time", (entry) => element("span", { title: formatDateTime(entry.at) }, formatTime(entry.at))],
+  ["Action", (entry) => element("b", {}, entry.act)],
+  ["Actor", (entry) => code(entry.who)],
+  ["Object", (entry) => entry.target && code(entry.target)],
+  ["Details", (entry) => (Object.keys(entry.details).length ? code(JSON.stringify(entry.details)) : "")],
+];
+
+export async function open(body, { query, session }) {
+  const action = field("Action", "act", { value: query.act, placeholder: "keys.remove" });
+  const filters = element("form", { className: "filters", role: "search" }, action);
+  const results = element("div", {});
+  const more = button("Load older", null, { hidden: true });
+  body.replaceChildren(pageHeading("Audit log"), element("section", { className: "card" }, filters, results, more));
   let items = [];
   let cursor = null;
 
-  async function load(next) {
-    const said = { act: act.lastChild.value.trim() };
-    const page = await get(`/v1/audit${query({ ...said, limit: 50, cursor: next })}`);
-    history.replaceState(null, "", `#/audit${query(said)}`);
-    items = next ? [...items, ...page.items] : page.items;
+  async function load(from) {
+    const criteria = { act: textOf(action) };
+    const page = await get(`/v1/audit${queryString({ ...criteria, limit: PAGE_SIZE, cursor: from })}`);
+    history.replaceState(null, "", `#/audit${queryString(criteria)}`);
+    items = from ? [...items, ...page.items] : page.items;
     cursor = page.next_cursor;
     more.hidden = !cursor;
-    shown.replaceChildren(
-      table(
-        [
-          ["When", (one) => element("span", { title: exactly(one.at) }, when(one.at))],
-          ["Act", (one) => element("b", {}, one.act)],
-          ["Who", (one) => element("code", {}, one.who)],
-          ["On", (one) => one.target && element("code", {}, one.target)],
-          ["Given", (one) => (Object.keys(one.details).length ? element("code", {}, JSON.stringify(one.details)) : "")],
-        ],
-        items,
-        "Nothing was noted yet.",
-      ),
-    );
+    results.replaceChildren(table(COLUMNS, items, "No audit entries match."));
   }
-  filters.addEventListener("change", () => doing(null, () => load()));
+  filters.addEventListener("change", () => runAction(null, () => load()));
   filters.addEventListener("submit", (event) => event.preventDefault());
-  more.onclick = () => doing(more, () => load(cursor));
-  if (!session.scopes.includes("manage"))
-    throw new Error("The audit log is for keys that may manage; this one may not.");
+  more.onclick = () => runAction(more, () => load(cursor));
+  if (!session.scopes.includes("manage")) throw new Error("The audit log needs a key with the scope “manage”.");
   await load();
 }

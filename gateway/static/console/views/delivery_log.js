@@ -1,214 +1,107 @@
-/** The log: a table that grows at the top, and one delivery in full. */
+/** Delivery log: a table to which new deliveries are added at the top, with filters. */
 
-import { follow, get, query } from "../lib/api.js";
-import {
-  button,
-  dialog,
-  doing,
-  element,
-  exactly,
-  facts,
-  field,
-  heading,
-  lasting,
-  link,
-  OUTCOMES,
-  soft,
-  when,
-} from "../lib/elements.js";
+import { followDeliveries, get, queryString } from "../lib/api.js";
+import { deliveryRow, deliveryTable, openDelivery } from "../lib/delivery_table.js";
+import { runAction } from "../lib/dialogs.js";
+import { button, element, field, formValues, mutedText, OUTCOMES, pageHeading } from "../lib/elements.js";
 
-const MOST_ROWS = 500;
-const PAGE = 100;
+const MAX_ROWS = 500;
+const PAGE_SIZE = 100;
 
-export async function open(body, { query: asked, id, signal, live }) {
+export async function open(body, { query, id, signal, live }) {
   const filters = element(
     "form",
     { className: "filters", role: "search" },
-    field("Outcome", "outcome", { options: [{ value: "", text: "all" }, ...OUTCOMES], value: asked.outcome }),
-    field("Push service", "host", { placeholder: "fcm.googleapis.com", value: asked.host }),
-    field("User", "user_id", { placeholder: "u-42", value: asked.user_id }),
-    field("Notification", "notification_id", { placeholder: "ntf_…", value: asked.notification_id }),
-    field("Device", "device_id", { placeholder: "dev_…", value: asked.device_id }),
-    field("Settled since", "since", { type: "datetime-local", value: asked.since }),
-    field("Until", "until", { type: "datetime-local", value: asked.until }),
-    element("button", { type: "reset" }, "Clear"),
+    field("Outcome", "outcome", { options: [{ value: "", text: "All" }, ...OUTCOMES], value: query.outcome }),
+    field("Push service", "host", { placeholder: "fcm.googleapis.com", value: query.host }),
+    field("User ID", "user_id", { placeholder: "u-42", value: query.user_id }),
+    field("Notification ID", "notification_id", { placeholder: "ntf_…", value: query.notification_id }),
+    field("Device ID", "device_id", { placeholder: "dev_…", value: query.device_id }),
+    field("Processed since", "since", { type: "datetime-local", value: query.since }),
+    field("Processed until", "until", { type: "datetime-local", value: query.until }),
+    element("button", { type: "reset" }, "Clear filters"),
   );
   const pause = button("Pause", null, { "aria-pressed": "false" });
   const problem = element("p", { className: "problem", role: "alert" });
   const rows = element("tbody", {});
-  const nothing = soft("No delivery matches. They appear here as they settle.");
-  const older = button("Older", null, { hidden: true });
+  const emptyText = mutedText("No deliveries match. New ones appear here when they are processed.");
+  const older = button("Load older", null, { hidden: true });
   body.replaceChildren(
-    heading("Delivery log", pause),
-    element(
-      "section",
-      { className: "card" },
-      filters,
-      problem,
-      element(
-        "div",
-        { className: "scroll" },
-        element(
-          "table",
-          { className: "log" },
-          element(
-            "thead",
-            {},
-            element(
-              "tr",
-              {},
-              ["Settled", "Outcome", "Push service", "User", "Tries", "Browser", "Why"].map((name) =>
-                element("th", { scope: "col" }, name),
-              ),
-            ),
-          ),
-          rows,
-        ),
-      ),
-      nothing,
-      older,
-    ),
+    pageHeading("Delivery log", pause),
+    element("section", { className: "card" }, filters, problem, deliveryTable(rows), emptyText, older),
   );
 
-  let following = new AbortController();
+  let stream = new AbortController();
   let paused = false;
-  let waiting = [];
-  let drawing = false;
+  let pending = [];
+  let drawScheduled = false;
   let cursor = null;
-  signal.addEventListener("abort", () => following.abort());
+  signal.addEventListener("abort", () => stream.abort());
 
-  function wanted() {
-    const said = Object.fromEntries([...new FormData(filters)].map(([name, value]) => [name, value.trim()]));
-    return said;
+  function filterParameters() {
+    const values = formValues(filters);
+    const toUtc = (localTime) => localTime && new Date(localTime).toISOString();
+    return { ...values, since: toUtc(values.since), until: toUtc(values.until) };
   }
-  const asMoments = (said) => ({
-    ...said,
-    since: said.since && new Date(said.since).toISOString(),
-    until: said.until && new Date(said.until).toISOString(),
-  });
+  const loadPage = (from) =>
+    get(`/v1/deliveries${queryString({ ...filterParameters(), limit: PAGE_SIZE, cursor: from })}`);
 
-  /** The newest that match the filters, and then whatever settles. */
-  async function show() {
-    following.abort();
-    following = new AbortController();
-    const mine = following.signal;
-    const said = wanted();
-    history.replaceState(null, "", `#/log${query(said)}`);
+  /** Load the newest deliveries that match the filters, then follow the log. */
+  async function reload() {
+    stream.abort();
+    stream = new AbortController();
+    const { signal: current } = stream;
+    history.replaceState(null, "", `#/log${queryString(formValues(filters))}`);
     problem.textContent = "";
-    waiting = [];
+    pending = [];
     let page = { items: [] };
     try {
-      page = await get(`/v1/deliveries${query({ ...asMoments(said), limit: PAGE })}`);
+      page = await loadPage();
     } catch (error) {
-      if (!mine.aborted) problem.textContent = error.message;
+      if (!current.aborted) problem.textContent = error.message;
     }
-    if (mine.aborted) return;
-    fill(page, true);
-    const shown = new Set(page.items.map((one) => one.id));
-    follow(
-      query(asMoments(said)).slice(1),
-      (deliveries) => {
-        waiting.push(...deliveries.filter((one) => !shown.has(one.id)));
-        if (waiting.length > MOST_ROWS) waiting = waiting.slice(-MOST_ROWS);
-        draw();
-      },
-      (state) => live(paused ? "paused" : state),
-      mine,
-    );
+    if (current.aborted) return;
+    rows.replaceChildren();
+    append(page);
+    const loaded = new Set(page.items.map((delivery) => delivery.id));
+    const addPending = (deliveries) => {
+      pending.push(...deliveries.filter((delivery) => !loaded.has(delivery.id)));
+      if (pending.length > MAX_ROWS) pending = pending.slice(-MAX_ROWS);
+      scheduleDraw();
+    };
+    const showState = (state) => live(paused ? "paused" : state);
+    followDeliveries(queryString(filterParameters()).slice(1), addPending, showState, current);
   }
-  function fill(page, anew) {
-    if (anew) rows.replaceChildren();
-    rows.append(...page.items.map(row));
-    nothing.hidden = rows.childElementCount > 0;
+  function append(page) {
+    rows.append(...page.items.map(deliveryRow));
+    emptyText.hidden = rows.childElementCount > 0;
     cursor = page.next_cursor;
     older.hidden = !cursor;
   }
-  /** Once a frame at the most, however fast they come. */
-  function draw() {
-    if (drawing || paused || !waiting.length) return;
-    drawing = true;
+  /** Draw at most once a frame, however fast deliveries arrive. */
+  function scheduleDraw() {
+    if (drawScheduled || paused || !pending.length) return;
+    drawScheduled = true;
     requestAnimationFrame(() => {
-      drawing = false;
-      rows.prepend(...waiting.reverse().map(row));
-      waiting = [];
-      while (rows.childElementCount > MOST_ROWS) rows.lastElementChild.remove();
-      nothing.hidden = true;
+      drawScheduled = false;
+      rows.prepend(...pending.reverse().map(deliveryRow));
+      pending = [];
+      while (rows.childElementCount > MAX_ROWS) rows.lastElementChild.remove();
+      emptyText.hidden = true;
     });
   }
 
-  older.onclick = () =>
-    doing(older, async () =>
-      fill(await get(`/v1/deliveries${query({ ...asMoments(wanted()), limit: PAGE, cursor })}`), false),
-    );
+  older.onclick = () => runAction(older, async () => append(await loadPage(cursor)));
   pause.onclick = () => {
     paused = !paused;
     pause.setAttribute("aria-pressed", String(paused));
-    pause.textContent = paused ? "Go on" : "Pause";
+    pause.textContent = paused ? "Resume" : "Pause";
     live(paused ? "paused" : "live");
-    draw();
+    scheduleDraw();
   };
-  filters.addEventListener("change", show);
+  filters.addEventListener("change", reload);
   filters.addEventListener("submit", (event) => event.preventDefault());
-  filters.addEventListener("reset", () => setTimeout(show));
-  await show();
-  if (id) await inFull(id);
-}
-
-/** One delivery in a table of them. */
-export function row(delivery) {
-  const told = ["clicked", "dismissed", "displayed"].find((event) => delivery[`${event}_at`]);
-  const line = element(
-    "tr",
-    {},
-    element(
-      "td",
-      {},
-      button(when(delivery.settled_at), null, { className: "plain", title: exactly(delivery.settled_at) }),
-    ),
-    element("td", {}, element("span", { className: `outcome ${delivery.outcome}` }, delivery.outcome)),
-    element("td", {}, delivery.push_service ?? delivery.host),
-    element("td", {}, delivery.user_id ?? ""),
-    element("td", {}, String(delivery.attempts)),
-    element("td", {}, told ?? ""),
-    element("td", {}, delivery.cause),
-  );
-  line.addEventListener("click", () => inFull(delivery.id));
-  return line;
-}
-
-async function inFull(id) {
-  const delivery = await doing(null, () => get(`/v1/deliveries/${encodeURIComponent(id)}`));
-  if (!delivery) return;
-  const shown = dialog(
-    "Delivery",
-    facts([
-      ["Outcome", element("span", { className: `outcome ${delivery.outcome}` }, delivery.outcome)],
-      ["Why", delivery.cause],
-      ["User", delivery.user_id],
-      ["Push service", delivery.host],
-      ["Displayed", exactly(delivery.displayed_at)],
-      ["Clicked", exactly(delivery.clicked_at)],
-      ["Button", delivery.action],
-      ["Dismissed", exactly(delivery.dismissed_at)],
-      ["Held for", delivery.granted_ttl && `${delivery.granted_ttl} s`],
-      ["Notification", link(`campaigns/${delivery.notification_id}`, delivery.notification_id)],
-      ["Device", link(`devices/${delivery.device_id}`, delivery.device_id)],
-      ["Delivery", delivery.id],
-    ]),
-    element("h3", {}, delivery.attempts.length === 1 ? "One attempt" : `${delivery.attempts.length} attempts`),
-    element(
-      "ol",
-      { className: "attempts" },
-      delivery.attempts.map((attempt) =>
-        element(
-          "li",
-          {},
-          `${exactly(attempt.at)} · ${attempt.status ?? "no answer"} after ${lasting(attempt.duration_ms)}`,
-          element("div", {}, attempt.cause),
-          element("small", {}, attempt.retry_at ? `tried again at ${exactly(attempt.retry_at)}` : attempt.next),
-        ),
-      ),
-    ),
-  );
-  for (const one of shown.querySelectorAll("a")) one.addEventListener("click", () => shown.close());
+  filters.addEventListener("reset", () => setTimeout(reload));
+  await reload();
+  if (id) await openDelivery(id);
 }

@@ -1,205 +1,181 @@
-/** Devices: found by user, topic or status; one of them with all that is known of it and what was sent to it. */
+/** Devices: a searchable list, and a page for each with its details and its deliveries. */
 
-import { call, get, post, query } from "../lib/api.js";
+import { call, get, post, queryString } from "../lib/api.js";
+import { deliveryRow, deliveryTable } from "../lib/delivery_table.js";
+import { confirmAction, notify, openDialog, runAction } from "../lib/dialogs.js";
 import {
   badge,
+  breadcrumbs,
   button,
   card,
-  count,
-  dialog,
-  doing,
+  definitionList,
   element,
-  exactly,
-  facts,
   field,
-  heading,
+  formValues,
   link,
-  soft,
-  sure,
+  mutedText,
+  pageHeading,
   table,
-  tell,
-  when,
+  textOf,
 } from "../lib/elements.js";
-import { map } from "../lib/map.js";
-import { row } from "./delivery_log.js";
+import { formatCount, formatDateTime, formatTime } from "../lib/format.js";
+import { createMap } from "../lib/map.js";
 
 const STATUSES = ["active", "gone", "quarantined"];
+const PAGE_SIZE = 50;
+// Zoom limit of a device's map, in world units of lib/map.js.
+const MIN_MAP_WIDTH = 5;
+
+const userLink = (userId) => userId && link(`devices?user_id=${encodeURIComponent(userId)}`, userId);
+
+const COLUMNS = [
+  ["Device", (device) => link(`devices/${device.id}`, `${device.id.slice(0, 16)}…`)],
+  ["Status", (device) => badge(device.status)],
+  ["User", (device) => userLink(device.user_id)],
+  ["Browser", ({ client }) => [client.browser, client.platform].filter(Boolean).join(", ")],
+  ["Push service", (device) => device.host],
+  ["Topics", (device) => device.topics.join(", ")],
+  ["Last seen", (device) => formatTime(device.last_seen_at)],
+];
 
 export async function open(body, context) {
-  return context.id ? one(body, context) : all(body, context);
+  return context.id ? openDevice(body, context) : openList(body, context);
 }
 
-async function all(body, { query: asked, signal }) {
+async function openList(body, { query, signal }) {
   const filters = element(
     "form",
     { className: "filters", role: "search" },
-    field("User", "user_id", { value: asked.user_id, placeholder: "u-42" }),
-    field("Topic", "topic", { value: asked.topic, placeholder: "weather" }),
-    field("Status", "status", { options: [{ value: "", text: "all" }, ...STATUSES], value: asked.status }),
-    field("Or its id", "id", { placeholder: "dev_…" }),
+    field("User ID", "user_id", { value: query.user_id, placeholder: "u-42" }),
+    field("Topic", "topic", { value: query.topic, placeholder: "weather" }),
+    field("Status", "status", { options: [{ value: "", text: "All" }, ...STATUSES], value: query.status }),
+    field("Device ID", "id", { placeholder: "dev_…" }),
     element("button", {}, "Search"),
   );
-  const found = element("div", {});
-  const more = button("More", null, { hidden: true });
-  body.replaceChildren(heading("Devices"), element("section", { className: "card" }, filters, found, more));
+  const results = element("div", {});
+  const more = button("Load more", null, { hidden: true });
+  body.replaceChildren(pageHeading("Devices"), element("section", { className: "card" }, filters, results, more));
   let items = [];
   let cursor = null;
 
-  async function search(next) {
-    const { id, ...said } = Object.fromEntries([...new FormData(filters)].map(([name, value]) => [name, value.trim()]));
+  async function search(from) {
+    const { id, ...criteria } = formValues(filters);
     if (id) {
       location.hash = `#/devices/${encodeURIComponent(id)}`;
       return;
     }
-    history.replaceState(null, "", `#/devices${query(said)}`);
-    const page = await get(`/v1/devices${query({ ...said, limit: 50, cursor: next })}`);
+    history.replaceState(null, "", `#/devices${queryString(criteria)}`);
+    const page = await get(`/v1/devices${queryString({ ...criteria, limit: PAGE_SIZE, cursor: from })}`);
     if (signal.aborted) return;
-    items = next ? [...items, ...page.items] : page.items;
+    items = from ? [...items, ...page.items] : page.items;
     cursor = page.next_cursor;
     more.hidden = !cursor;
-    found.replaceChildren(
-      table(
-        [
-          ["Device", (device) => link(`devices/${device.id}`, `${device.id.slice(0, 16)}…`)],
-          ["Status", (device) => badge(device.status)],
-          ["User", ({ user_id: user }) => user && link(`devices?user_id=${encodeURIComponent(user)}`, user)],
-          ["Browser", ({ client }) => [client.browser, client.platform].filter(Boolean).join(", ")],
-          ["Push service", (device) => device.host],
-          ["Topics", (device) => device.topics.join(", ")],
-          ["Last seen", (device) => when(device.last_seen_at)],
-        ],
-        items,
-        "No device matches.",
-      ),
-    );
+    const isFiltered = Object.values(criteria).some(Boolean);
+    const emptyText = isFiltered
+      ? "No devices match this search."
+      : "No devices yet. They appear when browsers subscribe through the SDK.";
+    results.replaceChildren(table(COLUMNS, items, emptyText));
   }
-  const again = () => doing(null, () => search());
-  filters.addEventListener("change", again);
+  const startSearch = () => runAction(null, () => search());
+  filters.addEventListener("change", startSearch);
   filters.addEventListener("submit", (event) => {
     event.preventDefault();
-    again();
+    startSearch();
   });
-  more.onclick = () => doing(more, () => search(cursor));
+  more.onclick = () => runAction(more, () => search(cursor));
   await search();
 }
 
-async function one(body, { id, session, signal }) {
+async function openDevice(body, { id, session, signal }) {
   const path = `/v1/devices/${encodeURIComponent(id)}`;
   const [device, log, settings] = await Promise.all([
     get(path),
-    get(`/v1/deliveries${query({ device_id: id, limit: 50 })}`).catch(() => ({ items: [] })),
+    get(`/v1/deliveries${queryString({ device_id: id, limit: PAGE_SIZE })}`).catch(() => ({ items: [] })),
     get("/console/settings.json"),
   ]);
-  const { client, location: place } = device;
-  const may = (scope) => session.scopes.includes(scope);
-  const where = place && map({ label: "Where the device last was", tiles: settings.map_tiles, small: true });
+  const { location: position } = device;
+  const map = position && createMap({ label: "Last known location", tiles: settings.map_tiles, small: true });
+  const deleteDevice = async (event) => {
+    const confirmed = await confirmAction({
+      title: "Delete this device?",
+      text: "It receives no more messages until its browser registers again.",
+      confirm: "Delete device",
+      danger: true,
+    });
+    if (!confirmed) return;
+    await runAction(event.target, async () => {
+      await call("DELETE", path);
+      location.hash = "#/devices";
+    });
+  };
+  const attributes = Object.entries(device.attributes).map(([name, value]) => [name, JSON.stringify(value)]);
+  const deliveries = element("tbody", {}, log.items.map(deliveryRow));
   body.replaceChildren(
-    element("p", { className: "crumbs" }, link("devices", "Devices"), " / ", device.id),
-    heading(
-      device.user_id ? `A device of ${device.user_id}` : "A device of nobody known",
+    breadcrumbs(link("devices", "Devices"), " / ", device.id),
+    pageHeading(
+      device.user_id ? `Device of ${device.user_id}` : "Anonymous device",
       badge(device.status),
-      may("send") && button("Send a test …", () => test(device)),
-      may("manage") &&
-        button(
-          "Remove",
-          async (event) => {
-            if (!(await sure("It will get nothing any more, until its browser registers again.", "Remove it"))) return;
-            await doing(event.target, async () => {
-              await call("DELETE", path);
-              location.hash = "#/devices";
-            });
-          },
-          { className: "danger" },
-        ),
+      session.scopes.includes("send") && button("Send test…", () => openTestDialog(device)),
+      session.scopes.includes("manage") && button("Delete", deleteDevice, { className: "danger" }),
     ),
     element(
       "div",
       { className: "columns" },
-      card(
-        "What is known",
-        facts([
-          ["User", device.user_id && link(`devices?user_id=${encodeURIComponent(device.user_id)}`, device.user_id)],
-          ["Push service", device.host],
-          ["Browser", client.browser],
-          ["Platform", client.platform],
-          ["Language", client.locale],
-          ["Time zone", client.timezone],
-          ["App version", client.app_version],
-          ["Topics", device.topics.join(", ")],
-          ["Zones", device.zones.join(", ")],
-          ["Muted", device.muted.join(", ")],
-          ["Registered", exactly(device.created_at)],
-          ["Changed", exactly(device.updated_at)],
-          ["Last seen", exactly(device.last_seen_at)],
-        ]),
-      ),
-      card(
-        "Attributes",
-        Object.keys(device.attributes).length
-          ? facts(Object.entries(device.attributes).map(([name, value]) => [name, JSON.stringify(value)]))
-          : soft("None."),
-      ),
-      where &&
-        card(
-          `Located ${when(place.located_at)}${place.accuracy_m ? `, to ${count(Math.round(place.accuracy_m))} m` : ""}`,
-          where.node,
-        ),
+      card("Details", deviceDetails(device)),
+      card("Attributes", attributes.length ? definitionList(attributes) : mutedText("No attributes.")),
+      map && card(locationTitle(position), map.node),
     ),
     card(
-      "What was sent to it",
-      log.items.length
-        ? element(
-            "div",
-            { className: "scroll" },
-            element(
-              "table",
-              { className: "log" },
-              element(
-                "thead",
-                {},
-                element(
-                  "tr",
-                  {},
-                  ["Settled", "Outcome", "Push service", "User", "Tries", "Browser", "Why"].map((name) =>
-                    element("th", { scope: "col" }, name),
-                  ),
-                ),
-              ),
-              element("tbody", {}, log.items.map(row)),
-            ),
-          )
-        : soft("Nothing yet."),
-      element("p", {}, link(`log?device_id=${device.id}`, "Follow it in the log")),
+      "Deliveries",
+      log.items.length ? deliveryTable(deliveries) : mutedText("No deliveries to this device yet."),
+      element("p", {}, link(`log?device_id=${device.id}`, "Follow in the delivery log")),
     ),
   );
-  if (where && !signal.aborted) {
-    where.show([], [[place.lon, place.lat]]);
-    where.fit([[place.lon, place.lat]], 5);
+  if (map && !signal.aborted) {
+    const point = [position.lon, position.lat];
+    map.show([], [point]);
+    map.fit([point], MIN_MAP_WIDTH);
   }
 }
 
-function test(device) {
-  const title = field("Title", "title", { value: "A test", required: true });
-  const text = field("Text", "body", { value: "This device can be reached." });
-  const send = element("button", { className: "primary" }, "Send the test");
-  const made = dialog(
-    "Send a test",
-    element(
-      "form",
-      {
-        className: "form",
-        onsubmit: async (event) => {
-          event.preventDefault();
-          const content = { title: title.lastChild.value, body: text.lastChild.value };
-          if (!(await doing(send, () => post("/v1/notifications", { content, audience: { device_id: device.id } }))))
-            return;
-          tell("The test is on its way.");
-          made.close();
-        },
-      },
-      title,
-      text,
-      send,
-    ),
+function deviceDetails(device) {
+  const { client } = device;
+  return definitionList([
+    ["User", userLink(device.user_id)],
+    ["Push service", device.host],
+    ["Browser", client.browser],
+    ["Platform", client.platform],
+    ["Language", client.locale],
+    ["Time zone", client.timezone],
+    ["App version", client.app_version],
+    ["Topics", device.topics.join(", ")],
+    ["Alert zones", device.zones.join(", ")],
+    ["Opted out of", device.muted.join(", ")],
+    ["Registered", formatDateTime(device.created_at)],
+    ["Updated", formatDateTime(device.updated_at)],
+    ["Last seen", formatDateTime(device.last_seen_at)],
+  ]);
+}
+
+function locationTitle({ located_at: locatedAt, accuracy_m: accuracy }) {
+  const precision = accuracy ? `, within ${formatCount(Math.round(accuracy))} m` : "";
+  return `Location, ${formatTime(locatedAt)}${precision}`;
+}
+
+function openTestDialog(device) {
+  const title = field("Title", "title", { value: "Test notification", required: true });
+  const text = field("Text", "body", { value: "This device receives notifications." });
+  const send = element("button", { className: "primary" }, "Send test");
+  const submit = async (event) => {
+    event.preventDefault();
+    const content = { title: textOf(title), body: textOf(text) };
+    const request = { content, audience: { device_id: device.id } };
+    if (!(await runAction(send, () => post("/v1/notifications", request)))) return;
+    notify("Test notification sent.");
+    node.close();
+  };
+  const node = openDialog(
+    "Send a test notification",
+    element("form", { className: "form", onsubmit: submit }, title, text, send),
   );
 }

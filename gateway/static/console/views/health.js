@@ -1,69 +1,73 @@
-/** Whether the gateway can work, what waits in its queue, and where more is told. */
+/** Health: readiness of the server, depth of the queue and state of the push services. */
 
 import { get } from "../lib/api.js";
-import { badge, card, count, element, facts, heading, lasting, repeating, table } from "../lib/elements.js";
+import { badge, card, definitionList, element, mutedText, pageHeading, table } from "../lib/elements.js";
+import { formatCount, formatDuration } from "../lib/format.js";
+import { poll } from "../lib/updates.js";
 
-const EVERY_MS = 3000;
+const POLL_INTERVAL_MS = 3000;
+const QUEUE_COLUMNS = [
+  ["Lane", (lane) => element("b", {}, lane.lane)],
+  ["Due", (lane) => formatCount(lane.due)],
+  ["Scheduled", (lane) => formatCount(lane.later)],
+  ["Paused", (lane) => formatCount(lane.paused)],
+  ["Oldest due job", (lane) => (lane.due ? formatDuration(1000 * lane.oldest_s) : "–")],
+];
+const BREAKER_BADGES = {
+  open: ["paused", "failing", "Too many failures. Sending to it resumes automatically."],
+  closed: ["normal", "ok", "It accepts messages."],
+};
+const NO_TRAFFIC = ["no recent traffic", "", "No response was received from it recently."];
+const SERVICE_COLUMNS = [
+  ["Push service", (service) => service.push_service],
+  ["Status", (service) => badge(...(BREAKER_BADGES[service.breaker] ?? NO_TRAFFIC))],
+  ["Accepted", (service) => formatCount(service.outcomes.accepted)],
+  ["Gone", (service) => formatCount(service.outcomes.gone)],
+  ["Rejected", (service) => formatCount(service.outcomes.rejected)],
+  ["Expired", (service) => formatCount(service.outcomes.expired)],
+];
 
 export async function open(body, { signal, live }) {
   async function refresh() {
-    const asked = performance.now();
-    const ready = await fetch("/readyz").then(
-      (answer) => answer.json(),
-      () => ({ status: "cannot be reached", checks: {} }),
+    const startedAt = performance.now();
+    const readiness = await fetch("/readyz").then(
+      (response) => response.json(),
+      () => ({ status: "unreachable", checks: {} }),
     );
-    const took = performance.now() - asked;
-    const told = await get("/v1/stats?by=minute");
+    const responseTime = performance.now() - startedAt;
+    const statistics = await get("/v1/stats?by=minute");
     if (signal.aborted) return;
-    live(ready.status === "ready" ? "live" : "reconnecting");
+    const isReady = readiness.status === "ready";
+    live(isReady ? "live" : "reconnecting");
     body.replaceChildren(
-      heading("Health", badge(ready.status === "ready" ? "ok" : "failing")),
+      pageHeading("Health", badge(isReady ? "ok" : "failing")),
       card(
         "This server",
-        facts([["Ready", ready.status], ...Object.entries(ready.checks), ["Answers in", lasting(took)]]),
+        definitionList([
+          ["Status", readiness.status],
+          ...Object.entries(readiness.checks).map(([name, result]) => [capitalize(name), result]),
+          ["Response time", formatDuration(responseTime)],
+        ]),
+      ),
+      card("Queue of this application", table(QUEUE_COLUMNS, statistics.queue, "No lanes.")),
+      card(
+        "Push services, last hour",
+        table(SERVICE_COLUMNS, statistics.push_services, "No messages were sent in the last hour."),
       ),
       card(
-        "Queue of this application",
-        table(
-          [
-            ["Lane", (lane) => element("b", {}, lane.lane)],
-            ["Due", (lane) => count(lane.due)],
-            ["Later", (lane) => count(lane.later)],
-            ["Paused", (lane) => count(lane.paused)],
-            ["Oldest that is due", (lane) => (lane.due ? lasting(1000 * lane.oldest_s) : "–")],
-          ],
-          told.queue,
-        ),
-      ),
-      card(
-        "Push services in the last hour",
-        table(
-          [
-            ["Push service", (one) => one.push_service],
-            ["Breaker", (one) => badge({ open: "failing", closed: "ok" }[one.breaker] ?? "unknown")],
-            ["Accepted", (one) => count(one.outcomes.accepted)],
-            ["Gone", (one) => count(one.outcomes.gone)],
-            ["Rejected", (one) => count(one.outcomes.rejected)],
-            ["Expired", (one) => count(one.outcomes.expired)],
-          ],
-          told.push_services,
-          "Nothing was sent in the last hour.",
-        ),
-      ),
-      card(
-        "More",
-        element(
-          "p",
-          { className: "soft" },
-          "For Prometheus at ",
+        "Monitoring",
+        mutedText(
+          "Prometheus metrics are at ",
           element("a", { href: "/metrics" }, "/metrics"),
-          "; on the server, ",
+          ". On the server, ",
           element("code", {}, "gateway doctor"),
-          " says what to do.",
+          " finds common problems and says how to solve them.",
         ),
       ),
     );
   }
   await refresh();
-  repeating(refresh, EVERY_MS, signal);
+  poll(refresh, POLL_INTERVAL_MS, signal);
 }
+
+const capitalize = (text) => text[0].toUpperCase() + text.slice(1);

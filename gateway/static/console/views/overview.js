@@ -1,251 +1,241 @@
-/** What goes on now: how much settles, what it comes to, how long it takes, what waits. */
+/** Overview: throughput, outcomes, time to accept, queue and the newest notifications. */
 
-import { get, query } from "../lib/api.js";
+import { get, queryString } from "../lib/api.js";
 import {
   badge,
-  bar,
   card,
-  count,
   element,
   field,
-  heading,
-  lasting,
   link,
+  mutedText,
   OUTCOMES,
-  renew,
-  share,
-  soft,
+  outcomeBar,
+  outcomeLinks,
+  pageHeading,
 } from "../lib/elements.js";
-import { plot } from "../lib/time_chart.js";
-import { line } from "./campaigns.js";
+import { formatCount, formatDuration, formatShare } from "../lib/format.js";
+import { notificationRow } from "../lib/notification_row.js";
+import { createTimeChart } from "../lib/time_chart.js";
+import { replaceKeepingFocus } from "../lib/updates.js";
 
-const EVERY_MS = 2000;
-const BREAKERS = {
-  open: ["rejected", "breaker open", "It does not answer and is left alone for a while"],
-  closed: ["accepted", "answers", "The breaker is closed"],
-  unknown: ["", "silent", "Nothing was sent to it lately, or nothing came back"],
-};
-const LIVE_POINTS = 150;
+const POLL_INTERVAL_MS = 2000;
+const MAX_LIVE_POINTS = 150;
+// A share of accepted deliveries below this is highlighted.
+const MIN_ACCEPTED_SHARE = 0.9;
+// Range: name of the step, its length in seconds, number of steps.
 const RANGES = { hour: ["minute", 60, 60], day: ["hour", 3600, 24], month: ["day", 86_400, 30] };
+const RANGE_OPTIONS = [
+  { value: "hour", text: "Last hour" },
+  { value: "day", text: "Last 24 hours" },
+  { value: "month", text: "Last 30 days" },
+];
+// Circuit breaker state: badge colour, badge text, explanation.
+const BREAKERS = {
+  open: ["rejected", "paused", "Too many failures. Sending to it resumes automatically."],
+  closed: ["accepted", "normal", "It accepts messages."],
+  unknown: ["", "no recent traffic", "No response was received from it recently."],
+};
 
 export async function open(body, { signal, live, session }) {
-  const range = field("Range", "range", {
-    options: [
-      { value: "hour", text: "Last hour" },
-      { value: "day", text: "Last 24 hours" },
-      { value: "month", text: "Last 30 days" },
-    ],
-  });
+  const range = field("Range", "range", { options: RANGE_OPTIONS });
   const select = range.querySelector("select");
   const tiles = element("div", { className: "tiles" });
-  const now = plot("Settled a second, now", [{ label: "a second", colour: "blue", as: "line" }], {
-    signal,
-    value: (n) => count(Math.round(n * 10) / 10),
-  });
-  const throughput = plot(
-    "Settled in each step",
-    [
-      { label: "settled", colour: "green", as: "bars" },
-      { label: "not accepted", colour: "red", as: "bars" },
-    ],
-    { signal, value: count },
+  const rateChart = createTimeChart(
+    "Deliveries per second, live",
+    [{ label: "per second", colour: "blue", type: "line" }],
+    { signal, format: (rate) => formatCount(Math.round(rate * 10) / 10) },
   );
-  const times = plot(
+  const volumeChart = createTimeChart(
+    "Deliveries processed",
+    [
+      { label: "processed", colour: "green", type: "bars" },
+      { label: "not accepted", colour: "red", type: "bars" },
+    ],
+    { signal, format: formatCount },
+  );
+  const latencyChart = createTimeChart(
     "Time to accept",
     [
-      { label: "p50", colour: "blue", as: "points" },
-      { label: "p95", colour: "violet", as: "points" },
+      { label: "median", colour: "blue", type: "points" },
+      { label: "95th percentile", colour: "violet", type: "points" },
     ],
-    { signal, value: lasting, logarithmic: true },
+    { signal, format: formatDuration, logarithmic: true },
   );
   const services = element("div", {});
   const queue = element("div", {});
-  const newest = element("ol", { className: "notifications" });
-  const estimated = element("p", { className: "soft small" });
+  const newest = element("ol", { className: "notification-list" });
+  const estimateNotice = element("p", { className: "muted small" });
 
+  const newCampaign = element("a", { className: "button primary", href: "#/compose" }, "New campaign");
   body.replaceChildren(
-    heading(
-      "Overview",
-      range,
-      session.scopes.includes("send") &&
-        element("a", { className: "button primary", href: "#/compose" }, "New campaign"),
-    ),
+    pageHeading("Overview", range, session.scopes.includes("send") && newCampaign),
     tiles,
     element(
       "div",
       { className: "columns" },
-      card("Deliveries a second, live", now.node),
-      card("Settled over time", throughput.node, estimated),
+      card("Deliveries per second, live", rateChart.node),
+      card("Deliveries processed", volumeChart.node, estimateNotice),
     ),
     element(
       "div",
       { className: "columns" },
-      card("Time to accept, from start to the push service’s 201", times.node),
+      card("Time from start to acceptance by the push service", latencyChart.node),
       card("Outcomes by push service", services),
     ),
     element(
       "div",
       { className: "columns" },
       card("Queue by lane", queue),
-      card("Newest", newest, element("p", {}, link("campaigns", "All campaigns and notifications"))),
+      card("Newest notifications", newest, element("p", {}, link("campaigns", "All campaigns and notifications"))),
     ),
   );
 
-  const seen = { at: 0, since: "", total: 0, points: [[], []] };
+  const liveRate = { sampledAt: 0, since: "", total: 0, points: [[], []] };
 
   async function refresh() {
     const [by, seconds, steps] = RANGES[select.value];
     const until = Math.ceil(Date.now() / 1000 / seconds) * seconds;
     const since = new Date((until - steps * seconds) * 1000).toISOString();
-    const [told, { items }] = await Promise.all([
-      get(`/v1/stats${query({ by, since, until: new Date(until * 1000).toISOString() })}`),
+    const [statistics, { items }] = await Promise.all([
+      get(`/v1/stats${queryString({ by, since, until: new Date(until * 1000).toISOString() })}`),
       get("/v1/notifications?limit=5"),
     ]);
     if (signal.aborted) return;
     live("live");
-    const total = told.steps.reduce((sum, step) => sum + step.settled, 0);
-    const mix = told.steps.reduce(
-      (sum, { outcomes }) => Object.fromEntries(OUTCOMES.map((name) => [name, (sum[name] ?? 0) + outcomes[name]])),
-      {},
+    const total = sum(statistics.steps, (step) => step.settled);
+    const outcomes = Object.fromEntries(
+      OUTCOMES.map((name) => [name, sum(statistics.steps, (step) => step.outcomes[name])]),
     );
-    drawNow(since, total);
-    drawTiles(told, total, mix);
-    const at = told.steps.map((step) => new Date(step.at).getTime() / 1000);
-    const failed = told.steps.map(({ outcomes }) => OUTCOMES.slice(1).reduce((sum, name) => sum + outcomes[name], 0));
-    throughput.show([at, told.steps.map((step) => step.settled), failed], `${count(total)} settled`);
-    times.show([
-      at,
-      ...["p50", "p95"].map((name) => told.steps.map((step) => step.accept_ms && Math.max(1, step.accept_ms[name]))),
-    ]);
-    estimated.textContent = told.estimated ? "Mix and times of a busy step are those of its last 200 deliveries." : "";
-    renew(
+    drawLiveRate(since, total);
+    drawTiles(statistics, total, outcomes);
+    const times = statistics.steps.map((step) => new Date(step.at).getTime() / 1000);
+    const failed = statistics.steps.map((step) => sum(OUTCOMES.slice(1), (name) => step.outcomes[name]));
+    volumeChart.show([times, statistics.steps.map((step) => step.settled), failed], `${formatCount(total)} processed`);
+    const percentile = (name) => statistics.steps.map((step) => step.accept_ms && Math.max(1, step.accept_ms[name]));
+    latencyChart.show([times, percentile("p50"), percentile("p95")]);
+    estimateNotice.textContent = statistics.estimated
+      ? "Outcomes and times of a busy step are estimated from its last 200 deliveries."
+      : "";
+    const serviceRows = statistics.push_services.map(serviceRow);
+    replaceKeepingFocus(
       services,
-      ...(told.push_services.length ? told.push_services.map(service) : [soft("Nothing settled in this time.")]),
+      ...(serviceRows.length ? serviceRows : [mutedText("No deliveries in this time range.")]),
     );
-    queue.replaceChildren(...lanes(told.queue));
-    renew(
-      newest,
-      ...(items.length
-        ? items.map((one) => line(one, refresh, session))
-        : [element("li", { className: "soft" }, "Nothing has been sent yet.")]),
+    queue.replaceChildren(...laneRows(statistics.queue));
+    const rows = items.map((item) => notificationRow(item, refresh, session));
+    const emptyRow = element(
+      "li",
+      { className: "muted" },
+      "No notifications yet. Create a campaign to send the first.",
+    );
+    replaceKeepingFocus(newest, ...(rows.length ? rows : [emptyRow]));
+  }
+
+  /** The rate between two polls of the same time range is the growth of its total. */
+  function drawLiveRate(since, total) {
+    const now = Date.now() / 1000;
+    const [times, rates] = liveRate.points;
+    if (liveRate.since === since) {
+      times.push(now);
+      rates.push(Math.max(0, (total - liveRate.total) / (now - liveRate.sampledAt)));
+    }
+    while (times.length > MAX_LIVE_POINTS) {
+      times.shift();
+      rates.shift();
+    }
+    Object.assign(liveRate, { sampledAt: now, since, total });
+    const flat = [
+      [now - 2, now],
+      [0, 0],
+    ];
+    rateChart.show(
+      times.length > 1 ? liveRate.points : flat,
+      rates.length ? `${rates.at(-1).toFixed(1)} per second` : "",
     );
   }
 
-  /** Between two looks at the same stretch of time its sum has grown by what settled meanwhile. */
-  function drawNow(since, total) {
-    const moment = Date.now() / 1000;
-    const [at, rate] = seen.points;
-    if (seen.since === since) {
-      at.push(moment);
-      rate.push(Math.max(0, (total - seen.total) / (moment - seen.at)));
-    }
-    while (at.length > LIVE_POINTS) {
-      at.shift();
-      rate.shift();
-    }
-    Object.assign(seen, { at: moment, since, total });
-    now.show(
-      at.length > 1
-        ? seen.points
-        : [
-            [moment - 2, moment],
-            [0, 0],
-          ],
-      rate.length ? `${rate.at(-1).toFixed(1)} a second` : "",
-    );
-  }
-
-  function drawTiles(told, total, mix) {
-    const timed = told.steps.filter((step) => step.accept_ms).at(-1);
-    const waiting = told.queue.reduce((sum, lane) => sum + lane.due, 0);
-    const open = told.push_services.filter(({ breaker }) => breaker === "open");
-    const answering = told.push_services.filter(({ breaker }) => breaker === "closed").length;
+  function drawTiles(statistics, total, outcomes) {
+    const latest = statistics.steps.filter((step) => step.accept_ms).at(-1);
+    const [step] = RANGES[select.value];
+    const due = sum(statistics.queue, (lane) => lane.due);
+    const oldest = Math.max(...statistics.queue.map((lane) => lane.oldest_s));
+    const isLow = total && outcomes.accepted / total < MIN_ACCEPTED_SHARE;
     tiles.replaceChildren(
-      tile("Settled", count(total), select.selectedOptions[0].text.toLowerCase()),
+      tile("Processed", formatCount(total), select.selectedOptions[0].text.toLowerCase()),
       tile(
         "Accepted",
-        share(mix.accepted, total),
-        `${count(total - mix.accepted)} were not`,
-        total && mix.accepted / total < 0.9 ? "warn" : "",
+        formatShare(outcomes.accepted, total),
+        `${formatCount(total - outcomes.accepted)} not accepted`,
+        isLow ? "warning" : "",
       ),
-      tile("p50 to accept", timed ? lasting(timed.accept_ms.p50) : "–", "of the newest"),
-      tile("p95 to accept", timed ? lasting(timed.accept_ms.p95) : "–", "of the newest"),
-      tile(
-        "Jobs due",
-        count(waiting),
-        waiting
-          ? `the oldest for ${lasting(1000 * Math.max(...told.queue.map((lane) => lane.oldest_s)))}`
-          : "nothing waits",
-      ),
-      tile(
-        "Breakers",
-        open.length ? `${open.length} open` : answering ? "closed" : "–",
-        open.map((one) => one.push_service).join(", ") ||
-          (answering ? `${answering} of ${told.push_services.length} answer` : "nothing came back lately"),
-        open.length ? "bad" : "",
-      ),
+      tile("Median time to accept", latest ? formatDuration(latest.accept_ms.p50) : "–", `latest ${step}`),
+      tile("95th percentile", latest ? formatDuration(latest.accept_ms.p95) : "–", `latest ${step}`),
+      tile("Jobs due", formatCount(due), due ? `oldest due for ${formatDuration(1000 * oldest)}` : "queue is empty"),
+      pushServiceTile(statistics.push_services),
     );
   }
 
   select.addEventListener("change", () => refresh().catch(() => {}));
   await refresh();
-  const beat = setInterval(() => {
+  const timer = setInterval(() => {
     if (!document.hidden) refresh().catch(() => live("reconnecting"));
-  }, EVERY_MS);
-  signal.addEventListener("abort", () => clearInterval(beat));
+  }, POLL_INTERVAL_MS);
+  signal.addEventListener("abort", () => clearInterval(timer));
 }
 
-function tile(name, value, said, state = "") {
+const sum = (items, amountOf) => items.reduce((total, item) => total + amountOf(item), 0);
+
+function tile(name, value, detail, className = "") {
   return element(
     "section",
-    { className: `tile ${state}` },
+    { className: `tile ${className}` },
     element("small", {}, name),
     element("b", {}, value),
-    element("small", {}, said),
+    element("small", { title: detail }, detail),
   );
 }
 
-function service({ push_service: name, breaker, outcomes }) {
-  const whole = OUTCOMES.reduce((sum, one) => sum + outcomes[one], 0);
-  const said = OUTCOMES.filter((one) => outcomes[one]).map((one) =>
-    element("a", { className: `outcome ${one}`, href: `#/log?outcome=${one}` }, `${count(outcomes[one])} ${one}`),
-  );
+function pushServiceTile(services) {
+  const paused = services.filter(({ breaker }) => breaker === "open");
+  const normal = services.filter(({ breaker }) => breaker === "closed");
+  if (paused.length) {
+    const names = paused.map((service) => service.push_service).join(", ");
+    return tile("Push services", `${paused.length} paused`, names, "error");
+  }
+  if (normal.length) return tile("Push services", "all normal", `${normal.length} of ${services.length} with traffic`);
+  return tile("Push services", "–", "no recent traffic");
+}
+
+function serviceRow({ push_service: name, breaker, outcomes }) {
+  const total = sum(OUTCOMES, (outcome) => outcomes[outcome]);
+  const [colour, text, explanation] = BREAKERS[breaker];
   return element(
     "div",
-    { className: "measure" },
+    { className: "meter" },
+    element("b", {}, name, " ", badge(text, colour, explanation)),
+    outcomeBar(outcomes, total),
     element(
-      "b",
-      {},
-      name,
-      " ",
-      element(
-        "span",
-        { className: `badge ${BREAKERS[breaker][0]}`, title: BREAKERS[breaker][2] },
-        BREAKERS[breaker][1],
-      ),
+      "small",
+      { className: "counts" },
+      outcomeLinks(outcomes, (outcome) => `#/log?outcome=${outcome}`),
     ),
-    bar(outcomes, whole),
-    element("small", { className: "mix" }, said),
   );
 }
 
-function lanes(queue) {
-  const most = Math.max(1, ...queue.map(({ due, later, paused }) => due + later + paused));
-  return queue.map(({ lane, due, later, paused, oldest_s: oldest }) =>
-    element(
+function laneRows(queue) {
+  const largest = Math.max(1, ...queue.map(({ due, later, paused }) => due + later + paused));
+  return queue.map(({ lane, due, later, paused, oldest_s: oldest }) => {
+    const counts = { due, later, paused };
+    const segments = Object.entries(counts).map(([name, jobs]) =>
+      element("i", { className: name, style: { width: `${(100 * jobs) / largest}%` } }),
+    );
+    const label = `${formatCount(due)} jobs due, ${formatCount(later)} scheduled, ${formatCount(paused)} paused`;
+    return element(
       "div",
-      { className: "measure" },
-      element("b", {}, lane, " ", due ? badge(`${lasting(oldest * 1000)} old`) : null),
-      element(
-        "div",
-        { className: "bar", role: "img", "aria-label": `${due} due, ${later} later, ${paused} paused` },
-        [
-          ["due", due],
-          ["later", later],
-          ["paused", paused],
-        ].map(([name, n]) => element("i", { className: name, style: { width: `${(100 * n) / most}%` } })),
-      ),
-      element("small", {}, `${count(due)} jobs due, ${count(later)} for later, ${count(paused)} paused`),
-    ),
-  );
+      { className: "meter" },
+      element("b", {}, lane, " ", due ? badge(`oldest ${formatDuration(oldest * 1000)}`, "") : null),
+      element("div", { className: "bar", role: "img", "aria-label": label }, segments),
+      element("small", {}, label),
+    );
+  });
 }
