@@ -1,6 +1,6 @@
-"""The documentation is true: each of its blocks is run, one page after the other, as a reader would.
+"""Run every block of the documents, and check every command, setting, route and link that they name.
 
-Those for a browser are run by tests/browser/test_docs_in_firefox.py.
+The blocks for a browser are run by tests/browser/test_docs_in_firefox.py.
 """
 
 import asyncio
@@ -25,44 +25,45 @@ from gateway.sim import Sim, Vendor
 from gateway.web.pages import docs
 from gateway.web.server import ROUTES
 from tests.support.command import PATIENCE_S, ROOT, command, environment, free_ports, running
-from tests.support.documents import BESIDE, PAGES, fences, names
+from tests.support.documents import DOCUMENTS, fences, inline_code
 
-# Of these, each has a test that runs all its blocks, in whichever document; `text` is there to be looked at.
+# Each of these languages has a test that runs all its blocks; `text` is for reading only.
 LANGUAGES = {"sh", "http", "json", "python", "js", "html", "text"}
 LINK = re.compile(r"\]\((/docs/[^)#]*)(?:#([^)]*))?\)")
-# What goes on until it is ended, or has tests of its own: the set-up, the demo, `up`, a backup, following the log.
-ELSEWHERE = re.compile(
+# Commands that do not end by themselves or have tests of their own: set-up, demo, `up`, backup, following the log.
+SKIPPED_COMMANDS = re.compile(
     r"^(\.venv/bin/)?(ops/run/|ops/bench/fleet|pg_|gateway up|gateway deliveries tail|python3 -m http).*\n?",
     re.MULTILINE,
 )
-# Read by commands that talk to a server, and no settings of a process.
-OF_THE_CLIENT = {"SERVER", "KEY"}
-CREATE = re.compile(r"gateway apps create ([\w-]+)")
-PRELUDE = """
+# Variables that commands read to reach a server; they are not settings of a process.
+CLIENT_VARIABLES = {"SERVER", "KEY"}
+CREATE_APPLICATION = re.compile(r"gateway apps create ([\w-]+)")
+SHELL_PRELUDE = """
 set -eu
 gateway() { "$PYTHON" -m gateway "$@"; }
 curl() { command curl --silent --show-error --fail-with-body "$@" | tee -a answers; }
 ops/capacity() { "$PYTHON" "$ROOT/ops/capacity.py" "$@"; }
 """
-# As `python -m asyncio` has it: a block may await.
-PYTHON = """
+# Like `python -m asyncio`: a block may use await at the top level.
+PYTHON_RUNNER = """
 import ast, asyncio, sys
-if waiting := eval(compile(sys.stdin.read(), "block", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), {}):
-    asyncio.run(waiting)
+if coroutine := eval(compile(sys.stdin.read(), "block", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), {}):
+    asyncio.run(coroutine)
 """
 
 
 @dataclass(slots=True)
 class Reader:
-    """`folder` is where the reader sits."""
+    """Somebody who follows the documents in `folder`, against a running gateway."""
 
     folder: Path
     settings: dict[str, str]
 
-    async def runs(self, script: str, *by: str) -> str:
-        """By bash, unless another program is named that reads it."""
+    async def run(self, script: str, *program: str) -> str:
+        """Run a script by bash, or by another program that reads the script from stdin; return its output."""
+        commands = SKIPPED_COMMANDS.sub("", script).replace(".venv/bin/gateway", "gateway")
         process = await asyncio.create_subprocess_exec(
-            *(by or ("bash", "-c", PRELUDE + ELSEWHERE.sub("", script).replace(".venv/bin/gateway", "gateway"))),
+            *(program or ("bash", "-c", SHELL_PRELUDE + commands)),
             cwd=self.folder,
             env=environment(self.settings),
             stdin=asyncio.subprocess.PIPE,
@@ -70,21 +71,21 @@ class Reader:
             stderr=asyncio.subprocess.STDOUT,
         )
         async with asyncio.timeout(PATIENCE_S):
-            said, _ = await process.communicate(script.encode() if by else None)
-        assert process.returncode == 0, f"{script}\n{said.decode()}"
-        return said.decode()
+            output, _ = await process.communicate(script.encode() if program else None)
+        assert process.returncode == 0, f"{script}\n{output.decode()}"
+        return output.decode()
 
-    def own(self, text: str) -> str:
-        """With this gateway's address and key where the documents have those of an example."""
+    def localize(self, text: str) -> str:
+        """Replace the example's address and key by those of this gateway."""
         address, secret = self.settings["GATEWAY"], self.settings["SECRET"]
         return text.replace("https://push.example.org", address).replace("sk_...", secret)
 
 
 @pytest.fixture
 async def reader(database_url: str, tmp_path: Path) -> AsyncIterator[Reader]:
-    """Beside a gateway with an application, Shop, whose keys are at hand."""
+    """Start a gateway with an application, Shop, and provide the files that the documents mention."""
     if which("curl") is None:
-        pytest.skip("no curl here: apt-get install curl")
+        pytest.skip("curl is not installed: apt-get install curl")
     port = free_ports(1)
     settings = {
         "GATEWAY_DATABASE_URL": database_url,
@@ -95,113 +96,123 @@ async def reader(database_url: str, tmp_path: Path) -> AsyncIterator[Reader]:
         await up.until_said("worker.started")
         origin = ("--origin", "http://localhost:8000")
         create = ("apps", "create", "Shop", "--subject", "mailto:ops@example.org", *origin, "--json")
-        made = (await command(*create, **settings)).json
-        where = {
+        application = (await command(*create, **settings)).json
+        variables = {
             "GATEWAY": f"http://127.0.0.1:{port}",
-            "SECRET": made["secret_key"],
+            "SECRET": application["secret_key"],
             "PYTHON": sys.executable,
             "ROOT": str(ROOT),
         }
         key = VapidKey.generate()
         (tmp_path / "vapid.txt").write_text(encode_base64url(key.private_bytes()))
-        known = [one.to_json() for one in sim.subscribe_many(Vendor.FCM, 2, key.public_key)]
-        (tmp_path / "subscriptions.json").write_text(json.dumps(known))
-        (tmp_path / "devices.ndjson").write_text(json.dumps({"subscription": known[0]}) + "\n{}\n")
+        subscriptions = [browser.to_json() for browser in sim.subscribe_many(Vendor.FCM, 2, key.public_key)]
+        (tmp_path / "subscriptions.json").write_text(json.dumps(subscriptions))
+        (tmp_path / "devices.ndjson").write_text(json.dumps({"subscription": subscriptions[0]}) + "\n{}\n")
         alert = min((ROOT / "tests" / "data").rglob("*.xml"))
         (tmp_path / "alert.xml").write_bytes(alert.read_bytes())
         settings["GATEWAY_PUSH_HOSTS"] = ",".join(sim.origins.values())
-        yield Reader(tmp_path, settings | where)
+        yield Reader(tmp_path, settings | variables)
 
 
 @pytest.mark.timeout(300)
-async def test_every_command_program_and_request_works_and_every_page_is_served(reader: Reader) -> None:
-    made = {"Shop"}
+async def test_every_block_runs_and_every_page_is_served(reader: Reader) -> None:
+    """Shell, Python and HTTP blocks succeed, one after the other, and the error example is the real response."""
+    applications = {"Shop"}
     for block in fences("sh"):
-        script = with_names_of_its_own(reader.own(block.text), made)
-        made |= set(CREATE.findall(script))
-        await reader.runs(script)
-    said = [await reader.runs(reader.own(block.text), sys.executable, "-c", PYTHON) for block in fences("python")]
-    assert "'created': 1, 'refreshed': 0, 'refused': 1" in "".join(said)
+        script = rename_repeated_applications(reader.localize(block.text), applications)
+        applications |= set(CREATE_APPLICATION.findall(script))
+        await reader.run(script)
+    outputs = [
+        await reader.run(reader.localize(block.text), sys.executable, "-c", PYTHON_RUNNER) for block in fences("python")
+    ]
+    assert "'created': 1, 'refreshed': 0, 'refused': 1" in "".join(outputs)
     authorization = {"Authorization": f"Bearer {reader.settings['SECRET']}"}
     async with aiohttp.ClientSession(reader.settings["GATEWAY"], headers=authorization) as http:
-        await told(http, "POST /v1/categories", {"name": "offers", "title": "Offers"})
-        segment = await told(http, "POST /v1/segments", {"name": "Those", "audience": {"topic": "offers"}})
+        await request_json(http, "POST /v1/categories", {"name": "offers", "title": "Offers"})
+        segment = await request_json(http, "POST /v1/segments", {"name": "Those", "audience": {"topic": "offers"}})
         for block in fences("http"):
             for request in block.text.replace("seg_...", segment["id"]).split("\n\n"):
-                order, _, body = request.partition("\n")
-                await told(http, order, json.loads(body) if body else None)
+                request_line, _, body = request.partition("\n")
+                await request_json(http, request_line, json.loads(body) if body else None)
         [example] = fences("json")
-        faulty = {"content": {"body": "Half price"}, "audience": {"topic": "offers", "colour": "red"}}
-        async with http.post("/v1/notifications", json=faulty) as answer:
-            assert await answer.json() == json.loads(example.text)
-    await pages_are_served(reader)
+        invalid = {"content": {"body": "Half price"}, "audience": {"topic": "offers", "colour": "red"}}
+        async with http.post("/v1/notifications", json=invalid) as response:
+            assert await response.json() == json.loads(example.text)
+    await assert_pages_are_served(reader)
 
 
-def with_names_of_its_own(script: str, made: set[str]) -> str:
-    """A reader follows one page or another; where both make the same application, the second is called otherwise."""
-    return CREATE.sub(lambda one: one[0] if one[1] not in made else f"{one[0]}-{len(made)}", script)
+def rename_repeated_applications(script: str, names: set[str]) -> str:
+    """Give an application another name if an earlier page created it already: a reader follows one page or another."""
+    return CREATE_APPLICATION.sub(
+        lambda match: match[0] if match[1] not in names else f"{match[0]}-{len(names)}", script
+    )
 
 
-async def told(http: aiohttp.ClientSession, order: str, body: Any) -> Any:
-    """What a request that is taken is answered."""
-    async with http.request(*order.split(" "), json=body) as answer:
-        assert answer.status < 300, f"{order}\n{await answer.text()}"
-        return await answer.json()
+async def request_json(http: aiohttp.ClientSession, request_line: str, body: Any) -> Any:
+    """Send a request, such as `POST /v1/events`, that must succeed; return the JSON of the response."""
+    async with http.request(*request_line.split(" "), json=body) as response:
+        assert response.status < 300, f"{request_line}\n{await response.text()}"
+        return await response.json()
 
 
-async def pages_are_served(reader: Reader) -> None:
+async def assert_pages_are_served(reader: Reader) -> None:
+    """Every page is served, and the `type` of an error leads to its row in the table of errors."""
     async with aiohttp.ClientSession(reader.settings["GATEWAY"]) as http:
         for name in docs.PAGES[1:]:
-            async with http.get(f"/docs/{name}") as answer:
-                assert (answer.status, answer.content_type) == (200, "text/html")
-                assert docs.page(name).title in await answer.text()
+            async with http.get(f"/docs/{name}") as response:
+                assert (response.status, response.content_type) == (200, "text/html")
+                assert docs.page(name).title in await response.text()
         for path in ("/docs/", "/docs/api", "/docs/docs.css", "/docs/api.js"):
-            async with http.get(path) as answer:
-                assert answer.status == 200, path
-        async with http.get("/v1/devices") as answer:
-            where, _, code = (await answer.json())["type"].partition("#")
-        async with http.get(where) as answer:
-            assert f'id="{code}"' in await answer.text()
+            async with http.get(path) as response:
+                assert response.status == 200, path
+        async with http.get("/v1/devices") as response:
+            page, _, code = (await response.json())["type"].partition("#")
+        async with http.get(page) as response:
+            assert f'id="{code}"' in await response.text()
 
 
-def test_every_block_is_in_a_language_that_is_run() -> None:
-    """Who adds one in another language adds what runs it."""
+def test_block_languages_all_have_a_runner() -> None:
+    """A block in another language needs a test that runs it first."""
     assert [block for block in fences() if block.language not in LANGUAGES] == []
 
 
-def test_every_command_setting_and_route_that_a_sentence_names_is_there() -> None:
+def test_inline_commands_settings_and_routes_exist() -> None:
+    """Each command, option, setting and route in the sentences and tables of the documents exists."""
     routes = {re.sub(r"{\w+}", "{}", route.path) for route in ROUTES}
-    for document in (*PAGES, *BESIDE):
-        for name in names(document):
-            if name.startswith("gateway "):
-                assert_command(name.split()[1:])
-            for setting in re.findall(r"\bGATEWAY_([A-Z_]+)", name):
-                assert setting.lower() in Settings.model_fields or setting in OF_THE_CLIENT, name
-            for path in re.findall(r"(?:^|[A-Z] )(/v1/[^?\s]+)", name):
-                assert re.sub(r"{\w+}", "{}", path) in routes, name
+    for document in DOCUMENTS:
+        for code in inline_code(document):
+            if code.startswith("gateway "):
+                assert_command_exists(code.split()[1:])
+            for setting in re.findall(r"\bGATEWAY_([A-Z_]+)", code):
+                assert setting.lower() in Settings.model_fields or setting in CLIENT_VARIABLES, code
+            for path in re.findall(r"(?:^|[A-Z] )(/v1/[^?\s]+)", code):
+                assert re.sub(r"{\w+}", "{}", path) in routes, code
 
 
-def assert_command(words: list[str]) -> None:
-    found: Any = typer.main.get_command(cli)
+def assert_command_exists(words: list[str]) -> None:
+    """Follow the words of a command line through groups, commands and options."""
+    node: Any = typer.main.get_command(cli)
     for word in words:
         if word.startswith("--"):
-            options = {option for known in found.params for option in (*known.opts, *known.secondary_opts)}
+            options = {option for param in node.params for option in (*param.opts, *param.secondary_opts)}
             assert word in options | {"--help"}, words
-        elif hasattr(found, "commands"):
-            assert word in found.commands, words
-            found = found.commands[word]
+        elif hasattr(node, "commands"):
+            assert word in node.commands, words
+            node = node.commands[word]
 
 
-def test_what_the_documentation_links_to_is_there() -> None:
+def test_links_between_pages_lead_to_pages_and_headings() -> None:
+    """Each link to /docs/ in a page leads to a page, and its anchor to a heading there."""
     for name in docs.PAGES:
         for path, anchor in LINK.findall((docs.FOLDER / f"{name}.md").read_text()):
-            to = path.removeprefix("/docs/") or docs.PAGES[0]
-            if to == "api":
+            target = path.removeprefix("/docs/") or docs.PAGES[0]
+            if target == "api":
                 continue
-            assert to in docs.PAGES, path
-            assert not anchor or f'id="{anchor}"' in docs.page(to).html, (path, anchor)
+            assert target in docs.PAGES, path
+            assert not anchor or f'id="{anchor}"' in docs.page(target).html, (path, anchor)
 
 
-def test_no_table_is_left_out() -> None:
+def test_generated_tables_are_filled_in() -> None:
+    """No placeholder such as {{errors}} is left in a page, outside of code."""
     for name in docs.PAGES:
         assert "{{" not in re.sub(r"<pre>.*?</pre>", "", docs.whole(name), flags=re.DOTALL)

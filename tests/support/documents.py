@@ -1,6 +1,6 @@
-"""What there is to read, and its fenced blocks.
+"""The documents of the repository, their fenced blocks and their inline code.
 
-Whoever runs the blocks of a language asks here for all of them, so that a block is run wherever somebody writes it.
+Tests that run the blocks of a language take them all from here, so that a block is run in whichever document it stands.
 """
 
 from pathlib import Path
@@ -11,31 +11,39 @@ from markdown_it import MarkdownIt
 from gateway.web.pages import docs
 from tests.support.command import ROOT
 
+# The pages that the gateway serves at /docs/.
 PAGES = tuple(docs.FOLDER / f"{name}.md" for name in docs.PAGES)
 README = ROOT / "README.md"
-BESIDE = (README, *(file for folder in (".github", "ops", "tests") for file in sorted((ROOT / folder).rglob("*.md"))))
+# The documents that exist in the repository only.
+REPOSITORY_DOCUMENTS = (
+    README,
+    *(file for folder in (".github", "ops", "tests") for file in sorted((ROOT / folder).rglob("*.md"))),
+)
+DOCUMENTS = (*PAGES, *REPOSITORY_DOCUMENTS)
 TUTORIAL = docs.FOLDER / "tutorial.md"
 
 
 class Fence(NamedTuple):
+    """A fenced or indented code block of a document."""
+
     file: Path
     language: str
     text: str
 
 
-def fences(language: str | None = None, *, of: tuple[Path, ...] = (*PAGES, *BESIDE)) -> list[Fence]:
-    """In the order in which they are read; of any language when none is named."""
-    found = [
+def fences(language: str | None = None, *, of: tuple[Path, ...] = DOCUMENTS) -> list[Fence]:
+    """Return the code blocks in reading order; of every language if none is given."""
+    blocks = [
         Fence(file, token.info, token.content.strip())
         for file in of
         for token in MarkdownIt().parse(file.read_text("utf-8"))
         if token.type in ("fence", "code_block")
     ]
-    return [one for one in found if language in (None, one.language)]
+    return [block for block in blocks if language in (None, block.language)]
 
 
-def names(file: Path) -> list[str]:
-    """What stands between backticks in its sentences and tables."""
+def inline_code(file: Path) -> list[str]:
+    """Return the code spans in the sentences and tables of a document."""
     return [
         part.content
         for token in MarkdownIt().enable("table").parse(file.read_text("utf-8"))

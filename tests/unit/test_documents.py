@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from tests.support.documents import BESIDE, PAGES, README, names
+from tests.support import documents
+from tests.support.documents import PAGES, README, inline_code
 
 ROOT = README.parent
 MAX_README_BYTES = 6_000
-DOCUMENTS = (*PAGES, *(file for file in BESIDE if "data" not in file.parts))
+# tests/data describes foreign files by their paths elsewhere.
+DOCUMENTS = tuple(file for file in documents.DOCUMENTS if "data" not in file.parts)
 # The first word of an inline code span, if it is a path from the root of the repository.
 REPOSITORY_PATH = re.compile(r"^(?:gateway|migrations|ops|tests|\.github)/[\w./@-]*")
 # Documents that code cites: `ops/bench/RESULTS.md`.
@@ -53,8 +55,8 @@ def test_document_cites_only_existing_files(document: Path) -> None:
         assert target.exists(), link
         assert target.is_relative_to(ROOT), link
         assert not anchor or anchor in anchors(target), link
-    for name in names(document):
-        for path in REPOSITORY_PATH.findall(name):
+    for code in inline_code(document):
+        for path in REPOSITORY_PATH.findall(code):
             assert (ROOT / path).exists(), path
 
 
