@@ -1,6 +1,6 @@
 """The composition root: settings in, running parts out. Nothing else puts the parts together.
 
-`serve` is the web side, `work` the worker with its upkeep, `up` both in one process on a database of its own.
+`serve` is the web side, `work` the worker with its maintenance, `up` both in one process on a database of its own.
 Each runs until it is told to stop, and then finishes what it has begun.
 """
 
@@ -52,12 +52,12 @@ from gateway.web.http.protocol import Runner
 from gateway.web.http.rate_limits import Buckets
 from gateway.web.http.routing import Front
 from gateway.web.server import build
-from gateway.worker import upkeep
-from gateway.worker.feeds import Poller
-from gateway.worker.office import Database, Elsewhere
+from gateway.worker import maintenance
+from gateway.worker.backends import Database, Elsewhere
+from gateway.worker.maintenance.retention_policy import RetentionPolicy
+from gateway.worker.pollers.feed_poller import Poller
+from gateway.worker.pollers.webhook_dispatcher import Sender
 from gateway.worker.relay import Relay, prepare
-from gateway.worker.upkeep.limits import Limits
-from gateway.worker.webhooks import Sender
 from gateway.worker.worker import Crew, Worker
 
 log = structlog.get_logger(__name__)
@@ -302,9 +302,9 @@ async def _keeping_house(settings: Settings, ours: Context, bell: Signals, stop:
     async with ours.engine.begin() as conn:
         if await outbox.settle_foreign(conn):
             log.warning("webhooks.restored", advice="some events may be told again")
-    await upkeep.once(ours.engine, limits)  # today's partitions must be there before anything is sent
+    await maintenance.run_once(ours.engine, limits)  # today's partitions must be there before anything is sent
     async with OutboundClient(ours.outbound) as outbound, asyncio.TaskGroup() as group:
-        rounds = group.create_task(upkeep.rounds(ours.engine, limits))
+        rounds = group.create_task(maintenance.run_forever(ours.engine, limits))
         group.create_task(Sender(ours, bell, outbound).run(stop))
         group.create_task(Poller(ours, bell, outbound).run(stop))
         yield
@@ -332,9 +332,9 @@ def _crew(settings: Settings) -> Crew:
     )
 
 
-def keep(settings: Settings) -> Limits:
+def keep(settings: Settings) -> RetentionPolicy:
     """How long what is kept, by the settings."""
-    return Limits(
+    return RetentionPolicy(
         log=timedelta(days=settings.retention_days),
         gone_devices=timedelta(days=settings.gone_devices_days),
         idempotency=timedelta(hours=settings.idempotency_hours),

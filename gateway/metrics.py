@@ -136,7 +136,11 @@ KEY_REFUSED = Counter("gateway_key_refused_total", "Times a push service refused
 POOL = Observed("gateway_database_connections", "Connections of this process's pool, by what they do.", ["state"])
 POOL_LIMIT = Observed("gateway_database_connections_limit", "The most that the pool may have.")
 CLOCK = Gauge("gateway_clock_ahead_seconds", "How far this machine's clock is ahead of the database's.")
-UPKEEP = Gauge("gateway_upkeep_last_success_timestamp_seconds", "When this process last did the duty.", ["duty"])
+MAINTENANCE = Gauge(
+    "gateway_maintenance_last_success_timestamp_seconds",
+    "When this process last ran a maintenance task.",
+    ["task"],
+)
 
 REQUESTS = Counter("gateway_http_requests_total", "Requests that were answered.", ["method", "route", "code"])
 REQUEST_SECONDS = Histogram(

@@ -16,7 +16,6 @@ from gateway.web.server import ROUTES
 
 ROOT = Path(__file__).parents[1]
 HERE = ROOT / "gateway" / "client"
-NAMES = {"gateway__web__categories__Cap": "CategoryCap", "gateway__web__triggers__Cap": "TriggerCap"}
 PAGING = {"limit", "cursor"}
 
 ANSWERS = '''"""What the gateway answers, as types. Written by `ops/client` from the OpenAPI document."""
@@ -81,7 +80,7 @@ class Types:
         return "Any"
 
     def named(self, name: str) -> str:
-        shown = NAMES.get(name, re.sub("-(In|Out)put$", "", name))
+        shown = re.sub("-(In|Out)put$", "", name)
         schema = self.schemas[name]
         if shown == "Audience":
             return shown if self.told else "Any"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gateway import __version__
-from gateway.cli import applications, campaigns, devices, feeds, operating, running, secrets, sending, watching
+from gateway.cli import applications, campaigns, deliveries, devices, feeds, maintenance, running, secrets, sending
 from gateway.cli.output import fail
 from gateway.domain.errors import GatewayError, Invalid, Obstacle
 
@@ -23,10 +23,10 @@ cli = typer.Typer(
 )
 
 running.add(cli)
-operating.add(cli)
+maintenance.add(cli)
 applications.add(cli)
 sending.add(cli)
-watching.add(cli)
+deliveries.add(cli)
 campaigns.add(cli)
 feeds.add(cli)
 devices.add(cli)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.cli.connect import AppArgument, Reach, named, reaching
 from gateway.cli.output import JsonOption, as_items, as_json, console, moment, pairs, table
-from gateway.cli.reach import AppArgument, Reach, named, reaching
 
 if TYPE_CHECKING:
     from gateway.client import Gateway

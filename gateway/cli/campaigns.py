@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.cli.connect import Reach, reaching
 from gateway.cli.output import JsonOption, as_json, console, moment, pairs
-from gateway.cli.reach import Reach, reaching
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli import exports
+from gateway.cli.connect import AppOption, Reach, reaching
 from gateway.cli.output import JsonOption, as_json, console, pairs
-from gateway.cli.reach import AppOption, Reach, reaching
 from gateway.domain.errors import GatewayError
 
 if TYPE_CHECKING:

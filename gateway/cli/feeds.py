@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.cli.connect import AppOption, Reach, reaching
 from gateway.cli.output import JsonOption, as_json, moment, pairs, table
-from gateway.cli.reach import AppOption, Reach, reaching
 from gateway.cli.sending import read_json
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from gateway.cli.connect import AppOption, Reach, reaching
 from gateway.cli.output import JsonOption, as_json, fail, pairs, table
-from gateway.cli.reach import AppOption, Reach, reaching
 
 if TYPE_CHECKING:
     from gateway.client import Gateway

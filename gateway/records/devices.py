@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -299,3 +300,9 @@ def _device(row: Row[Any]) -> Device:
         updated_at=row.updated_at,
         last_seen_at=row.last_seen_at,
     )
+
+
+async def prune_gone(conn: AsyncConnection, age: timedelta) -> int:
+    """Delete devices that have been gone for longer than `age` by the database clock; return how many."""
+    gone = (devices.c.status == DeviceStatus.GONE, devices.c.updated_at < func.now() - age)
+    return (await conn.execute(delete(devices).where(*gone))).rowcount

@@ -57,6 +57,6 @@ async def admit(
     return set((await conn.execute(ours)).scalars())
 
 
-async def forget(conn: AsyncConnection, before: datetime) -> int:
+async def prune(conn: AsyncConnection, before: datetime) -> int:
     """What is older than any cap looks back."""
     return (await conn.execute(delete(contacts).where(contacts.c.at < before))).rowcount

@@ -1,9 +1,10 @@
 """First answers, kept for a day under the caller's idempotency key."""
 
 from collections.abc import AsyncIterator, Collection
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Row, delete, select, update
+from sqlalchemy import Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -43,3 +44,10 @@ async def forget(conn: AsyncConnection, owner: str, keys: Collection[str]) -> No
 
 async def forget_all(conn: AsyncConnection, owners: Collection[str]) -> None:
     await conn.execute(delete(idempotency_keys).where(idempotency_keys.c.owner.in_(owners)))
+
+
+async def prune(conn: AsyncConnection, age: timedelta) -> int:
+    """Delete keys older than `age` by the database clock; return how many."""
+    return (
+        await conn.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < func.now() - age))
+    ).rowcount

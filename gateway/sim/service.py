@@ -20,7 +20,7 @@ from typing import Self
 
 from aiohttp import web
 
-from gateway.sim import control, post
+from gateway.sim import control, request_validation
 from gateway.sim.behaviour import Behaviour, Rule
 from gateway.sim.browser import Firefoxes
 from gateway.sim.keys import Keys
@@ -199,7 +199,7 @@ class Sim:
                 return None
             if rule.status is not None and rule.status >= 300:
                 return self._scripted(profile, rule, rule.status)
-        asked = post.read(profile, request.headers, len(body))
+        asked = request_validation.read(profile, request.headers, len(body))
         if isinstance(asked, Fault):
             return profile.refuse(asked)
         fault = verifier.fault(request.headers.get("Authorization"), subscriber.vapid_public_key)
@@ -223,7 +223,9 @@ class Sim:
             answer.headers["Location"] = f"{self.origins[profile.vendor]}/elsewhere"
         return answer
 
-    def _message(self, subscriber: Subscriber, asked: post.Asked, request: web.Request, body: bytes) -> Message:
+    def _message(
+        self, subscriber: Subscriber, asked: request_validation.Asked, request: web.Request, body: bytes
+    ) -> Message:
         headers = request.headers
         return Message(
             id=next(self._ids),

@@ -23,10 +23,10 @@ from gateway.queue.protocol import LeaseLost, Queue
 from gateway.records.postgres.engine import DATABASE_ERRORS
 from gateway.service.notifications.rendering import Composer
 from gateway.service.pipeline.push_sender import Courier, Post, Sent
-from gateway.worker.hosts import Sign
-from gateway.worker.lanes import Lanes
-from gateway.worker.office import Office
-from gateway.worker.run import Parcel, Run
+from gateway.worker.backends import Office
+from gateway.worker.executor import Parcel, Run
+from gateway.worker.host_limiter import Sign
+from gateway.worker.scheduler import Lanes
 
 log = structlog.get_logger(__name__)
 

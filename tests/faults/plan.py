@@ -90,7 +90,7 @@ def _fault(chance: random.Random, at: float) -> Fault:
 
 
 def _rules(chance: random.Random, devices: int) -> tuple[Rule, ...]:
-    """Some answers that real push services give, each for a few; the rest are well, and only slow enough for the faults.
+    """Return responses of real push services for a few devices each; the rest respond normally, only slowly.
 
     Wishes to come again are short, or a run would take as long as they say.
     """

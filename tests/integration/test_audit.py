@@ -7,8 +7,8 @@ from sqlalchemy import text
 
 from gateway.web.api.audit import act_of
 from gateway.web.server import ROUTES
-from gateway.worker import upkeep
-from gateway.worker.upkeep.limits import Limits
+from gateway.worker import maintenance
+from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from tests.support.api import ADMIN, Api
 
 SECRET_URL = "https://hooks.example.org/in?token=a-secret-of-theirs"
@@ -144,7 +144,7 @@ async def test_acts_are_forgotten_after_400_days(api: Api) -> None:
     async with api.parts.engine.begin() as conn:
         long_ago = "UPDATE audit SET at = now() - CAST(:age AS interval) WHERE target = :target"
         await conn.execute(text(long_ago), {"age": timedelta(days=401), "target": old["id"]})
-    assert (await upkeep.once(api.parts.engine, Limits()))["audit"] == 1
+    assert (await maintenance.run_once(api.parts.engine, RetentionPolicy()))["audit_log"] == 1
     assert [one["target"] for one in await acts(api)] == [new["id"]]
 
 

@@ -13,7 +13,7 @@ from gateway.queue.nats import Broker, NatsQueue
 from gateway.service.notifications.rendering import Composer
 from gateway.service.pipeline.push_sender import Courier
 from gateway.sim import Rule, Vendor
-from gateway.worker.office import Elsewhere
+from gateway.worker.backends import Elsewhere
 from gateway.worker.relay import Relay
 from gateway.worker.worker import Crew, Worker
 from tests.support.gateway_parts import Parts, gateway, quick

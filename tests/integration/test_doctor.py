@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.cli import examination
-from gateway.cli.examination import Finding, against_services, examine
+from gateway.cli import doctor
+from gateway.cli.doctor import Finding, against_services, examine
 from gateway.domain import clock
 from gateway.records.postgres import clock_sync
 from gateway.sim import Vendor
@@ -20,7 +20,7 @@ async def parts(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
         monkeypatch.setenv("GATEWAY_MASTER_KEY", MASTER_KEY.decode())
         monkeypatch.setenv("GATEWAY_ADMIN_TOKEN", "an admin token")
         monkeypatch.setenv("GATEWAY_PUSH_HOSTS", ",".join(parts.sim.origins.values()))
-        monkeypatch.setattr(examination, "VENDORS", {})  # tests call nobody outside
+        monkeypatch.setattr(doctor, "VENDORS", {})  # tests call nobody outside
         yield parts
     clock.forget()
 
@@ -70,4 +70,4 @@ async def test_what_may_go_wrong_is_a_warning(parts: Parts, monkeypatch: pytest.
     monkeypatch.setenv("GATEWAY_PUSH_HOSTS", "http://127.0.0.1:1")
     monkeypatch.setenv("GATEWAY_PUBLIC_URL", "http://push.example.org")
     found = await examine(None, offline=False)
-    assert level(found) == dict.fromkeys(("public url", "clock", "upkeep", "push service"), "warning"), found
+    assert level(found) == dict.fromkeys(("public url", "clock", "maintenance", "push service"), "warning"), found

@@ -18,8 +18,8 @@ from gateway.outbound.policy import OutboundPolicy
 from gateway.records.postgres import notifier
 from gateway.records.postgres.schema import feeds
 from gateway.sim import Vendor
-from gateway.worker.feeds import LEASE, Poller
-from gateway.worker.feeds import PATIENCE_S as FETCHED_WITHIN_S
+from gateway.worker.pollers.feed_poller import LEASE, Poller
+from gateway.worker.pollers.feed_poller import PATIENCE_S as FETCHED_WITHIN_S
 from tests.support import alerts
 from tests.support.api import Api, serving
 from tests.support.gateway_parts import PATIENCE_S, gateway

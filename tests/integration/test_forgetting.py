@@ -13,8 +13,8 @@ from gateway.records.postgres.schema import metadata
 from gateway.service.operations import erasure
 from gateway.service.operations.erasure import without
 from gateway.sim import Vendor
-from gateway.worker import upkeep
-from gateway.worker.upkeep.limits import Limits
+from gateway.worker import maintenance
+from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from tests.support.api import Api
 from tests.support.gateway_parts import HOME, Parts
 
@@ -188,10 +188,10 @@ async def test_what_is_on_its_way_to_a_person_who_is_forgotten_is_written_down_w
 async def test_ids_of_forgotten_devices_are_let_go_after_a_week(api: Api) -> None:
     await register(api)
     await api.made("DELETE", f"/v1/users/{ADA}")
-    assert (await upkeep.once(api.parts.engine, Limits()))["people"] == 0
+    assert (await maintenance.run_once(api.parts.engine, RetentionPolicy()))["erasure_tombstones"] == 0
     async with api.parts.engine.begin() as conn:
         await conn.execute(text("UPDATE forgotten SET at = now() - interval '8 days'"))
-    assert (await upkeep.once(api.parts.engine, Limits()))["people"] == 2
+    assert (await maintenance.run_once(api.parts.engine, RetentionPolicy()))["erasure_tombstones"] == 2
 
 
 async def test_another_application_s_user_of_the_same_name_stays(api: Api) -> None:

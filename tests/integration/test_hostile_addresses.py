@@ -20,8 +20,8 @@ from gateway.records.postgres import schema
 from gateway.service.alerts import feeds
 from gateway.service.webhooks import subscriptions
 from gateway.sim import Vendor
-from gateway.worker.feeds import Poller
-from gateway.worker.webhooks import Sender
+from gateway.worker.pollers.feed_poller import Poller
+from gateway.worker.pollers.webhook_dispatcher import Sender
 from tests.support.api import Api
 from tests.support.gateway_parts import PATIENCE_S, Parts
 from tests.support.hostile import ELSEWHERE, NOWHERE

@@ -82,7 +82,7 @@ async def test_a_worker_tells_on_its_own_port_what_it_and_the_queue_are_at(api: 
         assert {sample.labels["lane"] for sample in found["gateway_queue_jobs"]} == {"urgent", "normal", "bulk"}
         assert {sample.labels["state"] for sample in found["gateway_database_connections"]} == {"in_use", "idle"}
         assert [sample.value for sample in found["gateway_database_connections_limit"]] == [6]
-        assert found["gateway_upkeep_last_success_timestamp_seconds"]
+        assert found["gateway_maintenance_last_success_timestamp_seconds"]
         assert await worker.terminate() == 0
 
 

@@ -16,12 +16,12 @@ from gateway.domain.notification import Kind
 from gateway.records.delivery_log import writer
 from gateway.records.postgres import partitions
 from gateway.records.postgres.schema import PARTITIONED
-from gateway.worker import upkeep
-from gateway.worker.upkeep import retention
-from gateway.worker.upkeep.limits import Limits
+from gateway.worker import maintenance
+from gateway.worker.maintenance import log_retention
+from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from tests.support.gateway_parts import Parts, gateway
 
-LIMITS = Limits()
+LIMITS = RetentionPolicy()
 LONG, SHORT = timedelta(seconds=30), timedelta(seconds=0.2)
 # Whoever has to wait for a lock fails by it.
 AT_ONCE = "SET LOCAL lock_timeout = '500ms'"
@@ -118,18 +118,18 @@ async def test_a_partition_is_dropped_while_some_read_and_others_settle_and_nobo
 async def test_what_is_held_up_is_left_for_the_next_time_and_keeps_no_new_partition_from_being_made(
     engine: AsyncEngine, old: date, today: date, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "WAIT", SHORT)
+    monkeypatch.setattr(log_retention, "LOCK_TIMEOUT", SHORT)
     far = today + timedelta(days=50)
     async with engine.connect() as reading:
         await reading.execute(text("SELECT count(*) FROM deliveries"))
-        done = await upkeep.once(engine, LIMITS)
-        assert done["retention"] == len(PARTITIONED) - 1
+        done = await maintenance.run_once(engine, LIMITS)
+        assert done["log_retention"] == len(PARTITIONED) - 1
         assert await is_detaching(engine)
         async with engine.begin() as conn:
             await conn.execute(text(AT_ONCE))
             assert len(await partitions.ensure(conn, far, 1)) == len(PARTITIONED)
         assert await tables_of(engine, old) == [f"deliveries_{old:%Y%m%d}"]
-    assert (await upkeep.once(engine, LIMITS))["retention"] == 1
+    assert (await maintenance.run_once(engine, LIMITS))["log_retention"] == 1
     assert await tables_of(engine, old) == []
 
 
@@ -154,15 +154,15 @@ async def test_retention_goes_on_where_it_was_killed_while_it_detached(
 async def test_a_worker_that_stops_while_it_detaches_leaves_the_rest_to_the_next(
     engine: AsyncEngine, old: date, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "WAIT", LONG)
+    monkeypatch.setattr(log_retention, "LOCK_TIMEOUT", LONG)
     async with engine.connect() as reading:
         await reading.execute(text("SELECT count(*) FROM deliveries"))
-        stopped = asyncio.create_task(upkeep.once(engine, LIMITS))
+        stopped = asyncio.create_task(maintenance.run_once(engine, LIMITS))
         await until_detaching(engine)
         stopped.cancel()
         with pytest.raises(asyncio.CancelledError):
             await stopped
-    assert (await upkeep.once(engine, LIMITS))["retention"] == len(PARTITIONED)
+    assert (await maintenance.run_once(engine, LIMITS))["log_retention"] == len(PARTITIONED)
     assert await tables_of(engine, old) == []
 
 

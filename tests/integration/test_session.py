@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from gateway.worker import upkeep
-from gateway.worker.upkeep.limits import Limits
+from gateway.worker import maintenance
+from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from tests.support.api import ADMIN, Api, Said, serving
 
 COOKIE = "__Host-gateway"
@@ -139,4 +139,4 @@ async def test_it_ends_after_twelve_hours_and_is_then_forgotten(api: Api, browse
         later = text("UPDATE sessions SET expires_at = expires_at - CAST(:by AS interval)")
         await conn.execute(later, {"by": timedelta(hours=12)})
     assert (await browser.call("GET", "/v1/devices")).status == 401
-    assert (await upkeep.once(api.parts.engine, Limits()))["sessions"] == 1
+    assert (await maintenance.run_once(api.parts.engine, RetentionPolicy()))["sessions"] == 1

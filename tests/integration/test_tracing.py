@@ -22,7 +22,7 @@ from gateway.service.notifications.rendering import Composer
 from gateway.service.pipeline.job_loading import load
 from gateway.service.pipeline.push_sender import Sent
 from gateway.sim import Vendor
-from gateway.worker import tally
+from gateway.worker import instrumentation
 from tests.support.api import Api
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -104,9 +104,9 @@ async def test_of_a_large_batch_those_that_failed_are_traced_and_not_all_others(
     batch = [(target, sent)] * 499 + [(target, sent._replace(outcome=Gone("it said so"), status=410))]
     job = Job(1, Task.SEND, ids.new_id(), ids.new_id(), Lane.BULK, 1, 0, None, ())
     with tracing.span("deliver", {}):
-        tally.count(job, None, batch)
+        instrumentation.count(job, None, batch)
     attempts = [span for span in spans.get_finished_spans() if span.name.startswith("POST")]
-    assert len(attempts) == tally.MOST_TRACED
+    assert len(attempts) == instrumentation.MOST_TRACED
     assert (attempts[0].attributes or {})["outcome"] == OutcomeName.GONE
 
 

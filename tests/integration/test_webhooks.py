@@ -25,9 +25,9 @@ from gateway.outbound.policy import OutboundPolicy
 from gateway.records import outbox
 from gateway.service.webhooks import batches
 from gateway.sim import Vendor
-from gateway.worker import upkeep
-from gateway.worker import webhooks as sender
-from gateway.worker.upkeep.limits import Limits
+from gateway.worker import maintenance
+from gateway.worker.maintenance.retention_policy import RetentionPolicy
+from gateway.worker.pollers import webhook_dispatcher as sender
 from tests.support.api import Api, serving
 from tests.support.gateway_parts import PATIENCE_S, Parts, gateway
 from tests.support.worker_process import worker_process
@@ -728,5 +728,5 @@ async def test_what_happened_is_forgotten_after_days(api: Api, receiver: Receive
             "UPDATE happenings SET at = now() - CAST(:days AS int) * interval '1 day' WHERE at > now() - interval '1h'",
             days=days,
         )
-    assert (await upkeep.once(api.parts.engine, Limits()))["happenings"] == 1
+    assert (await maintenance.run_once(api.parts.engine, RetentionPolicy()))["outbox"] == 1
     assert (await api.rows())["happenings"] == 1

@@ -41,9 +41,9 @@ from gateway.service.notifications.rendering import Composer
 from gateway.service.notifications.submission import Draft, submit
 from gateway.service.pipeline.push_sender import Courier
 from gateway.sim import Sim, Subscriber, Vendor
-from gateway.worker import upkeep
-from gateway.worker.office import Database
-from gateway.worker.upkeep.limits import Limits
+from gateway.worker import maintenance
+from gateway.worker.backends import Database
+from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from gateway.worker.worker import Crew, Worker
 
 MASTER_KEY = b"a master key for tests, 32 octets"
@@ -183,7 +183,7 @@ async def gateway(
         async with sim or Sim() as pusher, bell.running(), PushClient() as client:
             policy = EndpointPolicy([*pusher.origins.values(), *hosts])
             context = Context(engine, Vault(MASTER_KEY), policy, "https://push.example.org")
-            await upkeep.once(engine, Limits())
+            await maintenance.run_once(engine, RetentionPolicy())
             async with engine.begin() as conn:
                 application = await applications.create(
                     conn, context.vault, "Weather", "mailto:ops@example.org", [HOME]

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.worker import hosts, load
-from gateway.worker.hosts import Host, Sign
-from gateway.worker.load import Load
+from gateway.worker import concurrency, host_limiter
+from gateway.worker.concurrency import Load
+from gateway.worker.host_limiter import Host, Sign
 
 
 class Driven:
@@ -31,7 +31,7 @@ class Driven:
 def test_a_host_that_answers_steadily_is_given_more_and_more() -> None:
     driven = Driven()
     sizes = [driven.round() for _ in range(20)]
-    assert sizes[0] == hosts.START
+    assert sizes[0] == host_limiter.START
     assert sizes[-1] == 1000
 
 
@@ -40,7 +40,7 @@ def test_a_host_that_answers_later_the_more_it_is_given_is_given_no_more() -> No
     driven = Driven()
     for _ in range(30):
         driven.round(seconds=int(driven.host.limit) / 100)
-    assert hosts.START <= driven.host.limit <= hosts.START * 2
+    assert host_limiter.START <= driven.host.limit <= host_limiter.START * 2
 
 
 def test_a_host_that_is_not_kept_full_keeps_its_limit() -> None:
@@ -48,7 +48,7 @@ def test_a_host_that_is_not_kept_full_keeps_its_limit() -> None:
     for number in range(500):
         host.begin(number)
         host.end(number, Sign.TAKEN, 0.1)
-    assert host.limit == hosts.START
+    assert host.limit == host_limiter.START
 
 
 def test_a_host_that_asks_for_less_is_given_half_once_a_round_and_never_less_than_one() -> None:
@@ -80,7 +80,7 @@ def test_what_came_to_nothing_says_nothing() -> None:
     driven = Driven()
     for _ in range(20):
         driven.round(None)
-    assert driven.host.limit == hosts.START
+    assert driven.host.limit == host_limiter.START
 
 
 def test_a_run_of_faults_opens_the_breaker_for_a_pause_that_doubles_and_one_success_closes_it() -> None:
@@ -106,7 +106,7 @@ def test_faults_among_successes_do_not_open_it() -> None:
     host = Host("one.example", 1000)
     for number in range(1000):
         host.begin(number)
-        host.end(number, Sign.FAULT if number % hosts.FAULTS else Sign.TAKEN, 0.1)
+        host.end(number, Sign.FAULT if number % host_limiter.FAULTS else Sign.TAKEN, 0.1)
     assert not host.probe_at
 
 
@@ -114,7 +114,7 @@ def test_what_was_in_flight_when_the_breaker_opened_does_not_hold_up_the_probe()
     host = Host("one.example", 1000)
     for _ in range(64):
         host.begin(0)
-    for _ in range(hosts.FAULTS):
+    for _ in range(host_limiter.FAULTS):
         host.end(30, Sign.FAULT, 30)
     assert host.is_open(30)
     assert host.has_room(35, urgent=False)
@@ -152,18 +152,18 @@ def test_the_limit_stays_within_its_bounds_whatever_is_answered(
             host.end(now, sign, seconds, wanted=True)
         assert 1 <= host.limit <= 200
         assert 0 <= host.in_flight <= 200 * 1.25
-        assert host.probe_at == 0 or host.probe_at <= now + hosts.LONGEST_PAUSE_S
+        assert host.probe_at == 0 or host.probe_at <= now + host_limiter.LONGEST_PAUSE_S
 
 
 def test_a_worker_has_more_in_flight_while_its_loop_turns_quickly_and_less_when_it_does_not() -> None:
     crew = Load(1000)
-    for _ in range(load.ROUNDS * 3):
+    for _ in range(concurrency.ROUNDS * 3):
         crew.turned(0.001)
-    assert crew.limit == load.START, "nobody has asked for more"
-    for _ in range(load.ROUNDS * 20):
+    assert crew.limit == concurrency.START, "nobody has asked for more"
+    for _ in range(concurrency.ROUNDS * 20):
         crew.wanted = True
         crew.turned(0.001)
     assert crew.limit == 1000
-    for _ in range(load.ROUNDS * 20):
+    for _ in range(concurrency.ROUNDS * 20):
         crew.turned(0.05)
-    assert crew.limit == load.START
+    assert crew.limit == concurrency.START

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from gateway.domain.job import CHUNK
 from gateway.domain.notification import Lane
-from gateway.worker import hosts
-from gateway.worker.hosts import Sign
-from gateway.worker.lanes import PATIENCE_S, PUT_OFF_S, Lanes
-from gateway.worker.load import START
+from gateway.worker import host_limiter
+from gateway.worker.concurrency import START
+from gateway.worker.host_limiter import Sign
+from gateway.worker.scheduler import PATIENCE_S, PUT_OFF_S, Lanes
 
 ONE, OTHER = UUID(int=1), UUID(int=2)
 
@@ -69,7 +69,7 @@ def lanes(clock: Clock) -> Lanes[Letter]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host of which nothing is known is sent four at once."""
-    monkeypatch.setattr(hosts, "START", 4)
+    monkeypatch.setattr(host_limiter, "START", 4)
 
 
 async def take(lanes: Lanes[Letter], *, urgent_only: bool = False) -> Letter:
@@ -212,7 +212,7 @@ async def test_whole_jobs_of_what_cannot_be_sent_are_not_claimed_as_fast_as_they
     clock.now += 5
     lanes.look()
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, CHUNK, "slow.example"))
-    monkeypatch.setattr("gateway.worker.lanes.asyncio.sleep", sleep)
+    monkeypatch.setattr("gateway.worker.scheduler.asyncio.sleep", sleep)
     await lanes.hungry((Lane.URGENT,), 0)
     assert slept == []
     await lanes.hungry(tuple(Lane), 0)
@@ -311,9 +311,13 @@ async def test_messages_for_a_host_that_does_not_answer_are_put_off_and_one_goes
 
     later = letters(Lane.NORMAL, 10)
     lanes.put(Lane.NORMAL, ONE, later)
-    assert all(hosts.FIRST_PAUSE_S <= pause <= 2 * hosts.FIRST_PAUSE_S for letter in later for pause in letter.off)
+    assert all(
+        host_limiter.FIRST_PAUSE_S <= pause <= 2 * host_limiter.FIRST_PAUSE_S
+        for letter in later
+        for pause in letter.off
+    )
 
-    clock.now += hosts.FIRST_PAUSE_S
+    clock.now += host_limiter.FIRST_PAUSE_S
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 10))
     [probe] = await take_all(lanes)
     lanes.done(probe, Sign.TAKEN, 0.1)
@@ -325,8 +329,8 @@ async def test_an_alert_does_not_wait_for_the_pause_to_end(clock: Clock, lanes: 
     alert = letters(Lane.URGENT, 5)
     lanes.put(Lane.URGENT, ONE, alert)
     assert await take_all(lanes, urgent_only=True) == alert[:1]
-    assert all(1 <= pause <= hosts.FIRST_PAUSE_S for letter in alert[1:] for pause in letter.off)
-    clock.now += hosts.URGENT_PROBE_S
+    assert all(1 <= pause <= host_limiter.FIRST_PAUSE_S for letter in alert[1:] for pause in letter.off)
+    clock.now += host_limiter.URGENT_PROBE_S
     again = letters(Lane.URGENT, 4)
     lanes.put(Lane.URGENT, ONE, again)
     assert len(await take_all(lanes, urgent_only=True)) == 1, "though the first has not come back"
@@ -334,10 +338,10 @@ async def test_an_alert_does_not_wait_for_the_pause_to_end(clock: Clock, lanes: 
 
 async def test_an_alert_is_not_behind_a_probe_that_hangs(clock: Clock, lanes: Lanes[Letter]) -> None:
     await faults(lanes, 20)
-    clock.now += hosts.FIRST_PAUSE_S
+    clock.now += host_limiter.FIRST_PAUSE_S
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 10))
     assert len(await take_all(lanes)) == 1
-    clock.now += hosts.URGENT_PROBE_S
+    clock.now += host_limiter.URGENT_PROBE_S
     lanes.put(Lane.URGENT, ONE, letters(Lane.URGENT, 1))
     assert len(await take_all(lanes, urgent_only=True)) == 1
 
@@ -347,8 +351,8 @@ async def test_every_message_is_sent_once_or_put_off_whatever_hosts_answer(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hosts that slow down, fail and recover at random, urgent senders beside others: nothing is lost or stuck."""
-    monkeypatch.setattr(hosts, "START", 5)
-    monkeypatch.setattr(hosts, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(host_limiter, "START", 5)
+    monkeypatch.setattr(host_limiter, "FIRST_PAUSE_S", 0.01)
     chance = random.Random(seed)  # noqa: S311 - a repeatable crowd
     lanes: Lanes[Letter] = Lanes(most=9)
     names = ["a.example", "b.example", "c.example"]

@@ -21,7 +21,7 @@ Title = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Description = Annotated[str, StringConstraints(max_length=500)]
 
 
-class Cap(Body):
+class CategoryCap(Body):
     """No more than `most` notifications of the category to one user within `window` seconds."""
 
     most: Annotated[int, Field(ge=1, le=1000)]
@@ -30,7 +30,7 @@ class Cap(Body):
 
 class _Rules(Body):
     description: Description | None = None
-    cap: Cap | None = None
+    cap: CategoryCap | None = None
     quiet_hours: QuietHours | None = None
 
     def columns(self) -> dict[str, Any]:

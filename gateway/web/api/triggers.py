@@ -42,7 +42,7 @@ Enders = Annotated[
 ]
 
 
-class Cap(Body):
+class TriggerCap(Body):
     """At most `most` times for a user within `window` seconds."""
 
     most: Annotated[int, Field(ge=1, le=10_000)]
@@ -69,7 +69,7 @@ class NewTrigger(Deliverable):
     audience: Who | None = None
     delay: Delay = 0
     dedupe: Dedupe | None = None
-    cap: Cap | None = None
+    cap: TriggerCap | None = None
     cancel_on: Enders = Field(default_factory=list)
     delivery: Recurrent = Recurrent()
 
@@ -89,7 +89,7 @@ class TriggerChange(Redraft):
     audience: Who | None = None
     delay: Delay | None = None
     dedupe: Dedupe | None = None
-    cap: Cap | None = None
+    cap: TriggerCap | None = None
     cancel_on: Enders | None = None
 
 

@@ -1,4 +1,4 @@
-"""Commands about the installation on this machine: its settings, a check-up, upkeep now."""
+"""Commands about the installation on this machine: its settings, a check-up, maintenance now."""
 
 import sys
 from typing import Annotated
@@ -32,12 +32,12 @@ def doctor(
 ) -> None:
     """Check the installation, and say what to do.
 
-    Looked at are settings, database, migrations, clocks, secrets, VAPID subjects, upkeep, queue and push services.
+    Looked at are settings, database, migrations, clocks, secrets, VAPID subjects, maintenance, queue and push services.
     Ends with 1 when something is wrong, with 0 when all is well or only worth a look.
     """
     from rich.text import Text
 
-    from gateway.cli.examination import examine
+    from gateway.cli.doctor import examine
 
     found = run(examine(data_dir, offline=offline))
     if json:
@@ -55,17 +55,17 @@ def doctor(
 
 
 def prune(data_dir: DataDir = None, json: JsonOption = False) -> None:
-    """Do the upkeep that workers do by the hour.
+    """Run the maintenance tasks that workers run periodically.
 
     That is the log's partitions, and what is old: log, gone devices, idempotency keys, notes.
     """
     from gateway import app
-    from gateway.worker import upkeep
+    from gateway.worker import maintenance
 
     async def pruned() -> dict[str, int]:
         chosen = settings(data_dir)
         async with installation(chosen) as context:
-            return await upkeep.once(context.engine, app.keep(chosen))
+            return await maintenance.run_once(context.engine, app.keep(chosen))
 
     changed = run(pruned())
     if json:

@@ -1,7 +1,6 @@
 """Upkeep: partitions, devices that are gone, idempotency keys; one worker at a time."""
 
 import asyncio
-import zlib
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
@@ -13,13 +12,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.domain.notification import Lane
 from gateway.records.postgres import partitions
+from gateway.records.postgres.advisory_locks import lock_id
 from gateway.records.postgres.schema import PARTITIONED
 from gateway.sim import Vendor
-from gateway.worker import upkeep
-from gateway.worker.upkeep.limits import Limits
+from gateway.worker import maintenance
+from gateway.worker.maintenance import log_partitions
+from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from tests.support.gateway_parts import Parts, gateway
 
-LIMITS = Limits()
+LIMITS = RetentionPolicy()
 
 
 @pytest.fixture
@@ -51,19 +52,19 @@ async def change(engine: AsyncEngine, sql: str, **values: object) -> None:
 
 async def test_partitions_are_made_a_week_ahead(engine: AsyncEngine, today: date) -> None:
     await drop_all(engine)
-    done = await upkeep.once(engine, LIMITS)
-    week = {today + timedelta(days=offset) for offset in range(upkeep.partitions.AHEAD)}
+    done = await maintenance.run_once(engine, LIMITS)
+    week = {today + timedelta(days=offset) for offset in range(log_partitions.DAYS_AHEAD)}
     for table in PARTITIONED:
         assert await days(engine, table.name) == week
-    assert done["partitions"] == len(PARTITIONED) * upkeep.partitions.AHEAD
-    assert (await upkeep.once(engine, LIMITS))["partitions"] == 0
+    assert done["log_partitions"] == len(PARTITIONED) * log_partitions.DAYS_AHEAD
+    assert (await maintenance.run_once(engine, LIMITS))["log_partitions"] == 0
 
 
 async def test_partitions_past_retention_are_dropped_and_no_others(engine: AsyncEngine, today: date) -> None:
     kept, dropped = today - LIMITS.log, today - LIMITS.log - timedelta(days=1)
     async with engine.begin() as conn:
         await partitions.ensure(conn, dropped, 2)
-    await upkeep.once(engine, LIMITS)
+    await maintenance.run_once(engine, LIMITS)
     for table in PARTITIONED:
         found = await days(engine, table.name)
         assert kept in found
@@ -72,7 +73,7 @@ async def test_partitions_past_retention_are_dropped_and_no_others(engine: Async
 
 
 async def test_a_partition_is_as_indexed_as_its_table(engine: AsyncEngine, today: date) -> None:
-    await upkeep.once(engine, LIMITS)
+    await maintenance.run_once(engine, LIMITS)
     count = text("SELECT count(*) FROM pg_indexes WHERE tablename = :name")
     async with engine.connect() as conn:
         for table in PARTITIONED:
@@ -108,7 +109,7 @@ async def test_devices_gone_for_30_days_are_deleted_and_no_others(parts: Parts) 
         devices, ("gone", "gone", "quarantined", "active"), (31, 29, 400, 400), strict=True
     ):
         await change(parts.engine, age, id=device_id, status=status, days=old)
-    assert (await upkeep.once(parts.engine, LIMITS))["devices"] == 1
+    assert (await maintenance.run_once(parts.engine, LIMITS))["gone_devices"] == 1
     async with parts.engine.connect() as conn:
         left = set((await conn.execute(text("SELECT id FROM devices"))).scalars())
     assert left == set(devices[1:])
@@ -121,7 +122,7 @@ async def test_idempotency_keys_are_forgotten_after_their_day(engine: AsyncEngin
     )
     await change(engine, add, key="old", hours=25)
     await change(engine, add, key="young", hours=23)
-    assert (await upkeep.once(engine, LIMITS))["idempotency"] == 1
+    assert (await maintenance.run_once(engine, LIMITS))["idempotency_keys"] == 1
     async with engine.connect() as conn:
         assert (await conn.execute(text("SELECT key FROM idempotency_keys"))).scalars().all() == ["young"]
 
@@ -129,7 +130,7 @@ async def test_idempotency_keys_are_forgotten_after_their_day(engine: AsyncEngin
 async def test_the_queue_s_depth_and_age_are_measured(parts: Parts) -> None:
     await parts.submit()
     await change(parts.engine, "UPDATE jobs SET run_at = now() - interval '90 seconds'")
-    await upkeep.once(parts.engine, LIMITS)
+    await maintenance.run_once(parts.engine, LIMITS)
     lane = {"lane": Lane.BULK.label}
     assert REGISTRY.get_sample_value("gateway_queue_jobs", lane) == 1
     age = REGISTRY.get_sample_value("gateway_queue_age_seconds", lane)
@@ -138,17 +139,35 @@ async def test_the_queue_s_depth_and_age_are_measured(parts: Parts) -> None:
     assert REGISTRY.get_sample_value("gateway_queue_jobs", {"lane": Lane.URGENT.label}) == 0
 
 
-async def test_a_duty_that_another_worker_does_is_left_to_it(engine: AsyncEngine) -> None:
-    everything = Limits(log=timedelta(days=-400))
+async def test_task_of_another_worker_is_skipped(engine: AsyncEngine) -> None:
+    everything = RetentionPolicy(log=timedelta(days=-400))
     async with engine.begin() as conn:
-        key = zlib.crc32(upkeep.retention.__name__.encode())
+        key = lock_id("gateway.maintenance.log_retention")
         await conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-        done = await asyncio.wait_for(upkeep.once(engine, everything), 5)
-    assert done["retention"] == 0
-    assert (await upkeep.once(engine, everything))["retention"] > 0
+        done = await asyncio.wait_for(maintenance.run_once(engine, everything), 5)
+    assert done["log_retention"] == 0
+    assert (await maintenance.run_once(engine, everything))["log_retention"] > 0
 
 
 async def test_all_workers_doing_their_rounds_at_once_is_harmless(engine: AsyncEngine, today: date) -> None:
     await drop_all(engine)
-    done = await asyncio.gather(*(upkeep.once(engine, LIMITS) for _ in range(5)))
-    assert sum(one["partitions"] for one in done) == len(PARTITIONED) * upkeep.partitions.AHEAD
+    done = await asyncio.gather(*(maintenance.run_once(engine, LIMITS) for _ in range(5)))
+    assert sum(one["log_partitions"] for one in done) == len(PARTITIONED) * log_partitions.DAYS_AHEAD
+
+
+def test_task_keys_and_lock_ids_never_change() -> None:
+    """Workers of two versions run side by side, so a task's lock and label must not follow the code."""
+    assert {task.key: lock_id(f"gateway.maintenance.{task.key}") for task in maintenance.TASKS} == {
+        "log_partitions": 3546580998,
+        "log_retention": 248550234,
+        "gone_devices": 623707032,
+        "frequency_caps": 4238629924,
+        "events": 1664770434,
+        "inbox": 1993921238,
+        "outbox": 1515905976,
+        "idempotency_keys": 538598352,
+        "audit_log": 1435588985,
+        "erasure_tombstones": 585521456,
+        "sessions": 1459185009,
+        "queue_gauges": 3805706802,
+    }

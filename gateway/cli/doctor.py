@@ -111,7 +111,7 @@ async def _installation(chosen: Settings, context: Context) -> AsyncIterator[Fin
         yield await _master_key(conn, context)
         yield _admin_token(chosen)
         yield await _subjects(conn)
-        yield await _upkeep(conn)
+        yield await _log_partitions(conn)
         async for one in _queue(conn, chosen):
             yield one
 
@@ -161,14 +161,14 @@ async def _subjects(conn: AsyncConnection) -> Finding:
     return Finding("VAPID subject", "ok", f"of {len(rows)} application{'s' if len(rows) > 1 else ''} can be reached")
 
 
-async def _upkeep(conn: AsyncConnection) -> Finding:
+async def _log_partitions(conn: AsyncConnection) -> Finding:
     today = datetime.now(UTC).date()
     for day, word in ((today, "today"), (today + timedelta(days=1), "tomorrow")):
         if not await partitions.has(conn, day):
-            said = f"the log has no place for {word}: no worker has done its upkeep"
+            said = f"the log has no partition for {word}: no worker has run its maintenance"
             advice = "start `gateway work` or `gateway relay`, or run `gateway prune` now"
-            return Finding("upkeep", "warning", said, advice)
-    return Finding("upkeep", "ok", "the log is prepared for the days to come")
+            return Finding("maintenance", "warning", said, advice)
+    return Finding("maintenance", "ok", "the log has partitions for the days ahead")
 
 
 async def _queue(conn: AsyncConnection, chosen: Settings) -> AsyncIterator[Finding]:

@@ -25,8 +25,8 @@ from gateway import metrics
 from gateway.domain.job import CHUNK
 from gateway.domain.notification import Lane
 from gateway.push.endpoints import vendor
-from gateway.worker.hosts import Host, Sign
-from gateway.worker.load import Load
+from gateway.worker.concurrency import Load
+from gateway.worker.host_limiter import Host, Sign
 
 log = structlog.get_logger(__name__)
 

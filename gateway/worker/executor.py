@@ -26,8 +26,8 @@ from gateway.domain.retry import put_off
 from gateway.queue.protocol import Queue
 from gateway.records.postgres.engine import DATABASE_ERRORS
 from gateway.service.pipeline.push_sender import Post, Sent, ended
-from gateway.worker import tally
-from gateway.worker.lanes import Lanes
+from gateway.worker import instrumentation
+from gateway.worker.scheduler import Lanes
 
 log = structlog.get_logger(__name__)
 
@@ -171,7 +171,7 @@ class Run:
         for target, _ in batch:
             del self._unsettled[target.device_id]
         remaining = list(self._unsettled)
-        tally.count(self.job, self._post.notification if self._post else None, batch)
+        instrumentation.count(self.job, self._post.notification if self._post else None, batch)
         began = time.perf_counter()
         ends = Counter(done.outcome.name for done in settlement.settled)
         told = {f"results.{outcome}": count for outcome, count in ends.items()}

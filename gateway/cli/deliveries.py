@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from gateway.cli.connect import AppOption, Reach, reaching
 from gateway.cli.output import COLOURS, JsonOption, as_items, as_json, console, pairs, table
-from gateway.cli.reach import AppOption, Reach, reaching
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -1,0 +1,20 @@
+"""Create the delivery log's partitions for the days ahead."""
+
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain import clock
+from gateway.records.postgres.partitions import ensure
+from gateway.worker.maintenance.retention_policy import RetentionPolicy
+from gateway.worker.maintenance.task import MaintenanceTask
+
+DAYS_AHEAD = 7
+
+
+async def create_partitions(conn: AsyncConnection, _: RetentionPolicy) -> int:
+    """Create missing partitions, today's first; return how many."""
+    return len(await ensure(conn, clock.now().date(), DAYS_AHEAD))
+
+
+TASK = MaintenanceTask("log_partitions", timedelta(hours=1), create_partitions)
