@@ -29,7 +29,7 @@ from tests.support.documents import DOCUMENTS, fences, inline_code
 
 # Each of these languages has a test that runs all its blocks; `text` is for reading only.
 LANGUAGES = {"sh", "http", "json", "python", "js", "html", "text"}
-LINK = re.compile(r"\]\((/docs/[^)#]*)(?:#([^)]*))?\)")
+LINK = re.compile(r'href="(/docs/[^"#]*)(?:#([^"]*))?"')
 # Commands that do not end by themselves or have tests of their own: set-up, demo, `up`, backup, following the log.
 SKIPPED_COMMANDS = re.compile(
     r"^(\.venv/bin/)?(ops/run/|ops/bench/fleet|pg_|gateway up|gateway deliveries tail|python3 -m http).*\n?",
@@ -202,9 +202,12 @@ def assert_command_exists(words: list[str]) -> None:
 
 
 def test_links_between_pages_lead_to_pages_and_headings() -> None:
-    """Each link to /docs/ in a page leads to a page, and its anchor to a heading there."""
+    """Each link between pages is served as a path of /docs/, and its anchor is a heading there."""
     for name in docs.PAGES:
-        for path, anchor in LINK.findall((docs.FOLDER / f"{name}.md").read_text()):
+        html = docs.page(name).html
+        assert '.md"' not in html, name
+        assert ".md#" not in html, name
+        for path, anchor in LINK.findall(html):
             target = path.removeprefix("/docs/") or docs.PAGES[0]
             if target == "api":
                 continue

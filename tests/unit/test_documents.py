@@ -14,12 +14,20 @@ from tests.support.documents import PAGES, README, inline_code
 
 ROOT = README.parent
 MAX_README_BYTES = 6_000
+PACKAGES = sorted(file.parent.name for file in (ROOT / "gateway").glob("*/__init__.py"))
 # tests/data describes foreign files by their paths elsewhere.
 DOCUMENTS = tuple(file for file in documents.DOCUMENTS if "data" not in file.parts)
 # The first word of an inline code span, if it is a path from the root of the repository.
 REPOSITORY_PATH = re.compile(r"^(?:gateway|migrations|ops|tests|\.github)/[\w./@-]*")
-# Documents that code cites: `ops/bench/RESULTS.md`.
-CITED_DOCUMENT = re.compile(r"[\w./-]*\w\.md\b")
+# A document (`ops/bench/RESULTS.md`) or a module (`worker/relay.py`) that code cites.
+CITED_FILE = re.compile(
+    r"[\w./-]*\w\.md\b"
+    rf"|(?<![\w/.-])(?:gateway|migrations|ops|tests|{'|'.join(PACKAGES)})/[\w/]+\.(?:py|js|css|json|ya?ml)\b"
+)
+NOT_IN_THE_REPOSITORY = {
+    "gateway/client/written.py",  # ops/client.py gives its generated text this name to format it
+    "gateway/_migrations/env.py",  # the place of migrations/env.py in the wheel
+}
 SOURCES = {".py", ".js", ".ts", ".css", ".toml", ".yml", ".yaml", ".service", ".env", ".sh", ""}
 
 
@@ -60,16 +68,17 @@ def test_document_cites_only_existing_files(document: Path) -> None:
             assert (ROOT / path).exists(), path
 
 
-def test_code_cites_only_existing_documents() -> None:
-    """Code names a document by its path from the root or from the citing file, or by its bare name."""
-    file_names = {file.name for file in (*DOCUMENTS, *(ROOT / ".github").rglob("*.md"))}
+def test_code_cites_only_existing_files() -> None:
+    """Code names a file by its path from the root, the package or the citing file, or a document by its name."""
+    names = {file.name for file in (*DOCUMENTS, *(ROOT / ".github").rglob("*.md"))} | NOT_IN_THE_REPOSITORY
     dead = []
     for folder in ("gateway", "migrations", "ops", "tests", ".github"):
         for file in (ROOT / folder).rglob("*"):
             if file.suffix not in SOURCES or not file.is_file() or {"data", "__pycache__"} & set(file.parts):
                 continue
-            for cited in CITED_DOCUMENT.findall(file.read_text("utf-8", errors="replace")):
-                if cited not in file_names and not any((base / cited).exists() for base in (ROOT, file.parent)):
+            bases = (ROOT, ROOT / "gateway", file.parent)
+            for cited in set(CITED_FILE.findall(file.read_text("utf-8", errors="replace"))) - names:
+                if not any((base / cited).exists() for base in bases):
                     dead.append((str(file.relative_to(ROOT)), cited))
     assert dead == []
 

@@ -25,6 +25,8 @@ PAGES = (
     *("start", "tutorial", "sdk", "sending", "campaigns", "alerts", "events", "webhooks", "recipes", "moving"),
     *("errors", "metrics", "comparison"),
 )
+# Pages link to each other as files, so that the links also work in the repository.
+PAGE_LINK = re.compile(rf"^({'|'.join(PAGES)})\.md(?=#|$)")
 HEADERS = {"Content-Security-Policy": PAGE, "Cache-Control": "no-cache"}
 
 
@@ -79,10 +81,17 @@ def page(name: str) -> Page:
         if opening.type == "heading_open":
             title = title or inline.content
             opening.attrSet("id", slug(inline.content))
+    for link in (part for token in tokens for part in token.children or () if part.type == "link_open"):
+        link.attrSet("href", PAGE_LINK.sub(_served_path, str(link.attrGet("href"))))
     html = markdown.renderer.render(tokens, markdown.options, {})
     for mark, table in TABLES.items():
         html = html.replace(f"<p>{{{{{mark}}}}}</p>", "".join(table())) if f"{{{{{mark}}}}}" in html else html
     return Page(title, html.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>"))
+
+
+def _served_path(link: re.Match[str]) -> str:
+    """Return the path at which a linked page is served."""
+    return f"/docs/{link[1] if link[1] != PAGES[0] else ''}"
 
 
 def slug(heading: str) -> str:
