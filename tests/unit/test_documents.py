@@ -89,3 +89,14 @@ def test_every_page_is_reachable_from_the_readme() -> None:
     pages = {*PAGES, *(ROOT / "ops" / "docs").glob("*.md"), *(ROOT / ".github").glob("[A-Z]*.md")}
     assert {page for page in pages if page not in linked and page.name != "PULL_REQUEST_TEMPLATE.md"} == set()
     assert set((ROOT / "gateway" / "static" / "docs").glob("*.md")) == set(PAGES)
+
+
+def test_log_events_of_the_monitor_page_exist() -> None:
+    """Each event in the table of the section on logs is logged by the code."""
+    section = (ROOT / "ops" / "docs" / "monitor.md").read_text().partition("\n## Logs\n")[2].partition("\n## ")[0]
+    events = {
+        event for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for event in row.strip("`").split("`, `")
+    }
+    code = "".join(file.read_text() for file in (ROOT / "gateway").rglob("*.py"))
+    assert len(events) >= 9
+    assert {event for event in events if f'"{event}"' not in code} == set()
