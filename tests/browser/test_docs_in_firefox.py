@@ -33,8 +33,8 @@ const show = (content) => { document.title = content.title; };
 window.push = push;
 """
 IMPORT = re.compile(r"^import .*;$", re.MULTILINE)
-# Answers the SDK's own question with yes, once it is open.
-CLICK_YES = "void document.querySelector('webpush-prompt')?.shadowRoot.querySelector('.yes').click()"
+# Accepts the soft prompt of the SDK once it is open.
+CLICK_ACCEPT = "void document.querySelector('webpush-prompt')?.shadowRoot.querySelector('.accept').click()"
 BUTTON_HANDLER = """
 document.querySelector("#{name}").addEventListener("click", async () => {{
   const report = (text) => {{ document.querySelector("#{name}").title = text; }};
@@ -145,7 +145,7 @@ async def test_every_javascript_block_runs_in_a_page(firefox: Firefox, reader: R
                 await tab.click("#subscribe")
                 await tab.until("push.state().then((state) => state === 'subscribed')")
             await tab.click(f"#{name}")
-            report = await tab.until(f"document.querySelector('#{name}').title || {CLICK_YES}")
+            report = await tab.until(f"document.querySelector('#{name}').title || {CLICK_ACCEPT}")
             assert report == "done", f"{report}\n{block.text}"
         # End in one state, whatever the order of the documents: subscribed by the README's block, with a live channel.
         [live] = [name for name, block in others.items() if "show(" in block.text]

@@ -214,14 +214,14 @@ async def test_the_polite_question_is_asked_before_the_browser_s_and_not_again_w
     options = "{gateway: location.origin, key: 'pk_test', serviceWorker: '/sample/service-worker.js'}"
     start = f"{start}{options}); return {asking}; }}); null"
     await page.evaluate(start)
-    await page.get_by_role("dialog", name="Shall we tell you?").wait_for()
+    await page.get_by_role("dialog", name="Get notifications?").wait_for()
     await page.get_by_role("button", name="Not now").press("Escape")
     assert await page.evaluate("window.answer") == "dismissed"
     await page.evaluate(start)
     assert await page.evaluate("window.answer") == "hidden"
     await page.evaluate("localStorage.clear()")
     await page.evaluate(start)
-    await page.get_by_role("button", name="Yes, please").click()
+    await page.get_by_role("button", name="Allow").click()
     assert await page.evaluate("window.answer") == "subscribed"
     [device] = fake_gateway.devices.values()
     assert device["topics"] == ["news"]

@@ -171,7 +171,7 @@ async def test_open_pages_hear_what_the_worker_did(fake_gateway: FakeGateway, su
     await fake_gateway.send(declarative("Heard", data={"gateway": fake_gateway.receipt_of("r9")}))
     line = await subscribed.until("document.querySelector('#log li')?.textContent")
     assert line.startswith("displayed")
-    assert "receipt taken" in line
+    assert "receipt accepted" in line
 
 
 @asynccontextmanager

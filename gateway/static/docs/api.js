@@ -1,125 +1,114 @@
-/** The API as one page, made in the browser from the document that the server makes from its routes. */
+/** Render the API reference in the browser from /openapi.json, which the server generates from its routes. */
 
 const api = await fetch("/openapi.json").then((response) => response.json());
 
 function element(name, attributes = {}, ...children) {
-  const made = Object.assign(document.createElement(name), attributes);
-  made.append(...children);
-  return made;
+  const node = Object.assign(document.createElement(name), attributes);
+  node.append(...children);
+  return node;
 }
 
-const resolve = (schema) => (schema?.$ref ? api.components.schemas[schema.$ref.split("/").pop()] : schema) ?? {};
+const mutedText = (text) => element("div", { className: "muted" }, text);
+const tableOf = (rows) => element("table", {}, element("tbody", {}, ...rows));
+const row = (name, ...content) => element("tr", {}, element("td", {}, name), element("td", {}, ...content));
 
-/** A schema in a few words, such as `text`, `list of Device` or `urgent | normal`. */
-function words(schema) {
+const refName = (ref) => ref.split("/").pop();
+const resolve = (schema) => (schema?.$ref ? api.components.schemas[refName(schema.$ref)] : schema) ?? {};
+
+/** A schema in a few words, such as `string`, `list of Device` or `urgent | normal`. */
+function typeText(schema) {
   if (!schema) return "";
-  if (schema.$ref) return schema.$ref.split("/").pop();
-  const several = schema.anyOf ?? schema.oneOf ?? schema.allOf;
-  if (several) return several.map(words).filter(Boolean).join(" | ");
+  if (schema.$ref) return refName(schema.$ref);
+  const alternatives = schema.anyOf ?? schema.oneOf ?? schema.allOf;
+  if (alternatives) return alternatives.map(typeText).filter(Boolean).join(" | ");
   if (schema.enum) return schema.enum.join(" | ");
   if (schema.const !== undefined) return JSON.stringify(schema.const);
-  if (schema.type === "array") return `list of ${words(schema.items)}`;
+  if (schema.type === "array") return `list of ${typeText(schema.items)}`;
   return [].concat(schema.type ?? "any").join(" | ") + (schema.format ? ` (${schema.format})` : "");
 }
 
-function fields(schema) {
-  const found = resolve(schema);
-  if (!found.properties) return null;
-  const rows = Object.entries(found.properties).map(([name, said]) =>
-    element(
-      "tr",
-      {},
-      element("td", {}, name),
-      element(
-        "td",
-        {},
-        words(said),
-        found.required?.includes(name) ? "" : element("span", { className: "soft" }, " optional"),
-        said.description ? element("div", { className: "soft" }, said.description) : "",
-      ),
+function propertyTable(schema) {
+  const { properties, required } = resolve(schema);
+  if (!properties) return null;
+  const rows = Object.entries(properties).map(([name, property]) =>
+    row(
+      name,
+      typeText(property),
+      required?.includes(name) ? "" : element("span", { className: "muted" }, " optional"),
+      property.description ? mutedText(property.description) : "",
     ),
   );
-  return element("table", {}, element("tbody", {}, ...rows));
+  return tableOf(rows);
 }
 
-function parameters(list) {
-  if (!list?.length) return "";
-  const rows = list.map(({ name, in: where, schema, description }) =>
-    element(
-      "tr",
-      {},
-      element("td", {}, name),
-      element(
-        "td",
-        {},
-        `${where}: ${words(schema)}`,
-        element("div", { className: "soft" }, description ?? schema?.description ?? ""),
-      ),
-    ),
+function parameterTable(parameters) {
+  if (!parameters?.length) return "";
+  const rows = parameters.map(({ name, in: location, schema, description }) =>
+    row(name, `${location}: ${typeText(schema)}`, mutedText(description ?? schema?.description ?? "")),
   );
-  return element("table", {}, element("tbody", {}, ...rows));
+  return tableOf(rows);
 }
 
-function shown(method, path, operation) {
-  const body = operation.requestBody?.content["application/json"]?.schema;
-  const answers = Object.entries(operation.responses).map(([status, { description, content }]) => {
+function responseTable(responses) {
+  const rows = Object.entries(responses).map(([status, { description, content }]) => {
     const schema = Object.values(content ?? {})[0]?.schema;
-    return element(
-      "tr",
-      {},
-      element("td", {}, status),
-      element("td", {}, `${description}${schema ? `: ${words(schema)}` : ""}`),
-    );
+    return row(status, `${description}${schema ? `: ${typeText(schema)}` : ""}`);
   });
+  return tableOf(rows);
+}
+
+function operationArticle(method, path, operation) {
+  const { operationId, summary, description, parameters, requestBody, responses } = operation;
+  const body = requestBody?.content["application/json"]?.schema;
+  const bodyTitle = element("summary", {}, `Request body: ${typeText(body)}`);
   return element(
     "article",
-    { id: operation.operationId },
+    { id: operationId },
     element("h3", {}, element("b", {}, method.toUpperCase()), ` ${path}`),
-    element("p", {}, operation.summary),
-    operation.description ? element("p", { className: "soft" }, operation.description) : "",
-    parameters(operation.parameters),
-    body ? element("details", { open: true }, element("summary", {}, `Body: ${words(body)}`), fields(body) ?? "") : "",
-    element("details", {}, element("summary", {}, "Answers"), element("table", {}, element("tbody", {}, ...answers))),
+    element("p", {}, summary),
+    description ? element("p", { className: "muted" }, description) : "",
+    parameterTable(parameters),
+    body ? element("details", { open: true }, bodyTitle, propertyTable(body) ?? "") : "",
+    element("details", {}, element("summary", {}, "Responses"), responseTable(responses)),
   );
 }
 
-const byTag = new Map();
-for (const [path, operations] of Object.entries(api.paths)) {
-  for (const [method, operation] of Object.entries(operations)) {
-    const [tag] = operation.tags;
-    byTag.set(tag, [...(byTag.get(tag) ?? []), [method, path, operation]]);
-  }
+function modelArticle(name, schema) {
+  return element(
+    "article",
+    { id: name },
+    element("h3", {}, name),
+    element("p", { className: "muted" }, schema.description ?? ""),
+    propertyTable(schema) ?? element("pre", {}, JSON.stringify(schema, null, 1)),
+  );
 }
+
+/** All operations by their tag, as [method, path, operation]. */
+function operationsByTag() {
+  const groups = new Map();
+  for (const [path, methods] of Object.entries(api.paths)) {
+    for (const [method, operation] of Object.entries(methods)) {
+      const [tag] = operation.tags;
+      groups.set(tag, [...(groups.get(tag) ?? []), [method, path, operation]]);
+    }
+  }
+  return groups;
+}
+
 const operations = document.getElementById("operations");
 const contents = document.getElementById("contents");
+const link = (href, text) => element("a", { href }, text);
+
 operations.replaceChildren();
-for (const [tag, list] of byTag) {
-  operations.append(
-    element("h2", { id: tag }, tag[0].toUpperCase() + tag.slice(1)),
-    ...list.map((one) => shown(...one)),
+for (const [tag, group] of operationsByTag()) {
+  const title = tag[0].toUpperCase() + tag.slice(1);
+  operations.append(element("h2", { id: tag }, title), ...group.map((operation) => operationArticle(...operation)));
+  const links = group.map(([method, path, { operationId }]) =>
+    link(`#${operationId}`, `${method.toUpperCase()} ${path}`),
   );
-  contents.append(
-    element("h2", {}, tag),
-    ...list.map(([method, path, { operationId }]) =>
-      element("a", { href: `#${operationId}` }, `${method.toUpperCase()} ${path}`),
-    ),
-  );
+  contents.append(element("h2", {}, tag), ...links);
 }
-operations.append(
-  element("h2", { id: "models" }, "Models"),
-  ...Object.entries(api.components.schemas).map(([name, schema]) =>
-    element(
-      "article",
-      { id: name },
-      element("h3", {}, name),
-      element("p", { className: "soft" }, schema.description ?? ""),
-      fields(schema) ?? element("pre", {}, JSON.stringify(schema, null, 1)),
-    ),
-  ),
-);
-contents.append(
-  element("h2", {}, "more"),
-  element("a", { href: "#models" }, "Models"),
-  element("a", { href: "/docs/errors" }, "Errors"),
-);
+const models = Object.entries(api.components.schemas).map(([name, schema]) => modelArticle(name, schema));
+operations.append(element("h2", { id: "models" }, "Models"), ...models);
+contents.append(element("h2", {}, "more"), link("#models", "Models"), link("/docs/errors", "Errors"));
 if (location.hash) document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();

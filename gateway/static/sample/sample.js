@@ -1,34 +1,36 @@
-/** The sample app: what a web page does with the SDK, and nothing more. */
+/** The sample application: what a web page needs to do with the SDK. */
 
 import { init } from "/sdk/webpush.js";
 
-const LONGEST_LOG = 100;
+const MAX_LOG_LINES = 100;
+// Label and explanation of each state.
 const STATES = {
-  unsupported: ["Not supported", "This browser has no Web Push."],
+  unsupported: ["Not supported", "This browser does not support Web Push."],
   "needs-install": [
     "Add to home screen",
-    "On an iPhone or iPad, add the page to the home screen first, and open it there.",
+    "On an iPhone or iPad, add this page to the home screen first, and open it from there.",
   ],
   denied: ["Blocked", "Notifications are blocked for this page. Allow them in the browser's site settings."],
-  ready: ["Off", "Turn notifications on to register this browser with the gateway."],
-  subscribed: ["On", "This browser is registered. Alerts and campaigns can reach it, even with this page closed."],
+  ready: ["Off", "Turn on notifications to register this browser with the gateway."],
+  subscribed: ["On", "This browser is registered. It receives alerts and campaigns even while this page is closed."],
 };
 
 const $ = (id) => document.getElementById(id);
-const topics = [...document.querySelectorAll("#topics input")];
-const key = new URLSearchParams(location.hash.slice(1)).get("key") ?? new URLSearchParams(location.search).get("key");
+const topicBoxes = [...document.querySelectorAll("#topics input")];
+const parameters = [location.hash.slice(1), location.search].map((text) => new URLSearchParams(text));
+const key = parameters.map((values) => values.get("key")).find(Boolean);
 const push = key?.startsWith("pk_")
   ? init({ gateway: location.origin, key, serviceWorker: "/sample/service-worker.js" })
   : null;
 
-async function show() {
+async function showState() {
   const state = await push.state();
-  const [word, sentence] = STATES[state];
-  $("state").textContent = word;
+  const [label, explanation] = STATES[state];
+  $("state").textContent = label;
   $("state").dataset.state = state;
-  $("explain").textContent = sentence;
+  $("explanation").textContent = explanation;
   $("subscribe").disabled = state === "unsupported" || state === "denied";
-  $("subscribe").textContent = state === "subscribed" ? "Register again" : "Turn notifications on";
+  $("subscribe").textContent = state === "subscribed" ? "Register again" : "Turn on notifications";
   $("unsubscribe").disabled = state !== "subscribed";
   const device = state === "subscribed" ? await push.device() : null;
   $("details").hidden = !device;
@@ -36,66 +38,76 @@ async function show() {
   $("device").textContent = device.id;
   const registration = await navigator.serviceWorker.getRegistration("/sample/");
   $("host").textContent = new URL((await registration.pushManager.getSubscription()).endpoint).host;
-  for (const box of topics) box.checked = device.topics.includes(box.value);
+  for (const box of topicBoxes) box.checked = device.topics.includes(box.value);
 }
 
-/** Run one thing the user asked for; what goes wrong is said on the page. */
-async function attempt(task) {
+/** Run an action of the user, and show its error on the page. */
+async function run(action) {
   $("problem").textContent = "";
   document.body.setAttribute("aria-busy", "true");
   try {
-    await task();
+    await action();
   } catch (error) {
-    const faults = (error.errors ?? []).map(({ pointer, detail }) => `${pointer}: ${detail}`).join("; ");
-    $("problem").textContent = [error.message, faults].filter(Boolean).join(" - ");
+    const details = (error.errors ?? []).map(({ pointer, detail }) => `${pointer}: ${detail}`).join("; ");
+    $("problem").textContent = [error.message, details].filter(Boolean).join(" - ");
   }
-  await show();
+  await showState();
   document.body.removeAttribute("aria-busy");
 }
 
-async function place() {
+/** Run an action only if this browser is subscribed. */
+const runIfSubscribed = (action) => run(async () => (await push.state()) === "subscribed" && action());
+
+async function selectedLocation() {
   const choice = $("place").value;
   if (!choice) return undefined;
   if (choice === "here") {
-    const { coords } = await new Promise((found, failed) => navigator.geolocation.getCurrentPosition(found, failed));
+    const { coords } = await new Promise((resolve, reject) => {
+      navigator.geolocation.getCurrentPosition(resolve, reject);
+    });
     return { lat: coords.latitude, lon: coords.longitude, accuracy_m: coords.accuracy };
   }
   const [lat, lon] = choice.split(",").map(Number);
   return { lat, lon };
 }
 
-function heard({ event, title, action, reported }) {
+function logMessage({ event, title, action, reported }) {
   const line = document.createElement("li");
   line.dataset.event = event;
-  const words = ["span", "b", "span"].map((tag) => line.appendChild(document.createElement(tag)));
-  words[0].textContent = event;
-  words[1].textContent = action ? `${title} (${action})` : title;
-  words[2].textContent = `${new Date().toLocaleTimeString()} · ${reported ? "receipt taken" : "no receipt"}`;
+  const time = new Date().toLocaleTimeString();
+  const parts = [
+    ["span", event],
+    ["b", action ? `${title} (${action})` : title],
+    ["span", `${time} · ${reported ? "receipt accepted" : "no receipt"}`],
+  ];
+  for (const [tag, text] of parts) line.append(Object.assign(document.createElement(tag), { textContent: text }));
   $("nothing").hidden = true;
   $("log").prepend(line);
-  if ($("log").childElementCount > LONGEST_LOG) $("log").lastElementChild.remove();
+  if ($("log").childElementCount > MAX_LOG_LINES) $("log").lastElementChild.remove();
+}
+
+async function subscribe() {
+  const topics = topicBoxes.filter((box) => box.checked).map((box) => box.value);
+  // The browser's location prompt would use up the click that the permission prompt needs, so it comes second.
+  const isHere = $("place").value === "here";
+  const place = isHere ? undefined : await selectedLocation();
+  await push.subscribe({ userId: $("user").value.trim() || undefined, topics, location: place });
+  if (isHere) await push.location.set(await selectedLocation());
 }
 
 if (!push) {
   $("state").textContent = "No key";
-  $("explain").textContent = "Open this page with the application's publishable key: /sample/#key=pk_...";
+  $("explanation").textContent = "Open this page with the application's publishable key: /sample/#key=pk_...";
 } else {
-  for (const kind of ["message", "click", "dismiss"]) push.on(kind, heard);
-  $("subscribe").addEventListener("click", () =>
-    attempt(async () => {
-      const chosen = topics.filter((box) => box.checked).map((box) => box.value);
-      // "Where this device is" asks a question of its own; the notification question needs the fresh click.
-      const where = $("place").value === "here" ? undefined : await place();
-      await push.subscribe({ userId: $("user").value.trim() || undefined, topics: chosen, location: where });
-      if ($("place").value === "here") await push.location.set(await place());
-    }),
-  );
-  $("unsubscribe").addEventListener("click", () => attempt(() => push.unsubscribe()));
-  const tell = (change) => attempt(async () => (await push.state()) === "subscribed" && change());
-  for (const box of topics) {
-    box.addEventListener("change", () => tell(() => push.topics[box.checked ? "add" : "remove"](box.value)));
+  for (const kind of ["message", "click", "dismiss"]) push.on(kind, logMessage);
+  $("subscribe").addEventListener("click", () => run(subscribe));
+  $("unsubscribe").addEventListener("click", () => run(() => push.unsubscribe()));
+  for (const box of topicBoxes) {
+    box.addEventListener("change", () => runIfSubscribed(() => push.topics[box.checked ? "add" : "remove"](box.value)));
   }
-  $("place").addEventListener("change", () => $("place").value && tell(async () => push.location.set(await place())));
+  $("place").addEventListener("change", () => {
+    if ($("place").value) runIfSubscribed(async () => push.location.set(await selectedLocation()));
+  });
   addEventListener("hashchange", () => location.reload());
-  await show();
+  await showState();
 }

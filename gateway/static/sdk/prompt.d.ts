@@ -1,4 +1,4 @@
-/** Types of the polite question, `/sdk/prompt.js`. */
+/** Types of the soft prompt, `/sdk/prompt.js`. */
 
 import type { Registration, WebPush } from "./webpush.js";
 
@@ -7,13 +7,13 @@ export interface Words {
   body?: string;
   accept?: string;
   later?: string;
-  /** What is said on iOS before the page was added to the home screen. */
+  /** Shown on iOS while the page is not on the home screen. */
   install?: string;
 }
 
 /**
- * Ask politely before the browser asks. Shown only where there is something to ask and nobody has put it away within
- * `days` (30). Answers what came of it; `hidden` where nothing was shown.
+ * Show a prompt before the browser's permission prompt. It is shown only if there is something to ask and the user has
+ * not dismissed it in the last `days` (30). Returns `hidden` if it was not shown.
  */
 export function ask(
   push: WebPush,

@@ -1,154 +1,161 @@
 /**
- * Show what the gateway pushes, and report what became of it.
+ * Show the notifications that the gateway pushes, and report what happens to them.
  *
- * Used as it is, or from an app's own worker with `importScripts("https://gateway.example/sdk/service-worker.js")`;
- * hence no global names, and no skipWaiting or claim: when a worker takes over is the app's decision.
+ * Use it as it is, or load it in the application's own worker with
+ * `importScripts("https://gateway.example/sdk/service-worker.js")`. Therefore it defines no global names and calls
+ * neither skipWaiting nor claim: when a worker takes over is the application's decision.
  *
- * Every push shows a notification, whatever it holds: browsers withdraw the permission of an app that does not.
- * Receipts, badge and messages to open pages come after showing, and their failure changes nothing.
+ * Every push shows a notification, whatever its content: browsers revoke the permission of applications that do not.
+ * Receipts, badges and messages to open pages follow, and their failure changes nothing.
  */
 (() => {
   "use strict";
 
   const RECEIPT_TIMEOUT_MS = 10_000;
-  /** A browser that shows the notification by itself does so once we are done: no receipt may hold an alert up. */
-  const UNSHOWN_MS = 1000;
-  const UNSENT = "webpush-receipts";
-  const MOST_UNSENT = 100;
+  // A browser that shows the notification itself waits for this worker: a receipt must not delay the notification.
+  const MAX_DISPLAY_DELAY_MS = 1000;
+  const UNSENT_RECEIPTS = "webpush-receipts";
+  const MAX_UNSENT_RECEIPTS = 100;
 
-  const clicked = new Set();
+  const clickedReceipts = new Set();
 
-  self.addEventListener("push", (event) => event.waitUntil(receive(event)));
+  self.addEventListener("push", (event) => event.waitUntil(handlePush(event)));
   self.addEventListener("notificationclick", (event) => {
     const { notification, action } = event;
-    clicked.add(notification.data?.gateway?.receipt);
+    clickedReceipts.add(notification.data?.gateway?.receipt);
     notification.close();
-    event.waitUntil(Promise.all([open(target(notification, action)), report("clicked", notification, action)]));
+    event.waitUntil(
+      Promise.all([openPage(clickTarget(notification, action)), report("clicked", notification, action)]),
+    );
   });
-  self.addEventListener("notificationclose", (event) => event.waitUntil(closed(event.notification)));
-  self.addEventListener("pushsubscriptionchange", (event) => event.waitUntil(renew(event)));
-  self.addEventListener("sync", (event) => event.tag === UNSENT && event.waitUntil(sendUnsent()));
+  self.addEventListener("notificationclose", (event) => event.waitUntil(handleClose(event.notification)));
+  self.addEventListener("pushsubscriptionchange", (event) => event.waitUntil(renewSubscription(event)));
+  self.addEventListener("sync", (event) => event.tag === UNSENT_RECEIPTS && event.waitUntil(sendUnsentReceipts()));
 
-  async function receive(event) {
-    if (event.notification) return accompany(event.notification);
-    const content = parse(event);
-    const shown = await show(content);
-    await Promise.all([badge(content), shown && report("displayed", shown)]);
+  async function handlePush(event) {
+    if (event.notification) return reportDeclarative(event.notification);
+    const content = parseContent(event);
+    const notification = await show(content);
+    await Promise.all([setBadge(content), notification && report("displayed", notification)]);
   }
 
   /**
-   * A browser that parsed the declarative form itself (Safari) hands over the notification that it will show, badge and
-   * all. Nothing of it needs replacing; and a click on it opens its address with no word to us.
+   * Report a notification that the browser shows itself, because it parses the declarative form (Safari).
+   *
+   * The browser sets the badge too, and opens the URL on a click without an event.
    */
-  function accompany(notification) {
-    return Promise.race([report("displayed", notification), new Promise((done) => setTimeout(done, UNSHOWN_MS))]);
+  function reportDeclarative(notification) {
+    const timeout = new Promise((resolve) => setTimeout(resolve, MAX_DISPLAY_DELAY_MS));
+    return Promise.race([report("displayed", notification), timeout]);
   }
 
-  /** Firefox also calls closed what a click closed and what its successor under the same tag replaced. */
-  async function closed(notification) {
-    if (clicked.delete(notification.data?.gateway?.receipt)) return;
-    if (notification.tag && (await shownUnder(notification.tag)).length) return;
+  /** Firefox fires a close event also for a clicked notification and for one replaced under the same tag. */
+  async function handleClose(notification) {
+    if (clickedReceipts.delete(notification.data?.gateway?.receipt)) return;
+    if (notification.tag && (await notificationsWithTag(notification.tag)).length) return;
     await report("dismissed", notification);
   }
 
-  function shownUnder(tag) {
+  function notificationsWithTag(tag) {
     return self.registration.getNotifications({ tag }).catch(() => []);
   }
 
   /**
-   * The notification inside a push: Declarative Web Push JSON (`{"web_push": 8030, "notification": {...}}`), other
-   * JSON with a title or body, plain text, nothing at all.
+   * Parse the content of a push: Declarative Web Push JSON (`{"web_push": 8030, "notification": {...}}`), other JSON
+   * with a title or body, plain text, or no data.
    */
-  function parse(event) {
+  function parseContent(event) {
     if (!event.data) return {};
-    const text = event.data.text();
+    const data = event.data.text();
     let message;
     try {
-      message = JSON.parse(text);
+      message = JSON.parse(data);
     } catch {
-      return { body: text };
+      return { body: data };
     }
     if (!isObject(message)) return { body: String(message ?? "") };
-    const inner = isObject(message.notification) ? message.notification : message;
-    return "app_badge" in message && inner !== message ? { app_badge: message.app_badge, ...inner } : inner;
+    const content = isObject(message.notification) ? message.notification : message;
+    if ("app_badge" in message && content !== message) return { app_badge: message.app_badge, ...content };
+    return content;
   }
 
-  /** Show it; answers {title, data} of what is shown, or null when the user has since withdrawn the permission. */
+  /** Show a notification. Returns its {title, data}, or null if the user has revoked the permission. */
   async function show(content) {
-    const title = text(content.title) || self.location.hostname;
-    const options = await optionsOf(content);
+    const title = asText(content.title) || self.location.hostname;
+    const options = await notificationOptions(content);
+    // If the browser refuses an option, the second attempt shows the text alone.
     for (const attempt of [options, { body: options.body, data: options.data }]) {
       try {
         await self.registration.showNotification(title, attempt);
         return { title, data: options.data };
       } catch (error) {
-        // An option this browser does not take must not cost the message: the second attempt has only words.
-        console.warn("notification not shown as asked", error);
+        console.warn("webpush: the notification could not be shown with all options", error);
       }
     }
     return null;
   }
 
-  async function optionsOf(content) {
+  async function notificationOptions(content) {
     const actions = (Array.isArray(content.actions) ? content.actions : []).filter(
-      (item) => isObject(item) && text(item.action) && text(item.title),
+      (item) => isObject(item) && asText(item.action) && asText(item.title),
     );
-    const given = content.data ?? {};
-    const data = isObject(given) ? { ...given } : { value: given };
-    const ours = isObject(data.gateway) ? data.gateway : {};
+    const contentData = content.data ?? {};
+    const data = isObject(contentData) ? { ...contentData } : { value: contentData };
+    const gatewayData = isObject(data.gateway) ? data.gateway : {};
     data.gateway = {
-      ...ours,
-      navigate: text(content.navigate) ?? text(content.url),
-      actions: Object.fromEntries(actions.map((item) => [item.action, text(item.navigate) ?? text(item.url)])),
+      ...gatewayData,
+      navigate: asText(content.navigate) ?? asText(content.url),
+      actions: Object.fromEntries(actions.map((item) => [item.action, asText(item.navigate) ?? asText(item.url)])),
     };
-    const tag = text(content.tag) || text(ours.id);
+    const tag = asText(content.tag) || asText(gatewayData.id);
     const silent = content.silent === true;
     return defined({
-      body: text(content.body),
-      icon: text(content.icon),
-      image: text(content.image),
-      badge: text(content.badge),
-      lang: text(content.lang),
+      body: asText(content.body),
+      icon: asText(content.icon),
+      image: asText(content.image),
+      badge: asText(content.badge),
+      lang: asText(content.lang),
       dir: ["ltr", "rtl"].includes(content.dir) ? content.dir : undefined,
       timestamp: Number.isFinite(content.timestamp) ? content.timestamp : undefined,
       tag,
       silent: silent || undefined,
-      renotify: tag && !silent ? await renotify(content, tag, ours.id) : undefined,
+      renotify: tag && !silent ? await shouldRenotify(content, tag, gatewayData.id) : undefined,
       requireInteraction: (content.requireInteraction ?? content.require_interaction) === true || undefined,
-      actions: actions.map(({ action, title, icon }) => defined({ action, title, icon: text(icon) })),
+      actions: actions.map(({ action, title, icon }) => defined({ action, title, icon: asText(icon) })),
       data,
     });
   }
 
-  /** A new notification under a tag in use rings again; the same one, delivered twice, does not. */
-  async function renotify(content, tag, id) {
+  /** A new notification that replaces one under the same tag alerts again; the same one, delivered twice, does not. */
+  async function shouldRenotify(content, tag, id) {
     if (typeof content.renotify === "boolean") return content.renotify;
-    return (await shownUnder(tag)).every(({ data }) => id === undefined || data?.gateway?.id !== id);
+    return (await notificationsWithTag(tag)).every(({ data }) => id === undefined || data?.gateway?.id !== id);
   }
 
-  async function badge({ app_badge: value }) {
+  async function setBadge({ app_badge: value }) {
     const count = value === undefined || value === null || value === "" ? NaN : Number(value);
     if (!Number.isInteger(count) || count < 0 || !navigator.setAppBadge) return;
     await (count ? navigator.setAppBadge(count) : navigator.clearAppBadge()).catch(() => {});
   }
 
-  /** Tell the gateway, then every open page of this app. Never rejects. */
+  /** Send a receipt to the gateway, then a message to every open page. Never rejects. */
   async function report(event, { title, data }, action = "") {
     const { id, receipt: token, receipts: url } = data?.gateway ?? {};
     let reported = false;
     if (token && url) {
       const receipt = { url, body: JSON.stringify(action ? { token, event, action } : { token, event }) };
-      const answered = await post(receipt);
-      reported = answered === "taken";
-      if (answered === "later") await keep(receipt).catch((error) => console.warn("receipt lost", error));
-      if (reported) await sendUnsent().catch(() => {});
+      const result = await postReceipt(receipt);
+      reported = result === "accepted";
+      if (result === "retry")
+        await storeReceipt(receipt).catch((error) => console.warn("webpush: a receipt was lost", error));
+      if (reported) await sendUnsentReceipts().catch(() => {});
     }
     const message = { source: "webpush-gateway", event, id, title, action, reported };
-    for (const page of await windows()) page.postMessage(message);
+    for (const page of await openPages()) page.postMessage(message);
   }
 
-  /** `taken`, `refused` for good, or `later`: nobody answered, or is too busy to. */
-  function post({ url, body }) {
+  /** Returns `accepted`, `refused`, or `retry` if the gateway cannot be reached or is overloaded. */
+  function postReceipt({ url, body }) {
     return fetch(url, {
       method: "POST",
       headers: { "content-type": "application/json" },
@@ -157,82 +164,81 @@
       keepalive: true,
       signal: AbortSignal.timeout(RECEIPT_TIMEOUT_MS),
     }).then(
-      ({ ok, status }) => (ok ? "taken" : status === 429 || status >= 500 ? "later" : "refused"),
-      () => "later",
+      ({ ok, status }) => (ok ? "accepted" : status === 429 || status >= 500 ? "retry" : "refused"),
+      () => "retry",
     );
   }
 
-  /** Keep a receipt until the browser is online again, where it tells us, or the next one gets through. */
-  async function keep(receipt) {
-    await inStore(
-      "readwrite",
-      (store) => {
-        store.add(receipt);
-        const keys = store.getAllKeys();
-        keys.onsuccess = () => keys.result.slice(0, -MOST_UNSENT).forEach((key) => store.delete(key));
-        return keys;
-      },
-      UNSENT,
-    );
-    await self.registration.sync?.register(UNSENT).catch(() => {});
+  /** Store a receipt until background sync runs, where the browser has it, or until another receipt is accepted. */
+  async function storeReceipt(receipt) {
+    const addReceipt = (store) => {
+      store.add(receipt);
+      const keys = store.getAllKeys();
+      keys.onsuccess = () => {
+        for (const key of keys.result.slice(0, -MAX_UNSENT_RECEIPTS)) store.delete(key);
+      };
+      return keys;
+    };
+    await inStore("readwrite", addReceipt, UNSENT_RECEIPTS);
+    await self.registration.sync?.register(UNSENT_RECEIPTS).catch(() => {});
   }
 
-  /** Send what was kept, the oldest first. Rejects while it cannot be, so that background sync comes again. */
-  async function sendUnsent() {
-    const keys = await inStore("readonly", (store) => store.getAllKeys(), UNSENT);
+  /** Send the stored receipts, the oldest first. Rejects if one must wait, so that background sync runs again. */
+  async function sendUnsentReceipts() {
+    const keys = await inStore("readonly", (store) => store.getAllKeys(), UNSENT_RECEIPTS);
     for (const key of keys) {
-      const receipt = await inStore("readonly", (store) => store.get(key), UNSENT);
-      if (receipt && (await post(receipt)) === "later") throw new Error("the gateway cannot be reached");
-      await inStore("readwrite", (store) => store.delete(key), UNSENT);
+      const receipt = await inStore("readonly", (store) => store.get(key), UNSENT_RECEIPTS);
+      if (receipt && (await postReceipt(receipt)) === "retry") throw new Error("the gateway cannot be reached");
+      await inStore("readwrite", (store) => store.delete(key), UNSENT_RECEIPTS);
     }
   }
 
-  function target({ data }, action) {
+  /** The URL that a click opens. `exact` is false if any page of the application will do. */
+  function clickTarget({ data }, action) {
     const { navigate, actions } = data?.gateway ?? {};
     try {
       const url = new URL(actions?.[action] ?? navigate ?? "", self.registration.scope);
       if (/^https?:$/.test(url.protocol)) return { url: url.href, exact: url.href !== self.registration.scope };
     } catch {
-      // Not an address: the app itself is the best place left.
+      // Not a valid URL: open the application instead.
     }
     return { url: self.registration.scope, exact: false };
   }
 
-  /** Focus a page that already shows the address (or, without one, any page of this app), else open it. */
-  async function open({ url, exact }) {
-    const pages = await windows();
-    const page = pages.find((one) => (exact ? one.url === url : one.url.startsWith(url)));
-    await (page ? page.focus() : self.clients.openWindow(url)).catch((error) => console.warn("not opened", error));
+  /** Focus an open page with the URL, or else open it. */
+  async function openPage({ url, exact }) {
+    const pages = await openPages();
+    const page = pages.find((client) => (exact ? client.url === url : client.url.startsWith(url)));
+    const opening = page ? page.focus() : self.clients.openWindow(url);
+    await opening.catch((error) => console.warn("webpush: the page could not be opened", error));
   }
 
-  function windows() {
+  function openPages() {
     return self.clients.matchAll({ type: "window", includeUncontrolled: true });
   }
 
-  /** The browser changed or dropped the subscription: subscribe, register anew, and give the old device up. */
-  async function renew({ newSubscription }) {
+  /** Subscribe again after the browser has changed or dropped the subscription, and replace the device. */
+  async function renewSubscription({ newSubscription }) {
     const scope = self.registration.scope;
-    const old = await inStore("readonly", (store) => store.get(scope));
-    if (!old?.id) return;
+    const record = await inStore("readonly", (store) => store.get(scope));
+    if (!record?.id) return;
     const { pushManager } = self.registration;
+    const options = { userVisibleOnly: true, applicationServerKey: record.body.vapid_public_key };
     const subscription =
-      newSubscription ??
-      (await pushManager.getSubscription()) ??
-      (await pushManager.subscribe({
-        userVisibleOnly: true,
-        applicationServerKey: old.body.vapid_public_key,
-      }));
-    const answer = await call("POST", `${old.gateway}/v1/devices`, old.key, { subscription, ...old.body });
+      newSubscription ?? (await pushManager.getSubscription()) ?? (await pushManager.subscribe(options));
+    const url = `${record.gateway}/v1/devices`;
+    const device = await call("POST", url, record.key, { subscription, ...record.body });
     const renewed = {
-      ...old,
-      id: answer.id,
-      device_token: answer.device_token ?? old.device_token,
+      ...record,
+      id: device.id,
+      device_token: device.device_token ?? record.device_token,
       endpoint: subscription.endpoint,
     };
     await inStore("readwrite", (store) => store.put(renewed, scope));
-    if (answer.id !== old.id) {
-      await call("DELETE", `${old.gateway}/v1/devices/${old.id}`, old.device_token).catch((error) =>
-        console.warn("the old device is left to the push service's 410", error),
+    if (device.id !== record.id) {
+      // If this fails, the gateway deletes the old device when the push service returns 410 for it.
+      await call("DELETE", `${url}/${record.id}`, record.device_token).catch((error) =>
+        console.warn("webpush: the old device could not be deleted", error),
       );
     }
   }
@@ -245,20 +251,22 @@
   }
 
   /**
-   * Run one operation on a store: the one that page and worker share, which `webpush.js` opens too, or that of unsent
-   * receipts. They are two databases, since a page of an older version could not open a newer one.
+   * Run one operation on a store: the registrations, which `webpush.js` opens too, or the unsent receipts.
+   *
+   * They are two databases, because a page with an older SDK could not open a newer version of a shared one.
    */
   function inStore(mode, operation, name = "registrations") {
     return new Promise((resolve, reject) => {
-      const opening = indexedDB.open(name === UNSENT ? UNSENT : "webpush-gateway", 1);
-      opening.onupgradeneeded = () => opening.result.createObjectStore(name, { autoIncrement: name === UNSENT });
+      const isReceipts = name === UNSENT_RECEIPTS;
+      const opening = indexedDB.open(isReceipts ? UNSENT_RECEIPTS : "webpush-gateway", 1);
+      opening.onupgradeneeded = () => opening.result.createObjectStore(name, { autoIncrement: isReceipts });
       opening.onerror = () => reject(opening.error);
       opening.onsuccess = () => {
         const transaction = opening.result.transaction(name, mode);
-        const asked = operation(transaction.objectStore(name));
+        const query = operation(transaction.objectStore(name));
         transaction.oncomplete = () => {
           opening.result.close();
-          resolve(asked.result);
+          resolve(query.result);
         };
         transaction.onabort = () => {
           opening.result.close();
@@ -268,7 +276,7 @@
     });
   }
 
-  function text(value) {
+  function asText(value) {
     return typeof value === "string" ? value : typeof value === "number" ? String(value) : undefined;
   }
 

@@ -1,20 +1,20 @@
-/** Types of the Web Push gateway's client, `/sdk/webpush.js`. */
+/** Types of the Web Push gateway's browser SDK, `/sdk/webpush.js`. */
 
 export interface Options {
   /** Base URL of the gateway, such as `https://push.example.org`. */
   gateway: string;
   /** The application's publishable key, `pk_...`. */
   key: string;
-  /** base64url of the VAPID public key; asked from the gateway when left out. */
+  /** The VAPID public key in base64url. Default: requested from the gateway. */
   vapidPublicKey?: string;
-  /** Path of the service worker on the app's own origin. Default `/service-worker.js`. */
+  /** Path of the service worker on the application's own origin. Default: `/service-worker.js`. */
   serviceWorker?: string;
   /**
-   * Scope of the worker. Default: the directory the worker is in. A worker of the app's own that has this scope is never
-   * replaced: have it `importScripts` the gateway's, and name it above.
+   * Scope of the worker. Default: the directory of the worker. The SDK never replaces a worker of the application at
+   * this scope: load the gateway's worker in it with `importScripts`, and pass its path as `serviceWorker`.
    */
   scope?: string;
-  /** Whether to `sync()` by itself now. Default true. */
+  /** Whether to call `sync()` now. Default: true. */
   sync?: boolean;
 }
 
@@ -34,137 +34,144 @@ export interface Client {
   app_version?: string;
 }
 
+/** Details of a device. Omitted values stay as they are. */
 export interface Registration {
-  /** Your own id for the person, and its HMAC-SHA256 (hex) where the application demands a proof. */
+  /** Your own ID of the user. */
   userId?: string;
+  /** HMAC-SHA256 of the user ID in hex, if the application requires identity verification. */
   userHash?: string;
   attributes?: Record<string, unknown>;
-  /** What is left out stays as it was; an empty list ends all. */
+  /** An empty list ends all topic subscriptions. */
   topics?: string[];
-  /** Codes of the areas it is in, for alerts that name them: UGC, SAME, EMMA_ID or any other. */
+  /** Codes of the areas that the device is in, for alerts that name areas: UGC, SAME, EMMA_ID or any other scheme. */
   zones?: string[];
   location?: Location;
-  /** Filled in from the browser; what is given here wins. */
+  /** Overrides what the SDK detects. */
   client?: Client;
 }
 
 export interface Preference {
-  /** The name to set it by. */
+  /** Name of the category, for `preferences.set`. */
   category: string;
   title: string;
   description: string | null;
   enabled: boolean;
 }
 
-/** One notification that was sent to this browser, as it would be shown now. */
-export interface Mail {
+/** One notification sent to this browser. */
+export interface InboxItem {
   id: string;
   notification_id: string;
   kind: string;
-  /** Null when its template can no longer be rendered. */
+  /** Null when the template can no longer be rendered. */
   content: { title: string; body?: string; url?: string; tag: string; [name: string]: unknown } | null;
   sent_at: string;
   expires_at: string;
   read_at: string | null;
-  /** Its place in the log; null over the live channel, before it has one. */
+  /** Position in the inbox. Null over the live channel until the notification is in the inbox. */
   position: number | null;
 }
 
 export interface Inbox {
-  items: Mail[];
+  items: InboxItem[];
   next_cursor: string | null;
   unread: number;
-  /** The newest's: ask for what comes `after` it. */
+  /** Position of the newest item: pass it as `after` to get only newer ones. */
   position: number;
 }
 
-/** `needs-install`: on iOS only what was added to the home screen has Web Push. */
+/** `needs-install`: on iOS, only apps on the home screen have Web Push. */
 export type State = "unsupported" | "needs-install" | "denied" | "ready" | "subscribed";
 
-/** What the service worker tells open pages about a notification. */
+/** A message from the service worker to open pages about a notification. */
 export interface Message {
   source: "webpush-gateway";
   event: "displayed" | "clicked" | "dismissed";
-  /** The notification's id at the gateway, when it came from there. */
+  /** ID of the notification at the gateway, if the gateway sent it. */
   id?: string;
   title: string;
-  /** The action chosen; empty for the notification itself. */
+  /** The button that was clicked; empty for the notification itself. */
   action: string;
-  /** Whether the gateway took the receipt. */
+  /** Whether the gateway accepted the receipt. */
   reported: boolean;
 }
 
 export interface WebPush {
   /**
-   * Ask for permission, subscribe, register. Call it from a click. Safe to repeat: it refreshes what the gateway
-   * knows, and subscribes anew when the VAPID key has changed. Throws WebPushError.
+   * Ask for permission, subscribe, and register with the gateway. Call it from a click handler. It is safe to repeat:
+   * it updates the registration, and replaces a subscription with an old VAPID key. Throws WebPushError.
    */
   subscribe(registration?: Registration): Promise<{ id: string; subscription: PushSubscription }>;
-  /** End the subscription here and at the gateway. Answers false when there was none. */
+  /** End the subscription in the browser and delete the device at the gateway. Returns false if there was none. */
   unsubscribe(): Promise<boolean>;
   state(): Promise<State>;
   /**
-   * Heal a subscription that was lost or is about to expire, and, once a day or with `force`, tell the gateway anew and
-   * see to a changed VAPID key. Asks nobody anything; `init` does it at every load.
+   * Repair the registration without a prompt: a lost or expiring subscription at once; a changed VAPID key or a device
+   * that the gateway has lost once a day, or with `force`. `init` calls it unless `sync` is false.
    */
   sync(options?: { force?: boolean }): Promise<State>;
   /**
-   * Whose browser this is: your own id, with its proof where the application demands one. Before subscribing too. With
-   * null, when somebody has signed out: what is sent to them no longer comes here.
+   * Set the user of this browser: your own ID, with its hash if the application requires identity verification. Call
+   * it with null when the user signs out. It can be called before `subscribe`.
    */
   identify(userId: string | null, userHash?: string): Promise<void>;
-  /** Merged with those of before; null removes one. Before subscribing too. */
+  /** Merge attributes into the existing ones; null removes one. It can be called before `subscribe`. */
   setAttributes(attributes: Record<string, unknown>): Promise<void>;
-  /** What is registered from here, or null. */
+  /** The registered device, or null. */
   device(): Promise<{ id: string; topics: string[]; location?: Location } | null>;
   topics: {
     add(topic: string): Promise<void>;
     remove(topic: string): Promise<void>;
   };
-  /** What kinds of message there are, and which of them this browser wants. */
+  /** The categories of messages, and which of them this browser receives. */
   preferences: {
     list(): Promise<Preference[]>;
     /** Opt in to a category, or out of it. */
     set(category: string, enabled: boolean): Promise<void>;
   };
-  /** What was sent to this browser: for what could not be pushed to it, and what was missed. */
+  /** The notifications sent to this browser, including those that were not displayed. */
   inbox: {
-    /** The newest first; with `after` what is newer, the oldest first, waiting up to `wait` seconds for it. */
+    /**
+     * List the newest items first. With `after`, list the items after that position, the oldest first, and wait up to
+     * `wait` seconds for one.
+     */
     list(options?: { after?: number; wait?: number; limit?: number; cursor?: string }): Promise<Inbox>;
-    /** Mark one as read by its id, or everything up to a position. */
+    /** Mark one item as read by its ID, or all items up to a position. */
     markRead(which: string | number): Promise<void>;
   };
   /**
-   * Hear of notifications at once while this page is open, and of those missed since it was. Answers how to stop.
-   * With `instead`, what `onNotification` has taken (a promise is waited for) is not sent by Web Push; what it has not
-   * within 5 seconds is.
+   * Receive notifications immediately while this page is open, and those missed since it was last open. Returns a
+   * function that closes the channel.
+   *
+   * With `instead`, a notification is not sent by Web Push once `onNotification` has handled it; a promise is awaited
+   * for up to 5 seconds.
    */
   live(options?: {
     mode?: "beside" | "instead";
-    onNotification?: (mail: Mail) => void | Promise<void>;
-    /** `open`, `waiting` to connect again, `closed` for good. */
+    onNotification?: (item: InboxItem) => void | Promise<void>;
+    /** `waiting` means waiting to reconnect; after `closed` there is no reconnect. */
     onState?: (state: "open" | "waiting" | "closed") => void;
   }): () => void;
   location: {
     set(location: Location): Promise<void>;
     /**
-     * Ask the browser where it is, and tell the gateway: to about a kilometre, unless `precise`. Who has said no, or
-     * nothing, is not asked again, unless `again`. Answers what was told, or null.
+     * Ask the browser for its location and store it at the gateway: rounded to about a kilometre, unless `precise`.
+     * The browser prompts only once, unless `again` is set. Returns the stored location, or null.
      */
     share(options?: { precise?: boolean; again?: boolean }): Promise<Location | null>;
   };
-  /** Hear of every notification displayed, clicked or dismissed while this page is open. Answers how to stop. */
+  /** Listen for notifications that are displayed, clicked or dismissed. Returns a function that stops listening. */
   on(kind: "message" | "click" | "dismiss", callback: (message: Message) => void): () => void;
 }
 
 /**
- * `code` is the gateway's own (`origin_not_allowed`, `identity_unproven`, `invalid`, ...) or one of `unsupported`,
- * `denied`, `dismissed`, `not_subscribed`, `subscribe_failed`, `worker_failed`, `worker_taken`, `unreachable`,
- * `http_error`, `no_key`, `secret_key`, `unknown_kind`.
+ * `code` is the code of the gateway's error (`origin_not_allowed`, `identity_unproven`, `invalid`, ...) or one of
+ * `unsupported`, `denied`, `dismissed`, `not_subscribed`, `subscribe_failed`, `worker_failed`, `worker_taken`,
+ * `unreachable`, `http_error`, `no_key`, `secret_key`, `unknown_kind`.
  */
 export class WebPushError extends Error {
   code: string;
-  /** HTTP status, or 0 when the gateway was not asked. */
+  /** HTTP status; 0 if there was no response. */
   status: number;
   errors: { pointer: string; detail: string }[];
 }

@@ -1,9 +1,10 @@
 /**
  * Register this browser with a Web Push gateway.
  *
- * One module without dependencies, so that a page needs no build. What the service worker must know when no
- * page is open (who we are, what we asked for) is kept in IndexedDB, one record per worker scope: the worker
- * registers anew by it when the browser changes the subscription. `webpush.d.ts` describes every call.
+ * One module without dependencies, so that a page needs no build step. `webpush.d.ts` documents every call.
+ *
+ * The registration is stored in IndexedDB, one record for each worker scope. The service worker reads it to register
+ * again when the browser changes the subscription while no page is open.
  */
 
 export class WebPushError extends Error {
@@ -17,9 +18,13 @@ export class WebPushError extends Error {
 }
 
 const DAY_MS = 86_400_000;
-/** A share of a location tells a district and not a house: two decimals are about a kilometre. */
-const COARSE = { decimals: 2, accuracy_m: 1500 };
-const KINDS = { message: "displayed", click: "clicked", dismiss: "dismissed" };
+// Two decimals of a degree are about a kilometre: a district, not a house.
+const COARSE_LOCATION = { decimals: 2, accuracy_m: 1500 };
+const MESSAGE_EVENTS = { message: "displayed", click: "clicked", dismiss: "dismissed" };
+const MIN_RECONNECT_DELAY_MS = 500;
+const MAX_RECONNECT_DELAY_MS = 30_000;
+// The gateway closes a live channel with these codes when the device is unknown or the request not allowed.
+const FINAL_CLOSE_CODES = [4400, 4401];
 
 export function init({
   gateway,
@@ -27,135 +32,129 @@ export function init({
   vapidPublicKey,
   serviceWorker = "/service-worker.js",
   scope,
-  sync: atLoad = true,
+  sync: syncAtLoad = true,
 }) {
   const base = new URL(gateway, location.href).href.replace(/\/+$/, "");
-  if (!key) throw new WebPushError("no_key", "init needs the publishable key (pk_...)");
-  if (/^sk_/.test(key)) throw new WebPushError("secret_key", "a secret key must never be in a web page; use the pk_");
+  if (!key) throw new WebPushError("no_key", "init needs the application's publishable key (pk_...)");
+  if (/^sk_/.test(key))
+    throw new WebPushError("secret_key", "a secret key must never be in a web page; use the publishable key (pk_...)");
 
   const workerScope = new URL(scope ?? new URL(".", new URL(serviceWorker, location.href)), location.href).href;
   const call = (method, path, token, body) => request(method, base + path, token, body);
 
-  const stored = () => inStore("readonly", (store) => store.get(workerScope));
+  const loadRecord = () => inStore("readonly", (store) => store.get(workerScope));
+  const saveRecord = (record) => inStore("readwrite", (store) => store.put(record, workerScope));
   const devicePath = ({ id }) => `/v1/devices/${encodeURIComponent(id)}`;
-  const store = (record) => inStore("readwrite", (store) => store.put(record, workerScope));
 
-  async function current() {
+  async function currentSubscription() {
     const registration = await navigator.serviceWorker.getRegistration(workerScope);
-    // getRegistration also answers with a worker of a wider scope, which is another application's.
+    // getRegistration may return the worker of a wider scope, which belongs to another application.
     return registration?.scope === workerScope ? registration.pushManager.getSubscription() : null;
   }
 
-  async function device() {
-    const record = await stored();
+  async function requireDevice() {
+    const record = await loadRecord();
     if (!record?.id) throw new WebPushError("not_subscribed", "this browser is not subscribed; call subscribe() first");
     return record;
   }
 
-  /** Change the device at the gateway, then what the worker would register anew with. */
-  async function change(method, path, body, edit) {
-    const record = await device();
-    const body_ = edit(record.body);
+  /** Change the device at the gateway, then the stored registration. `edit` returns the changed registration. */
+  async function changeDevice(method, path, body, edit) {
+    const record = await requireDevice();
+    const changed = { ...record, body: edit(record.body) };
     try {
       await call(method, devicePath(record) + path, record.device_token, body);
     } catch (error) {
-      if (error.status !== 404 && error.status !== 401) throw error;
-      await store({ ...record, body: body_ }); // the gateway no longer knows this device: register it with the change
+      if (!isUnknownDevice(error)) throw error;
+      // The gateway no longer has this device: register it again, with the change.
+      await saveRecord(changed);
       await register();
       return;
     }
-    await store({ ...record, body: body_ });
+    await saveRecord(changed);
   }
 
-  /** What is known of the person and the device, also before there is a subscription to tell it with. */
-  async function say(said, edit) {
-    const record = await stored();
-    if (record?.id) return change("PATCH", "", said, edit);
-    await store({ gateway: base, key, body: edit(record?.gateway === base ? record.body : {}) });
+  /** Change details of the user or the device. Before subscribing, they are stored for the registration. */
+  async function changeDetails(details, edit) {
+    const record = await loadRecord();
+    if (record?.id) return changeDevice("PATCH", "", details, edit);
+    await saveRecord({ gateway: base, key, body: edit(record?.gateway === base ? record.body : {}) });
   }
 
   async function subscribe({ userId, userHash, attributes, topics, zones, location: place, client } = {}) {
-    if (!supported()) throw new WebPushError("unsupported", "this browser has no Web Push");
-    // First of all: browsers ask only while the user's click is fresh, and awaiting anything else would use it up.
+    if (!supported()) throw new WebPushError("unsupported", "this browser does not support Web Push");
+    // Before anything is awaited: browsers show the prompt only while the user's click is recent.
     const permission = await Notification.requestPermission();
-    if (permission === "denied") throw new WebPushError("denied", "the user does not allow notifications");
-    if (permission !== "granted") throw new WebPushError("dismissed", "the user did not answer; ask again later");
+    if (permission === "denied") throw new WebPushError("denied", "notifications are blocked for this site");
+    if (permission !== "granted") throw new WebPushError("dismissed", "the user dismissed the permission prompt");
 
-    return register({
-      user_id: userId,
-      user_hash: userHash,
-      attributes,
-      topics,
-      zones,
-      location: place,
-      client,
-    });
+    return register({ user_id: userId, user_hash: userHash, attributes, topics, zones, location: place, client });
   }
 
-  /** Subscribe where that is needed, and tell the gateway; nobody is asked. */
-  async function register({ client, ...given } = {}) {
-    const wanted = vapidPublicKey ?? (await call("GET", "/v1/vapid-public-key", key)).vapid_public_key;
-    const registration = await activated(await ours(serviceWorker, workerScope));
-    const subscription = await subscribed(registration, wanted);
-    const before = await stored().then((record) => (record?.gateway === base ? record : undefined));
-    const remembered = before?.body ?? {};
-    const said = defined({ ...given, client: { ...clientDetails(), ...client }, vapid_public_key: wanted });
-    // To the gateway a new endpoint is a new device, so it is told again what was said of the old one.
-    const renewed = before && before.endpoint !== subscription.endpoint;
-    const body = { subscription: subscription.toJSON(), ...(renewed ? { ...remembered, ...said } : said) };
-    let answer = await call("POST", "/v1/devices", key, body);
-    if (before?.id && before.id !== answer.id && !renewed) {
-      // The gateway had lost the old device: the new one is told what was said of that.
-      answer = { ...answer, ...(await call("POST", "/v1/devices", key, { ...body, ...remembered, ...said })) };
+  /** Subscribe if necessary, and register with the gateway. Never shows a prompt. */
+  async function register({ client, ...details } = {}) {
+    const vapidKey = vapidPublicKey ?? (await call("GET", "/v1/vapid-public-key", key)).vapid_public_key;
+    const registration = await activated(await registerWorker(serviceWorker, workerScope));
+    const subscription = await subscribeWith(registration, vapidKey);
+    const previous = await loadRecord().then((record) => (record?.gateway === base ? record : undefined));
+    const stored = previous?.body ?? {};
+    const current = defined({ ...details, client: { ...clientDetails(), ...client }, vapid_public_key: vapidKey });
+    // For the gateway a new endpoint is a new device, so it needs all stored details again.
+    const isNewEndpoint = previous && previous.endpoint !== subscription.endpoint;
+    const body = { subscription: subscription.toJSON(), ...(isNewEndpoint ? { ...stored, ...current } : current) };
+    let device = await call("POST", "/v1/devices", key, body);
+    if (previous?.id && previous.id !== device.id && !isNewEndpoint) {
+      // The gateway had lost the previous device: repeat the registration with all stored details.
+      device = { ...device, ...(await call("POST", "/v1/devices", key, { ...body, ...stored, ...current })) };
     }
-    const { id, device_token = before?.device_token } = answer;
-    await store({
+    const { id, device_token = previous?.device_token } = device;
+    await saveRecord({
       gateway: base,
       key,
       id,
       device_token,
       endpoint: subscription.endpoint,
-      body: { ...remembered, ...said },
-      told_at: Date.now(),
+      body: { ...stored, ...current },
+      registered_at: Date.now(),
     });
-    if (renewed && before.id && before.id !== id) {
-      // At worst the old device stays until the push service answers 410 for it.
-      await call("DELETE", devicePath(before), before.device_token).catch(() => {});
+    if (isNewEndpoint && previous.id && previous.id !== id) {
+      // If this fails, the gateway deletes the previous device when the push service returns 410 for it.
+      await call("DELETE", devicePath(previous), previous.device_token).catch(() => {});
     }
     return { id, subscription };
   }
 
   async function unsubscribe() {
-    const [record, subscription] = await Promise.all([stored(), current()]);
-    // The browser's own end comes first: whatever the gateway answers, no push arrives from here on.
+    const [record, subscription] = await Promise.all([loadRecord(), currentSubscription()]);
+    // The browser first: whatever the gateway returns, no more messages arrive.
     await subscription?.unsubscribe();
     await inStore("readwrite", (store) => store.delete(workerScope));
     if (!record?.id) return Boolean(subscription);
     try {
       await call("DELETE", devicePath(record), record.device_token);
     } catch (error) {
-      if (error.status !== 404 && error.status !== 401) throw error;
+      if (!isUnknownDevice(error)) throw error;
     }
     return true;
   }
 
   /**
-   * Heal what has come apart since: a subscription that the browser has lost or that is about to expire, at once; a
-   * VAPID key that was changed, and a device that the gateway no longer has, once a day. Never asks anybody anything.
+   * Repair the registration without a prompt: at once when the browser has lost the subscription or it is about to
+   * expire, and once a day in case the VAPID key has changed or the gateway has lost the device.
    */
   async function sync({ force = false } = {}) {
-    const record = await stored();
+    const record = await loadRecord();
     if (!supported() || Notification.permission !== "granted") return state();
-    const subscription = await current();
+    const subscription = await currentSubscription();
     if (!record?.id || record.gateway !== base) {
-      // Subscribed at our scope, and not by us: by the sender before us, which the person has agreed to.
+      // The subscription is that of a previous sender, to which the user has agreed: take it over.
       if (subscription) await register();
       return state();
     }
-    const ending = subscription?.expirationTime && subscription.expirationTime < Date.now() + DAY_MS;
-    if (ending) await subscription.unsubscribe();
-    if (force || ending || subscription?.endpoint !== record.endpoint || Date.now() > (record.told_at ?? 0) + DAY_MS)
-      await register();
+    const isExpiring = subscription?.expirationTime && subscription.expirationTime < Date.now() + DAY_MS;
+    if (isExpiring) await subscription.unsubscribe();
+    const isLost = isExpiring || subscription?.endpoint !== record.endpoint;
+    if (force || isLost || Date.now() > (record.registered_at ?? 0) + DAY_MS) await register();
     return state();
   }
 
@@ -163,147 +162,161 @@ export function init({
     if (!supported())
       return clientDetails().platform === "ios" && !navigator.standalone ? "needs-install" : "unsupported";
     if (Notification.permission === "denied") return "denied";
-    const [record, subscription] = await Promise.all([stored(), current()]);
+    const [record, subscription] = await Promise.all([loadRecord(), currentSubscription()]);
     return record?.id && subscription ? "subscribed" : "ready";
   }
 
   const topicPath = (topic) => `/topics/${encodeURIComponent(topic)}`;
-  const without = (topic) => (body) => ({ ...body, topics: (body.topics ?? []).filter((name) => name !== topic) });
-  const withTopic = (topic) => (body) => ({ ...body, topics: [...without(topic)(body).topics, topic] });
+  const withoutTopic = (topic) => (body) => ({
+    ...body,
+    topics: (body.topics ?? []).filter((name) => name !== topic),
+  });
+  const withTopic = (topic) => (body) => ({ ...body, topics: [...withoutTopic(topic)(body).topics, topic] });
 
-  const withMuted = (category, enabled) => (body) => {
+  const withPreference = (category, enabled) => (body) => {
     const others = (body.muted ?? []).filter((name) => name !== category);
     return { ...body, muted: enabled ? others : [...others, category] };
   };
 
-  const place = (at) => change("PUT", "/location", at, (body) => ({ ...body, location: at }));
+  const setLocation = (place) => changeDevice("PUT", "/location", place, (body) => ({ ...body, location: place }));
 
-  /** Ask the browser where it is, at most once: who has said no, or nothing, is not asked again. */
-  async function share({ precise = false, again = false } = {}) {
-    await device(); // without one nobody could be told
-    const asked = `webpush-location-${workerScope}`;
+  /** Share the browser's location. The browser prompts at most once, unless `again` is set. */
+  async function shareLocation({ precise = false, again = false } = {}) {
+    await requireDevice();
+    const promptedKey = `webpush-location-${workerScope}`;
     const { state: permission } = await (navigator.permissions?.query({ name: "geolocation" }) ?? { state: "prompt" });
-    if (permission === "denied" || (permission === "prompt" && !again && localStorage.getItem(asked))) return null;
-    localStorage.setItem(asked, "1");
-    const found = await new Promise((resolve) => {
+    if (permission === "denied" || (permission === "prompt" && !again && localStorage.getItem(promptedKey)))
+      return null;
+    localStorage.setItem(promptedKey, "1");
+    const position = await new Promise((resolve) => {
       navigator.geolocation.getCurrentPosition(resolve, () => resolve(null), { enableHighAccuracy: precise });
     });
-    if (!found) return null;
-    const { latitude: lat, longitude: lon, accuracy } = found.coords;
-    const round = (degrees) => Number(degrees.toFixed(COARSE.decimals));
-    const at = precise
+    if (!position) return null;
+    const { latitude: lat, longitude: lon, accuracy } = position.coords;
+    const round = (degrees) => Number(degrees.toFixed(COARSE_LOCATION.decimals));
+    const place = precise
       ? { lat, lon, accuracy_m: accuracy }
-      : { lat: round(lat), lon: round(lon), accuracy_m: Math.max(accuracy, COARSE.accuracy_m) };
-    await place(at);
-    return at;
+      : { lat: round(lat), lon: round(lon), accuracy_m: Math.max(accuracy, COARSE_LOCATION.accuracy_m) };
+    await setLocation(place);
+    return place;
   }
 
-  if (atLoad) sync().catch((error) => console.warn("webpush: not in step with the gateway", error));
+  if (syncAtLoad) sync().catch((error) => console.warn("webpush: sync with the gateway failed", error));
 
   return {
     subscribe,
     sync,
     identify: (userId, userHash) => {
-      const said =
+      const details =
         userId === null ? { user_id: null, user_hash: null } : defined({ user_id: userId, user_hash: userHash });
-      return say(said, (body) => ({ ...body, ...said }));
+      return changeDetails(details, (body) => ({ ...body, ...details }));
     },
     setAttributes: (attributes) =>
-      say({ attributes }, (body) => ({
-        ...body,
-        attributes: Object.fromEntries(
-          Object.entries({ ...body.attributes, ...attributes }).filter(([, value]) => value !== null),
-        ),
-      })),
+      changeDetails({ attributes }, (body) => {
+        const merged = Object.entries({ ...body.attributes, ...attributes });
+        return { ...body, attributes: Object.fromEntries(merged.filter(([, value]) => value !== null)) };
+      }),
     unsubscribe,
     state,
     device: async () => {
-      const record = await stored();
+      const record = await loadRecord();
       return record?.id ? { id: record.id, topics: record.body.topics ?? [], location: record.body.location } : null;
     },
     topics: {
-      add: (topic) => change("PUT", topicPath(topic), undefined, withTopic(topic)),
-      remove: (topic) => change("DELETE", topicPath(topic), undefined, without(topic)),
+      add: (topic) => changeDevice("PUT", topicPath(topic), undefined, withTopic(topic)),
+      remove: (topic) => changeDevice("DELETE", topicPath(topic), undefined, withoutTopic(topic)),
     },
     preferences: {
       list: async () => {
-        const record = await device();
+        const record = await requireDevice();
         return (await call("GET", `${devicePath(record)}/preferences`, record.device_token)).categories;
       },
-      set: (category, enabled) =>
-        change("PATCH", "/preferences", { categories: { [category]: enabled } }, withMuted(category, enabled)),
+      set: (category, enabled) => {
+        const body = { categories: { [category]: enabled } };
+        return changeDevice("PATCH", "/preferences", body, withPreference(category, enabled));
+      },
     },
     inbox: {
       list: async ({ after, wait, limit, cursor } = {}) => {
-        const record = await device();
-        const asked = new URLSearchParams(defined({ after, wait, limit, cursor }));
-        return call("GET", `${devicePath(record)}/inbox?${asked}`, record.device_token);
+        const record = await requireDevice();
+        const parameters = new URLSearchParams(defined({ after, wait, limit, cursor }));
+        return call("GET", `${devicePath(record)}/inbox?${parameters}`, record.device_token);
       },
       markRead: async (which) => {
-        const record = await device();
+        const record = await requireDevice();
         const path = `${devicePath(record)}/inbox`;
         if (typeof which === "number") return call("POST", `${path}/read`, record.device_token, { upto: which });
         return call("PUT", `${path}/${encodeURIComponent(which)}/read`, record.device_token);
       },
     },
-    live: (options = {}) => openLive(base.replace(/^http/, "ws"), device, options),
-    location: { set: place, share },
+    live: (options = {}) => openLiveChannel(base.replace(/^http/, "ws"), requireDevice, options),
+    location: { set: setLocation, share: shareLocation },
     on(kind, callback) {
-      if (!KINDS[kind])
-        throw new WebPushError("unknown_kind", `there is ${Object.keys(KINDS).join(", ")}, and no ${kind}`);
-      const heard = ({ data }) => data?.source === "webpush-gateway" && data.event === KINDS[kind] && callback(data);
-      navigator.serviceWorker.addEventListener("message", heard);
+      const event = MESSAGE_EVENTS[kind];
+      if (!event) {
+        const kinds = Object.keys(MESSAGE_EVENTS).join(", ");
+        throw new WebPushError("unknown_kind", `"${kind}" is not one of ${kinds}`);
+      }
+      const listener = ({ data }) => data?.source === "webpush-gateway" && data.event === event && callback(data);
+      navigator.serviceWorker.addEventListener("message", listener);
       navigator.serviceWorker.startMessages();
-      return () => navigator.serviceWorker.removeEventListener("message", heard);
+      return () => navigator.serviceWorker.removeEventListener("message", listener);
     },
   };
 }
 
+/** The gateway no longer has the device, or no longer accepts its token. */
+const isUnknownDevice = ({ status }) => status === 404 || status === 401;
+
 /**
- * Keep a WebSocket open for as long as the page wants. Where it stopped is kept in this tab's storage, so that nothing is
- * missed or shown twice when the connection breaks or the page is loaded anew.
+ * Keep a WebSocket open until the returned function is called.
+ *
+ * The last position is kept in the tab's session storage, so that a reconnect or a reload neither misses a notification
+ * nor repeats one.
  */
-function openLive(base, device, { mode = "beside", onNotification = () => {}, onState = () => {} }) {
-  let socket,
-    timer,
-    tries = 0,
-    stopped = false;
-  const seen = new Set();
+function openLiveChannel(base, requireDevice, { mode = "beside", onNotification = () => {}, onState = () => {} }) {
+  let socket;
+  let timer;
+  let failures = 0;
+  let stopped = false;
+  const received = new Set();
 
-  const remember = (id, position) => position != null && sessionStorage.setItem(`webpush-live-${id}`, position);
+  const savePosition = (id, position) => position != null && sessionStorage.setItem(`webpush-live-${id}`, position);
 
-  async function hear({ id, device_token: token }, message) {
+  async function receive({ id }, message) {
     if (message.type === "ready") {
-      tries = 0;
-      remember(id, message.position);
+      failures = 0;
+      savePosition(id, message.position);
       onState("open");
     }
     if (message.type === "notification") {
-      if (!seen.has(message.id)) {
-        seen.add(message.id);
+      if (!received.has(message.id)) {
+        received.add(message.id);
         await onNotification(message);
       }
       if (mode === "instead" && message.position == null) socket.send(JSON.stringify({ type: "ack", id: message.id }));
     }
-    remember(id, message.position);
+    savePosition(id, message.position);
   }
 
   async function open() {
-    const record = await device();
+    const record = await requireDevice();
     if (stopped) return;
     const after = sessionStorage.getItem(`webpush-live-${record.id}`);
     socket = new WebSocket(`${base}/v1/devices/${encodeURIComponent(record.id)}/live`);
     const hello = { type: "hello", token: record.device_token, after: after === null ? null : Number(after), mode };
     socket.onopen = () => socket.send(JSON.stringify(hello));
-    let order = Promise.resolve();
+    // Messages are handled one after another, in their order.
+    let queue = Promise.resolve();
     socket.onmessage = ({ data }) => {
-      order = order.then(() => hear(record, JSON.parse(data))).catch((error) => reportError(error));
+      queue = queue.then(() => receive(record, JSON.parse(data))).catch((error) => reportError(error));
     };
     socket.onclose = ({ code }) => {
-      // Asking again would be answered the same: the device is unregistered, or the page's origin is not allowed.
-      if (stopped || code === 4401 || code === 4400) return onState("closed");
+      if (stopped || FINAL_CLOSE_CODES.includes(code)) return onState("closed");
       onState("waiting");
-      timer = setTimeout(start, Math.min(30000, 500 * 2 ** tries++) * (0.5 + Math.random() / 2));
+      const delay = Math.min(MAX_RECONNECT_DELAY_MS, MIN_RECONNECT_DELAY_MS * 2 ** failures);
+      failures += 1;
+      timer = setTimeout(start, delay * (0.5 + Math.random() / 2));
     };
   }
 
@@ -324,10 +337,10 @@ export function supported() {
   return isSecureContext && "serviceWorker" in navigator && "PushManager" in window && "Notification" in window;
 }
 
-/** The browser's own account of itself, in the gateway's words. */
+/** Describe this browser with the names that the gateway uses. */
 export function clientDetails() {
   const { userAgent, userAgentData, maxTouchPoints, language } = navigator;
-  // An iPad calls itself a Mac; no Mac has a touch screen.
+  // The user agent of an iPad is that of a Mac, but no Mac has a touch screen.
   const apple = maxTouchPoints > 1 ? "ios" : "macos";
   const [platform] = [
     [/android/i, "android"],
@@ -339,7 +352,7 @@ export function clientDetails() {
   ]
     .filter(([pattern]) => pattern.test(userAgentData?.platform || userAgent))
     .map(([, name]) => name);
-  // The order matters: Edge, Opera and Samsung Internet also say Chrome, and Chrome also says Safari.
+  // Order matters: the user agents of Edge, Opera and Samsung Internet contain "Chrome", that of Chrome "Safari".
   const [browser] = [
     ["Edge", /Edg\w*\/(\d+)/],
     ["Opera", /OPR\/(\d+)/],
@@ -354,23 +367,23 @@ export function clientDetails() {
   return { platform, browser, locale: language, timezone: Intl.DateTimeFormat().resolvedOptions().timeZone };
 }
 
-/** Our worker at this scope. Another one that is there is the app's own, and is never replaced by ours. */
-async function ours(script, scope) {
-  const there = await navigator.serviceWorker.getRegistration(scope);
-  const theirs = (there?.active ?? there?.waiting ?? there?.installing)?.scriptURL;
-  const wanted = new URL(script, location.href);
-  if (there?.scope === scope && theirs && new URL(theirs).pathname !== wanted.pathname) {
+/** Register the service worker. A different worker at the scope is the application's own and is not replaced. */
+async function registerWorker(script, scope) {
+  const existing = await navigator.serviceWorker.getRegistration(scope);
+  const existingUrl = (existing?.active ?? existing?.waiting ?? existing?.installing)?.scriptURL;
+  const url = new URL(script, location.href);
+  if (existing?.scope === scope && existingUrl && new URL(existingUrl).pathname !== url.pathname) {
     throw new WebPushError(
       "worker_taken",
-      `${theirs} is the service worker of ${scope}. Have it importScripts() the ` +
-        "gateway's and name it in init({serviceWorker}), or give ours a scope of its own.",
+      `the scope ${scope} already has the service worker ${existingUrl}. Load the gateway's worker in it with ` +
+        "importScripts() and pass its path to init({serviceWorker}), or choose another scope.",
     );
   }
   return navigator.serviceWorker.register(script, { scope });
 }
 
-/** Subscribe with this VAPID key; a subscription made with another one could never be sent to by us. */
-async function subscribed({ pushManager }, vapidKey) {
+/** Subscribe with a VAPID key. A subscription with another key is replaced: the gateway could not send to it. */
+async function subscribeWith({ pushManager }, vapidKey) {
   const applicationServerKey = fromBase64url(vapidKey);
   const existing = await pushManager.getSubscription();
   if (existing && sameBytes(existing.options?.applicationServerKey, applicationServerKey)) return existing;
@@ -382,21 +395,21 @@ async function subscribed({ pushManager }, vapidKey) {
   }
 }
 
-/** Wait for this registration's own worker; `serviceWorker.ready` would wait for one that controls the page. */
+/** Wait until the worker of a registration is active. `serviceWorker.ready` waits for one that controls the page. */
 function activated(registration) {
   if (registration.active) return registration;
   const worker = registration.installing ?? registration.waiting;
   return new Promise((resolve, reject) => {
-    const look = () => {
+    const checkState = () => {
       if (worker.state === "activated") resolve(registration);
       if (worker.state === "redundant") reject(new WebPushError("worker_failed", "the service worker did not install"));
     };
-    worker.addEventListener("statechange", look);
-    look();
+    worker.addEventListener("statechange", checkState);
+    checkState();
   });
 }
 
-/** One HTTP call; answers the parsed JSON, or throws what the gateway's problem+json (RFC 9457) says. */
+/** Send one request and return its JSON. Throws a WebPushError made from the problem+json response (RFC 9457). */
 async function request(method, url, token, body) {
   const headers = { authorization: `Bearer ${token}` };
   if (body !== undefined) headers["content-type"] = "application/json";
@@ -406,13 +419,13 @@ async function request(method, url, token, body) {
   } catch (cause) {
     throw new WebPushError("unreachable", `the gateway cannot be reached at ${url}: ${cause.message}`, { cause });
   }
-  const answer = await response.json().catch(() => ({}));
-  if (response.ok) return answer;
-  const message = answer.detail ?? answer.title ?? `the gateway answered ${response.status}`;
-  throw new WebPushError(answer.code ?? "http_error", message, { status: response.status, errors: answer.errors });
+  const payload = await response.json().catch(() => ({}));
+  if (response.ok) return payload;
+  const message = payload.detail ?? payload.title ?? `the gateway returned ${response.status}`;
+  throw new WebPushError(payload.code ?? "http_error", message, { status: response.status, errors: payload.errors });
 }
 
-/** Run one operation on the store that page and worker share. `service-worker.js` opens the same one. */
+/** Run one operation on the store of registrations, which `service-worker.js` opens too. */
 function inStore(mode, operation) {
   return new Promise((resolve, reject) => {
     const opening = indexedDB.open("webpush-gateway", 1);
@@ -420,10 +433,10 @@ function inStore(mode, operation) {
     opening.onerror = () => reject(opening.error);
     opening.onsuccess = () => {
       const transaction = opening.result.transaction("registrations", mode);
-      const asked = operation(transaction.objectStore("registrations"));
+      const query = operation(transaction.objectStore("registrations"));
       transaction.oncomplete = () => {
         opening.result.close();
-        resolve(asked.result);
+        resolve(query.result);
       };
       transaction.onabort = () => {
         opening.result.close();
@@ -438,12 +451,12 @@ function defined(object) {
 }
 
 function fromBase64url(text) {
-  const padded = text.replace(/-/g, "+").replace(/_/g, "/").replace(/=+$/, "");
-  return Uint8Array.from(atob(padded), (character) => character.charCodeAt(0));
+  const base64 = text.replace(/-/g, "+").replace(/_/g, "/").replace(/=+$/, "");
+  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }
 
 function sameBytes(buffer, bytes) {
   if (buffer?.byteLength !== bytes.length) return false;
-  const theirs = new Uint8Array(buffer);
-  return bytes.every((octet, at) => octet === theirs[at]);
+  const other = new Uint8Array(buffer);
+  return bytes.every((byte, index) => byte === other[index]);
 }

@@ -35,7 +35,8 @@ function setValueAt(values, pointer, value) {
  * Build a form that edits a copy of `initial`.
  *
  * `fields` are {pointer, label, control, required, default, requires} with the attributes of the control,
- * {row: fields}, or {group: title, fields, collapsed}. A field with `requires` has no value while the field at that pointer has none.
+ * {row: fields}, or {group: title, fields, collapsed}. A field with `requires` has no value while the field at that
+ * pointer has none.
  *
  * Returns {node, modeButton, read(under), readValid(), load(values), showError(error)}. `modeButton` switches between
  * form and JSON.
