@@ -4,6 +4,7 @@ tests/e2e/test_docs.py runs their blocks; this module reads only files.
 """
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,18 @@ def test_log_events_of_the_monitor_page_exist() -> None:
     code = "".join(file.read_text() for file in (ROOT / "gateway").rglob("*.py"))
     assert len(events) >= 9
     assert {event for event in events if f'"{event}"' not in code} == set()
+
+
+def test_layers_of_the_architecture_page_match_the_contract() -> None:
+    """The table of layers names every package of the import contract, in its order."""
+    page = (ROOT / "ops" / "docs" / "architecture.md").read_text()
+    section = page.partition("\n## Layers\n")[2].partition("\n#")[0]
+    rows = [re.findall(r"`gateway\.(\w+)`", row.split("|")[2]) for row in section.splitlines() if row.startswith("| ")]
+    row_of = {package: index for index, packages in enumerate(rows) for package in packages}
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [layers] = [
+        contract["layers"] for contract in contracts if contract["type"] == "layers" and "cli" in contract["layers"]
+    ]
+    packages = [package for layer in layers for package in layer.split(" | ") if package != "__main__"]
+    assert set(row_of) == set(packages)
+    assert [row_of[package] for package in packages] == sorted(row_of.values())
