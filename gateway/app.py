@@ -23,42 +23,42 @@ from nats.js.errors import APIError
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from gateway import metrics, tracing
-from gateway.domain.errors import Obstacle
+from gateway.domain.errors import OperatorError
 from gateway.domain.notification import Lane
 from gateway.embedded import EmbeddedPostgres
 from gateway.outbound.client import OutboundClient
 from gateway.outbound.policy import OutboundPolicy
 from gateway.push.client import PushClient
 from gateway.push.endpoints import EndpointPolicy
-from gateway.queue.connection import Unavailable, Unfit
+from gateway.queue.connection import BrokerIncompatible, BrokerUnavailable
 from gateway.queue.nats import Broker, NatsQueue
 from gateway.queue.postgres import PostgresQueue
 from gateway.records import outbox
 from gateway.records.postgres import clock_sync, migrate
 from gateway.records.postgres.engine import open_engine
-from gateway.records.postgres.notifier import Signals
-from gateway.service.access.authentication import Caller
-from gateway.service.access.secrets import Vault
+from gateway.records.postgres.notifier import Notifier
+from gateway.service.access.authentication import Principal
+from gateway.service.access.secrets import Keyring
 from gateway.service.context import Context
-from gateway.service.notifications.rendering import Composer
+from gateway.service.notifications.rendering import RendererCache
 from gateway.service.operations import key_rotation
-from gateway.service.pipeline.push_sender import Courier
+from gateway.service.pipeline.push_sender import PushSender
 from gateway.settings import Settings, load_or_create_secret
 from gateway.sim import DEMO, Sim
 from gateway.web.api import health
-from gateway.web.http.client_address import Addresses
-from gateway.web.http.load_shedding import Crowd, Room
+from gateway.web.http.client_address import ClientAddressResolver
+from gateway.web.http.load_shedding import RequestLimiter, StreamLimiter
 from gateway.web.http.protocol import Runner
-from gateway.web.http.rate_limits import Buckets
-from gateway.web.http.routing import Front
+from gateway.web.http.rate_limits import TokenBuckets
+from gateway.web.http.routing import WebState
 from gateway.web.server import build
 from gateway.worker import maintenance
-from gateway.worker.backends import Database, Elsewhere
+from gateway.worker.backends import BrokerBackend, DatabaseBackend
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
-from gateway.worker.pollers.feed_poller import Poller
-from gateway.worker.pollers.webhook_dispatcher import Sender
+from gateway.worker.pollers.feed_poller import FeedPoller
+from gateway.worker.pollers.webhook_dispatcher import WebhookDispatcher
 from gateway.worker.relay import Relay, prepare
-from gateway.worker.worker import Crew, Worker
+from gateway.worker.worker import Worker, WorkerConfig
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +68,7 @@ GARBAGE = 5_000
 PREPARE_TRIES = 6
 
 
-class CannotStart(Obstacle):
+class CannotStart(OperatorError):
     """Why the gateway does not run, in one line for whoever started it."""
 
 
@@ -117,7 +117,7 @@ async def context(settings: Settings, installation: Installation) -> AsyncIterat
     """What orders need, for as long as it is open. Raises CannotStart."""
     try:
         engine = open_engine(installation.database_url, pool_size=settings.database_pool)
-        vault = Vault(installation.master_key, *settings.other_keys)
+        vault = Keyring(installation.master_key, *settings.retired_keys)
         policy = EndpointPolicy(settings.push_hosts)
         outbound = OutboundPolicy(settings.outbound_hosts)
     except ValueError as error:
@@ -126,8 +126,8 @@ async def context(settings: Settings, installation: Installation) -> AsyncIterat
     limit: metrics.Reading = {(): settings.database_pool}
     try:
         with (
-            metrics.POOL.read_from(lambda: {("in_use",): pool.checkedout(), ("idle",): pool.checkedin()}),
-            metrics.POOL_LIMIT.read_from(lambda: limit),
+            metrics.POOL.set_callback(lambda: {("in_use",): pool.checkedout(), ("idle",): pool.checkedin()}),
+            metrics.POOL_LIMIT.set_callback(lambda: limit),
         ):
             yield Context(engine, vault, policy, settings.public_url, outbound)
     finally:
@@ -141,12 +141,14 @@ async def serve(settings: Settings, installation: Installation, stop: asyncio.Ev
 
 
 @asynccontextmanager
-async def for_one(settings: Settings, installation: Installation, caller: Caller) -> AsyncIterator[tuple[str, str]]:
+async def in_process_api(
+    settings: Settings, installation: Installation, caller: Principal
+) -> AsyncIterator[tuple[str, str]]:
     """The API for one caller alone, in this process: its address, and a key that nobody else is ever told."""
     url, key = installation.database_url, secrets.token_urlsafe(32)
-    async with context(settings, installation) as ours, Signals(url).running() as bell:
+    async with context(settings, installation) as ours, Notifier(url).running() as bell:
         await _check(ours, url)
-        front = Front(ours, bell, largest_body=settings.max_body, passes={key: caller})
+        front = WebState(ours, bell, max_body=settings.max_body, in_process_keys={key: caller})
         runner = Runner(build(front, pages=False), shutdown_timeout=0.1)
         await runner.setup()
         try:
@@ -171,11 +173,11 @@ async def _work(settings: Settings, stop: asyncio.Event, installation: Installat
         _at_database(settings, house) as (ours, bell),
         PushClient(settings.push_ca, unsure=ours.policy.only_by_suffix) as client,
     ):
-        composer = Composer(ours.vault, ours.public_url)
-        office = Database(ours, composer, bell)
-        courier = Courier(client, ours.vault, ours.policy)
-        worker = Worker(PostgresQueue(ours.engine, bell), office, composer, courier, _crew(settings))
-        async with _keeping_house(settings, ours, bell, stop):
+        composer = RendererCache(ours.keyring, ours.public_url)
+        office = DatabaseBackend(ours, composer, bell)
+        courier = PushSender(client, ours.keyring, ours.policy)
+        worker = Worker(PostgresQueue(ours.engine, bell), office, composer, courier, _worker_config(settings))
+        async with _maintenance(settings, ours, bell, stop):
             await worker.run(stop)
 
 
@@ -191,7 +193,7 @@ async def _relay(settings: Settings, installation: Installation, stop: asyncio.E
     async with (
         _at_database(settings, installation) as (ours, bell),
         _broker(settings) as broker,
-        _keeping_house(settings, ours, bell, stop),
+        _maintenance(settings, ours, bell, stop),
     ):
         await _prepare(ours, broker)
         await Relay(ours, broker, bell, timedelta(seconds=settings.lease)).run(stop)
@@ -200,7 +202,7 @@ async def _relay(settings: Settings, installation: Installation, stop: asyncio.E
 async def _work_for_broker(settings: Settings, stop: asyncio.Event, installation: Installation | None) -> None:
     master_key = installation.master_key if installation is not None else _master_key(settings)
     try:
-        vault, policy = Vault(master_key, *settings.other_keys), EndpointPolicy(settings.push_hosts)
+        vault, policy = Keyring(master_key, *settings.retired_keys), EndpointPolicy(settings.push_hosts)
     except ValueError as error:
         raise CannotStart(str(error)) from None
     async with (
@@ -208,9 +210,9 @@ async def _work_for_broker(settings: Settings, stop: asyncio.Event, installation
         PushClient(settings.push_ca, unsure=policy.only_by_suffix) as client,
         NatsQueue(broker) as queue,
     ):
-        courier, composer = Courier(client, vault, policy), Composer(vault, settings.public_url)
-        _settle_in()
-        await Worker(queue, Elsewhere(broker, queue), composer, courier, _crew(settings)).run(stop)
+        courier, composer = PushSender(client, vault, policy), RendererCache(vault, settings.public_url)
+        _tune_gc()
+        await Worker(queue, BrokerBackend(broker, queue), composer, courier, _worker_config(settings)).run(stop)
 
 
 async def up(settings: Settings, installation: Installation, stop: asyncio.Event, sim: Sim | None = None) -> None:
@@ -240,13 +242,13 @@ async def _check(ours: Context, url: str) -> None:
     async with ours.engine.connect() as conn:
         if not await migrate.is_current(conn, url):
             raise CannotStart("the database lacks migrations of this version: run `gateway migrate`")
-        await key_rotation.check(conn, ours.vault)
+        await key_rotation.check(conn, ours.keyring)
 
 
 @asynccontextmanager
-async def _at_database(settings: Settings, installation: Installation) -> AsyncIterator[tuple[Context, Signals]]:
+async def _at_database(settings: Settings, installation: Installation) -> AsyncIterator[tuple[Context, Notifier]]:
     url = installation.database_url
-    async with context(settings, installation) as ours, Signals(url).running() as bell:
+    async with context(settings, installation) as ours, Notifier(url).running() as bell:
         await _check(ours, url)
         async with _on_time(ours):
             yield ours, bell
@@ -254,8 +256,8 @@ async def _at_database(settings: Settings, installation: Installation) -> AsyncI
 
 @asynccontextmanager
 async def _on_time(ours: Context) -> AsyncIterator[None]:
-    await clock_sync.look(ours.engine)
-    keeping = asyncio.create_task(clock_sync.keep(ours.engine), name="timekeeping")
+    await clock_sync.sync_clock(ours.engine)
+    keeping = asyncio.create_task(clock_sync.sync_forever(ours.engine), name="timekeeping")
     try:
         yield
     finally:
@@ -268,7 +270,7 @@ async def _broker(settings: Settings) -> AsyncIterator[Broker]:
     async with AsyncExitStack() as stack:
         try:
             broker = await stack.enter_async_context(Broker.connected(settings.nats_servers, ca=settings.queue_ca))
-        except (Unavailable, Unfit) as error:
+        except (BrokerUnavailable, BrokerIncompatible) as error:
             raise CannotStart(f"GATEWAY_QUEUE: {error}") from None
         group = await stack.enter_async_context(asyncio.TaskGroup())
         watching = group.create_task(_end_with(broker))
@@ -289,29 +291,29 @@ async def _prepare(ours: Context, broker: Broker) -> None:
             return
         except APIError as error:
             raise CannotStart(f"GATEWAY_QUEUE: NATS refuses our streams: {error.description}") from None
-        except Unavailable as error:
+        except BrokerUnavailable as error:
             if tries == 1:
                 raise CannotStart(f"GATEWAY_QUEUE: the streams cannot be made: {error}; is JetStream on?") from None
 
 
 @asynccontextmanager
-async def _keeping_house(settings: Settings, ours: Context, bell: Signals, stop: asyncio.Event) -> AsyncIterator[None]:
+async def _maintenance(settings: Settings, ours: Context, bell: Notifier, stop: asyncio.Event) -> AsyncIterator[None]:
     """Upkeep, webhooks and feeds, beside whoever has the database."""
-    limits = keep(settings)
-    _settle_in()
+    limits = retention_policy(settings)
+    _tune_gc()
     async with ours.engine.begin() as conn:
-        if await outbox.settle_foreign(conn):
+        if await outbox.rebase_restored_outbox(conn):
             log.warning("webhooks.restored", advice="some events may be told again")
     await maintenance.run_once(ours.engine, limits)  # today's partitions must be there before anything is sent
     async with OutboundClient(ours.outbound) as outbound, asyncio.TaskGroup() as group:
         rounds = group.create_task(maintenance.run_forever(ours.engine, limits))
-        group.create_task(Sender(ours, bell, outbound).run(stop))
-        group.create_task(Poller(ours, bell, outbound).run(stop))
+        group.create_task(WebhookDispatcher(ours, bell, outbound).run(stop))
+        group.create_task(FeedPoller(ours, bell, outbound).run(stop))
         yield
         rounds.cancel()
 
 
-def _settle_in() -> None:
+def _tune_gc() -> None:
     # What is loaded by now stays; what a delivery or a request makes is gone with it. Looking through it all again and
     # again for cycles, as by default every 700 objects, would cost a delivery as much as the log, and a request most of
     # its time.
@@ -320,19 +322,19 @@ def _settle_in() -> None:
     gc.set_threshold(GARBAGE)
 
 
-def _crew(settings: Settings) -> Crew:
-    return Crew(
-        senders=settings.senders,
-        urgent_senders=settings.urgent_senders,
-        jobs=settings.jobs,
-        urgent_jobs=settings.urgent_jobs,
+def _worker_config(settings: Settings) -> WorkerConfig:
+    return WorkerConfig(
+        senders=settings.worker_concurrency,
+        urgent_senders=settings.worker_urgent_concurrency,
+        jobs=settings.worker_jobs,
+        urgent_jobs=settings.worker_urgent_jobs,
         lanes=tuple(Lane.labelled(label) for label in settings.lanes),
         lease=timedelta(seconds=settings.lease),
         drain=timedelta(seconds=settings.drain),
     )
 
 
-def keep(settings: Settings) -> RetentionPolicy:
+def retention_policy(settings: Settings) -> RetentionPolicy:
     """How long what is kept, by the settings."""
     return RetentionPolicy(
         log=timedelta(days=settings.retention_days),
@@ -345,34 +347,40 @@ def keep(settings: Settings) -> RetentionPolicy:
 @asynccontextmanager
 async def _serving(settings: Settings, installation: Installation) -> AsyncIterator[None]:
     url = installation.database_url
-    async with context(settings, installation) as ours, Signals(url).running() as bell:
+    async with context(settings, installation) as ours, Notifier(url).running() as bell:
         await _check(ours, url)
-        front = Front(
+        front = WebState(
             ours,
             bell,
             installation.admin_token,
             _metrics_token(settings),
             settings.max_body,
-            Crowd(settings.requests),
-            Buckets("inbox", settings.inbox_per_minute),
-            Addresses(settings.proxies),
-            Buckets("address", settings.address_per_minute),
-            Buckets("key", settings.key_per_minute),
+            RequestLimiter(settings.max_concurrent_requests),
+            TokenBuckets("inbox", settings.inbox_per_minute),
+            ClientAddressResolver(settings.proxies),
+            TokenBuckets("address", settings.address_per_minute),
+            TokenBuckets("key", settings.key_per_minute),
             map_tiles=settings.map_tiles,
-            imports=Room("NDJSON streams", settings.imports, settings.application_share),
-            streams=Room("live streams of the log", settings.streams, settings.application_share),
-            channels=Room("live channels and long polls", settings.channels, settings.application_share),
+            imports=StreamLimiter("NDJSON streams", settings.max_concurrent_imports, settings.application_share),
+            streams=StreamLimiter(
+                "live streams of the log", settings.max_concurrent_log_streams, settings.application_share
+            ),
+            channels=StreamLimiter(
+                "live channels and long polls", settings.max_concurrent_live_channels, settings.application_share
+            ),
         )
         runner = Runner(build(front), settings.public_url, shutdown_timeout=LAST_REQUESTS_S)
         await runner.setup()
         try:
             with (
-                metrics.REQUESTS_UNDER_WAY.read_from(lambda: {(): front.crowd.inside}),
-                metrics.LASTING.read_from(lambda: {(kind,): room.inside for kind, room in front.rooms.items()}),
+                metrics.REQUESTS_IN_PROGRESS.set_callback(lambda: {(): front.request_limiter.inside}),
+                metrics.LONG_LIVED_CONNECTIONS.set_callback(
+                    lambda: {(kind,): room.inside for kind, room in front.stream_limiters.items()}
+                ),
             ):
                 async with _on_time(ours):
                     await _listen(runner, settings.host, settings.port)
-                    _settle_in()
+                    _tune_gc()
                     yield
         finally:
             await runner.cleanup()
@@ -384,7 +392,7 @@ async def _measured(settings: Settings) -> AsyncIterator[None]:
     if settings.metrics_port is None:
         yield
         return
-    runner = Runner(health.beside(_metrics_token(settings)))
+    runner = Runner(health.metrics_app(_metrics_token(settings)))
     await runner.setup()
     try:
         await _listen(runner, settings.metrics_host, settings.metrics_port, "GATEWAY_METRICS_PORT")

@@ -17,7 +17,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, Processor
 
 MASK = "***"
-DEEPEST = 12  # nested values beyond this are masked whole
+MAX_DEPTH = 12  # nested values beyond this are masked whole
 
 _SECRET_NAMES = {
     *(
@@ -117,7 +117,7 @@ def _in_order(_: Any, __: str, event: EventDict) -> EventDict:
 def _masked(value: Any, name: str = "", depth: int = 0) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return MASK if _is_secret(name) and value is not None else value
-    if _is_secret(name) or depth > DEEPEST:
+    if _is_secret(name) or depth > MAX_DEPTH:
         return MASK
     match value:
         case str():

@@ -56,7 +56,7 @@ class BatchHistogram:
         yield family
 
 
-class Observed:
+class CallbackGauge:
     """A gauge that is read when somebody asks, and costs nothing in between. Its sources are added up."""
 
     def __init__(self, name: str, documentation: str, labels: Sequence[str] = ()) -> None:
@@ -66,7 +66,7 @@ class Observed:
         REGISTRY.register(self)
 
     @contextmanager
-    def read_from(self, source: Callable[[], Reading]) -> Iterator[None]:
+    def set_callback(self, source: Callable[[], Reading]) -> Iterator[None]:
         self._sources.append(source)
         try:
             yield
@@ -114,7 +114,7 @@ SETTLE_SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 LEASES_LOST = Counter("gateway_leases_lost_total", "Jobs another worker claimed while we held them.")
-JOBS_HELD = Observed("gateway_jobs_held", "Jobs that this worker has claimed and not finished.")
+JOBS_HELD = CallbackGauge("gateway_jobs_held", "Jobs that this worker has claimed and not finished.")
 PLANNED = Counter("gateway_notifications_planned_total", "Notifications whose sending began.", ["kind"])
 TARGETS = Counter("gateway_deliveries_planned_total", "Deliveries that those notifications are to have.", ["kind"])
 
@@ -122,19 +122,21 @@ QUEUE_JOBS = Gauge("gateway_queue_jobs", "Jobs in the queue, whenever they are d
 QUEUE_DUE = Gauge("gateway_queue_jobs_due", "Jobs in the queue that are due and that nobody has claimed.", ["lane"])
 QUEUE_AGE_SECONDS = Gauge("gateway_queue_age_seconds", "How long the oldest due job has waited.", ["lane"])
 
-IN_FLIGHT = Observed("gateway_messages_in_flight", "Messages on their way to a push service.", ["host"])
-LIMIT = Observed("gateway_messages_in_flight_limit", "How many it bears at once, as learnt.", ["host"])
-BREAKER_OPEN = Observed(
+IN_FLIGHT = CallbackGauge("gateway_messages_in_flight", "Messages on their way to a push service.", ["host"])
+LIMIT = CallbackGauge("gateway_messages_in_flight_limit", "How many it bears at once, as learnt.", ["host"])
+BREAKER_OPEN = CallbackGauge(
     "gateway_breaker_open", "Hosts of a push service that do not answer and are left alone for a while.", ["host"]
 )
 BREAKER_OPENED = Counter("gateway_breaker_opened_total", "Times a push-service host stopped answering.", ["host"])
-PUT_OFF = Counter(
-    "gateway_put_off_total", "Messages put back into the queue without a try, by what their host is.", ["cause"]
+DEFERRED = Counter(
+    "gateway_deliveries_deferred_total",
+    "Deliveries requeued without a POST, by the state of their host.",
+    ["cause"],
 )
 KEY_REFUSED = Counter("gateway_key_refused_total", "Times a push service refused our VAPID key again and again.")
 
-POOL = Observed("gateway_database_connections", "Connections of this process's pool, by what they do.", ["state"])
-POOL_LIMIT = Observed("gateway_database_connections_limit", "The most that the pool may have.")
+POOL = CallbackGauge("gateway_database_connections", "Connections of this process's pool, by what they do.", ["state"])
+POOL_LIMIT = CallbackGauge("gateway_database_connections_limit", "The most that the pool may have.")
 CLOCK = Gauge("gateway_clock_ahead_seconds", "How far this machine's clock is ahead of the database's.")
 MAINTENANCE = Gauge(
     "gateway_maintenance_last_success_timestamp_seconds",
@@ -149,9 +151,9 @@ REQUEST_SECONDS = Histogram(
     ["route"],
     buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-REQUESTS_UNDER_WAY = Observed("gateway_http_requests_under_way", "Requests that are being answered.")
-LASTING = Observed(
-    "gateway_http_lasting",
+REQUESTS_IN_PROGRESS = CallbackGauge("gateway_http_requests_in_progress", "Requests that are being answered.")
+LONG_LIVED_CONNECTIONS = CallbackGauge(
+    "gateway_http_long_lived_connections",
     "What lasts and has bounds of its own: imports, streams of the log, live channels.",
     ["kind"],
 )

@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from gateway.domain.errors import Obstacle
+from gateway.domain.errors import OperatorError
 from gateway.domain.notification import Lane
 
 PREFIX = "GATEWAY_"
@@ -29,7 +29,7 @@ TILES = re.compile(r"https?://[\w.:\[\]-]+/(?=\S*\{z\})(?=\S*\{x\})(?=\S*\{y\})[
 SECRET = 32  # octets, both of a secret we make and of the shortest master key
 
 
-class SettingsError(Obstacle):
+class SettingsError(OperatorError):
     """A setting is wrong. The message has one line for each fault, which names the variable or the file."""
 
 
@@ -72,7 +72,7 @@ class Settings(BaseSettings):
         description="At least 32 random characters, from which all keys that seal secrets derive. "
         "Not set: DATA_DIR/master-key, made by `gateway up`.",
     )
-    other_master_keys: SecretStr | None = Field(
+    retired_master_keys: SecretStr | None = Field(
         None,
         description="Master keys that open and seal nothing, one a line: the next one while processes are told of it, "
         "and the one before for as long as its tokens shall be known. `gateway secrets rotate --help` tells how.",
@@ -129,15 +129,17 @@ class Settings(BaseSettings):
         default_factory=default_data_dir, description="Where `gateway up` keeps its database and secrets."
     )
     database_pool: int = Field(10, ge=2, le=1000, description="Database connections of one process, at the most.")
-    senders: int = Field(
+    worker_concurrency: int = Field(
         1024,
         ge=1,
         le=10_000,
         description="Messages that one worker has in flight at the most. How many it needs to be busy it finds out.",
     )
-    urgent_senders: int = Field(16, ge=1, le=10_000, description="As many more, for urgent messages alone.")
-    jobs: int = Field(4, ge=1, le=100, description="Jobs, of up to 500 devices each, that one worker has at hand.")
-    urgent_jobs: int = Field(4, ge=1, le=100, description="As many more, for urgent jobs alone.")
+    worker_urgent_concurrency: int = Field(16, ge=1, le=10_000, description="As many more, for urgent messages alone.")
+    worker_jobs: int = Field(
+        4, ge=1, le=100, description="Jobs, of up to 500 devices each, that one worker has at hand."
+    )
+    worker_urgent_jobs: int = Field(4, ge=1, le=100, description="As many more, for urgent jobs alone.")
     lanes: Annotated[tuple[str, ...], NoDecode] = Field(
         tuple(lane.label for lane in Lane), description="The lanes a worker takes jobs from, comma separated."
     )
@@ -149,14 +151,16 @@ class Settings(BaseSettings):
     )
     audit_days: int = Field(400, ge=1, description="Days the log of administrative acts is kept.")
     idempotency_hours: int = Field(24, ge=1, description="Hours an Idempotency-Key is remembered.")
-    requests: int = Field(
+    max_concurrent_requests: int = Field(
         1000, ge=1, le=100_000, description="Requests under way at once in one server. More are told to come again."
     )
-    imports: int = Field(
+    max_concurrent_imports: int = Field(
         16, ge=1, le=1000, description="NDJSON streams, of devices and of events, that one server takes at once."
     )
-    streams: int = Field(1000, ge=1, le=100_000, description="Live streams of the log at once from one server.")
-    channels: int = Field(
+    max_concurrent_log_streams: int = Field(
+        1000, ge=1, le=100_000, description="Live streams of the log at once from one server."
+    )
+    max_concurrent_live_channels: int = Field(
         20_000, ge=1, le=1_000_000, description="Live channels and long polls of devices at once with one server."
     )
     application_share: int = Field(
@@ -272,9 +276,9 @@ class Settings(BaseSettings):
         return value.expanduser().absolute()
 
     @property
-    def other_keys(self) -> tuple[bytes, ...]:
+    def retired_keys(self) -> tuple[bytes, ...]:
         """The other master keys."""
-        return tuple(key.encode() for key in _lines(self.other_master_keys))
+        return tuple(key.encode() for key in _lines(self.retired_master_keys))
 
     def listed(self) -> list[Setting]:
         """Every setting by the name of its variable, with its value; of secrets only whether they are set."""

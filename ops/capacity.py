@@ -73,7 +73,7 @@ RULES = {
     "headroom": Figure(
         0.6, "", "of any resource is used in the busiest minute", "beyond it waiting grows fast, and a third may fail"
     ),
-    "in_flight": Figure(1024, "", "messages of a worker in flight at the most", "GATEWAY_SENDERS"),
+    "in_flight": Figure(1024, "", "messages of a worker in flight at the most", "GATEWAY_WORKER_CONCURRENCY"),
     "largest_application": Figure(0.8, "", "of all messages are one application's", "as bench log assumes it"),
     "retried": Figure(0.01, "", "of all messages are tried again", "as bench log assumes it"),
     "receipts": Figure(0.32, "", "receipts for each message", "as bench log assumes it"),
@@ -85,7 +85,7 @@ RULES = {
     "nats_servers": Figure(3, "", "NATS servers", "the smallest number that survives one"),
     "results_days": Figure(1, "days", "NATS keeps results", "RESULTS_KEPT in queue/nats.py"),
     "ahead": Figure(256, "", "jobs of a lane in NATS, those that workers have among them", "AHEAD in worker/relay.py"),
-    "jobs_of_worker": Figure(5, "", "jobs a worker has: four at hand, one that is settled", "GATEWAY_JOBS"),
+    "jobs_of_worker": Figure(5, "", "jobs a worker has: four at hand, one that is settled", "GATEWAY_WORKER_JOBS"),
     "most_connections": Figure(500, "", "connections of one Postgres", "usual advice, not measured"),
     "most_cores": Figure(64, "", "cores of one Postgres", "what is sold everywhere, not measured"),
     "most_wal": Figure(200 * MB, "octets/s", "WAL of one Postgres", "one stream, archive and replica; not measured"),

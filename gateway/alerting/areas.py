@@ -29,22 +29,22 @@ from shapely.affinity import translate
 from shapely.errors import GEOSException
 from shapely.geometry.base import BaseGeometry
 
-from gateway.domain.audience import FARTHEST_M, MOST_VERTICES
-from gateway.domain.comparison import MOST_VALUES
+from gateway.domain.audience import MAX_RADIUS_M, MAX_VERTICES
+from gateway.domain.comparison import MAX_VALUES
 from gateway.domain.device import ZONE_CODE
 
-MOST_CIRCLES = 100
-MOST_CROSSINGS = 2_000
+MAX_CIRCLES = 100
+MAX_CROSSINGS = 2_000
 """Of the outlines of one message. What issuers publish has none, or the few of a slip of the pen."""
-MOST_POSITIONS = 100_000
+MAX_POSITIONS = 100_000
 AT_ONCE = 16
 """Edges looked at before the crossings are counted again: each may cross all others."""
 SLIVER = 1e-8
 """Square degrees, about 100 m2: less than this is left over where two outlines of the same thing differ."""
 WORLD = box(-180, -90, 180, 90)
-FARTHEST_LONGITUDE = 540.0
+MAX_LONGITUDE = 540.0
 """Some issuers count on past 180 degrees instead of crossing the antimeridian."""
-LONGEST_EDGE = 90.0
+MAX_EDGE_LENGTH = 90.0
 """Degrees: a filter's edge of more than 180 would be taken for the short way around the Earth."""
 GRID = 1e-6
 """Degrees: about 0.1 m, and what Postgres can tell apart."""
@@ -79,7 +79,7 @@ def filter_of(areas: Iterable[Area]) -> tuple[dict[str, Any] | None, list[str]]:
     outlines = [ring for area in areas for rings in (*area.polygons, area.holes) for ring in rings]
     if _is_tangled(outlines):
         ignored.append(
-            f"the outlines: more than {MOST_POSITIONS} positions or {MOST_CROSSINGS} crossings; their hull is taken"
+            f"the outlines: more than {MAX_POSITIONS} positions or {MAX_CROSSINGS} crossings; their hull is taken"
         )
         around = Area(polygons=[[_hull(outlines)]])
         areas = [around, *(replace(area, polygons=[], holes=[]) for area in areas)]
@@ -92,11 +92,11 @@ def filter_of(areas: Iterable[Area]) -> tuple[dict[str, Any] | None, list[str]]:
             ignored.append(f"a circle around {lat:g},{lon:g}: not a place on Earth with a radius")
         else:
             # A circle of no radius is a place: whoever is there is meant.
-            circles.append({"near": {"lat": lat, "lon": lon, "radius_m": min(max(radius_m, 1.0), FARTHEST_M)}})
-    if len(circles) > MOST_CIRCLES:
-        ignored.append(f"all but {MOST_CIRCLES} of {len(circles)} circles")
+            circles.append({"near": {"lat": lat, "lon": lon, "radius_m": min(max(radius_m, 1.0), MAX_RADIUS_M)}})
+    if len(circles) > MAX_CIRCLES:
+        ignored.append(f"all but {MAX_CIRCLES} of {len(circles)} circles")
     codes = [code for area in areas for pair in area.codes for code in zone_codes(*pair)]
-    return _any(union_all(shapes), circles[:MOST_CIRCLES], codes), ignored
+    return _any(union_all(shapes), circles[:MAX_CIRCLES], codes), ignored
 
 
 def remaining(area: dict[str, Any], without: dict[str, Any]) -> dict[str, Any] | None:
@@ -139,7 +139,7 @@ def _any(shape: BaseGeometry, circles: list[dict[str, Any]], codes: list[str]) -
         leaves.append({"within": {"type": "MultiPolygon", "coordinates": polygons}})
     leaves += circles
     codes = list(dict.fromkeys(codes))
-    leaves += ({"zone": codes[at : at + MOST_VALUES]} for at in range(0, len(codes), MOST_VALUES))
+    leaves += ({"zone": codes[at : at + MAX_VALUES]} for at in range(0, len(codes), MAX_VALUES))
     if not leaves:
         return None
     return leaves[0] if len(leaves) == 1 else {"any": leaves}
@@ -156,14 +156,14 @@ def _is_tangled(outlines: Iterable[Ring]) -> bool:
     """Whether joining these takes longer than a warning may."""
     sound = [ring for ring in outlines if len(ring) > 2 and _is_on_earth(ring)]
     edges = [edge for ring in sound for edge in pairwise([*ring, ring[0]])]
-    if len(edges) > MOST_POSITIONS:
+    if len(edges) > MAX_POSITIONS:
         return True
     lines = [LineString(edge) for edge in edges]
     tree, crossings = STRtree(lines), 0
     for start in range(0, len(lines), AT_ONCE):
         # Each crossing is met from both of its edges; meeting at an end or lying on one another is none.
         crossings += tree.query(lines[start : start + AT_ONCE], predicate="crosses").shape[1]
-        if crossings > 2 * MOST_CROSSINGS:
+        if crossings > 2 * MAX_CROSSINGS:
             return True
     return False
 
@@ -176,7 +176,7 @@ def _hull(outlines: Iterable[Ring]) -> Ring:
 
 
 def _is_on_earth(ring: Ring) -> bool:
-    return all(abs(lon) <= FARTHEST_LONGITUDE and abs(lat) <= 90 for lon, lat in ring)
+    return all(abs(lon) <= MAX_LONGITUDE and abs(lat) <= 90 for lon, lat in ring)
 
 
 def _shape(rings: Sequence[Ring], ignored: list[str]) -> BaseGeometry:
@@ -213,12 +213,12 @@ def _unwound(ring: Ring) -> list[tuple[float, float]]:
 def _polygons(shape: BaseGeometry) -> list[Any]:
     """GeoJSON coordinates of a MultiPolygon that covers the shape and that one filter can hold."""
     found, tolerance = _areal(set_precision(shape, GRID)), FINEST
-    while get_num_coordinates(found) > MOST_VERTICES:
+    while get_num_coordinates(found) > MAX_VERTICES:
         outline = found.buffer(tolerance).simplify(tolerance).intersection(WORLD)
         found, tolerance = _areal(set_precision(outline, GRID)), tolerance * 4
     return [
         [[list(place) for place in ring.coords] for ring in (one.exterior, *one.interiors)]
-        for one in _areal(segmentize(found, LONGEST_EDGE)).geoms
+        for one in _areal(segmentize(found, MAX_EDGE_LENGTH)).geoms
     ]
 
 

@@ -15,10 +15,10 @@ from gateway.alerting import vtec
 from gateway.alerting.areas import Area, Ring, filter_of
 from gateway.alerting.reading import (
     LANGUAGE,
-    LONGEST_EVENT,
-    LONGEST_IDENTIFIER,
-    MOST_IGNORED,
-    MOST_REFERENCES,
+    MAX_EVENT_LENGTH,
+    MAX_IDENTIFIER_LENGTH,
+    MAX_IGNORED,
+    MAX_REFERENCES,
     Refused,
     meaning,
     moment,
@@ -27,28 +27,28 @@ from gateway.alerting.reading import (
 from gateway.alerting.xml import children, local, parsed, split, text_of, whole
 from gateway.domain import urls
 from gateway.domain.alert import (
+    AlertInfo,
+    AlertMessage,
     AlertStatus,
     AlertUrgency,
     Certainty,
-    Message,
+    LocalizedText,
     MessageType,
-    Part,
     Severity,
-    Words,
 )
 from gateway.domain.errors import MalformedBody
 
 NAMESPACES = {f"urn:oasis:names:tc:emergency:cap:{version}" for version in ("1.0", "1.1", "1.2")}
 DEFAULT_LANGUAGE = "en-US"
 """What an `info` without one is in (CAP 1.2 section 3.2.2)."""
-MOST_INFOS = 500
+MAX_INFOS = 500
 HOLE = "EXCLUDE_POLYGON"
 """The geocode by which Deutscher Wetterdienst cuts holes into its polygons."""
 
 E = TypeVar("E", bound=StrEnum)
 
 
-def read(raw: bytes) -> list[Message | Refused]:
+def read(raw: bytes) -> list[AlertMessage | Refused]:
     """Every alert in the document, the oldest first. Raises MalformedBody when there is none to be read."""
     root = parsed(raw)
     if not (found := alerts_in(root)):
@@ -56,10 +56,10 @@ def read(raw: bytes) -> list[Message | Refused]:
     return found
 
 
-def alerts_in(root: Element) -> list[Message | Refused]:
+def alerts_in(root: Element) -> list[AlertMessage | Refused]:
     """Every alert at or below an element, the oldest first."""
     found = [_read(element) for element in _alerts(root)]
-    return sorted(found, key=lambda one: str(one.sent) if isinstance(one, Message) else "")
+    return sorted(found, key=lambda one: str(one.sent) if isinstance(one, AlertMessage) else "")
 
 
 def _alerts(element: Element) -> Iterator[Element]:
@@ -83,12 +83,12 @@ def _pairs(element: Element, name: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _read(alert: Element) -> Message | Refused:
+def _read(alert: Element) -> AlertMessage | Refused:
     reasons: list[str] = []
     ignored: list[str] = []
     identifier = text_of(alert, "identifier")
-    if not 0 < len(identifier) <= LONGEST_IDENTIFIER:
-        reasons.append(f"identifier must have 1 to {LONGEST_IDENTIFIER} characters")
+    if not 0 < len(identifier) <= MAX_IDENTIFIER_LENGTH:
+        reasons.append(f"identifier must have 1 to {MAX_IDENTIFIER_LENGTH} characters")
     sent = moment(text_of(alert, "sent"))
     if sent is None:
         reasons.append("sent must be a time with an offset")
@@ -105,10 +105,10 @@ def _read(alert: Element) -> Message | Refused:
         reasons.append("there is no info that says what to tell")
     if reasons or status is None or said is None:
         return Refused(identifier or None, tuple(reasons))
-    references = tuple(dict.fromkeys(_references(text_of(alert, "references"))))[:MOST_REFERENCES]
+    references = tuple(dict.fromkeys(_references(text_of(alert, "references"))))[:MAX_REFERENCES]
     codes = [value for info in children(alert, "info") for name, value in _pairs(info, "parameter") if name == "VTEC"]
     events = vtec.read(codes)
-    return Message(
+    return AlertMessage(
         identifier=identifier,
         message_type=meaning(said, events, references, parts),
         parts=parts,
@@ -116,8 +116,8 @@ def _read(alert: Element) -> Message | Refused:
         sent=sent,
         status=status,
         references=references,
-        tracks=events.tracks,
-        ignored=tuple(ignored[:MOST_IGNORED]),
+        event_keys=events.tracks,
+        ignored=tuple(ignored[:MAX_IGNORED]),
         details=_details(alert),
     )
 
@@ -127,7 +127,7 @@ def _references(text: str) -> Iterator[str]:
     for triple in text.split():
         _, _, rest = triple.partition(",")
         identifier = rest.rpartition(",")[0] or rest or triple
-        if len(identifier) <= LONGEST_IDENTIFIER:
+        if len(identifier) <= MAX_IDENTIFIER_LENGTH:
             yield identifier
 
 
@@ -145,30 +145,30 @@ def _details(alert: Element) -> dict[str, str]:
 class _Info:
     """One `info` block: one language of a part. `told` is what the languages of one part have in common."""
 
-    part: Part
+    part: AlertInfo
     told: tuple[object, ...]
 
 
-def _parts(alert: Element, ignored: list[str]) -> tuple[Part, ...]:
+def _parts(alert: Element, ignored: list[str]) -> tuple[AlertInfo, ...]:
     """The `info` blocks, those that say the same in different languages put together.
 
     Two of one language say different things. With several of each, those that agree in area, urgency and expiry belong
     together.
     """
     gathered: list[_Info] = []
-    infos = list(islice(children(alert, "info"), MOST_INFOS + 1))
-    if len(infos) > MOST_INFOS:
-        ignored.append(f"all but {MOST_INFOS} info blocks")
-    for info in (_info(element, ignored) for element in infos[:MOST_INFOS]):
-        [words] = info.part.words
-        mates = [one for one in gathered if words.language not in {spoken.language for spoken in one.part.words}]
+    infos = list(islice(children(alert, "info"), MAX_INFOS + 1))
+    if len(infos) > MAX_INFOS:
+        ignored.append(f"all but {MAX_INFOS} info blocks")
+    for info in (_info(element, ignored) for element in infos[:MAX_INFOS]):
+        [words] = info.part.texts
+        mates = [one for one in gathered if words.language not in {spoken.language for spoken in one.part.texts}]
         mate = next((one for one in mates if one.told == info.told), mates[0] if mates else None)
         if mate is None:
             gathered.append(info)
         else:
             area = mate.part.area or info.part.area
-            both = mate.part.over and info.part.over
-            mate.part = replace(mate.part, words=(*mate.part.words, words), area=area, over=both)
+            both = mate.part.all_clear and info.part.all_clear
+            mate.part = replace(mate.part, texts=(*mate.part.texts, words), area=area, all_clear=both)
     return tuple(info.part for info in gathered)
 
 
@@ -181,9 +181,9 @@ def _info(info: Element, ignored: list[str]) -> _Info:
     if expires is None and text_of(info, "expires"):
         ignored.append("expires: not a time with an offset")
     event = prose(text_of(info, "event")) or prose(text_of(info, "headline")) or "Alert"
-    words = Words(
+    words = LocalizedText(
         language=language,
-        event=event[:LONGEST_EVENT],
+        event=event[:MAX_EVENT_LENGTH],
         headline=prose(text_of(info, "headline")),
         description=prose(text_of(info, "description")),
         instruction=prose(text_of(info, "instruction")),
@@ -193,14 +193,14 @@ def _info(info: Element, ignored: list[str]) -> _Info:
     where, unusable = filter_of(areas)
     ignored += (detail for detail in unusable if detail not in ignored)
     urgency = _scale(AlertUrgency, info, "urgency", ignored)
-    part = Part(
-        words=(words,),
+    part = AlertInfo(
+        texts=(words,),
         area=where,
         severity=_scale(Severity, info, "severity", ignored),
         urgency=urgency,
         certainty=_scale(Certainty, info, "certainty", ignored),
         expires=expires,
-        over="AllClear" in map(whole, children(info, "responseType")),
+        all_clear="AllClear" in map(whole, children(info, "responseType")),
     )
     return _Info(part, (where, part.severity, urgency, part.certainty, expires))
 

@@ -11,10 +11,10 @@ from xml.etree.ElementTree import Element
 from gateway.alerting import cap, nws
 from gateway.alerting.reading import Refused
 from gateway.alerting.xml import children, local, parsed, text_of
-from gateway.domain.alert import Message
+from gateway.domain.alert import AlertMessage
 from gateway.domain.errors import MalformedBody
 
-MOST_ENTRIES = 2000
+MAX_ENTRIES = 2000
 CAP_TYPES = ("application/cap+xml", "application/common-alerting-protocol+xml")
 
 
@@ -28,7 +28,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    alerts: list[Message | Refused] = field(default_factory=list)
+    alerts: list[AlertMessage | Refused] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
 
 
@@ -46,7 +46,7 @@ def read(raw: bytes, url: str) -> Feed:
             found = [_rss(item, url) for item in root.iter() if local(item) == "item"]
         case name:
             raise MalformedBody(f"it is neither Atom, RSS, CAP nor GeoJSON; its root element is {name[:60]!r}")
-    return Feed(entries=[entry for entry in found if entry is not None][:MOST_ENTRIES])
+    return Feed(entries=[entry for entry in found if entry is not None][:MAX_ENTRIES])
 
 
 def _atom(entry: Element, base: str) -> Entry | None:

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from gateway.alerting import vtec
 from gateway.alerting.areas import Area, filter_of
 from gateway.alerting.reading import (
-    LONGEST_EVENT,
-    LONGEST_IDENTIFIER,
-    MOST_IGNORED,
-    MOST_REFERENCES,
+    MAX_EVENT_LENGTH,
+    MAX_IDENTIFIER_LENGTH,
+    MAX_IGNORED,
+    MAX_REFERENCES,
     Refused,
     kept,
     meaning,
@@ -21,15 +21,24 @@ from gateway.alerting.reading import (
     prose,
 )
 from gateway.domain import urls
-from gateway.domain.alert import AlertStatus, AlertUrgency, Certainty, Message, MessageType, Part, Severity, Words
+from gateway.domain.alert import (
+    AlertInfo,
+    AlertMessage,
+    AlertStatus,
+    AlertUrgency,
+    Certainty,
+    LocalizedText,
+    MessageType,
+    Severity,
+)
 from gateway.domain.errors import MalformedBody
 
-MOST_FEATURES = 5000
+MAX_FEATURES = 5000
 
 E = TypeVar("E", bound=StrEnum)
 
 
-def read(value: object) -> list[Message | Refused]:
+def read(value: object) -> list[AlertMessage | Refused]:
     """Every alert of a Feature or FeatureCollection, the oldest first. Raises MalformedBody for anything else."""
     match value:
         case {"type": "Feature"}:
@@ -38,20 +47,20 @@ def read(value: object) -> list[Message | Refused]:
             pass
         case _:
             raise MalformedBody("the document is neither a GeoJSON Feature nor a FeatureCollection (RFC 7946)")
-    if len(features) > MOST_FEATURES:
-        raise MalformedBody(f"the document holds {len(features)} features; at most {MOST_FEATURES} are read")
+    if len(features) > MAX_FEATURES:
+        raise MalformedBody(f"the document holds {len(features)} features; at most {MAX_FEATURES} are read")
     found = [_read(feature) for feature in features]
-    return sorted(found, key=lambda one: str(one.sent) if isinstance(one, Message) else "")
+    return sorted(found, key=lambda one: str(one.sent) if isinstance(one, AlertMessage) else "")
 
 
-def _read(feature: object) -> Message | Refused:
+def _read(feature: object) -> AlertMessage | Refused:
     if not isinstance(feature, dict) or not isinstance(properties := feature.get("properties"), dict):
         return Refused(None, ("it is not a Feature with properties",))
     reasons: list[str] = []
     ignored: list[str] = []
     identifier = _text(properties, "id") or _text(properties, "identifier")
-    if not 0 < len(identifier) <= LONGEST_IDENTIFIER:
-        reasons.append(f"properties.id must have 1 to {LONGEST_IDENTIFIER} characters")
+    if not 0 < len(identifier) <= MAX_IDENTIFIER_LENGTH:
+        reasons.append(f"properties.id must have 1 to {MAX_IDENTIFIER_LENGTH} characters")
     sent = moment(_text(properties, "sent"))
     if sent is None:
         reasons.append("properties.sent must be a time with an offset")
@@ -68,10 +77,10 @@ def _read(feature: object) -> Message | Refused:
     if reasons or status is None or said is None or event is None:
         return Refused(identifier or None, tuple(reasons))
     part = _part(feature, properties, event, ignored)
-    references = tuple(dict.fromkeys(_references(properties)))[:MOST_REFERENCES]
+    references = tuple(dict.fromkeys(_references(properties)))[:MAX_REFERENCES]
     parameters = properties.get("parameters")
     events = vtec.read(_texts(parameters.get("VTEC")) if isinstance(parameters, dict) else ())
-    return Message(
+    return AlertMessage(
         identifier=identifier,
         message_type=meaning(said, events, references, [part]),
         parts=(part,),
@@ -79,8 +88,8 @@ def _read(feature: object) -> Message | Refused:
         sent=sent,
         status=status,
         references=references,
-        tracks=events.tracks,
-        ignored=tuple(ignored[:MOST_IGNORED]),
+        event_keys=events.tracks,
+        ignored=tuple(ignored[:MAX_IGNORED]),
         details={
             name: text[:1000]
             for name in ("areaDesc", "category", "senderName", "effective", "onset", "ends", "note")
@@ -89,7 +98,7 @@ def _read(feature: object) -> Message | Refused:
     )
 
 
-def _part(feature: dict[str, Any], properties: dict[str, Any], event: str, ignored: list[str]) -> Part:
+def _part(feature: dict[str, Any], properties: dict[str, Any], event: str, ignored: list[str]) -> AlertInfo:
     area = Area(polygons=list(_polygons(feature.get("geometry"), ignored)))
     geocode = properties.get("geocode")
     if isinstance(geocode, dict):
@@ -103,11 +112,11 @@ def _part(feature: dict[str, Any], properties: dict[str, Any], event: str, ignor
     if expires is None and _text(properties, "expires"):
         ignored.append("expires: not a time with an offset")
     web = _text(properties, "web")
-    return Part(
-        words=(
-            Words(
+    return AlertInfo(
+        texts=(
+            LocalizedText(
                 language=_text(properties, "language") or "en-US",
-                event=event[:LONGEST_EVENT],
+                event=event[:MAX_EVENT_LENGTH],
                 headline=prose(_text(properties, "headline")),
                 description=prose(_text(properties, "description")),
                 instruction=prose(_text(properties, "instruction")),
@@ -119,7 +128,7 @@ def _part(feature: dict[str, Any], properties: dict[str, Any], event: str, ignor
         urgency=_word(AlertUrgency, properties, "urgency") or AlertUrgency.UNKNOWN,
         certainty=_word(Certainty, properties, "certainty") or Certainty.UNKNOWN,
         expires=expires,
-        over=_text(properties, "response") == "AllClear",
+        all_clear=_text(properties, "response") == "AllClear",
     )
 
 
@@ -145,7 +154,7 @@ def _references(properties: dict[str, Any]) -> Iterator[str]:
     found = properties.get("references")
     for reference in found if isinstance(found, list) else ():
         identifier = _text(reference if isinstance(reference, dict) else {"identifier": reference}, "identifier")
-        if 0 < len(identifier) <= LONGEST_IDENTIFIER:
+        if 0 < len(identifier) <= MAX_IDENTIFIER_LENGTH:
             yield identifier
 
 

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from html import unescape
 
 from gateway.alerting.vtec import Events
-from gateway.domain.alert import MessageType, Part
+from gateway.domain.alert import AlertInfo, MessageType
 
-LONGEST_IDENTIFIER = 500
-MOST_REFERENCES = 1000
-LONGEST_EVENT = 200
-MOST_IGNORED = 50
+MAX_IDENTIFIER_LENGTH = 500
+MAX_REFERENCES = 1000
+MAX_EVENT_LENGTH = 200
+MAX_IGNORED = 50
 LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8}){0,4}")
 
 _BREAK = re.compile(r"<br\s*/?>|</p>|</li>", re.IGNORECASE)
@@ -27,7 +27,7 @@ class Refused:
     reasons: tuple[str, ...]
 
 
-def meaning(said: MessageType, events: Events, references: Sequence[str], parts: Sequence[Part]) -> MessageType:
+def meaning(said: MessageType, events: Events, references: Sequence[str], parts: Sequence[AlertInfo]) -> MessageType:
     """What a message does, which is not always what it says.
 
     Offices send the end of an event as an update, or as an alert that refers to nothing and says so by its event
@@ -35,7 +35,7 @@ def meaning(said: MessageType, events: Events, references: Sequence[str], parts:
     """
     if said is MessageType.ALERT:
         return said if references or events.does is None else events.does
-    if events.does is MessageType.CANCEL or (parts and all(part.over for part in parts)):
+    if events.does is MessageType.CANCEL or (parts and all(part.all_clear for part in parts)):
         return MessageType.CANCEL
     return said
 

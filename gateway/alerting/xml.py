@@ -12,8 +12,8 @@ from defusedxml.ElementTree import DefusedXMLParser
 
 from gateway.domain.errors import MalformedBody
 
-DEEPEST = 64
-MOST_ELEMENTS = 400_000
+MAX_DEPTH = 64
+MAX_ELEMENTS = 400_000
 
 
 class _Bounded(TreeBuilder):
@@ -24,8 +24,8 @@ class _Bounded(TreeBuilder):
     def start(self, tag: str, attrs: dict[str, str], /) -> Element:
         self._depth += 1
         self._elements += 1
-        if self._depth > DEEPEST or self._elements > MOST_ELEMENTS:
-            raise MalformedBody(f"the document has more than {MOST_ELEMENTS} elements, or more than {DEEPEST} levels")
+        if self._depth > MAX_DEPTH or self._elements > MAX_ELEMENTS:
+            raise MalformedBody(f"the document has more than {MAX_ELEMENTS} elements, or more than {MAX_DEPTH} levels")
         return super().start(tag, attrs)
 
     def end(self, tag: str, /) -> Element:

@@ -11,7 +11,7 @@ import typer
 from gateway import __version__
 from gateway.cli import applications, campaigns, deliveries, devices, feeds, maintenance, running, secrets, sending
 from gateway.cli.output import fail
-from gateway.domain.errors import GatewayError, Invalid, Obstacle
+from gateway.domain.errors import GatewayError, OperatorError, ValidationError
 
 cli = typer.Typer(
     name="gateway",
@@ -45,11 +45,11 @@ def version(
 def main() -> None:
     try:
         cli()
-    except Invalid as refusal:
+    except ValidationError as refusal:
         fail(_faults(refusal))
     except GatewayError as refusal:
         fail(refusal.detail)
-    except Obstacle as obstacle:
+    except OperatorError as obstacle:
         fail(str(obstacle))
     except BrokenPipeError:
         sys.exit(0)

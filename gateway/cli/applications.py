@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli.connect import AppArgument, Reach, named, reaching
+from gateway.cli.connect import AppArgument, GatewayTarget, named, reaching
 from gateway.cli.output import JsonOption, as_items, as_json, console, moment, pairs, table
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 apps = typer.Typer(help="Applications: the tenants of this gateway.", no_args_is_help=True)
 keys = typer.Typer(help="API keys of an application.", no_args_is_help=True)
 
-MOST = 1000
+MAX_LISTED = 1000
 
 
 class Scope(StrEnum):
@@ -39,7 +39,7 @@ def add(cli: typer.Typer) -> None:
 @apps.command("create")
 @reaching
 def create_app(
-    reach: Reach,
+    reach: GatewayTarget,
     name: str,
     subject: Annotated[str, typer.Option(help="Where push services reach you: mailto:ops@example.org")],
     origin: Annotated[
@@ -93,11 +93,11 @@ def _read_vapid_key(file: Path) -> str:
 
 @apps.command("list")
 @reaching
-def list_apps(reach: Reach, json: JsonOption = False) -> None:
+def list_apps(reach: GatewayTarget, json: JsonOption = False) -> None:
     """List the applications."""
 
     async def find(gateway: "Gateway") -> "list[ListedApplication]":
-        return await gateway.applications.list().first(MOST)
+        return await gateway.applications.list().first(MAX_LISTED)
 
     found = reach.operate(find)
     if json:
@@ -111,7 +111,7 @@ def list_apps(reach: Reach, json: JsonOption = False) -> None:
 @keys.command("create")
 @reaching
 def create_key(
-    reach: Reach,
+    reach: GatewayTarget,
     app_: AppArgument,
     name: Annotated[str, typer.Option(help="What it is for.")] = "secret key",
     scope: Annotated[
@@ -133,7 +133,7 @@ def create_key(
 
 @keys.command("list")
 @reaching
-def list_keys(reach: Reach, app_: AppArgument, json: JsonOption = False) -> None:
+def list_keys(reach: GatewayTarget, app_: AppArgument, json: JsonOption = False) -> None:
     """List an application's keys, without the keys themselves."""
 
     async def find(gateway: "Gateway") -> "list[Key]":
@@ -147,7 +147,7 @@ def list_keys(reach: Reach, app_: AppArgument, json: JsonOption = False) -> None
 
 @keys.command("remove")
 @reaching
-def remove_key(reach: Reach, key_id: str, app_: AppArgument) -> None:
+def remove_key(reach: GatewayTarget, key_id: str, app_: AppArgument) -> None:
     """Remove a key: the next request with it is refused."""
 
     async def remove(gateway: "Gateway") -> None:
@@ -159,7 +159,7 @@ def remove_key(reach: Reach, key_id: str, app_: AppArgument) -> None:
 
 @reaching
 def show_audit(
-    reach: Reach,
+    reach: GatewayTarget,
     app_: Annotated[str | None, typer.Option("--app", help="Only of this application.", metavar="ID")] = None,
     act: Annotated[str | None, typer.Option(help="Only of this kind, such as keys.remove.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="The newest so many.")] = 100,

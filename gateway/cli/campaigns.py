@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli.connect import Reach, reaching
+from gateway.cli.connect import GatewayTarget, reaching
 from gateway.cli.output import JsonOption, as_json, console, moment, pairs
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def add(cli: typer.Typer) -> None:
 @campaign.command("status")
 @reaching
 def status(
-    reach: Reach,
+    reach: GatewayTarget,
     notification_id: NotificationId,
     watch: Annotated[bool, typer.Option("--watch", help="Until it is done; Ctrl-C ends the watching alone.")] = False,
     json: JsonOption = False,
@@ -55,7 +55,7 @@ def status(
 
 @campaign.command()
 @reaching
-def pause(reach: Reach, notification_id: NotificationId) -> None:
+def pause(reach: GatewayTarget, notification_id: NotificationId) -> None:
     """Send no more of it until it is resumed."""
 
     async def paused(gateway: "Gateway") -> "Notification":
@@ -66,7 +66,7 @@ def pause(reach: Reach, notification_id: NotificationId) -> None:
 
 @campaign.command()
 @reaching
-def resume(reach: Reach, notification_id: NotificationId) -> None:
+def resume(reach: GatewayTarget, notification_id: NotificationId) -> None:
     """Let it go on where it was paused."""
 
     async def resumed(gateway: "Gateway") -> "Notification":
@@ -77,7 +77,7 @@ def resume(reach: Reach, notification_id: NotificationId) -> None:
 
 @campaign.command()
 @reaching
-def cancel(reach: Reach, notification_id: NotificationId) -> None:
+def cancel(reach: GatewayTarget, notification_id: NotificationId) -> None:
     """Send no more of it, for good."""
 
     async def cancelled(gateway: "Gateway") -> "Notification":

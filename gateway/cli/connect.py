@@ -39,7 +39,7 @@ Key = Annotated[
 SOMEBODY = "command line"
 
 
-class Reach(NamedTuple):
+class GatewayTarget(NamedTuple):
     data_dir: Path | None
     server: str | None
     key: str | None
@@ -91,14 +91,14 @@ class Reach(NamedTuple):
     async def _own(self, app: str | None, about: str | None, *, operator: bool) -> AsyncIterator[tuple[str, str]]:
         chosen = settings(self.data_dir)  # what is wrong there need not wait for the rest
 
-        from gateway.app import find, for_one
-        from gateway.service.access.authentication import ADMIN, SCOPES, Caller
+        from gateway.app import find, in_process_api
+        from gateway.service.access.authentication import ADMIN, SCOPES, Principal
 
         own = await asyncio.to_thread(find, chosen)
         _be_quiet(chosen)
         id_ = None if operator else await _application(chosen, own, app, about)
         scopes = {ADMIN} if operator else {*SCOPES}
-        async with for_one(chosen, own, Caller(frozenset(scopes), id_, name=SOMEBODY)) as reached:
+        async with in_process_api(chosen, own, Principal(frozenset(scopes), id_, name=SOMEBODY)) as reached:
             yield reached
 
 
@@ -167,7 +167,7 @@ def reaching(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def called(**given: Any) -> None:
-        reach = Reach(*(given.pop(name) for name in options))
+        reach = GatewayTarget(*(given.pop(name) for name in options))
         if reach.server is not None and not reach.key:
             made = "`gateway keys create` makes one"
             raise typer.BadParameter(f"--server needs a key: --key sk_... or GATEWAY_KEY; {made}", param_hint="--key")

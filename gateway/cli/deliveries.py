@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gateway.cli.connect import AppOption, Reach, reaching
+from gateway.cli.connect import AppOption, GatewayTarget, reaching
 from gateway.cli.output import COLOURS, JsonOption, as_items, as_json, console, pairs, table
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def add(cli: typer.Typer) -> None:
 @deliveries.command("list")
 @reaching
 def list_(
-    reach: Reach,
+    reach: GatewayTarget,
     app_: AppOption = None,
     notification: NotificationOption = None,
     device: DeviceOption = None,
@@ -59,7 +59,7 @@ def list_(
 @deliveries.command("show")
 @reaching
 def show(
-    reach: Reach,
+    reach: GatewayTarget,
     delivery_id: Annotated[str, typer.Argument(metavar="ID", help="The delivery's id (dlv_...).")],
     app_: AppOption = None,
     json: JsonOption = False,
@@ -91,7 +91,7 @@ def show(
 @deliveries.command("tail")
 @reaching
 def tail(
-    reach: Reach,
+    reach: GatewayTarget,
     app_: AppOption = None,
     notification: NotificationOption = None,
     device: DeviceOption = None,

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli import exports
-from gateway.cli.connect import AppOption, Reach, reaching
+from gateway.cli.connect import AppOption, GatewayTarget, reaching
 from gateway.cli.output import JsonOption, as_json, console, pairs
 from gateway.domain.errors import GatewayError
 
 if TYPE_CHECKING:
-    from gateway.client import Gateway, Verdict
+    from gateway.client import Gateway, ImportLineResult
 
-MOST_TOLD = 20
+MAX_REPORTED = 20
 
 devices = typer.Typer(help="Devices: the browsers that are registered.", no_args_is_help=True)
 
@@ -26,7 +26,7 @@ def add(cli: typer.Typer) -> None:
 @devices.command("import")
 @reaching
 def import_devices(
-    reach: Reach,
+    reach: GatewayTarget,
     file: Annotated[Path, typer.Argument(help="NDJSON, a JSON list of subscriptions, or a CSV export of OneSignal's.")],
     app_: AppOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every line, and register nothing.")] = False,
@@ -46,10 +46,10 @@ def import_devices(
     if json:
         as_json({**sums, "errors": [{"line": line, "detail": detail} for line, detail in refused]})
     else:
-        for line, detail in refused[:MOST_TOLD]:
+        for line, detail in refused[:MAX_REPORTED]:
             console().print(f"line {line}: {detail}", style="yellow", markup=False)
-        if len(refused) > MOST_TOLD:
-            console().print(f"and {len(refused) - MOST_TOLD} more; --json tells all", style="yellow")
+        if len(refused) > MAX_REPORTED:
+            console().print(f"and {len(refused) - MAX_REPORTED} more; --json tells all", style="yellow")
         pairs(dict(sums))
     if refused:
         raise typer.Exit(1)
@@ -75,5 +75,5 @@ async def _import(gateway: "Gateway", file: Path, refused: list[tuple[int, str]]
     return verdicts.sums | {"refused": len(refused)}
 
 
-def _why(verdict: "Verdict") -> str:
+def _why(verdict: "ImportLineResult") -> str:
     return "; ".join(f"{fault.pointer}: {fault.detail}".removeprefix(": ") for fault in verdict.faults)

@@ -23,18 +23,18 @@ from gateway.cli.installation import installation, settings
 from gateway.domain.notification import Lane
 from gateway.push.endpoints import VENDORS
 from gateway.push.vapid import check_subject
-from gateway.queue.connection import Unavailable, Unfit
+from gateway.queue.connection import BrokerIncompatible, BrokerUnavailable
 from gateway.queue.nats import Broker
 from gateway.queue.postgres import depth
 from gateway.records import applications, devices
 from gateway.records.postgres import clock_sync, migrate, partitions
 from gateway.records.postgres.engine import version
-from gateway.service.access.secrets import Unsealable
+from gateway.service.access.secrets import DecryptionFailed
 from gateway.service.context import Context
 from gateway.service.operations import key_rotation
 from gateway.settings import Settings, SettingsError, unknown_variables
 
-OLDEST_POSTGRES = 14
+MIN_POSTGRES_VERSION = 14
 # A push service takes a VAPID token that is good until 12 h from now; RFC 8292 section 2 allows 24 h.
 CLOCK_WARNS_S, CLOCK_FAILS_S = 2.0, 3600.0
 DATE_HEADER_S = 5.0  # it has whole seconds, and took its time to get here
@@ -99,15 +99,15 @@ def _database_advice(chosen: Settings) -> str:
 async def _installation(chosen: Settings, context: Context) -> AsyncIterator[Finding]:
     async with context.engine.connect() as conn:
         major, whole = await version(conn)
-        if major < OLDEST_POSTGRES:
-            yield Finding("database", "wrong", f"PostgreSQL {whole}", f"upgrade it to {OLDEST_POSTGRES} or newer")
+        if major < MIN_POSTGRES_VERSION:
+            yield Finding("database", "wrong", f"PostgreSQL {whole}", f"upgrade it to {MIN_POSTGRES_VERSION} or newer")
             return
         yield Finding("database", "ok", f"PostgreSQL {whole}")
         if not await migrate.is_current(conn, context.engine.url.render_as_string(hide_password=False)):
             yield Finding("migrations", "wrong", "missing", "run `gateway migrate`; it may be run beside gateways")
             return
         yield Finding("migrations", "ok", "up to date")
-        yield _clock(await clock_sync.look(context.engine))
+        yield _clock(await clock_sync.sync_clock(context.engine))
         yield await _master_key(conn, context)
         yield _admin_token(chosen)
         yield await _subjects(conn)
@@ -129,11 +129,13 @@ def _clock(ahead: float | None) -> Finding:
 
 async def _master_key(conn: AsyncConnection, context: Context) -> Finding:
     try:
-        await key_rotation.check(conn, context.vault)
-    except Unsealable as error:
-        advice = "set GATEWAY_MASTER_KEY to the key this database was made with, or add it to GATEWAY_OTHER_MASTER_KEYS"
+        await key_rotation.check(conn, context.keyring)
+    except DecryptionFailed as error:
+        advice = (
+            "set GATEWAY_MASTER_KEY to the key this database was made with, or add it to GATEWAY_RETIRED_MASTER_KEYS"
+        )
         return Finding("master key", "wrong", str(error), advice)
-    standing = await key_rotation.standing(conn, context.vault)
+    standing = await key_rotation.standing(conn, context.keyring)
     whole, others = (sum(counts) for counts in zip(*standing.values(), strict=True))
     if others:
         said = f"{others} of {whole} are sealed with another one"
@@ -180,7 +182,10 @@ async def _queue(conn: AsyncConnection, chosen: Settings) -> AsyncIterator[Findi
         return
     said = "; ".join(f"{lane.label}: {due} due, the oldest for {_span(age)}" for lane, due, age in late)
     role = "gateway relay` and `gateway work" if chosen.nats_servers else "gateway work"
-    advice = f"is `{role}` running? If so start more, or raise GATEWAY_SENDERS; a push service may be slowing us down"
+    advice = (
+        f"is `{role}` running? If so start more, or raise GATEWAY_WORKER_CONCURRENCY; "
+        "a push service may be slowing us down"
+    )
     yield Finding("queue", "wrong", said, advice)
 
 
@@ -188,7 +193,7 @@ async def _broker(chosen: Settings) -> Finding:
     try:
         async with Broker.connected(chosen.nats_servers, ca=chosen.queue_ca):
             return Finding("NATS", "ok", "answers, with JetStream")
-    except (Unavailable, Unfit) as error:
+    except (BrokerUnavailable, BrokerIncompatible) as error:
         advice = "are the servers in GATEWAY_QUEUE running with JetStream, and are user and password right?"
         return Finding("NATS", "wrong", str(error), advice)
 

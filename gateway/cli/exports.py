@@ -16,7 +16,7 @@ from gateway.domain.errors import GatewayError, MalformedBody
 ONESIGNAL = {"identifier", "web_auth", "web_p256"}
 BASE64URL = str.maketrans("+/", "-_")
 TRUE = {"t", "true", "1", "yes"}
-LONGEST_FIELD = 1 << 20
+MAX_FIELD_LENGTH = 1 << 20
 
 
 def read(path: Path) -> Iterator[tuple[int, bytes | GatewayError]]:
@@ -65,7 +65,7 @@ def _array(text: str) -> Iterator[tuple[int, bytes | GatewayError]]:
 
 
 def _onesignal(lines: Iterator[str]) -> Iterator[tuple[int, bytes | GatewayError]]:
-    csv.field_size_limit(LONGEST_FIELD)
+    csv.field_size_limit(MAX_FIELD_LENGTH)
     rows = csv.DictReader(lines)
     for row in rows:
         try:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli.connect import AppOption, Reach, reaching
+from gateway.cli.connect import AppOption, GatewayTarget, reaching
 from gateway.cli.output import JsonOption, as_json, moment, pairs, table
 from gateway.cli.sending import read_json
 
@@ -25,7 +25,7 @@ def add(cli: typer.Typer) -> None:
 @feed.command("add")
 @reaching
 def add_feed(
-    reach: Reach,
+    reach: GatewayTarget,
     url: Annotated[str, typer.Argument(help="An Atom or RSS feed of CAP alerts, or alerts of api.weather.gov.")],
     app_: AppOption = None,
     name: Annotated[str | None, typer.Option(help="What to call it; its address when left out.")] = None,
@@ -52,7 +52,7 @@ def add_feed(
 
 @feed.command("list")
 @reaching
-def list_feeds(reach: Reach, app_: AppOption = None, json: JsonOption = False) -> None:
+def list_feeds(reach: GatewayTarget, app_: AppOption = None, json: JsonOption = False) -> None:
     """Show the feeds and how they fare."""
 
     async def listed(gateway: "Gateway") -> "list[Feed]":
@@ -77,7 +77,7 @@ def list_feeds(reach: Reach, app_: AppOption = None, json: JsonOption = False) -
 
 @feed.command("remove")
 @reaching
-def remove_feed(reach: Reach, feed_id: FeedId, app_: AppOption = None) -> None:
+def remove_feed(reach: GatewayTarget, feed_id: FeedId, app_: AppOption = None) -> None:
     """Fetch it no longer. What it has brought goes on."""
 
     async def removed(gateway: "Gateway") -> None:

@@ -34,12 +34,12 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Of the faults of parts that run beside each other, raises the one that says why they do not."""
     import uvloop
 
-    from gateway.domain.errors import Obstacle
+    from gateway.domain.errors import OperatorError
 
     try:
         return uvloop.run(work)
     except BaseExceptionGroup as several:
-        told: BaseException | None = several.subgroup(Obstacle)
+        told: BaseException | None = several.subgroup(OperatorError)
         while isinstance(told, BaseExceptionGroup):
             told = told.exceptions[0]
         if told is None:

@@ -65,7 +65,7 @@ def prune(data_dir: DataDir = None, json: JsonOption = False) -> None:
     async def pruned() -> dict[str, int]:
         chosen = settings(data_dir)
         async with installation(chosen) as context:
-            return await maintenance.run_once(context.engine, app.keep(chosen))
+            return await maintenance.run_once(context.engine, app.retention_policy(chosen))
 
     changed = run(pruned())
     if json:

@@ -9,7 +9,7 @@ from gateway.cli.installation import DataDir, installation, run, settings
 from gateway.cli.output import JsonOption, as_json, fail, table
 
 if TYPE_CHECKING:
-    from gateway.service.operations.key_rotation import Standing
+    from gateway.service.operations.key_rotation import RotationProgress
 
 secrets = typer.Typer(help="What is kept sealed, and the master key that seals it.", no_args_is_help=True)
 
@@ -17,10 +17,10 @@ HOW = """Seal everything anew with GATEWAY_MASTER_KEY, beside running processes.
 
 \b
 1. Make a key: openssl rand -base64 32. Keep a copy apart from the database's.
-2. Put it into GATEWAY_OTHER_MASTER_KEYS of every process and restart them one
+2. Put it into GATEWAY_RETIRED_MASTER_KEYS of every process and restart them one
    by one: they can open what it seals, and seal nothing with it yet.
 3. Swap them: the new one is GATEWAY_MASTER_KEY, the old one is in
-   GATEWAY_OTHER_MASTER_KEYS. Restart the processes one by one.
+   GATEWAY_RETIRED_MASTER_KEYS. Restart the processes one by one.
 4. Run `gateway secrets rotate` with these settings. Interrupted, it goes on
    where it was when it is run again. `gateway secrets status` tells how far it
    is.
@@ -31,7 +31,7 @@ HOW = """Seal everything anew with GATEWAY_MASTER_KEY, beside running processes.
    key was stolen, do it at once.
 
 Both settings may be files: GATEWAY_MASTER_KEY_FILE and
-GATEWAY_OTHER_MASTER_KEYS_FILE, one key a line. What `gateway up` made for
+GATEWAY_RETIRED_MASTER_KEYS_FILE, one key a line. What `gateway up` made for
 itself is DATA_DIR/master-key; with one process step 2 is not needed.
 """
 
@@ -56,9 +56,9 @@ def rotate(data_dir: DataDir = None, json: JsonOption = False) -> None:
         async with installation(settings(data_dir)) as context:
             async with context.engine.begin() as conn:  # before it begins, since it is many transactions
                 await audit.note(conn, audit.COMMAND_LINE, "secrets.rotate", None)
-            await key_rotation.rotate(context.engine, context.vault, told)
+            await key_rotation.rotate(context.engine, context.keyring, told)
             async with context.engine.connect() as conn:
-                left = await key_rotation.standing(conn, context.vault)
+                left = await key_rotation.standing(conn, context.keyring)
         return done, sum(one.others for one in left.values())
 
     done, left = run(rotated())
@@ -67,7 +67,7 @@ def rotate(data_dir: DataDir = None, json: JsonOption = False) -> None:
     else:
         table(("kind", "sealed anew"), done.items())
     if left:
-        fail(f"{left} are still sealed with another key: is it among GATEWAY_OTHER_MASTER_KEYS, or still in use?")
+        fail(f"{left} are still sealed with another key: is it among GATEWAY_RETIRED_MASTER_KEYS, or still in use?")
 
 
 @secrets.command("status")
@@ -75,9 +75,9 @@ def status(data_dir: DataDir = None, json: JsonOption = False) -> None:
     """How much is sealed, and how much of it with another key than GATEWAY_MASTER_KEY."""
     from gateway.service.operations import key_rotation
 
-    async def found() -> "dict[str, Standing]":
+    async def found() -> "dict[str, RotationProgress]":
         async with installation(settings(data_dir)) as context, context.engine.connect() as conn:
-            return await key_rotation.standing(conn, context.vault)
+            return await key_rotation.standing(conn, context.keyring)
 
     kinds = run(found())
     if json:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gateway.cli.connect import AppOption, Reach, reaching
+from gateway.cli.connect import AppOption, GatewayTarget, reaching
 from gateway.cli.output import JsonOption, as_json, fail, pairs, table
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def add(cli: typer.Typer) -> None:
 
 @reaching
 def send(
-    reach: Reach,
+    reach: GatewayTarget,
     title: Annotated[str, typer.Option(help="The notification's title.")],
     app_: AppOption = None,
     body: Annotated[str | None, typer.Option(help="Its text.")] = None,
@@ -80,7 +80,7 @@ def send(
 
 @reaching
 def alert(
-    reach: Reach,
+    reach: GatewayTarget,
     file: Annotated[
         Path,
         typer.Argument(

@@ -7,7 +7,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from gateway.client.errors import Unreadable
+from gateway.client.errors import DecodeError
 
 T = TypeVar("T")
 
@@ -17,7 +17,7 @@ def decode(kind: type[T], value: Any) -> T:
     try:
         decoded: T = _decode(kind, value)
     except (TypeError, ValueError, AttributeError) as error:
-        raise Unreadable(f"the answer is no {kind.__name__}: {error}") from None
+        raise DecodeError(f"the answer is no {kind.__name__}: {error}") from None
     return decoded
 
 

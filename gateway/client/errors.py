@@ -16,12 +16,12 @@ class Unreachable(GatewayError):
     """No answer came: wrong address, nobody listens, connection lost, time over."""
 
 
-class Unreadable(GatewayError):
+class DecodeError(GatewayError):
     """What answered is not a gateway, or one that this client does not understand."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class FieldError:
     """One thing wrong with what was sent: where (RFC 6901 JSON pointer) and what."""
 
     pointer: str
@@ -38,7 +38,7 @@ class Refused(GatewayError):
         self.code = str(problem.get("code", "unknown"))
         self.title = str(problem.get("title", "")) or f"The answer was {status}"
         self.detail = str(problem.get("detail", "")) or self.title
-        self.faults = [Fault(one.get("pointer", ""), one.get("detail", "")) for one in problem.get("errors", ())]
+        self.faults = [FieldError(one.get("pointer", ""), one.get("detail", "")) for one in problem.get("errors", ())]
         self.retry_after = headers.get("Retry-After")
         self.request_id = headers.get("X-Request-Id")
         super().__init__(f"{self.code}: {self.detail}")
@@ -92,7 +92,7 @@ class BodyTooLarge(Refused):
     expects = "body_too_large"
 
 
-class Invalid(Refused):
+class ValidationError(Refused):
     """422: `faults` names everything that is wrong."""
 
     expects = "invalid"
@@ -134,7 +134,7 @@ class RateLimited(Refused):
     expects = "rate_limited"
 
 
-class InternalFault(Refused):
+class InternalError(Refused):
     """500: a fault of the gateway's own; its log has it under `request_id`."""
 
     expects = "internal_error"

@@ -19,7 +19,7 @@ from gateway.client.answers import (
 )
 from gateway.client.listing import Listing
 from gateway.client.resource import Resource
-from gateway.client.streams import Verdicts
+from gateway.client.streams import ImportResults
 
 
 class Devices(Resource):
@@ -31,12 +31,12 @@ class Devices(Resource):
         self,
         devices: Iterable[bodies.NewDevice | bytes] | AsyncIterable[bodies.NewDevice | bytes],
         **how: Unpack[bodies.ImportSearch],
-    ) -> Verdicts:
+    ) -> ImportResults:
         """Register any number at once; a refused one keeps no other from being registered.
 
         Octets are taken for the JSON of one, without a line break in it.
         """
-        return Verdicts(self._transport, "/v1/devices/import", devices, how)
+        return ImportResults(self._transport, "/v1/devices/import", devices, how)
 
     def list(self, **search: Unpack[bodies.DeviceSearch]) -> Listing[Device]:
         return self._list(Device, "/v1/devices", query=search)

@@ -20,7 +20,7 @@ from gateway.client.answers import (
 from gateway.client.decoding import decode
 from gateway.client.listing import Listing
 from gateway.client.resource import Resource
-from gateway.client.streams import Verdicts
+from gateway.client.streams import ImportResults
 from gateway.client.transport import Transport
 
 ENDED = ("done", "cancelled")
@@ -162,13 +162,13 @@ class Triggers(Resource):
 
 
 class Events(Resource):
-    async def tell(self, *, idempotency_key: str | None = None, **event: Unpack[bodies.NewEvent]) -> Event:
+    async def track(self, *, idempotency_key: str | None = None, **event: Unpack[bodies.NewEvent]) -> Event:
         """Tell what happened; the triggers that match are run. The same `key` twice is one event."""
         return await self._make(Event, "/v1/events", body=event, key=idempotency_key)
 
-    def tell_many(self, events: Iterable[bodies.NewEvent] | AsyncIterable[bodies.NewEvent]) -> Verdicts:
+    def track_many(self, events: Iterable[bodies.NewEvent] | AsyncIterable[bodies.NewEvent]) -> ImportResults:
         """Tell any number at once."""
-        return Verdicts(self._transport, "/v1/events/batch", events)
+        return ImportResults(self._transport, "/v1/events/batch", events)
 
     def list(self, **search: Unpack[bodies.EventSearch]) -> Listing[Event]:
         return self._list(Event, "/v1/events", query=search)

@@ -10,7 +10,7 @@ import aiohttp
 
 from gateway.client.answers import Delivery
 from gateway.client.decoding import decode
-from gateway.client.errors import Fault, GatewayError, Refused, Unreachable, Unreadable, refusal
+from gateway.client.errors import DecodeError, FieldError, GatewayError, Refused, Unreachable, refusal
 from gateway.client.transport import NOT_DONE, Transport, asked_wait, back_off, to_json
 
 NDJSON = "application/x-ndjson"
@@ -90,17 +90,17 @@ class Tail:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ImportLineResult:
     """What became of a line. `status` is `refused`, with its `faults`, or what was done."""
 
     line: int
     status: str
     id: str | None
     code: str | None
-    faults: list[Fault]
+    faults: list[FieldError]
 
 
-class Verdicts:
+class ImportResults:
     """`async for verdict in gateway.devices.import_(registrations)`: one for each line, and then `sums` by status.
 
     The lines are sent as the iterator makes them, and are not sent again: it could not make them twice. A line may
@@ -121,7 +121,7 @@ class Verdicts:
         self.sums: dict[str, int] = {}
         self._fault: Exception | None = None
 
-    async def __aiter__(self) -> AsyncIterator[Verdict]:
+    async def __aiter__(self) -> AsyncIterator[ImportLineResult]:
         try:
             async for verdict in self._asked():
                 yield verdict
@@ -130,7 +130,7 @@ class Verdicts:
                 raise self._fault from None
             raise
 
-    async def _asked(self) -> AsyncIterator[Verdict]:
+    async def _asked(self) -> AsyncIterator[ImportLineResult]:
         headers = {"Content-Type": NDJSON, "Accept": NDJSON}
         broken: GatewayError | None = Unreachable("the answer broke off")
         async with self._transport.stream(
@@ -141,8 +141,8 @@ class Verdicts:
                     self.sums = {name: value for name, value in said.items() if type(value) is int}
                     broken = None if said["done"] else refusal(answer.status, said, answer.headers)
                     continue
-                faults = [Fault(one["pointer"], one["detail"]) for one in said.get("errors", ())]
-                yield Verdict(said["line"], said["status"], said.get("id"), said.get("code"), faults)
+                faults = [FieldError(one["pointer"], one["detail"]) for one in said.get("errors", ())]
+                yield ImportLineResult(said["line"], said["status"], said.get("id"), said.get("code"), faults)
         if broken is not None:
             raise broken
 
@@ -165,7 +165,7 @@ async def _told(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]
         async for line in answer.content:
             yield json.loads(line)
     except ValueError as error:
-        raise Unreadable(f"a verdict cannot be read: {error}") from None
+        raise DecodeError(f"a verdict cannot be read: {error}") from None
 
 
 async def _each(lines: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:

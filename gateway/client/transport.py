@@ -21,18 +21,18 @@ from uuid import uuid4
 import aiohttp
 from yarl import URL
 
-from gateway.client.errors import Refused, Unreachable, Unreadable, refusal
+from gateway.client.errors import DecodeError, Refused, Unreachable, refusal
 
 JSON = "application/json"
 NOT_DONE = (429, 503)
 MAYBE_DONE = (500, 502, 504)
 FIRST_WAIT_S = 0.5
-LONGEST_WAIT_S = 30.0
+MAX_WAIT_S = 30.0
 
 LOST = (aiohttp.ClientError, TimeoutError, OSError)
 
 
-class Answer(NamedTuple):
+class RawResponse(NamedTuple):
     status: int
     body: Any
     headers: Mapping[str, str]
@@ -76,7 +76,7 @@ class Transport:
         raw: tuple[bytes, str] | None = None,
         creates: bool = False,
         key: str | None = None,
-    ) -> Answer:
+    ) -> RawResponse:
         """`creates`: with an Idempotency-Key, `key` or one of its own. `raw`: a body that is not JSON, and its type.
 
         Raises GatewayError.
@@ -92,14 +92,14 @@ class Transport:
         for tried in range(1, self.tries + 1):
             try:
                 async with self._request(method, at, query, headers, data, self._timeout) as answer:
-                    return Answer(answer.status, await _read(answer), answer.headers)
+                    return RawResponse(answer.status, await _read(answer), answer.headers)
             except Unreachable as error:
                 if tried == self.tries or not repeatable:
                     raise
                 lost, wait = error, back_off(tried)
             except Refused as refused:
                 if refused.status == 404 and method == "DELETE" and lost is not None:
-                    return Answer(204, None, {})  # it was there when it was asked for first
+                    return RawResponse(204, None, {})  # it was there when it was asked for first
                 again = refused.status in NOT_DONE or (refused.status in MAYBE_DONE and repeatable)
                 wait = asked_wait(refused.retry_after) or back_off(tried)
                 if tried == self.tries or not again or wait > self._patience:
@@ -164,7 +164,7 @@ def asked_wait(retry_after: str | None) -> float | None:
 
 def back_off(tried: int) -> float:
     """Seconds, between half and all of 0.5, 1, 2 ... 30."""
-    longest: float = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(tried - 1, 10))
+    longest: float = min(MAX_WAIT_S, FIRST_WAIT_S * 2 ** min(tried - 1, 10))
     return random.uniform(longest / 2, longest)  # noqa: S311 - spreads callers out, keeps no secret
 
 
@@ -191,7 +191,7 @@ async def _read(answer: aiohttp.ClientResponse) -> Any:
     try:
         return json.loads(raw)
     except ValueError:
-        raise Unreadable(f"{answer.url.origin()} answers {answer.content_type}: is it a gateway?") from None
+        raise DecodeError(f"{answer.url.origin()} answers {answer.content_type}: is it a gateway?") from None
 
 
 async def _refused(answer: aiohttp.ClientResponse) -> Refused:

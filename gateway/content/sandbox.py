@@ -18,9 +18,9 @@ from liquid.exceptions import LiquidError, ResourceLimitError
 from liquid.stringify import to_liquid_string
 from liquid.template import BoundTemplate
 
-LONGEST_TEXT = 8192
-MOST_ITEMS = 1000
-LARGEST_NUMBER = 10**15
+MAX_TEXT_LENGTH = 8192
+MAX_ITEMS = 1000
+MAX_NUMBER = 10**15
 # Of the processor: that somebody else had it meanwhile is not the template's fault.
 TIME_LIMIT_S = 0.05
 
@@ -54,9 +54,9 @@ class _Template(BoundTemplate):
 
 class Sandbox(Environment):
     template_class = _Template
-    loop_iteration_limit = MOST_ITEMS
-    output_stream_limit = LONGEST_TEXT
-    local_namespace_limit = 4 * LONGEST_TEXT
+    loop_iteration_limit = MAX_ITEMS
+    output_stream_limit = MAX_TEXT_LENGTH
+    local_namespace_limit = 4 * MAX_TEXT_LENGTH
     block_nesting_limit = 20
     context_depth_limit = 20
 
@@ -109,10 +109,10 @@ def _check_size(value: Any) -> None:
     # By its type alone: what is undefined takes every other question for being used.
     kind = type(value)
     if issubclass(kind, str | list | tuple | range):
-        if len(value) > (LONGEST_TEXT if issubclass(kind, str) else MOST_ITEMS):
-            raise TooMuch(f"a filter may take and make {LONGEST_TEXT} characters or {MOST_ITEMS} items", token=None)
-    elif issubclass(kind, int | float) and not abs(value) <= LARGEST_NUMBER:
-        raise TooMuch(f"a number is larger than {LARGEST_NUMBER:.0e}", token=None)
+        if len(value) > (MAX_TEXT_LENGTH if issubclass(kind, str) else MAX_ITEMS):
+            raise TooMuch(f"a filter may take and make {MAX_TEXT_LENGTH} characters or {MAX_ITEMS} items", token=None)
+    elif issubclass(kind, int | float) and not abs(value) <= MAX_NUMBER:
+        raise TooMuch(f"a number is larger than {MAX_NUMBER:.0e}", token=None)
 
 
 def _marked(node: Node, context: RenderContext, buffer: TextIO) -> int:

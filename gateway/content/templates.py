@@ -13,7 +13,7 @@ from liquid.template import BoundTemplate
 
 from gateway.content.sandbox import BEGIN, END, Sandbox, unmarked
 from gateway.domain import urls
-from gateway.domain.errors import Fault, Invalid, TemplateFailed, step
+from gateway.domain.errors import FieldError, TemplateFailed, ValidationError, step
 
 VARIABLES = ("user", "device", "event", "notification")
 PERSONAL = frozenset({"user", "device"})
@@ -44,14 +44,14 @@ class Compiled:
 
     def __init__(self, content: Mapping[str, Any], *, strict: bool, pointer: str = "") -> None:
         """Raises Invalid with the fault of every template that cannot be understood."""
-        self._faults: list[Fault] = []
+        self._faults: list[FieldError] = []
         self._strict = strict
         self._names: set[str] = set()
         self._content = dict(content)
         self._templates: dict[str, Callable[[dict[str, Any]], str]] = dict(self._compiled(content, pointer))
         self._pointer = pointer
         if self._faults:
-            raise Invalid(self._faults)
+            raise ValidationError(self._faults)
         self.personal = bool(self._names & PERSONAL)
 
     def render(self, variables: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Compiled:
             case str() if has_markup(value):
                 name = at.rpartition("/")[2]
                 if name == "action" and "/data/" not in at:
-                    self._faults.append(Fault(at, "must be plain text: it names the action"))
+                    self._faults.append(FieldError(at, "must be plain text: it names the action"))
                 elif (template := self._parsed(value, at, name)) is not None:
                     yield at, template
             case dict():
@@ -95,12 +95,12 @@ class Compiled:
             template: BoundTemplate = sandbox.from_string(unmarked(text))
             names = set(template.global_variables())
         except (LiquidError, RecursionError, ValueError) as error:
-            self._faults.append(Fault(at, f"is not a template: {_said(error)}"))
+            self._faults.append(FieldError(at, f"is not a template: {_said(error)}"))
             return None
         for unknown in sorted(set(template.filter_names()) - sandbox.filters.keys()):
-            self._faults.append(Fault(at, f"knows no filter {unknown!r}"))
+            self._faults.append(FieldError(at, f"knows no filter {unknown!r}"))
         for unknown in sorted(names - set(VARIABLES)):
-            self._faults.append(Fault(at, f"knows no variable {unknown!r}; there are {', '.join(VARIABLES)}"))
+            self._faults.append(FieldError(at, f"knows no variable {unknown!r}; there are {', '.join(VARIABLES)}"))
         self._names |= names
 
         def render(variables: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ class MessageType(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class LocalizedText:
     """What one language says. `language` is a tag (RFC 5646)."""
 
     language: str | None
@@ -66,24 +66,24 @@ class Words:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class AlertInfo:
     """One thing that is said, in each of its languages, the issuer's own first.
 
     `area` is an audience filter of geometry and zones, None when nothing of it can be matched. `over`: it says that
     the danger is past.
     """
 
-    words: tuple[Words, ...]
+    texts: tuple[LocalizedText, ...]
     area: dict[str, Any] | None
     severity: Severity = Severity.UNKNOWN
     urgency: AlertUrgency = AlertUrgency.UNKNOWN
     certainty: Certainty = Certainty.UNKNOWN
     expires: datetime | None = None
-    over: bool = False
+    all_clear: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class AlertMessage:
     """`references`: identifiers of the messages it replaces or ends.
 
     `tracks`: keys of the events it is about, where its issuer numbers them; they tie messages without references.
@@ -92,18 +92,18 @@ class Message:
 
     identifier: str | None
     message_type: MessageType
-    parts: tuple[Part, ...]
+    parts: tuple[AlertInfo, ...]
     sender: str | None = None
     sent: datetime | None = None
     status: AlertStatus = AlertStatus.ACTUAL
     references: tuple[str, ...] = ()
-    tracks: tuple[str, ...] = ()
+    event_keys: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Travel:
+class AlertRouting:
     """How a part is told; `ttl` when it does not say `expires`."""
 
     lane: Lane
@@ -111,13 +111,13 @@ class Travel:
     ttl: timedelta
 
 
-URGENT = Travel(Lane.URGENT, Urgency.HIGH, timedelta(hours=1))
-SOON = Travel(Lane.NORMAL, Urgency.HIGH, timedelta(hours=6))
-CALM = Travel(Lane.NORMAL, Urgency.NORMAL, timedelta(hours=12))
+URGENT = AlertRouting(Lane.URGENT, Urgency.HIGH, timedelta(hours=1))
+SOON = AlertRouting(Lane.NORMAL, Urgency.HIGH, timedelta(hours=6))
+CALM = AlertRouting(Lane.NORMAL, Urgency.NORMAL, timedelta(hours=12))
 
 
 @dataclass(frozen=True, slots=True)
-class When:
+class AlertMatcher:
     """Which parts are meant. What is left empty fits everything; an event is compared whatever its case."""
 
     severity: tuple[Severity, ...] = ()
@@ -125,49 +125,49 @@ class When:
     certainty: tuple[Certainty, ...] = ()
     event: tuple[str, ...] = ()
 
-    def fits(self, part: Part) -> bool:
+    def matches(self, part: AlertInfo) -> bool:
         events = {name.casefold() for name in self.event}
         return (
             part.severity in (self.severity or Severity)
             and part.urgency in (self.urgency or AlertUrgency)
             and part.certainty in (self.certainty or Certainty)
-            and (not events or any(words.event.casefold() in events for words in part.words))
+            and (not events or any(words.event.casefold() in events for words in part.texts))
         )
 
 
 TABLE = (
-    (When(urgency=(AlertUrgency.PAST,)), CALM),
-    (When(certainty=(Certainty.UNLIKELY,)), CALM),
-    (When(urgency=(AlertUrgency.FUTURE,), certainty=(Certainty.POSSIBLE,)), SOON),
-    (When(severity=(Severity.EXTREME, Severity.SEVERE)), URGENT),
-    (When(urgency=(AlertUrgency.IMMEDIATE,)), URGENT),
-    (When(severity=(Severity.MODERATE,)), SOON),
-    (When(urgency=(AlertUrgency.EXPECTED,)), SOON),
-    (When(), CALM),
+    (AlertMatcher(urgency=(AlertUrgency.PAST,)), CALM),
+    (AlertMatcher(certainty=(Certainty.UNLIKELY,)), CALM),
+    (AlertMatcher(urgency=(AlertUrgency.FUTURE,), certainty=(Certainty.POSSIBLE,)), SOON),
+    (AlertMatcher(severity=(Severity.EXTREME, Severity.SEVERE)), URGENT),
+    (AlertMatcher(urgency=(AlertUrgency.IMMEDIATE,)), URGENT),
+    (AlertMatcher(severity=(Severity.MODERATE,)), SOON),
+    (AlertMatcher(urgency=(AlertUrgency.EXPECTED,)), SOON),
+    (AlertMatcher(), CALM),
 )
 """The first that fits counts."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class AlertRule:
     """What an application says of some alerts. None leaves it to the table; `tell` False sends nothing."""
 
-    when: When
+    when: AlertMatcher
     tell: bool = True
     lane: Lane | None = None
     urgency: Urgency | None = None
     ttl: timedelta | None = None
 
 
-def travel(part: Part, own: Sequence[Rule] = ()) -> Travel | None:
+def routing(part: AlertInfo, own: Sequence[AlertRule] = ()) -> AlertRouting | None:
     """How to tell a part, by the first of the application's rules that fits and the table; None: not at all."""
-    way = next(way for when, way in TABLE if when.fits(part))
-    rule = next((rule for rule in own if rule.when.fits(part)), None)
+    way = next(way for when, way in TABLE if when.matches(part))
+    rule = next((rule for rule in own if rule.when.matches(part)), None)
     if rule is None:
         return way
     if not rule.tell:
         return None
-    return Travel(
+    return AlertRouting(
         way.lane if rule.lane is None else rule.lane,
         way.urgency if rule.urgency is None else rule.urgency,
         way.ttl if rule.ttl is None else rule.ttl,

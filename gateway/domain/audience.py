@@ -14,18 +14,18 @@ from typing import Any
 from uuid import UUID
 
 from gateway.domain import comparison, ids
-from gateway.domain.comparison import MOST_VALUES, OPERATORS, Scalar, is_number
+from gateway.domain.comparison import MAX_VALUES, OPERATORS, Scalar, is_number
 from gateway.domain.device import TOPIC_NAME, ZONE_CODE
-from gateway.domain.errors import Fault, Invalid, step
+from gateway.domain.errors import FieldError, ValidationError, step
 from gateway.domain.geometry import polygon_fault
 
-DEEPEST = 16
-MOST_LEAVES = 200
+MAX_DEPTH = 16
+MAX_LEAVES = 200
 # What a filter may come to with its segments written out.
-DEEPEST_RESOLVED = 32
-MOST_RESOLVED_LEAVES = 1000
-MOST_VERTICES = 10_000
-FARTHEST_M = 20_037_508.0  # half the Earth's circumference
+MAX_RESOLVED_DEPTH = 32
+MAX_RESOLVED_LEAVES = 1000
+MAX_VERTICES = 10_000
+MAX_RADIUS_M = 20_037_508.0  # half the Earth's circumference
 
 Ring = tuple[tuple[float, float], ...]
 """(longitude, latitude) vertices, closed: the last equals the first (RFC 7946 section 3.1.6)."""
@@ -159,10 +159,10 @@ def parse(value: object, pointer: str = "/audience") -> Audience:
     """The tree behind the JSON; raises Invalid with every fault and its pointer."""
     reader = _Reader()
     audience = reader.read(value, pointer, 1)
-    if reader.leaves > MOST_LEAVES:
-        reader.fault(pointer, f"has {reader.leaves} leaves; at most {MOST_LEAVES} are allowed")
+    if reader.leaves > MAX_LEAVES:
+        reader.fault(pointer, f"has {reader.leaves} leaves; at most {MAX_LEAVES} are allowed")
     if reader.faults or audience is None:
-        raise Invalid(reader.faults)
+        raise ValidationError(reader.faults)
     return audience
 
 
@@ -220,26 +220,28 @@ def resolved(audience: Audience, saved: Mapping[UUID, Audience], pointer: str = 
                 return part
 
     leaves, levels = size(audience)
-    if leaves > MOST_RESOLVED_LEAVES or levels > DEEPEST_RESOLVED:
-        most = f"at most {MOST_RESOLVED_LEAVES} on {DEEPEST_RESOLVED} levels are allowed"
-        raise Invalid([Fault(pointer, f"has {leaves} leaves on {levels} levels with its segments; {most}")])
+    if leaves > MAX_RESOLVED_LEAVES or levels > MAX_RESOLVED_DEPTH:
+        most = f"at most {MAX_RESOLVED_LEAVES} on {MAX_RESOLVED_DEPTH} levels are allowed"
+        raise ValidationError(
+            [FieldError(pointer, f"has {leaves} leaves on {levels} levels with its segments; {most}")]
+        )
     return written_out(audience)
 
 
 class _Reader:
     def __init__(self) -> None:
-        self.faults: list[Fault] = []
+        self.faults: list[FieldError] = []
         self.leaves = 0
 
     def fault(self, pointer: str, detail: str) -> None:
         """Note a fault; answers None, so that a reader can refuse in one line."""
-        self.faults.append(Fault(pointer, detail))
+        self.faults.append(FieldError(pointer, detail))
 
     def read(self, value: object, at: str, depth: int) -> Audience | None:
         if not isinstance(value, dict):
             return self.fault(at, f"must be an object with one filter, not {_kind(value)}")
-        if depth > DEEPEST:
-            return self.fault(at, f"is nested deeper than {DEEPEST} levels")
+        if depth > MAX_DEPTH:
+            return self.fault(at, f"is nested deeper than {MAX_DEPTH} levels")
         known = [key for key in value if key in _READERS]
         if len(known) != 1:
             names = ", ".join(_READERS)
@@ -333,7 +335,7 @@ class _Reader:
         before = len(self.faults)
         for extra in near.keys() - {"lat", "lon", "radius_m"}:
             self.fault(f"{at}{step(extra)}", "is not known here")
-        for name, low, high in (("lat", -90, 90), ("lon", -180, 180), ("radius_m", 1, FARTHEST_M)):
+        for name, low, high in (("lat", -90, 90), ("lon", -180, 180), ("radius_m", 1, MAX_RADIUS_M)):
             number = near.get(name)
             if name not in near:
                 self.fault(f"{at}/{name}", "is missing")
@@ -364,8 +366,8 @@ class _Reader:
     def _texts(self, value: object, at: str) -> tuple[str, ...] | None:
         """One text or a list of them."""
         values = value if isinstance(value, list) else [value]
-        if not 0 < len(values) <= MOST_VALUES or not all(isinstance(v, str) and 0 < len(v) <= 255 for v in values):
-            return self.fault(at, f"must be text of 1 to 255 characters, or a list of 1 to {MOST_VALUES} of them")
+        if not 0 < len(values) <= MAX_VALUES or not all(isinstance(v, str) and 0 < len(v) <= 255 for v in values):
+            return self.fault(at, f"must be text of 1 to 255 characters, or a list of 1 to {MAX_VALUES} of them")
         return tuple(values)
 
     def _ids(self, kind: str, value: object, at: str, otherwise: str) -> tuple[UUID, ...] | None:
@@ -396,13 +398,13 @@ class _Reader:
             read = [self._ring(ring, f"{where}/{index}") for index, ring in enumerate(rings)]
             sound = tuple(ring for ring in read if ring is not None)
             vertices += sum(map(len, sound))
-            if len(sound) == len(rings) and vertices <= MOST_VERTICES:
+            if len(sound) == len(rings) and vertices <= MAX_VERTICES:
                 if unsound := polygon_fault(sound):
                     number, words = unsound
                     self.fault(where if number is None else f"{where}/{number}", words)
                 polygons.append(sound)
-        if vertices > MOST_VERTICES:
-            self.fault(at, f"has {vertices} vertices; at most {MOST_VERTICES} are allowed")
+        if vertices > MAX_VERTICES:
+            self.fault(at, f"has {vertices} vertices; at most {MAX_VERTICES} are allowed")
         return tuple(polygons) if len(self.faults) == before else None
 
     def _ring(self, value: object, at: str) -> Ring | None:

@@ -7,7 +7,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-def keep(kept: dict[K, V], key: K, value: V, most: int) -> V:
+def put(kept: dict[K, V], key: K, value: V, most: int) -> V:
     """Set it as the newest of `most` entries."""
     kept.pop(key, None)
     kept[key] = value

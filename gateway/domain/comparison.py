@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from operator import ge, gt, le, lt
 from typing import Any, NamedTuple, TypeGuard
 
-from gateway.domain.errors import Fault
+from gateway.domain.errors import FieldError
 
-MOST_VALUES = 1000
+MAX_VALUES = 1000
 ORDERINGS = ("lt", "lte", "gt", "gte")
 OPERATORS = ("eq", "ne", "in", *ORDERINGS, "exists", "contains")
 
@@ -48,27 +48,27 @@ class Comparison(NamedTuple):
         return comparable and _ORDERED[self.operator](held, self.operand)
 
 
-def read(value: Mapping[str, Any], at: str, name: str) -> Comparison | list[Fault]:
+def read(value: Mapping[str, Any], at: str, name: str) -> Comparison | list[FieldError]:
     """The one comparison in a leaf about `name`, or its faults."""
     operators = [key for key in value if key in OPERATORS]
     if len(operators) != 1:
-        return [Fault(at, f"must compare {name!r} by exactly one of {', '.join(OPERATORS)}")]
+        return [FieldError(at, f"must compare {name!r} by exactly one of {', '.join(OPERATORS)}")]
     [operator] = operators
     operand, where = value[operator], f"{at}/{operator}"
     if operator == "in":
-        if not isinstance(operand, list) or not 0 < len(operand) <= MOST_VALUES:
-            return [Fault(where, f"must be a list of 1 to {MOST_VALUES} values")]
+        if not isinstance(operand, list) or not 0 < len(operand) <= MAX_VALUES:
+            return [FieldError(where, f"must be a list of 1 to {MAX_VALUES} values")]
         bad = [index for index, item in enumerate(operand) if not is_scalar(item)]
-        faults = [Fault(f"{where}/{index}", "must be text, a finite number or a boolean") for index in bad]
+        faults = [FieldError(f"{where}/{index}", "must be text, a finite number or a boolean") for index in bad]
         return faults or Comparison(operator, tuple(operand))
     if operator == "exists":
         if not isinstance(operand, bool):
-            return [Fault(where, "must be true or false")]
+            return [FieldError(where, "must be true or false")]
     elif operator in ORDERINGS:
         if isinstance(operand, bool) or not is_scalar(operand):
-            return [Fault(where, "must be text or a finite number")]
+            return [FieldError(where, "must be text or a finite number")]
     elif not is_scalar(operand):
-        return [Fault(where, "must be text, a finite number or a boolean")]
+        return [FieldError(where, "must be text, a finite number or a boolean")]
     return Comparison(operator, operand)
 
 

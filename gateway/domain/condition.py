@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.domain import comparison
-from gateway.domain.errors import Fault, Invalid, step
+from gateway.domain.errors import FieldError, ValidationError, step
 
-DEEPEST = 16
-MOST_LEAVES = 200
-LONGEST_PATH = 200
+MAX_DEPTH = 16
+MAX_LEAVES = 200
+MAX_PATH_LENGTH = 200
 
 Condition = Callable[[Any], bool]
 """Whether an event's data fits."""
@@ -22,13 +22,13 @@ Condition = Callable[[Any], bool]
 
 def parse(value: object, pointer: str = "/condition") -> Condition:
     """Raises Invalid with every fault and its pointer."""
-    faults: list[Fault] = []
+    faults: list[FieldError] = []
     leaves = 0
 
     def read(value: object, at: str, depth: int) -> Condition:
         nonlocal leaves
-        if depth > DEEPEST:
-            return refuse(at, f"is nested deeper than {DEEPEST} levels")
+        if depth > MAX_DEPTH:
+            return refuse(at, f"is nested deeper than {MAX_DEPTH} levels")
         match value:
             case {"all": list(several), **rest} if several and not rest:
                 every = [read(one, f"{at}/all/{index}", depth + 1) for index, one in enumerate(several)]
@@ -39,7 +39,7 @@ def parse(value: object, pointer: str = "/condition") -> Condition:
             case {"not": inner, **rest} if not rest:
                 negated = read(inner, f"{at}/not", depth + 1)
                 return lambda data: not negated(data)
-            case {"data": str(path), **rest} if 0 < len(path) <= LONGEST_PATH:
+            case {"data": str(path), **rest} if 0 < len(path) <= MAX_PATH_LENGTH:
                 leaves += 1
                 return leaf(path, rest, at)
         return refuse(at, "must be one of all, any (lists of at least one), not, or data (a path) with a comparison")
@@ -54,14 +54,14 @@ def parse(value: object, pointer: str = "/condition") -> Condition:
         return lambda data: compared.holds(found(data, path))
 
     def refuse(at: str, detail: str) -> Condition:
-        faults.append(Fault(at, detail))
+        faults.append(FieldError(at, detail))
         return _never
 
     condition = read(value, pointer, 1)
-    if leaves > MOST_LEAVES:
-        refuse(pointer, f"has {leaves} leaves; at most {MOST_LEAVES} are allowed")
+    if leaves > MAX_LEAVES:
+        refuse(pointer, f"has {leaves} leaves; at most {MAX_LEAVES} are allowed")
     if faults:
-        raise Invalid(faults)
+        raise ValidationError(faults)
     return condition
 
 

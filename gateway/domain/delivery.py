@@ -81,7 +81,7 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Deferred:
     """Not to be sent yet: quiet hours are on, an open page may take it, or its host is in no state to."""
 
     until: datetime
@@ -104,7 +104,7 @@ class Retry:
 
 
 Final = Accepted | Gone | Rejected | Expired | Cancelled | Skipped
-Outcome = Final | Retry | Held
+Outcome = Final | Retry | Deferred
 
 
 class Attempt(NamedTuple):
@@ -119,7 +119,7 @@ class Attempt(NamedTuple):
     retry_at: datetime
 
 
-class Settled(NamedTuple):
+class DeliveryResult(NamedTuple):
     """The end of one delivery. `attempts` counts POSTs made; `status` is the last HTTP status, if any.
 
     `variant` is the place of the variant it carried in the notification's list.
@@ -138,10 +138,10 @@ class Settled(NamedTuple):
 
 
 @dataclass(slots=True)
-class Settlement:
+class ResultBatch:
     """A batch of results of one job: what ended, what is tried again and when, what is still to do."""
 
-    settled: list[Settled] = field(default_factory=list)
+    settled: list[DeliveryResult] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     later: dict[tuple[datetime, int], list[UUID]] = field(default_factory=dict)
     """(due, POSTs made so far) -> devices."""
@@ -151,17 +151,17 @@ class Settlement:
     def devices(self) -> int:
         return len(self.settled) + sum(map(len, self.later.values()))
 
-    def told(self) -> set[UUID]:
+    def device_ids(self) -> set[UUID]:
         """The devices it is about."""
         return {done.device_id for done in self.settled}.union(*self.later.values())
 
-    def only(self, device_ids: Set[UUID]) -> "Settlement":
+    def for_devices(self, device_ids: Set[UUID]) -> "ResultBatch":
         """What it says of these devices."""
-        if self.told() <= device_ids:
+        if self.device_ids() <= device_ids:
             return self
         later = {when: [id_ for id_ in several if id_ in device_ids] for when, several in self.later.items()}
         attempts = [attempt for attempt in self.attempts if attempt.device_id in device_ids]
-        return Settlement(
+        return ResultBatch(
             [done for done in self.settled if done.device_id in device_ids],
             attempts,
             {when: several for when, several in later.items() if several},

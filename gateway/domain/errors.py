@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 
-class Obstacle(Exception):
+class OperatorError(Exception):
     """What keeps the gateway from being run or asked, in one line for whoever sits at the machine."""
 
 
@@ -31,26 +31,26 @@ def step(token: object) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class FieldError:
     """One thing wrong with the input: where (RFC 6901 JSON pointer) and what."""
 
     pointer: str
     detail: str
 
-    def below(self, prefix: str) -> "Fault":
-        return Fault(prefix + self.pointer, self.detail)
+    def below(self, prefix: str) -> "FieldError":
+        return FieldError(prefix + self.pointer, self.detail)
 
 
-class Invalid(GatewayError):
+class ValidationError(GatewayError):
     """The input is not what it should be; `faults` names every fault found, not just the first."""
 
     code = "invalid"
     title = "The input is not valid"
     status = 422
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        super().__init__("; ".join(f"{f.pointer or '/'}: {f.detail}" for f in faults))
-        self.faults = list(faults)
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__("; ".join(f"{f.pointer or '/'}: {f.detail}" for f in errors))
+        self.faults = list(errors)
 
 
 class MalformedRequest(GatewayError):
@@ -213,7 +213,7 @@ class RateLimited(GatewayError):
         self.headers = headers
 
 
-class InternalFault(GatewayError):
+class InternalError(GatewayError):
     """A fault of our own. What it was is in the log, and told to nobody."""
 
     code = "internal_error"

@@ -23,7 +23,7 @@ class Missing(Exception):
         self.path = path
 
 
-def filled(audience: Any, event: dict[str, Any]) -> Any:
+def bind(audience: Any, event: dict[str, Any]) -> Any:
     """The audience with the event's own values. Raises Missing."""
     match audience:
         case {"from_event": str(path), **rest} if not rest:
@@ -32,9 +32,9 @@ def filled(audience: Any, event: dict[str, Any]) -> Any:
                 raise Missing(path)
             return value
         case dict():
-            return {name: filled(value, event) for name, value in audience.items()}
+            return {name: bind(value, event) for name, value in audience.items()}
         case list():
-            return [filled(value, event) for value in audience]
+            return [bind(value, event) for value in audience]
     return audience
 
 
@@ -51,13 +51,13 @@ def references(audience: Any, at: str) -> Iterator[str]:
                 yield from references(value, f"{at}/{index}")
 
 
-def supposed(audience: Any, at: str, numbers: set[str]) -> Any:
+def with_placeholders(audience: Any, at: str, numbers: set[str]) -> Any:
     """The audience with some text in place of what an event will say, and a number at these pointers."""
     match audience:
         case {"from_event": str(), **rest} if not rest:
             return 1 if at in numbers else "x"
         case dict():
-            return {name: supposed(value, at + step(name), numbers) for name, value in audience.items()}
+            return {name: with_placeholders(value, at + step(name), numbers) for name, value in audience.items()}
         case list():
-            return [supposed(value, f"{at}/{index}", numbers) for index, value in enumerate(audience)]
+            return [with_placeholders(value, f"{at}/{index}", numbers) for index, value in enumerate(audience)]
     return audience

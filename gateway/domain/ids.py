@@ -31,7 +31,7 @@ def new_ids(count: int) -> list[UUID]:
     ]
 
 
-def show(kind: str, *ids: UUID) -> str:
+def format_id(kind: str, *ids: UUID) -> str:
     """The outside form, such as `dev_0190...`; a delivery's names its notification and its device."""
     if len(ids) == 1:  # nearly always
         return f"{kind}_{ids[0].hex}"

@@ -7,14 +7,14 @@ from typing import Any
 from uuid import UUID
 
 from gateway.domain import ids
-from gateway.domain.job_payload import Cargo
+from gateway.domain.job_payload import JobPayload
 from gateway.domain.notification import Lane
 
 CHUNK = 500
 """Devices in one job at the most."""
 
 
-class Task(StrEnum):
+class JobKind(StrEnum):
     """`plan`: resolve the audience and cut it into send jobs. `send`: deliver to `device_ids`."""
 
     PLAN = "plan"
@@ -29,22 +29,22 @@ class Job:
     """
 
     id: int
-    task: Task
+    kind: JobKind
     notification_id: UUID
     application_id: UUID
     lane: Lane
-    attempt: int
-    tries: int
+    lease_generation: int
+    attempts: int
     day: date | None
     device_ids: tuple[UUID, ...]
     slot: datetime | None = None
-    cargo: Cargo | None = field(default=None, repr=False, compare=False)
+    payload: JobPayload | None = field(default=None, repr=False, compare=False)
     """What it takes to be sent, when the queue carries it along."""
 
     @property
     def named(self) -> dict[str, Any]:
         """As every line of the log about it says, with the ids that the API shows."""
-        return {"job_id": self.id, "notification_id": ids.show(ids.NOTIFICATION, self.notification_id)}
+        return {"job_id": self.id, "notification_id": ids.format_id(ids.NOTIFICATION, self.notification_id)}
 
 
 def chunk(rate: float | None) -> int:

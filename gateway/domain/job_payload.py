@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from gateway.domain.delivery import Accepted, Expired, Held, Skipped
+from gateway.domain.delivery import Accepted, Deferred, Expired, Skipped
 from gateway.domain.notification import Notification
 
-Verdict = Skipped | Held | Expired | Accepted
+PreSendOutcome = Skipped | Deferred | Expired | Accepted
 """What a delivery comes to without a message being sent."""
 
 
-class Target(NamedTuple):
+class Recipient(NamedTuple):
     device_id: UUID
     endpoint: str
     host: str
@@ -47,15 +47,15 @@ class SigningKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Cargo:
+class JobPayload:
     """`home` is the web origin that a path in an address belongs to. A device with a verdict is not sent to.
 
     `targets` are the devices that still exist, in no order; `known` is what templates may say of each.
     """
 
     notification: Notification
-    home: str | None
-    targets: Sequence[Target]
+    default_origin: str | None
+    recipients: Sequence[Recipient]
     keys: Sequence[SigningKey]
-    verdicts: Mapping[UUID, Verdict]
-    known: Mapping[UUID, Mapping[str, Any]]
+    pre_send_outcomes: Mapping[UUID, PreSendOutcome]
+    template_context: Mapping[UUID, Mapping[str, Any]]

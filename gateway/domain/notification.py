@@ -14,13 +14,13 @@ from enum import IntEnum, StrEnum
 from typing import Any
 from uuid import UUID
 
-from gateway.domain.send_policy import UNSTEERED, Steering, sample_buckets
+from gateway.domain.send_policy import DEFAULT_POLICY, SendPolicy, sample_buckets
 
 # FCM holds a message for 28 days, the shortest of the four vendors' limits.
-LONGEST_TTL = timedelta(days=28)
+MAX_TTL = timedelta(days=28)
 
 # A TTL of 0 means 'now or never' for the push service, not for our queue: this much is ours.
-SHORTEST_LIFE = timedelta(minutes=1)
+MIN_LIFETIME = timedelta(minutes=1)
 
 
 # The rate is an exponential average over this long: steady enough for an ETA, quick enough for a pause.
@@ -71,7 +71,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class DeliveryOptions:
     """How it travels. `ttl` is how long the push service may hold it; nothing is sent after `expires_at`."""
 
     lane: Lane
@@ -105,12 +105,12 @@ class Notification:
     day: date | None
     content: dict[str, Any]
     audience: Any
-    delivery: Delivery
+    delivery: DeliveryOptions
     details: dict[str, Any]
     start_at: datetime
     created_at: datetime
     finished_at: datetime | None = None
-    steering: Steering = UNSTEERED
+    policy: SendPolicy = DEFAULT_POLICY
     winner: int | None = None
     auto_paused: str | None = None
     templating: Templating | None = None
@@ -124,17 +124,17 @@ class Notification:
     @property
     def speaks_several(self) -> bool:
         """Whether the words depend on the device's locale."""
-        return "locales" in self.content or any("locales" in variant.content for variant in self.steering.variants)
+        return "locales" in self.content or any("locales" in variant.content for variant in self.policy.variants)
 
     def needs_winner(self, buckets: Iterable[int]) -> bool:
         """Whether some of them are outside the sample and the winner is not decided yet."""
-        winner = self.steering.winner
+        winner = self.policy.winner
         if winner is None or self.winner is not None:
             return False
         return any(bucket >= sample_buckets(winner.sample) for bucket in buckets)
 
     def variant_of(self, bucket: int) -> int | None:
-        return self.steering.variant_of(bucket, self.winner) if self.steering.variants else None
+        return self.policy.variant_of(bucket, self.winner) if self.policy.variants else None
 
     def tag_of(self, content: Mapping[str, Any]) -> str:
         """What folds repeats together on the device: its content's own tag, else the collapse key, else the id."""
@@ -148,7 +148,7 @@ def push_topic(application_id: UUID, tag: str) -> str:
 
 
 def expiry(start_at: datetime, ttl: timedelta) -> datetime:
-    return start_at + max(ttl, SHORTEST_LIFE)
+    return start_at + max(ttl, MIN_LIFETIME)
 
 
 @dataclass(frozen=True, slots=True)

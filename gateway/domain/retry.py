@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from gateway.domain.delivery import Expired, Retry
 
 FIRST_DELAY = timedelta(seconds=2)
-LONGEST_DELAY = timedelta(hours=1)
+MAX_DELAY = timedelta(hours=1)
 
 # For so many tries the push service's own wish is followed to the letter.
 TRUSTED_TRIES = 3
@@ -17,7 +17,7 @@ GRID = timedelta(seconds=1)
 
 def backoff(tries: int) -> timedelta:
     """Exponential from FIRST_DELAY with full jitter over its upper half, so that a crowd spreads out."""
-    ceiling = min(FIRST_DELAY * float(2 ** min(tries - 1, 20)), LONGEST_DELAY)
+    ceiling = min(FIRST_DELAY * float(2 ** min(tries - 1, 20)), MAX_DELAY)
     return ceiling * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
 
 
@@ -32,7 +32,7 @@ def next_try(retry: Retry, tries: int, now: datetime, expires_at: datetime) -> d
     return due
 
 
-def put_off(wait: timedelta, now: datetime, expires_at: datetime) -> datetime:
+def defer(wait: timedelta, now: datetime, expires_at: datetime) -> datetime:
     """When what was not tried now is looked at again: never later than at half of the time it has left."""
     return _on_grid(now + min(wait, max(timedelta(0), expires_at - now) / 2))
 

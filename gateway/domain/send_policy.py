@@ -13,7 +13,7 @@ from gateway.domain.schedule import QuietHours
 BUCKETS = 10_000
 """Every person falls into one of them, anew for every notification: what a share of an audience is made of."""
 
-LONGEST_CAP = timedelta(days=31)
+MAX_CAP_WINDOW = timedelta(days=31)
 """As far back as a cap looks."""
 
 
@@ -69,7 +69,7 @@ class FailureLimit:
 
 
 @dataclass(frozen=True, slots=True)
-class Steering:
+class SendPolicy:
     """`local_at` (naive): each device gets it when its own clock shows this. `timezone`: as the schedule named it.
 
     `category`: what kind of message it is to those who get it, who may have opted out of it.
@@ -97,9 +97,9 @@ class Steering:
                 return index
         return len(self.variants) - 1
 
-    def unsteered(self) -> "Steering":
+    def unsteered(self) -> "SendPolicy":
         """What is left of it in the urgent lane."""
-        return Steering(local_at=self.local_at, category=self.category)
+        return SendPolicy(local_at=self.local_at, category=self.category)
 
     def to_json(self) -> dict[str, Any]:
         said: dict[str, Any] = {}
@@ -126,7 +126,7 @@ class Steering:
         return said
 
     @classmethod
-    def from_json(cls, said: dict[str, Any]) -> "Steering":
+    def from_json(cls, said: dict[str, Any]) -> "SendPolicy":
         throttle, cap, winner = said.get("throttle"), said.get("cap"), said.get("winner")
         return cls(
             local_at=datetime.fromisoformat(said["local_at"]) if "local_at" in said else None,
@@ -140,7 +140,7 @@ class Steering:
         )
 
 
-UNSTEERED = Steering()
+DEFAULT_POLICY = SendPolicy()
 
 
 def sample_buckets(share: float) -> int:

@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-LONGEST = 2048
+MAX_LENGTH = 2048
 NEVER = ' \\"<>^`{|}'
 """What no URL holds as it is (RFC 3986 section 2)."""
 
@@ -17,6 +17,6 @@ def fault_of(url: str) -> str | None:
     own = url.startswith("/") and not url.startswith("//")
     if not (absolute or own) or not url.isprintable() or any(c in url for c in NEVER):
         return "must be an absolute https: or http: address, or a path that begins with /"
-    if len(url) > LONGEST:
-        return f"must have at most {LONGEST} characters"
+    if len(url) > MAX_LENGTH:
+        return f"must have at most {MAX_LENGTH} characters"
     return None

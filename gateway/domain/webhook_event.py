@@ -25,7 +25,7 @@ def forms(type_: str) -> list[str]:
     return [type_, f"{type_.partition('.')[0]}.*", "*"]
 
 
-def asked_for(patterns: Iterable[str], among: Iterable[str] = TYPES) -> list[str]:
+def is_subscribed(patterns: Iterable[str], among: Iterable[str] = TYPES) -> list[str]:
     """The types that these patterns ask for."""
     wanted = set(patterns)
     return [type_ for type_ in among if not wanted.isdisjoint(forms(type_))]

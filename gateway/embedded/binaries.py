@@ -11,12 +11,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from gateway.domain.errors import Obstacle
+from gateway.domain.errors import OperatorError
 
 ORDINARY_USERS = ("postgres", "nobody")
 
 
-class EmbeddedUnavailable(Obstacle):
+class EmbeddedUnavailable(OperatorError):
     """The embedded Postgres cannot be had. The message is one line that says what to do."""
 
 

@@ -36,7 +36,7 @@ class Unreachable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class OutboundResponse:
     """`headers` are found whatever their case; `url` is where the answer came from, in canonical form."""
 
     status: int
@@ -77,7 +77,7 @@ class OutboundClient:
 
     async def get(
         self, url: str, headers: Mapping[str, str] | None = None, *, largest: int, timeout: timedelta
-    ) -> Answer:
+    ) -> OutboundResponse:
         """Fetch at most `largest` octets, counted after decompression; `timeout` is for all of it.
 
         Raises AddressNotAllowed and Unreachable.
@@ -89,11 +89,11 @@ class OutboundClient:
         ):
             if response.status in REDIRECTS:
                 raise Unreachable(f"it redirects ({response.status}), which is not followed: name where that leads")
-            return Answer(response.status, response.headers, await _read(response, largest), checked)
+            return OutboundResponse(response.status, response.headers, await _read(response, largest), checked)
 
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str] | None = None, *, timeout: timedelta
-    ) -> Answer:
+    ) -> OutboundResponse:
         """Send it and wait for the status. A redirect is an answer like any other, and no answer's body is read.
 
         Raises AddressNotAllowed and Unreachable.
@@ -103,7 +103,7 @@ class OutboundClient:
             _in_words(timeout),
             self._request("POST", checked, {"Accept-Encoding": "identity", **(headers or {})}, body) as response,
         ):
-            return Answer(response.status, response.headers, b"", checked)
+            return OutboundResponse(response.status, response.headers, b"", checked)
 
     def _request(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None

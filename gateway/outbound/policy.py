@@ -14,7 +14,7 @@ from typing import NamedTuple
 from gateway.domain.errors import AddressNotAllowed
 from gateway.domain.public_addresses import NAT64, is_global
 
-LONGEST = 2048
+MAX_LENGTH = 2048
 
 # The characters of RFC 3986 without the fragment: no space, control character, backslash, quote or brace.
 _URL = re.compile(
@@ -68,8 +68,8 @@ class OutboundPolicy:
 
     def check(self, url: str) -> str:
         """The address in canonical form. Raises AddressNotAllowed, which says why but never repeats the address."""
-        if len(url) > LONGEST:
-            raise AddressNotAllowed(f"the address is longer than {LONGEST} characters")
+        if len(url) > MAX_LENGTH:
+            raise AddressNotAllowed(f"the address is longer than {MAX_LENGTH} characters")
         found = _URL.fullmatch(url)
         if found is None:
             raise AddressNotAllowed(_malformation(url))

@@ -23,8 +23,8 @@ from pyreqwest.client import Client as OlderClient
 from gateway.push import http1
 from gateway.push.connection import ALPN, IDLE, Connection, Pool, Unreachable, connect
 from gateway.push.header_block import Field
-from gateway.push.resolver import MOST, NotPublic, Pins
-from gateway.push.responses import Answer, NetworkFault, Reply
+from gateway.push.resolver import MAX_PINS, AddressPins, NotPublic
+from gateway.push.responses import HttpReply, NetworkFault, PushResponse
 
 TIMEOUT = timedelta(seconds=30)
 CONNECT_TIMEOUT = timedelta(seconds=10)
@@ -48,7 +48,7 @@ class PushClient:
         ca_file: Path | None = None,
         *,
         unsure: Callable[[str], bool] = lambda _: False,
-        pins: Pins | None = None,
+        pins: AddressPins | None = None,
         timeout: timedelta = TIMEOUT,
         connect_timeout: timedelta = CONNECT_TIMEOUT,
         clock: Callable[[], float] = time.perf_counter,
@@ -63,7 +63,7 @@ class PushClient:
         self._context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         self._context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         self._clock = clock
-        self._unsure, self._pins = unsure, pins or Pins()
+        self._unsure, self._pins = unsure, pins or AddressPins()
         self._origins: OrderedDict[tuple[str, str | None], _Origin] = OrderedDict()
         """By the origin, and the address that it is connected to when that had to be checked."""
 
@@ -75,7 +75,7 @@ class PushClient:
 
     async def post(
         self, endpoint: str, body: bytes, *, ttl: int, urgency: str, topic: str, authorization: str
-    ) -> Answer:
+    ) -> PushResponse:
         """Post one encrypted message. `ttl` is seconds, `topic` at most 32 base64url characters (RFC 8030 section 5).
 
         Never raises for what a push service or the network does: a fault is an Answer too.
@@ -87,23 +87,23 @@ class PushClient:
             try:
                 address = await self._pins.address(_server(origin)[0])
             except NotPublic:
-                return Answer(None, duration_ms=self._since(began), fault=NetworkFault("private"))
+                return PushResponse(None, duration_ms=self._since(began), fault=NetworkFault("private"))
             except OSError:
-                return Answer(None, duration_ms=self._since(began), fault=NetworkFault("dns"))
+                return PushResponse(None, duration_ms=self._since(began), fault=NetworkFault("dns"))
         if (place := self._origins.get((origin, address))) is None:
             place = self._add(origin, address)
         self._origins.move_to_end((origin, address))
         said = await place.post(endpoint, body, ttl, urgency, topic, authorization)
-        if isinstance(said, Reply):
-            return Answer(said.status, said.headers, said.body, self._since(began))
+        if isinstance(said, HttpReply):
+            return PushResponse(said.status, said.headers, said.body, self._since(began))
         if address is not None and said.kind == "connect":
             self._pins.forget(_server(origin)[0])
-        return Answer(None, duration_ms=self._since(began), fault=said)
+        return PushResponse(None, duration_ms=self._since(began), fault=said)
 
     def _add(self, origin: str, address: str | None) -> "_Origin":
         added = _Origin(origin, partial(self._connect, origin, address), partial(self._open_older, origin, address))
         self._origins[origin, address] = added
-        if len(self._origins) > MOST:
+        if len(self._origins) > MAX_PINS:
             # What lies with the one that was used longest ago comes to its end all the same.
             self._origins.popitem(last=False)
         return added
@@ -150,7 +150,7 @@ class _Origin:
 
     async def post(
         self, endpoint: str, body: bytes, ttl: int, urgency: str, topic: str, authorization: str
-    ) -> Reply | NetworkFault:
+    ) -> HttpReply | NetworkFault:
         if self._older_until <= time.monotonic():
             path = endpoint[len(self._origin) :].encode()
             fields = _fields(self._origin, urgency, topic, authorization, ttl > 0)

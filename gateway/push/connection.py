@@ -17,7 +17,7 @@ import aiohappyeyeballs
 
 from gateway.push.header_block import Field
 from gateway.push.http2 import ENDED, NO_ERROR, Answered, Session, Violation
-from gateway.push.responses import NetworkFault, Reply
+from gateway.push.responses import HttpReply, NetworkFault
 
 # Below the idle limits of the services' load balancers, so that a reused connection is seldom one being closed.
 IDLE = timedelta(seconds=50)
@@ -25,13 +25,13 @@ IDLE = timedelta(seconds=50)
 SILENT_S = 20.0
 PING_S = 10.0
 # A push service that takes nothing and wants to be answered all the time is not waited for.
-MOST_UNSENT = 1 << 20
+MAX_UNSENT_OCTETS = 1 << 20
 TICKS = 20
-SLOWEST_TICK_S = 1.0
+MAX_TICK_S = 1.0
 NEXT_ADDRESS_S = 0.25
 CLOSING_S = 1.0
 # More messages than these take at once wait until others are answered.
-MOST_CONNECTIONS = 16
+MAX_CONNECTIONS = 16
 ROOM_S = 10.0
 ALPN = ("h2", "http/1.1")
 
@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
         self._flushing = False
         self._heard_at = self._used_at = self._loop.time()
         self._asked = self._closing = False
-        self._tick_s = min(SLOWEST_TICK_S, timeout / TICKS)
+        self._tick_s = min(MAX_TICK_S, timeout / TICKS)
         self._timer: asyncio.TimerHandle | None = None
         self.speaks = False
         """Whether it came to HTTP/2."""
@@ -70,7 +70,9 @@ class Connection(asyncio.Protocol):
     def has_room(self) -> bool:
         return self._session.has_room and not self.is_over
 
-    async def post(self, path: bytes, fields: tuple[Field, ...], ttl: int, body: bytes) -> Reply | NetworkFault | None:
+    async def post(
+        self, path: bytes, fields: tuple[Field, ...], ttl: int, body: bytes
+    ) -> HttpReply | NetworkFault | None:
         """None when the push service has certainly not looked at it."""
         if self.is_over:
             return None
@@ -137,7 +139,7 @@ class Connection(asyncio.Protocol):
         out = self._session.out
         if self._transport is not None and not self._closing and out:
             self._transport.write(b"".join(out))
-            if self._transport.get_write_buffer_size() > MOST_UNSENT:
+            if self._transport.get_write_buffer_size() > MAX_UNSENT_OCTETS:
                 self._abort()
         out.clear()
 
@@ -191,7 +193,7 @@ class Pool:
                 if connection.has_room:
                     return connection
             self._connections = [one for one in self._connections if not one.is_over]
-            if len(self._connections) >= MOST_CONNECTIONS:
+            if len(self._connections) >= MAX_CONNECTIONS:
                 await self._room()
                 continue
             if self._opening is None:

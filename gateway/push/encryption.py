@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway.domain.errors import Fault, PayloadTooLarge
+from gateway.domain.errors import FieldError, PayloadTooLarge
 
 RECORD_SIZE = 4096
 POINT_SIZE = 65
@@ -99,13 +99,13 @@ def _hmac(key: bytes, message: bytes) -> bytes:
     return sha256(padded.translate(_OUTER_PAD) + sha256(padded.translate(_INNER_PAD) + message).digest()).digest()
 
 
-def check_keys(p256dh: bytes, auth: bytes) -> list[Fault]:
+def check_keys(p256dh: bytes, auth: bytes) -> list[FieldError]:
     """Every fault of a subscription's keys, with pointers `/p256dh` and `/auth` (RFC 8291 section 2)."""
     faults = []
     if (fault := _point_fault(p256dh)) is not None:
-        faults.append(Fault("/p256dh", fault))
+        faults.append(FieldError("/p256dh", fault))
     if len(auth) != AUTH_SIZE:
-        faults.append(Fault("/auth", f"must be {AUTH_SIZE} octets; this is {len(auth)}"))
+        faults.append(FieldError("/auth", f"must be {AUTH_SIZE} octets; this is {len(auth)}"))
     return faults
 
 

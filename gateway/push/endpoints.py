@@ -19,7 +19,7 @@ VENDORS = {
     "*.push.apple.com": "Apple",
     "*.notify.windows.com": "WNS",
 }
-LONGEST = 2048
+MAX_LENGTH = 2048
 _REMEMBERED = 10_000
 
 # The characters of RFC 3986 and no others: no space, control character, backslash, quote, bracket or brace.
@@ -74,8 +74,8 @@ class EndpointPolicy:
 
     def check(self, endpoint: str) -> Endpoint:
         """The endpoint in canonical form. Raises EndpointNotAllowed, which says why but never repeats the endpoint."""
-        if len(endpoint) > LONGEST:
-            raise EndpointNotAllowed(f"the endpoint is longer than {LONGEST} characters")
+        if len(endpoint) > MAX_LENGTH:
+            raise EndpointNotAllowed(f"the endpoint is longer than {MAX_LENGTH} characters")
         found = _URL.fullmatch(endpoint)
         if found is None:
             raise EndpointNotAllowed(_malformation(endpoint))
@@ -93,7 +93,7 @@ class EndpointPolicy:
         """The origin of an endpoint that was canonical when it was stored. Raises EndpointNotAllowed."""
         end = endpoint.find("/", 8)
         origin = endpoint[:end]
-        if origin not in self._known or end < 0 or not _REST.fullmatch(endpoint, end) or len(endpoint) > LONGEST:
+        if origin not in self._known or end < 0 or not _REST.fullmatch(endpoint, end) or len(endpoint) > MAX_LENGTH:
             return self.check(endpoint).origin
         return origin
 

@@ -13,7 +13,7 @@ from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
-from gateway.domain.bounded_cache import keep
+from gateway.domain.bounded_cache import put
 
 Field = tuple[bytes, bytes]
 
@@ -32,8 +32,8 @@ _METHOD = bytes([0x80 | _STATIC_FIELDS[b":method", b"POST"]])
 # Never to be remembered by anyone on the way (section 7.1.3): an endpoint is a secret.
 _PATH = bytes([0x10 | _STATIC_NAMES[b":path"]])
 _TTL = b"\x00\x03ttl"
-_LONGEST_INTEGER = 28
-_MOST_BLOCKS = 256
+_MAX_INTEGER = 28
+_MAX_BLOCKS = 256
 
 
 def _integer(value: int, bits: int, first: int = 0) -> bytes:
@@ -93,7 +93,7 @@ class Writer:
         told = self._told
         block = b"".join(map(self._field, fields))
         if told == self._told:
-            keep(self._blocks, fields, block, _MOST_BLOCKS)
+            put(self._blocks, fields, block, _MAX_BLOCKS)
         else:
             self._blocks.clear()
         return block
@@ -194,7 +194,7 @@ def _read_integer(block: bytes, at: int, mask: int) -> tuple[int, int]:
         if octet < 0x80:
             return value, at
         shift += 7
-        if shift > _LONGEST_INTEGER:
+        if shift > _MAX_INTEGER:
             raise ValueError("an integer without end")
 
 

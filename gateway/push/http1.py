@@ -12,10 +12,18 @@ from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import DetailedPyreqwestError, NetworkError, PyreqwestError, RequestTimeoutError
 from pyreqwest.response import Response
 
-from gateway.push.responses import CREATED, LONGEST_HEADER, MOST_BODY, FaultKind, NetworkFault, Reply, headers_of
+from gateway.push.responses import (
+    CREATED,
+    MAX_BODY_OCTETS,
+    MAX_HEADER_LENGTH,
+    FaultKind,
+    HttpReply,
+    NetworkFault,
+    headers_of,
+)
 
 # Each message in flight has a connection of its own, and so many are kept for the next messages.
-MOST_IDLE = 100
+MAX_IDLE = 100
 
 
 def open_client(
@@ -33,7 +41,7 @@ def open_client(
         .timeout(timeout)
         .connect_timeout(connect_timeout)
         .pool_idle_timeout(idle_timeout)
-        .pool_max_idle_per_host(MOST_IDLE)
+        .pool_max_idle_per_host(MAX_IDLE)
         .follow_redirects(False)
         .referer(False)
         .no_proxy()
@@ -48,7 +56,7 @@ def open_client(
     return (builder.resolve(*pinned, 443) if pinned else builder).build()
 
 
-async def post(client: Client, endpoint: str, headers: Mapping[str, str], body: bytes) -> Reply | NetworkFault:
+async def post(client: Client, endpoint: str, headers: Mapping[str, str], body: bytes) -> HttpReply | NetworkFault:
     # Others make their messages before the first is posted: so these reach the client's own thread in bursts, and it
     # is woken once for several of them.
     await asyncio.sleep(0)
@@ -58,7 +66,7 @@ async def post(client: Client, endpoint: str, headers: Mapping[str, str], body: 
         async with request.streamed_read_buffer_limit(0).build_streamed() as response:
             status = response.status
             told = b"" if status == CREATED else await _read(response)
-            return Reply(status, _headers(response), told)
+            return HttpReply(status, _headers(response), told)
     except (PyreqwestError, ValueError) as error:
         return _fault(error)
 
@@ -71,7 +79,7 @@ def _headers(response: Response) -> dict[str, str]:
         except ValueError:
             # Octets that are no text. The status has arrived, and a garbled header must not undo it.
             continue
-        if value is not None and len(value) <= LONGEST_HEADER:
+        if value is not None and len(value) <= MAX_HEADER_LENGTH:
             found[name] = value
     return found
 
@@ -79,7 +87,7 @@ def _headers(response: Response) -> dict[str, str]:
 async def _read(response: Response) -> bytes:
     """The start of the body. One that breaks off is no fault: the status has already said what counts."""
     try:
-        return bytes(await response.body_reader.read(MOST_BODY) or b"")
+        return bytes(await response.body_reader.read(MAX_BODY_OCTETS) or b"")
     except PyreqwestError:
         return b""
 

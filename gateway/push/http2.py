@@ -9,7 +9,7 @@ import asyncio
 
 from gateway.push import responses
 from gateway.push.header_block import Field, Reader, Writer
-from gateway.push.responses import LONGEST_HEADER, MOST_BODY, NetworkFault, Reply, headers_of
+from gateway.push.responses import MAX_BODY_OCTETS, MAX_HEADER_LENGTH, HttpReply, NetworkFault, headers_of
 
 # What a connection is allowed at once is the server's to say; section 6.5.2 asks for no less than this, and few allow
 # more. What is beyond that goes over another connection.
@@ -26,18 +26,18 @@ REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM = 7, 8, 11
 _FINAL = 200
 
 _HEAD = 9
-_MOST_FRAME = 16_384
-_MOST_WINDOW = 2**31 - 1
+_MAX_FRAME = 16_384
+_MAX_WINDOW = 2**31 - 1
 _LAST_ID = 2**31 - 1
 # As much as any push service says of one message; more is a flood.
-_MOST_HEADERS = 32_768
+_MAX_HEADERS = 32_768
 _WINDOW = 65_535
-_BODY_WINDOW = 2 * MOST_BODY
+_BODY_WINDOW = 2 * MAX_BODY_OCTETS
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _READER = Reader(responses.HEADERS)
 ENDED = NetworkFault("reset", "the connection ended")
 
-Answered = asyncio.Future[Reply | NetworkFault | None]
+Answered = asyncio.Future[HttpReply | NetworkFault | None]
 """None: it was certainly not looked at, and may be sent again at once."""
 
 
@@ -66,7 +66,7 @@ class _Stream:
     def settle(self, fault: NetworkFault | None) -> None:
         """There will be no more of it. The status counts even when what should follow does not come."""
         if not self.answered.done():
-            self.answered.set_result(Reply(self.status, self.headers, self.body) if self.status else fault)
+            self.answered.set_result(HttpReply(self.status, self.headers, self.body) if self.status else fault)
 
 
 class Session:
@@ -77,7 +77,7 @@ class Session:
             HEADER_TABLE_SIZE: 0,
             ENABLE_PUSH: 0,
             INITIAL_WINDOW_SIZE: _BODY_WINDOW,
-            MAX_HEADER_LIST_SIZE: _MOST_HEADERS,
+            MAX_HEADER_LIST_SIZE: _MAX_HEADERS,
         }
         said = b"".join(name.to_bytes(2) + value.to_bytes(4) for name, value in settings.items())
         self.out: list[bytes] = [_PREFACE, frame(SETTINGS, 0, 0, said)]
@@ -163,7 +163,7 @@ class Session:
         at, end = 0, len(data)
         while end - at >= _HEAD:
             length = int.from_bytes(data[at : at + 3])
-            if length > _MOST_FRAME:
+            if length > _MAX_FRAME:
                 raise Violation(FRAME_SIZE_ERROR, "a frame is too long")
             start = at + _HEAD
             if end - start < length:
@@ -185,7 +185,7 @@ class Session:
         elif kind == DATA:
             self._data(self._known(id_), flags, payload)
         elif kind == WINDOW_UPDATE:
-            self._widen(id_, int.from_bytes(_exactly(4, payload)) & _MOST_WINDOW)
+            self._widen(id_, int.from_bytes(_exactly(4, payload)) & _MAX_WINDOW)
         elif kind == SETTINGS:
             self._settings(flags, payload)
         elif kind == PING:
@@ -230,7 +230,7 @@ class Session:
             stream.status = status
             wanted = headers_of(status)
             stream.headers = {
-                name: value for name, value in headers.items() if name in wanted and len(value) <= LONGEST_HEADER
+                name: value for name, value in headers.items() if name in wanted and len(value) <= MAX_HEADER_LENGTH
             }
         if flags & END_STREAM:
             self._ended(id_, stream)
@@ -240,7 +240,7 @@ class Session:
             raise Violation(PROTOCOL_ERROR, "headers go on that did not begin")
         _, began, block = self._unfinished
         block += payload
-        if len(block) > _MOST_HEADERS or not (payload or flags & END_HEADERS):
+        if len(block) > _MAX_HEADERS or not (payload or flags & END_HEADERS):
             raise Violation(ENHANCE_YOUR_CALM, "headers without end")
         self._unfinished = None
         self._headers(id_, began | flags & END_HEADERS, block)
@@ -255,10 +255,10 @@ class Session:
             return
         if not stream.status:
             raise Violation(PROTOCOL_ERROR, "a body before its headers")
-        stream.body = (stream.body + _unpadded(flags, payload))[:MOST_BODY]
+        stream.body = (stream.body + _unpadded(flags, payload))[:MAX_BODY_OCTETS]
         if flags & END_STREAM:
             self._ended(id_, stream)
-        elif len(stream.body) == MOST_BODY:
+        elif len(stream.body) == MAX_BODY_OCTETS:
             stream.settle(None)
             self.cancel(id_)
 
@@ -280,7 +280,7 @@ class Session:
             elif name == MAX_CONCURRENT_STREAMS:
                 self._most = max(1, min(STREAMS, value))  # of one that takes none we hear when it refuses
             elif name == INITIAL_WINDOW_SIZE:
-                if value > _MOST_WINDOW:
+                if value > _MAX_WINDOW:
                     raise Violation(FLOW_CONTROL_ERROR, "a window that is too large")
                 for stream in self._held.values():
                     stream.window += value - self._initial_window
@@ -293,7 +293,7 @@ class Session:
             raise Violation(PROTOCOL_ERROR, "a window that grows by nothing")
         if not id_:
             self._window += by
-            if self._window > _MOST_WINDOW:
+            if self._window > _MAX_WINDOW:
                 raise Violation(FLOW_CONTROL_ERROR, "a window that is too large")
         elif (stream := self._held.get(self._known(id_))) is not None:
             stream.window += by
@@ -301,7 +301,7 @@ class Session:
 
     def _send_held(self) -> None:
         for id_, stream in list(self._held.items()):
-            size = min(len(stream.unsent), stream.window, self._window, _MOST_FRAME)
+            size = min(len(stream.unsent), stream.window, self._window, _MAX_FRAME)
             if size < len(stream.unsent) and size <= 0:
                 continue
             piece, stream.unsent = stream.unsent[:size], stream.unsent[size:]

@@ -14,7 +14,7 @@ _TEXTS = ("body", "icon", "image", "badge")
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
+class PayloadTemplate:
     """A rendered notification without its receipt token."""
 
     prefix: bytes
@@ -37,7 +37,7 @@ def compose(
     notification_id: str,
     receipts_url: str | None,
     default_url: str | None = None,
-) -> Template:
+) -> PayloadTemplate:
     """Render validated content. `content` is the API's Content: title, body, url, icon, image, badge, actions
     [{action, title, url}], data, silent, require_interaction, app_badge.
 
@@ -63,7 +63,7 @@ def compose(
     rendered = json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     suffix = '"}}}}'
     # A lone surrogate is legal in JSON's escapes but not in UTF-8.
-    return Template(rendered.removesuffix(suffix).encode("utf-8", "replace"), suffix.encode())
+    return PayloadTemplate(rendered.removesuffix(suffix).encode("utf-8", "replace"), suffix.encode())
 
 
 def _action(action: Mapping[str, Any], navigate: str) -> dict[str, Any]:

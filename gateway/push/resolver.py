@@ -17,7 +17,7 @@ from typing import NamedTuple
 from gateway.domain.public_addresses import is_global
 
 KEPT_S = 60.0
-MOST = 256
+MAX_PINS = 256
 """Hosts whose addresses are remembered, and connections kept, at a time."""
 
 Find = Callable[[str], Awaitable[Sequence[str]]]
@@ -41,7 +41,7 @@ class _Held(NamedTuple):
     address: asyncio.Future[str]
 
 
-class Pins:
+class AddressPins:
     def __init__(self, find: Find = find, clock: Callable[[], float] = time.monotonic) -> None:
         self._find, self._clock = find, clock
         self._held: OrderedDict[str, _Held] = OrderedDict()
@@ -51,7 +51,7 @@ class Pins:
         held = self._held.get(name)
         if held is None or held.ends <= self._clock():
             held = self._held[name] = _Held(self._clock() + KEPT_S, asyncio.ensure_future(self._look(name, held)))
-            if len(self._held) > MOST:
+            if len(self._held) > MAX_PINS:
                 self._held.popitem(last=False)
         self._held.move_to_end(name)
         try:

@@ -16,14 +16,14 @@ from typing import Any, Literal, NamedTuple
 from gateway.domain.delivery import UNAUTHORIZED, Accepted, Gone, Outcome, Rejected, Retry
 
 # What is read of an answer: so many octets of its body, and of headers no longer than this.
-MOST_BODY = 4096
-LONGEST_HEADER = 2048
+MAX_BODY_OCTETS = 4096
+MAX_HEADER_LENGTH = 2048
 _ACCEPTED_HEADERS = ("location", "ttl")
 _REFUSED_HEADERS = ("retry-after", "x-wns-error-description", "x-wns-notificationstatus", "x-wns-status")
 HEADERS = _ACCEPTED_HEADERS + _REFUSED_HEADERS
 CREATED = 201
 
-LONGEST_WAIT = timedelta(hours=24)
+MAX_WAIT = timedelta(hours=24)
 # WNS throttles a channel for an hour to a day and does not say how long.
 THROTTLED_WAIT = timedelta(hours=1)
 
@@ -39,7 +39,7 @@ _KEY_MISMATCH = re.compile(
 _REASONS = ("reason", "message", "error_description", "error", "detail", "title")
 _WNS_REASONS = _REFUSED_HEADERS[1:]
 _ADDRESS_OR_TOKEN = re.compile(r"\S*(?:://|/wp/|/fcm/|/wpush/)\S*|[A-Za-z0-9_:.=-]{40,}")
-_LONGEST_REASON = 200
+_MAX_REASON_LENGTH = 200
 
 FaultKind = Literal["timeout", "connect", "dns", "private", "tls", "reset", "protocol", "request"]
 
@@ -63,7 +63,7 @@ class NetworkFault:
     detail: str = ""
 
 
-class Reply(NamedTuple):
+class HttpReply(NamedTuple):
     """What a push service said: `headers` are those of `headers_of`, by lower-case name, `body` is its start."""
 
     status: int
@@ -71,7 +71,7 @@ class Reply(NamedTuple):
     body: bytes = b""
 
 
-class Answer(NamedTuple):
+class PushResponse(NamedTuple):
     """What one POST came to: a status with the headers that matter (lower-case) and the start of the body, or a fault.
 
     `status` is None exactly when `fault` is set.
@@ -89,7 +89,7 @@ def headers_of(status: int) -> tuple[str, ...]:
     return _ACCEPTED_HEADERS if 200 <= status < 300 else _REFUSED_HEADERS
 
 
-def classify(answer: Answer, now: datetime) -> Outcome:
+def classify(answer: PushResponse, now: datetime) -> Outcome:
     """What the answer means for this delivery. `now` (aware) is what a Retry-After date is measured against."""
     status, headers = answer.status, answer.headers
     if status is None:
@@ -141,14 +141,14 @@ def retry_after(value: str | None, now: datetime) -> timedelta | None:
         return None
     value = value.strip()
     if value.isascii() and value.isdigit():
-        return timedelta(seconds=min(int(value), LONGEST_WAIT.total_seconds()))
+        return timedelta(seconds=min(int(value), MAX_WAIT.total_seconds()))
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return min(max(moment - now, timedelta(0)), LONGEST_WAIT)
+    return min(max(moment - now, timedelta(0)), MAX_WAIT)
 
 
 def _seconds(value: str | None) -> int | None:
@@ -180,4 +180,4 @@ def _reason(told: Any) -> str:
 def _plain(reason: str) -> str:
     words = " ".join("".join(char if char.isprintable() else " " for char in reason).split())
     words = _ADDRESS_OR_TOKEN.sub("...", words)
-    return words if len(words) <= _LONGEST_REASON else words[: _LONGEST_REASON - 3] + "..."
+    return words if len(words) <= _MAX_REASON_LENGTH else words[: _MAX_REASON_LENGTH - 3] + "..."

@@ -20,14 +20,14 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from py_vapid import Vapid02
 
-from gateway.domain.bounded_cache import keep
+from gateway.domain.bounded_cache import put
 from gateway.push.encryption import encode_base64url
 
 # RFC 8292 section 2 allows 24 hours; 12 leaves room for clocks that disagree.
 TOKEN_LIFETIME = timedelta(hours=12)
 # No token is used to its last minute, nor after the clock was set back so far that it would seem too long-lived.
 RENEW_BEFORE = timedelta(hours=1)
-MOST_HEADERS = 10_000
+MAX_CACHED_HEADERS = 10_000
 
 _MAILBOX = re.compile(r"[A-Za-z0-9.!#$%&'*+/=^_`{|}~-]{1,64}")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
@@ -88,7 +88,7 @@ class VapidSigner:
         header: str = signer.sign({"aud": origin, "exp": expires, "sub": subject})["Authorization"]
         margin = RENEW_BEFORE.total_seconds()
         signed = (header, now - margin, expires - margin)
-        keep(self._headers, (key.public_key, subject, origin), signed, MOST_HEADERS)
+        put(self._headers, (key.public_key, subject, origin), signed, MAX_CACHED_HEADERS)
         return header
 
 

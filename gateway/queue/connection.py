@@ -17,7 +17,7 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 
-OLDEST_SERVER = (2, 10)
+MIN_SERVER_VERSION = (2, 10)
 PATIENCE = timedelta(seconds=10)
 CONNECT_S = 2
 AGAIN_S = 0.25
@@ -29,11 +29,11 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
-class Unavailable(ConnectionError):
+class BrokerUnavailable(ConnectionError):
     """The broker does not answer, as while its cluster elects a leader."""
 
 
-class Unfit(Exception):
+class BrokerIncompatible(Exception):
     """The broker answers, and asking again will not help: it refuses us, or is too old."""
 
 
@@ -68,7 +68,7 @@ async def connected(
     try:
         tls = _trusting(ca)
     except ssl.SSLError:
-        raise Unfit(f"there is no certificate in {ca}") from None
+        raise BrokerIncompatible(f"there is no certificate in {ca}") from None
     connecting = asyncio.ensure_future(
         client.connect(
             list(servers),
@@ -90,12 +90,14 @@ async def connected(
         if not connecting.done():
             connecting.cancel()
             if trouble.refusal:
-                raise Unfit(f"NATS at {hosts} refuses our user or password: {trouble.refusal}")
-            raise Unavailable(f"no NATS server answers at {hosts}: {trouble.last}")
+                raise BrokerIncompatible(f"NATS at {hosts} refuses our user or password: {trouble.refusal}")
+            raise BrokerUnavailable(f"no NATS server answers at {hosts}: {trouble.last}")
         version = client.connected_server_version
-        if (version.major, version.minor) < OLDEST_SERVER:
-            oldest = ".".join(map(str, OLDEST_SERVER))
-            raise Unfit(f"NATS at {hosts} is {version.major}.{version.minor}; it must be {oldest} or newer")
+        if (version.major, version.minor) < MIN_SERVER_VERSION:
+            oldest = ".".join(map(str, MIN_SERVER_VERSION))
+            raise BrokerIncompatible(
+                f"NATS at {hosts} is {version.major}.{version.minor}; it must be {oldest} or newer"
+            )
         yield Connection(client, trouble)
     finally:
         connecting.cancel()

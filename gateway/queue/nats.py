@@ -27,13 +27,13 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, Header, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
-from gateway.domain.delivery import Settlement
+from gateway.domain.delivery import ResultBatch
 from gateway.domain.job import Job
 from gateway.domain.notification import Lane, Status
 from gateway.queue import wire
-from gateway.queue.connection import PATIENCE, Connection, Unavailable, cancellable, connected
+from gateway.queue.connection import PATIENCE, BrokerUnavailable, Connection, cancellable, connected
 from gateway.queue.protocol import LeaseLost
-from gateway.records.postgres.notifier import Waiter
+from gateway.records.postgres.notifier import Subscription
 
 WORDS, RESULTS, BELL = "gateway.words", "gateway.results", "gateway.bell"
 WORDS_STREAM, RESULTS_STREAM = "GATEWAY_WORDS", "GATEWAY_RESULTS"
@@ -59,7 +59,7 @@ log = structlog.get_logger(__name__)
 
 
 def jobs_stream(lane: Lane) -> str:
-    return f"GATEWAY_JOBS_{lane.name}"
+    return f"GATEWAY_WORKER_JOBS_{lane.name}"
 
 
 def job_subject(lane: Lane, job_id: int | str) -> str:
@@ -172,7 +172,7 @@ class Broker:
         except (nats.errors.Error, NoStreamResponseError, TimeoutError, OSError) as error:
             if isinstance(error, APIError) and (error.code or 500) < 500:
                 raise
-            raise Unavailable(f"NATS: {type(error).__name__}") from None
+            raise BrokerUnavailable(f"NATS: {type(error).__name__}") from None
 
     async def last(self, stream: str, subject: str) -> "Last | None":
         """The last message on a subject."""
@@ -182,7 +182,7 @@ class Broker:
             return None
         return Last(found.seq or 0, found.data or b"", (found.headers or {}).get(Header.MSG_ID, ""))
 
-    async def say(self, notification_id: UUID, status: Status) -> None:
+    async def publish_status(self, notification_id: UUID, status: Status) -> None:
         """Tell the workers, and those that come later, what has become of a notification."""
         await self.ask(self.js.publish(f"{WORDS}.{notification_id}", status.value.encode()))
 
@@ -196,7 +196,7 @@ class Broker:
         return found
 
     @contextmanager
-    def said(self, hear: Callable[[str, Status], None]) -> Iterator[None]:
+    def subscribe_status(self, hear: Callable[[str, Status], None]) -> Iterator[None]:
         """Call `hear(notification's id, status)` for whatever is said."""
 
         def understand(id_: str, word: str) -> None:
@@ -259,11 +259,11 @@ class NatsQueue:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._held: dict[int, _Held] = {}
-        self._bell = Waiter()
+        self._bell = Subscription()
 
     async def __aenter__(self) -> "NatsQueue":
         self._stack = contextlib.ExitStack()
-        self._stack.enter_context(self._broker.heard(BELL, lambda *_: self._bell.hear("")))
+        self._stack.enter_context(self._broker.heard(BELL, lambda *_: self._bell.publish("")))
         self._keeper = asyncio.create_task(self._keep())
         return self
 
@@ -297,7 +297,7 @@ class NatsQueue:
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
-            with suppress(Unavailable):
+            with suppress(BrokerUnavailable):
                 for job in await claiming:
                     await self.release(job)
             raise
@@ -322,7 +322,7 @@ class NatsQueue:
         """The job in a message; None when nothing is left of it, or when it cannot be read."""
         try:
             return await self._read(message, lease)
-        except wire.Unreadable as error:
+        except wire.DecodeError as error:
             log.error("job.unreadable", cause=str(error))
             await message.nak(delay=UNREADABLE_S)
             return None
@@ -339,15 +339,17 @@ class NatsQueue:
             job.device_ids,
             uuid4().hex,
         )
-        if delivered > 1 or job.attempt > 1:
+        if delivered > 1 or job.lease_generation > 1:
             if not await self._take_over(held):
                 await message.ack()
                 return None
             left = set(held.remaining)
-            cargo = job.cargo
+            cargo = job.payload
             if cargo is not None:
-                cargo = replace(cargo, targets=[one for one in cargo.targets if one.device_id in left])
-            job = replace(job, device_ids=held.remaining, attempt=job.attempt + delivered - 1, cargo=cargo)
+                cargo = replace(cargo, recipients=[one for one in cargo.recipients if one.device_id in left])
+            job = replace(
+                job, device_ids=held.remaining, lease_generation=job.lease_generation + delivered - 1, payload=cargo
+            )
             held.job = job
         self._held[job.id] = held
         return job
@@ -364,7 +366,7 @@ class NatsQueue:
             if not held.remaining:
                 return False
             try:
-                await self._write(held, Settlement(), held.remaining)
+                await self._write(held, ResultBatch(), held.remaining)
             except LeaseLost:
                 continue  # somebody settled in between: look again
             return True
@@ -382,16 +384,16 @@ class NatsQueue:
                 kept.add(job.id)
         return kept
 
-    async def settle(self, job: Job, settlement: Settlement, remaining: Sequence[UUID]) -> None:
+    async def settle(self, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
         held = self._mine(job)
         if held is None:
             raise LeaseLost
-        told, left = settlement.told(), set(held.remaining)
+        told, left = settlement.device_ids(), set(held.remaining)
         if told and left == set(remaining):
             return  # settled before
         if told - set(held.job.device_ids) or told & set(remaining) or (told & left) | set(remaining) != left:
             raise ValueError("a result names a device that the job does not hold")
-        await self._write(held, settlement.only(left), remaining)
+        await self._write(held, settlement.for_devices(left), remaining)
         if not remaining:
             del self._held[job.id]
             await self._broker.ask(held.message.ack())
@@ -403,24 +405,24 @@ class NatsQueue:
             await self._broker.ask(held.message.nak())
             await self._broker.ask(self._broker.client.publish(BELL, b""))
 
-    async def give_back(self, job: Job) -> None:
+    async def requeue(self, job: Job) -> None:
         """Return a job to the database, which knows when it goes on."""
         held = self._mine(job)
         if held is not None:
-            await self._write(held, Settlement(), held.remaining, returned=True)
+            await self._write(held, ResultBatch(), held.remaining, returned=True)
             del self._held[job.id]
             await self._broker.ask(held.message.ack())
 
     def _mine(self, job: Job) -> _Held | None:
         held = self._held.get(job.id)
-        return held if held is not None and held.job.attempt == job.attempt else None
+        return held if held is not None and held.job.lease_generation == job.lease_generation else None
 
     async def _write(
-        self, held: _Held, settlement: Settlement, remaining: Sequence[UUID], *, returned: bool = False
+        self, held: _Held, settlement: ResultBatch, remaining: Sequence[UUID], *, returned: bool = False
     ) -> None:
         """Write a result, in parts when it is too large for one message. Raises LeaseLost."""
-        cargo = held.job.cargo
-        judged = cargo is not None and cargo.notification.steering.pause_when is not None
+        cargo = held.job.payload
+        judged = cargo is not None and cargo.notification.policy.pause_when is not None
         result = wire.Result(held.job, settlement, remaining, returned, judged)
         data = wire.write_result(result)
         if len(data) > self._broker.room and settlement.devices() > 1:
@@ -434,7 +436,7 @@ class NatsQueue:
             sequence = answer.seq
         except APIError as error:
             if error.err_code != WRONG_LAST_SEQUENCE:
-                raise Unavailable(f"NATS: {error.description}") from None
+                raise BrokerUnavailable(f"NATS: {error.description}") from None
             last = await self._broker.last(RESULTS_STREAM, subject)
             if last is None or last.message_id != id_:
                 if self._held.get(held.job.id) is held:
@@ -443,10 +445,10 @@ class NatsQueue:
             sequence = last.sequence  # it was ours, and only the answer was lost
         held.sequence, held.remaining, held.count = sequence, tuple(remaining), held.count + 1
 
-    async def _write_halves(self, held: _Held, settlement: Settlement, remaining: Sequence[UUID]) -> None:
+    async def _write_halves(self, held: _Held, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
         """Always the same halves: who got no answer to the second asks for it again, and is known by its id."""
-        told = settlement.told()
+        told = settlement.device_ids()
         told_of = [id_ for id_ in held.remaining if id_ in told]
         first, second = told_of[: len(told_of) // 2], told_of[len(told_of) // 2 :]
-        await self._write(held, settlement.only(set(first)), [*second, *remaining])
-        await self._write(held, settlement.only(set(second)), remaining)
+        await self._write(held, settlement.for_devices(set(first)), [*second, *remaining])
+        await self._write(held, settlement.for_devices(set(second)), remaining)

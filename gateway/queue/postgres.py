@@ -19,8 +19,8 @@ from sqlalchemy import Row, Select, bindparam, delete, func, insert, literal, se
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from gateway.domain.delivery import Settlement
-from gateway.domain.job import Job, Task
+from gateway.domain.delivery import ResultBatch
+from gateway.domain.job import Job, JobKind
 from gateway.domain.notification import Lane, Notification
 from gateway.queue.protocol import LeaseLost
 from gateway.records.delivery_log import writer
@@ -76,7 +76,7 @@ _WAITS = (jobs.c.attempt == 0) | jobs.c.run_at.is_not_distinct_from(jobs.c.slot)
 
 
 class PostgresQueue:
-    def __init__(self, engine: AsyncEngine, bell: notifier.Signals) -> None:
+    def __init__(self, engine: AsyncEngine, bell: notifier.Notifier) -> None:
         self._engine = engine
         self._bell = bell
         self._served: dict[Lane, UUID] = {}
@@ -84,7 +84,7 @@ class PostgresQueue:
 
     async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
         deadline = asyncio.get_running_loop().time() + wait.total_seconds()
-        with self._bell.waiter(notifier.JOBS) as waiter:  # listening before looking, so that nothing falls between
+        with self._bell.subscribe(notifier.JOBS) as waiter:  # listening before looking, so that nothing falls between
             while True:
                 found, next_due = await self._claim_whole(lanes, limit, lease)
                 left = deadline - asyncio.get_running_loop().time()
@@ -138,28 +138,28 @@ class PostgresQueue:
             return set()
         statement = (
             update(jobs)
-            .where(tuple_(jobs.c.id, jobs.c.attempt).in_([(job.id, job.attempt) for job in held]))
+            .where(tuple_(jobs.c.id, jobs.c.attempt).in_([(job.id, job.lease_generation) for job in held]))
             .values(run_at=func.now() + lease)
             .returning(jobs.c.id)
         )
         async with self._engine.begin() as conn:
             return set((await conn.execute(statement)).scalars())
 
-    async def settle(self, job: Job, settlement: Settlement, remaining: Sequence[UUID]) -> None:
+    async def settle(self, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
         async with self._place([job.lane]):
             try:
                 async with self._engine.begin() as conn:
                     await apply(conn, job, settlement, remaining)
             except IntegrityError:
                 async with self._engine.begin() as conn:
-                    await apply_rest(conn, job, settlement, remaining)
+                    await apply_unlogged(conn, job, settlement, remaining)
 
     def _place(self, lanes: Sequence[Lane]) -> AbstractAsyncContextManager[None]:
         return nullcontext() if all(lane is Lane.URGENT for lane in lanes) else self._not_urgent
 
     async def release(self, job: Job) -> None:
         async with self._engine.begin() as conn:
-            await put_back(conn, job)
+            await requeue(conn, job)
 
 
 async def enqueue_plans(conn: AsyncConnection, accepted: Sequence[Notification]) -> None:
@@ -168,7 +168,7 @@ async def enqueue_plans(conn: AsyncConnection, accepted: Sequence[Notification])
         insert(jobs),
         [
             {
-                "task": Task.PLAN,
+                "task": JobKind.PLAN,
                 "application_id": notification.application_id,
                 "notification_id": notification.id,
                 "lane": notification.delivery.lane,
@@ -180,7 +180,9 @@ async def enqueue_plans(conn: AsyncConnection, accepted: Sequence[Notification])
     await _ring(conn, *(notification.delivery.lane for notification in accepted))
 
 
-async def cut(conn: AsyncConnection, plan: Job, day: date, audience: Select[tuple[UUID, datetime]], size: int) -> int:
+async def fan_out(
+    conn: AsyncConnection, plan: Job, day: date, audience: Select[tuple[UUID, datetime]], size: int
+) -> int:
     """Replace a plan job by send jobs of up to `size` devices, in one INSERT ... SELECT; answers the device count.
 
     `audience` is (id, due): devices that are due at the same time share jobs. Raises LeaseLost when another worker
@@ -215,7 +217,7 @@ async def drop(conn: AsyncConnection, job: Job) -> None:
     await _guarded(conn, delete(jobs).where(*_held(job)))
 
 
-async def withdraw(conn: AsyncConnection, notification_id: UUID) -> None:
+async def make_due(conn: AsyncConnection, notification_id: UUID) -> None:
     """Make a stopped notification's waiting jobs due at once, so that workers account for their devices.
 
     Leased jobs are left to their workers.
@@ -225,26 +227,26 @@ async def withdraw(conn: AsyncConnection, notification_id: UUID) -> None:
     await notifier.send(conn, notifier.JOBS)
 
 
-async def put_back(conn: AsyncConnection, job: Job) -> None:
+async def requeue(conn: AsyncConnection, job: Job) -> None:
     """Make a claimed job due at once. Nothing happens when the lease was lost."""
     await conn.execute(update(jobs).where(*_held(job)).values(run_at=func.now()))
     await notifier.send(conn, notifier.JOBS)
 
 
-async def park(conn: AsyncConnection, job: Job, until: datetime) -> None:
+async def suspend(conn: AsyncConnection, job: Job, until: datetime) -> None:
     """Put a paused notification's job away until it goes on; `until` at the latest. Nothing when the lease was lost."""
     await conn.execute(update(jobs).where(*_held(job)).values(run_at=until, parked=True, slot=None))
     await notifier.send(conn, notifier.JOBS)  # it may come due before the lease that others saw
 
 
-async def unpark(conn: AsyncConnection, notification_id: UUID) -> None:
+async def unsuspend(conn: AsyncConnection, notification_id: UUID) -> None:
     """A paused notification goes on."""
     parked = (jobs.c.notification_id == notification_id, jobs.c.parked)
     await conn.execute(update(jobs).where(*parked).values(run_at=func.now(), parked=False))
     await notifier.send(conn, notifier.JOBS)
 
 
-async def postpone(conn: AsyncConnection, job: Job, slot: datetime) -> None:
+async def reschedule(conn: AsyncConnection, job: Job, slot: datetime) -> None:
     """Put a throttled notification's job back until its slot. Nothing happens when the lease was lost."""
     await conn.execute(update(jobs).where(*_held(job)).values(run_at=slot, slot=slot))
     await notifier.send(conn, notifier.JOBS)
@@ -272,10 +274,10 @@ async def depth(conn: AsyncConnection) -> list[tuple[Lane, int, int, float]]:
 
 
 def _held(job: Job) -> tuple[Any, Any]:
-    return jobs.c.id == job.id, jobs.c.attempt == job.attempt
+    return jobs.c.id == job.id, jobs.c.attempt == job.lease_generation
 
 
-async def apply(conn: AsyncConnection, job: Job, settlement: Settlement, remaining: Sequence[UUID]) -> bool:
+async def apply(conn: AsyncConnection, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> bool:
     """Settle in the running transaction; False when it was done before. Raises LeaseLost."""
     if not await _shrink(conn, job, settlement.devices(), remaining):
         return False
@@ -300,52 +302,52 @@ async def apply(conn: AsyncConnection, job: Job, settlement: Settlement, remaini
     return True
 
 
-async def apply_rest(conn: AsyncConnection, job: Job, settlement: Settlement, remaining: Sequence[UUID]) -> bool:
+async def apply_unlogged(conn: AsyncConnection, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> bool:
     """As `apply`, for those of the job's devices that the log does not have; the others leave the job.
 
     Nothing of ours makes such a job, but one that was brought back by hand must not be sent again at each lease. What
     the log refuses for another reason it refuses again: IntegrityError.
     """
-    held = await held_as(conn, job)
-    if held is None or held.attempt != job.attempt:
+    held = await lock_job(conn, job)
+    if held is None or held.lease_generation != job.lease_generation:
         raise LeaseLost
-    told = settlement.told()
+    told = settlement.device_ids()
     logged = await writer.logged(conn, job, told & set(held.device_ids))
     if logged:
         log.error("job.logged_before", **job.named, devices=len(logged))
         left = [device_id for device_id in held.device_ids if device_id not in logged]
         await conn.execute(update(jobs).where(*_held(job)).values(device_ids=left))
-    return await apply(conn, job, settlement.only(told - logged), remaining)
+    return await apply(conn, job, settlement.for_devices(told - logged), remaining)
 
 
-async def held_as(conn: AsyncConnection, job: Job) -> Job | None:
+async def lock_job(conn: AsyncConnection, job: Job) -> Job | None:
     """The job as it is held now, whoever claimed it last; locked. None when it has ended."""
     query = select(jobs.c.attempt, jobs.c.device_ids).where(jobs.c.id == job.id).with_for_update()
     row = (await conn.execute(query)).first()
-    return None if row is None else replace(job, attempt=row.attempt, device_ids=tuple(row.device_ids))
+    return None if row is None else replace(job, lease_generation=row.attempt, device_ids=tuple(row.device_ids))
 
 
-async def take_from(conn: AsyncConnection, job: Job) -> Job | None:
+async def steal_lease(conn: AsyncConnection, job: Job) -> Job | None:
     """Claim a job whose lease somebody else renews. None when it has ended."""
     taken = update(jobs).where(jobs.c.id == job.id).values(attempt=jobs.c.attempt + 1).returning(jobs.c.attempt)
     attempt = (await conn.execute(taken)).scalar()
-    return None if attempt is None else replace(job, attempt=attempt)
+    return None if attempt is None else replace(job, lease_generation=attempt)
 
 
-async def halve(conn: AsyncConnection, job: Job) -> None:
+async def split_job(conn: AsyncConnection, job: Job) -> None:
     """Make two jobs of a claimed one, both due at once. Raises LeaseLost."""
     middle = len(job.device_ids) // 2
     rest = list(job.device_ids[middle:])
     values = {"device_ids": list(job.device_ids[:middle]), "run_at": func.now()}
     await _guarded(conn, update(jobs).where(*_held(job)).values(**values))
     row = {name: getattr(job, name) for name in ("application_id", "notification_id", "lane", "day", "tries", "slot")}
-    await conn.execute(insert(jobs).values(**row, task=job.task, device_ids=rest))
+    await conn.execute(insert(jobs).values(**row, task=job.kind, device_ids=rest))
     await notifier.send(conn, notifier.JOBS)
 
 
 async def _shrink(conn: AsyncConnection, job: Job, settled: int, remaining: Sequence[UUID]) -> bool:
     """Take `settled` devices out of the job; False when that was done before. Raises LeaseLost."""
-    whole = {"job": job.id, "held_as": job.attempt, "devices": settled + len(remaining)}
+    whole = {"job": job.id, "held_as": job.lease_generation, "devices": settled + len(remaining)}
     if not remaining:
         if (await conn.execute(_END, whole)).rowcount != 1:
             raise LeaseLost
@@ -366,12 +368,12 @@ async def _guarded(conn: AsyncConnection, statement: Any) -> None:
 def _job(row: Row[Any]) -> Job:
     return Job(
         id=row.id,
-        task=Task(row.task),
+        kind=JobKind(row.task),
         notification_id=row.notification_id,
         application_id=row.application_id,
         lane=Lane(row.lane),
-        attempt=row.attempt,
-        tries=row.tries,
+        lease_generation=row.attempt,
+        attempts=row.tries,
         day=row.day,
         device_ids=tuple(row.device_ids),
         slot=row.slot,

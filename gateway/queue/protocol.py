@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Protocol
 from uuid import UUID
 
-from gateway.domain.delivery import Settlement
+from gateway.domain.delivery import ResultBatch
 from gateway.domain.job import Job
 from gateway.domain.notification import Lane
 
@@ -27,7 +27,7 @@ class Queue(Protocol):
         """Hold the jobs for another `lease`; answers with the ids of those still held."""
         ...
 
-    async def settle(self, job: Job, settlement: Settlement, remaining: Sequence[UUID]) -> None:
+    async def settle(self, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
         """Record results, put retries in the queue, and shrink the job to `remaining` or end it: all or nothing.
 
         Settling the same batch again records nothing twice, so that who never got the answer may ask again.

@@ -16,25 +16,26 @@ from gateway.domain.delivery import (
     Accepted,
     Attempt,
     Cancelled,
+    Deferred,
+    DeliveryResult,
     Expired,
     Final,
     Gone,
-    Held,
     OutcomeName,
     Rejected,
-    Settled,
-    Settlement,
+    ResultBatch,
     Skipped,
 )
-from gateway.domain.job import Job, Task
-from gateway.domain.job_payload import Cargo, SigningKey, Target, Verdict
+from gateway.domain.job import Job, JobKind
+from gateway.domain.job_payload import JobPayload, PreSendOutcome, Recipient, SigningKey
 from gateway.domain.notification import Lane, Notification
 
-VERSION = b"\x01"
-LARGEST_FLOAT = 10**300
+# Version 2: jobs and results carry `payload`, `lease_generation` and `attempts` under these names.
+VERSION = b"\x02"
+MAX_FLOAT = 10**300
 
 
-class Unreadable(Exception):
+class DecodeError(Exception):
     """It was written by another version, or is none of ours."""
 
 
@@ -64,12 +65,12 @@ class _Head(msgspec.Struct, array_like=True, frozen=True):
     """A job without its cargo."""
 
     id: int
-    task: Task
+    kind: JobKind
     notification_id: UUID
     application_id: UUID
     lane: Lane
-    attempt: int
-    tries: int
+    lease_generation: int
+    attempts: int
     day: date | None
     device_ids: tuple[UUID, ...]
 
@@ -77,11 +78,11 @@ class _Head(msgspec.Struct, array_like=True, frozen=True):
 class _Job(msgspec.Struct, array_like=True, frozen=True):
     head: _Head
     notification: Notification
-    home: str | None
-    targets: list[Target]
+    default_origin: str | None
+    recipients: list[Recipient]
     keys: list[SigningKey]
-    verdicts: list[tuple[UUID, _Outcome]]
-    known: list[tuple[UUID, dict[str, Any]]]
+    pre_send_outcomes: list[tuple[UUID, _Outcome]]
+    template_context: list[tuple[UUID, dict[str, Any]]]
 
 
 class _Result(msgspec.Struct, array_like=True, frozen=True):
@@ -92,7 +93,7 @@ class _Result(msgspec.Struct, array_like=True, frozen=True):
     retries: int
     remaining: list[UUID]
     returned: bool
-    judged: bool
+    checks_failure_rate: bool
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -102,18 +103,24 @@ class Result(msgspec.Struct, frozen=True):
     """
 
     job: Job
-    settlement: Settlement
+    settlement: ResultBatch
     remaining: Sequence[UUID] = ()
     returned: bool = False
-    judged: bool = False
+    checks_failure_rate: bool = False
 
 
-def write_job(job: Job, cargo: Cargo) -> bytes:
+def write_job(job: Job, cargo: JobPayload) -> bytes:
     notification = replace(cargo.notification, audience=None)  # it can be long, and planning was the last to read it
-    verdicts = [(id_, _shown(verdict)) for id_, verdict in cargo.verdicts.items()]
-    known = [(id_, dict(said)) for id_, said in cargo.known.items()]
+    verdicts = [(id_, _shown(verdict)) for id_, verdict in cargo.pre_send_outcomes.items()]
+    known = [(id_, dict(said)) for id_, said in cargo.template_context.items()]
     packed = _Job(
-        _head(job, job.device_ids), notification, cargo.home, [*cargo.targets], [*cargo.keys], verdicts, known
+        _head(job, job.device_ids),
+        notification,
+        cargo.default_origin,
+        [*cargo.recipients],
+        [*cargo.keys],
+        verdicts,
+        known,
     )
     try:
         return VERSION + _encoder.encode(packed)
@@ -125,7 +132,7 @@ def write_job(job: Job, cargo: Cargo) -> bytes:
 def read_job(data: bytes) -> Job:
     """The job with its cargo. Raises Unreadable."""
     packed = _read(_jobs, data)
-    cargo = Cargo(
+    cargo = JobPayload(
         packed.notification,
         packed.home,
         packed.targets,
@@ -148,7 +155,7 @@ def write_result(result: Result) -> bytes:
         settlement.retries,
         [*result.remaining],
         result.returned,
-        result.judged,
+        result.checks_failure_rate,
     )
     return VERSION + _encoder.encode(packed)
 
@@ -156,9 +163,9 @@ def write_result(result: Result) -> bytes:
 def read_result(data: bytes) -> Result:
     """Raises Unreadable."""
     packed = _read(_results, data)
-    settlement = Settlement(
+    settlement = ResultBatch(
         [
-            Settled(
+            DeliveryResult(
                 done.device_id,
                 done.user_id,
                 done.host,
@@ -182,38 +189,41 @@ def read_result(data: bytes) -> Result:
 def _head(job: Job, device_ids: Sequence[UUID]) -> _Head:
     return _Head(
         job.id,
-        job.task,
+        job.kind,
         job.notification_id,
         job.application_id,
         job.lane,
-        job.attempt,
-        job.tries,
+        job.lease_generation,
+        job.attempts,
         job.day,
         tuple(device_ids),
     )
 
 
-def _job(head: _Head, cargo: Cargo | None = None) -> Job:
+def _job(head: _Head, cargo: JobPayload | None = None) -> Job:
     said = {name: getattr(head, name) for name in _Head.__struct_fields__}
-    return Job(**said, cargo=cargo)
+    return Job(**said, payload=cargo)
 
 
 def _read(decoder: "msgspec.msgpack.Decoder[Any]", data: bytes) -> Any:
     if data[:1] != VERSION:
-        raise Unreadable("it was written by another version of the gateway")
+        raise DecodeError(
+            f"wire version {data[0] if data else None} is not supported; this gateway reads version {VERSION[0]}: "
+            "upgrade all workers and relays"
+        )
     try:
         return decoder.decode(memoryview(data)[1:])
     except (msgspec.DecodeError, ValueError) as error:
-        raise Unreadable(str(error)) from None
+        raise DecodeError(str(error)) from None
 
 
-def _shown(outcome: Final | Held) -> _Outcome:
+def _shown(outcome: Final | Deferred) -> _Outcome:
     match outcome:
         case Accepted(message, ttl, cause):
             return _Outcome(outcome.name.value, cause, message, ttl)
         case Rejected(cause, quarantine):
             return _Outcome(outcome.name.value, cause, quarantine=quarantine)
-        case Held(until):
+        case Deferred(until):
             return _Outcome(outcome.name, until=until)
         case _:
             return _Outcome(outcome.name.value, outcome.cause)
@@ -236,10 +246,10 @@ def _final(said: _Outcome) -> Final:
     return made
 
 
-def _verdict(said: _Outcome) -> Verdict:
+def _verdict(said: _Outcome) -> PreSendOutcome:
     if said.until is not None:
-        return Held(said.until)
-    verdict: Verdict = _final(said)  # type: ignore[assignment] # what was written was a verdict
+        return Deferred(said.until)
+    verdict: PreSendOutcome = _final(said)  # type: ignore[assignment] # what was written was a verdict
     return verdict
 
 
@@ -247,7 +257,7 @@ def _in_64_bits(value: Any) -> Any:
     """The same with whole numbers that are larger as floats."""
     match value:
         case int() if not -(2**63) <= value < 2**63:
-            return float(max(-LARGEST_FLOAT, min(value, LARGEST_FLOAT)))
+            return float(max(-MAX_FLOAT, min(value, MAX_FLOAT)))
         case dict():
             return {name: _in_64_bits(item) for name, item in value.items()}
         case list() | tuple():

@@ -15,7 +15,7 @@ from gateway.records.postgres.schema import alerts
 
 
 @dataclass(slots=True)
-class HeldPart:
+class AlertPart:
     """One thing an alert told. `area` is where it still holds; None when it does nowhere."""
 
     area: dict[str, Any] | None
@@ -28,12 +28,12 @@ class HeldPart:
         return {"area": self.area, "told": [*map(str, self.told)], "withdrawn": [*map(str, self.withdrawn)]}
 
     @classmethod
-    def from_json(cls, said: dict[str, Any]) -> "HeldPart":
+    def from_json(cls, said: dict[str, Any]) -> "AlertPart":
         return cls(said["area"], [*map(UUID, said["told"])], [*map(UUID, said["withdrawn"])])
 
 
 @dataclass(slots=True)
-class HeldAlert:
+class StoredAlert:
     id: UUID
     chain: UUID
     tag: str
@@ -42,7 +42,7 @@ class HeldAlert:
     sent: datetime | None
     refers_to: Sequence[str]
     tracks: Sequence[str]
-    parts: list[HeldPart]
+    parts: list[AlertPart]
     expires_at: datetime
     created_at: datetime
 
@@ -53,7 +53,7 @@ async def one_at_a_time(conn: AsyncConnection, application_id: UUID) -> None:
     await conn.execute(lock, {"application": str(application_id)})
 
 
-async def add(conn: AsyncConnection, application_id: UUID, alert: HeldAlert) -> None:
+async def add(conn: AsyncConnection, application_id: UUID, alert: StoredAlert) -> None:
     await conn.execute(
         insert(alerts).values(
             id=alert.id,
@@ -72,18 +72,18 @@ async def add(conn: AsyncConnection, application_id: UUID, alert: HeldAlert) -> 
     )
 
 
-async def keep_parts(conn: AsyncConnection, alert: HeldAlert) -> None:
+async def save_parts(conn: AsyncConnection, alert: StoredAlert) -> None:
     parts = [part.to_json() for part in alert.parts]
     await conn.execute(update(alerts).where(alerts.c.id == alert.id).values(parts=parts))
 
 
-async def called(conn: AsyncConnection, application_id: UUID, identifier: str) -> list[HeldAlert]:
+async def called(conn: AsyncConnection, application_id: UUID, identifier: str) -> list[StoredAlert]:
     """The messages of this identifier, the newest first."""
     query = select(alerts).where(alerts.c.application_id == application_id, alerts.c.identifier == identifier)
     return [_held(row) for row in await conn.execute(query.order_by(alerts.c.created_at.desc()))]
 
 
-async def replaced_by(conn: AsyncConnection, application_id: UUID, identifier: str) -> HeldAlert | None:
+async def replaced_by(conn: AsyncConnection, application_id: UUID, identifier: str) -> StoredAlert | None:
     """A message that refers to this one, and so came after it."""
     refers = alerts.c.refers_to.contains(cast([identifier], ARRAY(Text)))
     query = select(alerts).where(alerts.c.application_id == application_id, refers, alerts.c.identifier != identifier)
@@ -93,7 +93,7 @@ async def replaced_by(conn: AsyncConnection, application_id: UUID, identifier: s
 
 async def chains_of(
     conn: AsyncConnection, application_id: UUID, identifiers: Collection[str], tracks: Collection[str]
-) -> list[HeldAlert]:
+) -> list[StoredAlert]:
     """Every message of the chains that hold one of these identifiers, or that are about one of these events and not
     over yet; the oldest first."""
     ours = alerts.c.application_id == application_id
@@ -104,8 +104,8 @@ async def chains_of(
     return [_held(row) for row in await conn.execute(query)]
 
 
-def _held(row: Row[Any]) -> HeldAlert:
-    return HeldAlert(
+def _held(row: Row[Any]) -> StoredAlert:
+    return StoredAlert(
         id=row.id,
         chain=row.chain,
         tag=row.tag,
@@ -114,7 +114,7 @@ def _held(row: Row[Any]) -> HeldAlert:
         sent=row.sent,
         refers_to=row.refers_to,
         tracks=row.tracks,
-        parts=[HeldPart.from_json(part) for part in row.parts],
+        parts=[AlertPart.from_json(part) for part in row.parts],
         expires_at=row.expires_at,
         created_at=row.created_at,
     )

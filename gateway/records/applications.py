@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.records.postgres.schema import api_keys, applications, vapid_keys
 
 
-class HeldKey(NamedTuple):
+class ApiKey(NamedTuple):
     """What a key may do. `allowed_origins` are its application's."""
 
     id: UUID
@@ -21,7 +21,7 @@ class HeldKey(NamedTuple):
     allowed_origins: list[str]
 
 
-class Lobby(NamedTuple):
+class RegistrationContext(NamedTuple):
     """What registering takes of an application: the sealed secret that proves user ids, when proofs are demanded, and
     (id, 65 octets) of every VAPID key, the newest first."""
 
@@ -113,17 +113,17 @@ async def has_key(conn: AsyncConnection, key_id: UUID) -> bool:
     return found.first() is not None
 
 
-async def keys_by_digests(conn: AsyncConnection, digests: Sequence[bytes]) -> dict[bytes, HeldKey]:
+async def keys_by_digests(conn: AsyncConnection, digests: Sequence[bytes]) -> dict[bytes, ApiKey]:
     """Those that there are."""
     rows = await conn.execute(_HELD, {"digests": list(digests)})
-    return {digest: HeldKey(*held) for digest, *held in rows}
+    return {digest: ApiKey(*held) for digest, *held in rows}
 
 
-async def lobbies(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, Lobby]:
+async def lobbies(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, RegistrationContext]:
     """Of those applications that there are."""
-    found: dict[UUID, Lobby] = {}
+    found: dict[UUID, RegistrationContext] = {}
     for id_, secret, key_id, public_key in await conn.execute(_LOBBIES, {"ids": list(ids)}):
-        found.setdefault(id_, Lobby(secret, [])).vapid_keys.append((key_id, public_key))
+        found.setdefault(id_, RegistrationContext(secret, [])).vapid_keys.append((key_id, public_key))
     return found
 
 

@@ -24,7 +24,7 @@ async def add(
     await conn.execute(insert(audit).values(**values, target=target, details=details))
 
 
-async def newest(
+async def list_page(
     conn: AsyncConnection, application_ids: Sequence[UUID], act: str | None, *, before: UUID | None, limit: int
 ) -> Sequence[Row[Any]]:
     """The newest first, of all these applications at once; with none given of the whole gateway."""

@@ -27,7 +27,7 @@ _ONE = select(devices).where(devices.c.id == bindparam("id"))
 _ITS_APPLICATION = select(devices.c.application_id).where(devices.c.id == bindparam("id"))
 
 
-class New(NamedTuple):
+class CheckedRegistration(NamedTuple):
     """A registration of one application, checked; `host` is the push service's."""
 
     application_id: UUID
@@ -42,7 +42,7 @@ class Registered(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Filters:
+class DeviceFilters:
     """None does not filter."""
 
     user_id: str | None = None
@@ -50,7 +50,7 @@ class Filters:
     status: DeviceStatus | None = None
 
 
-async def register(conn: AsyncConnection, new: Sequence[New]) -> list[Registered]:
+async def register(conn: AsyncConnection, new: Sequence[CheckedRegistration]) -> list[Registered]:
     """Insert or refresh each by its endpoint; answers in their order.
 
     No endpoint may occur twice in one application. A refreshed device is active again, and keeps what the registration
@@ -72,7 +72,7 @@ async def register(conn: AsyncConnection, new: Sequence[New]) -> list[Registered
 
 
 async def _tell(conn: AsyncConnection, found: Mapping[tuple[UUID, bytes], Registered]) -> None:
-    if not found or not await outbox.are_asked_for(conn, {application_id for application_id, _ in found}):
+    if not found or not await outbox.has_subscribers(conn, {application_id for application_id, _ in found}):
         return
     for type_, created in (("device.registered", True), ("device.changed", False)):
         if those := [one.device_id for one in found.values() if one.created is created]:
@@ -95,8 +95,8 @@ async def application_of(conn: AsyncConnection, id_: UUID) -> UUID | None:
     return found
 
 
-async def newest(
-    conn: AsyncConnection, application_id: UUID, filters: Filters, *, before: UUID | None, limit: int
+async def list_page(
+    conn: AsyncConnection, application_id: UUID, filters: DeviceFilters, *, before: UUID | None, limit: int
 ) -> list[Device]:
     """Newest first; `before` is the last id of the page before."""
     query = select(devices).where(devices.c.application_id == application_id)
@@ -237,7 +237,7 @@ def _column(values: Sequence[Any]) -> list[Any] | None:
     return None if values.count(None) == len(values) else list(values)
 
 
-def _row(id_: UUID, digest: bytes, new: New) -> tuple[Any, ...]:
+def _row(id_: UUID, digest: bytes, new: CheckedRegistration) -> tuple[Any, ...]:
     """In the order of _COLUMNS. What is unnested is flat: lists and objects are text in it."""
     said = new.registration
     subscription, client, at = said.subscription, said.client, said.location

@@ -27,7 +27,7 @@ async def with_keys(conn: AsyncConnection, application_id: UUID, keys: Collectio
     return {row.key: row.id for row in await conn.execute(query)}
 
 
-async def hold(conn: AsyncConnection, application_id: UUID, user_ids: Collection[str]) -> None:
+async def lock_users(conn: AsyncConnection, application_id: UUID, user_ids: Collection[str]) -> None:
     """Until the transaction ends, nobody else runs triggers for these users. In one order: no ring."""
     lock = text("""
         SELECT pg_advisory_xact_lock(key) FROM (
@@ -89,7 +89,7 @@ async def end_runs(conn: AsyncConnection, which: Collection[tuple[UUID, UUID]], 
     await conn.execute(update(runs).where(these).values(outcome=CANCELLED, cause=cause))
 
 
-async def newest(
+async def list_page(
     conn: AsyncConnection,
     application_id: UUID,
     *,

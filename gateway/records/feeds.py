@@ -17,11 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.records.postgres.schema import feed_entries, feeds
 
-MOST_REFUSALS = 20
+MAX_REFUSALS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class LeasedFeed:
     """A feed that is ours for the lease."""
 
     id: UUID
@@ -37,7 +37,7 @@ class Claimed:
     failures: int
 
 
-async def claim(conn: AsyncConnection, lease: timedelta) -> Claimed | None:
+async def claim(conn: AsyncConnection, lease: timedelta) -> LeasedFeed | None:
     """A feed whose time has come."""
     f = feeds.c
     due = select(f.id).where(f.status == "active", f.run_at <= func.now()).order_by(f.run_at).limit(1)
@@ -46,7 +46,7 @@ async def claim(conn: AsyncConnection, lease: timedelta) -> Claimed | None:
     row = (await conn.execute(taken.returning(feeds))).first()
     if row is None:
         return None
-    return Claimed(
+    return LeasedFeed(
         row.id,
         row.claim,
         row.application_id,
@@ -68,7 +68,7 @@ async def next_due(conn: AsyncConnection) -> float | None:
     return None if seconds is None else max(0.0, float(seconds))
 
 
-async def settle(conn: AsyncConnection, held: Claimed, wait: timedelta, **values: Any) -> bool:
+async def settle(conn: AsyncConnection, held: LeasedFeed, wait: timedelta, **values: Any) -> bool:
     """It is due again after `wait`. False when the claim was lost, or the feed was changed or removed meanwhile."""
     ours = (feeds.c.id == held.id, feeds.c.claim == held.claim)
     settled = update(feeds).where(*ours).values(run_at=func.now() + wait, **values)
@@ -84,7 +84,7 @@ async def count(
     if row is None:
         return
     counts = {name: row.counts.get(name, 0) + came_to.get(name, 0) for name in {*row.counts, *came_to}}
-    refusals = [*refused, *(one for one in row.refusals if one not in refused)][:MOST_REFUSALS]
+    refusals = [*refused, *(one for one in row.refusals if one not in refused)][:MAX_REFUSALS]
     await conn.execute(update(feeds).where(feeds.c.id == feed_id).values(counts=counts, refusals=refusals))
 
 

@@ -12,7 +12,7 @@ from gateway.domain.send_policy import Cap
 from gateway.records.postgres.schema import contacts
 
 
-async def admit(
+async def reserve_quota(
     conn: AsyncConnection, notification: Notification, category: str, cap: Cap, people: Sequence[str]
 ) -> set[str]:
     """Those of them who may be sent this notification; it then counts for them, once however many devices they have.

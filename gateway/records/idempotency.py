@@ -22,7 +22,7 @@ async def claim(conn: AsyncConnection, owner: str, key: str, request_digest: byt
     return found.first() or await claim(conn, owner, key, request_digest)
 
 
-async def keep(conn: AsyncConnection, owner: str, key: str, status: int, answer: bytes) -> None:
+async def store_response(conn: AsyncConnection, owner: str, key: str, status: int, answer: bytes) -> None:
     """`answer` is sealed."""
     k = idempotency_keys.c
     kept = update(idempotency_keys).where(k.owner == owner, k.key == key)

@@ -20,13 +20,13 @@ _HANDED = select(_w.device_id, _w.created_at, _w.acked_at).where(
 )
 
 
-async def hold(conn: AsyncConnection, device_id: UUID, lasts: timedelta) -> None:
+async def claim_device(conn: AsyncConnection, device_id: UUID, lasts: timedelta) -> None:
     """Its notifications go to the open page instead of the push service, for so long."""
     held = update(devices).where(devices.c.id == device_id)
     await conn.execute(held.values(live_until=func.now() + lasts))
 
 
-async def let_go(conn: AsyncConnection, device_id: UUID) -> None:
+async def release(conn: AsyncConnection, device_id: UUID) -> None:
     await conn.execute(update(devices).where(devices.c.id == device_id).values(live_until=None))
 
 
@@ -38,7 +38,7 @@ async def handed(
     return {row.device_id: (row.created_at, row.acked_at) for row in await conn.execute(_HANDED, asked)}
 
 
-async def hand_over(
+async def offer_to_page(
     conn: AsyncConnection, application_id: UUID, notification_id: UUID, several: Sequence[tuple[UUID, int | None]]
 ) -> None:
     """`several` are (device, variant). Their pages are told when the transaction commits."""

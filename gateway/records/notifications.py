@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain.notification import Delivery, Kind, Lane, Notification, Progress, Status, Templating, Urgency
-from gateway.domain.send_policy import Steering
+from gateway.domain.notification import DeliveryOptions, Kind, Lane, Notification, Progress, Status, Templating, Urgency
+from gateway.domain.send_policy import SendPolicy
 from gateway.records import outbox
 from gateway.records.postgres.schema import notifications, progress, variants
 
@@ -27,7 +27,7 @@ async def add(conn: AsyncConnection, accepted: Sequence[Notification]) -> None:
     counted = [
         {"notification_id": notification.id, "number": number}
         for notification in accepted
-        for number in range(len(notification.steering.variants))
+        for number in range(len(notification.policy.variants))
     ]
     if counted:
         await conn.execute(insert(variants), counted)
@@ -46,7 +46,7 @@ def _row(notification: Notification) -> dict[str, Any]:
         "content": notification.content,
         "audience": notification.audience,
         "details": notification.details,
-        "steering": notification.steering.to_json(),
+        "steering": notification.policy.to_json(),
         "reminder_id": notification.reminder_id,
         "occurrence": notification.occurrence,
         "trace": notification.trace,
@@ -71,7 +71,7 @@ async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> tuple[N
     return None if row is None else (_notification(row), _progress(row))
 
 
-async def newest(
+async def list_page(
     conn: AsyncConnection,
     application_id: UUID,
     *,
@@ -179,7 +179,7 @@ def _notification(row: Row[Any]) -> Notification:
         day=row.day,
         content=row.content,
         audience=row.audience,
-        delivery=Delivery(
+        delivery=DeliveryOptions(
             lane=Lane(row.lane),
             urgency=Urgency(row.urgency),
             ttl=timedelta(seconds=row.ttl_s),
@@ -190,7 +190,7 @@ def _notification(row: Row[Any]) -> Notification:
         start_at=row.start_at,
         created_at=row.created_at,
         finished_at=row.finished_at,
-        steering=Steering.from_json(row.steering),
+        policy=SendPolicy.from_json(row.steering),
         winner=row.winner,
         auto_paused=row.auto_paused,
         templating=None if row.templating is None else Templating(**row.templating),

@@ -57,7 +57,7 @@ SETTLED_BELOW = cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Tex
 """Transactions before this one have all ended."""
 
 
-async def are_asked_for(conn: AsyncConnection, application_ids: Collection[UUID]) -> bool:
+async def has_subscribers(conn: AsyncConnection, application_ids: Collection[UUID]) -> bool:
     """Whether any of these applications has a webhook: what happens to many is written down for nobody else."""
     return bool((await conn.execute(_ANY_WEBHOOK, {"ids": list(application_ids)})).scalar_one())
 
@@ -94,9 +94,9 @@ async def of_delivery(
     n = notifications.c
     user_id = select(devices.c.user_id).where(devices.c.id == device_id).scalar_subquery()
     data = _object(
-        id=_text(ids.show(ids.DELIVERY, notification_id, device_id)),
-        notification_id=_text(ids.show(ids.NOTIFICATION, notification_id)),
-        device_id=_text(ids.show(ids.DEVICE, device_id)),
+        id=_text(ids.format_id(ids.DELIVERY, notification_id, device_id)),
+        notification_id=_text(ids.format_id(ids.NOTIFICATION, notification_id)),
+        device_id=_text(ids.format_id(ids.DEVICE, device_id)),
         user_id=user_id,
         action=_text(action),
     )
@@ -144,7 +144,7 @@ async def just_before(conn: AsyncConnection, application_id: UUID, since: dateti
 async def forget(conn: AsyncConnection, application_id: UUID, user_id: str, sent: Collection[UUID]) -> None:
     """Take a user's name out, and what the notifications that were sent to nobody else are called."""
     h = happenings.c
-    shown = [ids.show(ids.NOTIFICATION, id_) for id_ in sent]
+    shown = [ids.format_id(ids.NOTIFICATION, id_) for id_ in sent]
     for which, name in ((h.data["user_id"].astext == user_id, "user_id"), (h.data["id"].astext.in_(shown), "name")):
         nameless = h.data.op("||")(literal({name: None}, JSONB))
         await conn.execute(update(happenings).where(h.application_id == application_id, which).values(data=nameless))
@@ -168,7 +168,7 @@ _SETTLE_CURSORS = text("""
 _SETTLE_HAPPENINGS = text("UPDATE happenings SET txid = 0")
 
 
-async def settle_foreign(conn: AsyncConnection) -> bool:
+async def rebase_restored_outbox(conn: AsyncConnection) -> bool:
     """Make what was written in another database server, and restored here, come before all that is written here.
 
     Transactions are numbered by the server: restored as they are, those of the other one would be waited for.

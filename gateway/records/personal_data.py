@@ -67,7 +67,7 @@ async def addressed(
 
     Those with others in their audience have no index: all of the application's are looked through.
     """
-    shown = [ids.show(ids.DEVICE, id_) for id_ in device_ids]
+    shown = [ids.format_id(ids.DEVICE, id_) for id_ in device_ids]
     names = [user_id, *shown]
     whom = func.coalesce(_n.audience["user_id"].astext, _n.audience["device_id"].astext)
     alone = whom.in_([*names, *(f'["{name}"]' for name in shown)]) | (_n.audience["user_id"] == _json([user_id]))
@@ -111,7 +111,7 @@ async def remove_reminders(conn: AsyncConnection, application_id: UUID, user_id:
     to = reminders.c.draft["audience"]["user_id"]
     theirs = (reminders.c.application_id == application_id, or_(to == _json(user_id), to == _json([user_id])))
     removed = (await conn.execute(delete(reminders).where(*theirs).returning(reminders.c.id))).scalars().all()
-    noted = audit.c.target.in_([ids.show(ids.REMINDER, id_) for id_ in removed])
+    noted = audit.c.target.in_([ids.format_id(ids.REMINDER, id_) for id_ in removed])
     await conn.execute(update(audit).where(audit.c.application_id == application_id, noted).values(details={}))
 
 

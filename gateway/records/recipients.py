@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.domain import ids
 from gateway.domain.delivery import UNAUTHORIZED
 from gateway.domain.job import Job
-from gateway.domain.job_payload import SigningKey, Target
+from gateway.domain.job_payload import Recipient, SigningKey
 from gateway.domain.notification import Notification
 from gateway.domain.send_policy import BUCKETS
 from gateway.records.postgres.schema import applications, attempts, devices, vapid_keys
@@ -30,9 +30,9 @@ _SIGNING_KEYS = (
 )
 
 
-async def load_targets(conn: AsyncConnection, notification: Notification, job: Job) -> list[Target]:
+async def load_targets(conn: AsyncConnection, notification: Notification, job: Job) -> list[Recipient]:
     """The job's devices that still exist, in no particular order, each with what this notification asks of it."""
-    d, steering = devices.c, notification.steering
+    d, steering = devices.c, notification.policy
     asked: dict[str, ColumnElement[Any]] = {}
     if steering.quiet_hours is not None:
         asked["timezone"] = d.timezone
@@ -42,14 +42,14 @@ async def load_targets(conn: AsyncConnection, notification: Notification, job: J
         asked["bucket"] = bucket(notification.id)
     if notification.speaks_several:
         asked["locale"] = d.locale
-    if job.tries:
+    if job.attempts:
         asked["refusals"] = _refusals(job)
     query = _TARGETS.add_columns(*asked.values()) if asked else _TARGETS
     rows = await conn.execute(query, {"several": list(job.device_ids)})
     if not asked:
-        return [Target(*row) for row in rows]
+        return [Recipient(*row) for row in rows]
     always = len(_ALWAYS) + 1
-    return [Target(*row[:always], **dict(zip(asked, row[always:], strict=True))) for row in rows]
+    return [Recipient(*row[:always], **dict(zip(asked, row[always:], strict=True))) for row in rows]
 
 
 def _refusals(job: Job) -> ColumnElement[int]:
@@ -77,7 +77,7 @@ async def known_of(conn: AsyncConnection, device_ids: Sequence[UUID]) -> dict[UU
     found = {}
     for row in await conn.execute(query.where(d.id.in_(device_ids))):
         device = {name: getattr(row, name) for name in ("platform", "browser", "locale", "timezone", "app_version")}
-        device |= {"id": ids.show(ids.DEVICE, row.id), "topics": row.topics, "attributes": row.attributes}
+        device |= {"id": ids.format_id(ids.DEVICE, row.id), "topics": row.topics, "attributes": row.attributes}
         found[row.id] = {"user": {"id": row.user_id, "attributes": row.attributes}, "device": device}
     return found
 

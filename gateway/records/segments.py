@@ -57,10 +57,10 @@ async def used_by(conn: AsyncConnection, application_id: UUID, id_: UUID) -> str
         _names(notifications.c.audience, id_),
     )
     if (notification_id := (await conn.execute(waiting.limit(1))).scalar()) is not None:
-        return f"the scheduled notification {ids.show(ids.NOTIFICATION, notification_id)}"
+        return f"the scheduled notification {ids.format_id(ids.NOTIFICATION, notification_id)}"
     return None
 
 
 def _names(audience: ColumnElement[Any], id_: UUID) -> ColumnElement[bool]:
-    named = literal({"named": ids.show(ids.SEGMENT, id_)}, JSONB)
+    named = literal({"named": ids.format_id(ids.SEGMENT, id_)}, JSONB)
     return func.jsonb_path_exists(audience, cast(literal(NAMES_IT, Text), JSONPATH), named)

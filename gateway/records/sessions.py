@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import delete, func, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.records.applications import HeldKey
+from gateway.records.applications import ApiKey
 from gateway.records.postgres.schema import api_keys, applications, sessions
 
 
@@ -25,7 +25,7 @@ async def add(conn: AsyncConnection, digest: bytes, key_id: UUID, expires_at: da
     await conn.execute(insert(sessions).values(digest=digest, key_id=key_id, expires_at=expires_at))
 
 
-async def key_of(conn: AsyncConnection, digest: bytes) -> HeldKey | None:
+async def key_of(conn: AsyncConnection, digest: bytes) -> ApiKey | None:
     """The key that was signed in with, unless that is over."""
     query = (
         select(api_keys.c.id, api_keys.c.application_id, api_keys.c.scopes, applications.c.allowed_origins)
@@ -34,7 +34,7 @@ async def key_of(conn: AsyncConnection, digest: bytes) -> HeldKey | None:
         .where(sessions.c.digest == digest, sessions.c.expires_at > func.now())
     )
     row = (await conn.execute(query)).first()
-    return None if row is None else HeldKey(*row)
+    return None if row is None else ApiKey(*row)
 
 
 async def get(conn: AsyncConnection, digest: bytes) -> Session | None:

@@ -13,15 +13,15 @@ from sqlalchemy import ColumnElement, Row, Text, and_, cast, exists, func, or_, 
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain.webhook_event import PATTERNS, SETTLED, asked_for
+from gateway.domain.webhook_event import PATTERNS, SETTLED, is_subscribed
 from gateway.records.outbox import SETTLED_BELOW, Cursor
 from gateway.records.postgres.schema import applications, happenings, webhooks
 
-_LOG_PATTERNS = [pattern for pattern in PATTERNS if asked_for([pattern], SETTLED)]
+_LOG_PATTERNS = [pattern for pattern in PATTERNS if is_subscribed([pattern], SETTLED)]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WebhookCursor:
     """How far a webhook has come: in the application's log, and in what else happened to it."""
 
     log: int
@@ -33,11 +33,11 @@ class Pending:
     """A batch that is being tried: its message id, and where it ends. It begins where the webhook stands."""
 
     message_id: str
-    upto: Place
+    upto: WebhookCursor
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class LeasedWebhook:
     """A webhook that is ours for the lease. `secrets` are sealed."""
 
     id: UUID
@@ -46,13 +46,13 @@ class Claimed:
     url: str
     events: tuple[str, ...]
     secrets: bytes
-    at: Place
+    at: WebhookCursor
     pending: Pending | None
     failures: int
     failing_since: datetime | None
 
 
-async def claim(conn: AsyncConnection, *, limit: int, lease: timedelta) -> list[Claimed]:
+async def claim(conn: AsyncConnection, *, limit: int, lease: timedelta) -> list[LeasedWebhook]:
     """Those with something to send whose time has come."""
     w = webhooks.c
     due = (
@@ -78,14 +78,16 @@ async def next_due(conn: AsyncConnection) -> float | None:
     return None if seconds is None else float(seconds)
 
 
-async def try_batch(conn: AsyncConnection, held: Claimed, pending: Pending, lease: timedelta) -> bool:
+async def try_batch(conn: AsyncConnection, held: LeasedWebhook, pending: Pending, lease: timedelta) -> bool:
     """Note what is about to be sent, before it is; False when the claim was lost or it was told to stop."""
     upto = pending.upto
     said = {"id": pending.message_id, "log": upto.log, "outbox": list(upto.outbox)}
     return await _settle(conn, held, webhooks.c.status == "active", pending=said, run_at=func.now() + lease)
 
 
-async def advance(conn: AsyncConnection, held: Claimed, to: Place, *, sent: bool, lease: timedelta) -> bool:
+async def advance(
+    conn: AsyncConnection, held: LeasedWebhook, to: WebhookCursor, *, sent: bool, lease: timedelta
+) -> bool:
     """Everything up to there is done; `sent`: the receiver took it. With no lease it is let go.
 
     False when the claim was lost.
@@ -96,23 +98,23 @@ async def advance(conn: AsyncConnection, held: Claimed, to: Place, *, sent: bool
     return await _settle(conn, held, pending=None, **place_values(to), **values)
 
 
-async def fail(conn: AsyncConnection, held: Claimed, why: str, failing_since: datetime, run_at: datetime) -> bool:
+async def fail(conn: AsyncConnection, held: LeasedWebhook, why: str, failing_since: datetime, run_at: datetime) -> bool:
     """It is tried again at `run_at`. False when the claim was lost."""
     values = {"failures": held.failures + 1, "failing_since": failing_since, "last_error": why, "run_at": run_at}
     return await _settle(conn, held, **values)
 
 
-async def disable(conn: AsyncConnection, held: Claimed, why: str, cause: str, failing_since: datetime) -> bool:
+async def disable(conn: AsyncConnection, held: LeasedWebhook, why: str, cause: str, failing_since: datetime) -> bool:
     values = {"failures": held.failures + 1, "failing_since": failing_since, "last_error": why}
     return await _settle(conn, held, status="disabled", cause=cause, **values)
 
 
-def place_values(place: Place) -> dict[str, int]:
+def place_values(place: WebhookCursor) -> dict[str, int]:
     """By column."""
     return {"log_position": place.log, "outbox_txid": place.outbox.txid, "outbox_id": place.outbox.id}
 
 
-async def _settle(conn: AsyncConnection, held: Claimed, *if_: ColumnElement[bool], **values: Any) -> bool:
+async def _settle(conn: AsyncConnection, held: LeasedWebhook, *if_: ColumnElement[bool], **values: Any) -> bool:
     ours = (webhooks.c.id == held.id, webhooks.c.claim == held.claim, *if_)
     return (await conn.execute(update(webhooks).where(*ours).values(**values))).rowcount == 1
 
@@ -129,17 +131,17 @@ def _has_something(*, settled: bool) -> ColumnElement[bool]:
     return or_(w.pending.is_not(None), and_(wants_log, applications.c.log_position > w.log_position), later)
 
 
-def _claimed(row: Row[Any]) -> Claimed:
+def _claimed(row: Row[Any]) -> LeasedWebhook:
     said = row.pending
-    return Claimed(
+    return LeasedWebhook(
         id=row.id,
         claim=row.claim,
         application_id=row.application_id,
         url=row.url,
         events=tuple(row.events),
         secrets=row.secrets,
-        at=Place(row.log_position, Cursor(row.outbox_txid, row.outbox_id)),
-        pending=said and Pending(said["id"], Place(said["log"], Cursor(*said["outbox"]))),
+        at=WebhookCursor(row.log_position, Cursor(row.outbox_txid, row.outbox_id)),
+        pending=said and Pending(said["id"], WebhookCursor(said["log"], Cursor(*said["outbox"]))),
         failures=row.failures,
         failing_since=row.failing_since,
     )

@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.outbound.policy import OutboundPolicy
 from gateway.push.endpoints import EndpointPolicy
-from gateway.service.access.secrets import Vault
+from gateway.service.access.secrets import Keyring
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,7 @@ class Context:
     """`public_url` is where browsers reach this gateway, without a trailing slash; None when nobody said."""
 
     engine: AsyncEngine
-    vault: Vault
+    keyring: Keyring
     policy: EndpointPolicy
     public_url: str | None = None
     outbound: OutboundPolicy = field(default_factory=OutboundPolicy)

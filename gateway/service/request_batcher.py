@@ -14,7 +14,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
-class Rounds(Generic[A, R]):
+class RequestBatcher(Generic[A, R]):
     """`do` answers everyone in a round, in their order: each with a result, or an exception for them alone."""
 
     def __init__(self, do: Callable[[Sequence[A]], Awaitable[Sequence[R | Exception]]], most: int) -> None:
@@ -23,7 +23,7 @@ class Rounds(Generic[A, R]):
         self._waiting: list[tuple[A, asyncio.Future[R]]] = []
         self._running: asyncio.Task[None] | None = None
 
-    async def ask(self, asked: A) -> R:
+    async def submit(self, asked: A) -> R:
         """Raises what the round came to for this one. Who is cancelled before their round begins is left out of it."""
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((asked, answer))

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from gateway.sim import base64url
-from gateway.sim.messages import Message, Watch
+from gateway.sim.messages import Message, MessageSubscription
 from gateway.sim.profiles import Vendor
 from gateway.sim.subscribers import Channel, Subscriber, Subscribers
 
@@ -38,7 +38,7 @@ class BadFrame(ValueError):
 class Firefoxes:
     """All connected browsers, and what they have not acknowledged. `clock` gives seconds since 1970."""
 
-    def __init__(self, subscribers: Subscribers, watch: Watch, clock: Callable[[], float]) -> None:
+    def __init__(self, subscribers: Subscribers, watch: MessageSubscription, clock: Callable[[], float]) -> None:
         self._subscribers = subscribers
         self._watch = watch
         self._clock = clock

@@ -60,7 +60,7 @@ class Message:
         return self.keys.decrypt(self.body)
 
 
-class Messages:
+class MessageLog:
     """The last `keep` messages, oldest first; None keeps them all. `total` counts all since the last clear."""
 
     def __init__(self, keep: int | None) -> None:
@@ -98,7 +98,7 @@ class Messages:
         return self._all[index]
 
 
-class Watch:
+class MessageSubscription:
     """Tells those who wait that something changed; many changes in one turn of the loop are one look."""
 
     def __init__(self) -> None:

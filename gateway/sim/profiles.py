@@ -15,7 +15,7 @@ from uuid import uuid4
 
 _DAY = 86_400
 
-LARGEST_BODY = 4096  # RFC 8030 section 7.2: the size that every push service must take
+MAX_BODY_OCTETS = 4096  # RFC 8030 section 7.2: the size that every push service must take
 
 
 class Vendor(StrEnum):
@@ -25,7 +25,7 @@ class Vendor(StrEnum):
     WNS = "wns"
 
 
-class Fault(StrEnum):
+class SimFault(StrEnum):
     """What can be wrong with a POST."""
 
     UNKNOWN = auto()
@@ -45,7 +45,7 @@ class Fault(StrEnum):
     WRONG_KEY = auto()
 
 
-class Answer(NamedTuple):
+class SimResponse(NamedTuple):
     status: int
     headers: dict[str, str]
     body: str = ""
@@ -63,18 +63,18 @@ class Profile:
     path: str
     longest_ttl: int | None
     topic: re.Pattern[str]
-    faults: Mapping[Fault, tuple[int, str]]
+    faults: Mapping[SimFault, tuple[int, str]]
     reasons: Mapping[int, str]
-    shape: Callable[[int, str], Answer]
+    shape: Callable[[int, str], SimResponse]
     accepted: Callable[[str], dict[str, str]]
 
-    def looks_for(self, fault: Fault) -> bool:
+    def looks_for(self, fault: SimFault) -> bool:
         return fault in self.faults
 
-    def refuse(self, fault: Fault) -> Answer:
+    def refuse(self, fault: SimFault) -> SimResponse:
         return self.shape(*self.faults[fault])
 
-    def answer(self, status: int, reason: str | None = None) -> Answer:
+    def answer(self, status: int, reason: str | None = None) -> SimResponse:
         """What it says with a status of the test's choosing."""
         return self.shape(status, self.reasons.get(status, "") if reason is None else reason)
 
@@ -89,8 +89,8 @@ def _phrase(status: int) -> str:
     return _PHRASES.get(status, "Unknown")
 
 
-def _fcm(status: int, reason: str) -> Answer:
-    return Answer(status, {"Content-Type": "text/plain; charset=utf-8"}, f"{reason or _phrase(status)}\n")
+def _fcm(status: int, reason: str) -> SimResponse:
+    return SimResponse(status, {"Content-Type": "text/plain; charset=utf-8"}, f"{reason or _phrase(status)}\n")
 
 
 _ERRNO = {
@@ -109,7 +109,7 @@ _ERRNO = {
 }
 
 
-def _mozilla(status: int, reason: str) -> Answer:
+def _mozilla(status: int, reason: str) -> SimResponse:
     problem = {
         "code": status,
         "errno": int(reason) if reason.isdecimal() else None,
@@ -120,22 +120,22 @@ def _mozilla(status: int, reason: str) -> Answer:
     headers = {"Content-Type": "application/json"}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = "120"
-    return Answer(status, headers, json.dumps(problem))
+    return SimResponse(status, headers, json.dumps(problem))
 
 
-def _apple(status: int, reason: str) -> Answer:
+def _apple(status: int, reason: str) -> SimResponse:
     headers = {"Content-Type": "application/json", "apns-id": str(uuid4()).upper()}
-    return Answer(status, headers, json.dumps({"reason": reason or _phrase(status).replace(" ", "")}))
+    return SimResponse(status, headers, json.dumps({"reason": reason or _phrase(status).replace(" ", "")}))
 
 
-def _wns(status: int, reason: str) -> Answer:
+def _wns(status: int, reason: str) -> SimResponse:
     throttled = status == HTTPStatus.NOT_ACCEPTABLE
     headers = {
         "X-WNS-Status": "dropped",
         "X-WNS-NotificationStatus": "channelthrottled" if throttled else "dropped",
         "X-WNS-Error-Description": reason or _phrase(status),
     }
-    return Answer(status, headers)
+    return SimResponse(status, headers)
 
 
 # RFC 8030 section 5.4.
@@ -154,19 +154,19 @@ FCM = Profile(
     longest_ttl=28 * _DAY,
     topic=_TOPIC,
     faults={
-        Fault.UNKNOWN: (404, "A valid push subscription endpoint should be specified in the URL."),
-        Fault.GONE: (410, "push subscription has unsubscribed or expired."),
-        Fault.NO_TTL: (400, "missing TTL header."),
-        Fault.BAD_TTL: (400, "invalid TTL header."),
-        Fault.BAD_TOPIC: (400, "invalid Topic header."),
-        Fault.BAD_URGENCY: (400, "invalid Urgency header."),
-        Fault.TOO_LARGE: (413, "message is larger than 4096 bytes."),
-        Fault.BAD_ENCODING: (400, "content-encoding header had invalid value."),
-        Fault.NO_VAPID: (400, "UnauthorizedRegistration"),
-        Fault.BAD_VAPID: (403, "invalid JWT provided"),
-        Fault.BAD_AUDIENCE: (403, "the audience in the JWT is not the origin of the push service."),
-        Fault.BAD_EXPIRY: (403, "invalid JWT provided"),
-        Fault.WRONG_KEY: (403, _NOT_THE_KEY),
+        SimFault.UNKNOWN: (404, "A valid push subscription endpoint should be specified in the URL."),
+        SimFault.GONE: (410, "push subscription has unsubscribed or expired."),
+        SimFault.NO_TTL: (400, "missing TTL header."),
+        SimFault.BAD_TTL: (400, "invalid TTL header."),
+        SimFault.BAD_TOPIC: (400, "invalid Topic header."),
+        SimFault.BAD_URGENCY: (400, "invalid Urgency header."),
+        SimFault.TOO_LARGE: (413, "message is larger than 4096 bytes."),
+        SimFault.BAD_ENCODING: (400, "content-encoding header had invalid value."),
+        SimFault.NO_VAPID: (400, "UnauthorizedRegistration"),
+        SimFault.BAD_VAPID: (403, "invalid JWT provided"),
+        SimFault.BAD_AUDIENCE: (403, "the audience in the JWT is not the origin of the push service."),
+        SimFault.BAD_EXPIRY: (403, "invalid JWT provided"),
+        SimFault.WRONG_KEY: (403, _NOT_THE_KEY),
     },
     reasons={
         403: _NOT_THE_KEY,
@@ -183,19 +183,19 @@ MOZILLA = Profile(
     longest_ttl=30 * _DAY,
     topic=_TOPIC,
     faults={
-        Fault.UNKNOWN: (404, "102"),
-        Fault.GONE: (410, "106"),
-        Fault.NO_TTL: (400, "111"),
-        Fault.BAD_TTL: (400, "112"),
-        Fault.BAD_TOPIC: (400, "113"),
-        Fault.BAD_URGENCY: (400, "Invalid Urgency value"),
-        Fault.TOO_LARGE: (413, "104"),
-        Fault.BAD_ENCODING: (400, "110"),
-        Fault.NO_VAPID: (401, "109"),
-        Fault.BAD_VAPID: (401, "109"),
-        Fault.BAD_AUDIENCE: (401, "109"),
-        Fault.BAD_EXPIRY: (401, "109"),
-        Fault.WRONG_KEY: (401, "109"),
+        SimFault.UNKNOWN: (404, "102"),
+        SimFault.GONE: (410, "106"),
+        SimFault.NO_TTL: (400, "111"),
+        SimFault.BAD_TTL: (400, "112"),
+        SimFault.BAD_TOPIC: (400, "113"),
+        SimFault.BAD_URGENCY: (400, "Invalid Urgency value"),
+        SimFault.TOO_LARGE: (413, "104"),
+        SimFault.BAD_ENCODING: (400, "110"),
+        SimFault.NO_VAPID: (401, "109"),
+        SimFault.BAD_VAPID: (401, "109"),
+        SimFault.BAD_AUDIENCE: (401, "109"),
+        SimFault.BAD_EXPIRY: (401, "109"),
+        SimFault.WRONG_KEY: (401, "109"),
     },
     reasons={401: "109", 404: "102", 410: "103", 413: "104", 429: "201", 502: "902", 503: "201"},
     shape=_mozilla,
@@ -208,20 +208,20 @@ APPLE = Profile(
     longest_ttl=30 * _DAY,
     topic=_DECODABLE_TOPIC,
     faults={
-        Fault.UNKNOWN: (404, "BadDeviceToken"),
-        Fault.GONE: (410, "Unregistered"),
-        Fault.NO_TTL: (400, "BadTtl"),
-        Fault.BAD_TTL: (400, "BadTtl"),
-        Fault.BAD_TOPIC: (400, "BadWebPushTopic"),
-        Fault.BAD_URGENCY: (400, "BadUrgency"),
-        Fault.TOO_LARGE: (413, "PayloadTooLarge"),
-        Fault.BAD_ENCODING: (400, "BadContentEncoding"),
-        Fault.NO_VAPID: (403, "BadJwtToken"),
-        Fault.BAD_VAPID: (403, "BadJwtToken"),
-        Fault.BAD_AUDIENCE: (403, "BadJwtToken"),
-        Fault.BAD_EXPIRY: (403, "BadJwtToken"),
-        Fault.BAD_SUBJECT: (403, "BadJwtToken"),
-        Fault.WRONG_KEY: (400, "VapidPkHashMismatch"),
+        SimFault.UNKNOWN: (404, "BadDeviceToken"),
+        SimFault.GONE: (410, "Unregistered"),
+        SimFault.NO_TTL: (400, "BadTtl"),
+        SimFault.BAD_TTL: (400, "BadTtl"),
+        SimFault.BAD_TOPIC: (400, "BadWebPushTopic"),
+        SimFault.BAD_URGENCY: (400, "BadUrgency"),
+        SimFault.TOO_LARGE: (413, "PayloadTooLarge"),
+        SimFault.BAD_ENCODING: (400, "BadContentEncoding"),
+        SimFault.NO_VAPID: (403, "BadJwtToken"),
+        SimFault.BAD_VAPID: (403, "BadJwtToken"),
+        SimFault.BAD_AUDIENCE: (403, "BadJwtToken"),
+        SimFault.BAD_EXPIRY: (403, "BadJwtToken"),
+        SimFault.BAD_SUBJECT: (403, "BadJwtToken"),
+        SimFault.WRONG_KEY: (400, "VapidPkHashMismatch"),
     },
     reasons={403: "BadJwtToken", 404: "BadDeviceToken", 410: "Unregistered", 413: "PayloadTooLarge"},
     shape=_apple,
@@ -234,20 +234,20 @@ WNS = Profile(
     longest_ttl=None,
     topic=_TOPIC,
     faults={
-        Fault.UNKNOWN: (404, "The channel URI is not valid or is not recognized by WNS."),
-        Fault.GONE: (410, "The channel expired."),
-        Fault.NO_TTL: (400, "Missing TTL header."),
-        Fault.BAD_TTL: (400, "Invalid TTL header."),
-        Fault.BAD_TOPIC: (400, "Invalid Topic header."),
-        Fault.BAD_URGENCY: (400, "Invalid Urgency header."),
-        Fault.TOO_LARGE: (413, "The notification payload exceeds the size limit."),
-        Fault.BAD_ENCODING: (400, "Invalid Content-Encoding header."),
-        Fault.CACHE_POLICY: (400, "Ttl value conflicts with X-WNS-Cache-Policy."),
-        Fault.NO_VAPID: (401, "The Authorization header is missing."),
-        Fault.BAD_VAPID: (401, "The JWT is not valid."),
-        Fault.BAD_AUDIENCE: (401, "The JWT has the wrong audience."),
-        Fault.BAD_EXPIRY: (401, "The JWT expired or lives too long."),
-        Fault.WRONG_KEY: (403, "The key is not the one of the subscription."),
+        SimFault.UNKNOWN: (404, "The channel URI is not valid or is not recognized by WNS."),
+        SimFault.GONE: (410, "The channel expired."),
+        SimFault.NO_TTL: (400, "Missing TTL header."),
+        SimFault.BAD_TTL: (400, "Invalid TTL header."),
+        SimFault.BAD_TOPIC: (400, "Invalid Topic header."),
+        SimFault.BAD_URGENCY: (400, "Invalid Urgency header."),
+        SimFault.TOO_LARGE: (413, "The notification payload exceeds the size limit."),
+        SimFault.BAD_ENCODING: (400, "Invalid Content-Encoding header."),
+        SimFault.CACHE_POLICY: (400, "Ttl value conflicts with X-WNS-Cache-Policy."),
+        SimFault.NO_VAPID: (401, "The Authorization header is missing."),
+        SimFault.BAD_VAPID: (401, "The JWT is not valid."),
+        SimFault.BAD_AUDIENCE: (401, "The JWT has the wrong audience."),
+        SimFault.BAD_EXPIRY: (401, "The JWT expired or lives too long."),
+        SimFault.WRONG_KEY: (403, "The key is not the one of the subscription."),
     },
     reasons={406: "The channel is throttled.", 410: "The channel expired."},
     shape=_wns,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from gateway.sim.profiles import LARGEST_BODY, Fault, Profile
+from gateway.sim.profiles import MAX_BODY_OCTETS, Profile, SimFault
 
 URGENCIES = frozenset({"very-low", "low", "normal", "high"})
 # aesgcm is the draft that RFC 8188 replaced; browsers can still read it.
@@ -12,7 +12,7 @@ ENCODINGS = frozenset({"aes128gcm", "aesgcm"})
 _FOR_EVER = 2**31
 
 
-class Asked(NamedTuple):
+class RequestHeaders(NamedTuple):
     """What the sender wants: `ttl` in seconds, as asked and not yet as granted."""
 
     ttl: int
@@ -20,26 +20,26 @@ class Asked(NamedTuple):
     topic: str | None
 
 
-def read(profile: Profile, headers: Mapping[str, str], size: int) -> Asked | Fault:
+def read(profile: Profile, headers: Mapping[str, str], size: int) -> RequestHeaders | SimFault:
     """`size` is the body's, in octets; an empty body (a bare wake-up call) needs no Content-Encoding."""
-    if size > LARGEST_BODY:
-        return Fault.TOO_LARGE
+    if size > MAX_BODY_OCTETS:
+        return SimFault.TOO_LARGE
     written = headers.get("TTL")
     if written is None:
-        return Fault.NO_TTL
+        return SimFault.NO_TTL
     if not (written.isascii() and written.isdecimal()):
-        return Fault.BAD_TTL
+        return SimFault.BAD_TTL
     ttl = _FOR_EVER if len(written) > 10 else min(int(written), _FOR_EVER)
     topic = headers.get("Topic")
     if topic is not None and not profile.topic.fullmatch(topic):
-        return Fault.BAD_TOPIC
+        return SimFault.BAD_TOPIC
     urgency = headers.get("Urgency", "normal")
     if urgency not in URGENCIES:
-        return Fault.BAD_URGENCY
+        return SimFault.BAD_URGENCY
     if size and headers.get("Content-Encoding") not in ENCODINGS:
-        return Fault.BAD_ENCODING
-    if profile.looks_for(Fault.CACHE_POLICY):
+        return SimFault.BAD_ENCODING
+    if profile.looks_for(SimFault.CACHE_POLICY):
         policy = headers.get("X-WNS-Cache-Policy", "cache")
         if (policy == "no-cache") != (ttl == 0):
-            return Fault.CACHE_POLICY
-    return Asked(ttl, urgency, topic)
+            return SimFault.CACHE_POLICY
+    return RequestHeaders(ttl, urgency, topic)

@@ -24,8 +24,8 @@ from gateway.sim import control, request_validation
 from gateway.sim.behaviour import Behaviour, Rule
 from gateway.sim.browser import Firefoxes
 from gateway.sim.keys import Keys
-from gateway.sim.messages import Message, Messages, Watch
-from gateway.sim.profiles import PROFILES, Answer, Fault, Profile, Vendor
+from gateway.sim.messages import Message, MessageLog, MessageSubscription
+from gateway.sim.profiles import PROFILES, Profile, SimFault, SimResponse, Vendor
 from gateway.sim.subscribers import Subscriber, Subscribers
 from gateway.sim.vapid import Verifier
 
@@ -59,7 +59,7 @@ class Sim:
         self.host = host
         self.port = port
         self.counters: dict[Vendor, Counter[int]] = {vendor: Counter() for vendor in Vendor}
-        self.messages = Messages(keep)
+        self.messages = MessageLog(keep)
         self.behaviour = Behaviour()
         self.ports: dict[Vendor, int] = {}
         self.origins: dict[Vendor, str] = {}
@@ -69,7 +69,7 @@ class Sim:
         self._state_file = state_file
         self._clock = clock
         self._known_as = origins or {}
-        self._watch = Watch()
+        self._watch = MessageSubscription()
         self._runners: list[web.AppRunner] = []
         self._ids = (f"{secrets.token_hex(8)}{number:08x}" for number in itertools.count())
 
@@ -167,7 +167,7 @@ class Sim:
         if profile.vendor is Vendor.MOZILLA:
             application.router.add_get("/", self.firefoxes.serve)
         verifier = Verifier(
-            self.origins[profile.vendor], self._clock, real_subject=profile.looks_for(Fault.BAD_SUBJECT)
+            self.origins[profile.vendor], self._clock, real_subject=profile.looks_for(SimFault.BAD_SUBJECT)
         )
 
         async def take(request: web.Request) -> web.StreamResponse:
@@ -182,15 +182,15 @@ class Sim:
         application.router.add_post("/{elsewhere:.*}", take)
         return application
 
-    async def _take(self, profile: Profile, verifier: Verifier, request: web.Request) -> Answer | None:
+    async def _take(self, profile: Profile, verifier: Verifier, request: web.Request) -> SimResponse | None:
         """The answer to one POST; None to tear the connection down."""
         body = await request.read()
         token = request.match_info.get("token") or request.query.get("token", "")
         subscriber = self.subscribers.get(token)
         if subscriber is None or subscriber.vendor is not profile.vendor:
-            return profile.refuse(Fault.UNKNOWN)
+            return profile.refuse(SimFault.UNKNOWN)
         if subscriber.gone:
-            return profile.refuse(Fault.GONE)
+            return profile.refuse(SimFault.GONE)
         rule = self.behaviour.next(profile.vendor, subscriber.endpoint, token)
         if rule is not None:
             if rule.delay_ms:
@@ -200,7 +200,7 @@ class Sim:
             if rule.status is not None and rule.status >= 300:
                 return self._scripted(profile, rule, rule.status)
         asked = request_validation.read(profile, request.headers, len(body))
-        if isinstance(asked, Fault):
+        if isinstance(asked, SimFault):
             return profile.refuse(asked)
         fault = verifier.fault(request.headers.get("Authorization"), subscriber.vapid_public_key)
         if fault is not None:
@@ -212,9 +212,9 @@ class Sim:
         else:
             await self._accept(subscriber, message)
         location = f"{self.origins[profile.vendor]}/m/{message.id}"
-        return Answer(status, {"Location": location, "TTL": str(message.ttl), **profile.accepted(message.id)})
+        return SimResponse(status, {"Location": location, "TTL": str(message.ttl), **profile.accepted(message.id)})
 
-    def _scripted(self, profile: Profile, rule: Rule, status: int) -> Answer:
+    def _scripted(self, profile: Profile, rule: Rule, status: int) -> SimResponse:
         answer = profile.answer(status, rule.reason)
         if rule.retry_after is not None:
             answer.headers["Retry-After"] = str(rule.retry_after)
@@ -224,7 +224,7 @@ class Sim:
         return answer
 
     def _message(
-        self, subscriber: Subscriber, asked: request_validation.Asked, request: web.Request, body: bytes
+        self, subscriber: Subscriber, asked: request_validation.RequestHeaders, request: web.Request, body: bytes
     ) -> Message:
         headers = request.headers
         return Message(

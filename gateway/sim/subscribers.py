@@ -10,7 +10,7 @@ from gateway.domain.device import Subscription
 from gateway.sim import base64url
 from gateway.sim.journal import Journal
 from gateway.sim.keys import Keys, load_point
-from gateway.sim.messages import Message, Messages
+from gateway.sim.messages import Message, MessageLog
 from gateway.sim.profiles import PROFILES, Vendor
 
 
@@ -33,7 +33,7 @@ class Subscriber:
     keys: Keys | None
     channel: Channel | None
     gone: bool = False
-    _messages: Messages = field(repr=False, kw_only=True)
+    _messages: MessageLog = field(repr=False, kw_only=True)
 
     @property
     def messages(self) -> list[Message]:
@@ -67,7 +67,7 @@ class Subscriber:
 class Subscribers:
     """By token; kept in `state_file` when there is one. Endpoints follow `origins`, so fixed ports keep them."""
 
-    def __init__(self, messages: Messages, origins: Mapping[Vendor, str], state_file: Path | None) -> None:
+    def __init__(self, messages: MessageLog, origins: Mapping[Vendor, str], state_file: Path | None) -> None:
         self._messages = messages
         self._origins = origins
         self._by_token: dict[str, Subscriber] = {}

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from gateway.sim import base64url
 from gateway.sim.keys import load_point
-from gateway.sim.profiles import Fault
+from gateway.sim.profiles import SimFault
 
-LONGEST_LIFE = 86_400  # seconds; RFC 8292 section 2
-_MOST_REMEMBERED = 1000
+MAX_LIFE = 86_400  # seconds; RFC 8292 section 2
+_MAX_REMEMBERED = 1000
 _ES256 = ec.ECDSA(hashes.SHA256())
 _REAL_SUBJECT = re.compile(
     r"(?:mailto:[^@\s<>]+@|https://)(?![^/]*\.(?:local|localhost|invalid)(?:[:/]|$))[^\s/@.]+(?:\.[^\s/@.]+)+(?:/\S*)?"
@@ -40,45 +40,45 @@ class Verifier:
         self._real_subject = real_subject
         self._good: dict[str, Token] = {}
 
-    def fault(self, authorization: str | None, subscription_key: bytes | None) -> Fault | None:
+    def fault(self, authorization: str | None, subscription_key: bytes | None) -> SimFault | None:
         """What is wrong with the Authorization header for a subscription made with this key (65 octets), if it was."""
         if authorization is None:
-            return None if subscription_key is None else Fault.NO_VAPID
+            return None if subscription_key is None else SimFault.NO_VAPID
         token = self._good.get(authorization)
         if token is None:
             read = self._read(authorization)
-            if isinstance(read, Fault):
+            if isinstance(read, SimFault):
                 return read
-            if len(self._good) >= _MOST_REMEMBERED:
+            if len(self._good) >= _MAX_REMEMBERED:
                 self._good.clear()
             token = self._good[authorization] = read
         if token.expires_at <= self._clock():
-            return Fault.BAD_EXPIRY
+            return SimFault.BAD_EXPIRY
         if subscription_key is not None and token.key != subscription_key:
-            return Fault.WRONG_KEY
+            return SimFault.WRONG_KEY
         return None
 
-    def _read(self, authorization: str) -> Token | Fault:
+    def _read(self, authorization: str) -> Token | SimFault:
         scheme, _, parameters = authorization.partition(" ")
         if scheme.lower() != "vapid":
-            return Fault.BAD_VAPID
+            return SimFault.BAD_VAPID
         try:
             named = dict(part.strip().split("=", 1) for part in parameters.split(","))
             key = base64url.decode(named["k"].strip('"'))
             header, claims = _verified(named["t"].strip('"'), key)
         except (KeyError, ValueError, InvalidSignature):
-            return Fault.BAD_VAPID
+            return SimFault.BAD_VAPID
         if not isinstance(header, dict) or header.get("alg") != "ES256" or not isinstance(claims, dict):
-            return Fault.BAD_VAPID
+            return SimFault.BAD_VAPID
         if claims.get("aud") != self._origin:
-            return Fault.BAD_AUDIENCE
+            return SimFault.BAD_AUDIENCE
         expires_at = claims.get("exp")
         if not isinstance(expires_at, int | float) or isinstance(expires_at, bool):
-            return Fault.BAD_EXPIRY
-        if expires_at > self._clock() + LONGEST_LIFE:
-            return Fault.BAD_EXPIRY
+            return SimFault.BAD_EXPIRY
+        if expires_at > self._clock() + MAX_LIFE:
+            return SimFault.BAD_EXPIRY
         if self._real_subject and not _REAL_SUBJECT.fullmatch(str(claims.get("sub", ""))):
-            return Fault.BAD_SUBJECT
+            return SimFault.BAD_SUBJECT
         return Token(key, expires_at)
 
 

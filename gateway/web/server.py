@@ -35,7 +35,7 @@ from gateway.web.api import (
     webhooks,
 )
 from gateway.web.http import problems
-from gateway.web.http.routing import Front, Route, to_json
+from gateway.web.http.routing import Route, WebState, to_json
 from gateway.web.http.security_headers import protecting
 from gateway.web.pages import static_files as files
 from gateway.web.schemas import openapi
@@ -66,7 +66,7 @@ ROUTES: tuple[Route, ...] = (
 )
 
 REQUEST_ID = web.RequestKey("request_id", str)
-LONGEST_REQUEST_ID = 128
+MAX_REQUEST_ID_LENGTH = 128
 
 UNREADABLE = (http_exceptions.HttpProcessingError, web.RequestPayloadError)
 ABOUT = {"notification": ids.NOTIFICATION, "event": ids.EVENT, "reminder": ids.REMINDER}
@@ -87,7 +87,7 @@ def _in_a_word(record: logging.LogRecord) -> bool:
     return True
 
 
-def build(front: Front, *, pages: bool = True) -> web.Application:
+def build(front: WebState, *, pages: bool = True) -> web.Application:
     """To be run by a `connection.Runner`. `pages`: with the document, the console and the SDK."""
     logging.getLogger("aiohttp.server").addFilter(_in_a_word)
     app = web.Application(middlewares=[_watched])
@@ -107,7 +107,7 @@ def build(front: Front, *, pages: bool = True) -> web.Application:
         files.add(app, to_json(openapi.document(ROUTES)), front.map_tiles)
 
     async def cut_off(_: web.Application) -> None:
-        await front.mailroom.close()
+        await front.inbox_notifier.close()
         for following in front.following:
             following.cancel()
 
@@ -132,7 +132,7 @@ async def _preflight(request: web.Request) -> web.Response:
 async def _watched(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, log it, and turn whatever went wrong into a problem."""
     given = request.headers.get("X-Request-Id", "")
-    request_id = given if given.isascii() and given.isprintable() and 0 < len(given) <= LONGEST_REQUEST_ID else ""
+    request_id = given if given.isascii() and given.isprintable() and 0 < len(given) <= MAX_REQUEST_ID_LENGTH else ""
     request_id = request_id or ids.new_id().hex
     request[REQUEST_ID] = request_id
     began = time.perf_counter()

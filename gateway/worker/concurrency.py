@@ -11,7 +11,7 @@ QUICK_S, LONG_S = 0.005, 0.010
 ROUNDS = 16
 
 
-class Load:
+class ConcurrencyLimit:
     def __init__(self, most: int) -> None:
         """`most`: in flight at the most, whatever the loop could do."""
         self.limit = min(START, most)
@@ -22,7 +22,7 @@ class Load:
         self._rounds = 0
         self._seconds = 0.0
 
-    def turned(self, seconds: float) -> None:
+    def record_turn(self, seconds: float) -> None:
         """A round of the event loop took so long."""
         self._rounds += 1
         self._seconds += seconds

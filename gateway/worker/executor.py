@@ -18,16 +18,16 @@ from sqlalchemy.exc import IntegrityError
 
 from gateway import metrics, tracing
 from gateway.domain import clock
-from gateway.domain.delivery import Attempt, Gone, Held, Retry, Settled, Settlement
+from gateway.domain.delivery import Attempt, Deferred, DeliveryResult, Gone, ResultBatch, Retry
 from gateway.domain.job import Job
-from gateway.domain.job_payload import Cargo, Target
+from gateway.domain.job_payload import JobPayload, Recipient
 from gateway.domain.notification import Lane, Notification, Status
-from gateway.domain.retry import put_off
+from gateway.domain.retry import defer
 from gateway.queue.protocol import Queue
 from gateway.records.postgres.engine import DATABASE_ERRORS
-from gateway.service.pipeline.push_sender import Post, Sent, ended
+from gateway.service.pipeline.push_sender import PreparedNotification, SendResult, terminal_outcome
 from gateway.worker import instrumentation
-from gateway.worker.scheduler import Lanes
+from gateway.worker.scheduler import SendScheduler
 
 log = structlog.get_logger(__name__)
 
@@ -36,41 +36,41 @@ BATCH_WAIT_S = 0.3
 DATABASE_PAUSE_S = 0.5
 
 
-class Parcel:
+class SendTask:
     """One message of a run, as lanes and senders see it."""
 
     __slots__ = ("host", "lane", "post", "run", "target")
 
-    def __init__(self, run: "Run", post: Post, target: Target) -> None:
+    def __init__(self, run: "JobExecutor", post: PreparedNotification, target: Recipient) -> None:
         self.run = run
         self.post = post
         self.target = target
         self.lane: Lane = run.job.lane
         self.host = target.host
 
-    def put_off(self, seconds: float) -> None:
-        self.run.put_off(self.target, seconds)
+    def defer(self, seconds: float) -> None:
+        self.run.defer(self.target, seconds)
 
 
-class Run:
+class JobExecutor:
     def __init__(self, job: Job, queue: Queue) -> None:
         self.job = job
         self.stopped = False
-        self._post: Post | None = None
+        self._post: PreparedNotification | None = None
         self._cancelled = False
         self._look_up: Callable[[], Awaitable[Status]] | None = None
         self._queue = queue
         self._unsettled = dict.fromkeys(job.device_ids)
         self._sending = 0
-        self._parcels: list[Parcel] = []
-        self._results: list[tuple[Target, Sent]] = []
+        self._parcels: list[SendTask] = []
+        self._results: list[tuple[Recipient, SendResult]] = []
         self._some = asyncio.Event()
         self._enough = asyncio.Event()
 
     def load(
         self,
-        post: Post,
-        cargo: Cargo,
+        post: PreparedNotification,
+        cargo: JobPayload,
         look: Callable[[Notification], Awaitable[Status]],
     ) -> None:
         """What to send to whom. A device that is missing was unregistered."""
@@ -78,21 +78,23 @@ class Run:
         if self._cancelled:  # heard while we were loading
             post.status = Status.CANCELLED
         self._look_up = partial(look, cargo.notification)
-        if len(cargo.targets) < len(self._unsettled):
-            gone = Sent(Gone("the device was unregistered before this was sent"))
-            for device_id in self._unsettled.keys() - {target.device_id for target in cargo.targets}:
+        if len(cargo.recipients) < len(self._unsettled):
+            gone = SendResult(Gone("the device was unregistered before this was sent"))
+            for device_id in self._unsettled.keys() - {target.device_id for target in cargo.recipients}:
                 self._results.append((_unregistered(device_id), gone))
-        targets, verdicts = cargo.targets, cargo.verdicts
+        targets, verdicts = cargo.recipients, cargo.pre_send_outcomes
         if verdicts:
-            self._results += [(one, Sent(verdicts[one.device_id])) for one in targets if one.device_id in verdicts]
+            self._results += [
+                (one, SendResult(verdicts[one.device_id])) for one in targets if one.device_id in verdicts
+            ]
             targets = [one for one in targets if one.device_id not in verdicts]
-        self._parcels = [Parcel(self, post, target) for target in targets]
+        self._parcels = [SendTask(self, post, target) for target in targets]
 
     @property
     def _may_fail_too_often(self) -> bool:
-        return self._post is not None and self._post.notification.steering.pause_when is not None
+        return self._post is not None and self._post.notification.policy.pause_when is not None
 
-    def hear(self, status: Status, expires_at: datetime | None = None) -> None:
+    def on_status(self, status: Status, expires_at: datetime | None = None) -> None:
         """What was said of the notification. A pause stops the run, unless there is no time left to pause in."""
         expires_at = self._post.notification.delivery.expires_at if self._post is not None else expires_at
         if status is Status.PAUSED and (expires_at is None or clock.now() < expires_at):
@@ -102,13 +104,13 @@ class Run:
             if self._post is not None:
                 self._post.status = Status.CANCELLED
 
-    async def deliver(self, lanes: Lanes[Parcel]) -> None:
+    async def deliver(self, lanes: SendScheduler[SendTask]) -> None:
         """Send to all that were loaded and settle every result; returns early once stopped. Raises LeaseLost."""
         # Not kept: they know us, and what knows each other is only freed by a collection, which holds everybody up.
         parcels, self._parcels = self._parcels, []
         lanes.put(self.job.lane, self.job.application_id, parcels)
         del parcels
-        self._look()
+        self._check_progress()
         while self._unsettled:
             await self._gather()
             batch, self._results = self._results, []
@@ -118,10 +120,10 @@ class Run:
                 await self._settle(batch)
             elif self.stopped and not self._sending:
                 return
-            self._look()
+            self._check_progress()
 
     @property
-    def left(self) -> bool:
+    def has_unsettled(self) -> bool:
         """Whether devices remain that somebody must still send to."""
         return bool(self._unsettled)
 
@@ -132,26 +134,28 @@ class Run:
         self._sending += 1
         return True
 
-    def finish(self, target: Target, sent: Sent) -> None:
+    def finish(self, target: Recipient, sent: SendResult) -> None:
         self._sending -= 1
         self._results.append((target, sent))
-        self._look()
+        self._check_progress()
 
-    def put_off(self, target: Target, seconds: float) -> None:
+    def defer(self, target: Recipient, seconds: float) -> None:
         """Its host is in no state to take it: it goes back into the queue for so long."""
         if self.stopped or self._post is None:
             return
         now = clock.now()
-        due = put_off(timedelta(seconds=seconds), now, self._post.notification.delivery.expires_at)
-        self._results.append((target, Sent(ended(self._post, target, now.timestamp()) or Held(due))))
-        self._look()
+        due = defer(timedelta(seconds=seconds), now, self._post.notification.delivery.expires_at)
+        self._results.append(
+            (target, SendResult(terminal_outcome(self._post, target, now.timestamp()) or Deferred(due)))
+        )
+        self._check_progress()
 
     def stop(self) -> None:
         """Send nothing more of it: the lease was lost, or we are draining."""
         self.stopped = True
-        self._look()
+        self._check_progress()
 
-    def _look(self) -> None:
+    def _check_progress(self) -> None:
         waiting = len(self._results)
         idle = self.stopped and not self._sending
         if waiting or idle:
@@ -166,7 +170,7 @@ class Run:
             async with asyncio.timeout(BATCH_WAIT_S):
                 await self._enough.wait()
 
-    async def _settle(self, batch: list[tuple[Target, Sent]]) -> None:
+    async def _settle(self, batch: list[tuple[Recipient, SendResult]]) -> None:
         settlement = _settlement(self.job, batch)
         for target, _ in batch:
             del self._unsettled[target.device_id]
@@ -183,9 +187,9 @@ class Run:
             metrics.SETTLED.labels(outcome).inc(count)
         if self._look_up is not None and (self._unsettled or self._may_fail_too_often):
             with suppress(*DATABASE_ERRORS):  # the next batch looks again; what is in flight must not be dropped
-                self.hear(await self._look_up())
+                self.on_status(await self._look_up())
 
-    async def _write(self, settlement: Settlement, remaining: list[UUID]) -> None:
+    async def _write(self, settlement: ResultBatch, remaining: list[UUID]) -> None:
         while True:
             try:
                 await self._queue.settle(self.job, settlement, remaining)
@@ -194,22 +198,22 @@ class Run:
                 raise
             except DATABASE_ERRORS as error:
                 # What was sent must be written down: hold on until the database is back or the lease is lost.
-                log.warning("settle.postponed", error=type(error).__name__)
+                log.warning("settle.database_unavailable", error=type(error).__name__)
                 await asyncio.sleep(DATABASE_PAUSE_S)
 
 
-def _settlement(job: Job, batch: list[tuple[Target, Sent]]) -> Settlement:
-    settlement = Settlement()
+def _settlement(job: Job, batch: list[tuple[Recipient, SendResult]]) -> ResultBatch:
+    settlement = ResultBatch()
     now = clock.now()
     for target, sent in batch:
-        made = job.tries + sent.posted
+        made = job.attempts + sent.posted
         outcome = sent.outcome
-        if isinstance(outcome, Held):
+        if isinstance(outcome, Deferred):
             settlement.later.setdefault((outcome.until, made), []).append(target.device_id)
             continue
         if not isinstance(outcome, Retry):
             settlement.settled.append(
-                Settled(
+                DeliveryResult(
                     device_id=target.device_id,
                     user_id=target.user_id,
                     host=target.host,
@@ -233,5 +237,5 @@ def _settlement(job: Job, batch: list[tuple[Target, Sent]]) -> Settlement:
     return settlement
 
 
-def _unregistered(device_id: UUID) -> Target:
-    return Target(device_id, "", "", b"", b"", UUID(int=0), "", None)
+def _unregistered(device_id: UUID) -> Recipient:
+    return Recipient(device_id, "", "", b"", b"", UUID(int=0), "", None)

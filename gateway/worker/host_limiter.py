@@ -16,7 +16,7 @@ GROWTH = 1.25
 TOLERANCE = 1.5
 # A host's usual answer time creeps up by this much a round, so that a longer way to it is learnt in the end.
 FORGET = 1.001
-SHORTEST_ROUND = 16
+MIN_ROUND = 16
 MANY_FAULTS = 0.1
 # So many faults in a row are the host's; fewer may be the devices' or the network's.
 FAULTS = 10
@@ -28,28 +28,28 @@ SMOOTH = 1 / 64
 LATE_S = 0.5
 
 
-class Sign(Enum):
+class Feedback(Enum):
     """What an answer says of its host, whatever it says of the message. No POST, no sign."""
 
-    TAKEN = "it works"
-    LESS = "it asks for less"
-    FAULT = "it failed or did not answer"
+    SUCCESS = "it works"
+    BACKPRESSURE = "it asks for less"
+    FAILURE = "it failed or did not answer"
 
 
-class Host:
+class HostLimiter:
     __slots__ = (
-        "_deaf",
+        "_baseline_latency",
         "_faults",
         "_faulty",
-        "_lately",
-        "_left_behind",
-        "_pace",
+        "_ignored_responses",
+        "_in_flight_before_open",
+        "_latency_ewma",
         "_pause",
         "_rounded",
         "_seconds",
+        "_service_time_ewma",
         "_threshold",
         "_urgent_probe_at",
-        "_usual",
         "full",
         "in_flight",
         "limit",
@@ -74,16 +74,16 @@ class Host:
         self.probe_at = 0.0
         """When the open breaker lets a message through; 0 while it is closed."""
         self._threshold = self.limit
-        self._deaf = 0
+        self._ignored_responses = 0
         self._faults = 0
         self._pause = FIRST_PAUSE_S
-        self._left_behind = 0
+        self._in_flight_before_open = 0
         self._urgent_probe_at = 0.0
         self._rounded = self._faulty = 0
         self._seconds = 0.0
-        self._usual = 0.0
-        self._pace = 0.0
-        self._lately = 0.0
+        self._baseline_latency = 0.0
+        self._service_time_ewma = 0.0
+        self._latency_ewma = 0.0
 
     def is_open(self, now: float) -> bool:
         """Whether the breaker is open and its pause not over."""
@@ -92,7 +92,7 @@ class Host:
     def has_room(self, now: float, *, urgent: bool) -> bool:
         """Urgent messages have a quarter more: a campaign cannot fill that."""
         if self.probe_at:
-            trying = self.in_flight - self._left_behind
+            trying = self.in_flight - self._in_flight_before_open
             if urgent:
                 return trying < URGENT_PROBES and (trying < 1 or now >= self._urgent_probe_at)
             return trying < 1 and now >= self.probe_at
@@ -108,24 +108,28 @@ class Host:
         if self.probe_at:
             self._urgent_probe_at = now + URGENT_PROBE_S
 
-    def end(self, now: float, sign: Sign | None, seconds: float = 0.0, *, wanted: bool = False) -> None:
+    def end(self, now: float, sign: Feedback | None, seconds: float = 0.0, *, wanted: bool = False) -> None:
         """A message has come back after `seconds`. `wanted`: others wait for its place."""
         self.in_flight -= 1
         if wanted:
             gap = now - self.moved_at
-            self._pace = gap / max(1.0, self.limit) if not self._pace else self._pace + (gap - self._pace) * SMOOTH
+            self._service_time_ewma = (
+                gap / max(1.0, self.limit)
+                if not self._service_time_ewma
+                else self._service_time_ewma + (gap - self._service_time_ewma) * SMOOTH
+            )
         self.moved_at = now
-        if self._left_behind:
-            self._left_behind -= 1
+        if self._in_flight_before_open:
+            self._in_flight_before_open -= 1
         # What was in flight at the last cut was sent before the host could be heard.
-        heard = not self._deaf
+        heard = not self._ignored_responses
         if not heard:
-            self._deaf -= 1
+            self._ignored_responses -= 1
         if sign is None:
             return
-        self._lately += (seconds - self._lately) * SMOOTH
+        self._latency_ewma += (seconds - self._latency_ewma) * SMOOTH
         self._rounded += 1
-        if sign is Sign.TAKEN:
+        if sign is Feedback.SUCCESS:
             self._faults = 0
             self._seconds += seconds
             if self.probe_at:
@@ -134,7 +138,7 @@ class Host:
                 self.limit = min(self._threshold, self.limit + 1)
             elif self.limit < START:
                 self.limit = min(float(self.most), self.limit + 1 / self.limit)
-        elif sign is Sign.LESS:
+        elif sign is Feedback.BACKPRESSURE:
             self._faults = 0
             if self.probe_at:
                 self._close()
@@ -145,16 +149,16 @@ class Host:
             self._faulty += 1
             if self._faults >= FAULTS and now >= self.probe_at:
                 self._open(now)
-        if not self.probe_at and self._rounded >= max(self.limit, SHORTEST_ROUND):
+        if not self.probe_at and self._rounded >= max(self.limit, MIN_ROUND):
             self._round(heard)
 
     def answers_late(self, now: float) -> bool:
         """Whether what is in flight to it mostly waits, and so costs us no work."""
-        return max(self._lately, now - self.moved_at) > LATE_S
+        return max(self._latency_ewma, now - self.moved_at) > LATE_S
 
     def wait(self, ahead: int, now: float) -> float:
         """Seconds until it has taken `ahead` messages, as fast as it has of late."""
-        pace = self._pace
+        pace = self._service_time_ewma
         if self.in_flight:
             # With a limit that was cut, every late answer would look like a host that hangs.
             pace = max(pace, (now - self.moved_at) / max(START, self.limit))
@@ -167,8 +171,10 @@ class Host:
                 self._cut()
         elif self.limit >= START and taken:
             seconds = self._seconds / taken
-            self._usual = min(seconds, self._usual * FORGET) if self._usual else seconds
-            if seconds > self._usual * TOLERANCE:
+            self._baseline_latency = (
+                min(seconds, self._baseline_latency * FORGET) if self._baseline_latency else seconds
+            )
+            if seconds > self._baseline_latency * TOLERANCE:
                 self.limit = max(float(START), self.limit / GROWTH)
             elif self.full:
                 self.limit = min(float(self.most), self.limit * GROWTH)
@@ -181,7 +187,7 @@ class Host:
 
     def _cut(self) -> None:
         self.limit = self._threshold = max(1.0, self.limit / 2)
-        self._deaf = self.in_flight
+        self._ignored_responses = self.in_flight
 
     def _open(self, now: float) -> None:
         if self.probe_at:
@@ -191,12 +197,12 @@ class Host:
             self._threshold = max(1.0, self.limit / 2)
         self.limit = 1.0
         self.probe_at = now + self._pause
-        self._left_behind = self.in_flight
+        self._in_flight_before_open = self.in_flight
 
     def _close(self) -> None:
         self.probe_at = 0.0
         self._pause = FIRST_PAUSE_S
-        self._left_behind = self._deaf = 0
+        self._in_flight_before_open = self._ignored_responses = 0
         self._anew()
 
     @property

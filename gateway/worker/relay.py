@@ -21,12 +21,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.domain import clock
-from gateway.domain.delivery import Final, Gone, Held, Rejected, Settled, Settlement
-from gateway.domain.job import Job, Task
-from gateway.domain.job_payload import Cargo
+from gateway.domain.delivery import Deferred, DeliveryResult, Final, Gone, Rejected, ResultBatch
+from gateway.domain.job import Job, JobKind
+from gateway.domain.job_payload import JobPayload
 from gateway.domain.notification import Lane
 from gateway.queue import nats, postgres, wire
-from gateway.queue.connection import Unavailable, cancellable
+from gateway.queue.connection import BrokerUnavailable, cancellable
 from gateway.queue.nats import Broker
 from gateway.queue.protocol import LeaseLost
 from gateway.records import notifications
@@ -34,9 +34,9 @@ from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import DATABASE_ERRORS
 from gateway.service.context import Context
 from gateway.service.notifications import lifecycle
-from gateway.service.notifications.rendering import Composer
+from gateway.service.notifications.rendering import RendererCache
 from gateway.service.pipeline import job_loading, planning
-from gateway.service.pipeline.push_sender import Post, ended
+from gateway.service.pipeline.push_sender import PreparedNotification, terminal_outcome
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +51,7 @@ BATCH = 16
 PAUSE_S = 1.0
 FAULT_S = 30.0
 STREAMS_LOOK_S = 2.0
-Apply = Callable[[AsyncConnection, Job, Settlement, Sequence[UUID]], Awaitable[bool]]
+Apply = Callable[[AsyncConnection, Job, ResultBatch, Sequence[UUID]], Awaitable[bool]]
 TROUBLE = (*DATABASE_ERRORS, *nats.BROKER_ERRORS)
 
 
@@ -73,10 +73,10 @@ def _by_itself(job: Job) -> Iterator[None]:
             yield
     except LeaseLost:
         log.warning("job.lease_lost", **job.named)
-    except Unavailable:
+    except BrokerUnavailable:
         raise
     except DATABASE_ERRORS as error:
-        log.warning("job.postponed", **job.named, error=type(error).__name__)
+        log.warning("job.database_unavailable", **job.named, error=type(error).__name__)
     except Exception:
         # A fault of ours.
         log.exception("job.failed", **job.named)
@@ -86,14 +86,14 @@ def _by_itself(job: Job) -> Iterator[None]:
 class Relay:
     context: Context
     broker: Broker
-    bell: notifier.Signals
+    bell: notifier.Notifier
     lease: timedelta = timedelta(seconds=60)
     ahead: int = AHEAD
 
     async def run(self, stop: asyncio.Event) -> None:
         """Relay until `stop`. What is on its way by then is looked after by the next relay."""
         queue = postgres.PostgresQueue(self.context.engine, self.bell)
-        composer = Composer(self.context.vault, self.context.public_url)
+        composer = RendererCache(self.context.keyring, self.context.public_url)
         out: dict[int, Job] = {}
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._feed(queue, composer, lane, out)) for lane in Lane]
@@ -105,7 +105,9 @@ class Relay:
                 task.cancel()
         log.info("relay.stopped")
 
-    async def _feed(self, queue: postgres.PostgresQueue, composer: Composer, lane: Lane, out: dict[int, Job]) -> None:
+    async def _feed(
+        self, queue: postgres.PostgresQueue, composer: RendererCache, lane: Lane, out: dict[int, Job]
+    ) -> None:
         """Plan what is due, and keep the broker a little ahead of the workers."""
         async with asyncio.TaskGroup() as plans:
             await self._feed_with(queue, composer, lane, out, plans)
@@ -113,7 +115,7 @@ class Relay:
     async def _feed_with(
         self,
         queue: postgres.PostgresQueue,
-        composer: Composer,
+        composer: RendererCache,
         lane: Lane,
         out: dict[int, Job],
         plans: asyncio.TaskGroup,
@@ -126,25 +128,25 @@ class Relay:
                     continue
                 claimed = await queue.claim(lanes=(lane,), limit=AT_ONCE, lease=self.lease, wait=CLAIM_WAIT)
                 for place, job in enumerate(claimed):  # one after the other, so that they stay in order
-                    if job.task is Task.PLAN:  # but for these: a plan to millions takes its time
+                    if job.kind is JobKind.PLAN:  # but for these: a plan to millions takes its time
                         await room.acquire()
                         plans.create_task(self._plan(job)).add_done_callback(lambda _: room.release())
                         continue
                     try:
                         await self._forward(composer, job, out)
-                    except Unavailable:
+                    except BrokerUnavailable:
                         # An alert must not wait for its lease because a leader was being elected.
                         for left in claimed[place:]:
                             await queue.release(left)
                         raise
             except TROUBLE as error:
-                log.warning("relay.postponed", error=type(error).__name__)
+                log.warning("relay.database_unavailable", error=type(error).__name__)
                 await asyncio.sleep(PAUSE_S)
 
-    async def _forward(self, composer: Composer, job: Job, out: dict[int, Job]) -> None:
+    async def _forward(self, composer: RendererCache, job: Job, out: dict[int, Job]) -> None:
         """Raises Unavailable when the broker does not say whether it has the job."""
         with _by_itself(job):
-            if job.attempt > 1 and await self._still_out(job):
+            if job.lease_generation > 1 and await self._still_out(job):
                 out[job.id] = job
                 return
             cargo = await job_loading.load(self.context.engine, composer, job)
@@ -154,27 +156,29 @@ class Relay:
             if len(data) > self.broker.room:
                 await self._make_smaller(composer, job, cargo, len(data))
                 return
-            headers = {Header.MSG_ID.value: f"{job.id}.{job.attempt}"}
+            headers = {Header.MSG_ID.value: f"{job.id}.{job.lease_generation}"}
             await self.broker.ask(self.broker.js.publish(nats.job_subject(job.lane, job.id), data, headers=headers))
             out[job.id] = job
-            with suppress(Unavailable):  # workers look by themselves too
+            with suppress(BrokerUnavailable):  # workers look by themselves too
                 await self.broker.ask(self.broker.client.publish(nats.BELL, job.lane.label.encode()))
 
     async def _plan(self, job: Job) -> None:
         with _by_itself(job):
             await planning.plan(self.context, job)
 
-    async def _make_smaller(self, composer: Composer, job: Job, cargo: Cargo, size: int) -> None:
+    async def _make_smaller(self, composer: RendererCache, job: Job, cargo: JobPayload, size: int) -> None:
         """Halve a job that no message of the broker's can carry; a job of one device ends. Raises LeaseLost."""
         async with self.context.engine.begin() as conn:
             if len(job.device_ids) > 1:
-                await postgres.halve(conn, job)
+                await postgres.split_job(conn, job)
                 return
-            post = Post(cargo.notification, composer.messages(cargo.notification, cargo.home), cargo.known)
+            post = PreparedNotification(
+                cargo.notification, composer.messages(cargo.notification, cargo.default_origin), cargo.template_context
+            )
             cause = f"with all that is needed to send it, it takes {size} octets; the broker carries {self.broker.room}"
             await postgres.apply(conn, job, _unsent(job, cargo, post, Rejected(cause)), [])
-        if cargo.notification.steering.pause_when is not None:
-            await lifecycle.look(self.context.engine, cargo.notification)
+        if cargo.notification.policy.pause_when is not None:
+            await lifecycle.refresh_status(self.context.engine, cargo.notification)
 
     async def _still_out(self, job: Job) -> bool:
         """Whether the broker has the job, or results of it that are not recorded yet."""
@@ -185,7 +189,7 @@ class Relay:
             return False
         try:
             said = wire.read_result(last.data)
-        except wire.Unreadable:
+        except wire.DecodeError:
             return True  # for a relay of its version to record
         return not said.remaining or (said.returned and set(said.remaining) != set(job.device_ids))
 
@@ -196,14 +200,14 @@ class Relay:
                 held = [job for job in list(out.values()) if await self._still_out(job)]
                 kept = await queue.renew(held, self.lease)
             except TROUBLE as error:
-                log.warning("renew.postponed", error=type(error).__name__)
+                log.warning("renew.database_unavailable", error=type(error).__name__)
                 continue
             for job_id in out.keys() - kept:
                 del out[job_id]
 
     async def _pass_on(self, out: dict[int, Job]) -> None:
         """Tell the workers what was said of the notifications that they may have."""
-        with self.bell.waiter(notifier.CONTROL) as waiter:
+        with self.bell.subscribe(notifier.CONTROL) as waiter:
             while True:
                 heard = await waiter.wait(self.lease.total_seconds())
                 try:
@@ -212,17 +216,17 @@ class Relay:
                         ids |= {job.notification_id for job in out.values()}
                     await self._say(ids)
                 except TROUBLE as error:
-                    log.warning("control.postponed", error=type(error).__name__)
+                    log.warning("control.database_unavailable", error=type(error).__name__)
                     await asyncio.sleep(PAUSE_S)
                     for said in heard | {""}:
-                        waiter.hear(said)
+                        waiter.publish(said)
 
     async def _say(self, ids: set[UUID]) -> None:
         """What has become of each, as the database has it: of two signals heard at once none is the later one."""
         async with self.context.engine.connect() as conn:
             found = await notifications.load(conn, list(ids))
         for one in found:
-            await self.broker.say(one.id, one.status)
+            await self.broker.publish_status(one.id, one.status)
 
     async def _keep_streams(self, out: dict[int, Job]) -> None:
         """Make anew what somebody deleted. The jobs that were in it come due again with their leases."""
@@ -234,7 +238,7 @@ class Relay:
                     await prepare(self.context.engine, self.broker)
                     await self._say({job.notification_id for job in out.values()})
             except TROUBLE as error:
-                log.warning("streams.postponed", error=type(error).__name__)
+                log.warning("streams.database_unavailable", error=type(error).__name__)
 
     async def _record(self, out: dict[int, Job]) -> None:
         """Write the workers' results into the log."""
@@ -248,7 +252,7 @@ class Relay:
                         for message in await cancellable(results.fetch(BATCH, timeout=RECORD_WAIT_S)):
                             await self._note(message, out)
             except TROUBLE as error:
-                log.warning("record.postponed", error=type(error).__name__)
+                log.warning("record.database_unavailable", error=type(error).__name__)
                 await asyncio.sleep(PAUSE_S)
 
     async def _note(self, message: Msg, out: dict[int, Job]) -> None:
@@ -260,44 +264,44 @@ class Relay:
             try:
                 await self._write(result)
             except IntegrityError:
-                await self._write(result, postgres.apply_rest)
-        except (wire.Unreadable, IntegrityError) as error:
+                await self._write(result, postgres.apply_unlogged)
+        except (wire.DecodeError, IntegrityError) as error:
             log.error("result.unrecordable", cause=type(error).__name__, **named)
             await message.nak(delay=FAULT_S)
             return
         await message.ack()
         if result.returned or not result.remaining:
             out.pop(result.job.id, None)
-        if result.judged:
+        if result.checks_failure_rate:
             async with self.context.engine.connect() as conn:
                 [notification] = await notifications.load(conn, [result.job.notification_id])
-            await lifecycle.look(self.context.engine, notification)
+            await lifecycle.refresh_status(self.context.engine, notification)
 
     async def _write(self, result: wire.Result, apply: Apply = postgres.apply) -> None:
         """Record what the job still has of it: in any order, and again, each device's end is written once."""
         async with self.context.engine.begin() as conn:
-            job = await postgres.held_as(conn, result.job)
+            job = await postgres.lock_job(conn, result.job)
             if job is None:
                 return
-            fresh = result.settlement.only(set(job.device_ids))
+            fresh = result.settlement.for_devices(set(job.device_ids))
             if fresh.devices():
-                told = fresh.told()
+                told = fresh.device_ids()
                 await apply(conn, job, fresh, [id_ for id_ in job.device_ids if id_ not in told])
-            if result.returned and (taken := await postgres.take_from(conn, job)) is not None:
-                await lifecycle.give_back(conn, taken)
+            if result.returned and (taken := await postgres.steal_lease(conn, job)) is not None:
+                await lifecycle.requeue(conn, taken)
 
 
-def _unsent(job: Job, cargo: Cargo, post: Post, otherwise: Rejected) -> Settlement:
+def _unsent(job: Job, cargo: JobPayload, post: PreparedNotification, otherwise: Rejected) -> ResultBatch:
     """What becomes of the one device of a job without a worker: what a worker would say unasked, or `otherwise`."""
     [device_id] = job.device_ids
     now = clock.now()
-    target = next(iter(cargo.targets), None)
-    outcome: Final | Held
+    target = next(iter(cargo.recipients), None)
+    outcome: Final | Deferred
     if target is None:
         outcome = Gone("the device was unregistered before this was sent")
     else:
-        outcome = cargo.verdicts.get(device_id) or ended(post, target, now.timestamp()) or otherwise
-    if isinstance(outcome, Held):
-        return Settlement(later={(outcome.until, job.tries): [device_id]})
+        outcome = cargo.pre_send_outcomes.get(device_id) or terminal_outcome(post, target, now.timestamp()) or otherwise
+    if isinstance(outcome, Deferred):
+        return ResultBatch(later={(outcome.until, job.attempts): [device_id]})
     user_id, host = (None, "") if target is None else (target.user_id, target.host)
-    return Settlement([Settled(device_id, user_id, host, outcome, job.tries, None, None, 0, now)])
+    return ResultBatch([DeliveryResult(device_id, user_id, host, outcome, job.attempts, None, None, 0, now)])

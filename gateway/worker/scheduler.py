@@ -25,8 +25,8 @@ from gateway import metrics
 from gateway.domain.job import CHUNK
 from gateway.domain.notification import Lane
 from gateway.push.endpoints import vendor
-from gateway.worker.concurrency import Load
-from gateway.worker.host_limiter import Host, Sign
+from gateway.worker.concurrency import ConcurrencyLimit
+from gateway.worker.host_limiter import Feedback, HostLimiter
 
 log = structlog.get_logger(__name__)
 
@@ -42,21 +42,21 @@ FRUITLESS_S = 0.1
 # The claiming of jobs looks again after so many messages.
 STEP = 16
 # Hosts remembered, however many names a vendor's wildcard lets in.
-MOST_HOSTS = 1000
+MAX_HOSTS = 1000
 
 
-class Letter(Protocol):
+class Schedulable(Protocol):
     @property
     def lane(self) -> Lane: ...
     @property
     def host(self) -> str: ...
 
-    def put_off(self, seconds: float) -> None:
+    def defer(self, seconds: float) -> None:
         """Not now: it is given back, to be put here again then."""
         ...
 
 
-L = TypeVar("L", bound=Letter)
+L = TypeVar("L", bound=Schedulable)
 
 URGENT, ALL = (Lane.URGENT,), tuple(Lane)
 
@@ -66,7 +66,7 @@ class _Queue(Generic[L]):
 
     __slots__ = ("application", "lane", "letters", "stop")
 
-    def __init__(self, stop: "_Stop[L]", lane: Lane, application: "_Application[L]", letters: Iterable[L]) -> None:
+    def __init__(self, stop: "_HostQueue[L]", lane: Lane, application: "_Application[L]", letters: Iterable[L]) -> None:
         self.stop = stop
         self.lane = lane
         self.application = application
@@ -84,12 +84,12 @@ class _Application(Generic[L]):
         self.ready: deque[_Queue[L]] = deque()
 
 
-class _Stop(Generic[L]):
+class _HostQueue(Generic[L]):
     """One host and what waits for it."""
 
     __slots__ = ("blocked", "host", "queues", "resume_at", "slow_since", "waiting")
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: HostLimiter) -> None:
         self.host = host
         self.queues: dict[tuple[Lane, UUID], _Queue[L]] = {}
         self.blocked: dict[Lane, deque[_Queue[L]]] = {lane: deque() for lane in Lane}
@@ -100,25 +100,25 @@ class _Stop(Generic[L]):
         """When what has been put off until now will have had its turn."""
 
 
-class Lanes(Generic[L]):
+class SendScheduler(Generic[L]):
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         """`most`: messages in flight at the most, beside what urgent senders take."""
         self._most = most
         self._clock = clock
-        self._load = Load(most)
+        self._load = ConcurrencyLimit(most)
         self._out = 0
-        self._aside = 0
+        self._waiting_on_slow_hosts = 0
         """Of those, what lies with hosts that answer late: it keeps nobody busy."""
         self._taken = 0
-        self._turns: dict[Lane, deque[_Application[L]]] = {lane: deque() for lane in Lane}
+        self._round_robin: dict[Lane, deque[_Application[L]]] = {lane: deque() for lane in Lane}
         self._applications: dict[tuple[Lane, UUID], _Application[L]] = {}
-        self._stops: dict[str, _Stop[L]] = {}
-        self._crowded: deque[_Queue[L]] = deque()
+        self._stops: dict[str, _HostQueue[L]] = {}
+        self._over_share: deque[_Queue[L]] = deque()
         self._at_hand = dict.fromkeys(Lane, 0)
-        self._fruitless = dict.fromkeys(Lane, 0)
+        self._undeliverable_since_claim = dict.fromkeys(Lane, 0)
         self._idle: deque[asyncio.Future[None]] = deque()
         self._idle_urgent: deque[asyncio.Future[None]] = deque()
-        self._eased = asyncio.Event()
+        self._capacity_freed = asyncio.Event()
         self._turning = 0.0
         self._making_way = False
         self._urgent_came = asyncio.Event()
@@ -127,7 +127,7 @@ class Lanes(Generic[L]):
     def measured(self) -> Iterator[None]:
         """Let `/metrics` see our hosts."""
 
-        def by_service(read: Callable[[Host], float]) -> Callable[[], metrics.Reading]:
+        def by_service(read: Callable[[HostLimiter], float]) -> Callable[[], metrics.Reading]:
             def total() -> metrics.Reading:
                 found: dict[metrics.Labels, float] = {}
                 for stop in self._stops.values():
@@ -138,9 +138,9 @@ class Lanes(Generic[L]):
             return total
 
         with (
-            metrics.IN_FLIGHT.read_from(by_service(lambda host: host.in_flight)),
-            metrics.LIMIT.read_from(by_service(lambda host: int(host.limit))),
-            metrics.BREAKER_OPEN.read_from(by_service(lambda host: bool(host.probe_at))),
+            metrics.IN_FLIGHT.set_callback(by_service(lambda host: host.in_flight)),
+            metrics.LIMIT.set_callback(by_service(lambda host: int(host.limit))),
+            metrics.BREAKER_OPEN.set_callback(by_service(lambda host: bool(host.probe_at))),
         ):
             yield
 
@@ -160,11 +160,11 @@ class Lanes(Generic[L]):
             else:
                 self._add(stop, lane, application, some, now)
         if self._at_hand[lane] <= at_hand:
-            self._fruitless[lane] += len(letters)
+            self._undeliverable_since_claim[lane] += len(letters)
         if lane is Lane.URGENT:
             self._urgent_came.set()
 
-    async def make_way(self, seconds: float) -> bool:
+    async def pause_non_urgent(self, seconds: float) -> bool:
         """Give out nothing but urgent messages, and ask for no others, until more of them have come.
 
         False when none have come after `seconds`.
@@ -177,11 +177,11 @@ class Lanes(Generic[L]):
                     await self._urgent_came.wait()
         finally:
             self._making_way = False
-            self._eased.set()
+            self._capacity_freed.set()
             self._wake_all(self._most)
         return self._urgent_came.is_set()
 
-    async def take(self, *, urgent_only: bool) -> L:
+    async def next(self, *, urgent_only: bool) -> L:
         """The next message to send; the caller must give it back with `done`, and then take the next at once."""
         idle = self._idle_urgent if urgent_only else self._idle
         while (letter := self._pop(urgent_only)) is None:
@@ -193,7 +193,7 @@ class Lanes(Generic[L]):
             asyncio.get_running_loop().call_soon(self._turned)
         return letter
 
-    def done(self, letter: L, sign: Sign | None = None, seconds: float = 0.0) -> None:
+    def done(self, letter: L, sign: Feedback | None = None, seconds: float = 0.0) -> None:
         """The message was answered after `seconds`: the host's place is free again, and it is better known."""
         now = self._clock()
         stop = self._stops[letter.host]
@@ -206,8 +206,8 @@ class Lanes(Generic[L]):
         if stop.queues:
             # The first of them is for who calls.
             self._wake_all(self._unblock(stop, now) - 1)
-        if self._crowded:
-            self._ready(self._crowded.popleft())
+        if self._over_share:
+            self._ready(self._over_share.popleft())
             self._wake_all(1)
         if letter.lane is Lane.URGENT:  # who calls may have no use for the others
             self._wake_all(1)
@@ -215,36 +215,38 @@ class Lanes(Generic[L]):
     def limit(self, host: str) -> int:
         return int(self._stop(host).host.limit)
 
-    async def hungry(self, lanes: Sequence[Lane], most: int) -> None:
+    async def wait_until_below(self, lanes: Sequence[Lane], most: int) -> None:
         """Wait until no more than `most` messages of these lanes are at hand. What a slow host holds up is not."""
-        if fruitless := sum(self._fruitless[lane] for lane in lanes):
+        if fruitless := sum(self._undeliverable_since_claim[lane] for lane in lanes):
             # Whole jobs of what cannot be sent now: not to be looked through as fast as the queue gives them.
-            self._fruitless.update(dict.fromkeys(lanes, 0))
+            self._undeliverable_since_claim.update(dict.fromkeys(lanes, 0))
             await asyncio.sleep(FRUITLESS_S * fruitless / CHUNK)
         gives_way = tuple(lanes) != URGENT  # what is urgent is claimed by who claims nothing else
         while (gives_way and self._making_way) or sum(self._at_hand[lane] for lane in lanes) > most:
-            self._eased.clear()
-            await self._eased.wait()
+            self._capacity_freed.clear()
+            await self._capacity_freed.wait()
 
-    def look(self) -> None:
+    def reassess_hosts(self) -> None:
         """See which hosts are stuck, or may be tried again: to be called now and then, since nothing tells it."""
         now = self._clock()
         stops = list(self._stops.values())
-        self._aside = sum(stop.host.in_flight for stop in stops if stop.slow_since or stop.host.answers_late(now))
+        self._waiting_on_slow_hosts = sum(
+            stop.host.in_flight for stop in stops if stop.slow_since or stop.host.answers_late(now)
+        )
         for stop in stops:
             if stop.queues or stop.slow_since:
                 self._judge(stop, now)
                 self._unblock(stop, now)
-        if any(self._turns.values()):
+        if any(self._round_robin.values()):
             self._wake_all(self._most)
 
     def _pop(self, urgent_only: bool) -> L | None:
-        if not urgent_only and self._out - self._aside >= self._load.limit:
+        if not urgent_only and self._out - self._waiting_on_slow_hosts >= self._load.limit:
             self._load.wanted = True
             return None
         now = self._clock()
         for lane in URGENT if urgent_only or self._making_way else ALL:
-            turns = self._turns[lane]
+            turns = self._round_robin[lane]
             urgent = lane is Lane.URGENT
             while turns:
                 application = turns[0]
@@ -256,7 +258,7 @@ class Lanes(Generic[L]):
                     host.full = True
                     stop.blocked[lane].append(queue)
                 elif not urgent and host.in_flight >= 2 * (self._most - self._out):
-                    self._crowded.append(queue)
+                    self._over_share.append(queue)
                 else:
                     letter = queue.letters.popleft()
                     self._out += 1
@@ -277,7 +279,7 @@ class Lanes(Generic[L]):
                     turns.popleft()
         return None
 
-    def _add(self, stop: _Stop[L], lane: Lane, application: UUID, letters: list[L], now: float) -> None:
+    def _add(self, stop: _HostQueue[L], lane: Lane, application: UUID, letters: list[L], now: float) -> None:
         stop.waiting[lane] += len(letters)
         if not stop.slow_since:
             self._at_hand[lane] += len(letters)
@@ -302,16 +304,16 @@ class Lanes(Generic[L]):
         if not application.queues:
             del self._applications[queue.lane, application.id]
 
-    def _less(self, stop: _Stop[L], lane: Lane, count: int) -> None:
+    def _less(self, stop: _HostQueue[L], lane: Lane, count: int) -> None:
         stop.waiting[lane] -= count
         if not stop.slow_since:
             self._at_hand[lane] -= count
             self._taken += count
             if self._taken >= STEP or not self._at_hand[lane]:
                 self._taken = 0
-                self._eased.set()
+                self._capacity_freed.set()
 
-    def _judge(self, stop: _Stop[L], now: float) -> None:
+    def _judge(self, stop: _HostQueue[L], now: float) -> None:
         """Is it slow?"""
         seconds = stop.host.wait(sum(stop.waiting.values()), now)
         slow = bool(stop.host.probe_at) or seconds > (SLOW_S / 2 if stop.slow_since else SLOW_S)
@@ -319,9 +321,9 @@ class Lanes(Generic[L]):
             stop.slow_since = now if slow else 0.0
             for lane, waiting in stop.waiting.items():
                 self._at_hand[lane] += -waiting if slow else waiting
-            self._eased.set()
+            self._capacity_freed.set()
 
-    def _pause(self, stop: _Stop[L], lane: Lane, application: UUID, count: int, now: float) -> float:
+    def _pause(self, stop: _HostQueue[L], lane: Lane, application: UUID, count: int, now: float) -> float:
         """Seconds that `count` messages are put off because the host has enough of this application's; 0 for not."""
         queue = stop.queues.get((lane, application))
         if queue is None:
@@ -337,7 +339,7 @@ class Lanes(Generic[L]):
         stop.resume_at = now + pause + stop.host.wait(count, now)
         return pause
 
-    def _probe(self, stop: _Stop[L], lane: Lane, application: UUID, letters: list[L], now: float) -> None:
+    def _probe(self, stop: _HostQueue[L], lane: Lane, application: UUID, letters: list[L], now: float) -> None:
         """Put off what an open breaker does not let through. One message of an alert goes ahead to see."""
         may = lane is Lane.URGENT and not stop.waiting[lane] and stop.host.has_room(now, urgent=True)
         if may:
@@ -345,7 +347,7 @@ class Lanes(Generic[L]):
         if later := letters[may:]:
             _put_off(later, _until_open(stop.host, lane, now), "unreachable")
 
-    def _changed(self, stop: _Stop[L], now: float, *, was_open: bool) -> None:
+    def _changed(self, stop: _HostQueue[L], now: float, *, was_open: bool) -> None:
         """The breaker has opened, stays open for longer, or has closed."""
         host = stop.host
         if not host.probe_at:
@@ -357,23 +359,23 @@ class Lanes(Generic[L]):
             self._clear(stop, now)
         self._judge(stop, now)
 
-    def _clear(self, stop: _Stop[L], now: float) -> None:
+    def _clear(self, stop: _HostQueue[L], now: float) -> None:
         """Put off all that waits for it."""
         for queue in list(stop.queues.values()):
             application = queue.application
             if queue in application.ready:
                 application.ready.remove(queue)
                 if not application.ready:
-                    self._turns[queue.lane].remove(application)
-            elif queue in self._crowded:
-                self._crowded.remove(queue)
+                    self._round_robin[queue.lane].remove(application)
+            elif queue in self._over_share:
+                self._over_share.remove(queue)
             self._end(queue)
             self._less(stop, queue.lane, len(queue.letters))
             _put_off(queue.letters, _until_open(stop.host, queue.lane, now), "unreachable")
         for blocked in stop.blocked.values():
             blocked.clear()
 
-    def _unblock(self, stop: _Stop[L], now: float) -> int:
+    def _unblock(self, stop: _HostQueue[L], now: float) -> int:
         """Let what waits for the host's places have those that are free, urgent messages first; answers how many."""
         host = stop.host
         free = 0
@@ -390,15 +392,15 @@ class Lanes(Generic[L]):
     def _ready(self, queue: _Queue[L]) -> None:
         application = queue.application
         if not application.ready:
-            self._turns[queue.lane].append(application)
+            self._round_robin[queue.lane].append(application)
         application.ready.append(queue)
 
-    def _stop(self, name: str) -> _Stop[L]:
+    def _stop(self, name: str) -> _HostQueue[L]:
         stop = self._stops.get(name)
         if stop is None:
-            if len(self._stops) >= MOST_HOSTS:
+            if len(self._stops) >= MAX_HOSTS:
                 self._forget()
-            stop = self._stops[name] = _Stop(Host(name, self._most))
+            stop = self._stops[name] = _HostQueue(HostLimiter(name, self._most))
         return stop
 
     def _forget(self) -> None:
@@ -410,7 +412,7 @@ class Lanes(Generic[L]):
     def _turned(self) -> None:
         """The event loop has come round once."""
         limit = self._load.limit
-        self._load.turned(self._clock() - self._turning)
+        self._load.record_turn(self._clock() - self._turning)
         self._turning = 0.0
         self._wake_all(self._load.limit - limit)
 
@@ -421,7 +423,7 @@ class Lanes(Generic[L]):
 
     def _wake_all(self, count: int) -> None:
         """Call senders who take anything; not more than may have messages in flight."""
-        _call(self._idle, min(count, self._load.limit + self._aside - self._out))
+        _call(self._idle, min(count, self._load.limit + self._waiting_on_slow_hosts - self._out))
 
 
 def _call(idle: deque[asyncio.Future[None]], count: int) -> int:
@@ -435,15 +437,15 @@ def _call(idle: deque[asyncio.Future[None]], count: int) -> int:
     return called
 
 
-def _put_off(letters: Iterable[Letter], seconds: float, cause: str) -> None:
+def _put_off(letters: Iterable[Schedulable], seconds: float, cause: str) -> None:
     count = 0
     for letter in letters:
-        letter.put_off(seconds)
+        letter.defer(seconds)
         count += 1
-    metrics.PUT_OFF.labels(cause).inc(count)
+    metrics.DEFERRED.labels(cause).inc(count)
 
 
-def _until_open(host: Host, lane: Lane, now: float) -> float:
+def _until_open(host: HostLimiter, lane: Lane, now: float) -> float:
     """Seconds to leave a host alone, spread so that not everybody comes back at once."""
     if lane is Lane.URGENT:
         return random.uniform(1, max(1, min(host.pause, URGENT_PAUSE_S)))  # noqa: S311 - not a secret

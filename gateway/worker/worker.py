@@ -17,16 +17,16 @@ import structlog
 from gateway import metrics, tracing
 from gateway.domain import ids
 from gateway.domain.delivery import Retry
-from gateway.domain.job import CHUNK, Job, Task
+from gateway.domain.job import CHUNK, Job, JobKind
 from gateway.domain.notification import Lane, Status
 from gateway.queue.protocol import LeaseLost, Queue
 from gateway.records.postgres.engine import DATABASE_ERRORS
-from gateway.service.notifications.rendering import Composer
-from gateway.service.pipeline.push_sender import Courier, Post, Sent
-from gateway.worker.backends import Office
-from gateway.worker.executor import Parcel, Run
-from gateway.worker.host_limiter import Sign
-from gateway.worker.scheduler import Lanes
+from gateway.service.notifications.rendering import RendererCache
+from gateway.service.pipeline.push_sender import PreparedNotification, PushSender, SendResult
+from gateway.worker.backends import WorkerBackend
+from gateway.worker.executor import JobExecutor, SendTask
+from gateway.worker.host_limiter import Feedback
+from gateway.worker.scheduler import SendScheduler
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +43,7 @@ THROTTLED = (406, 429)
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class WorkerConfig:
     """`senders` messages in flight at the most, and `urgent_senders` more that only urgent ones may use.
 
     `jobs`: what is at hand to be sent, in whole jobs; the messages that slow hosts hold up do not count.
@@ -60,15 +60,20 @@ class Crew:
 
 class Worker:
     def __init__(
-        self, queue: Queue, office: Office, composer: Composer, courier: Courier, crew: Crew | None = None
+        self,
+        queue: Queue,
+        office: WorkerBackend,
+        composer: RendererCache,
+        courier: PushSender,
+        crew: WorkerConfig | None = None,
     ) -> None:
         self._queue = queue
         self._office = office
         self._composer = composer
         self._courier = courier
-        self._crew = crew or Crew()
-        self._lanes: Lanes[Parcel] = Lanes(self._crew.senders)
-        self._runs: dict[int, Run] = {}
+        self._crew = crew or WorkerConfig()
+        self._lanes: SendScheduler[SendTask] = SendScheduler(self._crew.senders)
+        self._runs: dict[int, JobExecutor] = {}
         self._urgent: set[int] = set()
         """Urgent jobs that are ours, but have no messages at hand yet."""
 
@@ -76,7 +81,7 @@ class Worker:
         """Work until `stop`, then drain: claim nothing more, finish what is in flight, settle, give back the rest."""
         crew = self._crew
         async with AsyncExitStack() as stack:
-            stack.enter_context(metrics.JOBS_HELD.read_from(lambda: {(): len(self._runs)}))
+            stack.enter_context(metrics.JOBS_HELD.set_callback(lambda: {(): len(self._runs)}))
             stack.enter_context(self._lanes.measured())
             background = await stack.enter_async_context(asyncio.TaskGroup())
             helpers = [background.create_task(one) for one in (self._renew(), self._listen(), self._look())]
@@ -106,11 +111,11 @@ class Worker:
         while True:
             await held.acquire()
             await loading.acquire()
-            await self._lanes.hungry(lanes, (places - 1) * CHUNK)
+            await self._lanes.wait_until_below(lanes, (places - 1) * CHUNK)
             try:
                 [*claimed] = await self._queue.claim(lanes=lanes, limit=1, lease=self._crew.lease, wait=CLAIM_WAIT)
             except DATABASE_ERRORS as error:
-                log.warning("claim.postponed", error=type(error).__name__)
+                log.warning("claim.database_unavailable", error=type(error).__name__)
                 await asyncio.sleep(DATABASE_PAUSE_S)
                 claimed = []
             if not claimed:
@@ -126,10 +131,10 @@ class Worker:
                 self._urgent.add(job.id)
                 place.callback(self._urgent.discard, job.id)
             try:
-                match job.task:
-                    case Task.PLAN:
+                match job.kind:
+                    case JobKind.PLAN:
                         await self._office.plan(job)
-                    case Task.SEND:
+                    case JobKind.SEND:
                         await self._deliver(job, place)
             except LeaseLost:
                 metrics.LEASES_LOST.inc()
@@ -137,13 +142,13 @@ class Worker:
             except DATABASE_ERRORS as error:
                 # Nothing of it is lost: the lease runs out and the job comes due again.
                 sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
-                log.warning("job.postponed", error=type(error).__name__, sqlstate=sqlstate)
+                log.warning("job.database_unavailable", error=type(error).__name__, sqlstate=sqlstate)
             except Exception:
                 # A fault of ours in one job must not end the worker for all; the job comes due again with its lease.
                 log.exception("job.failed")
 
     async def _deliver(self, job: Job, place: ExitStack) -> None:
-        run, began = Run(job, self._queue), time.time_ns()
+        run, began = JobExecutor(job, self._queue), time.time_ns()
         if (lost := self._runs.get(job.id)) is not None:
             lost.stop()  # its lease ran out, and it is we who have claimed the job anew
         self._runs[job.id] = run  # from here on it hears what is said of its notification
@@ -151,14 +156,18 @@ class Worker:
             cargo = await self._office.load(job)
             if cargo is None:
                 return
-            self._courier.hold(cargo.keys)
-            messages = self._composer.messages(cargo.notification, cargo.home)
-            run.load(Post(cargo.notification, messages, cargo.known), cargo, self._office.look)
+            self._courier.load_keys(cargo.keys)
+            messages = self._composer.messages(cargo.notification, cargo.default_origin)
+            run.load(
+                PreparedNotification(cargo.notification, messages, cargo.template_context),
+                cargo,
+                self._office.refresh_status,
+            )
             place.close()  # its messages are at hand as soon as others have their turn
             said: tracing.Attributes = {
                 "notification.id": job.named["notification_id"],
                 "job.id": job.id,
-                "job.attempt": job.attempt,
+                "job.attempt": job.lease_generation,
                 "lane": job.lane.label,
                 "devices": len(job.device_ids),
             }
@@ -172,21 +181,21 @@ class Worker:
             run.stop()
             if self._runs.get(job.id) is run:
                 del self._runs[job.id]
-        if run.left:
-            await self._office.give_back(job)
+        if run.has_unsettled:
+            await self._office.requeue(job)
 
     async def _send(self, *, urgent_only: bool) -> None:
         while True:
-            parcel = await self._lanes.take(urgent_only=urgent_only)
+            parcel = await self._lanes.next(urgent_only=urgent_only)
             run, target = parcel.run, parcel.target
             if not run.begin():
                 self._lanes.done(parcel)
                 continue
             try:
-                sent = await self._courier.deliver(parcel.post, target, run.job.tries)
+                sent = await self._courier.send(parcel.post, target, run.job.attempts)
             except Exception:
-                log.exception("delivery.failed", **run.job.named, device_id=ids.show(ids.DEVICE, target.device_id))
-                sent = self._courier.faulted(parcel.post, run.job.tries)
+                log.exception("delivery.failed", **run.job.named, device_id=ids.format_id(ids.DEVICE, target.device_id))
+                sent = self._courier.internal_error_result(parcel.post, run.job.attempts)
             if not sent.posted:
                 await asyncio.sleep(0)  # nothing was waited for: others have their turn
             self._lanes.done(parcel, _sign(sent), sent.duration_ms / 1000)
@@ -200,7 +209,7 @@ class Worker:
             try:
                 kept = await self._queue.renew(held, self._crew.lease)
             except DATABASE_ERRORS as error:
-                log.warning("renew.postponed", error=type(error).__name__)
+                log.warning("renew.database_unavailable", error=type(error).__name__)
                 continue
             for job_id in [job.id for job in held if job.id not in kept]:
                 if job_id in self._runs:
@@ -209,7 +218,7 @@ class Worker:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            self._lanes.look()
+            self._lanes.reassess_hosts()
 
     async def _make_way(self) -> None:
         """Send nothing else while an alert is on its way to us.
@@ -218,19 +227,19 @@ class Worker:
         loop to encrypt a few dozen messages of a campaign.
         """
         clock = asyncio.get_running_loop().time
-        with self._office.alarms() as waiter:
+        with self._office.urgent_job_events() as waiter:
             while True:
                 if Lane.URGENT.label in await waiter.wait(self._crew.lease.total_seconds()):
                     began = clock()
                     for _ in range(MAKE_WAY_TIMES):
-                        if await self._lanes.make_way(MAKE_WAY_S) or not self._urgent:
+                        if await self._lanes.pause_non_urgent(MAKE_WAY_S) or not self._urgent:
                             break
                     await waiter.wait(0)  # what was said of the same alert meanwhile
                     await asyncio.sleep(clock() - began)  # however many alerts come, half of the time is the others'
 
     async def _listen(self) -> None:
         """Stop sending what was paused or cancelled, at once and not only with the next job."""
-        with self._office.words() as waiter:
+        with self._office.status_changes() as waiter:
             while True:
                 heard = await waiter.wait(self._crew.lease.total_seconds())
                 if "" in heard or not heard:  # signals may have been missed: ask
@@ -239,7 +248,7 @@ class Worker:
                     notification_id, _, status = said.partition(" ")
                     for run in self._runs.values():
                         if str(run.job.notification_id) == notification_id:
-                            run.hear(Status(status))
+                            run.on_status(Status(status))
 
     async def _ask(self) -> set[str]:
         """What would have been signalled of the notifications at work."""
@@ -249,7 +258,7 @@ class Worker:
         try:
             found = await self._office.statuses(active)
         except DATABASE_ERRORS as error:
-            log.warning("control.postponed", error=type(error).__name__)
+            log.warning("control.database_unavailable", error=type(error).__name__)
             return set()
         return {f"{id_} {status}" for id_, status in found.items()}
 
@@ -258,11 +267,11 @@ class Worker:
             run.stop()
 
 
-def _sign(sent: Sent) -> Sign | None:
+def _sign(sent: SendResult) -> Feedback | None:
     if not sent.posted:
         return None
     if (isinstance(sent.outcome, Retry) and sent.outcome.slow_down) or sent.status in THROTTLED:
-        return Sign.LESS
+        return Feedback.BACKPRESSURE
     if sent.status is None or sent.status >= 500:
-        return Sign.FAULT
-    return Sign.TAKEN
+        return Feedback.FAILURE
+    return Feedback.SUCCESS

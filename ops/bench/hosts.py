@@ -43,7 +43,7 @@ from gateway.push.endpoints import EndpointPolicy
 from gateway.records.postgres import migrate
 from gateway.records.postgres.engine import copy, open_engine
 from gateway.service.access import applications
-from gateway.service.access.secrets import Vault
+from gateway.service.access.secrets import Keyring
 from gateway.service.context import Context
 from gateway.service.notifications import lifecycle
 from gateway.service.notifications.submission import Draft, submit
@@ -104,7 +104,7 @@ async def measure(
     await asyncio.to_thread(migrate.upgrade, url)
     engine = open_engine(url)
     origins = [*quick, *bad.values()]
-    context = Context(engine, Vault(MASTER_KEY.encode()), EndpointPolicy(origins), "https://push.example.org")
+    context = Context(engine, Keyring(MASTER_KEY.encode()), EndpointPolicy(origins), "https://push.example.org")
     campaigns = {QUICK: quick} | {name: [*quick[:3], origin] for name, origin in bad.items()}
     tenants = {name: await tenant(context, name, used, asked.devices) for name, used in campaigns.items()}
     tenants["small"] = await tenant(context, "small", quick[:3], SMALL)
@@ -129,7 +129,7 @@ async def measure(
 async def tenant(context: Context, name: str, origins: list[str], count: int) -> UUID:
     async with context.engine.begin() as conn:
         made = await applications.create(
-            conn, context.vault, name, "mailto:ops@example.org", ["https://app.example.org"]
+            conn, context.keyring, name, "mailto:ops@example.org", ["https://app.example.org"]
         )
         application_id = ids.parse(ids.APPLICATION, made["id"])
         assert application_id is not None

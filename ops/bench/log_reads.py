@@ -40,8 +40,8 @@ sys.path[:0] = [str(ROOT), str(HERE)]
 import log_rows
 
 from gateway.domain import ids
-from gateway.domain.delivery import Accepted, Settled, Settlement
-from gateway.domain.job import Job, Task
+from gateway.domain.delivery import Accepted, DeliveryResult, ResultBatch
+from gateway.domain.job import Job, JobKind
 from gateway.domain.notification import Lane
 from gateway.embedded import EmbeddedPostgres
 from gateway.records.delivery_log import writer
@@ -162,7 +162,7 @@ async def all_requests(
     )
     of_middle, of_last = [[row["id"] for row in await conn.fetch(by_size, app, day)] for day in (middle, last)]
     small_old, big_old, big_new = (
-        ids.show(ids.NOTIFICATION, one) for one in (of_middle[0], of_middle[-1], of_last[-1])
+        ids.format_id(ids.NOTIFICATION, one) for one in (of_middle[0], of_middle[-1], of_last[-1])
     )
     by = "SELECT {0} AS found, count(*) FROM deliveries WHERE application_id = $1 AND day = $2 AND {0} IS NOT NULL"
     users = await conn.fetch(by.format("user_id") + " GROUP BY 1 ORDER BY 2 DESC, 1", app, middle)
@@ -176,8 +176,8 @@ async def all_requests(
         "SELECT max(settled_at) FROM deliveries WHERE application_id = $1 AND day = $2", app, last
     )
     hosts = ("fcm.googleapis.com", "wns2-par02p.notify.windows.com", log_rows.RARE_HOST, "nobody.example.org")
-    dev = ids.show(ids.DEVICE, device)
-    busy_dev = ids.show(ids.DEVICE, busy)
+    dev = ids.format_id(ids.DEVICE, device)
+    busy_dev = ids.format_id(ids.DEVICE, busy)
     requests: list[Asked] = []
 
     def add(name: str, path: str = "/v1/deliveries", **query: Any) -> None:
@@ -228,10 +228,10 @@ async def all_requests(
     add("user in an hour", user_id=user, since=noon, until=noon + timedelta(hours=1))
     add("device with most", device_id=busy_dev)
     add("device with few", device_id=dev)
-    add("device that is not", device_id=ids.show(ids.DEVICE, UUID(int=7)))
+    add("device that is not", device_id=ids.format_id(ids.DEVICE, UUID(int=7)))
     add("device and outcome", device_id=busy_dev, outcome="rejected")
     add("device since noon", device_id=busy_dev, since=noon)
-    add("one delivery with its attempts", f"/v1/deliveries/{ids.show(ids.DELIVERY, *delivery)}")
+    add("one delivery with its attempts", f"/v1/deliveries/{ids.format_id(ids.DELIVERY, *delivery)}")
     add("notifications", "/v1/notifications")
     add("notifications, 1000", "/v1/notifications", limit=1000)
     add("notifications of a kind and a status", "/v1/notifications", kind="alert", status="done")
@@ -262,12 +262,12 @@ async def streamed(
     await conn.execute("INSERT INTO progress (notification_id, targets) VALUES ($1, 100000000)", notification_id)
     job = Job(
         id=0,
-        task=Task.SEND,
+        kind=JobKind.SEND,
         application_id=made.application_id,
         notification_id=notification_id,
         lane=Lane.NORMAL,
-        attempt=1,
-        tries=0,
+        lease_generation=1,
+        attempts=0,
         day=today,
         device_ids=tuple(device_ids),
     )
@@ -276,10 +276,10 @@ async def streamed(
     async def settle(host: str, batch: list[UUID]) -> tuple[float, float]:
         """(seconds it took, when it was committed)"""
         at = datetime.now(UTC)
-        settled = [Settled(id_, None, host, Accepted(), 1, 201, at, 30, at) for id_ in batch]
+        settled = [DeliveryResult(id_, None, host, Accepted(), 1, 201, at, 30, at) for id_ in batch]
         began = time.perf_counter()
         async with engine.begin() as settling:
-            await writer.record(settling, job, Settlement(settled=settled))
+            await writer.record(settling, job, ResultBatch(settled=settled))
         return time.perf_counter() - began, time.perf_counter()
 
     async def waits(name: str, query: str, host: str, rounds: int = 60) -> None:

@@ -16,7 +16,7 @@ from gateway.domain import ids
 from gateway.records.postgres import partitions
 from gateway.records.postgres.engine import open_engine, plain_url
 from gateway.service.access import applications
-from gateway.service.access.secrets import Vault
+from gateway.service.access.secrets import Keyring
 
 MASTER_KEY = "a master key for one benchmark only, and no other"
 SHARES = (0.8, 0.18, 0.02)
@@ -147,7 +147,7 @@ async def fill(url: str, rows: int, days: int) -> Filled:
     wanted = [first + timedelta(days=offset) for offset in range(days)]
     engine = open_engine(url)
     async with engine.begin() as conn:
-        vault = Vault(MASTER_KEY.encode())
+        vault = Keyring(MASTER_KEY.encode())
         made = [
             await applications.create(conn, vault, f"Bench {number}", "mailto:bench@example.org", [])
             for number in range(len(SHARES))

@@ -75,7 +75,7 @@ async def measured(on: Stage, clients: int) -> tuple[Cost, Cost, Cost]:
 
                 async def one(device: Any) -> int:
                     async with places:
-                        token = context.vault.device_token(device)
+                        token = context.keyring.device_token(device)
                         octets, etags[device] = await _poll(port, f"dev_{device.hex}", token, etags.get(device, ""))
                         return octets
 

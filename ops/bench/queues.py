@@ -39,7 +39,7 @@ from gateway.embedded import EmbeddedPostgres
 from gateway.push.endpoints import EndpointPolicy
 from gateway.records.postgres import migrate
 from gateway.records.postgres.engine import open_engine
-from gateway.service.access.secrets import Vault
+from gateway.service.access.secrets import Keyring
 from gateway.service.context import Context
 from gateway.service.notifications.submission import Draft, submit
 from tests.support.nats_server import nodes
@@ -123,7 +123,7 @@ async def contestant(
         engine = open_engine(own)
         stack.push_async_callback(engine.dispose)
         context = Context(
-            engine, Vault(stage.MASTER_KEY.encode()), EndpointPolicy([origin]), "https://push.example.org"
+            engine, Keyring(stage.MASTER_KEY.encode()), EndpointPolicy([origin]), "https://push.example.org"
         )
         application_id = await stage.application(context)
         await stage.devices(context, application_id, origin, asked.devices)
@@ -138,7 +138,7 @@ async def contestant(
             "GATEWAY_PUSH_HOSTS": origin,
             "GATEWAY_PUSH_CA": str(folder.parent / "ca.pem"),
             "GATEWAY_PUBLIC_URL": "https://push.example.org",
-            "GATEWAY_SENDERS": "64",
+            "GATEWAY_WORKER_CONCURRENCY": "64",
             "GATEWAY_LOG_FORMAT": "json",
             "PYTHONPATH": str(stage.ROOT),
         }

@@ -47,7 +47,7 @@ from gateway.push.encryption import encode_base64url
 from gateway.records.postgres import migrate
 from gateway.records.postgres.engine import open_engine
 from gateway.service.access import applications
-from gateway.service.access.secrets import Vault
+from gateway.service.access.secrets import Keyring
 from gateway.sim.keys import Keys
 
 ORIGIN = "https://app.example.org"
@@ -156,7 +156,9 @@ async def prepare(engine: AsyncEngine, devices: int) -> dict[str, Any]:
     """An application of its own for each run; devices that an earlier run left are made its own."""
     began = time.perf_counter()
     async with engine.begin() as conn:
-        made = await applications.create(conn, Vault(MASTER_KEY.encode()), "bench", "mailto:ops@example.org", [ORIGIN])
+        made = await applications.create(
+            conn, Keyring(MASTER_KEY.encode()), "bench", "mailto:ops@example.org", [ORIGIN]
+        )
         held = (await conn.execute(text("SELECT count(*), min(application_id::text) FROM devices"))).one()
         application_id = ids.parse(ids.APPLICATION, made["id"])
         if held[0] >= devices > 0:

@@ -15,9 +15,9 @@ from stage import Context, Stage, console
 
 from gateway.domain.notification import Lane
 from gateway.queue.postgres import PostgresQueue
-from gateway.records.postgres.notifier import Signals
+from gateway.records.postgres.notifier import Notifier
 from gateway.service.pipeline import planning
-from gateway.worker.worker import Crew
+from gateway.worker.worker import WorkerConfig
 
 
 def main() -> None:
@@ -79,8 +79,8 @@ async def one_size(on: Stage, context: Context, application_id: UUID, size: int)
 
 async def plan(on: Stage, context: Context) -> None:
     """What a worker does with a plan job."""
-    async with Signals(on.postgres.url).running() as bell:
-        queue, crew = PostgresQueue(context.engine, bell), Crew()
+    async with Notifier(on.postgres.url).running() as bell:
+        queue, crew = PostgresQueue(context.engine, bell), WorkerConfig()
         [job] = await queue.claim(lanes=tuple(Lane), limit=1, lease=crew.lease, wait=crew.lease)
         await planning.plan(context, job)
 

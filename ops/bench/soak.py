@@ -22,7 +22,7 @@ from sqlalchemy import text
 from stage import Context, Stage, console
 
 from gateway.domain.notification import Kind
-from gateway.domain.send_policy import Steering, Throttle
+from gateway.domain.send_policy import SendPolicy, Throttle
 from gateway.push.encryption import encode_base64url
 from gateway.service.access import applications
 from gateway.service.access.authentication import READ, REGISTER
@@ -91,7 +91,7 @@ async def soak(
     body = registrations(push_service)
 
     async def campaign() -> None:
-        draft = Draft(Kind.CAMPAIGN, {"title": "Soak"}, stage.EVERYONE, steering=Steering(throttle=Throttle(rate)))
+        draft = Draft(Kind.CAMPAIGN, {"title": "Soak"}, stage.EVERYONE, steering=SendPolicy(throttle=Throttle(rate)))
         async with context.engine.begin() as conn:
             sent = await submit(conn, context, application_id, draft)
         await stage.ended(context, sent.id)

@@ -40,7 +40,7 @@ from gateway.push.endpoints import EndpointPolicy
 from gateway.records.postgres import migrate
 from gateway.records.postgres.engine import copy, open_engine
 from gateway.service.access import applications
-from gateway.service.access.secrets import Vault
+from gateway.service.access.secrets import Keyring
 from gateway.service.context import Context
 from gateway.service.notifications.submission import Draft, submit
 from gateway.sim.keys import Keys
@@ -101,13 +101,13 @@ async def orders(on: Stage) -> AsyncIterator[Context]:
     async with AsyncExitStack() as stack:
         engine = open_engine(on.postgres.url)
         stack.push_async_callback(engine.dispose)
-        yield Context(engine, Vault(MASTER_KEY.encode()), EndpointPolicy([on.origin]), "https://push.example.org")
+        yield Context(engine, Keyring(MASTER_KEY.encode()), EndpointPolicy([on.origin]), "https://push.example.org")
 
 
 async def application(context: Context, name: str = "bench") -> UUID:
     async with context.engine.begin() as conn:
         made = await applications.create(
-            conn, context.vault, name, "mailto:ops@example.org", ["https://app.example.org"]
+            conn, context.keyring, name, "mailto:ops@example.org", ["https://app.example.org"]
         )
     id_ = ids.parse(ids.APPLICATION, made["id"])
     assert id_ is not None

@@ -25,13 +25,13 @@ import stage
 from sqlalchemy import text
 from stage import Stage, console
 
-from gateway.domain.job import Job, Task
+from gateway.domain.job import Job, JobKind
 from gateway.domain.notification import Lane
 from gateway.queue import wire
 from gateway.records.postgres.engine import plain_url
 from gateway.records.postgres.notifier import JOBS
 from gateway.service.context import Context
-from gateway.service.notifications.rendering import Composer
+from gateway.service.notifications.rendering import RendererCache
 from gateway.service.pipeline import job_loading
 from tests.support.nats_server import nodes
 
@@ -220,16 +220,16 @@ async def size_on_wire(context: Context) -> int:
         row = (await conn.execute(text("SELECT * FROM jobs WHERE task = 'send' LIMIT 1"))).one()
     job = Job(
         id=row.id,
-        task=Task.SEND,
+        kind=JobKind.SEND,
         application_id=row.application_id,
         notification_id=row.notification_id,
         lane=Lane(row.lane),
-        attempt=1,
-        tries=0,
+        lease_generation=1,
+        attempts=0,
         day=row.day,
         device_ids=tuple(row.device_ids),
     )
-    cargo = await job_loading.load(context.engine, Composer(context.vault, context.public_url), job)
+    cargo = await job_loading.load(context.engine, RendererCache(context.keyring, context.public_url), job)
     assert cargo is not None
     return len(wire.write_job(job, cargo))
 

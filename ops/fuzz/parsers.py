@@ -18,13 +18,13 @@ with atheris.instrument_imports(include=["gateway"]):
 
     from gateway.alerting import cap, feeds, nws
     from gateway.domain import audience
-    from gateway.domain.alert import Message
+    from gateway.domain.alert import AlertMessage
     from gateway.domain.errors import BodyTooLarge, GatewayError
     from gateway.push.endpoints import EndpointPolicy
     from gateway.records.audiences import condition
     from gateway.web.api.devices import NewDevice
     from gateway.web.api.events import NewEvent
-    from gateway.web.http.ndjson import LONGEST_LINE, _lines
+    from gateway.web.http.ndjson import MAX_LINE_LENGTH, _lines
     from gateway.web.http.parsing import read_body, read_json
 
 NAMESPACE = "urn:oasis:names:tc:emergency:cap:1.2"
@@ -74,7 +74,7 @@ def fuzz_cap(data: bytes) -> None:
         _refused(lambda raw: nws.read(read_json(raw)), raw),
     ):
         for message in found or ():
-            if isinstance(message, Message):
+            if isinstance(message, AlertMessage):
                 for part in message.parts:
                     if part.area is not None:
                         condition(audience.parse(part.area))  # what we make of an area must be a filter of ours
@@ -96,7 +96,7 @@ def fuzz_ndjson(data: bytes) -> None:
     try:
         read = _loop.run_until_complete(_gathered(pieces))
     except BodyTooLarge:
-        assert len(raw) > LONGEST_LINE
+        assert len(raw) > MAX_LINE_LENGTH
         return
     assert [line for _, line in read] == (raw.split(b"\n") if raw[-1:] != b"\n" else raw.split(b"\n")[:-1]) or not raw
     for _, line in read:

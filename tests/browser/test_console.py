@@ -11,7 +11,7 @@ from playwright.async_api import Browser, ConsoleMessage, Page, expect
 from sqlalchemy import text
 
 from gateway.sim import Rule, Vendor
-from gateway.web.http.load_shedding import Room
+from gateway.web.http.load_shedding import StreamLimiter
 from gateway.web.pages import static_files
 from tests.support.api import Api, serving
 from tests.support.gateway_parts import gateway
@@ -82,7 +82,7 @@ async def test_overview_updates_while_deliveries_are_processed(console: Page, ap
 
 async def test_delivery_log_follows_and_filters_deliveries(console: Page, api: Api) -> None:
     """New deliveries appear, filters apply, and a dialog lists the attempts of a delivery."""
-    few = Room("streams", 1)
+    few = StreamLimiter("streams", 1)
     object.__setattr__(api.front, "streams", few)
     with few.share(api.parts.application_id):
         await open_page(console, "log", "Delivery log")

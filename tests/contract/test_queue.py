@@ -82,7 +82,7 @@ async def test_a_claimed_job_says_what_is_to_be_done(engine: Engine, queue: Queu
     devices = [new_id() for _ in range(3)]
     notification_id = await engine.put(devices, lane=Lane.URGENT)
     [job] = await claim(queue)
-    assert (job.notification_id, job.lane, job.attempt, job.tries) == (notification_id, Lane.URGENT, 1, 0)
+    assert (job.notification_id, job.lane, job.lease_generation, job.attempts) == (notification_id, Lane.URGENT, 1, 0)
     assert job.device_ids == tuple(devices)
     assert job.day == datetime.now(UTC).date()
 
@@ -98,7 +98,7 @@ async def test_a_job_whose_lease_ran_out_is_claimed_again(engine: Engine, queue:
     await engine.put([new_id()])
     [job] = await claim(queue, lease=BRIEF)
     [again] = await claim(queue, wait=LONG)
-    assert (again.id, again.attempt) == (job.id, job.attempt + 1)
+    assert (again.id, again.lease_generation) == (job.id, job.lease_generation + 1)
     assert again.device_ids == job.device_ids
 
 
@@ -184,7 +184,7 @@ async def test_many_claimers_never_share_a_job(engine: Engine, queue: Queue) -> 
 
     assert len(held) == 120
     assert set(Counter(job.id for job in held).values()) == {1}
-    assert {job.attempt for job in held} == {1}
+    assert {job.lease_generation for job in held} == {1}
 
 
 async def test_a_job_shrinks_to_what_remains(engine: Engine, queue: Queue) -> None:
@@ -272,7 +272,7 @@ async def test_retries_come_back_when_due_and_not_before(engine: Engine, queue: 
     [retry] = await claim(queue, limit=5, wait=LONG)
     assert datetime.now(UTC) >= soon
     assert set(retry.device_ids) == set(devices[:2])
-    assert (retry.tries, retry.lane, retry.notification_id, retry.day) == (1, Lane.URGENT, notification_id, job.day)
+    assert (retry.attempts, retry.lane, retry.notification_id, retry.day) == (1, Lane.URGENT, notification_id, job.day)
     assert await engine.tried(notification_id) == [(devices[0], 1), (devices[1], 1), (devices[2], 3)]
     status, progress = await engine.progress(notification_id)
     assert (status, progress.retries, progress.pending) == (Status.SENDING, 3, 3)
@@ -298,7 +298,7 @@ async def test_a_waiting_claim_wakes_for_a_released_job(engine: Engine, queue: Q
     began = clock()
     await queue.release(job)
     [again] = await waiting
-    assert (again.id, again.attempt) == (job.id, job.attempt + 1)
+    assert (again.id, again.lease_generation) == (job.id, job.lease_generation + 1)
     assert clock() - began < 5
 
 
@@ -316,7 +316,7 @@ async def test_a_released_job_is_due_at_once(engine: Engine, queue: Queue) -> No
     await queue.settle(job, accepted(devices[0]), devices[1:])
     await queue.release(job)
     [again] = await claim(queue)
-    assert (again.id, again.attempt, again.device_ids) == (job.id, 2, (devices[1],))
+    assert (again.id, again.lease_generation, again.device_ids) == (job.id, 2, (devices[1],))
 
 
 async def test_a_claim_cancelled_at_any_moment_gives_its_jobs_back(engine: Engine, queue: Queue) -> None:
@@ -334,7 +334,7 @@ async def test_a_claim_cancelled_at_any_moment_gives_its_jobs_back(engine: Engin
         else:
             assert isinstance(outcome, asyncio.CancelledError)
         [free] = await claim(queue, lease=timedelta(hours=1))
-        given_back = free.attempt - 1 - moment - handed_over
+        given_back = free.lease_generation - 1 - moment - handed_over
         await queue.release(free)
     assert given_back > 0, "no cancellation came between claiming and answering"
 

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.domain.job import CHUNK
 from gateway.domain.notification import Kind, Lane, Status
-from gateway.domain.send_policy import Steering, Throttle
+from gateway.domain.send_policy import SendPolicy, Throttle
 from gateway.queue.nats import jobs_stream
 from gateway.service.notifications import lifecycle
 from gateway.sim import Rule, Subscriber, Vendor
@@ -134,7 +134,7 @@ async def test_pause_resume_cancel_throttle_and_lanes_reach_workers_without_a_da
     async def told(order: lifecycle.Order, id_: UUID) -> None:
         async with parts.engine.begin() as conn:
             await order(conn, parts.application_id, id_)
-        await lifecycle.stopped(parts.engine, id_)
+        await lifecycle.wait_until_idle(parts.engine, id_)
 
     parts.sim.behave(Rule(delay_ms=20))
     said = {"queue": ",".join(node.url for node in cluster), "lease": LEASE_S}
@@ -157,6 +157,6 @@ async def test_pause_resume_cancel_throttle_and_lanes_reach_workers_without_a_da
         assert progress.accepted + progress.cancelled == DEVICES
         assert progress.cancelled > 0
         began = asyncio.get_running_loop().time()
-        slow = await parts.submit(steering=Steering(throttle=Throttle(2000.0)))
+        slow = await parts.submit(steering=SendPolicy(throttle=Throttle(2000.0)))
         assert (await parts.ended(slow.id)).accepted == DEVICES
         assert asyncio.get_running_loop().time() - began > 0.9

@@ -14,7 +14,7 @@ from typing import Self
 from aiohttp import web
 
 from gateway.sim import Sim
-from gateway.sim.profiles import Answer, Profile
+from gateway.sim.profiles import Profile, SimResponse
 from gateway.sim.vapid import Verifier
 
 # FCM's words and Apple's for a subscription that was made with another key. Mozilla has one word (errno 109) for that
@@ -50,7 +50,7 @@ class Remembering(Sim):
         """Requests to where no device is: a redirect was followed, or an endpoint invented."""
         return await super().start()
 
-    async def _take(self, profile: Profile, verifier: Verifier, request: web.Request) -> Answer | None:
+    async def _take(self, profile: Profile, verifier: Verifier, request: web.Request) -> SimResponse | None:
         asked_at = time.time()
         answer = await super()._take(profile, verifier, request)
         token = request.match_info.get("token") or request.query.get("token", "")

@@ -13,7 +13,7 @@ from uuid import UUID
 import aiohttp
 
 from gateway.domain.device import Registration, Subscription
-from gateway.service.audience.registration import Desk
+from gateway.service.audience.registration import DeviceRegistrar
 from gateway.sim import Keys, Vendor
 from tests.faults.cluster import Cluster
 from tests.faults.links import Link, link
@@ -173,7 +173,7 @@ async def _register(made: Stand) -> None:
         for number, endpoint in enumerate(endpoints)
     ]
     async with parts.engine.begin() as conn:
-        desk = await Desk.open(conn, parts.context, parts.application_id)
+        desk = await DeviceRegistrar.open(conn, parts.context, parts.application_id)
         for start in range(0, len(registrations), IN_HAND):
             some = registrations[start : start + IN_HAND]
             for registration, verdict in zip(

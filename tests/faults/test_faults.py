@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from gateway.domain.job import Job, Task
+from gateway.domain.job import Job, JobKind
 from gateway.domain.notification import Lane
 from gateway.sim import Rule
 from tests.faults.cluster import Cluster, cluster
@@ -104,7 +104,7 @@ def test_without_the_database_what_was_taken_is_held_on_to_until_a_kill_or_a_los
 
 
 def test_a_lost_lease_is_read_from_what_a_worker_logs() -> None:
-    job = Job(1, Task.SEND, NOTIFICATION, NOBODY, Lane.BULK, 1, 0, AT.date(), ())
+    job = Job(1, JobKind.SEND, NOTIFICATION, NOBODY, Lane.BULK, 1, 0, AT.date(), ())
     line = json.dumps({"event": "job.lease_lost", "timestamp": AT.isoformat(), **job.named}, separators=(",", ":"))
     ahead_s = 60.0
     for written in (line, json.dumps(json.loads(line))):

@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.domain import ids
-from gateway.domain.errors import Invalid, NotFound, Unauthenticated
+from gateway.domain.errors import NotFound, Unauthenticated, ValidationError
 from gateway.push.vapid import VapidKey
 from gateway.records import devices, recipients
 from gateway.service.access import applications, authentication
-from gateway.service.access.authentication import Caller, identify
+from gateway.service.access.authentication import Principal, identify
 from gateway.sim import Vendor
 from tests.support.gateway_parts import HOME, Parts, gateway
 
@@ -25,9 +25,9 @@ async def parts(database_url: str) -> AsyncIterator[Parts]:
         yield parts
 
 
-async def who(parts: Parts, bearer: str, admin_token: str | None = ADMIN_TOKEN) -> Caller:
+async def who(parts: Parts, bearer: str, admin_token: str | None = ADMIN_TOKEN) -> Principal:
     async with parts.engine.connect() as conn:
-        return await identify(conn, parts.context.vault, admin_token, bearer)
+        return await identify(conn, parts.context.keyring, admin_token, bearer)
 
 
 def key_id(parts: Parts, name: str) -> UUID | None:
@@ -37,17 +37,19 @@ def key_id(parts: Parts, name: str) -> UUID | None:
 
 async def test_the_secret_key_may_do_all_but_register(parts: Parts) -> None:
     caller = await who(parts, parts.application["secret_key"])
-    assert caller == Caller(frozenset(authentication.SCOPES), parts.application_id, key_id=key_id(parts, "secret key"))
+    assert caller == Principal(
+        frozenset(authentication.SCOPES), parts.application_id, key_id=key_id(parts, "secret key")
+    )
 
 
 async def test_the_publishable_key_may_register_and_only_from_the_application_s_origins(parts: Parts) -> None:
     caller = await who(parts, parts.application["publishable_key"])
     key = key_id(parts, "publishable key")
-    assert caller == Caller(frozenset({authentication.REGISTER}), parts.application_id, key_id=key, origins=(HOME,))
+    assert caller == Principal(frozenset({authentication.REGISTER}), parts.application_id, key_id=key, origins=(HOME,))
 
 
 async def test_the_admin_token_is_the_operator(parts: Parts) -> None:
-    assert await who(parts, ADMIN_TOKEN) == Caller(frozenset({authentication.ADMIN}))
+    assert await who(parts, ADMIN_TOKEN) == Principal(frozenset({authentication.ADMIN}))
 
 
 @pytest.mark.parametrize("admin_token", [None, ""])
@@ -59,8 +61,8 @@ async def test_without_an_admin_token_nobody_is_the_operator(parts: Parts, admin
 
 async def test_a_device_token_is_this_one_device_for_as_long_as_it_exists(parts: Parts) -> None:
     [device_id] = await parts.register(parts.subscribe(Vendor.FCM, 1))
-    token = parts.context.vault.device_token(device_id)
-    assert await who(parts, token) == Caller(frozenset({authentication.DEVICE}), parts.application_id, device_id)
+    token = parts.context.keyring.device_token(device_id)
+    assert await who(parts, token) == Principal(frozenset({authentication.DEVICE}), parts.application_id, device_id)
     async with parts.engine.begin() as conn:
         await devices.remove(conn, device_id)
     with pytest.raises(Unauthenticated):
@@ -83,7 +85,7 @@ async def test_a_removed_key_is_refused_from_the_next_request_on(parts: Parts) -
 
 async def test_an_application_cannot_remove_another_s_key(parts: Parts) -> None:
     async with parts.engine.begin() as conn:
-        other = await applications.create(conn, parts.context.vault, "Other", "mailto:ops@example.org", [])
+        other = await applications.create(conn, parts.context.keyring, "Other", "mailto:ops@example.org", [])
         key_id = ids.parse(ids.KEY, other["keys"][0]["id"])
         assert key_id is not None
         with pytest.raises(NotFound):
@@ -101,7 +103,7 @@ async def test_whatever_else_comes_is_nobody(parts: Parts, bearer: str) -> None:
 async def test_keys_are_kept_as_digests_and_shown_once(parts: Parts) -> None:
     secret, publishable = parts.application["secret_key"], parts.application["publishable_key"]
     async with parts.engine.connect() as conn:
-        shown = str(await applications.show(conn, parts.application_id))
+        shown = str(await applications.get(conn, parts.application_id))
     kept = await parts.scalar("SELECT string_agg(k::text, ' ') FROM api_keys k")
     for key in (secret, publishable):
         assert key not in shown
@@ -115,17 +117,17 @@ async def test_private_vapid_keys_are_kept_sealed(parts: Parts) -> None:
             parts.application_id
         ]
         [held] = await recipients.load_signing_keys(conn, [key_id])
-    opened = VapidKey.from_private_bytes(parts.context.vault.open(held.private_key, "vapid"))
+    opened = VapidKey.from_private_bytes(parts.context.keyring.open(held.private_key, "vapid"))
     assert opened.public_key == public_key == parts.vapid_public_key
     assert opened.private_bytes() not in held.private_key
 
 
 async def test_every_fault_of_a_new_application_is_told(parts: Parts) -> None:
     async with parts.engine.begin() as conn:
-        with pytest.raises(Invalid) as refused:
+        with pytest.raises(ValidationError) as refused:
             await applications.create(
                 conn,
-                parts.context.vault,
+                parts.context.keyring,
                 "Bad",
                 "mailto:ops@localhost",
                 ["https://good.example.org", "ftp://x.example.org", "https://x.example.org/path", "nonsense"],
@@ -142,13 +144,13 @@ async def test_every_fault_of_a_new_application_is_told(parts: Parts) -> None:
 async def test_origins_are_kept_as_browsers_send_them(parts: Parts) -> None:
     given = ["HTTPS://App.Example.org:443/", "https://app.example.org", "http://localhost:8080", "https://[::1]:8443"]
     async with parts.engine.begin() as conn:
-        created = await applications.create(conn, parts.context.vault, "App", "mailto:ops@example.org", given)
+        created = await applications.create(conn, parts.context.keyring, "App", "mailto:ops@example.org", given)
     assert created["allowed_origins"] == ["https://app.example.org", "http://localhost:8080", "https://[::1]:8443"]
 
 
 async def test_a_new_vapid_key_is_what_browsers_subscribe_with_from_now_on(parts: Parts) -> None:
     async with parts.engine.begin() as conn:
-        added = await applications.add_vapid_key(conn, parts.context.vault, parts.application_id)
+        added = await applications.add_vapid_key(conn, parts.context.keyring, parts.application_id)
         assert await applications.vapid_public_key(conn, parts.application_id) == added.public_text
 
 
@@ -156,7 +158,7 @@ async def test_both_old_and_new_vapid_keys_are_sent_with(parts: Parts) -> None:
     """Rotation: each device is sent to with the key it subscribed with."""
     old = await parts.register(parts.subscribe(Vendor.FCM, 2))
     async with parts.engine.begin() as conn:
-        added = await applications.add_vapid_key(conn, parts.context.vault, parts.application_id)
+        added = await applications.add_vapid_key(conn, parts.context.keyring, parts.application_id)
     new = await parts.register(parts.sim.subscribe_many(Vendor.FCM, 2, added.public_key))
     async with parts.working():
         progress = await parts.ended((await parts.submit()).id)

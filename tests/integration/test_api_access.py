@@ -12,7 +12,7 @@ from gateway.web.server import ROUTES
 from tests.support.api import ADMIN, Api, addressed
 from tests.support.gateway_parts import HOME
 
-PROTECTED = [route for route in ROUTES if route.may]
+PROTECTED = [route for route in ROUTES if route.scopes]
 
 
 def address(route: Route, **ids: str) -> str:
@@ -40,10 +40,10 @@ async def test_every_route_refuses_credentials_without_its_scope(api: Api) -> No
         keys[scope] = (await api.made("POST", path, {"name": scope, "scopes": [scope]}, key=ADMIN))["key"]
     for route in PROTECTED:
         for scope, key in keys.items():
-            if scope in route.may and route.path.endswith("/stream"):
+            if scope in route.scopes and route.path.endswith("/stream"):
                 continue  # an answer without an end
             said = await api.call(route.method, address(route), key=key, origin=HOME)
-            if scope not in route.may:
+            if scope not in route.scopes:
                 assert (said.status, said.body["code"]) == (403, "forbidden"), (route.path, scope)
             else:
                 assert said.status != 403, (route.path, scope, said.body)

@@ -27,7 +27,7 @@ class Bench:
 
     async def send(self, route: Route, body: Any = None, **more: Any) -> Any:
         path = addressed(route.path, **self.named)
-        key = ADMIN if "admin" in route.may else "" if route.may else None
+        key = ADMIN if "admin" in route.scopes else "" if route.scopes else None
         return await self.api.call(route.method, path, body, key=key, **more)
 
 
@@ -232,7 +232,7 @@ async def test_another_content_type_is_answered_415(bench: Bench) -> None:
 async def test_unknown_ids_are_answered_404_and_so_is_what_is_no_id(api: Api) -> None:
     for route in ROUTES:
         named = [name for name in (*KINDS, "delivery_id") if f"{{{name}}}" in route.path]
-        if not named or 101 in route.answers:  # what speaks WebSocket is told no id before it does
+        if not named or 101 in route.responses:  # what speaks WebSocket is told no id before it does
             continue
         unknown = dict.fromkeys((*KINDS, "delivery_id"), "")
         for ids in (
@@ -245,7 +245,7 @@ async def test_unknown_ids_are_answered_404_and_so_is_what_is_no_id(api: Api) ->
                 route.method,
                 addressed(route.path, **ids),
                 example(route) if route.body else None,
-                key=ADMIN if "admin" in route.may else "",
+                key=ADMIN if "admin" in route.scopes else "",
             )
             assert answer.status == 404, (route.path, ids, answer.body)
 
@@ -425,7 +425,7 @@ async def test_bad_query_parameters_are_named(bench: Bench, query: str) -> None:
     for route in ROUTES:
         if route.query is None or "limit" not in route.query.model_fields:
             continue
-        key = ADMIN if "admin" in route.may else ""
+        key = ADMIN if "admin" in route.scopes else ""
         said = await bench.api.call("GET", f"{addressed(route.path, **bench.named)}?{query}", key=key)
         assert (said.status, said.pointers) == (422, [f"/query/{query.partition('=')[0]}"]), (route.path, said.body)
 

@@ -17,11 +17,11 @@ def test_every_route_is_described_with_its_credentials_and_its_refusals() -> Non
     for route in ROUTES:
         operation = DOCUMENT["paths"][route.path][route.method.lower()]
         assert operation["summary"], route.path
-        assert bool(operation["security"]) == bool(route.may), route.path
+        assert bool(operation["security"]) == bool(route.scopes), route.path
         assert ("requestBody" in operation) == (route.body is not None or route.path.endswith(("/import", "/batch"))), (
             route.path
         )
-        if route.may:
+        if route.scopes:
             assert {"401", "403"} <= operation["responses"].keys(), route.path
 
 

@@ -22,7 +22,7 @@ async def sent_to(api: Api, count: int, kind: Kind = Kind.DIRECT) -> str:
     sent = await api.parts.submit(kind)
     async with api.parts.working():
         await api.parts.ended(sent.id)
-    return ids.show(ids.NOTIFICATION, sent.id)
+    return ids.format_id(ids.NOTIFICATION, sent.id)
 
 
 @asynccontextmanager

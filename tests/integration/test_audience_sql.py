@@ -433,4 +433,4 @@ async def test_another_application_s_devices_are_in_no_audience(registry: Regist
 
 
 def shown(device: Held) -> str:
-    return ids.show(ids.DEVICE, device.id)
+    return ids.format_id(ids.DEVICE, device.id)

@@ -18,7 +18,7 @@ from gateway.embedded.binaries import find_binaries
 from gateway.records import outbox
 from gateway.records.postgres import migrate, notifier
 from gateway.records.postgres.engine import open_engine
-from gateway.service.access.secrets import Unsealable, Vault
+from gateway.service.access.secrets import DecryptionFailed, Keyring
 from gateway.service.operations import key_rotation
 from gateway.sim import Vendor
 from tests.support.api import serving
@@ -140,13 +140,13 @@ async def test_webhooks_go_on_when_the_backup_came_from_a_server_with_more_trans
 
 async def settled(parts: Parts) -> bool:
     async with parts.engine.begin() as conn:
-        return await outbox.settle_foreign(conn)
+        return await outbox.rebase_restored_outbox(conn)
 
 
 @asynccontextmanager
 async def at(parts: Parts, url: str) -> AsyncIterator[Parts]:
     """The same parts at another database."""
-    engine, bell = open_engine(url), notifier.Signals(url)
+    engine, bell = open_engine(url), notifier.Notifier(url)
     async with bell.running():
         yield replace(parts, url=url, bell=bell, context=replace(parts.context, engine=engine))
     await engine.dispose()
@@ -160,7 +160,7 @@ async def test_a_backup_without_the_master_key_opens_nothing(
     await restore(tmp_path / "gateway.dump", empty_database_url)
     engine = open_engine(empty_database_url)
     async with engine.connect() as conn:
-        await key_rotation.check(conn, parts.context.vault)
-        with pytest.raises(Unsealable):
-            await key_rotation.check(conn, Vault(b"another master key, of 32 octets or more"))
+        await key_rotation.check(conn, parts.context.keyring)
+        with pytest.raises(DecryptionFailed):
+            await key_rotation.check(conn, Keyring(b"another master key, of 32 octets or more"))
     await engine.dispose()

@@ -10,12 +10,12 @@ import pytest
 
 from gateway.domain.notification import Kind, Lane, Status
 from gateway.queue.nats import Broker, NatsQueue
-from gateway.service.notifications.rendering import Composer
-from gateway.service.pipeline.push_sender import Courier
+from gateway.service.notifications.rendering import RendererCache
+from gateway.service.pipeline.push_sender import PushSender
 from gateway.sim import Rule, Vendor
-from gateway.worker.backends import Elsewhere
+from gateway.worker.backends import BrokerBackend
 from gateway.worker.relay import Relay
-from gateway.worker.worker import Crew, Worker
+from gateway.worker.worker import Worker, WorkerConfig
 from tests.support.gateway_parts import Parts, gateway, quick
 from tests.support.nats_server import nodes
 
@@ -76,14 +76,14 @@ async def test_an_alert_overtakes_a_campaign_that_has_taken_every_place_of_the_w
 
 
 @asynccontextmanager
-async def at_work(parts: Parts, url: str, crew: Crew | None = None) -> AsyncIterator[None]:
+async def at_work(parts: Parts, url: str, crew: WorkerConfig | None = None) -> AsyncIterator[None]:
     stop = asyncio.Event()
     async with Broker.connected([url]) as relays, Broker.connected([url]) as workers:
         await relays.prepare()
         async with NatsQueue(workers) as queue, asyncio.TaskGroup() as group:
-            composer = Composer(parts.context.vault, parts.context.public_url)
-            courier = Courier(parts.client, parts.context.vault, parts.context.policy)
-            worker = Worker(queue, Elsewhere(workers, queue), composer, courier, crew or quick())
+            composer = RendererCache(parts.context.keyring, parts.context.public_url)
+            courier = PushSender(parts.client, parts.context.keyring, parts.context.policy)
+            worker = Worker(queue, BrokerBackend(workers, queue), composer, courier, crew or quick())
             group.create_task(Relay(parts.context, relays, parts.bell, LEASE).run(stop))
             group.create_task(worker.run(stop))
             try:

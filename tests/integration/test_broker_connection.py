@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.queue.connection import Unavailable, Unfit
+from gateway.queue.connection import BrokerIncompatible, BrokerUnavailable
 from gateway.queue.nats import Broker
 from tests.support.command import command, running
 from tests.support.nats_server import nodes
@@ -29,7 +29,7 @@ def with_account(url: str, account: str = "me:Hidden") -> str:
 
 async def test_a_broker_that_is_down_is_waited_for_in_bounded_time() -> None:
     async with asyncio.timeout(10):
-        with pytest.raises(Unavailable) as refusal:
+        with pytest.raises(BrokerUnavailable) as refusal:
             async with Broker.connected(["nats://me:Hidden@127.0.0.1:1"], patience=SECOND):
                 pass
     assert str(refusal.value).startswith("no NATS server answers at 127.0.0.1:1: ")
@@ -40,7 +40,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_waited_for_in_bounded_t
     silent = await asyncio.start_server(lambda *_: asyncio.sleep(0), "127.0.0.1", 0)
     async with silent, asyncio.timeout(10):
         port = silent.sockets[0].getsockname()[1]
-        with pytest.raises(Unavailable, match="does not answer"):
+        with pytest.raises(BrokerUnavailable, match="does not answer"):
             async with Broker.connected([f"nats://127.0.0.1:{port}"], patience=SECOND):
                 pass
 
@@ -78,7 +78,7 @@ async def test_a_password_may_have_any_character(tmp_path: Path) -> None:
 
 async def test_a_server_that_is_too_old_is_refused_in_one_line(tmp_path: Path) -> None:
     async with nodes(1, tmp_path) as [node], between(node.url, version="2.9.10") as way:
-        with pytest.raises(Unfit, match=r"is 2\.9; it must be 2\.10 or newer"):
+        with pytest.raises(BrokerIncompatible, match=r"is 2\.9; it must be 2\.10 or newer"):
             async with Broker.connected([way.url]):
                 pass
         said = await command("work", GATEWAY_QUEUE=way.url, GATEWAY_MASTER_KEY=MASTER_KEY)
@@ -112,7 +112,7 @@ async def test_a_broker_with_a_certificate_of_our_own_ca_is_trusted_by_that_alon
         async with Broker.connected([url], ca=ca, patience=PATIENCE) as broker:
             await broker.prepare()
             assert await broker.is_prepared()
-        with pytest.raises(Unavailable, match="its certificate is not to be trusted"):
+        with pytest.raises(BrokerUnavailable, match="its certificate is not to be trusted"):
             async with Broker.connected([url], patience=SECOND):
                 pass
         given = {"GATEWAY_QUEUE": url, "GATEWAY_QUEUE_CA": str(ca), "GATEWAY_MASTER_KEY": MASTER_KEY}
@@ -132,7 +132,7 @@ async def test_where_tls_is_demanded_a_server_without_it_hears_no_password() -> 
 
     async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        with pytest.raises(Unavailable, match="secure connection not available"):
+        with pytest.raises(BrokerUnavailable, match="secure connection not available"):
             async with Broker.connected([f"tls://me:Hidden@127.0.0.1:{port}"], patience=SECOND):
                 pass
     assert not heard

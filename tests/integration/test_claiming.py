@@ -19,7 +19,7 @@ LEASE, NO_WAIT = timedelta(minutes=1), timedelta(0)
 async def test_a_due_job_that_somebody_has_locked_keeps_no_other_application_waiting(database_url: str) -> None:
     """As one whose planning takes longer than its lease."""
     engine = open_engine(database_url)
-    queue = PostgresQueue(engine, notifier.Signals(database_url))
+    queue = PostgresQueue(engine, notifier.Notifier(database_url))
     async with PostgresEngine.opened(database_url) as first, PostgresEngine.opened(database_url) as second:
         locked = await first.put([new_id()])
         others = [await second.put([new_id()]) for _ in range(2)]

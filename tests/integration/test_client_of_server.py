@@ -75,7 +75,7 @@ async def test_what_is_sent_is_followed_also_after_the_connection_broke(api: Api
 
 
 async def test_refusals_come_as_what_they_are(api: Api, gateway: Gateway) -> None:
-    with pytest.raises(client.Invalid) as invalid:
+    with pytest.raises(client.ValidationError) as invalid:
         await gateway.campaigns.create(name="n", content={"title": "t"}, audience={"nonsense": 1})
     assert [fault.pointer for fault in invalid.value.faults] == ["/audience"]
     with pytest.raises(client.NotFound):

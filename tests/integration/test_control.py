@@ -14,7 +14,7 @@ from sqlalchemy import update
 from gateway.domain.errors import Conflict
 from gateway.domain.ids import new_id
 from gateway.domain.notification import Notification, Status
-from gateway.domain.send_policy import FailureLimit, Steering
+from gateway.domain.send_policy import FailureLimit, SendPolicy
 from gateway.queue import postgres as queue
 from gateway.records.postgres import notifier
 from gateway.records.postgres.schema import jobs
@@ -45,7 +45,7 @@ async def nothing_claimed(parts: Parts) -> None:
     """Until no job is held by a worker."""
     held = "SELECT count(*) FROM jobs WHERE attempt > 0 AND NOT parked AND run_at > now()"
     async with asyncio.timeout(20):
-        with parts.bell.waiter(notifier.LOG) as waiter:
+        with parts.bell.subscribe(notifier.LOG) as waiter:
             while await parts.scalar(held):
                 await waiter.wait(0.05)
 
@@ -147,7 +147,7 @@ async def test_retries_wait_out_a_pause(parts: Parts) -> None:
         await parts.until(sent.id, lambda progress: progress.retries == 5)
         await told(parts, lifecycle.pause, sent)
         parts.sim.behave()
-        with parts.bell.waiter(notifier.JOBS) as waiter:
+        with parts.bell.subscribe(notifier.JOBS) as waiter:
             async with asyncio.timeout(20):
                 while not await parts.scalar("SELECT bool_and(parked) FROM jobs"):
                     await waiter.wait(0.1)
@@ -193,7 +193,7 @@ async def test_a_worker_whose_signals_are_lost_stops_too(parts: Parts) -> None:
         async with parts.engine.begin() as conn:
             await conn.execute(update(table).where(table.c.id == sent.id).values(status=Status.PAUSED))
         async with asyncio.timeout(20):
-            with parts.bell.waiter(notifier.LOG) as waiter:
+            with parts.bell.subscribe(notifier.LOG) as waiter:
                 while not await parts.scalar("SELECT bool_and(parked) FROM jobs"):
                     await waiter.wait(0.2)
         assert parts.sim.messages.total < 300
@@ -210,7 +210,7 @@ async def test_a_pause_between_claiming_and_parking_cannot_lose_the_resume(parts
     [plan] = await waiting.claim(lanes=[sent.delivery.lane], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
     await told(parts, lifecycle.pause, sent)
     async with parts.engine.begin() as conn:
-        await lifecycle.give_back(conn, plan)
+        await lifecycle.requeue(conn, plan)
     assert await parts.scalar("SELECT parked FROM jobs")
     await told(parts, lifecycle.resume, sent)
     assert await parts.scalar("SELECT NOT parked AND run_at <= now() FROM jobs")
@@ -218,7 +218,7 @@ async def test_a_pause_between_claiming_and_parking_cannot_lose_the_resume(parts
     await told(parts, lifecycle.pause, sent)
     await told(parts, lifecycle.resume, sent)
     async with parts.engine.begin() as conn:
-        await lifecycle.give_back(conn, plan)
+        await lifecycle.requeue(conn, plan)
     assert await parts.scalar("SELECT NOT parked AND run_at <= now() FROM jobs")
     async with parts.engine.connect() as conn:
         assert await queue.last_due(conn, sent.id) is None
@@ -267,11 +267,11 @@ async def test_however_orders_fall_each_device_gets_at_most_one_and_exactly_one_
 async def test_a_campaign_that_fails_too_often_is_paused_once(parts: Parts) -> None:
     await parts.register(parts.subscribe(Vendor.FCM, 1200))
     parts.sim.behave(Rule(status=413))
-    limited = Steering(pause_when=FailureLimit(0.3, 50))
+    limited = SendPolicy(pause_when=FailureLimit(0.3, 50))
     async with parts.working(quick(senders=SENDERS, jobs=1)):
         sent = await parts.submit(steering=limited)
         async with asyncio.timeout(30):
-            with parts.bell.waiter(notifier.LOG) as waiter:
+            with parts.bell.subscribe(notifier.LOG) as waiter:
                 while await status(parts, sent) is not Status.PAUSED:
                     await waiter.wait(0.5)
         notification, progress = await parts.show(sent.id)

@@ -18,7 +18,7 @@ from gateway.outbound.policy import OutboundPolicy
 from gateway.records.postgres import notifier
 from gateway.records.postgres.schema import feeds
 from gateway.sim import Vendor
-from gateway.worker.pollers.feed_poller import LEASE, Poller
+from gateway.worker.pollers.feed_poller import LEASE, FeedPoller
 from gateway.worker.pollers.feed_poller import PATIENCE_S as FETCHED_WITHIN_S
 from tests.support import alerts
 from tests.support.api import Api, serving
@@ -96,7 +96,7 @@ async def api(database_url: str, office: Office) -> AsyncIterator[Api]:
 async def polling(api: Api) -> AsyncIterator[None]:
     stop = asyncio.Event()
     async with OutboundClient(api.parts.context.outbound) as client:
-        task = asyncio.create_task(Poller(api.parts.context, api.parts.bell, client).run(stop))
+        task = asyncio.create_task(FeedPoller(api.parts.context, api.parts.bell, client).run(stop))
         try:
             yield
         finally:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.domain import ids
 from gateway.domain.delivery import OutcomeName
 from gateway.records.delivery_log import reader
-from gateway.records.delivery_log.reader import Filters
+from gateway.records.delivery_log.reader import LogFilters
 from gateway.service.access import applications
 from gateway.service.reporting import log_tail
 from gateway.service.reporting.log_tail import follow as following
@@ -27,10 +27,10 @@ async def parts(database_url: str) -> AsyncIterator[Parts]:
         yield parts
 
 
-async def read(parts: Parts, count: int, position: int | None, filters: Filters | None = None) -> Seen:
+async def read(parts: Parts, count: int, position: int | None, filters: LogFilters | None = None) -> Seen:
     """(position, device) of the next `count` entries."""
     seen: Seen = []
-    entries = following(parts.engine, parts.bell, parts.application_id, filters or Filters(), position)
+    entries = following(parts.engine, parts.bell, parts.application_id, filters or LogFilters(), position)
     async with asyncio.timeout(30), aclosing(entries):
         async for batch in entries:
             seen += [(entry.row.position, str(entry.row.device_id)) for entry in batch]
@@ -90,7 +90,7 @@ async def test_a_follower_may_ask_for_some_only_and_still_advances(parts: Parts)
     parts.sim.unsubscribe(gone)
     async with parts.working():
         await parts.ended((await parts.submit()).id)
-    [(position, device)] = await read(parts, 1, 0, Filters(outcome=OutcomeName.GONE))
+    [(position, device)] = await read(parts, 1, 0, LogFilters(outcome=OutcomeName.GONE))
     assert device == next(str(device_id) for device_id, subscriber in devices.items() if subscriber is gone)
     assert position in (1, 2)
 
@@ -98,11 +98,11 @@ async def test_a_follower_may_ask_for_some_only_and_still_advances(parts: Parts)
 async def test_a_quiet_log_beats_and_shows_nothing_of_others(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_tail, "HEARTBEAT_S", 0.3)
     async with parts.engine.begin() as conn:
-        other = await applications.create(conn, parts.context.vault, "Other", "mailto:ops@example.org", [])
+        other = await applications.create(conn, parts.context.keyring, "Other", "mailto:ops@example.org", [])
     other_id = ids.parse(ids.APPLICATION, other["id"])
     assert other_id is not None
     await parts.register(parts.subscribe(Vendor.FCM, 3))
-    entries = following(parts.engine, parts.bell, other_id, Filters(), 0)
+    entries = following(parts.engine, parts.bell, other_id, LogFilters(), 0)
     async with parts.working(), aclosing(entries), asyncio.timeout(10):
         beat = asyncio.ensure_future(anext(entries))
         await parts.ended((await parts.submit()).id)
@@ -116,7 +116,7 @@ async def test_pages_and_the_follower_agree(parts: Parts) -> None:
     pages: Seen = []
     before = None
     async with parts.engine.connect() as conn:
-        while page := await reader.page(conn, parts.application_id, Filters(), before=before, limit=10):
+        while page := await reader.page(conn, parts.application_id, LogFilters(), before=before, limit=10):
             pages += [(entry.row.position, str(entry.row.device_id)) for entry in page]
             before = pages[-1][0]
     assert pages[::-1] == await read(parts, 25, 0)

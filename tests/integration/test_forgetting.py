@@ -105,7 +105,7 @@ async def report_and_wait(api: Api, shown: str) -> None:
     first = "SELECT notification_id FROM deliveries WHERE device_id = :id ORDER BY position LIMIT 1"
     notification_id = await api.parts.scalar(first, id=device_id)
     until = int((datetime.now(UTC) + timedelta(days=1)).timestamp())
-    receipt = api.parts.context.vault.receipt_token(notification_id, device_id, None, until)
+    receipt = api.parts.context.keyring.receipt_token(notification_id, device_id, None, until)
     await api.made("POST", "/v1/receipts", {"token": receipt, "event": "clicked"}, key=None)
     async with api.parts.engine.begin() as conn:
         waits = "INSERT INTO live_waiting (notification_id, device_id, application_id) VALUES (:sent, :id, :app)"
@@ -177,7 +177,7 @@ async def test_what_is_on_its_way_to_a_person_who_is_forgotten_is_written_down_w
         sent = await parts.submit()
         await asyncio.wait_for(gate.reached.wait(), 30)
         async with parts.engine.begin() as conn:
-            assert await erasure.forget(conn, parts.context.vault, parts.application_id, ADA) == 2
+            assert await erasure.forget(conn, parts.context.keyring, parts.application_id, ADA) == 2
         gate.open.set()
         assert (await parts.ended(sent.id)).accepted == 3
     rows = await parts.log(sent.id)
@@ -197,7 +197,7 @@ async def test_ids_of_forgotten_devices_are_let_go_after_a_week(api: Api) -> Non
 async def test_another_application_s_user_of_the_same_name_stays(api: Api) -> None:
     await register(api)
     async with api.parts.engine.begin() as conn:
-        assert await erasure.forget(conn, api.parts.context.vault, ids.new_id(), ADA) == 0
+        assert await erasure.forget(conn, api.parts.context.keyring, ids.new_id(), ADA) == 0
     assert (await api.rows())["devices"] == 2
 
 

@@ -14,14 +14,14 @@ from gateway.domain import ids
 from gateway.outbound.client import OutboundClient
 from gateway.outbound.policy import OutboundPolicy
 from gateway.push.client import PushClient
-from gateway.push.responses import Answer
+from gateway.push.responses import PushResponse
 from gateway.records.devices import endpoint_digest
 from gateway.records.postgres import schema
 from gateway.service.alerts import feeds
 from gateway.service.webhooks import subscriptions
 from gateway.sim import Vendor
-from gateway.worker.pollers.feed_poller import Poller
-from gateway.worker.pollers.webhook_dispatcher import Sender
+from gateway.worker.pollers.feed_poller import FeedPoller
+from gateway.worker.pollers.webhook_dispatcher import WebhookDispatcher
 from tests.support.api import Api
 from tests.support.gateway_parts import PATIENCE_S, Parts
 from tests.support.hostile import ELSEWHERE, NOWHERE
@@ -96,9 +96,9 @@ class Silent(PushClient):
         super().__init__()
         self.asked: list[str] = []
 
-    async def post(self, endpoint: str, body: bytes, **_: Any) -> Answer:
+    async def post(self, endpoint: str, body: bytes, **_: Any) -> PushResponse:
         self.asked.append(endpoint)
-        return Answer(201)
+        return PushResponse(201)
 
 
 async def test_an_endpoint_that_is_in_the_database_all_the_same_is_not_posted_to(api: Api) -> None:
@@ -138,7 +138,10 @@ async def serving_webhooks_and_feeds(parts: Parts) -> AsyncIterator[None]:
     """Every name leads inside, as a hostile one would have it."""
     stop = asyncio.Event()
     async with OutboundClient(OutboundPolicy(), Names(["10.0.0.1"])) as client:
-        tasks = [asyncio.create_task(duty(parts.context, parts.bell, client).run(stop)) for duty in (Sender, Poller)]
+        tasks = [
+            asyncio.create_task(duty(parts.context, parts.bell, client).run(stop))
+            for duty in (WebhookDispatcher, FeedPoller)
+        ]
         try:
             yield
         finally:

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.domain.errors import IdempotencyMismatch
 from gateway.service.access import idempotency
-from gateway.service.access.idempotency import First
+from gateway.service.access.idempotency import StoredResponse
 from tests.support.gateway_parts import Parts, gateway
 
 OWNER = "app"
@@ -36,8 +36,8 @@ class Desk:
         digest: bytes = DIGEST,
         gate: asyncio.Event | None = None,
         fails: bool = False,
-    ) -> First | dict[str, Any]:
-        vault = self.parts.context.vault
+    ) -> StoredResponse | dict[str, Any]:
+        vault = self.parts.context.keyring
         async with self.parts.engine.begin() as conn:
             first = await idempotency.begin(conn, vault, owner, key, digest)
             if first is not None:
@@ -47,7 +47,7 @@ class Desk:
                 await gate.wait()
             if fails:
                 raise RuntimeError("the work failed")
-            await idempotency.keep(conn, vault, owner, key, 201, b'{"id": "ntf_1"}')
+            await idempotency.store_response(conn, vault, owner, key, 201, b'{"id": "ntf_1"}')
             return {"id": "ntf_1"}
 
 
@@ -58,15 +58,15 @@ def desk(parts: Parts) -> Desk:
 
 async def test_the_same_key_and_request_give_the_first_answer_again(desk: Desk) -> None:
     assert await desk.ask("k") == {"id": "ntf_1"}
-    assert await desk.ask("k") == First(201, {"id": "ntf_1"})
+    assert await desk.ask("k") == StoredResponse(201, {"id": "ntf_1"})
     assert desk.worked == 1
 
 
 async def test_of_many_at_once_one_works_and_the_others_get_its_answer(desk: Desk) -> None:
     answers = await asyncio.gather(*(desk.ask("k") for _ in range(15)))
     assert desk.worked == 1
-    assert sorted(isinstance(answer, First) for answer in answers) == [False] + [True] * 14
-    assert {answer.status for answer in answers if isinstance(answer, First)} == {201}
+    assert sorted(isinstance(answer, StoredResponse) for answer in answers) == [False] + [True] * 14
+    assert {answer.status for answer in answers if isinstance(answer, StoredResponse)} == {201}
 
 
 async def test_a_second_request_waits_for_the_first_that_still_runs(desk: Desk) -> None:
@@ -77,7 +77,7 @@ async def test_a_second_request_waits_for_the_first_that_still_runs(desk: Desk) 
     assert not done
     gate.set()
     answers = await asyncio.gather(first, second)
-    assert sorted(isinstance(answer, First) for answer in answers) == [False, True]
+    assert sorted(isinstance(answer, StoredResponse) for answer in answers) == [False, True]
     assert desk.worked == 1
 
 
@@ -113,4 +113,4 @@ async def test_the_answer_is_kept_sealed(parts: Parts, desk: Desk) -> None:
     await desk.ask("k")
     kept = bytes(await parts.scalar("SELECT answer FROM idempotency_keys"))
     assert b"ntf_1" not in kept
-    assert parts.context.vault.open(kept, "idempotency") == b'{"id": "ntf_1"}'
+    assert parts.context.keyring.open(kept, "idempotency") == b'{"id": "ntf_1"}'

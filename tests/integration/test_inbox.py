@@ -7,7 +7,7 @@ import pytest
 
 from gateway.domain.errors import RateLimited
 from gateway.sim import Rule
-from gateway.web.http.rate_limits import Buckets
+from gateway.web.http.rate_limits import TokenBuckets
 from tests.support.api import Api, serving
 from tests.support.gateway_parts import HOME
 
@@ -101,7 +101,7 @@ async def test_a_long_poll_is_answered_as_soon_as_there_is_something_new_on_any_
     async with serving(api.parts) as second:
         waiting = asyncio.create_task(second.made("GET", f"{inbox}?after=0&wait=30", key=token))
         others = asyncio.create_task(second.made("GET", f"{other_inbox}?after=0&wait=3", key=other_token))
-        room = second.front.mailroom
+        room = second.front.inbox_notifier
         async with asyncio.timeout(10):
             while sum(len(each) for each in room._watches.values()) < 2:  # noqa: ASYNC110 - until both wait
                 await asyncio.sleep(0.01)
@@ -126,14 +126,14 @@ async def test_a_server_that_stops_answers_those_who_wait(api: Api) -> None:
     async with serving(api.parts) as second:
         waiting = asyncio.create_task(second.made("GET", f"{inbox}?after=0&wait=60", key=token))
         async with asyncio.timeout(10):
-            while not second.front.mailroom._watches:  # noqa: ASYNC110 - until it waits
+            while not second.front.inbox_notifier._watches:  # noqa: ASYNC110 - until it waits
                 await asyncio.sleep(0.01)
-        await second.front.mailroom.close()
+        await second.front.inbox_notifier.close()
         assert (await asyncio.wait_for(waiting, 5))["items"] == []
 
 
 async def test_a_device_asks_only_so_often(api: Api) -> None:
-    object.__setattr__(api.front, "inbox", Buckets("inbox", 60, clock=lambda: 0.0))  # however slow we are
+    object.__setattr__(api.front, "inbox", TokenBuckets("inbox", 60, clock=lambda: 0.0))  # however slow we are
     inbox, token = await device(api)
     said = await api.call("GET", inbox, key=token)
     assert said.headers["RateLimit-Policy"] == '"inbox";q=60;w=60'
@@ -148,16 +148,16 @@ async def test_a_device_asks_only_so_often(api: Api) -> None:
 
 def test_a_bucket_fills_again_with_time() -> None:
     now = [0.0]
-    buckets = Buckets("inbox", 60, clock=lambda: now[0])
+    buckets = TokenBuckets("inbox", 60, clock=lambda: now[0])
     for _ in range(60):
-        buckets.take("d")
+        buckets.acquire("d")
     with pytest.raises(RateLimited) as refused:
-        buckets.take("d")
+        buckets.acquire("d")
     assert refused.value.headers["Retry-After"] == "1"
     now[0] = 1.0
-    assert buckets.take("d")["RateLimit"] == '"inbox";r=0;t=60'
+    assert buckets.acquire("d")["RateLimit"] == '"inbox";r=0;t=60'
     with pytest.raises(RateLimited):
-        buckets.take("d")
+        buckets.acquire("d")
 
 
 async def test_forgetting_a_person_forgets_what_they_read(api: Api) -> None:

@@ -234,7 +234,7 @@ async def delivered(api: Api, of: dict[str, str], *, key: str = "") -> str:
     """The id of its delivery, once nothing that is due is left to send."""
     due = "SELECT count(*) FROM jobs WHERE run_at < now() + interval '1 hour'"
     async with api.parts.working(), asyncio.timeout(PATIENCE_S):
-        with api.parts.bell.waiter(notifier.LOG) as waiter:
+        with api.parts.bell.subscribe(notifier.LOG) as waiter:
             while await api.parts.scalar(due):
                 await waiter.wait(0.2)
     query = f"notification_id={of['notification_id']}&device_id={of['device_id']}"

@@ -229,7 +229,7 @@ async def test_a_device_has_only_so_many_pages_open(api: Api, monkeypatch: pytes
     async with mine.open(api) as first:
         await ready(first)
         async with asyncio.timeout(10):
-            while not api.front.mailroom.waiting(api.parts.application_id, device_of(mine)):  # noqa: ASYNC110 - its look
+            while not api.front.inbox_notifier.waiting(api.parts.application_id, device_of(mine)):  # noqa: ASYNC110 - its look
                 await asyncio.sleep(0.01)
         async with mine.open(api) as second:
             assert await closed(second) == channel.CROWDED
@@ -275,7 +275,7 @@ async def test_a_page_that_does_not_read_is_closed_and_resumes(api: Api, monkeyp
     hello = b'{"type":"hello","token":"%s","after":0}' % mine.token.encode()
     writer.write(bytes([0x81, 0xFE]) + len(hello).to_bytes(2, "big") + bytes(4) + hello)  # masked with zeros
     async with asyncio.timeout(20):
-        while api.front.following or not api.front.mailroom._reader:  # noqa: ASYNC110 - the server's own doing
+        while api.front.following or not api.front.inbox_notifier._reader:  # noqa: ASYNC110 - the server's own doing
             await asyncio.sleep(0.05)
     writer.close()
     async with mine.open(api, after=0) as socket:

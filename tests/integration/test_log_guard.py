@@ -78,7 +78,7 @@ async def test_an_endpoint_a_browser_s_keys_and_what_is_sent_are_found(api: Api)
 
 @pytest.mark.usefixtures("nothing_masked")
 async def test_tokens_and_private_keys_are_found(api: Api) -> None:
-    vault = api.parts.context.vault
+    vault = api.parts.context.keyring
     jwt = "eyJhbGciOiJFUzI1NiJ9.eyJhdWQiOiJodHRwcyJ9.c2lnbmF0dXJl"
     for secret in (vault.device_token(new_id()), vault.receipt_token(new_id(), new_id(), None, 1), jwt):
         log.info("made", it=secret)

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.pool import QueuePool
 
 from gateway.domain import ids
-from gateway.web.http.load_shedding import Crowd, Room
+from gateway.web.http.load_shedding import RequestLimiter, StreamLimiter
 from tests.support.api import ADMIN, Api, Said
 from tests.support.gateway_parts import HOME
 from tests.support.worker_process import server_process
@@ -60,13 +60,13 @@ async def connected(origin: str) -> tuple[asyncio.StreamReader, asyncio.StreamWr
 @pytest.fixture
 async def small(api: Api) -> Api:
     """A server with room for two requests at once."""
-    object.__setattr__(api.front, "crowd", Crowd(2))
+    object.__setattr__(api.front, "crowd", RequestLimiter(2))
     return api
 
 
 async def inside(api: Api, count: int) -> None:
     async with asyncio.timeout(20):
-        while api.front.crowd._inside != count:  # noqa: ASYNC110 - the server's state gives no event
+        while api.front.request_limiter._inside != count:  # noqa: ASYNC110 - the server's state gives no event
             await asyncio.sleep(0.01)
 
 
@@ -87,7 +87,7 @@ async def test_what_is_more_than_the_server_takes_is_told_to_come_again_and_prob
 
 async def test_who_waits_for_news_takes_no_room_from_others(small: Api) -> None:
     device = await small.register()
-    device_id, mailroom = ids.parse(ids.DEVICE, device["id"]), small.front.mailroom
+    device_id, mailroom = ids.parse(ids.DEVICE, device["id"]), small.front.inbox_notifier
     assert device_id is not None
     path = f"/v1/devices/{device['id']}/inbox?wait=20&after=0"
     waiting = []
@@ -145,11 +145,11 @@ async def test_imports_and_streams_are_bounded_for_a_server_and_for_an_applicati
         new: dict[str, Any] = {"name": name, "subject": "mailto:ops@example.org", "allowed_origins": []}
         keys.append((await api.made("POST", "/v1/applications", new, key=ADMIN))["secret_key"])
     device = await api.register()
-    imports, streams, channels = (Room(name, 8) for name in ("imports", "streams", "channels"))
+    imports, streams, channels = (StreamLimiter(name, 8) for name in ("imports", "streams", "channels"))
     for name, room in {"imports": imports, "streams": streams, "channels": channels}.items():
         object.__setattr__(api.front, name, room)
 
-    async def until(room: Room, count: int) -> None:
+    async def until(room: StreamLimiter, count: int) -> None:
         async with asyncio.timeout(20):
             while room.inside != count:  # noqa: ASYNC110 - the server's state gives no event
                 await asyncio.sleep(0.01)
@@ -199,7 +199,7 @@ async def test_imports_and_streams_are_bounded_for_a_server_and_for_an_applicati
 
         assert (await api.call("GET", "/v1/devices")).status == 200
         assert (await api.call("GET", "/readyz", key=None)).status == 200
-        object.__setattr__(api.front, "channels", Room("channels", 0))
+        object.__setattr__(api.front, "channels", StreamLimiter("channels", 0))
         with pytest.raises(aiohttp.WSServerHandshakeError) as full:
             await open_page()
         assert full.value.status == 503

@@ -7,8 +7,8 @@ import pytest
 
 from gateway.domain.errors import RateLimited
 from gateway.web.http import rate_limits
-from gateway.web.http.client_address import Addresses
-from gateway.web.http.rate_limits import Buckets
+from gateway.web.http.client_address import ClientAddressResolver
+from gateway.web.http.rate_limits import TokenBuckets
 from tests.support.api import ADMIN, Api
 from tests.support.gateway_parts import HOME
 
@@ -18,9 +18,9 @@ def limited(api: Api, **said: Any) -> None:
         object.__setattr__(api.front, name, value)
 
 
-def still(name: str, per_minute: int) -> Buckets:
+def still(name: str, per_minute: int) -> TokenBuckets:
     """In which no time passes, however slow we are."""
-    return Buckets(name, per_minute, clock=lambda: 0.0)
+    return TokenBuckets(name, per_minute, clock=lambda: 0.0)
 
 
 async def test_a_key_that_asks_too_often_is_told_when_to_come_again(api: Api) -> None:
@@ -64,7 +64,7 @@ async def test_an_address_that_asks_too_often_is_refused_before_its_credential_i
 
 
 async def test_behind_a_named_proxy_each_counts_for_itself(api: Api) -> None:
-    limited(api, per_address=still("address", 1), addresses=Addresses(["127.0.0.1"]))
+    limited(api, per_address=still("address", 1), addresses=ClientAddressResolver(["127.0.0.1"]))
     for client in ("198.51.100.1", "198.51.100.2"):
         said = [(await api.call("GET", "/v1/devices", headers={"X-Forwarded-For": client})).status for _ in range(2)]
         assert said == [200, 429]
@@ -90,7 +90,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_limits, "MOST_KEPT", 100)
     buckets = still("address", 1)
     for number in range(1000):
-        buckets.take(number)
+        buckets.acquire(number)
     assert len(buckets._left) == 100
     with pytest.raises(RateLimited):
-        buckets.take(999)
+        buckets.acquire(999)

@@ -11,7 +11,7 @@ from gateway.domain.delivery import OutcomeName
 from gateway.domain.ids import new_id
 from gateway.domain.notification import Kind
 from gateway.records.delivery_log import reader
-from gateway.records.delivery_log.reader import Filters
+from gateway.records.delivery_log.reader import LogFilters
 from gateway.records.postgres import schema
 from gateway.records.postgres.schema import deliveries
 from tests.support.gateway_parts import Parts, gateway
@@ -60,7 +60,7 @@ def row(parts: Parts, number: int, notification_id: UUID, day: date) -> dict[str
     }
 
 
-async def shown(parts: Parts, filters: Filters, limit: int) -> list[int]:
+async def shown(parts: Parts, filters: LogFilters, limit: int) -> list[int]:
     """The positions, page by page."""
     found: list[int] = []
     before = None
@@ -77,7 +77,7 @@ async def test_pages_are_in_the_order_of_settling_without_gap_or_repetition(
     expected = [row["position"] for row in sorted(rows, key=_newest, reverse=True)]
     assert expected != sorted(expected, reverse=True)
     for limit in (1, 7, 60, 100):
-        assert await shown(parts, Filters(), limit) == expected
+        assert await shown(parts, LogFilters(), limit) == expected
 
 
 async def test_each_filter_and_pairs_of_them_show_what_they_say(parts: Parts, rows: list[dict[str, object]]) -> None:
@@ -105,12 +105,12 @@ async def test_each_filter_and_pairs_of_them_show_what_they_say(parts: Parts, ro
                 and ("until" not in bounds or row["settled_at"] < until)  # type: ignore[operator]
             ]
             expected = [row["position"] for row in sorted(within, key=_newest, reverse=True)]
-            assert await shown(parts, Filters(**fields, **bounds), 4) == expected, (fields, bounds)  # type: ignore[arg-type]
+            assert await shown(parts, LogFilters(**fields, **bounds), 4) == expected, (fields, bounds)  # type: ignore[arg-type]
 
 
 async def test_a_page_that_retention_has_come_to_is_the_end(parts: Parts, rows: list[dict[str, object]]) -> None:
     async with parts.engine.connect() as conn:
-        assert await reader.page(conn, parts.application_id, Filters(), before=10_000, limit=10) == []
+        assert await reader.page(conn, parts.application_id, LogFilters(), before=10_000, limit=10) == []
     assert rows
 
 

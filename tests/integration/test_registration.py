@@ -20,14 +20,20 @@ from gateway.domain.errors import (
     Conflict,
     EndpointNotAllowed,
     IdentityUnproven,
-    Invalid,
     NotFound,
+    ValidationError,
 )
 from gateway.records import devices
 from gateway.records.postgres.engine import DATABASE_ERRORS
 from gateway.service.access import applications
 from gateway.service.audience import registration
-from gateway.service.audience.registration import MOST_TOPICS, Asked, Desk, Reception, Registered
+from gateway.service.audience.registration import (
+    MAX_TOPICS,
+    BatchingRegistrar,
+    DeviceRegistrar,
+    Registered,
+    RegistrationRequest,
+)
 from gateway.service.operations import erasure
 from gateway.sim import Keys, Vendor
 from tests.support.gateway_parts import Parts, gateway
@@ -57,17 +63,17 @@ async def register(parts: Parts, what: Registration) -> Registered:
 async def register_all(parts: Parts, what: Sequence[Registration]) -> list[Registered]:
     """As an import does."""
     async with parts.engine.begin() as conn:
-        desk = await Desk.open(conn, parts.context, parts.application_id)
+        desk = await DeviceRegistrar.open(conn, parts.context, parts.application_id)
         return await desk.register_all(conn, [desk.check(one) for one in what])
 
 
-def asked(parts: Parts, what: Registration, **proof: Any) -> Asked:
-    return Asked(parts.application_id, what, **proof)
+def asked(parts: Parts, what: Registration, **proof: Any) -> RegistrationRequest:
+    return RegistrationRequest(parts.application_id, what, **proof)
 
 
-async def at_once(parts: Parts, *what: Asked) -> list[Registered | BaseException]:
+async def at_once(parts: Parts, *what: RegistrationRequest) -> list[Registered | BaseException]:
     """As pages do that register at the same time."""
-    reception = Reception(parts.context)
+    reception = BatchingRegistrar(parts.context)
     return await asyncio.gather(*map(reception.register, what), return_exceptions=True)
 
 
@@ -179,7 +185,7 @@ OFF_CURVE = bytes([4]) + bytes(63) + b"\x01"
 async def test_keys_that_no_message_could_be_encrypted_for_are_refused(
     parts: Parts, keys: dict[str, bytes], pointer: str
 ) -> None:
-    with pytest.raises(Invalid) as refused:
+    with pytest.raises(ValidationError) as refused:
         await register(parts, said(**keys))
     assert [fault.pointer for fault in refused.value.faults] == [pointer]
     assert await count(parts) == 0
@@ -212,23 +218,23 @@ async def test_one_endpoint_written_differently_is_one_device(parts: Parts) -> N
 
 
 async def test_a_vapid_key_of_another_application_is_refused(parts: Parts) -> None:
-    with pytest.raises(Invalid) as refused:
+    with pytest.raises(ValidationError) as refused:
         await register(parts, said(vapid_public_key=Keys.generate().p256dh))
     assert [fault.pointer for fault in refused.value.faults] == ["/vapid_public_key"]
 
 
 async def test_a_device_stays_with_the_vapid_key_it_subscribed_with(parts: Parts) -> None:
     async with parts.engine.begin() as conn:
-        await applications.add_vapid_key(conn, parts.context.vault, parts.application_id)
+        await applications.add_vapid_key(conn, parts.context.keyring, parts.application_id)
     old = await register(parts, said(vapid_public_key=parts.vapid_public_key))
     new = await register(parts, said(f"{ENDPOINT}-2"))
     assert (await load(parts, old.device_id)).vapid_key_id != (await load(parts, new.device_id)).vapid_key_id
 
 
 async def test_more_topics_than_allowed_are_refused(parts: Parts) -> None:
-    topics = tuple(f"t{number}" for number in range(MOST_TOPICS + 1))
+    topics = tuple(f"t{number}" for number in range(MAX_TOPICS + 1))
     await register(parts, said(topics=topics[:-1]))
-    with pytest.raises(Invalid):
+    with pytest.raises(ValidationError):
         await register(parts, said(topics=topics))
     device = await load(parts, (await register(parts, said())).device_id)
     async with parts.engine.begin() as conn:
@@ -257,7 +263,7 @@ async def test_of_two_with_one_endpoint_in_a_batch_the_later_wins(parts: Parts) 
 async def test_what_is_refused_in_a_batch_keeps_no_other_from_being_registered(parts: Parts) -> None:
     batch = [said(f"{ENDPOINT}-1"), said(p256dh=OFF_CURVE), said("https://evil.example.org/x"), said(f"{ENDPOINT}-2")]
     verdicts = await at_once(parts, *(asked(parts, one) for one in batch))
-    assert [type(verdict) for verdict in verdicts] == [Registered, Invalid, EndpointNotAllowed, Registered]
+    assert [type(verdict) for verdict in verdicts] == [Registered, ValidationError, EndpointNotAllowed, Registered]
     assert await count(parts) == 2
 
 
@@ -307,10 +313,12 @@ async def test_the_same_browser_at_once_is_registered_as_if_one_after_another(pa
 
 async def test_those_of_two_applications_that_come_at_once_stay_apart(parts: Parts) -> None:
     async with parts.engine.begin() as conn:
-        made = await applications.create(conn, parts.context.vault, "Other", "mailto:ops@example.org", [])
+        made = await applications.create(conn, parts.context.keyring, "Other", "mailto:ops@example.org", [])
     other = ids.parse(ids.APPLICATION, made["id"])
     assert other is not None
-    one, two = await at_once(parts, asked(parts, said(user_id="ada")), Asked(other, said(user_id="grace")))
+    one, two = await at_once(
+        parts, asked(parts, said(user_id="ada")), RegistrationRequest(other, said(user_id="grace"))
+    )
     assert isinstance(one, Registered)
     assert isinstance(two, Registered)
     assert (one.created, two.created) == (True, True)
@@ -329,7 +337,9 @@ async def test_one_whom_the_database_refuses_keeps_no_other_from_being_registere
 
 async def test_only_the_unproven_of_those_that_come_at_once_is_refused(parts: Parts) -> None:
     async with parts.engine.begin() as conn:
-        changed = await applications.change(conn, parts.context.vault, parts.application_id, {"require_identity": True})
+        changed = await applications.change(
+            conn, parts.context.keyring, parts.application_id, {"require_identity": True}
+        )
     proof = hmac.digest(changed["identity_secret"].encode(), b"ada", hashlib.sha256).hex()
     believed = asked(parts, said(f"{ENDPOINT}-3", user_id="eve"))
     results = await at_once(
@@ -343,7 +353,7 @@ async def test_only_the_unproven_of_those_that_come_at_once_is_refused(parts: Pa
 
 async def test_when_the_database_goes_away_in_the_middle_all_hear_it_and_the_next_are_registered(parts: Parts) -> None:
     known = await register(parts, said())
-    reception = Reception(parts.context)
+    reception = BatchingRegistrar(parts.context)
     async with parts.engine.connect() as holding:
         held = text("SELECT pg_backend_pid() FROM devices WHERE id = :id FOR UPDATE")
         ours = (await holding.execute(held, {"id": known.device_id})).scalar_one()
@@ -386,7 +396,7 @@ async def test_the_same_browser_registering_twice_at_once_is_one_device(parts: P
 
 
 async def test_a_user_id_needs_its_proof_when_the_application_demands_one(parts: Parts) -> None:
-    vault = parts.context.vault
+    vault = parts.context.keyring
     async with parts.engine.begin() as conn:
         await registration.prove(conn, vault, parts.application_id, "ada", None)
         changed = await applications.change(conn, vault, parts.application_id, {"require_identity": True})
@@ -401,7 +411,7 @@ async def test_a_user_id_needs_its_proof_when_the_application_demands_one(parts:
 async def test_another_application_s_device_is_not_found(parts: Parts) -> None:
     registered = await register(parts, said())
     async with parts.engine.begin() as conn:
-        other = await applications.create(conn, parts.context.vault, "Other", "mailto:ops@example.org", [])
+        other = await applications.create(conn, parts.context.keyring, "Other", "mailto:ops@example.org", [])
         other_id = ids.parse(ids.APPLICATION, other["id"])
         assert other_id is not None
         with pytest.raises(NotFound):
@@ -410,7 +420,7 @@ async def test_another_application_s_device_is_not_found(parts: Parts) -> None:
 
 async def test_what_callers_see_of_a_device_lets_nobody_push_to_it(parts: Parts) -> None:
     registered = await register(parts, said(location=Location(1, 2)))
-    shown = str(registration.show(await load(parts, registered.device_id)))
+    shown = str(registration.to_json(await load(parts, registered.device_id)))
     for secret in (KEYS.p256dh, KEYS.auth):
         assert base64.urlsafe_b64encode(secret).decode().rstrip("=") not in shown
         assert repr(secret) not in shown
@@ -425,7 +435,7 @@ async def test_forgetting_a_user_takes_their_devices_and_their_name_out_of_the_l
         sent = await parts.submit()
         await parts.ended(sent.id)
     async with parts.engine.begin() as conn:
-        assert await erasure.forget(conn, parts.context.vault, parts.application_id, "ada") == 2
+        assert await erasure.forget(conn, parts.context.keyring, parts.application_id, "ada") == 2
     assert await count(parts) == len(others)
     rows = await parts.log(sent.id)
     assert {device_id: row.user_id for device_id, row in rows.items()} == {

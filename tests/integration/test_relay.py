@@ -12,7 +12,7 @@ from gateway.domain.ids import new_id
 from gateway.domain.job import Job
 from gateway.domain.notification import Lane, Status
 from gateway.queue import wire
-from gateway.queue.connection import Unavailable
+from gateway.queue.connection import BrokerUnavailable
 from gateway.queue.nats import RESULTS, RESULTS_STREAM, WORDS, WORDS_STREAM, Broker, jobs_stream
 from gateway.queue.protocol import LeaseLost
 from gateway.records.postgres import notifier
@@ -63,7 +63,7 @@ async def test_streams_that_were_deleted_are_made_anew_and_their_jobs_sent_again
     held = await claim(engine)
     for stream in await engine._broker.js.streams_info():
         await engine._broker.js.delete_stream(str(stream.config.name))
-    with pytest.raises(Unavailable):
+    with pytest.raises(BrokerUnavailable):
         await engine.queue.settle(held, accepted(*held.device_ids), [])
     await prepared(engine)
     await engine.queue.settle(held, accepted(*held.device_ids), [])
@@ -186,12 +186,12 @@ async def test_workers_are_told_how_it_is_and_not_what_was_said_on_the_way(engin
 async def test_a_word_of_a_newer_version_is_passed_over_and_the_next_one_heard(engine: NatsEngine) -> None:
     one, other = new_id(), new_id()
     heard: asyncio.Queue[tuple[str, Status]] = asyncio.Queue()
-    with engine._broker.said(lambda id_, status: heard.put_nowait((id_, status))):
+    with engine._broker.subscribe_status(lambda id_, status: heard.put_nowait((id_, status))):
         await asyncio.sleep(0)
         await engine._broker.client.flush()
         for word in (b"archived", b"\xff\xfe", b""):
             await engine._broker.js.publish(f"{WORDS}.{one}", word)
-        await engine._broker.say(other, Status.CANCELLED)
+        await engine._broker.publish_status(other, Status.CANCELLED)
         async with asyncio.timeout(10):
             assert await heard.get() == (str(other), Status.CANCELLED)
     assert await engine._broker.statuses([one, other]) == {other: Status.CANCELLED}
@@ -199,7 +199,7 @@ async def test_a_word_of_a_newer_version_is_passed_over_and_the_next_one_heard(e
 
 async def test_a_job_travels_without_its_audience(engine: NatsEngine) -> None:
     await engine.put([new_id()])
-    cargo = (await claim(engine)).cargo
+    cargo = (await claim(engine)).payload
     assert cargo is not None
     assert cargo.notification.audience is None
 

@@ -61,7 +61,7 @@ async def occurrences(parts: Parts) -> list[Any]:
 
 async def until_done(parts: Parts, count: int) -> None:
     async with asyncio.timeout(60):
-        with parts.bell.waiter(notifier.LOG) as waiter:
+        with parts.bell.subscribe(notifier.LOG) as waiter:
             while await parts.scalar("SELECT count(*) FROM notifications WHERE status = 'done'") < count:
                 await waiter.wait(0.5)
 
@@ -120,7 +120,7 @@ async def test_two_schedulers_and_three_workers_with_kill_9_in_between_start_eve
         assert progress.targets == 5
     sent = Counter(message.json()["notification"]["data"]["gateway"]["id"] for message in parts.sim.messages)
     # Killed between sending and settling, a worker repeats what was in flight; no occurrence is started anew.
-    assert set(sent) <= {ids.show(ids.NOTIFICATION, row.id) for row in started}
+    assert set(sent) <= {ids.format_id(ids.NOTIFICATION, row.id) for row in started}
 
 
 async def test_an_occurrence_missed_by_a_downtime_is_skipped_and_says_so(parts: Parts) -> None:
@@ -152,7 +152,7 @@ async def test_a_reminder_ends_at_its_end(parts: Parts) -> None:
     id_ = await every_second(parts, ends_at=datetime.now(UTC) + timedelta(seconds=2.5))
     async with parts.working():
         async with asyncio.timeout(30):
-            with parts.bell.waiter(notifier.LOG) as waiter:
+            with parts.bell.subscribe(notifier.LOG) as waiter:
                 while await parts.scalar("SELECT status FROM reminders WHERE id = :id", id=id_) != "ended":
                     await waiter.wait(0.5)
         await until_done(parts, len(await occurrences(parts)))

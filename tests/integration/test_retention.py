@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from gateway.domain.delivery import Accepted, Settled, Settlement
+from gateway.domain.delivery import Accepted, DeliveryResult, ResultBatch
 from gateway.domain.ids import new_id
-from gateway.domain.job import Job, Task
+from gateway.domain.job import Job, JobKind
 from gateway.domain.notification import Kind
 from gateway.records.delivery_log import writer
 from gateway.records.postgres import partitions
@@ -77,13 +77,13 @@ async def until_detaching(engine: AsyncEngine) -> None:
 
 async def settle(conn: AsyncConnection, job: Job) -> None:
     now = datetime.now(UTC)
-    done = [Settled(new_id(), "u-1", "push.example.org", Accepted(), 1, 201, now, 20, now) for _ in range(20)]
-    await writer.record(conn, job, Settlement(settled=done))
+    done = [DeliveryResult(new_id(), "u-1", "push.example.org", Accepted(), 1, 201, now, 20, now) for _ in range(20)]
+    await writer.record(conn, job, ResultBatch(settled=done))
 
 
 async def job_of(parts: Parts, day: date) -> Job:
     sent = await parts.submit(Kind.DIRECT)
-    return Job(0, Task.SEND, sent.id, parts.application_id, sent.delivery.lane, 1, 0, day, ())
+    return Job(0, JobKind.SEND, sent.id, parts.application_id, sent.delivery.lane, 1, 0, day, ())
 
 
 async def test_a_partition_is_dropped_while_some_read_and_others_settle_and_nobody_waits(

@@ -16,7 +16,7 @@ from sqlalchemy import LargeBinary, text
 from gateway.domain.ids import new_id
 from gateway.records.postgres.schema import metadata
 from gateway.service.access import applications
-from gateway.service.access.secrets import SHORTEST_MASTER_KEY, Unsealable, Vault
+from gateway.service.access.secrets import MIN_MASTER_KEY_LENGTH, DecryptionFailed, Keyring
 from gateway.service.operations import key_rotation
 from gateway.sim import Vendor
 from tests.support.api import serving
@@ -25,7 +25,7 @@ from tests.support.gateway_parts import MASTER_KEY, Parts, gateway
 from tests.support.worker_process import server_process, worker_process
 
 NEW = b"the master key that is next: a new one"
-BOTH = Vault(NEW, MASTER_KEY)
+BOTH = Keyring(NEW, MASTER_KEY)
 NOT_SEALED = {
     "api_keys.digest",
     "sessions.digest",
@@ -50,12 +50,12 @@ def told_nobody(kind: str, count: int) -> None:
     pass
 
 
-def known(vault: Vault, parts: Parts) -> Parts:
+def known(vault: Keyring, parts: Parts) -> Parts:
     """The same parts with these keys."""
     return replace(parts, context=replace(parts.context, vault=vault))
 
 
-async def standing(parts: Parts, vault: Vault = BOTH) -> dict[str, tuple[int, int]]:
+async def standing(parts: Parts, vault: Keyring = BOTH) -> dict[str, tuple[int, int]]:
     async with parts.engine.connect() as conn:
         return {name: tuple(counts) for name, counts in (await key_rotation.standing(conn, vault)).items()}
 
@@ -68,7 +68,7 @@ async def with_secrets(parts: Parts, applications_: int = 1) -> str:
         await api.made("POST", "/v1/webhooks", WEBHOOK, headers={"Idempotency-Key": "once"})
     async with parts.engine.begin() as conn:
         for number in range(applications_):
-            await applications.create(conn, parts.context.vault, f"App {number}", "mailto:ops@example.org", [])
+            await applications.create(conn, parts.context.keyring, f"App {number}", "mailto:ops@example.org", [])
     return str(secret["identity_secret"])
 
 
@@ -87,11 +87,11 @@ async def test_everything_is_sealed_with_the_new_key_and_works_with_it_alone(par
         "webhook secrets": (1, 0),
         "first answers": (1, 0),
     }
-    alone = known(Vault(NEW), parts)
+    alone = known(Keyring(NEW), parts)
     async with parts.engine.connect() as conn:
-        await key_rotation.check(conn, alone.context.vault)
-        with pytest.raises(Unsealable):
-            await key_rotation.check(conn, parts.context.vault)
+        await key_rotation.check(conn, alone.context.keyring)
+        with pytest.raises(DecryptionFailed):
+            await key_rotation.check(conn, parts.context.keyring)
     async with serving(alone) as api:
         again = await api.call("POST", "/v1/webhooks", WEBHOOK, headers={"Idempotency-Key": "once"})
         assert again.headers["Idempotency-Replayed"] == "true"
@@ -99,7 +99,7 @@ async def test_everything_is_sealed_with_the_new_key_and_works_with_it_alone(par
         assert (await api.made("POST", f"/v1/webhooks/{webhook['id']}/rotate", {}))["secret"].startswith("whsec_")
     async with parts.engine.begin() as conn:
         sealed = await parts.scalar("SELECT identity_secret FROM applications WHERE identity_secret IS NOT NULL")
-        assert alone.context.vault.open(sealed, "identity").decode() == secret
+        assert alone.context.keyring.open(sealed, "identity").decode() == secret
         await conn.execute(text("UPDATE applications SET identity_secret = NULL"))
     await alone.register(parts.subscribe(Vendor.FCM, 3))
     async with alone.working():
@@ -145,7 +145,7 @@ async def test_nothing_works_less_while_the_key_is_replaced(parts: Parts, tmp_pa
 async def with_secrets_of_many(parts: Parts, count: int) -> None:
     async with parts.engine.begin() as conn:
         for number in range(count):
-            await applications.create(conn, parts.context.vault, f"App {number}", "mailto:ops@example.org", [])
+            await applications.create(conn, parts.context.keyring, f"App {number}", "mailto:ops@example.org", [])
 
 
 async def test_a_rotation_that_was_interrupted_goes_on_where_it_was(
@@ -185,29 +185,29 @@ async def test_a_rotation_locks_nothing_that_others_hold_and_waits_for_it_at_the
 
 
 async def test_what_no_key_opens_stays_and_is_told(parts: Parts) -> None:
-    foreign = Vault(b"a key that nobody gave to the rotation")
+    foreign = Keyring(b"a key that nobody gave to the rotation")
     async with parts.engine.begin() as conn:
         await applications.add_vapid_key(conn, foreign, parts.application_id)
     given = {"GATEWAY_DATABASE_URL": parts.url, "GATEWAY_MASTER_KEY": NEW.decode()}
-    said = await command("secrets", "rotate", **given, GATEWAY_OTHER_MASTER_KEYS=MASTER_KEY.decode())
+    said = await command("secrets", "rotate", **given, GATEWAY_RETIRED_MASTER_KEYS=MASTER_KEY.decode())
     assert said.code == 1
     assert said.err.startswith("gateway: 1 are still sealed with another key")
     assert (await standing(parts))["vapid keys"] == (2, 1)
     assert (await command("secrets", "status", "--json", **given)).json["vapid keys"] == {"whole": 2, "others": 1}
     async with parts.engine.connect() as conn:
-        with pytest.raises(Unsealable):
+        with pytest.raises(DecryptionFailed):
             await key_rotation.check(conn, BOTH)
     assert await parts.scalar("SELECT who FROM audit WHERE act = 'secrets.rotate'") == "command line"
 
 
 async def test_help_tells_the_whole_way() -> None:
     said = (await command("secrets", "rotate", "--help")).out
-    for word in ("GATEWAY_MASTER_KEY", "GATEWAY_OTHER_MASTER_KEYS", "Interrupted", "secrets status", "stolen"):
+    for word in ("GATEWAY_MASTER_KEY", "GATEWAY_RETIRED_MASTER_KEYS", "Interrupted", "secrets status", "stolen"):
         assert word in said
 
 
 async def test_the_doctor_tells_that_a_rotation_is_not_over(parts: Parts) -> None:
-    keys = {"GATEWAY_MASTER_KEY": NEW.decode(), "GATEWAY_OTHER_MASTER_KEYS": MASTER_KEY.decode()}
+    keys = {"GATEWAY_MASTER_KEY": NEW.decode(), "GATEWAY_RETIRED_MASTER_KEYS": MASTER_KEY.decode()}
     said = await command("doctor", "--offline", GATEWAY_DATABASE_URL=parts.url, GATEWAY_ADMIN_TOKEN="x" * 32, **keys)
     assert said.code == 0, said.out
     assert "1 of 1 are sealed with another one" in said.out
@@ -215,7 +215,7 @@ async def test_the_doctor_tells_that_a_rotation_is_not_over(parts: Parts) -> Non
 
 
 def test_tokens_of_an_earlier_key_are_known_for_as_long_as_it_is_given() -> None:
-    old, new, device = Vault(MASTER_KEY), Vault(NEW), new_id()
+    old, new, device = Keyring(MASTER_KEY), Keyring(NEW), new_id()
     expires = int((datetime.now(UTC) + timedelta(days=1)).timestamp())
     token, receipt = old.device_token(device), old.receipt_token(device, device, None, expires)
     assert BOTH.device_of(token) == device
@@ -228,11 +228,11 @@ def test_tokens_of_an_earlier_key_are_known_for_as_long_as_it_is_given() -> None
 def test_what_was_sealed_before_keys_had_ids_opens() -> None:
     key = HKDF(SHA256(), 32, b"webpush-gateway", b"seal vapid").derive(MASTER_KEY)
     sealed = b"n" * 12 + AESGCM(key).encrypt(b"n" * 12, b"secret", None)
-    assert Vault(MASTER_KEY).open(sealed, "vapid") == BOTH.open(sealed, "vapid") == b"secret"
-    with pytest.raises(Unsealable):
-        Vault(NEW).open(sealed, "vapid")
+    assert Keyring(MASTER_KEY).open(sealed, "vapid") == BOTH.open(sealed, "vapid") == b"secret"
+    with pytest.raises(DecryptionFailed):
+        Keyring(NEW).open(sealed, "vapid")
 
 
 def test_an_other_key_that_is_too_short_is_refused() -> None:
     with pytest.raises(ValueError, match="32 octets"):
-        Vault(NEW, b"x" * (SHORTEST_MASTER_KEY - 1))
+        Keyring(NEW, b"x" * (MIN_MASTER_KEY_LENGTH - 1))

@@ -22,7 +22,7 @@ async def test_a_campaign_s_batches_that_wait_for_each_other_leave_connections_f
     pool, batches = AT_ONCE + 1, AT_ONCE + 4
     ours = open_engine(database_url, pool_size=pool)
     async with PostgresEngine.opened(database_url) as engine, asyncio.timeout(30):
-        queue = PostgresQueue(ours, notifier.Signals(database_url))
+        queue = PostgresQueue(ours, notifier.Notifier(database_url))
         await engine.put([new_id() for _ in range(batches)], lane=Lane.BULK, most=1)
         held = [*await queue.claim(lanes=(Lane.BULK,), limit=batches, lease=LEASE, wait=NO_WAIT)]
         assert len(held) == batches

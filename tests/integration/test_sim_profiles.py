@@ -15,7 +15,7 @@ from sim_sender import Sender, encrypt
 from gateway.sim import Keys, Sim, Undecryptable, Vendor
 from gateway.sim.base64url import decode
 from gateway.sim.keys import load_point
-from gateway.sim.profiles import Fault
+from gateway.sim.profiles import SimFault
 
 ALL = list(Vendor)
 DAY = 86_400
@@ -35,24 +35,24 @@ async def sender() -> AsyncIterator[Sender]:
 
 # What each vendor answers, as observed and documented: status, and the reason if the vendor has a fixed word for it.
 F, M, A, W = Vendor.FCM, Vendor.MOZILLA, Vendor.APPLE, Vendor.WNS
-REFUSALS: dict[Fault, dict[Vendor, tuple[int, object]]] = {
-    Fault.UNKNOWN: {F: (404, ANY), M: (404, 102), A: (404, "BadDeviceToken"), W: (404, ANY)},
-    Fault.GONE: {F: (410, ANY), M: (410, 106), A: (410, "Unregistered"), W: (410, ANY)},
-    Fault.NO_TTL: {F: (400, ANY), M: (400, 111), A: (400, "BadTtl"), W: (400, ANY)},
-    Fault.BAD_TTL: {F: (400, ANY), M: (400, 112), A: (400, "BadTtl"), W: (400, ANY)},
-    Fault.BAD_TOPIC: {F: (400, ANY), M: (400, 113), A: (400, "BadWebPushTopic"), W: (400, ANY)},
-    Fault.BAD_URGENCY: {F: (400, ANY), M: (400, None), A: (400, "BadUrgency"), W: (400, ANY)},
-    Fault.BAD_ENCODING: {F: (400, ANY), M: (400, 110), A: (400, ANY), W: (400, ANY)},
-    Fault.TOO_LARGE: {F: (413, ANY), M: (413, 104), A: (413, "PayloadTooLarge"), W: (413, ANY)},
-    Fault.NO_VAPID: {F: (400, "UnauthorizedRegistration"), M: (401, 109), A: (403, "BadJwtToken"), W: (401, ANY)},
-    Fault.BAD_VAPID: {F: (403, "invalid JWT provided"), M: (401, 109), A: (403, "BadJwtToken"), W: (401, ANY)},
-    Fault.BAD_AUDIENCE: {F: (403, ANY), M: (401, 109), A: (403, "BadJwtToken"), W: (401, ANY)},
-    Fault.BAD_EXPIRY: {F: (403, "invalid JWT provided"), M: (401, 109), A: (403, "BadJwtToken"), W: (401, ANY)},
-    Fault.WRONG_KEY: {F: (403, ANY), M: (401, 109), A: (400, "VapidPkHashMismatch"), W: (403, ANY)},
+REFUSALS: dict[SimFault, dict[Vendor, tuple[int, object]]] = {
+    SimFault.UNKNOWN: {F: (404, ANY), M: (404, 102), A: (404, "BadDeviceToken"), W: (404, ANY)},
+    SimFault.GONE: {F: (410, ANY), M: (410, 106), A: (410, "Unregistered"), W: (410, ANY)},
+    SimFault.NO_TTL: {F: (400, ANY), M: (400, 111), A: (400, "BadTtl"), W: (400, ANY)},
+    SimFault.BAD_TTL: {F: (400, ANY), M: (400, 112), A: (400, "BadTtl"), W: (400, ANY)},
+    SimFault.BAD_TOPIC: {F: (400, ANY), M: (400, 113), A: (400, "BadWebPushTopic"), W: (400, ANY)},
+    SimFault.BAD_URGENCY: {F: (400, ANY), M: (400, None), A: (400, "BadUrgency"), W: (400, ANY)},
+    SimFault.BAD_ENCODING: {F: (400, ANY), M: (400, 110), A: (400, ANY), W: (400, ANY)},
+    SimFault.TOO_LARGE: {F: (413, ANY), M: (413, 104), A: (413, "PayloadTooLarge"), W: (413, ANY)},
+    SimFault.NO_VAPID: {F: (400, "UnauthorizedRegistration"), M: (401, 109), A: (403, "BadJwtToken"), W: (401, ANY)},
+    SimFault.BAD_VAPID: {F: (403, "invalid JWT provided"), M: (401, 109), A: (403, "BadJwtToken"), W: (401, ANY)},
+    SimFault.BAD_AUDIENCE: {F: (403, ANY), M: (401, 109), A: (403, "BadJwtToken"), W: (401, ANY)},
+    SimFault.BAD_EXPIRY: {F: (403, "invalid JWT provided"), M: (401, 109), A: (403, "BadJwtToken"), W: (401, ANY)},
+    SimFault.WRONG_KEY: {F: (403, ANY), M: (401, 109), A: (400, "VapidPkHashMismatch"), W: (403, ANY)},
 }
 
 
-def expected(vendor: Vendor, fault: Fault) -> tuple[int, object]:
+def expected(vendor: Vendor, fault: SimFault) -> tuple[int, object]:
     return REFUSALS[fault][vendor]
 
 
@@ -109,19 +109,19 @@ async def test_a_long_ttl_is_clamped_as_the_vendor_does(
 @pytest.mark.parametrize(
     ("fault", "headers"),
     [
-        (Fault.NO_TTL, {"TTL": None}),
-        (Fault.BAD_TTL, {"TTL": "soon"}),
-        (Fault.BAD_TTL, {"TTL": "-1"}),
-        (Fault.BAD_TOPIC, {"Topic": "x" * 33}),
-        (Fault.BAD_TOPIC, {"Topic": "no spaces"}),
-        (Fault.BAD_TOPIC, {"Topic": ""}),
-        (Fault.BAD_URGENCY, {"Urgency": "extreme"}),
-        (Fault.BAD_ENCODING, {"Content-Encoding": "identity"}),
-        (Fault.BAD_ENCODING, {"Content-Encoding": None}),
+        (SimFault.NO_TTL, {"TTL": None}),
+        (SimFault.BAD_TTL, {"TTL": "soon"}),
+        (SimFault.BAD_TTL, {"TTL": "-1"}),
+        (SimFault.BAD_TOPIC, {"Topic": "x" * 33}),
+        (SimFault.BAD_TOPIC, {"Topic": "no spaces"}),
+        (SimFault.BAD_TOPIC, {"Topic": ""}),
+        (SimFault.BAD_URGENCY, {"Urgency": "extreme"}),
+        (SimFault.BAD_ENCODING, {"Content-Encoding": "identity"}),
+        (SimFault.BAD_ENCODING, {"Content-Encoding": None}),
     ],
 )
 async def test_a_bad_header_is_refused_in_the_vendors_words(
-    sim: Sim, sender: Sender, vendor: Vendor, fault: Fault, headers: dict[str, str | None]
+    sim: Sim, sender: Sender, vendor: Vendor, fault: SimFault, headers: dict[str, str | None]
 ) -> None:
     device = sim.subscribe(vendor, sender.public_key)
     reply = await sender.post(device.endpoint, encrypt(device, b"hello"), headers)
@@ -137,7 +137,7 @@ async def test_4096_octets_are_taken_and_one_more_is_not(sim: Sim, sender: Sende
     assert len(body) == 4096
     assert (await sender.post(device.endpoint, body)).status == 201
     reply = await sender.post(device.endpoint, body + b"x")
-    assert (reply.status, reply.reason()) == expected(vendor, Fault.TOO_LARGE)
+    assert (reply.status, reply.reason()) == expected(vendor, SimFault.TOO_LARGE)
     assert device.messages[0].payload == b"x" * 3993
 
 
@@ -145,16 +145,16 @@ async def test_4096_octets_are_taken_and_one_more_is_not(sim: Sim, sender: Sende
 @pytest.mark.parametrize(
     ("fault", "claims"),
     [
-        (Fault.BAD_AUDIENCE, {"aud": "https://elsewhere.example"}),
-        (Fault.BAD_AUDIENCE, {"aud": None}),
-        (Fault.BAD_EXPIRY, {"exp": int(time.time()) - 1}),
-        (Fault.BAD_EXPIRY, {"exp": int(time.time()) + DAY + 3600}),
-        (Fault.BAD_EXPIRY, {"exp": "tomorrow"}),
-        (Fault.BAD_EXPIRY, {"exp": None}),
+        (SimFault.BAD_AUDIENCE, {"aud": "https://elsewhere.example"}),
+        (SimFault.BAD_AUDIENCE, {"aud": None}),
+        (SimFault.BAD_EXPIRY, {"exp": int(time.time()) - 1}),
+        (SimFault.BAD_EXPIRY, {"exp": int(time.time()) + DAY + 3600}),
+        (SimFault.BAD_EXPIRY, {"exp": "tomorrow"}),
+        (SimFault.BAD_EXPIRY, {"exp": None}),
     ],
 )
 async def test_a_bad_claim_is_refused(
-    sim: Sim, sender: Sender, vendor: Vendor, fault: Fault, claims: dict[str, Any]
+    sim: Sim, sender: Sender, vendor: Vendor, fault: SimFault, claims: dict[str, Any]
 ) -> None:
     device = sim.subscribe(vendor, sender.public_key)
     authorization = sender.vapid(device.endpoint, **claims)
@@ -176,7 +176,7 @@ async def test_a_restricted_subscription_needs_the_key_it_was_made_with(
     unreadable = await sender.post(device.endpoint, headers={"Authorization": "vapid t=x.y.z, k=!"})
     bearer = await sender.post(device.endpoint, headers={"Authorization": "Bearer abc"})
     replies = (missing, theirs, claimed, unreadable, bearer)
-    faults = (Fault.NO_VAPID, Fault.WRONG_KEY, Fault.BAD_VAPID, Fault.BAD_VAPID, Fault.BAD_VAPID)
+    faults = (SimFault.NO_VAPID, SimFault.WRONG_KEY, SimFault.BAD_VAPID, SimFault.BAD_VAPID, SimFault.BAD_VAPID)
     assert [(r.status, r.reason()) for r in replies] == [expected(vendor, fault) for fault in faults]
     assert (await sender.post(device.endpoint)).status == 201
     assert len(device.messages) == 1
@@ -251,10 +251,10 @@ async def test_wns_wants_a_cache_policy_that_agrees_with_the_ttl(
 async def test_an_unknown_endpoint_and_a_gone_one_are_told_apart(sim: Sim, sender: Sender, vendor: Vendor) -> None:
     device = sim.subscribe(vendor, sender.public_key)
     unknown = await sender.post(device.endpoint[:-1])
-    assert (unknown.status, unknown.reason()) == expected(vendor, Fault.UNKNOWN)
+    assert (unknown.status, unknown.reason()) == expected(vendor, SimFault.UNKNOWN)
     sim.unsubscribe(device)
     gone = await sender.post(device.endpoint)
-    assert (gone.status, gone.reason()) == expected(vendor, Fault.GONE)
+    assert (gone.status, gone.reason()) == expected(vendor, SimFault.GONE)
 
 
 async def test_an_endpoint_is_unknown_at_another_vendor(sim: Sim, sender: Sender) -> None:

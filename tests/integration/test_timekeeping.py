@@ -28,7 +28,7 @@ async def test_a_machine_whose_clock_is_wrong_says_so_and_takes_the_database_s(
     wrong = time.time() + 600
     monkeypatch.setattr(time, "time", lambda: wrong)
     with structlog.testing.capture_logs() as logs:
-        await clock_sync.look(engine)
+        await clock_sync.sync_clock(engine)
     assert abs((clock.now() - right).total_seconds()) < 60
     [said] = [entry for entry in logs if entry["event"] == "clock.wrong"]
     assert said["ahead_s"] == pytest.approx(600, abs=60)
@@ -37,7 +37,7 @@ async def test_a_machine_whose_clock_is_wrong_says_so_and_takes_the_database_s(
 async def test_an_answer_that_took_long_sets_no_clock(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock_sync, "LONGEST_S", -1.0)
     monkeypatch.setattr(time, "time", lambda: 12.0)
-    await clock_sync.look(engine)
+    await clock_sync.sync_clock(engine)
     assert clock.seconds() == 12
 
 
@@ -50,7 +50,7 @@ async def test_a_worker_whose_clock_is_wrong_puts_nothing_off_and_lets_nothing_e
         parts.sim.behave(Rule(status=503, share=0.5, times=1, retry_after=1))
         wrong = time.time() + 86_400
         monkeypatch.setattr(time, "time", lambda: wrong)
-        await clock_sync.look(parts.engine)
+        await clock_sync.sync_clock(parts.engine)
         async with parts.working():
             progress = await parts.ended((await parts.submit()).id)
     assert (progress.accepted, progress.pending) == (len(devices), 0)

@@ -13,14 +13,14 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from gateway import tracing
 from gateway.domain import clock, ids
 from gateway.domain.delivery import Accepted, Gone, OutcomeName
-from gateway.domain.job import Job, Task
-from gateway.domain.job_payload import Target
+from gateway.domain.job import Job, JobKind
+from gateway.domain.job_payload import Recipient
 from gateway.domain.notification import Lane
 from gateway.queue import wire
 from gateway.records import notifications
-from gateway.service.notifications.rendering import Composer
+from gateway.service.notifications.rendering import RendererCache
 from gateway.service.pipeline.job_loading import load
-from gateway.service.pipeline.push_sender import Sent
+from gateway.service.pipeline.push_sender import SendResult
 from gateway.sim import Vendor
 from gateway.worker import instrumentation
 from tests.support.api import Api
@@ -88,10 +88,10 @@ async def test_the_trace_goes_along_with_a_job_to_where_there_is_no_database(
     said = await api.made("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
     id_ = ids.parse(ids.NOTIFICATION, said["id"])
     assert id_ is not None
-    job = Job(1, Task.SEND, id_, parts.application_id, Lane.NORMAL, 1, 0, None, ())
-    cargo = await load(parts.engine, Composer(parts.context.vault, None), job)
+    job = Job(1, JobKind.SEND, id_, parts.application_id, Lane.NORMAL, 1, 0, None, ())
+    cargo = await load(parts.engine, RendererCache(parts.context.keyring, None), job)
     assert cargo is not None
-    arrived = wire.read_job(wire.write_job(job, cargo)).cargo
+    arrived = wire.read_job(wire.write_job(job, cargo)).payload
     assert arrived is not None
     assert arrived.notification.trace is not None
     assert TRACE in arrived.notification.trace
@@ -99,14 +99,14 @@ async def test_the_trace_goes_along_with_a_job_to_where_there_is_no_database(
 
 async def test_of_a_large_batch_those_that_failed_are_traced_and_not_all_others(spans: InMemorySpanExporter) -> None:
     """A span for each of a campaign's messages would hold up the alerts behind them."""
-    target = Target(ids.new_id(), "https://push.example.org/1", "push.example.org", b"", b"", ids.new_id(), "", None)
-    sent = Sent(Accepted(None, None), 201, clock.now(), 10, posted=True)
+    target = Recipient(ids.new_id(), "https://push.example.org/1", "push.example.org", b"", b"", ids.new_id(), "", None)
+    sent = SendResult(Accepted(None, None), 201, clock.now(), 10, posted=True)
     batch = [(target, sent)] * 499 + [(target, sent._replace(outcome=Gone("it said so"), status=410))]
-    job = Job(1, Task.SEND, ids.new_id(), ids.new_id(), Lane.BULK, 1, 0, None, ())
+    job = Job(1, JobKind.SEND, ids.new_id(), ids.new_id(), Lane.BULK, 1, 0, None, ())
     with tracing.span("deliver", {}):
         instrumentation.count(job, None, batch)
     attempts = [span for span in spans.get_finished_spans() if span.name.startswith("POST")]
-    assert len(attempts) == instrumentation.MOST_TRACED
+    assert len(attempts) == instrumentation.MAX_TRACED
     assert (attempts[0].attributes or {})["outcome"] == OutcomeName.GONE
 
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.domain.ids import new_id
-from gateway.service.access.secrets import SHORTEST_MASTER_KEY, Unsealable, Vault, digest, new_key
+from gateway.service.access.secrets import MIN_MASTER_KEY_LENGTH, DecryptionFailed, Keyring, digest, new_key
 
-VAULT = Vault(b"k" * SHORTEST_MASTER_KEY)
-STRANGER = Vault(b"s" * SHORTEST_MASTER_KEY)
+VAULT = Keyring(b"k" * MIN_MASTER_KEY_LENGTH)
+STRANGER = Keyring(b"s" * MIN_MASTER_KEY_LENGTH)
 BASE64URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 NOW = 1_800_000_000
 UNHURRIED = settings(deadline=None)
@@ -30,7 +30,7 @@ def test_what_is_sealed_opens_again(data: bytes, purpose: str) -> None:
 def test_what_is_sealed_opens_for_no_other_key_or_purpose(data: bytes) -> None:
     sealed = VAULT.seal(data, "vapid")
     for vault, purpose in ((STRANGER, "vapid"), (VAULT, "identity"), (VAULT, "")):
-        with pytest.raises(Unsealable):
+        with pytest.raises(DecryptionFailed):
             vault.open(sealed, purpose)
 
 
@@ -39,14 +39,14 @@ def test_what_is_sealed_opens_for_no_other_key_or_purpose(data: bytes) -> None:
 def test_what_is_sealed_and_then_changed_opens_no_more(data: bytes, choose: st.DataObject) -> None:
     sealed = bytearray(VAULT.seal(data, "vapid"))
     sealed[choose.draw(st.integers(0, len(sealed) - 1))] ^= choose.draw(st.integers(1, 255))
-    with pytest.raises(Unsealable):
+    with pytest.raises(DecryptionFailed):
         VAULT.open(bytes(sealed), "vapid")
 
 
 @UNHURRIED
 @given(st.binary(max_size=60))
 def test_what_was_never_sealed_does_not_open(octets: bytes) -> None:
-    with pytest.raises(Unsealable):
+    with pytest.raises(DecryptionFailed):
         VAULT.open(octets, "vapid")
 
 
@@ -57,7 +57,7 @@ def test_the_same_data_is_sealed_differently_every_time() -> None:
 
 def test_a_master_key_that_is_too_short_is_refused() -> None:
     with pytest.raises(ValueError, match="32 octets"):
-        Vault(os.urandom(SHORTEST_MASTER_KEY - 1))
+        Keyring(os.urandom(MIN_MASTER_KEY_LENGTH - 1))
 
 
 @UNHURRIED

@@ -135,7 +135,7 @@ async def sending(parts: Parts) -> AsyncIterator[asyncio.Task[None]]:
     """A worker's sender; at the end it is stopped in order, unless it was killed."""
     stop = asyncio.Event()
     async with OutboundClient(parts.context.outbound) as client:
-        task = asyncio.create_task(sender.Sender(parts.context, parts.bell, client).run(stop))
+        task = asyncio.create_task(sender.WebhookDispatcher(parts.context, parts.bell, client).run(stop))
         try:
             yield task
         finally:
@@ -197,7 +197,7 @@ async def test_everything_that_happens_is_told_in_order(api: Api, receiver: Rece
         sent = await api.parts.submit()
         await api.parts.ended(sent.id)
         await receiver.until(lambda it: "notification.done" in it.types and "delivery.accepted" in it.types)
-        token = api.parts.context.vault.receipt_token(sent.id, UUID(device["id"][4:]), None, 2**31)
+        token = api.parts.context.keyring.receipt_token(sent.id, UUID(device["id"][4:]), None, 2**31)
         await api.made("POST", "/v1/receipts", {"token": token, "event": "clicked", "action": "open"}, key=None)
         await api.made("DELETE", f"/v1/devices/{device['id']}")
         await receiver.until(lambda it: "device.unregistered" in it.types)
@@ -248,10 +248,12 @@ async def test_a_webhook_is_told_what_it_asks_for_and_from_now_on(
             await receiver.until(lambda it: len(it.events) == 2)
             await other.until(lambda it: "notification.done" in it.types)
     assert sorted(receiver.types) == ["delivery.accepted", "delivery.gone"]
-    assert {event["data"]["notification_id"] for event in receiver.events} == {ids.show(ids.NOTIFICATION, after.id)}
+    assert {event["data"]["notification_id"] for event in receiver.events} == {
+        ids.format_id(ids.NOTIFICATION, after.id)
+    }
     assert other.types == ["device.gone", "notification.done"]
     assert other.events[0]["data"] | {"push_service": ""} == {
-        "id": ids.show(ids.DEVICE, gone),
+        "id": ids.format_id(ids.DEVICE, gone),
         "user_id": None,
         "status": "gone",
         "push_service": "",
@@ -339,7 +341,7 @@ async def test_the_same_batch_comes_again_though_the_browser_has_told_more_since
         await api.parts.ended(sent.id)
     async with sending(api.parts):
         await state_when(api, made, lambda shown: shown["failures"] == 1)
-        token = api.parts.context.vault.receipt_token(sent.id, UUID(device["id"][4:]), None, 2**31)
+        token = api.parts.context.keyring.receipt_token(sent.id, UUID(device["id"][4:]), None, 2**31)
         await api.made("POST", "/v1/receipts", {"token": token, "event": "clicked"}, key=None)
         await due_now(api.parts)
         await receiver.until(lambda it: len(it.messages) == 2)
@@ -397,7 +399,7 @@ async def test_many_events_come_in_order_in_batches_of_a_hundred(api: Api, recei
     assert [len(message.events) for message in receiver.messages] == [100, 100, 50]
     log = await api.made("GET", "/v1/deliveries?limit=250")
     assert [event["data"]["id"] for event in receiver.events] == [one["id"] for one in reversed(log["items"])]
-    assert max(len(message.body) for message in receiver.messages) <= batches.LARGEST + 20 * batches.MOST_EVENTS
+    assert max(len(message.body) for message in receiver.messages) <= batches.MAX_OCTETS + 20 * batches.MAX_EVENTS
 
 
 async def test_a_batch_is_cut_at_its_size_and_nothing_is_lost(
@@ -617,7 +619,9 @@ async def test_asking_for_more_is_told_more_from_then_on(api: Api, receiver: Rec
         after = await api.parts.submit()
         await api.parts.ended(after.id)
         await receiver.until(lambda it: it.events != [])
-    assert [event["data"]["notification_id"] for event in receiver.events] == [ids.show(ids.NOTIFICATION, after.id)]
+    assert [event["data"]["notification_id"] for event in receiver.events] == [
+        ids.format_id(ids.NOTIFICATION, after.id)
+    ]
 
 
 async def test_a_test_event_tells_what_came_of_it(api: Api, receiver: Receiver) -> None:

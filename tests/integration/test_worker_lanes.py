@@ -45,7 +45,7 @@ async def test_an_alert_overtakes_a_campaign_that_fills_every_sender(parts: Part
         stop.set()
 
     sent = order(parts)
-    last_of_alert = max(place for place, name in enumerate(sent) if name == ids.show(ids.NOTIFICATION, alert.id))
+    last_of_alert = max(place for place, name in enumerate(sent) if name == ids.format_id(ids.NOTIFICATION, alert.id))
     # Its 5 messages and those the campaign had in flight: at 40 ms each nothing had to wait for its turn.
     assert last_of_alert < 8 + CAMPAIGN / 5
 
@@ -70,7 +70,7 @@ async def test_an_alert_overtakes_a_campaign_at_a_push_service_that_asked_for_le
         await parts.sim.wait_for(lambda: any(message.topic == topic for message in parts.sim.messages))
         stop.set()
 
-    assert order(parts).index(ids.show(ids.NOTIFICATION, alert.id)) < already + 40
+    assert order(parts).index(ids.format_id(ids.NOTIFICATION, alert.id)) < already + 40
 
 
 async def test_a_normal_notification_is_not_behind_a_campaign(parts: Parts) -> None:

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 import structlog
 
-from gateway.domain.delivery import Settlement
+from gateway.domain.delivery import ResultBatch
 from gateway.domain.job import Job
 from gateway.domain.notification import Lane, Status
 from gateway.queue.postgres import PostgresQueue
@@ -127,7 +127,7 @@ class AnswersLost(PostgresQueue):
 
     settled = 0
 
-    async def settle(self, job: Job, settlement: Settlement, remaining: Sequence[UUID]) -> None:
+    async def settle(self, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
         await super().settle(job, settlement, remaining)
         self.settled += 1
         if self.settled % 2:
@@ -147,7 +147,7 @@ async def test_a_settlement_whose_answer_was_lost_counts_once(parts: Parts, devi
 
 
 class LeaseAlwaysLost(PostgresQueue):
-    async def settle(self, job: Job, settlement: Settlement, remaining: Sequence[UUID]) -> None:
+    async def settle(self, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
         raise LeaseLost
 
 
@@ -190,7 +190,7 @@ async def test_a_database_that_refuses_connections_for_a_while_loses_and_repeats
             await server.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS false')
             await server.execute(TERMINATE, name)
             async with asyncio.timeout(10):
-                while "settle.postponed" not in {entry["event"] for entry in logs}:
+                while "settle.database_unavailable" not in {entry["event"] for entry in logs}:
                     await parts.sim.wait_for(count=parts.sim.messages.total + 1)
             await server.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS true')
             await outlasting(parts, sent.id)

@@ -206,8 +206,8 @@ async def test_every_message_carries_ttl_urgency_and_topic_and_decrypts_to_decla
         assert notification["tag"] == "storm-7"
         assert [action["navigate"] for action in notification["actions"]] == [f"{HOME}/storm"]
         ours = notification["data"]["gateway"]
-        assert ours["id"] == ids.show(ids.NOTIFICATION, sent.id)
-        assert parts.context.vault.receipt_of(ours["receipt"], 0) == (sent.id, device_id, None)
+        assert ours["id"] == ids.format_id(ids.NOTIFICATION, sent.id)
+        assert parts.context.keyring.receipt_of(ours["receipt"], 0) == (sent.id, device_id, None)
 
 
 async def test_a_campaign_travels_with_its_own_defaults(parts: Parts) -> None:

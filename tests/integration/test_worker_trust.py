@@ -117,13 +117,13 @@ async def test_a_courier_keeps_no_more_of_keys_and_hosts_than_its_bound(
 ) -> None:
     monkeypatch.setattr(push_sender, "MOST_KEPT", 1)
     couriers = []
-    made = push_sender.Courier.__init__
+    made = push_sender.PushSender.__init__
 
-    def remember(courier: push_sender.Courier, *given: Any) -> None:
+    def remember(courier: push_sender.PushSender, *given: Any) -> None:
         couriers.append(courier)
         made(courier, *given)
 
-    monkeypatch.setattr(push_sender.Courier, "__init__", remember)
+    monkeypatch.setattr(push_sender.PushSender, "__init__", remember)
     devices = [await parts.register(parts.subscribe(vendor, 5)) for vendor in Vendor]
     async with parts.working(quick(senders=SENDERS)):
         progress = await parts.ended((await parts.submit()).id)

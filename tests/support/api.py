@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from gateway.sim import Vendor
 from gateway.web.http.protocol import Runner
-from gateway.web.http.routing import Front, Route
+from gateway.web.http.routing import Route, WebState
 from gateway.web.schemas import openapi
 from gateway.web.server import ROUTES, build
 from tests.support.gateway_parts import HOME, Parts
@@ -66,7 +66,7 @@ class Said:
 
 
 class Api:
-    def __init__(self, parts: Parts, http: aiohttp.ClientSession, front: Front, origin: str) -> None:
+    def __init__(self, parts: Parts, http: aiohttp.ClientSession, front: WebState, origin: str) -> None:
         self.parts = parts
         self.origin = origin
         self.http = http
@@ -181,7 +181,7 @@ def template_of(path: str) -> str | None:
 
 @asynccontextmanager
 async def serving(parts: Parts) -> AsyncIterator[Api]:
-    front = Front(parts.context, parts.bell, ADMIN)
+    front = WebState(parts.context, parts.bell, ADMIN)
     runner = Runner(build(front), parts.context.public_url, shutdown_timeout=2)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -34,17 +34,17 @@ from gateway.records.postgres.engine import open_engine
 from gateway.records.postgres.schema import attempts, deliveries
 from gateway.records.postgres.schema import devices as devices_table
 from gateway.service.access import applications
-from gateway.service.access.secrets import Vault
-from gateway.service.audience.registration import Desk
+from gateway.service.access.secrets import Keyring
+from gateway.service.audience.registration import DeviceRegistrar
 from gateway.service.context import Context
-from gateway.service.notifications.rendering import Composer
+from gateway.service.notifications.rendering import RendererCache
 from gateway.service.notifications.submission import Draft, submit
-from gateway.service.pipeline.push_sender import Courier
+from gateway.service.pipeline.push_sender import PushSender
 from gateway.sim import Sim, Subscriber, Vendor
 from gateway.worker import maintenance
-from gateway.worker.backends import Database
+from gateway.worker.backends import DatabaseBackend
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
-from gateway.worker.worker import Crew, Worker
+from gateway.worker.worker import Worker, WorkerConfig
 
 MASTER_KEY = b"a master key for tests, 32 octets"
 HOME = "https://app.example.org"
@@ -55,7 +55,7 @@ PATIENCE_S = 45.0
 class Parts:
     url: str
     context: Context
-    bell: notifier.Signals
+    bell: notifier.Notifier
     sim: Sim
     application_id: UUID
     application: dict[str, Any]
@@ -81,7 +81,7 @@ class Parts:
         """The subscribers as devices, by id; `details` are Registration's."""
         registrations = [Registration(subscriber.subscription, **details) for subscriber in subscribers]
         async with self.engine.begin() as conn:
-            desk = await Desk.open(conn, self.context, self.application_id)
+            desk = await DeviceRegistrar.open(conn, self.context, self.application_id)
             verdicts = [
                 verdict
                 for start in range(0, len(registrations), 500)
@@ -116,7 +116,7 @@ class Parts:
     ) -> tuple[Notification, Progress]:
         """Until the condition on its counts holds, looking whenever the log has grown."""
         async with asyncio.timeout(seconds):
-            with self.bell.waiter(notifier.LOG) as waiter:
+            with self.bell.subscribe(notifier.LOG) as waiter:
                 while True:
                     notification, progress = await self.show(id_)
                     if true(progress) and (not ended or notification.finished_at is not None):
@@ -151,13 +151,13 @@ class Parts:
 
     @asynccontextmanager
     async def working(
-        self, crew: Crew | None = None, *, queue: Queue | None = None, client: PushClient | None = None
+        self, crew: WorkerConfig | None = None, *, queue: Queue | None = None, client: PushClient | None = None
     ) -> AsyncIterator[asyncio.Event]:
         """A worker with quick reflexes; yields its stop event, and at the end drains it."""
         stop = asyncio.Event()
-        composer = Composer(self.context.vault, self.context.public_url)
-        courier = Courier(client or self.client, self.context.vault, self.context.policy)
-        office = Database(self.context, composer, self.bell)
+        composer = RendererCache(self.context.keyring, self.context.public_url)
+        courier = PushSender(client or self.client, self.context.keyring, self.context.policy)
+        office = DatabaseBackend(self.context, composer, self.bell)
         worker = Worker(queue or self.queue(), office, composer, courier, crew or quick())
         task = asyncio.create_task(worker.run(stop), name="worker")
         try:
@@ -167,9 +167,9 @@ class Parts:
             await asyncio.wait_for(task, PATIENCE_S)
 
 
-def quick(**said: Any) -> Crew:
+def quick(**said: Any) -> WorkerConfig:
     """A crew whose draining is not waited for by tests."""
-    return Crew(**{"drain": timedelta(seconds=0.2), "lease": timedelta(seconds=10), **said})
+    return WorkerConfig(**{"drain": timedelta(seconds=0.2), "lease": timedelta(seconds=10), **said})
 
 
 @asynccontextmanager
@@ -178,15 +178,15 @@ async def gateway(
 ) -> AsyncIterator[Parts]:
     """The parts on a fresh, migrated database; the sim well-behaved, no worker running. `hosts`: more to post to."""
     engine = open_engine(database_url, pool_size=pool_size, application_name="gateway-parts")
-    bell = notifier.Signals(database_url)
+    bell = notifier.Notifier(database_url)
     try:
         async with sim or Sim() as pusher, bell.running(), PushClient() as client:
             policy = EndpointPolicy([*pusher.origins.values(), *hosts])
-            context = Context(engine, Vault(MASTER_KEY), policy, "https://push.example.org")
+            context = Context(engine, Keyring(MASTER_KEY), policy, "https://push.example.org")
             await maintenance.run_once(engine, RetentionPolicy())
             async with engine.begin() as conn:
                 application = await applications.create(
-                    conn, context.vault, "Weather", "mailto:ops@example.org", [HOME]
+                    conn, context.keyring, "Weather", "mailto:ops@example.org", [HOME]
                 )
             application_id = ids.parse(ids.APPLICATION, application["id"])
             assert application_id is not None

@@ -20,8 +20,8 @@ import structlog
 
 from gateway import log
 from gateway.push.vapid import VapidKey
-from gateway.service.access.secrets import Vault
-from gateway.service.notifications.rendering import Messages
+from gateway.service.access.secrets import Keyring
+from gateway.service.notifications.rendering import NotificationRenderer
 
 WORDS = (re.compile(r"[A-Za-z0-9_-]{16,}"), re.compile(r"[A-Za-z0-9+/]{20,}"))
 """Keys, tokens and the last part of endpoints are made of these; so are ids, but those are nobody's secret."""
@@ -108,17 +108,17 @@ def learning() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for source in ("token_urlsafe", "token_bytes"):
             patch.setattr(secrets, source, _heard(getattr(secrets, source)))
-        patch.setattr(Vault, "device_token", _heard(Vault.device_token))
-        patch.setattr(Vault, "receipt_token", _heard(Vault.receipt_token))
+        patch.setattr(Keyring, "device_token", _heard(Keyring.device_token))
+        patch.setattr(Keyring, "receipt_token", _heard(Keyring.receipt_token))
         patch.setattr(VapidKey, "private_bytes", _heard(VapidKey.private_bytes))
-        made = Messages.for_device
+        made = NotificationRenderer.for_device
 
-        def for_device(self: Messages, *said: Any) -> tuple[bytes, str]:
+        def for_device(self: NotificationRenderer, *said: Any) -> tuple[bytes, str]:
             plain, topic = made(self, *said)
             guard.learn_message(plain)
             return plain, topic
 
-        patch.setattr(Messages, "for_device", for_device)
+        patch.setattr(NotificationRenderer, "for_device", for_device)
         yield
 
 

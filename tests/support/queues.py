@@ -17,9 +17,9 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from gateway.domain import ids
-from gateway.domain.delivery import Accepted, Attempt, Final, Settled, Settlement
+from gateway.domain.delivery import Accepted, Attempt, DeliveryResult, Final, ResultBatch
 from gateway.domain.job import Job
-from gateway.domain.notification import Delivery, Kind, Lane, Notification, Progress, Status, Urgency
+from gateway.domain.notification import DeliveryOptions, Kind, Lane, Notification, Progress, Status, Urgency
 from gateway.push.endpoints import EndpointPolicy
 from gateway.queue.nats import RECORDER, RESULTS_STREAM, Broker, NatsQueue, jobs_stream
 from gateway.queue.postgres import PostgresQueue, enqueue_plans
@@ -28,7 +28,7 @@ from gateway.records import notifications
 from gateway.records.postgres import notifier, partitions
 from gateway.records.postgres.engine import open_engine
 from gateway.records.postgres.schema import applications, attempts, deliveries, jobs
-from gateway.service.access.secrets import Vault
+from gateway.service.access.secrets import Keyring
 from gateway.service.context import Context
 from gateway.worker.relay import Relay
 from tests.support.nats_server import nodes
@@ -68,7 +68,7 @@ class Engine(Protocol):
 class PostgresEngine:
     faults = (IntegrityError,)
 
-    def __init__(self, url: str, bell: notifier.Signals) -> None:
+    def __init__(self, url: str, bell: notifier.Notifier) -> None:
         self._engine = open_engine(url, pool_size=20)
         self._bell = bell
         self._application_id = ids.new_id()
@@ -77,7 +77,7 @@ class PostgresEngine:
     @classmethod
     @asynccontextmanager
     async def opened(cls, url: str) -> AsyncIterator["PostgresEngine"]:
-        bell = notifier.Signals(url)
+        bell = notifier.Notifier(url)
         engine = cls(url, bell)
         async with bell.running():
             async with engine._engine.begin() as conn:
@@ -169,7 +169,7 @@ class PostgresEngine:
             day=None,
             content={"title": "Storm"},
             audience={"everyone": True},
-            delivery=Delivery(lane, Urgency.NORMAL, timedelta(hours=1), now + timedelta(hours=1)),
+            delivery=DeliveryOptions(lane, Urgency.NORMAL, timedelta(hours=1), now + timedelta(hours=1)),
             details={},
             start_at=now,
             created_at=now,
@@ -192,7 +192,7 @@ class NatsEngine(PostgresEngine):
             engine = cast("NatsEngine", await stack.enter_async_context(super().opened(url)))
             broker = await stack.enter_async_context(Broker.connected([node.url], hold=HOLD))
             await broker.prepare()
-            context = Context(engine._engine, Vault(bytes(32)), EndpointPolicy())
+            context = Context(engine._engine, Keyring(bytes(32)), EndpointPolicy())
             stop = asyncio.Event()
             relay = Relay(context, broker, engine._bell, lease=timedelta(seconds=5), ahead=1000)
             running = asyncio.create_task(relay.run(stop))
@@ -251,13 +251,13 @@ ENGINES: dict[str, Callable[[str], AbstractAsyncContextManager[Engine]]] = {
 }
 
 
-def accepted(*devices: UUID) -> Settlement:
-    return Settlement(settled=[settled(device, Accepted("https://push.example.org/m/1", 60)) for device in devices])
+def accepted(*devices: UUID) -> ResultBatch:
+    return ResultBatch(settled=[settled(device, Accepted("https://push.example.org/m/1", 60)) for device in devices])
 
 
-def settled(device: UUID, outcome: Final) -> Settled:
+def settled(device: UUID, outcome: Final) -> DeliveryResult:
     now = datetime.now(UTC)
-    return Settled(
+    return DeliveryResult(
         device_id=device,
         user_id=None,
         host="push.example.org",
@@ -270,16 +270,16 @@ def settled(device: UUID, outcome: Final) -> Settled:
     )
 
 
-def retried(due: datetime, *devices: UUID, tries: int = 1) -> Settlement:
+def retried(due: datetime, *devices: UUID, tries: int = 1) -> ResultBatch:
     now = datetime.now(UTC)
     noted = [
         Attempt(device, tries, now, 12, 503, "the push service has a passing fault (503)", due) for device in devices
     ]
-    return Settlement(attempts=noted, later={(due, tries): list(devices)}, retries=len(devices))
+    return ResultBatch(attempts=noted, later={(due, tries): list(devices)}, retries=len(devices))
 
 
-def both(*parts: Settlement) -> Settlement:
-    whole = Settlement()
+def both(*parts: ResultBatch) -> ResultBatch:
+    whole = ResultBatch()
     for part in parts:
         whole.settled += part.settled
         whole.attempts += part.attempts

@@ -3,14 +3,14 @@
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from gateway.web.http.client_address import Addresses
+from gateway.web.http.client_address import ClientAddressResolver
 
 PROXIES = ("10.0.0.0/8", "2001:db8::1")
 
 
 def address(peer: str, *forwarded: str, proxies: tuple[str, ...] = PROXIES) -> str:
     request = make_mocked_request("GET", "/", headers=[("X-Forwarded-For", one) for one in forwarded])
-    return Addresses(proxies).of(request.clone(remote=peer))
+    return ClientAddressResolver(proxies).of(request.clone(remote=peer))
 
 
 def test_without_proxies_it_is_the_peer_whatever_is_forwarded() -> None:

@@ -10,7 +10,7 @@ from shapely.geometry import shape
 
 from gateway.alerting.areas import Area, filter_of, remaining, zone_codes
 from gateway.domain import audience
-from gateway.domain.audience import MOST_VERTICES, Near, Within, Zones
+from gateway.domain.audience import MAX_VERTICES, Near, Within, Zones
 
 SQUARE = [(16.0, 48.0), (17.0, 48.0), (17.0, 49.0), (16.0, 49.0), (16.0, 48.0)]
 
@@ -85,7 +85,7 @@ def test_a_coast_of_too_many_vertices_is_simplified_and_leaves_nobody_out() -> N
     ]
     found = made(Area(polygons=[[coast]]))
     made_of = shape(found["within"])
-    assert len(made_of.geoms[0].exterior.coords) <= MOST_VERTICES
+    assert len(made_of.geoms[0].exterior.coords) <= MAX_VERTICES
     whole = Polygon(coast).buffer(0)
     assert whole.difference(made_of).area < 1e-6
     assert made_of.area < whole.area * 1.01

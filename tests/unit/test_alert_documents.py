@@ -8,7 +8,7 @@ import pytest
 
 from gateway.alerting import cap, feeds, nws, vtec
 from gateway.alerting.reading import Refused, prose
-from gateway.domain.alert import Certainty, Message, MessageType, Severity
+from gateway.domain.alert import AlertMessage, Certainty, MessageType, Severity
 from gateway.domain.errors import MalformedBody
 from tests.support import alerts
 
@@ -35,9 +35,9 @@ def document(*infos: str, namespace: str = NAMESPACE, **said: str) -> bytes:
     return f'<alert xmlns="{namespace}">{body}{"".join(infos)}</alert>'.encode()
 
 
-def read(*infos: str, **said: str) -> Message:
+def read(*infos: str, **said: str) -> AlertMessage:
     [found] = cap.read(document(*(infos or (info(),)), **said))
-    assert isinstance(found, Message), found
+    assert isinstance(found, AlertMessage), found
     return found
 
 
@@ -53,7 +53,7 @@ def test_every_version_of_cap_is_read(version: str) -> None:
     assert (found.identifier, found.sender) == ("a-1", "office@example.org")
     assert found.sent == datetime(2026, 7, 1, 10, tzinfo=UTC)
     [part] = found.parts
-    assert (part.severity, part.certainty, part.words[0].language) == (Severity.SEVERE, Certainty.LIKELY, "en-US")
+    assert (part.severity, part.certainty, part.texts[0].language) == (Severity.SEVERE, Certainty.LIKELY, "en-US")
 
 
 def test_every_reason_is_named_at_once() -> None:
@@ -63,10 +63,10 @@ def test_every_reason_is_named_at_once() -> None:
 
 
 def test_languages_of_one_thing_are_one_part_and_two_of_a_language_are_two() -> None:
-    languages = [[words.language for words in part.words] for part in read(info("en"), info("fr")).parts]
+    languages = [[words.language for words in part.texts] for part in read(info("en"), info("fr")).parts]
     assert languages == [["en", "fr"]]
     two = read(info("en", area="A1"), info("en", area="B2"), info("fr", area="B2"), info("fr", area="A1")).parts
-    assert [[words.language for words in part.words] for part in two] == [["en", "fr"], ["en", "fr"]]
+    assert [[words.language for words in part.texts] for part in two] == [["en", "fr"], ["en", "fr"]]
     assert [part.area for part in two] == [{"zone": ["A1", "UGC:A1"]}, {"zone": ["B2", "UGC:B2"]}]
 
 
@@ -115,8 +115,8 @@ def test_a_prefix_cdata_comments_and_a_signature_change_nothing() -> None:
         prefixed = prefixed.replace(f"</{name}".encode(), f"</c:{name}".encode())
     [plain], [with_prefix] = cap.read(raw), cap.read(prefixed)
     assert plain == with_prefix
-    assert isinstance(plain, Message)
-    assert plain.parts[0].words[0].event == "Storm & rain"
+    assert isinstance(plain, AlertMessage)
+    assert plain.parts[0].texts[0].event == "Storm & rain"
 
 
 def test_html_in_what_should_be_text_is_made_text() -> None:
@@ -144,7 +144,7 @@ def test_what_is_no_alert_is_malformed(raw: bytes) -> None:
 def test_what_is_kept_of_a_hostile_document_is_bounded() -> None:
     nonsense = "<polygon>x y</polygon>" * 1000
     found = read(info(event="e" * 100_000).replace("<areaDesc>", nonsense + "<areaDesc>"))
-    assert len(found.parts[0].words[0].event) == 200
+    assert len(found.parts[0].texts[0].event) == 200
     assert len(found.ignored) == 50
 
 
@@ -169,12 +169,12 @@ def nws_feature(**changed: Any) -> dict[str, Any]:
 
 def test_an_nws_feature_is_read_as_it_comes() -> None:
     [found] = nws.read(nws_feature())
-    assert isinstance(found, Message)
+    assert isinstance(found, AlertMessage)
     [part] = found.parts
     assert part.area is not None
     assert [next(iter(leaf)) for leaf in part.area["any"]] == ["within", "zone"]
-    assert part.words[0].language == "en-US"
-    assert found.tracks == ("VTEC:KEWX.FL.W.0033",)
+    assert part.texts[0].language == "en-US"
+    assert found.event_keys == ("VTEC:KEWX.FL.W.0033",)
 
 
 @pytest.mark.parametrize(
@@ -196,8 +196,8 @@ def test_an_nws_feature_without_what_it_needs_is_refused(changed: dict[str, Any]
 
 def test_characters_that_cannot_be_kept_are_left_out() -> None:
     [found] = nws.read(nws_feature(headline="Flood\0 \ud800now", sender="a\0b", areaDesc="x\udfff", id="i\0d"))
-    assert isinstance(found, Message)
-    assert (found.parts[0].words[0].headline, found.sender, found.identifier) == ("Flood now", "ab", "id")
+    assert isinstance(found, AlertMessage)
+    assert (found.parts[0].texts[0].headline, found.sender, found.identifier) == ("Flood now", "ab", "id")
     assert found.details["areaDesc"] == "x"
 
 
@@ -213,7 +213,7 @@ def test_what_is_no_feature_is_malformed(value: object) -> None:
 )
 def test_odd_shapes_of_what_may_be_left_out_are_passed_over(properties: dict[str, Any]) -> None:
     [found] = nws.read(nws_feature(**properties))
-    assert isinstance(found, Message)
+    assert isinstance(found, AlertMessage)
 
 
 def test_every_real_file_is_read_without_a_surprise() -> None:
@@ -230,8 +230,8 @@ def test_every_real_file_is_read_without_a_surprise() -> None:
 def test_of_more_info_blocks_than_anybody_writes_the_first_are_read() -> None:
     """Each is compared with those before it: what a document can hold would take hours."""
     message = read(*[info("en")] * 20_000)
-    assert len(message.parts) == cap.MOST_INFOS
-    assert message.ignored[0] == f"all but {cap.MOST_INFOS} info blocks"
+    assert len(message.parts) == cap.MAX_INFOS
+    assert message.ignored[0] == f"all but {cap.MAX_INFOS} info blocks"
 
 
 @pytest.mark.parametrize("number", ["1" + "0" * 400, "NaN", "-Infinity", "1e999"])
@@ -246,5 +246,5 @@ def test_a_feed_with_numbers_that_are_no_places_is_read_without_them(number: str
     }
     raw = json.dumps(feature).replace('"HERE"', number).encode()
     [message] = feeds.read(raw, "https://alerts.example.org/").alerts
-    assert isinstance(message, Message)
+    assert isinstance(message, AlertMessage)
     assert (message.parts[0].area, message.references, len(message.ignored)) == (None, ("b", "c"), 1)

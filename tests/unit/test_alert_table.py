@@ -4,13 +4,25 @@ from datetime import timedelta
 
 import pytest
 
-from gateway.domain.alert import AlertUrgency, Certainty, Part, Rule, Severity, Travel, When, Words, travel
+from gateway.domain.alert import (
+    AlertInfo,
+    AlertMatcher,
+    AlertRouting,
+    AlertRule,
+    AlertUrgency,
+    Certainty,
+    LocalizedText,
+    Severity,
+    routing,
+)
 from gateway.domain.notification import Lane, Urgency
 
 
-def part(severity: str = "Unknown", urgency: str = "Unknown", certainty: str = "Unknown", event: str = "Storm") -> Part:
-    words = (Words("en", event),)
-    return Part(words, None, Severity(severity), AlertUrgency(urgency), Certainty(certainty))
+def part(
+    severity: str = "Unknown", urgency: str = "Unknown", certainty: str = "Unknown", event: str = "Storm"
+) -> AlertInfo:
+    words = (LocalizedText("en", event),)
+    return AlertInfo(words, None, Severity(severity), AlertUrgency(urgency), Certainty(certainty))
 
 
 @pytest.mark.parametrize(
@@ -31,24 +43,26 @@ def part(severity: str = "Unknown", urgency: str = "Unknown", certainty: str = "
 def test_the_table_says_how_an_alert_travels(
     severity: str, urgency: str, certainty: str, lane: Lane, travels: Urgency, hours: int
 ) -> None:
-    assert travel(part(severity, urgency, certainty)) == Travel(lane, travels, timedelta(hours=hours))
+    assert routing(part(severity, urgency, certainty)) == AlertRouting(lane, travels, timedelta(hours=hours))
 
 
 @pytest.mark.parametrize("severity", Severity)
 @pytest.mark.parametrize("urgency", AlertUrgency)
 @pytest.mark.parametrize("certainty", Certainty)
 def test_no_alert_travels_in_the_bulk_lane(severity: str, urgency: str, certainty: str) -> None:
-    way = travel(part(severity, urgency, certainty))
+    way = routing(part(severity, urgency, certainty))
     assert way is not None
     assert way.lane < Lane.BULK
 
 
 def test_an_applications_first_rule_that_fits_comes_before_the_table_and_fills_its_gaps_from_it() -> None:
     rules = [
-        Rule(When(severity=(Severity.MINOR,)), tell=False),
-        Rule(When(event=("storm",)), lane=Lane.NORMAL, ttl=timedelta(minutes=5)),
-        Rule(When(), lane=Lane.URGENT),
+        AlertRule(AlertMatcher(severity=(Severity.MINOR,)), tell=False),
+        AlertRule(AlertMatcher(event=("storm",)), lane=Lane.NORMAL, ttl=timedelta(minutes=5)),
+        AlertRule(AlertMatcher(), lane=Lane.URGENT),
     ]
-    assert travel(part("Minor"), rules) is None
-    assert travel(part("Extreme"), rules) == Travel(Lane.NORMAL, Urgency.HIGH, timedelta(minutes=5))
-    assert travel(part("Unknown", event="Flood"), rules) == Travel(Lane.URGENT, Urgency.NORMAL, timedelta(hours=12))
+    assert routing(part("Minor"), rules) is None
+    assert routing(part("Extreme"), rules) == AlertRouting(Lane.NORMAL, Urgency.HIGH, timedelta(minutes=5))
+    assert routing(part("Unknown", event="Flood"), rules) == AlertRouting(
+        Lane.URGENT, Urgency.NORMAL, timedelta(hours=12)
+    )

@@ -5,22 +5,28 @@ from typing import Any
 
 import pytest
 
-from gateway.domain.alert import CALM, URGENT, AlertStatus, Message, MessageType, Part, Words
+from gateway.domain.alert import CALM, URGENT, AlertInfo, AlertMessage, AlertStatus, LocalizedText, MessageType
 from gateway.push.encryption import MAX_PAYLOAD
 from gateway.push.payload import compose
-from gateway.service.alerts.content import BODY_OCTETS, LONGEST_BODY, LONGEST_TITLE, telling, withdrawing
+from gateway.service.alerts.content import (
+    BODY_OCTETS,
+    MAX_BODY_LENGTH,
+    MAX_TITLE_LENGTH,
+    alert_content,
+    cancellation_content,
+)
 
 
-def message(*words: Words, status: AlertStatus = AlertStatus.ACTUAL) -> Message:
-    return Message("smhi-7", MessageType.ALERT, (Part(words, None),), status=status)
+def message(*words: LocalizedText, status: AlertStatus = AlertStatus.ACTUAL) -> AlertMessage:
+    return AlertMessage("smhi-7", MessageType.ALERT, (AlertInfo(words, None),), status=status)
 
 
-def told(*words: Words, **said: Any) -> dict[str, Any]:
+def told(*words: LocalizedText, **said: Any) -> dict[str, Any]:
     one = message(*words, **said)
-    return telling(one, one.parts[0], URGENT, "tag")
+    return alert_content(one, one.parts[0], URGENT, "tag")
 
 
-STORM = Words("en", "Storm")
+STORM = LocalizedText("en", "Storm")
 
 
 def test_the_headline_is_the_title_and_what_to_do_comes_after_what_happens() -> None:
@@ -33,18 +39,23 @@ def test_the_headline_is_the_title_and_what_to_do_comes_after_what_happens() -> 
 def test_an_urgent_alert_stays_on_the_screen() -> None:
     one = message(STORM)
     assert told(STORM)["require_interaction"] is True
-    assert telling(one, one.parts[0], CALM, "tag")["require_interaction"] is False
+    assert alert_content(one, one.parts[0], CALM, "tag")["require_interaction"] is False
 
 
 @pytest.mark.parametrize("status", [status for status in AlertStatus if status is not AlertStatus.ACTUAL])
 def test_what_is_not_actual_says_so_in_every_language(status: AlertStatus) -> None:
-    said = told(STORM, Words("de", "Sturm"), status=status)
+    said = told(STORM, LocalizedText("de", "Sturm"), status=status)
     assert said["title"] == f"[{status}] Storm"
     assert said["locales"]["de"]["title"] == f"[{status}] Sturm"
 
 
 def test_a_language_of_one_country_serves_all_who_read_it() -> None:
-    said = told(Words("en-US", "Storm"), Words("es-US", "Tormenta"), Words("de-LS", "Wind"), Words("de", "Sturm"))
+    said = told(
+        LocalizedText("en-US", "Storm"),
+        LocalizedText("es-US", "Tormenta"),
+        LocalizedText("de-LS", "Wind"),
+        LocalizedText("de", "Sturm"),
+    )
     titles = {language: spoken["title"] for language, spoken in said["locales"].items()}
     assert titles == {
         "en": "Storm", "en-US": "Storm", "es": "Tormenta", "es-US": "Tormenta", "de-LS": "Wind", "de": "Sturm",
@@ -52,15 +63,15 @@ def test_a_language_of_one_country_serves_all_who_read_it() -> None:
 
 
 def test_norwegian_serves_bokmal_and_nynorsk() -> None:
-    said = told(Words("no", "Kuling"), Words("en-GB", "Gale"))
+    said = told(LocalizedText("no", "Kuling"), LocalizedText("en-GB", "Gale"))
     assert said["locales"]["nb"] == said["locales"]["nn"] == said["locales"]["no"]
 
 
 @pytest.mark.parametrize("letter", ["x", "ä", "漢", "🌪"])
 def test_long_texts_are_cut_so_that_one_message_holds_them(letter: str) -> None:
     said = told(replace(STORM, headline=letter * 500, description=letter * 5000))
-    assert len(said["title"]) <= LONGEST_TITLE
-    assert len(said["body"]) <= LONGEST_BODY
+    assert len(said["title"]) <= MAX_TITLE_LENGTH
+    assert len(said["body"]) <= MAX_BODY_LENGTH
     assert len(said["body"].encode()) <= BODY_OCTETS
     assert said["title"].endswith("…")
     assert said["body"].endswith("…")
@@ -69,21 +80,23 @@ def test_long_texts_are_cut_so_that_one_message_holds_them(letter: str) -> None:
 
 
 def test_an_end_is_told_in_the_devices_language_with_what_the_office_says_of_it() -> None:
-    end = replace(message(Words("de", "Sturm", description="Die Lage ist entspannt.")), message_type=MessageType.CANCEL)
-    said = withdrawing(end, [Words(None, "Storm")], "tag", left=False)
+    end = replace(
+        message(LocalizedText("de", "Sturm", description="Die Lage ist entspannt.")), message_type=MessageType.CANCEL
+    )
+    said = cancellation_content(end, [LocalizedText(None, "Storm")], "tag", left=False)
     assert (said["title"], said["body"]) == ("Nicht mehr gültig: Sturm", "Die Lage ist entspannt.")
     assert said["locales"]["fr"]["title"] == "N’est plus en vigueur: Sturm"
     assert said["tag"] == "tag"
 
 
 def test_whoever_left_the_area_is_told_that_and_not_what_holds_elsewhere() -> None:
-    update = message(Words("en", "Storm", headline="Storm grows", description="Run."))
-    said = withdrawing(update, [Words(None, "Storm")], "tag", left=True)
+    update = message(LocalizedText("en", "Storm", headline="Storm grows", description="Run."))
+    said = cancellation_content(update, [LocalizedText(None, "Storm")], "tag", left=True)
     assert (said["title"], said["body"]) == ("No longer in effect: Storm", "It no longer applies where you are.")
     assert said["locales"]["de"]["body"] == "Gilt an Ihrem Standort nicht mehr."
 
 
 def test_an_end_without_words_names_what_has_ended() -> None:
-    bare = Message("smhi-8", MessageType.CANCEL, ())
-    said = withdrawing(bare, [Words(None, "Storm")], "tag", left=False)
+    bare = AlertMessage("smhi-8", MessageType.CANCEL, ())
+    said = cancellation_content(bare, [LocalizedText(None, "Storm")], "tag", left=False)
     assert said["title"] == "No longer in effect: Storm"

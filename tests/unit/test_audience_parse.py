@@ -25,7 +25,7 @@ from gateway.domain.audience import (
     Within,
     parse,
 )
-from gateway.domain.errors import Invalid
+from gateway.domain.errors import ValidationError
 
 DEVICE = UUID("01a21d48-0ffd-7cd7-be29-3d1801766119")
 JANUARY = datetime(2026, 1, 1, tzinfo=UTC)
@@ -34,7 +34,7 @@ CLOSED = tuple((float(x), float(y)) for x, y in SQUARE)
 
 
 def faults(value: object) -> dict[str, str]:
-    with pytest.raises(Invalid) as refused:
+    with pytest.raises(ValidationError) as refused:
         parse(value)
     return {fault.pointer: fault.detail for fault in refused.value.faults}
 
@@ -46,7 +46,7 @@ def faults(value: object) -> dict[str, str]:
         ({"topic": "weather.coast:se-1~x"}, Topic("weather.coast:se-1~x")),
         ({"user_id": "ada"}, Users(("ada",))),
         ({"user_id": ["ada", "grace"]}, Users(("ada", "grace"))),
-        ({"device_id": ids.show(ids.DEVICE, DEVICE)}, Devices((DEVICE,))),
+        ({"device_id": ids.format_id(ids.DEVICE, DEVICE)}, Devices((DEVICE,))),
         ({"attribute": "plan", "eq": "gold"}, Attribute("plan", "eq", "gold")),
         ({"attribute": "age", "gte": 18}, Attribute("age", "gte", 18)),
         ({"attribute": "age", "in": [1, "x", True]}, Attribute("age", "in", (1, "x", True))),
@@ -115,8 +115,8 @@ def test_faults_of_client_details_and_times_are_named(given: Any, pointers: list
         ({"user_id": [1]}, "/user_id"),
         ({"user_id": ["a"] * 1001}, "/user_id"),
         ({"device_id": "dev_1"}, "/device_id"),
-        ({"device_id": [ids.show(ids.DEVICE, DEVICE), "x"]}, "/device_id/1"),
-        ({"device_id": ids.show(ids.NOTIFICATION, DEVICE)}, "/device_id"),
+        ({"device_id": [ids.format_id(ids.DEVICE, DEVICE), "x"]}, "/device_id/1"),
+        ({"device_id": ids.format_id(ids.NOTIFICATION, DEVICE)}, "/device_id"),
         ({"attribute": "", "eq": 1}, "/attribute"),
         ({"attribute": 7, "eq": 1}, "/attribute"),
         ({"attribute": "a"}, ""),
@@ -221,14 +221,14 @@ def test_every_fault_is_told_at_once() -> None:
 
 
 def test_the_pointer_begins_where_the_caller_says() -> None:
-    with pytest.raises(Invalid) as refused:
+    with pytest.raises(ValidationError) as refused:
         parse({"topic": 1}, "/filter")
     assert refused.value.faults[0].pointer == "/filter/topic"
 
 
 def test_a_filter_may_be_16_levels_deep_and_no_deeper() -> None:
     deep: Any = {"everyone": True}
-    for _ in range(audience.DEEPEST - 1):
+    for _ in range(audience.MAX_DEPTH - 1):
         deep = {"not": deep}
     parse(deep)
     assert "deeper" in next(iter(faults({"not": deep}).values()))
@@ -242,14 +242,14 @@ def test_a_hostile_depth_is_refused_and_not_followed() -> None:
 
 
 def test_a_filter_may_have_200_leaves_and_no_more() -> None:
-    parse({"any": [{"topic": "a"}] * audience.MOST_LEAVES})
-    assert faults({"any": [{"topic": "a"}] * (audience.MOST_LEAVES + 1)}).keys() == {"/audience"}
+    parse({"any": [{"topic": "a"}] * audience.MAX_LEAVES})
+    assert faults({"any": [{"topic": "a"}] * (audience.MAX_LEAVES + 1)}).keys() == {"/audience"}
 
 
 def test_a_polygon_may_have_10_000_vertices_and_no_more() -> None:
     edge = [[x / 10_000, 0] for x in range(9_997)]
     ring = [*edge, [1, 1], [0, 1], [0, 0]]
-    assert len(ring) == audience.MOST_VERTICES
+    assert len(ring) == audience.MAX_VERTICES
     parse({"within": {"type": "Polygon", "coordinates": [ring]}})
     longer = [*ring[:-1], [0, 0.5], [0, 0]]
     assert faults({"within": {"type": "Polygon", "coordinates": [longer]}}).keys() == {"/audience/within/coordinates"}
@@ -285,6 +285,6 @@ def test_whatever_comes_is_understood_or_refused_with_a_place_that_exists(value:
 def refusals(value: Any) -> list[str]:
     try:
         parse(value, "")
-    except Invalid as refused:
+    except ValidationError as refused:
         return [fault.pointer for fault in refused.faults]
     return []

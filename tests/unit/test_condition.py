@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.domain import condition, event_binding
-from gateway.domain.errors import Invalid
+from gateway.domain.errors import ValidationError
 
 CART = {"cart": {"total": 59.9, "items": [{"sku": "A1"}, {"sku": "B2"}], "tags": ["new", 3], "open": True}, "n": None}
 
@@ -53,7 +53,7 @@ def test_a_condition_fits_or_not(asked: Any, fits: bool) -> None:
     ],
 )
 def test_every_fault_is_named_with_its_place(asked: Any, pointers: list[str]) -> None:
-    with pytest.raises(Invalid) as refused:
+    with pytest.raises(ValidationError) as refused:
         condition.parse(asked)
     assert [fault.pointer for fault in refused.value.faults] == pointers
 
@@ -62,9 +62,9 @@ def test_depth_and_size_are_bounded() -> None:
     deep: Any = {"data": "a", "eq": 1}
     for _ in range(20):
         deep = {"not": deep}
-    with pytest.raises(Invalid, match="deeper"):
+    with pytest.raises(ValidationError, match="deeper"):
         condition.parse(deep)
-    with pytest.raises(Invalid, match="201 leaves"):
+    with pytest.raises(ValidationError, match="201 leaves"):
         condition.parse({"any": [{"data": "a", "eq": 1}] * 201})
 
 
@@ -77,8 +77,8 @@ def test_an_audience_takes_values_of_the_event_as_they_are() -> None:
             {"attribute": "age", "gt": {"from_event": "data.age"}},
         ]
     }
-    assert event_binding.filled(asked, event) == {
+    assert event_binding.bind(asked, event) == {
         "any": [{"user_id": "u-1"}, {"attribute": "team", "in": ["a", "b"]}, {"attribute": "age", "gt": 30}]
     }
     with pytest.raises(event_binding.Missing, match=r"data\.none"):
-        event_binding.filled({"topic": {"from_event": "data.none"}}, event)
+        event_binding.bind({"topic": {"from_event": "data.none"}}, event)

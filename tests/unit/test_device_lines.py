@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.device import Registration
-from gateway.domain.errors import GatewayError, Invalid, MalformedBody
+from gateway.domain.errors import GatewayError, MalformedBody, ValidationError
 from gateway.web.api import device_import_decoder
 from gateway.web.api.devices import NewDevice
 from gateway.web.http.parsing import read_body
@@ -52,8 +52,8 @@ BORDERS = [
 def came_to(raw: bytes, read: Any) -> Any:
     try:
         return read(raw)
-    except Invalid as refusal:
-        return Invalid, refusal.faults
+    except ValidationError as refusal:
+        return ValidationError, refusal.faults
     except GatewayError as refusal:
         return type(refusal), refusal.detail
 
@@ -116,7 +116,7 @@ def test_broken_lines_are_refused_as_the_model_refuses_them(data: st.DataObject)
 )
 def test_what_is_no_registration_at_all_is_refused(raw: bytes) -> None:
     same(raw)
-    assert came_to(raw, device_import_decoder.read_line)[0] in (Invalid, MalformedBody)
+    assert came_to(raw, device_import_decoder.read_line)[0] in (ValidationError, MalformedBody)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.domain import ids
-from gateway.domain.delivery import Accepted, Gone, OutcomeName, Retry, Settled, Settlement
-from gateway.domain.errors import Fault, GatewayError, Invalid
+from gateway.domain.delivery import Accepted, DeliveryResult, Gone, OutcomeName, ResultBatch, Retry
+from gateway.domain.errors import FieldError, GatewayError, ValidationError
 from gateway.domain.notification import (
-    SHORTEST_LIFE,
-    Delivery,
+    MIN_LIFETIME,
+    DeliveryOptions,
     Kind,
     Lane,
     Notification,
@@ -38,7 +38,7 @@ def notification(**changes: object) -> Notification:
         "day": None,
         "content": {"title": "Storm"},
         "audience": {"everyone": True},
-        "delivery": Delivery(Lane.NORMAL, Urgency.NORMAL, timedelta(hours=1), NOW),
+        "delivery": DeliveryOptions(Lane.NORMAL, Urgency.NORMAL, timedelta(hours=1), NOW),
         "details": {},
         "start_at": NOW,
         "created_at": NOW,
@@ -61,7 +61,7 @@ def test_new_ids_are_unlike_each_other() -> None:
 @settings(deadline=None)
 @given(st.sampled_from(KINDS), st.sampled_from(KINDS), st.uuids())
 def test_what_is_shown_is_read_back_as_its_own_kind_only(kind: str, other: str, id_: UUID) -> None:
-    shown = ids.show(kind, id_)
+    shown = ids.format_id(kind, id_)
     assert ids.parse(kind, shown) == id_
     if other != kind:
         assert ids.parse(other, shown) is None
@@ -71,7 +71,7 @@ def test_what_is_shown_is_read_back_as_its_own_kind_only(kind: str, other: str, 
 @settings(deadline=None)
 @given(st.uuids(), st.uuids())
 def test_a_delivery_s_id_names_its_notification_and_its_device(one: UUID, other: UUID) -> None:
-    assert ids.parse_delivery(ids.show(ids.DELIVERY, one, other)) == (one, other)
+    assert ids.parse_delivery(ids.format_id(ids.DELIVERY, one, other)) == (one, other)
 
 
 @pytest.mark.parametrize(
@@ -97,14 +97,14 @@ def test_topics_of_different_applications_never_fold_into_each_other() -> None:
 
 
 def test_the_tag_is_the_content_s_else_the_collapse_key_else_the_id() -> None:
-    keyed = Delivery(Lane.NORMAL, Urgency.NORMAL, timedelta(hours=1), NOW, "key")
+    keyed = DeliveryOptions(Lane.NORMAL, Urgency.NORMAL, timedelta(hours=1), NOW, "key")
     assert notification(delivery=keyed).tag_of({"title": "x", "tag": "own"}) == "own"
     assert notification(delivery=keyed).tag_of({"title": "x"}) == "key"
     assert notification().tag_of({"title": "x"}) == str(UUID(int=7))
 
 
 def test_a_ttl_of_0_leaves_the_queue_a_minute() -> None:
-    assert expiry(NOW, timedelta(0)) == NOW + SHORTEST_LIFE
+    assert expiry(NOW, timedelta(0)) == NOW + MIN_LIFETIME
     assert expiry(NOW, timedelta(hours=1)) == NOW + timedelta(hours=1)
 
 
@@ -124,14 +124,14 @@ def test_every_final_outcome_has_its_count() -> None:
 
 
 def test_a_settlement_counts_ended_and_retried_devices() -> None:
-    one = Settled(UUID(int=1), None, "host", Accepted(), 1, 201, NOW, 3, NOW)
+    one = DeliveryResult(UUID(int=1), None, "host", Accepted(), 1, 201, NOW, 3, NOW)
     gone = one._replace(device_id=UUID(int=2), outcome=Gone("x"))
     later = {(NOW, 1): [UUID(int=3), UUID(int=4)], (NOW, 2): [UUID(int=5)]}
-    assert Settlement([one, gone], [], later).devices() == 5
+    assert ResultBatch([one, gone], [], later).devices() == 5
 
 
 def test_invalid_input_tells_every_fault_and_where() -> None:
-    refused = Invalid([Fault("/a", "is missing"), Fault("", "is odd").below("/b")])
+    refused = ValidationError([FieldError("/a", "is missing"), FieldError("", "is odd").below("/b")])
     assert str(refused) == "/a: is missing; /b: is odd"
     assert [fault.pointer for fault in refused.faults] == ["/a", "/b"]
 

@@ -17,8 +17,8 @@ from gateway.domain.job import CHUNK
 from gateway.domain.notification import Lane
 from gateway.worker import host_limiter
 from gateway.worker.concurrency import START
-from gateway.worker.host_limiter import Sign
-from gateway.worker.scheduler import PATIENCE_S, PUT_OFF_S, Lanes
+from gateway.worker.host_limiter import Feedback
+from gateway.worker.scheduler import PATIENCE_S, PUT_OFF_S, SendScheduler
 
 ONE, OTHER = UUID(int=1), UUID(int=2)
 
@@ -62,8 +62,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def lanes(clock: Clock) -> Lanes[Letter]:
-    return Lanes(most=1000, clock=clock)
+def lanes(clock: Clock) -> SendScheduler[Letter]:
+    return SendScheduler(most=1000, clock=clock)
 
 
 @pytest.fixture
@@ -72,11 +72,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_limiter, "START", 4)
 
 
-async def take(lanes: Lanes[Letter], *, urgent_only: bool = False) -> Letter:
-    return await asyncio.wait_for(lanes.take(urgent_only=urgent_only), 1)
+async def take(lanes: SendScheduler[Letter], *, urgent_only: bool = False) -> Letter:
+    return await asyncio.wait_for(lanes.next(urgent_only=urgent_only), 1)
 
 
-async def take_all(lanes: Lanes[Letter], *, urgent_only: bool = False) -> list[Letter]:
+async def take_all(lanes: SendScheduler[Letter], *, urgent_only: bool = False) -> list[Letter]:
     """Whatever may be taken now."""
     found = []
     while (letter := lanes._pop(urgent_only)) is not None:
@@ -84,7 +84,7 @@ async def take_all(lanes: Lanes[Letter], *, urgent_only: bool = False) -> list[L
     return found
 
 
-async def test_urgent_goes_before_normal_before_bulk_and_in_order_within(lanes: Lanes[Letter]) -> None:
+async def test_urgent_goes_before_normal_before_bulk_and_in_order_within(lanes: SendScheduler[Letter]) -> None:
     for lane in (Lane.BULK, Lane.URGENT, Lane.NORMAL):
         lanes.put(lane, ONE, letters(lane, 3))
     taken = [await take(lanes) for _ in range(9)]
@@ -93,18 +93,18 @@ async def test_urgent_goes_before_normal_before_bulk_and_in_order_within(lanes: 
     ]
 
 
-async def test_an_urgent_sender_takes_nothing_else(lanes: Lanes[Letter]) -> None:
+async def test_an_urgent_sender_takes_nothing_else(lanes: SendScheduler[Letter]) -> None:
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 1))
     lanes.put(Lane.NORMAL, ONE, letters(Lane.NORMAL, 1))
-    reserved = asyncio.create_task(lanes.take(urgent_only=True))
+    reserved = asyncio.create_task(lanes.next(urgent_only=True))
     await settle()
     assert is_waiting(reserved)
     lanes.put(Lane.URGENT, ONE, letters(Lane.URGENT, 1))
     assert (await asyncio.wait_for(reserved, 1)).lane is Lane.URGENT
 
 
-async def test_a_waiting_sender_wakes_for_what_comes(lanes: Lanes[Letter]) -> None:
-    waiting = [asyncio.create_task(lanes.take(urgent_only=False)) for _ in range(3)]
+async def test_a_waiting_sender_wakes_for_what_comes(lanes: SendScheduler[Letter]) -> None:
+    waiting = [asyncio.create_task(lanes.next(urgent_only=False)) for _ in range(3)]
     await settle()
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 2))
     await settle()
@@ -113,7 +113,7 @@ async def test_a_waiting_sender_wakes_for_what_comes(lanes: Lanes[Letter]) -> No
     assert {letter.lane for letter in await asyncio.gather(*waiting)} == {Lane.BULK, Lane.URGENT}
 
 
-async def test_applications_take_turns_and_so_do_the_hosts_of_one(lanes: Lanes[Letter]) -> None:
+async def test_applications_take_turns_and_so_do_the_hosts_of_one(lanes: SendScheduler[Letter]) -> None:
     """One's four jobs, put here before, do not keep another's first message waiting."""
     for _ in range(4):
         lanes.put(Lane.BULK, ONE, letters(Lane.BULK, CHUNK, "a.example") + letters(Lane.BULK, CHUNK, "b.example"))
@@ -124,7 +124,7 @@ async def test_applications_take_turns_and_so_do_the_hosts_of_one(lanes: Lanes[L
 
 
 @pytest.mark.usefixtures("small")
-async def test_applications_take_turns_at_a_full_host(lanes: Lanes[Letter]) -> None:
+async def test_applications_take_turns_at_a_full_host(lanes: SendScheduler[Letter]) -> None:
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 100))
     taken = [await take(lanes) for _ in range(4)]
     lanes.put(Lane.BULK, OTHER, letters(Lane.BULK, 100, application=OTHER))
@@ -139,10 +139,10 @@ async def test_applications_take_turns_at_a_full_host(lanes: Lanes[Letter]) -> N
 
 
 @pytest.mark.usefixtures("small")
-async def test_a_host_is_sent_no_more_at_once_than_it_bears(lanes: Lanes[Letter]) -> None:
+async def test_a_host_is_sent_no_more_at_once_than_it_bears(lanes: SendScheduler[Letter]) -> None:
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 6))
     taken = [await take(lanes) for _ in range(4)]
-    fifth = asyncio.create_task(lanes.take(urgent_only=False))
+    fifth = asyncio.create_task(lanes.next(urgent_only=False))
     await settle()
     assert is_waiting(fifth)
     lanes.done(taken[0])
@@ -151,14 +151,14 @@ async def test_a_host_is_sent_no_more_at_once_than_it_bears(lanes: Lanes[Letter]
 
 
 @pytest.mark.usefixtures("small")
-async def test_a_full_host_holds_up_no_other(lanes: Lanes[Letter]) -> None:
+async def test_a_full_host_holds_up_no_other(lanes: SendScheduler[Letter]) -> None:
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 50, "slow.example"))
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 2, "quick.example"))
     assert Counter(letter.host for letter in await take_all(lanes)) == {"slow.example": 4, "quick.example": 2}
 
 
 @pytest.mark.usefixtures("small")
-async def test_at_a_full_host_there_are_places_that_only_alerts_may_use(lanes: Lanes[Letter]) -> None:
+async def test_at_a_full_host_there_are_places_that_only_alerts_may_use(lanes: SendScheduler[Letter]) -> None:
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 20))
     assert len(await take_all(lanes)) == 4
     lanes.put(Lane.URGENT, ONE, letters(Lane.URGENT, 2))
@@ -167,7 +167,7 @@ async def test_at_a_full_host_there_are_places_that_only_alerts_may_use(lanes: L
 
 
 @pytest.mark.usefixtures("small")
-async def test_at_a_full_host_the_next_free_place_is_the_alert_s(lanes: Lanes[Letter]) -> None:
+async def test_at_a_full_host_the_next_free_place_is_the_alert_s(lanes: SendScheduler[Letter]) -> None:
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 20))
     taken = [await take(lanes) for _ in range(4)]
     lanes.put(Lane.URGENT, ONE, letters(Lane.URGENT, 2))
@@ -177,7 +177,7 @@ async def test_at_a_full_host_the_next_free_place_is_the_alert_s(lanes: Lanes[Le
 
 
 async def test_when_several_hosts_are_slow_some_places_stay_free(clock: Clock) -> None:
-    lanes: Lanes[Letter] = Lanes(most=60, clock=clock)
+    lanes: SendScheduler[Letter] = SendScheduler(most=60, clock=clock)
     held: Counter[str] = Counter()
     for number in range(3):
         lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 500, f"{number}.example"))
@@ -188,19 +188,19 @@ async def test_when_several_hosts_are_slow_some_places_stay_free(clock: Clock) -
     assert await take_all(lanes)
 
 
-async def test_what_a_slow_host_holds_up_keeps_nobody_from_claiming(clock: Clock, lanes: Lanes[Letter]) -> None:
+async def test_what_a_slow_host_holds_up_keeps_nobody_from_claiming(clock: Clock, lanes: SendScheduler[Letter]) -> None:
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 500, "slow.example"))
     await take_all(lanes)
-    claiming = asyncio.create_task(lanes.hungry(tuple(Lane), 0))
+    claiming = asyncio.create_task(lanes.wait_until_below(tuple(Lane), 0))
     await settle()
     assert not claiming.done()
     clock.now += 5
-    lanes.look()
+    lanes.reassess_hosts()
     await asyncio.wait_for(claiming, 1)
 
 
 async def test_whole_jobs_of_what_cannot_be_sent_are_not_claimed_as_fast_as_they_come(
-    clock: Clock, lanes: Lanes[Letter], monkeypatch: pytest.MonkeyPatch
+    clock: Clock, lanes: SendScheduler[Letter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
 
@@ -210,25 +210,25 @@ async def test_whole_jobs_of_what_cannot_be_sent_are_not_claimed_as_fast_as_they
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, CHUNK, "slow.example"))
     await take_all(lanes)
     clock.now += 5
-    lanes.look()
+    lanes.reassess_hosts()
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, CHUNK, "slow.example"))
     monkeypatch.setattr("gateway.worker.scheduler.asyncio.sleep", sleep)
-    await lanes.hungry((Lane.URGENT,), 0)
+    await lanes.wait_until_below((Lane.URGENT,), 0)
     assert slept == []
-    await lanes.hungry(tuple(Lane), 0)
+    await lanes.wait_until_below(tuple(Lane), 0)
     assert slept == [0.1]
 
 
 async def test_what_would_wait_long_is_put_off_for_as_long_as_the_host_needs(
-    clock: Clock, lanes: Lanes[Letter]
+    clock: Clock, lanes: SendScheduler[Letter]
 ) -> None:
     """12 a second for five minutes: 500 need 39 seconds."""
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 300 * 64 // 5 + 500))
     for _ in range(300 * 64 // 5):
         letter = await take(lanes)
         clock.now += 5 / 64
-        lanes.done(letter, Sign.TAKEN, 5.0)
-        lanes.look()
+        lanes.done(letter, Feedback.SUCCESS, 5.0)
+        lanes.reassess_hosts()
     more = [letters(Lane.BULK, CHUNK) for _ in range(30)]
     for job in more:
         lanes.put(Lane.BULK, ONE, job)
@@ -242,17 +242,19 @@ async def test_what_would_wait_long_is_put_off_for_as_long_as_the_host_needs(
     assert not any(letter.off for letter in waits), "another application has a turn there all the same"
 
 
-def idle_s(lanes: Lanes[Letter], clock: Clock, count: int, answer: Callable[[], tuple[float, Sign]]) -> float:
+def idle_s(
+    lanes: SendScheduler[Letter], clock: Clock, count: int, answer: Callable[[], tuple[float, Feedback]]
+) -> float:
     """Seconds of a campaign in which its host has nothing to do, since all that is left has been put off."""
     order = itertools.count()
     due = [(clock.now, next(order), letters(Lane.BULK, CHUNK)) for _ in range(count // CHUNK)]
-    sent: list[tuple[float, int, Letter, Sign, float]] = []
+    sent: list[tuple[float, int, Letter, Feedback, float]] = []
     idle = 0.0
     while due or sent:
         while sent and sent[0][0] <= clock.now:
             _, _, letter, sign, seconds = heapq.heappop(sent)
             lanes.done(letter, sign, seconds)
-            if sign is Sign.LESS:
+            if sign is Feedback.BACKPRESSURE:
                 heapq.heappush(due, (clock.now + 2, next(order), [letter]))
         if due and due[0][0] <= clock.now and sum(lanes._at_hand.values()) <= 3 * CHUNK:
             _, _, job = heapq.heappop(due)
@@ -265,46 +267,48 @@ def idle_s(lanes: Lanes[Letter], clock: Clock, count: int, answer: Callable[[], 
             heapq.heappush(sent, (clock.now + seconds, next(order), letter, sign, seconds))
         idle += 0 if sent else 0.01
         clock.now += 0.01
-        lanes.look()
+        lanes.reassess_hosts()
     return idle
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_bad_moment_of_a_host_does_not_put_off_what_it_can_soon_take(
-    seed: int, clock: Clock, lanes: Lanes[Letter]
+    seed: int, clock: Clock, lanes: SendScheduler[Letter]
 ) -> None:
     """3 % of 429 keep its limit small, and 3 % of late answers then look like a host that hangs."""
     chance = random.Random(seed)  # noqa: S311 - a repeatable host
 
-    def answer() -> tuple[float, Sign]:
-        return (0.4 if chance.random() < 0.03 else 0.02), (Sign.LESS if chance.random() < 0.03 else Sign.TAKEN)
+    def answer() -> tuple[float, Feedback]:
+        return (0.4 if chance.random() < 0.03 else 0.02), (
+            Feedback.BACKPRESSURE if chance.random() < 0.03 else Feedback.SUCCESS
+        )
 
     assert idle_s(lanes, clock, 20_000, answer) < 10
 
 
-def test_what_was_put_off_waits_no_longer_than_its_host_was_slow(clock: Clock, lanes: Lanes[Letter]) -> None:
+def test_what_was_put_off_waits_no_longer_than_its_host_was_slow(clock: Clock, lanes: SendScheduler[Letter]) -> None:
     began = clock.now
 
-    def answer() -> tuple[float, Sign]:
-        return (5.0 if clock.now < began + 20 else 0.02), Sign.TAKEN
+    def answer() -> tuple[float, Feedback]:
+        return (5.0 if clock.now < began + 20 else 0.02), Feedback.SUCCESS
 
     assert idle_s(lanes, clock, 20_000, answer) < 20 + 5
 
 
-async def faults(lanes: Lanes[Letter], count: int) -> None:
+async def faults(lanes: SendScheduler[Letter], count: int) -> None:
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, count))
     for letter in await take_all(lanes):
-        lanes.done(letter, Sign.FAULT, 1.0)
+        lanes.done(letter, Feedback.FAILURE, 1.0)
 
 
 async def test_messages_for_a_host_that_does_not_answer_are_put_off_and_one_goes_ahead_to_see(
-    clock: Clock, lanes: Lanes[Letter]
+    clock: Clock, lanes: SendScheduler[Letter]
 ) -> None:
     waiting = letters(Lane.BULK, 100)
     lanes.put(Lane.BULK, ONE, waiting)
     taken = await take_all(lanes)
     for letter in taken:
-        lanes.done(letter, Sign.FAULT, 1.0)
+        lanes.done(letter, Feedback.FAILURE, 1.0)
     put_off = [letter for letter in waiting if letter not in taken]
     assert {len(letter.off) for letter in put_off} == {1}
     assert await take_all(lanes) == []
@@ -320,11 +324,11 @@ async def test_messages_for_a_host_that_does_not_answer_are_put_off_and_one_goes
     clock.now += host_limiter.FIRST_PAUSE_S
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 10))
     [probe] = await take_all(lanes)
-    lanes.done(probe, Sign.TAKEN, 0.1)
+    lanes.done(probe, Feedback.SUCCESS, 0.1)
     assert len(await take_all(lanes)) == 2, "as many again in each round"
 
 
-async def test_an_alert_does_not_wait_for_the_pause_to_end(clock: Clock, lanes: Lanes[Letter]) -> None:
+async def test_an_alert_does_not_wait_for_the_pause_to_end(clock: Clock, lanes: SendScheduler[Letter]) -> None:
     await faults(lanes, 20)
     alert = letters(Lane.URGENT, 5)
     lanes.put(Lane.URGENT, ONE, alert)
@@ -336,7 +340,7 @@ async def test_an_alert_does_not_wait_for_the_pause_to_end(clock: Clock, lanes: 
     assert len(await take_all(lanes, urgent_only=True)) == 1, "though the first has not come back"
 
 
-async def test_an_alert_is_not_behind_a_probe_that_hangs(clock: Clock, lanes: Lanes[Letter]) -> None:
+async def test_an_alert_is_not_behind_a_probe_that_hangs(clock: Clock, lanes: SendScheduler[Letter]) -> None:
     await faults(lanes, 20)
     clock.now += host_limiter.FIRST_PAUSE_S
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 10))
@@ -354,7 +358,7 @@ async def test_every_message_is_sent_once_or_put_off_whatever_hosts_answer(
     monkeypatch.setattr(host_limiter, "START", 5)
     monkeypatch.setattr(host_limiter, "FIRST_PAUSE_S", 0.01)
     chance = random.Random(seed)  # noqa: S311 - a repeatable crowd
-    lanes: Lanes[Letter] = Lanes(most=9)
+    lanes: SendScheduler[Letter] = SendScheduler(most=9)
     names = ["a.example", "b.example", "c.example"]
     ended: Counter[Letter] = Counter()
     everything: list[Letter] = []
@@ -380,19 +384,19 @@ async def test_every_message_is_sent_once_or_put_off_whatever_hosts_answer(
 
     async def sender(*, urgent_only: bool) -> None:
         while True:
-            letter = await lanes.take(urgent_only=urgent_only)
+            letter = await lanes.next(urgent_only=urgent_only)
             assert not urgent_only or letter.lane is Lane.URGENT
             for _ in range(chance.randrange(3)):
                 await asyncio.sleep(0)
             end(letter)
-            signs = [Sign.TAKEN, None, Sign.LESS, Sign.FAULT]
+            signs = [Feedback.SUCCESS, None, Feedback.BACKPRESSURE, Feedback.FAILURE]
             weights = [1, 1, 1, 20 if letter.number % 1000 > 900 else 0.5]
             lanes.done(letter, chance.choices(signs, weights)[0], 0.001)
 
     async def look() -> None:
         while True:
             await asyncio.sleep(0.005)
-            lanes.look()
+            lanes.reassess_hosts()
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(sender(urgent_only=number < 3)) for number in range(12)]
@@ -431,12 +435,12 @@ def test_the_lanes_keep_their_rules_whatever_happens(script: list[Step]) -> None
 
     async def play() -> None:
         clock = Clock()
-        lanes: Lanes[Letter] = Lanes(most=20, clock=clock)
+        lanes: SendScheduler[Letter] = SendScheduler(most=20, clock=clock)
         every, out = [], []
-        act: dict[str, Sign | None] = {
-            "taken": Sign.TAKEN,
-            "less": Sign.LESS,
-            "fault": Sign.FAULT,
+        act: dict[str, Feedback | None] = {
+            "taken": Feedback.SUCCESS,
+            "less": Feedback.BACKPRESSURE,
+            "fault": Feedback.FAILURE,
             "nothing": None,
         }
         for what, one, two, many in script:
@@ -459,7 +463,7 @@ def test_the_lanes_keep_their_rules_whatever_happens(script: list[Step]) -> None
                     assert letter.lane is Lane.URGENT or host.probe_at or not waiting[Lane.URGENT]
             elif what == "time":
                 clock.now += many / 5
-                lanes.look()
+                lanes.reassess_hosts()
             elif out:
                 lanes.done(out.pop(many % len(out)), act[what], 0.1)
         # Whatever came to pass, good hosts take all that is left.
@@ -468,14 +472,14 @@ def test_the_lanes_keep_their_rules_whatever_happens(script: list[Step]) -> None
                 out.append(letter)
             if not out:
                 break
-            lanes.done(out.pop(0), Sign.TAKEN, 0.1)
+            lanes.done(out.pop(0), Feedback.SUCCESS, 0.1)
             clock.now += 0.01
         left = sum(sum(stop.waiting.values()) for stop in lanes._stops.values())
         if left:  # an open breaker's alerts, whose time comes
             clock.now += 1000
-            lanes.look()
+            lanes.reassess_hosts()
             while left and (letter := lanes._pop(False)) is not None:
-                lanes.done(letter, Sign.TAKEN, 0.1)
+                lanes.done(letter, Feedback.SUCCESS, 0.1)
                 left -= 1
         assert left == 0
         assert sum(lanes._at_hand.values()) == 0
@@ -485,7 +489,7 @@ def test_the_lanes_keep_their_rules_whatever_happens(script: list[Step]) -> None
 
 
 def test_a_crew_starts_small(clock: Callable[[], float]) -> None:
-    lanes: Lanes[Letter] = Lanes(most=1000, clock=clock)
+    lanes: SendScheduler[Letter] = SendScheduler(most=1000, clock=clock)
     for number in range(8):
         lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 100, f"{number}.example"))
     taken = 0
@@ -494,14 +498,14 @@ def test_a_crew_starts_small(clock: Callable[[], float]) -> None:
     assert taken == START
 
 
-async def test_nothing_but_urgent_messages_are_given_out_while_way_is_made(lanes: Lanes[Letter]) -> None:
+async def test_nothing_but_urgent_messages_are_given_out_while_way_is_made(lanes: SendScheduler[Letter]) -> None:
     """A campaign's messages wait until the alert's have come, and go on behind them. None are asked for meanwhile."""
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 3))
-    making = asyncio.create_task(lanes.make_way(10))
+    making = asyncio.create_task(lanes.pause_non_urgent(10))
     await asyncio.sleep(0)
     sender = asyncio.create_task(take(lanes))
-    claiming = asyncio.create_task(lanes.hungry(tuple(Lane), 10))
-    await lanes.hungry((Lane.URGENT,), 10)
+    claiming = asyncio.create_task(lanes.wait_until_below(tuple(Lane), 10))
+    await lanes.wait_until_below((Lane.URGENT,), 10)
     await settle()
     assert not sender.done()
     assert not claiming.done()
@@ -513,10 +517,10 @@ async def test_nothing_but_urgent_messages_are_given_out_while_way_is_made(lanes
     assert (await take(lanes)).lane is Lane.BULK
 
 
-async def test_way_is_not_made_for_longer_than_asked(lanes: Lanes[Letter]) -> None:
+async def test_way_is_not_made_for_longer_than_asked(lanes: SendScheduler[Letter]) -> None:
     """An alert that another worker has taken holds up nobody here."""
     lanes.put(Lane.BULK, ONE, letters(Lane.BULK, 1))
-    making = asyncio.create_task(lanes.make_way(0.01))
+    making = asyncio.create_task(lanes.pause_non_urgent(0.01))
     await asyncio.sleep(0)
     sender = asyncio.create_task(take(lanes))
     assert not await making

@@ -92,7 +92,11 @@ def test_the_compose_file_is_one_and_runs_servers_workers_and_nats_when_asked() 
             "ingress": {"enabled": True, "className": "nginx", "tlsSecret": "tls"},
             "otlpEndpoint": "http://collector:4318",
         },
-        {"migrate": False, "settings": {"GATEWAY_PROXIES": "10.0.0.0/8", "GATEWAY_SENDERS": 512}, "podMonitor": True},
+        {
+            "migrate": False,
+            "settings": {"GATEWAY_PROXIES": "10.0.0.0/8", "GATEWAY_WORKER_CONCURRENCY": 512},
+            "podMonitor": True,
+        },
         {"worker": {"autoscaling": {"enabled": True}}},
     ],
     ids=["plain", "nats", "ingress", "settings", "scaled"],

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from gateway import client
-from gateway.client import Gateway, Listing, Refused, Tail, Verdicts, bodies, transport
+from gateway.client import Gateway, ImportResults, Listing, Refused, Tail, bodies, transport
 from gateway.client.answers import Delivery
 from gateway.client.errors import BY_CODE
 from gateway.client.transport import Transport
@@ -84,7 +84,7 @@ async def asked(call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> di
             given.append("x")
     asking = call(*given, **named)
     with pytest.raises(Recorded):
-        await (anext(aiter(asking)) if isinstance(asking, Listing | Tail | Verdicts) else asking)
+        await (anext(aiter(asking)) if isinstance(asking, Listing | Tail | ImportResults) else asking)
     return heard
 
 
@@ -238,14 +238,14 @@ async def test_a_refusal_names_the_fault_and_what_is_no_gateway_is_told_so(waits
     faults = [{"pointer": "/audience/topic", "detail": "is missing"}]
     problem = {"code": "invalid", "title": "The input is not valid", "detail": "it is not", "errors": faults}
     async with answered_by(says(422, problem, X_Request_Id="r1"), says(418, "<html>")) as (gateway, _):
-        with pytest.raises(client.Invalid, match="it is not") as invalid:
+        with pytest.raises(client.ValidationError, match="it is not") as invalid:
             await gateway.notifications.send(content={"title": "t"}, audience={})
         assert (invalid.value.status, invalid.value.request_id) == (422, "r1")
         assert [(one.pointer, one.detail) for one in invalid.value.faults] == [("/audience/topic", "is missing")]
         with pytest.raises(Refused, match="answers 418"):
             await gateway.segments.get("seg_1")
     async with answered_by(says(200, "<html>")) as (gateway, _):
-        with pytest.raises(client.Unreadable, match="is it a gateway"):
+        with pytest.raises(client.DecodeError, match="is it a gateway"):
             await gateway.segments.get("seg_1")
     async with answered_by(says(302, "", Location="http://127.0.0.1:9/")) as (gateway, heard):
         with pytest.raises(Refused):

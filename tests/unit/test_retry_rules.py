@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.domain import retry
 from gateway.domain.delivery import Expired, Retry
-from gateway.domain.retry import FIRST_DELAY, GRID, LONGEST_DELAY, TRUSTED_TRIES, backoff, next_try
+from gateway.domain.retry import FIRST_DELAY, GRID, MAX_DELAY, TRUSTED_TRIES, backoff, next_try
 
 NOW = datetime(2026, 7, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 FAR = NOW + timedelta(days=28)
@@ -18,7 +18,7 @@ FAULT = Retry("the push service has a passing fault (503)")
 @settings(deadline=None)
 @given(st.integers(1, 10_000))
 def test_back_off_doubles_within_its_jitter_up_to_an_hour(tries: int) -> None:
-    ceiling = LONGEST_DELAY if tries > 12 else min(FIRST_DELAY * 2 ** (tries - 1), LONGEST_DELAY)
+    ceiling = MAX_DELAY if tries > 12 else min(FIRST_DELAY * 2 ** (tries - 1), MAX_DELAY)
     assert ceiling / 2 <= backoff(tries) <= ceiling
 
 
@@ -47,7 +47,7 @@ def test_retries_of_one_second_come_due_together() -> None:
 def test_a_host_that_keeps_saying_at_once_is_backed_off_from(tries: int) -> None:
     due = next_try(Retry("try again at once", timedelta(0)), tries, NOW, FAR)
     assert isinstance(due, datetime)
-    assert due - NOW >= min(FIRST_DELAY * 2 ** (tries - 1), LONGEST_DELAY) / 2
+    assert due - NOW >= min(FIRST_DELAY * 2 ** (tries - 1), MAX_DELAY) / 2
 
 
 def test_a_longer_wish_than_our_back_off_is_kept_for_ever() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.service.request_batcher import Rounds
+from gateway.service.request_batcher import RequestBatcher
 
 
 class Work:
@@ -24,8 +24,8 @@ class Work:
         return [ValueError(str(one)) if one < 0 else 2 * one for one in asked]
 
 
-async def begun(rounds: Rounds[int, int], *asked: int) -> list["asyncio.Task[int]"]:
-    tasks = [asyncio.create_task(rounds.ask(one)) for one in asked]
+async def begun(rounds: RequestBatcher[int, int], *asked: int) -> list["asyncio.Task[int]"]:
+    tasks = [asyncio.create_task(rounds.submit(one)) for one in asked]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return tasks
@@ -33,7 +33,7 @@ async def begun(rounds: Rounds[int, int], *asked: int) -> list["asyncio.Task[int
 
 async def test_those_that_come_while_a_round_is_under_way_are_the_next() -> None:
     work = Work()
-    rounds: Rounds[int, int] = Rounds(work.do, most=10)
+    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, most=10)
     first = await begun(rounds, 1)
     later = await begun(rounds, 2, 3)
     assert work.rounds == [[1]]
@@ -45,7 +45,7 @@ async def test_those_that_come_while_a_round_is_under_way_are_the_next() -> None
 
 async def test_a_round_has_a_most() -> None:
     work = Work()
-    rounds: Rounds[int, int] = Rounds(work.do, most=2)
+    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, most=2)
     tasks = await begun(rounds, 1, 2, 3, 4, 5)
     for _ in range(3):
         work.go.release()
@@ -55,7 +55,7 @@ async def test_a_round_has_a_most() -> None:
 
 async def test_what_one_is_refused_only_they_hear() -> None:
     work = Work()
-    rounds: Rounds[int, int] = Rounds(work.do, most=10)
+    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, most=10)
     one, bad, other = await begun(rounds, 1, -1, 2)
     work.go.release()
     assert (await one, await other) == (2, 4)
@@ -65,19 +65,19 @@ async def test_what_one_is_refused_only_they_hear() -> None:
 
 async def test_when_a_round_fails_all_in_it_hear_and_the_next_is_done() -> None:
     work = Work()
-    rounds: Rounds[int, int] = Rounds(work.do, most=10)
+    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, most=10)
     work.fails = True
     tasks = await begun(rounds, 1, 2)
     work.go.release()
     assert [type(result) for result in await asyncio.gather(*tasks, return_exceptions=True)] == [OSError] * 2
     work.fails = False
     work.go.release()
-    assert await rounds.ask(3) == 6
+    assert await rounds.submit(3) == 6
 
 
 async def test_who_leaves_before_their_round_is_left_out_and_who_leaves_in_it_disturbs_nobody() -> None:
     work = Work()
-    rounds: Rounds[int, int] = Rounds(work.do, most=10)
+    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, most=10)
     one, other = await begun(rounds, 1, 2)
     gone, stays = await begun(rounds, 3, 4)
     one.cancel()
@@ -90,8 +90,8 @@ async def test_who_leaves_before_their_round_is_left_out_and_who_leaves_in_it_di
 
 async def test_nothing_runs_when_nobody_asks() -> None:
     work = Work()
-    rounds: Rounds[int, int] = Rounds(work.do, most=10)
+    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, most=10)
     work.go.release()
-    assert await rounds.ask(1) == 2
+    assert await rounds.submit(1) == 2
     await asyncio.sleep(0)
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "rounds"]

@@ -34,7 +34,7 @@ def test_options_override_the_environment_and_that_the_defaults(monkeypatch: pyt
     monkeypatch.setenv("GATEWAY_PORT", "9000")
     monkeypatch.setenv("GATEWAY_HOST", "::1")
     chosen = load_settings(port=9001)
-    assert (chosen.port, chosen.host, chosen.senders) == (9001, "::1", 1024)
+    assert (chosen.port, chosen.host, chosen.worker_concurrency) == (9001, "::1", 1024)
 
 
 def test_a_variable_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,8 @@
 from base64 import b64decode
 from datetime import UTC, datetime, timedelta
 
-from gateway.domain.webhook_event import PATTERNS, TYPES, asked_for
-from gateway.service.access.secrets import Vault
+from gateway.domain.webhook_event import PATTERNS, TYPES, is_subscribed
+from gateway.service.access.secrets import Keyring
 from gateway.service.webhooks import signing
 from gateway.service.webhooks.signing import Secret
 
@@ -48,7 +48,7 @@ def test_only_so_many_secrets_are_kept() -> None:
 
 
 def test_secrets_are_sealed_and_opened_as_they_were() -> None:
-    vault = Vault(b"a master key for tests, 32 octets")
+    vault = Keyring(b"a master key for tests, 32 octets")
     held = [Secret(signing.new_secret()), Secret(signing.new_secret(), NOW)]
     sealed = signing.seal(held, vault)
     assert signing.unseal(sealed, vault) == held
@@ -58,9 +58,9 @@ def test_secrets_are_sealed_and_opened_as_they_were() -> None:
 
 
 def test_patterns_ask_for_a_type_a_family_or_everything() -> None:
-    assert asked_for(["*"]) == list(TYPES)
-    assert asked_for(["device.gone", "notification.*"]) == [
+    assert is_subscribed(["*"]) == list(TYPES)
+    assert is_subscribed(["device.gone", "notification.*"]) == [
         *["device.gone", "notification.accepted", "notification.started", "notification.done"],
         *["notification.cancelled", "notification.paused", "notification.resumed"],
     ]
-    assert all(asked_for([pattern]) for pattern in PATTERNS)
+    assert all(is_subscribed([pattern]) for pattern in PATTERNS)

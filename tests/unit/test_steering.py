@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from gateway.domain.job import CHUNK, chunk
 from gateway.domain.notification import Progress
 from gateway.domain.schedule import QuietHours
-from gateway.domain.send_policy import BUCKETS, Cap, FailureLimit, Steering, Throttle, Variant, Winner
+from gateway.domain.send_policy import BUCKETS, Cap, FailureLimit, SendPolicy, Throttle, Variant, Winner
 
 
-def steering(weights: list[float], winner: Winner | None = None) -> Steering:
-    return Steering(variants=tuple(Variant(str(i), weight, {}) for i, weight in enumerate(weights)), winner=winner)
+def steering(weights: list[float], winner: Winner | None = None) -> SendPolicy:
+    return SendPolicy(variants=tuple(Variant(str(i), weight, {}) for i, weight in enumerate(weights)), winner=winner)
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=10))
@@ -58,7 +58,7 @@ def test_a_limit_of_failures_is_passed_by_more_than_its_share_of_enough_deliveri
 
 
 def test_everything_said_comes_back_from_json() -> None:
-    whole = Steering(
+    whole = SendPolicy(
         local_at=datetime.fromisoformat("2026-12-01T09:00"),
         category="offers",
         throttle=Throttle(10, timedelta(hours=2)),
@@ -68,9 +68,9 @@ def test_everything_said_comes_back_from_json() -> None:
         winner=Winner(0.2, timedelta(hours=1)),
         pause_when=FailureLimit(0.3, 100),
     )
-    assert Steering.from_json(whole.to_json()) == whole
-    assert Steering.from_json({}) == Steering()
-    assert whole.unsteered() == Steering(local_at=whole.local_at, category="offers")
+    assert SendPolicy.from_json(whole.to_json()) == whole
+    assert SendPolicy.from_json({}) == SendPolicy()
+    assert whole.unsteered() == SendPolicy(local_at=whole.local_at, category="offers")
 
 
 @given(st.integers(20, 2000))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.content.sandbox import TIME_LIMIT_S
 from gateway.content.templates import Compiled, has_markup
-from gateway.domain.errors import Invalid, TemplateFailed
+from gateway.domain.errors import TemplateFailed, ValidationError
 
 VARIABLES: dict[str, Any] = {
     "user": {"id": "u-42", "attributes": {"first_name": "Ada", "plan": "pro", "age": 31, "tags": ["a", "b"]}},
@@ -65,7 +65,7 @@ def test_templates_say_what_liquid_says(template: str, text: str) -> None:
     ],
 )
 def test_what_is_no_template_is_refused_with_the_place_and_the_reason(template: str, said: str) -> None:
-    with pytest.raises(Invalid) as refused:
+    with pytest.raises(ValidationError) as refused:
         Compiled({"title": "t", "actions": [{"action": "a", "title": template}]}, strict=False, pointer="/content")
     assert {fault.pointer for fault in refused.value.faults} == {"/content/actions/0/title"}
     assert said in refused.value.faults[0].detail
@@ -79,7 +79,7 @@ def test_all_faults_are_told_at_once_wherever_they_are() -> None:
         "locales": {"de": {"url": "/{{ nobody }}"}},
         "actions": [{"action": "{{ user.id }}", "title": "fine"}],
     }
-    with pytest.raises(Invalid) as refused:
+    with pytest.raises(ValidationError) as refused:
         Compiled(content, strict=False)
     assert {fault.pointer for fault in refused.value.faults} == {
         "/title",
@@ -135,7 +135,7 @@ HOSTILE = [
 def test_no_template_takes_long_or_fails_otherwise_than_by_its_own_fault(template: str, field: str) -> None:
     began = time.perf_counter()
     text = ""
-    with suppress(TemplateFailed, Invalid):
+    with suppress(TemplateFailed, ValidationError):
         text = rendered(template, field=field)
     assert len(text) <= 8192
     assert "<class" not in text

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import clock
 from gateway.domain.delivery import OutcomeName
-from gateway.domain.notification import LONGEST_TTL
+from gateway.domain.notification import MAX_TTL
 from gateway.records.postgres.schema import deliveries, inbox_reads, notifications
 
 SHOWN = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED, OutcomeName.EXPIRED)
@@ -45,7 +45,7 @@ async def counts(conn: AsyncConnection, application_id: UUID, device_id: UUID) -
     return unread, newest
 
 
-async def newest(conn: AsyncConnection, application_id: UUID, device_id: UUID) -> int:
+async def list_page(conn: AsyncConnection, application_id: UUID, device_id: UUID) -> int:
     """The position of the newest; 0 when there is none."""
     query = select(func.coalesce(func.max(_d.position), 0)).where(*_meant(application_id, device_id))
     position: int = (await conn.execute(query)).scalar_one()
@@ -57,7 +57,7 @@ async def devices_between(
 ) -> set[UUID]:
     """Those of the devices for whom the log has something new."""
     # A delivery settles on its notification's day or up to its longest life later.
-    since = (clock.now() - LONGEST_TTL).date()
+    since = (clock.now() - MAX_TTL).date()
     query = select(_d.device_id.distinct()).where(
         _d.application_id == application_id,
         _d.day >= since,

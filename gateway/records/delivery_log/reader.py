@@ -33,7 +33,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.delivery import OutcomeName
-from gateway.domain.notification import LONGEST_TTL
+from gateway.domain.notification import MAX_TTL
 from gateway.records import outbox
 from gateway.records.postgres.schema import (
     COMMON_HOST,
@@ -51,7 +51,7 @@ CLOCKS = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
-class Filters:
+class LogFilters:
     """What to show of an application's log; None does not filter. `since` is inclusive, `until` exclusive."""
 
     notification_id: UUID | None = None
@@ -69,7 +69,7 @@ class Receipt(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LogEntry:
     """One delivery's row, with the receipts that came for it by event."""
 
     row: Row[Any]
@@ -77,8 +77,8 @@ class Entry:
 
 
 async def page(
-    conn: AsyncConnection, application_id: UUID, filters: Filters, *, before: int | None, limit: int
-) -> list[Entry]:
+    conn: AsyncConnection, application_id: UUID, filters: LogFilters, *, before: int | None, limit: int
+) -> list[LogEntry]:
     """Newest first; `before` is the position of the last of the page before."""
     d = deliveries.c
     wanted = _filtered(application_id, filters)
@@ -98,8 +98,8 @@ async def page(
 
 
 async def between(
-    conn: AsyncConnection, application_id: UUID, filters: Filters, *, after: int, upto: int, limit: int
-) -> list[Entry]:
+    conn: AsyncConnection, application_id: UUID, filters: LogFilters, *, after: int, upto: int, limit: int
+) -> list[LogEntry]:
     """What came after one position and up to another, oldest first."""
     d = deliveries.c
     wanted = [*_filtered(application_id, filters), d.position > after, d.position <= upto]
@@ -116,20 +116,20 @@ async def ends(
     after: int,
     upto: int,
     limit: int | None = None,
-) -> list[Entry]:
+) -> list[LogEntry]:
     """Like `between`, but as they were when they ended: nothing that the browser told later."""
     d = deliveries.c
     query = select(deliveries).where(
         d.application_id == application_id, d.position > after, d.position <= upto, d.outcome.in_(outcomes)
     )
-    return [Entry(row, {}) for row in await conn.execute(query.order_by(d.position).limit(limit))]
+    return [LogEntry(row, {}) for row in await conn.execute(query.order_by(d.position).limit(limit))]
 
 
-async def one(
+async def get(
     conn: AsyncConnection, application_id: UUID, notification_id: UUID, device_id: UUID
-) -> tuple[Entry | None, Sequence[Row[Any]]]:
+) -> tuple[LogEntry | None, Sequence[Row[Any]]]:
     """The delivery's row, None while it has no end yet, and the attempts that came to nothing final."""
-    wanted = _filtered(application_id, Filters(notification_id=notification_id, device_id=device_id))
+    wanted = _filtered(application_id, LogFilters(notification_id=notification_id, device_id=device_id))
     this = select(deliveries).where(*wanted, deliveries.c.day == _day(notification_id))
     entries = await _entries(conn, this)
     tried = (
@@ -148,7 +148,7 @@ async def one(
 
 async def position_at(conn: AsyncConnection, application_id: UUID, since: datetime) -> int:
     """The position after which comes everything that ended since then."""
-    first = select(func.min(deliveries.c.position)).where(*_filtered(application_id, Filters(since=since)))
+    first = select(func.min(deliveries.c.position)).where(*_filtered(application_id, LogFilters(since=since)))
     found: int | None = (await conn.execute(first)).scalar()
     return await last_position(conn, application_id) if found is None else found - 1
 
@@ -194,7 +194,7 @@ async def clicks(conn: AsyncConnection, notification_id: UUID) -> dict[str, int]
     return {row[0]: row[1] for row in await conn.execute(query.group_by(r.action))}
 
 
-def _filtered(application_id: UUID, filters: Filters) -> list[ColumnElement[bool]]:
+def _filtered(application_id: UUID, filters: LogFilters) -> list[ColumnElement[bool]]:
     d = deliveries.c
     wanted: list[ColumnElement[bool]] = [d.application_id == application_id]
     if filters.notification_id is not None:
@@ -213,7 +213,7 @@ def _filtered(application_id: UUID, filters: Filters) -> list[ColumnElement[bool
             wanted.append(d.host != literal_column(f"'{COMMON_HOST}'"))
     # A delivery settles on its notification's day or up to its longest life later: other partitions need no look.
     if filters.since is not None:
-        wanted += [d.settled_at >= filters.since, d.day >= (filters.since - LONGEST_TTL).astimezone(UTC).date()]
+        wanted += [d.settled_at >= filters.since, d.day >= (filters.since - MAX_TTL).astimezone(UTC).date()]
     if filters.until is not None:
         wanted += [d.settled_at < filters.until, d.day <= _last_day(filters.until)]
     return wanted
@@ -238,7 +238,7 @@ def _day(notification_id: UUID) -> Any:
     return select(notifications.c.day).where(notifications.c.id == notification_id).scalar_subquery()
 
 
-async def _entries(conn: AsyncConnection, query: Select[Any]) -> list[Entry]:
+async def _entries(conn: AsyncConnection, query: Select[Any]) -> list[LogEntry]:
     rows = (await conn.execute(query)).all()
     if not rows:
         return []
@@ -262,4 +262,4 @@ async def _entries(conn: AsyncConnection, query: Select[Any]) -> list[Entry]:
     for receipt in told:
         events = by_key.setdefault((receipt.notification_id, receipt.device_id), {})
         events[receipt.event] = Receipt(receipt.at, receipt.action)
-    return [Entry(row, by_key.get((row.notification_id, row.device_id), {})) for row in rows]
+    return [LogEntry(row, by_key.get((row.notification_id, row.device_id), {})) for row in rows]

@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import Row, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain.notification import LONGEST_TTL
+from gateway.domain.notification import MAX_TTL
 from gateway.records.delivery_log.reader import CLOCKS
 from gateway.records.postgres.schema import jobs
 
@@ -83,6 +83,6 @@ def _partitions(application_id: UUID, since: datetime, until: datetime) -> dict[
     """A delivery settles on its notification's day or up to its longest life later: other days need no look."""
     return {
         "application_id": application_id,
-        "first_day": (since - LONGEST_TTL).astimezone(UTC).date(),
+        "first_day": (since - MAX_TTL).astimezone(UTC).date(),
         "last_day": (until + CLOCKS).astimezone(UTC).date(),
     }

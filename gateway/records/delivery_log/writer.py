@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Float, bindparam, case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain.delivery import Accepted, Gone, OutcomeName, Rejected, Settlement
+from gateway.domain.delivery import Accepted, Gone, OutcomeName, Rejected, ResultBatch
 from gateway.domain.device import DeviceStatus
 from gateway.domain.job import Job
 from gateway.domain.notification import RATE_WINDOW, Status
@@ -78,7 +78,7 @@ _TAKE = (
 )
 
 
-async def record(conn: AsyncConnection, job: Job, settlement: Settlement) -> None:
+async def record(conn: AsyncConnection, job: Job, settlement: ResultBatch) -> None:
     """Append a batch of one job's results and count them; ends the notification with its last delivery."""
     if settlement.attempts:
         rows = ((job.day, job.notification_id, *attempt) for attempt in settlement.attempts)
@@ -100,7 +100,7 @@ async def logged(conn: AsyncConnection, job: Job, device_ids: Set[UUID]) -> set[
     return set((await conn.execute(select(d.device_id).where(*ours))).scalars())
 
 
-async def _append(conn: AsyncConnection, job: Job, settlement: Settlement) -> None:
+async def _append(conn: AsyncConnection, job: Job, settlement: ResultBatch) -> None:
     # Positions are handed out under the application's row lock and so become visible in order: whoever
     # follows the log and has read up to N never misses a row below it.
     size = len(settlement.settled)
@@ -141,7 +141,7 @@ async def _append(conn: AsyncConnection, job: Job, settlement: Settlement) -> No
     await copy(conn, "deliveries", DELIVERY_COLUMNS, rows)
 
 
-async def _mark(conn: AsyncConnection, settlement: Settlement) -> None:
+async def _mark(conn: AsyncConnection, settlement: ResultBatch) -> None:
     """Devices that are gone or must subscribe anew are not sent to again."""
     gone = [done.device_id for done in settlement.settled if isinstance(done.outcome, Gone)]
     mismatched = [
@@ -174,7 +174,7 @@ async def _count(conn: AsyncConnection, notification_id: UUID, counts: Counter[O
         await outbox.of_notifications(conn, "notification.done", this, notifications.c.status == Status.DONE)
 
 
-async def _count_variants(conn: AsyncConnection, notification_id: UUID, settlement: Settlement) -> None:
+async def _count_variants(conn: AsyncConnection, notification_id: UUID, settlement: ResultBatch) -> None:
     counts: dict[int, Counter[str]] = {}
     for done in settlement.settled:
         if done.variant is not None and done.outcome.name in VARIANT_OUTCOMES:

@@ -13,13 +13,13 @@ from gateway.records.postgres.engine import DATABASE_ERRORS
 
 EVERY_S = 60.0
 # An answer that took longer says too little.
-LONGEST_S = 1.0
+MAX_QUERY_S = 1.0
 WORTH_A_WORD_S = 2.0
 
 log = structlog.get_logger(__name__)
 
 
-async def look(engine: AsyncEngine) -> float | None:
+async def sync_clock(engine: AsyncEngine) -> float | None:
     """Set the process's clock by the database's.
 
     Answers with the seconds that the machine's own clock is ahead of it; None when that could not be told.
@@ -29,7 +29,7 @@ async def look(engine: AsyncEngine) -> float | None:
         asked = time.monotonic()
         told = await conn.execute(select(func.extract("epoch", func.clock_timestamp())))
         answered = time.monotonic()
-    if answered - asked > LONGEST_S:
+    if answered - asked > MAX_QUERY_S:
         return None
     ahead = clock.set_by(float(told.scalar_one()), asked, answered)
     metrics.CLOCK.set(ahead)
@@ -38,11 +38,11 @@ async def look(engine: AsyncEngine) -> float | None:
     return ahead
 
 
-async def keep(engine: AsyncEngine) -> None:
+async def sync_forever(engine: AsyncEngine) -> None:
     """For ever."""
     while True:
         await asyncio.sleep(EVERY_S)
         try:
-            await look(engine)
+            await sync_clock(engine)
         except DATABASE_ERRORS as error:
-            log.warning("clock.postponed", error=type(error).__name__)
+            log.warning("clock.database_unavailable", error=type(error).__name__)

@@ -7,7 +7,7 @@ from sqlalchemy import Column, Row, Select, bindparam, func, literal, select, tu
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ColumnElement
 
-Place = tuple[Any, ...]
+EncryptedColumn = tuple[Any, ...]
 """A row's primary key."""
 
 
@@ -25,7 +25,7 @@ async def count(conn: AsyncConnection, column: Column[Any], key_id: bytes) -> tu
 
 
 async def hold_others(
-    conn: AsyncConnection, column: Column[Any], key_id: bytes, *, after: Place | None, limit: int, wait: bool
+    conn: AsyncConnection, column: Column[Any], key_id: bytes, *, after: EncryptedColumn | None, limit: int, wait: bool
 ) -> Sequence[Row[Any]]:
     """Rows, in the order of their primary keys, that the key with this id did not seal: the key and the octets.
 
@@ -42,7 +42,7 @@ async def hold_others(
     return rows
 
 
-async def replace(conn: AsyncConnection, column: Column[Any], values: Sequence[tuple[Place, bytes]]) -> None:
+async def replace(conn: AsyncConnection, column: Column[Any], values: Sequence[tuple[EncryptedColumn, bytes]]) -> None:
     place = _place(column)
     where = [part == bindparam(f"at_{number}") for number, part in enumerate(place)]
     changed = update(column.table).where(*where).values({column: bindparam("octets")})

@@ -45,11 +45,11 @@ async def find(conn: AsyncConnection, table: Table, application_id: UUID, id_: U
     row = (await conn.execute(found.with_for_update() if lock else found)).first()
     if row is None:
         prefix, word = _WORDS[table.name]
-        raise NotFound(f"there is no {word} {ids.show(prefix, id_)}")
+        raise NotFound(f"there is no {word} {ids.format_id(prefix, id_)}")
     return row
 
 
-async def newest(
+async def list_page(
     conn: AsyncConnection, table: Table, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[Row[Any]]:
     """Newest first; `before` is the last id of the page before."""

@@ -41,14 +41,14 @@ async def send(conn: AsyncConnection, channel: str, payload: str = "") -> None:
     await conn.execute(_NOTIFY, {"channel": channel, "payload": payload})
 
 
-class Waiter:
+class Subscription:
     """One interest in one channel or several: what has been heard since the last look."""
 
     def __init__(self) -> None:
         self._heard = asyncio.Event()
         self._payloads: set[str] = set()
 
-    def hear(self, payload: str) -> None:
+    def publish(self, payload: str) -> None:
         self._payloads.add(payload)
         self._heard.set()
 
@@ -62,14 +62,14 @@ class Waiter:
         return heard
 
 
-class Signals:
+class Notifier:
     def __init__(self, url: str) -> None:
         self._url = plain_url(url)
-        self._waiters: dict[str, set[Waiter]] = defaultdict(set)
+        self._waiters: dict[str, set[Subscription]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator["Signals"]:
+    async def running(self) -> AsyncIterator["Notifier"]:
         self._task = asyncio.create_task(self._keep_listening(), name="signals")
         try:
             yield self
@@ -79,8 +79,8 @@ class Signals:
                 await self._task
 
     @contextmanager
-    def waiter(self, *channels: str) -> Iterator[Waiter]:
-        waiter = Waiter()
+    def subscribe(self, *channels: str) -> Iterator[Subscription]:
+        waiter = Subscription()
         for channel in channels:
             self._waiters[channel].add(waiter)
         try:
@@ -113,10 +113,10 @@ class Signals:
 
     def _heard(self, _conn: object, _pid: int, channel: str, payload: object) -> None:
         for waiter in self._waiters[channel]:
-            waiter.hear(str(payload))
+            waiter.publish(str(payload))
 
     def _wake_all(self) -> None:
         """Something may have been missed: everyone looks for themselves."""
         for waiters in self._waiters.values():
             for waiter in waiters:
-                waiter.hear("")
+                waiter.publish("")

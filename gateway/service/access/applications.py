@@ -9,12 +9,12 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
-from gateway.domain.errors import Fault, Invalid, NotFound
+from gateway.domain.errors import FieldError, NotFound, ValidationError
 from gateway.push.encryption import encode_base64url
 from gateway.push.vapid import VapidKey, check_subject
 from gateway.records import applications
 from gateway.service.access.authentication import REGISTER, SCOPES
-from gateway.service.access.secrets import Vault, digest, new_key
+from gateway.service.access.secrets import Keyring, digest, new_key
 
 
 class NewKey(NamedTuple):
@@ -26,7 +26,7 @@ class NewKey(NamedTuple):
 
 async def create(
     conn: AsyncConnection,
-    vault: Vault,
+    vault: Keyring,
     name: str,
     subject: str,
     allowed_origins: Sequence[str],
@@ -43,14 +43,14 @@ async def create(
     await _keep_vapid_key(conn, vault, id_, key)
     publishable = await _add_key(conn, id_, "publishable key", (REGISTER,))
     secret = await _add_key(conn, id_, "secret key", SCOPES)
-    return {**await show(conn, id_), "publishable_key": publishable.key, "secret_key": secret.key}
+    return {**await get(conn, id_), "publishable_key": publishable.key, "secret_key": secret.key}
 
 
-async def show(conn: AsyncConnection, id_: UUID) -> dict[str, Any]:
+async def get(conn: AsyncConnection, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
     row = await applications.get(conn, id_)
     if row is None:
-        raise NotFound(f"there is no application {ids.show(ids.APPLICATION, id_)}")
+        raise NotFound(f"there is no application {ids.format_id(ids.APPLICATION, id_)}")
     [shown] = await _shown(conn, [row])
     keys = [show_key(key) for key in await applications.keys(conn, id_)]
     return {**shown, "keys": keys}
@@ -62,7 +62,7 @@ async def page(conn: AsyncConnection, *, after: UUID | None, limit: int) -> list
 
 async def change(
     conn: AsyncConnection,
-    vault: Vault,
+    vault: Keyring,
     id_: UUID,
     values: dict[str, Any],
 ) -> dict[str, Any]:
@@ -70,7 +70,7 @@ async def change(
 
     Demanding proofs answers with the `identity_secret` they are made with, this once; demanding them anew replaces it.
     """
-    before = await show(conn, id_)
+    before = await get(conn, id_)
     values = dict(values)
     _check(values.get("subject", before["subject"]), values.get("allowed_origins", []))
     if "allowed_origins" in values:
@@ -82,12 +82,12 @@ async def change(
         once = {} if secret is None else {"identity_secret": secret}
     if values:
         await applications.change(conn, id_, values)
-    return {**await show(conn, id_), **once}
+    return {**await get(conn, id_), **once}
 
 
 async def add_key(conn: AsyncConnection, application_id: UUID, name: str, scopes: Sequence[str]) -> dict[str, Any]:
     """Raises NotFound. The answer holds the key itself, this once."""
-    await show(conn, application_id)
+    await get(conn, application_id)
     added = await _add_key(conn, application_id, name, scopes)
     return {**show_key(added.row), "key": added.key}
 
@@ -95,33 +95,33 @@ async def add_key(conn: AsyncConnection, application_id: UUID, name: str, scopes
 async def remove_key(conn: AsyncConnection, application_id: UUID, key_id: UUID) -> None:
     """Raises NotFound. The key is refused from the next request on."""
     if not await applications.remove_key(conn, application_id, key_id):
-        raise NotFound(f"there is no key {ids.show(ids.KEY, key_id)}")
+        raise NotFound(f"there is no key {ids.format_id(ids.KEY, key_id)}")
 
 
-async def add_vapid_key(conn: AsyncConnection, vault: Vault, application_id: UUID) -> VapidKey:
+async def add_vapid_key(conn: AsyncConnection, vault: Keyring, application_id: UUID) -> VapidKey:
     """A key that browsers subscribe with from now on; those with older ones are still sent to with those."""
     key = VapidKey.generate()
     await _keep_vapid_key(conn, vault, application_id, key)
     return key
 
 
-async def _keep_vapid_key(conn: AsyncConnection, vault: Vault, application_id: UUID, key: VapidKey) -> None:
+async def _keep_vapid_key(conn: AsyncConnection, vault: Keyring, application_id: UUID, key: VapidKey) -> None:
     sealed = vault.seal(key.private_bytes(), "vapid")
     await applications.add_vapid_key(conn, ids.new_id(), application_id, key.public_key, sealed)
 
 
 def _vapid_key(private: bytes) -> VapidKey:
     if len(private) != 32:
-        raise Invalid([Fault("/vapid_private_key", f"must be 32 octets; this is {len(private)}")])
+        raise ValidationError([FieldError("/vapid_private_key", f"must be 32 octets; this is {len(private)}")])
     try:
         return VapidKey.from_private_bytes(private)
     except ValueError:
-        raise Invalid([Fault("/vapid_private_key", "is not a private key of P-256")]) from None
+        raise ValidationError([FieldError("/vapid_private_key", "is not a private key of P-256")]) from None
 
 
-async def rotate_vapid_key(conn: AsyncConnection, vault: Vault, application_id: UUID) -> str:
+async def rotate_vapid_key(conn: AsyncConnection, vault: Keyring, application_id: UUID) -> str:
     """The new public key, base64url. Raises NotFound."""
-    await show(conn, application_id)
+    await get(conn, application_id)
     return (await add_vapid_key(conn, vault, application_id)).public_text
 
 
@@ -133,7 +133,7 @@ async def vapid_public_key(conn: AsyncConnection, application_id: UUID) -> str:
 
 def show_key(row: Row[Any]) -> dict[str, Any]:
     return {
-        "id": ids.show(ids.KEY, row.id),
+        "id": ids.format_id(ids.KEY, row.id),
         "name": row.name,
         "scopes": row.scopes,
         "hint": row.hint,
@@ -152,7 +152,7 @@ async def _shown(conn: AsyncConnection, rows: Sequence[Row[Any]]) -> list[dict[s
     keys = await applications.vapid_public_keys(conn, [row.id for row in rows])
     return [
         {
-            "id": ids.show(ids.APPLICATION, row.id),
+            "id": ids.format_id(ids.APPLICATION, row.id),
             "name": row.name,
             "subject": row.subject,
             "allowed_origins": row.allowed_origins,
@@ -167,12 +167,14 @@ async def _shown(conn: AsyncConnection, rows: Sequence[Row[Any]]) -> list[dict[s
 def _check(subject: str, allowed_origins: Sequence[str]) -> None:
     faults = []
     if (wrong := check_subject(subject)) is not None:
-        faults.append(Fault("/subject", wrong))
+        faults.append(FieldError("/subject", wrong))
     for index, origin in enumerate(allowed_origins):
         if _origin(origin) is None:
-            faults.append(Fault(f"/allowed_origins/{index}", "must be a web origin such as https://app.example.org"))
+            faults.append(
+                FieldError(f"/allowed_origins/{index}", "must be a web origin such as https://app.example.org")
+            )
     if faults:
-        raise Invalid(faults)
+        raise ValidationError(faults)
 
 
 def _canonical(origins: Sequence[str]) -> list[str]:

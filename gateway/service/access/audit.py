@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
 from gateway.records import audit
-from gateway.service.access.authentication import ADMIN, Caller
+from gateway.service.access.authentication import ADMIN, Principal
 
 COMMAND_LINE = "command line"
 SHOWN = {"status", "events", "cron", "keep_old_hours", "since"}
@@ -23,11 +23,11 @@ SHOWN_OF = {
 """Beside those. Whatever else has a name may be made for one person, and be called so."""
 
 
-def who(caller: Caller) -> str:
+def who(caller: Principal) -> str:
     """The id of the key, or `admin`. The key itself is nowhere but with its holder."""
     if caller.name is not None:
         return caller.name
-    return ADMIN if caller.key_id is None else ids.show(ids.KEY, caller.key_id)
+    return ADMIN if caller.key_id is None else ids.format_id(ids.KEY, caller.key_id)
 
 
 def shown(act: str) -> set[str]:
@@ -62,13 +62,13 @@ async def page(
     applications = [id_ for id_ in (own, application_id) if id_ is not None]
     return [
         {
-            "id": ids.show(ids.AUDIT, row.id),
+            "id": ids.format_id(ids.AUDIT, row.id),
             "at": row.at,
             "who": row.who,
             "act": row.act,
             "target": row.target,
-            "application_id": row.application_id and ids.show(ids.APPLICATION, row.application_id),
+            "application_id": row.application_id and ids.format_id(ids.APPLICATION, row.application_id),
             "details": row.details,
         }
-        for row in await audit.newest(conn, applications, act, before=before, limit=limit)
+        for row in await audit.list_page(conn, applications, act, before=before, limit=limit)
     ]

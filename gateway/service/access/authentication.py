@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.domain.errors import Unauthenticated
 from gateway.records import applications, devices, sessions
-from gateway.records.applications import HeldKey
-from gateway.service.access.secrets import Vault, digest
-from gateway.service.request_batcher import Rounds
+from gateway.records.applications import ApiKey
+from gateway.service.access.secrets import Keyring, digest
+from gateway.service.request_batcher import RequestBatcher
 
 SEND, READ, MANAGE, REGISTER = "send", "read", "manage", "register"
 SCOPES = (SEND, READ, MANAGE)
@@ -26,11 +26,11 @@ ADMIN, DEVICE = "admin", "device"
 
 KEY_PREFIXES = ("pk_", "sk_")
 SESSION_PREFIX = "ss_"
-MOST_AT_ONCE = 1000
+MAX_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class Principal:
     """`application_id` is None for the operator; `device_id` is set for one browser with its own token, `key_id` for
     whoever has a key.
 
@@ -51,59 +51,59 @@ class Caller:
         return str(self.device_id or self.application_id or ADMIN)
 
 
-async def identify(conn: AsyncConnection, vault: Vault, admin_token: str | None, bearer: str) -> Caller:
+async def identify(conn: AsyncConnection, vault: Keyring, admin_token: str | None, bearer: str) -> Principal:
     """The caller behind a bearer token, or behind a session's. Raises Unauthenticated."""
     if _is_admin(admin_token, bearer):
-        return Caller(frozenset({ADMIN}))
+        return Principal(frozenset({ADMIN}))
     if bearer.startswith("dt_"):
         device_id = vault.device_of(bearer)
         application_id = None if device_id is None else await devices.application_of(conn, device_id)
         if application_id is None:
             raise Unauthenticated("the device token is unknown, or its device is unregistered")
-        return Caller(frozenset({DEVICE}), application_id, device_id)
+        return Principal(frozenset({DEVICE}), application_id, device_id)
     sought = digest(bearer)
     if bearer.startswith(SESSION_PREFIX):
         return _holder(await sessions.key_of(conn, sought))
     return _holder((await applications.keys_by_digests(conn, [sought])).get(sought))
 
 
-class Door:
+class Authenticator:
     """Lets in who comes with a key, those who come at once together. Other credentials are looked at one by one."""
 
     def __init__(
         self,
         engine: AsyncEngine,
-        vault: Vault,
+        vault: Keyring,
         admin_token: str | None,
-        passes: Mapping[str, Caller] = MappingProxyType({}),
+        in_process_keys: Mapping[str, Principal] = MappingProxyType({}),
     ) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")  # one statement, nothing to commit
         self._vault = vault
         self._admin_token = admin_token
-        self._passes = {digest(key): caller for key, caller in passes.items()}
-        self._rounds: Rounds[bytes, HeldKey | None] = Rounds(self._look_up, MOST_AT_ONCE)
+        self._passes = {digest(key): caller for key, caller in in_process_keys.items()}
+        self._rounds: RequestBatcher[bytes, ApiKey | None] = RequestBatcher(self._look_up, MAX_BATCH)
 
-    async def identify(self, bearer: str) -> Caller:
+    async def identify(self, bearer: str) -> Principal:
         """The caller behind a bearer token, looked up after they came. Raises Unauthenticated."""
         if bearer.startswith(KEY_PREFIXES) and not _is_admin(self._admin_token, bearer):
-            return _holder(await self._rounds.ask(digest(bearer)))
+            return _holder(await self._rounds.submit(digest(bearer)))
         async with self._engine.connect() as conn:
             return await self.identify_on(conn, bearer)
 
-    async def identify_on(self, conn: AsyncConnection, bearer: str) -> Caller:
+    async def identify_on(self, conn: AsyncConnection, bearer: str) -> Principal:
         """The caller behind a bearer token, looked up in a transaction. Raises Unauthenticated."""
         if self._passes and (passing := self._passes.get(digest(bearer))) is not None:
             return passing
         return await identify(conn, self._vault, self._admin_token, bearer)
 
-    async def still_admits(self, caller: Caller) -> bool:
+    async def still_admits(self, caller: Principal) -> bool:
         """Whether the key they came with is still there: for answers that take long."""
         if caller.key_id is None:
             return True
         async with self._engine.connect() as conn:
             return await applications.has_key(conn, caller.key_id)
 
-    async def _look_up(self, digests: Sequence[bytes]) -> Sequence[HeldKey | None]:
+    async def _look_up(self, digests: Sequence[bytes]) -> Sequence[ApiKey | None]:
         async with self._engine.connect() as conn:
             found = await applications.keys_by_digests(conn, list(set(digests)))
         return [found.get(one) for one in digests]
@@ -116,11 +116,11 @@ def _is_admin(admin_token: str | None, bearer: str) -> bool:
     return hmac.compare_digest(digest(bearer), digest(admin_token))
 
 
-def _holder(key: HeldKey | None) -> Caller:
+def _holder(key: ApiKey | None) -> Principal:
     if key is None:
         raise Unauthenticated("the key is unknown or was removed, or the session is over")
     publishable = key.scopes == [REGISTER]
-    return Caller(
+    return Principal(
         frozenset(key.scopes),
         key.application_id,
         key_id=key.id,

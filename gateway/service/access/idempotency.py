@@ -12,17 +12,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.errors import IdempotencyMismatch
 from gateway.records import idempotency
-from gateway.service.access.secrets import Vault
+from gateway.service.access.secrets import Keyring
 
 
-class First(NamedTuple):
+class StoredResponse(NamedTuple):
     """The answer given the first time."""
 
     status: int
     body: Any
 
 
-async def begin(conn: AsyncConnection, vault: Vault, owner: str, key: str, digest: bytes) -> First | None:
+async def begin(conn: AsyncConnection, vault: Keyring, owner: str, key: str, digest: bytes) -> StoredResponse | None:
     """None when the work is ours to do: then `keep` its answer. Raises IdempotencyMismatch.
 
     `digest` is the request's.
@@ -32,15 +32,15 @@ async def begin(conn: AsyncConnection, vault: Vault, owner: str, key: str, diges
         return None
     if row.request_digest != digest:
         raise IdempotencyMismatch("this Idempotency-Key was used with another request within the last 24 hours")
-    return First(row.status, json.loads(vault.open(row.answer, "idempotency")))
+    return StoredResponse(row.status, json.loads(vault.open(row.answer, "idempotency")))
 
 
-async def keep(conn: AsyncConnection, vault: Vault, owner: str, key: str, status: int, body: bytes) -> None:
-    await idempotency.keep(conn, owner, key, status, vault.seal(body, "idempotency"))
+async def store_response(conn: AsyncConnection, vault: Keyring, owner: str, key: str, status: int, body: bytes) -> None:
+    await idempotency.store_response(conn, owner, key, status, vault.seal(body, "idempotency"))
 
 
 async def forget(
-    conn: AsyncConnection, vault: Vault, application_id: UUID, person: str, device_ids: list[UUID]
+    conn: AsyncConnection, vault: Keyring, application_id: UUID, person: str, device_ids: list[UUID]
 ) -> None:
     """Let go of the answers that name a person, and of all to these devices: what is asked again is done again."""
     owner, name = str(application_id), json.dumps(person, ensure_ascii=False).encode()

@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from gateway.domain.errors import Obstacle
+from gateway.domain.errors import OperatorError
 
-SHORTEST_MASTER_KEY = 32  # octets
+MIN_MASTER_KEY_LENGTH = 32  # octets
 KEY_ID = 4  # octets
 NONCE = 12  # octets, SP 800-38D section 8.2.2
 TAG = 16  # octets of HMAC-SHA256 that prove a device token
@@ -33,15 +33,15 @@ RECEIPT_OCTETS = 37  # notification, device, expiry, variant
 NO_VARIANT = 255
 
 
-class Unsealable(Obstacle):
+class DecryptionFailed(OperatorError):
     """What is stored was sealed with another master key, or was changed."""
 
 
 class _MasterKey:
     def __init__(self, octets: bytes) -> None:
         """Raises ValueError for a master key that is too short to be one."""
-        if len(octets) < SHORTEST_MASTER_KEY:
-            raise ValueError(f"the master key must have at least {SHORTEST_MASTER_KEY} octets")
+        if len(octets) < MIN_MASTER_KEY_LENGTH:
+            raise ValueError(f"the master key must have at least {MIN_MASTER_KEY_LENGTH} octets")
 
         @cache
         def derived(purpose: str) -> bytes:
@@ -59,7 +59,7 @@ class _MasterKey:
         return hashlib.blake2b(said, key=self.receipts, digest_size=RECEIPT_TAG).digest()
 
 
-class Vault:
+class Keyring:
     def __init__(self, master_key: bytes, *others: bytes) -> None:
         """Raises ValueError for a master key that is too short to be one."""
         self._own = _MasterKey(master_key)
@@ -82,7 +82,7 @@ class Vault:
         for key, rest in named + nameless:
             with contextlib.suppress(InvalidTag, ValueError):
                 return _cipher(key, purpose).decrypt(rest[:NONCE], rest[NONCE:], None)
-        raise Unsealable("the master key does not open what is stored; was it changed?")
+        raise DecryptionFailed("the master key does not open what is stored; was it changed?")
 
     def device_token(self, device_id: UUID) -> str:
         """`dt_...`, valid for as long as the device exists."""

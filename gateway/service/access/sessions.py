@@ -10,14 +10,14 @@ from gateway.domain import clock, ids
 from gateway.domain.errors import Forbidden, Unauthenticated
 from gateway.records import sessions
 from gateway.service.access import audit
-from gateway.service.access.authentication import SCOPES, SESSION_PREFIX, Caller
+from gateway.service.access.authentication import SCOPES, SESSION_PREFIX, Principal
 from gateway.service.access.secrets import digest, new_key
 
 LIFE = timedelta(hours=12)
 WANTED = "the console is signed in to with a secret key, sk_..."
 
 
-class Opened(NamedTuple):
+class OpenedSession(NamedTuple):
     """`token` goes into the cookie, and nowhere else."""
 
     token: str
@@ -29,23 +29,23 @@ def csrf_token(token: str) -> str:
     return hmac.digest(token.encode("utf-8", "replace"), b"csrf token", "sha256").hex()
 
 
-async def open_(conn: AsyncConnection, caller: Caller) -> Opened:
+async def open_(conn: AsyncConnection, caller: Principal) -> OpenedSession:
     """Raises Forbidden for what is no secret key."""
     if caller.key_id is None or not caller.scopes & set(SCOPES):
         raise Forbidden(WANTED)
     token = new_key(SESSION_PREFIX.rstrip("_"))
     await sessions.add(conn, digest(token), caller.key_id, clock.now() + LIFE)
     await audit.note(conn, audit.who(caller), "session.create", caller.application_id)
-    return Opened(token, await show(conn, token))
+    return OpenedSession(token, await get(conn, token))
 
 
-async def show(conn: AsyncConnection, token: str) -> dict[str, Any]:
+async def get(conn: AsyncConnection, token: str) -> dict[str, Any]:
     """Raises Unauthenticated."""
     session = await sessions.get(conn, digest(token))
     if session is None:
         raise Unauthenticated("nobody is signed in")
     return {
-        "application_id": ids.show(ids.APPLICATION, session.application_id),
+        "application_id": ids.format_id(ids.APPLICATION, session.application_id),
         "application": session.application,
         "key": session.key,
         "scopes": session.scopes,

@@ -7,14 +7,14 @@ Which language a device is shown is looked up by its locale when it is sent to (
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.domain.alert import AlertStatus, Message, Part, Travel, Words
+from gateway.domain.alert import AlertInfo, AlertMessage, AlertRouting, AlertStatus, LocalizedText
 from gateway.domain.notification import Lane
 
-LONGEST_TITLE = 200
-LONGEST_BODY = 1000  # characters; Android shows fewer, and Mozilla's Android bridge takes about 3,070 octets in all
+MAX_TITLE_LENGTH = 200
+MAX_BODY_LENGTH = 1000  # characters; Android shows fewer, and Mozilla's Android bridge takes about 3,070 octets in all
 TITLE_OCTETS = 400
 BODY_OCTETS = 2200
-MOST_LANGUAGES = 90
+MAX_LANGUAGES = 90
 
 WITHDRAWN = {
     "en": ("No longer in effect", "It no longer applies where you are."),
@@ -34,10 +34,10 @@ WITHDRAWN = {
 NORWEGIAN = ("nb", "nn")
 
 
-def telling(message: Message, part: Part, way: Travel, tag: str | None) -> dict[str, Any]:
+def alert_content(message: AlertMessage, part: AlertInfo, way: AlertRouting, tag: str | None) -> dict[str, Any]:
     """Content that tells a part, in its languages."""
-    spoken = {_language(words): _told(message.status, words) for words in part.words}
-    first = part.words[0]
+    spoken = {_language(words): _told(message.status, words) for words in part.texts}
+    first = part.texts[0]
     content = spoken[_language(first)] | {
         "require_interaction": way.lane is Lane.URGENT,
         "data": {"alert": {"event": first.event, "severity": part.severity, "urgency": part.urgency}},
@@ -45,14 +45,16 @@ def telling(message: Message, part: Part, way: Travel, tag: str | None) -> dict[
     return _content(content, spoken, _language(first), tag)
 
 
-def withdrawing(message: Message, before: Sequence[Words], tag: str, *, left: bool) -> dict[str, Any]:
+def cancellation_content(
+    message: AlertMessage, before: Sequence[LocalizedText], tag: str, *, left: bool
+) -> dict[str, Any]:
     """Content that takes an alert back. `left`: for those who are no longer in the area of what replaced it.
 
     `before` is what the alert said when it was told: where this message says nothing in a language, that is named.
     """
-    said = message.parts[0].words if message.parts else ()
+    said = message.parts[0].texts if message.parts else ()
     named = {_language(words): words for words in (*before, *said)}
-    first = (*said, *before)[0] if said or before else Words(None, message.identifier or "Alert")
+    first = (*said, *before)[0] if said or before else LocalizedText(None, message.identifier or "Alert")
     base = _language(first) or "en"
     spoken = {}
     for language in {*WITHDRAWN, *(language for language in named if _primary(language) in WITHDRAWN)}:
@@ -60,8 +62,8 @@ def withdrawing(message: Message, before: Sequence[Words], tag: str, *, left: bo
         words = named.get(language) or _same_language(named, language) or first
         told = None if left or not said else _body(words) or words.headline
         spoken[language] = {
-            "title": _shortened(f"{_mark(message.status)}{title}: {words.event}", LONGEST_TITLE, TITLE_OCTETS),
-            "body": _shortened(told or (reason if left else ""), LONGEST_BODY, BODY_OCTETS),
+            "title": _shortened(f"{_mark(message.status)}{title}: {words.event}", MAX_TITLE_LENGTH, TITLE_OCTETS),
+            "body": _shortened(told or (reason if left else ""), MAX_BODY_LENGTH, BODY_OCTETS),
         }
     content = spoken.get(base) or spoken.get(_primary(base)) or spoken["en"]
     if first.url:
@@ -79,15 +81,15 @@ def _content(content: dict[str, Any], spoken: dict[str, dict[str, Any]], base: s
     if "no" in locales:
         locales |= {name: locales["no"] for name in NORWEGIAN if name not in locales}
     if len(spoken) > 1:
-        content["locales"] = {name: locales[name] for name in sorted(locales)[:MOST_LANGUAGES]}
+        content["locales"] = {name: locales[name] for name in sorted(locales)[:MAX_LANGUAGES]}
     return content
 
 
-def _told(status: AlertStatus, words: Words) -> dict[str, Any]:
+def _told(status: AlertStatus, words: LocalizedText) -> dict[str, Any]:
     title = f"{_mark(status)}{words.headline or words.event}"
     said = {
-        "title": _shortened(title, LONGEST_TITLE, TITLE_OCTETS),
-        "body": _shortened(_body(words), LONGEST_BODY, BODY_OCTETS),
+        "title": _shortened(title, MAX_TITLE_LENGTH, TITLE_OCTETS),
+        "body": _shortened(_body(words), MAX_BODY_LENGTH, BODY_OCTETS),
     }
     return said | ({"url": words.url} if words.url else {})
 
@@ -96,11 +98,11 @@ def _mark(status: AlertStatus) -> str:
     return "" if status is AlertStatus.ACTUAL else f"[{status}] "
 
 
-def _body(words: Words) -> str:
+def _body(words: LocalizedText) -> str:
     return "\n\n".join(part.strip() for part in (words.description, words.instruction) if part and part.strip())
 
 
-def _language(words: Words) -> str:
+def _language(words: LocalizedText) -> str:
     return words.language or "en"
 
 
@@ -108,7 +110,7 @@ def _primary(language: str) -> str:
     return language.replace("_", "-").partition("-")[0].lower()
 
 
-def _same_language(named: dict[str, Words], language: str) -> Words | None:
+def _same_language(named: dict[str, LocalizedText], language: str) -> LocalizedText | None:
     return next((words for name, words in named.items() if _primary(name) == _primary(language)), None)
 
 

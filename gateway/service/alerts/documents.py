@@ -7,30 +7,34 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.alerting.reading import Refused
-from gateway.domain.alert import Message
+from gateway.domain.alert import AlertMessage
 from gateway.domain.errors import GatewayError
-from gateway.service.alerts.ingestion import BARE, Door, take
+from gateway.service.alerts.ingestion import BARE, IngestOptions, ingest
 from gateway.service.context import Context
 from gateway.service.notifications import representations
 
 REFUSED = "refused"
 
 
-async def take_all(
-    conn: AsyncConnection, context: Context, application_id: UUID, found: Sequence[Message | Refused], door: Door = BARE
+async def ingest_all(
+    conn: AsyncConnection,
+    context: Context,
+    application_id: UUID,
+    found: Sequence[AlertMessage | Refused],
+    door: IngestOptions = BARE,
 ) -> list[dict[str, Any]]:
     """What became of each, in the shape that POST /v1/alerts answers with."""
     return [await _taken(conn, context, application_id, alert, door) for alert in found]
 
 
 async def _taken(
-    conn: AsyncConnection, context: Context, application_id: UUID, alert: Message | Refused, door: Door
+    conn: AsyncConnection, context: Context, application_id: UUID, alert: AlertMessage | Refused, door: IngestOptions
 ) -> dict[str, Any]:
     if isinstance(alert, Refused):
         return _item(alert.identifier, REFUSED, "; ".join(alert.reasons))
     try:
         async with conn.begin_nested():
-            taken = await take(conn, context, application_id, alert, door)
+            taken = await ingest(conn, context, application_id, alert, door)
     except GatewayError as refusal:
         return _item(alert.identifier, REFUSED, refusal.detail, alert.ignored)
     shown = [await representations.one_notification(conn, application_id, id_) for id_ in taken.notification_ids]

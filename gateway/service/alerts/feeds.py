@@ -42,7 +42,7 @@ async def create(
         category=category,
     )
     await notifier.send(conn, notifier.FEEDS)
-    return show(row)
+    return to_json(row)
 
 
 async def change(
@@ -57,7 +57,7 @@ async def change(
     anew = {"run_at": func.now(), "claim": table.c.claim + 1, "etag": None, "last_modified": None, "digest": None}
     row = await named_resources.change(conn, table, id_, **values, **anew, failures=0)
     await notifier.send(conn, notifier.FEEDS)
-    return show(row)
+    return to_json(row)
 
 
 async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
@@ -66,22 +66,24 @@ async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None
     await named_resources.remove(conn, table, id_)
 
 
-async def one(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
+async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
-    return show(await named_resources.find(conn, table, application_id, id_))
+    return to_json(await named_resources.find(conn, table, application_id, id_))
 
 
-async def newest(
+async def list_page(
     conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
-    return [show(row) for row in await named_resources.newest(conn, table, application_id, before=before, limit=limit)]
+    return [
+        to_json(row) for row in await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
+    ]
 
 
-def show(row: Row[Any]) -> dict[str, Any]:
+def to_json(row: Row[Any]) -> dict[str, Any]:
     shown = {name: getattr(row, name) for name in ("name", "url", "audience", "category", "status", "failures")}
     shown |= {name: getattr(row, name) for name in ("last_error", "last_ok_at", "counts", "refusals")}
     return {
-        "id": ids.show(ids.FEED, row.id),
+        "id": ids.format_id(ids.FEED, row.id),
         **shown,
         "interval": row.interval_s,
         "next_at": row.run_at if row.status == "active" else None,

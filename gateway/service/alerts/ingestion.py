@@ -16,14 +16,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.alerting.areas import remaining
 from gateway.domain import clock, ids
-from gateway.domain.alert import SOON, AlertStatus, Message, MessageType, Part, Rule, Travel, When, Words, travel
-from gateway.domain.errors import Fault, Invalid
-from gateway.domain.notification import LONGEST_TTL, Kind, Lane, Notification, Status, Urgency
-from gateway.domain.send_policy import Steering
+from gateway.domain.alert import (
+    SOON,
+    AlertInfo,
+    AlertMatcher,
+    AlertMessage,
+    AlertRouting,
+    AlertRule,
+    AlertStatus,
+    LocalizedText,
+    MessageType,
+    routing,
+)
+from gateway.domain.errors import FieldError, ValidationError
+from gateway.domain.notification import MAX_TTL, Kind, Lane, Notification, Status, Urgency
+from gateway.domain.send_policy import SendPolicy
 from gateway.records import alerts as records
 from gateway.records import applications, notifications
-from gateway.records.alerts import HeldAlert, HeldPart
-from gateway.service.alerts.content import telling, withdrawing
+from gateway.records.alerts import AlertPart, StoredAlert
+from gateway.service.alerts.content import alert_content, cancellation_content
 from gateway.service.audience import segments
 from gateway.service.context import Context
 from gateway.service.notifications import lifecycle
@@ -35,16 +46,16 @@ TEST_TOPIC = "test-alerts"
 SETTLING = timedelta(seconds=5)
 """Offices send an update of many areas in parts, seconds apart: who is in none of them is known a moment later."""
 
-MOST_STAGES = 40
+MAX_STAGES = 40
 """Of a long chain, how many messages are looked at one by one for who was told otherwise since."""
 
-LONGEST_TAG = 255
+MAX_TAG_LENGTH = 255
 EVERYWHERE = {"everyone": True}
 NOBODY = {"not": EVERYWHERE}
 UNENDED = (Status.SCHEDULED, Status.SENDING, Status.PAUSED)
 
 
-class Outcome(StrEnum):
+class IngestOutcome(StrEnum):
     """`superseded`: what replaces it came first. `untold`: the application's rules say so."""
 
     ACCEPTED = "accepted"
@@ -53,16 +64,16 @@ class Outcome(StrEnum):
     UNTOLD = "untold"
 
 
-class Taken(NamedTuple):
+class IngestResult(NamedTuple):
     """What an alert came to; the notifications that tell it come before those that take it back from others."""
 
-    outcome: Outcome
+    outcome: IngestOutcome
     notification_ids: tuple[UUID, ...] = ()
     detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class IngestOptions:
     """What is said of an alert beside it: whom else to narrow it to, its category, where a click leads."""
 
     audience: Any = None
@@ -70,12 +81,12 @@ class Door:
     url: str | None = None
 
 
-BARE = Door()
+BARE = IngestOptions()
 
 
-async def take(
-    conn: AsyncConnection, context: Context, application_id: UUID, message: Message, door: Door = BARE
-) -> Taken:
+async def ingest(
+    conn: AsyncConnection, context: Context, application_id: UUID, message: AlertMessage, door: IngestOptions = BARE
+) -> IngestResult:
     """Tell an alert to whoever is in its area, and take back what it replaces or ends.
 
     The same identifier twice is one alert. Raises Invalid with every fault when it cannot be told.
@@ -86,21 +97,21 @@ async def take(
     identifier = str(message.identifier)
     if held := await records.called(conn, application_id, identifier):
         if not _succeeds(message, held[0]):
-            return Taken(Outcome.REPEATED, tuple(_all_ids(held[0])))
+            return IngestResult(IngestOutcome.REPEATED, tuple(_all_ids(held[0])))
         message = replace(message, references=(*message.references, identifier))
     refers = message.references if message.message_type is not MessageType.ALERT else ()
-    tracks = message.tracks if message.message_type is not MessageType.ALERT and not refers else ()
+    tracks = message.event_keys if message.message_type is not MessageType.ALERT and not refers else ()
     chain = await records.chains_of(conn, application_id, refers, tracks)
     affected = _affected(chain, message) if refers else [held for held in chain if {*held.tracks} & {*tracks}]
-    this = HeldAlert(
+    this = StoredAlert(
         id=id_,
         chain=affected[-1].chain if affected else id_,
-        tag=affected[-1].tag if affected else [*refers, identifier][0][:LONGEST_TAG],
+        tag=affected[-1].tag if affected else [*refers, identifier][0][:MAX_TAG_LENGTH],
         identifier=identifier,
         message_type=message.message_type,
         sent=message.sent,
         refers_to=refers,
-        tracks=message.tracks,
+        tracks=message.event_keys,
         parts=[],
         expires_at=now,
         created_at=now,
@@ -108,7 +119,7 @@ async def take(
     replaced = None if held else await records.replaced_by(conn, application_id, identifier)
     if replaced is not None:
         await records.add(conn, application_id, this)
-        return Taken(Outcome.SUPERSEDED, detail=f"{replaced.identifier} has replaced it already")
+        return IngestResult(IngestOutcome.SUPERSEDED, detail=f"{replaced.identifier} has replaced it already")
 
     kept, narrowed = await applications.alert_settings(conn, application_id)
     rules = [_rule(rule) for rule in kept]
@@ -128,30 +139,34 @@ async def take(
     if message.message_type is not MessageType.ALERT:
         told += await _take_back(conn, context, application_id, message, chain, this, now)
     for changed in affected:
-        await records.keep_parts(conn, changed)
+        await records.save_parts(conn, changed)
     await records.add(conn, application_id, this)
     untold = message.message_type is MessageType.ALERT and not told
-    return Taken(Outcome.UNTOLD, detail="the application's rules do not tell it") if untold else _accepted(told)
+    return (
+        IngestResult(IngestOutcome.UNTOLD, detail="the application's rules do not tell it")
+        if untold
+        else _accepted(told)
+    )
 
 
-def _accepted(told: Sequence[UUID]) -> Taken:
-    return Taken(Outcome.ACCEPTED, tuple(told))
+def _accepted(told: Sequence[UUID]) -> IngestResult:
+    return IngestResult(IngestOutcome.ACCEPTED, tuple(told))
 
 
-def _all_ids(held: HeldAlert) -> Iterator[UUID]:
+def _all_ids(held: StoredAlert) -> Iterator[UUID]:
     for part in held.parts:
         yield from part.told
     for part in held.parts:
         yield from part.withdrawn
 
 
-def _succeeds(message: Message, held: HeldAlert) -> bool:
+def _succeeds(message: AlertMessage, held: StoredAlert) -> bool:
     """Whether it changes the alert of its own name, as some issuers do, and does not merely repeat it."""
     later = message.sent is not None and held.sent is not None and message.sent > held.sent
     return later and message.message_type is not MessageType.ALERT
 
 
-def _affected(chain: Sequence[HeldAlert], message: Message) -> list[HeldAlert]:
+def _affected(chain: Sequence[StoredAlert], message: AlertMessage) -> list[StoredAlert]:
     """What it refers to, and what has replaced that since: issuers do not always name all.
 
     Parts of one update are sent at one time and do not replace each other.
@@ -183,11 +198,11 @@ async def change_settings(
     return await settings(conn, application_id)
 
 
-def _rule(said: dict[str, Any]) -> Rule:
+def _rule(said: dict[str, Any]) -> AlertRule:
     when = {name: tuple(values) for name, values in said["when"].items()}
     lane, urgency, ttl = said.get("lane"), said.get("urgency"), said.get("ttl")
-    return Rule(
-        When(**when),
+    return AlertRule(
+        AlertMatcher(**when),
         tell=said.get("tell", True),
         lane=None if lane is None else Lane.labelled(lane),
         urgency=None if urgency is None else Urgency(urgency),
@@ -195,64 +210,68 @@ def _rule(said: dict[str, Any]) -> Rule:
     )
 
 
-def _drafts(message: Message, this: HeldAlert, door: Door, rules: Sequence[Rule], now: datetime) -> list[Draft | None]:
+def _drafts(
+    message: AlertMessage, this: StoredAlert, door: IngestOptions, rules: Sequence[AlertRule], now: datetime
+) -> list[Draft | None]:
     """The notification that tells each part, None for what is not to be told; `this` gets its parts. Raises Invalid."""
     drafts: list[Draft | None] = []
-    faults: list[Fault] = []
+    faults: list[FieldError] = []
     ending = message.message_type is MessageType.CANCEL
     updating = message.message_type is MessageType.UPDATE
     current = [part for part in message.parts if part.expires is None or part.expires > now]
     if not ending and not current:
-        faults.append(Fault("/expires", "is past: the alert is over"))
+        faults.append(FieldError("/expires", "is past: the alert is over"))
     for number, part in enumerate(message.parts):
-        held = HeldPart(area=None)
+        held = AlertPart(area=None)
         this.parts.append(held)
-        way = travel(part, rules)
+        way = routing(part, rules)
         # An all-clear that refers to nothing is news like any other.
-        if ending or (updating and part.over) or part not in current or way is None:
+        if ending or (updating and part.all_clear) or part not in current or way is None:
             drafts.append(None)
             continue
         if part.area is None and door.audience is None:
-            faults.append(Fault("/area", "is missing: an alert needs an area or zones, an audience, or both"))
+            faults.append(FieldError("/area", "is missing: an alert needs an area or zones, an audience, or both"))
             continue
         held.area = part.area or EVERYWHERE
         drafts.append(_draft(message, part, way, door, _tag(this.tag, number), now))
     if faults:
-        raise Invalid(list(dict.fromkeys(faults)))
+        raise ValidationError(list(dict.fromkeys(faults)))
     return drafts
 
 
-def _draft(message: Message, part: Part, way: Travel, door: Door, tag: str, now: datetime) -> Draft:
+def _draft(
+    message: AlertMessage, part: AlertInfo, way: AlertRouting, door: IngestOptions, tag: str, now: datetime
+) -> Draft:
     who = [condition for condition in (part.area, door.audience) if condition is not None]
     if message.status is not AlertStatus.ACTUAL:
         who.append({"topic": TEST_TOPIC})
-    content = telling(message, part, way, tag)
+    content = alert_content(message, part, way, tag)
     if door.url is not None:
         content["url"] = door.url
-    expires_at = None if part.expires is None else min(part.expires, now + LONGEST_TTL)
+    expires_at = None if part.expires is None else min(part.expires, now + MAX_TTL)
     return Draft(
         kind=Kind.ALERT,
-        name=(part.words[0].headline or part.words[0].event)[:LONGEST_TAG],
+        name=(part.texts[0].headline or part.texts[0].event)[:MAX_TAG_LENGTH],
         content=content,
         audience=_all(who),
         lane=way.lane,
         urgency=way.urgency,
         ttl=way.ttl if expires_at is None else expires_at - now,
         expires_at=expires_at,
-        steering=Steering(category=door.category),
+        steering=SendPolicy(category=door.category),
         details=_details(message, part),
     )
 
 
-def _details(message: Message, part: Part | None) -> dict[str, Any]:
+def _details(message: AlertMessage, part: AlertInfo | None) -> dict[str, Any]:
     said: dict[str, Any] = {"status": message.status, "message_type": message.message_type}
     if part is not None:
         said = {
-            "event": part.words[0].event,
+            "event": part.texts[0].event,
             "severity": part.severity,
             "urgency": part.urgency,
             "certainty": part.certainty,
-            "languages": [words.language for words in part.words if words.language],
+            "languages": [words.language for words in part.texts if words.language],
         } | said
     said |= {"identifier": message.identifier, "references": list(message.references), "sender": message.sender}
     said |= {"sent": message.sent and message.sent.isoformat(), "ignored": list(message.ignored)}
@@ -260,8 +279,8 @@ def _details(message: Message, part: Part | None) -> dict[str, Any]:
 
 
 async def _end(
-    conn: AsyncConnection, affected: Sequence[HeldAlert], areas: Sequence[dict[str, Any] | None] | None
-) -> list[tuple[HeldPart, Draft]]:
+    conn: AsyncConnection, affected: Sequence[StoredAlert], areas: Sequence[dict[str, Any] | None] | None
+) -> list[tuple[AlertPart, Draft]]:
     """End alerts in these areas, everywhere when None; what is queued of them is withdrawn.
 
     Answers with what is still to be told where they hold on, to those who were not reached yet.
@@ -284,7 +303,7 @@ def _without(area: dict[str, Any] | None, areas: Sequence[dict[str, Any] | None]
     return area
 
 
-def _remainder(notification: Notification, part: HeldPart) -> Draft:
+def _remainder(notification: Notification, part: AlertPart) -> Draft:
     delivery = notification.delivery
     return Draft(
         kind=Kind.ALERT,
@@ -295,8 +314,8 @@ def _remainder(notification: Notification, part: HeldPart) -> Draft:
         urgency=delivery.urgency,
         ttl=delivery.ttl,
         expires_at=delivery.expires_at,
-        steering=Steering(category=notification.steering.category),
-        details=notification.details | {"remainder_of": ids.show(ids.NOTIFICATION, notification.id)},
+        steering=SendPolicy(category=notification.policy.category),
+        details=notification.details | {"remainder_of": ids.format_id(ids.NOTIFICATION, notification.id)},
     )
 
 
@@ -304,9 +323,9 @@ async def _take_back(
     conn: AsyncConnection,
     context: Context,
     application_id: UUID,
-    message: Message,
-    chain: Sequence[HeldAlert],
-    this: HeldAlert,
+    message: AlertMessage,
+    chain: Sequence[StoredAlert],
+    this: StoredAlert,
     now: datetime,
 ) -> list[UUID]:
     """Tell those who were told before, and are nowhere where it holds now, that it is over for them."""
@@ -328,8 +347,8 @@ async def _take_back(
         before = await _words(conn, stages)
         draft = Draft(
             kind=Kind.ALERT,
-            name=said.parts[0].words[0].headline if said.parts else None,
-            content=withdrawing(said, before, _tag(this.tag, number), left=updates),
+            name=said.parts[0].texts[0].headline if said.parts else None,
+            content=cancellation_content(said, before, _tag(this.tag, number), left=updates),
             audience=NOBODY if shown is None else _all([shown, *({"not": area} for area in areas)]),
             lane=SOON.lane,
             urgency=SOON.urgency,
@@ -340,20 +359,20 @@ async def _take_back(
         notification = await submit(conn, context, application_id, draft)
         made.append(notification.id)
         while number >= len(this.parts):
-            this.parts.append(HeldPart(area=None))
+            this.parts.append(AlertPart(area=None))
         this.parts[number].withdrawn.append(notification.id)
     return made
 
 
-def _shown(stages: Sequence[HeldPart]) -> dict[str, Any] | None:
+def _shown(stages: Sequence[AlertPart]) -> dict[str, Any] | None:
     """Those whose last word on it was that it holds; None when nobody can be."""
     since: list[UUID] = []
     branches: list[dict[str, Any]] = []
-    for stage in reversed(stages[-MOST_STAGES:]):
+    for stage in reversed(stages[-MAX_STAGES:]):
         since = [*since, *stage.withdrawn]
         if stage.told:
             branches.append(_all([_notified(stage.told), *([{"not": _notified(since)}] if since else [])]))
-    if older := [id_ for stage in stages[:-MOST_STAGES] for id_ in stage.told]:
+    if older := [id_ for stage in stages[:-MAX_STAGES] for id_ in stage.told]:
         branches.append(_all([_notified(older), *([{"not": _notified(since)}] if since else [])]))
     if not branches:
         return None
@@ -361,14 +380,14 @@ def _shown(stages: Sequence[HeldPart]) -> dict[str, Any] | None:
 
 
 def _notified(notification_ids: Sequence[UUID]) -> dict[str, Any]:
-    return {"notified": [ids.show(ids.NOTIFICATION, id_) for id_ in notification_ids]}
+    return {"notified": [ids.format_id(ids.NOTIFICATION, id_) for id_ in notification_ids]}
 
 
-async def _words(conn: AsyncConnection, stages: Sequence[HeldPart]) -> list[Words]:
+async def _words(conn: AsyncConnection, stages: Sequence[AlertPart]) -> list[LocalizedText]:
     """What was told last, by name."""
     told = [id_ for stage in stages for id_ in stage.told]
     found = sorted(await notifications.load(conn, told[-1:]), key=lambda one: one.created_at)
-    return [Words(None, str(one.details.get("event") or one.name or "Alert")) for one in found]
+    return [LocalizedText(None, str(one.details.get("event") or one.name or "Alert")) for one in found]
 
 
 def _tag(tag: str, number: int) -> str:

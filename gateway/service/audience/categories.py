@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
 from gateway.domain.device import Device
-from gateway.domain.errors import Fault, Invalid
+from gateway.domain.errors import FieldError, ValidationError
 from gateway.domain.schedule import QuietHours
 from gateway.domain.send_policy import Cap
 from gateway.records import devices
@@ -24,13 +24,13 @@ from gateway.records.postgres.schema import categories as table
 
 async def create(conn: AsyncConnection, application_id: UUID, values: dict[str, Any]) -> dict[str, Any]:
     """`values` by column. Raises Conflict."""
-    return show(await named_resources.add(conn, table, application_id=application_id, **values))
+    return to_json(await named_resources.add(conn, table, application_id=application_id, **values))
 
 
 async def change(conn: AsyncConnection, application_id: UUID, id_: UUID, values: dict[str, Any]) -> dict[str, Any]:
     """Raises NotFound."""
     await named_resources.find(conn, table, application_id, id_)
-    return show(await named_resources.change(conn, table, id_, **values))
+    return to_json(await named_resources.change(conn, table, id_, **values))
 
 
 async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
@@ -39,9 +39,9 @@ async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None
     await named_resources.remove(conn, table, id_)
 
 
-async def one(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
+async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
-    return show(await named_resources.find(conn, table, application_id, id_))
+    return to_json(await named_resources.find(conn, table, application_id, id_))
 
 
 async def by_name(conn: AsyncConnection, application_id: UUID, name: str) -> Row[Any] | None:
@@ -55,15 +55,17 @@ def rules(row: Row[Any]) -> tuple[QuietHours | None, Cap | None]:
     return quiet_hours, cap
 
 
-async def newest(
+async def list_page(
     conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
-    return [show(row) for row in await named_resources.newest(conn, table, application_id, before=before, limit=limit)]
+    return [
+        to_json(row) for row in await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
+    ]
 
 
-def show(row: Row[Any]) -> dict[str, Any]:
+def to_json(row: Row[Any]) -> dict[str, Any]:
     return {
-        "id": ids.show(ids.CATEGORY, row.id),
+        "id": ids.format_id(ids.CATEGORY, row.id),
         "name": row.name,
         "title": row.title,
         "description": row.description,
@@ -92,7 +94,7 @@ async def prefer(conn: AsyncConnection, device: Device, wanted: Mapping[str, boo
     """Opt in to some categories and out of others; what is not named stays. Raises Invalid."""
     known = set(await _names(conn, device.application_id))
     if unknown := [name for name in wanted if name not in known]:
-        raise Invalid([Fault(f"/categories/{name}", "there is no such category") for name in unknown])
+        raise ValidationError([FieldError(f"/categories/{name}", "there is no such category") for name in unknown])
     muted = (set(device.muted) - wanted.keys()) | {name for name, enabled in wanted.items() if not enabled}
     await devices.change(conn, device.id, {"muted": sorted(muted)})
 

@@ -14,28 +14,28 @@ from gateway.domain.device import Device, Registration, Subscription
 from gateway.domain.errors import (
     Conflict,
     EndpointNotAllowed,
-    Fault,
+    FieldError,
     GatewayError,
     IdentityUnproven,
-    Invalid,
     NotFound,
     Unauthenticated,
+    ValidationError,
 )
 from gateway.push.encryption import check_keys
 from gateway.records import applications, devices
-from gateway.records.applications import Lobby
-from gateway.records.devices import New
+from gateway.records.applications import RegistrationContext
+from gateway.records.devices import CheckedRegistration
 from gateway.records.devices import Registered as Registered
 from gateway.records.postgres.engine import DATABASE_ERRORS, is_refusal
-from gateway.service.access.secrets import Vault
+from gateway.service.access.secrets import Keyring
 from gateway.service.context import Context
-from gateway.service.request_batcher import Rounds
+from gateway.service.request_batcher import RequestBatcher
 
-MOST_TOPICS = 100
-MOST_AT_ONCE = 200
+MAX_TOPICS = 100
+MAX_BATCH = 200
 
 
-class Asked(NamedTuple):
+class RegistrationRequest(NamedTuple):
     """`unproven`: the registration comes from a page, which is believed about a user only with a proof."""
 
     application_id: UUID
@@ -44,29 +44,29 @@ class Asked(NamedTuple):
     user_hash: str | None = None
 
 
-class Desk:
+class DeviceRegistrar:
     """Registers devices of one application: what that needs to know of it is read once."""
 
-    def __init__(self, context: Context, application_id: UUID, lobby: Lobby) -> None:
+    def __init__(self, context: Context, application_id: UUID, lobby: RegistrationContext) -> None:
         self._context = context
         self._application_id = application_id
         self._vapid_keys = {public_key: id_ for id_, public_key in lobby.vapid_keys}
         self._newest = lobby.vapid_keys[0][0]
         sealed = lobby.identity_secret
-        self._secret = None if sealed is None else context.vault.open(sealed, "identity")
+        self._secret = None if sealed is None else context.keyring.open(sealed, "identity")
 
     @classmethod
-    async def open(cls, conn: AsyncConnection, context: Context, application_id: UUID) -> "Desk":
+    async def open(cls, conn: AsyncConnection, context: Context, application_id: UUID) -> "DeviceRegistrar":
         lobbies = await applications.lobbies(conn, [application_id])
         return cls(context, application_id, lobbies[application_id])
 
-    def admit(self, asked: Asked) -> New:
+    def check_admission(self, asked: RegistrationRequest) -> CheckedRegistration:
         """Raises IdentityUnproven, Invalid and EndpointNotAllowed."""
         if asked.unproven:
             _prove(self._secret, asked.registration.user_id, asked.user_hash)
         return self.check(asked.registration)
 
-    def check(self, registration: Registration) -> New:
+    def check(self, registration: Registration) -> CheckedRegistration:
         """The registration with its endpoint in canonical form, its host, and its VAPID key.
 
         Raises Invalid and EndpointNotAllowed.
@@ -76,19 +76,19 @@ class Desk:
         key = registration.vapid_public_key
         vapid_key_id = self._newest if key is None else self._vapid_keys.get(key)
         if vapid_key_id is None:
-            faults.append(Fault("/vapid_public_key", "is not a key of this application"))
-        if len(registration.topics or ()) > MOST_TOPICS:
-            faults.append(Fault("/topics", f"has more than {MOST_TOPICS} topics"))
+            faults.append(FieldError("/vapid_public_key", "is not a key of this application"))
+        if len(registration.topics or ()) > MAX_TOPICS:
+            faults.append(FieldError("/topics", f"has more than {MAX_TOPICS} topics"))
         if faults or vapid_key_id is None:
-            raise Invalid(faults)
+            raise ValidationError(faults)
         endpoint = self._context.policy.check(subscription.endpoint)
         if endpoint.url != subscription.endpoint:
             canonical = Subscription(endpoint.url, subscription.p256dh, subscription.auth)
             registration = registration._replace(subscription=canonical)
-        return New(self._application_id, registration, endpoint.host, vapid_key_id)
+        return CheckedRegistration(self._application_id, registration, endpoint.host, vapid_key_id)
 
     @staticmethod
-    async def register_all(conn: AsyncConnection, new: Sequence[New]) -> list[Registered]:
+    async def register_all(conn: AsyncConnection, new: Sequence[CheckedRegistration]) -> list[Registered]:
         """In their order; of two with the same endpoint the later wins."""
         last = {one.registration.subscription.endpoint: one for one in new}
         registered = await devices.register(conn, list(last.values()))
@@ -98,18 +98,18 @@ class Desk:
         return [written[one.registration.subscription.endpoint] for one in new]
 
 
-class Reception:
+class BatchingRegistrar:
     """Registers browsers of any application: those that come at once in one transaction, as if one after another."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._rounds: Rounds[Asked, Registered] = Rounds(self._together, MOST_AT_ONCE)
+        self._rounds: RequestBatcher[RegistrationRequest, Registered] = RequestBatcher(self._together, MAX_BATCH)
 
-    async def register(self, asked: Asked) -> Registered:
+    async def register(self, asked: RegistrationRequest) -> Registered:
         """It is kept when this returns. Raises IdentityUnproven, Invalid and EndpointNotAllowed."""
-        return await self._rounds.ask(asked)
+        return await self._rounds.submit(asked)
 
-    async def _together(self, asked: Sequence[Asked]) -> Sequence[Registered | Exception]:
+    async def _together(self, asked: Sequence[RegistrationRequest]) -> Sequence[Registered | Exception]:
         try:
             async with self._context.engine.begin() as conn:
                 return await register(conn, self._context, asked)
@@ -119,7 +119,7 @@ class Reception:
         # The database refused one of them, and with it all: each is asked for alone, so that only that one hears it.
         return [await self._alone(one) for one in asked]
 
-    async def _alone(self, asked: Asked) -> Registered | Exception:
+    async def _alone(self, asked: RegistrationRequest) -> Registered | Exception:
         try:
             async with self._context.engine.begin() as conn:
                 [result] = await register(conn, self._context, [asked])
@@ -128,18 +128,20 @@ class Reception:
         return result
 
 
-async def register(conn: AsyncConnection, context: Context, asked: Sequence[Asked]) -> list[Registered | GatewayError]:
+async def register(
+    conn: AsyncConnection, context: Context, asked: Sequence[RegistrationRequest]
+) -> list[Registered | GatewayError]:
     """Each as if the ones before it had come before it. What is refused keeps no other from being registered."""
     lobbies = await applications.lobbies(conn, list({one.application_id for one in asked}))
-    desks = {id_: Desk(context, id_, lobby) for id_, lobby in lobbies.items()}
+    desks = {id_: DeviceRegistrar(context, id_, lobby) for id_, lobby in lobbies.items()}
     results: dict[int, Registered | GatewayError] = {}
-    turns: list[dict[tuple[UUID, str], tuple[int, New]]] = []
+    turns: list[dict[tuple[UUID, str], tuple[int, CheckedRegistration]]] = []
     for number, one in enumerate(asked):
         try:
             if one.application_id not in desks:
                 raise Unauthenticated("the key is unknown or was removed")
-            new = desks[one.application_id].admit(one)
-        except (IdentityUnproven, Invalid, EndpointNotAllowed, Unauthenticated) as refusal:
+            new = desks[one.application_id].check_admission(one)
+        except (IdentityUnproven, ValidationError, EndpointNotAllowed, Unauthenticated) as refusal:
             results[number] = refusal
             continue
         name = (new.application_id, new.registration.subscription.endpoint)
@@ -155,7 +157,7 @@ async def register(conn: AsyncConnection, context: Context, asked: Sequence[Aske
 
 
 async def prove(
-    conn: AsyncConnection, vault: Vault, application_id: UUID, user_id: str | None, user_hash: str | None
+    conn: AsyncConnection, vault: Keyring, application_id: UUID, user_id: str | None, user_hash: str | None
 ) -> None:
     """Raises IdentityUnproven when the application demands a proof for a user id and this is none."""
     application = await applications.get(conn, application_id)
@@ -175,21 +177,21 @@ async def find(conn: AsyncConnection, application_id: UUID, device_id: UUID) -> 
     """Raises NotFound, also for another application's."""
     device = await devices.get(conn, device_id)
     if device is None or device.application_id != application_id:
-        raise NotFound(f"there is no device {ids.show(ids.DEVICE, device_id)}")
+        raise NotFound(f"there is no device {ids.format_id(ids.DEVICE, device_id)}")
     return device
 
 
 async def add_topic(conn: AsyncConnection, device: Device, topic: str) -> None:
     """Raises Conflict when the device has too many already."""
-    if not await devices.subscribe(conn, device.id, topic, most=MOST_TOPICS):
-        raise Conflict(f"a device has at most {MOST_TOPICS} topics")
+    if not await devices.subscribe(conn, device.id, topic, most=MAX_TOPICS):
+        raise Conflict(f"a device has at most {MAX_TOPICS} topics")
 
 
-def show(device: Device) -> dict[str, Any]:
+def to_json(device: Device) -> dict[str, Any]:
     """The device as callers see it. Its endpoint and keys are a capability to push to it, so they stay inside."""
     location = device.location
     return {
-        "id": ids.show(ids.DEVICE, device.id),
+        "id": ids.format_id(ids.DEVICE, device.id),
         "status": device.status,
         "host": device.subscription.endpoint.split("/")[2],
         "user_id": device.user_id,

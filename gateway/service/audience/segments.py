@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import audience, ids
 from gateway.domain.audience import Audience, resolved, segments_in
-from gateway.domain.errors import Conflict, Fault, Invalid
+from gateway.domain.errors import Conflict, FieldError, ValidationError
 from gateway.records import segments
 from gateway.records.postgres import named_resources
 from gateway.records.postgres.schema import segments as table
@@ -39,19 +39,19 @@ async def read(
         loaded = await segments.load(conn, application_id, wanted)
         found |= {id_: audience.parse(saved_, pointer) for id_, saved_ in loaded.items()}
         wanted = {below.id for id_ in loaded for below in segments_in(found[id_])} - found.keys()
-    faults = [Fault(segment.pointer, "there is no such segment") for segment in named if segment.id not in found]
+    faults = [FieldError(segment.pointer, "there is no such segment") for segment in named if segment.id not in found]
     if inside is not None:
         circular = [segment for segment in named if segment.id in found and _holds(segment.id, inside, found)]
-        faults += [Fault(segment.pointer, "holds the segment it would be part of") for segment in circular]
+        faults += [FieldError(segment.pointer, "holds the segment it would be part of") for segment in circular]
     if faults:
-        raise Invalid(faults)
+        raise ValidationError(faults)
     return resolved(asked, found, pointer)
 
 
 async def create(conn: AsyncConnection, application_id: UUID, name: str, filter_: Any) -> dict[str, Any]:
     """Raises Invalid and Conflict."""
     await read(conn, application_id, filter_)
-    return show(await named_resources.add(conn, table, application_id=application_id, name=name, audience=filter_))
+    return to_json(await named_resources.add(conn, table, application_id=application_id, name=name, audience=filter_))
 
 
 async def change(
@@ -64,7 +64,7 @@ async def change(
     if filter_ is not None:
         await read(conn, application_id, filter_, inside=id_)
     said = {"name": name, "audience": filter_}
-    return show(
+    return to_json(
         await named_resources.change(
             conn, table, id_, **{key: value for key, value in said.items() if value is not None}
         )
@@ -80,20 +80,22 @@ async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None
     await named_resources.remove(conn, table, id_)
 
 
-async def one(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
+async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
-    return show(await named_resources.find(conn, table, application_id, id_))
+    return to_json(await named_resources.find(conn, table, application_id, id_))
 
 
-async def newest(
+async def list_page(
     conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
-    return [show(row) for row in await named_resources.newest(conn, table, application_id, before=before, limit=limit)]
+    return [
+        to_json(row) for row in await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
+    ]
 
 
-def show(row: Row[Any]) -> dict[str, Any]:
+def to_json(row: Row[Any]) -> dict[str, Any]:
     return {
-        "id": ids.show(ids.SEGMENT, row.id),
+        "id": ids.format_id(ids.SEGMENT, row.id),
         "name": row.name,
         "audience": row.audience,
         "created_at": row.created_at,

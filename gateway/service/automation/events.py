@@ -23,7 +23,7 @@ from gateway.records.events import CANCELLED, STARTED
 from gateway.service.automation.triggers import show_run
 from gateway.service.context import Context
 from gateway.service.notifications import lifecycle, spec_codec
-from gateway.service.notifications.submission import keep, prepare
+from gateway.service.notifications.submission import prepare, save
 
 DEDUPLICATED, CAPPED, UNFILLED, REFUSED = "deduplicated", "capped", "unfilled", "refused"
 
@@ -41,7 +41,7 @@ class Event:
 
 
 @dataclass(slots=True)
-class Run:
+class TriggerRun:
     """What one trigger came to with one event."""
 
     event: Event
@@ -52,7 +52,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Met:
+class EventResult:
     """What an event came to; `id` is that of the first when it is a repeated one."""
 
     id: UUID
@@ -60,7 +60,9 @@ class Met:
     runs: int
 
 
-async def take(conn: AsyncConnection, context: Context, application_id: UUID, events: Sequence[Event]) -> list[Met]:
+async def record(
+    conn: AsyncConnection, context: Context, application_id: UUID, events: Sequence[Event]
+) -> list[EventResult]:
     """Store events and run the triggers they meet, in their order."""
     now = clock.now()
     keys = {event.key for event in events if event.key is not None}
@@ -69,30 +71,30 @@ async def take(conn: AsyncConnection, context: Context, application_id: UUID, ev
     fresh = [event for event in events if event.id in new]
     runs = await _run(conn, context, application_id, fresh, now) if fresh else []
     if started := [run.notification for run in runs if run.notification is not None and run.outcome == STARTED]:
-        await keep(conn, started)
+        await save(conn, started)
     if runs:
         await records.add_runs(conn, [_run_row(run, now) for run in runs])
     counts: dict[UUID, int] = defaultdict(int)
     for run in runs:
         counts[run.event.id] += 1
     return [
-        Met(event.id, repeated=False, runs=counts[event.id])
+        EventResult(event.id, repeated=False, runs=counts[event.id])
         if event.id in new
-        else Met(known[str(event.key)], repeated=True, runs=0)
+        else EventResult(known[str(event.key)], repeated=True, runs=0)
         for event in events
     ]
 
 
-async def one(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
+async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
     row = await records.get(conn, application_id, id_)
     if row is None:
-        raise NotFound(f"there is no event {ids.show(ids.EVENT, id_)}")
+        raise NotFound(f"there is no event {ids.format_id(ids.EVENT, id_)}")
     [shown] = await _shown(conn, [row])
     return shown
 
 
-async def newest(
+async def list_page(
     conn: AsyncConnection,
     application_id: UUID,
     *,
@@ -102,7 +104,7 @@ async def newest(
     limit: int,
 ) -> list[dict[str, Any]]:
     return await _shown(
-        conn, await records.newest(conn, application_id, name=name, user_id=user_id, before=before, limit=limit)
+        conn, await records.list_page(conn, application_id, name=name, user_id=user_id, before=before, limit=limit)
     )
 
 
@@ -112,7 +114,7 @@ async def _shown(conn: AsyncConnection, rows: Sequence[Row[Any]]) -> list[dict[s
         runs[run.event_id].append(show_run(run))
     return [
         {
-            "id": ids.show(ids.EVENT, row.id),
+            "id": ids.format_id(ids.EVENT, row.id),
             "key": row.key,
             "name": row.name,
             "user_id": row.user_id,
@@ -127,16 +129,16 @@ async def _shown(conn: AsyncConnection, rows: Sequence[Row[Any]]) -> list[dict[s
 
 async def _run(
     conn: AsyncConnection, context: Context, application_id: UUID, events: Sequence[Event], now: datetime
-) -> list[Run]:
+) -> list[TriggerRun]:
     names = {event.name for event in events}
     people = sorted({event.user_id for event in events if event.user_id is not None})
     triggers = await records.met(conn, application_id, names)
     ending = await records.ended_by(conn, application_id, names)
     if people and (ending or any(_remembers(trigger) for trigger in triggers)):
-        await records.hold(conn, application_id, people)
-    past = await _Past.load(conn, triggers, ending, people, now)
-    starters = {trigger.id: _Starter(context, application_id, trigger, now) for trigger in triggers}
-    made: list[Run] = []
+        await records.lock_users(conn, application_id, people)
+    past = await _TriggerHistory.load(conn, triggers, ending, people, now)
+    starters = {trigger.id: _TriggerRunner(context, application_id, trigger, now) for trigger in triggers}
+    made: list[TriggerRun] = []
     for event in events:
         for trigger in ending:
             if event.name in trigger.cancel_on and event.user_id is not None:
@@ -154,13 +156,13 @@ def _remembers(trigger: Row[Any]) -> bool:
     return trigger.dedupe_s is not None or trigger.cap_most is not None or bool(trigger.cancel_on)
 
 
-class _Past:
+class _TriggerHistory:
     """What was started for these users before, and what of it has not ended."""
 
     def __init__(self, now: datetime) -> None:
         self._now = now
         self._started: dict[tuple[UUID, str], list[datetime]] = defaultdict(list)
-        self._waiting: dict[tuple[UUID, str], list[Run | Row[Any]]] = defaultdict(list)
+        self._waiting: dict[tuple[UUID, str], list[TriggerRun | Row[Any]]] = defaultdict(list)
 
     @classmethod
     async def load(
@@ -170,7 +172,7 @@ class _Past:
         ending: Sequence[Row[Any]],
         people: Sequence[str],
         now: datetime,
-    ) -> "_Past":
+    ) -> "_TriggerHistory":
         past = cls(now)
         windows = [seconds for trigger in triggers for seconds in (trigger.dedupe_s, trigger.cap_window_s) if seconds]
         if windows and people:
@@ -182,19 +184,19 @@ class _Past:
                 past._waiting[row.trigger_id, row.user_id].append(row)
         return past
 
-    def refusal(self, trigger: Row[Any], event: Event) -> Run | None:
+    def refusal(self, trigger: Row[Any], event: Event) -> TriggerRun | None:
         """Why it is not run for this user now; None when it is."""
         if event.user_id is None:
             return None
         started = self._started[trigger.id, event.user_id]
         if trigger.dedupe_s is not None and self._within(started, trigger.dedupe_s):
-            return Run(event, trigger.id, DEDUPLICATED, f"it ran for the user within {trigger.dedupe_s} seconds")
+            return TriggerRun(event, trigger.id, DEDUPLICATED, f"it ran for the user within {trigger.dedupe_s} seconds")
         if trigger.cap_most is not None and self._within(started, trigger.cap_window_s) >= trigger.cap_most:
             cause = f"it ran {trigger.cap_most} times for the user within {trigger.cap_window_s} seconds"
-            return Run(event, trigger.id, CAPPED, cause)
+            return TriggerRun(event, trigger.id, CAPPED, cause)
         return None
 
-    def remember(self, run: Run) -> None:
+    def remember(self, run: TriggerRun) -> None:
         if run.outcome == STARTED and run.event.user_id is not None:
             self._started[run.trigger_id, run.event.user_id].append(self._now)
             self._waiting[run.trigger_id, run.event.user_id].append(run)
@@ -203,7 +205,7 @@ class _Past:
         """End what has not ended of a trigger for the event's user."""
         cause = f"{event.name} came"
         for waiting in self._waiting.pop((trigger_id, str(event.user_id)), ()):
-            if isinstance(waiting, Run):
+            if isinstance(waiting, TriggerRun):
                 waiting.outcome, waiting.cause, waiting.notification = CANCELLED, cause, None
                 continue
             try:
@@ -216,7 +218,7 @@ class _Past:
         return sum(at > self._now - timedelta(seconds=seconds) for at in started)
 
 
-class _Starter:
+class _TriggerRunner:
     """Makes a trigger's notifications; what they have in common is checked once."""
 
     def __init__(self, context: Context, application_id: UUID, trigger: Row[Any], now: datetime) -> None:
@@ -232,18 +234,18 @@ class _Starter:
     def concerns(self, event: Event) -> bool:
         return self._fits is None or self._fits(event.data)
 
-    async def start(self, conn: AsyncConnection, event: Event) -> Run:
+    async def start(self, conn: AsyncConnection, event: Event) -> TriggerRun:
         try:
             notification = await self._made(conn, event)
         except event_binding.Missing as missing:
-            return Run(event, self._trigger.id, UNFILLED, f"the event has no {missing.path}"[:500])
+            return TriggerRun(event, self._trigger.id, UNFILLED, f"the event has no {missing.path}"[:500])
         except GatewayError as refusal:
-            return Run(event, self._trigger.id, REFUSED, refusal.detail[:500])
-        return Run(event, self._trigger.id, STARTED, notification=notification)
+            return TriggerRun(event, self._trigger.id, REFUSED, refusal.detail[:500])
+        return TriggerRun(event, self._trigger.id, STARTED, notification=notification)
 
     async def _made(self, conn: AsyncConnection, event: Event) -> Notification:
         said = seen(event, self._now)
-        who = self._draft.audience if self._fixed else event_binding.filled(self._draft.audience, said)
+        who = self._draft.audience if self._fixed else event_binding.bind(self._draft.audience, said)
         if self._first is None:
             draft = replace(self._draft, audience=who, name=self._trigger.name)
             self._first = await prepare(conn, self._context, self._application_id, draft)
@@ -263,8 +265,8 @@ class _Starter:
             templating=templating,
             details={
                 "event": event.name,
-                "event_id": ids.show(ids.EVENT, event.id),
-                "trigger_id": ids.show(ids.TRIGGER, self._trigger.id),
+                "event_id": ids.format_id(ids.EVENT, event.id),
+                "trigger_id": ids.format_id(ids.TRIGGER, self._trigger.id),
             },
         )
 
@@ -276,7 +278,7 @@ class _Starter:
 def seen(event: Event, now: datetime) -> dict[str, Any]:
     """The event as templates and audiences see it."""
     return {
-        "id": ids.show(ids.EVENT, event.id),
+        "id": ids.format_id(ids.EVENT, event.id),
         "name": event.name,
         "user_id": event.user_id,
         "data": event.data,
@@ -297,7 +299,7 @@ def _row(application_id: UUID, event: Event, now: datetime) -> dict[str, Any]:
     }
 
 
-def _run_row(run: Run, now: datetime) -> dict[str, Any]:
+def _run_row(run: TriggerRun, now: datetime) -> dict[str, Any]:
     return {
         "event_id": run.event.id,
         "trigger_id": run.trigger_id,

@@ -18,7 +18,7 @@ from sqlalchemy import Row, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import clock, ids
-from gateway.domain.errors import Fault, GatewayError, Invalid
+from gateway.domain.errors import FieldError, GatewayError, ValidationError
 from gateway.domain.job import Job
 from gateway.domain.notification import Kind, Notification, Status
 from gateway.domain.schedule import Recurrence
@@ -64,8 +64,8 @@ async def create(
         draft=spec_codec.to_json(draft),
     )
     if not await _schedule(conn, context, row, clock.now()):
-        raise Invalid([Fault("/ends_at", "is before the first occurrence")])
-    return await show(conn, row)
+        raise ValidationError([FieldError("/ends_at", "is before the first occurrence")])
+    return await to_json(conn, row)
 
 
 async def change(
@@ -91,8 +91,8 @@ async def change(
     _check(_recurrence(row))
     await _unschedule(conn, id_)
     if row.status == "active" and not await _schedule(conn, context, row, clock.now()):
-        raise Invalid([Fault("/ends_at", "is before the next occurrence")])
-    return await show(conn, row)
+        raise ValidationError([FieldError("/ends_at", "is before the next occurrence")])
+    return await to_json(conn, row)
 
 
 async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
@@ -102,7 +102,7 @@ async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None
     await named_resources.remove(conn, table, id_)
 
 
-async def proceed(conn: AsyncConnection, context: Context, job: Job) -> bool:
+async def schedule_next_occurrence(conn: AsyncConnection, context: Context, job: Job) -> bool:
     """Before an occurrence is planned: make the one after it. False when this one was missed and is to be skipped.
 
     Does nothing for other notifications, and nothing twice.
@@ -129,7 +129,7 @@ async def proceed(conn: AsyncConnection, context: Context, job: Job) -> bool:
     except GatewayError as refusal:
         # Something it needs is no longer there. This occurrence was accepted and is sent.
         await named_resources.change(conn, table, row.id, status="ended", cause=refusal.detail)
-        log.warning("reminder.ended", reminder_id=ids.show(ids.REMINDER, row.id), cause=refusal.detail)
+        log.warning("reminder.ended", reminder_id=ids.format_id(ids.REMINDER, row.id), cause=refusal.detail)
     late = now - occurrence.start_at
     if occurrence.status is not Status.SCHEDULED or late <= PUNCTUAL:
         return True
@@ -141,26 +141,26 @@ async def proceed(conn: AsyncConnection, context: Context, job: Job) -> bool:
     return True
 
 
-async def one(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
+async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
-    return await show(conn, await named_resources.find(conn, table, application_id, id_))
+    return await to_json(conn, await named_resources.find(conn, table, application_id, id_))
 
 
-async def newest(
+async def list_page(
     conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
-    rows = await named_resources.newest(conn, table, application_id, before=before, limit=limit)
-    return [await show(conn, row) for row in rows]
+    rows = await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
+    return [await to_json(conn, row) for row in rows]
 
 
-async def show(conn: AsyncConnection, row: Row[Any]) -> dict[str, Any]:
+async def to_json(conn: AsyncConnection, row: Row[Any]) -> dict[str, Any]:
     n = notifications_table.c
     pending = select(n.id, n.start_at).where(n.reminder_id == row.id, n.status == Status.SCHEDULED)
     started = select(func.count(), func.max(n.start_at)).where(n.reminder_id == row.id, n.day.is_not(None))
     coming = (await conn.execute(pending.order_by(n.occurrence.desc()).limit(1))).first()
     occurrences, last = (await conn.execute(started)).one()
     return {
-        "id": ids.show(ids.REMINDER, row.id),
+        "id": ids.format_id(ids.REMINDER, row.id),
         "name": row.name,
         "status": row.status,
         "cause": row.cause,
@@ -173,7 +173,7 @@ async def show(conn: AsyncConnection, row: Row[Any]) -> dict[str, Any]:
         "throttle": row.draft["steering"].get("throttle"),
         "quiet_hours": row.draft["steering"].get("quiet_hours"),
         "next_at": None if coming is None else coming.start_at,
-        "next_notification_id": None if coming is None else ids.show(ids.NOTIFICATION, coming.id),
+        "next_notification_id": None if coming is None else ids.format_id(ids.NOTIFICATION, coming.id),
         "last_at": last,
         "occurrences": occurrences,
         "created_at": row.created_at,
@@ -217,4 +217,4 @@ def _recurrence(row: Row[Any]) -> Recurrence:
 
 def _check(recurrence: Recurrence) -> None:
     if (fault := recurrence.fault()) is not None:
-        raise Invalid([Fault("/cron", fault)])
+        raise ValidationError([FieldError("/cron", fault)])

@@ -14,7 +14,7 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import audience, condition, event_binding, ids
-from gateway.domain.errors import Invalid
+from gateway.domain.errors import ValidationError
 from gateway.domain.notification import Kind
 from gateway.domain.send_policy import Cap
 from gateway.records import events
@@ -58,7 +58,7 @@ async def create(
         cap_window_s=None if cap is None else int(cap.window.total_seconds()),
         cancel_on=list(dict.fromkeys(cancel_on)),
     )
-    return show(row)
+    return to_json(row)
 
 
 async def change(
@@ -77,7 +77,7 @@ async def change(
     row = await named_resources.find(conn, table, application_id, id_, lock=True)
     draft = spec_codec.changed(spec_codec.from_json(Kind.EVENT, row.draft), said, steered)
     await _check(conn, context, application_id, draft, values.get("condition", row.condition))
-    return show(await named_resources.change(conn, table, id_, **values, draft=spec_codec.to_json(draft)))
+    return to_json(await named_resources.change(conn, table, id_, **values, draft=spec_codec.to_json(draft)))
 
 
 async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
@@ -86,15 +86,17 @@ async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None
     await named_resources.remove(conn, table, id_)
 
 
-async def one(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
+async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
-    return show(await named_resources.find(conn, table, application_id, id_))
+    return to_json(await named_resources.find(conn, table, application_id, id_))
 
 
-async def newest(
+async def list_page(
     conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
-    return [show(row) for row in await named_resources.newest(conn, table, application_id, before=before, limit=limit)]
+    return [
+        to_json(row) for row in await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
+    ]
 
 
 async def runs(
@@ -105,10 +107,10 @@ async def runs(
     return [show_run(row) for row in await events.runs_by(conn, id_, before=before, limit=limit)]
 
 
-def show(row: Row[Any]) -> dict[str, Any]:
+def to_json(row: Row[Any]) -> dict[str, Any]:
     cap = None if row.cap_most is None else {"most": row.cap_most, "window": row.cap_window_s}
     return {
-        "id": ids.show(ids.TRIGGER, row.id),
+        "id": ids.format_id(ids.TRIGGER, row.id),
         **{name: getattr(row, name) for name in ("name", "event", "status", "condition", "cancel_on")},
         **spec_codec.show(row.draft),
         "delay": row.delay_s,
@@ -121,12 +123,14 @@ def show(row: Row[Any]) -> dict[str, Any]:
 
 def show_run(row: Row[Any]) -> dict[str, Any]:
     return {
-        "event_id": ids.show(ids.EVENT, row.event_id),
-        "trigger_id": ids.show(ids.TRIGGER, row.trigger_id),
+        "event_id": ids.format_id(ids.EVENT, row.event_id),
+        "trigger_id": ids.format_id(ids.TRIGGER, row.trigger_id),
         "trigger": row.name,
         "outcome": row.outcome,
         "cause": row.cause,
-        "notification_id": None if row.notification_id is None else ids.show(ids.NOTIFICATION, row.notification_id),
+        "notification_id": None
+        if row.notification_id is None
+        else ids.format_id(ids.NOTIFICATION, row.notification_id),
         "at": row.at,
     }
 
@@ -136,22 +140,22 @@ async def _check(conn: AsyncConnection, context: Context, application_id: UUID, 
     if condition_ is not None:
         try:
             condition.parse(condition_)
-        except Invalid as error:
+        except ValidationError as error:
             faults += error.faults
     try:
         await prepare(conn, context, application_id, replace(draft, audience=_supposed(draft.audience)))
-    except Invalid as error:
+    except ValidationError as error:
         faults += error.faults
     if faults:
-        raise Invalid(faults)
+        raise ValidationError(faults)
 
 
 def _supposed(who: Any) -> Any:
     """The audience with some text, or where no text may stand a number, for what an event will say."""
     taken = set(event_binding.references(who, "/audience"))
     try:
-        audience.parse(event_binding.supposed(who, "/audience", set()))
-    except Invalid as error:
+        audience.parse(event_binding.with_placeholders(who, "/audience", set()))
+    except ValidationError as error:
         numbers = {fault.pointer for fault in error.faults} & taken
-        return event_binding.supposed(who, "/audience", numbers)
-    return event_binding.supposed(who, "/audience", set())
+        return event_binding.with_placeholders(who, "/audience", numbers)
+    return event_binding.with_placeholders(who, "/audience", set())

@@ -12,12 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
 from gateway.domain.device import Device
-from gateway.domain.errors import Invalid, TemplateFailed
+from gateway.domain.errors import TemplateFailed, ValidationError
 from gateway.records import applications, notifications
 from gateway.records.delivery_log import inbox
 from gateway.records.recipients import known_of
 from gateway.service.context import Context
-from gateway.service.notifications.rendering import Messages
+from gateway.service.notifications.rendering import NotificationRenderer
 
 
 async def items(
@@ -45,15 +45,15 @@ async def shown(
     for row in rows:
         notification = found[row.notification_id]
         try:
-            messages = Messages(context.vault, context.public_url, notification, home)
+            messages = NotificationRenderer(context.keyring, context.public_url, notification, home)
             content: dict[str, Any] | None = messages.rendered(device.client.locale, known, row.variant)
-        except (TemplateFailed, Invalid):
+        except (TemplateFailed, ValidationError):
             content = None
         said = row._mapping
         made.append(
             {
-                "id": ids.show(ids.DELIVERY, notification.id, device.id),
-                "notification_id": ids.show(ids.NOTIFICATION, notification.id),
+                "id": ids.format_id(ids.DELIVERY, notification.id, device.id),
+                "notification_id": ids.format_id(ids.NOTIFICATION, notification.id),
                 "kind": notification.kind,
                 "content": None if content is None else content | {"tag": notification.tag_of(content)},
                 "sent_at": said.get("settled_at") or said["created_at"],

@@ -23,7 +23,7 @@ LOOK_S = 15.0
 logger = structlog.get_logger(__name__)
 
 
-class Watch:
+class InboxSubscription:
     """One interest in one device's mail."""
 
     def __init__(self) -> None:
@@ -42,21 +42,21 @@ class Watch:
         return rung
 
 
-class Mailroom:
+class InboxNotifier:
     """One for a process. It reads the log only while somebody waits."""
 
-    def __init__(self, engine: AsyncEngine, bell: notifier.Signals) -> None:
+    def __init__(self, engine: AsyncEngine, bell: notifier.Notifier) -> None:
         self._engine = engine
         self._bell = bell
-        self._watches: dict[UUID, dict[UUID, set[Watch]]] = defaultdict(dict)
+        self._watches: dict[UUID, dict[UUID, set[InboxSubscription]]] = defaultdict(dict)
         self._read: dict[UUID, int] = {}
         self._reader: asyncio.Task[None] | None = None
         self.closed = False
 
     @contextmanager
-    def watch(self, application_id: UUID, device_id: UUID) -> Iterator[Watch]:
+    def watch(self, application_id: UUID, device_id: UUID) -> Iterator[InboxSubscription]:
         """Listen before looking, so that nothing falls between."""
-        watch = Watch()
+        watch = InboxSubscription()
         watches = self._watches[application_id]
         watches.setdefault(device_id, set()).add(watch)
         if self._reader is None or self._reader.done():
@@ -85,7 +85,7 @@ class Mailroom:
                 await self._reader
 
     async def _keep_reading(self) -> None:
-        with self._bell.waiter(notifier.LOG, notifier.LIVE) as waiter:
+        with self._bell.subscribe(notifier.LOG, notifier.LIVE) as waiter:
             while self._watches:
                 heard = await waiter.wait(LOOK_S)
                 self._ring_pages(heard)
@@ -95,7 +95,7 @@ class Mailroom:
                     for application_id in [id_ for id_ in self._watches if str(id_) in heard]:
                         await self._distribute(application_id)
                 except DATABASE_ERRORS as error:
-                    logger.warning("mailroom.postponed", error=type(error).__name__)
+                    logger.warning("mailroom.database_unavailable", error=type(error).__name__)
                     self._ring_all()
 
     async def _distribute(self, application_id: UUID) -> None:

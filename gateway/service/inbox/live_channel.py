@@ -13,17 +13,17 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
-from gateway.domain.delivery import Accepted, Held
+from gateway.domain.delivery import Accepted, Deferred
 from gateway.domain.device import Device
 from gateway.domain.errors import Unauthenticated
-from gateway.domain.job_payload import Target
+from gateway.domain.job_payload import Recipient
 from gateway.domain.notification import Notification, Status
 from gateway.records import devices
 from gateway.records import live_handoffs as records
 from gateway.records.delivery_log import inbox as inbox_records
 from gateway.service.context import Context
 from gateway.service.inbox import inbox
-from gateway.service.inbox.inbox_notifier import Mailroom
+from gateway.service.inbox.inbox_notifier import InboxNotifier
 
 PATIENCE = timedelta(seconds=5)
 """How long an open page may take before Web Push is used after all."""
@@ -38,9 +38,9 @@ Message = dict[str, Any]
 async def decide(
     conn: AsyncConnection,
     notification: Notification,
-    targets: Sequence[Target],
+    targets: Sequence[Recipient],
     now: datetime,
-) -> Mapping[UUID, Held | Accepted]:
+) -> Mapping[UUID, Deferred | Accepted]:
     """Those whose open page has it, or has a moment left to take it; what a page is to have is handed to it."""
     if notification.status is not Status.SENDING or not targets:
         return {}
@@ -48,18 +48,18 @@ async def decide(
     fresh = [target for target in targets if target.live and target.device_id not in handed]
     if fresh:
         several = [(target.device_id, notification.variant_of(target.bucket)) for target in fresh]
-        await records.hand_over(conn, notification.application_id, notification.id, several)
-    verdicts: dict[UUID, Held | Accepted] = {target.device_id: Held(now + PATIENCE) for target in fresh}
+        await records.offer_to_page(conn, notification.application_id, notification.id, several)
+    verdicts: dict[UUID, Deferred | Accepted] = {target.device_id: Deferred(now + PATIENCE) for target in fresh}
     for device_id, (since, taken_at) in handed.items():
         if taken_at is not None:
             verdicts[device_id] = Accepted(cause="taken by the open page over the live channel")
         elif since + PATIENCE > now:
-            verdicts[device_id] = Held(since + PATIENCE)
+            verdicts[device_id] = Deferred(since + PATIENCE)
     return verdicts
 
 
 async def follow(
-    context: Context, mailroom: Mailroom, device: Device, after: int, *, instead: bool
+    context: Context, mailroom: InboxNotifier, device: Device, after: int, *, instead: bool
 ) -> AsyncGenerator[Message, None]:
     """What an open page is told, for ever: `{"type": "notification", ...}` and how far it has come.
 
@@ -98,7 +98,7 @@ async def _handed(context: Context, device: Device) -> list[dict[str, Any]]:
 async def newest(context: Context, device: Device) -> int:
     """The position that a page begins at when it has missed nothing."""
     async with context.engine.connect() as conn:
-        return await inbox_records.newest(conn, device.application_id, device.id)
+        return await inbox_records.list_page(conn, device.application_id, device.id)
 
 
 async def acknowledge(context: Context, device: Device, delivery_id: str) -> None:
@@ -109,11 +109,11 @@ async def acknowledge(context: Context, device: Device, delivery_id: str) -> Non
             await records.acknowledge(conn, *named)
 
 
-async def hold(context: Context, device: Device) -> None:
+async def claim(context: Context, device: Device) -> None:
     async with context.engine.begin() as conn:
-        await records.hold(conn, device.id, LEASE)
+        await records.claim_device(conn, device.id, LEASE)
 
 
-async def let_go(context: Context, device: Device) -> None:
+async def release(context: Context, device: Device) -> None:
     async with context.engine.begin() as conn:
-        await records.let_go(conn, device.id)
+        await records.release(conn, device.id)

@@ -47,7 +47,7 @@ async def resume(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: K
     """Let it go on where it was paused. Raises NotFound, and Conflict when it has ended."""
     notification = await _locked(conn, application_id, id_, kind)
     if notification.status is Status.PAUSED:
-        await queue.unpark(conn, id_)
+        await queue.unsuspend(conn, id_)
         await _steer(conn, id_, Status.SCHEDULED if notification.day is None else Status.SENDING)
     _refuse_ended(notification)
 
@@ -60,16 +60,16 @@ async def cancel(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: K
     notification = await _locked(conn, application_id, id_, kind)
     if notification.status is not Status.CANCELLED:
         _refuse_ended(notification)
-        await queue.withdraw(conn, id_)
+        await queue.make_due(conn, id_)
         await _steer(conn, id_, Status.CANCELLED, finished=notification.day is None)
 
 
-async def look(engine: AsyncEngine, notification: Notification) -> Status:
+async def refresh_status(engine: AsyncEngine, notification: Notification) -> Status:
     """What has become of a notification that is being sent: asked after every batch, since signals may be lost.
 
     Pauses it, once, when more of it fails than it was said to bear.
     """
-    limit = notification.steering.pause_when
+    limit = notification.policy.pause_when
     async with engine.begin() as conn:
         now, progress = await show(conn, notification.application_id, notification.id)
         if limit is None or not limit.passed(progress.accepted, progress.failed):
@@ -80,11 +80,13 @@ async def look(engine: AsyncEngine, notification: Notification) -> Status:
         ended = progress.accepted + progress.failed
         cause = f"{progress.failed} of {ended} deliveries failed, more than the limit of {limit.share:.0%}"
         await _steer(conn, notification.id, Status.PAUSED, auto_paused=cause)
-    log.warning("notification.auto_paused", notification_id=ids.show(ids.NOTIFICATION, notification.id), cause=cause)
+    log.warning(
+        "notification.auto_paused", notification_id=ids.format_id(ids.NOTIFICATION, notification.id), cause=cause
+    )
     return Status.PAUSED
 
 
-async def stopped(engine: AsyncEngine, id_: UUID) -> None:
+async def wait_until_idle(engine: AsyncEngine, id_: UUID) -> None:
     """Wait until the workers have let go of a notification that was told to stop: nothing is in flight any more.
 
     A worker that died holds on until its lease ends; it is not waited for longer than STOPPED_WITHIN.
@@ -98,14 +100,14 @@ async def stopped(engine: AsyncEngine, id_: UUID) -> None:
                 await asyncio.sleep(LOOK_S)  # of letting go there is no signal
 
 
-async def give_back(conn: AsyncConnection, job: Job) -> None:
+async def requeue(conn: AsyncConnection, job: Job) -> None:
     """Put back a job that is not finished: until its notification goes on when that is paused, else due at once."""
     # The lock keeps a resume out until the job is where that finds it.
     [notification] = await notifications.load(conn, [job.notification_id], lock=True)
     if notification.status is Status.PAUSED:
-        await queue.park(conn, job, notification.delivery.expires_at)
+        await queue.suspend(conn, job, notification.delivery.expires_at)
     else:
-        await queue.put_back(conn, job)
+        await queue.requeue(conn, job)
 
 
 async def show(
@@ -114,7 +116,7 @@ async def show(
     """Raises NotFound, also for one of another kind or application."""
     found = await notifications.get(conn, application_id, id_)
     if found is None or kind not in (None, found[0].kind):
-        raise NotFound(f"there is no {kind or 'notification'} {ids.show(ids.NOTIFICATION, id_)}")
+        raise NotFound(f"there is no {kind or 'notification'} {ids.format_id(ids.NOTIFICATION, id_)}")
     return found
 
 
@@ -122,7 +124,7 @@ async def _locked(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: 
     """Raises NotFound."""
     [*found] = await notifications.load(conn, [id_], lock=True)
     if not found or found[0].application_id != application_id or kind not in (None, found[0].kind):
-        raise NotFound(f"there is no {kind or 'notification'} {ids.show(ids.NOTIFICATION, id_)}")
+        raise NotFound(f"there is no {kind or 'notification'} {ids.format_id(ids.NOTIFICATION, id_)}")
     return found[0]
 
 

@@ -12,57 +12,57 @@ from uuid import UUID
 from gateway.content.localisation import every, layers, localised
 from gateway.content.templates import Compiled, has_markup
 from gateway.domain import ids
-from gateway.domain.bounded_cache import keep
+from gateway.domain.bounded_cache import put
 from gateway.domain.errors import PayloadTooLarge, TemplateFailed
 from gateway.domain.notification import Notification, push_topic
 from gateway.push.encryption import MAX_PAYLOAD
-from gateway.push.payload import Template, compose
-from gateway.service.access.secrets import Vault
+from gateway.push.payload import PayloadTemplate, compose
+from gateway.service.access.secrets import Keyring
 
 # Notifications whose messages are kept.
-MOST_KEPT = 64
+MAX_CACHED = 64
 # A receipt may come this long after the message has expired: people open their laptops late.
 RECEIPT_GRACE = timedelta(days=7)
 
 
 # A template that has been stopped so often is not tried for anyone else: it would hold up the alerts behind it.
-MOST_GREEDY = 3
+MAX_OVER_BUDGET = 3
 
 
-class Composed(NamedTuple):
+class RenderedPayload(NamedTuple):
     """Rendered content without its receipt token, and the `Topic` header that folds repeats together."""
 
-    template: Template
+    template: PayloadTemplate
     topic: str
 
 
-class Composer:
+class RendererCache:
     """Keeps the messages of the latest notifications from job to job, already composed."""
 
-    def __init__(self, vault: Vault, public_url: str | None) -> None:
+    def __init__(self, vault: Keyring, public_url: str | None) -> None:
         self._vault = vault
         self.public_url = public_url
-        self._messages: dict[UUID, Messages] = {}
+        self._messages: dict[UUID, NotificationRenderer] = {}
 
-    def kept(self, notification_id: UUID) -> "Messages | None":
+    def kept(self, notification_id: UUID) -> "NotificationRenderer | None":
         return self._messages.get(notification_id)
 
-    def messages(self, notification: Notification, home: str | None) -> "Messages":
+    def messages(self, notification: Notification, home: str | None) -> "NotificationRenderer":
         """Raises Invalid for templates that cannot be understood."""
         if (kept := self._messages.get(notification.id)) is not None:
             return kept
-        made = Messages(self._vault, self.public_url, notification, home)
-        return keep(self._messages, notification.id, made, MOST_KEPT)
+        made = NotificationRenderer(self._vault, self.public_url, notification, home)
+        return put(self._messages, notification.id, made, MAX_CACHED)
 
 
-class Messages:
+class NotificationRenderer:
     """One notification's messages: `for_device` answers the plain text that one device gets, and its Topic.
 
     `home` is the web origin that a path in a rendered address belongs to.
     """
 
     def __init__(
-        self, vault: Vault, public_url: str | None, notification: Notification, home: str | None = None
+        self, vault: Keyring, public_url: str | None, notification: Notification, home: str | None = None
     ) -> None:
         """Raises Invalid for templates that cannot be understood."""
         self._notification = notification
@@ -70,13 +70,13 @@ class Messages:
         self.home = home
         self._receipts_url = f"{public_url}/v1/receipts" if public_url else None
         self._receipts_until = int((notification.delivery.expires_at + RECEIPT_GRACE).timestamp())
-        self._contents = [merged(notification.content, v.content) for v in notification.steering.variants]
+        self._contents = [merged(notification.content, v.content) for v in notification.policy.variants]
         self._contents = self._contents or [notification.content]
         self._greedy = 0
-        self._same: Composed | None = None
+        self._same: RenderedPayload | None = None
         """What all devices get, once it is known that they get the same."""
         self._layers: dict[tuple[int, str | None], tuple[str, ...]] = {}
-        self._composed: dict[tuple[int, tuple[str, ...]], Composed] = {}
+        self._composed: dict[tuple[int, tuple[str, ...]], RenderedPayload] = {}
         self._compiled: dict[tuple[int, tuple[str, ...]], Compiled] = {}
         if notification.templating is not None:
             for number, content in enumerate(self._contents):
@@ -111,7 +111,7 @@ class Messages:
         number = variant or 0
         return self._rendered((number, layers(self._contents[number], locale)), known)
 
-    def _for(self, number: int, locale: str | None, known: Mapping[str, Any]) -> Composed:
+    def _for(self, number: int, locale: str | None, known: Mapping[str, Any]) -> RenderedPayload:
         applying = self._layers.get((number, locale))
         if applying is None:
             applying = self._layers[number, locale] = layers(self._contents[number], locale)
@@ -137,12 +137,12 @@ class Messages:
             **known,
             "event": templating.event,
             "notification": {
-                "id": ids.show(ids.NOTIFICATION, self._notification.id),
+                "id": ids.format_id(ids.NOTIFICATION, self._notification.id),
                 "kind": self._notification.kind.value,
                 "name": self._notification.name,
             },
         }
-        if self._greedy >= MOST_GREEDY:
+        if self._greedy >= MAX_OVER_BUDGET:
             raise TemplateFailed("the template took too much time or room for others")
         try:
             return self._compiled[which].render(variables)
@@ -150,19 +150,19 @@ class Messages:
             self._greedy += failure.greedy
             raise
 
-    def _compose(self, content: Mapping[str, Any]) -> Composed:
+    def _compose(self, content: Mapping[str, Any]) -> RenderedPayload:
         notification = self._notification
         tag = notification.tag_of(content)
         template = compose(
             content,
             tag=tag,
-            notification_id=ids.show(ids.NOTIFICATION, notification.id),
+            notification_id=ids.format_id(ids.NOTIFICATION, notification.id),
             receipts_url=self._receipts_url,
             default_url=self.home,
         )
-        return Composed(template, push_topic(notification.application_id, tag))
+        return RenderedPayload(template, push_topic(notification.application_id, tag))
 
-    def _fill(self, composed: Composed, device_id: UUID, variant: int | None) -> bytes:
+    def _fill(self, composed: RenderedPayload, device_id: UUID, variant: int | None) -> bytes:
         notification_id = self._notification.id
         return composed.template.fill(
             self._vault.receipt_token(notification_id, device_id, variant, self._receipts_until)

@@ -27,17 +27,17 @@ SAMPLE = 10
 VARIANT_COUNTS = ("accepted", "gone", "rejected", "expired", "displayed", "clicked", "dismissed")
 # Slower than one delivery in this time is standing still.
 MEASURABLE_S = 300
-FARTHEST = timedelta(days=366)
+MAX_ETA = timedelta(days=366)
 
 
 def notification(
     shown: Notification, progress: Progress, variants: Sequence[Row[Any]] = (), last_due: datetime | None = None
 ) -> dict[str, Any]:
     """`variants` are their counts, `last_due` is when the last of it that waits comes due."""
-    delivery, steering, now = shown.delivery, shown.steering, clock.now()
+    delivery, steering, now = shown.delivery, shown.policy, clock.now()
     said = steering.to_json()
     return {
-        "id": ids.show(ids.NOTIFICATION, shown.id),
+        "id": ids.format_id(ids.NOTIFICATION, shown.id),
         "kind": shown.kind,
         "name": shown.name,
         "status": shown.status,
@@ -110,7 +110,7 @@ async def funnel(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: K
         "actions": [{"action": action, "clicked": clicked[action]} for action in sorted(clicked)],
         "variants": [
             {"name": variant.name, "won": found.winner == number, **_steps(counts[number])}
-            for number, variant in enumerate(found.steering.variants)
+            for number, variant in enumerate(found.policy.variants)
         ],
     }
 
@@ -133,17 +133,17 @@ def _eta(shown: Notification, progress: Progress, last_due: datetime | None, now
         return None
     if rate * MEASURABLE_S < 1:
         return last_due
-    done = now + min(timedelta(seconds=progress.pending / rate), FARTHEST)
+    done = now + min(timedelta(seconds=progress.pending / rate), MAX_ETA)
     return done if last_due is None else max(done, last_due)
 
 
-def delivery(entry: reader.Entry) -> dict[str, Any]:
+def delivery(entry: reader.LogEntry) -> dict[str, Any]:
     row, told = entry.row, entry.receipts
     clicked = told.get("clicked")
     return {
-        "id": ids.show(ids.DELIVERY, row.notification_id, row.device_id),
-        "notification_id": ids.show(ids.NOTIFICATION, row.notification_id),
-        "device_id": ids.show(ids.DEVICE, row.device_id),
+        "id": ids.format_id(ids.DELIVERY, row.notification_id, row.device_id),
+        "notification_id": ids.format_id(ids.NOTIFICATION, row.notification_id),
+        "device_id": ids.format_id(ids.DEVICE, row.device_id),
         "user_id": row.user_id,
         "host": row.host,
         "push_service": vendor(row.host) if row.host else None,
@@ -166,7 +166,7 @@ async def one_delivery(
     conn: AsyncConnection, application_id: UUID, notification_id: UUID, device_id: UUID
 ) -> dict[str, Any]:
     """One delivery with every attempt, also while it is still being tried. Raises NotFound."""
-    entry, tried = await reader.one(conn, application_id, notification_id, device_id)
+    entry, tried = await reader.get(conn, application_id, notification_id, device_id)
     if entry is None and not tried:
         raise NotFound("there is no such delivery, or nothing has been tried for it yet")
     attempts = [
@@ -183,9 +183,9 @@ async def one_delivery(
     ]
     if entry is None:
         return {
-            "id": ids.show(ids.DELIVERY, notification_id, device_id),
-            "notification_id": ids.show(ids.NOTIFICATION, notification_id),
-            "device_id": ids.show(ids.DEVICE, device_id),
+            "id": ids.format_id(ids.DELIVERY, notification_id, device_id),
+            "notification_id": ids.format_id(ids.NOTIFICATION, notification_id),
+            "device_id": ids.format_id(ids.DEVICE, device_id),
             "outcome": "pending",
             "cause": tried[-1].cause,
             "attempts": attempts,
@@ -218,7 +218,12 @@ async def preview(conn: AsyncConnection, application_id: UUID, filter_: Any) -> 
     count, users = (await conn.execute(counts)).one()
     some = select(devices.c.id, devices.c.user_id, devices.c.platform, devices.c.browser).where(who).limit(SAMPLE)
     sample = [
-        {"id": ids.show(ids.DEVICE, row.id), "user_id": row.user_id, "platform": row.platform, "browser": row.browser}
+        {
+            "id": ids.format_id(ids.DEVICE, row.id),
+            "user_id": row.user_id,
+            "platform": row.platform,
+            "browser": row.browser,
+        }
         for row in await conn.execute(some)
     ]
     return {"devices": count, "users": users, "sample": sample}

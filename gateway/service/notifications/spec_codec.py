@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from gateway.domain.notification import Kind, Lane, Templating, Urgency
-from gateway.domain.send_policy import Steering
+from gateway.domain.send_policy import SendPolicy
 from gateway.service.notifications import templates
 from gateway.service.notifications.submission import Draft
 
@@ -37,7 +37,7 @@ def from_json(kind: Kind, said: dict[str, Any]) -> Draft:
         urgency=None if said["urgency"] is None else Urgency(said["urgency"]),
         ttl=None if said["ttl"] is None else timedelta(seconds=said["ttl"]),
         collapse_key=said["collapse_key"],
-        steering=Steering.from_json(said["steering"]),
+        steering=SendPolicy.from_json(said["steering"]),
         templating=None if said["templating"] is None else Templating(**said["templating"]),
     )
 

@@ -16,10 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway import tracing
 from gateway.domain import clock, ids
-from gateway.domain.errors import Fault, Invalid, step
+from gateway.domain.errors import FieldError, ValidationError, step
 from gateway.domain.notification import (
-    LONGEST_TTL,
-    Delivery,
+    MAX_TTL,
+    DeliveryOptions,
     Kind,
     Lane,
     Notification,
@@ -29,15 +29,15 @@ from gateway.domain.notification import (
     expiry,
 )
 from gateway.domain.schedule import earliest, latest
-from gateway.domain.send_policy import UNSTEERED, Steering
+from gateway.domain.send_policy import DEFAULT_POLICY, SendPolicy
 from gateway.queue import postgres as queue
 from gateway.records import applications, notifications
 from gateway.service.audience import categories, segments
 from gateway.service.context import Context
 from gateway.service.notifications import templates
-from gateway.service.notifications.rendering import Messages
+from gateway.service.notifications.rendering import NotificationRenderer
 
-FARTHEST_START = timedelta(days=366)
+MAX_START = timedelta(days=366)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Draft:
     expires_at: datetime | None = None
     collapse_key: str | None = None
     start_at: datetime | None = None
-    steering: Steering = UNSTEERED
+    steering: SendPolicy = DEFAULT_POLICY
     templating: Templating | None = None
     reminder_id: UUID | None = None
     details: dict[str, Any] = field(default_factory=dict)
@@ -84,7 +84,7 @@ async def submit(conn: AsyncConnection, context: Context, application_id: UUID, 
     Raises Invalid with every fault, PayloadTooLarge when no device could receive it.
     """
     notification = await prepare(conn, context, application_id, draft)
-    await keep(conn, [notification])
+    await save(conn, [notification])
     return notification
 
 
@@ -94,18 +94,18 @@ async def prepare(conn: AsyncConnection, context: Context, application_id: UUID,
     notification = await _accepted(conn, application_id, deepcopy(draft))
     if notification.templating is not None:
         templates.check(notification.content)
-        for index, variant in enumerate(notification.steering.variants):
+        for index, variant in enumerate(notification.policy.variants):
             templates.check(variant.content, f"/variants/{index}/content")
     home = await applications.home(conn, application_id) or context.public_url
     notification.content.setdefault("url", "/")
     _land(notification.content, home, "/content")
-    for index, variant in enumerate(notification.steering.variants):
+    for index, variant in enumerate(notification.policy.variants):
         _land(variant.content, home, f"/variants/{index}/content")
-    Messages(context.vault, context.public_url, notification, home).check_size()
+    NotificationRenderer(context.keyring, context.public_url, notification, home).check_size()
     return notification
 
 
-async def keep(conn: AsyncConnection, prepared: Sequence[Notification]) -> None:
+async def save(conn: AsyncConnection, prepared: Sequence[Notification]) -> None:
     """Write notifications and their plan jobs."""
     await notifications.add(conn, prepared)
     await queue.enqueue_plans(conn, prepared)
@@ -116,7 +116,9 @@ def _land(content: dict[str, Any], home: str | None, pointer: str) -> None:
     url = content.get("url")
     if isinstance(url, str) and url.startswith("/"):
         if home is None:
-            raise Invalid([Fault(f"{pointer}/url", "must be absolute, since the application has no allowed origin")])
+            raise ValidationError(
+                [FieldError(f"{pointer}/url", "must be absolute, since the application has no allowed origin")]
+            )
         parts = urlsplit(home)
         content["url"] = f"{parts.scheme}://{parts.netloc}{url}"
     for locale, said in (content.get("locales") or {}).items():
@@ -126,35 +128,37 @@ def _land(content: dict[str, Any], home: str | None, pointer: str) -> None:
 async def _accepted(conn: AsyncConnection, application_id: UUID, draft: Draft) -> Notification:
     now = clock.now()
     defaults = DEFAULTS[draft.kind]
-    faults: list[Fault] = []
+    faults: list[FieldError] = []
     try:
         await segments.read(conn, application_id, draft.audience)
-    except Invalid as error:
+    except ValidationError as error:
         faults += error.faults
 
     lane = defaults.lane if draft.lane is None else draft.lane
     if lane not in defaults.lanes:
         allowed = ", ".join(allowed.label for allowed in defaults.lanes)
-        faults.append(Fault("/delivery/lane", f"{lane.label} is not for {draft.kind} notifications, only {allowed}"))
+        faults.append(
+            FieldError("/delivery/lane", f"{lane.label} is not for {draft.kind} notifications, only {allowed}")
+        )
     ttl = defaults.ttl if draft.ttl is None else draft.ttl
-    if ttl > LONGEST_TTL:
-        faults.append(Fault("/delivery/ttl", f"must be at most {int(LONGEST_TTL.total_seconds())} seconds (28 days)"))
+    if ttl > MAX_TTL:
+        faults.append(FieldError("/delivery/ttl", f"must be at most {int(MAX_TTL.total_seconds())} seconds (28 days)"))
     start_at = last_start = now if draft.start_at is None else max(draft.start_at, now)
     if (local_at := draft.steering.local_at) is not None:
         start_at, last_start = max(earliest(local_at), now), max(latest(local_at), now)
-    if last_start > now + FARTHEST_START and draft.reminder_id is None:
-        faults.append(Fault("/schedule/at", f"must be within {FARTHEST_START.days} days from now"))
+    if last_start > now + MAX_START and draft.reminder_id is None:
+        faults.append(FieldError("/schedule/at", f"must be within {MAX_START.days} days from now"))
     expires_at = expiry(last_start, ttl) if draft.expires_at is None else draft.expires_at
     if expires_at <= start_at:
-        faults.append(Fault("/delivery/expires_at", "must be later than now and than the scheduled start"))
-    elif expires_at > last_start + LONGEST_TTL:
-        faults.append(Fault("/delivery/expires_at", "must be within 28 days after the start"))
+        faults.append(FieldError("/delivery/expires_at", "must be later than now and than the scheduled start"))
+    elif expires_at > last_start + MAX_TTL:
+        faults.append(FieldError("/delivery/expires_at", "must be within 28 days after the start"))
     try:
         steering = await _steering(conn, application_id, draft.steering, lane, expires_at - start_at)
-    except Invalid as error:
+    except ValidationError as error:
         faults += error.faults
     if faults:
-        raise Invalid(faults)
+        raise ValidationError(faults)
 
     return Notification(
         id=ids.new_id(),
@@ -165,7 +169,7 @@ async def _accepted(conn: AsyncConnection, application_id: UUID, draft: Draft) -
         day=None,
         content=draft.content,
         audience=draft.audience,
-        delivery=Delivery(
+        delivery=DeliveryOptions(
             lane=lane,
             urgency=defaults.urgency if draft.urgency is None else draft.urgency,
             ttl=ttl,
@@ -175,7 +179,7 @@ async def _accepted(conn: AsyncConnection, application_id: UUID, draft: Draft) -
         details=draft.details,
         start_at=start_at,
         created_at=now,
-        steering=steering,
+        policy=steering,
         templating=draft.templating,
         reminder_id=draft.reminder_id,
         occurrence=None if draft.reminder_id is None else start_at,
@@ -184,29 +188,29 @@ async def _accepted(conn: AsyncConnection, application_id: UUID, draft: Draft) -
 
 
 async def _steering(
-    conn: AsyncConnection, application_id: UUID, asked: Steering, lane: Lane, life: timedelta
-) -> Steering:
+    conn: AsyncConnection, application_id: UUID, asked: SendPolicy, lane: Lane, life: timedelta
+) -> SendPolicy:
     """What was asked for, and what its category adds. Raises Invalid."""
-    faults: list[Fault] = []
+    faults: list[FieldError] = []
     if asked.category is not None:
         category = await categories.by_name(conn, application_id, asked.category)
         if category is None:
-            faults.append(Fault("/category", f"there is no category {asked.category!r}"))
+            faults.append(FieldError("/category", f"there is no category {asked.category!r}"))
         else:
             quiet_hours, cap = categories.rules(category)
             asked = replace(asked, quiet_hours=asked.quiet_hours or quiet_hours, cap=cap)
     too_long = "is longer than the notification lives; give it a longer ttl"
     if asked.throttle is not None and asked.throttle.spread is not None and asked.throttle.spread > life:
-        faults.append(Fault("/throttle/spread", too_long))
+        faults.append(FieldError("/throttle/spread", too_long))
     if asked.winner is not None:
         if not asked.variants:
-            faults.append(Fault("/winner", "needs variants"))
+            faults.append(FieldError("/winner", "needs variants"))
         if asked.winner.after >= life:
-            faults.append(Fault("/winner/after", too_long))
+            faults.append(FieldError("/winner/after", too_long))
     names = [variant.name for variant in asked.variants]
     for index, name in enumerate(names):
         if name in names[:index]:
-            faults.append(Fault(f"/variants/{index}/name", f"{name!r} is given twice"))
+            faults.append(FieldError(f"/variants/{index}/name", f"{name!r} is given twice"))
     if faults:
-        raise Invalid(faults)
+        raise ValidationError(faults)
     return asked.unsteered() if lane is Lane.URGENT else asked

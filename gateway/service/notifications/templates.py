@@ -15,14 +15,14 @@ from gateway.content.localisation import every, localised
 from gateway.content.templates import Compiled, has_markup
 from gateway.domain import clock, ids
 from gateway.domain.device import Device
-from gateway.domain.errors import Fault, Invalid, NotFound, step
-from gateway.domain.notification import Delivery, Kind, Lane, Notification, Status, Templating, Urgency
+from gateway.domain.errors import FieldError, NotFound, ValidationError, step
+from gateway.domain.notification import DeliveryOptions, Kind, Lane, Notification, Status, Templating, Urgency
 from gateway.records.postgres import named_resources
 from gateway.records.postgres.schema import template_versions as versions
 from gateway.records.postgres.schema import templates as table
 from gateway.records.recipients import known_of
 from gateway.service.context import Context
-from gateway.service.notifications.rendering import Messages
+from gateway.service.notifications.rendering import NotificationRenderer
 
 
 def templating_of(content: dict[str, Any], strict: bool, event: dict[str, Any] | None) -> Templating | None:
@@ -32,18 +32,18 @@ def templating_of(content: dict[str, Any], strict: bool, event: dict[str, Any] |
 
 def check(content: dict[str, Any], pointer: str = "/content") -> None:
     """Raises Invalid with the fault of every template in it, in any language."""
-    faults: dict[Fault, None] = {}
+    faults: dict[FieldError, None] = {}
     for applying in every(content):
         try:
             Compiled(localised(content, applying), strict=False, pointer=pointer)
-        except Invalid as error:
+        except ValidationError as error:
             inside = f"{pointer}/locales{step(applying[-1])}" if applying else pointer
             faults |= dict.fromkeys(
-                fault if not applying else Fault(fault.pointer.replace(pointer, inside, 1), fault.detail)
+                fault if not applying else FieldError(fault.pointer.replace(pointer, inside, 1), fault.detail)
                 for fault in error.faults
             )
     if faults:
-        raise Invalid(list(faults))
+        raise ValidationError(list(faults))
 
 
 async def resolve(
@@ -94,15 +94,15 @@ async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None
     await named_resources.remove(conn, table, id_)
 
 
-async def one(conn: AsyncConnection, application_id: UUID, id_: UUID, version: int | None = None) -> dict[str, Any]:
+async def get(conn: AsyncConnection, application_id: UUID, id_: UUID, version: int | None = None) -> dict[str, Any]:
     """With the content of a version, the newest when none is named. Raises NotFound."""
     return await show(conn, await named_resources.find(conn, table, application_id, id_), version)
 
 
-async def newest(
+async def list_page(
     conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
-    rows = await named_resources.newest(conn, table, application_id, before=before, limit=limit)
+    rows = await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
     return [await show(conn, row) for row in rows]
 
 
@@ -110,7 +110,7 @@ async def show(conn: AsyncConnection, row: Row[Any], version: int | None = None)
     """With the content of a version, the newest when none is named. Raises NotFound."""
     held = await _version(conn, row, row.version if version is None else version)
     return {
-        "id": ids.show(ids.TEMPLATE, row.id),
+        "id": ids.format_id(ids.TEMPLATE, row.id),
         "name": row.name,
         "version": held.version,
         "newest_version": row.version,
@@ -144,12 +144,14 @@ async def preview(
         day=None,
         content=content,
         audience=None,
-        delivery=Delivery(Lane.NORMAL, Urgency.NORMAL, now - now, now),
+        delivery=DeliveryOptions(Lane.NORMAL, Urgency.NORMAL, now - now, now),
         details={},
         start_at=now,
         created_at=now,
     )
-    messages = Messages(context.vault, context.public_url, replace(as_if, templating=Templating(strict, event or {})))
+    messages = NotificationRenderer(
+        context.keyring, context.public_url, replace(as_if, templating=Templating(strict, event or {}))
+    )
     known = (await known_of(conn, [device.id]))[device.id] if device is not None else {}
     locale = locale or (device.client.locale if device is not None else None)
     payload, _ = messages.for_device(device.id if device else as_if.id, locale, None, known)

@@ -15,11 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.domain.errors import Conflict
 from gateway.records import personal_data
 from gateway.service.access import idempotency
-from gateway.service.access.secrets import Vault
+from gateway.service.access.secrets import Keyring
 from gateway.service.notifications import lifecycle
 
 
-async def forget(conn: AsyncConnection, vault: Vault, application_id: UUID, user_id: str) -> int:
+async def forget(conn: AsyncConnection, vault: Keyring, application_id: UUID, user_id: str) -> int:
     """Answers how many devices they had."""
     device_ids = await personal_data.remove_devices(conn, application_id, user_id)
     nobody = f"forgotten-{secrets.token_hex(8)}"

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.records.postgres import encrypted_columns
 from gateway.records.postgres.schema import applications, idempotency_keys, vapid_keys, webhooks
-from gateway.service.access.secrets import Unsealable, Vault
+from gateway.service.access.secrets import DecryptionFailed, Keyring
 from gateway.service.webhooks import signing
 
 BATCH = 100
@@ -33,14 +33,14 @@ FOR_A_DAY = (Kind("first answers", idempotency_keys.c.answer, "idempotency"),)
 KINDS = KEPT + FOR_A_DAY
 
 
-class Standing(NamedTuple):
+class RotationProgress(NamedTuple):
     """`others` of `whole` are sealed with another key than the one in force."""
 
     whole: int
     others: int
 
 
-async def check(conn: AsyncConnection, vault: Vault) -> None:
+async def check(conn: AsyncConnection, vault: Keyring) -> None:
     """Raises Unsealable when something that is kept was sealed with a key that we do not have."""
     for kind in KEPT:
         one = await encrypted_columns.one_of_others(conn, kind.column, vault.key_id)
@@ -48,12 +48,14 @@ async def check(conn: AsyncConnection, vault: Vault) -> None:
             vault.open(one, kind.purpose)
 
 
-async def standing(conn: AsyncConnection, vault: Vault) -> dict[str, Standing]:
+async def standing(conn: AsyncConnection, vault: Keyring) -> dict[str, RotationProgress]:
     """By the name of the kind."""
-    return {kind.name: Standing(*await encrypted_columns.count(conn, kind.column, vault.key_id)) for kind in KINDS}
+    return {
+        kind.name: RotationProgress(*await encrypted_columns.count(conn, kind.column, vault.key_id)) for kind in KINDS
+    }
 
 
-async def rotate(engine: AsyncEngine, vault: Vault, told: Callable[[str, int], None]) -> None:
+async def rotate(engine: AsyncEngine, vault: Keyring, told: Callable[[str, int], None]) -> None:
     """Seal all anew that another key sealed; `told` of each batch, by kind and size.
 
     What none of our keys opens stays as it is, for whoever finds the key.
@@ -64,9 +66,9 @@ async def rotate(engine: AsyncEngine, vault: Vault, told: Callable[[str, int], N
 
 
 async def _pass(
-    engine: AsyncEngine, vault: Vault, kind: Kind, told: Callable[[str, int], None], *, batch: int, wait: bool
+    engine: AsyncEngine, vault: Keyring, kind: Kind, told: Callable[[str, int], None], *, batch: int, wait: bool
 ) -> None:
-    after: encrypted_columns.Place | None = None
+    after: encrypted_columns.EncryptedColumn | None = None
     while True:
         async with engine.begin() as conn:
             rows = await encrypted_columns.hold_others(
@@ -75,7 +77,7 @@ async def _pass(
             if not rows:
                 return
             after = tuple(rows[-1][:-1])
-            anew: list[tuple[encrypted_columns.Place, bytes]] = [
+            anew: list[tuple[encrypted_columns.EncryptedColumn, bytes]] = [
                 (tuple(row[:-1]), fresh) for row in rows if (fresh := _anew(vault, row[-1], kind.purpose))
             ]
             if anew:
@@ -83,8 +85,8 @@ async def _pass(
         told(kind.name, len(anew))
 
 
-def _anew(vault: Vault, octets: bytes, purpose: str) -> bytes | None:
+def _anew(vault: Keyring, octets: bytes, purpose: str) -> bytes | None:
     try:
         return vault.seal(vault.open(octets, purpose), purpose)
-    except Unsealable:
+    except DecryptionFailed:
         return None

@@ -10,21 +10,21 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain.delivery import Expired, Held, Skipped
-from gateway.domain.job_payload import Target, Verdict
+from gateway.domain.delivery import Deferred, Expired, Skipped
+from gateway.domain.job_payload import PreSendOutcome, Recipient
 from gateway.domain.notification import Notification
 from gateway.domain.send_policy import Cap
 from gateway.records import frequency_caps
 
 
 async def decide(
-    conn: AsyncConnection, notification: Notification, targets: Sequence[Target], now: datetime
-) -> dict[UUID, Verdict]:
+    conn: AsyncConnection, notification: Notification, targets: Sequence[Recipient], now: datetime
+) -> dict[UUID, PreSendOutcome]:
     """The devices that are not to be sent to now, each with its reason; the rest count against their caps."""
-    steering = notification.steering
+    steering = notification.policy
     if steering.category is None and steering.quiet_hours is None:
         return {}
-    verdicts: dict[UUID, Verdict] = {}
+    verdicts: dict[UUID, PreSendOutcome] = {}
     for target in targets:
         if steering.category is not None and steering.category in target.muted:
             verdicts[target.device_id] = Skipped(f"the device opted out of {steering.category!r}")
@@ -33,11 +33,11 @@ async def decide(
             if until is not None and until >= notification.delivery.expires_at:
                 verdicts[target.device_id] = Expired("its time runs out before the quiet hours end")
             elif until is not None:
-                verdicts[target.device_id] = Held(until)
+                verdicts[target.device_id] = Deferred(until)
     if steering.cap is not None and steering.category is not None:
         left = [target for target in targets if target.device_id not in verdicts]
         people = sorted({target.person for target in left})
-        admitted = await frequency_caps.admit(conn, notification, steering.category, steering.cap, people)
+        admitted = await frequency_caps.reserve_quota(conn, notification, steering.category, steering.cap, people)
         reached = Skipped(_cause(steering.category, steering.cap))
         verdicts |= {target.device_id: reached for target in left if target.person not in admitted}
     return verdicts

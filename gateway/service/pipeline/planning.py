@@ -42,7 +42,7 @@ async def plan(context: Context, job: Job) -> int:
     """Turn a plan job into send jobs; answers how many devices they hold. Raises LeaseLost."""
     began = time.time_ns()
     async with context.engine.begin() as conn:
-        in_time = await reminders.proceed(conn, context, job)
+        in_time = await reminders.schedule_next_occurrence(conn, context, job)
         [*found] = await notifications.load(conn, [job.notification_id], lock=True)
         if not found:  # its reminder was changed meanwhile
             raise LeaseLost
@@ -51,19 +51,19 @@ async def plan(context: Context, job: Job) -> int:
             await queue.drop(conn, job)
             return 0
         if notification.status is Status.PAUSED and now < notification.delivery.expires_at:
-            await queue.park(conn, job, notification.delivery.expires_at)
+            await queue.suspend(conn, job, notification.delivery.expires_at)
             return 0
         if notification.status not in (Status.SCHEDULED, Status.PAUSED):  # cancelled while the job was on its way
             await queue.drop(conn, job)
             return 0
         audience = await segments.read(conn, notification.application_id, notification.audience)
         if await _still_in_flight(conn, audience):
-            await queue.postpone(conn, job, now + IN_FLIGHT)
+            await queue.reschedule(conn, job, now + IN_FLIGHT)
             return 0
         await make_room(conn)
         who = _audience(notification, audience)
         rate = await _rate(conn, notification, who)
-        targets = await queue.cut(conn, job, now.date(), await _due(conn, notification, who, now), chunk(rate))
+        targets = await queue.fan_out(conn, job, now.date(), await _due(conn, notification, who, now), chunk(rate))
         await notifications.start(conn, notification.id, now.date(), targets, rate)
     with tracing.span(
         "plan",
@@ -88,13 +88,13 @@ async def _still_in_flight(conn: AsyncConnection, audience: Audience) -> bool:
 
 def _audience(notification: Notification, audience: Audience) -> ColumnElement[bool]:
     who = reachable(notification.application_id, audience)
-    category = notification.steering.category
+    category = notification.policy.category
     return who if category is None else who & not_(literal(category) == any_(devices.c.muted))
 
 
 async def _rate(conn: AsyncConnection, notification: Notification, who: ColumnElement[bool]) -> float | None:
     """Messages per second that the throttle allows; None without one."""
-    throttle = notification.steering.throttle
+    throttle = notification.policy.throttle
     if throttle is None:
         return None
     count = select(func.count()).select_from(devices).where(who)
@@ -105,7 +105,7 @@ async def _due(
     conn: AsyncConnection, notification: Notification, who: ColumnElement[bool], now: datetime
 ) -> Select[tuple[UUID, datetime]]:
     """(id, due) of every device in the audience."""
-    steering = notification.steering
+    steering = notification.policy
     due: ColumnElement[datetime] = literal(now, TIMESTAMP(timezone=True))
     source: Select[tuple[UUID, datetime]] = select(devices.c.id)
     if steering.local_at is not None:

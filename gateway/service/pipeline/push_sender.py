@@ -13,11 +13,11 @@ import structlog
 
 from gateway import metrics
 from gateway.domain import clock
-from gateway.domain.bounded_cache import keep
+from gateway.domain.bounded_cache import put
 from gateway.domain.delivery import Accepted, Cancelled, Expired, Final, Gone, Outcome, Rejected, Retry
 from gateway.domain.device import DeviceStatus
 from gateway.domain.errors import EndpointNotAllowed, PayloadTooLarge, TemplateFailed
-from gateway.domain.job_payload import SigningKey, Target
+from gateway.domain.job_payload import Recipient, SigningKey
 from gateway.domain.notification import Notification, Status, Urgency
 from gateway.domain.retry import next_try
 from gateway.push.client import PushClient
@@ -25,8 +25,8 @@ from gateway.push.encryption import encrypt
 from gateway.push.endpoints import EndpointPolicy
 from gateway.push.responses import classify
 from gateway.push.vapid import VapidKey, VapidSigner
-from gateway.service.access.secrets import Vault
-from gateway.service.notifications.rendering import Messages
+from gateway.service.access.secrets import Keyring
+from gateway.service.notifications.rendering import NotificationRenderer
 
 log = structlog.get_logger(__name__)
 
@@ -38,10 +38,10 @@ BREAK = timedelta(minutes=5)
 PATIENCE = 4
 # Of keys, and of what hosts think of them: far more than the jobs at hand have, so that no job's own is forgotten.
 # What a host that was forgotten thinks of a key is learnt again.
-MOST_KEPT = 10_000
+MAX_CACHED = 10_000
 
 
-class Sent(NamedTuple):
+class SendResult(NamedTuple):
     """What one delivery came to this time. `posted`: a POST was made; `at` and `duration_ms` are about it."""
 
     outcome: Outcome
@@ -54,7 +54,7 @@ class Sent(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Trust:
+class _VapidKeyHealth:
     """What a host thinks of one VAPID key."""
 
     refusals: int = 0
@@ -62,13 +62,15 @@ class _Trust:
     closed_until: float = 0.0
 
 
-class Post:
+class PreparedNotification:
     """A notification ready to be sent to any number of devices.
 
     `status` is what was last heard of it. `known`: what templates may say of each device, when they do.
     """
 
-    def __init__(self, notification: Notification, messages: Messages, known: Mapping[UUID, Mapping[str, Any]]) -> None:
+    def __init__(
+        self, notification: Notification, messages: NotificationRenderer, known: Mapping[UUID, Mapping[str, Any]]
+    ) -> None:
         self.notification = notification
         self.status = notification.status
         self.messages = messages
@@ -78,44 +80,44 @@ class Post:
         self.expires = notification.delivery.expires_at.timestamp()
 
 
-class Courier:
-    def __init__(self, client: PushClient, vault: Vault, policy: EndpointPolicy) -> None:
+class PushSender:
+    def __init__(self, client: PushClient, vault: Keyring, policy: EndpointPolicy) -> None:
         self._client = client
         self._vault = vault
         self._policy = policy
         self._signer = VapidSigner()
         self._keys: dict[UUID, tuple[VapidKey, str]] = {}
-        self._trust: dict[tuple[UUID, str], _Trust] = {}
+        self._trust: dict[tuple[UUID, str], _VapidKeyHealth] = {}
 
-    def hold(self, keys: Sequence[SigningKey]) -> None:
+    def load_keys(self, keys: Sequence[SigningKey]) -> None:
         """Have the signing keys of a job at hand. Once a job, so that a changed subject is seen."""
         for key in keys:
             held = VapidKey.from_private_bytes(self._vault.open(key.private_key, "vapid")), key.subject
-            keep(self._keys, key.id, held, MOST_KEPT)
+            put(self._keys, key.id, held, MAX_CACHED)
 
-    async def deliver(self, post: Post, target: Target, tries: int) -> Sent:
+    async def send(self, post: PreparedNotification, target: Recipient, tries: int) -> SendResult:
         """One try. `tries` counts the POSTs before this one."""
         now = clock.seconds()
-        if (end := ended(post, target, now)) is not None:
-            return Sent(end)
+        if (end := terminal_outcome(post, target, now)) is not None:
+            return SendResult(end)
         try:
             origin = self._policy.check_again(target.endpoint)
         except EndpointNotAllowed as refusal:
-            return Sent(Rejected(refusal.detail))
+            return SendResult(Rejected(refusal.detail))
         place = (target.vapid_key_id, origin)
         if (trust := self._trust.get(place)) is None:
-            trust = keep(self._trust, place, _Trust(), MOST_KEPT)
+            trust = put(self._trust, place, _VapidKeyHealth(), MAX_CACHED)
         if trust.closed_until > now:
             pause = timedelta(seconds=trust.closed_until - now)
             held = Retry("the push service refuses our key; sending to it is paused", pause)
-            return self._retry(post, held, tries, Sent(held))
+            return self._retry(post, held, tries, SendResult(held))
         variant = post.notification.variant_of(target.bucket)
         try:
             known = post.known.get(target.device_id, {}) if post.known else {}
             payload, topic = post.messages.for_device(target.device_id, target.locale, variant, known)
             body = encrypt(payload, target)
         except (PayloadTooLarge, TemplateFailed) as refusal:
-            return Sent(Rejected(refusal.detail), variant=variant)
+            return SendResult(Rejected(refusal.detail), variant=variant)
         key, subject = self._keys[target.vapid_key_id]
         answer = await self._client.post(
             target.endpoint,
@@ -126,23 +128,23 @@ class Courier:
             authorization=self._signer.header(key, subject, origin, now),
         )
         at = datetime.fromtimestamp(now, UTC)
-        outcome = _judge(trust, classify(answer, at), target.refusals, now, origin)
-        sent = Sent(outcome, answer.status, at, answer.duration_ms, posted=True, variant=variant)
+        outcome = _classify_key_refusal(trust, classify(answer, at), target.refusals, now, origin)
+        sent = SendResult(outcome, answer.status, at, answer.duration_ms, posted=True, variant=variant)
         if isinstance(outcome, Retry):
             return self._retry(post, outcome, tries + 1, sent)
         return sent
 
-    def faulted(self, post: Post, tries: int) -> Sent:
+    def internal_error_result(self, post: PreparedNotification, tries: int) -> SendResult:
         """A fault of our own met this delivery: it is tried again, and accounted for when its time runs out."""
         fault = Retry("the gateway met an internal fault")
-        return self._retry(post, fault, tries + 1, Sent(fault))
+        return self._retry(post, fault, tries + 1, SendResult(fault))
 
-    def _retry(self, post: Post, retry: Retry, tries: int, sent: Sent) -> Sent:
+    def _retry(self, post: PreparedNotification, retry: Retry, tries: int, sent: SendResult) -> SendResult:
         due = next_try(retry, max(tries, 1), clock.now(), post.notification.delivery.expires_at)
         return sent._replace(outcome=due) if isinstance(due, Expired) else sent._replace(retry_at=due)
 
 
-def ended(post: Post, target: Target, now: float) -> Final | None:
+def terminal_outcome(post: PreparedNotification, target: Recipient, now: float) -> Final | None:
     """What is settled without asking the push service."""
     if post.status is Status.CANCELLED:
         return Cancelled("the notification was cancelled")
@@ -155,7 +157,7 @@ def ended(post: Post, target: Target, now: float) -> Final | None:
     return None
 
 
-def _judge(trust: _Trust, outcome: Outcome, refusals: int, now: float, origin: str) -> Outcome:
+def _classify_key_refusal(trust: _VapidKeyHealth, outcome: Outcome, refusals: int, now: float, origin: str) -> Outcome:
     """A refused key is our fault when the host refuses it for everyone, and the device's when only for this one.
 
     `refusals`: how often it refused this one before.

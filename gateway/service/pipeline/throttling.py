@@ -32,5 +32,5 @@ async def has_slot(conn: AsyncConnection, job: Job) -> bool:
     slot = await notifications.take_slot(conn, job.notification_id, len(job.device_ids))
     if slot <= now + AT_ONCE:
         return True
-    await queue.postpone(conn, job, slot)
+    await queue.reschedule(conn, job, slot)
     return False

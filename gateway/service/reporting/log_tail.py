@@ -18,13 +18,13 @@ HEARTBEAT_S = 15.0
 
 async def follow(
     engine: AsyncEngine,
-    bell: notifier.Signals,
+    bell: notifier.Notifier,
     application_id: UUID,
-    filters: reader.Filters,
+    filters: reader.LogFilters,
     position: int | None,
-) -> AsyncIterator[list[reader.Entry]]:
+) -> AsyncIterator[list[reader.LogEntry]]:
     """Batches of what comes after `position` (None: from now on); an empty one when nothing came for a while."""
-    with bell.waiter(notifier.LOG) as waiter:
+    with bell.subscribe(notifier.LOG) as waiter:
         while True:
             async with engine.connect() as conn:
                 newest = await reader.last_position(conn, application_id)
@@ -39,7 +39,7 @@ async def follow(
                 yield []
 
 
-async def _has_grown(waiter: notifier.Waiter, application_id: UUID) -> bool:
+async def _has_grown(waiter: notifier.Subscription, application_id: UUID) -> bool:
     """True as soon as this application's log may have grown; False after a quiet while."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + HEARTBEAT_S

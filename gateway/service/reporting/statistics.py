@@ -21,7 +21,7 @@ Mix = dict[str, Counter[str]]
 """Deliveries by outcome, by push service."""
 
 
-async def lately(
+async def summarize(
     conn: AsyncConnection, application_id: UUID, since: datetime, until: datetime, step: timedelta
 ) -> dict[str, Any]:
     rows = await statistics.sampled(conn, application_id, since, until, step)

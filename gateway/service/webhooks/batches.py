@@ -15,15 +15,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
 from gateway.domain.delivery import OutcomeName
-from gateway.domain.webhook_event import NOTED, SETTLED, asked_for
+from gateway.domain.webhook_event import NOTED, SETTLED, is_subscribed
 from gateway.records import outbox
 from gateway.records.delivery_log import reader
 from gateway.records.outbox import Cursor
-from gateway.records.webhooks import Claimed, Pending, Place
+from gateway.records.webhooks import LeasedWebhook, Pending, WebhookCursor
 from gateway.service.notifications import representations
 
-MOST_EVENTS = 100
-LARGEST = 256 * 1024  # octets
+MAX_EVENTS = 100
+MAX_OCTETS = 256 * 1024  # octets
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +42,32 @@ class _Event(NamedTuple):
     """Where it stands, in the log or in the outbox."""
 
 
-async def next_batch(conn: AsyncConnection, held: Claimed) -> Batch | Place:
+async def next_batch(conn: AsyncConnection, held: LeasedWebhook) -> Batch | WebhookCursor:
     """The batch that is being tried, or a new one; where the webhook stands now when there is nothing to send."""
     if held.pending is not None:
         return await _again(conn, held, held.pending)
     application_id, at, (outcomes, types) = held.application_id, held.at, _wanted(held)
-    newest, ends = at.log, list[reader.Entry]()
+    newest, ends = at.log, list[reader.LogEntry]()
     if outcomes:
         newest = await reader.last_position(conn, application_id)
-        ends = await reader.ends(conn, application_id, outcomes, after=at.log, upto=newest, limit=MOST_EVENTS)
-    noted, seen = await outbox.after(conn, application_id, at.outbox, types, limit=MOST_EVENTS)
+        ends = await reader.ends(conn, application_id, outcomes, after=at.log, upto=newest, limit=MAX_EVENTS)
+    noted, seen = await outbox.after(conn, application_id, at.outbox, types, limit=MAX_EVENTS)
     waiting = _in_order(ends, noted)
     taken = _fitting(waiting)
     all_there_is = len(taken) == len(waiting)
     in_log = [at.log, *(one.place for one in taken if isinstance(one.place, int))]
     in_outbox = [at.outbox, *(one.place for one in taken if isinstance(one.place, Cursor))]
-    upto = Place(
-        newest if all_there_is and len(ends) < MOST_EVENTS else in_log[-1],
-        seen if all_there_is and len(noted) < MOST_EVENTS else in_outbox[-1],
+    upto = WebhookCursor(
+        newest if all_there_is and len(ends) < MAX_EVENTS else in_log[-1],
+        seen if all_there_is and len(noted) < MAX_EVENTS else in_outbox[-1],
     )
     if not taken:
         return upto
-    full = not all_there_is or MOST_EVENTS in (len(ends), len(noted))
+    full = not all_there_is or MAX_EVENTS in (len(ends), len(noted))
     return Batch(Pending(f"msg_{ids.new_id().hex}", upto), body_of(one.body for one in taken), full)
 
 
-async def _again(conn: AsyncConnection, held: Claimed, pending: Pending) -> Batch | Place:
+async def _again(conn: AsyncConnection, held: LeasedWebhook, pending: Pending) -> Batch | WebhookCursor:
     at, upto, (outcomes, types) = held.at, pending.upto, _wanted(held)
     ends = await reader.ends(conn, held.application_id, outcomes, after=at.log, upto=upto.log)
     noted = await outbox.between(conn, held.application_id, at.outbox, upto.outbox, types)
@@ -77,12 +77,12 @@ async def _again(conn: AsyncConnection, held: Claimed, pending: Pending) -> Batc
     return Batch(pending, body_of(one.body for one in events), full=True)
 
 
-def _wanted(held: Claimed) -> tuple[list[OutcomeName], list[str]]:
+def _wanted(held: LeasedWebhook) -> tuple[list[OutcomeName], list[str]]:
     """The ends of deliveries, and the other types, that it asks for."""
-    return [SETTLED[type_] for type_ in asked_for(held.events, SETTLED)], asked_for(held.events, NOTED)
+    return [SETTLED[type_] for type_ in is_subscribed(held.events, SETTLED)], is_subscribed(held.events, NOTED)
 
 
-def _in_order(ends: Sequence[reader.Entry], noted: Sequence[Row[Any]]) -> list[_Event]:
+def _in_order(ends: Sequence[reader.LogEntry], noted: Sequence[Row[Any]]) -> list[_Event]:
     """By time, but never against the order of either source."""
     settled = (
         _Event(
@@ -102,9 +102,9 @@ def _in_order(ends: Sequence[reader.Entry], noted: Sequence[Row[Any]]) -> list[_
 def _fitting(events: Sequence[_Event]) -> list[_Event]:
     """As many of the first as fit in one message; one always does."""
     taken, size = list[_Event](), 0
-    for one in events[:MOST_EVENTS]:
+    for one in events[:MAX_EVENTS]:
         size += len(one.body)
-        if taken and size > LARGEST:
+        if taken and size > MAX_OCTETS:
             break
         taken.append(one)
     return taken

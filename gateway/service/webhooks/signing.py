@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from gateway.service.access.secrets import Vault
+from gateway.service.access.secrets import Keyring
 
 PREFIX = "whsec_"
 OCTETS = 32  # the specification asks for 24 to 64
 PURPOSE = "webhook secrets"
-MOST = 5
+MAX_SECRETS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def rotated(held: Sequence[Secret], fresh: str, keep_old: timedelta, now: dateti
     """The fresh one first; those before it stay in force for `keep_old` at the most."""
     end = now + keep_old
     old = [Secret(one.text, end if one.until is None else min(one.until, end)) for one in held]
-    return [Secret(fresh), *(one for one in old if one.until is not None and one.until > now)][:MOST]
+    return [Secret(fresh), *(one for one in old if one.until is not None and one.until > now)][:MAX_SECRETS]
 
 
 def headers(held: Sequence[Secret], message_id: str, body: bytes, now: datetime) -> dict[str, str]:
@@ -52,12 +52,12 @@ def headers(held: Sequence[Secret], message_id: str, body: bytes, now: datetime)
     }
 
 
-def seal(held: Sequence[Secret], vault: Vault) -> bytes:
+def seal(held: Sequence[Secret], vault: Keyring) -> bytes:
     said = [{"secret": one.text, "until": one.until and one.until.isoformat()} for one in held]
     return vault.seal(json.dumps(said).encode(), PURPOSE)
 
 
-def unseal(sealed: bytes, vault: Vault) -> list[Secret]:
+def unseal(sealed: bytes, vault: Keyring) -> list[Secret]:
     """Raises Unsealable."""
     return [
         Secret(one["secret"], one["until"] and datetime.fromisoformat(one["until"]).astimezone(UTC))

@@ -11,13 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import clock, ids
 from gateway.domain.errors import AddressNotAllowed
-from gateway.domain.webhook_event import SETTLED, TEST, asked_for
+from gateway.domain.webhook_event import SETTLED, TEST, is_subscribed
 from gateway.outbound.client import OutboundClient, Unreachable
 from gateway.records import outbox
 from gateway.records.delivery_log import reader
 from gateway.records.postgres import named_resources, notifier
 from gateway.records.postgres.schema import webhooks as table
-from gateway.records.webhooks import Place, place_values
+from gateway.records.webhooks import WebhookCursor, place_values
 from gateway.service.context import Context
 from gateway.service.webhooks import signing
 from gateway.service.webhooks.batches import body_of, event
@@ -45,7 +45,7 @@ async def create(
         name=name,
         url=context.outbound.check(url),
         events=_distinct(events),
-        secrets=signing.seal([Secret(secret)], context.vault),
+        secrets=signing.seal([Secret(secret)], context.keyring),
         **place_values(await _place(conn, application_id, None)),
     )
     return show(row) | {"secret": secret}
@@ -65,7 +65,7 @@ async def change(
     if "events" in values:
         values["events"] = _distinct(values["events"])
         values |= _ANEW
-        if not asked_for(row.events, SETTLED):
+        if not is_subscribed(row.events, SETTLED):
             values["log_position"] = await reader.last_position(conn, application_id)
     if values.get("status") == "active" and row.status != "active":
         values |= {**_SOUND, "claim": table.c.claim + 1, "run_at": func.now()}
@@ -79,8 +79,8 @@ async def rotate(
     """A new secret, shown this once. Those before it sign beside it for `keep_old`. Raises NotFound."""
     row = await named_resources.find(conn, table, application_id, id_, lock=True)
     secret = signing.new_secret()
-    held = signing.rotated(signing.unseal(row.secrets, context.vault), secret, keep_old, clock.now())
-    changed = await named_resources.change(conn, table, id_, secrets=signing.seal(held, context.vault))
+    held = signing.rotated(signing.unseal(row.secrets, context.keyring), secret, keep_old, clock.now())
+    changed = await named_resources.change(conn, table, id_, secrets=signing.seal(held, context.keyring))
     return show(changed) | {"secret": secret}
 
 
@@ -99,15 +99,17 @@ async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None
     await named_resources.remove(conn, table, id_)
 
 
-async def one(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
+async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
     return show(await named_resources.find(conn, table, application_id, id_))
 
 
-async def newest(
+async def list_page(
     conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
-    return [show(row) for row in await named_resources.newest(conn, table, application_id, before=before, limit=limit)]
+    return [
+        show(row) for row in await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
+    ]
 
 
 async def prepare_test(
@@ -115,8 +117,8 @@ async def prepare_test(
 ) -> Callable[[], Awaitable[dict[str, Any]]]:
     """What posts a test event and says what came of it; it needs the database no more. Raises NotFound."""
     row = await named_resources.find(conn, table, application_id, id_)
-    held = signing.unseal(row.secrets, context.vault)
-    shown = ids.show(ids.WEBHOOK, id_)
+    held = signing.unseal(row.secrets, context.keyring)
+    shown = ids.format_id(ids.WEBHOOK, id_)
 
     async def post() -> dict[str, Any]:
         now, began, fresh = clock.now(), time.perf_counter(), ids.new_id().hex
@@ -137,7 +139,7 @@ async def prepare_test(
 
 def show(row: Row[Any]) -> dict[str, Any]:
     return {
-        "id": ids.show(ids.WEBHOOK, row.id),
+        "id": ids.format_id(ids.WEBHOOK, row.id),
         "name": row.name,
         "url": row.url,
         "events": list(row.events),
@@ -153,13 +155,13 @@ def show(row: Row[Any]) -> dict[str, Any]:
     }
 
 
-async def _place(conn: AsyncConnection, application_id: UUID, since: datetime | None) -> Place:
+async def _place(conn: AsyncConnection, application_id: UUID, since: datetime | None) -> WebhookCursor:
     """Where everything since then comes after; None is now."""
     if since is None:
         position = await reader.last_position(conn, application_id)
     else:
         position = await reader.position_at(conn, application_id, since)
-    return Place(position, await outbox.just_before(conn, application_id, since))
+    return WebhookCursor(position, await outbox.just_before(conn, application_id, since))
 
 
 def _distinct(events: Sequence[str]) -> list[str]:

@@ -16,23 +16,32 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.alerting import cap, nws
 from gateway.alerting.reading import Refused
 from gateway.domain import audience
-from gateway.domain.alert import AlertStatus, AlertUrgency, Certainty, Message, MessageType, Part, Severity, Words
-from gateway.domain.errors import Conflict, Fault, Invalid
+from gateway.domain.alert import (
+    AlertInfo,
+    AlertMessage,
+    AlertStatus,
+    AlertUrgency,
+    Certainty,
+    LocalizedText,
+    MessageType,
+    Severity,
+)
+from gateway.domain.errors import Conflict, FieldError, ValidationError
 from gateway.domain.notification import Urgency
 from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.alerts import ingestion
-from gateway.service.alerts.documents import REFUSED, take_all
-from gateway.service.alerts.ingestion import Door, Outcome, take
+from gateway.service.alerts.documents import REFUSED, ingest_all
+from gateway.service.alerts.ingestion import IngestOptions, IngestOutcome, ingest
 from gateway.service.context import Context
 from gateway.service.notifications import representations
 from gateway.web.http.parsing import Address, Body, Moment, Zone, example, read_body, read_json
-from gateway.web.http.routing import Answer, Call, Medium, Routes
+from gateway.web.http.routing import MediaType, Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
-from gateway.web.schemas.notification_requests import LONGEST_TTL_S, Audience, Category, Label
+from gateway.web.schemas.notification_requests import MAX_TTL_S, Audience, Category, Label
 
 routes = Routes("alerts")
 
-LARGEST_DOCUMENT = 8 << 20
+MAX_DOCUMENT_OCTETS = 8 << 20
 """Octets. What is in force in the whole of the United States has been 5 MB, one office's detailed outlines 2 MB."""
 
 Prose = Annotated[str, StringConstraints(max_length=20_000)]
@@ -87,21 +96,21 @@ class NewAlert(Body):
     category: Category | None = None
     url: Address | None = None
 
-    def message(self) -> Message:
+    def message(self) -> AlertMessage:
         """Raises Invalid with every fault of what the model cannot check."""
         faults = [
             *_faults("/area", {"within": self.area}, "/within", asked=self.area is not None),
             *_faults("/audience", self.audience, "", asked=self.audience is not None),
         ]
         if self.message_type is not MessageType.ALERT and not self.references:
-            faults.append(Fault("/references", f"is empty: an {self.message_type} says what it is about"))
+            faults.append(FieldError("/references", f"is empty: an {self.message_type} says what it is about"))
         if faults:
-            raise Invalid(faults)
+            raise ValidationError(faults)
         where = [{"within": self.area}] if self.area is not None else []
         where += [{"zone": list(self.zones)}] if self.zones else []
-        words = Words(None, self.event, self.headline, self.description, self.instruction, self.url)
-        part = Part(
-            words=(words,),
+        words = LocalizedText(None, self.event, self.headline, self.description, self.instruction, self.url)
+        part = AlertInfo(
+            texts=(words,),
             area=({"any": where} if len(where) > 1 else where[0]) if where else None,
             severity=self.severity,
             urgency=self.urgency,
@@ -109,7 +118,7 @@ class NewAlert(Body):
             expires=self.expires,
         )
         said = {"effective": self.effective, "onset": self.onset, "ends": self.ends}
-        return Message(
+        return AlertMessage(
             identifier=self.identifier,
             message_type=self.message_type,
             parts=(part,),
@@ -119,11 +128,11 @@ class NewAlert(Body):
             details={name: moment.isoformat() for name, moment in said.items() if moment is not None},
         )
 
-    def door(self) -> Door:
-        return Door(self.audience, self.category, self.url)
+    def door(self) -> IngestOptions:
+        return IngestOptions(self.audience, self.category, self.url)
 
 
-class When(Body):
+class AlertMatcherModel(Body):
     """Which alerts are meant; what is left out fits all. An event's name is compared whatever its case."""
 
     severity: Annotated[list[Severity], Field(max_length=10)] | None = None
@@ -135,12 +144,12 @@ class When(Body):
 class AlertRule(Body):
     """How some alerts are told. What is left out is as the gateway's own table has it."""
 
-    when: When
+    when: AlertMatcherModel
     tell: Annotated[bool, Field(description="False: they are not sent.")] = True
     lane: Literal["urgent", "normal"] | None = None
     urgency: Annotated[Urgency | None, Field(description="The Urgency header (RFC 8030).")] = None
     ttl: Annotated[
-        int | None, Field(ge=0, le=LONGEST_TTL_S, description="Seconds, for those that do not say when they expire.")
+        int | None, Field(ge=0, le=MAX_TTL_S, description="Seconds, for those that do not say when they expire.")
     ] = None
 
 
@@ -163,7 +172,7 @@ class AlertSettings(Body):
 class Document:
     """What a document held."""
 
-    alerts: Sequence[Message | Refused]
+    alerts: Sequence[AlertMessage | Refused]
 
 
 async def read_cap(raw: bytes) -> Document:
@@ -187,16 +196,16 @@ async def read_any(raw: bytes) -> NewAlert | Document:
     return read_body(NewAlert, raw)
 
 
-CAP = Medium(read_cap, LARGEST_DOCUMENT, "A CAP document (1.0 to 1.2), bare or in an Atom feed or EDXL envelope.")
-NWS = Medium(read_nws, LARGEST_DOCUMENT, "A GeoJSON Feature or FeatureCollection as api.weather.gov gives it.")
+CAP = MediaType(read_cap, MAX_DOCUMENT_OCTETS, "A CAP document (1.0 to 1.2), bare or in an Atom feed or EDXL envelope.")
+NWS = MediaType(read_nws, MAX_DOCUMENT_OCTETS, "A GeoJSON Feature or FeatureCollection as api.weather.gov gives it.")
 
 
 @routes.add(
     "POST",
     "/v1/alerts",
-    may=(SEND,),
+    scopes=(SEND,),
     body=NewAlert,
-    also={
+    media_types={
         "application/cap+xml": CAP,
         "application/xml": CAP,
         "text/xml": CAP,
@@ -205,54 +214,57 @@ NWS = Medium(read_nws, LARGEST_DOCUMENT, "A GeoJSON Feature or FeatureCollection
     },
     creates=True,
     conflicts=True,
-    answers={200: responses.Notification | responses.TakenAlerts, 201: responses.Notification | responses.TakenAlerts},
+    responses={
+        200: responses.Notification | responses.AlertIngestion,
+        201: responses.Notification | responses.AlertIngestion,
+    },
 )
-async def raise_(call: Call[NewAlert | Document]) -> Answer:
+async def raise_(call: TransactionalRequest[NewAlert | Document]) -> Response:
     """Raise, update or cancel an alert. The same identifier twice is one alert: the first answer again, with 200.
 
     Severity, urgency and certainty set lane, Urgency header and TTL, which never outlives `expires`. JSON is
     answered with the notification that tells it; a document with what became of each alert in it.
     """
     if isinstance(call.body, Document):
-        items = await take_all(call.conn, call.context, call.application_id, call.body.alerts)
+        items = await ingest_all(call.conn, call.context, call.application_id, call.body.alerts)
         refused = [item for item in items if item["outcome"] == REFUSED]
         if len(refused) == len(items):
-            raise Invalid([Fault(f"/alerts/{n}", item["detail"]) for n, item in enumerate(items)])
-        accepted = any(item["outcome"] == Outcome.ACCEPTED for item in items)
-        return Answer({"items": items}, 201 if accepted else 200)
+            raise ValidationError([FieldError(f"/alerts/{n}", item["detail"]) for n, item in enumerate(items)])
+        accepted = any(item["outcome"] == IngestOutcome.ACCEPTED for item in items)
+        return Response({"items": items}, 201 if accepted else 200)
     status, shown = await take_one(call.conn, call.context, call.application_id, call.body)
-    return Answer(shown, status, {"Location": f"/v1/alerts/{shown['id']}"})
+    return Response(shown, status, {"Location": f"/v1/alerts/{shown['id']}"})
 
 
-@routes.add("GET", "/v1/alert-settings", may=(READ, MANAGE), answers={200: responses.AlertSettings})
-async def settings(call: Call) -> Answer:
+@routes.add("GET", "/v1/alert-settings", scopes=(READ, MANAGE), responses={200: responses.AlertSettings})
+async def settings(call: TransactionalRequest) -> Response:
     """Show how this application's alerts are told."""
-    return Answer(await ingestion.settings(call.conn, call.application_id))
+    return Response(await ingestion.settings(call.conn, call.application_id))
 
 
-@routes.add("PUT", "/v1/alert-settings", may=(MANAGE,), body=AlertSettings, answers={200: responses.AlertSettings})
-async def change_settings(call: Call[AlertSettings]) -> Answer:
+@routes.add("PUT", "/v1/alert-settings", scopes=(MANAGE,), body=AlertSettings, responses={200: responses.AlertSettings})
+async def change_settings(call: TransactionalRequest[AlertSettings]) -> Response:
     """Say how this application's alerts are told, and to whom at most. Alerts that were taken stay as they are."""
     rules = [rule.model_dump(mode="json", exclude_none=True) for rule in call.body.rules]
-    return Answer(await ingestion.change_settings(call.conn, call.application_id, rules, call.body.audience))
+    return Response(await ingestion.change_settings(call.conn, call.application_id, rules, call.body.audience))
 
 
 async def take_one(
     conn: AsyncConnection, context: Context, application_id: UUID, alert: NewAlert
 ) -> tuple[int, dict[str, Any]]:
     """(201, or 200 for one that was taken before, and the notification that tells it). Raises Invalid and Conflict."""
-    taken = await take(conn, context, application_id, alert.message(), alert.door())
+    taken = await ingest(conn, context, application_id, alert.message(), alert.door())
     if not taken.notification_ids:
         raise Conflict(taken.detail or "the alert tells nobody")
     shown = await representations.one_notification(conn, application_id, taken.notification_ids[0])
-    return 201 if taken.outcome is Outcome.ACCEPTED else 200, shown
+    return 201 if taken.outcome is IngestOutcome.ACCEPTED else 200, shown
 
 
-def _faults(name: str, value: Any, inside: str, *, asked: bool) -> list[Fault]:
+def _faults(name: str, value: Any, inside: str, *, asked: bool) -> list[FieldError]:
     if not asked:
         return []
     try:
         audience.parse(value, "")
-    except Invalid as error:
-        return [Fault(f"{name}{fault.pointer.removeprefix(inside)}", fault.detail) for fault in error.faults]
+    except ValidationError as error:
+        return [FieldError(f"{name}{fault.pointer.removeprefix(inside)}", fault.detail) for fault in error.faults]
     return []

@@ -8,9 +8,9 @@ from gateway.domain import ids
 from gateway.domain.errors import NotFound
 from gateway.service.access import applications
 from gateway.service.access.authentication import ADMIN, MANAGE, READ, REGISTER, SEND
-from gateway.web.http.pagination import Paged, page
+from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body, Octets, example
-from gateway.web.http.routing import Answer, Call, Routes
+from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
 
 routes = Routes("applications")
@@ -63,24 +63,28 @@ class NewKey(Body):
 @routes.add(
     "POST",
     "/v1/applications",
-    may=(ADMIN,),
+    scopes=(ADMIN,),
     body=NewApplication,
     creates=True,
-    answers={201: responses.CreatedApplication},
+    responses={201: responses.CreatedApplication},
 )
-async def create(call: Call[NewApplication]) -> Answer:
+async def create(call: TransactionalRequest[NewApplication]) -> Response:
     """Create an application with its keys, which are shown this once."""
     new = call.body
     made = await applications.create(
-        call.conn, call.context.vault, new.name, new.subject, new.allowed_origins, new.vapid_private_key
+        call.conn, call.context.keyring, new.name, new.subject, new.allowed_origins, new.vapid_private_key
     )
-    return Answer(made, 201, {"Location": f"/v1/applications/{made['id']}"})
+    return Response(made, 201, {"Location": f"/v1/applications/{made['id']}"})
 
 
 @routes.add(
-    "GET", "/v1/applications", may=(ADMIN,), query=Paged, answers={200: responses.Page[responses.ListedApplication]}
+    "GET",
+    "/v1/applications",
+    scopes=(ADMIN,),
+    query=PageQuery,
+    responses={200: responses.Page[responses.ListedApplication]},
 )
-async def listed(call: Call[None, Paged]) -> Answer:
+async def listed(call: TransactionalRequest[None, PageQuery]) -> Response:
     """List the applications, the oldest first."""
     limit = call.query.limit
     items = await applications.page(call.conn, after=call.query.after_id(), limit=limit)
@@ -88,65 +92,67 @@ async def listed(call: Call[None, Paged]) -> Answer:
     return page(items, limit, last)
 
 
-@routes.add("GET", "/v1/applications/{application_id}", may=(ADMIN, READ), answers={200: responses.Application})
-async def show(call: Call) -> Answer:
+@routes.add("GET", "/v1/applications/{application_id}", scopes=(ADMIN, READ), responses={200: responses.Application})
+async def show(call: TransactionalRequest) -> Response:
     """Show an application; a secret key may see its own."""
     id_ = call.id(ids.APPLICATION, "application_id")
-    if call.caller.application_id not in (None, id_):
-        raise NotFound(f"there is no application {ids.show(ids.APPLICATION, id_)}")
-    return Answer(await applications.show(call.conn, id_))
+    if call.principal.application_id not in (None, id_):
+        raise NotFound(f"there is no application {ids.format_id(ids.APPLICATION, id_)}")
+    return Response(await applications.get(call.conn, id_))
 
 
 @routes.add(
     "PATCH",
     "/v1/applications/{application_id}",
-    may=(ADMIN,),
+    scopes=(ADMIN,),
     body=ApplicationChange,
-    answers={200: responses.Application},
+    responses={200: responses.Application},
 )
-async def change(call: Call[ApplicationChange]) -> Answer:
+async def change(call: TransactionalRequest[ApplicationChange]) -> Response:
     """Change an application. What is left out stays as it is."""
     values: dict[str, Any] = call.body.model_dump(exclude_none=True)
     id_ = call.id(ids.APPLICATION, "application_id")
-    return Answer(await applications.change(call.conn, call.context.vault, id_, values))
+    return Response(await applications.change(call.conn, call.context.keyring, id_, values))
 
 
 @routes.add(
     "POST",
     "/v1/applications/{application_id}/keys",
-    may=(ADMIN,),
+    scopes=(ADMIN,),
     body=NewKey,
     creates=True,
-    answers={201: responses.CreatedKey},
+    responses={201: responses.CreatedKey},
 )
-async def add_key(call: Call[NewKey]) -> Answer:
+async def add_key(call: TransactionalRequest[NewKey]) -> Response:
     """Make another API key; it is shown this once."""
     id_ = call.id(ids.APPLICATION, "application_id")
     scopes = [scope for scope in (SEND, READ, MANAGE, REGISTER) if scope in call.body.scopes]
-    return Answer(await applications.add_key(call.conn, id_, call.body.name, scopes), 201)
+    return Response(await applications.add_key(call.conn, id_, call.body.name, scopes), 201)
 
 
-@routes.add("DELETE", "/v1/applications/{application_id}/keys/{key_id}", may=(ADMIN,), answers={204: None})
-async def remove_key(call: Call) -> Answer:
+@routes.add("DELETE", "/v1/applications/{application_id}/keys/{key_id}", scopes=(ADMIN,), responses={204: None})
+async def remove_key(call: TransactionalRequest) -> Response:
     """Remove an API key: the next request with it is refused."""
     id_ = call.id(ids.APPLICATION, "application_id")
     await applications.remove_key(call.conn, id_, call.id(ids.KEY, "key_id"))
-    return Answer(status=204)
+    return Response(status=204)
 
 
-@routes.add("POST", "/v1/applications/{application_id}/vapid/rotate", may=(ADMIN,), answers={200: responses.VapidKey})
-async def rotate_vapid(call: Call) -> Answer:
+@routes.add(
+    "POST", "/v1/applications/{application_id}/vapid/rotate", scopes=(ADMIN,), responses={200: responses.VapidKey}
+)
+async def rotate_vapid(call: TransactionalRequest) -> Response:
     """Make a new VAPID key, with which browsers subscribe from now on.
 
     Devices with an older one are sent to with that one, and move when they next register.
     """
     id_ = call.id(ids.APPLICATION, "application_id")
-    return Answer({"vapid_public_key": await applications.rotate_vapid_key(call.conn, call.context.vault, id_)})
+    return Response({"vapid_public_key": await applications.rotate_vapid_key(call.conn, call.context.keyring, id_)})
 
 
 @routes.add(
-    "GET", "/v1/vapid-public-key", may=(REGISTER, READ, MANAGE), browser=True, answers={200: responses.VapidKey}
+    "GET", "/v1/vapid-public-key", scopes=(REGISTER, READ, MANAGE), browser=True, responses={200: responses.VapidKey}
 )
-async def vapid_public_key(call: Call) -> Answer:
+async def vapid_public_key(call: TransactionalRequest) -> Response:
     """The key a page subscribes with (PushManager.subscribe, `applicationServerKey`)."""
-    return Answer({"vapid_public_key": await applications.vapid_public_key(call.conn, call.application_id)})
+    return Response({"vapid_public_key": await applications.vapid_public_key(call.conn, call.application_id)})

@@ -9,12 +9,12 @@ from uuid import UUID
 from pydantic import Field
 
 from gateway.domain import ids
-from gateway.domain.errors import Fault, Invalid
+from gateway.domain.errors import FieldError, ValidationError
 from gateway.service.access import audit
 from gateway.service.access.authentication import ADMIN, DEVICE, MANAGE, REGISTER
-from gateway.web.http.pagination import Paged, page
+from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body
-from gateway.web.http.routing import Answer, Call, Route, Routes
+from gateway.web.http.routing import Response, Route, Routes, TransactionalRequest
 from gateway.web.schemas import responses
 
 routes = Routes("applications")
@@ -28,7 +28,7 @@ VERBS = {"POST": "create", "PATCH": "change", "PUT": "replace", "DELETE": "remov
 PERSONAL = "user_id"
 
 
-class Search(Paged):
+class AuditQuery(PageQuery):
     act: Annotated[str | None, Field(max_length=100, description="Only of this kind: `keys.remove`.")] = None
     application_id: Annotated[str | None, Field(max_length=100, description="For the operator: only of this one.")] = (
         None
@@ -37,9 +37,9 @@ class Search(Paged):
 
 def act_of(route: Route) -> str | None:
     """What a route does as an administrative act: `keys.create`, `webhooks.rotate`. None when it is none."""
-    if route.method == "GET" or not route.may or route.streams is not None:
+    if route.method == "GET" or not route.scopes or route.streams is not None:
         return None
-    if {DEVICE, REGISTER} & set(route.may) or route.path in CHANGES_NOTHING or route.path == SESSION:
+    if {DEVICE, REGISTER} & set(route.scopes) or route.path in CHANGES_NOTHING or route.path == SESSION:
         return None
     if route.method == "POST" and route.path in RECORDED:
         return None
@@ -49,7 +49,7 @@ def act_of(route: Route) -> str | None:
     return f"{words[-1]}.{VERBS[route.method]}"
 
 
-async def note(route: Route, call: Call[Any, Any], answer: Answer) -> None:
+async def note(route: Route, call: TransactionalRequest[Any, Any], answer: Response) -> None:
     """Note what was done, when it is an administrative act."""
     act = act_of(route)
     if act is None:
@@ -60,10 +60,10 @@ async def note(route: Route, call: Call[Any, Any], answer: Answer) -> None:
     named = dict(call.http.match_info)
     made = answer.body.get("id") if answer.status == 201 else None
     target = made or next((value for name, value in reversed(named.items()) if name != PERSONAL), None)
-    application_id = call.caller.application_id or ids.parse(
+    application_id = call.principal.application_id or ids.parse(
         ids.APPLICATION, named.get("application_id") or str(target)
     )
-    await audit.note(call.conn, audit.who(call.caller), act, application_id, target, given)
+    await audit.note(call.conn, audit.who(call.principal), act, application_id, target, given)
 
 
 def _given(act: str, body: Body | None) -> dict[str, Any]:
@@ -74,8 +74,10 @@ def _given(act: str, body: Body | None) -> dict[str, Any]:
     return dict.fromkeys(said) | body.model_dump(mode="json", include=said & audit.shown(act))
 
 
-@routes.add("GET", "/v1/audit", may=(ADMIN, MANAGE), query=Search, answers={200: responses.Page[responses.Audited]})
-async def listed(call: Call[None, Search]) -> Answer:
+@routes.add(
+    "GET", "/v1/audit", scopes=(ADMIN, MANAGE), query=AuditQuery, responses={200: responses.Page[responses.AuditEntry]}
+)
+async def listed(call: TransactionalRequest[None, AuditQuery]) -> Response:
     """List administrative acts, the newest first: who did what, on what, when. A key sees its own application's.
 
     `who` is `admin`, `command line`, or the id of a key. Of what an act was given `details` has the names; values are
@@ -84,7 +86,7 @@ async def listed(call: Call[None, Search]) -> Answer:
     asked = call.query
     items = await audit.page(
         call.conn,
-        own=call.caller.application_id,
+        own=call.principal.application_id,
         application_id=_application(asked.application_id),
         act=asked.act,
         before=asked.after_id(),
@@ -97,5 +99,5 @@ def _application(named: str | None) -> UUID | None:
     """Raises Invalid."""
     found = None if named is None else ids.parse(ids.APPLICATION, named)
     if named is not None and found is None:
-        raise Invalid([Fault("/query/application_id", "is not the id of an application: app_...")])
+        raise ValidationError([FieldError("/query/application_id", "is not the id of an application: app_...")])
     return found

@@ -4,14 +4,14 @@ from gateway.domain.notification import Kind
 from gateway.service.access.authentication import SEND
 from gateway.web.api.notifications import accept
 from gateway.web.http.parsing import example
-from gateway.web.http.routing import Answer, Call, Routes
+from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
-from gateway.web.schemas.notification_requests import Audience, Label, Schedule, Steered
+from gateway.web.schemas.notification_requests import Audience, CampaignOptions, Label, Schedule
 
 routes = Routes("campaigns")
 
 
-class NewCampaign(Steered):
+class CampaignRequest(CampaignOptions):
     model_config = example(
         name="Autumn sale",
         content={"title": "Autumn sale", "body": "From today on.", "url": "/sale"},
@@ -32,8 +32,10 @@ class NewCampaign(Steered):
     schedule: Schedule | None = None
 
 
-@routes.add("POST", "/v1/campaigns", may=(SEND,), body=NewCampaign, creates=True, answers={201: responses.Notification})
-async def start(call: Call[NewCampaign]) -> Answer:
+@routes.add(
+    "POST", "/v1/campaigns", scopes=(SEND,), body=CampaignRequest, creates=True, responses={201: responses.Notification}
+)
+async def start(call: TransactionalRequest[CampaignRequest]) -> Response:
     """Start a campaign, now or at `schedule.at`."""
     new, id_ = call.body, call.application_id
     draft = await new.draft(call.conn, id_, Kind.CAMPAIGN, new.audience, name=new.name, schedule=new.schedule)

@@ -5,13 +5,13 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from gateway.domain import ids
-from gateway.domain.send_policy import LONGEST_CAP
+from gateway.domain.send_policy import MAX_CAP_WINDOW
 from gateway.service.access.authentication import DEVICE, MANAGE, READ, SEND
 from gateway.service.audience import categories
 from gateway.web.api.devices import device_in
-from gateway.web.http.pagination import Paged, page
+from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body, Topic, example
-from gateway.web.http.routing import Answer, Call, Routes
+from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
 from gateway.web.schemas.notification_requests import QuietHours
 
@@ -25,7 +25,7 @@ class CategoryCap(Body):
     """No more than `most` notifications of the category to one user within `window` seconds."""
 
     most: Annotated[int, Field(ge=1, le=1000)]
-    window: Annotated[int, Field(ge=1, le=int(LONGEST_CAP.total_seconds()))]
+    window: Annotated[int, Field(ge=1, le=int(MAX_CAP_WINDOW.total_seconds()))]
 
 
 class _Rules(Body):
@@ -78,59 +78,63 @@ class Wanted(Body):
 @routes.add(
     "POST",
     "/v1/categories",
-    may=(MANAGE,),
+    scopes=(MANAGE,),
     body=NewCategory,
     creates=True,
     conflicts=True,
-    answers={201: responses.Category},
+    responses={201: responses.Category},
 )
-async def create(call: Call[NewCategory]) -> Answer:
+async def create(call: TransactionalRequest[NewCategory]) -> Response:
     """Make a category that notifications can name and devices can opt out of."""
     made = await categories.create(call.conn, call.application_id, call.body.columns())
-    return Answer(made, 201, {"Location": f"/v1/categories/{made['id']}"})
+    return Response(made, 201, {"Location": f"/v1/categories/{made['id']}"})
 
 
 @routes.add(
-    "GET", "/v1/categories", may=(READ, SEND, MANAGE), query=Paged, answers={200: responses.Page[responses.Category]}
+    "GET",
+    "/v1/categories",
+    scopes=(READ, SEND, MANAGE),
+    query=PageQuery,
+    responses={200: responses.Page[responses.Category]},
 )
-async def listed(call: Call[None, Paged]) -> Answer:
+async def listed(call: TransactionalRequest[None, PageQuery]) -> Response:
     """List the categories, the newest first."""
     limit = call.query.limit
-    items = await categories.newest(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
+    items = await categories.list_page(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
     return page(items, limit, ids.parse(ids.CATEGORY, items[-1]["id"]) if items else None)
 
 
-@routes.add("GET", "/v1/categories/{category_id}", may=(READ, SEND, MANAGE), answers={200: responses.Category})
-async def show(call: Call) -> Answer:
+@routes.add("GET", "/v1/categories/{category_id}", scopes=(READ, SEND, MANAGE), responses={200: responses.Category})
+async def show(call: TransactionalRequest) -> Response:
     """Show a category."""
     id_ = call.id(ids.CATEGORY, "category_id")
-    return Answer(await categories.one(call.conn, call.application_id, id_))
+    return Response(await categories.get(call.conn, call.application_id, id_))
 
 
 @routes.add(
-    "PATCH", "/v1/categories/{category_id}", may=(MANAGE,), body=CategoryChange, answers={200: responses.Category}
+    "PATCH", "/v1/categories/{category_id}", scopes=(MANAGE,), body=CategoryChange, responses={200: responses.Category}
 )
-async def change(call: Call[CategoryChange]) -> Answer:
+async def change(call: TransactionalRequest[CategoryChange]) -> Response:
     """Change a category's title or rules. What was accepted before keeps the rules it was accepted with."""
     id_ = call.id(ids.CATEGORY, "category_id")
-    return Answer(await categories.change(call.conn, call.application_id, id_, call.body.columns()))
+    return Response(await categories.change(call.conn, call.application_id, id_, call.body.columns()))
 
 
-@routes.add("DELETE", "/v1/categories/{category_id}", may=(MANAGE,), answers={204: None})
-async def remove(call: Call) -> Answer:
+@routes.add("DELETE", "/v1/categories/{category_id}", scopes=(MANAGE,), responses={204: None})
+async def remove(call: TransactionalRequest) -> Response:
     """Remove a category. What was accepted in it is still sent, by the rules it was accepted with."""
     await categories.remove(call.conn, call.application_id, call.id(ids.CATEGORY, "category_id"))
-    return Answer(status=204)
+    return Response(status=204)
 
 
 @routes.add(
     "GET",
     "/v1/devices/{device_id}/preferences",
-    may=(DEVICE, READ, MANAGE),
+    scopes=(DEVICE, READ, MANAGE),
     browser=True,
-    answers={200: responses.Preferences},
+    responses={200: responses.Preferences},
 )
-async def preferences(call: Call) -> Answer:
+async def preferences(call: TransactionalRequest) -> Response:
     """Show every category and whether the device wants it."""
     return await _preferences(call)
 
@@ -138,16 +142,16 @@ async def preferences(call: Call) -> Answer:
 @routes.add(
     "PATCH",
     "/v1/devices/{device_id}/preferences",
-    may=(DEVICE, MANAGE),
+    scopes=(DEVICE, MANAGE),
     body=Wanted,
     browser=True,
-    answers={200: responses.Preferences},
+    responses={200: responses.Preferences},
 )
-async def prefer(call: Call[Wanted]) -> Answer:
+async def prefer(call: TransactionalRequest[Wanted]) -> Response:
     """Opt a device in to categories, or out of them."""
     await categories.prefer(call.conn, await device_in(call), call.body.categories)
     return await _preferences(call)
 
 
-async def _preferences(call: Call[Any, Any]) -> Answer:
-    return Answer({"categories": await categories.preferences(call.conn, await device_in(call))})
+async def _preferences(call: TransactionalRequest[Any, Any]) -> Response:
+    return Response({"categories": await categories.preferences(call.conn, await device_in(call))})

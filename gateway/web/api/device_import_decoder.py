@@ -13,20 +13,20 @@ from msgspec import Meta, Struct
 from msgspec.json import Decoder
 
 from gateway.domain.device import TOPIC_NAME, ZONE_CODE, ClientDetails, Location, Registration, Subscription
-from gateway.service.audience.registration import MOST_TOPICS
-from gateway.web.api.devices import MOST_ATTRIBUTES, MOST_ITEMS, MOST_ZONES, NewDevice
-from gateway.web.http.parsing import LARGEST_NUMBER, read_body
+from gateway.service.audience.registration import MAX_TOPICS
+from gateway.web.api.devices import MAX_ATTRIBUTES, MAX_ITEMS, MAX_ZONES, NewDevice
+from gateway.web.http.parsing import MAX_NUMBER, read_body
 
 # Base64url in base64's letters. What is only in base64, and padding, is made what is in neither.
 _IN_BASE64 = bytes.maketrans(b"-_+/=", b"+/***")
 
 _Text = Annotated[str, Meta(max_length=1000)]
-_Whole = Annotated[int, Meta(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER - 1)]
-_Broken = Annotated[float, Meta(ge=-LARGEST_NUMBER, lt=LARGEST_NUMBER)]
+_Whole = Annotated[int, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER - 1)]
+_Broken = Annotated[float, Meta(ge=-MAX_NUMBER, lt=MAX_NUMBER)]
 _Short = Annotated[str, Meta(min_length=1, max_length=100)]
 _Scalar = _Text | _Whole | _Broken | bool
-_Several = Annotated[list[_Scalar], Meta(max_length=MOST_ITEMS)]
-_Topics = Annotated[list[str], Meta(max_length=MOST_TOPICS)]
+_Several = Annotated[list[_Scalar], Meta(max_length=MAX_ITEMS)]
+_Topics = Annotated[list[str], Meta(max_length=MAX_TOPICS)]
 _Point = Annotated[str, Meta(min_length=87, max_length=87)]  # 65 octets
 _Secret = Annotated[str, Meta(min_length=22, max_length=22)]  # 16 octets
 
@@ -39,7 +39,7 @@ class _Keys(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
 class _Subscription(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     endpoint: Annotated[str, Meta(min_length=1, max_length=2048)]
     keys: _Keys
-    expirationTime: Annotated[float, Meta(lt=LARGEST_NUMBER)] | None = None  # noqa: N815 - the browser's name
+    expirationTime: Annotated[float, Meta(lt=MAX_NUMBER)] | None = None  # noqa: N815 - the browser's name
 
 
 class _Client(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -61,9 +61,9 @@ class _Line(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     client: _Client = _Client()
     user_id: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
     user_hash: Annotated[str, Meta(max_length=128)] | None = None
-    attributes: Annotated[dict[_Short, _Scalar | _Several], Meta(max_length=MOST_ATTRIBUTES)] | None = None
+    attributes: Annotated[dict[_Short, _Scalar | _Several], Meta(max_length=MAX_ATTRIBUTES)] | None = None
     topics: _Topics | None = None
-    zones: Annotated[list[str], Meta(max_length=MOST_ZONES)] | None = None
+    zones: Annotated[list[str], Meta(max_length=MAX_ZONES)] | None = None
     muted: _Topics | None = None
     location: _Location | None = None
     vapid_public_key: _Point | None = None

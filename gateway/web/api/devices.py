@@ -6,30 +6,30 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from gateway.domain import device, ids
 from gateway.domain.device import DeviceStatus
-from gateway.domain.errors import Fault, GatewayError, Invalid, NotFound
+from gateway.domain.errors import FieldError, GatewayError, NotFound, ValidationError
 from gateway.records import devices
 from gateway.service.access.authentication import DEVICE, MANAGE, READ, REGISTER
 from gateway.service.audience import registration
 from gateway.service.operations import erasure
-from gateway.web.http.pagination import Paged, page
-from gateway.web.http.parsing import LARGEST_NUMBER, Body, Octets, Topic, Zone, example
-from gateway.web.http.routing import Answer, Call, Request, Routes
+from gateway.web.http.pagination import PageQuery, page
+from gateway.web.http.parsing import MAX_NUMBER, Body, Octets, Topic, Zone, example
+from gateway.web.http.routing import Request, Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
 
 routes = Routes("devices")
 
-MOST_ATTRIBUTES = 100
-MOST_ITEMS = 100
-MOST_ZONES = 100
+MAX_ATTRIBUTES = 100
+MAX_ITEMS = 100
+MAX_ZONES = 100
 
 
 def _attributes(values: dict[str, Any], *, removable: bool = False) -> dict[str, Any]:
-    if len(values) > MOST_ATTRIBUTES:
-        raise ValueError(f"has more than {MOST_ATTRIBUTES} attributes")
+    if len(values) > MAX_ATTRIBUTES:
+        raise ValueError(f"has more than {MAX_ATTRIBUTES} attributes")
     for name, value in values.items():
         if not 0 < len(name) <= 100:
             raise ValueError(f"{name[:40]!r} is not an attribute's name of 1 to 100 characters")
-        several = isinstance(value, list) and len(value) <= MOST_ITEMS and all(map(_is_scalar, value))
+        several = isinstance(value, list) and len(value) <= MAX_ITEMS and all(map(_is_scalar, value))
         if not (several or _is_scalar(value) or (removable and value is None)):
             raise ValueError(f"{name!r} must be text of at most 1000 characters, a number, a boolean or a list of them")
     return values
@@ -42,15 +42,15 @@ def _patch(values: dict[str, Any]) -> dict[str, Any]:
 def _is_scalar(value: object) -> bool:
     if isinstance(value, str):
         return len(value) <= 1000
-    return isinstance(value, bool) or (isinstance(value, int | float) and -LARGEST_NUMBER <= value < LARGEST_NUMBER)
+    return isinstance(value, bool) or (isinstance(value, int | float) and -MAX_NUMBER <= value < MAX_NUMBER)
 
 
 Short = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=255)]
-Topics = Annotated[list[Topic], Field(max_length=registration.MOST_TOPICS)]
+Topics = Annotated[list[Topic], Field(max_length=registration.MAX_TOPICS)]
 Zones = Annotated[
     list[Zone],
-    Field(max_length=MOST_ZONES, description="Codes of the areas it is in: UGC, SAME, EMMA_ID or any other."),
+    Field(max_length=MAX_ZONES, description="Codes of the areas it is in: UGC, SAME, EMMA_ID or any other."),
 ]
 Attributes = Annotated[dict[str, Any], AfterValidator(_attributes)]
 
@@ -64,7 +64,7 @@ class Subscription(Body):
     """What `PushSubscription.toJSON()` answers in the browser."""
 
     endpoint: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
-    expirationTime: Annotated[float | None, Field(lt=LARGEST_NUMBER, description="Not used; browsers send it.")] = None  # noqa: N815 - the browser's name
+    expirationTime: Annotated[float | None, Field(lt=MAX_NUMBER, description="Not used; browsers send it.")] = None  # noqa: N815 - the browser's name
     keys: Keys
 
 
@@ -151,35 +151,35 @@ class DeviceChange(Body):
     location: Location | None = None
 
 
-class Search(Paged):
+class DeviceQuery(PageQuery):
     user_id: UserId | None = None
     topic: Topic | None = None
     status: DeviceStatus | None = None
 
 
-async def device_in(call: Call[Any, Any]) -> device.Device:
+async def device_in(call: TransactionalRequest[Any, Any]) -> device.Device:
     """The device in the path. A device token sees only its own."""
     id_ = call.id(ids.DEVICE, "device_id")
-    if call.caller.device_id not in (None, id_):
-        raise NotFound(f"there is no device {ids.show(ids.DEVICE, id_)}")
+    if call.principal.device_id not in (None, id_):
+        raise NotFound(f"there is no device {ids.format_id(ids.DEVICE, id_)}")
     return await registration.find(call.conn, call.application_id, id_)
 
 
-async def _registered(request: Request[NewDevice]) -> Answer:
-    return _answer(request, await request.front.reception.register(_asked(request)))
+async def _registered(request: Request[NewDevice]) -> Response:
+    return _answer(request, await request.state.registrar.register(_asked(request)))
 
 
 @routes.add(
     "POST",
     "/v1/devices",
-    may=(REGISTER, MANAGE),
+    scopes=(REGISTER, MANAGE),
     body=NewDevice,
     browser=True,
     creates=True,
-    answers={200: responses.Registered, 201: responses.Registered},
-    shared=_registered,
+    responses={200: responses.Registered, 201: responses.Registered},
+    batch_handler=_registered,
 )
-async def register(call: Call[NewDevice]) -> Answer:
+async def register(call: TransactionalRequest[NewDevice]) -> Response:
     """Register a browser (201), or refresh one whose endpoint is known (200)."""
     [done] = await registration.register(call.conn, call.context, [_asked(call)])
     if isinstance(done, GatewayError):
@@ -187,46 +187,50 @@ async def register(call: Call[NewDevice]) -> Answer:
     return _answer(call, done)
 
 
-def _asked(request: Request[NewDevice]) -> registration.Asked:
+def _asked(request: Request[NewDevice]) -> registration.RegistrationRequest:
     new = request.body
-    from_page = REGISTER in request.caller.scopes  # the application's own back end is believed
-    return registration.Asked(request.application_id, new.value(), from_page, new.user_hash)
+    from_page = REGISTER in request.principal.scopes  # the application's own back end is believed
+    return registration.RegistrationRequest(request.application_id, new.value(), from_page, new.user_hash)
 
 
-def _answer(request: Request[NewDevice], done: registration.Registered) -> Answer:
-    shown = ids.show(ids.DEVICE, done.device_id)
-    said = {"id": shown, "device_token": request.context.vault.device_token(done.device_id)}
-    return Answer(said, 201, {"Location": f"/v1/devices/{shown}"}) if done.created else Answer(said)
+def _answer(request: Request[NewDevice], done: registration.Registered) -> Response:
+    shown = ids.format_id(ids.DEVICE, done.device_id)
+    said = {"id": shown, "device_token": request.context.keyring.device_token(done.device_id)}
+    return Response(said, 201, {"Location": f"/v1/devices/{shown}"}) if done.created else Response(said)
 
 
-@routes.add("GET", "/v1/devices", may=(READ, MANAGE), query=Search, answers={200: responses.Page[responses.Device]})
-async def listed(call: Call[None, Search]) -> Answer:
+@routes.add(
+    "GET", "/v1/devices", scopes=(READ, MANAGE), query=DeviceQuery, responses={200: responses.Page[responses.Device]}
+)
+async def listed(call: TransactionalRequest[None, DeviceQuery]) -> Response:
     """List the application's devices, the newest first."""
     asked = call.query
-    filters = devices.Filters(asked.user_id, asked.topic, asked.status)
-    found = await devices.newest(call.conn, call.application_id, filters, before=asked.after_id(), limit=asked.limit)
-    return page([registration.show(one) for one in found], asked.limit, found[-1].id if found else None)
+    filters = devices.DeviceFilters(asked.user_id, asked.topic, asked.status)
+    found = await devices.list_page(call.conn, call.application_id, filters, before=asked.after_id(), limit=asked.limit)
+    return page([registration.to_json(one) for one in found], asked.limit, found[-1].id if found else None)
 
 
-@routes.add("GET", "/v1/devices/{device_id}", may=(DEVICE, READ, MANAGE), browser=True, answers={200: responses.Device})
-async def show(call: Call) -> Answer:
+@routes.add(
+    "GET", "/v1/devices/{device_id}", scopes=(DEVICE, READ, MANAGE), browser=True, responses={200: responses.Device}
+)
+async def show(call: TransactionalRequest) -> Response:
     """Show one device. Its endpoint and keys, with which anyone could push to it, are never shown."""
-    return Answer(registration.show(await device_in(call)))
+    return Response(registration.to_json(await device_in(call)))
 
 
 @routes.add(
     "PATCH",
     "/v1/devices/{device_id}",
-    may=(DEVICE, MANAGE),
+    scopes=(DEVICE, MANAGE),
     body=DeviceChange,
     browser=True,
-    answers={200: responses.Device},
+    responses={200: responses.Device},
 )
-async def change(call: Call[DeviceChange]) -> Answer:
+async def change(call: TransactionalRequest[DeviceChange]) -> Response:
     """Change what is known of a device. With null as its `user_id` nobody is signed in there any more."""
     found, said = await device_in(call), call.body
-    if DEVICE in call.caller.scopes:
-        await registration.prove(call.conn, call.context.vault, call.application_id, said.user_id, said.user_hash)
+    if DEVICE in call.principal.scopes:
+        await registration.prove(call.conn, call.context.keyring, call.application_id, said.user_id, said.user_hash)
     values: dict[str, Any] = said.model_dump(include={"user_id", "attributes", "topics", "zones"}, exclude_none=True)
     if said.user_id is None and "user_id" in said.model_fields_set:
         values["user_id"] = None
@@ -237,55 +241,64 @@ async def change(call: Call[DeviceChange]) -> Answer:
     await devices.change(call.conn, found.id, values)
     if said.location is not None:
         await devices.locate(call.conn, found.id, said.location.value())
-    return Answer(registration.show(await device_in(call)))
+    return Response(registration.to_json(await device_in(call)))
 
 
-@routes.add("DELETE", "/v1/devices/{device_id}", may=(DEVICE, MANAGE), browser=True, answers={204: None})
-async def remove(call: Call) -> Answer:
+@routes.add("DELETE", "/v1/devices/{device_id}", scopes=(DEVICE, MANAGE), browser=True, responses={204: None})
+async def remove(call: TransactionalRequest) -> Response:
     """Unregister a device: nothing more is sent to it."""
     await devices.remove(call.conn, (await device_in(call)).id)
-    return Answer(status=204)
+    return Response(status=204)
 
 
 @routes.add(
-    "PUT", "/v1/devices/{device_id}/location", may=(DEVICE, MANAGE), body=Location, browser=True, answers={204: None}
+    "PUT",
+    "/v1/devices/{device_id}/location",
+    scopes=(DEVICE, MANAGE),
+    body=Location,
+    browser=True,
+    responses={204: None},
 )
-async def locate(call: Call[Location]) -> Answer:
+async def locate(call: TransactionalRequest[Location]) -> Response:
     """Say where a device is."""
     await devices.locate(call.conn, (await device_in(call)).id, call.body.value())
-    return Answer(status=204)
+    return Response(status=204)
 
 
-@routes.add("DELETE", "/v1/devices/{device_id}/location", may=(DEVICE, MANAGE), browser=True, answers={204: None})
-async def unlocate(call: Call) -> Answer:
+@routes.add("DELETE", "/v1/devices/{device_id}/location", scopes=(DEVICE, MANAGE), browser=True, responses={204: None})
+async def unlocate(call: TransactionalRequest) -> Response:
     """Forget where a device is."""
     await devices.locate(call.conn, (await device_in(call)).id, None)
-    return Answer(status=204)
+    return Response(status=204)
 
 
 @routes.add(
     "PUT",
     "/v1/devices/{device_id}/topics/{topic}",
-    may=(DEVICE, MANAGE),
+    scopes=(DEVICE, MANAGE),
     browser=True,
     conflicts=True,
-    answers={204: None},
+    responses={204: None},
 )
-async def subscribe(call: Call) -> Answer:
+async def subscribe(call: TransactionalRequest) -> Response:
     """Subscribe a device to a topic."""
     await registration.add_topic(call.conn, await device_in(call), topic_in(call))
-    return Answer(status=204)
+    return Response(status=204)
 
 
-@routes.add("DELETE", "/v1/devices/{device_id}/topics/{topic}", may=(DEVICE, MANAGE), browser=True, answers={204: None})
-async def unsubscribe(call: Call) -> Answer:
+@routes.add(
+    "DELETE", "/v1/devices/{device_id}/topics/{topic}", scopes=(DEVICE, MANAGE), browser=True, responses={204: None}
+)
+async def unsubscribe(call: TransactionalRequest) -> Response:
     """Unsubscribe a device from a topic."""
     await devices.unsubscribe(call.conn, (await device_in(call)).id, topic_in(call))
-    return Answer(status=204)
+    return Response(status=204)
 
 
-@routes.add("GET", "/v1/topics", may=(READ, MANAGE), query=Paged, answers={200: responses.Page[responses.Topic]})
-async def topics(call: Call[None, Paged]) -> Answer:
+@routes.add(
+    "GET", "/v1/topics", scopes=(READ, MANAGE), query=PageQuery, responses={200: responses.Page[responses.Topic]}
+)
+async def topics(call: TransactionalRequest[None, PageQuery]) -> Response:
     """List the topics that devices subscribe to, with how many of them can be reached."""
     limit = call.query.limit
     found = await devices.topics(call.conn, call.application_id, after=call.query.after_text(), limit=limit)
@@ -293,18 +306,18 @@ async def topics(call: Call[None, Paged]) -> Answer:
     return page(items, limit, found[-1][0] if found else None)
 
 
-@routes.add("DELETE", "/v1/users/{user_id}", may=(MANAGE,), answers={200: responses.Forgotten})
-async def forget(call: Call) -> Answer:
+@routes.add("DELETE", "/v1/users/{user_id}", scopes=(MANAGE,), responses={200: responses.ErasureResult})
+async def forget(call: TransactionalRequest) -> Response:
     """Forget a person: their devices, what was sent to them alone, their events, and their name in the log."""
-    removed = await erasure.forget(call.conn, call.context.vault, call.application_id, call.path("user_id"))
-    return Answer({"devices": removed})
+    removed = await erasure.forget(call.conn, call.context.keyring, call.application_id, call.path("user_id"))
+    return Response({"devices": removed})
 
 
-def topic_in(call: Call[Any, Any]) -> str:
+def topic_in(call: TransactionalRequest[Any, Any]) -> str:
     """The topic in the path. Raises Invalid."""
     topic = call.path("topic")
     if not device.TOPIC_NAME.fullmatch(topic):
-        raise Invalid(
-            [Fault("/path/topic", "must be 1 to 64 letters, digits or _.:~- and begin with a letter or digit")]
+        raise ValidationError(
+            [FieldError("/path/topic", "must be 1 to 64 letters, digits or _.:~- and begin with a letter or digit")]
         )
     return topic

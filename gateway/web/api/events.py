@@ -13,15 +13,15 @@ from gateway.service.access.authentication import READ, SEND
 from gateway.service.automation import events
 from gateway.service.automation.events import Event
 from gateway.web.http.ndjson import NDJSON, answer, still_admitted
-from gateway.web.http.pagination import Paged, page
+from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body, Moment, example, read_body
-from gateway.web.http.routing import Answer, Call, Request, Routes, to_json
+from gateway.web.http.routing import Request, Response, Routes, TransactionalRequest, to_json
 from gateway.web.schemas import responses
 from gateway.web.schemas.notification_requests import Label
 
 routes = Routes("events")
 
-LARGEST_DATA = 16_384  # octets
+MAX_DATA_OCTETS = 16_384  # octets
 
 Name = Annotated[
     str,
@@ -31,8 +31,8 @@ Name = Annotated[
 
 
 def _small(data: dict[str, Any]) -> dict[str, Any]:
-    if len(to_json(data)) > LARGEST_DATA:
-        raise ValueError(f"must be at most {LARGEST_DATA} octets of JSON")
+    if len(to_json(data)) > MAX_DATA_OCTETS:
+        raise ValueError(f"must be at most {MAX_DATA_OCTETS} octets of JSON")
     return data
 
 
@@ -54,7 +54,7 @@ class NewEvent(Body):
         return Event(self.name, self.data, self.user_id, self.occurred_at, self.key)
 
 
-class Search(Paged):
+class EventQuery(PageQuery):
     name: Name | None = None
     user_id: Label | None = None
 
@@ -62,22 +62,22 @@ class Search(Paged):
 @routes.add(
     "POST",
     "/v1/events",
-    may=(SEND,),
+    scopes=(SEND,),
     body=NewEvent,
     creates=True,
-    answers={200: responses.Event, 201: responses.Event},
+    responses={200: responses.Event, 201: responses.Event},
 )
-async def happened(call: Call[NewEvent]) -> Answer:
+async def happened(call: TransactionalRequest[NewEvent]) -> Response:
     """Say that something happened: the triggers that it meets are run in the same transaction.
 
     The answer tells what each of them came to; 200 for an event whose `key` is known already.
     """
-    [met] = await events.take(call.conn, call.context, call.application_id, [call.body.value()])
-    shown = await events.one(call.conn, call.application_id, met.id)
-    return Answer(shown, 200 if met.repeated else 201, {"Location": f"/v1/events/{shown['id']}"})
+    [met] = await events.record(call.conn, call.context, call.application_id, [call.body.value()])
+    shown = await events.get(call.conn, call.application_id, met.id)
+    return Response(shown, 200 if met.repeated else 201, {"Location": f"/v1/events/{shown['id']}"})
 
 
-@routes.add("POST", "/v1/events/batch", may=(SEND,), streams=NDJSON, answers={200: str})
+@routes.add("POST", "/v1/events/batch", scopes=(SEND,), streams=NDJSON, responses={200: str})
 async def batch(request: Request) -> web.StreamResponse:
     """Say that many things happened: one event a line (application/x-ndjson), of any length in all.
 
@@ -88,9 +88,13 @@ async def batch(request: Request) -> web.StreamResponse:
     async def take(lines: Sequence[NewEvent]) -> list[dict[str, Any] | GatewayError]:
         await still_admitted(request)
         async with request.context.engine.begin() as conn:
-            met = await events.take(conn, request.context, request.application_id, [line.value() for line in lines])
+            met = await events.record(conn, request.context, request.application_id, [line.value() for line in lines])
         return [
-            {"status": "repeated" if one.repeated else "stored", "id": ids.show(ids.EVENT, one.id), "runs": one.runs}
+            {
+                "status": "repeated" if one.repeated else "stored",
+                "id": ids.format_id(ids.EVENT, one.id),
+                "runs": one.runs,
+            }
             for one in met
         ]
 
@@ -100,11 +104,13 @@ async def batch(request: Request) -> web.StreamResponse:
     return await answer(request, partial(read_body, NewEvent), take, name, ("stored", "repeated"))
 
 
-@routes.add("GET", "/v1/events", may=(READ, SEND), query=Search, answers={200: responses.Page[responses.Event]})
-async def listed(call: Call[None, Search]) -> Answer:
+@routes.add(
+    "GET", "/v1/events", scopes=(READ, SEND), query=EventQuery, responses={200: responses.Page[responses.Event]}
+)
+async def listed(call: TransactionalRequest[None, EventQuery]) -> Response:
     """List events and what came of them, the newest first."""
     asked = call.query
-    items = await events.newest(
+    items = await events.list_page(
         call.conn,
         call.application_id,
         name=asked.name,
@@ -115,7 +121,7 @@ async def listed(call: Call[None, Search]) -> Answer:
     return page(items, asked.limit, ids.parse(ids.EVENT, items[-1]["id"]) if items else None)
 
 
-@routes.add("GET", "/v1/events/{event_id}", may=(READ, SEND), answers={200: responses.Event})
-async def show(call: Call) -> Answer:
+@routes.add("GET", "/v1/events/{event_id}", scopes=(READ, SEND), responses={200: responses.Event})
+async def show(call: TransactionalRequest) -> Response:
     """Show an event and what each trigger that it met came to."""
-    return Answer(await events.one(call.conn, call.application_id, call.id(ids.EVENT, "event_id")))
+    return Response(await events.get(call.conn, call.application_id, call.id(ids.EVENT, "event_id")))

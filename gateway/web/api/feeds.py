@@ -8,9 +8,9 @@ from pydantic import Field, StringConstraints
 from gateway.domain import ids
 from gateway.service.access.authentication import MANAGE, READ
 from gateway.service.alerts import feeds
-from gateway.web.http.pagination import Paged, page
+from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body, example
-from gateway.web.http.routing import Answer, Call, Routes
+from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
 from gateway.web.schemas.notification_requests import Audience, Category, Label
 
@@ -53,9 +53,9 @@ class FeedChange(Body):
 
 
 @routes.add(
-    "POST", "/v1/feeds", may=(MANAGE,), body=NewFeed, creates=True, conflicts=True, answers={201: responses.Feed}
+    "POST", "/v1/feeds", scopes=(MANAGE,), body=NewFeed, creates=True, conflicts=True, responses={201: responses.Feed}
 )
-async def create(call: Call[NewFeed]) -> Answer:
+async def create(call: TransactionalRequest[NewFeed]) -> Response:
     """Fetch alerts from an address from now on. Each is told once, and changed and ended as its issuer says."""
     new = call.body
     made = await feeds.create(
@@ -68,38 +68,38 @@ async def create(call: Call[NewFeed]) -> Answer:
         audience=new.audience,
         category=new.category,
     )
-    return Answer(made, 201, {"Location": f"/v1/feeds/{made['id']}"})
+    return Response(made, 201, {"Location": f"/v1/feeds/{made['id']}"})
 
 
-@routes.add("GET", "/v1/feeds", may=(READ, MANAGE), query=Paged, answers={200: responses.Page[responses.Feed]})
-async def listed(call: Call[None, Paged]) -> Answer:
+@routes.add("GET", "/v1/feeds", scopes=(READ, MANAGE), query=PageQuery, responses={200: responses.Page[responses.Feed]})
+async def listed(call: TransactionalRequest[None, PageQuery]) -> Response:
     """List the feeds, the newest first, and how they fare."""
     limit = call.query.limit
-    items = await feeds.newest(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
+    items = await feeds.list_page(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
     return page(items, limit, ids.parse(ids.FEED, items[-1]["id"]) if items else None)
 
 
-@routes.add("GET", "/v1/feeds/{feed_id}", may=(READ, MANAGE), answers={200: responses.Feed})
-async def show(call: Call) -> Answer:
+@routes.add("GET", "/v1/feeds/{feed_id}", scopes=(READ, MANAGE), responses={200: responses.Feed})
+async def show(call: TransactionalRequest) -> Response:
     """Show a feed: when it was last read, what its alerts came to, and why some were refused."""
-    return Answer(await feeds.one(call.conn, call.application_id, call.id(ids.FEED, "feed_id")))
+    return Response(await feeds.get(call.conn, call.application_id, call.id(ids.FEED, "feed_id")))
 
 
 @routes.add(
-    "PATCH", "/v1/feeds/{feed_id}", may=(MANAGE,), body=FeedChange, conflicts=True, answers={200: responses.Feed}
+    "PATCH", "/v1/feeds/{feed_id}", scopes=(MANAGE,), body=FeedChange, conflicts=True, responses={200: responses.Feed}
 )
-async def change(call: Call[FeedChange]) -> Answer:
+async def change(call: TransactionalRequest[FeedChange]) -> Response:
     """Change a feed, pause it, or let it go on. It is read anew at once."""
     values: dict[str, Any] = call.body.model_dump(include={"name", "url", "status"}, exclude_none=True)
     if call.body.interval is not None:
         values["interval_s"] = call.body.interval
     values |= {name: getattr(call.body, name) for name in {"audience", "category"} & call.body.model_fields_set}
     id_ = call.id(ids.FEED, "feed_id")
-    return Answer(await feeds.change(call.conn, call.context, call.application_id, id_, values))
+    return Response(await feeds.change(call.conn, call.context, call.application_id, id_, values))
 
 
-@routes.add("DELETE", "/v1/feeds/{feed_id}", may=(MANAGE,), answers={204: None})
-async def remove(call: Call) -> Answer:
+@routes.add("DELETE", "/v1/feeds/{feed_id}", scopes=(MANAGE,), responses={204: None})
+async def remove(call: TransactionalRequest) -> Response:
     """Remove a feed. What it has brought goes on."""
     await feeds.remove(call.conn, call.application_id, call.id(ids.FEED, "feed_id"))
-    return Answer(status=204)
+    return Response(status=204)

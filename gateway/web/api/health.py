@@ -20,29 +20,29 @@ routes = Routes("operation")
 JSON = "application/json"
 
 
-@routes.add("GET", "/healthz", streams=JSON, answers={200: responses.Health})
+@routes.add("GET", "/healthz", streams=JSON, responses={200: responses.Health})
 async def alive(request: Request) -> web.Response:
     """The process answers. Says nothing of the database, so that an outage there restarts nothing here."""
     del request
     return web.Response(body=to_json({"status": "ok"}), content_type=JSON)
 
 
-@routes.add("GET", "/readyz", streams=JSON, answers={200: responses.Readiness, 503: responses.Readiness})
+@routes.add("GET", "/readyz", streams=JSON, responses={200: responses.Readiness, 503: responses.Readiness})
 async def ready(request: Request) -> web.Response:
     """Requests can be served: the database is there, with every migration this version needs."""
-    checks = await request.front.readiness.checks()
+    checks = await request.state.readiness.checks()
     sound = set(checks.values()) == {"ok"}
     said = {"status": "ready" if sound else "not ready", "checks": checks}
     return web.Response(body=to_json(said), status=200 if sound else 503, content_type=JSON)
 
 
-@routes.add("GET", "/metrics", streams="text/plain", answers={200: str})
+@routes.add("GET", "/metrics", streams="text/plain", responses={200: str})
 async def metrics(request: Request) -> web.Response:
     """What this process has measured, for Prometheus; with a token where the settings name one."""
-    return _measured(request.http, request.front.metrics_token)
+    return _measured(request.http, request.state.metrics_token)
 
 
-def beside(token: str | None) -> web.Application:
+def metrics_app(token: str | None) -> web.Application:
     """`/healthz` and `/metrics` alone."""
 
     async def alive(_: web.Request) -> web.Response:

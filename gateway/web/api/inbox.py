@@ -12,27 +12,25 @@ from gateway.records.delivery_log import inbox as records
 from gateway.service.access.authentication import DEVICE, MANAGE, READ
 from gateway.service.inbox import inbox
 from gateway.web.api.devices import device_in
-from gateway.web.http.pagination import Paged, page
+from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body, example
-from gateway.web.http.routing import Answer, Call, Request, Routes
+from gateway.web.http.routing import Request, Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
 
 routes = Routes("devices")
 
-LONGEST_WAIT = 60
-MOST_WAITING = 4
+MAX_WAIT = 60
+MAX_WAITING = 4
 """Long polls of one device at a time."""
 
 Position = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class Pull(Paged):
+class InboxQuery(PageQuery):
     after: Annotated[Position | None, Field(description="Only what is newer than this position, the oldest first.")] = (
         None
     )
-    wait: Annotated[
-        int, Field(ge=0, le=LONGEST_WAIT, description="Seconds to wait for something newer than `after`.")
-    ] = 0
+    wait: Annotated[int, Field(ge=0, le=MAX_WAIT, description="Seconds to wait for something newer than `after`.")] = 0
 
 
 class ReadUpTo(Body):
@@ -41,30 +39,30 @@ class ReadUpTo(Body):
     upto: Annotated[Position, Field(description="The position of the newest that was read.")]
 
 
-async def wait_for_mail(request: Request[None, Pull]) -> Mapping[str, str]:
+async def wait_for_mail(request: Request[None, InboxQuery]) -> Mapping[str, str]:
     """Whether it may be asked for now; then until there is something new, or the time is up.
 
     Raises RateLimited and Unavailable.
     """
-    front, asked = request.front, request.query
+    front, asked = request.state, request.query
     device_id = ids.parse(ids.DEVICE, request.path("device_id"))
-    if device_id is None or request.caller.device_id not in (None, device_id):
+    if device_id is None or request.principal.device_id not in (None, device_id):
         raise NotFound(f"there is no device {request.path('device_id')[:80]!r}")
     # Not by the device alone, which another application's key may name too.
-    limit = front.inbox.take((request.application_id, device_id))
+    limit = front.inbox_buckets.acquire((request.application_id, device_id))
     if not asked.wait or asked.after is None:
         return limit
-    if front.mailroom.waiting(request.application_id, device_id) >= MOST_WAITING:
-        raise RateLimited(f"{MOST_WAITING} requests of this device are waiting already", {"Retry-After": "1"})
+    if front.inbox_notifier.waiting(request.application_id, device_id) >= MAX_WAITING:
+        raise RateLimited(f"{MAX_WAITING} requests of this device are waiting already", {"Retry-After": "1"})
     clock = asyncio.get_running_loop().time
     until = clock() + asked.wait
     with (
-        front.channels.place_of(request.application_id),
-        front.mailroom.watch(request.application_id, device_id) as watch,
+        front.channels.slot_of(request.application_id),
+        front.inbox_notifier.watch(request.application_id, device_id) as watch,
     ):
-        while not front.mailroom.closed and (left := until - clock()) > 0:
+        while not front.inbox_notifier.closed and (left := until - clock()) > 0:
             async with front.context.engine.connect() as conn:
-                newest = await records.newest(conn, request.application_id, device_id)
+                newest = await records.list_page(conn, request.application_id, device_id)
             if newest > asked.after:
                 break
             await watch.wait(left)
@@ -74,13 +72,13 @@ async def wait_for_mail(request: Request[None, Pull]) -> Mapping[str, str]:
 @routes.add(
     "GET",
     "/v1/devices/{device_id}/inbox",
-    may=(DEVICE, READ),
-    query=Pull,
+    scopes=(DEVICE, READ),
+    query=InboxQuery,
     browser=True,
-    before=wait_for_mail,
-    answers={200: responses.Inbox},
+    precondition=wait_for_mail,
+    responses={200: responses.Inbox},
 )
-async def listed(call: Call[None, Pull]) -> Answer:
+async def listed(call: TransactionalRequest[None, InboxQuery]) -> Response:
     """List what was sent to a device, the newest first, as it would be shown now.
 
     Pulling costs a request each time whether there is news or not: it is for what could not be pushed, and for what was
@@ -92,32 +90,36 @@ async def listed(call: Call[None, Pull]) -> Answer:
     unread, newest = await records.counts(call.conn, device.application_id, device.id)
     listed = page(items, asked.limit, items[-1]["position"] if items and asked.after is None else None)
     body: dict[str, Any] = listed.body | {"unread": unread, "position": newest}
-    return Answer(body)
+    return Response(body)
 
 
 @routes.add(
-    "PUT", "/v1/devices/{device_id}/inbox/{delivery_id}/read", may=(DEVICE, MANAGE), browser=True, answers={204: None}
+    "PUT",
+    "/v1/devices/{device_id}/inbox/{delivery_id}/read",
+    scopes=(DEVICE, MANAGE),
+    browser=True,
+    responses={204: None},
 )
-async def read_one(call: Call) -> Answer:
+async def read_one(call: TransactionalRequest) -> Response:
     """Mark one as read."""
     device, named = await device_in(call), ids.parse_delivery(call.path("delivery_id"))
     theirs = named is not None and named[1] == device.id
     if named is None or not theirs or not await records.holds(call.conn, device.application_id, device.id, named[0]):
         raise NotFound("there is no such delivery in this inbox")
     await records.mark_read(call.conn, device.application_id, device.id, upto=2**63 - 1, notification_id=named[0])
-    return Answer(status=204)
+    return Response(status=204)
 
 
 @routes.add(
     "POST",
     "/v1/devices/{device_id}/inbox/read",
-    may=(DEVICE, MANAGE),
+    scopes=(DEVICE, MANAGE),
     body=ReadUpTo,
     browser=True,
-    answers={200: responses.MarkedRead},
+    responses={200: responses.MarkedRead},
 )
-async def read_all(call: Call[ReadUpTo]) -> Answer:
+async def read_all(call: TransactionalRequest[ReadUpTo]) -> Response:
     """Mark everything up to a position as read."""
     device = await device_in(call)
     marked = await records.mark_read(call.conn, device.application_id, device.id, upto=call.body.upto)
-    return Answer({"marked": marked})
+    return Response({"marked": marked})

@@ -31,8 +31,8 @@ HELLO_S = 10.0
 HEARTBEAT_S = 20.0
 SLOW_S = 10.0
 """How long a page may take to read what does not fit into the connection's buffers."""
-LARGEST = 4096
-MOST_OPEN = 10
+MAX_OCTETS = 4096
+MAX_OPEN = 10
 """Live channels of one device at a time, each a page."""
 GOING, REFUSED, MALFORMED, SLOW, CROWDED = 1001, 4401, 4400, 4408, 4429
 
@@ -46,7 +46,7 @@ class Hello(Body):
     mode: Literal["beside", "instead"] = "beside"
 
 
-@routes.add("GET", "/v1/devices/{device_id}/live", streams="application/json", answers={101: None})
+@routes.add("GET", "/v1/devices/{device_id}/live", streams="application/json", responses={101: None})
 async def channel(request: Request) -> web.StreamResponse:
     """Open the live channel of a device: a WebSocket.
 
@@ -56,10 +56,10 @@ async def channel(request: Request) -> web.StreamResponse:
     Closed with 4401 for a token or an origin that is not right, 4400 for what is not understood, 4408 when the page
     reads too slowly, 4429 when too many pages of the device or of the application are open.
     """
-    socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=LARGEST)
+    socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MAX_OCTETS)
     if not socket.can_prepare(request.http).ok:
         raise UpgradeRequired("this address speaks WebSocket")
-    with request.front.channels.place():
+    with request.state.channels.slot():
         return await _opened(request, socket)
 
 
@@ -67,7 +67,7 @@ async def _opened(request: Request, socket: web.WebSocketResponse) -> web.Stream
     await socket.prepare(request.http)
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a request is always handled in a task
-    request.front.following.add(task)
+    request.state.following.add(task)
     try:
         await _serve(request, socket)
     except GatewayError as refusal:
@@ -82,7 +82,7 @@ async def _opened(request: Request, socket: web.WebSocketResponse) -> web.Stream
     except ConnectionError:
         pass  # the page has gone
     finally:
-        request.front.following.discard(task)
+        request.state.following.discard(task)
     return socket
 
 
@@ -91,9 +91,9 @@ async def _serve(request: Request, socket: web.WebSocketResponse) -> None:
     async with asyncio.timeout(HELLO_S):
         hello = await _hello(socket)
     device = await _device(request, hello)
-    if request.front.mailroom.waiting(device.application_id, device.id) >= MOST_OPEN:
-        raise RateLimited(f"{MOST_OPEN} pages of this device are open already", {})
-    with request.front.channels.share(device.application_id):
+    if request.state.inbox_notifier.waiting(device.application_id, device.id) >= MAX_OPEN:
+        raise RateLimited(f"{MAX_OPEN} pages of this device are open already", {})
+    with request.state.channels.share(device.application_id):
         await _follow(request, socket, device, hello)
 
 
@@ -102,7 +102,7 @@ async def _follow(request: Request, socket: web.WebSocketResponse, device: Devic
     instead = hello.mode == "instead"
     position = await live_channel.newest(context, device) if hello.after is None else hello.after
     if instead:
-        await live_channel.hold(context, device)
+        await live_channel.claim(context, device)
     try:
         await _send(socket, {"type": "ready", "position": position})
         tasks = [
@@ -122,7 +122,7 @@ async def _follow(request: Request, socket: web.WebSocketResponse, device: Devic
     finally:
         if instead:
             with suppress(*DATABASE_ERRORS):  # it counts as open until its lease ends; Web Push then follows
-                await live_channel.let_go(context, device)
+                await live_channel.release(context, device)
 
 
 async def _hello(socket: web.WebSocketResponse) -> Hello:
@@ -135,7 +135,7 @@ async def _hello(socket: web.WebSocketResponse) -> Hello:
 async def _device(request: Request, hello: Hello) -> Device:
     """Raises Unauthenticated."""
     async with request.context.engine.connect() as conn:
-        caller = await identify(conn, request.context.vault, None, hello.token)
+        caller = await identify(conn, request.context.keyring, None, hello.token)
         id_ = request.id("dev", "device_id")
         if caller.scopes != {DEVICE} or caller.device_id != id_ or caller.application_id is None:
             raise Unauthenticated("the token is not this device's")
@@ -146,7 +146,7 @@ async def _device(request: Request, hello: Hello) -> Device:
 
 
 async def _tell(request: Request, socket: web.WebSocketResponse, device: Device, after: int, *, instead: bool) -> None:
-    following = live_channel.follow(request.context, request.front.mailroom, device, after, instead=instead)
+    following = live_channel.follow(request.context, request.state.inbox_notifier, device, after, instead=instead)
     async with aclosing(following) as messages:
         async for message in messages:
             await _send(socket, message)
@@ -172,9 +172,9 @@ async def _keep(request: Request, device: Device) -> None:
     while True:
         await asyncio.sleep(live_channel.RENEW_S)
         try:
-            await live_channel.hold(request.context, device)
+            await live_channel.claim(request.context, device)
         except DATABASE_ERRORS as error:
-            log.warning("live.postponed", error=type(error).__name__)
+            log.warning("live.database_unavailable", error=type(error).__name__)
 
 
 async def _send(socket: web.WebSocketResponse, message: live_channel.Message) -> None:

@@ -15,9 +15,9 @@ from gateway.service.access.authentication import READ, SEND
 from gateway.service.notifications import lifecycle, representations, submission
 from gateway.service.notifications.submission import Draft
 from gateway.web.api.devices import topic_in
-from gateway.web.http.pagination import Paged, page
+from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body, example
-from gateway.web.http.routing import Answer, Call, Routes
+from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
 from gateway.web.schemas.notification_requests import Audience, Schedule, Sendable
 
@@ -37,33 +37,33 @@ class NewNotification(Sendable):
     schedule: Schedule | None = None
 
 
-class Asked(Body):
+class PreviewRequest(Body):
     model_config = example(audience={"all": [{"topic": "weather"}, {"locale": "de"}]})
 
     audience: Audience
 
 
-class Search(Paged):
+class NotificationQuery(PageQuery):
     kind: Annotated[Kind | None, Field(description="Only of this kind.")] = None
     status: Status | None = None
 
 
-async def accept(call: Call[Any, Any], draft: Draft) -> Answer:
+async def accept(call: TransactionalRequest[Any, Any], draft: Draft) -> Response:
     """Accept what a front door asks for: from here on all kinds are the same."""
     notification = await submission.submit(call.conn, call.context, call.application_id, draft)
     shown = representations.notification(notification, Progress())
-    return Answer(shown, 201, {"Location": f"/v1/notifications/{shown['id']}"})
+    return Response(shown, 201, {"Location": f"/v1/notifications/{shown['id']}"})
 
 
 @routes.add(
     "POST",
     "/v1/notifications",
-    may=(SEND,),
+    scopes=(SEND,),
     body=NewNotification,
     creates=True,
-    answers={201: responses.Notification},
+    responses={201: responses.Notification},
 )
-async def send(call: Call[NewNotification]) -> Answer:
+async def send(call: TransactionalRequest[NewNotification]) -> Response:
     """Send a notification to an audience. It is accepted with this answer, and then delivered or accounted for."""
     return await accept(
         call,
@@ -76,12 +76,12 @@ async def send(call: Call[NewNotification]) -> Answer:
 @routes.add(
     "POST",
     "/v1/topics/{topic}/publish",
-    may=(SEND,),
+    scopes=(SEND,),
     body=Sendable,
     creates=True,
-    answers={201: responses.Notification},
+    responses={201: responses.Notification},
 )
-async def publish(call: Call[Sendable]) -> Answer:
+async def publish(call: TransactionalRequest[Sendable]) -> Response:
     """Send a notification to all devices that subscribe to a topic."""
     return await accept(
         call, await call.body.draft(call.conn, call.application_id, Kind.DIRECT, {"topic": topic_in(call)})
@@ -89,12 +89,16 @@ async def publish(call: Call[Sendable]) -> Answer:
 
 
 @routes.add(
-    "GET", "/v1/notifications", may=(READ, SEND), query=Search, answers={200: responses.Page[responses.Notification]}
+    "GET",
+    "/v1/notifications",
+    scopes=(READ, SEND),
+    query=NotificationQuery,
+    responses={200: responses.Page[responses.Notification]},
 )
-async def listed(call: Call[None, Search]) -> Answer:
+async def listed(call: TransactionalRequest[None, NotificationQuery]) -> Response:
     """List notifications, the newest first."""
     asked = call.query
-    found = await notifications.newest(
+    found = await notifications.list_page(
         call.conn,
         call.application_id,
         kind=asked.kind,
@@ -107,44 +111,46 @@ async def listed(call: Call[None, Search]) -> Answer:
     return page(shown, asked.limit, found[-1][0].id if found else None)
 
 
-@routes.add("POST", "/v1/audiences/preview", may=(SEND, READ), body=Asked, answers={200: responses.Preview})
-async def preview(call: Call[Asked]) -> Answer:
+@routes.add(
+    "POST", "/v1/audiences/preview", scopes=(SEND, READ), body=PreviewRequest, responses={200: responses.Preview}
+)
+async def preview(call: TransactionalRequest[PreviewRequest]) -> Response:
     """Count whom an audience would reach now, and name a few. Nothing is sent."""
-    return Answer(await representations.preview(call.conn, call.application_id, call.body.audience))
+    return Response(await representations.preview(call.conn, call.application_id, call.body.audience))
 
 
 def add_views(collection: str, kind: Kind | None) -> None:
     """Show, pause, resume and cancel, at the address of each kind and at /v1/notifications for all of them."""
     word = kind or "notification"
 
-    async def show(call: Call) -> Answer:
+    async def show(call: TransactionalRequest) -> Response:
         id_ = call.id(ids.NOTIFICATION, "notification_id")
-        return Answer(await representations.one_notification(call.conn, call.application_id, id_, kind))
+        return Response(await representations.one_notification(call.conn, call.application_id, id_, kind))
 
     one = f"/v1/{collection}/{{notification_id}}"
     answers = {200: responses.Notification}
     show.__doc__ = f"Show a {word} with its status, its counts by outcome, how fast it goes and when it will be done."
-    routes.add("GET", one, may=(READ, SEND), answers=answers)(show)
+    routes.add("GET", one, scopes=(READ, SEND), responses=answers)(show)
 
-    async def funnel(call: Call) -> Answer:
+    async def funnel(call: TransactionalRequest) -> Response:
         id_ = call.id(ids.NOTIFICATION, "notification_id")
-        return Answer(await representations.funnel(call.conn, call.application_id, id_, kind))
+        return Response(await representations.funnel(call.conn, call.application_id, id_, kind))
 
     funnel.__doc__ = f"""Show how many of a {word}'s receivers saw and clicked it.
 
     `accepted` is the push service's word, `displayed` and `clicked` are the browsers'."""
-    routes.add("GET", f"{one}/funnel", may=(READ, SEND), answers={200: responses.Funnel})(funnel)
+    routes.add("GET", f"{one}/funnel", scopes=(READ, SEND), responses={200: responses.Funnel})(funnel)
 
     def add_control(name: str, order: Control, said: str) -> None:
-        async def controlled(call: Call) -> Answer:
+        async def controlled(call: TransactionalRequest) -> Response:
             id_ = call.id(ids.NOTIFICATION, "notification_id")
             await order(call.conn, call.application_id, id_, kind)
             if order is not lifecycle.resume:
-                call.afterwards.append(partial(lifecycle.stopped, call.context.engine, id_))
+                call.afterwards.append(partial(lifecycle.wait_until_idle, call.context.engine, id_))
             return await show(call)
 
         controlled.__doc__ = f"{name.title()} a {word}: {said}"
-        routes.add("POST", f"{one}/{name}", may=(SEND,), conflicts=True, answers=answers)(controlled)
+        routes.add("POST", f"{one}/{name}", scopes=(SEND,), conflicts=True, responses=answers)(controlled)
 
     add_control("pause", lifecycle.pause, "nothing more of it is sent until it is resumed. Its time runs on.")
     add_control("resume", lifecycle.resume, "it goes on where it was paused.")

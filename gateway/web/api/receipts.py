@@ -7,7 +7,7 @@ from pydantic import StringConstraints
 from gateway import metrics
 from gateway.service.inbox import receipts
 from gateway.web.http.parsing import Body, example
-from gateway.web.http.routing import Answer, Call, Routes
+from gateway.web.http.routing import Response, Routes, TransactionalRequest
 
 routes = Routes("receipts")
 
@@ -20,10 +20,10 @@ class Receipt(Body):
     action: Annotated[str, StringConstraints(max_length=255)] | None = None
 
 
-@routes.add("POST", "/v1/receipts", body=Receipt, browser=True, answers={204: None})
-async def report(call: Call[Receipt]) -> Answer:
+@routes.add("POST", "/v1/receipts", body=Receipt, browser=True, responses={204: None})
+async def report(call: TransactionalRequest[Receipt]) -> Response:
     """Report a receipt with the token of the message; the same again changes nothing."""
     told = call.body
-    await receipts.receive(call.conn, call.context.vault, told.token, told.event, told.action)
+    await receipts.receive(call.conn, call.context.keyring, told.token, told.event, told.action)
     metrics.RECEIPTS.labels(told.event).inc()
-    return Answer(status=204)
+    return Response(status=204)

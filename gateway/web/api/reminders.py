@@ -9,17 +9,17 @@ from gateway.domain.notification import Kind
 from gateway.domain.schedule import Recurrence
 from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.automation import reminders
-from gateway.web.http.pagination import Paged, page
+from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Moment, example
-from gateway.web.http.routing import Answer, Call, Routes
+from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
 from gateway.web.schemas.notification_requests import (
     Audience,
+    CampaignOptions,
     Label,
     QuietHours,
-    Recurrent,
-    Redraft,
-    Steered,
+    RecurringDeliveryOptions,
+    SpecPatch,
     Throttle,
     ZoneOrDevice,
 )
@@ -47,7 +47,7 @@ Missed = Annotated[
 ]
 
 
-class NewReminder(Steered):
+class NewReminder(CampaignOptions):
     model_config = example(
         name="Weekly digest",
         cron="0 9 * * 1",
@@ -63,10 +63,10 @@ class NewReminder(Steered):
     ends_at: Annotated[Moment | None, Field(description="No occurrence starts after this.")] = None
     missed: Missed = "skip"
     audience: Audience
-    delivery: Recurrent = Recurrent()
+    delivery: RecurringDeliveryOptions = RecurringDeliveryOptions()
 
 
-class ReminderChange(Redraft):
+class ReminderChange(SpecPatch):
     """What is left out stays; null takes ends_at, category, throttle, quiet_hours or all of delivery away.
 
     What has been started goes on as it was.
@@ -94,13 +94,13 @@ class ReminderChange(Redraft):
 @routes.add(
     "POST",
     "/v1/reminders",
-    may=(SEND,),
+    scopes=(SEND,),
     body=NewReminder,
     creates=True,
     conflicts=True,
-    answers={201: responses.Reminder},
+    responses={201: responses.Reminder},
 )
-async def create(call: Call[NewReminder]) -> Answer:
+async def create(call: TransactionalRequest[NewReminder]) -> Response:
     """Send a notification at every time that a cron expression names."""
     new = call.body
     draft = await new.draft(call.conn, call.application_id, Kind.REMINDER, new.audience)
@@ -114,35 +114,39 @@ async def create(call: Call[NewReminder]) -> Answer:
         missed=new.missed,
         draft=draft,
     )
-    return Answer(made, 201, {"Location": f"/v1/reminders/{made['id']}"})
+    return Response(made, 201, {"Location": f"/v1/reminders/{made['id']}"})
 
 
 @routes.add(
-    "GET", "/v1/reminders", may=(READ, SEND, MANAGE), query=Paged, answers={200: responses.Page[responses.Reminder]}
+    "GET",
+    "/v1/reminders",
+    scopes=(READ, SEND, MANAGE),
+    query=PageQuery,
+    responses={200: responses.Page[responses.Reminder]},
 )
-async def listed(call: Call[None, Paged]) -> Answer:
+async def listed(call: TransactionalRequest[None, PageQuery]) -> Response:
     """List the reminders, the newest first."""
     limit = call.query.limit
-    items = await reminders.newest(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
+    items = await reminders.list_page(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
     return page(items, limit, ids.parse(ids.REMINDER, items[-1]["id"]) if items else None)
 
 
-@routes.add("GET", "/v1/reminders/{reminder_id}", may=(READ, SEND, MANAGE), answers={200: responses.Reminder})
-async def show(call: Call) -> Answer:
+@routes.add("GET", "/v1/reminders/{reminder_id}", scopes=(READ, SEND, MANAGE), responses={200: responses.Reminder})
+async def show(call: TransactionalRequest) -> Response:
     """Show a reminder and when it comes next."""
     id_ = call.id(ids.REMINDER, "reminder_id")
-    return Answer(await reminders.one(call.conn, call.application_id, id_))
+    return Response(await reminders.get(call.conn, call.application_id, id_))
 
 
 @routes.add(
     "PATCH",
     "/v1/reminders/{reminder_id}",
-    may=(SEND,),
+    scopes=(SEND,),
     body=ReminderChange,
     conflicts=True,
-    answers={200: responses.Reminder},
+    responses={200: responses.Reminder},
 )
-async def change(call: Call[ReminderChange]) -> Answer:
+async def change(call: TransactionalRequest[ReminderChange]) -> Response:
     """Change a reminder, pause it, or let it go on: its next occurrence is made anew."""
     said, id_ = call.body, call.id(ids.REMINDER, "reminder_id")
     values = said.model_dump(include={"name", "cron", "timezone", "missed"}, exclude_none=True)
@@ -151,11 +155,11 @@ async def change(call: Call[ReminderChange]) -> Answer:
     if said.paused is not None:
         values["status"] = "paused" if said.paused else "active"
     drafted, steered = said.drafted(), said.steered()
-    return Answer(await reminders.change(call.conn, call.context, call.application_id, id_, values, drafted, steered))
+    return Response(await reminders.change(call.conn, call.context, call.application_id, id_, values, drafted, steered))
 
 
-@routes.add("DELETE", "/v1/reminders/{reminder_id}", may=(SEND,), answers={204: None})
-async def remove(call: Call) -> Answer:
+@routes.add("DELETE", "/v1/reminders/{reminder_id}", scopes=(SEND,), responses={204: None})
+async def remove(call: TransactionalRequest) -> Response:
     """Remove a reminder: nothing more comes of it. What has been started goes on."""
     await reminders.remove(call.conn, call.application_id, call.id(ids.REMINDER, "reminder_id"))
-    return Answer(status=204)
+    return Response(status=204)

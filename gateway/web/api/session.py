@@ -16,7 +16,7 @@ from gateway.domain.errors import Forbidden, Unauthenticated
 from gateway.service.access import sessions
 from gateway.service.access.authentication import MANAGE, READ, SEND, SESSION_PREFIX, identify
 from gateway.web.http.parsing import Body, example
-from gateway.web.http.routing import Answer, Call, Front, Routes
+from gateway.web.http.routing import Response, Routes, TransactionalRequest, WebState
 from gateway.web.schemas import responses
 
 routes = Routes("operation")
@@ -31,7 +31,7 @@ class SignIn(Body):
     key: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
-def token_of(front: Front, http: web.Request) -> str | None:
+def token_of(front: WebState, http: web.Request) -> str | None:
     """What the cookie holds, when the request comes from a page of ours; None without a cookie. Raises Forbidden."""
     token = http.cookies.get(_cookie(front))
     if not token:
@@ -44,8 +44,8 @@ def token_of(front: Front, http: web.Request) -> str | None:
     return token
 
 
-@routes.add("POST", "/v1/session", body=SignIn, answers={201: responses.Session})
-async def sign_in(call: Call[SignIn]) -> Answer:
+@routes.add("POST", "/v1/session", body=SignIn, responses={201: responses.Session})
+async def sign_in(call: TransactionalRequest[SignIn]) -> Response:
     """Sign in to the console with a secret key: the answer sets a cookie that stands for it, for 12 hours at the most.
 
     What changes something by the cookie must carry the `csrf_token` as X-CSRF-Token.
@@ -54,27 +54,27 @@ async def sign_in(call: Call[SignIn]) -> Answer:
     if call.body.key.startswith(SESSION_PREFIX):
         raise Forbidden(sessions.WANTED)
     # On the connection that is ours already: asking for a second one, many at once would wait for each other for ever.
-    caller = await identify(call.conn, call.context.vault, call.front.admin_token, call.body.key)
+    caller = await identify(call.conn, call.context.keyring, call.state.admin_token, call.body.key)
     opened = await sessions.open_(call.conn, caller)
-    return Answer(opened.shown, 201, {"Set-Cookie": _set(call.front, opened.token)})
+    return Response(opened.shown, 201, {"Set-Cookie": _set(call.state, opened.token)})
 
 
-@routes.add("GET", "/v1/session", may=(READ, SEND, MANAGE), answers={200: responses.Session})
-async def show(call: Call) -> Answer:
+@routes.add("GET", "/v1/session", scopes=(READ, SEND, MANAGE), responses={200: responses.Session})
+async def show(call: TransactionalRequest) -> Response:
     """Who is signed in with this cookie."""
-    return Answer(await sessions.show(call.conn, _token(call)))
+    return Response(await sessions.get(call.conn, _token(call)))
 
 
-@routes.add("DELETE", "/v1/session", may=(READ, SEND, MANAGE), answers={204: None})
-async def sign_out(call: Call) -> Answer:
+@routes.add("DELETE", "/v1/session", scopes=(READ, SEND, MANAGE), responses={204: None})
+async def sign_out(call: TransactionalRequest) -> Response:
     """Sign out: the cookie opens nothing from now on, wherever it is."""
     await sessions.close(call.conn, _token(call))
-    return Answer(status=204, headers={"Set-Cookie": _set(call.front, "", "; Max-Age=0")})
+    return Response(status=204, headers={"Set-Cookie": _set(call.state, "", "; Max-Age=0")})
 
 
-def _token(call: Call) -> str:
+def _token(call: TransactionalRequest) -> str:
     """Raises Unauthenticated for who came with a key."""
-    token = call.http.cookies.get(_cookie(call.front))
+    token = call.http.cookies.get(_cookie(call.state))
     if token is None or "Authorization" in call.http.headers:
         raise Unauthenticated("nobody is signed in with a cookie")
     return token
@@ -95,15 +95,15 @@ def _is_elsewhere(origin: str | None, host: str) -> bool:
         return True
 
 
-def _is_https(front: Front) -> bool:
+def _is_https(front: WebState) -> bool:
     return (front.context.public_url or "").startswith("https://")
 
 
-def _cookie(front: Front) -> str:
+def _cookie(front: WebState) -> str:
     # Browsers take this prefix from https alone, for the whole of one host and no other (RFC 6265bis, section 4.1.3.2).
     return "__Host-gateway" if _is_https(front) else "gateway"
 
 
-def _set(front: Front, token: str, beside: str = "") -> str:
+def _set(front: WebState, token: str, beside: str = "") -> str:
     secure = "; Secure" if _is_https(front) else ""
     return f"{_cookie(front)}={token}; Path=/; HttpOnly; SameSite=Strict{secure}{beside}"

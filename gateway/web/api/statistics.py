@@ -7,16 +7,16 @@ from typing import Annotated
 from pydantic import Field
 
 from gateway.domain import clock
-from gateway.domain.errors import Fault, Invalid
+from gateway.domain.errors import FieldError, ValidationError
 from gateway.service.access.authentication import READ
 from gateway.service.reporting import statistics
 from gateway.web.http.parsing import AskedMoment, Query
-from gateway.web.http.routing import Answer, Call, Routes
+from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
 
 routes = Routes("deliveries")
 
-MOST_STEPS = 120
+MAX_STEPS = 120
 
 
 class Step(StrEnum):
@@ -29,7 +29,7 @@ class Step(StrEnum):
         return timedelta(**{f"{self.value}s": 1})
 
 
-class Asked(Query):
+class StatisticsQuery(Query):
     by: Annotated[Step, Field(description="How long a step is.")] = Step.MINUTE
     since: Annotated[AskedMoment | None, Field(description="Begin of the first step; 60 steps ago when left out.")] = (
         None
@@ -37,8 +37,8 @@ class Asked(Query):
     until: Annotated[AskedMoment | None, Field(description="End of the last step; now when left out.")] = None
 
 
-@routes.add("GET", "/v1/stats", may=(READ,), query=Asked, answers={200: responses.Statistics})
-async def show(call: Call[None, Asked]) -> Answer:
+@routes.add("GET", "/v1/stats", scopes=(READ,), query=StatisticsQuery, responses={200: responses.Statistics})
+async def show(call: TransactionalRequest[None, StatisticsQuery]) -> Response:
     """Count what settled in each minute, hour or day by outcome and push service, how long it took, and what waits.
 
     At most 120 steps. Of a step with more than 200 deliveries, mix and times are those of its last 200, and `estimated`
@@ -49,6 +49,6 @@ async def show(call: Call[None, Asked]) -> Answer:
     until = asked.until or clock.now()
     since = asked.since or until - 60 * step
     steps = -((since - until) // step)
-    if not 1 <= steps <= MOST_STEPS:
-        raise Invalid([Fault("/query/since", f"must be 1 to {MOST_STEPS} steps before the end")])
-    return Answer(await statistics.lately(call.conn, call.application_id, since, since + steps * step, step))
+    if not 1 <= steps <= MAX_STEPS:
+        raise ValidationError([FieldError("/query/since", f"must be 1 to {MAX_STEPS} steps before the end")])
+    return Response(await statistics.summarize(call.conn, call.application_id, since, since + steps * step, step))

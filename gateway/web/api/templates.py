@@ -5,13 +5,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from gateway.domain import device, ids
-from gateway.domain.errors import Fault, Invalid
+from gateway.domain.errors import FieldError, ValidationError
 from gateway.records import devices
 from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.notifications import templates
-from gateway.web.http.pagination import Paged, page
+from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body, Query, example
-from gateway.web.http.routing import Answer, Call, Routes
+from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
 from gateway.web.schemas.notification_requests import Content, Label, Locale, Rendered
 
@@ -61,71 +61,81 @@ class Preview(Rendered):
 @routes.add(
     "POST",
     "/v1/templates",
-    may=(MANAGE,),
+    scopes=(MANAGE,),
     body=NewTemplate,
     creates=True,
     conflicts=True,
-    answers={201: responses.Template},
+    responses={201: responses.Template},
 )
-async def create(call: Call[NewTemplate]) -> Answer:
+async def create(call: TransactionalRequest[NewTemplate]) -> Response:
     """Save content. Notifications and campaigns name it as `"template": {"id": "tpl_..."}`."""
     new = call.body
     made = await templates.create(call.conn, call.application_id, new.name, new.content.value(), new.strict)
-    return Answer(made, 201, {"Location": f"/v1/templates/{made['id']}"})
+    return Response(made, 201, {"Location": f"/v1/templates/{made['id']}"})
 
 
 @routes.add(
-    "GET", "/v1/templates", may=(READ, SEND, MANAGE), query=Paged, answers={200: responses.Page[responses.Template]}
+    "GET",
+    "/v1/templates",
+    scopes=(READ, SEND, MANAGE),
+    query=PageQuery,
+    responses={200: responses.Page[responses.Template]},
 )
-async def listed(call: Call[None, Paged]) -> Answer:
+async def listed(call: TransactionalRequest[None, PageQuery]) -> Response:
     """List the templates with their newest versions, the newest template first."""
     limit = call.query.limit
-    items = await templates.newest(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
+    items = await templates.list_page(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
     return page(items, limit, ids.parse(ids.TEMPLATE, items[-1]["id"]) if items else None)
 
 
 @routes.add(
     "GET",
     "/v1/templates/{template_id}",
-    may=(READ, SEND, MANAGE),
+    scopes=(READ, SEND, MANAGE),
     query=Version,
-    answers={200: responses.Template},
+    responses={200: responses.Template},
 )
-async def show(call: Call[None, Version]) -> Answer:
+async def show(call: TransactionalRequest[None, Version]) -> Response:
     """Show a template: its newest version, or another."""
     id_ = call.id(ids.TEMPLATE, "template_id")
-    return Answer(await templates.one(call.conn, call.application_id, id_, call.query.version))
+    return Response(await templates.get(call.conn, call.application_id, id_, call.query.version))
 
 
 @routes.add(
     "PATCH",
     "/v1/templates/{template_id}",
-    may=(MANAGE,),
+    scopes=(MANAGE,),
     body=TemplateChange,
     conflicts=True,
-    answers={200: responses.Template},
+    responses={200: responses.Template},
 )
-async def change(call: Call[TemplateChange]) -> Answer:
+async def change(call: TransactionalRequest[TemplateChange]) -> Response:
     """Change a template. What was accepted with it keeps the version it was accepted with."""
     id_, said = call.id(ids.TEMPLATE, "template_id"), call.body
     content = None if said.content is None else said.content.value()
-    return Answer(
+    return Response(
         await templates.change(call.conn, call.application_id, id_, name=said.name, content=content, strict=said.strict)
     )
 
 
-@routes.add("DELETE", "/v1/templates/{template_id}", may=(MANAGE,), answers={204: None})
-async def remove(call: Call) -> Answer:
+@routes.add("DELETE", "/v1/templates/{template_id}", scopes=(MANAGE,), responses={204: None})
+async def remove(call: TransactionalRequest) -> Response:
     """Remove a template with its versions. What was accepted with it is still sent."""
     await templates.remove(call.conn, call.application_id, call.id(ids.TEMPLATE, "template_id"))
-    return Answer(status=204)
+    return Response(status=204)
 
 
-@routes.add("POST", "/v1/templates/preview", may=(SEND, READ, MANAGE), body=Preview, answers={200: responses.Shown})
-async def preview(call: Call[Preview]) -> Answer:
+@routes.add(
+    "POST",
+    "/v1/templates/preview",
+    scopes=(SEND, READ, MANAGE),
+    body=Preview,
+    responses={200: responses.NotificationContent},
+)
+async def preview(call: TransactionalRequest[Preview]) -> Response:
     """Render content or a saved template as a device would be shown it. Nothing is sent."""
     said = call.body
-    content, strict = await said.words(call.conn, call.application_id)
+    content, strict = await said.resolve_content(call.conn, call.application_id)
     shown = await templates.preview(
         call.conn,
         call.context,
@@ -136,15 +146,15 @@ async def preview(call: Call[Preview]) -> Answer:
         device=await _device(call),
         locale=said.locale,
     )
-    return Answer(shown)
+    return Response(shown)
 
 
-async def _device(call: Call[Any, Any]) -> device.Device | None:
+async def _device(call: TransactionalRequest[Any, Any]) -> device.Device | None:
     """Raises Invalid when it is not there."""
     if call.body.device_id is None:
         return None
     id_ = ids.parse(ids.DEVICE, call.body.device_id)
     found = None if id_ is None else await devices.get(call.conn, id_)
     if found is None or found.application_id != call.application_id:
-        raise Invalid([Fault("/device_id", "there is no such device")])
+        raise ValidationError([FieldError("/device_id", "there is no such device")])
     return found

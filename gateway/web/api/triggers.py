@@ -10,11 +10,11 @@ from gateway.domain.notification import Kind
 from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.automation import triggers
 from gateway.web.api.events import Name
-from gateway.web.http.pagination import Paged, page
+from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body, example
-from gateway.web.http.routing import Answer, Call, Routes
+from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
-from gateway.web.schemas.notification_requests import Audience, Deliverable, Label, Recurrent, Redraft
+from gateway.web.schemas.notification_requests import Audience, Deliverable, Label, RecurringDeliveryOptions, SpecPatch
 
 routes = Routes("triggers")
 
@@ -71,10 +71,10 @@ class NewTrigger(Deliverable):
     dedupe: Dedupe | None = None
     cap: TriggerCap | None = None
     cancel_on: Enders = Field(default_factory=list)
-    delivery: Recurrent = Recurrent()
+    delivery: RecurringDeliveryOptions = RecurringDeliveryOptions()
 
 
-class TriggerChange(Redraft):
+class TriggerChange(SpecPatch):
     """What is left out stays; null takes condition, dedupe, cap, category or all of delivery away.
 
     What was started goes on as it was.
@@ -96,13 +96,13 @@ class TriggerChange(Redraft):
 @routes.add(
     "POST",
     "/v1/triggers",
-    may=(SEND,),
+    scopes=(SEND,),
     body=NewTrigger,
     creates=True,
     conflicts=True,
-    answers={201: responses.Trigger},
+    responses={201: responses.Trigger},
 )
-async def create(call: Call[NewTrigger]) -> Answer:
+async def create(call: TransactionalRequest[NewTrigger]) -> Response:
     """Send something from now on whenever an event comes that fits. Templates see it as `event`."""
     new = call.body
     made = await triggers.create(
@@ -118,33 +118,37 @@ async def create(call: Call[NewTrigger]) -> Answer:
         cap=None if new.cap is None else new.cap.value(),
         cancel_on=new.cancel_on,
     )
-    return Answer(made, 201, {"Location": f"/v1/triggers/{made['id']}"})
+    return Response(made, 201, {"Location": f"/v1/triggers/{made['id']}"})
 
 
 @routes.add(
-    "GET", "/v1/triggers", may=(READ, SEND, MANAGE), query=Paged, answers={200: responses.Page[responses.Trigger]}
+    "GET",
+    "/v1/triggers",
+    scopes=(READ, SEND, MANAGE),
+    query=PageQuery,
+    responses={200: responses.Page[responses.Trigger]},
 )
-async def listed(call: Call[None, Paged]) -> Answer:
+async def listed(call: TransactionalRequest[None, PageQuery]) -> Response:
     """List the triggers, the newest first."""
     limit = call.query.limit
-    items = await triggers.newest(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
+    items = await triggers.list_page(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
     return page(items, limit, ids.parse(ids.TRIGGER, items[-1]["id"]) if items else None)
 
 
-@routes.add("GET", "/v1/triggers/{trigger_id}", may=(READ, SEND, MANAGE), answers={200: responses.Trigger})
-async def show(call: Call) -> Answer:
+@routes.add("GET", "/v1/triggers/{trigger_id}", scopes=(READ, SEND, MANAGE), responses={200: responses.Trigger})
+async def show(call: TransactionalRequest) -> Response:
     """Show a trigger."""
-    return Answer(await triggers.one(call.conn, call.application_id, call.id(ids.TRIGGER, "trigger_id")))
+    return Response(await triggers.get(call.conn, call.application_id, call.id(ids.TRIGGER, "trigger_id")))
 
 
 @routes.add(
     "GET",
     "/v1/triggers/{trigger_id}/runs",
-    may=(READ, SEND, MANAGE),
-    query=Paged,
-    answers={200: responses.Page[responses.Run]},
+    scopes=(READ, SEND, MANAGE),
+    query=PageQuery,
+    responses={200: responses.Page[responses.TriggerRun]},
 )
-async def runs(call: Call[None, Paged]) -> Answer:
+async def runs(call: TransactionalRequest[None, PageQuery]) -> Response:
     """List what a trigger came to with each event that fitted it, the newest first."""
     id_, limit = call.id(ids.TRIGGER, "trigger_id"), call.query.limit
     items = await triggers.runs(call.conn, call.application_id, id_, before=call.query.after_id(), limit=limit)
@@ -154,12 +158,12 @@ async def runs(call: Call[None, Paged]) -> Answer:
 @routes.add(
     "PATCH",
     "/v1/triggers/{trigger_id}",
-    may=(SEND,),
+    scopes=(SEND,),
     body=TriggerChange,
     conflicts=True,
-    answers={200: responses.Trigger},
+    responses={200: responses.Trigger},
 )
-async def change(call: Call[TriggerChange]) -> Answer:
+async def change(call: TransactionalRequest[TriggerChange]) -> Response:
     """Change a trigger, pause it, or let it go on. What it has started goes on as it was."""
     said, given = call.body, call.body.model_fields_set
     values: dict[str, Any] = said.model_dump(include={"name", "event", "status", "cancel_on"}, exclude_none=True)
@@ -174,11 +178,11 @@ async def change(call: Call[TriggerChange]) -> Answer:
         values["cap_window_s"] = None if said.cap is None else said.cap.window
     id_ = call.id(ids.TRIGGER, "trigger_id")
     drafted, steered = said.drafted(), said.steered()
-    return Answer(await triggers.change(call.conn, call.context, call.application_id, id_, values, drafted, steered))
+    return Response(await triggers.change(call.conn, call.context, call.application_id, id_, values, drafted, steered))
 
 
-@routes.add("DELETE", "/v1/triggers/{trigger_id}", may=(SEND,), answers={204: None})
-async def remove(call: Call) -> Answer:
+@routes.add("DELETE", "/v1/triggers/{trigger_id}", scopes=(SEND,), responses={204: None})
+async def remove(call: TransactionalRequest) -> Response:
     """Remove a trigger. What it has started goes on."""
     await triggers.remove(call.conn, call.application_id, call.id(ids.TRIGGER, "trigger_id"))
-    return Answer(status=204)
+    return Response(status=204)

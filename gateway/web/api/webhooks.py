@@ -9,9 +9,9 @@ from gateway.domain import ids
 from gateway.domain.webhook_event import PATTERNS
 from gateway.service.access.authentication import MANAGE
 from gateway.service.webhooks import subscriptions
-from gateway.web.http.pagination import Paged, page
+from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body, Moment, example
-from gateway.web.http.routing import Answer, Call, Routes
+from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
 from gateway.web.schemas.notification_requests import Label
 
@@ -71,13 +71,13 @@ class Replay(Body):
 @routes.add(
     "POST",
     "/v1/webhooks",
-    may=(MANAGE,),
+    scopes=(MANAGE,),
     body=NewWebhook,
     creates=True,
     conflicts=True,
-    answers={201: responses.CreatedWebhook},
+    responses={201: responses.CreatedWebhook},
 )
-async def create(call: Call[NewWebhook]) -> Answer:
+async def create(call: TransactionalRequest[NewWebhook]) -> Response:
     """Have an address told what happens from now on. The answer has the secret its messages are signed with, this once.
 
     Messages are `{"events": [{"id", "type", "at", "data"}]}`, at most 100 events each, signed as Standard Webhooks
@@ -86,66 +86,70 @@ async def create(call: Call[NewWebhook]) -> Answer:
     """
     new = call.body
     made = await subscriptions.create(call.conn, call.context, call.application_id, new.name, new.url, new.events)
-    return Answer(made, 201, {"Location": f"/v1/webhooks/{made['id']}"})
+    return Response(made, 201, {"Location": f"/v1/webhooks/{made['id']}"})
 
 
-@routes.add("GET", "/v1/webhooks", may=(MANAGE,), query=Paged, answers={200: responses.Page[responses.Webhook]})
-async def listed(call: Call[None, Paged]) -> Answer:
+@routes.add(
+    "GET", "/v1/webhooks", scopes=(MANAGE,), query=PageQuery, responses={200: responses.Page[responses.Webhook]}
+)
+async def listed(call: TransactionalRequest[None, PageQuery]) -> Response:
     """List the webhooks, the newest first."""
     limit = call.query.limit
-    items = await subscriptions.newest(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
+    items = await subscriptions.list_page(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
     return page(items, limit, ids.parse(ids.WEBHOOK, items[-1]["id"]) if items else None)
 
 
-@routes.add("GET", "/v1/webhooks/{webhook_id}", may=(MANAGE,), answers={200: responses.Webhook})
-async def show(call: Call) -> Answer:
+@routes.add("GET", "/v1/webhooks/{webhook_id}", scopes=(MANAGE,), responses={200: responses.Webhook})
+async def show(call: TransactionalRequest) -> Response:
     """Show a webhook and how it fares. Its secret is not shown again."""
-    return Answer(await subscriptions.one(call.conn, call.application_id, call.id(ids.WEBHOOK, "webhook_id")))
+    return Response(await subscriptions.get(call.conn, call.application_id, call.id(ids.WEBHOOK, "webhook_id")))
 
 
 @routes.add(
     "PATCH",
     "/v1/webhooks/{webhook_id}",
-    may=(MANAGE,),
+    scopes=(MANAGE,),
     body=WebhookChange,
     conflicts=True,
-    answers={200: responses.Webhook},
+    responses={200: responses.Webhook},
 )
-async def change(call: Call[WebhookChange]) -> Answer:
+async def change(call: TransactionalRequest[WebhookChange]) -> Response:
     """Change a webhook, stop it, or take it into service again: then it goes on where it stopped."""
     id_, values = call.id(ids.WEBHOOK, "webhook_id"), call.body.model_dump(exclude_none=True)
-    return Answer(await subscriptions.change(call.conn, call.context, call.application_id, id_, values))
+    return Response(await subscriptions.change(call.conn, call.context, call.application_id, id_, values))
 
 
-@routes.add("DELETE", "/v1/webhooks/{webhook_id}", may=(MANAGE,), answers={204: None})
-async def remove(call: Call) -> Answer:
+@routes.add("DELETE", "/v1/webhooks/{webhook_id}", scopes=(MANAGE,), responses={204: None})
+async def remove(call: TransactionalRequest) -> Response:
     """Remove a webhook: it is told nothing more."""
     await subscriptions.remove(call.conn, call.application_id, call.id(ids.WEBHOOK, "webhook_id"))
-    return Answer(status=204)
+    return Response(status=204)
 
 
 @routes.add(
     "POST",
     "/v1/webhooks/{webhook_id}/rotate",
-    may=(MANAGE,),
+    scopes=(MANAGE,),
     body=Rotation,
-    answers={200: responses.CreatedWebhook},
+    responses={200: responses.CreatedWebhook},
 )
-async def rotate(call: Call[Rotation]) -> Answer:
+async def rotate(call: TransactionalRequest[Rotation]) -> Response:
     """Give a webhook a new secret, shown this once. Until the one before ends, messages carry both signatures."""
     id_, keep_old = call.id(ids.WEBHOOK, "webhook_id"), timedelta(hours=call.body.keep_old_hours)
-    return Answer(await subscriptions.rotate(call.conn, call.context, call.application_id, id_, keep_old))
+    return Response(await subscriptions.rotate(call.conn, call.context, call.application_id, id_, keep_old))
 
 
-@routes.add("POST", "/v1/webhooks/{webhook_id}/replay", may=(MANAGE,), body=Replay, answers={200: responses.Webhook})
-async def replay(call: Call[Replay]) -> Answer:
+@routes.add(
+    "POST", "/v1/webhooks/{webhook_id}/replay", scopes=(MANAGE,), body=Replay, responses={200: responses.Webhook}
+)
+async def replay(call: TransactionalRequest[Replay]) -> Response:
     """Send everything since a time again: ends of deliveries as long as the log is kept, all else for three days."""
     id_ = call.id(ids.WEBHOOK, "webhook_id")
-    return Answer(await subscriptions.replay(call.conn, call.application_id, id_, call.body.since))
+    return Response(await subscriptions.replay(call.conn, call.application_id, id_, call.body.since))
 
 
-@routes.add("POST", "/v1/webhooks/{webhook_id}/test", may=(MANAGE,), answers={200: responses.WebhookTested})
-async def test(call: Call) -> Answer:
+@routes.add("POST", "/v1/webhooks/{webhook_id}/test", scopes=(MANAGE,), responses={200: responses.WebhookTested})
+async def test(call: TransactionalRequest) -> Response:
     """Send a `webhook.test` event now, and tell what the receiver answered, or why it did not."""
     id_ = call.id(ids.WEBHOOK, "webhook_id")
     trial = await subscriptions.prepare_test(call.conn, call.context, call.application_id, id_)
@@ -155,4 +159,4 @@ async def test(call: Call) -> Answer:
         told.update(await trial())
 
     call.afterwards.append(post)  # no connection to the database is held while a stranger thinks
-    return Answer(told)
+    return Response(told)

@@ -14,12 +14,12 @@ from aiohttp import web
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-MOST_HOPS = 20
+MAX_HOPS = 20
 # What one household or server is given (RFC 6177): counting single addresses would count nobody.
 HOUSEHOLD = 64
 
 
-class Addresses:
+class ClientAddressResolver:
     """`proxies`: networks whose X-Forwarded-For is believed, such as 10.0.0.0/8."""
 
     def __init__(self, proxies: Sequence[str] = ()) -> None:
@@ -31,7 +31,7 @@ class Addresses:
             return counted(peer)
         believed = parse(peer)
         hops = ",".join(request.headers.getall("X-Forwarded-For", ())).split(",")
-        for hop in hops[: -MOST_HOPS - 1 : -1]:
+        for hop in hops[: -MAX_HOPS - 1 : -1]:
             if believed is None or not self._is_proxy(believed):
                 break
             if (before := parse(hop)) is None:

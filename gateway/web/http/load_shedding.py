@@ -12,11 +12,11 @@ from gateway.domain.errors import RateLimited, Unavailable
 
 SHARE_LATER = {"Retry-After": "5"}
 
-MOST_OCTETS = 64 * 1024 * 1024
+MAX_BODY_OCTETS = 64 * 1024 * 1024
 """Of all bodies together."""
 
 
-class _Places:
+class _Slots:
     def __init__(self, most: int, refusal: str) -> None:
         self._most = most
         self._refusal = refusal
@@ -28,7 +28,7 @@ class _Places:
         return self._inside
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def slot(self) -> Iterator[None]:
         """For one, whosever it is. Raises Unavailable."""
         if self._inside >= self._most:
             raise Unavailable(self._refusal)
@@ -39,7 +39,7 @@ class _Places:
             self._inside -= 1
 
 
-class Crowd(_Places):
+class RequestLimiter(_Slots):
     def __init__(self, most: int) -> None:
         """`most`: requests that are read or answered at once. Those that only wait for news do not count."""
         super().__init__(most, "too many requests are under way on this server; try again shortly")
@@ -54,7 +54,7 @@ class Crowd(_Places):
             nonlocal held
             held += octets
             self._octets += octets
-            if self._octets > MOST_OCTETS:
+            if self._octets > MAX_BODY_OCTETS:
                 raise Unavailable("too much is being sent to this server at once; try again shortly")
 
         try:
@@ -63,7 +63,7 @@ class Crowd(_Places):
             self._octets -= held
 
 
-class Room(_Places):
+class StreamLimiter(_Slots):
     """For what lasts as long as somebody listens or sends, and takes no place in the crowd meanwhile."""
 
     def __init__(self, what: str, most: int, share: int = 50) -> None:
@@ -88,7 +88,7 @@ class Room(_Places):
                 del self._of[application_id]
 
     @contextmanager
-    def place_of(self, application_id: UUID) -> Iterator[None]:
+    def slot_of(self, application_id: UUID) -> Iterator[None]:
         """Both. Raises RateLimited and Unavailable."""
-        with self.share(application_id), self.place():
+        with self.share(application_id), self.slot():
             yield

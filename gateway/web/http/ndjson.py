@@ -16,11 +16,11 @@ from aiohttp import web
 from gateway.domain.errors import (
     BodyTooLarge,
     BodyTooSlow,
-    Fault,
+    FieldError,
     GatewayError,
-    Invalid,
     Unauthenticated,
     UnsupportedMediaType,
+    ValidationError,
 )
 from gateway.web.http import problems
 from gateway.web.http.routing import Request
@@ -31,7 +31,7 @@ BATCH_OCTETS = 1 << 20
 # Batches: the database takes one while it waits for the disk, or for us, with another.
 AT_ONCE = 2
 AT_A_TIME = 10
-LONGEST_LINE = 65_536  # octets
+MAX_LINE_LENGTH = 65_536  # octets
 IN_MEMORY = 1 << 20
 # Lines may come as slowly as they are made, but not never.
 SILENCE_S = 60
@@ -65,7 +65,7 @@ async def answer(
         raise UnsupportedMediaType(f"the body must be {NDJSON}, not {http.content_type[:80]}")
     sums = Counter(dict.fromkeys((*statuses, "refused"), 0))
     with (
-        request.front.imports.place_of(request.application_id),
+        request.state.imports.slot_of(request.application_id),
         SpooledTemporaryFile(max_size=IN_MEMORY) as spool,
     ):
         try:
@@ -89,7 +89,7 @@ async def answer(
 
 async def still_admitted(request: Request[Any, Any]) -> None:
     """Raises Unauthenticated when the key was removed since: a stream may go on for hours."""
-    if not await request.front.door.still_admits(request.caller):
+    if not await request.state.authenticator.still_admits(request.principal):
         raise Unauthenticated("the key is unknown or was removed")
 
 
@@ -150,7 +150,7 @@ async def _taken(
 def _verdict(line: int, came_to: dict[str, Any] | GatewayError) -> dict[str, Any]:
     if not isinstance(came_to, GatewayError):
         return {"line": line, **came_to}
-    faults = came_to.faults if isinstance(came_to, Invalid) else [Fault("", came_to.detail)]
+    faults = came_to.faults if isinstance(came_to, ValidationError) else [FieldError("", came_to.detail)]
     errors = [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults]
     return {"line": line, "status": "refused", "code": came_to.code, "errors": errors}
 
@@ -177,8 +177,8 @@ async def _lines(http: web.Request) -> AsyncIterator[Iterable[tuple[int, bytes]]
         *lines, rest = (rest + chunk).split(b"\n")
         yield enumerate(lines, number)
         number += len(lines)
-        if len(rest) > LONGEST_LINE:
-            raise BodyTooLarge(f"line {number} has more than {LONGEST_LINE} octets")
+        if len(rest) > MAX_LINE_LENGTH:
+            raise BodyTooLarge(f"line {number} has more than {MAX_LINE_LENGTH} octets")
     if rest:
         yield [(number, rest)]
 

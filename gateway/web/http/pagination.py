@@ -7,15 +7,15 @@ from uuid import UUID
 
 from pydantic import Field
 
-from gateway.domain.errors import Fault, Invalid
+from gateway.domain.errors import FieldError, ValidationError
 from gateway.web.http.parsing import Query
-from gateway.web.http.routing import Answer
+from gateway.web.http.routing import Response
 
 NAMED = "="
 """Before a name in a cursor, which is neither an id nor a position."""
 
 
-class Paged(Query):
+class PageQuery(Query):
     limit: Annotated[int, Field(ge=1, le=1000, description="Items in one answer.")] = 100
     cursor: Annotated[str | None, Field(description="`next_cursor` of the page before.")] = None
 
@@ -49,11 +49,11 @@ class Paged(Query):
         return position
 
 
-def page(items: Sequence[Any], limit: int, last: UUID | int | str | None) -> Answer:
+def page(items: Sequence[Any], limit: int, last: UUID | int | str | None) -> Response:
     """`last` is where the next page begins; a page that is not full is the last one."""
     more = len(items) == limit and last is not None
     last = f"{NAMED}{last}" if isinstance(last, str) else last
-    return Answer({"items": list(items), "next_cursor": _sealed(str(last)) if more else None})
+    return Response({"items": list(items), "next_cursor": _sealed(str(last)) if more else None})
 
 
 def _sealed(text: str) -> str:
@@ -64,5 +64,5 @@ def _opened(cursor: str) -> str:
     return urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
 
 
-def _unknown() -> Invalid:
-    return Invalid([Fault("/query/cursor", "is not a cursor of ours")])
+def _unknown() -> ValidationError:
+    return ValidationError([FieldError("/query/cursor", "is not a cursor of ours")])

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, TypeVar
 
+import pydantic
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -13,7 +14,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     PlainValidator,
-    ValidationError,
     WithJsonSchema,
 )
 from pydantic_core import PydanticCustomError
@@ -21,7 +21,7 @@ from pydantic_core import PydanticCustomError
 from gateway.content.templates import has_markup
 from gateway.domain import urls
 from gateway.domain.device import TOPIC_NAME, ZONE_CODE
-from gateway.domain.errors import Fault, Invalid, MalformedBody, step
+from gateway.domain.errors import FieldError, MalformedBody, ValidationError, step
 from gateway.push.encryption import decode_base64url
 
 EARLIEST, LATEST = 1970, 9000
@@ -32,7 +32,7 @@ THOROUGH = {"thorough": True}
 _RARE_ESCAPE = re.compile(rb"\\u(?:0000|[dD][89A-Fa-f])")
 # What 64 bits may be too few for, when it is a whole number: brokers carry no more, and few clients read as much.
 _RARE_NUMBER = re.compile(rb"[:,\[\s]-?[0-9](?:[0-9.]*[eE]|[0-9]{18})")
-LARGEST_NUMBER = 2**63
+MAX_NUMBER = 2**63
 
 
 class Body(BaseModel):
@@ -63,15 +63,15 @@ def read_body(model: type[B], raw: bytes) -> B:
     if not _may_say_too_much(raw, model.bounds_numbers):
         try:
             return model.model_validate_json(raw)
-        except ValidationError:
+        except pydantic.ValidationError:
             pass  # what is wrong is found out below, in the one order: no JSON, not to be kept, not wanted
     read_json(raw)
     try:
         return model.model_validate_json(raw, context=THOROUGH)
-    except ValidationError as error:
+    except pydantic.ValidationError as error:
         if any(fault["type"] == "json_invalid" for fault in error.errors(include_url=False, include_input=False)):
             raise MalformedBody(TOO_DEEP) from None  # JSON it is; this parser goes 200 levels down
-        raise Invalid(_faults(error)) from None
+        raise ValidationError(_faults(error)) from None
 
 
 def _may_say_too_much(raw: bytes, bounds_numbers: bool) -> bool:
@@ -98,41 +98,43 @@ def read_json(raw: bytes) -> Any:
     except ValueError as error:
         raise MalformedBody(f"the body is not JSON: {error}") from None
     if faults:
-        raise Invalid(faults)
+        raise ValidationError(faults)
     return value
 
 
 def read_query(model: type[Q], pairs: list[tuple[str, str]]) -> Q:
     """Raises Invalid."""
     values = dict(pairs)
-    faults = [Fault(f"/query/{name}", "is given twice") for name in values if [n for n, _ in pairs].count(name) > 1]
+    faults = [
+        FieldError(f"/query/{name}", "is given twice") for name in values if [n for n, _ in pairs].count(name) > 1
+    ]
     faults += [fault.below("/query") for fault in _unkeepable(values, "")]
     if faults:
-        raise Invalid(faults)
+        raise ValidationError(faults)
     try:
         return model.model_validate(values)
-    except ValidationError as error:
-        raise Invalid([fault.below("/query") for fault in _faults(error)]) from None
+    except pydantic.ValidationError as error:
+        raise ValidationError([fault.below("/query") for fault in _faults(error)]) from None
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not a JSON number")
 
 
-def _unkeepable(value: object, at: str) -> Iterator[Fault]:
+def _unkeepable(value: object, at: str) -> Iterator[FieldError]:
     """Postgres keeps neither U+0000 nor lone surrogates, JSON cannot say infinity again (1e999), and a whole number
     such as 1e30 comes out of Postgres with all its digits."""
     match value:
         case str():
             if not _is_keepable(value):
-                yield Fault(at, "holds a character that cannot be kept: U+0000 or half a surrogate pair")
+                yield FieldError(at, "holds a character that cannot be kept: U+0000 or half a surrogate pair")
         case int() | float():
-            if not -LARGEST_NUMBER <= value < LARGEST_NUMBER:
-                yield Fault(at, "is too large a number")
+            if not -MAX_NUMBER <= value < MAX_NUMBER:
+                yield FieldError(at, "is too large a number")
         case dict():
             for name, item in value.items():
                 if not _is_keepable(name):
-                    yield Fault(at, "has a name with U+0000 or half a surrogate pair")
+                    yield FieldError(at, "has a name with U+0000 or half a surrogate pair")
                 else:
                     yield from _unkeepable(item, at + step(name))
         case list():
@@ -144,19 +146,19 @@ def _is_keepable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
-def several(faults: list[Fault]) -> PydanticCustomError:
+def several(faults: list[FieldError]) -> PydanticCustomError:
     """For a validator that has found more than one fault in its value."""
     return PydanticCustomError("several", "has faults", {"faults": faults})
 
 
-def _faults(error: ValidationError) -> list[Fault]:
-    found: list[Fault] = []
+def _faults(error: pydantic.ValidationError) -> list[FieldError]:
+    found: list[FieldError] = []
     for fault in error.errors(include_url=False, include_input=False):
         pointer = "".join(step(part) for part in fault["loc"] if part != "[key]")
         if fault["type"] == "several":
             found += [one.below(pointer) for one in fault["ctx"]["faults"]]
         else:
-            found.append(Fault(pointer, _in_words(fault["type"], fault["msg"])))
+            found.append(FieldError(pointer, _in_words(fault["type"], fault["msg"])))
     return found
 
 
@@ -230,13 +232,13 @@ AskedMoment = Annotated[AwareDatetime, BeforeValidator(_no_number), AfterValidat
 Octets = Annotated[bytes, PlainValidator(_octets), WithJsonSchema({"type": "string", "format": "base64url"})]
 Topic = Annotated[str, AfterValidator(_topic), WithJsonSchema({"type": "string", "pattern": f"^{TOPIC_NAME.pattern}$"})]
 Zone = Annotated[str, AfterValidator(_zone), WithJsonSchema({"type": "string", "pattern": f"^{ZONE_CODE.pattern}$"})]
-Landing = Annotated[
+UrlOrTemplate = Annotated[
     str,
     AfterValidator(_template_of_address),
-    WithJsonSchema({"type": "string", "maxLength": urls.LONGEST, "description": "An address, or its template."}),
+    WithJsonSchema({"type": "string", "maxLength": urls.MAX_LENGTH, "description": "An address, or its template."}),
 ]
 Address = Annotated[
     str,
     AfterValidator(_address),
-    WithJsonSchema({"type": "string", "format": "uri-reference", "maxLength": urls.LONGEST}),
+    WithJsonSchema({"type": "string", "format": "uri-reference", "maxLength": urls.MAX_LENGTH}),
 ]

@@ -10,8 +10,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from gateway.domain.errors import (
     GatewayError,
-    InternalFault,
-    Invalid,
+    InternalError,
     MalformedBody,
     MethodNotAllowed,
     NotFound,
@@ -19,6 +18,7 @@ from gateway.domain.errors import (
     Unauthenticated,
     Unavailable,
     UpgradeRequired,
+    ValidationError,
 )
 from gateway.records.postgres.engine import is_refusal
 
@@ -38,7 +38,7 @@ def answer(refusal: GatewayError) -> web.Response:
         "detail": refusal.detail,
         "code": refusal.code,
     }
-    if isinstance(refusal, Invalid):
+    if isinstance(refusal, ValidationError):
         problem["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in refusal.faults]
     text = json.dumps(problem, ensure_ascii=False)
     headers: dict[str, str] = {}
@@ -75,4 +75,4 @@ def of(error: Exception) -> GatewayError:
             return Unavailable("the database cannot be reached; try again shortly")
         case _:
             log.exception("http.failed", exc_info=error)
-            return InternalFault("the fault was logged; the request can be tried again")
+            return InternalError("the fault was logged; the request can be tried again")

@@ -11,13 +11,13 @@ from typing import Any, cast
 from aiohttp import web
 
 from gateway.domain import ids
-from gateway.domain.errors import InternalFault, MalformedRequest
+from gateway.domain.errors import InternalError, MalformedRequest
 from gateway.web.http import problems
 from gateway.web.http.security_headers import every, protect
 
 # Longer than proxies keep theirs, which would otherwise ask just when we close.
 KEEP_ALIVE_S = 75.0
-LONGEST_FIELD = 16_384
+MAX_FIELD_LENGTH = 16_384
 
 
 class Connection(web.RequestHandler):
@@ -32,7 +32,7 @@ class Connection(web.RequestHandler):
         refusal = (
             MalformedRequest("this is not HTTP/1.1, or its address or headers are too long or not as they must be")
             if status < 500
-            else InternalFault("the fault was logged; the request can be tried again")
+            else InternalError("the fault was logged; the request can be tried again")
         )
         answer = problems.answer(refusal)
         answer.headers["X-Request-Id"] = ids.new_id().hex
@@ -58,7 +58,7 @@ class Runner(web.AppRunner):
             every(self._public_url),
             loop=asyncio.get_running_loop(),
             access_log=None,
-            max_field_size=LONGEST_FIELD,
+            max_field_size=MAX_FIELD_LENGTH,
             keepalive_timeout=KEEP_ALIVE_S,
         )
         return cast(web.Server, make)

@@ -8,13 +8,13 @@ import math
 import time
 from collections.abc import Callable, Hashable
 
-from gateway.domain.bounded_cache import keep
+from gateway.domain.bounded_cache import put
 from gateway.domain.errors import RateLimited
 
-MOST_KEPT = 100_000
+MAX_TRACKED = 100_000
 
 
-class Buckets:
+class TokenBuckets:
     """`per_minute` requests a minute for each key, and as many at once."""
 
     def __init__(self, name: str, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -24,14 +24,14 @@ class Buckets:
         self._clock = clock
         self._left: dict[Hashable, tuple[float, float]] = {}
 
-    def take(self, key: Hashable) -> dict[str, str]:
+    def acquire(self, key: Hashable) -> dict[str, str]:
         """The headers that tell what is left. Raises RateLimited."""
         now = self._clock()
         left, at = self._left.get(key, (self._most, now))
         left = min(self._most, left + (now - at) * self._most / 60)
         taken = left >= 1
         # The longest unused makes way: it is full again, or as good as.
-        keep(self._left, key, (left - taken, now), MOST_KEPT)
+        put(self._left, key, (left - taken, now), MAX_TRACKED)
         if not taken:
             wait = math.ceil((1 - left) * 60 / self._most)
             headers = self._policy | {"RateLimit": f'"{self._name}";r=0;t={wait}', "Retry-After": str(wait)}

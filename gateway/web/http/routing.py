@@ -16,16 +16,16 @@ from typing_extensions import TypeVar
 
 from gateway.domain import ids
 from gateway.domain.errors import NotFound
-from gateway.records.postgres.notifier import Signals
-from gateway.service.access.authentication import Caller, Door
-from gateway.service.audience.registration import Reception
+from gateway.records.postgres.notifier import Notifier
+from gateway.service.access.authentication import Authenticator, Principal
+from gateway.service.audience.registration import BatchingRegistrar
 from gateway.service.context import Context
-from gateway.service.inbox.inbox_notifier import Mailroom
+from gateway.service.inbox.inbox_notifier import InboxNotifier
 from gateway.service.notifications.representations import to_json as to_json
-from gateway.web.http.client_address import Addresses
-from gateway.web.http.load_shedding import Crowd, Room
+from gateway.web.http.client_address import ClientAddressResolver
+from gateway.web.http.load_shedding import RequestLimiter, StreamLimiter
 from gateway.web.http.parsing import Body, Query
-from gateway.web.http.rate_limits import Buckets
+from gateway.web.http.rate_limits import TokenBuckets
 from gateway.web.http.readiness import Readiness
 
 B = TypeVar("B", default=Any)
@@ -33,64 +33,66 @@ Q = TypeVar("Q", bound=Query | None, default=Any)
 
 
 @dataclass(frozen=True, slots=True)
-class Front:
+class WebState:
     """What the web side of this process works with."""
 
     context: Context
-    bell: Signals
+    notifier: Notifier
     admin_token: str | None = None
     metrics_token: str | None = None
-    largest_body: int = 1 << 20
-    crowd: Crowd = field(default_factory=lambda: Crowd(1000))
-    inbox: Buckets = field(default_factory=lambda: Buckets("inbox", 60))
-    addresses: Addresses = field(default_factory=Addresses)
-    per_address: Buckets = field(default_factory=lambda: Buckets("address", 120_000))
-    per_key: Buckets = field(default_factory=lambda: Buckets("key", 300_000))
-    passes: Mapping[str, Caller] = field(default_factory=dict)
+    max_body: int = 1 << 20
+    request_limiter: RequestLimiter = field(default_factory=lambda: RequestLimiter(1000))
+    inbox_buckets: TokenBuckets = field(default_factory=lambda: TokenBuckets("inbox", 60))
+    client_addresses: ClientAddressResolver = field(default_factory=ClientAddressResolver)
+    address_buckets: TokenBuckets = field(default_factory=lambda: TokenBuckets("address", 120_000))
+    key_buckets: TokenBuckets = field(default_factory=lambda: TokenBuckets("key", 300_000))
+    in_process_keys: Mapping[str, Principal] = field(default_factory=dict)
     """Keys of this process alone: whoever runs it is let in by them."""
     map_tiles: str | None = None
-    imports: Room = field(default_factory=lambda: Room("NDJSON streams", 16))
-    streams: Room = field(default_factory=lambda: Room("live streams of the log", 1000))
-    channels: Room = field(default_factory=lambda: Room("live channels and long polls", 20_000))
+    imports: StreamLimiter = field(default_factory=lambda: StreamLimiter("NDJSON streams", 16))
+    streams: StreamLimiter = field(default_factory=lambda: StreamLimiter("live streams of the log", 1000))
+    channels: StreamLimiter = field(default_factory=lambda: StreamLimiter("live channels and long polls", 20_000))
     following: set[asyncio.Task[Any]] = field(default_factory=set)
     """Answers that have no end of their own; they are cut off when the server stops."""
-    mailroom: Mailroom = field(init=False)
+    inbox_notifier: InboxNotifier = field(init=False)
     readiness: Readiness = field(init=False)
-    door: Door = field(init=False)
-    reception: Reception = field(init=False)
+    authenticator: Authenticator = field(init=False)
+    registrar: BatchingRegistrar = field(init=False)
 
     @property
-    def rooms(self) -> Mapping[str, Room]:
+    def stream_limiters(self) -> Mapping[str, StreamLimiter]:
         return {"imports": self.imports, "streams": self.streams, "channels": self.channels}
 
     def __post_init__(self) -> None:
         context = self.context
-        object.__setattr__(self, "door", Door(context.engine, context.vault, self.admin_token, self.passes))
+        object.__setattr__(
+            self, "door", Authenticator(context.engine, context.keyring, self.admin_token, self.in_process_keys)
+        )
         object.__setattr__(self, "readiness", Readiness(context.engine))
-        object.__setattr__(self, "reception", Reception(context))
-        object.__setattr__(self, "mailroom", Mailroom(self.context.engine, self.bell))
+        object.__setattr__(self, "reception", BatchingRegistrar(context))
+        object.__setattr__(self, "mailroom", InboxNotifier(self.context.engine, self.notifier))
 
 
 @dataclass(frozen=True)
 class Request(Generic[B, Q]):
     """One request that may be made, read and checked."""
 
-    front: Front
+    state: WebState
     http: web.Request
-    caller: Caller
+    principal: Principal
     body: B
     query: Q
 
     @property
     def context(self) -> Context:
-        return self.front.context
+        return self.state.context
 
     @property
     def application_id(self) -> UUID:
         """The caller's; every credential but the operator's belongs to one."""
-        if self.caller.application_id is None:
+        if self.principal.application_id is None:
             raise NotFound("the admin token belongs to no application; use one of an application's keys")
-        return self.caller.application_id
+        return self.principal.application_id
 
     def path(self, name: str) -> str:
         return self.http.match_info[name]
@@ -104,7 +106,7 @@ class Request(Generic[B, Q]):
 
 
 @dataclass(frozen=True)
-class Call(Request[B, Q]):
+class TransactionalRequest(Request[B, Q]):
     """A request whose work and answer are one transaction, on `conn`; what comes `afterwards` is awaited in between."""
 
     conn: AsyncConnection
@@ -112,19 +114,19 @@ class Call(Request[B, Q]):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     body: Any = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Medium:
+class MediaType:
     """Another form that a body may come in: how it is read, its most octets, and what it is."""
 
     read: Callable[[bytes], Awaitable[Any]]
-    largest: int
-    said: str
+    max_octets: int
+    description: str
 
 
 Handler = Callable[[Any], Awaitable[Any]]
@@ -147,17 +149,17 @@ class Route:
     path: str
     handler: Handler
     tag: str
-    may: tuple[str, ...]
+    scopes: tuple[str, ...]
     body: type[Body] | None
     query: type[Query] | None
-    answers: Mapping[int, Any]
+    responses: Mapping[int, Any]
     browser: bool
     creates: bool
     conflicts: bool
     streams: str | None
-    also: Mapping[str, Medium]
-    before: Callable[[Any], Awaitable[Mapping[str, str]]] | None
-    shared: Callable[[Any], Awaitable[Answer]] | None
+    media_types: Mapping[str, MediaType]
+    precondition: Callable[[Any], Awaitable[Mapping[str, str]]] | None
+    batch_handler: Callable[[Any], Awaitable[Response]] | None
 
 
 class Routes(list[Route]):
@@ -172,20 +174,32 @@ class Routes(list[Route]):
         method: str,
         path: str,
         *,
-        may: tuple[str, ...] = (),
+        scopes: tuple[str, ...] = (),
         body: type[Body] | None = None,
         query: type[Query] | None = None,
-        answers: Mapping[int, Any],
+        responses: Mapping[int, Any],
         browser: bool = False,
         creates: bool = False,
         conflicts: bool = False,
         streams: str | None = None,
-        also: Mapping[str, Medium] = MappingProxyType({}),
-        before: Callable[[Any], Awaitable[Mapping[str, str]]] | None = None,
-        shared: Callable[[Any], Awaitable[Answer]] | None = None,
+        media_types: Mapping[str, MediaType] = MappingProxyType({}),
+        precondition: Callable[[Any], Awaitable[Mapping[str, str]]] | None = None,
+        batch_handler: Callable[[Any], Awaitable[Response]] | None = None,
     ) -> Callable[[Handler], Handler]:
         def added(handler: Handler) -> Handler:
-            said = (may, body, query, answers, browser, creates, conflicts, streams, also, before, shared)
+            said = (
+                scopes,
+                body,
+                query,
+                responses,
+                browser,
+                creates,
+                conflicts,
+                streams,
+                media_types,
+                precondition,
+                batch_handler,
+            )
             self.append(Route(method, path, handler, self.tag, *said))
             return handler
 

@@ -19,14 +19,14 @@ from pydantic import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import audience, ids, schedule, send_policy
-from gateway.domain.errors import Fault, Invalid, NotFound
-from gateway.domain.notification import LONGEST_TTL, Kind, Lane, Urgency
+from gateway.domain.errors import FieldError, NotFound, ValidationError
+from gateway.domain.notification import MAX_TTL, Kind, Lane, Urgency
 from gateway.domain.schedule import DEVICE, instant, zone, zone_of
 from gateway.service.notifications import templates
 from gateway.service.notifications.submission import Draft
-from gateway.web.http.parsing import EARLIEST, LATEST, THOROUGH, Body, Landing, Moment, example, several
+from gateway.web.http.parsing import EARLIEST, LATEST, THOROUGH, Body, Moment, UrlOrTemplate, example, several
 
-LONGEST_TTL_S = int(LONGEST_TTL.total_seconds())
+MAX_TTL_S = int(MAX_TTL.total_seconds())
 
 Text = Annotated[str, StringConstraints(max_length=4000)]
 Title = Annotated[str, StringConstraints(min_length=1, max_length=500)]
@@ -83,21 +83,21 @@ class Action(Body):
 
     action: Label
     title: Title
-    url: Landing | None = None
-    icon: Landing | None = None
+    url: UrlOrTemplate | None = None
+    icon: UrlOrTemplate | None = None
 
 
-class Partial(Body):
+class PartialContent(Body):
     """Content of which anything may be left out."""
 
     title: Title | None = None
     body: Text | None = None
     url: Annotated[
-        Landing | None, Field(description="Where a click leads; a path is one of the application's first origin.")
+        UrlOrTemplate | None, Field(description="Where a click leads; a path is one of the application's first origin.")
     ] = None
-    icon: Landing | None = None
-    image: Landing | None = None
-    badge: Landing | None = None
+    icon: UrlOrTemplate | None = None
+    image: UrlOrTemplate | None = None
+    badge: UrlOrTemplate | None = None
     tag: Annotated[Label | None, Field(description="A later notification with the same tag replaces this one.")] = None
     actions: Annotated[list[Action] | None, Field(max_length=10)] = None
     data: Annotated[dict[str, Any], AfterValidator(_data)] | None = None
@@ -109,16 +109,16 @@ class Partial(Body):
         return self.model_dump(exclude_none=True)
 
 
-class Spoken(Partial):
+class LocalizedContent(PartialContent):
     """What is said instead, and what in other languages."""
 
     locales: Annotated[
-        dict[Locale, Partial] | None,
+        dict[Locale, PartialContent] | None,
         Field(max_length=100, description="By language tag: `de` is shown to de-AT where there is no `de-AT`."),
     ] = None
 
 
-class Content(Spoken):
+class Content(LocalizedContent):
     """What the browser shows. At most 3,993 octets once it is rendered.
 
     Texts may be Liquid templates over `user`, `device`, `event` and `notification`.
@@ -127,11 +127,11 @@ class Content(Spoken):
     title: Title
 
 
-class Travel(Body):
+class DeliveryOptions(Body):
     """How it travels; what is left out is the kind's default."""
 
     ttl: Annotated[
-        int | None, Field(ge=0, le=LONGEST_TTL_S, description="Seconds a push service may hold it (RFC 8030).")
+        int | None, Field(ge=0, le=MAX_TTL_S, description="Seconds a push service may hold it (RFC 8030).")
     ] = None
     urgency: Urgency | None = None
     collapse_key: Annotated[
@@ -150,7 +150,7 @@ class Travel(Body):
         }
 
 
-class Recurrent(Travel):
+class RecurringDeliveryOptions(DeliveryOptions):
     """How each of those travels that are sent again and again."""
 
     @field_validator("expires_at")
@@ -190,7 +190,7 @@ def _audience(value: Any, info: ValidationInfo) -> Any:
     if info.context is THOROUGH:
         try:
             audience.parse(value, "")
-        except Invalid as error:
+        except ValidationError as error:
             raise several(error.faults) from None
     return value
 
@@ -229,7 +229,7 @@ class Throttle(Body):
 
     per_second: Annotated[float | None, Field(gt=0, le=100_000, description="Messages a second, at the most.")] = None
     spread: Annotated[
-        int | None, Field(gt=0, le=LONGEST_TTL_S, description="Seconds over which all of it is sent evenly.")
+        int | None, Field(gt=0, le=MAX_TTL_S, description="Seconds over which all of it is sent evenly.")
     ] = None
 
     @model_validator(mode="after")
@@ -248,7 +248,7 @@ class Variant(Body):
 
     name: Label
     weight: Annotated[float, Field(gt=0, le=1_000_000, description="Its share, relative to the others'.")] = 1.0
-    content: Spoken
+    content: LocalizedContent
 
     def value(self) -> send_policy.Variant:
         return send_policy.Variant(self.name, self.weight, self.content.value())
@@ -258,7 +258,7 @@ class Winner(Body):
     """The variants go to a sample; the one that most of its receivers have clicked then goes to everybody else."""
 
     sample: Annotated[float, Field(gt=0, lt=1, description="The share of the audience that is the sample.")]
-    after: Annotated[int, Field(ge=1, le=LONGEST_TTL_S, description="Seconds until the winner is decided.")]
+    after: Annotated[int, Field(ge=1, le=MAX_TTL_S, description="Seconds until the winner is decided.")]
 
     def value(self) -> send_policy.Winner:
         return send_policy.Winner(self.sample, timedelta(seconds=self.after))
@@ -274,17 +274,17 @@ class PauseWhen(Body):
         return send_policy.FailureLimit(self.failure_share, self.after)
 
 
-class Saved(Body):
+class TemplateRef(Body):
     """A saved template, by its id; the newest version when none is named."""
 
     id: Annotated[str, StringConstraints(max_length=100)]
     version: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
 
 
-class Worded(Body):
+class ContentOrTemplate(Body):
     """Content, or a saved template."""
 
-    template: Saved | None = None
+    template: TemplateRef | None = None
     content: Annotated[Content | None, Field(validate_default=True)] = None
     strict: Annotated[
         bool, Field(description="A variable that is not known fails the message; a saved template has its own.")
@@ -297,7 +297,7 @@ class Worded(Body):
             raise ValueError("must be given, or a template" if content is None else "must not be beside a template")
         return content
 
-    async def words(self, conn: AsyncConnection, application_id: UUID) -> tuple[dict[str, Any], bool]:
+    async def resolve_content(self, conn: AsyncConnection, application_id: UUID) -> tuple[dict[str, Any], bool]:
         """(content, strict). Raises Invalid for a template that is not there."""
         if self.content is not None:
             return self.content.value(), self.strict
@@ -308,24 +308,24 @@ class Worded(Body):
                 raise NotFound("is not a template's id; it would begin with tpl_")
             return await templates.resolve(conn, application_id, id_, self.template.version)
         except NotFound as error:
-            raise Invalid([Fault("/template", error.detail)]) from None
+            raise ValidationError([FieldError("/template", error.detail)]) from None
 
 
 Seen = Annotated[dict[str, Any] | None, Field(description="What templates see as `event`.")]
 
 
-class Rendered(Worded):
+class Rendered(ContentOrTemplate):
     event: Seen = None
 
 
-class Deliverable(Worded):
+class Deliverable(ContentOrTemplate):
     """What is said, and how it travels."""
 
-    delivery: Travel = Travel()
+    delivery: DeliveryOptions = DeliveryOptions()
     category: Category | None = None
 
-    def steered(self) -> send_policy.Steering:
-        return send_policy.Steering(category=self.category)
+    def steered(self) -> send_policy.SendPolicy:
+        return send_policy.SendPolicy(category=self.category)
 
     def seen(self) -> dict[str, Any] | None:
         """What templates see as `event`."""
@@ -343,7 +343,7 @@ class Deliverable(Worded):
     ) -> Draft:
         """Raises Invalid for a template that is not there."""
         travel, steered = self.delivery, self.steered()
-        content, strict = await self.words(conn, application_id)
+        content, strict = await self.resolve_content(conn, application_id)
         said = {"content": content, "variants": [variant.content for variant in steered.variants]}
         return Draft(
             kind=kind,
@@ -358,12 +358,12 @@ class Deliverable(Worded):
         )
 
 
-class Redraft(Body):
+class SpecPatch(Body):
     """A change of what is sent again and again. What is left out stays; null takes category or all of delivery away."""
 
     content: Content | None = None
     audience: Audience | None = None
-    delivery: Recurrent | None = None
+    delivery: RecurringDeliveryOptions | None = None
     category: Category | None = None
 
     def drafted(self) -> dict[str, Any]:
@@ -374,7 +374,7 @@ class Redraft(Body):
         if self.audience is not None:
             said["audience"] = self.audience
         if "delivery" in self.model_fields_set:
-            said |= (self.delivery or Travel()).drafted()
+            said |= (self.delivery or DeliveryOptions()).drafted()
         return said
 
     def steered(self) -> dict[str, Any]:
@@ -391,7 +391,7 @@ class Sendable(Deliverable):
         return self.event
 
 
-class Steered(Sendable):
+class CampaignOptions(Sendable):
     """What marketers steer by."""
 
     throttle: Throttle | None = None
@@ -402,7 +402,7 @@ class Steered(Sendable):
     winner: Winner | None = None
     pause_when: PauseWhen | None = None
 
-    def steered(self) -> send_policy.Steering:
+    def steered(self) -> send_policy.SendPolicy:
         return replace(
             super().steered(),
             throttle=None if self.throttle is None else self.throttle.value(),

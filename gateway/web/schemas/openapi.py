@@ -8,8 +8,8 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 from gateway import __version__
-from gateway.domain.audience import DETAILS, MOST_LEAVES
-from gateway.domain.comparison import MOST_VALUES, OPERATORS
+from gateway.domain.audience import DETAILS, MAX_LEAVES
+from gateway.domain.comparison import MAX_VALUES, OPERATORS
 from gateway.domain.errors import GatewayError
 from gateway.service.access.authentication import ADMIN, DEVICE, REGISTER
 from gateway.web.http.routing import Route
@@ -49,7 +49,7 @@ PROBLEM = {
 _TEXTS = {
     "oneOf": [
         {"type": "string"},
-        {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MOST_VALUES},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_VALUES},
     ]
 }
 _SCALAR = {"type": ["string", "number", "boolean"]}
@@ -65,13 +65,13 @@ def _leaf(name: str, schema: dict[str, Any], **beside: Any) -> dict[str, Any]:
 
 
 _OPERANDS: dict[str, Any] = dict.fromkeys(OPERATORS, _SCALAR) | {
-    "in": {"type": "array", "items": _SCALAR, "minItems": 1, "maxItems": MOST_VALUES},
+    "in": {"type": "array", "items": _SCALAR, "minItems": 1, "maxItems": MAX_VALUES},
     "exists": {"type": "boolean"},
 }
 _BRANCHES = {"type": "array", "items": {"$ref": "#/components/schemas/Audience"}, "minItems": 1}
 
 AUDIENCE = {
-    "description": f"Who: one leaf, or one of `all`, `any`, `not` over others. At most {MOST_LEAVES} leaves.",
+    "description": f"Who: one leaf, or one of `all`, `any`, `not` over others. At most {MAX_LEAVES} leaves.",
     "oneOf": [
         _leaf("everyone", {"const": True}),
         _leaf("topic", {"type": "string"}),
@@ -171,7 +171,7 @@ class _Schemas:
         for route in routes:
             if route.body is not None:
                 types[route.body, "validation"] = None
-            types |= {(shape, "serialization"): None for shape in route.answers.values() if shape not in (None, str)}
+            types |= {(shape, "serialization"): None for shape in route.responses.values() if shape not in (None, str)}
         inputs = [(type_, mode, TypeAdapter(type_)) for type_, mode in types]
         self._found, said = TypeAdapter.json_schemas(inputs, ref_template=REF)
         self.definitions: dict[str, Any] = said.get("$defs", {})
@@ -185,7 +185,7 @@ class _Schemas:
 
 def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
     summary, _, rest = (route.handler.__doc__ or "").partition("\n")
-    statuses = dict(route.answers)
+    statuses = dict(route.responses)
     operation: dict[str, Any] = {
         "operationId": _operation_id(route),
         "tags": [route.tag],
@@ -202,11 +202,11 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
     }
     if rest.strip():
         operation["description"] = " ".join(rest.split())
-    if route.may:
-        schemes = [_SECURITY.get(scope, "secret") for scope in route.may]
+    if route.scopes:
+        schemes = [_SECURITY.get(scope, "secret") for scope in route.scopes]
         schemes += ["session"] if "secret" in schemes else []
         operation["security"] = [{scheme: []} for scheme in dict.fromkeys(schemes)]
-        operation["description"] = f"{operation.get('description', '')} Needs: {', '.join(route.may)}.".strip()
+        operation["description"] = f"{operation.get('description', '')} Needs: {', '.join(route.scopes)}.".strip()
     else:
         operation["security"] = []
     if route.creates:
@@ -220,8 +220,8 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
         )
     if route.body is not None:
         content: dict[str, Any] = {"application/json": {"schema": schemas.body(route.body)}}
-        for kind, medium in route.also.items():
-            content[kind] = {"schema": {"type": "string", "description": medium.said}}
+        for kind, medium in route.media_types.items():
+            content[kind] = {"schema": {"type": "string", "description": medium.description}}
         operation["requestBody"] = {"required": True, "content": content}
     elif _takes_stream(route):
         # A stream without a line is one that is done at once.
@@ -279,8 +279,8 @@ def _response(route: Route, schemas: _Schemas, status: int, shape: Any) -> dict[
 
 
 def _refusals(route: Route) -> dict[int, str]:
-    statuses = [426, 500, 503] if 101 in route.answers else [500, 503]
-    if route.may or route.path == "/v1/session":
+    statuses = [426, 500, 503] if 101 in route.responses else [500, 503]
+    if route.scopes or route.path == "/v1/session":
         statuses += [401, 403]
     if route.path == "/metrics":
         statuses += [401]

@@ -38,7 +38,7 @@ class Session(TypedDict):
     expires_at: Moment
 
 
-class Audited(TypedDict):
+class AuditEntry(TypedDict):
     id: str
     at: Moment
     who: str
@@ -85,7 +85,7 @@ class Client(TypedDict):
     app_version: str | None
 
 
-class Place(TypedDict):
+class Location(TypedDict):
     lat: float
     lon: float
     accuracy_m: float | None
@@ -102,13 +102,13 @@ class Device(TypedDict):
     topics: list[str]
     zones: list[str]
     muted: list[str]
-    location: Place | None
+    location: Location | None
     created_at: Moment
     updated_at: Moment
     last_seen_at: Moment
 
 
-class Mail(TypedDict):
+class InboxItem(TypedDict):
     """`content` is null when its template can no longer be rendered."""
 
     id: str
@@ -124,7 +124,7 @@ class Mail(TypedDict):
 class Inbox(TypedDict):
     """`position` is the newest's: ask for what comes `after` it."""
 
-    items: list[Mail]
+    items: list[InboxItem]
     next_cursor: str | None
     unread: int
     position: int
@@ -158,12 +158,12 @@ class Template(TypedDict):
     updated_at: Moment
 
 
-class Shown(TypedDict):
+class NotificationContent(TypedDict):
     content: dict[str, Any]
     octets: int
 
 
-class DraftedTravel(TypedDict):
+class RecurringDelivery(TypedDict):
     """Null is the kind's default."""
 
     lane: str | None
@@ -184,7 +184,7 @@ class Reminder(TypedDict):
     missed: str
     content: dict[str, Any]
     audience: Any
-    delivery: DraftedTravel
+    delivery: RecurringDelivery
     category: str | None
     throttle: "Throttle | None"
     quiet_hours: "QuietHours | None"
@@ -224,11 +224,11 @@ class WebhookTested(TypedDict):
     duration_ms: int
 
 
-class Forgotten(TypedDict):
+class ErasureResult(TypedDict):
     devices: int
 
 
-class Travel(TypedDict):
+class DeliveryOptions(TypedDict):
     lane: str
     urgency: Urgency
     ttl: int
@@ -356,7 +356,7 @@ class Notification(TypedDict):
     status: Status
     content: dict[str, Any]
     audience: Any
-    delivery: Travel
+    delivery: DeliveryOptions
     details: dict[str, Any]
     schedule: LocalSchedule | None
     category: str | None
@@ -389,7 +389,7 @@ class Trigger(TypedDict):
     condition: Any
     audience: Any
     content: dict[str, Any]
-    delivery: DraftedTravel
+    delivery: RecurringDelivery
     category: str | None
     delay: int
     dedupe: int | None
@@ -399,7 +399,7 @@ class Trigger(TypedDict):
     updated_at: Moment
 
 
-class Run(TypedDict):
+class TriggerRun(TypedDict):
     """`outcome`: started, deduplicated, capped, cancelled, unfilled (the event lacks a value), refused."""
 
     event_id: str
@@ -419,7 +419,7 @@ class Event(TypedDict):
     data: dict[str, Any]
     occurred_at: Moment
     created_at: Moment
-    runs: list[Run]
+    runs: list[TriggerRun]
 
 
 class RefusedAlert(TypedDict):
@@ -452,7 +452,7 @@ class AlertSettings(TypedDict):
     audience: Any
 
 
-class TakenAlert(TypedDict):
+class IngestedAlert(TypedDict):
     """`outcome` is accepted, repeated, superseded, untold or refused; `ignored` is what of it could not be used."""
 
     identifier: str | None
@@ -462,11 +462,11 @@ class TakenAlert(TypedDict):
     notifications: list[Notification]
 
 
-class TakenAlerts(TypedDict):
-    items: list[TakenAlert]
+class AlertIngestion(TypedDict):
+    items: list[IngestedAlert]
 
 
-class Sampled(TypedDict):
+class SampledDevice(TypedDict):
     id: str
     user_id: str | None
     platform: str | None
@@ -476,7 +476,7 @@ class Sampled(TypedDict):
 class Preview(TypedDict):
     devices: int
     users: int
-    sample: list[Sampled]
+    sample: list[SampledDevice]
 
 
 class Attempt(TypedDict):
@@ -510,7 +510,7 @@ class Delivery(TypedDict):
     action: str | None
 
 
-class DeliveryInFull(TypedDict):
+class DeliveryDetail(TypedDict):
     """`outcome` is `pending` while it is still being tried; then only id, device, cause and attempts are known."""
 
     id: str

@@ -5,8 +5,8 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import clock
-from gateway.domain.notification import LONGEST_TTL
-from gateway.domain.send_policy import LONGEST_CAP
+from gateway.domain.notification import MAX_TTL
+from gateway.domain.send_policy import MAX_CAP_WINDOW
 from gateway.records import (
     audit,
     devices,
@@ -30,7 +30,7 @@ async def prune_gone_devices(conn: AsyncConnection, policy: RetentionPolicy) -> 
 
 async def prune_frequency_caps(conn: AsyncConnection, _: RetentionPolicy) -> int:
     """Delete records of sends that no frequency cap looks back to."""
-    return await frequency_caps.prune(conn, clock.now() - LONGEST_CAP)
+    return await frequency_caps.prune(conn, clock.now() - MAX_CAP_WINDOW)
 
 
 async def prune_events(conn: AsyncConnection, policy: RetentionPolicy) -> int:
@@ -41,7 +41,7 @@ async def prune_events(conn: AsyncConnection, policy: RetentionPolicy) -> int:
 async def prune_inbox(conn: AsyncConnection, policy: RetentionPolicy) -> int:
     """Delete read marks whose deliveries left the log, and handoffs to pages that no message can outlive."""
     now = clock.now()
-    return await inbox.prune(conn, now - policy.log) + await live_handoffs.prune(conn, now - LONGEST_TTL)
+    return await inbox.prune(conn, now - policy.log) + await live_handoffs.prune(conn, now - MAX_TTL)
 
 
 async def prune_outbox(conn: AsyncConnection, policy: RetentionPolicy) -> int:

@@ -19,27 +19,27 @@ from gateway.alerting import cap, feeds
 from gateway.alerting.feeds import Entry, Feed
 from gateway.alerting.reading import Refused
 from gateway.domain import clock, ids
-from gateway.domain.alert import Message
+from gateway.domain.alert import AlertMessage
 from gateway.domain.errors import AddressNotAllowed, MalformedBody
-from gateway.outbound.client import Answer, OutboundClient, Unreachable
+from gateway.outbound.client import OutboundClient, OutboundResponse, Unreachable
 from gateway.push.responses import retry_after
 from gateway.records import feeds as records
-from gateway.records.feeds import Claimed
+from gateway.records.feeds import LeasedFeed
 from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import DATABASE_ERRORS
-from gateway.service.alerts.documents import REFUSED, take_all
-from gateway.service.alerts.ingestion import Door
+from gateway.service.alerts.documents import REFUSED, ingest_all
+from gateway.service.alerts.ingestion import IngestOptions
 from gateway.service.context import Context
 
 PLACES = 8
 AT_ONCE = 4
 """Documents of one feed that are fetched at the same time."""
-LARGEST = 16 << 20
+MAX_OCTETS = 16 << 20
 TIMEOUT = timedelta(seconds=20)
 PATIENCE_S = 90.0
 """For one feed with all that it names; what is left comes with the next look."""
 LEASE = timedelta(seconds=120)
-LONGEST_WAIT = timedelta(hours=1)
+MAX_WAIT = timedelta(hours=1)
 POLL_S = 15.0
 DATABASE_PAUSE_S = 1.0
 
@@ -55,10 +55,10 @@ class _Failed(Exception):
         self.wait = wait
 
 
-class Poller:
+class FeedPoller:
     """One for a process. `client` is open for as long as it runs."""
 
-    def __init__(self, context: Context, bell: notifier.Signals, client: OutboundClient) -> None:
+    def __init__(self, context: Context, bell: notifier.Notifier, client: OutboundClient) -> None:
         self._context = context
         self._bell = bell
         self._client = client
@@ -73,7 +73,7 @@ class Poller:
     async def _look(self) -> None:
         free = asyncio.Semaphore(PLACES)
         async with asyncio.TaskGroup() as group:
-            with self._bell.waiter(notifier.FEEDS) as waiter:
+            with self._bell.subscribe(notifier.FEEDS) as waiter:
                 while True:
                     await free.acquire()
                     try:
@@ -81,7 +81,7 @@ class Poller:
                             held = await records.claim(conn, LEASE)
                             due = None if held else await records.next_due(conn)
                     except DATABASE_ERRORS as error:
-                        log.warning("feeds.postponed", error=type(error).__name__)
+                        log.warning("feeds.database_unavailable", error=type(error).__name__)
                         held, due = None, DATABASE_PAUSE_S
                     if held is None:
                         free.release()
@@ -89,19 +89,19 @@ class Poller:
                     else:
                         group.create_task(self._serve(held)).add_done_callback(lambda _: free.release())
 
-    async def _serve(self, held: Claimed) -> None:
+    async def _serve(self, held: LeasedFeed) -> None:
         with structlog.contextvars.bound_contextvars(
-            feed_id=ids.show(ids.FEED, held.id), application_id=ids.show(ids.APPLICATION, held.application_id)
+            feed_id=ids.format_id(ids.FEED, held.id), application_id=ids.format_id(ids.APPLICATION, held.application_id)
         ):
             try:
                 await self._poll(held)
             except DATABASE_ERRORS as error:
-                log.warning("feed.postponed", error=type(error).__name__)
+                log.warning("feed.database_unavailable", error=type(error).__name__)
             except Exception:
                 # A fault of ours with one feed must not end the polling of all; its lease brings it back.
                 log.exception("feed.failed")
 
-    async def _poll(self, held: Claimed) -> None:
+    async def _poll(self, held: LeasedFeed) -> None:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 said, read = await self._fetch(held)
@@ -115,7 +115,7 @@ class Poller:
             log.info("feed.read", **read)
         return None
 
-    async def _fetch(self, held: Claimed) -> tuple[dict[str, object], Counter[str]]:
+    async def _fetch(self, held: LeasedFeed) -> tuple[dict[str, object], Counter[str]]:
         """(what to remember of the answer, what the alerts came to). Raises _Failed."""
         asked = {"Accept": "application/cap+xml, application/geo+json, application/atom+xml, application/xml;q=0.8"}
         if held.etag is not None:
@@ -135,7 +135,7 @@ class Poller:
         named = {"etag": answer.headers.get("ETag"), "last_modified": answer.headers.get("Last-Modified")}
         return now | named | {"digest": digest}, read
 
-    async def _read(self, held: Claimed, feed: Feed) -> Counter[str]:
+    async def _read(self, held: LeasedFeed, feed: Feed) -> Counter[str]:
         """Raises _Failed when a document could not be fetched, after all others were taken."""
         async with self._context.engine.begin() as conn:
             unread = await records.unread(conn, held.id, [entry.key for entry in feed.entries])
@@ -160,9 +160,9 @@ class Poller:
             raise _Failed(f"{len(failed)} of {len(wanted)} documents could not be fetched: {failed[0].cause}")
         return came_to
 
-    async def _document(self, held: Claimed, entry: Entry) -> Counter[str]:
+    async def _document(self, held: LeasedFeed, entry: Entry) -> Counter[str]:
         answer = await self._get(entry.url, {"Accept": "application/cap+xml, application/xml;q=0.8"})
-        found: Sequence[Message | Refused]
+        found: Sequence[AlertMessage | Refused]
         try:
             found = await asyncio.to_thread(cap.read, answer.body)
         except MalformedBody as error:
@@ -171,9 +171,11 @@ class Poller:
             await records.mark_read(conn, held.id, entry.key)
             return await self._take(conn, held, found)
 
-    async def _take(self, conn: AsyncConnection, held: Claimed, found: Sequence[Message | Refused]) -> Counter[str]:
-        door = Door(held.audience, held.category)
-        items = await take_all(conn, self._context, held.application_id, found, door)
+    async def _take(
+        self, conn: AsyncConnection, held: LeasedFeed, found: Sequence[AlertMessage | Refused]
+    ) -> Counter[str]:
+        door = IngestOptions(held.audience, held.category)
+        items = await ingest_all(conn, self._context, held.application_id, found, door)
         refused = [item for item in items if item["outcome"] == REFUSED]
         for item in refused:
             log.info("feed.alert_refused", identifier=item["identifier"], detail=item["detail"])
@@ -183,10 +185,10 @@ class Poller:
             await records.count(conn, held.id, came_to, told)
         return came_to
 
-    async def _get(self, url: str, headers: dict[str, str]) -> Answer:
+    async def _get(self, url: str, headers: dict[str, str]) -> OutboundResponse:
         """An answer of 200 or 304. Raises _Failed."""
         try:
-            answer = await self._client.get(url, headers, largest=LARGEST, timeout=TIMEOUT)
+            answer = await self._client.get(url, headers, largest=MAX_OCTETS, timeout=TIMEOUT)
         except Unreachable as error:
             raise _Failed(error.cause) from None
         except AddressNotAllowed as refusal:
@@ -196,9 +198,9 @@ class Poller:
             raise _Failed(f"it answered {answer.status}", wait)
         return answer
 
-    async def _fail(self, held: Claimed, failure: _Failed) -> None:
-        wait = _apart(min(held.interval * 2.0 ** min(held.failures + 1, 12), LONGEST_WAIT))
-        wait = max(wait, min(failure.wait or wait, LONGEST_WAIT))
+    async def _fail(self, held: LeasedFeed, failure: _Failed) -> None:
+        wait = _apart(min(held.interval * 2.0 ** min(held.failures + 1, 12), MAX_WAIT))
+        wait = max(wait, min(failure.wait or wait, MAX_WAIT))
         async with self._context.engine.begin() as conn:
             values = {"failures": held.failures + 1, "last_error": failure.cause}
             ours = await records.settle(conn, held, wait, **values)

@@ -14,12 +14,12 @@ from gateway import metrics
 from gateway.domain import clock, ids
 from gateway.domain.errors import AddressNotAllowed
 from gateway.domain.retry import backoff
-from gateway.outbound.client import Answer, OutboundClient, Unreachable
+from gateway.outbound.client import OutboundClient, OutboundResponse, Unreachable
 from gateway.push.responses import retry_after
 from gateway.records import webhooks
 from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import DATABASE_ERRORS
-from gateway.records.webhooks import Claimed
+from gateway.records.webhooks import LeasedWebhook
 from gateway.service.context import Context
 from gateway.service.webhooks import signing
 from gateway.service.webhooks.batches import Batch, next_batch
@@ -37,10 +37,10 @@ LAST_REQUESTS_S = 5.0
 log = structlog.get_logger(__name__)
 
 
-class Sender:
+class WebhookDispatcher:
     """One for a process; any number of processes share the work. `client` is open for as long as it runs."""
 
-    def __init__(self, context: Context, bell: notifier.Signals, client: OutboundClient) -> None:
+    def __init__(self, context: Context, bell: notifier.Notifier, client: OutboundClient) -> None:
         self._context = context
         self._bell = bell
         self._client = client
@@ -61,7 +61,7 @@ class Sender:
 
     async def _look(self, group: asyncio.TaskGroup) -> None:
         free = asyncio.Semaphore(PLACES)
-        with self._bell.waiter(notifier.LOG, notifier.HAPPENINGS) as waiter:
+        with self._bell.subscribe(notifier.LOG, notifier.HAPPENINGS) as waiter:
             while True:
                 await free.acquire()
                 try:
@@ -69,7 +69,7 @@ class Sender:
                         claimed = await webhooks.claim(conn, limit=1, lease=LEASE)
                         due = None if claimed else await webhooks.next_due(conn)
                 except DATABASE_ERRORS as error:
-                    log.warning("webhooks.postponed", error=type(error).__name__)
+                    log.warning("webhooks.database_unavailable", error=type(error).__name__)
                     claimed, due = [], DATABASE_PAUSE_S
                 for held in claimed:
                     task = group.create_task(self._serve(held))
@@ -81,23 +81,24 @@ class Sender:
                     if await waiter.wait(POLL_S if due is None else min(POLL_S, max(due, FILL_S))):
                         await asyncio.sleep(FILL_S)
 
-    async def _serve(self, held: Claimed) -> None:
+    async def _serve(self, held: LeasedWebhook) -> None:
         """Send batch after batch, until there is no full one any more or one is not taken."""
         with structlog.contextvars.bound_contextvars(
-            webhook_id=ids.show(ids.WEBHOOK, held.id), application_id=ids.show(ids.APPLICATION, held.application_id)
+            webhook_id=ids.format_id(ids.WEBHOOK, held.id),
+            application_id=ids.format_id(ids.APPLICATION, held.application_id),
         ):
             try:
-                now: Claimed | None = held
+                now: LeasedWebhook | None = held
                 while now is not None:
                     now = await self._step(now)
             except DATABASE_ERRORS as error:
                 # The same batch goes out again when the lease has run out.
-                log.warning("webhook.postponed", error=type(error).__name__)
+                log.warning("webhook.database_unavailable", error=type(error).__name__)
             except Exception:
                 # A fault of ours with one webhook must not end the sender for all.
                 log.exception("webhook.failed")
 
-    async def _step(self, held: Claimed) -> Claimed | None:
+    async def _step(self, held: LeasedWebhook) -> LeasedWebhook | None:
         """Send one batch; answers with the webhook as it stands then, None when it is no longer ours."""
         async with self._context.engine.begin() as conn:
             batch = await next_batch(conn, held)
@@ -107,7 +108,7 @@ class Sender:
             if not await webhooks.try_batch(conn, held, batch.pending, LEASE):
                 return None
         answer = await self._post(held, batch)
-        if isinstance(answer, Answer) and 200 <= answer.status < 300:
+        if isinstance(answer, OutboundResponse) and 200 <= answer.status < 300:
             metrics.WEBHOOK_POSTS.labels("taken").inc()
             upto, goes_on = batch.pending.upto, batch.full and not self._stopping
             async with self._context.engine.begin() as conn:
@@ -117,9 +118,9 @@ class Sender:
         await self._fail(held, answer)
         return None
 
-    async def _post(self, held: Claimed, batch: Batch) -> Answer | str:
+    async def _post(self, held: LeasedWebhook, batch: Batch) -> OutboundResponse | str:
         """The answer, or why there is none."""
-        secrets = signing.unseal(held.secrets, self._context.vault)
+        secrets = signing.unseal(held.secrets, self._context.keyring)
         signed = signing.headers(secrets, batch.pending.message_id, batch.body, clock.now())
         headers = {"Content-Type": "application/json", **signed}
         try:
@@ -129,13 +130,13 @@ class Sender:
         except AddressNotAllowed as refusal:
             return refusal.detail
 
-    async def _fail(self, held: Claimed, answer: Answer | str) -> None:
+    async def _fail(self, held: LeasedWebhook, answer: OutboundResponse | str) -> None:
         why = answer if isinstance(answer, str) else f"it answered {answer.status}"
         metrics.WEBHOOK_POSTS.labels("unreachable" if isinstance(answer, str) else "refused").inc()
         now = clock.now()
         since, cause = held.failing_since or now, None
         wait = backoff(held.failures + 1)
-        if isinstance(answer, Answer):
+        if isinstance(answer, OutboundResponse):
             wait = max(wait, retry_after(answer.headers.get("Retry-After"), now) or wait)
             if answer.status == 410:
                 cause = "its receiver says that it is gone for good (410)"

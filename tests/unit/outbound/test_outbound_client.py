@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.domain.errors import AddressNotAllowed
-from gateway.outbound.client import Answer, OutboundClient, Unreachable
+from gateway.outbound.client import OutboundClient, OutboundResponse, Unreachable
 from gateway.outbound.policy import OutboundPolicy
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -75,7 +75,7 @@ async def fine(request: web.Request) -> web.Response:
     return web.Response(text=f"{request.method} {await request.text()}", headers={"ETag": '"1"', "Set-Cookie": "a=b"})
 
 
-async def get(where: Server, path: str = "/", *also: str, timeout: timedelta = SECOND, **more: Any) -> Answer:
+async def get(where: Server, path: str = "/", *also: str, timeout: timedelta = SECOND, **more: Any) -> OutboundResponse:
     policy = OutboundPolicy([where.origin, *also])
     async with OutboundClient(policy) as client:
         return await client.get(where.origin + path, largest=LARGEST, timeout=timeout, **more)

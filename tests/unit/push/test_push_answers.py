@@ -7,43 +7,47 @@ from typing import get_args
 import pytest
 
 from gateway.domain.delivery import Accepted, Gone, Rejected, Retry
-from gateway.push.responses import Answer, FaultKind, NetworkFault, classify, retry_after
+from gateway.push.responses import FaultKind, NetworkFault, PushResponse, classify, retry_after
 
 NOW = datetime(2026, 12, 1, 9, 0, tzinfo=UTC)
 ENDPOINT = "https://updates.push.services.mozilla.com/wpush/v2/gAAAAABk-secret-secret-secret-secret-secret-secret"
 
 
-def autopush(status: int, errno: int, message: str, **headers: str) -> Answer:
+def autopush(status: int, errno: int, message: str, **headers: str) -> PushResponse:
     body = {"code": status, "errno": errno, "error": "Error", "message": message, "more_info": "http://autopush"}
-    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, json.dumps(body).encode())
+    return PushResponse(
+        status, {name.replace("_", "-"): value for name, value in headers.items()}, json.dumps(body).encode()
+    )
 
 
-def apple(status: int, reason: str, **headers: str) -> Answer:
-    return Answer(status, {n.replace("_", "-"): v for n, v in headers.items()}, json.dumps({"reason": reason}).encode())
+def apple(status: int, reason: str, **headers: str) -> PushResponse:
+    return PushResponse(
+        status, {n.replace("_", "-"): v for n, v in headers.items()}, json.dumps({"reason": reason}).encode()
+    )
 
 
-def fcm(status: int, text: str) -> Answer:
-    return Answer(status, {}, text.encode())
+def fcm(status: int, text: str) -> PushResponse:
+    return PushResponse(status, {}, text.encode())
 
 
-def wns(status: int, description: str = "", **headers: str) -> Answer:
+def wns(status: int, description: str = "", **headers: str) -> PushResponse:
     told = {"x-wns-error-description": description} if description else {}
-    return Answer(status, told | {name.replace("_", "-"): value for name, value in headers.items()})
+    return PushResponse(status, told | {name.replace("_", "-"): value for name, value in headers.items()})
 
 
 @pytest.mark.parametrize("status", [200, 201, 202])
 def test_200_201_and_202_are_accepted(status: int) -> None:
-    assert classify(Answer(status), NOW) == Accepted()
+    assert classify(PushResponse(status), NOW) == Accepted()
 
 
 def test_accepted_keeps_the_messages_location_and_the_granted_ttl() -> None:
-    answer = Answer(201, {"location": "https://push.example/m/1", "ttl": "2592000"})
+    answer = PushResponse(201, {"location": "https://push.example/m/1", "ttl": "2592000"})
     assert classify(answer, NOW) == Accepted("https://push.example/m/1", 2592000)
 
 
 @pytest.mark.parametrize("ttl", ["", "-1", "soon", "1.5", "²", "9" * 40])
 def test_a_granted_ttl_that_is_no_number_is_unknown(ttl: str) -> None:
-    assert classify(Answer(201, {"ttl": ttl}), NOW) == Accepted(None, None)
+    assert classify(PushResponse(201, {"ttl": ttl}), NOW) == Accepted(None, None)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +65,7 @@ def test_a_granted_ttl_that_is_no_number_is_unknown(ttl: str) -> None:
         (wns(410, "The channel expired"), "410, The channel expired"),
     ],
 )
-def test_404_and_410_mean_the_subscription_is_gone(answer: Answer, known: str) -> None:
+def test_404_and_410_mean_the_subscription_is_gone(answer: PushResponse, known: str) -> None:
     outcome = classify(answer, NOW)
     assert isinstance(outcome, Gone)
     assert outcome.cause.startswith("the push service says the subscription no longer exists (")
@@ -80,7 +84,7 @@ def test_404_and_410_mean_the_subscription_is_gone(answer: Answer, known: str) -
         apple(403, "VapidPkHashMismatch"),
     ],
 )
-def test_a_key_mismatch_puts_the_one_device_in_quarantine(answer: Answer) -> None:
+def test_a_key_mismatch_puts_the_one_device_in_quarantine(answer: PushResponse) -> None:
     outcome = classify(answer, NOW)
     assert isinstance(outcome, Rejected)
     assert outcome.quarantine
@@ -99,7 +103,7 @@ def test_a_key_mismatch_puts_the_one_device_in_quarantine(answer: Answer) -> Non
         wns(403, "The token is not for this channel"),
     ],
 )
-def test_a_refused_key_or_token_is_retried_and_told_apart(answer: Answer) -> None:
+def test_a_refused_key_or_token_is_retried_and_told_apart(answer: PushResponse) -> None:
     outcome = classify(answer, NOW)
     assert isinstance(outcome, Retry)
     assert outcome.unauthorized
@@ -115,14 +119,14 @@ def test_a_refused_key_or_token_is_retried_and_told_apart(answer: Answer) -> Non
         (apple(429, "TooManyRequests", retry_after="30"), timedelta(seconds=30)),
         (autopush(503, 201, "Use exponential back-off", retry_after="120"), timedelta(seconds=120)),
         (autopush(503, 201, "Use exponential back-off"), None),
-        (Answer(503, {"retry-after": "Tue, 01 Dec 2026 09:05:00 GMT"}), timedelta(minutes=5)),
+        (PushResponse(503, {"retry-after": "Tue, 01 Dec 2026 09:05:00 GMT"}), timedelta(minutes=5)),
         (wns(406), timedelta(hours=1)),
         (wns(406, retry_after="7200"), timedelta(hours=2)),
         (wns(406, retry_after="0"), timedelta(0)),
         (wns(406, x_wns_notificationstatus="channelthrottled"), timedelta(hours=1)),
     ],
 )
-def test_a_host_that_asks_for_less_is_slowed_down_and_obeyed(answer: Answer, after: timedelta | None) -> None:
+def test_a_host_that_asks_for_less_is_slowed_down_and_obeyed(answer: PushResponse, after: timedelta | None) -> None:
     outcome = classify(answer, NOW)
     assert isinstance(outcome, Retry)
     assert outcome.slow_down
@@ -148,10 +152,10 @@ def test_autopushs_retry_now_is_retried_now() -> None:
         apple(503, "ServiceUnavailable"),
         wns(500),
         wns(503),
-        Answer(408),
+        PushResponse(408),
     ],
 )
-def test_a_passing_fault_is_retried_by_our_own_back_off(answer: Answer) -> None:
+def test_a_passing_fault_is_retried_by_our_own_back_off(answer: PushResponse) -> None:
     outcome = classify(answer, NOW)
     assert isinstance(outcome, Retry)
     assert (outcome.after, outcome.slow_down, outcome.unauthorized) == (None, False, False)
@@ -171,11 +175,11 @@ def test_a_passing_fault_is_retried_by_our_own_back_off(answer: Answer) -> None:
         (apple(400, "BadWebPushTopic"), "400, BadWebPushTopic"),
         (wns(400, "TTL must not be 0"), "400, TTL must not be 0"),
         (wns(400, x_wns_status="dropped"), "400, dropped"),
-        (Answer(405), "(405)"),
-        (Answer(418), "(418)"),
+        (PushResponse(405), "(405)"),
+        (PushResponse(418), "(418)"),
     ],
 )
-def test_our_own_mistakes_are_rejected_in_plain_words_and_cost_no_device(answer: Answer, known: str) -> None:
+def test_our_own_mistakes_are_rejected_in_plain_words_and_cost_no_device(answer: PushResponse, known: str) -> None:
     outcome = classify(answer, NOW)
     assert isinstance(outcome, Rejected)
     assert not outcome.quarantine
@@ -184,20 +188,20 @@ def test_our_own_mistakes_are_rejected_in_plain_words_and_cost_no_device(answer:
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
 def test_a_redirect_is_rejected(status: int) -> None:
-    outcome = classify(Answer(status, {"location": "http://169.254.169.254/"}), NOW)
+    outcome = classify(PushResponse(status, {"location": "http://169.254.169.254/"}), NOW)
     assert outcome == Rejected(f"the push service answered with a redirect, which is never followed ({status})")
 
 
 @pytest.mark.parametrize("kind", get_args(FaultKind))
 def test_no_network_fault_ever_ends_a_delivery(kind: FaultKind) -> None:
-    outcome = classify(Answer(None, fault=NetworkFault(kind, "os error 104")), NOW)
+    outcome = classify(PushResponse(None, fault=NetworkFault(kind, "os error 104")), NOW)
     assert isinstance(outcome, Retry)
     assert (outcome.after, outcome.slow_down, outcome.unauthorized) == (None, False, False)
     assert outcome.cause.endswith("(os error 104)")
 
 
 def test_each_kind_of_network_fault_has_words_of_its_own() -> None:
-    causes = {classify(Answer(None, fault=NetworkFault(kind)), NOW).cause for kind in get_args(FaultKind)}
+    causes = {classify(PushResponse(None, fault=NetworkFault(kind)), NOW).cause for kind in get_args(FaultKind)}
     assert len(causes) == len(get_args(FaultKind))
 
 
@@ -251,7 +255,7 @@ def test_retry_after_is_seconds_or_a_date_within_a_day_and_garbage_is_nothing(
     ],
 )
 def test_a_hostile_body_gives_a_short_printable_cause_without_the_endpoint(status: int, body: bytes) -> None:
-    cause = classify(Answer(status, {}, body), NOW).cause
+    cause = classify(PushResponse(status, {}, body), NOW).cause
     assert cause.isprintable()
     assert len(cause) < 320
     assert "secret" not in cause

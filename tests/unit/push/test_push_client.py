@@ -29,14 +29,14 @@ from gateway.push.http2 import (
     WINDOW_UPDATE,
     frame,
 )
-from gateway.push.responses import Answer
+from gateway.push.responses import PushResponse
 from tests.support.tls import make_ca
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-async def post(client: PushClient, endpoint: str, body: bytes = b"sealed", ttl: int = 60) -> Answer:
+async def post(client: PushClient, endpoint: str, body: bytes = b"sealed", ttl: int = 60) -> PushResponse:
     return await client.post(
         endpoint, body, ttl=ttl, urgency="high", topic="T" * 32, authorization="vapid t=a.b.c,k=BKey"
     )
@@ -247,7 +247,7 @@ async def test_a_long_header_is_not_kept(client: PushClient) -> None:
     assert (answer.status, answer.headers) == (201, {})
 
 
-def kind(answer: Answer) -> str:
+def kind(answer: PushResponse) -> str:
     """The fault's kind; whatever it was, the endpoint must not be told."""
     assert answer.status is None
     assert answer.fault

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pywebpush import WebPusher
 
 from gateway.domain.device import Subscription
-from gateway.domain.errors import Fault, PayloadTooLarge
+from gateway.domain.errors import FieldError, PayloadTooLarge
 from gateway.push.encryption import MAX_PAYLOAD, check_keys, decode_base64url, encode_base64url, encrypt
 
 
@@ -154,7 +154,7 @@ def test_a_coordinate_beyond_the_field_is_refused_as_the_library_refuses_it() ->
 def test_both_keys_faults_are_told_at_once() -> None:
     faults = check_keys(b"", b"x" * 15)
     assert [fault.pointer for fault in faults] == ["/p256dh", "/auth"]
-    assert faults[1] == Fault("/auth", "must be 16 octets; this is 15")
+    assert faults[1] == FieldError("/auth", "must be 16 octets; this is 15")
 
 
 @given(st.binary(min_size=1, max_size=100))

@@ -33,7 +33,7 @@ from gateway.push.http2 import (
     Violation,
     frame,
 )
-from gateway.push.responses import NetworkFault, Reply
+from gateway.push.responses import HttpReply, NetworkFault
 
 FIELDS = ((b":scheme", b"https"), (b":authority", b"push.example.org"), (b"authorization", b"vapid t=a.b.c,k=BKey"))
 CREATED = b"\x48\x03201"
@@ -120,9 +120,9 @@ def test_messages_are_posted_and_answered_in_any_order(loop: asyncio.AbstractEve
     peer.answer(3, [(":status", "410")], b"")
     peer.talk()
     assert [answer.result() for answer in answers] == [
-        Reply(429, {"retry-after": "7"}, b"slow down"),
-        Reply(410, {}),
-        Reply(201, {"location": "/m/5", "ttl": "60"}),
+        HttpReply(429, {"retry-after": "7"}, b"slow down"),
+        HttpReply(410, {}),
+        HttpReply(201, {"location": "/m/5", "ttl": "60"}),
     ]
     assert session.in_flight == 0
 
@@ -136,7 +136,7 @@ def test_thousands_go_over_one_connection_whose_windows_are_refilled(loop: async
         # With bodies, so that our window must be refilled as well.
         peer.answer(2 * number + 1, [(":status", "400")], b"y" * 3000)
         peer.talk()
-        assert answered.result() == Reply(400, {}, b"y" * 3000)
+        assert answered.result() == HttpReply(400, {}, b"y" * 3000)
     assert session.in_flight == 0
 
 
@@ -198,15 +198,15 @@ def test_the_status_counts_without_the_rest(loop: asyncio.AbstractEventLoop) -> 
     peer.h2.send_data(5, b"half")
     peer.h2.reset_stream(5)
     peer.talk()
-    assert endless.result() == Reply(500, {}, b"z" * 4096)
-    assert broken.result() == Reply(503, {}, b"half")
+    assert endless.result() == HttpReply(500, {}, b"z" * 4096)
+    assert broken.result() == HttpReply(503, {}, b"half")
     assert peer.reset == [3]
     assert (early.done(), late.done(), session.in_flight) == (False, False, 2)
     session.expire(2)
-    assert (early.result(), late.done()) == (Reply(201, {}), False)
+    assert (early.result(), late.done()) == (HttpReply(201, {}), False)
     session.expire(6)
     peer.talk()
-    assert late.result() == Reply(410, {})
+    assert late.result() == HttpReply(410, {})
     assert (session.in_flight, peer.reset) == (0, [3, 1, 7])
 
 
@@ -222,7 +222,7 @@ def test_trailers_and_early_hints_change_nothing(loop: asyncio.AbstractEventLoop
     peer.h2.send_data(1, b"no")
     peer.h2.send_headers(1, [("retry-after", "9")], end_stream=True)
     peer.talk()
-    assert answered.result() == Reply(404, {"retry-after": "1"}, b"no")
+    assert answered.result() == HttpReply(404, {"retry-after": "1"}, b"no")
 
 
 def test_what_was_not_looked_at_may_be_sent_again(loop: asyncio.AbstractEventLoop) -> None:
@@ -239,7 +239,7 @@ def test_what_was_not_looked_at_may_be_sent_again(loop: asyncio.AbstractEventLoo
     assert (session.ending, session.has_room, first.done()) == (True, False, False)
     peer.answer(1, [(":status", "201")])
     session.receive(peer.h2.data_to_send())
-    assert first.result() == Reply(201, {})
+    assert first.result() == HttpReply(201, {})
     assert session.in_flight == 0
 
 
@@ -267,7 +267,7 @@ def test_the_end_of_the_connection_is_a_reset_of_all_that_has_no_status(loop: as
     peer.h2.send_headers(1, [(":status", "400")])
     peer.talk()
     session.end()
-    assert known.result() == Reply(400, {})
+    assert known.result() == HttpReply(400, {})
     assert unknown.result() == http2.ENDED
     assert not session.has_room
 
@@ -280,7 +280,7 @@ def test_padding_priority_and_continued_headers_are_read(loop: asyncio.AbstractE
     session.receive(frame(CONTINUATION, 0, 1, rest[:1]))
     session.receive(frame(CONTINUATION, END_HEADERS, 1, rest[1:]))
     session.receive(frame(DATA, PADDED | END_STREAM, 1, b"\x02{}" + bytes(2)))
-    assert answered.result() == Reply(201, {}, b"{}")
+    assert answered.result() == HttpReply(201, {}, b"{}")
     assert session.in_flight == 0
 
 
@@ -292,7 +292,7 @@ def test_octets_may_come_one_by_one(loop: asyncio.AbstractEventLoop) -> None:
         frame(SETTINGS) + frame(PING, 0, 0, b"12345678") + frame(HEADERS, END_HEADERS | END_STREAM, 1, CREATED)
     ):
         session.receive(bytes([octet]))
-    assert answered.result() == Reply(201, {})
+    assert answered.result() == HttpReply(201, {})
     assert session.out == [frame(SETTINGS, ACK), frame(PING, ACK, 0, b"12345678")]
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.push.payload import Template, compose
+from gateway.push.payload import PayloadTemplate, compose
 
 RECEIPTS = "https://push.example.com/v1/receipts"
 CONTENT = {
@@ -31,7 +31,7 @@ CONTENT = {
 }
 
 
-def template(content: dict[str, Any], **changes: Any) -> Template:
+def template(content: dict[str, Any], **changes: Any) -> PayloadTemplate:
     return compose(content, **{"tag": "t", "notification_id": "ntf_1", "receipts_url": RECEIPTS, **changes})
 
 

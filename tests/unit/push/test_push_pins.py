@@ -10,8 +10,8 @@ from aiohttp import web
 
 from gateway.push import resolver
 from gateway.push.client import PushClient
-from gateway.push.resolver import KEPT_S, NotPublic, Pins
-from gateway.push.responses import Answer, NetworkFault, classify
+from gateway.push.resolver import KEPT_S, AddressPins, NotPublic
+from gateway.push.responses import NetworkFault, PushResponse, classify
 from tests.unit.push.test_push_client import http_server, post
 
 
@@ -71,9 +71,9 @@ async def test_a_name_that_leads_inside_is_not_connected_to(found: list[str]) ->
 
     async with http_server(handler) as origin:
         port = origin.rpartition(":")[2]
-        async with PushClient(unsure=lambda _: True, pins=Pins(Names(found))) as client:
+        async with PushClient(unsure=lambda _: True, pins=AddressPins(Names(found))) as client:
             answer = await post(client, f"http://evil.example.org:{port}/x")
-    assert (answer, seen) == (Answer(None, duration_ms=answer.duration_ms, fault=NetworkFault("private")), [])
+    assert (answer, seen) == (PushResponse(None, duration_ms=answer.duration_ms, fault=NetworkFault("private")), [])
 
 
 async def test_what_was_checked_is_what_is_connected_to(loopback_is_public: None) -> None:
@@ -81,7 +81,7 @@ async def test_what_was_checked_is_what_is_connected_to(loopback_is_public: None
     names = Names(["127.0.0.1"])
     async with http_server(created) as origin:
         port = origin.rpartition(":")[2]
-        async with PushClient(unsure=lambda _: True, pins=Pins(names)) as client:
+        async with PushClient(unsure=lambda _: True, pins=AddressPins(names)) as client:
             answers = await asyncio.gather(*(post(client, f"http://a.example.invalid:{port}/{n}") for n in range(150)))
     assert {answer.status for answer in answers} == {201}
     assert names.asked == ["a.example.invalid"]
@@ -92,7 +92,7 @@ async def test_a_name_that_answers_differently_the_second_time_gains_nothing(loo
     clock, names = Clock(), Names(["127.0.0.1"], ["10.0.0.1"], ["127.0.0.1"])
     async with http_server(created) as origin:
         endpoint = f"http://rebinding.example.invalid:{origin.rpartition(':')[2]}/x"
-        async with PushClient(unsure=lambda _: True, pins=Pins(names, clock)) as client:
+        async with PushClient(unsure=lambda _: True, pins=AddressPins(names, clock)) as client:
             assert (await post(client, endpoint)).status == 201
             clock.now += KEPT_S - 1
             assert (await post(client, endpoint)).status == 201
@@ -108,14 +108,14 @@ async def test_a_name_that_cannot_be_resolved_is_asked_for_again(loopback_is_pub
     async with http_server(created) as origin:
         endpoint = f"http://a.example.invalid:{origin.rpartition(':')[2]}/x"
         names = Names(OSError("no such name"), ["127.0.0.1"])
-        async with PushClient(unsure=lambda _: True, pins=Pins(names)) as client:
+        async with PushClient(unsure=lambda _: True, pins=AddressPins(names)) as client:
             assert (await post(client, endpoint)).fault == NetworkFault("dns")
             assert (await post(client, endpoint)).status == 201
 
 
 async def test_the_address_stays_the_same_while_the_name_still_leads_there() -> None:
     clock = Clock()
-    held = Pins(Names(["8.8.8.8"], ["1.1.1.1", "8.8.8.8", "9.9.9.9"], ["1.1.1.1"]), clock)
+    held = AddressPins(Names(["8.8.8.8"], ["1.1.1.1", "8.8.8.8", "9.9.9.9"], ["1.1.1.1"]), clock)
     found = []
     for _ in range(3):
         found.append(await held.address("a.example.org"))
@@ -124,7 +124,7 @@ async def test_the_address_stays_the_same_while_the_name_still_leads_there() -> 
 
 
 async def test_one_who_gives_up_does_not_keep_others_from_knowing() -> None:
-    held = Pins(Names(["8.8.8.8"]))
+    held = AddressPins(Names(["8.8.8.8"]))
     first, second = (asyncio.ensure_future(held.address("a.example.org")) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
@@ -133,13 +133,13 @@ async def test_one_who_gives_up_does_not_keep_others_from_knowing() -> None:
 
 async def test_many_names_are_not_remembered_for_ever() -> None:
     names = Names(["10.0.0.1"])
-    held = Pins(names)
-    for n in range(resolver.MOST + 10):
+    held = AddressPins(names)
+    for n in range(resolver.MAX_PINS + 10):
         with pytest.raises(NotPublic):
             await held.address(f"{n}.example.org")
-    assert len(held._held) == resolver.MOST
+    assert len(held._held) == resolver.MAX_PINS
 
 
 def test_the_log_says_that_the_name_leads_inside() -> None:
-    outcome = classify(Answer(None, fault=NetworkFault("private")), datetime.now(UTC))
+    outcome = classify(PushResponse(None, fault=NetworkFault("private")), datetime.now(UTC))
     assert "not of the public internet" in outcome.cause

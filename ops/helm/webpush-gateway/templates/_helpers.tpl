@@ -73,7 +73,7 @@ spec:
         - {name: GATEWAY_METRICS_TOKEN_FILE, value: /run/secrets/gateway/metrics-token}
         {{- end }}
         {{- if $values.otherMasterKeys }}
-        - {name: GATEWAY_OTHER_MASTER_KEYS_FILE, value: /run/secrets/gateway/other-master-keys}
+        - {name: GATEWAY_RETIRED_MASTER_KEYS_FILE, value: /run/secrets/gateway/other-master-keys}
         {{- end }}
         {{- if eq .role "worker" }}
         - {name: GATEWAY_DRAIN, value: {{ $values.worker.drain | quote }}}
