@@ -22,7 +22,7 @@ from gateway.domain.errors import OperatorError
 from gateway.domain.notification import Lane
 
 PREFIX = "GATEWAY_"
-FROM_FILE = ("database_url", "queue", "admin_token", "master_key", "other_master_keys", "metrics_token")
+FROM_FILE = ("database_url", "queue", "admin_token", "master_key", "retired_master_keys", "metrics_token")
 OF_OTHERS = ("GATEWAY_SERVER", "GATEWAY_KEY", "GATEWAY_TEST_DATABASE_URL")
 """Read by the command line, which asks a server, and by the tests."""
 TILES = re.compile(r"https?://[\w.:\[\]-]+/(?=\S*\{z\})(?=\S*\{x\})(?=\S*\{y\})[^\s,;]*", re.ASCII)
@@ -225,7 +225,7 @@ class Settings(BaseSettings):
             raise ValueError(f"must have at least {SECRET} characters")
         return value
 
-    @field_validator("other_master_keys")
+    @field_validator("retired_master_keys")
     @classmethod
     def _have_length(cls, value: SecretStr | None) -> SecretStr | None:
         if any(len(key.encode()) < SECRET for key in _lines(value)):

@@ -110,7 +110,7 @@ async def test_nothing_works_less_while_the_key_is_replaced(parts: Parts, tmp_pa
     """A server and a worker that know both keys, and `gateway secrets rotate` beside them."""
     await parts.register(parts.subscribe(Vendor.FCM, 20))
     await with_secrets_of_many(parts, 150)
-    keys = {"master_key": NEW.decode(), "other_master_keys": MASTER_KEY.decode()}
+    keys = {"master_key": NEW.decode(), "retired_master_keys": MASTER_KEY.decode()}
     given = {f"GATEWAY_{name.upper()}": value for name, value in keys.items()}
     headers = {"Authorization": f"Bearer {parts.application['secret_key']}"}
     async with (
