@@ -33,7 +33,7 @@ def registered() -> dict[str, set[str]]:
                 found[f"{one._name}_total"] = labels
             case "Gauge":
                 found[one._name] = labels
-            case "Observed":
+            case "CallbackGauge":
                 found[one._said[0]] = labels
             case "Info":
                 found[f"{one._name}_info"] = {*labels, "version"}
