@@ -111,7 +111,7 @@ export function buildForm(fields, initial, context) {
   /** Read the values. Throws a Problem that names the fields which are invalid or missing. */
   function readValid() {
     const invalid = controls
-      .map(({ pointer, node }) => ({ pointer, detail: invalidInput(node)?.validationMessage }))
+      .map(({ pointer, node }) => ({ pointer, detail: invalidInputMessage(node) }))
       .filter(({ detail }) => detail);
     if (invalid.length) throw Problem.of(invalid);
     const values = read();
@@ -158,9 +158,11 @@ export function buildForm(fields, initial, context) {
   return { node: [body, problem], modeButton, read, readValid, load, showError };
 }
 
-function invalidInput(node) {
+/** The message of the first visible input that is not valid. */
+function invalidInputMessage(node) {
   const inputs = [...node.querySelectorAll("input, select, textarea")];
-  return inputs.find((input) => !input.closest("[hidden]") && !input.checkValidity());
+  const invalid = inputs.find((input) => !input.closest("[hidden]") && !input.checkValidity());
+  return invalid?.validity.valueMissing ? "Required." : invalid?.validationMessage;
 }
 
 function openDetailsAround(node) {

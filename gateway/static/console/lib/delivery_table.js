@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { openDialog, runAction } from "./dialogs.js";
 import { button, definitionList, element, link, outcomeLabel, scrollable } from "./elements.js";
-import { formatDateTime, formatDuration, formatQuantity, formatSeconds, formatTime } from "./format.js";
+import { formatDateTime, formatDuration, formatQuantity, formatTime } from "./format.js";
 
 const COLUMNS = ["Processed", "Outcome", "Push service", "User", "Attempts", "Receipt", "Details"];
 // The strongest receipt first: a click implies a display.
@@ -54,7 +54,7 @@ export async function openDelivery(id) {
       ["Clicked", formatDateTime(delivery.clicked_at)],
       ["Button", delivery.action],
       ["Dismissed", formatDateTime(delivery.dismissed_at)],
-      ["Time to live granted", delivery.granted_ttl && formatSeconds(delivery.granted_ttl)],
+      ["Time to live granted", delivery.granted_ttl && formatDuration(1000 * delivery.granted_ttl)],
       ["Notification", link(`campaigns/${delivery.notification_id}`, delivery.notification_id)],
       ["Device", link(`devices/${delivery.device_id}`, delivery.device_id)],
       ["Delivery ID", delivery.id],

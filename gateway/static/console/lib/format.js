@@ -35,11 +35,12 @@ export function formatShare(part, total) {
   return `${((100 * part) / total).toFixed(part === total || !part ? 0 : 1)} %`;
 }
 
-/** A measured duration, rounded to what matters: "850 ms", "1.2 s", "14 min". */
+/** A measured duration, rounded to what matters: "850 ms", "1.2 s", "14 min", "3 days". */
 export function formatDuration(ms) {
   if (ms < 1000) return `${Math.round(ms)} ms`;
   if (ms < 120_000) return `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s`;
-  return ms < 7_200_000 ? `${Math.round(ms / 60_000)} min` : `${Math.round(ms / 3_600_000)} h`;
+  if (ms < 7_200_000) return `${Math.round(ms / 60_000)} min`;
+  return ms < 172_800_000 ? `${Math.round(ms / 3_600_000)} h` : `${Math.round(ms / 86_400_000)} days`;
 }
 
 /** A configured duration, exact and in its largest whole unit: "3 days", "90 minutes". */

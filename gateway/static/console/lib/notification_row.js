@@ -35,7 +35,7 @@ export function statusBadge(notification) {
   return badge(status, status, notification.auto_paused ?? "");
 }
 
-/** "1,200 of 4,000 processed, 250 per second, done at 14:03:00". */
+/** "1,200 of 4,000 processed, 250 per second, finishes around 14:03:00". */
 export function progressText(notification) {
   const { progress } = notification;
   if (isWaiting(notification)) return `starts ${formatDateTime(notification.start_at)}`;
@@ -44,7 +44,7 @@ export function progressText(notification) {
   const parts = [
     `${formatCount(progress.targets - progress.pending)} of ${formatCount(progress.targets)} processed`,
     rate >= 1 && `${formatCount(Math.round(rate))} per second`,
-    eta && `done at ${formatTime(eta)}`,
+    eta && `finishes around ${formatTime(eta)}`,
   ];
   return parts.filter(Boolean).join(", ");
 }
@@ -69,7 +69,9 @@ export function lifecycleButtons(notification, refresh, session) {
   const remaining = `${formatQuantity(progress.pending, "device")} will not receive it.`;
   const cancel = lifecycleButton("Cancel", "cancel", {
     title: waiting ? `Cancel “${title}”?` : `Stop sending “${title}”?`,
-    text: waiting ? "It will not be sent." : `Messages already sent stay. ${progress.targets ? remaining : ""}`,
+    text: waiting
+      ? "It will not be sent."
+      : `Messages that were already sent are not recalled. ${progress.targets ? remaining : ""}`,
     confirm: waiting ? "Cancel sending" : "Stop sending",
     cancel: waiting ? "Keep scheduled" : "Keep sending",
     danger: true,

@@ -13,9 +13,9 @@ const SEVERITIES = ["Extreme", "Severe", "Moderate", "Minor", "Unknown"];
 const URGENCIES = ["Immediate", "Expected", "Future", "Past", "Unknown"];
 const CERTAINTIES = ["Observed", "Likely", "Possible", "Unlikely", "Unknown"];
 const STATUSES = [
-  { value: "Actual", text: "Actual: all devices in the area" },
-  { value: "Test", text: "Test: devices that opted in to tests" },
-  { value: "Exercise", text: "Exercise: devices that opted in to tests" },
+  { value: "Actual", text: "Actual: all devices" },
+  { value: "Test", text: "Test: opted-in devices" },
+  { value: "Exercise", text: "Exercise: opted-in devices" },
 ];
 const POLL_INTERVAL_MS = 3000;
 const EMPTY_AREA = "Draw an area on the map or enter alert zones.";

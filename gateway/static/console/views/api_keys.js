@@ -7,8 +7,9 @@ import { formatDateTime } from "../lib/format.js";
 export async function open(body, { session }) {
   const application = await get(`/v1/applications/${session.application_id}`);
   const columns = [
-    ["Name", (key) => [key.name, " ", key.name === session.key && badge("this session", "live")]],
+    ["Name", (key) => [key.name, " ", key.hint === session.key && badge("this session", "live")]],
     ["Key", (key) => element("code", {}, key.hint)],
+    ["ID", (key) => element("code", {}, key.id)],
     ["Scopes", (key) => key.scopes.join(", ")],
     ["Created", (key) => formatDateTime(key.created_at)],
   ];

@@ -164,19 +164,16 @@ function notificationDetails(notification) {
 }
 
 function variantResults(variants) {
-  const results = variants.map(({ name, won, accepted, displayed, clicked }) =>
-    element(
+  const results = variants.map(({ name, won, accepted, displayed, clicked }) => {
+    const counts = `${formatCount(accepted)} accepted, ${formatCount(clicked)} clicked`;
+    const clickRate = displayed > 0 && ` (${formatShare(clicked, displayed)} of displayed)`;
+    return element(
       "div",
       {},
       element("b", {}, name, " ", won && badge("winner")),
-      element(
-        "span",
-        {},
-        `${formatCount(accepted)} accepted, ${formatCount(clicked)} clicked`,
-        ` (${formatShare(clicked, displayed)} of displayed)`,
-      ),
-    ),
-  );
+      element("span", {}, counts, clickRate),
+    );
+  });
   return element("div", { className: "variants" }, results);
 }
 

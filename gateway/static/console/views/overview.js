@@ -156,7 +156,6 @@ export async function open(body, { signal, live, session }) {
 
   function drawTiles(statistics, total, outcomes) {
     const latest = statistics.steps.filter((step) => step.accept_ms).at(-1);
-    const [step] = RANGES[select.value];
     const due = sum(statistics.queue, (lane) => lane.due);
     const oldest = Math.max(...statistics.queue.map((lane) => lane.oldest_s));
     const isLow = total && outcomes.accepted / total < MIN_ACCEPTED_SHARE;
@@ -168,8 +167,8 @@ export async function open(body, { signal, live, session }) {
         `${formatCount(total - outcomes.accepted)} not accepted`,
         isLow ? "warning" : "",
       ),
-      tile("Median time to accept", latest ? formatDuration(latest.accept_ms.p50) : "–", `latest ${step}`),
-      tile("95th percentile", latest ? formatDuration(latest.accept_ms.p95) : "–", `latest ${step}`),
+      tile("Time to accept", latest ? formatDuration(latest.accept_ms.p50) : "–", "median"),
+      tile("95th percentile", latest ? formatDuration(latest.accept_ms.p95) : "–", "time to accept"),
       tile("Jobs due", formatCount(due), due ? `oldest due for ${formatDuration(1000 * oldest)}` : "queue is empty"),
       pushServiceTile(statistics.push_services),
     );
@@ -233,7 +232,7 @@ function laneRows(queue) {
     return element(
       "div",
       { className: "meter" },
-      element("b", {}, lane, " ", due ? badge(`oldest ${formatDuration(oldest * 1000)}`, "") : null),
+      element("b", {}, lane, " ", oldest >= 1 && badge(`oldest ${formatDuration(oldest * 1000)}`, "")),
       element("div", { className: "bar", role: "img", "aria-label": label }, segments),
       element("small", {}, label),
     );
