@@ -65,12 +65,11 @@ class WebState:
 
     def __post_init__(self) -> None:
         context = self.context
-        object.__setattr__(
-            self, "door", Authenticator(context.engine, context.keyring, self.admin_token, self.in_process_keys)
-        )
+        authenticator = Authenticator(context.engine, context.keyring, self.admin_token, self.in_process_keys)
+        object.__setattr__(self, "authenticator", authenticator)
         object.__setattr__(self, "readiness", Readiness(context.engine))
-        object.__setattr__(self, "reception", BatchingRegistrar(context))
-        object.__setattr__(self, "mailroom", InboxNotifier(self.context.engine, self.notifier))
+        object.__setattr__(self, "registrar", BatchingRegistrar(context))
+        object.__setattr__(self, "inbox_notifier", InboxNotifier(self.context.engine, self.notifier))
 
 
 @dataclass(frozen=True)
