@@ -137,8 +137,8 @@ def written() -> dict[Path, str]:
             if found := [one for one in sought if one["name"] not in PAGING]:
                 bodies.listed(_search(path), ((one["name"], one["schema"], False) for one in found))
     return {
-        HERE / "answers.py": _formatted(ANSWERS, answers),
-        HERE / "bodies.py": _formatted(BODIES, bodies),
+        HERE / "responses.py": _formatted(ANSWERS, answers),
+        HERE / "requests.py": _formatted(BODIES, bodies),
     }
 
 

@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element
 
 from gateway.alerting import vtec
 from gateway.alerting.areas import Area, Ring, filter_of
-from gateway.alerting.reading import (
+from gateway.alerting.text import (
     LANGUAGE,
     MAX_EVENT_LENGTH,
     MAX_IDENTIFIER_LENGTH,

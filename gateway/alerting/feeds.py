@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 from xml.etree.ElementTree import Element
 
 from gateway.alerting import cap, nws
-from gateway.alerting.reading import Refused
+from gateway.alerting.text import Refused
 from gateway.alerting.xml import children, local, parsed, text_of
 from gateway.domain.alert import AlertMessage
 from gateway.domain.errors import MalformedBody

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from gateway.alerting import vtec
 from gateway.alerting.areas import Area, filter_of
-from gateway.alerting.reading import (
+from gateway.alerting.text import (
     MAX_EVENT_LENGTH,
     MAX_IDENTIFIER_LENGTH,
     MAX_IGNORED,

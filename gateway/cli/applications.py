@@ -11,8 +11,8 @@ from gateway.cli.output import JsonOption, as_items, as_json, console, moment, p
 
 if TYPE_CHECKING:
     from gateway.client import Gateway
-    from gateway.client.answers import Audited, CreatedApplication, CreatedKey, Key, ListedApplication
-    from gateway.client.bodies import NewApplication
+    from gateway.client.requests import NewApplication
+    from gateway.client.responses import AuditEntry, CreatedApplication, CreatedKey, Key, ListedApplication
 
 apps = typer.Typer(help="Applications: the tenants of this gateway.", no_args_is_help=True)
 keys = typer.Typer(help="API keys of an application.", no_args_is_help=True)
@@ -161,17 +161,17 @@ def remove_key(reach: GatewayTarget, key_id: str, app_: AppArgument) -> None:
 def show_audit(
     reach: GatewayTarget,
     app_: Annotated[str | None, typer.Option("--app", help="Only of this application.", metavar="ID")] = None,
-    act: Annotated[str | None, typer.Option(help="Only of this kind, such as keys.remove.")] = None,
+    action: Annotated[str | None, typer.Option(help="Only of this kind, such as keys.remove.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="The newest so many.")] = 100,
     json: JsonOption = False,
 ) -> None:
     """List who did what, the newest first."""
 
-    async def find(gateway: "Gateway") -> "list[Audited]":
+    async def find(gateway: "Gateway") -> "list[AuditEntry]":
         own = None if app_ is None else await named(gateway, app_)
-        return await gateway.audit.list(application_id=own, act=act).first(limit)
+        return await gateway.audit.list(application_id=own, action=action).first(limit)
 
     found = reach.operate(find)
     if json:
         return as_items(found)
-    table(("at", "who", "act", "target"), [(moment(one.at), one.who, one.act, one.target) for one in found])
+    table(("at", "actor", "action", "target"), [(moment(one.at), one.actor, one.action, one.target) for one in found])

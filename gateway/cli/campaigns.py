@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from gateway.client import Gateway
-    from gateway.client.answers import Notification
+    from gateway.client.responses import Notification
 
 campaign = typer.Typer(help="Campaigns, and notifications of every other kind.", no_args_is_help=True)
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from gateway.client import Gateway
-    from gateway.client.answers import Delivery
-    from gateway.client.bodies import DeliverySearch
+    from gateway.client.requests import DeliverySearch
+    from gateway.client.responses import Delivery
 
 deliveries = typer.Typer(help="The log of deliveries.", no_args_is_help=True)
 

@@ -10,8 +10,8 @@ from gateway.cli.sending import read_json
 
 if TYPE_CHECKING:
     from gateway.client import Gateway
-    from gateway.client.answers import Feed
-    from gateway.client.bodies import NewFeed
+    from gateway.client.requests import NewFeed
+    from gateway.client.responses import Feed
 
 feed = typer.Typer(help="Feeds that alerts are fetched from.", no_args_is_help=True)
 

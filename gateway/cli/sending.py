@@ -11,8 +11,8 @@ from gateway.cli.output import JsonOption, as_json, fail, pairs, table
 
 if TYPE_CHECKING:
     from gateway.client import Gateway
-    from gateway.client.answers import Notification, TakenAlert, TakenAlerts
-    from gateway.client.bodies import Schedule
+    from gateway.client.requests import Schedule
+    from gateway.client.responses import AlertIngestion, IngestedAlert, Notification
 
 REFUSED = "refused"
 
@@ -96,13 +96,13 @@ def alert(
     raw = file.read_bytes()
     said, kind = _recognised(raw)
 
-    async def taken(gateway: "Gateway") -> "Notification | TakenAlerts":
+    async def taken(gateway: "Gateway") -> "Notification | AlertIngestion":
         if kind is not None:
             return await gateway.alerts.raise_document(raw, kind)
         return await gateway.alerts.raise_(**said)
 
     made: Any = reach.ask(taken, app=app_)
-    items: list[TakenAlert] = getattr(made, "items", [])
+    items: list[IngestedAlert] = getattr(made, "items", [])
     if json:
         as_json(made)
     elif items:
@@ -136,7 +136,7 @@ def _recognised(raw: bytes) -> tuple[Any, str | None]:
     return said, None
 
 
-def _row(item: "TakenAlert") -> tuple[str, ...]:
+def _row(item: "IngestedAlert") -> tuple[str, ...]:
     shown = " ".join(notification.id for notification in item.notifications)
     why = "; ".join([*([item.detail] if item.detail else []), *(f"ignored {said}" for said in item.ignored)])
     return item.identifier or "", item.outcome, shown, why

@@ -29,7 +29,7 @@ from gateway.client.errors import (
     ValidationError,
 )
 from gateway.client.gateway import Gateway
-from gateway.client.listing import Listing, Page
+from gateway.client.pagination import Listing, Page
 from gateway.client.streams import ImportLineResult, ImportResults, Tail
 
 __all__ = [

@@ -8,10 +8,10 @@ import ssl
 from types import TracebackType
 from typing import Self
 
-from gateway.client.answers import Readiness, VapidKey
+from gateway.client.audience import Audiences, Categories, Devices, Segments, Topics, Users
 from gateway.client.decoding import decode
-from gateway.client.operating import Applications, Audit, Deliveries, Webhooks
-from gateway.client.people import Audiences, Categories, Devices, Segments, Topics, Users
+from gateway.client.operations import Applications, Audit, Deliveries, Webhooks
+from gateway.client.responses import Readiness, VapidKey
 from gateway.client.sending import (
     Alerts,
     Campaigns,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from gateway.client.decoding import decode
-from gateway.client.listing import Listing
+from gateway.client.pagination import Listing
 from gateway.client.transport import Transport, path
 
 T = TypeVar("T")

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from gateway.client.answers import Delivery
 from gateway.client.decoding import decode
 from gateway.client.errors import DecodeError, FieldError, GatewayError, Refused, Unreachable, refusal
+from gateway.client.responses import Delivery
 from gateway.client.transport import NOT_DONE, Transport, asked_wait, back_off, to_json
 
 NDJSON = "application/x-ndjson"

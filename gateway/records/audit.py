@@ -15,24 +15,24 @@ async def add(
     conn: AsyncConnection,
     id_: UUID,
     application_id: UUID | None,
-    who: str,
-    act: str,
+    actor: str,
+    action: str,
     target: str | None,
     details: dict[str, Any],
 ) -> None:
-    values = {"id": id_, "application_id": application_id, "who": who, "act": act}
+    values = {"id": id_, "application_id": application_id, "actor": actor, "action": action}
     await conn.execute(insert(audit).values(**values, target=target, details=details))
 
 
 async def list_page(
-    conn: AsyncConnection, application_ids: Sequence[UUID], act: str | None, *, before: UUID | None, limit: int
+    conn: AsyncConnection, application_ids: Sequence[UUID], action: str | None, *, before: UUID | None, limit: int
 ) -> Sequence[Row[Any]]:
     """The newest first, of all these applications at once; with none given of the whole gateway."""
     query = select(audit).order_by(audit.c.id.desc()).limit(limit)
     for id_ in application_ids:
         query = query.where(audit.c.application_id == id_)
-    if act is not None:
-        query = query.where(audit.c.act == act)
+    if action is not None:
+        query = query.where(audit.c.action == action)
     if before is not None:
         query = query.where(audit.c.id < before)
     return (await conn.execute(query)).all()

@@ -75,13 +75,13 @@ async def test_what_was_accepted_is_paused_resumed_and_cancelled(settings: dict[
     for order, status in (("pause", "paused"), ("resume", "scheduled"), ("cancel", "cancelled")):
         assert (await command("campaign", order, sent["id"], **settings)).out.strip() == status
     noted = (await command("audit", "--app", "Shop", "--json", **settings)).json["items"]
-    assert [one["act"] for one in reversed(noted)] == [
+    assert [one["action"] for one in reversed(noted)] == [
         "applications.create",
         "notifications.pause",
         "notifications.resume",
         "notifications.cancel",
     ]
-    assert {one["who"] for one in noted} == {"command line"}
+    assert {one["actor"] for one in noted} == {"command line"}
     refused = await command("campaign", "resume", sent["id"], **settings)
     assert (refused.code, refused.err) == (1, "gateway: it was cancelled\n")
 

@@ -60,7 +60,7 @@ async def test_browsers_of_another_sender_are_sent_to_with_the_key_they_know(dat
         listed = tmp_path / "subscriptions.json"
         listed.write_text(json.dumps([two.to_json(), {"subscription": three.to_json(), "user_id": "u-3"}, {"no": 1}]))
         said = (await command("devices", "import", str(listed), "--app", "Shop", "--dry-run", "--json", **settings)).out
-        assert json.loads(said)["sound"] == 2
+        assert json.loads(said)["valid"] == 2
         ended = await command("devices", "import", str(listed), "--app", "Shop", "--json", **settings)
         assert ended.code == 1
         told = json.loads(ended.out)

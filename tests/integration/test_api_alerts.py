@@ -187,7 +187,7 @@ async def test_an_application_has_rules_of_its_own_before_the_table(api: Api) ->
     assert notification["delivery"]["lane"] == "urgent"
     assert {"topic": "weather"} in notification["audience"]["all"]
     [minor] = (await posted(api, "cap/gb-ea-flood-cdata.xml")).body["items"]
-    assert (minor["outcome"], minor["notifications"]) == ("untold", [])
+    assert (minor["outcome"], minor["notifications"]) == ("suppressed", [])
     assert "not `lat,lon`" in minor["ignored"][0]
     refused = await api.call("PUT", "/v1/alert-settings", {"audience": {"topic": "!"}})
     assert (refused.status, refused.pointers) == (422, ["/audience/topic"])

@@ -67,7 +67,7 @@ async def test_who_did_what_on_what_and_when_is_told_the_newest_first(api: Api) 
     removed, created, key_made = await acts(api)
     assert key_made["details"] == new
     assert created["details"] == {"name": None, "audience": None}
-    told = [(one["who"], one["act"], one["target"]) for one in (key_made, created, removed)]
+    told = [(one["actor"], one["action"], one["target"]) for one in (key_made, created, removed)]
     assert told == [
         ("admin", "keys.create", made["id"]),
         (made["id"], "segments.create", segment["id"]),
@@ -81,8 +81,8 @@ async def test_an_application_sees_its_own_acts_and_the_operator_all_or_one_s(ap
     new = {"name": "other", "subject": "mailto:ops@example.org"}
     other = await api.made("POST", "/v1/applications", new, key=ADMIN)
     await api.made("PATCH", app_path(api), {"name": "Weather 2"}, key=ADMIN)
-    assert [one["act"] for one in await acts(api)] == ["applications.change", "applications.create"]
-    assert [one["act"] for one in await acts(api, key=api.secret)] == ["applications.change"]
+    assert [one["action"] for one in await acts(api)] == ["applications.change", "applications.create"]
+    assert [one["action"] for one in await acts(api, key=api.secret)] == ["applications.change"]
     [one] = await acts(api, f"application_id={other['id']}")
     assert (one["target"], one["application_id"]) == (other["id"], other["id"])
     assert await acts(api, f"application_id={other['id']}", key=api.secret) == []
@@ -92,8 +92,8 @@ async def test_an_application_sees_its_own_acts_and_the_operator_all_or_one_s(ap
 async def test_it_is_read_in_pages_and_by_kind(api: Api) -> None:
     made = [await api.made("POST", "/v1/categories", {"name": f"c{number}", "title": "C"}) for number in range(5)]
     await api.made("PATCH", app_path(api), {"name": "W"}, key=ADMIN)
-    page = await api.made("GET", "/v1/audit?act=categories.create&limit=3")
-    rest = await api.made("GET", f"/v1/audit?act=categories.create&limit=3&cursor={page['next_cursor']}")
+    page = await api.made("GET", "/v1/audit?action=categories.create&limit=3")
+    rest = await api.made("GET", f"/v1/audit?action=categories.create&limit=3&cursor={page['next_cursor']}")
     targets = [one["target"] for one in page["items"] + rest["items"]]
     assert (targets, rest["next_cursor"]) == ([one["id"] for one in reversed(made)], None)
 
@@ -107,7 +107,7 @@ async def test_what_was_refused_or_only_said_again_leaves_no_note(api: Api) -> N
     assert (await api.call("DELETE", f"/v1/segments/seg_{'0' * 32}")).status == 404
     assert (await api.call("POST", f"{app_path(api)}/keys", {"name": "k", "scopes": ["read"]})).status == 403
     assert (await api.call("PATCH", app_path(api), {}, key=ADMIN)).status == 200
-    assert [one["act"] for one in await acts(api)] == ["segments.create"]
+    assert [one["action"] for one in await acts(api)] == ["segments.create"]
 
 
 async def test_an_act_that_cannot_be_noted_is_not_done(api: Api) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway import client
-from gateway.client import Gateway, bodies, streams
+from gateway.client import Gateway, requests, streams
 from gateway.sim import Vendor
 from tests.support.api import ADMIN, Api
 
@@ -17,7 +17,7 @@ async def gateway(api: Api) -> AsyncIterator[Gateway]:
         yield gateway
 
 
-def registrations(api: Api, count: int, **details: object) -> list[bodies.NewDevice]:
+def registrations(api: Api, count: int, **details: object) -> list[requests.NewDevice]:
     return [{"subscription": one.to_json(), **details} for one in api.parts.subscribe(Vendor.FCM, count)]  # type: ignore[misc, typeddict-item]
 
 
@@ -25,12 +25,12 @@ async def test_devices_come_from_an_iterator_and_are_listed_over_pages(
     api: Api, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "AT_A_TIME", 500)
-    broken: bodies.NewDevice = {
+    broken: requests.NewDevice = {
         "subscription": {"endpoint": "https://no.example/x", "keys": {"p256dh": "", "auth": ""}}
     }
     lines = [*registrations(api, 120, user_id="u/1 {x}", topics=["news"]), broken]
 
-    async def made() -> AsyncIterator[bodies.NewDevice]:
+    async def made() -> AsyncIterator[requests.NewDevice]:
         for line in lines:
             yield line
 
@@ -87,7 +87,7 @@ async def test_refusals_come_as_what_they_are(api: Api, gateway: Gateway) -> Non
         assert {one.name async for one in operator.applications.list()} == {"Weather", "n"}
         [secret] = [key.id for key in made.keys if "send" in key.scopes]
         await operator.applications.remove_key(made.id, secret)
-        assert (await anext(aiter(operator.audit.list()))).act == "keys.remove"
+        assert (await anext(aiter(operator.audit.list()))).action == "keys.remove"
     async with Gateway(api.origin, made.secret_key) as stranger:
         with pytest.raises(client.Unauthenticated):
             await stranger.notifications.list().page()

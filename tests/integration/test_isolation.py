@@ -427,7 +427,7 @@ async def test_the_live_channel_of_a_device_opens_to_no_other(api: Api, first: T
     path = f"/v1/devices/{first.things['device_id']}/live"
     for who, key in intruders(first, other).items():
         async with api.http.ws_connect(path, headers={"Origin": HOME}) as socket:
-            await socket.send_json({"type": "hello", "token": key or "", "after": 0, "mode": "instead"})
+            await socket.send_json({"type": "hello", "token": key or "", "after": 0, "mode": "exclusive"})
             async with asyncio.timeout(20):
                 message = await socket.receive()
         assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 4401), who

@@ -130,7 +130,7 @@ async def test_an_ack_of_what_is_no_delivery_is_passed_over(api: Api) -> None:
 
 async def test_a_page_that_wants_it_instead_gets_it_and_web_push_does_not(api: Api) -> None:
     mine = await page(api)
-    async with mine.open(api, mode="instead") as socket, api.parts.working():
+    async with mine.open(api, mode="exclusive") as socket, api.parts.working():
         await ready(socket)
         made = await sent(api, "Goal!")
         message = await heard(socket)
@@ -146,7 +146,7 @@ async def test_a_page_that_wants_it_instead_gets_it_and_web_push_does_not(api: A
 @pytest.mark.parametrize("dies", [False, True])
 async def test_what_the_page_does_not_take_goes_by_web_push_after_all(api: Api, dies: bool) -> None:
     mine = await page(api)
-    async with mine.open(api, mode="instead") as socket, api.parts.working():
+    async with mine.open(api, mode="exclusive") as socket, api.parts.working():
         await ready(socket)
         made = await sent(api, "Goal!")
         assert (await heard(socket))["content"]["title"] == "Goal!"
@@ -159,7 +159,7 @@ async def test_what_the_page_does_not_take_goes_by_web_push_after_all(api: Api, 
 
 async def test_a_page_that_is_gone_is_no_longer_asked(api: Api) -> None:
     mine = await page(api)
-    async with mine.open(api, mode="instead") as socket:
+    async with mine.open(api, mode="exclusive") as socket:
         await ready(socket)
         assert await api.parts.scalar("SELECT live_until > now() FROM devices")
         await socket.close()
@@ -183,7 +183,7 @@ async def test_a_node_that_died_holds_nothing_up_for_longer_than_its_lease(api: 
 
 async def test_a_cancelled_notification_is_handed_to_no_page(api: Api) -> None:
     mine = await page(api)
-    async with mine.open(api, mode="instead") as socket:
+    async with mine.open(api, mode="exclusive") as socket:
         await ready(socket)
         made = await sent(api, "Withdrawn")
         await api.made("POST", f"/v1/notifications/{made['id']}/cancel")
@@ -301,7 +301,7 @@ async def test_an_address_that_speaks_websocket_says_so(api: Api) -> None:
 
 async def test_an_idle_page_holds_no_connection_to_the_database(api: Api) -> None:
     pages = [await page(api) for _ in range(3)]
-    async with pages[0].open(api) as first, pages[1].open(api) as second, pages[2].open(api, mode="instead") as third:
+    async with pages[0].open(api) as first, pages[1].open(api) as second, pages[2].open(api, mode="exclusive") as third:
         for socket in (first, second, third):
             await ready(socket)
         pool: Any = api.parts.engine.pool

@@ -62,8 +62,8 @@ async def test_it_stands_for_the_key_and_its_scopes(api: Api, browser: Browser) 
     made = await browser.call("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}})
     assert made.status == 201
     noted = (await browser.call("GET", "/v1/audit")).body["items"]
-    assert [one["act"] for one in noted] == ["segments.create", "session.create"]
-    assert len({one["who"] for one in noted}) == 1
+    assert [one["action"] for one in noted] == ["segments.create", "session.create"]
+    assert len({one["actor"] for one in noted}) == 1
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.alerting import cap, feeds, nws, vtec
-from gateway.alerting.reading import Refused, prose
+from gateway.alerting.text import Refused, prose
 from gateway.domain.alert import AlertMessage, Certainty, MessageType, Severity
 from gateway.domain.errors import MalformedBody
 from tests.support import alerts

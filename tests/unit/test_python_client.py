@@ -15,9 +15,9 @@ import pytest
 from aiohttp import web
 
 from gateway import client
-from gateway.client import Gateway, ImportResults, Listing, Refused, Tail, bodies, transport
-from gateway.client.answers import Delivery
+from gateway.client import Gateway, ImportResults, Listing, Refused, Tail, requests, transport
 from gateway.client.errors import BY_CODE
+from gateway.client.responses import Delivery
 from gateway.client.transport import Transport
 from ops.client import written
 from tests.support.api import DOCUMENT, template_of
@@ -273,7 +273,7 @@ async def test_a_log_that_was_followed_is_followed_again_however_long_its_server
 
 
 async def test_a_fault_in_the_lines_of_an_import_is_raised_as_it_is() -> None:
-    def lines() -> typing.Iterator[bodies.NewDevice]:
+    def lines() -> typing.Iterator[requests.NewDevice]:
         yield {"subscription": {"endpoint": "https://x", "keys": {"p256dh": "p", "auth": "a"}}}
         raise ZeroDivisionError
 

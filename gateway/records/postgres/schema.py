@@ -619,8 +619,9 @@ audit = Table(
     metadata,
     Column("id", UUID, primary_key=True),
     Column("application_id", UUID),
-    Column("who", Text, nullable=False),  # the id of a key, `admin`, or `command line`
-    Column("act", Text, nullable=False),
+    # The id of a key, `admin`, or `command line`.
+    Column("who", Text, key="actor", nullable=False),
+    Column("act", Text, key="action", nullable=False),
     Column("target", Text),
     Column("details", JSONB, nullable=False),
     _moment("at", now=True),

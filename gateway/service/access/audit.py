@@ -23,30 +23,30 @@ SHOWN_OF = {
 """Beside those. Whatever else has a name may be made for one person, and be called so."""
 
 
-def who(caller: Principal) -> str:
+def actor_of(caller: Principal) -> str:
     """The id of the key, or `admin`. The key itself is nowhere but with its holder."""
     if caller.name is not None:
         return caller.name
     return ADMIN if caller.key_id is None else ids.format_id(ids.KEY, caller.key_id)
 
 
-def shown(act: str) -> set[str]:
+def visible_fields(action: str) -> set[str]:
     """The fields whose values are kept of such an act."""
-    return SHOWN | SHOWN_OF.get(act.partition(".")[0], set())
+    return SHOWN | SHOWN_OF.get(action.partition(".")[0], set())
 
 
 async def note(
     conn: AsyncConnection,
-    who: str,
-    act: str,
+    actor: str,
+    action: str,
     application_id: UUID | None,
     target: str | None = None,
     given: Mapping[str, Any] | None = None,
 ) -> None:
     """`target` is the outside id of what was done to; of `given`, what may not be kept becomes null."""
-    kept = shown(act)
+    kept = visible_fields(action)
     details = {name: value if name in kept else None for name, value in (given or {}).items()}
-    await audit.add(conn, ids.new_id(), application_id, who, act, target, details)
+    await audit.add(conn, ids.new_id(), application_id, actor, action, target, details)
 
 
 async def page(
@@ -54,7 +54,7 @@ async def page(
     *,
     own: UUID | None,
     application_id: UUID | None = None,
-    act: str | None = None,
+    action: str | None = None,
     before: UUID | None = None,
     limit: int,
 ) -> list[dict[str, Any]]:
@@ -64,11 +64,11 @@ async def page(
         {
             "id": ids.format_id(ids.AUDIT, row.id),
             "at": row.at,
-            "who": row.who,
-            "act": row.act,
+            "actor": row.actor,
+            "action": row.action,
             "target": row.target,
             "application_id": row.application_id and ids.format_id(ids.APPLICATION, row.application_id),
             "details": row.details,
         }
-        for row in await audit.list_page(conn, applications, act, before=before, limit=limit)
+        for row in await audit.list_page(conn, applications, action, before=before, limit=limit)
     ]

@@ -35,7 +35,7 @@ async def open_(conn: AsyncConnection, caller: Principal) -> OpenedSession:
         raise Forbidden(WANTED)
     token = new_key(SESSION_PREFIX.rstrip("_"))
     await sessions.add(conn, digest(token), caller.key_id, clock.now() + LIFE)
-    await audit.note(conn, audit.who(caller), "session.create", caller.application_id)
+    await audit.note(conn, audit.actor_of(caller), "session.create", caller.application_id)
     return OpenedSession(token, await get(conn, token))
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.alerting.reading import Refused
+from gateway.alerting.text import Refused
 from gateway.domain.alert import AlertMessage
 from gateway.domain.errors import GatewayError
 from gateway.service.alerts.ingestion import BARE, IngestOptions, ingest

@@ -56,12 +56,12 @@ UNENDED = (Status.SCHEDULED, Status.SENDING, Status.PAUSED)
 
 
 class IngestOutcome(StrEnum):
-    """`superseded`: what replaces it came first. `untold`: the application's rules say so."""
+    """`superseded`: what replaces it came first. `suppressed`: the application's rules say so."""
 
     ACCEPTED = "accepted"
     REPEATED = "repeated"
     SUPERSEDED = "superseded"
-    UNTOLD = "untold"
+    SUPPRESSED = "suppressed"
 
 
 class IngestResult(NamedTuple):
@@ -141,10 +141,10 @@ async def ingest(
     for changed in affected:
         await records.save_parts(conn, changed)
     await records.add(conn, application_id, this)
-    untold = message.message_type is MessageType.ALERT and not told
+    suppressed = message.message_type is MessageType.ALERT and not told
     return (
-        IngestResult(IngestOutcome.UNTOLD, detail="the application's rules do not tell it")
-        if untold
+        IngestResult(IngestOutcome.SUPPRESSED, detail="the application's rules do not tell it")
+        if suppressed
         else _accepted(told)
     )
 

@@ -59,7 +59,7 @@ async def decide(
 
 
 async def follow(
-    context: Context, mailroom: InboxNotifier, device: Device, after: int, *, instead: bool
+    context: Context, mailroom: InboxNotifier, device: Device, after: int, *, exclusive: bool
 ) -> AsyncGenerator[Message, None]:
     """What an open page is told, for ever: `{"type": "notification", ...}` and how far it has come.
 
@@ -69,7 +69,7 @@ async def follow(
     told: set[str] = set()
     with mailroom.watch(device.application_id, device.id) as watch:
         while True:
-            if instead:
+            if exclusive:
                 for item in await _handed(context, device):
                     if item["id"] not in told:
                         told.add(item["id"])

@@ -147,7 +147,7 @@ export interface WebPush {
    * for up to 5 seconds.
    */
   live(options?: {
-    mode?: "beside" | "instead";
+    mode?: "additional" | "exclusive";
     onNotification?: (item: InboxItem) => void | Promise<void>;
     /** `waiting` means waiting to reconnect; after `closed` there is no reconnect. */
     onState?: (state: "open" | "waiting" | "closed") => void;

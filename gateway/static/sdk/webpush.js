@@ -274,7 +274,7 @@ const isUnknownDevice = ({ status }) => status === 404 || status === 401;
  * The last position is kept in the tab's session storage, so that a reconnect or a reload neither misses a notification
  * nor repeats one.
  */
-function openLiveChannel(base, requireDevice, { mode = "beside", onNotification = () => {}, onState = () => {} }) {
+function openLiveChannel(base, requireDevice, { mode = "additional", onNotification = () => {}, onState = () => {} }) {
   let socket;
   let timer;
   let failures = 0;
@@ -294,7 +294,7 @@ function openLiveChannel(base, requireDevice, { mode = "beside", onNotification 
         received.add(message.id);
         await onNotification(message);
       }
-      if (mode === "instead" && message.position == null) socket.send(JSON.stringify({ type: "ack", id: message.id }));
+      if (mode === "exclusive" && message.position == null) socket.send(JSON.stringify({ type: "ack", id: message.id }));
     }
     savePosition(id, message.position);
   }

@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.alerting import cap, nws
-from gateway.alerting.reading import Refused
+from gateway.alerting.text import Refused
 from gateway.domain import audience
 from gateway.domain.alert import (
     AlertInfo,

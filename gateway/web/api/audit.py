@@ -29,7 +29,7 @@ PERSONAL = "user_id"
 
 
 class AuditQuery(PageQuery):
-    act: Annotated[str | None, Field(max_length=100, description="Only of this kind: `keys.remove`.")] = None
+    action: Annotated[str | None, Field(max_length=100, description="Only of this kind: `keys.remove`.")] = None
     application_id: Annotated[str | None, Field(max_length=100, description="For the operator: only of this one.")] = (
         None
     )
@@ -51,10 +51,10 @@ def act_of(route: Route) -> str | None:
 
 async def note(route: Route, call: TransactionalRequest[Any, Any], answer: Response) -> None:
     """Note what was done, when it is an administrative act."""
-    act = act_of(route)
-    if act is None:
+    action = act_of(route)
+    if action is None:
         return
-    given = _given(act, call.body)
+    given = _given(action, call.body)
     if route.method == "PATCH" and not given:  # which changes nothing
         return
     named = dict(call.http.match_info)
@@ -63,15 +63,15 @@ async def note(route: Route, call: TransactionalRequest[Any, Any], answer: Respo
     application_id = call.principal.application_id or ids.parse(
         ids.APPLICATION, named.get("application_id") or str(target)
     )
-    await audit.note(call.conn, audit.who(call.principal), act, application_id, target, given)
+    await audit.note(call.conn, audit.actor_of(call.principal), action, application_id, target, given)
 
 
-def _given(act: str, body: Body | None) -> dict[str, Any]:
+def _given(action: str, body: Body | None) -> dict[str, Any]:
     """Only what is kept is made plain: a body may hold much."""
     if body is None:
         return {}
     said = body.model_fields_set
-    return dict.fromkeys(said) | body.model_dump(mode="json", include=said & audit.shown(act))
+    return dict.fromkeys(said) | body.model_dump(mode="json", include=said & audit.visible_fields(action))
 
 
 @routes.add(
@@ -88,7 +88,7 @@ async def listed(call: TransactionalRequest[None, AuditQuery]) -> Response:
         call.conn,
         own=call.principal.application_id,
         application_id=_application(asked.application_id),
-        act=asked.act,
+        action=asked.action,
         before=asked.after_id(),
         limit=asked.limit,
     )

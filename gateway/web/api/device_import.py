@@ -19,7 +19,7 @@ routes = Routes("devices")
 
 
 class ImportQuery(Query):
-    dry_run: Annotated[bool, Field(description="Check every line, and register nothing: the status is `sound`.")] = (
+    dry_run: Annotated[bool, Field(description="Check every line, and register nothing: the status is `valid`.")] = (
         False
     )
 
@@ -39,7 +39,7 @@ async def import_(request: Request[None, ImportQuery]) -> web.StreamResponse:
         return desk.check(read_line(line))
 
     async def check(new: Sequence[CheckedRegistration]) -> list[dict[str, Any]]:
-        return [{"status": "sound"} for _ in new]
+        return [{"status": "valid"} for _ in new]
 
     async def register(new: Sequence[CheckedRegistration]) -> list[dict[str, Any]]:
         await still_admitted(request)
@@ -54,5 +54,5 @@ async def import_(request: Request[None, ImportQuery]) -> web.StreamResponse:
         return new.registration.subscription.endpoint
 
     if request.query.dry_run:
-        return await answer(request, read, check, name, ("sound",))
+        return await answer(request, read, check, name, ("valid",))
     return await answer(request, read, register, name, ("created", "refreshed"))

@@ -39,7 +39,7 @@ class ReadUpTo(Body):
     upto: Annotated[Position, Field(description="The position of the newest that was read.")]
 
 
-async def wait_for_mail(request: Request[None, InboxQuery]) -> Mapping[str, str]:
+async def wait_for_inbox_item(request: Request[None, InboxQuery]) -> Mapping[str, str]:
     """Whether it may be asked for now; then until there is something new, or the time is up.
 
     Raises RateLimited and Unavailable.
@@ -75,7 +75,7 @@ async def wait_for_mail(request: Request[None, InboxQuery]) -> Mapping[str, str]
     scopes=(DEVICE, READ),
     query=InboxQuery,
     browser=True,
-    precondition=wait_for_mail,
+    precondition=wait_for_inbox_item,
     responses={200: responses.Inbox},
 )
 async def listed(call: TransactionalRequest[None, InboxQuery]) -> Response:

@@ -43,16 +43,17 @@ class Hello(Body):
     type: Literal["hello"]
     token: Annotated[str, Field(max_length=500)]
     after: Position | None = None
-    mode: Literal["beside", "instead"] = "beside"
+    mode: Literal["additional", "exclusive"] = "additional"
 
 
 @routes.add("GET", "/v1/devices/{device_id}/live", streams="application/json", responses={101: None})
 async def channel(request: Request) -> web.StreamResponse:
     """Open the live channel of a device: a WebSocket.
 
-    The page says `{"type": "hello", "token": "dt_...", "after": position, "mode": "beside"}` and hears `ready`, then
-    each `notification` as it is in the inbox: first what came after that position, if it named one. With the mode
-    `instead` it answers each with `{"type": "ack", "id"}`: what is not taken within 5 seconds goes by Web Push.
+    The page sends `{"type": "hello", "token": "dt_...", "after": position, "mode": "additional"}`. The server answers
+    `ready`, then sends each `notification` in the form the inbox has it, first those after `after`. In mode `exclusive`
+    the page answers each with `{"type": "ack", "id"}`; what is not acknowledged within 5 s goes by Web Push.
+
     Closed with 4401 for a token or an origin that is not right, 4400 for what is not understood, 4408 when the page
     reads too slowly, 4429 when too many pages of the device or of the application are open.
     """
@@ -99,17 +100,17 @@ async def _serve(request: Request, socket: web.WebSocketResponse) -> None:
 
 async def _follow(request: Request, socket: web.WebSocketResponse, device: Device, hello: Hello) -> None:
     context = request.context
-    instead = hello.mode == "instead"
+    exclusive = hello.mode == "exclusive"
     position = await live_channel.newest(context, device) if hello.after is None else hello.after
-    if instead:
+    if exclusive:
         await live_channel.claim(context, device)
     try:
         await _send(socket, {"type": "ready", "position": position})
         tasks = [
-            asyncio.create_task(_tell(request, socket, device, position, instead=instead)),
+            asyncio.create_task(_tell(request, socket, device, position, exclusive=exclusive)),
             asyncio.create_task(_listen(request, socket, device)),
         ]
-        if instead:
+        if exclusive:
             tasks.append(asyncio.create_task(_keep(request, device)))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -120,7 +121,7 @@ async def _follow(request: Request, socket: web.WebSocketResponse, device: Devic
         for task in done:
             await task
     finally:
-        if instead:
+        if exclusive:
             with suppress(*DATABASE_ERRORS):  # it counts as open until its lease ends; Web Push then follows
                 await live_channel.release(context, device)
 
@@ -145,8 +146,10 @@ async def _device(request: Request, hello: Hello) -> Device:
         return await registration.find(conn, caller.application_id, id_)
 
 
-async def _tell(request: Request, socket: web.WebSocketResponse, device: Device, after: int, *, instead: bool) -> None:
-    following = live_channel.follow(request.context, request.state.inbox_notifier, device, after, instead=instead)
+async def _tell(
+    request: Request, socket: web.WebSocketResponse, device: Device, after: int, *, exclusive: bool
+) -> None:
+    following = live_channel.follow(request.context, request.state.inbox_notifier, device, after, exclusive=exclusive)
     async with aclosing(following) as messages:
         async for message in messages:
             await _send(socket, message)

@@ -41,8 +41,8 @@ class Session(TypedDict):
 class AuditEntry(TypedDict):
     id: str
     at: Moment
-    who: str
-    act: str
+    actor: str
+    action: str
     target: str | None
     application_id: str | None
     details: dict[str, Any]
@@ -453,7 +453,7 @@ class AlertSettings(TypedDict):
 
 
 class IngestedAlert(TypedDict):
-    """`outcome` is accepted, repeated, superseded, untold or refused; `ignored` is what of it could not be used."""
+    """`outcome` is accepted, repeated, superseded, suppressed or refused; `ignored` is what of it could not be used."""
 
     identifier: str | None
     outcome: str

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.alerting import cap, feeds
 from gateway.alerting.feeds import Entry, Feed
-from gateway.alerting.reading import Refused
+from gateway.alerting.text import Refused
 from gateway.domain import clock, ids
 from gateway.domain.alert import AlertMessage
 from gateway.domain.errors import AddressNotAllowed, MalformedBody

@@ -11,14 +11,14 @@ const code = (text) => element("code", {}, text);
 
 const COLUMNS = [
   ["Time", (entry) => element("span", { title: formatDateTime(entry.at) }, formatTime(entry.at))],
-  ["Action", (entry) => element("b", {}, entry.act)],
-  ["Actor", (entry) => code(entry.who)],
+  ["Action", (entry) => element("b", {}, entry.action)],
+  ["Actor", (entry) => code(entry.actor)],
   ["Object", (entry) => entry.target && code(entry.target)],
   ["Details", (entry) => (Object.keys(entry.details).length ? code(JSON.stringify(entry.details)) : "")],
 ];
 
 export async function open(body, { query, session }) {
-  const action = field("Action", "act", { value: query.act, placeholder: "keys.remove" });
+  const action = field("Action", "action", { value: query.action, placeholder: "keys.remove" });
   const filters = element("form", { className: "filters", role: "search" }, action);
   const results = element("div", {});
   const more = button("Load older", null, { hidden: true });

@@ -69,11 +69,11 @@ class VapidKey:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Audited:
+class AuditEntry:
     id: str
     at: datetime
-    who: str
-    act: str
+    actor: str
+    action: str
     target: str | None
     application_id: str | None
     details: dict[str, Any]
@@ -98,7 +98,7 @@ class Client:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class Location:
     lat: float
     lon: float
     accuracy_m: float | None
@@ -116,7 +116,7 @@ class Device:
     topics: list[str]
     zones: list[str]
     muted: list[str]
-    location: Place | None
+    location: Location | None
     created_at: datetime
     updated_at: datetime
     last_seen_at: datetime
@@ -129,7 +129,7 @@ class Topic:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Forgotten:
+class ErasureResult:
     devices: int
 
 
@@ -137,7 +137,7 @@ Kind = Literal["direct", "campaign", "alert", "event", "reminder"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Mail:
+class InboxItem:
     """`content` is null when its template can no longer be rendered."""
 
     id: str
@@ -154,7 +154,7 @@ class Mail:
 class Inbox:
     """`position` is the newest's: ask for what comes `after` it."""
 
-    items: list[Mail]
+    items: list[InboxItem]
     next_cursor: str | None
     unread: int
     position: int
@@ -225,7 +225,7 @@ class Template:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Shown:
+class NotificationContent:
     content: dict[str, Any]
     octets: int
 
@@ -237,7 +237,7 @@ Urgency = Literal["very-low", "low", "normal", "high"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Travel:
+class DeliveryOptions:
     lane: str
     urgency: Urgency
     ttl: int
@@ -310,7 +310,7 @@ class Notification:
     status: Status
     content: dict[str, Any]
     audience: Any
-    delivery: Travel
+    delivery: DeliveryOptions
     details: dict[str, Any]
     schedule: LocalSchedule | None
     category: str | None
@@ -328,7 +328,7 @@ class Notification:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sampled:
+class SampledDevice:
     id: str
     user_id: str | None
     platform: str | None
@@ -339,7 +339,7 @@ class Sampled:
 class Preview:
     devices: int
     users: int
-    sample: list[Sampled]
+    sample: list[SampledDevice]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -375,7 +375,7 @@ class Funnel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DraftedTravel:
+class RecurringDelivery:
     """Null is the kind's default."""
 
     lane: str | None
@@ -397,7 +397,7 @@ class Reminder:
     missed: str
     content: dict[str, Any]
     audience: Any
-    delivery: DraftedTravel
+    delivery: RecurringDelivery
     category: str | None
     throttle: Throttle | None
     quiet_hours: QuietHours | None
@@ -410,8 +410,8 @@ class Reminder:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TakenAlert:
-    """`outcome` is accepted, repeated, superseded, untold or refused; `ignored` is what of it could not be used."""
+class IngestedAlert:
+    """`outcome` is accepted, repeated, superseded, suppressed or refused; `ignored` is what of it could not be used."""
 
     identifier: str | None
     outcome: str
@@ -421,8 +421,8 @@ class TakenAlert:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TakenAlerts:
-    items: list[TakenAlert]
+class AlertIngestion:
+    items: list[IngestedAlert]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -477,7 +477,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DeliveryInFull:
+class DeliveryDetail:
     """`outcome` is `pending` while it is still being tried; then only id, device, cause and attempts are known."""
 
     id: str
@@ -570,7 +570,7 @@ class Trigger:
     condition: Any
     audience: Any
     content: dict[str, Any]
-    delivery: DraftedTravel
+    delivery: RecurringDelivery
     category: str | None
     delay: int
     dedupe: int | None
@@ -581,7 +581,7 @@ class Trigger:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class TriggerRun:
     """`outcome`: started, deduplicated, capped, cancelled, unfilled (the event lacks a value), refused."""
 
     event_id: str
@@ -602,7 +602,7 @@ class Event:
     data: dict[str, Any]
     occurred_at: datetime
     created_at: datetime
-    runs: list[Run]
+    runs: list[TriggerRun]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -38,7 +38,7 @@ class NewKey(TypedDict):
 
 
 class AuditSearch(TypedDict):
-    act: NotRequired[str | None]
+    action: NotRequired[str | None]
     """Only of this kind: `keys.remove`."""
     application_id: NotRequired[str | None]
     """For the operator: only of this one."""
@@ -46,7 +46,7 @@ class AuditSearch(TypedDict):
 
 class ImportSearch(TypedDict):
     dry_run: NotRequired[bool]
-    """Check every line, and register nothing: the status is `sound`."""
+    """Check every line, and register nothing: the status is `valid`."""
 
 
 class Keys(TypedDict):
@@ -187,7 +187,7 @@ class Action(TypedDict):
     icon: NotRequired[str | None]
 
 
-class Partial(TypedDict):
+class PartialContent(TypedDict):
     """Content of which anything may be left out."""
 
     title: NotRequired[str | None]
@@ -226,7 +226,7 @@ class Content(TypedDict):
     silent: NotRequired[bool | None]
     require_interaction: NotRequired[bool | None]
     app_badge: NotRequired[int | None]
-    locales: NotRequired[Mapping[str, Partial] | None]
+    locales: NotRequired[Mapping[str, PartialContent] | None]
     """By language tag: `de` is shown to de-AT where there is no `de-AT`."""
 
 
@@ -250,7 +250,7 @@ class TemplateChange(TypedDict):
     strict: NotRequired[bool | None]
 
 
-class Saved(TypedDict):
+class TemplateRef(TypedDict):
     """A saved template, by its id; the newest version when none is named."""
 
     id: str
@@ -260,7 +260,7 @@ class Saved(TypedDict):
 class Preview(TypedDict):
     """`locale` in place of the device's own."""
 
-    template: NotRequired[Saved | None]
+    template: NotRequired[TemplateRef | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
     """A variable that is not known fails the message; a saved template has its own."""
@@ -273,7 +273,7 @@ class Preview(TypedDict):
 Urgency = Literal["very-low", "low", "normal", "high"]
 
 
-class Travel(TypedDict):
+class DeliveryOptions(TypedDict):
     """How it travels; what is left out is the kind's default."""
 
     ttl: NotRequired[int | None]
@@ -296,11 +296,11 @@ class Schedule(TypedDict):
 
 
 class NewNotification(TypedDict):
-    template: NotRequired[Saved | None]
+    template: NotRequired[TemplateRef | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
     """A variable that is not known fails the message; a saved template has its own."""
-    delivery: NotRequired[Travel]
+    delivery: NotRequired[DeliveryOptions]
     category: NotRequired[str | None]
     event: NotRequired[Mapping[str, Any] | None]
     """What templates see as `event`."""
@@ -315,17 +315,17 @@ class NotificationSearch(TypedDict):
 
 
 class Sendable(TypedDict):
-    template: NotRequired[Saved | None]
+    template: NotRequired[TemplateRef | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
     """A variable that is not known fails the message; a saved template has its own."""
-    delivery: NotRequired[Travel]
+    delivery: NotRequired[DeliveryOptions]
     category: NotRequired[str | None]
     event: NotRequired[Mapping[str, Any] | None]
     """What templates see as `event`."""
 
 
-class Asked(TypedDict):
+class PreviewRequest(TypedDict):
     audience: Audience
 
 
@@ -338,7 +338,7 @@ class Throttle(TypedDict):
     """Seconds over which all of it is sent evenly."""
 
 
-class Spoken(TypedDict):
+class LocalizedContent(TypedDict):
     """What is said instead, and what in other languages."""
 
     title: NotRequired[str | None]
@@ -355,7 +355,7 @@ class Spoken(TypedDict):
     silent: NotRequired[bool | None]
     require_interaction: NotRequired[bool | None]
     app_badge: NotRequired[int | None]
-    locales: NotRequired[Mapping[str, Partial] | None]
+    locales: NotRequired[Mapping[str, PartialContent] | None]
     """By language tag: `de` is shown to de-AT where there is no `de-AT`."""
 
 
@@ -365,7 +365,7 @@ class Variant(TypedDict):
     name: str
     weight: NotRequired[float]
     """Its share, relative to the others'."""
-    content: Spoken
+    content: LocalizedContent
 
 
 class Winner(TypedDict):
@@ -386,12 +386,12 @@ class PauseWhen(TypedDict):
     """Only once this many have ended."""
 
 
-class NewCampaign(TypedDict):
-    template: NotRequired[Saved | None]
+class CampaignRequest(TypedDict):
+    template: NotRequired[TemplateRef | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
     """A variable that is not known fails the message; a saved template has its own."""
-    delivery: NotRequired[Travel]
+    delivery: NotRequired[DeliveryOptions]
     category: NotRequired[str | None]
     event: NotRequired[Mapping[str, Any] | None]
     """What templates see as `event`."""
@@ -406,7 +406,7 @@ class NewCampaign(TypedDict):
     schedule: NotRequired[Schedule | None]
 
 
-class Recurrent(TypedDict):
+class RecurringDeliveryOptions(TypedDict):
     """How each of those travels that are sent again and again."""
 
     ttl: NotRequired[int | None]
@@ -420,11 +420,11 @@ class Recurrent(TypedDict):
 
 
 class NewReminder(TypedDict):
-    template: NotRequired[Saved | None]
+    template: NotRequired[TemplateRef | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
     """A variable that is not known fails the message; a saved template has its own."""
-    delivery: NotRequired[Recurrent]
+    delivery: NotRequired[RecurringDeliveryOptions]
     category: NotRequired[str | None]
     event: NotRequired[Mapping[str, Any] | None]
     """What templates see as `event`."""
@@ -454,7 +454,7 @@ class ReminderChange(TypedDict):
 
     content: NotRequired[Content | None]
     audience: NotRequired[Audience | None]
-    delivery: NotRequired[Recurrent | None]
+    delivery: NotRequired[RecurringDeliveryOptions | None]
     category: NotRequired[str | None]
     name: NotRequired[str | None]
     cron: NotRequired[str | None]
@@ -512,7 +512,7 @@ class NewAlert(TypedDict):
     url: NotRequired[str | None]
 
 
-class When(TypedDict):
+class AlertMatcherModel(TypedDict):
     """Which alerts are meant; what is left out fits all. An event's name is compared whatever its case."""
 
     severity: NotRequired[Sequence[Severity] | None]
@@ -524,7 +524,7 @@ class When(TypedDict):
 class AlertRule(TypedDict):
     """How some alerts are told. What is left out is as the gateway's own table has it."""
 
-    when: When
+    when: AlertMatcherModel
     tell: NotRequired[bool]
     """False: they are not sent."""
     lane: NotRequired[Literal["urgent", "normal"] | None]
@@ -592,11 +592,11 @@ class TriggerCap(TypedDict):
 
 
 class NewTrigger(TypedDict):
-    template: NotRequired[Saved | None]
+    template: NotRequired[TemplateRef | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
     """A variable that is not known fails the message; a saved template has its own."""
-    delivery: NotRequired[Recurrent]
+    delivery: NotRequired[RecurringDeliveryOptions]
     category: NotRequired[str | None]
     name: str
     event: str
@@ -619,7 +619,7 @@ class TriggerChange(TypedDict):
 
     content: NotRequired[Content | None]
     audience: NotRequired[Audience | None]
-    delivery: NotRequired[Recurrent | None]
+    delivery: NotRequired[RecurringDeliveryOptions | None]
     category: NotRequired[str | None]
     name: NotRequired[str | None]
     event: NotRequired[str | None]

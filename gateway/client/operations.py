@@ -2,47 +2,47 @@
 
 from typing import Unpack
 
-from gateway.client import bodies
-from gateway.client.answers import (
+from gateway.client import requests
+from gateway.client.pagination import Listing
+from gateway.client.resource import Resource
+from gateway.client.responses import (
     Application,
-    Audited,
+    AuditEntry,
     CreatedApplication,
     CreatedKey,
     CreatedWebhook,
     Delivery,
-    DeliveryInFull,
+    DeliveryDetail,
     ListedApplication,
     Statistics,
     VapidKey,
     Webhook,
     WebhookTested,
 )
-from gateway.client.listing import Listing
-from gateway.client.resource import Resource
 from gateway.client.streams import Tail
 
 
 class Deliveries(Resource):
-    def list(self, **search: Unpack[bodies.DeliverySearch]) -> Listing[Delivery]:
+    def list(self, **search: Unpack[requests.DeliverySearch]) -> Listing[Delivery]:
         """Those that have come to their end, the newest first."""
         return self._list(Delivery, "/v1/deliveries", query=search)
 
-    async def get(self, delivery_id: str, /) -> DeliveryInFull:
+    async def get(self, delivery_id: str, /) -> DeliveryDetail:
         """With every attempt: when, what the push service said, and what was done about it."""
-        return await self._get(DeliveryInFull, "/v1/deliveries/{}", delivery_id)
+        return await self._get(DeliveryDetail, "/v1/deliveries/{}", delivery_id)
 
-    async def stats(self, **search: Unpack[bodies.StatSearch]) -> Statistics:
+    async def stats(self, **search: Unpack[requests.StatSearch]) -> Statistics:
         """What settled in each step by outcome and push service, how long it took, and what waits."""
         return await self._get(Statistics, "/v1/stats", query=search)
 
-    def tail(self, **search: Unpack[bodies.StreamSearch]) -> Tail:
+    def tail(self, **search: Unpack[requests.StreamSearch]) -> Tail:
         """Follow the log from now on, or from the `last_event_id` of another tail."""
         return Tail(self._transport, search)
 
 
 class Webhooks(Resource):
     async def create(
-        self, *, idempotency_key: str | None = None, **webhook: Unpack[bodies.NewWebhook]
+        self, *, idempotency_key: str | None = None, **webhook: Unpack[requests.NewWebhook]
     ) -> CreatedWebhook:
         """Its secret is told this once."""
         return await self._make(CreatedWebhook, "/v1/webhooks", body=webhook, key=idempotency_key)
@@ -53,17 +53,17 @@ class Webhooks(Resource):
     async def get(self, webhook_id: str, /) -> Webhook:
         return await self._get(Webhook, "/v1/webhooks/{}", webhook_id)
 
-    async def update(self, webhook_id: str, /, **changes: Unpack[bodies.WebhookChange]) -> Webhook:
+    async def update(self, webhook_id: str, /, **changes: Unpack[requests.WebhookChange]) -> Webhook:
         return await self._order(Webhook, "PATCH", "/v1/webhooks/{}", webhook_id, body=changes)
 
     async def delete(self, webhook_id: str, /) -> None:
         await self._do("DELETE", "/v1/webhooks/{}", webhook_id)
 
-    async def rotate(self, webhook_id: str, /, **rotation: Unpack[bodies.Rotation]) -> CreatedWebhook:
+    async def rotate(self, webhook_id: str, /, **rotation: Unpack[requests.Rotation]) -> CreatedWebhook:
         """Another secret, which is told this once."""
         return await self._order(CreatedWebhook, "POST", "/v1/webhooks/{}/rotate", webhook_id, body=rotation)
 
-    async def replay(self, webhook_id: str, /, **replay: Unpack[bodies.Replay]) -> Webhook:
+    async def replay(self, webhook_id: str, /, **replay: Unpack[requests.Replay]) -> Webhook:
         """Send everything since a time again."""
         return await self._order(Webhook, "POST", "/v1/webhooks/{}/replay", webhook_id, body=replay)
 
@@ -75,7 +75,7 @@ class Applications(Resource):
     """Needs the admin token for its key, except for reading the application that a key belongs to."""
 
     async def create(
-        self, *, idempotency_key: str | None = None, **application: Unpack[bodies.NewApplication]
+        self, *, idempotency_key: str | None = None, **application: Unpack[requests.NewApplication]
     ) -> CreatedApplication:
         """Its keys are told this once."""
         return await self._make(CreatedApplication, "/v1/applications", body=application, key=idempotency_key)
@@ -86,11 +86,11 @@ class Applications(Resource):
     async def get(self, application_id: str, /) -> Application:
         return await self._get(Application, "/v1/applications/{}", application_id)
 
-    async def update(self, application_id: str, /, **changes: Unpack[bodies.ApplicationChange]) -> Application:
+    async def update(self, application_id: str, /, **changes: Unpack[requests.ApplicationChange]) -> Application:
         return await self._order(Application, "PATCH", "/v1/applications/{}", application_id, body=changes)
 
     async def create_key(
-        self, application_id: str, /, *, idempotency_key: str | None = None, **key: Unpack[bodies.NewKey]
+        self, application_id: str, /, *, idempotency_key: str | None = None, **key: Unpack[requests.NewKey]
     ) -> CreatedKey:
         """The key itself is told this once."""
         at = "/v1/applications/{}/keys"
@@ -105,6 +105,6 @@ class Applications(Resource):
 
 
 class Audit(Resource):
-    def list(self, **search: Unpack[bodies.AuditSearch]) -> Listing[Audited]:
+    def list(self, **search: Unpack[requests.AuditSearch]) -> Listing[AuditEntry]:
         """Administrative acts, the newest first."""
-        return self._list(Audited, "/v1/audit", query=search)
+        return self._list(AuditEntry, "/v1/audit", query=search)
