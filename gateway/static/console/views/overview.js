@@ -169,7 +169,7 @@ export async function open(body, { signal, live, session }) {
       ),
       tile("Time to accept", latest ? formatDuration(latest.accept_ms.p50) : "–", "median"),
       tile("95th percentile", latest ? formatDuration(latest.accept_ms.p95) : "–", "time to accept"),
-      tile("Jobs due", formatCount(due), due ? `oldest due for ${formatDuration(1000 * oldest)}` : "queue is empty"),
+      tile("Jobs due", formatCount(due), due ? `oldest: ${formatDuration(1000 * oldest)}` : "queue is empty"),
       pushServiceTile(statistics.push_services),
     );
   }
@@ -201,7 +201,7 @@ function pushServiceTile(services) {
     const names = paused.map((service) => service.push_service).join(", ");
     return tile("Push services", `${paused.length} paused`, names, "error");
   }
-  if (normal.length) return tile("Push services", "all normal", `${normal.length} of ${services.length} with traffic`);
+  if (normal.length) return tile("Push services", "normal", `${normal.length} of ${services.length} with traffic`);
   return tile("Push services", "–", "no recent traffic");
 }
 
