@@ -340,7 +340,8 @@ async def split_job(conn: AsyncConnection, job: Job) -> None:
     rest = list(job.device_ids[middle:])
     values = {"device_ids": list(job.device_ids[:middle]), "run_at": func.now()}
     await _guarded(conn, update(jobs).where(*_held(job)).values(**values))
-    row = {name: getattr(job, name) for name in ("application_id", "notification_id", "lane", "day", "tries", "slot")}
+    row = {name: getattr(job, name) for name in ("application_id", "notification_id", "lane", "day", "slot")}
+    row["tries"] = job.attempts
     await conn.execute(insert(jobs).values(**row, task=job.kind, device_ids=rest))
     await notifier.send(conn, notifier.JOBS)
 
