@@ -10,14 +10,38 @@ from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
-from sqlalchemy import event, text
+from sqlalchemy import Row, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+# The names by which other packages refer to the database. sqlalchemy is imported only in gateway.records, gateway.queue
+# and migrations: elsewhere a statement has no place, and an import of the library would invite one.
+Connection = AsyncConnection
+Engine = AsyncEngine
+DatabaseError = DBAPIError
+
+__all__ = [
+    "DATABASE_ERRORS",
+    "Connection",
+    "DatabaseError",
+    "Engine",
+    "IntegrityError",
+    "PoolTimeout",
+    "Row",
+    "copy",
+    "driver_url",
+    "is_refusal",
+    "open_engine",
+    "plain_url",
+    "raw",
+    "version",
+    "write_behind",
+]
+
+# Every error by which an unavailable or overloaded database shows. SQLAlchemy does not wrap asyncpg's errors while it
+# opens a connection ("starting up", "too many clients"), so they are listed themselves.
 DATABASE_ERRORS = (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
-"""How an ailing database shows itself. asyncpg's own errors are among them: SQLAlchemy passes on as they are
-those of making a connection, such as 'starting up' and 'too many clients'."""
 
 # Whatever drops connections without a word, such as a firewall, drops those that have been silent for minutes.
 FRESH_S = 1.0
