@@ -114,7 +114,7 @@ async def reader(database_url: str, tmp_path: Path) -> AsyncIterator[Reader]:
         yield Reader(tmp_path, settings | variables)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 async def test_every_block_runs_and_every_page_is_served(reader: Reader) -> None:
     """Shell, Python and HTTP blocks succeed, one after the other, and the error example is the real response."""
     applications = {"Shop"}
