@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Key:
+    """An API key without its secret; `hint` is the last characters of the key."""
+
     id: str
     name: str
     scopes: list[str]
@@ -16,6 +18,8 @@ class Key:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CreatedApplication:
+    """A new application with its first keys, which are not shown again."""
+
     id: str
     name: str
     subject: str
@@ -31,6 +35,8 @@ class CreatedApplication:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ListedApplication:
+    """An application in a list."""
+
     id: str
     name: str
     subject: str
@@ -42,6 +48,8 @@ class ListedApplication:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Application:
+    """An application with its API keys."""
+
     id: str
     name: str
     subject: str
@@ -55,6 +63,8 @@ class Application:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CreatedKey:
+    """A new API key; `key` is the secret and is not shown again."""
+
     id: str
     name: str
     scopes: list[str]
@@ -65,11 +75,18 @@ class CreatedKey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VapidKey:
+    """An application's public VAPID key, base64url."""
+
     vapid_public_key: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditEntry:
+    """One entry of the audit log.
+
+    `details` maps the given fields to their values, null where the value is not logged.
+    """
+
     id: str
     at: datetime
     actor: str
@@ -81,6 +98,8 @@ class AuditEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Registered:
+    """A registered device; `device_token` authenticates the device and is not shown again."""
+
     id: str
     device_token: str
 
@@ -90,6 +109,8 @@ DeviceStatus = Literal["active", "gone", "quarantined"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Client:
+    """The browser or app of a device."""
+
     platform: str | None
     browser: str | None
     locale: str | None
@@ -99,6 +120,8 @@ class Client:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Location:
+    """The position that a device reported last."""
+
     lat: float
     lon: float
     accuracy_m: float | None
@@ -107,6 +130,8 @@ class Location:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Device:
+    """A registered device."""
+
     id: str
     status: DeviceStatus
     host: str
@@ -124,12 +149,16 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Topic:
+    """A topic and the number of devices subscribed to it."""
+
     topic: str
     devices: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ErasureResult:
+    """The number of devices that were deleted with a user."""
+
     devices: int
 
 
@@ -138,7 +167,7 @@ Kind = Literal["direct", "campaign", "alert", "event", "reminder"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InboxItem:
-    """`content` is null when its template can no longer be rendered."""
+    """One notification in the inbox of a device; `content` is null when its template can no longer be rendered."""
 
     id: str
     notification_id: str
@@ -152,7 +181,10 @@ class InboxItem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inbox:
-    """`position` is the newest's: ask for what comes `after` it."""
+    """One page of an inbox.
+
+    `position` is the position of its newest item, for the parameter `after` of the next request.
+    """
 
     items: list[InboxItem]
     next_cursor: str | None
@@ -162,17 +194,23 @@ class Inbox:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MarkedRead:
+    """The number of items marked as read."""
+
     marked: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cap:
+    """A frequency cap: at most `most` notifications to one user within `window` seconds."""
+
     most: int
     window: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuietHours:
+    """Local hours in which a notification is not delivered."""
+
     start: str
     end: str
     timezone: str
@@ -180,6 +218,8 @@ class QuietHours:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Category:
+    """A kind of notification that devices can opt out of, and its rules."""
+
     id: str
     name: str
     title: str
@@ -192,6 +232,8 @@ class Category:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preference:
+    """Whether a device accepts notifications of a category."""
+
     category: str
     title: str
     description: str | None
@@ -200,11 +242,15 @@ class Preference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preferences:
+    """The preferences of a device for every category."""
+
     categories: list[Preference]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
+    """An audience stored under a name."""
+
     id: str
     name: str
     audience: Any
@@ -214,6 +260,8 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Template:
+    """Content stored under a name, in one of its versions."""
+
     id: str
     name: str
     version: int
@@ -226,6 +274,8 @@ class Template:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NotificationContent:
+    """Rendered content and the size of its payload."""
+
     content: dict[str, Any]
     octets: int
 
@@ -238,6 +288,8 @@ Urgency = Literal["very-low", "low", "normal", "high"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeliveryOptions:
+    """How a notification is delivered."""
+
     lane: str
     urgency: Urgency
     ttl: int
@@ -247,30 +299,43 @@ class DeliveryOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalSchedule:
+    """A start at one wall-clock time in each time zone."""
+
     at: str
     timezone: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Throttle:
+    """A limit on the rate of sending: messages per second, or seconds over which to spread them."""
+
     per_second: float | None
     spread: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Winner:
+    """When the best variant is chosen for the rest.
+
+    The share that the variants are tried on, and the seconds to wait.
+    """
+
     sample: float
     after: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PauseWhen:
+    """When a notification pauses itself: the share of failed deliveries, after this many."""
+
     failure_share: float
     after: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
+    """One of several contents of a notification, with its results."""
+
     name: str
     weight: float
     content: dict[str, Any]
@@ -286,6 +351,8 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
+    """Delivery counts of a notification; `per_second` and `eta` are estimates from the current rate."""
+
     targets: int
     pending: int
     accepted: int
@@ -304,6 +371,8 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Notification:
+    """A notification of any kind with its progress."""
+
     id: str
     kind: Kind
     name: str | None
@@ -329,6 +398,8 @@ class Notification:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampledDevice:
+    """A device in the sample of an audience."""
+
     id: str
     user_id: str | None
     platform: str | None
@@ -337,6 +408,8 @@ class SampledDevice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preview:
+    """The size of an audience and a sample of its devices."""
+
     devices: int
     users: int
     sample: list[SampledDevice]
@@ -344,7 +417,7 @@ class Preview:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Clicks:
-    """`action` is empty for the notification itself."""
+    """Clicks on one action; `action` is empty for the notification itself."""
 
     action: str
     clicked: int
@@ -352,6 +425,8 @@ class Clicks:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VariantSteps:
+    """Counts and rates of one variant."""
+
     accepted: int
     displayed: int
     clicked: int
@@ -363,6 +438,8 @@ class VariantSteps:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Funnel:
+    """What became of a notification, from its targets to clicks."""
+
     accepted: int
     displayed: int
     clicked: int
@@ -376,7 +453,7 @@ class Funnel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecurringDelivery:
-    """Null is the kind's default."""
+    """Delivery options of each notification of a reminder or trigger; null is the default of the kind."""
 
     lane: str | None
     urgency: Urgency | None
@@ -386,6 +463,8 @@ class RecurringDelivery:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reminder:
+    """A notification that is sent at every time of a cron expression."""
+
     id: str
     name: str
     status: str
@@ -411,7 +490,10 @@ class Reminder:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IngestedAlert:
-    """`outcome` is accepted, repeated, superseded, suppressed or refused; `ignored` is what of it could not be used."""
+    """The result of one alert.
+
+    `outcome` is accepted, repeated, superseded, suppressed or refused; `ignored` lists what could not be used.
+    """
 
     identifier: str | None
     outcome: str
@@ -422,11 +504,15 @@ class IngestedAlert:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlertIngestion:
+    """The results of all alerts of a document."""
+
     items: list[IngestedAlert]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlertRule:
+    """A rule that routes or suppresses alerts."""
+
     when: dict[str, list[str]]
     tell: bool
     lane: str | None = None
@@ -436,6 +522,8 @@ class AlertRule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlertSettings:
+    """An application's alert rules and the audience that narrows all its alerts."""
+
     rules: list[AlertRule]
     audience: Any
 
@@ -445,6 +533,8 @@ OutcomeName = Literal["accepted", "gone", "rejected", "expired", "cancelled", "s
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery:
+    """The result of one notification for one device."""
+
     id: str
     notification_id: str
     device_id: str
@@ -467,6 +557,8 @@ class Delivery:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
+    """One POST to a push service."""
+
     number: int
     at: datetime
     duration_ms: int
@@ -478,7 +570,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeliveryDetail:
-    """`outcome` is `pending` while it is still being tried; then only id, device, cause and attempts are known."""
+    """One delivery with its attempts; while `outcome` is `pending`, only id, device, cause and attempts are present."""
 
     id: str
     notification_id: str
@@ -504,6 +596,8 @@ class DeliveryDetail:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcomes:
+    """Deliveries by outcome."""
+
     accepted: int
     gone: int
     rejected: int
@@ -514,13 +608,15 @@ class Outcomes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Percentiles:
+    """The 50th and 95th percentile."""
+
     p50: int
     p95: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """Times in milliseconds, null where nothing was accepted."""
+    """One interval of the statistics; percentiles are in milliseconds, null when nothing was accepted."""
 
     at: datetime
     settled: int
@@ -531,8 +627,10 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServiceStatistics:
-    """`breaker` is open while workers in the server's own process leave the push service alone, for it does not answer;
-    closed when it has answered in the last two steps; else unknown.
+    """Outcomes at one push service.
+
+    `breaker` is open while workers in the server's own process send it nothing, closed when it has responded in the
+    last two intervals, else unknown.
     """
 
     push_service: str
@@ -542,7 +640,7 @@ class ServiceStatistics:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LaneDepth:
-    """Jobs, of up to 500 devices each; `oldest_s` is how long the oldest that is due has waited."""
+    """Queued jobs of one lane (up to 500 devices each); `oldest_s` is the time that the oldest due job has waited."""
 
     lane: str
     due: int
@@ -553,6 +651,8 @@ class LaneDepth:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Statistics:
+    """Delivery statistics over time, by push service, and the state of the queue."""
+
     since: datetime
     until: datetime
     estimated: bool
@@ -563,6 +663,8 @@ class Statistics:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trigger:
+    """A notification that is sent to the user of each matching event."""
+
     id: str
     name: str
     event: str
@@ -582,7 +684,10 @@ class Trigger:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TriggerRun:
-    """`outcome`: started, deduplicated, capped, cancelled, unfilled (the event lacks a value), refused."""
+    """One run of a trigger.
+
+    `outcome` is started, deduplicated, capped, cancelled, unfilled (the event lacks a value) or refused.
+    """
 
     event_id: str
     trigger_id: str
@@ -595,6 +700,8 @@ class TriggerRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
+    """An event that an application reported, and the trigger runs it caused."""
+
     id: str
     key: str | None
     name: str
@@ -607,6 +714,8 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CreatedWebhook:
+    """A webhook with its new signing secret, which is not shown again."""
+
     id: str
     name: str
     url: str
@@ -625,6 +734,8 @@ class CreatedWebhook:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Webhook:
+    """A subscription of a URL to events of the gateway."""
+
     id: str
     name: str
     url: str
@@ -642,7 +753,7 @@ class Webhook:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WebhookTested:
-    """Either `status`, which is the receiver's, or `error`."""
+    """The result of a test event: the receiver's HTTP `status`, or the `error` that prevented a response."""
 
     status: int | None
     error: str | None
@@ -651,13 +762,15 @@ class WebhookTested:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefusedAlert:
+    """An alert that could not be used."""
+
     identifier: str | None
     detail: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Feed:
-    """`counts` are its alerts by what they came to; `refusals` the latest that could not be told."""
+    """A URL that alerts are fetched from; `counts` are its alerts by outcome, `refusals` the latest refused alerts."""
 
     id: str
     name: str
@@ -678,6 +791,8 @@ class Feed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
+    """A console session and the API key it was opened with."""
+
     application_id: str
     application: str
     key: str
@@ -688,10 +803,14 @@ class Session:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Health:
+    """The result of the liveness check."""
+
     status: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Readiness:
+    """The result of the readiness check, with the result of each of its parts."""
+
     status: str
     checks: dict[str, str]
