@@ -5,14 +5,12 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from sqlalchemy import Row
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway.domain import ids
 from gateway.domain.errors import FieldError, NotFound, ValidationError
 from gateway.push.encryption import encode_base64url
 from gateway.push.vapid import VapidKey, check_subject
 from gateway.records import applications
+from gateway.records.postgres.engine import Connection, Row
 from gateway.service.access.authentication import REGISTER, SCOPES
 from gateway.service.access.secrets import Keyring, digest, new_key
 
@@ -25,7 +23,7 @@ class NewKey(NamedTuple):
 
 
 async def create(
-    conn: AsyncConnection,
+    conn: Connection,
     vault: Keyring,
     name: str,
     subject: str,
@@ -46,7 +44,7 @@ async def create(
     return {**await get(conn, id_), "publishable_key": publishable.key, "secret_key": secret.key}
 
 
-async def get(conn: AsyncConnection, id_: UUID) -> dict[str, Any]:
+async def get(conn: Connection, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
     row = await applications.get(conn, id_)
     if row is None:
@@ -56,12 +54,12 @@ async def get(conn: AsyncConnection, id_: UUID) -> dict[str, Any]:
     return {**shown, "keys": keys}
 
 
-async def page(conn: AsyncConnection, *, after: UUID | None, limit: int) -> list[dict[str, Any]]:
+async def page(conn: Connection, *, after: UUID | None, limit: int) -> list[dict[str, Any]]:
     return await _shown(conn, await applications.oldest(conn, after=after, limit=limit))
 
 
 async def change(
-    conn: AsyncConnection,
+    conn: Connection,
     vault: Keyring,
     id_: UUID,
     values: dict[str, Any],
@@ -85,27 +83,27 @@ async def change(
     return {**await get(conn, id_), **once}
 
 
-async def add_key(conn: AsyncConnection, application_id: UUID, name: str, scopes: Sequence[str]) -> dict[str, Any]:
+async def add_key(conn: Connection, application_id: UUID, name: str, scopes: Sequence[str]) -> dict[str, Any]:
     """Raises NotFound. The answer holds the key itself, this once."""
     await get(conn, application_id)
     added = await _add_key(conn, application_id, name, scopes)
     return {**show_key(added.row), "key": added.key}
 
 
-async def remove_key(conn: AsyncConnection, application_id: UUID, key_id: UUID) -> None:
+async def remove_key(conn: Connection, application_id: UUID, key_id: UUID) -> None:
     """Raises NotFound. The key is refused from the next request on."""
     if not await applications.remove_key(conn, application_id, key_id):
         raise NotFound(f"there is no key {ids.format_id(ids.KEY, key_id)}")
 
 
-async def add_vapid_key(conn: AsyncConnection, vault: Keyring, application_id: UUID) -> VapidKey:
+async def add_vapid_key(conn: Connection, vault: Keyring, application_id: UUID) -> VapidKey:
     """A key that browsers subscribe with from now on; those with older ones are still sent to with those."""
     key = VapidKey.generate()
     await _keep_vapid_key(conn, vault, application_id, key)
     return key
 
 
-async def _keep_vapid_key(conn: AsyncConnection, vault: Keyring, application_id: UUID, key: VapidKey) -> None:
+async def _keep_vapid_key(conn: Connection, vault: Keyring, application_id: UUID, key: VapidKey) -> None:
     sealed = vault.seal(key.private_bytes(), "vapid")
     await applications.add_vapid_key(conn, ids.new_id(), application_id, key.public_key, sealed)
 
@@ -119,13 +117,13 @@ def _vapid_key(private: bytes) -> VapidKey:
         raise ValidationError([FieldError("/vapid_private_key", "is not a private key of P-256")]) from None
 
 
-async def rotate_vapid_key(conn: AsyncConnection, vault: Keyring, application_id: UUID) -> str:
+async def rotate_vapid_key(conn: Connection, vault: Keyring, application_id: UUID) -> str:
     """The new public key, base64url. Raises NotFound."""
     await get(conn, application_id)
     return (await add_vapid_key(conn, vault, application_id)).public_text
 
 
-async def vapid_public_key(conn: AsyncConnection, application_id: UUID) -> str:
+async def vapid_public_key(conn: Connection, application_id: UUID) -> str:
     """base64url: what a page subscribes with."""
     keys = await applications.vapid_public_keys(conn, [application_id])
     return encode_base64url(keys[application_id][0][1])
@@ -141,14 +139,14 @@ def show_key(row: Row[Any]) -> dict[str, Any]:
     }
 
 
-async def _add_key(conn: AsyncConnection, application_id: UUID, name: str, scopes: Sequence[str]) -> NewKey:
+async def _add_key(conn: Connection, application_id: UUID, name: str, scopes: Sequence[str]) -> NewKey:
     key = new_key("pk" if tuple(scopes) == (REGISTER,) else "sk")
     hint = f"{key[:3]}…{key[-4:]}"
     row = await applications.add_key(conn, ids.new_id(), application_id, name, scopes, digest(key), hint)
     return NewKey(key, row)
 
 
-async def _shown(conn: AsyncConnection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+async def _shown(conn: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     keys = await applications.vapid_public_keys(conn, [row.id for row in rows])
     return [
         {

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway.domain import ids
 from gateway.records import audit
+from gateway.records.postgres.engine import Connection
 from gateway.service.access.authentication import ADMIN, Principal
 
 COMMAND_LINE = "command line"
@@ -36,7 +35,7 @@ def visible_fields(action: str) -> set[str]:
 
 
 async def note(
-    conn: AsyncConnection,
+    conn: Connection,
     actor: str,
     action: str,
     application_id: UUID | None,
@@ -50,7 +49,7 @@ async def note(
 
 
 async def page(
-    conn: AsyncConnection,
+    conn: Connection,
     *,
     own: UUID | None,
     application_id: UUID | None = None,

@@ -8,10 +8,9 @@ import json
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway.domain.errors import IdempotencyMismatch
 from gateway.records import idempotency
+from gateway.records.postgres.engine import Connection
 from gateway.service.access.secrets import Keyring
 
 
@@ -22,7 +21,7 @@ class StoredResponse(NamedTuple):
     body: Any
 
 
-async def begin(conn: AsyncConnection, vault: Keyring, owner: str, key: str, digest: bytes) -> StoredResponse | None:
+async def begin(conn: Connection, vault: Keyring, owner: str, key: str, digest: bytes) -> StoredResponse | None:
     """None when the work is ours to do: then `keep` its answer. Raises IdempotencyMismatch.
 
     `digest` is the request's.
@@ -35,13 +34,11 @@ async def begin(conn: AsyncConnection, vault: Keyring, owner: str, key: str, dig
     return StoredResponse(row.status, json.loads(vault.open(row.answer, "idempotency")))
 
 
-async def store_response(conn: AsyncConnection, vault: Keyring, owner: str, key: str, status: int, body: bytes) -> None:
+async def store_response(conn: Connection, vault: Keyring, owner: str, key: str, status: int, body: bytes) -> None:
     await idempotency.store_response(conn, owner, key, status, vault.seal(body, "idempotency"))
 
 
-async def forget(
-    conn: AsyncConnection, vault: Keyring, application_id: UUID, person: str, device_ids: list[UUID]
-) -> None:
+async def forget(conn: Connection, vault: Keyring, application_id: UUID, person: str, device_ids: list[UUID]) -> None:
     """Let go of the answers that name a person, and of all to these devices: what is asked again is done again."""
     owner, name = str(application_id), json.dumps(person, ensure_ascii=False).encode()
     named = [row.key async for row in idempotency.answers(conn, owner) if name in vault.open(row.answer, "idempotency")]

@@ -4,11 +4,10 @@ import hmac
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway.domain import clock, ids
 from gateway.domain.errors import Forbidden, Unauthenticated
 from gateway.records import sessions
+from gateway.records.postgres.engine import Connection
 from gateway.service.access import audit
 from gateway.service.access.authentication import SCOPES, SESSION_PREFIX, Principal
 from gateway.service.access.secrets import digest, new_key
@@ -29,7 +28,7 @@ def csrf_token(token: str) -> str:
     return hmac.digest(token.encode("utf-8", "replace"), b"csrf token", "sha256").hex()
 
 
-async def open_(conn: AsyncConnection, caller: Principal) -> OpenedSession:
+async def open_(conn: Connection, caller: Principal) -> OpenedSession:
     """Raises Forbidden for what is no secret key."""
     if caller.key_id is None or not caller.scopes & set(SCOPES):
         raise Forbidden(WANTED)
@@ -39,7 +38,7 @@ async def open_(conn: AsyncConnection, caller: Principal) -> OpenedSession:
     return OpenedSession(token, await get(conn, token))
 
 
-async def get(conn: AsyncConnection, token: str) -> dict[str, Any]:
+async def get(conn: Connection, token: str) -> dict[str, Any]:
     """Raises Unauthenticated."""
     session = await sessions.get(conn, digest(token))
     if session is None:
@@ -54,6 +53,6 @@ async def get(conn: AsyncConnection, token: str) -> dict[str, Any]:
     }
 
 
-async def close(conn: AsyncConnection, token: str) -> None:
+async def close(conn: Connection, token: str) -> None:
     """Whoever still has the cookie is nobody from now on."""
     await sessions.remove(conn, digest(token))

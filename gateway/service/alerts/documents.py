@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway.alerting.text import Refused
 from gateway.domain.alert import AlertMessage
 from gateway.domain.errors import GatewayError
+from gateway.records.postgres.engine import Connection
 from gateway.service.alerts.ingestion import BARE, IngestOptions, ingest
 from gateway.service.context import Context
 from gateway.service.notifications import representations
@@ -17,7 +16,7 @@ REFUSED = "refused"
 
 
 async def ingest_all(
-    conn: AsyncConnection,
+    conn: Connection,
     context: Context,
     application_id: UUID,
     found: Sequence[AlertMessage | Refused],
@@ -28,7 +27,7 @@ async def ingest_all(
 
 
 async def _taken(
-    conn: AsyncConnection, context: Context, application_id: UUID, alert: AlertMessage | Refused, door: IngestOptions
+    conn: Connection, context: Context, application_id: UUID, alert: AlertMessage | Refused, door: IngestOptions
 ) -> dict[str, Any]:
     if isinstance(alert, Refused):
         return _item(alert.identifier, REFUSED, "; ".join(alert.reasons))

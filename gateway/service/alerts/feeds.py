@@ -5,11 +5,11 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import func
 
 from gateway.domain import ids
 from gateway.records.postgres import named_resources, notifier
+from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import feeds as table
 from gateway.service.audience import segments
 from gateway.service.context import Context
@@ -18,7 +18,7 @@ SHORTEST, USUAL = timedelta(seconds=10), timedelta(seconds=60)
 
 
 async def create(
-    conn: AsyncConnection,
+    conn: Connection,
     context: Context,
     application_id: UUID,
     name: str,
@@ -46,7 +46,7 @@ async def create(
 
 
 async def change(
-    conn: AsyncConnection, context: Context, application_id: UUID, id_: UUID, values: dict[str, Any]
+    conn: Connection, context: Context, application_id: UUID, id_: UUID, values: dict[str, Any]
 ) -> dict[str, Any]:
     """`values` by column; it is fetched anew at once. Raises NotFound, Invalid, AddressNotAllowed and Conflict."""
     await named_resources.find(conn, table, application_id, id_, lock=True)
@@ -60,19 +60,19 @@ async def change(
     return to_json(row)
 
 
-async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
+async def remove(conn: Connection, application_id: UUID, id_: UUID) -> None:
     """Raises NotFound."""
     await named_resources.find(conn, table, application_id, id_)
     await named_resources.remove(conn, table, id_)
 
 
-async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
+async def get(conn: Connection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
     return to_json(await named_resources.find(conn, table, application_id, id_))
 
 
 async def list_page(
-    conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
+    conn: Connection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
     return [
         to_json(row) for row in await named_resources.list_page(conn, table, application_id, before=before, limit=limit)

@@ -12,8 +12,6 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway.alerting.areas import remaining
 from gateway.domain import clock, ids
 from gateway.domain.alert import (
@@ -34,6 +32,7 @@ from gateway.domain.send_policy import SendPolicy
 from gateway.records import alerts as records
 from gateway.records import applications, notifications
 from gateway.records.alerts import AlertPart, StoredAlert
+from gateway.records.postgres.engine import Connection
 from gateway.service.alerts.content import alert_content, cancellation_content
 from gateway.service.audience import segments
 from gateway.service.context import Context
@@ -85,7 +84,7 @@ BARE = IngestOptions()
 
 
 async def ingest(
-    conn: AsyncConnection, context: Context, application_id: UUID, message: AlertMessage, door: IngestOptions = BARE
+    conn: Connection, context: Context, application_id: UUID, message: AlertMessage, door: IngestOptions = BARE
 ) -> IngestResult:
     """Tell an alert to whoever is in its area, and take back what it replaces or ends.
 
@@ -183,13 +182,13 @@ def _affected(chain: Sequence[StoredAlert], message: AlertMessage) -> list[Store
         named |= since
 
 
-async def settings(conn: AsyncConnection, application_id: UUID) -> dict[str, Any]:
+async def settings(conn: Connection, application_id: UUID) -> dict[str, Any]:
     rules, audience = await applications.alert_settings(conn, application_id)
     return {"rules": rules, "audience": audience}
 
 
 async def change_settings(
-    conn: AsyncConnection, application_id: UUID, rules: list[dict[str, Any]], audience: Any
+    conn: Connection, application_id: UUID, rules: list[dict[str, Any]], audience: Any
 ) -> dict[str, Any]:
     """`rules` are {when, tell, lane, urgency, ttl}, `audience` may be None. Raises Invalid."""
     if audience is not None:
@@ -279,7 +278,7 @@ def _details(message: AlertMessage, part: AlertInfo | None) -> dict[str, Any]:
 
 
 async def _end(
-    conn: AsyncConnection, affected: Sequence[StoredAlert], areas: Sequence[dict[str, Any] | None] | None
+    conn: Connection, affected: Sequence[StoredAlert], areas: Sequence[dict[str, Any] | None] | None
 ) -> list[tuple[AlertPart, Draft]]:
     """End alerts in these areas, everywhere when None; what is queued of them is withdrawn.
 
@@ -320,7 +319,7 @@ def _remainder(notification: Notification, part: AlertPart) -> Draft:
 
 
 async def _take_back(
-    conn: AsyncConnection,
+    conn: Connection,
     context: Context,
     application_id: UUID,
     message: AlertMessage,
@@ -383,7 +382,7 @@ def _notified(notification_ids: Sequence[UUID]) -> dict[str, Any]:
     return {"notified": [ids.format_id(ids.NOTIFICATION, id_) for id_ in notification_ids]}
 
 
-async def _words(conn: AsyncConnection, stages: Sequence[AlertPart]) -> list[LocalizedText]:
+async def _words(conn: Connection, stages: Sequence[AlertPart]) -> list[LocalizedText]:
     """What was told last, by name."""
     told = [id_ for stage in stages for id_ in stage.told]
     found = sorted(await notifications.load(conn, told[-1:]), key=lambda one: one.created_at)

@@ -9,8 +9,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import select
 
 from gateway.domain import ids
 from gateway.domain.device import Device
@@ -19,32 +18,33 @@ from gateway.domain.schedule import QuietHours
 from gateway.domain.send_policy import Cap
 from gateway.records import devices
 from gateway.records.postgres import named_resources
+from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import categories as table
 
 
-async def create(conn: AsyncConnection, application_id: UUID, values: dict[str, Any]) -> dict[str, Any]:
+async def create(conn: Connection, application_id: UUID, values: dict[str, Any]) -> dict[str, Any]:
     """`values` by column. Raises Conflict."""
     return to_json(await named_resources.add(conn, table, application_id=application_id, **values))
 
 
-async def change(conn: AsyncConnection, application_id: UUID, id_: UUID, values: dict[str, Any]) -> dict[str, Any]:
+async def change(conn: Connection, application_id: UUID, id_: UUID, values: dict[str, Any]) -> dict[str, Any]:
     """Raises NotFound."""
     await named_resources.find(conn, table, application_id, id_)
     return to_json(await named_resources.change(conn, table, id_, **values))
 
 
-async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
+async def remove(conn: Connection, application_id: UUID, id_: UUID) -> None:
     """Raises NotFound."""
     await named_resources.find(conn, table, application_id, id_)
     await named_resources.remove(conn, table, id_)
 
 
-async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
+async def get(conn: Connection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
     return to_json(await named_resources.find(conn, table, application_id, id_))
 
 
-async def by_name(conn: AsyncConnection, application_id: UUID, name: str) -> Row[Any] | None:
+async def by_name(conn: Connection, application_id: UUID, name: str) -> Row[Any] | None:
     found = select(table).where(table.c.application_id == application_id, table.c.name == name)
     return (await conn.execute(found)).first()
 
@@ -56,7 +56,7 @@ def rules(row: Row[Any]) -> tuple[QuietHours | None, Cap | None]:
 
 
 async def list_page(
-    conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
+    conn: Connection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
     return [
         to_json(row) for row in await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
@@ -76,7 +76,7 @@ def to_json(row: Row[Any]) -> dict[str, Any]:
     }
 
 
-async def preferences(conn: AsyncConnection, device: Device) -> list[dict[str, Any]]:
+async def preferences(conn: Connection, device: Device) -> list[dict[str, Any]]:
     """What a device may choose among, and what it has chosen."""
     query = select(table).where(table.c.application_id == device.application_id).order_by(table.c.name)
     return [
@@ -90,7 +90,7 @@ async def preferences(conn: AsyncConnection, device: Device) -> list[dict[str, A
     ]
 
 
-async def prefer(conn: AsyncConnection, device: Device, wanted: Mapping[str, bool]) -> None:
+async def prefer(conn: Connection, device: Device, wanted: Mapping[str, bool]) -> None:
     """Opt in to some categories and out of others; what is not named stays. Raises Invalid."""
     known = set(await _names(conn, device.application_id))
     if unknown := [name for name in wanted if name not in known]:
@@ -99,5 +99,5 @@ async def prefer(conn: AsyncConnection, device: Device, wanted: Mapping[str, boo
     await devices.change(conn, device.id, {"muted": sorted(muted)})
 
 
-async def _names(conn: AsyncConnection, application_id: UUID) -> Sequence[str]:
+async def _names(conn: Connection, application_id: UUID) -> Sequence[str]:
     return (await conn.execute(select(table.c.name).where(table.c.application_id == application_id))).scalars().all()

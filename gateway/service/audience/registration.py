@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
 from gateway.domain.device import Device, Registration, Subscription
@@ -26,7 +25,7 @@ from gateway.records import applications, devices
 from gateway.records.applications import RegistrationContext
 from gateway.records.devices import CheckedRegistration
 from gateway.records.devices import Registered as Registered
-from gateway.records.postgres.engine import DATABASE_ERRORS, is_refusal
+from gateway.records.postgres.engine import DATABASE_ERRORS, Connection, is_refusal
 from gateway.service.access.secrets import Keyring
 from gateway.service.context import Context
 from gateway.service.request_batcher import RequestBatcher
@@ -56,7 +55,7 @@ class DeviceRegistrar:
         self._secret = None if sealed is None else context.keyring.open(sealed, "identity")
 
     @classmethod
-    async def open(cls, conn: AsyncConnection, context: Context, application_id: UUID) -> "DeviceRegistrar":
+    async def open(cls, conn: Connection, context: Context, application_id: UUID) -> "DeviceRegistrar":
         lobbies = await applications.lobbies(conn, [application_id])
         return cls(context, application_id, lobbies[application_id])
 
@@ -88,7 +87,7 @@ class DeviceRegistrar:
         return CheckedRegistration(self._application_id, registration, endpoint.host, vapid_key_id)
 
     @staticmethod
-    async def register_all(conn: AsyncConnection, new: Sequence[CheckedRegistration]) -> list[Registered]:
+    async def register_all(conn: Connection, new: Sequence[CheckedRegistration]) -> list[Registered]:
         """In their order; of two with the same endpoint the later wins."""
         last = {one.registration.subscription.endpoint: one for one in new}
         registered = await devices.register(conn, list(last.values()))
@@ -129,7 +128,7 @@ class BatchingRegistrar:
 
 
 async def register(
-    conn: AsyncConnection, context: Context, asked: Sequence[RegistrationRequest]
+    conn: Connection, context: Context, asked: Sequence[RegistrationRequest]
 ) -> list[Registered | GatewayError]:
     """Each as if the ones before it had come before it. What is refused keeps no other from being registered."""
     lobbies = await applications.lobbies(conn, list({one.application_id for one in asked}))
@@ -157,7 +156,7 @@ async def register(
 
 
 async def prove(
-    conn: AsyncConnection, vault: Keyring, application_id: UUID, user_id: str | None, user_hash: str | None
+    conn: Connection, vault: Keyring, application_id: UUID, user_id: str | None, user_hash: str | None
 ) -> None:
     """Raises IdentityUnproven when the application demands a proof for a user id and this is none."""
     application = await applications.get(conn, application_id)
@@ -173,7 +172,7 @@ def _prove(secret: bytes | None, user_id: str | None, user_hash: str | None) -> 
         raise IdentityUnproven("user_hash must be the hex HMAC-SHA256 of user_id under the identity secret")
 
 
-async def find(conn: AsyncConnection, application_id: UUID, device_id: UUID) -> Device:
+async def find(conn: Connection, application_id: UUID, device_id: UUID) -> Device:
     """Raises NotFound, also for another application's."""
     device = await devices.get(conn, device_id)
     if device is None or device.application_id != application_id:
@@ -181,7 +180,7 @@ async def find(conn: AsyncConnection, application_id: UUID, device_id: UUID) -> 
     return device
 
 
-async def add_topic(conn: AsyncConnection, device: Device, topic: str) -> None:
+async def add_topic(conn: Connection, device: Device, topic: str) -> None:
     """Raises Conflict when the device has too many already."""
     if not await devices.subscribe(conn, device.id, topic, most=MAX_TOPICS):
         raise Conflict(f"a device has at most {MAX_TOPICS} topics")

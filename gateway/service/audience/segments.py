@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import func, select
 
 from gateway.domain import audience, ids
 from gateway.domain.audience import Audience, resolved, segments_in
 from gateway.domain.errors import Conflict, FieldError, ValidationError
 from gateway.records import segments
 from gateway.records.postgres import named_resources
+from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import segments as table
 
 
 async def read(
-    conn: AsyncConnection,
+    conn: Connection,
     application_id: UUID,
     value: object,
     pointer: str = "/audience",
@@ -48,14 +48,14 @@ async def read(
     return resolved(asked, found, pointer)
 
 
-async def create(conn: AsyncConnection, application_id: UUID, name: str, filter_: Any) -> dict[str, Any]:
+async def create(conn: Connection, application_id: UUID, name: str, filter_: Any) -> dict[str, Any]:
     """Raises Invalid and Conflict."""
     await read(conn, application_id, filter_)
     return to_json(await named_resources.add(conn, table, application_id=application_id, name=name, audience=filter_))
 
 
 async def change(
-    conn: AsyncConnection, application_id: UUID, id_: UUID, *, name: str | None, filter_: Any
+    conn: Connection, application_id: UUID, id_: UUID, *, name: str | None, filter_: Any
 ) -> dict[str, Any]:
     """None leaves it as it was. Raises NotFound, Invalid and Conflict."""
     # Two changes at once could each close half of a circle.
@@ -71,7 +71,7 @@ async def change(
     )
 
 
-async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
+async def remove(conn: Connection, application_id: UUID, id_: UUID) -> None:
     """Raises NotFound, and Conflict while something needs it."""
     await named_resources.find(conn, table, application_id, id_, lock=True)
     user = await segments.used_by(conn, application_id, id_)
@@ -80,13 +80,13 @@ async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None
     await named_resources.remove(conn, table, id_)
 
 
-async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
+async def get(conn: Connection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
     return to_json(await named_resources.find(conn, table, application_id, id_))
 
 
 async def list_page(
-    conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
+    conn: Connection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
     return [
         to_json(row) for row in await named_resources.list_page(conn, table, application_id, before=before, limit=limit)

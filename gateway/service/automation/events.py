@@ -12,14 +12,12 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway.domain import audience, clock, condition, event_binding, ids
 from gateway.domain.errors import Conflict, GatewayError, NotFound
 from gateway.domain.notification import Kind, Notification, Templating, expiry
 from gateway.records import events as records
 from gateway.records.events import CANCELLED, STARTED
+from gateway.records.postgres.engine import Connection, Row
 from gateway.service.automation.triggers import show_run
 from gateway.service.context import Context
 from gateway.service.notifications import lifecycle, spec_codec
@@ -61,7 +59,7 @@ class EventResult:
 
 
 async def record(
-    conn: AsyncConnection, context: Context, application_id: UUID, events: Sequence[Event]
+    conn: Connection, context: Context, application_id: UUID, events: Sequence[Event]
 ) -> list[EventResult]:
     """Store events and run the triggers they meet, in their order."""
     now = clock.now()
@@ -85,7 +83,7 @@ async def record(
     ]
 
 
-async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
+async def get(conn: Connection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
     row = await records.get(conn, application_id, id_)
     if row is None:
@@ -95,7 +93,7 @@ async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[st
 
 
 async def list_page(
-    conn: AsyncConnection,
+    conn: Connection,
     application_id: UUID,
     *,
     name: str | None,
@@ -108,7 +106,7 @@ async def list_page(
     )
 
 
-async def _shown(conn: AsyncConnection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+async def _shown(conn: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     runs = defaultdict(list)
     for run in await records.runs_of(conn, [row.id for row in rows]):
         runs[run.event_id].append(show_run(run))
@@ -128,7 +126,7 @@ async def _shown(conn: AsyncConnection, rows: Sequence[Row[Any]]) -> list[dict[s
 
 
 async def _run(
-    conn: AsyncConnection, context: Context, application_id: UUID, events: Sequence[Event], now: datetime
+    conn: Connection, context: Context, application_id: UUID, events: Sequence[Event], now: datetime
 ) -> list[TriggerRun]:
     names = {event.name for event in events}
     people = sorted({event.user_id for event in events if event.user_id is not None})
@@ -167,7 +165,7 @@ class _TriggerHistory:
     @classmethod
     async def load(
         cls,
-        conn: AsyncConnection,
+        conn: Connection,
         triggers: Sequence[Row[Any]],
         ending: Sequence[Row[Any]],
         people: Sequence[str],
@@ -201,7 +199,7 @@ class _TriggerHistory:
             self._started[run.trigger_id, run.event.user_id].append(self._now)
             self._waiting[run.trigger_id, run.event.user_id].append(run)
 
-    async def cancel(self, conn: AsyncConnection, application_id: UUID, trigger_id: UUID, event: Event) -> None:
+    async def cancel(self, conn: Connection, application_id: UUID, trigger_id: UUID, event: Event) -> None:
         """End what has not ended of a trigger for the event's user."""
         cause = f"{event.name} came"
         for waiting in self._waiting.pop((trigger_id, str(event.user_id)), ()):
@@ -234,7 +232,7 @@ class _TriggerRunner:
     def concerns(self, event: Event) -> bool:
         return self._fits is None or self._fits(event.data)
 
-    async def start(self, conn: AsyncConnection, event: Event) -> TriggerRun:
+    async def start(self, conn: Connection, event: Event) -> TriggerRun:
         try:
             notification = await self._made(conn, event)
         except event_binding.Missing as missing:
@@ -243,7 +241,7 @@ class _TriggerRunner:
             return TriggerRun(event, self._trigger.id, REFUSED, refusal.detail[:500])
         return TriggerRun(event, self._trigger.id, STARTED, notification=notification)
 
-    async def _made(self, conn: AsyncConnection, event: Event) -> Notification:
+    async def _made(self, conn: Connection, event: Event) -> Notification:
         said = seen(event, self._now)
         who = self._draft.audience if self._fixed else event_binding.bind(self._draft.audience, said)
         if self._first is None:

@@ -14,8 +14,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Row, delete, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import delete, func, select
 
 from gateway.domain import clock, ids
 from gateway.domain.errors import FieldError, GatewayError, ValidationError
@@ -24,6 +23,7 @@ from gateway.domain.notification import Kind, Notification, Status
 from gateway.domain.schedule import Recurrence
 from gateway.records import notifications, outbox
 from gateway.records.postgres import named_resources
+from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import notifications as notifications_table
 from gateway.records.postgres.schema import reminders as table
 from gateway.service.context import Context
@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 
 async def create(
-    conn: AsyncConnection,
+    conn: Connection,
     context: Context,
     application_id: UUID,
     name: str,
@@ -69,7 +69,7 @@ async def create(
 
 
 async def change(
-    conn: AsyncConnection,
+    conn: Connection,
     context: Context,
     application_id: UUID,
     id_: UUID,
@@ -95,14 +95,14 @@ async def change(
     return await to_json(conn, row)
 
 
-async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
+async def remove(conn: Connection, application_id: UUID, id_: UUID) -> None:
     """What has been started goes on. Raises NotFound."""
     await named_resources.find(conn, table, application_id, id_, lock=True)
     await _unschedule(conn, id_)
     await named_resources.remove(conn, table, id_)
 
 
-async def schedule_next_occurrence(conn: AsyncConnection, context: Context, job: Job) -> bool:
+async def schedule_next_occurrence(conn: Connection, context: Context, job: Job) -> bool:
     """Before an occurrence is planned: make the one after it. False when this one was missed and is to be skipped.
 
     Does nothing for other notifications, and nothing twice.
@@ -141,19 +141,19 @@ async def schedule_next_occurrence(conn: AsyncConnection, context: Context, job:
     return True
 
 
-async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
+async def get(conn: Connection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
     return await to_json(conn, await named_resources.find(conn, table, application_id, id_))
 
 
 async def list_page(
-    conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
+    conn: Connection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
     rows = await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
     return [await to_json(conn, row) for row in rows]
 
 
-async def to_json(conn: AsyncConnection, row: Row[Any]) -> dict[str, Any]:
+async def to_json(conn: Connection, row: Row[Any]) -> dict[str, Any]:
     n = notifications_table.c
     pending = select(n.id, n.start_at).where(n.reminder_id == row.id, n.status == Status.SCHEDULED)
     started = select(func.count(), func.max(n.start_at)).where(n.reminder_id == row.id, n.day.is_not(None))
@@ -181,7 +181,7 @@ async def to_json(conn: AsyncConnection, row: Row[Any]) -> dict[str, Any]:
     }
 
 
-async def _schedule(conn: AsyncConnection, context: Context, row: Row[Any], after: datetime) -> bool:
+async def _schedule(conn: Connection, context: Context, row: Row[Any], after: datetime) -> bool:
     """Make the next occurrence; False when there is none any more. Raises what `submit` does."""
     occurrence = _recurrence(row).after(after)
     if occurrence is None or (row.ends_at is not None and occurrence.at > row.ends_at):
@@ -197,7 +197,7 @@ async def _schedule(conn: AsyncConnection, context: Context, row: Row[Any], afte
     return True
 
 
-async def _unschedule(conn: AsyncConnection, id_: UUID) -> None:
+async def _unschedule(conn: Connection, id_: UUID) -> None:
     """Take back the occurrence that waits for its time: nothing of it was sent, and another takes its place."""
     n = notifications_table.c
     waiting = (n.reminder_id == id_, n.day.is_(None), n.status.in_((Status.SCHEDULED, Status.PAUSED)))
@@ -205,7 +205,7 @@ async def _unschedule(conn: AsyncConnection, id_: UUID) -> None:
     await conn.execute(delete(notifications_table).where(*waiting))
 
 
-async def _has_later(conn: AsyncConnection, notification: Notification) -> bool:
+async def _has_later(conn: Connection, notification: Notification) -> bool:
     n = notifications_table.c
     later = select(n.id).where(n.reminder_id == notification.reminder_id, n.occurrence > notification.occurrence)
     return (await conn.execute(later.limit(1))).first() is not None

@@ -10,15 +10,13 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway.domain import audience, condition, event_binding, ids
 from gateway.domain.errors import ValidationError
 from gateway.domain.notification import Kind
 from gateway.domain.send_policy import Cap
 from gateway.records import events
 from gateway.records.postgres import named_resources
+from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import triggers as table
 from gateway.service.context import Context
 from gateway.service.notifications import spec_codec
@@ -29,7 +27,7 @@ WHO = {"user_id": {"from_event": "user_id"}}
 
 
 async def create(
-    conn: AsyncConnection,
+    conn: Connection,
     context: Context,
     application_id: UUID,
     name: str,
@@ -62,7 +60,7 @@ async def create(
 
 
 async def change(
-    conn: AsyncConnection,
+    conn: Connection,
     context: Context,
     application_id: UUID,
     id_: UUID,
@@ -80,19 +78,19 @@ async def change(
     return to_json(await named_resources.change(conn, table, id_, **values, draft=spec_codec.to_json(draft)))
 
 
-async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
+async def remove(conn: Connection, application_id: UUID, id_: UUID) -> None:
     """Raises NotFound. What was started goes on."""
     await named_resources.find(conn, table, application_id, id_)
     await named_resources.remove(conn, table, id_)
 
 
-async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
+async def get(conn: Connection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
     return to_json(await named_resources.find(conn, table, application_id, id_))
 
 
 async def list_page(
-    conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
+    conn: Connection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
     return [
         to_json(row) for row in await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
@@ -100,7 +98,7 @@ async def list_page(
 
 
 async def runs(
-    conn: AsyncConnection, application_id: UUID, id_: UUID, *, before: UUID | None, limit: int
+    conn: Connection, application_id: UUID, id_: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
     """What its events came to, the newest first. Raises NotFound."""
     await named_resources.find(conn, table, application_id, id_)
@@ -135,7 +133,7 @@ def show_run(row: Row[Any]) -> dict[str, Any]:
     }
 
 
-async def _check(conn: AsyncConnection, context: Context, application_id: UUID, draft: Draft, condition_: Any) -> None:
+async def _check(conn: Connection, context: Context, application_id: UUID, draft: Draft, condition_: Any) -> None:
     faults = []
     if condition_ is not None:
         try:

@@ -7,21 +7,19 @@ asked for, in the device's language and with what is known of it by then.
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway.domain import ids
 from gateway.domain.device import Device
 from gateway.domain.errors import TemplateFailed, ValidationError
 from gateway.records import applications, notifications
 from gateway.records.delivery_log import inbox
+from gateway.records.postgres.engine import Connection, Row
 from gateway.records.recipients import known_of
 from gateway.service.context import Context
 from gateway.service.notifications.rendering import NotificationRenderer
 
 
 async def items(
-    conn: AsyncConnection,
+    conn: Connection,
     context: Context,
     device: Device,
     *,
@@ -34,9 +32,7 @@ async def items(
     return await shown(conn, context, device, rows) if rows else []
 
 
-async def shown(
-    conn: AsyncConnection, context: Context, device: Device, rows: Sequence[Row[Any]]
-) -> list[dict[str, Any]]:
+async def shown(conn: Connection, context: Context, device: Device, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     """`rows` have notification_id and variant, and when there is one a settled_at, a read_at and a position."""
     found = {one.id: one for one in await notifications.load(conn, [row.notification_id for row in rows])}
     known = (await known_of(conn, [device.id])).get(device.id, {})

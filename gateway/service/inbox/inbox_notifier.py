@@ -11,11 +11,10 @@ from contextlib import contextmanager, suppress
 from uuid import UUID
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.records.delivery_log import inbox, reader
 from gateway.records.postgres import notifier
-from gateway.records.postgres.engine import DATABASE_ERRORS
+from gateway.records.postgres.engine import DATABASE_ERRORS, Engine
 
 LOOK_S = 15.0
 """A signal may be lost; after so long everyone looks for themselves."""
@@ -45,7 +44,7 @@ class InboxSubscription:
 class InboxNotifier:
     """One for a process. It reads the log only while somebody waits."""
 
-    def __init__(self, engine: AsyncEngine, bell: notifier.Notifier) -> None:
+    def __init__(self, engine: Engine, bell: notifier.Notifier) -> None:
         self._engine = engine
         self._bell = bell
         self._watches: dict[UUID, dict[UUID, set[InboxSubscription]]] = defaultdict(dict)

@@ -10,8 +10,6 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway.domain import ids
 from gateway.domain.delivery import Accepted, Deferred
 from gateway.domain.device import Device
@@ -21,6 +19,7 @@ from gateway.domain.notification import Notification, Status
 from gateway.records import devices
 from gateway.records import live_handoffs as records
 from gateway.records.delivery_log import inbox as inbox_records
+from gateway.records.postgres.engine import Connection
 from gateway.service.context import Context
 from gateway.service.inbox import inbox
 from gateway.service.inbox.inbox_notifier import InboxNotifier
@@ -36,7 +35,7 @@ Message = dict[str, Any]
 
 
 async def decide(
-    conn: AsyncConnection,
+    conn: Connection,
     notification: Notification,
     targets: Sequence[Recipient],
     now: datetime,

@@ -2,17 +2,16 @@
 
 from typing import Literal
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway.domain import clock
 from gateway.domain.errors import ReceiptInvalid
 from gateway.records.delivery_log import reader
+from gateway.records.postgres.engine import Connection
 from gateway.service.access.secrets import Keyring
 
 Event = Literal["displayed", "clicked", "dismissed"]
 
 
-async def receive(conn: AsyncConnection, vault: Keyring, token: str, event: Event, action: str | None) -> None:
+async def receive(conn: Connection, vault: Keyring, token: str, event: Event, action: str | None) -> None:
     """Note a receipt; the same event again changes nothing. Raises ReceiptInvalid."""
     named = vault.receipt_of(token, int(clock.seconds()))
     if named is None:

@@ -12,7 +12,6 @@ from datetime import timedelta
 from uuid import UUID
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.domain import ids
 from gateway.domain.errors import Conflict, NotFound
@@ -21,8 +20,9 @@ from gateway.domain.notification import Kind, Notification, Progress, Status
 from gateway.queue import postgres as queue
 from gateway.records import notifications
 from gateway.records.postgres import notifier
+from gateway.records.postgres.engine import Connection, Engine
 
-Order = Callable[[AsyncConnection, UUID, UUID], Awaitable[None]]
+Order = Callable[[Connection, UUID, UUID], Awaitable[None]]
 """Pause, resume or cancel: (connection, application, notification)."""
 
 # Longer than a push service takes to answer, as a rule.
@@ -32,7 +32,7 @@ LOOK_S = 0.02
 log = structlog.get_logger(__name__)
 
 
-async def pause(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> None:
+async def pause(conn: Connection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> None:
     """Send no more of it for now. Its time runs on: what has not been sent by its expiry never is.
 
     Pausing twice is the same as once. Raises NotFound, and Conflict when it has ended.
@@ -43,7 +43,7 @@ async def pause(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: Ki
         await _steer(conn, id_, Status.PAUSED)
 
 
-async def resume(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> None:
+async def resume(conn: Connection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> None:
     """Let it go on where it was paused. Raises NotFound, and Conflict when it has ended."""
     notification = await _locked(conn, application_id, id_, kind)
     if notification.status is Status.PAUSED:
@@ -52,7 +52,7 @@ async def resume(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: K
     _refuse_ended(notification)
 
 
-async def cancel(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> None:
+async def cancel(conn: Connection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> None:
     """Send no more of it, for good. What is queued ends in the log as `cancelled`.
 
     Cancelling twice is the same as once. Raises NotFound, and Conflict when it was done already.
@@ -64,7 +64,7 @@ async def cancel(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: K
         await _steer(conn, id_, Status.CANCELLED, finished=notification.day is None)
 
 
-async def refresh_status(engine: AsyncEngine, notification: Notification) -> Status:
+async def refresh_status(engine: Engine, notification: Notification) -> Status:
     """What has become of a notification that is being sent: asked after every batch, since signals may be lost.
 
     Pauses it, once, when more of it fails than it was said to bear.
@@ -86,7 +86,7 @@ async def refresh_status(engine: AsyncEngine, notification: Notification) -> Sta
     return Status.PAUSED
 
 
-async def wait_until_idle(engine: AsyncEngine, id_: UUID) -> None:
+async def wait_until_idle(engine: Engine, id_: UUID) -> None:
     """Wait until the workers have let go of a notification that was told to stop: nothing is in flight any more.
 
     A worker that died holds on until its lease ends; it is not waited for longer than STOPPED_WITHIN.
@@ -100,7 +100,7 @@ async def wait_until_idle(engine: AsyncEngine, id_: UUID) -> None:
                 await asyncio.sleep(LOOK_S)  # of letting go there is no signal
 
 
-async def requeue(conn: AsyncConnection, job: Job) -> None:
+async def requeue(conn: Connection, job: Job) -> None:
     """Put back a job that is not finished: until its notification goes on when that is paused, else due at once."""
     # The lock keeps a resume out until the job is where that finds it.
     [notification] = await notifications.load(conn, [job.notification_id], lock=True)
@@ -111,7 +111,7 @@ async def requeue(conn: AsyncConnection, job: Job) -> None:
 
 
 async def show(
-    conn: AsyncConnection, application_id: UUID, id_: UUID, kind: Kind | None = None
+    conn: Connection, application_id: UUID, id_: UUID, kind: Kind | None = None
 ) -> tuple[Notification, Progress]:
     """Raises NotFound, also for one of another kind or application."""
     found = await notifications.get(conn, application_id, id_)
@@ -120,7 +120,7 @@ async def show(
     return found
 
 
-async def _locked(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: Kind | None) -> Notification:
+async def _locked(conn: Connection, application_id: UUID, id_: UUID, kind: Kind | None) -> Notification:
     """Raises NotFound."""
     [*found] = await notifications.load(conn, [id_], lock=True)
     if not found or found[0].application_id != application_id or kind not in (None, found[0].kind):
@@ -137,7 +137,7 @@ def _refuse_ended(notification: Notification) -> None:
 
 
 async def _steer(
-    conn: AsyncConnection, id_: UUID, status: Status, *, finished: bool = False, auto_paused: str | None = None
+    conn: Connection, id_: UUID, status: Status, *, finished: bool = False, auto_paused: str | None = None
 ) -> None:
     await notifications.steer(conn, id_, status, finished=finished, auto_paused=auto_paused)
     await notifier.send(conn, notifier.CONTROL, f"{id_} {status}")

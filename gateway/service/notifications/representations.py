@@ -6,8 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import func, select
 
 from gateway.domain import clock, ids
 from gateway.domain.delivery import OutcomeName
@@ -19,6 +18,7 @@ from gateway.queue import postgres as queue
 from gateway.records import notifications
 from gateway.records.audiences import make_room, reachable
 from gateway.records.delivery_log import reader
+from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import devices
 from gateway.service.audience import segments
 from gateway.service.notifications import lifecycle
@@ -89,7 +89,7 @@ def notification(
 
 
 async def one_notification(
-    conn: AsyncConnection, application_id: UUID, id_: UUID, kind: Kind | None = None
+    conn: Connection, application_id: UUID, id_: UUID, kind: Kind | None = None
 ) -> dict[str, Any]:
     """A notification with all that is known of how it goes. Raises NotFound, also for one of another kind."""
     found, progress = await lifecycle.show(conn, application_id, id_, kind)
@@ -98,7 +98,7 @@ async def one_notification(
     return notification(found, progress, counts.get(id_, ()), waiting)
 
 
-async def funnel(conn: AsyncConnection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> dict[str, Any]:
+async def funnel(conn: Connection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> dict[str, Any]:
     """From those it was for to those who clicked, with each step's share of the one before. Raises NotFound."""
     found, progress = await lifecycle.show(conn, application_id, id_, kind)
     counts = (await notifications.variant_counts(conn, [id_])).get(id_, [])
@@ -163,7 +163,7 @@ def delivery(entry: reader.LogEntry) -> dict[str, Any]:
 
 
 async def one_delivery(
-    conn: AsyncConnection, application_id: UUID, notification_id: UUID, device_id: UUID
+    conn: Connection, application_id: UUID, notification_id: UUID, device_id: UUID
 ) -> dict[str, Any]:
     """One delivery with every attempt, also while it is still being tried. Raises NotFound."""
     entry, tried = await reader.get(conn, application_id, notification_id, device_id)
@@ -208,7 +208,7 @@ async def one_delivery(
     return shown | {"attempts": attempts, "message": row.message, "granted_ttl": row.granted_ttl}
 
 
-async def preview(conn: AsyncConnection, application_id: UUID, filter_: Any) -> dict[str, Any]:
+async def preview(conn: Connection, application_id: UUID, filter_: Any) -> dict[str, Any]:
     """Who an audience would reach now: counts of devices and known users, and a few of them. Raises Invalid."""
     await make_room(conn)
     who = reachable(application_id, await segments.read(conn, application_id, filter_))

@@ -12,8 +12,6 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway import tracing
 from gateway.domain import clock, ids
 from gateway.domain.errors import FieldError, ValidationError, step
@@ -32,6 +30,7 @@ from gateway.domain.schedule import earliest, latest
 from gateway.domain.send_policy import DEFAULT_POLICY, SendPolicy
 from gateway.queue import postgres as queue
 from gateway.records import applications, notifications
+from gateway.records.postgres.engine import Connection
 from gateway.service.audience import categories, segments
 from gateway.service.context import Context
 from gateway.service.notifications import templates
@@ -78,7 +77,7 @@ class Draft:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-async def submit(conn: AsyncConnection, context: Context, application_id: UUID, draft: Draft) -> Notification:
+async def submit(conn: Connection, context: Context, application_id: UUID, draft: Draft) -> Notification:
     """Write the notification and its plan job on the caller's transaction.
 
     Raises Invalid with every fault, PayloadTooLarge when no device could receive it.
@@ -88,7 +87,7 @@ async def submit(conn: AsyncConnection, context: Context, application_id: UUID, 
     return notification
 
 
-async def prepare(conn: AsyncConnection, context: Context, application_id: UUID, draft: Draft) -> Notification:
+async def prepare(conn: Connection, context: Context, application_id: UUID, draft: Draft) -> Notification:
     """The notification, checked and not yet written. Raises as `submit` does."""
     # Of its own, since addresses in it are completed below; a reminder uses its draft again.
     notification = await _accepted(conn, application_id, deepcopy(draft))
@@ -105,7 +104,7 @@ async def prepare(conn: AsyncConnection, context: Context, application_id: UUID,
     return notification
 
 
-async def save(conn: AsyncConnection, prepared: Sequence[Notification]) -> None:
+async def save(conn: Connection, prepared: Sequence[Notification]) -> None:
     """Write notifications and their plan jobs."""
     await notifications.add(conn, prepared)
     await queue.enqueue_plans(conn, prepared)
@@ -125,7 +124,7 @@ def _land(content: dict[str, Any], home: str | None, pointer: str) -> None:
         _land(said, home, f"{pointer}/locales{step(locale)}")
 
 
-async def _accepted(conn: AsyncConnection, application_id: UUID, draft: Draft) -> Notification:
+async def _accepted(conn: Connection, application_id: UUID, draft: Draft) -> Notification:
     now = clock.now()
     defaults = DEFAULTS[draft.kind]
     faults: list[FieldError] = []
@@ -188,7 +187,7 @@ async def _accepted(conn: AsyncConnection, application_id: UUID, draft: Draft) -
 
 
 async def _steering(
-    conn: AsyncConnection, application_id: UUID, asked: SendPolicy, lane: Lane, life: timedelta
+    conn: Connection, application_id: UUID, asked: SendPolicy, lane: Lane, life: timedelta
 ) -> SendPolicy:
     """What was asked for, and what its category adds. Raises Invalid."""
     faults: list[FieldError] = []

@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, insert, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import insert, select
 
 from gateway.content.localisation import every, localised
 from gateway.content.templates import Compiled, has_markup
@@ -18,6 +17,7 @@ from gateway.domain.device import Device
 from gateway.domain.errors import FieldError, NotFound, ValidationError, step
 from gateway.domain.notification import DeliveryOptions, Kind, Lane, Notification, Status, Templating, Urgency
 from gateway.records.postgres import named_resources
+from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import template_versions as versions
 from gateway.records.postgres.schema import templates as table
 from gateway.records.recipients import known_of
@@ -47,7 +47,7 @@ def check(content: dict[str, Any], pointer: str = "/content") -> None:
 
 
 async def resolve(
-    conn: AsyncConnection, application_id: UUID, template_id: UUID, version: int | None
+    conn: Connection, application_id: UUID, template_id: UUID, version: int | None
 ) -> tuple[dict[str, Any], bool]:
     """(content, strict) of a version, the newest when none is named. Raises NotFound."""
     row = await named_resources.find(conn, table, application_id, template_id)
@@ -56,7 +56,7 @@ async def resolve(
 
 
 async def create(
-    conn: AsyncConnection, application_id: UUID, name: str, content: dict[str, Any], strict: bool
+    conn: Connection, application_id: UUID, name: str, content: dict[str, Any], strict: bool
 ) -> dict[str, Any]:
     """Raises Invalid and Conflict."""
     check(content)
@@ -66,7 +66,7 @@ async def create(
 
 
 async def change(
-    conn: AsyncConnection,
+    conn: Connection,
     application_id: UUID,
     id_: UUID,
     *,
@@ -88,25 +88,25 @@ async def change(
     return await show(conn, await named_resources.change(conn, table, id_, **values))
 
 
-async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
+async def remove(conn: Connection, application_id: UUID, id_: UUID) -> None:
     """What was accepted with it is not concerned. Raises NotFound."""
     await named_resources.find(conn, table, application_id, id_)
     await named_resources.remove(conn, table, id_)
 
 
-async def get(conn: AsyncConnection, application_id: UUID, id_: UUID, version: int | None = None) -> dict[str, Any]:
+async def get(conn: Connection, application_id: UUID, id_: UUID, version: int | None = None) -> dict[str, Any]:
     """With the content of a version, the newest when none is named. Raises NotFound."""
     return await show(conn, await named_resources.find(conn, table, application_id, id_), version)
 
 
 async def list_page(
-    conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
+    conn: Connection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
     rows = await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
     return [await show(conn, row) for row in rows]
 
 
-async def show(conn: AsyncConnection, row: Row[Any], version: int | None = None) -> dict[str, Any]:
+async def show(conn: Connection, row: Row[Any], version: int | None = None) -> dict[str, Any]:
     """With the content of a version, the newest when none is named. Raises NotFound."""
     held = await _version(conn, row, row.version if version is None else version)
     return {
@@ -122,7 +122,7 @@ async def show(conn: AsyncConnection, row: Row[Any], version: int | None = None)
 
 
 async def preview(
-    conn: AsyncConnection,
+    conn: Connection,
     context: Context,
     application_id: UUID,
     content: dict[str, Any],
@@ -158,7 +158,7 @@ async def preview(
     return {"content": messages.rendered(locale, known), "octets": len(payload)}
 
 
-async def _version(conn: AsyncConnection, row: Row[Any], version: int) -> Row[Any]:
+async def _version(conn: Connection, row: Row[Any], version: int) -> Row[Any]:
     """Raises NotFound."""
     query = select(versions).where(versions.c.template_id == row.id, versions.c.version == version)
     held = (await conn.execute(query)).first()
@@ -167,6 +167,6 @@ async def _version(conn: AsyncConnection, row: Row[Any], version: int) -> Row[An
     return held
 
 
-async def _add_version(conn: AsyncConnection, id_: UUID, version: int, content: dict[str, Any], strict: bool) -> None:
+async def _add_version(conn: Connection, id_: UUID, version: int, content: dict[str, Any], strict: bool) -> None:
     values = {"template_id": id_, "version": version, "content": content, "strict": strict}
     await conn.execute(insert(versions).values(**values))

@@ -10,16 +10,15 @@ from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway.domain.errors import Conflict
 from gateway.records import personal_data
+from gateway.records.postgres.engine import Connection
 from gateway.service.access import idempotency
 from gateway.service.access.secrets import Keyring
 from gateway.service.notifications import lifecycle
 
 
-async def forget(conn: AsyncConnection, vault: Keyring, application_id: UUID, user_id: str) -> int:
+async def forget(conn: Connection, vault: Keyring, application_id: UUID, user_id: str) -> int:
     """Answers how many devices they had."""
     device_ids = await personal_data.remove_devices(conn, application_id, user_id)
     nobody = f"forgotten-{secrets.token_hex(8)}"
@@ -54,7 +53,7 @@ def without(audience: Any, user_id: str, nobody: str) -> Any:
     return audience
 
 
-async def _call_off(conn: AsyncConnection, application_id: UUID, ids: Collection[UUID]) -> None:
+async def _call_off(conn: Connection, application_id: UUID, ids: Collection[UUID]) -> None:
     for id_ in ids:
         with suppress(Conflict):  # it has ended
             await lifecycle.cancel(conn, application_id, id_)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sqlalchemy import Column
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.records.postgres import encrypted_columns
+from gateway.records.postgres.engine import Connection, Engine
 from gateway.records.postgres.schema import applications, idempotency_keys, vapid_keys, webhooks
 from gateway.service.access.secrets import DecryptionFailed, Keyring
 from gateway.service.webhooks import signing
@@ -40,7 +40,7 @@ class RotationProgress(NamedTuple):
     others: int
 
 
-async def check(conn: AsyncConnection, vault: Keyring) -> None:
+async def check(conn: Connection, vault: Keyring) -> None:
     """Raises Unsealable when something that is kept was sealed with a key that we do not have."""
     for kind in KEPT:
         one = await encrypted_columns.one_of_others(conn, kind.column, vault.key_id)
@@ -48,14 +48,14 @@ async def check(conn: AsyncConnection, vault: Keyring) -> None:
             vault.open(one, kind.purpose)
 
 
-async def standing(conn: AsyncConnection, vault: Keyring) -> dict[str, RotationProgress]:
+async def standing(conn: Connection, vault: Keyring) -> dict[str, RotationProgress]:
     """By the name of the kind."""
     return {
         kind.name: RotationProgress(*await encrypted_columns.count(conn, kind.column, vault.key_id)) for kind in KINDS
     }
 
 
-async def rotate(engine: AsyncEngine, vault: Keyring, told: Callable[[str, int], None]) -> None:
+async def rotate(engine: Engine, vault: Keyring, told: Callable[[str, int], None]) -> None:
     """Seal all anew that another key sealed; `told` of each batch, by kind and size.
 
     What none of our keys opens stays as it is, for whoever finds the key.
@@ -66,7 +66,7 @@ async def rotate(engine: AsyncEngine, vault: Keyring, told: Callable[[str, int],
 
 
 async def _pass(
-    engine: AsyncEngine, vault: Keyring, kind: Kind, told: Callable[[str, int], None], *, batch: int, wait: bool
+    engine: Engine, vault: Keyring, kind: Kind, told: Callable[[str, int], None], *, batch: int, wait: bool
 ) -> None:
     after: encrypted_columns.EncryptedColumn | None = None
     while True:

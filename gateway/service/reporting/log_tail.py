@@ -7,17 +7,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from gateway.records.delivery_log import reader
 from gateway.records.postgres import notifier
+from gateway.records.postgres.engine import Engine
 
 BATCH = 500
 HEARTBEAT_S = 15.0
 
 
 async def follow(
-    engine: AsyncEngine,
+    engine: Engine,
     bell: notifier.Notifier,
     application_id: UUID,
     filters: reader.LogFilters,

@@ -6,15 +6,13 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway import metrics
 from gateway.domain import clock
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.notification import Lane
 from gateway.push.endpoints import vendor
 from gateway.records.delivery_log import reader, statistics
+from gateway.records.postgres.engine import Connection, Row
 
 ANSWERS = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED)
 Mix = dict[str, Counter[str]]
@@ -22,7 +20,7 @@ Mix = dict[str, Counter[str]]
 
 
 async def summarize(
-    conn: AsyncConnection, application_id: UUID, since: datetime, until: datetime, step: timedelta
+    conn: Connection, application_id: UUID, since: datetime, until: datetime, step: timedelta
 ) -> dict[str, Any]:
     rows = await statistics.sampled(conn, application_id, since, until, step)
     totals = [row for row in rows if row.whole]
@@ -65,7 +63,7 @@ async def summarize(
 
 
 async def _settled(
-    conn: AsyncConnection, application_id: UUID, totals: Sequence[Row[Any]], step: timedelta
+    conn: Connection, application_id: UUID, totals: Sequence[Row[Any]], step: timedelta
 ) -> Mapping[datetime, int]:
     """How many settled in each step: what the sample holds, and of a full one what its positions span."""
     counted = {row.at: row.deliveries for row in totals}
@@ -79,7 +77,7 @@ async def _settled(
     return counted
 
 
-async def _queue(conn: AsyncConnection, application_id: UUID) -> list[dict[str, Any]]:
+async def _queue(conn: Connection, application_id: UUID) -> list[dict[str, Any]]:
     now = clock.now()
     found = {row.lane: row for row in await statistics.queued(conn, application_id, now)}
     lanes = []

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway.domain import ids
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.webhook_event import NOTED, SETTLED, is_subscribed
 from gateway.records import outbox
 from gateway.records.delivery_log import reader
 from gateway.records.outbox import Cursor
+from gateway.records.postgres.engine import Connection, Row
 from gateway.records.webhooks import LeasedWebhook, Pending, WebhookCursor
 from gateway.service.notifications import representations
 
@@ -42,7 +40,7 @@ class _Event(NamedTuple):
     """Where it stands, in the log or in the outbox."""
 
 
-async def next_batch(conn: AsyncConnection, held: LeasedWebhook) -> Batch | WebhookCursor:
+async def next_batch(conn: Connection, held: LeasedWebhook) -> Batch | WebhookCursor:
     """The batch that is being tried, or a new one; where the webhook stands now when there is nothing to send."""
     if held.pending is not None:
         return await _again(conn, held, held.pending)
@@ -67,7 +65,7 @@ async def next_batch(conn: AsyncConnection, held: LeasedWebhook) -> Batch | Webh
     return Batch(Pending(f"msg_{ids.new_id().hex}", upto), body_of(one.body for one in taken), full)
 
 
-async def _again(conn: AsyncConnection, held: LeasedWebhook, pending: Pending) -> Batch | WebhookCursor:
+async def _again(conn: Connection, held: LeasedWebhook, pending: Pending) -> Batch | WebhookCursor:
     at, upto, (outcomes, types) = held.at, pending.upto, _wanted(held)
     ends = await reader.ends(conn, held.application_id, outcomes, after=at.log, upto=upto.log)
     noted = await outbox.between(conn, held.application_id, at.outbox, upto.outbox, types)

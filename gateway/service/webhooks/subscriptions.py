@@ -6,8 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import func
 
 from gateway.domain import clock, ids
 from gateway.domain.errors import AddressNotAllowed
@@ -16,6 +15,7 @@ from gateway.outbound.client import OutboundClient, Unreachable
 from gateway.records import outbox
 from gateway.records.delivery_log import reader
 from gateway.records.postgres import named_resources, notifier
+from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import webhooks as table
 from gateway.records.webhooks import WebhookCursor, place_values
 from gateway.service.context import Context
@@ -31,7 +31,7 @@ _SOUND = {"status": "active", "cause": None, "failures": 0, "failing_since": Non
 
 
 async def create(
-    conn: AsyncConnection, context: Context, application_id: UUID, name: str, url: str, events: Sequence[str]
+    conn: Connection, context: Context, application_id: UUID, name: str, url: str, events: Sequence[str]
 ) -> dict[str, Any]:
     """It is told what happens from now on. Answers with its `secret`, this once.
 
@@ -52,7 +52,7 @@ async def create(
 
 
 async def change(
-    conn: AsyncConnection, context: Context, application_id: UUID, id_: UUID, values: dict[str, Any]
+    conn: Connection, context: Context, application_id: UUID, id_: UUID, values: dict[str, Any]
 ) -> dict[str, Any]:
     """`values` by column. What it did not ask for before is told from now on; so is all, once it is active again.
 
@@ -74,7 +74,7 @@ async def change(
 
 
 async def rotate(
-    conn: AsyncConnection, context: Context, application_id: UUID, id_: UUID, keep_old: timedelta
+    conn: Connection, context: Context, application_id: UUID, id_: UUID, keep_old: timedelta
 ) -> dict[str, Any]:
     """A new secret, shown this once. Those before it sign beside it for `keep_old`. Raises NotFound."""
     row = await named_resources.find(conn, table, application_id, id_, lock=True)
@@ -84,7 +84,7 @@ async def rotate(
     return show(changed) | {"secret": secret}
 
 
-async def replay(conn: AsyncConnection, application_id: UUID, id_: UUID, since: datetime) -> dict[str, Any]:
+async def replay(conn: Connection, application_id: UUID, id_: UUID, since: datetime) -> dict[str, Any]:
     """Send again all that is kept since then, also to one that was disabled. Raises NotFound."""
     await named_resources.find(conn, table, application_id, id_, lock=True)
     place = place_values(await _place(conn, application_id, since))
@@ -93,19 +93,19 @@ async def replay(conn: AsyncConnection, application_id: UUID, id_: UUID, since: 
     return show(row)
 
 
-async def remove(conn: AsyncConnection, application_id: UUID, id_: UUID) -> None:
+async def remove(conn: Connection, application_id: UUID, id_: UUID) -> None:
     """Raises NotFound."""
     await named_resources.find(conn, table, application_id, id_)
     await named_resources.remove(conn, table, id_)
 
 
-async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> dict[str, Any]:
+async def get(conn: Connection, application_id: UUID, id_: UUID) -> dict[str, Any]:
     """Raises NotFound."""
     return show(await named_resources.find(conn, table, application_id, id_))
 
 
 async def list_page(
-    conn: AsyncConnection, application_id: UUID, *, before: UUID | None, limit: int
+    conn: Connection, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
     return [
         show(row) for row in await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
@@ -113,7 +113,7 @@ async def list_page(
 
 
 async def prepare_test(
-    conn: AsyncConnection, context: Context, application_id: UUID, id_: UUID
+    conn: Connection, context: Context, application_id: UUID, id_: UUID
 ) -> Callable[[], Awaitable[dict[str, Any]]]:
     """What posts a test event and says what came of it; it needs the database no more. Raises NotFound."""
     row = await named_resources.find(conn, table, application_id, id_)
@@ -155,7 +155,7 @@ def show(row: Row[Any]) -> dict[str, Any]:
     }
 
 
-async def _place(conn: AsyncConnection, application_id: UUID, since: datetime | None) -> WebhookCursor:
+async def _place(conn: Connection, application_id: UUID, since: datetime | None) -> WebhookCursor:
     """Where everything since then comes after; None is now."""
     if since is None:
         position = await reader.last_position(conn, application_id)
