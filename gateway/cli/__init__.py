@@ -81,10 +81,10 @@ def _of_libraries(error: Exception) -> str | None:
                 return error.detail
             case client.GatewayError():
                 return str(error)
-    if "sqlalchemy" in sys.modules:
-        from sqlalchemy.exc import DBAPIError
+    if "gateway.records.postgres.engine" in sys.modules:
+        from gateway.records.postgres.engine import DatabaseError
 
-        if isinstance(error, DBAPIError):
+        if isinstance(error, DatabaseError):
             reason = str(error.orig).partition("\n")[0]
             return f"the database refused: {reason}; is it migrated? (`gateway migrate`)"
     return None

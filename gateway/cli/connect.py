@@ -91,10 +91,10 @@ class GatewayTarget(NamedTuple):
     async def _own(self, app: str | None, about: str | None, *, operator: bool) -> AsyncIterator[tuple[str, str]]:
         chosen = settings(self.data_dir)  # what is wrong there need not wait for the rest
 
-        from gateway.app import find, in_process_api
+        from gateway.app import find_installation, in_process_api
         from gateway.service.access.authentication import ADMIN, SCOPES, Principal
 
-        own = await asyncio.to_thread(find, chosen)
+        own = await asyncio.to_thread(find_installation, chosen)
         _be_quiet(chosen)
         id_ = None if operator else await _application(chosen, own, app, about)
         scopes = {ADMIN} if operator else {*SCOPES}
@@ -104,12 +104,12 @@ class GatewayTarget(NamedTuple):
 
 async def _application(chosen: Any, own: Any, app: str | None, about: str | None) -> "UUID":
     """Raises NotFound."""
-    from gateway.app import context
+    from gateway.app import open_context
     from gateway.domain import ids
     from gateway.domain.errors import NotFound
     from gateway.records import applications, notifications
 
-    async with context(chosen, own) as ours, ours.engine.connect() as conn:
+    async with open_context(chosen, own) as context, context.engine.connect() as conn:
         if about is not None:
             if not (held := await notifications.load(conn, [_check_notification(about)])):
                 raise NotFound(f"there is no notification {about}")

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import aiohttp
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway import app
 from gateway.app import CannotStart
@@ -28,7 +26,7 @@ from gateway.queue.nats import Broker
 from gateway.queue.postgres import depth
 from gateway.records import applications, devices
 from gateway.records.postgres import clock_sync, migrate, partitions
-from gateway.records.postgres.engine import version
+from gateway.records.postgres.engine import Connection, DatabaseError, version
 from gateway.service.access.secrets import DecryptionFailed
 from gateway.service.context import Context
 from gateway.service.operations import key_rotation
@@ -65,7 +63,7 @@ async def examine(data_dir: Path | None, *, offline: bool) -> list[Finding]:
             if not any(one.level == "wrong" and one.check in ("database", "migrations") for one in found):
                 async with context.engine.connect() as conn:
                     hosts = await devices.hosts(conn)
-    except (CannotStart, OSError, DBAPIError) as error:
+    except (CannotStart, OSError, DatabaseError) as error:
         said = str(getattr(error, "orig", None) or error).partition("\n")[0]
         found.append(Finding("database", "wrong", said or type(error).__name__, _database_advice(chosen)))
     if chosen.nats_servers:
@@ -127,7 +125,7 @@ def _clock(ahead: float | None) -> Finding:
     return Finding("clock", "warning", said, advice) if abs(ahead) > CLOCK_WARNS_S else Finding("clock", "ok", said)
 
 
-async def _master_key(conn: AsyncConnection, context: Context) -> Finding:
+async def _master_key(conn: Connection, context: Context) -> Finding:
     try:
         await key_rotation.check(conn, context.keyring)
     except DecryptionFailed as error:
@@ -144,13 +142,13 @@ async def _master_key(conn: AsyncConnection, context: Context) -> Finding:
 
 
 def _admin_token(chosen: Settings) -> Finding:
-    if app.find(chosen).admin_token:
+    if app.find_installation(chosen).admin_token:
         return Finding("admin token", "ok", "set")
     advice = "set GATEWAY_ADMIN_TOKEN to a long random text: openssl rand -base64 32"
     return Finding("admin token", "wrong", "not set: nobody is admin", advice)
 
 
-async def _subjects(conn: AsyncConnection) -> Finding:
+async def _subjects(conn: Connection) -> Finding:
     """Push services refuse every message of an application whose subject is no address that they can write to."""
     rows = await applications.oldest(conn, limit=1000)
     faults = [f"{row.name}: {row.subject} {fault}" for row in rows if (fault := check_subject(row.subject))]
@@ -163,7 +161,7 @@ async def _subjects(conn: AsyncConnection) -> Finding:
     return Finding("VAPID subject", "ok", f"of {len(rows)} application{'s' if len(rows) > 1 else ''} can be reached")
 
 
-async def _log_partitions(conn: AsyncConnection) -> Finding:
+async def _log_partitions(conn: Connection) -> Finding:
     today = datetime.now(UTC).date()
     for day, word in ((today, "today"), (today + timedelta(days=1), "tomorrow")):
         if not await partitions.has(conn, day):
@@ -173,7 +171,7 @@ async def _log_partitions(conn: AsyncConnection) -> Finding:
     return Finding("maintenance", "ok", "the log has partitions for the days ahead")
 
 
-async def _queue(conn: AsyncConnection, chosen: Settings) -> AsyncIterator[Finding]:
+async def _queue(conn: Connection, chosen: Settings) -> AsyncIterator[Finding]:
     waiting = await depth(conn)
     late = [(lane, due, age) for lane, _, due, age in waiting if age > LATE_S[lane]]
     if not late:

@@ -52,5 +52,5 @@ async def installation(chosen: "Settings") -> AsyncIterator["Context"]:
     from gateway import app, log
 
     log.configure("error", chosen.log_format)
-    async with app.context(chosen, await asyncio.to_thread(app.find, chosen)) as context:
+    async with app.open_context(chosen, await asyncio.to_thread(app.find_installation, chosen)) as context:
         yield context

@@ -59,10 +59,10 @@ def up(
         chosen = chosen.model_copy(update={"public_url": f"http://{reached}:{chosen.port}"})
     with contextlib.ExitStack() as stack:
         if chosen.database_url is None:
-            url = stack.enter_context(EmbeddedPostgres(app.postgres_home(chosen))).url
+            url = stack.enter_context(EmbeddedPostgres(app.postgres_dir(chosen))).url
         else:
             url = chosen.database_url.get_secret_value()
-        app.migrated(url)
+        app.migrate_database(url)
         run(_until_told(chosen, _own(chosen, url), pusher))
 
 
@@ -108,7 +108,7 @@ def serve(port: Port = None, host: Host = None, data_dir: DataDir = None) -> Non
     async def served() -> None:
         stop = asyncio.Event()
         app.stop_on_signals(stop)
-        await app.serve(chosen, await asyncio.to_thread(app.find, chosen), stop)
+        await app.serve(chosen, await asyncio.to_thread(app.find_installation, chosen), stop)
 
     run(served())
 
@@ -149,7 +149,7 @@ def relay(data_dir: DataDir = None) -> None:
     async def relayed() -> None:
         stop = asyncio.Event()
         app.stop_on_signals(stop)
-        await app.relay(chosen, await asyncio.to_thread(app.find, chosen), stop)
+        await app.relay(chosen, await asyncio.to_thread(app.find_installation, chosen), stop)
 
     run(relayed())
 
@@ -166,14 +166,14 @@ def migrate(data_dir: DataDir = None) -> None:
     chosen = settings(data_dir)
     log.configure(chosen.log_level, chosen.log_format)
     if chosen.database_url is not None:
-        app.migrated(chosen.database_url.get_secret_value())
+        app.migrate_database(chosen.database_url.get_secret_value())
     else:
-        home = app.postgres_home(chosen)
+        home = app.postgres_dir(chosen)
         if not home.exists():
             raise CannotStart(f"there is no database: set GATEWAY_DATABASE_URL, or start `gateway up` on {home.parent}")
         with contextlib.ExitStack() as stack:
             url = EmbeddedPostgres.running_url(home) or stack.enter_context(EmbeddedPostgres(home)).url
-            app.migrated(url)
+            app.migrate_database(url)
     typer.echo("the database is up to date")
 
 

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from gateway.outbound.policy import OutboundPolicy
 from gateway.push.endpoints import EndpointPolicy
 from gateway.service.access.secrets import Keyring
+from gateway.service.reporting.breakers import BreakerDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +19,4 @@ class Context:
     policy: EndpointPolicy
     public_url: str | None = None
     outbound: OutboundPolicy = field(default_factory=OutboundPolicy)
+    breakers: BreakerDirectory = field(default_factory=BreakerDirectory)

@@ -144,6 +144,10 @@ class SendScheduler(Generic[L]):
         ):
             yield
 
+    def open_breakers(self) -> set[str]:
+        """Return the push services with a host whose circuit breaker is open."""
+        return {vendor(stop.host.name) for stop in self._stops.values() if stop.host.probe_at}
+
     def put(self, lane: Lane, application: UUID, letters: Sequence[L]) -> None:
         """Messages of one application. Some of them may be put off at once."""
         now = self._clock()

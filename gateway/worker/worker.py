@@ -77,6 +77,10 @@ class Worker:
         self._urgent: set[int] = set()
         """Urgent jobs that are ours, but have no messages at hand yet."""
 
+    def open_breakers(self) -> set[str]:
+        """Return the push services with an open circuit breaker in this worker."""
+        return self._lanes.open_breakers()
+
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`, then drain: claim nothing more, finish what is in flight, settle, give back the rest."""
         crew = self._crew

@@ -2,7 +2,6 @@
 
 from datetime import timedelta
 
-from gateway import metrics
 from gateway.domain import clock
 from gateway.records.delivery_log import statistics
 from gateway.sim import Rule, Vendor
@@ -29,7 +28,7 @@ async def test_what_settled_is_told_by_step_push_service_and_lane_and_only_to_it
     assert {lane["lane"]: lane["later"] for lane in told["queue"]} == {"urgent": 0, "normal": 0, "bulk": 1}
 
     other = await api.made("POST", "/v1/applications", {"name": "Other", "subject": "mailto:o@example.org"}, key=ADMIN)
-    with metrics.BREAKER_OPEN.set_callback(lambda: {(service["push_service"],): 1.0}):
+    with api.parts.context.breakers.add_source(lambda: {service["push_service"]}):
         assert (await api.made("GET", "/v1/stats"))["push_services"][0]["breaker"] == "open"
     assert (await api.made("GET", "/v1/stats"))["push_services"][0]["breaker"] == "closed"
 

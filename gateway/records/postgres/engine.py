@@ -14,6 +14,7 @@ from sqlalchemy import Row, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 # The names by which other packages refer to the database. sqlalchemy is imported only in gateway.records, gateway.queue
 # and migrations: elsewhere a statement has no place, and an import of the library would invite one.
@@ -30,6 +31,7 @@ __all__ = [
     "PoolTimeout",
     "Row",
     "copy",
+    "count_connections",
     "driver_url",
     "is_refusal",
     "open_engine",
@@ -79,6 +81,12 @@ def open_engine(url: str, *, pool_size: int = 10, application_name: str = "gatew
     )
     _check_connections(engine)
     return engine
+
+
+def count_connections(engine: AsyncEngine) -> dict[str, int]:
+    """Return the number of pooled connections that are `in_use` and `idle`."""
+    pool = cast(AsyncAdaptedQueuePool, engine.pool)
+    return {"in_use": pool.checkedout(), "idle": pool.checkedin()}
 
 
 def _check_connections(engine: AsyncEngine) -> None:

@@ -1,12 +1,11 @@
 """What was sent lately, to watch: how much, how fast, what came of it at which push service, and what still waits."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from gateway import metrics
 from gateway.domain import clock
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.notification import Lane
@@ -20,7 +19,12 @@ Mix = dict[str, Counter[str]]
 
 
 async def summarize(
-    conn: Connection, application_id: UUID, since: datetime, until: datetime, step: timedelta
+    conn: Connection,
+    application_id: UUID,
+    since: datetime,
+    until: datetime,
+    step: timedelta,
+    open_breakers: Collection[str],
 ) -> dict[str, Any]:
     rows = await statistics.sampled(conn, application_id, since, until, step)
     totals = [row for row in rows if row.whole]
@@ -55,7 +59,7 @@ async def summarize(
             for row in totals
         ],
         "push_services": [
-            {"push_service": name, "breaker": _breaker(name, name in answering), "outcomes": _outcomes(counts)}
+            {"push_service": name, "breaker": _breaker(name, open_breakers, answering), "outcomes": _outcomes(counts)}
             for name, counts in sorted(mix.items(), key=lambda one: -one[1].total())
         ],
         "queue": await _queue(conn, application_id),
@@ -106,10 +110,8 @@ def _percentiles(found: Sequence[float] | None) -> dict[str, int] | None:
     return None if found is None or found[0] is None else {"p50": round(found[0]), "p95": round(found[1])}
 
 
-def _breaker(service: str, answering: bool) -> str:
-    """Open as the workers of this process see it; closed when it has answered lately, to whichever worker."""
-    for family in metrics.BREAKER_OPEN.collect():
-        for sample in family.samples:
-            if sample.labels.get("host") == service and sample.value > 0:
-                return "open"
-    return "closed" if answering else "unknown"
+def _breaker(service: str, open_breakers: Collection[str], answering: Collection[str]) -> str:
+    """Return `open` for a breaker of this process, `closed` when any worker had an answer lately, else `unknown`."""
+    if service in open_breakers:
+        return "open"
+    return "closed" if service in answering else "unknown"

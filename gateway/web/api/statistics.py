@@ -51,4 +51,6 @@ async def show(call: TransactionalRequest[None, StatisticsQuery]) -> Response:
     steps = -((since - until) // step)
     if not 1 <= steps <= MAX_STEPS:
         raise ValidationError([FieldError("/query/since", f"must be 1 to {MAX_STEPS} steps before the end")])
-    return Response(await statistics.summarize(call.conn, call.application_id, since, since + steps * step, step))
+    breakers = call.context.breakers.open_breakers()
+    until = since + steps * step
+    return Response(await statistics.summarize(call.conn, call.application_id, since, until, step, breakers))
