@@ -134,11 +134,11 @@ def read_job(data: bytes) -> Job:
     packed = _read(_jobs, data)
     cargo = JobPayload(
         packed.notification,
-        packed.home,
-        packed.targets,
+        packed.default_origin,
+        packed.recipients,
         packed.keys,
-        {id_: _verdict(outcome) for id_, outcome in packed.verdicts},
-        dict(packed.known),
+        {id_: _verdict(outcome) for id_, outcome in packed.pre_send_outcomes},
+        dict(packed.template_context),
     )
     return _job(packed.head, cargo)
 
@@ -183,7 +183,7 @@ def read_result(data: bytes) -> Result:
         {(due, tries): device_ids for due, tries, device_ids in packed.later},
         packed.retries,
     )
-    return Result(_job(packed.head), settlement, packed.remaining, packed.returned, packed.judged)
+    return Result(_job(packed.head), settlement, packed.remaining, packed.returned, packed.checks_failure_rate)
 
 
 def _head(job: Job, device_ids: Sequence[UUID]) -> _Head:

@@ -31,7 +31,7 @@ class Letter:
     application: UUID = ONE
     off: list[float] = field(default_factory=list, compare=False)
 
-    def put_off(self, seconds: float) -> None:
+    def defer(self, seconds: float) -> None:
         self.off.append(seconds)
 
 
