@@ -1,7 +1,7 @@
 """A real headless Chromium, driven by Playwright.
 
-It has no push service that could be ours, so a push comes to its service workers over the devtools protocol, and a
-notification is what the service worker was granted to show.
+Chromium has only its maker's push service. Tests deliver pushes to service workers over the DevTools protocol, and read
+notifications from the service worker registration.
 """
 
 import shutil
@@ -12,8 +12,8 @@ from playwright.async_api import Browser, async_playwright
 
 BINARY = shutil.which("chromium") or shutil.which("google-chrome")
 
-# Without these it asks its maker's hosts for this and that at every start.
-QUIET = [
+# Prevent requests to the maker's hosts at every start.
+OFFLINE_FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-quic",
@@ -24,9 +24,9 @@ QUIET = [
 
 @asynccontextmanager
 async def running_chromium() -> AsyncIterator[Browser]:
-    """Each test takes a context of its own from it, which shares nothing with another's."""
+    """Run Chromium; each test creates a context of its own, which shares nothing with others."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=BINARY, args=QUIET, chromium_sandbox=False)
+        browser = await playwright.chromium.launch(executable_path=BINARY, args=OFFLINE_FLAGS, chromium_sandbox=False)
         try:
             yield browser
         finally:

@@ -1,7 +1,7 @@
-"""The gateway's outside as the SDK and the service worker see it, with a memory that tests read.
+"""A fake of the gateway's HTTP API, for tests of the SDK and the service worker.
 
-It lets a test hold the browser's half to the contract alone, and provoke what a healthy gateway does not do.
-The other half, the real gateway, is in test_round_trip.py.
+It records every request, and can return errors that a healthy gateway does not. test_round_trip.py runs the SDK against
+the real gateway.
 """
 
 import asyncio
@@ -24,6 +24,8 @@ CORS = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Headers": "*",
 
 
 class VapidPair:
+    """A VAPID key pair of the gateway."""
+
     def __init__(self) -> None:
         self.private = Vapid02()
         self.private.generate_keys()
@@ -31,13 +33,13 @@ class VapidPair:
         self.public: str = b64urlencode(point)
 
 
-class Bell:
-    """Wakes everyone who waits, each time something happens."""
+class RequestSignal:
+    """Wakes all waiting tasks whenever a request arrives."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         self._event.set()
         self._event = asyncio.Event()
 
@@ -46,32 +48,37 @@ class Bell:
 
 
 class FakeGateway:
-    """Answers devices and receipts, and remembers every request as (method, path, token, body)."""
+    """Serves devices and receipts, and records every request as (method, path, token, body)."""
 
     def __init__(self) -> None:
         self.origin = ""
         self.vapid = VapidPair()
         self.devices: dict[str, dict[str, Any]] = {}
         self.requests: list[tuple[str, str, str, Any]] = []
-        self.asked = Bell()
+        self.request_received = RequestSignal()
         self.receipts: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.refuse: dict[str, web.Response] = {}
-        """Path -> the answer to give instead."""
+        # Responses to return instead of the usual ones, by path.
+        self.overrides: dict[str, web.Response] = {}
 
     @property
     def subscription(self) -> dict[str, Any]:
-        """What the last registered browser handed over."""
+        """Return the push subscription of the browser that registered last."""
         return list(self.devices.values())[-1]["subscription"]
 
     def receipt_of(self, token: str) -> dict[str, str]:
-        """The `data.gateway` of a message that wants receipts."""
+        """Return the `data.gateway` of a message that requests receipts."""
         return {"id": f"ntf_{token}", "receipt": token, "receipts": f"{self.origin}/v1/receipts"}
 
     async def next_receipt(self, timeout: float = 15) -> dict[str, Any]:
+        """Wait for the next receipt and return its body."""
         return await asyncio.wait_for(self.receipts.get(), timeout)
 
     async def send(self, message: Any, subscription: dict[str, Any] | None = None, ttl: int = 60) -> int:
-        """Encrypt (pywebpush), sign (py_vapid) and post; answers the push service's status. None sends no data."""
+        """Encrypt (pywebpush), sign (py_vapid) and POST a message; None sends no data.
+
+        Returns:
+            The status of the push service's response.
+        """
         subscription = subscription or self.subscription
         endpoint = subscription["endpoint"]
         url = urlsplit(endpoint)
@@ -82,33 +89,34 @@ class FakeGateway:
             text = message if isinstance(message, str) else json.dumps(message)
             body = WebPusher(subscription).encode(text.encode(), content_encoding="aes128gcm")["body"]
             headers |= {"Content-Encoding": "aes128gcm", "Content-Type": "application/json"}
-        async with aiohttp.ClientSession() as http, http.post(endpoint, data=body, headers=headers) as answer:
-            return answer.status
+        async with aiohttp.ClientSession() as http, http.post(endpoint, data=body, headers=headers) as response:
+            return response.status
 
     async def handle(self, request: web.Request) -> web.Response:
+        """Record a request and respond to it."""
         if request.method == "OPTIONS":
             return web.Response(status=204, headers=CORS)
         body = await request.json() if request.can_read_body else None
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         self.requests.append((request.method, request.path, token, body))
-        self.asked.ring()
-        if request.path in self.refuse:
-            answer = self.refuse[request.path]
+        self.request_received.notify()
+        if request.path in self.overrides:
+            response = self.overrides[request.path]
         else:
-            answer = self.answer(request.method, request.path, token, body)
-        answer.headers.update(CORS)
-        return answer
+            response = self.respond(request.method, request.path, token, body)
+        response.headers.update(CORS)
+        return response
 
-    def answer(self, method: str, path: str, token: str, body: Any) -> web.Response:
+    def respond(self, method: str, path: str, token: str, body: Any) -> web.Response:
         if path == "/v1/receipts":
             self.receipts.put_nowait(body)
             return web.Response(status=204)
         if token == KEY and path == "/v1/vapid-public-key":
             return web.json_response({"vapid_public_key": self.vapid.public})
         if token == KEY and (method, path) == ("POST", "/v1/devices"):
-            for device, known in self.devices.items():
-                if known["subscription"]["endpoint"] == body["subscription"]["endpoint"]:
-                    self.devices[device] = known | body
+            for device, registration in self.devices.items():
+                if registration["subscription"]["endpoint"] == body["subscription"]["endpoint"]:
+                    self.devices[device] = registration | body
                     return web.json_response({"id": device, "device_token": f"dt_{device}"})
             device = f"dev_{len(self.requests)}"
             self.devices[device] = body
@@ -116,8 +124,8 @@ class FakeGateway:
         if path.endswith("/preferences") and method == "GET":
             muted = list(self.devices.values())[-1].get("muted", [])
             names = ("news", "offers")
-            chosen = [{"category": name, "title": name.title(), "enabled": name not in muted} for name in names]
-            return web.json_response({"categories": chosen})
+            categories = [{"category": name, "title": name.title(), "enabled": name not in muted} for name in names]
+            return web.json_response({"categories": categories})
         if path.startswith("/v1/devices/") and token == f"dt_{path.split('/')[3]}":
             return web.Response(status=204)
         return web.json_response({"code": "unauthenticated", "title": "No"}, status=401)
@@ -125,7 +133,7 @@ class FakeGateway:
 
 @asynccontextmanager
 async def serving(app: web.Application) -> AsyncIterator[str]:
-    """Serve on a free loopback port, which makes a fresh web origin; gives that origin."""
+    """Serve on a free loopback port, and yield the new web origin."""
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()
     try:
@@ -138,6 +146,7 @@ async def serving(app: web.Application) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def running_fake_gateway() -> AsyncIterator[FakeGateway]:
+    """Serve a fake gateway with the sample page and the SDK."""
     gateway = FakeGateway()
 
     async def cors(_: web.Request, response: web.StreamResponse) -> None:

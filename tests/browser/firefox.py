@@ -1,7 +1,7 @@
-"""A real headless Firefox whose push service is ours, and the notifications its user would see.
+"""A real headless Firefox that is connected to the simulated push service.
 
-Firefox draws notifications itself here (no D-Bus), as small windows of its own. With system access a test reads and
-clicks those windows, so 'shown' means on screen and not 'the service worker says so'.
+Without D-Bus, Firefox draws notifications as windows of its own. Tests read and click these windows with system access,
+so they check what is on screen and not only what the service worker reports.
 """
 
 import asyncio
@@ -22,21 +22,21 @@ T = TypeVar("T")
 
 BINARY = shutil.which("firefox-esr") or shutil.which("firefox")
 
-START_SECONDS = 60
-STOP_SECONDS = 10
-# What has no event to await (windows of the browser itself) is looked at this often.
-LOOK_SECONDS = 0.05
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 10
+# Windows of the browser itself have no event to await.
+POLL_INTERVAL_S = 0.05
 
 PUSH_PREFS: dict[str, Any] = {
     "dom.push.enabled": True,
     "dom.push.connection.enabled": True,
     "dom.push.testing.allowInsecureServerURL": True,
     "dom.push.retryBaseInterval": 200,
-    # The remote agent's recommended preferences turn push off.
+    # The remote agent's recommended preferences disable push.
     "remote.prefs.recommended": False,
     "permissions.default.desktop-notification": 1,
     "alerts.useSystemBackend": False,
-    # Where it is, whoever asks: in Vienna.
+    # Every page gets this location: Vienna.
     "permissions.default.geo": 1,
     "geo.provider.network.url": 'data:application/json,{"location": {"lat": 48.2082, "lng": 16.3738}, "accuracy": 20}',
     "geo.provider.use_geoclue": False,
@@ -79,7 +79,7 @@ QUIET_PREFS: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Alert:
+class ScreenNotification:
     """One notification on screen."""
 
     context: str
@@ -89,29 +89,33 @@ class Alert:
 
 
 class Tab:
+    """One tab of the browser."""
+
     def __init__(self, bidi: Bidi, context: str) -> None:
         self.bidi = bidi
         self.context = context
 
     async def open(self, url: str) -> None:
+        """Navigate and wait until the page has loaded."""
         await self.bidi.command("browsingContext.navigate", context=self.context, url=url, wait="complete")
 
     async def js(self, expression: str, timeout: float = 30) -> Any:
+        """Evaluate an expression in the page."""
         return await self.bidi.evaluate(self.context, expression, timeout)
 
     async def until(self, condition: str, timeout: float = 15) -> Any:
-        """Wait in the page until the expression is truthy, and answer its value."""
+        """Wait in the page until the expression is truthy, and return its value."""
         try:
             return await self.js(
-                "new Promise(found => { const look = async () => { const value = await (" + condition + ");"
-                " if (value) found(value); else setTimeout(look, 20); }; look(); })",
+                "new Promise(resolve => { const check = async () => { const value = await (" + condition + ");"
+                " if (value) resolve(value); else setTimeout(check, 20); }; check(); })",
                 timeout,
             )
         except TimeoutError:
             raise AssertionError(f"not within {timeout} s: {condition}") from None
 
     async def click(self, selector: str) -> None:
-        """Click as a user does: what follows has the user activation that browsers demand for some questions."""
+        """Click as a user does, with the user activation that permission prompts require."""
         located = await self.bidi.command(
             "browsingContext.locateNodes", context=self.context, locator={"type": "css", "value": selector}
         )
@@ -129,15 +133,19 @@ class Tab:
         )
 
     async def close(self) -> None:
+        """Close the tab."""
         await self.bidi.command("browsingContext.close", context=self.context)
 
 
 class Firefox:
+    """The browser: its tabs, permissions and notifications."""
+
     def __init__(self, bidi: Bidi) -> None:
         self.bidi = bidi
 
     @asynccontextmanager
     async def tab(self, url: str) -> AsyncIterator[Tab]:
+        """Open a URL in a new tab, and close it at the end."""
         created = await self.bidi.command("browsingContext.create", type="tab")
         tab = Tab(self.bidi, created["context"])
         try:
@@ -147,32 +155,33 @@ class Firefox:
             await tab.close()
 
     async def urls(self) -> list[str]:
-        """Addresses of all open pages."""
+        """Return the URLs of all open pages."""
         tree = await self.bidi.command("browsingContext.getTree")
         return [context["url"] for context in tree["contexts"]]
 
-    async def page(self, url: str, timeout: float = 15) -> None:
-        """Wait for a page with this address to be open."""
+    async def wait_for_page(self, url: str, timeout: float = 15) -> None:
+        """Wait until a page with this URL is open."""
 
         async def find() -> bool | None:
             return url in await self.urls() or None
 
-        await _look(find, timeout)
+        await _poll(find, timeout)
 
     async def close_pages(self, prefix: str) -> None:
+        """Close all pages whose URL starts with the prefix."""
         tree = await self.bidi.command("browsingContext.getTree")
         for context in tree["contexts"]:
             if context["url"].startswith(prefix):
                 await self.bidi.command("browsingContext.close", context=context["context"])
 
-    async def permit(self, origin: str, state: str) -> None:
+    async def set_permission(self, origin: str, state: str) -> None:
         """Set the notification permission of an origin: `granted`, `denied` or `prompt`."""
         await self.bidi.command(
             "permissions.setPermission", descriptor={"name": "notifications"}, state=state, origin=origin
         )
 
     async def drop_subscription(self, scope: str) -> None:
-        """Take the subscription of this worker scope away, as a push service may, and tell the worker."""
+        """Remove the subscription of a worker scope, as a push service may, and notify the worker."""
         tree = await self.bidi.command("browsingContext.getTree", **{"moz:scope": "chrome"})
         window = next(context for context in tree["contexts"] if context["url"].endswith("/browser.xhtml"))
         await self.bidi.evaluate(
@@ -188,76 +197,80 @@ class Firefox:
             " }); })",
         )
 
-    async def alerts(self) -> list[Alert]:
+    async def notifications(self) -> list[ScreenNotification]:
         tree = await self.bidi.command("browsingContext.getTree", **{"moz:scope": "chrome"})
-        alerts = []
+        notifications = []
         for context in tree["contexts"]:
             if not context["url"].endswith("/alert.xhtml"):
                 continue
             try:
-                words = await self.bidi.evaluate(
+                texts = await self.bidi.evaluate(
                     context["context"],
                     "[alertTitleLabel.getAttribute('value'), alertTextLabel.textContent,"
                     " alertSourceLabel.getAttribute('value')]",
                 )
             except BidiError:
-                continue  # It closed while we looked, or has not been drawn yet.
-            alerts.append(Alert(context["context"], *words))
-        return alerts
+                continue  # It has just closed, or has not been drawn yet.
+            notifications.append(ScreenNotification(context["context"], *texts))
+        return notifications
 
-    async def alert(self, title: str, timeout: float = 15) -> Alert:
-        """Wait for the notification with this title to be on screen."""
+    async def wait_for_notification(self, title: str, timeout: float = 15) -> ScreenNotification:
+        """Wait until a notification with this title is on screen."""
 
-        async def find() -> Alert | None:
-            return next((alert for alert in await self.alerts() if alert.title == title), None)
+        async def find() -> ScreenNotification | None:
+            return next((shown for shown in await self.notifications() if shown.title == title), None)
 
-        return await _look(find, timeout)
+        return await _poll(find, timeout)
 
-    async def alert_closed(self, alert: Alert, timeout: float = 15) -> None:
+    async def wait_until_closed(self, notification: ScreenNotification, timeout: float = 15) -> None:
+        """Wait until a notification is no longer on screen."""
+
         async def find() -> bool | None:
-            return alert.context not in {shown.context for shown in await self.alerts()} or None
+            return notification.context not in {shown.context for shown in await self.notifications()} or None
 
-        await _look(find, timeout)
+        await _poll(find, timeout)
 
-    async def click_alert(self, alert: Alert) -> None:
-        await self.bidi.evaluate(alert.context, "alertNotification.click()")
+    async def click_notification(self, notification: ScreenNotification) -> None:
+        """Click a notification."""
+        await self.bidi.evaluate(notification.context, "alertNotification.click()")
 
-    async def dismiss_alert(self, alert: Alert) -> None:
-        await self.bidi.evaluate(alert.context, "document.getElementById('alert-close').doCommand()")
+    async def dismiss(self, notification: ScreenNotification) -> None:
+        """Close a notification with its close button."""
+        await self.bidi.evaluate(notification.context, "document.getElementById('alert-close').doCommand()")
 
-    async def dismiss_all_alerts(self) -> None:
-        """Clear the screen at once, without the fading out of a dismissal."""
-        for alert in await self.alerts():
-            await self.bidi.evaluate(alert.context, "setTimeout(() => window.close())")
-            await self.alert_closed(alert)
+    async def dismiss_all(self) -> None:
+        """Close all notifications immediately, without the animation of a dismissal."""
+        for notification in await self.notifications():
+            await self.bidi.evaluate(notification.context, "setTimeout(() => window.close())")
+            await self.wait_until_closed(notification)
 
 
-async def _look(find: Callable[[], Awaitable[T | None]], timeout: float) -> T:
-    """Look until it is found: the browser has no event for these things."""
+async def _poll(find: Callable[[], Awaitable[T | None]], timeout: float) -> T:
+    """Call `find` until it returns a value: the browser has no event for these states."""
     async with asyncio.timeout(timeout):
-        while (found := await find()) is None:  # noqa: ASYNC110 - what is looked at is in another process
-            await asyncio.sleep(LOOK_SECONDS)
-    return found
+        while (result := await find()) is None:  # noqa: ASYNC110 - the state is in another process
+            await asyncio.sleep(POLL_INTERVAL_S)
+    return result
 
 
-def _written_port(port_file: Path) -> str | None:
+def _session_url(port_file: Path) -> str | None:
     try:
-        written = json.loads(port_file.read_text())
+        server = json.loads(port_file.read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return f"ws://{written['ws_host']}:{written['ws_port']}/session"
+    return f"ws://{server['ws_host']}:{server['ws_port']}/session"
 
 
 def _prepare(profile: Path, push_socket: str) -> dict[str, str]:
-    """Write the profile's settings; gives the environment to run with."""
+    """Write the settings of the profile, and return the environment of the process."""
     prefs = QUIET_PREFS | PUSH_PREFS | {"dom.push.serverURL": push_socket}
     lines = [f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in prefs.items()]
     (profile / "user.js").write_text("".join(lines))
-    displayless = {name: value for name, value in os.environ.items() if name not in {"DISPLAY", "WAYLAND_DISPLAY"}}
-    return displayless | {
+    environment = {name: value for name, value in os.environ.items() if name not in {"DISPLAY", "WAYLAND_DISPLAY"}}
+    return environment | {
         "HOME": str(profile),
         "MOZ_CRASHREPORTER_DISABLE": "1",
-        # Without it a release build ignores services.settings.server.
+        # A release build ignores services.settings.server without this.
         "MOZ_REMOTE_SETTINGS_DEVTOOLS": "1",
         "DBUS_SESSION_BUS_ADDRESS": "disabled:",
     }
@@ -265,7 +278,7 @@ def _prepare(profile: Path, push_socket: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def running_firefox(push_socket: str) -> AsyncIterator[Firefox]:
-    """Firefox with a fresh profile, its push connection at `push_socket` (ws://...); gone without a trace after."""
+    """Run Firefox with a temporary profile; `push_socket` is the ws:// URL of its push service."""
     assert BINARY
     with tempfile.TemporaryDirectory(prefix="firefox-", ignore_cleanup_errors=True) as directory:
         profile = Path(directory)
@@ -278,20 +291,20 @@ async def running_firefox(push_socket: str) -> AsyncIterator[Firefox]:
             start_new_session=True,
         )
 
-        async def control() -> str | None:
+        async def find_session_url() -> str | None:
             assert process.returncode is None, f"Firefox ended with {process.returncode}"
-            return await asyncio.to_thread(_written_port, profile / "WebDriverBiDiServer.json")
+            return await asyncio.to_thread(_session_url, profile / "WebDriverBiDiServer.json")
 
         try:
-            bidi = await Bidi.connect(await _look(control, START_SECONDS))
+            bidi = await Bidi.connect(await _poll(find_session_url, START_TIMEOUT_S))
             try:
                 await bidi.command("session.new", capabilities={"alwaysMatch": {"acceptInsecureCerts": True}})
                 yield Firefox(bidi)
                 await bidi.command("browser.close")
-                await asyncio.wait_for(process.wait(), STOP_SECONDS)
+                await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
             finally:
                 await bidi.close()
         finally:
             if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)  # Its own process group: only ours.
+                os.killpg(process.pid, signal.SIGKILL)  # The process has a group of its own.
                 await process.wait()

@@ -109,9 +109,9 @@ async def test_tutorial_ends_with_a_notification_on_the_screen(firefox: Firefox,
         [send] = [match for block in fences("sh", of=(TUTORIAL,)) for match in SEND_COMMAND.findall(block.text)]
         ended = await command(*shlex.split(send), **reader.settings)
         assert ended.code == 0, ended.err
-        alert = await firefox.alert("Umbrellas, half price")
-        assert "This weekend only." in alert.body
-        await firefox.dismiss_all_alerts()
+        notification = await firefox.wait_for_notification("Umbrellas, half price")
+        assert "This weekend only." in notification.body
+        await firefox.dismiss_all()
     deliveries = await command("deliveries", "list", "--app", "Shop", "--json", **reader.settings)
     assert [delivery["outcome"] for delivery in deliveries.json["items"]] == ["accepted"]
 

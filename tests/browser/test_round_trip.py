@@ -1,5 +1,4 @@
-"""The main job with nothing left out: a real Firefox subscribes on the sample page of a real gateway, an alert posted
-to the API is on its screen, and the delivery's log tells what became of it."""
+"""The whole path without fakes: a real Firefox, a real gateway, and a notification on the screen."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,23 +8,27 @@ from typing import Any
 import aiohttp
 import pytest
 from firefox import Firefox, Tab
+from sdk_calls import sdk
 
 from gateway.sim import Sim
 from tests.support.command import PATIENCE_S, command, free_ports, running
 
 pytestmark = pytest.mark.browser
 
-# Where the page says it is, by its own choice of places.
+# Contains the location that the sample page sends.
 AROUND_VIENNA = {"type": "Polygon", "coordinates": [[[16, 48], [17, 48], [17, 49], [16, 49], [16, 48]]]}
 
 
 @dataclass(slots=True)
 class Gateway:
+    """A running gateway and the keys of its application."""
+
     origin: str
     secret: str
     publishable: str
 
     async def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Call the API with the secret key and return the JSON of the response."""
         headers = {"Authorization": f"Bearer {self.secret}"}
         async with (
             aiohttp.ClientSession(self.origin, headers=headers) as http,
@@ -34,19 +37,20 @@ class Gateway:
             assert answer.status < 300, await answer.text()
             return await answer.json()
 
-    async def until_told(self, event: str) -> Any:
-        """The one delivery in full, once it has this receipt. The log has no event for receipts: it is asked again."""
+    async def wait_for_receipt(self, event: str) -> Any:
+        """Return the delivery once it has this receipt; receipts have no event to await, so poll for it."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                # A browser may show what the log does not have yet.
-                for listed in (await self.call("GET", "/v1/deliveries"))["items"]:
-                    delivery = await self.call("GET", f"/v1/deliveries/{listed['id']}")
+                # The notification may be on screen before the delivery is in the log.
+                for item in (await self.call("GET", "/v1/deliveries"))["items"]:
+                    delivery = await self.call("GET", f"/v1/deliveries/{item['id']}")
                     if delivery[f"{event}_at"]:
                         return delivery
 
 
 @pytest.fixture
 async def real_gateway(sim: Sim, database_url: str) -> AsyncIterator[Gateway]:
+    """Run the gateway with one application."""
     port = free_ports(1)
     origin = f"http://127.0.0.1:{port}"
     settings = {
@@ -58,16 +62,16 @@ async def real_gateway(sim: Sim, database_url: str) -> AsyncIterator[Gateway]:
     }
     async with running("up", **settings) as up:
         await up.until_said("worker.started")
-        made = await command(
+        created = await command(
             *("apps", "create", "Skyline", "--subject", "mailto:ops@example.org", "--origin", origin, "--json"),
             **settings,
         )
-        yield Gateway(origin, made.json["secret_key"], made.json["publishable_key"])
+        yield Gateway(origin, created.json["secret_key"], created.json["publishable_key"])
 
 
 @pytest.fixture
 async def registered(firefox: Firefox, real_gateway: Gateway) -> AsyncIterator[Tab]:
-    """The sample page, subscribed by a click, with a topic and a place."""
+    """Open the sample page of the real gateway and subscribe with a user and a location."""
     async with firefox.tab(f"{real_gateway.origin}/sample/#key={real_gateway.publishable}") as tab:
         await tab.until("!document.getElementById('subscribe').disabled")
         await tab.js("document.getElementById('user').value = 'u-42'")
@@ -75,12 +79,13 @@ async def registered(firefox: Firefox, real_gateway: Gateway) -> AsyncIterator[T
         await tab.click("#subscribe")
         await tab.until("document.getElementById('state').dataset.state === 'subscribed'")
         yield tab
-        await firefox.dismiss_all_alerts()
+        await firefox.dismiss_all()
 
 
-async def test_an_alert_is_shown_by_a_browser_in_its_area_and_the_log_tells_all_of_it(
+async def test_alert_is_shown_and_logged_with_its_receipts(
     firefox: Firefox, real_gateway: Gateway, registered: Tab
 ) -> None:
+    """A browser inside the area shows the alert; display and click are in the delivery log."""
     [device] = (await real_gateway.call("GET", "/v1/devices"))["items"]
     assert (device["user_id"], device["client"]["browser"].split()[0]) == ("u-42", "Firefox")
     assert "weather" in device["topics"]
@@ -99,39 +104,40 @@ async def test_an_alert_is_shown_by_a_browser_in_its_area_and_the_log_tells_all_
             "url": "/sample/",
         },
     )
-    alert = await firefox.alert("Thunderstorms over Vienna")
-    assert "Go indoors." in alert.body
-    displayed = await real_gateway.until_told("displayed")
+    notification = await firefox.wait_for_notification("Thunderstorms over Vienna")
+    assert "Go indoors." in notification.body
+    displayed = await real_gateway.wait_for_receipt("displayed")
     assert (displayed["notification_id"], displayed["device_id"]) == (sent["id"], device["id"])
     assert (displayed["outcome"], displayed["status"], displayed["clicked_at"]) == ("accepted", 201, None)
-    await firefox.click_alert(alert)
-    clicked = await real_gateway.until_told("clicked")
+    await firefox.click_notification(notification)
+    clicked = await real_gateway.wait_for_receipt("clicked")
     assert clicked["clicked_at"] >= displayed["displayed_at"]
     await registered.until("document.querySelector('#log li[data-event=clicked]') !== null")
-    shown = await real_gateway.call("GET", f"/v1/alerts/{sent['id']}")
-    assert (shown["status"], shown["progress"]["displayed"], shown["progress"]["clicked"]) == ("done", 1, 1)
+    alert = await real_gateway.call("GET", f"/v1/alerts/{sent['id']}")
+    assert (alert["status"], alert["progress"]["displayed"], alert["progress"]["clicked"]) == ("done", 1, 1)
 
 
-async def test_a_browser_that_opts_out_of_a_category_is_not_sent_it(
-    firefox: Firefox, real_gateway: Gateway, registered: Tab
-) -> None:
+async def test_opted_out_browser_receives_no_campaign(firefox: Firefox, real_gateway: Gateway, registered: Tab) -> None:
+    """A campaign without the category is still sent to it."""
     await real_gateway.call("POST", "/v1/categories", {"name": "offers", "title": "Special offers"})
-    options = f"gateway: location.origin, key: '{real_gateway.publishable}', serviceWorker: '/sample/service-worker.js'"
-    sdk = f"import('/sdk/webpush.js').then(({{init}}) => init({{{options}}}).preferences"
-    wanted = await registered.js(f"{sdk}.list())")
-    assert [(one["category"], one["title"], one["enabled"]) for one in wanted] == [("offers", "Special offers", True)]
-    await registered.js(f"{sdk}.set('offers', false))")
+    key = real_gateway.publishable
+    preferences = await registered.js(sdk("preferences.list()", key=key))
+    assert [(item["category"], item["title"], item["enabled"]) for item in preferences] == [
+        ("offers", "Special offers", True)
+    ]
+    await registered.js(sdk("preferences.set('offers', false)", key=key))
     new = {"name": "n", "content": {"title": "Sale"}, "audience": {"everyone": True}, "category": "offers"}
     sent = await real_gateway.call("POST", "/v1/campaigns", new)
     other = await real_gateway.call("POST", "/v1/campaigns", new | {"category": None, "content": {"title": "For all"}})
-    await firefox.alert("For all")
-    shown = [await real_gateway.call("GET", f"/v1/campaigns/{one['id']}") for one in (sent, other)]
-    assert [one["progress"]["targets"] for one in shown] == [0, 1]
+    await firefox.wait_for_notification("For all")
+    campaigns = [await real_gateway.call("GET", f"/v1/campaigns/{id_}") for id_ in (sent["id"], other["id"])]
+    assert [campaign["progress"]["targets"] for campaign in campaigns] == [0, 1]
 
 
-async def test_what_a_browser_unsubscribes_from_does_not_reach_it(
+async def test_unsubscribed_topic_and_browser_receive_nothing(
     firefox: Firefox, real_gateway: Gateway, registered: Tab
 ) -> None:
+    """The topic has no devices after it is left, and the device is deleted with the subscription."""
     await registered.click("#topics input[value=offers]")
     await registered.until("document.body.getAttribute('aria-busy') === null")
     preview = await real_gateway.call("POST", "/v1/audiences/preview", {"audience": {"topic": "offers"}})
@@ -141,40 +147,39 @@ async def test_what_a_browser_unsubscribes_from_does_not_reach_it(
     assert (await real_gateway.call("GET", "/v1/devices"))["items"] == []
 
 
-async def test_an_open_page_takes_its_notifications_over_the_live_channel(
+async def test_live_channel_delivers_notifications_to_open_page(
     firefox: Firefox, real_gateway: Gateway, registered: Tab
 ) -> None:
-    """Beside Web Push, then instead of it; a connection that breaks misses nothing; the inbox has it all."""
-    options = f"gateway: location.origin, key: '{real_gateway.publishable}', serviceWorker: '/sample/service-worker.js'"
-    sdk = f"import('/sdk/webpush.js').then(({{init}}) => init({{{options}}})"
-    await registered.js("(window.heard = [], window.states = [], true)")
+    """In addition to Web Push, then instead of it; a reconnect misses nothing, and the inbox has all."""
+    key = real_gateway.publishable
+    await registered.js("(window.titles = [], window.states = [], true)")
     live = (
-        "live({{mode: '{}', onNotification: (mail) => void heard.push(mail.content.title), "
+        "live({{mode: '{}', onNotification: (item) => void titles.push(item.content.title), "
         "onState: (state) => void states.push(state)}})"
     )
-    await registered.js(f"{sdk}.{live.format('beside')}).then((stop) => (window.stop = stop, true))")
+    await registered.js(f"{sdk(live.format('additional'), key=key)}.then((stop) => (window.stop = stop, true))")
     await registered.until("states.includes('open')")
-    new = {"content": {"title": "Beside", "url": "/sample/"}, "audience": {"user_id": "u-42"}}
+    new = {"content": {"title": "Additional", "url": "/sample/"}, "audience": {"user_id": "u-42"}}
     await real_gateway.call("POST", "/v1/notifications", new)
-    await registered.until("heard.includes('Beside')")
-    await firefox.dismiss_alert(await firefox.alert("Beside"))
+    await registered.until("titles.includes('Additional')")
+    await firefox.dismiss(await firefox.wait_for_notification("Additional"))
 
     await registered.js("(stop(), states.length = 0, true)")
     await real_gateway.call("POST", "/v1/notifications", new | {"content": {"title": "Missed", "silent": True}})
-    await firefox.dismiss_alert(await firefox.alert("Missed"))
-    await registered.js(f"{sdk}.{live.format('instead')}).then((stop) => (window.stop = stop, true))")
-    await registered.until("heard.includes('Missed')")
-    sent = await real_gateway.call("POST", "/v1/notifications", new | {"content": {"title": "Instead"}})
-    await registered.until("heard.includes('Instead')")
+    await firefox.dismiss(await firefox.wait_for_notification("Missed"))
+    await registered.js(f"{sdk(live.format('exclusive'), key=key)}.then((stop) => (window.stop = stop, true))")
+    await registered.until("titles.includes('Missed')")
+    sent = await real_gateway.call("POST", "/v1/notifications", new | {"content": {"title": "Exclusive"}})
+    await registered.until("titles.includes('Exclusive')")
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            shown = await real_gateway.call("GET", f"/v1/notifications/{sent['id']}")
-            if shown["status"] == "done":
+            notification = await real_gateway.call("GET", f"/v1/notifications/{sent['id']}")
+            if notification["status"] == "done":
                 break
     [delivery] = (await real_gateway.call("GET", f"/v1/deliveries?notification_id={sent['id']}"))["items"]
     assert (delivery["outcome"], delivery["status"]) == ("accepted", None)
-    assert await registered.js("heard") == ["Beside", "Missed", "Instead"]
-    inbox = await registered.js(f"{sdk}.inbox.list())")
-    assert [item["content"]["title"] for item in inbox["items"]] == ["Instead", "Missed", "Beside"]
-    await registered.js(f"{sdk}.inbox.markRead({inbox['position']}))")
-    assert (await registered.js(f"{sdk}.inbox.list())"))["unread"] == 0
+    assert await registered.js("titles") == ["Additional", "Missed", "Exclusive"]
+    inbox = await registered.js(sdk("inbox.list()", key=key))
+    assert [item["content"]["title"] for item in inbox["items"]] == ["Exclusive", "Missed", "Additional"]
+    await registered.js(sdk(f"inbox.markRead({inbox['position']})", key=key))
+    assert (await registered.js(sdk("inbox.list()", key=key)))["unread"] == 0

@@ -1,4 +1,4 @@
-"""The SDK in a real Chromium. No push service can be ours there: a subscription is played, and a push comes by CDP."""
+"""The SDK in a real Chromium, with a fake push subscription; pushes are delivered over the DevTools protocol."""
 
 import asyncio
 import json
@@ -7,34 +7,30 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from fake_gateway import KEY, FakeGateway, VapidPair
+from fake_gateway import FakeGateway, VapidPair
 from playwright.async_api import Browser, BrowserContext, CDPSession, Page
+from sdk_calls import sdk
 
 pytestmark = pytest.mark.browser
 
-# What Chromium's own would answer; kept for the page, as the browser keeps its own.
-PLAYED = """
-  const octets = (text) => Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
-  const held = () => JSON.parse(sessionStorage.getItem("played") ?? "null");
-  const made = (kept) => kept && {
-    endpoint: kept.endpoint, expirationTime: kept.expires ?? null,
-    options: { applicationServerKey: octets(kept.key).buffer },
-    toJSON: () => ({ endpoint: kept.endpoint, keys: { p256dh: "p", auth: "a" } }),
-    unsubscribe: async () => { sessionStorage.removeItem("played"); return true; },
+# Replaces Chromium's push manager; the subscription survives reloads, as a real one does.
+FAKE_PUSH_MANAGER = """
+  const bytes = (text) => Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
+  const load = () => JSON.parse(sessionStorage.getItem("subscription") ?? "null");
+  const create = (stored) => stored && {
+    endpoint: stored.endpoint, expirationTime: stored.expires ?? null,
+    options: { applicationServerKey: bytes(stored.key).buffer },
+    toJSON: () => ({ endpoint: stored.endpoint, keys: { p256dh: "p", auth: "a" } }),
+    unsubscribe: async () => { sessionStorage.removeItem("subscription"); return true; },
   };
-  PushManager.prototype.getSubscription = async () => made(held());
+  PushManager.prototype.getSubscription = async () => create(load());
   PushManager.prototype.subscribe = async ({ applicationServerKey }) => {
     const key = btoa(String.fromCharCode(...applicationServerKey)).replace(/\\+/g, "-").replace(/\\//g, "_");
-    const kept = { endpoint: `https://push.example/${Math.random()}`, key };
-    sessionStorage.setItem("played", JSON.stringify(kept));
-    return made(kept);
+    const stored = { endpoint: `https://push.example/${Math.random()}`, key };
+    sessionStorage.setItem("subscription", JSON.stringify(stored));
+    return create(stored);
   };
 """
-
-
-def sdk(call: str, **options: Any) -> str:
-    given = json.dumps({"key": KEY, "serviceWorker": "/sample/service-worker.js"} | options)
-    return f"import('/sdk/webpush.js').then(({{init}}) => init({{gateway: location.origin, ...{given}}}).{call})"
 
 
 @pytest.fixture
@@ -47,31 +43,30 @@ async def context(chromium: Browser, fake_gateway: FakeGateway) -> AsyncIterator
 
 @pytest.fixture
 async def page(context: BrowserContext, fake_gateway: FakeGateway) -> Page:
-    """The sample page's origin, with a push service that is played."""
+    """Open the sample page with the fake push manager."""
     page = await context.new_page()
-    await page.add_init_script(PLAYED)
+    await page.add_init_script(FAKE_PUSH_MANAGER)
     await page.goto(f"{fake_gateway.origin}/sample/icon.svg")
     await page.goto(f"{fake_gateway.origin}/sample/")
     return page
 
 
 async def registration_of(session: CDPSession) -> str:
-    """The id by which Chromium knows the service worker."""
-    known: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    """Return the id of the service worker registration in the DevTools protocol."""
+    registration_id: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-    def heard(said: dict[str, Any]) -> None:
-        for one in said["registrations"]:
-            if not known.done():
-                known.set_result(one["registrationId"])
+    def on_update(event: dict[str, Any]) -> None:
+        for registration in event["registrations"]:
+            if not registration_id.done():
+                registration_id.set_result(registration["registrationId"])
 
-    session.on("ServiceWorker.workerRegistrationUpdated", heard)
+    session.on("ServiceWorker.workerRegistrationUpdated", on_update)
     await session.send("ServiceWorker.enable")
-    return await asyncio.wait_for(known, 20)
+    return await asyncio.wait_for(registration_id, 20)
 
 
-async def test_what_was_said_before_subscribing_is_told_with_it_and_a_lost_subscription_is_healed_at_load(
-    fake_gateway: FakeGateway, page: Page
-) -> None:
+async def test_sync_repairs_lost_and_expiring_subscriptions(fake_gateway: FakeGateway, page: Page) -> None:
+    """Details set before subscribing are registered with the device, and with each new one."""
     assert await page.evaluate(sdk("state()")) == "ready"
     await page.evaluate(sdk("identify('u-7', 'ab')"))
     await page.evaluate(sdk("setAttributes({plan: 'pro', age: 30})"))
@@ -83,11 +78,11 @@ async def test_what_was_said_before_subscribing_is_told_with_it_and_a_lost_subsc
     await page.evaluate(sdk("setAttributes({age: null})"))
     assert fake_gateway.requests[-1][::3] == ("PATCH", {"attributes": {"age": None}})
 
-    # In step: a load asks for nothing. Lost: it subscribes anew, with all that was said.
+    # A valid registration causes no request. A lost subscription is replaced, with all details.
     before = len(fake_gateway.requests)
     assert await page.evaluate(sdk("sync()")) == "subscribed"
     assert len(fake_gateway.requests) == before
-    await page.evaluate("sessionStorage.removeItem('played')")
+    await page.evaluate("sessionStorage.removeItem('subscription')")
     assert await page.evaluate(sdk("sync()", sync=False)) == "subscribed"
     second = list(fake_gateway.devices)[-1]
     assert second != first
@@ -95,20 +90,18 @@ async def test_what_was_said_before_subscribing_is_told_with_it_and_a_lost_subsc
     assert fake_gateway.devices[second]["topics"] == ["news"]
     assert fake_gateway.requests[-1][:2] == ("DELETE", f"/v1/devices/{first}")
 
-    # About to expire: the same.
-    soon = "JSON.stringify({...JSON.parse(sessionStorage.getItem('played')), expires: Date.now() + 1000})"
-    await page.evaluate(f"sessionStorage.setItem('played', {soon})")
+    # So is a subscription that is about to expire.
+    soon = "JSON.stringify({...JSON.parse(sessionStorage.getItem('subscription')), expires: Date.now() + 1000})"
+    await page.evaluate(f"sessionStorage.setItem('subscription', {soon})")
     await page.evaluate(sdk("sync()", sync=False))
     assert list(fake_gateway.devices)[-1] != second
 
 
-async def test_a_subscription_that_another_sender_made_is_taken_over_at_load_with_our_key(
-    fake_gateway: FakeGateway, page: Page
-) -> None:
-    """So is one of ours when the key was changed, once a day."""
+async def test_sync_takes_over_subscription_of_another_sender(fake_gateway: FakeGateway, page: Page) -> None:
+    """It is replaced by one with the gateway's VAPID key, as is one with an old key, once a day."""
     await page.evaluate(sdk("subscribe({topics: ['news']})"))
-    forget = "new Promise((done) => { indexedDB.deleteDatabase('webpush-gateway').onsuccess = done; }).then(() => null)"
-    await page.evaluate(forget)
+    delete = "indexedDB.deleteDatabase('webpush-gateway')"
+    await page.evaluate(f"new Promise((resolve) => {{ {delete}.onsuccess = resolve; }}).then(() => null)")
     fake_gateway.vapid = VapidPair()
     assert await page.evaluate(sdk("sync()", sync=False)) == "subscribed"
     assert list(fake_gateway.devices.values())[-1]["vapid_public_key"] == fake_gateway.vapid.public
@@ -120,58 +113,62 @@ async def test_a_subscription_that_another_sender_made_is_taken_over_at_load_wit
     assert list(fake_gateway.devices.values())[-1]["vapid_public_key"] == fake_gateway.vapid.public
 
 
-async def test_a_device_that_the_gateway_has_lost_is_registered_again_by_what_is_changed_next(
-    fake_gateway: FakeGateway, page: Page
-) -> None:
+async def test_change_registers_device_that_gateway_has_lost(fake_gateway: FakeGateway, page: Page) -> None:
+    """The new device has the change and all earlier details."""
     first = await page.evaluate(sdk("subscribe({topics: ['news'], attributes: {plan: 'pro'}}).then(({id}) => id)"))
     del fake_gateway.devices[first]
-    fake_gateway.refuse[f"/v1/devices/{first}/topics/offers"] = web.json_response({"code": "not_found"}, status=404)
+    fake_gateway.overrides[f"/v1/devices/{first}/topics/offers"] = web.json_response({"code": "not_found"}, status=404)
     await page.evaluate(sdk("topics.add('offers')"))
     [device] = fake_gateway.devices.values()
     assert (device["topics"], device["attributes"]) == (["news", "offers"], {"plan": "pro"})
 
 
-async def test_an_app_s_own_service_worker_is_never_replaced(fake_gateway: FakeGateway, page: Page) -> None:
+async def test_service_worker_of_application_is_not_replaced(fake_gateway: FakeGateway, page: Page) -> None:
+    """The error names importScripts."""
     await page.evaluate("navigator.serviceWorker.register('/sample/service-worker.js')")
     failing = "subscribe().catch(({code, message}) => [code, message.includes('importScripts')])"
     assert await page.evaluate(sdk(failing, serviceWorker="/sample/sample.js")) == ["worker_taken", True]
-    scripts = "navigator.serviceWorker.getRegistrations().then((all) => all.map((one) => one.scope))"
+    scripts = "navigator.serviceWorker.getRegistrations().then((list) => list.map((r) => r.scope))"
     assert await page.evaluate(scripts) == [f"{fake_gateway.origin}/sample/"]
 
 
-async def test_a_location_is_shared_coarsely_and_asked_for_once(
+async def test_location_is_rounded_and_prompted_for_once(
     fake_gateway: FakeGateway, context: BrowserContext, page: Page
 ) -> None:
+    """Without `precise`, the location is rounded to about a kilometre."""
     await page.evaluate(sdk("subscribe()"))
     await page.evaluate("localStorage.setItem('webpush-location-' + new URL('/sample/', location.href), '1')")
-    assert await page.evaluate(sdk("location.share()")) is None, "asked before, and not answered"
+    assert await page.evaluate(sdk("location.share()")) is None
     await context.grant_permissions(["notifications", "geolocation"], origin=fake_gateway.origin)
     await context.set_geolocation({"latitude": 48.20849, "longitude": 16.37208, "accuracy": 12})
     assert await page.evaluate(sdk("location.share()")) == {"lat": 48.21, "lon": 16.37, "accuracy_m": 1500}
     assert fake_gateway.requests[-1][::3] == ("PUT", {"lat": 48.21, "lon": 16.37, "accuracy_m": 1500})
 
 
-async def test_a_push_is_shown_and_its_receipt_is_kept_until_the_gateway_can_be_reached(
+async def test_receipt_is_stored_until_gateway_is_reachable(
     fake_gateway: FakeGateway, context: BrowserContext, page: Page
 ) -> None:
+    """The notification is shown all the same, and background sync sends the receipt."""
     await page.evaluate(sdk("subscribe()"))
     session = await context.new_cdp_session(page)
     registration = await registration_of(session)
-    fake_gateway.refuse["/v1/receipts"] = web.json_response({"code": "unavailable"}, status=503)
-    heard = "new Promise((told) => navigator.serviceWorker.addEventListener('message', ({data}) => told(data)))"
-    await page.evaluate(f"(navigator.serviceWorker.startMessages(), window.heard = {heard}, null)")
+    fake_gateway.overrides["/v1/receipts"] = web.json_response({"code": "unavailable"}, status=503)
+    message_event = (
+        "new Promise((resolve) => navigator.serviceWorker.addEventListener('message', ({data}) => resolve(data)))"
+    )
+    await page.evaluate(f"(navigator.serviceWorker.startMessages(), window.received = {message_event}, null)")
     data = {
         "web_push": 8030,
         "notification": {"title": "Storm", "body": "Stay inside", "data": {"gateway": fake_gateway.receipt_of("r1")}},
     }
     message = {"origin": fake_gateway.origin, "registrationId": registration, "data": json.dumps(data)}
     await session.send("ServiceWorker.deliverPushMessage", message)
-    told = await page.evaluate("window.heard")
-    assert (told["event"], told["title"], told["reported"]) == ("displayed", "Storm", False)
-    shown = "navigator.serviceWorker.getRegistration('/sample/').then((one) => one.getNotifications())"
-    assert await page.evaluate(f"{shown}.then((all) => all.map((one) => one.title))") == ["Storm"]
+    report = await page.evaluate("window.received")
+    assert (report["event"], report["title"], report["reported"]) == ("displayed", "Storm", False)
+    notifications = "navigator.serviceWorker.getRegistration('/sample/').then((r) => r.getNotifications())"
+    assert await page.evaluate(f"{notifications}.then((list) => list.map((n) => n.title))") == ["Storm"]
 
-    del fake_gateway.refuse["/v1/receipts"]
+    del fake_gateway.overrides["/v1/receipts"]
     sync = {
         "origin": fake_gateway.origin,
         "registrationId": registration,
@@ -183,10 +180,10 @@ async def test_a_push_is_shown_and_its_receipt_is_kept_until_the_gateway_can_be_
     assert (receipt["token"], receipt["event"]) == ("r1", "displayed")
 
 
-async def test_a_browser_that_shows_the_declarative_form_itself_is_left_to_it_and_displayed_is_reported(
+async def test_declarative_notification_is_left_to_browser(
     fake_gateway: FakeGateway, context: BrowserContext, page: Page
 ) -> None:
-    """Safari refuses a notification in its place that has no address of its own, and shows its own after the event."""
+    """Safari shows such a notification itself after the event; the worker sends only the receipt."""
     await page.evaluate(sdk("subscribe()"))
     [worker] = context.service_workers
     notification = {
@@ -194,25 +191,26 @@ async def test_a_browser_that_shows_the_declarative_form_itself_is_left_to_it_an
         "navigate": "https://app.example/",
         "data": {"gateway": fake_gateway.receipt_of("r2")},
     }
-    hand_over = """async (notification) => {
+    dispatch_push = """async (notification) => {
       const event = new ExtendableEvent("push");
-      const waited = new Promise((done) => Object.assign(event, { data: null, notification, waitUntil: done }));
+      const handled = new Promise((resolve) => {
+        Object.assign(event, { data: null, notification, waitUntil: resolve });
+      });
       self.dispatchEvent(event);
-      await waited;
+      await handled;
       return (await self.registration.getNotifications()).length;
     }"""
-    assert await worker.evaluate(hand_over, notification) == 0
+    assert await worker.evaluate(dispatch_push, notification) == 0
     receipt = await fake_gateway.next_receipt()
     assert (receipt["token"], receipt["event"]) == ("r2", "displayed")
 
 
-async def test_the_polite_question_is_asked_before_the_browser_s_and_not_again_when_put_away(
-    fake_gateway: FakeGateway, page: Page
-) -> None:
-    asking = "import('/sdk/prompt.js').then(({ask}) => ask(push, {registration: {topics: ['news']}}))"
+async def test_soft_prompt_subscribes_and_remembers_dismissal(fake_gateway: FakeGateway, page: Page) -> None:
+    """A dismissed prompt is not shown again."""
+    show_prompt = "import('/sdk/prompt.js').then(({ask}) => ask(push, {registration: {topics: ['news']}}))"
     start = f"{sdk('state()')}; window.answer = import('/sdk/webpush.js').then(({{init}}) => {{ const push = init("
     options = "{gateway: location.origin, key: 'pk_test', serviceWorker: '/sample/service-worker.js'}"
-    start = f"{start}{options}); return {asking}; }}); null"
+    start = f"{start}{options}); return {show_prompt}; }}); null"
     await page.evaluate(start)
     await page.get_by_role("dialog", name="Get notifications?").wait_for()
     await page.get_by_role("button", name="Not now").press("Escape")
@@ -227,9 +225,8 @@ async def test_the_polite_question_is_asked_before_the_browser_s_and_not_again_w
     assert device["topics"] == ["news"]
 
 
-async def test_without_a_push_service_subscribing_fails_in_words(
-    fake_gateway: FakeGateway, context: BrowserContext
-) -> None:
+async def test_subscribe_without_push_service_raises(fake_gateway: FakeGateway, context: BrowserContext) -> None:
+    """The error code is "subscribe_failed"."""
     page = await context.new_page()
     await page.goto(f"{fake_gateway.origin}/sample/")
     failing = "subscribe().catch(({name, code}) => [name, code])"
@@ -237,7 +234,8 @@ async def test_without_a_push_service_subscribing_fails_in_words(
     assert fake_gateway.devices == {}
 
 
-async def test_an_iphone_is_told_to_install_the_page_first(chromium: Browser, fake_gateway: FakeGateway) -> None:
+async def test_state_on_iphone_browser_is_needs_install(chromium: Browser, fake_gateway: FakeGateway) -> None:
+    """On iOS, only apps on the home screen have Web Push."""
     agent = (
         "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 Version/18.0 Mobile Safari/604.1"
     )

@@ -1,4 +1,4 @@
-"""Our service worker in a real Firefox: it shows whatever comes, and says what became of it."""
+"""The service worker in a real Firefox: it shows every push and sends receipts."""
 
 import asyncio
 import json
@@ -15,27 +15,29 @@ pytestmark = pytest.mark.browser
 
 
 def declarative(title: str, **members: Any) -> dict[str, Any]:
+    """Return a Declarative Web Push message."""
     return {"web_push": 8030, "notification": {"title": title, "navigate": "https://example.org/", **members}}
 
 
-async def shown(tab: Tab) -> list[dict[str, Any]]:
-    """The notifications the browser itself says are up for the sample app."""
-    shown: list[dict[str, Any]] = await tab.js(
+async def open_notifications(tab: Tab) -> list[dict[str, Any]]:
+    """Return the notifications of the sample page that are open, as the browser lists them."""
+    notifications: list[dict[str, Any]] = await tab.js(
         "navigator.serviceWorker.getRegistration('/sample/').then(r => r.getNotifications()).then(list => list.map("
         "n => ({title: n.title, body: n.body, tag: n.tag, icon: n.icon, data: n.data, silent: n.silent})))"
     )
-    return shown
+    return notifications
 
 
-async def no_receipt(gateway: FakeGateway) -> None:
-    """Everything that was sent has been handled once a later message's own receipt is in."""
-    await gateway.send(declarative("a later one", data={"gateway": gateway.receipt_of("later")}))
+async def assert_no_receipt(gateway: FakeGateway) -> None:
+    """Check that the next receipt is that of a later message, so earlier messages caused none."""
+    await gateway.send(declarative("a later message", data={"gateway": gateway.receipt_of("later")}))
     assert await gateway.next_receipt() == {"token": "later", "event": "displayed"}
 
 
-async def test_a_declarative_message_is_on_screen_with_all_it_says_and_displayed_is_reported(
+async def test_declarative_message_is_shown_with_all_options(
     firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab
 ) -> None:
+    """Its receipt reports that it was displayed."""
     message = declarative(
         "Storm tonight",
         body="größer als gestern ✓",
@@ -46,21 +48,21 @@ async def test_a_declarative_message_is_on_screen_with_all_it_says_and_displayed
         data={"place": "Vienna", "gateway": fake_gateway.receipt_of("r1")},
     )
     assert await fake_gateway.send(message) == 201
-    alert = await firefox.alert("Storm tonight")
-    assert alert.body == "größer als gestern ✓"
+    notification = await firefox.wait_for_notification("Storm tonight")
+    assert notification.body == "größer als gestern ✓"
     assert await fake_gateway.next_receipt() == {"token": "r1", "event": "displayed"}
-    [notification] = await shown(subscribed)
+    [notification] = await open_notifications(subscribed)
     assert (notification["tag"], notification["silent"]) == ("storm", True)
     assert notification["icon"] == f"{fake_gateway.origin}/sample/icon.svg"
     assert notification["data"]["place"] == "Vienna"
 
 
 @pytest.mark.parametrize(
-    ("message", "words"),
+    ("message", "texts"),
     [
         pytest.param({"title": "Plain JSON", "body": "b"}, ("Plain JSON", "b"), id="other JSON with a title"),
         pytest.param({"body": "only a body"}, ("127.0.0.1", "only a body"), id="JSON without a title"),
-        pytest.param("just words", ("127.0.0.1", "just words"), id="plain text"),
+        pytest.param("plain text", ("127.0.0.1", "plain text"), id="plain text"),
         pytest.param('{"web_push": 8030, "notif', ("127.0.0.1", '{"web_push": 8030, "notif'), id="broken JSON"),
         pytest.param([1, 2], ("127.0.0.1", "1,2"), id="JSON that is no object"),
         pytest.param(None, ("127.0.0.1", ""), id="no data"),
@@ -76,111 +78,118 @@ async def test_a_declarative_message_is_on_screen_with_all_it_says_and_displayed
     ],
 )  # fmt: skip
 async def test_every_push_shows_a_notification(
-    firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab, message: Any, words: tuple[str, str]
+    firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab, message: Any, texts: tuple[str, str]
 ) -> None:
+    """Browsers revoke the permission of applications that show nothing."""
     assert await fake_gateway.send(message) == 201
-    alert = await firefox.alert(words[0])
-    assert (alert.title, alert.body) == words
-    await firefox.dismiss_alert(alert)
+    notification = await firefox.wait_for_notification(texts[0])
+    assert (notification.title, notification.body) == texts
+    await firefox.dismiss(notification)
 
 
-async def test_a_click_opens_its_address_and_is_reported_once_and_not_as_a_dismissal(
+async def test_click_opens_url_and_is_reported_once(
     firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab
 ) -> None:
+    """The close event of a clicked notification is not reported as a dismissal."""
     address = f"{fake_gateway.origin}/sample/?offer=7"
     await fake_gateway.send(
         declarative("Half price", navigate=address, data={"gateway": fake_gateway.receipt_of("r2")})
     )
-    alert = await firefox.alert("Half price")
+    notification = await firefox.wait_for_notification("Half price")
     assert await fake_gateway.next_receipt() == {"token": "r2", "event": "displayed"}
-    await firefox.click_alert(alert)
+    await firefox.click_notification(notification)
     assert await fake_gateway.next_receipt() == {"token": "r2", "event": "clicked"}
-    await firefox.alert_closed(alert)
-    await firefox.page(address)
-    await no_receipt(fake_gateway)
+    await firefox.wait_until_closed(notification)
+    await firefox.wait_for_page(address)
+    await assert_no_receipt(fake_gateway)
     await firefox.close_pages(address)
 
 
-async def test_a_click_without_an_address_comes_back_to_the_open_page(
+async def test_click_without_url_focuses_open_page(
     firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab
 ) -> None:
+    """No new page is opened."""
     await fake_gateway.send({"title": "No address", "data": {"gateway": fake_gateway.receipt_of("r3")}})
-    alert = await firefox.alert("No address")
+    notification = await firefox.wait_for_notification("No address")
     pages = await firefox.urls()
-    await firefox.click_alert(alert)
+    await firefox.click_notification(notification)
     assert [(await fake_gateway.next_receipt())["event"] for _ in range(2)] == ["displayed", "clicked"]
     await subscribed.until("document.hasFocus()")
     assert await firefox.urls() == pages
 
 
-async def test_a_dismissal_is_reported(firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab) -> None:
-    await fake_gateway.send(declarative("Away with it", data={"gateway": fake_gateway.receipt_of("r5")}))
-    alert = await firefox.alert("Away with it")
+async def test_dismissal_is_reported(firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab) -> None:
+    """A receipt follows the close event."""
+    await fake_gateway.send(declarative("To be dismissed", data={"gateway": fake_gateway.receipt_of("r5")}))
+    notification = await firefox.wait_for_notification("To be dismissed")
     assert (await fake_gateway.next_receipt())["event"] == "displayed"
-    await firefox.dismiss_alert(alert)
+    await firefox.dismiss(notification)
     assert await fake_gateway.next_receipt() == {"token": "r5", "event": "dismissed"}
 
 
-async def test_the_same_tag_replaces_what_is_shown_and_that_is_no_dismissal(
-    fake_gateway: FakeGateway, subscribed: Tab
-) -> None:
+async def test_same_tag_replaces_notification_without_dismissal(fake_gateway: FakeGateway, subscribed: Tab) -> None:
+    """The close event of the replaced notification sends no receipt."""
     for number in (1, 2):
         gateway = fake_gateway.receipt_of(f"r6-{number}")
         await fake_gateway.send(declarative(f"Score {number}", tag="score", data={"gateway": gateway}))
         await fake_gateway.next_receipt()
-    assert [notification["title"] for notification in await shown(subscribed)] == ["Score 2"]
-    await no_receipt(fake_gateway)
+    assert [notification["title"] for notification in await open_notifications(subscribed)] == ["Score 2"]
+    await assert_no_receipt(fake_gateway)
 
 
-async def test_a_message_delivered_twice_is_one_notification(fake_gateway: FakeGateway, subscribed: Tab) -> None:
+async def test_message_delivered_twice_shows_one_notification(fake_gateway: FakeGateway, subscribed: Tab) -> None:
+    """The tag defaults to the id of the notification."""
     for _ in range(2):
         await fake_gateway.send(declarative("Once", data={"gateway": fake_gateway.receipt_of("r7")}))
         assert await fake_gateway.next_receipt() == {"token": "r7", "event": "displayed"}
-    assert len(await shown(subscribed)) == 1
-    await no_receipt(fake_gateway)
+    assert len(await open_notifications(subscribed)) == 1
+    await assert_no_receipt(fake_gateway)
 
 
-@pytest.mark.parametrize("refusal", ["an error", "nobody there"])
-async def test_a_receipt_that_fails_does_not_keep_the_notification_from_showing(
-    firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab, refusal: str
+@pytest.mark.parametrize("failure", ["an error", "unreachable"])
+async def test_failed_receipt_does_not_prevent_notification(
+    firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab, failure: str
 ) -> None:
+    """The open page is informed that no receipt was sent."""
     gateway = fake_gateway.receipt_of("r8")
-    if refusal == "an error":
-        fake_gateway.refuse["/v1/receipts"] = web.Response(status=500)
+    if failure == "an error":
+        fake_gateway.overrides["/v1/receipts"] = web.Response(status=500)
     else:
         gateway["receipts"] = "http://127.0.0.1:1/v1/receipts"
-    await fake_gateway.send(declarative("Shown all the same", data={"gateway": gateway}))
-    await firefox.dismiss_alert(await firefox.alert("Shown all the same"))
+    await fake_gateway.send(declarative("Shown without receipt", data={"gateway": gateway}))
+    await firefox.dismiss(await firefox.wait_for_notification("Shown without receipt"))
     line = await subscribed.until("document.querySelector('#log li')?.textContent")
-    assert "Shown all the same" in line
+    assert "Shown without receipt" in line
     assert "no receipt" in line
 
 
-async def test_a_message_under_another_auth_secret_is_not_shown(
+async def test_message_with_wrong_auth_secret_is_not_shown(
     firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab
 ) -> None:
+    """The browser cannot decrypt it."""
     subscription = fake_gateway.subscription
     keys = subscription["keys"] | {"auth": "AAAAAAAAAAAAAAAAAAAAAA"}
     forged = declarative("Forged", data={"gateway": fake_gateway.receipt_of("forged")})
     assert await fake_gateway.send(forged, subscription | {"keys": keys}) == 201
-    await no_receipt(fake_gateway)
-    assert "Forged" not in [alert.title for alert in await firefox.alerts()]
+    await assert_no_receipt(fake_gateway)
+    assert "Forged" not in [notification.title for notification in await firefox.notifications()]
 
 
-async def test_open_pages_hear_what_the_worker_did(fake_gateway: FakeGateway, subscribed: Tab) -> None:
-    await fake_gateway.send(declarative("Heard", data={"gateway": fake_gateway.receipt_of("r9")}))
+async def test_open_pages_receive_messages_of_worker(fake_gateway: FakeGateway, subscribed: Tab) -> None:
+    """The message has the event and whether the receipt was accepted."""
+    await fake_gateway.send(declarative("Reported", data={"gateway": fake_gateway.receipt_of("r9")}))
     line = await subscribed.until("document.querySelector('#log li')?.textContent")
     assert line.startswith("displayed")
     assert "receipt accepted" in line
 
 
 @asynccontextmanager
-async def app_with_its_own_worker(gateway: FakeGateway, more: str) -> AsyncIterator[str]:
-    """An app on another origin than the gateway's, whose worker takes ours in and does `more` besides."""
-    script = f"importScripts({json.dumps(gateway.origin + '/sdk/service-worker.js')});\n{more}"
+async def app_with_own_worker(gateway: FakeGateway, script: str) -> AsyncIterator[str]:
+    """Serve an application on its own origin; its worker imports the gateway's and runs `script` after it."""
+    worker_script = f"importScripts({json.dumps(gateway.origin + '/sdk/service-worker.js')});\n{script}"
 
     async def worker(_: web.Request) -> web.Response:
-        return web.Response(text=script, content_type="text/javascript")
+        return web.Response(text=worker_script, content_type="text/javascript")
 
     async def page(_: web.Request) -> web.Response:
         return web.Response(text="<!doctype html><title>app</title>", content_type="text/html")
@@ -193,25 +202,25 @@ async def app_with_its_own_worker(gateway: FakeGateway, more: str) -> AsyncItera
 
 
 async def subscribe_from(tab: Tab, gateway: FakeGateway) -> None:
+    """Subscribe a page of another origin with the SDK."""
     options = json.dumps({"gateway": gateway.origin, "key": KEY})
-    subscribing = f"sdk.init({options}).subscribe().then(answer => answer.id)"
-    assert await tab.js(f"import('{gateway.origin}/sdk/webpush.js').then(sdk => {subscribing})") in gateway.devices
+    subscribe = f"sdk.init({options}).subscribe().then(device => device.id)"
+    assert await tab.js(f"import('{gateway.origin}/sdk/webpush.js').then(sdk => {subscribe})") in gateway.devices
 
 
-async def test_it_works_inside_an_apps_own_worker_on_another_origin_than_the_gateways(
-    firefox: Firefox, fake_gateway: FakeGateway
-) -> None:
+async def test_worker_runs_inside_worker_of_another_origin(firefox: Firefox, fake_gateway: FakeGateway) -> None:
+    """The worker defines no global names that could clash."""
     async with (
-        app_with_its_own_worker(fake_gateway, "const show = 'no clash of names';") as origin,
+        app_with_own_worker(fake_gateway, "const show = 'no clash of names';") as origin,
         firefox.tab(origin) as tab,
     ):
         await subscribe_from(tab, fake_gateway)
         await fake_gateway.send(declarative("Across origins", data={"gateway": fake_gateway.receipt_of("r10")}))
-        await firefox.alert("Across origins")
+        await firefox.wait_for_notification("Across origins")
         assert await fake_gateway.next_receipt() == {"token": "r10", "event": "displayed"}
 
 
-# Firefox's own notification windows have no action buttons, so the app's worker says the click itself.
+# Firefox's own notification windows have no action buttons, so the application's worker dispatches the click.
 CLICK_THE_ACTION = """
 self.addEventListener("message", async ({data: action, source}) => {
   self.clients.openWindow = async (url) => source.postMessage({opened: url});
@@ -223,11 +232,10 @@ self.addEventListener("message", async ({data: action, source}) => {
 """
 
 
-async def test_an_action_opens_its_own_address_and_its_name_is_reported(
-    firefox: Firefox, fake_gateway: FakeGateway
-) -> None:
+async def test_action_opens_its_url_and_is_reported(firefox: Firefox, fake_gateway: FakeGateway) -> None:
+    """The receipt names the action."""
     action = {"action": "map", "title": "Show the map", "navigate": "https://example.org/map"}
-    async with app_with_its_own_worker(fake_gateway, CLICK_THE_ACTION) as origin, firefox.tab(origin) as tab:
+    async with app_with_own_worker(fake_gateway, CLICK_THE_ACTION) as origin, firefox.tab(origin) as tab:
         await subscribe_from(tab, fake_gateway)
         data = {"gateway": fake_gateway.receipt_of("r4")}
         await fake_gateway.send(declarative("Flood", actions=[action], data=data))
@@ -241,14 +249,15 @@ async def test_an_action_opens_its_own_address_and_its_name_is_reported(
         assert await fake_gateway.next_receipt() == {"token": "r4", "event": "clicked", "action": "map"}
 
 
-async def test_a_subscription_the_browser_dropped_is_made_anew_with_all_that_was_registered(
+async def test_dropped_subscription_is_renewed_with_its_details(
     firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab
 ) -> None:
+    """The worker registers a new device and deletes the old one."""
     [(old, before)] = fake_gateway.devices.items()
     await firefox.drop_subscription(f"{fake_gateway.origin}/sample/")
     async with asyncio.timeout(15):
         while ("DELETE", f"/v1/devices/{old}", f"dt_{old}", None) not in fake_gateway.requests:
-            await fake_gateway.asked.wait()
+            await fake_gateway.request_received.wait()
     [after] = [device for name, device in fake_gateway.devices.items() if name != old]
     assert after["subscription"]["endpoint"] != before["subscription"]["endpoint"]
     for member in ("topics", "client", "vapid_public_key"):
