@@ -294,7 +294,8 @@ function openLiveChannel(base, requireDevice, { mode = "additional", onNotificat
         received.add(message.id);
         await onNotification(message);
       }
-      if (mode === "exclusive" && message.position == null) socket.send(JSON.stringify({ type: "ack", id: message.id }));
+      if (mode === "exclusive" && message.position == null)
+        socket.send(JSON.stringify({ type: "ack", id: message.id }));
     }
     savePosition(id, message.position);
   }

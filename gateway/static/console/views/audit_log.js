@@ -27,7 +27,7 @@ export async function open(body, { query, session }) {
   let cursor = null;
 
   async function load(from) {
-    const criteria = { act: textOf(action) };
+    const criteria = { action: textOf(action) };
     const page = await get(`/v1/audit${queryString({ ...criteria, limit: PAGE_SIZE, cursor: from })}`);
     history.replaceState(null, "", `#/audit${queryString(criteria)}`);
     items = from ? [...items, ...page.items] : page.items;
