@@ -297,7 +297,7 @@ async def _run_worker(
         installation = await asyncio.to_thread(find_installation, settings)
     async with (
         _open_database(settings, installation) as (context, notifier),
-        PushClient(settings.push_ca, unsure=context.policy.only_by_suffix) as client,
+        PushClient(settings.push_ca, must_check_address=context.policy.is_wildcard_only) as client,
     ):
         renderers = RendererCache(context.keyring, context.public_url)
         worker = Worker(
@@ -323,7 +323,7 @@ async def _run_broker_worker(
         raise CannotStart(str(error)) from None
     async with (
         _connect_broker(settings) as broker,
-        PushClient(settings.push_ca, unsure=policy.only_by_suffix) as client,
+        PushClient(settings.push_ca, must_check_address=policy.is_wildcard_only) as client,
         NatsQueue(broker) as queue,
     ):
         renderers = RendererCache(keyring, settings.public_url)

@@ -1,1 +1,1 @@
-"""What is said to a push service and what it answers: encryption, VAPID, endpoint policy, client, outcomes, payload."""
+"""Communication with push services: encryption, VAPID, endpoint policy, HTTP client, responses, payload."""

@@ -1,7 +1,7 @@
-"""Post to push services (RFC 8030): over HTTP/2 where they speak it, as all the vendors do, and else over HTTP/1.1.
+"""HTTP client for push services (RFC 8030).
 
-Names that are allowed only as some of many are looked up and checked first, and connected to by the address that
-was found, whichever of the two it then is.
+The client uses HTTP/2, which all vendors support, and falls back to HTTP/1.1. Hosts that only a wildcard of the
+endpoint policy allows are resolved and checked before the client connects, and it connects to the checked address.
 """
 
 import asyncio
@@ -18,171 +18,197 @@ from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_pem_x509_certificates
-from pyreqwest.client import Client as OlderClient
+from pyreqwest.client import Client as Http1Client
 
 from gateway.push import http1
-from gateway.push.connection import ALPN, IDLE, Connection, Pool, Unreachable, connect
+from gateway.push.connection import ALPN, IDLE_TIMEOUT, ConnectFailed, ConnectionPool, Http2Connection, connect
 from gateway.push.header_block import Field
 from gateway.push.resolver import MAX_PINS, AddressPins, NotPublic
 from gateway.push.responses import HttpReply, NetworkFault, PushResponse
 
 TIMEOUT = timedelta(seconds=30)
 CONNECT_TIMEOUT = timedelta(seconds=10)
-# A push service that has spoken only HTTP/1.1 is asked again whether it speaks HTTP/2.
-OLDER_S = 3600.0
-# A message that was not looked at is sent again at once: so often, when connections are ended one after another.
-TRIES = 3
-_NOT_TAKEN = NetworkFault("reset", "it takes no more messages")
+# How long an origin that negotiated HTTP/1.1 is used with HTTP/1.1 before the client offers HTTP/2 again.
+HTTP2_RETRY_S = 3600.0
+# Maximum immediate resends when the server closes connections without processing the request.
+MAX_RESENDS = 3
+CONNECTIONS_CLOSED = NetworkFault("reset", "the server closed every connection before it processed the request")
 
 
 class PushClient:
-    """Connections to every push service, for the life of a worker: `async with PushClient() as client`.
+    """Connection pools for all push services, for the lifetime of a worker.
 
-    `ca_file` holds PEM certificates trusted beside the system's. One client serves any number of concurrent posts.
-    `unsure` says of an origin whether its address must be checked before it is connected to.
-    Raises ValueError when the file holds no certificate, OSError when it cannot be read.
+    Use it as `async with PushClient() as client`. One client serves any number of concurrent posts.
+
+    Args:
+        ca_file: PEM certificates to trust in addition to the system's.
+        must_check_address: tells for an origin whether its resolved address must be checked before connecting.
+        pins: resolver and cache of the checked addresses.
+        timeout: limit for one request, from the first octet to the end of the response.
+        connect_timeout: limit for name resolution, TCP and TLS together.
+        clock: source of the request durations, in seconds.
+
+    Raises:
+        ValueError: `ca_file` contains no certificate.
+        OSError: `ca_file` cannot be read.
     """
 
     def __init__(
         self,
         ca_file: Path | None = None,
         *,
-        unsure: Callable[[str], bool] = lambda _: False,
+        must_check_address: Callable[[str], bool] = lambda _: False,
         pins: AddressPins | None = None,
         timeout: timedelta = TIMEOUT,
         connect_timeout: timedelta = CONNECT_TIMEOUT,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """Create the TLS context; connections are opened on first use."""
         self._timeout, self._connect_timeout = timeout, connect_timeout
         self._certificates = [] if ca_file is None else _certificates(ca_file)
         self._context = ssl.create_default_context()
         if self._certificates:
             self._context.load_verify_locations(cadata=b"".join(self._certificates))
         self._context.set_alpn_protocols(ALPN)
-        # The same in every version of Python: what the operator trusts need be no root, and no model certificate.
+        # Same verification in every version of Python: `ca_file` may hold intermediates and non-strict certificates.
         self._context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         self._context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         self._clock = clock
-        self._unsure, self._pins = unsure, pins or AddressPins()
+        self._must_check_address, self._pins = must_check_address, pins or AddressPins()
+        # Pools by origin and, where the address had to be checked, pinned address. Least recently used first.
         self._origins: OrderedDict[tuple[str, str | None], _Origin] = OrderedDict()
-        """By the origin, and the address that it is connected to when that had to be checked."""
 
     async def __aenter__(self) -> Self:
+        """Return the client."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        """Close all connections."""
         await asyncio.gather(*(origin.close() for origin in self._origins.values()))
 
     async def post(
         self, endpoint: str, body: bytes, *, ttl: int, urgency: str, topic: str, authorization: str
     ) -> PushResponse:
-        """Post one encrypted message. `ttl` is seconds, `topic` at most 32 base64url characters (RFC 8030 section 5).
+        """Post one encrypted message (RFC 8030 section 5).
 
-        Never raises for what a push service or the network does: a fault is an Answer too.
+        Network failures do not raise; they are returned as `PushResponse.fault`.
+
+        Args:
+            endpoint: canonical endpoint URL of the subscription.
+            body: the encrypted message.
+            ttl: retention at the push service, in seconds.
+            urgency: `very-low`, `low`, `normal` or `high`.
+            topic: at most 32 base64url characters.
+            authorization: VAPID header value.
         """
-        began = self._clock()
+        started_at = self._clock()
         origin = endpoint[: endpoint.find("/", 8)]
         address = None
-        if self._unsure(origin):
+        if self._must_check_address(origin):
             try:
-                address = await self._pins.address(_server(origin)[0])
+                address = await self._pins.address(_host_and_port(origin)[0])
             except NotPublic:
-                return PushResponse(None, duration_ms=self._since(began), fault=NetworkFault("private"))
+                return PushResponse(None, duration_ms=self._elapsed_ms(started_at), fault=NetworkFault("private"))
             except OSError:
-                return PushResponse(None, duration_ms=self._since(began), fault=NetworkFault("dns"))
-        if (place := self._origins.get((origin, address))) is None:
-            place = self._add(origin, address)
+                return PushResponse(None, duration_ms=self._elapsed_ms(started_at), fault=NetworkFault("dns"))
+        if (pool := self._origins.get((origin, address))) is None:
+            pool = self._add(origin, address)
         self._origins.move_to_end((origin, address))
-        said = await place.post(endpoint, body, ttl, urgency, topic, authorization)
-        if isinstance(said, HttpReply):
-            return PushResponse(said.status, said.headers, said.body, self._since(began))
-        if address is not None and said.kind == "connect":
-            self._pins.forget(_server(origin)[0])
-        return PushResponse(None, duration_ms=self._since(began), fault=said)
+        response = await pool.post(endpoint, body, ttl, urgency, topic, authorization)
+        if isinstance(response, HttpReply):
+            return PushResponse(response.status, response.headers, response.body, self._elapsed_ms(started_at))
+        if address is not None and response.kind == "connect":
+            self._pins.forget(_host_and_port(origin)[0])
+        return PushResponse(None, duration_ms=self._elapsed_ms(started_at), fault=response)
 
     def _add(self, origin: str, address: str | None) -> "_Origin":
-        added = _Origin(origin, partial(self._connect, origin, address), partial(self._open_older, origin, address))
+        added = _Origin(
+            origin, partial(self._connect, origin, address), partial(self._open_http1_client, origin, address)
+        )
         self._origins[origin, address] = added
         if len(self._origins) > MAX_PINS:
-            # What lies with the one that was used longest ago comes to its end all the same.
+            # Requests in flight on the evicted (least recently used) origin still complete.
             self._origins.popitem(last=False)
         return added
 
-    async def _connect(self, origin: str, address: str | None) -> Connection | None:
-        name, port = _server(origin)
+    async def _connect(self, origin: str, address: str | None) -> Http2Connection | None:
+        name, port = _host_and_port(origin)
         return await connect(
             name,
             port,
             self._context,
             address,
-            connect_s=self._connect_timeout.total_seconds(),
-            answer_s=self._timeout.total_seconds(),
+            connect_timeout_s=self._connect_timeout.total_seconds(),
+            response_timeout_s=self._timeout.total_seconds(),
         )
 
-    def _open_older(self, origin: str, address: str | None) -> OlderClient:
+    def _open_http1_client(self, origin: str, address: str | None) -> Http1Client:
         return http1.open_client(
             self._certificates,
             timeout=self._timeout,
             connect_timeout=self._connect_timeout,
-            idle_timeout=IDLE,
-            pinned=None if address is None else (_server(origin)[0], address),
+            idle_timeout=IDLE_TIMEOUT,
+            pinned=None if address is None else (_host_and_port(origin)[0], address),
         )
 
-    def _since(self, began: float) -> int:
-        return round((self._clock() - began) * 1000)
+    def _elapsed_ms(self, started_at: float) -> int:
+        return round((self._clock() - started_at) * 1000)
 
 
 class _Origin:
-    """The connections to one push service."""
+    """HTTP/2 pool of one push service, and its HTTP/1.1 client where needed."""
 
     def __init__(
         self,
         origin: str,
-        open_: Callable[[], Coroutine[Any, Any, Connection | None]],
-        open_older: Callable[[], OlderClient],
+        open_: Callable[[], Coroutine[Any, Any, Http2Connection | None]],
+        open_http1_client: Callable[[], Http1Client],
     ) -> None:
         self._origin = origin
-        self._pool = Pool(open_)
-        self._open_older = open_older
-        self._older: OlderClient | None = None
-        self._older_until = 0.0 if origin.startswith("https:") else math.inf
-        """It speaks only HTTP/1.1, as far as is known."""
+        self._pool = ConnectionPool(open_)
+        self._open_http1_client = open_http1_client
+        self._http1_client: Http1Client | None = None
+        # Until when (monotonic seconds) the origin is used with HTTP/1.1; plain http always is.
+        self._http1_until = 0.0 if origin.startswith("https:") else math.inf
 
     async def post(
         self, endpoint: str, body: bytes, ttl: int, urgency: str, topic: str, authorization: str
     ) -> HttpReply | NetworkFault:
-        if self._older_until <= time.monotonic():
+        if self._http1_until <= time.monotonic():
             path = endpoint[len(self._origin) :].encode()
             fields = _fields(self._origin, urgency, topic, authorization, ttl > 0)
-            for _ in range(TRIES):
+            for _ in range(MAX_RESENDS):
                 try:
-                    connection = await self._pool.connection()
-                except Unreachable as error:
+                    connection = await self._pool.acquire()
+                except ConnectFailed as error:
                     return error.fault
                 if connection is None:
-                    self._older_until = time.monotonic() + OLDER_S
+                    self._http1_until = time.monotonic() + HTTP2_RETRY_S
                     break
                 try:
-                    said = await connection.post(path, fields, ttl, body)
+                    response = await connection.post(path, fields, ttl, body)
                 finally:
-                    self._pool.left()
-                if said is not None:
-                    return said
+                    self._pool.release()
+                if response is not None:
+                    return response
             else:
-                return _NOT_TAKEN
-        if self._older is None:
-            self._older = self._open_older()
-        headers = {"TTL": str(ttl)} | _headers(urgency, topic, authorization, lasts=ttl > 0)
-        return await http1.post(self._older, endpoint, headers, body)
+                return CONNECTIONS_CLOSED
+        if self._http1_client is None:
+            self._http1_client = self._open_http1_client()
+        headers = {"TTL": str(ttl)} | _headers(urgency, topic, authorization, may_be_stored=ttl > 0)
+        return await http1.post(self._http1_client, endpoint, headers, body)
 
     async def close(self) -> None:
         await self._pool.close()
-        if self._older is not None:
-            await self._older.close()
+        if self._http1_client is not None:
+            await self._http1_client.close()
 
 
-def _headers(urgency: str, topic: str, authorization: str, *, lasts: bool) -> dict[str, str]:
-    """RFC 8030 section 5, RFC 8291 section 4, and Declarative Web Push's content type; all but the TTL itself."""
+def _headers(urgency: str, topic: str, authorization: str, *, may_be_stored: bool) -> dict[str, str]:
+    """Return all request headers except TTL (RFC 8030 section 5, RFC 8291 section 4).
+
+    The content type is that of Declarative Web Push.
+    """
     headers = {
         "Urgency": urgency,
         "Topic": topic,
@@ -191,28 +217,33 @@ def _headers(urgency: str, topic: str, authorization: str, *, lasts: bool) -> di
         "Content-Type": "application/json",
         "User-Agent": "webpush-gateway",
     }
-    if not lasts:
-        # WNS refuses a TTL of 0 without it; the others do not look.
+    if not may_be_stored:
+        # WNS rejects TTL 0 without this header; other push services ignore it.
         headers["X-WNS-Cache-Policy"] = "no-cache"
     return headers
 
 
 @lru_cache(maxsize=1024)
-def _fields(origin: str, urgency: str, topic: str, authorization: str, lasts: bool) -> tuple[Field, ...]:
-    said = {":scheme": "https", ":authority": origin.partition("://")[2]}
-    said |= _headers(urgency, topic, authorization, lasts=lasts)
-    return tuple((name.lower().encode(), value.encode()) for name, value in said.items())
+def _fields(origin: str, urgency: str, topic: str, authorization: str, may_be_stored: bool) -> tuple[Field, ...]:
+    headers = {":scheme": "https", ":authority": origin.partition("://")[2]}
+    headers |= _headers(urgency, topic, authorization, may_be_stored=may_be_stored)
+    return tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
 
 
-def _server(origin: str) -> tuple[str, int]:
-    """(name, port)."""
+def _host_and_port(origin: str) -> tuple[str, int]:
+    """Return (host name, port)."""
     parts = urlsplit(origin)
     return parts.hostname or "", parts.port or 443
 
 
 def _certificates(ca_file: Path) -> list[bytes]:
-    """Each as DER. Read here because the HTTP client takes a file with no certificate in it without a word."""
+    """Return the certificates as DER.
+
+    Parsed here because the HTTP/1.1 client silently accepts a file without certificates.
+    """
     try:
-        return [one.public_bytes(Encoding.DER) for one in load_pem_x509_certificates(ca_file.read_bytes())]
+        return [
+            certificate.public_bytes(Encoding.DER) for certificate in load_pem_x509_certificates(ca_file.read_bytes())
+        ]
     except ValueError:
         raise ValueError(f"{ca_file} holds no PEM certificate, or a malformed one") from None

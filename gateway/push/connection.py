@@ -1,7 +1,7 @@
-"""Connections to push services: opened, shared by the messages that are in flight, watched, and closed.
+"""HTTP/2 connections to push services: opening, pooling, health checks and closing.
 
-Names are resolved and connected to here and not by asyncio, so that each step's fault has its own name, and an
-address that does not answer does not hold up one that does (RFC 8305).
+This module resolves names and opens TCP connections itself instead of through asyncio, so that each step has its own
+fault kind and an unresponsive address does not delay a responsive one (Happy Eyeballs, RFC 8305).
 """
 
 import asyncio
@@ -16,144 +16,160 @@ from typing import Any, cast
 import aiohappyeyeballs
 
 from gateway.push.header_block import Field
-from gateway.push.http2 import ENDED, NO_ERROR, Answered, Session, Violation
+from gateway.push.http2 import CONNECTION_CLOSED, NO_ERROR, Http2Session, ProtocolError, ResponseFuture
 from gateway.push.responses import HttpReply, NetworkFault
 
-# Below the idle limits of the services' load balancers, so that a reused connection is seldom one being closed.
-IDLE = timedelta(seconds=50)
-# With messages in flight and nothing heard for so long, the push service is asked whether it is still there.
-SILENT_S = 20.0
-PING_S = 10.0
-# A push service that takes nothing and wants to be answered all the time is not waited for.
+# Below the idle timeouts of the push services' load balancers, so that a connection is rarely reused while it is being
+# closed.
+IDLE_TIMEOUT = timedelta(seconds=50)
+# With requests in flight and nothing received for this long, the connection is checked with a PING.
+PING_AFTER_S = 20.0
+# How long after the PING the connection is given up.
+PING_TIMEOUT_S = 10.0
+# Octets buffered for a peer that does not read; the connection is aborted above it.
 MAX_UNSENT_OCTETS = 1 << 20
-TICKS = 20
+# Deadlines and silence are checked this many times per request timeout, and at least every MAX_TICK_S.
+TICKS_PER_TIMEOUT = 20
 MAX_TICK_S = 1.0
-NEXT_ADDRESS_S = 0.25
-CLOSING_S = 1.0
-# More messages than these take at once wait until others are answered.
+# Delay before the next resolved address is tried in parallel (RFC 8305 section 5).
+HAPPY_EYEBALLS_DELAY_S = 0.25
+# How long a graceful TLS close may take before the connection is aborted.
+CLOSE_TIMEOUT_S = 1.0
+# Connections per origin. Requests beyond their capacity wait for a stream, at most POOL_TIMEOUT_S.
 MAX_CONNECTIONS = 16
-ROOM_S = 10.0
+POOL_TIMEOUT_S = 10.0
 ALPN = ("h2", "http/1.1")
 
 
-class Unreachable(Exception):
-    """No connection could be made, for `fault`."""
+class ConnectFailed(Exception):
+    """No connection could be made; `fault` says why."""
 
     def __init__(self, fault: NetworkFault) -> None:
+        """Keep the fault; the message is its kind."""
         super().__init__(fault.kind)
         self.fault = fault
 
 
-class Connection(asyncio.Protocol):
-    """HTTP/2 on one connection. `timeout` is for each message's answer."""
+class Http2Connection(asyncio.Protocol):
+    """One HTTP/2 connection. `timeout` is the limit in seconds for each response."""
 
     def __init__(self, timeout: float) -> None:
-        self._session = Session()
+        """Start a session; the event loop attaches the transport."""
+        self._session = Http2Session()
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._flushing = False
-        self._heard_at = self._used_at = self._loop.time()
-        self._asked = self._closing = False
-        self._tick_s = min(MAX_TICK_S, timeout / TICKS)
+        self._received_at = self._used_at = self._loop.time()
+        self._ping_sent = self._closing = False
+        self._tick_s = min(MAX_TICK_S, timeout / TICKS_PER_TIMEOUT)
         self._timer: asyncio.TimerHandle | None = None
-        self.speaks = False
-        """Whether it came to HTTP/2."""
-        self.lost = self._loop.create_future()
+        # Whether ALPN selected HTTP/2.
+        self.negotiated_http2 = False
+        self.closed = self._loop.create_future()
 
     @property
-    def is_over(self) -> bool:
-        """It takes no more messages."""
-        return self._session.ending or self._transport is None or self._transport.is_closing()
+    def is_closing(self) -> bool:
+        """Whether the connection accepts no more requests."""
+        return self._session.is_closing or self._transport is None or self._transport.is_closing()
 
     @property
-    def has_room(self) -> bool:
-        return self._session.has_room and not self.is_over
+    def is_available(self) -> bool:
+        """Whether a request can be sent now."""
+        return self._session.has_capacity and not self.is_closing
 
     async def post(
         self, path: bytes, fields: tuple[Field, ...], ttl: int, body: bytes
     ) -> HttpReply | NetworkFault | None:
-        """None when the push service has certainly not looked at it."""
-        if self.is_over:
+        """Send one POST and return the response.
+
+        Returns None when the push service certainly did not process the request, so that it may be sent again at once.
+        """
+        if self.is_closing:
             return None
-        answered: Answered = self._loop.create_future()
+        response: ResponseFuture = self._loop.create_future()
         self._used_at = now = self._loop.time()
         if not self._session.in_flight:
-            self._heard_at = now
-        id_ = self._session.post(path, fields, ttl, body, answered, now + self._timeout)
+            self._received_at = now
+        id_ = self._session.post(path, fields, ttl, body, response, now + self._timeout)
         self._flush_soon()
         try:
-            return await answered
+            return await response
         finally:
-            if not answered.done() or answered.cancelled():
+            if not response.done() or response.cancelled():
                 self._session.cancel(id_)
                 self._flush_soon()
 
     async def close(self) -> None:
+        """Close the connection; requests in flight end with a fault."""
         self._end()
-        await self.lost
+        await self.closed
 
-    # What the event loop tells us.
+    # asyncio.Protocol callbacks.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the connection preface, or close when HTTP/2 was not negotiated."""
         self._transport = cast("asyncio.Transport", transport)
-        secured = transport.get_extra_info("ssl_object")
-        self.speaks = secured is not None and secured.selected_alpn_protocol() == ALPN[0]
-        if not self.speaks:
+        ssl_object = transport.get_extra_info("ssl_object")
+        self.negotiated_http2 = ssl_object is not None and ssl_object.selected_alpn_protocol() == ALPN[0]
+        if not self.negotiated_http2:
             self._close()
             return
         self._flush()
         self._timer = self._loop.call_later(self._tick_s, self._tick)
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at, self._asked = self._loop.time(), False
+        """Pass received octets to the session and send what it produced."""
+        self._received_at, self._ping_sent = self._loop.time(), False
         try:
             self._session.receive(data)
-        except Violation as violation:
-            self._end(NetworkFault("protocol", violation.detail), violation.code)
+        except ProtocolError as error:
+            self._end(NetworkFault("protocol", error.detail), error.code)
             return
-        if self._session.out:
+        if self._session.outgoing:
             self._flush_soon()
-        if self._session.ending and not self._session.in_flight:
+        if self._session.is_closing and not self._session.in_flight:
             self._end()
 
     def eof_received(self) -> None:
-        self._session.ending = True
+        """Stop accepting requests: the peer closed its side."""
+        self._session.is_closing = True
 
     def connection_lost(self, _: Exception | None) -> None:
+        """End all requests in flight."""
         self._transport = None
         if self._timer is not None:
             self._timer.cancel()
         self._session.end()
-        if not self.lost.done():
-            self.lost.set_result(None)
+        if not self.closed.done():
+            self.closed.set_result(None)
 
     def _flush_soon(self) -> None:
-        """All that is said in this round of the event loop is one write."""
+        """Send all frames of one event-loop iteration in one write."""
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flushing = False
-        out = self._session.out
+        out = self._session.outgoing
         if self._transport is not None and not self._closing and out:
             self._transport.write(b"".join(out))
             if self._transport.get_write_buffer_size() > MAX_UNSENT_OCTETS:
                 self._abort()
         out.clear()
 
-    def _end(self, fault: NetworkFault = ENDED, code: int = NO_ERROR) -> None:
+    def _end(self, fault: NetworkFault = CONNECTION_CLOSED, code: int = NO_ERROR) -> None:
         self._session.end(fault, code)
         self._flush()
         self._close()
 
     def _close(self) -> None:
-        """Once: TLS waits for the other to close as well, which it may never do."""
+        """Close once, with a time limit: a TLS close waits for the peer, which may never reply."""
         if self._transport is not None and not self._closing:
             self._closing = True
             self._transport.close()
-            self._loop.call_later(CLOSING_S, self._abort)
+            self._loop.call_later(CLOSE_TIMEOUT_S, self._abort)
 
     def _abort(self) -> None:
         if self._transport is not None:
@@ -161,50 +177,57 @@ class Connection(asyncio.Protocol):
 
     def _tick(self) -> None:
         now = self._loop.time()
-        silent = now - self._heard_at
-        if self._session.expire(now) and silent >= self._timeout:
-            self._session.ending = True  # nobody is there any more: the next messages go over another
+        silent_s = now - self._received_at
+        if self._session.expire(now) and silent_s >= self._timeout:
+            self._session.is_closing = True  # dead connection: later requests use another one
         if self._session.in_flight:
-            if silent > SILENT_S + PING_S and self._asked:
+            if silent_s > PING_AFTER_S + PING_TIMEOUT_S and self._ping_sent:
                 self._end(NetworkFault("timeout"))
-            elif silent > SILENT_S and not self._asked:
-                self._asked = True
+            elif silent_s > PING_AFTER_S and not self._ping_sent:
+                self._ping_sent = True
                 self._session.ping()
-        elif self._session.ending or now - self._used_at > IDLE.total_seconds():
+        elif self._session.is_closing or now - self._used_at > IDLE_TIMEOUT.total_seconds():
             self._end()
         self._flush()
         if self._transport is not None and not self._closing:
             self._timer = self._loop.call_later(self._tick_s, self._tick)
 
 
-class Pool:
-    """The connections to one origin that speaks HTTP/2: as many as the messages in flight need, up to a limit."""
+class ConnectionPool:
+    """The HTTP/2 connections to one origin: as many as the requests in flight need, up to MAX_CONNECTIONS."""
 
-    def __init__(self, open_: Callable[[], Coroutine[Any, Any, Connection | None]]) -> None:
+    def __init__(self, open_: Callable[[], Coroutine[Any, Any, Http2Connection | None]]) -> None:
+        """Create an empty pool; `open_` opens one connection."""
         self._open = open_
-        self._connections: list[Connection] = []
-        self._opening: asyncio.Task[Connection | None] | None = None
+        self._connections: list[Http2Connection] = []
+        self._opening: asyncio.Task[Http2Connection | None] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def connection(self) -> Connection | None:
-        """One with room, or one that ended at once; None when the push service speaks no HTTP/2. Raises Unreachable."""
+    async def acquire(self) -> Http2Connection | None:
+        """Return an available connection, opening one if necessary.
+
+        The returned connection may already be closing. Returns None when the push service does not support HTTP/2.
+
+        Raises:
+            ConnectFailed: no connection could be made, or none was available in time.
+        """
         while True:
             for connection in self._connections:
-                if connection.has_room:
+                if connection.is_available:
                     return connection
-            self._connections = [one for one in self._connections if not one.is_over]
+            self._connections = [connection for connection in self._connections if not connection.is_closing]
             if len(self._connections) >= MAX_CONNECTIONS:
-                await self._room()
+                await self._wait_for_stream()
                 continue
             if self._opening is None:
-                self._opening = asyncio.create_task(self._open_one())
-            # One may give up waiting while others still want it.
-            made = await asyncio.shield(self._opening)
-            if made is None or made.is_over:
-                return made
+                self._opening = asyncio.create_task(self._open_connection())
+            # Shielded, because other requests wait for the same connection attempt.
+            connection = await asyncio.shield(self._opening)
+            if connection is None or connection.is_closing:
+                return connection
 
-    def left(self) -> None:
-        """A message has been answered, or given up: there is room for one more."""
+    def release(self) -> None:
+        """Wake one waiting request: a stream was freed."""
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
@@ -212,69 +235,88 @@ class Pool:
                 return
 
     async def close(self) -> None:
+        """Close all connections."""
         if self._opening is not None:
             self._opening.cancel()
         await asyncio.gather(*(connection.close() for connection in self._connections))
 
-    async def _room(self) -> None:
+    async def _wait_for_stream(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         try:
-            async with asyncio.timeout(ROOM_S):
+            async with asyncio.timeout(POOL_TIMEOUT_S):
                 await waiter
         except TimeoutError:
-            raise Unreachable(NetworkFault("timeout")) from None
+            raise ConnectFailed(NetworkFault("timeout")) from None
 
-    async def _open_one(self) -> Connection | None:
+    async def _open_connection(self) -> Http2Connection | None:
         try:
-            made = await self._open()
+            connection = await self._open()
         finally:
             self._opening = None
-        if made is not None:
-            self._connections.append(made)
-        return made
+        if connection is not None:
+            self._connections.append(connection)
+        return connection
 
 
 async def connect(
-    name: str, port: int, context: ssl.SSLContext, address: str | None, *, connect_s: float, answer_s: float
-) -> Connection | None:
-    """A connection that speaks HTTP/2; None when the push service speaks only HTTP/1.1. Raises Unreachable.
+    name: str,
+    port: int,
+    context: ssl.SSLContext,
+    address: str | None,
+    *,
+    connect_timeout_s: float,
+    response_timeout_s: float,
+) -> Http2Connection | None:
+    """Open an HTTP/2 connection; return None when the push service supports only HTTP/1.1.
 
-    `address`: the one to connect to, instead of what the name leads to.
+    Args:
+        name: host name, for SNI and certificate verification.
+        port: TCP port.
+        context: TLS context with ALPN set.
+        address: connect to this IP address instead of resolving `name`.
+        connect_timeout_s: limit for resolution, TCP and TLS together.
+        response_timeout_s: limit for each response on the connection.
+
+    Raises:
+        ConnectFailed: no connection could be made.
     """
     try:
-        async with asyncio.timeout(connect_s):
-            return await _tls(await _tcp(name if address is None else address, port), name, context, answer_s)
+        async with asyncio.timeout(connect_timeout_s):
+            sock = await _open_tcp(name if address is None else address, port)
+            return await _start_tls(sock, name, context, response_timeout_s)
     except TimeoutError:
-        raise Unreachable(NetworkFault("connect", "timed out")) from None
+        raise ConnectFailed(NetworkFault("connect", "timed out")) from None
 
 
-async def _tcp(host: str, port: int) -> socket.socket:
+async def _open_tcp(host: str, port: int) -> socket.socket:
     loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:
-        raise Unreachable(NetworkFault("request")) from None
+        raise ConnectFailed(NetworkFault("request")) from None
     except OSError as error:
-        raise Unreachable(NetworkFault("dns", error.strerror or "")) from None
+        raise ConnectFailed(NetworkFault("dns", error.strerror or "")) from None
     try:
         return await aiohappyeyeballs.start_connection(
-            found, happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1, loop=loop
+            addresses, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY_S, interleave=1, loop=loop
         )
     except OSError as error:
-        # Not in asyncio's words, which name the address.
-        raise Unreachable(NetworkFault("connect", os.strerror(error.errno) if error.errno else "")) from None
-    except RuntimeError:  # what uvloop may make of an attempt that was called off
-        raise Unreachable(NetworkFault("connect")) from None
+        # asyncio's own message contains the address; this one does not.
+        raise ConnectFailed(NetworkFault("connect", os.strerror(error.errno) if error.errno else "")) from None
+    except RuntimeError:  # uvloop may raise this for a cancelled attempt
+        raise ConnectFailed(NetworkFault("connect")) from None
 
 
-async def _tls(sock: socket.socket, name: str, context: ssl.SSLContext, answer_s: float) -> Connection | None:
+async def _start_tls(
+    sock: socket.socket, name: str, context: ssl.SSLContext, response_timeout_s: float
+) -> Http2Connection | None:
     try:
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(answer_s), sock=sock, ssl=context, server_hostname=name
+            lambda: Http2Connection(response_timeout_s), sock=sock, ssl=context, server_hostname=name
         )
     except ssl.SSLError as error:
-        raise Unreachable(NetworkFault("tls", error.reason or "")) from None
+        raise ConnectFailed(NetworkFault("tls", error.reason or "")) from None
     except OSError as error:
-        raise Unreachable(NetworkFault("tls", os.strerror(error.errno) if error.errno else "")) from None
-    return connection if connection.speaks else None
+        raise ConnectFailed(NetworkFault("tls", os.strerror(error.errno) if error.errno else "")) from None
+    return connection if connection.negotiated_http2 else None

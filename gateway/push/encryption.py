@@ -1,7 +1,7 @@
-"""Encrypt a message for one browser, and check the keys a browser hands over (RFC 8291, RFC 8188).
+"""Message encryption for one browser and validation of its keys (RFC 8291, RFC 8188).
 
-`cryptography` is used directly because this runs once per delivery: the elliptic curve is two thirds of the
-cost, and a general library spends as much again around it. A test holds the result to http_ece and pywebpush.
+This module uses `cryptography` directly because it runs once per delivery: the elliptic curve is two thirds of the
+cost, and a general Web Push library would add as much again. A test compares the result with http_ece and pywebpush.
 """
 
 import os
@@ -27,14 +27,14 @@ POINT_SIZE = 65
 AUTH_SIZE = 16
 SALT_SIZE = 16
 HEADER_SIZE = SALT_SIZE + 4 + 1 + POINT_SIZE
+# Octets of plain text: header, padding delimiter and tag fill the rest of the 4,096.
 MAX_PAYLOAD = RECORD_SIZE - HEADER_SIZE - 1 - 16
-"""3,993 octets of plain text: header, padding delimiter and tag fill the rest of the 4,096."""
 
 _CURVE = SECP256R1()
 _ECDH = ECDH()
 _SIZES = RECORD_SIZE.to_bytes(4, "big") + bytes([POINT_SIZE])
-# RFC 8188 section 2: 2 ends the last record, and ours is the only one.
-_LAST_RECORD = b"\x02"
+# RFC 8188 section 2: padding delimiter 2 marks the last record; there is only one.
+_LAST_RECORD_DELIMITER = b"\x02"
 # One HKDF block each (RFC 5869 section 2.3), hence the counter octet 1 at the end.
 _KEY_INFO = b"WebPush: info\0"
 _CEK_INFO = b"Content-Encoding: aes128gcm\0\x01"
@@ -42,40 +42,50 @@ _NONCE_INFO = b"Content-Encoding: nonce\0\x01"
 _INNER_PAD = bytes(octet ^ 0x36 for octet in range(256))
 _OUTER_PAD = bytes(octet ^ 0x5C for octet in range(256))
 _SALTS = (
-    drawn[at : at + SALT_SIZE]
-    # Drawn many at a time: a system call for each would hand the interpreter's lock to another thread and back.
-    for drawn in iter(lambda: os.urandom(SALT_SIZE * 1024), b"")
-    for at in range(0, len(drawn), SALT_SIZE)
+    block[at : at + SALT_SIZE]
+    # One system call per 1,024 salts: each call releases the GIL and takes it again.
+    for block in iter(lambda: os.urandom(SALT_SIZE * 1024), b"")
+    for at in range(0, len(block), SALT_SIZE)
 )
-# P-256 is y² = x³ - 3x + b over the integers modulo p (SP 800-186, section 3.2.1.3). Asked this way a point takes a
-# quarter of the library's time, which matters to imports; a test holds the answer to the library's.
+# P-256 is y² = x³ - 3x + b over the integers modulo p (SP 800-186, section 3.2.1.3). Checking the equation here takes a
+# quarter of the library's time, which matters to imports; a test compares the result with the library's.
 _P = 2**256 - 2**224 + 2**192 + 2**96 - 1
 _B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 
 
-class Keys(Protocol):
-    """A browser's: of a `Subscription`, or of whatever else has them at hand."""
+class SubscriptionKeys(Protocol):
+    """The public key and authentication secret of a browser (RFC 8291 section 2)."""
 
     @property
-    def p256dh(self) -> bytes: ...
+    def p256dh(self) -> bytes:
+        """Return the uncompressed P-256 point, 65 octets."""
+
     @property
-    def auth(self) -> bytes: ...
+    def auth(self) -> bytes:
+        """Return the authentication secret, 16 octets."""
 
 
 def encrypt(
     payload: bytes,
-    subscription: Keys,
+    subscription: SubscriptionKeys,
     *,
     salt: bytes | None = None,
     ephemeral: EllipticCurvePrivateKey | None = None,
 ) -> bytes:
-    """Encrypt a message so that only this browser can read it (RFC 8291, aes128gcm).
+    """Encrypt a message for one browser (RFC 8291, aes128gcm).
 
-    The body is an 86-octet header, the payload, 1 octet of padding and a 16-octet tag,
-    so 3,993 octets of payload fill the 4,096 every push service must accept (section 4).
-    Raises PayloadTooLarge above that. The subscription's keys must have passed `check_keys`.
-    `salt` and `ephemeral` are for known-answer tests; both must be fresh for every message.
+    The body is an 86-octet header, the payload, 1 octet of padding and a 16-octet tag, so 3,993 octets of payload fill
+    the 4,096 that every push service must accept (section 4).
+
+    Args:
+        payload: plain text.
+        subscription: keys that passed `check_keys`.
+        salt: for known-answer tests only; must be fresh for every message.
+        ephemeral: for known-answer tests only; must be fresh for every message.
+
+    Raises:
+        PayloadTooLarge: the payload is longer than 3,993 octets.
     """
     if len(payload) > MAX_PAYLOAD:
         raise PayloadTooLarge(len(payload), MAX_PAYLOAD)
@@ -83,33 +93,36 @@ def encrypt(
         ephemeral = generate_private_key(_CURVE)
     if salt is None:
         salt = next(_SALTS)
-    theirs = subscription.p256dh
-    ours = ephemeral.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    shared = ephemeral.exchange(_ECDH, EllipticCurvePublicKey.from_encoded_point(_CURVE, theirs))
-    secret = _hmac(_hmac(subscription.auth, shared), _KEY_INFO + theirs + ours + b"\x01")
-    prk = _hmac(salt, secret)
-    key = _hmac(prk, _CEK_INFO)[:16]
+    ua_public = subscription.p256dh
+    as_public = ephemeral.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    ecdh_secret = ephemeral.exchange(_ECDH, EllipticCurvePublicKey.from_encoded_point(_CURVE, ua_public))
+    ikm = _hmac(_hmac(subscription.auth, ecdh_secret), _KEY_INFO + ua_public + as_public + b"\x01")
+    prk = _hmac(salt, ikm)
+    cek = _hmac(prk, _CEK_INFO)[:16]
     nonce = _hmac(prk, _NONCE_INFO)[:12]
-    return salt + _SIZES + ours + AESGCM(key).encrypt(nonce, payload + _LAST_RECORD, None)
+    return salt + _SIZES + as_public + AESGCM(cek).encrypt(nonce, payload + _LAST_RECORD_DELIMITER, None)
 
 
 def _hmac(key: bytes, message: bytes) -> bytes:
-    """HMAC-SHA256 (RFC 2104) for keys of at most 64 octets: half the cost of the library's, five times a message."""
+    """Return HMAC-SHA256 (RFC 2104) for a key of at most 64 octets.
+
+    It takes half the time of the library's and runs five times per message.
+    """
     padded = key.ljust(64, b"\0")
     return sha256(padded.translate(_OUTER_PAD) + sha256(padded.translate(_INNER_PAD) + message).digest()).digest()
 
 
 def check_keys(p256dh: bytes, auth: bytes) -> list[FieldError]:
-    """Every fault of a subscription's keys, with pointers `/p256dh` and `/auth` (RFC 8291 section 2)."""
-    faults = []
-    if (fault := _point_fault(p256dh)) is not None:
-        faults.append(FieldError("/p256dh", fault))
+    """Return all errors of a subscription's keys, with pointers `/p256dh` and `/auth` (RFC 8291 section 2)."""
+    errors = []
+    if (message := _point_error(p256dh)) is not None:
+        errors.append(FieldError("/p256dh", message))
     if len(auth) != AUTH_SIZE:
-        faults.append(FieldError("/auth", f"must be {AUTH_SIZE} octets; this is {len(auth)}"))
-    return faults
+        errors.append(FieldError("/auth", f"must be {AUTH_SIZE} octets; this is {len(auth)}"))
+    return errors
 
 
-def _point_fault(point: bytes) -> str | None:
+def _point_error(point: bytes) -> str | None:
     if len(point) != POINT_SIZE:
         return f"must be a P-256 point of {POINT_SIZE} octets, uncompressed; this is {len(point)}"
     if point[0] != 4:
@@ -121,7 +134,11 @@ def _point_fault(point: bytes) -> str | None:
 
 
 def decode_base64url(text: str) -> bytes:
-    """The octets of base64url text, with or without padding. Raises ValueError on anything else."""
+    """Decode base64url text, with or without padding.
+
+    Raises:
+        ValueError: the text is not base64url.
+    """
     if not _BASE64URL.fullmatch(text):
         raise ValueError("is not base64url text")
     bare = text.rstrip("=")
@@ -131,5 +148,5 @@ def decode_base64url(text: str) -> bytes:
 
 
 def encode_base64url(octets: bytes) -> str:
-    """Without padding, as RFC 8291 and RFC 8292 write keys."""
+    """Encode as base64url without padding, as RFC 8291 and RFC 8292 write keys."""
     return urlsafe_b64encode(octets).rstrip(b"=").decode()

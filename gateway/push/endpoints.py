@@ -1,8 +1,8 @@
-"""Which endpoints this gateway may post to.
+"""Endpoint policy: which push service hosts this gateway may post to.
 
-An endpoint comes from a web page, so without a policy anyone could make the gateway post into the operator's
-network. Hosts are matched as names, never by a regular expression or after resolving them, and the accepted
-form is narrow enough that no two URL parsers can read it differently.
+An endpoint comes from a web page. Without a policy, anyone could make the gateway send requests into the operator's
+network. Hosts are compared as names, never by regular expression or after resolution, and the accepted syntax is
+narrow enough that no two URL parsers interpret it differently.
 """
 
 import re
@@ -19,8 +19,8 @@ VENDORS = {
     "*.push.apple.com": "Apple",
     "*.notify.windows.com": "WNS",
 }
-MAX_LENGTH = 2048
-_REMEMBERED = 10_000
+MAX_ENDPOINT_LENGTH = 2048
+_MAX_CACHED_ORIGINS = 10_000
 
 # The characters of RFC 3986 and no others: no space, control character, backslash, quote, bracket or brace.
 _PATH_CHARACTERS = r"[A-Za-z0-9\-._~:/@!$&'()*+,;=%?]*"
@@ -28,14 +28,18 @@ _URL = re.compile(rf"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*
 _REST = re.compile(_PATH_CHARACTERS)
 _AUTHORITY = re.compile(r"(?P<host>[^:\[\]]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-# What URL parsers take for an IPv4 address: a last label that is a number, decimal or hexadecimal (WHATWG URL 3.5).
+# URL parsers read a host as an IPv4 address if its last label is a decimal or hexadecimal number (WHATWG URL 3.5).
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
 class Endpoint(NamedTuple):
-    """`url` is canonical: store this one. `origin` is VAPID's `aud`; `host` names the push service in log and metrics,
-    with the port when it is not the default one."""
+    """A checked endpoint.
+
+    `url` is canonical: store this one. `origin` is VAPID's `aud`. `host` names the push service in log and metrics,
+    with
+    the port when it is not the default one.
+    """
 
     url: str
     origin: str
@@ -57,75 +61,91 @@ class _Server(NamedTuple):
 
 
 class EndpointPolicy:
-    """The four vendors' hosts, and what the operator adds.
+    """Allowed push services: the hosts of the four vendors, and the operator's additions.
 
     An addition is `push.example.org`, `*.example.org` (any name below it, not itself), or a whole origin such as
-    `http://127.0.0.1:9090`, which allows exactly that origin, plain http and loopback included.
-    Raises ValueError naming the first addition that is none of these.
+    `http://127.0.0.1:9090`, which allows exactly that origin, including plain http and loopback.
+
+    Raises:
+        ValueError: an addition has none of these forms; the message contains it.
     """
 
     def __init__(self, extra: Iterable[str] = ()) -> None:
+        """Parse the additions."""
         self._hosts: set[str] = set()
         self._suffixes: tuple[str, ...] = ()
         self._origins: set[str] = set()
         for entry in (*VENDORS, *extra):
-            self._allow(entry.strip())
-        self._known: dict[str, tuple[str, str]] = {}
+            self._add_entry(entry.strip())
+        self._cached_origins: dict[str, tuple[str, str]] = {}
 
     def check(self, endpoint: str) -> Endpoint:
-        """The endpoint in canonical form. Raises EndpointNotAllowed, which says why but never repeats the endpoint."""
-        if len(endpoint) > MAX_LENGTH:
-            raise EndpointNotAllowed(f"the endpoint is longer than {MAX_LENGTH} characters")
-        found = _URL.fullmatch(endpoint)
-        if found is None:
-            raise EndpointNotAllowed(_malformation(endpoint))
-        scheme, authority, path = found.groups()
-        asked = f"{scheme}://{authority}"
-        known = self._known.get(asked)
-        if known is None:
-            server = self._admit(scheme.lower(), authority)
-            known = (server.origin, server.host)
-            if len(self._known) < _REMEMBERED:
-                self._known[asked] = known
-        return Endpoint(known[0] + path, *known)
+        """Return the endpoint in canonical form.
 
-    def check_again(self, endpoint: str) -> str:
-        """The origin of an endpoint that was canonical when it was stored. Raises EndpointNotAllowed."""
+        Raises:
+            EndpointNotAllowed: the message says why and never contains the endpoint.
+        """
+        if len(endpoint) > MAX_ENDPOINT_LENGTH:
+            raise EndpointNotAllowed(f"the endpoint is longer than {MAX_ENDPOINT_LENGTH} characters")
+        match = _URL.fullmatch(endpoint)
+        if match is None:
+            raise EndpointNotAllowed(_describe_malformed(endpoint))
+        scheme, authority, path = match.groups()
+        authority_part = f"{scheme}://{authority}"
+        cached = self._cached_origins.get(authority_part)
+        if cached is None:
+            server = self._check_server(scheme.lower(), authority)
+            cached = (server.origin, server.host)
+            if len(self._cached_origins) < _MAX_CACHED_ORIGINS:
+                self._cached_origins[authority_part] = cached
+        return Endpoint(cached[0] + path, *cached)
+
+    def check_stored(self, endpoint: str) -> str:
+        """Return the origin of a stored (canonical) endpoint.
+
+        Raises:
+            EndpointNotAllowed: the policy no longer allows it.
+        """
         end = endpoint.find("/", 8)
         origin = endpoint[:end]
-        if origin not in self._known or end < 0 or not _REST.fullmatch(endpoint, end) or len(endpoint) > MAX_LENGTH:
+        if (
+            origin not in self._cached_origins
+            or end < 0
+            or not _REST.fullmatch(endpoint, end)
+            or len(endpoint) > MAX_ENDPOINT_LENGTH
+        ):
             return self.check(endpoint).origin
         return origin
 
-    def only_by_suffix(self, origin: str) -> bool:
-        """Whether this origin, which is allowed, is so only as one of many that a `*.suffix` allows."""
+    def is_wildcard_only(self, origin: str) -> bool:
+        """Return whether only a `*.suffix` entry allows this origin. The origin must be allowed."""
         return origin not in self._origins and origin.partition("://")[2] not in self._hosts
 
-    def _admit(self, scheme: str, authority: str) -> _Server:
+    def _check_server(self, scheme: str, authority: str) -> _Server:
         server = _parse_server(scheme, authority)
         if server.origin in self._origins:
             return server
         if scheme != "https":
-            raise EndpointNotAllowed("the endpoint must be an https: address")
-        if fault := _name_fault(server.name):
-            raise EndpointNotAllowed(fault)
+            raise EndpointNotAllowed("the endpoint must be an https: URL")
+        if message := _name_error(server.name):
+            raise EndpointNotAllowed(message)
         if server.name not in self._hosts and not server.name.endswith(self._suffixes):
             raise EndpointNotAllowed(f"{server.name} is not among the push services this gateway may call")
         if server.port != 443:
             raise EndpointNotAllowed(f"the endpoint's port must be 443, not {server.port}")
         return server
 
-    def _allow(self, entry: str) -> None:
+    def _add_entry(self, entry: str) -> None:
         if "://" in entry:
             scheme, _, authority = entry.lower().partition("://")
             try:
                 self._origins.add(_parse_server(scheme, authority.removesuffix("/")).origin)
-            except EndpointNotAllowed as refusal:
-                raise ValueError(f"push host {entry!r}: {refusal.detail}") from None
+            except EndpointNotAllowed as error:
+                raise ValueError(f"push host {entry!r}: {error.detail}") from None
             return
         name = entry.lower().removeprefix("*.")
-        if fault := _name_fault(name):
-            raise ValueError(f"push host {entry!r} is neither a host name, *.suffix nor an origin: {fault}")
+        if message := _name_error(name):
+            raise ValueError(f"push host {entry!r} is neither a host name, *.suffix nor an origin: {message}")
         if not entry.startswith("*."):
             self._hosts.add(name)
         elif "." in name:
@@ -134,9 +154,9 @@ class EndpointPolicy:
             raise ValueError(f"push host {entry!r} would allow a whole top-level domain")
 
 
-@lru_cache(maxsize=_REMEMBERED)
-def vendor(host: str) -> str:
-    """What people call a push service: FCM, Mozilla, Apple, WNS, or the host itself."""
+@lru_cache(maxsize=_MAX_CACHED_ORIGINS)
+def vendor_name(host: str) -> str:
+    """Return the vendor of a push service (FCM, Mozilla, Apple, WNS), or the host itself."""
     for pattern, name in VENDORS.items():
         if host == pattern or (pattern[0] == "*" and host.endswith(pattern[1:])):
             return name
@@ -145,33 +165,33 @@ def vendor(host: str) -> str:
 
 def _parse_server(scheme: str, authority: str) -> _Server:
     if scheme not in _DEFAULT_PORTS:
-        raise EndpointNotAllowed("the address must begin with https://")
+        raise EndpointNotAllowed("the URL must begin with https://")
     if "@" in authority:
-        raise EndpointNotAllowed("the address must not carry a user name or password")
-    found = _AUTHORITY.fullmatch(authority.lower())
-    if found is None:
-        raise EndpointNotAllowed("the address names no host, or a malformed one")
-    name = found["host"]
+        raise EndpointNotAllowed("the URL must not contain a user name or password")
+    match = _AUTHORITY.fullmatch(authority.lower())
+    if match is None:
+        raise EndpointNotAllowed("the URL has no host, or a malformed one")
+    name = match["host"]
     if name[0] != "[" and not all(_LABEL.fullmatch(label) for label in name.split(".")):
-        raise EndpointNotAllowed("the address's host is not a plain DNS name")
-    port = int(found["port"] or _DEFAULT_PORTS[scheme])
+        raise EndpointNotAllowed("the host of the URL is not a plain DNS name")
+    port = int(match["port"] or _DEFAULT_PORTS[scheme])
     if not 0 < port < 65536:
-        raise EndpointNotAllowed("the address's port is out of range")
+        raise EndpointNotAllowed("the port of the URL is out of range")
     return _Server(scheme, name, port)
 
 
-def _name_fault(name: str) -> str | None:
+def _name_error(name: str) -> str | None:
     labels = name.split(".")
     if name.startswith("[") or _NUMBER.fullmatch(labels[-1]):
-        return "an IP address is not a push service's name"
+        return "an IP address is not allowed as a push service"
     if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        return "it is not a plain DNS name"
+        return "not a plain DNS name"
     return None
 
 
-def _malformation(endpoint: str) -> str:
+def _describe_malformed(endpoint: str) -> str:
     if not endpoint.isascii() or not endpoint.isprintable() or set(endpoint) & set(' \\"<>^`{|}'):
-        return "the endpoint holds characters that no URL may hold"
+        return "the endpoint contains characters that are not valid in a URL"
     if "://" not in endpoint:
         return "the endpoint is not an absolute URL"
     if "#" in endpoint:

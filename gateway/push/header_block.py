@@ -1,8 +1,9 @@
-"""Header blocks of HTTP/2 (HPACK, RFC 7541), as far as posting messages needs them.
+"""Header compression for HTTP/2 (HPACK, RFC 7541), as far as posting push messages needs it.
 
-The general library would cost as much for each message as its encryption. Here what all messages of an application have
-in common is written once and then told by an octet a field; and we allow push services no table of their own, so that
-a block of theirs means the same whatever came before it, and all that nobody asks for is passed over unread.
+A general HPACK library would cost as much per message as the encryption. Here, fields that all messages of an
+application
+share are encoded once and afterwards take one octet each. Push services are allowed no dynamic table, so each of
+their header blocks stands alone, and fields that the gateway does not use are skipped without decoding.
 """
 
 from collections import OrderedDict
@@ -17,8 +18,8 @@ from gateway.domain.bounded_cache import put
 
 Field = tuple[bytes, bytes]
 
+# Size in octets of the dynamic table for our requests, unless the push service allows less (RFC 9113 section 6.5.2).
 TABLE_SIZE = 4096
-"""Octets of our requests' fields that a push service remembers, unless it wants fewer (RFC 9113 section 6.5.2)."""
 
 _STATIC: tuple[Field, ...] = HeaderTable.STATIC_TABLE
 _LAST_STATIC = len(_STATIC)
@@ -26,119 +27,141 @@ _STATIC_FIELDS = {field: index for index, field in reversed([*enumerate(_STATIC,
 _STATIC_NAMES = {name: index for index, (name, _) in reversed([*enumerate(_STATIC, 1)])}
 _STATUS = _STATIC_NAMES[b":status"]
 _STATUSES = {index: int(value) for index, (name, value) in enumerate(_STATIC, 1) if name == b":status"}
-# RFC 7541 section 4.1: what an entry is taken to need beside its octets.
-_ENTRY = 32
+# RFC 7541 section 4.1: overhead counted for each table entry.
+_ENTRY_OVERHEAD = 32
 _METHOD = bytes([0x80 | _STATIC_FIELDS[b":method", b"POST"]])
-# Never to be remembered by anyone on the way (section 7.1.3): an endpoint is a secret.
+# Literal never indexed (section 7.1.3): an endpoint is a secret, so intermediaries must not store it either.
 _PATH = bytes([0x10 | _STATIC_NAMES[b":path"]])
 _TTL = b"\x00\x03ttl"
-_MAX_INTEGER = 28
+_MAX_INTEGER_SHIFT = 28
 _MAX_BLOCKS = 256
 
 
-def _integer(value: int, bits: int, first: int = 0) -> bytes:
-    """Section 5.1. `bits`: of the first octet, whose other bits are `first`."""
-    most = (1 << bits) - 1
-    if value < most:
+def _encode_integer(value: int, bits: int, first: int = 0) -> bytes:
+    """Encode an integer (section 5.1) in the low `bits` bits of the first octet, whose other bits are `first`."""
+    limit = (1 << bits) - 1
+    if value < limit:
         return bytes([first | value])
-    octets = [first | most]
-    value -= most
+    octets = [first | limit]
+    value -= limit
     while value >= 0x80:
         octets.append(value & 0x7F | 0x80)
         value >>= 7
     return bytes([*octets, value])
 
 
-def _string(octets: bytes) -> bytes:
-    """Section 5.2, not compressed: what is long is sent once, or is random."""
-    return _integer(len(octets), 7) + octets
+def _encode_string(octets: bytes) -> bytes:
+    """Encode a string literal without Huffman coding (section 5.2): long values are sent once, or are random."""
+    return _encode_integer(len(octets), 7) + octets
 
 
-_CONTENT_LENGTH = _integer(_STATIC_NAMES[b"content-length"], 4)
+_CONTENT_LENGTH = _encode_integer(_STATIC_NAMES[b"content-length"], 4)
 
 
-class Writer:
-    """The requests of one connection, whose table of fields grows with what is told in them."""
+class HeaderEncoder:
+    """Encoder for the requests of one connection, with its dynamic table."""
 
     def __init__(self) -> None:
+        """Start with an empty dynamic table."""
         self._size = TABLE_SIZE
         self._used = 0
-        self._told = 0
+        self._insert_count = 0
+        # Insertion number of each entry; the first entry ever inserted has number 1.
         self._table: OrderedDict[Field, int] = OrderedDict()
-        """The number of each entry, counted from the first that was ever told."""
+        # Encoded blocks by their fields; valid until the next insertion into the table.
         self._blocks: dict[tuple[Field, ...], bytes] = {}
-        """What says these fields as long as nothing more is told."""
-        self._resized = b""
+        self._size_update = b""
 
-    def post(self, path: bytes, fields: tuple[Field, ...], ttl: int, length: int) -> bytes:
-        """The block of a POST. `fields`: in order, `:scheme` and `:authority` first. `length`: of the body."""
+    def encode_post(self, path: bytes, fields: tuple[Field, ...], ttl: int, length: int) -> bytes:
+        """Return the header block of a POST.
+
+        Args:
+            path: the `:path`.
+            fields: in order, `:scheme` and `:authority` first.
+            ttl: the TTL header, in seconds.
+            length: the content length, in octets.
+        """
         block = self._blocks.get(fields)
         if block is None:
-            block = self._write(fields)
-        resized, self._resized = self._resized, b""
+            block = self._encode_fields(fields)
+        size_update, self._size_update = self._size_update, b""
         ttl_, length_ = str(ttl).encode(), str(length).encode()
         return b"".join(
-            (resized, _METHOD, _PATH, _string(path), block, _TTL, _string(ttl_), _CONTENT_LENGTH, _string(length_))
+            (
+                size_update,
+                _METHOD,
+                _PATH,
+                _encode_string(path),
+                block,
+                _TTL,
+                _encode_string(ttl_),
+                _CONTENT_LENGTH,
+                _encode_string(length_),
+            )
         )
 
-    def allow(self, size: int) -> None:
-        """The push service remembers no more than so many octets (SETTINGS_HEADER_TABLE_SIZE)."""
+    def limit_table_size(self, size: int) -> None:
+        """Apply the push service's limit in octets (SETTINGS_HEADER_TABLE_SIZE)."""
         if size < self._size:
             self._size = size
-            self._make_room(0)
+            self._evict_for(0)
             self._blocks.clear()
-            self._resized = _integer(size, 5, 0x20)
+            self._size_update = _encode_integer(size, 5, 0x20)
 
-    def _write(self, fields: tuple[Field, ...]) -> bytes:
-        told = self._told
-        block = b"".join(map(self._field, fields))
-        if told == self._told:
+    def _encode_fields(self, fields: tuple[Field, ...]) -> bytes:
+        count_before = self._insert_count
+        block = b"".join(map(self._encode_field, fields))
+        if count_before == self._insert_count:
             put(self._blocks, fields, block, _MAX_BLOCKS)
         else:
             self._blocks.clear()
         return block
 
-    def _field(self, field: Field) -> bytes:
+    def _encode_field(self, field: Field) -> bytes:
         if (index := _STATIC_FIELDS.get(field)) is not None:
-            return _integer(index, 7, 0x80)
+            return _encode_integer(index, 7, 0x80)
         if (number := self._table.get(field)) is not None:
-            return _integer(_LAST_STATIC + 1 + self._told - number, 7, 0x80)
+            return _encode_integer(_LAST_STATIC + 1 + self._insert_count - number, 7, 0x80)
         name, value = field
         index = _STATIC_NAMES.get(name, 0)
-        rest = _string(value) if index else _string(name) + _string(value)
-        size = len(name) + len(value) + _ENTRY
+        rest = _encode_string(value) if index else _encode_string(name) + _encode_string(value)
+        size = len(name) + len(value) + _ENTRY_OVERHEAD
         if size > self._size:
-            return _integer(index, 4) + rest
-        self._make_room(size)
-        self._told += 1
-        self._table[field] = self._told
+            return _encode_integer(index, 4) + rest
+        self._evict_for(size)
+        self._insert_count += 1
+        self._table[field] = self._insert_count
         self._used += size
-        return _integer(index, 6, 0x40) + rest
+        return _encode_integer(index, 6, 0x40) + rest
 
-    def _make_room(self, size: int) -> None:
+    def _evict_for(self, size: int) -> None:
         while self._used + size > self._size:
             (name, value), _ = self._table.popitem(last=False)
-            self._used -= len(name) + len(value) + _ENTRY
+            self._used -= len(name) + len(value) + _ENTRY_OVERHEAD
 
 
-class Reader:
-    """Answers: the status, and the headers of these names (lower-case)."""
+class HeaderDecoder:
+    """Decoder for responses: the status, and the headers with these lower-case names."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
+        """Precompute the encoded forms of the names."""
         huffman = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH)
         encoded = [(name, name.encode()) for name in names]
         self._by_index = {_STATIC_NAMES[raw]: name for name, raw in encoded if raw in _STATIC_NAMES}
-        # As they are written, compressed or not, which the first bit before their length tells apart.
+        # Keyed by the Huffman flag (the first bit of the length octet) and the encoded name.
         self._by_name = {(0, raw): name for name, raw in encoded} | {
             (0x80, huffman.encode(raw)): name for name, raw in encoded
         }
 
-    def read(self, block: bytes) -> tuple[int, dict[str, str]]:
-        """(status, headers). Raises ValueError for what is no header block of an answer.
+    def decode(self, block: bytes) -> tuple[int, dict[str, str]]:
+        """Return (status, headers).
 
-        A value that is no plain text is left out: the status has arrived, and a garbled header must not undo it.
+        A value that is not printable ASCII is skipped: the status is valid and a garbled header must not discard it.
+
+        Raises:
+            ValueError: not a valid header block of a response.
         """
-        status, found, at, end = 0, {}, 0, len(block)
+        status, headers, at, end = 0, {}, 0, len(block)
         try:
             while at < end:
                 first = block[at]
@@ -147,16 +170,16 @@ class Reader:
                     if index in _STATUSES:
                         status = _STATUSES[index]
                     elif not 0 < index <= _LAST_STATIC:
-                        raise ValueError("a field of a table that we do not allow")
+                        raise ValueError("a field of a dynamic table, which is disabled")
                     continue
                 if first & 0x60 == 0x20:
                     size, at = _read_integer(block, at, 0x1F)
                     if size:
-                        raise ValueError("a table that we do not allow")
+                        raise ValueError("a dynamic table, which is disabled")
                     continue
                 index, at = _read_integer(block, at, 0x3F if first & 0x40 else 0x0F)
                 if index > _LAST_STATIC:
-                    raise ValueError("a name of a table that we do not allow")
+                    raise ValueError("a name of a dynamic table, which is disabled")
                 if index:
                     name = self._by_index.get(index)
                 else:
@@ -168,20 +191,20 @@ class Reader:
                 length, start = _read_integer(block, at, 0x7F)
                 at = start + length
                 if index in _STATUSES:
-                    status = _status(_value(compressed, block[start:at]))
-                elif name is not None and (value := _value(compressed, block[start:at])) is not None:
-                    found[name] = value
+                    status = _parse_status(_decode_value(compressed, block[start:at]))
+                elif name is not None and (value := _decode_value(compressed, block[start:at])) is not None:
+                    headers[name] = value
         except IndexError:
             at = end + 1
         if at > end:
-            raise ValueError("a header block breaks off")
+            raise ValueError("the header block is truncated")
         if not status:
-            raise ValueError("an answer without a status")
-        return status, found
+            raise ValueError("a response without a status")
+        return status, headers
 
 
 def _read_integer(block: bytes, at: int, mask: int) -> tuple[int, int]:
-    """(value, where it ends)."""
+    """Return (value, offset after it)."""
     value = block[at] & mask
     at += 1
     if value < mask:
@@ -194,11 +217,11 @@ def _read_integer(block: bytes, at: int, mask: int) -> tuple[int, int]:
         if octet < 0x80:
             return value, at
         shift += 7
-        if shift > _MAX_INTEGER:
-            raise ValueError("an integer without end")
+        if shift > _MAX_INTEGER_SHIFT:
+            raise ValueError("an integer is too long")
 
 
-def _value(compressed: int, octets: bytes) -> str | None:
+def _decode_value(compressed: int, octets: bytes) -> str | None:
     try:
         text = (decode_huffman(octets) if compressed else octets).decode("ascii")
     except (HPACKDecodingError, UnicodeDecodeError):
@@ -206,7 +229,7 @@ def _value(compressed: int, octets: bytes) -> str | None:
     return text if text.isprintable() else None
 
 
-def _status(text: str | None) -> int:
+def _parse_status(text: str | None) -> int:
     if text is None or len(text) != len("201") or not text.isdigit():
-        raise ValueError("a status that is no number")
+        raise ValueError("the status is not a number")
     return int(text)

@@ -1,7 +1,8 @@
-"""Post over HTTP/1.1, for push services that speak nothing newer.
+"""HTTP/1.1 client for push services without HTTP/2.
 
-pyreqwest, because an HTTP client in Python costs several times as much. What a push service could do to us is
-bounded here: no redirect, proxy, cookie or decompression, a deadline, and 4 KiB of any body.
+It uses pyreqwest because an HTTP client in Python costs several times as much. The resources that a push service can
+use
+are bounded: no redirects, proxies, cookies or decompression, a deadline, and 4 KiB of any body.
 """
 
 import asyncio
@@ -19,10 +20,10 @@ from gateway.push.responses import (
     FaultKind,
     HttpReply,
     NetworkFault,
-    headers_of,
+    relevant_headers,
 )
 
-# Each message in flight has a connection of its own, and so many are kept for the next messages.
+# HTTP/1.1 needs one connection per request in flight; this many idle ones stay open for later requests.
 MAX_IDLE = 100
 
 
@@ -34,7 +35,15 @@ def open_client(
     idle_timeout: timedelta,
     pinned: tuple[str, str] | None = None,
 ) -> Client:
-    """`certificates`: DER, trusted beside the system's. `pinned`: (name, the one address that it leads to)."""
+    """Create the HTTP/1.1 client.
+
+    Args:
+        certificates: DER, trusted in addition to the system's.
+        timeout: limit for one request.
+        connect_timeout: limit for connecting.
+        idle_timeout: how long an idle connection stays open.
+        pinned: (host name, the only IP address to connect to for it).
+    """
     builder = (
         ClientBuilder()
         .http1_only()
@@ -57,35 +66,36 @@ def open_client(
 
 
 async def post(client: Client, endpoint: str, headers: Mapping[str, str], body: bytes) -> HttpReply | NetworkFault:
-    # Others make their messages before the first is posted: so these reach the client's own thread in bursts, and it
-    # is woken once for several of them.
+    """Post one message; failures are returned, not raised."""
+    # Let other senders prepare their messages first: requests then reach the client's thread in bursts, which wakes it
+    # once for several of them.
     await asyncio.sleep(0)
     try:
         request = client.post(endpoint).headers(dict(headers)).body_bytes(body)
-        # No read-ahead: the status counts even when the body never ends.
+        # No read-ahead: the status counts even if the body never ends.
         async with request.streamed_read_buffer_limit(0).build_streamed() as response:
             status = response.status
-            told = b"" if status == CREATED else await _read(response)
-            return HttpReply(status, _headers(response), told)
+            content = b"" if status == CREATED else await _read_body(response)
+            return HttpReply(status, _headers(response), content)
     except (PyreqwestError, ValueError) as error:
         return _fault(error)
 
 
 def _headers(response: Response) -> dict[str, str]:
-    found = {}
-    for name in headers_of(response.status):
+    headers = {}
+    for name in relevant_headers(response.status):
         try:
             value = response.get_header(name)
         except ValueError:
-            # Octets that are no text. The status has arrived, and a garbled header must not undo it.
+            # Not text. The status is valid and a garbled header must not discard it.
             continue
         if value is not None and len(value) <= MAX_HEADER_LENGTH:
-            found[name] = value
-    return found
+            headers[name] = value
+    return headers
 
 
-async def _read(response: Response) -> bytes:
-    """The start of the body. One that breaks off is no fault: the status has already said what counts."""
+async def _read_body(response: Response) -> bytes:
+    """Read the start of the body. A truncated body is not an error: the status is what matters."""
     try:
         return bytes(await response.body_reader.read(MAX_BODY_OCTETS) or b"")
     except PyreqwestError:
@@ -93,9 +103,9 @@ async def _read(response: Response) -> bytes:
 
 
 def _fault(error: PyreqwestError | ValueError) -> NetworkFault:
-    # The first cause names the URL, and an endpoint is as good as a key: only what comes after it is told.
-    told = error.details["causes"] or [] if isinstance(error, DetailedPyreqwestError) else []
-    causes = [cause["message"] for cause in told[1:]]
+    # The first cause contains the URL, and an endpoint is a secret: report only the causes after it.
+    details = error.details["causes"] or [] if isinstance(error, DetailedPyreqwestError) else []
+    causes = [cause["message"] for cause in details[1:]]
     detail = causes[-1] if causes else ""
     return NetworkFault(_kind(error, " ".join(causes).lower()), detail if "://" not in detail else "")
 

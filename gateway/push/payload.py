@@ -1,7 +1,8 @@
-"""Render a notification as Declarative Web Push JSON (W3C Push API, 'declarative push message').
+"""Renders a notification as Declarative Web Push JSON (W3C Push API, 'declarative push message').
 
-Safari shows it with no script; elsewhere our service worker reads the same JSON. It is rendered once per notification:
-only the receipt token differs from device to device, so it stands last and is spliced between two octet strings.
+Safari displays it without a script; in other browsers the service worker reads the same JSON. It is rendered once per
+notification: only the receipt token differs between devices, so the token comes last and is inserted between two octet
+strings.
 """
 
 import json
@@ -22,11 +23,14 @@ class PayloadTemplate:
 
     @property
     def size(self) -> int:
-        """Octets without the receipt token, which adds its own length."""
+        """Return the length in octets without the receipt token."""
         return len(self.prefix) + len(self.suffix)
 
     def fill(self, receipt: str) -> bytes:
-        """The plain text for one device. `receipt` is base64url-like: ASCII that JSON need not escape."""
+        """Return the plain text for one device.
+
+        `receipt` is base64url-like: ASCII without characters that JSON must escape.
+        """
         return self.prefix + receipt.encode("ascii") + self.suffix
 
 
@@ -38,11 +42,15 @@ def compose(
     receipts_url: str | None,
     default_url: str | None = None,
 ) -> PayloadTemplate:
-    """Render validated content. `content` is the API's Content: title, body, url, icon, image, badge, actions
-    [{action, title, url}], data, silent, require_interaction, app_badge.
+    """Render validated content.
 
-    A `url` that is missing or relative is resolved against `default_url` (absolute). What the service worker needs
-    of ours is `data.gateway`: `id`, `receipts` (absolute URL of POST /v1/receipts, or null) and `receipt`.
+    Args:
+        content: the API's Content: title, body, url, icon, image, badge, actions [{action, title, url}], data, silent,
+            require_interaction, app_badge. A missing or relative `url` is resolved against `default_url`.
+        tag: replaces a displayed notification with the same tag.
+        notification_id: becomes `data.gateway.id`, which the service worker reads.
+        receipts_url: absolute URL of POST /v1/receipts, or None; becomes `data.gateway.receipts`.
+        default_url: absolute URL.
     """
     navigate = urljoin(default_url or "", content.get("url") or "")
     notification: dict[str, Any] = {"title": content["title"], "navigate": navigate, "tag": tag}
@@ -68,9 +76,9 @@ def compose(
 
 def _action(action: Mapping[str, Any], navigate: str) -> dict[str, Any]:
     url = action.get("url")
-    shown = {
+    item = {
         "action": action["action"],
         "title": action["title"],
         "navigate": urljoin(navigate, url) if url else navigate,
     }
-    return shown | ({"icon": action["icon"]} if action.get("icon") else {})
+    return item | ({"icon": action["icon"]} if action.get("icon") else {})

@@ -1,8 +1,8 @@
-"""Where the hosts are that are allowed only as some of many (`*.example.org`).
+"""Resolves and pins addresses of hosts that are allowed only by a wildcard (`*.example.org`).
 
-Whoever may make a name below such a suffix could have it lead into the operator's own network, today or only at the
-second look. So such a name is resolved here, all of what it leads to must be of the public internet, and one of these
-addresses is what is connected to. Hosts that are allowed by their exact name are trusted.
+Anyone who can create a name below the suffix could point it into the operator's network, now or on a later lookup. Such
+a name is therefore resolved here, all its addresses must be public, and the client connects to one of them. Hosts that
+are allowed by their exact name are trusted.
 """
 
 import asyncio
@@ -16,60 +16,71 @@ from typing import NamedTuple
 
 from gateway.domain.public_addresses import is_global
 
-KEPT_S = 60.0
+# How long a resolved address is used.
+PIN_TTL_S = 60.0
+# Maximum number of pinned hosts, and of origins with open connections.
 MAX_PINS = 256
-"""Hosts whose addresses are remembered, and connections kept, at a time."""
 
-Find = Callable[[str], Awaitable[Sequence[str]]]
-"""The addresses of a name. Raises OSError when it has none."""
+# Returns the addresses of a name. Raises OSError when it has none.
+Resolver = Callable[[str], Awaitable[Sequence[str]]]
 
 
 class NotPublic(Exception):
-    """A name leads to an address that is not of the public internet."""
+    """A name resolves to an address outside the public internet."""
 
 
-async def find(name: str) -> Sequence[str]:
-    """As the system resolves it."""
-    found = await asyncio.get_running_loop().getaddrinfo(
+async def resolve(name: str) -> Sequence[str]:
+    """Resolve a name with the system's resolver."""
+    addresses = await asyncio.get_running_loop().getaddrinfo(
         name, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
     )
-    return [str(address[0]) for *_, address in found]
+    return [str(address[0]) for *_, address in addresses]
 
 
-class _Held(NamedTuple):
-    ends: float
+class _Pin(NamedTuple):
+    expires_at: float
     address: asyncio.Future[str]
 
 
 class AddressPins:
-    def __init__(self, find: Find = find, clock: Callable[[], float] = time.monotonic) -> None:
-        self._find, self._clock = find, clock
-        self._held: OrderedDict[str, _Held] = OrderedDict()
+    """Cache of one checked address per host name."""
+
+    def __init__(self, resolver: Resolver = resolve, clock: Callable[[], float] = time.monotonic) -> None:
+        """Create an empty cache; `clock` is in seconds."""
+        self._resolver, self._clock = resolver, clock
+        self._pins: OrderedDict[str, _Pin] = OrderedDict()
 
     async def address(self, name: str) -> str:
-        """The one to connect to, the same for `KEPT_S`. Raises NotPublic, and OSError when there is none."""
-        held = self._held.get(name)
-        if held is None or held.ends <= self._clock():
-            held = self._held[name] = _Held(self._clock() + KEPT_S, asyncio.ensure_future(self._look(name, held)))
-            if len(self._held) > MAX_PINS:
-                self._held.popitem(last=False)
-        self._held.move_to_end(name)
+        """Return the address to connect to. It stays the same for PIN_TTL_S.
+
+        Raises:
+            NotPublic: an address of the name is not public.
+            OSError: the name cannot be resolved.
+        """
+        pin = self._pins.get(name)
+        if pin is None or pin.expires_at <= self._clock():
+            pin = self._pins[name] = _Pin(
+                self._clock() + PIN_TTL_S, asyncio.ensure_future(self._resolve_checked(name, pin))
+            )
+            if len(self._pins) > MAX_PINS:
+                self._pins.popitem(last=False)
+        self._pins.move_to_end(name)
         try:
-            # One may give up waiting while others still want to know.
-            return await asyncio.shield(held.address)
+            # Shielded, because other requests wait for the same lookup.
+            return await asyncio.shield(pin.address)
         except OSError:
             self.forget(name)
             raise
 
     def forget(self, name: str) -> None:
-        """Look again next time: nothing could be had from there."""
-        self._held.pop(name, None)
+        """Discard the address, so that the next call resolves the name again."""
+        self._pins.pop(name, None)
 
-    async def _look(self, name: str, before: _Held | None) -> str:
-        """The same as before when the name still leads there, so that the connection is kept."""
-        found = await self._find(name)
-        if not all(is_global(ip_address(address)) for address in found):
+    async def _resolve_checked(self, name: str, previous: _Pin | None) -> str:
+        """Resolve and check; keep the previous address if it is still valid, so that its connection is reused."""
+        addresses = await self._resolver(name)
+        if not all(is_global(ip_address(address)) for address in addresses):
             raise NotPublic
-        if before is not None and before.address.done() and before.address.exception() is None:
-            found = [address for address in found if address == before.address.result()] or found
-        return random.choice(found)  # noqa: S311 - any of them
+        if previous is not None and previous.address.done() and previous.address.exception() is None:
+            addresses = [address for address in addresses if address == previous.address.result()] or addresses
+        return random.choice(addresses)  # noqa: S311 - any of them

@@ -9,7 +9,7 @@ from gateway.domain.delivery import OutcomeName
 from gateway.domain.job import Job
 from gateway.domain.job_payload import Recipient
 from gateway.domain.notification import Notification
-from gateway.push.endpoints import vendor
+from gateway.push.endpoints import vendor_name
 from gateway.service.pipeline.push_sender import SendResult
 
 # A span takes longer than all else that is done for a message, and alerts would wait for those of a campaign. Nor does
@@ -26,7 +26,7 @@ def count(job: Job, notification: Notification | None, batch: Sequence[tuple[Rec
     if tracing.on():
         _trace(job, batch)
     for (host, outcome), several in answers.items():
-        service = vendor(host)
+        service = vendor_name(host)
         metrics.attempts(service, outcome).inc(len(several))
         metrics.ATTEMPT_SECONDS.observe((service,), [sent.duration_ms / 1000 for sent in several])
     if answers and job.attempts == 0 and notification is not None and not _is_held_back(notification):
@@ -52,7 +52,7 @@ def _trace(job: Job, batch: Iterable[tuple[Recipient, SendResult]]) -> None:
             said["http.response.status_code"] = sent.status
         failed = sent.outcome.name != OutcomeName.ACCEPTED
         tracing.past(
-            f"POST {vendor(target.host)}",
+            f"POST {vendor_name(target.host)}",
             said,
             began_s=sent.at.timestamp(),
             seconds=sent.duration_ms / 1000,

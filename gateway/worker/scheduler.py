@@ -24,7 +24,7 @@ import structlog
 from gateway import metrics
 from gateway.domain.job import CHUNK
 from gateway.domain.notification import Lane
-from gateway.push.endpoints import vendor
+from gateway.push.endpoints import vendor_name
 from gateway.worker.concurrency import ConcurrencyLimit
 from gateway.worker.host_limiter import Feedback, HostLimiter
 
@@ -131,7 +131,7 @@ class SendScheduler(Generic[L]):
             def total() -> metrics.Reading:
                 found: dict[metrics.Labels, float] = {}
                 for stop in self._stops.values():
-                    labels = (vendor(stop.host.name),)
+                    labels = (vendor_name(stop.host.name),)
                     found[labels] = found.get(labels, 0.0) + read(stop.host)
                 return found
 
@@ -357,7 +357,7 @@ class SendScheduler(Generic[L]):
         if not host.probe_at:
             log.warning("host.answers_again", host=host.name, after_s=round(now - host.opened_at, 1))
         elif not was_open:
-            metrics.BREAKER_OPENED.labels(vendor(host.name)).inc()
+            metrics.BREAKER_OPENED.labels(vendor_name(host.name)).inc()
             log.error("host.unreachable", host=host.name, paused_s=host.pause)
         if host.probe_at:
             self._clear(stop, now)

@@ -13,7 +13,7 @@ from gateway.domain.delivery import OutcomeName
 from gateway.domain.errors import NotFound
 from gateway.domain.notification import Kind, Notification, Progress, Status
 from gateway.domain.schedule import DEVICE
-from gateway.push.endpoints import vendor
+from gateway.push.endpoints import vendor_name
 from gateway.queue import postgres as queue
 from gateway.records import notifications
 from gateway.records.audiences import make_room, reachable
@@ -146,7 +146,7 @@ def delivery(entry: reader.LogEntry) -> dict[str, Any]:
         "device_id": ids.format_id(ids.DEVICE, row.device_id),
         "user_id": row.user_id,
         "host": row.host,
-        "push_service": vendor(row.host) if row.host else None,
+        "push_service": vendor_name(row.host) if row.host else None,
         "outcome": row.outcome,
         "variant": row.variant,
         "status": row.status,

@@ -101,7 +101,7 @@ class PushSender:
         if (end := terminal_outcome(post, target, now)) is not None:
             return SendResult(end)
         try:
-            origin = self._policy.check_again(target.endpoint)
+            origin = self._policy.check_stored(target.endpoint)
         except EndpointNotAllowed as refusal:
             return SendResult(Rejected(refusal.detail))
         place = (target.vapid_key_id, origin)
@@ -125,7 +125,7 @@ class PushSender:
             ttl=min(post.ttl, max(0, int(post.expires - now))),
             urgency=post.urgency,
             topic=topic,
-            authorization=self._signer.header(key, subject, origin, now),
+            authorization=self._signer.authorization_header(key, subject, origin, now),
         )
         at = datetime.fromtimestamp(now, UTC)
         outcome = _classify_key_refusal(trust, classify(answer, at), target.refusals, now, origin)

@@ -9,7 +9,7 @@ from uuid import UUID
 from gateway.domain import clock
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.notification import Lane
-from gateway.push.endpoints import vendor
+from gateway.push.endpoints import vendor_name
 from gateway.records.delivery_log import reader, statistics
 from gateway.records.postgres.engine import Connection, Row
 
@@ -38,12 +38,12 @@ async def summarize(
         if row.whole or row.host is None:
             continue
         if row.at in newest and row.outcome in ANSWERS:
-            answering.add(vendor(row.host))
+            answering.add(vendor_name(row.host))
         found[row.at][row.host, row.outcome] = row.deliveries
     for at, counts in found.items():
         for (host, outcome), estimated in _scaled(counts, settled[at]).items():
             by_step[at][outcome] += estimated
-            mix.setdefault(vendor(host), Counter())[outcome] += estimated
+            mix.setdefault(vendor_name(host), Counter())[outcome] += estimated
     return {
         "since": since,
         "until": until,

@@ -68,7 +68,7 @@ def test_a_granted_ttl_that_is_no_number_is_unknown(ttl: str) -> None:
 def test_404_and_410_mean_the_subscription_is_gone(answer: PushResponse, known: str) -> None:
     outcome = classify(answer, NOW)
     assert isinstance(outcome, Gone)
-    assert outcome.cause.startswith("the push service says the subscription no longer exists (")
+    assert outcome.cause.startswith("the push service reports that the subscription no longer exists (")
     assert known in outcome.cause
 
 
@@ -189,7 +189,7 @@ def test_our_own_mistakes_are_rejected_in_plain_words_and_cost_no_device(answer:
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
 def test_a_redirect_is_rejected(status: int) -> None:
     outcome = classify(PushResponse(status, {"location": "http://169.254.169.254/"}), NOW)
-    assert outcome == Rejected(f"the push service answered with a redirect, which is never followed ({status})")
+    assert outcome == Rejected(f"the push service responded with a redirect, which is never followed ({status})")
 
 
 @pytest.mark.parametrize("kind", get_args(FaultKind))

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.domain.errors import EndpointNotAllowed
-from gateway.push.endpoints import Endpoint, EndpointPolicy, vendor
+from gateway.push.endpoints import Endpoint, EndpointPolicy, vendor_name
 
 VENDORS_ONLY = EndpointPolicy()
 
@@ -24,7 +24,7 @@ VENDORS_ONLY = EndpointPolicy()
 )
 def test_the_four_vendors_are_allowed(endpoint: str, host: str, name: str) -> None:
     assert VENDORS_ONLY.check(endpoint) == Endpoint(endpoint, f"https://{host}", host)
-    assert vendor(host) == name
+    assert vendor_name(host) == name
 
 
 def test_an_endpoint_is_stored_in_canonical_form() -> None:
@@ -146,27 +146,27 @@ def test_a_hostile_endpoint_that_was_stored_all_the_same_is_refused_again(endpoi
     policy = EndpointPolicy()
     policy.check("https://fcm.googleapis.com/x")
     with pytest.raises(EndpointNotAllowed):
-        policy.check_again(endpoint)
+        policy.check_stored(endpoint)
 
 
 def test_a_stored_endpoint_is_still_allowed_at_another_process() -> None:
-    assert EndpointPolicy().check_again("https://fcm.googleapis.com/fcm/send/a:b?c") == "https://fcm.googleapis.com"
+    assert EndpointPolicy().check_stored("https://fcm.googleapis.com/fcm/send/a:b?c") == "https://fcm.googleapis.com"
 
 
 def test_hosts_that_only_a_suffix_allows_are_known_as_such() -> None:
     policy = EndpointPolicy(["*.example.org", "push.example.org", "https://up.example.org:8443"])
-    assert policy.only_by_suffix("https://other.example.org")
+    assert policy.is_wildcard_only("https://other.example.org")
     for sure in ("https://push.example.org", "https://up.example.org:8443", "https://fcm.googleapis.com"):
-        assert not policy.only_by_suffix(sure)
-    assert not policy.only_by_suffix("https://web.push.apple.com")
-    assert policy.only_by_suffix("https://other.push.apple.com")
-    assert policy.only_by_suffix("https://wns2-par02p.notify.windows.com")
+        assert not policy.is_wildcard_only(sure)
+    assert not policy.is_wildcard_only("https://web.push.apple.com")
+    assert policy.is_wildcard_only("https://other.push.apple.com")
+    assert policy.is_wildcard_only("https://wns2-par02p.notify.windows.com")
 
 
 @pytest.mark.parametrize(
     ("endpoint", "words"),
     [
-        ("http://fcm.googleapis.com/x", "must be an https: address"),
+        ("http://fcm.googleapis.com/x", "must be an https: URL"),
         ("https://example.com/x", "example.com is not among the push services"),
         ("https://a@fcm.googleapis.com/x", "user name"),
         ("https://fcm.googleapis.com/x#y", "fragment"),
@@ -175,7 +175,7 @@ def test_hosts_that_only_a_suffix_allows_are_known_as_such() -> None:
         ("https://[::1]/x", "IP address"),
         ("https://fcm.googleapis.com./x", "not a plain DNS name"),
         ("https://fcm.googleapis.com", "no path"),
-        ("https://fcm.googleapis.com/a b", "no URL may hold"),
+        ("https://fcm.googleapis.com/a b", "not valid in a URL"),
         ("https://fcm.googleapis.com/" + "x" * 2048, "longer than 2048"),
         ("/fcm/send/x", "not an absolute URL"),
     ],
@@ -284,6 +284,6 @@ def test_a_malformed_addition_is_refused_by_name(entry: str) -> None:
 
 
 def test_a_host_that_is_no_vendors_goes_by_its_own_name() -> None:
-    assert vendor("push.example.org") == "push.example.org"
-    assert vendor("evilpush.apple.com") == "evilpush.apple.com"
-    assert vendor("127.0.0.1:9090") == "127.0.0.1:9090"
+    assert vendor_name("push.example.org") == "push.example.org"
+    assert vendor_name("evilpush.apple.com") == "evilpush.apple.com"
+    assert vendor_name("127.0.0.1:9090") == "127.0.0.1:9090"

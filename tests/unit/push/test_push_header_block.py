@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.push.header_block import TABLE_SIZE, Reader, Writer
+from gateway.push.header_block import TABLE_SIZE, HeaderDecoder, HeaderEncoder
 
 FIELDS = ((b":scheme", b"https"), (b":authority", b"push.example.org"), (b"urgency", b"high"), (b"topic", b"T" * 32))
 NAMES = ("location", "ttl", "retry-after", "x-wns-status")
@@ -24,20 +24,20 @@ def test_any_run_of_requests_reads_as_it_was_meant(
     posts: list[tuple[int, bytes, int, int]], data: st.DataObject
 ) -> None:
     """With more applications than the table holds, and a push service that wants a smaller one in the middle."""
-    writer, decoder = Writer(), hpack.Decoder()
+    writer, decoder = HeaderEncoder(), hpack.Decoder()
     for which, path, ttl, length in posts:
         if data.draw(st.integers(0, 9)) == 0:
             size = data.draw(st.sampled_from([0, 100, 1000, TABLE_SIZE, 2 * TABLE_SIZE]))
-            writer.allow(size)
+            writer.limit_table_size(size)
             decoder.max_allowed_table_size = min(size, decoder.max_allowed_table_size)
         fields = (*FIELDS, (b"authorization", b"vapid t=%d" % which + b"x" * 700))
-        block = writer.post(path, fields, ttl, length)
+        block = writer.encode_post(path, fields, ttl, length)
         assert decoder.decode(block, raw=True) == told(fields, path, ttl, length)
 
 
 def test_what_was_told_once_takes_an_octet_a_field_and_the_path_is_remembered_by_nobody() -> None:
-    writer, decoder = Writer(), hpack.Decoder()
-    first, second, third = (writer.post(b"/secret", FIELDS, 60, 300) for _ in range(3))
+    writer, decoder = HeaderEncoder(), hpack.Decoder()
+    first, second, third = (writer.encode_post(b"/secret", FIELDS, 60, 300) for _ in range(3))
     assert (len(second), second) == (len(b"/secret") + 2 + 1 + len(FIELDS) + 8 + 6, third)
     assert len(first) > 2 * len(second)
     [path] = [field for field in decoder.decode(first, raw=True) if field[0] == b":path"]
@@ -57,13 +57,13 @@ def test_any_answer_is_read_for_what_is_asked(status: int, headers: list[tuple[s
     encoder.header_table_size = 0
     block = encoder.encode([(":status", str(status)), *((name, value) for name, value in headers)], huffman=huffman)
     wanted = {name: value.decode() for name, value in headers if name in NAMES}
-    assert Reader(NAMES).read(block) == (status, wanted)
+    assert HeaderDecoder(NAMES).decode(block) == (status, wanted)
 
 
 def test_a_value_that_is_no_text_is_left_out() -> None:
     encoder = hpack.Encoder()
     block = encoder.encode([(":status", "201"), ("location", b"/\xe4\xff"), ("ttl", b"5\n"), ("retry-after", "3")])
-    assert Reader(NAMES).read(block) == (201, {"retry-after": "3"})
+    assert HeaderDecoder(NAMES).decode(block) == (201, {"retry-after": "3"})
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,13 @@ def test_a_value_that_is_no_text_is_left_out() -> None:
 )
 def test_what_is_no_block_of_an_answer_is_refused(block: bytes) -> None:
     with pytest.raises(ValueError, match=r"\w"):
-        Reader(NAMES).read(block)
+        HeaderDecoder(NAMES).decode(block)
 
 
 @given(st.binary(max_size=200))
 def test_no_octets_do_worse_than_be_refused(block: bytes) -> None:
     try:
-        status, headers = Reader(NAMES).read(block)
+        status, headers = HeaderDecoder(NAMES).decode(block)
     except ValueError:
         return
     assert 0 <= status <= 999

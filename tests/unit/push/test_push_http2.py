@@ -28,10 +28,10 @@ from gateway.push.http2 import (
     RST_STREAM,
     SETTINGS,
     WINDOW_UPDATE,
-    Answered,
-    Session,
-    Violation,
-    frame,
+    Http2Session,
+    ProtocolError,
+    ResponseFuture,
+    build_frame,
 )
 from gateway.push.responses import HttpReply, NetworkFault
 
@@ -50,7 +50,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 class Peer:
     """A push service's end of the session, by the h2 library, which is strict."""
 
-    def __init__(self, session: Session, **wanted: int) -> None:
+    def __init__(self, session: Http2Session, **wanted: int) -> None:
         self.session = session
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         codes = h2.settings.SettingCodes
@@ -66,8 +66,8 @@ class Peer:
 
     def talk(self) -> None:
         while True:
-            said = b"".join(self.session.out)
-            self.session.out.clear()
+            said = b"".join(self.session.outgoing)
+            self.session.outgoing.clear()
             self._hear(said)
             told = self.h2.data_to_send()
             if not said and not told:
@@ -95,14 +95,16 @@ class Peer:
             self.h2.send_data(id_, body, end_stream=True)
 
 
-def post(session: Session, loop: asyncio.AbstractEventLoop, body: bytes = b"sealed", deadline: float = 30) -> Answered:
-    answered: Answered = loop.create_future()
+def post(
+    session: Http2Session, loop: asyncio.AbstractEventLoop, body: bytes = b"sealed", deadline: float = 30
+) -> ResponseFuture:
+    answered: ResponseFuture = loop.create_future()
     session.post(b"/p/1?a=b", FIELDS, 60, body, answered, deadline)
     return answered
 
 
 def test_messages_are_posted_and_answered_in_any_order(loop: asyncio.AbstractEventLoop) -> None:
-    session = Session()
+    session = Http2Session()
     peer = Peer(session)
     answers = [post(session, loop, b"x" * size) for size in (1, 4096, 300)]
     peer.talk()
@@ -128,7 +130,7 @@ def test_messages_are_posted_and_answered_in_any_order(loop: asyncio.AbstractEve
 
 
 def test_thousands_go_over_one_connection_whose_windows_are_refilled(loop: asyncio.AbstractEventLoop) -> None:
-    session = Session()
+    session = Http2Session()
     peer = Peer(session)
     for number in range(2000):
         answered = post(session, loop, b"x" * 4000)
@@ -142,7 +144,7 @@ def test_thousands_go_over_one_connection_whose_windows_are_refilled(loop: async
 
 @pytest.mark.parametrize("window", [0, 1, 1000, 5000])
 def test_a_body_waits_until_it_is_taken(loop: asyncio.AbstractEventLoop, window: int) -> None:
-    session = Session()
+    session = Http2Session()
     peer = Peer(session, INITIAL_WINDOW_SIZE=window)
     peer.refills = False
     peer.talk()
@@ -159,7 +161,7 @@ def test_a_body_waits_until_it_is_taken(loop: asyncio.AbstractEventLoop, window:
 
 
 def test_all_together_send_no_more_than_the_connection_takes(loop: asyncio.AbstractEventLoop) -> None:
-    session = Session()
+    session = Http2Session()
     peer = Peer(session)
     peer.refills = False
     for _ in range(40):
@@ -173,22 +175,22 @@ def test_all_together_send_no_more_than_the_connection_takes(loop: asyncio.Abstr
 
 
 def test_it_has_room_for_as_many_as_the_push_service_takes(loop: asyncio.AbstractEventLoop) -> None:
-    session = Session()
+    session = Http2Session()
     peer = Peer(session, MAX_CONCURRENT_STREAMS=2)
     peer.talk()
     post(session, loop)
-    assert session.has_room
+    assert session.has_capacity
     post(session, loop)
-    assert not session.has_room
+    assert not session.has_capacity
     peer.talk()
     peer.answer(1, [(":status", "201")])
     peer.talk()
-    assert session.has_room
+    assert session.has_capacity
 
 
 def test_the_status_counts_without_the_rest(loop: asyncio.AbstractEventLoop) -> None:
     """The body is waited for, but not for more than is read of it, and not for ever."""
-    session = Session()
+    session = Http2Session()
     peer = Peer(session)
     early, endless, broken, late = (post(session, loop, deadline=deadline) for deadline in (1, 1, 1, 5))
     peer.talk()
@@ -211,7 +213,7 @@ def test_the_status_counts_without_the_rest(loop: asyncio.AbstractEventLoop) -> 
 
 
 def test_trailers_and_early_hints_change_nothing(loop: asyncio.AbstractEventLoop) -> None:
-    session = Session()
+    session = Http2Session()
     peer = Peer(session)
     answered = post(session, loop)
     peer.talk()
@@ -226,17 +228,17 @@ def test_trailers_and_early_hints_change_nothing(loop: asyncio.AbstractEventLoop
 
 
 def test_what_was_not_looked_at_may_be_sent_again(loop: asyncio.AbstractEventLoop) -> None:
-    session = Session()
+    session = Http2Session()
     peer = Peer(session)
     first, refused, reset, last = (post(session, loop) for _ in range(4))
     peer.talk()
     peer.h2.reset_stream(3, h2.errors.ErrorCodes.REFUSED_STREAM)
     peer.h2.reset_stream(5, h2.errors.ErrorCodes.INTERNAL_ERROR)
     peer.talk()
-    peer.session.receive(frame(GOAWAY, 0, 0, struct.pack("!II", 5, 0) + b"bye"))
+    peer.session.receive(build_frame(GOAWAY, 0, 0, struct.pack("!II", 5, 0) + b"bye"))
     assert (refused.result(), last.result()) == (None, None)
     assert reset.result() == NetworkFault("reset", "HTTP/2 error 2")
-    assert (session.ending, session.has_room, first.done()) == (True, False, False)
+    assert (session.is_closing, session.has_capacity, first.done()) == (True, False, False)
     peer.answer(1, [(":status", "201")])
     session.receive(peer.h2.data_to_send())
     assert first.result() == HttpReply(201, {})
@@ -244,7 +246,7 @@ def test_what_was_not_looked_at_may_be_sent_again(loop: asyncio.AbstractEventLoo
 
 
 def test_what_was_cancelled_is_not_waited_for(loop: asyncio.AbstractEventLoop) -> None:
-    session = Session()
+    session = Http2Session()
     peer = Peer(session)
     peer.refills = False
     for _ in range(17):
@@ -260,7 +262,7 @@ def test_what_was_cancelled_is_not_waited_for(loop: asyncio.AbstractEventLoop) -
 
 
 def test_the_end_of_the_connection_is_a_reset_of_all_that_has_no_status(loop: asyncio.AbstractEventLoop) -> None:
-    session = Session()
+    session = Http2Session()
     peer = Peer(session)
     known, unknown = post(session, loop), post(session, loop)
     peer.talk()
@@ -268,64 +270,66 @@ def test_the_end_of_the_connection_is_a_reset_of_all_that_has_no_status(loop: as
     peer.talk()
     session.end()
     assert known.result() == HttpReply(400, {})
-    assert unknown.result() == http2.ENDED
-    assert not session.has_room
+    assert unknown.result() == http2.CONNECTION_CLOSED
+    assert not session.has_capacity
 
 
 def test_padding_priority_and_continued_headers_are_read(loop: asyncio.AbstractEventLoop) -> None:
-    session = Session()
+    session = Http2Session()
     answered = post(session, loop)
     head, rest = CREATED[:2], CREATED[2:]
-    session.receive(frame(HEADERS, PADDED | PRIORITY, 1, b"\x03" + bytes(5) + head + bytes(3)))
-    session.receive(frame(CONTINUATION, 0, 1, rest[:1]))
-    session.receive(frame(CONTINUATION, END_HEADERS, 1, rest[1:]))
-    session.receive(frame(DATA, PADDED | END_STREAM, 1, b"\x02{}" + bytes(2)))
+    session.receive(build_frame(HEADERS, PADDED | PRIORITY, 1, b"\x03" + bytes(5) + head + bytes(3)))
+    session.receive(build_frame(CONTINUATION, 0, 1, rest[:1]))
+    session.receive(build_frame(CONTINUATION, END_HEADERS, 1, rest[1:]))
+    session.receive(build_frame(DATA, PADDED | END_STREAM, 1, b"\x02{}" + bytes(2)))
     assert answered.result() == HttpReply(201, {}, b"{}")
     assert session.in_flight == 0
 
 
 def test_octets_may_come_one_by_one(loop: asyncio.AbstractEventLoop) -> None:
-    session = Session()
+    session = Http2Session()
     answered = post(session, loop)
-    session.out.clear()
+    session.outgoing.clear()
     for octet in (
-        frame(SETTINGS) + frame(PING, 0, 0, b"12345678") + frame(HEADERS, END_HEADERS | END_STREAM, 1, CREATED)
+        build_frame(SETTINGS)
+        + build_frame(PING, 0, 0, b"12345678")
+        + build_frame(HEADERS, END_HEADERS | END_STREAM, 1, CREATED)
     ):
         session.receive(bytes([octet]))
     assert answered.result() == HttpReply(201, {})
-    assert session.out == [frame(SETTINGS, ACK), frame(PING, ACK, 0, b"12345678")]
+    assert session.outgoing == [build_frame(SETTINGS, ACK), build_frame(PING, ACK, 0, b"12345678")]
 
 
 HOSTILE: dict[str, bytes] = {
     "a frame that is too long": (16_385).to_bytes(3) + bytes(6),
-    "headers of another's stream": frame(HEADERS, END_HEADERS, 2, CREATED),
-    "headers of a stream not begun": frame(HEADERS, END_HEADERS, 9, CREATED),
-    "headers that are none": frame(HEADERS, END_HEADERS, 1, b"\x48\x03"),
-    "headers with a table": frame(HEADERS, END_HEADERS, 1, b"\xbe"),
-    "headers broken off by data": frame(HEADERS, 0, 1, CREATED) + frame(DATA, 0, 1, b"x"),
-    "headers that never end": frame(HEADERS, 0, 1, CREATED) + 3 * frame(CONTINUATION, 0, 1, b"a" * 16_000),
-    "headers that go on with nothing": frame(HEADERS, 0, 1, CREATED) + frame(CONTINUATION, 0, 1),
-    "headers that did not begin": frame(CONTINUATION, END_HEADERS, 1, CREATED),
-    "more padding than frame": frame(HEADERS, END_HEADERS | PADDED, 1, b"\x09abc"),
-    "a body before its headers": frame(DATA, 0, 1, b"x"),
-    "a body of stream 0": frame(DATA, 0, 0, b"x"),
-    "settings of a wrong length": frame(SETTINGS, 0, 0, b"12345"),
-    "a window that is too large": frame(SETTINGS, 0, 0, struct.pack("!HI", 4, 2**31)),
-    "a window that overflows": frame(WINDOW_UPDATE, 0, 0, struct.pack("!I", 2**31 - 1)),
-    "a window that grows by nothing": frame(WINDOW_UPDATE, 0, 0, bytes(4)),
-    "a window of a wrong length": frame(WINDOW_UPDATE, 0, 0, bytes(3)),
-    "a ping of a wrong length": frame(PING, 0, 0, bytes(7)),
-    "a reset of a stream not begun": frame(RST_STREAM, 0, 3, bytes(4)),
-    "an end that is cut short": frame(GOAWAY, 0, 0, bytes(4)),
-    "a push": frame(PUSH_PROMISE, END_HEADERS, 1, bytes(4) + CREATED),
+    "headers of another's stream": build_frame(HEADERS, END_HEADERS, 2, CREATED),
+    "headers of a stream not begun": build_frame(HEADERS, END_HEADERS, 9, CREATED),
+    "headers that are none": build_frame(HEADERS, END_HEADERS, 1, b"\x48\x03"),
+    "headers with a table": build_frame(HEADERS, END_HEADERS, 1, b"\xbe"),
+    "headers broken off by data": build_frame(HEADERS, 0, 1, CREATED) + build_frame(DATA, 0, 1, b"x"),
+    "headers that never end": build_frame(HEADERS, 0, 1, CREATED) + 3 * build_frame(CONTINUATION, 0, 1, b"a" * 16_000),
+    "headers that go on with nothing": build_frame(HEADERS, 0, 1, CREATED) + build_frame(CONTINUATION, 0, 1),
+    "headers that did not begin": build_frame(CONTINUATION, END_HEADERS, 1, CREATED),
+    "more padding than frame": build_frame(HEADERS, END_HEADERS | PADDED, 1, b"\x09abc"),
+    "a body before its headers": build_frame(DATA, 0, 1, b"x"),
+    "a body of stream 0": build_frame(DATA, 0, 0, b"x"),
+    "settings of a wrong length": build_frame(SETTINGS, 0, 0, b"12345"),
+    "a window that is too large": build_frame(SETTINGS, 0, 0, struct.pack("!HI", 4, 2**31)),
+    "a window that overflows": build_frame(WINDOW_UPDATE, 0, 0, struct.pack("!I", 2**31 - 1)),
+    "a window that grows by nothing": build_frame(WINDOW_UPDATE, 0, 0, bytes(4)),
+    "a window of a wrong length": build_frame(WINDOW_UPDATE, 0, 0, bytes(3)),
+    "a ping of a wrong length": build_frame(PING, 0, 0, bytes(7)),
+    "a reset of a stream not begun": build_frame(RST_STREAM, 0, 3, bytes(4)),
+    "an end that is cut short": build_frame(GOAWAY, 0, 0, bytes(4)),
+    "a push": build_frame(PUSH_PROMISE, END_HEADERS, 1, bytes(4) + CREATED),
 }
 
 
 @pytest.mark.parametrize("octets", HOSTILE.values(), ids=HOSTILE.keys())
 def test_what_rfc_9113_does_not_allow_ends_the_connection(loop: asyncio.AbstractEventLoop, octets: bytes) -> None:
-    session = Session()
+    session = Http2Session()
     answered = post(session, loop)
-    with pytest.raises(Violation, match=r"\w"):
+    with pytest.raises(ProtocolError, match=r"\w"):
         session.receive(octets)
     assert not answered.done()
 
@@ -339,12 +343,12 @@ def test_what_rfc_9113_does_not_allow_ends_the_connection(loop: asyncio.Abstract
 @settings(max_examples=300)
 def test_no_frames_do_worse_than_end_the_connection(frames: list[tuple[int, int, int, bytes]]) -> None:
     loop = asyncio.new_event_loop()
-    session = Session()
+    session = Http2Session()
     answers = [post(session, loop, b"x" * 3000) for _ in range(2)]
     try:
         for kind, flags, stream, payload in frames:
-            session.receive(frame(kind, flags, stream, payload))
-    except Violation as violation:
+            session.receive(build_frame(kind, flags, stream, payload))
+    except ProtocolError as violation:
         session.end(NetworkFault("protocol", violation.detail), violation.code)
     session.expire(31)
     loop.close()

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from gateway.push import resolver
 from gateway.push.client import PushClient
-from gateway.push.resolver import KEPT_S, AddressPins, NotPublic
+from gateway.push.resolver import PIN_TTL_S, AddressPins, NotPublic
 from gateway.push.responses import NetworkFault, PushResponse, classify
 from tests.unit.push.test_push_client import http_server, post
 
@@ -71,7 +71,7 @@ async def test_a_name_that_leads_inside_is_not_connected_to(found: list[str]) ->
 
     async with http_server(handler) as origin:
         port = origin.rpartition(":")[2]
-        async with PushClient(unsure=lambda _: True, pins=AddressPins(Names(found))) as client:
+        async with PushClient(must_check_address=lambda _: True, pins=AddressPins(Names(found))) as client:
             answer = await post(client, f"http://evil.example.org:{port}/x")
     assert (answer, seen) == (PushResponse(None, duration_ms=answer.duration_ms, fault=NetworkFault("private")), [])
 
@@ -81,7 +81,7 @@ async def test_what_was_checked_is_what_is_connected_to(loopback_is_public: None
     names = Names(["127.0.0.1"])
     async with http_server(created) as origin:
         port = origin.rpartition(":")[2]
-        async with PushClient(unsure=lambda _: True, pins=AddressPins(names)) as client:
+        async with PushClient(must_check_address=lambda _: True, pins=AddressPins(names)) as client:
             answers = await asyncio.gather(*(post(client, f"http://a.example.invalid:{port}/{n}") for n in range(150)))
     assert {answer.status for answer in answers} == {201}
     assert names.asked == ["a.example.invalid"]
@@ -92,14 +92,14 @@ async def test_a_name_that_answers_differently_the_second_time_gains_nothing(loo
     clock, names = Clock(), Names(["127.0.0.1"], ["10.0.0.1"], ["127.0.0.1"])
     async with http_server(created) as origin:
         endpoint = f"http://rebinding.example.invalid:{origin.rpartition(':')[2]}/x"
-        async with PushClient(unsure=lambda _: True, pins=AddressPins(names, clock)) as client:
+        async with PushClient(must_check_address=lambda _: True, pins=AddressPins(names, clock)) as client:
             assert (await post(client, endpoint)).status == 201
-            clock.now += KEPT_S - 1
+            clock.now += PIN_TTL_S - 1
             assert (await post(client, endpoint)).status == 201
             clock.now += 1
             for _ in range(2):
                 assert (await post(client, endpoint)).fault == NetworkFault("private")
-            clock.now += KEPT_S
+            clock.now += PIN_TTL_S
             assert (await post(client, endpoint)).status == 201
     assert len(names.asked) == 3
 
@@ -108,7 +108,7 @@ async def test_a_name_that_cannot_be_resolved_is_asked_for_again(loopback_is_pub
     async with http_server(created) as origin:
         endpoint = f"http://a.example.invalid:{origin.rpartition(':')[2]}/x"
         names = Names(OSError("no such name"), ["127.0.0.1"])
-        async with PushClient(unsure=lambda _: True, pins=AddressPins(names)) as client:
+        async with PushClient(must_check_address=lambda _: True, pins=AddressPins(names)) as client:
             assert (await post(client, endpoint)).fault == NetworkFault("dns")
             assert (await post(client, endpoint)).status == 201
 
@@ -119,7 +119,7 @@ async def test_the_address_stays_the_same_while_the_name_still_leads_there() -> 
     found = []
     for _ in range(3):
         found.append(await held.address("a.example.org"))
-        clock.now += KEPT_S
+        clock.now += PIN_TTL_S
     assert found == ["8.8.8.8", "8.8.8.8", "1.1.1.1"]
 
 
@@ -137,9 +137,9 @@ async def test_many_names_are_not_remembered_for_ever() -> None:
     for n in range(resolver.MAX_PINS + 10):
         with pytest.raises(NotPublic):
             await held.address(f"{n}.example.org")
-    assert len(held._held) == resolver.MAX_PINS
+    assert len(held._pins) == resolver.MAX_PINS
 
 
 def test_the_log_says_that_the_name_leads_inside() -> None:
     outcome = classify(PushResponse(None, fault=NetworkFault("private")), datetime.now(UTC))
-    assert "not of the public internet" in outcome.cause
+    assert "outside the public internet" in outcome.cause

@@ -34,50 +34,50 @@ def claims(header: str) -> dict[str, object]:
 
 def test_the_token_says_who_to_whom_and_until_when() -> None:
     key, now = VapidKey.generate(), time.time()
-    header = VapidSigner().header(key, SUBJECT, ORIGIN, now)
+    header = VapidSigner().authorization_header(key, SUBJECT, ORIGIN, now)
     assert claims(header) == {"aud": ORIGIN, "sub": SUBJECT, "exp": int(now + 12 * HOUR)}
     assert jwt.get_unverified_header(parts(header)[0]) == {"typ": "JWT", "alg": "ES256"}
     assert parts(header)[1] == key.public_text
 
 
 def test_another_keys_signature_does_not_verify() -> None:
-    token, _ = parts(VapidSigner().header(VapidKey.generate(), SUBJECT, ORIGIN, time.time()))
+    token, _ = parts(VapidSigner().authorization_header(VapidKey.generate(), SUBJECT, ORIGIN, time.time()))
     with pytest.raises(jwt.InvalidSignatureError):
         jwt.decode(token, VapidKey.generate().private.public_key(), algorithms=["ES256"], audience=ORIGIN)
 
 
 def test_an_https_subject_that_py_vapid_refuses_is_signed() -> None:
-    header = VapidSigner().header(VapidKey.generate(), "https://example.com/contact", ORIGIN, time.time())
+    header = VapidSigner().authorization_header(VapidKey.generate(), "https://example.com/contact", ORIGIN, time.time())
     assert claims(header)["sub"] == "https://example.com/contact"
 
 
 def test_an_origin_with_a_port_is_signed() -> None:
-    header = VapidSigner().header(VapidKey.generate(), SUBJECT, "http://127.0.0.1:9090", time.time())
+    header = VapidSigner().authorization_header(VapidKey.generate(), SUBJECT, "http://127.0.0.1:9090", time.time())
     token, _ = parts(header)
     assert jwt.decode(token, options={"verify_signature": False})["aud"] == "http://127.0.0.1:9090"
 
 
 def test_a_header_is_reused_until_an_hour_before_it_expires() -> None:
     key, signer, now = VapidKey.generate(), VapidSigner(), time.time()
-    first = signer.header(key, SUBJECT, ORIGIN, now)
-    assert signer.header(key, SUBJECT, ORIGIN, now + 10.99 * HOUR) == first
-    renewed = signer.header(key, SUBJECT, ORIGIN, now + 11.01 * HOUR)
+    first = signer.authorization_header(key, SUBJECT, ORIGIN, now)
+    assert signer.authorization_header(key, SUBJECT, ORIGIN, now + 10.99 * HOUR) == first
+    renewed = signer.authorization_header(key, SUBJECT, ORIGIN, now + 11.01 * HOUR)
     assert renewed != first
     assert claims(renewed)["exp"] == int(now + 23.01 * HOUR)
 
 
 def test_a_header_survives_a_small_step_of_the_clock_and_not_a_large_one() -> None:
     key, signer, now = VapidKey.generate(), VapidSigner(), time.time()
-    first = signer.header(key, SUBJECT, ORIGIN, now)
-    assert signer.header(key, SUBJECT, ORIGIN, now - 60) == first
-    assert signer.header(key, SUBJECT, ORIGIN, now - 13 * HOUR) != first
+    first = signer.authorization_header(key, SUBJECT, ORIGIN, now)
+    assert signer.authorization_header(key, SUBJECT, ORIGIN, now - 60) == first
+    assert signer.authorization_header(key, SUBJECT, ORIGIN, now - 13 * HOUR) != first
 
 
 def test_each_key_subject_and_origin_has_its_own_header() -> None:
     signer, now = VapidSigner(), time.time()
     keys = VapidKey.generate(), VapidKey.generate()
     headers = {
-        signer.header(key, subject, origin, now)
+        signer.authorization_header(key, subject, origin, now)
         for key in keys
         for subject in (SUBJECT, "mailto:other@example.com")
         for origin in (ORIGIN, "https://fcm.googleapis.com")
@@ -86,11 +86,11 @@ def test_each_key_subject_and_origin_has_its_own_header() -> None:
 
 
 def test_the_oldest_header_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vapid, "MOST_HEADERS", 2)
+    monkeypatch.setattr(vapid, "MAX_CACHED_HEADERS", 2)
     key, signer, now = VapidKey.generate(), VapidSigner(), time.time()
-    first, second, _ = (signer.header(key, SUBJECT, f"https://{host}.example.com", now) for host in "abc")
-    assert signer.header(key, SUBJECT, "https://b.example.com", now) == second
-    assert signer.header(key, SUBJECT, "https://a.example.com", now) != first
+    first, second, _ = (signer.authorization_header(key, SUBJECT, f"https://{host}.example.com", now) for host in "abc")
+    assert signer.authorization_header(key, SUBJECT, "https://b.example.com", now) == second
+    assert signer.authorization_header(key, SUBJECT, "https://a.example.com", now) != first
 
 
 def test_a_key_comes_back_from_its_32_octets() -> None:
