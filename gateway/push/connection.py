@@ -222,9 +222,9 @@ class ConnectionPool:
             if self._opening is None:
                 self._opening = asyncio.create_task(self._open_connection())
             # Shielded, because other requests wait for the same connection attempt.
-            connection = await asyncio.shield(self._opening)
-            if connection is None or connection.is_closing:
-                return connection
+            opened = await asyncio.shield(self._opening)
+            if opened is None or opened.is_closing:
+                return opened
 
     def release(self) -> None:
         """Wake one waiting request: a stream was freed."""

@@ -146,7 +146,7 @@ class SendScheduler(Generic[L]):
 
     def open_breakers(self) -> set[str]:
         """Return the push services with a host whose circuit breaker is open."""
-        return {vendor(stop.host.name) for stop in self._stops.values() if stop.host.probe_at}
+        return {vendor_name(stop.host.name) for stop in self._stops.values() if stop.host.probe_at}
 
     def put(self, lane: Lane, application: UUID, letters: Sequence[L]) -> None:
         """Messages of one application. Some of them may be put off at once."""
