@@ -224,7 +224,7 @@ async def test_a_page_is_closed_out_once_its_device_is_unregistered(api: Api) ->
 
 
 async def test_a_device_has_only_so_many_pages_open(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "MOST_OPEN", 1)
+    monkeypatch.setattr(channel, "MAX_OPEN", 1)
     mine = await page(api)
     async with mine.open(api) as first:
         await ready(first)

@@ -105,7 +105,7 @@ async def test_who_waits_for_news_takes_no_room_from_others(small: Api) -> None:
 async def test_bodies_that_are_too_much_together_are_refused_before_they_fill_the_memory(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.web.http.load_shedding.MOST_OCTETS", 300_000)
+    monkeypatch.setattr("gateway.web.http.load_shedding.MAX_BODY_OCTETS", 300_000)
     slow = [await Slow.begun(api) for _ in range(2)]
     for one in slow:
         await one.send(b" " * 200_000)

@@ -87,7 +87,7 @@ async def test_by_default_a_page_s_rush_is_not_held_up(api: Api) -> None:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limits, "MOST_KEPT", 100)
+    monkeypatch.setattr(rate_limits, "MAX_TRACKED", 100)
     buckets = still("address", 1)
     for number in range(1000):
         buckets.acquire(number)

@@ -35,7 +35,7 @@ async def test_a_machine_whose_clock_is_wrong_says_so_and_takes_the_database_s(
 
 
 async def test_an_answer_that_took_long_sets_no_clock(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clock_sync, "LONGEST_S", -1.0)
+    monkeypatch.setattr(clock_sync, "MAX_QUERY_S", -1.0)
     monkeypatch.setattr(time, "time", lambda: 12.0)
     await clock_sync.sync_clock(engine)
     assert clock.seconds() == 12

@@ -405,7 +405,7 @@ async def test_many_events_come_in_order_in_batches_of_a_hundred(api: Api, recei
 async def test_a_batch_is_cut_at_its_size_and_nothing_is_lost(
     api: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "LARGEST", 1000)
+    monkeypatch.setattr(batches, "MAX_OCTETS", 1000)
     receiver.answers = [500, 204]
     made = await hook(api, receiver, "device.*", "delivery.*")
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 7))

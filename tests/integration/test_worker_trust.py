@@ -115,7 +115,7 @@ async def test_sending_goes_on_when_the_pause_is_over(parts: Parts, monkeypatch:
 async def test_a_courier_keeps_no_more_of_keys_and_hosts_than_its_bound(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(push_sender, "MOST_KEPT", 1)
+    monkeypatch.setattr(push_sender, "MAX_CACHED", 1)
     couriers = []
     made = push_sender.PushSender.__init__
 
