@@ -148,7 +148,7 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 
 async def serve(settings: Settings, installation: Installation, stop: asyncio.Event) -> None:
     """Serve the HTTP API, the console and the documentation."""
-    async with tracing.running(), _http_server(settings, installation, BreakerDirectory()):
+    async with tracing.export_spans(), _http_server(settings, installation, BreakerDirectory()):
         await stop.wait()
 
 
@@ -157,7 +157,7 @@ async def work(settings: Settings, stop: asyncio.Event, installation: Installati
 
     A worker that takes its jobs from the database also runs the background tasks; with a broker the relay runs them.
     """
-    async with tracing.running(), _metrics_server(settings):
+    async with tracing.export_spans(), _metrics_server(settings):
         await _run_worker(settings, installation, BreakerDirectory(), stop)
 
 
@@ -165,7 +165,7 @@ async def relay(settings: Settings, installation: Installation, stop: asyncio.Ev
     """Publish jobs to the broker, write the workers' results to the database, and run the background tasks."""
     if not settings.nats_servers:
         raise CannotStart("there is nothing to relay: GATEWAY_QUEUE does not name servers of NATS")
-    async with tracing.running(), _metrics_server(settings):
+    async with tracing.export_spans(), _metrics_server(settings):
         await _run_relay(settings, installation, stop)
 
 
@@ -176,7 +176,7 @@ async def up(settings: Settings, installation: Installation, stop: asyncio.Event
     """
     breakers = BreakerDirectory()
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(tracing.running())
+        await stack.enter_async_context(tracing.export_spans())
         if sim is not None:
             await stack.enter_async_context(_simulator(sim))
         await stack.enter_async_context(_http_server(settings, installation, breakers))

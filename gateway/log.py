@@ -1,7 +1,7 @@
-"""Structured logs: one event a line, everything in one shape, nothing secret in it.
+"""Structured logging: one event a line, the same fields for every component, no secrets.
 
-Our own events and those of the libraries (aiohttp, alembic, asyncio) pass the same processors. Masking comes last
-before rendering, when exceptions are already text, so that what an error message repeats is masked too.
+Events of the gateway and of the libraries (aiohttp, alembic, asyncio) pass the same processors. Masking is the last
+step before rendering, after exceptions have become text, so secrets in error messages are masked too.
 """
 
 import logging
@@ -17,7 +17,8 @@ from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, Processor
 
 MASK = "***"
-MAX_DEPTH = 12  # nested values beyond this are masked whole
+# Nesting depth of values; deeper ones are masked.
+MAX_DEPTH = 12
 
 _SECRET_NAMES = {
     *(
@@ -35,14 +36,15 @@ _SECRET_NAMES = {
 }
 _SECRET_ENDINGS = ("_token", "_secret", "_password", "_private_key", "_api_key", "_secret_key")
 
-# What gives a secret away wherever it stands. RFC 7519: a JWT is three parts in base64url, the first an object.
+# Secrets recognised by their form, in any text. RFC 7519: a JWT is three base64url parts, of which the first is a JSON
+# object.
 _SECRETS_IN_TEXT = (
     (re.compile(r"\b(vapid\s+t=)[^\s,]+(,\s*k=[\w-]+)?", re.IGNORECASE), rf"\1{MASK}"),
     (re.compile(r"\b(bearer\s+)[^\s'\",]+", re.IGNORECASE), rf"\1{MASK}"),
     (re.compile(r"\b(sk|pk|dt|rt|whsec)_[A-Za-z0-9_+/=-]{20,}"), rf"\1_{MASK}"),
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}"), MASK),
     (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@", re.IGNORECASE), rf"\1:{MASK}@"),
-    # A long opaque part makes a URL one that whoever knows it may use: a push endpoint (RFC 8030 section 8.3).
+    # A URL with a long opaque part is a capability URL, such as a push endpoint (RFC 8030 section 8.3).
     (
         re.compile(r"(\bhttps?://[^\s/\"'<>]+)/[^\s\"'<>]*[A-Za-z0-9_:%=-]{40,}[^\s\"'<>]*", re.IGNORECASE),
         rf"\1/{MASK}",
@@ -52,8 +54,13 @@ _ORIGIN = re.compile(r"(?P<origin>[a-z]+://(?:[^\s/@]*@)?[^\s/?#]*).*", re.IGNOR
 
 
 def configure(level: str, format: str = "auto") -> None:
-    """Log to stderr from now on: `format` is `json`, `console`, or `auto` for console when stderr is a terminal."""
-    for_people = format == "console" or (format == "auto" and sys.stderr.isatty())
+    """Configure structlog and logging to write to stderr.
+
+    Args:
+        level: the minimum level of events.
+        format: `json`, `console` for people, or `auto`, which selects console when stderr is a terminal.
+    """
+    is_console = format == "console" or (format == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -78,24 +85,24 @@ def configure(level: str, format: str = "auto") -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *(_for_people() if for_people else _for_programs()),
+                *(_console_processors() if is_console else _json_processors()),
             ],
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    logging.getLogger("alembic").setLevel(max(root.level, logging.WARNING))  # each of its steps is for developers
+    logging.getLogger("alembic").setLevel(max(root.level, logging.WARNING))  # its info events are for developers
     logging.captureWarnings(capture=True)
 
 
 def mask(_: Any, __: str, event: EventDict) -> EventDict:
-    """Mask what is secret by its name or its look, at any depth; of a push endpoint only the origin stays."""
-    return {name: _masked(value, str(name)) for name, value in event.items()}
+    """Mask values with a secret's name or form, at any depth. Of a push endpoint, only the origin is kept."""
+    return {name: _mask_value(value, str(name)) for name, value in event.items()}
 
 
-def _for_people() -> list[Processor]:
-    plain = structlog.dev.plain_traceback  # the default shows local variables, and secrets with them
+def _console_processors() -> list[Processor]:
+    plain = structlog.dev.plain_traceback  # the default prints local variables, which may be secrets
     colours = sys.stderr.isatty()
     return [
         structlog.processors.format_exc_info,
@@ -104,37 +111,37 @@ def _for_people() -> list[Processor]:
     ]
 
 
-def _for_programs() -> list[Processor]:
+def _json_processors() -> list[Processor]:
     traceback = ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
-    return [traceback, mask, _in_order, structlog.processors.JSONRenderer(default=str)]
+    return [traceback, mask, _order_fields, structlog.processors.JSONRenderer(default=str)]
 
 
-def _in_order(_: Any, __: str, event: EventDict) -> EventDict:
-    """What every line has comes first."""
+def _order_fields(_: Any, __: str, event: EventDict) -> EventDict:
+    """Put the fields that every line has first."""
     return {name: event[name] for name in ("timestamp", "level", "event", "logger") if name in event} | dict(event)
 
 
-def _masked(value: Any, name: str = "", depth: int = 0) -> Any:
+def _mask_value(value: Any, name: str = "", depth: int = 0) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return MASK if _is_secret(name) and value is not None else value
     if _is_secret(name) or depth > MAX_DEPTH:
         return MASK
     match value:
         case str():
-            return _origin(value) if _is_endpoint(name) else _without_secrets(value)
+            return _origin(value) if _is_endpoint(name) else _mask_text(value)
         case bytes():
-            return f"{len(value)} octets"
+            return f"{len(value)} bytes"
         case Mapping():
-            return {key: _masked(inner, str(key), depth + 1) for key, inner in value.items()}
+            return {key: _mask_value(inner, str(key), depth + 1) for key, inner in value.items()}
         case list() | tuple() | set() | frozenset():
-            return [_masked(inner, name, depth + 1) for inner in value]
+            return [_mask_value(inner, name, depth + 1) for inner in value]
         case _:
-            return _masked(str(value), name, depth + 1)
+            return _mask_value(str(value), name, depth + 1)
 
 
 def _is_secret(name: str) -> bool:
-    plain = name.lower().replace("-", "_")
-    return plain in _SECRET_NAMES or plain.endswith(_SECRET_ENDINGS)
+    normalized = name.lower().replace("-", "_")
+    return normalized in _SECRET_NAMES or normalized.endswith(_SECRET_ENDINGS)
 
 
 def _is_endpoint(name: str) -> bool:
@@ -142,12 +149,12 @@ def _is_endpoint(name: str) -> bool:
 
 
 def _origin(url: str) -> str:
-    found = _ORIGIN.fullmatch(url)
-    return f"{_without_secrets(found['origin'])}/{MASK}" if found else MASK
+    match = _ORIGIN.fullmatch(url)
+    return f"{_mask_text(match['origin'])}/{MASK}" if match else MASK
 
 
-@lru_cache(maxsize=1024)  # most of what a line says was said before: names, routes, methods
-def _without_secrets(text: str) -> str:
+@lru_cache(maxsize=1024)  # most texts recur: names, routes, methods
+def _mask_text(text: str) -> str:
     for pattern, replacement in _SECRETS_IN_TEXT:
         text = pattern.sub(replacement, text)
     return text

@@ -1,8 +1,8 @@
-"""Every setting of the gateway, in one documented place.
+"""The gateway's settings.
 
-Settings come from the environment as `GATEWAY_*`; options of the command line override them. What is wrong is said in
-one line for each fault, by the name of the variable. Secrets may be in files instead (`GATEWAY_MASTER_KEY_FILE`), as
-container platforms hand them out, and are never shown.
+Settings are read from environment variables named `GATEWAY_*`; options of the command line override them. Each invalid
+setting is reported in one line that names the variable. A secret may be in a file instead (`GATEWAY_MASTER_KEY_FILE`),
+as container platforms provide them, and is never printed.
 """
 
 import difflib
@@ -22,163 +22,199 @@ from gateway.domain.errors import OperatorError
 from gateway.domain.notification import Lane
 
 PREFIX = "GATEWAY_"
-FROM_FILE = ("database_url", "queue", "admin_token", "master_key", "retired_master_keys", "metrics_token")
-OF_OTHERS = ("GATEWAY_SERVER", "GATEWAY_KEY", "GATEWAY_TEST_DATABASE_URL")
-"""Read by the command line, which asks a server, and by the tests."""
-TILES = re.compile(r"https?://[\w.:\[\]-]+/(?=\S*\{z\})(?=\S*\{x\})(?=\S*\{y\})[^\s,;]*", re.ASCII)
-SECRET = 32  # octets, both of a secret we make and of the shortest master key
+# Settings that may be given as the path of a file, in the variable with the suffix `_FILE`.
+SECRET_SETTINGS = ("database_url", "queue", "admin_token", "master_key", "retired_master_keys", "metrics_token")
+# Variables with our prefix that are no settings: the command line and the tests read them.
+OTHER_VARIABLES = ("GATEWAY_SERVER", "GATEWAY_KEY", "GATEWAY_TEST_DATABASE_URL")
+TILE_URL = re.compile(r"https?://[\w.:\[\]-]+/(?=\S*\{z\})(?=\S*\{x\})(?=\S*\{y\})[^\s,;]*", re.ASCII)
+# Size of a generated secret and minimum size of a master key, in bytes.
+SECRET_BYTES = 32
 
 
 class SettingsError(OperatorError):
-    """A setting is wrong. The message has one line for each fault, which names the variable or the file."""
+    """One or more settings are invalid. The message has one line for each, with the name of its variable or file."""
 
 
 class Setting(NamedTuple):
+    """One row of `gateway settings`."""
+
     name: str
     value: str
     description: str
 
 
 def default_data_dir() -> Path:
-    """Where the user's data belongs; for root the system's place, since root's home is closed to Postgres."""
-    if given := os.environ.get("XDG_DATA_HOME"):
-        return Path(given) / "webpush-gateway"
+    """Return the data directory of the user by the XDG rules; for root /var/lib.
+
+    Root's home directory is closed to the user that runs the embedded Postgres.
+    """
+    if data_home := os.environ.get("XDG_DATA_HOME"):
+        return Path(data_home) / "webpush-gateway"
     if os.geteuid() == 0:
         return Path("/var/lib/webpush-gateway")
     return Path.home() / ".local" / "share" / "webpush-gateway"
 
 
 class Settings(BaseSettings):
+    """The settings of one process, validated."""
+
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, hide_input_in_errors=True, validate_default=True
     )
 
     database_url: SecretStr | None = Field(
-        None, description="Postgres 14 or newer: postgresql://user:password@host:5432/name. Not set: embedded."
+        None,
+        description="Database: postgresql://user:password@host:5432/name, Postgres 14 or newer. Not set: the embedded "
+        "Postgres of `gateway up`.",
     )
     queue: SecretStr = Field(
         SecretStr("postgres"),
-        description="Where workers get their jobs: 'postgres', the database itself, or the servers of NATS JetStream, "
-        "comma separated: nats://user:password@host:4222, or tls:// to demand TLS.",
+        description="Job queue: 'postgres' for the database, or a comma-separated list of NATS JetStream servers: "
+        "nats://user:password@host:4222, or tls:// to require TLS.",
     )
     queue_ca: FilePath | None = Field(
-        None, description="A file of CA certificates (PEM) to trust beside the usual ones for NATS."
+        None, description="File of CA certificates (PEM) to trust for NATS, in addition to the system's."
     )
     admin_token: SecretStr | None = Field(
-        None, description="The bearer token of the operator. Not set: DATA_DIR/admin-token, made by `gateway up`."
+        None, description="Bearer token of the operator. Not set: DATA_DIR/admin-token, which `gateway up` creates."
     )
     master_key: SecretStr | None = Field(
         None,
-        description="At least 32 random characters, from which all keys that seal secrets derive. "
-        "Not set: DATA_DIR/master-key, made by `gateway up`.",
+        description="Key material of at least 32 random characters; the keys that encrypt stored secrets are derived "
+        "from it. Not set: DATA_DIR/master-key, which `gateway up` creates.",
     )
     retired_master_keys: SecretStr | None = Field(
         None,
-        description="Master keys that open and seal nothing, one a line: the next one while processes are told of it, "
-        "and the one before for as long as its tokens shall be known. `gateway secrets rotate --help` tells how.",
+        description="Master keys for decryption only, one per line: the previous key until nothing is encrypted or "
+        "signed with it, and the next key while processes are being restarted. See `gateway secrets "
+        "rotate --help`.",
     )
-    host: str = Field("127.0.0.1", description="The address to listen on.")
-    port: int = Field(8080, ge=1, le=65535, description="The port to listen on.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=1, le=65535, description="Port to listen on.")
     public_url: str | None = Field(
-        None, description="Where browsers reach the gateway: https://push.example.org. Needed for receipts."
+        None, description="URL at which browsers reach the gateway: https://push.example.org. Required for receipts."
     )
     push_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Push services allowed beside the four vendors', comma separated: push.example.org, "
-        "*.example.org, or a whole origin such as http://127.0.0.1:9090.",
+        description="Push services to allow in addition to those of the four vendors, comma-separated: "
+        "push.example.org, *.example.org, or an origin such as http://127.0.0.1:9090.",
     )
     outbound_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Receivers of webhooks and feeds of alerts allowed beside https to the public web, as whole "
-        "origins, comma separated: http://127.0.0.1:9000.",
+        description="Origins to allow for webhooks and alert feeds in addition to https on public addresses, "
+        "comma-separated: http://127.0.0.1:9000.",
     )
     metrics_token: SecretStr | None = Field(
         None,
-        description="The bearer token that `/metrics` asks for. Not set: whoever reaches the address may read it.",
+        description="Bearer token required for `/metrics`. Not set: `/metrics` needs no token.",
     )
     metrics_port: int | None = Field(
         None,
         ge=1,
         le=65535,
-        description="The port on which `work` and `relay` answer `/metrics` and `/healthz`. Not set: they listen on "
-        "none. `serve` and `up` answer on their own.",
+        description="Port on which `work` and `relay` serve `/metrics` and `/healthz`. Not set: none. `serve` and "
+        "`up` serve both on their own port.",
     )
-    metrics_host: str = Field("127.0.0.1", description="The address for that port.")
+    metrics_host: str = Field("127.0.0.1", description="Address to listen on for GATEWAY_METRICS_PORT.")
     inbox_per_minute: int = Field(
-        60, ge=1, le=100_000, description="How often a device may ask for its inbox, in a minute, of each server."
+        60, ge=1, le=100_000, description="Maximum inbox requests per device and minute, per server."
     )
     address_per_minute: int = Field(
         120_000,
         ge=1,
         le=10_000_000,
-        description="Requests from one address (of IPv6: one /64) in a minute, to each server. Behind a proxy set "
-        "GATEWAY_PROXIES too, or all count as one.",
+        description="Maximum requests per client address (IPv6: per /64) and minute, per server. Behind a proxy set "
+        "GATEWAY_PROXIES too; otherwise all clients share the proxy's limit.",
     )
     key_per_minute: int = Field(
-        300_000, ge=1, le=10_000_000, description="Requests with one API key in a minute, to each server."
+        300_000, ge=1, le=10_000_000, description="Maximum requests per API key and minute, per server."
     )
     proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Addresses and networks of your proxies, comma separated: 10.0.0.0/8. What they say in "
-        "X-Forwarded-For is believed, and nobody else.",
+        description="Addresses and networks of trusted proxies, comma-separated: 10.0.0.0/8. X-Forwarded-For is read "
+        "from these only.",
     )
     push_ca: FilePath | None = Field(
-        None, description="A file of CA certificates (PEM) to trust beside the usual ones for push services."
+        None, description="File of CA certificates (PEM) to trust for push services, in addition to the system's."
     )
     data_dir: Path = Field(
-        default_factory=default_data_dir, description="Where `gateway up` keeps its database and secrets."
+        default_factory=default_data_dir, description="Directory in which `gateway up` stores its database and secrets."
     )
-    database_pool: int = Field(10, ge=2, le=1000, description="Database connections of one process, at the most.")
+    database_pool: int = Field(10, ge=2, le=1000, description="Maximum database connections per process.")
     worker_concurrency: int = Field(
         1024,
         ge=1,
         le=10_000,
-        description="Messages that one worker has in flight at the most. How many it needs to be busy it finds out.",
+        description="Maximum messages in flight per worker. The worker adapts its concurrency up to this limit.",
     )
-    worker_urgent_concurrency: int = Field(16, ge=1, le=10_000, description="As many more, for urgent messages alone.")
+    worker_urgent_concurrency: int = Field(
+        16, ge=1, le=10_000, description="Additional messages in flight per worker, for urgent messages only."
+    )
     worker_jobs: int = Field(
-        4, ge=1, le=100, description="Jobs, of up to 500 devices each, that one worker has at hand."
+        4, ge=1, le=100, description="Jobs (of up to 500 devices each) that a worker loads at once."
     )
-    worker_urgent_jobs: int = Field(4, ge=1, le=100, description="As many more, for urgent jobs alone.")
+    worker_urgent_jobs: int = Field(
+        4, ge=1, le=100, description="Additional jobs that a worker loads at once, for urgent jobs only."
+    )
     lanes: Annotated[tuple[str, ...], NoDecode] = Field(
-        tuple(lane.label for lane in Lane), description="The lanes a worker takes jobs from, comma separated."
+        tuple(lane.label for lane in Lane), description="Lanes from which the worker claims jobs, comma-separated."
     )
-    lease: float = Field(60, ge=1, le=3600, description="Seconds after which the job of a dead worker is taken over.")
-    drain: float = Field(30, ge=0, le=3600, description="Seconds a worker has to finish what it began, after SIGTERM.")
-    retention_days: int = Field(90, gt=30, description="Days the delivery log is kept.")
+    lease: float = Field(
+        60, ge=1, le=3600, description="Seconds after which another worker claims the job of a dead worker."
+    )
+    drain: float = Field(
+        30, ge=0, le=3600, description="Seconds that a worker has to finish its messages in flight after SIGTERM."
+    )
+    retention_days: int = Field(90, gt=30, description="Days to keep the delivery log.")
     gone_devices_days: int = Field(
-        30, ge=0, description="Days a device is kept after its push service said it is gone."
+        30, ge=0, description="Days to keep a device after its push service reported that the subscription is gone."
     )
-    audit_days: int = Field(400, ge=1, description="Days the log of administrative acts is kept.")
-    idempotency_hours: int = Field(24, ge=1, description="Hours an Idempotency-Key is remembered.")
+    audit_days: int = Field(400, ge=1, description="Days to keep the audit log.")
+    idempotency_hours: int = Field(24, ge=1, description="Hours to keep idempotency keys.")
     max_concurrent_requests: int = Field(
-        1000, ge=1, le=100_000, description="Requests under way at once in one server. More are told to come again."
+        1000,
+        ge=1,
+        le=100_000,
+        description="Maximum concurrent requests per server. Excess requests get 503 with Retry-After.",
     )
     max_concurrent_imports: int = Field(
-        16, ge=1, le=1000, description="NDJSON streams, of devices and of events, that one server takes at once."
+        16,
+        ge=1,
+        le=1000,
+        description="Maximum concurrent NDJSON streams (imports of devices, events) per server. Excess requests get "
+        "503 with Retry-After.",
     )
     max_concurrent_log_streams: int = Field(
-        1000, ge=1, le=100_000, description="Live streams of the log at once from one server."
+        1000,
+        ge=1,
+        le=100_000,
+        description="Maximum concurrent live streams of the delivery log per server. Excess requests get 503 with "
+        "Retry-After.",
     )
     max_concurrent_live_channels: int = Field(
-        20_000, ge=1, le=1_000_000, description="Live channels and long polls of devices at once with one server."
+        20_000,
+        ge=1,
+        le=1_000_000,
+        description="Maximum concurrent live channels and inbox long polls per server. Excess requests get 503 with "
+        "Retry-After.",
     )
     application_share: int = Field(
         50,
         ge=1,
         le=100,
-        description="Percent of these imports, streams and channels that one application may have. More are told to "
-        "come again.",
+        description="Percentage of the imports, log streams and live channels that one application may use. Excess "
+        "requests get 503 with Retry-After.",
     )
-    max_body: int = Field(1024 * 1024, ge=16 * 1024, description="Octets of a request's body, at the most.")
+    max_body: int = Field(1024 * 1024, ge=16 * 1024, description="Maximum size of a request body in bytes.")
     map_tiles: str | None = Field(
         None,
-        description="Where the console's maps get their pictures, with {z}, {x} and {y} in the address: "
-        "https://tiles.example.org/{z}/{x}/{y}.png. Not set: outlines of the land, from no server.",
+        description="URL template of map tiles for the console, with {z}, {x} and {y}: "
+        "https://tiles.example.org/{z}/{x}/{y}.png. Not set: the console draws country outlines and "
+        "contacts no tile server.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Minimum level of log events.")
     log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="'json' lines, or 'console' for people; 'auto': console when stderr is a terminal."
+        "auto", description="'json', or 'console' for people; 'auto' selects console when stderr is a terminal."
     )
 
     @field_validator("push_hosts", "outbound_hosts", "proxies", "lanes", mode="before")
@@ -205,31 +241,32 @@ class Settings(BaseSettings):
     @field_validator("queue")
     @classmethod
     def _is_known_queue(cls, value: SecretStr) -> SecretStr:
-        said = value.get_secret_value()
-        for server in said.split(","):
+        queue = value.get_secret_value()
+        for server in queue.split(","):
             parts = urlsplit(server.strip())
-            if said.lower() != "postgres" and not (parts.scheme in ("nats", "tls") and parts.hostname and _port(parts)):
+            is_nats = parts.scheme in ("nats", "tls") and bool(parts.hostname) and _has_valid_port(parts)
+            if queue.lower() != "postgres" and not is_nats:
                 raise ValueError("must be 'postgres', or servers of NATS such as nats://10.0.0.1:4222, comma separated")
         return value
 
     @property
     def nats_servers(self) -> tuple[str, ...]:
-        """Empty when jobs wait in the database itself."""
-        said = self.queue.get_secret_value()
-        return () if said.lower() == "postgres" else tuple(server.strip() for server in said.split(","))
+        """The NATS servers; empty when the database is the queue."""
+        queue = self.queue.get_secret_value()
+        return () if queue.lower() == "postgres" else tuple(server.strip() for server in queue.split(","))
 
     @field_validator("master_key")
     @classmethod
     def _is_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value().encode()) < SECRET:
-            raise ValueError(f"must have at least {SECRET} characters")
+        if value is not None and len(value.get_secret_value().encode()) < SECRET_BYTES:
+            raise ValueError(f"must have at least {SECRET_BYTES} characters")
         return value
 
     @field_validator("retired_master_keys")
     @classmethod
     def _have_length(cls, value: SecretStr | None) -> SecretStr | None:
-        if any(len(key.encode()) < SECRET for key in _lines(value)):
-            raise ValueError(f"must have at least {SECRET} characters on each line")
+        if any(len(key.encode()) < SECRET_BYTES for key in _lines(value)):
+            raise ValueError(f"must have at least {SECRET_BYTES} characters on each line")
         return value
 
     @field_validator("public_url")
@@ -247,27 +284,28 @@ class Settings(BaseSettings):
     @field_validator("map_tiles")
     @classmethod
     def _is_address_of_tiles(cls, value: str | None) -> str | None:
-        # It becomes part of the console's content policy, in which blanks, commas and semicolons begin something else.
-        if value is not None and not TILES.fullmatch(value):
+        # The URL becomes part of the console's Content-Security-Policy, where blanks, commas and semicolons separate
+        # sources and directives.
+        if value is not None and not TILE_URL.fullmatch(value):
             raise ValueError("must be a web address with {z}, {x} and {y}, and no blank, comma or semicolon")
         return value
 
     @field_validator("proxies")
     @classmethod
     def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for one in value:
+        for network in value:
             try:
-                ip_network(one, strict=False)
+                ip_network(network, strict=False)
             except ValueError:
-                raise ValueError(f"{one!r} is neither an address nor a network such as 10.0.0.0/8") from None
+                raise ValueError(f"{network!r} is neither an address nor a network such as 10.0.0.0/8") from None
         return value
 
     @field_validator("lanes")
     @classmethod
     def _are_lanes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        known = [lane.label for lane in Lane]
-        if not value or set(value) - set(known):
-            raise ValueError(f"must be some of {', '.join(known)}")
+        labels = [lane.label for lane in Lane]
+        if not value or set(value) - set(labels):
+            raise ValueError(f"must be some of {', '.join(labels)}")
         return value
 
     @field_validator("data_dir")
@@ -277,43 +315,49 @@ class Settings(BaseSettings):
 
     @property
     def retired_keys(self) -> tuple[bytes, ...]:
-        """The other master keys."""
+        """The master keys for decryption only."""
         return tuple(key.encode() for key in _lines(self.retired_master_keys))
 
-    def listed(self) -> list[Setting]:
-        """Every setting by the name of its variable, with its value; of secrets only whether they are set."""
+    def describe(self) -> list[Setting]:
+        """Return every setting with its variable and value; for a secret, only whether it is set."""
         return [
-            Setting(_variable(name), _shown(name, getattr(self, name)), field.description or "")
+            Setting(_variable(name), _display_value(name, getattr(self, name)), field.description or "")
             for name, field in type(self).model_fields.items()
         ]
 
 
-def load_settings(**given: Any) -> Settings:
-    """The environment's settings, and over them what is given by name. Raises SettingsError."""
+def load_settings(**overrides: Any) -> Settings:
+    """Return the settings from the environment and its secret files, overridden by the arguments.
+
+    Raises:
+        SettingsError: a setting is invalid, or a secret file cannot be read.
+    """
     try:
-        return Settings(**{**_from_files(os.environ), **given})
+        return Settings(**{**_read_secret_files(os.environ), **overrides})
     except ValidationError as error:
-        faults = [_fault(fault) for fault in error.errors(include_url=False, include_input=False)]
-        raise SettingsError("\n".join(faults)) from None
+        lines = [_format_error(details) for details in error.errors(include_url=False, include_input=False)]
+        raise SettingsError("\n".join(lines)) from None
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
-    """One line for each `GATEWAY_*` variable that is none of ours, with the one that was probably meant."""
-    known = {_variable(name) for name in Settings.model_fields} | {f"{_variable(name)}_FILE" for name in FROM_FILE}
+    """Return one line for each `GATEWAY_*` variable that is no setting, with the closest name of a setting."""
+    names = {_variable(name) for name in Settings.model_fields} | {
+        f"{_variable(name)}_FILE" for name in SECRET_SETTINGS
+    }
     lines = []
     for name in sorted(os.environ if environ is None else environ):
-        if name.startswith(PREFIX) and name not in known and name not in OF_OTHERS:
-            near = difflib.get_close_matches(
-                name.removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in known], n=1
-            )
-            lines.append(f"{name} is not a setting" + (f"; did you mean {PREFIX}{near[0]}?" if near else ""))
+        if name.startswith(PREFIX) and name not in names and name not in OTHER_VARIABLES:
+            candidates = [candidate.removeprefix(PREFIX) for candidate in names]
+            matches = difflib.get_close_matches(name.removeprefix(PREFIX), candidates, n=1)
+            lines.append(f"{name} is not a setting" + (f"; did you mean {PREFIX}{matches[0]}?" if matches else ""))
     return lines
 
 
 def open_data_dir(path: Path) -> None:
-    """Make the data directory, closed to others. Root's may be entered, not listed: Postgres runs as somebody else.
+    """Create the data directory with mode 700. Root's gets 711, since the embedded Postgres runs as another user.
 
-    Raises SettingsError.
+    Raises:
+        SettingsError: the directory cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -324,9 +368,12 @@ def open_data_dir(path: Path) -> None:
 
 
 def load_or_create_secret(path: Path) -> str:
-    """The secret in this file, which is made when it is missing: 32 random octets in base64url, mode 600.
+    """Return the secret in the file, which is created if missing: 32 random bytes in base64url, mode 600.
 
-    Of several who make it at once, one wins and all read the same. Raises SettingsError.
+    Concurrent calls create one secret and all return it.
+
+    Raises:
+        SettingsError: the file cannot be read or created, is empty, or is readable by others.
     """
     try:
         if not path.exists():
@@ -342,22 +389,22 @@ def load_or_create_secret(path: Path) -> str:
 
 
 def _create_secret(path: Path) -> None:
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(SECRET) + "\n")
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(SECRET_BYTES) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        os.link(fresh, path)  # unlike a rename, it leaves another's file alone
+        os.link(temporary, path)  # unlike rename(), link() does not replace the file of a concurrent call
     except FileExistsError:
         pass
     finally:
-        fresh.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _from_files(environ: Mapping[str, str]) -> dict[str, str]:
-    found = {}
-    for name in FROM_FILE:
+def _read_secret_files(environ: Mapping[str, str]) -> dict[str, str]:
+    values = {}
+    for name in SECRET_SETTINGS:
         variable = f"{_variable(name)}_FILE"
         path = environ.get(variable)
         if not path:
@@ -365,14 +412,14 @@ def _from_files(environ: Mapping[str, str]) -> dict[str, str]:
         if environ.get(_variable(name)):
             raise SettingsError(f"{variable}: must not be set together with {_variable(name)}")
         try:
-            found[name] = Path(path).read_text(encoding="utf-8").strip()
+            values[name] = Path(path).read_text(encoding="utf-8").strip()
         except OSError as error:
             raise SettingsError(f"{variable}: {path} cannot be read: {error.strerror}") from None
-    return found
+    return values
 
 
-def _port(parts: SplitResult) -> bool:
-    """Whether its port is one, if it has any: of a password with a slash in it, half would be taken for the port."""
+def _has_valid_port(parts: SplitResult) -> bool:
+    """Return whether the port is valid or absent. A slash in a password makes half of the password the port."""
     try:
         return parts.port is None or parts.port > 0
     except ValueError:
@@ -387,17 +434,17 @@ def _variable(name: str) -> str:
     return PREFIX + name.upper()
 
 
-def _shown(name: str, value: object) -> str:
+def _display_value(name: str, value: object) -> str:
     if name == "queue" and isinstance(value, SecretStr):
         return ",".join(server.rpartition("@")[2] for server in value.get_secret_value().split(","))
-    if name in FROM_FILE:
+    if name in SECRET_SETTINGS:
         return "set" if value else "not set"
     if isinstance(value, tuple):
         return ",".join(value)
     return "" if value is None else str(value)
 
 
-def _fault(error: Any) -> str:
+def _format_error(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "path_not_file":
         message = "must be the path of a file that exists"

@@ -1,11 +1,12 @@
-"""Traces, from the request that asked for a notification to each attempt at sending it (the extra `otel`).
+"""OpenTelemetry traces, from the request that submits a notification to every attempt to send it (the extra `otel`).
 
-The queue lies between the two, so a notification keeps the W3C traceparent of its request, and its jobs go on from
-there, on whatever machine they run. Attempts are told of by the batch, after they were made, and of a large batch some:
-first those that failed.
+The queue separates the two, so a notification stores the W3C traceparent of its request, and its jobs continue that
+trace on whatever machine they run. Spans of attempts are created once per batch, after the fact; of a large batch only
+some are, failed attempts first.
 
-All of it is off, and costs a look at `_tracer`, unless OTEL_EXPORTER_OTLP_ENDPOINT (or its sister for traces alone)
-says where to send them. Those are OpenTelemetry's own variables, as are OTEL_TRACES_SAMPLER and OTEL_SERVICE_NAME.
+Tracing is off, and costs a test of `_tracer`, unless OTEL_EXPORTER_OTLP_ENDPOINT (or
+OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) is set. These variables, OTEL_TRACES_SAMPLER and OTEL_SERVICE_NAME are
+OpenTelemetry's own.
 """
 
 import asyncio
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 Kind = Literal["internal", "server", "client", "consumer"]
 Attributes = Mapping[str, str | int | float | bool]
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-NAME = "webpush-gateway"
+# Default of OTEL_SERVICE_NAME.
+SERVICE_NAME = "webpush-gateway"
+# Time for exporting the remaining spans at shutdown.
 FLUSH_MS = 3_000
 _OFF: AbstractContextManager[None] = nullcontext()
 
@@ -35,8 +38,8 @@ _tracer: "Tracer | None" = None
 
 
 @asynccontextmanager
-async def running(processor: "SpanProcessor | None" = None) -> AsyncIterator[None]:
-    """Trace for as long as it is open, if the environment says so; or into a `processor` of the caller's."""
+async def export_spans(processor: "SpanProcessor | None" = None) -> AsyncIterator[None]:
+    """Export spans until the context ends, if the environment names an endpoint, or to the given `processor`."""
     if processor is None and not any(os.environ.get(name) for name in ENDPOINTS):
         yield
         return
@@ -49,11 +52,11 @@ async def running(processor: "SpanProcessor | None" = None) -> AsyncIterator[Non
         log.warning("tracing.not_installed", advice="pip install 'webpush-gateway[otel]'")
         yield
         return
-    global _tracer  # noqa: PLW0603 - a process has one
-    named = {"service.name": os.environ.get("OTEL_SERVICE_NAME") or NAME, "service.version": __version__}
-    provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
+    global _tracer  # noqa: PLW0603 - one tracer per process
+    service = {"service.name": os.environ.get("OTEL_SERVICE_NAME") or SERVICE_NAME, "service.version": __version__}
+    provider = TracerProvider(resource=Resource.create(service), shutdown_on_exit=False)
     provider.add_span_processor(processor or BatchSpanProcessor(OTLPSpanExporter()))
-    _tracer = provider.get_tracer(NAME, __version__)
+    _tracer = provider.get_tracer(SERVICE_NAME, __version__)
     log.info("tracing.started")
     try:
         yield
@@ -69,14 +72,22 @@ def span(
     *,
     kind: Kind = "internal",
     parent: str | None = None,
-    began_ns: int | None = None,
+    start_ns: int | None = None,
 ) -> "AbstractContextManager[Span | None]":
-    """A span around what is done within, below what is under way or below the traceparent `parent`."""
-    return _OFF if _tracer is None else _span(_tracer, name, attributes, kind, parent, began_ns)
+    """Return a context manager that records a span, as a child of the current span or of the traceparent `parent`.
+
+    Args:
+        name: the name of the span.
+        attributes: the attributes of the span.
+        kind: the OpenTelemetry span kind.
+        parent: a W3C traceparent; None takes the current span.
+        start_ns: the Unix time of the start in nanoseconds; None is now.
+    """
+    return _OFF if _tracer is None else _span(_tracer, name, attributes, kind, parent, start_ns)
 
 
-def on() -> bool:
-    """Whether what is under way is traced: what takes time to tell need not be told otherwise."""
+def is_recording() -> bool:
+    """Return whether the current span is recorded, so that callers can skip costly attributes if not."""
     if _tracer is None:
         return False
     from opentelemetry import trace  # noqa: PLC0415
@@ -84,32 +95,32 @@ def on() -> bool:
     return trace.get_current_span().is_recording()
 
 
-def past(name: str, attributes: Attributes, *, began_s: float, seconds: float, failed: bool) -> None:
-    """A call to somebody else that was made and answered, below what is under way."""
+def record_call(name: str, attributes: Attributes, *, start_s: float, seconds: float, failed: bool) -> None:
+    """Record a completed call to another service, as a child of the current span. `start_s` is Unix time."""
     if _tracer is None:
         return
     from opentelemetry.trace import SpanKind, StatusCode  # noqa: PLC0415
 
-    began = int(began_s * 1e9)
-    told = _tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes, start_time=began)
+    start_ns = int(start_s * 1e9)
+    call = _tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes, start_time=start_ns)
     if failed:
-        told.set_status(StatusCode.ERROR)
-    told.end(began + int(seconds * 1e9))
+        call.set_status(StatusCode.ERROR)
+    call.end(start_ns + int(seconds * 1e9))
 
 
-def answered(at: "Span | None", status: int) -> None:
-    """A request was answered so."""
-    if at is None:
+def set_response_status(request: "Span | None", status: int) -> None:
+    """Record the HTTP status of the response in the request's span; 5xx marks the span as failed."""
+    if request is None:
         return
     from opentelemetry.trace import StatusCode  # noqa: PLC0415
 
-    at.set_attribute("http.response.status_code", status)
+    request.set_attribute("http.response.status_code", status)
     if status >= 500:
-        at.set_status(StatusCode.ERROR)
+        request.set_status(StatusCode.ERROR)
 
 
-def carried() -> str | None:
-    """The traceparent of what is under way, for whoever goes on with it later; None when nothing is traced."""
+def current_traceparent() -> str | None:
+    """Return the W3C traceparent of the current span, to be stored; None when tracing is off."""
     if _tracer is None:
         return None
     carrier: dict[str, str] = {}
@@ -117,22 +128,22 @@ def carried() -> str | None:
     return carrier.get("traceparent")
 
 
-def named(at: "Span | None") -> dict[str, str]:
-    """The trace's id, for the log."""
-    return {} if at is None else {"trace_id": f"{at.get_span_context().trace_id:032x}"}
+def log_fields(current: "Span | None") -> dict[str, str]:
+    """Return the fields that connect log events with the trace."""
+    return {} if current is None else {"trace_id": f"{current.get_span_context().trace_id:032x}"}
 
 
 @contextmanager
 def _span(
-    tracer: "Tracer", name: str, attributes: Attributes, kind: Kind, parent: str | None, began_ns: int | None
+    tracer: "Tracer", name: str, attributes: Attributes, kind: Kind, parent: str | None, start_ns: int | None
 ) -> "Iterator[Span]":
     from opentelemetry.trace import SpanKind  # noqa: PLC0415
 
-    above = None if parent is None else _propagator().extract({"traceparent": parent})
+    context = None if parent is None else _propagator().extract({"traceparent": parent})
     with tracer.start_as_current_span(
-        name, above, SpanKind[kind.upper()], attributes, start_time=began_ns, record_exception=False
-    ) as began:
-        yield began
+        name, context, SpanKind[kind.upper()], attributes, start_time=start_ns, record_exception=False
+    ) as current:
+        yield current
 
 
 def _propagator() -> Any:

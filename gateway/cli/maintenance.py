@@ -19,7 +19,7 @@ def add(cli: typer.Typer) -> None:
 
 def show_settings(data_dir: DataDir = None, json: JsonOption = False) -> None:
     """List every setting and what it is for."""
-    rows = settings(data_dir).listed()
+    rows = settings(data_dir).describe()
     if json:
         return as_json([{"name": row.name, "value": row.value, "description": row.description} for row in rows])
     table(("setting", "value", "what it is for"), [(row.name, row.value, row.description) for row in rows])

@@ -140,7 +140,7 @@ async def _watched(request: web.Request, handler: Handler) -> web.StreamResponse
     asked = {"http.request.method": request.method, "http.route": route, "request.id": request_id}
     above = request.headers.get("traceparent")
     traced = tracing.span(f"{request.method} {route}", asked, kind="server", parent=above)
-    with traced as span, structlog.contextvars.bound_contextvars(request_id=request_id, **tracing.named(span)):
+    with traced as span, structlog.contextvars.bound_contextvars(request_id=request_id, **tracing.log_fields(span)):
         try:
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - the last line: no stack trace ever reaches a caller
@@ -155,8 +155,8 @@ async def _watched(request: web.Request, handler: Handler) -> web.StreamResponse
             **_about(request),
         )
         timed = seconds if isinstance(response, web.Response) else None
-        tracing.answered(span, response.status)
-        metrics.answered(request.method, route, response.status, timed)
+        tracing.set_response_status(span, response.status)
+        metrics.record_response(request.method, route, response.status, timed)
     return response
 
 

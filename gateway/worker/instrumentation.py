@@ -23,7 +23,7 @@ def count(job: Job, notification: Notification | None, batch: Sequence[tuple[Rec
     for target, sent in batch:
         if sent.posted:
             answers[target.host, sent.outcome.name].append(sent)
-    if tracing.on():
+    if tracing.is_recording():
         _trace(job, batch)
     for (host, outcome), several in answers.items():
         service = vendor_name(host)
@@ -51,10 +51,10 @@ def _trace(job: Job, batch: Iterable[tuple[Recipient, SendResult]]) -> None:
         if sent.status is not None:
             said["http.response.status_code"] = sent.status
         failed = sent.outcome.name != OutcomeName.ACCEPTED
-        tracing.past(
+        tracing.record_call(
             f"POST {vendor_name(target.host)}",
             said,
-            began_s=sent.at.timestamp(),
+            start_s=sent.at.timestamp(),
             seconds=sent.duration_ms / 1000,
             failed=failed,
         )

@@ -177,8 +177,8 @@ class Worker:
             }
             trace = cargo.notification.trace
             with (
-                tracing.span("deliver", said, kind="consumer", parent=trace, began_ns=began) as span,
-                structlog.contextvars.bound_contextvars(**tracing.named(span)),
+                tracing.span("deliver", said, kind="consumer", parent=trace, start_ns=began) as span,
+                structlog.contextvars.bound_contextvars(**tracing.log_fields(span)),
             ):
                 await run.deliver(self._lanes)
         finally:

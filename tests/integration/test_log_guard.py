@@ -31,9 +31,9 @@ def nothing_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.log._SECRETS_IN_TEXT", ())
     monkeypatch.setattr("gateway.log._is_secret", lambda _: False)
     monkeypatch.setattr("gateway.log._is_endpoint", lambda _: False)
-    from gateway.log import _without_secrets
+    from gateway.log import _mask_text
 
-    _without_secrets.cache_clear()
+    _mask_text.cache_clear()
 
 
 def leaks() -> None:

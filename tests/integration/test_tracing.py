@@ -33,7 +33,7 @@ DIRECT = {"content": {"title": "Hello"}, "audience": {"everyone": True}}
 @pytest.fixture
 async def spans() -> AsyncIterator[InMemorySpanExporter]:
     exporter = InMemorySpanExporter()
-    async with tracing.running(SimpleSpanProcessor(exporter)):
+    async with tracing.export_spans(SimpleSpanProcessor(exporter)):
         yield exporter
 
 
@@ -113,13 +113,13 @@ async def test_of_a_large_batch_those_that_failed_are_traced_and_not_all_others(
 async def test_without_an_endpoint_or_the_extra_nothing_is_traced(
     api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with tracing.running():
+    async with tracing.export_spans():
         said = await api.made("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    async with tracing.running():
-        assert not tracing.on()
-        assert tracing.carried() is None
+    async with tracing.export_spans():
+        assert not tracing.is_recording()
+        assert tracing.current_traceparent() is None
     assert [line for line in lines(caplog) if line["event"] == "tracing.not_installed"]
     id_ = ids.parse(ids.NOTIFICATION, said["id"])
     assert id_ is not None

@@ -1,4 +1,4 @@
-"""The log: one JSON line an event, from us and from libraries, with nothing secret in it."""
+"""Structured logging: one JSON line per event of the gateway and of libraries, with secrets masked."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ PATH = "/fcm/send/" + "c0ffee:APA91b" * 6
 
 
 @pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
+def restore_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -35,7 +35,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[dict[str, Any
 Lines = Callable[[], list[dict[str, Any]]]
 
 
-def test_an_event_is_one_json_line_with_what_is_bound(lines: Lines) -> None:
+def test_event_is_one_json_line_with_bound_fields(lines: Lines) -> None:
     log.configure("info", "json")
     with structlog.contextvars.bound_contextvars(request_id="req_1"):
         structlog.get_logger("gateway.web").info("request.done", status=201, detail="two\nlines")
@@ -53,22 +53,22 @@ def test_an_event_is_one_json_line_with_what_is_bound(lines: Lines) -> None:
     }
 
 
-def test_what_json_does_not_know_is_written_as_text(lines: Lines) -> None:
+def test_values_unknown_to_json_are_written_as_text(lines: Lines) -> None:
     log.configure("info", "json")
     structlog.get_logger().info("odd", id=UUID(int=1), at=timedelta(seconds=5), names={"one"}, body=b"\xff\x00")
     [line] = lines()
     assert line["id"] == "00000000-0000-0000-0000-000000000001"
-    assert (line["at"], line["names"], line["body"]) == ("0:00:05", ["one"], "2 octets")
+    assert (line["at"], line["names"], line["body"]) == ("0:00:05", ["one"], "2 bytes")
 
 
-def test_below_the_level_nothing_is_logged(lines: Lines) -> None:
+def test_event_below_the_level_is_dropped(lines: Lines) -> None:
     log.configure("info", "json")
     structlog.get_logger().debug("fine.grained")
     logging.getLogger("asyncio").debug("fine grained")
     assert lines() == []
 
 
-def test_libraries_log_in_the_same_shape(lines: Lines) -> None:
+def test_library_events_have_the_same_fields(lines: Lines) -> None:
     log.configure("info", "json")
     with structlog.contextvars.bound_contextvars(request_id="req_1"):
         logging.getLogger("aiohttp.server").warning("refused %s with %s", "127.0.0.1", f"Bearer {SECRET_KEY}")
@@ -83,8 +83,8 @@ def fail_with(secret: str) -> None:
     raise ValueError(f"cannot reach postgresql://me:{local}@db/x")
 
 
-@pytest.mark.parametrize("logger", [structlog.get_logger("ours"), logging.getLogger("theirs")])
-def test_an_exception_is_structured_and_without_local_variables(logger: Any, lines: Lines) -> None:
+@pytest.mark.parametrize("logger", [structlog.get_logger("gateway"), logging.getLogger("library")])
+def test_json_exception_has_no_local_variables(logger: Any, lines: Lines) -> None:
     log.configure("info", "json")
     try:
         fail_with("hidden")
@@ -98,20 +98,20 @@ def test_an_exception_is_structured_and_without_local_variables(logger: Any, lin
     assert "hidden" not in json.dumps(line)
 
 
-def test_for_people_an_exception_is_a_traceback_without_local_variables(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_exception_has_no_local_variables(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure("info", "console")
     try:
         fail_with("hidden")
     except ValueError:
-        structlog.get_logger("ours").exception("it.failed", token="hidden")
-    said = capsys.readouterr().err
-    assert "it.failed" in said
-    assert "in fail_with" in said
-    assert "cannot reach postgresql://me:***@db/x" in said
-    assert "local = secret" not in said
+        structlog.get_logger("gateway").exception("it.failed", token="hidden")
+    output = capsys.readouterr().err
+    assert "it.failed" in output
+    assert "in fail_with" in output
+    assert "cannot reach postgresql://me:***@db/x" in output
+    assert "local = secret" not in output
 
 
-def test_auto_is_json_unless_stderr_is_a_terminal(
+def test_auto_format_is_json_unless_stderr_is_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.configure("info", "auto")
@@ -123,24 +123,24 @@ def test_auto_is_json_unless_stderr_is_a_terminal(
     assert not capsys.readouterr().err.startswith("{")
 
 
-CALLED_SECRET = (
+SECRET_NAMES = (
     *("authorization", "Authorization", "token", "device_token", "client_secret", "password", "auth", "p256dh"),
     *("private_key", "vapid_private_key", "api_key", "X-Api-Key", "secret_key", "master_key", "Set-Cookie"),
 )
 
 
-@pytest.mark.parametrize("name", CALLED_SECRET)
-def test_what_a_secret_is_called_masks_it(name: str) -> None:
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_value_with_a_secret_name_is_masked(name: str) -> None:
     masked = log.mask(None, "info", {"event": "x", name: "hidden", "nested": {"deep": [{name: "hidden"}]}})
     assert "hidden" not in str(masked)
 
 
 @pytest.mark.parametrize("name", ["author", "tokens_left", "idempotency_key", "job_id", "vapid_public_key"])
-def test_what_only_sounds_like_a_secret_is_kept(name: str) -> None:
+def test_name_that_resembles_a_secret_is_not_masked(name: str) -> None:
     assert log.mask(None, "info", {"event": "x", name: "seen"})[name] == "seen"
 
 
-def test_a_secret_that_is_not_set_is_seen_not_to_be() -> None:
+def test_secret_that_is_none_stays_none() -> None:
     assert log.mask(None, "info", {"event": "x", "token": None})["token"] is None
 
 
@@ -166,12 +166,12 @@ def test_a_secret_that_is_not_set_is_seen_not_to_be() -> None:
         ("http://127.0.0.1:8080/v1/alerts", "http://127.0.0.1:8080/v1/alerts"),
     ],
 )
-def test_what_a_secret_looks_like_masks_it_in_any_text(text: str, masked: str) -> None:
+def test_secret_is_masked_by_its_form_in_any_text(text: str, masked: str) -> None:
     assert log.mask(None, "info", {"event": text, "nested": [text]}) == {"event": masked, "nested": [masked]}
 
 
-def test_of_an_endpoint_only_the_push_service_stays() -> None:
-    """Whoever knows an endpoint may post to it; short ones too."""
+def test_endpoint_keeps_only_its_origin() -> None:
+    """An endpoint is a capability URL: anybody who has it may post to it. Short ones are masked too."""
     masked = log.mask(
         None,
         "info",
@@ -190,7 +190,7 @@ def test_of_an_endpoint_only_the_push_service_stays() -> None:
     }
 
 
-def test_a_value_that_contains_itself_ends() -> None:
+def test_self_containing_value_is_masked() -> None:
     loop: list[object] = []
     loop.append(loop)
     assert "***" in str(log.mask(None, "info", {"event": "x", "loop": loop}))

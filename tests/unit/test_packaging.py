@@ -19,14 +19,15 @@ from referencing.jsonschema import DRAFT7
 from typer.main import get_command
 
 from gateway.cli import cli
-from gateway.settings import FROM_FILE, Settings
+from gateway.settings import SECRET_SETTINGS, Settings
 from ops.linters import found
 from ops.locked import canonical, locked
 
 OPS = Path(__file__).parents[2] / "ops"
 CHART = OPS / "helm" / "webpush-gateway"
 UNITS = sorted((OPS / "systemd").glob("*.service"))
-KNOWN = {f"GATEWAY_{name.upper()}" for name in Settings.model_fields} | {f"GATEWAY_{n.upper()}_FILE" for n in FROM_FILE}
+KNOWN = {f"GATEWAY_{name.upper()}" for name in Settings.model_fields}
+KNOWN |= {f"GATEWAY_{name.upper()}_FILE" for name in SECRET_SETTINGS}
 OF_COMPOSE = {"GATEWAY_VERSION", "GATEWAY_LISTEN"}
 COMMANDS = set(get_command(cli).commands)  # type: ignore[attr-defined]
 MOST_EXPOSED = 1.5

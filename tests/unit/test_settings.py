@@ -1,4 +1,4 @@
-"""Settings: what the environment may say, and how a fault is told."""
+"""Settings from environment variables and secret files, and the errors of invalid ones."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -24,27 +24,27 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_setting_has_a_default_and_a_description() -> None:
-    listed = load_settings().listed()
-    assert {row.name for row in listed} >= {"GATEWAY_DATABASE_URL", "GATEWAY_PORT", "GATEWAY_PUSH_HOSTS"}
-    assert all(row.description for row in listed)
-    assert {row.name: row.value for row in listed}["GATEWAY_PORT"] == "8080"
+    rows = load_settings().describe()
+    assert {row.name for row in rows} >= {"GATEWAY_DATABASE_URL", "GATEWAY_PORT", "GATEWAY_PUSH_HOSTS"}
+    assert all(row.description for row in rows)
+    assert {row.name: row.value for row in rows}["GATEWAY_PORT"] == "8080"
 
 
-def test_options_override_the_environment_and_that_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_override_environment_and_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_PORT", "9000")
     monkeypatch.setenv("GATEWAY_HOST", "::1")
     chosen = load_settings(port=9001)
     assert (chosen.port, chosen.host, chosen.worker_concurrency) == (9001, "::1", 1024)
 
 
-def test_a_variable_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As compose files hand on what the operator left out."""
+def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose files pass variables that the operator left out as empty."""
     monkeypatch.setenv("GATEWAY_PORT", "")
     monkeypatch.setenv("GATEWAY_DATABASE_URL", "")
     assert (load_settings().port, load_settings().database_url) == (8080, None)
 
 
-def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_setting_is_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_PUSH_HOSTS", "push.example.org, http://127.0.0.1:9090,")
     monkeypatch.setenv("GATEWAY_OUTBOUND_HOSTS", "http://127.0.0.1:9000,https://hooks.lan")
     monkeypatch.setenv("GATEWAY_LANES", "urgent,bulk")
@@ -55,7 +55,7 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("PORT", "http", "GATEWAY_PORT: must be a valid integer"),
         ("PORT", "70000", "GATEWAY_PORT: must be less than or equal to 65535"),
@@ -80,18 +80,19 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MASTER_KEY_FILE", "/does/not/exist", "GATEWAY_MASTER_KEY_FILE: /does/not/exist cannot be read"),
     ],
 )
-def test_a_fault_is_one_line_that_names_the_variable(
-    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+def test_invalid_setting_is_reported_with_its_variable(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The message is one line, starts with the variable, and does not contain the secret."""
     monkeypatch.setenv(f"GATEWAY_{name}", value)
     with pytest.raises(SettingsError) as refusal:
         load_settings()
-    assert str(refusal.value).startswith(said)
+    assert str(refusal.value).startswith(message)
     assert "\n" not in str(refusal.value)
     assert "hidden" not in str(refusal.value)
 
 
-def test_all_faults_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_invalid_setting_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_PORT", "0")
     monkeypatch.setenv("GATEWAY_LEASE", "soon")
     with pytest.raises(SettingsError) as refusal:
@@ -99,30 +100,30 @@ def test_all_faults_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line.partition(":")[0] for line in str(refusal.value).splitlines()] == ["GATEWAY_PORT", "GATEWAY_LEASE"]
 
 
-def test_the_public_url_has_no_trailing_slash(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_public_url_loses_its_trailing_slash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_PUBLIC_URL", "https://push.example.org/")
     assert load_settings().public_url == "https://push.example.org"
 
 
-def test_the_password_of_a_broker_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broker_password_is_never_displayed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_QUEUE", "nats://me:Hidden@n1:4222, tls://n2")
     chosen = load_settings()
     assert chosen.nats_servers == ("nats://me:Hidden@n1:4222", "tls://n2")
-    shown = {row.name: row.value for row in chosen.listed()}
-    assert "n1:4222" in shown["GATEWAY_QUEUE"]
-    assert "Hidden" not in repr(chosen) + str(shown)
+    values = {row.name: row.value for row in chosen.describe()}
+    assert "n1:4222" in values["GATEWAY_QUEUE"]
+    assert "Hidden" not in repr(chosen) + str(values)
 
 
-def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_never_displayed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_MASTER_KEY", "hidden-" * 8)
     monkeypatch.setenv("GATEWAY_DATABASE_URL", "postgresql://me:hidden@db/x")
     chosen = load_settings()
-    shown = {row.name: row.value for row in chosen.listed()}
-    assert (shown["GATEWAY_MASTER_KEY"], shown["GATEWAY_ADMIN_TOKEN"]) == ("set", "not set")
-    assert "hidden" not in repr(chosen) + str(shown)
+    values = {row.name: row.value for row in chosen.describe()}
+    assert (values["GATEWAY_MASTER_KEY"], values["GATEWAY_ADMIN_TOKEN"]) == ("set", "not set")
+    assert "hidden" not in repr(chosen) + str(values)
 
 
-def test_secrets_may_be_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secret_is_read_from_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "token").write_text("from a file\n")
     monkeypatch.setenv("GATEWAY_ADMIN_TOKEN_FILE", str(tmp_path / "token"))
     token = load_settings().admin_token
@@ -133,16 +134,17 @@ def test_secrets_may_be_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load_settings()
 
 
-def test_an_unknown_variable_is_told_with_the_one_that_was_meant() -> None:
-    said = unknown_variables({"GATEWAY_PROT": "1", "GATEWAY_PORT": "1", "GATEWAY_XYZZY_PLUGH": "1", "PATH": "/bin"})
-    assert said == [
+def test_unknown_variable_is_reported_with_a_suggestion() -> None:
+    lines = unknown_variables({"GATEWAY_PROT": "1", "GATEWAY_PORT": "1", "GATEWAY_XYZZY_PLUGH": "1", "PATH": "/bin"})
+    assert lines == [
         "GATEWAY_PROT is not a setting; did you mean GATEWAY_PORT?",
         "GATEWAY_XYZZY_PLUGH is not a setting",
     ]
     assert unknown_variables({"GATEWAY_MASTER_KEY_FILE": "x"}) == []
 
 
-def test_data_is_kept_where_the_user_keeps_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_data_dir_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For root it is a directory of the system."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert Settings().data_dir == tmp_path / "webpush-gateway"
     monkeypatch.delenv("XDG_DATA_HOME")
@@ -153,34 +155,34 @@ def test_data_is_kept_where_the_user_keeps_data(tmp_path: Path, monkeypatch: pyt
     assert Settings().data_dir == Path("/var/lib/webpush-gateway")
 
 
-def test_a_data_directory_is_closed_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_dir_is_created_with_mode_700(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    open_data_dir(tmp_path / "made" / "ours")
-    assert (tmp_path / "made" / "ours").stat().st_mode & 0o777 == 0o700
+    open_data_dir(tmp_path / "data" / "gateway")
+    assert (tmp_path / "data" / "gateway").stat().st_mode & 0o777 == 0o700
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    open_data_dir(tmp_path / "made" / "ours")  # Postgres, as another user, must get through
-    assert (tmp_path / "made" / "ours").stat().st_mode & 0o777 == 0o711
+    open_data_dir(tmp_path / "data" / "gateway")  # the user of the embedded Postgres must pass through
+    assert (tmp_path / "data" / "gateway").stat().st_mode & 0o777 == 0o711
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match=r"GATEWAY_DATA_DIR: .*cannot be made"):
         open_data_dir(tmp_path / "file" / "below")
 
 
-def test_a_secret_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+def test_secret_file_is_created_once_with_mode_600(tmp_path: Path) -> None:
     path = tmp_path / "admin-token"
     secret = load_or_create_secret(path)
-    assert len(secret) == 43  # 32 octets in base64url
+    assert len(secret) == 43  # 32 bytes in base64url
     assert path.stat().st_mode & 0o777 == 0o600
     assert load_or_create_secret(path) == secret
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_of_many_who_make_a_secret_at_once_all_get_the_same(tmp_path: Path) -> None:
+def test_concurrent_creation_yields_one_secret(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        made = set(pool.map(lambda _: load_or_create_secret(tmp_path / "key"), range(32)))
-    assert len(made) == 1
+        created = set(pool.map(lambda _: load_or_create_secret(tmp_path / "key"), range(32)))
+    assert len(created) == 1
 
 
-def test_a_secret_that_others_may_read_is_refused(tmp_path: Path) -> None:
+def test_secret_file_readable_by_others_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "key"
     load_or_create_secret(path)
     path.chmod(0o640)
@@ -188,7 +190,7 @@ def test_a_secret_that_others_may_read_is_refused(tmp_path: Path) -> None:
         load_or_create_secret(path)
 
 
-def test_an_empty_secret_is_refused(tmp_path: Path) -> None:
+def test_empty_secret_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "key").touch(mode=0o600)
     with pytest.raises(SettingsError, match="is empty"):
         load_or_create_secret(tmp_path / "key")

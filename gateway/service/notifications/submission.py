@@ -182,7 +182,7 @@ async def _accepted(conn: Connection, application_id: UUID, draft: Draft) -> Not
         templating=draft.templating,
         reminder_id=draft.reminder_id,
         occurrence=None if draft.reminder_id is None else start_at,
-        trace=tracing.carried(),
+        trace=tracing.current_traceparent(),
     )
 
 

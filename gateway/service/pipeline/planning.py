@@ -70,7 +70,7 @@ async def plan(context: Context, job: Job) -> int:
         {"notification.id": job.named["notification_id"], "job.id": job.id, "targets": targets},
         kind="consumer",
         parent=notification.trace,
-        began_ns=began,
+        start_ns=began,
     ):
         pass
     metrics.PLANNED.labels(notification.kind).inc()
