@@ -88,7 +88,7 @@ def test_the_compose_file_is_one_and_runs_servers_workers_and_nats_when_asked() 
     "values",
     [
         {},
-        {"nats": True, "metricsToken": True, "otherMasterKeys": True},
+        {"nats": True, "metricsToken": True, "retiredMasterKeys": True},
         {
             "ingress": {"enabled": True, "className": "nginx", "tlsSecret": "tls"},
             "otlpEndpoint": "http://collector:4318",

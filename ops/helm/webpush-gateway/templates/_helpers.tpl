@@ -17,7 +17,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 
-{{/* The pod of a role: a `server`, `worker` or `relay`, or `migrate`. */}}
+{{/* The pod of a role: `server`, `worker`, `relay` or `migrate`. */}}
 {{- define "gateway.pod" -}}
 {{- $values := .root.Values }}
 {{- $database := or (ne .role "worker") (not $values.nats) }}
@@ -60,7 +60,7 @@ spec:
         readOnlyRootFilesystem: true
         capabilities: {drop: [ALL]}
       env:
-        - {name: GATEWAY_PUBLIC_URL, value: {{ required "publicUrl: where do browsers reach the gateway?" $values.publicUrl | quote }}}
+        - {name: GATEWAY_PUBLIC_URL, value: {{ required "publicUrl: set the URL at which browsers reach the gateway" $values.publicUrl | quote }}}
         - {name: GATEWAY_MASTER_KEY_FILE, value: /run/secrets/gateway/master-key}
         {{- if $database }}
         - {name: GATEWAY_DATABASE_URL_FILE, value: /run/secrets/gateway/database-url}
@@ -72,8 +72,8 @@ spec:
         {{- if $values.metricsToken }}
         - {name: GATEWAY_METRICS_TOKEN_FILE, value: /run/secrets/gateway/metrics-token}
         {{- end }}
-        {{- if $values.otherMasterKeys }}
-        - {name: GATEWAY_RETIRED_MASTER_KEYS_FILE, value: /run/secrets/gateway/other-master-keys}
+        {{- if $values.retiredMasterKeys }}
+        - {name: GATEWAY_RETIRED_MASTER_KEYS_FILE, value: /run/secrets/gateway/retired-master-keys}
         {{- end }}
         {{- if eq .role "worker" }}
         - {name: GATEWAY_DRAIN, value: {{ $values.worker.drain | quote }}}
@@ -98,7 +98,7 @@ spec:
         periodSeconds: 5
         timeoutSeconds: 5
       lifecycle:
-        preStop: # until the load balancer has heard of it
+        preStop: # until the load balancer has removed the pod
           exec: {command: [sleep, "5"]}
       {{- end }}
       resources: {{- toYaml (index $values .role).resources | nindent 8 }}
@@ -110,7 +110,7 @@ spec:
   volumes:
     - name: secrets
       secret:
-        secretName: {{ required "existingSecret: what is the secret called? values.yaml says what it has" $values.existingSecret }}
+        secretName: {{ required "existingSecret: set the name of the Secret; values.yaml lists its keys" $values.existingSecret }}
         defaultMode: 288
         items:
           - {key: master-key, path: master-key}
@@ -124,8 +124,8 @@ spec:
           {{- if $values.metricsToken }}
           - {key: metrics-token, path: metrics-token}
           {{- end }}
-          {{- if $values.otherMasterKeys }}
-          - {key: other-master-keys, path: other-master-keys}
+          {{- if $values.retiredMasterKeys }}
+          - {key: retired-master-keys, path: retired-master-keys}
           {{- end }}
     - {name: data, emptyDir: {}}
     - {name: tmp, emptyDir: {}}
