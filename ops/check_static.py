@@ -18,7 +18,7 @@ def main(options: list[str]) -> int:
     """Return the exit status: 0 when every file passes."""
     failed = False
     linters.main(["biome"])
-    biome = linters.found("biome")
+    biome = linters.find_linter("biome")
     if biome is None:
         print("check: JavaScript and CSS are not linted: Biome is not available on this platform", file=sys.stderr)
     else:
@@ -30,6 +30,10 @@ def main(options: list[str]) -> int:
             if len(line) > MAX_COLUMNS:
                 print(f"{path.relative_to(linters.ROOT)}:{number}: line is {len(line)} columns long", file=sys.stderr)
                 failed = True
+    if failed and "--write" not in options:
+        print(
+            "check: to format and apply safe fixes, run .venv/bin/python -m ops.check_static --write", file=sys.stderr
+        )
     return int(failed)
 
 

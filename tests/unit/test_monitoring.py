@@ -12,7 +12,7 @@ import yaml
 from prometheus_client import Counter, Gauge, Histogram, Info, generate_latest
 
 from gateway import metrics
-from ops.linters import found
+from ops.linters import find_linter
 
 OPS = Path(__file__).parents[2] / "ops"
 RULES = OPS / "prometheus" / "alerts.yml"
@@ -109,7 +109,7 @@ def test_panels_do_not_overlap_and_have_descriptions() -> None:
 
 
 def test_promtool_accepts_metrics_and_rules() -> None:
-    promtool = found("promtool")
+    promtool = find_linter("promtool")
     if promtool is None:
         pytest.skip("promtool is missing: `ops/run/linters` takes it from Debian's package `prometheus`")
     rules, tests = str(RULES), str(RULES.with_name("alerts_test.yml"))

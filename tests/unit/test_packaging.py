@@ -20,7 +20,7 @@ from typer.main import get_command
 
 from gateway.cli import cli
 from gateway.settings import SECRET_SETTINGS, Settings
-from ops.linters import found
+from ops.linters import find_linter
 from ops.locked import canonical, locked
 
 OPS = Path(__file__).parents[2] / "ops"
@@ -35,7 +35,7 @@ GIVEN = {"publicUrl": "https://push.example.org", "existingSecret": "push"}
 
 
 def linter(name: str) -> Path:
-    path = found(name)
+    path = find_linter(name)
     if path is None:
         pytest.skip(f"there is no {name} here, and `ops/run/linters` could not fetch it")
     return path
