@@ -52,7 +52,7 @@ from gateway.web.http.client_address import ClientAddressResolver
 from gateway.web.http.load_shedding import RequestLimiter, StreamLimiter
 from gateway.web.http.protocol import Runner
 from gateway.web.http.rate_limits import TokenBuckets
-from gateway.web.http.routing import WebState
+from gateway.web.http.routing import WebLimits, WebState
 from gateway.web.server import build
 from gateway.worker import maintenance
 from gateway.worker.backends import BrokerBackend, DatabaseBackend
@@ -198,7 +198,8 @@ async def in_process_api(
     url, key = installation.database_url, secrets.token_urlsafe(32)
     async with open_context(settings, installation) as context, Notifier(url).running() as notifier:
         await _check_database(context, url)
-        state = WebState(context, notifier, max_body=settings.max_body, in_process_keys={key: principal})
+        limits = WebLimits(max_body=settings.max_body)
+        state = WebState.create(context, notifier, in_process_keys={key: principal}, limits=limits)
         runner = Runner(build(state, pages=False), shutdown_timeout=0.1)
         await runner.setup()
         try:
@@ -221,9 +222,9 @@ async def _http_server(
         await runner.setup()
         try:
             with (
-                metrics.REQUESTS_IN_PROGRESS.set_callback(lambda: {(): state.request_limiter.inside}),
+                metrics.REQUESTS_IN_PROGRESS.set_callback(lambda: {(): state.limits.requests.in_use}),
                 metrics.LONG_LIVED_CONNECTIONS.set_callback(
-                    lambda: {(kind,): limiter.inside for kind, limiter in state.stream_limiters.items()}
+                    lambda: {(kind,): count for kind, count in state.limits.long_lived_connections().items()}
                 ),
             ):
                 await _listen(runner, settings.host, settings.port)
@@ -235,21 +236,24 @@ async def _http_server(
 
 def _web_state(settings: Settings, installation: Installation, context: Context, notifier: Notifier) -> WebState:
     share = settings.application_share
-    return WebState(
+    limits = WebLimits(
+        max_body=settings.max_body,
+        requests=RequestLimiter(settings.max_concurrent_requests),
+        imports=StreamLimiter("NDJSON streams", settings.max_concurrent_imports, share),
+        log_streams=StreamLimiter("live streams of the log", settings.max_concurrent_log_streams, share),
+        live_channels=StreamLimiter("live channels and long polls", settings.max_concurrent_live_channels, share),
+        address_buckets=TokenBuckets("address", settings.address_per_minute),
+        key_buckets=TokenBuckets("key", settings.key_per_minute),
+        inbox_buckets=TokenBuckets("inbox", settings.inbox_per_minute),
+    )
+    return WebState.create(
         context,
         notifier,
-        installation.admin_token,
-        _metrics_token(settings),
-        settings.max_body,
-        RequestLimiter(settings.max_concurrent_requests),
-        TokenBuckets("inbox", settings.inbox_per_minute),
-        ClientAddressResolver(settings.proxies),
-        TokenBuckets("address", settings.address_per_minute),
-        TokenBuckets("key", settings.key_per_minute),
+        admin_token=installation.admin_token,
+        limits=limits,
+        client_addresses=ClientAddressResolver(settings.proxies),
+        metrics_token=_metrics_token(settings),
         map_tiles=settings.map_tiles,
-        imports=StreamLimiter("NDJSON streams", settings.max_concurrent_imports, share),
-        streams=StreamLimiter("live streams of the log", settings.max_concurrent_log_streams, share),
-        channels=StreamLimiter("live channels and long polls", settings.max_concurrent_live_channels, share),
     )
 
 

@@ -2,19 +2,22 @@
 
 from dataclasses import dataclass, field
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from gateway.outbound.policy import OutboundPolicy
 from gateway.push.endpoints import EndpointPolicy
+from gateway.records.postgres.engine import DATABASE_ERRORS, Connection, Engine, is_refusal
+from gateway.records.postgres.notifier import Notifier
 from gateway.service.access.secrets import Keyring
 from gateway.service.reporting.breakers import BreakerDirectory
+
+# The types and errors of the database that the layers above need, so that these import no records.
+__all__ = ["DATABASE_ERRORS", "Connection", "Context", "Engine", "Notifier", "is_refusal"]
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
     """`public_url` is where browsers reach this gateway, without a trailing slash; None when nobody said."""
 
-    engine: AsyncEngine
+    engine: Engine
     keyring: Keyring
     policy: EndpointPolicy
     public_url: str | None = None

@@ -1,6 +1,13 @@
-"""The way of every request: who is it, what does it say, was it said before, do it, answer.
+"""Handle one request: rate limit, credential, body, transaction, response.
 
-All of it is one transaction, so that an error leaves nothing behind and an answer is given for what is kept.
+Every route takes the same path, in this order:
+
+1. The rate limit of the client address, and a slot of the request limiter.
+2. The credential, its scope and origin, and the rate limit of its key. The lookup holds no transaction, and the body is
+   still unread: a request without a valid credential is refused before it costs memory or time.
+3. The body, bounded in size and time, and its validation. No database connection is held while a client sends it.
+4. One transaction: the credential is looked up again, then the handler, the idempotency record and the audit entry run.
+   An error rolls all of it back, and a response describes committed state.
 """
 
 import asyncio
@@ -9,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from gateway.domain.errors import (
     BodyTooLarge,
@@ -24,164 +31,234 @@ from gateway.domain.errors import (
 )
 from gateway.service.access import idempotency
 from gateway.service.access.authentication import SESSION_PREFIX, Principal
+from gateway.service.context import Connection
 from gateway.web.api import audit, session
 from gateway.web.http import problems
 from gateway.web.http.parsing import read_body, read_query
 from gateway.web.http.routing import MediaType, Request, Response, Route, TransactionalRequest, WebState, to_json
 
-MADE = web.RequestKey("made", object)
-"""The id of what a request has made, for the log."""
-NOBODY = Principal(frozenset())
+# The id of the resource that the request created, for the access log.
+CREATED_ID = web.RequestKey("created_id", object)
+ANONYMOUS = Principal(frozenset())
 MAX_KEY_LENGTH = 255
-# Probes and metrics are answered whoever floods us.
-LIMITED = "/v1/"
-# For all of a body: who sends slowly holds what others need.
-BODY_S = 30
+# Probes and metrics are outside this prefix, so they are answered however many requests an address sends.
+RATE_LIMITED_PREFIX = "/v1/"
+# For the whole body: a slow sender occupies a slot of the request limiter.
+BODY_TIMEOUT_S = 30
+# A refused request whose unread body is at most this long keeps its connection: the server reads and discards the body.
+MAX_DISCARDED_OCTETS = 65_536
 
 
-def handler(front: WebState, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    async def handle(request: web.Request) -> web.StreamResponse:
+def create_handler(state: WebState, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Return the aiohttp handler of a route."""
+
+    async def handle(http: web.Request) -> web.StreamResponse:
         try:
-            return await _handle(front, route, request)
+            response = await _handle(state, route, http)
         except problems.EXPECTED as error:
-            return problems.answer(problems.of(error))
+            response = problems.answer(problems.of(error))
+        _close_if_unread(http, response)
+        return response
 
     return handle
 
 
-async def _handle(front: WebState, route: Route, http: web.Request) -> web.StreamResponse:
-    if route.path.startswith(LIMITED):
-        front.address_buckets.acquire(front.client_addresses.of(http))
-    with ExitStack() as held:
-        # What streams takes little at a time, and the probes among it must be answered when nothing else is.
+async def defer_continue(http: web.Request) -> None:
+    """Handle `Expect` without sending 100 Continue: dispatch sends it once the credential is valid.
+
+    Raises:
+        HTTPExpectationFailed: the expectation is not 100-continue (RFC 9110 section 10.1.1).
+    """
+    if http.version == HttpVersion11 and not _expects_continue(http):
+        raise web.HTTPExpectationFailed
+
+
+async def _handle(state: WebState, route: Route, http: web.Request) -> web.StreamResponse:
+    if route.path.startswith(RATE_LIMITED_PREFIX):
+        state.limits.address_buckets.acquire(state.client_addresses.of(http))
+    with ExitStack() as slots:
+        # Streaming routes have limiters of their own. The probes are streaming routes, so that they are answered when
+        # the request limiter is full.
         if route.streams is None:
-            held.enter_context(front.request_limiter.slot())
-        return await _answered(front, route, http, held)
+            slots.enter_context(state.limits.requests.slot())
+        return await _respond(state, route, http, slots)
 
 
-async def _answered(front: WebState, route: Route, http: web.Request, held: ExitStack) -> web.StreamResponse:
-    # The body comes first: a slow sender must not hold a connection to the database.
-    medium = route.media_types.get(http.content_type) if http.body_exists else None
-    raw = await _read(http, front, medium, held) if route.body is not None else b""
-    other = None if medium is None else await medium.read(raw)
-    headers: Mapping[str, str] = {}
-    shared = None if "Idempotency-Key" in http.headers else route.batch_handler
-    if route.streams is not None or route.precondition is not None or shared is not None:
-        caller = NOBODY
-        if route.scopes:
-            caller = await front.authenticator.identify(_credential(front, http))
-            _authorize(route, caller, http)
-            headers = _count(front, caller)
-        asked = Request(front, http, caller, *_input(route, http, raw, other))
-        if route.precondition is not None:
-            held.close()  # it may wait for news, as many do at once
-            headers = {**headers, **await route.precondition(asked)}
-            if route.streams is None:
-                held.enter_context(front.request_limiter.slot())
-        if route.streams is not None:
-            streamed: web.StreamResponse = await route.handler(asked)
-            return streamed
-        if shared is not None:
-            return _plain(http, await shared(asked), headers)
-    async with front.context.engine.begin() as conn:
-        caller = NOBODY
-        if route.scopes:
-            caller = await front.authenticator.identify_on(conn, _credential(front, http))
-            _authorize(route, caller, http)
-            headers = headers or _count(front, caller)
-        call = TransactionalRequest(front, http, caller, *_input(route, http, raw, other), conn)
-        answer = await _answer(route, call, raw)
-    for wait in call.afterwards:
-        await wait()
-    return _plain(http, answer, headers)
+async def _respond(state: WebState, route: Route, http: web.Request, slots: ExitStack) -> web.StreamResponse:
+    body_received = http.content.is_eof()
+    principal = await _authenticate(state, route, http)
+    headers = {} if principal.key_id is None else state.limits.key_buckets.acquire(principal.key_id)
+    await _send_continue(http)
+    raw, body, query = await _read_input(state, route, http, slots)
+    request = Request(state, http, principal, body, query)
+    if route.precondition is not None:
+        # A precondition may wait long for something new (long polling), and many do so at once.
+        slots.close()
+        headers |= await route.precondition(request)
+        if route.streams is None:
+            slots.enter_context(state.limits.requests.slot())
+    if route.streams is not None:
+        stream: web.StreamResponse = await route.handler(request)
+        return stream
+    if route.batch_handler is not None and "Idempotency-Key" not in http.headers:
+        if not body_received:
+            await _authenticate(state, route, http)
+        return _to_http(http, await route.batch_handler(request), headers)
+    async with state.context.engine.begin() as conn:
+        principal = await _authenticate(state, route, http, conn)
+        call = TransactionalRequest(state, http, principal, body, query, conn)
+        response = await _respond_once(route, call, raw)
+    for callback in call.after_commit:
+        await callback()
+    return _to_http(http, response, headers)
 
 
-async def _answer(route: Route, call: TransactionalRequest[Any, Any], raw: bytes) -> Response:
+async def _authenticate(state: WebState, route: Route, http: web.Request, conn: Connection | None = None) -> Principal:
+    """Return the principal, who may call the route.
+
+    With `conn` the credential is valid as of that transaction: a key that was removed while the body was sent is
+    refused.
+
+    Raises:
+        Unauthenticated: the credential is missing or unknown.
+        Forbidden: the credential lacks the scope, or the session's request is forged.
+        OriginNotAllowed: the publishable key is used from another origin.
+    """
+    if not route.scopes:
+        return ANONYMOUS
+    principal = await state.authenticator.identify(_credential(state, http), conn)
+    _authorize(route, principal, http)
+    return principal
+
+
+async def _respond_once(route: Route, call: TransactionalRequest[Any, Any], raw: bytes) -> Response:
+    """Run the handler, unless the Idempotency-Key already has a response: then return that response."""
     key = call.http.headers.get("Idempotency-Key") if route.creates else None
     if key is None:
-        return await _done(route, call)
+        return await _run_handler(route, call)
     if not 0 < len(key) <= MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
         raise ValidationError(
             [FieldError("/header/Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} printable ASCII characters")]
         )
-    vault, owner = call.context.keyring, call.principal.owner
+    keyring, owner = call.context.keyring, call.principal.owner
     digest = hashlib.sha256(f"{call.http.method} {call.http.path_qs}\n".encode() + raw).digest()
-    first = await idempotency.begin(call.conn, vault, owner, key, digest)
-    if first is not None:
-        return Response(first.body, first.status, {"Idempotency-Replayed": "true"})
-    done = await _done(route, call)
-    await idempotency.store_response(call.conn, vault, owner, key, done.status, to_json(done.body))
-    return done
+    stored = await idempotency.begin(call.conn, keyring, owner, key, digest)
+    if stored is not None:
+        return Response(stored.body, stored.status, {"Idempotency-Replayed": "true"})
+    response = await _run_handler(route, call)
+    await idempotency.store_response(call.conn, keyring, owner, key, response.status, to_json(response.body))
+    return response
 
 
-async def _done(route: Route, call: TransactionalRequest[Any, Any]) -> Response:
-    done: Response = await route.handler(call)
-    await audit.note(route, call, done)
-    return done
+async def _run_handler(route: Route, call: TransactionalRequest[Any, Any]) -> Response:
+    response: Response = await route.handler(call)
+    await audit.record(route, call, response)
+    return response
 
 
-def _plain(request: web.Request, answer: Response, beside: Mapping[str, str]) -> web.Response:
-    if answer.status in (201, 202) and isinstance(answer.body, dict):
-        request[MADE] = answer.body.get("id")
-    headers = {**beside, **answer.headers}
-    if answer.body is None:
-        return web.Response(status=answer.status, headers=headers)
-    body = to_json(answer.body)
-    if request.method in ("GET", "HEAD") and answer.status == 200:
+def _to_http(http: web.Request, response: Response, headers: Mapping[str, str]) -> web.Response:
+    """Serialize the response; a GET or HEAD gets an ETag, and 304 when the client has that version."""
+    if response.status in (201, 202) and isinstance(response.body, dict):
+        http[CREATED_ID] = response.body.get("id")
+    headers = {**headers, **response.headers}
+    if response.body is None:
+        return web.Response(status=response.status, headers=headers)
+    body = to_json(response.body)
+    if http.method in ("GET", "HEAD") and response.status == 200:
         headers["ETag"] = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-        if _is_known(request, headers["ETag"]):
+        if _matches_etag(http, headers["ETag"]):
             return web.Response(status=304, headers=headers)
     return web.Response(
-        status=answer.status, body=body, content_type="application/json", charset="utf-8", headers=headers
+        status=response.status, body=body, content_type="application/json", charset="utf-8", headers=headers
     )
 
 
-def _is_known(request: web.Request, etag: str) -> bool:
-    """RFC 9110 section 13.1.2: compared weakly."""
-    known = request.headers.get("If-None-Match", "")
-    return known.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in known.split(","))
+def _matches_etag(http: web.Request, etag: str) -> bool:
+    """Tell whether If-None-Match contains the ETag (weak comparison, RFC 9110 section 13.1.2)."""
+    tags = http.headers.get("If-None-Match", "")
+    return tags.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in tags.split(","))
 
 
-async def _read(request: web.Request, front: WebState, medium: MediaType | None, held: ExitStack) -> bytes:
-    """Raises UnsupportedMediaType, BodyTooLarge, BodyTooSlow and Unavailable."""
-    kind, largest = request.content_type, front.max_body
-    if medium is not None:
-        largest = max(largest, medium.max_octets)
-    elif request.body_exists and kind != "application/json" and not kind.endswith("+json"):
-        raise UnsupportedMediaType(f"the body must be application/json, not {kind[:80]}")
+def _close_if_unread(http: web.Request, response: web.StreamResponse) -> None:
+    """Close the connection after a response to a request whose body is unread and may be long.
+
+    aiohttp never parses an unread body as the next request: it discards what arrives for a few seconds
+    (`protocol.LINGERING_S`), and closes the connection unless the body ended. `Connection: close` tells the client to
+    stop sending.
+    """
+    length = http.content_length
+    if not http.content.is_eof() and (length is None or length > MAX_DISCARDED_OCTETS):
+        response.force_close()
+
+
+def _expects_continue(http: web.Request) -> bool:
+    return http.headers.get("Expect", "").lower() == "100-continue"
+
+
+async def _send_continue(http: web.Request) -> None:
+    if http.version == HttpVersion11 and _expects_continue(http) and not http.content.is_eof():
+        await http.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        http.writer.output_size = 0  # the response has not begun
+
+
+async def _read_input(state: WebState, route: Route, http: web.Request, slots: ExitStack) -> tuple[bytes, Any, Any]:
+    """Return the raw body, the validated body and the validated query."""
+    media_type = route.media_types.get(http.content_type) if http.body_exists else None
+    raw = b"" if route.body is None else await _read_raw(state, http, media_type, slots)
+    document = None if media_type is None else await media_type.read(raw)
+    if any("\0" in value for value in http.match_info.values()):
+        raise NotFound("path parameters must not contain NUL (U+0000)")
+    query = None
+    if route.query is not None:
+        query = read_query(route.query, list(http.query.items()))
+    elif http.query:
+        raise ValidationError([FieldError(f"/query/{name}", "is not known here") for name in http.query])
+    if document is not None or route.body is None:
+        return raw, document, query
+    return raw, read_body(route.body, raw), query
+
+
+async def _read_raw(state: WebState, http: web.Request, media_type: MediaType | None, slots: ExitStack) -> bytes:
+    """Read the body; its memory is reserved in the request limiter until the response is complete.
+
+    Raises:
+        UnsupportedMediaType: the body is neither JSON nor a media type of the route.
+        BodyTooLarge: the body exceeds the limit of its media type.
+        BodyTooSlow: the body did not arrive in time.
+        Unavailable: all bodies together exceed the memory limit of the process.
+    """
+    content_type, max_octets = http.content_type, state.limits.max_body
+    if media_type is not None:
+        max_octets = max(max_octets, media_type.max_octets)
+    elif http.body_exists and content_type != "application/json" and not content_type.endswith("+json"):
+        raise UnsupportedMediaType(f"the body must be application/json, not {content_type[:80]}")
+    too_large = BodyTooLarge(f"the body has more than {max_octets} octets")
+    if http.content_length is not None and http.content_length > max_octets:
+        raise too_large
     raw = bytearray()
-    hold = held.enter_context(front.request_limiter.body())
+    reserve = slots.enter_context(state.limits.requests.body())
     try:
-        async with asyncio.timeout(BODY_S):
-            async for chunk in request.content.iter_any():
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in http.content.iter_any():
                 raw += chunk
-                if len(raw) > largest:
-                    raise BodyTooLarge(f"the body has more than {largest} octets")
-                hold(len(chunk))
+                if len(raw) > max_octets:
+                    raise too_large
+                reserve(len(chunk))
     except TimeoutError:
-        raise BodyTooSlow(f"the body must be here within {BODY_S} s") from None
+        raise BodyTooSlow(f"the body must arrive within {BODY_TIMEOUT_S} s") from None
     return bytes(raw)
 
 
-def _input(route: Route, request: web.Request, raw: bytes, other: Any) -> tuple[Any, Any]:
-    """(body, query); `other` is the body when it came in a form of its own."""
-    if any("\0" in value for value in request.match_info.values()):
-        raise NotFound("nothing is named with U+0000")
-    query = None
-    if route.query is not None:
-        query = read_query(route.query, list(request.query.items()))
-    elif request.query:
-        raise ValidationError([FieldError(f"/query/{name}", "is not known here") for name in request.query])
-    if other is not None or route.body is None:
-        return other, query
-    return read_body(route.body, raw), query
+def _credential(state: WebState, http: web.Request) -> str:
+    """Return the bearer token, or else the console session's cookie.
 
-
-def _credential(front: WebState, request: web.Request) -> str:
-    """What was said to be who they are, else what the console's cookie holds. Raises Unauthenticated and Forbidden."""
-    if "Authorization" not in request.headers and (token := session.token_of(front, request)) is not None:
+    Raises:
+        Unauthenticated: neither is present, or the Authorization header is malformed.
+        Forbidden: the session's request is forged.
+    """
+    if "Authorization" not in http.headers and (token := session.token_of(state, http)) is not None:
         return token
-    scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+    scheme, _, bearer = http.headers.get("Authorization", "").partition(" ")
     if not scheme:
         raise Unauthenticated("this needs a credential: Authorization: Bearer ...")
     if scheme.lower() != "bearer" or not bearer.strip() or bearer.strip().startswith(SESSION_PREFIX):
@@ -189,24 +266,24 @@ def _credential(front: WebState, request: web.Request) -> str:
     return bearer.strip()
 
 
-def _count(front: WebState, caller: Principal) -> dict[str, str]:
-    """What is told of the key's limit. Raises RateLimited."""
-    return {} if caller.key_id is None else front.key_buckets.acquire(caller.key_id)
+def _authorize(route: Route, principal: Principal, http: web.Request) -> None:
+    """Check the principal's scopes and origins against the route and the Origin header.
 
-
-def _authorize(route: Route, caller: Principal, request: web.Request) -> None:
-    """Raises Forbidden and OriginNotAllowed."""
-    if not caller.scopes & set(route.scopes):
-        has = ", ".join(sorted(caller.scopes)) or "nothing"
-        raise Forbidden(f"this needs {' or '.join(route.scopes)}; the credential has {has}")
-    if caller.origins is None:
+    Raises:
+        Forbidden: the principal has none of the route's scopes.
+        OriginNotAllowed: the publishable key is used from an origin that its application does not allow.
+    """
+    if not principal.scopes & set(route.scopes):
+        scopes = ", ".join(sorted(principal.scopes)) or "nothing"
+        raise Forbidden(f"this needs {' or '.join(route.scopes)}; the credential has {scopes}")
+    if principal.origins is None:
         return
-    origin = request.headers.get("Origin")
-    # Browsers leave Origin out of a page's GET to its own origin, and never out of a POST.
-    if origin is None and request.method == "GET":
+    origin = http.headers.get("Origin")
+    # Browsers omit Origin from a page's GET to its own origin, and never from a POST.
+    if origin is None and http.method == "GET":
         return
-    if origin is None or origin not in caller.origins:
-        said = "a request without an Origin" if origin is None else origin[:200]
+    if origin is None or origin not in principal.origins:
+        source = "a request without an Origin" if origin is None else origin[:200]
         raise OriginNotAllowed(
-            f"the publishable key may not be used from {said}; see the application's allowed_origins"
+            f"the publishable key may not be used from {source}; see the application's allowed_origins"
         )

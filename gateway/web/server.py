@@ -87,32 +87,32 @@ def _in_a_word(record: logging.LogRecord) -> bool:
     return True
 
 
-def build(front: WebState, *, pages: bool = True) -> web.Application:
+def build(state: WebState, *, pages: bool = True) -> web.Application:
     """To be run by a `connection.Runner`. `pages`: with the document, the console and the SDK."""
     logging.getLogger("aiohttp.server").addFilter(_in_a_word)
     app = web.Application(middlewares=[_watched])
     browser_paths = set()
     for route in ROUTES:
-        handle = dispatch.handler(front, route)
+        handle = dispatch.create_handler(state, route)
         # Of itself aiohttp takes no brace in what is named, and people's ids may have them.
         path = route.path.replace("}", ":[^/]+}")
         if route.method == "GET":
-            app.router.add_get(path, handle, allow_head=route.streams is None)
+            app.router.add_get(path, handle, allow_head=route.streams is None, expect_handler=dispatch.defer_continue)
         else:
-            app.router.add_route(route.method, path, handle)
+            app.router.add_route(route.method, path, handle, expect_handler=dispatch.defer_continue)
         if route.browser and path not in browser_paths:
             browser_paths.add(path)
             app.router.add_route("OPTIONS", path, _preflight)
     if pages:
-        files.add(app, to_json(openapi.document(ROUTES)), front.map_tiles)
+        files.add(app, to_json(openapi.document(ROUTES)), state.map_tiles)
 
     async def cut_off(_: web.Application) -> None:
-        await front.inbox_notifier.close()
-        for following in front.following:
+        await state.inbox_notifier.close()
+        for following in state.open_streams:
             following.cancel()
 
     app.on_response_prepare.append(_name)
-    app.on_response_prepare.append(protecting(front.context.public_url))
+    app.on_response_prepare.append(protecting(state.context.public_url))
     app.on_shutdown.append(cut_off)
     return app
 
@@ -167,7 +167,7 @@ async def _name(request: web.Request, response: web.StreamResponse) -> None:
 
 def _about(request: web.Request) -> dict[str, str]:
     """What was made, or the notification asked for: what comes of it later is logged with the same id."""
-    id_ = request.get(dispatch.MADE) or request.match_info.get("notification_id")
+    id_ = request.get(dispatch.CREATED_ID) or request.match_info.get("notification_id")
     if not isinstance(id_, str):
         return {}
     return {f"{name}_id": id_ for name, kind in ABOUT.items() if ids.parse(kind, id_) is not None}

@@ -65,14 +65,14 @@ async def test_a_database_that_is_away_is_told_as_such_and_health_says_it_is_not
 
 async def test_however_many_ask_whether_it_is_ready_one_looks(api: Api) -> None:
     looks = 0
-    look = api.front.readiness._look
+    look = api.front.readiness._check
 
     async def counted() -> dict[str, str]:
         nonlocal looks
         looks += 1
         return await look()
 
-    api.front.readiness._look = counted  # type: ignore[method-assign]
+    api.front.readiness._check = counted  # type: ignore[method-assign]
     answers = await asyncio.gather(*(api.call("GET", "/readyz", key=None) for _ in range(50)))
     assert {answer.status for answer in answers} == {200}
     assert looks <= 3, "a slow machine may take more than a second for them"

@@ -5,7 +5,6 @@ from typing import Any
 
 from sqlalchemy import text
 
-from gateway.web.api.audit import act_of
 from gateway.web.server import ROUTES
 from gateway.worker import maintenance
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
@@ -48,9 +47,9 @@ def app_path(api: Api) -> str:
 
 
 def test_every_route_that_changes_something_is_an_act_but_for_devices_and_what_is_sent() -> None:
-    none = {f"{one.method} {one.path}" for one in ROUTES if one.method != "GET" and act_of(one) is None}
+    none = {f"{one.method} {one.path}" for one in ROUTES if one.method != "GET" and one.audit is None}
     assert none == NO_ACTS
-    named = {f"{one.method} {one.path}": act_of(one) for one in ROUTES}
+    named = {f"{one.method} {one.path}": one.audit for one in ROUTES}
     assert named["POST /v1/applications/{application_id}/keys"] == "keys.create"
     assert named["POST /v1/applications/{application_id}/vapid/rotate"] == "vapid.rotate"
     assert named["POST /v1/webhooks/{webhook_id}/rotate"] == "webhooks.rotate"

@@ -275,7 +275,7 @@ async def test_a_page_that_does_not_read_is_closed_and_resumes(api: Api, monkeyp
     hello = b'{"type":"hello","token":"%s","after":0}' % mine.token.encode()
     writer.write(bytes([0x81, 0xFE]) + len(hello).to_bytes(2, "big") + bytes(4) + hello)  # masked with zeros
     async with asyncio.timeout(20):
-        while api.front.following or not api.front.inbox_notifier._reader:  # noqa: ASYNC110 - the server's own doing
+        while api.front.open_streams or not api.front.inbox_notifier._reader:  # noqa: ASYNC110 - the server's own doing
             await asyncio.sleep(0.05)
     writer.close()
     async with mine.open(api, after=0) as socket:
@@ -288,7 +288,7 @@ async def test_a_server_that_stops_closes_its_pages_so_that_they_come_again(api:
     mine = await page(api)
     async with serving(api.parts) as second, mine.open(second) as socket:
         await ready(socket)
-        for task in second.front.following:
+        for task in second.front.open_streams:
             task.cancel()
         assert await closed(socket) == channel.GOING
 

@@ -60,13 +60,13 @@ async def connected(origin: str) -> tuple[asyncio.StreamReader, asyncio.StreamWr
 @pytest.fixture
 async def small(api: Api) -> Api:
     """A server with room for two requests at once."""
-    object.__setattr__(api.front, "crowd", RequestLimiter(2))
+    api.front.limits.requests = RequestLimiter(2)
     return api
 
 
 async def inside(api: Api, count: int) -> None:
     async with asyncio.timeout(20):
-        while api.front.request_limiter._inside != count:  # noqa: ASYNC110 - the server's state gives no event
+        while api.front.limits.requests.in_use != count:  # noqa: ASYNC110 - the server's state gives no event
             await asyncio.sleep(0.01)
 
 
@@ -117,7 +117,7 @@ async def test_bodies_that_are_too_much_together_are_refused_before_they_fill_th
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.web.dispatch.BODY_S", 0.2)
+    monkeypatch.setattr("gateway.web.dispatch.BODY_TIMEOUT_S", 0.2)
     slow = await Slow.begun(api)
     assert "408" in await slow.answer()
     await slow.end()
@@ -139,19 +139,19 @@ async def test_imports_and_streams_are_bounded_for_a_server_and_for_an_applicati
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 8 places an application has 4; whoever comes beyond is told when to come again, and the rest is answered."""
-    monkeypatch.setattr("gateway.web.api.deliveries.LOOK_S", 0.05)
+    monkeypatch.setattr("gateway.web.api.deliveries.POLL_INTERVAL_S", 0.05)
     keys = [api.secret]
     for name in ("Second", "Third"):
         new: dict[str, Any] = {"name": name, "subject": "mailto:ops@example.org", "allowed_origins": []}
         keys.append((await api.made("POST", "/v1/applications", new, key=ADMIN))["secret_key"])
     device = await api.register()
     imports, streams, channels = (StreamLimiter(name, 8) for name in ("imports", "streams", "channels"))
-    for name, room in {"imports": imports, "streams": streams, "channels": channels}.items():
-        object.__setattr__(api.front, name, room)
+    limits = api.front.limits
+    limits.imports, limits.log_streams, limits.live_channels = imports, streams, channels
 
     async def until(room: StreamLimiter, count: int) -> None:
         async with asyncio.timeout(20):
-            while room.inside != count:  # noqa: ASYNC110 - the server's state gives no event
+            while room.in_use != count:  # noqa: ASYNC110 - the server's state gives no event
                 await asyncio.sleep(0.01)
 
     async def follow(key: str, held: AsyncExitStack) -> aiohttp.ClientResponse:
@@ -199,7 +199,7 @@ async def test_imports_and_streams_are_bounded_for_a_server_and_for_an_applicati
 
         assert (await api.call("GET", "/v1/devices")).status == 200
         assert (await api.call("GET", "/readyz", key=None)).status == 200
-        object.__setattr__(api.front, "channels", StreamLimiter("channels", 0))
+        limits.live_channels = StreamLimiter("channels", 0)
         with pytest.raises(aiohttp.WSServerHandshakeError) as full:
             await open_page()
         assert full.value.status == 503

@@ -64,7 +64,7 @@ async def with_secrets(parts: Parts, applications_: int = 1) -> str:
     """One of each kind of what is sealed, and so many applications more; answers the identity secret."""
     async with serving(parts) as api:
         app = f"/v1/applications/{parts.application['id']}"
-        secret = await api.made("PATCH", app, {"require_identity": True}, key=api.front.admin_token)
+        secret = await api.made("PATCH", app, {"require_identity": True}, key=ADMIN)
         await api.made("POST", "/v1/webhooks", WEBHOOK, headers={"Idempotency-Key": "once"})
     async with parts.engine.begin() as conn:
         for number in range(applications_):

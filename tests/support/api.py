@@ -181,7 +181,7 @@ def template_of(path: str) -> str | None:
 
 @asynccontextmanager
 async def serving(parts: Parts) -> AsyncIterator[Api]:
-    front = WebState(parts.context, parts.bell, ADMIN)
+    front = WebState.create(parts.context, parts.bell, admin_token=ADMIN)
     runner = Runner(build(front), parts.context.public_url, shutdown_timeout=2)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

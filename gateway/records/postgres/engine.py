@@ -52,9 +52,11 @@ _WRITE_BEHIND = text("SET LOCAL synchronous_commit = off")
 
 def is_refusal(error: Exception) -> bool:
     """A statement the database refused, as against a database that is not there (SQLSTATE classes 08, 53, 57)."""
-    if not isinstance(error, DBAPIError) or error.connection_invalidated:
-        return False
-    state = getattr(error.orig, "sqlstate", None) or ""
+    if isinstance(error, DBAPIError):
+        if error.connection_invalidated:
+            return False
+        error = error.orig if isinstance(error.orig, Exception) else error
+    state = getattr(error, "sqlstate", None) or ""
     return bool(state) and state[:2] not in ("08", "53", "57")
 
 

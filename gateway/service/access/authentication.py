@@ -80,21 +80,26 @@ class Authenticator:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")  # one statement, nothing to commit
         self._vault = vault
         self._admin_token = admin_token
-        self._passes = {digest(key): caller for key, caller in in_process_keys.items()}
+        self._in_process_keys = {digest(key): caller for key, caller in in_process_keys.items()}
         self._rounds: RequestBatcher[bytes, ApiKey | None] = RequestBatcher(self._look_up, MAX_BATCH)
 
-    async def identify(self, bearer: str) -> Principal:
-        """The caller behind a bearer token, looked up after they came. Raises Unauthenticated."""
+    async def identify(self, bearer: str, conn: AsyncConnection | None = None) -> Principal:
+        """Return the principal behind a bearer token.
+
+        Without `conn` the credential is valid as of now, and keys that arrive at the same time share one query. With
+        `conn` it is looked up in that transaction, whatever an earlier lookup returned.
+
+        Raises:
+            Unauthenticated: the credential is unknown, or was removed.
+        """
+        if self._in_process_keys and (principal := self._in_process_keys.get(digest(bearer))) is not None:
+            return principal
+        if conn is not None:
+            return await identify(conn, self._vault, self._admin_token, bearer)
         if bearer.startswith(KEY_PREFIXES) and not _is_admin(self._admin_token, bearer):
             return _holder(await self._rounds.submit(digest(bearer)))
-        async with self._engine.connect() as conn:
-            return await self.identify_on(conn, bearer)
-
-    async def identify_on(self, conn: AsyncConnection, bearer: str) -> Principal:
-        """The caller behind a bearer token, looked up in a transaction. Raises Unauthenticated."""
-        if self._passes and (passing := self._passes.get(digest(bearer))) is not None:
-            return passing
-        return await identify(conn, self._vault, self._admin_token, bearer)
+        async with self._engine.connect() as own:
+            return await identify(own, self._vault, self._admin_token, bearer)
 
     async def still_admits(self, caller: Principal) -> bool:
         """Whether the key they came with is still there: for answers that take long."""

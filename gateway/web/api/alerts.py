@@ -242,7 +242,14 @@ async def settings(call: TransactionalRequest) -> Response:
     return Response(await ingestion.settings(call.conn, call.application_id))
 
 
-@routes.add("PUT", "/v1/alert-settings", scopes=(MANAGE,), body=AlertSettings, responses={200: responses.AlertSettings})
+@routes.add(
+    "PUT",
+    "/v1/alert-settings",
+    scopes=(MANAGE,),
+    body=AlertSettings,
+    audit="alert-settings.replace",
+    responses={200: responses.AlertSettings},
+)
 async def change_settings(call: TransactionalRequest[AlertSettings]) -> Response:
     """Say how this application's alerts are told, and to whom at most. Alerts that were taken stay as they are."""
     rules = [rule.model_dump(mode="json", exclude_none=True) for rule in call.body.rules]

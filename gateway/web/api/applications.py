@@ -66,6 +66,7 @@ class NewKey(Body):
     scopes=(ADMIN,),
     body=NewApplication,
     creates=True,
+    audit="applications.create",
     responses={201: responses.CreatedApplication},
 )
 async def create(call: TransactionalRequest[NewApplication]) -> Response:
@@ -106,6 +107,7 @@ async def show(call: TransactionalRequest) -> Response:
     "/v1/applications/{application_id}",
     scopes=(ADMIN,),
     body=ApplicationChange,
+    audit="applications.change",
     responses={200: responses.Application},
 )
 async def change(call: TransactionalRequest[ApplicationChange]) -> Response:
@@ -121,6 +123,7 @@ async def change(call: TransactionalRequest[ApplicationChange]) -> Response:
     scopes=(ADMIN,),
     body=NewKey,
     creates=True,
+    audit="keys.create",
     responses={201: responses.CreatedKey},
 )
 async def add_key(call: TransactionalRequest[NewKey]) -> Response:
@@ -130,7 +133,13 @@ async def add_key(call: TransactionalRequest[NewKey]) -> Response:
     return Response(await applications.add_key(call.conn, id_, call.body.name, scopes), 201)
 
 
-@routes.add("DELETE", "/v1/applications/{application_id}/keys/{key_id}", scopes=(ADMIN,), responses={204: None})
+@routes.add(
+    "DELETE",
+    "/v1/applications/{application_id}/keys/{key_id}",
+    scopes=(ADMIN,),
+    audit="keys.remove",
+    responses={204: None},
+)
 async def remove_key(call: TransactionalRequest) -> Response:
     """Remove an API key: the next request with it is refused."""
     id_ = call.id(ids.APPLICATION, "application_id")
@@ -139,7 +148,11 @@ async def remove_key(call: TransactionalRequest) -> Response:
 
 
 @routes.add(
-    "POST", "/v1/applications/{application_id}/vapid/rotate", scopes=(ADMIN,), responses={200: responses.VapidKey}
+    "POST",
+    "/v1/applications/{application_id}/vapid/rotate",
+    scopes=(ADMIN,),
+    audit="vapid.rotate",
+    responses={200: responses.VapidKey},
 )
 async def rotate_vapid(call: TransactionalRequest) -> Response:
     """Make a new VAPID key, with which browsers subscribe from now on.

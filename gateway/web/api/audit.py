@@ -1,6 +1,8 @@
-"""Administrative acts: which routes are one, what is noted of it, and how the notes are read.
+"""The audit log: record an administrative action with its request, and list the recorded actions.
 
-A route is one unless it is named here as none, so that a new one is noted without anybody thinking of it.
+Each route names its own action (`audit="keys.create"`), so an action keeps its name when an endpoint moves. A route
+without a name is not audited: what it does is a record of its own already (a notification, an event), belongs to one
+device, or changes nothing.
 """
 
 from typing import Annotated, Any
@@ -11,7 +13,7 @@ from pydantic import Field
 from gateway.domain import ids
 from gateway.domain.errors import FieldError, ValidationError
 from gateway.service.access import audit
-from gateway.service.access.authentication import ADMIN, DEVICE, MANAGE, REGISTER
+from gateway.service.access.authentication import ADMIN, MANAGE
 from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body
 from gateway.web.http.routing import Response, Route, Routes, TransactionalRequest
@@ -19,85 +21,74 @@ from gateway.web.schemas import responses
 
 routes = Routes("applications")
 
-# What is asked to be sent, and what happened, is a record of its own already.
-RECORDED = {"/v1/notifications", "/v1/campaigns", "/v1/alerts", "/v1/topics/{topic}/publish", "/v1/events"}
-CHANGES_NOTHING = {"/v1/audiences/preview", "/v1/templates/preview"}
-SESSION = "/v1/session"
-"""Signing in is noted where it is found out who it is; signing out changes nothing for anybody else."""
-VERBS = {"POST": "create", "PATCH": "change", "PUT": "replace", "DELETE": "remove"}
-PERSONAL = "user_id"
+# The path parameter that names a person, whose id must not be stored in the audit log.
+USER_PARAMETER = "user_id"
 
 
 class AuditQuery(PageQuery):
-    action: Annotated[str | None, Field(max_length=100, description="Only of this kind: `keys.remove`.")] = None
-    application_id: Annotated[str | None, Field(max_length=100, description="For the operator: only of this one.")] = (
-        None
-    )
+    """Filters of the audit log."""
+
+    action: Annotated[str | None, Field(max_length=100, description="Only this action: `keys.remove`.")] = None
+    application_id: Annotated[
+        str | None, Field(max_length=100, description="Only this application; for the operator.")
+    ] = None
 
 
-def act_of(route: Route) -> str | None:
-    """What a route does as an administrative act: `keys.create`, `webhooks.rotate`. None when it is none."""
-    if route.method == "GET" or not route.scopes or route.streams is not None:
-        return None
-    if {DEVICE, REGISTER} & set(route.scopes) or route.path in CHANGES_NOTHING or route.path == SESSION:
-        return None
-    if route.method == "POST" and route.path in RECORDED:
-        return None
-    words = [word for word in route.path.split("/")[2:] if "{" not in word]
-    if route.method == "POST" and not route.creates and len(words) > 1:
-        return f"{words[-2]}.{words[-1]}"
-    return f"{words[-1]}.{VERBS[route.method]}"
-
-
-async def note(route: Route, call: TransactionalRequest[Any, Any], answer: Response) -> None:
-    """Note what was done, when it is an administrative act."""
-    action = act_of(route)
-    if action is None:
+async def record(route: Route, call: TransactionalRequest[Any, Any], response: Response) -> None:
+    """Store an audit entry for the request when its route is audited. A PATCH without fields changes nothing."""
+    if route.audit is None:
         return
-    given = _given(action, call.body)
-    if route.method == "PATCH" and not given:  # which changes nothing
+    fields = _visible_fields(route.audit, call.body)
+    if route.method == "PATCH" and not fields:
         return
-    named = dict(call.http.match_info)
-    made = answer.body.get("id") if answer.status == 201 else None
-    target = made or next((value for name, value in reversed(named.items()) if name != PERSONAL), None)
+    parameters = dict(call.http.match_info)
+    created = response.body.get("id") if response.status == 201 else None
+    target = created or next((value for name, value in reversed(parameters.items()) if name != USER_PARAMETER), None)
     application_id = call.principal.application_id or ids.parse(
-        ids.APPLICATION, named.get("application_id") or str(target)
+        ids.APPLICATION, parameters.get("application_id") or str(target)
     )
-    await audit.note(call.conn, audit.actor_of(call.principal), action, application_id, target, given)
+    await audit.note(call.conn, audit.actor_of(call.principal), route.audit, application_id, target, fields)
 
 
-def _given(action: str, body: Body | None) -> dict[str, Any]:
-    """Only what is kept is made plain: a body may hold much."""
+def _visible_fields(action: str, body: Body | None) -> dict[str, Any]:
+    """Return the names of the body's fields, with the values of those fields that the audit log stores.
+
+    Only these values are serialized: the others may be large.
+    """
     if body is None:
         return {}
-    said = body.model_fields_set
-    return dict.fromkeys(said) | body.model_dump(mode="json", include=said & audit.visible_fields(action))
+    names = body.model_fields_set
+    return dict.fromkeys(names) | body.model_dump(mode="json", include=names & audit.visible_fields(action))
 
 
 @routes.add(
     "GET", "/v1/audit", scopes=(ADMIN, MANAGE), query=AuditQuery, responses={200: responses.Page[responses.AuditEntry]}
 )
-async def listed(call: TransactionalRequest[None, AuditQuery]) -> Response:
-    """List administrative acts, the newest first: who did what, on what, when. A key sees its own application's.
+async def list_actions(call: TransactionalRequest[None, AuditQuery]) -> Response:
+    """List administrative actions, newest first. A key sees those of its own application.
 
-    `who` is `admin`, `command line`, or the id of a key. Of what an act was given `details` has the names; values are
-    null where they could be a secret or a person.
+    `actor` is `admin`, `command line`, or the id of a key. `details` has the names of the fields that the request
+    contained; a value is null where it could be a secret or personal data.
     """
-    asked = call.query
+    query = call.query
     items = await audit.page(
         call.conn,
         own=call.principal.application_id,
-        application_id=_application(asked.application_id),
-        action=asked.action,
-        before=asked.after_id(),
-        limit=asked.limit,
+        application_id=_parse_application_id(query.application_id),
+        action=query.action,
+        before=query.after_id(),
+        limit=query.limit,
     )
-    return page(items, asked.limit, ids.parse(ids.AUDIT, items[-1]["id"]) if items else None)
+    return page(items, query.limit, ids.parse(ids.AUDIT, items[-1]["id"]) if items else None)
 
 
-def _application(named: str | None) -> UUID | None:
-    """Raises Invalid."""
-    found = None if named is None else ids.parse(ids.APPLICATION, named)
-    if named is not None and found is None:
+def _parse_application_id(text: str | None) -> UUID | None:
+    """Return the application id of the query.
+
+    Raises:
+        ValidationError: the text is not an application id.
+    """
+    id_ = None if text is None else ids.parse(ids.APPLICATION, text)
+    if text is not None and id_ is None:
         raise ValidationError([FieldError("/query/application_id", "is not the id of an application: app_...")])
-    return found
+    return id_

@@ -82,6 +82,7 @@ class Wanted(Body):
     body=NewCategory,
     creates=True,
     conflicts=True,
+    audit="categories.create",
     responses={201: responses.Category},
 )
 async def create(call: TransactionalRequest[NewCategory]) -> Response:
@@ -112,7 +113,12 @@ async def show(call: TransactionalRequest) -> Response:
 
 
 @routes.add(
-    "PATCH", "/v1/categories/{category_id}", scopes=(MANAGE,), body=CategoryChange, responses={200: responses.Category}
+    "PATCH",
+    "/v1/categories/{category_id}",
+    scopes=(MANAGE,),
+    body=CategoryChange,
+    audit="categories.change",
+    responses={200: responses.Category},
 )
 async def change(call: TransactionalRequest[CategoryChange]) -> Response:
     """Change a category's title or rules. What was accepted before keeps the rules it was accepted with."""
@@ -120,7 +126,9 @@ async def change(call: TransactionalRequest[CategoryChange]) -> Response:
     return Response(await categories.change(call.conn, call.application_id, id_, call.body.columns()))
 
 
-@routes.add("DELETE", "/v1/categories/{category_id}", scopes=(MANAGE,), responses={204: None})
+@routes.add(
+    "DELETE", "/v1/categories/{category_id}", scopes=(MANAGE,), audit="categories.remove", responses={204: None}
+)
 async def remove(call: TransactionalRequest) -> Response:
     """Remove a category. What was accepted in it is still sent, by the rules it was accepted with."""
     await categories.remove(call.conn, call.application_id, call.id(ids.CATEGORY, "category_id"))

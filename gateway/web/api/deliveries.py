@@ -37,7 +37,7 @@ def _read_id(kind: str) -> Callable[[object], UUID]:
 LEFT = (ConnectionResetError, TimeoutError)
 MAX_POSITION_LENGTH = len(str(2**63))
 SLOW_S = 60.0
-LOOK_S = 2.0
+POLL_INTERVAL_S = 2.0
 TEXT = WithJsonSchema({"type": "string"})
 
 
@@ -87,7 +87,7 @@ async def stream(request: Request[None, FollowQuery]) -> web.StreamResponse:
     more, when the key is removed.
     """
     position = _position(request.http.headers.get("Last-Event-ID") or request.query.last_event_id)
-    with request.state.streams.slot_of(request.application_id):
+    with request.state.limits.log_streams.slot_of(request.application_id):
         return await _stream(request, position)
 
 
@@ -100,13 +100,13 @@ async def _stream(request: Request[None, FollowQuery], position: int | None) -> 
     )
     await response.prepare(request.http)
     following = asyncio.ensure_future(_write_events(request, position, response))
-    request.state.following.add(following)
+    request.state.open_streams.add(following)
     # It ends when the server stops and cancels it, or when the client has gone, which writing to it would show late.
     while not following.done():
-        await asyncio.wait([following], timeout=LOOK_S)
+        await asyncio.wait([following], timeout=POLL_INTERVAL_S)
         if request.http.transport is None:
             following.cancel()
-    request.state.following.discard(following)
+    request.state.open_streams.discard(following)
     if not following.cancelled() and (error := following.exception()) and not isinstance(error, LEFT):
         raise error
     return response

@@ -306,7 +306,9 @@ async def topics(call: TransactionalRequest[None, PageQuery]) -> Response:
     return page(items, limit, found[-1][0] if found else None)
 
 
-@routes.add("DELETE", "/v1/users/{user_id}", scopes=(MANAGE,), responses={200: responses.ErasureResult})
+@routes.add(
+    "DELETE", "/v1/users/{user_id}", scopes=(MANAGE,), audit="users.remove", responses={200: responses.ErasureResult}
+)
 async def forget(call: TransactionalRequest) -> Response:
     """Forget a person: their devices, what was sent to them alone, their events, and their name in the log."""
     removed = await erasure.forget(call.conn, call.context.keyring, call.application_id, call.path("user_id"))

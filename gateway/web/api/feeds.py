@@ -53,7 +53,14 @@ class FeedChange(Body):
 
 
 @routes.add(
-    "POST", "/v1/feeds", scopes=(MANAGE,), body=NewFeed, creates=True, conflicts=True, responses={201: responses.Feed}
+    "POST",
+    "/v1/feeds",
+    scopes=(MANAGE,),
+    body=NewFeed,
+    creates=True,
+    conflicts=True,
+    audit="feeds.create",
+    responses={201: responses.Feed},
 )
 async def create(call: TransactionalRequest[NewFeed]) -> Response:
     """Fetch alerts from an address from now on. Each is told once, and changed and ended as its issuer says."""
@@ -86,7 +93,13 @@ async def show(call: TransactionalRequest) -> Response:
 
 
 @routes.add(
-    "PATCH", "/v1/feeds/{feed_id}", scopes=(MANAGE,), body=FeedChange, conflicts=True, responses={200: responses.Feed}
+    "PATCH",
+    "/v1/feeds/{feed_id}",
+    scopes=(MANAGE,),
+    body=FeedChange,
+    conflicts=True,
+    audit="feeds.change",
+    responses={200: responses.Feed},
 )
 async def change(call: TransactionalRequest[FeedChange]) -> Response:
     """Change a feed, pause it, or let it go on. It is read anew at once."""
@@ -98,7 +111,7 @@ async def change(call: TransactionalRequest[FeedChange]) -> Response:
     return Response(await feeds.change(call.conn, call.context, call.application_id, id_, values))
 
 
-@routes.add("DELETE", "/v1/feeds/{feed_id}", scopes=(MANAGE,), responses={204: None})
+@routes.add("DELETE", "/v1/feeds/{feed_id}", scopes=(MANAGE,), audit="feeds.remove", responses={204: None})
 async def remove(call: TransactionalRequest) -> Response:
     """Remove a feed. What it has brought goes on."""
     await feeds.remove(call.conn, call.application_id, call.id(ids.FEED, "feed_id"))

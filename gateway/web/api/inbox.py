@@ -49,7 +49,7 @@ async def wait_for_inbox_item(request: Request[None, InboxQuery]) -> Mapping[str
     if device_id is None or request.principal.device_id not in (None, device_id):
         raise NotFound(f"there is no device {request.path('device_id')[:80]!r}")
     # Not by the device alone, which another application's key may name too.
-    limit = front.inbox_buckets.acquire((request.application_id, device_id))
+    limit = front.limits.inbox_buckets.acquire((request.application_id, device_id))
     if not asked.wait or asked.after is None:
         return limit
     if front.inbox_notifier.waiting(request.application_id, device_id) >= MAX_WAITING:
@@ -57,7 +57,7 @@ async def wait_for_inbox_item(request: Request[None, InboxQuery]) -> Mapping[str
     clock = asyncio.get_running_loop().time
     until = clock() + asked.wait
     with (
-        front.channels.slot_of(request.application_id),
+        front.limits.live_channels.slot_of(request.application_id),
         front.inbox_notifier.watch(request.application_id, device_id) as watch,
     ):
         while not front.inbox_notifier.closed and (left := until - clock()) > 0:

@@ -17,9 +17,9 @@ from pydantic import Field
 from gateway.domain.device import Device
 from gateway.domain.errors import GatewayError, MalformedBody, RateLimited, Unauthenticated, UpgradeRequired
 from gateway.records import applications
-from gateway.records.postgres.engine import DATABASE_ERRORS
-from gateway.service.access.authentication import DEVICE, identify
+from gateway.service.access.authentication import DEVICE
 from gateway.service.audience import registration
+from gateway.service.context import DATABASE_ERRORS
 from gateway.service.inbox import live_channel
 from gateway.web.api.inbox import Position
 from gateway.web.http.parsing import Body, read_body
@@ -60,7 +60,7 @@ async def channel(request: Request) -> web.StreamResponse:
     socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MAX_OCTETS)
     if not socket.can_prepare(request.http).ok:
         raise UpgradeRequired("this address speaks WebSocket")
-    with request.state.channels.slot():
+    with request.state.limits.live_channels.slot():
         return await _opened(request, socket)
 
 
@@ -68,7 +68,7 @@ async def _opened(request: Request, socket: web.WebSocketResponse) -> web.Stream
     await socket.prepare(request.http)
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a request is always handled in a task
-    request.state.following.add(task)
+    request.state.open_streams.add(task)
     try:
         await _serve(request, socket)
     except GatewayError as refusal:
@@ -83,7 +83,7 @@ async def _opened(request: Request, socket: web.WebSocketResponse) -> web.Stream
     except ConnectionError:
         pass  # the page has gone
     finally:
-        request.state.following.discard(task)
+        request.state.open_streams.discard(task)
     return socket
 
 
@@ -94,7 +94,7 @@ async def _serve(request: Request, socket: web.WebSocketResponse) -> None:
     device = await _device(request, hello)
     if request.state.inbox_notifier.waiting(device.application_id, device.id) >= MAX_OPEN:
         raise RateLimited(f"{MAX_OPEN} pages of this device are open already", {})
-    with request.state.channels.share(device.application_id):
+    with request.state.limits.live_channels.share(device.application_id):
         await _follow(request, socket, device, hello)
 
 
@@ -136,7 +136,7 @@ async def _hello(socket: web.WebSocketResponse) -> Hello:
 async def _device(request: Request, hello: Hello) -> Device:
     """Raises Unauthenticated."""
     async with request.context.engine.connect() as conn:
-        caller = await identify(conn, request.context.keyring, None, hello.token)
+        caller = await request.state.authenticator.identify(hello.token, conn)
         id_ = request.id("dev", "device_id")
         if caller.scopes != {DEVICE} or caller.device_id != id_ or caller.application_id is None:
             raise Unauthenticated("the token is not this device's")

@@ -146,11 +146,18 @@ def add_views(collection: str, kind: Kind | None) -> None:
             id_ = call.id(ids.NOTIFICATION, "notification_id")
             await order(call.conn, call.application_id, id_, kind)
             if order is not lifecycle.resume:
-                call.afterwards.append(partial(lifecycle.wait_until_idle, call.context.engine, id_))
+                call.after_commit.append(partial(lifecycle.wait_until_idle, call.context.engine, id_))
             return await show(call)
 
         controlled.__doc__ = f"{name.title()} a {word}: {said}"
-        routes.add("POST", f"{one}/{name}", scopes=(SEND,), conflicts=True, responses=answers)(controlled)
+        routes.add(
+            "POST",
+            f"{one}/{name}",
+            scopes=(SEND,),
+            conflicts=True,
+            audit=f"{collection}.{name}",
+            responses=answers,
+        )(controlled)
 
     add_control("pause", lifecycle.pause, "nothing more of it is sent until it is resumed. Its time runs on.")
     add_control("resume", lifecycle.resume, "it goes on where it was paused.")

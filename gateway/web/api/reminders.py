@@ -98,6 +98,7 @@ class ReminderChange(SpecPatch):
     body=NewReminder,
     creates=True,
     conflicts=True,
+    audit="reminders.create",
     responses={201: responses.Reminder},
 )
 async def create(call: TransactionalRequest[NewReminder]) -> Response:
@@ -144,6 +145,7 @@ async def show(call: TransactionalRequest) -> Response:
     scopes=(SEND,),
     body=ReminderChange,
     conflicts=True,
+    audit="reminders.change",
     responses={200: responses.Reminder},
 )
 async def change(call: TransactionalRequest[ReminderChange]) -> Response:
@@ -158,7 +160,7 @@ async def change(call: TransactionalRequest[ReminderChange]) -> Response:
     return Response(await reminders.change(call.conn, call.context, call.application_id, id_, values, drafted, steered))
 
 
-@routes.add("DELETE", "/v1/reminders/{reminder_id}", scopes=(SEND,), responses={204: None})
+@routes.add("DELETE", "/v1/reminders/{reminder_id}", scopes=(SEND,), audit="reminders.remove", responses={204: None})
 async def remove(call: TransactionalRequest) -> Response:
     """Remove a reminder: nothing more comes of it. What has been started goes on."""
     await reminders.remove(call.conn, call.application_id, call.id(ids.REMINDER, "reminder_id"))

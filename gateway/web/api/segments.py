@@ -44,6 +44,7 @@ class SegmentChange(Body):
     body=NewSegment,
     creates=True,
     conflicts=True,
+    audit="segments.create",
     responses={201: responses.Segment},
 )
 async def create(call: TransactionalRequest[NewSegment]) -> Response:
@@ -78,6 +79,7 @@ async def show(call: TransactionalRequest) -> Response:
     scopes=(MANAGE,),
     body=SegmentChange,
     conflicts=True,
+    audit="segments.change",
     responses={200: responses.Segment},
 )
 async def change(call: TransactionalRequest[SegmentChange]) -> Response:
@@ -86,7 +88,14 @@ async def change(call: TransactionalRequest[SegmentChange]) -> Response:
     return Response(await segments.change(call.conn, call.application_id, id_, name=said.name, filter_=said.audience))
 
 
-@routes.add("DELETE", "/v1/segments/{segment_id}", scopes=(MANAGE,), conflicts=True, responses={204: None})
+@routes.add(
+    "DELETE",
+    "/v1/segments/{segment_id}",
+    scopes=(MANAGE,),
+    conflicts=True,
+    audit="segments.remove",
+    responses={204: None},
+)
 async def remove(call: TransactionalRequest) -> Response:
     """Remove a segment that nothing needs any more."""
     await segments.remove(call.conn, call.application_id, call.id(ids.SEGMENT, "segment_id"))

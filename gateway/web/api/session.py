@@ -14,7 +14,7 @@ from pydantic import StringConstraints
 
 from gateway.domain.errors import Forbidden, Unauthenticated
 from gateway.service.access import sessions
-from gateway.service.access.authentication import MANAGE, READ, SEND, SESSION_PREFIX, identify
+from gateway.service.access.authentication import MANAGE, READ, SEND, SESSION_PREFIX
 from gateway.web.http.parsing import Body, example
 from gateway.web.http.routing import Response, Routes, TransactionalRequest, WebState
 from gateway.web.schemas import responses
@@ -54,7 +54,7 @@ async def sign_in(call: TransactionalRequest[SignIn]) -> Response:
     if call.body.key.startswith(SESSION_PREFIX):
         raise Forbidden(sessions.WANTED)
     # On the connection that is ours already: asking for a second one, many at once would wait for each other for ever.
-    caller = await identify(call.conn, call.context.keyring, call.state.admin_token, call.body.key)
+    caller = await call.state.authenticator.identify(call.body.key, call.conn)
     opened = await sessions.open_(call.conn, caller)
     return Response(opened.shown, 201, {"Set-Cookie": _set(call.state, opened.token)})
 

@@ -65,6 +65,7 @@ class Preview(Rendered):
     body=NewTemplate,
     creates=True,
     conflicts=True,
+    audit="templates.create",
     responses={201: responses.Template},
 )
 async def create(call: TransactionalRequest[NewTemplate]) -> Response:
@@ -107,6 +108,7 @@ async def show(call: TransactionalRequest[None, Version]) -> Response:
     scopes=(MANAGE,),
     body=TemplateChange,
     conflicts=True,
+    audit="templates.change",
     responses={200: responses.Template},
 )
 async def change(call: TransactionalRequest[TemplateChange]) -> Response:
@@ -118,7 +120,7 @@ async def change(call: TransactionalRequest[TemplateChange]) -> Response:
     )
 
 
-@routes.add("DELETE", "/v1/templates/{template_id}", scopes=(MANAGE,), responses={204: None})
+@routes.add("DELETE", "/v1/templates/{template_id}", scopes=(MANAGE,), audit="templates.remove", responses={204: None})
 async def remove(call: TransactionalRequest) -> Response:
     """Remove a template with its versions. What was accepted with it is still sent."""
     await templates.remove(call.conn, call.application_id, call.id(ids.TEMPLATE, "template_id"))

@@ -100,6 +100,7 @@ class TriggerChange(SpecPatch):
     body=NewTrigger,
     creates=True,
     conflicts=True,
+    audit="triggers.create",
     responses={201: responses.Trigger},
 )
 async def create(call: TransactionalRequest[NewTrigger]) -> Response:
@@ -161,6 +162,7 @@ async def runs(call: TransactionalRequest[None, PageQuery]) -> Response:
     scopes=(SEND,),
     body=TriggerChange,
     conflicts=True,
+    audit="triggers.change",
     responses={200: responses.Trigger},
 )
 async def change(call: TransactionalRequest[TriggerChange]) -> Response:
@@ -181,7 +183,7 @@ async def change(call: TransactionalRequest[TriggerChange]) -> Response:
     return Response(await triggers.change(call.conn, call.context, call.application_id, id_, values, drafted, steered))
 
 
-@routes.add("DELETE", "/v1/triggers/{trigger_id}", scopes=(SEND,), responses={204: None})
+@routes.add("DELETE", "/v1/triggers/{trigger_id}", scopes=(SEND,), audit="triggers.remove", responses={204: None})
 async def remove(call: TransactionalRequest) -> Response:
     """Remove a trigger. What it has started goes on."""
     await triggers.remove(call.conn, call.application_id, call.id(ids.TRIGGER, "trigger_id"))

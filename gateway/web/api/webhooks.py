@@ -75,6 +75,7 @@ class Replay(Body):
     body=NewWebhook,
     creates=True,
     conflicts=True,
+    audit="webhooks.create",
     responses={201: responses.CreatedWebhook},
 )
 async def create(call: TransactionalRequest[NewWebhook]) -> Response:
@@ -111,6 +112,7 @@ async def show(call: TransactionalRequest) -> Response:
     scopes=(MANAGE,),
     body=WebhookChange,
     conflicts=True,
+    audit="webhooks.change",
     responses={200: responses.Webhook},
 )
 async def change(call: TransactionalRequest[WebhookChange]) -> Response:
@@ -119,7 +121,7 @@ async def change(call: TransactionalRequest[WebhookChange]) -> Response:
     return Response(await subscriptions.change(call.conn, call.context, call.application_id, id_, values))
 
 
-@routes.add("DELETE", "/v1/webhooks/{webhook_id}", scopes=(MANAGE,), responses={204: None})
+@routes.add("DELETE", "/v1/webhooks/{webhook_id}", scopes=(MANAGE,), audit="webhooks.remove", responses={204: None})
 async def remove(call: TransactionalRequest) -> Response:
     """Remove a webhook: it is told nothing more."""
     await subscriptions.remove(call.conn, call.application_id, call.id(ids.WEBHOOK, "webhook_id"))
@@ -131,6 +133,7 @@ async def remove(call: TransactionalRequest) -> Response:
     "/v1/webhooks/{webhook_id}/rotate",
     scopes=(MANAGE,),
     body=Rotation,
+    audit="webhooks.rotate",
     responses={200: responses.CreatedWebhook},
 )
 async def rotate(call: TransactionalRequest[Rotation]) -> Response:
@@ -140,7 +143,12 @@ async def rotate(call: TransactionalRequest[Rotation]) -> Response:
 
 
 @routes.add(
-    "POST", "/v1/webhooks/{webhook_id}/replay", scopes=(MANAGE,), body=Replay, responses={200: responses.Webhook}
+    "POST",
+    "/v1/webhooks/{webhook_id}/replay",
+    scopes=(MANAGE,),
+    body=Replay,
+    audit="webhooks.replay",
+    responses={200: responses.Webhook},
 )
 async def replay(call: TransactionalRequest[Replay]) -> Response:
     """Send everything since a time again: ends of deliveries as long as the log is kept, all else for three days."""
@@ -148,7 +156,13 @@ async def replay(call: TransactionalRequest[Replay]) -> Response:
     return Response(await subscriptions.replay(call.conn, call.application_id, id_, call.body.since))
 
 
-@routes.add("POST", "/v1/webhooks/{webhook_id}/test", scopes=(MANAGE,), responses={200: responses.WebhookTested})
+@routes.add(
+    "POST",
+    "/v1/webhooks/{webhook_id}/test",
+    scopes=(MANAGE,),
+    audit="webhooks.test",
+    responses={200: responses.WebhookTested},
+)
 async def test(call: TransactionalRequest) -> Response:
     """Send a `webhook.test` event now, and tell what the receiver answered, or why it did not."""
     id_ = call.id(ids.WEBHOOK, "webhook_id")
@@ -158,5 +172,5 @@ async def test(call: TransactionalRequest) -> Response:
     async def post() -> None:
         told.update(await trial())
 
-    call.afterwards.append(post)  # no connection to the database is held while a stranger thinks
+    call.after_commit.append(post)  # no connection to the database is held while a stranger thinks
     return Response(told)

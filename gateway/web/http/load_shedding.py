@@ -1,6 +1,7 @@
-"""How much is under way in this process. What is beyond is refused at once, to be asked again, before it costs memory.
+"""Limit the work in progress in this process, and refuse excess requests at once.
 
-What waits in line is answered late or never, and holds its body meanwhile (RFC 9110 section 15.6.4).
+A request that waited in a queue would be answered late or never, and its body would occupy memory meanwhile. A refused
+request gets 503 with Retry-After (RFC 9110 section 15.6.4).
 """
 
 from collections import Counter
@@ -10,85 +11,120 @@ from uuid import UUID
 
 from gateway.domain.errors import RateLimited, Unavailable
 
-SHARE_LATER = {"Retry-After": "5"}
-
+SHARE_RETRY_AFTER = {"Retry-After": "5"}
+# The total size of all request bodies in memory.
 MAX_BODY_OCTETS = 64 * 1024 * 1024
-"""Of all bodies together."""
 
 
 class _Slots:
-    def __init__(self, most: int, refusal: str) -> None:
-        self._most = most
+    """A number of slots, shared by all requests of the process."""
+
+    def __init__(self, limit: int, refusal: str) -> None:
+        self._limit = limit
         self._refusal = refusal
-        self._inside = 0
+        self._in_use = 0
 
     @property
-    def inside(self) -> int:
-        """How many are taken."""
-        return self._inside
+    def in_use(self) -> int:
+        """The number of slots in use."""
+        return self._in_use
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """For one, whosever it is. Raises Unavailable."""
-        if self._inside >= self._most:
+        """Occupy a slot.
+
+        Raises:
+            Unavailable: all slots are in use.
+        """
+        if self._in_use >= self._limit:
             raise Unavailable(self._refusal)
-        self._inside += 1
+        self._in_use += 1
         try:
             yield
         finally:
-            self._inside -= 1
+            self._in_use -= 1
 
 
 class RequestLimiter(_Slots):
-    def __init__(self, most: int) -> None:
-        """`most`: requests that are read or answered at once. Those that only wait for news do not count."""
-        super().__init__(most, "too many requests are under way on this server; try again shortly")
+    """Limits the requests in progress in this process, and the memory of their bodies.
+
+    Charged per process: a client is bounded by its rate limits (`rate_limits`) before it occupies slots.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """Create a limiter of `limit` requests. Long polls that wait occupy no slot."""
+        super().__init__(limit, "too many requests are in progress on this server; try again shortly")
         self._octets = 0
 
     @contextmanager
     def body(self) -> Iterator[Callable[[int], None]]:
-        """For one body, until it is done with: call with the octets that have come. The call raises Unavailable."""
-        held = 0
+        """Reserve memory for one body until the context ends; call the yielded function with each chunk's length.
 
-        def hold(octets: int) -> None:
-            nonlocal held
-            held += octets
+        Raises:
+            Unavailable: from the yielded function, when all bodies together exceed MAX_BODY_OCTETS.
+        """
+        reserved = 0
+
+        def reserve(octets: int) -> None:
+            nonlocal reserved
+            reserved += octets
             self._octets += octets
             if self._octets > MAX_BODY_OCTETS:
-                raise Unavailable("too much is being sent to this server at once; try again shortly")
+                raise Unavailable("the request bodies in progress exceed this server's memory limit; try again shortly")
 
         try:
-            yield hold
+            yield reserve
         finally:
-            self._octets -= held
+            self._octets -= reserved
 
 
 class StreamLimiter(_Slots):
-    """For what lasts as long as somebody listens or sends, and takes no place in the crowd meanwhile."""
+    """Limits long-lived connections of one kind; they occupy no slot of the request limiter.
 
-    def __init__(self, what: str, most: int, share: int = 50) -> None:
-        """`what`: many of them. `most`: at once in this process. `share`: percent of these for one application."""
-        super().__init__(most, f"{most} {what} are open on this server; try again shortly")
-        self._what = what
-        self._most_of_one = max(1, most * share // 100)
-        self._of = Counter[UUID]()
+    Charged per application, which may have a share of the slots, and per process: no single application can use up all
+    slots.
+    """
+
+    def __init__(self, kind: str, limit: int, share: int = 50) -> None:
+        """Create a limiter.
+
+        Args:
+            kind: plural noun for the connections, for error messages.
+            limit: connections in this process.
+            share: the percentage of them that one application may have.
+        """
+        super().__init__(limit, f"{limit} {kind} are open on this server; try again shortly")
+        self._kind = kind
+        self._application_limit = max(1, limit * share // 100)
+        self._by_application = Counter[UUID]()
 
     @contextmanager
     def share(self, application_id: UUID) -> Iterator[None]:
-        """For an application's, beside its place. Raises RateLimited."""
-        if self._of[application_id] >= self._most_of_one:
-            detail = f"the application has {self._most_of_one} {self._what} open on this server; try again shortly"
-            raise RateLimited(detail, SHARE_LATER)
-        self._of[application_id] += 1
+        """Count a connection towards its application, without a slot.
+
+        Raises:
+            RateLimited: the application has its share of connections.
+        """
+        if self._by_application[application_id] >= self._application_limit:
+            detail = (
+                f"the application has {self._application_limit} {self._kind} open on this server; try again shortly"
+            )
+            raise RateLimited(detail, SHARE_RETRY_AFTER)
+        self._by_application[application_id] += 1
         try:
             yield
         finally:
-            self._of[application_id] -= 1
-            if not self._of[application_id]:
-                del self._of[application_id]
+            self._by_application[application_id] -= 1
+            if not self._by_application[application_id]:
+                del self._by_application[application_id]
 
     @contextmanager
     def slot_of(self, application_id: UUID) -> Iterator[None]:
-        """Both. Raises RateLimited and Unavailable."""
+        """Occupy a slot and count it towards the application.
+
+        Raises:
+            RateLimited: the application has its share of connections.
+            Unavailable: all slots are in use.
+        """
         with self.share(application_id), self.slot():
             yield

@@ -65,7 +65,7 @@ async def answer(
         raise UnsupportedMediaType(f"the body must be {NDJSON}, not {http.content_type[:80]}")
     sums = Counter(dict.fromkeys((*statuses, "refused"), 0))
     with (
-        request.state.imports.slot_of(request.application_id),
+        request.state.limits.imports.slot_of(request.application_id),
         SpooledTemporaryFile(max_size=IN_MEMORY) as spool,
     ):
         try:

@@ -1,6 +1,6 @@
-"""Connections as aiohttp keeps them, but that what cannot be read as HTTP is answered as everything else is.
+"""aiohttp's connection handling, with problem documents for requests that are not valid HTTP.
 
-Such a request comes to no application: aiohttp answers it where the connection is, in plain text or as a page.
+Such a request reaches no application: aiohttp answers it on the connection, in plain text or HTML.
 """
 
 import asyncio
@@ -15,44 +15,54 @@ from gateway.domain.errors import InternalError, MalformedRequest
 from gateway.web.http import problems
 from gateway.web.http.security_headers import every, protect
 
-# Longer than proxies keep theirs, which would otherwise ask just when we close.
+# Longer than common proxies keep idle connections; otherwise the server may close one as a proxy sends a request on it.
 KEEP_ALIVE_S = 75.0
+# For how long an unread body is discarded after the response. Closing at once would reset the connection, and the client
+# could lose the response (RFC 9112 section 9.6).
+LINGERING_S = 5.0
 MAX_FIELD_LENGTH = 16_384
 
 
 class Connection(web.RequestHandler):
-    def __init__(self, server: web.Server, always: Mapping[str, str], **more: Any) -> None:
-        super().__init__(server, **more)
+    """A connection that answers protocol errors with a problem document."""
+
+    def __init__(self, server: web.Server, always: Mapping[str, str], **options: Any) -> None:
+        """Create a connection; `always` are the headers of every response."""
+        super().__init__(server, **options)
         self._always = always
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        super().handle_error(request, status, exc, message)  # which logs it, and raises when an answer has begun
-        refusal = (
-            MalformedRequest("this is not HTTP/1.1, or its address or headers are too long or not as they must be")
+        """Return the response to a request that is not valid HTTP or whose handler failed."""
+        super().handle_error(request, status, exc, message)  # logs the error; raises when a response has begun
+        error = (
+            MalformedRequest("the request is not valid HTTP/1.1, or its URL or headers are malformed or too long")
             if status < 500
-            else InternalError("the fault was logged; the request can be tried again")
+            else InternalError("the error was logged; the request can be tried again")
         )
-        answer = problems.answer(refusal)
-        answer.headers["X-Request-Id"] = ids.new_id().hex
-        protect(answer.headers, request.path, self._always)
-        answer.force_close()
-        return answer
+        response = problems.answer(error)
+        response.headers["X-Request-Id"] = ids.new_id().hex
+        protect(response.headers, request.path, self._always)
+        response.force_close()
+        return response
 
 
 class Runner(web.AppRunner):
+    """Runs an application on connections of this module."""
+
     def __init__(self, app: web.Application, public_url: str | None = None, *, shutdown_timeout: float = 60.0) -> None:
+        """Create a runner; `public_url` decides the security headers."""
         super().__init__(app, access_log=None, shutdown_timeout=shutdown_timeout)
         self._public_url = public_url
 
     @property
     def server(self) -> web.Server | None:
-        """What makes the connections of whatever listens: all that is asked of it there."""
+        """The factory of the connections, which is all that a listening socket needs of a server."""
         server = super().server
         if server is None:
             return None
-        make = partial(
+        factory = partial(
             Connection,
             server,
             every(self._public_url),
@@ -60,5 +70,6 @@ class Runner(web.AppRunner):
             access_log=None,
             max_field_size=MAX_FIELD_LENGTH,
             keepalive_timeout=KEEP_ALIVE_S,
+            lingering_time=LINGERING_S,
         )
-        return cast(web.Server, make)
+        return cast(web.Server, factory)

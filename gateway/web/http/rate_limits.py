@@ -1,7 +1,7 @@
-"""Limits on how often something may be asked for: token buckets in this process's memory.
+"""Rate limits: token buckets in this process's memory.
 
-Told as draft-ietf-httpapi-ratelimit-headers has it. With several processes each counts for itself, so that a limit is
-for each of them.
+The headers follow draft-ietf-httpapi-ratelimit-headers. Each process counts on its own, so with several processes the
+limit applies to each of them.
 """
 
 import math
@@ -11,29 +11,40 @@ from collections.abc import Callable, Hashable
 from gateway.domain.bounded_cache import put
 from gateway.domain.errors import RateLimited
 
-MAX_TRACKED = 100_000
+MAX_BUCKETS = 100_000
 
 
 class TokenBuckets:
-    """`per_minute` requests a minute for each key, and as many at once."""
+    """Token buckets, one for each key (a client address, an API key or a device).
+
+    A bucket holds one minute's tokens, so that many requests may come at once. A key can only empty its own bucket.
+    """
 
     def __init__(self, name: str, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Create buckets that refill at `per_minute`; `name` appears in the response headers."""
         self._name = name
-        self._most = float(per_minute)
+        self._capacity = float(per_minute)
         self._policy = {"RateLimit-Policy": f'"{name}";q={per_minute};w=60'}
         self._clock = clock
-        self._left: dict[Hashable, tuple[float, float]] = {}
+        self._buckets: dict[Hashable, tuple[float, float]] = {}
 
     def acquire(self, key: Hashable) -> dict[str, str]:
-        """The headers that tell what is left. Raises RateLimited."""
+        """Take a token from the key's bucket.
+
+        Returns:
+            The RateLimit headers of the response.
+
+        Raises:
+            RateLimited: the bucket is empty.
+        """
         now = self._clock()
-        left, at = self._left.get(key, (self._most, now))
-        left = min(self._most, left + (now - at) * self._most / 60)
-        taken = left >= 1
-        # The longest unused makes way: it is full again, or as good as.
-        put(self._left, key, (left - taken, now), MAX_TRACKED)
-        if not taken:
-            wait = math.ceil((1 - left) * 60 / self._most)
+        tokens, updated_at = self._buckets.get(key, (self._capacity, now))
+        tokens = min(self._capacity, tokens + (now - updated_at) * self._capacity / 60)
+        acquired = tokens >= 1
+        # The least recently used bucket is evicted: it is full again, or almost.
+        put(self._buckets, key, (tokens - acquired, now), MAX_BUCKETS)
+        if not acquired:
+            wait = math.ceil((1 - tokens) * 60 / self._capacity)
             headers = self._policy | {"RateLimit": f'"{self._name}";r=0;t={wait}', "Retry-After": str(wait)}
-            raise RateLimited(f"at most {self._most:.0f} requests a minute; try again in {wait} s", headers)
-        return self._policy | {"RateLimit": f'"{self._name}";r={int(left - 1)};t=60'}
+            raise RateLimited(f"at most {self._capacity:.0f} requests a minute; try again in {wait} s", headers)
+        return self._policy | {"RateLimit": f'"{self._name}";r={int(tokens - 1)};t=60'}

@@ -1,6 +1,7 @@
-"""A route and all that is said of it: who may call, what comes in, what goes out.
+"""Routes: who may call an endpoint, what it accepts, what it answers, and which handler serves it.
 
-Dispatch, OpenAPI and the tests all read the same `Route`s, so that the document cannot drift from the behaviour.
+Dispatch, the OpenAPI document, the audit log and the tests all read the same `Route` objects, so the document cannot
+drift from the behaviour.
 """
 
 import asyncio
@@ -11,15 +12,13 @@ from typing import Any, Generic
 from uuid import UUID
 
 from aiohttp import web
-from sqlalchemy.ext.asyncio import AsyncConnection
 from typing_extensions import TypeVar
 
 from gateway.domain import ids
 from gateway.domain.errors import NotFound
-from gateway.records.postgres.notifier import Notifier
 from gateway.service.access.authentication import Authenticator, Principal
 from gateway.service.audience.registration import BatchingRegistrar
-from gateway.service.context import Context
+from gateway.service.context import Connection, Context, Notifier
 from gateway.service.inbox.inbox_notifier import InboxNotifier
 from gateway.service.notifications.representations import to_json as to_json
 from gateway.web.http.client_address import ClientAddressResolver
@@ -32,49 +31,90 @@ B = TypeVar("B", default=Any)
 Q = TypeVar("Q", bound=Query | None, default=Any)
 
 
+@dataclass(slots=True)
+class WebLimits:
+    """The limits of one server process. Each limiter states whom it charges."""
+
+    max_body: int = 1 << 20
+    requests: RequestLimiter = field(default_factory=lambda: RequestLimiter(1000))
+    imports: StreamLimiter = field(default_factory=lambda: StreamLimiter("NDJSON streams", 16))
+    log_streams: StreamLimiter = field(default_factory=lambda: StreamLimiter("live streams of the log", 1000))
+    live_channels: StreamLimiter = field(default_factory=lambda: StreamLimiter("live channels and long polls", 20_000))
+    address_buckets: TokenBuckets = field(default_factory=lambda: TokenBuckets("address", 120_000))
+    key_buckets: TokenBuckets = field(default_factory=lambda: TokenBuckets("key", 300_000))
+    inbox_buckets: TokenBuckets = field(default_factory=lambda: TokenBuckets("inbox", 60))
+
+    def long_lived_connections(self) -> dict[str, int]:
+        """Return the number of open long-lived connections by kind."""
+        return {
+            "imports": self.imports.in_use,
+            "streams": self.log_streams.in_use,
+            "channels": self.live_channels.in_use,
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class WebState:
-    """What the web side of this process works with."""
+    """The objects that the handlers of one server process share.
+
+    `open_streams` holds the tasks of responses without an end of their own; they are cancelled when the server stops.
+    """
 
     context: Context
     notifier: Notifier
-    admin_token: str | None = None
-    metrics_token: str | None = None
-    max_body: int = 1 << 20
-    request_limiter: RequestLimiter = field(default_factory=lambda: RequestLimiter(1000))
-    inbox_buckets: TokenBuckets = field(default_factory=lambda: TokenBuckets("inbox", 60))
-    client_addresses: ClientAddressResolver = field(default_factory=ClientAddressResolver)
-    address_buckets: TokenBuckets = field(default_factory=lambda: TokenBuckets("address", 120_000))
-    key_buckets: TokenBuckets = field(default_factory=lambda: TokenBuckets("key", 300_000))
-    in_process_keys: Mapping[str, Principal] = field(default_factory=dict)
-    """Keys of this process alone: whoever runs it is let in by them."""
-    map_tiles: str | None = None
-    imports: StreamLimiter = field(default_factory=lambda: StreamLimiter("NDJSON streams", 16))
-    streams: StreamLimiter = field(default_factory=lambda: StreamLimiter("live streams of the log", 1000))
-    channels: StreamLimiter = field(default_factory=lambda: StreamLimiter("live channels and long polls", 20_000))
-    following: set[asyncio.Task[Any]] = field(default_factory=set)
-    """Answers that have no end of their own; they are cut off when the server stops."""
-    inbox_notifier: InboxNotifier = field(init=False)
-    readiness: Readiness = field(init=False)
-    authenticator: Authenticator = field(init=False)
-    registrar: BatchingRegistrar = field(init=False)
+    authenticator: Authenticator
+    registrar: BatchingRegistrar
+    readiness: Readiness
+    inbox_notifier: InboxNotifier
+    limits: WebLimits
+    client_addresses: ClientAddressResolver
+    metrics_token: str | None
+    map_tiles: str | None
+    open_streams: set[asyncio.Task[Any]]
 
-    @property
-    def stream_limiters(self) -> Mapping[str, StreamLimiter]:
-        return {"imports": self.imports, "streams": self.streams, "channels": self.channels}
+    @classmethod
+    def create(
+        cls,
+        context: Context,
+        notifier: Notifier,
+        *,
+        admin_token: str | None = None,
+        in_process_keys: Mapping[str, Principal] = MappingProxyType({}),
+        limits: WebLimits | None = None,
+        client_addresses: ClientAddressResolver | None = None,
+        metrics_token: str | None = None,
+        map_tiles: str | None = None,
+    ) -> "WebState":
+        """Build the state of a server process.
 
-    def __post_init__(self) -> None:
-        context = self.context
-        authenticator = Authenticator(context.engine, context.keyring, self.admin_token, self.in_process_keys)
-        object.__setattr__(self, "authenticator", authenticator)
-        object.__setattr__(self, "readiness", Readiness(context.engine))
-        object.__setattr__(self, "registrar", BatchingRegistrar(context))
-        object.__setattr__(self, "inbox_notifier", InboxNotifier(self.context.engine, self.notifier))
+        Args:
+            context: the service context, with the database engine.
+            notifier: the source of LISTEN/NOTIFY wake-ups.
+            admin_token: the operator's bearer token; None disables the operator's endpoints.
+            in_process_keys: bearer tokens that are valid in this process only, with their principals.
+            limits: the limits of the process; None takes the defaults.
+            client_addresses: resolves the client address behind proxies; None trusts no proxy.
+            metrics_token: the bearer token of `/metrics`; None leaves it open.
+            map_tiles: URL template of the console's map tiles.
+        """
+        return cls(
+            context=context,
+            notifier=notifier,
+            authenticator=Authenticator(context.engine, context.keyring, admin_token, in_process_keys),
+            registrar=BatchingRegistrar(context),
+            readiness=Readiness(context.engine),
+            inbox_notifier=InboxNotifier(context.engine, notifier),
+            limits=limits or WebLimits(),
+            client_addresses=client_addresses or ClientAddressResolver(),
+            metrics_token=metrics_token,
+            map_tiles=map_tiles,
+            open_streams=set(),
+        )
 
 
 @dataclass(frozen=True)
 class Request(Generic[B, Q]):
-    """One request that may be made, read and checked."""
+    """An authorized request with its validated body and query."""
 
     state: WebState
     http: web.Request
@@ -84,36 +124,51 @@ class Request(Generic[B, Q]):
 
     @property
     def context(self) -> Context:
+        """The service context."""
         return self.state.context
 
     @property
     def application_id(self) -> UUID:
-        """The caller's; every credential but the operator's belongs to one."""
+        """The principal's application.
+
+        Raises:
+            NotFound: the principal is the operator, who belongs to no application.
+        """
         if self.principal.application_id is None:
             raise NotFound("the admin token belongs to no application; use one of an application's keys")
         return self.principal.application_id
 
     def path(self, name: str) -> str:
+        """Return a path parameter."""
         return self.http.match_info[name]
 
     def id(self, kind: str, name: str) -> UUID:
-        """The id in the path. Raises NotFound when it is not even one of that kind."""
-        found = ids.parse(kind, self.path(name))
-        if found is None:
+        """Return the id in a path parameter.
+
+        Raises:
+            NotFound: the parameter is not an id of this kind.
+        """
+        id_ = ids.parse(kind, self.path(name))
+        if id_ is None:
             raise NotFound(f"{self.path(name)[:80]!r} is not an id of this kind; it would begin with {kind}_")
-        return found
+        return id_
 
 
 @dataclass(frozen=True)
 class TransactionalRequest(Request[B, Q]):
-    """A request whose work and answer are one transaction, on `conn`; what comes `afterwards` is awaited in between."""
+    """A request whose handler and response belong to the transaction open on `conn`.
 
-    conn: AsyncConnection
-    afterwards: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    The callbacks in `after_commit` are awaited after the commit and before the response is sent.
+    """
+
+    conn: Connection
+    after_commit: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
+    """A response whose body is serialized as JSON; None sends no body."""
+
     body: Any = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -121,27 +176,39 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class MediaType:
-    """Another form that a body may come in: how it is read, its most octets, and what it is."""
+    """A request media type other than JSON: its parser, its size limit and its description."""
 
     read: Callable[[bytes], Awaitable[Any]]
     max_octets: int
     description: str
 
 
+# From a TransactionalRequest to a Response; for a streaming route, from a Request to aiohttp's response.
 Handler = Callable[[Any], Awaitable[Any]]
-"""From a Call to an Answer; of a route that streams, from a Request to aiohttp's response."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """`may`: the scopes of which the caller needs one; none at all for what everyone may see.
+    """An endpoint.
 
-    `answers`: the type of the body by status. `browser`: pages of other origins call it. `creates`: takes an
-    Idempotency-Key. `conflicts`: what is there already may forbid it (409).
-    `streams`: the content type of what it answers by itself, outside any transaction. `also`: the content types that
-    the body may come in beside JSON. `before`: awaited before the transaction, from a Request to headers.
-    `shared`: does the same as the handler, from a Request, in a transaction that it may share with other requests; for
-    those without an Idempotency-Key.
+    Attributes:
+        method: the HTTP method.
+        path: the path template, with `{name}` for parameters.
+        handler: the function that serves the request; its docstring is the operation's description.
+        tag: the OpenAPI tag.
+        scopes: the scopes of which the principal needs one; empty for public endpoints.
+        body: the model of the request body; None for endpoints without a body.
+        query: the model of the query parameters.
+        responses: the type of the response body by status.
+        audit: the action name for the audit log; None when the endpoint is not audited.
+        browser: whether pages of other origins may call the endpoint (CORS).
+        creates: whether the endpoint accepts an Idempotency-Key.
+        conflicts: whether the endpoint may answer 409.
+        streams: the content type of a response that the handler writes itself, outside any transaction.
+        media_types: the request media types that are accepted beside JSON.
+        precondition: awaited before the transaction, with the Request; returns response headers.
+        batch_handler: does the same as the handler, with the Request, in a transaction that it may share with other
+            requests. It serves requests without an Idempotency-Key.
     """
 
     method: str
@@ -152,6 +219,7 @@ class Route:
     body: type[Body] | None
     query: type[Query] | None
     responses: Mapping[int, Any]
+    audit: str | None
     browser: bool
     creates: bool
     conflicts: bool
@@ -165,6 +233,7 @@ class Routes(list[Route]):
     """The routes of one resource."""
 
     def __init__(self, tag: str) -> None:
+        """Create an empty list of routes under an OpenAPI tag."""
         super().__init__()
         self.tag = tag
 
@@ -177,6 +246,7 @@ class Routes(list[Route]):
         body: type[Body] | None = None,
         query: type[Query] | None = None,
         responses: Mapping[int, Any],
+        audit: str | None = None,
         browser: bool = False,
         creates: bool = False,
         conflicts: bool = False,
@@ -185,21 +255,28 @@ class Routes(list[Route]):
         precondition: Callable[[Any], Awaitable[Mapping[str, str]]] | None = None,
         batch_handler: Callable[[Any], Awaitable[Response]] | None = None,
     ) -> Callable[[Handler], Handler]:
-        def added(handler: Handler) -> Handler:
-            said = (
-                scopes,
-                body,
-                query,
-                responses,
-                browser,
-                creates,
-                conflicts,
-                streams,
-                media_types,
-                precondition,
-                batch_handler,
+        """Return a decorator that adds a route with the decorated handler. See `Route` for the arguments."""
+
+        def add_route(handler: Handler) -> Handler:
+            route = Route(
+                method=method,
+                path=path,
+                handler=handler,
+                tag=self.tag,
+                scopes=scopes,
+                body=body,
+                query=query,
+                responses=responses,
+                audit=audit,
+                browser=browser,
+                creates=creates,
+                conflicts=conflicts,
+                streams=streams,
+                media_types=media_types,
+                precondition=precondition,
+                batch_handler=batch_handler,
             )
-            self.append(Route(method, path, handler, self.tag, *said))
+            self.append(route)
             return handler
 
-        return added
+        return add_route

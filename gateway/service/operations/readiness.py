@@ -1,0 +1,16 @@
+"""Check whether the database can serve requests: it is reachable and has every migration of this version."""
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gateway.records.postgres import migrate
+from gateway.records.postgres.engine import DATABASE_ERRORS
+
+
+async def check_database(engine: AsyncEngine) -> dict[str, str]:
+    """Return `ok` or a description of the problem, for the database and for its migrations."""
+    try:
+        async with engine.connect() as conn:
+            current = await migrate.is_current(conn, engine.url.render_as_string(hide_password=False))
+    except DATABASE_ERRORS:
+        return {"database": "cannot be reached", "migrations": "unknown"}
+    return {"database": "ok", "migrations": "ok" if current else "missing: run `gateway migrate`"}
