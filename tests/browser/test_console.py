@@ -83,7 +83,7 @@ async def test_overview_updates_while_deliveries_are_processed(console: Page, ap
 async def test_delivery_log_follows_and_filters_deliveries(console: Page, api: Api) -> None:
     """New deliveries appear, filters apply, and a dialog lists the attempts of a delivery."""
     few = StreamLimiter("streams", 1)
-    object.__setattr__(api.front, "streams", few)
+    api.front.limits.log_streams = few
     with few.share(api.parts.application_id):
         await open_page(console, "log", "Delivery log")
         await expect(console.locator("#live")).to_have_text("reconnecting")

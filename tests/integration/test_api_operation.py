@@ -1,6 +1,7 @@
 """Health, metrics, and what a caller is told when something is wrong on our side."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
@@ -51,8 +52,8 @@ async def test_a_database_that_is_away_is_told_as_such_and_health_says_it_is_not
     url = api.parts.engine.url.set(port=1)
     away = open_engine(url.render_as_string(hide_password=False))
     real = api.front.context.engine
-    object.__setattr__(api.front.context, "engine", away)
-    object.__setattr__(api.front, "readiness", Readiness(away))
+    api.front.context = replace(api.front.context, engine=away)
+    api.front.readiness = Readiness(away)
     try:
         said = await api.call("GET", "/v1/devices")
         assert (said.status, said.body["code"]) == (503, "unavailable")
@@ -60,7 +61,7 @@ async def test_a_database_that_is_away_is_told_as_such_and_health_says_it_is_not
         assert (await api.call("GET", "/readyz", key=None)).status == 503
         assert (await api.call("GET", "/healthz", key=None)).status == 200
     finally:
-        object.__setattr__(api.front.context, "engine", real)
+        api.front.context = replace(api.front.context, engine=real)
 
 
 async def test_however_many_ask_whether_it_is_ready_one_looks(api: Api) -> None:

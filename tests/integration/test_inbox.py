@@ -133,7 +133,7 @@ async def test_a_server_that_stops_answers_those_who_wait(api: Api) -> None:
 
 
 async def test_a_device_asks_only_so_often(api: Api) -> None:
-    object.__setattr__(api.front, "inbox", TokenBuckets("inbox", 60, clock=lambda: 0.0))  # however slow we are
+    api.front.limits.inbox_buckets = TokenBuckets("inbox", 60, clock=lambda: 0.0)  # however slow we are
     inbox, token = await device(api)
     said = await api.call("GET", inbox, key=token)
     assert said.headers["RateLimit-Policy"] == '"inbox";q=60;w=60'

@@ -47,7 +47,7 @@ async def test_each_delivery_is_counted_once_by_host_outcome_and_lane(api: Api) 
 
 async def test_metrics_are_for_whoever_has_the_token_where_one_is_set(api: Api) -> None:
     assert (await api.call("GET", "/metrics", key=None)).status == 200
-    object.__setattr__(api.front, "metrics_token", TOKEN)
+    api.front.metrics_token = TOKEN
     assert (await api.call("GET", "/metrics", key=TOKEN)).status == 200
     for key in (None, api.secret, f"{TOKEN}2"):
         refused = await api.call("GET", "/metrics", key=key)

@@ -72,7 +72,7 @@ def test_the_policy_of_pages_lets_nothing_run_that_is_not_a_file_of_ours() -> No
 
 
 async def test_the_console_and_no_other_page_may_load_the_map_s_pictures_from_where_the_operator_says(api: Api) -> None:
-    object.__setattr__(api.front, "map_tiles", "http://127.0.0.1:9000/{z}/{x}/{y}.png")
+    api.front.map_tiles = "http://127.0.0.1:9000/{z}/{x}/{y}.png"
     app = build(api.front)
     async with TestClient(TestServer(app)) as client:
         policies = {

@@ -15,7 +15,7 @@ from tests.support.gateway_parts import HOME
 
 def limited(api: Api, **said: Any) -> None:
     for name, value in said.items():
-        object.__setattr__(api.front, name, value)
+        setattr(api.front.limits, name, value)
 
 
 def still(name: str, per_minute: int) -> TokenBuckets:
@@ -24,7 +24,7 @@ def still(name: str, per_minute: int) -> TokenBuckets:
 
 
 async def test_a_key_that_asks_too_often_is_told_when_to_come_again(api: Api) -> None:
-    limited(api, per_key=still("key", 2))
+    limited(api, key_buckets=still("key", 2))
     first = await api.call("GET", "/v1/devices")
     assert (first.headers["RateLimit-Policy"], first.headers["RateLimit"]) == ('"key";q=2;w=60', '"key";r=1;t=60')
     assert (await api.call("GET", "/v1/devices")).status == 200
@@ -35,7 +35,7 @@ async def test_a_key_that_asks_too_often_is_told_when_to_come_again(api: Api) ->
 
 
 async def test_what_a_key_is_refused_does_nothing(api: Api) -> None:
-    limited(api, per_key=still("key", 1))
+    limited(api, key_buckets=still("key", 1))
     assert (await api.call("POST", "/v1/devices", api.device(), key=api.publishable, origin=HOME)).status == 201
     before = await api.rows()
     for path, body in (("/v1/devices", api.device()), ("/v1/devices", api.device())):
@@ -46,14 +46,14 @@ async def test_what_a_key_is_refused_does_nothing(api: Api) -> None:
 
 async def test_an_inbox_read_with_a_key_counts_once(api: Api) -> None:
     device = await api.register()
-    limited(api, per_key=still("key", 2))
+    limited(api, key_buckets=still("key", 2))
     for _ in range(2):
         assert (await api.call("GET", f"/v1/devices/{device['id']}/inbox")).status == 200
     assert (await api.call("GET", f"/v1/devices/{device['id']}/inbox")).status == 429
 
 
 async def test_an_address_that_asks_too_often_is_refused_before_its_credential_is_looked_at(api: Api) -> None:
-    limited(api, per_address=still("address", 2))
+    limited(api, address_buckets=still("address", 2))
     for _ in range(2):
         assert (await api.call("GET", "/v1/devices", key="sk_guessed")).status == 401
     refused = await api.call("GET", "/v1/devices", key="sk_guessed")
@@ -64,14 +64,15 @@ async def test_an_address_that_asks_too_often_is_refused_before_its_credential_i
 
 
 async def test_behind_a_named_proxy_each_counts_for_itself(api: Api) -> None:
-    limited(api, per_address=still("address", 1), addresses=ClientAddressResolver(["127.0.0.1"]))
+    limited(api, address_buckets=still("address", 1))
+    api.front.client_addresses = ClientAddressResolver(["127.0.0.1"])
     for client in ("198.51.100.1", "198.51.100.2"):
         said = [(await api.call("GET", "/v1/devices", headers={"X-Forwarded-For": client})).status for _ in range(2)]
         assert said == [200, 429]
 
 
 async def test_who_names_other_addresses_without_being_a_proxy_gains_nothing(api: Api) -> None:
-    limited(api, per_address=still("address", 1))
+    limited(api, address_buckets=still("address", 1))
     said = [
         (await api.call("GET", "/v1/devices", headers={"X-Forwarded-For": f"198.51.100.{number}"})).status
         for number in range(3)
@@ -87,10 +88,10 @@ async def test_by_default_a_page_s_rush_is_not_held_up(api: Api) -> None:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limits, "MAX_TRACKED", 100)
+    monkeypatch.setattr(rate_limits, "MAX_BUCKETS", 100)
     buckets = still("address", 1)
     for number in range(1000):
         buckets.acquire(number)
-    assert len(buckets._left) == 100
+    assert len(buckets._buckets) == 100
     with pytest.raises(RateLimited):
         buckets.acquire(999)

@@ -17,8 +17,8 @@ from gateway.web.http.security_headers import every, protect
 
 # Longer than common proxies keep idle connections; otherwise the server may close one as a proxy sends a request on it.
 KEEP_ALIVE_S = 75.0
-# For how long an unread body is discarded after the response. Closing at once would reset the connection, and the client
-# could lose the response (RFC 9112 section 9.6).
+# For how long an unread body is discarded after the response. Closing at once would reset the connection, and the
+# client could lose the response (RFC 9112 section 9.6).
 LINGERING_S = 5.0
 MAX_FIELD_LENGTH = 16_384
 

@@ -53,7 +53,7 @@ class WebLimits:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WebState:
     """The objects that the handlers of one server process share.
 
