@@ -1,4 +1,8 @@
-"""What a worker asks beside its queue: what to send, and what has been said of it meanwhile."""
+"""What a worker needs besides its queue: the payload of a job, and the status of its notification.
+
+`DatabaseBackend` is for workers with a database connection, `BrokerBackend` for workers that are connected to the
+broker only.
+"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,108 +24,128 @@ from gateway.service.pipeline import job_loading, planning
 
 
 class WorkerBackend(Protocol):
+    """The port between a worker and the place where notifications are stored."""
+
     async def plan(self, job: Job) -> None:
-        """Cut a plan job into send jobs."""
+        """Replace a plan job by send jobs."""
         ...
 
     async def load(self, job: Job) -> JobPayload | None:
-        """What to send to whom; None when the job was put back instead."""
+        """Return what to send to whom; None when the job was requeued instead."""
         ...
 
     async def refresh_status(self, notification: Notification) -> Status:
-        """What has become of it: asked after every batch, since words may be missed."""
+        """Return the current status. Workers call it after every batch, since status events may be lost."""
         ...
 
-    async def statuses(self, ids: Iterable[UUID]) -> dict[UUID, Status]: ...
+    async def statuses(self, ids: Iterable[UUID]) -> dict[UUID, Status]:
+        """Return the statuses of notifications, by id."""
+        ...
 
     def status_changes(self) -> AbstractContextManager[notifier.Subscription]:
-        """Hear what is said: a notification's id and its new status, with a space between."""
+        """Subscribe to status events: a notification's id and its new status, separated by a space."""
         ...
 
     def urgent_job_events(self) -> AbstractContextManager[notifier.Subscription]:
-        """Hear of jobs that have come, among much else; `urgent` says that there are some of that lane."""
+        """Subscribe to job events. The event is `urgent` when there are urgent jobs; other events occur too."""
         ...
 
     async def requeue(self, job: Job) -> None:
-        """Put back a job that is not finished."""
+        """Return an unfinished job to the queue."""
         ...
 
 
 class DatabaseBackend:
-    """The office of a worker that has the database at hand."""
+    """Reads and writes the database."""
 
-    def __init__(self, context: Context, composer: RendererCache, bell: notifier.Notifier) -> None:
+    def __init__(self, context: Context, renderers: RendererCache, notifier: notifier.Notifier) -> None:
+        """Use the context's engine and the notifier's subscriptions."""
         self._context = context
-        self._composer = composer
-        self._bell = bell
+        self._renderers = renderers
+        self._notifier = notifier
 
     async def plan(self, job: Job) -> None:
+        """Replace a plan job by send jobs."""
         await planning.plan(self._context, job)
 
     async def load(self, job: Job) -> JobPayload | None:
-        return await job_loading.load(self._context.engine, self._composer, job)
+        """Load the payload from the database."""
+        return await job_loading.load(self._context.engine, self._renderers, job)
 
     async def refresh_status(self, notification: Notification) -> Status:
+        """Return the current status; this also pauses a notification that exceeds its failure limit."""
         return await lifecycle.refresh_status(self._context.engine, notification)
 
     async def statuses(self, ids: Iterable[UUID]) -> dict[UUID, Status]:
+        """Return the statuses of notifications, by id."""
         async with self._context.engine.connect() as conn:
-            return {one.id: one.status for one in await notifications.load(conn, list(ids))}
+            rows = await notifications.load(conn, list(ids))
+        return {notification.id: notification.status for notification in rows}
 
     def status_changes(self) -> AbstractContextManager[notifier.Subscription]:
-        return self._bell.subscribe(notifier.CONTROL)
+        """Subscribe to the database's status events."""
+        return self._notifier.subscribe(notifier.CONTROL)
 
     def urgent_job_events(self) -> AbstractContextManager[notifier.Subscription]:
-        return self._bell.subscribe(notifier.JOBS)
+        """Subscribe to the database's job events."""
+        return self._notifier.subscribe(notifier.JOBS)
 
     async def requeue(self, job: Job) -> None:
+        """Return an unfinished job to the queue."""
         async with self._context.engine.begin() as conn:
             await lifecycle.requeue(conn, job)
 
 
 class BrokerBackend:
-    """The office of a worker that has only the broker: the job brings what it takes to be sent."""
+    """Takes payloads from the jobs themselves, and statuses from the broker's status stream."""
 
     def __init__(self, broker: Broker, queue: NatsQueue) -> None:
+        """Use the broker's connection; `queue` is the worker's own queue."""
         self._broker = broker
         self._queue = queue
 
     async def plan(self, job: Job) -> None:
-        raise AssertionError("a relay plans, and passes on nothing but send jobs")
+        """Never called: the relay plans, and publishes send jobs only."""
+        raise AssertionError("a relay plans, and publishes send jobs only")
 
     async def load(self, job: Job) -> JobPayload | None:
-        cargo = job.payload
-        if cargo is None:
-            raise AssertionError("the broker's jobs carry their cargo")
-        status = await self.refresh_status(cargo.notification)
-        if status is Status.PAUSED and clock.now() < cargo.notification.delivery.expires_at:
+        """Return the payload that the job carries, with the notification's current status."""
+        payload = job.payload
+        if payload is None:
+            raise AssertionError("jobs of the broker carry their payload")
+        status = await self.refresh_status(payload.notification)
+        if status is Status.PAUSED and clock.now() < payload.notification.delivery.expires_at:
             await self.requeue(job)
             return None
-        return replace(cargo, notification=replace(cargo.notification, status=status))
+        return replace(payload, notification=replace(payload.notification, status=status))
 
     async def refresh_status(self, notification: Notification) -> Status:
-        said = await self.statuses([notification.id])
-        return said.get(notification.id, notification.status)
+        """Return the published status, or the one that the job carries."""
+        statuses = await self.statuses([notification.id])
+        return statuses.get(notification.id, notification.status)
 
     async def statuses(self, ids: Iterable[UUID]) -> dict[UUID, Status]:
+        """Return the published statuses, by id. Notifications that were never paused or cancelled have none."""
         return await self._broker.statuses(ids)
 
     @contextmanager
     def status_changes(self) -> Iterator[notifier.Subscription]:
-        waiter = notifier.Subscription()
-        with self._broker.subscribe_status(lambda id_, status: waiter.publish(f"{id_} {status}")):
-            yield waiter
+        """Subscribe to the broker's status messages."""
+        subscription = notifier.Subscription()
+        with self._broker.subscribe_status(lambda id_, status: subscription.publish(f"{id_} {status}")):
+            yield subscription
 
     @contextmanager
     def urgent_job_events(self) -> Iterator[notifier.Subscription]:
-        waiter = notifier.Subscription()
-        with self._broker.heard(BELL, lambda _, lane: waiter.publish(lane)):
-            yield waiter
+        """Subscribe to the relay's job announcements."""
+        subscription = notifier.Subscription()
+        with self._broker.heard(BELL, lambda _, lane: subscription.publish(lane)):
+            yield subscription
 
     async def requeue(self, job: Job) -> None:
-        """The database knows when a paused one goes on; any other is for the next worker."""
-        said = await self.statuses([job.notification_id])
-        if said.get(job.notification_id) is Status.PAUSED:
+        """Return a paused job to the database, which resumes it, and any other to the broker's next worker."""
+        statuses = await self.statuses([job.notification_id])
+        if statuses.get(job.notification_id) is Status.PAUSED:
             await self._queue.requeue(job)
         else:
             await self._queue.release(job)

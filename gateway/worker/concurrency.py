@@ -1,36 +1,39 @@
-"""How many messages a worker has in flight at all: as many as its event loop can turn over quickly.
+"""Limit the messages that a worker has in flight to what its event loop can process quickly.
 
-While answers come quickly a few dozen keep a processor busy, and more of them would only wait for their turn in the
-loop, with every alert behind them. When they come slowly it takes hundreds. What tells one from the other
-is how long a round of the loop takes; so that is kept in bounds.
+While push services respond quickly, a few dozen messages keep a CPU busy; more would only wait in the event loop, with
+every alert behind them. While push services respond slowly, it takes hundreds. The length of an iteration of the event
+loop tells the two apart, so the limit keeps it within bounds.
 """
 
-START = 64
-GROWTH = 1.25
-QUICK_S, LONG_S = 0.005, 0.010
-ROUNDS = 16
+INITIAL_LIMIT = 64
+GROWTH_FACTOR = 1.25
+# The limit grows while an iteration is shorter than the first, and shrinks while it is longer than the second.
+SHORT_ITERATION_S, LONG_ITERATION_S = 0.005, 0.010
+ITERATIONS_PER_UPDATE = 16
 
 
 class ConcurrencyLimit:
-    def __init__(self, most: int) -> None:
-        """`most`: in flight at the most, whatever the loop could do."""
-        self.limit = min(START, most)
-        self.wanted = False
-        """Whether a message has had to wait for it since it was last looked at."""
-        self._least = self.limit
-        self._most = most
-        self._rounds = 0
+    """Adaptive limit on the messages in flight of one worker, between INITIAL_LIMIT and a maximum."""
+
+    def __init__(self, max_limit: int) -> None:
+        """Start at INITIAL_LIMIT; the limit never exceeds `max_limit`."""
+        self.limit = min(INITIAL_LIMIT, max_limit)
+        # Whether a message had to wait because of the limit since the last update.
+        self.was_reached = False
+        self._min_limit = self.limit
+        self._max_limit = max_limit
+        self._iterations = 0
         self._seconds = 0.0
 
-    def record_turn(self, seconds: float) -> None:
-        """A round of the event loop took so long."""
-        self._rounds += 1
+    def record_iteration(self, seconds: float) -> None:
+        """Record the length of one iteration of the event loop."""
+        self._iterations += 1
         self._seconds += seconds
-        if self._rounds < ROUNDS:
+        if self._iterations < ITERATIONS_PER_UPDATE:
             return
-        round_s = self._seconds / self._rounds
-        if round_s > LONG_S:
-            self.limit = max(self._least, int(self.limit / GROWTH))
-        elif round_s < QUICK_S and self.wanted:
-            self.limit = min(self._most, int(self.limit * GROWTH) + 1)
-        self._rounds, self._seconds, self.wanted = 0, 0.0, False
+        mean_s = self._seconds / self._iterations
+        if mean_s > LONG_ITERATION_S:
+            self.limit = max(self._min_limit, int(self.limit / GROWTH_FACTOR))
+        elif mean_s < SHORT_ITERATION_S and self.was_reached:
+            self.limit = min(self._max_limit, int(self.limit * GROWTH_FACTOR) + 1)
+        self._iterations, self._seconds, self.was_reached = 0, 0.0, False

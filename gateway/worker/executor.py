@@ -1,7 +1,7 @@
-"""One claimed send job on its way through the worker: hand out, gather, settle.
+"""Execute one claimed send job: put its messages into the scheduler, gather the results, settle them in batches.
 
-Results are settled in batches while the rest is still being sent. Each batch shrinks the job in the same
-transaction, so whoever claims the job after a crash sends only what was never settled.
+Results are settled while the other messages are still being sent. Each batch shrinks the job in the same transaction,
+so a worker that claims the job after a crash sends only to devices without a settled result.
 """
 
 import asyncio
@@ -14,7 +14,6 @@ from functools import partial
 from uuid import UUID
 
 import structlog
-from sqlalchemy.exc import IntegrityError
 
 from gateway import metrics, tracing
 from gateway.domain import clock
@@ -24,201 +23,215 @@ from gateway.domain.job_payload import JobPayload, Recipient
 from gateway.domain.notification import Lane, Notification, Status
 from gateway.domain.retry import defer
 from gateway.queue.protocol import Queue
-from gateway.records.postgres.engine import DATABASE_ERRORS
+from gateway.records.postgres.engine import DATABASE_ERRORS, IntegrityError
 from gateway.service.pipeline.push_sender import PreparedNotification, SendResult, terminal_outcome
 from gateway.worker import instrumentation
 from gateway.worker.scheduler import SendScheduler
 
 log = structlog.get_logger(__name__)
 
-BATCH = 500
-BATCH_WAIT_S = 0.3
-DATABASE_PAUSE_S = 0.5
+MAX_BATCH = 500
+# A batch is settled at the latest this long after its first result.
+MAX_BATCH_WAIT_S = 0.3
+DATABASE_RETRY_S = 0.5
 
 
 class SendTask:
-    """One message of a run, as lanes and senders see it."""
+    """One message to one device, as the scheduler and the senders handle it."""
 
-    __slots__ = ("host", "lane", "post", "run", "target")
+    __slots__ = ("executor", "host", "lane", "prepared", "recipient")
 
-    def __init__(self, run: "JobExecutor", post: PreparedNotification, target: Recipient) -> None:
-        self.run = run
-        self.post = post
-        self.target = target
-        self.lane: Lane = run.job.lane
-        self.host = target.host
+    def __init__(self, executor: "JobExecutor", prepared: PreparedNotification, recipient: Recipient) -> None:
+        """Bind a recipient to the job that it belongs to."""
+        self.executor = executor
+        self.prepared = prepared
+        self.recipient = recipient
+        self.lane: Lane = executor.job.lane
+        self.host = recipient.host
 
     def defer(self, seconds: float) -> None:
-        self.run.defer(self.target, seconds)
+        """Return the message to the queue, due again in `seconds`."""
+        self.executor.defer(self.recipient, seconds)
 
 
 class JobExecutor:
+    """The state of one send job from its claim to its last settled result."""
+
     def __init__(self, job: Job, queue: Queue) -> None:
+        """Start with all of the job's devices unsettled."""
         self.job = job
         self.stopped = False
-        self._post: PreparedNotification | None = None
-        self._cancelled = False
-        self._look_up: Callable[[], Awaitable[Status]] | None = None
         self._queue = queue
+        self._prepared: PreparedNotification | None = None
+        self._cancelled = False
+        self._refresh_status: Callable[[], Awaitable[Status]] | None = None
         self._unsettled = dict.fromkeys(job.device_ids)
-        self._sending = 0
-        self._parcels: list[SendTask] = []
+        self._in_flight = 0
+        self._tasks: list[SendTask] = []
         self._results: list[tuple[Recipient, SendResult]] = []
-        self._some = asyncio.Event()
-        self._enough = asyncio.Event()
+        self._batch_started = asyncio.Event()
+        self._batch_complete = asyncio.Event()
 
     def load(
         self,
-        post: PreparedNotification,
-        cargo: JobPayload,
-        look: Callable[[Notification], Awaitable[Status]],
+        prepared: PreparedNotification,
+        payload: JobPayload,
+        refresh_status: Callable[[Notification], Awaitable[Status]],
     ) -> None:
-        """What to send to whom. A device that is missing was unregistered."""
-        self._post = post
-        if self._cancelled:  # heard while we were loading
-            post.status = Status.CANCELLED
-        self._look_up = partial(look, cargo.notification)
-        if len(cargo.recipients) < len(self._unsettled):
+        """Set what to send to whom. Devices of the job that are not in the payload were unregistered."""
+        self._prepared = prepared
+        if self._cancelled:  # the status changed while the job was being loaded
+            prepared.status = Status.CANCELLED
+        self._refresh_status = partial(refresh_status, payload.notification)
+        recipients, outcomes = payload.recipients, payload.pre_send_outcomes
+        if len(recipients) < len(self._unsettled):
             gone = SendResult(Gone("the device was unregistered before this was sent"))
-            for device_id in self._unsettled.keys() - {target.device_id for target in cargo.recipients}:
+            for device_id in self._unsettled.keys() - {recipient.device_id for recipient in recipients}:
                 self._results.append((_unregistered(device_id), gone))
-        targets, verdicts = cargo.recipients, cargo.pre_send_outcomes
-        if verdicts:
+        if outcomes:
             self._results += [
-                (one, SendResult(verdicts[one.device_id])) for one in targets if one.device_id in verdicts
+                (recipient, SendResult(outcomes[recipient.device_id]))
+                for recipient in recipients
+                if recipient.device_id in outcomes
             ]
-            targets = [one for one in targets if one.device_id not in verdicts]
-        self._parcels = [SendTask(self, post, target) for target in targets]
-
-    @property
-    def _may_fail_too_often(self) -> bool:
-        return self._post is not None and self._post.notification.policy.pause_when is not None
+            recipients = [recipient for recipient in recipients if recipient.device_id not in outcomes]
+        self._tasks = [SendTask(self, prepared, recipient) for recipient in recipients]
 
     def on_status(self, status: Status, expires_at: datetime | None = None) -> None:
-        """What was said of the notification. A pause stops the run, unless there is no time left to pause in."""
-        expires_at = self._post.notification.delivery.expires_at if self._post is not None else expires_at
+        """Handle a status change. A pause stops the job, unless the notification has expired."""
+        expires_at = self._prepared.notification.delivery.expires_at if self._prepared is not None else expires_at
         if status is Status.PAUSED and (expires_at is None or clock.now() < expires_at):
             self.stop()
         if status is Status.CANCELLED:
             self._cancelled = True
-            if self._post is not None:
-                self._post.status = Status.CANCELLED
+            if self._prepared is not None:
+                self._prepared.status = Status.CANCELLED
 
-    async def deliver(self, lanes: SendScheduler[SendTask]) -> None:
-        """Send to all that were loaded and settle every result; returns early once stopped. Raises LeaseLost."""
-        # Not kept: they know us, and what knows each other is only freed by a collection, which holds everybody up.
-        parcels, self._parcels = self._parcels, []
-        lanes.put(self.job.lane, self.job.application_id, parcels)
-        del parcels
+    async def run(self, scheduler: SendScheduler[SendTask]) -> None:
+        """Send to all recipients and settle every result; return early once stopped.
+
+        Raises:
+            LeaseLost: another worker claimed the job.
+        """
+        # Drop our reference: tasks refer back to the executor, and a reference cycle would be freed only by a
+        # (blocking) GC pass.
+        tasks, self._tasks = self._tasks, []
+        scheduler.put(self.job.lane, self.job.application_id, tasks)
+        del tasks
         self._check_progress()
         while self._unsettled:
             await self._gather()
             batch, self._results = self._results, []
-            self._some.clear()
-            self._enough.clear()
+            self._batch_started.clear()
+            self._batch_complete.clear()
             if batch:
                 await self._settle(batch)
-            elif self.stopped and not self._sending:
+            elif self.stopped and not self._in_flight:
                 return
             self._check_progress()
 
     @property
     def has_unsettled(self) -> bool:
-        """Whether devices remain that somebody must still send to."""
+        """Whether devices without a settled result remain."""
         return bool(self._unsettled)
 
     def begin(self) -> bool:
-        """A sender has taken one of our parcels; False when it must be left alone."""
+        """Record that a sender takes one of the job's tasks; return False when it must not be sent."""
         if self.stopped:
             return False
-        self._sending += 1
+        self._in_flight += 1
         return True
 
-    def finish(self, target: Recipient, sent: SendResult) -> None:
-        self._sending -= 1
-        self._results.append((target, sent))
+    def finish(self, recipient: Recipient, result: SendResult) -> None:
+        """Record the result of a task that a sender took."""
+        self._in_flight -= 1
+        self._results.append((recipient, result))
         self._check_progress()
 
-    def defer(self, target: Recipient, seconds: float) -> None:
-        """Its host is in no state to take it: it goes back into the queue for so long."""
-        if self.stopped or self._post is None:
+    def defer(self, recipient: Recipient, seconds: float) -> None:
+        """Return a message to the queue, because its host is slow or unreachable."""
+        if self.stopped or self._prepared is None:
             return
         now = clock.now()
-        due = defer(timedelta(seconds=seconds), now, self._post.notification.delivery.expires_at)
-        self._results.append(
-            (target, SendResult(terminal_outcome(self._post, target, now.timestamp()) or Deferred(due)))
-        )
+        due = defer(timedelta(seconds=seconds), now, self._prepared.notification.delivery.expires_at)
+        outcome = terminal_outcome(self._prepared, recipient, now.timestamp()) or Deferred(due)
+        self._results.append((recipient, SendResult(outcome)))
         self._check_progress()
 
     def stop(self) -> None:
-        """Send nothing more of it: the lease was lost, or we are draining."""
+        """Send no more messages of the job: its lease was lost, it is paused, or the worker drains."""
         self.stopped = True
         self._check_progress()
 
     def _check_progress(self) -> None:
-        waiting = len(self._results)
-        idle = self.stopped and not self._sending
-        if waiting or idle:
-            self._some.set()
-        if waiting >= BATCH or waiting == len(self._unsettled) or idle:
-            self._enough.set()
+        count = len(self._results)
+        idle = self.stopped and not self._in_flight
+        if count or idle:
+            self._batch_started.set()
+        if count >= MAX_BATCH or count == len(self._unsettled) or idle:
+            self._batch_complete.set()
 
     async def _gather(self) -> None:
-        """A full batch, or what there is a moment after the first result."""
-        await self._some.wait()
+        """Wait for a full batch, or MAX_BATCH_WAIT_S after its first result."""
+        await self._batch_started.wait()
         with suppress(TimeoutError):
-            async with asyncio.timeout(BATCH_WAIT_S):
-                await self._enough.wait()
+            async with asyncio.timeout(MAX_BATCH_WAIT_S):
+                await self._batch_complete.wait()
 
     async def _settle(self, batch: list[tuple[Recipient, SendResult]]) -> None:
-        settlement = _settlement(self.job, batch)
-        for target, _ in batch:
-            del self._unsettled[target.device_id]
+        results = _result_batch(self.job, batch)
+        for recipient, _ in batch:
+            del self._unsettled[recipient.device_id]
         remaining = list(self._unsettled)
-        instrumentation.count(self.job, self._post.notification if self._post else None, batch)
+        notification = self._prepared.notification if self._prepared else None
+        instrumentation.record_batch(self.job, notification, batch)
         began = time.perf_counter()
-        ends = Counter(done.outcome.name for done in settlement.settled)
-        told = {f"results.{outcome}": count for outcome, count in ends.items()}
-        with tracing.span("settle", {"results": len(batch), "results.retry": settlement.retries, **told}):
-            await self._write(settlement, remaining)
+        counts = Counter(result.outcome.name for result in results.settled)
+        attributes = {f"results.{outcome}": count for outcome, count in counts.items()}
+        with tracing.span("settle", {"results": len(batch), "results.retry": results.retries, **attributes}):
+            await self._write(results, remaining)
         metrics.SETTLE_BATCH.observe(len(batch))
         metrics.SETTLE_SECONDS.observe(time.perf_counter() - began)
-        for outcome, count in ends.items():
+        for outcome, count in counts.items():
             metrics.SETTLED.labels(outcome).inc(count)
-        if self._look_up is not None and (self._unsettled or self._may_fail_too_often):
-            with suppress(*DATABASE_ERRORS):  # the next batch looks again; what is in flight must not be dropped
-                self.on_status(await self._look_up())
+        if self._refresh_status is not None and (self._unsettled or self._has_failure_limit):
+            with suppress(*DATABASE_ERRORS):  # the next batch tries again; messages in flight must not be dropped
+                self.on_status(await self._refresh_status())
 
-    async def _write(self, settlement: ResultBatch, remaining: list[UUID]) -> None:
+    @property
+    def _has_failure_limit(self) -> bool:
+        return self._prepared is not None and self._prepared.notification.policy.pause_when is not None
+
+    async def _write(self, results: ResultBatch, remaining: list[UUID]) -> None:
         while True:
             try:
-                await self._queue.settle(self.job, settlement, remaining)
+                await self._queue.settle(self.job, results, remaining)
                 return
             except IntegrityError:
                 raise
             except DATABASE_ERRORS as error:
-                # What was sent must be written down: hold on until the database is back or the lease is lost.
+                # Results of sent messages must not be lost: retry until the database is back or the lease is lost.
                 log.warning("settle.database_unavailable", error=type(error).__name__)
-                await asyncio.sleep(DATABASE_PAUSE_S)
+                await asyncio.sleep(DATABASE_RETRY_S)
 
 
-def _settlement(job: Job, batch: list[tuple[Recipient, SendResult]]) -> ResultBatch:
-    settlement = ResultBatch()
+def _result_batch(job: Job, batch: list[tuple[Recipient, SendResult]]) -> ResultBatch:
+    results = ResultBatch()
     now = clock.now()
-    for target, sent in batch:
-        made = job.attempts + sent.posted
+    for recipient, sent in batch:
+        attempts = job.attempts + sent.posted
         outcome = sent.outcome
         if isinstance(outcome, Deferred):
-            settlement.later.setdefault((outcome.until, made), []).append(target.device_id)
+            results.later.setdefault((outcome.until, attempts), []).append(recipient.device_id)
             continue
         if not isinstance(outcome, Retry):
-            settlement.settled.append(
+            results.settled.append(
                 DeliveryResult(
-                    device_id=target.device_id,
-                    user_id=target.user_id,
-                    host=target.host,
+                    device_id=recipient.device_id,
+                    user_id=recipient.user_id,
+                    host=recipient.host,
                     outcome=outcome,
-                    attempts=made,
+                    attempts=attempts,
                     status=sent.status,
                     attempted_at=sent.at,
                     duration_ms=sent.duration_ms,
@@ -228,14 +241,15 @@ def _settlement(job: Job, batch: list[tuple[Recipient, SendResult]]) -> ResultBa
             )
             continue
         due = sent.retry_at or now
-        settlement.retries += 1
-        settlement.later.setdefault((due, made), []).append(target.device_id)
+        results.retries += 1
+        results.later.setdefault((due, attempts), []).append(recipient.device_id)
         if sent.at is not None:
-            settlement.attempts.append(
-                Attempt(target.device_id, made, sent.at, sent.duration_ms, sent.status, outcome.cause, due)
+            results.attempts.append(
+                Attempt(recipient.device_id, attempts, sent.at, sent.duration_ms, sent.status, outcome.cause, due)
             )
-    return settlement
+    return results
 
 
 def _unregistered(device_id: UUID) -> Recipient:
+    """Return a recipient for a device whose row is gone, of which only the id is known."""
     return Recipient(device_id, "", "", b"", b"", UUID(int=0), "", None)

@@ -1,4 +1,4 @@
-"""Count what a batch of sends came to, all at once: message by message it would be felt."""
+"""Record metrics and spans once per batch; per-message updates would be a measurable cost."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,55 +12,54 @@ from gateway.domain.notification import Notification
 from gateway.push.endpoints import vendor_name
 from gateway.service.pipeline.push_sender import SendResult
 
-# A span takes longer than all else that is done for a message, and alerts would wait for those of a campaign. Nor does
-# anything show a trace of a million. Those that were not accepted come first; how many there were the batch's own says.
+# Spans per batch. A span costs more than everything else that is done for a message, and no tool displays a trace with
+# a million of them. Failed attempts come first; the span of the batch has the total counts.
 MAX_TRACED = 32
 
 
-def count(job: Job, notification: Notification | None, batch: Sequence[tuple[Recipient, SendResult]]) -> None:
-    """The attempts of a batch, and how long the first ones were in coming."""
-    answers: defaultdict[tuple[str, str], list[SendResult]] = defaultdict(list)
-    for target, sent in batch:
-        if sent.posted:
-            answers[target.host, sent.outcome.name].append(sent)
+def record_batch(job: Job, notification: Notification | None, batch: Sequence[tuple[Recipient, SendResult]]) -> None:
+    """Record the attempts of a batch, and for first attempts the time since acceptance."""
+    attempts: defaultdict[tuple[str, str], list[SendResult]] = defaultdict(list)
+    for recipient, result in batch:
+        if result.posted:
+            attempts[recipient.host, result.outcome.name].append(result)
     if tracing.is_recording():
         _trace(job, batch)
-    for (host, outcome), several in answers.items():
+    for (host, outcome), results in attempts.items():
         service = vendor_name(host)
-        metrics.attempts(service, outcome).inc(len(several))
-        metrics.ATTEMPT_SECONDS.observe((service,), [sent.duration_ms / 1000 for sent in several])
-    if answers and job.attempts == 0 and notification is not None and not _is_held_back(notification):
+        metrics.attempts(service, outcome).inc(len(results))
+        metrics.ATTEMPT_SECONDS.observe((service,), [result.duration_ms / 1000 for result in results])
+    if attempts and job.attempts == 0 and notification is not None and not _is_delayed(notification):
         began = max(notification.created_at, notification.start_at).timestamp()
-        sent_at = [sent.at.timestamp() for several in answers.values() for sent in several if sent.at is not None]
+        sent_at = [result.at.timestamp() for results in attempts.values() for result in results if result.at]
         metrics.ACCEPT_TO_SEND_SECONDS.observe((job.lane.label,), [max(0.0, at - began) for at in sent_at])
 
 
 def _trace(job: Job, batch: Iterable[tuple[Recipient, SendResult]]) -> None:
-    made = [(target, sent) for target, sent in batch if sent.posted]
-    made.sort(key=lambda one: one[1].outcome.name == OutcomeName.ACCEPTED)
-    for target, sent in made[:MAX_TRACED]:
-        if sent.at is None:
+    posted = [(recipient, result) for recipient, result in batch if result.posted]
+    posted.sort(key=lambda pair: pair[1].outcome.name == OutcomeName.ACCEPTED)
+    for recipient, result in posted[:MAX_TRACED]:
+        if result.at is None:
             continue
-        said: dict[str, str | int] = {
+        attributes: dict[str, str | int] = {
             "http.request.method": "POST",
-            "server.address": target.host,
-            "outcome": sent.outcome.name,
-            "device.id": ids.format_id(ids.DEVICE, target.device_id),
+            "server.address": recipient.host,
+            "outcome": result.outcome.name,
+            "device.id": ids.format_id(ids.DEVICE, recipient.device_id),
             "http.request.resend_count": job.attempts,
         }
-        if sent.status is not None:
-            said["http.response.status_code"] = sent.status
-        failed = sent.outcome.name != OutcomeName.ACCEPTED
+        if result.status is not None:
+            attributes["http.response.status_code"] = result.status
         tracing.record_call(
-            f"POST {vendor_name(target.host)}",
-            said,
-            start_s=sent.at.timestamp(),
-            seconds=sent.duration_ms / 1000,
-            failed=failed,
+            f"POST {vendor_name(recipient.host)}",
+            attributes,
+            start_s=result.at.timestamp(),
+            seconds=result.duration_ms / 1000,
+            failed=result.outcome.name != OutcomeName.ACCEPTED,
         )
 
 
-def _is_held_back(notification: Notification) -> bool:
-    """Whether it was asked for that it comes later."""
-    steering = notification.policy
-    return bool(steering.throttle or steering.quiet_hours or steering.winner or steering.local_at)
+def _is_delayed(notification: Notification) -> bool:
+    """Whether the application asked for a delay, so that the time until sending says nothing of the gateway."""
+    policy = notification.policy
+    return bool(policy.throttle or policy.quiet_hours or policy.winner or policy.local_at)

@@ -31,7 +31,7 @@ import capacity
 from capacity import cost, rule
 
 from gateway.queue.postgres import AT_ONCE
-from gateway.worker.worker import MAKE_WAY_S
+from gateway.worker.worker import MAX_URGENT_CLAIM_S
 
 SEED = 20261127
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -321,8 +321,8 @@ class Worker:
         """Make way, and look whether the job is for us."""
         sim, setting = self.fleet.simulation, self.fleet.setting
         if sim.now >= self.next_way:
-            self.way_until, self.next_way = sim.now + MAKE_WAY_S, sim.now + 2 * MAKE_WAY_S
-            sim.start(self.go_on(), MAKE_WAY_S)
+            self.way_until, self.next_way = sim.now + MAX_URGENT_CLAIM_S, sim.now + 2 * MAX_URGENT_CLAIM_S
+            sim.start(self.go_on(), MAX_URGENT_CLAIM_S)
         yield self.pool
         yield from self.trips(setting.claim_trips, setting.claim_ms)
         sim.release(self.pool)
@@ -408,7 +408,7 @@ class Fleet:
 
 def arithmetic(setting: Setting) -> float:
     """What the formulas of ops/capacity.py say, with nothing kept in reserve."""
-    making_way = MAKE_WAY_S / setting.alert_every_s if setting.alert_every_s else 0.0
+    making_way = MAX_URGENT_CLAIM_S / setting.alert_every_s if setting.alert_every_s else 0.0
     each = min(capacity.per_worker(setting.answer_ms))
     if setting.shared_cores:
         all_us = cost("worker_us") + cost("postgres_us") + setting.sink_us

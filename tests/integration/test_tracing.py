@@ -104,7 +104,7 @@ async def test_of_a_large_batch_those_that_failed_are_traced_and_not_all_others(
     batch = [(target, sent)] * 499 + [(target, sent._replace(outcome=Gone("it said so"), status=410))]
     job = Job(1, JobKind.SEND, ids.new_id(), ids.new_id(), Lane.BULK, 1, 0, None, ())
     with tracing.span("deliver", {}):
-        instrumentation.count(job, None, batch)
+        instrumentation.record_batch(job, None, batch)
     attempts = [span for span in spans.get_finished_spans() if span.name.startswith("POST")]
     assert len(attempts) == instrumentation.MAX_TRACED
     assert (attempts[0].attributes or {})["outcome"] == OutcomeName.GONE

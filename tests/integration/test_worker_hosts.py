@@ -25,15 +25,15 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses in fractions of a second."""
     monkeypatch.setattr(retry, "FIRST_DELAY", timedelta(milliseconds=50))
     monkeypatch.setattr(retry, "GRID", timedelta(milliseconds=20))
-    monkeypatch.setattr(host_limiter, "FIRST_PAUSE_S", 0.3)
-    monkeypatch.setattr(host_limiter, "LONGEST_PAUSE_S", 0.6)
+    monkeypatch.setattr(host_limiter, "INITIAL_PAUSE_S", 0.3)
+    monkeypatch.setattr(host_limiter, "MAX_PAUSE_S", 0.6)
 
 
 async def test_jobs_that_wait_for_a_slow_host_do_not_keep_the_others_waiting(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one job at a time, all of which have messages for the slow one, the quick one gets all of its."""
-    monkeypatch.setattr(host_limiter, "START", 4)
+    monkeypatch.setattr(host_limiter, "INITIAL_LIMIT", 4)
     slow = parts.subscribe(Vendor.WNS, 900, share_keys=True)
     fine = parts.subscribe(Vendor.FCM, 900, share_keys=True)
     await parts.register([one for pair in zip(slow, fine, strict=True) for one in pair])
@@ -58,7 +58,7 @@ async def test_a_host_that_fails_for_everyone_is_left_alone_until_it_answers_aga
             await parts.until(sent.id, lambda progress: progress.accepted == len(fine))
             await asyncio.sleep(1)
             refused = parts.sim.counters[Vendor.MOZILLA][500]
-            assert refused < host_limiter.START + 20, "no more than were in flight, and a few to see"
+            assert refused < host_limiter.INITIAL_LIMIT + 20, "no more than were in flight, and a few to see"
             parts.sim.behave()
             progress = await parts.ended(sent.id)
     assert progress.accepted == len(down) + len(fine)
@@ -68,19 +68,19 @@ async def test_a_host_that_fails_for_everyone_is_left_alone_until_it_answers_aga
     assert posted == len(rows) + parts.sim.counters[Vendor.MOZILLA][500], "what was put off is no attempt"
     assert await parts.scalar("SELECT count(*) FROM devices WHERE status <> 'active'") == 0
     events = [entry["event"] for entry in logs]
-    assert events.count("host.unreachable") == events.count("host.answers_again") == 1
+    assert events.count("host.unreachable") == events.count("host.recovered") == 1
 
 
 async def test_an_alert_does_not_wait_until_a_host_is_tried_again(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_limiter, "FIRST_PAUSE_S", 120.0)
+    monkeypatch.setattr(host_limiter, "INITIAL_PAUSE_S", 120.0)
     await parts.register(parts.subscribe(Vendor.APPLE, 100, share_keys=True), topics=("offers",))
     await parts.register(parts.subscribe(Vendor.APPLE, 3), topics=("weather",))
     parts.sim.behave(Rule(vendor=Vendor.APPLE, status=500))
     async with parts.working() as stop:
         offers = await parts.submit(audience={"topic": "offers"})
-        await parts.until(offers.id, lambda progress: progress.retries >= host_limiter.FAULTS)
+        await parts.until(offers.id, lambda progress: progress.retries >= host_limiter.FAILURES_TO_OPEN)
         parts.sim.behave()
         alert = await parts.submit(Kind.ALERT, audience={"topic": "weather"})
         assert (await parts.ended(alert.id, 30)).accepted == 3

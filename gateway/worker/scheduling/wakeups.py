@@ -1,0 +1,131 @@
+"""Wake-ups: of senders that wait for a message, and of claim loops that wait for the backlog to shrink.
+
+A worker has a fixed number of sender tasks. Some of them take urgent messages only, so that an alert finds a free
+sender even when a campaign occupies all others.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from gateway.domain.job import CHUNK
+from gateway.domain.notification import Lane
+
+# Delay before the next claim, per job whose messages were all deferred.
+UNDELIVERABLE_DELAY_S = 0.1
+# Claim loops are woken once per this many messages taken.
+WAKE_INTERVAL = 16
+
+URGENT = (Lane.URGENT,)
+
+
+class IdleSenders:
+    """The senders that wait for a message. Who became idle last is woken first, so that few senders stay warm."""
+
+    __slots__ = ("_all_lanes", "_urgent_only")
+
+    def __init__(self) -> None:
+        """Start without idle senders."""
+        self._all_lanes: deque[asyncio.Future[None]] = deque()
+        self._urgent_only: deque[asyncio.Future[None]] = deque()
+
+    async def wait(self, *, urgent_only: bool) -> None:
+        """Wait as an idle sender until woken."""
+        wakeup: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        (self._urgent_only if urgent_only else self._all_lanes).append(wakeup)
+        await wakeup
+
+    def wake(self, count: int) -> int:
+        """Wake up to `count` senders that take every lane; return how many were idle."""
+        return _wake(self._all_lanes, count)
+
+    def wake_urgent_only(self, count: int) -> int:
+        """Wake up to `count` senders that take urgent messages only; return how many were idle."""
+        return _wake(self._urgent_only, count)
+
+
+class Backlog:
+    """The number of messages in each lane that are ready to be sent, for claim loops to wait on.
+
+    Messages that wait at slow hosts are not counted: they keep no sender busy and must not stop the claiming of others.
+    """
+
+    __slots__ = ("_changed", "_taken", "_undeliverable", "_urgent_arrived", "non_urgent_paused", "ready")
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.ready: dict[Lane, int] = dict.fromkeys(Lane, 0)
+        # While true, only urgent messages are sent and claimed.
+        self.non_urgent_paused = False
+        # Messages that could not be sent when they were put into the scheduler, since the last claim.
+        self._undeliverable: dict[Lane, int] = dict.fromkeys(Lane, 0)
+        self._taken = 0
+        self._changed = asyncio.Event()
+        self._urgent_arrived = asyncio.Event()
+
+    def add(self, lane: Lane, count: int) -> None:
+        """Count messages that are ready to be sent."""
+        self.ready[lane] += count
+
+    def remove(self, lane: Lane, count: int) -> None:
+        """Discount messages that were taken or deferred; wake the claim loops now and then."""
+        self.ready[lane] -= count
+        self._taken += count
+        if self._taken >= WAKE_INTERVAL or not self.ready[lane]:
+            self._taken = 0
+            self._changed.set()
+
+    def exclude(self, waiting: Mapping[Lane, int]) -> None:
+        """Discount the messages of a host that became slow."""
+        for lane, count in waiting.items():
+            self.ready[lane] -= count
+        self._changed.set()
+
+    def include(self, waiting: Mapping[Lane, int]) -> None:
+        """Count the messages of a host that is no longer slow."""
+        for lane, count in waiting.items():
+            self.ready[lane] += count
+        self._changed.set()
+
+    def record_undeliverable(self, lane: Lane, count: int) -> None:
+        """Record that none of a job's `count` messages became ready; the next claim is delayed."""
+        self._undeliverable[lane] += count
+
+    def announce_urgent(self) -> None:
+        """End a pause of the non-urgent lanes: urgent messages have arrived."""
+        self._urgent_arrived.set()
+
+    async def wait_until_below(self, lanes: Sequence[Lane], limit: int) -> None:
+        """Wait until at most `limit` messages of these lanes are ready."""
+        if count := sum(self._undeliverable[lane] for lane in lanes):
+            # Without the delay, jobs for hosts that take nothing would be claimed as fast as the database allows.
+            self._undeliverable.update(dict.fromkeys(lanes, 0))
+            await asyncio.sleep(UNDELIVERABLE_DELAY_S * count / CHUNK)
+        pausable = tuple(lanes) != URGENT
+        while (pausable and self.non_urgent_paused) or sum(self.ready[lane] for lane in lanes) > limit:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def pause_non_urgent(self, seconds: float) -> bool:
+        """Pause the other lanes until urgent messages arrive; return False when none did within `seconds`."""
+        self._urgent_arrived.clear()
+        self.non_urgent_paused = True
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._urgent_arrived.wait()
+        finally:
+            self.non_urgent_paused = False
+            self._changed.set()
+        return self._urgent_arrived.is_set()
+
+
+def _wake(idle: deque[asyncio.Future[None]], count: int) -> int:
+    woken = 0
+    while woken < count and idle:
+        wakeup = idle.pop()
+        if not wakeup.done():  # a cancelled sender
+            wakeup.set_result(None)
+            woken += 1
+    return woken

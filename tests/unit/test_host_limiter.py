@@ -1,0 +1,182 @@
+"""The limit and the circuit breaker of a push-service host, and the concurrency limit of a worker."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.worker import concurrency, host_limiter
+from gateway.worker.concurrency import ConcurrencyLimit
+from gateway.worker.host_limiter import Feedback, HostLimiter
+
+
+class SaturatedHost:
+    """A host that is kept full, in rounds: fill the limit, then complete all messages."""
+
+    def __init__(self, max_limit: int = 1000) -> None:
+        self.host = HostLimiter("one.example", max_limit)
+        self.now = 100.0
+
+    def round(self, feedback: Feedback | None = Feedback.SUCCESS, seconds: float = 0.1) -> int:
+        count = 0
+        while self.host.has_room(self.now, urgent=False):
+            self.host.begin(self.now)
+            count += 1
+        self.host.was_full = True
+        self.now += seconds
+        for _ in range(count):
+            self.host.end(self.now, feedback, seconds, demanded=True)
+        return count
+
+
+def test_limit_grows_while_latency_is_steady() -> None:
+    """The limit of a host that is kept full rises from INITIAL_LIMIT to its maximum."""
+    saturated = SaturatedHost()
+    sizes = [saturated.round() for _ in range(20)]
+    assert sizes[0] == host_limiter.INITIAL_LIMIT
+    assert sizes[-1] == 1000
+
+
+def test_limit_stops_growing_when_latency_rises() -> None:
+    """A host that takes 100 messages a second, however many are in flight, gets no higher limit."""
+    saturated = SaturatedHost()
+    for _ in range(30):
+        saturated.round(seconds=int(saturated.host.limit) / 100)
+    assert host_limiter.INITIAL_LIMIT <= saturated.host.limit <= host_limiter.INITIAL_LIMIT * 2
+
+
+def test_limit_stays_while_it_is_not_used_up() -> None:
+    """A host with one message in flight keeps its initial limit."""
+    host = HostLimiter("one.example", 1000)
+    for number in range(500):
+        host.begin(number)
+        host.end(number, Feedback.SUCCESS, 0.1)
+    assert host.limit == host_limiter.INITIAL_LIMIT
+
+
+def test_backpressure_halves_the_limit_once_a_round() -> None:
+    """The limit never falls below one."""
+    saturated = SaturatedHost()
+    assert [saturated.round(Feedback.BACKPRESSURE) for _ in range(8)] == [64, 32, 16, 8, 4, 2, 1, 1]
+
+
+def test_limit_grows_by_one_a_round_after_a_cut() -> None:
+    """Below INITIAL_LIMIT, growth is additive."""
+    saturated = SaturatedHost()
+    for _ in range(3):
+        saturated.round(Feedback.BACKPRESSURE)
+    sizes = [saturated.round() for _ in range(9)]
+    assert sizes[0] == 8
+    assert 15 <= sizes[-1] <= 17
+
+
+def test_round_with_many_failures_halves_the_limit() -> None:
+    """A round with few failures does not."""
+    few, many = SaturatedHost(), SaturatedHost()
+    for saturated, period in ((few, 20), (many, 5)):
+        for _ in range(64):
+            saturated.host.begin(saturated.now)
+        for number in range(64):
+            saturated.host.end(saturated.now, Feedback.FAILURE if number % period == 0 else Feedback.SUCCESS, 0.1)
+    assert few.host.limit == 64
+    assert many.host.limit == 32
+
+
+def test_unsent_messages_leave_the_limit_unchanged() -> None:
+    """A message without a POST gives no feedback."""
+    saturated = SaturatedHost()
+    for _ in range(20):
+        saturated.round(None)
+    assert saturated.host.limit == host_limiter.INITIAL_LIMIT
+
+
+def test_consecutive_failures_open_the_breaker() -> None:
+    """The pause doubles with each failed probe; one success closes the breaker."""
+    saturated = SaturatedHost()
+    host = saturated.host
+    saturated.round(Feedback.FAILURE)
+    pauses = []
+    for _ in range(9):
+        assert host.is_open(saturated.now)
+        assert not host.has_room(saturated.now, urgent=False)
+        pauses.append(host.probe_at - saturated.now)
+        saturated.now = host.probe_at
+        assert saturated.round(Feedback.FAILURE) == 1
+    assert pytest.approx(pauses) == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+    saturated.now = host.probe_at
+    assert [saturated.round() for _ in range(8)][:6] == [1, 2, 4, 8, 16, 32]
+    assert not host.probe_at
+    saturated.round(Feedback.FAILURE)
+    assert host.probe_at - saturated.now == pytest.approx(5)
+
+
+def test_failures_among_successes_keep_it_closed() -> None:
+    """Only consecutive failures open the breaker."""
+    host = HostLimiter("one.example", 1000)
+    for number in range(1000):
+        host.begin(number)
+        host.end(number, Feedback.FAILURE if number % host_limiter.FAILURES_TO_OPEN else Feedback.SUCCESS, 0.1)
+    assert not host.probe_at
+
+
+def test_probe_does_not_wait_for_earlier_messages() -> None:
+    """Messages in flight when the breaker opened do not take the probe's slot."""
+    host = HostLimiter("one.example", 1000)
+    for _ in range(64):
+        host.begin(0)
+    for _ in range(host_limiter.FAILURES_TO_OPEN):
+        host.end(30, Feedback.FAILURE, 30)
+    assert host.is_open(30)
+    assert host.has_room(35, urgent=False)
+    host.begin(35)
+    assert not host.has_room(35, urgent=False)
+    host.end(36, Feedback.SUCCESS, 1)
+    assert not host.probe_at
+
+
+def test_wait_is_estimated_before_the_first_response() -> None:
+    """A host that does not respond at all has a growing estimated wait."""
+    host = HostLimiter("one.example", 1000)
+    for _ in range(64):
+        host.begin(0)
+    assert host.estimate_wait_s(640, 0.1) == pytest.approx(1)
+    assert host.estimate_wait_s(640, 5) == pytest.approx(50)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([*Feedback, None]), st.floats(0, 60), st.booleans(), st.integers(0, 100)),
+        max_size=300,
+    )
+)
+@settings(deadline=None)
+def test_limit_and_breaker_stay_within_bounds(
+    script: list[tuple[Feedback | None, float, bool, int]],
+) -> None:
+    """Limit, in-flight count and pause keep their bounds for any sequence of responses."""
+    host = HostLimiter("one.example", 200)
+    now = 0.0
+    for feedback, seconds, urgent, batch in script:
+        for _ in range(batch):
+            if host.has_room(now, urgent=urgent):
+                host.begin(now)
+        if host.in_flight:
+            now += seconds
+            host.end(now, feedback, seconds, demanded=True)
+        assert 1 <= host.limit <= 200
+        assert 0 <= host.in_flight <= 200 * 1.25
+        assert host.probe_at == 0 or host.probe_at <= now + host_limiter.MAX_PAUSE_S
+
+
+def test_concurrency_follows_the_event_loop() -> None:
+    """The limit grows while iterations are short and the limit is reached, and shrinks while they are long."""
+    limit = ConcurrencyLimit(1000)
+    for _ in range(concurrency.ITERATIONS_PER_UPDATE * 3):
+        limit.record_iteration(0.001)
+    assert limit.limit == concurrency.INITIAL_LIMIT, "the limit was not reached"
+    for _ in range(concurrency.ITERATIONS_PER_UPDATE * 20):
+        limit.was_reached = True
+        limit.record_iteration(0.001)
+    assert limit.limit == 1000
+    for _ in range(concurrency.ITERATIONS_PER_UPDATE * 20):
+        limit.record_iteration(0.05)
+    assert limit.limit == concurrency.INITIAL_LIMIT

@@ -1,0 +1,547 @@
+"""The send scheduler as a whole: which message is next, how many are in flight, what is deferred."""
+
+import asyncio
+import heapq
+import itertools
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.domain.job import CHUNK
+from gateway.domain.notification import Lane
+from gateway.worker import host_limiter
+from gateway.worker.concurrency import INITIAL_LIMIT
+from gateway.worker.host_limiter import Feedback
+from gateway.worker.scheduler import SendScheduler
+from gateway.worker.scheduling.host_gate import MAX_DEFERRAL_S, MAX_HOST_WAIT_S
+
+TENANT, OTHER_TENANT = UUID(int=1), UUID(int=2)
+
+
+@dataclass(frozen=True)
+class Message:
+    lane: Lane
+    host: str = "one.example"
+    number: int = 0
+    application: UUID = TENANT
+    deferrals: list[float] = field(default_factory=list, compare=False)
+
+    def defer(self, seconds: float) -> None:
+        self.deferrals.append(seconds)
+
+
+def make_messages(lane: Lane, count: int, host: str = "one.example", application: UUID = TENANT) -> list[Message]:
+    return [Message(lane, host, number, application) for number in range(count)]
+
+
+def is_waiting(task: "asyncio.Task[Message]") -> bool:
+    return not task.done()
+
+
+async def settle() -> None:
+    """Run every task that can proceed."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def scheduler(clock: Clock) -> SendScheduler[Message]:
+    return SendScheduler(max_in_flight=1000, clock=clock)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new host has a limit of four."""
+    monkeypatch.setattr(host_limiter, "INITIAL_LIMIT", 4)
+
+
+async def next_message(scheduler: SendScheduler[Message], *, urgent_only: bool = False) -> Message:
+    return await asyncio.wait_for(scheduler.next(urgent_only=urgent_only), 1)
+
+
+def drain(scheduler: SendScheduler[Message], *, urgent_only: bool = False) -> list[Message]:
+    """Return all messages that may be sent now."""
+    messages = []
+    while (message := scheduler.next_nowait(urgent_only=urgent_only)) is not None:
+        messages.append(message)
+    return messages
+
+
+async def test_lanes_are_served_in_order_of_priority(scheduler: SendScheduler[Message]) -> None:
+    """Urgent messages go before normal and bulk ones; within a lane, first in, first out."""
+    for lane in (Lane.BULK, Lane.URGENT, Lane.NORMAL):
+        scheduler.put(lane, TENANT, make_messages(lane, 3))
+    taken = [await next_message(scheduler) for _ in range(9)]
+    assert [(message.lane, message.number) for message in taken] == [
+        (lane, number) for lane in Lane for number in range(3)
+    ]
+
+
+async def test_urgent_sender_takes_urgent_messages_only(scheduler: SendScheduler[Message]) -> None:
+    """A sender reserved for urgent messages leaves the others alone."""
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 1))
+    scheduler.put(Lane.NORMAL, TENANT, make_messages(Lane.NORMAL, 1))
+    reserved = asyncio.create_task(scheduler.next(urgent_only=True))
+    await settle()
+    assert is_waiting(reserved)
+    scheduler.put(Lane.URGENT, TENANT, make_messages(Lane.URGENT, 1))
+    assert (await asyncio.wait_for(reserved, 1)).lane is Lane.URGENT
+
+
+async def test_idle_senders_wake_for_new_messages(scheduler: SendScheduler[Message]) -> None:
+    """As many idle senders wake as there are messages."""
+    waiting = [asyncio.create_task(scheduler.next(urgent_only=False)) for _ in range(3)]
+    await settle()
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 2))
+    await settle()
+    assert sorted(map(is_waiting, waiting)) == [False, False, True]
+    scheduler.put(Lane.URGENT, TENANT, make_messages(Lane.URGENT, 1))
+    assert {message.lane for message in await asyncio.gather(*waiting)} == {Lane.BULK, Lane.URGENT}
+
+
+async def test_tenants_take_turns_and_so_do_their_hosts(scheduler: SendScheduler[Message]) -> None:
+    """The four jobs of one tenant, added before, do not delay the other tenant's first message."""
+    for _ in range(4):
+        scheduler.put(
+            Lane.BULK,
+            TENANT,
+            make_messages(Lane.BULK, CHUNK, "a.example") + make_messages(Lane.BULK, CHUNK, "b.example"),
+        )
+    scheduler.put(Lane.BULK, OTHER_TENANT, make_messages(Lane.BULK, 10, "a.example", OTHER_TENANT))
+    taken = [await next_message(scheduler) for _ in range(20)]
+    assert Counter(message.application for message in taken) == {TENANT: 10, OTHER_TENANT: 10}
+    assert Counter(message.host for message in taken if message.application == TENANT) == {
+        "a.example": 5,
+        "b.example": 5,
+    }
+
+
+@pytest.mark.usefixtures("small")
+async def test_tenants_take_turns_at_a_full_host(scheduler: SendScheduler[Message]) -> None:
+    """Each slot that a full host frees goes to the next tenant."""
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 100))
+    taken = [await next_message(scheduler) for _ in range(4)]
+    scheduler.put(Lane.BULK, OTHER_TENANT, make_messages(Lane.BULK, 100, application=OTHER_TENANT))
+    assert drain(scheduler) == []
+    served: Counter[UUID] = Counter()
+    for _ in range(20):
+        scheduler.complete(taken.pop(0))
+        [message] = drain(scheduler)
+        served[message.application] += 1
+        taken.append(message)
+    assert served == {TENANT: 10, OTHER_TENANT: 10}
+
+
+@pytest.mark.usefixtures("small")
+async def test_host_has_no_more_in_flight_than_its_limit(scheduler: SendScheduler[Message]) -> None:
+    """The message beyond the limit waits until another completes."""
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 6))
+    taken = [await next_message(scheduler) for _ in range(4)]
+    fifth = asyncio.create_task(scheduler.next(urgent_only=False))
+    await settle()
+    assert is_waiting(fifth)
+    scheduler.complete(taken[0])
+    scheduler.senders.wake(1)  # in place of the sender that completed, which takes the next message itself
+    assert (await asyncio.wait_for(fifth, 1)).number == 4
+
+
+@pytest.mark.usefixtures("small")
+async def test_full_host_does_not_delay_other_hosts(scheduler: SendScheduler[Message]) -> None:
+    """Messages for another host are sent past those that wait at a full one."""
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 50, "slow.example"))
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 2, "fast.example"))
+    assert Counter(message.host for message in drain(scheduler)) == {"slow.example": 4, "fast.example": 2}
+
+
+@pytest.mark.usefixtures("small")
+async def test_full_host_has_slots_reserved_for_urgent(scheduler: SendScheduler[Message]) -> None:
+    """An urgent message is sent though bulk messages fill the host's limit."""
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 20))
+    assert len(drain(scheduler)) == 4
+    scheduler.put(Lane.URGENT, TENANT, make_messages(Lane.URGENT, 2))
+    [alert] = drain(scheduler, urgent_only=True)
+    assert alert.lane is Lane.URGENT
+
+
+@pytest.mark.usefixtures("small")
+async def test_full_host_gives_its_next_slot_to_urgent(scheduler: SendScheduler[Message]) -> None:
+    """A freed slot goes to an urgent message before bulk messages that waited longer."""
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 20))
+    taken = [await next_message(scheduler) for _ in range(4)]
+    scheduler.put(Lane.URGENT, TENANT, make_messages(Lane.URGENT, 2))
+    drain(scheduler)
+    scheduler.complete(taken[0])
+    assert [message.lane for message in drain(scheduler)] == [Lane.URGENT]
+
+
+async def test_slow_hosts_leave_slots_for_other_hosts(clock: Clock) -> None:
+    """One host has at most twice as many messages in flight as there are free slots."""
+    scheduler: SendScheduler[Message] = SendScheduler(max_in_flight=60, clock=clock)
+    by_host: Counter[str] = Counter()
+    for number in range(3):
+        scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 500, f"{number}.example"))
+        by_host.update(message.host for message in drain(scheduler))
+    assert by_host["0.example"] == 40
+    assert by_host.total() < 60
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 500, "fast.example"))
+    assert drain(scheduler)
+
+
+async def test_backlog_excludes_messages_of_slow_hosts(clock: Clock, scheduler: SendScheduler[Message]) -> None:
+    """Claiming goes on while messages wait at a slow host."""
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 500, "slow.example"))
+    drain(scheduler)
+    claiming = asyncio.create_task(scheduler.wait_until_below(tuple(Lane), 0))
+    await settle()
+    assert not claiming.done()
+    clock.now += 5
+    scheduler.reassess_hosts()
+    await asyncio.wait_for(claiming, 1)
+
+
+async def test_claim_is_delayed_after_an_undeliverable_job(
+    clock: Clock, scheduler: SendScheduler[Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The delay applies to the lanes of the job, in proportion to its size."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, CHUNK, "slow.example"))
+    drain(scheduler)
+    clock.now += 5
+    scheduler.reassess_hosts()
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, CHUNK, "slow.example"))
+    monkeypatch.setattr("gateway.worker.scheduling.wakeups.asyncio.sleep", sleep)
+    await scheduler.wait_until_below((Lane.URGENT,), 0)
+    assert slept == []
+    await scheduler.wait_until_below(tuple(Lane), 0)
+    assert slept == [0.1]
+
+
+async def test_long_wait_is_deferred_for_as_long_as_the_host_needs(
+    clock: Clock, scheduler: SendScheduler[Message]
+) -> None:
+    """A host that takes 12 messages a second for five minutes needs 39 seconds for 500 of them."""
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 300 * 64 // 5 + 500))
+    for _ in range(300 * 64 // 5):
+        message = await next_message(scheduler)
+        clock.now += 5 / 64
+        scheduler.complete(message, Feedback.SUCCESS, 5.0)
+        scheduler.reassess_hosts()
+    more = [make_messages(Lane.BULK, CHUNK) for _ in range(30)]
+    for job in more:
+        scheduler.put(Lane.BULK, TENANT, job)
+    pauses = [{pause for message in job for pause in message.deferrals} for job in more]
+    first, second, *_ = (pause for [pause] in pauses)
+    assert first == MAX_HOST_WAIT_S / 2
+    assert second == pytest.approx(first + CHUNK * 5 / 64, rel=0.4)
+    assert max(pause for [pause] in pauses) <= MAX_DEFERRAL_S[Lane.BULK]
+    waits = make_messages(Lane.BULK, 5, application=OTHER_TENANT)
+    scheduler.put(Lane.BULK, OTHER_TENANT, waits)
+    assert not any(message.deferrals for message in waits), "the other tenant keeps its turn at the host"
+
+
+def idle_s(
+    scheduler: SendScheduler[Message], clock: Clock, count: int, answer: Callable[[], tuple[float, Feedback]]
+) -> float:
+    """Return the seconds of a campaign in which its host is idle because all remaining messages are deferred."""
+    order = itertools.count()
+    due = [(clock.now, next(order), make_messages(Lane.BULK, CHUNK)) for _ in range(count // CHUNK)]
+    sent: list[tuple[float, int, Message, Feedback, float]] = []
+    idle = 0.0
+    while due or sent:
+        while sent and sent[0][0] <= clock.now:
+            _, _, message, feedback, seconds = heapq.heappop(sent)
+            scheduler.complete(message, feedback, seconds)
+            if feedback is Feedback.BACKPRESSURE:
+                heapq.heappush(due, (clock.now + 2, next(order), [message]))
+        if due and due[0][0] <= clock.now and sum(scheduler.backlog.ready.values()) <= 3 * CHUNK:
+            _, _, job = heapq.heappop(due)
+            scheduler.put(Lane.BULK, TENANT, job)
+            if job[0].deferrals:
+                [pause] = {message.deferrals.pop() for message in job}
+                heapq.heappush(due, (clock.now + pause, next(order), job))
+        while (message := scheduler.next_nowait(urgent_only=False)) is not None:
+            seconds, feedback = answer()
+            heapq.heappush(sent, (clock.now + seconds, next(order), message, feedback, seconds))
+        idle += 0 if sent else 0.01
+        clock.now += 0.01
+        scheduler.reassess_hosts()
+    return idle
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_short_disturbance_does_not_defer_for_long(seed: int, clock: Clock, scheduler: SendScheduler[Message]) -> None:
+    """With 3 % of 429 the limit stays small, and 3 % of late responses must then not look like a stalled host."""
+    chance = random.Random(seed)  # noqa: S311 - repeatable
+
+    def answer() -> tuple[float, Feedback]:
+        return (0.4 if chance.random() < 0.03 else 0.02), (
+            Feedback.BACKPRESSURE if chance.random() < 0.03 else Feedback.SUCCESS
+        )
+
+    assert idle_s(scheduler, clock, 20_000, answer) < 10
+
+
+def test_deferral_is_capped_at_the_slow_period(clock: Clock, scheduler: SendScheduler[Message]) -> None:
+    """A host that was slow for 20 seconds idles for few seconds only after it recovered."""
+    began = clock.now
+
+    def answer() -> tuple[float, Feedback]:
+        return (5.0 if clock.now < began + 20 else 0.02), Feedback.SUCCESS
+
+    assert idle_s(scheduler, clock, 20_000, answer) < 20 + 5
+
+
+async def fail(scheduler: SendScheduler[Message], count: int) -> None:
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, count))
+    for message in drain(scheduler):
+        scheduler.complete(message, Feedback.FAILURE, 1.0)
+
+
+async def test_open_breaker_defers_messages_and_sends_a_probe(clock: Clock, scheduler: SendScheduler[Message]) -> None:
+    """All waiting messages are deferred; after the pause, one message probes the host."""
+    waiting = make_messages(Lane.BULK, 100)
+    scheduler.put(Lane.BULK, TENANT, waiting)
+    taken = drain(scheduler)
+    for message in taken:
+        scheduler.complete(message, Feedback.FAILURE, 1.0)
+    deferred = [message for message in waiting if message not in taken]
+    assert {len(message.deferrals) for message in deferred} == {1}
+    assert drain(scheduler) == []
+
+    later = make_messages(Lane.NORMAL, 10)
+    scheduler.put(Lane.NORMAL, TENANT, later)
+    assert all(
+        host_limiter.INITIAL_PAUSE_S <= pause <= 2 * host_limiter.INITIAL_PAUSE_S
+        for message in later
+        for pause in message.deferrals
+    )
+
+    clock.now += host_limiter.INITIAL_PAUSE_S
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 10))
+    [probe] = drain(scheduler)
+    scheduler.complete(probe, Feedback.SUCCESS, 0.1)
+    assert len(drain(scheduler)) == 2, "the limit doubles each round"
+
+
+async def test_urgent_message_probes_before_the_pause_ends(clock: Clock, scheduler: SendScheduler[Message]) -> None:
+    """An open breaker lets one urgent message through each URGENT_PROBE_INTERVAL_S."""
+    await fail(scheduler, 20)
+    alert = make_messages(Lane.URGENT, 5)
+    scheduler.put(Lane.URGENT, TENANT, alert)
+    assert drain(scheduler, urgent_only=True) == alert[:1]
+    assert all(1 <= pause <= host_limiter.INITIAL_PAUSE_S for message in alert[1:] for pause in message.deferrals)
+    clock.now += host_limiter.URGENT_PROBE_INTERVAL_S
+    more_alerts = make_messages(Lane.URGENT, 4)
+    scheduler.put(Lane.URGENT, TENANT, more_alerts)
+    assert len(drain(scheduler, urgent_only=True)) == 1, "though the first probe has no response yet"
+
+
+async def test_urgent_probe_does_not_wait_for_a_stalled_probe(clock: Clock, scheduler: SendScheduler[Message]) -> None:
+    """An urgent message is sent while a bulk probe has no response yet."""
+    await fail(scheduler, 20)
+    clock.now += host_limiter.INITIAL_PAUSE_S
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 10))
+    assert len(drain(scheduler)) == 1
+    clock.now += host_limiter.URGENT_PROBE_INTERVAL_S
+    scheduler.put(Lane.URGENT, TENANT, make_messages(Lane.URGENT, 1))
+    assert len(drain(scheduler, urgent_only=True)) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_every_message_is_sent_once_or_deferred(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts slow down, fail and recover at random: no message is lost, sent twice or stuck."""
+    monkeypatch.setattr(host_limiter, "INITIAL_LIMIT", 5)
+    monkeypatch.setattr(host_limiter, "INITIAL_PAUSE_S", 0.01)
+    chance = random.Random(seed)  # noqa: S311 - repeatable
+    scheduler: SendScheduler[Message] = SendScheduler(max_in_flight=9)
+    names = ["a.example", "b.example", "c.example"]
+    ended: Counter[Message] = Counter()
+    messages: list[Message] = []
+    all_ended = asyncio.Event()
+
+    def end(message: Message) -> None:
+        ended[message] += 1
+        if len(ended) == 3000:
+            all_ended.set()
+
+    class RecordingList(list[float]):
+        def __init__(self) -> None:
+            self.message: Message
+
+        def append(self, _: float) -> None:
+            end(self.message)
+
+    for number in range(3000):
+        deferrals = RecordingList()
+        message = Message(
+            chance.choice(list(Lane)), chance.choice(names), number, chance.choice([TENANT, OTHER_TENANT]), deferrals
+        )
+        deferrals.message = message
+        messages.append(message)
+
+    async def sender(*, urgent_only: bool) -> None:
+        while True:
+            message = await scheduler.next(urgent_only=urgent_only)
+            assert not urgent_only or message.lane is Lane.URGENT
+            for _ in range(chance.randrange(3)):
+                await asyncio.sleep(0)
+            end(message)
+            feedbacks = [Feedback.SUCCESS, None, Feedback.BACKPRESSURE, Feedback.FAILURE]
+            weights = [1, 1, 1, 20 if message.number % 1000 > 900 else 0.5]
+            scheduler.complete(message, chance.choices(feedbacks, weights)[0], 0.001)
+
+    async def reassess() -> None:
+        while True:
+            await asyncio.sleep(0.005)
+            scheduler.reassess_hosts()
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(sender(urgent_only=number < 3)) for number in range(12)]
+        tasks.append(group.create_task(reassess()))
+        for start in range(0, len(messages), 100):
+            jobs: defaultdict[tuple[Lane, UUID], list[Message]] = defaultdict(list)
+            for message in messages[start : start + 100]:
+                jobs[message.lane, message.application].append(message)
+            for (lane, application), job in jobs.items():
+                scheduler.put(lane, application, job)
+            await asyncio.sleep(0)
+        await asyncio.wait_for(all_ended.wait(), 20)
+        for task in tasks:
+            task.cancel()
+    assert ended == Counter(messages)
+    assert sum(scheduler.backlog.ready.values()) == 0
+    assert scheduler.fair_queue.is_empty
+
+
+Action = tuple[str, int, int, int]
+scripts = st.lists(
+    st.tuples(
+        st.sampled_from(["put", "take", "urgent", "success", "backpressure", "failure", "unsent", "time"]),
+        st.integers(0, 2),
+        st.integers(0, 2),
+        st.integers(1, 30),
+    ),
+    max_size=120,
+)
+
+
+@given(scripts)
+@settings(max_examples=300, deadline=None)
+def test_scheduler_keeps_its_invariants(script: list[Action]) -> None:
+    """In flight at most the limits; no message lost or duplicated; urgent messages first where they may be sent."""
+
+    async def play() -> None:
+        clock = Clock()
+        scheduler: SendScheduler[Message] = SendScheduler(max_in_flight=20, clock=clock)
+        messages, in_flight = [], []
+        feedbacks: dict[str, Feedback | None] = {
+            "success": Feedback.SUCCESS,
+            "backpressure": Feedback.BACKPRESSURE,
+            "failure": Feedback.FAILURE,
+            "unsent": None,
+        }
+        for action, lane_index, tenant_index, count in script:
+            if action == "put":
+                lane, application = Lane(list(Lane)[lane_index]), UUID(int=tenant_index)
+                job = [Message(lane, f"{n % 3}.example", len(messages) + n, application) for n in range(count)]
+                messages += job
+                scheduler.put(lane, application, job)
+            elif action in ("take", "urgent"):
+                message = scheduler.next_nowait(urgent_only=action == "urgent")
+                if message is not None:
+                    in_flight.append(message)
+                    at_host = sum(sent.host == message.host for sent in in_flight)
+                    limit = scheduler.host_limit(message.host)
+                    host = scheduler.gates.by_host[message.host].limiter
+                    assert message.lane is Lane.URGENT or at_host <= limit or host.probe_at
+                    assert at_host <= limit + max(1, limit // 4) or host.probe_at
+                    assert action == "urgent" or len(in_flight) <= 20
+                    waiting = scheduler.gates.by_host[message.host].waiting
+                    assert message.lane is Lane.URGENT or host.probe_at or not waiting[Lane.URGENT]
+            elif action == "time":
+                clock.now += count / 5
+                scheduler.reassess_hosts()
+            elif in_flight:
+                scheduler.complete(in_flight.pop(count % len(in_flight)), feedbacks[action], 0.1)
+        # At the end the hosts recover and take all remaining messages.
+        for _ in range(10_000):
+            while (message := scheduler.next_nowait(urgent_only=False)) is not None:
+                in_flight.append(message)
+            if not in_flight:
+                break
+            scheduler.complete(in_flight.pop(0), Feedback.SUCCESS, 0.1)
+            clock.now += 0.01
+        waiting_count = sum(sum(gate.waiting.values()) for gate in scheduler.gates.by_host.values())
+        if waiting_count:  # urgent messages at an open breaker, until its next probe
+            clock.now += 1000
+            scheduler.reassess_hosts()
+            while waiting_count and (message := scheduler.next_nowait(urgent_only=False)) is not None:
+                scheduler.complete(message, Feedback.SUCCESS, 0.1)
+                waiting_count -= 1
+        assert waiting_count == 0
+        assert sum(scheduler.backlog.ready.values()) == 0
+        assert max((len(message.deferrals) for message in messages), default=0) <= 1
+
+    asyncio.run(play())
+
+
+def test_concurrency_starts_at_its_initial_limit(clock: Callable[[], float]) -> None:
+    """A new worker has INITIAL_LIMIT messages in flight at most, over all hosts."""
+    scheduler: SendScheduler[Message] = SendScheduler(max_in_flight=1000, clock=clock)
+    for number in range(8):
+        scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 100, f"{number}.example"))
+    count = 0
+    while scheduler.next_nowait(urgent_only=False) is not None:
+        count += 1
+    assert count == INITIAL_LIMIT
+
+
+async def test_pause_non_urgent_ends_with_urgent_messages(scheduler: SendScheduler[Message]) -> None:
+    """Bulk messages are neither sent nor claimed until the urgent messages arrive, and are sent after them."""
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 3))
+    making = asyncio.create_task(scheduler.pause_non_urgent(10))
+    await asyncio.sleep(0)
+    sender = asyncio.create_task(next_message(scheduler))
+    claiming = asyncio.create_task(scheduler.wait_until_below(tuple(Lane), 10))
+    await scheduler.wait_until_below((Lane.URGENT,), 10)
+    await settle()
+    assert not sender.done()
+    assert not claiming.done()
+
+    scheduler.put(Lane.URGENT, TENANT, make_messages(Lane.URGENT, 1))
+    assert await making
+    await claiming
+    assert (await sender).lane is Lane.URGENT
+    assert (await next_message(scheduler)).lane is Lane.BULK
+
+
+async def test_pause_non_urgent_ends_after_its_timeout(scheduler: SendScheduler[Message]) -> None:
+    """An alert that another worker claimed does not block this one."""
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 1))
+    making = asyncio.create_task(scheduler.pause_non_urgent(0.01))
+    await asyncio.sleep(0)
+    sender = asyncio.create_task(next_message(scheduler))
+    assert not await making
+    assert (await sender).lane is Lane.BULK

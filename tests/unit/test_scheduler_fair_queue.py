@@ -1,0 +1,78 @@
+"""The fair queue alone: whose turn it is."""
+
+from collections import Counter
+from uuid import UUID
+
+from gateway.domain.notification import Lane
+from gateway.worker.scheduling.fair_queue import FairQueue
+
+TENANT, OTHER_TENANT = UUID(int=1), UUID(int=2)
+BULK = Lane.BULK
+
+
+def take(queue: FairQueue[str], count: int) -> list[str]:
+    """Pop messages as a scheduler does, which closes the queues that are empty."""
+    messages = []
+    for _ in range(count):
+        head = queue.head(BULK)
+        assert head is not None
+        messages.append(queue.pop(BULK))
+        if not head.messages:
+            queue.close(head)
+    return messages
+
+
+def test_one_queue_is_first_in_first_out() -> None:
+    """Messages of one tenant for one host keep their order."""
+    queue: FairQueue[str] = FairQueue()
+    queue.open(BULK, TENANT, "a.example", "123")
+    assert take(queue, 3) == ["1", "2", "3"]
+    assert queue.head(BULK) is None
+    assert queue.is_empty
+
+
+def test_tenants_and_their_hosts_take_turns() -> None:
+    """Each tenant gets every second message, and each of the first tenant's hosts every fourth."""
+    queue: FairQueue[str] = FairQueue()
+    queue.open(BULK, TENANT, "a.example", "aaaaaaaa")
+    queue.open(BULK, TENANT, "b.example", "bbbbbbbb")
+    queue.open(BULK, OTHER_TENANT, "a.example", "cccccccc")
+    assert Counter(take(queue, 8)) == {"a": 2, "b": 2, "c": 4}
+
+
+def test_lanes_are_separate() -> None:
+    """The head of a lane is not affected by other lanes."""
+    queue: FairQueue[str] = FairQueue()
+    queue.open(Lane.URGENT, TENANT, "a.example", "u")
+    assert queue.head(BULK) is None
+    assert queue.has_ready
+    head = queue.head(Lane.URGENT)
+    assert head is not None
+    assert queue.pop(Lane.URGENT) == "u"
+
+
+def test_skipped_queue_returns_when_made_ready() -> None:
+    """A queue that waits at its host takes no turn; the tenant's next queue has it instead."""
+    queue: FairQueue[str] = FairQueue()
+    full = queue.open(BULK, TENANT, "full.example", "ff")
+    queue.open(BULK, TENANT, "a.example", "aa")
+    queue.open(BULK, OTHER_TENANT, "a.example", "cc")
+    queue.skip(BULK)
+    assert take(queue, 4) == ["a", "c", "a", "c"]
+    assert not queue.has_ready
+    assert not queue.is_empty
+    queue.make_ready(full)
+    assert take(queue, 2) == ["f", "f"]
+    assert queue.is_empty
+
+
+def test_withdrawn_queue_takes_no_turn() -> None:
+    """A queue can be removed from any position of the round-robin, once."""
+    queue: FairQueue[str] = FairQueue()
+    queue.open(BULK, TENANT, "a.example", "a")
+    withdrawn = queue.open(BULK, OTHER_TENANT, "b.example", "b")
+    assert queue.withdraw(withdrawn)
+    assert not queue.withdraw(withdrawn)
+    queue.close(withdrawn)
+    assert take(queue, 1) == ["a"]
+    assert queue.is_empty
