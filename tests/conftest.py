@@ -25,20 +25,20 @@ from gateway.records.postgres.engine import open_engine, plain_url
 from tests.support import log_guard
 
 # A test's rows need not outlive a power cut.
-IN_A_HURRY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
-PAST_DAYS, COMING_DAYS = 2, 8
+FAST_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
+PARTITION_DAYS_BEFORE, PARTITION_DAYS_AFTER = 2, 8
 
 
 @pytest.fixture(scope="session", autouse=True)
-def secrets_are_learned() -> Iterator[None]:
-    with log_guard.learning():
+def learn_secrets() -> Iterator[None]:
+    with log_guard.learn_secrets():
         yield
 
 
 @pytest.fixture(autouse=True)
-def nothing_secret_is_logged(secrets_are_learned: None) -> Iterator[None]:
+def check_logs_for_secrets(learn_secrets: None) -> Iterator[None]:
     """A test fails when a log line, of ours or of a process that it started, has a secret in it."""
-    log_guard.listen()
+    log_guard.install_handler()
     yield
     log_guard.guard.check()
 
@@ -57,7 +57,7 @@ def postgres_url(reachable_tmp: Path) -> Iterator[str]:
     if url := os.environ.get("GATEWAY_TEST_DATABASE_URL"):
         yield plain_url(url)
         return
-    with EmbeddedPostgres(reachable_tmp / "postgres", IN_A_HURRY) as postgres:
+    with EmbeddedPostgres(reachable_tmp / "postgres", FAST_SETTINGS) as postgres:
         yield postgres.url
 
 
@@ -70,8 +70,8 @@ async def template(postgres_url: str) -> AsyncIterator[str]:
     await asyncio.to_thread(migrate.upgrade, url)
     engine = open_engine(url)
     async with engine.begin() as conn:
-        first = datetime.now(UTC).date() - timedelta(days=PAST_DAYS)
-        await partitions.ensure(conn, first, PAST_DAYS + COMING_DAYS)
+        first = datetime.now(UTC).date() - timedelta(days=PARTITION_DAYS_BEFORE)
+        await partitions.ensure(conn, first, PARTITION_DAYS_BEFORE + PARTITION_DAYS_AFTER)
     await engine.dispose()
     yield name
     await run_sql(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')

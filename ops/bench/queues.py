@@ -42,7 +42,7 @@ from gateway.records.postgres.engine import open_engine
 from gateway.service.access.secrets import Keyring
 from gateway.service.context import Context
 from gateway.service.notifications.submission import Draft, submit
-from tests.support.nats_server import nodes
+from tests.support.nats_server import start_nodes
 from tests.support.tls import make_ca
 
 STORED_AT_ONCE = "jetstream { sync_interval: always }\n"
@@ -144,7 +144,7 @@ async def contestant(
         }
         processes: dict[str, list[int]] = {}
         if servers:
-            there = await stack.enter_async_context(nodes(servers, folder, STORED_AT_ONCE))
+            there = await stack.enter_async_context(start_nodes(servers, folder, STORED_AT_ONCE))
             processes["NATS"] = [node.pid for node in there]
             settings["GATEWAY_QUEUE"] = ",".join(node.url for node in there)
             processes["relay"] = [await stack.enter_async_context(running("relay", settings, folder))]

@@ -33,7 +33,7 @@ from gateway.records.postgres.notifier import JOBS
 from gateway.service.context import Context
 from gateway.service.notifications.rendering import RendererCache
 from gateway.service.pipeline import job_loading
-from tests.support.nats_server import nodes
+from tests.support.nats_server import start_nodes
 
 LINE = re.compile(r"^(?P<at>\d+\.\d+) (?P<pid>\d+) LOG:  duration: (?P<ms>[\d.]+) ms  (?P<said>.*)$")
 BATCH = 500
@@ -141,7 +141,7 @@ async def campaign(on: Stage, context: Context, devices: int, *, nats: bool) -> 
         where: dict[str, str] = {"push_hosts": origin}
         if nats:
             (on.folder / "nats").mkdir()
-            [node] = await stack.enter_async_context(nodes(1, on.folder / "nats"))
+            [node] = await stack.enter_async_context(start_nodes(1, on.folder / "nats"))
             stack.enter_context(stage.running(on, "relay", until="relay.started", queue=node.url))
             where |= {"queue": node.url, "database_url": ""}
         with stage.running(on, "work", until="worker.started", **where) as worker:

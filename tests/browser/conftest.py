@@ -13,6 +13,9 @@ from firefox import BINARY, Firefox, Tab, running_firefox
 from playwright.async_api import Browser
 
 from gateway.sim import Sim
+from tests.support.fixtures import api, parts, pool_size
+
+__all__ = ["api", "parts", "pool_size"]
 
 
 @pytest.fixture(scope="session")

@@ -13,20 +13,13 @@ from sqlalchemy import text
 from gateway.sim import Rule, Vendor
 from gateway.web.http.load_shedding import StreamLimiter
 from gateway.web.pages import static_files
-from tests.support.api import Api, serving
-from tests.support.gateway_parts import gateway
+from tests.support.api import Api
 
 pytestmark = pytest.mark.browser
 
 TIMEOUT_MS = 20_000
 MARKUP = "<img src=x onerror=document.title='owned'>"
 MAX_BYTES = 200_000
-
-
-@pytest.fixture
-async def api(database_url: str) -> AsyncIterator[Api]:
-    async with gateway(database_url) as parts, serving(parts) as api:
-        yield api
 
 
 @pytest.fixture
@@ -62,8 +55,8 @@ async def deliver(api: Api, count: int, **details: Any) -> None:
     """Register devices and deliver a notification to them."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, count), **details)
     sent = await api.parts.submit(name=f"Autumn offers {MARKUP}")
-    async with api.parts.working():
-        await api.parts.ended(sent.id)
+    async with api.parts.run_worker():
+        await api.parts.wait_until_done(sent.id)
 
 
 async def test_overview_updates_while_deliveries_are_processed(console: Page, api: Api) -> None:
@@ -83,7 +76,7 @@ async def test_overview_updates_while_deliveries_are_processed(console: Page, ap
 async def test_delivery_log_follows_and_filters_deliveries(console: Page, api: Api) -> None:
     """New deliveries appear, filters apply, and a dialog lists the attempts of a delivery."""
     few = StreamLimiter("streams", 1)
-    api.front.limits.log_streams = few
+    api.state.limits.log_streams = few
     with few.share(api.parts.application_id):
         await open_page(console, "log", "Delivery log")
         await expect(console.locator("#live")).to_have_text("reconnecting")
@@ -131,12 +124,12 @@ async def test_campaign_is_composed_tested_sent_and_paused(console: Page, api: A
     for button, status in (("Pause", "paused"), ("Resume", "scheduled")):
         await console.get_by_role("button", name=button).click()
         await expect(console.get_by_role("button", name=button)).to_have_count(0)
-        [campaign] = (await api.made("GET", "/v1/notifications?kind=campaign"))["items"]
+        [campaign] = (await api.call_ok("GET", "/v1/notifications?kind=campaign"))["items"]
         assert (campaign["status"], campaign["audience"]) == (status, {"topic": "offers"})
     assert [variant["content"] for variant in campaign["variants"]] == [{}, {"title": "Only today"}]
-    async with api.parts.working():
+    async with api.parts.run_worker():
         await expect(console.locator(".funnel div", has_text="Accepted").locator("b")).to_have_text("1")
-    [test] = (await api.made("GET", "/v1/notifications?kind=direct"))["items"]
+    [test] = (await api.call_ok("GET", "/v1/notifications?kind=direct"))["items"]
     assert test["audience"] == {"user_id": "u-1"}
 
 
@@ -175,10 +168,10 @@ async def test_alert_is_drawn_on_map_and_sent_to_its_area(console: Page, api: Ap
     await console.get_by_role("button", name="Send alert").click()
     await expect(console.get_by_role("dialog")).to_contain_text("to 2 devices?")
     await console.get_by_role("button", name="Send", exact=True).click()
-    async with api.parts.working():
+    async with api.parts.run_worker():
         await expect(console.locator(".notification-list")).to_contain_text("2 accepted")
     await expect(map_.locator(".sent-area")).to_have_count(1)
-    assert (await api.made("GET", "/console/settings.json")) == {"map_tiles": None}
+    assert (await api.call_ok("GET", "/console/settings.json")) == {"map_tiles": None}
 
 
 async def test_device_page_shows_deliveries_and_deletes_device(console: Page, api: Api) -> None:
@@ -240,7 +233,7 @@ async def submit_form(page: Page, api: Api, button: str, values: dict[str, str],
             await control.fill(value)
     await page.get_by_role("button", name=save, exact=True).click()
     await expect(dialog).to_have_count(0)
-    [item] = (await api.made("GET", f"/v1/{page.url.split('#/')[1]}"))["items"]
+    [item] = (await api.call_ok("GET", f"/v1/{page.url.split('#/')[1]}"))["items"]
     return item
 
 
@@ -289,7 +282,7 @@ async def test_trigger_form_creates_edits_and_shows_errors(console: Page, api: A
     condition = {"any": [{"data": "cart.total", "gte": 50}, {"data": "kind", "in": ["a", "1"]}]}
     path = f"/v1/triggers/{trigger['id']}"
     delivery = {"lane": "bulk", "urgency": None, "ttl": 600, "collapse_key": "cart"}
-    await api.made("PATCH", path, {"content": hidden, "condition": condition, "delivery": delivery})
+    await api.call_ok("PATCH", path, {"content": hidden, "condition": condition, "delivery": delivery})
     await console.reload()
     changed = await submit_form(
         console, api, "Edit Carts", {"Text": "In your cart", "Translated title": "Noch da", "Cap period": "4"}, "Save"
@@ -331,11 +324,11 @@ async def test_reminder_and_template_are_edited_by_form_and_json(console: Page, 
     audience = {"all": [{"topic": "digest"}, {"attribute": "plan", "eq": "pro"}]}
     ends_at = "2036-12-31T23:00:59Z"
     path = f"/v1/reminders/{reminder['id']}"
-    await api.made("PATCH", path, {"cron": "0 9 * * 1,4", "ends_at": ends_at, "audience": audience})
+    await api.call_ok("PATCH", path, {"cron": "0 9 * * 1,4", "ends_at": ends_at, "audience": audience})
     await console.reload()
     changed = await submit_form(console, api, "Edit Digest", {"Repeat": "Every week", "Time": "10:05"}, "Save")
     assert (changed["cron"], changed["audience"]) == ("5 10 * * 1,4", audience)
-    assert changed["ends_at"] == (await api.made("GET", path))["ends_at"]
+    assert changed["ends_at"] == (await api.call_ok("GET", path))["ends_at"]
     assert changed["ends_at"].startswith(ends_at[:19])
 
     await open_page(console, "templates", "Templates")
@@ -357,14 +350,14 @@ async def test_reminder_and_template_are_edited_by_form_and_json(console: Page, 
     await expect(console.get_by_label("Translated title")).to_have_value("Hallo")
     await console.get_by_role("button", name="Save").click()
     await expect(console.get_by_role("dialog")).to_have_count(0)
-    [template] = (await api.made("GET", "/v1/templates"))["items"]
+    [template] = (await api.call_ok("GET", "/v1/templates"))["items"]
     assert template["content"] == {"title": "Hi", "locales": {"de": {"title": "Hallo", "tag": "welcome"}}}
 
 
 async def test_duplicate_copies_campaign_except_past_times(console: Page, api: Api) -> None:
     """Every option of the original is copied; a start time that is past is left out and named."""
     at = (datetime.now(UTC) + timedelta(days=30)).replace(second=30, microsecond=0, tzinfo=None).isoformat()
-    await api.made("POST", "/v1/categories", {"name": "offers", "title": "Offers", "cap": {"most": 2, "window": 60}})
+    await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "Offers", "cap": {"most": 2, "window": 60}})
     request = {
         "name": "Autumn sale",
         "content": {
@@ -386,16 +379,16 @@ async def test_duplicate_copies_campaign_except_past_times(console: Page, api: A
         "pause_when": {"failure_share": 0.3, "after": 1000},
         "delivery": {"ttl": 90_000, "urgency": "low", "lane": "normal", "collapse_key": "sale"},
     }
-    original = await api.made("POST", "/v1/campaigns", request)
+    original = await api.call_ok("POST", "/v1/campaigns", request)
     copy = await duplicate(console, api, original["id"])
     names = ("name", "content", "audience", "category", "schedule", "throttle", "quiet_hours", "winner", "pause_when")
     for name in (*names, "variants", "cap"):
         assert copy[name] == original[name], name
     assert copy["delivery"] == original["delivery"]
 
-    await api.made("POST", f"/v1/campaigns/{copy['id']}/cancel")
-    await api.made("POST", f"/v1/campaigns/{original['id']}/cancel")
-    past = await api.made("POST", "/v1/campaigns", request | {"schedule": {"at": f"{at}Z"}})
+    await api.call_ok("POST", f"/v1/campaigns/{copy['id']}/cancel")
+    await api.call_ok("POST", f"/v1/campaigns/{original['id']}/cancel")
+    past = await api.call_ok("POST", "/v1/campaigns", request | {"schedule": {"at": f"{at}Z"}})
     async with api.parts.engine.begin() as conn:
         await conn.execute(text("UPDATE notifications SET start_at = start_at - interval '31 days'"))
         await conn.execute(text("UPDATE notifications SET created_at = created_at - interval '32 days'"))
@@ -412,7 +405,7 @@ async def duplicate(page: Page, api: Api, id_: str, omitted: str = "") -> Any:
     await page.get_by_role("button", name="Send campaign").click()
     await page.get_by_role("dialog").get_by_role("button", name=re.compile("^(Send|Schedule)$")).click()
     await expect(page.get_by_role("heading", name="Funnel")).to_be_visible()
-    return await api.made("GET", f"/v1/campaigns/{page.url.split('/')[-1]}")
+    return await api.call_ok("GET", f"/v1/campaigns/{page.url.split('/')[-1]}")
 
 
 async def test_every_page_fits_a_phone_in_dark_mode(console: Page, api: Api) -> None:

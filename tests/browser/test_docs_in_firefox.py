@@ -19,7 +19,7 @@ from firefox import Firefox
 
 from gateway.client import Gateway
 from gateway.sim import Sim
-from tests.support.command import command, free_ports, running
+from tests.support.command import command, free_ports, run_in_background
 from tests.support.documents import TUTORIAL, Fence, fences
 
 pytestmark = pytest.mark.browser
@@ -73,8 +73,8 @@ async def reader(sim: Sim, database_url: str, tmp_path: Path) -> AsyncIterator[R
         "GATEWAY_PUSH_HOSTS": ",".join(sim.origins.values()),
         "GATEWAY_PORT": str(port),
     }
-    async with running("up", **settings) as up, serve_folder(tmp_path, port + 1):
-        await up.until_said("worker.started")
+    async with run_in_background("up", **settings) as up, serve_folder(tmp_path, port + 1):
+        await up.wait_for_output("worker.started")
         create = ("apps", "create", "Shop", "--subject", "mailto:ops@example.org", "--origin", origin, "--json")
         keys = (await command(*create, **settings)).json
         yield Reader(tmp_path, origin, f"http://127.0.0.1:{port}", settings, keys)

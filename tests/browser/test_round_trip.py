@@ -11,7 +11,7 @@ from firefox import Firefox, Tab
 from sdk_calls import sdk
 
 from gateway.sim import Sim
-from tests.support.command import PATIENCE_S, command, free_ports, running
+from tests.support.command import TIMEOUT_S, command, free_ports, run_in_background
 
 pytestmark = pytest.mark.browser
 
@@ -39,7 +39,7 @@ class Gateway:
 
     async def wait_for_receipt(self, event: str) -> Any:
         """Return the delivery once it has this receipt; receipts have no event to await, so poll for it."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while True:
                 # The notification may be on screen before the delivery is in the log.
                 for item in (await self.call("GET", "/v1/deliveries"))["items"]:
@@ -60,8 +60,8 @@ async def real_gateway(sim: Sim, database_url: str) -> AsyncIterator[Gateway]:
         "GATEWAY_PUSH_HOSTS": ",".join(sim.origins.values()),
         "GATEWAY_PORT": str(port),
     }
-    async with running("up", **settings) as up:
-        await up.until_said("worker.started")
+    async with run_in_background("up", **settings) as up:
+        await up.wait_for_output("worker.started")
         created = await command(
             *("apps", "create", "Skyline", "--subject", "mailto:ops@example.org", "--origin", origin, "--json"),
             **settings,
@@ -171,7 +171,7 @@ async def test_live_channel_delivers_notifications_to_open_page(
     await registered.until("titles.includes('Missed')")
     sent = await real_gateway.call("POST", "/v1/notifications", new | {"content": {"title": "Exclusive"}})
     await registered.until("titles.includes('Exclusive')")
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while True:
             notification = await real_gateway.call("GET", f"/v1/notifications/{sent['id']}")
             if notification["status"] == "done":

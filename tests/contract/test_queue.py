@@ -12,7 +12,7 @@ from gateway.domain.ids import new_id
 from gateway.domain.job import Job
 from gateway.domain.notification import Lane, Status
 from gateway.queue.protocol import LeaseLost, Queue
-from tests.support.queues import ENGINES, Engine, accepted, both, retried, settled
+from tests.support.queues import ENGINES, Engine, accepted_batch, delivery_result, merge_batches, retry_batch
 
 MINUTE = timedelta(minutes=1)
 SECOND = timedelta(seconds=1)
@@ -48,9 +48,9 @@ async def test_jobs_are_claimed_by_lane_and_within_it_by_due_time(engine: Engine
     wanted = []
     for lane in Lane:
         for age in (3, 2, 1):
-            wanted.append((lane, await engine.put([new_id()], lane=lane, due=now - age * SECOND)))
+            wanted.append((lane, await engine.put([new_id()], lane=lane, due_at=now - age * SECOND)))
     # Put in another order than they are wanted in.
-    late = await engine.put([new_id()], lane=Lane.URGENT, due=now)
+    late = await engine.put([new_id()], lane=Lane.URGENT, due_at=now)
     wanted.insert(3, (Lane.URGENT, late))
 
     claimed = [job for _ in wanted for job in await claim(queue)]
@@ -61,10 +61,10 @@ async def test_jobs_are_claimed_by_lane_and_within_it_by_due_time(engine: Engine
 
 async def test_one_claim_of_many_takes_the_first_due_of_the_first_lanes(engine: Engine, queue: Queue) -> None:
     now = datetime.now(UTC)
-    bulk = await engine.put([new_id()], lane=Lane.BULK, due=now - MINUTE)
-    early = await engine.put([new_id()], lane=Lane.NORMAL, due=now - 2 * SECOND)
-    await engine.put([new_id()], lane=Lane.NORMAL, due=now - SECOND)
-    urgent = await engine.put([new_id()], lane=Lane.URGENT, due=now)
+    bulk = await engine.put([new_id()], lane=Lane.BULK, due_at=now - MINUTE)
+    early = await engine.put([new_id()], lane=Lane.NORMAL, due_at=now - 2 * SECOND)
+    await engine.put([new_id()], lane=Lane.NORMAL, due_at=now - SECOND)
+    urgent = await engine.put([new_id()], lane=Lane.URGENT, due_at=now)
 
     claimed = await claim(queue, limit=2)
 
@@ -110,7 +110,7 @@ async def test_a_renewed_lease_is_kept(engine: Engine, queue: Queue) -> None:
 
 
 async def test_renewing_tells_which_leases_are_still_held(engine: Engine, queue: Queue) -> None:
-    await engine.put([new_id(), new_id()], most=1)
+    await engine.put([new_id(), new_id()], job_size=1)
     [lost] = await claim(queue, lease=BRIEF)
     [kept] = await claim(queue)
     await claim(queue, wait=LONG)
@@ -125,15 +125,15 @@ async def test_a_late_settle_records_nothing(engine: Engine, queue: Queue) -> No
     [now_held] = await claim(queue, wait=LONG)
 
     with pytest.raises(LeaseLost):
-        await queue.settle(late, both(accepted(), retried(datetime.now(UTC), device)), [])
+        await queue.settle(late, merge_batches(accepted_batch(), retry_batch(datetime.now(UTC), device)), [])
     with pytest.raises(LeaseLost):
-        await queue.settle(late, accepted(device), [])
+        await queue.settle(late, accepted_batch(device), [])
 
-    assert await engine.recorded(notification_id) == {}
-    assert await engine.tried(notification_id) == []
+    assert await engine.list_outcomes(notification_id) == {}
+    assert await engine.list_attempts(notification_id) == []
     assert (await engine.progress(notification_id))[1].pending == 1
-    await queue.settle(now_held, accepted(device), [])
-    assert await engine.recorded(notification_id) == {device: "accepted"}
+    await queue.settle(now_held, accepted_batch(device), [])
+    assert await engine.list_outcomes(notification_id) == {device: "accepted"}
 
 
 async def test_a_late_shrinking_settle_records_nothing(engine: Engine, queue: Queue) -> None:
@@ -143,11 +143,11 @@ async def test_a_late_shrinking_settle_records_nothing(engine: Engine, queue: Qu
     [now_held] = await claim(queue, wait=LONG)
 
     with pytest.raises(LeaseLost):
-        await queue.settle(late, accepted(devices[0]), devices[1:])
+        await queue.settle(late, accepted_batch(devices[0]), devices[1:])
 
-    assert await engine.recorded(notification_id) == {}
-    await queue.settle(now_held, accepted(*devices), [])
-    assert len(await engine.recorded(notification_id)) == 2
+    assert await engine.list_outcomes(notification_id) == {}
+    await queue.settle(now_held, accepted_batch(*devices), [])
+    assert len(await engine.list_outcomes(notification_id)) == 2
 
 
 async def test_a_late_release_changes_nothing(engine: Engine, queue: Queue) -> None:
@@ -163,16 +163,16 @@ async def test_a_settled_job_is_gone(engine: Engine, queue: Queue) -> None:
     device = new_id()
     await engine.put([device])
     [job] = await claim(queue, lease=BRIEF)
-    await queue.settle(job, accepted(device), [])
+    await queue.settle(job, accepted_batch(device), [])
     assert await claim(queue, wait=2 * BRIEF) == []
     assert await queue.renew([job], MINUTE) == set()
     with pytest.raises(LeaseLost):
-        await queue.settle(job, accepted(device), [])
+        await queue.settle(job, accepted_batch(device), [])
 
 
 async def test_many_claimers_never_share_a_job(engine: Engine, queue: Queue) -> None:
-    await engine.put([new_id() for _ in range(100)], lane=Lane.BULK, most=1)
-    await engine.put([new_id() for _ in range(20)], lane=Lane.URGENT, most=1)
+    await engine.put([new_id() for _ in range(100)], lane=Lane.BULK, job_size=1)
+    await engine.put([new_id() for _ in range(20)], lane=Lane.URGENT, job_size=1)
 
     async def claimer(limit: int) -> list[Job]:
         held: list[Job] = []
@@ -191,15 +191,15 @@ async def test_a_job_shrinks_to_what_remains(engine: Engine, queue: Queue) -> No
     devices = [new_id() for _ in range(10)]
     notification_id = await engine.put(devices)
     [job] = await claim(queue, lease=BRIEF)
-    await queue.settle(job, accepted(*devices[:4]), devices[4:])
-    await queue.settle(job, accepted(*devices[4:6]), devices[6:])
+    await queue.settle(job, accepted_batch(*devices[:4]), devices[4:])
+    await queue.settle(job, accepted_batch(*devices[4:6]), devices[6:])
 
     [again] = await claim(queue, wait=LONG)
     assert (again.id, again.device_ids) == (job.id, tuple(devices[6:]))
     status, progress = await engine.progress(notification_id)
     assert (status, progress.accepted, progress.pending) == (Status.SENDING, 6, 4)
 
-    await queue.settle(again, accepted(*devices[6:]), [])
+    await queue.settle(again, accepted_batch(*devices[6:]), [])
     status, progress = await engine.progress(notification_id)
     assert (status, progress.accepted, progress.pending) == (Status.DONE, 10, 0)
 
@@ -209,15 +209,15 @@ async def test_settling_is_all_or_nothing(engine: Engine, queue: Queue) -> None:
     devices = [new_id() for _ in range(4)]
     notification_id = await engine.put(devices)
     [job] = await claim(queue)
-    await queue.settle(job, accepted(devices[0]), devices[1:])
+    await queue.settle(job, accepted_batch(devices[0]), devices[1:])
     due = datetime.now(UTC)
 
-    impossible = both(retried(due, devices[1]), accepted(devices[0]))
+    impossible = merge_batches(retry_batch(due, devices[1]), accepted_batch(devices[0]))
     with pytest.raises(engine.faults):
         await queue.settle(job, impossible, devices[2:3])
 
-    assert await engine.recorded(notification_id) == {devices[0]: "accepted"}
-    assert await engine.tried(notification_id) == []
+    assert await engine.list_outcomes(notification_id) == {devices[0]: "accepted"}
+    assert await engine.list_attempts(notification_id) == []
     assert (await engine.progress(notification_id))[1].retries == 0
     assert await claim(queue, limit=5) == [], "no retry job was left behind"
     await queue.release(job)
@@ -229,15 +229,19 @@ async def test_what_the_log_has_already_is_not_sent_for_ever(engine: Engine, que
     """Nothing of ours makes such a job; what the log said first stands, and the others are settled."""
     devices = [new_id() for _ in range(4)]
     notification_id = await engine.put(devices)
-    await engine.logged_before(notification_id, devices[0])
+    await engine.insert_delivery_row(notification_id, devices[0])
     [job] = await claim(queue, lease=BRIEF)
-    await queue.settle(job, both(accepted(*devices[:2]), retried(datetime.now(UTC) + MINUTE, devices[2])), devices[3:])
-    await queue.settle(job, accepted(devices[3]), [])
+    await queue.settle(
+        job,
+        merge_batches(accepted_batch(*devices[:2]), retry_batch(datetime.now(UTC) + MINUTE, devices[2])),
+        devices[3:],
+    )
+    await queue.settle(job, accepted_batch(devices[3]), [])
 
     assert await claim(queue, wait=2 * BRIEF) == []
     said = {devices[0]: "gone", devices[1]: "accepted", devices[3]: "accepted"}
-    assert await engine.recorded(notification_id) == said
-    assert await engine.tried(notification_id) == [(devices[2], 1)]
+    assert await engine.list_outcomes(notification_id) == said
+    assert await engine.list_attempts(notification_id) == [(devices[2], 1)]
 
 
 async def test_a_batch_settled_again_is_recorded_once(engine: Engine, queue: Queue) -> None:
@@ -246,8 +250,8 @@ async def test_a_batch_settled_again_is_recorded_once(engine: Engine, queue: Que
     notification_id = await engine.put(devices)
     [job] = await claim(queue)
     batches = [
-        (retried(datetime.now(UTC) - SECOND, devices[0]), devices[1:]),
-        (accepted(devices[1]), devices[2:]),
+        (retry_batch(datetime.now(UTC) - SECOND, devices[0]), devices[1:]),
+        (accepted_batch(devices[1]), devices[2:]),
     ]
     for batch, remaining in batches:
         await queue.settle(job, batch, remaining)
@@ -255,7 +259,7 @@ async def test_a_batch_settled_again_is_recorded_once(engine: Engine, queue: Que
 
     _, progress = await engine.progress(notification_id)
     assert (progress.retries, progress.accepted, progress.pending) == (1, 1, 2)
-    assert await engine.tried(notification_id) == [(devices[0], 1)]
+    assert await engine.list_attempts(notification_id) == [(devices[0], 1)]
     assert [retry.device_ids for retry in await claim(queue, limit=5)] == [(devices[0],)]
 
 
@@ -265,15 +269,17 @@ async def test_retries_come_back_when_due_and_not_before(engine: Engine, queue: 
     [job] = await claim(queue)
     soon, later = datetime.now(UTC) + 0.6 * SECOND, datetime.now(UTC) + MINUTE
 
-    await queue.settle(job, both(retried(soon, *devices[:2]), retried(later, devices[2], tries=3)), devices[3:])
-    await queue.settle(job, accepted(devices[3]), [])
+    await queue.settle(
+        job, merge_batches(retry_batch(soon, *devices[:2]), retry_batch(later, devices[2], tries=3)), devices[3:]
+    )
+    await queue.settle(job, accepted_batch(devices[3]), [])
 
     assert await claim(queue, limit=5) == []
     [retry] = await claim(queue, limit=5, wait=LONG)
     assert datetime.now(UTC) >= soon
     assert set(retry.device_ids) == set(devices[:2])
     assert (retry.attempts, retry.lane, retry.notification_id, retry.day) == (1, Lane.URGENT, notification_id, job.day)
-    assert await engine.tried(notification_id) == [(devices[0], 1), (devices[1], 1), (devices[2], 3)]
+    assert await engine.list_attempts(notification_id) == [(devices[0], 1), (devices[1], 1), (devices[2], 3)]
     status, progress = await engine.progress(notification_id)
     assert (status, progress.retries, progress.pending) == (Status.SENDING, 3, 3)
 
@@ -313,7 +319,7 @@ async def test_a_released_job_is_due_at_once(engine: Engine, queue: Queue) -> No
     devices = [new_id(), new_id()]
     await engine.put(devices)
     [job] = await claim(queue, lease=timedelta(hours=1))
-    await queue.settle(job, accepted(devices[0]), devices[1:])
+    await queue.settle(job, accepted_batch(devices[0]), devices[1:])
     await queue.release(job)
     [again] = await claim(queue)
     assert (again.id, again.lease_generation, again.device_ids) == (job.id, 2, (devices[1],))
@@ -343,10 +349,10 @@ async def test_outcomes_are_counted_by_name(engine: Engine, queue: Queue) -> Non
     devices = [new_id() for _ in range(3)]
     notification_id = await engine.put(devices)
     [job] = await claim(queue)
-    gone = settled(devices[2], Gone("the push service says the subscription no longer exists (410)"))
-    batch = accepted(*devices[:2])
+    gone = delivery_result(devices[2], Gone("the push service says the subscription no longer exists (410)"))
+    batch = accepted_batch(*devices[:2])
     batch.settled.append(gone)
     await queue.settle(job, batch, [])
-    assert sorted((await engine.recorded(notification_id)).values()) == ["accepted", "accepted", "gone"]
+    assert sorted((await engine.list_outcomes(notification_id)).values()) == ["accepted", "accepted", "gone"]
     _, progress = await engine.progress(notification_id)
     assert (progress.targets, progress.accepted, progress.gone) == (3, 2, 1)

@@ -12,8 +12,8 @@ import pytest
 
 from gateway.push.encryption import decode_base64url
 from gateway.sim import Sim, Vendor
-from tests.support.api import ADMIN, serving
-from tests.support.command import command, free_ports, get, on_a_terminal, running
+from tests.support.api import ADMIN, serve_api
+from tests.support.command import command, free_ports, get_json, run_in_background, run_on_terminal
 from tests.support.gateway_parts import gateway
 
 MASTER_KEY = "a master key for tests that is long enough"
@@ -128,11 +128,11 @@ async def test_roles_apart_do_what_up_does_alone(settings: dict[str, str], tmp_p
         ).json
         subscribers = sim.subscribe_many(Vendor.APPLE, 3, decode_base64url(made["vapid_public_key"]))
         async with (
-            running("serve", "--port", str(port), **settings) as serve,
-            running("work", "--lanes", "urgent,normal", **settings) as work,
+            run_in_background("serve", "--port", str(port), **settings) as serve,
+            run_in_background("work", "--lanes", "urgent,normal", **settings) as work,
         ):
-            await serve.until_said("web.listening")
-            await work.until_said("worker.started")
+            await serve.wait_for_output("web.listening")
+            await work.wait_for_output("worker.started")
             async with aiohttp.ClientSession(base) as http:
                 for subscriber in subscribers:
                     headers = {"Authorization": f"Bearer {made['secret_key']}"}
@@ -140,12 +140,12 @@ async def test_roles_apart_do_what_up_does_alone(settings: dict[str, str], tmp_p
                     async with http.post("/v1/devices", json=body, headers=headers) as answer:
                         assert answer.status == 201
             away = {"GATEWAY_SERVER": base, "GATEWAY_KEY": made["secret_key"]}
-            async with on_a_terminal("deliveries", "tail", **away) as tail:
-                await tail.until_said("Ctrl-C ends it")
+            async with run_on_terminal("deliveries", "tail", **away) as tail:
+                await tail.wait_for_output("Ctrl-C ends it")
                 storm = ("send", "--title", "Storm", "--body", "Stay inside", "--topic", "weather")
                 sent = (await command(*storm, "--json", **away)).json
-                await tail.until_said("\x1b[1;32maccepted", times=3)
-                assert await tail.end(signal.SIGINT) == 0
+                await tail.wait_for_output("\x1b[1;32maccepted", times=3)
+                assert await tail.stop(signal.SIGINT) == 0
             watched = await command("campaign", "status", sent["id"], "--watch", "--json", **away)
             assert "done 3 of 3" in watched.err
             done = watched.json
@@ -162,13 +162,13 @@ async def test_roles_apart_do_what_up_does_alone(settings: dict[str, str], tmp_p
             stranger = await command("deliveries", "list", **(away | {"GATEWAY_KEY": "sk_wrong"}))
             assert (stranger.code, "GATEWAY_KEY" in stranger.err) == (1, True)
             assert [len(subscriber.messages) for subscriber in subscribers] == [2, 2, 2]
-            assert (await get(base, "/v1/notifications", made["secret_key"]))["items"][0]["id"] == raised["id"]
-            assert await work.end() == 0
-            assert await serve.end() == 0
+            assert (await get_json(base, "/v1/notifications", made["secret_key"]))["items"][0]["id"] == raised["id"]
+            assert await work.stop() == 0
+            assert await serve.stop() == 0
 
 
 async def test_an_operator_elsewhere_makes_applications_and_keys(database_url: str) -> None:
-    async with gateway(database_url) as parts, serving(parts) as api:
+    async with gateway(database_url) as parts, serve_api(parts) as api:
         await keys_come_and_go({"GATEWAY_SERVER": api.origin, "GATEWAY_KEY": ADMIN})
         away = {"GATEWAY_SERVER": api.origin, "GATEWAY_KEY": api.secret}
         refused = await command("apps", "list", **away)
@@ -244,30 +244,30 @@ async def test_up_starts_on_nothing_and_starts_again_with_everything_still_there
     port = free_ports(5)
     where = ("--data-dir", str(reachable_tmp / "up"))
     ports = ("--port", str(port), "--sim-port", str(port + 1))
-    async with running("up", "--sim", *where, *ports) as up:
-        await up.until_said("worker.started")
-        assert (await get(f"http://127.0.0.1:{port}", "/readyz"))["status"] == "ready"
+    async with run_in_background("up", "--sim", *where, *ports) as up:
+        await up.wait_for_output("worker.started")
+        assert (await get_json(f"http://127.0.0.1:{port}", "/readyz"))["status"] == "ready"
         made = (await command("apps", "create", "Shop", "--subject", "mailto:ops@example.org", "--json", *where)).json
         token = reachable_tmp / "up" / "admin-token"
         assert token.stat().st_mode & 0o777 == 0o600
         second = await command("up", *where, "--port", "1")
         assert (second.code, "already runs on" in second.err) == (1, True), second.err
-        assert await up.end(signal.SIGINT) == 0
+        assert await up.stop(signal.SIGINT) == 0
     taken = socket.create_server(("127.0.0.1", port))
     busy = await command("up", *where, "--port", str(port))
     assert (busy.code, "cannot listen" in busy.err.splitlines()[-1]) == (1, True), busy.err
     taken.close()
-    async with running("up", *where, *ports) as up:
-        await up.until_said("worker.started")
-        listed = await get(f"http://127.0.0.1:{port}", "/v1/applications", token.read_text().strip())
+    async with run_in_background("up", *where, *ports) as up:
+        await up.wait_for_output("worker.started")
+        listed = await get_json(f"http://127.0.0.1:{port}", "/v1/applications", token.read_text().strip())
         assert [one["id"] for one in listed["items"]] == [made["id"]]
-        assert await up.end() == 0
+        assert await up.stop() == 0
 
 
 async def test_the_simulator_runs_alone() -> None:
     port = free_ports(4)
-    async with running("sim", "--port", str(port)) as sim:
-        await sim.until_said("GATEWAY_PUSH_HOSTS=")
-        assert (await get(f"http://127.0.0.1:{port}", "/_sim"))["origins"]["fcm"] == f"http://127.0.0.1:{port}"
+    async with run_in_background("sim", "--port", str(port)) as sim:
+        await sim.wait_for_output("GATEWAY_PUSH_HOSTS=")
+        assert (await get_json(f"http://127.0.0.1:{port}", "/_sim"))["origins"]["fcm"] == f"http://127.0.0.1:{port}"
         assert (await command("sim", "--port", str(port))).code == 1
-        assert await sim.end(signal.SIGINT) == 0
+        assert await sim.stop(signal.SIGINT) == 0

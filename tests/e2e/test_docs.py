@@ -24,7 +24,7 @@ from gateway.settings import Settings
 from gateway.sim import Sim, Vendor
 from gateway.web.pages import docs
 from gateway.web.server import ROUTES
-from tests.support.command import PATIENCE_S, ROOT, command, environment, free_ports, running
+from tests.support.command import ROOT, TIMEOUT_S, command, environment, free_ports, run_in_background
 from tests.support.documents import DOCUMENTS, fences, inline_code
 
 # Each of these languages has a test that runs all its blocks; `text` is for reading only.
@@ -70,7 +70,7 @@ class Reader:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             output, _ = await process.communicate(script.encode() if program else None)
         assert process.returncode == 0, f"{script}\n{output.decode()}"
         return output.decode()
@@ -92,8 +92,11 @@ async def reader(database_url: str, tmp_path: Path) -> AsyncIterator[Reader]:
         "GATEWAY_MASTER_KEY": "a master key for tests that is long enough",
         "GATEWAY_PORT": str(port),
     }
-    async with Sim() as sim, running("up", **settings, GATEWAY_PUSH_HOSTS=",".join(sim.origins.values())) as up:
-        await up.until_said("worker.started")
+    async with (
+        Sim() as sim,
+        run_in_background("up", **settings, GATEWAY_PUSH_HOSTS=",".join(sim.origins.values())) as up,
+    ):
+        await up.wait_for_output("worker.started")
         origin = ("--origin", "http://localhost:8000")
         create = ("apps", "create", "Shop", "--subject", "mailto:ops@example.org", *origin, "--json")
         application = (await command(*create, **settings)).json

@@ -2,7 +2,6 @@
 
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
 
@@ -11,7 +10,7 @@ import pytest
 from gateway.domain.job import CHUNK
 from gateway.domain.notification import Status
 from gateway.sim import Rule, Subscriber, Vendor
-from tests.support.gateway_parts import Parts, gateway
+from tests.support.gateway_parts import Parts
 from tests.support.worker_process import worker_process
 
 DEVICES = 5_000
@@ -20,12 +19,6 @@ LEASE_S = 2
 JOBS = 2
 # What a killed worker may have sent and not yet settled: no more than the jobs it holds.
 MOST_UNSETTLED = JOBS * CHUNK
-
-
-@pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url) as parts:
-        yield parts
 
 
 @pytest.fixture
@@ -56,14 +49,14 @@ async def test_workers_killed_in_the_middle_lose_nothing_and_log_everything_once
         async with worker_process(parts, tmp_path, lease=LEASE_S, jobs=JOBS, senders=32) as worker:
             await parts.sim.wait_for(lambda least=moment: parts.sim.messages.total >= least, timeout=60)
             await worker.kill()
-        logged = {devices[device_id].endpoint for device_id in await parts.log(sent.id)}
+        logged = {devices[device_id].endpoint for device_id in await parts.list_deliveries(sent.id)}
         before, outstanding = outstanding, copies(parts).keys() - logged
         assert len(outstanding - before) <= MOST_UNSETTLED
     async with worker_process(parts, tmp_path, lease=LEASE_S, jobs=JOBS, senders=64) as worker:
-        progress = await parts.ended(sent.id, 90)
+        progress = await parts.wait_until_done(sent.id, 90)
         assert await worker.terminate() == 0
 
-    rows = await parts.log(sent.id)
+    rows = await parts.list_deliveries(sent.id)
     assert rows.keys() == devices.keys()
     assert {row.outcome for row in rows.values()} == {"accepted"}
 
@@ -74,7 +67,7 @@ async def test_workers_killed_in_the_middle_lose_nothing_and_log_everything_once
     assert repeated <= KILLS * MOST_UNSETTLED
     assert max(received.values()) <= 1 + KILLS
 
-    notification, _ = await parts.show(sent.id)
+    notification, _ = await parts.get_notification(sent.id)
     assert notification.status is Status.DONE
     assert (progress.targets, progress.accepted, progress.pending) == (DEVICES, DEVICES, 0)
     assert await parts.scalar("SELECT count(*) FROM jobs") == 0
@@ -104,11 +97,11 @@ async def test_sigterm_drains_and_exits_with_0(parts: Parts, devices: dict[UUID,
         assert await worker.terminate() == 0
     received = parts.sim.messages.total
     assert received < DEVICES
-    assert len(await parts.log(sent.id)) == received
+    assert len(await parts.list_deliveries(sent.id)) == received
 
     parts.sim.behave()
     async with worker_process(parts, tmp_path, lease=600) as worker:
-        progress = await parts.ended(sent.id, 60)
+        progress = await parts.wait_until_done(sent.id, 60)
         assert await worker.terminate() == 0
     assert progress.accepted == DEVICES
     assert set(copies(parts).values()) == {1}
@@ -118,6 +111,6 @@ async def test_an_idle_worker_told_to_stop_exits_with_0(parts: Parts, tmp_path: 
     devices = await parts.register(parts.subscribe(Vendor.MOZILLA, 1))
     sent = await parts.submit()
     async with worker_process(parts, tmp_path) as worker:
-        assert (await parts.ended(sent.id)).accepted == len(devices)
+        assert (await parts.wait_until_done(sent.id)).accepted == len(devices)
         assert await worker.terminate() == 0
         assert "worker.stopped" in worker.log

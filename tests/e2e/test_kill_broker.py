@@ -17,7 +17,7 @@ from gateway.queue.nats import jobs_stream
 from gateway.service.notifications import lifecycle
 from gateway.sim import Rule, Subscriber, Vendor
 from tests.support.gateway_parts import Parts, gateway
-from tests.support.nats_server import Node, nodes
+from tests.support.nats_server import Node, start_nodes
 from tests.support.worker_process import relay_process, worker_process
 
 DEVICES = 4_000
@@ -45,7 +45,7 @@ async def devices(parts: Parts) -> dict[UUID, Subscriber]:
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[list[Node]]:
-    async with nodes(3, tmp_path) as several:
+    async with start_nodes(3, tmp_path) as several:
         yield several
 
 
@@ -80,19 +80,19 @@ async def test_worker_relay_and_leader_killed_in_the_middle_lose_nothing(
         await reached(0.6)
         await relay.kill()
         relay = await stack.enter_async_context(relay_process(parts, tmp_path, **said))
-        progress = await parts.ended(sent.id, 100)
+        progress = await parts.wait_until_done(sent.id, 100)
         assert await second.terminate() == 0
         assert await relay.terminate() == 0
         assert await other.terminate() == 0
 
-    rows = await parts.log(sent.id)
+    rows = await parts.list_deliveries(sent.id)
     assert rows.keys() == devices.keys()
     assert {row.outcome for row in rows.values()} == {"accepted"}
     received = Counter(message.endpoint for message in parts.sim.messages)
     assert received.keys() == {subscriber.endpoint for subscriber in devices.values()}
     print(f"{received.total() - DEVICES} were sent again")
     assert received.total() - DEVICES <= MOST_REPEATED
-    notification, _ = await parts.show(sent.id)
+    notification, _ = await parts.get_notification(sent.id)
     assert notification.status is Status.DONE
     assert (progress.targets, progress.accepted, progress.pending) == (DEVICES, DEVICES, 0)
     assert await parts.scalar("SELECT count(*) FROM jobs") == 0
@@ -103,7 +103,7 @@ async def test_a_broker_that_is_away_for_twenty_seconds_loses_nothing(
 ) -> None:
     """Longer than jobs are held in it and longer than leases in the database; its store is there again with it."""
     parts.sim.behave(Rule(delay_ms=10))
-    async with nodes(1, tmp_path) as [node]:
+    async with start_nodes(1, tmp_path) as [node]:
         said = {"queue": node.url, "lease": LEASE_S}
         async with (
             relay_process(parts, tmp_path, **said) as relay,
@@ -114,10 +114,10 @@ async def test_a_broker_that_is_away_for_twenty_seconds_loses_nothing(
             await node.stop()
             await asyncio.sleep(AWAY_S)
             await node.start()
-            progress = await parts.ended(sent.id, 60)
+            progress = await parts.wait_until_done(sent.id, 60)
             assert await worker.terminate() == 0
             assert await relay.terminate() == 0
-    rows = await parts.log(sent.id)
+    rows = await parts.list_deliveries(sent.id)
     assert rows.keys() == devices.keys()
     assert (progress.accepted, progress.pending) == (DEVICES, 0)
     received = Counter(message.endpoint for message in parts.sim.messages)
@@ -148,15 +148,15 @@ async def test_pause_resume_cancel_throttle_and_lanes_reach_workers_without_a_da
         paused_at = parts.sim.messages.total
         assert paused_at < DEVICES
         alert = await parts.submit(Kind.ALERT)
-        assert (await parts.ended(alert.id)).accepted == DEVICES
+        assert (await parts.wait_until_done(alert.id)).accepted == DEVICES
         assert parts.sim.messages.total == paused_at + DEVICES, "nothing of what is paused goes out"
         await told(lifecycle.resume, sent.id)
         await parts.sim.wait_for(lambda: parts.sim.messages.total > paused_at + DEVICES + 200, timeout=30)
         await told(lifecycle.cancel, sent.id)
-        progress = await parts.ended(sent.id)
+        progress = await parts.wait_until_done(sent.id)
         assert progress.accepted + progress.cancelled == DEVICES
         assert progress.cancelled > 0
         began = asyncio.get_running_loop().time()
         slow = await parts.submit(steering=SendPolicy(throttle=Throttle(2000.0)))
-        assert (await parts.ended(slow.id)).accepted == DEVICES
+        assert (await parts.wait_until_done(slow.id)).accepted == DEVICES
         assert asyncio.get_running_loop().time() - began > 0.9

@@ -77,8 +77,8 @@ async def test_browsers_of_another_sender_are_sent_to_with_the_key_they_know(dat
         sent = (
             await command("send", "--app", "Shop", "--title", "Still here", "--everyone", "--json", **settings)
         ).json
-        async with parts.working():
-            await replace(parts, application_id=shops[0]).ended(named(ids.NOTIFICATION, sent["id"]))
+        async with parts.run_worker():
+            await replace(parts, application_id=shops[0]).wait_until_done(named(ids.NOTIFICATION, sent["id"]))
         assert {message.endpoint for message in parts.sim.messages} == {one.endpoint, two.endpoint, three.endpoint}
 
 

@@ -31,7 +31,7 @@ def main() -> None:
         signal.signal(number, signal.default_int_handler)
     first, _, last = str(asked.seeds or asked.seed).partition("-")
     structlog.configure(processors=[_say_nothing])  # our own eyes on the database see the faults too
-    with log_guard.learning():
+    with log_guard.learn_secrets():
         failed = asyncio.run(play(range(int(first), int(last or first) + 1), asked.devices, asked.keep))
     if failed:
         sys.exit(f"{len(failed)} failed: {', '.join(map(str, failed))}")

@@ -13,7 +13,7 @@ from tests.faults import spans
 from tests.faults.play import Played
 from tests.faults.remembering import Meaning, Said
 from tests.faults.stand import Stand
-from tests.support.log_guard import Leaked, guard
+from tests.support.log_guard import SecretInLog, guard
 
 FAULTS_OF_OURS = ("job.failed", "delivery.failed", "http.failed", "feed.failed", "webhook.failed")
 MARKED_AS = {Meaning.GONE: "gone", Meaning.ANOTHER_KEY: "quarantined"}
@@ -234,7 +234,7 @@ def _secrets() -> list[str]:
     """In what the processes have logged."""
     try:
         guard.check()
-    except Leaked as leak:
+    except SecretInLog as leak:
         return [str(leak)[:2000]]
     return []
 

@@ -213,7 +213,7 @@ async def _until_ended(on: Stand, played: Played, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
-            played.shown = {id_: await on.parts.show(id_) for id_ in played.asked}
+            played.shown = {id_: await on.parts.get_notification(id_) for id_ in played.asked}
             played.jobs = await on.parts.scalar("SELECT count(*) FROM jobs")
         except DATABASE_ERRORS:
             await asyncio.sleep(LOOK_S)

@@ -75,7 +75,7 @@ class Process:
                 await self._keeper
         if self._process is not None:
             await self._process.wait()
-        guard.hear(self.log[self._heard :])
+        guard.record(self.log[self._heard :])
         self._heard = len(self.log)
 
     async def _keep(self) -> None:

@@ -70,9 +70,9 @@ async def test_what_is_wrong_is_noticed(shared: Cluster, tmp_path: Path) -> None
         assert await breaches(made, played) == []
         for statement, words in SABOTAGE.items():
             await shared.run(statement, made.database)
-            played.shown = {id_: await made.parts.show(id_) for id_ in played.asked}
+            played.shown = {id_: await made.parts.get_notification(id_) for id_ in played.asked}
             assert any(words in one for one in await breaches(made, played)), statement
-        guard.hear(f"sent to {next(iter(made.endpoints.values()))}")
+        guard.record(f"sent to {next(iter(made.endpoints.values()))}")
         assert any("is in a log line" in one for one in await breaches(made, played))
         said = next(said for said in made.sim.said.values() if said[-1].meaning is Meaning.TAKEN)
         said.append(said[-1])

@@ -1,14 +1,25 @@
-"""The API on a database of the test's own."""
+"""Fixtures of the integration tests."""
 
-from collections.abc import AsyncIterator
-
+import aiohttp
 import pytest
+from sim_sender import Sender
 
-from tests.support.api import Api, serving
-from tests.support.gateway_parts import gateway
+from tests.support.fixtures import (
+    api,
+    http,
+    own_clock,
+    parts,
+    pool_size,
+    short_retry_delays,
+    sim,
+    today,
+)
+from tests.support.refused_connections import connections
+
+__all__ = ["api", "connections", "http", "own_clock", "parts", "pool_size", "short_retry_delays", "sim", "today"]
 
 
 @pytest.fixture
-async def api(database_url: str) -> AsyncIterator[Api]:
-    async with gateway(database_url) as parts, serving(parts) as api:
-        yield api
+def sender(http: aiohttp.ClientSession) -> Sender:
+    """An application server that shares no code with the gateway."""
+    return Sender(http)

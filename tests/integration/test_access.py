@@ -1,6 +1,5 @@
 """Who is calling: keys, device tokens, the operator; and applications with their keys."""
 
-from collections.abc import AsyncIterator
 from uuid import UUID
 
 import pytest
@@ -14,15 +13,9 @@ from gateway.records import devices, recipients
 from gateway.service.access import applications, authentication
 from gateway.service.access.authentication import Principal, identify
 from gateway.sim import Vendor
-from tests.support.gateway_parts import HOME, Parts, gateway
+from tests.support.gateway_parts import APP_ORIGIN, Parts
 
 ADMIN_TOKEN = "operator-" + "x" * 32
-
-
-@pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url) as parts:
-        yield parts
 
 
 async def who(parts: Parts, bearer: str, admin_token: str | None = ADMIN_TOKEN) -> Principal:
@@ -45,7 +38,9 @@ async def test_the_secret_key_may_do_all_but_register(parts: Parts) -> None:
 async def test_the_publishable_key_may_register_and_only_from_the_application_s_origins(parts: Parts) -> None:
     caller = await who(parts, parts.application["publishable_key"])
     key = key_id(parts, "publishable key")
-    assert caller == Principal(frozenset({authentication.REGISTER}), parts.application_id, key_id=key, origins=(HOME,))
+    assert caller == Principal(
+        frozenset({authentication.REGISTER}), parts.application_id, key_id=key, origins=(APP_ORIGIN,)
+    )
 
 
 async def test_the_admin_token_is_the_operator(parts: Parts) -> None:
@@ -160,6 +155,6 @@ async def test_both_old_and_new_vapid_keys_are_sent_with(parts: Parts) -> None:
     async with parts.engine.begin() as conn:
         added = await applications.add_vapid_key(conn, parts.context.keyring, parts.application_id)
     new = await parts.register(parts.sim.subscribe_many(Vendor.FCM, 2, added.public_key))
-    async with parts.working():
-        progress = await parts.ended((await parts.submit()).id)
+    async with parts.run_worker():
+        progress = await parts.wait_until_done((await parts.submit()).id)
     assert progress.accepted == len(old) + len(new)

@@ -9,14 +9,14 @@ from gateway.push.vapid import VapidKey
 from gateway.service.access.authentication import DEVICE, REGISTER
 from gateway.web.http.routing import Route
 from gateway.web.server import ROUTES
-from tests.support.api import ADMIN, Api, addressed
-from tests.support.gateway_parts import HOME
+from tests.support.api import ADMIN, Api, fill_path
+from tests.support.gateway_parts import APP_ORIGIN
 
 PROTECTED = [route for route in ROUTES if route.scopes]
 
 
 def address(route: Route, **ids: str) -> str:
-    return addressed(route.path, **ids)
+    return fill_path(route.path, **ids)
 
 
 async def test_every_protected_route_refuses_strangers(api: Api) -> None:
@@ -37,19 +37,21 @@ async def test_every_route_refuses_credentials_without_its_scope(api: Api) -> No
     path = f"/v1/applications/{api.parts.application['id']}/keys"
     keys = {"admin": ADMIN, REGISTER: api.publishable, DEVICE: device["device_token"]}
     for scope in ("send", "read", "manage"):
-        keys[scope] = (await api.made("POST", path, {"name": scope, "scopes": [scope]}, key=ADMIN))["key"]
+        keys[scope] = (await api.call_ok("POST", path, {"name": scope, "scopes": [scope]}, key=ADMIN))["key"]
     for route in PROTECTED:
         for scope, key in keys.items():
             if scope in route.scopes and route.path.endswith("/stream"):
                 continue  # an answer without an end
-            said = await api.call(route.method, address(route), key=key, origin=HOME)
+            said = await api.call(route.method, address(route), key=key, origin=APP_ORIGIN)
             if scope not in route.scopes:
                 assert (said.status, said.body["code"]) == (403, "forbidden"), (route.path, scope)
             else:
                 assert said.status != 403, (route.path, scope, said.body)
 
 
-@pytest.mark.parametrize("origin", [None, "https://evil.example", HOME + ".evil.example", HOME + ":8443", "null"])
+@pytest.mark.parametrize(
+    "origin", [None, "https://evil.example", APP_ORIGIN + ".evil.example", APP_ORIGIN + ":8443", "null"]
+)
 async def test_the_publishable_key_is_for_the_applications_own_pages(api: Api, origin: str | None) -> None:
     said = await api.call("POST", "/v1/devices", api.device(), key=api.publishable, origin=origin)
     assert (said.status, said.body["code"]) == (403, "origin_not_allowed")
@@ -61,19 +63,19 @@ async def test_pages_of_other_origins_may_ask_and_read_the_answer(api: Api) -> N
         if not route.browser:
             continue
         async with api.http.options(
-            address(route), headers={"Origin": HOME, "Access-Control-Request-Method": route.method}
+            address(route), headers={"Origin": APP_ORIGIN, "Access-Control-Request-Method": route.method}
         ) as preflight:
             assert preflight.status == 204, route.path
             assert preflight.headers["Access-Control-Allow-Origin"] == "*"
             assert route.method in preflight.headers["Access-Control-Allow-Methods"]
-    said = await api.call("GET", "/v1/vapid-public-key", key=api.publishable, origin=HOME)
+    said = await api.call("GET", "/v1/vapid-public-key", key=api.publishable, origin=APP_ORIGIN)
     assert said.body == {"vapid_public_key": api.parts.application["vapid_public_key"]}
     assert said.headers["Access-Control-Allow-Origin"] == "*"
 
 
 async def test_a_removed_key_is_refused_from_the_next_request_on(api: Api) -> None:
     path = f"/v1/applications/{api.parts.application['id']}/keys"
-    made = await api.made("POST", path, {"name": "temporary", "scopes": ["read"]}, key=ADMIN)
+    made = await api.call_ok("POST", path, {"name": "temporary", "scopes": ["read"]}, key=ADMIN)
     assert (await api.call("GET", "/v1/devices", key=made["key"])).status == 200
     assert (await api.call("DELETE", f"{path}/{made['id']}", key=ADMIN)).status == 204
     assert (await api.call("GET", "/v1/devices", key=made["key"])).status == 401
@@ -81,7 +83,7 @@ async def test_a_removed_key_is_refused_from_the_next_request_on(api: Api) -> No
 
 
 async def test_keys_are_shown_once_and_stored_hashed(api: Api) -> None:
-    shown = await api.made("GET", f"/v1/applications/{api.parts.application['id']}", key=ADMIN)
+    shown = await api.call_ok("GET", f"/v1/applications/{api.parts.application['id']}", key=ADMIN)
     stored = await api.parts.scalar("SELECT string_agg(api_keys::text, ' ') FROM api_keys")
     private = await api.parts.scalar("SELECT encode(private_key, 'hex') FROM vapid_keys")
     for key in (api.secret, api.publishable):
@@ -95,9 +97,9 @@ async def test_an_application_may_bring_the_vapid_key_of_before(api: Api) -> Non
     key = VapidKey.generate()
     new = {"name": "Moved", "subject": "mailto:ops@example.org"}
     private = encode_base64url(key.private_bytes())
-    made = await api.made("POST", "/v1/applications", new | {"vapid_private_key": private}, key=ADMIN)
+    made = await api.call_ok("POST", "/v1/applications", new | {"vapid_private_key": private}, key=ADMIN)
     assert made["vapid_public_key"] == key.public_text
-    assert private not in json.dumps(await api.made("GET", "/v1/audit", key=ADMIN))
+    assert private not in json.dumps(await api.call_ok("GET", "/v1/audit", key=ADMIN))
     for wrong, words in ((private[:-3], "must be 32 octets"), ("A" * 43, "is not a private key"), ("?", "base64url")):
         refused = await api.call("POST", "/v1/applications", new | {"vapid_private_key": wrong}, key=ADMIN)
         [error] = refused.body["errors"]
@@ -111,12 +113,12 @@ async def test_the_operator_lists_and_changes_applications(api: Api) -> None:
         "subject": "https://shop.example/contact",
         "allowed_origins": ["HTTPS://Shop.example:443/"],
     }
-    made = await api.made("POST", "/v1/applications", new, key=ADMIN)
+    made = await api.call_ok("POST", "/v1/applications", new, key=ADMIN)
     assert (made["name"], made["allowed_origins"]) == ("Shop", ["https://shop.example"])
     path = f"/v1/applications/{made['id']}"
-    changed = await api.made("PATCH", path, {"name": "Store"}, key=ADMIN)
+    changed = await api.call_ok("PATCH", path, {"name": "Store"}, key=ADMIN)
     assert (changed["name"], changed["subject"]) == ("Store", "https://shop.example/contact")
-    page = await api.made("GET", "/v1/applications?limit=1", key=ADMIN)
-    rest = await api.made("GET", f"/v1/applications?cursor={page['next_cursor']}", key=ADMIN)
+    page = await api.call_ok("GET", "/v1/applications?limit=1", key=ADMIN)
+    rest = await api.call_ok("GET", f"/v1/applications?cursor={page['next_cursor']}", key=ADMIN)
     assert [one["name"] for one in page["items"] + rest["items"]] == ["Weather", "Store"]
     assert (await api.call("GET", "/v1/devices", key=ADMIN)).status == 403

@@ -10,23 +10,23 @@ import pytest
 from gateway.domain import ids
 from gateway.sim import Rule, Subscriber, Vendor
 from tests.support import alerts
-from tests.support.api import Api, Said
+from tests.support.api import Api, ApiResponse
 
 CAP, GEOJSON = alerts.CAP, alerts.GEOJSON
 
 
-async def posted(api: Api, name: str, **moved: Any) -> Said:
+async def posted(api: Api, name: str, **moved: Any) -> ApiResponse:
     """The file, moved to the present, as its issuer would post it."""
-    return await post(api, alerts.present(name, **moved), alerts.kind_of(name))
+    return await post(api, alerts.move_to_now(name, **moved), alerts.kind_of(name))
 
 
-async def post(api: Api, raw: bytes, kind: str) -> Said:
+async def post(api: Api, raw: bytes, kind: str) -> ApiResponse:
     return await api.call("POST", "/v1/alerts", raw=raw, headers={"Content-Type": kind})
 
 
 async def device(api: Api, **details: Any) -> tuple[str, Subscriber]:
     [subscriber] = api.parts.subscribe(Vendor.MOZILLA, 1)
-    registered = await api.made("POST", "/v1/devices", {"subscription": subscriber.to_json(), **details})
+    registered = await api.call_ok("POST", "/v1/devices", {"subscription": subscriber.to_json(), **details})
     return registered["id"], subscriber
 
 
@@ -38,21 +38,21 @@ def tags(subscriber: Subscriber) -> set[str]:
     return {message.json()["notification"]["tag"] for message in subscriber.messages}
 
 
-async def delivered(api: Api, said: Said) -> list[Any]:
+async def delivered(api: Api, said: ApiResponse) -> list[Any]:
     """What the answer's notifications came to."""
     assert said.status in (200, 201), said.body
     items = said.body.get("items", [{"notifications": [said.body]}])
     shown = [notification for item in items for notification in item["notifications"]]
     for notification in shown:
-        await api.parts.ended(id_of(notification))
-    return [await api.made("GET", f"/v1/alerts/{notification['id']}") for notification in shown]
+        await api.parts.wait_until_done(id_of(notification))
+    return [await api.call_ok("GET", f"/v1/alerts/{notification['id']}") for notification in shown]
 
 
 async def settled(api: Api) -> None:
     """Every notification there is has come to its end."""
-    listed = await api.made("GET", "/v1/notifications?kind=alert")
+    listed = await api.call_ok("GET", "/v1/notifications?kind=alert")
     for notification in listed["items"]:
-        await api.parts.ended(id_of(notification))
+        await api.parts.wait_until_done(id_of(notification))
 
 
 def id_of(notification: Any) -> UUID:
@@ -69,9 +69,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in alerts.names() if name not in REFUSED])
+@pytest.mark.parametrize("name", [name for name in alerts.list_names() if name not in REFUSED])
 async def test_every_real_alert_is_taken(api: Api, name: str) -> None:
-    raw, kind = alerts.present(name), alerts.kind_of(name)
+    raw, kind = alerts.move_to_now(name), alerts.kind_of(name)
     said = await post(api, raw, kind)
     assert said.status == 201, said.body
     for item in said.body["items"]:
@@ -102,7 +102,7 @@ async def test_zones_polygons_circles_and_holes_say_who_is_meant(api: Api) -> No
         "in the fire": await device(api, location={"lat": -35.4, "lon": 147.1}),
         "in the polygon": await device(api, location={"lat": 62.2, "lon": 5.06}),
     }
-    async with api.parts.working():
+    async with api.parts.run_worker():
         for name in (
             "cap/gb-metoffice-ni-ice.xml",
             "cap/au-nswrfs-fire-prefixed.xml",
@@ -126,7 +126,7 @@ async def test_a_device_in_a_hole_of_the_polygon_is_not_told(api: Api) -> None:
 
 
 async def delivered_by(api: Api, name: str, **moved: Any) -> list[Any]:
-    async with api.parts.working():
+    async with api.parts.run_worker():
         return await delivered(api, await posted(api, name, **moved))
 
 
@@ -179,9 +179,9 @@ async def test_an_application_has_rules_of_its_own_before_the_table(api: Api) ->
         {"when": {"event": ["tornado watch"]}, "lane": "urgent"},
         {"when": {"severity": ["Minor"]}, "tell": False},
     ]
-    put = await api.made("PUT", "/v1/alert-settings", {"rules": rules, "audience": {"topic": "weather"}})
+    put = await api.call_ok("PUT", "/v1/alert-settings", {"rules": rules, "audience": {"topic": "weather"}})
     assert put["rules"][0]["lane"] == "urgent"
-    assert await api.made("GET", "/v1/alert-settings") == put
+    assert await api.call_ok("GET", "/v1/alert-settings") == put
     [item] = (await posted(api, "nws/chain-tornado-watch-641-1-alert.json")).body["items"]
     [notification] = item["notifications"]
     assert notification["delivery"]["lane"] == "urgent"
@@ -211,7 +211,7 @@ async def in_flight(api: Api) -> None:
 
 
 async def move(api: Api, who: tuple[str, Subscriber], lat: float, lon: float) -> None:
-    await api.made("PUT", f"/v1/devices/{who[0]}/location", {"lat": lat, "lon": lon})
+    await api.call_ok("PUT", f"/v1/devices/{who[0]}/location", {"lat": lat, "lon": lon})
 
 
 async def test_an_alert_its_update_and_its_end_follow_devices_that_move(api: Api) -> None:
@@ -222,8 +222,8 @@ async def test_an_alert_its_update_and_its_end_follow_devices_that_move(api: Api
     never = await device(api, location={"lat": 10.0, "lon": 11.0})
     everyone = (stays, leaves, comes, returns, never)
 
-    async with api.parts.working():
-        await api.made("POST", "/v1/alerts", STORM | {"area": square(16, 48)})
+    async with api.parts.run_worker():
+        await api.call_ok("POST", "/v1/alerts", STORM | {"area": square(16, 48)})
         await settled(api)
         assert [titles(who[1]) for who in everyone] == [["Storm"], ["Storm"], [], ["Storm"], []]
 
@@ -231,7 +231,7 @@ async def test_an_alert_its_update_and_its_end_follow_devices_that_move(api: Api
         await move(api, returns, 10, 10)
         await move(api, comes, 48.5, 16.5)
         update = STORM | {"identifier": "storm-2", "message_type": "Update", "references": ["storm-1"]}
-        await api.made("POST", "/v1/alerts", update | {"headline": "Storm grows", "area": square(16, 48)})
+        await api.call_ok("POST", "/v1/alerts", update | {"headline": "Storm grows", "area": square(16, 48)})
         await settled(api)
         gone = "No longer in effect: Storm"
         assert titles(stays[1]) == ["Storm", "Storm grows"]
@@ -240,13 +240,13 @@ async def test_an_alert_its_update_and_its_end_follow_devices_that_move(api: Api
 
         await move(api, returns, 48.5, 16.5)
         again = STORM | {"identifier": "storm-3", "message_type": "Update", "references": ["storm-2"]}
-        await api.made("POST", "/v1/alerts", again | {"headline": "Storm stays", "area": square(16, 48)})
+        await api.call_ok("POST", "/v1/alerts", again | {"headline": "Storm stays", "area": square(16, 48)})
         await settled(api)
         assert titles(returns[1]) == ["Storm", gone, "Storm stays"]
 
         await move(api, stays, 20, 20)  # a cancellation reaches those who were told wherever they are now
         end = STORM | {"identifier": "storm-4", "message_type": "Cancel", "references": ["storm-3"]}
-        await api.made("POST", "/v1/alerts", end)
+        await api.call_ok("POST", "/v1/alerts", end)
         await settled(api)
     assert titles(stays[1]) == ["Storm", "Storm grows", "Storm stays", gone]
     assert titles(comes[1]) == ["Storm grows", "Storm stays", gone]
@@ -263,7 +263,7 @@ async def test_a_real_watch_is_narrowed_and_then_cancelled_for_one_county(api: A
     baldwin = await device(api, zones=["ALC003"])
     kept = await device(api, zones=["ALC025"])
     other = await device(api, zones=["TXC201"])
-    async with api.parts.working():
+    async with api.parts.run_worker():
         for age, name in zip((30, 20, 10), chain, strict=True):
             said = await posted(api, name, age=timedelta(minutes=age))
             assert said.status == 201, said.body
@@ -282,13 +282,15 @@ async def test_a_real_watch_is_narrowed_and_then_cancelled_for_one_county(api: A
 async def test_what_is_queued_of_the_old_is_withdrawn_and_the_rest_is_told_where_it_holds_on(api: Api) -> None:
     east = await device(api, location={"lat": 48.5, "lon": 16.75})
     west = await device(api, location={"lat": 48.5, "lon": 16.25})
-    old = await api.made("POST", "/v1/alerts", STORM | {"area": square(16, 48)})  # nobody works: it stays in the queue
+    old = await api.call_ok(
+        "POST", "/v1/alerts", STORM | {"area": square(16, 48)}
+    )  # nobody works: it stays in the queue
     end = {"event": "Storm", "message_type": "Cancel", "references": ["storm-1"], "area": square(16.5, 48, 0.5)}
     end["area"]["coordinates"][0] = [[16.5, 48], [17, 48], [17, 49], [16.5, 49], [16.5, 48]]
-    await api.made("POST", "/v1/alerts", end | {"identifier": "storm-2"})
-    async with api.parts.working():
+    await api.call_ok("POST", "/v1/alerts", end | {"identifier": "storm-2"})
+    async with api.parts.run_worker():
         await settled(api)
-    shown = await api.made("GET", f"/v1/alerts/{old['id']}")
+    shown = await api.call_ok("GET", f"/v1/alerts/{old['id']}")
     assert (shown["status"], shown["progress"]["accepted"]) == ("cancelled", 0)
     assert titles(west[1]) == ["Storm"]
     assert titles(east[1]) == []  # never saw it, so hears of no end
@@ -297,10 +299,10 @@ async def test_what_is_queued_of_the_old_is_withdrawn_and_the_rest_is_told_where
 async def test_a_cancellation_waits_for_what_is_in_flight_and_reaches_those_too(api: Api) -> None:
     there = await device(api, location={"lat": 48.5, "lon": 16.5})
     api.parts.sim.behave(Rule(delay_ms=1500))
-    async with api.parts.working():
-        await api.made("POST", "/v1/alerts", STORM | {"area": square(16, 48)})
+    async with api.parts.run_worker():
+        await api.call_ok("POST", "/v1/alerts", STORM | {"area": square(16, 48)})
         await in_flight(api)
-        await api.made("POST", "/v1/alerts", {"event": "Storm", "message_type": "Cancel", "references": ["storm-1"]})
+        await api.call_ok("POST", "/v1/alerts", {"event": "Storm", "message_type": "Cancel", "references": ["storm-1"]})
         api.parts.sim.behave()
         await settled(api)
     assert titles(there[1]) == ["Storm", "No longer in effect: Storm"]
@@ -309,10 +311,10 @@ async def test_a_cancellation_waits_for_what_is_in_flight_and_reaches_those_too(
 async def test_the_end_of_an_event_that_refers_to_nothing_is_tied_by_its_event_code(api: Api) -> None:
     farmer = await device(api, zones=["MNZ022"])
     kept = await device(api, zones=["NDZ001"])
-    raw = alerts.present("nws/heat-advisory-alert-allclear.json", age=timedelta(minutes=5))
+    raw = alerts.move_to_now("nws/heat-advisory-alert-allclear.json", age=timedelta(minutes=5))
     begin = raw.replace(b"/O.CAN.", b"/O.NEW.").replace(b"allclear", b"").replace(b"AllClear", b"Avoid")
     begin = begin.replace(b".001.1", b".000.9").replace(b"MNZ022", b'MNZ022", "NDZ001', 1)
-    async with api.parts.working():
+    async with api.parts.run_worker():
         first = await post(api, begin, GEOJSON)
         assert first.status == 201, first.body
         await settled(api)

@@ -9,8 +9,8 @@ import pytest
 from gateway.sim import Vendor
 from gateway.web.http.routing import Route
 from gateway.web.server import ROUTES
-from tests.support.api import ADMIN, KINDS, Api, addressed, example
-from tests.support.gateway_parts import HOME
+from tests.support.api import ADMIN, KINDS, Api, example, fill_path
+from tests.support.gateway_parts import APP_ORIGIN
 
 NOWHERE = "0" * 32
 CONTENT = {"title": "Storm"}
@@ -26,23 +26,23 @@ class Bench:
         self.named = named
 
     async def send(self, route: Route, body: Any = None, **more: Any) -> Any:
-        path = addressed(route.path, **self.named)
+        path = fill_path(route.path, **self.named)
         key = ADMIN if "admin" in route.scopes else "" if route.scopes else None
         return await self.api.call(route.method, path, body, key=key, **more)
 
 
 @pytest.fixture
 async def bench(api: Api) -> Bench:
-    segment = await api.made("POST", "/v1/segments", {"name": "all", "audience": {"everyone": True}})
-    template = await api.made("POST", "/v1/templates", {"name": "t", "content": {"title": "T"}})
-    reminder = await api.made("POST", "/v1/reminders", SENT | {"name": "r", "cron": "0 9 * * 1"})
-    webhook = await api.made(
+    segment = await api.call_ok("POST", "/v1/segments", {"name": "all", "audience": {"everyone": True}})
+    template = await api.call_ok("POST", "/v1/templates", {"name": "t", "content": {"title": "T"}})
+    reminder = await api.call_ok("POST", "/v1/reminders", SENT | {"name": "r", "cron": "0 9 * * 1"})
+    webhook = await api.call_ok(
         "POST", "/v1/webhooks", {"name": "w", "url": "https://hooks.example.org/", "events": ["delivery.gone"]}
     )
-    feed = await api.made("POST", "/v1/feeds", {"name": "f", "url": "https://feeds.example.org/cap"})
-    trigger = await api.made("POST", "/v1/triggers", {"name": "t", "event": "e", "content": {"title": "T"}})
-    event = await api.made("POST", "/v1/events", {"name": "order.paid"})
-    category = await api.made("POST", "/v1/categories", {"name": "offers", "title": "Offers"})
+    feed = await api.call_ok("POST", "/v1/feeds", {"name": "f", "url": "https://feeds.example.org/cap"})
+    trigger = await api.call_ok("POST", "/v1/triggers", {"name": "t", "event": "e", "content": {"title": "T"}})
+    event = await api.call_ok("POST", "/v1/events", {"name": "order.paid"})
+    category = await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "Offers"})
     return Bench(
         api,
         {
@@ -172,8 +172,8 @@ async def test_numbers_beyond_64_bits_are_refused_wherever_they_could_be_kept(ap
 
 async def test_the_largest_and_the_smallest_numbers_come_back_as_they_were(api: Api) -> None:
     numbers = [2**63 - 1, -(2**63), 5e-324, 1e18, 0.1 + 0.2, -0.0]
-    sent = await api.made("POST", "/v1/notifications", SENT | {"content": CONTENT | {"data": {"n": numbers}}})
-    shown = await api.made("GET", f"/v1/notifications/{sent['id']}")
+    sent = await api.call_ok("POST", "/v1/notifications", SENT | {"content": CONTENT | {"data": {"n": numbers}}})
+    shown = await api.call_ok("GET", f"/v1/notifications/{sent['id']}")
     assert shown["content"]["data"]["n"] == numbers
 
 
@@ -181,8 +181,8 @@ async def test_of_a_name_that_is_given_twice_the_last_value_counts_everywhere(ap
     """At every depth, and whichever of the two ways of reading is taken."""
     for beside in (b"", rb', "x": "\u00e4"', b', "y": 1e3', rb', "z": "\ud83d\ude00"'):
         raw = b'{"name": "%d", "name": "e", "data": {"k": {"a": 0}, "k": {"a": 1, "a": 2%s}}}' % (len(beside), beside)
-        event = await api.made("POST", "/v1/events", raw=raw)
-        shown = await api.made("GET", f"/v1/events/{event['id']}")
+        event = await api.call_ok("POST", "/v1/events", raw=raw)
+        shown = await api.call_ok("GET", f"/v1/events/{event['id']}")
         assert (shown["name"], shown["data"]["k"]["a"]) == ("e", 2)
     said = await api.call("POST", "/v1/events", raw=b'{"name": "e", "name": 7}')
     assert (said.status, said.pointers) == (422, ["/name"])
@@ -200,15 +200,15 @@ async def test_what_sql_takes_for_a_wildcard_or_an_end_is_only_text(api: Api, wi
         {"attribute": "plan", "in": [wild, "none"]},
         {"attribute": "tags", "contains": wild},
     ):
-        found = await api.made("POST", "/v1/audiences/preview", {"audience": audience})
+        found = await api.call_ok("POST", "/v1/audiences/preview", {"audience": audience})
         assert [one["id"] for one in found["sample"]] == [second["id"]], audience
-    assert (await api.made("POST", "/v1/audiences/preview", {"audience": {"locale": wild}}))["devices"] == 0
-    listed = await api.made("GET", f"/v1/devices?{urlencode({'user_id': wild})}")
+    assert (await api.call_ok("POST", "/v1/audiences/preview", {"audience": {"locale": wild}}))["devices"] == 0
+    listed = await api.call_ok("GET", f"/v1/devices?{urlencode({'user_id': wild})}")
     assert [one["id"] for one in listed["items"]] == [second["id"]]
-    assert (await api.made("GET", f"/v1/deliveries?{urlencode({'host': wild})}"))["items"] == []
+    assert (await api.call_ok("GET", f"/v1/deliveries?{urlencode({'host': wild})}"))["items"] == []
     await api.call("DELETE", f"/v1/users/{quote(wild, safe='')}")
     assert (await api.call("GET", f"/v1/devices/{second['id']}")).status == 404
-    assert (await api.made("GET", f"/v1/devices/{first['id']}"))["user_id"] == "u-1"
+    assert (await api.call_ok("GET", f"/v1/devices/{first['id']}"))["user_id"] == "u-1"
 
 
 async def test_a_body_of_2_mib_is_answered_413(bench: Bench) -> None:
@@ -243,7 +243,7 @@ async def test_unknown_ids_are_answered_404_and_so_is_what_is_no_id(api: Api) ->
         ):
             answer = await api.call(
                 route.method,
-                addressed(route.path, **ids),
+                fill_path(route.path, **ids),
                 example(route) if route.body else None,
                 key=ADMIN if "admin" in route.scopes else "",
             )
@@ -265,7 +265,7 @@ async def test_unknown_ids_are_answered_404_and_so_is_what_is_no_id(api: Api) ->
 async def test_bad_keys_are_named(api: Api, change: dict[str, Any], pointer: str) -> None:
     new = api.device()
     new["subscription"]["keys"] |= change
-    said = await api.call("POST", "/v1/devices", new, key=api.publishable, origin=HOME)
+    said = await api.call("POST", "/v1/devices", new, key=api.publishable, origin=APP_ORIGIN)
     assert (said.status, said.pointers) == (422, [pointer])
     assert (await api.rows())["devices"] == 0
 
@@ -391,7 +391,7 @@ async def test_text_is_not_taken_for_a_number_nor_a_boolean_for_one(api: Api) ->
     for lat in ("48.2", True, None):
         said = await api.call("PUT", f"/v1/devices/{device['id']}/location", {"lat": lat, "lon": 16})
         assert (said.status, said.pointers) == (422, ["/lat"])
-    assert (await api.made("GET", f"/v1/devices/{device['id']}"))["location"] is None
+    assert (await api.call_ok("GET", f"/v1/devices/{device['id']}"))["location"] is None
 
 
 async def test_all_faults_are_told_at_once(api: Api) -> None:
@@ -426,7 +426,7 @@ async def test_bad_query_parameters_are_named(bench: Bench, query: str) -> None:
         if route.query is None or "limit" not in route.query.model_fields:
             continue
         key = ADMIN if "admin" in route.scopes else ""
-        said = await bench.api.call("GET", f"{addressed(route.path, **bench.named)}?{query}", key=key)
+        said = await bench.api.call("GET", f"{fill_path(route.path, **bench.named)}?{query}", key=key)
         assert (said.status, said.pointers) == (422, [f"/query/{query.partition('=')[0]}"]), (route.path, said.body)
 
 

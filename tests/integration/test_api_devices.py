@@ -11,7 +11,7 @@ import pytest
 from gateway.sim import Vendor
 from gateway.web.http import ndjson
 from tests.support.api import ADMIN, Api
-from tests.support.gateway_parts import HOME
+from tests.support.gateway_parts import APP_ORIGIN
 
 
 async def test_a_browser_registers_and_is_shown_without_its_secrets(api: Api) -> None:
@@ -22,7 +22,7 @@ async def test_a_browser_registers_and_is_shown_without_its_secrets(api: Api) ->
         topics=["weather", "offers", "weather"],
         location={"lat": 48.2, "lon": 16.37, "accuracy_m": 30},
     )
-    said = await api.call("POST", "/v1/devices", new, key=api.publishable, origin=HOME)
+    said = await api.call("POST", "/v1/devices", new, key=api.publishable, origin=APP_ORIGIN)
     assert said.status == 201
     assert said.headers["Location"] == f"/v1/devices/{said.body['id']}"
     shown = await api.call("GET", f"/v1/devices/{said.body['id']}", key=said.body["device_token"])
@@ -38,11 +38,11 @@ async def test_a_browser_registers_and_is_shown_without_its_secrets(api: Api) ->
 
 async def test_a_refresh_answers_200_with_the_same_id_and_keeps_what_it_does_not_say(api: Api) -> None:
     new = api.device(user_id="u-1", topics=["weather"], attributes={"a": 1}, location={"lat": 1, "lon": 2})
-    first = await api.made("POST", "/v1/devices", new, key=api.publishable, origin=HOME)
+    first = await api.call_ok("POST", "/v1/devices", new, key=api.publishable, origin=APP_ORIGIN)
     again = {"subscription": new["subscription"], "client": {"browser": "Firefox 140"}}
-    said = await api.call("POST", "/v1/devices", again, key=api.publishable, origin=HOME)
+    said = await api.call("POST", "/v1/devices", again, key=api.publishable, origin=APP_ORIGIN)
     assert (said.status, said.body["id"]) == (200, first["id"])
-    device = await api.made("GET", f"/v1/devices/{first['id']}")
+    device = await api.call_ok("GET", f"/v1/devices/{first['id']}")
     assert (device["user_id"], device["topics"], device["attributes"]) == ("u-1", ["weather"], {"a": 1})
     assert device["client"]["browser"] == "Firefox 140"
     assert device["location"]["lat"] == 1
@@ -50,16 +50,16 @@ async def test_a_refresh_answers_200_with_the_same_id_and_keeps_what_it_does_not
 
 async def test_a_refresh_may_say_none(api: Api) -> None:
     new = api.device(topics=["weather"], attributes={"a": 1})
-    first = await api.made("POST", "/v1/devices", new)
-    await api.made("POST", "/v1/devices", new | {"topics": [], "attributes": {}})
-    device = await api.made("GET", f"/v1/devices/{first['id']}")
+    first = await api.call_ok("POST", "/v1/devices", new)
+    await api.call_ok("POST", "/v1/devices", new | {"topics": [], "attributes": {}})
+    device = await api.call_ok("GET", f"/v1/devices/{first['id']}")
     assert (device["topics"], device["attributes"]) == ([], {})
 
 
 async def test_attributes_are_merged_and_null_removes_one(api: Api) -> None:
     device = await api.register(attributes={"a": 1, "b": 2})
     path = f"/v1/devices/{device['id']}"
-    changed = await api.made("PATCH", path, {"attributes": {"a": None, "c": 3}}, key=device["device_token"])
+    changed = await api.call_ok("PATCH", path, {"attributes": {"a": None, "c": 3}}, key=device["device_token"])
     assert changed["attributes"] == {"b": 2, "c": 3}
 
 
@@ -73,11 +73,11 @@ async def test_a_device_says_what_it_wants_and_where_it_is(api: Api) -> None:
         ("PUT", "/location", {"lat": -33.9, "lon": 151.2}),
     ):
         assert (await api.call(method, path + below, body, key=token)).status == 204
-    shown = await api.made("GET", path, key=token)
+    shown = await api.call_ok("GET", path, key=token)
     assert shown["topics"] == ["weather"]
     assert shown["location"]["lat"] == -33.9
-    await api.made("DELETE", f"{path}/location", key=token)
-    assert (await api.made("GET", path, key=token))["location"] is None
+    await api.call_ok("DELETE", f"{path}/location", key=token)
+    assert (await api.call_ok("GET", path, key=token))["location"] is None
 
 
 async def test_an_unregistered_device_is_gone_with_its_token(api: Api) -> None:
@@ -102,25 +102,25 @@ async def test_lists_are_filtered_and_paged_without_gap_or_repetition(api: Api) 
     seen: list[str] = []
     cursor = ""
     while True:
-        page = await api.made("GET", f"/v1/devices?limit=3{cursor}")
+        page = await api.call_ok("GET", f"/v1/devices?limit=3{cursor}")
         seen += [device["id"] for device in page["items"]]
         if page["next_cursor"] is None:
             break
         cursor = f"&cursor={page['next_cursor']}"
     assert seen == [device["id"] for device in reversed(registered)]
-    odd = await api.made("GET", "/v1/devices?topic=odd")
+    odd = await api.call_ok("GET", "/v1/devices?topic=odd")
     assert {device["topics"][0] for device in odd["items"]} == {"odd"}
-    assert len((await api.made("GET", "/v1/devices?user_id=u-1"))["items"]) == 2
-    assert (await api.made("GET", "/v1/devices?status=gone"))["items"] == []
+    assert len((await api.call_ok("GET", "/v1/devices?user_id=u-1"))["items"]) == 2
+    assert (await api.call_ok("GET", "/v1/devices?status=gone"))["items"] == []
 
 
 async def test_topics_are_listed_with_the_devices_that_can_be_reached(api: Api) -> None:
     for wanted in (["weather", "offers"], ["weather"], ["Zoo", "weather.coast"]):
         await api.register(topics=wanted)
     gone = await api.register(topics=["weather"])
-    await api.made("DELETE", f"/v1/devices/{gone['id']}")
-    first = await api.made("GET", "/v1/topics?limit=2")
-    rest = await api.made("GET", f"/v1/topics?cursor={first['next_cursor']}")
+    await api.call_ok("DELETE", f"/v1/devices/{gone['id']}")
+    first = await api.call_ok("GET", "/v1/topics?limit=2")
+    rest = await api.call_ok("GET", f"/v1/topics?cursor={first['next_cursor']}")
     assert [(one["topic"], one["devices"]) for one in first["items"] + rest["items"]] == [
         ("Zoo", 1),
         ("offers", 1),
@@ -132,15 +132,15 @@ async def test_topics_are_listed_with_the_devices_that_can_be_reached(api: Api) 
 async def test_whoever_signs_out_is_no_longer_the_device_s_user(api: Api) -> None:
     made = await api.register(user_id="ann")
     path = f"/v1/devices/{made['id']}"
-    assert (await api.made("PATCH", path, {"attributes": {"a": 1}}))["user_id"] == "ann"
-    assert (await api.made("PATCH", path, {"user_id": None}))["user_id"] is None
-    preview = await api.made("POST", "/v1/audiences/preview", {"audience": {"user_id": "ann"}})
+    assert (await api.call_ok("PATCH", path, {"attributes": {"a": 1}}))["user_id"] == "ann"
+    assert (await api.call_ok("PATCH", path, {"user_id": None}))["user_id"] is None
+    preview = await api.call_ok("POST", "/v1/audiences/preview", {"audience": {"user_id": "ann"}})
     assert preview["devices"] == 0
 
 
 async def test_an_import_gives_a_verdict_for_every_line(api: Api) -> None:
     known = api.device()
-    await api.made("POST", "/v1/devices", known)
+    await api.call_ok("POST", "/v1/devices", known)
     off_curve = api.device()
     off_curve["subscription"]["keys"]["p256dh"] = "BA" + "A" * 85
     elsewhere = api.device()
@@ -201,7 +201,7 @@ async def test_of_two_lines_of_one_browser_the_later_wins_however_far_apart_they
     assert [verdict["line"] for verdict in verdicts] == list(range(1, 41))
     assert last["refused"] == 0
     [device_id] = {verdict["id"] for verdict in verdicts[1::2]}
-    assert (await api.made("GET", f"/v1/devices/{device_id}"))["attributes"] == {"n": 19}
+    assert (await api.call_ok("GET", f"/v1/devices/{device_id}"))["attributes"] == {"n": 19}
     assert (await api.rows())["devices"] == 21
 
 
@@ -209,11 +209,11 @@ async def test_a_person_is_forgotten_with_all_devices(api: Api) -> None:
     for user in ("ann", "ann", "bob"):
         await api.register(user_id=user)
     sent = await api.parts.submit()
-    async with api.parts.working():
-        await api.parts.ended(sent.id)
-    assert (await api.made("DELETE", "/v1/users/ann")) == {"devices": 2}
+    async with api.parts.run_worker():
+        await api.parts.wait_until_done(sent.id)
+    assert (await api.call_ok("DELETE", "/v1/users/ann")) == {"devices": 2}
     assert (await api.rows())["devices"] == 1
-    log = (await api.made("GET", "/v1/deliveries"))["items"]
+    log = (await api.call_ok("GET", "/v1/deliveries"))["items"]
     assert sorted(str(delivery["user_id"]) for delivery in log) == ["None", "None", "bob"]
 
 
@@ -226,14 +226,14 @@ async def test_the_same_browser_registering_twice_at_once_is_one_device(api: Api
 
 async def test_an_application_may_demand_proof_of_a_user_id(api: Api) -> None:
     path = f"/v1/applications/{api.parts.application['id']}"
-    secret = (await api.made("PATCH", path, {"require_identity": True}, key=ADMIN))["identity_secret"]
+    secret = (await api.call_ok("PATCH", path, {"require_identity": True}, key=ADMIN))["identity_secret"]
     new = api.device(user_id="u-42")
     for proof in ({}, {"user_hash": "00" * 32}):
-        said = await api.call("POST", "/v1/devices", new | proof, key=api.publishable, origin=HOME)
+        said = await api.call("POST", "/v1/devices", new | proof, key=api.publishable, origin=APP_ORIGIN)
         assert (said.status, said.body["code"]) == (403, "identity_unproven")
     assert (await api.rows())["devices"] == 0
     proof = {"user_hash": hmac.new(secret.encode(), b"u-42", hashlib.sha256).hexdigest()}
-    device = await api.made("POST", "/v1/devices", new | proof, key=api.publishable, origin=HOME)
+    device = await api.call_ok("POST", "/v1/devices", new | proof, key=api.publishable, origin=APP_ORIGIN)
     changed = {"user_id": "u-43"}
     said = await api.call("PATCH", f"/v1/devices/{device['id']}", changed, key=device["device_token"])
     assert said.status == 403
@@ -243,10 +243,10 @@ async def test_an_application_may_demand_proof_of_a_user_id(api: Api) -> None:
 async def test_a_device_says_in_which_zones_it_is_and_is_found_by_them(api: Api) -> None:
     device = await api.register(zones=["TXC201", "TXZ213", "TXC201"])
     path = f"/v1/devices/{device['id']}"
-    assert (await api.made("GET", path))["zones"] == ["TXC201", "TXZ213"]
+    assert (await api.call_ok("GET", path))["zones"] == ["TXC201", "TXZ213"]
     for codes, count in (("TXC201", 1), (["DE131", "TXZ213"], 1), ("DE131", 0)):
-        found = await api.made("POST", "/v1/audiences/preview", {"audience": {"zone": codes}})
+        found = await api.call_ok("POST", "/v1/audiences/preview", {"audience": {"zone": codes}})
         assert found["devices"] == count
-    assert (await api.made("PATCH", path, {"zones": ["DE131"]}))["zones"] == ["DE131"]
+    assert (await api.call_ok("PATCH", path, {"zones": ["DE131"]}))["zones"] == ["DE131"]
     said = await api.call("PATCH", path, {"zones": ["no zone"]})
     assert (said.status, said.pointers) == (422, ["/zones/0"])

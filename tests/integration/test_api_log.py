@@ -12,7 +12,7 @@ import pytest
 from gateway.domain import ids
 from gateway.domain.notification import Kind
 from gateway.sim import Rule, Vendor
-from tests.support.api import ADMIN, Api, serving
+from tests.support.api import ADMIN, Api, serve_api
 from tests.support.gateway_parts import gateway
 
 
@@ -20,8 +20,8 @@ async def sent_to(api: Api, count: int, kind: Kind = Kind.DIRECT) -> str:
     """Deliver a notification to so many new devices; answers the notification's id as the API shows it."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, count))
     sent = await api.parts.submit(kind)
-    async with api.parts.working():
-        await api.parts.ended(sent.id)
+    async with api.parts.run_worker():
+        await api.parts.wait_until_done(sent.id)
     return ids.format_id(ids.NOTIFICATION, sent.id)
 
 
@@ -56,7 +56,7 @@ async def test_pages_are_newest_first_without_gap_or_repetition(api: Api) -> Non
     times: list[str] = []
     cursor = ""
     while True:
-        page = await api.made("GET", f"/v1/deliveries?limit=10{cursor}")
+        page = await api.call_ok("GET", f"/v1/deliveries?limit=10{cursor}")
         seen += [delivery["id"] for delivery in page["items"]]
         times += [delivery["settled_at"] for delivery in page["items"]]
         if page["next_cursor"] is None:
@@ -69,7 +69,7 @@ async def test_pages_are_newest_first_without_gap_or_repetition(api: Api) -> Non
 async def test_filters_narrow_the_log(api: Api) -> None:
     first = await sent_to(api, 2)
     second = await sent_to(api, 1)
-    everything = (await api.made("GET", "/v1/deliveries"))["items"]
+    everything = (await api.call_ok("GET", "/v1/deliveries"))["items"]
     assert len(everything) == 5
     one = everything[0]
     for query, count in (
@@ -84,7 +84,7 @@ async def test_filters_narrow_the_log(api: Api) -> None:
         ("since=2020-01-01T00:00:00Z", 5),
         ("until=2020-01-01T00:00:00Z", 0),
     ):
-        found = (await api.made("GET", f"/v1/deliveries?{query}"))["items"]
+        found = (await api.call_ok("GET", f"/v1/deliveries?{query}"))["items"]
         assert len(found) == count or query.startswith("device_id"), query
         assert query.startswith("device_id") is False or {item["device_id"] for item in found} == {one["device_id"]}
 
@@ -92,9 +92,9 @@ async def test_filters_narrow_the_log(api: Api) -> None:
 async def test_a_delivery_tells_every_attempt_in_plain_words(api: Api) -> None:
     api.parts.sim.behave(Rule(status=503, times=1, retry_after=1))
     await sent_to(api, 1)
-    [listed] = (await api.made("GET", "/v1/deliveries"))["items"]
+    [listed] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
     assert (listed["outcome"], listed["attempts"]) == ("accepted", 2)
-    delivery = await api.made("GET", f"/v1/deliveries/{listed['id']}")
+    delivery = await api.call_ok("GET", f"/v1/deliveries/{listed['id']}")
     failed, last = delivery["attempts"]
     assert (failed["number"], failed["status"], last["number"], last["status"]) == (1, 503, 2, 201)
     assert "503" in failed["cause"]
@@ -108,10 +108,10 @@ async def test_a_delivery_that_is_still_tried_is_shown_as_pending(api: Api) -> N
     api.parts.sim.behave(Rule(status=503, retry_after=60))
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 1))
     sent = await api.parts.submit(Kind.DIRECT)
-    async with api.parts.working():
-        await api.parts.until(sent.id, lambda progress: progress.retries == 1)
+    async with api.parts.run_worker():
+        await api.parts.wait_until(sent.id, lambda progress: progress.retries == 1)
     row = await api.parts.scalar("SELECT replace(device_id::text, '-', '') FROM attempts")
-    delivery = await api.made("GET", f"/v1/deliveries/dlv_{sent.id.hex}{row}")
+    delivery = await api.call_ok("GET", f"/v1/deliveries/dlv_{sent.id.hex}{row}")
     assert (delivery["outcome"], len(delivery["attempts"])) == ("pending", 1)
     assert "settled_at" not in delivery
 
@@ -136,11 +136,11 @@ async def test_the_stream_resumes_where_it_broke(api: Api) -> None:
 
 async def test_the_stream_of_a_removed_key_tells_nothing_more_and_ends(api: Api) -> None:
     path = f"/v1/applications/{api.parts.application['id']}/keys"
-    made = await api.made("POST", path, {"name": "reports", "scopes": ["read"]}, key=ADMIN)
+    made = await api.call_ok("POST", path, {"name": "reports", "scopes": ["read"]}, key=ADMIN)
     async with following(api, Authorization=f"Bearer {made['key']}") as events:
         await sent_to(api, 1)
         await take(events, 1)
-        await api.made("DELETE", f"{path}/{made['id']}", key=ADMIN)
+        await api.call_ok("DELETE", f"{path}/{made['id']}", key=ADMIN)
         await sent_to(api, 1)
         with pytest.raises(StopAsyncIteration):
             await take(events, 1)
@@ -150,7 +150,7 @@ async def test_the_stream_follows_filters(api: Api) -> None:
     api.parts.sim.behave(Rule(status=410, share=0.5))
     async with following(api, "?outcome=gone") as events:
         await sent_to(api, 30)
-        gone = (await api.made("GET", "/v1/deliveries?outcome=gone"))["items"]
+        gone = (await api.call_ok("GET", "/v1/deliveries?outcome=gone"))["items"]
         seen = await take(events, len(gone))
     assert {delivery["outcome"] for _, delivery in seen} == {"gone"}
     assert 0 < len(gone) < 30
@@ -158,18 +158,18 @@ async def test_the_stream_follows_filters(api: Api) -> None:
 
 async def test_a_receipt_appears_once_in_the_delivery_and_in_the_counts(api: Api) -> None:
     [subscriber] = api.parts.subscribe(Vendor.MOZILLA, 1)
-    await api.made("POST", "/v1/devices", {"subscription": subscriber.to_json()})
+    await api.call_ok("POST", "/v1/devices", {"subscription": subscriber.to_json()})
     sent = await api.parts.submit(Kind.DIRECT)
-    async with api.parts.working():
-        await api.parts.ended(sent.id)
+    async with api.parts.run_worker():
+        await api.parts.wait_until_done(sent.id)
     token = subscriber.messages[0].json()["notification"]["data"]["gateway"]["receipt"]
     for event, action in (("displayed", None), ("displayed", None), ("clicked", "open")):
         told = {"token": token, "event": event} | ({"action": action} if action else {})
         assert (await api.call("POST", "/v1/receipts", told, key=None)).status == 204
-    [delivery] = (await api.made("GET", "/v1/deliveries"))["items"]
+    [delivery] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
     assert delivery["displayed_at"]
     assert (delivery["clicked_at"] is not None, delivery["action"]) == (True, "open")
-    progress = (await api.made("GET", "/v1/notifications"))["items"][0]["progress"]
+    progress = (await api.call_ok("GET", "/v1/notifications"))["items"][0]["progress"]
     assert (progress["displayed"], progress["clicked"], progress["dismissed"]) == (1, 1, 0)
 
 
@@ -184,7 +184,7 @@ async def test_an_unchanged_read_is_answered_304(api: Api) -> None:
 
 async def test_a_server_that_stops_ends_its_streams(database_url: str) -> None:
     async with gateway(database_url) as parts, aiohttp.ClientSession() as http:
-        async with serving(parts) as api:
+        async with serve_api(parts) as api:
             headers = {"Authorization": f"Bearer {api.secret}"}
             answer = await http.get(f"{api.origin}/v1/deliveries/stream", headers=headers)
             assert (await answer.content.readline()).startswith(b":")

@@ -51,9 +51,9 @@ async def test_a_database_that_is_away_is_told_as_such_and_health_says_it_is_not
     await api.parts.engine.dispose()
     url = api.parts.engine.url.set(port=1)
     away = open_engine(url.render_as_string(hide_password=False))
-    real = api.front.context.engine
-    api.front.context = replace(api.front.context, engine=away)
-    api.front.readiness = Readiness(away)
+    real = api.state.context.engine
+    api.state.context = replace(api.state.context, engine=away)
+    api.state.readiness = Readiness(away)
     try:
         said = await api.call("GET", "/v1/devices")
         assert (said.status, said.body["code"]) == (503, "unavailable")
@@ -61,19 +61,19 @@ async def test_a_database_that_is_away_is_told_as_such_and_health_says_it_is_not
         assert (await api.call("GET", "/readyz", key=None)).status == 503
         assert (await api.call("GET", "/healthz", key=None)).status == 200
     finally:
-        api.front.context = replace(api.front.context, engine=real)
+        api.state.context = replace(api.state.context, engine=real)
 
 
 async def test_however_many_ask_whether_it_is_ready_one_looks(api: Api) -> None:
     looks = 0
-    look = api.front.readiness._check
+    look = api.state.readiness._check
 
     async def counted() -> dict[str, str]:
         nonlocal looks
         looks += 1
         return await look()
 
-    api.front.readiness._check = counted  # type: ignore[method-assign]
+    api.state.readiness._check = counted  # type: ignore[method-assign]
     answers = await asyncio.gather(*(api.call("GET", "/readyz", key=None) for _ in range(50)))
     assert {answer.status for answer in answers} == {200}
     assert looks <= 3, "a slow machine may take more than a second for them"

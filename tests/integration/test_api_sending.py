@@ -9,7 +9,7 @@ import pytest
 from gateway.sim import Vendor
 from gateway.web.server import ROUTES
 from tests.support.api import ADMIN, Api, example
-from tests.support.gateway_parts import HOME
+from tests.support.gateway_parts import APP_ORIGIN
 
 CONTENT = {"title": "Storm", "body": "Stay inside", "url": "/storm"}
 VIENNA = {"type": "Polygon", "coordinates": [[[16, 48], [17, 48], [17, 49], [16, 49], [16, 48]]]}
@@ -19,16 +19,16 @@ ALERT = {"event": "Severe Thunderstorm Warning", "severity": "Severe", "urgency"
 async def delivered(api: Api, sent: Any) -> Any:
     """The notification as the API shows it once every delivery has its end."""
     id_ = await api.parts.scalar("SELECT id FROM notifications ORDER BY id DESC LIMIT 1")
-    async with api.parts.working():
-        await api.parts.ended(id_)
-    return await api.made("GET", f"/v1/notifications/{sent['id']}")
+    async with api.parts.run_worker():
+        await api.parts.wait_until_done(id_)
+    return await api.call_ok("GET", f"/v1/notifications/{sent['id']}")
 
 
 async def test_a_notification_reaches_its_audience_and_no_one_else(api: Api) -> None:
     subscribers = api.parts.subscribe(Vendor.MOZILLA, 2)
     for subscriber, topics in zip(subscribers, (["weather"], ["offers"]), strict=True):
-        await api.made("POST", "/v1/devices", {"subscription": subscriber.to_json(), "topics": topics})
-    sent = await api.made("POST", "/v1/notifications", {"content": CONTENT, "audience": {"topic": "weather"}})
+        await api.call_ok("POST", "/v1/devices", {"subscription": subscriber.to_json(), "topics": topics})
+    sent = await api.call_ok("POST", "/v1/notifications", {"content": CONTENT, "audience": {"topic": "weather"}})
     assert (sent["kind"], sent["status"], sent["delivery"]["lane"]) == ("direct", "scheduled", "normal")
     done = await delivered(api, sent)
     assert (done["status"], done["progress"]["targets"], done["progress"]["accepted"]) == ("done", 1, 1)
@@ -36,7 +36,7 @@ async def test_a_notification_reaches_its_audience_and_no_one_else(api: Api) -> 
     assert subscribers[1].messages == []
     told = message.json()
     assert told["web_push"] == 8030
-    assert (told["notification"]["title"], told["notification"]["navigate"]) == ("Storm", f"{HOME}/storm")
+    assert (told["notification"]["title"], told["notification"]["navigate"]) == ("Storm", f"{APP_ORIGIN}/storm")
     assert told["notification"]["data"]["gateway"]["id"] == sent["id"]
     assert message.urgency == "normal"
     assert message.ttl is not None
@@ -48,17 +48,17 @@ async def test_a_notification_reaches_its_audience_and_no_one_else(api: Api) -> 
 async def test_an_alert_travels_urgently_to_the_devices_in_its_area(api: Api) -> None:
     inside = await api.register(location={"lat": 48.2, "lon": 16.37})
     await api.register(location={"lat": 47.07, "lon": 15.44})
-    sent = await api.made("POST", "/v1/alerts", ALERT)
+    sent = await api.call_ok("POST", "/v1/alerts", ALERT)
     assert (sent["kind"], sent["delivery"]["lane"], sent["delivery"]["urgency"]) == ("alert", "urgent", "high")
     done = await delivered(api, sent)
     assert done["progress"]["targets"] == 1
-    [delivery] = (await api.made("GET", "/v1/deliveries"))["items"]
+    [delivery] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
     assert delivery["device_id"] == inside["id"]
 
 
 async def test_an_alert_never_outlives_its_expiry(api: Api) -> None:
     expires = (datetime.now(UTC) + timedelta(minutes=10)).isoformat()
-    sent = await api.made("POST", "/v1/alerts", ALERT | {"expires": expires})
+    sent = await api.call_ok("POST", "/v1/alerts", ALERT | {"expires": expires})
     assert sent["delivery"]["ttl"] <= 600
     over = await api.call("POST", "/v1/alerts", ALERT | {"expires": "2020-01-01T00:00:00Z"})
     assert (over.status, over.pointers) == (422, ["/expires"])
@@ -67,16 +67,16 @@ async def test_an_alert_never_outlives_its_expiry(api: Api) -> None:
 async def test_a_test_alert_reaches_only_devices_that_opted_in(api: Api) -> None:
     await api.register(location={"lat": 48.2, "lon": 16.37})
     willing = await api.register(location={"lat": 48.2, "lon": 16.37}, topics=["test-alerts"])
-    sent = await api.made("POST", "/v1/alerts", ALERT | {"status": "Test"})
+    sent = await api.call_ok("POST", "/v1/alerts", ALERT | {"status": "Test"})
     assert sent["content"]["title"].startswith("[Test]")
     await delivered(api, sent)
-    [delivery] = (await api.made("GET", "/v1/deliveries"))["items"]
+    [delivery] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
     assert delivery["device_id"] == willing["id"]
 
 
 async def test_a_campaign_goes_in_the_lane_that_gives_way(api: Api) -> None:
     new = {"name": "Autumn", "content": CONTENT, "audience": {"everyone": True}}
-    sent = await api.made("POST", "/v1/campaigns", new)
+    sent = await api.call_ok("POST", "/v1/campaigns", new)
     assert (sent["kind"], sent["name"], sent["delivery"]["lane"]) == ("campaign", "Autumn", "bulk")
     refused = await api.call("POST", "/v1/campaigns", new | {"delivery": {"lane": "urgent"}})
     assert (refused.status, refused.pointers) == (422, ["/delivery/lane"])
@@ -85,7 +85,7 @@ async def test_a_campaign_goes_in_the_lane_that_gives_way(api: Api) -> None:
 async def test_publishing_to_a_topic_reaches_its_subscribers(api: Api) -> None:
     await api.register(topics=["scores"])
     await api.register()
-    sent = await api.made("POST", "/v1/topics/scores/publish", {"content": CONTENT, "delivery": {"ttl": 60}})
+    sent = await api.call_ok("POST", "/v1/topics/scores/publish", {"content": CONTENT, "delivery": {"ttl": 60}})
     done = await delivered(api, sent)
     assert (done["progress"]["targets"], done["delivery"]["ttl"]) == (1, 60)
 
@@ -94,43 +94,43 @@ async def test_what_is_scheduled_waits_for_its_time_and_can_be_cancelled_until_t
     await api.register()
     at = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     new = {"content": CONTENT, "audience": {"everyone": True}, "schedule": {"at": at}}
-    sent = await api.made("POST", "/v1/notifications", new)
+    sent = await api.call_ok("POST", "/v1/notifications", new)
     assert sent["start_at"][:19] == at[:19]
-    async with api.parts.working():
+    async with api.parts.run_worker():
         at_once = await api.parts.submit()
-        await api.parts.ended(at_once.id)
-        waiting = await api.made("GET", f"/v1/notifications/{sent['id']}")
+        await api.parts.wait_until_done(at_once.id)
+        waiting = await api.call_ok("GET", f"/v1/notifications/{sent['id']}")
         assert waiting["status"] == "scheduled"
     for _ in range(2):
-        cancelled = await api.made("POST", f"/v1/notifications/{sent['id']}/cancel")
+        cancelled = await api.call_ok("POST", f"/v1/notifications/{sent['id']}/cancel")
         assert (cancelled["status"], cancelled["progress"]["targets"]) == ("cancelled", 0)
     assert cancelled["finished_at"] is not None
 
 
 async def test_what_is_done_cannot_be_cancelled(api: Api) -> None:
-    sent = await api.made("POST", "/v1/notifications", {"content": CONTENT, "audience": {"everyone": True}})
+    sent = await api.call_ok("POST", "/v1/notifications", {"content": CONTENT, "audience": {"everyone": True}})
     await delivered(api, sent)
     said = await api.call("POST", f"/v1/notifications/{sent['id']}/cancel")
     assert (said.status, said.body["code"]) == (409, "conflict")
 
 
 async def test_each_kind_is_found_at_its_own_address_and_all_of_them_in_one_list(api: Api) -> None:
-    alert = await api.made("POST", "/v1/alerts", ALERT)
+    alert = await api.call_ok("POST", "/v1/alerts", ALERT)
     new = {"name": "n", "content": CONTENT, "audience": {"everyone": True}}
-    campaign = await api.made("POST", "/v1/campaigns", new)
+    campaign = await api.call_ok("POST", "/v1/campaigns", new)
     assert (await api.call("GET", f"/v1/alerts/{alert['id']}")).status == 200
     assert (await api.call("GET", f"/v1/campaigns/{alert['id']}")).status == 404
     assert (await api.call("POST", f"/v1/alerts/{campaign['id']}/cancel")).status == 404
-    listed = await api.made("GET", "/v1/notifications")
+    listed = await api.call_ok("GET", "/v1/notifications")
     assert [one["id"] for one in listed["items"]] == [campaign["id"], alert["id"]]
-    only = await api.made("GET", "/v1/notifications?kind=alert&status=scheduled&limit=1")
+    only = await api.call_ok("GET", "/v1/notifications?kind=alert&status=scheduled&limit=1")
     assert [one["id"] for one in only["items"]] == [alert["id"]]
 
 
 async def test_a_preview_counts_and_sends_nothing(api: Api) -> None:
     for user in ("ann", "ann", "bob"):
         await api.register(user_id=user, topics=["weather"])
-    preview = await api.made("POST", "/v1/audiences/preview", {"audience": {"topic": "weather"}})
+    preview = await api.call_ok("POST", "/v1/audiences/preview", {"audience": {"topic": "weather"}})
     assert (preview["devices"], preview["users"], len(preview["sample"])) == (3, 2, 3)
     assert (await api.rows())["notifications"] == 0
 

@@ -16,14 +16,14 @@ from gateway.service.notifications import lifecycle
 from gateway.service.pipeline.planning import plan
 from gateway.sim import Rule, Vendor
 from tests.support.api import Api
-from tests.support.gateway_parts import HOME, quick
+from tests.support.gateway_parts import APP_ORIGIN, quick_config
 
 CONTENT = {"title": "Autumn sale", "url": "/sale"}
 CAMPAIGN = {"name": "Autumn", "content": CONTENT, "audience": {"everyone": True}}
 
 
 async def campaign(api: Api, **said: Any) -> Any:
-    return await api.made("POST", "/v1/campaigns", CAMPAIGN | said)
+    return await api.call_ok("POST", "/v1/campaigns", CAMPAIGN | said)
 
 
 def id_of(sent: Any) -> UUID:
@@ -33,8 +33,8 @@ def id_of(sent: Any) -> UUID:
 
 
 async def done(api: Api, sent: Any) -> Any:
-    await api.parts.ended(id_of(sent))
-    return await api.made("GET", f"/v1/campaigns/{sent['id']}")
+    await api.parts.wait_until_done(id_of(sent))
+    return await api.call_ok("GET", f"/v1/campaigns/{sent['id']}")
 
 
 def clock(moment: datetime, zone: str) -> str:
@@ -62,9 +62,9 @@ async def test_each_device_gets_it_when_its_own_clock_shows_the_time(api: Api) -
         await api.register(client={"timezone": zone} if zone else {})
     vienna = datetime.now(UTC) - timedelta(minutes=1)
     sent = await campaign(api, schedule={"at": clock(vienna, "Europe/Vienna"), "timezone": "device"})
-    async with api.parts.working():
-        await api.parts.until(id_of(sent), lambda progress: progress.accepted == 2)
-        shown = await api.made("GET", f"/v1/campaigns/{sent['id']}")
+    async with api.parts.run_worker():
+        await api.parts.wait_until(id_of(sent), lambda progress: progress.accepted == 2)
+        shown = await api.call_ok("GET", f"/v1/campaigns/{sent['id']}")
     assert (shown["progress"]["targets"], shown["progress"]["pending"]) == (5, 3)
     rows = await api.parts.scalar("SELECT array_agg(run_at ORDER BY run_at) FROM jobs")
     offset = ZoneInfo("Europe/Vienna").utcoffset(vienna.replace(tzinfo=None)) or timedelta(0)
@@ -95,7 +95,7 @@ async def test_schedules_that_cannot_be_meant_are_named(api: Api, schedule: Any,
 async def test_a_throttled_campaign_keeps_to_its_rate(api: Api) -> None:
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 120))
     sent = await campaign(api, throttle={"per_second": 30})
-    async with api.parts.working(), api.parts.working():
+    async with api.parts.run_worker(), api.parts.run_worker():
         shown = await done(api, sent)
     assert (shown["progress"]["accepted"], shown["throttle"]) == (120, {"per_second": 30.0, "spread": None})
     times = sorted(message.received_at.timestamp() for message in api.parts.sim.messages)
@@ -107,7 +107,7 @@ async def test_a_throttled_campaign_keeps_to_its_rate(api: Api) -> None:
 async def test_a_campaign_spread_over_a_time_takes_it(api: Api) -> None:
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 40))
     sent = await campaign(api, throttle={"spread": 4})
-    async with api.parts.working():
+    async with api.parts.run_worker():
         await done(api, sent)
     times = sorted(message.received_at.timestamp() for message in api.parts.sim.messages)
     assert 2.8 <= times[-1] - times[0] <= 10
@@ -116,14 +116,14 @@ async def test_a_campaign_spread_over_a_time_takes_it(api: Api) -> None:
 async def test_what_gathered_while_nobody_worked_does_not_go_out_in_one_gush(api: Api) -> None:
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 60))
     sent = await campaign(api, throttle={"per_second": 20})
-    async with api.parts.working():
-        await api.parts.until(id_of(sent), lambda progress: progress.accepted >= 20)
+    async with api.parts.run_worker():
+        await api.parts.wait_until(id_of(sent), lambda progress: progress.accepted >= 20)
     async with api.parts.engine.begin() as conn:  # an hour later
         hour = "interval '1 hour'"
         await conn.exec_driver_sql(f"UPDATE jobs SET run_at = run_at - {hour}, slot = slot - {hour}")  # noqa: S608 - ours
         await conn.exec_driver_sql("UPDATE progress SET free_at = free_at - interval '1 hour'")
     before = api.parts.sim.messages.total
-    async with api.parts.working():
+    async with api.parts.run_worker():
         await done(api, sent)
     times = sorted(message.received_at.timestamp() for message in api.parts.sim.messages)[before:]
     assert times[-1] - times[0] >= (len(times) - 20) / 20 * 0.8
@@ -132,10 +132,10 @@ async def test_what_gathered_while_nobody_worked_does_not_go_out_in_one_gush(api
 async def test_a_cancelled_throttled_campaign_is_accounted_for_at_once(api: Api) -> None:
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 30))
     sent = await campaign(api, throttle={"per_second": 0.1})
-    async with api.parts.working():
-        await api.parts.until(id_of(sent), lambda progress: progress.accepted >= 1)
-        await api.made("POST", f"/v1/campaigns/{sent['id']}/cancel")
-        progress = await api.parts.ended(id_of(sent), 10)
+    async with api.parts.run_worker():
+        await api.parts.wait_until(id_of(sent), lambda progress: progress.accepted >= 1)
+        await api.call_ok("POST", f"/v1/campaigns/{sent['id']}/cancel")
+        progress = await api.parts.wait_until_done(id_of(sent), 10)
     assert progress.accepted + progress.cancelled == 30
     assert progress.cancelled >= 25
 
@@ -150,11 +150,11 @@ async def test_in_quiet_hours_a_message_waits_until_they_end(api: Api) -> None:
     awake = await api.register(client={"timezone": "Asia/Tokyo"})
     await api.register(client={"timezone": "UTC"})
     sent = await campaign(api, quiet_hours=quiet_now())
-    async with api.parts.working():
-        await api.parts.until(id_of(sent), lambda progress: progress.accepted == 1)
-        [delivery] = (await api.made("GET", "/v1/deliveries"))["items"]
+    async with api.parts.run_worker():
+        await api.parts.wait_until(id_of(sent), lambda progress: progress.accepted == 1)
+        [delivery] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
     assert delivery["device_id"] == awake["id"]
-    shown = await api.made("GET", f"/v1/campaigns/{sent['id']}")
+    shown = await api.call_ok("GET", f"/v1/campaigns/{sent['id']}")
     assert (shown["progress"]["pending"], shown["progress"]["retries"]) == (1, 0)
     [due] = await api.parts.scalar("SELECT array_agg(run_at) FROM jobs WHERE cardinality(device_ids) > 0")
     assert f"{due:%H:%M}" == shown["quiet_hours"]["end"]
@@ -163,21 +163,21 @@ async def test_in_quiet_hours_a_message_waits_until_they_end(api: Api) -> None:
 async def test_a_message_whose_time_ends_before_the_quiet_hours_is_dropped_and_accounted_for(api: Api) -> None:
     await api.register(client={"timezone": "UTC"})
     sent = await campaign(api, quiet_hours=quiet_now(), delivery={"ttl": 1800})
-    async with api.parts.working():
+    async with api.parts.run_worker():
         shown = await done(api, sent)
     assert shown["progress"]["expired"] == 1
-    [delivery] = (await api.made("GET", "/v1/deliveries"))["items"]
+    [delivery] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
     assert "quiet hours" in delivery["cause"]
 
 
 async def test_a_category_is_made_shown_listed_changed_and_removed(api: Api) -> None:
     new = {"name": "offers", "title": "Offers", "cap": {"most": 2, "window": 60}, "quiet_hours": quiet_now()}
-    made = await api.made("POST", "/v1/categories", new)
+    made = await api.call_ok("POST", "/v1/categories", new)
     path = f"/v1/categories/{made['id']}"
-    assert (await api.made("GET", path)) == made
-    assert (await api.made("GET", "/v1/categories"))["items"] == [made]
+    assert (await api.call_ok("GET", path)) == made
+    assert (await api.call_ok("GET", "/v1/categories"))["items"] == [made]
     assert (made["cap"], made["quiet_hours"]["timezone"]) == ({"most": 2, "window": 60}, "device")
-    changed = await api.made("PATCH", path, {"title": "Special offers", "cap": None})
+    changed = await api.call_ok("PATCH", path, {"title": "Special offers", "cap": None})
     assert (changed["title"], changed["cap"], changed["quiet_hours"]) == ("Special offers", None, made["quiet_hours"])
     assert (await api.call("POST", "/v1/categories", new)).status == 409
     assert (await api.call("DELETE", path)).status == 204
@@ -187,11 +187,13 @@ async def test_a_category_is_made_shown_listed_changed_and_removed(api: Api) -> 
 
 
 async def test_a_cap_counts_notifications_to_a_person_not_devices(api: Api) -> None:
-    await api.made("POST", "/v1/categories", {"name": "offers", "title": "Offers", "cap": {"most": 2, "window": 3600}})
+    await api.call_ok(
+        "POST", "/v1/categories", {"name": "offers", "title": "Offers", "cap": {"most": 2, "window": 3600}}
+    )
     for user in ("u-1", "u-1", "u-2", None):
-        await api.made("POST", "/v1/devices", api.device(**({"user_id": user} if user else {})))
+        await api.call_ok("POST", "/v1/devices", api.device(**({"user_id": user} if user else {})))
     totals = []
-    async with api.parts.working():
+    async with api.parts.run_worker():
         for audience in ({"everyone": True}, {"user_id": "u-1"}, {"everyone": True}):
             sent = await campaign(api, category="offers", audience=audience)
             progress = (await done(api, sent))["progress"]
@@ -199,16 +201,16 @@ async def test_a_cap_counts_notifications_to_a_person_not_devices(api: Api) -> N
         other = await campaign(api)  # of no category
         assert (await done(api, other))["progress"]["accepted"] == 4
     assert totals == [(4, 0), (2, 0), (2, 2)]
-    skipped = (await api.made("GET", "/v1/deliveries?outcome=skipped"))["items"]
+    skipped = (await api.call_ok("GET", "/v1/deliveries?outcome=skipped"))["items"]
     assert {row["user_id"] for row in skipped} == {"u-1"}
     assert "cap of 2" in skipped[0]["cause"]
 
 
 async def test_campaigns_at_the_same_time_cannot_both_be_the_last_allowed(api: Api) -> None:
-    await api.made("POST", "/v1/categories", {"name": "offers", "title": "O", "cap": {"most": 1, "window": 3600}})
+    await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "O", "cap": {"most": 1, "window": 3600}})
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 50))
     sent = [await campaign(api, category="offers") for _ in range(4)]
-    async with api.parts.working(), api.parts.working():
+    async with api.parts.run_worker(), api.parts.run_worker():
         shown = [await done(api, one) for one in sent]
     assert sum(one["progress"]["accepted"] for one in shown) == 50
     assert sum(one["progress"]["skipped"] for one in shown) == 150
@@ -216,34 +218,34 @@ async def test_campaigns_at_the_same_time_cannot_both_be_the_last_allowed(api: A
 
 
 async def test_forgetting_a_user_forgets_what_they_were_sent(api: Api) -> None:
-    await api.made("POST", "/v1/categories", {"name": "offers", "title": "O", "cap": {"most": 1, "window": 3600}})
-    await api.made("POST", "/v1/devices", api.device(user_id="u-1"))
-    async with api.parts.working():
+    await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "O", "cap": {"most": 1, "window": 3600}})
+    await api.call_ok("POST", "/v1/devices", api.device(user_id="u-1"))
+    async with api.parts.run_worker():
         await done(api, await campaign(api, category="offers"))
     assert await api.parts.scalar("SELECT count(*) FROM contacts") == 1
-    await api.made("DELETE", "/v1/users/u-1")
+    await api.call_ok("DELETE", "/v1/users/u-1")
     assert await api.parts.scalar("SELECT count(*) FROM contacts") == 0
 
 
 async def test_a_device_that_opts_out_is_left_out_up_to_the_last_moment(api: Api) -> None:
-    await api.made("POST", "/v1/categories", {"name": "offers", "title": "Offers", "description": "Now and then."})
-    await api.made("POST", "/v1/categories", {"name": "news", "title": "News"})
+    await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "Offers", "description": "Now and then."})
+    await api.call_ok("POST", "/v1/categories", {"name": "news", "title": "News"})
     first, second = await api.register(), await api.register()
     path = f"/v1/devices/{first['id']}/preferences"
-    key = {"key": first["device_token"], "origin": HOME}
-    shown = await api.made("PATCH", path, {"categories": {"offers": False}}, **key)
-    assert shown == await api.made("GET", path, **key)
+    key = {"key": first["device_token"], "origin": APP_ORIGIN}
+    shown = await api.call_ok("PATCH", path, {"categories": {"offers": False}}, **key)
+    assert shown == await api.call_ok("GET", path, **key)
     assert [(one["category"], one["enabled"]) for one in shown["categories"]] == [("news", True), ("offers", False)]
     sent = await campaign(api, category="offers", throttle={"per_second": 1})
-    async with api.parts.working():
-        await api.parts.until(id_of(sent), lambda progress: progress.targets == 1)
+    async with api.parts.run_worker():
+        await api.parts.wait_until(id_of(sent), lambda progress: progress.targets == 1)
         assert (await done(api, sent))["progress"]["accepted"] == 1
     late = await campaign(api, category="news")
     [job] = await api.parts.queue().claim(lanes=[Lane.BULK], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
     await plan(api.parts.context, job)
-    assert (await api.parts.show(id_of(late)))[1].targets == 2
-    await api.made("PATCH", f"/v1/devices/{second['id']}/preferences", {"categories": {"news": False}})
-    async with api.parts.working():
+    assert (await api.parts.get_notification(id_of(late)))[1].targets == 2
+    await api.call_ok("PATCH", f"/v1/devices/{second['id']}/preferences", {"categories": {"news": False}})
+    async with api.parts.run_worker():
         progress = (await done(api, late))["progress"]
     assert (progress["accepted"], progress["skipped"]) == (1, 1)
     said = await api.call("PATCH", path, {"categories": {"nonsense": True}}, **key)
@@ -251,27 +253,27 @@ async def test_a_device_that_opts_out_is_left_out_up_to_the_last_moment(api: Api
 
 
 async def test_an_opt_out_survives_registering_again(api: Api) -> None:
-    await api.made("POST", "/v1/categories", {"name": "offers", "title": "Offers"})
+    await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "Offers"})
     new = api.device(muted=["offers"])
-    device = await api.made("POST", "/v1/devices", new)
+    device = await api.call_ok("POST", "/v1/devices", new)
     del new["muted"]
-    await api.made("POST", "/v1/devices", new)
-    assert (await api.made("GET", f"/v1/devices/{device['id']}"))["muted"] == ["offers"]
+    await api.call_ok("POST", "/v1/devices", new)
+    assert (await api.call_ok("GET", f"/v1/devices/{device['id']}"))["muted"] == ["offers"]
 
 
 async def test_an_urgent_alert_ignores_quiet_hours_and_caps_but_no_opt_out(api: Api) -> None:
     rules = {"cap": {"most": 1, "window": 3600}, "quiet_hours": quiet_now()}
-    await api.made("POST", "/v1/categories", {"name": "storms", "title": "Storms", **rules})
+    await api.call_ok("POST", "/v1/categories", {"name": "storms", "title": "Storms", **rules})
     await api.register(client={"timezone": "UTC"})
     await api.register(client={"timezone": "UTC"}, muted=["storms"])
     alert = {"event": "Storm", "audience": {"everyone": True}, "category": "storms"}
-    async with api.parts.working():
+    async with api.parts.run_worker():
         for _ in range(3):
-            sent = await api.made("POST", "/v1/alerts", alert | {"severity": "Extreme", "urgency": "Immediate"})
+            sent = await api.call_ok("POST", "/v1/alerts", alert | {"severity": "Extreme", "urgency": "Immediate"})
             assert (sent["cap"], sent["quiet_hours"]) == (None, None)
-            assert (await api.parts.ended(id_of(sent))).accepted == 1
-        calm = await api.made("POST", "/v1/alerts", alert | {"severity": "Minor"})
-        await api.parts.until(id_of(calm), lambda progress: progress.targets == 1)
+            assert (await api.parts.wait_until_done(id_of(sent))).accepted == 1
+        calm = await api.call_ok("POST", "/v1/alerts", alert | {"severity": "Minor"})
+        await api.parts.wait_until(id_of(calm), lambda progress: progress.targets == 1)
         assert calm["quiet_hours"] is not None
     assert api.parts.sim.messages.total == 3
 
@@ -287,7 +289,7 @@ async def test_variants_share_the_audience_and_a_person_gets_one_on_every_device
     for number, subscriber in enumerate(subscribers):
         await api.parts.register([subscriber], user_id=f"u-{number // 2}")
     sent = await campaign(api, variants=VARIANTS)
-    async with api.parts.working():
+    async with api.parts.run_worker():
         shown = await done(api, sent)
     titles = [subscriber.messages[0].json()["notification"]["title"] for subscriber in subscribers]
     assert all(titles[i] == titles[i + 1] for i in range(0, 400, 2))
@@ -295,9 +297,9 @@ async def test_variants_share_the_audience_and_a_person_gets_one_on_every_device
     assert 50 < counts["Autumn sale"] < 150
     assert [variant["accepted"] for variant in shown["variants"]] == [counts["Autumn sale"], counts["Only today"]]
     urls = {s.messages[0].json()["notification"]["navigate"] for s in subscribers}
-    assert urls == {f"{HOME}/sale", f"{HOME}/today"}
+    assert urls == {f"{APP_ORIGIN}/sale", f"{APP_ORIGIN}/today"}
     again = await campaign(api, variants=VARIANTS)
-    async with api.parts.working():
+    async with api.parts.run_worker():
         await done(api, again)
     assert titles != [subscriber.messages[1].json()["notification"]["title"] for subscriber in subscribers]
 
@@ -306,14 +308,14 @@ async def test_the_variant_clicked_most_goes_to_everybody_outside_the_sample(api
     subscribers = api.parts.subscribe(Vendor.FCM, 300)
     await api.parts.register(subscribers)
     sent = await campaign(api, variants=[VARIANTS[0], VARIANTS[1] | {"weight": 1}], winner={"sample": 0.3, "after": 3})
-    async with api.parts.working():
-        await api.parts.until(id_of(sent), lambda progress: progress.accepted > 50)
+    async with api.parts.run_worker():
+        await api.parts.wait_until(id_of(sent), lambda progress: progress.accepted > 50)
         for subscriber in subscribers:
             for message in subscriber.messages:
                 told = message.json()["notification"]
                 if told["title"] == "Only today":
                     token = told["data"]["gateway"]["receipt"]
-                    await api.made("POST", "/v1/receipts", {"token": token, "event": "clicked"}, key=None)
+                    await api.call_ok("POST", "/v1/receipts", {"token": token, "event": "clicked"}, key=None)
         sampled = api.parts.sim.messages.total
         shown = await done(api, sent)
     assert 50 < sampled < 130
@@ -354,12 +356,12 @@ async def test_steering_that_cannot_be_meant_is_named(api: Api, change: Any, poi
 
 async def test_pause_and_resume_over_http(api: Api) -> None:
     sent = await campaign(api)
-    paused = await api.made("POST", f"/v1/campaigns/{sent['id']}/pause")
+    paused = await api.call_ok("POST", f"/v1/campaigns/{sent['id']}/pause")
     assert (paused["status"], paused["progress"]["eta"]) == ("paused", None)
-    assert (await api.made("GET", "/v1/notifications?status=paused"))["items"][0]["id"] == sent["id"]
-    assert (await api.made("POST", f"/v1/notifications/{sent['id']}/resume"))["status"] == "scheduled"
-    async with api.parts.working():
-        await api.parts.ended(id_of(sent))
+    assert (await api.call_ok("GET", "/v1/notifications?status=paused"))["items"][0]["id"] == sent["id"]
+    assert (await api.call_ok("POST", f"/v1/notifications/{sent['id']}/resume"))["status"] == "scheduled"
+    async with api.parts.run_worker():
+        await api.parts.wait_until_done(id_of(sent))
     said = await api.call("POST", f"/v1/campaigns/{sent['id']}/pause")
     assert (said.status, said.body["code"]) == (409, "conflict")
     assert (await api.call("POST", f"/v1/alerts/{sent['id']}/pause")).status == 404
@@ -370,9 +372,9 @@ async def test_once_a_pause_or_a_cancellation_is_answered_nothing_more_goes_out(
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 600))
     api.parts.sim.behave(Rule(delay_ms=30))
     sent = await campaign(api)
-    async with api.parts.working(quick(senders=16)), api.parts.working(quick(senders=16)):
+    async with api.parts.run_worker(quick_config(senders=16)), api.parts.run_worker(quick_config(senders=16)):
         await api.parts.sim.wait_for(count=50)
-        await api.made("POST", f"/v1/campaigns/{sent['id']}/{order}")
+        await api.call_ok("POST", f"/v1/campaigns/{sent['id']}/{order}")
         taken = api.parts.sim.messages.total
         assert taken < 600
         api.parts.sim.behave()
@@ -380,8 +382,8 @@ async def test_once_a_pause_or_a_cancellation_is_answered_nothing_more_goes_out(
         await done(api, other)
         assert api.parts.sim.messages.total == taken + 600
         if order == "pause":
-            await api.made("POST", f"/v1/campaigns/{sent['id']}/resume")
-        progress = await api.parts.ended(id_of(sent))
+            await api.call_ok("POST", f"/v1/campaigns/{sent['id']}/resume")
+        progress = await api.parts.wait_until_done(id_of(sent))
     assert progress.accepted == (600 if order == "pause" else taken)
 
 
@@ -390,7 +392,7 @@ async def test_a_pause_does_not_wait_for_a_worker_that_is_dead(api: Api) -> None
     sent = await campaign(api)
     await api.parts.queue().claim(lanes=[Lane.BULK], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
     async with asyncio.timeout(lifecycle.STOPPED_WITHIN.total_seconds() + 5):
-        paused = await api.made("POST", f"/v1/campaigns/{sent['id']}/pause")
+        paused = await api.call_ok("POST", f"/v1/campaigns/{sent['id']}/pause")
     assert paused["status"] == "paused"
 
 
@@ -398,12 +400,12 @@ async def test_a_click_says_that_it_was_displayed(api: Api) -> None:
     [subscriber] = api.parts.subscribe(Vendor.FCM, 1)
     await api.parts.register([subscriber])
     sent = await campaign(api)
-    async with api.parts.working():
+    async with api.parts.run_worker():
         await done(api, sent)
     token = subscriber.messages[0].json()["notification"]["data"]["gateway"]["receipt"]
     for event in ("clicked", "displayed", "clicked"):
-        await api.made("POST", "/v1/receipts", {"token": token, "event": event, "action": "open"}, key=None)
-    progress = (await api.made("GET", f"/v1/campaigns/{sent['id']}"))["progress"]
+        await api.call_ok("POST", "/v1/receipts", {"token": token, "event": event, "action": "open"}, key=None)
+    progress = (await api.call_ok("GET", f"/v1/campaigns/{sent['id']}"))["progress"]
     assert (progress["accepted"], progress["displayed"], progress["clicked"]) == (1, 1, 1)
 
 
@@ -411,7 +413,7 @@ async def test_the_funnel_leads_from_the_accepted_to_the_clicks_on_each_action_a
     subscribers = api.parts.subscribe(Vendor.FCM, 20)
     await api.parts.register(subscribers)
     sent = await campaign(api, variants=VARIANTS)
-    async with api.parts.working():
+    async with api.parts.run_worker():
         await done(api, sent)
     for number, subscriber in enumerate(subscribers[:15]):
         token = subscriber.messages[0].json()["notification"]["data"]["gateway"]["receipt"]
@@ -419,8 +421,8 @@ async def test_the_funnel_leads_from_the_accepted_to_the_clicks_on_each_action_a
         if number < 6:
             said |= {"event": "clicked"} | ({"action": "buy"} if number < 2 else {})
         for _ in range(2):  # what is told twice counts once
-            await api.made("POST", "/v1/receipts", said, key=None)
-    funnel = await api.made("GET", f"/v1/campaigns/{sent['id']}/funnel")
+            await api.call_ok("POST", "/v1/receipts", said, key=None)
+    funnel = await api.call_ok("GET", f"/v1/campaigns/{sent['id']}/funnel")
     assert (funnel["targets"], funnel["accepted"], funnel["displayed"], funnel["clicked"]) == (20, 20, 15, 6)
     assert (funnel["display_rate"], funnel["click_rate"]) == (0.75, 0.4)
     assert funnel["actions"] == [{"action": "", "clicked": 4}, {"action": "buy", "clicked": 2}]

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.sim import Subscriber, Vendor
 from tests.support.api import Api
-from tests.support.gateway_parts import HOME
+from tests.support.gateway_parts import APP_ORIGIN
 
 GREETING = {
     "title": "Hi {{ user.attributes.first_name | default: 'there' }}",
@@ -18,15 +18,15 @@ GREETING = {
 
 async def subscriber(api: Api, **details: Any) -> Subscriber:
     [made] = api.parts.subscribe(Vendor.FCM, 1)
-    await api.made("POST", "/v1/devices", {"subscription": made.to_json(), **details})
+    await api.call_ok("POST", "/v1/devices", {"subscription": made.to_json(), **details})
     return made
 
 
 async def delivered(api: Api, sent: Any) -> Any:
     id_ = await api.parts.scalar("SELECT id FROM notifications ORDER BY id DESC LIMIT 1")
-    async with api.parts.working():
-        await api.parts.ended(id_)
-    return await api.made("GET", f"/v1/notifications/{sent['id']}")
+    async with api.parts.run_worker():
+        await api.parts.wait_until_done(id_)
+    return await api.call_ok("GET", f"/v1/notifications/{sent['id']}")
 
 
 def shown(one: Subscriber) -> Any:
@@ -38,7 +38,7 @@ async def test_each_device_gets_its_own_words_in_its_own_language(api: Api) -> N
     ada = await subscriber(api, attributes={"first_name": "Ada", "plan": "a&b"}, client={"platform": "ios"})
     german = await subscriber(api, attributes={"first_name": "Max"}, client={"locale": "de-CH"})
     austrian = await subscriber(api, client={"locale": "de-at"})
-    sent = await api.made(
+    sent = await api.call_ok(
         "POST",
         "/v1/notifications",
         {"content": GREETING, "audience": {"everyone": True}, "event": {"name": "Sale"}},
@@ -46,16 +46,16 @@ async def test_each_device_gets_its_own_words_in_its_own_language(api: Api) -> N
     assert (await delivered(api, sent))["progress"]["accepted"] == 3
     assert [shown(one)["title"] for one in (ada, german, austrian)] == ["Hi Ada", "Hallo Max", "Servus"]
     assert shown(ada)["body"] == "Sale on ios"
-    assert shown(ada)["navigate"] == f"{HOME}/find?q=a%26b"
-    assert shown(austrian)["navigate"] == f"{HOME}/find?q="
+    assert shown(ada)["navigate"] == f"{APP_ORIGIN}/find?q=a%26b"
+    assert shown(austrian)["navigate"] == f"{APP_ORIGIN}/find?q="
 
 
 async def test_a_whole_address_may_come_from_a_value_and_a_path_belongs_to_the_application(api: Api) -> None:
     device = await subscriber(api, attributes={"link": "/orders/7"})
     content = {"title": "Order", "url": "{{ user.attributes.link }}", "tag": "order-{{ event.id }}"}
     new = {"content": content, "audience": {"everyone": True}, "event": {"id": 7}}
-    await delivered(api, await api.made("POST", "/v1/notifications", new))
-    assert (shown(device)["navigate"], shown(device)["tag"]) == (f"{HOME}/orders/7", "order-7")
+    await delivered(api, await api.call_ok("POST", "/v1/notifications", new))
+    assert (shown(device)["navigate"], shown(device)["tag"]) == (f"{APP_ORIGIN}/orders/7", "order-7")
 
 
 async def test_what_a_template_makes_unsendable_is_rejected_for_that_device_alone(api: Api) -> None:
@@ -66,10 +66,10 @@ async def test_what_a_template_makes_unsendable_is_rejected_for_that_device_alon
         "url": "{{ user.attributes.link }}",
         "body": "{% if user.attributes.link contains 'shop' %}{{ user.attributes.long }}{% endif %}",
     }
-    sent = await api.made("POST", "/v1/notifications", {"content": content, "audience": {"everyone": True}})
+    sent = await api.call_ok("POST", "/v1/notifications", {"content": content, "audience": {"everyone": True}})
     done = await delivered(api, sent)
     assert (done["progress"]["accepted"], done["progress"]["rejected"]) == (1, 2)
-    rejected = (await api.made("GET", "/v1/deliveries?outcome=rejected"))["items"]
+    rejected = (await api.call_ok("GET", "/v1/deliveries?outcome=rejected"))["items"]
     assert all(row["cause"].startswith("url: must be an absolute") for row in rejected)
     assert all(row["attempts"] == 0 for row in rejected)
 
@@ -78,12 +78,12 @@ async def test_a_greedy_template_is_not_tried_again_for_everyone(api: Api) -> No
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 300))
     inner = "{% assign x = user.id | append: 'a' %}"
     greedy = "{% for i in (1..1000) %}" + inner * 30 + "{% endfor %}"
-    sent = await api.made(
+    sent = await api.call_ok(
         "POST", "/v1/notifications", {"content": {"title": "t", "body": greedy}, "audience": {"everyone": True}}
     )
     done = await delivered(api, sent)
     assert done["progress"]["rejected"] == 300
-    causes = {row["cause"] for row in (await api.made("GET", "/v1/deliveries?limit=1000"))["items"]}
+    causes = {row["cause"] for row in (await api.call_ok("GET", "/v1/deliveries?limit=1000"))["items"]}
     assert any("took too much" in cause for cause in causes)
     assert any("takes longer" in cause for cause in causes)
 
@@ -92,7 +92,7 @@ async def test_what_rendering_makes_too_large_is_rejected_for_that_device_alone(
     await api.register(attributes={"long": "y" * 1000})
     await api.register()
     content = {"title": "t", "body": "{{ user.attributes.long }}" * 4}
-    sent = await api.made("POST", "/v1/notifications", {"content": content, "audience": {"everyone": True}})
+    sent = await api.call_ok("POST", "/v1/notifications", {"content": content, "audience": {"everyone": True}})
     done = await delivered(api, sent)
     assert (done["progress"]["accepted"], done["progress"]["rejected"]) == (1, 1)
 
@@ -116,16 +116,16 @@ async def test_a_strict_template_fails_where_a_variable_is_not_known(api: Api) -
         "audience": {"everyone": True},
         "strict": True,
     }
-    done = await delivered(api, await api.made("POST", "/v1/notifications", new))
+    done = await delivered(api, await api.call_ok("POST", "/v1/notifications", new))
     assert (done["progress"]["accepted"], done["progress"]["rejected"]) == (1, 1)
-    [row] = (await api.made("GET", "/v1/deliveries?outcome=rejected"))["items"]
+    [row] = (await api.call_ok("GET", "/v1/deliveries?outcome=rejected"))["items"]
     assert "first_name" in row["cause"]
 
 
 async def test_what_an_alert_says_is_never_taken_for_a_template(api: Api) -> None:
     device = await subscriber(api)
     alert = {"event": "{{ user.id }}", "description": "{% include 'x' %}", "audience": {"everyone": True}}
-    await delivered(api, await api.made("POST", "/v1/alerts", alert))
+    await delivered(api, await api.call_ok("POST", "/v1/alerts", alert))
     assert (shown(device)["title"], shown(device)["body"]) == ("{{ user.id }}", "{% include 'x' %}")
 
 
@@ -140,7 +140,7 @@ async def test_variants_speak_languages_too(api: Api) -> None:
             {"name": "b", "content": {"locales": {"de": {"title": "Nur {{ device.locale }}"}}}},
         ],
     }
-    await delivered(api, await api.made("POST", "/v1/campaigns", new))
+    await delivered(api, await api.call_ok("POST", "/v1/campaigns", new))
     assert {(shown(one)["title"], shown(one)["body"]) for one in devices} == {("Angebot", "B"), ("Nur de", "B")}
 
 
@@ -170,23 +170,23 @@ async def test_templates_that_cannot_be_understood_are_named(api: Api, content: 
 
 async def test_a_saved_template_keeps_its_versions_and_so_does_what_was_accepted_with_it(api: Api) -> None:
     device = await subscriber(api, attributes={"first_name": "Ada"})
-    made = await api.made("POST", "/v1/templates", {"name": "hi", "content": {"title": "Hi {{ user.id }}"}})
+    made = await api.call_ok("POST", "/v1/templates", {"name": "hi", "content": {"title": "Hi {{ user.id }}"}})
     path = f"/v1/templates/{made['id']}"
     new = {"template": {"id": made["id"]}, "audience": {"everyone": True}}
-    sent = await api.made("POST", "/v1/notifications", new)
-    changed = await api.made("PATCH", path, {"content": {"title": "Ho {{ user.attributes.first_name }}"}})
+    sent = await api.call_ok("POST", "/v1/notifications", new)
+    changed = await api.call_ok("PATCH", path, {"content": {"title": "Ho {{ user.attributes.first_name }}"}})
     assert (made["version"], changed["version"]) == (1, 2)
-    assert (await api.made("GET", path))["content"] == changed["content"]
-    assert (await api.made("GET", f"{path}?version=1"))["content"] == made["content"]
+    assert (await api.call_ok("GET", path))["content"] == changed["content"]
+    assert (await api.call_ok("GET", f"{path}?version=1"))["content"] == made["content"]
     assert (await api.call("GET", f"{path}?version=3")).status == 404
-    assert (await api.made("GET", "/v1/templates"))["items"][0]["version"] == 2
+    assert (await api.call_ok("GET", "/v1/templates"))["items"][0]["version"] == 2
     await delivered(api, sent)
     assert shown(device)["title"] == "Hi "
     for template, title in (({"id": made["id"]}, "Ho Ada"), ({"id": made["id"], "version": 1}, "Hi ")):
         asked = {"template": template, "device_id": await the_id(api)}
-        preview = await api.made("POST", "/v1/templates/preview", asked)
+        preview = await api.call_ok("POST", "/v1/templates/preview", asked)
         assert preview["content"]["title"] == title
-    renamed = await api.made("PATCH", path, {"name": "ho", "strict": True})
+    renamed = await api.call_ok("PATCH", path, {"name": "ho", "strict": True})
     assert (renamed["name"], renamed["version"], renamed["strict"]) == ("ho", 3, True)
     assert (await api.call("DELETE", path)).status == 204
     said = await api.call("POST", "/v1/notifications", new)
@@ -194,7 +194,7 @@ async def test_a_saved_template_keeps_its_versions_and_so_does_what_was_accepted
 
 
 async def the_id(api: Api) -> str:
-    return str((await api.made("GET", "/v1/devices"))["items"][0]["id"])
+    return str((await api.call_ok("GET", "/v1/devices"))["items"][0]["id"])
 
 
 async def test_a_preview_shows_what_a_device_would_get(api: Api) -> None:
@@ -202,13 +202,13 @@ async def test_a_preview_shows_what_a_device_would_get(api: Api) -> None:
         api, user_id="u-1", attributes={"first_name": "Ada"}, client={"locale": "de-AT", "platform": "ios"}
     )
     asked = {"content": GREETING, "event": {"name": "Sale"}, "device_id": await the_id(api)}
-    preview = await api.made("POST", "/v1/templates/preview", asked)
+    preview = await api.call_ok("POST", "/v1/templates/preview", asked)
     assert preview["content"]["title"] == "Servus"
     assert preview["content"]["body"] == "Sale on ios"
     assert 100 < preview["octets"] < 3993
-    english = await api.made("POST", "/v1/templates/preview", asked | {"locale": "en"})
+    english = await api.call_ok("POST", "/v1/templates/preview", asked | {"locale": "en"})
     assert english["content"]["title"] == "Hi Ada"
-    nobody = await api.made("POST", "/v1/templates/preview", {"content": GREETING})
+    nobody = await api.call_ok("POST", "/v1/templates/preview", {"content": GREETING})
     assert nobody["content"]["title"] == "Hi there"
     failed = await api.call("POST", "/v1/templates/preview", {"content": {"title": "{{ event.x }}"}, "strict": True})
     assert (failed.status, failed.body["code"]) == (422, "template_failed")

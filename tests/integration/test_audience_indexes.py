@@ -1,6 +1,6 @@
 """Audiences are found by index: what Postgres would do for each leaf, asked with EXPLAIN among 30,000 devices."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from gateway.domain import ids
 from gateway.domain.audience import parse
 from gateway.records.audiences import make_room, reachable
 from gateway.records.postgres.schema import devices
-from tests.support.gateway_parts import Parts, gateway
+from tests.support.gateway_parts import Parts
 
 SQUARE = {"type": "Polygon", "coordinates": [[[12, 45], [13, 45], [13, 46], [12, 46], [12, 45]]]}
 
@@ -45,12 +45,12 @@ def _explain(element: Explain, compiler: SQLCompiler, **more: Any) -> str:
 
 
 @pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url) as parts:
-        async with parts.engine.begin() as conn:
-            await conn.execute(FILL, {"application_id": parts.application_id})
-            await conn.execute(text("ANALYZE devices"))
-        yield parts
+async def parts(parts: Parts) -> Parts:
+    """A gateway whose application has many devices."""
+    async with parts.engine.begin() as conn:
+        await conn.execute(FILL, {"application_id": parts.application_id})
+        await conn.execute(text("ANALYZE devices"))
+    return parts
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -38,7 +38,7 @@ NO_ACTS = {
 
 
 async def acts(api: Api, query: str = "", key: str = ADMIN) -> list[Any]:
-    found: list[Any] = (await api.made("GET", f"/v1/audit?{query}", key=key))["items"]
+    found: list[Any] = (await api.call_ok("GET", f"/v1/audit?{query}", key=key))["items"]
     return found
 
 
@@ -60,9 +60,9 @@ def test_every_route_that_changes_something_is_an_act_but_for_devices_and_what_i
 
 async def test_who_did_what_on_what_and_when_is_told_the_newest_first(api: Api) -> None:
     new = {"name": "reports", "scopes": ["manage"]}
-    made = await api.made("POST", f"{app_path(api)}/keys", new, key=ADMIN)
-    segment = await api.made("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}}, key=made["key"])
-    await api.made("DELETE", f"/v1/segments/{segment['id']}", key=made["key"])
+    made = await api.call_ok("POST", f"{app_path(api)}/keys", new, key=ADMIN)
+    segment = await api.call_ok("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}}, key=made["key"])
+    await api.call_ok("DELETE", f"/v1/segments/{segment['id']}", key=made["key"])
     removed, created, key_made = await acts(api)
     assert key_made["details"] == new
     assert created["details"] == {"name": None, "audience": None}
@@ -78,8 +78,8 @@ async def test_who_did_what_on_what_and_when_is_told_the_newest_first(api: Api) 
 
 async def test_an_application_sees_its_own_acts_and_the_operator_all_or_one_s(api: Api) -> None:
     new = {"name": "other", "subject": "mailto:ops@example.org"}
-    other = await api.made("POST", "/v1/applications", new, key=ADMIN)
-    await api.made("PATCH", app_path(api), {"name": "Weather 2"}, key=ADMIN)
+    other = await api.call_ok("POST", "/v1/applications", new, key=ADMIN)
+    await api.call_ok("PATCH", app_path(api), {"name": "Weather 2"}, key=ADMIN)
     assert [one["action"] for one in await acts(api)] == ["applications.change", "applications.create"]
     assert [one["action"] for one in await acts(api, key=api.secret)] == ["applications.change"]
     [one] = await acts(api, f"application_id={other['id']}")
@@ -89,10 +89,10 @@ async def test_an_application_sees_its_own_acts_and_the_operator_all_or_one_s(ap
 
 
 async def test_it_is_read_in_pages_and_by_kind(api: Api) -> None:
-    made = [await api.made("POST", "/v1/categories", {"name": f"c{number}", "title": "C"}) for number in range(5)]
-    await api.made("PATCH", app_path(api), {"name": "W"}, key=ADMIN)
-    page = await api.made("GET", "/v1/audit?action=categories.create&limit=3")
-    rest = await api.made("GET", f"/v1/audit?action=categories.create&limit=3&cursor={page['next_cursor']}")
+    made = [await api.call_ok("POST", "/v1/categories", {"name": f"c{number}", "title": "C"}) for number in range(5)]
+    await api.call_ok("PATCH", app_path(api), {"name": "W"}, key=ADMIN)
+    page = await api.call_ok("GET", "/v1/audit?action=categories.create&limit=3")
+    rest = await api.call_ok("GET", f"/v1/audit?action=categories.create&limit=3&cursor={page['next_cursor']}")
     targets = [one["target"] for one in page["items"] + rest["items"]]
     assert (targets, rest["next_cursor"]) == ([one["id"] for one in reversed(made)], None)
 
@@ -120,11 +120,11 @@ async def test_an_act_that_cannot_be_noted_is_not_done(api: Api) -> None:
 
 
 async def test_it_holds_no_secret_and_names_no_person(api: Api) -> None:
-    made = await api.made("POST", f"{app_path(api)}/keys", {"name": "k", "scopes": ["read"]}, key=ADMIN)
-    changed = await api.made("PATCH", app_path(api), {"require_identity": True}, key=ADMIN)
-    webhook = await api.made("POST", "/v1/webhooks", {"name": "w", "url": SECRET_URL, "events": ["*"]})
-    rotated = await api.made("POST", f"/v1/webhooks/{webhook['id']}/rotate", {"keep_old_hours": 1})
-    await api.made("DELETE", "/v1/users/someone@example.org")
+    made = await api.call_ok("POST", f"{app_path(api)}/keys", {"name": "k", "scopes": ["read"]}, key=ADMIN)
+    changed = await api.call_ok("PATCH", app_path(api), {"require_identity": True}, key=ADMIN)
+    webhook = await api.call_ok("POST", "/v1/webhooks", {"name": "w", "url": SECRET_URL, "events": ["*"]})
+    rotated = await api.call_ok("POST", f"/v1/webhooks/{webhook['id']}/rotate", {"keep_old_hours": 1})
+    await api.call_ok("DELETE", "/v1/users/someone@example.org")
     kept = await api.parts.scalar("SELECT string_agg(audit::text, ' ') FROM audit")
     assert "users.remove" in kept
     for secret in (
@@ -139,7 +139,7 @@ async def test_it_holds_no_secret_and_names_no_person(api: Api) -> None:
 
 
 async def test_acts_are_forgotten_after_400_days(api: Api) -> None:
-    old, new = [await api.made("POST", "/v1/categories", {"name": name, "title": "C"}) for name in ("old", "new")]
+    old, new = [await api.call_ok("POST", "/v1/categories", {"name": name, "title": "C"}) for name in ("old", "new")]
     async with api.parts.engine.begin() as conn:
         long_ago = "UPDATE audit SET at = now() - CAST(:age AS interval) WHERE target = :target"
         await conn.execute(text(long_ago), {"age": timedelta(days=401), "target": old["id"]})
@@ -149,9 +149,9 @@ async def test_acts_are_forgotten_after_400_days(api: Api) -> None:
 
 async def test_a_new_vapid_key_is_what_pages_subscribe_with_and_the_old_one_is_still_accepted(api: Api) -> None:
     old = api.device()
-    rotated = await api.made("POST", f"{app_path(api)}/vapid/rotate", key=ADMIN)
+    rotated = await api.call_ok("POST", f"{app_path(api)}/vapid/rotate", key=ADMIN)
     assert rotated != {"vapid_public_key": api.parts.application["vapid_public_key"]}
-    assert await api.made("GET", "/v1/vapid-public-key") == rotated
+    assert await api.call_ok("GET", "/v1/vapid-public-key") == rotated
     with_old = old | {"vapid_public_key": api.parts.application["vapid_public_key"]}
     assert (await api.call("POST", "/v1/devices", with_old)).status == 201
     assert (await api.call("POST", f"/v1/applications/app_{'0' * 32}/vapid/rotate", key=ADMIN)).status == 404

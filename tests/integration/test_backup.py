@@ -21,20 +21,14 @@ from gateway.records.postgres.engine import open_engine
 from gateway.service.access.secrets import DecryptionFailed, Keyring
 from gateway.service.operations import key_rotation
 from gateway.sim import Vendor
-from tests.support.api import serving
-from tests.support.gateway_parts import Parts, gateway
+from tests.support.api import serve_api
+from tests.support.gateway_parts import Parts
 
 PG_DUMP, PG_RESTORE = (find_binaries() / name for name in ("pg_dump", "pg_restore"))
 pytestmark = pytest.mark.skipif(
     not (PG_DUMP.exists() and PG_RESTORE.exists()), reason="Postgres is here without pg_dump"
 )
 TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
-
-
-@pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url) as parts:
-        yield parts
 
 
 async def run(program: Path, *arguments: str, url: str) -> None:
@@ -82,8 +76,8 @@ async def test_a_restored_backup_is_the_same_to_the_last_row(
 ) -> None:
     """Partitions, their bounds and their rows included; the migrations know where they are."""
     await parts.register(parts.subscribe(Vendor.FCM, 5), user_id="ada")
-    async with parts.working():
-        await parts.ended((await parts.submit()).id)
+    async with parts.run_worker():
+        await parts.wait_until_done((await parts.submit()).id)
     await back_up(parts.url, tmp_path / "gateway.dump")
     await restore(tmp_path / "gateway.dump", empty_database_url)
     before, after = await rows(parts.url), await rows(empty_database_url)
@@ -100,25 +94,25 @@ async def test_a_backup_taken_while_a_campaign_is_sent_accounts_for_every_device
 ) -> None:
     """What was settled before the backup is in it; the rest is in jobs that come due when their leases end."""
     devices = await parts.register(parts.subscribe(Vendor.FCM, 1_500, share_keys=True))
-    async with parts.working():
+    async with parts.run_worker():
         sent = await parts.submit()
-        await parts.until(sent.id, lambda progress: progress.accepted > 0)
+        await parts.wait_until(sent.id, lambda progress: progress.accepted > 0)
         await back_up(parts.url, tmp_path / "gateway.dump")
     await restore(tmp_path / "gateway.dump", empty_database_url)
     async with at(parts, empty_database_url) as restored:
         async with restored.engine.begin() as conn:
             await conn.execute(text("UPDATE jobs SET run_at = now()"))  # as when their leases have ended
-        async with restored.working():
-            progress = await restored.ended(sent.id)
+        async with restored.run_worker():
+            progress = await restored.wait_until_done(sent.id)
         assert progress.accepted == len(devices)
-        assert len(await restored.log(sent.id)) == len(devices)
+        assert len(await restored.list_deliveries(sent.id)) == len(devices)
 
 
 async def test_webhooks_go_on_when_the_backup_came_from_a_server_with_more_transactions(parts: Parts) -> None:
     """Their place is kept by transaction; on a new server those of the old one would not come for years."""
     said = {"name": "All", "url": "https://shop.example/hooks", "events": ["*"]}
-    async with serving(parts) as api:
-        await api.made("POST", "/v1/webhooks", said)
+    async with serve_api(parts) as api:
+        await api.call_ok("POST", "/v1/webhooks", said)
         for _ in range(3):
             await api.register()
     assert not await settled(parts)
@@ -129,7 +123,7 @@ async def test_webhooks_go_on_when_the_backup_came_from_a_server_with_more_trans
         await conn.execute(text(seen))
     assert await settled(parts)
     assert not await settled(parts)
-    async with serving(parts) as api:
+    async with serve_api(parts) as api:
         await api.register()
     async with parts.engine.connect() as conn:
         place = (await conn.execute(text("SELECT outbox_txid, outbox_id FROM webhooks"))).one()

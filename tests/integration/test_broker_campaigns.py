@@ -6,8 +6,6 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
-import pytest
-
 from gateway.domain.notification import Kind, Lane, Status
 from gateway.queue.nats import Broker, NatsQueue
 from gateway.service.notifications.rendering import RendererCache
@@ -16,16 +14,10 @@ from gateway.sim import Rule, Vendor
 from gateway.worker.backends import BrokerBackend
 from gateway.worker.relay import Relay
 from gateway.worker.worker import Worker, WorkerConfig
-from tests.support.gateway_parts import Parts, gateway, quick
-from tests.support.nats_server import nodes
+from tests.support.gateway_parts import Parts, quick_config
+from tests.support.nats_server import start_nodes
 
 LEASE = timedelta(seconds=5)
-
-
-@pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url) as parts:
-        yield parts
 
 
 async def test_a_device_whose_message_no_broker_message_carries_is_rejected_and_holds_up_nobody(
@@ -33,16 +25,16 @@ async def test_a_device_whose_message_no_broker_message_carries_is_rejected_and_
 ) -> None:
     devices = await parts.register(parts.subscribe(Vendor.FCM, 3))
     languages = {language: {"body": language * 400} for language in ("de", "fr", "it", "es", "pl", "nl")}
-    async with nodes(1, tmp_path, "max_payload: 4096\n") as [node], at_work(parts, node.url):
+    async with start_nodes(1, tmp_path, "max_payload: 4096\n") as [node], at_work(parts, node.url):
         large = await parts.submit(content={"title": "Storm", "body": "Stay inside", "locales": languages})
         small = await parts.submit()
-        assert (await parts.ended(small.id)).accepted == 3
-        progress = await parts.ended(large.id)
+        assert (await parts.wait_until_done(small.id)).accepted == 3
+        progress = await parts.wait_until_done(large.id)
     assert (progress.rejected, progress.pending) == (3, 0)
-    rows = await parts.log(large.id)
+    rows = await parts.list_deliveries(large.id)
     assert rows.keys() == devices.keys()
     assert {row.cause.partition(" octets;")[2] for row in rows.values()} == {" the broker carries 3072"}
-    assert {await parts.status_of(id_) for id_ in devices} == {"active"}
+    assert {await parts.device_status(id_) for id_ in devices} == {"active"}
     assert await parts.scalar("SELECT count(*) FROM jobs") == 0
 
 
@@ -50,9 +42,9 @@ async def test_a_number_no_broker_message_carries_keeps_nothing_from_being_sent(
     """The API refuses such numbers; one may be in the database from before it did."""
     [subscriber] = (await parts.register(parts.subscribe(Vendor.FCM, 1))).values()
     numbers = [2**63 - 1, 2**64, -(2**70), 10**400]
-    async with nodes(1, tmp_path) as [node], at_work(parts, node.url):
+    async with start_nodes(1, tmp_path) as [node], at_work(parts, node.url):
         sent = await parts.submit(content={"title": "Storm", "data": {"n": numbers}})
-        assert (await parts.ended(sent.id)).accepted == 1
+        assert (await parts.wait_until_done(sent.id)).accepted == 1
     [message] = subscriber.messages
     assert message.json()["notification"]["data"]["n"] == [2**63 - 1, 2.0**64, -(2.0**70), 1e300]
 
@@ -63,15 +55,15 @@ async def test_an_alert_overtakes_a_campaign_that_has_taken_every_place_of_the_w
     await parts.register(parts.subscribe(Vendor.FCM, 2_000, share_keys=True))
     await parts.register(parts.subscribe(Vendor.FCM, 5, share_keys=True), user_id="u-1")
     parts.sim.behave(Rule(delay_ms=50))
-    crew = quick(senders=16, urgent_senders=4, jobs=1, urgent_jobs=1)
-    async with nodes(1, tmp_path) as [node], at_work(parts, node.url, crew):
+    crew = quick_config(senders=16, urgent_senders=4, jobs=1, urgent_jobs=1)
+    async with start_nodes(1, tmp_path) as [node], at_work(parts, node.url, crew):
         campaign = await parts.submit()
         assert campaign.delivery.lane is Lane.BULK
         await parts.sim.wait_for(count=200, timeout=30)
         alert = await parts.submit(Kind.ALERT, {"user_id": "u-1"})
         async with asyncio.timeout(3):
-            assert (await parts.ended(alert.id)).accepted == 5
-        notification, progress = await parts.show(campaign.id)
+            assert (await parts.wait_until_done(alert.id)).accepted == 5
+        notification, progress = await parts.get_notification(campaign.id)
         assert (notification.status, progress.pending > 1_000) == (Status.SENDING, True)
 
 
@@ -83,8 +75,8 @@ async def at_work(parts: Parts, url: str, crew: WorkerConfig | None = None) -> A
         async with NatsQueue(workers) as queue, asyncio.TaskGroup() as group:
             composer = RendererCache(parts.context.keyring, parts.context.public_url)
             courier = PushSender(parts.client, parts.context.keyring, parts.context.policy)
-            worker = Worker(queue, BrokerBackend(workers, queue), composer, courier, crew or quick())
-            group.create_task(Relay(parts.context, relays, parts.bell, LEASE).run(stop))
+            worker = Worker(queue, BrokerBackend(workers, queue), composer, courier, crew or quick_config())
+            group.create_task(Relay(parts.context, relays, parts.notifier, LEASE).run(stop))
             group.create_task(worker.run(stop))
             try:
                 yield

@@ -11,8 +11,8 @@ import pytest
 
 from gateway.queue.connection import BrokerIncompatible, BrokerUnavailable
 from gateway.queue.nats import Broker
-from tests.support.command import command, running
-from tests.support.nats_server import nodes
+from tests.support.command import command, run_in_background
+from tests.support.nats_server import start_nodes
 from tests.support.tls import make_ca
 
 SECOND = timedelta(seconds=1)
@@ -46,7 +46,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_waited_for_in_bounded_t
 
 
 async def test_a_broker_that_starts_a_little_later_is_found(tmp_path: Path) -> None:
-    async with nodes(1, tmp_path) as [node]:
+    async with start_nodes(1, tmp_path) as [node]:
         await node.stop()
         connecting = asyncio.ensure_future(Broker.connected([node.url]).__aenter__())
         await asyncio.wait({connecting}, timeout=0.5)
@@ -59,7 +59,7 @@ async def test_a_broker_that_starts_a_little_later_is_found(tmp_path: Path) -> N
 
 
 async def test_a_wrong_password_is_said_at_once_in_one_line_without_it(tmp_path: Path) -> None:
-    async with nodes(1, tmp_path, ACCOUNT, account="me:Hidden") as [node]:
+    async with start_nodes(1, tmp_path, ACCOUNT, account="me:Hidden") as [node]:
         said = await command("work", GATEWAY_QUEUE=with_account(node.url, "me:Wr0ng"), GATEWAY_MASTER_KEY=MASTER_KEY)
     last = said.err.splitlines()[-1]
     assert (said.code, last.partition(" at ")[0]) == (1, "gateway: GATEWAY_QUEUE: NATS")
@@ -70,14 +70,14 @@ async def test_a_wrong_password_is_said_at_once_in_one_line_without_it(tmp_path:
 
 async def test_a_password_may_have_any_character(tmp_path: Path) -> None:
     settings, account = 'authorization { user: "me", password: "a/b@c%41" }\n', "me:a%2Fb%40c%2541"
-    async with nodes(1, tmp_path, settings, account) as [node]:
+    async with start_nodes(1, tmp_path, settings, account) as [node]:
         url = with_account(node.url, account)
         async with Broker.connected([url], patience=SECOND) as broker:
             assert broker.client.is_connected
 
 
 async def test_a_server_that_is_too_old_is_refused_in_one_line(tmp_path: Path) -> None:
-    async with nodes(1, tmp_path) as [node], between(node.url, version="2.9.10") as way:
+    async with start_nodes(1, tmp_path) as [node], between(node.url, version="2.9.10") as way:
         with pytest.raises(BrokerIncompatible, match=r"is 2\.9; it must be 2\.10 or newer"):
             async with Broker.connected([way.url]):
                 pass
@@ -90,7 +90,7 @@ async def test_a_broker_without_jetstream_is_refused_by_the_relay_in_one_line(
     tmp_path: Path, database_url: str
 ) -> None:
     settings = 'accounts { A { users: [{ user: "me", password: "Hidden" }], jetstream: disabled } }\n'
-    async with nodes(1, tmp_path, settings, account=None) as [node]:
+    async with start_nodes(1, tmp_path, settings, account=None) as [node]:
         said = await command(
             "relay",
             GATEWAY_QUEUE=with_account(node.url),
@@ -107,7 +107,7 @@ async def test_a_broker_with_a_certificate_of_our_own_ca_is_trusted_by_that_alon
     _, ca = make_ca(tmp_path / "tls")
     server = tmp_path / "tls" / "server.pem"
     settings = f'tls {{ cert_file: "{server}", key_file: "{server}" }}\n{ACCOUNT}'
-    async with nodes(1, tmp_path, settings, account=None) as [node]:
+    async with start_nodes(1, tmp_path, settings, account=None) as [node]:
         url = with_account(node.url).replace("nats:", "tls:")
         async with Broker.connected([url], ca=ca, patience=PATIENCE) as broker:
             await broker.prepare()
@@ -116,9 +116,9 @@ async def test_a_broker_with_a_certificate_of_our_own_ca_is_trusted_by_that_alon
             async with Broker.connected([url], patience=SECOND):
                 pass
         given = {"GATEWAY_QUEUE": url, "GATEWAY_QUEUE_CA": str(ca), "GATEWAY_MASTER_KEY": MASTER_KEY}
-        async with running("work", **given) as work:
-            await work.until_said("worker.started")
-            assert await work.end() == 0
+        async with run_in_background("work", **given) as work:
+            await work.wait_for_output("worker.started")
+            assert await work.stop() == 0
 
 
 async def test_where_tls_is_demanded_a_server_without_it_hears_no_password() -> None:
@@ -140,33 +140,33 @@ async def test_where_tls_is_demanded_a_server_without_it_hears_no_password() -> 
 
 async def test_a_worker_whom_the_broker_throws_out_ends_with_one_line(tmp_path: Path) -> None:
     """Its supervisor starts it again, perhaps with the new password; it does not run on without a broker."""
-    async with nodes(1, tmp_path, ACCOUNT, account="me:Hidden") as [node]:
+    async with start_nodes(1, tmp_path, ACCOUNT, account="me:Hidden") as [node]:
         async with Broker.connected([with_account(node.url)]) as broker:
             await broker.prepare()
         settings = {"GATEWAY_QUEUE": with_account(node.url), "GATEWAY_MASTER_KEY": MASTER_KEY}
-        async with running("work", **settings) as work:
-            await work.until_said("worker.started")
+        async with run_in_background("work", **settings) as work:
+            await work.wait_for_output("worker.started")
             node.configure(OTHERS)
-            await work.until_said("gateway: GATEWAY_QUEUE: the connection has ended: ")
+            await work.wait_for_output("gateway: GATEWAY_QUEUE: the connection has ended: ")
             assert await asyncio.wait_for(work.process.wait(), PATIENCE_S) == 1
-        assert "Traceback" not in work.said
-        assert "Hidden" not in work.said
+        assert "Traceback" not in work.output
+        assert "Hidden" not in work.output
 
 
 async def test_a_worker_whose_connection_the_client_closed_for_good_ends_with_one_line(tmp_path: Path) -> None:
-    async with nodes(1, tmp_path) as [node], between(node.url) as way:
+    async with start_nodes(1, tmp_path) as [node], between(node.url) as way:
         async with Broker.connected([node.url]) as broker:
             await broker.prepare()
-        async with running("work", GATEWAY_QUEUE=way.url, GATEWAY_MASTER_KEY=MASTER_KEY) as work:
-            await work.until_said("worker.started")
+        async with run_in_background("work", GATEWAY_QUEUE=way.url, GATEWAY_MASTER_KEY=MASTER_KEY) as work:
+            await work.wait_for_output("worker.started")
             way.say(b"-ERR 'Unknown Protocol Operation'\r\n")
-            await work.until_said("gateway: GATEWAY_QUEUE: the connection has ended: unknown protocol operation\n")
+            await work.wait_for_output("gateway: GATEWAY_QUEUE: the connection has ended: unknown protocol operation\n")
             assert await asyncio.wait_for(work.process.wait(), PATIENCE_S) == 1
-        assert "Traceback" not in work.said
+        assert "Traceback" not in work.output
 
 
 async def test_a_connection_that_was_there_is_made_again_however_long_it_takes(tmp_path: Path) -> None:
-    async with nodes(1, tmp_path) as [node], Broker.connected([node.url], patience=SECOND) as broker:
+    async with start_nodes(1, tmp_path) as [node], Broker.connected([node.url], patience=SECOND) as broker:
         await broker.prepare()
         await node.stop()
         closed = asyncio.ensure_future(broker.connection.ended())

@@ -1,6 +1,5 @@
 """Cancelling: no more of it is sent, and all of it is accounted for."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,15 +10,9 @@ from gateway.domain.notification import Kind, Notification, Status
 from gateway.records import notifications
 from gateway.service.notifications import lifecycle
 from gateway.sim import Rule, Vendor
-from tests.support.gateway_parts import Parts, gateway, quick
+from tests.support.gateway_parts import Parts, quick_config
 
 SENDERS = 4
-
-
-@pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url) as parts:
-        yield parts
 
 
 async def cancel(parts: Parts, notification: Notification) -> None:
@@ -32,21 +25,21 @@ async def test_a_campaign_cancelled_in_the_middle_stops_at_once_and_the_rest_is_
 ) -> None:
     devices = await parts.register(parts.subscribe(Vendor.FCM, 700))
     parts.sim.behave(Rule(delay_ms=20))
-    async with parts.working(quick(senders=SENDERS, jobs=1)):
+    async with parts.run_worker(quick_config(senders=SENDERS, jobs=1)):
         sent = await parts.submit()
         await parts.sim.wait_for(count=40)
         await cancel(parts, sent)
         taken = parts.sim.messages.total
-        progress = await parts.ended(sent.id)
+        progress = await parts.wait_until_done(sent.id)
 
     # What was in flight, and what each sender took up before the word had reached it.
     assert parts.sim.messages.total <= taken + 2 * SENDERS
     assert (progress.accepted, progress.cancelled) == (parts.sim.messages.total, 700 - parts.sim.messages.total)
-    rows = await parts.log(sent.id)
+    rows = await parts.list_deliveries(sent.id)
     assert rows.keys() == devices.keys()
     for device_id, subscriber in devices.items():
         assert rows[device_id].outcome == ("accepted" if subscriber.messages else "cancelled")
-    notification, _ = await parts.show(sent.id)
+    notification, _ = await parts.get_notification(sent.id)
     assert (notification.status, notification.finished_at is not None) == (Status.CANCELLED, True)
     assert await parts.scalar("SELECT count(*) FROM jobs") == 0
 
@@ -55,12 +48,12 @@ async def test_a_scheduled_notification_that_is_cancelled_is_never_sent(parts: P
     await parts.register(parts.subscribe(Vendor.FCM, 3))
     sent = await parts.submit(start_at=datetime.now(UTC) + timedelta(milliseconds=500))
     await cancel(parts, sent)
-    async with parts.working():
+    async with parts.run_worker():
         after = await parts.submit(start_at=datetime.now(UTC) + timedelta(seconds=1))
-        await parts.ended(after.id)
-    assert await parts.log(sent.id) == {}
+        await parts.wait_until_done(after.id)
+    assert await parts.list_deliveries(sent.id) == {}
     assert parts.sim.messages.total == 3
-    notification, progress = await parts.show(sent.id)
+    notification, progress = await parts.get_notification(sent.id)
     assert (notification.status, progress.targets) == (Status.CANCELLED, 0)
     assert notification.finished_at is not None
 
@@ -68,11 +61,11 @@ async def test_a_scheduled_notification_that_is_cancelled_is_never_sent(parts: P
 async def test_retries_that_wait_for_an_hour_are_accounted_for_at_once(parts: Parts) -> None:
     await parts.register(parts.subscribe(Vendor.FCM, 5))
     parts.sim.behave(Rule(status=429, retry_after=3600))
-    async with parts.working():
+    async with parts.run_worker():
         sent = await parts.submit()
-        await parts.until(sent.id, lambda progress: progress.retries == 5)
+        await parts.wait_until(sent.id, lambda progress: progress.retries == 5)
         await cancel(parts, sent)
-        progress = await parts.ended(sent.id, 10)
+        progress = await parts.wait_until_done(sent.id, 10)
     assert (progress.cancelled, progress.accepted) == (5, 0)
     assert parts.sim.counters[Vendor.FCM] == {429: 5}
 
@@ -81,12 +74,12 @@ async def test_what_is_cancelled_while_no_worker_runs_is_accounted_for_by_the_ne
     await parts.register(parts.subscribe(Vendor.FCM, 200))
     parts.sim.behave(Rule(delay_ms=20))
     sent = await parts.submit()
-    async with parts.working(quick(senders=SENDERS, drain=timedelta(0))):
+    async with parts.run_worker(quick_config(senders=SENDERS, drain=timedelta(0))):
         await parts.sim.wait_for(count=5)
     await cancel(parts, sent)
     taken = parts.sim.messages.total
-    async with parts.working():
-        progress = await parts.ended(sent.id, 10)
+    async with parts.run_worker():
+        progress = await parts.wait_until_done(sent.id, 10)
     assert (progress.accepted, progress.cancelled) == (taken, 200 - taken)
     assert parts.sim.messages.total == taken
 
@@ -95,12 +88,12 @@ async def test_cancelling_reaches_a_worker_whose_signals_are_lost(parts: Parts) 
     """Signals are hints: the worker looks for itself, too, once a lease."""
     await parts.register(parts.subscribe(Vendor.FCM, 400))
     parts.sim.behave(Rule(delay_ms=20))
-    async with parts.working(quick(senders=2, lease=timedelta(seconds=1))):
+    async with parts.run_worker(quick_config(senders=2, lease=timedelta(seconds=1))):
         sent = await parts.submit()
         await parts.sim.wait_for(count=4)
         async with parts.engine.begin() as conn:
             await notifications.steer(conn, sent.id, Status.CANCELLED)
-        progress = await parts.ended(sent.id)
+        progress = await parts.wait_until_done(sent.id)
     assert progress.cancelled > 100
 
 
@@ -108,17 +101,17 @@ async def test_cancelling_twice_is_the_same_as_once(parts: Parts) -> None:
     sent = await parts.submit()
     await cancel(parts, sent)
     await cancel(parts, sent)
-    assert (await parts.show(sent.id))[0].status is Status.CANCELLED
+    assert (await parts.get_notification(sent.id))[0].status is Status.CANCELLED
 
 
 async def test_what_is_done_cannot_be_cancelled(parts: Parts) -> None:
     await parts.register(parts.subscribe(Vendor.FCM, 1))
-    async with parts.working():
+    async with parts.run_worker():
         sent = await parts.submit()
-        await parts.ended(sent.id)
+        await parts.wait_until_done(sent.id)
     with pytest.raises(Conflict):
         await cancel(parts, sent)
-    assert (await parts.show(sent.id))[0].status is Status.DONE
+    assert (await parts.get_notification(sent.id))[0].status is Status.DONE
 
 
 async def test_only_its_own_application_and_door_may_cancel_a_notification(parts: Parts) -> None:
@@ -131,4 +124,4 @@ async def test_only_its_own_application_and_door_may_cancel_a_notification(parts
         async with parts.engine.begin() as conn:
             with pytest.raises(NotFound):
                 await lifecycle.cancel(conn, application_id, id_, kind)
-    assert (await parts.show(sent.id))[0].status is Status.SCHEDULED
+    assert (await parts.get_notification(sent.id))[0].status is Status.SCHEDULED

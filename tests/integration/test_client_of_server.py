@@ -57,10 +57,10 @@ async def test_what_is_sent_is_followed_also_after_the_connection_broke(api: Api
     tail = gateway.deliveries.tail(user_id="ann")
     seen = aiter(tail)
     following = asyncio.ensure_future(anext(seen))
-    async with asyncio.timeout(30), api.parts.working():
+    async with asyncio.timeout(30), api.parts.run_worker():
         while tail.last_event_id is None:  # noqa: ASYNC110 - where it begins is told before anything is in the log
             await asyncio.sleep(0.01)
-        for task in api.front.open_streams:
+        for task in api.state.open_streams:
             task.cancel()  # as when the server stops
         sent = await gateway.notifications.send(content={"title": "Hi"}, audience={"user_id": "ann"})
         delivery = await following

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -21,15 +20,9 @@ from gateway.records.postgres.schema import jobs
 from gateway.records.postgres.schema import notifications as table
 from gateway.service.notifications import lifecycle
 from gateway.sim import Rule, Vendor
-from tests.support.gateway_parts import Parts, gateway, quick
+from tests.support.gateway_parts import Parts, quick_config
 
 SENDERS = 4
-
-
-@pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url) as parts:
-        yield parts
 
 
 async def told(parts: Parts, order: object, notification: Notification) -> None:
@@ -38,14 +31,14 @@ async def told(parts: Parts, order: object, notification: Notification) -> None:
 
 
 async def status(parts: Parts, notification: Notification) -> Status:
-    return (await parts.show(notification.id))[0].status
+    return (await parts.get_notification(notification.id))[0].status
 
 
 async def nothing_claimed(parts: Parts) -> None:
     """Until no job is held by a worker."""
     held = "SELECT count(*) FROM jobs WHERE attempt > 0 AND NOT parked AND run_at > now()"
     async with asyncio.timeout(20):
-        with parts.bell.subscribe(notifier.LOG) as waiter:
+        with parts.notifier.subscribe(notifier.LOG) as waiter:
             while await parts.scalar(held):
                 await waiter.wait(0.05)
 
@@ -53,7 +46,7 @@ async def nothing_claimed(parts: Parts) -> None:
 async def test_a_paused_campaign_stops_at_once_and_goes_on_where_it_was(parts: Parts) -> None:
     devices = await parts.register(parts.subscribe(Vendor.FCM, 900))
     parts.sim.behave(Rule(delay_ms=20))
-    async with parts.working(quick(senders=SENDERS, jobs=2)):
+    async with parts.run_worker(quick_config(senders=SENDERS, jobs=2)):
         sent = await parts.submit()
         await parts.sim.wait_for(count=40)
         await told(parts, lifecycle.pause, sent)
@@ -64,15 +57,15 @@ async def test_a_paused_campaign_stops_at_once_and_goes_on_where_it_was(parts: P
         # What was in flight, and what each sender took up before the word had reached it.
         assert paused_at <= taken + 2 * SENDERS
         assert await parts.scalar("SELECT bool_and(parked) FROM jobs")
-        assert len(await parts.log(sent.id)) == paused_at
+        assert len(await parts.list_deliveries(sent.id)) == paused_at
 
         parts.sim.behave()
         other = await parts.submit()  # others go on meanwhile
-        await parts.ended(other.id)
+        await parts.wait_until_done(other.id)
         assert parts.sim.messages.total == paused_at + 900
 
         await told(parts, lifecycle.resume, sent)
-        progress = await parts.ended(sent.id)
+        progress = await parts.wait_until_done(sent.id)
     assert progress.accepted == 900
     assert {len(subscriber.messages) for subscriber in devices.values()} == {2}
     assert await status(parts, sent) is Status.DONE
@@ -82,20 +75,20 @@ async def test_what_is_paused_before_it_starts_is_planned_when_it_goes_on(parts:
     await parts.register(parts.subscribe(Vendor.FCM, 3))
     sent = await parts.submit(start_at=datetime.now(UTC) + timedelta(milliseconds=300))
     await told(parts, lifecycle.pause, sent)
-    async with parts.working():
+    async with parts.run_worker():
         after = await parts.submit(start_at=datetime.now(UTC) + timedelta(milliseconds=600))
-        await parts.ended(after.id)
-        assert await parts.log(sent.id) == {}
+        await parts.wait_until_done(after.id)
+        assert await parts.list_deliveries(sent.id) == {}
         late = await parts.register(parts.subscribe(Vendor.FCM, 1))
         await told(parts, lifecycle.resume, sent)
-        await parts.ended(sent.id)
-    assert late.keys() <= (await parts.log(sent.id)).keys()
+        await parts.wait_until_done(sent.id)
+    assert late.keys() <= (await parts.list_deliveries(sent.id)).keys()
 
 
 async def test_what_stays_paused_past_its_expiry_is_accounted_for_as_expired(parts: Parts) -> None:
     await parts.register(parts.subscribe(Vendor.FCM, 300))
     parts.sim.behave(Rule(delay_ms=20))
-    async with parts.working(quick(senders=SENDERS)):
+    async with parts.run_worker(quick_config(senders=SENDERS)):
         sent = await parts.submit()
         await parts.sim.wait_for(count=5)
         await told(parts, lifecycle.pause, sent)
@@ -107,7 +100,7 @@ async def test_what_stays_paused_past_its_expiry_is_accounted_for_as_expired(par
             # As it would have been parked, had it had so little time from the beginning.
             await conn.execute(update(jobs).values(run_at=soon))
             await notifier.send(conn, notifier.JOBS)
-        progress = await parts.ended(sent.id)
+        progress = await parts.wait_until_done(sent.id)
     assert (progress.accepted, progress.expired) == (taken, 300 - taken)
     assert await status(parts, sent) is Status.DONE
 
@@ -117,8 +110,8 @@ async def test_what_is_paused_unplanned_past_its_expiry_is_accounted_for(parts: 
     now = datetime.now(UTC)
     sent = await parts.submit(start_at=now + timedelta(seconds=0.2), expires_at=now + timedelta(seconds=1))
     await told(parts, lifecycle.pause, sent)
-    async with parts.working():
-        progress = await parts.ended(sent.id)
+    async with parts.run_worker():
+        progress = await parts.wait_until_done(sent.id)
     assert progress.expired == 3
     assert parts.sim.messages.total == 0
 
@@ -126,34 +119,34 @@ async def test_what_is_paused_unplanned_past_its_expiry_is_accounted_for(parts: 
 async def test_a_paused_campaign_can_be_cancelled_and_all_of_it_is_logged(parts: Parts) -> None:
     devices = await parts.register(parts.subscribe(Vendor.FCM, 700))
     parts.sim.behave(Rule(delay_ms=20))
-    async with parts.working(quick(senders=SENDERS)):
+    async with parts.run_worker(quick_config(senders=SENDERS)):
         sent = await parts.submit()
         await parts.sim.wait_for(count=5)
         await told(parts, lifecycle.pause, sent)
         await nothing_claimed(parts)
         await told(parts, lifecycle.cancel, sent)
-        progress = await parts.ended(sent.id)
+        progress = await parts.wait_until_done(sent.id)
     assert progress.accepted + progress.cancelled == 700
     assert progress.accepted == parts.sim.messages.total
-    assert (await parts.log(sent.id)).keys() == devices.keys()
+    assert (await parts.list_deliveries(sent.id)).keys() == devices.keys()
     assert await status(parts, sent) is Status.CANCELLED
 
 
 async def test_retries_wait_out_a_pause(parts: Parts) -> None:
     await parts.register(parts.subscribe(Vendor.FCM, 5))
     parts.sim.behave(Rule(status=429, retry_after=1))
-    async with parts.working():
+    async with parts.run_worker():
         sent = await parts.submit()
-        await parts.until(sent.id, lambda progress: progress.retries == 5)
+        await parts.wait_until(sent.id, lambda progress: progress.retries == 5)
         await told(parts, lifecycle.pause, sent)
         parts.sim.behave()
-        with parts.bell.subscribe(notifier.JOBS) as waiter:
+        with parts.notifier.subscribe(notifier.JOBS) as waiter:
             async with asyncio.timeout(20):
                 while not await parts.scalar("SELECT bool_and(parked) FROM jobs"):
                     await waiter.wait(0.1)
         assert parts.sim.messages.total == 0
         await told(parts, lifecycle.resume, sent)
-        assert (await parts.ended(sent.id)).accepted == 5
+        assert (await parts.wait_until_done(sent.id)).accepted == 5
 
 
 async def test_pausing_and_resuming_twice_is_the_same_as_once(parts: Parts) -> None:
@@ -171,9 +164,9 @@ async def test_pausing_and_resuming_twice_is_the_same_as_once(parts: Parts) -> N
 
 async def test_what_has_ended_is_neither_paused_nor_resumed(parts: Parts) -> None:
     await parts.register(parts.subscribe(Vendor.FCM, 1))
-    async with parts.working():
+    async with parts.run_worker():
         done = await parts.submit()
-        await parts.ended(done.id)
+        await parts.wait_until_done(done.id)
     cancelled = await parts.submit()
     await told(parts, lifecycle.cancel, cancelled)
     for sent in (done, cancelled):
@@ -187,19 +180,19 @@ async def test_what_has_ended_is_neither_paused_nor_resumed(parts: Parts) -> Non
 async def test_a_worker_whose_signals_are_lost_stops_too(parts: Parts) -> None:
     await parts.register(parts.subscribe(Vendor.FCM, 400))
     parts.sim.behave(Rule(delay_ms=20))
-    async with parts.working(quick(senders=2, lease=timedelta(seconds=1))):
+    async with parts.run_worker(quick_config(senders=2, lease=timedelta(seconds=1))):
         sent = await parts.submit()
         await parts.sim.wait_for(count=4)
         async with parts.engine.begin() as conn:
             await conn.execute(update(table).where(table.c.id == sent.id).values(status=Status.PAUSED))
         async with asyncio.timeout(20):
-            with parts.bell.subscribe(notifier.LOG) as waiter:
+            with parts.notifier.subscribe(notifier.LOG) as waiter:
                 while not await parts.scalar("SELECT bool_and(parked) FROM jobs"):
                     await waiter.wait(0.2)
         assert parts.sim.messages.total < 300
         await told(parts, lifecycle.resume, sent)
         parts.sim.behave()
-        assert (await parts.ended(sent.id)).accepted == 400
+        assert (await parts.wait_until_done(sent.id)).accepted == 400
 
 
 async def test_a_pause_between_claiming_and_parking_cannot_lose_the_resume(parts: Parts) -> None:
@@ -242,8 +235,8 @@ async def test_however_orders_fall_each_device_gets_at_most_one_and_exactly_one_
     devices = await parts.register(parts.subscribe(Vendor.FCM, 150), topics=(topic,))
     slow = Rule(delay_ms=5)
     parts.sim.behave(Rule(share=0.1, times=1, status=503, retry_after=1, delay_ms=5), slow)
-    crew = quick(senders=SENDERS, jobs=2)
-    async with parts.working(crew), parts.working(crew):
+    crew = quick_config(senders=SENDERS, jobs=2)
+    async with parts.run_worker(crew), parts.run_worker(crew):
         sent = await parts.submit(audience={"topic": topic})
         for order, messages in steps:
             with suppress(Conflict):  # it may be done by now
@@ -253,8 +246,8 @@ async def test_however_orders_fall_each_device_gets_at_most_one_and_exactly_one_
                 await parts.sim.wait_for(count=parts.sim.messages.total + min(messages, left), timeout=20)
         with suppress(Conflict):
             await told(parts, lifecycle.cancel if cancelled else lifecycle.resume, sent)
-        progress = await parts.ended(sent.id)
-    outcomes = Counter(row.outcome for row in (await parts.log(sent.id)).values())
+        progress = await parts.wait_until_done(sent.id)
+    outcomes = Counter(row.outcome for row in (await parts.list_deliveries(sent.id)).values())
     assert outcomes.total() == progress.targets
     assert max(len(subscriber.messages) for subscriber in devices.values()) <= 1
     assert sum(len(subscriber.messages) for subscriber in devices.values()) == outcomes["accepted"]
@@ -268,16 +261,16 @@ async def test_a_campaign_that_fails_too_often_is_paused_once(parts: Parts) -> N
     await parts.register(parts.subscribe(Vendor.FCM, 1200))
     parts.sim.behave(Rule(status=413))
     limited = SendPolicy(pause_when=FailureLimit(0.3, 50))
-    async with parts.working(quick(senders=SENDERS, jobs=1)):
+    async with parts.run_worker(quick_config(senders=SENDERS, jobs=1)):
         sent = await parts.submit(steering=limited)
         async with asyncio.timeout(30):
-            with parts.bell.subscribe(notifier.LOG) as waiter:
+            with parts.notifier.subscribe(notifier.LOG) as waiter:
                 while await status(parts, sent) is not Status.PAUSED:
                     await waiter.wait(0.5)
-        notification, progress = await parts.show(sent.id)
+        notification, progress = await parts.get_notification(sent.id)
         assert notification.auto_paused is not None
         assert "more than the limit of 30%" in notification.auto_paused
         assert 0 < progress.rejected < 1200
         await told(parts, lifecycle.resume, sent)
-        progress = await parts.ended(sent.id)
+        progress = await parts.wait_until_done(sent.id)
     assert progress.rejected == 1200  # whoever lets it go on has seen why

@@ -20,7 +20,7 @@ from gateway.records.postgres.schema import jobs
 from gateway.service.pipeline import planning
 from gateway.sim import Vendor
 from tests.support.gateway_parts import Parts, gateway
-from tests.support.queues import accepted, retried
+from tests.support.queues import accepted_batch, retry_batch
 
 # What a commit does not wait for is written by itself only much later than the crash.
 LATE = {"wal_writer_delay": "10s", "wal_writer_flush_after": "1GB", "shared_buffers": "64MB"}
@@ -57,11 +57,11 @@ async def test_a_crash_of_the_database_undoes_claims_and_no_plan(own: Parts) -> 
     [again] = await claim(own)
     assert again == before, "two hold it, and neither knows"
     *first, last = before.device_ids
-    await own.queue().settle(again, retried(datetime.now(UTC) + timedelta(hours=1), *first), [last])
+    await own.queue().settle(again, retry_batch(datetime.now(UTC) + timedelta(hours=1), *first), [last])
     with pytest.raises(LeaseLost):
-        await own.queue().settle(before, accepted(*before.device_ids[1:]), before.device_ids[:1])
-    await own.queue().settle(again, accepted(last), [])
-    assert {*await own.log(sent.id)} == {last}
+        await own.queue().settle(before, accepted_batch(*before.device_ids[1:]), before.device_ids[:1])
+    await own.queue().settle(again, accepted_batch(last), [])
+    assert {*await own.list_deliveries(sent.id)} == {last}
     assert await own.scalar("SELECT sum(cardinality(device_ids)) FROM jobs") == len(first)
 
 

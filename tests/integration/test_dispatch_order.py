@@ -12,7 +12,7 @@ import pytest
 from gateway.domain import ids
 from gateway.service.access import applications
 from tests.support.api import ADMIN, Api
-from tests.support.gateway_parts import HOME
+from tests.support.gateway_parts import APP_ORIGIN
 
 UNKNOWN_KEY = "sk_" + "x" * 43
 BODIES: dict[str, tuple[str, bytes]] = {
@@ -66,8 +66,8 @@ async def test_unsent_body_does_not_delay_refusal(api: Api, key: str, length: st
         status, headers, body = await connection.response()
         assert (status, body["code"]) == ((403, "forbidden") if key == "publishable" else (401, "unauthenticated"))
         assert headers["connection"] == "close"
-        assert api.front.limits.requests.in_use == 0
-        assert api.front.limits.requests._octets == 0
+        assert api.state.limits.requests.in_use == 0
+        assert api.state.limits.requests._octets == 0
 
 
 async def test_short_unread_body_keeps_connection_usable(api: Api) -> None:
@@ -90,7 +90,7 @@ async def test_credential_is_refused_before_the_body(api: Api, case: str) -> Non
     headers = {"Content-Type": content_type}
     expected = {None: 401, UNKNOWN_KEY: 401, api.publishable: 403}
     for key, status in expected.items():
-        refused = await api.call("POST", "/v1/segments", raw=raw, key=key, origin=HOME, headers=headers)
+        refused = await api.call("POST", "/v1/segments", raw=raw, key=key, origin=APP_ORIGIN, headers=headers)
         assert refused.status == status, key
     refused = await api.call("POST", "/v1/segments", raw=raw, headers=headers)
     assert refused.status in (400, 413, 415, 422)
@@ -109,7 +109,7 @@ async def test_key_removed_while_the_body_is_sent_is_refused(api: Api, path: str
     async with connect(api) as connection:
         await connection.send(added["key"], f"Content-Length: {len(valid)}", body=valid[:5], path=path)
         async with asyncio.timeout(10):
-            while not api.front.limits.requests._octets:  # noqa: ASYNC110 - the limiter raises no event
+            while not api.state.limits.requests._octets:  # noqa: ASYNC110 - the limiter raises no event
                 await asyncio.sleep(0.01)
         async with api.parts.engine.begin() as conn:
             await applications.remove_key(conn, api.parts.application_id, key_id)

@@ -1,28 +1,25 @@
 """The doctor: what it finds, how bad it is, and that it says what to do."""
 
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
 from gateway.cli import doctor
 from gateway.cli.doctor import Finding, against_services, examine
-from gateway.domain import clock
 from gateway.records.postgres import clock_sync
 from gateway.sim import Vendor
-from tests.support.gateway_parts import MASTER_KEY, Parts, gateway
+from tests.support.gateway_parts import MASTER_KEY, Parts
 
 
 @pytest.fixture
-async def parts(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Parts]:
-    async with gateway(database_url) as parts:
-        monkeypatch.setenv("GATEWAY_DATABASE_URL", database_url)
-        monkeypatch.setenv("GATEWAY_MASTER_KEY", MASTER_KEY.decode())
-        monkeypatch.setenv("GATEWAY_ADMIN_TOKEN", "an admin token")
-        monkeypatch.setenv("GATEWAY_PUSH_HOSTS", ",".join(parts.sim.origins.values()))
-        monkeypatch.setattr(doctor, "VENDORS", {})  # tests call nobody outside
-        yield parts
-    clock.forget()
+def parts(parts: Parts, own_clock: None, monkeypatch: pytest.MonkeyPatch) -> Parts:
+    """The gateway, with the settings by which the command finds it."""
+    monkeypatch.setenv("GATEWAY_DATABASE_URL", parts.url)
+    monkeypatch.setenv("GATEWAY_MASTER_KEY", MASTER_KEY.decode())
+    monkeypatch.setenv("GATEWAY_ADMIN_TOKEN", "an admin token")
+    monkeypatch.setenv("GATEWAY_PUSH_HOSTS", ",".join(parts.sim.origins.values()))
+    monkeypatch.setattr(doctor, "VENDORS", {})  # tests connect to no real push service
+    return parts
 
 
 def level(found: list[Finding]) -> dict[str, str]:

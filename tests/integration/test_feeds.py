@@ -21,8 +21,8 @@ from gateway.sim import Vendor
 from gateway.worker.pollers.feed_poller import LEASE, FeedPoller
 from gateway.worker.pollers.feed_poller import PATIENCE_S as FETCHED_WITHIN_S
 from tests.support import alerts
-from tests.support.api import Api, serving
-from tests.support.gateway_parts import PATIENCE_S, gateway
+from tests.support.api import Api
+from tests.support.gateway_parts import TIMEOUT_S, Parts
 from tests.support.worker_process import worker_process
 
 ATOM = """<?xml version="1.0"?><feed xmlns="http://www.w3.org/2005/Atom"><title>Alerts</title>{}</feed>"""
@@ -67,7 +67,7 @@ class Office:
         return [status for asked, status in self.asked if asked == path]
 
     async def until(self, path: str, *statuses: int) -> None:
-        async with asyncio.timeout(PATIENCE_S), self.came:
+        async with asyncio.timeout(TIMEOUT_S), self.came:
             await self.came.wait_for(lambda: self.statuses(path)[-len(statuses) :] == list(statuses))
 
 
@@ -85,27 +85,26 @@ async def office() -> AsyncIterator[Office]:
 
 
 @pytest.fixture
-async def api(database_url: str, office: Office) -> AsyncIterator[Api]:
-    async with gateway(database_url) as parts:
-        parts.context = replace(parts.context, outbound=OutboundPolicy([office.origin]))
-        async with serving(parts) as api:
-            yield api
+async def parts(parts: Parts, office: Office) -> Parts:
+    """The gateway, allowed to fetch from the test's weather office."""
+    parts.context = replace(parts.context, outbound=OutboundPolicy([office.origin]))
+    return parts
 
 
 @asynccontextmanager
 async def polling(api: Api) -> AsyncIterator[None]:
     stop = asyncio.Event()
     async with OutboundClient(api.parts.context.outbound) as client:
-        task = asyncio.create_task(FeedPoller(api.parts.context, api.parts.bell, client).run(stop))
+        task = asyncio.create_task(FeedPoller(api.parts.context, api.parts.notifier, client).run(stop))
         try:
             yield
         finally:
             stop.set()
-            await asyncio.wait_for(task, PATIENCE_S)
+            await asyncio.wait_for(task, TIMEOUT_S)
 
 
 async def added(api: Api, office: Office, path: str, **said: Any) -> Any:
-    return await api.made("POST", "/v1/feeds", {"name": path, "url": office.origin + path, **said})
+    return await api.call_ok("POST", "/v1/feeds", {"name": path, "url": office.origin + path, **said})
 
 
 async def again(api: Api, feed: Any, office: Office, path: str, *statuses: int) -> Any:
@@ -115,16 +114,16 @@ async def again(api: Api, feed: Any, office: Office, path: str, *statuses: int) 
     async with api.parts.engine.begin() as conn:
         await conn.execute(update(feeds).where(feeds.c.id == id_).values(run_at=func.now()))
         await notifier.send(conn, notifier.FEEDS)
-    async with asyncio.timeout(PATIENCE_S), office.came:
+    async with asyncio.timeout(TIMEOUT_S), office.came:
         await office.came.wait_for(lambda: path in [asked for asked, _ in office.asked[seen:]])
     return await settled(api, feed)
 
 
 async def settled(api: Api, feed: Any) -> Any:
     """The feed once it has been fetched again, well or badly, since it was shown as that."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while True:
-            shown = await api.made("GET", f"/v1/feeds/{feed['id']}")
+            shown = await api.call_ok("GET", f"/v1/feeds/{feed['id']}")
             if (shown["last_ok_at"], shown["failures"]) != (feed["last_ok_at"], feed["failures"]):
                 return shown
             await asyncio.sleep(0.02)
@@ -136,12 +135,12 @@ def entry(office: Office, name: str, updated: str = "2026-11-01T00:00:00Z") -> s
 
 
 async def told(api: Api) -> list[str]:
-    listed = await api.made("GET", "/v1/notifications?kind=alert&limit=1000")
+    listed = await api.call_ok("GET", "/v1/notifications?kind=alert&limit=1000")
     return sorted(one["details"]["identifier"] for one in listed["items"])
 
 
 async def test_an_nws_collection_is_told_and_what_is_not_new_is_not_sent_again(api: Api, office: Office) -> None:
-    office.files["/active"] = alerts.present("nws/nws_alerts-api-phoenix.json")
+    office.files["/active"] = alerts.move_to_now("nws/nws_alerts-api-phoenix.json")
     async with polling(api):
         feed = await added(api, office, "/active")
         await office.until("/active", 200)
@@ -157,11 +156,11 @@ async def test_an_nws_collection_is_told_and_what_is_not_new_is_not_sent_again(a
 async def test_an_atom_feed_names_documents_that_are_each_fetched_once(api: Api, office: Office) -> None:
     names = ["cap/gb-metoffice-ni-ice.xml", "cap/ie-smallcraft-20250413.xml", "cap/bad-missing-scope.xml"]
     for name in names:
-        office.files[f"/{name}"] = alerts.present(name)
+        office.files[f"/{name}"] = alerts.move_to_now(name)
     [farmer] = api.parts.subscribe(Vendor.MOZILLA, 1)
-    await api.made("POST", "/v1/devices", {"subscription": farmer.to_json(), "zones": ["UK113"]})
+    await api.call_ok("POST", "/v1/devices", {"subscription": farmer.to_json(), "zones": ["UK113"]})
     office.files["/atom"] = ATOM.format("".join(entry(office, name) for name in names)).encode()
-    async with polling(api), api.parts.working():
+    async with polling(api), api.parts.run_worker():
         feed = await added(api, office, "/atom")
         await office.until("/atom", 200)
         shown = await settled(api, feed)
@@ -177,10 +176,10 @@ async def test_an_atom_feed_names_documents_that_are_each_fetched_once(api: Api,
         shown = await again(api, shown, office, "/atom")
         assert office.statuses(f"/{names[0]}") == [200, 200]
         assert shown["counts"] == {"accepted": 2, "refused": 1, "repeated": 1}
-        for notification in (await api.made("GET", "/v1/notifications?kind=alert"))["items"]:
+        for notification in (await api.call_ok("GET", "/v1/notifications?kind=alert"))["items"]:
             parsed = ids.parse(ids.NOTIFICATION, notification["id"])
             assert parsed is not None
-            await api.parts.ended(parsed)
+            await api.parts.wait_until_done(parsed)
     assert len(farmer.messages) == 1
 
 
@@ -192,7 +191,7 @@ async def test_an_atom_feed_names_documents_that_are_each_fetched_once(api: Api,
     ],
 )
 async def test_an_rss_feed_names_documents_by_link_or_enclosure(api: Api, office: Office, item: str) -> None:
-    office.files["/a.xml"] = alerts.present("cap/no-metno-gale-20210921.xml")
+    office.files["/a.xml"] = alerts.move_to_now("cap/no-metno-gale-20210921.xml")
     office.files["/rss"] = RSS.format(item.format(url=office.origin + "/a.xml")).encode()
     async with polling(api):
         shown = await settled(api, await added(api, office, "/rss"))
@@ -200,8 +199,8 @@ async def test_an_rss_feed_names_documents_by_link_or_enclosure(api: Api, office
 
 
 async def test_alerts_inside_of_a_feed_are_taken_as_they_are(api: Api, office: Office) -> None:
-    office.files["/inline"] = alerts.present("wrapped/atom-earthquake-inline.xml")
-    office.files["/edxl"] = alerts.present("wrapped/edxl-bushfire-valid.xml")
+    office.files["/inline"] = alerts.move_to_now("wrapped/atom-earthquake-inline.xml")
+    office.files["/edxl"] = alerts.move_to_now("wrapped/edxl-bushfire-valid.xml")
     async with polling(api):
         for path in ("/inline", "/edxl"):
             await settled(api, await added(api, office, path))
@@ -222,7 +221,7 @@ async def test_a_feed_that_fails_is_asked_ever_more_rarely_and_says_why(api: Api
         assert 100 < waits[0] <= 132
         assert 200 < waits[1] <= 264
         office.gone.clear()
-        office.files["/feed"] = alerts.present("nws/heavy-freezing-spray-arctic.json")
+        office.files["/feed"] = alerts.move_to_now("nws/heavy-freezing-spray-arctic.json")
         shown = await again(api, shown, office, "/feed")
     assert (shown["failures"], shown["last_error"], shown["counts"]) == (0, None, {"accepted": 1})
 
@@ -232,7 +231,7 @@ async def test_a_document_that_cannot_be_fetched_holds_up_no_other_and_is_fetche
 ) -> None:
     names = ["cap/gb-metoffice-ni-ice.xml", "cap/ie-smallcraft-20250413.xml"]
     for name in names:
-        office.files[f"/{name}"] = alerts.present(name)
+        office.files[f"/{name}"] = alerts.move_to_now(name)
     office.gone.add(f"/{names[0]}")
     office.files["/atom"] = ATOM.format("".join(entry(office, name) for name in names)).encode()
     async with polling(api):
@@ -249,7 +248,7 @@ async def test_a_document_that_cannot_be_fetched_holds_up_no_other_and_is_fetche
 
 
 async def test_one_process_at_a_time_fetches_a_feed(api: Api, office: Office) -> None:
-    office.files["/active"] = alerts.present("nws/nws_alerts-api-phoenix.json")
+    office.files["/active"] = alerts.move_to_now("nws/nws_alerts-api-phoenix.json")
     office.slow_s = 0.3
     async with polling(api), polling(api), polling(api):
         feed = await added(api, office, "/active")
@@ -265,14 +264,14 @@ async def test_a_worker_killed_in_the_middle_leaves_no_alert_out(api: Api, offic
         for name in ("gb-metoffice-ni-ice.xml", "ie-smallcraft-20250413.xml", "kz-kazhydromet-20250306.xml")
     ]
     for name in names:
-        office.files[f"/{name}"] = alerts.present(name)
+        office.files[f"/{name}"] = alerts.move_to_now(name)
     office.files["/atom"] = ATOM.format("".join(entry(office, name) for name in names)).encode()
     office.slow_s = 0.5
     feed = await added(api, office, "/atom")
     async with worker_process(api.parts, tmp_path, outbound_hosts=office.origin) as worker:
         await office.until("/atom", 200)
         await worker.kill()
-    assert (await api.made("GET", f"/v1/feeds/{feed['id']}"))["last_ok_at"] is None
+    assert (await api.call_ok("GET", f"/v1/feeds/{feed['id']}"))["last_ok_at"] is None
     office.slow_s = 0.0
     async with polling(api):
         shown = await again(api, feed, office, "/atom")
@@ -298,16 +297,16 @@ async def test_a_feed_may_not_lead_into_the_operators_network(api: Api) -> None:
 
 
 async def test_a_feed_is_narrowed_changed_paused_and_removed(api: Api, office: Office) -> None:
-    office.files["/active"] = alerts.present("nws/heavy-freezing-spray-arctic.json")
+    office.files["/active"] = alerts.move_to_now("nws/heavy-freezing-spray-arctic.json")
     async with polling(api):
         feed = await added(api, office, "/active", audience={"topic": "sea"}, interval=3600)
         await office.until("/active", 200)
         feed = await settled(api, feed)
-        [notification] = (await api.made("GET", "/v1/notifications?kind=alert"))["items"]
+        [notification] = (await api.call_ok("GET", "/v1/notifications?kind=alert"))["items"]
         assert {"topic": "sea"} in notification["audience"]["all"]
-        paused = await api.made("PATCH", f"/v1/feeds/{feed['id']}", {"status": "paused", "audience": None})
+        paused = await api.call_ok("PATCH", f"/v1/feeds/{feed['id']}", {"status": "paused", "audience": None})
         assert (paused["next_at"], paused["audience"]) == (None, None)
-        await api.made("PATCH", f"/v1/feeds/{feed['id']}", {"status": "active"})
+        await api.call_ok("PATCH", f"/v1/feeds/{feed['id']}", {"status": "active"})
         await office.until("/active", 200, 200)
         await settled(api, feed)
         assert (await api.call("DELETE", f"/v1/feeds/{feed['id']}")).status == 204

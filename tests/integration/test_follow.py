@@ -1,7 +1,6 @@
 """Following the log live: whoever resumes after N misses nothing and sees nothing twice."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from uuid import UUID
 
@@ -16,21 +15,20 @@ from gateway.service.access import applications
 from gateway.service.reporting import log_tail
 from gateway.service.reporting.log_tail import follow as following
 from gateway.sim import Rule, Vendor
-from tests.support.gateway_parts import Parts, gateway, quick
+from tests.support.gateway_parts import Parts, quick_config
 
 Seen = list[tuple[int, str]]
 
 
 @pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url, pool_size=20) as parts:
-        yield parts
+def pool_size() -> int:
+    return 20
 
 
 async def read(parts: Parts, count: int, position: int | None, filters: LogFilters | None = None) -> Seen:
     """(position, device) of the next `count` entries."""
     seen: Seen = []
-    entries = following(parts.engine, parts.bell, parts.application_id, filters or LogFilters(), position)
+    entries = following(parts.engine, parts.notifier, parts.application_id, filters or LogFilters(), position)
     async with asyncio.timeout(30), aclosing(entries):
         async for batch in entries:
             seen += [(entry.row.position, str(entry.row.device_id)) for entry in batch]
@@ -55,11 +53,11 @@ async def test_followers_miss_nothing_while_many_writers_settle_at_once(
     parts.sim.behave(Rule(delay_ms=15, share=0.5, per="try"))
     total = 4 * len(devices)
     followers = [asyncio.create_task(interrupted(parts, total, every)) for every in (1, 90, 250, total)]
-    crew = quick(senders=12)
-    async with parts.working(crew), parts.working(crew), parts.working(crew):
+    crew = quick_config(senders=12)
+    async with parts.run_worker(crew), parts.run_worker(crew), parts.run_worker(crew):
         sent = [await parts.submit() for _ in range(4)]
         for notification in sent:
-            await parts.ended(notification.id)
+            await parts.wait_until_done(notification.id)
 
     for seen in await asyncio.gather(*followers):
         assert [position for position, _ in seen] == list(range(1, total + 1))
@@ -75,12 +73,12 @@ async def test_a_new_follower_sees_what_comes_from_now_on(parts: Parts, monkeypa
         looked.set()
         return position
 
-    async with parts.working():
-        await parts.ended((await parts.submit()).id)
+    async with parts.run_worker():
+        await parts.wait_until_done((await parts.submit()).id)
         monkeypatch.setattr(reader, "last_position", watched)
         follower = asyncio.create_task(read(parts, 3, None))
         await asyncio.wait_for(looked.wait(), 10)
-        await parts.ended((await parts.submit()).id)
+        await parts.wait_until_done((await parts.submit()).id)
     assert [position for position, _ in await follower] == [4, 5, 6]
 
 
@@ -88,8 +86,8 @@ async def test_a_follower_may_ask_for_some_only_and_still_advances(parts: Parts)
     good, gone = parts.subscribe(Vendor.FCM, 2)
     devices = await parts.register([good, gone])
     parts.sim.unsubscribe(gone)
-    async with parts.working():
-        await parts.ended((await parts.submit()).id)
+    async with parts.run_worker():
+        await parts.wait_until_done((await parts.submit()).id)
     [(position, device)] = await read(parts, 1, 0, LogFilters(outcome=OutcomeName.GONE))
     assert device == next(str(device_id) for device_id, subscriber in devices.items() if subscriber is gone)
     assert position in (1, 2)
@@ -102,17 +100,17 @@ async def test_a_quiet_log_beats_and_shows_nothing_of_others(parts: Parts, monke
     other_id = ids.parse(ids.APPLICATION, other["id"])
     assert other_id is not None
     await parts.register(parts.subscribe(Vendor.FCM, 3))
-    entries = following(parts.engine, parts.bell, other_id, LogFilters(), 0)
-    async with parts.working(), aclosing(entries), asyncio.timeout(10):
+    entries = following(parts.engine, parts.notifier, other_id, LogFilters(), 0)
+    async with parts.run_worker(), aclosing(entries), asyncio.timeout(10):
         beat = asyncio.ensure_future(anext(entries))
-        await parts.ended((await parts.submit()).id)
+        await parts.wait_until_done((await parts.submit()).id)
         assert await beat == []
 
 
 async def test_pages_and_the_follower_agree(parts: Parts) -> None:
     await parts.register(parts.subscribe(Vendor.MOZILLA, 25))
-    async with parts.working():
-        await parts.ended((await parts.submit()).id)
+    async with parts.run_worker():
+        await parts.wait_until_done((await parts.submit()).id)
     pages: Seen = []
     before = None
     async with parts.engine.connect() as conn:

@@ -16,7 +16,7 @@ from gateway.sim import Vendor
 from gateway.worker import maintenance
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from tests.support.api import Api
-from tests.support.gateway_parts import HOME, Parts
+from tests.support.gateway_parts import APP_ORIGIN, Parts
 
 ADA = "u-ada-lovelace"
 PERSONAL = "difference-engine"
@@ -53,47 +53,47 @@ async def register(api: Api) -> tuple[list[Any], list[str]]:
             location={"lat": 48.123456, "lon": 16.654321},
             client={"platform": "android", "browser": PERSONAL, "locale": "de-AT", "timezone": "Europe/Vienna"},
         )
-        made.append(await api.made("POST", "/v1/devices", said, key=api.publishable, origin=HOME))
+        made.append(await api.call_ok("POST", "/v1/devices", said, key=api.publishable, origin=APP_ORIGIN))
         endpoint = said["subscription"]["endpoint"]
         traces += [endpoint, endpoint.rpartition("/")[2]]
     return made, traces
 
 
 async def send(api: Api, said: Any) -> None:
-    sent = ids.parse(ids.NOTIFICATION, (await api.made("POST", "/v1/notifications", said))["id"])
+    sent = ids.parse(ids.NOTIFICATION, (await api.call_ok("POST", "/v1/notifications", said))["id"])
     assert sent is not None
-    await api.parts.ended(sent)
+    await api.parts.wait_until_done(sent)
 
 
 async def known_by_all_means(api: Api) -> list[str]:
     """A person about whom something is in every table that may hold it; answers what gives them away."""
-    await api.made("POST", "/v1/webhooks", {"name": "All", "url": "https://shop.example/hooks", "events": ["*"]})
-    await api.made("POST", "/v1/categories", OFFERS)
-    await api.made("POST", "/v1/triggers", CARTS)
-    await api.made("POST", "/v1/triggers", {**CARTS, "name": "Team", "audience": {"everyone": True}})
-    async with api.parts.working():
+    await api.call_ok("POST", "/v1/webhooks", {"name": "All", "url": "https://shop.example/hooks", "events": ["*"]})
+    await api.call_ok("POST", "/v1/categories", OFFERS)
+    await api.call_ok("POST", "/v1/triggers", CARTS)
+    await api.call_ok("POST", "/v1/triggers", {**CARTS, "name": "Team", "audience": {"everyone": True}})
+    async with api.parts.run_worker():
         for audience in ({"user_id": [ADA, "u-nobody"]}, {"all": [{"everyone": True}, {"not": {"user_id": ADA}}]}):
             await send(api, {"audience": audience, "content": {"title": "Ended before there was a device"}})
     devices, traces = await register(api)
     await api.register(user_id="u-grace")
     event = {"name": "cart.abandoned", "user_id": ADA, "key": PERSONAL, "data": {"thing": PERSONAL}}
-    async with api.parts.working():
+    async with api.parts.run_worker():
         alone = {"content": HI, "category": "offers", "delivery": {"collapse_key": PERSONAL}}
         for audience in ({"user_id": ADA}, {"user_id": [ADA]}, {"device_id": devices[0]["id"]}):
             await send(api, {**alone, "audience": audience})
         some = {"any": [{"user_id": [ADA, "u-grace"]}, {"topic": "news"}]}
         await send(api, {"audience": some, "content": {"title": "To some"}})
         await send(api, {"audience": {"everyone": True}, "content": {"title": HI["title"]}})
-        await api.made("POST", "/v1/events", event)
-        for started in (await api.made("GET", "/v1/notifications?limit=2"))["items"]:
-            await api.parts.ended(ids.parse(ids.NOTIFICATION, started["id"]) or ids.new_id())
+        await api.call_ok("POST", "/v1/events", event)
+        for started in (await api.call_ok("GET", "/v1/notifications?limit=2"))["items"]:
+            await api.parts.wait_until_done(ids.parse(ids.NOTIFICATION, started["id"]) or ids.new_id())
     for audience, content in (({"user_id": ADA}, HI), ({"not": {"user_id": ADA}}, {"title": "To others"})):
-        await api.made("POST", "/v1/notifications", {"audience": audience, "content": content, "schedule": LATER})
-    await api.made("POST", "/v1/events", {**event, "key": f"{PERSONAL} again"})
+        await api.call_ok("POST", "/v1/notifications", {"audience": audience, "content": content, "schedule": LATER})
+    await api.call_ok("POST", "/v1/events", {**event, "key": f"{PERSONAL} again"})
     reminder = {"name": PERSONAL, "cron": "0 9 * * *", "timezone": "UTC", "content": HI, "audience": {"user_id": ADA}}
-    await api.made("POST", "/v1/reminders", reminder)
+    await api.call_ok("POST", "/v1/reminders", reminder)
     token = devices[0]["device_token"]
-    await api.made("POST", f"/v1/devices/{devices[0]['id']}/inbox/read", {"upto": 1_000}, key=token)
+    await api.call_ok("POST", f"/v1/devices/{devices[0]['id']}/inbox/read", {"upto": 1_000}, key=token)
     await report_and_wait(api, devices[0]["id"])
     return traces
 
@@ -106,7 +106,7 @@ async def report_and_wait(api: Api, shown: str) -> None:
     notification_id = await api.parts.scalar(first, id=device_id)
     until = int((datetime.now(UTC) + timedelta(days=1)).timestamp())
     receipt = api.parts.context.keyring.receipt_token(notification_id, device_id, None, until)
-    await api.made("POST", "/v1/receipts", {"token": receipt, "event": "clicked"}, key=None)
+    await api.call_ok("POST", "/v1/receipts", {"token": receipt, "event": "clicked"}, key=None)
     async with api.parts.engine.begin() as conn:
         waits = "INSERT INTO live_waiting (notification_id, device_id, application_id) VALUES (:sent, :id, :app)"
         values = {"sent": notification_id, "id": device_id, "app": api.parts.application_id}
@@ -121,7 +121,7 @@ async def test_a_person_who_is_forgotten_is_in_no_table_any_more(api: Api) -> No
     }
     assert {trace for _, trace in before} == set(traces)
     counts = await api.rows()
-    assert (await api.made("DELETE", f"/v1/users/{ADA}")) == {"devices": 2}
+    assert (await api.call_ok("DELETE", f"/v1/users/{ADA}")) == {"devices": 2}
     assert where(await dump(api.parts), traces) == set()
     after = await api.rows()
     assert (after["inbox_reads"], after["live_waiting"], after["devices"]) == (0, 0, 1)
@@ -136,21 +136,21 @@ async def test_no_answer_that_named_a_person_who_is_forgotten_is_given_again(api
             answer = await api.call("POST", "/v1/notifications", said, headers={"Idempotency-Key": name})
             assert answer.status == 201
             again.append(answer.headers.get("Idempotency-Replayed"))
-            await api.made("DELETE", f"/v1/users/{ADA}")
+            await api.call_ok("DELETE", f"/v1/users/{ADA}")
         assert tuple(again) == answers
 
 
 async def test_what_still_waits_for_a_person_who_is_forgotten_is_called_off(api: Api) -> None:
     await register(api)
-    await api.made("POST", "/v1/notifications", {"audience": {"user_id": ADA}, "content": HI, "schedule": LATER})
+    await api.call_ok("POST", "/v1/notifications", {"audience": {"user_id": ADA}, "content": HI, "schedule": LATER})
     others = {"audience": {"everyone": True}, "content": {"title": "To all"}, "schedule": LATER}
-    await api.made("POST", "/v1/notifications", others)
-    await api.made("DELETE", f"/v1/users/{ADA}")
-    to_all, alone = (await api.made("GET", "/v1/notifications"))["items"]
+    await api.call_ok("POST", "/v1/notifications", others)
+    await api.call_ok("DELETE", f"/v1/users/{ADA}")
+    to_all, alone = (await api.call_ok("GET", "/v1/notifications"))["items"]
     assert (alone["status"], alone["content"]) == (Status.CANCELLED, {"title": "…"})
     assert to_all["status"] == Status.SCHEDULED
     await register(api)
-    async with api.parts.working():
+    async with api.parts.run_worker():
         await send(api, {"audience": {"user_id": ADA}, "content": {"title": "Welcome back"}})
     assert api.parts.sim.messages.total == 2
 
@@ -173,21 +173,21 @@ async def test_what_is_on_its_way_to_a_person_who_is_forgotten_is_written_down_w
     parts = api.parts
     await parts.register(parts.subscribe(Vendor.MOZILLA, 2), user_id=ADA)
     await parts.register(parts.subscribe(Vendor.MOZILLA, 1), user_id="u-grace")
-    async with Gate() as gate, parts.working(client=gate):
+    async with Gate() as gate, parts.run_worker(client=gate):
         sent = await parts.submit()
         await asyncio.wait_for(gate.reached.wait(), 30)
         async with parts.engine.begin() as conn:
             assert await erasure.forget(conn, parts.context.keyring, parts.application_id, ADA) == 2
         gate.open.set()
-        assert (await parts.ended(sent.id)).accepted == 3
-    rows = await parts.log(sent.id)
+        assert (await parts.wait_until_done(sent.id)).accepted == 3
+    rows = await parts.list_deliveries(sent.id)
     assert sorted(str(row.user_id) for row in rows.values()) == ["None", "None", "u-grace"]
     assert [row.message is None for row in rows.values()].count(True) == 2
 
 
 async def test_ids_of_forgotten_devices_are_let_go_after_a_week(api: Api) -> None:
     await register(api)
-    await api.made("DELETE", f"/v1/users/{ADA}")
+    await api.call_ok("DELETE", f"/v1/users/{ADA}")
     assert (await maintenance.run_once(api.parts.engine, RetentionPolicy()))["erasure_tombstones"] == 0
     async with api.parts.engine.begin() as conn:
         await conn.execute(text("UPDATE forgotten SET at = now() - interval '8 days'"))

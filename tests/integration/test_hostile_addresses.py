@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohappyeyeballs
 import pytest
 from sqlalchemy import update
 
@@ -23,8 +22,8 @@ from gateway.sim import Vendor
 from gateway.worker.pollers.feed_poller import FeedPoller
 from gateway.worker.pollers.webhook_dispatcher import WebhookDispatcher
 from tests.support.api import Api
-from tests.support.gateway_parts import PATIENCE_S, Parts
-from tests.support.hostile import ELSEWHERE, NOWHERE
+from tests.support.gateway_parts import TIMEOUT_S, Parts
+from tests.support.hostile import INVALID_URLS, OTHER_HOSTS
 from tests.unit.outbound.test_outbound_client import Names
 
 HOOK = {"name": "w", "url": "https://hooks.example.org/", "events": ["*"]}
@@ -39,13 +38,13 @@ def keepable(address: str) -> bool:
 
 
 def test_the_table_is_as_long_as_it_should_be() -> None:
-    assert len(NOWHERE) + len(ELSEWHERE) >= 60
-    assert len({*NOWHERE.values(), *ELSEWHERE.values()}) == len(NOWHERE) + len(ELSEWHERE)
+    assert len(INVALID_URLS) + len(OTHER_HOSTS) >= 60
+    assert len({*INVALID_URLS.values(), *OTHER_HOSTS.values()}) == len(INVALID_URLS) + len(OTHER_HOSTS)
 
 
 async def test_no_device_is_registered_with_one(api: Api) -> None:
     good, before = api.device(), await api.rows()
-    for name, address in (NOWHERE | ELSEWHERE).items():
+    for name, address in (INVALID_URLS | OTHER_HOSTS).items():
         said = await api.call("POST", "/v1/devices", named(good, address))
         assert_refused(said, name, address, "endpoint_not_allowed", "/subscription/endpoint")
     assert await api.rows() == before
@@ -53,7 +52,7 @@ async def test_no_device_is_registered_with_one(api: Api) -> None:
 
 async def test_none_is_imported(api: Api) -> None:
     good, before = api.device(), await api.rows()
-    table = [address for address in (NOWHERE | ELSEWHERE).values() if len(address) < 10_000]
+    table = [address for address in (INVALID_URLS | OTHER_HOSTS).values() if len(address) < 10_000]
     raw = "".join(json.dumps(named(good, address)) + "\n" for address in table).encode()
     said = await api.call("POST", "/v1/devices/import", raw=raw, headers={"Content-Type": "application/x-ndjson"})
     *verdicts, last = map(json.loads, said.body.splitlines())
@@ -64,14 +63,14 @@ async def test_none_is_imported(api: Api) -> None:
 
 @pytest.mark.parametrize(("path", "good"), [("/v1/webhooks", HOOK), ("/v1/feeds", FEED)])
 async def test_no_webhook_and_no_feed_is_made_or_moved_to_one(api: Api, path: str, good: dict[str, Any]) -> None:
-    made = await api.made("POST", path, good)
-    before, kept = await api.rows(), await api.made("GET", f"{path}/{made['id']}")
-    for name, address in NOWHERE.items():
+    made = await api.call_ok("POST", path, good)
+    before, kept = await api.rows(), await api.call_ok("GET", f"{path}/{made['id']}")
+    for name, address in INVALID_URLS.items():
         for method, where, body in (("POST", path, good), ("PATCH", f"{path}/{made['id']}", {})):
             said = await api.call(method, where, body | {"url": address})
             assert_refused(said, name, address, "address_not_allowed", "/url")
     assert await api.rows() == before
-    assert await api.made("GET", f"{path}/{made['id']}") == kept
+    assert await api.call_ok("GET", f"{path}/{made['id']}") == kept
 
 
 def named(device: Any, address: str) -> Any:
@@ -103,7 +102,7 @@ class Silent(PushClient):
 
 async def test_an_endpoint_that_is_in_the_database_all_the_same_is_not_posted_to(api: Api) -> None:
     parts = api.parts
-    table = list(filter(keepable, (NOWHERE | ELSEWHERE).values()))
+    table = list(filter(keepable, (INVALID_URLS | OTHER_HOSTS).values()))
     found = await parts.register(parts.subscribe(Vendor.FCM, len(table) + 1, share_keys=True))
     [good, *bad] = found
     async with parts.engine.begin() as conn:
@@ -111,26 +110,13 @@ async def test_an_endpoint_that_is_in_the_database_all_the_same_is_not_posted_to
             values = {"endpoint": address, "endpoint_digest": endpoint_digest(address)}
             await conn.execute(update(schema.devices).where(schema.devices.c.id == id_).values(values))
     client = Silent()
-    async with parts.working(client=client):
+    async with parts.run_worker(client=client):
         sent = await parts.submit()
-        progress = await parts.ended(sent.id)
+        progress = await parts.wait_until_done(sent.id)
     assert (progress.accepted, progress.rejected) == (1, len(table))
     assert client.asked == [found[good].subscription.endpoint]
-    rows = await parts.log(sent.id)
+    rows = await parts.list_deliveries(sent.id)
     assert all(rows[id_].cause and rows[id_].status is None for id_ in bad)
-
-
-@pytest.fixture
-def connections(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Where connections would go; none is made."""
-    tried: list[Any] = []
-
-    async def refused(addr_infos: Any, **_: Any) -> None:
-        tried.extend(info[4] for info in addr_infos)
-        raise ConnectionRefusedError(111, "Connection refused")
-
-    monkeypatch.setattr(aiohappyeyeballs, "start_connection", refused)
-    return tried
 
 
 @asynccontextmanager
@@ -139,7 +125,7 @@ async def serving_webhooks_and_feeds(parts: Parts) -> AsyncIterator[None]:
     stop = asyncio.Event()
     async with OutboundClient(OutboundPolicy(), Names(["10.0.0.1"])) as client:
         tasks = [
-            asyncio.create_task(duty(parts.context, parts.bell, client).run(stop))
+            asyncio.create_task(duty(parts.context, parts.notifier, client).run(stop))
             for duty in (WebhookDispatcher, FeedPoller)
         ]
         try:
@@ -147,12 +133,12 @@ async def serving_webhooks_and_feeds(parts: Parts) -> AsyncIterator[None]:
         finally:
             stop.set()
             for task in tasks:
-                await asyncio.wait_for(task, PATIENCE_S)
+                await asyncio.wait_for(task, TIMEOUT_S)
 
 
 async def all_tried(parts: Parts) -> None:
     """Of what senders and pollers settle there is no signal."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while True:
             if await parts.scalar(UNTRIED) == 0:
                 return
@@ -163,8 +149,8 @@ async def test_a_webhook_and_a_feed_in_the_database_all_the_same_are_not_connect
     api: Api, connections: list[Any]
 ) -> None:
     """Nor is a name of the public web that leads inside when it comes to connecting."""
-    parts, table = api.parts, [address for address in NOWHERE.values() if keepable(address)]
-    table += [address for name, address in ELSEWHERE.items() if not name.startswith("a public")]
+    parts, table = api.parts, [address for address in INVALID_URLS.values() if keepable(address)]
+    table += [address for name, address in OTHER_HOSTS.items() if not name.startswith("a public")]
     async with parts.engine.begin() as conn:
         for n, address in enumerate(table):
             hook = await subscriptions.create(

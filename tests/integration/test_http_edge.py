@@ -77,7 +77,7 @@ async def test_a_key_that_was_removed_imports_nothing_more(api: Api, monkeypatch
     """A stream may go on for hours after its key was looked at."""
     monkeypatch.setattr(ndjson, "BATCH", 2)
     application = f"/v1/applications/{api.parts.application['id']}"
-    made = await api.made("POST", f"{application}/keys", {"name": "leaver", "scopes": ["manage"]}, key=ADMIN)
+    made = await api.call_ok("POST", f"{application}/keys", {"name": "leaver", "scopes": ["manage"]}, key=ADMIN)
 
     async def lines() -> AsyncIterator[bytes]:
         for number in range(8):

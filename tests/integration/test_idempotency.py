@@ -1,7 +1,6 @@
 """Idempotency keys: the work is done once, and its first answer given again."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -9,16 +8,15 @@ import pytest
 from gateway.domain.errors import IdempotencyMismatch
 from gateway.service.access import idempotency
 from gateway.service.access.idempotency import StoredResponse
-from tests.support.gateway_parts import Parts, gateway
+from tests.support.gateway_parts import Parts
 
 OWNER = "app"
 DIGEST = b"digest of the request"
 
 
 @pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url, pool_size=20) as parts:
-        yield parts
+def pool_size() -> int:
+    return 20
 
 
 class Desk:

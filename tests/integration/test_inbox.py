@@ -8,8 +8,8 @@ import pytest
 from gateway.domain.errors import RateLimited
 from gateway.sim import Rule
 from gateway.web.http.rate_limits import TokenBuckets
-from tests.support.api import Api, serving
-from tests.support.gateway_parts import HOME
+from tests.support.api import Api, serve_api
+from tests.support.gateway_parts import APP_ORIGIN
 
 
 async def device(api: Api, **details: Any) -> tuple[str, str]:
@@ -20,10 +20,10 @@ async def device(api: Api, **details: Any) -> tuple[str, str]:
 
 async def sent(api: Api, title: str = "Hi", **said: Any) -> Any:
     new = {"content": {"title": title, "url": "/x"}, "audience": {"everyone": True}, **said}
-    made = await api.made("POST", "/v1/notifications", new)
+    made = await api.call_ok("POST", "/v1/notifications", new)
     id_ = await api.parts.scalar("SELECT id FROM notifications ORDER BY id DESC LIMIT 1")
-    async with api.parts.working():
-        await api.parts.ended(id_)
+    async with api.parts.run_worker():
+        await api.parts.wait_until_done(id_)
     return made
 
 
@@ -35,20 +35,20 @@ async def test_a_device_reads_what_was_sent_to_it_in_its_own_words(api: Api) -> 
     inbox, token = await device(api, user_id="u-1", attributes={"name": "Ada"}, client={"locale": "de-AT"})
     content = {"title": "Hi {{ user.attributes.name }}", "locales": {"de": {"body": "Servus"}}, "url": "/x"}
     made = await sent(api, content=content)
-    answer = await api.made("GET", inbox, key=token)
+    answer = await api.call_ok("GET", inbox, key=token)
     [item] = answer["items"]
     assert (item["notification_id"], item["kind"], item["read_at"]) == (made["id"], "direct", None)
     assert (item["content"]["title"], item["content"]["body"]) == ("Hi Ada", "Servus")
-    assert item["content"]["url"] == f"{HOME}/x"
+    assert item["content"]["url"] == f"{APP_ORIGIN}/x"
     assert (answer["unread"], answer["position"]) == (1, item["position"])
-    assert answer == await api.made("GET", inbox)  # its back end may look too
+    assert answer == await api.call_ok("GET", inbox)  # its back end may look too
 
 
 async def test_another_devices_inbox_is_nobodys(api: Api) -> None:
     inbox, _ = await device(api)
     _, other = await device(api)
     assert (await api.call("GET", inbox, key=other)).status == 404
-    assert (await api.call("GET", inbox, key=api.publishable, origin=HOME)).status == 403
+    assert (await api.call("GET", inbox, key=api.publishable, origin=APP_ORIGIN)).status == 403
 
 
 async def test_what_failed_is_in_the_inbox_and_what_was_withdrawn_is_not(api: Api) -> None:
@@ -56,29 +56,29 @@ async def test_what_failed_is_in_the_inbox_and_what_was_withdrawn_is_not(api: Ap
     api.parts.sim.behave(Rule(status=413))
     await sent(api, "Too large for it")
     api.parts.sim.behave()
-    waits = await api.made(
+    waits = await api.call_ok(
         "POST", "/v1/notifications", {"content": {"title": "Withdrawn"}, "audience": {"everyone": True}}
     )
-    await api.made("POST", f"/v1/notifications/{waits['id']}/cancel")
+    await api.call_ok("POST", f"/v1/notifications/{waits['id']}/cancel")
     await sent(api, "Sent")
-    assert titles(await api.made("GET", inbox, key=token)) == ["Sent", "Too large for it"]
+    assert titles(await api.call_ok("GET", inbox, key=token)) == ["Sent", "Too large for it"]
 
 
 async def test_pages_marks_and_what_is_unread(api: Api) -> None:
     inbox, token = await device(api)
     for number in range(5):
         await sent(api, f"n{number}")
-    first = await api.made("GET", f"{inbox}?limit=2", key=token)
-    second = await api.made("GET", f"{inbox}?limit=2&cursor={first['next_cursor']}", key=token)
+    first = await api.call_ok("GET", f"{inbox}?limit=2", key=token)
+    second = await api.call_ok("GET", f"{inbox}?limit=2&cursor={first['next_cursor']}", key=token)
     assert titles(first) + titles(second) == ["n4", "n3", "n2", "n1"]
-    later = await api.made("GET", f"{inbox}?after={second['items'][-1]['position']}&limit=2", key=token)
+    later = await api.call_ok("GET", f"{inbox}?after={second['items'][-1]['position']}&limit=2", key=token)
     assert titles(later) == ["n2", "n3"]
     path = f"{inbox}/{first['items'][0]['id']}/read"
     assert (await api.call("PUT", path, key=token)).status == 204
     assert (await api.call("PUT", path, key=token)).status == 204
-    marked = await api.made("POST", f"{inbox}/read", {"upto": second["items"][0]["position"]}, key=token)
+    marked = await api.call_ok("POST", f"{inbox}/read", {"upto": second["items"][0]["position"]}, key=token)
     assert marked == {"marked": 3}
-    answer = await api.made("GET", inbox, key=token)
+    answer = await api.call_ok("GET", inbox, key=token)
     assert answer["unread"] == 1
     assert [item["read_at"] is None for item in answer["items"]] == [False, True, False, False, False]
     _, other = await device(api)
@@ -98,10 +98,10 @@ async def test_an_inbox_that_has_not_changed_is_answered_304(api: Api) -> None:
 async def test_a_long_poll_is_answered_as_soon_as_there_is_something_new_on_any_server(api: Api) -> None:
     inbox, token = await device(api)
     other_inbox, other_token = await device(api, user_id="u-2")
-    async with serving(api.parts) as second:
-        waiting = asyncio.create_task(second.made("GET", f"{inbox}?after=0&wait=30", key=token))
-        others = asyncio.create_task(second.made("GET", f"{other_inbox}?after=0&wait=3", key=other_token))
-        room = second.front.inbox_notifier
+    async with serve_api(api.parts) as second:
+        waiting = asyncio.create_task(second.call_ok("GET", f"{inbox}?after=0&wait=30", key=token))
+        others = asyncio.create_task(second.call_ok("GET", f"{other_inbox}?after=0&wait=3", key=other_token))
+        room = second.state.inbox_notifier
         async with asyncio.timeout(10):
             while sum(len(each) for each in room._watches.values()) < 2:  # noqa: ASYNC110 - until both wait
                 await asyncio.sleep(0.01)
@@ -117,23 +117,23 @@ async def test_a_long_poll_is_answered_as_soon_as_there_is_something_new_on_any_
 async def test_a_poll_that_has_something_to_tell_does_not_wait(api: Api) -> None:
     inbox, token = await device(api)
     await sent(api, "Old")
-    answer = await asyncio.wait_for(api.made("GET", f"{inbox}?after=0&wait=30", key=token), 5)
+    answer = await asyncio.wait_for(api.call_ok("GET", f"{inbox}?after=0&wait=30", key=token), 5)
     assert titles(answer) == ["Old"]
 
 
 async def test_a_server_that_stops_answers_those_who_wait(api: Api) -> None:
     inbox, token = await device(api)
-    async with serving(api.parts) as second:
-        waiting = asyncio.create_task(second.made("GET", f"{inbox}?after=0&wait=60", key=token))
+    async with serve_api(api.parts) as second:
+        waiting = asyncio.create_task(second.call_ok("GET", f"{inbox}?after=0&wait=60", key=token))
         async with asyncio.timeout(10):
-            while not second.front.inbox_notifier._watches:  # noqa: ASYNC110 - until it waits
+            while not second.state.inbox_notifier._watches:  # noqa: ASYNC110 - until it waits
                 await asyncio.sleep(0.01)
-        await second.front.inbox_notifier.close()
+        await second.state.inbox_notifier.close()
         assert (await asyncio.wait_for(waiting, 5))["items"] == []
 
 
 async def test_a_device_asks_only_so_often(api: Api) -> None:
-    api.front.limits.inbox_buckets = TokenBuckets("inbox", 60, clock=lambda: 0.0)  # however slow we are
+    api.state.limits.inbox_buckets = TokenBuckets("inbox", 60, clock=lambda: 0.0)  # however slow we are
     inbox, token = await device(api)
     said = await api.call("GET", inbox, key=token)
     assert said.headers["RateLimit-Policy"] == '"inbox";q=60;w=60'
@@ -163,9 +163,9 @@ def test_a_bucket_fills_again_with_time() -> None:
 async def test_forgetting_a_person_forgets_what_they_read(api: Api) -> None:
     inbox, token = await device(api, user_id="u-1")
     await sent(api)
-    await api.made("POST", f"{inbox}/read", {"upto": 100}, key=token)
+    await api.call_ok("POST", f"{inbox}/read", {"upto": 100}, key=token)
     assert (await api.rows())["inbox_reads"] == 1
-    await api.made("DELETE", "/v1/users/u-1")
+    await api.call_ok("DELETE", "/v1/users/u-1")
     assert (await api.rows())["inbox_reads"] == 0
 
 
@@ -173,6 +173,6 @@ async def test_words_that_can_no_longer_be_rendered_leave_the_rest_of_the_inbox(
     inbox, token = await device(api, attributes={"name": "Ada"})
     await sent(api, content={"title": "Hi {{ user.attributes.name }}"}, strict=True)
     await sent(api, "Plain")
-    await api.made("PATCH", inbox.removesuffix("/inbox"), {"attributes": {"name": None}}, key=token)
-    items = (await api.made("GET", inbox, key=token))["items"]
+    await api.call_ok("PATCH", inbox.removesuffix("/inbox"), {"attributes": {"name": None}}, key=token)
+    items = (await api.call_ok("GET", inbox, key=token))["items"]
     assert [item["content"] and item["content"]["title"] for item in items] == ["Plain", None]

@@ -20,8 +20,8 @@ import pytest
 from gateway.records.postgres import notifier
 from gateway.records.postgres.schema import metadata
 from gateway.web.server import ROUTES, build
-from tests.support.api import ADMIN, DOCUMENT, Api, Said, addressed, example
-from tests.support.gateway_parts import HOME, PATIENCE_S
+from tests.support.api import ADMIN, DOCUMENT, Api, ApiResponse, example, fill_path
+from tests.support.gateway_parts import APP_ORIGIN, TIMEOUT_S
 
 MARK = "rosebud"
 CONTENT = {"title": f"{MARK} title", "body": f"{MARK} body"}
@@ -194,17 +194,17 @@ def plan(document: dict[str, Any]) -> Plan:
 async def settle(api: Api) -> Tenant:
     """The first tenant, with one of everything."""
     app = api.parts.application["id"]
-    await api.made("PATCH", f"/v1/applications/{app}", {"name": f"{MARK} inc"}, key=ADMIN)
-    key = await api.made("POST", f"/v1/applications/{app}/keys", {"name": MARK, "scopes": ["read"]}, key=ADMIN)
+    await api.call_ok("PATCH", f"/v1/applications/{app}", {"name": f"{MARK} inc"}, key=ADMIN)
+    key = await api.call_ok("POST", f"/v1/applications/{app}/keys", {"name": MARK, "scopes": ["read"]}, key=ADMIN)
     body = api.device(user_id="u-1", topics=["weather"], attributes={"note": MARK})
     devices = [
-        await api.made("POST", "/v1/devices", body, key=api.publishable, origin=HOME),
+        await api.call_ok("POST", "/v1/devices", body, key=api.publishable, origin=APP_ORIGIN),
         await api.register(user_id="u-2"),
     ]
     things: dict[str, str] = {"application_id": app, "key_id": key["id"], "device_id": devices[0]["id"]}
 
     async def make(name: str, path: str, said: Any) -> None:
-        things[name] = (await api.made("POST", path, said))["id"]
+        things[name] = (await api.call_ok("POST", path, said))["id"]
 
     audience = {"topic": "weather"}
     await make("segment_id", "/v1/segments", {"name": MARK, "audience": audience})
@@ -233,22 +233,22 @@ async def settle(api: Api) -> Tenant:
 async def delivered(api: Api, of: dict[str, str], *, key: str = "") -> str:
     """The id of its delivery, once nothing that is due is left to send."""
     due = "SELECT count(*) FROM jobs WHERE run_at < now() + interval '1 hour'"
-    async with api.parts.working(), asyncio.timeout(PATIENCE_S):
-        with api.parts.bell.subscribe(notifier.LOG) as waiter:
+    async with api.parts.run_worker(), asyncio.timeout(TIMEOUT_S):
+        with api.parts.notifier.subscribe(notifier.LOG) as waiter:
             while await api.parts.scalar(due):
                 await waiter.wait(0.2)
     query = f"notification_id={of['notification_id']}&device_id={of['device_id']}"
-    [one] = (await api.made("GET", f"/v1/deliveries?{query}", key=key))["items"]
+    [one] = (await api.call_ok("GET", f"/v1/deliveries?{query}", key=key))["items"]
     return str(one["id"])
 
 
 async def intrude(api: Api) -> Tenant:
     """Another tenant, with a device and a delivery of its own."""
-    new = {"name": "other", "subject": "mailto:ops@example.org", "allowed_origins": [HOME]}
-    made = await api.made("POST", "/v1/applications", new, key=ADMIN)
+    new = {"name": "other", "subject": "mailto:ops@example.org", "allowed_origins": [APP_ORIGIN]}
+    made = await api.call_ok("POST", "/v1/applications", new, key=ADMIN)
     body = copy.deepcopy(api.device())
-    device = await api.made("POST", "/v1/devices", body, key=made["publishable_key"], origin=HOME)
-    sent = await api.made(
+    device = await api.call_ok("POST", "/v1/devices", body, key=made["publishable_key"], origin=APP_ORIGIN)
+    sent = await api.call_ok(
         "POST",
         "/v1/notifications",
         {"content": {"title": "Own"}, "audience": {"everyone": True}},
@@ -292,8 +292,8 @@ def intruders(first: Tenant, other: Tenant) -> dict[str, str | None]:
     }
 
 
-async def knock(api: Api, name: str, path: str, key: str | None) -> Said:
-    return await api.call(name.partition(" ")[0], path, _example(name), key=key, origin=HOME)
+async def knock(api: Api, name: str, path: str, key: str | None) -> ApiResponse:
+    return await api.call(name.partition(" ")[0], path, _example(name), key=key, origin=APP_ORIGIN)
 
 
 def _example(name: str) -> Any:
@@ -301,7 +301,7 @@ def _example(name: str) -> Any:
     return None if route.body is None else example(route)
 
 
-def reveals(said: Said, asked: str, first: Tenant) -> list[str]:
+def reveals(said: ApiResponse, asked: str, first: Tenant) -> list[str]:
     """What an answer tells of the first tenant beyond what it was asked with."""
     told = json.dumps([said.body, dict(said.headers)])
     secret = [MARK, *first.things.values(), *(device["id"] for device in first.devices), first.subscription["endpoint"]]
@@ -331,15 +331,15 @@ def addresses(template: str, first: Tenant, own: dict[str, str]) -> list[str]:
     several = [name for name in re.findall(r"{(\w+)}", template) if name in KNOWN]
     if len(several) > 1 and several[0] in own:
         made.append(things | {several[0]: own[several[0]]})
-    return [addressed(template, **one, **SHARED_NAMES) for one in made]
+    return [fill_path(template, **one, **SHARED_NAMES) for one in made]
 
 
 async def test_a_thing_of_another_looks_like_one_that_there_never_was(api: Api, first: Tenant, other: Tenant) -> None:
     for name in plan(DOCUMENT).guarded:
         template = name.partition(" ")[2]
         there, nowhere = (
-            addressed(template, **first.named(template), **SHARED_NAMES),
-            addressed(template, **SHARED_NAMES),
+            fill_path(template, **first.named(template), **SHARED_NAMES),
+            fill_path(template, **SHARED_NAMES),
         )
         for key in (other.key, other.devices[0]["device_token"]):
             real, none = await knock(api, name, there, key), await knock(api, name, nowhere, key)
@@ -352,7 +352,7 @@ async def test_the_tenant_itself_finds_all_of_it(api: Api, first: Tenant) -> Non
     for name in plan(DOCUMENT).guarded:
         method, _, template = name.partition(" ")
         if method == "GET":
-            path = addressed(template, **first.named(template), **SHARED_NAMES)
+            path = fill_path(template, **first.named(template), **SHARED_NAMES)
             assert (await api.call("GET", path)).status == 200, name
 
 
@@ -381,7 +381,7 @@ async def test_what_every_tenant_may_ask_for_touches_and_tells_only_its_own(
         headers = NDJSON if isinstance(asked, bytes) else {}
         said_itself += f"{asked}"
         for query in ["", *_queries(name, first)]:
-            path = addressed(template, **SHARED_NAMES) + query
+            path = fill_path(template, **SHARED_NAMES) + query
             said = await api.call(method, path, raw=raw, key=other.key, headers=headers)
             assert said.status < 500, (name, said.body)
             assert not reveals(said, path + said_itself, first), (path, said.body)
@@ -419,14 +419,14 @@ async def test_a_tenant_s_stream_is_of_its_own_deliveries(api: Api, first: Tenan
         assert MARK.encode() not in heard
         assert first.things["delivery_id"].encode() not in heard
     for key in (other.publishable, other.devices[0]["device_token"], first.devices[1]["device_token"], None):
-        assert (await api.call("GET", "/v1/deliveries/stream", key=key, origin=HOME)).status in REFUSED
+        assert (await api.call("GET", "/v1/deliveries/stream", key=key, origin=APP_ORIGIN)).status in REFUSED
 
 
 async def test_the_live_channel_of_a_device_opens_to_no_other(api: Api, first: Tenant, other: Tenant) -> None:
     was = await rows(api)
     path = f"/v1/devices/{first.things['device_id']}/live"
     for who, key in intruders(first, other).items():
-        async with api.http.ws_connect(path, headers={"Origin": HOME}) as socket:
+        async with api.http.ws_connect(path, headers={"Origin": APP_ORIGIN}) as socket:
             await socket.send_json({"type": "hello", "token": key or "", "after": 0, "mode": "exclusive"})
             async with asyncio.timeout(20):
                 message = await socket.receive()
@@ -454,7 +454,7 @@ def test_a_new_route_that_nobody_thought_of_fails_the_walk(path: str) -> None:
 async def test_nothing_is_served_that_is_not_in_the_document_but_pages(api: Api) -> None:
     served = {
         resource.canonical
-        for route in build(api.front).router.routes()
+        for route in build(api.state).router.routes()
         if (resource := route.resource) is not None and route.method != "OPTIONS"
     }
     undocumented = served - DOCUMENT["paths"].keys()

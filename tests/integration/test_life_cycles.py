@@ -26,8 +26,8 @@ from hypothesis.stateful import (
 from gateway.domain import ids, retry
 from gateway.domain.notification import Progress
 from gateway.sim import Subscriber, Vendor
-from tests.support.api import ADMIN, Api, Said
-from tests.support.gateway_parts import HOME, Parts
+from tests.support.api import ADMIN, Api, ApiResponse
+from tests.support.gateway_parts import APP_ORIGIN, Parts
 
 TOPICS = st.sampled_from(["weather", "offers"])
 USERS = st.sampled_from(["u-1", "u-2"])
@@ -66,10 +66,10 @@ class LifeCycles(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.application = self.run(
-            self.api.made(
+            self.api.call_ok(
                 "POST",
                 "/v1/applications",
-                {"name": "a", "subject": "mailto:a@example.org", "allowed_origins": [HOME]},
+                {"name": "a", "subject": "mailto:a@example.org", "allowed_origins": [APP_ORIGIN]},
                 key=ADMIN,
             )
         )
@@ -82,12 +82,12 @@ class LifeCycles(RuleBasedStateMachine):
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)
 
-    def call(self, method: str, path: str, body: Any = None, **more: Any) -> Said:
+    def call(self, method: str, path: str, body: Any = None, **more: Any) -> ApiResponse:
         return self.run(self.api.call(method, path, body, **{"key": self.application["secret_key"]} | more))
 
-    def register_at(self, subscriber: Subscriber, **details: Any) -> Said:
+    def register_at(self, subscriber: Subscriber, **details: Any) -> ApiResponse:
         body = {"subscription": subscriber.to_json(), **details}
-        return self.call("POST", "/v1/devices", body, key=self.application["publishable_key"], origin=HOME)
+        return self.call("POST", "/v1/devices", body, key=self.application["publishable_key"], origin=APP_ORIGIN)
 
     @initialize(target=devices)
     def a_beginning(self) -> Any:
@@ -235,13 +235,13 @@ async def subscribed(parts: Parts, vendor: Vendor) -> list[Subscriber]:
 
 
 async def worked(parts: Parts, campaigns: list[str]) -> dict[str, Progress]:
-    async with parts.working():
+    async with parts.run_worker():
         found = {}
         for shown in campaigns:
             id_ = ids.parse(ids.NOTIFICATION, shown)
             assert id_ is not None
-            found[shown] = await parts.ended(id_)
-            await parts.log(id_)  # no device twice
+            found[shown] = await parts.wait_until_done(id_)
+            await parts.list_deliveries(id_)  # no device twice
         return found
 
 

@@ -15,8 +15,8 @@ from gateway.domain import ids
 from gateway.service.inbox import live_channel
 from gateway.sim import Subscriber, Vendor
 from gateway.web.api import live as channel
-from tests.support.api import Api, serving
-from tests.support.gateway_parts import HOME
+from tests.support.api import Api, serve_api
+from tests.support.gateway_parts import APP_ORIGIN
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Page:
 
     @asynccontextmanager
     async def open(
-        self, api: Api, *, hello: dict[str, Any] | None = None, origin: str = HOME, **said: Any
+        self, api: Api, *, hello: dict[str, Any] | None = None, origin: str = APP_ORIGIN, **said: Any
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         path = f"/v1/devices/{self.id}/live"
         async with api.http.ws_connect(path, headers={"Origin": origin}) as socket:
@@ -39,7 +39,7 @@ class Page:
 
 async def page(api: Api) -> Page:
     [subscriber] = api.parts.subscribe(Vendor.MOZILLA, 1)
-    registered = await api.made("POST", "/v1/devices", {"subscription": subscriber.to_json()})
+    registered = await api.call_ok("POST", "/v1/devices", {"subscription": subscriber.to_json()})
     return Page(registered["id"], registered["device_token"], subscriber)
 
 
@@ -62,20 +62,20 @@ async def closed(socket: aiohttp.ClientWebSocketResponse) -> int | None:
 
 async def sent(api: Api, title: str) -> Any:
     new = {"content": {"title": title}, "audience": {"everyone": True}}
-    return await api.made("POST", "/v1/notifications", new)
+    return await api.call_ok("POST", "/v1/notifications", new)
 
 
 async def ended(api: Api, notification: Any) -> Any:
     id_ = ids.parse(ids.NOTIFICATION, notification["id"])
     assert id_ is not None
-    await api.parts.ended(id_)
-    [delivery] = (await api.made("GET", f"/v1/deliveries?notification_id={notification['id']}"))["items"]
+    await api.parts.wait_until_done(id_)
+    [delivery] = (await api.call_ok("GET", f"/v1/deliveries?notification_id={notification['id']}"))["items"]
     return delivery
 
 
 async def test_an_open_page_is_told_beside_web_push_on_whichever_server_it_is(api: Api) -> None:
     mine = await page(api)
-    async with serving(api.parts) as second, mine.open(second) as socket, api.parts.working():
+    async with serve_api(api.parts) as second, mine.open(second) as socket, api.parts.run_worker():
         assert await ready(socket) == 0
         made = await sent(api, "Goal!")
         message = await heard(socket)
@@ -87,7 +87,7 @@ async def test_an_open_page_is_told_beside_web_push_on_whichever_server_it_is(ap
 
 async def test_what_was_missed_comes_first_and_in_order(api: Api) -> None:
     mine = await page(api)
-    async with api.parts.working():
+    async with api.parts.run_worker():
         async with mine.open(api) as socket:
             await ready(socket)
             await ended(api, await sent(api, "n0"))
@@ -112,7 +112,7 @@ async def test_a_page_that_says_nonsense_is_told_so_and_left(api: Api, said: str
         await ready(socket)
         await socket.send_str(said)
         assert await closed(socket) == channel.MALFORMED
-    async with api.http.ws_connect(f"/v1/devices/{mine.id}/live", headers={"Origin": HOME}) as socket:
+    async with api.http.ws_connect(f"/v1/devices/{mine.id}/live", headers={"Origin": APP_ORIGIN}) as socket:
         await socket.send_str(said)
         assert await closed(socket) == channel.MALFORMED
 
@@ -123,14 +123,14 @@ async def test_an_ack_of_what_is_no_delivery_is_passed_over(api: Api) -> None:
         await ready(socket)
         for id_ in ("", "\0", "\ud800", "dlv_x", "dlv_" + "f" * 64, "x" * 3_000):
             await socket.send_str(json.dumps({"type": "ack", "id": id_}))
-        async with api.parts.working():
+        async with api.parts.run_worker():
             await sent(api, "Goal!")
             assert (await heard(socket))["content"]["title"] == "Goal!"
 
 
 async def test_a_page_that_wants_it_instead_gets_it_and_web_push_does_not(api: Api) -> None:
     mine = await page(api)
-    async with mine.open(api, mode="exclusive") as socket, api.parts.working():
+    async with mine.open(api, mode="exclusive") as socket, api.parts.run_worker():
         await ready(socket)
         made = await sent(api, "Goal!")
         message = await heard(socket)
@@ -146,7 +146,7 @@ async def test_a_page_that_wants_it_instead_gets_it_and_web_push_does_not(api: A
 @pytest.mark.parametrize("dies", [False, True])
 async def test_what_the_page_does_not_take_goes_by_web_push_after_all(api: Api, dies: bool) -> None:
     mine = await page(api)
-    async with mine.open(api, mode="exclusive") as socket, api.parts.working():
+    async with mine.open(api, mode="exclusive") as socket, api.parts.run_worker():
         await ready(socket)
         made = await sent(api, "Goal!")
         assert (await heard(socket))["content"]["title"] == "Goal!"
@@ -166,7 +166,7 @@ async def test_a_page_that_is_gone_is_no_longer_asked(api: Api) -> None:
     async with asyncio.timeout(10):
         while await api.parts.scalar("SELECT live_until FROM devices"):  # noqa: ASYNC110 - the server's own doing
             await asyncio.sleep(0.02)
-    async with api.parts.working():
+    async with api.parts.run_worker():
         assert (await ended(api, await sent(api, "Goal!")))["status"] == 201
 
 
@@ -175,7 +175,7 @@ async def test_a_node_that_died_holds_nothing_up_for_longer_than_its_lease(api: 
     mine = await page(api)
     async with api.parts.engine.begin() as conn:
         await conn.exec_driver_sql("UPDATE devices SET live_until = now() + interval '45 seconds'")
-    async with api.parts.working():
+    async with api.parts.run_worker():
         delivery = await ended(api, await sent(api, "Goal!"))
     assert delivery["status"] == 201
     assert len(mine.subscriber.messages) == 1
@@ -186,14 +186,14 @@ async def test_a_cancelled_notification_is_handed_to_no_page(api: Api) -> None:
     async with mine.open(api, mode="exclusive") as socket:
         await ready(socket)
         made = await sent(api, "Withdrawn")
-        await api.made("POST", f"/v1/notifications/{made['id']}/cancel")
-        async with api.parts.working():
+        await api.call_ok("POST", f"/v1/notifications/{made['id']}/cancel")
+        async with api.parts.run_worker():
             await ended_without_delivery(api, made)
     assert await api.parts.scalar("SELECT count(*) FROM live_waiting") == 0
 
 
 async def ended_without_delivery(api: Api, notification: Any) -> None:
-    shown = await api.made("GET", f"/v1/notifications/{notification['id']}")
+    shown = await api.call_ok("GET", f"/v1/notifications/{notification['id']}")
     assert shown["status"] == "cancelled"
 
 
@@ -216,9 +216,9 @@ async def test_a_page_is_closed_out_once_its_device_is_unregistered(api: Api) ->
     mine = await page(api)
     async with mine.open(api) as socket:
         await ready(socket)
-        await api.made("DELETE", f"/v1/devices/{mine.id}", key=mine.token)
+        await api.call_ok("DELETE", f"/v1/devices/{mine.id}", key=mine.token)
         await page(api)
-        async with api.parts.working():
+        async with api.parts.run_worker():
             await ended(api, await sent(api, "After"))
         assert await closed(socket) == channel.REFUSED
 
@@ -229,7 +229,7 @@ async def test_a_device_has_only_so_many_pages_open(api: Api, monkeypatch: pytes
     async with mine.open(api) as first:
         await ready(first)
         async with asyncio.timeout(10):
-            while not api.front.inbox_notifier.waiting(api.parts.application_id, device_of(mine)):  # noqa: ASYNC110 - its look
+            while not api.state.inbox_notifier.waiting(api.parts.application_id, device_of(mine)):  # noqa: ASYNC110 - its look
                 await asyncio.sleep(0.01)
         async with mine.open(api) as second:
             assert await closed(second) == channel.CROWDED
@@ -251,7 +251,7 @@ async def test_who_says_nothing_is_not_waited_for(api: Api, monkeypatch: pytest.
 async def test_a_page_that_does_not_read_is_closed_and_resumes(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel, "SLOW_S", 0.3)
     mine = await page(api)
-    async with api.parts.working():
+    async with api.parts.run_worker():
         made = await sent(api, "x" * 400)
         await ended(api, made)
     async with api.parts.engine.begin() as conn:  # a year of mail: more than all buffers on the way
@@ -268,14 +268,14 @@ async def test_a_page_that_does_not_read_is_closed_and_resumes(api: Api, monkeyp
     reader, writer = await asyncio.open_connection("127.0.0.1", int(api.origin.rpartition(":")[2]), limit=1024)
     request = (
         f"GET /v1/devices/{mine.id}/live HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nOrigin: {HOME}\r\n\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nOrigin: {APP_ORIGIN}\r\n\r\n"
     )
     writer.write(request.encode())
     await reader.readuntil(b"\r\n\r\n")
     hello = b'{"type":"hello","token":"%s","after":0}' % mine.token.encode()
     writer.write(bytes([0x81, 0xFE]) + len(hello).to_bytes(2, "big") + bytes(4) + hello)  # masked with zeros
     async with asyncio.timeout(20):
-        while api.front.open_streams or not api.front.inbox_notifier._reader:  # noqa: ASYNC110 - the server's own doing
+        while api.state.open_streams or not api.state.inbox_notifier._reader:  # noqa: ASYNC110 - the server's own doing
             await asyncio.sleep(0.05)
     writer.close()
     async with mine.open(api, after=0) as socket:
@@ -286,9 +286,9 @@ async def test_a_page_that_does_not_read_is_closed_and_resumes(api: Api, monkeyp
 
 async def test_a_server_that_stops_closes_its_pages_so_that_they_come_again(api: Api) -> None:
     mine = await page(api)
-    async with serving(api.parts) as second, mine.open(second) as socket:
+    async with serve_api(api.parts) as second, mine.open(second) as socket:
         await ready(socket)
-        for task in second.front.open_streams:
+        for task in second.state.open_streams:
             task.cancel()
         assert await closed(socket) == channel.GOING
 

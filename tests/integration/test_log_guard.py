@@ -13,13 +13,13 @@ from gateway.domain.ids import new_id
 from gateway.service.access.secrets import new_key
 from gateway.sim import Vendor
 from tests.support.api import Api
-from tests.support.log_guard import Guard, Leaked, guard
+from tests.support.log_guard import Guard, SecretInLog, guard
 
 log = structlog.get_logger("gateway.tests")
 
 
 @pytest.fixture(autouse=True)
-def heard_by_nobody_else(nothing_secret_is_logged: None) -> Iterator[None]:
+def heard_by_nobody_else(check_logs_for_secrets: None) -> Iterator[None]:
     """What a test leaves on purpose is gone before the guard looks."""
     yield
     guard._lines.clear()
@@ -37,7 +37,7 @@ def nothing_masked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def leaks() -> None:
-    with pytest.raises(Leaked):
+    with pytest.raises(SecretInLog):
         guard.check()
     guard._lines.clear()
 
@@ -63,8 +63,10 @@ def test_what_the_log_masks_is_not_found() -> None:
 async def test_an_endpoint_a_browser_s_keys_and_what_is_sent_are_found(api: Api) -> None:
     [subscriber] = api.parts.subscribe(Vendor.FCM, 1)
     await api.parts.register([subscriber])
-    async with api.parts.working():
-        await api.parts.ended((await api.parts.submit(content={"title": "T", "body": "Your parcel is here"})).id)
+    async with api.parts.run_worker():
+        await api.parts.wait_until_done(
+            (await api.parts.submit(content={"title": "T", "body": "Your parcel is here"})).id
+        )
     guard.check()
     token = subscriber.endpoint.rpartition("/")[2]
     said = (subscriber.endpoint, token, subscriber.auth.hex(), b64encode(subscriber.auth).decode())
@@ -87,5 +89,5 @@ async def test_tokens_and_private_keys_are_found(api: Api) -> None:
 
 def test_ids_and_addresses_without_a_secret_are_nobody_s_secret() -> None:
     listening = Guard()
-    listening.hear(f"{UUID(int=1).hex} https://example.org/news/storm app_{new_id().hex} postgresql://me:***@db/x")
+    listening.record(f"{UUID(int=1).hex} https://example.org/news/storm app_{new_id().hex} postgresql://me:***@db/x")
     listening.check()

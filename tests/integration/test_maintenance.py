@@ -1,11 +1,9 @@
 """Upkeep: partitions, devices that are gone, idempotency keys; one worker at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from uuid import UUID
 
-import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,20 +16,9 @@ from gateway.sim import Vendor
 from gateway.worker import maintenance
 from gateway.worker.maintenance import log_partitions
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
-from tests.support.gateway_parts import Parts, gateway
+from tests.support.gateway_parts import Parts
 
 LIMITS = RetentionPolicy()
-
-
-@pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url) as parts:
-        yield parts
-
-
-@pytest.fixture
-def today() -> date:
-    return datetime.now(UTC).date()
 
 
 async def days(engine: AsyncEngine, table: str) -> set[date]:

@@ -1,6 +1,5 @@
 """How often a message is made: once for all devices that get the same, and for each that gets its own."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -9,15 +8,9 @@ from gateway.domain.device import ClientDetails
 from gateway.domain.notification import Templating
 from gateway.service.notifications import rendering
 from gateway.sim import Vendor
-from tests.support.gateway_parts import Parts, gateway
+from tests.support.gateway_parts import Parts
 
 LANGUAGES = {"title": "Storm", "locales": {"de": {"title": "Sturm"}, "fr": {"title": "Orage"}}}
-
-
-@pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url) as parts:
-        yield parts
 
 
 @pytest.mark.parametrize(
@@ -46,6 +39,6 @@ async def test_what_says_the_same_is_composed_once_for_all_jobs(
         return compose(*args, **said)
 
     monkeypatch.setattr(rendering, "compose", counted)
-    async with parts.working():
-        assert (await parts.ended(sent.id)).accepted == 700
+    async with parts.run_worker():
+        assert (await parts.wait_until_done(sent.id)).accepted == 700
     assert composed == made

@@ -36,9 +36,9 @@ async def test_each_delivery_is_counted_once_by_host_outcome_and_lane(api: Api) 
         ]
 
     before = told()
-    async with parts.working():
+    async with parts.run_worker():
         sent = await parts.submit(Kind.ALERT)
-        await parts.ended(sent.id)
+        await parts.wait_until_done(sent.id)
         assert REGISTRY.get_sample_value("gateway_breaker_open", {"host": host}) == 0
         assert REGISTRY.get_sample_value("gateway_messages_in_flight_limit", {"host": host}) == 64
     assert [after - was for after, was in zip(told(), before, strict=True)] == [30] * len(COUNTED)
@@ -47,7 +47,7 @@ async def test_each_delivery_is_counted_once_by_host_outcome_and_lane(api: Api) 
 
 async def test_metrics_are_for_whoever_has_the_token_where_one_is_set(api: Api) -> None:
     assert (await api.call("GET", "/metrics", key=None)).status == 200
-    api.front.metrics_token = TOKEN
+    api.state.metrics_token = TOKEN
     assert (await api.call("GET", "/metrics", key=TOKEN)).status == 200
     for key in (None, api.secret, f"{TOKEN}2"):
         refused = await api.call("GET", "/metrics", key=key)

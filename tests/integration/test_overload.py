@@ -16,8 +16,8 @@ from sqlalchemy.pool import QueuePool
 
 from gateway.domain import ids
 from gateway.web.http.load_shedding import RequestLimiter, StreamLimiter
-from tests.support.api import ADMIN, Api, Said
-from tests.support.gateway_parts import HOME
+from tests.support.api import ADMIN, Api, ApiResponse
+from tests.support.gateway_parts import APP_ORIGIN
 from tests.support.worker_process import server_process
 
 IDLE = 10_000
@@ -60,20 +60,20 @@ async def connected(origin: str) -> tuple[asyncio.StreamReader, asyncio.StreamWr
 @pytest.fixture
 async def small(api: Api) -> Api:
     """A server with room for two requests at once."""
-    api.front.limits.requests = RequestLimiter(2)
+    api.state.limits.requests = RequestLimiter(2)
     return api
 
 
 async def inside(api: Api, count: int) -> None:
     async with asyncio.timeout(20):
-        while api.front.limits.requests.in_use != count:  # noqa: ASYNC110 - the server's state gives no event
+        while api.state.limits.requests.in_use != count:  # noqa: ASYNC110 - the server's state gives no event
             await asyncio.sleep(0.01)
 
 
 async def test_what_is_more_than_the_server_takes_is_told_to_come_again_and_probes_are_answered(small: Api) -> None:
     slow = [await Slow.begun(small) for _ in range(2)]
     await inside(small, 2)
-    refused = await small.call("POST", "/v1/devices", small.device(), key=small.publishable, origin=HOME)
+    refused = await small.call("POST", "/v1/devices", small.device(), key=small.publishable, origin=APP_ORIGIN)
     assert (refused.status, refused.body["code"]) == (503, "unavailable")
     assert int(refused.headers["Retry-After"]) > 0
     assert (await small.call("GET", "/healthz", key=None)).status == 200
@@ -87,7 +87,7 @@ async def test_what_is_more_than_the_server_takes_is_told_to_come_again_and_prob
 
 async def test_who_waits_for_news_takes_no_room_from_others(small: Api) -> None:
     device = await small.register()
-    device_id, mailroom = ids.parse(ids.DEVICE, device["id"]), small.front.inbox_notifier
+    device_id, mailroom = ids.parse(ids.DEVICE, device["id"]), small.state.inbox_notifier
     assert device_id is not None
     path = f"/v1/devices/{device['id']}/inbox?wait=20&after=0"
     waiting = []
@@ -143,10 +143,10 @@ async def test_imports_and_streams_are_bounded_for_a_server_and_for_an_applicati
     keys = [api.secret]
     for name in ("Second", "Third"):
         new: dict[str, Any] = {"name": name, "subject": "mailto:ops@example.org", "allowed_origins": []}
-        keys.append((await api.made("POST", "/v1/applications", new, key=ADMIN))["secret_key"])
+        keys.append((await api.call_ok("POST", "/v1/applications", new, key=ADMIN))["secret_key"])
     device = await api.register()
     imports, streams, channels = (StreamLimiter(name, 8) for name in ("imports", "streams", "channels"))
-    limits = api.front.limits
+    limits = api.state.limits
     limits.imports, limits.log_streams, limits.live_channels = imports, streams, channels
 
     async def until(room: StreamLimiter, count: int) -> None:
@@ -158,7 +158,7 @@ async def test_imports_and_streams_are_bounded_for_a_server_and_for_an_applicati
         asked = api.http.get("/v1/deliveries/stream", headers={"Authorization": f"Bearer {key}"})
         return await held.enter_async_context(asked)
 
-    async def load(key: str) -> Said:
+    async def load(key: str) -> ApiResponse:
         lines = {"Content-Type": "application/x-ndjson"}
         return await api.call("POST", "/v1/devices/import", raw=b"", key=key, headers=lines)
 

@@ -9,8 +9,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from gateway.web.http.security_headers import PAGE
 from gateway.web.pages import static_files
 from gateway.web.server import ROUTES, build
-from tests.support.api import Api, addressed, serving
-from tests.support.gateway_parts import HOME
+from tests.support.api import Api, fill_path, serve_api
+from tests.support.gateway_parts import APP_ORIGIN
 
 EVERYWHERE = {
     "X-Content-Type-Options": "nosniff",
@@ -24,7 +24,7 @@ HTML = sorted(static_files.STATIC.rglob("*.html"))
 
 
 async def test_every_answer_is_protected_whatever_it_is(api: Api) -> None:
-    asked = [(route.method, addressed(route.path)) for route in ROUTES]
+    asked = [(route.method, fill_path(route.path)) for route in ROUTES]
     asked += [(method, "/v1/nothing") for method in ("GET", "POST", "DELETE", "PUT")]
     asked += [
         ("GET", path) for path in ("/", "/console", "/console/", "/docs/", "/sample/", "/openapi.json", "/nothing")
@@ -52,13 +52,13 @@ async def test_a_stream_and_an_answer_of_success_are_protected_too(api: Api) -> 
 
 async def test_without_https_nothing_is_said_of_it(api: Api) -> None:
     object.__setattr__(api.parts.context, "public_url", "http://127.0.0.1:8080")
-    async with serving(api.parts) as plain, plain.http.get("/console/") as answer:
+    async with serve_api(api.parts) as plain, plain.http.get("/console/") as answer:
         assert "Strict-Transport-Security" not in answer.headers
 
 
 async def test_no_answer_lets_a_page_of_others_use_cookies(api: Api) -> None:
     for route in ROUTES:
-        async with api.http.request(route.method, addressed(route.path), headers={"Origin": HOME}) as answer:
+        async with api.http.request(route.method, fill_path(route.path), headers={"Origin": APP_ORIGIN}) as answer:
             assert "Access-Control-Allow-Credentials" not in answer.headers, route.path
             allowed = answer.headers.get("Access-Control-Allow-Origin")
             assert allowed == ("*" if route.path.startswith("/v1/") else None), route.path
@@ -72,8 +72,8 @@ def test_the_policy_of_pages_lets_nothing_run_that_is_not_a_file_of_ours() -> No
 
 
 async def test_the_console_and_no_other_page_may_load_the_map_s_pictures_from_where_the_operator_says(api: Api) -> None:
-    api.front.map_tiles = "http://127.0.0.1:9000/{z}/{x}/{y}.png"
-    app = build(api.front)
+    api.state.map_tiles = "http://127.0.0.1:9000/{z}/{x}/{y}.png"
+    app = build(api.state)
     async with TestClient(TestServer(app)) as client:
         policies = {
             name: (await client.get(f"/{name}/")).headers["Content-Security-Policy"] for name in ("console", "sample")

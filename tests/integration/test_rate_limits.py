@@ -1,7 +1,6 @@
 """How often one address and one key may ask, and that nobody is held up by another."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -10,12 +9,12 @@ from gateway.web.http import rate_limits
 from gateway.web.http.client_address import ClientAddressResolver
 from gateway.web.http.rate_limits import TokenBuckets
 from tests.support.api import ADMIN, Api
-from tests.support.gateway_parts import HOME
+from tests.support.gateway_parts import APP_ORIGIN
 
 
 def limited(api: Api, **said: Any) -> None:
     for name, value in said.items():
-        setattr(api.front.limits, name, value)
+        setattr(api.state.limits, name, value)
 
 
 def still(name: str, per_minute: int) -> TokenBuckets:
@@ -30,16 +29,16 @@ async def test_a_key_that_asks_too_often_is_told_when_to_come_again(api: Api) ->
     assert (await api.call("GET", "/v1/devices")).status == 200
     refused = await api.call("GET", "/v1/devices")
     assert (refused.status, refused.body["code"], refused.headers["Retry-After"]) == (429, "rate_limited", "30")
-    assert (await api.call("GET", "/v1/vapid-public-key", key=api.publishable, origin=HOME)).status == 200
+    assert (await api.call("GET", "/v1/vapid-public-key", key=api.publishable, origin=APP_ORIGIN)).status == 200
     assert (await api.call("GET", "/v1/applications", key=ADMIN)).status == 200
 
 
 async def test_what_a_key_is_refused_does_nothing(api: Api) -> None:
     limited(api, key_buckets=still("key", 1))
-    assert (await api.call("POST", "/v1/devices", api.device(), key=api.publishable, origin=HOME)).status == 201
+    assert (await api.call("POST", "/v1/devices", api.device(), key=api.publishable, origin=APP_ORIGIN)).status == 201
     before = await api.rows()
     for path, body in (("/v1/devices", api.device()), ("/v1/devices", api.device())):
-        said = await api.call("POST", path, body, key=api.publishable, origin=HOME)
+        said = await api.call("POST", path, body, key=api.publishable, origin=APP_ORIGIN)
         assert said.status == 429
     assert await api.rows() == before
 
@@ -65,7 +64,7 @@ async def test_an_address_that_asks_too_often_is_refused_before_its_credential_i
 
 async def test_behind_a_named_proxy_each_counts_for_itself(api: Api) -> None:
     limited(api, address_buckets=still("address", 1))
-    api.front.client_addresses = ClientAddressResolver(["127.0.0.1"])
+    api.state.client_addresses = ClientAddressResolver(["127.0.0.1"])
     for client in ("198.51.100.1", "198.51.100.2"):
         said = [(await api.call("GET", "/v1/devices", headers={"X-Forwarded-For": client})).status for _ in range(2)]
         assert said == [200, 429]
@@ -82,7 +81,7 @@ async def test_who_names_other_addresses_without_being_a_proxy_gains_nothing(api
 
 async def test_by_default_a_page_s_rush_is_not_held_up(api: Api) -> None:
     said = await asyncio.gather(
-        *(api.call("GET", "/v1/vapid-public-key", key=api.publishable, origin=HOME) for _ in range(300))
+        *(api.call("GET", "/v1/vapid-public-key", key=api.publishable, origin=APP_ORIGIN) for _ in range(300))
     )
     assert {one.status for one in said} == {200}
 

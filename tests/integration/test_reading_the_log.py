@@ -1,6 +1,5 @@
 """Pages of the log: in the order in which deliveries settled, whatever order they were written down in."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
@@ -14,17 +13,11 @@ from gateway.records.delivery_log import reader
 from gateway.records.delivery_log.reader import LogFilters
 from gateway.records.postgres import schema
 from gateway.records.postgres.schema import deliveries
-from tests.support.gateway_parts import Parts, gateway
+from tests.support.gateway_parts import Parts
 
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=1)
 OUTCOMES = tuple(OutcomeName)
 HOSTS = (schema.COMMON_HOST, "web.push.apple.com", "push.example.org")
-
-
-@pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url) as parts:
-        yield parts
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -36,17 +36,11 @@ from gateway.service.audience.registration import (
 )
 from gateway.service.operations import erasure
 from gateway.sim import Keys, Vendor
-from tests.support.gateway_parts import Parts, gateway
+from tests.support.gateway_parts import Parts
 
 KEYS = Keys.generate()
 ENDPOINT = "https://fcm.googleapis.com/fcm/send/one"
 CLIENT = ClientDetails("android", "chrome", "sv-SE", "Europe/Stockholm", "1.2")
-
-
-@pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url) as parts:
-        yield parts
 
 
 def said(
@@ -431,13 +425,13 @@ async def test_what_callers_see_of_a_device_lets_nobody_push_to_it(parts: Parts)
 async def test_forgetting_a_user_takes_their_devices_and_their_name_out_of_the_log(parts: Parts) -> None:
     theirs = await parts.register(parts.subscribe(Vendor.FCM, 2), user_id="ada")
     others = await parts.register(parts.subscribe(Vendor.FCM, 1), user_id="grace")
-    async with parts.working():
+    async with parts.run_worker():
         sent = await parts.submit()
-        await parts.ended(sent.id)
+        await parts.wait_until_done(sent.id)
     async with parts.engine.begin() as conn:
         assert await erasure.forget(conn, parts.context.keyring, parts.application_id, "ada") == 2
     assert await count(parts) == len(others)
-    rows = await parts.log(sent.id)
+    rows = await parts.list_deliveries(sent.id)
     assert {device_id: row.user_id for device_id, row in rows.items()} == {
         **dict.fromkeys(theirs, None),
         **dict.fromkeys(others, "grace"),

@@ -17,8 +17,8 @@ from gateway.queue.nats import RESULTS, RESULTS_STREAM, WORDS, WORDS_STREAM, Bro
 from gateway.queue.protocol import LeaseLost
 from gateway.records.postgres import notifier
 from gateway.records.postgres.schema import notifications
-from tests.support.nats_server import nodes
-from tests.support.queues import NatsEngine, PostgresEngine, accepted, both, retried
+from tests.support.nats_server import start_nodes
+from tests.support.queues import NatsEngine, PostgresEngine, accepted_batch, merge_batches, retry_batch
 
 MINUTE = timedelta(minutes=1)
 LONG = timedelta(seconds=20)
@@ -32,7 +32,7 @@ async def engine(database_url: str) -> AsyncIterator[NatsEngine]:
 
 async def prepared(engine: NatsEngine) -> None:
     async with asyncio.timeout(10):
-        while not await engine._broker.is_prepared():  # noqa: ASYNC110 - the relay signals it to nobody
+        while not await engine.broker.is_prepared():  # noqa: ASYNC110 - the relay signals it to nobody
             await asyncio.sleep(0.02)
 
 
@@ -43,68 +43,68 @@ async def claim(engine: NatsEngine, wait: timedelta = LONG) -> Job:
 
 async def test_what_was_in_a_lane_that_was_wiped_is_sent_again(engine: NatsEngine) -> None:
     devices = [new_id() for _ in range(6)]
-    notification_id = await engine.put(devices, most=2)
-    await engine.caught_up()
+    notification_id = await engine.put(devices, job_size=2)
+    await engine.wait_until_relayed()
     held = await claim(engine)
-    await engine._broker.js.purge_stream(jobs_stream(held.lane))
-    await engine.queue.settle(held, accepted(*held.device_ids), [])
+    await engine.broker.js.purge_stream(jobs_stream(held.lane))
+    await engine.queue.settle(held, accepted_batch(*held.device_ids), [])
     again = [await claim(engine), await claim(engine)]
     assert {id_ for job in again for id_ in job.device_ids} == set(devices) - set(held.device_ids)
     for job in again:
-        await engine.queue.settle(job, accepted(*job.device_ids), [])
-    assert (await engine.recorded(notification_id)).keys() == set(devices)
+        await engine.queue.settle(job, accepted_batch(*job.device_ids), [])
+    assert (await engine.list_outcomes(notification_id)).keys() == set(devices)
     assert (await engine.progress(notification_id))[0] is Status.DONE
 
 
 async def test_streams_that_were_deleted_are_made_anew_and_their_jobs_sent_again(engine: NatsEngine) -> None:
     devices = [new_id() for _ in range(6)]
-    notification_id = await engine.put(devices, most=2)
-    await engine.caught_up()
+    notification_id = await engine.put(devices, job_size=2)
+    await engine.wait_until_relayed()
     held = await claim(engine)
-    for stream in await engine._broker.js.streams_info():
-        await engine._broker.js.delete_stream(str(stream.config.name))
+    for stream in await engine.broker.js.streams_info():
+        await engine.broker.js.delete_stream(str(stream.config.name))
     with pytest.raises(BrokerUnavailable):
-        await engine.queue.settle(held, accepted(*held.device_ids), [])
+        await engine.queue.settle(held, accepted_batch(*held.device_ids), [])
     await prepared(engine)
-    await engine.queue.settle(held, accepted(*held.device_ids), [])
+    await engine.queue.settle(held, accepted_batch(*held.device_ids), [])
     again = [await claim(engine), await claim(engine)]
     assert {id_ for job in again for id_ in job.device_ids} == set(devices) - set(held.device_ids)
     for job in again:
-        await engine.queue.settle(job, accepted(*job.device_ids), [])
-    assert (await engine.recorded(notification_id)).keys() == set(devices)
+        await engine.queue.settle(job, accepted_batch(*job.device_ids), [])
+    assert (await engine.list_outcomes(notification_id)).keys() == set(devices)
     assert (await engine.progress(notification_id))[0] is Status.DONE
 
 
 async def test_what_was_said_of_a_notification_is_said_again_when_it_was_deleted(engine: NatsEngine) -> None:
     notification_id = await engine.put([new_id()])
-    await engine.caught_up()
-    await engine._broker.js.delete_stream(WORDS_STREAM)
+    await engine.wait_until_relayed()
+    await engine.broker.js.delete_stream(WORDS_STREAM)
     await prepared(engine)
     async with asyncio.timeout(10):
-        while not await engine._broker.statuses([notification_id]):  # noqa: ASYNC110 - it is said right after
+        while not await engine.broker.statuses([notification_id]):  # noqa: ASYNC110 - it is said right after
             await asyncio.sleep(0.02)
-    assert await engine._broker.statuses([notification_id]) == {notification_id: Status.SENDING}
+    assert await engine.broker.statuses([notification_id]) == {notification_id: Status.SENDING}
 
 
 async def test_a_job_whose_results_were_wiped_is_done_again_and_logged_once(engine: NatsEngine) -> None:
     devices = [new_id() for _ in range(4)]
     notification_id = await engine.put(devices)
     job = await claim(engine)
-    await engine.queue.settle(job, accepted(*devices[:2]), devices[2:])
-    assert len(await engine.recorded(notification_id)) == 2
-    await engine._broker.js.purge_stream(RESULTS_STREAM)
+    await engine.queue.settle(job, accepted_batch(*devices[:2]), devices[2:])
+    assert len(await engine.list_outcomes(notification_id)) == 2
+    await engine.broker.js.purge_stream(RESULTS_STREAM)
     with pytest.raises(LeaseLost):
-        await engine.queue.settle(job, accepted(*devices[2:]), [])
+        await engine.queue.settle(job, accepted_batch(*devices[2:]), [])
     again = await claim(engine)
     assert again.device_ids == tuple(devices), "the broker does not know any more what was done"
-    await engine.queue.settle(again, accepted(*devices), [])
-    assert (await engine.recorded(notification_id)).keys() == set(devices)
+    await engine.queue.settle(again, accepted_batch(*devices), [])
+    assert (await engine.list_outcomes(notification_id)).keys() == set(devices)
     status, progress = await engine.progress(notification_id)
     assert (status, progress.accepted, progress.pending) == (Status.DONE, 4, 0)
 
 
 async def test_a_plan_that_takes_long_keeps_no_other_waiting(engine: NatsEngine) -> None:
-    async with engine._engine.begin() as conn:
+    async with engine.database.begin() as conn:
         slow = await engine.accept(Lane.URGENT)
         await conn.execute(select(notifications.c.id).where(notifications.c.id == slow).with_for_update())
         other = await engine.accept(Lane.URGENT)
@@ -120,13 +120,13 @@ async def test_a_result_that_the_log_refuses_is_kept_for_later(
     """Here for want of its day's partition; nobody may take it for recorded."""
     await engine.put([new_id()])
     job = await claim(engine)
-    async with engine._engine.begin() as conn:
+    async with engine.database.begin() as conn:
         await conn.execute(text(f"DROP TABLE deliveries_{job.day:%Y%m%d}"))
-    await engine.queue.settle(job, accepted(*job.device_ids), [])
+    await engine.queue.settle(job, accepted_batch(*job.device_ids), [])
     async with asyncio.timeout(20):
         while "result.unrecordable" not in caplog.text:  # noqa: ASYNC110 - it is told to the log alone
             await asyncio.sleep(0.02)
-    assert (await engine._broker.js.stream_info(RESULTS_STREAM)).state.messages == 1
+    assert (await engine.broker.js.stream_info(RESULTS_STREAM)).state.messages == 1
 
 
 async def test_results_are_recorded_in_any_order_and_once(engine: NatsEngine) -> None:
@@ -135,21 +135,21 @@ async def test_results_are_recorded_in_any_order_and_once(engine: NatsEngine) ->
     notification_id = await engine.put(devices)
     job = await claim(engine)
     due = datetime.now(UTC) + MINUTE
-    first = wire.Result(job, both(accepted(devices[0]), retried(due, devices[1])), devices[2:])
-    last = wire.Result(job, accepted(*devices[2:]))
+    first = wire.Result(job, merge_batches(accepted_batch(devices[0]), retry_batch(due, devices[1])), devices[2:])
+    last = wire.Result(job, accepted_batch(*devices[2:]))
     for result in (last, first, last, first):
-        await engine._broker.js.publish(f"{RESULTS}.{job.id}", wire.write_result(result))
-    await engine._broker.js.purge_stream(jobs_stream(job.lane))  # the worker has nothing more to do
+        await engine.broker.js.publish(f"{RESULTS}.{job.id}", wire.write_result(result))
+    await engine.broker.js.purge_stream(jobs_stream(job.lane))  # the worker has nothing more to do
     _, progress = await engine.progress(notification_id)
     assert (progress.accepted, progress.retries, progress.pending) == (3, 1, 1)
-    assert await engine.tried(notification_id) == [(devices[1], 1)]
+    assert await engine.list_attempts(notification_id) == [(devices[1], 1)]
 
 
 async def test_what_is_too_large_for_the_broker_goes_in_parts_and_is_logged_once(database_url: str) -> None:
     devices = [new_id() for _ in range(400)]
     async with NatsEngine.opened(database_url, "max_payload: 4096\n") as engine:
         notification_id = await engine.put(devices)
-        await engine.caught_up()
+        await engine.wait_until_relayed()
         jobs = 0
         left = set(devices)
         while left:
@@ -157,13 +157,13 @@ async def test_what_is_too_large_for_the_broker_goes_in_parts_and_is_logged_once
             jobs += 1
             half = len(job.device_ids) // 2
             due = datetime.now(UTC) + MINUTE
-            first = both(accepted(*job.device_ids[1:half]), retried(due, job.device_ids[0]))
+            first = merge_batches(accepted_batch(*job.device_ids[1:half]), retry_batch(due, job.device_ids[0]))
             await engine.queue.settle(job, first, job.device_ids[half:])
             await engine.queue.settle(job, first, job.device_ids[half:])
-            await engine.queue.settle(job, accepted(*job.device_ids[half:]), [])
+            await engine.queue.settle(job, accepted_batch(*job.device_ids[half:]), [])
             left -= set(job.device_ids)
         assert jobs == 4, "400 devices need 7,200 octets"
-        assert len(await engine.recorded(notification_id)) == 400 - jobs
+        assert len(await engine.list_outcomes(notification_id)) == 400 - jobs
         _, progress = await engine.progress(notification_id)
         assert (progress.accepted, progress.retries, progress.pending) == (400 - jobs, jobs, jobs)
 
@@ -172,29 +172,29 @@ async def test_workers_are_told_how_it_is_and_not_what_was_said_on_the_way(engin
     """A pause and a resume that are heard at once have no order."""
     notification_id = await engine.put([new_id()])
     for _ in range(8):
-        async with engine._engine.begin() as conn:
+        async with engine.database.begin() as conn:
             for status in (Status.PAUSED, Status.SENDING, Status.CANCELLED):
                 await notifier.send(conn, notifier.CONTROL, f"{notification_id} {status}")
-        await engine._broker.client.flush()
-    told = await engine._broker.client.subscribe(f"gateway.words.{notification_id}")
-    async with engine._engine.begin() as conn:
+        await engine.broker.client.flush()
+    told = await engine.broker.client.subscribe(f"gateway.words.{notification_id}")
+    async with engine.database.begin() as conn:
         await notifier.send(conn, notifier.CONTROL, f"{notification_id} {Status.PAUSED}")
     await told.next_msg(timeout=10)
-    assert await engine._broker.statuses([notification_id]) == {notification_id: Status.SENDING}
+    assert await engine.broker.statuses([notification_id]) == {notification_id: Status.SENDING}
 
 
 async def test_a_word_of_a_newer_version_is_passed_over_and_the_next_one_heard(engine: NatsEngine) -> None:
     one, other = new_id(), new_id()
     heard: asyncio.Queue[tuple[str, Status]] = asyncio.Queue()
-    with engine._broker.subscribe_status(lambda id_, status: heard.put_nowait((id_, status))):
+    with engine.broker.subscribe_status(lambda id_, status: heard.put_nowait((id_, status))):
         await asyncio.sleep(0)
-        await engine._broker.client.flush()
+        await engine.broker.client.flush()
         for word in (b"archived", b"\xff\xfe", b""):
-            await engine._broker.js.publish(f"{WORDS}.{one}", word)
-        await engine._broker.publish_status(other, Status.CANCELLED)
+            await engine.broker.js.publish(f"{WORDS}.{one}", word)
+        await engine.broker.publish_status(other, Status.CANCELLED)
         async with asyncio.timeout(10):
             assert await heard.get() == (str(other), Status.CANCELLED)
-    assert await engine._broker.statuses([one, other]) == {other: Status.CANCELLED}
+    assert await engine.broker.statuses([one, other]) == {other: Status.CANCELLED}
 
 
 async def test_a_job_travels_without_its_audience(engine: NatsEngine) -> None:
@@ -205,7 +205,7 @@ async def test_a_job_travels_without_its_audience(engine: NatsEngine) -> None:
 
 
 async def test_a_relay_that_does_not_see_the_whole_cluster_takes_no_copies_away(tmp_path: Path) -> None:
-    async with nodes(3, tmp_path) as several:
+    async with start_nodes(3, tmp_path) as several:
         async with Broker.connected([node.url for node in several]) as broker:
             await broker.prepare()
             await Broker(broker.connection, replicas=1).prepare()

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -22,23 +21,11 @@ from gateway.service.automation import reminders
 from gateway.service.notifications import lifecycle
 from gateway.service.notifications.submission import Draft
 from gateway.sim import Vendor
-from tests.support.api import Api, serving
-from tests.support.gateway_parts import Parts, gateway
+from tests.support.api import Api, serve_api
+from tests.support.gateway_parts import Parts
 from tests.support.worker_process import worker_process
 
 WEEKLY = {"name": "Digest", "cron": "0 9 * * 1", "content": {"title": "This week"}, "audience": {"everyone": True}}
-
-
-@pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url) as parts:
-        yield parts
-
-
-@pytest.fixture
-async def api(parts: Parts) -> AsyncIterator[Api]:
-    async with serving(parts) as api:
-        yield api
 
 
 async def every_second(parts: Parts, seconds: int = 1, **said: Any) -> UUID:
@@ -61,7 +48,7 @@ async def occurrences(parts: Parts) -> list[Any]:
 
 async def until_done(parts: Parts, count: int) -> None:
     async with asyncio.timeout(60):
-        with parts.bell.subscribe(notifier.LOG) as waiter:
+        with parts.notifier.subscribe(notifier.LOG) as waiter:
             while await parts.scalar("SELECT count(*) FROM notifications WHERE status = 'done'") < count:
                 await waiter.wait(0.5)
 
@@ -80,7 +67,7 @@ async def late_by(parts: Parts, lateness: timedelta) -> None:
 async def test_every_occurrence_is_a_notification_of_its_own(parts: Parts) -> None:
     await parts.register(parts.subscribe(Vendor.FCM, 2))
     await every_second(parts)
-    async with parts.working():
+    async with parts.run_worker():
         await until_done(parts, 3)
     done = [row for row in await occurrences(parts) if row.status == "done"]
     assert [row.occurrence.microsecond for row in done] == [0] * len(done)
@@ -98,7 +85,7 @@ async def test_two_schedulers_and_three_workers_with_kill_9_in_between_start_eve
     directories = [tmp_path / str(number) for number in range(3)]
     for directory in directories:
         directory.mkdir()
-    async with serving(parts), serving(parts):
+    async with serve_api(parts), serve_api(parts):
         for wanted in (2, 4, 6):
             async with (
                 worker_process(parts, directories[0], lease=1, drain=0.2) as first,
@@ -114,9 +101,9 @@ async def test_two_schedulers_and_three_workers_with_kill_9_in_between_start_eve
     started = [row for row in rows if row.day is not None]
     assert len(started) >= 7
     for row in started:
-        log = await parts.log(row.id)
+        log = await parts.list_deliveries(row.id)
         assert log.keys() <= devices.keys()
-        progress = (await parts.show(row.id))[1]
+        progress = (await parts.get_notification(row.id))[1]
         assert progress.targets == 5
     sent = Counter(message.json()["notification"]["data"]["gateway"]["id"] for message in parts.sim.messages)
     # Killed between sending and settling, a worker repeats what was in flight; no occurrence is started anew.
@@ -127,7 +114,7 @@ async def test_an_occurrence_missed_by_a_downtime_is_skipped_and_says_so(parts: 
     await parts.register(parts.subscribe(Vendor.FCM, 1))
     await every_second(parts)
     await late_by(parts, timedelta(hours=3))
-    async with parts.working():
+    async with parts.run_worker():
         await until_done(parts, 1)
     missed, *later = await occurrences(parts)
     assert (missed.status, missed.day) == ("cancelled", None)
@@ -140,19 +127,19 @@ async def test_of_many_missed_occurrences_one_is_sent_when_asked_for(parts: Part
     await parts.register(parts.subscribe(Vendor.FCM, 1))
     await every_second(parts, missed="send")
     await late_by(parts, timedelta(days=3))  # longer than it would have lived
-    async with parts.working():
+    async with parts.run_worker():
         await until_done(parts, 2)
     first, second = (await occurrences(parts))[:2]
-    assert (await parts.show(first.id))[1].accepted == 1
+    assert (await parts.get_notification(first.id))[1].accepted == 1
     assert second.occurrence - first.occurrence > timedelta(days=2)
 
 
 async def test_a_reminder_ends_at_its_end(parts: Parts) -> None:
     await parts.register(parts.subscribe(Vendor.FCM, 1))
     id_ = await every_second(parts, ends_at=datetime.now(UTC) + timedelta(seconds=2.5))
-    async with parts.working():
+    async with parts.run_worker():
         async with asyncio.timeout(30):
-            with parts.bell.subscribe(notifier.LOG) as waiter:
+            with parts.notifier.subscribe(notifier.LOG) as waiter:
                 while await parts.scalar("SELECT status FROM reminders WHERE id = :id", id=id_) != "ended":
                     await waiter.wait(0.5)
         await until_done(parts, len(await occurrences(parts)))
@@ -165,11 +152,11 @@ async def test_cancelling_one_occurrence_leaves_the_others(parts: Parts) -> None
     [first] = await occurrences(parts)
     async with parts.engine.begin() as conn:
         await lifecycle.cancel(conn, parts.application_id, first.id)
-    async with parts.working():
+    async with parts.run_worker():
         await until_done(parts, 2)
     rows = await occurrences(parts)
     assert [row.status for row in rows[:3]] == ["cancelled", "done", "done"]
-    assert await parts.log(first.id) == {}
+    assert await parts.list_deliveries(first.id) == {}
 
 
 async def test_pausing_one_occurrence_does_not_hold_up_the_next(parts: Parts) -> None:
@@ -178,76 +165,76 @@ async def test_pausing_one_occurrence_does_not_hold_up_the_next(parts: Parts) ->
     [first] = await occurrences(parts)
     async with parts.engine.begin() as conn:
         await lifecycle.pause(conn, parts.application_id, first.id)
-    async with parts.working():
+    async with parts.run_worker():
         await until_done(parts, 2)
-        assert (await parts.show(first.id))[0].status is Status.PAUSED
+        assert (await parts.get_notification(first.id))[0].status is Status.PAUSED
         async with parts.engine.begin() as conn:
             await lifecycle.resume(conn, parts.application_id, first.id)
-        assert (await parts.ended(first.id)).accepted == 1
+        assert (await parts.wait_until_done(first.id)).accepted == 1
 
 
 async def test_what_an_occurrence_needs_and_is_gone_ends_the_reminder_but_not_what_was_accepted(parts: Parts) -> None:
     await parts.register(parts.subscribe(Vendor.FCM, 1))
-    async with serving(parts) as api:
-        await api.made("POST", "/v1/categories", {"name": "news", "title": "News"})
-        made = await api.made("POST", "/v1/reminders", WEEKLY | {"category": "news"})
-        [category] = (await api.made("GET", "/v1/categories"))["items"]
+    async with serve_api(parts) as api:
+        await api.call_ok("POST", "/v1/categories", {"name": "news", "title": "News"})
+        made = await api.call_ok("POST", "/v1/reminders", WEEKLY | {"category": "news"})
+        [category] = (await api.call_ok("GET", "/v1/categories"))["items"]
         await api.call("DELETE", f"/v1/categories/{category['id']}")
         async with parts.engine.begin() as conn:
             await conn.execute(update(table).values(start_at=datetime.now(UTC)))
             await conn.execute(update(jobs).values(run_at=datetime.now(UTC)))
-        async with parts.working():
+        async with parts.run_worker():
             await until_done(parts, 1)
-        shown = await api.made("GET", f"/v1/reminders/{made['id']}")
+        shown = await api.call_ok("GET", f"/v1/reminders/{made['id']}")
     assert (shown["status"], shown["cause"]) == ("ended", "/category: there is no category 'news'")
 
 
 async def test_a_reminder_is_made_shown_changed_paused_and_removed(api: Api) -> None:
-    made = await api.made("POST", "/v1/reminders", WEEKLY | {"timezone": "Europe/Vienna"})
+    made = await api.call_ok("POST", "/v1/reminders", WEEKLY | {"timezone": "Europe/Vienna"})
     path = f"/v1/reminders/{made['id']}"
-    assert await api.made("GET", path) == made
-    assert (await api.made("GET", "/v1/reminders"))["items"] == [made]
+    assert await api.call_ok("GET", path) == made
+    assert (await api.call_ok("GET", "/v1/reminders"))["items"] == [made]
     assert (made["status"], made["explained"], made["occurrences"]) == ("active", "At 09:00 on Monday", 0)
     due = datetime.fromisoformat(made["next_at"])
     assert (due.weekday(), due > datetime.now(UTC)) == (0, True)
-    coming = await api.made("GET", f"/v1/notifications/{made['next_notification_id']}")
+    coming = await api.call_ok("GET", f"/v1/notifications/{made['next_notification_id']}")
     assert (coming["kind"], coming["status"], coming["start_at"]) == ("reminder", "scheduled", made["next_at"])
 
-    changed = await api.made("PATCH", path, {"cron": "30 8 * * *", "content": {"title": "Today"}})
+    changed = await api.call_ok("PATCH", path, {"cron": "30 8 * * *", "content": {"title": "Today"}})
     assert changed["next_at"] != made["next_at"]
-    [waiting] = (await api.made("GET", "/v1/notifications?kind=reminder"))["items"]
+    [waiting] = (await api.call_ok("GET", "/v1/notifications?kind=reminder"))["items"]
     assert (waiting["id"], waiting["content"]["title"]) == (changed["next_notification_id"], "Today")
-    paused = await api.made("PATCH", path, {"paused": True})
+    paused = await api.call_ok("PATCH", path, {"paused": True})
     assert (paused["status"], paused["next_at"]) == ("paused", None)
     travel = {"lane": None, "urgency": "low", "ttl": 600, "collapse_key": None}
     steered = {"quiet_hours": {"start": "21:00", "end": "08:00", "timezone": "device"}, "throttle": {"spread": 60}}
-    other = await api.made("PATCH", path, {"name": "Other", "delivery": {"urgency": "low", "ttl": 600}, **steered})
+    other = await api.call_ok("PATCH", path, {"name": "Other", "delivery": {"urgency": "low", "ttl": 600}, **steered})
     assert (other["status"], other["delivery"]) == ("paused", travel)
     assert (other["quiet_hours"], other["throttle"]) == (steered["quiet_hours"], {"per_second": None, "spread": 60.0})
-    other = await api.made("PATCH", path, {"delivery": None, "quiet_hours": None, "name": "Digest"})
+    other = await api.call_ok("PATCH", path, {"delivery": None, "quiet_hours": None, "name": "Digest"})
     assert (other["delivery"], other["quiet_hours"]) == (dict.fromkeys(travel), None)
     assert other["throttle"] == {"per_second": None, "spread": 60.0}
     refused = await api.call("PATCH", path, {"delivery": {"expires_at": "2036-01-01T00:00:00Z"}})
     assert refused.pointers == ["/delivery/expires_at"]
-    assert (await api.made("GET", "/v1/notifications?kind=reminder"))["items"] == []
-    assert (await api.made("PATCH", path, {"paused": False}))["next_at"] == changed["next_at"]
+    assert (await api.call_ok("GET", "/v1/notifications?kind=reminder"))["items"] == []
+    assert (await api.call_ok("PATCH", path, {"paused": False}))["next_at"] == changed["next_at"]
     assert (await api.call("DELETE", path)).status == 204
     assert (await api.call("GET", path)).status == 404
     assert (await api.rows())["jobs"] == 0
 
 
 async def test_at_each_devices_own_time_it_starts_with_the_first_zone(api: Api) -> None:
-    made = await api.made("POST", "/v1/reminders", WEEKLY | {"timezone": "device"})
-    coming = await api.made("GET", f"/v1/notifications/{made['next_notification_id']}")
+    made = await api.call_ok("POST", "/v1/reminders", WEEKLY | {"timezone": "device"})
+    coming = await api.call_ok("GET", f"/v1/notifications/{made['next_notification_id']}")
     local = datetime.fromisoformat(coming["schedule"]["at"])
     assert (local.weekday(), local.hour) == (0, 9)
     assert datetime.fromisoformat(made["next_at"]) == local.replace(tzinfo=UTC) - timedelta(hours=14)
 
 
 async def test_a_segment_that_a_reminder_needs_cannot_be_removed(api: Api) -> None:
-    segment = await api.made("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}})
-    made = await api.made("POST", "/v1/reminders", WEEKLY | {"audience": {"segment": segment["id"]}})
-    await api.made("PATCH", f"/v1/reminders/{made['id']}", {"paused": True})
+    segment = await api.call_ok("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}})
+    made = await api.call_ok("POST", "/v1/reminders", WEEKLY | {"audience": {"segment": segment["id"]}})
+    await api.call_ok("PATCH", f"/v1/reminders/{made['id']}", {"paused": True})
     said = await api.call("DELETE", f"/v1/segments/{segment['id']}")
     assert (said.status, "'Digest'" in said.body["detail"]) == (409, True)
 
@@ -276,5 +263,5 @@ async def test_reminders_that_cannot_be_meant_are_named(api: Api, change: Any, p
 
 
 async def test_two_reminders_cannot_have_one_name(api: Api) -> None:
-    await api.made("POST", "/v1/reminders", WEEKLY)
+    await api.call_ok("POST", "/v1/reminders", WEEKLY)
     assert (await api.call("POST", "/v1/reminders", WEEKLY)).status == 409

@@ -1,7 +1,6 @@
 """Retention drops a partition of the log without being in anybody's way, and goes on where it was killed."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
@@ -19,7 +18,7 @@ from gateway.records.postgres.schema import PARTITIONED
 from gateway.worker import maintenance
 from gateway.worker.maintenance import log_retention
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
-from tests.support.gateway_parts import Parts, gateway
+from tests.support.gateway_parts import Parts
 
 LIMITS = RetentionPolicy()
 LONG, SHORT = timedelta(seconds=30), timedelta(seconds=0.2)
@@ -28,14 +27,8 @@ AT_ONCE = "SET LOCAL lock_timeout = '500ms'"
 
 
 @pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url, pool_size=20) as parts:
-        yield parts
-
-
-@pytest.fixture
-def today() -> date:
-    return datetime.now(UTC).date()
+def pool_size() -> int:
+    return 20
 
 
 @pytest.fixture

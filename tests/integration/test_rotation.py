@@ -1,7 +1,6 @@
 """A new master key: everything is sealed anew beside running processes, and nothing works less meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,9 +18,9 @@ from gateway.service.access import applications
 from gateway.service.access.secrets import MIN_MASTER_KEY_LENGTH, DecryptionFailed, Keyring
 from gateway.service.operations import key_rotation
 from gateway.sim import Vendor
-from tests.support.api import ADMIN, serving
+from tests.support.api import ADMIN
 from tests.support.command import command
-from tests.support.gateway_parts import MASTER_KEY, Parts, gateway
+from tests.support.gateway_parts import MASTER_KEY, Parts
 from tests.support.worker_process import server_process, worker_process
 
 NEW = b"the master key that is next: a new one"
@@ -40,12 +39,6 @@ NOT_SEALED = {
 WEBHOOK = {"name": "Shop", "url": "https://shop.example/hooks", "events": ["*"]}
 
 
-@pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url) as parts:
-        yield parts
-
-
 def told_nobody(kind: str, count: int) -> None:
     pass
 
@@ -62,10 +55,10 @@ async def standing(parts: Parts, vault: Keyring = BOTH) -> dict[str, tuple[int, 
 
 async def with_secrets(parts: Parts, applications_: int = 1) -> str:
     """One of each kind of what is sealed, and so many applications more; answers the identity secret."""
-    async with serving(parts) as api:
+    async with serve_api(parts) as api:
         app = f"/v1/applications/{parts.application['id']}"
-        secret = await api.made("PATCH", app, {"require_identity": True}, key=ADMIN)
-        await api.made("POST", "/v1/webhooks", WEBHOOK, headers={"Idempotency-Key": "once"})
+        secret = await api.call_ok("PATCH", app, {"require_identity": True}, key=ADMIN)
+        await api.call_ok("POST", "/v1/webhooks", WEBHOOK, headers={"Idempotency-Key": "once"})
     async with parts.engine.begin() as conn:
         for number in range(applications_):
             await applications.create(conn, parts.context.keyring, f"App {number}", "mailto:ops@example.org", [])
@@ -92,18 +85,18 @@ async def test_everything_is_sealed_with_the_new_key_and_works_with_it_alone(par
         await key_rotation.check(conn, alone.context.keyring)
         with pytest.raises(DecryptionFailed):
             await key_rotation.check(conn, parts.context.keyring)
-    async with serving(alone) as api:
+    async with serve_api(alone) as api:
         again = await api.call("POST", "/v1/webhooks", WEBHOOK, headers={"Idempotency-Key": "once"})
         assert again.headers["Idempotency-Replayed"] == "true"
-        [webhook] = (await api.made("GET", "/v1/webhooks"))["items"]
-        assert (await api.made("POST", f"/v1/webhooks/{webhook['id']}/rotate", {}))["secret"].startswith("whsec_")
+        [webhook] = (await api.call_ok("GET", "/v1/webhooks"))["items"]
+        assert (await api.call_ok("POST", f"/v1/webhooks/{webhook['id']}/rotate", {}))["secret"].startswith("whsec_")
     async with parts.engine.begin() as conn:
         sealed = await parts.scalar("SELECT identity_secret FROM applications WHERE identity_secret IS NOT NULL")
         assert alone.context.keyring.open(sealed, "identity").decode() == secret
         await conn.execute(text("UPDATE applications SET identity_secret = NULL"))
     await alone.register(parts.subscribe(Vendor.FCM, 3))
-    async with alone.working():
-        assert (await alone.ended((await alone.submit()).id)).accepted == 3
+    async with alone.run_worker():
+        assert (await alone.wait_until_done((await alone.submit()).id)).accepted == 3
 
 
 async def test_nothing_works_less_while_the_key_is_replaced(parts: Parts, tmp_path: Path) -> None:

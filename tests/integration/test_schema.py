@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import schema_hooks
 from tests.support.api import ADMIN, Api
-from tests.support.gateway_parts import HOME
+from tests.support.gateway_parts import APP_ORIGIN
 
 SECONDS = int(os.environ.get("SCHEMA_SECONDS", "25"))
 SEED = os.environ.get("SCHEMA_SEED", "6")
@@ -77,7 +77,12 @@ async def test_nothing_the_document_allows_or_forbids_comes_to_an_answer_it_does
     said = {"device_id": device["id"], "device_token": device["device_token"], "application_id": application["id"]}
     config.write_text(
         CONFIG.format(
-            home=HOME, hooks=schema_hooks.__file__, admin=ADMIN, secret=api.secret, publishable=api.publishable, **said
+            home=APP_ORIGIN,
+            hooks=schema_hooks.__file__,
+            admin=ADMIN,
+            secret=api.secret,
+            publishable=api.publishable,
+            **said,
         ),
         encoding="utf-8",
     )

@@ -9,24 +9,24 @@ CONTENT = {"title": "Storm"}
 
 
 async def saved(api: Api, name: str, audience: Any) -> str:
-    made = await api.made("POST", "/v1/segments", {"name": name, "audience": audience})
+    made = await api.call_ok("POST", "/v1/segments", {"name": name, "audience": audience})
     return str(made["id"])
 
 
 async def reached(api: Api, audience: Any) -> int:
-    return int((await api.made("POST", "/v1/audiences/preview", {"audience": audience}))["devices"])
+    return int((await api.call_ok("POST", "/v1/audiences/preview", {"audience": audience}))["devices"])
 
 
 async def test_a_segment_is_saved_shown_listed_changed_and_removed(api: Api) -> None:
     id_ = await saved(api, "Weather", {"topic": "weather"})
-    shown = await api.made("GET", f"/v1/segments/{id_}")
+    shown = await api.call_ok("GET", f"/v1/segments/{id_}")
     assert (shown["name"], shown["audience"]) == ("Weather", {"topic": "weather"})
     second = await saved(api, "Offers", {"topic": "offers"})
-    first_page = await api.made("GET", "/v1/segments?limit=1")
+    first_page = await api.call_ok("GET", "/v1/segments?limit=1")
     assert [one["id"] for one in first_page["items"]] == [second]
-    last_page = await api.made("GET", f"/v1/segments?limit=1&cursor={first_page['next_cursor']}")
+    last_page = await api.call_ok("GET", f"/v1/segments?limit=1&cursor={first_page['next_cursor']}")
     assert [one["id"] for one in last_page["items"]] == [id_]
-    changed = await api.made("PATCH", f"/v1/segments/{id_}", {"name": "Storms"})
+    changed = await api.call_ok("PATCH", f"/v1/segments/{id_}", {"name": "Storms"})
     assert (changed["name"], changed["audience"]) == ("Storms", {"topic": "weather"})
     assert (await api.call("DELETE", f"/v1/segments/{id_}")).status == 204
     assert (await api.call("GET", f"/v1/segments/{id_}")).status == 404
@@ -48,11 +48,11 @@ async def test_what_is_scheduled_reaches_what_its_segment_holds_when_sending_sta
     await api.register(topics=["a"])
     device = await api.register(topics=["b"])
     id_ = await saved(api, "s", {"topic": "a"})
-    sent = await api.made("POST", "/v1/notifications", {"content": CONTENT, "audience": {"segment": id_}})
-    await api.made("PATCH", f"/v1/segments/{id_}", {"audience": {"topic": "b"}})
-    async with api.parts.working():
-        await api.parts.ended(await api.parts.scalar("SELECT id FROM notifications"))
-    [delivery] = (await api.made("GET", f"/v1/deliveries?notification_id={sent['id']}"))["items"]
+    sent = await api.call_ok("POST", "/v1/notifications", {"content": CONTENT, "audience": {"segment": id_}})
+    await api.call_ok("PATCH", f"/v1/segments/{id_}", {"audience": {"topic": "b"}})
+    async with api.parts.run_worker():
+        await api.parts.wait_until_done(await api.parts.scalar("SELECT id FROM notifications"))
+    [delivery] = (await api.call_ok("GET", f"/v1/deliveries?notification_id={sent['id']}"))["items"]
     assert delivery["device_id"] == device["id"]
 
 
@@ -63,7 +63,7 @@ async def test_circles_are_refused_at_every_length(api: Api) -> None:
     for inner in (a, b, c):
         said = await api.call("PATCH", f"/v1/segments/{a}", {"audience": {"all": [{"topic": "x"}, {"segment": inner}]}})
         assert (said.status, said.pointers) == (422, ["/audience/all/1/segment"])
-    assert (await api.made("GET", f"/v1/segments/{a}"))["audience"] == {"topic": "a"}
+    assert (await api.call_ok("GET", f"/v1/segments/{a}"))["audience"] == {"topic": "a"}
 
 
 async def test_two_changes_at_once_cannot_close_a_circle_together(api: Api) -> None:
@@ -75,7 +75,7 @@ async def test_two_changes_at_once_cannot_close_a_circle_together(api: Api) -> N
         )
         assert sorted(one.status for one in said) == [200, 422]
         for id_, name in ((a, "a"), (b, "b")):
-            await api.made("PATCH", f"/v1/segments/{id_}", {"audience": {"topic": name}})
+            await api.call_ok("PATCH", f"/v1/segments/{id_}", {"audience": {"topic": name}})
 
 
 async def test_segments_that_grow_past_what_one_query_can_hold_are_refused(api: Api) -> None:
@@ -113,10 +113,10 @@ async def test_a_segment_that_something_needs_cannot_be_removed(api: Api) -> Non
     outer = await saved(api, "outer", {"all": [{"topic": "b"}, {"segment": inner}]})
     said = await api.call("DELETE", f"/v1/segments/{inner}")
     assert (said.status, "'outer'" in said.body["detail"]) == (409, True)
-    sent = await api.made("POST", "/v1/notifications", {"content": CONTENT, "audience": {"segment": outer}})
+    sent = await api.call_ok("POST", "/v1/notifications", {"content": CONTENT, "audience": {"segment": outer}})
     said = await api.call("DELETE", f"/v1/segments/{outer}")
     assert (said.status, sent["id"] in said.body["detail"]) == (409, True)
-    await api.made("POST", f"/v1/notifications/{sent['id']}/cancel")
+    await api.call_ok("POST", f"/v1/notifications/{sent['id']}/cancel")
     for id_ in (outer, inner):
         assert (await api.call("DELETE", f"/v1/segments/{id_}")).status == 204
 
@@ -127,4 +127,4 @@ async def test_two_segments_cannot_have_one_name(api: Api) -> None:
     for method, path in (("POST", "/v1/segments"), ("PATCH", f"/v1/segments/{other}")):
         said = await api.call(method, path, {"name": "a", "audience": {"topic": "c"}})
         assert (said.status, said.body["code"]) == (409, "conflict")
-    assert (await api.made("GET", f"/v1/segments/{other}"))["audience"] == {"topic": "b"}
+    assert (await api.call_ok("GET", f"/v1/segments/{other}"))["audience"] == {"topic": "b"}

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from gateway.worker import maintenance
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
-from tests.support.api import ADMIN, Api, Said, serving
+from tests.support.api import ADMIN, Api, ApiResponse, serve_api
 
 COOKIE = "__Host-gateway"
 
@@ -17,12 +17,12 @@ COOKIE = "__Host-gateway"
 class Browser:
     """A page of ours, signed in."""
 
-    def __init__(self, api: Api, said: Said) -> None:
+    def __init__(self, api: Api, said: ApiResponse) -> None:
         self.api = api
         self.token = said.body["csrf_token"]
         self.cookie = cookie(said)
 
-    async def call(self, method: str, path: str, body: Any = None, **headers: str | None) -> Said:
+    async def call(self, method: str, path: str, body: Any = None, **headers: str | None) -> ApiResponse:
         """`headers` with _ for -; None leaves one out that a page sends."""
         sent: dict[str, str | None] = {"Cookie": f"{COOKIE}={self.cookie.value}", "X-CSRF-Token": self.token}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
@@ -30,7 +30,7 @@ class Browser:
         return await self.api.call(method, path, body, key=None, headers=known)
 
 
-def cookie(said: Said) -> "Morsel[str]":
+def cookie(said: ApiResponse) -> "Morsel[str]":
     found = SimpleCookie(said.headers["Set-Cookie"])
     return found[COOKIE]
 
@@ -47,7 +47,7 @@ async def test_the_cookie_is_for_this_host_by_https_and_no_script_and_no_other_s
 
 async def test_without_https_it_is_as_safe_as_it_can_be(api: Api) -> None:
     object.__setattr__(api.parts.context, "public_url", None)
-    async with serving(api.parts) as plain:
+    async with serve_api(api.parts) as plain:
         said = await plain.call("POST", "/v1/session", {"key": api.secret}, key=None)
     assert said.headers["Set-Cookie"].endswith("; Path=/; HttpOnly; SameSite=Strict")
     assert said.headers["Set-Cookie"].startswith("gateway=ss_")
@@ -127,10 +127,10 @@ async def test_signing_out_ends_it_wherever_the_cookie_is(browser: Browser) -> N
 
 async def test_it_ends_with_its_key(api: Api) -> None:
     path = f"/v1/applications/{api.parts.application['id']}/keys"
-    made = await api.made("POST", path, {"name": "c", "scopes": ["read"]}, key=ADMIN)
+    made = await api.call_ok("POST", path, {"name": "c", "scopes": ["read"]}, key=ADMIN)
     browser = Browser(api, await api.call("POST", "/v1/session", {"key": made["key"]}, key=None))
     assert (await browser.call("GET", "/v1/devices")).status == 200
-    await api.made("DELETE", f"{path}/{made['id']}", key=ADMIN)
+    await api.call_ok("DELETE", f"{path}/{made['id']}", key=ADMIN)
     assert (await browser.call("GET", "/v1/devices")).status == 401
 
 

@@ -11,7 +11,7 @@ from gateway.queue.postgres import AT_ONCE, PostgresQueue
 from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import open_engine
 from gateway.records.postgres.schema import applications, jobs
-from tests.support.queues import PostgresEngine, accepted
+from tests.support.queues import PostgresEngine, accepted_batch
 
 LEASE, NO_WAIT = timedelta(minutes=1), timedelta(0)
 WAITING = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
@@ -23,14 +23,14 @@ async def test_a_campaign_s_batches_that_wait_for_each_other_leave_connections_f
     ours = open_engine(database_url, pool_size=pool)
     async with PostgresEngine.opened(database_url) as engine, asyncio.timeout(30):
         queue = PostgresQueue(ours, notifier.Notifier(database_url))
-        await engine.put([new_id() for _ in range(batches)], lane=Lane.BULK, most=1)
+        await engine.put([new_id() for _ in range(batches)], lane=Lane.BULK, job_size=1)
         held = [*await queue.claim(lanes=(Lane.BULK,), limit=batches, lease=LEASE, wait=NO_WAIT)]
         assert len(held) == batches
 
         other = open_engine(database_url, pool_size=2)
         async with other.begin() as conn:
             await conn.execute(select(applications.c.id).with_for_update(key_share=True))
-            settling = [asyncio.create_task(queue.settle(job, accepted(*job.device_ids), [])) for job in held]
+            settling = [asyncio.create_task(queue.settle(job, accepted_batch(*job.device_ids), [])) for job in held]
             async with other.connect() as looking:
                 while (await looking.execute(WAITING)).scalar_one() < AT_ONCE:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)  # Postgres does not tell that somebody waits

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -11,18 +10,6 @@ from sim_sender import Sender, encrypt
 
 from gateway.sim import DEMO, Rule, Sim, Subscriber, Vendor
 from gateway.sim.behaviour import Behaviour
-
-
-@pytest.fixture
-async def sim() -> AsyncIterator[Sim]:
-    async with Sim() as sim:
-        yield sim
-
-
-@pytest.fixture
-async def sender() -> AsyncIterator[Sender]:
-    async with aiohttp.ClientSession() as http:
-        yield Sender(http)
 
 
 def statuses(behaviour: Behaviour, tokens: int = 10_000, vendor: Vendor = Vendor.FCM) -> list[int | None]:

@@ -3,7 +3,6 @@
 import socket
 import ssl
 import stat
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,23 +20,6 @@ from sim_sender import Sender, encrypt
 from gateway.sim import Rule, Sim, Vendor
 from gateway.sim.base64url import encode
 from gateway.sim.subscribers import Channel
-
-
-@pytest.fixture
-async def sim() -> AsyncIterator[Sim]:
-    async with Sim() as sim:
-        yield sim
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as http:
-        yield http
-
-
-@pytest.fixture
-def sender(http: aiohttp.ClientSession) -> Sender:
-    return Sender(http)
 
 
 async def ask(http: aiohttp.ClientSession, method: str, url: str, **more: Any) -> tuple[int, Any]:

@@ -75,17 +75,6 @@ async def sim(clock: Clock) -> AsyncIterator[Sim]:
         yield sim
 
 
-@pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as http:
-        yield http
-
-
-@pytest.fixture
-def sender(http: aiohttp.ClientSession) -> Sender:
-    return Sender(http)
-
-
 @asynccontextmanager
 async def connected(sim: Sim, http: aiohttp.ClientSession, uaid: str | None = "") -> AsyncIterator[Browser]:
     async with http.ws_connect(sim.websocket_url, protocols=["push-notification"]) as socket:

@@ -2,11 +2,9 @@
 
 import json
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 from unittest.mock import ANY
 
-import aiohttp
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from http_ece import encrypt as http_ece_encrypt
@@ -19,18 +17,6 @@ from gateway.sim.profiles import SimFault
 
 ALL = list(Vendor)
 DAY = 86_400
-
-
-@pytest.fixture
-async def sim() -> AsyncIterator[Sim]:
-    async with Sim() as sim:
-        yield sim
-
-
-@pytest.fixture
-async def sender() -> AsyncIterator[Sender]:
-    async with aiohttp.ClientSession() as http:
-        yield Sender(http)
 
 
 # What each vendor answers, as observed and documented: status, and the reason if the vendor has a fixed word for it.

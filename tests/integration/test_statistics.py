@@ -12,27 +12,29 @@ async def test_what_settled_is_told_by_step_push_service_and_lane_and_only_to_it
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 8))
     api.parts.sim.behave(Rule(status=410, share=0.4))
     sent = await api.parts.submit()
-    async with api.parts.working():
-        await api.parts.ended(sent.id)
+    async with api.parts.run_worker():
+        await api.parts.wait_until_done(sent.id)
     await api.parts.submit(start_at=clock.now() + timedelta(hours=1))
-    told = await api.made("GET", "/v1/stats")
+    told = await api.call_ok("GET", "/v1/stats")
     assert len(told["steps"]) == 60
     assert not told["estimated"]
     assert sum(step["settled"] for step in told["steps"]) == 8
     [service] = told["push_services"]
-    gone = len((await api.made("GET", "/v1/deliveries?outcome=gone"))["items"])
+    gone = len((await api.call_ok("GET", "/v1/deliveries?outcome=gone"))["items"])
     assert (service["outcomes"]["accepted"], service["outcomes"]["gone"]) == (8 - gone, gone)
     timed = [step for step in told["steps"] if step["accept_ms"]]
     assert bool(timed) is (gone < 8)
     assert all(0 <= step[name]["p50"] <= step[name]["p95"] for step in timed for name in ("accept_ms", "answer_ms"))
     assert {lane["lane"]: lane["later"] for lane in told["queue"]} == {"urgent": 0, "normal": 0, "bulk": 1}
 
-    other = await api.made("POST", "/v1/applications", {"name": "Other", "subject": "mailto:o@example.org"}, key=ADMIN)
+    other = await api.call_ok(
+        "POST", "/v1/applications", {"name": "Other", "subject": "mailto:o@example.org"}, key=ADMIN
+    )
     with api.parts.context.breakers.add_source(lambda: {service["push_service"]}):
-        assert (await api.made("GET", "/v1/stats"))["push_services"][0]["breaker"] == "open"
-    assert (await api.made("GET", "/v1/stats"))["push_services"][0]["breaker"] == "closed"
+        assert (await api.call_ok("GET", "/v1/stats"))["push_services"][0]["breaker"] == "open"
+    assert (await api.call_ok("GET", "/v1/stats"))["push_services"][0]["breaker"] == "closed"
 
-    nothing = await api.made("GET", "/v1/stats?by=hour", key=other["secret_key"])
+    nothing = await api.call_ok("GET", "/v1/stats?by=hour", key=other["secret_key"])
     assert (nothing["push_services"], sum(lane["later"] for lane in nothing["queue"])) == ([], 0)
     assert (await api.call("GET", "/v1/stats", key=api.publishable)).status == 403
     assert (await api.call("GET", "/v1/stats?since=2026-01-01T00:00:00Z")).pointers == ["/query/since"]
@@ -42,9 +44,9 @@ async def test_a_step_with_more_than_the_sample_is_counted_by_positions_and_its_
     await api.parts.register(api.parts.subscribe(Vendor.FCM, statistics.SAMPLE + 60, share_keys=True))
     api.parts.sim.behave(Rule(status=410, share=0.3))
     sent = await api.parts.submit()
-    async with api.parts.working():
-        await api.parts.ended(sent.id)
-    told = await api.made("GET", "/v1/stats?by=day")
+    async with api.parts.run_worker():
+        await api.parts.wait_until_done(sent.id)
+    told = await api.call_ok("GET", "/v1/stats?by=day")
     assert told["estimated"]
     assert sum(step["settled"] for step in told["steps"]) == statistics.SAMPLE + 60
     [service] = told["push_services"]

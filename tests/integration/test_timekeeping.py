@@ -1,7 +1,6 @@
 """The time comes from the database, over a connection that may be slow."""
 
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -13,12 +12,7 @@ from gateway.records.postgres import clock_sync
 from gateway.sim import Rule, Vendor
 from tests.support.gateway_parts import gateway
 
-
-@pytest.fixture(autouse=True)
-def own_clock() -> Iterator[None]:
-    clock.forget()
-    yield
-    clock.forget()
+pytestmark = pytest.mark.usefixtures("own_clock")
 
 
 async def test_a_machine_whose_clock_is_wrong_says_so_and_takes_the_database_s(
@@ -51,7 +45,7 @@ async def test_a_worker_whose_clock_is_wrong_puts_nothing_off_and_lets_nothing_e
         wrong = time.time() + 86_400
         monkeypatch.setattr(time, "time", lambda: wrong)
         await clock_sync.sync_clock(parts.engine)
-        async with parts.working():
-            progress = await parts.ended((await parts.submit()).id)
+        async with parts.run_worker():
+            progress = await parts.wait_until_done((await parts.submit()).id)
     assert (progress.accepted, progress.pending) == (len(devices), 0)
     assert progress.retries > 0

@@ -47,11 +47,11 @@ async def test_a_request_its_plan_its_jobs_and_their_attempts_are_one_trace(
     parts = api.parts
     await parts.register(parts.subscribe(Vendor.FCM, 2, share_keys=True))
     with caplog.at_level(logging.INFO):
-        said = await api.made("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
+        said = await api.call_ok("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
         id_ = ids.parse(ids.NOTIFICATION, said["id"])
         assert id_ is not None
-        async with parts.working():
-            await parts.ended(id_)
+        async with parts.run_worker():
+            await parts.wait_until_done(id_)
 
     found = [span for span in spans.get_finished_spans() if span.context.trace_id == int(TRACE, 16)]
     by_name: dict[str, list[ReadableSpan]] = {}
@@ -85,7 +85,7 @@ async def test_the_trace_goes_along_with_a_job_to_where_there_is_no_database(
     api: Api, spans: InMemorySpanExporter
 ) -> None:
     parts = api.parts
-    said = await api.made("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
+    said = await api.call_ok("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
     id_ = ids.parse(ids.NOTIFICATION, said["id"])
     assert id_ is not None
     job = Job(1, JobKind.SEND, id_, parts.application_id, Lane.NORMAL, 1, 0, None, ())
@@ -114,7 +114,7 @@ async def test_without_an_endpoint_or_the_extra_nothing_is_traced(
     api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with tracing.export_spans():
-        said = await api.made("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
+        said = await api.call_ok("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     async with tracing.export_spans():

@@ -10,7 +10,7 @@ import pytest
 from gateway.domain import ids
 from gateway.sim import Vendor
 from tests.support.api import Api
-from tests.support.gateway_parts import HOME
+from tests.support.gateway_parts import APP_ORIGIN
 from tests.support.worker_process import server_process
 
 CART = {
@@ -23,11 +23,11 @@ ABANDONED = {"name": "cart.abandoned", "user_id": "u-1", "data": {"cart": {"id":
 
 
 async def trigger(api: Api, **said: Any) -> Any:
-    return await api.made("POST", "/v1/triggers", {**CART, **said})
+    return await api.call_ok("POST", "/v1/triggers", {**CART, **said})
 
 
 async def happened(api: Api, **said: Any) -> Any:
-    return await api.made("POST", "/v1/events", {**ABANDONED, **said})
+    return await api.call_ok("POST", "/v1/events", {**ABANDONED, **said})
 
 
 def outcomes(event: Any) -> list[tuple[str, str]]:
@@ -44,28 +44,28 @@ async def batch(api: Api, *events: Any, status: int = 200) -> list[Any]:
 async def ended(api: Api, run: Any) -> Any:
     id_ = ids.parse(ids.NOTIFICATION, run["notification_id"])
     assert id_ is not None
-    await api.parts.ended(id_)
-    return await api.made("GET", f"/v1/notifications/{run['notification_id']}")
+    await api.parts.wait_until_done(id_)
+    return await api.call_ok("GET", f"/v1/notifications/{run['notification_id']}")
 
 
 async def test_an_event_is_told_to_its_user_in_the_triggers_words(api: Api) -> None:
     [mine, other] = api.parts.subscribe(Vendor.MOZILLA, 2)
     for subscriber, user in ((mine, "u-1"), (other, "u-2")):
-        await api.made("POST", "/v1/devices", {"subscription": subscriber.to_json(), "user_id": user})
+        await api.call_ok("POST", "/v1/devices", {"subscription": subscriber.to_json(), "user_id": user})
     made = await trigger(api)
     event = await happened(api)
     [run] = event["runs"]
     assert (run["outcome"], run["trigger_id"], run["cause"]) == ("started", made["id"], None)
-    async with api.parts.working():
+    async with api.parts.run_worker():
         shown = await ended(api, run)
     assert (shown["kind"], shown["name"], shown["progress"]["accepted"]) == ("event", "Abandoned carts", 1)
     assert shown["details"] == {"event": "cart.abandoned", "event_id": event["id"], "trigger_id": made["id"]}
     [message] = mine.messages
     told = message.json()["notification"]
-    assert (told["title"], told["navigate"]) == ("3 things are waiting", f"{HOME}/cart/c%201")
+    assert (told["title"], told["navigate"]) == ("3 things are waiting", f"{APP_ORIGIN}/cart/c%201")
     assert other.messages == []
-    assert await api.made("GET", f"/v1/events/{event['id']}") == event
-    assert (await api.made("GET", f"/v1/triggers/{made['id']}/runs"))["items"] == event["runs"]
+    assert await api.call_ok("GET", f"/v1/events/{event['id']}") == event
+    assert (await api.call_ok("GET", f"/v1/triggers/{made['id']}/runs"))["items"] == event["runs"]
 
 
 async def test_an_event_runs_every_trigger_that_fits_and_no_other(api: Api) -> None:
@@ -74,7 +74,7 @@ async def test_an_event_runs_every_trigger_that_fits_and_no_other(api: Api) -> N
     await trigger(api, name="Large carts", condition={"data": "cart.total", "gt": 1000})
     await trigger(api, name="Payments", event="order.paid")
     paused = await trigger(api, name="Paused")
-    await api.made("PATCH", f"/v1/triggers/{paused['id']}", {"status": "paused"})
+    await api.call_ok("PATCH", f"/v1/triggers/{paused['id']}", {"status": "paused"})
     assert outcomes(await happened(api)) == [("Abandoned carts", "started"), ("All carts", "started")]
     assert outcomes(await happened(api, data={})) == [("All carts", "started")]
     assert outcomes(await happened(api, name="nobody.cares")) == []
@@ -89,9 +89,9 @@ async def test_the_audience_takes_values_from_the_event(api: Api) -> None:
     await api.register(user_id="u-1", topics=["reds"], location=place)
     await api.register(user_id="u-3", topics=["blues"], location=place)
     event = await happened(api, data={"team": "reds", "lat": 48.2})
-    async with api.parts.working():
+    async with api.parts.run_worker():
         await ended(api, event["runs"][0])
-    [delivery] = (await api.made("GET", "/v1/deliveries"))["items"]
+    [delivery] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
     assert delivery["device_id"] == fan["id"]
     missing = await happened(api, data={"lat": 48.2})
     assert [(run["outcome"], run["cause"]) for run in missing["runs"]] == [("unfilled", "the event has no data.team")]
@@ -103,7 +103,7 @@ async def test_the_audience_takes_values_from_the_event(api: Api) -> None:
 async def test_a_delay_counts_from_when_it_occurred(api: Api) -> None:
     await trigger(api, delay=3600)
     event = await happened(api, occurred_at="2020-01-01T00:00:00Z")
-    shown = await api.made("GET", f"/v1/notifications/{event['runs'][0]['notification_id']}")
+    shown = await api.call_ok("GET", f"/v1/notifications/{event['runs'][0]['notification_id']}")
     assert shown["start_at"] == shown["created_at"]
     event = await happened(api)
     waited = await api.parts.scalar("SELECT extract(epoch FROM max(start_at - created_at)) FROM notifications")
@@ -136,10 +136,10 @@ async def test_another_event_cancels_what_waits_for_the_same_user(api: Api) -> N
     await trigger(api, delay=3600, cancel_on=["order.paid"])
     mine, other = await happened(api), await happened(api, user_id="u-2")
     await happened(api, name="order.paid", data={})
-    shown = await api.made("GET", f"/v1/events/{mine['id']}")
+    shown = await api.call_ok("GET", f"/v1/events/{mine['id']}")
     assert [(run["outcome"], run["cause"]) for run in shown["runs"]] == [("cancelled", "order.paid came")]
-    assert outcomes(await api.made("GET", f"/v1/events/{other['id']}")) == [("Abandoned carts", "started")]
-    cancelled = await api.made("GET", f"/v1/notifications/{mine['runs'][0]['notification_id']}")
+    assert outcomes(await api.call_ok("GET", f"/v1/events/{other['id']}")) == [("Abandoned carts", "started")]
+    cancelled = await api.call_ok("GET", f"/v1/notifications/{mine['runs'][0]['notification_id']}")
     assert cancelled["status"] == "cancelled"
 
 
@@ -158,7 +158,7 @@ async def test_a_batch_is_taken_in_its_order_line_by_line(api: Api) -> None:
     assert lines[3]["errors"][0]["pointer"] == "/name"
     assert lines[4]["id"] == lines[5]["id"]
     assert lines[6] == {"done": True, "stored": 4, "repeated": 1, "refused": 1}
-    by_id = {event["id"]: outcomes(event) for event in (await api.made("GET", "/v1/events"))["items"]}
+    by_id = {event["id"]: outcomes(event) for event in (await api.call_ok("GET", "/v1/events"))["items"]}
     assert [by_id[lines[n]["id"]] for n in (0, 1, 2, 4)] == [
         [("Abandoned carts", "cancelled")],
         [("Abandoned carts", "deduplicated")],
@@ -200,13 +200,13 @@ async def test_a_trigger_that_could_never_run_is_refused_when_it_is_made(api: Ap
 
 
 async def test_a_trigger_is_changed_and_removed_and_its_name_is_its_own(api: Api) -> None:
-    await api.made("POST", "/v1/categories", {"name": "carts", "title": "Carts"})
+    await api.call_ok("POST", "/v1/categories", {"name": "carts", "title": "Carts"})
     made = await trigger(api, dedupe=60, strict=True, category="carts", delivery={"ttl": 60})
     assert (made["category"], made["delivery"]["ttl"]) == ("carts", 60)
-    changed = await api.made("PATCH", f"/v1/triggers/{made['id']}", {"delay": 60, "dedupe": None, "condition": None})
+    changed = await api.call_ok("PATCH", f"/v1/triggers/{made['id']}", {"delay": 60, "dedupe": None, "condition": None})
     assert (changed["delay"], changed["dedupe"], changed["condition"]) == (60, None, None)
     reworded = {"content": {"title": "{{ event.data.cart.items }} wait"}, "category": None, "delivery": {"ttl": 70}}
-    changed = await api.made("PATCH", f"/v1/triggers/{made['id']}", reworded)
+    changed = await api.call_ok("PATCH", f"/v1/triggers/{made['id']}", reworded)
     assert (changed["category"], changed["delivery"]["ttl"]) == (None, 70)
     assert await api.parts.scalar("SELECT draft->'templating'->>'strict' FROM triggers") == "true"
     assert (await api.call("POST", "/v1/triggers", CART)).status == 409
@@ -217,7 +217,7 @@ async def test_a_trigger_is_changed_and_removed_and_its_name_is_its_own(api: Api
 
 
 async def test_a_segment_that_a_trigger_names_stays(api: Api) -> None:
-    segment = await api.made("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}})
+    segment = await api.call_ok("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}})
     await trigger(api, audience={"segment": segment["id"]})
     assert (await api.call("DELETE", f"/v1/segments/{segment['id']}")).status == 409
 
@@ -226,8 +226,8 @@ async def test_forgetting_a_person_takes_their_events(api: Api) -> None:
     await trigger(api)
     await happened(api)
     await happened(api, user_id="u-2")
-    await api.made("DELETE", "/v1/users/u-1")
-    assert [event["user_id"] for event in (await api.made("GET", "/v1/events"))["items"]] == ["u-2"]
+    await api.call_ok("DELETE", "/v1/users/u-1")
+    assert [event["user_id"] for event in (await api.call_ok("GET", "/v1/events"))["items"]] == ["u-2"]
 
 
 EVENTS = 3000

@@ -28,8 +28,8 @@ from gateway.sim import Vendor
 from gateway.worker import maintenance
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from gateway.worker.pollers import webhook_dispatcher as sender
-from tests.support.api import Api, serving
-from tests.support.gateway_parts import PATIENCE_S, Parts, gateway
+from tests.support.api import Api
+from tests.support.gateway_parts import TIMEOUT_S, Parts
 from tests.support.worker_process import worker_process
 
 SECRET_URL_PART = "a-part-that-only-the-receiver-knows-0123456789abcdef"
@@ -82,7 +82,7 @@ class Receiver:
         return web.Response(status=status or 200, headers=self.extra)
 
     async def until(self, true: Callable[["Receiver"], bool]) -> None:
-        async with asyncio.timeout(PATIENCE_S), self.came:
+        async with asyncio.timeout(TIMEOUT_S), self.came:
             await self.came.wait_for(lambda: true(self))
 
     @property
@@ -122,12 +122,10 @@ async def other() -> AsyncIterator[Receiver]:
 
 
 @pytest.fixture
-async def api(database_url: str, receiver: Receiver, other: Receiver) -> AsyncIterator[Api]:
-    """Like the usual one, and the two receivers are allowed."""
-    async with gateway(database_url) as parts:
-        parts.context = replace(parts.context, outbound=OutboundPolicy([receiver.origin, other.origin]))
-        async with serving(parts) as api:
-            yield api
+async def parts(parts: Parts, receiver: Receiver, other: Receiver) -> Parts:
+    """The gateway, allowed to post to the two receivers."""
+    parts.context = replace(parts.context, outbound=OutboundPolicy([receiver.origin, other.origin]))
+    return parts
 
 
 @asynccontextmanager
@@ -135,31 +133,31 @@ async def sending(parts: Parts) -> AsyncIterator[asyncio.Task[None]]:
     """A worker's sender; at the end it is stopped in order, unless it was killed."""
     stop = asyncio.Event()
     async with OutboundClient(parts.context.outbound) as client:
-        task = asyncio.create_task(sender.WebhookDispatcher(parts.context, parts.bell, client).run(stop))
+        task = asyncio.create_task(sender.WebhookDispatcher(parts.context, parts.notifier, client).run(stop))
         try:
             yield task
         finally:
             stop.set()
-            await asyncio.wait([task], timeout=PATIENCE_S)
+            await asyncio.wait([task], timeout=TIMEOUT_S)
             if not task.cancelled():
                 task.result()
 
 
 async def hook(api: Api, receiver: Receiver, *events: str, name: str = "w") -> dict[str, Any]:
-    made: dict[str, Any] = await api.made(
+    made: dict[str, Any] = await api.call_ok(
         "POST", "/v1/webhooks", {"name": name, "url": receiver.url, "events": list(events or ["*"])}
     )
     return made
 
 
 async def state(api: Api, made: dict[str, Any]) -> dict[str, Any]:
-    shown: dict[str, Any] = await api.made("GET", f"/v1/webhooks/{made['id']}")
+    shown: dict[str, Any] = await api.call_ok("GET", f"/v1/webhooks/{made['id']}")
     return shown
 
 
 async def state_when(api: Api, made: dict[str, Any], true: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """Of what a sender settles there is no signal."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while True:
             if true(shown := await state(api, made)):
                 return shown
@@ -193,13 +191,13 @@ def verified(message: Message, secret: str) -> bool:
 async def test_everything_that_happens_is_told_in_order(api: Api, receiver: Receiver) -> None:
     made = await hook(api, receiver)
     device = await api.register(user_id="u-1")
-    async with api.parts.working(), sending(api.parts):
+    async with api.parts.run_worker(), sending(api.parts):
         sent = await api.parts.submit()
-        await api.parts.ended(sent.id)
+        await api.parts.wait_until_done(sent.id)
         await receiver.until(lambda it: "notification.done" in it.types and "delivery.accepted" in it.types)
         token = api.parts.context.keyring.receipt_token(sent.id, UUID(device["id"][4:]), None, 2**31)
-        await api.made("POST", "/v1/receipts", {"token": token, "event": "clicked", "action": "open"}, key=None)
-        await api.made("DELETE", f"/v1/devices/{device['id']}")
+        await api.call_ok("POST", "/v1/receipts", {"token": token, "event": "clicked", "action": "open"}, key=None)
+        await api.call_ok("DELETE", f"/v1/devices/{device['id']}")
         await receiver.until(lambda it: "device.unregistered" in it.types)
     happened = [kind for kind in receiver.types if kind != "delivery.accepted"]
     assert happened == [
@@ -213,7 +211,7 @@ async def test_everything_that_happens_is_told_in_order(api: Api, receiver: Rece
     ]
     by_type = {event["type"]: event for event in receiver.events}
     assert len({event["id"] for event in receiver.events}) == len(receiver.events) == 8
-    [shown] = (await api.made("GET", "/v1/deliveries"))["items"]
+    [shown] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
     told = by_type["delivery.accepted"]
     later = ("displayed_at", "clicked_at", "action")
     assert told["data"] == {**shown, **dict.fromkeys(later)}
@@ -235,16 +233,16 @@ async def test_a_webhook_is_told_what_it_asks_for_and_from_now_on(
     api: Api, receiver: Receiver, other: Receiver
 ) -> None:
     await api.register()
-    async with api.parts.working():
+    async with api.parts.run_worker():
         before = await api.parts.submit()
-        await api.parts.ended(before.id)
+        await api.parts.wait_until_done(before.id)
         await hook(api, receiver, "delivery.*", name="a")
         await hook(api, other, "device.gone", "notification.done", "delivery.rejected", name="b")
         [gone] = await api.parts.register(api.parts.subscribe(Vendor.FCM, 1))
         await change(api.parts, "UPDATE devices SET endpoint = endpoint || 'x' WHERE id = :id", id=gone)
         after = await api.parts.submit()
         async with sending(api.parts):
-            await api.parts.ended(after.id)
+            await api.parts.wait_until_done(after.id)
             await receiver.until(lambda it: len(it.events) == 2)
             await other.until(lambda it: "notification.done" in it.types)
     assert sorted(receiver.types) == ["delivery.accepted", "delivery.gone"]
@@ -263,10 +261,10 @@ async def test_a_webhook_is_told_what_it_asks_for_and_from_now_on(
 async def test_nothing_is_written_down_when_nobody_asks(api: Api, receiver: Receiver) -> None:
     await hook(api, receiver, "delivery.*", "device.gone")
     device = await api.register()
-    async with api.parts.working():
+    async with api.parts.run_worker():
         sent = await api.parts.submit()
-        await api.parts.ended(sent.id)
-    await api.made("DELETE", f"/v1/devices/{device['id']}")
+        await api.parts.wait_until_done(sent.id)
+    await api.call_ok("DELETE", f"/v1/devices/{device['id']}")
     assert (await api.rows())["happenings"] == 0
 
 
@@ -274,9 +272,9 @@ async def test_steering_is_told_step_by_step(api: Api, receiver: Receiver) -> No
     await hook(api, receiver, "notification.*")
     start = (datetime.now(UTC) + timedelta(days=1)).isoformat()
     body = {"content": {"title": "T"}, "audience": {"everyone": True}, "schedule": {"at": start}}
-    made = await api.made("POST", "/v1/notifications", body)
+    made = await api.call_ok("POST", "/v1/notifications", body)
     for order in ("pause", "resume", "cancel"):
-        await api.made("POST", f"/v1/notifications/{made['id']}/{order}")
+        await api.call_ok("POST", f"/v1/notifications/{made['id']}/{order}")
     async with sending(api.parts):
         await receiver.until(lambda it: len(it.events) == 4)
     steps = [(event["type"].partition(".")[2], event["data"]["status"]) for event in receiver.events]
@@ -311,9 +309,9 @@ async def test_what_is_not_taken_comes_again_under_the_same_id_with_the_same_oct
     made = await hook(api, receiver, "device.*", "delivery.*")
     receiver.answers = [500, 302, 404, 204]
     await api.register(user_id="u-1")
-    async with api.parts.working():
+    async with api.parts.run_worker():
         sent = await api.parts.submit()
-        await api.parts.ended(sent.id)
+        await api.parts.wait_until_done(sent.id)
     async with sending(api.parts):
         for count, status in ((1, 500), (2, 302), (3, 404)):
             failing = await state_when(api, made, lambda shown, count=count: shown["failures"] == count)
@@ -336,13 +334,13 @@ async def test_the_same_batch_comes_again_though_the_browser_has_told_more_since
     made = await hook(api, receiver, "delivery.accepted")
     receiver.answers = [503, 204]
     device = await api.register()
-    async with api.parts.working():
+    async with api.parts.run_worker():
         sent = await api.parts.submit()
-        await api.parts.ended(sent.id)
+        await api.parts.wait_until_done(sent.id)
     async with sending(api.parts):
         await state_when(api, made, lambda shown: shown["failures"] == 1)
         token = api.parts.context.keyring.receipt_token(sent.id, UUID(device["id"][4:]), None, 2**31)
-        await api.made("POST", "/v1/receipts", {"token": token, "event": "clicked"}, key=None)
+        await api.call_ok("POST", "/v1/receipts", {"token": token, "event": "clicked"}, key=None)
         await due_now(api.parts)
         await receiver.until(lambda it: len(it.messages) == 2)
     first, second = receiver.messages
@@ -391,13 +389,13 @@ async def test_one_that_was_overtaken_settles_nothing(
 async def test_many_events_come_in_order_in_batches_of_a_hundred(api: Api, receiver: Receiver) -> None:
     await hook(api, receiver, "delivery.*")
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 250, share_keys=True))
-    async with api.parts.working():
+    async with api.parts.run_worker():
         sent = await api.parts.submit()
-        await api.parts.ended(sent.id)
+        await api.parts.wait_until_done(sent.id)
     async with sending(api.parts):
         await receiver.until(lambda it: len(it.events) == 250)
     assert [len(message.events) for message in receiver.messages] == [100, 100, 50]
-    log = await api.made("GET", "/v1/deliveries?limit=250")
+    log = await api.call_ok("GET", "/v1/deliveries?limit=250")
     assert [event["data"]["id"] for event in receiver.events] == [one["id"] for one in reversed(log["items"])]
     assert max(len(message.body) for message in receiver.messages) <= batches.MAX_OCTETS + 20 * batches.MAX_EVENTS
 
@@ -409,9 +407,9 @@ async def test_a_batch_is_cut_at_its_size_and_nothing_is_lost(
     receiver.answers = [500, 204]
     made = await hook(api, receiver, "device.*", "delivery.*")
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 7))
-    async with api.parts.working():
+    async with api.parts.run_worker():
         sent = await api.parts.submit()
-        await api.parts.ended(sent.id)
+        await api.parts.wait_until_done(sent.id)
     async with sending(api.parts):
         await state_when(api, made, lambda shown: shown["failures"] == 1)
         await due_now(api.parts)
@@ -443,12 +441,12 @@ async def test_a_dead_receiver_delays_no_other(api: Api, receiver: Receiver, oth
     receiver.answers = [None]
     dead = await hook(api, receiver, name="dead")
     await hook(api, other, name="alive")
-    async with api.parts.working(), sending(api.parts):
+    async with api.parts.run_worker(), sending(api.parts):
         await api.register()
         await receiver.until(lambda it: len(it.messages) == 1)
         for count in (1, 2, 3):
             sent = await api.parts.submit()
-            assert (await api.parts.ended(sent.id)).accepted == 1
+            assert (await api.parts.wait_until_done(sent.id)).accepted == 1
             await other.until(lambda it, count=count: it.types.count("delivery.accepted") == count)
         # All the while the one request to the dead one was waited for.
         assert len(receiver.messages) == 1
@@ -523,7 +521,7 @@ async def test_after_a_day_of_failures_it_is_disabled_with_an_alarm(
         assert SECRET_URL_PART not in said.out + said.err
         # Taken into service again, it goes on where it stopped, with what came in between.
         receiver.answers = [204]
-        again = await api.made("PATCH", f"/v1/webhooks/{made['id']}", {"status": "active"})
+        again = await api.call_ok("PATCH", f"/v1/webhooks/{made['id']}", {"status": "active"})
         assert (again["status"], again["cause"], again["failures"]) == ("active", None, 0)
         await receiver.until(lambda it: len(it.messages) == 5)
     *tried, rest = receiver.messages
@@ -542,7 +540,7 @@ async def test_410_disables_at_once(api: Api, receiver: Receiver) -> None:
 
 async def test_a_disabled_one_is_told_nothing(api: Api, receiver: Receiver) -> None:
     made = await hook(api, receiver)
-    await api.made("PATCH", f"/v1/webhooks/{made['id']}", {"status": "disabled"})
+    await api.call_ok("PATCH", f"/v1/webhooks/{made['id']}", {"status": "disabled"})
     async with sending(api.parts):
         await api.register()
         await due_now(api.parts)
@@ -556,11 +554,11 @@ async def test_what_was_taken_while_it_was_disabled_is_not_sent_again(api: Api, 
     await api.register()
     async with sending(api.parts):
         await receiver.until(lambda it: len(it.messages) == 1)
-        await api.made("PATCH", f"/v1/webhooks/{made['id']}", {"status": "disabled"})
+        await api.call_ok("PATCH", f"/v1/webhooks/{made['id']}", {"status": "disabled"})
         receiver.hold.set()
         await state_when(api, made, lambda shown: shown["last_ok_at"] is not None)
         await api.register()
-        await api.made("PATCH", f"/v1/webhooks/{made['id']}", {"status": "active"})
+        await api.call_ok("PATCH", f"/v1/webhooks/{made['id']}", {"status": "active"})
         await receiver.until(lambda it: len(it.messages) == 2)
     assert len({event["id"] for event in receiver.events}) == len(receiver.events) == 2
 
@@ -568,11 +566,11 @@ async def test_what_was_taken_while_it_was_disabled_is_not_sent_again(api: Api, 
 async def test_while_a_secret_is_replaced_both_sign(api: Api, receiver: Receiver) -> None:
     made = await hook(api, receiver)
     path = f"/v1/webhooks/{made['id']}"
-    second = await api.made("POST", f"{path}/rotate", {"keep_old_hours": 24})
+    second = await api.call_ok("POST", f"{path}/rotate", {"keep_old_hours": 24})
     async with sending(api.parts):
         await api.register()
         await receiver.until(lambda it: len(it.messages) == 1)
-        third = await api.made("POST", f"{path}/rotate", {"keep_old_hours": 0})
+        third = await api.call_ok("POST", f"{path}/rotate", {"keep_old_hours": 0})
         await api.register()
         await receiver.until(lambda it: len(it.messages) == 2)
     secrets = [made["secret"], second["secret"], third["secret"]]
@@ -583,27 +581,27 @@ async def test_while_a_secret_is_replaced_both_sign(api: Api, receiver: Receiver
 
 async def test_what_was_sent_is_sent_again_on_demand(api: Api, receiver: Receiver) -> None:
     made = await hook(api, receiver)
-    async with api.parts.working(), sending(api.parts):
+    async with api.parts.run_worker(), sending(api.parts):
         await api.register()
         sent = await api.parts.submit()
-        await api.parts.ended(sent.id)
+        await api.parts.wait_until_done(sent.id)
         await receiver.until(lambda it: len(it.events) == 5)
         first = {event["id"]: event for event in receiver.events}
         receiver.messages.clear()
         since = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
-        await api.made("POST", f"/v1/webhooks/{made['id']}/replay", {"since": since})
+        await api.call_ok("POST", f"/v1/webhooks/{made['id']}/replay", {"since": since})
         await receiver.until(lambda it: len(it.events) == 5)
         assert {event["id"]: event for event in receiver.events} == first
         receiver.messages.clear()
         # From the moment of the planning on.
         since = next(event["at"] for event in first.values() if event["type"] == "notification.started")
-        await api.made("POST", f"/v1/webhooks/{made['id']}/replay", {"since": since})
+        await api.call_ok("POST", f"/v1/webhooks/{made['id']}/replay", {"since": since})
         await receiver.until(lambda it: len(it.events) == 3)
         assert set(receiver.types) == {"notification.started", "delivery.accepted", "notification.done"}
         receiver.messages.clear()
-        await api.made("PATCH", f"/v1/webhooks/{made['id']}", {"status": "disabled"})
+        await api.call_ok("PATCH", f"/v1/webhooks/{made['id']}", {"status": "disabled"})
         future = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-        shown = await api.made("POST", f"/v1/webhooks/{made['id']}/replay", {"since": future})
+        shown = await api.call_ok("POST", f"/v1/webhooks/{made['id']}/replay", {"since": future})
         assert shown["status"] == "active"
         await api.register()
         await receiver.until(lambda it: len(it.events) == 1)
@@ -613,11 +611,11 @@ async def test_what_was_sent_is_sent_again_on_demand(api: Api, receiver: Receive
 async def test_asking_for_more_is_told_more_from_then_on(api: Api, receiver: Receiver) -> None:
     made = await hook(api, receiver, "device.gone")
     await api.register()
-    async with api.parts.working(), sending(api.parts):
-        await api.parts.ended((await api.parts.submit()).id)
-        await api.made("PATCH", f"/v1/webhooks/{made['id']}", {"events": ["delivery.*"]})
+    async with api.parts.run_worker(), sending(api.parts):
+        await api.parts.wait_until_done((await api.parts.submit()).id)
+        await api.call_ok("PATCH", f"/v1/webhooks/{made['id']}", {"events": ["delivery.*"]})
         after = await api.parts.submit()
-        await api.parts.ended(after.id)
+        await api.parts.wait_until_done(after.id)
         await receiver.until(lambda it: it.events != [])
     assert [event["data"]["notification_id"] for event in receiver.events] == [
         ids.format_id(ids.NOTIFICATION, after.id)
@@ -627,15 +625,15 @@ async def test_asking_for_more_is_told_more_from_then_on(api: Api, receiver: Rec
 async def test_a_test_event_tells_what_came_of_it(api: Api, receiver: Receiver) -> None:
     made = await hook(api, receiver, "device.gone")
     path = f"/v1/webhooks/{made['id']}/test"
-    said = await api.made("POST", path)
+    said = await api.call_ok("POST", path)
     assert (said["status"], said["error"]) == (204, None)
     [message] = receiver.messages
     assert verified(message, made["secret"])
     assert (message.events[0]["type"], message.events[0]["data"]) == ("webhook.test", {"webhook_id": made["id"]})
     receiver.answers = [500]
-    assert (await api.made("POST", path))["status"] == 500
+    assert (await api.call_ok("POST", path))["status"] == 500
     await change(api.parts, "UPDATE webhooks SET url = 'http://10.0.0.1/'")
-    said = await api.made("POST", path)
+    said = await api.call_ok("POST", path)
     assert (said["status"], said["error"]) == (None, "the address must begin with https://")
 
 
@@ -696,16 +694,16 @@ async def test_secrets_are_shown_once_and_kept_sealed(api: Api, receiver: Receiv
         ("POST", "/replay", {"since": "2026-01-01T00:00:00Z"}),
         ("POST", "/test", None),
     ):
-        assert "whsec_" not in json.dumps(await api.made(method, f"/v1/webhooks/{made['id']}{path}", body))
-    assert "whsec_" not in json.dumps(await api.made("GET", "/v1/webhooks"))
+        assert "whsec_" not in json.dumps(await api.call_ok(method, f"/v1/webhooks/{made['id']}{path}", body))
+    assert "whsec_" not in json.dumps(await api.call_ok("GET", "/v1/webhooks"))
 
 
 async def test_no_endpoint_or_key_of_a_device_is_told(api: Api, receiver: Receiver) -> None:
     await hook(api, receiver)
     [subscriber] = api.parts.subscribe(Vendor.FCM, 1)
     await api.parts.register([subscriber])
-    async with api.parts.working(), sending(api.parts):
-        await api.parts.ended((await api.parts.submit()).id)
+    async with api.parts.run_worker(), sending(api.parts):
+        await api.parts.wait_until_done((await api.parts.submit()).id)
         await receiver.until(lambda it: "notification.done" in it.types and "delivery.accepted" in it.types)
     keys = subscriber.to_json()
     told = b"".join(message.body for message in receiver.messages).decode()
@@ -716,7 +714,7 @@ async def test_no_endpoint_or_key_of_a_device_is_told(api: Api, receiver: Receiv
 async def test_a_person_who_is_forgotten_is_in_nothing_that_waits(api: Api, receiver: Receiver) -> None:
     await hook(api, receiver, "device.*")
     await api.register(user_id="u-1")
-    assert (await api.made("DELETE", "/v1/users/u-1")) == {"devices": 1}
+    assert (await api.call_ok("DELETE", "/v1/users/u-1")) == {"devices": 1}
     async with sending(api.parts):
         await receiver.until(lambda it: len(it.events) == 2)
     assert receiver.types == ["device.registered", "device.unregistered"]

@@ -1,30 +1,19 @@
 """A push service that is slow or does not answer: the others have theirs, and in the end so has it."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from datetime import timedelta
 
 import pytest
 import structlog
 
-from gateway.domain import retry
 from gateway.domain.notification import Kind
 from gateway.sim import Rule, Vendor
 from gateway.worker import host_limiter
-from tests.support.gateway_parts import Parts, gateway, quick
+from tests.support.gateway_parts import Parts, quick_config
 
 
 @pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url) as parts:
-        yield parts
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses in fractions of a second."""
-    monkeypatch.setattr(retry, "FIRST_DELAY", timedelta(milliseconds=50))
-    monkeypatch.setattr(retry, "GRID", timedelta(milliseconds=20))
+def short_pauses(short_retry_delays: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses of the host limiter in fractions of a second."""
     monkeypatch.setattr(host_limiter, "INITIAL_PAUSE_S", 0.3)
     monkeypatch.setattr(host_limiter, "MAX_PAUSE_S", 0.6)
 
@@ -38,32 +27,32 @@ async def test_jobs_that_wait_for_a_slow_host_do_not_keep_the_others_waiting(
     fine = parts.subscribe(Vendor.FCM, 900, share_keys=True)
     await parts.register([one for pair in zip(slow, fine, strict=True) for one in pair])
     parts.sim.behave(Rule(vendor=Vendor.WNS, delay_ms=3000))
-    async with parts.working(quick(jobs=1, senders=16)) as stop:
+    async with parts.run_worker(quick_config(jobs=1, senders=16)) as stop:
         sent = await parts.submit()
-        _, progress = await parts.until(sent.id, lambda progress: progress.accepted >= len(fine), 20)
+        _, progress = await parts.wait_until(sent.id, lambda progress: progress.accepted >= len(fine), 20)
         assert all(one.messages for one in fine)
         assert sum(len(one.messages) for one in slow) < 100
         assert progress.retries == 0
         stop.set()
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_pauses")
 async def test_a_host_that_fails_for_everyone_is_left_alone_until_it_answers_again(parts: Parts) -> None:
     down = await parts.register(parts.subscribe(Vendor.MOZILLA, 300, share_keys=True))
     fine = await parts.register(parts.subscribe(Vendor.FCM, 50, share_keys=True))
     parts.sim.behave(Rule(vendor=Vendor.MOZILLA, status=500, delay_ms=20))
     with structlog.testing.capture_logs() as logs:
-        async with parts.working():
+        async with parts.run_worker():
             sent = await parts.submit()
-            await parts.until(sent.id, lambda progress: progress.accepted == len(fine))
+            await parts.wait_until(sent.id, lambda progress: progress.accepted == len(fine))
             await asyncio.sleep(1)
             refused = parts.sim.counters[Vendor.MOZILLA][500]
             assert refused < host_limiter.INITIAL_LIMIT + 20, "no more than were in flight, and a few to see"
             parts.sim.behave()
-            progress = await parts.ended(sent.id)
+            progress = await parts.wait_until_done(sent.id)
     assert progress.accepted == len(down) + len(fine)
     assert {len(subscriber.messages) for subscriber in down.values()} == {1}
-    rows = await parts.log(sent.id)
+    rows = await parts.list_deliveries(sent.id)
     posted = sum(row.attempts for row in rows.values())
     assert posted == len(rows) + parts.sim.counters[Vendor.MOZILLA][500], "what was put off is no attempt"
     assert await parts.scalar("SELECT count(*) FROM devices WHERE status <> 'active'") == 0
@@ -78,10 +67,10 @@ async def test_an_alert_does_not_wait_until_a_host_is_tried_again(
     await parts.register(parts.subscribe(Vendor.APPLE, 100, share_keys=True), topics=("offers",))
     await parts.register(parts.subscribe(Vendor.APPLE, 3), topics=("weather",))
     parts.sim.behave(Rule(vendor=Vendor.APPLE, status=500))
-    async with parts.working() as stop:
+    async with parts.run_worker() as stop:
         offers = await parts.submit(audience={"topic": "offers"})
-        await parts.until(offers.id, lambda progress: progress.retries >= host_limiter.FAILURES_TO_OPEN)
+        await parts.wait_until(offers.id, lambda progress: progress.retries >= host_limiter.FAILURES_TO_OPEN)
         parts.sim.behave()
         alert = await parts.submit(Kind.ALERT, audience={"topic": "weather"})
-        assert (await parts.ended(alert.id, 30)).accepted == 3
+        assert (await parts.wait_until_done(alert.id, 30)).accepted == 3
         stop.set()

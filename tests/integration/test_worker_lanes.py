@@ -1,11 +1,9 @@
 """An alert overtakes everything: in the queue, in the worker, and at one push service."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import pytest
 from sqlalchemy import insert
 
 from gateway.domain import ids
@@ -13,15 +11,9 @@ from gateway.domain.notification import Kind, Lane, push_topic
 from gateway.records import notifications
 from gateway.records.postgres.schema import applications, jobs
 from gateway.sim import Rule, Vendor
-from tests.support.gateway_parts import Parts, gateway, quick
+from tests.support.gateway_parts import Parts, quick_config
 
 CAMPAIGN = 300
-
-
-@pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url) as parts:
-        yield parts
 
 
 def order(parts: Parts) -> list[str]:
@@ -33,15 +25,15 @@ async def test_an_alert_overtakes_a_campaign_that_fills_every_sender(parts: Part
     await parts.register(parts.subscribe(Vendor.FCM, CAMPAIGN))
     watchers = await parts.register(parts.subscribe(Vendor.FCM, 5), topics=("weather",))
     parts.sim.behave(Rule(delay_ms=40))
-    crew = quick(senders=4, urgent_senders=2, jobs=2, urgent_jobs=1)
+    crew = quick_config(senders=4, urgent_senders=2, jobs=2, urgent_jobs=1)
 
-    async with parts.working(crew) as stop:
+    async with parts.run_worker(crew) as stop:
         campaign = await parts.submit()
         await parts.sim.wait_for(count=8)
         alert = await parts.submit(Kind.ALERT, audience={"topic": "weather"})
-        progress = await parts.ended(alert.id)
+        progress = await parts.wait_until_done(alert.id)
         assert progress.accepted == len(watchers)
-        assert (await parts.show(campaign.id))[1].pending > CAMPAIGN / 2
+        assert (await parts.get_notification(campaign.id))[1].pending > CAMPAIGN / 2
         stop.set()
 
     sent = order(parts)
@@ -61,7 +53,7 @@ async def test_an_alert_overtakes_a_campaign_at_a_push_service_that_asked_for_le
         Rule(delay_ms=30),
     )
 
-    async with parts.working(quick(senders=8, urgent_senders=2)) as stop:
+    async with parts.run_worker(quick_config(senders=8, urgent_senders=2)) as stop:
         await parts.submit()
         await parts.sim.wait_for(lambda: parts.sim.counters[Vendor.APPLE][429] >= 3)
         already = parts.sim.messages.total
@@ -78,28 +70,28 @@ async def test_a_normal_notification_is_not_behind_a_campaign(parts: Parts) -> N
     [someone] = parts.subscribe(Vendor.MOZILLA, 1)
     await parts.register([someone], user_id="someone")
     parts.sim.behave(Rule(delay_ms=30))
-    crew = quick(senders=2, urgent_senders=1, jobs=2)
+    crew = quick_config(senders=2, urgent_senders=1, jobs=2)
 
-    async with parts.working(crew) as stop:
+    async with parts.run_worker(crew) as stop:
         campaign = await parts.submit(audience={"topic": "offers"})
         await parts.sim.wait_for(count=4)
         direct = await parts.submit(Kind.DIRECT, audience={"user_id": "someone"})
-        await parts.ended(direct.id)
-        assert (await parts.show(campaign.id))[1].pending > 50
+        await parts.wait_until_done(direct.id)
+        assert (await parts.get_notification(campaign.id))[1].pending > 50
         stop.set()
 
 
 async def test_a_worker_for_some_lanes_leaves_the_others(parts: Parts) -> None:
     await parts.register(parts.subscribe(Vendor.FCM, 2))
-    async with parts.working(quick(lanes=(Lane.URGENT, Lane.NORMAL))):
+    async with parts.run_worker(quick_config(lanes=(Lane.URGENT, Lane.NORMAL))):
         campaign = await parts.submit()
         direct = await parts.submit(Kind.DIRECT)
         alert = await parts.submit(Kind.ALERT)
-        await parts.ended(alert.id)
-        await parts.ended(direct.id)
-    assert (await parts.show(campaign.id))[0].day is None
-    async with parts.working(quick(lanes=(Lane.BULK,))):
-        assert (await parts.ended(campaign.id)).accepted == 2
+        await parts.wait_until_done(alert.id)
+        await parts.wait_until_done(direct.id)
+    assert (await parts.get_notification(campaign.id))[0].day is None
+    async with parts.run_worker(quick_config(lanes=(Lane.BULK,))):
+        assert (await parts.wait_until_done(campaign.id)).accepted == 2
 
 
 async def test_a_slow_push_service_holds_up_no_other(parts: Parts) -> None:
@@ -107,9 +99,9 @@ async def test_a_slow_push_service_holds_up_no_other(parts: Parts) -> None:
     await parts.register(parts.subscribe(Vendor.WNS, 40))
     others = await parts.register(parts.subscribe(Vendor.MOZILLA, 40))
     parts.sim.behave(Rule(status=429, vendor=Vendor.WNS, times=1, retry_after=1), Rule(vendor=Vendor.WNS, delay_ms=400))
-    async with parts.working(quick(senders=16)) as stop:
+    async with parts.run_worker(quick_config(senders=16)) as stop:
         sent = await parts.submit()
-        await parts.until(sent.id, lambda progress: progress.accepted >= len(others))
+        await parts.wait_until(sent.id, lambda progress: progress.accepted >= len(others))
         assert all(subscriber.messages for subscriber in others.values())
         assert parts.sim.messages.total < 80
         stop.set()

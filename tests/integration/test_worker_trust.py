@@ -1,31 +1,19 @@
 """A refused VAPID key: one device's, or our own configuration's."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from gateway.domain import retry
 from gateway.push.vapid import VapidKey
 from gateway.service.pipeline import push_sender
 from gateway.sim import Rule, Vendor
-from tests.support.gateway_parts import Parts, gateway, quick
+from tests.support.gateway_parts import Parts, quick_config
 
 SENDERS = 4
 
 
-@pytest.fixture
-async def parts(database_url: str) -> AsyncIterator[Parts]:
-    async with gateway(database_url) as parts:
-        yield parts
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Back-off in fractions of a second."""
-    monkeypatch.setattr(retry, "FIRST_DELAY", timedelta(milliseconds=50))
-    monkeypatch.setattr(retry, "GRID", timedelta(milliseconds=20))
+pytestmark = pytest.mark.usefixtures("short_retry_delays")
 
 
 @pytest.mark.parametrize("vendor", Vendor)
@@ -35,15 +23,15 @@ async def test_a_subscription_made_with_another_key_is_put_in_quarantine(parts: 
     stale = parts.sim.subscribe_many(vendor, 1, VapidKey.generate().public_key)
     [device_id] = await parts.register(stale)
 
-    async with parts.working(quick(senders=SENDERS)):
+    async with parts.run_worker(quick_config(senders=SENDERS)):
         sent = await parts.submit()
-        progress = await parts.ended(sent.id)
+        progress = await parts.wait_until_done(sent.id)
         assert (progress.accepted, progress.rejected) == (len(good), 1)
-        again = await parts.ended((await parts.submit()).id)
+        again = await parts.wait_until_done((await parts.submit()).id)
 
-    assert await parts.status_of(device_id) == "quarantined"
+    assert await parts.device_status(device_id) == "quarantined"
     assert again.targets == len(good)
-    row = (await parts.log(sent.id))[device_id]
+    row = (await parts.list_deliveries(sent.id))[device_id]
     told_at_once = vendor in (Vendor.FCM, Vendor.APPLE)
     assert row.attempts == (1 if told_at_once else push_sender.PATIENCE)
     assert row.cause
@@ -53,11 +41,11 @@ async def test_a_passing_refusal_after_other_faults_puts_nobody_in_quarantine(pa
     devices = await parts.register(parts.subscribe(Vendor.MOZILLA, 20))
     faults = Rule(status=500, times=push_sender.PATIENCE - 1, share=0.3)
     parts.sim.behave(faults, Rule(status=401, times=1, share=0.6))
-    async with parts.working(quick(senders=SENDERS)):
+    async with parts.run_worker(quick_config(senders=SENDERS)):
         sent = await parts.submit()
-        progress = await parts.ended(sent.id)
+        progress = await parts.wait_until_done(sent.id)
     assert progress.accepted == len(devices)
-    assert max(row.attempts for row in (await parts.log(sent.id)).values()) > push_sender.PATIENCE
+    assert max(row.attempts for row in (await parts.list_deliveries(sent.id)).values()) > push_sender.PATIENCE
 
 
 async def test_many_with_another_key_are_put_in_quarantine_and_hold_nobody_up(parts: Parts) -> None:
@@ -66,20 +54,20 @@ async def test_many_with_another_key_are_put_in_quarantine_and_hold_nobody_up(pa
     stale = parts.sim.subscribe_many(Vendor.MOZILLA, count, VapidKey.generate().public_key)
     # They are sent to in no particular order, and of so many others some come between.
     await parts.register([*stale, *parts.subscribe(Vendor.MOZILLA, 4 * count)])
-    async with parts.working(quick(senders=SENDERS)):
-        progress = await parts.ended((await parts.submit()).id)
+    async with parts.run_worker(quick_config(senders=SENDERS)):
+        progress = await parts.wait_until_done((await parts.submit()).id)
     assert (progress.accepted, progress.rejected) == (4 * count, count)
 
 
 async def test_a_device_that_subscribes_anew_leaves_quarantine(parts: Parts) -> None:
     [stale] = parts.sim.subscribe_many(Vendor.FCM, 1, VapidKey.generate().public_key)
     [device_id] = await parts.register([stale])
-    async with parts.working():
-        assert (await parts.ended((await parts.submit()).id)).rejected == 1
+    async with parts.run_worker():
+        assert (await parts.wait_until_done((await parts.submit()).id)).rejected == 1
         stale.vapid_public_key = parts.vapid_public_key
         await parts.register([stale])
-        assert await parts.status_of(device_id) == "active"
-        assert (await parts.ended((await parts.submit()).id)).accepted == 1
+        assert await parts.device_status(device_id) == "active"
+        assert (await parts.wait_until_done((await parts.submit()).id)).accepted == 1
 
 
 async def test_a_host_that_refuses_our_key_for_everyone_is_paused_and_no_device_blamed(parts: Parts) -> None:
@@ -87,8 +75,8 @@ async def test_a_host_that_refuses_our_key_for_everyone_is_paused_and_no_device_
     fine = await parts.register(parts.subscribe(Vendor.FCM, 10))
     parts.sim.behave(Rule(status=401, vendor=Vendor.MOZILLA, delay_ms=5))
     sent = await parts.submit()
-    async with parts.working(quick(senders=SENDERS)):
-        _, progress = await parts.until(
+    async with parts.run_worker(quick_config(senders=SENDERS)):
+        _, progress = await parts.wait_until(
             sent.id, lambda progress: progress.accepted == len(fine) and progress.retries >= len(refused)
         )
 
@@ -104,10 +92,10 @@ async def test_sending_goes_on_when_the_pause_is_over(parts: Parts, monkeypatch:
     devices = await parts.register(parts.subscribe(Vendor.MOZILLA, 30))
     parts.sim.behave(Rule(status=401))
     sent = await parts.submit()
-    async with parts.working(quick(senders=SENDERS)):
-        await parts.until(sent.id, lambda progress: progress.retries >= len(devices))
+    async with parts.run_worker(quick_config(senders=SENDERS)):
+        await parts.wait_until(sent.id, lambda progress: progress.retries >= len(devices))
         parts.sim.behave()
-        progress = await parts.ended(sent.id)
+        progress = await parts.wait_until_done(sent.id)
     assert progress.accepted == len(devices)
     assert {len(subscriber.messages) for subscriber in devices.values()} == {1}
 
@@ -125,8 +113,8 @@ async def test_a_courier_keeps_no_more_of_keys_and_hosts_than_its_bound(
 
     monkeypatch.setattr(push_sender.PushSender, "__init__", remember)
     devices = [await parts.register(parts.subscribe(vendor, 5)) for vendor in Vendor]
-    async with parts.working(quick(senders=SENDERS)):
-        progress = await parts.ended((await parts.submit()).id)
+    async with parts.run_worker(quick_config(senders=SENDERS)):
+        progress = await parts.wait_until_done((await parts.submit()).id)
     assert progress.accepted == sum(map(len, devices))
     [courier] = couriers
     assert (len(courier._keys), len(courier._trust)) == (1, 1)

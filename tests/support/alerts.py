@@ -11,7 +11,7 @@ _MOMENT = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:[+-]\d\d:\d\d
 _SENT = re.compile(rb'(?:<(?:\w+:)?sent>|"sent":\s*")\s*(' + _MOMENT.pattern + rb")")
 
 
-def names() -> list[str]:
+def list_names() -> list[str]:
     return sorted(str(path.relative_to(FILES)) for path in FILES.rglob("*") if path.suffix in (".xml", ".json"))
 
 
@@ -19,19 +19,19 @@ def kind_of(name: str) -> str:
     return CAP if name.endswith(".xml") else GEOJSON
 
 
-def raw(name: str) -> bytes:
+def read(name: str) -> bytes:
     return (FILES / name).read_bytes()
 
 
-def present(name: str, *, age: timedelta = timedelta(minutes=1), like: str | None = None) -> bytes:
+def move_to_now(name: str, *, age: timedelta = timedelta(minutes=1), like: str | None = None) -> bytes:
     """The file with all its times moved, so that its newest alert (or the newest of `like`) was sent `age` ago."""
-    sent = [datetime.fromisoformat(found.decode()) for found in _SENT.findall(raw(like or name))]
+    sent = [datetime.fromisoformat(found.decode()) for found in _SENT.findall(read(like or name))]
     if not sent:
-        return raw(name)
+        return read(name)
     later = datetime.now(UTC) - age - max(sent)
 
     def moved(found: re.Match[bytes]) -> bytes:
         moment = datetime.fromisoformat(found[0].decode()) + later
         return moment.isoformat(timespec="seconds").encode()
 
-    return _MOMENT.sub(moved, raw(name))
+    return _MOMENT.sub(moved, read(name))

@@ -16,7 +16,7 @@ from gateway.web.http.protocol import Runner
 from gateway.web.http.routing import Route, WebState
 from gateway.web.schemas import openapi
 from gateway.web.server import ROUTES, build
-from tests.support.gateway_parts import HOME, Parts
+from tests.support.gateway_parts import APP_ORIGIN, Parts
 
 ADMIN = "an admin token for tests, of 32 characters"
 DOCUMENT = openapi.document(ROUTES)
@@ -39,11 +39,11 @@ KINDS = {
 """The ids in addresses, and what they begin with."""
 
 
-def addressed(path: str, **named: str) -> str:
+def fill_path(path: str, **parameters: str) -> str:
     """The address with what is named in it; what is not given exists nowhere."""
-    nowhere = {name: f"{kind}_{'0' * 32}" for name, kind in KINDS.items()}
-    others = {"delivery_id": f"dlv_{'0' * 64}", "topic": "weather", "user_id": "u-1"}
-    return path.format(**(nowhere | others | named))
+    unknown_ids = {name: f"{kind}_{'0' * 32}" for name, kind in KINDS.items()}
+    placeholders = {"delivery_id": f"dlv_{'0' * 64}", "topic": "weather", "user_id": "u-1"}
+    return path.format(**(unknown_ids | placeholders | parameters))
 
 
 def example(route: Route) -> Any:
@@ -55,7 +55,7 @@ def example(route: Route) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ApiResponse:
     status: int
     body: Any
     headers: Mapping[str, str]
@@ -66,11 +66,11 @@ class Said:
 
 
 class Api:
-    def __init__(self, parts: Parts, http: aiohttp.ClientSession, front: WebState, origin: str) -> None:
+    def __init__(self, parts: Parts, http: aiohttp.ClientSession, state: WebState, origin: str) -> None:
         self.parts = parts
         self.origin = origin
         self.http = http
-        self.front = front
+        self.state = state
         self.secret = parts.application["secret_key"]
         self.publishable = parts.application["publishable_key"]
 
@@ -84,7 +84,7 @@ class Api:
         raw: bytes | None = None,
         origin: str | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Said:
+    ) -> ApiResponse:
         """`key` is the secret key unless said otherwise; None sends none."""
         sent = dict(headers or {})
         if key is not None:
@@ -98,19 +98,19 @@ class Api:
         async with self.http.request(method, path, data=raw, headers=sent) as answer:
             text = await answer.text()
             kind = answer.content_type
-            said = Said(
+            response = ApiResponse(
                 answer.status,
                 json.loads(text) if "json" in kind and text and "ndjson" not in kind else text,
                 answer.headers,
             )
-        held_to_document(method, path, said, kind)
-        return said
+        check_against_document(method, path, response, kind)
+        return response
 
-    async def made(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
+    async def call_ok(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
         """The body of an answer that must be one of success."""
-        said = await self.call(method, path, body, **more)
-        assert said.status < 300, (said.status, said.body)
-        return said.body
+        response = await self.call(method, path, body, **more)
+        assert response.status < 300, (response.status, response.body)
+        return response.body
 
     def device(self, vendor: Vendor = Vendor.FCM, **details: Any) -> dict[str, Any]:
         """The registration of a new simulated browser."""
@@ -118,8 +118,8 @@ class Api:
         return {"subscription": subscriber.to_json(), **details}
 
     async def register(self, **details: Any) -> dict[str, str]:
-        registered: dict[str, str] = await self.made(
-            "POST", "/v1/devices", self.device(**details), key=self.publishable, origin=HOME
+        registered: dict[str, str] = await self.call_ok(
+            "POST", "/v1/devices", self.device(**details), key=self.publishable, origin=APP_ORIGIN
         )
         return registered
 
@@ -151,27 +151,29 @@ class Api:
         return {table: await self.parts.scalar(f"SELECT count(*) FROM {table}") for table in tables}  # noqa: S608
 
 
-def held_to_document(method: str, path: str, said: Said, kind: str) -> None:
+def check_against_document(method: str, path: str, response: ApiResponse, kind: str) -> None:
     """Fail when the OpenAPI document does not describe this answer."""
-    template = template_of(path)
-    if template is None or said.status in (304, 405) or method == "OPTIONS":
+    template = path_template(path)
+    if template is None or response.status in (304, 405) or method == "OPTIONS":
         return
     operation = DOCUMENT["paths"][template].get(method.lower())
     if operation is None:
         return
-    described = operation["responses"].get(str(said.status))
-    assert described is not None, f"{method} {template} answered {said.status}, which is not described: {said.body}"
+    described = operation["responses"].get(str(response.status))
+    assert described is not None, (
+        f"{method} {template} answered {response.status}, which is not described: {response.body}"
+    )
     content = described.get("content")
     if content is None:
-        assert said.body == "", f"{method} {template} answered {said.status} with a body that is not described"
+        assert response.body == "", f"{method} {template} answered {response.status} with a body that is not described"
         return
-    assert kind in content, f"{method} {template} answered {said.status} with {kind}, described are {list(content)}"
+    assert kind in content, f"{method} {template} answered {response.status} with {kind}, described are {list(content)}"
     if "json" in kind and "ndjson" not in kind:
         schema = {**content[kind]["schema"], "components": DOCUMENT["components"]}
-        Draft202012Validator(schema).validate(said.body)
+        Draft202012Validator(schema).validate(response.body)
 
 
-def template_of(path: str) -> str | None:
+def path_template(path: str) -> str | None:
     bare = path.partition("?")[0]
     for template in sorted(DOCUMENT["paths"], key=lambda known: known.count("{")):
         if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), bare):
@@ -180,9 +182,9 @@ def template_of(path: str) -> str | None:
 
 
 @asynccontextmanager
-async def serving(parts: Parts) -> AsyncIterator[Api]:
-    front = WebState.create(parts.context, parts.bell, admin_token=ADMIN)
-    runner = Runner(build(front), parts.context.public_url, shutdown_timeout=2)
+async def serve_api(parts: Parts) -> AsyncIterator[Api]:
+    state = WebState.create(parts.context, parts.notifier, admin_token=ADMIN)
+    runner = Runner(build(state), parts.context.public_url, shutdown_timeout=2)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -190,6 +192,6 @@ async def serving(parts: Parts) -> AsyncIterator[Api]:
     origin = f"http://{host}:{port}"
     try:
         async with aiohttp.ClientSession(origin, timeout=aiohttp.ClientTimeout(total=30)) as http:
-            yield Api(parts, http, front, origin)
+            yield Api(parts, http, state, origin)
     finally:
         await runner.cleanup()

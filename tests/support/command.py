@@ -16,10 +16,10 @@ import aiohttp
 from tests.support.log_guard import guard
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60
+TIMEOUT_S = 60
 
 
-class Ended(NamedTuple):
+class CommandResult(NamedTuple):
     code: int
     out: str
     err: str
@@ -30,12 +30,12 @@ class Ended(NamedTuple):
         return json.loads(self.out)
 
 
-def environment(given: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    return {**kept, "PYTHONPATH": str(ROOT), **given}
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    return {**inherited, "PYTHONPATH": str(ROOT), **settings}
 
 
-async def command(*arguments: str, **settings: str) -> Ended:
+async def command(*arguments: str, **settings: str) -> CommandResult:
     """Run `gateway` to its end, from a directory that is not the checkout."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", *arguments),
@@ -44,40 +44,40 @@ async def command(*arguments: str, **settings: str) -> Ended:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         out, err = await process.communicate()
-    guard.hear(err.decode())
-    return Ended(process.returncode or 0, out.decode(), err.decode())
+    guard.record(err.decode())
+    return CommandResult(process.returncode or 0, out.decode(), err.decode())
 
 
-class Running:
+class BackgroundCommand:
     """A process that goes on, and what it has said on stderr so far."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
-        self.said = ""
+        self.output = ""
 
-    async def until_said(self, words: str) -> None:
+    async def wait_for_output(self, text: str) -> None:
         assert self.process.stderr is not None
-        async with asyncio.timeout(PATIENCE_S):
-            while words not in self.said:
+        async with asyncio.timeout(TIMEOUT_S):
+            while text not in self.output:
                 line = await self.process.stderr.readline()
-                assert line, f"it ended without saying {words!r}: {self.said}"
-                self.said += line.decode()
+                assert line, f"it ended without saying {text!r}: {self.output}"
+                self.output += line.decode()
 
-    async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Tell it to end; answers its exit code."""
         if self.process.returncode is None:
             self.process.send_signal(number)
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             _, err = await self.process.communicate()
-        self.said += (err or b"").decode()
+        self.output += (err or b"").decode()
         assert self.process.returncode is not None
         return self.process.returncode
 
 
 @asynccontextmanager
-async def running(*arguments: str, **settings: str) -> AsyncIterator[Running]:
+async def run_in_background(*arguments: str, **settings: str) -> AsyncIterator[BackgroundCommand]:
     """Run `gateway` until the block ends."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", *arguments),
@@ -87,57 +87,57 @@ async def running(*arguments: str, **settings: str) -> AsyncIterator[Running]:
         stderr=asyncio.subprocess.PIPE,
         limit=1 << 20,
     )
-    started = Running(process)
+    started = BackgroundCommand(process)
     try:
         yield started
     finally:
         if process.returncode is None:
-            await started.end(signal.SIGTERM)
-        guard.hear(started.said)
+            await started.stop(signal.SIGTERM)
+        guard.record(started.output)
 
 
-class OnTerminal(Running):
+class TerminalCommand(BackgroundCommand):
     def __init__(self, process: asyncio.subprocess.Process, screen: asyncio.StreamReader) -> None:
         super().__init__(process)
         self._screen = screen
 
-    async def until_said(self, words: str, times: int = 1) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while self.said.count(words) < times:
+    async def wait_for_output(self, text: str, times: int = 1) -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            while self.said.count(text) < times:
                 read = await self._screen.read(4096)
-                assert read, f"it ended without saying {words!r}: {self.said}"
+                assert read, f"it ended without saying {text!r}: {self.said}"
                 self.said += read.decode()
 
 
 @asynccontextmanager
-async def on_a_terminal(*arguments: str, **settings: str) -> AsyncIterator[OnTerminal]:
+async def run_on_terminal(*arguments: str, **settings: str) -> AsyncIterator[TerminalCommand]:
     """Run `gateway` as somebody who looks at it, until the block ends."""
-    ours, its = os.openpty()
+    master_fd, terminal_fd = os.openpty()
     colours = {"TERM": "xterm", "COLUMNS": "200"}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", *arguments),
         cwd="/",
         env={name: value for name, value in environment(colours | settings).items() if name != "NO_COLOR"},
-        stdin=its,
-        stdout=its,
-        stderr=its,
+        stdin=terminal_fd,
+        stdout=terminal_fd,
+        stderr=terminal_fd,
     )
-    os.close(its)
+    os.close(terminal_fd)
     screen = asyncio.StreamReader()
     reading, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(screen), os.fdopen(ours, "rb", 0)
+        lambda: asyncio.StreamReaderProtocol(screen), os.fdopen(master_fd, "rb", 0)
     )
-    started = OnTerminal(process, screen)
+    started = TerminalCommand(process, screen)
     try:
         yield started
     finally:
         if process.returncode is None:
-            await started.end(signal.SIGTERM)
+            await started.stop(signal.SIGTERM)
         reading.close()
-        guard.hear(started.said)
+        guard.record(started.said)
 
 
-async def get(base: str, path: str, key: str | None = None) -> Any:
+async def get_json(base: str, path: str, key: str | None = None) -> Any:
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     async with aiohttp.ClientSession() as http, http.get(base + path, headers=headers) as answer:
         return await answer.json()

@@ -2,9 +2,9 @@
 
     async with gateway(database_url) as parts:
         devices = await parts.register(parts.subscribe(Vendor.FCM, 10))
-        async with parts.working():
+        async with parts.run_worker():
             sent = await parts.submit()
-            await parts.ended(sent.id)
+            await parts.wait_until_done(sent.id)
 
 Everything is the real thing but the push services. Waiting is for signals of the log, never for time.
 """
@@ -47,15 +47,15 @@ from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from gateway.worker.worker import Worker, WorkerConfig
 
 MASTER_KEY = b"a master key for tests, 32 octets"
-HOME = "https://app.example.org"
-PATIENCE_S = 45.0
+APP_ORIGIN = "https://app.example.org"
+TIMEOUT_S = 45.0
 
 
 @dataclass(slots=True)
 class Parts:
     url: str
     context: Context
-    bell: notifier.Notifier
+    notifier: notifier.Notifier
     sim: Sim
     application_id: UUID
     application: dict[str, Any]
@@ -71,7 +71,7 @@ class Parts:
         return decode_base64url(self.application["vapid_public_key"])
 
     def queue(self) -> PostgresQueue:
-        return PostgresQueue(self.engine, self.bell)
+        return PostgresQueue(self.engine, self.notifier)
 
     def subscribe(self, vendor: Vendor, count: int, *, share_keys: bool = False) -> list[Subscriber]:
         """Subscribed with the application's own VAPID key."""
@@ -81,65 +81,67 @@ class Parts:
         """The subscribers as devices, by id; `details` are Registration's."""
         registrations = [Registration(subscriber.subscription, **details) for subscriber in subscribers]
         async with self.engine.begin() as conn:
-            desk = await DeviceRegistrar.open(conn, self.context, self.application_id)
+            registrar = await DeviceRegistrar.open(conn, self.context, self.application_id)
             verdicts = [
                 verdict
                 for start in range(0, len(registrations), 500)
-                for verdict in await desk.register_all(conn, list(map(desk.check, registrations[start : start + 500])))
+                for verdict in await registrar.register_all(
+                    conn, list(map(registrar.check, registrations[start : start + 500]))
+                )
             ]
-        found = {}
+        devices = {}
         for subscriber, verdict in zip(subscribers, verdicts, strict=True):
-            found[verdict.device_id] = subscriber
-        return found
+            devices[verdict.device_id] = subscriber
+        return devices
 
-    async def submit(self, kind: Kind = Kind.CAMPAIGN, audience: Any = None, **said: Any) -> Notification:
+    async def submit(self, kind: Kind = Kind.CAMPAIGN, audience: Any = None, **fields: Any) -> Notification:
         """`said` is Draft's; without an audience it is for everyone."""
-        said.setdefault("content", {"title": "Storm", "body": "Stay inside"})
-        draft = Draft(kind, audience=audience or {"everyone": True}, **said)
+        fields.setdefault("content", {"title": "Storm", "body": "Stay inside"})
+        draft = Draft(kind, audience=audience or {"everyone": True}, **fields)
         async with self.engine.begin() as conn:
             return await submit(conn, self.context, self.application_id, draft)
 
-    async def show(self, id_: UUID) -> tuple[Notification, Progress]:
+    async def get_notification(self, id_: UUID) -> tuple[Notification, Progress]:
         async with self.engine.connect() as conn:
-            found = await notifications.get(conn, self.application_id, id_)
-        assert found is not None
-        return found
+            row = await notifications.get(conn, self.application_id, id_)
+        assert row is not None
+        return row
 
-    async def ended(self, id_: UUID, seconds: float = PATIENCE_S) -> Progress:
+    async def wait_until_done(self, id_: UUID, seconds: float = TIMEOUT_S) -> Progress:
         """The counts once every delivery of it has its end."""
-        notification, progress = await self.until(id_, lambda progress: progress.pending == 0, seconds, ended=True)
+        notification, progress = await self.wait_until(id_, lambda progress: progress.pending == 0, seconds, done=True)
         assert notification.status in (Status.DONE, Status.CANCELLED)
         return progress
 
-    async def until(
-        self, id_: UUID, true: Any, seconds: float = PATIENCE_S, *, ended: bool = False
+    async def wait_until(
+        self, id_: UUID, condition: Any, seconds: float = TIMEOUT_S, *, done: bool = False
     ) -> tuple[Notification, Progress]:
         """Until the condition on its counts holds, looking whenever the log has grown."""
         async with asyncio.timeout(seconds):
-            with self.bell.subscribe(notifier.LOG) as waiter:
+            with self.notifier.subscribe(notifier.LOG) as waiter:
                 while True:
-                    notification, progress = await self.show(id_)
-                    if true(progress) and (not ended or notification.finished_at is not None):
+                    notification, progress = await self.get_notification(id_)
+                    if condition(progress) and (not done or notification.finished_at is not None):
                         return notification, progress
                     await waiter.wait(1.0)
 
-    async def log(self, id_: UUID) -> dict[UUID, Row[Any]]:
+    async def list_deliveries(self, id_: UUID) -> dict[UUID, Row[Any]]:
         """The notification's deliveries by device; fails when a device has two."""
         async with self.engine.connect() as conn:
             query = select(deliveries).where(deliveries.c.notification_id == id_)
             rows = (await conn.execute(query)).all()
-        found = {row.device_id: row for row in rows}
-        assert len(found) == len(rows)
-        return found
+        by_device = {row.device_id: row for row in rows}
+        assert len(by_device) == len(rows)
+        return by_device
 
-    async def attempts(self, id_: UUID, device_id: UUID) -> Sequence[Row[Any]]:
+    async def list_attempts(self, id_: UUID, device_id: UUID) -> Sequence[Row[Any]]:
         """The attempts that came to nothing final, in order."""
         a = attempts.c
         query = select(attempts).where(a.notification_id == id_, a.device_id == device_id).order_by(a.number)
         async with self.engine.connect() as conn:
             return (await conn.execute(query)).all()
 
-    async def status_of(self, device_id: UUID) -> str:
+    async def device_status(self, device_id: UUID) -> str:
         async with self.engine.connect() as conn:
             query = select(devices_table.c.status).where(devices_table.c.id == device_id)
             status: str = (await conn.execute(query)).scalar_one()
@@ -150,26 +152,26 @@ class Parts:
             return (await conn.execute(text(sql), values)).scalar()
 
     @asynccontextmanager
-    async def working(
-        self, crew: WorkerConfig | None = None, *, queue: Queue | None = None, client: PushClient | None = None
+    async def run_worker(
+        self, config: WorkerConfig | None = None, *, queue: Queue | None = None, client: PushClient | None = None
     ) -> AsyncIterator[asyncio.Event]:
         """A worker with quick reflexes; yields its stop event, and at the end drains it."""
         stop = asyncio.Event()
-        composer = RendererCache(self.context.keyring, self.context.public_url)
-        courier = PushSender(client or self.client, self.context.keyring, self.context.policy)
-        office = DatabaseBackend(self.context, composer, self.bell)
-        worker = Worker(queue or self.queue(), office, composer, courier, crew or quick())
+        renderers = RendererCache(self.context.keyring, self.context.public_url)
+        sender = PushSender(client or self.client, self.context.keyring, self.context.policy)
+        backend = DatabaseBackend(self.context, renderers, self.notifier)
+        worker = Worker(queue or self.queue(), backend, renderers, sender, config or quick_config())
         task = asyncio.create_task(worker.run(stop), name="worker")
         try:
             yield stop
         finally:
             stop.set()
-            await asyncio.wait_for(task, PATIENCE_S)
+            await asyncio.wait_for(task, TIMEOUT_S)
 
 
-def quick(**said: Any) -> WorkerConfig:
+def quick_config(**fields: Any) -> WorkerConfig:
     """A crew whose draining is not waited for by tests."""
-    return WorkerConfig(**{"drain": timedelta(seconds=0.2), "lease": timedelta(seconds=10), **said})
+    return WorkerConfig(**{"drain": timedelta(seconds=0.2), "lease": timedelta(seconds=10), **fields})
 
 
 @asynccontextmanager
@@ -180,16 +182,16 @@ async def gateway(
     engine = open_engine(database_url, pool_size=pool_size, application_name="gateway-parts")
     bell = notifier.Notifier(database_url)
     try:
-        async with sim or Sim() as pusher, bell.running(), PushClient() as client:
-            policy = EndpointPolicy([*pusher.origins.values(), *hosts])
+        async with sim or Sim() as running_sim, bell.running(), PushClient() as client:
+            policy = EndpointPolicy([*running_sim.origins.values(), *hosts])
             context = Context(engine, Keyring(MASTER_KEY), policy, "https://push.example.org")
             await maintenance.run_once(engine, RetentionPolicy())
             async with engine.begin() as conn:
                 application = await applications.create(
-                    conn, context.keyring, "Weather", "mailto:ops@example.org", [HOME]
+                    conn, context.keyring, "Weather", "mailto:ops@example.org", [APP_ORIGIN]
                 )
             application_id = ids.parse(ids.APPLICATION, application["id"])
             assert application_id is not None
-            yield Parts(database_url, context, bell, pusher, application_id, application, client)
+            yield Parts(database_url, context, bell, running_sim, application_id, application, client)
     finally:
         await engine.dispose()

@@ -2,7 +2,7 @@
 
 VENDOR = "fcm.googleapis.com"
 
-NOWHERE = {
+INVALID_URLS = {
     # Not https, or no address at all.
     "nothing": "",
     "a space": " ",
@@ -167,7 +167,7 @@ NOWHERE = {
 }
 """No door lets these in."""
 
-ELSEWHERE = {
+OTHER_HOSTS = {
     "another host": "https://evil.example/x",
     "the vendor as a subdomain": f"https://{VENDOR}.evil.example/x",
     "a wildcard vendor as a subdomain": "https://web.push.apple.com.evil.example/x",

@@ -23,94 +23,94 @@ from gateway.push.vapid import VapidKey
 from gateway.service.access.secrets import Keyring
 from gateway.service.notifications.rendering import NotificationRenderer
 
-WORDS = (re.compile(r"[A-Za-z0-9_-]{16,}"), re.compile(r"[A-Za-z0-9+/]{20,}"))
+TOKEN_PATTERNS = (re.compile(r"[A-Za-z0-9_-]{16,}"), re.compile(r"[A-Za-z0-9+/]{20,}"))
 """Keys, tokens and the last part of endpoints are made of these; so are ids, but those are nobody's secret."""
-SHAPES = (
+SECRET_PATTERNS = (
     re.compile(r"\b(?:sk|pk|dt|rt|is|whsec)_[A-Za-z0-9_+/-]{30,}"),
     re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}"),
     re.compile(r"\bhttps?://[^\s\"'<>]*/[A-Za-z0-9_:%=-]{40,}"),
     re.compile(r"\bpostgres(?:ql)?://[^\s:/@]*:(?!\*\*\*)[^\s/@]+@"),
     re.compile(r"BEGIN (?:EC )?PRIVATE KEY"),
 )
-SHORTEST_SAID = 10
+MIN_MESSAGE_LENGTH = 10
 """Characters of a title or body: 'Hello' may well be said in a log by somebody else."""
 
 
-class Leaked(AssertionError):
+class SecretInLog(AssertionError):
     """A log line says what it must not."""
 
 
 class Guard:
     def __init__(self) -> None:
-        self._words: set[str] = set()
-        self._said: set[str] = set()
+        self._tokens: set[str] = set()
+        self._messages: set[str] = set()
         self._lines: list[str] = []
 
     def learn(self, secret: str | bytes) -> None:
         forms = [secret] if isinstance(secret, str) else _forms(secret)
-        self._words.update(word for form in forms for words in WORDS for word in words.findall(form))
+        self._tokens.update(word for form in forms for words in TOKEN_PATTERNS for word in words.findall(form))
 
     def learn_message(self, plain: bytes) -> None:
         shown = json.loads(plain)["notification"]
         said = (shown.get("title"), shown.get("body"))
-        self._said.update(text for text in said if isinstance(text, str) and len(text) >= SHORTEST_SAID)
+        self._messages.update(text for text in said if isinstance(text, str) and len(text) >= MIN_MESSAGE_LENGTH)
 
-    def hear(self, text: str) -> None:
+    def record(self, text: str) -> None:
         self._lines.extend(text.splitlines())
 
     def check(self) -> None:
         """Look through what was logged since the last time. Raises Leaked."""
         lines, self._lines = self._lines, []
         for line in lines:
-            if found := self._found(line):
-                raise Leaked(f"{found!r} is in a log line: {line}")
+            if found := self._find_secret(line):
+                raise SecretInLog(f"{found!r} is in a log line: {line}")
 
-    def _found(self, line: str) -> str | None:
-        for words in WORDS:
-            if known := self._words.intersection(words.findall(line)):
+    def _find_secret(self, line: str) -> str | None:
+        for words in TOKEN_PATTERNS:
+            if known := self._tokens.intersection(words.findall(line)):
                 return known.pop()
-        for shape in SHAPES:
+        for shape in SECRET_PATTERNS:
             if (shaped := shape.search(line)) is not None:
                 return shaped[0]
-        return next((said for said in self._said if said in line), None)
+        return next((said for said in self._messages if said in line), None)
 
 
-class _Ear(logging.Handler):
+class _GuardHandler(logging.Handler):
     """Writes where logs are written, and tells the guard."""
 
     def emit(self, record: logging.LogRecord) -> None:
         line = self.format(record)
         print(line, file=sys.stderr)
-        guard.hear(line)
+        guard.record(line)
 
 
 guard = Guard()
 """Of this process: each of those that share the tests has its own."""
 
 
-def listen() -> None:
+def install_handler() -> None:
     """Log as a gateway does, from now on, with the guard listening."""
     if structlog.is_configured():
         return
-    before = [one for one in logging.getLogger().handlers if not isinstance(one, _Ear)]  # one ear is enough
+    before = [one for one in logging.getLogger().handlers if not isinstance(one, _GuardHandler)]  # one ear is enough
     log.configure("info", "json")
     logging.captureWarnings(capture=False)  # pytest has them
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # of the tests' own receivers; the gateway has none
     [ours] = logging.getLogger().handlers
-    ear = _Ear()
+    ear = _GuardHandler()
     ear.setFormatter(ours.formatter)
     logging.getLogger().handlers = [*before, ear]
 
 
 @contextmanager
-def learning() -> Iterator[None]:
+def learn_secrets() -> Iterator[None]:
     """Learn every secret where it is made."""
     with pytest.MonkeyPatch.context() as patch:
         for source in ("token_urlsafe", "token_bytes"):
-            patch.setattr(secrets, source, _heard(getattr(secrets, source)))
-        patch.setattr(Keyring, "device_token", _heard(Keyring.device_token))
-        patch.setattr(Keyring, "receipt_token", _heard(Keyring.receipt_token))
-        patch.setattr(VapidKey, "private_bytes", _heard(VapidKey.private_bytes))
+            patch.setattr(secrets, source, _learning_results(getattr(secrets, source)))
+        patch.setattr(Keyring, "device_token", _learning_results(Keyring.device_token))
+        patch.setattr(Keyring, "receipt_token", _learning_results(Keyring.receipt_token))
+        patch.setattr(VapidKey, "private_bytes", _learning_results(VapidKey.private_bytes))
         made = NotificationRenderer.for_device
 
         def for_device(self: NotificationRenderer, *said: Any) -> tuple[bytes, str]:
@@ -122,7 +122,7 @@ def learning() -> Iterator[None]:
         yield
 
 
-def _heard(make: Callable[..., Any]) -> Callable[..., Any]:
+def _learning_results(make: Callable[..., Any]) -> Callable[..., Any]:
     def making(*said: Any, **named: Any) -> Any:
         secret = make(*said, **named)
         guard.learn(secret)

@@ -44,7 +44,7 @@ class Node:
         assert self._process is not None
         return self._process.pid
 
-    async def listens(self) -> bool:
+    async def is_listening(self) -> bool:
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", int(self.url.rpartition(":")[2]))
         except OSError:
@@ -72,35 +72,37 @@ class Node:
 
 
 @asynccontextmanager
-async def nodes(count: int, directory: Path, settings: str = "", account: str | None = "") -> AsyncIterator[list[Node]]:
+async def start_nodes(
+    count: int, directory: Path, settings: str = "", account: str | None = ""
+) -> AsyncIterator[list[Node]]:
     """That many servers, once JetStream is ready on them.
 
     `settings` are lines of their configuration files; `account` is the user and password to look with, None: do not.
     """
     with _free_ports(2 * count) as ports:
         pass
-    several = [
+    servers = [
         Node(number, ports[number], ports[count:], directory / f"n{number}", settings) for number in range(count)
     ]
     async with AsyncExitStack() as stack:
-        for node in several:
+        for node in servers:
             stack.push_async_callback(node.kill)
             await node.start()
-        await _ready(several, account)
-        yield several
+        await _wait_until_ready(servers, account)
+        yield servers
 
 
-async def _ready(several: list[Node], account: str | None) -> None:
+async def _wait_until_ready(servers: list[Node], account: str | None) -> None:
     user, _, password = (unquote(part) for part in (account or "").partition(":"))
     async with asyncio.timeout(START_S):
-        for node in several:
-            while not await node.listens():  # noqa: ASYNC110 - another process gives no event
+        for node in servers:
+            while not await node.is_listening():  # noqa: ASYNC110 - another process gives no event
                 await asyncio.sleep(0.02)
         if account is None:
             return
-        said = {"user": user, "password": password} if account else {}
-        async with await nats.connect([node.url for node in several], **said) as client:
-            while not await _replicates(client, len(several)):  # noqa: ASYNC110 - nor does its cluster
+        credentials = {"user": user, "password": password} if account else {}
+        async with await nats.connect([node.url for node in servers], **credentials) as client:
+            while not await _replicates(client, len(servers)):  # noqa: ASYNC110 - nor does its cluster
                 await asyncio.sleep(0.1)
 
 
@@ -117,9 +119,9 @@ async def _replicates(client: Client, count: int) -> bool:
 
 @contextmanager
 def _free_ports(count: int) -> Iterator[list[int]]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     try:
-        yield [one.getsockname()[1] for one in held]
+        yield [sock.getsockname()[1] for sock in sockets]
     finally:
-        for one in held:
+        for one in sockets:
             one.close()

@@ -31,10 +31,10 @@ from gateway.records.postgres.schema import applications, attempts, deliveries, 
 from gateway.service.access.secrets import Keyring
 from gateway.service.context import Context
 from gateway.worker.relay import Relay
-from tests.support.nats_server import nodes
+from tests.support.nats_server import start_nodes
 
-HOLD = timedelta(seconds=0.4)
-PATIENCE_S = 30.0
+PULL_WAIT = timedelta(seconds=0.4)
+TIMEOUT_S = 30.0
 
 
 class Engine(Protocol):
@@ -45,20 +45,25 @@ class Engine(Protocol):
     """What settling raises when its records cannot be written."""
 
     async def put(
-        self, devices: Sequence[UUID], *, lane: Lane = Lane.NORMAL, due: datetime | None = None, most: int | None = None
+        self,
+        devices: Sequence[UUID],
+        *,
+        lane: Lane = Lane.NORMAL,
+        due_at: datetime | None = None,
+        job_size: int | None = None,
     ) -> UUID:
         """A notification to these devices, as send jobs of up to `most` devices; due now unless told otherwise."""
         ...
 
-    async def logged_before(self, notification_id: UUID, device_id: UUID) -> None:
+    async def insert_delivery_row(self, notification_id: UUID, device_id: UUID) -> None:
         """A row that nothing of ours wrote."""
         ...
 
-    async def recorded(self, notification_id: UUID) -> dict[UUID, str]:
+    async def list_outcomes(self, notification_id: UUID) -> dict[UUID, str]:
         """Outcome by device; fails when a device has two."""
         ...
 
-    async def tried(self, notification_id: UUID) -> list[tuple[UUID, int]]:
+    async def list_attempts(self, notification_id: UUID) -> list[tuple[UUID, int]]:
         """(device, number) of every attempt that is to be tried again."""
         ...
 
@@ -68,11 +73,11 @@ class Engine(Protocol):
 class PostgresEngine:
     faults = (IntegrityError,)
 
-    def __init__(self, url: str, bell: notifier.Notifier) -> None:
-        self._engine = open_engine(url, pool_size=20)
-        self._bell = bell
+    def __init__(self, url: str, notifier_: notifier.Notifier) -> None:
+        self.database = open_engine(url, pool_size=20)
+        self._notifier = notifier_
         self._application_id = ids.new_id()
-        self.queue: Queue = PostgresQueue(self._engine, bell)
+        self.queue: Queue = PostgresQueue(self.database, notifier_)
 
     @classmethod
     @asynccontextmanager
@@ -80,20 +85,25 @@ class PostgresEngine:
         bell = notifier.Notifier(url)
         engine = cls(url, bell)
         async with bell.running():
-            async with engine._engine.begin() as conn:
+            async with engine.database.begin() as conn:
                 await partitions.ensure(conn, datetime.now(UTC).date(), 2)
                 values = {"id": engine._application_id, "name": "Weather", "subject": "mailto:ops@example.org"}
                 await conn.execute(insert(applications).values(**values))
             try:
                 yield engine
             finally:
-                await engine._engine.dispose()
+                await engine.database.dispose()
 
     async def put(
-        self, devices: Sequence[UUID], *, lane: Lane = Lane.NORMAL, due: datetime | None = None, most: int | None = None
+        self,
+        devices: Sequence[UUID],
+        *,
+        lane: Lane = Lane.NORMAL,
+        due_at: datetime | None = None,
+        job_size: int | None = None,
     ) -> UUID:
         now = datetime.now(UTC)
-        size = most or len(devices)
+        size = job_size or len(devices)
         notification = self._notification(lane, now)
         rows = [
             {
@@ -102,11 +112,11 @@ class PostgresEngine:
                 "lane": lane,
                 "day": now.date(),
                 "device_ids": list(devices[start : start + size]),
-                **({} if due is None else {"run_at": due}),
+                **({} if due_at is None else {"run_at": due_at}),
             }
             for start in range(0, len(devices), size)
         ]
-        async with self._engine.begin() as conn:
+        async with self.database.begin() as conn:
             await notifications.add(conn, [notification])
             await notifications.start(conn, notification.id, now.date(), len(devices))
             await conn.execute(insert(jobs), rows)
@@ -116,12 +126,12 @@ class PostgresEngine:
     async def accept(self, lane: Lane) -> UUID:
         """A notification to everyone that is still to be planned."""
         notification = self._notification(lane, datetime.now(UTC))
-        async with self._engine.begin() as conn:
+        async with self.database.begin() as conn:
             await notifications.add(conn, [notification])
             await enqueue_plans(conn, [notification])
         return notification.id
 
-    async def logged_before(self, notification_id: UUID, device_id: UUID) -> None:
+    async def insert_delivery_row(self, notification_id: UUID, device_id: UUID) -> None:
         now = datetime.now(UTC)
         row = {
             "day": now.date(),
@@ -136,27 +146,27 @@ class PostgresEngine:
             "duration_ms": 0,
             "settled_at": now,
         }
-        async with self._engine.begin() as conn:
+        async with self.database.begin() as conn:
             await conn.execute(insert(deliveries).values(**row))
 
-    async def recorded(self, notification_id: UUID) -> dict[UUID, str]:
+    async def list_outcomes(self, notification_id: UUID) -> dict[UUID, str]:
         query = select(deliveries.c.device_id, deliveries.c.outcome)
         rows = await self._rows(query.where(deliveries.c.notification_id == notification_id))
         assert len(dict(rows)) == len(rows)
         return dict(rows)
 
-    async def tried(self, notification_id: UUID) -> list[tuple[UUID, int]]:
+    async def list_attempts(self, notification_id: UUID) -> list[tuple[UUID, int]]:
         query = select(attempts.c.device_id, attempts.c.number)
         return await self._rows(query.where(attempts.c.notification_id == notification_id))
 
     async def progress(self, notification_id: UUID) -> tuple[Status, Progress]:
-        async with self._engine.connect() as conn:
+        async with self.database.connect() as conn:
             found = await notifications.get(conn, self._application_id, notification_id)
         assert found is not None
         return found[0].status, found[1]
 
     async def _rows(self, query: Any) -> list[Any]:
-        async with self._engine.connect() as conn:
+        async with self.database.connect() as conn:
             return [tuple(row) for row in await conn.execute(query)]
 
     def _notification(self, lane: Lane, now: datetime) -> Notification:
@@ -180,7 +190,7 @@ class NatsEngine(PostgresEngine):
     """A broker beside the database, a relay between them."""
 
     faults = (ValueError,)
-    _broker: Broker
+    broker: Broker
 
     @classmethod
     @asynccontextmanager
@@ -188,60 +198,60 @@ class NatsEngine(PostgresEngine):
         """`settings` are the server's."""
         async with AsyncExitStack() as stack:
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="nats-")))
-            [node] = await stack.enter_async_context(nodes(1, directory, settings))
+            [node] = await stack.enter_async_context(start_nodes(1, directory, settings))
             engine = cast("NatsEngine", await stack.enter_async_context(super().opened(url)))
-            broker = await stack.enter_async_context(Broker.connected([node.url], hold=HOLD))
+            broker = await stack.enter_async_context(Broker.connected([node.url], hold=PULL_WAIT))
             await broker.prepare()
-            context = Context(engine._engine, Keyring(bytes(32)), EndpointPolicy())
+            context = Context(engine.database, Keyring(bytes(32)), EndpointPolicy())
             stop = asyncio.Event()
-            relay = Relay(context, broker, engine._bell, lease=timedelta(seconds=5), ahead=1000)
+            relay = Relay(context, broker, engine._notifier, lease=timedelta(seconds=5), ahead=1000)
             running = asyncio.create_task(relay.run(stop))
-            engine._broker = broker
-            engine.queue = CaughtUp(await stack.enter_async_context(NatsQueue(broker)), engine.caught_up)
+            engine.broker = broker
+            engine.queue = RelayedQueue(await stack.enter_async_context(NatsQueue(broker)), engine.wait_until_relayed)
             try:
                 yield engine
             finally:
                 stop.set()
                 await running
 
-    async def caught_up(self) -> None:
+    async def wait_until_relayed(self) -> None:
         """Until what is due is in the broker, and what came back is recorded."""
         on_its_way = select(func.count()).where(jobs.c.attempt > 0)
         due = select(func.count()).where(jobs.c.run_at <= func.now())
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while True:
-                recorder = await self._broker.js.consumer_info(RESULTS_STREAM, RECORDER)
+                recorder = await self.broker.js.consumer_info(RESULTS_STREAM, RECORDER)
                 waiting = (recorder.num_pending or 0) + (recorder.num_ack_pending or 0)
-                streams = [await self._broker.js.stream_info(jobs_stream(lane)) for lane in Lane]
+                streams = [await self.broker.js.stream_info(jobs_stream(lane)) for lane in Lane]
                 there = sum(stream.state.messages for stream in streams)
                 if not waiting and await self._rows(due) == [(0,)] and await self._rows(on_its_way) == [(there,)]:
                     return
                 await asyncio.sleep(0.01)  # neither side signals that it is idle
 
-    async def recorded(self, notification_id: UUID) -> dict[UUID, str]:
-        await self.caught_up()
-        return await super().recorded(notification_id)
+    async def list_outcomes(self, notification_id: UUID) -> dict[UUID, str]:
+        await self.wait_until_relayed()
+        return await super().list_outcomes(notification_id)
 
-    async def tried(self, notification_id: UUID) -> list[tuple[UUID, int]]:
-        await self.caught_up()
-        return await super().tried(notification_id)
+    async def list_attempts(self, notification_id: UUID) -> list[tuple[UUID, int]]:
+        await self.wait_until_relayed()
+        return await super().list_attempts(notification_id)
 
     async def progress(self, notification_id: UUID) -> tuple[Status, Progress]:
-        await self.caught_up()
+        await self.wait_until_relayed()
         return await super().progress(notification_id)
 
 
-class CaughtUp:
+class RelayedQueue:
     """The queue as it is once the relay has done what it has to do: what is put is found without waiting."""
 
-    def __init__(self, queue: Queue, caught_up: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, queue: Queue, wait_until_relayed: Callable[[], Awaitable[None]]) -> None:
         self._queue = queue
-        self._caught_up = caught_up
+        self._wait_until_relayed = wait_until_relayed
         self.renew, self.settle, self.release = queue.renew, queue.settle, queue.release
 
     async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
         if not wait:
-            await self._caught_up()
+            await self._wait_until_relayed()
         return await self._queue.claim(lanes=lanes, limit=limit, lease=lease, wait=wait)
 
 
@@ -251,11 +261,13 @@ ENGINES: dict[str, Callable[[str], AbstractAsyncContextManager[Engine]]] = {
 }
 
 
-def accepted(*devices: UUID) -> ResultBatch:
-    return ResultBatch(settled=[settled(device, Accepted("https://push.example.org/m/1", 60)) for device in devices])
+def accepted_batch(*devices: UUID) -> ResultBatch:
+    return ResultBatch(
+        settled=[delivery_result(device, Accepted("https://push.example.org/m/1", 60)) for device in devices]
+    )
 
 
-def settled(device: UUID, outcome: Final) -> DeliveryResult:
+def delivery_result(device: UUID, outcome: Final) -> DeliveryResult:
     now = datetime.now(UTC)
     return DeliveryResult(
         device_id=device,
@@ -270,7 +282,7 @@ def settled(device: UUID, outcome: Final) -> DeliveryResult:
     )
 
 
-def retried(due: datetime, *devices: UUID, tries: int = 1) -> ResultBatch:
+def retry_batch(due: datetime, *devices: UUID, tries: int = 1) -> ResultBatch:
     now = datetime.now(UTC)
     noted = [
         Attempt(device, tries, now, 12, 503, "the push service has a passing fault (503)", due) for device in devices
@@ -278,16 +290,16 @@ def retried(due: datetime, *devices: UUID, tries: int = 1) -> ResultBatch:
     return ResultBatch(attempts=noted, later={(due, tries): list(devices)}, retries=len(devices))
 
 
-def both(*parts: ResultBatch) -> ResultBatch:
-    whole = ResultBatch()
+def merge_batches(*parts: ResultBatch) -> ResultBatch:
+    merged = ResultBatch()
     for part in parts:
-        whole.settled += part.settled
-        whole.attempts += part.attempts
-        whole.later |= part.later
-        whole.retries += part.retries
-    return whole
+        merged.settled += part.settled
+        merged.attempts += part.attempts
+        merged.later |= part.later
+        merged.retries += part.retries
+    return merged
 
 
-def as_held(job: Job, **changes: Any) -> Job:
+def changed_job(job: Job, **changes: Any) -> Job:
     """The job as somebody with another idea of it holds it."""
     return replace(job, **changes)

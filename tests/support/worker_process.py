@@ -56,8 +56,8 @@ async def relay_process(parts: Parts, directory: Path, **settings: object) -> As
 @asynccontextmanager
 async def server_process(parts: Parts, directory: Path, **settings: object) -> AsyncIterator[tuple[WorkerProcess, str]]:
     """(a server on the parts' database, its origin), once it answers."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port = found.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
     origin = f"http://127.0.0.1:{port}"
     async with _process(parts, directory, "serve", {"port": port, **settings}) as process:
         async with aiohttp.ClientSession() as http, asyncio.timeout(START_S):
@@ -78,7 +78,7 @@ async def _answers(http: aiohttp.ClientSession, url: str) -> bool:
 async def _process(
     parts: Parts, directory: Path, command: str, settings: dict[str, object]
 ) -> AsyncIterator[WorkerProcess]:
-    said = {
+    values = {
         "database_url": parts.url,
         "database_pool": 6,
         "master_key": MASTER_KEY.decode(),
@@ -87,8 +87,8 @@ async def _process(
         "log_format": "json",
         **settings,
     }
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    environment = ours | {f"GATEWAY_{name.upper()}": str(value) for name, value in said.items()}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    environment = inherited | {f"GATEWAY_{name.upper()}": str(value) for name, value in values.items()}
     log = directory / f"{command}.log"
     with log.open("ab") as written:
         process = await asyncio.create_subprocess_exec(
@@ -100,4 +100,4 @@ async def _process(
         if process.returncode is None:
             process.kill()
             await process.wait()
-        guard.hear(log.read_text())
+        guard.record(log.read_text())

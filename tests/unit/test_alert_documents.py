@@ -162,7 +162,7 @@ def test_a_mixture_of_endings_and_beginnings_is_an_update() -> None:
 
 
 def nws_feature(**changed: Any) -> dict[str, Any]:
-    feature: dict[str, Any] = json.loads(alerts.raw("nws/flood-warning-ends-null.json"))
+    feature: dict[str, Any] = json.loads(alerts.read("nws/flood-warning-ends-null.json"))
     feature["properties"] |= changed
     return feature
 
@@ -217,8 +217,8 @@ def test_odd_shapes_of_what_may_be_left_out_are_passed_over(properties: dict[str
 
 
 def test_every_real_file_is_read_without_a_surprise() -> None:
-    for name in alerts.names():
-        raw = alerts.raw(name)
+    for name in alerts.list_names():
+        raw = alerts.read(name)
         try:
             found = cap.read(raw) if name.endswith(".xml") else nws.read(json.loads(raw))
         except MalformedBody:

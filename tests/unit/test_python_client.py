@@ -20,7 +20,7 @@ from gateway.client.errors import BY_CODE
 from gateway.client.responses import Delivery
 from gateway.client.transport import Transport
 from ops.client import written
-from tests.support.api import DOCUMENT, template_of
+from tests.support.api import DOCUMENT, path_template
 
 LEFT_OUT = {
     ("GET", "/v1/devices/{device_id}/live"): "a WebSocket for pages, with a device's own token",
@@ -94,7 +94,7 @@ async def test_every_method_is_the_documents_and_every_operation_has_one_or_a_re
     seen = set()
     for name, call in methods().items():
         heard = await asked(call, monkeypatch)
-        template = template_of(heard["path"])
+        template = path_template(heard["path"])
         assert template is not None, name
         operation = DOCUMENT["paths"][template].get(heard["method"].lower())
         assert operation is not None, f"{name}: {heard['method']} {template} is not in the document"

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
-import aiohappyeyeballs
 import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -143,19 +142,6 @@ async def test_a_public_name_with_a_private_address_is_refused_unconnected(
         with pytest.raises(AddressNotAllowed, match="not of the public web"):
             await client.get("https://hooks.example.org/", largest=LARGEST, timeout=SECOND)
     assert connections == []
-
-
-@pytest.fixture
-def connections(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Where connections would go; none is made."""
-    tried: list[Any] = []
-
-    async def refused(addr_infos: Any, **_: Any) -> None:
-        tried.extend(info[4] for info in addr_infos)
-        raise ConnectionRefusedError(111, "Connection refused")
-
-    monkeypatch.setattr(aiohappyeyeballs, "start_connection", refused)
-    return tried
 
 
 async def test_a_name_that_answers_differently_the_second_time_gains_nothing(connections: list[Any]) -> None:
