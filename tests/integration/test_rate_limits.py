@@ -1,6 +1,7 @@
 """How often one address and one key may ask, and that nobody is held up by another."""
 
 import asyncio
+from typing import Any
 
 import pytest
 

@@ -18,7 +18,7 @@ from gateway.service.access import applications
 from gateway.service.access.secrets import MIN_MASTER_KEY_LENGTH, DecryptionFailed, Keyring
 from gateway.service.operations import key_rotation
 from gateway.sim import Vendor
-from tests.support.api import ADMIN
+from tests.support.api import ADMIN, serve_api
 from tests.support.command import command
 from tests.support.gateway_parts import MASTER_KEY, Parts
 from tests.support.worker_process import server_process, worker_process
