@@ -1,4 +1,4 @@
-"""What CAP documents and NWS features have in common once they are read."""
+"""Limits, types and text rules that CAP documents and NWS features share."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import unescape
 
-from gateway.alerting.vtec import Events
+from gateway.alerting.vtec import VtecEvents
 from gateway.domain.alert import AlertInfo, MessageType
 
 MAX_IDENTIFIER_LENGTH = 500
@@ -20,42 +20,44 @@ _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """An alert in a document that cannot be told, and every reason."""
+class RefusedAlert:
+    """An alert of a document that cannot be sent, with every reason."""
 
     identifier: str | None
     reasons: tuple[str, ...]
 
 
-def meaning(said: MessageType, events: Events, references: Sequence[str], parts: Sequence[AlertInfo]) -> MessageType:
-    """What a message does, which is not always what it says.
+def effective_type(
+    declared: MessageType, events: VtecEvents, references: Sequence[str], parts: Sequence[AlertInfo]
+) -> MessageType:
+    """Return what a message does, which may differ from the type it declares.
 
-    Offices send the end of an event as an update, or as an alert that refers to nothing and says so by its event
-    codes alone.
+    Some issuers send the end of an event as an Update, or as an Alert without references that only its event codes mark
+    as an end.
     """
-    if said is MessageType.ALERT:
-        return said if references or events.does is None else events.does
-    if events.does is MessageType.CANCEL or (parts and all(part.all_clear for part in parts)):
+    if declared is MessageType.ALERT:
+        return declared if references or events.message_type is None else events.message_type
+    if events.message_type is MessageType.CANCEL or (parts and all(part.all_clear for part in parts)):
         return MessageType.CANCEL
-    return said
+    return declared
 
 
-def moment(text: str | None) -> datetime | None:
-    """A time with an offset, in UTC; None for anything else."""
+def parse_time(text: str | None) -> datetime | None:
+    """Parse a time with an offset and return it in UTC; None for anything else."""
     try:
-        found = datetime.fromisoformat((text or "").strip())
-        return found.astimezone(UTC) if found.tzinfo is not None and 1970 <= found.year <= 9000 else None
+        time = datetime.fromisoformat((text or "").strip())
+        return time.astimezone(UTC) if time.tzinfo is not None and 1970 <= time.year <= 9000 else None
     except (ValueError, OverflowError):
         return None
 
 
-def kept(text: str) -> str:
-    """Without what Postgres cannot keep and JSON may say: U+0000 and halves of surrogate pairs."""
+def strip_unstorable(text: str) -> str:
+    """Remove characters that JSON can carry and Postgres cannot store: U+0000 and lone surrogates."""
     return text.replace("\0", "").encode("utf-8", "ignore").decode()
 
 
-def prose(text: str | None) -> str | None:
-    """Plain text: some issuers write HTML into what should be none. None when nothing is left."""
+def plain_text(text: str | None) -> str | None:
+    """Return text without HTML, which some issuers put into plain-text elements; None when nothing is left."""
     plain = unescape(_TAG.sub("", _BREAK.sub("\n", text or "")))
     lines = "\n".join(line.rstrip() for line in plain.strip().splitlines())
     return re.sub(r"\n{3,}", "\n\n", lines) or None

@@ -1,7 +1,8 @@
-"""The event codes of the US National Weather Service (VTEC, NWS Instruction 10-1703).
+"""Read the event codes of the US National Weather Service (VTEC, NWS Instruction 10-1703).
 
 `/O.CON.KMTR.GL.W.0025.260716T1600Z-260716T2200Z/`: product class, action, office, phenomenon, significance, event
-number. Office, phenomenon, significance and number name the event; messages about it may refer to nothing else.
+number. Office, phenomenon, significance and number identify the event; messages about one event may have
+no other reference.
 """
 
 import re
@@ -16,19 +17,24 @@ ENDS = frozenset({"CAN", "EXP", "UPG"})
 BEGINS = frozenset({"NEW"})
 
 
-class Events(NamedTuple):
-    """`tracks`: the events' keys, such as `VTEC:KMTR.GL.W.0025`. `does`: what is said of them; None without codes."""
+class VtecEvents(NamedTuple):
+    """The events that a message's VTEC codes name.
 
-    tracks: tuple[str, ...]
-    does: MessageType | None
+    `event_keys` identify the events, such as `VTEC:KMTR.GL.W.0025`. `message_type` is what the codes do to the events,
+    None without codes.
+    """
+
+    event_keys: tuple[str, ...]
+    message_type: MessageType | None
 
 
-def read(codes: Iterable[str]) -> Events:
-    found = [match for code in codes for match in _CODE.findall(code)]
-    tracks = tuple(dict.fromkeys("VTEC:" + ".".join(event) for _, *event in found))
-    actions = {action for action, *_ in found}
+def read(codes: Iterable[str]) -> VtecEvents:
+    """Read VTEC codes from parameter values; text that is no code is ignored."""
+    codes_read = [match for code in codes for match in _CODE.findall(code)]
+    event_keys = tuple(dict.fromkeys("VTEC:" + ".".join(event) for _, *event in codes_read))
+    actions = {action for action, *_ in codes_read}
     if not actions:
-        return Events((), None)
+        return VtecEvents((), None)
     if actions <= ENDS:
-        return Events(tracks, MessageType.CANCEL)
-    return Events(tracks, MessageType.ALERT if actions <= BEGINS else MessageType.UPDATE)
+        return VtecEvents(event_keys, MessageType.CANCEL)
+    return VtecEvents(event_keys, MessageType.ALERT if actions <= BEGINS else MessageType.UPDATE)

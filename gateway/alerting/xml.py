@@ -1,7 +1,7 @@
-"""XML from strangers.
+"""Parse untrusted XML.
 
-Document types, and with them all entities, are refused, nothing external is ever fetched, and what is built is
-bounded. Names are compared without their namespaces: issuers write CAP with prefixes, without, and inside of feeds.
+Document types and entities are refused, nothing external is fetched, and the size of the tree is bounded. Names are
+compared without their namespaces: issuers write CAP with prefixes, without prefixes, and inside feeds.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,9 @@ MAX_DEPTH = 64
 MAX_ELEMENTS = 400_000
 
 
-class _Bounded(TreeBuilder):
+class _BoundedTreeBuilder(TreeBuilder):
+    """Builds a tree of bounded depth and size."""
+
     def __init__(self) -> None:
         super().__init__()
         self._depth = self._elements = 0
@@ -33,9 +35,13 @@ class _Bounded(TreeBuilder):
         return super().end(tag)
 
 
-def parsed(raw: bytes) -> Element:
-    """The root element. Raises MalformedBody."""
-    parser = DefusedXMLParser(target=_Bounded(), forbid_dtd=True)
+def parse(raw: bytes) -> Element:
+    """Parse a document and return its root element.
+
+    Raises:
+        MalformedBody: the document is not XML, has a document type, or is too large.
+    """
+    parser = DefusedXMLParser(target=_BoundedTreeBuilder(), forbid_dtd=True)
     try:
         parser.feed(raw)
         root: Element = parser.close()
@@ -46,25 +52,28 @@ def parsed(raw: bytes) -> Element:
     return root
 
 
-def split(element: Element) -> tuple[str, str]:
-    """(namespace, name)"""
+def split_name(element: Element) -> tuple[str, str]:
+    """Return (namespace, name) of an element."""
     namespace, _, name = element.tag.rpartition("}")
     return namespace.lstrip("{"), name
 
 
-def local(element: Element) -> str:
-    return split(element)[1]
+def local_name(element: Element) -> str:
+    """Return an element's name without its namespace."""
+    return split_name(element)[1]
 
 
 def children(element: Element, name: str) -> Iterator[Element]:
-    return (child for child in element if local(child) == name)
+    """Return the child elements of a name."""
+    return (child for child in element if local_name(child) == name)
 
 
-def whole(element: Element) -> str:
+def own_text(element: Element) -> str:
+    """Return the text directly inside an element, stripped."""
     return (element.text or "").strip()
 
 
 def text_of(element: Element, name: str) -> str:
-    """The text of the first child of that name; empty when there is none."""
+    """Return the text of the first child of a name, empty when there is none."""
     child = next(children(element, name), None)
     return "" if child is None else "".join(child.itertext()).strip()

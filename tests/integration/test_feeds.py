@@ -165,9 +165,7 @@ async def test_an_atom_feed_names_documents_that_are_each_fetched_once(api: Api,
         await office.until("/atom", 200)
         shown = await settled(api, feed)
         assert shown["counts"] == {"accepted": 2, "refused": 1}
-        assert shown["refusals"] == [
-            {"identifier": "12345", "detail": "scope is '': only what is Public may be told to everyone"}
-        ]
+        assert shown["refusals"] == [{"identifier": "12345", "detail": "scope is '': only Public alerts are sent"}]
         office.files["/atom"] += b"<!-- changed -->"
         shown = await again(api, shown, office, "/atom")
         assert [office.statuses(f"/{name}") for name in names] == [[200]] * 3

@@ -8,7 +8,7 @@ import pytest
 from shapely import MultiPolygon, Point, Polygon
 from shapely.geometry import shape
 
-from gateway.alerting.areas import Area, filter_of, remaining, zone_codes
+from gateway.alerting.areas import Area, area_filter, subtract, zone_codes
 from gateway.domain import audience
 from gateway.domain.audience import MAX_VERTICES, Near, Within, Zones
 
@@ -17,7 +17,7 @@ SQUARE = [(16.0, 48.0), (17.0, 48.0), (17.0, 49.0), (16.0, 49.0), (16.0, 48.0)]
 
 def made(*areas: Area) -> Any:
     """The filter, held to what filters may say."""
-    found, _ = filter_of(areas)
+    found, _ = area_filter(areas)
     if found is not None:
         audience.parse(found)
     return found
@@ -69,10 +69,10 @@ def test_holes_are_left_out() -> None:
 
 
 def test_what_encloses_nothing_is_told_and_left_out() -> None:
-    found, ignored = filter_of([Area(polygons=[[[(0, 0), (1, 1)]], [SQUARE]])])
+    found, ignored = area_filter([Area(polygons=[[[(0, 0), (1, 1)]], [SQUARE]])])
     assert inside(found, 16.5, 48.5)
     assert ignored == ["a polygon of 2 positions: it encloses nothing"]
-    nowhere, ignored = filter_of([Area(polygons=[[[(0, 95), (1, 95), (1, 96)]]], circles=[(0, 99, 5)])])
+    nowhere, ignored = area_filter([Area(polygons=[[[(0, 95), (1, 95), (1, 96)]]], circles=[(0, 99, 5)])])
     assert nowhere is None
     assert len(ignored) == 2
 
@@ -110,15 +110,15 @@ def test_a_zone_is_its_code_alone_or_with_the_name_of_the_code() -> None:
 def test_what_remains_of_an_area_when_another_is_taken_from_it() -> None:
     whole = made(Area(polygons=[[SQUARE]], codes=[("UGC", "A"), ("UGC", "B")], circles=[(1, 2, 3)]))
     east = made(Area(polygons=[[[(16.5, 48), (17, 48), (17, 49), (16.5, 49)]]], codes=[("UGC", "B")]))
-    left = remaining(whole, east)
+    left = subtract(whole, east)
     audience.parse(left)
     assert inside(left, 16.2, 48.5)
     assert not inside(left, 16.8, 48.5)
     assert left is not None
     assert {"zone": ["A", "UGC:A"]} in left["any"]
-    assert remaining(whole, whole) is None
-    assert remaining({"zone": ["A", "B"]}, {"zone": ["A"]}) == {"zone": ["B"]}
-    assert remaining({"everyone": True}, whole) is None
+    assert subtract(whole, whole) is None
+    assert subtract({"zone": ["A", "B"]}, {"zone": ["A"]}) == {"zone": ["B"]}
+    assert subtract({"everyone": True}, whole) is None
 
 
 def test_polygons_that_overlap_are_one() -> None:
@@ -155,11 +155,11 @@ def zigzag(count: int) -> list[tuple[float, float]]:
     ids=["a grid of bars", "bars with bars cut out", "a zigzag", "more positions than anybody publishes"],
 )
 def test_of_a_tangle_that_would_take_hours_to_mend_the_hull_is_warned(area: Area) -> None:
-    found, ignored = filter_of([area])
+    found, ignored = area_filter([area])
     audience.parse(found)
     assert inside(found, 40.01, 40.01)
     assert not inside(found, -5, 40)
-    assert "their hull is taken" in ignored[0]
+    assert "replaced by their convex hull" in ignored[0]
 
 
 def test_outlines_that_meet_in_every_position_are_no_tangle() -> None:
@@ -167,7 +167,7 @@ def test_outlines_that_meet_in_every_position_are_no_tangle() -> None:
     step = 0.5
     places = [(lon * step, lat * step) for lon in range(60) for lat in range(60)]
     squares = [[(x, y), (x + step, y), (x + step, y + step), (x, y + step)] for x, y in places]
-    found, ignored = filter_of([Area(polygons=[[square] for square in squares])])
+    found, ignored = area_filter([Area(polygons=[[square] for square in squares])])
     assert (inside(found, 15.2, 15.2), inside(found, 31, 15), ignored) == (True, False, [])
 
 
@@ -177,4 +177,4 @@ def test_of_an_area_that_is_tangled_with_another_everything_is_left() -> None:
         {"within": {"type": "MultiPolygon", "coordinates": [[[*bar, bar[0]]] for bar in bars(100, level=level)]}}
         for level in (True, False)
     )
-    assert remaining(one, other) == one
+    assert subtract(one, other) == one

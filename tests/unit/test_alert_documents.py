@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.alerting import cap, feeds, nws, vtec
-from gateway.alerting.text import Refused, prose
+from gateway.alerting.text import RefusedAlert, plain_text
 from gateway.domain.alert import AlertMessage, Certainty, MessageType, Severity
 from gateway.domain.errors import MalformedBody
 from tests.support import alerts
@@ -43,7 +43,7 @@ def read(*infos: str, **said: str) -> AlertMessage:
 
 def reasons(raw: bytes) -> tuple[str, ...]:
     [found] = cap.read(raw)
-    assert isinstance(found, Refused), found
+    assert isinstance(found, RefusedAlert), found
     return found.reasons
 
 
@@ -74,7 +74,7 @@ def test_a_word_that_is_none_of_the_scales_is_unknown_and_told() -> None:
     found = read(info().replace("Severe", "Dreadful").replace("Likely", "Very Likely"))
     assert (found.parts[0].severity, found.parts[0].certainty) == (Severity.UNKNOWN, Certainty.LIKELY)
     assert found.ignored == (
-        "severity 'Dreadful': not one of Extreme, Severe, Moderate, Minor, Unknown, taken for Unknown",
+        "severity 'Dreadful': not one of Extreme, Severe, Moderate, Minor, Unknown; read as Unknown",
     )
 
 
@@ -120,9 +120,9 @@ def test_a_prefix_cdata_comments_and_a_signature_change_nothing() -> None:
 
 
 def test_html_in_what_should_be_text_is_made_text() -> None:
-    assert prose("LEVEL: 1<br />PLACE: 12 Cox St&amp;Co<p>Go.</p>") == "LEVEL: 1\nPLACE: 12 Cox St&CoGo."
-    assert prose("1 < 2 and 3 > 2") == "1 < 2 and 3 > 2"
-    assert prose("  ") is None
+    assert plain_text("LEVEL: 1<br />PLACE: 12 Cox St&amp;Co<p>Go.</p>") == "LEVEL: 1\nPLACE: 12 Cox St&CoGo."
+    assert plain_text("1 < 2 and 3 > 2") == "1 < 2 and 3 > 2"
+    assert plain_text("  ") is None
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_vtec_names_the_event_and_what_is_done_to_it() -> None:
 
 def test_a_mixture_of_endings_and_beginnings_is_an_update() -> None:
     codes = [f"/O.{action}.KAMA.FW.A.0021.260514T1800Z-260515T0200Z/" for action in ("UPG", "NEW")]
-    assert vtec.read(codes).does is MessageType.UPDATE
+    assert vtec.read(codes).message_type is MessageType.UPDATE
 
 
 def nws_feature(**changed: Any) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def test_an_nws_feature_is_read_as_it_comes() -> None:
 )
 def test_an_nws_feature_without_what_it_needs_is_refused(changed: dict[str, Any], reason: str) -> None:
     [found] = nws.read(nws_feature(**changed))
-    assert isinstance(found, Refused)
+    assert isinstance(found, RefusedAlert)
     assert reason in found.reasons[0]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from gateway.alerting.text import Refused
+from gateway.alerting.text import RefusedAlert
 from gateway.domain.alert import AlertMessage
 from gateway.domain.errors import GatewayError
 from gateway.records.postgres.engine import Connection
@@ -19,7 +19,7 @@ async def ingest_all(
     conn: Connection,
     context: Context,
     application_id: UUID,
-    found: Sequence[AlertMessage | Refused],
+    found: Sequence[AlertMessage | RefusedAlert],
     door: IngestOptions = BARE,
 ) -> list[dict[str, Any]]:
     """What became of each, in the shape that POST /v1/alerts answers with."""
@@ -27,9 +27,9 @@ async def ingest_all(
 
 
 async def _taken(
-    conn: Connection, context: Context, application_id: UUID, alert: AlertMessage | Refused, door: IngestOptions
+    conn: Connection, context: Context, application_id: UUID, alert: AlertMessage | RefusedAlert, door: IngestOptions
 ) -> dict[str, Any]:
-    if isinstance(alert, Refused):
+    if isinstance(alert, RefusedAlert):
         return _item(alert.identifier, REFUSED, "; ".join(alert.reasons))
     try:
         async with conn.begin_nested():

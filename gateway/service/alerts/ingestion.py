@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from gateway.alerting.areas import remaining
+from gateway.alerting.areas import subtract
 from gateway.domain import clock, ids
 from gateway.domain.alert import (
     SOON,
@@ -298,7 +298,7 @@ async def _end(
 def _without(area: dict[str, Any] | None, areas: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
     """A message that names no area speaks of all of it."""
     for other in areas or [None]:
-        area = None if area is None or other is None else remaining(area, other)
+        area = None if area is None or other is None else subtract(area, other)
     return area
 
 

@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.alerting import cap, nws
-from gateway.alerting.text import Refused
+from gateway.alerting.text import RefusedAlert
 from gateway.domain import audience
 from gateway.domain.alert import (
     AlertInfo,
@@ -172,7 +172,7 @@ class AlertSettings(Body):
 class Document:
     """What a document held."""
 
-    alerts: Sequence[AlertMessage | Refused]
+    alerts: Sequence[AlertMessage | RefusedAlert]
 
 
 async def read_cap(raw: bytes) -> Document:

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.alerting import cap, feeds
 from gateway.alerting.feeds import Entry, Feed
-from gateway.alerting.text import Refused
+from gateway.alerting.text import RefusedAlert
 from gateway.domain import clock, ids
 from gateway.domain.alert import AlertMessage
 from gateway.domain.errors import AddressNotAllowed, MalformedBody
@@ -162,17 +162,17 @@ class FeedPoller:
 
     async def _document(self, held: LeasedFeed, entry: Entry) -> Counter[str]:
         answer = await self._get(entry.url, {"Accept": "application/cap+xml, application/xml;q=0.8"})
-        found: Sequence[AlertMessage | Refused]
+        found: Sequence[AlertMessage | RefusedAlert]
         try:
             found = await asyncio.to_thread(cap.read, answer.body)
         except MalformedBody as error:
-            found = [Refused(entry.url[:200], (error.detail,))]
+            found = [RefusedAlert(entry.url[:200], (error.detail,))]
         async with self._context.engine.begin() as conn:
             await records.mark_read(conn, held.id, entry.key)
             return await self._take(conn, held, found)
 
     async def _take(
-        self, conn: AsyncConnection, held: LeasedFeed, found: Sequence[AlertMessage | Refused]
+        self, conn: AsyncConnection, held: LeasedFeed, found: Sequence[AlertMessage | RefusedAlert]
     ) -> Counter[str]:
         door = IngestOptions(held.audience, held.category)
         items = await ingest_all(conn, self._context, held.application_id, found, door)
