@@ -1,7 +1,7 @@
-"""One content in several languages: `locales` holds what differs from the content's own, by language tag.
+"""Choose the language of content: `locales` has the fields that differ, by language tag.
 
-A device that speaks de-AT is shown what `de-AT` says, else what `de` says, else the content's own, field by field
-(RFC 4647 section 3.4, lookup).
+A device with the locale de-AT gets each field from `de-AT`, else from `de`, else from the content itself (RFC 4647
+section 3.4, lookup).
 """
 
 from collections.abc import Mapping
@@ -9,23 +9,26 @@ from typing import Any
 
 
 def layers(content: Mapping[str, Any], locale: str | None) -> tuple[str, ...]:
-    """The keys of `locales` that apply, the least specific first: devices with the same ones are shown the same."""
-    known = {key.lower().replace("_", "-"): key for key in content.get("locales") or {}}
-    if not known or not locale:
+    """Return the keys of `locales` that apply to a locale, least specific first.
+
+    Devices with the same keys get the same content.
+    """
+    keys = {key.lower().replace("_", "-"): key for key in content.get("locales") or {}}
+    if not keys or not locale:
         return ()
     parts = locale.lower().replace("_", "-").split("-")
     ranges = ("-".join(parts[:length]) for length in range(1, len(parts) + 1))
-    return tuple(known[range_] for range_ in ranges if range_ in known)
+    return tuple(keys[range_] for range_ in ranges if range_ in keys)
 
 
-def localised(content: Mapping[str, Any], applying: tuple[str, ...]) -> dict[str, Any]:
-    """The content as those layers make it, without `locales`."""
+def localise(content: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """Merge the given keys of `locales` into the content and return it without `locales`."""
     merged = {name: value for name, value in content.items() if name != "locales"}
-    for key in applying:
+    for key in keys:
         merged |= content["locales"][key]
     return merged
 
 
-def every(content: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The layers of every locale the content has, and of none."""
+def all_layers(content: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the layers of every locale that the content has, and of a device without a locale."""
     return [(), *(layers(content, key) for key in content.get("locales") or {})]

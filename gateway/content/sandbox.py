@@ -1,7 +1,7 @@
-"""Liquid with nothing in reach: no files, no other templates, and bounds on time, output and everything between.
+"""Render untrusted Liquid templates: without files and other templates, bounded in time, output and memory.
 
-Templates come from marketers, and their values from browsers. python-liquid bounds loops and what is written; what a
-single filter makes of its input is bounded here, as `replace` and `append` can double a text many times in one line.
+Templates come from marketers, and their values from browsers. python-liquid bounds loops and output. The result of each
+filter is bounded here, because `replace` and `append` can double a text many times in one line.
 """
 
 import time
@@ -21,24 +21,27 @@ from liquid.template import BoundTemplate
 MAX_TEXT_LENGTH = 8192
 MAX_ITEMS = 1000
 MAX_NUMBER = 10**15
-# Of the processor: that somebody else had it meanwhile is not the template's fault.
+# CPU time of the thread, so that a busy machine does not fail a template.
 TIME_LIMIT_S = 0.05
 
 REFUSED_TAGS = ("include", "render", "tablerow", "ifchanged", "doc")
 
+# Markers around every value in a URL template, from Unicode's private use area. Encoding depends on the position of a
+# value, which is known only after rendering.
 BEGIN, END = "\ue000", "\ue001"
-"""Around every value in a URL, until it is known where it stands. From Unicode's private use area."""
 
 
-class TooMuch(ResourceLimitError):
-    """A template wants more time or room than it has."""
+class TemplateLimitExceeded(ResourceLimitError):
+    """A template exceeded its time or size limit."""
 
 
-class _TooSlow(TooMuch):
-    """More time, that is; or the collector of cycles came in between."""
+class _TimeLimitExceeded(TemplateLimitExceeded):
+    """A template exceeded its time limit, possibly because a garbage collection ran meanwhile."""
 
 
 class _Context(RenderContext):
+    """A render context that checks the time limit."""
+
     def assign(self, key: str, val: Any) -> None:
         _check_time(self.env)
         super().assign(key, val)
@@ -49,10 +52,17 @@ class _Context(RenderContext):
 
 
 class _Template(BoundTemplate):
+    """A template that renders in a `_Context`."""
+
     context_class = _Context
 
 
 class Sandbox(Environment):
+    """A Liquid environment with limits.
+
+    `strict` fails a template that uses an undefined variable; `urls` puts markers around the values of the output.
+    """
+
     template_class = _Template
     loop_iteration_limit = MAX_ITEMS
     output_stream_limit = MAX_TEXT_LENGTH
@@ -61,6 +71,7 @@ class Sandbox(Environment):
     context_depth_limit = 20
 
     def __init__(self, *, strict: bool, urls: bool = False) -> None:
+        """Create the environment and remove the tags that reach outside a template."""
         self.deadline = float("inf")
         super().__init__(tolerance=Mode.STRICT, undefined=StrictDefaultUndefined if strict else Undefined)
         for tag in REFUSED_TAGS:
@@ -70,6 +81,7 @@ class Sandbox(Environment):
             self.add_tag(_MarkedEcho)
 
     def add_filter(self, name: str, func: Callable[..., Any]) -> None:
+        """Register a filter with bounded input, result and time."""
         super().add_filter(name, self._bounded(func))
 
     def _bounded(self, func: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,61 +90,67 @@ class Sandbox(Environment):
             _check_time(self)
             for value in args:
                 _check_size(value)
-            made = func(*args, **kwargs)
-            _check_size(made)
-            return made
+            result = func(*args, **kwargs)
+            _check_size(result)
+            return result
 
         return bounded
 
     def render_within_limits(self, template: BoundTemplate, variables: dict[str, Any]) -> str:
-        """Raises LiquidError for everything that can go wrong. What took too long has one more try."""
-        try:
-            return self._rendered(template, variables)
-        except _TooSlow:
-            return self._rendered(template, variables)
+        """Render a template; one that exceeds the time limit is tried once more.
 
-    def _rendered(self, template: BoundTemplate, variables: dict[str, Any]) -> str:
+        Raises:
+            LiquidError: the template fails for any reason.
+        """
+        try:
+            return self._render(template, variables)
+        except _TimeLimitExceeded:
+            return self._render(template, variables)
+
+    def _render(self, template: BoundTemplate, variables: dict[str, Any]) -> str:
         self.deadline = time.thread_time() + TIME_LIMIT_S
         try:
             return template.render(variables)
         except (ArithmeticError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
-            # Filters are made for sound input; what others do to them is the template's fault.
+            # Filters expect valid input; an exception on other input is the template's error.
             raise LiquidError(f"{type(error).__name__} in a filter", token=None) from error
 
 
 def _check_time(env: Environment) -> None:
     if isinstance(env, Sandbox) and time.thread_time() > env.deadline:
-        raise _TooSlow(f"takes longer than {TIME_LIMIT_S} s", token=None)
+        raise _TimeLimitExceeded(f"takes longer than {TIME_LIMIT_S} s", token=None)
 
 
 def _check_size(value: Any) -> None:
-    # By its type alone: what is undefined takes every other question for being used.
+    # Check the type only: any other access counts as a use of an undefined value.
     kind = type(value)
     if issubclass(kind, str | list | tuple | range):
         if len(value) > (MAX_TEXT_LENGTH if issubclass(kind, str) else MAX_ITEMS):
-            raise TooMuch(f"a filter may take and make {MAX_TEXT_LENGTH} characters or {MAX_ITEMS} items", token=None)
+            detail = f"input and result of a filter may have {MAX_TEXT_LENGTH} characters or {MAX_ITEMS} items"
+            raise TemplateLimitExceeded(detail, token=None)
     elif issubclass(kind, int | float) and not abs(value) <= MAX_NUMBER:
-        raise TooMuch(f"a number is larger than {MAX_NUMBER:.0e}", token=None)
+        raise TemplateLimitExceeded(f"a number is larger than {MAX_NUMBER:.0e}", token=None)
 
 
-def _marked(node: Node, context: RenderContext, buffer: TextIO) -> int:
+def _write_marked(node: Node, context: RenderContext, buffer: TextIO) -> int:
     [expression] = node.expressions()
     value = to_liquid_string(expression.evaluate(context), False)
-    return buffer.write(f"{BEGIN}{unmarked(value)}{END}")
+    return buffer.write(f"{BEGIN}{strip_markers(value)}{END}")
 
 
-def unmarked(text: str) -> str:
+def strip_markers(text: str) -> str:
+    """Remove the markers, and any that a text contains itself."""
     return text.replace(BEGIN, "").replace(END, "")
 
 
 class _MarkedOutputNode(OutputNode):
     def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
-        return _marked(self, context, buffer)
+        return _write_marked(self, context, buffer)
 
 
 class _MarkedEchoNode(EchoNode):
     def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
-        return _marked(self, context, buffer)
+        return _write_marked(self, context, buffer)
 
 
 class _MarkedOutput(Output):

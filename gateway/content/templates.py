@@ -1,7 +1,7 @@
-"""Content whose texts are Liquid templates over `user`, `device`, `event` and `notification`.
+"""Compile content whose texts are Liquid templates over `user`, `device`, `event` and `notification`.
 
-Every text is parsed once and rendered as text, never as JSON: what a value holds cannot break out of its field. In an
-address a value is percent-encoded by where it stands, so that it adds no parameter, no path and no other host.
+Each text is parsed once and rendered as text, never as JSON, so a value cannot break out of its field. In a URL a value
+is percent-encoded by its position, so it adds no parameter, path or other host.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,24 +11,24 @@ from urllib.parse import quote
 from liquid.exceptions import LiquidError, ResourceLimitError
 from liquid.template import BoundTemplate
 
-from gateway.content.sandbox import BEGIN, END, Sandbox, unmarked
+from gateway.content.sandbox import BEGIN, END, Sandbox, strip_markers
 from gateway.domain import urls
 from gateway.domain.errors import FieldError, TemplateFailed, ValidationError, step
 
 VARIABLES = ("user", "device", "event", "notification")
 PERSONAL = frozenset({"user", "device"})
 
-ADDRESSES = frozenset({"url", "icon", "image", "badge"})
-OF_ACTIONS = frozenset({"title", *ADDRESSES})
-# Everything that a URL may hold: a value at its very beginning may be a whole address.
-LEGAL = "%/:?#[]@!$&'()*+,;=~-._"
+URL_FIELDS = frozenset({"url", "icon", "image", "badge"})
+ACTION_FIELDS = frozenset({"title", *URL_FIELDS})
+# Every character that a URL may have: a value at the very beginning may be a whole URL.
+URL_CHARACTERS = "%/:?#[]@!$&'()*+,;=~-._"
 
 _TEXTS = {strict: Sandbox(strict=strict) for strict in (False, True)}
 _URLS = {strict: Sandbox(strict=strict, urls=True) for strict in (False, True)}
 
 
 def has_markup(value: object) -> bool:
-    """Whether there is a template anywhere in it."""
+    """Whether a value contains a template at any depth."""
     match value:
         case str():
             return "{{" in value or "{%" in value
@@ -39,68 +39,81 @@ def has_markup(value: object) -> bool:
     return False
 
 
-class Compiled:
-    """Content of one language, ready to be rendered. `personal`: it differs from device to device."""
+class CompiledContent:
+    """Content of one language, ready to be rendered.
+
+    `personal` says that it uses variables of the user or device, so each device gets its own rendering.
+    """
 
     def __init__(self, content: Mapping[str, Any], *, strict: bool, pointer: str = "") -> None:
-        """Raises Invalid with the fault of every template that cannot be understood."""
-        self._faults: list[FieldError] = []
+        """Compile every text; `pointer` is the JSON pointer of the content in a request.
+
+        Raises:
+            ValidationError: templates that cannot be parsed, all of them.
+        """
+        self._errors: list[FieldError] = []
         self._strict = strict
         self._names: set[str] = set()
         self._content = dict(content)
-        self._templates: dict[str, Callable[[dict[str, Any]], str]] = dict(self._compiled(content, pointer))
+        self._templates: dict[str, Callable[[dict[str, Any]], str]] = dict(self._compile(content, pointer))
         self._pointer = pointer
-        if self._faults:
-            raise ValidationError(self._faults)
+        if self._errors:
+            raise ValidationError(self._errors)
         self.personal = bool(self._names & PERSONAL)
 
     def render(self, variables: dict[str, Any]) -> dict[str, Any]:
-        """The content in words. An address that comes out empty is left out. Raises TemplateFailed."""
+        """Render the content for the given variables. A URL field that renders empty is left out.
+
+        Raises:
+            TemplateFailed: a template fails, or a URL field does not render to a URL.
+        """
         rendered = {}
         for name, value in self._content.items():
-            made = self._rendered(value, self._pointer + step(name), variables)
-            if made != "" or name not in ADDRESSES:
-                rendered[name] = made
+            result = self._render_value(value, self._pointer + step(name), variables)
+            if result != "" or name not in URL_FIELDS:
+                rendered[name] = result
         return rendered
 
-    def _rendered(self, value: Any, at: str, variables: dict[str, Any]) -> Any:
+    def _render_value(self, value: Any, at: str, variables: dict[str, Any]) -> Any:
         match value:
             case str():
                 return self._templates[at](variables) if at in self._templates else value
             case dict():
-                return {name: self._rendered(inner, at + step(name), variables) for name, inner in value.items()}
+                return {name: self._render_value(inner, at + step(name), variables) for name, inner in value.items()}
             case list():
-                return [self._rendered(inner, f"{at}/{index}", variables) for index, inner in enumerate(value)]
+                return [self._render_value(inner, f"{at}/{index}", variables) for index, inner in enumerate(value)]
         return value
 
-    def _compiled(self, value: Any, at: str) -> Iterator[tuple[str, Callable[[dict[str, Any]], str]]]:
+    def _compile(self, value: Any, at: str) -> Iterator[tuple[str, Callable[[dict[str, Any]], str]]]:
         match value:
             case str() if has_markup(value):
                 name = at.rpartition("/")[2]
                 if name == "action" and "/data/" not in at:
-                    self._faults.append(FieldError(at, "must be plain text: it names the action"))
-                elif (template := self._parsed(value, at, name)) is not None:
+                    self._errors.append(FieldError(at, "must be plain text: it identifies the action"))
+                elif (template := self._parse(value, at, name)) is not None:
                     yield at, template
             case dict():
                 for name, inner in value.items():
-                    yield from self._compiled(inner, at + step(name))
+                    yield from self._compile(inner, at + step(name))
             case list():
                 for index, inner in enumerate(value):
-                    yield from self._compiled(inner, f"{at}/{index}")
+                    yield from self._compile(inner, f"{at}/{index}")
 
-    def _parsed(self, text: str, at: str, name: str) -> Callable[[dict[str, Any]], str] | None:
-        url = name in ADDRESSES and "/data/" not in at
+    def _parse(self, text: str, at: str, name: str) -> Callable[[dict[str, Any]], str] | None:
+        url = name in URL_FIELDS and "/data/" not in at
         sandbox = (_URLS if url else _TEXTS)[self._strict]
         try:
-            template: BoundTemplate = sandbox.from_string(unmarked(text))
+            template: BoundTemplate = sandbox.from_string(strip_markers(text))
             names = set(template.global_variables())
         except (LiquidError, RecursionError, ValueError) as error:
-            self._faults.append(FieldError(at, f"is not a template: {_said(error)}"))
+            self._errors.append(FieldError(at, f"is not a template: {_first_line(error)}"))
             return None
         for unknown in sorted(set(template.filter_names()) - sandbox.filters.keys()):
-            self._faults.append(FieldError(at, f"knows no filter {unknown!r}"))
+            self._errors.append(FieldError(at, f"unknown filter {unknown!r}"))
         for unknown in sorted(names - set(VARIABLES)):
-            self._faults.append(FieldError(at, f"knows no variable {unknown!r}; there are {', '.join(VARIABLES)}"))
+            self._errors.append(
+                FieldError(at, f"unknown variable {unknown!r}; the variables are {', '.join(VARIABLES)}")
+            )
         self._names |= names
 
         def render(variables: dict[str, Any]) -> str:
@@ -108,24 +121,23 @@ class Compiled:
                 rendered = sandbox.render_within_limits(template, variables)
             except LiquidError as error:
                 greedy = isinstance(error, ResourceLimitError)
-                raise TemplateFailed(f"{at.lstrip('/')}: {_said(error)}", greedy=greedy) from None
-            return _address(rendered, at) if url else rendered
+                raise TemplateFailed(f"{at.lstrip('/')}: {_first_line(error)}", greedy=greedy) from None
+            return _encode_values(rendered, at) if url else rendered
 
         return render
 
 
-def _address(marked: str, at: str) -> str:
-    """Raises TemplateFailed when what came out is no address."""
-    made = ""
+def _encode_values(marked: str, at: str) -> str:
+    """Percent-encode the marked values of a rendered URL. Raises TemplateFailed when the result is not a URL."""
+    url = ""
     for number, part in enumerate(marked.replace(END, BEGIN).split(BEGIN)):
         is_value = number % 2 == 1
-        made += quote(part, safe="" if made else LEGAL) if is_value else part
-    fault = urls.fault_of(made) if made else None
+        url += quote(part, safe="" if url else URL_CHARACTERS) if is_value else part
+    fault = urls.fault_of(url) if url else None
     if fault is not None:
         raise TemplateFailed(f"{at.lstrip('/')}: {fault}")
-    return made
+    return url
 
 
-def _said(error: Exception) -> str:
-    """One line for its author."""
+def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0].strip() or type(error).__name__

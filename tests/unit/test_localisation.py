@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.content.localisation import every, layers, localised
+from gateway.content.localisation import all_layers, layers, localise
 
 CONTENT = {
     "title": "Storm",
@@ -30,14 +30,14 @@ def test_each_locale_is_shown_the_most_specific_words_there_are(
 ) -> None:
     applying = layers(CONTENT, locale)
     assert applying == keys
-    assert localised(CONTENT, applying) == {"title": title, "body": body}
+    assert localise(CONTENT, applying) == {"title": title, "body": body}
 
 
 def test_content_without_locales_is_what_it_is() -> None:
     assert layers({"title": "t"}, "de") == ()
-    assert localised({"title": "t"}, ()) == {"title": "t"}
-    assert every({"title": "t"}) == [()]
+    assert localise({"title": "t"}, ()) == {"title": "t"}
+    assert all_layers({"title": "t"}) == [()]
 
 
 def test_every_language_is_among_the_layers() -> None:
-    assert set(every(CONTENT)) == {(), ("de",), ("de", "de-AT"), ("zh_Hant",)}
+    assert set(all_layers(CONTENT)) == {(), ("de",), ("de", "de-AT"), ("zh_Hant",)}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.content.sandbox import TIME_LIMIT_S
-from gateway.content.templates import Compiled, has_markup
+from gateway.content.templates import CompiledContent, has_markup
 from gateway.domain.errors import TemplateFailed, ValidationError
 
 VARIABLES: dict[str, Any] = {
@@ -23,7 +23,7 @@ VARIABLES: dict[str, Any] = {
 
 
 def rendered(text: str, *, field: str = "title", strict: bool = False, **variables: Any) -> str:
-    made = Compiled({field: text}, strict=strict).render(VARIABLES | variables)
+    made = CompiledContent({field: text}, strict=strict).render(VARIABLES | variables)
     return str(made.get(field))
 
 
@@ -59,14 +59,16 @@ def test_templates_say_what_liquid_says(template: str, text: str) -> None:
         ("{% include 'secrets' %}", "include"),
         ("{% render 'secrets' %}", "render"),
         ("{% tablerow i in (1..3) %}{% endtablerow %}", "tablerow"),
-        ("{{ usr.name }}", "no variable 'usr'"),
-        ("{% for x in users %}{{ x }}{% endfor %}", "no variable 'users'"),
+        ("{{ usr.name }}", "unknown variable 'usr'"),
+        ("{% for x in users %}{{ x }}{% endfor %}", "unknown variable 'users'"),
         ("{% if 1 %}" * 50 + "{% endif %}" * 50, "nest"),
     ],
 )
 def test_what_is_no_template_is_refused_with_the_place_and_the_reason(template: str, said: str) -> None:
     with pytest.raises(ValidationError) as refused:
-        Compiled({"title": "t", "actions": [{"action": "a", "title": template}]}, strict=False, pointer="/content")
+        CompiledContent(
+            {"title": "t", "actions": [{"action": "a", "title": template}]}, strict=False, pointer="/content"
+        )
     assert {fault.pointer for fault in refused.value.faults} == {"/content/actions/0/title"}
     assert said in refused.value.faults[0].detail
     assert "\n" not in refused.value.faults[0].detail
@@ -80,7 +82,7 @@ def test_all_faults_are_told_at_once_wherever_they_are() -> None:
         "actions": [{"action": "{{ user.id }}", "title": "fine"}],
     }
     with pytest.raises(ValidationError) as refused:
-        Compiled(content, strict=False)
+        CompiledContent(content, strict=False)
     assert {fault.pointer for fault in refused.value.faults} == {
         "/title",
         "/data/a~1b/0",
@@ -161,7 +163,7 @@ def test_a_template_sees_nothing_but_its_variables() -> None:
 
 @given(st.text(max_size=60))
 def test_a_value_is_text_in_json_whatever_it_holds(value: str) -> None:
-    made = Compiled({"title": "<{{ event.x }}>", "data": {"q": ["{{ event.x }}"]}}, strict=False)
+    made = CompiledContent({"title": "<{{ event.x }}>", "data": {"q": ["{{ event.x }}"]}}, strict=False)
     shown = json.loads(json.dumps(made.render(VARIABLES | {"event": {"x": value}})))
     lines = value.replace("\r\n", "\n").replace("\r", "\n")
     assert shown == {"title": f"<{lines}>", "data": {"q": [lines]}}
@@ -208,7 +210,7 @@ def test_an_address_is_escaped_by_where_the_value_stands(template: str, value: s
 
 def test_an_address_that_comes_out_empty_is_left_out() -> None:
     content = {"title": "t", "image": "{{ user.attributes.picture }}", "body": "{{ user.attributes.nick }}"}
-    assert Compiled(content, strict=False).render(VARIABLES) == {"title": "t", "body": ""}
+    assert CompiledContent(content, strict=False).render(VARIABLES) == {"title": "t", "body": ""}
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_an_address_that_comes_out_empty_is_left_out() -> None:
     ],
 )
 def test_content_is_personal_when_it_speaks_of_the_user_or_the_device(content: Any, personal: bool) -> None:
-    assert Compiled(content, strict=False).personal is personal
+    assert CompiledContent(content, strict=False).personal is personal
 
 
 def test_markup_is_seen_at_any_depth() -> None:

@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from gateway.content.localisation import every, layers, localised
-from gateway.content.templates import Compiled, has_markup
+from gateway.content.localisation import all_layers, layers, localise
+from gateway.content.templates import CompiledContent, has_markup
 from gateway.domain import ids
 from gateway.domain.bounded_cache import put
 from gateway.domain.errors import PayloadTooLarge, TemplateFailed
@@ -77,11 +77,11 @@ class NotificationRenderer:
         """What all devices get, once it is known that they get the same."""
         self._layers: dict[tuple[int, str | None], tuple[str, ...]] = {}
         self._composed: dict[tuple[int, tuple[str, ...]], RenderedPayload] = {}
-        self._compiled: dict[tuple[int, tuple[str, ...]], Compiled] = {}
+        self._compiled: dict[tuple[int, tuple[str, ...]], CompiledContent] = {}
         if notification.templating is not None:
             for number, content in enumerate(self._contents):
-                for applying in every(content):
-                    compiled = Compiled(localised(content, applying), strict=notification.templating.strict)
+                for applying in all_layers(content):
+                    compiled = CompiledContent(localise(content, applying), strict=notification.templating.strict)
                     self._compiled[number, applying] = compiled
 
     @property
@@ -92,8 +92,8 @@ class NotificationRenderer:
     def check_size(self) -> None:
         """Raises PayloadTooLarge when a message is larger than any push service takes, whatever is rendered into it."""
         for content in self._contents:
-            for applying in every(content):
-                said = localised(content, applying)
+            for applying in all_layers(content):
+                said = localise(content, applying)
                 certain = {name: _certain(value) for name, value in said.items()}
                 size = len(self._fill(self._compose(certain), UUID(int=0), None))
                 if size > MAX_PAYLOAD:
@@ -130,7 +130,7 @@ class NotificationRenderer:
         number, applying = which
         templating = self._notification.templating
         if templating is None:
-            return localised(self._contents[number], applying)
+            return localise(self._contents[number], applying)
         variables = {
             "user": {},
             "device": {},

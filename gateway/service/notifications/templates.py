@@ -10,8 +10,8 @@ from uuid import UUID
 
 from sqlalchemy import insert, select
 
-from gateway.content.localisation import every, localised
-from gateway.content.templates import Compiled, has_markup
+from gateway.content.localisation import all_layers, localise
+from gateway.content.templates import CompiledContent, has_markup
 from gateway.domain import clock, ids
 from gateway.domain.device import Device
 from gateway.domain.errors import FieldError, NotFound, ValidationError, step
@@ -33,9 +33,9 @@ def templating_of(content: dict[str, Any], strict: bool, event: dict[str, Any] |
 def check(content: dict[str, Any], pointer: str = "/content") -> None:
     """Raises Invalid with the fault of every template in it, in any language."""
     faults: dict[FieldError, None] = {}
-    for applying in every(content):
+    for applying in all_layers(content):
         try:
-            Compiled(localised(content, applying), strict=False, pointer=pointer)
+            CompiledContent(localise(content, applying), strict=False, pointer=pointer)
         except ValidationError as error:
             inside = f"{pointer}/locales{step(applying[-1])}" if applying else pointer
             faults |= dict.fromkeys(
