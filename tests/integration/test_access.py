@@ -28,14 +28,16 @@ def key_id(parts: Parts, name: str) -> UUID | None:
     return ids.parse(ids.KEY, id_)
 
 
-async def test_the_secret_key_may_do_all_but_register(parts: Parts) -> None:
+async def test_secret_key_has_every_scope_but_register(parts: Parts) -> None:
+    """A secret key has every scope except registering devices."""
     caller = await who(parts, parts.application["secret_key"])
     assert caller == Principal(
         frozenset(authentication.SCOPES), parts.application_id, key_id=key_id(parts, "secret key")
     )
 
 
-async def test_the_publishable_key_may_register_and_only_from_the_application_s_origins(parts: Parts) -> None:
+async def test_publishable_key_registers_from_allowed_origins_only(parts: Parts) -> None:
+    """A publishable key has the register scope, limited to the application's origins."""
     caller = await who(parts, parts.application["publishable_key"])
     key = key_id(parts, "publishable key")
     assert caller == Principal(
@@ -43,18 +45,21 @@ async def test_the_publishable_key_may_register_and_only_from_the_application_s_
     )
 
 
-async def test_the_admin_token_is_the_operator(parts: Parts) -> None:
+async def test_admin_token_is_the_operator(parts: Parts) -> None:
+    """The admin token has the admin scope and belongs to no application."""
     assert await who(parts, ADMIN_TOKEN) == Principal(frozenset({authentication.ADMIN}))
 
 
 @pytest.mark.parametrize("admin_token", [None, ""])
-async def test_without_an_admin_token_nobody_is_the_operator(parts: Parts, admin_token: str | None) -> None:
+async def test_missing_admin_token_authenticates_nobody(parts: Parts, admin_token: str | None) -> None:
+    """Without an admin token no bearer value authenticates as the operator."""
     for bearer in ("", "None", "x"):
         with pytest.raises(Unauthenticated):
             await who(parts, bearer, admin_token)
 
 
-async def test_a_device_token_is_this_one_device_for_as_long_as_it_exists(parts: Parts) -> None:
+async def test_device_token_is_valid_until_its_device_is_removed(parts: Parts) -> None:
+    """A device token authenticates one device for as long as the device exists."""
     [device_id] = await parts.register(parts.subscribe(Vendor.FCM, 1))
     token = parts.context.keyring.device_token(device_id)
     assert await who(parts, token) == Principal(frozenset({authentication.DEVICE}), parts.application_id, device_id)
@@ -64,7 +69,8 @@ async def test_a_device_token_is_this_one_device_for_as_long_as_it_exists(parts:
         await who(parts, token)
 
 
-async def test_a_removed_key_is_refused_from_the_next_request_on(parts: Parts) -> None:
+async def test_removed_key_is_refused_immediately(parts: Parts) -> None:
+    """A removed API key is refused from the next request on."""
     async with parts.engine.begin() as conn:
         added = await applications.add_key(conn, parts.application_id, "reports", ["read"])
     assert (await who(parts, added["key"])).scopes == {"read"}
@@ -78,7 +84,8 @@ async def test_a_removed_key_is_refused_from_the_next_request_on(parts: Parts) -
         await who(parts, added["key"])
 
 
-async def test_an_application_cannot_remove_another_s_key(parts: Parts) -> None:
+async def test_key_of_another_application_cannot_be_removed(parts: Parts) -> None:
+    """An application cannot remove the keys of another application."""
     async with parts.engine.begin() as conn:
         other = await applications.create(conn, parts.context.keyring, "Other", "mailto:ops@example.org", [])
         key_id = ids.parse(ids.KEY, other["keys"][0]["id"])
@@ -90,12 +97,14 @@ async def test_an_application_cannot_remove_another_s_key(parts: Parts) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bearer=st.one_of(st.text(max_size=60), st.from_regex(r"(sk|pk|dt)_[A-Za-z0-9_-]{0,64}", fullmatch=True)))
-async def test_whatever_else_comes_is_nobody(parts: Parts, bearer: str) -> None:
+async def test_unknown_bearer_is_unauthenticated(parts: Parts, bearer: str) -> None:
+    """Any other bearer value is refused as unauthenticated."""
     with pytest.raises(Unauthenticated):
         await who(parts, bearer)
 
 
-async def test_keys_are_kept_as_digests_and_shown_once(parts: Parts) -> None:
+async def test_keys_are_stored_as_digests(parts: Parts) -> None:
+    """Keys are stored as digests; only their last characters can be read later."""
     secret, publishable = parts.application["secret_key"], parts.application["publishable_key"]
     async with parts.engine.connect() as conn:
         shown = str(await applications.get(conn, parts.application_id))
@@ -106,7 +115,8 @@ async def test_keys_are_kept_as_digests_and_shown_once(parts: Parts) -> None:
         assert key[-4:] in shown
 
 
-async def test_private_vapid_keys_are_kept_sealed(parts: Parts) -> None:
+async def test_private_vapid_keys_are_stored_encrypted(parts: Parts) -> None:
+    """The private VAPID key is encrypted in the database and decrypts to the published key."""
     async with parts.engine.connect() as conn:
         [(key_id, public_key)] = (await applications.applications.vapid_public_keys(conn, [parts.application_id]))[
             parts.application_id
@@ -117,7 +127,8 @@ async def test_private_vapid_keys_are_kept_sealed(parts: Parts) -> None:
     assert opened.private_bytes() not in held.private_key
 
 
-async def test_every_fault_of_a_new_application_is_told(parts: Parts) -> None:
+async def test_new_application_reports_every_invalid_field(parts: Parts) -> None:
+    """All invalid fields of a new application are reported together."""
     async with parts.engine.begin() as conn:
         with pytest.raises(ValidationError) as refused:
             await applications.create(
@@ -136,21 +147,23 @@ async def test_every_fault_of_a_new_application_is_told(parts: Parts) -> None:
     assert await parts.scalar("SELECT count(*) FROM applications") == 1
 
 
-async def test_origins_are_kept_as_browsers_send_them(parts: Parts) -> None:
+async def test_origins_are_stored_as_browsers_send_them(parts: Parts) -> None:
+    """Allowed origins are normalized to the form that browsers send, without duplicates."""
     given = ["HTTPS://App.Example.org:443/", "https://app.example.org", "http://localhost:8080", "https://[::1]:8443"]
     async with parts.engine.begin() as conn:
         created = await applications.create(conn, parts.context.keyring, "App", "mailto:ops@example.org", given)
     assert created["allowed_origins"] == ["https://app.example.org", "http://localhost:8080", "https://[::1]:8443"]
 
 
-async def test_a_new_vapid_key_is_what_browsers_subscribe_with_from_now_on(parts: Parts) -> None:
+async def test_new_vapid_key_is_the_one_to_subscribe_with(parts: Parts) -> None:
+    """After a rotation, browsers subscribe with the newest VAPID key."""
     async with parts.engine.begin() as conn:
         added = await applications.add_vapid_key(conn, parts.context.keyring, parts.application_id)
         assert await applications.vapid_public_key(conn, parts.application_id) == added.public_text
 
 
-async def test_both_old_and_new_vapid_keys_are_sent_with(parts: Parts) -> None:
-    """Rotation: each device is sent to with the key it subscribed with."""
+async def test_both_vapid_keys_are_used_for_sending(parts: Parts) -> None:
+    """Each device is sent to with the VAPID key that it subscribed with."""
     old = await parts.register(parts.subscribe(Vendor.FCM, 2))
     async with parts.engine.begin() as conn:
         added = await applications.add_vapid_key(conn, parts.context.keyring, parts.application_id)

@@ -19,7 +19,8 @@ def address(route: Route, **ids: str) -> str:
     return fill_path(route.path, **ids)
 
 
-async def test_every_protected_route_refuses_strangers(api: Api) -> None:
+async def test_protected_routes_refuse_missing_credentials(api: Api) -> None:
+    """Every protected route answers 401 without a valid bearer token."""
     for route in PROTECTED:
         for headers in (
             {},
@@ -33,6 +34,7 @@ async def test_every_protected_route_refuses_strangers(api: Api) -> None:
 
 
 async def test_every_route_refuses_credentials_without_its_scope(api: Api) -> None:
+    """Every route answers 403 to a valid credential that lacks its scope."""
     device = await api.register()
     path = f"/v1/applications/{api.parts.application['id']}/keys"
     keys = {"admin": ADMIN, REGISTER: api.publishable, DEVICE: device["device_token"]}
@@ -52,13 +54,15 @@ async def test_every_route_refuses_credentials_without_its_scope(api: Api) -> No
 @pytest.mark.parametrize(
     "origin", [None, "https://evil.example", APP_ORIGIN + ".evil.example", APP_ORIGIN + ":8443", "null"]
 )
-async def test_the_publishable_key_is_for_the_applications_own_pages(api: Api, origin: str | None) -> None:
+async def test_publishable_key_is_refused_from_other_origins(api: Api, origin: str | None) -> None:
+    """A publishable key is refused unless the Origin header is one of the application's."""
     said = await api.call("POST", "/v1/devices", api.device(), key=api.publishable, origin=origin)
     assert (said.status, said.body["code"]) == (403, "origin_not_allowed")
     assert (await api.rows())["devices"] == 0
 
 
-async def test_pages_of_other_origins_may_ask_and_read_the_answer(api: Api) -> None:
+async def test_cross_origin_preflight_allows_browser_routes(api: Api) -> None:
+    """Pages of other origins may call the routes for browsers and read the response."""
     for route in ROUTES:
         if not route.browser:
             continue
@@ -73,7 +77,8 @@ async def test_pages_of_other_origins_may_ask_and_read_the_answer(api: Api) -> N
     assert said.headers["Access-Control-Allow-Origin"] == "*"
 
 
-async def test_a_removed_key_is_refused_from_the_next_request_on(api: Api) -> None:
+async def test_removed_key_gets_401_on_the_next_request(api: Api) -> None:
+    """A removed API key is refused from the next request on."""
     path = f"/v1/applications/{api.parts.application['id']}/keys"
     made = await api.call_ok("POST", path, {"name": "temporary", "scopes": ["read"]}, key=ADMIN)
     assert (await api.call("GET", "/v1/devices", key=made["key"])).status == 200
@@ -82,7 +87,8 @@ async def test_a_removed_key_is_refused_from_the_next_request_on(api: Api) -> No
     assert (await api.call("DELETE", f"{path}/{made['id']}", key=ADMIN)).status == 404
 
 
-async def test_keys_are_shown_once_and_stored_hashed(api: Api) -> None:
+async def test_keys_are_returned_once_and_stored_hashed(api: Api) -> None:
+    """Keys appear only in the response that creates them; the database holds digests."""
     shown = await api.call_ok("GET", f"/v1/applications/{api.parts.application['id']}", key=ADMIN)
     stored = await api.parts.scalar("SELECT string_agg(api_keys::text, ' ') FROM api_keys")
     private = await api.parts.scalar("SELECT encode(private_key, 'hex') FROM vapid_keys")
@@ -93,7 +99,8 @@ async def test_keys_are_shown_once_and_stored_hashed(api: Api) -> None:
     assert len(private) > 2 * 32  # sealed: more than the bare scalar
 
 
-async def test_an_application_may_bring_the_vapid_key_of_before(api: Api) -> None:
+async def test_application_accepts_an_existing_vapid_key(api: Api) -> None:
+    """An application may be created with a VAPID key pair that it already uses."""
     key = VapidKey.generate()
     new = {"name": "Moved", "subject": "mailto:ops@example.org"}
     private = encode_base64url(key.private_bytes())
@@ -107,7 +114,8 @@ async def test_an_application_may_bring_the_vapid_key_of_before(api: Api) -> Non
         assert words in error["detail"]
 
 
-async def test_the_operator_lists_and_changes_applications(api: Api) -> None:
+async def test_operator_lists_and_changes_applications(api: Api) -> None:
+    """The operator creates, changes and pages through applications."""
     new = {
         "name": " Shop ",
         "subject": "https://shop.example/contact",

@@ -70,7 +70,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", [name for name in alerts.list_names() if name not in REFUSED])
-async def test_every_real_alert_is_taken(api: Api, name: str) -> None:
+async def test_every_real_alert_is_accepted(api: Api, name: str) -> None:
+    """Real CAP and NWS documents are accepted once; a second post reports them as repeated."""
     raw, kind = alerts.move_to_now(name), alerts.kind_of(name)
     said = await post(api, raw, kind)
     assert said.status == 201, said.body
@@ -86,7 +87,8 @@ async def test_every_real_alert_is_taken(api: Api, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_what_cannot_be_told_is_refused_for_a_reason_and_leaves_nothing(api: Api, name: str) -> None:
+async def test_unusable_alert_is_refused_without_side_effects(api: Api, name: str) -> None:
+    """A document that holds no usable alert is refused with a reason and stores nothing."""
     before = await api.rows()
     said = await posted(api, name)
     status, reason = REFUSED[name]
@@ -94,7 +96,8 @@ async def test_what_cannot_be_told_is_refused_for_a_reason_and_leaves_nothing(ap
     assert await api.rows() == before
 
 
-async def test_zones_polygons_circles_and_holes_say_who_is_meant(api: Api) -> None:
+async def test_zones_polygons_and_circles_select_devices(api: Api) -> None:
+    """Zones, polygons, circles and holes of an alert decide which devices receive it."""
     who = {
         "ni": await device(api, zones=["UK113"]),
         "ni by name": await device(api, zones=["EMMA_ID:UK114"]),
@@ -119,7 +122,8 @@ async def test_zones_polygons_circles_and_holes_say_who_is_meant(api: Api) -> No
     assert 0 < message.ttl <= 86_400 * 3
 
 
-async def test_a_device_in_a_hole_of_the_polygon_is_not_told(api: Api) -> None:
+async def test_device_in_a_hole_of_the_polygon_gets_nothing(api: Api) -> None:
+    """A device inside a hole of the alert's polygon receives nothing."""
     hole = await device(api, location={"lat": 51.6985, "lon": 10.4500})
     await delivered_by(api, "cap/de-dwd-1687514160000.xml")
     assert hole[1].messages == []
@@ -130,7 +134,8 @@ async def delivered_by(api: Api, name: str, **moved: Any) -> list[Any]:
         return await delivered(api, await posted(api, name, **moved))
 
 
-async def test_each_device_is_told_in_its_own_language(api: Api) -> None:
+async def test_each_device_gets_its_own_language(api: Api) -> None:
+    """Each device receives the alert in its language, else in the alert's first one."""
     zones = ["006037"]
     who = {locale: await device(api, zones=zones, client={"locale": locale}) for locale in ("es-MX", "en-GB", "fr")}
     unknown = await device(api, zones=zones)
@@ -141,7 +146,8 @@ async def test_each_device_is_told_in_its_own_language(api: Api) -> None:
     assert titles(who["en-GB"][1]) == titles(who["fr"][1]) == titles(unknown[1]) == [english]
 
 
-async def test_nine_languages_and_norwegian(api: Api) -> None:
+async def test_nine_languages_include_norwegian(api: Api) -> None:
+    """An alert in nine languages keeps them all, and `nb` devices receive Norwegian."""
     nb = await device(api, location={"lat": 62.2, "lon": 5.06}, client={"locale": "nb-NO"})
     [shown] = await delivered_by(api, "cap/no-metno-gale-20210921.xml")
     assert set(shown["content"]["locales"]) >= {"no", "nb", "nn", "en", "en-GB"}
@@ -158,13 +164,15 @@ async def test_nine_languages_and_norwegian(api: Api) -> None:
         ("cap/ie-smallcraft-20250413.xml", "normal", "high"),
     ],
 )
-async def test_severity_urgency_and_certainty_say_how_it_travels(api: Api, name: str, lane: str, urgency: str) -> None:
+async def test_severity_urgency_and_certainty_choose_the_lane(api: Api, name: str, lane: str, urgency: str) -> None:
+    """Severity, urgency and certainty choose the lane and the urgency header."""
     [item] = (await posted(api, name)).body["items"]
     delivery = item["notifications"][0]["delivery"]
     assert (delivery["lane"], delivery["urgency"]) == (lane, urgency)
 
 
 async def test_expires_bounds_the_ttl(api: Api) -> None:
+    """The TTL of a message never exceeds the time until the alert expires."""
     there = await device(api, zones=["MDC031"], topics=["test-alerts"])
     [shown] = await delivered_by(api, "nws/test-message-keepalive.json")  # it is over after ten minutes
     [message] = there[1].messages
@@ -174,7 +182,8 @@ async def test_expires_bounds_the_ttl(api: Api) -> None:
     assert titles(there[1])[0].startswith("[Test]")
 
 
-async def test_an_application_has_rules_of_its_own_before_the_table(api: Api) -> None:
+async def test_application_rules_precede_the_default_table(api: Api) -> None:
+    """An application's own alert rules are matched before the default table."""
     rules = [
         {"when": {"event": ["tornado watch"]}, "lane": "urgent"},
         {"when": {"severity": ["Minor"]}, "tell": False},
@@ -214,7 +223,8 @@ async def move(api: Api, who: tuple[str, Subscriber], lat: float, lon: float) ->
     await api.call_ok("PUT", f"/v1/devices/{who[0]}/location", {"lat": lat, "lon": lon})
 
 
-async def test_an_alert_its_update_and_its_end_follow_devices_that_move(api: Api) -> None:
+async def test_alert_update_and_end_follow_moving_devices(api: Api) -> None:
+    """An alert, its updates and its cancellation reach the right devices while devices move."""
     stays = await device(api, location={"lat": 48.5, "lon": 16.5})
     leaves = await device(api, location={"lat": 48.5, "lon": 16.6})
     comes = await device(api, location={"lat": 10.0, "lon": 10.0})
@@ -256,8 +266,8 @@ async def test_an_alert_its_update_and_its_end_follow_devices_that_move(api: Api
     assert {tag for who in everyone for tag in tags(who[1])} == {"storm-1"}
 
 
-async def test_a_real_watch_is_narrowed_and_then_cancelled_for_one_county(api: Api) -> None:
-    """Watch 641: eleven counties, then seven, then the cancellation of Washington county (ALC129) alone."""
+async def test_watch_is_narrowed_then_cancelled_for_one_county(api: Api) -> None:
+    """Watch 641: eleven counties, then seven, then the cancellation of Washington County (ALC129) alone."""
     chain = [f"nws/chain-tornado-watch-641-{step}.json" for step in ("1-alert", "2-update", "3-cancel")]
     washington = await device(api, zones=["ALC129"])
     baldwin = await device(api, zones=["ALC003"])
@@ -279,7 +289,8 @@ async def test_a_real_watch_is_narrowed_and_then_cancelled_for_one_county(api: A
     assert len(tags(washington[1]) | tags(kept[1])) == 1
 
 
-async def test_what_is_queued_of_the_old_is_withdrawn_and_the_rest_is_told_where_it_holds_on(api: Api) -> None:
+async def test_partial_cancel_withdraws_queued_alert_and_resends(api: Api) -> None:
+    """A partial cancellation withdraws the queued alert and sends it again where it still applies."""
     east = await device(api, location={"lat": 48.5, "lon": 16.75})
     west = await device(api, location={"lat": 48.5, "lon": 16.25})
     old = await api.call_ok(
@@ -296,7 +307,8 @@ async def test_what_is_queued_of_the_old_is_withdrawn_and_the_rest_is_told_where
     assert titles(east[1]) == []  # never saw it, so hears of no end
 
 
-async def test_a_cancellation_waits_for_what_is_in_flight_and_reaches_those_too(api: Api) -> None:
+async def test_cancellation_waits_for_messages_in_flight(api: Api) -> None:
+    """A cancellation waits for in-flight messages and also reaches their recipients."""
     there = await device(api, location={"lat": 48.5, "lon": 16.5})
     api.parts.sim.behave(Rule(delay_ms=1500))
     async with api.parts.run_worker():
@@ -308,7 +320,8 @@ async def test_a_cancellation_waits_for_what_is_in_flight_and_reaches_those_too(
     assert titles(there[1]) == ["Storm", "No longer in effect: Storm"]
 
 
-async def test_the_end_of_an_event_that_refers_to_nothing_is_tied_by_its_event_code(api: Api) -> None:
+async def test_end_without_references_is_linked_by_event_code(api: Api) -> None:
+    """An all-clear without references is linked to its alert by the VTEC event key."""
     farmer = await device(api, zones=["MNZ022"])
     kept = await device(api, zones=["NDZ001"])
     raw = alerts.move_to_now("nws/heat-advisory-alert-allclear.json", age=timedelta(minutes=5))
@@ -327,7 +340,8 @@ async def test_the_end_of_an_event_that_refers_to_nothing_is_tied_by_its_event_c
     assert len(tags(farmer[1])) == 1
 
 
-async def test_an_update_that_came_first_keeps_the_old_from_being_told(api: Api) -> None:
+async def test_alert_superseded_before_arrival_is_not_sent(api: Api) -> None:
+    """An alert that arrives after its own update is reported as superseded and not sent."""
     await posted(api, "nws/chain-tornado-watch-641-2-update.json", age=timedelta(minutes=5))
     late = await posted(api, "nws/chain-tornado-watch-641-1-alert.json", age=timedelta(minutes=10))
     [item] = late.body["items"]
@@ -352,7 +366,8 @@ async def test_an_update_that_came_first_keeps_the_old_from_being_told(api: Api)
         (b"\xff\xfe<\x00", 400),
     ],
 )
-async def test_hostile_xml_is_refused_and_leaves_nothing(api: Api, raw: bytes, status: int) -> None:
+async def test_hostile_xml_is_refused_without_side_effects(api: Api, raw: bytes, status: int) -> None:
+    """Hostile XML is refused, stores nothing and reveals nothing."""
     before = await api.rows()
     said = await api.call("POST", "/v1/alerts", raw=raw, headers={"Content-Type": CAP})
     assert said.status == status, said.body

@@ -87,7 +87,8 @@ def good(route: Route, api: Api) -> Any:
         "very long number",
     ],
 )
-async def test_what_is_not_json_is_answered_400(bench: Bench, raw: bytes, said: str) -> None:
+async def test_malformed_json_gets_400(bench: Bench, raw: bytes, said: str) -> None:
+    """A body that is not JSON is answered 400 on every route."""
     before = await bench.api.rows()
     for route in WITH_BODY:
         answer = await bench.send(route, raw=raw)
@@ -96,7 +97,8 @@ async def test_what_is_not_json_is_answered_400(bench: Bench, raw: bytes, said: 
     assert await bench.api.rows() == before
 
 
-async def test_json_that_is_no_object_is_answered_422(bench: Bench) -> None:
+async def test_json_that_is_not_an_object_gets_422(bench: Bench) -> None:
+    """A JSON body that is not an object is answered 422 on every route."""
     before = await bench.api.rows()
     for route in WITH_BODY:
         for value in ([], "text", 7, None, True):
@@ -105,7 +107,8 @@ async def test_json_that_is_no_object_is_answered_422(bench: Bench) -> None:
     assert await bench.api.rows() == before
 
 
-async def test_unknown_fields_are_named(bench: Bench) -> None:
+async def test_unknown_fields_are_reported(bench: Bench) -> None:
+    """Unknown fields are reported by their JSON pointer."""
     before = await bench.api.rows()
     for route in WITH_BODY:
         answer = await bench.send(route, good(route, bench.api) | {"bogus": 1})
@@ -113,7 +116,8 @@ async def test_unknown_fields_are_named(bench: Bench) -> None:
     assert await bench.api.rows() == before
 
 
-async def test_missing_fields_are_named(bench: Bench) -> None:
+async def test_missing_fields_are_reported(bench: Bench) -> None:
+    """Missing required fields are reported by their JSON pointer."""
     before = await bench.api.rows()
     for route in WITH_BODY:
         assert route.body is not None
@@ -126,8 +130,8 @@ async def test_missing_fields_are_named(bench: Bench) -> None:
     assert await bench.api.rows() == before
 
 
-async def test_wrong_types_are_named(bench: Bench) -> None:
-    """Every field of every body, given a type that it cannot be."""
+async def test_wrong_types_are_reported(bench: Bench) -> None:
+    """Every field of every body is refused with a value of a wrong type."""
     before = await bench.api.rows()
     for route in WITH_BODY:
         sound = good(route, bench.api)
@@ -143,7 +147,8 @@ async def test_wrong_types_are_named(bench: Bench) -> None:
     assert after == before
 
 
-async def test_what_postgres_cannot_keep_is_named(bench: Bench) -> None:
+async def test_values_that_postgres_cannot_store_are_reported(bench: Bench) -> None:
+    """Values that Postgres cannot store are reported by their JSON pointer."""
     before = await bench.api.rows()
     for route in WITH_BODY:
         sound = good(route, bench.api)
@@ -156,8 +161,8 @@ async def test_what_postgres_cannot_keep_is_named(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("number", ["9223372036854775808", "-9223372036854775809", "1e19", "-1E+300", "9" * 400])
-async def test_numbers_beyond_64_bits_are_refused_wherever_they_could_be_kept(api: Api, number: str) -> None:
-    """A broker carries no larger whole number, and 1e19 comes out of Postgres as one."""
+async def test_numbers_beyond_64_bits_are_refused(api: Api, number: str) -> None:
+    """JSON numbers are limited to 64 bits, because neither the broker nor Postgres returns larger ones unchanged."""
     before = await api.rows()
     for path, body, pointer in (
         ("/v1/devices", api.device(attributes={"n": "HERE"}), "/attributes/n"),
@@ -170,15 +175,16 @@ async def test_numbers_beyond_64_bits_are_refused_wherever_they_could_be_kept(ap
     assert await api.rows() == before
 
 
-async def test_the_largest_and_the_smallest_numbers_come_back_as_they_were(api: Api) -> None:
+async def test_extreme_numbers_are_returned_unchanged(api: Api) -> None:
+    """The largest and smallest allowed numbers are returned as they were sent."""
     numbers = [2**63 - 1, -(2**63), 5e-324, 1e18, 0.1 + 0.2, -0.0]
     sent = await api.call_ok("POST", "/v1/notifications", SENT | {"content": CONTENT | {"data": {"n": numbers}}})
     shown = await api.call_ok("GET", f"/v1/notifications/{sent['id']}")
     assert shown["content"]["data"]["n"] == numbers
 
 
-async def test_of_a_name_that_is_given_twice_the_last_value_counts_everywhere(api: Api) -> None:
-    """At every depth, and whichever of the two ways of reading is taken."""
+async def test_duplicate_field_takes_the_last_value(api: Api) -> None:
+    """The last value of a duplicate name counts, at every depth and in both parsers."""
     for beside in (b"", rb', "x": "\u00e4"', b', "y": 1e3', rb', "z": "\ud83d\ude00"'):
         raw = b'{"name": "%d", "name": "e", "data": {"k": {"a": 0}, "k": {"a": 1, "a": 2%s}}}' % (len(beside), beside)
         event = await api.call_ok("POST", "/v1/events", raw=raw)
@@ -189,8 +195,8 @@ async def test_of_a_name_that_is_given_twice_the_last_value_counts_everywhere(ap
 
 
 @pytest.mark.parametrize("wild", ["%", "_", "u%", "%'--", "\\", "\\%", "u-_", "*", "' OR 1=1 --", "{u-1}", '"'])
-async def test_what_sql_takes_for_a_wildcard_or_an_end_is_only_text(api: Api, wild: str) -> None:
-    """It matches itself alone: in audiences, in filters and in addresses."""
+async def test_sql_wildcards_match_only_themselves(api: Api, wild: str) -> None:
+    """Characters that are special in SQL match only themselves in audiences, filters and paths."""
     first = await api.register(user_id="u-1", attributes={"plan": "pro", "tags": ["a"]}, topics=["weather"])
     second = await api.register(user_id=wild, attributes={"plan": wild, "tags": [wild]})
     for audience in (
@@ -211,7 +217,8 @@ async def test_what_sql_takes_for_a_wildcard_or_an_end_is_only_text(api: Api, wi
     assert (await api.call_ok("GET", f"/v1/devices/{first['id']}"))["user_id"] == "u-1"
 
 
-async def test_a_body_of_2_mib_is_answered_413(bench: Bench) -> None:
+async def test_body_of_2_mib_gets_413(bench: Bench) -> None:
+    """A body larger than the limit is answered 413."""
     before = await bench.api.rows()
     raw = json.dumps({"padding": "x" * (2 << 20)}).encode()
     for route in WITH_BODY:
@@ -220,7 +227,8 @@ async def test_a_body_of_2_mib_is_answered_413(bench: Bench) -> None:
     assert await bench.api.rows() == before
 
 
-async def test_another_content_type_is_answered_415(bench: Bench) -> None:
+async def test_other_content_type_gets_415(bench: Bench) -> None:
+    """A body with another content type is answered 415."""
     before = await bench.api.rows()
     for route in WITH_BODY:
         raw = json.dumps(good(route, bench.api)).encode()
@@ -229,7 +237,8 @@ async def test_another_content_type_is_answered_415(bench: Bench) -> None:
     assert await bench.api.rows() == before
 
 
-async def test_unknown_ids_are_answered_404_and_so_is_what_is_no_id(api: Api) -> None:
+async def test_unknown_and_malformed_ids_get_404(api: Api) -> None:
+    """Unknown ids and values that are not ids are answered 404."""
     for route in ROUTES:
         named = [name for name in (*KINDS, "delivery_id") if f"{{{name}}}" in route.path]
         if not named or 101 in route.responses:  # what speaks WebSocket is told no id before it does
@@ -262,7 +271,8 @@ async def test_unknown_ids_are_answered_404_and_so_is_what_is_no_id(api: Api) ->
     ],
     ids=["off the curve", "too short", "not base64url", "auth too short", "auth a number", "auth null"],
 )
-async def test_bad_keys_are_named(api: Api, change: dict[str, Any], pointer: str) -> None:
+async def test_bad_keys_are_reported(api: Api, change: dict[str, Any], pointer: str) -> None:
+    """Invalid subscription keys are reported by their JSON pointer."""
     new = api.device()
     new["subscription"]["keys"] |= change
     said = await api.call("POST", "/v1/devices", new, key=api.publishable, origin=APP_ORIGIN)
@@ -291,7 +301,8 @@ async def test_bad_keys_are_named(api: Api, change: dict[str, Any], pointer: str
         "https://fcm.googleapis.com/" + "x" * 2030,
     ],
 )
-async def test_endpoints_elsewhere_are_refused(api: Api, endpoint: str) -> None:
+async def test_other_endpoints_are_refused(api: Api, endpoint: str) -> None:
+    """Endpoints outside the allowed push services are refused."""
     new = api.device()
     new["subscription"]["endpoint"] = endpoint
     said = await api.call("POST", "/v1/devices", new)
@@ -308,7 +319,8 @@ async def test_endpoints_elsewhere_are_refused(api: Api, endpoint: str) -> None:
         "https://wns2-by3p.notify.windows.com/w/?token=x",
     ],
 )
-async def test_the_four_vendors_endpoints_are_taken(api: Api, endpoint: str) -> None:
+async def test_endpoints_of_four_push_services_are_accepted(api: Api, endpoint: str) -> None:
+    """Endpoints of the four push services are accepted."""
     new = api.device(Vendor.FCM)
     new["subscription"]["endpoint"] = endpoint
     assert (await api.call("POST", "/v1/devices", new)).status == 201
@@ -340,7 +352,8 @@ AUDIENCES: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("audience", "pointer"), AUDIENCES)
-async def test_bad_audiences_are_named_wherever_they_are_given(api: Api, audience: Any, pointer: str) -> None:
+async def test_bad_audiences_are_reported_on_every_route(api: Api, audience: Any, pointer: str) -> None:
+    """An invalid audience is reported by its JSON pointer wherever a body contains one."""
     before = await api.rows()
     for path, body in (
         ("/v1/notifications", {"content": CONTENT}),
@@ -379,14 +392,16 @@ async def test_bad_audiences_are_named_wherever_they_are_given(api: Api, audienc
         ({"schedule": {}}, "/schedule/at"),
     ],
 )
-async def test_bad_content_delivery_and_schedule_are_named(api: Api, change: dict[str, Any], pointer: str) -> None:
+async def test_bad_content_delivery_and_schedule_are_reported(api: Api, change: dict[str, Any], pointer: str) -> None:
+    """Invalid content, delivery options and schedules are reported by their JSON pointer."""
     before = await api.rows()
     said = await api.call("POST", "/v1/notifications", SENT | change)
     assert (said.status, said.pointers) == (422, [pointer]), said.body
     assert await api.rows() == before
 
 
-async def test_text_is_not_taken_for_a_number_nor_a_boolean_for_one(api: Api) -> None:
+async def test_location_accepts_numbers_only(api: Api) -> None:
+    """Text, booleans and null are not accepted as coordinates."""
     device = await api.register()
     for lat in ("48.2", True, None):
         said = await api.call("PUT", f"/v1/devices/{device['id']}/location", {"lat": lat, "lon": 16})
@@ -394,7 +409,8 @@ async def test_text_is_not_taken_for_a_number_nor_a_boolean_for_one(api: Api) ->
     assert (await api.call_ok("GET", f"/v1/devices/{device['id']}"))["location"] is None
 
 
-async def test_all_faults_are_told_at_once(api: Api) -> None:
+async def test_all_errors_are_reported_together(api: Api) -> None:
+    """All errors of a body are reported in one response."""
     body: dict[str, Any] = {
         "content": {"title": 7, "url": "nowhere"},
         "delivery": {"ttl": -1, "urgency": "x"},
@@ -421,7 +437,8 @@ async def test_all_faults_are_told_at_once(api: Api) -> None:
         "cursor=%00",
     ],
 )
-async def test_bad_query_parameters_are_named(bench: Bench, query: str) -> None:
+async def test_bad_query_parameters_are_reported(bench: Bench, query: str) -> None:
+    """Invalid query parameters are reported on every paged route."""
     for route in ROUTES:
         if route.query is None or "limit" not in route.query.model_fields:
             continue
@@ -430,7 +447,8 @@ async def test_bad_query_parameters_are_named(bench: Bench, query: str) -> None:
         assert (said.status, said.pointers) == (422, [f"/query/{query.partition('=')[0]}"]), (route.path, said.body)
 
 
-async def test_bad_filters_of_the_log_are_named(api: Api) -> None:
+async def test_bad_log_filters_are_reported(api: Api) -> None:
+    """Invalid filters of the delivery log and its stream are reported."""
     for query in (
         "notification_id=x",
         "device_id=ntf_1",
@@ -454,19 +472,22 @@ async def test_bad_filters_of_the_log_are_named(api: Api) -> None:
         assert (said.status, said.pointers) == (422, ["/header/Last-Event-ID"])
 
 
-async def test_forged_and_foreign_receipt_tokens_are_refused(api: Api) -> None:
+async def test_invalid_receipt_tokens_are_refused(api: Api) -> None:
+    """Receipts with an invalid token are refused and not stored."""
     for token in ("x", "A" * 64, "%00", "é" * 20):
         said = await api.call("POST", "/v1/receipts", {"token": token, "event": "displayed"}, key=None)
         assert (said.status, said.body["code"]) == (422, "receipt_invalid")
     assert (await api.rows())["receipts"] == 0
 
 
-async def test_an_import_of_another_content_type_is_refused(api: Api) -> None:
+async def test_import_of_other_content_type_is_refused(api: Api) -> None:
+    """The import accepts NDJSON only."""
     said = await api.call("POST", "/v1/devices/import", raw=b"{}", headers={"Content-Type": "application/json"})
     assert (said.status, said.body["code"]) == (415, "unsupported_media_type")
 
 
-async def test_an_import_with_an_endless_line_ends_with_the_reason(api: Api) -> None:
+async def test_import_with_an_endless_line_ends_with_a_reason(api: Api) -> None:
+    """The import stops at a line over the limit and reports the line number."""
     line = json.dumps(api.device()).encode()
     raw = line + b"\n" + b"x" * 100_000
     said = await api.call("POST", "/v1/devices/import", raw=raw, headers={"Content-Type": "application/x-ndjson"})

@@ -14,7 +14,8 @@ from tests.support.api import ADMIN, Api
 from tests.support.gateway_parts import APP_ORIGIN
 
 
-async def test_a_browser_registers_and_is_shown_without_its_secrets(api: Api) -> None:
+async def test_registered_device_is_returned_without_secrets(api: Api) -> None:
+    """A registered device is returned without its endpoint and keys."""
     new = api.device(
         user_id="u-42",
         client={"platform": "android", "browser": "Chrome 141", "locale": "de-AT"},
@@ -36,7 +37,8 @@ async def test_a_browser_registers_and_is_shown_without_its_secrets(api: Api) ->
         assert secret not in text
 
 
-async def test_a_refresh_answers_200_with_the_same_id_and_keeps_what_it_does_not_say(api: Api) -> None:
+async def test_refresh_keeps_the_id_and_omitted_fields(api: Api) -> None:
+    """Registering again answers 200 with the same id and keeps the fields that it omits."""
     new = api.device(user_id="u-1", topics=["weather"], attributes={"a": 1}, location={"lat": 1, "lon": 2})
     first = await api.call_ok("POST", "/v1/devices", new, key=api.publishable, origin=APP_ORIGIN)
     again = {"subscription": new["subscription"], "client": {"browser": "Firefox 140"}}
@@ -48,7 +50,8 @@ async def test_a_refresh_answers_200_with_the_same_id_and_keeps_what_it_does_not
     assert device["location"]["lat"] == 1
 
 
-async def test_a_refresh_may_say_none(api: Api) -> None:
+async def test_refresh_with_empty_values_clears_them(api: Api) -> None:
+    """Empty topics and attributes in a refresh clear the stored ones."""
     new = api.device(topics=["weather"], attributes={"a": 1})
     first = await api.call_ok("POST", "/v1/devices", new)
     await api.call_ok("POST", "/v1/devices", new | {"topics": [], "attributes": {}})
@@ -56,14 +59,16 @@ async def test_a_refresh_may_say_none(api: Api) -> None:
     assert (device["topics"], device["attributes"]) == ([], {})
 
 
-async def test_attributes_are_merged_and_null_removes_one(api: Api) -> None:
+async def test_attributes_merge_and_null_removes_one(api: Api) -> None:
+    """PATCH merges attributes; null removes one."""
     device = await api.register(attributes={"a": 1, "b": 2})
     path = f"/v1/devices/{device['id']}"
     changed = await api.call_ok("PATCH", path, {"attributes": {"a": None, "c": 3}}, key=device["device_token"])
     assert changed["attributes"] == {"b": 2, "c": 3}
 
 
-async def test_a_device_says_what_it_wants_and_where_it_is(api: Api) -> None:
+async def test_device_changes_its_topics_and_location(api: Api) -> None:
+    """A device token may change the device's topics and location."""
     device = await api.register(topics=["news"])
     path, token = f"/v1/devices/{device['id']}", device["device_token"]
     for method, below, body in (
@@ -80,7 +85,8 @@ async def test_a_device_says_what_it_wants_and_where_it_is(api: Api) -> None:
     assert (await api.call_ok("GET", path, key=token))["location"] is None
 
 
-async def test_an_unregistered_device_is_gone_with_its_token(api: Api) -> None:
+async def test_unregistered_device_invalidates_its_token(api: Api) -> None:
+    """An unregistered device is not found, and its token is refused."""
     device = await api.register()
     path = f"/v1/devices/{device['id']}"
     assert (await api.call("DELETE", path, key=device["device_token"])).status == 204
@@ -88,7 +94,8 @@ async def test_an_unregistered_device_is_gone_with_its_token(api: Api) -> None:
     assert (await api.call("GET", path, key=device["device_token"])).status == 401
 
 
-async def test_a_device_token_is_for_its_own_device_alone(api: Api) -> None:
+async def test_device_token_gives_access_to_one_device(api: Api) -> None:
+    """A device token gives no access to another device."""
     one, other = await api.register(), await api.register()
     for method, body in (("GET", None), ("PATCH", {"attributes": {}}), ("DELETE", None)):
         said = await api.call(method, f"/v1/devices/{other['id']}", body, key=one["device_token"])
@@ -97,7 +104,8 @@ async def test_a_device_token_is_for_its_own_device_alone(api: Api) -> None:
     assert (await api.call("GET", f"/v1/devices/{one['id']}", key=forged)).status == 401
 
 
-async def test_lists_are_filtered_and_paged_without_gap_or_repetition(api: Api) -> None:
+async def test_lists_are_filtered_and_paged_without_gaps(api: Api) -> None:
+    """Device lists are filtered, and paged without gaps or repetition."""
     registered = [await api.register(topics=["odd" if n % 2 else "even"], user_id=f"u-{n % 3}") for n in range(7)]
     seen: list[str] = []
     cursor = ""
@@ -114,7 +122,8 @@ async def test_lists_are_filtered_and_paged_without_gap_or_repetition(api: Api) 
     assert (await api.call_ok("GET", "/v1/devices?status=gone"))["items"] == []
 
 
-async def test_topics_are_listed_with_the_devices_that_can_be_reached(api: Api) -> None:
+async def test_topics_are_listed_with_reachable_devices(api: Api) -> None:
+    """Topics are listed with the number of their active devices."""
     for wanted in (["weather", "offers"], ["weather"], ["Zoo", "weather.coast"]):
         await api.register(topics=wanted)
     gone = await api.register(topics=["weather"])
@@ -129,7 +138,8 @@ async def test_topics_are_listed_with_the_devices_that_can_be_reached(api: Api) 
     ]
 
 
-async def test_whoever_signs_out_is_no_longer_the_device_s_user(api: Api) -> None:
+async def test_signing_out_clears_the_user_id(api: Api) -> None:
+    """Setting `user_id` to null removes the device from the user."""
     made = await api.register(user_id="ann")
     path = f"/v1/devices/{made['id']}"
     assert (await api.call_ok("PATCH", path, {"attributes": {"a": 1}}))["user_id"] == "ann"
@@ -138,7 +148,8 @@ async def test_whoever_signs_out_is_no_longer_the_device_s_user(api: Api) -> Non
     assert preview["devices"] == 0
 
 
-async def test_an_import_gives_a_verdict_for_every_line(api: Api) -> None:
+async def test_import_reports_a_result_for_every_line(api: Api) -> None:
+    """The import reports one result for every line and a summary."""
     known = api.device()
     await api.call_ok("POST", "/v1/devices", known)
     off_curve = api.device()
@@ -165,7 +176,8 @@ async def test_an_import_gives_a_verdict_for_every_line(api: Api) -> None:
     assert last == {"done": True, "created": 2, "refreshed": 1, "refused": 4}
 
 
-async def test_a_long_import_is_read_as_it_comes_and_longer_than_any_other_body(api: Api) -> None:
+async def test_long_import_is_streamed_past_the_body_limit(api: Api) -> None:
+    """An import is processed as it arrives and may exceed the limit of other bodies."""
     subscribers = api.parts.subscribe(Vendor.FCM, 6000, share_keys=True)
     body = b"\n".join(
         json.dumps({"subscription": one.to_json(), "attributes": {"note": "x" * 100}}).encode() for one in subscribers
@@ -183,10 +195,8 @@ async def test_a_long_import_is_read_as_it_comes_and_longer_than_any_other_body(
     assert (await api.rows())["devices"] == 6000
 
 
-async def test_of_two_lines_of_one_browser_the_later_wins_however_far_apart_they_are(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Batches are taken at once, but for those that share a browser."""
+async def test_later_import_line_of_one_browser_wins(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Import batches run concurrently, except those that share a browser: its last line wins."""
     monkeypatch.setattr(ndjson, "BATCH", 3)
     often = api.device()
     others = [api.device() for _ in range(20)]
@@ -205,7 +215,8 @@ async def test_of_two_lines_of_one_browser_the_later_wins_however_far_apart_they
     assert (await api.rows())["devices"] == 21
 
 
-async def test_a_person_is_forgotten_with_all_devices(api: Api) -> None:
+async def test_deleting_a_user_deletes_all_their_devices(api: Api) -> None:
+    """Deleting a user deletes their devices and removes their id from the delivery log."""
     for user in ("ann", "ann", "bob"):
         await api.register(user_id=user)
     sent = await api.parts.submit()
@@ -217,14 +228,16 @@ async def test_a_person_is_forgotten_with_all_devices(api: Api) -> None:
     assert sorted(str(delivery["user_id"]) for delivery in log) == ["None", "None", "bob"]
 
 
-async def test_the_same_browser_registering_twice_at_once_is_one_device(api: Api) -> None:
+async def test_concurrent_registrations_create_one_device(api: Api) -> None:
+    """One browser that registers several times at once becomes one device."""
     new = api.device(topics=["weather"])
     answers = await asyncio.gather(*(api.call("POST", "/v1/devices", new) for _ in range(8)))
     assert {answer.status for answer in answers} <= {200, 201}
     assert len({answer.body["id"] for answer in answers}) == 1
 
 
-async def test_an_application_may_demand_proof_of_a_user_id(api: Api) -> None:
+async def test_application_may_require_proof_of_a_user_id(api: Api) -> None:
+    """An application may require an HMAC for a user id that a page sends."""
     path = f"/v1/applications/{api.parts.application['id']}"
     secret = (await api.call_ok("PATCH", path, {"require_identity": True}, key=ADMIN))["identity_secret"]
     new = api.device(user_id="u-42")
@@ -240,7 +253,8 @@ async def test_an_application_may_demand_proof_of_a_user_id(api: Api) -> None:
     assert (await api.call("PATCH", f"/v1/devices/{device['id']}", changed)).status == 200  # the back end is believed
 
 
-async def test_a_device_says_in_which_zones_it_is_and_is_found_by_them(api: Api) -> None:
+async def test_device_is_found_by_its_zones(api: Api) -> None:
+    """A device reports zone codes, and audiences select by them."""
     device = await api.register(zones=["TXC201", "TXZ213", "TXC201"])
     path = f"/v1/devices/{device['id']}"
     assert (await api.call_ok("GET", path))["zones"] == ["TXC201", "TXZ213"]

@@ -8,12 +8,14 @@ from gateway.web.server import ROUTES
 from tests.support.api import DOCUMENT, Api, example
 
 
-def test_the_document_is_valid_openapi_3_1() -> None:
+def test_document_is_valid_openapi_3_1() -> None:
+    """The OpenAPI document is valid OpenAPI 3.1."""
     assert DOCUMENT["openapi"].startswith("3.1.")
     validate(DOCUMENT)
 
 
-def test_every_route_is_described_with_its_credentials_and_its_refusals() -> None:
+def test_every_route_describes_credentials_and_errors() -> None:
+    """The document describes the security, body and error responses of every route."""
     for route in ROUTES:
         operation = DOCUMENT["paths"][route.path][route.method.lower()]
         assert operation["summary"], route.path
@@ -26,23 +28,27 @@ def test_every_route_is_described_with_its_credentials_and_its_refusals() -> Non
 
 
 def test_operation_ids_are_unique() -> None:
+    """No two operations share an operationId."""
     ids = [operation["operationId"] for path in DOCUMENT["paths"].values() for operation in path.values()]
     assert len(ids) == len(set(ids))
 
 
-async def test_the_server_hands_it_out(api: Api) -> None:
+async def test_server_returns_the_document(api: Api) -> None:
+    """The server returns the document at /openapi.json."""
     said = await api.call("GET", "/openapi.json", key=None)
     assert (said.status, said.body["paths"].keys()) == (200, DOCUMENT["paths"].keys())
 
 
-async def test_every_address_in_a_problem_leads_to_the_documentation(api: Api) -> None:
+async def test_problem_type_links_to_the_documentation(api: Api) -> None:
+    """The `type` of a problem links to a documentation page and names its code."""
     problem = (await api.call("GET", "/v1/nothing")).body
     page = await api.call("GET", problem["type"].partition("#")[0], key=None)
     assert page.status == 200
     assert problem["type"].partition("#")[2] == problem["code"]
 
 
-def test_every_body_has_an_example_that_is_sound() -> None:
+def test_every_body_has_a_valid_example() -> None:
+    """Every request body has an example that its model accepts."""
     for route in ROUTES:
         if route.body is not None:
             route.body.model_validate_json(json.dumps(example(route)))

@@ -50,7 +50,8 @@ async def take(events: AsyncIterator[tuple[int, Any]], count: int) -> list[tuple
         return [await anext(events) for _ in range(count)]
 
 
-async def test_pages_are_newest_first_without_gap_or_repetition(api: Api) -> None:
+async def test_pages_are_newest_first_without_gaps(api: Api) -> None:
+    """Pages of the delivery log are newest first, without gaps or repetition."""
     await sent_to(api, 25)
     seen: list[str] = []
     times: list[str] = []
@@ -67,6 +68,7 @@ async def test_pages_are_newest_first_without_gap_or_repetition(api: Api) -> Non
 
 
 async def test_filters_narrow_the_log(api: Api) -> None:
+    """Every filter of the delivery log selects the matching deliveries."""
     first = await sent_to(api, 2)
     second = await sent_to(api, 1)
     everything = (await api.call_ok("GET", "/v1/deliveries"))["items"]
@@ -89,7 +91,8 @@ async def test_filters_narrow_the_log(api: Api) -> None:
         assert query.startswith("device_id") is False or {item["device_id"] for item in found} == {one["device_id"]}
 
 
-async def test_a_delivery_tells_every_attempt_in_plain_words(api: Api) -> None:
+async def test_delivery_lists_every_attempt(api: Api) -> None:
+    """A delivery lists its attempts with their cause and what follows."""
     api.parts.sim.behave(Rule(status=503, times=1, retry_after=1))
     await sent_to(api, 1)
     [listed] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
@@ -104,7 +107,8 @@ async def test_a_delivery_tells_every_attempt_in_plain_words(api: Api) -> None:
     assert delivery["message"]
 
 
-async def test_a_delivery_that_is_still_tried_is_shown_as_pending(api: Api) -> None:
+async def test_delivery_with_pending_retry_is_pending(api: Api) -> None:
+    """A delivery that waits for a retry is returned as pending."""
     api.parts.sim.behave(Rule(status=503, retry_after=60))
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 1))
     sent = await api.parts.submit(Kind.DIRECT)
@@ -116,7 +120,8 @@ async def test_a_delivery_that_is_still_tried_is_shown_as_pending(api: Api) -> N
     assert "settled_at" not in delivery
 
 
-async def test_the_stream_shows_deliveries_as_they_settle(api: Api) -> None:
+async def test_stream_sends_deliveries_as_they_settle(api: Api) -> None:
+    """The stream sends each delivery when it settles."""
     async with following(api) as events:
         notification = await sent_to(api, 3)
         seen = await take(events, 3)
@@ -124,7 +129,8 @@ async def test_the_stream_shows_deliveries_as_they_settle(api: Api) -> None:
     assert [id_ for id_, _ in seen] == sorted(id_ for id_, _ in seen)
 
 
-async def test_the_stream_resumes_where_it_broke(api: Api) -> None:
+async def test_stream_resumes_after_the_last_event_id(api: Api) -> None:
+    """A stream resumes after the Last-Event-ID without gaps or repetition."""
     await sent_to(api, 5)
     async with following(api, "?last_event_id=0") as events:
         before = await take(events, 3)
@@ -134,7 +140,8 @@ async def test_the_stream_resumes_where_it_broke(api: Api) -> None:
     assert len(set(ids)) == 5
 
 
-async def test_the_stream_of_a_removed_key_tells_nothing_more_and_ends(api: Api) -> None:
+async def test_stream_ends_when_its_key_is_removed(api: Api) -> None:
+    """The stream sends nothing after its key is removed, and ends."""
     path = f"/v1/applications/{api.parts.application['id']}/keys"
     made = await api.call_ok("POST", path, {"name": "reports", "scopes": ["read"]}, key=ADMIN)
     async with following(api, Authorization=f"Bearer {made['key']}") as events:
@@ -146,7 +153,8 @@ async def test_the_stream_of_a_removed_key_tells_nothing_more_and_ends(api: Api)
             await take(events, 1)
 
 
-async def test_the_stream_follows_filters(api: Api) -> None:
+async def test_stream_applies_filters(api: Api) -> None:
+    """The stream sends only the deliveries that match its filters."""
     api.parts.sim.behave(Rule(status=410, share=0.5))
     async with following(api, "?outcome=gone") as events:
         await sent_to(api, 30)
@@ -156,7 +164,8 @@ async def test_the_stream_follows_filters(api: Api) -> None:
     assert 0 < len(gone) < 30
 
 
-async def test_a_receipt_appears_once_in_the_delivery_and_in_the_counts(api: Api) -> None:
+async def test_repeated_receipt_counts_once(api: Api) -> None:
+    """A receipt that arrives twice is counted once in the delivery and in the counts."""
     [subscriber] = api.parts.subscribe(Vendor.MOZILLA, 1)
     await api.call_ok("POST", "/v1/devices", {"subscription": subscriber.to_json()})
     sent = await api.parts.submit(Kind.DIRECT)
@@ -173,7 +182,8 @@ async def test_a_receipt_appears_once_in_the_delivery_and_in_the_counts(api: Api
     assert (progress["displayed"], progress["clicked"], progress["dismissed"]) == (1, 1, 0)
 
 
-async def test_an_unchanged_read_is_answered_304(api: Api) -> None:
+async def test_unchanged_page_gets_304(api: Api) -> None:
+    """A request with the current ETag is answered 304."""
     await sent_to(api, 1)
     first = await api.call("GET", "/v1/deliveries")
     again = await api.call("GET", "/v1/deliveries", headers={"If-None-Match": first.headers["ETag"]})
@@ -182,7 +192,8 @@ async def test_an_unchanged_read_is_answered_304(api: Api) -> None:
     assert (await api.call("GET", "/v1/deliveries", headers={"If-None-Match": first.headers["ETag"]})).status == 200
 
 
-async def test_a_server_that_stops_ends_its_streams(database_url: str) -> None:
+async def test_stopping_server_ends_its_streams(database_url: str) -> None:
+    """A stopping server ends its streams with a complete response."""
     async with gateway(database_url) as parts, aiohttp.ClientSession() as http:
         async with serve_api(parts) as api:
             headers = {"Authorization": f"Bearer {api.secret}"}

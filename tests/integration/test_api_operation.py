@@ -13,7 +13,8 @@ from gateway.web.http.readiness import Readiness
 from tests.support.api import Api
 
 
-async def test_health_readiness_and_metrics(api: Api) -> None:
+async def test_health_readiness_and_metrics_are_public(api: Api) -> None:
+    """Health, readiness and metrics need no credential."""
     assert (await api.call("GET", "/healthz", key=None)).body == {"status": "ok"}
     ready = await api.call("GET", "/readyz", key=None)
     assert (ready.status, ready.body["checks"]) == (200, {"database": "ok", "migrations": "ok"})
@@ -21,22 +22,25 @@ async def test_health_readiness_and_metrics(api: Api) -> None:
     assert "gateway_attempts_total" in metrics.body
 
 
-async def test_a_database_without_the_migrations_is_not_ready(api: Api) -> None:
+async def test_database_without_migrations_is_not_ready(api: Api) -> None:
+    """A database without migrations makes readiness fail."""
     async with api.parts.engine.begin() as conn:
         await conn.execute(text("DELETE FROM alembic_version"))
     said = await api.call("GET", "/readyz", key=None)
     assert (said.status, said.body["checks"]["migrations"]) == (503, "missing: run `gateway migrate`")
 
 
-async def test_a_database_of_a_later_version_keeps_nobody_from_serving(api: Api) -> None:
-    """An upgrade migrates first: the servers of the version before are ready until they are replaced."""
+async def test_database_of_a_later_version_is_ready(api: Api) -> None:
+    """Servers of the previous version stay ready after an upgrade has migrated the database."""
     async with api.parts.engine.begin() as conn:
         await conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     said = await api.call("GET", "/readyz", key=None)
     assert (said.status, said.body["checks"]["migrations"]) == (200, "ok")
 
 
-async def test_a_fault_of_ours_tells_the_caller_nothing_of_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_internal_error_reveals_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An internal error is answered 500 without details."""
+
     def broken(*_: object) -> None:
         raise RuntimeError("the secret is hunter2")
 
@@ -47,7 +51,8 @@ async def test_a_fault_of_ours_tells_the_caller_nothing_of_it(api: Api, monkeypa
     assert "Traceback" not in str(said.body)
 
 
-async def test_a_database_that_is_away_is_told_as_such_and_health_says_it_is_not_us(api: Api) -> None:
+async def test_unreachable_database_gets_503_but_is_healthy(api: Api) -> None:
+    """Without the database, requests and readiness get 503, and health still answers 200."""
     await api.parts.engine.dispose()
     url = api.parts.engine.url.set(port=1)
     away = open_engine(url.render_as_string(hide_password=False))
@@ -64,7 +69,8 @@ async def test_a_database_that_is_away_is_told_as_such_and_health_says_it_is_not
         api.state.context = replace(api.state.context, engine=real)
 
 
-async def test_however_many_ask_whether_it_is_ready_one_looks(api: Api) -> None:
+async def test_concurrent_readiness_checks_share_one_query(api: Api) -> None:
+    """Concurrent readiness requests share one check of the database."""
     looks = 0
     look = api.state.readiness._check
 
@@ -79,14 +85,16 @@ async def test_however_many_ask_whether_it_is_ready_one_looks(api: Api) -> None:
     assert looks <= 3, "a slow machine may take more than a second for them"
 
 
-async def test_wrong_addresses_and_methods_are_problems_too(api: Api) -> None:
+async def test_unknown_paths_and_methods_get_problems(api: Api) -> None:
+    """Unknown paths and wrong methods are answered with problem documents."""
     assert (await api.call("GET", "/v1/nothing")).body["code"] == "not_found"
     said = await api.call("PUT", "/v1/devices")
     assert (said.status, said.body["code"]) == (405, "method_not_allowed")
     assert said.headers["Allow"] in said.body["detail"]
 
 
-async def test_every_answer_names_its_request(api: Api) -> None:
+async def test_every_response_has_a_request_id(api: Api) -> None:
+    """Every response names its request; a caller may choose the id."""
     ours = await api.call("GET", "/healthz", key=None)
     assert len(ours.headers["X-Request-Id"]) == 32
     theirs = await api.call("GET", "/healthz", key=None, headers={"X-Request-Id": "trace-1"})
@@ -105,6 +113,7 @@ async def test_every_answer_names_its_request(api: Api) -> None:
     ],
 )
 async def test_pages_and_scripts_are_served(api: Api, path: str, kind: str) -> None:
+    """Pages and scripts are served with their content type and policy."""
     async with api.http.get(path) as page:
         assert (page.status, page.content_type) == (200, kind)
         policy = page.headers.get("Content-Security-Policy", "")
@@ -112,7 +121,8 @@ async def test_pages_and_scripts_are_served(api: Api, path: str, kind: str) -> N
         assert "unsafe" not in policy
 
 
-async def test_nothing_outside_the_pages_is_served(api: Api) -> None:
+async def test_files_outside_the_pages_are_not_served(api: Api) -> None:
+    """Paths that lead outside the static folders are answered 404."""
     for path in ("/sdk/..%2F..%2Fsettings.py", "/console/%2e%2e/sdk/webpush.js", "/sdk/.hidden", "/sdk/"):
         async with api.http.get(URL(path, encoded=True)) as page:
             assert page.status == 404, path

@@ -24,7 +24,8 @@ async def delivered(api: Api, sent: Any) -> Any:
     return await api.call_ok("GET", f"/v1/notifications/{sent['id']}")
 
 
-async def test_a_notification_reaches_its_audience_and_no_one_else(api: Api) -> None:
+async def test_notification_reaches_only_its_audience(api: Api) -> None:
+    """A notification reaches the devices of its audience and no others."""
     subscribers = api.parts.subscribe(Vendor.MOZILLA, 2)
     for subscriber, topics in zip(subscribers, (["weather"], ["offers"]), strict=True):
         await api.call_ok("POST", "/v1/devices", {"subscription": subscriber.to_json(), "topics": topics})
@@ -45,7 +46,8 @@ async def test_a_notification_reaches_its_audience_and_no_one_else(api: Api) -> 
     assert len(message.topic) == 32
 
 
-async def test_an_alert_travels_urgently_to_the_devices_in_its_area(api: Api) -> None:
+async def test_alert_is_urgent_and_limited_to_its_area(api: Api) -> None:
+    """An alert travels in the urgent lane to the devices in its area."""
     inside = await api.register(location={"lat": 48.2, "lon": 16.37})
     await api.register(location={"lat": 47.07, "lon": 15.44})
     sent = await api.call_ok("POST", "/v1/alerts", ALERT)
@@ -56,7 +58,8 @@ async def test_an_alert_travels_urgently_to_the_devices_in_its_area(api: Api) ->
     assert delivery["device_id"] == inside["id"]
 
 
-async def test_an_alert_never_outlives_its_expiry(api: Api) -> None:
+async def test_alert_never_outlives_its_expiry(api: Api) -> None:
+    """The TTL of an alert ends at its expiry, and an expired alert is refused."""
     expires = (datetime.now(UTC) + timedelta(minutes=10)).isoformat()
     sent = await api.call_ok("POST", "/v1/alerts", ALERT | {"expires": expires})
     assert sent["delivery"]["ttl"] <= 600
@@ -64,7 +67,8 @@ async def test_an_alert_never_outlives_its_expiry(api: Api) -> None:
     assert (over.status, over.pointers) == (422, ["/expires"])
 
 
-async def test_a_test_alert_reaches_only_devices_that_opted_in(api: Api) -> None:
+async def test_test_alert_reaches_only_opted_in_devices(api: Api) -> None:
+    """A test alert reaches only devices with the test-alerts topic."""
     await api.register(location={"lat": 48.2, "lon": 16.37})
     willing = await api.register(location={"lat": 48.2, "lon": 16.37}, topics=["test-alerts"])
     sent = await api.call_ok("POST", "/v1/alerts", ALERT | {"status": "Test"})
@@ -74,7 +78,8 @@ async def test_a_test_alert_reaches_only_devices_that_opted_in(api: Api) -> None
     assert delivery["device_id"] == willing["id"]
 
 
-async def test_a_campaign_goes_in_the_lane_that_gives_way(api: Api) -> None:
+async def test_campaign_uses_the_bulk_lane(api: Api) -> None:
+    """A campaign uses the bulk lane and may not choose the urgent one."""
     new = {"name": "Autumn", "content": CONTENT, "audience": {"everyone": True}}
     sent = await api.call_ok("POST", "/v1/campaigns", new)
     assert (sent["kind"], sent["name"], sent["delivery"]["lane"]) == ("campaign", "Autumn", "bulk")
@@ -82,7 +87,8 @@ async def test_a_campaign_goes_in_the_lane_that_gives_way(api: Api) -> None:
     assert (refused.status, refused.pointers) == (422, ["/delivery/lane"])
 
 
-async def test_publishing_to_a_topic_reaches_its_subscribers(api: Api) -> None:
+async def test_publishing_to_a_topic_reaches_subscribers(api: Api) -> None:
+    """Publishing to a topic reaches the devices that have it."""
     await api.register(topics=["scores"])
     await api.register()
     sent = await api.call_ok("POST", "/v1/topics/scores/publish", {"content": CONTENT, "delivery": {"ttl": 60}})
@@ -90,7 +96,8 @@ async def test_publishing_to_a_topic_reaches_its_subscribers(api: Api) -> None:
     assert (done["progress"]["targets"], done["delivery"]["ttl"]) == (1, 60)
 
 
-async def test_what_is_scheduled_waits_for_its_time_and_can_be_cancelled_until_then(api: Api) -> None:
+async def test_scheduled_notification_waits_and_is_cancellable(api: Api) -> None:
+    """A scheduled notification waits for its time and can be cancelled before."""
     await api.register()
     at = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     new = {"content": CONTENT, "audience": {"everyone": True}, "schedule": {"at": at}}
@@ -107,14 +114,16 @@ async def test_what_is_scheduled_waits_for_its_time_and_can_be_cancelled_until_t
     assert cancelled["finished_at"] is not None
 
 
-async def test_what_is_done_cannot_be_cancelled(api: Api) -> None:
+async def test_finished_notification_cannot_be_cancelled(api: Api) -> None:
+    """Cancelling a finished notification is answered 409."""
     sent = await api.call_ok("POST", "/v1/notifications", {"content": CONTENT, "audience": {"everyone": True}})
     await delivered(api, sent)
     said = await api.call("POST", f"/v1/notifications/{sent['id']}/cancel")
     assert (said.status, said.body["code"]) == (409, "conflict")
 
 
-async def test_each_kind_is_found_at_its_own_address_and_all_of_them_in_one_list(api: Api) -> None:
+async def test_each_kind_has_its_path_and_a_common_list(api: Api) -> None:
+    """Each kind has its own path; /v1/notifications lists all kinds."""
     alert = await api.call_ok("POST", "/v1/alerts", ALERT)
     new = {"name": "n", "content": CONTENT, "audience": {"everyone": True}}
     campaign = await api.call_ok("POST", "/v1/campaigns", new)
@@ -127,7 +136,8 @@ async def test_each_kind_is_found_at_its_own_address_and_all_of_them_in_one_list
     assert [one["id"] for one in only["items"]] == [alert["id"]]
 
 
-async def test_a_preview_counts_and_sends_nothing(api: Api) -> None:
+async def test_preview_counts_and_sends_nothing(api: Api) -> None:
+    """A preview counts devices and users and sends nothing."""
     for user in ("ann", "ann", "bob"):
         await api.register(user_id=user, topics=["weather"])
     preview = await api.call_ok("POST", "/v1/audiences/preview", {"audience": {"topic": "weather"}})
@@ -135,7 +145,8 @@ async def test_a_preview_counts_and_sends_nothing(api: Api) -> None:
     assert (await api.rows())["notifications"] == 0
 
 
-async def test_a_message_that_fits_no_push_is_refused_whole(api: Api) -> None:
+async def test_message_too_large_for_push_is_refused(api: Api) -> None:
+    """A notification that fits into no push message is refused and stores nothing."""
     new = {"content": CONTENT | {"data": {"much": "x" * 4000}}, "audience": {"everyone": True}}
     before = await api.rows()
     said = await api.call("POST", "/v1/notifications", new)
@@ -144,7 +155,8 @@ async def test_a_message_that_fits_no_push_is_refused_whole(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", [route.path for route in ROUTES if route.creates and "{" not in route.path])
-async def test_the_same_idempotency_key_does_the_work_once(api: Api, path: str) -> None:
+async def test_same_idempotency_key_works_once(api: Api, path: str) -> None:
+    """Concurrent requests with one idempotency key do the work once and share one response."""
     [route] = [route for route in ROUTES if (route.method, route.path) == ("POST", path)]
     body = api.device() if path == "/v1/devices" else example(route)
     before = await api.rows()
@@ -165,7 +177,8 @@ async def test_the_same_idempotency_key_does_the_work_once(api: Api, path: str) 
     assert (other.status, other.body["code"]) in {(422, "idempotency_mismatch"), (422, "invalid")}
 
 
-async def test_another_body_under_the_same_key_is_refused_and_a_failure_keeps_no_key(api: Api) -> None:
+async def test_failed_request_stores_no_idempotency_key(api: Api) -> None:
+    """A failed request stores no key; another body under a stored key is refused."""
     headers = {"Idempotency-Key": "k"}
     failed = await api.call("POST", "/v1/notifications", {"content": CONTENT, "audience": {}}, headers=headers)
     assert failed.status == 422

@@ -41,22 +41,24 @@ def clock(moment: datetime, zone: str) -> str:
     return moment.astimezone(ZoneInfo(zone)).replace(tzinfo=None).isoformat(timespec="seconds")
 
 
-async def test_a_time_in_a_zone_is_the_instant_its_clocks_show_it(api: Api) -> None:
+async def test_time_zone_selects_the_instant(api: Api) -> None:
+    """A local time with a time zone or an offset is one instant."""
     sent = await campaign(api, schedule={"at": "2027-07-01T09:00:00", "timezone": "Europe/Vienna"})
     assert sent["start_at"] == "2027-07-01T07:00:00Z"
     sent = await campaign(api, schedule={"at": "2027-07-01T09:00:00+05:45"})
     assert sent["start_at"] == "2027-07-01T03:15:00Z"
 
 
-async def test_local_time_is_planned_before_the_first_zone_and_lives_until_after_the_last(api: Api) -> None:
+async def test_local_schedule_spans_all_time_zones(api: Api) -> None:
+    """A schedule in device time starts with the first time zone and expires after the last."""
     sent = await campaign(api, schedule={"at": "2027-07-01T09:00:00", "timezone": "device"}, delivery={"ttl": 3600})
     assert sent["start_at"] == "2027-06-30T19:00:00Z"
     assert sent["delivery"]["expires_at"] == "2027-07-01T22:00:00Z"
     assert sent["schedule"] == {"at": "2027-07-01T09:00:00", "timezone": "device"}
 
 
-async def test_each_device_gets_it_when_its_own_clock_shows_the_time(api: Api) -> None:
-    """Vienna's time has come, Kathmandu's was hours ago, New York's and an unknown device's (UTC) are to come."""
+async def test_device_gets_message_at_its_local_time(api: Api) -> None:
+    """Vienna's time has come and Kathmandu's has passed; New York and unknown zones (UTC) still wait."""
     zones = {"Europe/Vienna": 0, "Asia/Kathmandu": 0, "America/New_York": 6, None: 1, "Mars/Phobos": 1}
     for zone in zones:
         await api.register(client={"timezone": zone} if zone else {})
@@ -85,14 +87,16 @@ async def test_each_device_gets_it_when_its_own_clock_shows_the_time(api: Api) -
         ({"at": "2031-07-01T09:00:00", "timezone": "device"}, "/schedule/at"),
     ],
 )
-async def test_schedules_that_cannot_be_meant_are_named(api: Api, schedule: Any, pointer: str) -> None:
+async def test_bad_schedules_are_reported(api: Api, schedule: Any, pointer: str) -> None:
+    """Ambiguous or impossible schedules are reported by their JSON pointer."""
     before = await api.rows()
     said = await api.call("POST", "/v1/campaigns", CAMPAIGN | {"schedule": schedule})
     assert (said.status, pointer in said.pointers) == (422, True), said.body
     assert await api.rows() == before
 
 
-async def test_a_throttled_campaign_keeps_to_its_rate(api: Api) -> None:
+async def test_throttled_campaign_keeps_its_rate(api: Api) -> None:
+    """A throttled campaign does not exceed its rate with two workers."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 120))
     sent = await campaign(api, throttle={"per_second": 30})
     async with api.parts.run_worker(), api.parts.run_worker():
@@ -104,7 +108,8 @@ async def test_a_throttled_campaign_keeps_to_its_rate(api: Api) -> None:
         assert sum(start <= other < start + 1 for other in times) <= 30 * 2
 
 
-async def test_a_campaign_spread_over_a_time_takes_it(api: Api) -> None:
+async def test_spread_campaign_takes_its_time(api: Api) -> None:
+    """A campaign that is spread over a period takes about that period."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 40))
     sent = await campaign(api, throttle={"spread": 4})
     async with api.parts.run_worker():
@@ -113,7 +118,8 @@ async def test_a_campaign_spread_over_a_time_takes_it(api: Api) -> None:
     assert 2.8 <= times[-1] - times[0] <= 10
 
 
-async def test_what_gathered_while_nobody_worked_does_not_go_out_in_one_gush(api: Api) -> None:
+async def test_backlog_of_throttled_campaign_is_sent_at_rate(api: Api) -> None:
+    """A backlog from a time without workers is sent at the rate, not in one burst."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 60))
     sent = await campaign(api, throttle={"per_second": 20})
     async with api.parts.run_worker():
@@ -129,7 +135,8 @@ async def test_what_gathered_while_nobody_worked_does_not_go_out_in_one_gush(api
     assert times[-1] - times[0] >= (len(times) - 20) / 20 * 0.8
 
 
-async def test_a_cancelled_throttled_campaign_is_accounted_for_at_once(api: Api) -> None:
+async def test_cancelled_throttled_campaign_settles_at_once(api: Api) -> None:
+    """The remaining deliveries of a cancelled throttled campaign settle at once."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 30))
     sent = await campaign(api, throttle={"per_second": 0.1})
     async with api.parts.run_worker():
@@ -146,7 +153,8 @@ def quiet_now(zone: str = "UTC") -> dict[str, str]:
     return {name: f"{moment:%H:%M}" for name, moment in around.items()}
 
 
-async def test_in_quiet_hours_a_message_waits_until_they_end(api: Api) -> None:
+async def test_quiet_hours_delay_a_message(api: Api) -> None:
+    """A message waits until the quiet hours of its device end."""
     awake = await api.register(client={"timezone": "Asia/Tokyo"})
     await api.register(client={"timezone": "UTC"})
     sent = await campaign(api, quiet_hours=quiet_now())
@@ -160,7 +168,8 @@ async def test_in_quiet_hours_a_message_waits_until_they_end(api: Api) -> None:
     assert f"{due:%H:%M}" == shown["quiet_hours"]["end"]
 
 
-async def test_a_message_whose_time_ends_before_the_quiet_hours_is_dropped_and_accounted_for(api: Api) -> None:
+async def test_message_expiring_in_quiet_hours_is_dropped(api: Api) -> None:
+    """A message that expires before the quiet hours end is logged as expired."""
     await api.register(client={"timezone": "UTC"})
     sent = await campaign(api, quiet_hours=quiet_now(), delivery={"ttl": 1800})
     async with api.parts.run_worker():
@@ -170,7 +179,8 @@ async def test_a_message_whose_time_ends_before_the_quiet_hours_is_dropped_and_a
     assert "quiet hours" in delivery["cause"]
 
 
-async def test_a_category_is_made_shown_listed_changed_and_removed(api: Api) -> None:
+async def test_category_is_created_read_changed_and_removed(api: Api) -> None:
+    """Categories are created, read, listed, changed and removed."""
     new = {"name": "offers", "title": "Offers", "cap": {"most": 2, "window": 60}, "quiet_hours": quiet_now()}
     made = await api.call_ok("POST", "/v1/categories", new)
     path = f"/v1/categories/{made['id']}"
@@ -186,7 +196,8 @@ async def test_a_category_is_made_shown_listed_changed_and_removed(api: Api) -> 
     assert (said.status, said.pointers) == (422, ["/category"])
 
 
-async def test_a_cap_counts_notifications_to_a_person_not_devices(api: Api) -> None:
+async def test_cap_counts_notifications_per_user(api: Api) -> None:
+    """A frequency cap counts notifications per user, not per device."""
     await api.call_ok(
         "POST", "/v1/categories", {"name": "offers", "title": "Offers", "cap": {"most": 2, "window": 3600}}
     )
@@ -206,7 +217,8 @@ async def test_a_cap_counts_notifications_to_a_person_not_devices(api: Api) -> N
     assert "cap of 2" in skipped[0]["cause"]
 
 
-async def test_campaigns_at_the_same_time_cannot_both_be_the_last_allowed(api: Api) -> None:
+async def test_concurrent_campaigns_share_one_cap(api: Api) -> None:
+    """Concurrent campaigns cannot exceed a frequency cap together."""
     await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "O", "cap": {"most": 1, "window": 3600}})
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 50))
     sent = [await campaign(api, category="offers") for _ in range(4)]
@@ -217,7 +229,8 @@ async def test_campaigns_at_the_same_time_cannot_both_be_the_last_allowed(api: A
     assert api.parts.sim.messages.total == 50
 
 
-async def test_forgetting_a_user_forgets_what_they_were_sent(api: Api) -> None:
+async def test_deleting_a_user_deletes_their_cap_history(api: Api) -> None:
+    """Deleting a user deletes their entries in the frequency-cap ledger."""
     await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "O", "cap": {"most": 1, "window": 3600}})
     await api.call_ok("POST", "/v1/devices", api.device(user_id="u-1"))
     async with api.parts.run_worker():
@@ -227,7 +240,8 @@ async def test_forgetting_a_user_forgets_what_they_were_sent(api: Api) -> None:
     assert await api.parts.scalar("SELECT count(*) FROM contacts") == 0
 
 
-async def test_a_device_that_opts_out_is_left_out_up_to_the_last_moment(api: Api) -> None:
+async def test_opt_out_applies_until_the_last_moment(api: Api) -> None:
+    """A device that opts out of a category is skipped, even after planning."""
     await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "Offers", "description": "Now and then."})
     await api.call_ok("POST", "/v1/categories", {"name": "news", "title": "News"})
     first, second = await api.register(), await api.register()
@@ -252,7 +266,8 @@ async def test_a_device_that_opts_out_is_left_out_up_to_the_last_moment(api: Api
     assert (said.status, said.pointers) == (422, ["/categories/nonsense"])
 
 
-async def test_an_opt_out_survives_registering_again(api: Api) -> None:
+async def test_opt_out_survives_registering_again(api: Api) -> None:
+    """Registering again keeps the categories that a device opted out of."""
     await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "Offers"})
     new = api.device(muted=["offers"])
     device = await api.call_ok("POST", "/v1/devices", new)
@@ -261,7 +276,8 @@ async def test_an_opt_out_survives_registering_again(api: Api) -> None:
     assert (await api.call_ok("GET", f"/v1/devices/{device['id']}"))["muted"] == ["offers"]
 
 
-async def test_an_urgent_alert_ignores_quiet_hours_and_caps_but_no_opt_out(api: Api) -> None:
+async def test_urgent_alert_ignores_all_limits_but_opt_outs(api: Api) -> None:
+    """An urgent alert ignores quiet hours and caps, and respects opt-outs."""
     rules = {"cap": {"most": 1, "window": 3600}, "quiet_hours": quiet_now()}
     await api.call_ok("POST", "/v1/categories", {"name": "storms", "title": "Storms", **rules})
     await api.register(client={"timezone": "UTC"})
@@ -284,7 +300,8 @@ VARIANTS = [
 ]
 
 
-async def test_variants_share_the_audience_and_a_person_gets_one_on_every_device(api: Api) -> None:
+async def test_user_gets_one_variant_on_every_device(api: Api) -> None:
+    """Variants share the audience by weight, and a user gets one variant on every device."""
     subscribers = api.parts.subscribe(Vendor.FCM, 400)
     for number, subscriber in enumerate(subscribers):
         await api.parts.register([subscriber], user_id=f"u-{number // 2}")
@@ -304,7 +321,8 @@ async def test_variants_share_the_audience_and_a_person_gets_one_on_every_device
     assert titles != [subscriber.messages[1].json()["notification"]["title"] for subscriber in subscribers]
 
 
-async def test_the_variant_clicked_most_goes_to_everybody_outside_the_sample(api: Api) -> None:
+async def test_winning_variant_goes_to_the_rest(api: Api) -> None:
+    """The variant with the most clicks goes to everyone outside the sample."""
     subscribers = api.parts.subscribe(Vendor.FCM, 300)
     await api.parts.register(subscribers)
     sent = await campaign(api, variants=[VARIANTS[0], VARIANTS[1] | {"weight": 1}], winner={"sample": 0.3, "after": 3})
@@ -346,7 +364,8 @@ async def test_the_variant_clicked_most_goes_to_everybody_outside_the_sample(api
         ({"category": "nonsense"}, "/category"),
     ],
 )
-async def test_steering_that_cannot_be_meant_is_named(api: Api, change: Any, pointer: str) -> None:
+async def test_bad_send_policies_are_reported(api: Api, change: Any, pointer: str) -> None:
+    """Invalid send policies are reported by their JSON pointer and store nothing."""
     before = await api.rows()
     said = await api.call("POST", "/v1/campaigns", CAMPAIGN | change)
     assert (said.status, said.pointers) == (422, [pointer]), said.body
@@ -354,7 +373,8 @@ async def test_steering_that_cannot_be_meant_is_named(api: Api, change: Any, poi
     assert (await api.call("POST", "/v1/campaigns", CAMPAIGN)).status == 201
 
 
-async def test_pause_and_resume_over_http(api: Api) -> None:
+async def test_campaign_is_paused_and_resumed(api: Api) -> None:
+    """A campaign is paused and resumed over HTTP; a finished one cannot be."""
     sent = await campaign(api)
     paused = await api.call_ok("POST", f"/v1/campaigns/{sent['id']}/pause")
     assert (paused["status"], paused["progress"]["eta"]) == ("paused", None)
@@ -368,7 +388,8 @@ async def test_pause_and_resume_over_http(api: Api) -> None:
 
 
 @pytest.mark.parametrize("order", ["pause", "cancel"])
-async def test_once_a_pause_or_a_cancellation_is_answered_nothing_more_goes_out(api: Api, order: str) -> None:
+async def test_nothing_is_sent_after_a_pause_or_cancel_answer(api: Api, order: str) -> None:
+    """Nothing more is sent once a pause or a cancellation has been answered."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 600))
     api.parts.sim.behave(Rule(delay_ms=30))
     sent = await campaign(api)
@@ -387,7 +408,8 @@ async def test_once_a_pause_or_a_cancellation_is_answered_nothing_more_goes_out(
     assert progress.accepted == (600 if order == "pause" else taken)
 
 
-async def test_a_pause_does_not_wait_for_a_worker_that_is_dead(api: Api) -> None:
+async def test_pause_does_not_wait_for_a_dead_worker(api: Api) -> None:
+    """A pause is answered although a dead worker still holds a lease."""
     await api.register()
     sent = await campaign(api)
     await api.parts.queue().claim(lanes=[Lane.BULK], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
@@ -396,7 +418,8 @@ async def test_a_pause_does_not_wait_for_a_worker_that_is_dead(api: Api) -> None
     assert paused["status"] == "paused"
 
 
-async def test_a_click_says_that_it_was_displayed(api: Api) -> None:
+async def test_click_implies_display(api: Api) -> None:
+    """A click receipt also counts the notification as displayed."""
     [subscriber] = api.parts.subscribe(Vendor.FCM, 1)
     await api.parts.register([subscriber])
     sent = await campaign(api)
@@ -409,7 +432,8 @@ async def test_a_click_says_that_it_was_displayed(api: Api) -> None:
     assert (progress["accepted"], progress["displayed"], progress["clicked"]) == (1, 1, 1)
 
 
-async def test_the_funnel_leads_from_the_accepted_to_the_clicks_on_each_action_and_variant(api: Api) -> None:
+async def test_funnel_counts_displays_and_clicks(api: Api) -> None:
+    """The funnel counts targets, displays and clicks, by action and by variant."""
     subscribers = api.parts.subscribe(Vendor.FCM, 20)
     await api.parts.register(subscribers)
     sent = await campaign(api, variants=VARIANTS)

@@ -34,7 +34,8 @@ def shown(one: Subscriber) -> Any:
     return message.json()["notification"]
 
 
-async def test_each_device_gets_its_own_words_in_its_own_language(api: Api) -> None:
+async def test_each_device_gets_its_own_text_and_language(api: Api) -> None:
+    """Each device receives the template rendered with its values and in its language."""
     ada = await subscriber(api, attributes={"first_name": "Ada", "plan": "a&b"}, client={"platform": "ios"})
     german = await subscriber(api, attributes={"first_name": "Max"}, client={"locale": "de-CH"})
     austrian = await subscriber(api, client={"locale": "de-at"})
@@ -50,7 +51,8 @@ async def test_each_device_gets_its_own_words_in_its_own_language(api: Api) -> N
     assert shown(austrian)["navigate"] == f"{APP_ORIGIN}/find?q="
 
 
-async def test_a_whole_address_may_come_from_a_value_and_a_path_belongs_to_the_application(api: Api) -> None:
+async def test_url_may_be_a_value_and_paths_use_app_origin(api: Api) -> None:
+    """A URL may be one template value; a path is resolved against the application's origin."""
     device = await subscriber(api, attributes={"link": "/orders/7"})
     content = {"title": "Order", "url": "{{ user.attributes.link }}", "tag": "order-{{ event.id }}"}
     new = {"content": content, "audience": {"everyone": True}, "event": {"id": 7}}
@@ -58,7 +60,8 @@ async def test_a_whole_address_may_come_from_a_value_and_a_path_belongs_to_the_a
     assert (shown(device)["navigate"], shown(device)["tag"]) == (f"{APP_ORIGIN}/orders/7", "order-7")
 
 
-async def test_what_a_template_makes_unsendable_is_rejected_for_that_device_alone(api: Api) -> None:
+async def test_device_with_unsendable_values_is_rejected_alone(api: Api) -> None:
+    """Values that make a message invalid reject that device only."""
     for link in ("https://shop.example/a", "javascript:alert(1)", "x" * 3000):
         await api.register(attributes={"link": link[:1000], "long": "y" * 1000})
     content = {
@@ -74,7 +77,8 @@ async def test_what_a_template_makes_unsendable_is_rejected_for_that_device_alon
     assert all(row["attempts"] == 0 for row in rejected)
 
 
-async def test_a_greedy_template_is_not_tried_again_for_everyone(api: Api) -> None:
+async def test_expensive_template_is_rejected_for_everyone(api: Api) -> None:
+    """After some failures an expensive template is not rendered for further devices."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 300))
     inner = "{% assign x = user.id | append: 'a' %}"
     greedy = "{% for i in (1..1000) %}" + inner * 30 + "{% endfor %}"
@@ -88,7 +92,8 @@ async def test_a_greedy_template_is_not_tried_again_for_everyone(api: Api) -> No
     assert any("takes longer" in cause for cause in causes)
 
 
-async def test_what_rendering_makes_too_large_is_rejected_for_that_device_alone(api: Api) -> None:
+async def test_oversized_rendering_rejects_only_that_device(api: Api) -> None:
+    """A rendered message that is too large rejects that device only."""
     await api.register(attributes={"long": "y" * 1000})
     await api.register()
     content = {"title": "t", "body": "{{ user.attributes.long }}" * 4}
@@ -97,7 +102,8 @@ async def test_what_rendering_makes_too_large_is_rejected_for_that_device_alone(
     assert (done["progress"]["accepted"], done["progress"]["rejected"]) == (1, 1)
 
 
-async def test_what_is_sure_to_be_too_large_in_any_language_is_refused(api: Api) -> None:
+async def test_template_too_large_in_any_language_is_refused(api: Api) -> None:
+    """A template that is too large in one of its languages is refused."""
     before = await api.rows()
     for content in (
         {"title": "{{ user.id }}", "body": "x" * 4000},
@@ -108,7 +114,8 @@ async def test_what_is_sure_to_be_too_large_in_any_language_is_refused(api: Api)
     assert await api.rows() == before
 
 
-async def test_a_strict_template_fails_where_a_variable_is_not_known(api: Api) -> None:
+async def test_strict_template_fails_on_unknown_variables(api: Api) -> None:
+    """A strict template rejects the devices that lack a variable."""
     await subscriber(api, attributes={"first_name": "Ada"})
     await subscriber(api)
     new = {
@@ -122,14 +129,16 @@ async def test_a_strict_template_fails_where_a_variable_is_not_known(api: Api) -
     assert "first_name" in row["cause"]
 
 
-async def test_what_an_alert_says_is_never_taken_for_a_template(api: Api) -> None:
+async def test_alert_text_is_not_rendered(api: Api) -> None:
+    """The text of an alert is never interpreted as a template."""
     device = await subscriber(api)
     alert = {"event": "{{ user.id }}", "description": "{% include 'x' %}", "audience": {"everyone": True}}
     await delivered(api, await api.call_ok("POST", "/v1/alerts", alert))
     assert (shown(device)["title"], shown(device)["body"]) == ("{{ user.id }}", "{% include 'x' %}")
 
 
-async def test_variants_speak_languages_too(api: Api) -> None:
+async def test_variants_are_localised(api: Api) -> None:
+    """Variants may override translations."""
     devices = [await subscriber(api, client={"locale": "de"}) for _ in range(20)]
     new = {
         "name": "n",
@@ -155,7 +164,8 @@ async def test_variants_speak_languages_too(api: Api) -> None:
         ({"title": "t", "actions": [{"action": "a", "title": "{% if %}"}]}, "/content/actions/0/title"),
     ],
 )
-async def test_templates_that_cannot_be_understood_are_named(api: Api, content: Any, pointer: str) -> None:
+async def test_bad_templates_are_reported(api: Api, content: Any, pointer: str) -> None:
+    """Invalid templates are reported by their JSON pointer on every route."""
     before = await api.rows()
     for path, body in (
         ("/v1/notifications", {"audience": {"everyone": True}}),
@@ -168,7 +178,8 @@ async def test_templates_that_cannot_be_understood_are_named(api: Api, content: 
     assert await api.rows() == before
 
 
-async def test_a_saved_template_keeps_its_versions_and_so_does_what_was_accepted_with_it(api: Api) -> None:
+async def test_template_keeps_versions_for_accepted_sends(api: Api) -> None:
+    """A template keeps its versions, and an accepted notification keeps the one it used."""
     device = await subscriber(api, attributes={"first_name": "Ada"})
     made = await api.call_ok("POST", "/v1/templates", {"name": "hi", "content": {"title": "Hi {{ user.id }}"}})
     path = f"/v1/templates/{made['id']}"
@@ -197,7 +208,8 @@ async def the_id(api: Api) -> str:
     return str((await api.call_ok("GET", "/v1/devices"))["items"][0]["id"])
 
 
-async def test_a_preview_shows_what_a_device_would_get(api: Api) -> None:
+async def test_preview_renders_for_a_device(api: Api) -> None:
+    """A preview renders the content for a device, a language or no device."""
     await subscriber(
         api, user_id="u-1", attributes={"first_name": "Ada"}, client={"locale": "de-AT", "platform": "ios"}
     )
@@ -227,6 +239,7 @@ async def test_a_preview_shows_what_a_device_would_get(api: Api) -> None:
         ({"template": {"id": f"tpl_{'0' * 32}", "version": 0}}, "/template/version"),
     ],
 )
-async def test_content_or_a_template_is_needed_and_not_both(api: Api, change: Any, pointer: str) -> None:
+async def test_content_and_template_exclude_each_other(api: Api, change: Any, pointer: str) -> None:
+    """A request needs either content or a template."""
     said = await api.call("POST", "/v1/notifications", {"audience": {"everyone": True}} | change)
     assert (said.status, said.pointers) == (422, [pointer]), said.body

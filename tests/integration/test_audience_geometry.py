@@ -55,7 +55,8 @@ def ring(chance: random.Random, lon: float, lat: float, radius: float, corners: 
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_polygons_hold_what_shapely_says_they_hold(geometry: Geometry, seed: int) -> None:
+async def test_polygon_contains_the_points_shapely_finds(geometry: Geometry, seed: int) -> None:
+    """Polygons contain the points that shapely finds in them."""
     chance = random.Random(seed)  # noqa: S311 - the same points every time
     outer = ring(chance, 16, 48, 4, 11)
     hole = ring(chance, 16, 48, 1.2)
@@ -78,8 +79,8 @@ async def test_polygons_hold_what_shapely_says_they_hold(geometry: Geometry, see
 
 
 @pytest.mark.parametrize("unit", [1, 0.1, 0.01])
-async def test_points_level_with_a_corner_are_on_the_side_that_shapely_says(geometry: Geometry, unit: float) -> None:
-    """As rounded coordinates are: a ray from the point then meets corners, and edges it runs along."""
+async def test_points_level_with_a_corner_match_shapely(geometry: Geometry, unit: float) -> None:
+    """With rounded coordinates a ray from the point meets corners and runs along edges."""
     chance = random.Random(f"grid {unit}")  # noqa: S311 - the same points every time
     sides = [-1 + half / 2 for half in range(22)]
     points = [(round(x * unit, 4), round(y * unit, 4)) for x in sides for y in sides]
@@ -105,7 +106,8 @@ def on_a_grid(chance: random.Random, unit: float) -> list[list[float]]:
             return [[round(x * unit, 4), round(y * unit, 4)] for x, y in [*around, around[0]]]
 
 
-async def test_a_polygon_in_a_hole_of_another_is_inside(geometry: Geometry) -> None:
+async def test_polygon_in_a_hole_is_inside(geometry: Geometry) -> None:
+    """A polygon inside the hole of another one counts as inside."""
     box = lambda r: [[-r, -r], [r, -r], [r, r], [-r, r], [-r, -r]]  # noqa: E731 - four numbers
     area = {"type": "MultiPolygon", "coordinates": [[box(3), box(2)], [box(1)]]}
     assert shape(area).is_valid
@@ -142,9 +144,8 @@ def distance(one: tuple[float, float], other: tuple[float, float]) -> float:
         (0, 0, 5),
     ],
 )
-async def test_near_is_a_distance_on_the_globe_everywhere(
-    geometry: Geometry, lon: float, lat: float, radius_m: float
-) -> None:
+async def test_near_uses_great_circle_distance(geometry: Geometry, lon: float, lat: float, radius_m: float) -> None:
+    """`near` is a great-circle distance everywhere on the globe."""
     chance = random.Random(f"{lon} {lat}")  # noqa: S311 - the same points every time
     points = [(chance.uniform(-180, 180), math.degrees(math.asin(chance.uniform(-1, 1)))) for _ in range(POINTS)]
     spread = min(math.degrees(radius_m / EARTH_RADIUS_M) * 1.3, 90)

@@ -68,7 +68,8 @@ async def used(conn: AsyncConnection, application_id: UUID, audience: Any) -> se
     return {node["Index Name"] for node in found if "Index Name" in node}
 
 
-async def test_each_leaf_is_found_by_its_index(parts: Parts) -> None:
+async def test_each_leaf_uses_its_index(parts: Parts) -> None:
+    """Postgres uses the index of each audience leaf."""
     device = ids.format_id(ids.DEVICE, UUID("00000000-0000-7000-8000-000000000007"))
     weather, plan = {"topic": "topic-7"}, {"attribute": "plan", "eq": "plan-7"}
     topics, attributes = "devices_topics_idx", "devices_attributes_idx"

@@ -321,9 +321,10 @@ def on_a_border(device: Held, wanted: Any) -> bool:
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )
 @given(population=some_devices, wanted=st.lists(filters, min_size=1, max_size=4))
-async def test_sql_reaches_exactly_the_devices_that_a_plain_evaluation_does(
+async def test_sql_selects_the_devices_of_the_plain_evaluation(
     registry: Registry, population: list[Held], wanted: list[dict[str, Any]]
 ) -> None:
+    """The SQL of an audience selects the devices that a plain evaluation selects."""
     for one, found in zip(wanted, await registry.reached(population, *wanted), strict=True):
         clear = [device for device in population if not on_a_border(device, one)]
         expected = {device.id for device in clear if matches(device, one)}
@@ -359,9 +360,8 @@ ATTRIBUTES: list[Any] = ["ab", "", 18, 18.5, True, False, None, [], ["ab", 18], 
     ],
     ids=str,
 )
-async def test_every_comparison_means_the_same_for_every_kind_of_value(
-    registry: Registry, comparison: dict[str, Any]
-) -> None:
+async def test_comparisons_agree_for_every_value_type(registry: Registry, comparison: dict[str, Any]) -> None:
+    """Every comparison means the same in SQL for every JSON type."""
     population = [Held(ids.new_id(), attributes={"x": value}) for value in ATTRIBUTES] + [Held(ids.new_id())]
     wanted = {"attribute": "x", **comparison}
     found, others = await registry.reached(population, wanted, {"not": wanted})
@@ -369,7 +369,8 @@ async def test_every_comparison_means_the_same_for_every_kind_of_value(
     assert others == {device.id for device in population} - found, "what is not known is no match, so its negation is"
 
 
-async def test_devices_are_named_by_id_alone_or_in_a_list(registry: Registry) -> None:
+async def test_devices_are_selected_by_id(registry: Registry) -> None:
+    """Devices are selected by one id or by a list of ids."""
     one, two, three = population = [Held(ids.new_id()) for _ in range(3)]
     several = [shown(two), shown(three), shown(Held(ids.new_id()))]
     assert await registry.reached(population, {"device_id": shown(one)}, {"device_id": several}) == [
@@ -378,7 +379,8 @@ async def test_devices_are_named_by_id_alone_or_in_a_list(registry: Registry) ->
     ]
 
 
-async def test_a_hole_is_outside_and_an_island_in_another_polygon_inside(registry: Registry) -> None:
+async def test_hole_is_outside_and_island_inside(registry: Registry) -> None:
+    """A hole is outside, and an island in another polygon inside."""
     lake, shore, island, sea = (Held(ids.new_id(), location=place) for place in ((5, 5), (1, 1), (5.0, 5.05), (20, 20)))
     hole = box(4, 4, 6, 6)
     islet = box(5.02, 4.98, 5.08, 5.02)
@@ -393,7 +395,8 @@ async def test_a_hole_is_outside_and_an_island_in_another_polygon_inside(registr
 
 
 @pytest.mark.parametrize("lon", [179.99, -179.99, 180.0, -180.0])
-async def test_near_reaches_over_the_antimeridian(registry: Registry, lon: float) -> None:
+async def test_near_crosses_the_antimeridian(registry: Registry, lon: float) -> None:
+    """`near` reaches across the antimeridian."""
     here = [Held(ids.new_id(), location=(-17.0, east)) for east in (179.5, 180.0, -180.0, -179.5)]
     far = [Held(ids.new_id(), location=(-17.0, east)) for east in (170.0, -170.0, 0.0)]
     near = {"near": {"lat": -17.0, "lon": lon, "radius_m": 60_000}}
@@ -401,7 +404,8 @@ async def test_near_reaches_over_the_antimeridian(registry: Registry, lon: float
 
 
 @pytest.mark.parametrize("lat", [89.9, 90.0, -89.9, -90.0])
-async def test_near_a_pole_reaches_every_longitude(registry: Registry, lat: float) -> None:
+async def test_near_a_pole_covers_every_longitude(registry: Registry, lat: float) -> None:
+    """`near` a pole reaches every longitude."""
     side = math.copysign(1, lat)
     here = [Held(ids.new_id(), location=(side * 89.5, east)) for east in (-180.0, -90.0, 0.0, 45.0, 180.0)]
     far = [Held(ids.new_id(), location=(side * 80.0, 0.0)), Held(ids.new_id(), location=(-side * 89.5, 0.0))]
@@ -409,7 +413,8 @@ async def test_near_a_pole_reaches_every_longitude(registry: Registry, lat: floa
     assert await registry.reached([*here, *far], near) == [{device.id for device in here}]
 
 
-async def test_a_device_without_a_location_is_neither_near_nor_within(registry: Registry) -> None:
+async def test_device_without_location_matches_no_area(registry: Registry) -> None:
+    """A device without a location is neither near nor within anything."""
     nowhere = Held(ids.new_id())
     world = {"type": "Polygon", "coordinates": [box(-180, -90, 180, 90)]}
     everywhere = {"near": {"lat": 0, "lon": 0, "radius_m": 20_037_508}}
@@ -421,11 +426,13 @@ async def test_a_device_without_a_location_is_neither_near_nor_within(registry: 
 
 
 @pytest.mark.parametrize("status", ["gone", "quarantined"])
-async def test_devices_that_cannot_be_sent_to_are_in_no_audience(registry: Registry, status: str) -> None:
+async def test_inactive_devices_are_in_no_audience(registry: Registry, status: str) -> None:
+    """Devices that are gone or quarantined are in no audience."""
     assert await registry.reached([Held(ids.new_id())], {"everyone": True}, status=status) == [set()]
 
 
-async def test_another_application_s_devices_are_in_no_audience(registry: Registry) -> None:
+async def test_other_applications_devices_are_in_no_audience(registry: Registry) -> None:
+    """Devices of another application are in no audience."""
     theirs = Held(ids.new_id(), user_id="ada", topics=("weather",))
     wanted = [{"everyone": True}, {"user_id": "ada"}, {"not": {"topic": "offers"}}, {"device_id": shown(theirs)}]
     assert await registry.reached([theirs], *wanted) == [{theirs.id}] * 4

@@ -46,7 +46,8 @@ def app_path(api: Api) -> str:
     return f"/v1/applications/{api.parts.application['id']}"
 
 
-def test_every_route_that_changes_something_is_an_act_but_for_devices_and_what_is_sent() -> None:
+def test_only_device_and_sending_routes_are_not_audited() -> None:
+    """Every route that changes something is audited, except those for devices and sending."""
     none = {f"{one.method} {one.path}" for one in ROUTES if one.method != "GET" and one.audit is None}
     assert none == NO_ACTS
     named = {f"{one.method} {one.path}": one.audit for one in ROUTES}
@@ -58,7 +59,8 @@ def test_every_route_that_changes_something_is_an_act_but_for_devices_and_what_i
     assert all(act is None for name, act in named.items() if name.startswith("GET"))
 
 
-async def test_who_did_what_on_what_and_when_is_told_the_newest_first(api: Api) -> None:
+async def test_audit_entries_are_newest_first(api: Api) -> None:
+    """Entries name actor, action, target, details and time, newest first."""
     new = {"name": "reports", "scopes": ["manage"]}
     made = await api.call_ok("POST", f"{app_path(api)}/keys", new, key=ADMIN)
     segment = await api.call_ok("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}}, key=made["key"])
@@ -76,7 +78,8 @@ async def test_who_did_what_on_what_and_when_is_told_the_newest_first(api: Api) 
     assert removed["at"] > key_made["at"]
 
 
-async def test_an_application_sees_its_own_acts_and_the_operator_all_or_one_s(api: Api) -> None:
+async def test_application_reads_only_its_own_entries(api: Api) -> None:
+    """An application reads its own entries; the operator reads all or those of one application."""
     new = {"name": "other", "subject": "mailto:ops@example.org"}
     other = await api.call_ok("POST", "/v1/applications", new, key=ADMIN)
     await api.call_ok("PATCH", app_path(api), {"name": "Weather 2"}, key=ADMIN)
@@ -88,7 +91,8 @@ async def test_an_application_sees_its_own_acts_and_the_operator_all_or_one_s(ap
     assert (await api.call("GET", "/v1/audit?application_id=nonsense", key=ADMIN)).status == 422
 
 
-async def test_it_is_read_in_pages_and_by_kind(api: Api) -> None:
+async def test_entries_are_paged_and_filtered_by_action(api: Api) -> None:
+    """The audit log is paged and filtered by action."""
     made = [await api.call_ok("POST", "/v1/categories", {"name": f"c{number}", "title": "C"}) for number in range(5)]
     await api.call_ok("PATCH", app_path(api), {"name": "W"}, key=ADMIN)
     page = await api.call_ok("GET", "/v1/audit?action=categories.create&limit=3")
@@ -97,7 +101,8 @@ async def test_it_is_read_in_pages_and_by_kind(api: Api) -> None:
     assert (targets, rest["next_cursor"]) == ([one["id"] for one in reversed(made)], None)
 
 
-async def test_what_was_refused_or_only_said_again_leaves_no_note(api: Api) -> None:
+async def test_refused_and_replayed_requests_are_not_audited(api: Api) -> None:
+    """Refused and replayed requests leave no entry."""
     new = {"name": "s", "audience": {"topic": "t"}}
     once = {"Idempotency-Key": "one"}
     for _ in range(2):
@@ -109,8 +114,8 @@ async def test_what_was_refused_or_only_said_again_leaves_no_note(api: Api) -> N
     assert [one["action"] for one in await acts(api)] == ["segments.create"]
 
 
-async def test_an_act_that_cannot_be_noted_is_not_done(api: Api) -> None:
-    """One transaction: neither is there without the other."""
+async def test_action_that_cannot_be_audited_is_not_done(api: Api) -> None:
+    """The entry is written in the transaction of the action: both commit or neither."""
     async with api.parts.engine.begin() as conn:
         await conn.execute(text("ALTER TABLE audit ADD CONSTRAINT none CHECK (act <> 'keys.create')"))
     before = await api.rows()
@@ -119,7 +124,8 @@ async def test_an_act_that_cannot_be_noted_is_not_done(api: Api) -> None:
     assert await api.rows() == before
 
 
-async def test_it_holds_no_secret_and_names_no_person(api: Api) -> None:
+async def test_entries_hold_no_secret_or_person(api: Api) -> None:
+    """Entries contain no secret and no user id."""
     made = await api.call_ok("POST", f"{app_path(api)}/keys", {"name": "k", "scopes": ["read"]}, key=ADMIN)
     changed = await api.call_ok("PATCH", app_path(api), {"require_identity": True}, key=ADMIN)
     webhook = await api.call_ok("POST", "/v1/webhooks", {"name": "w", "url": SECRET_URL, "events": ["*"]})
@@ -138,7 +144,8 @@ async def test_it_holds_no_secret_and_names_no_person(api: Api) -> None:
         assert secret not in kept
 
 
-async def test_acts_are_forgotten_after_400_days(api: Api) -> None:
+async def test_entries_are_deleted_after_400_days(api: Api) -> None:
+    """Entries are deleted after 400 days."""
     old, new = [await api.call_ok("POST", "/v1/categories", {"name": name, "title": "C"}) for name in ("old", "new")]
     async with api.parts.engine.begin() as conn:
         long_ago = "UPDATE audit SET at = now() - CAST(:age AS interval) WHERE target = :target"
@@ -147,7 +154,8 @@ async def test_acts_are_forgotten_after_400_days(api: Api) -> None:
     assert [one["target"] for one in await acts(api)] == [new["id"]]
 
 
-async def test_a_new_vapid_key_is_what_pages_subscribe_with_and_the_old_one_is_still_accepted(api: Api) -> None:
+async def test_old_vapid_key_still_registers_after_rotation(api: Api) -> None:
+    """After a rotation pages get the new VAPID key, and devices with the old one still register."""
     old = api.device()
     rotated = await api.call_ok("POST", f"{app_path(api)}/vapid/rotate", key=ADMIN)
     assert rotated != {"vapid_public_key": api.parts.application["vapid_public_key"]}

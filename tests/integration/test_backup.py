@@ -71,10 +71,8 @@ async def rows(url: str) -> dict[str, list[str]]:
         await conn.close()
 
 
-async def test_a_restored_backup_is_the_same_to_the_last_row(
-    parts: Parts, empty_database_url: str, tmp_path: Path
-) -> None:
-    """Partitions, their bounds and their rows included; the migrations know where they are."""
+async def test_restored_backup_equals_the_original(parts: Parts, empty_database_url: str, tmp_path: Path) -> None:
+    """A restored backup has the same rows, partitions and migration state."""
     await parts.register(parts.subscribe(Vendor.FCM, 5), user_id="ada")
     async with parts.run_worker():
         await parts.wait_until_done((await parts.submit()).id)
@@ -89,10 +87,10 @@ async def test_a_restored_backup_is_the_same_to_the_last_row(
     await engine.dispose()
 
 
-async def test_a_backup_taken_while_a_campaign_is_sent_accounts_for_every_device_once_restored(
+async def test_backup_during_a_campaign_keeps_every_device(
     parts: Parts, empty_database_url: str, tmp_path: Path
 ) -> None:
-    """What was settled before the backup is in it; the rest is in jobs that come due when their leases end."""
+    """Settled deliveries are in the backup, and the rest in jobs that come due when their leases end."""
     devices = await parts.register(parts.subscribe(Vendor.FCM, 1_500, share_keys=True))
     async with parts.run_worker():
         sent = await parts.submit()
@@ -108,8 +106,8 @@ async def test_a_backup_taken_while_a_campaign_is_sent_accounts_for_every_device
         assert len(await restored.list_deliveries(sent.id)) == len(devices)
 
 
-async def test_webhooks_go_on_when_the_backup_came_from_a_server_with_more_transactions(parts: Parts) -> None:
-    """Their place is kept by transaction; on a new server those of the old one would not come for years."""
+async def test_webhooks_continue_after_restore_on_a_new_server(parts: Parts) -> None:
+    """Cursors contain transaction ids, so those of a server far ahead are renumbered after a restore."""
     said = {"name": "All", "url": "https://shop.example/hooks", "events": ["*"]}
     async with serve_api(parts) as api:
         await api.call_ok("POST", "/v1/webhooks", said)
@@ -146,10 +144,10 @@ async def at(parts: Parts, url: str) -> AsyncIterator[Parts]:
     await engine.dispose()
 
 
-async def test_a_backup_without_the_master_key_opens_nothing(
+async def test_backup_without_the_master_key_decrypts_nothing(
     parts: Parts, empty_database_url: str, tmp_path: Path
 ) -> None:
-    """So that whoever finds one holds no key; and the master key must be kept, elsewhere."""
+    """A backup holds no usable secret without the master key."""
     await back_up(parts.url, tmp_path / "gateway.dump")
     await restore(tmp_path / "gateway.dump", empty_database_url)
     engine = open_engine(empty_database_url)

@@ -20,9 +20,10 @@ async def cancel(parts: Parts, notification: Notification) -> None:
         await lifecycle.cancel(conn, parts.application_id, notification.id)
 
 
-async def test_a_campaign_cancelled_in_the_middle_stops_at_once_and_the_rest_is_logged_as_cancelled(
+async def test_cancelled_campaign_stops_at_once(
     parts: Parts,
 ) -> None:
+    """A running campaign stops at once, and the remaining deliveries are logged as cancelled."""
     devices = await parts.register(parts.subscribe(Vendor.FCM, 700))
     parts.sim.behave(Rule(delay_ms=20))
     async with parts.run_worker(quick_config(senders=SENDERS, jobs=1)):
@@ -44,7 +45,8 @@ async def test_a_campaign_cancelled_in_the_middle_stops_at_once_and_the_rest_is_
     assert await parts.scalar("SELECT count(*) FROM jobs") == 0
 
 
-async def test_a_scheduled_notification_that_is_cancelled_is_never_sent(parts: Parts) -> None:
+async def test_cancelled_scheduled_notification_is_never_sent(parts: Parts) -> None:
+    """A scheduled notification that is cancelled is never sent."""
     await parts.register(parts.subscribe(Vendor.FCM, 3))
     sent = await parts.submit(start_at=datetime.now(UTC) + timedelta(milliseconds=500))
     await cancel(parts, sent)
@@ -58,7 +60,8 @@ async def test_a_scheduled_notification_that_is_cancelled_is_never_sent(parts: P
     assert notification.finished_at is not None
 
 
-async def test_retries_that_wait_for_an_hour_are_accounted_for_at_once(parts: Parts) -> None:
+async def test_cancelled_retries_settle_at_once(parts: Parts) -> None:
+    """Retries that wait for an hour settle at once when their notification is cancelled."""
     await parts.register(parts.subscribe(Vendor.FCM, 5))
     parts.sim.behave(Rule(status=429, retry_after=3600))
     async with parts.run_worker():
@@ -70,7 +73,8 @@ async def test_retries_that_wait_for_an_hour_are_accounted_for_at_once(parts: Pa
     assert parts.sim.counters[Vendor.FCM] == {429: 5}
 
 
-async def test_what_is_cancelled_while_no_worker_runs_is_accounted_for_by_the_next(parts: Parts) -> None:
+async def test_cancellation_without_worker_settles_on_start(parts: Parts) -> None:
+    """A notification cancelled while no worker runs is settled by the next worker."""
     await parts.register(parts.subscribe(Vendor.FCM, 200))
     parts.sim.behave(Rule(delay_ms=20))
     sent = await parts.submit()
@@ -84,8 +88,8 @@ async def test_what_is_cancelled_while_no_worker_runs_is_accounted_for_by_the_ne
     assert parts.sim.messages.total == taken
 
 
-async def test_cancelling_reaches_a_worker_whose_signals_are_lost(parts: Parts) -> None:
-    """Signals are hints: the worker looks for itself, too, once a lease."""
+async def test_cancellation_reaches_a_worker_without_signals(parts: Parts) -> None:
+    """Notifications of Postgres are hints: a worker also polls the status once per lease."""
     await parts.register(parts.subscribe(Vendor.FCM, 400))
     parts.sim.behave(Rule(delay_ms=20))
     async with parts.run_worker(quick_config(senders=2, lease=timedelta(seconds=1))):
@@ -97,14 +101,16 @@ async def test_cancelling_reaches_a_worker_whose_signals_are_lost(parts: Parts) 
     assert progress.cancelled > 100
 
 
-async def test_cancelling_twice_is_the_same_as_once(parts: Parts) -> None:
+async def test_cancelling_twice_equals_once(parts: Parts) -> None:
+    """Cancelling a cancelled notification changes nothing."""
     sent = await parts.submit()
     await cancel(parts, sent)
     await cancel(parts, sent)
     assert (await parts.get_notification(sent.id))[0].status is Status.CANCELLED
 
 
-async def test_what_is_done_cannot_be_cancelled(parts: Parts) -> None:
+async def test_finished_notification_cannot_be_cancelled(parts: Parts) -> None:
+    """Cancelling a finished notification raises Conflict."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
     async with parts.run_worker():
         sent = await parts.submit()
@@ -114,7 +120,8 @@ async def test_what_is_done_cannot_be_cancelled(parts: Parts) -> None:
     assert (await parts.get_notification(sent.id))[0].status is Status.DONE
 
 
-async def test_only_its_own_application_and_door_may_cancel_a_notification(parts: Parts) -> None:
+async def test_only_own_application_and_kind_may_cancel(parts: Parts) -> None:
+    """A notification can be cancelled only by its application and under its kind."""
     sent = await parts.submit()
     for application_id, id_, kind in (
         (new_id(), sent.id, None),

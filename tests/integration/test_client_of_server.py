@@ -21,9 +21,10 @@ def registrations(api: Api, count: int, **details: object) -> list[requests.NewD
     return [{"subscription": one.to_json(), **details} for one in api.parts.subscribe(Vendor.FCM, count)]  # type: ignore[misc, typeddict-item]
 
 
-async def test_devices_come_from_an_iterator_and_are_listed_over_pages(
+async def test_import_and_paged_list_work_over_the_client(
     api: Api, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The client imports devices from an iterator and lists them page by page."""
     monkeypatch.setattr(streams, "AT_A_TIME", 500)
     broken: requests.NewDevice = {
         "subscription": {"endpoint": "https://no.example/x", "keys": {"p256dh": "", "auth": ""}}
@@ -52,7 +53,8 @@ async def test_devices_come_from_an_iterator_and_are_listed_over_pages(
     assert (await gateway.users.forget("u/1 {x}")).devices == 120
 
 
-async def test_what_is_sent_is_followed_also_after_the_connection_broke(api: Api, gateway: Gateway) -> None:
+async def test_tail_resumes_after_a_broken_connection(api: Api, gateway: Gateway) -> None:
+    """The client's tail resumes after a broken connection and misses nothing."""
     [told] = [one async for one in gateway.devices.import_(registrations(api, 1, user_id="ann"))]
     tail = gateway.deliveries.tail(user_id="ann")
     seen = aiter(tail)
@@ -74,7 +76,8 @@ async def test_what_is_sent_is_followed_also_after_the_connection_broke(api: Api
     assert [one.id async for one in gateway.notifications.list(kind="direct")] == [sent.id]
 
 
-async def test_refusals_come_as_what_they_are(api: Api, gateway: Gateway) -> None:
+async def test_errors_are_raised_as_their_types(api: Api, gateway: Gateway) -> None:
+    """Problem responses are raised as the matching exception types."""
     with pytest.raises(client.ValidationError) as invalid:
         await gateway.campaigns.create(name="n", content={"title": "t"}, audience={"nonsense": 1})
     assert [fault.pointer for fault in invalid.value.faults] == ["/audience"]
@@ -95,7 +98,8 @@ async def test_refusals_come_as_what_they_are(api: Api, gateway: Gateway) -> Non
     assert await gateway.vapid_public_key() == api.parts.application["vapid_public_key"]
 
 
-async def test_the_same_idempotency_key_is_one_notification(gateway: Gateway) -> None:
+async def test_same_idempotency_key_sends_once(gateway: Gateway) -> None:
+    """One idempotency key sends one notification; another body raises IdempotencyMismatch."""
     for title, same in (("Storm", True), ("Snow", False)):
         sending = gateway.notifications.send(
             content={"title": title}, audience={"everyone": True}, idempotency_key="order-7"

@@ -43,7 +43,8 @@ async def nothing_claimed(parts: Parts) -> None:
                 await waiter.wait(0.05)
 
 
-async def test_a_paused_campaign_stops_at_once_and_goes_on_where_it_was(parts: Parts) -> None:
+async def test_paused_campaign_resumes_where_it_stopped(parts: Parts) -> None:
+    """A paused campaign stops at once and resumes with the remaining devices."""
     devices = await parts.register(parts.subscribe(Vendor.FCM, 900))
     parts.sim.behave(Rule(delay_ms=20))
     async with parts.run_worker(quick_config(senders=SENDERS, jobs=2)):
@@ -71,7 +72,8 @@ async def test_a_paused_campaign_stops_at_once_and_goes_on_where_it_was(parts: P
     assert await status(parts, sent) is Status.DONE
 
 
-async def test_what_is_paused_before_it_starts_is_planned_when_it_goes_on(parts: Parts) -> None:
+async def test_notification_paused_before_start_plans_on_resume(parts: Parts) -> None:
+    """A notification that is paused before its start is planned when it resumes."""
     await parts.register(parts.subscribe(Vendor.FCM, 3))
     sent = await parts.submit(start_at=datetime.now(UTC) + timedelta(milliseconds=300))
     await told(parts, lifecycle.pause, sent)
@@ -85,7 +87,8 @@ async def test_what_is_paused_before_it_starts_is_planned_when_it_goes_on(parts:
     assert late.keys() <= (await parts.list_deliveries(sent.id)).keys()
 
 
-async def test_what_stays_paused_past_its_expiry_is_accounted_for_as_expired(parts: Parts) -> None:
+async def test_paused_past_expiry_settles_as_expired(parts: Parts) -> None:
+    """Deliveries that stay paused past the expiry settle as expired."""
     await parts.register(parts.subscribe(Vendor.FCM, 300))
     parts.sim.behave(Rule(delay_ms=20))
     async with parts.run_worker(quick_config(senders=SENDERS)):
@@ -105,7 +108,8 @@ async def test_what_stays_paused_past_its_expiry_is_accounted_for_as_expired(par
     assert await status(parts, sent) is Status.DONE
 
 
-async def test_what_is_paused_unplanned_past_its_expiry_is_accounted_for(parts: Parts) -> None:
+async def test_unplanned_paused_past_expiry_is_settled(parts: Parts) -> None:
+    """A notification that expires while paused and unplanned is settled."""
     await parts.register(parts.subscribe(Vendor.FCM, 3))
     now = datetime.now(UTC)
     sent = await parts.submit(start_at=now + timedelta(seconds=0.2), expires_at=now + timedelta(seconds=1))
@@ -116,7 +120,8 @@ async def test_what_is_paused_unplanned_past_its_expiry_is_accounted_for(parts: 
     assert parts.sim.messages.total == 0
 
 
-async def test_a_paused_campaign_can_be_cancelled_and_all_of_it_is_logged(parts: Parts) -> None:
+async def test_paused_campaign_can_be_cancelled(parts: Parts) -> None:
+    """A paused campaign can be cancelled, and all its deliveries are logged."""
     devices = await parts.register(parts.subscribe(Vendor.FCM, 700))
     parts.sim.behave(Rule(delay_ms=20))
     async with parts.run_worker(quick_config(senders=SENDERS)):
@@ -132,7 +137,8 @@ async def test_a_paused_campaign_can_be_cancelled_and_all_of_it_is_logged(parts:
     assert await status(parts, sent) is Status.CANCELLED
 
 
-async def test_retries_wait_out_a_pause(parts: Parts) -> None:
+async def test_retries_wait_while_paused(parts: Parts) -> None:
+    """Retries wait until the notification is resumed."""
     await parts.register(parts.subscribe(Vendor.FCM, 5))
     parts.sim.behave(Rule(status=429, retry_after=1))
     async with parts.run_worker():
@@ -149,7 +155,8 @@ async def test_retries_wait_out_a_pause(parts: Parts) -> None:
         assert (await parts.wait_until_done(sent.id)).accepted == 5
 
 
-async def test_pausing_and_resuming_twice_is_the_same_as_once(parts: Parts) -> None:
+async def test_pausing_and_resuming_twice_equals_once(parts: Parts) -> None:
+    """A second pause or resume changes nothing."""
     sent = await parts.submit(start_at=datetime.now(UTC) + timedelta(hours=1))
     for order, expected in (
         (lifecycle.resume, Status.SCHEDULED),
@@ -162,7 +169,8 @@ async def test_pausing_and_resuming_twice_is_the_same_as_once(parts: Parts) -> N
         assert await status(parts, sent) is expected
 
 
-async def test_what_has_ended_is_neither_paused_nor_resumed(parts: Parts) -> None:
+async def test_ended_notification_cannot_be_paused_or_resumed(parts: Parts) -> None:
+    """Pausing or resuming an ended notification raises Conflict."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
     async with parts.run_worker():
         done = await parts.submit()
@@ -177,7 +185,8 @@ async def test_what_has_ended_is_neither_paused_nor_resumed(parts: Parts) -> Non
         assert await status(parts, sent) is before
 
 
-async def test_a_worker_whose_signals_are_lost_stops_too(parts: Parts) -> None:
+async def test_worker_without_signals_stops_on_pause(parts: Parts) -> None:
+    """A worker that receives no notifications of Postgres stops by polling."""
     await parts.register(parts.subscribe(Vendor.FCM, 400))
     parts.sim.behave(Rule(delay_ms=20))
     async with parts.run_worker(quick_config(senders=2, lease=timedelta(seconds=1))):
@@ -195,8 +204,8 @@ async def test_a_worker_whose_signals_are_lost_stops_too(parts: Parts) -> None:
         assert (await parts.wait_until_done(sent.id)).accepted == 400
 
 
-async def test_a_pause_between_claiming_and_parking_cannot_lose_the_resume(parts: Parts) -> None:
-    """Who gives a job back looks at the status under the lock that pause and resume take."""
+async def test_pause_between_claim_and_park_keeps_the_resume(parts: Parts) -> None:
+    """A requeue reads the status under the lock that pause and resume take."""
     await parts.register(parts.subscribe(Vendor.FCM, 3))
     sent = await parts.submit()
     waiting = parts.queue()
@@ -227,10 +236,10 @@ orders = st.tuples(st.sampled_from([lifecycle.pause, lifecycle.resume]), st.inte
     phases=[Phase.explicit, Phase.generate],  # an interleaving of real workers does not shrink
 )
 @given(steps=st.lists(orders, max_size=8), cancelled=st.booleans())
-async def test_however_orders_fall_each_device_gets_at_most_one_and_exactly_one_unless_cancelled(
+async def test_any_order_of_orders_delivers_at_most_once(
     parts: Parts, steps: list[tuple[lifecycle.Order, int]], cancelled: bool
 ) -> None:
-    """Orders between messages, with two workers and push services that make some wait for a second try."""
+    """Random orders between messages, with two workers and retries: every device gets at most one message."""
     topic = new_id().hex
     devices = await parts.register(parts.subscribe(Vendor.FCM, 150), topics=(topic,))
     slow = Rule(delay_ms=5)
@@ -257,7 +266,8 @@ async def test_however_orders_fall_each_device_gets_at_most_one_and_exactly_one_
         assert progress.targets == outcomes["accepted"] + outcomes["cancelled"]
 
 
-async def test_a_campaign_that_fails_too_often_is_paused_once(parts: Parts) -> None:
+async def test_failing_campaign_is_paused_once(parts: Parts) -> None:
+    """A campaign over its failure limit is paused once and may be resumed."""
     await parts.register(parts.subscribe(Vendor.FCM, 1200))
     parts.sim.behave(Rule(status=413))
     limited = SendPolicy(pause_when=FailureLimit(0.3, 50))

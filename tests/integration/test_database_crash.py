@@ -39,8 +39,8 @@ async def own(reachable_tmp: Path) -> AsyncIterator[Parts]:
         await asyncio.to_thread(postgres.stop)
 
 
-async def test_a_crash_of_the_database_undoes_claims_and_no_plan(own: Parts) -> None:
-    """Jobs that a crash undid would give their ids to others, and who holds one of them would settle another's."""
+async def test_database_crash_undoes_claims_but_no_plan(own: Parts) -> None:
+    """Otherwise jobs would reuse ids after a crash, and the holder of an old id would settle another job."""
     await own.register(own.subscribe(Vendor.FCM, 3))
     sent = await own.submit()
     [plan] = await claim(own)

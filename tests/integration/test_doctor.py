@@ -29,9 +29,8 @@ def level(found: list[Finding]) -> dict[str, str]:
     return {one.check: one.level for one in noted}
 
 
-async def test_a_sound_installation_is_told_so_and_each_fault_with_what_to_do(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_doctor_reports_each_fault_with_advice(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A healthy installation has no findings; every fault is reported with advice."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
     found = await examine(None, offline=False)
     assert level(found) == {}, found
@@ -55,7 +54,9 @@ async def test_a_sound_installation_is_told_so_and_each_fault_with_what_to_do(
     assert "1 due, the oldest for 3 h" in next(one.said for one in found if one.check == "queue")
 
 
-async def test_what_may_go_wrong_is_a_warning(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_doctor_reports_risks_as_warnings(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Conditions that may lead to a fault are warnings."""
+
     async def off(*_: object) -> float:
         return -60.0
 

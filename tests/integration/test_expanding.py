@@ -169,7 +169,8 @@ def harsh(said: list[tuple[str, str]], tables: Collection[str]) -> Iterator[str]
             yield f"nobody writes while it is checked: {statement}"
 
 
-async def test_every_revision_lets_the_code_of_before_it_ask_and_write_as_it_did(empty_database_url: str) -> None:
+async def test_every_revision_keeps_the_previous_code_working(empty_database_url: str) -> None:
+    """The queries of the previous code keep working while a revision runs and afterwards."""
     scripts = ScriptDirectory.from_config(migrate.config(empty_database_url))
     revisions = [script.revision for script in scripts.walk_revisions()][::-1]
     assert set(revisions) >= set(REASONS)
@@ -205,9 +206,10 @@ def upgrade():
 WITHIN_LIMITS, WITHOUT = "nullcontext()", "op.get_context().autocommit_block()"
 
 
-async def test_a_revision_that_takes_something_away_or_holds_others_up_is_noticed(
+async def test_breaking_or_blocking_revision_is_detected(
     database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """A revision that removes something or blocks others is detected."""
     copied = shutil.copytree(migrate.migrations_dir(), tmp_path / "migrations")
     monkeypatch.setattr(migrate, "migrations_dir", lambda: copied)
     last = ScriptDirectory(str(copied)).get_current_head()

@@ -139,7 +139,8 @@ async def told(api: Api) -> list[str]:
     return sorted(one["details"]["identifier"] for one in listed["items"])
 
 
-async def test_an_nws_collection_is_told_and_what_is_not_new_is_not_sent_again(api: Api, office: Office) -> None:
+async def test_unchanged_nws_collection_is_not_sent_again(api: Api, office: Office) -> None:
+    """The alerts of an NWS collection are sent once; an unchanged one is answered 304."""
     office.files["/active"] = alerts.move_to_now("nws/nws_alerts-api-phoenix.json")
     async with polling(api):
         feed = await added(api, office, "/active")
@@ -153,7 +154,8 @@ async def test_an_nws_collection_is_told_and_what_is_not_new_is_not_sent_again(a
     assert shown["failures"] == 0
 
 
-async def test_an_atom_feed_names_documents_that_are_each_fetched_once(api: Api, office: Office) -> None:
+async def test_atom_feed_documents_are_fetched_once(api: Api, office: Office) -> None:
+    """Each document that an Atom feed names is fetched once per update."""
     names = ["cap/gb-metoffice-ni-ice.xml", "cap/ie-smallcraft-20250413.xml", "cap/bad-missing-scope.xml"]
     for name in names:
         office.files[f"/{name}"] = alerts.move_to_now(name)
@@ -188,7 +190,8 @@ async def test_an_atom_feed_names_documents_that_are_each_fetched_once(api: Api,
         '<item><guid>1</guid><link>https://x.example/</link><enclosure type="application/cap+xml" url="{url}"/></item>',
     ],
 )
-async def test_an_rss_feed_names_documents_by_link_or_enclosure(api: Api, office: Office, item: str) -> None:
+async def test_rss_feed_names_documents_by_link_or_enclosure(api: Api, office: Office, item: str) -> None:
+    """An RSS feed names documents by link or by enclosure."""
     office.files["/a.xml"] = alerts.move_to_now("cap/no-metno-gale-20210921.xml")
     office.files["/rss"] = RSS.format(item.format(url=office.origin + "/a.xml")).encode()
     async with polling(api):
@@ -196,7 +199,8 @@ async def test_an_rss_feed_names_documents_by_link_or_enclosure(api: Api, office
     assert shown["counts"] == {"accepted": 1}
 
 
-async def test_alerts_inside_of_a_feed_are_taken_as_they_are(api: Api, office: Office) -> None:
+async def test_inline_alerts_of_a_feed_are_ingested(api: Api, office: Office) -> None:
+    """Alerts that a feed contains are ingested without further requests."""
     office.files["/inline"] = alerts.move_to_now("wrapped/atom-earthquake-inline.xml")
     office.files["/edxl"] = alerts.move_to_now("wrapped/edxl-bushfire-valid.xml")
     async with polling(api):
@@ -205,7 +209,8 @@ async def test_alerts_inside_of_a_feed_are_taken_as_they_are(api: Api, office: O
     assert len(await told(api)) == 8
 
 
-async def test_a_feed_that_fails_is_asked_ever_more_rarely_and_says_why(api: Api, office: Office) -> None:
+async def test_failing_feed_is_polled_less_often(api: Api, office: Office) -> None:
+    """A failing feed is polled with growing pauses and shows the error."""
     office.gone.add("/feed")
     async with polling(api):
         feed = await added(api, office, "/feed", interval=60)
@@ -224,9 +229,8 @@ async def test_a_feed_that_fails_is_asked_ever_more_rarely_and_says_why(api: Api
     assert (shown["failures"], shown["last_error"], shown["counts"]) == (0, None, {"accepted": 1})
 
 
-async def test_a_document_that_cannot_be_fetched_holds_up_no_other_and_is_fetched_later(
-    api: Api, office: Office
-) -> None:
+async def test_failing_document_does_not_delay_others(api: Api, office: Office) -> None:
+    """A document that cannot be fetched delays no other and is fetched later."""
     names = ["cap/gb-metoffice-ni-ice.xml", "cap/ie-smallcraft-20250413.xml"]
     for name in names:
         office.files[f"/{name}"] = alerts.move_to_now(name)
@@ -245,7 +249,8 @@ async def test_a_document_that_cannot_be_fetched_holds_up_no_other_and_is_fetche
     assert office.statuses(f"/{names[1]}") == [200]
 
 
-async def test_one_process_at_a_time_fetches_a_feed(api: Api, office: Office) -> None:
+async def test_feed_is_fetched_by_one_process_at_a_time(api: Api, office: Office) -> None:
+    """Only one process fetches a feed at a time."""
     office.files["/active"] = alerts.move_to_now("nws/nws_alerts-api-phoenix.json")
     office.slow_s = 0.3
     async with polling(api), polling(api), polling(api):
@@ -256,7 +261,8 @@ async def test_one_process_at_a_time_fetches_a_feed(api: Api, office: Office) ->
     assert office.most_at_once == 1
 
 
-async def test_a_worker_killed_in_the_middle_leaves_no_alert_out(api: Api, office: Office, tmp_path: Path) -> None:
+async def test_killed_worker_loses_no_alert(api: Api, office: Office, tmp_path: Path) -> None:
+    """After a worker is killed in the middle of a feed, no alert is missing."""
     names = [
         f"cap/{name}"
         for name in ("gb-metoffice-ni-ice.xml", "ie-smallcraft-20250413.xml", "kz-kazhydromet-20250306.xml")
@@ -278,7 +284,8 @@ async def test_a_worker_killed_in_the_middle_leaves_no_alert_out(api: Api, offic
 
 
 @pytest.mark.parametrize("body", [b"", b"<html><body>Sorry</body></html>", b"{}", b"[1]", b"<!DOCTYPE a><a/>"])
-async def test_what_is_no_feed_is_told_and_asked_for_again_later(api: Api, office: Office, body: bytes) -> None:
+async def test_invalid_feed_is_reported_and_retried(api: Api, office: Office, body: bytes) -> None:
+    """A document that is not a feed is reported as a failure and polled again."""
     office.files["/feed"] = body
     async with polling(api):
         feed = await added(api, office, "/feed")
@@ -288,13 +295,15 @@ async def test_what_is_no_feed_is_told_and_asked_for_again_later(api: Api, offic
     assert shown["last_error"]
 
 
-async def test_a_feed_may_not_lead_into_the_operators_network(api: Api) -> None:
+async def test_feed_of_an_internal_address_is_refused(api: Api) -> None:
+    """A feed may not have an address in the operator's network."""
     for url in ("http://127.0.0.1:1/x", "https://10.0.0.1/x", "https://localhost/x", "file:///etc/passwd"):
         said = await api.call("POST", "/v1/feeds", {"name": "f", "url": url})
         assert (said.status, said.body["code"]) == (422, "address_not_allowed")
 
 
-async def test_a_feed_is_narrowed_changed_paused_and_removed(api: Api, office: Office) -> None:
+async def test_feed_is_restricted_changed_paused_and_removed(api: Api, office: Office) -> None:
+    """A feed can be restricted to an audience, changed, paused and removed."""
     office.files["/active"] = alerts.move_to_now("nws/heavy-freezing-spray-arctic.json")
     async with polling(api):
         feed = await added(api, office, "/active", audience={"topic": "sea"}, interval=3600)
@@ -311,5 +320,6 @@ async def test_a_feed_is_narrowed_changed_paused_and_removed(api: Api, office: O
         assert (await api.call("GET", f"/v1/feeds/{feed['id']}")).status == 404
 
 
-def test_the_lease_is_longer_than_the_longest_look() -> None:
+def test_lease_is_longer_than_the_longest_fetch() -> None:
+    """The lease of a feed is longer than its longest fetch."""
     assert timedelta(seconds=FETCHED_WITHIN_S) < LEASE

@@ -45,9 +45,8 @@ async def interrupted(parts: Parts, count: int, every: int) -> Seen:
     return seen
 
 
-async def test_followers_miss_nothing_while_many_writers_settle_at_once(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_followers_miss_nothing_with_many_writers(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Followers miss nothing while several workers settle concurrently."""
     monkeypatch.setattr(log_tail, "BATCH", 70)
     devices = await parts.register([one for vendor in Vendor for one in parts.subscribe(vendor, 100, share_keys=True)])
     parts.sim.behave(Rule(delay_ms=15, share=0.5, per="try"))
@@ -64,7 +63,8 @@ async def test_followers_miss_nothing_while_many_writers_settle_at_once(
         assert {device for _, device in seen} == {str(device_id) for device_id in devices}
 
 
-async def test_a_new_follower_sees_what_comes_from_now_on(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_new_follower_starts_at_the_end(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new follower sees only the deliveries that settle from then on."""
     await parts.register(parts.subscribe(Vendor.FCM, 3))
     looked, last_position = asyncio.Event(), reader.last_position
 
@@ -82,7 +82,8 @@ async def test_a_new_follower_sees_what_comes_from_now_on(parts: Parts, monkeypa
     assert [position for position, _ in await follower] == [4, 5, 6]
 
 
-async def test_a_follower_may_ask_for_some_only_and_still_advances(parts: Parts) -> None:
+async def test_filtered_follower_still_advances(parts: Parts) -> None:
+    """A filtered follower advances past the entries that do not match."""
     good, gone = parts.subscribe(Vendor.FCM, 2)
     devices = await parts.register([good, gone])
     parts.sim.unsubscribe(gone)
@@ -93,7 +94,8 @@ async def test_a_follower_may_ask_for_some_only_and_still_advances(parts: Parts)
     assert position in (1, 2)
 
 
-async def test_a_quiet_log_beats_and_shows_nothing_of_others(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_follower_gets_heartbeats_only(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quiet log sends heartbeats and no entries of other applications."""
     monkeypatch.setattr(log_tail, "HEARTBEAT_S", 0.3)
     async with parts.engine.begin() as conn:
         other = await applications.create(conn, parts.context.keyring, "Other", "mailto:ops@example.org", [])
@@ -107,7 +109,8 @@ async def test_a_quiet_log_beats_and_shows_nothing_of_others(parts: Parts, monke
         assert await beat == []
 
 
-async def test_pages_and_the_follower_agree(parts: Parts) -> None:
+async def test_pages_and_follower_agree(parts: Parts) -> None:
+    """Pages and the follower return the same entries."""
     await parts.register(parts.subscribe(Vendor.MOZILLA, 25))
     async with parts.run_worker():
         await parts.wait_until_done((await parts.submit()).id)

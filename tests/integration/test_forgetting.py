@@ -113,7 +113,8 @@ async def report_and_wait(api: Api, shown: str) -> None:
         await conn.execute(text(waits), values)
 
 
-async def test_a_person_who_is_forgotten_is_in_no_table_any_more(api: Api) -> None:
+async def test_erased_user_is_in_no_table(api: Api) -> None:
+    """An erased user appears in no table."""
     traces = await known_by_all_means(api)
     before = where(await dump(api.parts), traces)
     assert {table for table, _ in before} >= {
@@ -128,7 +129,8 @@ async def test_a_person_who_is_forgotten_is_in_no_table_any_more(api: Api) -> No
     assert (after["deliveries"], after["receipts"]) == (counts["deliveries"], counts["receipts"])
 
 
-async def test_no_answer_that_named_a_person_who_is_forgotten_is_given_again(api: Api) -> None:
+async def test_response_naming_an_erased_user_is_not_replayed(api: Api) -> None:
+    """A stored response that named an erased user is not replayed."""
     for name, answers in ((ADA, (None, None)), ("u-grace", (None, "true"))):
         said = {"audience": {"user_id": name}, "content": {"title": "Dear friend"}}
         again = []
@@ -140,7 +142,8 @@ async def test_no_answer_that_named_a_person_who_is_forgotten_is_given_again(api
         assert tuple(again) == answers
 
 
-async def test_what_still_waits_for_a_person_who_is_forgotten_is_called_off(api: Api) -> None:
+async def test_pending_sends_to_an_erased_user_are_cancelled(api: Api) -> None:
+    """Notifications that wait for an erased user only are cancelled."""
     await register(api)
     await api.call_ok("POST", "/v1/notifications", {"audience": {"user_id": ADA}, "content": HI, "schedule": LATER})
     others = {"audience": {"everyone": True}, "content": {"title": "To all"}, "schedule": LATER}
@@ -168,8 +171,8 @@ class Gate(PushClient):
         return await super().post(*said, **named)
 
 
-async def test_what_is_on_its_way_to_a_person_who_is_forgotten_is_written_down_without_a_name(api: Api) -> None:
-    """The worker has loaded the device, name and all, and writes its row afterwards."""
+async def test_in_flight_delivery_is_logged_without_user(api: Api) -> None:
+    """The worker has loaded the device with its user before the erasure and logs the delivery after it."""
     parts = api.parts
     await parts.register(parts.subscribe(Vendor.MOZILLA, 2), user_id=ADA)
     await parts.register(parts.subscribe(Vendor.MOZILLA, 1), user_id="u-grace")
@@ -185,7 +188,8 @@ async def test_what_is_on_its_way_to_a_person_who_is_forgotten_is_written_down_w
     assert [row.message is None for row in rows.values()].count(True) == 2
 
 
-async def test_ids_of_forgotten_devices_are_let_go_after_a_week(api: Api) -> None:
+async def test_tombstones_are_deleted_after_a_week(api: Api) -> None:
+    """Erasure tombstones are deleted after a week."""
     await register(api)
     await api.call_ok("DELETE", f"/v1/users/{ADA}")
     assert (await maintenance.run_once(api.parts.engine, RetentionPolicy()))["erasure_tombstones"] == 0
@@ -194,14 +198,16 @@ async def test_ids_of_forgotten_devices_are_let_go_after_a_week(api: Api) -> Non
     assert (await maintenance.run_once(api.parts.engine, RetentionPolicy()))["erasure_tombstones"] == 2
 
 
-async def test_another_application_s_user_of_the_same_name_stays(api: Api) -> None:
+async def test_same_user_id_of_another_application_stays(api: Api) -> None:
+    """The user with the same id in another application stays."""
     await register(api)
     async with api.parts.engine.begin() as conn:
         assert await erasure.forget(conn, api.parts.context.keyring, ids.new_id(), ADA) == 0
     assert (await api.rows())["devices"] == 2
 
 
-def test_only_the_name_is_taken_out_of_an_audience() -> None:
+def test_erasure_removes_only_the_user_id_from_audiences() -> None:
+    """Erasure replaces the user id in an audience and nothing else."""
     said = {"all": [{"user_id": [ADA, "b"]}, {"not": {"user_id": ADA}}, {"attribute": "id", "eq": ADA}, {"topic": "x"}]}
     assert without(said, ADA, "nobody") == {
         "all": [

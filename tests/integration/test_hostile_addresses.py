@@ -37,12 +37,14 @@ def keepable(address: str) -> bool:
     return "\0" not in address and not any("\ud800" <= char <= "\udfff" for char in address)
 
 
-def test_the_table_is_as_long_as_it_should_be() -> None:
+def test_table_is_long_and_has_no_duplicates() -> None:
+    """The table has enough addresses and no duplicates."""
     assert len(INVALID_URLS) + len(OTHER_HOSTS) >= 60
     assert len({*INVALID_URLS.values(), *OTHER_HOSTS.values()}) == len(INVALID_URLS) + len(OTHER_HOSTS)
 
 
-async def test_no_device_is_registered_with_one(api: Api) -> None:
+async def test_no_device_registers_with_a_hostile_address(api: Api) -> None:
+    """Registration refuses every hostile address and does not repeat it."""
     good, before = api.device(), await api.rows()
     for name, address in (INVALID_URLS | OTHER_HOSTS).items():
         said = await api.call("POST", "/v1/devices", named(good, address))
@@ -50,7 +52,8 @@ async def test_no_device_is_registered_with_one(api: Api) -> None:
     assert await api.rows() == before
 
 
-async def test_none_is_imported(api: Api) -> None:
+async def test_no_device_is_imported_with_a_hostile_address(api: Api) -> None:
+    """The import refuses every hostile address."""
     good, before = api.device(), await api.rows()
     table = [address for address in (INVALID_URLS | OTHER_HOSTS).values() if len(address) < 10_000]
     raw = "".join(json.dumps(named(good, address)) + "\n" for address in table).encode()
@@ -62,7 +65,8 @@ async def test_none_is_imported(api: Api) -> None:
 
 
 @pytest.mark.parametrize(("path", "good"), [("/v1/webhooks", HOOK), ("/v1/feeds", FEED)])
-async def test_no_webhook_and_no_feed_is_made_or_moved_to_one(api: Api, path: str, good: dict[str, Any]) -> None:
+async def test_webhooks_and_feeds_refuse_hostile_addresses(api: Api, path: str, good: dict[str, Any]) -> None:
+    """Webhooks and feeds can neither be created with nor changed to a hostile address."""
     made = await api.call_ok("POST", path, good)
     before, kept = await api.rows(), await api.call_ok("GET", f"{path}/{made['id']}")
     for name, address in INVALID_URLS.items():
@@ -100,7 +104,8 @@ class Silent(PushClient):
         return PushResponse(201)
 
 
-async def test_an_endpoint_that_is_in_the_database_all_the_same_is_not_posted_to(api: Api) -> None:
+async def test_stored_hostile_endpoint_is_not_posted_to(api: Api) -> None:
+    """A hostile endpoint that is in the database is not posted to."""
     parts = api.parts
     table = list(filter(keepable, (INVALID_URLS | OTHER_HOSTS).values()))
     found = await parts.register(parts.subscribe(Vendor.FCM, len(table) + 1, share_keys=True))
@@ -145,10 +150,8 @@ async def all_tried(parts: Parts) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_a_webhook_and_a_feed_in_the_database_all_the_same_are_not_connected_to(
-    api: Api, connections: list[Any]
-) -> None:
-    """Nor is a name of the public web that leads inside when it comes to connecting."""
+async def test_stored_hostile_webhook_and_feed_are_not_called(api: Api, connections: list[Any]) -> None:
+    """Public names that resolve to internal addresses are not connected to either."""
     parts, table = api.parts, [address for address in INVALID_URLS.values() if keepable(address)]
     table += [address for name, address in OTHER_HOSTS.items() if not name.startswith("a public")]
     async with parts.engine.begin() as conn:

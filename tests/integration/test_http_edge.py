@@ -48,9 +48,8 @@ async def asked(api: Api, said: str) -> list[str]:
     return answer.split("\r\n")
 
 
-async def test_what_cannot_be_read_is_refused_like_all_else_and_leaves_nothing_of_it_in_the_log(
-    api: Api, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_malformed_requests_are_refused_and_not_logged(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    """Malformed requests get a problem document, and their content is not logged."""
     caplog.set_level(logging.DEBUG)
     for said, status in RAW.items():
         first, *headers = await asked(api, said)
@@ -63,8 +62,8 @@ async def test_what_cannot_be_read_is_refused_like_all_else_and_leaves_nothing_o
         assert SECRET not in record.getMessage() + str(record.exc_info)
 
 
-async def test_strangers_who_sign_in_all_at_once_keep_no_connection_from_others(api: Api) -> None:
-    """Each takes one connection to the database and no second one, or twenty would wait for each other for ever."""
+async def test_concurrent_sign_ins_do_not_exhaust_connections(api: Api) -> None:
+    """A sign-in uses one database connection; with two, twenty would wait for each other forever."""
     async with asyncio.timeout(20):
         refused = await asyncio.gather(
             *(api.call("POST", "/v1/session", {"key": f"dt_{n}"}, key=None) for n in range(20)),
@@ -73,8 +72,8 @@ async def test_strangers_who_sign_in_all_at_once_keep_no_connection_from_others(
     assert [answer.status for answer in refused] == [401] * 20 + [200]
 
 
-async def test_a_key_that_was_removed_imports_nothing_more(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream may go on for hours after its key was looked at."""
+async def test_removed_key_ends_a_running_import(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream may last for hours after its key was checked."""
     monkeypatch.setattr(ndjson, "BATCH", 2)
     application = f"/v1/applications/{api.parts.application['id']}"
     made = await api.call_ok("POST", f"{application}/keys", {"name": "leaver", "scopes": ["manage"]}, key=ADMIN)

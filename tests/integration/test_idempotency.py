@@ -54,20 +54,23 @@ def desk(parts: Parts) -> Desk:
     return Desk(parts)
 
 
-async def test_the_same_key_and_request_give_the_first_answer_again(desk: Desk) -> None:
+async def test_same_key_and_request_replays_the_response(desk: Desk) -> None:
+    """The same key and request return the stored response."""
     assert await desk.ask("k") == {"id": "ntf_1"}
     assert await desk.ask("k") == StoredResponse(201, {"id": "ntf_1"})
     assert desk.worked == 1
 
 
-async def test_of_many_at_once_one_works_and_the_others_get_its_answer(desk: Desk) -> None:
+async def test_concurrent_requests_with_one_key_work_once(desk: Desk) -> None:
+    """Of many concurrent requests with one key, one works and the others get its response."""
     answers = await asyncio.gather(*(desk.ask("k") for _ in range(15)))
     assert desk.worked == 1
     assert sorted(isinstance(answer, StoredResponse) for answer in answers) == [False] + [True] * 14
     assert {answer.status for answer in answers if isinstance(answer, StoredResponse)} == {201}
 
 
-async def test_a_second_request_waits_for_the_first_that_still_runs(desk: Desk) -> None:
+async def test_second_request_waits_for_the_first(desk: Desk) -> None:
+    """A second request with the same key waits for the first one."""
     gate = asyncio.Event()
     first = asyncio.create_task(desk.ask("k", gate=gate))
     second = asyncio.create_task(desk.ask("k"))
@@ -79,7 +82,8 @@ async def test_a_second_request_waits_for_the_first_that_still_runs(desk: Desk) 
     assert desk.worked == 1
 
 
-async def test_a_request_that_failed_leaves_no_trace_and_the_one_that_waited_works(desk: Desk) -> None:
+async def test_failed_request_leaves_no_key(desk: Desk) -> None:
+    """A failed request stores nothing, and the waiting one does the work."""
     gate = asyncio.Event()
     first = asyncio.create_task(desk.ask("k", gate=gate, fails=True))
     async with asyncio.timeout(5):
@@ -94,7 +98,8 @@ async def test_a_request_that_failed_leaves_no_trace_and_the_one_that_waited_wor
     assert desk.worked == 2
 
 
-async def test_the_same_key_with_another_request_is_refused(desk: Desk) -> None:
+async def test_same_key_with_another_request_is_refused(desk: Desk) -> None:
+    """The same key with another request is refused."""
     await desk.ask("k")
     with pytest.raises(IdempotencyMismatch):
         await desk.ask("k", digest=b"another")
@@ -102,12 +107,14 @@ async def test_the_same_key_with_another_request_is_refused(desk: Desk) -> None:
 
 
 async def test_owners_do_not_share_keys(desk: Desk) -> None:
+    """Keys of different owners are independent."""
     await desk.ask("k")
     assert await desk.ask("k", owner="another", digest=b"another") == {"id": "ntf_1"}
     assert desk.worked == 2
 
 
-async def test_the_answer_is_kept_sealed(parts: Parts, desk: Desk) -> None:
+async def test_response_is_stored_encrypted(parts: Parts, desk: Desk) -> None:
+    """The stored response is encrypted."""
     await desk.ask("k")
     kept = bytes(await parts.scalar("SELECT answer FROM idempotency_keys"))
     assert b"ntf_1" not in kept

@@ -31,7 +31,8 @@ def titles(answer: Any) -> list[str]:
     return [item["content"]["title"] for item in answer["items"]]
 
 
-async def test_a_device_reads_what_was_sent_to_it_in_its_own_words(api: Api) -> None:
+async def test_inbox_shows_content_as_the_device_got_it(api: Api) -> None:
+    """The inbox shows the rendered content in the device's language."""
     inbox, token = await device(api, user_id="u-1", attributes={"name": "Ada"}, client={"locale": "de-AT"})
     content = {"title": "Hi {{ user.attributes.name }}", "locales": {"de": {"body": "Servus"}}, "url": "/x"}
     made = await sent(api, content=content)
@@ -44,14 +45,16 @@ async def test_a_device_reads_what_was_sent_to_it_in_its_own_words(api: Api) -> 
     assert answer == await api.call_ok("GET", inbox)  # its back end may look too
 
 
-async def test_another_devices_inbox_is_nobodys(api: Api) -> None:
+async def test_inbox_of_another_device_is_not_found(api: Api) -> None:
+    """No other device and no publishable key can read an inbox."""
     inbox, _ = await device(api)
     _, other = await device(api)
     assert (await api.call("GET", inbox, key=other)).status == 404
     assert (await api.call("GET", inbox, key=api.publishable, origin=APP_ORIGIN)).status == 403
 
 
-async def test_what_failed_is_in_the_inbox_and_what_was_withdrawn_is_not(api: Api) -> None:
+async def test_failed_sends_are_listed_but_cancelled_ones_not(api: Api) -> None:
+    """Failed deliveries are in the inbox; cancelled ones are not."""
     inbox, token = await device(api)
     api.parts.sim.behave(Rule(status=413))
     await sent(api, "Too large for it")
@@ -64,7 +67,8 @@ async def test_what_failed_is_in_the_inbox_and_what_was_withdrawn_is_not(api: Ap
     assert titles(await api.call_ok("GET", inbox, key=token)) == ["Sent", "Too large for it"]
 
 
-async def test_pages_marks_and_what_is_unread(api: Api) -> None:
+async def test_inbox_has_pages_read_marks_and_unread_count(api: Api) -> None:
+    """The inbox has pages, read marks and an unread count."""
     inbox, token = await device(api)
     for number in range(5):
         await sent(api, f"n{number}")
@@ -85,7 +89,8 @@ async def test_pages_marks_and_what_is_unread(api: Api) -> None:
     assert (await api.call("PUT", path, key=other)).status == 404
 
 
-async def test_an_inbox_that_has_not_changed_is_answered_304(api: Api) -> None:
+async def test_unchanged_inbox_gets_304(api: Api) -> None:
+    """A request with the current ETag is answered 304."""
     inbox, token = await device(api)
     await sent(api)
     first = await api.call("GET", inbox, key=token)
@@ -95,7 +100,8 @@ async def test_an_inbox_that_has_not_changed_is_answered_304(api: Api) -> None:
     assert (await api.call("GET", inbox, key=token, headers=known)).status == 200
 
 
-async def test_a_long_poll_is_answered_as_soon_as_there_is_something_new_on_any_server(api: Api) -> None:
+async def test_long_poll_returns_new_items_from_any_server(api: Api) -> None:
+    """A long poll returns as soon as an item arrives, on whichever server."""
     inbox, token = await device(api)
     other_inbox, other_token = await device(api, user_id="u-2")
     async with serve_api(api.parts) as second:
@@ -114,14 +120,16 @@ async def test_a_long_poll_is_answered_as_soon_as_there_is_something_new_on_any_
         assert (await others)["items"] == []
 
 
-async def test_a_poll_that_has_something_to_tell_does_not_wait(api: Api) -> None:
+async def test_poll_with_new_items_does_not_wait(api: Api) -> None:
+    """A poll returns at once when there is something new."""
     inbox, token = await device(api)
     await sent(api, "Old")
     answer = await asyncio.wait_for(api.call_ok("GET", f"{inbox}?after=0&wait=30", key=token), 5)
     assert titles(answer) == ["Old"]
 
 
-async def test_a_server_that_stops_answers_those_who_wait(api: Api) -> None:
+async def test_stopping_server_ends_long_polls(api: Api) -> None:
+    """A stopping server answers the waiting polls."""
     inbox, token = await device(api)
     async with serve_api(api.parts) as second:
         waiting = asyncio.create_task(second.call_ok("GET", f"{inbox}?after=0&wait=60", key=token))
@@ -132,7 +140,8 @@ async def test_a_server_that_stops_answers_those_who_wait(api: Api) -> None:
         assert (await asyncio.wait_for(waiting, 5))["items"] == []
 
 
-async def test_a_device_asks_only_so_often(api: Api) -> None:
+async def test_device_requests_are_rate_limited(api: Api) -> None:
+    """Inbox requests are limited per device."""
     api.state.limits.inbox_buckets = TokenBuckets("inbox", 60, clock=lambda: 0.0)  # however slow we are
     inbox, token = await device(api)
     said = await api.call("GET", inbox, key=token)
@@ -146,7 +155,8 @@ async def test_a_device_asks_only_so_often(api: Api) -> None:
     assert (await api.call("GET", other, key=other_token)).status == 200
 
 
-def test_a_bucket_fills_again_with_time() -> None:
+def test_bucket_refills_with_time() -> None:
+    """A token bucket refills with time."""
     now = [0.0]
     buckets = TokenBuckets("inbox", 60, clock=lambda: now[0])
     for _ in range(60):
@@ -160,7 +170,8 @@ def test_a_bucket_fills_again_with_time() -> None:
         buckets.acquire("d")
 
 
-async def test_forgetting_a_person_forgets_what_they_read(api: Api) -> None:
+async def test_deleting_a_user_deletes_their_read_marks(api: Api) -> None:
+    """Deleting a user deletes their read marks."""
     inbox, token = await device(api, user_id="u-1")
     await sent(api)
     await api.call_ok("POST", f"{inbox}/read", {"upto": 100}, key=token)
@@ -169,7 +180,8 @@ async def test_forgetting_a_person_forgets_what_they_read(api: Api) -> None:
     assert (await api.rows())["inbox_reads"] == 0
 
 
-async def test_words_that_can_no_longer_be_rendered_leave_the_rest_of_the_inbox(api: Api) -> None:
+async def test_unrenderable_item_leaves_the_rest_of_the_inbox(api: Api) -> None:
+    """An item that can no longer be rendered has no content; the others stay."""
     inbox, token = await device(api, attributes={"name": "Ada"})
     await sent(api, content={"title": "Hi {{ user.attributes.name }}"}, strict=True)
     await sent(api, "Plain")

@@ -308,10 +308,8 @@ def reveals(said: ApiResponse, asked: str, first: Tenant) -> list[str]:
     return [one for one in secret if one in told and one not in asked]
 
 
-async def test_what_is_another_s_is_refused_whoever_asks_and_nothing_changes(
-    api: Api, first: Tenant, other: Tenant
-) -> None:
-    """At every address that names a thing of the first tenant, by whatever credential is not for it."""
+async def test_things_of_another_tenant_are_refused(api: Api, first: Tenant, other: Tenant) -> None:
+    """Every path that names a thing of the first tenant refuses every other credential and changes nothing."""
     for name in plan(DOCUMENT).guarded:
         was = await rows(api)
         for who, key in intruders(first, other).items():
@@ -334,7 +332,8 @@ def addresses(template: str, first: Tenant, own: dict[str, str]) -> list[str]:
     return [fill_path(template, **one, **SHARED_NAMES) for one in made]
 
 
-async def test_a_thing_of_another_looks_like_one_that_there_never_was(api: Api, first: Tenant, other: Tenant) -> None:
+async def test_things_of_another_tenant_look_nonexistent(api: Api, first: Tenant, other: Tenant) -> None:
+    """A thing of another tenant is answered like one that never existed."""
     for name in plan(DOCUMENT).guarded:
         template = name.partition(" ")[2]
         there, nowhere = (
@@ -347,8 +346,8 @@ async def test_a_thing_of_another_looks_like_one_that_there_never_was(api: Api, 
             assert (real.status, said[0]) == (none.status, said[1]), name
 
 
-async def test_the_tenant_itself_finds_all_of_it(api: Api, first: Tenant) -> None:
-    """Without this, refusing could mean that nothing was there."""
+async def test_tenant_finds_all_its_own_things(api: Api, first: Tenant) -> None:
+    """Otherwise a refusal could mean that the things do not exist."""
     for name in plan(DOCUMENT).guarded:
         method, _, template = name.partition(" ")
         if method == "GET":
@@ -356,7 +355,8 @@ async def test_the_tenant_itself_finds_all_of_it(api: Api, first: Tenant) -> Non
             assert (await api.call("GET", path)).status == 200, name
 
 
-async def test_what_is_the_operator_s_is_refused_to_every_tenant(api: Api, first: Tenant, other: Tenant) -> None:
+async def test_operator_routes_refuse_every_tenant(api: Api, first: Tenant, other: Tenant) -> None:
+    """The operator's routes refuse every tenant."""
     was = await rows(api)
     for name in plan(DOCUMENT).operators:
         for who, key in intruders(first, other).items():
@@ -366,7 +366,7 @@ async def test_what_is_the_operator_s_is_refused_to_every_tenant(api: Api, first
     assert await rows(api) == was
 
 
-async def test_what_every_tenant_may_ask_for_touches_and_tells_only_its_own(
+async def test_shared_routes_show_only_the_callers_things(
     api: Api, first: Tenant, before: set[str], other: Tenant
 ) -> None:
     """Bodies and queries that name the first tenant's things find nothing."""
@@ -405,8 +405,8 @@ async def _owned(api: Api) -> dict[str, int]:
     return {name: await api.parts.scalar(count.format(name), id=api.parts.application_id) for name in tables}
 
 
-async def test_a_tenant_s_stream_is_of_its_own_deliveries(api: Api, first: Tenant, other: Tenant) -> None:
-    """From the beginning of the log: the first event is its own, which came after all of the first tenant's."""
+async def test_stream_sends_only_own_deliveries(api: Api, first: Tenant, other: Tenant) -> None:
+    """From the start of the log, the first event is the tenant's own."""
     for query in ("", f"&notification_id={first.things['notification_id']}", f"&device_id={first.things['device_id']}"):
         heard = b""
         path = f"/v1/deliveries/stream?last_event_id=0{query}"
@@ -422,7 +422,8 @@ async def test_a_tenant_s_stream_is_of_its_own_deliveries(api: Api, first: Tenan
         assert (await api.call("GET", "/v1/deliveries/stream", key=key, origin=APP_ORIGIN)).status in REFUSED
 
 
-async def test_the_live_channel_of_a_device_opens_to_no_other(api: Api, first: Tenant, other: Tenant) -> None:
+async def test_live_channel_opens_to_its_own_device_only(api: Api, first: Tenant, other: Tenant) -> None:
+    """The live channel of a device opens to no other credential."""
     was = await rows(api)
     path = f"/v1/devices/{first.things['device_id']}/live"
     for who, key in intruders(first, other).items():
@@ -434,7 +435,8 @@ async def test_the_live_channel_of_a_device_opens_to_no_other(api: Api, first: T
     assert await rows(api) == was
 
 
-async def test_another_tenant_cannot_use_up_what_a_device_may_ask_for(api: Api, first: Tenant, other: Tenant) -> None:
+async def test_other_tenant_cannot_use_up_a_device_limit(api: Api, first: Tenant, other: Tenant) -> None:
+    """Requests of another tenant do not use up the rate limit of a device."""
     path = f"/v1/devices/{first.things['device_id']}/inbox"
     own = first.devices[0]["device_token"]
     left = int((await api.call("GET", path, key=own)).headers["RateLimit"].partition("r=")[2].partition(";")[0])
@@ -444,14 +446,16 @@ async def test_another_tenant_cannot_use_up_what_a_device_may_ask_for(api: Api, 
 
 
 @pytest.mark.parametrize("path", ["/v1/secrets", "/v1/secrets/{secret_id}"])
-def test_a_new_route_that_nobody_thought_of_fails_the_walk(path: str) -> None:
+def test_uncovered_route_fails_the_walk(path: str) -> None:
+    """A new route that this module does not cover fails the walk."""
     document = copy.deepcopy(DOCUMENT)
     document["paths"][path] = {"get": {"security": [{"secret": []}], "parameters": []}}
     with pytest.raises(Uncovered):
         plan(document)
 
 
-async def test_nothing_is_served_that_is_not_in_the_document_but_pages(api: Api) -> None:
+async def test_only_pages_are_served_outside_the_document(api: Api) -> None:
+    """Nothing is served that is not in the OpenAPI document, except pages."""
     served = {
         resource.canonical
         for route in build(api.state).router.routes()

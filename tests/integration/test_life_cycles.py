@@ -245,7 +245,8 @@ async def worked(parts: Parts, campaigns: list[str]) -> dict[str, Progress]:
         return found
 
 
-async def test_devices_and_campaigns_live_as_the_model_says(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_devices_and_campaigns_follow_the_model(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices and campaigns behave as the model says after any sequence of requests."""
     monkeypatch.setattr(retry, "FIRST_DELAY", timedelta(milliseconds=50))
     LifeCycles.api, LifeCycles.loop = api, asyncio.get_running_loop()
     bounds = settings(

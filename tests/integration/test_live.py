@@ -73,7 +73,8 @@ async def ended(api: Api, notification: Any) -> Any:
     return delivery
 
 
-async def test_an_open_page_is_told_beside_web_push_on_whichever_server_it_is(api: Api) -> None:
+async def test_open_page_gets_messages_besides_web_push(api: Api) -> None:
+    """An open page on any server gets the message, and Web Push gets it too."""
     mine = await page(api)
     async with serve_api(api.parts) as second, mine.open(second) as socket, api.parts.run_worker():
         assert await ready(socket) == 0
@@ -85,7 +86,8 @@ async def test_an_open_page_is_told_beside_web_push_on_whichever_server_it_is(ap
     assert len(mine.subscriber.messages) == 1
 
 
-async def test_what_was_missed_comes_first_and_in_order(api: Api) -> None:
+async def test_missed_messages_come_first_and_in_order(api: Api) -> None:
+    """A page that reconnects gets the missed messages first, in order."""
     mine = await page(api)
     async with api.parts.run_worker():
         async with mine.open(api) as socket:
@@ -106,7 +108,8 @@ async def test_what_was_missed_comes_first_and_in_order(api: Api) -> None:
     ["", "{", "NaN", "[]", "7", "[" * 3_000, '{"a":' * 800, '{"type": "ack"}', '{"type": "ack", "id": 7}'],
     ids=["empty", "cut off", "NaN", "list", "number", "deep", "deep objects", "no id", "id no text"],
 )
-async def test_a_page_that_says_nonsense_is_told_so_and_left(api: Api, said: str) -> None:
+async def test_malformed_message_closes_the_connection(api: Api, said: str) -> None:
+    """A malformed message closes the connection with its own code."""
     mine = await page(api)
     async with mine.open(api) as socket:
         await ready(socket)
@@ -117,7 +120,8 @@ async def test_a_page_that_says_nonsense_is_told_so_and_left(api: Api, said: str
         assert await closed(socket) == channel.MALFORMED
 
 
-async def test_an_ack_of_what_is_no_delivery_is_passed_over(api: Api) -> None:
+async def test_ack_of_an_unknown_delivery_is_ignored(api: Api) -> None:
+    """An ack with an unknown id is ignored."""
     mine = await page(api)
     async with mine.open(api) as socket:
         await ready(socket)
@@ -128,7 +132,8 @@ async def test_an_ack_of_what_is_no_delivery_is_passed_over(api: Api) -> None:
             assert (await heard(socket))["content"]["title"] == "Goal!"
 
 
-async def test_a_page_that_wants_it_instead_gets_it_and_web_push_does_not(api: Api) -> None:
+async def test_exclusive_page_replaces_web_push(api: Api) -> None:
+    """A page in exclusive mode gets the message, and Web Push does not."""
     mine = await page(api)
     async with mine.open(api, mode="exclusive") as socket, api.parts.run_worker():
         await ready(socket)
@@ -144,7 +149,8 @@ async def test_a_page_that_wants_it_instead_gets_it_and_web_push_does_not(api: A
 
 
 @pytest.mark.parametrize("dies", [False, True])
-async def test_what_the_page_does_not_take_goes_by_web_push_after_all(api: Api, dies: bool) -> None:
+async def test_unacknowledged_message_goes_by_web_push(api: Api, dies: bool) -> None:
+    """A message that the page does not acknowledge goes by Web Push."""
     mine = await page(api)
     async with mine.open(api, mode="exclusive") as socket, api.parts.run_worker():
         await ready(socket)
@@ -157,7 +163,8 @@ async def test_what_the_page_does_not_take_goes_by_web_push_after_all(api: Api, 
     assert len(mine.subscriber.messages) == 1
 
 
-async def test_a_page_that_is_gone_is_no_longer_asked(api: Api) -> None:
+async def test_closed_page_gets_nothing_more(api: Api) -> None:
+    """A closed page is no longer offered messages."""
     mine = await page(api)
     async with mine.open(api, mode="exclusive") as socket:
         await ready(socket)
@@ -170,8 +177,8 @@ async def test_a_page_that_is_gone_is_no_longer_asked(api: Api) -> None:
         assert (await ended(api, await sent(api, "Goal!")))["status"] == 201
 
 
-async def test_a_node_that_died_holds_nothing_up_for_longer_than_its_lease(api: Api) -> None:
-    """What it was handed goes by Web Push, while the device still counts as having its page open."""
+async def test_dead_server_delays_delivery_by_its_lease_at_most(api: Api) -> None:
+    """A message for a dead server goes by Web Push while the device still counts as connected."""
     mine = await page(api)
     async with api.parts.engine.begin() as conn:
         await conn.exec_driver_sql("UPDATE devices SET live_until = now() + interval '45 seconds'")
@@ -181,7 +188,8 @@ async def test_a_node_that_died_holds_nothing_up_for_longer_than_its_lease(api: 
     assert len(mine.subscriber.messages) == 1
 
 
-async def test_a_cancelled_notification_is_handed_to_no_page(api: Api) -> None:
+async def test_cancelled_notification_is_offered_to_no_page(api: Api) -> None:
+    """A cancelled notification is offered to no page."""
     mine = await page(api)
     async with mine.open(api, mode="exclusive") as socket:
         await ready(socket)
@@ -197,7 +205,8 @@ async def ended_without_delivery(api: Api, notification: Any) -> None:
     assert shown["status"] == "cancelled"
 
 
-async def test_who_has_no_right_to_it_is_closed_out(api: Api) -> None:
+async def test_connection_without_permission_is_refused(api: Api) -> None:
+    """A wrong token or origin closes the connection."""
     mine, other = await page(api), await page(api)
     for socket_of in (
         mine.open(api, hello={"type": "hello", "token": other.token}),
@@ -212,7 +221,8 @@ async def test_who_has_no_right_to_it_is_closed_out(api: Api) -> None:
             assert await closed(socket) == channel.MALFORMED
 
 
-async def test_a_page_is_closed_out_once_its_device_is_unregistered(api: Api) -> None:
+async def test_unregistered_device_closes_its_page(api: Api) -> None:
+    """The page is closed when its device is unregistered."""
     mine = await page(api)
     async with mine.open(api) as socket:
         await ready(socket)
@@ -223,7 +233,8 @@ async def test_a_page_is_closed_out_once_its_device_is_unregistered(api: Api) ->
         assert await closed(socket) == channel.REFUSED
 
 
-async def test_a_device_has_only_so_many_pages_open(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_per_device_are_limited(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The open connections of a device are limited."""
     monkeypatch.setattr(channel, "MAX_OPEN", 1)
     mine = await page(api)
     async with mine.open(api) as first:
@@ -241,14 +252,16 @@ def device_of(mine: Page) -> UUID:
     return found
 
 
-async def test_who_says_nothing_is_not_waited_for(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_connection_times_out(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that sends no hello is closed."""
     monkeypatch.setattr(channel, "HELLO_S", 0.2)
     mine = await page(api)
     async with api.http.ws_connect(f"/v1/devices/{mine.id}/live") as socket:
         assert await closed(socket) == channel.SLOW
 
 
-async def test_a_page_that_does_not_read_is_closed_and_resumes(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_page_that_does_not_read_is_closed_and_resumes(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that does not read is closed and can resume."""
     monkeypatch.setattr(channel, "SLOW_S", 0.3)
     mine = await page(api)
     async with api.parts.run_worker():
@@ -284,7 +297,8 @@ async def test_a_page_that_does_not_read_is_closed_and_resumes(api: Api, monkeyp
     assert positions == list(range(1, 201))
 
 
-async def test_a_server_that_stops_closes_its_pages_so_that_they_come_again(api: Api) -> None:
+async def test_stopping_server_closes_pages_for_reconnection(api: Api) -> None:
+    """A stopping server closes its pages with the code for reconnecting."""
     mine = await page(api)
     async with serve_api(api.parts) as second, mine.open(second) as socket:
         await ready(socket)
@@ -293,13 +307,15 @@ async def test_a_server_that_stops_closes_its_pages_so_that_they_come_again(api:
         assert await closed(socket) == channel.GOING
 
 
-async def test_an_address_that_speaks_websocket_says_so(api: Api) -> None:
+async def test_plain_request_is_told_to_upgrade(api: Api) -> None:
+    """A request without an upgrade is answered 426."""
     mine = await page(api)
     said = await api.call("GET", f"/v1/devices/{mine.id}/live", key=None)
     assert (said.status, said.body["code"], said.headers["Upgrade"]) == (426, "upgrade_required", "websocket")
 
 
-async def test_an_idle_page_holds_no_connection_to_the_database(api: Api) -> None:
+async def test_idle_page_uses_no_database_connection(api: Api) -> None:
+    """Idle pages use no database connections."""
     pages = [await page(api) for _ in range(3)]
     async with pages[0].open(api) as first, pages[1].open(api) as second, pages[2].open(api, mode="exclusive") as third:
         for socket in (first, second, third):
@@ -312,5 +328,6 @@ async def test_an_idle_page_holds_no_connection_to_the_database(api: Api) -> Non
         assert pool.checkedout() == 0
 
 
-def test_a_page_is_renewed_well_before_its_lease_ends() -> None:
+def test_lease_is_renewed_well_before_it_ends() -> None:
+    """The lease of a live connection is renewed well before it ends."""
     assert live_channel.LEASE.total_seconds() > 2 * live_channel.RENEW_S

@@ -42,7 +42,8 @@ def leaks() -> None:
     guard._lines.clear()
 
 
-def test_a_key_in_a_log_line_is_found(nothing_masked: None) -> None:
+def test_key_in_a_log_line_is_detected(nothing_masked: None) -> None:
+    """A generated key in a log line is detected."""
     key = new_key("sk")
     log.info("made", key=key)
     leaks()
@@ -50,7 +51,8 @@ def test_a_key_in_a_log_line_is_found(nothing_masked: None) -> None:
     leaks()
 
 
-def test_what_the_log_masks_is_not_found() -> None:
+def test_masked_secrets_are_not_reported() -> None:
+    """Secrets that the log masks are not reported."""
     guard.check()
     key = new_key("sk")
     log.info(f"made {key}", token=key, endpoint=f"https://push.example.org/p/{secrets.token_urlsafe(32)}")
@@ -60,7 +62,8 @@ def test_what_the_log_masks_is_not_found() -> None:
 
 
 @pytest.mark.usefixtures("nothing_masked")
-async def test_an_endpoint_a_browser_s_keys_and_what_is_sent_are_found(api: Api) -> None:
+async def test_endpoints_keys_and_content_are_detected(api: Api) -> None:
+    """Endpoints, subscription keys and message texts are detected."""
     [subscriber] = api.parts.subscribe(Vendor.FCM, 1)
     await api.parts.register([subscriber])
     async with api.parts.run_worker():
@@ -79,7 +82,8 @@ async def test_an_endpoint_a_browser_s_keys_and_what_is_sent_are_found(api: Api)
 
 
 @pytest.mark.usefixtures("nothing_masked")
-async def test_tokens_and_private_keys_are_found(api: Api) -> None:
+async def test_tokens_and_private_keys_are_detected(api: Api) -> None:
+    """Device tokens, receipt tokens and JWTs are detected."""
     vault = api.parts.context.keyring
     jwt = "eyJhbGciOiJFUzI1NiJ9.eyJhdWQiOiJodHRwcyJ9.c2lnbmF0dXJl"
     for secret in (vault.device_token(new_id()), vault.receipt_token(new_id(), new_id(), None, 1), jwt):
@@ -87,7 +91,8 @@ async def test_tokens_and_private_keys_are_found(api: Api) -> None:
         leaks()
 
 
-def test_ids_and_addresses_without_a_secret_are_nobody_s_secret() -> None:
+def test_plain_ids_and_addresses_are_not_reported() -> None:
+    """Ids and addresses without secrets are not reported."""
     listening = Guard()
     listening.record(f"{UUID(int=1).hex} https://example.org/news/storm app_{new_id().hex} postgresql://me:***@db/x")
     listening.check()

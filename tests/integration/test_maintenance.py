@@ -37,7 +37,8 @@ async def change(engine: AsyncEngine, sql: str, **values: object) -> None:
         await conn.execute(text(sql), values)
 
 
-async def test_partitions_are_made_a_week_ahead(engine: AsyncEngine, today: date) -> None:
+async def test_partitions_are_created_a_week_ahead(engine: AsyncEngine, today: date) -> None:
+    """Partitions are created a week ahead."""
     await drop_all(engine)
     done = await maintenance.run_once(engine, LIMITS)
     week = {today + timedelta(days=offset) for offset in range(log_partitions.DAYS_AHEAD)}
@@ -47,7 +48,8 @@ async def test_partitions_are_made_a_week_ahead(engine: AsyncEngine, today: date
     assert (await maintenance.run_once(engine, LIMITS))["log_partitions"] == 0
 
 
-async def test_partitions_past_retention_are_dropped_and_no_others(engine: AsyncEngine, today: date) -> None:
+async def test_expired_partitions_are_dropped(engine: AsyncEngine, today: date) -> None:
+    """Only partitions past the retention are dropped."""
     kept, dropped = today - LIMITS.log, today - LIMITS.log - timedelta(days=1)
     async with engine.begin() as conn:
         await partitions.ensure(conn, dropped, 2)
@@ -59,7 +61,8 @@ async def test_partitions_past_retention_are_dropped_and_no_others(engine: Async
         assert today in found
 
 
-async def test_a_partition_is_as_indexed_as_its_table(engine: AsyncEngine, today: date) -> None:
+async def test_partition_has_the_indexes_of_its_table(engine: AsyncEngine, today: date) -> None:
+    """A partition has the indexes of its table."""
     await maintenance.run_once(engine, LIMITS)
     count = text("SELECT count(*) FROM pg_indexes WHERE tablename = :name")
     async with engine.connect() as conn:
@@ -71,8 +74,8 @@ async def test_a_partition_is_as_indexed_as_its_table(engine: AsyncEngine, today
             assert parent == child > 0
 
 
-async def test_partitions_are_made_while_deliveries_are_written(parts: Parts, today: date) -> None:
-    """Attaching waits for no writer, and writers do not wait for it."""
+async def test_partitions_are_created_while_rows_are_written(parts: Parts, today: date) -> None:
+    """Attaching a partition waits for no writer and blocks none."""
     async with parts.engine.begin() as writing:
         await writing.execute(
             text(
@@ -87,7 +90,8 @@ async def test_partitions_are_made_while_deliveries_are_written(parts: Parts, to
     assert len(made) == len(PARTITIONED)
 
 
-async def test_devices_gone_for_30_days_are_deleted_and_no_others(parts: Parts) -> None:
+async def test_devices_gone_for_30_days_are_deleted(parts: Parts) -> None:
+    """Only devices that have been gone for 30 days are deleted."""
     devices: list[UUID] = list(await parts.register(parts.subscribe(Vendor.FCM, 4)))
     age = (
         "UPDATE devices SET status = :status, updated_at = now() - CAST(:days AS int) * interval '1 day' WHERE id = :id"
@@ -102,7 +106,8 @@ async def test_devices_gone_for_30_days_are_deleted_and_no_others(parts: Parts) 
     assert left == set(devices[1:])
 
 
-async def test_idempotency_keys_are_forgotten_after_their_day(engine: AsyncEngine) -> None:
+async def test_idempotency_keys_are_deleted_after_a_day(engine: AsyncEngine) -> None:
+    """Idempotency keys are deleted after a day."""
     add = (
         "INSERT INTO idempotency_keys (owner, key, request_digest, created_at)"
         " VALUES ('admin', :key, '\\x00', now() - CAST(:hours AS int) * interval '1 hour')"
@@ -114,7 +119,8 @@ async def test_idempotency_keys_are_forgotten_after_their_day(engine: AsyncEngin
         assert (await conn.execute(text("SELECT key FROM idempotency_keys"))).scalars().all() == ["young"]
 
 
-async def test_the_queue_s_depth_and_age_are_measured(parts: Parts) -> None:
+async def test_queue_depth_and_age_are_measured(parts: Parts) -> None:
+    """The depth and age of the queue are exported."""
     await parts.submit()
     await change(parts.engine, "UPDATE jobs SET run_at = now() - interval '90 seconds'")
     await maintenance.run_once(parts.engine, LIMITS)
@@ -127,6 +133,7 @@ async def test_the_queue_s_depth_and_age_are_measured(parts: Parts) -> None:
 
 
 async def test_task_of_another_worker_is_skipped(engine: AsyncEngine) -> None:
+    """A task whose lock another worker holds is skipped."""
     everything = RetentionPolicy(log=timedelta(days=-400))
     async with engine.begin() as conn:
         key = lock_id("gateway.maintenance.log_retention")
@@ -136,7 +143,8 @@ async def test_task_of_another_worker_is_skipped(engine: AsyncEngine) -> None:
     assert (await maintenance.run_once(engine, everything))["log_retention"] > 0
 
 
-async def test_all_workers_doing_their_rounds_at_once_is_harmless(engine: AsyncEngine, today: date) -> None:
+async def test_concurrent_maintenance_does_the_work_once(engine: AsyncEngine, today: date) -> None:
+    """Concurrent maintenance runs do the work once."""
     await drop_all(engine)
     done = await asyncio.gather(*(maintenance.run_once(engine, LIMITS) for _ in range(5)))
     assert sum(one["log_partitions"] for one in done) == len(PARTITIONED) * log_partitions.DAYS_AHEAD

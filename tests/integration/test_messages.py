@@ -23,9 +23,10 @@ LANGUAGES = {"title": "Storm", "locales": {"de": {"title": "Sturm"}, "fr": {"tit
     ],
     ids=["static", "of the event alone", "in languages", "personal"],
 )
-async def test_what_says_the_same_is_composed_once_for_all_jobs(
+async def test_equal_content_is_rendered_once(
     parts: Parts, monkeypatch: pytest.MonkeyPatch, content: Any, templating: Templating | None, made: int
 ) -> None:
+    """Content is rendered once for all devices that get the same text."""
     await parts.register(parts.subscribe(Vendor.FCM, 350, share_keys=True))
     german = ClientDetails(locale="de-AT")
     await parts.register(parts.subscribe(Vendor.FCM, 350, share_keys=True), client=german)

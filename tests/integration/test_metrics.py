@@ -25,7 +25,8 @@ COUNTED = (
 )
 
 
-async def test_each_delivery_is_counted_once_by_host_outcome_and_lane(api: Api) -> None:
+async def test_delivery_is_counted_by_host_outcome_and_lane(api: Api) -> None:
+    """Each delivery is counted once in each metric."""
     parts, host = api.parts, api.parts.sim.origins[Vendor.FCM].partition("://")[2]
     await parts.register(parts.subscribe(Vendor.FCM, 30, share_keys=True))
 
@@ -45,7 +46,8 @@ async def test_each_delivery_is_counted_once_by_host_outcome_and_lane(api: Api) 
     assert REGISTRY.get_sample_value("gateway_breaker_open", {"host": host}) is None  # it went with its worker
 
 
-async def test_metrics_are_for_whoever_has_the_token_where_one_is_set(api: Api) -> None:
+async def test_metrics_require_the_token_if_set(api: Api) -> None:
+    """The metrics require the token where one is configured."""
     assert (await api.call("GET", "/metrics", key=None)).status == 200
     api.state.metrics_token = TOKEN
     assert (await api.call("GET", "/metrics", key=TOKEN)).status == 200
@@ -54,7 +56,8 @@ async def test_metrics_are_for_whoever_has_the_token_where_one_is_set(api: Api) 
         assert (refused.status, refused.body["code"]) == (401, "unauthenticated"), key
 
 
-async def test_requests_are_counted_by_route_and_not_by_what_the_caller_made_up(api: Api) -> None:
+async def test_requests_are_counted_by_known_labels(api: Api) -> None:
+    """Requests are counted by route, and unknown methods and paths share one label."""
     await api.call("GET", "/v1/devices")
     await api.call("PROPFIND", "/v1/nothing/at/all")
     assert REGISTRY.get_sample_value("gateway_http_request_seconds_count", {"route": "/v1/devices"})
@@ -62,7 +65,8 @@ async def test_requests_are_counted_by_route_and_not_by_what_the_caller_made_up(
     assert REGISTRY.get_sample_value("gateway_http_requests_total", made_up)
 
 
-async def test_a_worker_tells_on_its_own_port_what_it_and_the_queue_are_at(api: Api, tmp_path: Path) -> None:
+async def test_worker_serves_metrics_on_its_own_port(api: Api, tmp_path: Path) -> None:
+    """A worker serves its metrics and those of the queue on its own port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     said = {"metrics_port": port, "metrics_token": TOKEN}

@@ -61,9 +61,10 @@ async def upgrade(url: str) -> None:
     await asyncio.to_thread(migrate.upgrade, url)
 
 
-async def test_alembic_finds_no_difference_between_migrations_and_schema(
+async def test_alembic_finds_no_difference_to_the_schema(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Alembic finds no difference between the migrations and the schema."""
     monkeypatch.setitem(ischema_names, "point", Point)  # SQLAlchemy itself does not know this type of Postgres's
     await upgrade(empty_database_url)
 
@@ -78,10 +79,8 @@ async def test_alembic_finds_no_difference_between_migrations_and_schema(
     assert found == []
 
 
-async def test_the_migrated_database_is_what_the_schema_would_make(
-    empty_database_url: str, database_of_the_schema: str
-) -> None:
-    """Down to what Alembic does not compare: index methods and conditions, checks, partition keys, fill factors."""
+async def test_migrated_database_equals_the_schema(empty_database_url: str, database_of_the_schema: str) -> None:
+    """This includes what Alembic does not compare: index methods, conditions, checks, partition keys, fill factors."""
     await upgrade(empty_database_url)
     migrated, made = await catalogue(empty_database_url), await catalogue(database_of_the_schema)
     assert sorted(set(migrated) ^ set(made)) == []
@@ -121,7 +120,8 @@ async def migrating(url: str) -> None:
     assert process.returncode == 0, said.decode()
 
 
-async def test_down_to_nothing_and_up_again_gives_the_same(empty_database_url: str) -> None:
+async def test_downgrade_and_upgrade_restore_the_schema(empty_database_url: str) -> None:
+    """A downgrade to nothing and an upgrade give the same schema."""
     await upgrade(empty_database_url)
     before = await catalogue(empty_database_url)
     await asyncio.to_thread(migrate.downgrade, empty_database_url, "base")
@@ -130,10 +130,10 @@ async def test_down_to_nothing_and_up_again_gives_the_same(empty_database_url: s
     assert await catalogue(empty_database_url) == before
 
 
-async def test_a_migration_of_several_transactions_that_was_killed_before_its_end_is_begun_anew(
+async def test_killed_multi_transaction_migration_resumes(
     empty_database_url: str,
 ) -> None:
-    """What it had committed is there, and only its revision is not yet noted."""
+    """The committed part of the migration is there, but its revision is not recorded."""
     scripts = ScriptDirectory.from_config(migrate.config(empty_database_url))
     for script in reversed(list(scripts.walk_revisions())):
         await asyncio.to_thread(migrate.upgrade, empty_database_url, script.revision)
@@ -146,13 +146,14 @@ async def test_a_migration_of_several_transactions_that_was_killed_before_its_en
             assert await catalogue(empty_database_url) == before
 
 
-async def test_downgrading_takes_the_partitions_along(database_url: str) -> None:
+async def test_downgrade_drops_partitions(database_url: str) -> None:
+    """A downgrade drops the partitions too."""
     await asyncio.to_thread(migrate.downgrade, database_url, "base")
     assert await catalogue(database_url) == []
 
 
-async def test_migrations_begun_at_once_are_run_one_after_the_other(empty_database_url: str) -> None:
-    """Processes, as when several gateways are started together."""
+async def test_concurrent_migrations_run_one_after_another(empty_database_url: str) -> None:
+    """Several processes that migrate at once run one after another."""
     await asyncio.gather(*(migrating(empty_database_url) for _ in range(4)))
     engine = open_engine(empty_database_url)
     async with engine.connect() as conn:
@@ -164,15 +165,16 @@ async def test_migrations_begun_at_once_are_run_one_after_the_other(empty_databa
     assert versions == 1
 
 
-async def test_a_database_without_the_migrations_is_not_current(empty_database_url: str) -> None:
+async def test_unmigrated_database_is_not_current(empty_database_url: str) -> None:
+    """A database without migrations is not current."""
     engine = open_engine(empty_database_url)
     async with engine.connect() as conn:
         assert not await migrate.is_current(conn, empty_database_url)
     await engine.dispose()
 
 
-async def test_the_log_s_new_indexes_are_built_beside_a_reader_and_writers_and_after_a_kill(database_url: str) -> None:
-    """Each partition has them, and the parent's is valid, which it is only with all of them."""
+async def test_log_indexes_are_built_without_blocking(database_url: str) -> None:
+    """Each partition has the indexes, also after a kill, and the parent's index is valid."""
     await asyncio.to_thread(migrate.downgrade, database_url, "0013")
     conn = await asyncpg.connect(database_url)
     write = (
@@ -208,7 +210,8 @@ async def test_the_log_s_new_indexes_are_built_beside_a_reader_and_writers_and_a
     await reading.close()
 
 
-async def test_the_index_by_which_applications_take_turns_is_built_after_a_kill(database_url: str) -> None:
+async def test_invalid_turn_index_is_built_again(database_url: str) -> None:
+    """The index for taking turns is built again after an interrupted build."""
     await asyncio.to_thread(migrate.downgrade, database_url, "0012")
     conn = await asyncpg.connect(database_url)
     await conn.execute("CREATE INDEX jobs_turn_idx ON jobs (lane)")
@@ -219,14 +222,15 @@ async def test_the_index_by_which_applications_take_turns_is_built_after_a_kill(
     await conn.close()
 
 
-async def test_the_log_s_tables_are_partitioned_by_day(database_url: str) -> None:
+async def test_log_tables_are_partitioned_by_day(database_url: str) -> None:
+    """The tables of the delivery log are partitioned by day."""
     lines = await catalogue(database_url)
     for table in PARTITIONED:
         assert any(line.startswith(f"{table.name} ") and line.endswith("RANGE (day)") for line in lines)
 
 
-async def test_a_migration_that_cannot_have_its_lock_lets_others_pass_and_comes_again(database_url: str) -> None:
-    """Nobody waits behind it for longer than a second, whoever it waits for."""
+async def test_migration_waiting_for_a_lock_lets_others_pass(database_url: str) -> None:
+    """No writer waits behind the migration for longer than a second."""
     await asyncio.to_thread(migrate.downgrade, database_url, "0011")
     reading, writing = await asyncio.gather(asyncpg.connect(database_url), asyncpg.connect(database_url))
     await reading.execute("BEGIN; SELECT count(*) FROM devices")
@@ -245,10 +249,10 @@ async def test_a_migration_that_cannot_have_its_lock_lets_others_pass_and_comes_
     await asyncio.gather(reading.close(), writing.close())
 
 
-async def test_a_revision_s_transaction_has_limits_and_an_index_that_is_built_concurrently_has_none(
+async def test_timeouts_apply_except_to_concurrent_indexes(
     database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As the revisions see them, whose directory is exchanged for one that writes down what is in force."""
+    """A revision that records the timeouts in force runs in place of the real ones."""
     copied = shutil.copytree(migrate.migrations_dir(), tmp_path / "migrations")
     head = ScriptDirectory(str(copied)).get_current_head()
     (copied / "versions" / "9999_told.py").write_text(TOLD.replace("HEAD", str(head)))

@@ -70,7 +70,8 @@ async def inside(api: Api, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_what_is_more_than_the_server_takes_is_told_to_come_again_and_probes_are_answered(small: Api) -> None:
+async def test_excess_requests_get_503_and_probes_are_answered(small: Api) -> None:
+    """Requests over the limit get 503 with Retry-After; probes are still answered."""
     slow = [await Slow.begun(small) for _ in range(2)]
     await inside(small, 2)
     refused = await small.call("POST", "/v1/devices", small.device(), key=small.publishable, origin=APP_ORIGIN)
@@ -85,7 +86,8 @@ async def test_what_is_more_than_the_server_takes_is_told_to_come_again_and_prob
     assert (await small.call("GET", "/v1/devices")).status == 200
 
 
-async def test_who_waits_for_news_takes_no_room_from_others(small: Api) -> None:
+async def test_long_polls_do_not_count_as_requests(small: Api) -> None:
+    """Waiting polls take no slot of the request limiter."""
     device = await small.register()
     device_id, mailroom = ids.parse(ids.DEVICE, device["id"]), small.state.inbox_notifier
     assert device_id is not None
@@ -102,9 +104,8 @@ async def test_who_waits_for_news_takes_no_room_from_others(small: Api) -> None:
     await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_bodies_that_are_too_much_together_are_refused_before_they_fill_the_memory(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_bodies_over_the_memory_limit_are_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies are refused when together they exceed the memory limit."""
     monkeypatch.setattr("gateway.web.http.load_shedding.MAX_BODY_OCTETS", 300_000)
     slow = [await Slow.begun(api) for _ in range(2)]
     for one in slow:
@@ -116,16 +117,16 @@ async def test_bodies_that_are_too_much_together_are_refused_before_they_fill_th
         await one.end()
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_body_that_does_not_arrive_times_out(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that does not arrive is answered 408."""
     monkeypatch.setattr("gateway.web.dispatch.BODY_TIMEOUT_S", 0.2)
     slow = await Slow.begun(api)
     assert "408" in await slow.answer()
     await slow.end()
 
 
-async def test_an_import_that_falls_silent_ends_and_tells_what_it_took(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_silent_import_ends_and_reports_its_progress(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import that falls silent ends and reports what it processed."""
     monkeypatch.setattr("gateway.web.http.ndjson.SILENCE_S", 0.2)
     slow = await Slow.begun(api, "/v1/devices/import", "application/x-ndjson")
     assert "200" in await slow.answer()
@@ -135,10 +136,8 @@ async def test_an_import_that_falls_silent_ends_and_tells_what_it_took(
     await slow.end()
 
 
-async def test_imports_and_streams_are_bounded_for_a_server_and_for_an_application_and_give_their_places_back(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of 8 places an application has 4; whoever comes beyond is told when to come again, and the rest is answered."""
+async def test_imports_and_streams_are_limited_and_released(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 8 slots an application gets 4; further requests are told when to retry, and slots are released."""
     monkeypatch.setattr("gateway.web.api.deliveries.POLL_INTERVAL_S", 0.05)
     keys = [api.secret]
     for name in ("Second", "Third"):
@@ -224,7 +223,8 @@ async def test_imports_and_streams_are_bounded_for_a_server_and_for_an_applicati
     ],
     ids=["a long header", "many headers", "a long address", "no HTTP"],
 )
-async def test_what_is_no_sound_request_is_refused_without_a_trace(api: Api, head: bytes) -> None:
+async def test_invalid_request_heads_are_refused(api: Api, head: bytes) -> None:
+    """Invalid request heads are answered with a problem document."""
     reader, writer = await connected(api.origin)
     writer.write(head)
     async with asyncio.timeout(20):
@@ -235,9 +235,8 @@ async def test_what_is_no_sound_request_is_refused_without_a_trace(api: Api, hea
     assert (await api.call("GET", "/v1/devices")).status == 200
 
 
-async def test_without_a_connection_to_the_database_it_answers_503_and_recovers_by_itself(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_exhausted_pool_gets_503_and_recovers(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a free database connection the answer is 503; the server recovers by itself."""
     pool = api.parts.context.engine.pool
     assert isinstance(pool, QueuePool)
     monkeypatch.setattr(pool, "_timeout", 0.2)
@@ -250,7 +249,8 @@ async def test_without_a_connection_to_the_database_it_answers_503_and_recovers_
     assert (await api.call("GET", "/v1/devices")).status == 200
 
 
-async def test_ten_thousand_idle_connections_keep_nobody_from_being_served(api: Api, tmp_path: Path) -> None:
+async def test_ten_thousand_idle_connections_are_served(api: Api, tmp_path: Path) -> None:
+    """Ten thousand idle connections neither block requests nor use much memory."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     count = min(IDLE, hard - 1000)

@@ -23,7 +23,8 @@ EVERYWHERE = {
 HTML = sorted(static_files.STATIC.rglob("*.html"))
 
 
-async def test_every_answer_is_protected_whatever_it_is(api: Api) -> None:
+async def test_every_response_has_security_headers(api: Api) -> None:
+    """Every response has the security headers."""
     asked = [(route.method, fill_path(route.path)) for route in ROUTES]
     asked += [(method, "/v1/nothing") for method in ("GET", "POST", "DELETE", "PUT")]
     asked += [
@@ -41,7 +42,8 @@ async def test_every_answer_is_protected_whatever_it_is(api: Api) -> None:
                 assert "no-" in answer.headers["Cache-Control"], (method, path)
 
 
-async def test_a_stream_and_an_answer_of_success_are_protected_too(api: Api) -> None:
+async def test_streams_and_successes_have_security_headers(api: Api) -> None:
+    """Streams and successful responses have the security headers too."""
     authorised = {"Authorization": f"Bearer {api.secret}"}
     for path in ("/v1/deliveries/stream", "/v1/devices"):
         async with api.http.get(path, headers=authorised) as answer:
@@ -50,13 +52,15 @@ async def test_a_stream_and_an_answer_of_success_are_protected_too(api: Api) -> 
             assert answer.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
 
 
-async def test_without_https_nothing_is_said_of_it(api: Api) -> None:
+async def test_hsts_is_absent_without_https(api: Api) -> None:
+    """Without HTTPS there is no Strict-Transport-Security header."""
     object.__setattr__(api.parts.context, "public_url", "http://127.0.0.1:8080")
     async with serve_api(api.parts) as plain, plain.http.get("/console/") as answer:
         assert "Strict-Transport-Security" not in answer.headers
 
 
-async def test_no_answer_lets_a_page_of_others_use_cookies(api: Api) -> None:
+async def test_no_response_allows_credentialed_requests(api: Api) -> None:
+    """No response lets pages of other origins use cookies."""
     for route in ROUTES:
         async with api.http.request(route.method, fill_path(route.path), headers={"Origin": APP_ORIGIN}) as answer:
             assert "Access-Control-Allow-Credentials" not in answer.headers, route.path
@@ -64,14 +68,16 @@ async def test_no_answer_lets_a_page_of_others_use_cookies(api: Api) -> None:
             assert allowed == ("*" if route.path.startswith("/v1/") else None), route.path
 
 
-def test_the_policy_of_pages_lets_nothing_run_that_is_not_a_file_of_ours() -> None:
+def test_page_policy_allows_only_own_files() -> None:
+    """The policy of pages runs nothing but the gateway's own files."""
     allowed = dict(one.split(" ", 1) for one in PAGE.split("; "))
     assert allowed["default-src"] == "'none'"
     assert {allowed[name] for name in ("script-src", "style-src", "connect-src", "worker-src")} == {"'self'"}
     assert {allowed[name] for name in ("base-uri", "form-action", "frame-ancestors")} == {"'none'"}
 
 
-async def test_the_console_and_no_other_page_may_load_the_map_s_pictures_from_where_the_operator_says(api: Api) -> None:
+async def test_only_the_console_may_load_map_tiles(api: Api) -> None:
+    """Only the console may load images from the configured tile server."""
     api.state.map_tiles = "http://127.0.0.1:9000/{z}/{x}/{y}.png"
     app = build(api.state)
     async with TestClient(TestServer(app)) as client:
@@ -85,7 +91,8 @@ async def test_the_console_and_no_other_page_may_load_the_map_s_pictures_from_wh
 
 
 @pytest.mark.parametrize("page", HTML, ids=lambda page: page.parent.name)
-def test_pages_need_nothing_that_the_policy_forbids(page: Path) -> None:
+def test_pages_comply_with_the_policy(page: Path) -> None:
+    """The pages contain nothing that the policy forbids."""
     text = page.read_text()
     assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|\sstyle=|<style|javascript:", text)
     assert not re.search(r"""(?:src|href)=["'](?:https?:)?//""", text)

@@ -23,7 +23,8 @@ def still(name: str, per_minute: int) -> TokenBuckets:
     return TokenBuckets(name, per_minute, clock=lambda: 0.0)
 
 
-async def test_a_key_that_asks_too_often_is_told_when_to_come_again(api: Api) -> None:
+async def test_key_over_its_limit_gets_429_with_retry_after(api: Api) -> None:
+    """A key over its limit is told when to retry; other keys are not affected."""
     limited(api, key_buckets=still("key", 2))
     first = await api.call("GET", "/v1/devices")
     assert (first.headers["RateLimit-Policy"], first.headers["RateLimit"]) == ('"key";q=2;w=60', '"key";r=1;t=60')
@@ -34,7 +35,8 @@ async def test_a_key_that_asks_too_often_is_told_when_to_come_again(api: Api) ->
     assert (await api.call("GET", "/v1/applications", key=ADMIN)).status == 200
 
 
-async def test_what_a_key_is_refused_does_nothing(api: Api) -> None:
+async def test_rate_limited_request_has_no_effect(api: Api) -> None:
+    """A rate-limited request changes nothing."""
     limited(api, key_buckets=still("key", 1))
     assert (await api.call("POST", "/v1/devices", api.device(), key=api.publishable, origin=APP_ORIGIN)).status == 201
     before = await api.rows()
@@ -44,7 +46,8 @@ async def test_what_a_key_is_refused_does_nothing(api: Api) -> None:
     assert await api.rows() == before
 
 
-async def test_an_inbox_read_with_a_key_counts_once(api: Api) -> None:
+async def test_inbox_read_with_a_key_counts_once(api: Api) -> None:
+    """An inbox request with an API key counts once."""
     device = await api.register()
     limited(api, key_buckets=still("key", 2))
     for _ in range(2):
@@ -52,7 +55,8 @@ async def test_an_inbox_read_with_a_key_counts_once(api: Api) -> None:
     assert (await api.call("GET", f"/v1/devices/{device['id']}/inbox")).status == 429
 
 
-async def test_an_address_that_asks_too_often_is_refused_before_its_credential_is_looked_at(api: Api) -> None:
+async def test_address_is_limited_before_authentication(api: Api) -> None:
+    """An address over its limit is refused before its credential is checked."""
     limited(api, address_buckets=still("address", 2))
     for _ in range(2):
         assert (await api.call("GET", "/v1/devices", key="sk_guessed")).status == 401
@@ -63,7 +67,8 @@ async def test_an_address_that_asks_too_often_is_refused_before_its_credential_i
         assert (await api.call("GET", path, key=None)).status == 200, path
 
 
-async def test_behind_a_named_proxy_each_counts_for_itself(api: Api) -> None:
+async def test_clients_behind_a_proxy_count_separately(api: Api) -> None:
+    """Clients behind a trusted proxy count separately."""
     limited(api, address_buckets=still("address", 1))
     api.state.client_addresses = ClientAddressResolver(["127.0.0.1"])
     for client in ("198.51.100.1", "198.51.100.2"):
@@ -71,7 +76,8 @@ async def test_behind_a_named_proxy_each_counts_for_itself(api: Api) -> None:
         assert said == [200, 429]
 
 
-async def test_who_names_other_addresses_without_being_a_proxy_gains_nothing(api: Api) -> None:
+async def test_untrusted_forwarded_header_is_ignored(api: Api) -> None:
+    """A client that is not a trusted proxy cannot choose its address."""
     limited(api, address_buckets=still("address", 1))
     said = [
         (await api.call("GET", "/v1/devices", headers={"X-Forwarded-For": f"198.51.100.{number}"})).status
@@ -80,14 +86,16 @@ async def test_who_names_other_addresses_without_being_a_proxy_gains_nothing(api
     assert said == [200, 429, 429]
 
 
-async def test_by_default_a_page_s_rush_is_not_held_up(api: Api) -> None:
+async def test_default_limits_allow_a_burst_of_a_page(api: Api) -> None:
+    """The default limits allow a burst of 300 requests."""
     said = await asyncio.gather(
         *(api.call("GET", "/v1/vapid-public-key", key=api.publishable, origin=APP_ORIGIN) for _ in range(300))
     )
     assert {one.status for one in said} == {200}
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_buckets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of stored buckets is bounded."""
     monkeypatch.setattr(rate_limits, "MAX_BUCKETS", 100)
     buckets = still("address", 1)
     for number in range(1000):

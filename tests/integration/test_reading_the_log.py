@@ -64,16 +64,16 @@ async def shown(parts: Parts, filters: LogFilters, limit: int) -> list[int]:
     return found
 
 
-async def test_pages_are_in_the_order_of_settling_without_gap_or_repetition(
-    parts: Parts, rows: list[dict[str, object]]
-) -> None:
+async def test_pages_follow_settling_order_without_gaps(parts: Parts, rows: list[dict[str, object]]) -> None:
+    """Pages follow the order of settling, without gaps or repetition."""
     expected = [row["position"] for row in sorted(rows, key=_newest, reverse=True)]
     assert expected != sorted(expected, reverse=True)
     for limit in (1, 7, 60, 100):
         assert await shown(parts, LogFilters(), limit) == expected
 
 
-async def test_each_filter_and_pairs_of_them_show_what_they_say(parts: Parts, rows: list[dict[str, object]]) -> None:
+async def test_filters_and_pairs_of_filters_match(parts: Parts, rows: list[dict[str, object]]) -> None:
+    """Each filter and each pair of filters returns the matching rows."""
     some = rows[17]
     since, until = NOON + timedelta(minutes=3), NOON + timedelta(minutes=9)
     narrowed: list[dict[str, object]] = [
@@ -101,7 +101,8 @@ async def test_each_filter_and_pairs_of_them_show_what_they_say(parts: Parts, ro
             assert await shown(parts, LogFilters(**fields, **bounds), 4) == expected, (fields, bounds)  # type: ignore[arg-type]
 
 
-async def test_a_page_that_retention_has_come_to_is_the_end(parts: Parts, rows: list[dict[str, object]]) -> None:
+async def test_page_past_the_retention_is_empty(parts: Parts, rows: list[dict[str, object]]) -> None:
+    """A page whose cursor the retention has deleted is empty."""
     async with parts.engine.connect() as conn:
         assert await reader.page(conn, parts.application_id, LogFilters(), before=10_000, limit=10) == []
     assert rows

@@ -81,7 +81,8 @@ async def count(parts: Parts) -> int:
     return found
 
 
-async def test_what_a_page_hands_over_is_kept(parts: Parts) -> None:
+async def test_registration_stores_all_fields(parts: Parts) -> None:
+    """A registration stores every field."""
     given = said(
         user_id="ada",
         client=CLIENT,
@@ -100,7 +101,8 @@ async def test_what_a_page_hands_over_is_kept(parts: Parts) -> None:
     assert device.status is DeviceStatus.ACTIVE
 
 
-async def test_a_refresh_keeps_what_it_does_not_say(parts: Parts) -> None:
+async def test_refresh_keeps_omitted_fields(parts: Parts) -> None:
+    """A refresh keeps the fields that it omits."""
     first = await register(
         parts,
         said(
@@ -116,7 +118,8 @@ async def test_a_refresh_keeps_what_it_does_not_say(parts: Parts) -> None:
     assert await count(parts) == 1
 
 
-async def test_a_refresh_changes_what_it_says(parts: Parts) -> None:
+async def test_refresh_changes_given_fields(parts: Parts) -> None:
+    """A refresh changes the fields that it contains."""
     first = await register(parts, said(user_id="ada", client=CLIENT, attributes={"plan": "gold"}, topics=("weather",)))
     other = Keys.generate()
     await register(
@@ -138,7 +141,8 @@ async def test_a_refresh_changes_what_it_says(parts: Parts) -> None:
     assert device.location == Location(4, 5)
 
 
-async def test_empty_topics_and_attributes_that_are_said_clear_what_was(parts: Parts) -> None:
+async def test_empty_topics_and_attributes_clear_stored_ones(parts: Parts) -> None:
+    """Empty topics and attributes clear the stored ones."""
     first = await register(parts, said(attributes={"plan": "gold"}, topics=("weather",)))
     await register(parts, said(topics=()))
     device = await load(parts, first.device_id)
@@ -148,7 +152,8 @@ async def test_empty_topics_and_attributes_that_are_said_clear_what_was(parts: P
 
 
 @pytest.mark.parametrize("status", [DeviceStatus.GONE, DeviceStatus.QUARANTINED])
-async def test_a_device_that_registers_again_is_active_again(parts: Parts, status: DeviceStatus) -> None:
+async def test_registering_again_activates_the_device(parts: Parts, status: DeviceStatus) -> None:
+    """A gone or quarantined device that registers again is active."""
     first = await register(parts, said())
     async with parts.engine.begin() as conn:
         await devices.change(conn, first.device_id, {"status": status})
@@ -156,7 +161,8 @@ async def test_a_device_that_registers_again_is_active_again(parts: Parts, statu
     assert (await load(parts, first.device_id)).status is DeviceStatus.ACTIVE
 
 
-async def test_a_new_location_without_accuracy_forgets_the_old_accuracy(parts: Parts) -> None:
+async def test_new_location_without_accuracy_clears_the_old(parts: Parts) -> None:
+    """A location without accuracy clears the stored accuracy."""
     first = await register(parts, said(location=Location(1, 2, 30.0)))
     await register(parts, said(location=Location(1.5, 2)))
     assert (await load(parts, first.device_id)).location == Location(1.5, 2, None)
@@ -176,9 +182,8 @@ OFF_CURVE = bytes([4]) + bytes(63) + b"\x01"
         ({"auth": b""}, "/subscription/keys/auth"),
     ],
 )
-async def test_keys_that_no_message_could_be_encrypted_for_are_refused(
-    parts: Parts, keys: dict[str, bytes], pointer: str
-) -> None:
+async def test_keys_unusable_for_encryption_are_refused(parts: Parts, keys: dict[str, bytes], pointer: str) -> None:
+    """Keys that no message could be encrypted for are refused."""
     with pytest.raises(ValidationError) as refused:
         await register(parts, said(**keys))
     assert [fault.pointer for fault in refused.value.faults] == [pointer]
@@ -198,26 +203,30 @@ async def test_keys_that_no_message_could_be_encrypted_for_are_refused(
         "",
     ],
 )
-async def test_an_endpoint_elsewhere_is_refused(parts: Parts, endpoint: str) -> None:
+async def test_other_endpoint_is_refused(parts: Parts, endpoint: str) -> None:
+    """An endpoint outside the allowed push services is refused."""
     with pytest.raises(EndpointNotAllowed):
         await register(parts, said(endpoint))
     assert await count(parts) == 0
 
 
-async def test_one_endpoint_written_differently_is_one_device(parts: Parts) -> None:
+async def test_equivalent_endpoints_are_one_device(parts: Parts) -> None:
+    """Two spellings of one endpoint are one device."""
     first = await register(parts, said("https://fcm.googleapis.com/fcm/send/one"))
     again = await register(parts, said("HTTPS://FCM.googleapis.com:443/fcm/send/one"))
     assert again == (first.device_id, False)
     assert (await load(parts, first.device_id)).subscription.endpoint == ENDPOINT
 
 
-async def test_a_vapid_key_of_another_application_is_refused(parts: Parts) -> None:
+async def test_vapid_key_of_another_application_is_refused(parts: Parts) -> None:
+    """The VAPID key of another application is refused."""
     with pytest.raises(ValidationError) as refused:
         await register(parts, said(vapid_public_key=Keys.generate().p256dh))
     assert [fault.pointer for fault in refused.value.faults] == ["/vapid_public_key"]
 
 
-async def test_a_device_stays_with_the_vapid_key_it_subscribed_with(parts: Parts) -> None:
+async def test_device_keeps_its_vapid_key(parts: Parts) -> None:
+    """A device keeps the VAPID key that it subscribed with."""
     async with parts.engine.begin() as conn:
         await applications.add_vapid_key(conn, parts.context.keyring, parts.application_id)
     old = await register(parts, said(vapid_public_key=parts.vapid_public_key))
@@ -225,7 +234,8 @@ async def test_a_device_stays_with_the_vapid_key_it_subscribed_with(parts: Parts
     assert (await load(parts, old.device_id)).vapid_key_id != (await load(parts, new.device_id)).vapid_key_id
 
 
-async def test_more_topics_than_allowed_are_refused(parts: Parts) -> None:
+async def test_topics_over_the_limit_are_refused(parts: Parts) -> None:
+    """More topics than allowed are refused."""
     topics = tuple(f"t{number}" for number in range(MAX_TOPICS + 1))
     await register(parts, said(topics=topics[:-1]))
     with pytest.raises(ValidationError):
@@ -238,7 +248,8 @@ async def test_more_topics_than_allowed_are_refused(parts: Parts) -> None:
     assert set((await load(parts, device.id)).topics) == set(topics[:-1])
 
 
-async def test_of_two_with_one_endpoint_in_a_batch_the_later_wins(parts: Parts) -> None:
+async def test_later_registration_of_one_endpoint_in_batch_wins(parts: Parts) -> None:
+    """The later of two registrations with one endpoint in a batch wins."""
     verdicts = await register_all(
         parts,
         [
@@ -254,15 +265,16 @@ async def test_of_two_with_one_endpoint_in_a_batch_the_later_wins(parts: Parts) 
     assert await count(parts) == 2
 
 
-async def test_what_is_refused_in_a_batch_keeps_no_other_from_being_registered(parts: Parts) -> None:
+async def test_refused_registration_does_not_fail_its_batch(parts: Parts) -> None:
+    """A refused registration does not fail the others of its batch."""
     batch = [said(f"{ENDPOINT}-1"), said(p256dh=OFF_CURVE), said("https://evil.example.org/x"), said(f"{ENDPOINT}-2")]
     verdicts = await at_once(parts, *(asked(parts, one) for one in batch))
     assert [type(verdict) for verdict in verdicts] == [Registered, ValidationError, EndpointNotAllowed, Registered]
     assert await count(parts) == 2
 
 
-async def test_a_batch_of_every_shape_keeps_each_one_s_own(parts: Parts) -> None:
-    """Some say topics, some attributes, some both or neither: a statement is alike for all its rows."""
+async def test_batch_of_different_shapes_keeps_each_value(parts: Parts) -> None:
+    """Some have topics, some attributes, some both or neither; one statement serves all rows."""
     shapes: list[dict[str, Any]] = [
         {"topics": ("a",), "attributes": {"n": 0}},
         {"topics": ("b",)},
@@ -280,12 +292,13 @@ async def test_a_batch_of_every_shape_keeps_each_one_s_own(parts: Parts) -> None
         assert device.attributes == shapes[number % 4].get("attributes", {})
 
 
-async def test_an_empty_batch_registers_nobody(parts: Parts) -> None:
+async def test_empty_batch_registers_nothing(parts: Parts) -> None:
+    """An empty batch registers nothing."""
     assert await register_all(parts, []) == []
 
 
-async def test_imports_of_the_same_devices_at_once_make_each_once(parts: Parts) -> None:
-    """In opposite orders: neither waits for the other in a circle."""
+async def test_concurrent_imports_create_each_device_once(parts: Parts) -> None:
+    """The imports have opposite orders and do not deadlock."""
     batch = [said(f"{ENDPOINT}-{number}") for number in range(300)]
     results = await asyncio.gather(
         *(register_all(parts, part) for part in (batch, batch[::-1], batch[150:] + batch[:150], batch))
@@ -294,8 +307,8 @@ async def test_imports_of_the_same_devices_at_once_make_each_once(parts: Parts) 
     assert sum(verdict.created for result in results for verdict in result if isinstance(verdict, Registered)) == 300
 
 
-async def test_the_same_browser_at_once_is_registered_as_if_one_after_another(parts: Parts) -> None:
-    """Each keeps what it does not say of the ones before it, though all are one transaction."""
+async def test_concurrent_registrations_of_one_browser_merge(parts: Parts) -> None:
+    """Each keeps the fields of the previous ones that it omits, although they share a transaction."""
     said_by_each = ({"user_id": "ada", "topics": ("a",)}, {"attributes": {"n": 1}}, {"topics": ()})
     first, *again = await at_once(parts, *(asked(parts, said(**details)) for details in said_by_each))
     assert isinstance(first, Registered)
@@ -305,7 +318,8 @@ async def test_the_same_browser_at_once_is_registered_as_if_one_after_another(pa
     assert await count(parts) == 1
 
 
-async def test_those_of_two_applications_that_come_at_once_stay_apart(parts: Parts) -> None:
+async def test_batched_registrations_keep_applications_apart(parts: Parts) -> None:
+    """Concurrent registrations of two applications stay separate."""
     async with parts.engine.begin() as conn:
         made = await applications.create(conn, parts.context.keyring, "Other", "mailto:ops@example.org", [])
     other = ids.parse(ids.APPLICATION, made["id"])
@@ -321,7 +335,8 @@ async def test_those_of_two_applications_that_come_at_once_stay_apart(parts: Par
         await load(parts, two.device_id)
 
 
-async def test_one_whom_the_database_refuses_keeps_no_other_from_being_registered(parts: Parts) -> None:
+async def test_database_error_does_not_fail_its_batch(parts: Parts) -> None:
+    """A registration that the database refuses does not fail the others."""
     details: list[dict[str, Any]] = [{}, {"user_id": "nul\0"}, {"topics": ("a",)}]
     batch = [said(f"{ENDPOINT}-{number}", **each) for number, each in enumerate(details)]
     results = await at_once(parts, *(asked(parts, one) for one in batch))
@@ -329,7 +344,8 @@ async def test_one_whom_the_database_refuses_keeps_no_other_from_being_registere
     assert await count(parts) == 2
 
 
-async def test_only_the_unproven_of_those_that_come_at_once_is_refused(parts: Parts) -> None:
+async def test_only_unproven_registration_of_batch_is_refused(parts: Parts) -> None:
+    """Only the registration without a proof is refused."""
     async with parts.engine.begin() as conn:
         changed = await applications.change(
             conn, parts.context.keyring, parts.application_id, {"require_identity": True}
@@ -345,7 +361,8 @@ async def test_only_the_unproven_of_those_that_come_at_once_is_refused(parts: Pa
     assert [type(result) for result in results] == [Registered, IdentityUnproven, Registered]
 
 
-async def test_when_the_database_goes_away_in_the_middle_all_hear_it_and_the_next_are_registered(parts: Parts) -> None:
+async def test_lost_connection_fails_the_batch_and_the_next_works(parts: Parts) -> None:
+    """All registrations of the batch fail with a database error, and the next one succeeds."""
     known = await register(parts, said())
     reception = BatchingRegistrar(parts.context)
     async with parts.engine.connect() as holding:
@@ -361,7 +378,8 @@ async def test_when_the_database_goes_away_in_the_middle_all_hear_it_and_the_nex
     assert await reception.register(asked(parts, said())) == (known.device_id, False)
 
 
-async def test_processes_that_register_the_same_browsers_at_once_do_not_wait_in_a_circle(parts: Parts) -> None:
+async def test_concurrent_batches_of_processes_do_not_deadlock(parts: Parts) -> None:
+    """Several processes register the same browsers in different orders without a deadlock."""
     batch = [said(f"{ENDPOINT}-{number}", topics=("a",) if number % 2 else None) for number in range(100)]
     await register_all(parts, batch[:50])
     results = await asyncio.gather(
@@ -375,21 +393,23 @@ async def test_processes_that_register_the_same_browsers_at_once_do_not_wait_in_
     assert await count(parts) == 100
 
 
-async def test_an_error_of_the_database_tells_no_endpoint_and_no_key(parts: Parts) -> None:
-    """Errors end up in logs, and an endpoint with its keys is all it takes to push to a browser."""
+async def test_database_error_reveals_no_endpoint_or_key(parts: Parts) -> None:
+    """Errors reach the logs, and an endpoint with its keys suffices to push to a browser."""
     with pytest.raises(DBAPIError) as failed:
         await register(parts, said(user_id="nul\0"))
     assert "fcm/send/one" not in str(failed.value)
     assert repr(KEYS.auth) not in str(failed.value)
 
 
-async def test_the_same_browser_registering_twice_at_once_is_one_device(parts: Parts) -> None:
+async def test_concurrent_registrations_create_one_device(parts: Parts) -> None:
+    """A browser that registers eight times at once becomes one device."""
     results = await asyncio.gather(*(register(parts, said(user_id="ada")) for _ in range(8)))
     assert len({result.device_id for result in results}) == 1
     assert sum(result.created for result in results) == 1
 
 
-async def test_a_user_id_needs_its_proof_when_the_application_demands_one(parts: Parts) -> None:
+async def test_user_id_needs_proof_if_required(parts: Parts) -> None:
+    """A user id needs its HMAC when the application requires one."""
     vault = parts.context.keyring
     async with parts.engine.begin() as conn:
         await registration.prove(conn, vault, parts.application_id, "ada", None)
@@ -402,7 +422,8 @@ async def test_a_user_id_needs_its_proof_when_the_application_demands_one(parts:
                 await registration.prove(conn, vault, parts.application_id, user_id, user_hash)
 
 
-async def test_another_application_s_device_is_not_found(parts: Parts) -> None:
+async def test_device_of_another_application_is_not_found(parts: Parts) -> None:
+    """A device of another application is not found."""
     registered = await register(parts, said())
     async with parts.engine.begin() as conn:
         other = await applications.create(conn, parts.context.keyring, "Other", "mailto:ops@example.org", [])
@@ -412,7 +433,8 @@ async def test_another_application_s_device_is_not_found(parts: Parts) -> None:
             await registration.find(conn, other_id, registered.device_id)
 
 
-async def test_what_callers_see_of_a_device_lets_nobody_push_to_it(parts: Parts) -> None:
+async def test_device_json_has_no_endpoint_or_keys(parts: Parts) -> None:
+    """The JSON of a device does not allow anyone to push to it."""
     registered = await register(parts, said(location=Location(1, 2)))
     shown = str(registration.to_json(await load(parts, registered.device_id)))
     for secret in (KEYS.p256dh, KEYS.auth):
@@ -422,7 +444,8 @@ async def test_what_callers_see_of_a_device_lets_nobody_push_to_it(parts: Parts)
     assert "fcm.googleapis.com" in shown
 
 
-async def test_forgetting_a_user_takes_their_devices_and_their_name_out_of_the_log(parts: Parts) -> None:
+async def test_erasing_a_user_removes_devices_and_log_names(parts: Parts) -> None:
+    """Erasing a user deletes their devices and removes their id from the log."""
     theirs = await parts.register(parts.subscribe(Vendor.FCM, 2), user_id="ada")
     others = await parts.register(parts.subscribe(Vendor.FCM, 1), user_id="grace")
     async with parts.run_worker():

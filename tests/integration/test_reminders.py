@@ -64,7 +64,8 @@ async def late_by(parts: Parts, lateness: timedelta) -> None:
         await notifier.send(conn, notifier.JOBS)
 
 
-async def test_every_occurrence_is_a_notification_of_its_own(parts: Parts) -> None:
+async def test_every_occurrence_is_one_notification(parts: Parts) -> None:
+    """Every occurrence is a notification of its own."""
     await parts.register(parts.subscribe(Vendor.FCM, 2))
     await every_second(parts)
     async with parts.run_worker():
@@ -77,9 +78,8 @@ async def test_every_occurrence_is_a_notification_of_its_own(parts: Parts) -> No
     assert parts.sim.messages.total >= 6
 
 
-async def test_two_schedulers_and_three_workers_with_kill_9_in_between_start_every_occurrence_once(
-    parts: Parts, tmp_path: Path
-) -> None:
+async def test_kills_of_workers_start_each_occurrence_once(parts: Parts, tmp_path: Path) -> None:
+    """With several schedulers and workers, SIGKILL in between starts every occurrence exactly once."""
     devices = await parts.register(parts.subscribe(Vendor.FCM, 5))
     await every_second(parts)
     directories = [tmp_path / str(number) for number in range(3)]
@@ -110,7 +110,8 @@ async def test_two_schedulers_and_three_workers_with_kill_9_in_between_start_eve
     assert set(sent) <= {ids.format_id(ids.NOTIFICATION, row.id) for row in started}
 
 
-async def test_an_occurrence_missed_by_a_downtime_is_skipped_and_says_so(parts: Parts) -> None:
+async def test_missed_occurrence_is_skipped_with_a_reason(parts: Parts) -> None:
+    """An occurrence missed during downtime is skipped with a reason."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
     await every_second(parts)
     await late_by(parts, timedelta(hours=3))
@@ -123,7 +124,8 @@ async def test_an_occurrence_missed_by_a_downtime_is_skipped_and_says_so(parts: 
     assert later[0].occurrence > datetime.now(UTC) - timedelta(minutes=1)
 
 
-async def test_of_many_missed_occurrences_one_is_sent_when_asked_for(parts: Parts) -> None:
+async def test_one_missed_occurrence_is_sent_if_configured(parts: Parts) -> None:
+    """Of many missed occurrences one is sent when `missed` is "send"."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
     await every_second(parts, missed="send")
     await late_by(parts, timedelta(days=3))  # longer than it would have lived
@@ -134,7 +136,8 @@ async def test_of_many_missed_occurrences_one_is_sent_when_asked_for(parts: Part
     assert second.occurrence - first.occurrence > timedelta(days=2)
 
 
-async def test_a_reminder_ends_at_its_end(parts: Parts) -> None:
+async def test_reminder_ends_at_its_end(parts: Parts) -> None:
+    """A reminder ends at `ends_at`."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
     id_ = await every_second(parts, ends_at=datetime.now(UTC) + timedelta(seconds=2.5))
     async with parts.run_worker():
@@ -146,7 +149,8 @@ async def test_a_reminder_ends_at_its_end(parts: Parts) -> None:
     assert 1 <= len(await occurrences(parts)) <= 3
 
 
-async def test_cancelling_one_occurrence_leaves_the_others(parts: Parts) -> None:
+async def test_cancelling_an_occurrence_leaves_the_others(parts: Parts) -> None:
+    """Cancelling one occurrence leaves the others."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
     await every_second(parts)
     [first] = await occurrences(parts)
@@ -159,7 +163,8 @@ async def test_cancelling_one_occurrence_leaves_the_others(parts: Parts) -> None
     assert await parts.list_deliveries(first.id) == {}
 
 
-async def test_pausing_one_occurrence_does_not_hold_up_the_next(parts: Parts) -> None:
+async def test_pausing_an_occurrence_does_not_delay_the_next(parts: Parts) -> None:
+    """Pausing one occurrence does not delay the next."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
     await every_second(parts)
     [first] = await occurrences(parts)
@@ -173,7 +178,8 @@ async def test_pausing_one_occurrence_does_not_hold_up_the_next(parts: Parts) ->
         assert (await parts.wait_until_done(first.id)).accepted == 1
 
 
-async def test_what_an_occurrence_needs_and_is_gone_ends_the_reminder_but_not_what_was_accepted(parts: Parts) -> None:
+async def test_missing_resource_ends_the_reminder(parts: Parts) -> None:
+    """A reminder whose category is deleted ends; the accepted occurrence is sent."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
     async with serve_api(parts) as api:
         await api.call_ok("POST", "/v1/categories", {"name": "news", "title": "News"})
@@ -189,7 +195,8 @@ async def test_what_an_occurrence_needs_and_is_gone_ends_the_reminder_but_not_wh
     assert (shown["status"], shown["cause"]) == ("ended", "/category: there is no category 'news'")
 
 
-async def test_a_reminder_is_made_shown_changed_paused_and_removed(api: Api) -> None:
+async def test_reminder_is_created_read_changed_and_removed(api: Api) -> None:
+    """Reminders are created, read, changed, paused and removed."""
     made = await api.call_ok("POST", "/v1/reminders", WEEKLY | {"timezone": "Europe/Vienna"})
     path = f"/v1/reminders/{made['id']}"
     assert await api.call_ok("GET", path) == made
@@ -223,7 +230,8 @@ async def test_a_reminder_is_made_shown_changed_paused_and_removed(api: Api) -> 
     assert (await api.rows())["jobs"] == 0
 
 
-async def test_at_each_devices_own_time_it_starts_with_the_first_zone(api: Api) -> None:
+async def test_device_time_starts_with_the_first_time_zone(api: Api) -> None:
+    """An occurrence in device time starts with the first time zone."""
     made = await api.call_ok("POST", "/v1/reminders", WEEKLY | {"timezone": "device"})
     coming = await api.call_ok("GET", f"/v1/notifications/{made['next_notification_id']}")
     local = datetime.fromisoformat(coming["schedule"]["at"])
@@ -231,7 +239,8 @@ async def test_at_each_devices_own_time_it_starts_with_the_first_zone(api: Api) 
     assert datetime.fromisoformat(made["next_at"]) == local.replace(tzinfo=UTC) - timedelta(hours=14)
 
 
-async def test_a_segment_that_a_reminder_needs_cannot_be_removed(api: Api) -> None:
+async def test_segment_of_a_reminder_cannot_be_removed(api: Api) -> None:
+    """A segment that a reminder uses cannot be removed."""
     segment = await api.call_ok("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}})
     made = await api.call_ok("POST", "/v1/reminders", WEEKLY | {"audience": {"segment": segment["id"]}})
     await api.call_ok("PATCH", f"/v1/reminders/{made['id']}", {"paused": True})
@@ -255,13 +264,15 @@ async def test_a_segment_that_a_reminder_needs_cannot_be_removed(api: Api) -> No
         ({"delivery": {"expires_at": "2036-01-01T00:00:00Z"}}, "/delivery/expires_at"),
     ],
 )
-async def test_reminders_that_cannot_be_meant_are_named(api: Api, change: Any, pointer: str) -> None:
+async def test_bad_reminders_are_reported(api: Api, change: Any, pointer: str) -> None:
+    """Invalid reminders are reported by their JSON pointer."""
     before = await api.rows()
     said = await api.call("POST", "/v1/reminders", WEEKLY | change)
     assert (said.status, said.pointers) == (422, [pointer]), said.body
     assert await api.rows() == before
 
 
-async def test_two_reminders_cannot_have_one_name(api: Api) -> None:
+async def test_reminder_names_are_unique(api: Api) -> None:
+    """Two reminders cannot have one name."""
     await api.call_ok("POST", "/v1/reminders", WEEKLY)
     assert (await api.call("POST", "/v1/reminders", WEEKLY)).status == 409

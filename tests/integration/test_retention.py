@@ -79,10 +79,8 @@ async def job_of(parts: Parts, day: date) -> Job:
     return Job(0, JobKind.SEND, sent.id, parts.application_id, sent.delivery.lane, 1, 0, day, ())
 
 
-async def test_a_partition_is_dropped_while_some_read_and_others_settle_and_nobody_waits(
-    parts: Parts, old: date, today: date
-) -> None:
-    """By lock timeouts: neither the reader, who has the old partition open, nor the writers meet a lock."""
+async def test_partition_is_dropped_without_blocking(parts: Parts, old: date, today: date) -> None:
+    """By lock timeouts: neither the reader that uses the old partition nor the writers meet a lock."""
     job = await job_of(parts, today)
     settled = 0
     async with parts.engine.connect() as reading:
@@ -108,9 +106,10 @@ async def test_a_partition_is_dropped_while_some_read_and_others_settle_and_nobo
     assert await tables_of(parts.engine, old) == []
 
 
-async def test_what_is_held_up_is_left_for_the_next_time_and_keeps_no_new_partition_from_being_made(
+async def test_blocked_drop_is_retried_and_blocks_nothing(
     engine: AsyncEngine, old: date, today: date, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A blocked drop is left for the next run and does not prevent new partitions."""
     monkeypatch.setattr(log_retention, "LOCK_TIMEOUT", SHORT)
     far = today + timedelta(days=50)
     async with engine.connect() as reading:
@@ -126,9 +125,10 @@ async def test_what_is_held_up_is_left_for_the_next_time_and_keeps_no_new_partit
     assert await tables_of(engine, old) == []
 
 
-async def test_retention_goes_on_where_it_was_killed_while_it_detached(
+async def test_drop_resumes_after_a_kill_while_detaching(
     engine: AsyncEngine, database_url: str, old: date, today: date
 ) -> None:
+    """The retention resumes after it was killed while detaching."""
     async with engine.connect() as reading:
         await reading.execute(text("SELECT count(*) FROM deliveries"))
         killed = await asyncpg.connect(database_url)
@@ -144,9 +144,10 @@ async def test_retention_goes_on_where_it_was_killed_while_it_detached(
     assert await tables_of(engine, old) == []
 
 
-async def test_a_worker_that_stops_while_it_detaches_leaves_the_rest_to_the_next(
+async def test_stopped_worker_leaves_the_rest_to_the_next(
     engine: AsyncEngine, old: date, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A worker that stops while detaching leaves the rest to the next run."""
     monkeypatch.setattr(log_retention, "LOCK_TIMEOUT", LONG)
     async with engine.connect() as reading:
         await reading.execute(text("SELECT count(*) FROM deliveries"))
@@ -159,9 +160,10 @@ async def test_a_worker_that_stops_while_it_detaches_leaves_the_rest_to_the_next
     assert await tables_of(engine, old) == []
 
 
-async def test_retention_goes_on_where_it_was_killed_before_it_dropped(
+async def test_drop_resumes_after_a_kill_before_dropping(
     engine: AsyncEngine, database_url: str, old: date, today: date
 ) -> None:
+    """The retention resumes after it was killed between detaching and dropping."""
     conn = await asyncpg.connect(database_url)
     await conn.execute(f"ALTER TABLE deliveries DETACH PARTITION deliveries_{old:%Y%m%d} CONCURRENTLY")
     await conn.execute("CREATE TABLE deliveries_kept (LIKE deliveries)")
@@ -172,8 +174,8 @@ async def test_retention_goes_on_where_it_was_killed_before_it_dropped(
         assert (await reading.execute(text("SELECT to_regclass('deliveries_kept') IS NOT NULL"))).scalar_one()
 
 
-async def test_the_log_has_no_default_partition(engine: AsyncEngine) -> None:
-    """With one, Postgres refuses to detach concurrently."""
+async def test_log_has_no_default_partition(engine: AsyncEngine) -> None:
+    """With a default partition Postgres refuses to detach concurrently."""
     async with engine.connect() as conn:
         defaults = text("SELECT count(*) FROM pg_partitioned_table WHERE partdefid <> 0")
         assert (await conn.execute(defaults)).scalar_one() == 0

@@ -65,13 +65,14 @@ async def with_secrets(parts: Parts, applications_: int = 1) -> str:
     return str(secret["identity_secret"])
 
 
-def test_all_that_is_sealed_is_sealed_anew() -> None:
-    """A column of octets that is new here is either of a kind that is rotated, or said not to be sealed."""
+def test_every_encrypted_column_is_rotated() -> None:
+    """A new binary column must be rotated or be listed as not encrypted."""
     octets = {str(c) for table in metadata.tables.values() for c in table.columns if isinstance(c.type, LargeBinary)}
     assert octets == NOT_SEALED | {str(kind.column) for kind in key_rotation.KINDS}
 
 
-async def test_everything_is_sealed_with_the_new_key_and_works_with_it_alone(parts: Parts) -> None:
+async def test_rotated_secrets_work_with_the_new_key_alone(parts: Parts) -> None:
+    """After a rotation everything works with the new key alone."""
     secret = await with_secrets(parts)
     await key_rotation.rotate(parts.engine, BOTH, told_nobody)
     assert await standing(parts) == {
@@ -99,8 +100,8 @@ async def test_everything_is_sealed_with_the_new_key_and_works_with_it_alone(par
         assert (await alone.wait_until_done((await alone.submit()).id)).accepted == 3
 
 
-async def test_nothing_works_less_while_the_key_is_replaced(parts: Parts, tmp_path: Path) -> None:
-    """A server and a worker that know both keys, and `gateway secrets rotate` beside them."""
+async def test_rotation_does_not_interrupt_the_service(parts: Parts, tmp_path: Path) -> None:
+    """A server and a worker that have both keys run beside `gateway secrets rotate`."""
     await parts.register(parts.subscribe(Vendor.FCM, 20))
     await with_secrets_of_many(parts, 150)
     keys = {"master_key": NEW.decode(), "retired_master_keys": MASTER_KEY.decode()}
@@ -141,9 +142,8 @@ async def with_secrets_of_many(parts: Parts, count: int) -> None:
             await applications.create(conn, parts.context.keyring, f"App {number}", "mailto:ops@example.org", [])
 
 
-async def test_a_rotation_that_was_interrupted_goes_on_where_it_was(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_interrupted_rotation_resumes(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupted rotation resumes where it stopped."""
     await with_secrets_of_many(parts, 9)
     monkeypatch.setattr(key_rotation, "BATCH", 4)
     seen = []
@@ -162,7 +162,8 @@ async def test_a_rotation_that_was_interrupted_goes_on_where_it_was(
     assert (await standing(parts))["vapid keys"] == (10, 0)
 
 
-async def test_a_rotation_locks_nothing_that_others_hold_and_waits_for_it_at_the_end(parts: Parts) -> None:
+async def test_rotation_skips_locked_rows_until_the_end(parts: Parts) -> None:
+    """A rotation skips locked rows and waits for them at the end."""
     await with_secrets_of_many(parts, 3)
     first = asyncio.Event()
     async with parts.engine.connect() as holding:
@@ -177,7 +178,8 @@ async def test_a_rotation_locks_nothing_that_others_hold_and_waits_for_it_at_the
     assert (await standing(parts))["vapid keys"] == (4, 0)
 
 
-async def test_what_no_key_opens_stays_and_is_told(parts: Parts) -> None:
+async def test_undecryptable_secret_is_kept_and_reported(parts: Parts) -> None:
+    """A secret that no key decrypts is kept and reported."""
     foreign = Keyring(b"a key that nobody gave to the rotation")
     async with parts.engine.begin() as conn:
         await applications.add_vapid_key(conn, foreign, parts.application_id)
@@ -193,13 +195,15 @@ async def test_what_no_key_opens_stays_and_is_told(parts: Parts) -> None:
     assert await parts.scalar("SELECT who FROM audit WHERE act = 'secrets.rotate'") == "command line"
 
 
-async def test_help_tells_the_whole_way() -> None:
+async def test_help_describes_the_whole_procedure() -> None:
+    """The help text describes the whole rotation."""
     said = (await command("secrets", "rotate", "--help")).out
     for word in ("GATEWAY_MASTER_KEY", "GATEWAY_RETIRED_MASTER_KEYS", "Interrupted", "secrets status", "stolen"):
         assert word in said
 
 
-async def test_the_doctor_tells_that_a_rotation_is_not_over(parts: Parts) -> None:
+async def test_doctor_reports_an_unfinished_rotation(parts: Parts) -> None:
+    """The doctor reports an unfinished rotation."""
     keys = {"GATEWAY_MASTER_KEY": NEW.decode(), "GATEWAY_RETIRED_MASTER_KEYS": MASTER_KEY.decode()}
     said = await command("doctor", "--offline", GATEWAY_DATABASE_URL=parts.url, GATEWAY_ADMIN_TOKEN="x" * 32, **keys)
     assert said.code == 0, said.out
@@ -207,7 +211,8 @@ async def test_the_doctor_tells_that_a_rotation_is_not_over(parts: Parts) -> Non
     assert "run `gateway secrets rotate`" in said.out
 
 
-def test_tokens_of_an_earlier_key_are_known_for_as_long_as_it_is_given() -> None:
+def test_tokens_of_a_retired_key_stay_valid() -> None:
+    """Tokens of a retired key are valid while the key is configured."""
     old, new, device = Keyring(MASTER_KEY), Keyring(NEW), new_id()
     expires = int((datetime.now(UTC) + timedelta(days=1)).timestamp())
     token, receipt = old.device_token(device), old.receipt_token(device, device, None, expires)
@@ -218,7 +223,8 @@ def test_tokens_of_an_earlier_key_are_known_for_as_long_as_it_is_given() -> None
     assert new.receipt_of(receipt, expires) is None
 
 
-def test_what_was_sealed_before_keys_had_ids_opens() -> None:
+def test_secret_without_key_id_still_decrypts() -> None:
+    """Secrets from before keys had ids still decrypt."""
     key = HKDF(SHA256(), 32, b"webpush-gateway", b"seal vapid").derive(MASTER_KEY)
     sealed = b"n" * 12 + AESGCM(key).encrypt(b"n" * 12, b"secret", None)
     assert Keyring(MASTER_KEY).open(sealed, "vapid") == BOTH.open(sealed, "vapid") == b"secret"
@@ -226,6 +232,7 @@ def test_what_was_sealed_before_keys_had_ids_opens() -> None:
         Keyring(NEW).open(sealed, "vapid")
 
 
-def test_an_other_key_that_is_too_short_is_refused() -> None:
+def test_short_retired_key_is_refused() -> None:
+    """A retired key that is too short is refused."""
     with pytest.raises(ValueError, match="32 octets"):
         Keyring(NEW, b"x" * (MIN_MASTER_KEY_LENGTH - 1))

@@ -65,9 +65,9 @@ ENDLESS = "/(live|stream)$"
 
 
 @pytest.mark.timeout(SECONDS + 120)
-async def test_nothing_the_document_allows_or_forbids_comes_to_an_answer_it_does_not_describe(
-    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_responses_match_the_document(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Valid and invalid requests get only responses that the document describes."""
+
     async def nowhere(*_: object, **__: object) -> None:
         raise OSError("names are not resolved in tests")
 

@@ -17,7 +17,8 @@ async def reached(api: Api, audience: Any) -> int:
     return int((await api.call_ok("POST", "/v1/audiences/preview", {"audience": audience}))["devices"])
 
 
-async def test_a_segment_is_saved_shown_listed_changed_and_removed(api: Api) -> None:
+async def test_segment_is_created_read_changed_and_removed(api: Api) -> None:
+    """Segments are created, read, listed, changed and removed."""
     id_ = await saved(api, "Weather", {"topic": "weather"})
     shown = await api.call_ok("GET", f"/v1/segments/{id_}")
     assert (shown["name"], shown["audience"]) == ("Weather", {"topic": "weather"})
@@ -32,7 +33,8 @@ async def test_a_segment_is_saved_shown_listed_changed_and_removed(api: Api) -> 
     assert (await api.call("GET", f"/v1/segments/{id_}")).status == 404
 
 
-async def test_an_audience_reaches_the_devices_of_its_segments_however_deep(api: Api) -> None:
+async def test_nested_segments_select_their_devices(api: Api) -> None:
+    """An audience selects the devices of its segments at any depth."""
     for topics in (["weather"], ["weather", "vip"], ["offers", "vip"], []):
         await api.register(topics=topics)
     vip = await saved(api, "vip", {"topic": "vip"})
@@ -44,7 +46,8 @@ async def test_an_audience_reaches_the_devices_of_its_segments_however_deep(api:
     assert await reached(api, {"not": {"segment": either}}) == 2
 
 
-async def test_what_is_scheduled_reaches_what_its_segment_holds_when_sending_starts(api: Api) -> None:
+async def test_segment_is_evaluated_when_sending_starts(api: Api) -> None:
+    """A scheduled notification uses its segment as it is when sending starts."""
     await api.register(topics=["a"])
     device = await api.register(topics=["b"])
     id_ = await saved(api, "s", {"topic": "a"})
@@ -56,7 +59,8 @@ async def test_what_is_scheduled_reaches_what_its_segment_holds_when_sending_sta
     assert delivery["device_id"] == device["id"]
 
 
-async def test_circles_are_refused_at_every_length(api: Api) -> None:
+async def test_cyclic_segments_are_refused(api: Api) -> None:
+    """Cycles of any length are refused."""
     a = await saved(api, "a", {"topic": "a"})
     b = await saved(api, "b", {"not": {"segment": a}})
     c = await saved(api, "c", {"any": [{"topic": "c"}, {"segment": b}]})
@@ -66,7 +70,8 @@ async def test_circles_are_refused_at_every_length(api: Api) -> None:
     assert (await api.call_ok("GET", f"/v1/segments/{a}"))["audience"] == {"topic": "a"}
 
 
-async def test_two_changes_at_once_cannot_close_a_circle_together(api: Api) -> None:
+async def test_concurrent_changes_cannot_close_a_cycle(api: Api) -> None:
+    """Two concurrent changes cannot close a cycle together."""
     a, b = await saved(api, "a", {"topic": "a"}), await saved(api, "b", {"topic": "b"})
     for _ in range(5):
         said = await asyncio.gather(
@@ -78,7 +83,8 @@ async def test_two_changes_at_once_cannot_close_a_circle_together(api: Api) -> N
             await api.call_ok("PATCH", f"/v1/segments/{id_}", {"audience": {"topic": name}})
 
 
-async def test_segments_that_grow_past_what_one_query_can_hold_are_refused(api: Api) -> None:
+async def test_segments_too_large_for_one_query_are_refused(api: Api) -> None:
+    """Segments that expand to too many leaves are refused."""
     inner = await saved(api, "0", {"any": [{"topic": f"t{i}"} for i in range(100)]})
     refused = None
     for level in range(1, 8):
@@ -94,7 +100,8 @@ async def test_segments_that_grow_past_what_one_query_can_hold_are_refused(api: 
     assert "1600 leaves" in refused.body["detail"]
 
 
-async def test_the_deepest_filter_allowed_can_be_run_and_a_deeper_one_is_refused(api: Api) -> None:
+async def test_deepest_allowed_filter_runs(api: Api) -> None:
+    """The deepest allowed filter runs, and a deeper one is refused."""
     await api.register(topics=["t"])
 
     def negated(times: int, inner: Any) -> Any:
@@ -108,7 +115,8 @@ async def test_the_deepest_filter_allowed_can_be_run_and_a_deeper_one_is_refused
     assert "33 levels" in said.body["detail"]
 
 
-async def test_a_segment_that_something_needs_cannot_be_removed(api: Api) -> None:
+async def test_segment_in_use_cannot_be_removed(api: Api) -> None:
+    """A segment that a segment or a notification uses cannot be removed."""
     inner = await saved(api, "inner", {"topic": "a"})
     outer = await saved(api, "outer", {"all": [{"topic": "b"}, {"segment": inner}]})
     said = await api.call("DELETE", f"/v1/segments/{inner}")
@@ -121,7 +129,8 @@ async def test_a_segment_that_something_needs_cannot_be_removed(api: Api) -> Non
         assert (await api.call("DELETE", f"/v1/segments/{id_}")).status == 204
 
 
-async def test_two_segments_cannot_have_one_name(api: Api) -> None:
+async def test_segment_names_are_unique(api: Api) -> None:
+    """Two segments cannot have one name."""
     await saved(api, "a", {"topic": "a"})
     other = await saved(api, "b", {"topic": "b"})
     for method, path in (("POST", "/v1/segments"), ("PATCH", f"/v1/segments/{other}")):

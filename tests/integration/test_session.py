@@ -40,12 +40,14 @@ async def browser(api: Api) -> Browser:
     return Browser(api, await api.call("POST", "/v1/session", {"key": api.secret}, key=None))
 
 
-async def test_the_cookie_is_for_this_host_by_https_and_no_script_and_no_other_site(browser: Browser) -> None:
+async def test_cookie_is_secure_http_only_and_same_site(browser: Browser) -> None:
+    """The cookie is limited to this host, HTTPS, HTTP requests and the same site."""
     told = {name: browser.cookie[name] for name in ("secure", "httponly", "samesite", "path", "domain")}
     assert told == {"secure": True, "httponly": True, "samesite": "Strict", "path": "/", "domain": ""}
 
 
-async def test_without_https_it_is_as_safe_as_it_can_be(api: Api) -> None:
+async def test_cookie_without_https_is_as_strict_as_possible(api: Api) -> None:
+    """Without HTTPS the cookie keeps every attribute that works."""
     object.__setattr__(api.parts.context, "public_url", None)
     async with serve_api(api.parts) as plain:
         said = await plain.call("POST", "/v1/session", {"key": api.secret}, key=None)
@@ -53,7 +55,8 @@ async def test_without_https_it_is_as_safe_as_it_can_be(api: Api) -> None:
     assert said.headers["Set-Cookie"].startswith("gateway=ss_")
 
 
-async def test_it_stands_for_the_key_and_its_scopes(api: Api, browser: Browser) -> None:
+async def test_session_has_the_scopes_of_its_key(api: Api, browser: Browser) -> None:
+    """A session has the scopes of its key."""
     shown = (await browser.call("GET", "/v1/session")).body
     assert (shown["application_id"], shown["csrf_token"]) == (api.parts.application["id"], browser.token)
     assert api.secret not in str(shown)
@@ -78,7 +81,8 @@ async def test_it_stands_for_the_key_and_its_scopes(api: Api, browser: Browser) 
         {"Sec_Fetch_Site": "same-site"},
     ],
 )
-async def test_a_page_of_others_can_do_nothing_with_it(api: Api, browser: Browser, forged: dict[str, str]) -> None:
+async def test_session_is_useless_to_pages_of_other_origins(api: Api, browser: Browser, forged: dict[str, str]) -> None:
+    """Pages of other origins can use neither the cookie nor the token."""
     before = await api.rows()
     said = await browser.call("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}}, **forged)
     assert (said.status, said.body["code"]) == (403, "forbidden")
@@ -88,7 +92,8 @@ async def test_a_page_of_others_can_do_nothing_with_it(api: Api, browser: Browse
     assert (await browser.call("POST", "/v1/audiences/preview", {"audience": {"topic": "t"}}, **own)).status == 200
 
 
-async def test_the_token_of_another_session_is_not_its_own(api: Api, browser: Browser) -> None:
+async def test_csrf_token_of_another_session_is_refused(api: Api, browser: Browser) -> None:
+    """The CSRF token of another session is refused."""
     other = Browser(api, await api.call("POST", "/v1/session", {"key": api.secret}, key=None))
     assert other.token != browser.token
     body = {"audience": {"topic": "t"}}
@@ -96,6 +101,7 @@ async def test_the_token_of_another_session_is_not_its_own(api: Api, browser: Br
 
 
 async def test_only_a_secret_key_signs_in(api: Api) -> None:
+    """Only a secret key signs in."""
     device = await api.register()
     made = await api.call("POST", "/v1/session", {"key": api.secret}, key=None)
     for key, status in (
@@ -111,21 +117,24 @@ async def test_only_a_secret_key_signs_in(api: Api) -> None:
     assert elsewhere.status == 403
 
 
-async def test_what_the_cookie_holds_is_no_key(api: Api, browser: Browser) -> None:
+async def test_cookie_value_is_not_a_key(api: Api, browser: Browser) -> None:
+    """The value of the cookie is not accepted as a key."""
     assert (await api.call("GET", "/v1/devices", key=browser.cookie.value)).status == 401
     kept = await api.parts.scalar("SELECT string_agg(sessions::text, ' ') FROM sessions")
     assert browser.cookie.value.encode().hex() not in kept
     assert browser.cookie.value not in kept
 
 
-async def test_signing_out_ends_it_wherever_the_cookie_is(browser: Browser) -> None:
+async def test_signing_out_ends_every_copy_of_the_session(browser: Browser) -> None:
+    """Signing out ends the session for every copy of the cookie."""
     out = await browser.call("DELETE", "/v1/session")
     assert (out.status, cookie(out)["max-age"]) == (204, "0")
     assert (await browser.call("GET", "/v1/devices")).status == 401
     assert (await browser.call("GET", "/v1/session")).status == 401
 
 
-async def test_it_ends_with_its_key(api: Api) -> None:
+async def test_session_ends_with_its_key(api: Api) -> None:
+    """Removing a key ends its sessions."""
     path = f"/v1/applications/{api.parts.application['id']}/keys"
     made = await api.call_ok("POST", path, {"name": "c", "scopes": ["read"]}, key=ADMIN)
     browser = Browser(api, await api.call("POST", "/v1/session", {"key": made["key"]}, key=None))
@@ -134,7 +143,8 @@ async def test_it_ends_with_its_key(api: Api) -> None:
     assert (await browser.call("GET", "/v1/devices")).status == 401
 
 
-async def test_it_ends_after_twelve_hours_and_is_then_forgotten(api: Api, browser: Browser) -> None:
+async def test_session_ends_after_twelve_hours(api: Api, browser: Browser) -> None:
+    """A session ends after twelve hours and is deleted."""
     async with api.parts.engine.begin() as conn:
         later = text("UPDATE sessions SET expires_at = expires_at - CAST(:by AS interval)")
         await conn.execute(later, {"by": timedelta(hours=12)})

@@ -8,7 +8,8 @@ from gateway.sim import Rule, Vendor
 from tests.support.api import ADMIN, Api
 
 
-async def test_what_settled_is_told_by_step_push_service_and_lane_and_only_to_its_own_application(api: Api) -> None:
+async def test_statistics_count_steps_services_and_lanes(api: Api) -> None:
+    """Statistics are counted by step, push service and lane, for one application."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 8))
     api.parts.sim.behave(Rule(status=410, share=0.4))
     sent = await api.parts.submit()
@@ -40,7 +41,8 @@ async def test_what_settled_is_told_by_step_push_service_and_lane_and_only_to_it
     assert (await api.call("GET", "/v1/stats?since=2026-01-01T00:00:00Z")).pointers == ["/query/since"]
 
 
-async def test_a_step_with_more_than_the_sample_is_counted_by_positions_and_its_mix_estimated(api: Api) -> None:
+async def test_large_step_is_counted_and_its_mix_estimated(api: Api) -> None:
+    """A step larger than the sample is counted by positions, and its outcomes are estimated."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, statistics.SAMPLE + 60, share_keys=True))
     api.parts.sim.behave(Rule(status=410, share=0.3))
     sent = await api.parts.submit()

@@ -15,9 +15,8 @@ from tests.support.gateway_parts import gateway
 pytestmark = pytest.mark.usefixtures("own_clock")
 
 
-async def test_a_machine_whose_clock_is_wrong_says_so_and_takes_the_database_s(
-    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_wrong_clock_is_logged_and_corrected(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong system clock is logged, and the database clock is used."""
     right = datetime.now(UTC)
     wrong = time.time() + 600
     monkeypatch.setattr(time, "time", lambda: wrong)
@@ -28,17 +27,18 @@ async def test_a_machine_whose_clock_is_wrong_says_so_and_takes_the_database_s(
     assert said["ahead_s"] == pytest.approx(600, abs=60)
 
 
-async def test_an_answer_that_took_long_sets_no_clock(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_query_does_not_set_the_clock(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow answer of the database does not set the clock."""
     monkeypatch.setattr(clock_sync, "MAX_QUERY_S", -1.0)
     monkeypatch.setattr(time, "time", lambda: 12.0)
     await clock_sync.sync_clock(engine)
     assert clock.seconds() == 12
 
 
-async def test_a_worker_whose_clock_is_wrong_puts_nothing_off_and_lets_nothing_expire(
+async def test_wrong_clock_neither_delays_nor_expires_messages(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Plans, retries and expiries are due by the database's clock."""
+    """Plans, retries and expiries are due by the database clock."""
     async with gateway(database_url) as parts:
         devices = await parts.register(parts.subscribe(Vendor.FCM, 20))
         parts.sim.behave(Rule(status=503, share=0.5, times=1, retry_after=1))

@@ -41,9 +41,10 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     return [record.msg for record in caplog.records if isinstance(record.msg, dict)]
 
 
-async def test_a_request_its_plan_its_jobs_and_their_attempts_are_one_trace(
+async def test_request_plan_jobs_and_attempts_are_one_trace(
     api: Api, spans: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A request, its plan, its jobs and their attempts are one trace."""
     parts = api.parts
     await parts.register(parts.subscribe(Vendor.FCM, 2, share_keys=True))
     with caplog.at_level(logging.INFO):
@@ -81,9 +82,8 @@ async def test_a_request_its_plan_its_jobs_and_their_attempts_are_one_trace(
     assert told["notification.planned"]["job_id"] == (plan.attributes or {})["job.id"]
 
 
-async def test_the_trace_goes_along_with_a_job_to_where_there_is_no_database(
-    api: Api, spans: InMemorySpanExporter
-) -> None:
+async def test_trace_is_carried_in_the_job_payload(api: Api, spans: InMemorySpanExporter) -> None:
+    """The trace travels in the job payload to workers without a database."""
     parts = api.parts
     said = await api.call_ok("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
     id_ = ids.parse(ids.NOTIFICATION, said["id"])
@@ -97,8 +97,8 @@ async def test_the_trace_goes_along_with_a_job_to_where_there_is_no_database(
     assert TRACE in arrived.notification.trace
 
 
-async def test_of_a_large_batch_those_that_failed_are_traced_and_not_all_others(spans: InMemorySpanExporter) -> None:
-    """A span for each of a campaign's messages would hold up the alerts behind them."""
+async def test_large_batch_traces_only_failures(spans: InMemorySpanExporter) -> None:
+    """A span for each message of a campaign would delay the alerts behind them."""
     target = Recipient(ids.new_id(), "https://push.example.org/1", "push.example.org", b"", b"", ids.new_id(), "", None)
     sent = SendResult(Accepted(None, None), 201, clock.now(), 10, posted=True)
     batch = [(target, sent)] * 499 + [(target, sent._replace(outcome=Gone("it said so"), status=410))]
@@ -110,9 +110,10 @@ async def test_of_a_large_batch_those_that_failed_are_traced_and_not_all_others(
     assert (attempts[0].attributes or {})["outcome"] == OutcomeName.GONE
 
 
-async def test_without_an_endpoint_or_the_extra_nothing_is_traced(
+async def test_nothing_is_traced_without_endpoint_or_extra(
     api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Without an endpoint or the optional packages nothing is traced."""
     async with tracing.export_spans():
         said = await api.call_ok("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")

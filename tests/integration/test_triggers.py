@@ -48,7 +48,8 @@ async def ended(api: Api, run: Any) -> Any:
     return await api.call_ok("GET", f"/v1/notifications/{run['notification_id']}")
 
 
-async def test_an_event_is_told_to_its_user_in_the_triggers_words(api: Api) -> None:
+async def test_event_notifies_its_user_with_event_values(api: Api) -> None:
+    """An event notifies its user with content rendered from the event."""
     [mine, other] = api.parts.subscribe(Vendor.MOZILLA, 2)
     for subscriber, user in ((mine, "u-1"), (other, "u-2")):
         await api.call_ok("POST", "/v1/devices", {"subscription": subscriber.to_json(), "user_id": user})
@@ -68,7 +69,8 @@ async def test_an_event_is_told_to_its_user_in_the_triggers_words(api: Api) -> N
     assert (await api.call_ok("GET", f"/v1/triggers/{made['id']}/runs"))["items"] == event["runs"]
 
 
-async def test_an_event_runs_every_trigger_that_fits_and_no_other(api: Api) -> None:
+async def test_event_runs_every_matching_trigger(api: Api) -> None:
+    """An event runs every active trigger that matches, and no other."""
     await trigger(api)
     await trigger(api, name="All carts", condition=None)
     await trigger(api, name="Large carts", condition={"data": "cart.total", "gt": 1000})
@@ -80,7 +82,8 @@ async def test_an_event_runs_every_trigger_that_fits_and_no_other(api: Api) -> N
     assert outcomes(await happened(api, name="nobody.cares")) == []
 
 
-async def test_the_audience_takes_values_from_the_event(api: Api) -> None:
+async def test_audience_takes_values_from_the_event(api: Api) -> None:
+    """An audience may contain values of the event; missing or invalid ones are reported in the run."""
     who = {"all": [{"topic": {"from_event": "data.team"}}, {"not": {"user_id": {"from_event": "user_id"}}}]}
     who["all"].append({"near": {"lat": {"from_event": "data.lat"}, "lon": 16.4, "radius_m": 5000}})
     await trigger(api, condition=None, audience=who)
@@ -100,7 +103,8 @@ async def test_the_audience_takes_values_from_the_event(api: Api) -> None:
     assert "/audience/all/0/topic" in wrong["runs"][0]["cause"]
 
 
-async def test_a_delay_counts_from_when_it_occurred(api: Api) -> None:
+async def test_delay_counts_from_the_time_of_the_event(api: Api) -> None:
+    """The delay of a trigger counts from the time of the event."""
     await trigger(api, delay=3600)
     event = await happened(api, occurred_at="2020-01-01T00:00:00Z")
     shown = await api.call_ok("GET", f"/v1/notifications/{event['runs'][0]['notification_id']}")
@@ -111,7 +115,8 @@ async def test_a_delay_counts_from_when_it_occurred(api: Api) -> None:
     assert event["runs"][0]["outcome"] == "started"
 
 
-async def test_a_user_sets_it_off_once_within_the_window_and_at_most_as_often_as_the_cap_says(api: Api) -> None:
+async def test_trigger_deduplicates_and_caps_per_user(api: Api) -> None:
+    """A trigger starts once per user and window, and at most as often as its cap allows."""
     await trigger(api, name="Once", dedupe=3600)
     await trigger(api, name="Twice", cap={"most": 2, "window": 3600})
     first = [outcomes(await happened(api)) for _ in range(3)]
@@ -126,13 +131,15 @@ async def test_a_user_sets_it_off_once_within_the_window_and_at_most_as_often_as
     assert outcomes(await happened(api)) == [("Once", "started"), ("Twice", "started")]
 
 
-async def test_events_of_one_user_at_once_set_it_off_once(api: Api) -> None:
+async def test_concurrent_events_of_one_user_start_one_run(api: Api) -> None:
+    """Concurrent events of one user start one run."""
     await trigger(api, dedupe=3600)
     came = await asyncio.gather(*(happened(api) for _ in range(8)))
     assert sorted(outcome for event in came for _, outcome in outcomes(event)) == ["deduplicated"] * 7 + ["started"]
 
 
-async def test_another_event_cancels_what_waits_for_the_same_user(api: Api) -> None:
+async def test_cancel_event_cancels_the_users_pending_run(api: Api) -> None:
+    """An event of `cancel_on` cancels the pending run of the same user."""
     await trigger(api, delay=3600, cancel_on=["order.paid"])
     mine, other = await happened(api), await happened(api, user_id="u-2")
     await happened(api, name="order.paid", data={})
@@ -143,7 +150,8 @@ async def test_another_event_cancels_what_waits_for_the_same_user(api: Api) -> N
     assert cancelled["status"] == "cancelled"
 
 
-async def test_a_batch_is_taken_in_its_order_line_by_line(api: Api) -> None:
+async def test_batch_is_processed_line_by_line_in_order(api: Api) -> None:
+    """A batch is processed line by line and in order."""
     await trigger(api, delay=3600, dedupe=60, cancel_on=["order.paid"])
     lines = await batch(
         api,
@@ -168,7 +176,8 @@ async def test_a_batch_is_taken_in_its_order_line_by_line(api: Api) -> None:
     assert await api.parts.scalar("SELECT count(*) FROM notifications") == 1
 
 
-async def test_the_same_key_twice_is_one_event(api: Api) -> None:
+async def test_same_key_is_one_event(api: Api) -> None:
+    """Two events with one key are one event."""
     await trigger(api)
     first = await api.call("POST", "/v1/events", ABANDONED | {"key": "k"})
     second = await api.call("POST", "/v1/events", ABANDONED | {"key": "k", "data": {}})
@@ -191,7 +200,8 @@ async def test_the_same_key_twice_is_one_event(api: Api) -> None:
         ({"category": "unknown"}, "/category"),
     ],
 )
-async def test_a_trigger_that_could_never_run_is_refused_when_it_is_made(api: Api, said: Any, pointer: str) -> None:
+async def test_trigger_that_could_never_run_is_refused(api: Api, said: Any, pointer: str) -> None:
+    """A trigger that could never run is refused with a JSON pointer."""
     before = await api.rows()
     refused = await api.call("POST", "/v1/triggers", {**CART, **said})
     assert refused.status == 422
@@ -199,7 +209,8 @@ async def test_a_trigger_that_could_never_run_is_refused_when_it_is_made(api: Ap
     assert await api.rows() == before
 
 
-async def test_a_trigger_is_changed_and_removed_and_its_name_is_its_own(api: Api) -> None:
+async def test_trigger_is_changed_and_removed(api: Api) -> None:
+    """A trigger is changed and removed, and its name is unique."""
     await api.call_ok("POST", "/v1/categories", {"name": "carts", "title": "Carts"})
     made = await trigger(api, dedupe=60, strict=True, category="carts", delivery={"ttl": 60})
     assert (made["category"], made["delivery"]["ttl"]) == ("carts", 60)
@@ -216,13 +227,15 @@ async def test_a_trigger_is_changed_and_removed_and_its_name_is_its_own(api: Api
     assert (await api.call("GET", f"/v1/triggers/{made['id']}/runs")).status == 404
 
 
-async def test_a_segment_that_a_trigger_names_stays(api: Api) -> None:
+async def test_segment_of_a_trigger_cannot_be_removed(api: Api) -> None:
+    """A segment that a trigger uses cannot be removed."""
     segment = await api.call_ok("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}})
     await trigger(api, audience={"segment": segment["id"]})
     assert (await api.call("DELETE", f"/v1/segments/{segment['id']}")).status == 409
 
 
-async def test_forgetting_a_person_takes_their_events(api: Api) -> None:
+async def test_deleting_a_user_deletes_their_events(api: Api) -> None:
+    """Deleting a user deletes their events."""
     await trigger(api)
     await happened(api)
     await happened(api, user_id="u-2")
@@ -233,8 +246,8 @@ async def test_forgetting_a_person_takes_their_events(api: Api) -> None:
 EVENTS = 3000
 
 
-async def test_thousands_of_events_sent_again_after_a_kill_run_each_trigger_once(api: Api, tmp_path: Path) -> None:
-    """A server is killed in the middle of a stream; the back end sends all of it again to another."""
+async def test_repeated_batch_after_a_kill_runs_once(api: Api, tmp_path: Path) -> None:
+    """The server is killed during a batch, and the back end sends the whole batch to another server."""
     await trigger(api)
     await trigger(api, name="All carts", condition=None)
     lines = [ABANDONED | {"key": f"k-{n}", "user_id": f"u-{n}"} for n in range(EVENTS)]

@@ -188,7 +188,8 @@ def verified(message: Message, secret: str) -> bool:
     return True
 
 
-async def test_everything_that_happens_is_told_in_order(api: Api, receiver: Receiver) -> None:
+async def test_every_event_is_sent_in_order(api: Api, receiver: Receiver) -> None:
+    """A webhook for all events receives them in order and once."""
     made = await hook(api, receiver)
     device = await api.register(user_id="u-1")
     async with api.parts.run_worker(), sending(api.parts):
@@ -229,9 +230,8 @@ async def test_everything_that_happens_is_told_in_order(api: Api, receiver: Rece
     assert (await state(api, made))["failures"] == 0
 
 
-async def test_a_webhook_is_told_what_it_asks_for_and_from_now_on(
-    api: Api, receiver: Receiver, other: Receiver
-) -> None:
+async def test_webhook_gets_subscribed_events_from_now_on(api: Api, receiver: Receiver, other: Receiver) -> None:
+    """A webhook receives the types it subscribes to, from its creation on."""
     await api.register()
     async with api.parts.run_worker():
         before = await api.parts.submit()
@@ -258,7 +258,8 @@ async def test_a_webhook_is_told_what_it_asks_for_and_from_now_on(
     }
 
 
-async def test_nothing_is_written_down_when_nobody_asks(api: Api, receiver: Receiver) -> None:
+async def test_events_without_subscriber_are_not_stored(api: Api, receiver: Receiver) -> None:
+    """Events that no webhook subscribes to are not stored."""
     await hook(api, receiver, "delivery.*", "device.gone")
     device = await api.register()
     async with api.parts.run_worker():
@@ -268,7 +269,8 @@ async def test_nothing_is_written_down_when_nobody_asks(api: Api, receiver: Rece
     assert (await api.rows())["happenings"] == 0
 
 
-async def test_steering_is_told_step_by_step(api: Api, receiver: Receiver) -> None:
+async def test_pause_resume_and_cancel_are_sent(api: Api, receiver: Receiver) -> None:
+    """Each change of a notification's status is sent."""
     await hook(api, receiver, "notification.*")
     start = (datetime.now(UTC) + timedelta(days=1)).isoformat()
     body = {"content": {"title": "T"}, "audience": {"everyone": True}, "schedule": {"at": start}}
@@ -286,7 +288,8 @@ async def test_steering_is_told_step_by_step(api: Api, receiver: Receiver) -> No
     ]
 
 
-async def test_messages_verify_with_the_published_library_and_by_hand(api: Api, receiver: Receiver) -> None:
+async def test_messages_verify_with_the_published_library(api: Api, receiver: Receiver) -> None:
+    """Messages verify with the Standard Webhooks library and by hand."""
     made = await hook(api, receiver)
     async with sending(api.parts):
         await api.register()
@@ -303,9 +306,8 @@ async def test_messages_verify_with_the_published_library_and_by_hand(api: Api, 
     assert message.headers["content-type"] == "application/json"
 
 
-async def test_what_is_not_taken_comes_again_under_the_same_id_with_the_same_octets(
-    api: Api, receiver: Receiver
-) -> None:
+async def test_failed_message_is_repeated_unchanged(api: Api, receiver: Receiver) -> None:
+    """A message that is not accepted is repeated with the same id and body."""
     made = await hook(api, receiver, "device.*", "delivery.*")
     receiver.answers = [500, 302, 404, 204]
     await api.register(user_id="u-1")
@@ -330,7 +332,8 @@ async def test_what_is_not_taken_comes_again_under_the_same_id_with_the_same_oct
     assert shown["last_ok_at"] is not None
 
 
-async def test_the_same_batch_comes_again_though_the_browser_has_told_more_since(api: Api, receiver: Receiver) -> None:
+async def test_repeated_batch_ignores_later_receipts(api: Api, receiver: Receiver) -> None:
+    """A repeated batch is identical although receipts arrived in between."""
     made = await hook(api, receiver, "delivery.accepted")
     receiver.answers = [503, 204]
     device = await api.register()
@@ -347,9 +350,8 @@ async def test_the_same_batch_comes_again_though_the_browser_has_told_more_since
     assert (first.id, first.body) == (second.id, second.body)
 
 
-async def test_a_sender_killed_in_the_middle_is_followed_by_one_that_sends_the_same_again(
-    api: Api, receiver: Receiver, tmp_path: Path
-) -> None:
+async def test_message_of_a_killed_sender_is_repeated(api: Api, receiver: Receiver, tmp_path: Path) -> None:
+    """Another process repeats the message of a killed sender unchanged."""
     made = await hook(api, receiver)
     receiver.answers = [None, 204]
     await api.register()
@@ -368,10 +370,8 @@ async def test_a_sender_killed_in_the_middle_is_followed_by_one_that_sends_the_s
     assert SECRET_URL_PART not in worker.log
 
 
-async def test_one_that_was_overtaken_settles_nothing(
-    api: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its lease ran out while it waited; another sent the batch, and more."""
+async def test_overtaken_sender_settles_nothing(api: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lease expires while it waits, and another sender sends the batch and more."""
     monkeypatch.setattr(sender, "TIMEOUT", timedelta(seconds=2))
     made = await hook(api, receiver, "device.registered")
     receiver.answers = [None, 204]
@@ -386,7 +386,8 @@ async def test_one_that_was_overtaken_settles_nothing(
     assert receiver.messages[0].body == receiver.messages[1].body
 
 
-async def test_many_events_come_in_order_in_batches_of_a_hundred(api: Api, receiver: Receiver) -> None:
+async def test_many_events_are_sent_in_batches_of_100(api: Api, receiver: Receiver) -> None:
+    """Many events are sent in order, in batches of 100."""
     await hook(api, receiver, "delivery.*")
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 250, share_keys=True))
     async with api.parts.run_worker():
@@ -400,9 +401,10 @@ async def test_many_events_come_in_order_in_batches_of_a_hundred(api: Api, recei
     assert max(len(message.body) for message in receiver.messages) <= batches.MAX_OCTETS + 20 * batches.MAX_EVENTS
 
 
-async def test_a_batch_is_cut_at_its_size_and_nothing_is_lost(
+async def test_batch_is_split_by_size_without_loss(
     api: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A batch is split at its maximum size, and no event is lost."""
     monkeypatch.setattr(batches, "MAX_OCTETS", 1000)
     receiver.answers = [500, 204]
     made = await hook(api, receiver, "device.*", "delivery.*")
@@ -421,8 +423,8 @@ async def test_a_batch_is_cut_at_its_size_and_nothing_is_lost(
     assert kinds == ["device.registered"] * 7 + ["delivery.accepted"] * 7
 
 
-async def test_what_commits_late_is_not_passed_over(api: Api, receiver: Receiver) -> None:
-    """An id that was given out early and committed late comes after those that were seen in between, but it comes."""
+async def test_late_commit_is_not_skipped(api: Api, receiver: Receiver) -> None:
+    """An event with an early id and a late commit follows the ones sent in between."""
     await hook(api, receiver, "device.*")
     [early, late] = await api.parts.register(api.parts.subscribe(Vendor.FCM, 2))
     async with sending(api.parts):
@@ -437,7 +439,8 @@ async def test_what_commits_late_is_not_passed_over(api: Api, receiver: Receiver
     assert receiver.types[2:] == ["device.changed", "device.gone"]
 
 
-async def test_a_dead_receiver_delays_no_other(api: Api, receiver: Receiver, other: Receiver) -> None:
+async def test_dead_receiver_does_not_delay_others(api: Api, receiver: Receiver, other: Receiver) -> None:
+    """A receiver that does not answer does not delay others."""
     receiver.answers = [None]
     dead = await hook(api, receiver, name="dead")
     await hook(api, other, name="alive")
@@ -453,9 +456,10 @@ async def test_a_dead_receiver_delays_no_other(api: Api, receiver: Receiver, oth
         assert (await state(api, dead))["failures"] == 0
 
 
-async def test_a_stop_does_not_wait_for_a_dead_receiver(
+async def test_stop_does_not_wait_for_a_dead_receiver(
     api: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A stopping sender does not wait for a receiver that does not answer."""
     monkeypatch.setattr(sender, "LAST_REQUESTS_S", 0.2)
     receiver.answers = [None, 204]
     made = await hook(api, receiver)
@@ -470,9 +474,10 @@ async def test_a_stop_does_not_wait_for_a_dead_receiver(
     assert receiver.messages[0].id == receiver.messages[1].id
 
 
-async def test_more_dead_receivers_than_places_leave_places_again(
+async def test_dead_receivers_release_their_slots(
     api: Api, receiver: Receiver, other: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Dead receivers release their slots when the timeout ends."""
     monkeypatch.setattr(sender, "PLACES", 2)
     monkeypatch.setattr(sender, "TIMEOUT", timedelta(seconds=0.3))
     receiver.answers = [None]
@@ -484,7 +489,8 @@ async def test_more_dead_receivers_than_places_leave_places_again(
         await other.until(lambda it: it.types == ["device.registered"])
 
 
-async def test_a_wish_for_a_pause_is_followed(api: Api, receiver: Receiver) -> None:
+async def test_retry_after_is_respected(api: Api, receiver: Receiver) -> None:
+    """A Retry-After header of the receiver is respected."""
     receiver.answers, receiver.extra = [429], {"Retry-After": "3000"}
     made = await hook(api, receiver)
     await api.register()
@@ -494,9 +500,10 @@ async def test_a_wish_for_a_pause_is_followed(api: Api, receiver: Receiver) -> N
     assert timedelta(seconds=2900) < wait <= timedelta(seconds=3000)
 
 
-async def test_after_a_day_of_failures_it_is_disabled_with_an_alarm(
+async def test_failing_webhook_is_disabled_after_a_day(
     api: Api, receiver: Receiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """After a day of failures a webhook is disabled, logged and counted; it can be activated again."""
     before = REGISTRY.get_sample_value("gateway_webhooks_disabled_total") or 0.0
     receiver.answers = [500]
     made = await hook(api, receiver)
@@ -529,7 +536,8 @@ async def test_after_a_day_of_failures_it_is_disabled_with_an_alarm(
     assert rest.events[0]["id"] != tried[0].events[0]["id"]
 
 
-async def test_410_disables_at_once(api: Api, receiver: Receiver) -> None:
+async def test_status_410_disables_at_once(api: Api, receiver: Receiver) -> None:
+    """A receiver that answers 410 disables its webhook at once."""
     receiver.answers = [410]
     made = await hook(api, receiver)
     await api.register()
@@ -538,7 +546,8 @@ async def test_410_disables_at_once(api: Api, receiver: Receiver) -> None:
     assert "410" in shown["cause"]
 
 
-async def test_a_disabled_one_is_told_nothing(api: Api, receiver: Receiver) -> None:
+async def test_disabled_webhook_receives_nothing(api: Api, receiver: Receiver) -> None:
+    """A disabled webhook receives nothing."""
     made = await hook(api, receiver)
     await api.call_ok("PATCH", f"/v1/webhooks/{made['id']}", {"status": "disabled"})
     async with sending(api.parts):
@@ -548,7 +557,8 @@ async def test_a_disabled_one_is_told_nothing(api: Api, receiver: Receiver) -> N
     assert receiver.messages == []
 
 
-async def test_what_was_taken_while_it_was_disabled_is_not_sent_again(api: Api, receiver: Receiver) -> None:
+async def test_message_accepted_while_disabled_is_not_repeated(api: Api, receiver: Receiver) -> None:
+    """A message that was accepted while the webhook was disabled is not repeated."""
     made = await hook(api, receiver)
     receiver.hold.clear()
     await api.register()
@@ -563,7 +573,8 @@ async def test_what_was_taken_while_it_was_disabled_is_not_sent_again(api: Api, 
     assert len({event["id"] for event in receiver.events}) == len(receiver.events) == 2
 
 
-async def test_while_a_secret_is_replaced_both_sign(api: Api, receiver: Receiver) -> None:
+async def test_old_and_new_secret_both_sign_during_rotation(api: Api, receiver: Receiver) -> None:
+    """During a rotation messages are signed with both secrets."""
     made = await hook(api, receiver)
     path = f"/v1/webhooks/{made['id']}"
     second = await api.call_ok("POST", f"{path}/rotate", {"keep_old_hours": 24})
@@ -579,7 +590,8 @@ async def test_while_a_secret_is_replaced_both_sign(api: Api, receiver: Receiver
     assert len(set(secrets)) == 3
 
 
-async def test_what_was_sent_is_sent_again_on_demand(api: Api, receiver: Receiver) -> None:
+async def test_replay_sends_past_events_again(api: Api, receiver: Receiver) -> None:
+    """A replay sends the events since a time again, with the same ids."""
     made = await hook(api, receiver)
     async with api.parts.run_worker(), sending(api.parts):
         await api.register()
@@ -608,7 +620,8 @@ async def test_what_was_sent_is_sent_again_on_demand(api: Api, receiver: Receive
     assert receiver.types == ["device.registered"]
 
 
-async def test_asking_for_more_is_told_more_from_then_on(api: Api, receiver: Receiver) -> None:
+async def test_added_event_types_are_sent_from_then_on(api: Api, receiver: Receiver) -> None:
+    """Added event types are sent from the change on."""
     made = await hook(api, receiver, "device.gone")
     await api.register()
     async with api.parts.run_worker(), sending(api.parts):
@@ -622,7 +635,8 @@ async def test_asking_for_more_is_told_more_from_then_on(api: Api, receiver: Rec
     ]
 
 
-async def test_a_test_event_tells_what_came_of_it(api: Api, receiver: Receiver) -> None:
+async def test_test_event_reports_the_response(api: Api, receiver: Receiver) -> None:
+    """The test event reports the receiver's status or the error."""
     made = await hook(api, receiver, "device.gone")
     path = f"/v1/webhooks/{made['id']}/test"
     said = await api.call_ok("POST", path)
@@ -654,7 +668,8 @@ async def test_a_test_event_tells_what_came_of_it(api: Api, receiver: Receiver) 
         "nonsense",
     ],
 )
-async def test_addresses_of_our_own_network_are_refused(api: Api, receiver: Receiver, url: str) -> None:
+async def test_internal_addresses_are_refused(api: Api, receiver: Receiver, url: str) -> None:
+    """Addresses of the operator's network are refused."""
     said = await api.call("POST", "/v1/webhooks", {"name": "w", "url": url, "events": ["*"]})
     assert (said.status, said.body["code"]) == (422, "address_not_allowed")
     assert (await api.rows())["webhooks"] == 0
@@ -663,9 +678,8 @@ async def test_addresses_of_our_own_network_are_refused(api: Api, receiver: Rece
     assert (said.status, said.body["code"]) == (422, "address_not_allowed")
 
 
-async def test_an_address_that_was_allowed_once_is_checked_whenever_it_is_called(
-    api: Api, receiver: Receiver, other: Receiver
-) -> None:
+async def test_allowed_address_is_checked_on_every_request(api: Api, receiver: Receiver, other: Receiver) -> None:
+    """An address is checked whenever it is called, not only when it is saved."""
     made = await hook(api, receiver)
     api.parts.context = replace(api.parts.context, outbound=OutboundPolicy([other.origin]))
     await api.register()
@@ -676,13 +690,15 @@ async def test_an_address_that_was_allowed_once_is_checked_whenever_it_is_called
 
 
 @pytest.mark.parametrize("events", [[], ["nothing"], ["delivery"], ["device.*", "*.gone"], ["webhook.test"], "*"])
-async def test_events_that_do_not_exist_are_refused(api: Api, receiver: Receiver, events: Any) -> None:
+async def test_unknown_event_types_are_refused(api: Api, receiver: Receiver, events: Any) -> None:
+    """Unknown event types are refused."""
     said = await api.call("POST", "/v1/webhooks", {"name": "w", "url": receiver.url, "events": events})
     assert said.status == 422
     assert said.pointers[0].startswith("/events")
 
 
-async def test_secrets_are_shown_once_and_kept_sealed(api: Api, receiver: Receiver) -> None:
+async def test_secret_is_returned_once_and_stored_encrypted(api: Api, receiver: Receiver) -> None:
+    """The secret is returned once and stored encrypted."""
     made = await hook(api, receiver)
     key = b64decode(made["secret"].removeprefix("whsec_"))
     stored = await api.parts.scalar("SELECT encode(secrets, 'hex') FROM webhooks")
@@ -698,7 +714,8 @@ async def test_secrets_are_shown_once_and_kept_sealed(api: Api, receiver: Receiv
     assert "whsec_" not in json.dumps(await api.call_ok("GET", "/v1/webhooks"))
 
 
-async def test_no_endpoint_or_key_of_a_device_is_told(api: Api, receiver: Receiver) -> None:
+async def test_events_contain_no_endpoint_or_key(api: Api, receiver: Receiver) -> None:
+    """Events contain neither endpoints nor keys of devices."""
     await hook(api, receiver)
     [subscriber] = api.parts.subscribe(Vendor.FCM, 1)
     await api.parts.register([subscriber])
@@ -711,7 +728,8 @@ async def test_no_endpoint_or_key_of_a_device_is_told(api: Api, receiver: Receiv
         assert secret not in told
 
 
-async def test_a_person_who_is_forgotten_is_in_nothing_that_waits(api: Api, receiver: Receiver) -> None:
+async def test_pending_events_do_not_name_an_erased_user(api: Api, receiver: Receiver) -> None:
+    """Pending events do not name an erased user."""
     await hook(api, receiver, "device.*")
     await api.register(user_id="u-1")
     assert (await api.call_ok("DELETE", "/v1/users/u-1")) == {"devices": 1}
@@ -721,7 +739,8 @@ async def test_a_person_who_is_forgotten_is_in_nothing_that_waits(api: Api, rece
     assert [event["data"]["user_id"] for event in receiver.events] == [None, None]
 
 
-async def test_what_happened_is_forgotten_after_days(api: Api, receiver: Receiver) -> None:
+async def test_events_are_deleted_after_days(api: Api, receiver: Receiver) -> None:
+    """Events are deleted from the outbox after three days."""
     await hook(api, receiver)
     for days in (2, 4):
         await api.register()
