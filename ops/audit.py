@@ -1,7 +1,7 @@
-"""Ask an advisory service (osv.dev) whether anything that is locked has a known vulnerability: one question for all.
+"""Look up known vulnerabilities of all locked dependencies with one request to an advisory service (osv.dev).
 
-A check that needs somebody else's server must not fail for want of it: when it cannot be reached that is said in one
-line, and no more. What is known and does not concern us stands in ACCEPTED, with the reason.
+The check must not fail because an external server is down: when the service cannot be reached, print one line and
+succeed. Advisories that do not affect the gateway are listed in ACCEPTED, with the reason.
 """
 
 import argparse
@@ -14,26 +14,28 @@ from typing import Any
 from ops.locked import Locked, locked
 
 SERVICE = "https://api.osv.dev/v1/querybatch"
-PATIENCE_S = 5.0
+TIMEOUT_S = 5.0
+# Advisory id -> why it does not affect the gateway.
 ACCEPTED: dict[str, str] = {}
-"""An advisory's id, and why it does not concern us."""
 
 Finding = tuple[Locked, str]
 
 
 class Unreachable(Exception):
-    """The service did not answer, or not with what it promises."""
+    """The service did not respond, or its response is not valid."""
 
 
-def ask(packages: list[Locked], service: str = SERVICE) -> list[Finding]:
-    """What is known of these versions and not accepted. Raises Unreachable."""
-    queries = [{"package": {"name": p.name, "ecosystem": "PyPI"}, "version": p.version} for p in packages]
-    request = urllib.request.Request(  # noqa: S310 - https, or what a test says
+def find_advisories(packages: list[Locked], service: str = SERVICE) -> list[Finding]:
+    """Return the advisories of these versions that are not in ACCEPTED. Raise Unreachable."""
+    queries = [
+        {"package": {"name": package.name, "ecosystem": "PyPI"}, "version": package.version} for package in packages
+    ]
+    request = urllib.request.Request(  # noqa: S310 - https, or the URL of a test
         service, json.dumps({"queries": queries}).encode(), {"Content-Type": "application/json"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310
-            results: list[dict[str, Any]] = json.load(answer)["results"]
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
+            results: list[dict[str, Any]] = json.load(response)["results"]
             return [
                 (package, advisory["id"])
                 for package, result in zip(packages, results, strict=True)
@@ -45,17 +47,18 @@ def ask(packages: list[Locked], service: str = SERVICE) -> list[Finding]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Look for known vulnerabilities in what is locked.")
-    parser.add_argument("--service", default=SERVICE, help="where to ask")
+    """Print the advisories; return the exit status."""
+    parser = argparse.ArgumentParser(description="Look up known vulnerabilities of the locked dependencies.")
+    parser.add_argument("--service", default=SERVICE, help="URL of the advisory service (%(default)s)")
     packages = locked()
     try:
-        found = ask(packages, parser.parse_args().service)
+        findings = find_advisories(packages, parser.parse_args().service)
     except Unreachable as error:
         print(f"audit: not done, the advisory service cannot be reached ({error})", file=sys.stderr)
         return 0
-    for package, advisory in found:
+    for package, advisory in findings:
         print(f"audit: {package.name} {package.version} has {advisory}: https://osv.dev/{advisory}", file=sys.stderr)
-    return 1 if found else 0
+    return 1 if findings else 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How many machines a fleet of devices takes, from what each step was measured to cost.
+"""Estimate the machines that a fleet of devices needs, from the measured cost of each step.
 
-Every figure that the model rests on is in COSTS, with the bench that it comes from, and every rule in RULES, with its
-reason: a new measurement is one number changed there. The model is arithmetic and nothing else; `ops/bench/fleet` holds
-it to a simulation, and `ops/docs/scale.md` tells what follows from it.
+COSTS lists every measured figure with the benchmark it comes from, and RULES every assumption with its reason, so a new
+measurement changes one number. The model is arithmetic only; `ops/bench/fleet` compares it with a simulation, and
+`ops/docs/scale.md` shows the results.
 """
 
 import argparse
@@ -17,98 +17,118 @@ MB, GB, TB = 10**6, 10**9, 10**12
 
 
 class Figure(NamedTuple):
+    """A figure of the model. `source` is the benchmark in ops/bench/RESULTS.md, or the reason of a rule."""
+
     value: float
     unit: str
-    words: str
+    description: str
     source: str
-    """The bench in ops/bench/RESULTS.md, or for a rule its reason."""
 
 
 COSTS = {
-    "worker_us": Figure(241, "us CPU", "worker, a delivery; with NATS no less is reckoned", "queues"),
-    "relay_us": Figure(36, "us CPU", "relay, a delivery", "queues"),
-    "postgres_us": Figure(19, "us CPU", "Postgres, a delivery (claim, load, settle)", "queues"),
-    "postgres_nats_us": Figure(15, "us CPU", "Postgres behind a relay, a delivery", "queues"),
-    "nats_us": Figure(52, "us CPU", "three NATS servers together, a delivery", "queues"),
-    "register_us": Figure(1149, "us CPU", "server, a registration at a fixed rate", "register"),
-    "postgres_register_us": Figure(522, "us CPU", "Postgres, a registration at a fixed rate", "register"),
-    "register_wal": Figure(20_000, "octets", "WAL of a registration, 15 to 25 kB", "register"),
-    "planning_us": Figure(0.92, "us", "planning, for each device of the audience; one transaction", "scale"),
-    "row_held_ms": Figure(
-        17, "ms", "a busy worker that settles a job locks its application's row for", "steps, 15.5 and 19"
+    "worker_us": Figure(241, "us CPU", "worker, per delivery; assumed equal with NATS", "queues"),
+    "relay_us": Figure(36, "us CPU", "relay, per delivery", "queues"),
+    "postgres_us": Figure(19, "us CPU", "Postgres, per delivery (claim, load, settle)", "queues"),
+    "postgres_nats_us": Figure(15, "us CPU", "Postgres behind a relay, per delivery", "queues"),
+    "nats_us": Figure(52, "us CPU", "three NATS servers together, per delivery", "queues"),
+    "register_us": Figure(1149, "us CPU", "server, per registration at a fixed rate", "register"),
+    "postgres_register_us": Figure(522, "us CPU", "Postgres, per registration at a fixed rate", "register"),
+    "register_wal": Figure(20_000, "octets", "WAL per registration, 15 to 25 kB", "register"),
+    "planning_us": Figure(0.92, "us", "planning, per device of the audience; one transaction", "scale"),
+    "row_busy_ms": Figure(
+        17, "ms", "lock on the application's row while a busy worker settles a job", "steps, 15.5 and 19"
     ),
-    "row_idle_ms": Figure(7.2, "ms", "likewise one with nothing else to do: Postgres, three ways of 0.3 ms", "steps"),
-    "row_floor_ms": Figure(6.3, "ms", "what of that Postgres itself takes", "steps"),
-    "commit_ms": Figure(0.64, "ms", "a commit with a signal; Postgres makes these one after another", "steps"),
-    "signal_us": Figure(45, "us CPU", "Postgres, a signal", "steps"),
-    "listener_us": Figure(13, "us CPU", "Postgres, a signal, for each process that listens", "steps"),
-    "wal_octets": Figure(776, "octets", "WAL of a delivery", "steps"),
-    "delivery_octets": Figure(434, "octets", "a row of the log on disk, with its indexes", "steps"),
-    "attempt_octets": Figure(282, "octets", "an attempt that was tried again, likewise", "steps"),
-    "receipt_octets": Figure(180, "octets", "a receipt, likewise", "steps"),
-    "receipt_wal": Figure(256, "octets", "WAL of a receipt", "steps"),
+    "row_idle_ms": Figure(
+        7.2, "ms", "the same for an idle worker: Postgres and three network trips of 0.3 ms", "steps"
+    ),
+    "row_floor_ms": Figure(6.3, "ms", "the part of that time that Postgres takes", "steps"),
+    "commit_ms": Figure(0.64, "ms", "a commit with a NOTIFY; Postgres serialises these", "steps"),
+    "signal_us": Figure(45, "us CPU", "Postgres, per NOTIFY", "steps"),
+    "listener_us": Figure(13, "us CPU", "Postgres, per NOTIFY and listening process", "steps"),
+    "wal_octets": Figure(776, "octets", "WAL per delivery", "steps"),
+    "delivery_octets": Figure(434, "octets", "a log row on disk, with its indexes", "steps"),
+    "attempt_octets": Figure(282, "octets", "a retried attempt on disk, with its indexes", "steps"),
+    "receipt_octets": Figure(180, "octets", "a receipt on disk, with its indexes", "steps"),
+    "receipt_wal": Figure(256, "octets", "WAL per receipt", "steps"),
     "device_octets": Figure(1_100, "octets", "a device on disk, with nine indexes", "audience"),
     "wire_octets": Figure(
         362,
         "octets",
-        "a delivery in a job's message, 181 kB of 500",
-        "seen once, no bench; steps: 101 kB with endpoints of 30 characters",
+        "a delivery in a job's message (181 kB for 500)",
+        "observed once, no benchmark; steps: 101 kB with endpoints of 30 characters",
     ),
     "result_octets": Figure(
         147,
         "octets",
-        "a delivery in the result that comes back, 74 kB of 500",
-        "packed once by queue/wire.py, no bench",
+        "a delivery in the result message (74 kB for 500)",
+        "encoded once by queue/wire.py, no benchmark",
     ),
     "push_octets": Figure(
-        1_300, "octets", "a message to a push service over HTTP/2 and TLS, endpoint and all", "push_vs_pull"
+        1_300, "octets", "a message to a push service over HTTP/2 and TLS, with its endpoint", "push_vs_pull"
     ),
-    "answer_octets": Figure(130, "octets", "its answer", "steps"),
-    "worker_mb": Figure(182, "MB", "worker at its peak", "steps"),
-    "relay_mb": Figure(146, "MB", "relay at its peak", "queues"),
-    "nats_mb": Figure(66, "MB", "one of three NATS servers at its peak", "queues"),
+    "response_octets": Figure(130, "octets", "the response to it", "steps"),
+    "worker_mb": Figure(182, "MB", "worker, peak memory", "steps"),
+    "relay_mb": Figure(146, "MB", "relay, peak memory", "queues"),
+    "nats_mb": Figure(66, "MB", "one of three NATS servers, peak memory", "queues"),
 }
 
 RULES = {
     "headroom": Figure(
-        0.6, "", "of any resource is used in the busiest minute", "beyond it waiting grows fast, and a third may fail"
+        0.6,
+        "",
+        "maximum use of a resource in the busiest minute",
+        "queueing delay grows fast beyond it, and a third may fail",
     ),
-    "in_flight": Figure(1024, "", "messages of a worker in flight at the most", "GATEWAY_WORKER_CONCURRENCY"),
-    "largest_application": Figure(0.8, "", "of all messages are one application's", "as bench log assumes it"),
-    "retried": Figure(0.01, "", "of all messages are tried again", "as bench log assumes it"),
-    "receipts": Figure(0.32, "", "receipts for each message", "as bench log assumes it"),
-    "job": Figure(500, "", "devices in a job", "domain/job.py"),
-    "register_every_days": Figure(7, "days", "a device registers again after", "an assumption; give your own rate"),
-    "busy": Figure(3, "", "times the average is the busiest hour of registering", "an assumption"),
-    "pool": Figure(11, "", "connections of a process", "GATEWAY_DATABASE_POOL and one that listens"),
-    "fewest": Figure(2, "", "processes of each kind", "so that one may fail"),
-    "nats_servers": Figure(3, "", "NATS servers", "the smallest number that survives one"),
-    "results_days": Figure(1, "days", "NATS keeps results", "RESULTS_KEPT in queue/nats.py"),
-    "ahead": Figure(256, "", "jobs of a lane in NATS, those that workers have among them", "AHEAD in worker/relay.py"),
-    "jobs_of_worker": Figure(5, "", "jobs a worker has: four at hand, one that is settled", "GATEWAY_WORKER_JOBS"),
-    "most_connections": Figure(500, "", "connections of one Postgres", "usual advice, not measured"),
-    "most_cores": Figure(64, "", "cores of one Postgres", "what is sold everywhere, not measured"),
-    "most_wal": Figure(200 * MB, "octets/s", "WAL of one Postgres", "one stream, archive and replica; not measured"),
-    "most_memory": Figure(512 * GB, "octets", "memory of one Postgres", "what is sold everywhere"),
-    "most_log": Figure(10 * TB, "octets", "of log in one Postgres", "a backup comes back within a day at 120 MB/s"),
-    "most_planning_s": Figure(60, "s", "planning may take", "nothing of a campaign is sent before it is planned"),
-    "connection_mb": Figure(10, "MB", "of Postgres's memory for a connection", "usual advice, not measured"),
+    "in_flight": Figure(1024, "", "maximum messages in flight per worker", "GATEWAY_WORKER_CONCURRENCY"),
+    "largest_application": Figure(0.8, "", "share of the largest application in all messages", "as in benchmark log"),
+    "retried": Figure(0.01, "", "share of messages that are retried", "as in benchmark log"),
+    "receipts": Figure(0.32, "", "receipts per message", "as in benchmark log"),
+    "job": Figure(500, "", "devices per job", "domain/job.py"),
+    "register_every_days": Figure(
+        7, "days", "interval between registrations of a device", "an assumption; give your own rate"
+    ),
+    "busy": Figure(3, "", "registration rate of the busiest hour, as a multiple of the average", "an assumption"),
+    "pool": Figure(11, "", "database connections per process", "GATEWAY_DATABASE_POOL and one for LISTEN"),
+    "min_processes": Figure(2, "", "minimum processes of each kind", "so that one may fail"),
+    "nats_servers": Figure(3, "", "NATS servers", "the smallest number that survives the loss of one"),
+    "results_days": Figure(1, "days", "retention of results in NATS", "RESULTS_KEPT in queue/nats.py"),
+    "ahead": Figure(
+        256, "", "published jobs of a lane in NATS, including those that workers process", "AHEAD in worker/relay.py"
+    ),
+    "jobs_of_worker": Figure(5, "", "jobs per worker: four claimed, one being settled", "GATEWAY_WORKER_JOBS"),
+    "max_connections": Figure(500, "", "maximum connections of one Postgres", "usual advice, not measured"),
+    "max_cores": Figure(64, "", "maximum cores of one Postgres", "commonly available, not measured"),
+    "max_wal": Figure(
+        200 * MB, "octets/s", "maximum WAL of one Postgres", "one stream, archive and replica; not measured"
+    ),
+    "max_memory": Figure(512 * GB, "octets", "maximum memory of one Postgres", "commonly available"),
+    "max_log": Figure(
+        10 * TB, "octets", "maximum size of the log in one Postgres", "a backup is restored within a day at 120 MB/s"
+    ),
+    "max_planning_s": Figure(60, "s", "maximum planning time of a campaign", "sending starts after planning"),
+    "connection_mb": Figure(10, "MB", "memory of Postgres per connection", "usual advice, not measured"),
 }
 
 
 def cost(name: str) -> float:
+    """Return a measured cost."""
     return COSTS[name].value
 
 
 def rule(name: str) -> float:
+    """Return a rule's value."""
     return RULES[name].value
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What is asked. Raises ValueError, in one line, for what cannot be.
+    """The fleet to plan for.
 
-    `peak_minute`: deliveries accepted by push services in the busiest minute. `registrations`: a second, likewise.
+    `peak_minute` is the number of deliveries accepted by push services in the busiest minute, `registrations` the
+    number of registrations per second in the busiest hour.
+
+    Raises:
+        ValueError: a value is impossible; the message is one line.
     """
 
     devices: int
@@ -120,28 +140,28 @@ class Fleet:
 
     def __post_init__(self) -> None:
         if self.devices < 1:
-            raise ValueError("there must be a device at least")
+            raise ValueError("devices must be at least 1")
         if self.messages_per_day < 0 or self.peak_minute < 0:
-            raise ValueError("messages cannot be fewer than none")
+            raise ValueError("messages must not be negative")
         if self.peak_minute > self.messages_per_day:
             raise ValueError("the busiest minute cannot have more messages than the whole day")
         if self.peak_minute * 1440 < self.messages_per_day:
             raise ValueError("the busiest minute cannot have fewer messages than the average one")
         if not (math.isfinite(self.answer_ms) and self.answer_ms > 0):
-            raise ValueError("push services take some time to answer")
+            raise ValueError("the response time of push services must be a positive number")
         if self.retention_days < 1:
-            raise ValueError("the log is kept for a day at least")
+            raise ValueError("retention must be at least 1 day")
         if self.registrations is not None and not (math.isfinite(self.registrations) and self.registrations >= 0):
-            raise ValueError("registrations cannot be fewer than none")
+            raise ValueError("registrations must not be negative")
 
     @property
     def rate(self) -> float:
-        """Deliveries a second in the busiest minute."""
+        """Deliveries per second in the busiest minute."""
         return self.peak_minute / 60
 
     @property
     def registering(self) -> float:
-        """Registrations a second in the busiest hour."""
+        """Registrations per second in the busiest hour."""
         if self.registrations is not None:
             return self.registrations
         return self.devices / (rule("register_every_days") * DAY_S) * rule("busy")
@@ -149,25 +169,32 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What ends first: `used` of what one of it can do, headroom and all, where 1 is as much as is wise."""
+    """A limit of the fleet.
+
+    `used` is the used share of the capacity of one resource after headroom, where 1 is the recommended maximum. `then`
+    is the remedy. A limit `by_design` comes from the gateway's own code; more machines do not raise it.
+    """
 
     name: str
     used: float
     then: str
-    ours: bool = False
-    """Whether it is the gateway's own way of doing it, which more machines do not change."""
+    by_design: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What it takes. Sizes are octets, or octets a second; cores and memory are of all of a kind together."""
+    """The required machines.
+
+    Sizes are octets, or octets per second; cores and memory are totals of all processes of a kind. `bound_by` is what
+    limits one worker: its processor or its messages in flight. With `log_store` the log needs a store of its own.
+    `limits` are sorted by use, the nearest first.
+    """
 
     queue: str
     workers: int
     worker_cores: int
     worker_memory: float
     bound_by: str
-    """What one worker is bound by: its processor, or what it may have in flight."""
     servers: int
     relays: int
     postgres_servers: int
@@ -186,47 +213,46 @@ class Plan:
     bandwidth_out: float
     bandwidth_in: float
     log_store: bool
-    """Whether the log needs a store of its own."""
     limits: tuple[Limit, ...]
-    """The nearest first."""
 
     @property
     def first_limit(self) -> Limit:
+        """Return the nearest limit."""
         return self.limits[0]
 
 
 def per_worker(answer_ms: float) -> tuple[float, float]:
-    """Deliveries a second of one busy worker: as its processor allows, and as what it may have in flight does."""
+    """Return the deliveries per second of a busy worker by its processor and by its messages in flight."""
     return 1e6 / cost("worker_us"), rule("in_flight") / (answer_ms / 1000)
 
 
-def row_held_s(busy: float) -> float:
-    """How long settling a job locks its application's row, by a process that is busy for so much of the time.
+def row_lock_s(busy: float) -> float:
+    """Return how long settling a job locks the application's row, for a process with this utilisation (0 to 1).
 
-    Between the lock and the commit it asks twice more, and each answer waits for what the process does just then.
+    The process sends two more statements between the lock and the commit, and each response waits for the event loop.
     """
-    return (cost("row_idle_ms") + min(1.0, busy) * (cost("row_held_ms") - cost("row_idle_ms"))) / 1000
+    return (cost("row_idle_ms") + min(1.0, busy) * (cost("row_busy_ms") - cost("row_idle_ms"))) / 1000
 
 
-def most_of_one_application(workers: float) -> float:
-    """Deliveries a second that so many workers can settle in one application, whose row one of them has at a time.
+def max_rate_of_application(workers: float) -> float:
+    """Return the deliveries per second that the workers can settle in one application, whose row they lock in turn.
 
-    The more workers share it the less each has to send, and the sooner each lets go: it is where `rate *
-    row_held_s(rate * worker_us / workers)` is a job.
+    With more workers each has less to send and holds the lock for a shorter time. The result is the rate at which
+    `rate * row_lock_s(rate * worker_us / workers)` equals one job.
     """
-    idle, more = row_held_s(0), row_held_s(1) - row_held_s(0)
+    idle, extra = row_lock_s(0), row_lock_s(1) - row_lock_s(0)
     busy = cost("worker_us") / 1e6 / workers
-    if more * busy == 0:
+    if extra * busy == 0:
         return rule("job") / idle
-    found = (math.sqrt(idle**2 + 4 * more * busy * rule("job")) - idle) / (2 * more * busy)
-    return found if found * busy <= 1 else rule("job") / row_held_s(1)
+    rate = (math.sqrt(idle**2 + 4 * extra * busy * rule("job")) - idle) / (2 * extra * busy)
+    return rate if rate * busy <= 1 else rule("job") / row_lock_s(1)
 
 
 def plan(fleet: Fleet) -> Plan:
-    """With the queue in Postgres for as long as it bears the workers' connections, else with NATS."""
-    first = _plan(fleet, nats=False)
-    crowded = any(one.name == CONNECTIONS and one.used > 1 for one in first.limits)
-    return _plan(fleet, nats=True) if crowded else first
+    """Return the plan: with the queue in Postgres if it can serve the workers' connections, or else with NATS."""
+    postgres = _plan(fleet, nats=False)
+    needs_nats = any(limit.name == CONNECTIONS and limit.used > 1 for limit in postgres.limits)
+    return _plan(fleet, nats=True) if needs_nats else postgres
 
 
 ROW = "one application's row in the log"
@@ -254,79 +280,79 @@ def _plan(fleet: Fleet, *, nats: bool) -> Plan:
     log = fleet.messages_per_day * fleet.retention_days * row
     memory = devices + fleet.messages_per_day * row / 2 + connections * rule("connection_mb") * MB
     largest = rate * rule("largest_application")
-    held = row_held_s(rate * cost("relay_us") / 1e6 / relays if nats else rate * cost("worker_us") / 1e6 / workers)
+    row_lock = row_lock_s(rate * cost("relay_us") / 1e6 / relays if nats else rate * cost("worker_us") / 1e6 / workers)
     claims_settles_plans = settles * 3 + registering
 
-    found = [
+    limits = [
         Limit(
             ROW,
-            largest / rule("job") * held / headroom,
-            "hand out positions in one statement or from a sequence, several jobs at once; then split the application",
-            ours=True,
+            largest / rule("job") * row_lock / headroom,
+            "assign positions in one statement or from a sequence, several jobs at once; then split the application",
+            by_design=True,
         ),
         Limit(
-            "commits that signal, one after another",
+            "serialised commits with NOTIFY",
             settles * cost("commit_ms") / 1000 / headroom,
-            "signal at most some times a second for each application; then several Postgres",
-            ours=True,
+            "limit NOTIFY to a few per second and application; then several Postgres",
+            by_design=True,
         ),
         Limit(
             "Postgres's processors",
-            busy_cores / (rule("most_cores") * headroom),
+            busy_cores / (rule("max_cores") * headroom),
             "several Postgres, each with applications or device ids of its own",
         ),
         Limit(
             "WAL of one Postgres",
-            wal / (rule("most_wal") * headroom),
+            wal / (rule("max_wal") * headroom),
             "the log in a store of its own; then several Postgres",
         ),
         Limit(
             CONNECTIONS,
-            connections / rule("most_connections"),
-            "NATS, so that workers need none; then fewer for each process",
+            connections / rule("max_connections"),
+            "NATS, so that workers need none; then fewer per process",
         ),
         Limit(
             "memory for the devices",
-            memory / rule("most_memory"),
+            memory / rule("max_memory"),
             "several Postgres by device id",
         ),
         Limit(
             LOG_DISK,
-            log / rule("most_log"),
+            log / rule("max_log"),
             "keep it for fewer days, or in a store of its own (columns, compressed)",
         ),
         Limit(
             "planning one campaign to everyone",
-            fleet.devices * rule("largest_application") * cost("planning_us") / 1e6 / rule("most_planning_s"),
+            fleet.devices * rule("largest_application") * cost("planning_us") / 1e6 / rule("max_planning_s"),
             "plan in slices of device ids, and send the first while the others are planned",
-            ours=True,
+            by_design=True,
         ),
     ]
     if nats:
-        found.append(
+        limits.append(
             Limit(
-                "jobs in NATS at once",
+                "published jobs in NATS",
                 workers * rule("jobs_of_worker") / rule("ahead"),
-                "let the relays keep as many ahead as the workers there are can hold",
-                ours=True,
+                "let the relays publish as many jobs as the workers can process",
+                by_design=True,
             )
         )
-    limits = tuple(sorted(found, key=lambda limit: -limit.used))
-    used = {limit.name: limit.used for limit in limits if not limit.ours and limit.name != CONNECTIONS}
+    sorted_limits = tuple(sorted(limits, key=lambda limit: -limit.used))
+    used = {limit.name: limit.used for limit in sorted_limits if not limit.by_design and limit.name != CONNECTIONS}
     log_store = used[LOG_DISK] > 1
     if log_store:
         del used[LOG_DISK]
     shards = max(1, math.ceil(max(used.values())))
-    kept = cost("result_octets") * fleet.messages_per_day * rule("results_days")
+    results = cost("result_octets") * fleet.messages_per_day * rule("results_days")
     ahead = cost("wire_octets") * rule("job") * rule("ahead")
-    # In to the leader, to two others, and out to whoever takes it.
-    passed = rate * (cost("wire_octets") + cost("result_octets")) * (rule("nats_servers") + 1)
+    # To the leader, from it to two replicas, and out to the consumer.
+    nats_network = rate * (cost("wire_octets") + cost("result_octets")) * (rule("nats_servers") + 1)
     return Plan(
         queue="NATS" if nats else "Postgres",
         workers=workers,
         worker_cores=_count(rate * cost("worker_us") / 1e6 / headroom),
         worker_memory=workers * cost("worker_mb") * MB,
-        bound_by="its processor" if by_cpu <= by_flight else "what it may have in flight",
+        bound_by="its processor" if by_cpu <= by_flight else "its messages in flight",
         servers=servers,
         relays=relays,
         postgres_servers=shards,
@@ -340,57 +366,64 @@ def _plan(fleet: Fleet, *, nats: bool) -> Plan:
         nats_servers=round(rule("nats_servers")) if nats else 0,
         nats_cores=max(round(rule("nats_servers")), math.ceil(rate * cost("nats_us") / 1e6 / headroom)) if nats else 0,
         nats_memory=rule("nats_servers") * cost("nats_mb") * MB if nats else 0,
-        nats_disk=(kept + ahead) * rule("nats_servers") if nats else 0,
-        nats_network=passed if nats else 0,
+        nats_disk=(results + ahead) * rule("nats_servers") if nats else 0,
+        nats_network=nats_network if nats else 0,
         bandwidth_out=rate * cost("push_octets"),
-        bandwidth_in=rate * cost("answer_octets"),
+        bandwidth_in=rate * cost("response_octets"),
         log_store=log_store,
-        limits=limits,
+        limits=sorted_limits,
     )
 
 
-def _count(wanted: float) -> int:
-    return max(round(rule("fewest")), math.ceil(wanted))
+def _count(required: float) -> int:
+    return max(round(rule("min_processes")), math.ceil(required))
 
 
-def show(fleet: Fleet, found: Plan) -> str:
-    """As Markdown tables, for a terminal and for ops/docs/scale.md alike."""
-    workers = f"{found.workers:,} processes, {found.worker_cores:,} cores, {_size(found.worker_memory)} of memory"
+def format_plan(fleet: Fleet, plan: Plan) -> str:
+    """Format the plan as Markdown tables, for a terminal and for ops/docs/scale.md."""
+    workers = f"{plan.workers:,} processes, {plan.worker_cores:,} cores, {_size(plan.worker_memory)} of memory"
     rows = [
         ("busiest minute", f"{fleet.rate:,.0f} deliveries/s, {fleet.registering:,.0f} registrations/s"),
-        ("workers", f"{workers}; each bound by {found.bound_by}"),
-        ("servers (`gateway serve`)", f"{found.servers:,} processes"),
-        ("queue", "Postgres suffices" if found.queue == "Postgres" else "NATS is called for"),
-        ("relays", f"{found.relays:,} processes" if found.relays else "none"),
+        ("workers", f"{workers}; each bound by {plan.bound_by}"),
+        ("servers (`gateway serve`)", f"{plan.servers:,} processes"),
+        ("queue", "Postgres suffices" if plan.queue == "Postgres" else "NATS is needed"),
+        ("relays", f"{plan.relays:,} processes" if plan.relays else "none"),
         (
             "Postgres",
-            f"{found.postgres_servers:,} of them; together {found.postgres_cores:,} cores, "
-            f"{_size(found.postgres_memory)} of memory, {found.postgres_connections:,} connections",
+            f"{plan.postgres_servers:,} servers; in total {plan.postgres_cores:,} cores, "
+            f"{_size(plan.postgres_memory)} of memory, {plan.postgres_connections:,} connections",
         ),
-        ("Postgres, writing", f"{_size(found.wal)}/s of WAL, {found.postgres_commits:,.0f} commits/s"),
-        ("Postgres, disk", f"devices {_size(found.devices_on_disk)}, log {_size(found.log_on_disk)}"),
-        ("log", "needs a store of its own" if found.log_store else "stays in Postgres"),
+        ("Postgres, writing", f"{_size(plan.wal)}/s of WAL, {plan.postgres_commits:,.0f} commits/s"),
+        ("Postgres, disk", f"devices {_size(plan.devices_on_disk)}, log {_size(plan.log_on_disk)}"),
+        ("log", "needs a store of its own" if plan.log_store else "stays in Postgres"),
         (
             "NATS",
-            f"{found.nats_servers} servers; together {found.nats_cores:,} cores, {_size(found.nats_disk)} of disk, "
-            f"{_size(found.nats_network)}/s of network"
-            if found.nats_servers
+            f"{plan.nats_servers} servers; in total {plan.nats_cores:,} cores, {_size(plan.nats_disk)} of disk, "
+            f"{_size(plan.nats_network)}/s of network"
+            if plan.nats_servers
             else "none",
         ),
-        ("to push services", f"{found.bandwidth_out * 8 / MB:,.0f} Mbit/s out, {found.bandwidth_in * 8 / MB:,.0f} in"),
+        ("to push services", f"{plan.bandwidth_out * 8 / MB:,.0f} Mbit/s out, {plan.bandwidth_in * 8 / MB:,.0f} in"),
     ]
-    lines = ["| what | how much |", "|---|---|", *(f"| {name} | {words} |" for name, words in rows)]
-    lines += ["", "| limit | of one Postgres used | then |", "|---|---:|---|"]
-    lines += [f"| {one.name}{' (ours)' if one.ours else ''} | {one.used:,.0%} | {one.then} |" for one in found.limits]
-    first = found.first_limit
-    lines += ["", f"{'Reached' if first.used > 1 else 'Nearest'} first: {first.name} ({first.used:,.0%})."]
+    lines = ["| component | size |", "|---|---|", *(f"| {name} | {size} |" for name, size in rows)]
+    lines += ["", "| limit | used of one Postgres | remedy |", "|---|---:|---|"]
+    lines += [
+        f"| {limit.name}{' (by design)' if limit.by_design else ''} | {limit.used:,.0%} | {limit.then} |"
+        for limit in plan.limits
+    ]
+    first = plan.first_limit
+    lines += ["", f"{'First limit reached' if first.used > 1 else 'Nearest limit'}: {first.name} ({first.used:,.0%})."]
     return "\n".join(lines)
 
 
-def show_figures() -> str:
-    lines = ["| what | figure | | from |", "|---|---:|---|---|"]
+def format_figures() -> str:
+    """Format the figures of the model as a Markdown table."""
+    lines = ["| figure | value | unit | source |", "|---|---:|---|---|"]
     for figures in (COSTS, RULES):
-        lines += [f"| {one.words} | {one.value:,g} | {one.unit} | {one.source} |" for one in figures.values()]
+        lines += [
+            f"| {figure.description} | {figure.value:,g} | {figure.unit} | {figure.source} |"
+            for figure in figures.values()
+        ]
     return "\n".join(lines)
 
 
@@ -401,76 +434,86 @@ def _size(octets: float) -> str:
     return f"{octets / 1000:,.0f} kB"
 
 
-def whole(words: str) -> int:
-    """A whole number, as people write large ones: 2_000_000, 2,000,000, 2k, 2M or 2B."""
+def parse_count(value: str) -> int:
+    """Parse an integer with separators or a suffix: 2_000_000, 2,000,000, 2k, 2M or 2B."""
     factors = {"k": 10**3, "M": 10**6, "B": 10**9}
-    plain = words.replace(",", "").replace("_", "")
-    factor = factors.get(plain[-1:], 1)
+    digits = value.replace(",", "").replace("_", "")
+    factor = factors.get(digits[-1:], 1)
     try:
-        value = float(plain[:-1] if factor > 1 else plain) * factor
-        if value == round(value):
-            return round(value)
+        number = float(digits[:-1] if factor > 1 else digits) * factor
+        if number == round(number):
+            return round(number)
     except (ValueError, OverflowError):
         pass
-    raise argparse.ArgumentTypeError(f"{words!r} is no number: write 2000000, 2,000,000 or 2M (k, M, B)")
+    raise argparse.ArgumentTypeError(f"{value!r} is not an integer: write 2000000, 2,000,000 or 2M (k, M, B)")
 
 
-class _Parser(argparse.ArgumentParser):
+class _ArgumentParser(argparse.ArgumentParser):
+    """Report a usage error in two lines."""
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"ops/capacity: {message}\nops/capacity --help tells what it understands.\n")
+        self.exit(2, f"ops/capacity: {message}\nSee ops/capacity --help.\n")
 
 
 class _ShowFigures(argparse.Action):
-    def __call__(self, using: argparse.ArgumentParser, *_: object) -> None:
-        print(show_figures())
-        using.exit()
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(format_figures())
+        parser.exit()
 
 
-def parser() -> argparse.ArgumentParser:
-    made = _Parser(
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command's argument parser."""
+    parser = _ArgumentParser(
         prog="ops/capacity",
-        description="How many workers, which Postgres and which NATS a fleet of devices takes.",
+        description="Estimate the workers, Postgres and NATS servers that a fleet of devices needs.",
         epilog="Example: ops/capacity --devices 10M --messages-per-day 20M --peak-minute 1M",
         allow_abbrev=False,
     )
-    made.add_argument("--devices", type=whole, required=True, metavar="N", help="registered browsers: 10M")
-    made.add_argument("--messages-per-day", type=whole, required=True, metavar="N", help="each to one device")
-    made.add_argument("--peak-minute", type=whole, required=True, metavar="N", help="deliveries in the busiest minute")
-    made.add_argument(
-        "--answer-ms", type=float, default=100, metavar="MS", help="how long push services take to answer (%(default)s)"
+    parser.add_argument("--devices", type=parse_count, required=True, metavar="N", help="registered browsers: 10M")
+    parser.add_argument(
+        "--messages-per-day", type=parse_count, required=True, metavar="N", help="messages, each to one device"
     )
-    made.add_argument("--retention-days", type=int, default=90, metavar="DAYS", help="of the log (%(default)s)")
-    made.add_argument(
+    parser.add_argument(
+        "--peak-minute", type=parse_count, required=True, metavar="N", help="deliveries in the busiest minute"
+    )
+    parser.add_argument(
+        "--answer-ms", type=float, default=100, metavar="MS", help="response time of push services (%(default)s)"
+    )
+    parser.add_argument(
+        "--retention-days", type=int, default=90, metavar="DAYS", help="retention of the log (%(default)s)"
+    )
+    parser.add_argument(
         "--registrations-per-second",
         type=float,
         metavar="N",
-        help="in the busiest hour (each device once in 7 days, three times the average)",
+        help="registrations in the busiest hour (default: each device once in 7 days, times 3)",
     )
-    made.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    made.add_argument("--figures", action=_ShowFigures, nargs=0, help="what the model rests on, and end")
-    return made
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--figures", action=_ShowFigures, nargs=0, help="print the figures of the model and exit")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    using = parser()
-    asked = using.parse_args(argv)
+    """Print the plan for the fleet that the arguments describe."""
+    parser = build_parser()
+    options = parser.parse_args(argv)
     try:
         fleet = Fleet(
-            asked.devices,
-            asked.messages_per_day,
-            asked.peak_minute,
-            asked.answer_ms,
-            asked.retention_days,
-            asked.registrations_per_second,
+            options.devices,
+            options.messages_per_day,
+            options.peak_minute,
+            options.answer_ms,
+            options.retention_days,
+            options.registrations_per_second,
         )
     except ValueError as error:
-        using.error(str(error))
-    found = plan(fleet)
-    if asked.json:
-        asked_for = asdict(replace(fleet, registrations=fleet.registering))
-        print(json.dumps({"fleet": asked_for, "plan": asdict(found), "first_limit": found.first_limit.name}, indent=2))
+        parser.error(str(error))
+    result = plan(fleet)
+    if options.json:
+        inputs = asdict(replace(fleet, registrations=fleet.registering))
+        print(json.dumps({"fleet": inputs, "plan": asdict(result), "first_limit": result.first_limit.name}, indent=2))
         return
-    print(show(fleet, found))
+    print(format_plan(fleet, result))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The gateway's main job before your eyes: 2,000 browsers on a map, a weather alert, a campaign, a full account.
+"""Run the gateway with 2,000 simulated browsers, send a weather alert and a campaign, and print every outcome.
 
-Everything is real but the browsers and the push services, which `gateway up --sim` plays: an embedded Postgres, the
-queue, the worker, the encryption, the retries. Open the printed page in Firefox to be one of them yourself.
+`gateway up --sim` simulates the browsers and the push services. The embedded Postgres, the queue, the worker, the
+encryption and the retries are the real ones. Open the printed page in Firefox to add a browser of your own.
 """
 
 import argparse
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DEVICES = 2000
 START_S = 60
 SEED = 7
-# Where people are: (longitude, latitude, weight).
+# Places where devices are created: (longitude, latitude, weight).
 CITIES = [
     (16.37, 48.21, 9), (15.44, 47.07, 4), (14.29, 48.31, 4), (13.05, 47.81, 3), (11.40, 47.27, 3), (9.74, 47.50, 2),
     (17.11, 48.15, 3), (19.04, 47.50, 6), (14.42, 50.08, 5), (11.58, 48.14, 6), (8.54, 47.38, 4), (14.51, 46.05, 2),
@@ -43,73 +43,80 @@ console = Console(highlight=False)
 
 
 class DemoFailed(Exception):
-    """Why there is nothing to see, in one line."""
+    """The demo cannot continue; the message is one line."""
 
 
 def main() -> None:
-    asked = arguments()
-    asked.data_dir = asked.data_dir.absolute()
-    asked.data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+    """Run the demo; exit with one line when it fails."""
+    options = parse_arguments()
+    options.data_dir = options.data_dir.absolute()
+    options.data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
     try:
-        asyncio.run(demo(asked))
-    except DemoFailed as failure:
-        sys.exit(f"demo: {failure}")
+        asyncio.run(run_demo(options))
+    except DemoFailed as error:
+        sys.exit(f"demo: {error}")
     except (KeyboardInterrupt, asyncio.CancelledError):
         pass  # Ctrl-C or SIGTERM: the gateway has been stopped in order
 
 
-def arguments() -> argparse.Namespace:
-    # Root's Postgres runs as somebody else, who cannot be expected to reach a checkout.
-    home = Path(f"/var/tmp/webpush-gateway-demo-{os.getuid()}") if os.geteuid() == 0 else ROOT / ".demo"
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    # As root, the embedded Postgres runs as another user, which may not have access to the checkout.
+    data_dir = Path(f"/var/tmp/webpush-gateway-demo-{os.getuid()}") if os.geteuid() == 0 else ROOT / ".demo"
     parser = argparse.ArgumentParser(
         prog="ops/run/demo", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--once", action="store_true", help="end when both have been sent, with exit code 0")
-    parser.add_argument("--data-dir", type=Path, default=home, help="kept from run to run (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8080, help="of the gateway (default: %(default)s)")
+    parser.add_argument("--once", action="store_true", help="exit with code 0 after both notifications have been sent")
     parser.add_argument(
-        "--sim-port", type=int, default=9090, help="first of the simulator's four (default: %(default)s)"
+        "--data-dir", type=Path, default=data_dir, help="data directory, reused by later runs (default: %(default)s)"
     )
-    parser.add_argument("--devices", type=int, default=DEVICES, help="simulated browsers (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8080, help="port of the gateway (default: %(default)s)")
+    parser.add_argument(
+        "--sim-port", type=int, default=9090, help="first of the simulator's four ports (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--devices", type=int, default=DEVICES, help="number of simulated browsers (default: %(default)s)"
+    )
     return parser.parse_args()
 
 
-async def demo(asked: argparse.Namespace) -> None:
-    this = asyncio.current_task()
-    assert this is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
-    async with running_gateway(asked) as (base, gateway), aiohttp.ClientSession(base) as http:
+async def run_demo(options: argparse.Namespace) -> None:
+    """Start the gateway, register devices, send, and print the outcomes."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    async with run_gateway(options) as (base, gateway), aiohttp.ClientSession(base) as http:
         api = Api(http)
-        keys = await application(api, asked.data_dir, base)
+        keys = await ensure_application(api, options.data_dir, base)
         api.key = keys["secret_key"]
-        services = await register(api, keys, asked)
-        console.print(f"\nBe one of them   [bold]{base}/sample/#key={keys['publishable_key']}[/]", soft_wrap=True)
+        services = await register_devices(api, keys, options)
+        console.print(f"\nAdd a browser    [bold]{base}/sample/#key={keys['publishable_key']}[/]", soft_wrap=True)
         console.print(
-            f"                 [dim]in a Firefox whose dom.push.serverURL is ws://127.0.0.1:{asked.sim_port + 1}/[/]"
+            f"                 [dim]in a Firefox with dom.push.serverURL = ws://127.0.0.1:{options.sim_port + 1}/[/]"
         )
         console.print(f"Watch            [bold]{base}/console/#key={keys['secret_key']}[/]\n", soft_wrap=True)
-        await send_and_watch(api, services)
-        if not asked.once:
-            console.print("\nThe gateway goes on serving. Ctrl-C ends it; the next demo finds everything still there.")
+        await send_and_follow(api, services)
+        if not options.once:
+            console.print("\nThe gateway keeps running. Stop it with Ctrl-C; the next demo reuses its data.")
             await gateway.wait()
-            raise DemoFailed("the gateway has ended")
+            raise DemoFailed("the gateway has stopped")
 
 
 @contextlib.asynccontextmanager
-async def running_gateway(asked: argparse.Namespace) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
-    """`gateway up --sim`, until we are done; answers its URL and its process."""
-    log_file = asked.data_dir / "gateway.log"
-    base = f"http://127.0.0.1:{asked.port}"
-    command = ["-m", "gateway", "up", "--sim", "--data-dir", str(asked.data_dir)]
-    command += ["--port", str(asked.port), "--sim-port", str(asked.sim_port)]
+async def run_gateway(options: argparse.Namespace) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+    """Run `gateway up --sim` for the duration of the block; yield its URL and its process."""
+    log_file = options.data_dir / "gateway.log"
+    base = f"http://127.0.0.1:{options.port}"
+    command = ["-m", "gateway", "up", "--sim", "--data-dir", str(options.data_dir)]
+    command += ["--port", str(options.port), "--sim-port", str(options.sim_port)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
     with log_file.open("w") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, *command, cwd=ROOT, stdout=log, stderr=log, env=environment, start_new_session=True
         )
     try:
-        with console.status("starting the gateway on a Postgres of its own"):
-            await until_ready(base, process, log_file)
+        with console.status("starting the gateway with an embedded Postgres"):
+            await wait_until_ready(base, process, log_file)
         yield base, process
     finally:
         if process.returncode is None:
@@ -117,55 +124,62 @@ async def running_gateway(asked: argparse.Namespace) -> AsyncIterator[tuple[str,
             await process.wait()
 
 
-async def until_ready(base: str, process: asyncio.subprocess.Process, log_file: Path) -> None:
+async def wait_until_ready(base: str, process: asyncio.subprocess.Process, log_file: Path) -> None:
+    """Wait until `/readyz` returns 200. Raise DemoFailed when the gateway stops first."""
     async with aiohttp.ClientSession(base) as http, asyncio.timeout(START_S):
         while process.returncode is None:
             with contextlib.suppress(aiohttp.ClientError):
-                async with http.get("/readyz") as answer:
-                    if answer.status == 200 and process.returncode is None:
+                async with http.get("/readyz") as response:
+                    if response.status == 200 and process.returncode is None:
                         return
-            await asyncio.sleep(0.1)  # another process starts: there is nothing to await
-    raise DemoFailed(last_line(log_file) or "the gateway ended at once")
+            await asyncio.sleep(0.1)  # another process starts; there is no event to wait for
+    raise DemoFailed(read_last_line(log_file) or "the gateway stopped during start-up")
 
 
-def last_line(log_file: Path) -> str:
+def read_last_line(log_file: Path) -> str:
+    """Return the last line of the gateway's log."""
     return log_file.read_text().strip().rpartition("\n")[2].removeprefix("gateway: ")
 
 
 class Api:
+    """The gateway's HTTP API, as far as the demo needs it."""
+
     def __init__(self, http: aiohttp.ClientSession) -> None:
         self._http = http
         self.key = ""
 
     async def call(self, method: str, path: str, body: Any = None, key: str | None = None) -> Any:
+        """Send a JSON request and return the JSON response. Raise DemoFailed for an error status."""
         headers = {"Authorization": f"Bearer {key or self.key}"}
-        async with self._http.request(method, path, json=body, headers=headers) as answer:
-            said = await answer.json(content_type=None)
-            if answer.status >= 400:
-                raise DemoFailed(f"{method} {path}: {said.get('detail', said)}")
-            return said
+        async with self._http.request(method, path, json=body, headers=headers) as response:
+            result = await response.json(content_type=None)
+            if response.status >= 400:
+                raise DemoFailed(f"{method} {path}: {result.get('detail', result)}")
+            return result
 
     async def import_devices(self, lines: list[bytes]) -> dict[str, int]:
+        """Import devices from NDJSON lines and return the import's summary."""
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/x-ndjson"}
-        async with self._http.post("/v1/devices/import", data=b"\n".join(lines), headers=headers) as answer:
-            *verdicts, last = (await answer.text()).strip().splitlines()
-            refused = next((line for line in verdicts if '"refused"' in line), None)
-            if refused or answer.status != 200:
-                raise DemoFailed(f"a device was refused: {refused or last}")
-            sums: dict[str, int] = json.loads(last)
+        async with self._http.post("/v1/devices/import", data=b"\n".join(lines), headers=headers) as response:
+            *results, summary = (await response.text()).strip().splitlines()
+            refused = next((line for line in results if '"refused"' in line), None)
+            if refused or response.status != 200:
+                raise DemoFailed(f"the import refused a device: {refused or summary}")
+            sums: dict[str, int] = json.loads(summary)
             return sums
 
     async def follow(self) -> AsyncIterator[dict[str, Any]]:
-        """The log as it grows; the first item, empty, says that it is followed."""
+        """Yield new deliveries of the log. The first item is empty: the stream is open."""
         timeout = aiohttp.ClientTimeout(total=None)
         headers = {"Authorization": f"Bearer {self.key}"}
-        async with self._http.get("/v1/deliveries/stream", headers=headers, timeout=timeout) as answer:
+        async with self._http.get("/v1/deliveries/stream", headers=headers, timeout=timeout) as response:
             yield {}
-            async for line in answer.content:
+            async for line in response.content:
                 if line.startswith(b"data: "):
                     yield json.loads(line[6:])
 
     async def pages(self, path: str) -> AsyncIterator[dict[str, Any]]:
+        """Yield the items of all pages."""
         cursor = ""
         while True:
             page = await self.call("GET", f"{path}&limit=1000{cursor}")
@@ -176,28 +190,31 @@ class Api:
             cursor = f"&cursor={page['next_cursor']}"
 
 
-async def application(api: Api, data_dir: Path, base: str) -> dict[str, str]:
-    """The demo's application; its keys are kept beside the database they belong to."""
-    kept = data_dir / "demo-keys.json"
+async def ensure_application(api: Api, data_dir: Path, base: str) -> dict[str, str]:
+    """Return the keys of the demo's application; create the application on the first run.
+
+    The keys are stored in the data directory, next to the database that they belong to.
+    """
+    key_file = data_dir / "demo-keys.json"
     admin = (data_dir / "admin-token").read_text().strip()
-    if kept.exists():
-        keys: dict[str, str] = json.loads(kept.read_text())
+    if key_file.exists():
+        keys: dict[str, str] = json.loads(key_file.read_text())
         await api.call("PATCH", f"/v1/applications/{keys['id']}", {"allowed_origins": [base]}, admin)
         return keys
     new = {"name": "Skyline Weather", "subject": "mailto:ops@skyline-weather.example", "allowed_origins": [base]}
-    made = await api.call("POST", "/v1/applications", new, admin)
-    keys = {name: made[name] for name in ("id", "publishable_key", "secret_key", "vapid_public_key")}
-    with os.fdopen(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    created = await api.call("POST", "/v1/applications", new, admin)
+    keys = {name: created[name] for name in ("id", "publishable_key", "secret_key", "vapid_public_key")}
+    with os.fdopen(os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         json.dump(keys, file)
     return keys
 
 
-async def register(api: Api, keys: dict[str, str], asked: argparse.Namespace) -> dict[str, str]:
-    """Have so many simulated browsers; answers the push services' names by host."""
-    sim = f"http://127.0.0.1:{asked.sim_port}"
-    there = (await api.call("POST", "/v1/audiences/preview", {"audience": {"everyone": True}}))["devices"]
-    chance = random.Random(SEED + there)  # noqa: S311 - a map, not a secret
-    missing = max(0, asked.devices - there)
+async def register_devices(api: Api, keys: dict[str, str], options: argparse.Namespace) -> dict[str, str]:
+    """Register simulated browsers up to the requested number; return the push services' names by host."""
+    sim = f"http://127.0.0.1:{options.sim_port}"
+    existing = (await api.call("POST", "/v1/audiences/preview", {"audience": {"everyone": True}}))["devices"]
+    rng = random.Random(SEED + existing)  # noqa: S311 - no secret
+    missing = max(0, options.devices - existing)
     async with aiohttp.ClientSession(sim) as http:
         origins = (await (await http.get("/_sim")).json())["origins"]
         lines = []
@@ -205,32 +222,33 @@ async def register(api: Api, keys: dict[str, str], asked: argparse.Namespace) ->
             count = round(missing * share)
             if not count:
                 continue
-            wanted = {"vendor": vendor, "count": count, "vapid_public_key": keys["vapid_public_key"]}
-            async with http.post("/_sim/subscribers", json=wanted) as answer:
-                for subscription in await answer.json():
-                    number = there + len(lines)
-                    lines.append(json.dumps(device(subscription, vendor, number, chance)).encode())
+            request = {"vendor": vendor, "count": count, "vapid_public_key": keys["vapid_public_key"]}
+            async with http.post("/_sim/subscribers", json=request) as response:
+                for subscription in await response.json():
+                    number = existing + len(lines)
+                    lines.append(json.dumps(build_device(subscription, vendor, number, rng)).encode())
     created = (await api.import_devices(lines))["created"] if lines else 0
-    console.print(f"Registered {created:,} browsers; {there:,} were there already.")
+    console.print(f"Registered {created:,} browsers; {existing:,} were there already.")
     return {origin.partition("://")[2]: SERVICES[vendor] for vendor, origin in origins.items()}
 
 
-def device(subscription: dict[str, Any], vendor: str, number: int, chance: random.Random) -> dict[str, Any]:
-    lon, lat, _ = chance.choices(CITIES, [weight for *_, weight in CITIES])[0]
-    topics = [topic for topic, share in (("weather", 0.9), ("offers", 0.5), ("news", 0.3)) if chance.random() < share]
-    platform = {"apple": "ios", "wns": "windows"}.get(vendor) or chance.choice(PLATFORMS)
+def build_device(subscription: dict[str, Any], vendor: str, number: int, rng: random.Random) -> dict[str, Any]:
+    """Return a registration of one simulated browser."""
+    lon, lat, _ = rng.choices(CITIES, [weight for *_, weight in CITIES])[0]
+    topics = [topic for topic, share in (("weather", 0.9), ("offers", 0.5), ("news", 0.3)) if rng.random() < share]
+    platform = {"apple": "ios", "wns": "windows"}.get(vendor) or rng.choice(PLATFORMS)
     return {
         "subscription": subscription,
         "user_id": f"u-{number}",
         "client": {"platform": platform, "browser": BROWSERS[vendor], "locale": "de-AT", "timezone": "Europe/Vienna"},
-        "attributes": {"plan": chance.choice(["free", "free", "pro"]), "age": chance.randint(16, 80)},
+        "attributes": {"plan": rng.choice(["free", "free", "pro"]), "age": rng.randint(16, 80)},
         "topics": topics,
-        "location": {"lat": round(chance.gauss(lat, 0.25), 5), "lon": round(chance.gauss(lon, 0.35), 5)},
+        "location": {"lat": round(rng.gauss(lat, 0.25), 5), "lon": round(rng.gauss(lon, 0.35), 5)},
     }
 
 
-async def send_and_watch(api: Api, services: dict[str, str]) -> None:
-    """An alert to everyone in the storm's way, while a campaign goes out to a topic."""
+async def send_and_follow(api: Api, services: dict[str, str]) -> None:
+    """Send a campaign to a topic and an alert to an area, and show both until every delivery has an outcome."""
     storm = {"within": {"type": "Polygon", "coordinates": [AREA]}}
     audiences = {"campaign": {"topic": "offers"}, "alert": storm}
     sizes = {
@@ -238,8 +256,8 @@ async def send_and_watch(api: Api, services: dict[str, str]) -> None:
         for name, audience in audiences.items()
     }
     columns = (TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    async with contextlib.aclosing(api.follow()) as followed:
-        await anext(followed)
+    async with contextlib.aclosing(api.follow()) as deliveries:
+        await anext(deliveries)
         campaign = await api.call(
             "POST",
             "/v1/campaigns",
@@ -266,26 +284,27 @@ async def send_and_watch(api: Api, services: dict[str, str]) -> None:
         sent = {campaign["id"]: "campaign", alert["id"]: "alert"}
         with Progress(*columns, console=console) as progress:
             bars = {name: progress.add_task(name, total=sizes[name]) for name in ("alert", "campaign")}
-            left = sum(sizes.values())
-            while left:
-                delivery = await anext(followed)
+            remaining = sum(sizes.values())
+            while remaining:
+                delivery = await anext(deliveries)
                 if delivery["notification_id"] in sent:
                     progress.advance(bars[sent[delivery["notification_id"]]])
-                    left -= 1
+                    remaining -= 1
     for id_, name in sent.items():
-        await show(api, id_, name, services)
-    await show_answers(next(iter(services)))
+        await print_outcomes(api, id_, name, services)
+    await print_responses(next(iter(services)))
 
 
-async def show(api: Api, id_: str, name: str, services: dict[str, str]) -> None:
+async def print_outcomes(api: Api, id_: str, name: str, services: dict[str, str]) -> None:
+    """Print one notification's outcomes by push service. Raise DemoFailed when one is missing from the log."""
     outcomes: Counter[tuple[str, str, str]] = Counter()
-    tries: Counter[tuple[str, str, str]] = Counter()
+    attempts: Counter[tuple[str, str, str]] = Counter()
     first = last = None
     async for delivery in api.pages(f"/v1/deliveries?notification_id={id_}"):
         service = services.get(delivery["host"], delivery["host"])
         row = (service, delivery["outcome"], delivery["cause"])
         outcomes[row] += 1
-        tries[row] += delivery["attempts"]
+        attempts[row] += delivery["attempts"]
         last = last or delivery["settled_at"]
         first = delivery["settled_at"]
     notification = await api.call("GET", f"/v1/notifications/{id_}")
@@ -296,34 +315,35 @@ async def show(api: Api, id_: str, name: str, services: dict[str, str]) -> None:
         ("push service", "left"),
         ("outcome", "left"),
         ("devices", "right"),
-        ("tries", "right"),
+        ("attempts", "right"),
         ("cause", "left"),
     ):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for row in sorted(outcomes):
         service, outcome, cause = row
-        table.add_row(service, f"[{COLOURS[outcome]}]{outcome}[/]", str(outcomes[row]), str(tries[row]), cause)
+        table.add_row(service, f"[{COLOURS[outcome]}]{outcome}[/]", str(outcomes[row]), str(attempts[row]), cause)
     console.print(table)
     settled = counts["targets"] - counts["pending"]
     console.print(
-        f"{settled:,} of {counts['targets']:,} accounted for, {counts['retries']:,} tried again; "
-        f"the first at {clock(first)}, the last at {clock(last)}\n"
+        f"{settled:,} of {counts['targets']:,} accounted for, {counts['retries']:,} retried; "
+        f"the first at {format_time(first)}, the last at {format_time(last)}\n"
     )
     if counts["pending"] or sum(outcomes.values()) != counts["targets"]:
         raise DemoFailed(f"{counts['targets'] - sum(outcomes.values())} deliveries of the {name} are not in the log")
 
 
-async def show_answers(sim: str) -> None:
-    """What the push services said to every try since they were started."""
-    async with aiohttp.ClientSession(f"http://{sim}") as http, http.get("/_sim/counters") as answer:
-        counters = (await answer.json())["counters"]
-    console.print("[bold]what the push services answered[/]")
+async def print_responses(sim: str) -> None:
+    """Print the push services' response counts since their start."""
+    async with aiohttp.ClientSession(f"http://{sim}") as http, http.get("/_sim/counters") as response:
+        counters = (await response.json())["counters"]
+    console.print("[bold]responses of the push services[/]")
     for vendor, statuses in counters.items():
-        said = "  ".join(f"{status} x {count:,}" for status, count in sorted(statuses.items()))
-        console.print(f"{SERVICES[vendor]:<8} {said}")
+        summary = "  ".join(f"{status} x {count:,}" for status, count in sorted(statuses.items()))
+        console.print(f"{SERVICES[vendor]:<8} {summary}")
 
 
-def clock(moment: str | None) -> str:
+def format_time(moment: str | None) -> str:
+    """Return the time of day of an RFC 3339 timestamp."""
     return "-" if moment is None else moment[11:23]
 
 

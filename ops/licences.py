@@ -1,7 +1,7 @@
-"""List every locked dependency with its licence in ops/LICENCES.md, and refuse those that bind whoever uses us.
+"""List every locked dependency with its licence in ops/LICENCES.md, and reject licences that are not permissive.
 
-Licences come from what packages say of themselves, in SPDX's words where they use them. A test holds the list to the
-lock file. `--check` says what differs; without it the list is written.
+Licences are read from the packages' metadata and normalised to SPDX expressions. A test compares the list with the
+lock file. `--check` reports a difference; without it the list is written.
 """
 
 import re
@@ -14,15 +14,15 @@ from ops.locked import Locked, locked
 LIST = Path(__file__).with_name("LICENCES.md")
 ALLOWED = {
     *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "MIT-0", "PSF-2.0", "Zlib"),
-    "MPL-2.0",  # copyleft of its own files only, which we use unchanged
+    "MPL-2.0",  # its copyleft covers its own files only, which we use unchanged
 }
 BY_HAND = {
-    "colorama": "BSD-3-Clause",  # Windows only, so that it is not installed here
+    "colorama": "BSD-3-Clause",  # Windows only, so it is not installed here
     "promql-parser": "MIT",  # its LICENSE file; its metadata names none
     "pyreqwest": "Apache-2.0",  # its LICENSE file; its metadata names none
-    "uvloop": "MIT OR Apache-2.0",  # both files; its metadata names one
+    "uvloop": "MIT OR Apache-2.0",  # both files; its metadata names one of them
 }
-WORDS = {
+SPDX_NAMES = {
     "3-clause bsd license": "BSD-3-Clause",
     "apache 2.0": "Apache-2.0",
     "apache software license": "Apache-2.0",
@@ -47,40 +47,45 @@ The console contains outlines of the land from Natural Earth (public domain), co
 """
 
 
-class Unknown(Exception):
-    """A package does not tell its licence in words that we know."""
+class UnknownLicence(Exception):
+    """The licence of a package cannot be determined from its metadata."""
 
 
-def licence(package: Locked) -> str:
-    """An SPDX expression. Raises Unknown."""
+def find_licence(package: Locked) -> str:
+    """Return a package's licence as an SPDX expression. Raise UnknownLicence."""
     if package.name in BY_HAND:
         return BY_HAND[package.name]
-    here = _installed(package.name)
-    if here is None or here.version != package.version:
-        listed = {row[:2]: row[2] for row in rows()}  # made where it is installed
-        if (found := listed.get((package.name, package.version))) is not None:
-            return found
-    if here is None:
-        raise Unknown(f"{package.name} is not installed here: look it up, and add it by hand")
-    said = _said(here)
-    for one in said:
-        spoken = WORDS.get(one.lower(), one)
-        if set(parts(spoken)) <= ALLOWED:
-            return spoken
-    raise Unknown(f"{package.name} says {said or 'nothing'}: look it up, and add it by hand if it is allowed")
+    installed = _installed(package.name)
+    if installed is None or installed.version != package.version:
+        listed_licences = {
+            row[:2]: row[2] for row in read_rows()
+        }  # the list was written on a platform that has the package
+        if (listed_licence := listed_licences.get((package.name, package.version))) is not None:
+            return listed_licence
+    if installed is None:
+        raise UnknownLicence(f"{package.name} is not installed here: look up its licence and add it to BY_HAND")
+    declared = declared_licences(installed)
+    for name in declared:
+        spdx = SPDX_NAMES.get(name.lower(), name)
+        if set(split_expression(spdx)) <= ALLOWED:
+            return spdx
+    raise UnknownLicence(
+        f"{package.name} declares {declared or 'no licence'}: look it up, and add it to BY_HAND if it is allowed"
+    )
 
 
-def parts(expression: str) -> list[str]:
+def split_expression(expression: str) -> list[str]:
+    """Return the licence identifiers of an SPDX expression."""
     return [part for part in re.split(r"\s+(?:AND|OR)\s+|[()]", expression) if part]
 
 
-def whole() -> str:
-    """Raises Unknown."""
-    return HEAD + "".join(f"| {one.name} | {one.version} | {licence(one)} |\n" for one in locked())
+def render() -> str:
+    """Return the contents of ops/LICENCES.md. Raise UnknownLicence."""
+    return HEAD + "".join(f"| {package.name} | {package.version} | {find_licence(package)} |\n" for package in locked())
 
 
-def rows() -> list[tuple[str, ...]]:
-    """(package, version, licence) of the list as it stands."""
+def read_rows() -> list[tuple[str, ...]]:
+    """Return the (package, version, licence) rows of the current list."""
     lines = LIST.read_text().splitlines() if LIST.exists() else []
     return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines if line.startswith("| ")][1:]
 
@@ -92,24 +97,31 @@ def _installed(name: str) -> Distribution | None:
         return None
 
 
-def _said(package: Distribution) -> list[str]:
-    """The most exact first."""
+def declared_licences(package: Distribution) -> list[str]:
+    """Return the licences that the metadata declares, the most exact first."""
     metadata = package.metadata
-    classifiers = [one for one in metadata.get_all("Classifier") or () if one.startswith("License ::")]
-    named = [metadata["License-Expression"], metadata["License"], *(one.rpartition(":: ")[2] for one in classifiers)]
-    return [name for name in named if name and "\n" not in name]
+    classifiers = [
+        classifier for classifier in metadata.get_all("Classifier") or () if classifier.startswith("License ::")
+    ]
+    names = [
+        metadata["License-Expression"],
+        metadata["License"],
+        *(classifier.rpartition(":: ")[2] for classifier in classifiers),
+    ]
+    return [name for name in names if name and "\n" not in name]
 
 
 def main() -> int:
+    """Write or check the list; return the exit status."""
     try:
-        made = whole()
-    except Unknown as error:
+        text = render()
+    except UnknownLicence as error:
         print(f"licences: {error}", file=sys.stderr)
         return 1
     if "--check" not in sys.argv:
-        LIST.write_text(made)
-    elif LIST.read_text() != made:
-        print("licences: ops/LICENCES.md is not what is locked; run ops/licences", file=sys.stderr)
+        LIST.write_text(text)
+    elif LIST.read_text() != text:
+        print("licences: ops/LICENCES.md differs from the lock file; run ops/licences", file=sys.stderr)
         return 1
     return 0
 

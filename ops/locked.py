@@ -1,4 +1,4 @@
-"""The lock file, read: what is installed, in which version, and by which hashes."""
+"""Read the lock file: every package with its version and hashes."""
 
 import re
 from pathlib import Path
@@ -10,19 +10,22 @@ _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})\b")
 
 
 class Locked(NamedTuple):
+    """A locked package: its normalised name, its version, and the SHA-256 hashes of its files."""
+
     name: str
     version: str
     hashes: tuple[str, ...]
 
 
 def locked(text: str | None = None) -> list[Locked]:
-    """In their order, with names as the registry compares them."""
-    read = LOCK.read_text() if text is None else text
+    """Return the locked packages in file order, with normalised names (PEP 503)."""
+    content = LOCK.read_text() if text is None else text
     return [
         Locked(canonical(entry["name"]), entry["version"], tuple(_HASH.findall(entry["rest"])))
-        for entry in _ENTRY.finditer(read)
+        for entry in _ENTRY.finditer(content)
     ]
 
 
 def canonical(name: str) -> str:
+    """Return the normalised form of a package name (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()

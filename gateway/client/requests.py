@@ -1,4 +1,4 @@
-"""What the gateway is told, as types: the keyword arguments of the client's methods.
+"""The gateway's requests as typed dicts: the keyword arguments of the client's methods.
 
 Written by `ops/client` from the OpenAPI document.
 """
@@ -10,7 +10,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 # ruff: noqa: E501
 
 Audience = Mapping[str, Any]
-"""Who: `{"topic": "weather"}`, `{"user_id": "u-1"}`, `{"all": [...]}`; see Audience in the OpenAPI document."""
+"""An audience: `{"topic": "weather"}`, `{"user_id": "u-1"}`, `{"all": [...]}`; see Audience in the OpenAPI document."""
 
 
 class NewApplication(TypedDict):

@@ -1,4 +1,4 @@
-"""What the gateway answers, as types. Written by `ops/client` from the OpenAPI document."""
+"""The gateway's responses as dataclasses. Written by `ops/client` from the OpenAPI document."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,7 @@
-"""How long it takes to count an audience: what `POST /v1/audiences/preview` does, on a Postgres of its own.
+"""Measure the queries of `POST /v1/audiences/preview` on an embedded Postgres.
 
-The devices are made by one INSERT, as wide as real ones. Each audience is counted until it is warm and then some
-times more; the figure is the median. They belong to one application, beside another a tenth of its size.
+One INSERT creates the devices, as wide as real ones, for one application and a tenth of them for another. Each audience
+is counted once to warm up and then repeatedly; the figure is the median.
 """
 
 import asyncio
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import stage
+import testbed
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from stage import console
+from testbed import console
 
 from gateway.domain.ids import new_id
 from gateway.embedded import EmbeddedPostgres
@@ -25,7 +25,7 @@ from gateway.records.postgres import migrate
 from gateway.records.postgres.engine import open_engine
 from gateway.service.notifications import representations
 
-# Points are spread over a square of 10 by 10 degrees: this one holds 1 % of them.
+# Locations are spread over a square of 10 by 10 degrees; this polygon contains 1 % of them.
 ONE_PERCENT = {"type": "Polygon", "coordinates": [[[12, 45], [13, 45], [13, 46], [12, 46], [12, 45]]]}
 AUDIENCES: dict[str, Any] = {
     "a topic, 5 %": {"topic": "weather"},
@@ -58,21 +58,22 @@ FILL = text("""
 
 
 def main() -> None:
-    parser = stage.parser("audience", __doc__)
-    parser.add_argument("--devices", type=int, default=1_000_000, help="(%(default)s)")
-    parser.add_argument("--repeat", type=int, default=5, help="times that each audience is counted (%(default)s)")
-    chosen = parser.parse_args()
+    """Run the benchmark."""
+    parser = testbed.make_parser("audience", __doc__)
+    parser.add_argument("--devices", type=int, default=1_000_000, help="number of devices (%(default)s)")
+    parser.add_argument("--repeat", type=int, default=5, help="measurements per audience (%(default)s)")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as directory:
         Path(directory).chmod(0o711)
         with EmbeddedPostgres(Path(directory) / "postgres") as postgres:
             migrate.upgrade(postgres.url)
-            found = asyncio.run(measured(postgres.url, chosen.devices, chosen.repeat))
-    stage.keep(chosen.json, {"devices": chosen.devices, "audiences": found})
+            figures = asyncio.run(measure(postgres.url, options.devices, options.repeat))
+    testbed.write_json(options.json, {"devices": options.devices, "audiences": figures})
 
 
-async def measured(url: str, devices: int, repeat: int) -> list[dict[str, Any]]:
-    """Each audience with its counts, and the milliseconds of every time that it was counted."""
-    counted = []
+async def measure(url: str, devices: int, repeat: int) -> list[dict[str, Any]]:
+    """Return each audience with its counts and the milliseconds of every measurement."""
+    figures = []
     engine = open_engine(url)
     application_id = new_id()
     began = time.perf_counter()
@@ -84,22 +85,22 @@ async def measured(url: str, devices: int, repeat: int) -> list[dict[str, Any]]:
         autocommit = await conn.execution_options(isolation_level="AUTOCOMMIT")
         await autocommit.execute(text("VACUUM ANALYZE devices"))
         size = (await conn.execute(text("SELECT pg_size_pretty(pg_total_relation_size('devices'))"))).scalar()
-    console.print(f"{devices} devices made in {time.perf_counter() - began:.0f} s, {size} with their indexes")
-    shown = stage.table("audience", "devices", "users", "median ms", "slowest ms")
+    console.print(f"{devices} devices created in {time.perf_counter() - began:.0f} s, {size} with their indexes")
+    table = testbed.make_table("audience", "devices", "users", "median ms", "slowest ms")
     async with engine.connect() as conn:
         for name, audience in AUDIENCES.items():
             await representations.preview(conn, application_id, audience)
             times = []
             for _ in range(repeat):
                 began = time.perf_counter()
-                found = await representations.preview(conn, application_id, audience)
+                preview = await representations.preview(conn, application_id, audience)
                 times.append((time.perf_counter() - began) * 1000)
-            counted.append({"name": name, "devices": found["devices"], "users": found["users"], "ms": times})
-            figures = (f"{statistics.median(times):.0f}", f"{max(times):.0f}")
-            shown.add_row(name, f"{found['devices']:,}", f"{found['users']:,}", *figures)
-    console.print(shown)
+            figures.append({"name": name, "devices": preview["devices"], "users": preview["users"], "ms": times})
+            cells = (f"{statistics.median(times):.0f}", f"{max(times):.0f}")
+            table.add_row(name, f"{preview['devices']:,}", f"{preview['users']:,}", *cells)
+    console.print(table)
     await engine.dispose()
-    return counted
+    return figures
 
 
 async def _fill(conn: AsyncConnection, application_id: UUID, devices: int) -> None:

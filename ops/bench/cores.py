@@ -1,8 +1,7 @@
-"""Two workers on two cores against one: everything on one core, then everything on two with a second worker.
+"""Compare one worker on one core with two workers on two cores.
 
-Workers, Postgres and the push service share the cores they are given, since there are no others to give them; so both
-runs have as much of everything for each core, and the ratio says what the second worker costs in waiting for locks and
-for the database. In turns, round by round.
+Workers, Postgres and the push service share the cores. Both runs have the same resources per core, so the ratio shows
+what the second worker loses by waiting for locks and for the database. The two runs alternate, round by round.
 """
 
 import asyncio
@@ -12,55 +11,60 @@ import time
 from contextlib import ExitStack
 from uuid import UUID
 
-import stage
-from stage import Context, Stage, console
+import testbed
+from testbed import Context, Testbed, console
 
 
 def main() -> None:
-    parser = stage.parser("cores", __doc__)
-    parser.add_argument("--devices", type=int, default=30_000, help="for each worker (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
-    asked = parser.parse_args()
+    """Run the benchmark."""
+    parser = testbed.make_parser("cores", __doc__)
+    parser.add_argument("--devices", type=int, default=30_000, help="devices per worker (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (%(default)s)")
+    options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
-        raise SystemExit("there is only one core here")
+        raise SystemExit("this machine has only one core")
     rates: dict[int, list[float]] = {1: [], 2: []}
-    for number in range(asked.rounds):
-        for count, found in rates.items():
-            os.sched_setaffinity(0, cores[:count])  # for all that is started from here
-            with stage.stage() as on:
-                found.append(asyncio.run(measure(on, count, asked.devices * count)))
-            console.print(f"[dim]round {number + 1} of {asked.rounds}, {count}: {found[-1]:,.0f}/s[/]")
+    for number in range(options.rounds):
+        for count, samples in rates.items():
+            os.sched_setaffinity(0, cores[:count])  # inherited by all processes that are started below
+            with testbed.create_testbed() as bed:
+                samples.append(asyncio.run(measure(bed, count, options.devices * count)))
+            console.print(f"[dim]round {number + 1} of {options.rounds}, {count}: {samples[-1]:,.0f}/s[/]")
     report(rates)
-    stage.keep(asked.json, {"sink": on.sink, "devices": asked.devices, "rates": rates})
+    testbed.write_json(options.json, {"sink": bed.sink, "devices": options.devices, "rates": rates})
 
 
-async def measure(on: Stage, workers: int, devices: int) -> float:
-    """Deliveries a second."""
-    async with stage.orders(on) as context:
-        application_id = await stage.application(context)
-        await stage.devices(context, application_id, on.origin, devices)
+async def measure(bed: Testbed, workers: int, devices: int) -> float:
+    """Return the deliveries per second."""
+    async with testbed.open_context(bed) as context:
+        application_id = await testbed.create_application(context)
+        await testbed.create_devices(context, application_id, bed.origin, devices)
         with ExitStack() as stack:
             for _ in range(workers):
-                stack.enter_context(stage.running(on, "work", until="worker.started"))
-            await campaign(context, application_id, devices)  # connections are made, statements prepared
-            return devices / await campaign(context, application_id, devices)
+                stack.enter_context(testbed.run_process(bed, "work", until="worker.started"))
+            await send_campaign(context, application_id, devices)  # warm up: open connections, prepare statements
+            return devices / await send_campaign(context, application_id, devices)
 
 
-async def campaign(context: Context, application_id: UUID, devices: int) -> float:
-    began = time.perf_counter()
-    sent = await stage.send(context, application_id)
-    await stage.ended(context, sent)
-    seconds = time.perf_counter() - began
-    await stage.check_log(context, sent, devices)
+async def send_campaign(context: Context, application_id: UUID, devices: int) -> float:
+    """Send a campaign to all devices and return its duration in seconds."""
+    start = time.perf_counter()
+    notification_id = await testbed.submit_notification(context, application_id)
+    await testbed.wait_until_finished(context, notification_id)
+    seconds = time.perf_counter() - start
+    await testbed.check_log(context, notification_id, devices)
     return seconds
 
 
 def report(rates: dict[int, list[float]]) -> None:
-    table = stage.table("workers and cores", "deliveries/s", "of one")
-    one = statistics.median(rates[1])
-    for count, found in rates.items():
-        table.add_row(str(count), f"{statistics.median(found):,.0f}", f"x {statistics.median(found) / one:.2f}")
+    """Print the rates."""
+    table = testbed.make_table("workers and cores", "deliveries/s", "ratio to one")
+    baseline = statistics.median(rates[1])
+    for count, samples in rates.items():
+        table.add_row(
+            str(count), f"{statistics.median(samples):,.0f}", f"x {statistics.median(samples) / baseline:.2f}"
+        )
     console.print(table)
 
 

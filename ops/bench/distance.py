@@ -1,7 +1,7 @@
-"""How fast one worker sends to one push service whose answers take their time, as those of the real ones do.
+"""Measure how fast one worker sends to one push service with a realistic response time.
 
-The service speaks HTTP/2 and takes at most 128 requests at once over a connection, as nginx does by default. Each
-distance has a worker that knows nothing of it, so how long the limits take to grow is in the figure.
+The service speaks HTTP/2 and allows 128 concurrent requests per connection, nginx's default. Each response time has a
+new worker, so the figure includes the time that the concurrency limits take to grow.
 """
 
 import argparse
@@ -11,40 +11,48 @@ from dataclasses import replace
 from typing import Any
 
 import sink
-import stage
-from stage import Stage, console
+import testbed
+from testbed import Testbed, console
 
 
 def main() -> None:
-    parser = stage.parser("distance", __doc__)
-    parser.add_argument("--devices", type=int, default=30_000, help="(%(default)s)")
-    parser.add_argument("--ms", type=int, nargs="+", default=[1, 50, 100, 200], help="answer times (%(default)s)")
-    asked = parser.parse_args()
-    with stage.stage() as on:
-        found = [one_distance(on, asked, ms) for ms in asked.ms]
-    table = stage.table("answers take ms", "messages/s", "worker us", "MB")
-    for one in found:
-        table.add_row(str(one["ms"]), f"{one['per_second']:,.0f}", f"{one['worker_us']:.0f}", f"{one['peak_mb']:.0f}")
+    """Run the benchmark."""
+    parser = testbed.make_parser("distance", __doc__)
+    parser.add_argument("--devices", type=int, default=30_000, help="number of devices (%(default)s)")
+    parser.add_argument("--ms", type=int, nargs="+", default=[1, 50, 100, 200], help="response times (%(default)s)")
+    options = parser.parse_args()
+    with testbed.create_testbed() as bed:
+        distances = [measure_distance(bed, options, ms) for ms in options.ms]
+    table = testbed.make_table("response ms", "messages/s", "worker us", "MB")
+    for distance in distances:
+        table.add_row(
+            str(distance["ms"]),
+            f"{distance['per_second']:,.0f}",
+            f"{distance['worker_us']:.0f}",
+            f"{distance['peak_mb']:.0f}",
+        )
     console.print(table)
-    stage.keep(asked.json, {"devices": asked.devices, "distances": found})
+    testbed.write_json(options.json, {"devices": options.devices, "distances": distances})
 
 
-def one_distance(on: Stage, asked: argparse.Namespace, ms: int) -> dict[str, Any]:
-    with sink.far(on.folder, ms / 1000) as origin:
-        return {"ms": ms} | asyncio.run(measure(replace(on, origin=origin), f"{ms} ms", asked.devices))
+def measure_distance(bed: Testbed, options: argparse.Namespace, ms: int) -> dict[str, Any]:
+    """Measure one response time."""
+    with sink.far(bed.folder, ms / 1000) as origin:
+        return {"ms": ms} | asyncio.run(measure(replace(bed, origin=origin), f"{ms} ms", options.devices))
 
 
-async def measure(on: Stage, name: str, devices: int) -> dict[str, Any]:
-    async with stage.orders(on) as context:
-        application_id = await stage.application(context, name)
-        await stage.devices(context, application_id, on.origin, devices)
-        with stage.running(on, "work", until="worker.started") as worker:
-            used, began = stage.process_cpu(worker.pid), time.perf_counter()
-            sent = await stage.send(context, application_id)
-            await stage.ended(context, sent)
-            seconds, cpu = time.perf_counter() - began, stage.process_cpu(worker.pid) - used
-            peak = stage.memory(worker.pid)
-        await stage.check_log(context, sent, devices)
+async def measure(bed: Testbed, name: str, devices: int) -> dict[str, Any]:
+    """Send a campaign with a new worker and return its rate and cost."""
+    async with testbed.open_context(bed) as context:
+        application_id = await testbed.create_application(context, name)
+        await testbed.create_devices(context, application_id, bed.origin, devices)
+        with testbed.run_process(bed, "work", until="worker.started") as worker:
+            cpu_before, start = testbed.process_cpu_s(worker.pid), time.perf_counter()
+            notification_id = await testbed.submit_notification(context, application_id)
+            await testbed.wait_until_finished(context, notification_id)
+            seconds, cpu = time.perf_counter() - start, testbed.process_cpu_s(worker.pid) - cpu_before
+            peak = testbed.peak_memory_mb(worker.pid)
+        await testbed.check_log(context, notification_id, devices)
     return {"per_second": devices / seconds, "worker_us": cpu / devices * 1e6, "peak_mb": peak}
 
 

@@ -1,14 +1,13 @@
-"""A simulated fleet: what more workers bring, and where they stop bringing anything.
+"""Simulate a fleet of workers: the rate by number of workers, and where more workers stop helping.
 
-Discrete events, from a fixed seed. Each worker is an event loop that sends in bursts, and whose questions to the
-database wait for the burst that is under way; it has its pool of connections, its jobs at hand, and its messages in
-flight, as many as it may have. Postgres has processors, a lock on each
-application's row, which is held from taking positions to the commit, and makes commits that signal one after
-another. Campaigns never end; alerts to one device come beside them, each of which every worker hears of and makes way
-for. Times of service are those of ops/capacity.py and of bench `steps`.
+The simulation uses discrete events and a fixed seed. Each worker is an event loop that sends in bursts, and database
+responses wait for the current burst. It has a connection pool, claimed jobs, and a limited number of messages in
+flight. Postgres has cores, a lock on each application's row, which is held from the assignment of log positions to the
+commit, and serialises commits that send NOTIFY. Campaigns never end. Alerts to one device arrive meanwhile; each wakes
+every worker, which pauses its non-urgent sending. Service times are those of ops/capacity.py and benchmark `steps`.
 
-Not simulated: planning of large audiences, retries and slow push services, registering, reading of the log,
-checkpoints and vacuum, loss of anything, the network's own limits, and what a worker does to hear a signal.
+Not simulated: planning of large audiences, retries and slow push services, registrations, reads of the log, checkpoints
+and vacuum, failures, limits of the network, and a worker's own cost of receiving NOTIFY.
 """
 
 import heapq
@@ -22,8 +21,8 @@ from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import stage
-from stage import console
+import testbed
+from testbed import console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -38,28 +37,29 @@ WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 BULK, PLAN, URGENT = "bulk", "plan", "urgent"
 
 
-class Places:
-    """So many at once; who comes first goes first."""
+class Resource:
+    """A resource with a number of slots and a FIFO queue."""
 
-    def __init__(self, places: int) -> None:
-        self.places = places
-        self.free = places
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.free = slots
         self.waiting: deque[Process] = deque()
         self.busy_s = 0.0
 
 
-class Bell:
-    """Wakes all who wait for it."""
+class Event:
+    """Wakes all processes that wait for it."""
 
     def __init__(self) -> None:
         self.waiting: list[Process] = []
 
 
-Process = Generator["float | Places | Bell", None, None]
+# A process yields seconds to wait, a resource to acquire, or an event to wait for.
+Process = Generator["float | Resource | Event", None, None]
 
 
 class Simulation:
-    """Processes are generators: they yield seconds to let pass, places to get one of, or a bell to hear."""
+    """A discrete-event simulation whose processes are generators."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -67,47 +67,56 @@ class Simulation:
         self._numbers = itertools.count()
 
     def start(self, process: Process, after: float = 0.0) -> None:
+        """Start a process after a delay."""
         heapq.heappush(self._due, (self.now + after, next(self._numbers), process))
 
     def run(self, until: float) -> None:
+        """Run until this time."""
         while self._due and self._due[0][0] <= until:
             self.now, _, process = heapq.heappop(self._due)
-            self._go_on(process)
+            self._step(process)
 
-    def _go_on(self, process: Process) -> None:
-        for wanted in process:
-            if isinstance(wanted, float):
-                self.start(process, wanted)
-            elif isinstance(wanted, Bell):
-                wanted.waiting.append(process)
-            elif wanted.free:
-                wanted.free -= 1
+    def _step(self, process: Process) -> None:
+        """Run a process until it waits."""
+        for request in process:
+            if isinstance(request, float):
+                self.start(process, request)
+            elif isinstance(request, Event):
+                request.waiting.append(process)
+            elif request.free:
+                request.free -= 1
                 continue
             else:
-                wanted.waiting.append(process)
+                request.waiting.append(process)
             return
 
-    def release(self, places: Places) -> None:
-        if places.waiting:
-            self.start(places.waiting.popleft())
+    def release(self, resource: Resource) -> None:
+        """Release a slot and start the next waiting process."""
+        if resource.waiting:
+            self.start(resource.waiting.popleft())
         else:
-            places.free += 1
+            resource.free += 1
 
-    def ring(self, bell: Bell) -> None:
-        heard, bell.waiting = bell.waiting, []
-        for process in heard:
+    def set_event(self, event: Event) -> None:
+        """Start all processes that wait for an event."""
+        waiting, event.waiting = event.waiting, []
+        for process in waiting:
             self.start(process)
 
-    def hold(self, places: Places, seconds: float) -> Process:
-        yield places
+    def use(self, resource: Resource, seconds: float) -> Process:
+        """Acquire a slot for this time."""
+        yield resource
         yield seconds
-        places.busy_s += seconds
-        self.release(places)
+        resource.busy_s += seconds
+        self.release(resource)
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """`trips` and `_ms` are of bench `steps`; COPY is two trips in one line of Postgres's log."""
+    """The parameters of a simulation.
+
+    Trips and milliseconds are those of benchmark `steps`; COPY takes two trips but one line of Postgres's log.
+    """
 
     workers: int
     answer_ms: float = 100.0
@@ -117,34 +126,38 @@ class Setting:
     alert_every_s: float = 2.0
     seconds: float = 40.0
     warm_up_s: float = 2.0
+    # If not 0: workers, Postgres and push service share this many cores, as in the measurements.
     shared_cores: int = 0
-    """When not 0, all of workers, Postgres and push service run on so many, as when it was measured."""
+    # CPU time of the push service per message, on the shared cores.
     sink_us: float = 21.5
-    """What the push service takes of shared cores for a message."""
+    # A round of the event loop, which a database response waits for: (open - server) / trips of `steps`.
     round_ms: float = 6.2
-    """A round of the event loop, for which an answer of the database waits: (open - server) / trips of `steps`."""
     claim_trips: int = 6
     claim_ms: float = 1.5
     load_trips: int = 7
     load_ms: float = 1.6
     settle_trips_before: int = 5
     settle_ms_before: float = 0.5
-    held_trips: int = 2
-    """After the application's row was locked and before the commit: COPY."""
+    # Trips between the lock of the application's row and the commit: COPY.
+    locked_trips: int = 2
     jobs_at_hand: int = 4
     pool: int = 10
 
 
 @dataclass(slots=True)
 class Job:
+    """A job with `remaining` unsettled messages."""
+
     application: int
     lane: str
-    left: int
+    remaining: int
     accepted: float = 0.0
 
 
 @dataclass(slots=True)
-class Found:
+class Result:
+    """The result of a simulation. The delays are None if no alert was sent; `model` is the rate by arithmetic."""
+
     setting: Setting
     rate: float
     postgres_used: float
@@ -153,326 +166,355 @@ class Found:
     alerts: int
     alert_p50_ms: float | None
     alert_p99_ms: float | None
-    """Of the alerts that were sent; None when there were none."""
-    held_ms: float
+    lock_ms: float
     model: float
-    """Deliveries a second by arithmetic alone."""
 
 
 class Postgres:
+    """Postgres: cores, a lock per application, and serialised commits."""
+
     def __init__(self, fleet: "Fleet") -> None:
         setting = fleet.setting
         self.fleet = fleet
-        self.cores = fleet.cores or Places(setting.postgres_cores)
-        self.rows = [Places(1) for _ in range(setting.applications)]
-        self.commits = Places(1)
+        self.cores = fleet.cores or Resource(setting.postgres_cores)
+        self.rows = [Resource(1) for _ in range(setting.applications)]
+        self.commits = Resource(1)
         self.busy_s = 0.0
-        self.held: list[float] = []
+        self.lock_times: list[float] = []
 
-    def work(self, seconds: float) -> Process:
+    def use_core(self, seconds: float) -> Process:
+        """Use a core for this time."""
         self.busy_s += seconds
-        yield from self.fleet.simulation.hold(self.cores, seconds)
+        yield from self.fleet.simulation.use(self.cores, seconds)
 
-    def signal(self) -> Process:
-        """A commit that signals: one at a time, and then every listener's process has something to do."""
-        yield from self.fleet.simulation.hold(self.commits, cost("commit_ms") / 1000)
-        self.fleet.simulation.start(self.tell())
+    def commit_with_notify(self) -> Process:
+        """Commit with a NOTIFY: one at a time; afterwards Postgres wakes every listener."""
+        yield from self.fleet.simulation.use(self.commits, cost("commit_ms") / 1000)
+        self.fleet.simulation.start(self.wake_listeners())
 
-    def tell(self) -> Process:
-        yield from self.work((cost("signal_us") + len(self.fleet.workers) * cost("listener_us")) / 1e6)
+    def wake_listeners(self) -> Process:
+        """Deliver a NOTIFY to every listener."""
+        yield from self.use_core((cost("signal_us") + len(self.fleet.workers) * cost("listener_us")) / 1e6)
 
 
 class Worker:
+    """A worker process: event loop, connection pool, claimed jobs and messages in flight."""
+
     def __init__(self, fleet: "Fleet", number: int) -> None:
         self.fleet = fleet
         self.number = number
-        self.loop = Places(1)
-        self.pool = Places(fleet.setting.pool)
-        self.not_urgent = Places(AT_ONCE)
-        self.line: deque[tuple[Job, int]] = deque()
+        self.loop = Resource(1)
+        self.pool = Resource(fleet.setting.pool)
+        self.connections_for_bulk = Resource(AT_ONCE)
+        self.backlog: deque[tuple[Job, int]] = deque()
         self.in_flight = 0
-        self.urgent: deque[Job] = deque()
-        self.at_hand = 0
+        self.urgent_jobs: deque[Job] = deque()
+        self.claimed = 0
         self.loading = 0
-        self.way_until = 0.0
-        self.next_way = 0.0
-        self.something = Bell()
-        self.hungry = Bell()
+        self.paused_until = 0.0
+        self.next_pause_at = 0.0
+        self.has_work = Event()
+        self.needs_jobs = Event()
 
     def trip(self, server_ms: float) -> Process:
-        """A question to Postgres and back, with our turn in the loop."""
+        """Send a statement to Postgres and wait for a turn of the event loop."""
         sim = self.fleet.simulation
         yield self.fleet.setting.network_ms / 1000
         if server_ms:
-            yield from self.fleet.postgres.work(server_ms / 1000)
+            yield from self.fleet.postgres.use_core(server_ms / 1000)
         yield self.loop
         sim.release(self.loop)
 
     def trips(self, count: int, server_ms: float) -> Process:
+        """Make several trips to Postgres."""
         for _ in range(count):
             yield from self.trip(server_ms / count)
 
     def claim(self) -> Process:
-        """Keep jobs at hand."""
+        """Claim jobs whenever fewer than the target are claimed."""
         sim, setting = self.fleet.simulation, self.fleet.setting
         size = int(rule("job"))
         while True:
-            while self.at_hand > (setting.jobs_at_hand - 1) * size or self.loading >= setting.jobs_at_hand:
-                yield self.hungry
+            while self.claimed > (setting.jobs_at_hand - 1) * size or self.loading >= setting.jobs_at_hand:
+                yield self.needs_jobs
             self.loading += 1
-            yield self.not_urgent
+            yield self.connections_for_bulk
             yield self.pool
             yield from self.trips(setting.claim_trips, setting.claim_ms)
             sim.release(self.pool)
-            sim.release(self.not_urgent)
+            sim.release(self.connections_for_bulk)
             sim.start(self.deliver(Job(self.fleet.random.randrange(setting.applications), BULK, size)))
 
     def deliver(self, job: Job) -> Process:
+        """Load a job and put its messages into the backlog."""
         sim, setting = self.fleet.simulation, self.fleet.setting
         yield self.pool
         yield from self.trips(setting.load_trips, setting.load_ms)
         sim.release(self.pool)
         self.loading -= 1
-        self.line.append((job, job.left))
-        self.at_hand += job.left
-        sim.ring(self.something)
-        sim.ring(self.hungry)
+        self.backlog.append((job, job.remaining))
+        self.claimed += job.remaining
+        sim.set_event(self.has_work)
+        sim.set_event(self.needs_jobs)
 
     def send(self) -> Process:
-        """Bursts: each takes a round of the loop, and its messages then are on their way."""
+        """Send in bursts: each takes a round of the event loop, then its messages are in flight."""
         sim = self.fleet.simulation
-        each = cost("worker_us") / 1e6
-        most = max(1, round(self.fleet.setting.round_ms / 1000 / each))
+        message_s = cost("worker_us") / 1e6
+        limit = max(1, round(self.fleet.setting.round_ms / 1000 / message_s))
         while True:
-            if self.urgent:
-                yield from self.turn(each)
-                self.fleet.alerted(self.urgent.popleft())
+            if self.urgent_jobs:
+                yield from self.run_loop(message_s)
+                self.fleet.record_alert(self.urgent_jobs.popleft())
                 continue
-            some = [] if sim.now < self.way_until else self.take(most)
-            count = sum(number for _, number in some)
+            burst = [] if sim.now < self.paused_until else self.take_messages(limit)
+            count = sum(number for _, number in burst)
             if not count:
-                yield self.something
+                yield self.has_work
                 continue
-            yield from self.turn(count * each)
-            sim.ring(self.hungry)
-            sim.start(self.answered(some))
+            yield from self.run_loop(count * message_s)
+            sim.set_event(self.needs_jobs)
+            sim.start(self.await_responses(burst))
 
-    def turn(self, seconds: float) -> Process:
+    def run_loop(self, seconds: float) -> Process:
+        """Occupy the event loop for this time."""
         sim = self.fleet.simulation
         yield self.loop
         if self.fleet.cores:
-            yield from sim.hold(self.fleet.cores, seconds)
+            yield from sim.use(self.fleet.cores, seconds)
         else:
             yield seconds
         self.loop.busy_s += seconds
         sim.release(self.loop)
 
-    def take(self, most: int) -> list[tuple[Job, int]]:
-        """Up to `most` messages, in order."""
-        taken: list[tuple[Job, int]] = []
-        most = min(most, int(rule("in_flight")) - self.in_flight)
-        while self.line and most:
-            job, waiting = self.line.popleft()
-            count = min(waiting, most)
+    def take_messages(self, limit: int) -> list[tuple[Job, int]]:
+        """Take up to `limit` messages, in order."""
+        burst: list[tuple[Job, int]] = []
+        limit = min(limit, int(rule("in_flight")) - self.in_flight)
+        while self.backlog and limit:
+            job, waiting = self.backlog.popleft()
+            count = min(waiting, limit)
             if count < waiting:
-                self.line.appendleft((job, waiting - count))
-            most -= count
-            taken.append((job, count))
-        sent = sum(count for _, count in taken)
-        self.in_flight += sent
-        self.at_hand -= sent
-        return taken
+                self.backlog.appendleft((job, waiting - count))
+            limit -= count
+            burst.append((job, count))
+        total = sum(count for _, count in burst)
+        self.in_flight += total
+        self.claimed -= total
+        return burst
 
-    def answered(self, some: list[tuple[Job, int]]) -> Process:
+    def await_responses(self, burst: list[tuple[Job, int]]) -> Process:
+        """Wait for the responses to a burst and settle the finished jobs."""
         sim, setting = self.fleet.simulation, self.fleet.setting
         if self.fleet.cores:
-            yield from sim.hold(self.fleet.cores, sum(count for _, count in some) * setting.sink_us / 1e6)
+            yield from sim.use(self.fleet.cores, sum(count for _, count in burst) * setting.sink_us / 1e6)
         yield setting.answer_ms / 1000 * self.fleet.random.uniform(0.8, 1.2)
-        for job, count in some:
+        for job, count in burst:
             self.in_flight -= count
-            job.left -= count
-            if not job.left:
+            job.remaining -= count
+            if not job.remaining:
                 sim.start(self.settle(job))
-        sim.ring(self.something)
+        sim.set_event(self.has_work)
 
     def settle(self, job: Job) -> Process:
+        """Settle a job: lock the application's row, append to the log, and commit."""
         sim, setting, postgres = self.fleet.simulation, self.fleet.setting, self.fleet.postgres
         row = postgres.rows[job.application]
-        yield self.not_urgent
+        yield self.connections_for_bulk
         yield self.pool
         yield from self.trips(setting.settle_trips_before - 1, setting.settle_ms_before)
         yield setting.network_ms / 1000
         yield row
         locked = sim.now
         yield from self.trip(0)
-        yield from self.trips(setting.held_trips, cost("row_floor_ms") - cost("commit_ms"))
+        yield from self.trips(setting.locked_trips, cost("row_floor_ms") - cost("commit_ms"))
         yield setting.network_ms / 1000
-        yield from postgres.signal()
+        yield from postgres.commit_with_notify()
         row.busy_s += sim.now - locked
-        postgres.held.append(sim.now - locked)
+        postgres.lock_times.append(sim.now - locked)
         sim.release(row)
         yield self.loop
         sim.release(self.loop)
         sim.release(self.pool)
-        sim.release(self.not_urgent)
-        self.fleet.settled(int(rule("job")))
+        sim.release(self.connections_for_bulk)
+        self.fleet.record_settled(int(rule("job")))
 
-    def hear_alert(self) -> Process:
-        """Make way, and look whether the job is for us."""
+    def on_urgent_job(self) -> Process:
+        """Pause non-urgent sending, and try to claim the urgent job."""
         sim, setting = self.fleet.simulation, self.fleet.setting
-        if sim.now >= self.next_way:
-            self.way_until, self.next_way = sim.now + MAX_URGENT_CLAIM_S, sim.now + 2 * MAX_URGENT_CLAIM_S
-            sim.start(self.go_on(), MAX_URGENT_CLAIM_S)
+        if sim.now >= self.next_pause_at:
+            self.paused_until, self.next_pause_at = sim.now + MAX_URGENT_CLAIM_S, sim.now + 2 * MAX_URGENT_CLAIM_S
+            sim.start(self.resume(), MAX_URGENT_CLAIM_S)
         yield self.pool
         yield from self.trips(setting.claim_trips, setting.claim_ms)
         sim.release(self.pool)
-        if not self.fleet.urgent:
+        if not self.fleet.urgent_jobs:
             return
-        job = self.fleet.urgent.popleft()
+        job = self.fleet.urgent_jobs.popleft()
         yield self.pool
         yield from self.trips(setting.load_trips, setting.load_ms)
         if job.lane == PLAN:
-            yield from self.trips(setting.load_trips, setting.load_ms)  # about as much again
-            yield from self.fleet.postgres.signal()
+            yield from self.trips(setting.load_trips, setting.load_ms)  # planning costs about as much as loading
+            yield from self.fleet.postgres.commit_with_notify()
             sim.release(self.pool)
-            self.fleet.tell_alert(Job(job.application, URGENT, 1, job.accepted))
+            self.fleet.announce_urgent(Job(job.application, URGENT, 1, job.accepted))
             return
         sim.release(self.pool)
-        self.way_until = sim.now
-        self.urgent.append(job)
-        sim.ring(self.something)
+        self.paused_until = sim.now
+        self.urgent_jobs.append(job)
+        sim.set_event(self.has_work)
 
-    def go_on(self) -> Process:
-        self.fleet.simulation.ring(self.something)
+    def resume(self) -> Process:
+        """End the pause of non-urgent sending."""
+        self.fleet.simulation.set_event(self.has_work)
         yield from ()
 
 
 class Fleet:
+    """Workers, Postgres and the alerts, with the counters of the result."""
+
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.simulation = Simulation()
-        self.random = random.Random(SEED)  # noqa: S311 - the same every time
-        self.cores = Places(setting.shared_cores) if setting.shared_cores else None
+        self.random = random.Random(SEED)  # noqa: S311 - a fixed seed
+        self.cores = Resource(setting.shared_cores) if setting.shared_cores else None
         self.workers: list[Worker] = []
         self.postgres = Postgres(self)
         self.workers += [Worker(self, number) for number in range(setting.workers)]
-        self.urgent: deque[Job] = deque()
+        self.urgent_jobs: deque[Job] = deque()
         self.count = 0
         self.alerts: list[float] = []
 
-    def run(self) -> Found:
+    def run(self) -> Result:
+        """Run the simulation and return its result."""
         sim, setting, postgres = self.simulation, self.setting, self.postgres
         for worker in self.workers:
             sim.start(worker.claim(), self.random.random() / 10)
             sim.start(worker.send())
         sim.start(self.accept_alerts())
         sim.run(setting.warm_up_s)
-        self.count, self.alerts, postgres.busy_s, postgres.held = 0, [], 0.0, []
-        for places in (*postgres.rows, postgres.commits):
-            places.busy_s = 0.0
+        self.count, self.alerts, postgres.busy_s, postgres.lock_times = 0, [], 0.0, []
+        for resource in (*postgres.rows, postgres.commits):
+            resource.busy_s = 0.0
         sim.run(setting.warm_up_s + setting.seconds)
-        ordered = sorted(self.alerts)
-        return Found(
+        delays = sorted(self.alerts)
+        return Result(
             setting,
             self.count / setting.seconds,
             postgres.busy_s / setting.seconds / setting.postgres_cores,
             statistics.mean(row.busy_s for row in postgres.rows) / setting.seconds,
             postgres.commits.busy_s / setting.seconds,
             len(self.alerts),
-            ordered[len(ordered) // 2] * 1000 if ordered else None,
-            ordered[math.ceil(len(ordered) * 0.99) - 1] * 1000 if ordered else None,
-            statistics.mean(postgres.held or [0.0]) * 1000,
+            delays[len(delays) // 2] * 1000 if delays else None,
+            delays[math.ceil(len(delays) * 0.99) - 1] * 1000 if delays else None,
+            statistics.mean(postgres.lock_times or [0.0]) * 1000,
             arithmetic(setting),
         )
 
     def accept_alerts(self) -> Process:
+        """Accept alerts at random intervals."""
         if not self.setting.alert_every_s:
             return
         while True:
             yield self.random.expovariate(1 / self.setting.alert_every_s)
             accepted = self.simulation.now
-            yield from self.postgres.signal()
-            self.tell_alert(Job(0, PLAN, 1, accepted))
+            yield from self.postgres.commit_with_notify()
+            self.announce_urgent(Job(0, PLAN, 1, accepted))
 
-    def tell_alert(self, job: Job) -> None:
-        self.urgent.append(job)
+    def announce_urgent(self, job: Job) -> None:
+        """Announce an urgent job to every worker."""
+        self.urgent_jobs.append(job)
         for worker in self.workers:
-            self.simulation.start(worker.hear_alert(), self.setting.network_ms / 1000)
+            self.simulation.start(worker.on_urgent_job(), self.setting.network_ms / 1000)
 
-    def alerted(self, job: Job) -> None:
+    def record_alert(self, job: Job) -> None:
+        """Record the delay of a sent alert."""
         self.alerts.append(self.simulation.now - job.accepted)
 
-    def settled(self, count: int) -> None:
+    def record_settled(self, count: int) -> None:
+        """Count settled deliveries."""
         self.count += count
 
 
 def arithmetic(setting: Setting) -> float:
-    """What the formulas of ops/capacity.py say, with nothing kept in reserve."""
-    making_way = MAX_URGENT_CLAIM_S / setting.alert_every_s if setting.alert_every_s else 0.0
-    each = min(capacity.per_worker(setting.answer_ms))
+    """Return the rate by the formulas of ops/capacity.py, without headroom."""
+    paused_share = MAX_URGENT_CLAIM_S / setting.alert_every_s if setting.alert_every_s else 0.0
+    worker_rate = min(capacity.per_worker(setting.answer_ms))
     if setting.shared_cores:
         all_us = cost("worker_us") + cost("postgres_us") + setting.sink_us
-        each = min(each, setting.shared_cores / setting.workers * 1e6 / all_us)
+        worker_rate = min(worker_rate, setting.shared_cores / setting.workers * 1e6 / all_us)
     return min(
-        setting.workers * each * (1 - making_way),
-        setting.applications * capacity.most_of_one_application(setting.workers / setting.applications),
+        setting.workers * worker_rate * (1 - paused_share),
+        setting.applications * capacity.max_rate_of_application(setting.workers / setting.applications),
         rule("job") / (cost("commit_ms") / 1000),
     )
 
 
 def main() -> None:
-    parser = stage.parser("fleet", __doc__)
-    parser.add_argument("--workers", type=int, nargs="+", default=list(WORKERS), help="(%(default)s)")
-    parser.add_argument("--answer-ms", type=float, default=100, help="of push services (%(default)s)")
-    parser.add_argument("--applications", type=int, default=1, help="of equal size (%(default)s)")
-    parser.add_argument("--postgres-cores", type=int, default=16, help="(%(default)s)")
-    parser.add_argument("--alert-every", type=float, default=2.0, help="seconds, 0 for none (%(default)s)")
-    parser.add_argument("--shared-cores", type=int, default=0, help="everything on so many, as in bench cores")
-    parser.add_argument("--seconds", type=float, default=40, help="that are simulated of each (%(default)s)")
-    asked = parser.parse_args()
-    found = []
-    for workers in asked.workers:
+    """Simulate every fleet and print the results."""
+    parser = testbed.make_parser("fleet", __doc__)
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=list(WORKERS), help="numbers of workers (%(default)s)"
+    )
+    parser.add_argument("--answer-ms", type=float, default=100, help="response time of push services (%(default)s)")
+    parser.add_argument("--applications", type=int, default=1, help="applications of equal size (%(default)s)")
+    parser.add_argument("--postgres-cores", type=int, default=16, help="cores of Postgres (%(default)s)")
+    parser.add_argument(
+        "--alert-every", type=float, default=2.0, help="seconds between alerts, 0 for none (%(default)s)"
+    )
+    parser.add_argument(
+        "--shared-cores", type=int, default=0, help="run everything on this many cores, as in benchmark cores"
+    )
+    parser.add_argument("--seconds", type=float, default=40, help="simulated time per fleet (%(default)s)")
+    options = parser.parse_args()
+    results = []
+    for workers in options.workers:
         setting = Setting(
             workers,
-            asked.answer_ms,
-            asked.applications,
-            asked.postgres_cores,
-            alert_every_s=asked.alert_every,
-            seconds=asked.seconds,
-            shared_cores=asked.shared_cores,
+            options.answer_ms,
+            options.applications,
+            options.postgres_cores,
+            alert_every_s=options.alert_every,
+            seconds=options.seconds,
+            shared_cores=options.shared_cores,
         )
-        found.append(Fleet(setting).run())
-        console.print(f"[dim]{workers} workers: {found[-1].rate:,.0f}/s[/]")
-    report(found)
-    stage.keep(asked.json, {"found": [asdict(one) for one in found], "knee": knee(found)})
+        results.append(Fleet(setting).run())
+        console.print(f"[dim]{workers} workers: {results[-1].rate:,.0f}/s[/]")
+    report(results)
+    testbed.write_json(options.json, {"fleets": [asdict(result) for result in results], "knee": knee(results)})
 
 
-def knee(found: list[Found]) -> int | None:
-    """The largest fleet whose last doubling brought half as much again at least; None when all of them did."""
-    for before, after in itertools.pairwise(found):
+def knee(results: list[Result]) -> int | None:
+    """Return the number of workers beyond which adding workers gains less than half of the ideal, or None."""
+    for before, after in itertools.pairwise(results):
         if after.rate < before.rate * (1 + (after.setting.workers / before.setting.workers - 1) / 2):
             return before.setting.workers
     return None
 
 
-def report(found: list[Found]) -> None:
-    table = stage.table(
-        "workers", "sent/s", "by arithmetic", "Postgres", "row", "held ms", "commits", "alert p50 ms", "p99 ms"
+def report(results: list[Result]) -> None:
+    """Print the results."""
+    table = testbed.make_table(
+        "workers", "sent/s", "model", "Postgres", "row", "lock ms", "commits", "alert p50 ms", "p99 ms"
     )
-    for one in found:
+    for result in results:
         table.add_row(
-            f"{one.setting.workers}",
-            f"{one.rate:,.0f}",
-            f"{one.model:,.0f} ({one.rate / one.model:.0%})",
-            f"{one.postgres_used:.0%}",
-            f"{one.row_used:.0%}",
-            f"{one.held_ms:.0f}",
-            f"{one.commits_used:.0%}",
-            *("" if ms is None else f"{ms:,.0f}" for ms in (one.alert_p50_ms, one.alert_p99_ms)),
+            f"{result.setting.workers}",
+            f"{result.rate:,.0f}",
+            f"{result.model:,.0f} ({result.rate / result.model:.0%})",
+            f"{result.postgres_used:.0%}",
+            f"{result.row_used:.0%}",
+            f"{result.lock_ms:.0f}",
+            f"{result.commits_used:.0%}",
+            *("" if ms is None else f"{ms:,.0f}" for ms in (result.alert_p50_ms, result.alert_p99_ms)),
         )
     console.print(table)
-    stops = knee(found)
-    console.print(f"Beyond {stops} workers more bring little." if stops else "More workers bring more, up to the last.")
+    knee_workers = knee(results)
+    console.print(
+        f"More than {knee_workers} workers gain little."
+        if knee_workers
+        else "Every step of more workers raises the rate."
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""One slow push service among four, and one large tenant beside a small one.
+"""Measure one slow push service among four, and one large application next to a small one.
 
-The same campaign goes over four push services, message by message: first all four are quick, then one of them answers
-after seconds, never, or always 503. The figure is how fast the other three get theirs, to the last row of the log.
-Then a small application sends to its few devices, alone and while another's campaign is being sent.
+The same campaign goes to four push services, message by message. First all four are fast; then one of them responds
+after seconds, never, or always with 503. The figure is the rate of the other three, up to the last log row. Then a
+small application sends to its few devices, with no other sending and during the campaign of another application.
 """
 
 import argparse
@@ -52,90 +52,98 @@ from tests.support.tls import make_ca
 
 MASTER_KEY = "a master key for one benchmark only, and no other"
 CONTENT = {"title": "Severe thunderstorms", "body": "Go indoors and stay away from windows. " * 4, "url": "/storm"}
-LOOK_S = 0.05
-GIVE_UP_S = 90
-SMALL = 200
-QUICK = "quick"  # a part of endpoints too
-TROUBLES = {"slow": (5.0, "201 Created"), "silent": (1e6, "201 Created"), "503": (0.0, "503 Service Unavailable")}
+POLL_INTERVAL_S = 0.05
+TIMEOUT_S = 90
+SMALL_COUNT = 200
+FAST = "fast"  # also part of the endpoints
+FAULTS = {"slow": (5.0, "201 Created"), "silent": (1e6, "201 Created"), "503": (0.0, "503 Service Unavailable")}
 
 console = Console(highlight=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class Setup:
+    """The applications of the benchmark. `fast_hosts` are the three hosts that are fast in every run."""
+
     context: Context
-    good: list[str]
-    """The three origins that are quick in every run."""
+    fast_hosts: list[str]
     tenants: dict[str, UUID]
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="ops/bench/hosts", description=__doc__)
-    parser.add_argument("--devices", type=int, default=20_000, help="of each campaign (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=2, help="(%(default)s)")
-    parser.add_argument("--only", choices=list(TROUBLES), action="append", help="this trouble (all of them)")
-    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
-    asked = parser.parse_args()
-    troubles = {name: TROUBLES[name] for name in asked.only or TROUBLES}
+    parser.add_argument("--devices", type=int, default=20_000, help="devices of each campaign (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=2, help="number of rounds (%(default)s)")
+    parser.add_argument("--only", choices=list(FAULTS), action="append", help="measure this fault only (default: all)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    faults = {name: FAULTS[name] for name in options.only or FAULTS}
     folder = Path(tempfile.mkdtemp(prefix="gateway-bench-"))
-    folder.chmod(0o711)  # root's Postgres runs as somebody else
+    folder.chmod(0o711)  # as root, the embedded Postgres runs as another user
     try:
         make_ca(folder)
         with ExitStack() as stack:
-            quick = [stack.enter_context(sink.running(room(folder, str(number))))[1] for number in range(4)]
-            bad = {name: stack.enter_context(sink.misbehaving(folder, *how)) for name, how in troubles.items()}
+            fast = [stack.enter_context(sink.running(make_folder(folder, str(number))))[1] for number in range(4)]
+            faulty = {name: stack.enter_context(sink.misbehaving(folder, *fault)) for name, fault in faults.items()}
             postgres = stack.enter_context(EmbeddedPostgres(folder / "postgres"))
-            found = asyncio.run(measure(asked, folder, quick, bad, postgres.url))
-        report(asked, found)
+            figures = asyncio.run(measure(options, folder, fast, faulty, postgres.url))
+        report(options, figures)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def room(folder: Path, name: str) -> Path:
-    made = folder / name
-    made.mkdir()
-    shutil.copy(folder / "server.pem", made)
-    return made
+def make_folder(folder: Path, name: str) -> Path:
+    """Create a folder with the certificate of the push service."""
+    subfolder = folder / name
+    subfolder.mkdir()
+    shutil.copy(folder / "server.pem", subfolder)
+    return subfolder
 
 
 async def measure(
-    asked: argparse.Namespace, folder: Path, quick: list[str], bad: dict[str, str], url: str
+    options: argparse.Namespace, folder: Path, fast: list[str], faulty: dict[str, str], url: str
 ) -> dict[str, dict[str, list[float]]]:
+    """Run every fault in turn and return the rates and waits."""
     await asyncio.to_thread(migrate.upgrade, url)
     engine = open_engine(url)
-    origins = [*quick, *bad.values()]
+    origins = [*fast, *faulty.values()]
     context = Context(engine, Keyring(MASTER_KEY.encode()), EndpointPolicy(origins), "https://push.example.org")
-    campaigns = {QUICK: quick} | {name: [*quick[:3], origin] for name, origin in bad.items()}
-    tenants = {name: await tenant(context, name, used, asked.devices) for name, used in campaigns.items()}
-    tenants["small"] = await tenant(context, "small", quick[:3], SMALL)
-    stage = Stage(context, [origin.partition("://")[2] for origin in quick[:3]], tenants)
+    campaigns = {FAST: fast} | {name: [*fast[:3], origin] for name, origin in faulty.items()}
+    tenants = {
+        name: await create_tenant(context, name, tenant_origins, options.devices)
+        for name, tenant_origins in campaigns.items()
+    }
+    tenants["small"] = await create_tenant(context, "small", fast[:3], SMALL_COUNT)
+    setup = Setup(context, [origin.partition("://")[2] for origin in fast[:3]], tenants)
     rates: dict[str, list[float]] = {name: [] for name in campaigns}
-    waits: dict[str, list[float]] = {"alone": [], "beside a campaign": []}
-    for _ in range(asked.rounds):
-        for name, found in rates.items():
-            with worker(folder, url, origins):
-                found.append(await campaign(stage, name, asked.devices * 3 // 4))
-            console.print(f"[dim]{name}: {found[-1]:,.0f}/s[/]")
-        with worker(folder, url, origins):
-            waits["alone"].append(await small(stage))
-            large = await send(stage, QUICK)
-            await logged(stage, large, asked.devices // 10)
-            waits["beside a campaign"].append(await small(stage))
-            await stop(stage, large)
+    waits: dict[str, list[float]] = {"idle": [], "during a campaign": []}
+    for _ in range(options.rounds):
+        for name, samples in rates.items():
+            with run_worker(folder, url, origins):
+                samples.append(await measure_campaign(setup, name, options.devices * 3 // 4))
+            console.print(f"[dim]{name}: {samples[-1]:,.0f}/s[/]")
+        with run_worker(folder, url, origins):
+            waits["idle"].append(await measure_small(setup))
+            large_id = await submit_campaign(setup, FAST)
+            await wait_until_logged(setup, large_id, options.devices // 10)
+            waits["during a campaign"].append(await measure_small(setup))
+            await cancel_rest(setup, large_id)
     await engine.dispose()
     return {"rates": rates, "waits": waits}
 
 
-async def tenant(context: Context, name: str, origins: list[str], count: int) -> UUID:
+async def create_tenant(context: Context, name: str, origins: list[str], count: int) -> UUID:
+    """Create an application with devices at these origins."""
     async with context.engine.begin() as conn:
-        made = await applications.create(
+        created = await applications.create(
             conn, context.keyring, name, "mailto:ops@example.org", ["https://app.example.org"]
         )
-        application_id = ids.parse(ids.APPLICATION, made["id"])
+        application_id = ids.parse(ids.APPLICATION, created["id"])
         assert application_id is not None
-        asked = {"id": application_id}
+        parameters = {"id": application_id}
         query = text("SELECT id FROM vapid_keys WHERE application_id = :id")
-        [key_id] = (await conn.execute(query, asked)).scalars()
+        [key_id] = (await conn.execute(query, parameters)).scalars()
         pairs = [Keys.generate() for _ in range(100)]
         rows = (
             (
@@ -156,8 +164,8 @@ async def tenant(context: Context, name: str, origins: list[str], count: int) ->
 
 
 @contextmanager
-def worker(folder: Path, url: str, origins: list[str]) -> Iterator[None]:
-    """A new one for each run, so that none knows of the run before."""
+def run_worker(folder: Path, url: str, origins: list[str]) -> Iterator[None]:
+    """Run a new worker, which has learnt nothing from earlier runs."""
     settings = {
         "GATEWAY_DATABASE_URL": url,
         "GATEWAY_MASTER_KEY": MASTER_KEY,
@@ -175,83 +183,85 @@ def worker(folder: Path, url: str, origins: list[str]) -> Iterator[None]:
             while "worker.started" not in (folder / "worker.log").read_text()[began:]:
                 if process.poll() is not None:
                     raise SystemExit((folder / "worker.log").read_text()[began:])
-                time.sleep(LOOK_S)
+                time.sleep(POLL_INTERVAL_S)
             yield
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
 
 
-async def campaign(stage: Stage, name: str, count: int) -> float:
-    """Messages a second of the three good services."""
+async def measure_campaign(setup: Setup, name: str, count: int) -> float:
+    """Return the messages per second of the three fast services."""
     began = time.perf_counter()
-    sent = await send(stage, name)
-    await logged(stage, sent, count)
+    sent = await submit_campaign(setup, name)
+    await wait_until_logged(setup, sent, count)
     seconds = time.perf_counter() - began
-    await stop(stage, sent)
+    await cancel_rest(setup, sent)
     return count / seconds
 
 
-async def small(stage: Stage) -> float:
-    """Seconds until a small application's few messages are in the log."""
+async def measure_small(setup: Setup) -> float:
+    """Return the seconds until the small application's messages are in the log."""
     began = time.perf_counter()
-    await logged(stage, await send(stage, "small"), SMALL)
+    await wait_until_logged(setup, await submit_campaign(setup, "small"), SMALL_COUNT)
     return time.perf_counter() - began
 
 
-async def send(stage: Stage, name: str) -> UUID:
-    async with stage.context.engine.begin() as conn:
+async def submit_campaign(setup: Setup, name: str) -> UUID:
+    """Submit a campaign to everyone and return its id."""
+    async with setup.context.engine.begin() as conn:
         draft = Draft(Kind.CAMPAIGN, dict(CONTENT), {"everyone": True})
-        return (await submit(conn, stage.context, stage.tenants[name], draft)).id
+        return (await submit(conn, setup.context, setup.tenants[name], draft)).id
 
 
-async def logged(stage: Stage, id_: UUID, count: int) -> None:
-    """Until so many are accepted by the three good services; what is in the log is in it once."""
+async def wait_until_logged(setup: Setup, id_: UUID, count: int) -> None:
+    """Wait until the three fast services have accepted `count` messages; check that each is in the log once."""
     query = text(
         "SELECT count(*), count(DISTINCT device_id) FROM deliveries "
         "WHERE notification_id = :id AND outcome = 'accepted' AND host = ANY(:good)"
     )
-    async with asyncio.timeout(GIVE_UP_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while True:
-            async with stage.context.engine.connect() as conn:
-                rows, devices = (await conn.execute(query, {"id": id_, "good": stage.good})).one()
+            async with setup.context.engine.connect() as conn:
+                rows, devices = (await conn.execute(query, {"id": id_, "good": setup.fast_hosts})).one()
             assert rows == devices
             if rows >= count:
                 return
-            await asyncio.sleep(LOOK_S)  # seldom enough to cost little
+            await asyncio.sleep(POLL_INTERVAL_S)  # the poll costs little at this interval
 
 
-async def stop(stage: Stage, id_: UUID) -> None:
-    """End what is left of it, so that it is not in the way of the next."""
-    async with stage.context.engine.begin() as conn:
+async def cancel_rest(setup: Setup, id_: UUID) -> None:
+    """Cancel the rest of a notification, so that it does not disturb the next run."""
+    async with setup.context.engine.begin() as conn:
         owner = text("SELECT application_id FROM notifications WHERE id = :id")
         application_id = (await conn.execute(owner, {"id": id_})).scalar_one()
-        with suppress(Conflict):  # it is over
+        with suppress(Conflict):  # it is finished already
             await lifecycle.cancel(conn, application_id, id_)
-    async with asyncio.timeout(GIVE_UP_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while True:
-            async with stage.context.engine.connect() as conn:
-                held = text("SELECT count(*) FROM jobs WHERE notification_id = :id AND run_at <= now()")
-                if (await conn.execute(held, {"id": id_})).scalar_one() == 0:
+            async with setup.context.engine.connect() as conn:
+                query = text("SELECT count(*) FROM jobs WHERE notification_id = :id AND run_at <= now()")
+                if (await conn.execute(query, {"id": id_})).scalar_one() == 0:
                     return
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_INTERVAL_S)
 
 
-def report(asked: argparse.Namespace, found: dict[str, dict[str, list[float]]]) -> None:
+def report(options: argparse.Namespace, figures: dict[str, dict[str, list[float]]]) -> None:
+    """Print the figures."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("the fourth service", "the other three/s", "of their rate"):
+    for column in ("the fourth service", "the other three/s", "ratio to fast"):
         table.add_column(column, justify="left" if column == "the fourth service" else "right")
-    usual = statistics.median(found["rates"][QUICK])
-    kept: dict[str, Any] = dict(found)
-    kept["share"] = {name: statistics.median(rates) / usual for name, rates in found["rates"].items()}
-    for name, rates in found["rates"].items():
-        table.add_row(name, f"{statistics.median(rates):,.0f}", f"{kept['share'][name]:.0%}")
-    console.print(f"\n{asked.devices:,} messages over four services, {asked.rounds} rounds, medians")
+    baseline = statistics.median(figures["rates"][FAST])
+    result: dict[str, Any] = dict(figures)
+    result["share"] = {name: statistics.median(rates) / baseline for name, rates in figures["rates"].items()}
+    for name, rates in figures["rates"].items():
+        table.add_row(name, f"{statistics.median(rates):,.0f}", f"{result['share'][name]:.0%}")
+    console.print(f"\n{options.devices:,} messages over four services, {options.rounds} rounds, medians")
     console.print(table)
-    for name, seconds in found["waits"].items():
-        console.print(f"{SMALL} messages of another application, {name}: {statistics.median(seconds):.2f} s")
-    if asked.json:
-        asked.json.write_text(json.dumps(kept, indent=2) + "\n")
+    for name, seconds in figures["waits"].items():
+        console.print(f"{SMALL_COUNT} messages of another application, {name}: {statistics.median(seconds):.2f} s")
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How fast the log answers when it is large: pages by every filter, one delivery, lists, inboxes, the live stream.
+"""Measure reads of a large log: pages by every filter, one delivery, lists, inboxes, and the live stream.
 
-The rows are made once (`log_rows`) in a Postgres of the bench's own with the settings of `gateway up`; `--home` keeps
-them for the next run. Everything is asked over HTTP of one `gateway serve`. A first round comes right after Postgres
-was started, then each request is made often enough to be warm; figures are the median and the slowest but one percent.
-With `--plans` Postgres writes the plans of what takes longer, the partitions that each touched among them, to its log.
+`log_rows` creates the rows once in an embedded Postgres with the settings of `gateway up`; `--data-dir` keeps them for
+the next run. All requests go over HTTP to one `gateway serve`. A first round runs right after the start of Postgres,
+then each request repeats until it is warm; the figures are the median and the 99th percentile. With `--plans` Postgres
+logs the plans of slow statements, including the partitions that each one touched.
 """
 
 import argparse
@@ -57,8 +57,8 @@ console = Console(highlight=False, width=100)
 
 
 @dataclass(slots=True)
-class Asked:
-    """One request and how long its answers took."""
+class Request:
+    """A request and its response times."""
 
     name: str
     path: str
@@ -68,50 +68,61 @@ class Asked:
 
     @property
     def p99(self) -> float:
+        """Return the 99th percentile in milliseconds."""
         return sorted(self.ms)[min(len(self.ms) - 1, int(len(self.ms) * 0.99))]
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="ops/bench/log", description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000, help="deliveries in the log (%(default)s)")
-    parser.add_argument("--days", type=int, default=30, help="partitions they are in (%(default)s)")
-    parser.add_argument("--repeat", type=int, default=40, help="times that each request is made warm (%(default)s)")
-    parser.add_argument("--home", type=Path, help="keep the database here, and use the one that is there")
-    parser.add_argument("--only", default="", help="only requests with this in their name")
-    parser.add_argument("--plans", type=int, metavar="MS", help="log plans that take longer; everything is slower then")
-    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
-    chosen = parser.parse_args()
-    home = chosen.home or Path(tempfile.mkdtemp(prefix="gateway-bench-"))
-    home.mkdir(parents=True, exist_ok=True)
-    home.chmod(0o711)  # root's Postgres runs as somebody else
+    parser.add_argument("--days", type=int, default=30, help="days of the log, one partition each (%(default)s)")
+    parser.add_argument("--repeat", type=int, default=40, help="measurements per warm request (%(default)s)")
+    parser.add_argument("--data-dir", type=Path, help="keep the database here, and reuse an existing one")
+    parser.add_argument("--only", default="", help="measure only requests whose name contains this text")
+    parser.add_argument(
+        "--plans", type=int, metavar="MS", help="log the plans of slower statements; this slows everything down"
+    )
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    data_dir = options.data_dir or Path(tempfile.mkdtemp(prefix="gateway-bench-"))
+    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.chmod(0o711)  # as root, the embedded Postgres runs as another user
     try:
-        made = ready(home, chosen.rows, chosen.days)
-        with EmbeddedPostgres(home / "postgres", SETTINGS | plans(chosen.plans)) as postgres:
-            found = asyncio.run(measured(chosen, postgres.url, made, home))
-        report(chosen, *found)
+        filled_log = prepare_log(data_dir, options.rows, options.days)
+        with EmbeddedPostgres(data_dir / "postgres", SETTINGS | plan_settings(options.plans)) as postgres:
+            result = asyncio.run(measure(options, postgres.url, filled_log, data_dir))
+        report(options, *result)
     finally:
-        if chosen.home is None:
-            shutil.rmtree(home, ignore_errors=True)
+        if options.data_dir is None:
+            shutil.rmtree(data_dir, ignore_errors=True)
 
 
-def ready(home: Path, rows: int, days: int) -> log_rows.Filled:
-    """The log, made if it is not there yet. Postgres is stopped afterwards: the first round begins with its start."""
-    kept = home / "filled.json"
-    with EmbeddedPostgres(home / "postgres", SETTINGS) as postgres:
+def prepare_log(data_dir: Path, rows: int, days: int) -> log_rows.FilledLog:
+    """Create the log unless it exists. Postgres is stopped afterwards, so that the first round is cold."""
+    description_file = data_dir / "log.json"
+    with EmbeddedPostgres(data_dir / "postgres", SETTINGS) as postgres:
         migrate.upgrade(postgres.url)
-        if not kept.exists():
-            began = time.perf_counter()
-            made = asyncio.run(log_rows.fill(postgres.url, rows, days))
-            said = {"application_id": made.application_id.hex, "secret": made.secret, "days": list(map(str, made.days))}
-            kept.write_text(json.dumps(said))
-            console.print(f"[dim]{rows:,} rows made in {time.perf_counter() - began:.0f} s[/]")
-    said = json.loads(kept.read_text())
-    return log_rows.Filled(
-        UUID(hex=said["application_id"]), said["secret"], [date.fromisoformat(day) for day in said["days"]]
+        if not description_file.exists():
+            start = time.perf_counter()
+            filled_log = asyncio.run(log_rows.fill(postgres.url, rows, days))
+            description = {
+                "application_id": filled_log.application_id.hex,
+                "secret": filled_log.secret,
+                "days": list(map(str, filled_log.days)),
+            }
+            description_file.write_text(json.dumps(description))
+            console.print(f"[dim]{rows:,} rows created in {time.perf_counter() - start:.0f} s[/]")
+    description = json.loads(description_file.read_text())
+    return log_rows.FilledLog(
+        UUID(hex=description["application_id"]),
+        description["secret"],
+        [date.fromisoformat(day) for day in description["days"]],
     )
 
 
-def plans(slower_than_ms: int | None) -> dict[str, str]:
+def plan_settings(slower_than_ms: int | None) -> dict[str, str]:
+    """Return the settings that make Postgres log slow plans."""
     if slower_than_ms is None:
         return {}
     return {
@@ -122,39 +133,43 @@ def plans(slower_than_ms: int | None) -> dict[str, str]:
     }
 
 
-async def measured(
-    chosen: argparse.Namespace, url: str, made: log_rows.Filled, home: Path
-) -> tuple[list[Asked], dict[str, float]]:
+async def measure(
+    options: argparse.Namespace, url: str, filled_log: log_rows.FilledLog, data_dir: Path
+) -> tuple[list[Request], dict[str, float]]:
+    """Measure all requests, cold and warm, and the stream."""
     conn = await asyncpg.connect(url)
-    with serving(url, home) as origin:
-        headers = {"Authorization": f"Bearer {made.secret}"}
+    with run_server(url, data_dir) as origin:
+        headers = {"Authorization": f"Bearer {filled_log.secret}"}
         async with aiohttp.ClientSession(origin, headers=headers) as http:
-            requests = [one for one in await all_requests(conn, http, made) if chosen.only in one.name]
-            for one in requests:
-                one.cold_ms, one.items, _ = await ask(http, one.path)
-            for one in requests:
-                # What is far too slow is known after a few.
-                for _ in range(chosen.repeat if one.cold_ms < 20 * SLOW_MS else 3):
-                    one.ms.append((await ask(http, one.path))[0])
-            live = {} if chosen.only else await streamed(conn, url, http, made)
+            requests = [
+                request for request in await build_requests(conn, http, filled_log) if options.only in request.name
+            ]
+            for request in requests:
+                request.cold_ms, request.items, _ = await send_request(http, request.path)
+            for request in requests:
+                # Three measurements suffice for a very slow request.
+                for _ in range(options.repeat if request.cold_ms < 20 * SLOW_MS else 3):
+                    request.ms.append((await send_request(http, request.path))[0])
+            live = {} if options.only else await measure_stream(conn, url, http, filled_log)
     await conn.close()
     return requests, live
 
 
-async def ask(http: aiohttp.ClientSession, path: str) -> tuple[float, int, str | None]:
-    """(milliseconds, how many items, where the next page begins)"""
-    began = time.perf_counter()
-    async with http.get(path) as answer:
-        body = await answer.json()
-        ms = (time.perf_counter() - began) * 1000
-        assert answer.status == 200, (path, body)
+async def send_request(http: aiohttp.ClientSession, path: str) -> tuple[float, int, str | None]:
+    """Send a GET request; return the milliseconds, the number of items, and the cursor of the next page."""
+    start = time.perf_counter()
+    async with http.get(path) as response:
+        body = await response.json()
+        ms = (time.perf_counter() - start) * 1000
+        assert response.status == 200, (path, body)
     return ms, len(body["items"]) if "items" in body else 1, body.get("next_cursor")
 
 
-async def all_requests(
-    conn: "asyncpg.Connection[asyncpg.Record]", http: aiohttp.ClientSession, made: log_rows.Filled
-) -> list[Asked]:
-    app, days = made.application_id, made.days
+async def build_requests(
+    conn: "asyncpg.Connection[asyncpg.Record]", http: aiohttp.ClientSession, filled_log: log_rows.FilledLog
+) -> list[Request]:
+    """Return the requests: every filter with common, rare and missing values."""
+    app, days = filled_log.application_id, filled_log.days
     middle, last = days[len(days) // 2], days[-1]
     by_size = (
         "SELECT id FROM notifications JOIN progress ON notification_id = id"
@@ -162,31 +177,33 @@ async def all_requests(
     )
     of_middle, of_last = [[row["id"] for row in await conn.fetch(by_size, app, day)] for day in (middle, last)]
     small_old, big_old, big_new = (
-        ids.format_id(ids.NOTIFICATION, one) for one in (of_middle[0], of_middle[-1], of_last[-1])
+        ids.format_id(ids.NOTIFICATION, id_) for id_ in (of_middle[0], of_middle[-1], of_last[-1])
     )
-    by = "SELECT {0} AS found, count(*) FROM deliveries WHERE application_id = $1 AND day = $2 AND {0} IS NOT NULL"
-    users = await conn.fetch(by.format("user_id") + " GROUP BY 1 ORDER BY 2 DESC, 1", app, middle)
-    device_rows = await conn.fetch(by.format("device_id") + " GROUP BY 1 ORDER BY 2 DESC, 1", app, middle)
-    user, rare_user = users[0]["found"], users[-1]["found"]
-    busy, device = device_rows[0]["found"], device_rows[-1]["found"]
+    count_query = (
+        "SELECT {0} AS value, count(*) FROM deliveries WHERE application_id = $1 AND day = $2 AND {0} IS NOT NULL"
+    )
+    users = await conn.fetch(count_query.format("user_id") + " GROUP BY 1 ORDER BY 2 DESC, 1", app, middle)
+    device_rows = await conn.fetch(count_query.format("device_id") + " GROUP BY 1 ORDER BY 2 DESC, 1", app, middle)
+    user, rare_user = users[0]["value"], users[-1]["value"]
+    busy, device = device_rows[0]["value"], device_rows[-1]["value"]
     outcome_of = "SELECT notification_id, device_id FROM deliveries WHERE day = $1 AND application_id = $2"
     delivery = await conn.fetchrow(f"{outcome_of} AND attempts = 2 LIMIT 1", middle, app)
     noon = datetime(middle.year, middle.month, middle.day, 12, tzinfo=UTC)
-    newest = await conn.fetchval(
+    newest_time = await conn.fetchval(
         "SELECT max(settled_at) FROM deliveries WHERE application_id = $1 AND day = $2", app, last
     )
     hosts = ("fcm.googleapis.com", "wns2-par02p.notify.windows.com", log_rows.RARE_HOST, "nobody.example.org")
     dev = ids.format_id(ids.DEVICE, device)
     busy_dev = ids.format_id(ids.DEVICE, busy)
-    requests: list[Asked] = []
+    requests: list[Request] = []
 
     def add(name: str, path: str = "/v1/deliveries", **query: Any) -> None:
-        shown = {key: value.isoformat() if isinstance(value, datetime) else value for key, value in query.items()}
-        requests.append(Asked(name, f"{path}?{urlencode(shown)}" if query else path))
+        parameters = {key: value.isoformat() if isinstance(value, datetime) else value for key, value in query.items()}
+        requests.append(Request(name, f"{path}?{urlencode(parameters)}" if query else path))
 
     add("newest 100")
     add("newest 1000", limit=1000)
-    _, _, deep = await ask(http, f"/v1/deliveries?{urlencode({'until': noon.isoformat()})}")
+    _, _, deep = await send_request(http, f"/v1/deliveries?{urlencode({'until': noon.isoformat()})}")
     add("from the middle of the log, by cursor", cursor=deep)
     add("from the middle by cursor, 1000", cursor=deep, limit=1000)
     for outcome in ("accepted", "gone", "skipped", "cancelled"):
@@ -195,13 +212,13 @@ async def all_requests(
     add("outcome cancelled by cursor", outcome="cancelled", cursor=deep)
     for host in hosts:
         add(f"host {host}", host=host)
-    add("host that is rare, 1000", host=log_rows.RARE_HOST, limit=1000)
+    add("rare host, 1000", host=log_rows.RARE_HOST, limit=1000)
     add("host and outcome, common", host=hosts[0], outcome="gone")
     add("host and outcome, rare", host=hosts[1], outcome="rejected")
     add("host and outcome, none", host=hosts[2], outcome="cancelled")
-    add("since the newest second", since=newest)
-    add("since an hour before the newest, 1000", since=newest - timedelta(hours=1), limit=1000)
-    add("since tomorrow", since=newest + timedelta(days=1))
+    add("since the newest second", since=newest_time)
+    add("since an hour before the newest, 1000", since=newest_time - timedelta(hours=1), limit=1000)
+    add("since tomorrow", since=newest_time + timedelta(days=1))
     add("until noon of the middle day", until=noon)
     add("until before everything", until=noon - timedelta(days=200))
     add("a minute at noon", since=noon, until=noon + timedelta(minutes=1))
@@ -219,34 +236,34 @@ async def all_requests(
     add("notification and device, none", notification_id=big_old, device_id=busy_dev)
     add("notification and user", notification_id=big_old, user_id=user)
     add("notification since noon", notification_id=big_old, since=noon)
-    add("user with most", user_id=user)
-    add("user with most, 1000", user_id=user, limit=1000)
-    add("user with few", user_id=rare_user)
-    add("user that is not", user_id="nobody")
+    add("user with most rows", user_id=user)
+    add("user with most rows, 1000", user_id=user, limit=1000)
+    add("user with few rows", user_id=rare_user)
+    add("unknown user", user_id="nobody")
     add("user and outcome", user_id=user, outcome="gone")
     add("user and host, none", user_id=user, host=hosts[3])
     add("user in an hour", user_id=user, since=noon, until=noon + timedelta(hours=1))
-    add("device with most", device_id=busy_dev)
-    add("device with few", device_id=dev)
-    add("device that is not", device_id=ids.format_id(ids.DEVICE, UUID(int=7)))
+    add("device with most rows", device_id=busy_dev)
+    add("device with few rows", device_id=dev)
+    add("unknown device", device_id=ids.format_id(ids.DEVICE, UUID(int=7)))
     add("device and outcome", device_id=busy_dev, outcome="rejected")
     add("device since noon", device_id=busy_dev, since=noon)
     add("one delivery with its attempts", f"/v1/deliveries/{ids.format_id(ids.DELIVERY, *delivery)}")
     add("notifications", "/v1/notifications")
     add("notifications, 1000", "/v1/notifications", limit=1000)
     add("notifications of a kind and a status", "/v1/notifications", kind="alert", status="done")
-    add("notifications of a status that none has", "/v1/notifications", status="sending")
+    add("notifications of an unused status", "/v1/notifications", status="sending")
     add("one notification", f"/v1/notifications/{big_old}")
-    add("its funnel", f"/v1/notifications/{big_old}/funnel")
-    add("inbox of the device with most", f"/v1/devices/{busy_dev}/inbox", limit=20)
+    add("funnel of a notification", f"/v1/notifications/{big_old}/funnel")
+    add("inbox of the device with most rows", f"/v1/devices/{busy_dev}/inbox", limit=20)
     add("inbox of a device", f"/v1/devices/{dev}/inbox")
     return requests
 
 
-async def streamed(
-    conn: "asyncpg.Connection[asyncpg.Record]", url: str, http: aiohttp.ClientSession, made: log_rows.Filled
+async def measure_stream(
+    conn: "asyncpg.Connection[asyncpg.Record]", url: str, http: aiohttp.ClientSession, filled_log: log_rows.FilledLog
 ) -> dict[str, float]:
-    """The stream: from a batch's commit to its event, resuming, and a follower that is shown little of it."""
+    """Measure the stream: commit to event, resuming, and a client whose filter matches few rows."""
     engine = open_engine(url)
     today = datetime.now(UTC).date()
     notification_id, device_ids = ids.new_id(), [ids.new_id() for _ in range(BATCH)]
@@ -255,7 +272,7 @@ async def streamed(
         "INSERT INTO notifications (id, application_id, kind, status, day, content, audience, lane, urgency, ttl_s,"
         " expires_at, start_at) VALUES ($1, $2, 'direct', 'sending', $3, '{}', '{}', 1, 'normal', 60, $4, $4)",
         notification_id,
-        made.application_id,
+        filled_log.application_id,
         today,
         now,
     )
@@ -263,7 +280,7 @@ async def streamed(
     job = Job(
         id=0,
         kind=JobKind.SEND,
-        application_id=made.application_id,
+        application_id=filled_log.application_id,
         notification_id=notification_id,
         lane=Lane.NORMAL,
         lease_generation=1,
@@ -271,60 +288,62 @@ async def streamed(
         day=today,
         device_ids=tuple(device_ids),
     )
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
 
     async def settle(host: str, batch: list[UUID]) -> tuple[float, float]:
-        """(seconds it took, when it was committed)"""
+        """Record a batch; return the duration in seconds and the time of the commit."""
         at = datetime.now(UTC)
-        settled = [DeliveryResult(id_, None, host, Accepted(), 1, 201, at, 30, at) for id_ in batch]
-        began = time.perf_counter()
+        results = [DeliveryResult(id_, None, host, Accepted(), 1, 201, at, 30, at) for id_ in batch]
+        start = time.perf_counter()
         async with engine.begin() as settling:
-            await writer.record(settling, job, ResultBatch(settled=settled))
-        return time.perf_counter() - began, time.perf_counter()
+            await writer.record(settling, job, ResultBatch(settled=results))
+        return time.perf_counter() - start, time.perf_counter()
 
-    async def waits(name: str, query: str, host: str, rounds: int = 60) -> None:
+    async def measure_wait(name: str, query: str, host: str, count: int = 60) -> None:
         times = []
-        async with following(http, query) as events:
-            for _ in range(rounds):
+        async with open_stream(http, query) as events:
+            for _ in range(count):
                 _, committed = await settle(host, [ids.new_id()])
                 await anext(events)
                 times.append((time.perf_counter() - committed) * 1000)
-        found[f"{name}, median"] = statistics.median(times)
-        found[f"{name}, p99"] = sorted(times)[int(len(times) * 0.99)]
+        figures[f"{name}, median"] = statistics.median(times)
+        figures[f"{name}, p99"] = sorted(times)[int(len(times) * 0.99)]
 
-    took = [(await settle("fcm.googleapis.com", [ids.new_id() for _ in range(BATCH)]))[0] * 1000 for _ in range(60)]
-    found["a batch of 500 is recorded, median"] = statistics.median(took)
-    await waits("from the commit to the event", "", "fcm.googleapis.com")
-    await waits("to a follower of a rare host", "?host=few.example.org", "few.example.org")
-    position = await conn.fetchval("SELECT log_position FROM applications WHERE id = $1", made.application_id)
+    durations = [
+        (await settle("fcm.googleapis.com", [ids.new_id() for _ in range(BATCH)]))[0] * 1000 for _ in range(60)
+    ]
+    figures["recording a batch of 500, median"] = statistics.median(durations)
+    await measure_wait("commit to event", "", "fcm.googleapis.com")
+    await measure_wait("commit to event, filter by a rare host", "?host=few.example.org", "few.example.org")
+    position = await conn.fetchval("SELECT log_position FROM applications WHERE id = $1", filled_log.application_id)
     for back in (10_000, 100_000):
-        for name, query in (("", ""), (" by a rare host", "&host=few.example.org")):
+        for name, query in (("", ""), (", filter by a rare host", "&host=few.example.org")):
             times = []
             for _ in range(20):
-                began = time.perf_counter()
-                async with following(http, f"?last_event_id={position - back}{query}") as events:
+                start = time.perf_counter()
+                async with open_stream(http, f"?last_event_id={position - back}{query}") as events:
                     await anext(events)
-                    times.append((time.perf_counter() - began) * 1000)
-            found[f"resumed {back:,} back{name}, first event, slowest of 20"] = max(times)
-    began = time.perf_counter()
-    async with following(http, f"?last_event_id={position - 10_000}") as events:
+                    times.append((time.perf_counter() - start) * 1000)
+            figures[f"resumed {back:,} rows back{name}, first event, slowest of 20"] = max(times)
+    start = time.perf_counter()
+    async with open_stream(http, f"?last_event_id={position - 10_000}") as events:
         for _ in range(10_000):
             await anext(events)
-    found["resumed 10,000 back, all of them"] = (time.perf_counter() - began) * 1000
+    figures["resumed 10,000 rows back, all events"] = (time.perf_counter() - start) * 1000
     await conn.execute("DELETE FROM notifications WHERE id = $1", notification_id)
     await engine.dispose()
-    return found
+    return figures
 
 
 @asynccontextmanager
-async def following(http: aiohttp.ClientSession, query: str) -> AsyncIterator[AsyncIterator[int]]:
-    """The positions that a stream tells of, which is open."""
-    async with http.get(f"/v1/deliveries/stream{query}") as answer:
-        assert answer.status == 200
-        await answer.content.readline()
+async def open_stream(http: aiohttp.ClientSession, query: str) -> AsyncIterator[AsyncIterator[int]]:
+    """Open a stream; yield an iterator over the positions of its events."""
+    async with http.get(f"/v1/deliveries/stream{query}") as response:
+        assert response.status == 200
+        await response.content.readline()
 
         async def events() -> AsyncIterator[int]:
-            async for line in answer.content:
+            async for line in response.content:
                 if line.startswith(b"id: "):
                     yield int(line[4:])
 
@@ -332,7 +351,8 @@ async def following(http: aiohttp.ClientSession, query: str) -> AsyncIterator[As
 
 
 @contextmanager
-def serving(url: str, home: Path) -> Iterator[str]:
+def run_server(url: str, data_dir: Path) -> Iterator[str]:
+    """Run `gateway serve`; yield its origin."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -344,39 +364,46 @@ def serving(url: str, home: Path) -> Iterator[str]:
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-m", "gateway", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    with (home / "serve.log").open("wb") as said:
-        server = subprocess.Popen(command, env=os.environ | settings, stdout=said, stderr=said)
+    with (data_dir / "serve.log").open("wb") as output:
+        server = subprocess.Popen(command, env=os.environ | settings, stdout=output, stderr=output)
         try:
-            until = time.monotonic() + READY_S
-            while time.monotonic() < until and server.poll() is None:
+            deadline = time.monotonic() + READY_S
+            while time.monotonic() < deadline and server.poll() is None:
                 with socket.socket() as probe:
                     if probe.connect_ex(("127.0.0.1", port)) == 0:
                         break
                 time.sleep(0.05)
             else:
-                raise SystemExit(f"the server did not start: {(home / 'serve.log').read_text()}")
+                raise SystemExit(f"the server did not start: {(data_dir / 'serve.log').read_text()}")
             yield f"http://127.0.0.1:{port}"
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait()
 
 
-def report(chosen: argparse.Namespace, requests: list[Asked], live: dict[str, float]) -> None:
+def report(options: argparse.Namespace, requests: list[Request], live: dict[str, float]) -> None:
+    """Print the figures."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("request", "items", "first ms", "median ms", "p99 ms"):
         table.add_column(column, justify="left" if column == "request" else "right", no_wrap=True)
-    for one in requests:
-        figures = (f"{one.cold_ms:.1f}", f"{statistics.median(one.ms):.1f}", f"{one.p99:.1f}")
-        table.add_row(one.name, str(one.items), *figures, style="bold" if one.p99 > SLOW_MS else "")
+    for request in requests:
+        figures = (f"{request.cold_ms:.1f}", f"{statistics.median(request.ms):.1f}", f"{request.p99:.1f}")
+        table.add_row(request.name, str(request.items), *figures, style="bold" if request.p99 > SLOW_MS else "")
     console.print(table)
     for name, ms in live.items():
         console.print(f"{name}: {ms:.1f} ms")
-    if chosen.json:
-        kept = {
-            one.name: {"cold_ms": one.cold_ms, "median_ms": statistics.median(one.ms), "p99_ms": one.p99}
-            for one in requests
+    if options.json:
+        figures_by_name = {
+            request.name: {
+                "cold_ms": request.cold_ms,
+                "median_ms": statistics.median(request.ms),
+                "p99_ms": request.p99,
+            }
+            for request in requests
         }
-        chosen.json.write_text(json.dumps({"rows": chosen.rows, "requests": kept, "live_ms": live}, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps({"rows": options.rows, "requests": figures_by_name, "live_ms": live}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

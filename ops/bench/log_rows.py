@@ -1,9 +1,9 @@
-"""A delivery log of any size, as a busy gateway would have written it, made in SQL from a fixed seed.
+"""Create a delivery log of any size in SQL from a fixed seed, with the distribution of a busy gateway.
 
-Three applications of unequal size; each day some two hundred notifications, the largest a fifth of the day and most of
-them small; batches of 500 settle together, 1 % hours after the others. Outcomes, push services, users with several
-devices and devices that are told more than others are in a mix that has common and rare values, and one (`cancelled`)
-that only one old day knows. The rows are loaded into bare tables, which are indexed when they are attached.
+Three applications of unequal size have about two hundred notifications a day: the largest is a fifth of the day, most
+are small. Batches of 500 settle together, 1 % of the rows hours later. Outcomes, push services, users with several
+devices and frequently notified devices have common and rare values, and one outcome (`cancelled`) occurs on a single
+old day. The rows are loaded into tables without indexes, which are indexed when they are attached.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from gateway.service.access import applications
 from gateway.service.access.secrets import Keyring
 
 MASTER_KEY = "a master key for one benchmark only, and no other"
+# Share of the rows, by application.
 SHARES = (0.8, 0.18, 0.02)
-"""Of the rows, by application."""
+# Notifications per day, by application.
 NOTIFICATIONS = (150, 50, 5)
-"""Of one day, by application."""
 ROWS_PER_DEVICE = 27
 RARE_HOST = "push.example.org"
 
@@ -47,7 +47,7 @@ SELECT d.id, $2, 'https://' || d.host || '/fcm/send/' || repeat(md5(d.id::text),
 FROM bench_devices AS d WHERE app = $1
 """
 
-# Sizes fall with the rank; the smallest are for few devices, which are told again and again.
+# Sizes decrease with the rank. The smallest notifications go to a few devices, which receive many of them.
 PLANS = """
 INSERT INTO bench_plans (app, application_id, day, rank, id, size, first, starts_at, devices)
 SELECT app, application_id, day, rank,
@@ -104,8 +104,8 @@ INSERT INTO {name}
 SELECT day, notification_id, device_id, event, CASE event WHEN 'clicked' THEN 'open' END,
        settled_at + random() * interval '2 hours'
 FROM (SELECT *, random() AS r FROM {source} WHERE outcome = 'accepted') AS d,
-     (VALUES ('displayed', 0.3), ('clicked', 0.02)) AS told (event, share)
-WHERE d.r < told.share
+     (VALUES ('displayed', 0.3), ('clicked', 0.02)) AS receipts (event, share)
+WHERE d.r < receipts.share
 """
 
 NOTIFICATIONS_OF_PLANS = """
@@ -132,42 +132,42 @@ WHERE id = application_id;
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
-    """What was made: the largest application with its secret key, and the days that have rows."""
+class FilledLog:
+    """The created log: the largest application with its secret key, and the days that have rows."""
 
     application_id: UUID
     secret: str
     days: list[date]
 
 
-async def fill(url: str, rows: int, days: int) -> Filled:
-    """Make the log in a migrated, empty database. Its last day is yesterday."""
+async def fill(url: str, rows: int, days: int) -> FilledLog:
+    """Create the log in a migrated, empty database. Its last day is yesterday."""
     today = datetime.now(UTC).date()
     first = today - timedelta(days=days)
-    wanted = [first + timedelta(days=offset) for offset in range(days)]
+    log_days = [first + timedelta(days=offset) for offset in range(days)]
     engine = open_engine(url)
     async with engine.begin() as conn:
-        vault = Keyring(MASTER_KEY.encode())
-        made = [
-            await applications.create(conn, vault, f"Bench {number}", "mailto:bench@example.org", [])
+        keyring = Keyring(MASTER_KEY.encode())
+        created = [
+            await applications.create(conn, keyring, f"Bench {number}", "mailto:bench@example.org", [])
             for number in range(len(SHARES))
         ]
         await partitions.ensure(conn, today, 7)
     await engine.dispose()
-    application_ids = [UUID(hex=one["id"].removeprefix(f"{ids.APPLICATION}_")) for one in made]
+    application_ids = [UUID(hex=application["id"].removeprefix(f"{ids.APPLICATION}_")) for application in created]
     conn = await asyncpg.connect(plain_url(url))
     try:
         await conn.execute("SELECT setseed(0.42); SET work_mem = '1GB'; SET maintenance_work_mem = '1GB'")
         await conn.execute("SET max_parallel_workers_per_gather = 0; SET synchronous_commit = off")
-        await _plan(conn, application_ids, rows, wanted)
-        await _load(conn, wanted)
+        await _plan(conn, application_ids, rows, log_days)
+        await _load(conn, log_days)
         await conn.execute(NOTIFICATIONS_OF_PLANS)
         await conn.execute("DROP TABLE bench_devices, bench_plans")
         await conn.execute("VACUUM ANALYZE")
         await conn.execute("CHECKPOINT")
     finally:
         await conn.close()
-    return Filled(application_ids[0], made[0]["secret_key"], wanted)
+    return FilledLog(application_ids[0], created[0]["secret_key"], log_days)
 
 
 async def _plan(
@@ -178,12 +178,12 @@ async def _plan(
         "CREATE UNLOGGED TABLE bench_plans (app int, application_id uuid, day date, rank int, id uuid, size int,"
         " first int, starts_at timestamptz, devices int)"
     )
-    for app, (application_id, share, each) in enumerate(zip(application_ids, SHARES, NOTIFICATIONS, strict=True)):
+    for app, (application_id, share, count) in enumerate(zip(application_ids, SHARES, NOTIFICATIONS, strict=True)):
         devices = max(1, int(rows * share / ROWS_PER_DEVICE))
         await conn.execute(DEVICES, app, devices)
         await conn.execute(REAL_DEVICES, app, application_id)
         daily = rows * share / len(days)
-        await conn.execute(PLANS, app, application_id, daily, devices, each, days[0], days[-1])
+        await conn.execute(PLANS, app, application_id, daily, devices, count, days[0], days[-1])
     await conn.execute("ANALYZE bench_devices, bench_plans")
 
 

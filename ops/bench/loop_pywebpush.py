@@ -1,7 +1,7 @@
-"""A bare send loop: pywebpush's async call, so many at a time. No queue, no retry, no log.
+"""A bare send loop: concurrent calls of pywebpush's async function, without queue, retry and log.
 
-Reads {origin, ca_file, private_key, subscriptions, count, at_once, payload, cached} on stdin; writes {seconds, cpu_s}.
-`cached`: sign once and give the header to each call, which the library allows and its own call does not do.
+Reads {origin, ca_file, private_key, subscriptions, count, concurrency, payload, cached} on stdin and writes
+{seconds, cpu_s}. `cached`: sign once and pass the header to each call; the library supports this but does not do it.
 """
 
 import asyncio
@@ -18,22 +18,25 @@ from py_vapid import Vapid02
 from pywebpush import WebPusher, webpush_async
 
 
-async def main(asked: dict[str, Any]) -> None:
-    left = iter(range(asked["count"]))
-    key = Vapid02.from_string(asked["private_key"])
-    claims = {"sub": "mailto:ops@example.org", "aud": asked["origin"]}
+async def main(options: dict[str, Any]) -> None:
+    """Send the messages and print the time."""
+    numbers = iter(range(options["count"]))
+    key = Vapid02.from_string(options["private_key"])
+    claims = {"sub": "mailto:ops@example.org", "aud": options["origin"]}
     header = key.sign(dict(claims))
-    connector = aiohttp.TCPConnector(limit=asked["at_once"], ssl=ssl.create_default_context(cafile=asked["ca_file"]))
-    subscriptions, payload = asked["subscriptions"], asked["payload"]
+    connector = aiohttp.TCPConnector(
+        limit=options["concurrency"], ssl=ssl.create_default_context(cafile=options["ca_file"])
+    )
+    subscriptions, payload = options["subscriptions"], options["payload"]
 
     async def sender(http: aiohttp.ClientSession) -> None:
-        for number in left:
+        for number in numbers:
             subscription = subscriptions[number % len(subscriptions)]
-            if asked["cached"]:
+            if options["cached"]:
                 pusher = WebPusher(subscription, aiohttp_session=http)
-                answer = await pusher.send_async(payload, headers=dict(header), ttl=3600)
+                response = await pusher.send_async(payload, headers=dict(header), ttl=3600)
             else:
-                answer = await webpush_async(
+                response = await webpush_async(
                     subscription,
                     payload,
                     vapid_private_key=key,
@@ -41,19 +44,20 @@ async def main(asked: dict[str, Any]) -> None:
                     ttl=3600,
                     aiohttp_session=http,
                 )
-            assert answer.status == 201, answer.status
+            assert response.status == 201, response.status
 
     async with aiohttp.ClientSession(connector=connector) as http:
-        began, used = time.perf_counter(), cpu()
+        start, cpu_before = time.perf_counter(), cpu_s()
         async with asyncio.TaskGroup() as group:
-            for _ in range(asked["at_once"]):
+            for _ in range(options["concurrency"]):
                 group.create_task(sender(http))
-        print(json.dumps({"seconds": time.perf_counter() - began, "cpu_s": cpu() - used}))
+        print(json.dumps({"seconds": time.perf_counter() - start, "cpu_s": cpu_s() - cpu_before}))
 
 
-def cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+def cpu_s() -> float:
+    """Return the CPU seconds of this process."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":

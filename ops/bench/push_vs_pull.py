@@ -1,9 +1,9 @@
-"""What it costs to be asked for news, against bringing it: clients that poll their inbox, and the same ones pushed to.
+"""Compare the cost of polling for news with the cost of pushing it, for the same clients.
 
-Every poll is a connection of its own with an If-None-Match, since nobody keeps one open for five minutes; the octets
-are those of HTTP, without TCP and TLS, which would cost a poll another two round trips and about 3 kB. A push is one
-POST to a push service on loopback, which counts its octets. Processor time is that of the server or the worker, and of
-Postgres. The polls of an hour are measured once for each kind of answer and multiplied.
+Each poll is a new connection with an If-None-Match header, since clients keep no connection open for five minutes.
+The octets are those of HTTP without TCP and TLS, which would cost a poll two more round trips and about 3 kB. A push is
+one POST to a push service on loopback, which counts its octets. CPU time is that of the server or the worker, and of
+Postgres. The polls of an hour are measured once per kind of response and multiplied.
 """
 
 import asyncio
@@ -12,18 +12,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import stage
+import testbed
 from sqlalchemy import text
-from stage import Stage, console, family_cpu, process_cpu
+from testbed import Testbed, console, process_cpu_s, tree_cpu_s
 
-AT_ONCE = 50
-EVERY_S = 300
+CONCURRENCY = 50
+POLL_EVERY_S = 300
 CREATED = b"HTTP/1.1 201 Created\r\nLocation: /m/1\r\nTTL: 60\r\nContent-Length: 0\r\n\r\n"
 
 
 @dataclass
 class Cost:
-    """Of one round over all clients."""
+    """Cost of one round over all clients."""
 
     requests: int
     octets: int
@@ -32,57 +32,72 @@ class Cost:
 
 
 def main() -> None:
-    parser = stage.parser("push_vs_pull", __doc__)
-    parser.add_argument("--clients", type=int, default=1000, help="(%(default)s)")
-    parser.add_argument("--changes", type=int, nargs="*", default=[0, 1, 4, 12], help="an hour, each for everyone")
-    asked = parser.parse_args()
-    with stage.stage() as on:
-        same, new, pushed = asyncio.run(measured(on, asked.clients))
-    report(asked.clients, asked.changes, same, new, pushed)
-    stage.keep(asked.json, {"clients": asked.clients, "304": asdict(same), "200": asdict(new), "push": asdict(pushed)})
+    """Run the benchmark."""
+    parser = testbed.make_parser("push_vs_pull", __doc__)
+    parser.add_argument("--clients", type=int, default=1000, help="number of clients (%(default)s)")
+    parser.add_argument(
+        "--changes",
+        type=int,
+        nargs="*",
+        default=[0, 1, 4, 12],
+        help="changes per hour, each for all clients (%(default)s)",
+    )
+    options = parser.parse_args()
+    with testbed.create_testbed() as bed:
+        same, new, pushed = asyncio.run(measure(bed, options.clients))
+    report(options.clients, options.changes, same, new, pushed)
+    testbed.write_json(
+        options.json, {"clients": options.clients, "304": asdict(same), "200": asdict(new), "push": asdict(pushed)}
+    )
 
 
-async def measured(on: Stage, clients: int) -> tuple[Cost, Cost, Cost]:
-    """A poll with nothing new, one with something, and a push."""
-    counted = {"octets": 0}
-    sink = await asyncio.start_server(lambda reader, writer: _take(reader, writer, counted), "127.0.0.1", 0)
-    on = replace(on, origin=f"http://127.0.0.1:{sink.sockets[0].getsockname()[1]}")
+async def measure(bed: Testbed, clients: int) -> tuple[Cost, Cost, Cost]:
+    """Return the costs of a poll without news, a poll with news, and a push."""
+    traffic = {"octets": 0}
+    sink = await asyncio.start_server(lambda reader, writer: _serve_push(reader, writer, traffic), "127.0.0.1", 0)
+    bed = replace(bed, origin=f"http://127.0.0.1:{sink.sockets[0].getsockname()[1]}")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    served = {"port": str(port), "inbox_per_minute": "100000"}
-    async with stage.orders(on) as context:
-        application_id = await stage.application(context)
-        await stage.devices(context, application_id, on.origin, clients)
-        postmaster = await stage.postmaster(context)
+    settings = {"port": str(port), "inbox_per_minute": "100000"}
+    async with testbed.open_context(bed) as context:
+        application_id = await testbed.create_application(context)
+        await testbed.create_devices(context, application_id, bed.origin, clients)
+        postmaster = await testbed.postmaster_pid(context)
         async with context.engine.connect() as conn:
             devices = (await conn.execute(text("SELECT id FROM devices ORDER BY id"))).scalars().all()
         with (
-            stage.running(on, "work", until="worker.started") as worker,
-            stage.running(on, "serve", until="web.listening", **served) as server,
+            testbed.run_process(bed, "work", until="worker.started") as worker,
+            testbed.run_process(bed, "serve", until="web.listening", **settings) as server,
         ):
 
             async def push() -> Cost:
-                octets, used, beside = counted["octets"], process_cpu(worker.pid), family_cpu(postmaster)
-                await stage.ended(context, await stage.send(context, application_id))
-                spent = process_cpu(worker.pid) - used, family_cpu(postmaster) - beside
-                return Cost(clients, counted["octets"] - octets, *spent)
+                octets, cpu_before, postgres_before = (
+                    traffic["octets"],
+                    process_cpu_s(worker.pid),
+                    tree_cpu_s(postmaster),
+                )
+                await testbed.wait_until_finished(context, await testbed.submit_notification(context, application_id))
+                cpu = process_cpu_s(worker.pid) - cpu_before, tree_cpu_s(postmaster) - postgres_before
+                return Cost(clients, traffic["octets"] - octets, *cpu)
 
             etags: dict[Any, str] = {}
 
             async def poll() -> Cost:
-                used, beside = process_cpu(server.pid), family_cpu(postmaster)
-                places = asyncio.Semaphore(AT_ONCE)
+                cpu_before, postgres_before = process_cpu_s(server.pid), tree_cpu_s(postmaster)
+                slots = asyncio.Semaphore(CONCURRENCY)
 
-                async def one(device: Any) -> int:
-                    async with places:
+                async def poll_one(device: Any) -> int:
+                    async with slots:
                         token = context.keyring.device_token(device)
                         octets, etags[device] = await _poll(port, f"dev_{device.hex}", token, etags.get(device, ""))
                         return octets
 
-                octets = sum(await asyncio.gather(*map(one, devices)))
-                return Cost(clients, octets, process_cpu(server.pid) - used, family_cpu(postmaster) - beside)
+                octets = sum(await asyncio.gather(*map(poll_one, devices)))
+                return Cost(
+                    clients, octets, process_cpu_s(server.pid) - cpu_before, tree_cpu_s(postmaster) - postgres_before
+                )
 
-            for _ in range(10):  # something is in every inbox
+            for _ in range(10):  # fill every inbox
                 await push()
             await poll()
             same, pushed, new = await poll(), await push(), await poll()
@@ -90,58 +105,62 @@ async def measured(on: Stage, clients: int) -> tuple[Cost, Cost, Cost]:
     return same, new, pushed
 
 
-async def _take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counted: dict[str, int]) -> None:
-    """A push service that takes everything and counts what it took and gave."""
+async def _serve_push(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, traffic: dict[str, int]) -> None:
+    """Serve a push service that accepts everything and counts the octets in both directions."""
     try:
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
             length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
             body = await reader.readexactly(int(length.partition(b":")[2]))
             writer.write(CREATED)
-            counted["octets"] += len(head) + len(body) + len(CREATED)
+            traffic["octets"] += len(head) + len(body) + len(CREATED)
     except (asyncio.IncompleteReadError, ConnectionError):
         writer.close()
 
 
 async def _poll(port: int, device: str, token: str, etag: str) -> tuple[int, str]:
-    """(octets there and back, the ETag)"""
+    """Poll an inbox; return the octets in both directions and the ETag."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    asked = (
+    request = (
         f"GET /v1/devices/{device}/inbox?limit=10 HTTP/1.1\r\nHost: push.example.org\r\n"
         f"Authorization: Bearer {token}\r\nAccept: application/json\r\n"
         f"If-None-Match: {etag}\r\nConnection: close\r\n\r\n"
     ).encode()
-    writer.write(asked)
-    answer = await reader.read(-1)
+    writer.write(request)
+    response = await reader.read(-1)
     writer.close()
-    head = answer.partition(b"\r\n\r\n")[0].decode()
+    head = response.partition(b"\r\n\r\n")[0].decode()
     assert head.split()[1] in ("200", "304"), head
-    found = next(line for line in head.split("\r\n") if line.lower().startswith("etag:"))
-    return len(asked) + len(answer), found.partition(":")[2].strip()
+    etag_line = next(line for line in head.split("\r\n") if line.lower().startswith("etag:"))
+    return len(request) + len(response), etag_line.partition(":")[2].strip()
 
 
 def report(clients: int, changes: list[int], same: Cost, new: Cost, pushed: Cost) -> None:
-    once: list[tuple[str, Callable[[Cost], float]]] = [
+    """Print the costs of a request and of an hour."""
+    figures: list[tuple[str, Callable[[Cost], float]]] = [
         ("octets", lambda cost: cost.octets / cost.requests),
         ("gateway us", lambda cost: cost.gateway_s / cost.requests * 1e6),
         ("Postgres us", lambda cost: cost.postgres_s / cost.requests * 1e6),
     ]
-    shown = stage.table("one", *(name for name, _ in once))
-    for name, cost in (("poll with nothing new", same), ("poll with something new", new), ("push", pushed)):
-        shown.add_row(name, *(f"{of(cost):,.0f}" for _, of in once))
-    console.print(shown)
-    shown = stage.table("changes an hour", "", "requests", "MB", "CPU seconds", "seconds until it is known")
-    rounds = 3600 // EVERY_S
+    table = testbed.make_table("request", *(name for name, _ in figures))
+    for name, cost in (("poll without news", same), ("poll with news", new), ("push", pushed)):
+        table.add_row(name, *(f"{of(cost):,.0f}" for _, of in figures))
+    console.print(table)
+    table = testbed.make_table("changes per hour", "", "requests", "MB", "CPU seconds", "delay in seconds")
+    polls = 3600 // POLL_EVERY_S
     for number in changes:
-        told = min(number, rounds)
-        pull = [(rounds - told, same), (told, new)]
-        for name, parts, late in (("pull", pull, f"{EVERY_S / 2:.0f}"), ("push", [(number, pushed)], "at once")):
+        news_polls = min(number, polls)
+        pull = [(polls - news_polls, same), (news_polls, new)]
+        for name, parts, delay in (
+            ("pull", pull, f"{POLL_EVERY_S / 2:.0f}"),
+            ("push", [(number, pushed)], "immediate"),
+        ):
             requests = sum(times * cost.requests for times, cost in parts)
             octets = sum(times * cost.octets for times, cost in parts)
             cpu = sum(times * (cost.gateway_s + cost.postgres_s) for times, cost in parts)
-            shown.add_row(str(number), name, f"{requests:,}", f"{octets / 1e6:.1f}", f"{cpu:.1f}", late)
-    console.print(f"{clients:,} clients for an hour, polling every {EVERY_S} s")
-    console.print(shown)
+            table.add_row(str(number), name, f"{requests:,}", f"{octets / 1e6:.1f}", f"{cpu:.1f}", delay)
+    console.print(f"{clients:,} clients for an hour, polling every {POLL_EVERY_S} s")
+    console.print(table)
 
 
 if __name__ == "__main__":

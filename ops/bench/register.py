@@ -1,10 +1,10 @@
-"""What registering a browser costs: POST /v1/devices one by one, and NDJSON to /v1/devices/import.
+"""Measure device registration: POST /v1/devices one by one, and NDJSON to /v1/devices/import.
 
-The server is a process of its own (`gateway serve`) on an embedded Postgres that holds devices already. This process
-is the load: requests are octets written to plain sockets, so that it takes little of the cores it shares. First as many
-as go through with some connections always busy, then a fixed rate whose latencies count from the moment that each
-request was due, whether or not a connection was free. Half of the requests are browsers that are known. Beside it, in
-the same way, aiohttp alone, which answers every request with an empty 201.
+The server is a separate process (`gateway serve`) on an embedded Postgres that already contains devices. The load
+generator writes bytes to plain sockets, so that it takes little of the shared cores. It first keeps some connections
+always busy, and then sends at a fixed rate, where latencies are measured from the moment a request was due, whether or
+not a connection was free. Half of the requests come from known browsers. For comparison the same load goes to a bare
+aiohttp server that answers every request with an empty 201.
 """
 
 import argparse
@@ -39,7 +39,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
 
-from stage import MASTER_KEY, family_cpu, memory, parent_of, process_cpu
+from testbed import MASTER_KEY, parent_of, peak_memory_mb, process_cpu_s, tree_cpu_s
 
 from gateway.domain import ids
 from gateway.embedded import EmbeddedPostgres
@@ -53,13 +53,13 @@ from gateway.sim.keys import Keys
 ORIGIN = "https://app.example.org"
 SEED = 20261127
 KEY_PAIRS = 50
-PATIENCE_S = 60
-LOOK_S = 0.05
-PIECE = 1 << 18
+START_TIMEOUT_S = 60
+POLL_INTERVAL_S = 0.05
+CHUNK = 1 << 18
 
 console = Console(highlight=False)
 
-# As wide as real ones, with the endpoints that `endpoint` gives.
+# Rows as wide as real ones, with the endpoints that `build_endpoint` returns.
 FILL = text("""
     INSERT INTO devices (id, application_id, endpoint, endpoint_digest, host, p256dh, auth, vapid_key_id, user_id,
                          platform, browser, locale, timezone, attributes, topics, location, located_at)
@@ -79,129 +79,144 @@ FILL = text("""
 
 
 def main() -> None:
+    """Run the benchmark."""
     if sys.argv[1:2] == ["aiohttp-alone"]:
-        uvloop.run(aiohttp_alone(int(sys.argv[2])))
+        uvloop.run(serve_aiohttp(int(sys.argv[2])))
         return
     parser = argparse.ArgumentParser(prog="ops/bench/register", description=__doc__)
-    parser.add_argument("--devices", type=int, default=1_000_000, help="in the table beforehand (%(default)s)")
-    parser.add_argument("--connections", type=int, default=64, help="always busy (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=10, help="of each kind of load (%(default)s)")
-    parser.add_argument("--rate", type=int, default=750, help="requests a second, of the fixed rate (%(default)s)")
-    parser.add_argument("--lines", type=int, default=200_000, help="of the import (%(default)s)")
-    parser.add_argument("--known", type=float, default=0.5, help="the share of browsers that are known (%(default)s)")
-    parser.add_argument("--home", type=Path, help="keep the devices here for the next run")
-    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
-    asked = parser.parse_args()
-    home = asked.home or Path(tempfile.mkdtemp(prefix="gateway-bench-"))
-    home.mkdir(parents=True, exist_ok=True)
-    home.chmod(0o711)  # root's Postgres runs as somebody else
+    parser.add_argument("--devices", type=int, default=1_000_000, help="existing devices (%(default)s)")
+    parser.add_argument("--connections", type=int, default=64, help="busy connections (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=10, help="duration of each kind of load (%(default)s)")
+    parser.add_argument(
+        "--rate", type=int, default=750, help="requests per second of the fixed-rate load (%(default)s)"
+    )
+    parser.add_argument("--lines", type=int, default=200_000, help="lines of the import (%(default)s)")
+    parser.add_argument("--known", type=float, default=0.5, help="share of requests from known browsers (%(default)s)")
+    parser.add_argument("--data-dir", type=Path, help="keep the database here for the next run")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    data_dir = options.data_dir or Path(tempfile.mkdtemp(prefix="gateway-bench-"))
+    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.chmod(0o711)  # as root, the embedded Postgres runs as another user
     try:
-        with EmbeddedPostgres(home / "postgres") as postgres:
+        with EmbeddedPostgres(data_dir / "postgres") as postgres:
             migrate.upgrade(postgres.url)
-            figures = uvloop.run(measured(asked, postgres.url))
-        report(asked, figures)
+            figures = uvloop.run(measure_all(options, postgres.url))
+        report(options, figures)
     finally:
-        if asked.home is None:
-            shutil.rmtree(home, ignore_errors=True)
+        if options.data_dir is None:
+            shutil.rmtree(data_dir, ignore_errors=True)
 
 
-async def measured(asked: argparse.Namespace, url: str) -> list[dict[str, Any]]:
+async def measure_all(options: argparse.Namespace, url: str) -> list[dict[str, Any]]:
+    """Run every load and return its figures."""
     engine = open_engine(url)
-    made = await prepare(engine, asked.devices)
+    application = await create_data(engine, options.devices)
     async with engine.connect() as conn:
         postmaster = parent_of((await conn.execute(text("SELECT pg_backend_pid()"))).scalar_one())
     port, floor_port = free_port(), free_port()
     settings = {"DATABASE_URL": url, "MASTER_KEY": MASTER_KEY, "PORT": str(port), "LOG_FORMAT": "json"}
-    alone = [sys.executable, __file__, "aiohttp-alone", str(floor_port)]
+    aiohttp_command = [sys.executable, __file__, "aiohttp-alone", str(floor_port)]
     figures = []
-    with running([sys.executable, "-m", "gateway", "serve"], settings, "web.listening") as server:
-        said = Bodies(asked.devices, asked.known)
+    with run_server([sys.executable, "-m", "gateway", "serve"], settings, "web.listening") as server:
+        bodies = BodyGenerator(options.devices, options.known)
 
-        def request() -> bytes:
-            return post("/v1/devices", made["publishable_key"], said.one())
+        def build_request() -> bytes:
+            return build_post("/v1/devices", application["publishable_key"], bodies.build())
 
-        def cost() -> tuple[float, float]:
-            return process_cpu(server.pid), family_cpu(postmaster)
+        def read_cpu() -> tuple[float, float]:
+            return process_cpu_s(server.pid), tree_cpu_s(postmaster)
 
-        await busy(port, request, asked.connections, 1)
+        await keep_busy(port, build_request, options.connections, 1)
         figures.append(
-            await taken("registering, always busy", cost, busy(port, request, asked.connections, asked.seconds))
+            await measure_load(
+                "registering, always busy",
+                read_cpu,
+                keep_busy(port, build_request, options.connections, options.seconds),
+            )
         )
-        await asyncio.sleep(1)  # what is left of it must not be in the way of the next
-        words = f"registering, {asked.rate} a second"
-        figures.append(await taken(words, cost, at_a_rate(port, request, asked.rate, asked.seconds)))
-        if asked.lines:
+        await asyncio.sleep(1)  # let the rest of this load finish first
+        label = f"registering, {options.rate} per second"
+        figures.append(
+            await measure_load(label, read_cpu, send_at_rate(port, build_request, options.rate, options.seconds))
+        )
+        if options.lines:
             with tempfile.TemporaryFile() as file:
-                for _ in range(asked.lines):
-                    file.write(said.one() + b"\n")
-                sending = imported(port, made["secret_key"], file, asked.lines)
-                figures.append(await taken("importing", cost, sending))
-        peak = memory(server.pid)
-    console.print(f"the server took {peak:.0f} MB at its peak")
-    with running(alone, {}, "listening") as server:
+                for _ in range(options.lines):
+                    file.write(bodies.build() + b"\n")
+                load = send_import(port, application["secret_key"], file, options.lines)
+                figures.append(await measure_load("importing", read_cpu, load))
+        peak = peak_memory_mb(server.pid)
+    console.print(f"peak memory of the server: {peak:.0f} MB")
+    with run_server(aiohttp_command, {}, "listening") as server:
 
-        def empty() -> bytes:
-            return post("/v1/devices", made["publishable_key"], said.one())
+        def build_request() -> bytes:
+            return build_post("/v1/devices", application["publishable_key"], bodies.build())
 
-        def floor() -> tuple[float, float]:
-            return process_cpu(server.pid), 0.0
+        def read_floor_cpu() -> tuple[float, float]:
+            return process_cpu_s(server.pid), 0.0
 
-        seconds = min(asked.seconds, 5)
-        figures.append(await taken("aiohttp alone", floor, busy(floor_port, empty, asked.connections, seconds)))
+        seconds = min(options.seconds, 5)
+        figures.append(
+            await measure_load(
+                "aiohttp alone", read_floor_cpu, keep_busy(floor_port, build_request, options.connections, seconds)
+            )
+        )
     await engine.dispose()
     return figures
 
 
-async def prepare(engine: AsyncEngine, devices: int) -> dict[str, Any]:
-    """An application of its own for each run; devices that an earlier run left are made its own."""
-    began = time.perf_counter()
+async def create_data(engine: AsyncEngine, devices: int) -> dict[str, Any]:
+    """Create an application, and its devices unless an earlier run has left enough of them in the database."""
+    start = time.perf_counter()
     async with engine.begin() as conn:
-        made = await applications.create(
+        created = await applications.create(
             conn, Keyring(MASTER_KEY.encode()), "bench", "mailto:ops@example.org", [ORIGIN]
         )
-        held = (await conn.execute(text("SELECT count(*), min(application_id::text) FROM devices"))).one()
-        application_id = ids.parse(ids.APPLICATION, made["id"])
-        if held[0] >= devices > 0:
-            key = text("UPDATE api_keys SET application_id = :kept WHERE application_id = :new")
-            await conn.execute(key, {"kept": held[1], "new": application_id})
-            subject = text("UPDATE applications SET allowed_origins = :origins WHERE id = :kept")
-            await conn.execute(subject, {"kept": held[1], "origins": [ORIGIN]})
+        existing = (await conn.execute(text("SELECT count(*), min(application_id::text) FROM devices"))).one()
+        application_id = ids.parse(ids.APPLICATION, created["id"])
+        if existing[0] >= devices > 0:
+            key_query = text("UPDATE api_keys SET application_id = :existing WHERE application_id = :new")
+            await conn.execute(key_query, {"existing": existing[1], "new": application_id})
+            origins_query = text("UPDATE applications SET allowed_origins = :origins WHERE id = :existing")
+            await conn.execute(origins_query, {"existing": existing[1], "origins": [ORIGIN]})
         else:
             await _fill(conn, application_id, devices)
     async with engine.connect() as conn:
         await (await conn.execution_options(isolation_level="AUTOCOMMIT")).execute(text("VACUUM ANALYZE devices"))
-    console.print(f"[dim]{devices:,} devices are there after {time.perf_counter() - began:.0f} s[/]")
-    return made
+    console.print(f"[dim]{devices:,} devices ready after {time.perf_counter() - start:.0f} s[/]")
+    return created
 
 
 async def _fill(conn: AsyncConnection, application_id: Any, devices: int) -> None:
-    found = text("SELECT id FROM vapid_keys WHERE application_id = :id")
-    key_id = (await conn.execute(found, {"id": application_id})).scalar_one()
+    query = text("SELECT id FROM vapid_keys WHERE application_id = :id")
+    key_id = (await conn.execute(query, {"id": application_id})).scalar_one()
     await conn.execute(FILL, {"application_id": application_id, "vapid_key_id": key_id, "devices": devices})
 
 
-class Bodies:
-    """What pages hand over: as many octets, and as much in them, as real ones."""
+class BodyGenerator:
+    """Generates registration bodies of the size and content of real ones."""
 
-    def __init__(self, devices: int, known: float) -> None:
+    def __init__(self, devices: int, known_share: float) -> None:
         self._random = random.Random(SEED)  # noqa: S311 - not for secrets
         self._keys = [
             {"p256dh": encode_base64url(pair.p256dh), "auth": encode_base64url(pair.auth)}
             for pair in (Keys.generate() for _ in range(KEY_PAIRS))
         ]
-        self._known = known if devices else 0.0
+        self._known_share = known_share if devices else 0.0
         self._devices = devices
         self._next = int(time.time() * 1000) << 20
 
-    def one(self) -> bytes:
-        draw = self._random.random
-        if draw() < self._known:
-            n = 1 + int(draw() * self._devices)
+    def build(self) -> bytes:
+        """Return the JSON of the next registration."""
+        rng = self._random.random
+        if rng() < self._known_share:
+            n = 1 + int(rng() * self._devices)
         else:
             self._next += 1
             n = self._next
-        said = {
-            "subscription": {"endpoint": endpoint(n), "expirationTime": None, "keys": self._keys[n % KEY_PAIRS]},
+        body = {
+            "subscription": {"endpoint": build_endpoint(n), "expirationTime": None, "keys": self._keys[n % KEY_PAIRS]},
             "user_id": f"user-{n // 2}",
             "client": {
                 "platform": ("android", "ios", "windows", "macos")[n % 4],
@@ -212,17 +227,18 @@ class Bodies:
             },
             "attributes": {"plan": "free", "age": n % 90, "first_name": f"Name {n % 1000}", "city": f"City {n % 500}"},
             "topics": [f"topic-{n % 50}", f"topic-{50 + n % 70}"],
-            "location": {"lat": round(40 + draw() * 10, 5), "lon": round(10 + draw() * 10, 5), "accuracy_m": 30},
+            "location": {"lat": round(40 + rng() * 10, 5), "lon": round(10 + rng() * 10, 5), "accuracy_m": 30},
         }
-        return json.dumps(said).encode()
+        return json.dumps(body).encode()
 
 
-def endpoint(n: int) -> str:
-    """The same as FILL makes."""
+def build_endpoint(n: int) -> str:
+    """Return the endpoint of a device number, as FILL creates it."""
     return f"https://fcm.googleapis.com/fcm/send/{md5(str(n).encode(), usedforsecurity=False).hexdigest() * 5}"
 
 
-def post(path: str, key: str, body: bytes) -> bytes:
+def build_post(path: str, key: str, body: bytes) -> bytes:
+    """Return the octets of a POST request."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: push.example.org\r\nUser-Agent: Mozilla/5.0 Chrome/141.0\r\n"
         f"Accept: */*\r\nOrigin: {ORIGIN}\r\nReferer: {ORIGIN}/\r\nAuthorization: Bearer {key}\r\n"
@@ -232,11 +248,11 @@ def post(path: str, key: str, body: bytes) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time; `answered` is called with each answer's status."""
+    """A connection with one request at a time; `on_response` is called with each response's status."""
 
-    def __init__(self, answered: Callable[["Connection", int], None]) -> None:
-        self._answered = answered
-        self._got = b""
+    def __init__(self, on_response: Callable[["Connection", int], None]) -> None:
+        self._on_response = on_response
+        self._received = b""
         self.due = 0.0
         self.transport: Any = None
 
@@ -244,94 +260,96 @@ class Connection(asyncio.Protocol):
         self.transport = transport
 
     def send(self, request: bytes, due: float) -> None:
+        """Send a request that was due at this time."""
         self.due = due
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        self._got += data
-        head, ended, body = self._got.partition(b"\r\n\r\n")
-        if not ended:
+        self._received += data
+        head, separator, body = self._received.partition(b"\r\n\r\n")
+        if not separator:
             return
         at = head.find(b"Content-Length: ")
         length = int(head[at + 16 : at + 24].split(b"\r\n")[0]) if at >= 0 else 0
         if len(body) >= length:
-            self._got = b""
-            self._answered(self, int(head[9:12]))
+            self._received = b""
+            self._on_response(self, int(head[9:12]))
 
 
-async def busy(port: int, request: Callable[[], bytes], connections: int, seconds: float) -> dict[str, Any]:
-    """Each connection sends the next request when the last one is answered."""
+async def keep_busy(port: int, build_request: Callable[[], bytes], connections: int, seconds: float) -> dict[str, Any]:
+    """Keep connections busy: each sends its next request when the response to the last one has arrived."""
     loop = asyncio.get_running_loop()
-    ends = time.perf_counter() + seconds
+    end_at = time.perf_counter() + seconds
     statuses: Counter[int] = Counter()
     latencies: list[float] = []
-    open_ = connections
-    ended = asyncio.Event()
+    open_connections = connections
+    finished = asyncio.Event()
 
-    def answered(connection: Connection, status: int) -> None:
-        nonlocal open_
+    def on_response(connection: Connection, status: int) -> None:
+        nonlocal open_connections
         now = time.perf_counter()
         statuses[status] += 1
         latencies.append(now - connection.due)
-        if now < ends:
-            connection.send(request(), now)
+        if now < end_at:
+            connection.send(build_request(), now)
         else:
             connection.transport.close()
-            open_ -= 1
-            if not open_:
-                ended.set()
+            open_connections -= 1
+            if not open_connections:
+                finished.set()
 
     for _ in range(connections):
-        _, connection = await loop.create_connection(lambda: Connection(answered), "127.0.0.1", port)
-        connection.send(request(), time.perf_counter())
-    await ended.wait()
+        _, connection = await loop.create_connection(lambda: Connection(on_response), "127.0.0.1", port)
+        connection.send(build_request(), time.perf_counter())
+    await finished.wait()
     return {"statuses": statuses, "latencies": latencies, "count": len(latencies)}
 
 
-async def at_a_rate(port: int, request: Callable[[], bytes], rate: int, seconds: float) -> dict[str, Any]:
-    """Requests fall due evenly. One that finds no free connection gets a new one."""
+async def send_at_rate(port: int, build_request: Callable[[], bytes], rate: int, seconds: float) -> dict[str, Any]:
+    """Send requests at a fixed rate. A request that is due while no connection is free opens a new one."""
     loop = asyncio.get_running_loop()
     statuses: Counter[int] = Counter()
     latencies: list[float] = []
     free: deque[Connection] = deque()
-    everyone: list[Connection] = []
+    connections: list[Connection] = []
     count = int(rate * seconds)
-    ended = asyncio.Event()
+    finished = asyncio.Event()
 
-    def answered(connection: Connection, status: int) -> None:
+    def on_response(connection: Connection, status: int) -> None:
         statuses[status] += 1
         latencies.append(time.perf_counter() - connection.due)
         free.append(connection)
         if len(latencies) == count:
-            ended.set()
+            finished.set()
 
     async def send(due: float) -> None:
         if free:
             connection = free.popleft()
         else:
-            _, connection = await loop.create_connection(lambda: Connection(answered), "127.0.0.1", port)
-            everyone.append(connection)
-        connection.send(request(), due)
+            _, connection = await loop.create_connection(lambda: Connection(on_response), "127.0.0.1", port)
+            connections.append(connection)
+        connection.send(build_request(), due)
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     sending = set()
     for number in range(count):
-        due = began + number / rate
-        if (early := due - time.perf_counter()) > 0:
-            await asyncio.sleep(early)
+        due = start + number / rate
+        if (delay := due - time.perf_counter()) > 0:
+            await asyncio.sleep(delay)
         if free:
-            free.popleft().send(request(), due)
+            free.popleft().send(build_request(), due)
         else:
             task = asyncio.create_task(send(due))
             sending.add(task)
             task.add_done_callback(sending.discard)
-    await ended.wait()
-    for connection in everyone:
+    await finished.wait()
+    for connection in connections:
         connection.transport.close()
-    return {"statuses": statuses, "latencies": latencies, "count": count, "connections": len(everyone)}
+    return {"statuses": statuses, "latencies": latencies, "count": count, "connections": len(connections)}
 
 
-async def imported(port: int, key: str, file: Any, lines: int) -> dict[str, Any]:
+async def send_import(port: int, key: str, file: Any, lines: int) -> dict[str, Any]:
+    """Send the import file and check its summary."""
     size = file.tell()
     file.seek(0)
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
@@ -340,32 +358,33 @@ async def imported(port: int, key: str, file: Any, lines: int) -> dict[str, Any]
         f"Authorization: Bearer {key}\r\nContent-Type: application/x-ndjson\r\nContent-Length: {size}\r\n\r\n"
     )
     writer.write(head.encode())
-    while piece := file.read(PIECE):
-        writer.write(piece)
+    while chunk := file.read(CHUNK):
+        writer.write(chunk)
         await writer.drain()
-    last = b""
-    while piece := await reader.read(PIECE):
-        last = (last + piece)[-4096:]
+    tail = b""
+    while chunk := await reader.read(CHUNK):
+        tail = (tail + chunk)[-4096:]
     writer.close()
-    [done] = [json.loads(line) for line in last.splitlines() if line.startswith(b'{"done"')]
-    assert done["done"], done
-    assert done["created"] + done["refreshed"] == lines, done
-    return {"statuses": Counter({200: 1}), "latencies": [], "count": lines, "came_to": done}
+    [summary] = [json.loads(line) for line in tail.splitlines() if line.startswith(b'{"done"')]
+    assert summary["done"], summary
+    assert summary["created"] + summary["refreshed"] == lines, summary
+    return {"statuses": Counter({200: 1}), "latencies": [], "count": lines, "summary": summary}
 
 
-async def taken(words: str, cost: Callable[[], tuple[float, float]], load: Any) -> dict[str, Any]:
-    server, postgres = cost()
-    began = time.perf_counter()
-    found = await load
-    seconds = time.perf_counter() - began
-    after = cost()
-    count, latencies = found["count"], sorted(found["latencies"])
+async def measure_load(label: str, read_cpu: Callable[[], tuple[float, float]], load: Any) -> dict[str, Any]:
+    """Run a load and return its rate, CPU times and latencies."""
+    server_before, postgres_before = read_cpu()
+    start = time.perf_counter()
+    result = await load
+    seconds = time.perf_counter() - start
+    after = read_cpu()
+    count, latencies = result["count"], sorted(result["latencies"])
     figure = {
-        "load": words,
+        "load": label,
         "rate": count / seconds,
-        "server_us": (after[0] - server) / count * 1e6,
-        "postgres_us": (after[1] - postgres) / count * 1e6,
-        "statuses": {str(status): times for status, times in sorted(found["statuses"].items())},
+        "server_us": (after[0] - server_before) / count * 1e6,
+        "postgres_us": (after[1] - postgres_before) / count * 1e6,
+        "statuses": {str(status): times for status, times in sorted(result["statuses"].items())},
     }
     if latencies:
         figure["p50_ms"] = statistics.median(latencies) * 1000
@@ -374,61 +393,66 @@ async def taken(words: str, cost: Callable[[], tuple[float, float]], load: Any) 
     return figure
 
 
-async def aiohttp_alone(port: int) -> None:
-    async def answer(request: web.Request) -> web.Response:
+async def serve_aiohttp(port: int) -> None:
+    """Serve empty 201 responses with bare aiohttp until SIGTERM."""
+
+    async def handle(request: web.Request) -> web.Response:
         await request.read()
         return web.Response(status=201)
 
     app = web.Application()
-    app.router.add_post("/v1/devices", answer)
+    app.router.add_post("/v1/devices", handle)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     print("listening", file=sys.stderr, flush=True)
-    told = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
-    await told.wait()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
     await runner.cleanup()
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    """Return a free TCP port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
     return port
 
 
 @contextmanager
-def running(command: list[str], settings: dict[str, str], said: str) -> Iterator[subprocess.Popen[bytes]]:
+def run_server(command: list[str], settings: dict[str, str], event: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server; enter the block when its log has the event."""
     environment = os.environ | {f"GATEWAY_{name}": value for name, value in settings.items()}
-    with tempfile.NamedTemporaryFile("rb") as log, open(log.name, "wb") as written:
-        process = subprocess.Popen(command, env=environment | {"PYTHONPATH": str(ROOT)}, stderr=written)
+    with tempfile.NamedTemporaryFile("rb") as log, open(log.name, "wb") as output:
+        process = subprocess.Popen(command, env=environment | {"PYTHONPATH": str(ROOT)}, stderr=output)
         try:
-            ends = time.monotonic() + PATIENCE_S
-            while said.encode() not in Path(log.name).read_bytes():
-                if time.monotonic() > ends or process.poll() is not None:
+            deadline = time.monotonic() + START_TIMEOUT_S
+            while event.encode() not in Path(log.name).read_bytes():
+                if time.monotonic() > deadline or process.poll() is not None:
                     raise SystemExit(f"{command} did not start: {Path(log.name).read_text()[-2000:]}")
-                time.sleep(LOOK_S)
+                time.sleep(POLL_INTERVAL_S)
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
 
 
-def report(asked: argparse.Namespace, figures: list[dict[str, Any]]) -> None:
+def report(options: argparse.Namespace, figures: list[dict[str, Any]]) -> None:
+    """Print the figures."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("load", "a second", "server us", "Postgres us", "p50 ms", "p99 ms", "slowest ms", "answers"):
-        table.add_column(column, justify="left" if column in ("load", "answers") else "right")
-    for one in figures:
+    for column in ("load", "per second", "server us", "Postgres us", "p50 ms", "p99 ms", "slowest ms", "responses"):
+        table.add_column(column, justify="left" if column in ("load", "responses") else "right")
+    for figure in figures:
         table.add_row(
-            one["load"],
-            *(f"{one[name]:,.0f}" for name in ("rate", "server_us", "postgres_us")),
-            *(f"{one[name]:.1f}" if name in one else "" for name in ("p50_ms", "p99_ms", "slowest_ms")),
-            ", ".join(f"{times} x {status}" for status, times in one["statuses"].items()),
+            figure["load"],
+            *(f"{figure[name]:,.0f}" for name in ("rate", "server_us", "postgres_us")),
+            *(f"{figure[name]:.1f}" if name in figure else "" for name in ("p50_ms", "p99_ms", "slowest_ms")),
+            ", ".join(f"{count} x {status}" for status, count in figure["statuses"].items()),
         )
-    console.print(f"{asked.devices:,} devices beforehand, {asked.known:.0%} of the browsers known")
+    console.print(f"{options.devices:,} existing devices, {options.known:.0%} of the requests from known browsers")
     console.print(table)
-    if asked.json:
-        asked.json.write_text(json.dumps({"devices": asked.devices, "figures": figures}, indent=2) + "\n")
+    if options.json:
+        options.json.write_text(json.dumps({"devices": options.devices, "figures": figures}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

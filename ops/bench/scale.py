@@ -1,7 +1,7 @@
-"""Ten thousand devices, a hundred thousand, a million: what a campaign to all of them takes.
+"""Measure a campaign to ten thousand, a hundred thousand and a million devices.
 
-Planning is from the submission to the last job in the queue, and is done before the worker starts: what the worker
-then costs is sending alone. Each size has a worker of its own, so that its peak memory is that of this size.
+Planning is measured from the submission to the last job in the queue. The worker starts after planning, so its cost is
+that of sending alone. Each size has a worker of its own, so the peak memory is that of this size.
 """
 
 import asyncio
@@ -9,9 +9,9 @@ import time
 from typing import Any
 from uuid import UUID
 
-import stage
+import testbed
 from sqlalchemy import text
-from stage import Context, Stage, console
+from testbed import Context, Testbed, console
 
 from gateway.domain.notification import Lane
 from gateway.queue.postgres import PostgresQueue
@@ -21,51 +21,60 @@ from gateway.worker.worker import WorkerConfig
 
 
 def main() -> None:
-    parser = stage.parser("scale", __doc__)
-    parser.add_argument("--devices", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="(%(default)s)")
-    asked = parser.parse_args()
-    with stage.stage() as on:
-        found = asyncio.run(measure(on, asked.devices))
-    report(found)
-    stage.keep(asked.json, {"sink": on.sink, "sizes": found})
+    """Run the benchmark."""
+    parser = testbed.make_parser("scale", __doc__)
+    parser.add_argument(
+        "--devices", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="numbers of devices (%(default)s)"
+    )
+    options = parser.parse_args()
+    with testbed.create_testbed() as bed:
+        sizes = asyncio.run(measure(bed, options.devices))
+    report(sizes)
+    testbed.write_json(options.json, {"sink": bed.sink, "sizes": sizes})
 
 
-async def measure(on: Stage, sizes: list[int]) -> list[dict[str, Any]]:
-    found = []
-    async with stage.orders(on) as context:
+async def measure(bed: Testbed, sizes: list[int]) -> list[dict[str, Any]]:
+    """Measure every size."""
+    results = []
+    async with testbed.open_context(bed) as context:
         for size in sizes:
             console.print(f"[dim]{size:,} devices[/]")
-            application_id = await stage.application(context, f"of {size}")
-            await stage.devices(context, application_id, on.origin, size)
-            found.append({"devices": size} | await one_size(on, context, application_id, size))
-    return found
+            application_id = await testbed.create_application(context, f"of {size}")
+            await testbed.create_devices(context, application_id, bed.origin, size)
+            results.append({"devices": size} | await measure_size(bed, context, application_id, size))
+    return results
 
 
-async def one_size(on: Stage, context: Context, application_id: UUID, size: int) -> dict[str, Any]:
-    sent = await stage.send(context, application_id)
-    postmaster = await stage.postmaster(context)
-    began = time.perf_counter()
-    await plan(on, context)
-    planned = time.perf_counter()
+async def measure_size(bed: Testbed, context: Context, application_id: UUID, size: int) -> dict[str, Any]:
+    """Plan and send one campaign and return its figures."""
+    notification_id = await testbed.submit_notification(context, application_id)
+    postmaster = await testbed.postmaster_pid(context)
+    planning_start = time.perf_counter()
+    await plan(bed, context)
+    planning_end = time.perf_counter()
     async with context.engine.connect() as conn:
         jobs = (await conn.execute(text("SELECT count(*) FROM jobs"))).scalar_one()
-    with stage.running(on, "work", until="worker.started") as worker:
-        used, beside, started = stage.process_cpu(worker.pid), stage.family_cpu(postmaster), time.perf_counter()
-        await stage.ended(context, sent)
-        seconds = time.perf_counter() - started
-        worker_us = (stage.process_cpu(worker.pid) - used) / size * 1e6
-        postgres_us = (stage.family_cpu(postmaster) - beside) / size * 1e6
-        peak = stage.memory(worker.pid)
-    await stage.check_log(context, sent, size)
+    with testbed.run_process(bed, "work", until="worker.started") as worker:
+        cpu_before, postgres_before, sending_start = (
+            testbed.process_cpu_s(worker.pid),
+            testbed.tree_cpu_s(postmaster),
+            time.perf_counter(),
+        )
+        await testbed.wait_until_finished(context, notification_id)
+        seconds = time.perf_counter() - sending_start
+        worker_us = (testbed.process_cpu_s(worker.pid) - cpu_before) / size * 1e6
+        postgres_us = (testbed.tree_cpu_s(postmaster) - postgres_before) / size * 1e6
+        peak = testbed.peak_memory_mb(worker.pid)
+    await testbed.check_log(context, notification_id, size)
     async with context.engine.connect() as conn:
-        left = (await conn.execute(text("SELECT count(*) FROM jobs"))).scalar_one()
+        jobs_left = (await conn.execute(text("SELECT count(*) FROM jobs"))).scalar_one()
         rows = text(
             "SELECT (SELECT count(*) FROM deliveries WHERE notification_id = :id),"
             " (SELECT count(*) FROM attempts WHERE notification_id = :id)"
         )
-        deliveries, attempts = (await conn.execute(rows, {"id": sent})).one()
+        deliveries, attempts = (await conn.execute(rows, {"id": notification_id})).one()
     return {
-        "planning_s": planned - began,
+        "planning_s": planning_end - planning_start,
         "jobs": jobs,
         "per_second": size / seconds,
         "worker_us": worker_us,
@@ -73,30 +82,33 @@ async def one_size(on: Stage, context: Context, application_id: UUID, size: int)
         "peak_mb": peak,
         "deliveries_per_device": deliveries / size,
         "attempts": attempts,
-        "jobs_left": left,
+        "jobs_left": jobs_left,
     }
 
 
-async def plan(on: Stage, context: Context) -> None:
-    """What a worker does with a plan job."""
-    async with Notifier(on.postgres.url).running() as bell:
-        queue, crew = PostgresQueue(context.engine, bell), WorkerConfig()
-        [job] = await queue.claim(lanes=tuple(Lane), limit=1, lease=crew.lease, wait=crew.lease)
+async def plan(bed: Testbed, context: Context) -> None:
+    """Claim and plan a job, as a worker does."""
+    async with Notifier(bed.postgres.url).running() as notifier:
+        queue, config = PostgresQueue(context.engine, notifier), WorkerConfig()
+        [job] = await queue.claim(lanes=tuple(Lane), limit=1, lease=config.lease, wait=config.lease)
         await planning.plan(context, job)
 
 
-def report(found: list[dict[str, Any]]) -> None:
-    table = stage.table("devices", "planning s", "jobs", "sent/s", "worker us", "Postgres us", "peak MB", "rows each")
-    for one in found:
+def report(sizes: list[dict[str, Any]]) -> None:
+    """Print the figures."""
+    table = testbed.make_table(
+        "devices", "planning s", "jobs", "sent/s", "worker us", "Postgres us", "peak MB", "rows per device"
+    )
+    for size in sizes:
         table.add_row(
-            f"{one['devices']:,}",
-            f"{one['planning_s']:.2f}",
-            f"{one['jobs']:,}",
-            f"{one['per_second']:,.0f}",
-            f"{one['worker_us']:.0f}",
-            f"{one['postgres_us']:.0f}",
-            f"{one['peak_mb']:.0f}",
-            f"{one['deliveries_per_device']:.0f}",
+            f"{size['devices']:,}",
+            f"{size['planning_s']:.2f}",
+            f"{size['jobs']:,}",
+            f"{size['per_second']:,.0f}",
+            f"{size['worker_us']:.0f}",
+            f"{size['postgres_us']:.0f}",
+            f"{size['peak_mb']:.0f}",
+            f"{size['deliveries_per_device']:.0f}",
         )
     console.print(table)
 

@@ -1,7 +1,7 @@
-"""A push service that takes everything: 201 over TLS, as cheaply as can be, so that the sender is what is measured.
+"""A push service that accepts everything: 201 over TLS at minimal cost, so that the sender is what is measured.
 
-nginx over HTTP/2 where it is installed, since that is what real push services speak; else a few lines on uvloop
-over HTTP/1.1. Either is a process of its own. `misbehaving` is one that is slow, silent or out of order.
+It is nginx over HTTP/2 where nginx is installed, since real push services speak HTTP/2, or else a small uvloop server
+over HTTP/1.1. Both run as processes of their own. `misbehaving` is a service that is slow, silent or faulty.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from typing import cast
 
 import uvloop
 
-ANSWER = "HTTP/1.1 {}\r\nLocation: /m/1\r\nTTL: 60\r\nContent-Length: 0\r\n\r\n"
+RESPONSE = "HTTP/1.1 {}\r\nLocation: /m/1\r\nTTL: 60\r\nContent-Length: 0\r\n\r\n"
 START_S = 10
 
 NGINX = """
@@ -39,7 +39,7 @@ http {{
         ssl_certificate {folder}/server.pem;
         ssl_certificate_key {folder}/server.pem;
         location / {{
-            {answer}
+            {response}
         }}
     }}
     upstream behind {{
@@ -48,23 +48,23 @@ http {{
     }}
 }}
 """
-AT_ONCE = "add_header Location /m/1 always; add_header TTL 60 always; return 201;"
-PASSED_ON = 'proxy_pass https://behind; proxy_http_version 1.1; proxy_set_header Connection "";'
+IMMEDIATE = "add_header Location /m/1 always; add_header TTL 60 always; return 201;"
+PROXIED = 'proxy_pass https://behind; proxy_http_version 1.1; proxy_set_header Connection "";'
 
 
 @contextmanager
 def running(folder: Path) -> Iterator[tuple[str, str]]:
-    """(what it is, its origin); `folder` holds server.pem."""
+    """Run the push service; yield its description and its origin. `folder` contains server.pem."""
     port = _free_port()
     nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if nginx:
-        words, command = "nginx, HTTP/2 over TLS", _nginx(nginx, folder, port)
+        description, command = "nginx, HTTP/2 over TLS", _nginx(nginx, folder, port)
     else:
-        words, command = "uvloop, HTTP/1.1 over TLS", [sys.executable, __file__, str(port), str(folder)]
+        description, command = "uvloop, HTTP/1.1 over TLS", [sys.executable, __file__, str(port), str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        asyncio.run(_answers(port))
-        yield words, f"https://localhost:{port}"
+        asyncio.run(_wait_until_listening(port))
+        yield description, f"https://localhost:{port}"
     finally:
         process.terminate()
         process.wait()
@@ -72,35 +72,35 @@ def running(folder: Path) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def far(folder: Path, seconds: float) -> Iterator[str]:
-    """The origin of an nginx over HTTP/2 whose every answer takes so many seconds."""
+    """Run an nginx over HTTP/2 whose responses take this many seconds; yield its origin."""
     nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if nginx is None:
-        raise SystemExit("there is no nginx, and nothing else here speaks HTTP/2")
+        raise SystemExit("this benchmark needs nginx as its HTTP/2 server")
     with misbehaving(folder, seconds) as slow:
         port = _free_port()
-        command = _nginx(nginx, folder, port, PASSED_ON, int(slow.rpartition(":")[2]))
+        command = _nginx(nginx, folder, port, PROXIED, int(slow.rpartition(":")[2]))
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            asyncio.run(_answers(port))
+            asyncio.run(_wait_until_listening(port))
             yield f"https://localhost:{port}"
         finally:
             process.terminate()
             process.wait()
 
 
-def _nginx(nginx: str, folder: Path, port: int, answer: str = AT_ONCE, behind: int = 9) -> list[str]:
+def _nginx(nginx: str, folder: Path, port: int, response: str = IMMEDIATE, behind: int = 9) -> list[str]:
     settings = folder / f"nginx-{port}.conf"
-    settings.write_text(NGINX.format(folder=folder, port=port, answer=answer, behind=behind))
+    settings.write_text(NGINX.format(folder=folder, port=port, response=response, behind=behind))
     return [nginx, "-c", str(settings), "-p", str(folder)]
 
 
 @contextmanager
 def misbehaving(folder: Path, seconds: float, status: str = "201 Created") -> Iterator[str]:
-    """Its origin; it answers everything with `status` after so many seconds."""
+    """Run a service that responds with `status` after this many seconds; yield its origin."""
     port = _free_port()
     process = subprocess.Popen([sys.executable, __file__, str(port), str(folder), str(seconds), status])
     try:
-        asyncio.run(_answers(port))
+        asyncio.run(_wait_until_listening(port))
         yield f"https://localhost:{port}"
     finally:
         process.terminate()
@@ -114,27 +114,29 @@ def _free_port() -> int:
         return port
 
 
-async def _answers(port: int) -> None:
+async def _wait_until_listening(port: int) -> None:
     async with asyncio.timeout(START_S):
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
             except OSError:
-                await asyncio.sleep(0.05)  # another process starts: there is nothing to await
+                await asyncio.sleep(0.05)  # another process starts; there is no event to wait for
             else:
                 writer.close()
                 return
 
 
 class Sink(asyncio.Protocol):
-    """Counts octets to the end of each request and answers; it understands nothing else."""
+    """An HTTP/1.1 server that reads requests by their Content-Length and ignores everything else."""
 
     def __init__(self, seconds: float, status: str) -> None:
         self._seconds = seconds
-        self._answer = ANSWER.format(status).encode()
+        self._response = RESPONSE.format(status).encode()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's says so by no base class
+        self._transport = cast(
+            "asyncio.WriteTransport", transport
+        )  # uvloop's transport does not declare the base class
         self._buffer = bytearray()
 
     def data_received(self, data: bytes) -> None:
@@ -147,9 +149,9 @@ class Sink(asyncio.Protocol):
                 return
             del self._buffer[: end + 4 + length]
             if self._seconds:
-                asyncio.get_running_loop().call_later(self._seconds, self._transport.write, self._answer)
+                asyncio.get_running_loop().call_later(self._seconds, self._transport.write, self._response)
             else:
-                self._transport.write(self._answer)
+                self._transport.write(self._response)
 
 
 async def _serve(port: int, folder: Path, seconds: float = 0, status: str = "201 Created") -> None:

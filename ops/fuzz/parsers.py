@@ -1,8 +1,8 @@
-"""Fuzz what reads strangers' documents: anything but a refusal in our own words is a crash.
+"""Fuzz the parsers of untrusted documents. Any exception other than a GatewayError is a crash.
 
-`cap` is CAP, NWS and feeds of them; `ndjson` the lines of an import, with each read as a registration and as an event;
-`audience` a filter, compiled to SQL. Half of the inputs are octets as libFuzzer makes them, the other half documents
-built of them, so that more than the outermost parser is met.
+`cap` fuzzes CAP, NWS and feeds; `ndjson` the lines of an import, each parsed as a registration and as an event;
+`audience` a filter, which is compiled to SQL. Half of the inputs are libFuzzer's raw bytes. The other half are
+documents built from them, so that the fuzzer reaches more than the outermost parser.
 """
 
 import asyncio
@@ -61,62 +61,65 @@ _loop = asyncio.new_event_loop()
 
 
 def fuzz_cap(data: bytes) -> None:
-    said = atheris.FuzzedDataProvider(data[1:])
+    """Parse the input as CAP, as a feed and as NWS GeoJSON."""
+    source = atheris.FuzzedDataProvider(data[1:])
     if data[:1] < b"\x60":
         raw = data[1:]
     elif data[:1] < b"\xb0":
-        raw = _document(said).encode("utf-8", "replace")
+        raw = _document(source).encode("utf-8", "replace")
     else:
-        raw = json.dumps(_feature(said)).encode()
-    for found in (
-        _refused(cap.read, raw),
-        _refused(lambda raw: feeds.read(raw, "https://alerts.example.org/feed").alerts, raw),
-        _refused(lambda raw: nws.read(read_json(raw)), raw),
+        raw = json.dumps(_feature(source)).encode()
+    for messages in (
+        _parse(cap.read, raw),
+        _parse(lambda raw: feeds.read(raw, "https://alerts.example.org/feed").alerts, raw),
+        _parse(lambda raw: nws.read(read_json(raw)), raw),
     ):
-        for message in found or ():
+        for message in messages or ():
             if isinstance(message, AlertMessage):
-                for part in message.parts:
-                    if part.area is not None:
-                        condition(audience.parse(part.area))  # what we make of an area must be a filter of ours
+                for info in message.parts:
+                    if info.area is not None:
+                        condition(audience.parse(info.area))  # the filter of an alert area must be a valid audience
             assert "\0" not in repr(message)
 
 
 def fuzz_ndjson(data: bytes) -> None:
-    said = atheris.FuzzedDataProvider(data[1:])
+    """Split the input into import lines in pieces of uneven size, and parse each line."""
+    source = atheris.FuzzedDataProvider(data[1:])
     if data[:1] < b"\x80":
         raw = data[1:]
     else:
-        lines = [json.dumps(_value(said, 6)).encode() for _ in range(said.ConsumeIntInRange(1, 4))]
-        raw = b"\n".join(lines)
+        documents = [json.dumps(_value(source, 6)).encode() for _ in range(source.ConsumeIntInRange(1, 4))]
+        raw = b"\n".join(documents)
     pieces, at = [], 0
     while at < len(raw):
         size = 1 + (raw[at] * 7 + at) % 97
         pieces.append(raw[at : at + size])
         at += size
     try:
-        read = _loop.run_until_complete(_gathered(pieces))
+        lines = _loop.run_until_complete(_read_lines(pieces))
     except BodyTooLarge:
         assert len(raw) > MAX_LINE_LENGTH
         return
-    assert [line for _, line in read] == (raw.split(b"\n") if raw[-1:] != b"\n" else raw.split(b"\n")[:-1]) or not raw
-    for _, line in read:
-        device = _refused(lambda line: read_body(NewDevice, line).value(), line)
+    assert [line for _, line in lines] == (raw.split(b"\n") if raw[-1:] != b"\n" else raw.split(b"\n")[:-1]) or not raw
+    for _, line in lines:
+        device = _parse(lambda line: read_body(NewDevice, line).value(), line)
         if device is not None:
-            _refused(_policy.check, device.subscription.endpoint)
-        _refused(lambda line: read_body(NewEvent, line), line)
+            _parse(_policy.check, device.subscription.endpoint)
+        _parse(lambda line: read_body(NewEvent, line), line)
 
 
 def fuzz_audience(data: bytes) -> None:
-    said = atheris.FuzzedDataProvider(data[1:])
-    raw = data[1:] if data[:1] < b"\x80" else json.dumps(_value(said, 8)).encode()
-    value = _refused(read_json, raw)
-    parsed = None if value is None else _refused(audience.parse, value)
+    """Parse the input as an audience and compile it to SQL."""
+    source = atheris.FuzzedDataProvider(data[1:])
+    raw = data[1:] if data[:1] < b"\x80" else json.dumps(_value(source, 8)).encode()
+    value = _parse(read_json, raw)
+    parsed = None if value is None else _parse(audience.parse, value)
     if parsed is not None and not list(audience.segments_in(parsed)):
         condition(parsed).compile(dialect=_dialect)
 
 
-class _Http:
-    """As much of a request as reading its lines takes."""
+class _Request:
+    """The part of a request that the line reader uses."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self.content = self
@@ -126,66 +129,70 @@ class _Http:
         return next(self._pieces, b"")
 
 
-async def _gathered(pieces: list[bytes]) -> list[tuple[int, bytes]]:
-    return [line async for line in _lines(_Http(pieces))]  # type: ignore[arg-type]
+async def _read_lines(pieces: list[bytes]) -> list[tuple[int, bytes]]:
+    return [line async for line in _lines(_Request(pieces))]  # type: ignore[arg-type]
 
 
-def _refused(read: Callable[[Any], Any], value: Any) -> Any:
+def _parse(read: Callable[[Any], Any], value: Any) -> Any:
     try:
         return read(value)
     except GatewayError:
         return None
 
 
-def _document(said: atheris.FuzzedDataProvider) -> str:
+def _document(source: atheris.FuzzedDataProvider) -> str:
     def element(depth: int) -> str:
-        name = said.PickValueInList(list(CAP_NAMES))
-        if depth == 0 or said.ConsumeBool():
-            inner = said.PickValueInList(list(CAP_TEXTS)) if said.ConsumeBool() else said.ConsumeUnicodeNoSurrogates(40)
+        name = source.PickValueInList(list(CAP_NAMES))
+        if depth == 0 or source.ConsumeBool():
+            inner = (
+                source.PickValueInList(list(CAP_TEXTS))
+                if source.ConsumeBool()
+                else source.ConsumeUnicodeNoSurrogates(40)
+            )
             inner = inner.replace("&", "&amp;").replace("<", "&lt;")
         else:
-            inner = "".join(element(depth - 1) for _ in range(said.ConsumeIntInRange(0, 5)))
+            inner = "".join(element(depth - 1) for _ in range(source.ConsumeIntInRange(0, 5)))
         return f"<{name}>{inner}</{name}>"
 
-    sound = "<identifier>a</identifier><sent>2026-01-01T00:00:00Z</sent><status>Actual</status><scope>Public</scope>"
-    head = f"{sound}<msgType>Alert</msgType>" if said.ConsumeBool() else ""
-    body = "".join(element(4) for _ in range(said.ConsumeIntInRange(0, 6)))
-    info = f"<info>{body}</info>" if said.ConsumeBool() else body
+    required = "<identifier>a</identifier><sent>2026-01-01T00:00:00Z</sent><status>Actual</status><scope>Public</scope>"
+    head = f"{required}<msgType>Alert</msgType>" if source.ConsumeBool() else ""
+    body = "".join(element(4) for _ in range(source.ConsumeIntInRange(0, 6)))
+    info = f"<info>{body}</info>" if source.ConsumeBool() else body
     return f'<alert xmlns="{NAMESPACE}">{head}{info}</alert>'
 
 
-def _feature(said: atheris.FuzzedDataProvider) -> Any:
-    place = [[_value(said, 1, NWS_NAMES, NWS_TEXTS) for _ in range(2)] for _ in range(said.ConsumeIntInRange(0, 5))]
+def _feature(source: atheris.FuzzedDataProvider) -> Any:
+    ring = [[_value(source, 1, NWS_NAMES, NWS_TEXTS) for _ in range(2)] for _ in range(source.ConsumeIntInRange(0, 5))]
     properties = {"id": "a", "sent": "2026-01-01T00:00:00Z", "event": "Storm", "status": "Actual"}
-    several = {said.PickValueInList(list(NWS_NAMES)): _value(said, 4, NWS_NAMES, NWS_TEXTS) for _ in range(4)}
-    geometry = {"type": "Polygon", "coordinates": [place]}
-    return {"type": "Feature", "properties": properties | {"messageType": "Alert"} | several, "geometry": geometry}
+    extra = {source.PickValueInList(list(NWS_NAMES)): _value(source, 4, NWS_NAMES, NWS_TEXTS) for _ in range(4)}
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    return {"type": "Feature", "properties": properties | {"messageType": "Alert"} | extra, "geometry": geometry}
 
 
 def _value(
-    said: atheris.FuzzedDataProvider,
+    source: atheris.FuzzedDataProvider,
     depth: int,
     names: Sequence[str] = AUDIENCE_NAMES,
     texts: Sequence[str] = AUDIENCE_TEXTS,
 ) -> Any:
-    match said.ConsumeIntInRange(0, 8 if depth else 5):
+    match source.ConsumeIntInRange(0, 8 if depth else 5):
         case 0:
-            return said.PickValueInList(list(texts))
+            return source.PickValueInList(list(texts))
         case 1:
-            return said.ConsumeUnicode(20)
+            return source.ConsumeUnicode(20)
         case 2:
-            return said.ConsumeFloat()
+            return source.ConsumeFloat()
         case 3:
-            return said.ConsumeInt(9) * 10 ** said.ConsumeIntInRange(0, 400)
+            return source.ConsumeInt(9) * 10 ** source.ConsumeIntInRange(0, 400)
         case 4:
-            return said.ConsumeBool()
+            return source.ConsumeBool()
         case 5:
             return None
         case 6:
-            return [_value(said, depth - 1, names, texts) for _ in range(said.ConsumeIntInRange(0, 6))]
+            return [_value(source, depth - 1, names, texts) for _ in range(source.ConsumeIntInRange(0, 6))]
         case _:
-            chosen = [said.PickValueInList(list(names)) for _ in range(said.ConsumeIntInRange(0, 4))]
-            return {name: _value(said, depth - 1, names, texts) for name in chosen}
+            chosen = [source.PickValueInList(list(names)) for _ in range(source.ConsumeIntInRange(0, 4))]
+            return {name: _value(source, depth - 1, names, texts) for name in chosen}
 
 
 TARGETS = {"cap": fuzz_cap, "ndjson": fuzz_ndjson, "audience": fuzz_audience}

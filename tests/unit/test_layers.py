@@ -1,4 +1,4 @@
-"""The direction of the imports; pyproject.toml has the contracts."""
+"""The direction of imports. The contracts are in pyproject.toml."""
 
 import subprocess
 import sys
@@ -7,11 +7,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_package_imports_only_from_those_below_it() -> None:
-    # In a process of its own, for it takes over the logging of the one it runs in.
+def test_import_contracts_hold() -> None:
+    """A package imports only from packages below it."""
+    # Run in a separate process, because the linter reconfigures logging.
     code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
-    checked = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert checked.returncode == 0, checked.stdout
-    assert "0 broken" in checked.stdout
+    assert process.returncode == 0, process.stdout
+    assert "0 broken" in process.stdout

@@ -19,7 +19,7 @@ from gateway.client import Gateway, ImportResults, Listing, Refused, Tail, reque
 from gateway.client.errors import BY_CODE
 from gateway.client.responses import Delivery
 from gateway.client.transport import Transport
-from ops.client import written
+from ops.client import render
 from tests.support.api import DOCUMENT, path_template
 
 LEFT_OUT = {
@@ -118,7 +118,7 @@ async def test_every_method_is_the_documents_and_every_operation_has_one_or_a_re
 
 def test_its_types_are_written_from_the_document() -> None:
     """Run ops/client when this fails."""
-    for path, text in written().items():
+    for path, text in render().items():
         assert path.read_text() == text, f"{path.name} is not the document's: run ops/client"
 
 

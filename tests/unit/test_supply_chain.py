@@ -1,4 +1,4 @@
-"""What is installed is what was locked, its licences are listed and allowed, and what is known against it is told."""
+"""The lock file, the licences of the dependencies, and the audit of known vulnerabilities."""
 
 import json
 import threading
@@ -19,56 +19,61 @@ ROOT = Path(__file__).parents[2]
 Serve = Callable[[Any], str]
 
 
-def test_every_locked_dependency_is_a_version_with_its_hashes() -> None:
+def test_lock_file_has_exact_versions_with_hashes() -> None:
+    """Every entry of the lock file has an exact version and hashes."""
     packages = locked()
     assert len(packages) > 90
     assert len({package[:2] for package in packages}) == len(packages)
     assert all(package.hashes for package in packages)
     entries = [line for line in LOCK.read_text().splitlines() if line and not line.startswith((" ", "#"))]
-    assert len(entries) == len(packages)  # nothing by address, by file or without a version
+    assert len(entries) == len(packages)  # no entry by URL, by path or without a version
 
 
-def test_everything_that_the_project_asks_for_is_locked_in_a_version_it_asks_for() -> None:
+def test_every_requirement_is_locked_in_an_allowed_version() -> None:
+    """Each requirement of pyproject.toml is locked in a version that satisfies it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    extras = [one for extra in project["project"]["optional-dependencies"].values() for one in extra]
-    asked = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"], *extras]
-    for requirement in map(Requirement, asked):
+    extras = [name for extra in project["project"]["optional-dependencies"].values() for name in extra]
+    requirements = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"], *extras]
+    for requirement in map(Requirement, requirements):
         versions = [package.version for package in locked() if package.name == canonical(requirement.name)]
         assert versions, requirement
         assert all(requirement.specifier.contains(version, prereleases=True) for version in versions), requirement
 
 
-def test_only_what_has_a_locked_hash_is_installed() -> None:
+def test_setup_requires_hashes() -> None:
+    """The set-up script installs only packages with a locked hash."""
     setup = (ROOT / "ops" / "run" / "setup").read_text()
     assert "--require-hashes --requirement" in setup
 
 
-def test_every_locked_dependency_is_listed_with_a_licence_that_is_allowed() -> None:
-    rows = licences.rows()
+def test_licence_list_matches_the_lock_file() -> None:
+    """Every locked dependency is listed with an allowed licence."""
+    rows = licences.read_rows()
     assert [row[:2] for row in rows] == [(package.name, package.version) for package in locked()]
-    for name, _, said in rows:
-        assert set(licences.parts(said)) <= licences.ALLOWED, name
+    for name, _, licence in rows:
+        assert set(licences.split_expression(licence)) <= licences.ALLOWED, name
 
 
-@pytest.mark.parametrize("said", ["GPL-3.0-or-later", "MIT AND AGPL-3.0-only", "LGPL-2.1", "Proprietary", None])
-def test_a_licence_that_binds_whoever_uses_us_is_refused(said: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(licences, "_said", lambda _: [said] if said else [])
-    monkeypatch.setattr(licences, "rows", list)
-    with pytest.raises(licences.Unknown):
-        licences.licence(Locked("pytest", version("pytest"), ()))
+@pytest.mark.parametrize("licence", ["GPL-3.0-or-later", "MIT AND AGPL-3.0-only", "LGPL-2.1", "Proprietary", None])
+def test_copyleft_or_missing_licence_is_rejected(licence: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package with a copyleft, proprietary or missing licence raises UnknownLicence."""
+    monkeypatch.setattr(licences, "declared_licences", lambda _: [licence] if licence else [])
+    monkeypatch.setattr(licences, "read_rows", list)
+    with pytest.raises(licences.UnknownLicence):
+        licences.find_licence(Locked("pytest", version("pytest"), ()))
 
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """An advisory service that gives one answer."""
+    """Return a function that starts an advisory service with a fixed response."""
     servers = []
 
-    def serving(answer: Any) -> str:
-        class Answering(BaseHTTPRequestHandler):
+    def start(response: Any) -> str:
+        class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                said = answer(asked) if callable(answer) else answer
-                body = said if isinstance(said, bytes) else json.dumps(said).encode()
+                query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                result = response(query) if callable(response) else response
+                body = result if isinstance(result, bytes) else json.dumps(result).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -77,50 +82,53 @@ def serve() -> Iterator[Serve]:
             def log_message(self, *_: object) -> None:
                 pass
 
-        server = HTTPServer(("127.0.0.1", 0), Answering)
+        server = HTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}/"
 
-    yield serving
+    yield start
     for server in servers:
         server.shutdown()
         server.server_close()
 
 
-def run(service: str, monkeypatch: pytest.MonkeyPatch) -> int:
+def run_audit(service: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run the audit against a service and return its exit status."""
     monkeypatch.setattr("sys.argv", ["audit", "--service", service])
     return audit.main()
 
 
-def of_pywebpush(asked: Any) -> Any:
-    assert all(query["package"]["ecosystem"] == "PyPI" and query["version"] for query in asked["queries"])
-    known = {"vulns": [{"id": "GHSA-xxxx"}]}
-    return {"results": [known if q["package"]["name"] == "pywebpush" else {} for q in asked["queries"]]}
+def respond_for_pywebpush(request: Any) -> Any:
+    """Return one advisory for pywebpush and none for the other packages."""
+    assert all(query["package"]["ecosystem"] == "PyPI" and query["version"] for query in request["queries"])
+    advisory = {"vulns": [{"id": "GHSA-xxxx"}]}
+    return {"results": [advisory if query["package"]["name"] == "pywebpush" else {} for query in request["queries"]]}
 
 
-def test_a_known_vulnerability_fails_the_audit_unless_it_is_accepted_with_a_reason(
+def test_audit_fails_for_an_advisory_unless_accepted(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    service = serve(of_pywebpush)
-    assert run(service, monkeypatch) == 1
-    assert "audit: pywebpush " in (said := capsys.readouterr().err)
-    assert "GHSA-xxxx" in said
-    monkeypatch.setitem(audit.ACCEPTED, "GHSA-xxxx", "only for servers that we are not")
-    assert run(service, monkeypatch) == 0
+    """An advisory fails the audit, and an entry in ACCEPTED suppresses it."""
+    service = serve(respond_for_pywebpush)
+    assert run_audit(service, monkeypatch) == 1
+    assert "audit: pywebpush " in (error_output := capsys.readouterr().err)
+    assert "GHSA-xxxx" in error_output
+    monkeypatch.setitem(audit.ACCEPTED, "GHSA-xxxx", "affects servers of another kind")
+    assert run_audit(service, monkeypatch) == 0
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("answer", [b"not JSON", b"[]", b'{"results": []}', b'{"results": null}', b""])
-def test_an_advisory_service_that_cannot_be_used_is_one_line_and_no_failure(
-    answer: bytes, serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("response", [b"not JSON", b"[]", b'{"results": []}', b'{"results": null}', b""])
+def test_audit_ignores_an_invalid_response(
+    response: bytes, serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(serve(answer), monkeypatch) == 0
+    """An invalid response of the advisory service is one line of output and no failure."""
+    assert run_audit(serve(response), monkeypatch) == 0
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_an_audit_without_a_network_is_one_line_and_no_failure(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("http://127.0.0.1:1/", monkeypatch) == 0
+def test_audit_without_network_succeeds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a network the audit prints one line and succeeds."""
+    assert run_audit("http://127.0.0.1:1/", monkeypatch) == 0
     assert capsys.readouterr().err.startswith("audit: not done, the advisory service cannot be reached")

@@ -1,7 +1,7 @@
-"""What the benches share: a gateway of processes on a Postgres and a push service of their own, and what each costs.
+"""The testbed of the benchmarks: gateway processes, an embedded Postgres and a push service, with their CPU times.
 
-Everything is made anew in a folder that goes when the bench ends. Time is wall time; cost is CPU time by process,
-as the kernel counts it.
+Everything is created in a temporary folder, which is removed at the end. Times are wall-clock times; costs are CPU
+times of processes as the kernel counts them.
 """
 
 import argparse
@@ -50,8 +50,8 @@ MASTER_KEY = "a master key for one benchmark only, and no other"
 KEY_PAIRS = 500
 CONTENT = {"title": "Severe thunderstorms", "body": "Go indoors and stay away from windows. " * 4, "url": "/storm"}
 EVERYONE = {"everyone": True}
-LOOK_S = 0.1
-PATIENCE_S = 1800
+POLL_INTERVAL_S = 0.1
+TIMEOUT_S = 1800
 TICK = os.sysconf("SC_CLK_TCK")
 COLUMNS = ("id", "application_id", "endpoint", "endpoint_digest", "host", "p256dh", "auth", "vapid_key_id")
 
@@ -59,8 +59,8 @@ console = Console(highlight=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """`sink` says in words what the push service at `origin` is."""
+class Testbed:
+    """The services of a benchmark. `sink` describes the push service at `origin`."""
 
     folder: Path
     postgres: EmbeddedPostgres
@@ -69,7 +69,7 @@ class Stage:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For the gateway's own processes."""
+        """Return the environment of the gateway's processes."""
         return {
             "GATEWAY_DATABASE_URL": self.postgres.url,
             "GATEWAY_MASTER_KEY": MASTER_KEY,
@@ -82,47 +82,48 @@ class Stage:
 
 
 @contextmanager
-def stage() -> Iterator[Stage]:
-    """A migrated Postgres, and a push service that takes everything."""
+def create_testbed() -> Iterator[Testbed]:
+    """Start a migrated Postgres, and a push service that accepts everything."""
     folder = Path(tempfile.mkdtemp(prefix="gateway-bench-"))
-    folder.chmod(0o711)  # root's Postgres runs as somebody else
+    folder.chmod(0o711)  # as root, the embedded Postgres runs as another user
     try:
         make_ca(folder)
-        with sink.running(folder) as (words, origin), EmbeddedPostgres(folder / "postgres") as postgres:
+        with sink.running(folder) as (description, origin), EmbeddedPostgres(folder / "postgres") as postgres:
             migrate.upgrade(postgres.url)
-            yield Stage(folder, postgres, origin, words)
+            yield Testbed(folder, postgres, origin, description)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @asynccontextmanager
-async def orders(on: Stage) -> AsyncIterator[Context]:
-    """What giving orders takes, as the web side has it."""
+async def open_context(bed: Testbed) -> AsyncIterator[Context]:
+    """Open a service context, as the web server has one."""
     async with AsyncExitStack() as stack:
-        engine = open_engine(on.postgres.url)
+        engine = open_engine(bed.postgres.url)
         stack.push_async_callback(engine.dispose)
-        yield Context(engine, Keyring(MASTER_KEY.encode()), EndpointPolicy([on.origin]), "https://push.example.org")
+        yield Context(engine, Keyring(MASTER_KEY.encode()), EndpointPolicy([bed.origin]), "https://push.example.org")
 
 
-async def application(context: Context, name: str = "bench") -> UUID:
+async def create_application(context: Context, name: str = "bench") -> UUID:
+    """Create an application and return its id."""
     async with context.engine.begin() as conn:
-        made = await applications.create(
+        created = await applications.create(
             conn, context.keyring, name, "mailto:ops@example.org", ["https://app.example.org"]
         )
-    id_ = ids.parse(ids.APPLICATION, made["id"])
+    id_ = ids.parse(ids.APPLICATION, created["id"])
     assert id_ is not None
     return id_
 
 
-async def devices(
+async def create_devices(
     context: Context, application_id: UUID, origin: str, count: int, *, topic: tuple[str, int] = ("", 0)
 ) -> list[Keys]:
-    """`count` devices by COPY; answers with the key pairs that they share. `topic`: (its name, how many have it)."""
+    """Create devices by COPY and return the key pairs that they share. `topic` is (name, number of subscribers)."""
     pairs = [Keys.generate() for _ in range(KEY_PAIRS)]
     host = origin.partition("://")[2]
     async with context.engine.begin() as conn:
-        wanted = text("SELECT id FROM vapid_keys WHERE application_id = :id")
-        [key_id] = (await conn.execute(wanted, {"id": application_id})).scalars()
+        query = text("SELECT id FROM vapid_keys WHERE application_id = :id")
+        [key_id] = (await conn.execute(query, {"id": application_id})).scalars()
         rows = (
             (
                 ids.new_id(),
@@ -143,87 +144,89 @@ async def devices(
 
 
 async def analyze(context: Context) -> None:
+    """Vacuum and analyze the database."""
     async with context.engine.connect() as conn:
         await (await conn.execution_options(isolation_level="AUTOCOMMIT")).execute(text("VACUUM ANALYZE"))
 
 
 @contextmanager
-def running(on: Stage, *command: str, until: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
-    """A process of the gateway, such as `work`, from the event `until` in its log to the end of the block.
+def run_process(bed: Testbed, *command: str, until: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a gateway command, such as `work`; enter the block when its log has the event `until`, stop it at the end.
 
-    `settings` are the gateway's, without their prefix.
+    `settings` are settings of the gateway without the prefix `GATEWAY_`.
     """
-    environment = os.environ | on.environment | {f"GATEWAY_{name.upper()}": value for name, value in settings.items()}
+    environment = os.environ | bed.environment | {f"GATEWAY_{name.upper()}": value for name, value in settings.items()}
     process = subprocess.Popen(
         [sys.executable, "-m", "gateway", *command], env=environment, stderr=subprocess.PIPE, text=True
     )
-    told, lines = [], process.stderr or ()
+    output, lines = [], process.stderr or ()
     for line in lines:
-        told.append(line)
+        output.append(line)
         if until in line:
             break
     else:
-        raise SystemExit(f"gateway {' '.join(command)} did not start: {''.join(told)}")
-    rest = threading.Thread(target=lambda: [*lines])  # a full pipe would stop it
-    rest.start()
+        raise SystemExit(f"gateway {' '.join(command)} did not start: {''.join(output)}")
+    drain = threading.Thread(target=lambda: [*lines])  # drain the pipe: a full one would block the process
+    drain.start()
     try:
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
-        rest.join()
+        drain.join()
 
 
-async def send(
+async def submit_notification(
     context: Context, application_id: UUID, kind: Kind = Kind.CAMPAIGN, audience: Mapping[str, Any] = EVERYONE
 ) -> UUID:
-    """Submit it, as the HTTP API would."""
+    """Submit a notification, as the HTTP API does."""
     draft = Draft(kind, dict(CONTENT), dict(audience))
     async with context.engine.begin() as conn:
         return (await submit(conn, context, application_id, draft)).id
 
 
-async def ended(context: Context, notification_id: UUID, *, look_s: float = LOOK_S) -> None:
-    """When everything of it is accounted for."""
-    done = text("SELECT finished_at IS NOT NULL FROM notifications WHERE id = :id")
-    async with asyncio.timeout(PATIENCE_S):
+async def wait_until_finished(context: Context, notification_id: UUID, *, interval_s: float = POLL_INTERVAL_S) -> None:
+    """Wait until every delivery of a notification has an outcome."""
+    query = text("SELECT finished_at IS NOT NULL FROM notifications WHERE id = :id")
+    async with asyncio.timeout(TIMEOUT_S):
         while True:
             async with context.engine.connect() as conn:
-                if (await conn.execute(done, {"id": notification_id})).scalar_one():
+                if (await conn.execute(query, {"id": notification_id})).scalar_one():
                     return
-            await asyncio.sleep(look_s)  # seldom enough to cost nothing
+            await asyncio.sleep(interval_s)  # the poll costs nothing at this interval
 
 
 async def check_log(context: Context, notification_id: UUID, count: int) -> None:
-    """Every device is in the log exactly once, as accepted."""
-    logged = text(
+    """Exit unless every device is in the log exactly once, as accepted."""
+    query = text(
         "SELECT count(*), count(DISTINCT device_id) FROM deliveries "
         "WHERE notification_id = :id AND outcome = 'accepted'"
     )
     async with context.engine.connect() as conn:
-        rows, found = (await conn.execute(logged, {"id": notification_id})).one()
-    if (rows, found) != (count, count):
-        raise SystemExit(f"{rows} rows for {found} devices are in the log, not {count}")
+        rows, devices = (await conn.execute(query, {"id": notification_id})).one()
+    if (rows, devices) != (count, count):
+        raise SystemExit(f"the log has {rows} rows for {devices} devices, not {count}")
 
 
-async def postmaster(context: Context) -> int:
-    """The process whose children Postgres's are."""
+async def postmaster_pid(context: Context) -> int:
+    """Return the process id of the postmaster, the parent of all Postgres processes."""
     async with context.engine.connect() as conn:
         return parent_of((await conn.execute(text("SELECT pg_backend_pid()"))).scalar_one())
 
 
-def process_cpu(pid: int) -> float:
-    """Seconds of user and system time."""
+def process_cpu_s(pid: int) -> float:
+    """Return a process's user and system time in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICK
 
 
 def parent_of(pid: int) -> int:
+    """Return the process id of a process's parent."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def family_cpu(parent: int) -> float:
-    """Seconds of a process, its children that live, and those it has buried."""
+def tree_cpu_s(parent: int) -> float:
+    """Return the CPU seconds of a process, its running children and the children that it has reaped."""
     fields = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()
     total = sum(map(int, fields[11:15])) / TICK
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -236,32 +239,35 @@ def family_cpu(parent: int) -> float:
     return total
 
 
-def memory(pid: int) -> float:
-    """MB at the peak so far."""
+def peak_memory_mb(pid: int) -> float:
+    """Return a process's peak resident memory in MB."""
     [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1024
 
 
-def table(*columns: str) -> Table:
-    """The first column is words, the others figures."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def make_table(*columns: str) -> Table:
+    """Return a table whose first column is left-aligned text, the others right-aligned figures."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
-        made.add_column(column, justify="right" if number else "left")
-    return made
+        table.add_column(column, justify="right" if number else "left")
+    return table
 
 
-def parser(name: str, words: str | None) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog=f"ops/bench/{name}", description=words)
-    made.add_argument("--json", type=Path, help="write the figures to this file as well")
-    return made
+def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Return an argument parser with the options of every benchmark."""
+    parser = argparse.ArgumentParser(prog=f"ops/bench/{name}", description=description)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    return parser
 
 
-def at_least_one(said: str) -> int:
-    if (number := int(said)) < 1:
+def positive_int(value: str) -> int:
+    """Parse an integer of at least 1."""
+    if (number := int(value)) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
 
 
-def keep(path: Path | None, figures: Mapping[str, Any]) -> None:
+def write_json(path: Path | None, figures: Mapping[str, Any]) -> None:
+    """Write the figures to a file, if one was given."""
     if path is not None:
         path.write_text(json.dumps(figures, indent=2) + "\n")
