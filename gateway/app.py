@@ -349,7 +349,7 @@ def _worker_config(settings: Settings) -> WorkerConfig:
         urgent_senders=settings.worker_urgent_concurrency,
         jobs=settings.worker_jobs,
         urgent_jobs=settings.worker_urgent_jobs,
-        lanes=tuple(Lane.labelled(label) for label in settings.lanes),
+        lanes=tuple(Lane.from_label(label) for label in settings.lanes),
         lease=timedelta(seconds=settings.lease),
         drain=timedelta(seconds=settings.drain),
     )

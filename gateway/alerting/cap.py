@@ -114,7 +114,7 @@ def _read_alert(alert: Element) -> AlertMessage | RefusedAlert:
     return AlertMessage(
         identifier=identifier,
         message_type=effective_type(declared, events, references, parts),
-        parts=parts,
+        infos=parts,
         sender=text_of(alert, "sender")[:500] or None,
         sent=sent,
         status=status,
@@ -211,7 +211,7 @@ def _read_info(info: Element, ignored: list[str]) -> _InfoBlock:
 
 
 def _url(text: str) -> str | None:
-    return text if text.startswith(("https://", "http://")) and urls.fault_of(text) is None else None
+    return text if text.startswith(("https://", "http://")) and urls.find_url_error(text) is None else None
 
 
 def _word(vocabulary: type[E], text: str) -> E | None:

@@ -13,7 +13,7 @@ from liquid.template import BoundTemplate
 
 from gateway.content.sandbox import BEGIN, END, Sandbox, strip_markers
 from gateway.domain import urls
-from gateway.domain.errors import FieldError, TemplateFailed, ValidationError, step
+from gateway.domain.errors import FieldError, TemplateFailed, ValidationError, pointer_step
 
 VARIABLES = ("user", "device", "event", "notification")
 PERSONAL = frozenset({"user", "device"})
@@ -69,7 +69,7 @@ class CompiledContent:
         """
         rendered = {}
         for name, value in self._content.items():
-            result = self._render_value(value, self._pointer + step(name), variables)
+            result = self._render_value(value, self._pointer + pointer_step(name), variables)
             if result != "" or name not in URL_FIELDS:
                 rendered[name] = result
         return rendered
@@ -79,7 +79,9 @@ class CompiledContent:
             case str():
                 return self._templates[at](variables) if at in self._templates else value
             case dict():
-                return {name: self._render_value(inner, at + step(name), variables) for name, inner in value.items()}
+                return {
+                    name: self._render_value(inner, at + pointer_step(name), variables) for name, inner in value.items()
+                }
             case list():
                 return [self._render_value(inner, f"{at}/{index}", variables) for index, inner in enumerate(value)]
         return value
@@ -94,7 +96,7 @@ class CompiledContent:
                     yield at, template
             case dict():
                 for name, inner in value.items():
-                    yield from self._compile(inner, at + step(name))
+                    yield from self._compile(inner, at + pointer_step(name))
             case list():
                 for index, inner in enumerate(value):
                     yield from self._compile(inner, f"{at}/{index}")
@@ -121,7 +123,7 @@ class CompiledContent:
                 rendered = sandbox.render_within_limits(template, variables)
             except LiquidError as error:
                 greedy = isinstance(error, ResourceLimitError)
-                raise TemplateFailed(f"{at.lstrip('/')}: {_first_line(error)}", greedy=greedy) from None
+                raise TemplateFailed(f"{at.lstrip('/')}: {_first_line(error)}", over_budget=greedy) from None
             return _encode_values(rendered, at) if url else rendered
 
         return render
@@ -133,7 +135,7 @@ def _encode_values(marked: str, at: str) -> str:
     for number, part in enumerate(marked.replace(END, BEGIN).split(BEGIN)):
         is_value = number % 2 == 1
         url += quote(part, safe="" if url else URL_CHARACTERS) if is_value else part
-    fault = urls.fault_of(url) if url else None
+    fault = urls.find_url_error(url) if url else None
     if fault is not None:
         raise TemplateFailed(f"{at.lstrip('/')}: {fault}")
     return url

@@ -92,7 +92,7 @@ class AlertMessage:
 
     identifier: str | None
     message_type: MessageType
-    parts: tuple[AlertInfo, ...]
+    infos: tuple[AlertInfo, ...]
     sender: str | None = None
     sent: datetime | None = None
     status: AlertStatus = AlertStatus.ACTUAL
@@ -112,8 +112,8 @@ class AlertRouting:
 
 
 URGENT = AlertRouting(Lane.URGENT, Urgency.HIGH, timedelta(hours=1))
-SOON = AlertRouting(Lane.NORMAL, Urgency.HIGH, timedelta(hours=6))
-CALM = AlertRouting(Lane.NORMAL, Urgency.NORMAL, timedelta(hours=12))
+PROMPT = AlertRouting(Lane.NORMAL, Urgency.HIGH, timedelta(hours=6))
+ROUTINE = AlertRouting(Lane.NORMAL, Urgency.NORMAL, timedelta(hours=12))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +135,15 @@ class AlertMatcher:
         )
 
 
-TABLE = (
-    (AlertMatcher(urgency=(AlertUrgency.PAST,)), CALM),
-    (AlertMatcher(certainty=(Certainty.UNLIKELY,)), CALM),
-    (AlertMatcher(urgency=(AlertUrgency.FUTURE,), certainty=(Certainty.POSSIBLE,)), SOON),
+DEFAULT_ROUTES = (
+    (AlertMatcher(urgency=(AlertUrgency.PAST,)), ROUTINE),
+    (AlertMatcher(certainty=(Certainty.UNLIKELY,)), ROUTINE),
+    (AlertMatcher(urgency=(AlertUrgency.FUTURE,), certainty=(Certainty.POSSIBLE,)), PROMPT),
     (AlertMatcher(severity=(Severity.EXTREME, Severity.SEVERE)), URGENT),
     (AlertMatcher(urgency=(AlertUrgency.IMMEDIATE,)), URGENT),
-    (AlertMatcher(severity=(Severity.MODERATE,)), SOON),
-    (AlertMatcher(urgency=(AlertUrgency.EXPECTED,)), SOON),
-    (AlertMatcher(), CALM),
+    (AlertMatcher(severity=(Severity.MODERATE,)), PROMPT),
+    (AlertMatcher(urgency=(AlertUrgency.EXPECTED,)), PROMPT),
+    (AlertMatcher(), ROUTINE),
 )
 """The first that fits counts."""
 
@@ -159,10 +159,10 @@ class AlertRule:
     ttl: timedelta | None = None
 
 
-def routing(part: AlertInfo, own: Sequence[AlertRule] = ()) -> AlertRouting | None:
+def route_alert(part: AlertInfo, rules: Sequence[AlertRule] = ()) -> AlertRouting | None:
     """How to tell a part, by the first of the application's rules that fits and the table; None: not at all."""
-    way = next(way for when, way in TABLE if when.matches(part))
-    rule = next((rule for rule in own if rule.when.matches(part)), None)
+    way = next(way for when, way in DEFAULT_ROUTES if when.matches(part))
+    rule = next((rule for rule in rules if rule.when.matches(part)), None)
     if rule is None:
         return way
     if not rule.tell:

@@ -16,8 +16,8 @@ from uuid import UUID
 from gateway.domain import comparison, ids
 from gateway.domain.comparison import MAX_VALUES, OPERATORS, Scalar, is_number
 from gateway.domain.device import TOPIC_NAME, ZONE_CODE
-from gateway.domain.errors import FieldError, ValidationError, step
-from gateway.domain.geometry import polygon_fault
+from gateway.domain.errors import FieldError, ValidationError, pointer_step
+from gateway.domain.geometry import find_polygon_error
 
 MAX_DEPTH = 16
 MAX_LEAVES = 200
@@ -166,24 +166,24 @@ def parse(value: object, pointer: str = "/audience") -> Audience:
     return audience
 
 
-def leaves(audience: Audience) -> Iterator[Audience]:
+def iter_leaves(audience: Audience) -> Iterator[Audience]:
     """The leaves of a filter, in order."""
     match audience:
         case AllOf(of) | AnyOf(of):
             for branch in of:
-                yield from leaves(branch)
+                yield from iter_leaves(branch)
         case Not(branch):
-            yield from leaves(branch)
+            yield from iter_leaves(branch)
         case _:
             yield audience
 
 
-def segments_in(audience: Audience) -> Iterator[Segment]:
+def iter_segments(audience: Audience) -> Iterator[Segment]:
     """The segments a filter names, in order."""
-    return (leaf for leaf in leaves(audience) if isinstance(leaf, Segment))
+    return (leaf for leaf in iter_leaves(audience) if isinstance(leaf, Segment))
 
 
-def resolved(audience: Audience, saved: Mapping[UUID, Audience], pointer: str = "/audience") -> Audience:
+def expand_segments(audience: Audience, definitions: Mapping[UUID, Audience], pointer: str = "/audience") -> Audience:
     """The filter with every segment's own in its place; `saved` has all of them, and no circle.
 
     Raises Invalid when that comes to more than one query can hold.
@@ -201,7 +201,7 @@ def resolved(audience: Audience, saved: Mapping[UUID, Audience], pointer: str = 
                 return leaves, levels + 1
             case Segment(id_):
                 if id_ not in sizes:
-                    sizes[id_] = size(saved[id_])
+                    sizes[id_] = size(definitions[id_])
                 return sizes[id_]
             case _:
                 return 1, 1
@@ -215,7 +215,7 @@ def resolved(audience: Audience, saved: Mapping[UUID, Audience], pointer: str = 
             case Not(of):
                 return Not(written_out(of))
             case Segment(id_):
-                return written_out(saved[id_])
+                return written_out(definitions[id_])
             case _:
                 return part
 
@@ -251,7 +251,7 @@ class _Reader:
         [name] = known
         allowed = {name, *(OPERATORS if name == "attribute" else ())}
         for extra in value.keys() - allowed:
-            self.fault(f"{at}{step(extra)}", f"is not known beside {name}")
+            self.fault(f"{at}{pointer_step(extra)}", f"is not known beside {name}")
         if name not in ("all", "any", "not"):
             self.leaves += 1
         return _READERS[name](self, value, at, depth)
@@ -307,7 +307,7 @@ class _Reader:
             return self.fault(at, "must be {after} or {before} or both")
         before = len(self.faults)
         for extra in limits.keys() - {"after", "before"}:
-            self.fault(f"{at}{step(extra)}", "is not known here")
+            self.fault(f"{at}{pointer_step(extra)}", "is not known here")
         found = {name: _moment(limits[name]) for name in ("after", "before") if name in limits}
         for name, moment in found.items():
             if moment is None:
@@ -318,7 +318,7 @@ class _Reader:
         name = value["attribute"]
         if not isinstance(name, str) or not 0 < len(name) <= 100:
             return self.fault(f"{at}/attribute", "must be the attribute's name, 1 to 100 characters")
-        compared = comparison.read(value, at, name)
+        compared = comparison.parse(value, at, name)
         if isinstance(compared, list):
             self.faults += compared
             return None
@@ -334,7 +334,7 @@ class _Reader:
             return self.fault(at, "must be {lat, lon, radius_m}")
         before = len(self.faults)
         for extra in near.keys() - {"lat", "lon", "radius_m"}:
-            self.fault(f"{at}{step(extra)}", "is not known here")
+            self.fault(f"{at}{pointer_step(extra)}", "is not known here")
         for name, low, high in (("lat", -90, 90), ("lon", -180, 180), ("radius_m", 1, MAX_RADIUS_M)):
             number = near.get(name)
             if name not in near:
@@ -385,7 +385,7 @@ class _Reader:
         if kind not in ("Polygon", "MultiPolygon") or not isinstance(value, dict):
             return self.fault(at, "must be a GeoJSON Polygon or MultiPolygon (RFC 7946)")
         for extra in value.keys() - {"type", "coordinates", "bbox"}:
-            self.fault(f"{at}{step(extra)}", "is not known here")
+            self.fault(f"{at}{pointer_step(extra)}", "is not known here")
         coordinates, at = value.get("coordinates"), f"{at}/coordinates"
         if not isinstance(coordinates, list) or not coordinates:
             return self.fault(at, f"must be the non-empty coordinates of a {kind}")
@@ -399,7 +399,7 @@ class _Reader:
             sound = tuple(ring for ring in read if ring is not None)
             vertices += sum(map(len, sound))
             if len(sound) == len(rings) and vertices <= MAX_VERTICES:
-                if unsound := polygon_fault(sound):
+                if unsound := find_polygon_error(sound):
                     number, words = unsound
                     self.fault(where if number is None else f"{where}/{number}", words)
                 polygons.append(sound)

@@ -7,10 +7,10 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-def put(kept: dict[K, V], key: K, value: V, most: int) -> V:
+def put(cache: dict[K, V], key: K, value: V, max_entries: int) -> V:
     """Set it as the newest of `most` entries."""
-    kept.pop(key, None)
-    kept[key] = value
-    if len(kept) > most:
-        del kept[next(iter(kept))]
+    cache.pop(key, None)
+    cache[key] = value
+    if len(cache) > max_entries:
+        del cache[next(iter(cache))]
     return value

@@ -13,25 +13,25 @@ _ahead: float | None = None
 
 
 def now() -> datetime:
-    return datetime.fromtimestamp(seconds(), UTC)
+    return datetime.fromtimestamp(timestamp(), UTC)
 
 
-def seconds() -> float:
+def timestamp() -> float:
     """Since 1970."""
     return time.time() if _ahead is None else time.monotonic() + _ahead
 
 
-def set_by(told: float, asked: float, answered: float) -> float:
+def set_from_database(database_time: float, sent_at: float, received_at: float) -> float:
     """The database said `told` seconds since 1970 between two times of our monotonic clock.
 
     Answers with the seconds that the machine's own clock is ahead of it.
     """
     global _ahead  # noqa: PLW0603 - a process has one time
-    _ahead = told - (asked + answered) / 2
-    return time.time() - seconds()
+    _ahead = database_time - (sent_at + received_at) / 2
+    return time.time() - timestamp()
 
 
-def forget() -> None:
+def reset() -> None:
     """The machine's own clock again."""
     global _ahead  # noqa: PLW0603 - as above
     _ahead = None

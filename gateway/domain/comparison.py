@@ -23,7 +23,7 @@ class Comparison(NamedTuple):
     operator: str
     operand: Scalar | tuple[Scalar, ...]
 
-    def holds(self, held: object) -> bool:
+    def matches(self, value: object) -> bool:
         """Whether a value of JSON fits; None is one that is not there, and fits only `ne` and `exists: false`.
 
         Ordering compares numbers with numbers and text with text. `contains` is a list that has the value, or text
@@ -31,24 +31,24 @@ class Comparison(NamedTuple):
         """
         match self.operator:
             case "exists":
-                return (held is not None) is self.operand
+                return (value is not None) is self.operand
             case "eq":
-                return _same(held, self.operand)
+                return _same(value, self.operand)
             case "ne":
-                return not _same(held, self.operand)
+                return not _same(value, self.operand)
             case "in":
-                return isinstance(self.operand, tuple) and any(_same(held, one) for one in self.operand)
-            case "contains" if isinstance(held, list):
-                return any(_same(one, self.operand) for one in held)
+                return isinstance(self.operand, tuple) and any(_same(value, one) for one in self.operand)
+            case "contains" if isinstance(value, list):
+                return any(_same(one, self.operand) for one in value)
             case "contains":
-                return isinstance(held, str) and isinstance(self.operand, str) and self.operand in held
-        comparable = (is_number(held) and is_number(self.operand)) or (
-            isinstance(held, str) and isinstance(self.operand, str)
+                return isinstance(value, str) and isinstance(self.operand, str) and self.operand in value
+        comparable = (is_number(value) and is_number(self.operand)) or (
+            isinstance(value, str) and isinstance(self.operand, str)
         )
-        return comparable and _ORDERED[self.operator](held, self.operand)
+        return comparable and _ORDERED[self.operator](value, self.operand)
 
 
-def read(value: Mapping[str, Any], at: str, name: str) -> Comparison | list[FieldError]:
+def parse(value: Mapping[str, Any], at: str, name: str) -> Comparison | list[FieldError]:
     """The one comparison in a leaf about `name`, or its faults."""
     operators = [key for key in value if key in OPERATORS]
     if len(operators) != 1:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.domain import comparison
-from gateway.domain.errors import FieldError, ValidationError, step
+from gateway.domain.errors import FieldError, ValidationError, pointer_step
 
 MAX_DEPTH = 16
 MAX_LEAVES = 200
@@ -46,12 +46,12 @@ def parse(value: object, pointer: str = "/condition") -> Condition:
 
     def leaf(path: str, rest: dict[Any, Any], at: str) -> Condition:
         for extra in rest.keys() - {*comparison.OPERATORS}:
-            refuse(f"{at}{step(extra)}", "is not known beside data")
-        compared = comparison.read(rest, at, path)
+            refuse(f"{at}{pointer_step(extra)}", "is not known beside data")
+        compared = comparison.parse(rest, at, path)
         if isinstance(compared, list):
             faults.extend(compared)
             return _never
-        return lambda data: compared.holds(found(data, path))
+        return lambda data: compared.matches(get_value(data, path))
 
     def refuse(at: str, detail: str) -> Condition:
         faults.append(FieldError(at, detail))
@@ -65,7 +65,7 @@ def parse(value: object, pointer: str = "/condition") -> Condition:
     return condition
 
 
-def found(data: Any, path: str) -> Any:
+def get_value(data: Any, path: str) -> Any:
     """The value at a path such as `cart.items.0.sku`; None when there is none."""
     for name in path.split("."):
         if isinstance(data, dict):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 # The answers that refuse our key or token. Others may know of them by the status of an attempt.
-UNAUTHORIZED = (401, 403)
+UNAUTHORIZED_STATUSES = (401, 403)
 
 
 class OutcomeName(StrEnum):
@@ -143,23 +143,23 @@ class ResultBatch:
 
     settled: list[DeliveryResult] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
-    later: dict[tuple[datetime, int], list[UUID]] = field(default_factory=dict)
+    requeued: dict[tuple[datetime, int], list[UUID]] = field(default_factory=dict)
     """(due, POSTs made so far) -> devices."""
     retries: int = 0
     """How many of those `later` are there for a fault; the others are held."""
 
     def devices(self) -> int:
-        return len(self.settled) + sum(map(len, self.later.values()))
+        return len(self.settled) + sum(map(len, self.requeued.values()))
 
     def device_ids(self) -> set[UUID]:
         """The devices it is about."""
-        return {done.device_id for done in self.settled}.union(*self.later.values())
+        return {done.device_id for done in self.settled}.union(*self.requeued.values())
 
     def for_devices(self, device_ids: Set[UUID]) -> "ResultBatch":
         """What it says of these devices."""
         if self.device_ids() <= device_ids:
             return self
-        later = {when: [id_ for id_ in several if id_ in device_ids] for when, several in self.later.items()}
+        later = {when: [id_ for id_ in several if id_ in device_ids] for when, several in self.requeued.items()}
         attempts = [attempt for attempt in self.attempts if attempt.device_id in device_ids]
         return ResultBatch(
             [done for done in self.settled if done.device_id in device_ids],

@@ -25,7 +25,7 @@ class GatewayError(Exception):
         self.detail = detail
 
 
-def step(token: object) -> str:
+def pointer_step(token: object) -> str:
     """One step of a JSON pointer, `/` and all (RFC 6901 section 3)."""
     return "/" + str(token).replace("~", "~0").replace("/", "~1")
 
@@ -37,7 +37,7 @@ class FieldError:
     pointer: str
     detail: str
 
-    def below(self, prefix: str) -> "FieldError":
+    def with_prefix(self, prefix: str) -> "FieldError":
         return FieldError(prefix + self.pointer, self.detail)
 
 
@@ -50,7 +50,7 @@ class ValidationError(GatewayError):
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
         super().__init__("; ".join(f"{f.pointer or '/'}: {f.detail}" for f in errors))
-        self.faults = list(errors)
+        self.errors = list(errors)
 
 
 class MalformedRequest(GatewayError):
@@ -163,10 +163,10 @@ class TemplateFailed(GatewayError):
     title = "The template could not be rendered"
     status = 422
 
-    def __init__(self, detail: str, *, greedy: bool = False) -> None:
+    def __init__(self, detail: str, *, over_budget: bool = False) -> None:
         """`greedy`: it wanted more time or room than a template has."""
         super().__init__(detail)
-        self.greedy = greedy
+        self.over_budget = over_budget
 
 
 class ReceiptInvalid(GatewayError):

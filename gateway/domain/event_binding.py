@@ -9,13 +9,13 @@ something below `data`.
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.domain.condition import found
-from gateway.domain.errors import step
+from gateway.domain.condition import get_value
+from gateway.domain.errors import pointer_step
 
-NAME = "from_event"
+PLACEHOLDER_KEY = "from_event"
 
 
-class Missing(Exception):
+class MissingEventValue(Exception):
     """The event has no such value."""
 
     def __init__(self, path: str) -> None:
@@ -27,9 +27,9 @@ def bind(audience: Any, event: dict[str, Any]) -> Any:
     """The audience with the event's own values. Raises Missing."""
     match audience:
         case {"from_event": str(path), **rest} if not rest:
-            value = found(event, path)
+            value = get_value(event, path)
             if value is None or isinstance(value, dict):
-                raise Missing(path)
+                raise MissingEventValue(path)
             return value
         case dict():
             return {name: bind(value, event) for name, value in audience.items()}
@@ -38,17 +38,17 @@ def bind(audience: Any, event: dict[str, Any]) -> Any:
     return audience
 
 
-def references(audience: Any, at: str) -> Iterator[str]:
+def iter_references(audience: Any, at: str) -> Iterator[str]:
     """The pointers of all values that are taken from the event."""
     match audience:
         case {"from_event": str(), **rest} if not rest:
             yield at
         case dict():
             for name, value in audience.items():
-                yield from references(value, at + step(name))
+                yield from iter_references(value, at + pointer_step(name))
         case list():
             for index, value in enumerate(audience):
-                yield from references(value, f"{at}/{index}")
+                yield from iter_references(value, f"{at}/{index}")
 
 
 def with_placeholders(audience: Any, at: str, numbers: set[str]) -> Any:
@@ -57,7 +57,9 @@ def with_placeholders(audience: Any, at: str, numbers: set[str]) -> Any:
         case {"from_event": str(), **rest} if not rest:
             return 1 if at in numbers else "x"
         case dict():
-            return {name: with_placeholders(value, at + step(name), numbers) for name, value in audience.items()}
+            return {
+                name: with_placeholders(value, at + pointer_step(name), numbers) for name, value in audience.items()
+            }
         case list():
             return [with_placeholders(value, f"{at}/{index}", numbers) for index, value in enumerate(audience)]
     return audience

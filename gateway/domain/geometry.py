@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from shapely import MultiPoint, Polygon
 from shapely.validation import explain_validity
 
-SOUND = "Valid Geometry"
-BETWEEN_RINGS = {
+VALID = "Valid Geometry"
+MESSAGES = {
     "Self-intersection": "has rings that cross each other or share an edge",
     "Hole lies outside shell": "has a hole outside its outer ring",
     "Holes are nested": "has a hole inside a hole",
@@ -20,22 +20,22 @@ BETWEEN_RINGS = {
 """By the name GEOS has for it."""
 
 
-def polygon_fault(rings: Sequence[Sequence[tuple[float, float]]]) -> tuple[int | None, str] | None:
+def find_polygon_error(rings: Sequence[Sequence[tuple[float, float]]]) -> tuple[int | None, str] | None:
     """What is wrong with an outer ring and its holes, each closed: the ring's number, None for all, and the words.
 
     None when it is sound (OGC Simple Features 6.1.11.1): holes may touch the outer ring and each other in one point.
     """
     reason = explain_validity(Polygon(rings[0], rings[1:]))
-    if reason == SOUND:
+    if reason == VALID:
         return None
     for number, ring in enumerate(rings):
         if MultiPoint(ring).convex_hull.geom_type != "Polygon":
             return number, "encloses nothing: its positions lie on one line"
         alone = explain_validity(Polygon(ring))
-        if alone != SOUND:
+        if alone != VALID:
             return number, f"crosses or touches itself{_place(alone)}"
     name = reason.partition("[")[0]
-    return None, f"{BETWEEN_RINGS.get(name, f'is not a valid polygon: {name}')}{_place(reason)}"
+    return None, f"{MESSAGES.get(name, f'is not a valid polygon: {name}')}{_place(reason)}"
 
 
 def _place(reason: str) -> str:

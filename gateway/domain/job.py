@@ -10,7 +10,7 @@ from gateway.domain import ids
 from gateway.domain.job_payload import JobPayload
 from gateway.domain.notification import Lane
 
-CHUNK = 500
+MAX_CHUNK_SIZE = 500
 """Devices in one job at the most."""
 
 
@@ -42,11 +42,11 @@ class Job:
     """What it takes to be sent, when the queue carries it along."""
 
     @property
-    def named(self) -> dict[str, Any]:
+    def log_fields(self) -> dict[str, Any]:
         """As every line of the log about it says, with the ids that the API shows."""
         return {"job_id": self.id, "notification_id": ids.format_id(ids.NOTIFICATION, self.notification_id)}
 
 
-def chunk(rate: float | None) -> int:
+def chunk_size(rate: float | None) -> int:
     """Devices in one job: what goes out in about a second, so that a throttled notification flows evenly."""
-    return CHUNK if rate is None else max(1, min(CHUNK, int(rate)))
+    return MAX_CHUNK_SIZE if rate is None else max(1, min(MAX_CHUNK_SIZE, int(rate)))

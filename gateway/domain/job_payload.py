@@ -33,7 +33,7 @@ class Recipient(NamedTuple):
     """How often its push service has refused our key for this notification."""
 
     @property
-    def person(self) -> str:
+    def person_key(self) -> str:
         """Who is behind it: the user, or nobody but the device itself."""
         return self.user_id or str(self.device_id)
 

@@ -14,7 +14,7 @@ from enum import IntEnum, StrEnum
 from typing import Any
 from uuid import UUID
 
-from gateway.domain.send_policy import DEFAULT_POLICY, SendPolicy, sample_buckets
+from gateway.domain.send_policy import DEFAULT_POLICY, SendPolicy, sample_size
 
 # FCM holds a message for 28 days, the shortest of the four vendors' limits.
 MAX_TTL = timedelta(days=28)
@@ -47,7 +47,7 @@ class Lane(IntEnum):
         return self.name.lower()
 
     @classmethod
-    def labelled(cls, label: str) -> "Lane":
+    def from_label(cls, label: str) -> "Lane":
         return cls[label.upper()]
 
 
@@ -122,21 +122,21 @@ class Notification:
     """The W3C traceparent of the request it came by, where traces are on."""
 
     @property
-    def speaks_several(self) -> bool:
+    def is_localized(self) -> bool:
         """Whether the words depend on the device's locale."""
         return "locales" in self.content or any("locales" in variant.content for variant in self.policy.variants)
 
-    def needs_winner(self, buckets: Iterable[int]) -> bool:
+    def is_blocked_on_winner(self, buckets: Iterable[int]) -> bool:
         """Whether some of them are outside the sample and the winner is not decided yet."""
         winner = self.policy.winner
         if winner is None or self.winner is not None:
             return False
-        return any(bucket >= sample_buckets(winner.sample) for bucket in buckets)
+        return any(bucket >= sample_size(winner.sample) for bucket in buckets)
 
-    def variant_of(self, bucket: int) -> int | None:
-        return self.policy.variant_of(bucket, self.winner) if self.policy.variants else None
+    def variant_for(self, bucket: int) -> int | None:
+        return self.policy.variant_for(bucket, self.winner) if self.policy.variants else None
 
-    def tag_of(self, content: Mapping[str, Any]) -> str:
+    def tag_for(self, content: Mapping[str, Any]) -> str:
         """What folds repeats together on the device: its content's own tag, else the collapse key, else the id."""
         return str(content.get("tag") or self.delivery.collapse_key or self.id)
 
@@ -147,7 +147,7 @@ def push_topic(application_id: UUID, tag: str) -> str:
     return urlsafe_b64encode(digest[:24]).decode()
 
 
-def expiry(start_at: datetime, ttl: timedelta) -> datetime:
+def compute_expiry(start_at: datetime, ttl: timedelta) -> datetime:
     return start_at + max(ttl, MIN_LIFETIME)
 
 
@@ -180,7 +180,7 @@ class Progress:
     def pending(self) -> int:
         return self.targets - self.accepted - self.failed - self.cancelled - self.skipped
 
-    def per_second(self, now: datetime) -> float:
+    def current_rate(self, now: datetime) -> float:
         """How fast deliveries have been ending lately."""
         if self.rated_at is None or self.began_at is None:
             return 0.0

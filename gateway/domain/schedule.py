@@ -12,15 +12,15 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-DEVICE = "device"
+DEVICE_ZONE = "device"
 """In place of a zone's name: each device's own."""
 
 # No zone is further ahead or behind: Kiribati and Baker Island.
-FIRST_ZONE, LAST_ZONE = timedelta(hours=14), timedelta(hours=-12)
+MAX_UTC_OFFSET, MIN_UTC_OFFSET = timedelta(hours=14), timedelta(hours=-12)
 
 
 @cache
-def zone(name: str) -> ZoneInfo | None:
+def find_zone(name: str) -> ZoneInfo | None:
     """The zone of an IANA name such as `Europe/Vienna`; None when there is none."""
     try:
         return ZoneInfo(name)
@@ -28,23 +28,23 @@ def zone(name: str) -> ZoneInfo | None:
         return None
 
 
-def zone_of(name: str | None) -> ZoneInfo:
+def zone_or_utc(name: str | None) -> ZoneInfo:
     """A device's zone. UTC for what it never said, and for what is no zone."""
-    return (zone(name) if name else None) or _UTC
+    return (find_zone(name) if name else None) or _UTC
 
 
-def instant(local: datetime, of: ZoneInfo) -> datetime:
+def to_utc(local: datetime, zone: ZoneInfo) -> datetime:
     """The UTC instant at which clocks in that zone show this naive local time."""
-    return local.replace(tzinfo=of, fold=0).astimezone(UTC)
+    return local.replace(tzinfo=zone, fold=0).astimezone(UTC)
 
 
-def earliest(local: datetime) -> datetime:
+def earliest_instant(local: datetime) -> datetime:
     """When the first place on Earth shows this naive local time."""
-    return local.replace(tzinfo=UTC) - FIRST_ZONE
+    return local.replace(tzinfo=UTC) - MAX_UTC_OFFSET
 
 
-def latest(local: datetime) -> datetime:
-    return local.replace(tzinfo=UTC) - LAST_ZONE
+def latest_instant(local: datetime) -> datetime:
+    return local.replace(tzinfo=UTC) - MIN_UTC_OFFSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +56,11 @@ class QuietHours:
 
     start: time
     end: time
-    timezone: str = DEVICE
+    timezone: str = DEVICE_ZONE
 
-    def until(self, device_zone: str | None, now: datetime) -> datetime | None:
+    def end_of_quiet(self, device_zone: str | None, now: datetime) -> datetime | None:
         """When the quiet hours that are on now end (UTC), None when it is not quiet."""
-        of = zone_of(device_zone if self.timezone == DEVICE else self.timezone)
+        of = zone_or_utc(device_zone if self.timezone == DEVICE_ZONE else self.timezone)
         local = now.astimezone(of)
         clock = local.time()
         if self.start <= self.end:
@@ -70,7 +70,7 @@ class QuietHours:
         if not quiet:
             return None
         end = datetime.combine(local.date() + timedelta(days=days), self.end)
-        first = instant(end, of)
+        first = to_utc(end, of)
         # Where the clocks are set back, the end may come twice, and the first time be over.
         return first if first > now else end.replace(tzinfo=of, fold=1).astimezone(UTC)
 
@@ -78,8 +78,8 @@ class QuietHours:
         return {"start": f"{self.start:%H:%M}", "end": f"{self.end:%H:%M}", "timezone": self.timezone}
 
     @classmethod
-    def from_json(cls, said: dict[str, Any]) -> "QuietHours":
-        return cls(time.fromisoformat(said["start"]), time.fromisoformat(said["end"]), said["timezone"])
+    def from_json(cls, values: dict[str, Any]) -> "QuietHours":
+        return cls(time.fromisoformat(values["start"]), time.fromisoformat(values["end"]), values["timezone"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Recurrence:
     cron: str
     timezone: str = "UTC"
 
-    def fault(self) -> str | None:
+    def find_error(self) -> str | None:
         """What is wrong with the expression; None when nothing is."""
         try:
             next(CronSim(self.cron, datetime.now(UTC)))
@@ -103,17 +103,17 @@ class Recurrence:
             return "never comes"
         return None
 
-    def after(self, moment: datetime) -> "Occurrence | None":
+    def next_occurrence(self, moment: datetime) -> "Occurrence | None":
         """The first occurrence that can be started after a moment; None when there is none."""
         try:
-            if self.timezone == DEVICE:
-                local = next(CronSim(self.cron, moment.astimezone(UTC) + FIRST_ZONE)).replace(tzinfo=None)
-                return Occurrence(earliest(local), local)
-            return Occurrence(next(CronSim(self.cron, moment.astimezone(zone_of(self.timezone)))).astimezone(UTC))
+            if self.timezone == DEVICE_ZONE:
+                local = next(CronSim(self.cron, moment.astimezone(UTC) + MAX_UTC_OFFSET)).replace(tzinfo=None)
+                return Occurrence(earliest_instant(local), local)
+            return Occurrence(next(CronSim(self.cron, moment.astimezone(zone_or_utc(self.timezone)))).astimezone(UTC))
         except StopIteration:
             return None
 
-    def explained(self) -> str:
+    def explain(self) -> str:
         return CronSim(self.cron, datetime.now(UTC)).explain()
 
 

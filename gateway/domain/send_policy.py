@@ -33,10 +33,10 @@ class Throttle:
 
 
 @dataclass(frozen=True, slots=True)
-class Cap:
+class FrequencyCap:
     """No more than `most` notifications of a category to one person within `window`."""
 
-    most: int
+    limit: int
     window: timedelta
 
 
@@ -50,7 +50,7 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
-class Winner:
+class WinnerSelection:
     """The variants go to a `sample` (share of the audience); after `after`, the one most clicked goes to the rest."""
 
     sample: float
@@ -64,7 +64,7 @@ class FailureLimit:
     share: float
     after: int
 
-    def passed(self, accepted: int, failed: int) -> bool:
+    def is_exceeded(self, accepted: int, failed: int) -> bool:
         return accepted + failed >= self.after and failed > self.share * (accepted + failed)
 
 
@@ -79,14 +79,14 @@ class SendPolicy:
     category: str | None = None
     throttle: Throttle | None = None
     quiet_hours: QuietHours | None = None
-    cap: Cap | None = None
+    cap: FrequencyCap | None = None
     variants: tuple[Variant, ...] = ()
-    winner: Winner | None = None
+    winner: WinnerSelection | None = None
     pause_when: FailureLimit | None = None
 
-    def variant_of(self, bucket: int, winner: int | None) -> int:
+    def variant_for(self, bucket: int, winner: int | None) -> int:
         """Which variant (its index) the people of a bucket get; `winner` goes to those outside the sample."""
-        reach = BUCKETS if self.winner is None else sample_buckets(self.winner.sample)
+        reach = BUCKETS if self.winner is None else sample_size(self.winner.sample)
         if bucket >= reach:
             assert winner is not None  # noqa: S101 - decided before the first of the rest is sent
             return winner
@@ -97,53 +97,53 @@ class SendPolicy:
                 return index
         return len(self.variants) - 1
 
-    def unsteered(self) -> "SendPolicy":
+    def for_urgent_lane(self) -> "SendPolicy":
         """What is left of it in the urgent lane."""
         return SendPolicy(local_at=self.local_at, category=self.category)
 
     def to_json(self) -> dict[str, Any]:
-        said: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         if self.local_at:
-            said["local_at"] = self.local_at.isoformat()
+            values["local_at"] = self.local_at.isoformat()
         if self.category:
-            said["category"] = self.category
+            values["category"] = self.category
         if self.throttle:
             spread = self.throttle.spread
-            said["throttle"] = {
+            values["throttle"] = {
                 "per_second": self.throttle.per_second,
                 "spread": None if spread is None else spread.total_seconds(),
             }
         if self.quiet_hours:
-            said["quiet_hours"] = self.quiet_hours.to_json()
+            values["quiet_hours"] = self.quiet_hours.to_json()
         if self.cap:
-            said["cap"] = {"most": self.cap.most, "window": self.cap.window.total_seconds()}
+            values["cap"] = {"most": self.cap.limit, "window": self.cap.window.total_seconds()}
         if self.variants:
-            said["variants"] = [{"name": v.name, "weight": v.weight, "content": v.content} for v in self.variants]
+            values["variants"] = [{"name": v.name, "weight": v.weight, "content": v.content} for v in self.variants]
         if self.winner:
-            said["winner"] = {"sample": self.winner.sample, "after": self.winner.after.total_seconds()}
+            values["winner"] = {"sample": self.winner.sample, "after": self.winner.after.total_seconds()}
         if self.pause_when:
-            said["pause_when"] = {"share": self.pause_when.share, "after": self.pause_when.after}
-        return said
+            values["pause_when"] = {"share": self.pause_when.share, "after": self.pause_when.after}
+        return values
 
     @classmethod
-    def from_json(cls, said: dict[str, Any]) -> "SendPolicy":
-        throttle, cap, winner = said.get("throttle"), said.get("cap"), said.get("winner")
+    def from_json(cls, values: dict[str, Any]) -> "SendPolicy":
+        throttle, cap, winner = values.get("throttle"), values.get("cap"), values.get("winner")
         return cls(
-            local_at=datetime.fromisoformat(said["local_at"]) if "local_at" in said else None,
-            category=said.get("category"),
+            local_at=datetime.fromisoformat(values["local_at"]) if "local_at" in values else None,
+            category=values.get("category"),
             throttle=throttle and Throttle(throttle["per_second"], _seconds(throttle["spread"])),
-            quiet_hours=QuietHours.from_json(said["quiet_hours"]) if "quiet_hours" in said else None,
-            cap=cap and Cap(cap["most"], timedelta(seconds=cap["window"])),
-            variants=tuple(Variant(**variant) for variant in said.get("variants", ())),
-            winner=winner and Winner(winner["sample"], timedelta(seconds=winner["after"])),
-            pause_when=FailureLimit(**said["pause_when"]) if "pause_when" in said else None,
+            quiet_hours=QuietHours.from_json(values["quiet_hours"]) if "quiet_hours" in values else None,
+            cap=cap and FrequencyCap(cap["most"], timedelta(seconds=cap["window"])),
+            variants=tuple(Variant(**variant) for variant in values.get("variants", ())),
+            winner=winner and WinnerSelection(winner["sample"], timedelta(seconds=winner["after"])),
+            pause_when=FailureLimit(**values["pause_when"]) if "pause_when" in values else None,
         )
 
 
 DEFAULT_POLICY = SendPolicy()
 
 
-def sample_buckets(share: float) -> int:
+def sample_size(share: float) -> int:
     """The buckets below this are the sample."""
     return max(1, min(BUCKETS, round(share * BUCKETS)))
 

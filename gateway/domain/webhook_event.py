@@ -4,28 +4,28 @@ from collections.abc import Iterable
 
 from gateway.domain.delivery import OutcomeName
 
-SETTLED = {f"delivery.{outcome}": outcome for outcome in OutcomeName}
+DELIVERY_OUTCOMES = {f"delivery.{outcome}": outcome for outcome in OutcomeName}
 """Ends of deliveries. They are in the log already; everything else is written down when a webhook asks for it."""
 
-NOTED = (
+OUTBOX_TYPES = (
     *(f"delivery.{event}" for event in ("displayed", "clicked", "dismissed")),
     *(f"device.{change}" for change in ("registered", "changed", "gone", "unregistered")),
     *(f"notification.{step}" for step in ("accepted", "started", "done", "cancelled", "paused", "resumed")),
 )
 
-TEST = "webhook.test"
+TEST_TYPE = "webhook.test"
 """Sent on demand, whatever a webhook asks for."""
 
-TYPES = (*SETTLED, *NOTED)
+TYPES = (*DELIVERY_OUTCOMES, *OUTBOX_TYPES)
 PATTERNS = ("*", *sorted({f"{type_.partition('.')[0]}.*" for type_ in TYPES}), *TYPES)
 
 
-def forms(type_: str) -> list[str]:
+def matching_patterns(type_: str) -> list[str]:
     """The patterns that ask for this type: itself, its family, everything."""
     return [type_, f"{type_.partition('.')[0]}.*", "*"]
 
 
-def is_subscribed(patterns: Iterable[str], among: Iterable[str] = TYPES) -> list[str]:
+def subscribed_types(patterns: Iterable[str], types: Iterable[str] = TYPES) -> list[str]:
     """The types that these patterns ask for."""
     wanted = set(patterns)
-    return [type_ for type_ in among if not wanted.isdisjoint(forms(type_))]
+    return [type_ for type_ in types if not wanted.isdisjoint(matching_patterns(type_))]

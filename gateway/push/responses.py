@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from gateway.domain.delivery import UNAUTHORIZED, Accepted, Gone, Outcome, Rejected, Retry
+from gateway.domain.delivery import UNAUTHORIZED_STATUSES, Accepted, Gone, Outcome, Rejected, Retry
 
 # Limits on what is read of a response: octets of its body, characters of each header.
 MAX_BODY_OCTETS = 4096
@@ -108,9 +108,9 @@ def classify(response: PushResponse, now: datetime) -> Outcome:
 
     if status in (404, 410):
         return Gone(cause("the push service reports that the subscription no longer exists"))
-    if status in (400, *UNAUTHORIZED) and _KEY_MISMATCH.search(reason):
+    if status in (400, *UNAUTHORIZED_STATUSES) and _KEY_MISMATCH.search(reason):
         return Rejected(cause("the subscription was created with another VAPID key"), quarantine=True)
-    if status in UNAUTHORIZED:
+    if status in UNAUTHORIZED_STATUSES:
         return Retry(cause("the push service rejects the VAPID key or token"), after, unauthorized=True)
     if status == 406:
         wait = THROTTLED_WAIT if after is None else after

@@ -281,7 +281,7 @@ async def apply(conn: AsyncConnection, job: Job, settlement: ResultBatch, remain
     """Settle in the running transaction; False when it was done before. Raises LeaseLost."""
     if not await _shrink(conn, job, settlement.devices(), remaining):
         return False
-    if settlement.later:
+    if settlement.requeued:
         await conn.execute(
             insert(jobs),
             [
@@ -294,7 +294,7 @@ async def apply(conn: AsyncConnection, job: Job, settlement: ResultBatch, remain
                     "tries": tries,
                     "device_ids": device_ids,
                 }
-                for (due, tries), device_ids in settlement.later.items()
+                for (due, tries), device_ids in settlement.requeued.items()
             ],
         )
         await notifier.send(conn, notifier.JOBS)
@@ -314,7 +314,7 @@ async def apply_unlogged(conn: AsyncConnection, job: Job, settlement: ResultBatc
     told = settlement.device_ids()
     logged = await writer.logged(conn, job, told & set(held.device_ids))
     if logged:
-        log.error("job.logged_before", **job.named, devices=len(logged))
+        log.error("job.logged_before", **job.log_fields, devices=len(logged))
         left = [device_id for device_id in held.device_ids if device_id not in logged]
         await conn.execute(update(jobs).where(*_held(job)).values(device_ids=left))
     return await apply(conn, job, settlement.for_devices(told - logged), remaining)

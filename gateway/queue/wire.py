@@ -146,7 +146,7 @@ def read_job(data: bytes) -> Job:
 def write_result(result: Result) -> bytes:
     settlement = result.settlement
     settled = [_Settled(*done._replace(outcome=_shown(done.outcome))) for done in settlement.settled]  # type: ignore[arg-type]
-    later = [(due, tries, device_ids) for (due, tries), device_ids in settlement.later.items()]
+    later = [(due, tries, device_ids) for (due, tries), device_ids in settlement.requeued.items()]
     packed = _Result(
         _head(result.job, ()),
         settled,

@@ -8,12 +8,12 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.notification import Notification
-from gateway.domain.send_policy import Cap
+from gateway.domain.send_policy import FrequencyCap
 from gateway.records.postgres.schema import contacts
 
 
 async def reserve_quota(
-    conn: AsyncConnection, notification: Notification, category: str, cap: Cap, people: Sequence[str]
+    conn: AsyncConnection, notification: Notification, category: str, cap: FrequencyCap, people: Sequence[str]
 ) -> set[str]:
     """Those of them who may be sent this notification; it then counts for them, once however many devices they have.
 
@@ -44,7 +44,7 @@ async def reserve_quota(
             func.now(),
         )
         .select_from(asked.outerjoin(earlier, asked.c.person == earlier.c.person))
-        .where(func.coalesce(earlier.c.count, 0) < cap.most)
+        .where(func.coalesce(earlier.c.count, 0) < cap.limit)
     )
     columns = ["application_id", "category", "person", "notification_id", "at"]
     await conn.execute(insert(contacts).from_select(columns, free).on_conflict_do_nothing())

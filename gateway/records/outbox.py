@@ -38,7 +38,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from gateway.domain import ids
 from gateway.domain.delivery import OutcomeName
-from gateway.domain.webhook_event import forms
+from gateway.domain.webhook_event import matching_patterns
 from gateway.records.postgres import notifier
 from gateway.records.postgres.schema import devices, happenings, notifications, progress, webhooks
 
@@ -219,7 +219,7 @@ def _noted(
 ) -> ReturningInsert[Any]:
     asked = exists().where(
         webhooks.c.application_id == application_id,
-        webhooks.c.events.overlap(cast(forms(type_), ARRAY(Text))),
+        webhooks.c.events.overlap(cast(matching_patterns(type_), ARRAY(Text))),
     )
     source = of.with_only_columns(_OURS, application_id, _text(type_), data).where(asked)
     noted = insert(happenings).from_select(["txid", "application_id", "type", "data"], source)

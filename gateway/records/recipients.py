@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
-from gateway.domain.delivery import UNAUTHORIZED
+from gateway.domain.delivery import UNAUTHORIZED_STATUSES
 from gateway.domain.job import Job
 from gateway.domain.job_payload import Recipient, SigningKey
 from gateway.domain.notification import Notification
@@ -40,7 +40,7 @@ async def load_targets(conn: AsyncConnection, notification: Notification, job: J
         asked["muted"] = d.muted
     if steering.variants:
         asked["bucket"] = bucket(notification.id)
-    if notification.speaks_several:
+    if notification.is_localized:
         asked["locale"] = d.locale
     if job.attempts:
         asked["refusals"] = _refusals(job)
@@ -57,7 +57,7 @@ def _refusals(job: Job) -> ColumnElement[int]:
         attempts.c.day == job.day,
         attempts.c.notification_id == job.notification_id,
         attempts.c.device_id == devices.c.id,
-        attempts.c.status.in_(UNAUTHORIZED),
+        attempts.c.status.in_(UNAUTHORIZED_STATUSES),
     )
     return query.scalar_subquery()
 

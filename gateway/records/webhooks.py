@@ -13,11 +13,11 @@ from sqlalchemy import ColumnElement, Row, Text, and_, cast, exists, func, or_, 
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain.webhook_event import PATTERNS, SETTLED, is_subscribed
+from gateway.domain.webhook_event import DELIVERY_OUTCOMES, PATTERNS, subscribed_types
 from gateway.records.outbox import SETTLED_BELOW, Cursor
 from gateway.records.postgres.schema import applications, happenings, webhooks
 
-_LOG_PATTERNS = [pattern for pattern in PATTERNS if is_subscribed([pattern], SETTLED)]
+_LOG_PATTERNS = [pattern for pattern in PATTERNS if subscribed_types([pattern], DELIVERY_OUTCOMES)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,7 +222,7 @@ def _result_batch(job: Job, batch: list[tuple[Recipient, SendResult]]) -> Result
         attempts = job.attempts + sent.posted
         outcome = sent.outcome
         if isinstance(outcome, Deferred):
-            results.later.setdefault((outcome.until, attempts), []).append(recipient.device_id)
+            results.requeued.setdefault((outcome.until, attempts), []).append(recipient.device_id)
             continue
         if not isinstance(outcome, Retry):
             results.settled.append(
@@ -242,7 +242,7 @@ def _result_batch(job: Job, batch: list[tuple[Recipient, SendResult]]) -> Result
             continue
         due = sent.retry_at or now
         results.retries += 1
-        results.later.setdefault((due, attempts), []).append(recipient.device_id)
+        results.requeued.setdefault((due, attempts), []).append(recipient.device_id)
         if sent.at is not None:
             results.attempts.append(
                 Attempt(recipient.device_id, attempts, sent.at, sent.duration_ms, sent.status, outcome.cause, due)

@@ -69,17 +69,17 @@ async def prepare(engine: AsyncEngine, broker: Broker) -> None:
 def _by_itself(job: Job) -> Iterator[None]:
     """What goes wrong with one job must not end the relay for all; it comes due again with its lease."""
     try:
-        with structlog.contextvars.bound_contextvars(**job.named):
+        with structlog.contextvars.bound_contextvars(**job.log_fields):
             yield
     except LeaseLost:
-        log.warning("job.lease_lost", **job.named)
+        log.warning("job.lease_lost", **job.log_fields)
     except BrokerUnavailable:
         raise
     except DATABASE_ERRORS as error:
-        log.warning("job.database_unavailable", **job.named, error=type(error).__name__)
+        log.warning("job.database_unavailable", **job.log_fields, error=type(error).__name__)
     except Exception:
         # A fault of ours.
-        log.exception("job.failed", **job.named)
+        log.exception("job.failed", **job.log_fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +260,7 @@ class Relay:
         named: dict[str, Any] = {}
         try:
             result = wire.read_result(message.data)
-            named = result.job.named
+            named = result.job.log_fields
             try:
                 await self._write(result)
             except IntegrityError:
@@ -302,6 +302,6 @@ def _unsent(job: Job, cargo: JobPayload, post: PreparedNotification, otherwise: 
     else:
         outcome = cargo.pre_send_outcomes.get(device_id) or terminal_outcome(post, target, now.timestamp()) or otherwise
     if isinstance(outcome, Deferred):
-        return ResultBatch(later={(outcome.until, job.attempts): [device_id]})
+        return ResultBatch(requeued={(outcome.until, job.attempts): [device_id]})
     user_id, host = (None, "") if target is None else (target.user_id, target.host)
     return ResultBatch([DeliveryResult(device_id, user_id, host, outcome, job.attempts, None, None, 0, now)])

@@ -17,7 +17,7 @@ import structlog
 from gateway import metrics, tracing
 from gateway.domain import ids
 from gateway.domain.delivery import Retry
-from gateway.domain.job import CHUNK, Job, JobKind
+from gateway.domain.job import MAX_CHUNK_SIZE, Job, JobKind
 from gateway.domain.notification import Lane, Status
 from gateway.queue.protocol import LeaseLost, Queue
 from gateway.records.postgres.engine import DATABASE_ERRORS
@@ -117,12 +117,12 @@ class Worker:
     async def _claim(self, group: asyncio.TaskGroup, lanes: Sequence[Lane], max_jobs: int) -> None:
         """Claim jobs so that the senders have messages, up to `max_jobs` full jobs of them."""
         # The last message of each job may wait for a slow response: so many jobs can be open at once.
-        open_jobs = asyncio.Semaphore(self._config.senders + CHUNK)
+        open_jobs = asyncio.Semaphore(self._config.senders + MAX_CHUNK_SIZE)
         loading_slots = asyncio.Semaphore(max_jobs)
         while True:
             await open_jobs.acquire()
             await loading_slots.acquire()
-            await self._scheduler.wait_until_below(lanes, (max_jobs - 1) * CHUNK)
+            await self._scheduler.wait_until_below(lanes, (max_jobs - 1) * MAX_CHUNK_SIZE)
             try:
                 [*claimed] = await self._queue.claim(lanes=lanes, limit=1, lease=self._config.lease, wait=CLAIM_WAIT)
             except DATABASE_ERRORS as error:
@@ -138,7 +138,7 @@ class Worker:
 
     async def _process(self, job: Job, loading_slots: asyncio.Semaphore) -> None:
         """Plan or send a claimed job. Release its loading slot when its messages are in the scheduler."""
-        with structlog.contextvars.bound_contextvars(**job.named), ExitStack() as loading:
+        with structlog.contextvars.bound_contextvars(**job.log_fields), ExitStack() as loading:
             loading.callback(loading_slots.release)
             if job.lane is Lane.URGENT:
                 self._loading_urgent.add(job.id)
@@ -179,7 +179,7 @@ class Worker:
             )
             loading.close()
             attributes: tracing.Attributes = {
-                "notification.id": job.named["notification_id"],
+                "notification.id": job.log_fields["notification_id"],
                 "job.id": job.id,
                 "job.attempt": job.lease_generation,
                 "lane": job.lane.label,
@@ -211,7 +211,7 @@ class Worker:
                 result = await self._push_sender.send(task.prepared, recipient, attempts)
             except Exception:
                 device_id = ids.format_id(ids.DEVICE, recipient.device_id)
-                log.exception("delivery.failed", **executor.job.named, device_id=device_id)
+                log.exception("delivery.failed", **executor.job.log_fields, device_id=device_id)
                 result = self._push_sender.internal_error_result(task.prepared, attempts)
             if not result.posted:
                 await asyncio.sleep(0)  # `send` awaited nothing, so let other tasks run

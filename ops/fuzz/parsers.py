@@ -76,7 +76,7 @@ def fuzz_cap(data: bytes) -> None:
     ):
         for message in messages or ():
             if isinstance(message, AlertMessage):
-                for info in message.parts:
+                for info in message.infos:
                     if info.area is not None:
                         condition(audience.parse(info.area))  # the filter of an alert area must be a valid audience
             assert "\0" not in repr(message)
@@ -114,7 +114,7 @@ def fuzz_audience(data: bytes) -> None:
     raw = data[1:] if data[:1] < b"\x80" else json.dumps(_value(source, 8)).encode()
     value = _parse(read_json, raw)
     parsed = None if value is None else _parse(audience.parse, value)
-    if parsed is not None and not list(audience.segments_in(parsed)):
+    if parsed is not None and not list(audience.iter_segments(parsed)):
         condition(parsed).compile(dialect=_dialect)
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from gateway.domain.job import CHUNK
+from gateway.domain.job import MAX_CHUNK_SIZE
 from gateway.domain.notification import Status
 from gateway.sim import Rule, Subscriber, Vendor
 from tests.support.gateway_parts import Parts
@@ -18,7 +18,7 @@ KILLS = 3
 LEASE_S = 2
 JOBS = 2
 # What a killed worker may have sent and not yet settled: no more than the jobs it holds.
-MOST_UNSETTLED = JOBS * CHUNK
+MOST_UNSETTLED = JOBS * MAX_CHUNK_SIZE
 
 
 @pytest.fixture

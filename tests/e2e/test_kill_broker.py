@@ -10,7 +10,7 @@ from uuid import UUID
 import nats
 import pytest
 
-from gateway.domain.job import CHUNK
+from gateway.domain.job import MAX_CHUNK_SIZE
 from gateway.domain.notification import Kind, Lane, Status
 from gateway.domain.send_policy import SendPolicy, Throttle
 from gateway.queue.nats import jobs_stream
@@ -25,7 +25,7 @@ LEASE_S = 4
 JOBS = 2
 AWAY_S = 20.0
 # Of every worker that was killed, and of the moment in which the cluster had no leader.
-MOST_REPEATED = 4 * JOBS * CHUNK
+MOST_REPEATED = 4 * JOBS * MAX_CHUNK_SIZE
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ async def test_a_broker_that_is_away_for_twenty_seconds_loses_nothing(
     received = Counter(message.endpoint for message in parts.sim.messages)
     print(f"{received.total() - DEVICES} were sent again")
     # What was in hand; on a slow machine the lease of what was handed out again runs out once more.
-    assert received.total() - DEVICES <= 2 * JOBS * CHUNK
+    assert received.total() - DEVICES <= 2 * JOBS * MAX_CHUNK_SIZE
     assert await parts.scalar("SELECT count(*) FROM jobs") == 0
 
 

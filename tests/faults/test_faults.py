@@ -105,7 +105,7 @@ def test_without_the_database_what_was_taken_is_held_on_to_until_a_kill_or_a_los
 
 def test_a_lost_lease_is_read_from_what_a_worker_logs() -> None:
     job = Job(1, JobKind.SEND, NOTIFICATION, NOBODY, Lane.BULK, 1, 0, AT.date(), ())
-    line = json.dumps({"event": "job.lease_lost", "timestamp": AT.isoformat(), **job.named}, separators=(",", ":"))
+    line = json.dumps({"event": "job.lease_lost", "timestamp": AT.isoformat(), **job.log_fields}, separators=(",", ":"))
     ahead_s = 60.0
     for written in (line, json.dumps(json.loads(line))):
         assert [*losses(f"started\n{written}\n", ahead_s)] == [Loss(AT.timestamp() - ahead_s, NOTIFICATION)]

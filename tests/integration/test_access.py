@@ -138,7 +138,7 @@ async def test_new_application_reports_every_invalid_field(parts: Parts) -> None
                 "mailto:ops@localhost",
                 ["https://good.example.org", "ftp://x.example.org", "https://x.example.org/path", "nonsense"],
             )
-    assert [fault.pointer for fault in refused.value.faults] == [
+    assert [fault.pointer for fault in refused.value.errors] == [
         "/subject",
         "/allowed_origins/1",
         "/allowed_origins/2",

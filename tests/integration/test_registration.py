@@ -186,7 +186,7 @@ async def test_keys_unusable_for_encryption_are_refused(parts: Parts, keys: dict
     """Keys that no message could be encrypted for are refused."""
     with pytest.raises(ValidationError) as refused:
         await register(parts, said(**keys))
-    assert [fault.pointer for fault in refused.value.faults] == [pointer]
+    assert [fault.pointer for fault in refused.value.errors] == [pointer]
     assert await count(parts) == 0
 
 
@@ -222,7 +222,7 @@ async def test_vapid_key_of_another_application_is_refused(parts: Parts) -> None
     """The VAPID key of another application is refused."""
     with pytest.raises(ValidationError) as refused:
         await register(parts, said(vapid_public_key=Keys.generate().p256dh))
-    assert [fault.pointer for fault in refused.value.faults] == ["/vapid_public_key"]
+    assert [fault.pointer for fault in refused.value.errors] == ["/vapid_public_key"]
 
 
 async def test_device_keeps_its_vapid_key(parts: Parts) -> None:

@@ -59,9 +59,9 @@ def today() -> date:
 @pytest.fixture
 def own_clock() -> Iterator[None]:
     """Forget the clock offset before and after the test."""
-    clock.forget()
+    clock.reset()
     yield
-    clock.forget()
+    clock.reset()
 
 
 @pytest.fixture

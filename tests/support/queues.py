@@ -287,7 +287,7 @@ def retry_batch(due: datetime, *devices: UUID, tries: int = 1) -> ResultBatch:
     noted = [
         Attempt(device, tries, now, 12, 503, "the push service has a passing fault (503)", due) for device in devices
     ]
-    return ResultBatch(attempts=noted, later={(due, tries): list(devices)}, retries=len(devices))
+    return ResultBatch(attempts=noted, requeued={(due, tries): list(devices)}, retries=len(devices))
 
 
 def merge_batches(*parts: ResultBatch) -> ResultBatch:
@@ -295,7 +295,7 @@ def merge_batches(*parts: ResultBatch) -> ResultBatch:
     for part in parts:
         merged.settled += part.settled
         merged.attempts += part.attempts
-        merged.later |= part.later
+        merged.requeued |= part.requeued
         merged.retries += part.retries
     return merged
 

@@ -52,7 +52,7 @@ def test_every_version_of_cap_is_read(version: str) -> None:
     found = read(namespace=f"urn:oasis:names:tc:emergency:cap:{version}")
     assert (found.identifier, found.sender) == ("a-1", "office@example.org")
     assert found.sent == datetime(2026, 7, 1, 10, tzinfo=UTC)
-    [part] = found.parts
+    [part] = found.infos
     assert (part.severity, part.certainty, part.texts[0].language) == (Severity.SEVERE, Certainty.LIKELY, "en-US")
 
 
@@ -63,16 +63,16 @@ def test_every_reason_is_named_at_once() -> None:
 
 
 def test_languages_of_one_thing_are_one_part_and_two_of_a_language_are_two() -> None:
-    languages = [[words.language for words in part.texts] for part in read(info("en"), info("fr")).parts]
+    languages = [[words.language for words in part.texts] for part in read(info("en"), info("fr")).infos]
     assert languages == [["en", "fr"]]
-    two = read(info("en", area="A1"), info("en", area="B2"), info("fr", area="B2"), info("fr", area="A1")).parts
+    two = read(info("en", area="A1"), info("en", area="B2"), info("fr", area="B2"), info("fr", area="A1")).infos
     assert [[words.language for words in part.texts] for part in two] == [["en", "fr"], ["en", "fr"]]
     assert [part.area for part in two] == [{"zone": ["A1", "UGC:A1"]}, {"zone": ["B2", "UGC:B2"]}]
 
 
 def test_a_word_that_is_none_of_the_scales_is_unknown_and_told() -> None:
     found = read(info().replace("Severe", "Dreadful").replace("Likely", "Very Likely"))
-    assert (found.parts[0].severity, found.parts[0].certainty) == (Severity.UNKNOWN, Certainty.LIKELY)
+    assert (found.infos[0].severity, found.infos[0].certainty) == (Severity.UNKNOWN, Certainty.LIKELY)
     assert found.ignored == (
         "severity 'Dreadful': not one of Extreme, Severe, Moderate, Minor, Unknown; read as Unknown",
     )
@@ -116,7 +116,7 @@ def test_a_prefix_cdata_comments_and_a_signature_change_nothing() -> None:
     [plain], [with_prefix] = cap.read(raw), cap.read(prefixed)
     assert plain == with_prefix
     assert isinstance(plain, AlertMessage)
-    assert plain.parts[0].texts[0].event == "Storm & rain"
+    assert plain.infos[0].texts[0].event == "Storm & rain"
 
 
 def test_html_in_what_should_be_text_is_made_text() -> None:
@@ -144,7 +144,7 @@ def test_what_is_no_alert_is_malformed(raw: bytes) -> None:
 def test_what_is_kept_of_a_hostile_document_is_bounded() -> None:
     nonsense = "<polygon>x y</polygon>" * 1000
     found = read(info(event="e" * 100_000).replace("<areaDesc>", nonsense + "<areaDesc>"))
-    assert len(found.parts[0].texts[0].event) == 200
+    assert len(found.infos[0].texts[0].event) == 200
     assert len(found.ignored) == 50
 
 
@@ -170,7 +170,7 @@ def nws_feature(**changed: Any) -> dict[str, Any]:
 def test_an_nws_feature_is_read_as_it_comes() -> None:
     [found] = nws.read(nws_feature())
     assert isinstance(found, AlertMessage)
-    [part] = found.parts
+    [part] = found.infos
     assert part.area is not None
     assert [next(iter(leaf)) for leaf in part.area["any"]] == ["within", "zone"]
     assert part.texts[0].language == "en-US"
@@ -197,7 +197,7 @@ def test_an_nws_feature_without_what_it_needs_is_refused(changed: dict[str, Any]
 def test_characters_that_cannot_be_kept_are_left_out() -> None:
     [found] = nws.read(nws_feature(headline="Flood\0 \ud800now", sender="a\0b", areaDesc="x\udfff", id="i\0d"))
     assert isinstance(found, AlertMessage)
-    assert (found.parts[0].texts[0].headline, found.sender, found.identifier) == ("Flood now", "ab", "id")
+    assert (found.infos[0].texts[0].headline, found.sender, found.identifier) == ("Flood now", "ab", "id")
     assert found.details["areaDesc"] == "x"
 
 
@@ -230,7 +230,7 @@ def test_every_real_file_is_read_without_a_surprise() -> None:
 def test_of_more_info_blocks_than_anybody_writes_the_first_are_read() -> None:
     """Each is compared with those before it: what a document can hold would take hours."""
     message = read(*[info("en")] * 20_000)
-    assert len(message.parts) == cap.MAX_INFOS
+    assert len(message.infos) == cap.MAX_INFOS
     assert message.ignored[0] == f"all but {cap.MAX_INFOS} info blocks"
 
 
@@ -247,4 +247,4 @@ def test_a_feed_with_numbers_that_are_no_places_is_read_without_them(number: str
     raw = json.dumps(feature).replace('"HERE"', number).encode()
     [message] = feeds.read(raw, "https://alerts.example.org/").alerts
     assert isinstance(message, AlertMessage)
-    assert (message.parts[0].area, message.references, len(message.ignored)) == (None, ("b", "c"), 1)
+    assert (message.infos[0].area, message.references, len(message.ignored)) == (None, ("b", "c"), 1)

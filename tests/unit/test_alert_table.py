@@ -13,7 +13,7 @@ from gateway.domain.alert import (
     Certainty,
     LocalizedText,
     Severity,
-    routing,
+    route_alert,
 )
 from gateway.domain.notification import Lane, Urgency
 
@@ -43,14 +43,14 @@ def part(
 def test_the_table_says_how_an_alert_travels(
     severity: str, urgency: str, certainty: str, lane: Lane, travels: Urgency, hours: int
 ) -> None:
-    assert routing(part(severity, urgency, certainty)) == AlertRouting(lane, travels, timedelta(hours=hours))
+    assert route_alert(part(severity, urgency, certainty)) == AlertRouting(lane, travels, timedelta(hours=hours))
 
 
 @pytest.mark.parametrize("severity", Severity)
 @pytest.mark.parametrize("urgency", AlertUrgency)
 @pytest.mark.parametrize("certainty", Certainty)
 def test_no_alert_travels_in_the_bulk_lane(severity: str, urgency: str, certainty: str) -> None:
-    way = routing(part(severity, urgency, certainty))
+    way = route_alert(part(severity, urgency, certainty))
     assert way is not None
     assert way.lane < Lane.BULK
 
@@ -61,8 +61,8 @@ def test_an_applications_first_rule_that_fits_comes_before_the_table_and_fills_i
         AlertRule(AlertMatcher(event=("storm",)), lane=Lane.NORMAL, ttl=timedelta(minutes=5)),
         AlertRule(AlertMatcher(), lane=Lane.URGENT),
     ]
-    assert routing(part("Minor"), rules) is None
-    assert routing(part("Extreme"), rules) == AlertRouting(Lane.NORMAL, Urgency.HIGH, timedelta(minutes=5))
-    assert routing(part("Unknown", event="Flood"), rules) == AlertRouting(
+    assert route_alert(part("Minor"), rules) is None
+    assert route_alert(part("Extreme"), rules) == AlertRouting(Lane.NORMAL, Urgency.HIGH, timedelta(minutes=5))
+    assert route_alert(part("Unknown", event="Flood"), rules) == AlertRouting(
         Lane.URGENT, Urgency.NORMAL, timedelta(hours=12)
     )

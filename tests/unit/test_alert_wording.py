@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.domain.alert import CALM, URGENT, AlertInfo, AlertMessage, AlertStatus, LocalizedText, MessageType
+from gateway.domain.alert import ROUTINE, URGENT, AlertInfo, AlertMessage, AlertStatus, LocalizedText, MessageType
 from gateway.push.encryption import MAX_PAYLOAD
 from gateway.push.payload import compose
 from gateway.service.alerts.content import (
@@ -23,7 +23,7 @@ def message(*words: LocalizedText, status: AlertStatus = AlertStatus.ACTUAL) -> 
 
 def told(*words: LocalizedText, **said: Any) -> dict[str, Any]:
     one = message(*words, **said)
-    return alert_content(one, one.parts[0], URGENT, "tag")
+    return alert_content(one, one.infos[0], URGENT, "tag")
 
 
 STORM = LocalizedText("en", "Storm")
@@ -39,7 +39,7 @@ def test_the_headline_is_the_title_and_what_to_do_comes_after_what_happens() -> 
 def test_an_urgent_alert_stays_on_the_screen() -> None:
     one = message(STORM)
     assert told(STORM)["require_interaction"] is True
-    assert alert_content(one, one.parts[0], CALM, "tag")["require_interaction"] is False
+    assert alert_content(one, one.infos[0], ROUTINE, "tag")["require_interaction"] is False
 
 
 @pytest.mark.parametrize("status", [status for status in AlertStatus if status is not AlertStatus.ACTUAL])

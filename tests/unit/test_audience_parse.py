@@ -36,7 +36,7 @@ CLOSED = tuple((float(x), float(y)) for x, y in SQUARE)
 def faults(value: object) -> dict[str, str]:
     with pytest.raises(ValidationError) as refused:
         parse(value)
-    return {fault.pointer: fault.detail for fault in refused.value.faults}
+    return {fault.pointer: fault.detail for fault in refused.value.errors}
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_every_fault_is_told_at_once() -> None:
 def test_the_pointer_begins_where_the_caller_says() -> None:
     with pytest.raises(ValidationError) as refused:
         parse({"topic": 1}, "/filter")
-    assert refused.value.faults[0].pointer == "/filter/topic"
+    assert refused.value.errors[0].pointer == "/filter/topic"
 
 
 def test_a_filter_may_be_16_levels_deep_and_no_deeper() -> None:
@@ -286,5 +286,5 @@ def refusals(value: Any) -> list[str]:
     try:
         parse(value, "")
     except ValidationError as refused:
-        return [fault.pointer for fault in refused.faults]
+        return [fault.pointer for fault in refused.errors]
     return []

@@ -55,7 +55,7 @@ def test_a_condition_fits_or_not(asked: Any, fits: bool) -> None:
 def test_every_fault_is_named_with_its_place(asked: Any, pointers: list[str]) -> None:
     with pytest.raises(ValidationError) as refused:
         condition.parse(asked)
-    assert [fault.pointer for fault in refused.value.faults] == pointers
+    assert [fault.pointer for fault in refused.value.errors] == pointers
 
 
 def test_depth_and_size_are_bounded() -> None:
@@ -80,5 +80,5 @@ def test_an_audience_takes_values_of_the_event_as_they_are() -> None:
     assert event_binding.bind(asked, event) == {
         "any": [{"user_id": "u-1"}, {"attribute": "team", "in": ["a", "b"]}, {"attribute": "age", "gt": 30}]
     }
-    with pytest.raises(event_binding.Missing, match=r"data\.none"):
+    with pytest.raises(event_binding.MissingEventValue, match=r"data\.none"):
         event_binding.bind({"topic": {"from_event": "data.none"}}, event)

@@ -53,7 +53,7 @@ def came_to(raw: bytes, read: Any) -> Any:
     try:
         return read(raw)
     except ValidationError as refusal:
-        return ValidationError, refusal.faults
+        return ValidationError, refusal.errors
     except GatewayError as refusal:
         return type(refusal), refusal.detail
 

@@ -20,7 +20,7 @@ from gateway.domain.notification import (
     Progress,
     Status,
     Urgency,
-    expiry,
+    compute_expiry,
     push_topic,
 )
 
@@ -98,19 +98,19 @@ def test_topics_of_different_applications_never_fold_into_each_other() -> None:
 
 def test_the_tag_is_the_content_s_else_the_collapse_key_else_the_id() -> None:
     keyed = DeliveryOptions(Lane.NORMAL, Urgency.NORMAL, timedelta(hours=1), NOW, "key")
-    assert notification(delivery=keyed).tag_of({"title": "x", "tag": "own"}) == "own"
-    assert notification(delivery=keyed).tag_of({"title": "x"}) == "key"
-    assert notification().tag_of({"title": "x"}) == str(UUID(int=7))
+    assert notification(delivery=keyed).tag_for({"title": "x", "tag": "own"}) == "own"
+    assert notification(delivery=keyed).tag_for({"title": "x"}) == "key"
+    assert notification().tag_for({"title": "x"}) == str(UUID(int=7))
 
 
 def test_a_ttl_of_0_leaves_the_queue_a_minute() -> None:
-    assert expiry(NOW, timedelta(0)) == NOW + MIN_LIFETIME
-    assert expiry(NOW, timedelta(hours=1)) == NOW + timedelta(hours=1)
+    assert compute_expiry(NOW, timedelta(0)) == NOW + MIN_LIFETIME
+    assert compute_expiry(NOW, timedelta(hours=1)) == NOW + timedelta(hours=1)
 
 
 def test_urgent_goes_before_normal_before_bulk() -> None:
     assert sorted([Lane.BULK, Lane.URGENT, Lane.NORMAL]) == [Lane.URGENT, Lane.NORMAL, Lane.BULK]
-    assert [Lane.labelled(lane.label) for lane in Lane] == list(Lane)
+    assert [Lane.from_label(lane.label) for lane in Lane] == list(Lane)
 
 
 def test_pending_is_what_has_no_end_yet() -> None:
@@ -131,9 +131,9 @@ def test_a_settlement_counts_ended_and_retried_devices() -> None:
 
 
 def test_invalid_input_tells_every_fault_and_where() -> None:
-    refused = ValidationError([FieldError("/a", "is missing"), FieldError("", "is odd").below("/b")])
+    refused = ValidationError([FieldError("/a", "is missing"), FieldError("", "is odd").with_prefix("/b")])
     assert str(refused) == "/a: is missing; /b: is odd"
-    assert [fault.pointer for fault in refused.faults] == ["/a", "/b"]
+    assert [fault.pointer for fault in refused.errors] == ["/a", "/b"]
 
 
 def test_every_refusal_has_a_code_of_its_own_and_a_status() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.domain import retry
 from gateway.domain.delivery import Expired, Retry
-from gateway.domain.retry import FIRST_DELAY, GRID, MAX_DELAY, TRUSTED_TRIES, backoff, next_try
+from gateway.domain.retry import FIRST_DELAY, MAX_DELAY, MAX_TRUSTED_RETRIES, RETRY_GRID, backoff, next_attempt
 
 NOW = datetime(2026, 7, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 FAR = NOW + timedelta(days=28)
@@ -27,31 +27,31 @@ def test_back_off_spreads_a_crowd() -> None:
 
 
 @settings(deadline=None)
-@given(st.integers(1, TRUSTED_TRIES), st.floats(0, 86_400))
+@given(st.integers(1, MAX_TRUSTED_RETRIES), st.floats(0, 86_400))
 def test_retry_after_is_followed_to_the_next_whole_second(tries: int, seconds: float) -> None:
     after = timedelta(seconds=seconds)
-    due = next_try(Retry("slow down", after), tries, NOW, FAR)
+    due = next_attempt(Retry("slow down", after), tries, NOW, FAR)
     assert isinstance(due, datetime)
-    assert NOW + after <= due < NOW + after + GRID
+    assert NOW + after <= due < NOW + after + RETRY_GRID
     assert due.microsecond == 0
     assert due.tzinfo is not None
 
 
 def test_retries_of_one_second_come_due_together() -> None:
-    dues = {next_try(Retry("x", timedelta(milliseconds=ms)), 1, NOW, FAR) for ms in range(0, 700, 50)}
+    dues = {next_attempt(Retry("x", timedelta(milliseconds=ms)), 1, NOW, FAR) for ms in range(0, 700, 50)}
     assert len(dues) == 1
 
 
 @settings(deadline=None)
-@given(st.integers(TRUSTED_TRIES + 1, 40))
+@given(st.integers(MAX_TRUSTED_RETRIES + 1, 40))
 def test_a_host_that_keeps_saying_at_once_is_backed_off_from(tries: int) -> None:
-    due = next_try(Retry("try again at once", timedelta(0)), tries, NOW, FAR)
+    due = next_attempt(Retry("try again at once", timedelta(0)), tries, NOW, FAR)
     assert isinstance(due, datetime)
     assert due - NOW >= min(FIRST_DELAY * 2 ** (tries - 1), MAX_DELAY) / 2
 
 
 def test_a_longer_wish_than_our_back_off_is_kept_for_ever() -> None:
-    due = next_try(Retry("x", timedelta(hours=5)), 30, NOW, FAR)
+    due = next_attempt(Retry("x", timedelta(hours=5)), 30, NOW, FAR)
     assert isinstance(due, datetime)
     assert due >= NOW + timedelta(hours=5)
 
@@ -61,7 +61,7 @@ def test_a_longer_wish_than_our_back_off_is_kept_for_ever() -> None:
 def test_nothing_is_ever_tried_at_or_after_its_expiry(tries: int, after: float | None, life: float) -> None:
     expires_at = NOW + timedelta(seconds=life)
     wish = None if after is None else timedelta(seconds=after)
-    due = next_try(Retry("overloaded", wish), tries, NOW, expires_at)
+    due = next_attempt(Retry("overloaded", wish), tries, NOW, expires_at)
     if isinstance(due, datetime):
         assert NOW <= due < expires_at
     else:
@@ -72,12 +72,12 @@ def test_nothing_is_ever_tried_at_or_after_its_expiry(tries: int, after: float |
 @pytest.mark.parametrize(("life", "expired"), [(1.0, True), (1.75, True), (1.76, False)])
 def test_the_try_on_the_grid_decides_and_not_the_one_asked_for(life: float, expired: bool) -> None:
     """Now is a quarter past a second: one second later, rounded up, is 1.75 s from now."""
-    due = next_try(Retry("x", timedelta(seconds=1)), 1, NOW, NOW + timedelta(seconds=life))
+    due = next_attempt(Retry("x", timedelta(seconds=1)), 1, NOW, NOW + timedelta(seconds=life))
     assert isinstance(due, Expired) == expired
 
 
 def test_the_cause_of_the_last_try_is_in_the_expiry_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "FIRST_DELAY", timedelta(hours=1))
-    due = next_try(FAULT, 1, NOW, NOW + timedelta(seconds=1))
+    due = next_attempt(FAULT, 1, NOW, NOW + timedelta(seconds=1))
     assert isinstance(due, Expired)
     assert due.cause.startswith(FAULT.cause)

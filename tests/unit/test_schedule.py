@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.schedule import DEVICE, QuietHours, Recurrence, earliest, instant, latest, zone, zone_of
+from gateway.domain.schedule import (
+    DEVICE_ZONE,
+    QuietHours,
+    Recurrence,
+    earliest_instant,
+    find_zone,
+    latest_instant,
+    to_utc,
+    zone_or_utc,
+)
 
 ZONES = (
     "Europe/Vienna",
@@ -40,13 +49,13 @@ clocks = st.times().map(lambda t: t.replace(second=0, microsecond=0))
     ],
 )
 def test_a_local_time_is_what_the_clocks_of_its_zone_show(local: str, name: str, utc: str) -> None:
-    assert instant(datetime.fromisoformat(local), zone_of(name)) == datetime.fromisoformat(f"{utc}+00:00")
+    assert to_utc(datetime.fromisoformat(local), zone_or_utc(name)) == datetime.fromisoformat(f"{utc}+00:00")
 
 
 @given(locals_, zones)
 def test_clocks_show_the_local_time_at_its_instant_unless_they_skip_it(local: datetime, name: str) -> None:
     local = local.replace(microsecond=0)
-    moment = instant(local, zone_of(name))
+    moment = to_utc(local, zone_or_utc(name))
     shown = moment.astimezone(ZoneInfo(name)).replace(tzinfo=None)
     assert shown == local or timedelta(0) < shown - local <= timedelta(hours=1)
     before = (moment - timedelta(hours=3)).astimezone(ZoneInfo(name)).replace(tzinfo=None)
@@ -55,17 +64,17 @@ def test_clocks_show_the_local_time_at_its_instant_unless_they_skip_it(local: da
 
 @given(locals_, zones)
 def test_no_device_is_due_before_the_first_or_after_the_last_zone(local: datetime, name: str) -> None:
-    assert earliest(local) <= instant(local, zone_of(name)) <= latest(local) + timedelta(hours=1)
+    assert earliest_instant(local) <= to_utc(local, zone_or_utc(name)) <= latest_instant(local) + timedelta(hours=1)
 
 
 @pytest.mark.parametrize("name", ["Mars/Phobos", "", "../../etc/passwd", "/etc/localtime", "Europe", "x" * 300, "a\0b"])
 def test_what_is_no_zone_is_none_and_a_device_there_is_in_utc(name: str) -> None:
-    assert zone(name) is None
-    assert zone_of(name) is zone_of("UTC")
+    assert find_zone(name) is None
+    assert zone_or_utc(name) is zone_or_utc("UTC")
 
 
 def test_a_device_that_never_said_its_zone_is_in_utc() -> None:
-    assert zone_of(None) is zone_of("UTC")
+    assert zone_or_utc(None) is zone_or_utc("UTC")
 
 
 @given(clocks, clocks, st.datetimes(FIRST, LAST, timezones=st.just(UTC)), zones)
@@ -73,7 +82,7 @@ def test_quiet_hours_hold_until_their_end_and_not_a_moment_longer(
     start: time, end: time, now: datetime, name: str
 ) -> None:
     quiet = QuietHours(start, end, name)
-    until = quiet.until(None, now)
+    until = quiet.end_of_quiet(None, now)
     clock = now.astimezone(ZoneInfo(name)).time()
     inside = start <= clock < end if start <= end else clock >= start or clock < end
     assert (until is not None) == inside
@@ -86,18 +95,18 @@ def test_quiet_hours_hold_until_their_end_and_not_a_moment_longer(
 
 
 def test_quiet_hours_are_each_devices_own() -> None:
-    quiet, now = QuietHours(time(22), time(8), DEVICE), datetime(2026, 11, 24, 22, 30, tzinfo=UTC)
-    assert quiet.until("Europe/Vienna", now) == datetime(2026, 11, 25, 7, tzinfo=UTC)
-    assert quiet.until("America/New_York", now) is None
-    assert quiet.until(None, now) == datetime(2026, 11, 25, 8, tzinfo=UTC)
+    quiet, now = QuietHours(time(22), time(8), DEVICE_ZONE), datetime(2026, 11, 24, 22, 30, tzinfo=UTC)
+    assert quiet.end_of_quiet("Europe/Vienna", now) == datetime(2026, 11, 25, 7, tzinfo=UTC)
+    assert quiet.end_of_quiet("America/New_York", now) is None
+    assert quiet.end_of_quiet(None, now) == datetime(2026, 11, 25, 8, tzinfo=UTC)
 
 
 def test_quiet_hours_that_end_in_the_hour_that_comes_twice_end_after_now() -> None:
     quiet = QuietHours(time(22), time(2, 30), "Europe/Vienna")
     first = datetime(2026, 10, 25, 0, 10, tzinfo=UTC)  # 02:10, for the first time
     second = datetime(2026, 10, 25, 1, 10, tzinfo=UTC)  # 02:10 again
-    assert quiet.until(None, first) == datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
-    assert quiet.until(None, second) == datetime(2026, 10, 25, 1, 30, tzinfo=UTC)
+    assert quiet.end_of_quiet(None, first) == datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
+    assert quiet.end_of_quiet(None, second) == datetime(2026, 10, 25, 1, 30, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +124,7 @@ def test_a_recurring_time_is_what_the_clocks_of_its_zone_show(
 ) -> None:
     moment = datetime.fromisoformat(f"{after}+00:00")
     for expected in times:
-        occurrence = Recurrence(cron, name).after(moment)
+        occurrence = Recurrence(cron, name).next_occurrence(moment)
         assert occurrence is not None
         year = "" if expected.startswith("2028") else "2026-"
         assert occurrence.at == datetime.fromisoformat(f"{year}{expected}+00:00")
@@ -128,7 +137,7 @@ def test_a_daily_time_comes_once_a_day_whatever_the_clocks_do(
 ) -> None:
     daily, moment, days = Recurrence(f"{minute} {hour} * * *", name), start, []
     for _ in range(5):
-        occurrence = daily.after(moment)
+        occurrence = daily.next_occurrence(moment)
         assert occurrence is not None
         assert occurrence.at > moment
         days.append(occurrence.at.astimezone(ZoneInfo(name)).date())
@@ -138,13 +147,13 @@ def test_a_daily_time_comes_once_a_day_whatever_the_clocks_do(
 
 @given(st.datetimes(FIRST, LAST, timezones=st.just(UTC)))
 def test_at_every_devices_own_time_the_first_zone_decides_when_it_can_be_started(now: datetime) -> None:
-    occurrence = Recurrence("0 9 * * *", DEVICE).after(now)
+    occurrence = Recurrence("0 9 * * *", DEVICE_ZONE).next_occurrence(now)
     assert occurrence is not None
     assert occurrence.local_at is not None
     assert occurrence.local_at.time() == time(9)
-    assert now < occurrence.at == earliest(occurrence.local_at) <= now + timedelta(days=1)
+    assert now < occurrence.at == earliest_instant(occurrence.local_at) <= now + timedelta(days=1)
 
 
 @pytest.mark.parametrize("cron", ["", "x", "60 * * * *", "0 0 30 2 *", "* * * *", "0 9 * * MON#9", "0 0 31 4 *"])
 def test_what_is_no_cron_expression_or_never_comes_is_told(cron: str) -> None:
-    assert Recurrence(cron).fault() is not None
+    assert Recurrence(cron).find_error() is not None

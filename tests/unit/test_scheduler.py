@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.domain.job import CHUNK
+from gateway.domain.job import MAX_CHUNK_SIZE
 from gateway.domain.notification import Lane
 from gateway.worker import host_limiter
 from gateway.worker.concurrency import INITIAL_LIMIT
@@ -123,7 +123,8 @@ async def test_tenants_take_turns_and_so_do_their_hosts(scheduler: SendScheduler
         scheduler.put(
             Lane.BULK,
             TENANT,
-            make_messages(Lane.BULK, CHUNK, "a.example") + make_messages(Lane.BULK, CHUNK, "b.example"),
+            make_messages(Lane.BULK, MAX_CHUNK_SIZE, "a.example")
+            + make_messages(Lane.BULK, MAX_CHUNK_SIZE, "b.example"),
         )
     scheduler.put(Lane.BULK, OTHER_TENANT, make_messages(Lane.BULK, 10, "a.example", OTHER_TENANT))
     taken = [await next_message(scheduler) for _ in range(20)]
@@ -226,11 +227,11 @@ async def test_claim_is_delayed_after_an_undeliverable_job(
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, CHUNK, "slow.example"))
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, MAX_CHUNK_SIZE, "slow.example"))
     drain(scheduler)
     clock.now += 5
     scheduler.reassess_hosts()
-    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, CHUNK, "slow.example"))
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, MAX_CHUNK_SIZE, "slow.example"))
     monkeypatch.setattr("gateway.worker.scheduling.wakeups.asyncio.sleep", sleep)
     await scheduler.wait_until_below((Lane.URGENT,), 0)
     assert slept == []
@@ -248,13 +249,13 @@ async def test_long_wait_is_deferred_for_as_long_as_the_host_needs(
         clock.now += 5 / 64
         scheduler.complete(message, Feedback.SUCCESS, 5.0)
         scheduler.reassess_hosts()
-    more = [make_messages(Lane.BULK, CHUNK) for _ in range(30)]
+    more = [make_messages(Lane.BULK, MAX_CHUNK_SIZE) for _ in range(30)]
     for job in more:
         scheduler.put(Lane.BULK, TENANT, job)
     pauses = [{pause for message in job for pause in message.deferrals} for job in more]
     first, second, *_ = (pause for [pause] in pauses)
     assert first == MAX_HOST_WAIT_S / 2
-    assert second == pytest.approx(first + CHUNK * 5 / 64, rel=0.4)
+    assert second == pytest.approx(first + MAX_CHUNK_SIZE * 5 / 64, rel=0.4)
     assert max(pause for [pause] in pauses) <= MAX_DEFERRAL_S[Lane.BULK]
     waits = make_messages(Lane.BULK, 5, application=OTHER_TENANT)
     scheduler.put(Lane.BULK, OTHER_TENANT, waits)
@@ -266,7 +267,7 @@ def idle_s(
 ) -> float:
     """Return the seconds of a campaign in which its host is idle because all remaining messages are deferred."""
     order = itertools.count()
-    due = [(clock.now, next(order), make_messages(Lane.BULK, CHUNK)) for _ in range(count // CHUNK)]
+    due = [(clock.now, next(order), make_messages(Lane.BULK, MAX_CHUNK_SIZE)) for _ in range(count // MAX_CHUNK_SIZE)]
     sent: list[tuple[float, int, Message, Feedback, float]] = []
     idle = 0.0
     while due or sent:
@@ -275,7 +276,7 @@ def idle_s(
             scheduler.complete(message, feedback, seconds)
             if feedback is Feedback.BACKPRESSURE:
                 heapq.heappush(due, (clock.now + 2, next(order), [message]))
-        if due and due[0][0] <= clock.now and sum(scheduler.backlog.ready.values()) <= 3 * CHUNK:
+        if due and due[0][0] <= clock.now and sum(scheduler.backlog.ready.values()) <= 3 * MAX_CHUNK_SIZE:
             _, _, job = heapq.heappop(due)
             scheduler.put(Lane.BULK, TENANT, job)
             if job[0].deferrals:

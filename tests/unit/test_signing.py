@@ -3,7 +3,7 @@
 from base64 import b64decode
 from datetime import UTC, datetime, timedelta
 
-from gateway.domain.webhook_event import PATTERNS, TYPES, is_subscribed
+from gateway.domain.webhook_event import PATTERNS, TYPES, subscribed_types
 from gateway.service.access.secrets import Keyring
 from gateway.service.webhooks import signing
 from gateway.service.webhooks.signing import Secret
@@ -58,9 +58,9 @@ def test_secrets_are_sealed_and_opened_as_they_were() -> None:
 
 
 def test_patterns_ask_for_a_type_a_family_or_everything() -> None:
-    assert is_subscribed(["*"]) == list(TYPES)
-    assert is_subscribed(["device.gone", "notification.*"]) == [
+    assert subscribed_types(["*"]) == list(TYPES)
+    assert subscribed_types(["device.gone", "notification.*"]) == [
         *["device.gone", "notification.accepted", "notification.started", "notification.done"],
         *["notification.cancelled", "notification.paused", "notification.resumed"],
     ]
-    assert all(is_subscribed([pattern]) for pattern in PATTERNS)
+    assert all(subscribed_types([pattern]) for pattern in PATTERNS)

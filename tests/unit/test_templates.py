@@ -69,9 +69,9 @@ def test_what_is_no_template_is_refused_with_the_place_and_the_reason(template: 
         CompiledContent(
             {"title": "t", "actions": [{"action": "a", "title": template}]}, strict=False, pointer="/content"
         )
-    assert {fault.pointer for fault in refused.value.faults} == {"/content/actions/0/title"}
-    assert said in refused.value.faults[0].detail
-    assert "\n" not in refused.value.faults[0].detail
+    assert {fault.pointer for fault in refused.value.errors} == {"/content/actions/0/title"}
+    assert said in refused.value.errors[0].detail
+    assert "\n" not in refused.value.errors[0].detail
 
 
 def test_all_faults_are_told_at_once_wherever_they_are() -> None:
@@ -83,7 +83,7 @@ def test_all_faults_are_told_at_once_wherever_they_are() -> None:
     }
     with pytest.raises(ValidationError) as refused:
         CompiledContent(content, strict=False)
-    assert {fault.pointer for fault in refused.value.faults} == {
+    assert {fault.pointer for fault in refused.value.errors} == {
         "/title",
         "/data/a~1b/0",
         "/locales/de/url",

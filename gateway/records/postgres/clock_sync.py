@@ -31,7 +31,7 @@ async def sync_clock(engine: AsyncEngine) -> float | None:
         answered = time.monotonic()
     if answered - asked > MAX_QUERY_S:
         return None
-    ahead = clock.set_by(float(told.scalar_one()), asked, answered)
+    ahead = clock.set_from_database(float(told.scalar_one()), asked, answered)
     metrics.CLOCK.set(ahead)
     if abs(ahead) > WORTH_A_WORD_S:
         log.warning("clock.wrong", ahead_s=round(ahead, 1), advice="the database's is taken; is NTP running here?")

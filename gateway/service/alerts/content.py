@@ -52,7 +52,7 @@ def cancellation_content(
 
     `before` is what the alert said when it was told: where this message says nothing in a language, that is named.
     """
-    said = message.parts[0].texts if message.parts else ()
+    said = message.infos[0].texts if message.infos else ()
     named = {_language(words): words for words in (*before, *said)}
     first = (*said, *before)[0] if said or before else LocalizedText(None, message.identifier or "Alert")
     base = _language(first) or "en"

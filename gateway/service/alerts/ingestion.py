@@ -15,7 +15,7 @@ from uuid import UUID
 from gateway.alerting.areas import subtract
 from gateway.domain import clock, ids
 from gateway.domain.alert import (
-    SOON,
+    PROMPT,
     AlertInfo,
     AlertMatcher,
     AlertMessage,
@@ -24,7 +24,7 @@ from gateway.domain.alert import (
     AlertStatus,
     LocalizedText,
     MessageType,
-    routing,
+    route_alert,
 )
 from gateway.domain.errors import FieldError, ValidationError
 from gateway.domain.notification import MAX_TTL, Kind, Lane, Notification, Status, Urgency
@@ -125,7 +125,7 @@ async def ingest(
     door = replace(door, audience=narrowed if door.audience is None else door.audience)
     drafts = _drafts(message, this, door, rules, now)
     whole = message.message_type is MessageType.UPDATE and bool(refers)
-    rest = await _end(conn, affected, None if whole else [part.area for part in message.parts])
+    rest = await _end(conn, affected, None if whole else [part.area for part in message.infos])
     told = []
     for part, draft in zip(this.parts, drafts, strict=True):
         if draft is not None:
@@ -203,7 +203,7 @@ def _rule(said: dict[str, Any]) -> AlertRule:
     return AlertRule(
         AlertMatcher(**when),
         tell=said.get("tell", True),
-        lane=None if lane is None else Lane.labelled(lane),
+        lane=None if lane is None else Lane.from_label(lane),
         urgency=None if urgency is None else Urgency(urgency),
         ttl=None if ttl is None else timedelta(seconds=ttl),
     )
@@ -217,13 +217,13 @@ def _drafts(
     faults: list[FieldError] = []
     ending = message.message_type is MessageType.CANCEL
     updating = message.message_type is MessageType.UPDATE
-    current = [part for part in message.parts if part.expires is None or part.expires > now]
+    current = [part for part in message.infos if part.expires is None or part.expires > now]
     if not ending and not current:
         faults.append(FieldError("/expires", "is past: the alert is over"))
-    for number, part in enumerate(message.parts):
+    for number, part in enumerate(message.infos):
         held = AlertPart(area=None)
         this.parts.append(held)
-        way = routing(part, rules)
+        way = route_alert(part, rules)
         # An all-clear that refers to nothing is news like any other.
         if ending or (updating and part.all_clear) or part not in current or way is None:
             drafts.append(None)
@@ -342,18 +342,18 @@ async def _take_back(
             for waiting in await notifications.load(conn, stage.withdrawn):
                 if waiting.status is Status.SCHEDULED:
                     await lifecycle.cancel(conn, application_id, waiting.id)
-        said = replace(message, parts=message.parts[number : number + 1] or message.parts[:1])
+        said = replace(message, parts=message.infos[number : number + 1] or message.infos[:1])
         before = await _words(conn, stages)
         draft = Draft(
             kind=Kind.ALERT,
-            name=said.parts[0].texts[0].headline if said.parts else None,
+            name=said.infos[0].texts[0].headline if said.infos else None,
             content=cancellation_content(said, before, _tag(this.tag, number), left=updates),
             audience=NOBODY if shown is None else _all([shown, *({"not": area} for area in areas)]),
-            lane=SOON.lane,
-            urgency=SOON.urgency,
-            ttl=SOON.ttl,
+            lane=PROMPT.lane,
+            urgency=PROMPT.urgency,
+            ttl=PROMPT.ttl,
             start_at=now + SETTLING if updates else None,
-            details=_details(message, said.parts[0] if said.parts else None) | {"withdraws": True},
+            details=_details(message, said.infos[0] if said.infos else None) | {"withdraws": True},
         )
         notification = await submit(conn, context, application_id, draft)
         made.append(notification.id)

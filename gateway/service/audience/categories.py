@@ -15,7 +15,7 @@ from gateway.domain import ids
 from gateway.domain.device import Device
 from gateway.domain.errors import FieldError, ValidationError
 from gateway.domain.schedule import QuietHours
-from gateway.domain.send_policy import Cap
+from gateway.domain.send_policy import FrequencyCap
 from gateway.records import devices
 from gateway.records.postgres import named_resources
 from gateway.records.postgres.engine import Connection, Row
@@ -49,9 +49,9 @@ async def by_name(conn: Connection, application_id: UUID, name: str) -> Row[Any]
     return (await conn.execute(found)).first()
 
 
-def rules(row: Row[Any]) -> tuple[QuietHours | None, Cap | None]:
+def rules(row: Row[Any]) -> tuple[QuietHours | None, FrequencyCap | None]:
     quiet_hours = None if row.quiet_hours is None else QuietHours.from_json(row.quiet_hours)
-    cap = None if row.cap_most is None else Cap(row.cap_most, timedelta(seconds=row.cap_window_s))
+    cap = None if row.cap_most is None else FrequencyCap(row.cap_most, timedelta(seconds=row.cap_window_s))
     return quiet_hours, cap
 
 

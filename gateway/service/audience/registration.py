@@ -71,7 +71,9 @@ class DeviceRegistrar:
         Raises Invalid and EndpointNotAllowed.
         """
         subscription = registration.subscription
-        faults = [fault.below("/subscription/keys") for fault in check_keys(subscription.p256dh, subscription.auth)]
+        faults = [
+            fault.with_prefix("/subscription/keys") for fault in check_keys(subscription.p256dh, subscription.auth)
+        ]
         key = registration.vapid_public_key
         vapid_key_id = self._newest if key is None else self._vapid_keys.get(key)
         if vapid_key_id is None:

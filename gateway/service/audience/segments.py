@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 
 from gateway.domain import audience, ids
-from gateway.domain.audience import Audience, resolved, segments_in
+from gateway.domain.audience import Audience, expand_segments, iter_segments
 from gateway.domain.errors import Conflict, FieldError, ValidationError
 from gateway.records import segments
 from gateway.records.postgres import named_resources
@@ -32,20 +32,20 @@ async def read(
     Raises Invalid with every fault.
     """
     asked = audience.parse(value, pointer)
-    named = list(segments_in(asked))
+    named = list(iter_segments(asked))
     found: dict[UUID, Audience] = {}
     wanted = {segment.id for segment in named}
     while wanted:
         loaded = await segments.load(conn, application_id, wanted)
         found |= {id_: audience.parse(saved_, pointer) for id_, saved_ in loaded.items()}
-        wanted = {below.id for id_ in loaded for below in segments_in(found[id_])} - found.keys()
+        wanted = {below.id for id_ in loaded for below in iter_segments(found[id_])} - found.keys()
     faults = [FieldError(segment.pointer, "there is no such segment") for segment in named if segment.id not in found]
     if inside is not None:
         circular = [segment for segment in named if segment.id in found and _holds(segment.id, inside, found)]
         faults += [FieldError(segment.pointer, "holds the segment it would be part of") for segment in circular]
     if faults:
         raise ValidationError(faults)
-    return resolved(asked, found, pointer)
+    return expand_segments(asked, found, pointer)
 
 
 async def create(conn: Connection, application_id: UUID, name: str, filter_: Any) -> dict[str, Any]:
@@ -112,5 +112,5 @@ def _holds(outer: UUID, inner: UUID, found: dict[UUID, Audience]) -> bool:
             return True
         if id_ not in seen:
             seen.add(id_)
-            waiting += [below.id for below in segments_in(found[id_])]
+            waiting += [below.id for below in iter_segments(found[id_])]
     return False

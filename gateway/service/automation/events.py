@@ -14,7 +14,7 @@ from uuid import UUID
 
 from gateway.domain import audience, clock, condition, event_binding, ids
 from gateway.domain.errors import Conflict, GatewayError, NotFound
-from gateway.domain.notification import Kind, Notification, Templating, expiry
+from gateway.domain.notification import Kind, Notification, Templating, compute_expiry
 from gateway.records import events as records
 from gateway.records.events import CANCELLED, STARTED
 from gateway.records.postgres.engine import Connection, Row
@@ -226,7 +226,7 @@ class _TriggerRunner:
         self._now = now
         self._fits = condition.parse(trigger.condition) if trigger.condition is not None else None
         self._draft = spec_codec.from_json(Kind.EVENT, trigger.draft)
-        self._fixed = not any(event_binding.references(self._draft.audience, ""))
+        self._fixed = not any(event_binding.iter_references(self._draft.audience, ""))
         self._first: Notification | None = None
 
     def concerns(self, event: Event) -> bool:
@@ -235,7 +235,7 @@ class _TriggerRunner:
     async def start(self, conn: Connection, event: Event) -> TriggerRun:
         try:
             notification = await self._made(conn, event)
-        except event_binding.Missing as missing:
+        except event_binding.MissingEventValue as missing:
             return TriggerRun(event, self._trigger.id, UNFILLED, f"the event has no {missing.path}"[:500])
         except GatewayError as refusal:
             return TriggerRun(event, self._trigger.id, REFUSED, refusal.detail[:500])
@@ -259,7 +259,7 @@ class _TriggerRunner:
             audience=who,
             start_at=start_at,
             created_at=self._now,
-            delivery=replace(common.delivery, expires_at=expiry(start_at, common.delivery.ttl)),
+            delivery=replace(common.delivery, expires_at=compute_expiry(start_at, common.delivery.ttl)),
             templating=templating,
             details={
                 "event": event.name,

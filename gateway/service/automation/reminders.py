@@ -165,7 +165,7 @@ async def to_json(conn: Connection, row: Row[Any]) -> dict[str, Any]:
         "status": row.status,
         "cause": row.cause,
         "cron": row.cron,
-        "explained": _recurrence(row).explained(),
+        "explained": _recurrence(row).explain(),
         "timezone": row.timezone,
         "ends_at": row.ends_at,
         "missed": row.missed,
@@ -183,7 +183,7 @@ async def to_json(conn: Connection, row: Row[Any]) -> dict[str, Any]:
 
 async def _schedule(conn: Connection, context: Context, row: Row[Any], after: datetime) -> bool:
     """Make the next occurrence; False when there is none any more. Raises what `submit` does."""
-    occurrence = _recurrence(row).after(after)
+    occurrence = _recurrence(row).next_occurrence(after)
     if occurrence is None or (row.ends_at is not None and occurrence.at > row.ends_at):
         return False
     draft = spec_codec.from_json(Kind.REMINDER, row.draft)
@@ -216,5 +216,5 @@ def _recurrence(row: Row[Any]) -> Recurrence:
 
 
 def _check(recurrence: Recurrence) -> None:
-    if (fault := recurrence.fault()) is not None:
+    if (fault := recurrence.find_error()) is not None:
         raise ValidationError([FieldError("/cron", fault)])

@@ -13,7 +13,7 @@ from uuid import UUID
 from gateway.domain import audience, condition, event_binding, ids
 from gateway.domain.errors import ValidationError
 from gateway.domain.notification import Kind
-from gateway.domain.send_policy import Cap
+from gateway.domain.send_policy import FrequencyCap
 from gateway.records import events
 from gateway.records.postgres import named_resources
 from gateway.records.postgres.engine import Connection, Row
@@ -37,7 +37,7 @@ async def create(
     condition_: Any = None,
     delay: timedelta = timedelta(0),
     dedupe: timedelta | None = None,
-    cap: Cap | None = None,
+    cap: FrequencyCap | None = None,
     cancel_on: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Raises Invalid, PayloadTooLarge and Conflict."""
@@ -52,7 +52,7 @@ async def create(
         draft=spec_codec.to_json(draft),
         delay_s=int(delay.total_seconds()),
         dedupe_s=None if dedupe is None else int(dedupe.total_seconds()),
-        cap_most=None if cap is None else cap.most,
+        cap_most=None if cap is None else cap.limit,
         cap_window_s=None if cap is None else int(cap.window.total_seconds()),
         cancel_on=list(dict.fromkeys(cancel_on)),
     )
@@ -139,21 +139,21 @@ async def _check(conn: Connection, context: Context, application_id: UUID, draft
         try:
             condition.parse(condition_)
         except ValidationError as error:
-            faults += error.faults
+            faults += error.errors
     try:
         await prepare(conn, context, application_id, replace(draft, audience=_supposed(draft.audience)))
     except ValidationError as error:
-        faults += error.faults
+        faults += error.errors
     if faults:
         raise ValidationError(faults)
 
 
 def _supposed(who: Any) -> Any:
     """The audience with some text, or where no text may stand a number, for what an event will say."""
-    taken = set(event_binding.references(who, "/audience"))
+    taken = set(event_binding.iter_references(who, "/audience"))
     try:
         audience.parse(event_binding.with_placeholders(who, "/audience", set()))
     except ValidationError as error:
-        numbers = {fault.pointer for fault in error.faults} & taken
+        numbers = {fault.pointer for fault in error.errors} & taken
         return event_binding.with_placeholders(who, "/audience", numbers)
     return event_binding.with_placeholders(who, "/audience", set())

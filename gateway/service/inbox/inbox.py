@@ -51,7 +51,7 @@ async def shown(conn: Connection, context: Context, device: Device, rows: Sequen
                 "id": ids.format_id(ids.DELIVERY, notification.id, device.id),
                 "notification_id": ids.format_id(ids.NOTIFICATION, notification.id),
                 "kind": notification.kind,
-                "content": None if content is None else content | {"tag": notification.tag_of(content)},
+                "content": None if content is None else content | {"tag": notification.tag_for(content)},
                 "sent_at": said.get("settled_at") or said["created_at"],
                 "expires_at": notification.delivery.expires_at,
                 "read_at": said.get("read_at"),

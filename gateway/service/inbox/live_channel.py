@@ -46,7 +46,7 @@ async def decide(
     handed = await records.handed(conn, notification.id, [target.device_id for target in targets])
     fresh = [target for target in targets if target.live and target.device_id not in handed]
     if fresh:
-        several = [(target.device_id, notification.variant_of(target.bucket)) for target in fresh]
+        several = [(target.device_id, notification.variant_for(target.bucket)) for target in fresh]
         await records.offer_to_page(conn, notification.application_id, notification.id, several)
     verdicts: dict[UUID, Deferred | Accepted] = {target.device_id: Deferred(now + PATIENCE) for target in fresh}
     for device_id, (since, taken_at) in handed.items():

@@ -13,7 +13,7 @@ Event = Literal["displayed", "clicked", "dismissed"]
 
 async def receive(conn: Connection, vault: Keyring, token: str, event: Event, action: str | None) -> None:
     """Note a receipt; the same event again changes nothing. Raises ReceiptInvalid."""
-    named = vault.receipt_of(token, int(clock.seconds()))
+    named = vault.receipt_of(token, int(clock.timestamp()))
     if named is None:
         raise ReceiptInvalid("the token was not made by this gateway, or its time is over")
     if event != "displayed":

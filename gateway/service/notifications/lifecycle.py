@@ -72,7 +72,7 @@ async def refresh_status(engine: Engine, notification: Notification) -> Status:
     limit = notification.policy.pause_when
     async with engine.begin() as conn:
         now, progress = await show(conn, notification.application_id, notification.id)
-        if limit is None or not limit.passed(progress.accepted, progress.failed):
+        if limit is None or not limit.is_exceeded(progress.accepted, progress.failed):
             return now.status
         [now] = await notifications.load(conn, [notification.id], lock=True)
         if now.status is not Status.SENDING or now.auto_paused is not None:

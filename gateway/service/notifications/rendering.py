@@ -122,7 +122,7 @@ class NotificationRenderer:
         compiled = self._compiled.get((number, applying))
         if compiled is None or not compiled.personal:
             self._composed[number, applying] = composed
-            if len(self._contents) == 1 and not self._notification.speaks_several:
+            if len(self._contents) == 1 and not self._notification.is_localized:
                 self._same = composed
         return composed
 
@@ -147,12 +147,12 @@ class NotificationRenderer:
         try:
             return self._compiled[which].render(variables)
         except TemplateFailed as failure:
-            self._greedy += failure.greedy
+            self._greedy += failure.over_budget
             raise
 
     def _compose(self, content: Mapping[str, Any]) -> RenderedPayload:
         notification = self._notification
-        tag = notification.tag_of(content)
+        tag = notification.tag_for(content)
         template = compose(
             content,
             tag=tag,

@@ -12,7 +12,7 @@ from gateway.domain import clock, ids
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.errors import NotFound
 from gateway.domain.notification import Kind, Notification, Progress, Status
-from gateway.domain.schedule import DEVICE
+from gateway.domain.schedule import DEVICE_ZONE
 from gateway.push.endpoints import vendor_name
 from gateway.queue import postgres as queue
 from gateway.records import notifications
@@ -51,7 +51,9 @@ def notification(
             "collapse_key": delivery.collapse_key,
         },
         "details": shown.details,
-        "schedule": None if steering.local_at is None else {"at": steering.local_at.isoformat(), "timezone": DEVICE},
+        "schedule": None
+        if steering.local_at is None
+        else {"at": steering.local_at.isoformat(), "timezone": DEVICE_ZONE},
         "category": steering.category,
         "throttle": said.get("throttle"),
         "quiet_hours": said.get("quiet_hours"),
@@ -82,7 +84,7 @@ def notification(
             "displayed": progress.displayed,
             "clicked": progress.clicked,
             "dismissed": progress.dismissed,
-            "per_second": round(progress.per_second(now), 2) if shown.status is Status.SENDING else 0.0,
+            "per_second": round(progress.current_rate(now), 2) if shown.status is Status.SENDING else 0.0,
             "eta": _eta(shown, progress, last_due, now),
         },
     }
@@ -128,7 +130,7 @@ def _steps(counts: Any) -> dict[str, Any]:
 
 def _eta(shown: Notification, progress: Progress, last_due: datetime | None, now: datetime) -> datetime | None:
     """When it will be done, at the rate it goes now; None while nobody can say."""
-    rate = progress.per_second(now)
+    rate = progress.current_rate(now)
     if shown.status is not Status.SENDING or not progress.pending:
         return None
     if rate * MEASURABLE_S < 1:

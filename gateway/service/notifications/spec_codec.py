@@ -33,7 +33,7 @@ def from_json(kind: Kind, said: dict[str, Any]) -> Draft:
         kind,
         content=said["content"],
         audience=said["audience"],
-        lane=None if said["lane"] is None else Lane.labelled(said["lane"]),
+        lane=None if said["lane"] is None else Lane.from_label(said["lane"]),
         urgency=None if said["urgency"] is None else Urgency(said["urgency"]),
         ttl=None if said["ttl"] is None else timedelta(seconds=said["ttl"]),
         collapse_key=said["collapse_key"],

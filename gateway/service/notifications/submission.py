@@ -14,7 +14,7 @@ from uuid import UUID
 
 from gateway import tracing
 from gateway.domain import clock, ids
-from gateway.domain.errors import FieldError, ValidationError, step
+from gateway.domain.errors import FieldError, ValidationError, pointer_step
 from gateway.domain.notification import (
     MAX_TTL,
     DeliveryOptions,
@@ -24,9 +24,9 @@ from gateway.domain.notification import (
     Status,
     Templating,
     Urgency,
-    expiry,
+    compute_expiry,
 )
-from gateway.domain.schedule import earliest, latest
+from gateway.domain.schedule import earliest_instant, latest_instant
 from gateway.domain.send_policy import DEFAULT_POLICY, SendPolicy
 from gateway.queue import postgres as queue
 from gateway.records import applications, notifications
@@ -121,7 +121,7 @@ def _land(content: dict[str, Any], home: str | None, pointer: str) -> None:
         parts = urlsplit(home)
         content["url"] = f"{parts.scheme}://{parts.netloc}{url}"
     for locale, said in (content.get("locales") or {}).items():
-        _land(said, home, f"{pointer}/locales{step(locale)}")
+        _land(said, home, f"{pointer}/locales{pointer_step(locale)}")
 
 
 async def _accepted(conn: Connection, application_id: UUID, draft: Draft) -> Notification:
@@ -131,7 +131,7 @@ async def _accepted(conn: Connection, application_id: UUID, draft: Draft) -> Not
     try:
         await segments.read(conn, application_id, draft.audience)
     except ValidationError as error:
-        faults += error.faults
+        faults += error.errors
 
     lane = defaults.lane if draft.lane is None else draft.lane
     if lane not in defaults.lanes:
@@ -144,10 +144,10 @@ async def _accepted(conn: Connection, application_id: UUID, draft: Draft) -> Not
         faults.append(FieldError("/delivery/ttl", f"must be at most {int(MAX_TTL.total_seconds())} seconds (28 days)"))
     start_at = last_start = now if draft.start_at is None else max(draft.start_at, now)
     if (local_at := draft.steering.local_at) is not None:
-        start_at, last_start = max(earliest(local_at), now), max(latest(local_at), now)
+        start_at, last_start = max(earliest_instant(local_at), now), max(latest_instant(local_at), now)
     if last_start > now + MAX_START and draft.reminder_id is None:
         faults.append(FieldError("/schedule/at", f"must be within {MAX_START.days} days from now"))
-    expires_at = expiry(last_start, ttl) if draft.expires_at is None else draft.expires_at
+    expires_at = compute_expiry(last_start, ttl) if draft.expires_at is None else draft.expires_at
     if expires_at <= start_at:
         faults.append(FieldError("/delivery/expires_at", "must be later than now and than the scheduled start"))
     elif expires_at > last_start + MAX_TTL:
@@ -155,7 +155,7 @@ async def _accepted(conn: Connection, application_id: UUID, draft: Draft) -> Not
     try:
         steering = await _steering(conn, application_id, draft.steering, lane, expires_at - start_at)
     except ValidationError as error:
-        faults += error.faults
+        faults += error.errors
     if faults:
         raise ValidationError(faults)
 
@@ -212,4 +212,4 @@ async def _steering(
             faults.append(FieldError(f"/variants/{index}/name", f"{name!r} is given twice"))
     if faults:
         raise ValidationError(faults)
-    return asked.unsteered() if lane is Lane.URGENT else asked
+    return asked.for_urgent_lane() if lane is Lane.URGENT else asked

@@ -14,7 +14,7 @@ from gateway.content.localisation import all_layers, localise
 from gateway.content.templates import CompiledContent, has_markup
 from gateway.domain import clock, ids
 from gateway.domain.device import Device
-from gateway.domain.errors import FieldError, NotFound, ValidationError, step
+from gateway.domain.errors import FieldError, NotFound, ValidationError, pointer_step
 from gateway.domain.notification import DeliveryOptions, Kind, Lane, Notification, Status, Templating, Urgency
 from gateway.records.postgres import named_resources
 from gateway.records.postgres.engine import Connection, Row
@@ -37,10 +37,10 @@ def check(content: dict[str, Any], pointer: str = "/content") -> None:
         try:
             CompiledContent(localise(content, applying), strict=False, pointer=pointer)
         except ValidationError as error:
-            inside = f"{pointer}/locales{step(applying[-1])}" if applying else pointer
+            inside = f"{pointer}/locales{pointer_step(applying[-1])}" if applying else pointer
             faults |= dict.fromkeys(
                 fault if not applying else FieldError(fault.pointer.replace(pointer, inside, 1), fault.detail)
-                for fault in error.faults
+                for fault in error.errors
             )
     if faults:
         raise ValidationError(list(faults))

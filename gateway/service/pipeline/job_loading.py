@@ -35,7 +35,7 @@ async def load(engine: AsyncEngine, composer: RendererCache, job: Job) -> JobPay
         if messages is None:
             messages = composer.messages(notification, await _home(conn, notification, composer))
         known = await known_of(conn, job.device_ids) if messages.personal else {}
-        if notification.needs_winner(target.bucket for target in targets):
+        if notification.is_blocked_on_winner(target.bucket for target in targets):
             winner = await notifications.decide_winner(conn, notification.id)
             notification = replace(notification, winner=winner)
         verdicts: dict[UUID, PreSendOutcome] = {**await admission.decide(conn, notification, targets, now)}

@@ -17,11 +17,11 @@ from sqlalchemy.types import Text
 
 from gateway import metrics, tracing
 from gateway.domain import clock
-from gateway.domain.audience import Audience, Notified, leaves
-from gateway.domain.job import Job, chunk
+from gateway.domain.audience import Audience, Notified, iter_leaves
+from gateway.domain.job import Job, chunk_size
 from gateway.domain.notification import Notification, Status
-from gateway.domain.schedule import instant, zone_of
-from gateway.domain.send_policy import sample_buckets
+from gateway.domain.schedule import to_utc, zone_or_utc
+from gateway.domain.send_policy import sample_size
 from gateway.queue import postgres as queue
 from gateway.queue.protocol import LeaseLost
 from gateway.records import notifications
@@ -63,11 +63,11 @@ async def plan(context: Context, job: Job) -> int:
         await make_room(conn)
         who = _audience(notification, audience)
         rate = await _rate(conn, notification, who)
-        targets = await queue.fan_out(conn, job, now.date(), await _due(conn, notification, who, now), chunk(rate))
+        targets = await queue.fan_out(conn, job, now.date(), await _due(conn, notification, who, now), chunk_size(rate))
         await notifications.start(conn, notification.id, now.date(), targets, rate)
     with tracing.span(
         "plan",
-        {"notification.id": job.named["notification_id"], "job.id": job.id, "targets": targets},
+        {"notification.id": job.log_fields["notification_id"], "job.id": job.id, "targets": targets},
         kind="consumer",
         parent=notification.trace,
         start_ns=began,
@@ -75,13 +75,13 @@ async def plan(context: Context, job: Job) -> int:
         pass
     metrics.PLANNED.labels(notification.kind).inc()
     metrics.TARGETS.labels(notification.kind).inc(targets)
-    log.info("notification.planned", **job.named, targets=targets)
+    log.info("notification.planned", **job.log_fields, targets=targets)
     return targets
 
 
 async def _still_in_flight(conn: AsyncConnection, audience: Audience) -> bool:
     """Whether a notification that was withdrawn, and that the audience asks about, may yet reach someone."""
-    asked = [id_ for leaf in leaves(audience) if isinstance(leaf, Notified) for id_ in leaf.notification_ids]
+    asked = [id_ for leaf in iter_leaves(audience) if isinstance(leaf, Notified) for id_ in leaf.notification_ids]
     withdrawn = [one.id for one in await notifications.load(conn, asked) if one.status is Status.CANCELLED]
     return any([await queue.is_held(conn, id_) for id_ in withdrawn])
 
@@ -111,7 +111,7 @@ async def _due(
     if steering.local_at is not None:
         # Python knows the zones, also those that the database's system does not; Postgres joins them to the devices.
         zones = (await conn.execute(select(devices.c.timezone).where(who).distinct())).scalars().all()
-        moments = [max(now, instant(steering.local_at, zone_of(name))) for name in zones]
+        moments = [max(now, to_utc(steering.local_at, zone_or_utc(name))) for name in zones]
         local = (
             func.unnest(
                 literal(["" if name is None else name for name in zones], ARRAY(Text)),
@@ -123,6 +123,6 @@ async def _due(
         source = source.join(local, func.coalesce(devices.c.timezone, "") == local.c.zone)
         due = local.c.due
     if steering.winner is not None:
-        sampled = bucket(notification.id) < sample_buckets(steering.winner.sample)
+        sampled = bucket(notification.id) < sample_size(steering.winner.sample)
         due = case((sampled, due), else_=due + steering.winner.after)
     return source.add_columns(due.label("due")).where(who)

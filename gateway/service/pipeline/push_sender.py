@@ -19,7 +19,7 @@ from gateway.domain.device import DeviceStatus
 from gateway.domain.errors import EndpointNotAllowed, PayloadTooLarge, TemplateFailed
 from gateway.domain.job_payload import Recipient, SigningKey
 from gateway.domain.notification import Notification, Status, Urgency
-from gateway.domain.retry import next_try
+from gateway.domain.retry import next_attempt
 from gateway.push.client import PushClient
 from gateway.push.encryption import encrypt
 from gateway.push.endpoints import EndpointPolicy
@@ -97,7 +97,7 @@ class PushSender:
 
     async def send(self, post: PreparedNotification, target: Recipient, tries: int) -> SendResult:
         """One try. `tries` counts the POSTs before this one."""
-        now = clock.seconds()
+        now = clock.timestamp()
         if (end := terminal_outcome(post, target, now)) is not None:
             return SendResult(end)
         try:
@@ -111,7 +111,7 @@ class PushSender:
             pause = timedelta(seconds=trust.closed_until - now)
             held = Retry("the push service refuses our key; sending to it is paused", pause)
             return self._retry(post, held, tries, SendResult(held))
-        variant = post.notification.variant_of(target.bucket)
+        variant = post.notification.variant_for(target.bucket)
         try:
             known = post.known.get(target.device_id, {}) if post.known else {}
             payload, topic = post.messages.for_device(target.device_id, target.locale, variant, known)
@@ -140,7 +140,7 @@ class PushSender:
         return self._retry(post, fault, tries + 1, SendResult(fault))
 
     def _retry(self, post: PreparedNotification, retry: Retry, tries: int, sent: SendResult) -> SendResult:
-        due = next_try(retry, max(tries, 1), clock.now(), post.notification.delivery.expires_at)
+        due = next_attempt(retry, max(tries, 1), clock.now(), post.notification.delivery.expires_at)
         return sent._replace(outcome=due) if isinstance(due, Expired) else sent._replace(retry_at=due)
 
 

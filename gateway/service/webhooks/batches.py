@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from gateway.domain import ids
 from gateway.domain.delivery import OutcomeName
-from gateway.domain.webhook_event import NOTED, SETTLED, is_subscribed
+from gateway.domain.webhook_event import DELIVERY_OUTCOMES, OUTBOX_TYPES, subscribed_types
 from gateway.records import outbox
 from gateway.records.delivery_log import reader
 from gateway.records.outbox import Cursor
@@ -77,7 +77,9 @@ async def _again(conn: Connection, held: LeasedWebhook, pending: Pending) -> Bat
 
 def _wanted(held: LeasedWebhook) -> tuple[list[OutcomeName], list[str]]:
     """The ends of deliveries, and the other types, that it asks for."""
-    return [SETTLED[type_] for type_ in is_subscribed(held.events, SETTLED)], is_subscribed(held.events, NOTED)
+    return [DELIVERY_OUTCOMES[type_] for type_ in subscribed_types(held.events, DELIVERY_OUTCOMES)], subscribed_types(
+        held.events, OUTBOX_TYPES
+    )
 
 
 def _in_order(ends: Sequence[reader.LogEntry], noted: Sequence[Row[Any]]) -> list[_Event]:

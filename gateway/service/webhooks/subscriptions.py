@@ -10,7 +10,7 @@ from sqlalchemy import func
 
 from gateway.domain import clock, ids
 from gateway.domain.errors import AddressNotAllowed
-from gateway.domain.webhook_event import SETTLED, TEST, is_subscribed
+from gateway.domain.webhook_event import DELIVERY_OUTCOMES, TEST_TYPE, subscribed_types
 from gateway.outbound.client import OutboundClient, Unreachable
 from gateway.records import outbox
 from gateway.records.delivery_log import reader
@@ -65,7 +65,7 @@ async def change(
     if "events" in values:
         values["events"] = _distinct(values["events"])
         values |= _ANEW
-        if not is_subscribed(row.events, SETTLED):
+        if not subscribed_types(row.events, DELIVERY_OUTCOMES):
             values["log_position"] = await reader.last_position(conn, application_id)
     if values.get("status") == "active" and row.status != "active":
         values |= {**_SOUND, "claim": table.c.claim + 1, "run_at": func.now()}
@@ -122,7 +122,7 @@ async def prepare_test(
 
     async def post() -> dict[str, Any]:
         now, began, fresh = clock.now(), time.perf_counter(), ids.new_id().hex
-        body = body_of([event(f"evt_{fresh}", TEST, now, {"webhook_id": shown})])
+        body = body_of([event(f"evt_{fresh}", TEST_TYPE, now, {"webhook_id": shown})])
         headers = {"Content-Type": "application/json", **signing.headers(held, f"msg_{fresh}", body, now)}
         status, error = None, None
         try:

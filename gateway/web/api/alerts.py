@@ -121,7 +121,7 @@ class NewAlert(Body):
         return AlertMessage(
             identifier=self.identifier,
             message_type=self.message_type,
-            parts=(part,),
+            infos=(part,),
             sent=self.sent,
             status=self.status,
             references=tuple(self.references),
@@ -273,5 +273,5 @@ def _faults(name: str, value: Any, inside: str, *, asked: bool) -> list[FieldErr
     try:
         audience.parse(value, "")
     except ValidationError as error:
-        return [FieldError(f"{name}{fault.pointer.removeprefix(inside)}", fault.detail) for fault in error.faults]
+        return [FieldError(f"{name}{fault.pointer.removeprefix(inside)}", fault.detail) for fault in error.errors]
     return []

@@ -30,7 +30,7 @@ routes = Routes("reminders")
 def _cron(text: str) -> str:
     if len(text.split()) != 5:
         raise ValueError("must have five fields: minute, hour, day of the month, month, day of the week")
-    if (fault := Recurrence(text).fault()) is not None:
+    if (fault := Recurrence(text).find_error()) is not None:
         raise ValueError(fault)
     return text
 

@@ -48,8 +48,8 @@ class TriggerCap(Body):
     most: Annotated[int, Field(ge=1, le=10_000)]
     window: Annotated[int, Field(ge=1, le=YEAR_S)]
 
-    def value(self) -> send_policy.Cap:
-        return send_policy.Cap(self.most, timedelta(seconds=self.window))
+    def value(self) -> send_policy.FrequencyCap:
+        return send_policy.FrequencyCap(self.most, timedelta(seconds=self.window))
 
 
 class NewTrigger(Deliverable):

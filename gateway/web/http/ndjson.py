@@ -150,7 +150,7 @@ async def _taken(
 def _verdict(line: int, came_to: dict[str, Any] | GatewayError) -> dict[str, Any]:
     if not isinstance(came_to, GatewayError):
         return {"line": line, **came_to}
-    faults = came_to.faults if isinstance(came_to, ValidationError) else [FieldError("", came_to.detail)]
+    faults = came_to.errors if isinstance(came_to, ValidationError) else [FieldError("", came_to.detail)]
     errors = [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults]
     return {"line": line, "status": "refused", "code": came_to.code, "errors": errors}
 

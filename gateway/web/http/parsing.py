@@ -21,7 +21,7 @@ from pydantic_core import PydanticCustomError
 from gateway.content.templates import has_markup
 from gateway.domain import urls
 from gateway.domain.device import TOPIC_NAME, ZONE_CODE
-from gateway.domain.errors import FieldError, MalformedBody, ValidationError, step
+from gateway.domain.errors import FieldError, MalformedBody, ValidationError, pointer_step
 from gateway.push.encryption import decode_base64url
 
 EARLIEST, LATEST = 1970, 9000
@@ -108,13 +108,13 @@ def read_query(model: type[Q], pairs: list[tuple[str, str]]) -> Q:
     faults = [
         FieldError(f"/query/{name}", "is given twice") for name in values if [n for n, _ in pairs].count(name) > 1
     ]
-    faults += [fault.below("/query") for fault in _unkeepable(values, "")]
+    faults += [fault.with_prefix("/query") for fault in _unkeepable(values, "")]
     if faults:
         raise ValidationError(faults)
     try:
         return model.model_validate(values)
     except pydantic.ValidationError as error:
-        raise ValidationError([fault.below("/query") for fault in _faults(error)]) from None
+        raise ValidationError([fault.with_prefix("/query") for fault in _faults(error)]) from None
 
 
 def _refuse(constant: str) -> None:
@@ -136,7 +136,7 @@ def _unkeepable(value: object, at: str) -> Iterator[FieldError]:
                 if not _is_keepable(name):
                     yield FieldError(at, "has a name with U+0000 or half a surrogate pair")
                 else:
-                    yield from _unkeepable(item, at + step(name))
+                    yield from _unkeepable(item, at + pointer_step(name))
         case list():
             for index, item in enumerate(value):
                 yield from _unkeepable(item, f"{at}/{index}")
@@ -154,7 +154,7 @@ def several(faults: list[FieldError]) -> PydanticCustomError:
 def _faults(error: pydantic.ValidationError) -> list[FieldError]:
     found: list[FieldError] = []
     for fault in error.errors(include_url=False, include_input=False):
-        pointer = "".join(step(part) for part in fault["loc"] if part != "[key]")
+        pointer = "".join(pointer_step(part) for part in fault["loc"] if part != "[key]")
         if fault["type"] == "several":
             found += [one.below(pointer) for one in fault["ctx"]["faults"]]
         else:
@@ -220,7 +220,7 @@ def _template_of_address(url: str) -> str:
 
 
 def _address(url: str) -> str:
-    if (fault := urls.fault_of(url)) is not None:
+    if (fault := urls.find_url_error(url)) is not None:
         raise ValueError(fault)
     return url
 
@@ -235,10 +235,10 @@ Zone = Annotated[str, AfterValidator(_zone), WithJsonSchema({"type": "string", "
 UrlOrTemplate = Annotated[
     str,
     AfterValidator(_template_of_address),
-    WithJsonSchema({"type": "string", "maxLength": urls.MAX_LENGTH, "description": "An address, or its template."}),
+    WithJsonSchema({"type": "string", "maxLength": urls.MAX_URL_LENGTH, "description": "An address, or its template."}),
 ]
 Address = Annotated[
     str,
     AfterValidator(_address),
-    WithJsonSchema({"type": "string", "format": "uri-reference", "maxLength": urls.MAX_LENGTH}),
+    WithJsonSchema({"type": "string", "format": "uri-reference", "maxLength": urls.MAX_URL_LENGTH}),
 ]

@@ -38,7 +38,7 @@ def answer(error: GatewayError) -> web.Response:
         "code": error.code,
     }
     if isinstance(error, ValidationError):
-        problem["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in error.faults]
+        problem["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in error.errors]
     text = json.dumps(problem, ensure_ascii=False)
     headers: dict[str, str] = {}
     if isinstance(error, Unauthenticated):

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.domain import audience, ids, schedule, send_policy
 from gateway.domain.errors import FieldError, NotFound, ValidationError
 from gateway.domain.notification import MAX_TTL, Kind, Lane, Urgency
-from gateway.domain.schedule import DEVICE, instant, zone, zone_of
+from gateway.domain.schedule import DEVICE_ZONE, find_zone, to_utc, zone_or_utc
 from gateway.service.notifications import templates
 from gateway.service.notifications.submission import Draft
 from gateway.web.http.parsing import EARLIEST, LATEST, THOROUGH, Body, Moment, UrlOrTemplate, example, several
@@ -62,7 +62,7 @@ def _at(value: object, info: ValidationInfo) -> datetime:
 
 
 def _zone_or_device(name: str) -> str:
-    if name != DEVICE and zone(name) is None:
+    if name != DEVICE_ZONE and find_zone(name) is None:
         raise ValueError("must be an IANA time zone such as Europe/Vienna, or `device`")
     return name
 
@@ -143,7 +143,7 @@ class DeliveryOptions(Body):
     def drafted(self) -> dict[str, Any]:
         """All but the end, by Draft's fields."""
         return {
-            "lane": None if self.lane is None else Lane.labelled(self.lane),
+            "lane": None if self.lane is None else Lane.from_label(self.lane),
             "urgency": self.urgency,
             "ttl": None if self.ttl is None else timedelta(seconds=self.ttl),
             "collapse_key": self.collapse_key,
@@ -179,10 +179,10 @@ class Schedule(Body):
         """The instant; None when every device has its own."""
         if self.timezone is None:
             return self.at.astimezone(UTC)
-        return None if self.timezone == DEVICE else instant(self.at, zone_of(self.timezone))
+        return None if self.timezone == DEVICE_ZONE else to_utc(self.at, zone_or_utc(self.timezone))
 
     def local_at(self) -> datetime | None:
-        return self.at if self.timezone == DEVICE else None
+        return self.at if self.timezone == DEVICE_ZONE else None
 
 
 def _audience(value: Any, info: ValidationInfo) -> Any:
@@ -191,7 +191,7 @@ def _audience(value: Any, info: ValidationInfo) -> Any:
         try:
             audience.parse(value, "")
         except ValidationError as error:
-            raise several(error.faults) from None
+            raise several(error.errors) from None
     return value
 
 
@@ -211,7 +211,7 @@ class QuietHours(Body):
 
     start: Clock
     end: Clock
-    timezone: ZoneOrDevice = DEVICE
+    timezone: ZoneOrDevice = DEVICE_ZONE
 
     @field_validator("end")
     @classmethod
@@ -260,8 +260,8 @@ class Winner(Body):
     sample: Annotated[float, Field(gt=0, lt=1, description="The share of the audience that is the sample.")]
     after: Annotated[int, Field(ge=1, le=MAX_TTL_S, description="Seconds until the winner is decided.")]
 
-    def value(self) -> send_policy.Winner:
-        return send_policy.Winner(self.sample, timedelta(seconds=self.after))
+    def value(self) -> send_policy.WinnerSelection:
+        return send_policy.WinnerSelection(self.sample, timedelta(seconds=self.after))
 
 
 class PauseWhen(Body):

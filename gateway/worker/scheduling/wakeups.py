@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from gateway.domain.job import CHUNK
+from gateway.domain.job import MAX_CHUNK_SIZE
 from gateway.domain.notification import Lane
 
 # Delay before the next claim, per job whose messages were all deferred.
@@ -101,7 +101,7 @@ class Backlog:
         if count := sum(self._undeliverable[lane] for lane in lanes):
             # Without the delay, jobs for hosts that take nothing would be claimed as fast as the database allows.
             self._undeliverable.update(dict.fromkeys(lanes, 0))
-            await asyncio.sleep(UNDELIVERABLE_DELAY_S * count / CHUNK)
+            await asyncio.sleep(UNDELIVERABLE_DELAY_S * count / MAX_CHUNK_SIZE)
         pausable = tuple(lanes) != URGENT
         while (pausable and self.non_urgent_paused) or sum(self.ready[lane] for lane in lanes) > limit:
             self._changed.clear()
