@@ -342,7 +342,7 @@ async def _take_back(
             for waiting in await notifications.load(conn, stage.withdrawn):
                 if waiting.status is Status.SCHEDULED:
                     await lifecycle.cancel(conn, application_id, waiting.id)
-        said = replace(message, parts=message.infos[number : number + 1] or message.infos[:1])
+        said = replace(message, infos=message.infos[number : number + 1] or message.infos[:1])
         before = await _words(conn, stages)
         draft = Draft(
             kind=Kind.ALERT,
