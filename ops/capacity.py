@@ -91,7 +91,7 @@ RULES = {
     "pool": Figure(11, "", "database connections per process", "GATEWAY_DATABASE_POOL and one for LISTEN"),
     "min_processes": Figure(2, "", "minimum processes of each kind", "so that one may fail"),
     "nats_servers": Figure(3, "", "NATS servers", "the smallest number that survives the loss of one"),
-    "results_days": Figure(1, "days", "retention of results in NATS", "RESULTS_KEPT in queue/nats.py"),
+    "results_days": Figure(1, "days", "retention of results in NATS", "RESULTS_MAX_AGE in queue/nats.py"),
     "ahead": Figure(
         256, "", "published jobs of a lane in NATS, including those that workers process", "AHEAD in worker/relay.py"
     ),

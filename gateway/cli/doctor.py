@@ -23,8 +23,8 @@ from gateway.push.endpoints import VENDORS
 from gateway.push.vapid import check_subject
 from gateway.queue.connection import BrokerIncompatible, BrokerUnavailable
 from gateway.queue.nats import Broker
-from gateway.queue.postgres import depth
 from gateway.records import applications, devices
+from gateway.records.jobs import measure_depth
 from gateway.records.postgres import clock_sync, migrate, partitions
 from gateway.records.postgres.engine import Connection, DatabaseError, version
 from gateway.service.access.secrets import DecryptionFailed
@@ -172,7 +172,7 @@ async def _log_partitions(conn: Connection) -> Finding:
 
 
 async def _queue(conn: Connection, chosen: Settings) -> AsyncIterator[Finding]:
-    waiting = await depth(conn)
+    waiting = await measure_depth(conn)
     late = [(lane, due, age) for lane, _, due, age in waiting if age > LATE_S[lane]]
     if not late:
         jobs = sum(count for _, count, _, _ in waiting)

@@ -14,6 +14,10 @@ MAX_CHUNK_SIZE = 500
 """Devices in one job at the most."""
 
 
+class LeaseLost(Exception):
+    """Another worker has claimed the job since; that worker records its results."""
+
+
 class JobKind(StrEnum):
     """`plan`: resolve the audience and cut it into send jobs. `send`: deliver to `device_ids`."""
 

@@ -1,7 +1,7 @@
-"""The connection to the broker: made within bounded time, and once it was there made again for as long as it takes.
+"""The connection to the NATS broker: established within a time limit, and re-established without limit afterwards.
 
-The client by itself would try for ever from the start, say nothing of why, and stay closed without a word after some
-of a server's refusals. No message here repeats what stands before the `@` of an address.
+The NATS client alone would retry the first connection for ever, report no reason, and stay closed silently after some
+errors of the server. Error messages never contain the credentials, which stand before the `@` of a server URL.
 """
 
 import asyncio
@@ -18,55 +18,66 @@ import structlog
 from nats.aio.client import Client
 
 MIN_SERVER_VERSION = (2, 10)
-PATIENCE = timedelta(seconds=10)
-CONNECT_S = 2
-AGAIN_S = 0.25
-PING_S = 10
-"""A server that leaves two of them unanswered is gone, though nobody closed the connection."""
-LOOK_S = 0.5
+CONNECT_TIMEOUT = timedelta(seconds=10)
+# Of one server.
+SERVER_TIMEOUT_S = 2
+RECONNECT_INTERVAL_S = 0.25
+# A server that leaves two pings unanswered is considered dead, though nobody closed the connection.
+PING_INTERVAL_S = 10
+POLL_INTERVAL_S = 0.5
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
 class BrokerUnavailable(ConnectionError):
-    """The broker does not answer, as while its cluster elects a leader."""
+    """The broker does not answer, for example while its cluster elects a leader."""
 
 
 class BrokerIncompatible(Exception):
-    """The broker answers, and asking again will not help: it refuses us, or is too old."""
+    """The broker answers, but retrying does not help: it refuses the credentials, or is too old."""
 
 
 class Connection:
-    def __init__(self, client: Client, trouble: "_Trouble") -> None:
+    """An established connection, which the client keeps up."""
+
+    def __init__(self, client: Client, errors: "_ErrorTracker") -> None:
+        """Wrap a connected client."""
         self.client = client
-        self._trouble = trouble
+        self._errors = errors
 
-    async def ended(self, patience: timedelta = PATIENCE) -> str:
-        """Wait until there is no use in it any more, and answer why.
+    async def ended(self, timeout: timedelta = CONNECT_TIMEOUT) -> str:
+        """Wait until the connection cannot recover; return the reason.
 
-        That is when the client has closed it for good, as after some of a server's errors, and when for so long all
-        that answers has refused our user or password.
+        That is when the client has closed it, as after some errors of the server, or when every server has refused the
+        credentials for as long as `timeout`.
         """
         loop = asyncio.get_running_loop()
         while not self.client.is_closed:
-            if self._trouble.refusal and loop.time() - self._trouble.refused_at > patience.total_seconds():
-                return self._trouble.refusal
-            await asyncio.sleep(LOOK_S)  # the client's own word for it is lost when closing fails
+            if self._errors.refusal and loop.time() - self._errors.refused_at > timeout.total_seconds():
+                return self._errors.refusal
+            await asyncio.sleep(POLL_INTERVAL_S)  # the client's callback is lost when closing fails
         return "it was closed" if self.client.last_error is None else _cause(self.client.last_error)
 
 
 @asynccontextmanager
 async def connected(
-    servers: Sequence[str], *, ca: Path | None = None, patience: timedelta = PATIENCE
+    servers: Sequence[str], *, ca: Path | None = None, timeout: timedelta = CONNECT_TIMEOUT
 ) -> AsyncIterator["Connection"]:
-    """`ca`: a file of CA certificates to trust beside the usual ones.
+    """Connect to one of the servers.
 
-    Raises Unavailable when no server answers within `patience`, and Unfit.
+    Args:
+        servers: URLs, with credentials where needed.
+        ca: a file of CA certificates to trust in addition to the system's.
+        timeout: time limit for the first connection.
+
+    Raises:
+        BrokerUnavailable: no server answers within `timeout`.
+        BrokerIncompatible: a server refuses the credentials or is too old, or `ca` has no certificate.
     """
-    client, hosts, trouble = _Client(servers), hosts_of(servers), _Trouble()
+    client, hosts, errors = _Client(servers), hosts_of(servers), _ErrorTracker()
     try:
-        tls = _trusting(ca)
+        tls = _tls_context(ca)
     except ssl.SSLError:
         raise BrokerIncompatible(f"there is no certificate in {ca}") from None
     connecting = asyncio.ensure_future(
@@ -76,53 +87,58 @@ async def connected(
             **_credentials(servers),
             tls=tls,
             max_reconnect_attempts=-1,
-            reconnect_time_wait=AGAIN_S,  # type: ignore[arg-type] # it only sleeps for so long
-            connect_timeout=CONNECT_S,
-            ping_interval=PING_S,
-            error_cb=trouble.note,
-            reconnected_cb=trouble.over,
+            reconnect_time_wait=RECONNECT_INTERVAL_S,  # type: ignore[arg-type] # only used for asyncio.sleep
+            connect_timeout=SERVER_TIMEOUT_S,
+            ping_interval=PING_INTERVAL_S,
+            error_cb=errors.record,
+            reconnected_cb=errors.clear,
         )
     )
     try:
-        refused = asyncio.ensure_future(trouble.refused.wait())
-        await asyncio.wait({connecting, refused}, timeout=patience.total_seconds(), return_when="FIRST_COMPLETED")
+        refused = asyncio.ensure_future(errors.refused.wait())
+        await asyncio.wait({connecting, refused}, timeout=timeout.total_seconds(), return_when="FIRST_COMPLETED")
         refused.cancel()
         if not connecting.done():
             connecting.cancel()
-            if trouble.refusal:
-                raise BrokerIncompatible(f"NATS at {hosts} refuses our user or password: {trouble.refusal}")
-            raise BrokerUnavailable(f"no NATS server answers at {hosts}: {trouble.last}")
+            if errors.refusal:
+                raise BrokerIncompatible(f"NATS at {hosts} refuses our user or password: {errors.refusal}")
+            raise BrokerUnavailable(f"no NATS server answers at {hosts}: {errors.last}")
         version = client.connected_server_version
         if (version.major, version.minor) < MIN_SERVER_VERSION:
-            oldest = ".".join(map(str, MIN_SERVER_VERSION))
+            minimum = ".".join(map(str, MIN_SERVER_VERSION))
             raise BrokerIncompatible(
-                f"NATS at {hosts} is {version.major}.{version.minor}; it must be {oldest} or newer"
+                f"NATS at {hosts} is {version.major}.{version.minor}; it must be {minimum} or newer"
             )
-        yield Connection(client, trouble)
+        yield Connection(client, errors)
     finally:
         connecting.cancel()
-        # A RuntimeError is what uvloop has to say of a connection that ended with something still to be written.
+        # uvloop raises RuntimeError for a connection that ended with data left to write.
         with suppress(nats.errors.Error, OSError, TimeoutError, RuntimeError):
             await client.close()
 
 
-async def cancellable(answer: Awaitable[T]) -> T:
-    """Await something of the client's, whose own waiting may swallow a cancellation (`wait_for` of CPython 3.11)."""
-    waiting = asyncio.ensure_future(answer)
+async def cancellable(request: Awaitable[T]) -> T:
+    """Await a request of the client, whose own waiting may swallow a cancellation (`wait_for` of CPython 3.11)."""
+    task = asyncio.ensure_future(request)
     try:
-        return await asyncio.shield(waiting)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
-        waiting.add_done_callback(lambda left: left.cancelled() or left.exception())  # nobody else will ask for it
-        waiting.cancel()
+        # Retrieve the exception of the abandoned task, which would be logged otherwise.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        task.cancel()
         raise
 
 
 def hosts_of(servers: Sequence[str]) -> str:
+    """Return the hosts and ports of server URLs, without credentials."""
     return ",".join(server.rpartition("@")[2].rpartition("/")[2] for server in servers)
 
 
 class _Client(Client):
-    """Where TLS is demanded it says nothing to a server without: by itself it would send it the password."""
+    """A client that sends nothing to a server without TLS where a `tls://` URL demands it.
+
+    The library would send the password in the clear.
+    """
 
     def __init__(self, servers: Sequence[str]) -> None:
         super().__init__()
@@ -134,8 +150,8 @@ class _Client(Client):
         return super()._connect_command()
 
 
-class _Trouble:
-    """Why we are not connected. Logged when it changes, since it is tried again several times a second."""
+class _ErrorTracker:
+    """The last connection error. Logs an error when it changes: the client retries several times a second."""
 
     def __init__(self) -> None:
         self.last = "it does not answer"
@@ -144,7 +160,7 @@ class _Trouble:
         self.refused_at = 0.0
         self._logged = ""
 
-    async def note(self, error: Exception) -> None:
+    async def record(self, error: Exception) -> None:
         self.last = _cause(error)
         if self.last != self._logged:
             self._logged = self.last
@@ -153,13 +169,13 @@ class _Trouble:
             self.refusal, self.refused_at = self.last, asyncio.get_running_loop().time()
             self.refused.set()
 
-    async def over(self) -> None:
+    async def clear(self) -> None:
         self.refusal = self._logged = ""
         log.info("broker.reconnected")
 
 
 def _credentials(servers: Sequence[str]) -> dict[str, Any]:
-    """Of the first server that names them: one account is good for all, also for those a cluster tells us of."""
+    """Return the first credentials in the URLs; they are used for all servers, also for discovered ones."""
     for parts in map(urlsplit, servers):
         if parts.username and parts.password is not None:
             return {"user": unquote(parts.username), "password": unquote(parts.password)}
@@ -168,7 +184,7 @@ def _credentials(servers: Sequence[str]) -> dict[str, Any]:
     return {}
 
 
-def _trusting(ca: Path | None) -> ssl.SSLContext:
+def _tls_context(ca: Path | None) -> ssl.SSLContext:
     context = ssl.create_default_context()
     if ca is not None:
         context.load_verify_locations(ca)
@@ -180,5 +196,5 @@ def _cause(error: Exception) -> str:
         return f"its certificate is not to be trusted: {error.verify_message}"
     if isinstance(error, TimeoutError):
         return "it does not answer"
-    said = error.strerror if isinstance(error, OSError) else None
-    return (said or str(error) or type(error).__name__).removeprefix("nats: ").strip("'")
+    reason = error.strerror if isinstance(error, OSError) else None
+    return (reason or str(error) or type(error).__name__).removeprefix("nats: ").strip("'")

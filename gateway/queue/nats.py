@@ -1,13 +1,13 @@
-"""The queue in NATS JetStream, for workers that have no database.
+"""The queue in NATS JetStream, for workers without a database connection.
 
-Postgres stays the truth: a relay publishes each job, with all it takes to be sent, into the stream of its lane,
-and a recorder writes the results into the log. A job is one message. Every result of it goes to a subject of its
-own, `gateway.results.<job>`, and may only be written by whoever has seen the one before (expected last sequence):
-that is what guards a lease here. Who takes a job over reads there what is left of it.
+Postgres stays the source of truth. A relay publishes each job, with everything needed to send it, into the stream of
+its lane, and writes the workers' results into the log. A job is one message. Its results go to a subject of their own,
+`gateway.results.<job>`, where a worker may publish only after the result that it has seen last (expected last
+sequence): that is the fencing of a lease. A worker that takes over a job reads there which devices remain.
 
-Devices to be tried again are a result like others, and come back from the database as a job of their own when they are
-due: a `nak` would bring the whole job again for three of its 500 devices, and nobody would have asked again for
-opt-outs, quiet hours and cancellations. `nak` with a delay is for messages that cannot be read.
+Devices to be retried are results like others, and come back from the database as a job of their own when they are due.
+A `nak` would redeliver the whole job for three of its 500 devices, without checking opt-outs, quiet hours and
+cancellations again. `nak` with a delay is used only for messages that cannot be decoded.
 """
 
 import asyncio
@@ -28,52 +28,57 @@ from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, Header, Retent
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from gateway.domain.delivery import ResultBatch
-from gateway.domain.job import Job
+from gateway.domain.job import Job, LeaseLost
 from gateway.domain.notification import Lane, Status
 from gateway.queue import wire
-from gateway.queue.connection import PATIENCE, BrokerUnavailable, Connection, cancellable, connected
-from gateway.queue.protocol import LeaseLost
+from gateway.queue.connection import CONNECT_TIMEOUT, BrokerUnavailable, Connection, cancellable, connected
 from gateway.records.postgres.notifier import Subscription
 
-WORDS, RESULTS, BELL = "gateway.words", "gateway.results", "gateway.bell"
-WORDS_STREAM, RESULTS_STREAM = "GATEWAY_WORDS", "GATEWAY_RESULTS"
-CONSUMER, RECORDER = "workers", "recorder"
-RESULTS_KEPT = timedelta(days=1)
-"""Results are kept after they were recorded: who takes a job over reads there what is left of it."""
-WORDS_KEPT = timedelta(days=60)
-"""Longer than any notification is sent for."""
-DUPLICATES = timedelta(minutes=2)
-HOLD = timedelta(seconds=12)
-"""A worker that says nothing for so long has died, and others get its jobs."""
-LOOK_S = 1.0
+# Subjects: statuses and results by id; announcements of new jobs, with the lane as payload.
+STATUSES, RESULTS, NEW_JOBS = "gateway.statuses", "gateway.results", "gateway.new_jobs"
+STATUSES_STREAM, RESULTS_STREAM = "GATEWAY_STATUSES", "GATEWAY_RESULTS"
+WORKER_CONSUMER, RECORDER = "workers", "recorder"
+# Results stay after they were recorded: a worker that takes over a job reads there which devices remain.
+RESULTS_MAX_AGE = timedelta(days=1)
+# Longer than any notification is being sent.
+STATUSES_MAX_AGE = timedelta(days=60)
+DUPLICATE_WINDOW = timedelta(minutes=2)
+# A job is redelivered to another worker when its worker has sent no heartbeat for this long.
+ACK_WAIT = timedelta(seconds=12)
+# Announcements of new jobs may be lost, so poll at this interval.
+POLL_INTERVAL_S = 1.0
 BROKER_ERRORS = (nats.errors.Error, NoStreamResponseError)
-ONE_NOW = b'{"batch":1,"no_wait":true}'
-UNREADABLE_S = 30.0
-ANSWER_S = 5.0
+PULL_ONE_NO_WAIT = b'{"batch":1,"no_wait":true}'
+# Delay before a message that cannot be decoded is redelivered, possibly to a worker of its version.
+UNDECODABLE_DELAY_S = 30.0
+REQUEST_TIMEOUT_S = 5.0
 WRONG_LAST_SEQUENCE = 10071
-HEADERS = 1024
-"""Octets that the headers of a message may take, which count towards what a server allows."""
+# Bytes reserved for the headers of a message, which count towards the server's maximum payload.
+HEADER_BYTES = 1024
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
 def jobs_stream(lane: Lane) -> str:
+    """Return the name of a lane's stream."""
     return f"GATEWAY_WORKER_JOBS_{lane.name}"
 
 
 def job_subject(lane: Lane, job_id: int | str) -> str:
+    """Return the subject of one job's message."""
     return f"gateway.jobs.{lane.label}.{job_id}"
 
 
 class Broker:
-    """One connection and what is said over it. `replicas`: copies of each stream, 3 in a cluster of three or more."""
+    """The broker as the gateway uses it: its streams, the status messages, and requests with a clear failure."""
 
-    def __init__(self, connection: Connection, *, replicas: int, hold: timedelta = HOLD) -> None:
+    def __init__(self, connection: Connection, *, replicas: int, ack_wait: timedelta = ACK_WAIT) -> None:
+        """Use a connection. `replicas`: copies of each stream, 3 in a cluster of three or more servers."""
         self.connection = connection
         self.client = connection.client
-        self.js: JetStreamContext = self.client.jetstream(timeout=ANSWER_S)
-        self.hold = hold
+        self.js: JetStreamContext = self.client.jetstream(timeout=REQUEST_TIMEOUT_S)
+        self.ack_wait = ack_wait
         self._replicas = replicas
 
     @classmethod
@@ -83,40 +88,45 @@ class Broker:
         servers: Sequence[str],
         *,
         ca: Path | None = None,
-        hold: timedelta = HOLD,
-        patience: timedelta = PATIENCE,
+        ack_wait: timedelta = ACK_WAIT,
+        timeout: timedelta = CONNECT_TIMEOUT,
     ) -> AsyncIterator["Broker"]:
-        """Raises Unavailable when no server answers within `patience`, and Unfit."""
-        async with connected(servers, ca=ca, patience=patience) as connection:
+        """Connect to the broker.
+
+        Raises:
+            BrokerUnavailable: no server answers within `timeout`.
+            BrokerIncompatible: a server refuses the credentials or is too old.
+        """
+        async with connected(servers, ca=ca, timeout=timeout) as connection:
             nodes = len(connection.client.discovered_servers) + len(servers)
-            yield cls(connection, replicas=3 if nodes >= 3 else 1, hold=hold)
+            yield cls(connection, replicas=3 if nodes >= 3 else 1, ack_wait=ack_wait)
 
     @property
-    def room(self) -> int:
-        """Octets that one message may carry. It may change with the server that we are connected to."""
-        return self.client.max_payload - HEADERS
+    def max_payload(self) -> int:
+        """Bytes that one message may have. It may change when the client connects to another server."""
+        return self.client.max_payload - HEADER_BYTES
 
     async def prepare(self) -> None:
-        """Make the streams and consumers, or see that they are as we want them."""
-        for stream, consumer in self._wanted():
-            await self.ask(self._make(stream, consumer))
+        """Create the streams and consumers, or update their configuration."""
+        for stream, consumer in self._configuration():
+            await self.request(self._configure(stream, consumer))
 
     async def is_prepared(self) -> bool:
-        """Whether all streams and consumers are there."""
-        for stream, consumer in self._wanted():
+        """Whether all streams and consumers exist."""
+        for stream, consumer in self._configuration():
             name = str(stream.name)
             try:
                 if consumer is None:
-                    await self.ask(self.js.stream_info(name))
+                    await self.request(self.js.stream_info(name))
                 else:
-                    await self.ask(self.js.consumer_info(name, str(consumer.name)))
+                    await self.request(self.js.consumer_info(name, str(consumer.name)))
             except NotFoundError:
                 return False
         return True
 
-    def _wanted(self) -> list[tuple[StreamConfig, ConsumerConfig | None]]:
+    def _configuration(self) -> list[tuple[StreamConfig, ConsumerConfig | None]]:
         shared: dict[str, Any] = {"num_replicas": self._replicas, "storage": StorageType.FILE, "allow_direct": True}
-        window = DUPLICATES.total_seconds()
+        window = DUPLICATE_WINDOW.total_seconds()
         jobs = [
             StreamConfig(
                 name=jobs_stream(lane),
@@ -132,25 +142,29 @@ class Broker:
         results = StreamConfig(
             RESULTS_STREAM,
             subjects=[f"{RESULTS}.*"],
-            max_age=RESULTS_KEPT.total_seconds(),
+            max_age=RESULTS_MAX_AGE.total_seconds(),
             duplicate_window=window,
             **shared,
         )
-        words = StreamConfig(
-            WORDS_STREAM, subjects=[f"{WORDS}.*"], max_msgs_per_subject=1, max_age=WORDS_KEPT.total_seconds(), **shared
+        statuses = StreamConfig(
+            STATUSES_STREAM,
+            subjects=[f"{STATUSES}.*"],
+            max_msgs_per_subject=1,
+            max_age=STATUSES_MAX_AGE.total_seconds(),
+            **shared,
         )
-        workers = ConsumerConfig(CONSUMER, ack_wait=self.hold.total_seconds())
+        workers = ConsumerConfig(WORKER_CONSUMER, ack_wait=self.ack_wait.total_seconds())
         return [
             *((stream, workers) for stream in jobs),
             (results, ConsumerConfig(RECORDER, ack_wait=30)),
-            (words, None),
+            (statuses, None),
         ]
 
-    async def _make(self, stream: StreamConfig, consumer: ConsumerConfig | None) -> None:
+    async def _configure(self, stream: StreamConfig, consumer: ConsumerConfig | None) -> None:
         try:
-            # Of a cluster whose servers we do not all see now we must not take copies away.
-            kept = (await self.js.stream_info(str(stream.name))).config.num_replicas or 1
-            stream = replace(stream, num_replicas=max(kept, self._replicas))
+            # Never reduce the replicas: not all servers of the cluster may be visible now.
+            current = (await self.js.stream_info(str(stream.name))).config.num_replicas or 1
+            stream = replace(stream, num_replicas=max(current, self._replicas))
             await self.js.update_stream(stream)
         except NotFoundError:
             await self.js.add_stream(stream)
@@ -165,290 +179,314 @@ class Broker:
             )
             await self.js.add_consumer(str(stream.name), config)
 
-    async def ask(self, answer: Awaitable[T]) -> T:
-        """Await the broker's answer. Raises Unavailable when there is none."""
+    async def request(self, response: Awaitable[T]) -> T:
+        """Await a response of the broker.
+
+        Raises:
+            BrokerUnavailable: there is none.
+        """
         try:
-            return await cancellable(answer)
+            return await cancellable(response)
         except (nats.errors.Error, NoStreamResponseError, TimeoutError, OSError) as error:
             if isinstance(error, APIError) and (error.code or 500) < 500:
                 raise
             raise BrokerUnavailable(f"NATS: {type(error).__name__}") from None
 
-    async def last(self, stream: str, subject: str) -> "Last | None":
-        """The last message on a subject."""
+    async def last_message(self, stream: str, subject: str) -> "LastMessage | None":
+        """Return the last message on a subject."""
         try:
-            found = await self.ask(self.js.get_last_msg(stream, subject))
+            message = await self.request(self.js.get_last_msg(stream, subject))
         except NotFoundError:
             return None
-        return Last(found.seq or 0, found.data or b"", (found.headers or {}).get(Header.MSG_ID, ""))
+        return LastMessage(message.seq or 0, message.data or b"", (message.headers or {}).get(Header.MSG_ID, ""))
 
     async def publish_status(self, notification_id: UUID, status: Status) -> None:
-        """Tell the workers, and those that come later, what has become of a notification."""
-        await self.ask(self.js.publish(f"{WORDS}.{notification_id}", status.value.encode()))
+        """Publish a notification's status, also for workers that connect later."""
+        await self.request(self.js.publish(f"{STATUSES}.{notification_id}", status.value.encode()))
 
     async def statuses(self, ids: Iterable[UUID]) -> dict[UUID, Status]:
-        """What was said of each; nothing of those that simply go on."""
-        found = {}
+        """Return the published statuses, by id. Notifications that were never paused or cancelled have none."""
+        statuses = {}
         for id_ in ids:
-            word = await self.last(WORDS_STREAM, f"{WORDS}.{id_}")
-            if word is not None and (status := _understood(word.data.decode(errors="replace"))) is not None:
-                found[id_] = status
-        return found
+            message = await self.last_message(STATUSES_STREAM, f"{STATUSES}.{id_}")
+            if message is None:
+                continue
+            if (status := _parse_status(message.data.decode(errors="replace"))) is not None:
+                statuses[id_] = status
+        return statuses
 
     @contextmanager
-    def subscribe_status(self, hear: Callable[[str, Status], None]) -> Iterator[None]:
-        """Call `hear(notification's id, status)` for whatever is said."""
+    def subscribe_status(self, on_status: Callable[[str, Status], None]) -> Iterator[None]:
+        """Call `on_status(notification id, status)` for every published status until the context ends."""
 
-        def understand(id_: str, word: str) -> None:
-            if (status := _understood(word)) is not None:
-                hear(id_, status)
+        def parse(id_: str, payload: str) -> None:
+            if (status := _parse_status(payload)) is not None:
+                on_status(id_, status)
 
-        with self.heard(f"{WORDS}.*", understand):
+        with self.subscribe(f"{STATUSES}.*", parse):
             yield
 
     @contextmanager
-    def heard(self, subject: str, hear: Callable[[str, str], None]) -> Iterator[None]:
-        """Call `hear(subject's last word, payload)` for every message on `subject`."""
-        task = asyncio.ensure_future(self._hear(subject, hear))
+    def subscribe(self, subject: str, on_message: Callable[[str, str], None]) -> Iterator[None]:
+        """Call `on_message(last token of the subject, payload)` for every message until the context ends."""
+        task = asyncio.ensure_future(self._receive(subject, on_message))
         try:
             yield
         finally:
             task.cancel()
 
-    async def _hear(self, subject: str, hear: Callable[[str, str], None]) -> None:
+    async def _receive(self, subject: str, on_message: Callable[[str, str], None]) -> None:
         subscription = await self.client.subscribe(subject)
         try:
             async for message in subscription.messages:
-                hear(message.subject.rpartition(".")[2], message.data.decode(errors="replace"))
+                on_message(message.subject.rpartition(".")[2], message.data.decode(errors="replace"))
         finally:
             with suppress(nats.errors.Error, OSError):
                 await subscription.unsubscribe()
 
 
 @dataclass(frozen=True, slots=True)
-class Last:
+class LastMessage:
+    """The last message on a subject of a stream."""
+
     sequence: int
     data: bytes
     message_id: str
 
 
 @dataclass(slots=True)
-class _Held:
+class _Lease:
+    """A claimed job.
+
+    `last_sequence` is that of the last known result: the next one must follow it. `token` and `result_count` make the
+    message ids of this worker's results.
+    """
+
     message: Msg
     job: Job
     until: float
-    sequence: int
-    """Of the last result that we know of: the next one must follow it."""
+    last_sequence: int
     remaining: tuple[UUID, ...]
     token: str
-    count: int = 0
+    result_count: int = 0
 
 
-def _understood(word: str) -> Status | None:
-    """None for what a relay of a newer version may say, which its own workers will understand."""
+def _parse_status(payload: str) -> Status | None:
+    """Return a status; None for one that only a newer version knows, whose workers handle it."""
     try:
-        return Status(word)
+        return Status(payload)
     except ValueError:
-        log.warning("word.unknown", word=word[:40])
+        log.warning("status.unknown", status=payload[:40])
         return None
 
 
 class NatsQueue:
-    """What workers hold. Open it with `async with`: it keeps saying that we live, for as long as our leases last."""
+    """Claims jobs from the streams and publishes results, for one worker.
+
+    Open it with `async with`: while it is open, it sends heartbeats for the claimed jobs, as long as their leases last.
+    """
 
     def __init__(self, broker: Broker) -> None:
+        """Use a connected broker."""
         self._broker = broker
-        self._held: dict[int, _Held] = {}
-        self._bell = Subscription()
+        self._leases: dict[int, _Lease] = {}
+        self._new_jobs = Subscription()
 
     async def __aenter__(self) -> "NatsQueue":
+        """Subscribe to announcements of new jobs, and start the heartbeats."""
         self._stack = contextlib.ExitStack()
-        self._stack.enter_context(self._broker.heard(BELL, lambda *_: self._bell.publish("")))
-        self._keeper = asyncio.create_task(self._keep())
+        self._stack.enter_context(self._broker.subscribe(NEW_JOBS, lambda *_: self._new_jobs.publish("")))
+        self._heartbeats = asyncio.create_task(self._send_heartbeats())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._keeper.cancel()
+        """Stop the heartbeats; claimed jobs go to other workers."""
+        self._heartbeats.cancel()
         self._stack.close()
 
-    async def _keep(self) -> None:
+    async def _send_heartbeats(self) -> None:
+        ack_wait_s = self._broker.ack_wait.total_seconds()
         while True:
-            await asyncio.sleep(self._broker.hold.total_seconds() / 4)
+            await asyncio.sleep(ack_wait_s / 4)
             now = asyncio.get_running_loop().time()
-            for held in list(self._held.values()):
-                if held.until > now:
+            for lease in list(self._leases.values()):
+                if lease.until > now:
                     with suppress(nats.errors.Error, OSError):
-                        await held.message.in_progress()
-                elif held.until + self._broker.hold.total_seconds() < now:
-                    del self._held[held.job.id]  # others have it by now
+                        await lease.message.in_progress()
+                elif lease.until + ack_wait_s < now:
+                    del self._leases[lease.job.id]  # redelivered to another worker by now
 
     async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
+        """Claim jobs, see `Queue.claim`."""
         deadline = asyncio.get_running_loop().time() + wait.total_seconds()
         while True:
-            found = await self._claim_whole(lanes, limit, lease)
-            left = deadline - asyncio.get_running_loop().time()
-            if found or left <= 0:
-                return found
-            await self._bell.wait(min(left, LOOK_S))
+            claimed = await self._claim_shielded(lanes, limit, lease)
+            remaining_s = deadline - asyncio.get_running_loop().time()
+            if claimed or remaining_s <= 0:
+                return claimed
+            await self._new_jobs.wait(min(remaining_s, POLL_INTERVAL_S))
 
-    async def _claim_whole(self, lanes: Sequence[Lane], limit: int, lease: timedelta) -> list[Job]:
-        """Like `_claim_now`; when cancelled in the middle it gives back what it got."""
-        claiming = asyncio.ensure_future(self._claim_now(lanes, limit, lease))
+    async def _claim_shielded(self, lanes: Sequence[Lane], limit: int, lease: timedelta) -> list[Job]:
+        """Run `_claim_now` to its end, and release the claimed jobs when cancelled meanwhile."""
+        claim = asyncio.ensure_future(self._claim_now(lanes, limit, lease))
         try:
-            return await asyncio.shield(claiming)
+            return await asyncio.shield(claim)
         except asyncio.CancelledError:
             with suppress(BrokerUnavailable):
-                for job in await claiming:
+                for job in await claim:
                     await self.release(job)
             raise
 
     async def _claim_now(self, lanes: Sequence[Lane], limit: int, lease: timedelta) -> list[Job]:
-        found: list[Job] = []
+        claimed: list[Job] = []
         for lane in lanes:
-            while len(found) < limit and (message := await self._next(lane)) is not None:
-                if (job := await self._take(message, lease)) is not None:
-                    found.append(job)
-        return found
+            while len(claimed) < limit and (message := await self._pull(lane)) is not None:
+                if (job := await self._claim_message(message, lease)) is not None:
+                    claimed.append(job)
+        return claimed
 
-    async def _next(self, lane: Lane) -> Msg | None:
-        """The lane's next message. Asked for without waiting: a request that waits could be answered after we left."""
-        asked = f"$JS.API.CONSUMER.MSG.NEXT.{jobs_stream(lane)}.{CONSUMER}"
-        # An inbox of its own: a job keeps its subject, by which the shared one would not know whose answer it is.
-        answer = self._broker.client.request(asked, ONE_NOW, timeout=ANSWER_S, old_style=True)
-        message: Msg = await self._broker.ask(answer)
+    async def _pull(self, lane: Lane) -> Msg | None:
+        """Return the lane's next message. The pull does not wait: a waiting one could be answered after a timeout."""
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{jobs_stream(lane)}.{WORKER_CONSUMER}"
+        # An inbox of its own: the message keeps its job's subject, by which a shared inbox could not match it.
+        response = self._broker.client.request(subject, PULL_ONE_NO_WAIT, timeout=REQUEST_TIMEOUT_S, old_style=True)
+        message: Msg = await self._broker.request(response)
         return None if message.headers and message.headers.get("Status") else message
 
-    async def _take(self, message: Msg, lease: timedelta) -> Job | None:
-        """The job in a message; None when nothing is left of it, or when it cannot be read."""
+    async def _claim_message(self, message: Msg, lease: timedelta) -> Job | None:
+        """Return the job in a message; None when no devices remain, or when it cannot be decoded."""
         try:
             return await self._read(message, lease)
         except wire.DecodeError as error:
-            log.error("job.unreadable", cause=str(error))
-            await message.nak(delay=UNREADABLE_S)
+            log.error("job.undecodable", cause=str(error))
+            await message.nak(delay=UNDECODABLE_DELAY_S)
             return None
 
-    async def _read(self, message: Msg, lease: timedelta) -> Job | None:
-        """Raises Unreadable, also when another version has written what is left of it."""
+    async def _read(self, message: Msg, duration: timedelta) -> Job | None:
+        """Decode a job and take its lease. Raises DecodeError, also for a last result of another version."""
         job = wire.read_job(message.data)
         delivered = message.metadata.num_delivered
-        held = _Held(
-            message,
-            job,
-            asyncio.get_running_loop().time() + lease.total_seconds(),
-            0,
-            job.device_ids,
-            uuid4().hex,
-        )
+        until = asyncio.get_running_loop().time() + duration.total_seconds()
+        lease = _Lease(message, job, until, 0, job.device_ids, uuid4().hex)
         if delivered > 1 or job.lease_generation > 1:
-            if not await self._take_over(held):
+            if not await self._take_over(lease):
                 await message.ack()
                 return None
-            left = set(held.remaining)
-            cargo = job.payload
-            if cargo is not None:
-                cargo = replace(cargo, recipients=[one for one in cargo.recipients if one.device_id in left])
+            remaining = set(lease.remaining)
+            payload = job.payload
+            if payload is not None:
+                recipients = [recipient for recipient in payload.recipients if recipient.device_id in remaining]
+                payload = replace(payload, recipients=recipients)
             job = replace(
-                job, device_ids=held.remaining, lease_generation=job.lease_generation + delivered - 1, payload=cargo
+                job, device_ids=lease.remaining, lease_generation=job.lease_generation + delivered - 1, payload=payload
             )
-            held.job = job
-        self._held[job.id] = held
+            lease.job = job
+        self._leases[job.id] = lease
         return job
 
-    async def _take_over(self, held: _Held) -> bool:
-        """Go on where another holder stopped, and let it settle nothing more; False when nothing is left."""
-        subject = f"{RESULTS}.{held.job.id}"
+    async def _take_over(self, lease: _Lease) -> bool:
+        """Continue after the last result of another worker, and fence that worker; False when no devices remain."""
+        subject = f"{RESULTS}.{lease.job.id}"
         while True:
-            last = await self._broker.last(RESULTS_STREAM, subject)
+            last = await self._broker.last_message(RESULTS_STREAM, subject)
             if last is not None:
-                left = set(wire.read_result(last.data).remaining)
-                held.remaining = tuple(id_ for id_ in held.job.device_ids if id_ in left)
-                held.sequence = last.sequence
-            if not held.remaining:
+                remaining = set(wire.read_result(last.data).remaining)
+                lease.remaining = tuple(id_ for id_ in lease.job.device_ids if id_ in remaining)
+                lease.last_sequence = last.sequence
+            if not lease.remaining:
                 return False
             try:
-                await self._write(held, ResultBatch(), held.remaining)
+                await self._publish(lease, ResultBatch(), lease.remaining)
             except LeaseLost:
-                continue  # somebody settled in between: look again
+                continue  # the other worker settled in between, so read its result
             return True
 
     async def renew(self, jobs: Sequence[Job], lease: timedelta) -> set[int]:
-        kept = set()
+        """Extend leases, see `Queue.renew`."""
+        renewed = set()
         until = asyncio.get_running_loop().time() + lease.total_seconds()
         for job in jobs:
-            held = self._mine(job)
-            if held is None:
+            current = self._lease_of(job)
+            if current is None:
                 continue
-            last = await self._broker.last(RESULTS_STREAM, f"{RESULTS}.{job.id}")
-            if (0 if last is None else last.sequence) == held.sequence:
-                held.until = until
-                kept.add(job.id)
-        return kept
+            last = await self._broker.last_message(RESULTS_STREAM, f"{RESULTS}.{job.id}")
+            if (0 if last is None else last.sequence) == current.last_sequence:
+                current.until = until
+                renewed.add(job.id)
+        return renewed
 
     async def settle(self, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
-        held = self._mine(job)
-        if held is None:
+        """Publish results, see `Queue.settle`."""
+        lease = self._lease_of(job)
+        if lease is None:
             raise LeaseLost
-        told, left = settlement.device_ids(), set(held.remaining)
-        if told and left == set(remaining):
+        settled, unsettled = settlement.device_ids(), set(lease.remaining)
+        if settled and unsettled == set(remaining):
             return  # settled before
-        if told - set(held.job.device_ids) or told & set(remaining) or (told & left) | set(remaining) != left:
-            raise ValueError("a result names a device that the job does not hold")
-        await self._write(held, settlement.for_devices(left), remaining)
+        is_foreign = settled - set(lease.job.device_ids)
+        if is_foreign or settled & set(remaining) or (settled & unsettled) | set(remaining) != unsettled:
+            raise ValueError("a result names a device that is not in the job")
+        await self._publish(lease, settlement.for_devices(unsettled), remaining)
         if not remaining:
-            del self._held[job.id]
-            await self._broker.ask(held.message.ack())
+            del self._leases[job.id]
+            await self._broker.request(lease.message.ack())
 
     async def release(self, job: Job) -> None:
-        held = self._mine(job)
-        if held is not None:
-            del self._held[job.id]
-            await self._broker.ask(held.message.nak())
-            await self._broker.ask(self._broker.client.publish(BELL, b""))
+        """Return a job to the stream, see `Queue.release`."""
+        lease = self._lease_of(job)
+        if lease is not None:
+            del self._leases[job.id]
+            await self._broker.request(lease.message.nak())
+            await self._broker.request(self._broker.client.publish(NEW_JOBS, b""))
 
     async def requeue(self, job: Job) -> None:
-        """Return a job to the database, which knows when it goes on."""
-        held = self._mine(job)
-        if held is not None:
-            await self._write(held, ResultBatch(), held.remaining, returned=True)
-            del self._held[job.id]
-            await self._broker.ask(held.message.ack())
+        """Return a job to the database, which publishes it again when its notification is resumed."""
+        lease = self._lease_of(job)
+        if lease is not None:
+            await self._publish(lease, ResultBatch(), lease.remaining, returned=True)
+            del self._leases[job.id]
+            await self._broker.request(lease.message.ack())
 
-    def _mine(self, job: Job) -> _Held | None:
-        held = self._held.get(job.id)
-        return held if held is not None and held.job.lease_generation == job.lease_generation else None
+    def _lease_of(self, job: Job) -> _Lease | None:
+        lease = self._leases.get(job.id)
+        return lease if lease is not None and lease.job.lease_generation == job.lease_generation else None
 
-    async def _write(
-        self, held: _Held, settlement: ResultBatch, remaining: Sequence[UUID], *, returned: bool = False
+    async def _publish(
+        self, lease: _Lease, settlement: ResultBatch, remaining: Sequence[UUID], *, returned: bool = False
     ) -> None:
-        """Write a result, in parts when it is too large for one message. Raises LeaseLost."""
-        cargo = held.job.payload
-        judged = cargo is not None and cargo.notification.policy.pause_when is not None
-        result = wire.Result(held.job, settlement, remaining, returned, judged)
+        """Publish a result, in parts when it is too large for one message. Raises LeaseLost."""
+        payload = lease.job.payload
+        checks_failure_rate = payload is not None and payload.notification.policy.pause_when is not None
+        result = wire.Result(lease.job, settlement, remaining, returned, checks_failure_rate)
         data = wire.write_result(result)
-        if len(data) > self._broker.room and settlement.devices() > 1:
-            await self._write_halves(held, settlement, remaining)
+        if len(data) > self._broker.max_payload and settlement.devices() > 1:
+            await self._publish_halves(lease, settlement, remaining)
             return
-        id_ = f"{held.token}.{held.count}"
-        subject = f"{RESULTS}.{held.job.id}"
-        headers = {Header.MSG_ID: id_, "Nats-Expected-Last-Subject-Sequence": str(held.sequence)}
+        message_id = f"{lease.token}.{lease.result_count}"
+        subject = f"{RESULTS}.{lease.job.id}"
+        headers = {Header.MSG_ID: message_id, "Nats-Expected-Last-Subject-Sequence": str(lease.last_sequence)}
         try:
-            answer = await self._broker.ask(self._broker.js.publish(subject, data, headers=headers))
-            sequence = answer.seq
+            response = await self._broker.request(self._broker.js.publish(subject, data, headers=headers))
+            sequence = response.seq
         except APIError as error:
             if error.err_code != WRONG_LAST_SEQUENCE:
                 raise BrokerUnavailable(f"NATS: {error.description}") from None
-            last = await self._broker.last(RESULTS_STREAM, subject)
-            if last is None or last.message_id != id_:
-                if self._held.get(held.job.id) is held:
-                    del self._held[held.job.id]  # we no longer say that we live, so that others get it soon
+            last = await self._broker.last_message(RESULTS_STREAM, subject)
+            if last is None or last.message_id != message_id:
+                if self._leases.get(lease.job.id) is lease:
+                    del self._leases[lease.job.id]  # ends the heartbeats, so that another worker gets the job soon
                 raise LeaseLost from None
-            sequence = last.sequence  # it was ours, and only the answer was lost
-        held.sequence, held.remaining, held.count = sequence, tuple(remaining), held.count + 1
+            sequence = last.sequence  # this result was stored, and only the response was lost
+        lease.last_sequence, lease.remaining = sequence, tuple(remaining)
+        lease.result_count += 1
 
-    async def _write_halves(self, held: _Held, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
-        """Always the same halves: who got no answer to the second asks for it again, and is known by its id."""
-        told = settlement.device_ids()
-        told_of = [id_ for id_ in held.remaining if id_ in told]
-        first, second = told_of[: len(told_of) // 2], told_of[len(told_of) // 2 :]
-        await self._write(held, settlement.for_devices(set(first)), [*second, *remaining])
-        await self._write(held, settlement.for_devices(set(second)), remaining)
+    async def _publish_halves(self, lease: _Lease, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
+        """Publish a result in two parts.
+
+        The split is deterministic: a caller that got no response to the second part repeats it, with the same id.
+        """
+        device_ids = settlement.device_ids()
+        settled = [id_ for id_ in lease.remaining if id_ in device_ids]
+        first, second = settled[: len(settled) // 2], settled[len(settled) // 2 :]
+        await self._publish(lease, settlement.for_devices(set(first)), [*second, *remaining])
+        await self._publish(lease, settlement.for_devices(set(second)), remaining)

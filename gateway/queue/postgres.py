@@ -1,39 +1,36 @@
-"""The queue in Postgres.
+"""The queue in Postgres: claim jobs, renew leases, settle results.
 
-A job is one row, and `run_at` is when it may next be claimed. Claiming moves `run_at` past the lease,
-so a schedule, a crash and a retry are one thing: a row that comes due. Outcomes, counters and
-the shrinking of the job are one transaction, so nothing is lost between 'sent' and 'logged' but
-the unsettled moment itself.
+A job is one row, and `run_at` is when it may next be claimed. Claiming moves `run_at` past the lease, so a schedule, a
+crash and a retry are the same thing: a row that comes due. Results, counters and the shrinking of the job are one
+transaction, so only results that were not settled yet can be lost, and their devices are sent to again.
 """
 
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Row, Select, bindparam, delete, func, insert, literal, select, text, tuple_, update
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import Row, bindparam, delete, func, insert, select, text, tuple_, update
 
 from gateway.domain.delivery import ResultBatch
-from gateway.domain.job import Job, JobKind
-from gateway.domain.notification import Lane, Notification
-from gateway.queue.protocol import LeaseLost
+from gateway.domain.job import Job, JobKind, LeaseLost
+from gateway.domain.notification import Lane
 from gateway.records.delivery_log import writer
+from gateway.records.jobs import execute_leased, leased_as, requeue
 from gateway.records.postgres import notifier
-from gateway.records.postgres.engine import DATABASE_ERRORS, write_behind
+from gateway.records.postgres.engine import DATABASE_ERRORS, Connection, Engine, IntegrityError, write_behind
 from gateway.records.postgres.schema import jobs
 
 log = structlog.get_logger(__name__)
 
 # One named constant and not Core: it runs on every wake-up, and the plan depends on its exact shape. `present` walks
-# from one application with jobs in the lane to the next, each by one look into the index, and stops at the first of
-# which a job is due that nobody has locked: those of the others must not wait for whoever has. The materialized CTE
-# keeps the planner from joining before SKIP LOCKED has picked its rows.
+# from one application with jobs in the lane to the next, by one index look-up each. `turn` is the first of them with a
+# due job that is not locked, so that applications do not wait for a concurrent claim of another one. The materialized
+# CTE keeps the planner from joining before SKIP LOCKED has picked its rows.
 CLAIM = text("""
     WITH RECURSIVE present AS (
         (SELECT application_id FROM jobs WHERE lane = :lane AND application_id > :after
@@ -57,88 +54,94 @@ CLAIM = text("""
     FROM due WHERE jobs.id = due.id
     RETURNING jobs.*
 """)
-# These run for every batch, and SQLAlchemy takes longer to make a statement than to run it: so they are made once.
-_WHOLE = (
+# These run for every batch, and SQLAlchemy takes longer to build a statement than Postgres to run it: build them once.
+_WHERE_LEASE_IS_WHOLE = (
     jobs.c.id == bindparam("job"),
-    jobs.c.attempt == bindparam("held_as"),
+    jobs.c.attempt == bindparam("lease_generation"),
     func.cardinality(jobs.c.device_ids) == bindparam("devices"),
 )
-_END = delete(jobs).where(*_WHOLE)
-_KEEP = update(jobs).where(*_WHOLE).values(device_ids=bindparam("remaining"))
-NOBODY = UUID(int=0)
-# Claims and settles at once, of what is not urgent. An application's batches are numbered in the log one after another:
-# more of them would take every connection while they wait, and an alert would wait for one. Claims wait behind them, so
-# that nobody sends on and on what cannot be settled.
-AT_ONCE = 4
-
-# Nobody holds it: never claimed, or put back until its slot.
-_WAITS = (jobs.c.attempt == 0) | jobs.c.run_at.is_not_distinct_from(jobs.c.slot)
+_DELETE = delete(jobs).where(*_WHERE_LEASE_IS_WHOLE)
+_SHRINK = update(jobs).where(*_WHERE_LEASE_IS_WHOLE).values(device_ids=bindparam("remaining"))
+MIN_UUID = UUID(int=0)
+# Concurrent claims and settlements of the non-urgent lanes, per worker. The batches of one application are numbered in
+# the log one after the other, so more of them would occupy every connection while they wait, and an alert would wait
+# for one. Claims share the limit, so that a worker does not claim more than it can settle.
+MAX_CONCURRENT_NON_URGENT = 4
 
 
 class PostgresQueue:
-    def __init__(self, engine: AsyncEngine, bell: notifier.Notifier) -> None:
+    """Claims jobs from the jobs table and writes results into the delivery log."""
+
+    def __init__(self, engine: Engine, notifier: notifier.Notifier) -> None:
+        """Use a worker's connection pool; the notifier wakes waiting claims."""
         self._engine = engine
-        self._bell = bell
-        self._served: dict[Lane, UUID] = {}
-        self._not_urgent = asyncio.Semaphore(AT_ONCE)
+        self._notifier = notifier
+        # The application that was served last, by lane.
+        self._last_served: dict[Lane, UUID] = {}
+        self._non_urgent_slots = asyncio.Semaphore(MAX_CONCURRENT_NON_URGENT)
 
     async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
+        """Claim due jobs, see `Queue.claim`."""
         deadline = asyncio.get_running_loop().time() + wait.total_seconds()
-        with self._bell.subscribe(notifier.JOBS) as waiter:  # listening before looking, so that nothing falls between
+        with self._notifier.subscribe(notifier.JOBS) as events:  # subscribe before the query, so that no event is lost
             while True:
-                found, next_due = await self._claim_whole(lanes, limit, lease)
-                left = deadline - asyncio.get_running_loop().time()
-                if found or left <= 0:
-                    return found
-                await waiter.wait(left if next_due is None else min(left, next_due))
+                claimed, next_due_s = await self._claim_shielded(lanes, limit, lease)
+                remaining_s = deadline - asyncio.get_running_loop().time()
+                if claimed or remaining_s <= 0:
+                    return claimed
+                await events.wait(remaining_s if next_due_s is None else min(remaining_s, next_due_s))
 
-    async def _claim_whole(self, lanes: Sequence[Lane], limit: int, lease: timedelta) -> tuple[list[Job], float | None]:
-        """Like `_claim_now`; when cancelled in the middle it gives back what it got."""
-        claiming = asyncio.ensure_future(self._claim_now(lanes, limit, lease))
+    async def _claim_shielded(
+        self, lanes: Sequence[Lane], limit: int, lease: timedelta
+    ) -> tuple[list[Job], float | None]:
+        """Run `_claim_now` to its end, and release the claimed jobs when cancelled meanwhile."""
+        claim = asyncio.ensure_future(self._claim_now(lanes, limit, lease))
         try:
-            return await asyncio.shield(claiming)
+            return await asyncio.shield(claim)
         except asyncio.CancelledError:
-            with suppress(*DATABASE_ERRORS):  # the lease will do what we cannot; being cancelled goes first
-                found, _ = await claiming
-                for job in found:
+            with suppress(*DATABASE_ERRORS):  # the leases expire by themselves; the cancellation takes precedence
+                claimed, _ = await claim
+                for job in claimed:
                     await self.release(job)
             raise
 
     async def _claim_now(self, lanes: Sequence[Lane], limit: int, lease: timedelta) -> tuple[list[Job], float | None]:
-        """The claimed jobs; when there are none, also the seconds until the next comes due."""
-        found: list[Job] = []
-        async with self._place(lanes), self._engine.begin() as conn:
+        """Return the claimed jobs; when there are none, also the seconds until the next job comes due."""
+        claimed: list[Job] = []
+        async with self._reserve_slot(lanes), self._engine.begin() as conn:
             await write_behind(conn)
             for lane in lanes:
-                found += await self._in_turn(conn, lane, limit - len(found), lease)
-            if found:
-                return found, None
+                claimed += await self._claim_lane(conn, lane, limit - len(claimed), lease)
+            if claimed:
+                return claimed, None
             due = select(func.extract("epoch", func.min(jobs.c.run_at) - func.now())).where(jobs.c.lane.in_(lanes))
             seconds = (await conn.execute(due)).scalar()
-        return found, None if seconds is None else max(0.0, float(seconds))
+        return claimed, None if seconds is None else max(0.0, float(seconds))
 
-    async def _in_turn(self, conn: AsyncConnection, lane: Lane, limit: int, lease: timedelta) -> list[Job]:
-        """Due jobs of one lane, those of the application after the one that was served last.
+    async def _claim_lane(self, conn: Connection, lane: Lane, limit: int, lease: timedelta) -> list[Job]:
+        """Claim due jobs of one lane, beginning with the application after the one that was served last.
 
-        So one's large campaign does not keep another waiting. Within an application who came first goes first.
+        A large campaign of one application thus does not delay another. Within an application, jobs are claimed in the
+        order in which they came due.
         """
-        found: list[Job] = []
-        while len(found) < limit:
-            after = self._served.get(lane, NOBODY)
-            asked = {"lane": lane, "after": after, "limit": limit - len(found), "lease": lease}
-            rows = [_job(row) for row in await conn.execute(CLAIM, asked)]
-            if not rows and after == NOBODY:
+        claimed: list[Job] = []
+        while len(claimed) < limit:
+            after = self._last_served.get(lane, MIN_UUID)
+            values = {"lane": lane, "after": after, "limit": limit - len(claimed), "lease": lease}
+            batch = [_job(row) for row in await conn.execute(CLAIM, values)]
+            if not batch and after == MIN_UUID:
                 break
-            self._served[lane] = rows[0].application_id if rows else NOBODY  # from the first again
-            found += rows
-        return found
+            self._last_served[lane] = batch[0].application_id if batch else MIN_UUID  # start over
+            claimed += batch
+        return claimed
 
-    async def renew(self, held: Sequence[Job], lease: timedelta) -> set[int]:
-        if not held:
+    async def renew(self, leased_jobs: Sequence[Job], lease: timedelta) -> set[int]:
+        """Extend leases, see `Queue.renew`."""
+        if not leased_jobs:
             return set()
         statement = (
             update(jobs)
-            .where(tuple_(jobs.c.id, jobs.c.attempt).in_([(job.id, job.lease_generation) for job in held]))
+            .where(tuple_(jobs.c.id, jobs.c.attempt).in_([(job.id, job.lease_generation) for job in leased_jobs]))
             .values(run_at=func.now() + lease)
             .returning(jobs.c.id)
         )
@@ -146,7 +149,8 @@ class PostgresQueue:
             return set((await conn.execute(statement)).scalars())
 
     async def settle(self, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
-        async with self._place([job.lane]):
+        """Record results, see `Queue.settle`."""
+        async with self._reserve_slot([job.lane]):
             try:
                 async with self._engine.begin() as conn:
                     await apply(conn, job, settlement, remaining)
@@ -154,131 +158,21 @@ class PostgresQueue:
                 async with self._engine.begin() as conn:
                     await apply_unlogged(conn, job, settlement, remaining)
 
-    def _place(self, lanes: Sequence[Lane]) -> AbstractAsyncContextManager[None]:
-        return nullcontext() if all(lane is Lane.URGENT for lane in lanes) else self._not_urgent
+    def _reserve_slot(self, lanes: Sequence[Lane]) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if all(lane is Lane.URGENT for lane in lanes) else self._non_urgent_slots
 
     async def release(self, job: Job) -> None:
+        """Return a job, see `Queue.release`."""
         async with self._engine.begin() as conn:
             await requeue(conn, job)
 
 
-async def enqueue_plans(conn: AsyncConnection, accepted: Sequence[Notification]) -> None:
-    """The first job of each notification: plan it when its time comes. Part of the accepting transaction."""
-    await conn.execute(
-        insert(jobs),
-        [
-            {
-                "task": JobKind.PLAN,
-                "application_id": notification.application_id,
-                "notification_id": notification.id,
-                "lane": notification.delivery.lane,
-                "run_at": notification.start_at,
-            }
-            for notification in accepted
-        ],
-    )
-    await _ring(conn, *(notification.delivery.lane for notification in accepted))
+async def apply(conn: Connection, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> bool:
+    """Settle a batch in the running transaction; return False when it was settled before.
 
-
-async def fan_out(
-    conn: AsyncConnection, plan: Job, day: date, audience: Select[tuple[UUID, datetime]], size: int
-) -> int:
-    """Replace a plan job by send jobs of up to `size` devices, in one INSERT ... SELECT; answers the device count.
-
-    `audience` is (id, due): devices that are due at the same time share jobs. Raises LeaseLost when another worker
-    has planned it since.
+    Raises:
+        LeaseLost: another worker has claimed the job, or it has ended.
     """
-    await drop(conn, plan)
-    who = audience.subquery("audience")
-    place = func.row_number().over(partition_by=who.c.due, order_by=who.c.id) - 1
-    numbered = select(who.c.id, who.c.due, (place // size).label("chunk")).subquery("numbered")
-    chunks = select(
-        literal(plan.application_id).label("application_id"),
-        literal(plan.notification_id).label("notification_id"),
-        literal(int(plan.lane)).label("lane"),
-        literal(day).label("day"),
-        numbered.c.due.label("run_at"),
-        func.array_agg(numbered.c.id).label("device_ids"),
-    ).group_by(numbered.c.due, numbered.c.chunk)
-    columns = ["application_id", "notification_id", "lane", "day", "run_at", "device_ids"]
-    written = insert(jobs).from_select(columns, chunks).returning(func.cardinality(jobs.c.device_ids))
-    sizes = (await conn.execute(written)).scalars().all()
-    await _ring(conn, plan.lane)
-    return sum(sizes)
-
-
-async def _ring(conn: AsyncConnection, *lanes: Lane) -> None:
-    """Say that jobs of these lanes may be due."""
-    await notifier.send(conn, notifier.JOBS, Lane.URGENT.label if Lane.URGENT in lanes else "")
-
-
-async def drop(conn: AsyncConnection, job: Job) -> None:
-    """End a job that has nothing to do. Raises LeaseLost."""
-    await _guarded(conn, delete(jobs).where(*_held(job)))
-
-
-async def make_due(conn: AsyncConnection, notification_id: UUID) -> None:
-    """Make a stopped notification's waiting jobs due at once, so that workers account for their devices.
-
-    Leased jobs are left to their workers.
-    """
-    waiting = (jobs.c.notification_id == notification_id, _WAITS | jobs.c.parked)
-    await conn.execute(update(jobs).where(*waiting).values(run_at=func.now(), parked=False))
-    await notifier.send(conn, notifier.JOBS)
-
-
-async def requeue(conn: AsyncConnection, job: Job) -> None:
-    """Make a claimed job due at once. Nothing happens when the lease was lost."""
-    await conn.execute(update(jobs).where(*_held(job)).values(run_at=func.now()))
-    await notifier.send(conn, notifier.JOBS)
-
-
-async def suspend(conn: AsyncConnection, job: Job, until: datetime) -> None:
-    """Put a paused notification's job away until it goes on; `until` at the latest. Nothing when the lease was lost."""
-    await conn.execute(update(jobs).where(*_held(job)).values(run_at=until, parked=True, slot=None))
-    await notifier.send(conn, notifier.JOBS)  # it may come due before the lease that others saw
-
-
-async def unsuspend(conn: AsyncConnection, notification_id: UUID) -> None:
-    """A paused notification goes on."""
-    parked = (jobs.c.notification_id == notification_id, jobs.c.parked)
-    await conn.execute(update(jobs).where(*parked).values(run_at=func.now(), parked=False))
-    await notifier.send(conn, notifier.JOBS)
-
-
-async def reschedule(conn: AsyncConnection, job: Job, slot: datetime) -> None:
-    """Put a throttled notification's job back until its slot. Nothing happens when the lease was lost."""
-    await conn.execute(update(jobs).where(*_held(job)).values(run_at=slot, slot=slot))
-    await notifier.send(conn, notifier.JOBS)
-
-
-async def is_held(conn: AsyncConnection, notification_id: UUID) -> bool:
-    """Whether a worker has one of its jobs."""
-    leased = (jobs.c.notification_id == notification_id, jobs.c.run_at > func.now(), ~_WAITS, ~jobs.c.parked)
-    return (await conn.execute(select(jobs.c.id).where(*leased).limit(1))).first() is not None
-
-
-async def last_due(conn: AsyncConnection, notification_id: UUID) -> datetime | None:
-    """When the last job that waits for its time comes due; None when none does."""
-    waiting = (jobs.c.notification_id == notification_id, _WAITS, jobs.c.run_at > func.now())
-    due: datetime | None = (await conn.execute(select(func.max(jobs.c.run_at)).where(*waiting))).scalar()
-    return due
-
-
-async def depth(conn: AsyncConnection) -> list[tuple[Lane, int, int, float]]:
-    """(lane, jobs, due ones, seconds the oldest due one has waited) of every lane that has jobs."""
-    age = func.extract("epoch", func.now() - func.min(jobs.c.run_at))
-    due = func.count().filter(jobs.c.run_at <= func.now())
-    rows = await conn.execute(select(jobs.c.lane, func.count(), due, age).group_by(jobs.c.lane))
-    return [(Lane(lane), count, waiting, max(0.0, float(seconds))) for lane, count, waiting, seconds in rows]
-
-
-def _held(job: Job) -> tuple[Any, Any]:
-    return jobs.c.id == job.id, jobs.c.attempt == job.lease_generation
-
-
-async def apply(conn: AsyncConnection, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> bool:
-    """Settle in the running transaction; False when it was done before. Raises LeaseLost."""
     if not await _shrink(conn, job, settlement.devices(), remaining):
         return False
     if settlement.requeued:
@@ -291,10 +185,10 @@ async def apply(conn: AsyncConnection, job: Job, settlement: ResultBatch, remain
                     "lane": job.lane,
                     "day": job.day,
                     "run_at": due,
-                    "tries": tries,
+                    "tries": attempts,
                     "device_ids": device_ids,
                 }
-                for (due, tries), device_ids in settlement.requeued.items()
+                for (due, attempts), device_ids in settlement.requeued.items()
             ],
         )
         await notifier.send(conn, notifier.JOBS)
@@ -302,68 +196,70 @@ async def apply(conn: AsyncConnection, job: Job, settlement: ResultBatch, remain
     return True
 
 
-async def apply_unlogged(conn: AsyncConnection, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> bool:
-    """As `apply`, for those of the job's devices that the log does not have; the others leave the job.
+async def apply_unlogged(conn: Connection, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> bool:
+    """Settle as `apply` does, but only devices that the log does not have yet; the others leave the job.
 
-    Nothing of ours makes such a job, but one that was brought back by hand must not be sent again at each lease. What
-    the log refuses for another reason it refuses again: IntegrityError.
+    The gateway itself creates no job for logged devices, but a job that somebody restored by hand must not be sent
+    again after each lease.
+
+    Raises:
+        LeaseLost: another worker has claimed the job, or it has ended.
+        IntegrityError: the log refuses the results for another reason.
     """
-    held = await lock_job(conn, job)
-    if held is None or held.lease_generation != job.lease_generation:
+    current = await lock_job(conn, job)
+    if current is None or current.lease_generation != job.lease_generation:
         raise LeaseLost
-    told = settlement.device_ids()
-    logged = await writer.logged(conn, job, told & set(held.device_ids))
+    device_ids = settlement.device_ids()
+    logged = await writer.logged(conn, job, device_ids & set(current.device_ids))
     if logged:
         log.error("job.logged_before", **job.log_fields, devices=len(logged))
-        left = [device_id for device_id in held.device_ids if device_id not in logged]
-        await conn.execute(update(jobs).where(*_held(job)).values(device_ids=left))
-    return await apply(conn, job, settlement.for_devices(told - logged), remaining)
+        unlogged = [device_id for device_id in current.device_ids if device_id not in logged]
+        await conn.execute(update(jobs).where(*leased_as(job)).values(device_ids=unlogged))
+    return await apply(conn, job, settlement.for_devices(device_ids - logged), remaining)
 
 
-async def lock_job(conn: AsyncConnection, job: Job) -> Job | None:
-    """The job as it is held now, whoever claimed it last; locked. None when it has ended."""
+async def lock_job(conn: Connection, job: Job) -> Job | None:
+    """Lock the job's row; return it with its current lease and devices, or None when it has ended."""
     query = select(jobs.c.attempt, jobs.c.device_ids).where(jobs.c.id == job.id).with_for_update()
     row = (await conn.execute(query)).first()
     return None if row is None else replace(job, lease_generation=row.attempt, device_ids=tuple(row.device_ids))
 
 
-async def steal_lease(conn: AsyncConnection, job: Job) -> Job | None:
-    """Claim a job whose lease somebody else renews. None when it has ended."""
-    taken = update(jobs).where(jobs.c.id == job.id).values(attempt=jobs.c.attempt + 1).returning(jobs.c.attempt)
-    attempt = (await conn.execute(taken)).scalar()
-    return None if attempt is None else replace(job, lease_generation=attempt)
+async def steal_lease(conn: Connection, job: Job) -> Job | None:
+    """Claim a job whose lease another process renews; return None when the job has ended."""
+    claim = update(jobs).where(jobs.c.id == job.id).values(attempt=jobs.c.attempt + 1).returning(jobs.c.attempt)
+    lease_generation = (await conn.execute(claim)).scalar()
+    return None if lease_generation is None else replace(job, lease_generation=lease_generation)
 
 
-async def split_job(conn: AsyncConnection, job: Job) -> None:
-    """Make two jobs of a claimed one, both due at once. Raises LeaseLost."""
+async def split_job(conn: Connection, job: Job) -> None:
+    """Split a claimed job into two halves, both due at once.
+
+    Raises:
+        LeaseLost: another worker has claimed the job.
+    """
     middle = len(job.device_ids) // 2
-    rest = list(job.device_ids[middle:])
-    values = {"device_ids": list(job.device_ids[:middle]), "run_at": func.now()}
-    await _guarded(conn, update(jobs).where(*_held(job)).values(**values))
+    first, second = list(job.device_ids[:middle]), list(job.device_ids[middle:])
+    shrink = update(jobs).where(*leased_as(job)).values(device_ids=first, run_at=func.now())
+    await execute_leased(conn, shrink)
     row = {name: getattr(job, name) for name in ("application_id", "notification_id", "lane", "day", "slot")}
-    row["tries"] = job.attempts
-    await conn.execute(insert(jobs).values(**row, task=job.kind, device_ids=rest))
+    await conn.execute(insert(jobs).values(**row, task=job.kind, tries=job.attempts, device_ids=second))
     await notifier.send(conn, notifier.JOBS)
 
 
-async def _shrink(conn: AsyncConnection, job: Job, settled: int, remaining: Sequence[UUID]) -> bool:
-    """Take `settled` devices out of the job; False when that was done before. Raises LeaseLost."""
-    whole = {"job": job.id, "held_as": job.lease_generation, "devices": settled + len(remaining)}
+async def _shrink(conn: Connection, job: Job, settled: int, remaining: Sequence[UUID]) -> bool:
+    """Remove `settled` devices from the job; return False when that was done before. Raises LeaseLost."""
+    values = {"job": job.id, "lease_generation": job.lease_generation, "devices": settled + len(remaining)}
     if not remaining:
-        if (await conn.execute(_END, whole)).rowcount != 1:
+        if (await conn.execute(_DELETE, values)).rowcount != 1:
             raise LeaseLost
         return True
-    if (await conn.execute(_KEEP, whole | {"remaining": list(remaining)})).rowcount == 1:
+    if (await conn.execute(_SHRINK, values | {"remaining": list(remaining)})).rowcount == 1:
         return True
-    left = (await conn.execute(select(jobs.c.device_ids).where(*_held(job)))).scalar()
-    if left == list(remaining):
+    device_ids = (await conn.execute(select(jobs.c.device_ids).where(*leased_as(job)))).scalar()
+    if device_ids == list(remaining):
         return False
     raise LeaseLost
-
-
-async def _guarded(conn: AsyncConnection, statement: Any) -> None:
-    if (await conn.execute(statement)).rowcount != 1:
-        raise LeaseLost
 
 
 def _job(row: Row[Any]) -> Job:

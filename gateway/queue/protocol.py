@@ -1,7 +1,7 @@
-"""The few verbs every queue has. One contract suite (tests/contract) runs over each of them.
+"""The interface of every queue of jobs. One contract suite (tests/contract) runs over each implementation.
 
-A job is held by lease. Whoever claims it raises `attempt`; every later verb names that attempt, so a worker
-that was too slow finds its job taken and can settle nothing.
+A claimed job has a lease. Claiming raises its `lease_generation`, and every later call names that generation (a fencing
+token), so a worker whose lease expired cannot settle anything once another has claimed the job.
 """
 
 from collections.abc import Sequence
@@ -10,31 +10,36 @@ from typing import Protocol
 from uuid import UUID
 
 from gateway.domain.delivery import ResultBatch
-from gateway.domain.job import Job
+from gateway.domain.job import Job, LeaseLost
 from gateway.domain.notification import Lane
 
-
-class LeaseLost(Exception):
-    """Another worker has claimed the job since; what was to be recorded is recorded by that one."""
+__all__ = ["LeaseLost", "Queue"]
 
 
 class Queue(Protocol):
+    """Where workers claim jobs and settle results."""
+
     async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
-        """Up to `limit` due jobs, the first lane's first; waits up to `wait` for one. Empty when there is none."""
+        """Return up to `limit` due jobs, those of the first lane first; waits up to `wait` for one.
+
+        Applications take turns within a lane. The list is empty when no job came due.
+        """
         ...
 
     async def renew(self, jobs: Sequence[Job], lease: timedelta) -> set[int]:
-        """Hold the jobs for another `lease`; answers with the ids of those still held."""
+        """Extend the leases to `lease` from now; return the ids of the jobs whose lease was not lost."""
         ...
 
     async def settle(self, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
-        """Record results, put retries in the queue, and shrink the job to `remaining` or end it: all or nothing.
+        """Record results, enqueue retries, and shrink the job to the `remaining` devices or end it, atomically.
 
-        Settling the same batch again records nothing twice, so that who never got the answer may ask again.
-        Raises LeaseLost, also when the batch that ended the job is settled again.
+        Settling the same batch again records nothing twice, so a caller that got no response may repeat the call.
+
+        Raises:
+            LeaseLost: another worker has claimed the job, or the batch that ended the job is settled again.
         """
         ...
 
     async def release(self, job: Job) -> None:
-        """Give the job back, due at once. Nothing happens when the lease was lost."""
+        """Return the job to the queue, due at once. Does nothing when the lease was lost."""
         ...

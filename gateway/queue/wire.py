@@ -1,6 +1,7 @@
-"""Jobs and results as they travel through a broker: MessagePack, with a version in front.
+"""Encode jobs and results for a broker: MessagePack, after one byte that names the version.
 
-A worker of another version must not take a job for something it is not: what it cannot read it leaves to others.
+A worker must not misread a message of another version. Decoding such a message raises DecodeError, and the worker leaves
+it to workers of that version.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,11 +33,12 @@ from gateway.domain.notification import Lane, Notification
 
 # Version 2: jobs and results carry `payload`, `lease_generation` and `attempts` under these names.
 VERSION = b"\x02"
+# Integers beyond 64 bits become floats of at most this size.
 MAX_FLOAT = 10**300
 
 
 class DecodeError(Exception):
-    """It was written by another version, or is none of ours."""
+    """The message was written by another version, or not by the gateway."""
 
 
 class _Outcome(msgspec.Struct, array_like=True, frozen=True):
@@ -62,7 +64,7 @@ class _Settled(msgspec.Struct, array_like=True, frozen=True):
 
 
 class _Head(msgspec.Struct, array_like=True, frozen=True):
-    """A job without its cargo."""
+    """A job without its payload."""
 
     id: int
     kind: JobKind
@@ -97,9 +99,10 @@ class _Result(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What a worker says of its job. `remaining`: the devices still to be sent to; `returned`: by somebody else.
+    """Results of a job.
 
-    `judged`: its notification pauses itself when too much of it fails.
+    `remaining`: the devices without a result. `returned`: the worker gives the job back to the database.
+    `checks_failure_rate`: the notification has a failure limit, which the relay must check.
     """
 
     job: Job
@@ -109,44 +112,51 @@ class Result(msgspec.Struct, frozen=True):
     checks_failure_rate: bool = False
 
 
-def write_job(job: Job, cargo: JobPayload) -> bytes:
-    notification = replace(cargo.notification, audience=None)  # it can be long, and planning was the last to read it
-    verdicts = [(id_, _shown(verdict)) for id_, verdict in cargo.pre_send_outcomes.items()]
-    known = [(id_, dict(said)) for id_, said in cargo.template_context.items()]
+def write_job(job: Job, payload: JobPayload) -> bytes:
+    """Encode a job with its payload."""
+    notification = replace(payload.notification, audience=None)  # it can be long, and only planning needs it
     packed = _Job(
         _head(job, job.device_ids),
         notification,
-        cargo.default_origin,
-        [*cargo.recipients],
-        [*cargo.keys],
-        verdicts,
-        known,
+        payload.default_origin,
+        [*payload.recipients],
+        [*payload.keys],
+        [(id_, _pack_outcome(outcome)) for id_, outcome in payload.pre_send_outcomes.items()],
+        [(id_, dict(values)) for id_, values in payload.template_context.items()],
     )
     try:
         return VERSION + _encoder.encode(packed)
-    except OverflowError:  # a number of the application's that MessagePack has no form for
-        plain = msgspec.to_builtins(packed, builtin_types=(UUID, datetime, date, bytes), enc_hook=_plain)
-        return VERSION + _encoder.encode(_in_64_bits(plain))
+    except OverflowError:  # an integer in the content that exceeds MessagePack's 64 bits
+        plain = msgspec.to_builtins(packed, builtin_types=(UUID, datetime, date, bytes), enc_hook=_to_builtin)
+        return VERSION + _encoder.encode(_limit_integers(plain))
 
 
 def read_job(data: bytes) -> Job:
-    """The job with its cargo. Raises Unreadable."""
+    """Decode a job with its payload.
+
+    Raises:
+        DecodeError: the message has another version, or is not valid.
+    """
     packed = _read(_jobs, data)
-    cargo = JobPayload(
+    payload = JobPayload(
         packed.notification,
         packed.default_origin,
         packed.recipients,
         packed.keys,
-        {id_: _verdict(outcome) for id_, outcome in packed.pre_send_outcomes},
+        {id_: _unpack_pre_send_outcome(outcome) for id_, outcome in packed.pre_send_outcomes},
         dict(packed.template_context),
     )
-    return _job(packed.head, cargo)
+    return _job(packed.head, payload)
 
 
 def write_result(result: Result) -> bytes:
+    """Encode a result."""
     settlement = result.settlement
-    settled = [_Settled(*done._replace(outcome=_shown(done.outcome))) for done in settlement.settled]  # type: ignore[arg-type]
-    later = [(due, tries, device_ids) for (due, tries), device_ids in settlement.requeued.items()]
+    settled = [
+        _Settled(*delivery._replace(outcome=_pack_outcome(delivery.outcome)))  # type: ignore[arg-type]
+        for delivery in settlement.settled
+    ]
+    later = [(due, attempts, device_ids) for (due, attempts), device_ids in settlement.requeued.items()]
     packed = _Result(
         _head(result.job, ()),
         settled,
@@ -161,26 +171,30 @@ def write_result(result: Result) -> bytes:
 
 
 def read_result(data: bytes) -> Result:
-    """Raises Unreadable."""
+    """Decode a result.
+
+    Raises:
+        DecodeError: the message has another version, or is not valid.
+    """
     packed = _read(_results, data)
     settlement = ResultBatch(
         [
             DeliveryResult(
-                done.device_id,
-                done.user_id,
-                done.host,
-                _final(done.outcome),
-                done.attempts,
-                done.status,
-                done.attempted_at,
-                done.duration_ms,
-                done.settled_at,
-                done.variant,
+                delivery.device_id,
+                delivery.user_id,
+                delivery.host,
+                _unpack_final(delivery.outcome),
+                delivery.attempts,
+                delivery.status,
+                delivery.attempted_at,
+                delivery.duration_ms,
+                delivery.settled_at,
+                delivery.variant,
             )
-            for done in packed.settled
+            for delivery in packed.settled
         ],
         packed.attempts,
-        {(due, tries): device_ids for due, tries, device_ids in packed.later},
+        {(due, attempts): device_ids for due, attempts, device_ids in packed.later},
         packed.retries,
     )
     return Result(_job(packed.head), settlement, packed.remaining, packed.returned, packed.checks_failure_rate)
@@ -200,9 +214,9 @@ def _head(job: Job, device_ids: Sequence[UUID]) -> _Head:
     )
 
 
-def _job(head: _Head, cargo: JobPayload | None = None) -> Job:
-    said = {name: getattr(head, name) for name in _Head.__struct_fields__}
-    return Job(**said, payload=cargo)
+def _job(head: _Head, payload: JobPayload | None = None) -> Job:
+    fields = {name: getattr(head, name) for name in _Head.__struct_fields__}
+    return Job(**fields, payload=payload)
 
 
 def _read(decoder: "msgspec.msgpack.Decoder[Any]", data: bytes) -> Any:
@@ -217,7 +231,7 @@ def _read(decoder: "msgspec.msgpack.Decoder[Any]", data: bytes) -> Any:
         raise DecodeError(str(error)) from None
 
 
-def _shown(outcome: Final | Deferred) -> _Outcome:
+def _pack_outcome(outcome: Final | Deferred) -> _Outcome:
     match outcome:
         case Accepted(message, ttl, cause):
             return _Outcome(outcome.name.value, cause, message, ttl)
@@ -229,7 +243,7 @@ def _shown(outcome: Final | Deferred) -> _Outcome:
             return _Outcome(outcome.name.value, outcome.cause)
 
 
-_OTHERS: Mapping[str, Any] = {
+_OUTCOMES_WITH_CAUSE: Mapping[str, Any] = {
     OutcomeName.GONE: Gone,
     OutcomeName.EXPIRED: Expired,
     OutcomeName.CANCELLED: Cancelled,
@@ -237,43 +251,43 @@ _OTHERS: Mapping[str, Any] = {
 }
 
 
-def _final(said: _Outcome) -> Final:
-    if said.name == OutcomeName.ACCEPTED:
-        return Accepted(said.message, said.ttl, said.cause)
-    if said.name == OutcomeName.REJECTED:
-        return Rejected(said.cause, said.quarantine)
-    made: Final = _OTHERS[said.name](said.cause)
-    return made
+def _unpack_final(packed: _Outcome) -> Final:
+    if packed.name == OutcomeName.ACCEPTED:
+        return Accepted(packed.message, packed.ttl, packed.cause)
+    if packed.name == OutcomeName.REJECTED:
+        return Rejected(packed.cause, packed.quarantine)
+    outcome: Final = _OUTCOMES_WITH_CAUSE[packed.name](packed.cause)
+    return outcome
 
 
-def _verdict(said: _Outcome) -> PreSendOutcome:
-    if said.until is not None:
-        return Deferred(said.until)
-    verdict: PreSendOutcome = _final(said)  # type: ignore[assignment] # what was written was a verdict
-    return verdict
+def _unpack_pre_send_outcome(packed: _Outcome) -> PreSendOutcome:
+    if packed.until is not None:
+        return Deferred(packed.until)
+    outcome: PreSendOutcome = _unpack_final(packed)  # type: ignore[assignment] # a PreSendOutcome was packed
+    return outcome
 
 
-def _in_64_bits(value: Any) -> Any:
-    """The same with whole numbers that are larger as floats."""
+def _limit_integers(value: Any) -> Any:
+    """Replace integers that exceed 64 bits by floats."""
     match value:
         case int() if not -(2**63) <= value < 2**63:
             return float(max(-MAX_FLOAT, min(value, MAX_FLOAT)))
         case dict():
-            return {name: _in_64_bits(item) for name, item in value.items()}
+            return {name: _limit_integers(item) for name, item in value.items()}
         case list() | tuple():
-            return [_in_64_bits(item) for item in value]
+            return [_limit_integers(item) for item in value]
         case _:
             return value
 
 
-def _plain(value: Any) -> Any:
-    """What the database's driver has types of its own for."""
+def _to_builtin(value: Any) -> Any:
+    """Convert the database driver's own types."""
     if isinstance(value, UUID):
         return value.bytes
     raise NotImplementedError(type(value).__name__)
 
 
-_encoder = msgspec.msgpack.Encoder(uuid_format="bytes", enc_hook=_plain)
+_encoder = msgspec.msgpack.Encoder(uuid_format="bytes", enc_hook=_to_builtin)
 _decoder = partial(msgspec.msgpack.Decoder, strict=True)
 _jobs: "msgspec.msgpack.Decoder[_Job]" = _decoder(_Job)
 _results: "msgspec.msgpack.Decoder[_Result]" = _decoder(_Result)

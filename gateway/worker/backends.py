@@ -14,7 +14,7 @@ from gateway.domain import clock
 from gateway.domain.job import Job
 from gateway.domain.job_payload import JobPayload
 from gateway.domain.notification import Notification, Status
-from gateway.queue.nats import BELL, Broker, NatsQueue
+from gateway.queue.nats import NEW_JOBS, Broker, NatsQueue
 from gateway.records import notifications
 from gateway.records.postgres import notifier
 from gateway.service.context import Context
@@ -139,7 +139,7 @@ class BrokerBackend:
     def urgent_job_events(self) -> Iterator[notifier.Subscription]:
         """Subscribe to the relay's job announcements."""
         subscription = notifier.Subscription()
-        with self._broker.heard(BELL, lambda _, lane: subscription.publish(lane)):
+        with self._broker.subscribe(NEW_JOBS, lambda _, lane: subscription.publish(lane)):
             yield subscription
 
     async def requeue(self, job: Job) -> None:

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import capacity
 from capacity import cost, rule
 
-from gateway.queue.postgres import AT_ONCE
+from gateway.queue.postgres import MAX_CONCURRENT_NON_URGENT
 from gateway.worker.worker import MAX_URGENT_CLAIM_S
 
 SEED = 20261127
@@ -205,7 +205,7 @@ class Worker:
         self.number = number
         self.loop = Resource(1)
         self.pool = Resource(fleet.setting.pool)
-        self.connections_for_bulk = Resource(AT_ONCE)
+        self.connections_for_bulk = Resource(MAX_CONCURRENT_NON_URGENT)
         self.backlog: deque[tuple[Job, int]] = deque()
         self.in_flight = 0
         self.urgent_jobs: deque[Job] = deque()

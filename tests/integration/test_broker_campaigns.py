@@ -33,7 +33,7 @@ async def test_a_device_whose_message_no_broker_message_carries_is_rejected_and_
     assert (progress.rejected, progress.pending) == (3, 0)
     rows = await parts.list_deliveries(large.id)
     assert rows.keys() == devices.keys()
-    assert {row.cause.partition(" octets;")[2] for row in rows.values()} == {" the broker carries 3072"}
+    assert {row.cause.partition(" bytes;")[2] for row in rows.values()} == {" the broker accepts at most 3,072"}
     assert {await parts.device_status(id_) for id_ in devices} == {"active"}
     assert await parts.scalar("SELECT count(*) FROM jobs") == 0
 

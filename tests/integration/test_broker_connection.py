@@ -16,8 +16,8 @@ from tests.support.nats_server import start_nodes
 from tests.support.tls import make_ca
 
 SECOND = timedelta(seconds=1)
-PATIENCE = 10 * SECOND
-PATIENCE_S = 20.0
+CONNECT_TIMEOUT = 10 * SECOND
+EXIT_TIMEOUT_S = 20.0
 MASTER_KEY = "a master key for tests that is long enough"
 ACCOUNT = 'authorization { user: "me", password: "Hidden" }\n'
 OTHERS = 'authorization { user: "you", password: "Hidden" }\n'
@@ -30,7 +30,7 @@ def with_account(url: str, account: str = "me:Hidden") -> str:
 async def test_a_broker_that_is_down_is_waited_for_in_bounded_time() -> None:
     async with asyncio.timeout(10):
         with pytest.raises(BrokerUnavailable) as refusal:
-            async with Broker.connected(["nats://me:Hidden@127.0.0.1:1"], patience=SECOND):
+            async with Broker.connected(["nats://me:Hidden@127.0.0.1:1"], timeout=SECOND):
                 pass
     assert str(refusal.value).startswith("no NATS server answers at 127.0.0.1:1: ")
     assert "Hidden" not in str(refusal.value)
@@ -41,7 +41,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_waited_for_in_bounded_t
     async with silent, asyncio.timeout(10):
         port = silent.sockets[0].getsockname()[1]
         with pytest.raises(BrokerUnavailable, match="does not answer"):
-            async with Broker.connected([f"nats://127.0.0.1:{port}"], patience=SECOND):
+            async with Broker.connected([f"nats://127.0.0.1:{port}"], timeout=SECOND):
                 pass
 
 
@@ -72,7 +72,7 @@ async def test_a_password_may_have_any_character(tmp_path: Path) -> None:
     settings, account = 'authorization { user: "me", password: "a/b@c%41" }\n', "me:a%2Fb%40c%2541"
     async with start_nodes(1, tmp_path, settings, account) as [node]:
         url = with_account(node.url, account)
-        async with Broker.connected([url], patience=SECOND) as broker:
+        async with Broker.connected([url], timeout=SECOND) as broker:
             assert broker.client.is_connected
 
 
@@ -109,11 +109,11 @@ async def test_a_broker_with_a_certificate_of_our_own_ca_is_trusted_by_that_alon
     settings = f'tls {{ cert_file: "{server}", key_file: "{server}" }}\n{ACCOUNT}'
     async with start_nodes(1, tmp_path, settings, account=None) as [node]:
         url = with_account(node.url).replace("nats:", "tls:")
-        async with Broker.connected([url], ca=ca, patience=PATIENCE) as broker:
+        async with Broker.connected([url], ca=ca, timeout=CONNECT_TIMEOUT) as broker:
             await broker.prepare()
             assert await broker.is_prepared()
         with pytest.raises(BrokerUnavailable, match="its certificate is not to be trusted"):
-            async with Broker.connected([url], patience=SECOND):
+            async with Broker.connected([url], timeout=SECOND):
                 pass
         given = {"GATEWAY_QUEUE": url, "GATEWAY_QUEUE_CA": str(ca), "GATEWAY_MASTER_KEY": MASTER_KEY}
         async with run_in_background("work", **given) as work:
@@ -133,7 +133,7 @@ async def test_where_tls_is_demanded_a_server_without_it_hears_no_password() -> 
     async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(BrokerUnavailable, match="secure connection not available"):
-            async with Broker.connected([f"tls://me:Hidden@127.0.0.1:{port}"], patience=SECOND):
+            async with Broker.connected([f"tls://me:Hidden@127.0.0.1:{port}"], timeout=SECOND):
                 pass
     assert not heard
 
@@ -148,7 +148,7 @@ async def test_a_worker_whom_the_broker_throws_out_ends_with_one_line(tmp_path: 
             await work.wait_for_output("worker.started")
             node.configure(OTHERS)
             await work.wait_for_output("gateway: GATEWAY_QUEUE: the connection has ended: ")
-            assert await asyncio.wait_for(work.process.wait(), PATIENCE_S) == 1
+            assert await asyncio.wait_for(work.process.wait(), EXIT_TIMEOUT_S) == 1
         assert "Traceback" not in work.output
         assert "Hidden" not in work.output
 
@@ -161,12 +161,12 @@ async def test_a_worker_whose_connection_the_client_closed_for_good_ends_with_on
             await work.wait_for_output("worker.started")
             way.say(b"-ERR 'Unknown Protocol Operation'\r\n")
             await work.wait_for_output("gateway: GATEWAY_QUEUE: the connection has ended: unknown protocol operation\n")
-            assert await asyncio.wait_for(work.process.wait(), PATIENCE_S) == 1
+            assert await asyncio.wait_for(work.process.wait(), EXIT_TIMEOUT_S) == 1
         assert "Traceback" not in work.output
 
 
 async def test_a_connection_that_was_there_is_made_again_however_long_it_takes(tmp_path: Path) -> None:
-    async with start_nodes(1, tmp_path) as [node], Broker.connected([node.url], patience=SECOND) as broker:
+    async with start_nodes(1, tmp_path) as [node], Broker.connected([node.url], timeout=SECOND) as broker:
         await broker.prepare()
         await node.stop()
         closed = asyncio.ensure_future(broker.connection.ended())

@@ -14,7 +14,7 @@ from gateway.domain.errors import Conflict
 from gateway.domain.ids import new_id
 from gateway.domain.notification import Notification, Status
 from gateway.domain.send_policy import FailureLimit, SendPolicy
-from gateway.queue import postgres as queue
+from gateway.records import jobs as job_records
 from gateway.records.postgres import notifier
 from gateway.records.postgres.schema import jobs
 from gateway.records.postgres.schema import notifications as table
@@ -223,7 +223,7 @@ async def test_pause_between_claim_and_park_keeps_the_resume(parts: Parts) -> No
         await lifecycle.requeue(conn, plan)
     assert await parts.scalar("SELECT NOT parked AND run_at <= now() FROM jobs")
     async with parts.engine.connect() as conn:
-        assert await queue.last_due(conn, sent.id) is None
+        assert await job_records.last_due(conn, sent.id) is None
 
 
 orders = st.tuples(st.sampled_from([lifecycle.pause, lifecycle.resume]), st.integers(0, 25))

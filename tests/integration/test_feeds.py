@@ -18,8 +18,7 @@ from gateway.outbound.policy import OutboundPolicy
 from gateway.records.postgres import notifier
 from gateway.records.postgres.schema import feeds
 from gateway.sim import Vendor
-from gateway.worker.pollers.feed_poller import LEASE, FeedPoller
-from gateway.worker.pollers.feed_poller import PATIENCE_S as FETCHED_WITHIN_S
+from gateway.worker.pollers.feed_poller import FEED_TIMEOUT_S, LEASE, FeedPoller
 from tests.support import alerts
 from tests.support.api import Api
 from tests.support.gateway_parts import TIMEOUT_S, Parts
@@ -218,7 +217,7 @@ async def test_failing_feed_is_polled_less_often(api: Api, office: Office) -> No
         shown, waits = feed, []
         for failures in (1, 2):
             shown = await settled(api, feed) if failures == 1 else await again(api, shown, office, "/feed")
-            assert (shown["failures"], shown["last_error"]) == (failures, "it answered 503")
+            assert (shown["failures"], shown["last_error"]) == (failures, "the server responded with status 503")
             id_ = ids.parse(ids.FEED, feed["id"])
             waits.append(await api.parts.scalar("SELECT extract(epoch FROM run_at - now()) FROM feeds", id=id_))
         assert 100 < waits[0] <= 132
@@ -241,7 +240,7 @@ async def test_failing_document_does_not_delay_others(api: Api, office: Office) 
         await office.until("/atom", 200)
         shown = await settled(api, feed)
         assert shown["counts"] == {"accepted": 1}
-        assert shown["last_error"] == "1 of 2 documents could not be fetched: it answered 503"
+        assert shown["last_error"] == "1 of 2 documents could not be fetched: the server responded with status 503"
         office.gone.clear()
         shown = await again(api, shown, office, "/atom")
     assert office.statuses("/atom") == [200, 200]  # without an ETag, since it was not read whole
@@ -322,4 +321,4 @@ async def test_feed_is_restricted_changed_paused_and_removed(api: Api, office: O
 
 def test_lease_is_longer_than_the_longest_fetch() -> None:
     """The lease of a feed is longer than its longest fetch."""
-    assert timedelta(seconds=FETCHED_WITHIN_S) < LEASE
+    assert timedelta(seconds=FEED_TIMEOUT_S) < LEASE

@@ -13,7 +13,7 @@ from gateway.domain.job import Job
 from gateway.domain.notification import Lane, Status
 from gateway.queue import wire
 from gateway.queue.connection import BrokerUnavailable
-from gateway.queue.nats import RESULTS, RESULTS_STREAM, WORDS, WORDS_STREAM, Broker, jobs_stream
+from gateway.queue.nats import RESULTS, RESULTS_STREAM, STATUSES, STATUSES_STREAM, Broker, jobs_stream
 from gateway.queue.protocol import LeaseLost
 from gateway.records.postgres import notifier
 from gateway.records.postgres.schema import notifications
@@ -78,7 +78,7 @@ async def test_streams_that_were_deleted_are_made_anew_and_their_jobs_sent_again
 async def test_what_was_said_of_a_notification_is_said_again_when_it_was_deleted(engine: NatsEngine) -> None:
     notification_id = await engine.put([new_id()])
     await engine.wait_until_relayed()
-    await engine.broker.js.delete_stream(WORDS_STREAM)
+    await engine.broker.js.delete_stream(STATUSES_STREAM)
     await prepared(engine)
     async with asyncio.timeout(10):
         while not await engine.broker.statuses([notification_id]):  # noqa: ASYNC110 - it is said right after
@@ -176,7 +176,7 @@ async def test_workers_are_told_how_it_is_and_not_what_was_said_on_the_way(engin
             for status in (Status.PAUSED, Status.SENDING, Status.CANCELLED):
                 await notifier.send(conn, notifier.CONTROL, f"{notification_id} {status}")
         await engine.broker.client.flush()
-    told = await engine.broker.client.subscribe(f"gateway.words.{notification_id}")
+    told = await engine.broker.client.subscribe(f"gateway.statuses.{notification_id}")
     async with engine.database.begin() as conn:
         await notifier.send(conn, notifier.CONTROL, f"{notification_id} {Status.PAUSED}")
     await told.next_msg(timeout=10)
@@ -190,7 +190,7 @@ async def test_a_word_of_a_newer_version_is_passed_over_and_the_next_one_heard(e
         await asyncio.sleep(0)
         await engine.broker.client.flush()
         for word in (b"archived", b"\xff\xfe", b""):
-            await engine.broker.js.publish(f"{WORDS}.{one}", word)
+            await engine.broker.js.publish(f"{STATUSES}.{one}", word)
         await engine.broker.publish_status(other, Status.CANCELLED)
         async with asyncio.timeout(10):
             assert await heard.get() == (str(other), Status.CANCELLED)

@@ -317,7 +317,7 @@ async def test_failed_message_is_repeated_unchanged(api: Api, receiver: Receiver
     async with sending(api.parts):
         for count, status in ((1, 500), (2, 302), (3, 404)):
             failing = await state_when(api, made, lambda shown, count=count: shown["failures"] == count)
-            assert failing["last_error"] == f"it answered {status}"
+            assert failing["last_error"] == f"the receiver responded with status {status}"
             assert failing["next_try_at"] > datetime.now(UTC).isoformat()
             await api.register()  # what comes meanwhile goes with the next one
             await due_now(api.parts)
@@ -518,7 +518,7 @@ async def test_failing_webhook_is_disabled_after_a_day(
             )
             shown = await state_when(api, made, lambda shown, failures=failures: shown["failures"] == failures)
             assert shown["status"] == ("active" if hours == 23 else "disabled")
-        assert shown["cause"] == "its receiver took nothing for 24 hours: it answered 500"
+        assert shown["cause"] == "the receiver accepted nothing for 24 hours: the receiver responded with status 500"
         await due_now(api.parts)
         await api.register()
         assert len(receiver.messages) == 3

@@ -70,7 +70,7 @@ async def test_a_device_found_gone_while_another_notification_waited_is_not_aske
         assert (await parts.wait_until_done((await parts.submit()).id)).gone == 1
         assert (await parts.wait_until_done(waiting.id)).gone == 1
     assert parts.sim.counters[Vendor.FCM] == {503: 1, 410: 1}
-    assert "found gone before" in (await parts.list_deliveries(waiting.id))[device_id].cause
+    assert "was gone before" in (await parts.list_deliveries(waiting.id))[device_id].cause
 
 
 @pytest.mark.parametrize(("vendor", "status"), [(Vendor.FCM, 429), (Vendor.MOZILLA, 503), (Vendor.WNS, 406)])

@@ -33,24 +33,26 @@ async def test_a_subscription_made_with_another_key_is_put_in_quarantine(parts: 
     assert again.targets == len(good)
     row = (await parts.list_deliveries(sent.id))[device_id]
     told_at_once = vendor in (Vendor.FCM, Vendor.APPLE)
-    assert row.attempts == (1 if told_at_once else push_sender.PATIENCE)
+    assert row.attempts == (1 if told_at_once else push_sender.MAX_DEVICE_REFUSALS)
     assert row.cause
 
 
 async def test_a_passing_refusal_after_other_faults_puts_nobody_in_quarantine(parts: Parts) -> None:
     devices = await parts.register(parts.subscribe(Vendor.MOZILLA, 20))
-    faults = Rule(status=500, times=push_sender.PATIENCE - 1, share=0.3)
+    faults = Rule(status=500, times=push_sender.MAX_DEVICE_REFUSALS - 1, share=0.3)
     parts.sim.behave(faults, Rule(status=401, times=1, share=0.6))
     async with parts.run_worker(quick_config(senders=SENDERS)):
         sent = await parts.submit()
         progress = await parts.wait_until_done(sent.id)
     assert progress.accepted == len(devices)
-    assert max(row.attempts for row in (await parts.list_deliveries(sent.id)).values()) > push_sender.PATIENCE
+    assert (
+        max(row.attempts for row in (await parts.list_deliveries(sent.id)).values()) > push_sender.MAX_DEVICE_REFUSALS
+    )
 
 
 async def test_many_with_another_key_are_put_in_quarantine_and_hold_nobody_up(parts: Parts) -> None:
     """Their retries come together, when all others have their message: that says nothing of our key."""
-    count = 2 * push_sender.REFUSALS
+    count = 2 * push_sender.MAX_KEY_REFUSALS
     stale = parts.sim.subscribe_many(Vendor.MOZILLA, count, VapidKey.generate().public_key)
     # They are sent to in no particular order, and of so many others some come between.
     await parts.register([*stale, *parts.subscribe(Vendor.MOZILLA, 4 * count)])
@@ -81,14 +83,14 @@ async def test_a_host_that_refuses_our_key_for_everyone_is_paused_and_no_device_
         )
 
     assert progress.pending == len(refused)
-    assert parts.sim.counters[Vendor.MOZILLA][401] <= push_sender.REFUSALS + SENDERS
+    assert parts.sim.counters[Vendor.MOZILLA][401] <= push_sender.MAX_KEY_REFUSALS + SENDERS
     assert await parts.scalar("SELECT count(*) FROM devices WHERE status <> 'active'") == 0
     soonest = await parts.scalar("SELECT min(run_at) - now() FROM jobs WHERE tries = 0 AND attempt = 0")
-    assert soonest > push_sender.BREAK - timedelta(seconds=30)
+    assert soonest > push_sender.KEY_PAUSE - timedelta(seconds=30)
 
 
 async def test_sending_goes_on_when_the_pause_is_over(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push_sender, "BREAK", timedelta(seconds=1))
+    monkeypatch.setattr(push_sender, "KEY_PAUSE", timedelta(seconds=1))
     devices = await parts.register(parts.subscribe(Vendor.MOZILLA, 30))
     parts.sim.behave(Rule(status=401))
     sent = await parts.submit()
@@ -100,21 +102,20 @@ async def test_sending_goes_on_when_the_pause_is_over(parts: Parts, monkeypatch:
     assert {len(subscriber.messages) for subscriber in devices.values()} == {1}
 
 
-async def test_a_courier_keeps_no_more_of_keys_and_hosts_than_its_bound(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_push_sender_caches_are_bounded(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages are sent although keys and their states at hosts are evicted all the time."""
     monkeypatch.setattr(push_sender, "MAX_CACHED", 1)
-    couriers = []
-    made = push_sender.PushSender.__init__
+    senders = []
+    original = push_sender.PushSender.__init__
 
-    def remember(courier: push_sender.PushSender, *given: Any) -> None:
-        couriers.append(courier)
-        made(courier, *given)
+    def record(sender: push_sender.PushSender, *args: Any) -> None:
+        senders.append(sender)
+        original(sender, *args)
 
-    monkeypatch.setattr(push_sender.PushSender, "__init__", remember)
+    monkeypatch.setattr(push_sender.PushSender, "__init__", record)
     devices = [await parts.register(parts.subscribe(vendor, 5)) for vendor in Vendor]
     async with parts.run_worker(quick_config(senders=SENDERS)):
         progress = await parts.wait_until_done((await parts.submit()).id)
     assert progress.accepted == sum(map(len, devices))
-    [courier] = couriers
-    assert (len(courier._keys), len(courier._trust)) == (1, 1)
+    [sender] = senders
+    assert sender.cache_sizes() == (1, 1)

@@ -22,8 +22,9 @@ from gateway.domain.job import Job
 from gateway.domain.notification import DeliveryOptions, Kind, Lane, Notification, Progress, Status, Urgency
 from gateway.push.endpoints import EndpointPolicy
 from gateway.queue.nats import RECORDER, RESULTS_STREAM, Broker, NatsQueue, jobs_stream
-from gateway.queue.postgres import PostgresQueue, enqueue_plans
+from gateway.queue.postgres import PostgresQueue
 from gateway.queue.protocol import Queue
+from gateway.records import jobs as job_records
 from gateway.records import notifications
 from gateway.records.postgres import notifier, partitions
 from gateway.records.postgres.engine import open_engine
@@ -128,7 +129,7 @@ class PostgresEngine:
         notification = self._notification(lane, datetime.now(UTC))
         async with self.database.begin() as conn:
             await notifications.add(conn, [notification])
-            await enqueue_plans(conn, [notification])
+            await job_records.enqueue_plans(conn, [notification])
         return notification.id
 
     async def insert_delivery_row(self, notification_id: UUID, device_id: UUID) -> None:
@@ -200,11 +201,11 @@ class NatsEngine(PostgresEngine):
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="nats-")))
             [node] = await stack.enter_async_context(start_nodes(1, directory, settings))
             engine = cast("NatsEngine", await stack.enter_async_context(super().opened(url)))
-            broker = await stack.enter_async_context(Broker.connected([node.url], hold=PULL_WAIT))
+            broker = await stack.enter_async_context(Broker.connected([node.url], ack_wait=PULL_WAIT))
             await broker.prepare()
             context = Context(engine.database, Keyring(bytes(32)), EndpointPolicy())
             stop = asyncio.Event()
-            relay = Relay(context, broker, engine._notifier, lease=timedelta(seconds=5), ahead=1000)
+            relay = Relay(context, broker, engine._notifier, lease=timedelta(seconds=5), max_published=1000)
             running = asyncio.create_task(relay.run(stop))
             engine.broker = broker
             engine.queue = RelayedQueue(await stack.enter_async_context(NatsQueue(broker)), engine.wait_until_relayed)

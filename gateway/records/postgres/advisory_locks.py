@@ -48,3 +48,8 @@ async def try_session_lock(engine: AsyncEngine, name: str) -> AsyncIterator[Asyn
             # Closing the connection releases the lock and resets whatever was set on it.
             await connection.invalidate()
             raise
+
+
+async def lock_transaction(conn: AsyncConnection, name: str) -> None:
+    """Wait for the lock, and hold it until the transaction ends."""
+    await conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_id(name)})

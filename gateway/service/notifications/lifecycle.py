@@ -17,8 +17,7 @@ from gateway.domain import ids
 from gateway.domain.errors import Conflict, NotFound
 from gateway.domain.job import Job
 from gateway.domain.notification import Kind, Notification, Progress, Status
-from gateway.queue import postgres as queue
-from gateway.records import notifications
+from gateway.records import jobs, notifications
 from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import Connection, Engine
 
@@ -47,7 +46,7 @@ async def resume(conn: Connection, application_id: UUID, id_: UUID, kind: Kind |
     """Let it go on where it was paused. Raises NotFound, and Conflict when it has ended."""
     notification = await _locked(conn, application_id, id_, kind)
     if notification.status is Status.PAUSED:
-        await queue.unsuspend(conn, id_)
+        await jobs.resume(conn, id_)
         await _steer(conn, id_, Status.SCHEDULED if notification.day is None else Status.SENDING)
     _refuse_ended(notification)
 
@@ -60,7 +59,7 @@ async def cancel(conn: Connection, application_id: UUID, id_: UUID, kind: Kind |
     notification = await _locked(conn, application_id, id_, kind)
     if notification.status is not Status.CANCELLED:
         _refuse_ended(notification)
-        await queue.make_due(conn, id_)
+        await jobs.make_due(conn, id_)
         await _steer(conn, id_, Status.CANCELLED, finished=notification.day is None)
 
 
@@ -95,7 +94,7 @@ async def wait_until_idle(engine: Engine, id_: UUID) -> None:
         async with asyncio.timeout(STOPPED_WITHIN.total_seconds()):
             while True:
                 async with engine.connect() as conn:
-                    if not await queue.is_held(conn, id_):
+                    if not await jobs.is_leased(conn, id_):
                         return
                 await asyncio.sleep(LOOK_S)  # of letting go there is no signal
 
@@ -105,9 +104,9 @@ async def requeue(conn: Connection, job: Job) -> None:
     # The lock keeps a resume out until the job is where that finds it.
     [notification] = await notifications.load(conn, [job.notification_id], lock=True)
     if notification.status is Status.PAUSED:
-        await queue.suspend(conn, job, notification.delivery.expires_at)
+        await jobs.suspend(conn, job, notification.delivery.expires_at)
     else:
-        await queue.requeue(conn, job)
+        await jobs.requeue(conn, job)
 
 
 async def show(

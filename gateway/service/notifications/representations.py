@@ -14,8 +14,7 @@ from gateway.domain.errors import NotFound
 from gateway.domain.notification import Kind, Notification, Progress, Status
 from gateway.domain.schedule import DEVICE_ZONE
 from gateway.push.endpoints import vendor_name
-from gateway.queue import postgres as queue
-from gateway.records import notifications
+from gateway.records import jobs, notifications
 from gateway.records.audiences import make_room, reachable
 from gateway.records.delivery_log import reader
 from gateway.records.postgres.engine import Connection, Row
@@ -96,7 +95,7 @@ async def one_notification(
     """A notification with all that is known of how it goes. Raises NotFound, also for one of another kind."""
     found, progress = await lifecycle.show(conn, application_id, id_, kind)
     counts = await notifications.variant_counts(conn, [id_])
-    waiting = await queue.last_due(conn, id_) if found.status is Status.SENDING else None
+    waiting = await jobs.last_due(conn, id_) if found.status is Status.SENDING else None
     return notification(found, progress, counts.get(id_, ()), waiting)
 
 

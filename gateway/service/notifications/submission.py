@@ -28,8 +28,7 @@ from gateway.domain.notification import (
 )
 from gateway.domain.schedule import earliest_instant, latest_instant
 from gateway.domain.send_policy import DEFAULT_POLICY, SendPolicy
-from gateway.queue import postgres as queue
-from gateway.records import applications, notifications
+from gateway.records import applications, jobs, notifications
 from gateway.records.postgres.engine import Connection
 from gateway.service.audience import categories, segments
 from gateway.service.context import Context
@@ -107,7 +106,7 @@ async def prepare(conn: Connection, context: Context, application_id: UUID, draf
 async def save(conn: Connection, prepared: Sequence[Notification]) -> None:
     """Write notifications and their plan jobs."""
     await notifications.add(conn, prepared)
-    await queue.enqueue_plans(conn, prepared)
+    await jobs.enqueue_plans(conn, prepared)
 
 
 def _land(content: dict[str, Any], home: str | None, pointer: str) -> None:

@@ -1,6 +1,6 @@
-"""Deliver one message to one device: encrypt, sign, post, and say what it came to.
+"""Send one message to one device: encrypt, sign, POST, classify the response.
 
-Nothing here waits for the queue or writes to the log; the worker around it does.
+The module neither waits for the queue nor writes to the log; the worker does both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,19 +30,20 @@ from gateway.service.notifications.rendering import NotificationRenderer
 
 log = structlog.get_logger(__name__)
 
-# Our key refused for this many devices in a row by one host, with nothing accepted between: that is our configuration.
-REFUSALS = 10
-BREAK = timedelta(minutes=5)
-# Refused this often by a host that takes others' messages (within BREAK), it is this one subscription's key that does
-# not fit.
-PATIENCE = 4
-# Of keys, and of what hosts think of them: far more than the jobs at hand have, so that no job's own is forgotten.
-# What a host that was forgotten thinks of a key is learnt again.
+# A host that refuses a VAPID key for this many devices in a row refuses the key itself: a fault of the configuration.
+MAX_KEY_REFUSALS = 10
+# For how long no message is sent with the key to that host then.
+KEY_PAUSE = timedelta(minutes=5)
+# Refused this often for one device by a host that accepts the key for others (within KEY_PAUSE), the subscription was
+# made with another key.
+MAX_DEVICE_REFUSALS = 4
+# Keys, and states of keys at hosts: far more than the claimed jobs need, so that none of theirs is evicted. The evicted
+# state of a key at a host is learnt again.
 MAX_CACHED = 10_000
 
 
 class SendResult(NamedTuple):
-    """What one delivery came to this time. `posted`: a POST was made; `at` and `duration_ms` are about it."""
+    """The result of one attempt. `posted`: a POST was made, at `at`, which took `duration_ms`."""
 
     outcome: Outcome
     status: int | None = None
@@ -55,125 +56,150 @@ class SendResult(NamedTuple):
 
 @dataclass(slots=True)
 class _VapidKeyHealth:
-    """What a host thinks of one VAPID key."""
+    """How one host treats one VAPID key.
 
-    refusals: int = 0
+    Keyed by (key, origin): refusals of one tenant's key never pause the sending of others, nor that tenant's sending to
+    other hosts.
+    """
+
+    consecutive_refusals: int = 0
     accepted_at: float = 0.0
-    closed_until: float = 0.0
+    paused_until: float = 0.0
 
 
 class PreparedNotification:
-    """A notification ready to be sent to any number of devices.
+    """A notification with what is the same for all its devices.
 
-    `status` is what was last heard of it. `known`: what templates may say of each device, when they do.
+    `status` is the last known status; the worker updates it. `template_context` has the values for templates of each
+    device, if any template uses them.
     """
 
     def __init__(
-        self, notification: Notification, messages: NotificationRenderer, known: Mapping[UUID, Mapping[str, Any]]
+        self,
+        notification: Notification,
+        renderer: NotificationRenderer,
+        template_context: Mapping[UUID, Mapping[str, Any]],
     ) -> None:
+        """Prepare a notification that was loaded with its job."""
         self.notification = notification
         self.status = notification.status
-        self.messages = messages
-        self.known = known
+        self.renderer = renderer
+        self.template_context = template_context
         self.ttl = int(notification.delivery.ttl.total_seconds())
         self.urgency: Urgency = notification.delivery.urgency
         self.expires = notification.delivery.expires_at.timestamp()
 
 
 class PushSender:
-    def __init__(self, client: PushClient, vault: Keyring, policy: EndpointPolicy) -> None:
+    """Sends the messages of all tenants; one per process."""
+
+    def __init__(self, client: PushClient, keyring: Keyring, policy: EndpointPolicy) -> None:
+        """Use an open HTTP client, the keyring for VAPID keys, and the policy for endpoints."""
         self._client = client
-        self._vault = vault
+        self._keyring = keyring
         self._policy = policy
         self._signer = VapidSigner()
         self._keys: dict[UUID, tuple[VapidKey, str]] = {}
-        self._trust: dict[tuple[UUID, str], _VapidKeyHealth] = {}
+        self._key_health: dict[tuple[UUID, str], _VapidKeyHealth] = {}
 
     def load_keys(self, keys: Sequence[SigningKey]) -> None:
-        """Have the signing keys of a job at hand. Once a job, so that a changed subject is seen."""
+        """Decrypt and cache the VAPID keys of a job. Called for every job, so that a changed subject takes effect."""
         for key in keys:
-            held = VapidKey.from_private_bytes(self._vault.open(key.private_key, "vapid")), key.subject
-            put(self._keys, key.id, held, MAX_CACHED)
+            vapid_key = VapidKey.from_private_bytes(self._keyring.open(key.private_key, "vapid"))
+            put(self._keys, key.id, (vapid_key, key.subject), MAX_CACHED)
 
-    async def send(self, post: PreparedNotification, target: Recipient, tries: int) -> SendResult:
-        """One try. `tries` counts the POSTs before this one."""
+    def cache_sizes(self) -> tuple[int, int]:
+        """Return the number of cached keys, and of states of keys at hosts."""
+        return len(self._keys), len(self._key_health)
+
+    async def send(self, prepared: PreparedNotification, recipient: Recipient, attempts: int) -> SendResult:
+        """Make one attempt.
+
+        Args:
+            prepared: the notification.
+            recipient: the device.
+            attempts: the number of POSTs before this one.
+        """
         now = clock.timestamp()
-        if (end := terminal_outcome(post, target, now)) is not None:
-            return SendResult(end)
+        if (terminal := terminal_outcome(prepared, recipient, now)) is not None:
+            return SendResult(terminal)
         try:
-            origin = self._policy.check_stored(target.endpoint)
+            origin = self._policy.check_stored(recipient.endpoint)
         except EndpointNotAllowed as refusal:
             return SendResult(Rejected(refusal.detail))
-        place = (target.vapid_key_id, origin)
-        if (trust := self._trust.get(place)) is None:
-            trust = put(self._trust, place, _VapidKeyHealth(), MAX_CACHED)
-        if trust.closed_until > now:
-            pause = timedelta(seconds=trust.closed_until - now)
-            held = Retry("the push service refuses our key; sending to it is paused", pause)
-            return self._retry(post, held, tries, SendResult(held))
-        variant = post.notification.variant_for(target.bucket)
+        health_key = (recipient.vapid_key_id, origin)
+        if (health := self._key_health.get(health_key)) is None:
+            health = put(self._key_health, health_key, _VapidKeyHealth(), MAX_CACHED)
+        if health.paused_until > now:
+            pause = timedelta(seconds=health.paused_until - now)
+            retry = Retry("the push service refuses the VAPID key; sending with it is paused", pause)
+            return self._schedule_retry(prepared, retry, attempts, SendResult(retry))
+        variant = prepared.notification.variant_for(recipient.bucket)
         try:
-            known = post.known.get(target.device_id, {}) if post.known else {}
-            payload, topic = post.messages.for_device(target.device_id, target.locale, variant, known)
-            body = encrypt(payload, target)
+            context = prepared.template_context.get(recipient.device_id, {}) if prepared.template_context else {}
+            payload, topic = prepared.renderer.for_device(recipient.device_id, recipient.locale, variant, context)
+            body = encrypt(payload, recipient)
         except (PayloadTooLarge, TemplateFailed) as refusal:
             return SendResult(Rejected(refusal.detail), variant=variant)
-        key, subject = self._keys[target.vapid_key_id]
-        answer = await self._client.post(
-            target.endpoint,
+        key, subject = self._keys[recipient.vapid_key_id]
+        response = await self._client.post(
+            recipient.endpoint,
             body,
-            ttl=min(post.ttl, max(0, int(post.expires - now))),
-            urgency=post.urgency,
+            ttl=min(prepared.ttl, max(0, int(prepared.expires - now))),
+            urgency=prepared.urgency,
             topic=topic,
             authorization=self._signer.authorization_header(key, subject, origin, now),
         )
         at = datetime.fromtimestamp(now, UTC)
-        outcome = _classify_key_refusal(trust, classify(answer, at), target.refusals, now, origin)
-        sent = SendResult(outcome, answer.status, at, answer.duration_ms, posted=True, variant=variant)
+        outcome = _classify_key_refusal(health, classify(response, at), recipient.refusals, now, origin)
+        result = SendResult(outcome, response.status, at, response.duration_ms, posted=True, variant=variant)
         if isinstance(outcome, Retry):
-            return self._retry(post, outcome, tries + 1, sent)
-        return sent
+            return self._schedule_retry(prepared, outcome, attempts + 1, result)
+        return result
 
-    def internal_error_result(self, post: PreparedNotification, tries: int) -> SendResult:
-        """A fault of our own met this delivery: it is tried again, and accounted for when its time runs out."""
-        fault = Retry("the gateway met an internal fault")
-        return self._retry(post, fault, tries + 1, SendResult(fault))
+    def internal_error_result(self, prepared: PreparedNotification, attempts: int) -> SendResult:
+        """Return the result of an attempt that raised: it is retried until the notification expires."""
+        retry = Retry("an internal error of the gateway")
+        return self._schedule_retry(prepared, retry, attempts + 1, SendResult(retry))
 
-    def _retry(self, post: PreparedNotification, retry: Retry, tries: int, sent: SendResult) -> SendResult:
-        due = next_attempt(retry, max(tries, 1), clock.now(), post.notification.delivery.expires_at)
-        return sent._replace(outcome=due) if isinstance(due, Expired) else sent._replace(retry_at=due)
+    def _schedule_retry(
+        self, prepared: PreparedNotification, retry: Retry, attempts: int, result: SendResult
+    ) -> SendResult:
+        due = next_attempt(retry, max(attempts, 1), clock.now(), prepared.notification.delivery.expires_at)
+        return result._replace(outcome=due) if isinstance(due, Expired) else result._replace(retry_at=due)
 
 
-def terminal_outcome(post: PreparedNotification, target: Recipient, now: float) -> Final | None:
-    """What is settled without asking the push service."""
-    if post.status is Status.CANCELLED:
+def terminal_outcome(prepared: PreparedNotification, recipient: Recipient, now: float) -> Final | None:
+    """Return the outcome of a message that needs no POST; None when it must be sent."""
+    if prepared.status is Status.CANCELLED:
         return Cancelled("the notification was cancelled")
-    if now >= post.expires:
-        return Expired("the notification's time ran out before it was sent")
-    if target.status == DeviceStatus.GONE:
-        return Gone("the device was found gone before this was sent")
-    if target.status == DeviceStatus.QUARANTINED:
-        return Rejected("the device must subscribe anew: its key does not fit")
+    if now >= prepared.expires:
+        return Expired("the notification expired before it was sent")
+    if recipient.status == DeviceStatus.GONE:
+        return Gone("the device was gone before this was sent")
+    if recipient.status == DeviceStatus.QUARANTINED:
+        return Rejected("the device is in quarantine: its key does not match, so it must subscribe again")
     return None
 
 
-def _classify_key_refusal(trust: _VapidKeyHealth, outcome: Outcome, refusals: int, now: float, origin: str) -> Outcome:
-    """A refused key is our fault when the host refuses it for everyone, and the device's when only for this one.
+def _classify_key_refusal(health: _VapidKeyHealth, outcome: Outcome, refusals: int, now: float, origin: str) -> Outcome:
+    """Decide whether a refused key is refused for every device, or for this one only.
 
-    `refusals`: how often it refused this one before.
+    The first pauses sending with the key to the host; the second puts the device into quarantine. `refusals` counts the
+    earlier refusals for this device.
     """
     if isinstance(outcome, Accepted):
-        trust.refusals, trust.accepted_at = 0, now
+        health.consecutive_refusals, health.accepted_at = 0, now
     if not isinstance(outcome, Retry) or not outcome.unauthorized:
         return outcome
-    # The retries of those whose own key does not fit come together, and are no news of ours.
-    trust.refusals += refusals == 0
-    if trust.refusals >= REFUSALS:
-        trust.refusals, trust.accepted_at, trust.closed_until = 0, 0.0, now + BREAK.total_seconds()
+    # Retries of devices whose own key does not match arrive together, and say nothing new of the key at the host.
+    health.consecutive_refusals += refusals == 0
+    if health.consecutive_refusals >= MAX_KEY_REFUSALS:
+        pause_s = KEY_PAUSE.total_seconds()
+        health.consecutive_refusals, health.accepted_at, health.paused_until = 0, 0.0, now + pause_s
         metrics.KEY_REFUSED.inc()
-        log.error(
-            "host.refuses_our_key", host=origin.partition("://")[2], cause=outcome.cause, paused_s=BREAK.total_seconds()
-        )
-    elif refusals + 1 >= PATIENCE and now - trust.accepted_at < BREAK.total_seconds():
-        return Rejected(f"{outcome.cause}; other devices of this push service are fine", quarantine=True)
+        host = origin.partition("://")[2]
+        log.error("host.refuses_our_key", host=host, cause=outcome.cause, paused_s=pause_s)
+    elif refusals + 1 >= MAX_DEVICE_REFUSALS and now - health.accepted_at < KEY_PAUSE.total_seconds():
+        return Rejected(f"{outcome.cause}; the push service accepts the key for other devices", quarantine=True)
     return outcome

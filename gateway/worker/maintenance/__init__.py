@@ -9,11 +9,10 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway import metrics
 from gateway.records.postgres import advisory_locks
-from gateway.records.postgres.engine import DATABASE_ERRORS
+from gateway.records.postgres.engine import DATABASE_ERRORS, Connection, Engine
 from gateway.worker.maintenance import log_partitions, log_retention, pruning, queue_gauges
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from gateway.worker.maintenance.task import Isolation, MaintenanceTask
@@ -27,19 +26,19 @@ LOCK_TIMEOUT = timedelta(seconds=5)
 log = structlog.get_logger(__name__)
 
 
-async def run_forever(engine: AsyncEngine, policy: RetentionPolicy) -> None:
+async def run_forever(engine: Engine, policy: RetentionPolicy) -> None:
     """Run every task at its interval until cancelled."""
     async with asyncio.TaskGroup() as group:
         for task in TASKS:
             group.create_task(_repeat(task, engine, policy), name=f"maintenance.{task.key}")
 
 
-async def run_once(engine: AsyncEngine, policy: RetentionPolicy) -> dict[str, int]:
+async def run_once(engine: Engine, policy: RetentionPolicy) -> dict[str, int]:
     """Run every task now; return how many rows or partitions each changed, by the task's key."""
     return {task.key: await _run(task, engine, policy) for task in TASKS}
 
 
-async def _repeat(task: MaintenanceTask, engine: AsyncEngine, policy: RetentionPolicy) -> None:
+async def _repeat(task: MaintenanceTask, engine: Engine, policy: RetentionPolicy) -> None:
     while True:
         try:
             await _run(task, engine, policy)
@@ -48,7 +47,7 @@ async def _repeat(task: MaintenanceTask, engine: AsyncEngine, policy: RetentionP
         await asyncio.sleep(task.interval.total_seconds())
 
 
-async def _run(task: MaintenanceTask, engine: AsyncEngine, policy: RetentionPolicy) -> int:
+async def _run(task: MaintenanceTask, engine: Engine, policy: RetentionPolicy) -> int:
     async with _open_connection(task, engine) as conn:
         if conn is None:
             return 0
@@ -60,7 +59,7 @@ async def _run(task: MaintenanceTask, engine: AsyncEngine, policy: RetentionPoli
 
 
 @asynccontextmanager
-async def _open_connection(task: MaintenanceTask, engine: AsyncEngine) -> AsyncIterator[AsyncConnection | None]:
+async def _open_connection(task: MaintenanceTask, engine: Engine) -> AsyncIterator[Connection | None]:
     """Open the connection that the task runs on; yield None when another process runs the task."""
     name = f"gateway.maintenance.{task.key}"
     match task.isolation:

@@ -2,9 +2,8 @@
 
 from datetime import timedelta
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway.domain import clock
+from gateway.records.postgres.engine import Connection
 from gateway.records.postgres.partitions import ensure
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from gateway.worker.maintenance.task import MaintenanceTask
@@ -12,7 +11,7 @@ from gateway.worker.maintenance.task import MaintenanceTask
 DAYS_AHEAD = 7
 
 
-async def create_partitions(conn: AsyncConnection, _: RetentionPolicy) -> int:
+async def create_partitions(conn: Connection, _: RetentionPolicy) -> int:
     """Create missing partitions, today's first; return how many."""
     return len(await ensure(conn, clock.now().date(), DAYS_AHEAD))
 

@@ -7,9 +7,8 @@ again.
 
 from datetime import timedelta
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway.domain import clock
+from gateway.records.postgres.engine import Connection
 from gateway.records.postgres.partitions import drop_before
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from gateway.worker.maintenance.task import Isolation, MaintenanceTask
@@ -17,7 +16,7 @@ from gateway.worker.maintenance.task import Isolation, MaintenanceTask
 LOCK_TIMEOUT = timedelta(seconds=2)
 
 
-async def drop_partitions(conn: AsyncConnection, policy: RetentionPolicy) -> int:
+async def drop_partitions(conn: Connection, policy: RetentionPolicy) -> int:
     """Drop partitions older than the policy; return how many."""
     return len(await drop_before(conn, clock.now().date() - policy.log, wait=LOCK_TIMEOUT))
 

@@ -2,8 +2,6 @@
 
 from datetime import timedelta
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway.domain import clock
 from gateway.domain.notification import MAX_TTL
 from gateway.domain.send_policy import MAX_CAP_WINDOW
@@ -19,52 +17,53 @@ from gateway.records import (
     sessions,
 )
 from gateway.records.delivery_log import inbox
+from gateway.records.postgres.engine import Connection
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from gateway.worker.maintenance.task import MaintenanceTask
 
 
-async def prune_gone_devices(conn: AsyncConnection, policy: RetentionPolicy) -> int:
+async def prune_gone_devices(conn: Connection, policy: RetentionPolicy) -> int:
     """Delete devices that have been gone for longer than a wrong 404 could be undone."""
     return await devices.prune_gone(conn, policy.gone_devices)
 
 
-async def prune_frequency_caps(conn: AsyncConnection, _: RetentionPolicy) -> int:
+async def prune_frequency_caps(conn: Connection, _: RetentionPolicy) -> int:
     """Delete records of sends that no frequency cap looks back to."""
     return await frequency_caps.prune(conn, clock.now() - MAX_CAP_WINDOW)
 
 
-async def prune_events(conn: AsyncConnection, policy: RetentionPolicy) -> int:
+async def prune_events(conn: Connection, policy: RetentionPolicy) -> int:
     """Delete events and the results of their triggers, with the delivery log of their day."""
     return await events.prune(conn, clock.now() - policy.log)
 
 
-async def prune_inbox(conn: AsyncConnection, policy: RetentionPolicy) -> int:
+async def prune_inbox(conn: Connection, policy: RetentionPolicy) -> int:
     """Delete read marks whose deliveries left the log, and handoffs to pages that no message can outlive."""
     now = clock.now()
     return await inbox.prune(conn, now - policy.log) + await live_handoffs.prune(conn, now - MAX_TTL)
 
 
-async def prune_outbox(conn: AsyncConnection, policy: RetentionPolicy) -> int:
+async def prune_outbox(conn: Connection, policy: RetentionPolicy) -> int:
     """Delete webhook events that are older than any retry or replay."""
     return await outbox.prune(conn, clock.now() - policy.outbox)
 
 
-async def prune_idempotency_keys(conn: AsyncConnection, policy: RetentionPolicy) -> int:
+async def prune_idempotency_keys(conn: Connection, policy: RetentionPolicy) -> int:
     """Delete idempotency keys past their day."""
     return await idempotency.prune(conn, policy.idempotency)
 
 
-async def prune_audit_log(conn: AsyncConnection, policy: RetentionPolicy) -> int:
+async def prune_audit_log(conn: Connection, policy: RetentionPolicy) -> int:
     """Delete old entries of the audit log."""
     return await audit.prune(conn, clock.now() - policy.audit)
 
 
-async def prune_erasure_tombstones(conn: AsyncConnection, _: RetentionPolicy) -> int:
+async def prune_erasure_tombstones(conn: Connection, _: RetentionPolicy) -> int:
     """Delete erasure tombstones once no delivery that predates the erasure can still be in flight."""
     return await personal_data.prune(conn)
 
 
-async def prune_sessions(conn: AsyncConnection, _: RetentionPolicy) -> int:
+async def prune_sessions(conn: Connection, _: RetentionPolicy) -> int:
     """Delete expired console sessions."""
     return await sessions.prune(conn, clock.now())
 

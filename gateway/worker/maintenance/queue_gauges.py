@@ -5,18 +5,17 @@ Runs on every worker; otherwise the last one to measure would export stale value
 
 from datetime import timedelta
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway import metrics
 from gateway.domain.notification import Lane
-from gateway.queue.postgres import depth
+from gateway.records.jobs import measure_depth
+from gateway.records.postgres.engine import Connection
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from gateway.worker.maintenance.task import Isolation, MaintenanceTask
 
 
-async def measure_queue(conn: AsyncConnection, _: RetentionPolicy) -> int:
+async def measure_queue(conn: Connection, _: RetentionPolicy) -> int:
     """Set the queue's gauges; return 0, since nothing is changed."""
-    measured = {lane: values for lane, *values in await depth(conn)}
+    measured = {lane: values for lane, *values in await measure_depth(conn)}
     for lane in Lane:
         count, due, age = measured.get(lane, (0, 0, 0.0))
         metrics.QUEUE_JOBS.labels(lane.label).set(count)

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, auto
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
+from gateway.records.postgres.engine import Connection
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 
 
@@ -31,5 +30,5 @@ class MaintenanceTask:
 
     key: str
     interval: timedelta
-    run: Callable[[AsyncConnection, RetentionPolicy], Awaitable[int]]
+    run: Callable[[Connection, RetentionPolicy], Awaitable[int]]
     isolation: Isolation = Isolation.TRANSACTION

@@ -1,8 +1,8 @@
-"""Fetch the feeds that alerts come from, beside everything else a worker does.
+"""Fetch alert feeds.
 
-A feed is fetched by one process at a time, politely: it is asked whether anything is new, at times that drift apart,
-and ever more rarely while it fails. An entry counts as read in the transaction that takes its alerts, and an alert
-that comes twice is one: whoever dies in the middle leaves nothing out.
+A feed is fetched by one process at a time, with conditional requests, at intervals with jitter, and more rarely while
+it fails. An entry is marked as read in the transaction that ingests its alerts, and an alert that arrives twice is
+ingested once. So a process that dies in the middle loses nothing.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.alerting import cap, feeds
 from gateway.alerting.feeds import Entry, Feed
@@ -23,31 +22,32 @@ from gateway.domain.alert import AlertMessage
 from gateway.domain.errors import AddressNotAllowed, MalformedBody
 from gateway.outbound.client import OutboundClient, OutboundResponse, Unreachable
 from gateway.push.responses import retry_after
-from gateway.records import feeds as records
+from gateway.records import feeds as feed_records
 from gateway.records.feeds import LeasedFeed
 from gateway.records.postgres import notifier
-from gateway.records.postgres.engine import DATABASE_ERRORS
+from gateway.records.postgres.engine import Connection
 from gateway.service.alerts.documents import REFUSED, ingest_all
 from gateway.service.alerts.ingestion import IngestOptions
 from gateway.service.context import Context
+from gateway.worker.pollers.leased_poll import LeasedPoll
 
-PLACES = 8
-AT_ONCE = 4
-"""Documents of one feed that are fetched at the same time."""
-MAX_OCTETS = 16 << 20
-TIMEOUT = timedelta(seconds=20)
-PATIENCE_S = 90.0
-"""For one feed with all that it names; what is left comes with the next look."""
+MAX_CONCURRENT_FEEDS = 8
+# Documents of one feed that are fetched at once.
+MAX_CONCURRENT_DOCUMENTS = 4
+MAX_BYTES = 16 << 20
+REQUEST_TIMEOUT = timedelta(seconds=20)
+# For one feed with all its documents; the next poll fetches the remaining ones.
+FEED_TIMEOUT_S = 90.0
 LEASE = timedelta(seconds=120)
-MAX_WAIT = timedelta(hours=1)
-POLL_S = 15.0
-DATABASE_PAUSE_S = 1.0
+MAX_BACKOFF = timedelta(hours=1)
+FEED_TYPES = "application/cap+xml, application/geo+json, application/atom+xml, application/xml;q=0.8"
+DOCUMENT_TYPES = "application/cap+xml, application/xml;q=0.8"
 
 log = structlog.get_logger(__name__)
 
 
-class _Failed(Exception):
-    """Why a feed or one of its documents could not be read."""
+class _FetchFailed(Exception):
+    """A feed or one of its documents could not be read."""
 
     def __init__(self, cause: str, wait: timedelta | None = None) -> None:
         super().__init__(cause)
@@ -56,158 +56,153 @@ class _Failed(Exception):
 
 
 class FeedPoller:
-    """One for a process. `client` is open for as long as it runs."""
+    """Polls all feeds; one per process, and any number of processes."""
 
-    def __init__(self, context: Context, bell: notifier.Notifier, client: OutboundClient) -> None:
+    def __init__(self, context: Context, notifier: notifier.Notifier, client: OutboundClient) -> None:
+        """Use an open HTTP client, which must stay open while `run` runs."""
         self._context = context
-        self._bell = bell
+        self._notifier = notifier
         self._client = client
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Fetch until `stop`. What is under way is dropped then, and fetched again by whoever comes next."""
-        async with asyncio.TaskGroup() as group:
-            looking = group.create_task(self._look())
-            await stop.wait()
-            looking.cancel()
+        """Poll until `stop`. Fetches in progress are cancelled then; another process repeats them."""
+        poll = LeasedPoll(
+            name="feed",
+            engine=self._context.engine,
+            claim=lambda conn: feed_records.claim(conn, LEASE),
+            next_due=feed_records.next_due,
+            process=self._poll,
+            log_context=lambda feed: {
+                "feed_id": ids.format_id(ids.FEED, feed.id),
+                "application_id": ids.format_id(ids.APPLICATION, feed.application_id),
+            },
+            max_concurrent=MAX_CONCURRENT_FEEDS,
+        )
+        await poll.run(stop, self._notifier.subscribe(notifier.FEEDS))
 
-    async def _look(self) -> None:
-        free = asyncio.Semaphore(PLACES)
-        async with asyncio.TaskGroup() as group:
-            with self._bell.subscribe(notifier.FEEDS) as waiter:
-                while True:
-                    await free.acquire()
-                    try:
-                        async with self._context.engine.begin() as conn:
-                            held = await records.claim(conn, LEASE)
-                            due = None if held else await records.next_due(conn)
-                    except DATABASE_ERRORS as error:
-                        log.warning("feeds.database_unavailable", error=type(error).__name__)
-                        held, due = None, DATABASE_PAUSE_S
-                    if held is None:
-                        free.release()
-                        await waiter.wait(POLL_S if due is None else min(POLL_S, due))
-                    else:
-                        group.create_task(self._serve(held)).add_done_callback(lambda _: free.release())
-
-    async def _serve(self, held: LeasedFeed) -> None:
-        with structlog.contextvars.bound_contextvars(
-            feed_id=ids.format_id(ids.FEED, held.id), application_id=ids.format_id(ids.APPLICATION, held.application_id)
-        ):
-            try:
-                await self._poll(held)
-            except DATABASE_ERRORS as error:
-                log.warning("feed.database_unavailable", error=type(error).__name__)
-            except Exception:
-                # A fault of ours with one feed must not end the polling of all; its lease brings it back.
-                log.exception("feed.failed")
-
-    async def _poll(self, held: LeasedFeed) -> None:
+    async def _poll(self, feed: LeasedFeed) -> None:
+        """Fetch a feed and record the result."""
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                said, read = await self._fetch(held)
+            async with asyncio.timeout(FEED_TIMEOUT_S):
+                values, outcomes = await self._fetch(feed)
         except TimeoutError:
-            return await self._fail(held, _Failed("it and what it names take too long to fetch"))
-        except _Failed as failure:
-            return await self._fail(held, failure)
+            return await self._record_failure(feed, _FetchFailed("fetching the feed and its documents takes too long"))
+        except _FetchFailed as failure:
+            return await self._record_failure(feed, failure)
         async with self._context.engine.begin() as conn:
-            await records.settle(conn, held, _apart(held.interval), failures=0, last_error=None, **said)
-        if read.total():
-            log.info("feed.read", **read)
+            await feed_records.settle(conn, feed, _with_jitter(feed.interval), failures=0, last_error=None, **values)
+        if outcomes.total():
+            log.info("feed.read", **outcomes)
         return None
 
-    async def _fetch(self, held: LeasedFeed) -> tuple[dict[str, object], Counter[str]]:
-        """(what to remember of the answer, what the alerts came to). Raises _Failed."""
-        asked = {"Accept": "application/cap+xml, application/geo+json, application/atom+xml, application/xml;q=0.8"}
-        if held.etag is not None:
-            asked["If-None-Match"] = held.etag
-        if held.last_modified is not None:
-            asked["If-Modified-Since"] = held.last_modified
-        answer = await self._get(held.url, asked)
-        now: dict[str, object] = {"last_ok_at": clock.now()}
-        digest = hashlib.sha256(answer.body).digest()
-        if answer.status == 304 or digest == held.digest:
-            return now, Counter()
+    async def _fetch(self, feed: LeasedFeed) -> tuple[dict[str, object], Counter[str]]:
+        """Fetch a feed and ingest its alerts.
+
+        Returns:
+            The values to store with the feed, and the number of alerts by outcome.
+
+        Raises:
+            _FetchFailed: the feed or a document could not be read.
+        """
+        headers = {"Accept": FEED_TYPES}
+        if feed.etag is not None:
+            headers["If-None-Match"] = feed.etag
+        if feed.last_modified is not None:
+            headers["If-Modified-Since"] = feed.last_modified
+        response = await self._get(feed.url, headers)
+        values: dict[str, object] = {"last_ok_at": clock.now()}
+        digest = hashlib.sha256(response.body).digest()
+        if response.status == 304 or digest == feed.digest:
+            return values, Counter()
         try:
-            feed = await asyncio.to_thread(feeds.read, answer.body, answer.url)
+            content = await asyncio.to_thread(feeds.read, response.body, response.url)
         except MalformedBody as error:
-            raise _Failed(error.detail) from None
-        read = await self._read(held, feed)
-        named = {"etag": answer.headers.get("ETag"), "last_modified": answer.headers.get("Last-Modified")}
-        return now | named | {"digest": digest}, read
+            raise _FetchFailed(error.detail) from None
+        outcomes = await self._ingest_feed(feed, content)
+        validators = {"etag": response.headers.get("ETag"), "last_modified": response.headers.get("Last-Modified")}
+        return values | validators | {"digest": digest}, outcomes
 
-    async def _read(self, held: LeasedFeed, feed: Feed) -> Counter[str]:
-        """Raises _Failed when a document could not be fetched, after all others were taken."""
+    async def _ingest_feed(self, feed: LeasedFeed, content: Feed) -> Counter[str]:
+        """Ingest the alerts in a feed and in the documents that it links to.
+
+        Raises:
+            _FetchFailed: a document could not be fetched; all others have been ingested.
+        """
         async with self._context.engine.begin() as conn:
-            unread = await records.unread(conn, held.id, [entry.key for entry in feed.entries])
-        came_to: Counter[str] = Counter()
-        for alert in feed.alerts:  # each by itself, so that the first is on its way before the last is read
+            unread = await feed_records.unread(conn, feed.id, [entry.key for entry in content.entries])
+        outcomes: Counter[str] = Counter()
+        for alert in content.alerts:  # one transaction each, so that the first is sent before the last is ingested
             async with self._context.engine.begin() as conn:
-                came_to += await self._take(conn, held, [alert])
-        wanted = [entry for entry in feed.entries if entry.key in unread]
-        places, failed = asyncio.Semaphore(AT_ONCE), []
+                outcomes += await self._ingest(conn, feed, [alert])
+        entries = [entry for entry in content.entries if entry.key in unread]
+        slots = asyncio.Semaphore(MAX_CONCURRENT_DOCUMENTS)
+        failures: list[_FetchFailed] = []
 
-        async def document(entry: Entry) -> None:
-            async with places:
+        async def ingest_document(entry: Entry) -> None:
+            async with slots:
                 try:
-                    came_to.update(await self._document(held, entry))
-                except _Failed as failure:
-                    failed.append(failure)
+                    outcomes.update(await self._ingest_document(feed, entry))
+                except _FetchFailed as failure:
+                    failures.append(failure)
 
         async with asyncio.TaskGroup() as group:
-            for entry in wanted:
-                group.create_task(document(entry))
-        if failed:
-            raise _Failed(f"{len(failed)} of {len(wanted)} documents could not be fetched: {failed[0].cause}")
-        return came_to
+            for entry in entries:
+                group.create_task(ingest_document(entry))
+        if failures:
+            cause = f"{len(failures)} of {len(entries)} documents could not be fetched: {failures[0].cause}"
+            raise _FetchFailed(cause)
+        return outcomes
 
-    async def _document(self, held: LeasedFeed, entry: Entry) -> Counter[str]:
-        answer = await self._get(entry.url, {"Accept": "application/cap+xml, application/xml;q=0.8"})
-        found: Sequence[AlertMessage | RefusedAlert]
+    async def _ingest_document(self, feed: LeasedFeed, entry: Entry) -> Counter[str]:
+        response = await self._get(entry.url, {"Accept": DOCUMENT_TYPES})
+        messages: Sequence[AlertMessage | RefusedAlert]
         try:
-            found = await asyncio.to_thread(cap.read, answer.body)
+            messages = await asyncio.to_thread(cap.read, response.body)
         except MalformedBody as error:
-            found = [RefusedAlert(entry.url[:200], (error.detail,))]
+            messages = [RefusedAlert(entry.url[:200], (error.detail,))]
         async with self._context.engine.begin() as conn:
-            await records.mark_read(conn, held.id, entry.key)
-            return await self._take(conn, held, found)
+            await feed_records.mark_read(conn, feed.id, entry.key)
+            return await self._ingest(conn, feed, messages)
 
-    async def _take(
-        self, conn: AsyncConnection, held: LeasedFeed, found: Sequence[AlertMessage | RefusedAlert]
+    async def _ingest(
+        self, conn: Connection, feed: LeasedFeed, messages: Sequence[AlertMessage | RefusedAlert]
     ) -> Counter[str]:
-        door = IngestOptions(held.audience, held.category)
-        items = await ingest_all(conn, self._context, held.application_id, found, door)
+        """Ingest alerts and count them; return the number by outcome."""
+        options = IngestOptions(feed.audience, feed.category)
+        items = await ingest_all(conn, self._context, feed.application_id, messages, options)
         refused = [item for item in items if item["outcome"] == REFUSED]
         for item in refused:
             log.info("feed.alert_refused", identifier=item["identifier"], detail=item["detail"])
-        came_to = Counter(str(item["outcome"]) for item in items)
+        outcomes = Counter(str(item["outcome"]) for item in items)
         if items:
-            told = [{"identifier": item["identifier"], "detail": item["detail"]} for item in refused]
-            await records.count(conn, held.id, came_to, told)
-        return came_to
+            refusals = [{"identifier": item["identifier"], "detail": item["detail"]} for item in refused]
+            await feed_records.count(conn, feed.id, outcomes, refusals)
+        return outcomes
 
     async def _get(self, url: str, headers: dict[str, str]) -> OutboundResponse:
-        """An answer of 200 or 304. Raises _Failed."""
+        """Return a response with status 200 or 304. Raises _FetchFailed."""
         try:
-            answer = await self._client.get(url, headers, largest=MAX_OCTETS, timeout=TIMEOUT)
+            response = await self._client.get(url, headers, largest=MAX_BYTES, timeout=REQUEST_TIMEOUT)
         except Unreachable as error:
-            raise _Failed(error.cause) from None
+            raise _FetchFailed(error.cause) from None
         except AddressNotAllowed as refusal:
-            raise _Failed(refusal.detail) from None
-        if answer.status not in (200, 304):
-            wait = retry_after(answer.headers.get("Retry-After"), clock.now())
-            raise _Failed(f"it answered {answer.status}", wait)
-        return answer
+            raise _FetchFailed(refusal.detail) from None
+        if response.status not in (200, 304):
+            wait = retry_after(response.headers.get("Retry-After"), clock.now())
+            raise _FetchFailed(f"the server responded with status {response.status}", wait)
+        return response
 
-    async def _fail(self, held: LeasedFeed, failure: _Failed) -> None:
-        wait = _apart(min(held.interval * 2.0 ** min(held.failures + 1, 12), MAX_WAIT))
-        wait = max(wait, min(failure.wait or wait, MAX_WAIT))
+    async def _record_failure(self, feed: LeasedFeed, failure: _FetchFailed) -> None:
+        """Schedule the next poll with exponential back-off, or later when the server asks for it."""
+        failures = feed.failures + 1
+        wait = _with_jitter(min(feed.interval * 2.0 ** min(failures, 12), MAX_BACKOFF))
+        wait = max(wait, min(failure.wait or wait, MAX_BACKOFF))
         async with self._context.engine.begin() as conn:
-            values = {"failures": held.failures + 1, "last_error": failure.cause}
-            ours = await records.settle(conn, held, wait, **values)
-        if ours:
-            log.warning("feed.failing", cause=failure.cause, failures=held.failures + 1)
+            has_lease = await feed_records.settle(conn, feed, wait, failures=failures, last_error=failure.cause)
+        if has_lease:
+            log.warning("feed.failing", cause=failure.cause, failures=failures)
 
 
-def _apart(interval: timedelta) -> timedelta:
-    """Feeds that began together drift apart."""
+def _with_jitter(interval: timedelta) -> timedelta:
+    """Vary an interval, so that feeds created together are not polled together for ever."""
     return interval * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret

@@ -1,7 +1,7 @@
-"""Send what happened to webhooks, beside everything else a worker does.
+"""Send events to webhooks.
 
-Each webhook is served by one sender at a time and is independent of all others: one that is slow or dead waits in its
-own back-off and takes nobody's place for longer than a request may last. Nothing here is waited for by deliveries.
+Each webhook is served by one process at a time and is independent of all others: a slow or dead receiver waits for its
+own retry, and occupies a slot only for the length of a request. Deliveries never wait for webhooks.
 """
 
 import asyncio
@@ -18,137 +18,124 @@ from gateway.outbound.client import OutboundClient, OutboundResponse, Unreachabl
 from gateway.push.responses import retry_after
 from gateway.records import webhooks
 from gateway.records.postgres import notifier
-from gateway.records.postgres.engine import DATABASE_ERRORS
+from gateway.records.postgres.engine import Connection
 from gateway.records.webhooks import LeasedWebhook
 from gateway.service.context import Context
 from gateway.service.webhooks import signing
 from gateway.service.webhooks.batches import Batch, next_batch
+from gateway.worker.pollers.leased_poll import LeasedPoll
 
-PLACES = 32
+MAX_CONCURRENT = 32
 TIMEOUT = timedelta(seconds=15)
 LEASE = timedelta(seconds=45)
-GIVE_UP = timedelta(hours=24)
-# How long an event may wait for others to go with it.
+# A webhook that has failed for this long is disabled.
+MAX_FAILING = timedelta(hours=24)
+# How long an event may wait for others to share a request.
 FILL_S = 0.5
-POLL_S = 15.0
-DATABASE_PAUSE_S = 1.0
-LAST_REQUESTS_S = 5.0
+# Time that requests in flight have to complete on shutdown.
+SHUTDOWN_TIMEOUT_S = 5.0
 
 log = structlog.get_logger(__name__)
 
 
 class WebhookDispatcher:
-    """One for a process; any number of processes share the work. `client` is open for as long as it runs."""
+    """Sends the events of all webhooks; one per process, and any number of processes."""
 
-    def __init__(self, context: Context, bell: notifier.Notifier, client: OutboundClient) -> None:
+    def __init__(self, context: Context, notifier: notifier.Notifier, client: OutboundClient) -> None:
+        """Use an open HTTP client, which must stay open while `run` runs."""
         self._context = context
-        self._bell = bell
+        self._notifier = notifier
         self._client = client
-        self._stopping = False
-        self._serving: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Send until `stop`, then see to the end of the requests that are under way, but not of slow ones."""
-        async with asyncio.TaskGroup() as group:
-            looking = group.create_task(self._look(group))
-            await stop.wait()
-            self._stopping = True
-            looking.cancel()
-            if self._serving:
-                _, slow = await asyncio.wait(self._serving, timeout=LAST_REQUESTS_S)
-                for task in slow:  # sent again, under the same id, when their lease has run out
-                    task.cancel()
+        """Send until `stop`. Requests in flight then have SHUTDOWN_TIMEOUT_S to complete.
 
-    async def _look(self, group: asyncio.TaskGroup) -> None:
-        free = asyncio.Semaphore(PLACES)
-        with self._bell.subscribe(notifier.LOG, notifier.HAPPENINGS) as waiter:
-            while True:
-                await free.acquire()
-                try:
-                    async with self._context.engine.begin() as conn:
-                        claimed = await webhooks.claim(conn, limit=1, lease=LEASE)
-                        due = None if claimed else await webhooks.next_due(conn)
-                except DATABASE_ERRORS as error:
-                    log.warning("webhooks.database_unavailable", error=type(error).__name__)
-                    claimed, due = [], DATABASE_PAUSE_S
-                for held in claimed:
-                    task = group.create_task(self._serve(held))
-                    self._serving.add(task)
-                    task.add_done_callback(self._serving.discard)
-                    task.add_done_callback(lambda _: free.release())
-                if not claimed:
-                    free.release()
-                    if await waiter.wait(POLL_S if due is None else min(POLL_S, max(due, FILL_S))):
-                        await asyncio.sleep(FILL_S)
+        A request that is cancelled is repeated after the lease, with the same message id.
+        """
+        poll = LeasedPoll(
+            name="webhook",
+            engine=self._context.engine,
+            claim=_claim,
+            next_due=webhooks.next_due,
+            process=lambda webhook: self._send_batches(webhook, stop),
+            log_context=lambda webhook: {
+                "webhook_id": ids.format_id(ids.WEBHOOK, webhook.id),
+                "application_id": ids.format_id(ids.APPLICATION, webhook.application_id),
+            },
+            max_concurrent=MAX_CONCURRENT,
+            fill_s=FILL_S,
+        )
+        events = self._notifier.subscribe(notifier.LOG, notifier.HAPPENINGS)
+        await poll.run(stop, events, shutdown_timeout_s=SHUTDOWN_TIMEOUT_S)
 
-    async def _serve(self, held: LeasedWebhook) -> None:
-        """Send batch after batch, until there is no full one any more or one is not taken."""
-        with structlog.contextvars.bound_contextvars(
-            webhook_id=ids.format_id(ids.WEBHOOK, held.id),
-            application_id=ids.format_id(ids.APPLICATION, held.application_id),
-        ):
-            try:
-                now: LeasedWebhook | None = held
-                while now is not None:
-                    now = await self._step(now)
-            except DATABASE_ERRORS as error:
-                # The same batch goes out again when the lease has run out.
-                log.warning("webhook.database_unavailable", error=type(error).__name__)
-            except Exception:
-                # A fault of ours with one webhook must not end the sender for all.
-                log.exception("webhook.failed")
+    async def _send_batches(self, webhook: LeasedWebhook, stop: asyncio.Event) -> None:
+        """Send batch after batch, until one is not full or not accepted."""
+        current: LeasedWebhook | None = webhook
+        while current is not None:
+            current = await self._send_batch(current, stop)
 
-    async def _step(self, held: LeasedWebhook) -> LeasedWebhook | None:
-        """Send one batch; answers with the webhook as it stands then, None when it is no longer ours."""
+    async def _send_batch(self, webhook: LeasedWebhook, stop: asyncio.Event) -> LeasedWebhook | None:
+        """Send one batch; return the webhook in its new state, or None when the lease has ended."""
         async with self._context.engine.begin() as conn:
-            batch = await next_batch(conn, held)
+            batch = await next_batch(conn, webhook)
             if not isinstance(batch, Batch):
-                await webhooks.advance(conn, held, batch, sent=False, lease=timedelta(0))
+                await webhooks.advance(conn, webhook, batch, sent=False, lease=timedelta(0))
                 return None
-            if not await webhooks.try_batch(conn, held, batch.pending, LEASE):
+            if not await webhooks.try_batch(conn, webhook, batch.pending, LEASE):
                 return None
-        answer = await self._post(held, batch)
-        if isinstance(answer, OutboundResponse) and 200 <= answer.status < 300:
-            metrics.WEBHOOK_POSTS.labels("taken").inc()
-            upto, goes_on = batch.pending.upto, batch.full and not self._stopping
-            async with self._context.engine.begin() as conn:
-                lease = LEASE if goes_on else timedelta(0)
-                ours = await webhooks.advance(conn, held, upto, sent=True, lease=lease)
-            return replace(held, at=upto, pending=None, failures=0, failing_since=None) if ours and goes_on else None
-        await self._fail(held, answer)
-        return None
+        response = await self._post(webhook, batch)
+        if not isinstance(response, OutboundResponse) or not 200 <= response.status < 300:
+            await self._record_failure(webhook, response)
+            return None
+        metrics.WEBHOOK_POSTS.labels("taken").inc()
+        cursor, has_more = batch.pending.upto, batch.full and not stop.is_set()
+        async with self._context.engine.begin() as conn:
+            lease = LEASE if has_more else timedelta(0)
+            has_lease = await webhooks.advance(conn, webhook, cursor, sent=True, lease=lease)
+        if not (has_lease and has_more):
+            return None
+        return replace(webhook, at=cursor, pending=None, failures=0, failing_since=None)
 
-    async def _post(self, held: LeasedWebhook, batch: Batch) -> OutboundResponse | str:
-        """The answer, or why there is none."""
-        secrets = signing.unseal(held.secrets, self._context.keyring)
-        signed = signing.headers(secrets, batch.pending.message_id, batch.body, clock.now())
-        headers = {"Content-Type": "application/json", **signed}
+    async def _post(self, webhook: LeasedWebhook, batch: Batch) -> OutboundResponse | str:
+        """Return the response, or why there is none."""
+        secrets = signing.unseal(webhook.secrets, self._context.keyring)
+        signature = signing.headers(secrets, batch.pending.message_id, batch.body, clock.now())
+        headers = {"Content-Type": "application/json", **signature}
         try:
-            return await self._client.post(held.url, batch.body, headers, timeout=TIMEOUT)
+            return await self._client.post(webhook.url, batch.body, headers, timeout=TIMEOUT)
         except Unreachable as error:
             return error.cause
         except AddressNotAllowed as refusal:
             return refusal.detail
 
-    async def _fail(self, held: LeasedWebhook, answer: OutboundResponse | str) -> None:
-        why = answer if isinstance(answer, str) else f"it answered {answer.status}"
-        metrics.WEBHOOK_POSTS.labels("unreachable" if isinstance(answer, str) else "refused").inc()
+    async def _record_failure(self, webhook: LeasedWebhook, response: OutboundResponse | str) -> None:
+        """Schedule a retry; disable the webhook after MAX_FAILING, or when its receiver is gone."""
+        error = response if isinstance(response, str) else f"the receiver responded with status {response.status}"
+        metrics.WEBHOOK_POSTS.labels("unreachable" if isinstance(response, str) else "refused").inc()
         now = clock.now()
-        since, cause = held.failing_since or now, None
-        wait = backoff(held.failures + 1)
-        if isinstance(answer, OutboundResponse):
-            wait = max(wait, retry_after(answer.headers.get("Retry-After"), now) or wait)
-            if answer.status == 410:
-                cause = "its receiver says that it is gone for good (410)"
-        if now - since >= GIVE_UP:
-            cause = f"its receiver took nothing for {GIVE_UP.total_seconds() / 3600:.0f} hours: {why}"
+        failing_since, cause = webhook.failing_since or now, None
+        wait = backoff(webhook.failures + 1)
+        if isinstance(response, OutboundResponse):
+            wait = max(wait, retry_after(response.headers.get("Retry-After"), now) or wait)
+            if response.status == 410:
+                cause = "the receiver responded that it is gone permanently (410)"
+        if now - failing_since >= MAX_FAILING:
+            hours = MAX_FAILING.total_seconds() / 3600
+            cause = f"the receiver accepted nothing for {hours:.0f} hours: {error}"
         async with self._context.engine.begin() as conn:
             if cause is None:
-                ours = await webhooks.fail(conn, held, why, since, min(now + wait, since + GIVE_UP))
+                retry_at = min(now + wait, failing_since + MAX_FAILING)
+                has_lease = await webhooks.fail(conn, webhook, error, failing_since, retry_at)
             else:
-                ours = await webhooks.disable(conn, held, why, cause, since)
-        if ours and cause is None:
-            log.warning("webhook.failing", cause=why, failures=held.failures + 1, since=since.isoformat())
-        elif ours:
+                has_lease = await webhooks.disable(conn, webhook, error, cause, failing_since)
+        if has_lease and cause is None:
+            failures = webhook.failures + 1
+            log.warning("webhook.failing", cause=error, failures=failures, since=failing_since.isoformat())
+        elif has_lease:
             metrics.WEBHOOKS_DISABLED.inc()
             log.error("webhook.disabled", cause=cause)
+
+
+async def _claim(conn: Connection) -> LeasedWebhook | None:
+    [*claimed] = await webhooks.claim(conn, limit=1, lease=LEASE)
+    return claimed[0] if claimed else None

@@ -1,0 +1,164 @@
+"""The jobs table: what is to be sent, and when.
+
+The service writes jobs in its own transactions (accepting, planning, pausing, cancelling a notification). Workers claim
+and settle them through `gateway.queue`. `run_at` is when a job may next be claimed; claiming moves it past the lease.
+
+`parked` marks the jobs of a paused notification, and `slot` the time that a throttle gave to a job. The column
+`attempt` is the lease generation, and `tries` counts the POSTs that the job's devices have had.
+"""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, delete, func, insert, literal, select, update
+
+from gateway.domain.job import Job, JobKind, LeaseLost
+from gateway.domain.notification import Lane, Notification
+from gateway.records.postgres import notifier
+from gateway.records.postgres.engine import Connection
+from gateway.records.postgres.schema import jobs
+
+# Jobs without a lease: never claimed, or rescheduled until their slot.
+_UNLEASED = (jobs.c.attempt == 0) | jobs.c.run_at.is_not_distinct_from(jobs.c.slot)
+
+
+async def enqueue_plans(conn: Connection, accepted: Sequence[Notification]) -> None:
+    """Insert a plan job for each notification, due at its start time. Part of the accepting transaction."""
+    await conn.execute(
+        insert(jobs),
+        [
+            {
+                "task": JobKind.PLAN,
+                "application_id": notification.application_id,
+                "notification_id": notification.id,
+                "lane": notification.delivery.lane,
+                "run_at": notification.start_at,
+            }
+            for notification in accepted
+        ],
+    )
+    await _notify(conn, *(notification.delivery.lane for notification in accepted))
+
+
+async def fan_out(
+    conn: Connection, plan: Job, day: date, audience: Select[tuple[UUID, datetime]], max_devices: int
+) -> int:
+    """Replace a plan job by send jobs of up to `max_devices` devices, in one INSERT ... SELECT.
+
+    Args:
+        conn: the planning transaction.
+        plan: the claimed plan job.
+        day: the partition of the delivery log that takes the results.
+        audience: (id, due) of each device. Devices that are due at the same time share jobs.
+        max_devices: devices in one job.
+
+    Returns:
+        The number of devices.
+
+    Raises:
+        LeaseLost: another worker has planned the notification.
+    """
+    await delete_job(conn, plan)
+    devices = audience.subquery("audience")
+    position = func.row_number().over(partition_by=devices.c.due, order_by=devices.c.id) - 1
+    numbered = select(devices.c.id, devices.c.due, (position // max_devices).label("chunk")).subquery("numbered")
+    chunks = select(
+        literal(plan.application_id).label("application_id"),
+        literal(plan.notification_id).label("notification_id"),
+        literal(int(plan.lane)).label("lane"),
+        literal(day).label("day"),
+        numbered.c.due.label("run_at"),
+        func.array_agg(numbered.c.id).label("device_ids"),
+    ).group_by(numbered.c.due, numbered.c.chunk)
+    columns = ["application_id", "notification_id", "lane", "day", "run_at", "device_ids"]
+    inserted = insert(jobs).from_select(columns, chunks).returning(func.cardinality(jobs.c.device_ids))
+    sizes = (await conn.execute(inserted)).scalars().all()
+    await _notify(conn, plan.lane)
+    return sum(sizes)
+
+
+async def delete_job(conn: Connection, job: Job) -> None:
+    """Delete a claimed job that has nothing to do.
+
+    Raises:
+        LeaseLost: another worker has claimed the job.
+    """
+    await execute_leased(conn, delete(jobs).where(*leased_as(job)))
+
+
+async def make_due(conn: Connection, notification_id: UUID) -> None:
+    """Make a cancelled notification's waiting jobs due at once, so that workers settle their devices.
+
+    Leased jobs are left to their workers.
+    """
+    waiting = (jobs.c.notification_id == notification_id, _UNLEASED | jobs.c.parked)
+    await conn.execute(update(jobs).where(*waiting).values(run_at=func.now(), parked=False))
+    await notifier.send(conn, notifier.JOBS)
+
+
+async def requeue(conn: Connection, job: Job) -> None:
+    """Make a claimed job due at once. Does nothing when the lease was lost."""
+    await conn.execute(update(jobs).where(*leased_as(job)).values(run_at=func.now()))
+    await notifier.send(conn, notifier.JOBS)
+
+
+async def suspend(conn: Connection, job: Job, until: datetime) -> None:
+    """Suspend a paused notification's claimed job until it is resumed, or `until`. Does nothing without the lease."""
+    await conn.execute(update(jobs).where(*leased_as(job)).values(run_at=until, parked=True, slot=None))
+    await notifier.send(conn, notifier.JOBS)  # it may come due before the end of the lease, which others wait for
+
+
+async def resume(conn: Connection, notification_id: UUID) -> None:
+    """Make the suspended jobs of a notification due at once."""
+    suspended = (jobs.c.notification_id == notification_id, jobs.c.parked)
+    await conn.execute(update(jobs).where(*suspended).values(run_at=func.now(), parked=False))
+    await notifier.send(conn, notifier.JOBS)
+
+
+async def reschedule(conn: Connection, job: Job, slot: datetime) -> None:
+    """Return a throttled notification's claimed job until its slot. Does nothing when the lease was lost."""
+    await conn.execute(update(jobs).where(*leased_as(job)).values(run_at=slot, slot=slot))
+    await notifier.send(conn, notifier.JOBS)
+
+
+async def is_leased(conn: Connection, notification_id: UUID) -> bool:
+    """Whether a worker has a lease on any job of the notification."""
+    leased = (jobs.c.notification_id == notification_id, jobs.c.run_at > func.now(), ~_UNLEASED, ~jobs.c.parked)
+    return (await conn.execute(select(jobs.c.id).where(*leased).limit(1))).first() is not None
+
+
+async def last_due(conn: Connection, notification_id: UUID) -> datetime | None:
+    """Return when the last scheduled job of the notification comes due; None when none is scheduled."""
+    scheduled = (jobs.c.notification_id == notification_id, _UNLEASED, jobs.c.run_at > func.now())
+    due: datetime | None = (await conn.execute(select(func.max(jobs.c.run_at)).where(*scheduled))).scalar()
+    return due
+
+
+async def measure_depth(conn: Connection) -> list[tuple[Lane, int, int, float]]:
+    """Return (lane, jobs, due jobs, seconds since the oldest of them came due) of every lane that has jobs."""
+    age = func.extract("epoch", func.now() - func.min(jobs.c.run_at))
+    due = func.count().filter(jobs.c.run_at <= func.now())
+    rows = await conn.execute(select(jobs.c.lane, func.count(), due, age).group_by(jobs.c.lane))
+    return [(Lane(lane), count, due_count, max(0.0, float(age_s))) for lane, count, due_count, age_s in rows]
+
+
+def leased_as(job: Job) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Return the conditions for the job's row while nobody has claimed it since."""
+    return jobs.c.id == job.id, jobs.c.attempt == job.lease_generation
+
+
+async def execute_leased(conn: Connection, statement: Any) -> None:
+    """Execute a statement that must change one row.
+
+    Raises:
+        LeaseLost: it changed none.
+    """
+    if (await conn.execute(statement)).rowcount != 1:
+        raise LeaseLost
+
+
+async def _notify(conn: Connection, *lanes: Lane) -> None:
+    """Publish that jobs of these lanes may be due."""
+    await notifier.send(conn, notifier.JOBS, Lane.URGENT.label if Lane.URGENT in lanes else "")

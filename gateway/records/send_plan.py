@@ -1,0 +1,61 @@
+"""The devices that a notification is sent to, and when each is due: the SQL of planning."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, any_, case, func, literal, not_, select
+from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
+from sqlalchemy.types import Text
+
+from gateway.domain.audience import Audience
+from gateway.domain.notification import Notification
+from gateway.domain.schedule import to_utc, zone_or_utc
+from gateway.domain.send_policy import sample_size
+from gateway.records.audiences import reachable
+from gateway.records.postgres.engine import Connection
+from gateway.records.postgres.schema import devices
+from gateway.records.recipients import bucket
+
+
+def match_devices(notification: Notification, audience: Audience) -> ColumnElement[bool]:
+    """Return the condition for the devices of the audience that did not opt out of the notification's category."""
+    condition = reachable(notification.application_id, audience)
+    category = notification.policy.category
+    return condition if category is None else condition & not_(literal(category) == any_(devices.c.muted))
+
+
+async def count_devices(conn: Connection, condition: ColumnElement[bool]) -> int:
+    """Return the number of devices that match."""
+    count: int = (await conn.execute(select(func.count()).select_from(devices).where(condition))).scalar_one()
+    return count
+
+
+async def select_due_times(
+    conn: Connection, notification: Notification, condition: ColumnElement[bool], now: datetime
+) -> Select[tuple[UUID, datetime]]:
+    """Return the query of (id, due) of every device that matches.
+
+    A device is due now, or at the notification's local time in its time zone. With a test of variants, devices outside
+    the sample are due when the winner has been decided.
+    """
+    policy = notification.policy
+    due: ColumnElement[datetime] = literal(now, TIMESTAMP(timezone=True))
+    query: Select[tuple[UUID, datetime]] = select(devices.c.id)
+    if policy.local_at is not None:
+        # Python resolves the time zones, since it has ones that the database's system may lack.
+        zones = (await conn.execute(select(devices.c.timezone).where(condition).distinct())).scalars().all()
+        due_times = [max(now, to_utc(policy.local_at, zone_or_utc(name))) for name in zones]
+        local_times = (
+            func.unnest(
+                literal(["" if name is None else name for name in zones], ARRAY(Text)),
+                literal(due_times, ARRAY(TIMESTAMP(timezone=True))),
+            )
+            .table_valued("zone", "due", name="local_times")
+            .render_derived()
+        )
+        query = query.join(local_times, func.coalesce(devices.c.timezone, "") == local_times.c.zone)
+        due = local_times.c.due
+    if policy.winner is not None:
+        sampled = bucket(notification.id) < sample_size(policy.winner.sample)
+        due = case((sampled, due), else_=due + policy.winner.after)
+    return query.add_columns(due.label("due")).where(condition)

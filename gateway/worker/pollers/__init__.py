@@ -1,0 +1,1 @@
+"""Background loops beside the sending of jobs: alert feeds and webhooks."""
