@@ -1,7 +1,7 @@
 """Encode jobs and results for a broker: MessagePack, after one byte that names the version.
 
-A worker must not misread a message of another version. Decoding such a message raises DecodeError, and the worker leaves
-it to workers of that version.
+A worker must not misread a message of another version. Decoding such a message raises DecodeError, and the worker
+leaves it to workers of that version.
 """
 
 from collections.abc import Mapping, Sequence

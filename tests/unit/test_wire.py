@@ -1,0 +1,52 @@
+"""Messages of the broker: results survive the round trip, and other versions are refused."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+
+from gateway.domain.delivery import Accepted, Attempt, DeliveryResult, Gone, Rejected, ResultBatch
+from gateway.domain.job import Job, JobKind
+from gateway.domain.notification import Lane
+from gateway.queue import wire
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+DEVICES = [UUID(int=number) for number in range(5)]
+JOB = Job(7, JobKind.SEND, UUID(int=10), UUID(int=11), Lane.BULK, 3, 2, NOW.date(), ())
+
+
+def delivery(device_id: UUID, outcome: Accepted | Gone | Rejected) -> DeliveryResult:
+    return DeliveryResult(device_id, "user", "push.example", outcome, 3, 201, NOW, 15, NOW, 1)
+
+
+def test_result_survives_the_round_trip() -> None:
+    """Every field of a result is encoded, with outcomes, retries and flags."""
+    due = NOW + timedelta(minutes=1)
+    batch = ResultBatch(
+        [
+            delivery(DEVICES[0], Accepted("https://push.example/m/1", 60, "")),
+            delivery(DEVICES[1], Gone("unsubscribed")),
+            delivery(DEVICES[2], Rejected("the key does not match", quarantine=True)),
+        ],
+        [Attempt(DEVICES[3], 3, NOW, 20, 503, "busy", due)],
+        {(due, 3): [DEVICES[3]]},
+        1,
+    )
+    result = wire.Result(JOB, batch, [DEVICES[4]], returned=True, checks_failure_rate=True)
+    assert wire.read_result(wire.write_result(result)) == result
+
+
+@pytest.mark.parametrize("version", [b"\x01", b"\x03", b""])
+def test_other_version_is_refused(version: bytes) -> None:
+    """A message of another version raises an error that names both versions."""
+    data = version and version + wire.write_result(wire.Result(JOB, ResultBatch()))[1:]
+    for read in (wire.read_job, wire.read_result):
+        with pytest.raises(wire.DecodeError, match=r"wire version .* is not supported; this gateway reads version 2"):
+            read(data)
+
+
+def test_message_that_is_not_valid_is_refused() -> None:
+    """The right version byte does not make a message valid."""
+    for data in (wire.VERSION, wire.VERSION + b"\xc1", wire.VERSION + b"\x90"):
+        with pytest.raises(wire.DecodeError):
+            wire.read_result(data)
