@@ -1,7 +1,8 @@
-"""An alert in the words of CAP 1.2 (OASIS), whichever door it came in by.
+"""Alerts in the terms of CAP 1.2 (OASIS), whatever format they arrived in.
 
-A message says one or more things, its `parts`; each is said in one or more languages and holds in one area. How
-urgent a part is to be told follows from its severity, urgency and certainty by the table below.
+A message has one or more `info` blocks. Each describes one event for one area, in one or more languages. The lane,
+urgency and TTL of an info block follow from its severity, urgency and certainty by `DEFAULT_ROUTES`; an application's
+rules override them.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from gateway.domain.notification import Lane, Urgency
 
 
 class Severity(StrEnum):
+    """CAP 1.2, `info.severity`."""
+
     EXTREME = "Extreme"
     SEVERE = "Severe"
     MODERATE = "Moderate"
@@ -22,6 +25,8 @@ class Severity(StrEnum):
 
 
 class AlertUrgency(StrEnum):
+    """CAP 1.2, `info.urgency`."""
+
     IMMEDIATE = "Immediate"
     EXPECTED = "Expected"
     FUTURE = "Future"
@@ -30,6 +35,8 @@ class AlertUrgency(StrEnum):
 
 
 class Certainty(StrEnum):
+    """CAP 1.2, `info.certainty`."""
+
     OBSERVED = "Observed"
     LIKELY = "Likely"
     POSSIBLE = "Possible"
@@ -38,6 +45,8 @@ class Certainty(StrEnum):
 
 
 class AlertStatus(StrEnum):
+    """CAP 1.2, `alert.status`."""
+
     ACTUAL = "Actual"
     EXERCISE = "Exercise"
     SYSTEM = "System"
@@ -46,7 +55,7 @@ class AlertStatus(StrEnum):
 
 
 class MessageType(StrEnum):
-    """What a message does to those it refers to: nothing, replace them, or end them."""
+    """CAP 1.2, `alert.msgType`: a new alert, an update that replaces its references, or their cancellation."""
 
     ALERT = "Alert"
     UPDATE = "Update"
@@ -55,7 +64,7 @@ class MessageType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LocalizedText:
-    """What one language says. `language` is a tag (RFC 5646)."""
+    """The texts of an info block in one language. `language` is a tag (RFC 5646)."""
 
     language: str | None
     event: str
@@ -67,10 +76,10 @@ class LocalizedText:
 
 @dataclass(frozen=True, slots=True)
 class AlertInfo:
-    """One thing that is said, in each of its languages, the issuer's own first.
+    """An `info` block: one event for one area.
 
-    `area` is an audience filter of geometry and zones, None when nothing of it can be matched. `over`: it says that
-    the danger is past.
+    `texts` holds the languages, the issuer's main language first. `area` is an audience filter of geometry and zones,
+    None when no part of the area can be matched. `all_clear` marks the end of the danger (responseType AllClear).
     """
 
     texts: tuple[LocalizedText, ...]
@@ -84,10 +93,11 @@ class AlertInfo:
 
 @dataclass(frozen=True, slots=True)
 class AlertMessage:
-    """`references`: identifiers of the messages it replaces or ends.
+    """An alert message.
 
-    `tracks`: keys of the events it is about, where its issuer numbers them; they tie messages without references.
-    `ignored`: what of it cannot be used, in words. `details`: what else it says, kept and shown.
+    `references` are the identifiers of the messages that it updates or cancels. `event_keys` identify the events of an
+    issuer that numbers them (VTEC), and connect messages that lack references. `ignored` describes the parts that could
+    not be used. `details` holds further fields, stored for display.
     """
 
     identifier: str | None
@@ -104,7 +114,7 @@ class AlertMessage:
 
 @dataclass(frozen=True, slots=True)
 class AlertRouting:
-    """How a part is told; `ttl` when it does not say `expires`."""
+    """How an info block is sent. `ttl` applies when it has no `expires`."""
 
     lane: Lane
     urgency: Urgency
@@ -118,23 +128,25 @@ ROUTINE = AlertRouting(Lane.NORMAL, Urgency.NORMAL, timedelta(hours=12))
 
 @dataclass(frozen=True, slots=True)
 class AlertMatcher:
-    """Which parts are meant. What is left empty fits everything; an event is compared whatever its case."""
+    """A predicate over info blocks. An empty field matches everything; event names are compared case-insensitively."""
 
     severity: tuple[Severity, ...] = ()
     urgency: tuple[AlertUrgency, ...] = ()
     certainty: tuple[Certainty, ...] = ()
     event: tuple[str, ...] = ()
 
-    def matches(self, part: AlertInfo) -> bool:
+    def matches(self, info: AlertInfo) -> bool:
+        """Return whether all fields match."""
         events = {name.casefold() for name in self.event}
         return (
-            part.severity in (self.severity or Severity)
-            and part.urgency in (self.urgency or AlertUrgency)
-            and part.certainty in (self.certainty or Certainty)
-            and (not events or any(words.event.casefold() in events for words in part.texts))
+            info.severity in (self.severity or Severity)
+            and info.urgency in (self.urgency or AlertUrgency)
+            and info.certainty in (self.certainty or Certainty)
+            and (not events or any(text.event.casefold() in events for text in info.texts))
         )
 
 
+# The first matcher that matches decides.
 DEFAULT_ROUTES = (
     (AlertMatcher(urgency=(AlertUrgency.PAST,)), ROUTINE),
     (AlertMatcher(certainty=(Certainty.UNLIKELY,)), ROUTINE),
@@ -145,12 +157,11 @@ DEFAULT_ROUTES = (
     (AlertMatcher(urgency=(AlertUrgency.EXPECTED,)), PROMPT),
     (AlertMatcher(), ROUTINE),
 )
-"""The first that fits counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlertRule:
-    """What an application says of some alerts. None leaves it to the table; `tell` False sends nothing."""
+    """An application's rule for matching alerts. None keeps the default; `tell` False suppresses them."""
 
     when: AlertMatcher
     tell: bool = True
@@ -159,16 +170,16 @@ class AlertRule:
     ttl: timedelta | None = None
 
 
-def route_alert(part: AlertInfo, rules: Sequence[AlertRule] = ()) -> AlertRouting | None:
-    """How to tell a part, by the first of the application's rules that fits and the table; None: not at all."""
-    way = next(way for when, way in DEFAULT_ROUTES if when.matches(part))
-    rule = next((rule for rule in rules if rule.when.matches(part)), None)
+def route_alert(info: AlertInfo, rules: Sequence[AlertRule] = ()) -> AlertRouting | None:
+    """Return how to send an info block, by `DEFAULT_ROUTES` and the first matching rule; None if it is suppressed."""
+    default = next(route for matcher, route in DEFAULT_ROUTES if matcher.matches(info))
+    rule = next((rule for rule in rules if rule.when.matches(info)), None)
     if rule is None:
-        return way
+        return default
     if not rule.tell:
         return None
     return AlertRouting(
-        way.lane if rule.lane is None else rule.lane,
-        way.urgency if rule.urgency is None else rule.urgency,
-        way.ttl if rule.ttl is None else rule.ttl,
+        default.lane if rule.lane is None else rule.lane,
+        default.urgency if rule.urgency is None else rule.urgency,
+        default.ttl if rule.ttl is None else rule.ttl,
     )

@@ -1,7 +1,7 @@
-"""An audience: the filter that says who.
+"""Audiences: filters that select the recipients of a notification.
 
-`parse` turns JSON into the small tree below and names every fault at once; `gateway.records.audiences`
-compiles the tree to SQL. A filter is one object with one leaf or one combinator:
+`parse` turns JSON into the syntax tree below, or reports every error; `gateway.records.audiences` compiles the tree to
+SQL. A filter is one object with one leaf or one combinator:
 
     {"all": [{"topic": "weather"}, {"not": {"attribute": "age", "lt": 18}}]}
 """
@@ -21,56 +21,62 @@ from gateway.domain.geometry import find_polygon_error
 
 MAX_DEPTH = 16
 MAX_LEAVES = 200
-# What a filter may come to with its segments written out.
+# The size of a filter after its segments are expanded.
 MAX_RESOLVED_DEPTH = 32
 MAX_RESOLVED_LEAVES = 1000
 MAX_VERTICES = 10_000
 MAX_RADIUS_M = 20_037_508.0  # half the Earth's circumference
 
+# (longitude, latitude) vertices, closed: the last equals the first (RFC 7946 section 3.1.6).
 Ring = tuple[tuple[float, float], ...]
-"""(longitude, latitude) vertices, closed: the last equals the first (RFC 7946 section 3.1.6)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Everyone:
-    pass
+    """All devices."""
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
+    """Devices with a topic."""
+
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Zones:
-    """In any of the named areas that these codes stand for."""
+    """Devices in any of the areas with these zone codes."""
 
     codes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Users:
+    """Devices of these users."""
+
     user_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Devices:
+    """The devices with these ids."""
+
     device_ids: tuple[UUID, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Notified:
-    """Those that the push service took one of these notifications for."""
+    """Devices for which the push service accepted one of these notifications."""
 
     notification_ids: tuple[UUID, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """A client detail that is one of `values`, upper and lower case alike.
+    """Devices of which a client detail is one of `values`, parsed case-insensitively.
 
-    `name` is locale, timezone, platform or browser. A locale is a language range (RFC 4647 section 3.3.1): `de` is
-    `de-AT` too. A browser without a version is every version of it: `Firefox` is `Firefox 140` too.
+    `name` is locale, timezone, platform or browser. A locale is a language range (RFC 4647 section 3.3.1): `de` matches
+    `de-AT`. A browser without a version matches every version: `Firefox` matches `Firefox 140`.
     """
 
     name: str
@@ -79,7 +85,7 @@ class Detail:
 
 @dataclass(frozen=True, slots=True)
 class LastSeen:
-    """Registered, refreshed or changed at `after` or later, and before `before`; None does not limit."""
+    """Devices registered, refreshed or changed at or after `after` and before `before`; None is no limit."""
 
     after: datetime | None = None
     before: datetime | None = None
@@ -87,8 +93,11 @@ class LastSeen:
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """`operator` is eq, ne, in, lt, lte, gt, gte, exists or contains. A device without the attribute
-    matches only `ne` and `exists: false`; ordering compares numbers with numbers and text with text."""
+    """Devices of which an attribute matches a comparison (`gateway.domain.comparison`).
+
+    `operator` is eq, ne, in, lt, lte, gt, gte, exists or contains. A device without the attribute matches only `ne` and
+    `exists: false`.
+    """
 
     name: str
     operator: str
@@ -97,13 +106,15 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """Inside any of the polygons; each is an outer ring and its holes (RFC 7946), planar degrees."""
+    """Devices inside any of the polygons. Each is an outer ring and its holes, in planar degrees (RFC 7946)."""
 
     polygons: tuple[tuple[Ring, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Near:
+    """Devices within a radius of a point."""
+
     lat: float
     lon: float
     radius_m: float
@@ -111,25 +122,30 @@ class Near:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A saved audience by its id, until `resolved` puts that audience in its place."""
+    """A reference to a segment, which `expand_segments` replaces. `pointer` is its place in the filter."""
 
     id: UUID
     pointer: str = field(compare=False)
-    """Where the filter names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class AllOf:
+    """Devices that match all of the filters."""
+
     of: tuple["Audience", ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AnyOf:
+    """Devices that match any of the filters."""
+
     of: tuple["Audience", ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Not:
+    """Devices that do not match the filter."""
+
     of: "Audience"
 
 
@@ -151,23 +167,27 @@ Audience = (
     | Not
 )
 
+# The client details. A value also matches longer texts that continue with the separator, if there is one.
 DETAILS = {"locale": "-", "timezone": None, "platform": None, "browser": " "}
-"""The client details, and what follows a value that stands for longer ones."""
 
 
 def parse(value: object, pointer: str = "/audience") -> Audience:
-    """The tree behind the JSON; raises Invalid with every fault and its pointer."""
-    reader = _Reader()
-    audience = reader.read(value, pointer, 1)
-    if reader.leaves > MAX_LEAVES:
-        reader.fault(pointer, f"has {reader.leaves} leaves; at most {MAX_LEAVES} are allowed")
-    if reader.faults or audience is None:
-        raise ValidationError(reader.faults)
+    """Parse a filter.
+
+    Raises:
+        ValidationError: with every error and its JSON pointer.
+    """
+    parser = _Parser()
+    audience = parser.parse(value, pointer, 1)
+    if parser.leaves > MAX_LEAVES:
+        parser.reject(pointer, f"has {parser.leaves} leaves; at most {MAX_LEAVES} are allowed")
+    if parser.errors or audience is None:
+        raise ValidationError(parser.errors)
     return audience
 
 
 def iter_leaves(audience: Audience) -> Iterator[Audience]:
-    """The leaves of a filter, in order."""
+    """Yield the leaves of a filter in order."""
     match audience:
         case AllOf(of) | AnyOf(of):
             for branch in of:
@@ -179,92 +199,102 @@ def iter_leaves(audience: Audience) -> Iterator[Audience]:
 
 
 def iter_segments(audience: Audience) -> Iterator[Segment]:
-    """The segments a filter names, in order."""
+    """Yield the segments of a filter in order."""
     return (leaf for leaf in iter_leaves(audience) if isinstance(leaf, Segment))
 
 
 def expand_segments(audience: Audience, definitions: Mapping[UUID, Audience], pointer: str = "/audience") -> Audience:
-    """The filter with every segment's own in its place; `saved` has all of them, and no circle.
+    """Replace every segment by its definition.
 
-    Raises Invalid when that comes to more than one query can hold.
+    Args:
+        audience: the filter.
+        definitions: the filters of all segments that occur, without cycles.
+        pointer: the place of the filter, for errors.
+
+    Raises:
+        ValidationError: the result is too large for one query.
     """
     sizes: dict[UUID, tuple[int, int]] = {}
 
-    def size(part: Audience) -> tuple[int, int]:
-        """(leaves, levels), without writing it out: segments of segments grow exponentially."""
+    def measure(part: Audience) -> tuple[int, int]:
+        """Return (leaves, levels) without expanding the filter: nested segments grow exponentially."""
         match part:
             case AllOf(of) | AnyOf(of):
-                sizes_of = [size(branch) for branch in of]
+                sizes_of = [measure(branch) for branch in of]
                 return sum(leaves for leaves, _ in sizes_of), max(levels for _, levels in sizes_of) + 1
             case Not(of):
-                leaves, levels = size(of)
+                leaves, levels = measure(of)
                 return leaves, levels + 1
             case Segment(id_):
                 if id_ not in sizes:
-                    sizes[id_] = size(definitions[id_])
+                    sizes[id_] = measure(definitions[id_])
                 return sizes[id_]
             case _:
                 return 1, 1
 
-    def written_out(part: Audience) -> Audience:
+    def expand(part: Audience) -> Audience:
         match part:
             case AllOf(of):
-                return AllOf(tuple(map(written_out, of)))
+                return AllOf(tuple(map(expand, of)))
             case AnyOf(of):
-                return AnyOf(tuple(map(written_out, of)))
+                return AnyOf(tuple(map(expand, of)))
             case Not(of):
-                return Not(written_out(of))
+                return Not(expand(of))
             case Segment(id_):
-                return written_out(definitions[id_])
+                return expand(definitions[id_])
             case _:
                 return part
 
-    leaves, levels = size(audience)
+    leaves, levels = measure(audience)
     if leaves > MAX_RESOLVED_LEAVES or levels > MAX_RESOLVED_DEPTH:
-        most = f"at most {MAX_RESOLVED_LEAVES} on {MAX_RESOLVED_DEPTH} levels are allowed"
+        limit = f"at most {MAX_RESOLVED_LEAVES} on {MAX_RESOLVED_DEPTH} levels are allowed"
         raise ValidationError(
-            [FieldError(pointer, f"has {leaves} leaves on {levels} levels with its segments; {most}")]
+            [FieldError(pointer, f"has {leaves} leaves on {levels} levels with its segments; {limit}")]
         )
-    return written_out(audience)
+    return expand(audience)
 
 
-class _Reader:
+class _Parser:
+    """Collects errors and counts leaves while it parses. Each filter has a method, listed in `_PARSERS`."""
+
     def __init__(self) -> None:
-        self.faults: list[FieldError] = []
+        self.errors: list[FieldError] = []
         self.leaves = 0
 
-    def fault(self, pointer: str, detail: str) -> None:
-        """Note a fault; answers None, so that a reader can refuse in one line."""
-        self.faults.append(FieldError(pointer, detail))
+    def reject(self, pointer: str, detail: str) -> None:
+        """Record an error. Returns None, so that callers can reject in one line."""
+        self.errors.append(FieldError(pointer, detail))
 
-    def read(self, value: object, at: str, depth: int) -> Audience | None:
+    def parse(self, value: object, at: str, depth: int) -> Audience | None:
         if not isinstance(value, dict):
-            return self.fault(at, f"must be an object with one filter, not {_kind(value)}")
+            return self.reject(at, f"must be an object with one filter, not {_describe_type(value)}")
         if depth > MAX_DEPTH:
-            return self.fault(at, f"is nested deeper than {MAX_DEPTH} levels")
-        known = [key for key in value if key in _READERS]
-        if len(known) != 1:
-            names = ", ".join(_READERS)
-            if known:
-                return self.fault(at, f"must hold one filter, not {len(known)}: {', '.join(known)}; join them with all")
-            return self.fault(at, f"must hold one of {names}" + (f", not {_names(value)}" if value else ""))
-        [name] = known
+            return self.reject(at, f"is nested deeper than {MAX_DEPTH} levels")
+        filters = [key for key in value if key in _PARSERS]
+        if len(filters) != 1:
+            names = ", ".join(_PARSERS)
+            if filters:
+                return self.reject(
+                    at, f"must contain one filter, not {len(filters)}: {', '.join(filters)}; combine them with all"
+                )
+            return self.reject(at, f"must contain one of {names}" + (f", not {_format_keys(value)}" if value else ""))
+        [name] = filters
         allowed = {name, *(OPERATORS if name == "attribute" else ())}
         for extra in value.keys() - allowed:
-            self.fault(f"{at}{pointer_step(extra)}", f"is not known beside {name}")
+            self.reject(f"{at}{pointer_step(extra)}", f"is not known beside {name}")
         if name not in ("all", "any", "not"):
             self.leaves += 1
-        return _READERS[name](self, value, at, depth)
+        return _PARSERS[name](self, value, at, depth)
 
     def everyone(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
         if value["everyone"] is not True:
-            return self.fault(f"{at}/everyone", "must be true")
+            return self.reject(f"{at}/everyone", "must be true")
         return Everyone()
 
     def topic(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
         name = value["topic"]
         if not isinstance(name, str) or not TOPIC_NAME.fullmatch(name):
-            return self.fault(
+            return self.reject(
                 f"{at}/topic", "must be 1 to 64 letters, digits or _.:~- and begin with a letter or digit"
             )
         return Topic(name)
@@ -276,53 +306,53 @@ class _Reader:
         for index, code in enumerate(codes):
             if not ZONE_CODE.fullmatch(code):
                 where = f"{at}/zone/{index}" if isinstance(value["zone"], list) else f"{at}/zone"
-                self.fault(where, "must be 1 to 64 letters, digits or _.:/~- and begin with a letter or digit")
+                self.reject(where, "must be 1 to 64 letters, digits or _.:/~- and begin with a letter or digit")
         return Zones(codes)
 
     def users(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        found = self._texts(value["user_id"], f"{at}/user_id")
-        return None if found is None else Users(found)
+        user_ids = self._texts(value["user_id"], f"{at}/user_id")
+        return None if user_ids is None else Users(user_ids)
 
     def devices(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        found = self._ids(ids.DEVICE, value["device_id"], f"{at}/device_id", "is not a device id")
-        return None if found is None else Devices(found)
+        device_ids = self._ids(ids.DEVICE, value["device_id"], f"{at}/device_id", "is not a device id")
+        return None if device_ids is None else Devices(device_ids)
 
     def notified(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        found = self._ids(ids.NOTIFICATION, value["notified"], f"{at}/notified", "is not a notification's id")
-        return None if found is None else Notified(found)
+        notification_ids = self._ids(ids.NOTIFICATION, value["notified"], f"{at}/notified", "is not a notification id")
+        return None if notification_ids is None else Notified(notification_ids)
 
     def segment(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        named, at = value["segment"], f"{at}/segment"
-        id_ = ids.parse(ids.SEGMENT, named) if isinstance(named, str) else None
-        return self.fault(at, "is not a segment's id; it would begin with seg_") if id_ is None else Segment(id_, at)
+        text, at = value["segment"], f"{at}/segment"
+        id_ = ids.parse(ids.SEGMENT, text) if isinstance(text, str) else None
+        return self.reject(at, "is not a segment id, which begins with seg_") if id_ is None else Segment(id_, at)
 
     def detail(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
         [name] = value.keys() & DETAILS.keys()
-        found = self._texts(value[name], f"{at}/{name}")
-        return None if found is None else Detail(name, found)
+        values = self._texts(value[name], f"{at}/{name}")
+        return None if values is None else Detail(name, values)
 
     def last_seen(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
         limits, at = value["last_seen"], f"{at}/last_seen"
         if not isinstance(limits, dict) or not limits:
-            return self.fault(at, "must be {after} or {before} or both")
-        before = len(self.faults)
+            return self.reject(at, "must be {after} or {before} or both")
+        error_count = len(self.errors)
         for extra in limits.keys() - {"after", "before"}:
-            self.fault(f"{at}{pointer_step(extra)}", "is not known here")
-        found = {name: _moment(limits[name]) for name in ("after", "before") if name in limits}
-        for name, moment in found.items():
+            self.reject(f"{at}{pointer_step(extra)}", "is not known here")
+        bounds = {name: _parse_time(limits[name]) for name in ("after", "before") if name in limits}
+        for name, moment in bounds.items():
             if moment is None:
-                self.fault(f"{at}/{name}", "must be a time with an offset, such as 2026-12-01T09:00:00Z")
-        return None if len(self.faults) > before else LastSeen(**found)
+                self.reject(f"{at}/{name}", "must be a time with an offset, such as 2026-12-01T09:00:00Z")
+        return None if len(self.errors) > error_count else LastSeen(**bounds)
 
     def attribute(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
         name = value["attribute"]
         if not isinstance(name, str) or not 0 < len(name) <= 100:
-            return self.fault(f"{at}/attribute", "must be the attribute's name, 1 to 100 characters")
-        compared = comparison.parse(value, at, name)
-        if isinstance(compared, list):
-            self.faults += compared
+            return self.reject(f"{at}/attribute", "must be the attribute's name, 1 to 100 characters")
+        parsed = comparison.parse(value, at, name)
+        if isinstance(parsed, list):
+            self.errors += parsed
             return None
-        return Attribute(name, *compared)
+        return Attribute(name, *parsed)
 
     def within(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
         polygons = self._polygons(value["within"], f"{at}/within")
@@ -331,127 +361,129 @@ class _Reader:
     def near(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
         near, at = value["near"], f"{at}/near"
         if not isinstance(near, dict):
-            return self.fault(at, "must be {lat, lon, radius_m}")
-        before = len(self.faults)
+            return self.reject(at, "must be {lat, lon, radius_m}")
+        before = len(self.errors)
         for extra in near.keys() - {"lat", "lon", "radius_m"}:
-            self.fault(f"{at}{pointer_step(extra)}", "is not known here")
+            self.reject(f"{at}{pointer_step(extra)}", "is not known here")
         for name, low, high in (("lat", -90, 90), ("lon", -180, 180), ("radius_m", 1, MAX_RADIUS_M)):
             number = near.get(name)
             if name not in near:
-                self.fault(f"{at}/{name}", "is missing")
+                self.reject(f"{at}/{name}", "is missing")
             elif not is_number(number) or not low <= number <= high:
-                self.fault(f"{at}/{name}", f"must be a number from {low:g} to {high:g}")
-        if len(self.faults) > before:
+                self.reject(f"{at}/{name}", f"must be a number from {low:g} to {high:g}")
+        if len(self.errors) > before:
             return None
         return Near(float(near["lat"]), float(near["lon"]), float(near["radius_m"]))
 
     def all(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        found = self._branches(value["all"], f"{at}/all", depth)
-        return None if found is None else AllOf(found)
+        branches = self._branches(value["all"], f"{at}/all", depth)
+        return None if branches is None else AllOf(branches)
 
     def any(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        found = self._branches(value["any"], f"{at}/any", depth)
-        return None if found is None else AnyOf(found)
+        branches = self._branches(value["any"], f"{at}/any", depth)
+        return None if branches is None else AnyOf(branches)
 
     def negation(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        found = self.read(value["not"], f"{at}/not", depth + 1)
-        return None if found is None else Not(found)
+        branch = self.parse(value["not"], f"{at}/not", depth + 1)
+        return None if branch is None else Not(branch)
 
     def _branches(self, value: object, at: str, depth: int) -> tuple[Audience, ...] | None:
         if not isinstance(value, list) or not value:
-            return self.fault(at, "must be a list of at least one filter")
-        read = [self.read(item, f"{at}/{index}", depth + 1) for index, item in enumerate(value)]
-        return tuple(item for item in read if item is not None)
+            return self.reject(at, "must be a list of at least one filter")
+        branches = [self.parse(item, f"{at}/{index}", depth + 1) for index, item in enumerate(value)]
+        return tuple(branch for branch in branches if branch is not None)
 
     def _texts(self, value: object, at: str) -> tuple[str, ...] | None:
-        """One text or a list of them."""
+        """Parse a text or a list of texts."""
         values = value if isinstance(value, list) else [value]
         if not 0 < len(values) <= MAX_VALUES or not all(isinstance(v, str) and 0 < len(v) <= 255 for v in values):
-            return self.fault(at, f"must be text of 1 to 255 characters, or a list of 1 to {MAX_VALUES} of them")
+            return self.reject(at, f"must be text of 1 to 255 characters, or a list of 1 to {MAX_VALUES} of them")
         return tuple(values)
 
-    def _ids(self, kind: str, value: object, at: str, otherwise: str) -> tuple[UUID, ...] | None:
+    def _ids(self, kind: str, value: object, at: str, detail: str) -> tuple[UUID, ...] | None:
         texts = self._texts(value, at)
         if texts is None:
             return None
-        found = [ids.parse(kind, text) for text in texts]
-        for index, parsed in enumerate(found):
+        parsed_ids = [ids.parse(kind, text) for text in texts]
+        for index, parsed in enumerate(parsed_ids):
             if parsed is None:
-                self.fault(f"{at}/{index}" if isinstance(value, list) else at, otherwise)
-        return tuple(id_ for id_ in found if id_ is not None)
+                self.reject(f"{at}/{index}" if isinstance(value, list) else at, detail)
+        return tuple(id_ for id_ in parsed_ids if id_ is not None)
 
     def _polygons(self, value: object, at: str) -> tuple[tuple[Ring, ...], ...] | None:
         kind = value.get("type") if isinstance(value, dict) else None
         if kind not in ("Polygon", "MultiPolygon") or not isinstance(value, dict):
-            return self.fault(at, "must be a GeoJSON Polygon or MultiPolygon (RFC 7946)")
+            return self.reject(at, "must be a GeoJSON Polygon or MultiPolygon (RFC 7946)")
         for extra in value.keys() - {"type", "coordinates", "bbox"}:
-            self.fault(f"{at}{pointer_step(extra)}", "is not known here")
+            self.reject(f"{at}{pointer_step(extra)}", "is not known here")
         coordinates, at = value.get("coordinates"), f"{at}/coordinates"
         if not isinstance(coordinates, list) or not coordinates:
-            return self.fault(at, f"must be the non-empty coordinates of a {kind}")
-        several = [(coordinates, at)] if kind == "Polygon" else [(c, f"{at}/{i}") for i, c in enumerate(coordinates)]
-        before, vertices, polygons = len(self.faults), 0, []
-        for rings, where in several:
+            return self.reject(at, f"must be the non-empty coordinates of a {kind}")
+        members = [(coordinates, at)] if kind == "Polygon" else [(c, f"{at}/{i}") for i, c in enumerate(coordinates)]
+        error_count, vertices, polygons = len(self.errors), 0, []
+        for rings, where in members:
             if not isinstance(rings, list) or not rings:
-                self.fault(where, "must be a list of rings: the outer one, then its holes")
+                self.reject(where, "must be a list of rings: the outer one, then its holes")
                 continue
-            read = [self._ring(ring, f"{where}/{index}") for index, ring in enumerate(rings)]
-            sound = tuple(ring for ring in read if ring is not None)
-            vertices += sum(map(len, sound))
-            if len(sound) == len(rings) and vertices <= MAX_VERTICES:
-                if unsound := find_polygon_error(sound):
-                    number, words = unsound
-                    self.fault(where if number is None else f"{where}/{number}", words)
-                polygons.append(sound)
+            parsed = [self._ring(ring, f"{where}/{index}") for index, ring in enumerate(rings)]
+            polygon = tuple(ring for ring in parsed if ring is not None)
+            vertices += sum(map(len, polygon))
+            if len(polygon) == len(rings) and vertices <= MAX_VERTICES:
+                if error := find_polygon_error(polygon):
+                    ring_index, detail = error
+                    self.reject(where if ring_index is None else f"{where}/{ring_index}", detail)
+                polygons.append(polygon)
         if vertices > MAX_VERTICES:
-            self.fault(at, f"has {vertices} vertices; at most {MAX_VERTICES} are allowed")
-        return tuple(polygons) if len(self.faults) == before else None
+            self.reject(at, f"has {vertices} vertices; at most {MAX_VERTICES} are allowed")
+        return tuple(polygons) if len(self.errors) == error_count else None
 
     def _ring(self, value: object, at: str) -> Ring | None:
         if not isinstance(value, list) or len(value) < 4:
-            return self.fault(at, "must be a ring of at least 4 positions, the last equal to the first")
+            return self.reject(at, "must be a ring of at least 4 positions, the last equal to the first")
         for index, position in enumerate(value):
             if not isinstance(position, list) or len(position) not in (2, 3) or not all(map(is_number, position)):
-                return self.fault(f"{at}/{index}", "must be [longitude, latitude]")
+                return self.reject(f"{at}/{index}", "must be [longitude, latitude]")
             if not -180 <= position[0] <= 180 or not -90 <= position[1] <= 90:
-                return self.fault(
+                return self.reject(
                     f"{at}/{index}", "longitude must be from -180 to 180 and latitude from -90 to 90, in this order"
                 )
         if any(180 < abs(here[0] - there[0]) < 360 for here, there in pairwise(value)):
-            return self.fault(
+            return self.reject(
                 at,
                 "has an edge of more than 180 degrees: where it crosses the antimeridian, cut it into two polygons "
                 "(RFC 7946 section 3.1.9); where it does not, put a vertex on that edge",
             )
         if value[0][:2] != value[-1][:2]:
-            return self.fault(at, "is not closed: the last position must equal the first")
+            return self.reject(at, "is not closed: the last position must equal the first")
         return tuple((float(p[0]), float(p[1])) for p in value)
 
 
-_READERS: dict[str, Callable[[_Reader, dict[str, Any], str, int], Audience | None]] = {
-    "everyone": _Reader.everyone,
-    "topic": _Reader.topic,
-    "zone": _Reader.zones,
-    "user_id": _Reader.users,
-    "device_id": _Reader.devices,
-    "notified": _Reader.notified,
-    "segment": _Reader.segment,
-    "locale": _Reader.detail,
-    "timezone": _Reader.detail,
-    "platform": _Reader.detail,
-    "browser": _Reader.detail,
-    "last_seen": _Reader.last_seen,
-    "attribute": _Reader.attribute,
-    "within": _Reader.within,
-    "near": _Reader.near,
-    "all": _Reader.all,
-    "any": _Reader.any,
-    "not": _Reader.negation,
+_PARSERS: dict[str, Callable[[_Parser, dict[str, Any], str, int], Audience | None]] = {
+    "everyone": _Parser.everyone,
+    "topic": _Parser.topic,
+    "zone": _Parser.zones,
+    "user_id": _Parser.users,
+    "device_id": _Parser.devices,
+    "notified": _Parser.notified,
+    "segment": _Parser.segment,
+    "locale": _Parser.detail,
+    "timezone": _Parser.detail,
+    "platform": _Parser.detail,
+    "browser": _Parser.detail,
+    "last_seen": _Parser.last_seen,
+    "attribute": _Parser.attribute,
+    "within": _Parser.within,
+    "near": _Parser.near,
+    "all": _Parser.all,
+    "any": _Parser.any,
+    "not": _Parser.negation,
 }
+# The names of all filters.
+FILTER_NAMES = tuple(_PARSERS)
 
 
-def _moment(value: object) -> datetime | None:
-    """RFC 3339 with an offset; None when it is not."""
+def _parse_time(value: object) -> datetime | None:
+    """Parse an RFC 3339 time with an offset; None if it is not one."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
@@ -459,10 +491,10 @@ def _moment(value: object) -> datetime | None:
     return moment if moment is not None and moment.tzinfo is not None and 1970 <= moment.year <= 9000 else None
 
 
-def _kind(value: object) -> str:
+def _describe_type(value: object) -> str:
     names = {type(None): "null", bool: "a boolean", str: "text", list: "a list", int: "a number", float: "a number"}
     return names.get(type(value), "that")
 
 
-def _names(keys: Sequence[str] | dict[str, Any]) -> str:
+def _format_keys(keys: Sequence[str] | dict[str, Any]) -> str:
     return ", ".join(repr(key)[:60] for key in list(keys)[:5])

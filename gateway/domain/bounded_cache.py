@@ -1,4 +1,4 @@
-"""Remember only so much: a dict whose oldest entry makes way for the newest."""
+"""A bounded cache: a dict whose oldest entry is evicted when it grows beyond its maximum (FIFO)."""
 
 from collections.abc import Hashable
 from typing import TypeVar
@@ -8,7 +8,7 @@ V = TypeVar("V")
 
 
 def put(cache: dict[K, V], key: K, value: V, max_entries: int) -> V:
-    """Set it as the newest of `most` entries."""
+    """Store the value as the newest entry, evict the oldest beyond `max_entries`, and return the value."""
     cache.pop(key, None)
     cache[key] = value
     if len(cache) > max_entries:

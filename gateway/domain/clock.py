@@ -1,37 +1,40 @@
-"""What time it is for the whole installation: the database's time, whatever this machine's own clock says.
+"""The clock of the installation: the database's time, regardless of the clock of this machine.
 
-What is due is compared with the database's clock, so who says when something is due must have the same: a worker whose
-clock was minutes ahead would put off an alert by as much. Between two looks the monotonic clock counts on, and a step
-of the machine's clock changes nothing. Until the first look, and without a database, the machine's clock has to do.
+Due times are compared with the database clock, so code that computes them must use the same clock: a worker whose clock
+was minutes ahead would otherwise delay an alert by as much. Between two synchronisations the monotonic clock counts on,
+so a step of the machine's clock has no effect. Before the first synchronisation, and without a database, the machine's
+clock is used.
 """
 
 import time
 from datetime import UTC, datetime
 
-_ahead: float | None = None
-"""By how much the database's time is ahead of our monotonic clock, in seconds."""
+# Offset of the database's Unix time from this process's monotonic clock, in seconds.
+_offset: float | None = None
 
 
 def now() -> datetime:
+    """Return the current time (UTC)."""
     return datetime.fromtimestamp(timestamp(), UTC)
 
 
 def timestamp() -> float:
-    """Since 1970."""
-    return time.time() if _ahead is None else time.monotonic() + _ahead
+    """Return the current Unix time in seconds."""
+    return time.time() if _offset is None else time.monotonic() + _offset
 
 
 def set_from_database(database_time: float, sent_at: float, received_at: float) -> float:
-    """The database said `told` seconds since 1970 between two times of our monotonic clock.
+    """Set the clock from the database's Unix time, which it returned between two times of the monotonic clock.
 
-    Answers with the seconds that the machine's own clock is ahead of it.
+    Returns:
+        The number of seconds that the machine's clock is ahead of the database's.
     """
-    global _ahead  # noqa: PLW0603 - a process has one time
-    _ahead = database_time - (sent_at + received_at) / 2
+    global _offset  # noqa: PLW0603 - one clock per process
+    _offset = database_time - (sent_at + received_at) / 2
     return time.time() - timestamp()
 
 
 def reset() -> None:
-    """The machine's own clock again."""
-    global _ahead  # noqa: PLW0603 - as above
-    _ahead = None
+    """Use the machine's clock again."""
+    global _offset  # noqa: PLW0603 - one clock per process
+    _offset = None

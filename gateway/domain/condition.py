@@ -1,9 +1,9 @@
-"""A condition over an event's data, in the shape of an audience.
+"""Conditions over the data of an event, in the syntax of audience filters.
 
     {"all": [{"data": "cart.total", "gte": 50}, {"not": {"data": "cart.items.0.sku", "in": ["A1", "B2"]}}]}
 
-`data` is a path of names and list places into the event's data. Nothing else of the event can be asked for, and
-nothing is computed: it is safe to take from anyone who may make a trigger.
+`data` is a path of names and list indexes into the event's data. A condition can read nothing else and computes
+nothing, so it is safe to accept from anybody who may create a trigger.
 """
 
 from collections.abc import Callable
@@ -16,57 +16,61 @@ MAX_DEPTH = 16
 MAX_LEAVES = 200
 MAX_PATH_LENGTH = 200
 
+# Returns whether the data of an event matches.
 Condition = Callable[[Any], bool]
-"""Whether an event's data fits."""
 
 
 def parse(value: object, pointer: str = "/condition") -> Condition:
-    """Raises Invalid with every fault and its pointer."""
-    faults: list[FieldError] = []
+    """Parse a condition.
+
+    Raises:
+        ValidationError: with every error and its JSON pointer.
+    """
+    errors: list[FieldError] = []
     leaves = 0
 
-    def read(value: object, at: str, depth: int) -> Condition:
+    def parse_node(value: object, at: str, depth: int) -> Condition:
         nonlocal leaves
         if depth > MAX_DEPTH:
             return refuse(at, f"is nested deeper than {MAX_DEPTH} levels")
         match value:
-            case {"all": list(several), **rest} if several and not rest:
-                every = [read(one, f"{at}/all/{index}", depth + 1) for index, one in enumerate(several)]
-                return lambda data: all(one(data) for one in every)
-            case {"any": list(several), **rest} if several and not rest:
-                some = [read(one, f"{at}/any/{index}", depth + 1) for index, one in enumerate(several)]
-                return lambda data: any(one(data) for one in some)
+            case {"all": list(items), **rest} if items and not rest:
+                conditions = [parse_node(item, f"{at}/all/{index}", depth + 1) for index, item in enumerate(items)]
+                return lambda data: all(condition(data) for condition in conditions)
+            case {"any": list(items), **rest} if items and not rest:
+                alternatives = [parse_node(item, f"{at}/any/{index}", depth + 1) for index, item in enumerate(items)]
+                return lambda data: any(condition(data) for condition in alternatives)
             case {"not": inner, **rest} if not rest:
-                negated = read(inner, f"{at}/not", depth + 1)
+                negated = parse_node(inner, f"{at}/not", depth + 1)
                 return lambda data: not negated(data)
             case {"data": str(path), **rest} if 0 < len(path) <= MAX_PATH_LENGTH:
                 leaves += 1
-                return leaf(path, rest, at)
+                return parse_leaf(path, rest, at)
         return refuse(at, "must be one of all, any (lists of at least one), not, or data (a path) with a comparison")
 
-    def leaf(path: str, rest: dict[Any, Any], at: str) -> Condition:
+    def parse_leaf(path: str, rest: dict[Any, Any], at: str) -> Condition:
         for extra in rest.keys() - {*comparison.OPERATORS}:
             refuse(f"{at}{pointer_step(extra)}", "is not known beside data")
-        compared = comparison.parse(rest, at, path)
-        if isinstance(compared, list):
-            faults.extend(compared)
+        parsed = comparison.parse(rest, at, path)
+        if isinstance(parsed, list):
+            errors.extend(parsed)
             return _never
-        return lambda data: compared.matches(get_value(data, path))
+        return lambda data: parsed.matches(get_value(data, path))
 
     def refuse(at: str, detail: str) -> Condition:
-        faults.append(FieldError(at, detail))
+        errors.append(FieldError(at, detail))
         return _never
 
-    condition = read(value, pointer, 1)
+    condition = parse_node(value, pointer, 1)
     if leaves > MAX_LEAVES:
         refuse(pointer, f"has {leaves} leaves; at most {MAX_LEAVES} are allowed")
-    if faults:
-        raise ValidationError(faults)
+    if errors:
+        raise ValidationError(errors)
     return condition
 
 
 def get_value(data: Any, path: str) -> Any:
-    """The value at a path such as `cart.items.0.sku`; None when there is none."""
+    """Return the value at a path such as `cart.items.0.sku`, or None if there is none."""
     for name in path.split("."):
         if isinstance(data, dict):
             data = data.get(name)

@@ -1,7 +1,8 @@
-"""Deliveries, attempts, and what an attempt may come to.
+"""Deliveries, attempts and their outcomes.
 
-What a push service may answer is a value here, never an exception. Only `Retry` and `Held` are not final:
-exactly one final outcome per device ends up in the log.
+A delivery is one notification to one device; an attempt is one POST to its push service. Every response of a push
+service is a value of this module, never an exception. `Retry` and `Deferred` are not final; each delivery has exactly
+one final outcome, which the delivery log records.
 """
 
 from collections.abc import Set
@@ -11,12 +12,12 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
-# The answers that refuse our key or token. Others may know of them by the status of an attempt.
+# Statuses by which a push service refuses the VAPID key or token.
 UNAUTHORIZED_STATUSES = (401, 403)
 
 
 class OutcomeName(StrEnum):
-    """The final outcomes as the log, the counts and the API name them."""
+    """The final outcomes, by their names in the delivery log, the statistics and the API."""
 
     ACCEPTED = "accepted"
     GONE = "gone"
@@ -28,9 +29,10 @@ class OutcomeName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The push service took it (201): not 'displayed'. `message` is its Location, `ttl` the granted seconds.
+    """The push service accepted the message (201). It is not yet displayed.
 
-    `cause`: who took it, when it was not the push service.
+    `message` is the message's URL (Location), `ttl` the granted seconds. `cause` names the receiver when it was not the
+    push service, such as an open page.
     """
 
     message: str | None = None
@@ -41,7 +43,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The subscription no longer exists; the device is not sent to again."""
+    """The subscription no longer exists; the device receives no more messages."""
 
     cause: str
     name = OutcomeName.GONE
@@ -49,7 +51,7 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """This message will never be taken. `quarantine`: the device must subscribe anew before it can be sent to."""
+    """The message cannot be delivered. `quarantine`: the device must subscribe again before it receives messages."""
 
     cause: str
     quarantine: bool = False
@@ -58,7 +60,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """Its time ran out before a push service took it."""
+    """The notification expired before a push service accepted the message."""
 
     cause: str
     name = OutcomeName.EXPIRED
@@ -66,7 +68,7 @@ class Expired:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Withdrawn before it was sent."""
+    """The notification was cancelled before the message was sent."""
 
     cause: str
     name = OutcomeName.CANCELLED
@@ -74,7 +76,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Not sent, by a rule its receiver is protected by: an opt-out, a cap."""
+    """Not sent because of an opt-out or a frequency cap of its receiver."""
 
     cause: str
     name = OutcomeName.SKIPPED
@@ -82,18 +84,18 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """Not to be sent yet: quiet hours are on, an open page may take it, or its host is in no state to."""
+    """Not to be sent yet: during quiet hours, while an open page may receive it, or while its host is unavailable."""
 
     until: datetime
-    name = "held"
+    name = "deferred"
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A passing fault. `after` is the push service's own wish (Retry-After), else our back-off decides.
+    """A transient failure. `after` is the push service's Retry-After; without it the back-off decides.
 
-    `slow_down`: the host asks for less. `unauthorized`: it refuses our key, which is more
-    likely our configuration than this device's.
+    `slow_down`: the host throttles. `unauthorized`: the host refuses the VAPID key, which is more likely an error of
+    configuration than of this device.
     """
 
     cause: str
@@ -108,7 +110,7 @@ Outcome = Final | Retry | Deferred
 
 
 class Attempt(NamedTuple):
-    """One POST that came to nothing final. The final one is kept in the delivery's own row."""
+    """A POST without a final outcome. The final POST is recorded in the row of the delivery."""
 
     device_id: UUID
     number: int
@@ -120,9 +122,10 @@ class Attempt(NamedTuple):
 
 
 class DeliveryResult(NamedTuple):
-    """The end of one delivery. `attempts` counts POSTs made; `status` is the last HTTP status, if any.
+    """The final result of one delivery.
 
-    `variant` is the place of the variant it carried in the notification's list.
+    `attempts` counts the POSTs; `status` is the last HTTP status, if any. `variant` is the index of the variant that
+    was sent.
     """
 
     device_id: UUID
@@ -139,31 +142,34 @@ class DeliveryResult(NamedTuple):
 
 @dataclass(slots=True)
 class ResultBatch:
-    """A batch of results of one job: what ended, what is tried again and when, what is still to do."""
+    """The results of some deliveries of one job.
+
+    `requeued` maps (due time, POSTs so far) to the devices that are sent to again at that time. `retries` counts those
+    of them that are requeued after a failed POST; the others are deferred.
+    """
 
     settled: list[DeliveryResult] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     requeued: dict[tuple[datetime, int], list[UUID]] = field(default_factory=dict)
-    """(due, POSTs made so far) -> devices."""
     retries: int = 0
-    """How many of those `later` are there for a fault; the others are held."""
 
-    def devices(self) -> int:
+    def count_devices(self) -> int:
+        """Return the number of devices in the batch."""
         return len(self.settled) + sum(map(len, self.requeued.values()))
 
     def device_ids(self) -> set[UUID]:
-        """The devices it is about."""
-        return {done.device_id for done in self.settled}.union(*self.requeued.values())
+        """Return the ids of the devices in the batch."""
+        return {result.device_id for result in self.settled}.union(*self.requeued.values())
 
     def for_devices(self, device_ids: Set[UUID]) -> "ResultBatch":
-        """What it says of these devices."""
+        """Return the results of these devices only."""
         if self.device_ids() <= device_ids:
             return self
-        later = {when: [id_ for id_ in several if id_ in device_ids] for when, several in self.requeued.items()}
+        requeued = {when: [id_ for id_ in ids if id_ in device_ids] for when, ids in self.requeued.items()}
         attempts = [attempt for attempt in self.attempts if attempt.device_id in device_ids]
         return ResultBatch(
-            [done for done in self.settled if done.device_id in device_ids],
+            [result for result in self.settled if result.device_id in device_ids],
             attempts,
-            {when: several for when, several in later.items() if several},
+            {when: ids for when, ids in requeued.items() if ids},
             min(self.retries, len(attempts)),
         )

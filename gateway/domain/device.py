@@ -1,4 +1,4 @@
-"""A device: one browser's push subscription with its client details."""
+"""Devices: the push subscription of one browser, with its client details."""
 
 import re
 from dataclasses import dataclass
@@ -8,12 +8,16 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 TOPIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,63}")
-# A geocode's value, such as TXC201 (UGC), 048201 (SAME) or DE131 (EMMA_ID).
+# The value of a CAP geocode, such as TXC201 (UGC), 048201 (SAME) or DE131 (EMMA_ID).
 ZONE_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/~-]{0,63}")
 
 
 class DeviceStatus(StrEnum):
-    """`gone`: the push service said so. `quarantined`: it must subscribe anew (key mismatch)."""
+    """Whether a device receives messages.
+
+    `gone`: the push service reported that the subscription no longer exists. `quarantined`: the subscription does not
+    accept messages (key mismatch), and the browser must subscribe again.
+    """
 
     ACTIVE = "active"
     GONE = "gone"
@@ -23,7 +27,7 @@ class DeviceStatus(StrEnum):
 class Subscription(NamedTuple):
     """A push subscription (Push API, PushSubscription).
 
-    `p256dh` is a P-256 point (65 octets, uncompressed), `auth` a secret of 16 octets (RFC 8291 section 2).
+    `p256dh` is a P-256 point (65 bytes, uncompressed), `auth` a secret of 16 bytes (RFC 8291 section 2).
     """
 
     endpoint: str
@@ -32,7 +36,7 @@ class Subscription(NamedTuple):
 
 
 class Location(NamedTuple):
-    """WGS 84 degrees; `accuracy_m` is the radius of uncertainty in metres."""
+    """A position in WGS 84 degrees; `accuracy_m` is the radius of uncertainty in metres."""
 
     lat: float
     lon: float
@@ -40,6 +44,8 @@ class Location(NamedTuple):
 
 
 class ClientDetails(NamedTuple):
+    """What the browser reports about itself."""
+
     platform: str | None = None
     browser: str | None = None
     locale: str | None = None
@@ -48,7 +54,7 @@ class ClientDetails(NamedTuple):
 
 
 class Registration(NamedTuple):
-    """What a web page hands over for one browser. None means 'not said': a refresh leaves it as it was."""
+    """The fields with which a web page registers one browser. A refresh leaves fields that are None unchanged."""
 
     subscription: Subscription
     user_id: str | None = None
@@ -63,7 +69,7 @@ class Registration(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """`zones`: codes of the named areas it is in. `muted`: the categories it opted out of."""
+    """A registered device. `zones` are codes of the named areas it is in, `muted` the categories it opted out of."""
 
     id: UUID
     application_id: UUID

@@ -1,7 +1,7 @@
-"""What the gateway refuses, and why: every refusal is one of these.
+"""The errors that the gateway returns to its callers.
 
-`code` is stable: clients, logs and metrics use it. `status` is the HTTP status it is told with,
-kept here so that each refusal is described in one place.
+Each has a stable `code`, which clients, logs and metrics use, a `title` for people, and an HTTP `status`. The error
+page of the documentation is generated from these classes and their docstrings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,127 +10,148 @@ from typing import ClassVar
 
 
 class OperatorError(Exception):
-    """What keeps the gateway from being run or asked, in one line for whoever sits at the machine."""
+    """An error shown to the operator on the command line as a single line."""
 
 
 class GatewayError(Exception):
-    """A refusal that may be shown to the caller as it is."""
+    """An error whose details may be shown to the caller."""
 
     code: ClassVar[str] = "error"
     title: ClassVar[str] = "The request was refused"
     status: ClassVar[int] = 400
 
     def __init__(self, detail: str) -> None:
+        """Create the error. `detail` describes this occurrence in one sentence."""
         super().__init__(detail)
         self.detail = detail
 
 
 def pointer_step(token: object) -> str:
-    """One step of a JSON pointer, `/` and all (RFC 6901 section 3)."""
+    """Return one step of a JSON pointer, with its leading `/` (RFC 6901 section 3)."""
     return "/" + str(token).replace("~", "~0").replace("/", "~1")
 
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One thing wrong with the input: where (RFC 6901 JSON pointer) and what."""
+    """One error in the input: its place, as a JSON pointer (RFC 6901), and its description."""
 
     pointer: str
     detail: str
 
     def with_prefix(self, prefix: str) -> "FieldError":
+        """Return the error with a pointer below `prefix`."""
         return FieldError(prefix + self.pointer, self.detail)
 
 
 class ValidationError(GatewayError):
-    """The input is not what it should be; `faults` names every fault found, not just the first."""
+    """The input is not valid. `errors` lists every error, not only the first."""
 
     code = "invalid"
     title = "The input is not valid"
     status = 422
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
-        super().__init__("; ".join(f"{f.pointer or '/'}: {f.detail}" for f in errors))
+        """Create the error from the errors of the fields."""
+        super().__init__("; ".join(f"{error.pointer or '/'}: {error.detail}" for error in errors))
         self.errors = list(errors)
 
 
 class MalformedRequest(GatewayError):
-    """What came is no HTTP."""
+    """The request is not valid HTTP."""
 
     code = "malformed_request"
-    title = "The request could not be read"
+    title = "The request is not valid HTTP"
     status = 400
 
 
 class MalformedBody(GatewayError):
+    """The request body is not valid JSON, or not valid in its content encoding."""
+
     code = "malformed_body"
     title = "The body could not be read"
     status = 400
 
 
 class BodyTooLarge(GatewayError):
+    """The request body exceeds the limit."""
+
     code = "body_too_large"
     title = "The body is too large"
     status = 413
 
 
 class BodyTooSlow(GatewayError):
+    """The request body did not arrive in time."""
+
     code = "body_too_slow"
-    title = "The body took too long to come"
+    title = "The body was not received in time"
     status = 408
 
 
 class UnsupportedMediaType(GatewayError):
+    """The endpoint does not accept the content type of the request."""
+
     code = "unsupported_media_type"
-    title = "This content type is not understood here"
+    title = "The content type is not supported"
     status = 415
 
 
 class Unauthenticated(GatewayError):
+    """The request has no credential, or an unknown one."""
+
     code = "unauthenticated"
     title = "The credential is missing or unknown"
     status = 401
 
 
 class Forbidden(GatewayError):
+    """The credential does not have the scope that the endpoint requires."""
+
     code = "forbidden"
-    title = "The credential may not do this"
+    title = "The credential does not permit this"
     status = 403
 
 
 class OriginNotAllowed(Forbidden):
+    """The publishable key may not be used from the web origin of the request."""
+
     code = "origin_not_allowed"
-    title = "This web origin may not use the key"
+    title = "The key may not be used from this web origin"
 
 
 class IdentityUnproven(Forbidden):
-    """The application demands a proof for `user_id` and got none that fits."""
+    """The application requires a proof of `user_id`, and the request has none or a wrong one."""
 
     code = "identity_unproven"
     title = "The user id is not proven"
 
 
 class NotFound(GatewayError):
-    """Unknown, or another application's: the caller cannot tell which."""
+    """The resource does not exist, or belongs to another application; the response does not reveal which."""
 
     code = "not_found"
-    title = "Nothing is here"
+    title = "The resource does not exist"
     status = 404
 
 
 class Conflict(GatewayError):
+    """The state of the resource does not allow the operation."""
+
     code = "conflict"
     title = "The state does not allow this"
     status = 409
 
 
 class IdempotencyMismatch(GatewayError):
+    """The idempotency key was used before with another request."""
+
     code = "idempotency_mismatch"
     title = "The idempotency key was used with another request"
     status = 422
 
 
 class EndpointNotAllowed(GatewayError):
-    """The push endpoint's host is not among those this gateway may call."""
+    """The host of the push endpoint is not among the push services that this gateway allows."""
 
     code = "endpoint_not_allowed"
     title = "The push endpoint is not allowed"
@@ -138,7 +159,7 @@ class EndpointNotAllowed(GatewayError):
 
 
 class AddressNotAllowed(GatewayError):
-    """An address to call for the application leads somewhere else than into the public web."""
+    """A webhook or feed URL does not lead to an allowed origin or a public address."""
 
     code = "address_not_allowed"
     title = "The address is not allowed"
@@ -146,31 +167,32 @@ class AddressNotAllowed(GatewayError):
 
 
 class PayloadTooLarge(GatewayError):
-    """The payload cannot fit in one push message."""
+    """The payload does not fit into one push message."""
 
     code = "payload_too_large"
     title = "The message is too large for one push"
     status = 422
 
     def __init__(self, size: int, limit: int) -> None:
-        super().__init__(f"payload is {size} octets; one push message holds {limit}")
+        """Create the error from the size of the payload and its limit, both in bytes."""
+        super().__init__(f"payload is {size} bytes; one push message holds at most {limit}")
 
 
 class TemplateFailed(GatewayError):
-    """A template could not be rendered, or made something that cannot be sent."""
+    """A template could not be rendered, or its output cannot be sent."""
 
     code = "template_failed"
     title = "The template could not be rendered"
     status = 422
 
     def __init__(self, detail: str, *, over_budget: bool = False) -> None:
-        """`greedy`: it wanted more time or room than a template has."""
+        """Create the error. `over_budget`: the template exceeded its time or size limit."""
         super().__init__(detail)
         self.over_budget = over_budget
 
 
 class ReceiptInvalid(GatewayError):
-    """The receipt token was not made by this gateway, or its time is over."""
+    """The receipt token was not issued by this gateway, or has expired."""
 
     code = "receipt_invalid"
     title = "The receipt token is not valid"
@@ -178,44 +200,50 @@ class ReceiptInvalid(GatewayError):
 
 
 class Unavailable(GatewayError):
+    """The gateway is overloaded, or its database is unavailable. Retry after the time in `Retry-After`."""
+
     code = "unavailable"
-    title = "The gateway cannot do this right now"
+    title = "The gateway is temporarily unavailable"
     status = 503
 
 
 class UpgradeRequired(GatewayError):
-    """The address speaks another protocol (RFC 9110 section 15.5.22)."""
+    """The endpoint accepts WebSocket connections only (RFC 9110 section 15.5.22)."""
 
     code = "upgrade_required"
-    title = "This address speaks WebSocket"
+    title = "This endpoint requires WebSocket"
     status = 426
 
 
 class MethodNotAllowed(GatewayError):
+    """The endpoint does not support the method of the request."""
+
     code = "method_not_allowed"
-    title = "This address does not take that method"
+    title = "The method is not allowed"
     status = 405
 
     def __init__(self, method: str, allowed: str) -> None:
-        super().__init__(f"{method} is not possible here; use {allowed}")
+        """Create the error. `allowed` is the value of the `Allow` header."""
+        super().__init__(f"{method} is not allowed here; use {allowed}")
         self.allowed = allowed
 
 
 class RateLimited(GatewayError):
-    """`headers` tell when to come again."""
+    """Too many requests. The response headers state when the next request is allowed."""
 
     code = "rate_limited"
     title = "Too many requests"
     status = 429
 
     def __init__(self, detail: str, headers: Mapping[str, str]) -> None:
+        """Create the error. `headers` are added to the response."""
         super().__init__(detail)
         self.headers = headers
 
 
 class InternalError(GatewayError):
-    """A fault of our own. What it was is in the log, and told to nobody."""
+    """A bug in the gateway. Its details are in the server's log only."""
 
     code = "internal_error"
-    title = "The gateway met a fault of its own"
+    title = "Internal error"
     status = 500

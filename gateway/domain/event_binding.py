@@ -2,8 +2,8 @@
 
     {"all": [{"topic": {"from_event": "data.team"}}, {"not": {"user_id": {"from_event": "user_id"}}}]}
 
-Anywhere in a filter `{"from_event": path}` stands for the value at that path of the event: `user_id`, `name`, or
-something below `data`.
+Anywhere in a filter, the placeholder `{"from_event": path}` stands for the event's value at that path: `user_id`,
+`name`, or a path below `data`.
 """
 
 from collections.abc import Iterator
@@ -16,15 +16,20 @@ PLACEHOLDER_KEY = "from_event"
 
 
 class MissingEventValue(Exception):
-    """The event has no such value."""
+    """The event has no value at the path of a placeholder."""
 
     def __init__(self, path: str) -> None:
+        """Create the error for a path."""
         super().__init__(path)
         self.path = path
 
 
 def bind(audience: Any, event: dict[str, Any]) -> Any:
-    """The audience with the event's own values. Raises Missing."""
+    """Replace the placeholders of an audience by values of the event.
+
+    Raises:
+        MissingEventValue: the event has no such value.
+    """
     match audience:
         case {"from_event": str(path), **rest} if not rest:
             value = get_value(event, path)
@@ -39,7 +44,7 @@ def bind(audience: Any, event: dict[str, Any]) -> Any:
 
 
 def iter_references(audience: Any, at: str) -> Iterator[str]:
-    """The pointers of all values that are taken from the event."""
+    """Yield the JSON pointers of all placeholders."""
     match audience:
         case {"from_event": str(), **rest} if not rest:
             yield at
@@ -52,7 +57,7 @@ def iter_references(audience: Any, at: str) -> Iterator[str]:
 
 
 def with_placeholders(audience: Any, at: str, numbers: set[str]) -> Any:
-    """The audience with some text in place of what an event will say, and a number at these pointers."""
+    """Replace the placeholders by sample values, to validate the audience: a number at `numbers`, else text."""
     match audience:
         case {"from_event": str(), **rest} if not rest:
             return 1 if at in numbers else "x"

@@ -1,7 +1,7 @@
-"""What is wrong with a polygon, in words for whoever drew it.
+"""Validation of polygons, with messages for the person who drew them.
 
-GEOS finds the fault and says where. It calls by one name a ring that crosses itself and two rings that cross, so each
-ring is looked at alone before the fault is said to lie between them.
+GEOS finds an error and its place. It reports a ring that crosses itself and two rings that cross each other by the same
+name, so each ring is checked alone before the error is attributed to a pair.
 """
 
 import re
@@ -11,34 +11,37 @@ from shapely import MultiPoint, Polygon
 from shapely.validation import explain_validity
 
 VALID = "Valid Geometry"
+# Messages for errors between rings, by the name that GEOS reports.
 MESSAGES = {
     "Self-intersection": "has rings that cross each other or share an edge",
     "Hole lies outside shell": "has a hole outside its outer ring",
     "Holes are nested": "has a hole inside a hole",
     "Interior is disconnected": "is cut in two by its holes",
 }
-"""By the name GEOS has for it."""
 
 
 def find_polygon_error(rings: Sequence[Sequence[tuple[float, float]]]) -> tuple[int | None, str] | None:
-    """What is wrong with an outer ring and its holes, each closed: the ring's number, None for all, and the words.
+    """Check a polygon, given as its outer ring and its holes, each closed (OGC Simple Features 6.1.11.1).
 
-    None when it is sound (OGC Simple Features 6.1.11.1): holes may touch the outer ring and each other in one point.
+    Holes may touch the outer ring and each other in one point.
+
+    Returns:
+        None for a valid polygon, or else the index of the invalid ring (None for an error between rings) and a message.
     """
     reason = explain_validity(Polygon(rings[0], rings[1:]))
     if reason == VALID:
         return None
-    for number, ring in enumerate(rings):
+    for index, ring in enumerate(rings):
         if MultiPoint(ring).convex_hull.geom_type != "Polygon":
-            return number, "encloses nothing: its positions lie on one line"
-        alone = explain_validity(Polygon(ring))
-        if alone != VALID:
-            return number, f"crosses or touches itself{_place(alone)}"
+            return index, "encloses nothing: its positions lie on one line"
+        ring_reason = explain_validity(Polygon(ring))
+        if ring_reason != VALID:
+            return index, f"crosses or touches itself{_format_place(ring_reason)}"
     name = reason.partition("[")[0]
-    return None, f"{MESSAGES.get(name, f'is not a valid polygon: {name}')}{_place(reason)}"
+    return None, f"{MESSAGES.get(name, f'is not a valid polygon: {name}')}{_format_place(reason)}"
 
 
-def _place(reason: str) -> str:
-    """From `Self-intersection[16.5 48]`, where."""
-    found = re.search(r"\[(\S+) (\S+)\]", reason)
-    return f" at [{float(found[1]):.9g}, {float(found[2]):.9g}]" if found else ""
+def _format_place(reason: str) -> str:
+    """Return the place in a reason such as `Self-intersection[16.5 48]`."""
+    match = re.search(r"\[(\S+) (\S+)\]", reason)
+    return f" at [{float(match[1]):.9g}, {float(match[2]):.9g}]" if match else ""

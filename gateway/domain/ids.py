@@ -1,7 +1,7 @@
-"""Identifiers: version 7 UUIDs inside, opaque prefixed strings outside.
+"""Identifiers: version 7 UUIDs internally, opaque prefixed strings in the API.
 
-A version 7 UUID (RFC 9562 section 5.7) begins with its time of creation, so index pages fill in
-order. Outside, the prefix says what a string names, so that a pasted id explains itself.
+A version 7 UUID (RFC 9562 section 5.7) starts with its time of creation, so index pages fill in order. The prefix of
+the string names the kind of resource, so that an id in a log or support request can be recognised.
 """
 
 import os
@@ -17,34 +17,37 @@ _RANDOM_BITS = ~(0xFFFFFFFFFFFF << 80 | 0xF << 76 | 0x3 << 62)
 
 
 def new_id() -> UUID:
-    """A fresh version 7 UUID: 48 bits of Unix time in milliseconds, then 74 random bits."""
+    """Return a new version 7 UUID: 48 bits of Unix time in milliseconds, then 74 random bits."""
     return new_ids(1)[0]
 
 
 def new_ids(count: int) -> list[UUID]:
-    """The same for many at once, at half of the cost."""
-    drawn = os.urandom(16 * count)
+    """Return many new ids, at half the cost per id of `new_id`."""
+    random = os.urandom(16 * count)
     version_7 = (time.time_ns() // 1_000_000) << 80 | 0x7 << 76 | 0x2 << 62
     return [
-        UUID(int=int.from_bytes(drawn[at : at + 16], "big") & _RANDOM_BITS | version_7)
+        UUID(int=int.from_bytes(random[at : at + 16], "big") & _RANDOM_BITS | version_7)
         for at in range(0, 16 * count, 16)
     ]
 
 
 def format_id(kind: str, *ids: UUID) -> str:
-    """The outside form, such as `dev_0190...`; a delivery's names its notification and its device."""
-    if len(ids) == 1:  # nearly always
+    """Return the id as the API shows it, such as `dev_0190...`.
+
+    The id of a delivery consists of the ids of its notification and its device.
+    """
+    if len(ids) == 1:  # the common case, without a join
         return f"{kind}_{ids[0].hex}"
     return f"{kind}_{''.join(i.hex for i in ids)}"
 
 
 def parse(kind: str, text: str) -> UUID | None:
-    """The id behind an outside form, or None when it is not one of that kind."""
-    found = re.fullmatch(rf"{kind}_([0-9a-f]{{32}})", text)
-    return UUID(found[1]) if found else None
+    """Parse an id of the given kind; None if it is not one."""
+    match = re.fullmatch(rf"{kind}_([0-9a-f]{{32}})", text)
+    return UUID(match[1]) if match else None
 
 
 def parse_delivery(text: str) -> tuple[UUID, UUID] | None:
-    """(notification, device) of a delivery's id, or None."""
-    found = re.fullmatch(rf"{DELIVERY}_([0-9a-f]{{32}})([0-9a-f]{{32}})", text)
-    return (UUID(found[1]), UUID(found[2])) if found else None
+    """Parse the id of a delivery into the ids of its notification and its device; None if it is not one."""
+    match = re.fullmatch(rf"{DELIVERY}_([0-9a-f]{{32}})([0-9a-f]{{32}})", text)
+    return (UUID(match[1]), UUID(match[2])) if match else None

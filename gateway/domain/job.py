@@ -1,4 +1,4 @@
-"""A job: a chunk of one notification in the queue, held by whoever holds its lease."""
+"""Jobs: the units of work in the queue. A job belongs to one notification and to the worker with its lease."""
 
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -10,8 +10,8 @@ from gateway.domain import ids
 from gateway.domain.job_payload import JobPayload
 from gateway.domain.notification import Lane
 
+# Devices in one job.
 MAX_CHUNK_SIZE = 500
-"""Devices in one job at the most."""
 
 
 class LeaseLost(Exception):
@@ -19,7 +19,7 @@ class LeaseLost(Exception):
 
 
 class JobKind(StrEnum):
-    """`plan`: resolve the audience and cut it into send jobs. `send`: deliver to `device_ids`."""
+    """`plan`: resolve the audience and split it into send jobs. `send`: send to `device_ids`."""
 
     PLAN = "plan"
     SEND = "send"
@@ -27,9 +27,12 @@ class JobKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`attempt` counts claims and guards the lease; `tries` counts the POSTs its devices have had.
+    """A claimed job.
 
-    `day` is where their deliveries are kept; None before planning. `slot` is the time a throttle gave it.
+    `lease_generation` counts claims: it is the fencing token by which a worker proves that it still has the lease.
+    `attempts` counts the POSTs so far to each of the devices. `day` is the partition of the deliveries in the log, None
+    before planning. `slot` is the time that a throttle assigned. `payload` holds what is needed to send the job, when
+    the queue transports it.
     """
 
     id: int
@@ -43,14 +46,13 @@ class Job:
     device_ids: tuple[UUID, ...]
     slot: datetime | None = None
     payload: JobPayload | None = field(default=None, repr=False, compare=False)
-    """What it takes to be sent, when the queue carries it along."""
 
     @property
     def log_fields(self) -> dict[str, Any]:
-        """As every line of the log about it says, with the ids that the API shows."""
+        """The fields of every log event about the job, with ids as the API shows them."""
         return {"job_id": self.id, "notification_id": ids.format_id(ids.NOTIFICATION, self.notification_id)}
 
 
 def chunk_size(rate: float | None) -> int:
-    """Devices in one job: what goes out in about a second, so that a throttled notification flows evenly."""
+    """Return the number of devices per job: about a second's worth, so that a throttled notification flows evenly."""
     return MAX_CHUNK_SIZE if rate is None else max(1, min(MAX_CHUNK_SIZE, int(rate)))

@@ -1,4 +1,4 @@
-"""What sending a job takes: the message, the devices, the keys. A value, so that it may travel with the job."""
+"""The payload of a send job: the notification, the recipients and the keys, as a value that a queue can transport."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,11 +8,18 @@ from uuid import UUID
 from gateway.domain.delivery import Accepted, Deferred, Expired, Skipped
 from gateway.domain.notification import Notification
 
+# Outcomes of deliveries for which no message is sent.
 PreSendOutcome = Skipped | Deferred | Expired | Accepted
-"""What a delivery comes to without a message being sent."""
 
 
 class Recipient(NamedTuple):
+    """The device of one delivery, with what is needed to send to it.
+
+    `live`: an open page receives its notifications instead of the push service. `bucket` is the recipient's number
+    below BUCKETS, which selects the variant. `refusals` counts how often its push service has refused the VAPID key for
+    this notification. The fields from `timezone` on are loaded only for notifications that need them.
+    """
+
     device_id: UUID
     endpoint: str
     host: str
@@ -22,24 +29,20 @@ class Recipient(NamedTuple):
     status: str
     user_id: str | None
     live: bool = False
-    """An open page takes its notifications instead of the push service."""
-    # What follows is loaded only when it is asked for.
     timezone: str | None = None
     locale: str | None = None
     muted: Sequence[str] = ()
     bucket: int = 0
-    """One of BUCKETS: which share of this notification's audience the person is in."""
     refusals: int = 0
-    """How often its push service has refused our key for this notification."""
 
     @property
     def person_key(self) -> str:
-        """Who is behind it: the user, or nobody but the device itself."""
+        """The user id, or the device id of a device without a user."""
         return self.user_id or str(self.device_id)
 
 
 class SigningKey(NamedTuple):
-    """`private_key` is sealed."""
+    """A VAPID key. `private_key` is encrypted with the master key."""
 
     id: UUID
     private_key: bytes
@@ -48,9 +51,11 @@ class SigningKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class JobPayload:
-    """`home` is the web origin that a path in an address belongs to. A device with a verdict is not sent to.
+    """What is needed to send a job.
 
-    `targets` are the devices that still exist, in no order; `known` is what templates may say of each.
+    `default_origin` is the web origin against which relative URLs resolve. `recipients` are the devices that still
+    exist, in no particular order. Devices in `pre_send_outcomes` are not sent to. `template_context` holds the template
+    variables of each device.
     """
 
     notification: Notification

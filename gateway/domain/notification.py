@@ -1,7 +1,7 @@
-"""A notification: something we were asked to send, whatever door it came in by.
+"""Notifications: what an application submits for sending.
 
-Campaign, alert and direct differ in validation and in the defaults below. After acceptance nothing looks at
-the kind again: lane, Urgency, TTL and expiry say all that sending needs.
+The kinds (direct, campaign, alert, event, reminder) differ in validation and defaults only. After acceptance the kind
+is not used again: lane, urgency, TTL and expiry determine how a notification is sent.
 """
 
 import hashlib
@@ -16,18 +16,20 @@ from uuid import UUID
 
 from gateway.domain.send_policy import DEFAULT_POLICY, SendPolicy, sample_size
 
-# FCM holds a message for 28 days, the shortest of the four vendors' limits.
+# FCM stores a message for at most 28 days, the shortest of the four vendors' limits.
 MAX_TTL = timedelta(days=28)
 
-# A TTL of 0 means 'now or never' for the push service, not for our queue: this much is ours.
+# Minimum time from start to expiry. A TTL of 0 tells the push service not to store the message; the queue still needs
+# time to send it.
 MIN_LIFETIME = timedelta(minutes=1)
 
-
-# The rate is an exponential average over this long: steady enough for an ETA, quick enough for a pause.
+# Window of the exponential average of the sending rate: steady enough for an ETA, quick enough for a pause.
 RATE_WINDOW = timedelta(seconds=15)
 
 
 class Kind(StrEnum):
+    """How a notification was submitted."""
+
     DIRECT = "direct"
     CAMPAIGN = "campaign"
     ALERT = "alert"
@@ -36,7 +38,7 @@ class Kind(StrEnum):
 
 
 class Lane(IntEnum):
-    """The queue's priorities; lower goes first."""
+    """The priority in the queue; lower values are sent first."""
 
     URGENT = 0
     NORMAL = 1
@@ -44,15 +46,17 @@ class Lane(IntEnum):
 
     @property
     def label(self) -> str:
+        """The name of the lane in the API, settings and metrics."""
         return self.name.lower()
 
     @classmethod
     def from_label(cls, label: str) -> "Lane":
+        """Return the lane with this label. Raises KeyError."""
         return cls[label.upper()]
 
 
 class Urgency(StrEnum):
-    """RFC 8030 section 5.3."""
+    """The `Urgency` of a push message (RFC 8030 section 5.3)."""
 
     VERY_LOW = "very-low"
     LOW = "low"
@@ -61,7 +65,11 @@ class Urgency(StrEnum):
 
 
 class Status(StrEnum):
-    """`scheduled` waits for its time or the planner, `sending` has jobs, `paused` may have; the others have ended."""
+    """The state of a notification.
+
+    `scheduled` waits for its start or for planning, `sending` has jobs, `paused` may have jobs. `done` and `cancelled`
+    are final.
+    """
 
     SCHEDULED = "scheduled"
     SENDING = "sending"
@@ -72,7 +80,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DeliveryOptions:
-    """How it travels. `ttl` is how long the push service may hold it; nothing is sent after `expires_at`."""
+    """How the messages are sent. `ttl` is how long the push service may store them; none is sent after `expires_at`."""
 
     lane: Lane
     urgency: Urgency
@@ -83,7 +91,7 @@ class DeliveryOptions:
 
 @dataclass(frozen=True, slots=True)
 class Templating:
-    """The content's texts are templates. `strict`: an undefined variable fails; `event`: what they see as that."""
+    """The texts of the content are templates. `strict`: undefined variables fail; `event`: the variable `event`."""
 
     strict: bool = False
     event: dict[str, Any] = field(default_factory=dict)
@@ -91,10 +99,13 @@ class Templating:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """`day` (UTC) is when sending began, None before that; it places the deliveries in the partitioned log.
+    """An accepted notification.
 
-    `winner` is the variant that those outside the sample get, once it is decided; `auto_paused` says why the
-    gateway paused it by itself, which it does once.
+    `day` (UTC) is the day on which sending started, None before that; it selects the log partition of the deliveries.
+    `winner` is the index of the variant for recipients outside the sample, once decided. `auto_paused` is the reason
+    why the gateway paused the notification by itself, which it does once. `templating` is None when the content is
+    literal. `occurrence` is the time of the reminder's occurrence that this notification is. `trace` is the W3C
+    traceparent of the request that submitted it, when tracing is on.
     """
 
     id: UUID
@@ -114,46 +125,49 @@ class Notification:
     winner: int | None = None
     auto_paused: str | None = None
     templating: Templating | None = None
-    """None: the content is to be taken literally."""
     reminder_id: UUID | None = None
     occurrence: datetime | None = None
-    """Of a reminder: which of its times this is."""
     trace: str | None = None
-    """The W3C traceparent of the request it came by, where traces are on."""
 
     @property
     def is_localized(self) -> bool:
-        """Whether the words depend on the device's locale."""
+        """Whether the content depends on the locale of the device."""
         return "locales" in self.content or any("locales" in variant.content for variant in self.policy.variants)
 
     def is_blocked_on_winner(self, buckets: Iterable[int]) -> bool:
-        """Whether some of them are outside the sample and the winner is not decided yet."""
+        """Return whether a recipient in one of the buckets is outside the sample and the winner is not yet decided."""
         winner = self.policy.winner
         if winner is None or self.winner is not None:
             return False
         return any(bucket >= sample_size(winner.sample) for bucket in buckets)
 
     def variant_for(self, bucket: int) -> int | None:
+        """Return the index of the variant for a bucket, None without variants."""
         return self.policy.variant_for(bucket, self.winner) if self.policy.variants else None
 
     def tag_for(self, content: Mapping[str, Any]) -> str:
-        """What folds repeats together on the device: its content's own tag, else the collapse key, else the id."""
+        """Return the tag by which the device replaces repeats: the content's, the collapse key, or the id."""
         return str(content.get("tag") or self.delivery.collapse_key or self.id)
 
 
 def push_topic(application_id: UUID, tag: str) -> str:
-    """The `Topic` header: always 32 base64url characters, since Apple refuses lengths of 1 modulo 4."""
+    """Return the `Topic` header of a tag: 32 base64url characters, since Apple refuses lengths of 1 modulo 4."""
     digest = hashlib.sha256(f"{application_id}\0{tag}".encode()).digest()
     return urlsafe_b64encode(digest[:24]).decode()
 
 
 def compute_expiry(start_at: datetime, ttl: timedelta) -> datetime:
+    """Return the time after which no message of a notification is sent."""
     return start_at + max(ttl, MIN_LIFETIME)
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Counts of one notification's deliveries. `accepted` is the push service's word; `displayed` the browser's."""
+    """Counts of a notification's deliveries.
+
+    `accepted` is reported by push services; `displayed`, `clicked` and `dismissed` by browsers. `rate` is the number of
+    deliveries per second as of `rated_at`, averaged over about RATE_WINDOW; `began_at` is when the first one ended.
+    """
 
     targets: int = 0
     accepted: int = 0
@@ -167,25 +181,25 @@ class Progress:
     clicked: int = 0
     dismissed: int = 0
     rate: float = 0.0
-    """Deliveries per second as of `rated_at`, over about RATE_WINDOW; `began_at` is when the first ended."""
     rated_at: datetime | None = None
     began_at: datetime | None = None
 
     @property
     def failed(self) -> int:
-        """What has ended otherwise than accepted, and not by anyone's wish."""
+        """Deliveries that ended without acceptance, except cancelled and skipped ones."""
         return self.gone + self.rejected + self.expired
 
     @property
     def pending(self) -> int:
+        """Deliveries without a final outcome."""
         return self.targets - self.accepted - self.failed - self.cancelled - self.skipped
 
     def current_rate(self, now: datetime) -> float:
-        """How fast deliveries have been ending lately."""
+        """Return the current number of deliveries per second."""
         if self.rated_at is None or self.began_at is None:
             return 0.0
         window = RATE_WINDOW.total_seconds()
-        faded = self.rate * math.exp(-max(0.0, (now - self.rated_at).total_seconds()) / window)
-        # At the beginning the average has seen only a part of its window.
-        seen = 1 - math.exp(-max(1.0, (now - self.began_at).total_seconds()) / window)
-        return faded / seen
+        decayed = self.rate * math.exp(-max(0.0, (now - self.rated_at).total_seconds()) / window)
+        # Shortly after the start the average covers only a part of its window.
+        coverage = 1 - math.exp(-max(1.0, (now - self.began_at).total_seconds()) / window)
+        return decayed / coverage

@@ -1,4 +1,4 @@
-"""When a delivery that met a passing fault is tried again."""
+"""When a delivery is retried after a transient failure."""
 
 import random
 from datetime import datetime, timedelta
@@ -8,35 +8,35 @@ from gateway.domain.delivery import Expired, Retry
 FIRST_DELAY = timedelta(seconds=2)
 MAX_DELAY = timedelta(hours=1)
 
-# For so many tries the push service's own wish is followed to the letter.
+# Number of attempts for which the push service's Retry-After is used as it is.
 MAX_TRUSTED_RETRIES = 3
 
-# Retries are jobs: coming due on a common grid, those of one chunk share a row.
+# Retries are jobs. Their due times are rounded up to this grid, so that the retries of one chunk share a job.
 RETRY_GRID = timedelta(seconds=1)
 
 
 def backoff(attempts: int) -> timedelta:
-    """Exponential from FIRST_DELAY with full jitter over its upper half, so that a crowd spreads out."""
+    """Return an exponential delay with jitter over its upper half, so that many retries spread out."""
     ceiling = min(FIRST_DELAY * float(2 ** min(attempts - 1, 20)), MAX_DELAY)
     return ceiling * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
 
 
 def next_attempt(retry: Retry, attempts: int, now: datetime, expires_at: datetime) -> datetime | Expired:
-    """When to try again after `tries` POSTs, or Expired when that would be past the notification's expiry."""
+    """Return the time of the next attempt after `attempts` POSTs, or Expired if it would be after the expiry."""
     wait = backoff(attempts) if retry.after is None else retry.after
-    if attempts > MAX_TRUSTED_RETRIES:  # a host that keeps saying 'at once' is not hammered until the expiry
+    if attempts > MAX_TRUSTED_RETRIES:  # a host that keeps returning `Retry-After: 0` must not be hammered
         wait = max(wait, backoff(attempts))
-    due = _on_grid(now + wait)
+    due = _round_up(now + wait)
     if due >= expires_at:
-        return Expired(f"{retry.cause}; the next try would come after the notification's expiry")
+        return Expired(f"{retry.cause}; the next attempt would be after the notification's expiry")
     return due
 
 
 def defer(wait: timedelta, now: datetime, expires_at: datetime) -> datetime:
-    """When what was not tried now is looked at again: never later than at half of the time it has left."""
-    return _on_grid(now + min(wait, max(timedelta(0), expires_at - now) / 2))
+    """Return when a deferred delivery is due again: after `wait`, but within half of its remaining lifetime."""
+    return _round_up(now + min(wait, max(timedelta(0), expires_at - now) / 2))
 
 
-def _on_grid(due: datetime) -> datetime:
+def _round_up(due: datetime) -> datetime:
     seconds = RETRY_GRID.total_seconds()
     return datetime.fromtimestamp(-(-due.timestamp() // seconds) * seconds, tz=due.tzinfo)

@@ -1,7 +1,7 @@
-"""When: local times made into instants, quiet hours, and recurring times, with summer time as people expect it.
+"""Local times, quiet hours and recurrences, with daylight saving time.
 
-A local time that a change of the clocks skips becomes the one as much later as was skipped (02:30 is then 03:30);
-one that comes twice means the first (PEP 495, fold=0).
+A local time that does not exist because the clocks are set forward is moved by the length of the gap (02:30 becomes
+03:30). A local time that occurs twice means the first occurrence (PEP 495, fold=0).
 """
 
 from dataclasses import dataclass
@@ -12,46 +12,47 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+# Used instead of a zone name for the time zone of each device.
 DEVICE_ZONE = "device"
-"""In place of a zone's name: each device's own."""
 
-# No zone is further ahead or behind: Kiribati and Baker Island.
+# The extreme UTC offsets of the world's time zones: Kiribati and Baker Island.
 MAX_UTC_OFFSET, MIN_UTC_OFFSET = timedelta(hours=14), timedelta(hours=-12)
 
 
 @cache
 def find_zone(name: str) -> ZoneInfo | None:
-    """The zone of an IANA name such as `Europe/Vienna`; None when there is none."""
+    """Return the time zone with an IANA name such as `Europe/Vienna`, or None."""
     try:
         return ZoneInfo(name)
-    except (ValueError, OSError, KeyError):  # no such file, a directory, a name that is a path
+    except (ValueError, OSError, KeyError):  # an unknown name, the name of a directory, or a path
         return None
 
 
 def zone_or_utc(name: str | None) -> ZoneInfo:
-    """A device's zone. UTC for what it never said, and for what is no zone."""
+    """Return the time zone of a device; UTC if it has none or an unknown one."""
     return (find_zone(name) if name else None) or _UTC
 
 
 def to_utc(local: datetime, zone: ZoneInfo) -> datetime:
-    """The UTC instant at which clocks in that zone show this naive local time."""
+    """Return the UTC time at which clocks in the zone show this naive local time."""
     return local.replace(tzinfo=zone, fold=0).astimezone(UTC)
 
 
 def earliest_instant(local: datetime) -> datetime:
-    """When the first place on Earth shows this naive local time."""
+    """Return the UTC time at which the first time zone on Earth reaches this naive local time."""
     return local.replace(tzinfo=UTC) - MAX_UTC_OFFSET
 
 
 def latest_instant(local: datetime) -> datetime:
+    """Return the UTC time at which the last time zone on Earth reaches this naive local time."""
     return local.replace(tzinfo=UTC) - MIN_UTC_OFFSET
 
 
 @dataclass(frozen=True, slots=True)
 class QuietHours:
-    """From one local time of day to another, past midnight when that is the earlier one.
+    """A daily period in which nothing is sent, from one local time to another; it may span midnight.
 
-    `timezone` is a zone's name, or `device` for each device's own.
+    `timezone` is the name of a zone, or `device` for the zone of each device.
     """
 
     start: time
@@ -59,9 +60,9 @@ class QuietHours:
     timezone: str = DEVICE_ZONE
 
     def end_of_quiet(self, device_zone: str | None, now: datetime) -> datetime | None:
-        """When the quiet hours that are on now end (UTC), None when it is not quiet."""
-        of = zone_or_utc(device_zone if self.timezone == DEVICE_ZONE else self.timezone)
-        local = now.astimezone(of)
+        """Return when the current quiet hours end (UTC), or None outside of quiet hours."""
+        zone = zone_or_utc(device_zone if self.timezone == DEVICE_ZONE else self.timezone)
+        local = now.astimezone(zone)
         clock = local.time()
         if self.start <= self.end:
             quiet, days = self.start <= clock < self.end, 0
@@ -70,41 +71,43 @@ class QuietHours:
         if not quiet:
             return None
         end = datetime.combine(local.date() + timedelta(days=days), self.end)
-        first = to_utc(end, of)
-        # Where the clocks are set back, the end may come twice, and the first time be over.
-        return first if first > now else end.replace(tzinfo=of, fold=1).astimezone(UTC)
+        first = to_utc(end, zone)
+        # When the clocks are set back, the end may occur twice, and its first occurrence be in the past.
+        return first if first > now else end.replace(tzinfo=zone, fold=1).astimezone(UTC)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the quiet hours as JSON, for storage and for the API."""
         return {"start": f"{self.start:%H:%M}", "end": f"{self.end:%H:%M}", "timezone": self.timezone}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "QuietHours":
+        """Return the quiet hours from the result of `to_json`."""
         return cls(time.fromisoformat(values["start"]), time.fromisoformat(values["end"]), values["timezone"])
 
 
 @dataclass(frozen=True, slots=True)
 class Recurrence:
-    """A cron expression read on the clocks of a zone, or of each device (`device`).
+    """A cron expression in a time zone, or in the zone of each device (`device`).
 
-    Changes of the clocks are Debian's cron's: what falls into a skipped hour comes right after it, and what falls
-    into an hour that comes twice comes once, unless it comes every hour anyway.
+    Changes of the clocks are handled as in Debian's cron: occurrences in a skipped hour come right after it, and
+    occurrences in a repeated hour come once, except those that come every hour.
     """
 
     cron: str
     timezone: str = "UTC"
 
     def find_error(self) -> str | None:
-        """What is wrong with the expression; None when nothing is."""
+        """Return what is wrong with the expression, or None."""
         try:
             next(CronSim(self.cron, datetime.now(UTC)))
         except CronSimError as error:
             return f"is not a cron expression: {str(error).lower()}"
         except StopIteration:
-            return "never comes"
+            return "never occurs"
         return None
 
     def next_occurrence(self, moment: datetime) -> "Occurrence | None":
-        """The first occurrence that can be started after a moment; None when there is none."""
+        """Return the first occurrence whose sending can start after a moment, or None."""
         try:
             if self.timezone == DEVICE_ZONE:
                 local = next(CronSim(self.cron, moment.astimezone(UTC) + MAX_UTC_OFFSET)).replace(tzinfo=None)
@@ -114,12 +117,13 @@ class Recurrence:
             return None
 
     def explain(self) -> str:
+        """Return the expression in words."""
         return CronSim(self.cron, datetime.now(UTC)).explain()
 
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """`at` (UTC) is when it starts; `local_at` (naive) what each device's own clock is to show."""
+    """A time of a recurrence. Sending starts `at` (UTC), for each device when its clock shows `local_at` (naive)."""
 
     at: datetime
     local_at: datetime | None = None

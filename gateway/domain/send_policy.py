@@ -1,7 +1,7 @@
-"""How a notification is steered: who is left out, when and how fast it goes, in which variants, when it stops.
+"""The send policy of a notification: throttle, quiet hours, frequency cap, variants and failure limit.
 
-All of it is fixed when the notification is accepted and kept with it as JSON. A notification in the urgent lane is
-never steered: no throttle, no quiet hours and no cap holds back an alert.
+The policy is fixed when the notification is accepted, and stored with it as JSON. None of it applies in the urgent
+lane, so that no throttle, quiet hours or cap delays an alert.
 """
 
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from typing import Any
 
 from gateway.domain.schedule import QuietHours
 
+# Number of buckets into which the recipients of a notification are hashed. A share of the audience is a range of them.
 BUCKETS = 10_000
-"""Every person falls into one of them, anew for every notification: what a share of an audience is made of."""
 
+# Longest window of a frequency cap.
 MAX_CAP_WINDOW = timedelta(days=31)
-"""As far back as a cap looks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """At most so many messages a second; `spread` is the time that all of it shall take at the least."""
+    """A limit of the sending rate: messages per second, or the minimum time over which to `spread` all messages."""
 
     per_second: float | None = None
     spread: timedelta | None = None
 
     def rate(self, targets: int) -> float:
-        """Messages per second, once it is known how many there are."""
+        """Return the limit in messages per second for a number of recipients."""
         limits = [self.per_second] if self.per_second else []
         if self.spread:
             limits.append(max(targets, 1) / self.spread.total_seconds())
@@ -34,7 +34,7 @@ class Throttle:
 
 @dataclass(frozen=True, slots=True)
 class FrequencyCap:
-    """No more than `most` notifications of a category to one person within `window`."""
+    """At most `limit` notifications of a category per user within `window`."""
 
     limit: int
     window: timedelta
@@ -42,7 +42,7 @@ class FrequencyCap:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """`content` replaces what it names of the notification's own. `weight` is its share, relative to the others'."""
+    """A variant of the content. `content` overrides fields of the notification's; `weight` is the relative share."""
 
     name: str
     weight: float
@@ -51,7 +51,10 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class WinnerSelection:
-    """The variants go to a `sample` (share of the audience); after `after`, the one most clicked goes to the rest."""
+    """A variant test: a `sample` (share of the audience) gets the variants, and the rest gets the winner.
+
+    The variant with the most clicks `after` that time is the winner.
+    """
 
     sample: float
     after: timedelta
@@ -59,20 +62,21 @@ class WinnerSelection:
 
 @dataclass(frozen=True, slots=True)
 class FailureLimit:
-    """Pause when more than `share` of what has ended was not accepted, once `after` deliveries have."""
+    """Pause when more than `share` of the deliveries failed, counted once `after` deliveries have ended."""
 
     share: float
     after: int
 
     def is_exceeded(self, accepted: int, failed: int) -> bool:
+        """Return whether the counts exceed the limit."""
         return accepted + failed >= self.after and failed > self.share * (accepted + failed)
 
 
 @dataclass(frozen=True, slots=True)
 class SendPolicy:
-    """`local_at` (naive): each device gets it when its own clock shows this. `timezone`: as the schedule named it.
+    """The send policy of one notification.
 
-    `category`: what kind of message it is to those who get it, who may have opted out of it.
+    `local_at` (naive): each device gets the message when its clock shows this time. `category`: the opt-out category.
     """
 
     local_at: datetime | None = None
@@ -85,23 +89,24 @@ class SendPolicy:
     pause_when: FailureLimit | None = None
 
     def variant_for(self, bucket: int, winner: int | None) -> int:
-        """Which variant (its index) the people of a bucket get; `winner` goes to those outside the sample."""
-        reach = BUCKETS if self.winner is None else sample_size(self.winner.sample)
-        if bucket >= reach:
-            assert winner is not None  # noqa: S101 - decided before the first of the rest is sent
+        """Return the index of the variant for a bucket; buckets outside the sample get `winner`."""
+        sample = BUCKETS if self.winner is None else sample_size(self.winner.sample)
+        if bucket >= sample:
+            assert winner is not None  # noqa: S101 - decided before any bucket outside the sample is sent to
             return winner
         at, total = 0.0, sum(variant.weight for variant in self.variants)
         for index, variant in enumerate(self.variants):
-            at += variant.weight / total * reach
+            at += variant.weight / total * sample
             if bucket < at:
                 return index
         return len(self.variants) - 1
 
     def for_urgent_lane(self) -> "SendPolicy":
-        """What is left of it in the urgent lane."""
+        """Return the part of the policy that applies in the urgent lane."""
         return SendPolicy(local_at=self.local_at, category=self.category)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the policy as JSON, for storage."""
         values: dict[str, Any] = {}
         if self.local_at:
             values["local_at"] = self.local_at.isoformat()
@@ -127,6 +132,7 @@ class SendPolicy:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "SendPolicy":
+        """Return the policy from the result of `to_json`."""
         throttle, cap, winner = values.get("throttle"), values.get("cap"), values.get("winner")
         return cls(
             local_at=datetime.fromisoformat(values["local_at"]) if "local_at" in values else None,
@@ -144,9 +150,9 @@ DEFAULT_POLICY = SendPolicy()
 
 
 def sample_size(share: float) -> int:
-    """The buckets below this are the sample."""
+    """Return the number of buckets in a sample; the buckets below this number belong to it."""
     return max(1, min(BUCKETS, round(share * BUCKETS)))
 
 
-def _seconds(said: float | None) -> timedelta | None:
-    return None if said is None else timedelta(seconds=said)
+def _seconds(value: float | None) -> timedelta | None:
+    return None if value is None else timedelta(seconds=value)

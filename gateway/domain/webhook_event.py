@@ -1,11 +1,12 @@
-"""What an application can be told of by webhook: the types of events, and the patterns that ask for them."""
+"""Event types of webhooks, and the patterns by which a webhook subscribes to them."""
 
 from collections.abc import Iterable
 
 from gateway.domain.delivery import OutcomeName
 
+# Final outcomes of deliveries, which are in the delivery log. Events of other types are written to the outbox when a
+# webhook subscribes to them.
 DELIVERY_OUTCOMES = {f"delivery.{outcome}": outcome for outcome in OutcomeName}
-"""Ends of deliveries. They are in the log already; everything else is written down when a webhook asks for it."""
 
 OUTBOX_TYPES = (
     *(f"delivery.{event}" for event in ("displayed", "clicked", "dismissed")),
@@ -13,19 +14,19 @@ OUTBOX_TYPES = (
     *(f"notification.{step}" for step in ("accepted", "started", "done", "cancelled", "paused", "resumed")),
 )
 
+# Sent on request, regardless of the subscribed types.
 TEST_TYPE = "webhook.test"
-"""Sent on demand, whatever a webhook asks for."""
 
 TYPES = (*DELIVERY_OUTCOMES, *OUTBOX_TYPES)
 PATTERNS = ("*", *sorted({f"{type_.partition('.')[0]}.*" for type_ in TYPES}), *TYPES)
 
 
 def matching_patterns(type_: str) -> list[str]:
-    """The patterns that ask for this type: itself, its family, everything."""
+    """Return the patterns that match a type: the type itself, its family, and everything."""
     return [type_, f"{type_.partition('.')[0]}.*", "*"]
 
 
 def subscribed_types(patterns: Iterable[str], types: Iterable[str] = TYPES) -> list[str]:
-    """The types that these patterns ask for."""
-    wanted = set(patterns)
-    return [type_ for type_ in types if not wanted.isdisjoint(matching_patterns(type_))]
+    """Return the types that the patterns match."""
+    subscribed = set(patterns)
+    return [type_ for type_ in types if not subscribed.isdisjoint(matching_patterns(type_))]

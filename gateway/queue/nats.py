@@ -459,7 +459,7 @@ class NatsQueue:
         checks_failure_rate = payload is not None and payload.notification.policy.pause_when is not None
         result = wire.Result(lease.job, settlement, remaining, returned, checks_failure_rate)
         data = wire.write_result(result)
-        if len(data) > self._broker.max_payload and settlement.devices() > 1:
+        if len(data) > self._broker.max_payload and settlement.count_devices() > 1:
             await self._publish_halves(lease, settlement, remaining)
             return
         message_id = f"{lease.token}.{lease.result_count}"

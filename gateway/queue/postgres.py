@@ -173,7 +173,7 @@ async def apply(conn: Connection, job: Job, settlement: ResultBatch, remaining: 
     Raises:
         LeaseLost: another worker has claimed the job, or it has ended.
     """
-    if not await _shrink(conn, job, settlement.devices(), remaining):
+    if not await _shrink(conn, job, settlement.count_devices(), remaining):
         return False
     if settlement.requeued:
         await conn.execute(

@@ -292,7 +292,7 @@ class Relay:
             if job is None:
                 return
             unrecorded = result.settlement.for_devices(set(job.device_ids))
-            if unrecorded.devices():
+            if unrecorded.count_devices():
                 settled = unrecorded.device_ids()
                 await apply(conn, job, unrecorded, [id_ for id_ in job.device_ids if id_ not in settled])
             if result.returned and (claimed := await postgres.steal_lease(conn, job)) is not None:

@@ -261,7 +261,7 @@ json_values = st.recursive(
         st.lists(inner, max_size=4),
         st.dictionaries(
             st.one_of(
-                st.sampled_from([*audience._READERS, *audience.OPERATORS, "type", "coordinates", "lat", "lon"]),
+                st.sampled_from([*audience.FILTER_NAMES, *audience.OPERATORS, "type", "coordinates", "lat", "lon"]),
                 st.text(max_size=5),
             ),
             inner,

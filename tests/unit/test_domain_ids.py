@@ -127,7 +127,7 @@ def test_a_settlement_counts_ended_and_retried_devices() -> None:
     one = DeliveryResult(UUID(int=1), None, "host", Accepted(), 1, 201, NOW, 3, NOW)
     gone = one._replace(device_id=UUID(int=2), outcome=Gone("x"))
     later = {(NOW, 1): [UUID(int=3), UUID(int=4)], (NOW, 2): [UUID(int=5)]}
-    assert ResultBatch([one, gone], [], later).devices() == 5
+    assert ResultBatch([one, gone], [], later).count_devices() == 5
 
 
 def test_invalid_input_tells_every_fault_and_where() -> None:

@@ -79,7 +79,7 @@ def test_what_pywebpush_and_we_send_decrypts_alike_and_has_the_same_size(payload
 def test_the_largest_payload_fills_4096_octets_and_one_more_is_refused() -> None:
     assert MAX_PAYLOAD == 3993
     assert len(encrypt(b"x" * 3993, BROWSER.subscription)) == 4096
-    with pytest.raises(PayloadTooLarge, match="3994 octets; one push message holds 3993"):
+    with pytest.raises(PayloadTooLarge, match="3994 bytes; one push message holds at most 3993"):
         encrypt(b"x" * 3994, BROWSER.subscription)
 
 
