@@ -1,4 +1,4 @@
-"""Campaigns through a broker, with a relay and a worker that has no database: what is too large, and what is urgent."""
+"""Campaigns through a broker, with a relay and a worker without a database: oversize payloads and alerts."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,12 +20,11 @@ from tests.support.nats_server import start_nodes
 LEASE = timedelta(seconds=5)
 
 
-async def test_a_device_whose_message_no_broker_message_carries_is_rejected_and_holds_up_nobody(
-    parts: Parts, tmp_path: Path
-) -> None:
+async def test_oversize_job_is_rejected_and_delays_nobody(parts: Parts, tmp_path: Path) -> None:
+    """A job of one device that exceeds the broker's maximum payload ends as rejected."""
     devices = await parts.register(parts.subscribe(Vendor.FCM, 3))
     languages = {language: {"body": language * 400} for language in ("de", "fr", "it", "es", "pl", "nl")}
-    async with start_nodes(1, tmp_path, "max_payload: 4096\n") as [node], at_work(parts, node.url):
+    async with start_nodes(1, tmp_path, "max_payload: 4096\n") as [node], running_worker(parts, node.url):
         large = await parts.submit(content={"title": "Storm", "body": "Stay inside", "locales": languages})
         small = await parts.submit()
         assert (await parts.wait_until_done(small.id)).accepted == 3
@@ -38,25 +37,24 @@ async def test_a_device_whose_message_no_broker_message_carries_is_rejected_and_
     assert await parts.scalar("SELECT count(*) FROM jobs") == 0
 
 
-async def test_a_number_no_broker_message_carries_keeps_nothing_from_being_sent(parts: Parts, tmp_path: Path) -> None:
-    """The API refuses such numbers; one may be in the database from before it did."""
+async def test_integer_beyond_64_bits_is_sent_as_float(parts: Parts, tmp_path: Path) -> None:
+    """The API refuses such numbers, but the database may have older ones."""
     [subscriber] = (await parts.register(parts.subscribe(Vendor.FCM, 1))).values()
     numbers = [2**63 - 1, 2**64, -(2**70), 10**400]
-    async with start_nodes(1, tmp_path) as [node], at_work(parts, node.url):
+    async with start_nodes(1, tmp_path) as [node], running_worker(parts, node.url):
         sent = await parts.submit(content={"title": "Storm", "data": {"n": numbers}})
         assert (await parts.wait_until_done(sent.id)).accepted == 1
     [message] = subscriber.messages
     assert message.json()["notification"]["data"]["n"] == [2**63 - 1, 2.0**64, -(2.0**70), 1e300]
 
 
-async def test_an_alert_overtakes_a_campaign_that_has_taken_every_place_of_the_worker(
-    parts: Parts, tmp_path: Path
-) -> None:
+async def test_alert_overtakes_a_campaign_through_the_broker(parts: Parts, tmp_path: Path) -> None:
+    """A worker whose senders are all busy with a campaign sends an alert within seconds."""
     await parts.register(parts.subscribe(Vendor.FCM, 2_000, share_keys=True))
     await parts.register(parts.subscribe(Vendor.FCM, 5, share_keys=True), user_id="u-1")
     parts.sim.behave(Rule(delay_ms=50))
-    crew = quick_config(senders=16, urgent_senders=4, jobs=1, urgent_jobs=1)
-    async with start_nodes(1, tmp_path) as [node], at_work(parts, node.url, crew):
+    config = quick_config(senders=16, urgent_senders=4, jobs=1, urgent_jobs=1)
+    async with start_nodes(1, tmp_path) as [node], running_worker(parts, node.url, config):
         campaign = await parts.submit()
         assert campaign.delivery.lane is Lane.BULK
         await parts.sim.wait_for(count=200, timeout=30)
@@ -68,14 +66,14 @@ async def test_an_alert_overtakes_a_campaign_that_has_taken_every_place_of_the_w
 
 
 @asynccontextmanager
-async def at_work(parts: Parts, url: str, crew: WorkerConfig | None = None) -> AsyncIterator[None]:
+async def running_worker(parts: Parts, url: str, config: WorkerConfig | None = None) -> AsyncIterator[None]:
     stop = asyncio.Event()
     async with Broker.connected([url]) as relays, Broker.connected([url]) as workers:
         await relays.prepare()
         async with NatsQueue(workers) as queue, asyncio.TaskGroup() as group:
-            composer = RendererCache(parts.context.keyring, parts.context.public_url)
-            courier = PushSender(parts.client, parts.context.keyring, parts.context.policy)
-            worker = Worker(queue, BrokerBackend(workers, queue), composer, courier, crew or quick_config())
+            renderers = RendererCache(parts.context.keyring, parts.context.public_url)
+            push_sender = PushSender(parts.client, parts.context.keyring, parts.context.policy)
+            worker = Worker(queue, BrokerBackend(workers, queue), renderers, push_sender, config or quick_config())
             group.create_task(Relay(parts.context, relays, parts.notifier, LEASE).run(stop))
             group.create_task(worker.run(stop))
             try:

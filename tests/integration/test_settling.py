@@ -1,4 +1,4 @@
-"""Settling in Postgres, when many batches of one application come at once."""
+"""Settling many batches of one application at once in Postgres."""
 
 import asyncio
 from datetime import timedelta
@@ -17,32 +17,34 @@ LEASE, NO_WAIT = timedelta(minutes=1), timedelta(0)
 WAITING = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
 
 
-async def test_a_campaign_s_batches_that_wait_for_each_other_leave_connections_for_an_alert(database_url: str) -> None:
-    """Every batch of an application takes its row; those that cannot have it yet must not hold all connections."""
+async def test_waiting_batches_leave_connections_for_an_alert(database_url: str) -> None:
+    """Every batch locks the row of its application; batches that wait for the lock must not take all connections."""
     pool, batches = MAX_CONCURRENT_NON_URGENT + 1, MAX_CONCURRENT_NON_URGENT + 4
-    ours = open_engine(database_url, pool_size=pool)
+    small_pool = open_engine(database_url, pool_size=pool)
     async with PostgresEngine.opened(database_url) as engine, asyncio.timeout(30):
-        queue = PostgresQueue(ours, notifier.Notifier(database_url))
+        queue = PostgresQueue(small_pool, notifier.Notifier(database_url))
         await engine.put([new_id() for _ in range(batches)], lane=Lane.BULK, job_size=1)
-        held = [*await queue.claim(lanes=(Lane.BULK,), limit=batches, lease=LEASE, wait=NO_WAIT)]
-        assert len(held) == batches
+        claimed_jobs = [*await queue.claim(lanes=(Lane.BULK,), limit=batches, lease=LEASE, wait=NO_WAIT)]
+        assert len(claimed_jobs) == batches
 
         other = open_engine(database_url, pool_size=2)
         async with other.begin() as conn:
             await conn.execute(select(applications.c.id).with_for_update(key_share=True))
-            settling = [asyncio.create_task(queue.settle(job, accepted_batch(*job.device_ids), [])) for job in held]
-            async with other.connect() as looking:
-                while (await looking.execute(WAITING)).scalar_one() < MAX_CONCURRENT_NON_URGENT:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)  # Postgres does not tell that somebody waits
+            settling = [
+                asyncio.create_task(queue.settle(job, accepted_batch(*job.device_ids), [])) for job in claimed_jobs
+            ]
+            async with other.connect() as observer:
+                while (await observer.execute(WAITING)).scalar_one() < MAX_CONCURRENT_NON_URGENT:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)  # Postgres has no event for a waiting lock
             alert = await engine.put([new_id()], lane=Lane.URGENT)
             more = asyncio.create_task(queue.claim(lanes=tuple(Lane), limit=1, lease=LEASE, wait=NO_WAIT))
             [claimed] = await queue.claim(lanes=(Lane.URGENT,), limit=1, lease=LEASE, wait=NO_WAIT)
             assert claimed.notification_id == alert
-            assert not more.done()  # what cannot be settled is not sent on and on
+            assert not more.done()  # a worker claims no more than it can settle
         assert await more == []
         await asyncio.gather(*settling)
         async with other.connect() as conn:
             left = select(func.count()).select_from(jobs).where(jobs.c.lane == Lane.BULK)
             assert (await conn.execute(left)).scalar_one() == 0
         await other.dispose()
-        await ours.dispose()
+        await small_pool.dispose()

@@ -1,4 +1,4 @@
-"""A push service that is slow or does not answer: the others have theirs, and in the end so has it."""
+"""A push service that is slow or down delays no other, and gets its messages in the end."""
 
 import asyncio
 
@@ -18,26 +18,25 @@ def short_pauses(short_retry_delays: None, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(host_limiter, "MAX_PAUSE_S", 0.6)
 
 
-async def test_jobs_that_wait_for_a_slow_host_do_not_keep_the_others_waiting(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With one job at a time, all of which have messages for the slow one, the quick one gets all of its."""
+async def test_jobs_of_a_slow_host_do_not_delay_other_hosts(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one job at a time, each with messages for both hosts, the fast host gets all of its messages."""
     monkeypatch.setattr(host_limiter, "INITIAL_LIMIT", 4)
     slow = parts.subscribe(Vendor.WNS, 900, share_keys=True)
     fine = parts.subscribe(Vendor.FCM, 900, share_keys=True)
-    await parts.register([one for pair in zip(slow, fine, strict=True) for one in pair])
+    await parts.register([subscriber for pair in zip(slow, fine, strict=True) for subscriber in pair])
     parts.sim.behave(Rule(vendor=Vendor.WNS, delay_ms=3000))
     async with parts.run_worker(quick_config(jobs=1, senders=16)) as stop:
         sent = await parts.submit()
         _, progress = await parts.wait_until(sent.id, lambda progress: progress.accepted >= len(fine), 20)
-        assert all(one.messages for one in fine)
-        assert sum(len(one.messages) for one in slow) < 100
+        assert all(subscriber.messages for subscriber in fine)
+        assert sum(len(subscriber.messages) for subscriber in slow) < 100
         assert progress.retries == 0
         stop.set()
 
 
 @pytest.mark.usefixtures("short_pauses")
-async def test_a_host_that_fails_for_everyone_is_left_alone_until_it_answers_again(parts: Parts) -> None:
+async def test_failing_host_is_paused_until_it_recovers(parts: Parts) -> None:
+    """The breaker opens once, few messages probe the host, and all are accepted after its recovery."""
     down = await parts.register(parts.subscribe(Vendor.MOZILLA, 300, share_keys=True))
     fine = await parts.register(parts.subscribe(Vendor.FCM, 50, share_keys=True))
     parts.sim.behave(Rule(vendor=Vendor.MOZILLA, status=500, delay_ms=20))
@@ -47,22 +46,21 @@ async def test_a_host_that_fails_for_everyone_is_left_alone_until_it_answers_aga
             await parts.wait_until(sent.id, lambda progress: progress.accepted == len(fine))
             await asyncio.sleep(1)
             refused = parts.sim.counters[Vendor.MOZILLA][500]
-            assert refused < host_limiter.INITIAL_LIMIT + 20, "no more than were in flight, and a few to see"
+            assert refused < host_limiter.INITIAL_LIMIT + 20, "the messages in flight, and a few probes"
             parts.sim.behave()
             progress = await parts.wait_until_done(sent.id)
     assert progress.accepted == len(down) + len(fine)
     assert {len(subscriber.messages) for subscriber in down.values()} == {1}
     rows = await parts.list_deliveries(sent.id)
     posted = sum(row.attempts for row in rows.values())
-    assert posted == len(rows) + parts.sim.counters[Vendor.MOZILLA][500], "what was put off is no attempt"
+    assert posted == len(rows) + parts.sim.counters[Vendor.MOZILLA][500], "a deferral is no attempt"
     assert await parts.scalar("SELECT count(*) FROM devices WHERE status <> 'active'") == 0
     events = [entry["event"] for entry in logs]
     assert events.count("host.unreachable") == events.count("host.recovered") == 1
 
 
-async def test_an_alert_does_not_wait_until_a_host_is_tried_again(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_alert_does_not_wait_for_an_open_breaker(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An alert is sent as a probe although the breaker's pause is two minutes."""
     monkeypatch.setattr(host_limiter, "INITIAL_PAUSE_S", 120.0)
     await parts.register(parts.subscribe(Vendor.APPLE, 100, share_keys=True), topics=("offers",))
     await parts.register(parts.subscribe(Vendor.APPLE, 3), topics=("weather",))

@@ -16,18 +16,19 @@ from tests.support.gateway_parts import Parts, quick_config
 CAMPAIGN = 300
 
 
-def order(parts: Parts) -> list[str]:
-    """The notifications of the messages in the order in which the push services took them."""
+def sent_order(parts: Parts) -> list[str]:
+    """Return the notification of each message, in the order in which the push services accepted them."""
     return [message.json()["notification"]["data"]["gateway"]["id"] for message in parts.sim.messages]
 
 
-async def test_an_alert_overtakes_a_campaign_that_fills_every_sender(parts: Parts) -> None:
+async def test_alert_overtakes_a_campaign_on_all_senders(parts: Parts) -> None:
+    """Senders reserved for urgent messages send the alert while a campaign occupies the others."""
     await parts.register(parts.subscribe(Vendor.FCM, CAMPAIGN))
     watchers = await parts.register(parts.subscribe(Vendor.FCM, 5), topics=("weather",))
     parts.sim.behave(Rule(delay_ms=40))
-    crew = quick_config(senders=4, urgent_senders=2, jobs=2, urgent_jobs=1)
+    config = quick_config(senders=4, urgent_senders=2, jobs=2, urgent_jobs=1)
 
-    async with parts.run_worker(crew) as stop:
+    async with parts.run_worker(config) as stop:
         campaign = await parts.submit()
         await parts.sim.wait_for(count=8)
         alert = await parts.submit(Kind.ALERT, audience={"topic": "weather"})
@@ -36,19 +37,21 @@ async def test_an_alert_overtakes_a_campaign_that_fills_every_sender(parts: Part
         assert (await parts.get_notification(campaign.id))[1].pending > CAMPAIGN / 2
         stop.set()
 
-    sent = order(parts)
-    last_of_alert = max(place for place, name in enumerate(sent) if name == ids.format_id(ids.NOTIFICATION, alert.id))
-    # Its 5 messages and those the campaign had in flight: at 40 ms each nothing had to wait for its turn.
+    sent = sent_order(parts)
+    last_of_alert = max(
+        position for position, name in enumerate(sent) if name == ids.format_id(ids.NOTIFICATION, alert.id)
+    )
+    # The alert's 5 messages and those that the campaign had in flight; at 40 ms each, nothing waited for a turn.
     assert last_of_alert < 8 + CAMPAIGN / 5
 
 
-async def test_an_alert_overtakes_a_campaign_at_a_push_service_that_asked_for_less(parts: Parts) -> None:
-    """Places there are few after its refusals, and the campaign waits for all of them; the next is the alert's."""
+async def test_alert_overtakes_a_campaign_at_a_throttled_host(parts: Parts) -> None:
+    """The host has few slots after its refusals, and a campaign waits for them; the next one goes to the alert."""
     await parts.register(parts.subscribe(Vendor.APPLE, 200))
     [watcher] = parts.subscribe(Vendor.APPLE, 1)
     await parts.register([watcher], topics=("weather",))
     parts.sim.behave(
-        Rule(endpoint=watcher.endpoint, delay_ms=30),  # the first rule that fits decides: this one is never refused
+        Rule(endpoint=watcher.endpoint, delay_ms=30),  # the first matching rule applies: this device is never refused
         Rule(status=429, times=1, share=0.1, retry_after=3600),
         Rule(delay_ms=30),
     )
@@ -56,23 +59,24 @@ async def test_an_alert_overtakes_a_campaign_at_a_push_service_that_asked_for_le
     async with parts.run_worker(quick_config(senders=8, urgent_senders=2)) as stop:
         await parts.submit()
         await parts.sim.wait_for(lambda: parts.sim.counters[Vendor.APPLE][429] >= 3)
-        already = parts.sim.messages.total
+        sent_before = parts.sim.messages.total
         alert = await parts.submit(Kind.ALERT, audience={"topic": "weather"}, collapse_key="storm")
         topic = push_topic(parts.application_id, "storm")
         await parts.sim.wait_for(lambda: any(message.topic == topic for message in parts.sim.messages))
         stop.set()
 
-    assert order(parts).index(ids.format_id(ids.NOTIFICATION, alert.id)) < already + 40
+    assert sent_order(parts).index(ids.format_id(ids.NOTIFICATION, alert.id)) < sent_before + 40
 
 
-async def test_a_normal_notification_is_not_behind_a_campaign(parts: Parts) -> None:
+async def test_normal_notification_overtakes_a_campaign(parts: Parts) -> None:
+    """The normal lane is claimed and sent before the bulk lane."""
     await parts.register(parts.subscribe(Vendor.FCM, 100), topics=("offers",))
-    [someone] = parts.subscribe(Vendor.MOZILLA, 1)
-    await parts.register([someone], user_id="someone")
+    [subscriber] = parts.subscribe(Vendor.MOZILLA, 1)
+    await parts.register([subscriber], user_id="someone")
     parts.sim.behave(Rule(delay_ms=30))
-    crew = quick_config(senders=2, urgent_senders=1, jobs=2)
+    config = quick_config(senders=2, urgent_senders=1, jobs=2)
 
-    async with parts.run_worker(crew) as stop:
+    async with parts.run_worker(config) as stop:
         campaign = await parts.submit(audience={"topic": "offers"})
         await parts.sim.wait_for(count=4)
         direct = await parts.submit(Kind.DIRECT, audience={"user_id": "someone"})
@@ -81,7 +85,8 @@ async def test_a_normal_notification_is_not_behind_a_campaign(parts: Parts) -> N
         stop.set()
 
 
-async def test_a_worker_for_some_lanes_leaves_the_others(parts: Parts) -> None:
+async def test_worker_serves_its_lanes_only(parts: Parts) -> None:
+    """Jobs of other lanes wait for a worker that serves them."""
     await parts.register(parts.subscribe(Vendor.FCM, 2))
     async with parts.run_worker(quick_config(lanes=(Lane.URGENT, Lane.NORMAL))):
         campaign = await parts.submit()
@@ -94,27 +99,27 @@ async def test_a_worker_for_some_lanes_leaves_the_others(parts: Parts) -> None:
         assert (await parts.wait_until_done(campaign.id)).accepted == 2
 
 
-async def test_a_slow_push_service_holds_up_no_other(parts: Parts) -> None:
-    """Its messages fill only its own places: those of the others go by."""
+async def test_slow_push_service_does_not_delay_others(parts: Parts) -> None:
+    """Messages for a slow host occupy the slots of that host only."""
     await parts.register(parts.subscribe(Vendor.WNS, 40))
-    others = await parts.register(parts.subscribe(Vendor.MOZILLA, 40))
+    fast = await parts.register(parts.subscribe(Vendor.MOZILLA, 40))
     parts.sim.behave(Rule(status=429, vendor=Vendor.WNS, times=1, retry_after=1), Rule(vendor=Vendor.WNS, delay_ms=400))
     async with parts.run_worker(quick_config(senders=16)) as stop:
         sent = await parts.submit()
-        await parts.wait_until(sent.id, lambda progress: progress.accepted >= len(others))
-        assert all(subscriber.messages for subscriber in others.values())
+        await parts.wait_until(sent.id, lambda progress: progress.accepted >= len(fast))
+        assert all(subscriber.messages for subscriber in fast.values())
         assert parts.sim.messages.total < 80
         stop.set()
 
 
 async def test_applications_take_turns_in_a_lane(parts: Parts) -> None:
-    """One tenant's campaign of many jobs, accepted first, does not keep the other tenants' waiting."""
+    """A tenant's campaign of many jobs, accepted first, does not delay the jobs of other tenants."""
     now = datetime.now(UTC)
     large, small, tiny = (ids.new_id() for _ in range(3))
-    await _jobs(parts, large, 6, now - timedelta(minutes=3))
-    await _jobs(parts, small, 2, now - timedelta(minutes=2))
-    await _jobs(parts, tiny, 1, now - timedelta(minutes=1))
-    await _jobs(parts, ids.new_id(), 3, now + timedelta(hours=1))
+    await _insert_jobs(parts, large, 6, now - timedelta(minutes=3))
+    await _insert_jobs(parts, small, 2, now - timedelta(minutes=2))
+    await _insert_jobs(parts, tiny, 1, now - timedelta(minutes=1))
+    await _insert_jobs(parts, ids.new_id(), 3, now + timedelta(hours=1))
 
     queue = parts.queue()
     served = []
@@ -127,8 +132,8 @@ async def test_applications_take_turns_in_a_lane(parts: Parts) -> None:
     assert served[5:] == [large] * 4
 
 
-async def _jobs(parts: Parts, application_id: UUID, count: int, due: datetime) -> None:
-    """Send jobs of another application, as planning would leave them."""
+async def _insert_jobs(parts: Parts, application_id: UUID, count: int, due: datetime) -> None:
+    """Insert send jobs of another application, as planning would."""
     async with parts.engine.begin() as conn:
         await conn.execute(
             insert(applications).values(id=application_id, name="Shop", subject="mailto:ops@example.org")

@@ -25,7 +25,7 @@ TERMINATE = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE
 
 @pytest.fixture
 async def server(postgres_url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """A connection to another database, from which ours can be troubled."""
+    """A connection to another database, from which the tested one can be disturbed."""
     conn = await asyncpg.connect(postgres_url)
     yield conn
     await conn.close()
@@ -33,10 +33,12 @@ async def server(postgres_url: str) -> AsyncIterator["asyncpg.Connection[asyncpg
 
 @pytest.fixture
 async def devices(parts: Parts) -> Devices:
-    return await parts.register([one for vendor in Vendor for one in parts.subscribe(vendor, 200, share_keys=True)])
+    return await parts.register(
+        [subscriber for vendor in Vendor for subscriber in parts.subscribe(vendor, 200, share_keys=True)]
+    )
 
 
-async def everything_is_accepted_once(parts: Parts, notification_id: UUID, devices: Devices) -> None:
+async def assert_all_accepted_once(parts: Parts, notification_id: UUID, devices: Devices) -> None:
     rows = await parts.list_deliveries(notification_id)
     assert rows.keys() == devices.keys()
     assert Counter(row.outcome for row in rows.values()) == {"accepted": len(devices)}
@@ -46,20 +48,19 @@ async def everything_is_accepted_once(parts: Parts, notification_id: UUID, devic
     assert await parts.scalar("SELECT count(*) FROM jobs") == 0
 
 
-def repeats(devices: Devices) -> int:
-    """Fails when a device was sent nothing."""
+def count_repeats(devices: Devices) -> int:
+    """Return the number of repeated messages; fail when a device got none."""
     counts = [len(subscriber.messages) for subscriber in devices.values()]
     assert min(counts) >= 1
     return sum(counts) - len(counts)
 
 
-async def test_a_worker_told_to_stop_settles_what_is_in_flight_and_gives_back_the_rest(
-    parts: Parts, devices: Devices
-) -> None:
+async def test_stopped_worker_settles_in_flight_and_requeues(parts: Parts, devices: Devices) -> None:
+    """Results of messages in flight are logged; the other devices are due at once for the next worker."""
     parts.sim.behave(Rule(delay_ms=20))
     sent = await parts.submit()
-    crew = quick_config(senders=16, lease=timedelta(hours=1), drain=timedelta(milliseconds=100))
-    async with parts.run_worker(crew) as stop:
+    config = quick_config(senders=16, lease=timedelta(hours=1), drain=timedelta(milliseconds=100))
+    async with parts.run_worker(config) as stop:
         await parts.sim.wait_for(count=50)
         stop.set()
     logged = await parts.list_deliveries(sent.id)
@@ -67,57 +68,57 @@ async def test_a_worker_told_to_stop_settles_what_is_in_flight_and_gives_back_th
     assert await parts.scalar("SELECT count(*) FROM jobs WHERE run_at > now()") == 0
 
     parts.sim.behave()
-    async with parts.run_worker(crew):
+    async with parts.run_worker(config):
         await parts.wait_until_done(sent.id)
-    await everything_is_accepted_once(parts, sent.id, devices)
-    assert repeats(devices) == 0
+    await assert_all_accepted_once(parts, sent.id, devices)
+    assert count_repeats(devices) == 0
 
 
-async def test_a_worker_told_to_stop_finishes_what_it_can_in_its_draining_time(parts: Parts, devices: Devices) -> None:
+async def test_stopped_worker_uses_its_drain_time(parts: Parts, devices: Devices) -> None:
+    """A worker with time to drain completes what it has claimed."""
     sent = await parts.submit()
     async with parts.run_worker(quick_config(drain=timedelta(seconds=30))) as stop:
         await parts.sim.wait_for(count=50)
         stop.set()
     async with parts.run_worker():
         await parts.wait_until_done(sent.id)
-    await everything_is_accepted_once(parts, sent.id, devices)
-    assert repeats(devices) == 0
+    await assert_all_accepted_once(parts, sent.id, devices)
+    assert count_repeats(devices) == 0
 
 
-async def test_several_workers_beside_each_other_send_everything_once(parts: Parts, devices: Devices) -> None:
+async def test_several_workers_send_everything_once(parts: Parts, devices: Devices) -> None:
+    """Three workers with one queue repeat no message."""
     sent = [await parts.submit() for _ in range(3)]
-    crew = quick_config(senders=16, jobs=2)
-    async with parts.run_worker(crew), parts.run_worker(crew), parts.run_worker(crew):
+    config = quick_config(senders=16, jobs=2)
+    async with parts.run_worker(config), parts.run_worker(config), parts.run_worker(config):
         for notification in sent:
             await parts.wait_until_done(notification.id)
     for notification in sent:
-        await everything_is_accepted_once(parts, notification.id, devices)
-    assert repeats(devices) == (len(sent) - 1) * len(devices)
+        await assert_all_accepted_once(parts, notification.id, devices)
+    assert count_repeats(devices) == (len(sent) - 1) * len(devices)
 
 
-async def test_a_worker_that_loses_its_lease_lets_go_and_the_job_is_finished_once(
-    parts: Parts, devices: Devices
-) -> None:
-    """Its job comes due under its hands, and it may well be this very worker that claims it again."""
+async def test_lost_lease_stops_sending_and_job_completes(parts: Parts, devices: Devices) -> None:
+    """The job comes due while it is being sent, and the same worker may be the one to re-claim it."""
     parts.sim.behave(Rule(delay_ms=10))
     sent = await parts.submit()
-    crew = quick_config(senders=16, jobs=4, lease=timedelta(seconds=1))
+    config = quick_config(senders=16, jobs=4, lease=timedelta(seconds=1))
     with structlog.testing.capture_logs() as logs:
-        async with parts.run_worker(crew):
+        async with parts.run_worker(config):
             await parts.sim.wait_for(count=50)
             async with parts.engine.begin() as conn:
                 await conn.exec_driver_sql("UPDATE jobs SET attempt = attempt + 1, run_at = now() WHERE attempt > 0")
                 await conn.exec_driver_sql("NOTIFY gateway_jobs")
             await parts.wait_until_done(sent.id)
-    await everything_is_accepted_once(parts, sent.id, devices)
+    await assert_all_accepted_once(parts, sent.id, devices)
     assert "job.lease_lost" in {entry["event"] for entry in logs}
     assert "job.failed" not in {entry["event"] for entry in logs}
-    # Sent and not yet settled when the lease went, and sent until that was noticed.
-    assert repeats(devices) < len(devices)
+    # Messages sent but not settled when the lease was lost, and those sent until the worker noticed.
+    assert count_repeats(devices) < len(devices)
 
 
-class AnswersLost(PostgresQueue):
-    """The commit of every second settlement goes through and its answer is lost on the way."""
+class LosesResponses(PostgresQueue):
+    """Commits every settlement, but loses the response to every second one."""
 
     settled = 0
 
@@ -128,24 +129,28 @@ class AnswersLost(PostgresQueue):
             raise ConnectionResetError
 
 
-async def test_a_settlement_whose_answer_was_lost_counts_once(parts: Parts, devices: Devices) -> None:
+async def test_settlement_with_lost_response_counts_once(parts: Parts, devices: Devices) -> None:
+    """A commit whose response is lost is repeated, and counted once."""
     parts.sim.behave(Rule(status=503, share=0.3, times=1, retry_after=1))
-    queue = AnswersLost(parts.engine, parts.notifier)
+    queue = LosesResponses(parts.engine, parts.notifier)
     sent = await parts.submit()
     async with parts.run_worker(queue=queue):
         progress = await parts.wait_until_done(sent.id)
-    await everything_is_accepted_once(parts, sent.id, devices)
+    await assert_all_accepted_once(parts, sent.id, devices)
     refused = sum(counter[503] for counter in parts.sim.counters.values())
     assert progress.retries == refused
-    assert repeats(devices) == 0
+    assert count_repeats(devices) == 0
 
 
 class LeaseAlwaysLost(PostgresQueue):
+    """Raises LeaseLost for every settlement."""
+
     async def settle(self, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
         raise LeaseLost
 
 
-async def test_nothing_is_recorded_by_a_worker_without_a_lease(parts: Parts) -> None:
+async def test_worker_without_lease_records_nothing(parts: Parts) -> None:
+    """Results are not logged when every settlement raises LeaseLost."""
     devices = await parts.register(parts.subscribe(Vendor.FCM, 3))
     sent = await parts.submit()
     with structlog.testing.capture_logs() as logs:
@@ -157,26 +162,27 @@ async def test_nothing_is_recorded_by_a_worker_without_a_lease(parts: Parts) -> 
     assert "job.lease_lost" in {entry["event"] for entry in logs}
 
 
-async def test_connections_that_break_while_settling_lose_and_repeat_nothing(
+async def test_broken_connections_lose_and_repeat_nothing(
     parts: Parts, devices: Devices, server: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
+    """Connections are terminated again and again while a campaign is settled."""
     parts.sim.behave(Rule(status=503, share=0.1, times=1, retry_after=1), Rule(delay_ms=10))
     sent = await parts.submit()
     broken = 0
     async with parts.run_worker(quick_config(senders=16, lease=timedelta(seconds=3))):
-        for taken in range(80, 720, 80):
-            await parts.sim.wait_for(count=taken, timeout=30)
+        for count in range(80, 720, 80):
+            await parts.sim.wait_for(count=count, timeout=30)
             broken += await server.fetchval(TERMINATE, parts.url.rpartition("/")[2])
-        await outlasting(parts, sent.id)
+        await wait_through_outage(parts, sent.id)
     assert broken > 8
-    await everything_is_accepted_once(parts, sent.id, devices)
-    assert repeats(devices) == 0
+    await assert_all_accepted_once(parts, sent.id, devices)
+    assert count_repeats(devices) == 0
 
 
-async def test_a_database_that_refuses_connections_for_a_while_loses_and_repeats_nothing(
+async def test_database_outage_loses_and_repeats_nothing(
     parts: Parts, devices: Devices, server: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
-    """As when it starts up again: what was sent meanwhile is held until it can be written down."""
+    """Results of messages that were sent meanwhile are settled after the outage."""
     name = parts.url.rpartition("/")[2]
     parts.sim.behave(Rule(delay_ms=10))
     sent = await parts.submit()
@@ -189,14 +195,15 @@ async def test_a_database_that_refuses_connections_for_a_while_loses_and_repeats
                 while "settle.database_unavailable" not in {entry["event"] for entry in logs}:
                     await parts.sim.wait_for(count=parts.sim.messages.total + 1)
             await server.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS true')
-            await outlasting(parts, sent.id)
-    await everything_is_accepted_once(parts, sent.id, devices)
-    assert repeats(devices) == 0
+            await wait_through_outage(parts, sent.id)
+    await assert_all_accepted_once(parts, sent.id, devices)
+    assert count_repeats(devices) == 0
 
 
-async def test_a_worker_told_to_stop_while_its_database_is_away_stops(
+async def test_worker_stops_during_a_database_outage(
     parts: Parts, server: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
+    """Draining does not wait for the database."""
     name = parts.url.rpartition("/")[2]
     with structlog.testing.capture_logs() as logs:
         async with parts.run_worker():
@@ -205,32 +212,33 @@ async def test_a_worker_told_to_stop_while_its_database_is_away_stops(
     assert "worker.stopped" in {entry["event"] for entry in logs}
 
 
-class Failing(PostgresQueue):
-    """The database goes away while a claim is on its way there."""
+class FailsDuringClaim(PostgresQueue):
+    """Raises a database error in the middle of a claim."""
 
-    asked = asyncio.Event()
-    gone = asyncio.Event()
+    claim_started = asyncio.Event()
+    may_fail = asyncio.Event()
 
     async def _claim_now(self, *_: object) -> tuple[list[Job], float | None]:
-        self.asked.set()
-        await self.gone.wait()
+        self.claim_started.set()
+        await self.may_fail.wait()
         raise ConnectionResetError
 
 
-async def test_a_claim_that_fails_after_it_was_cancelled_stays_cancelled(parts: Parts) -> None:
-    queue = Failing(parts.engine, parts.notifier)
+async def test_failed_claim_stays_cancelled(parts: Parts) -> None:
+    """A database error does not replace the cancellation."""
+    queue = FailsDuringClaim(parts.engine, parts.notifier)
     claiming = asyncio.create_task(
         queue.claim(lanes=tuple(Lane), limit=1, lease=timedelta(minutes=1), wait=timedelta(minutes=1))
     )
-    await queue.asked.wait()
+    await queue.claim_started.wait()
     claiming.cancel()
-    queue.gone.set()
+    queue.may_fail.set()
     with pytest.raises(asyncio.CancelledError):
         await claiming
 
 
-async def outlasting(parts: Parts, notification_id: UUID) -> None:
-    """Like `parts.ended`, by one who shares the troubled connections."""
+async def wait_through_outage(parts: Parts, notification_id: UUID) -> None:
+    """Wait as `parts.wait_until_done` does, and retry while the database is not available."""
     async with asyncio.timeout(45):
         while True:
             try:

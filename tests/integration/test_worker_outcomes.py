@@ -1,4 +1,4 @@
-"""What deliveries come to, push service by push service: the worker on the real pipeline and the sim."""
+"""Outcomes of deliveries, by push service: a worker with the real pipeline and the simulator."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,8 @@ from tests.support.gateway_parts import APP_ORIGIN, Parts
 
 
 @pytest.mark.parametrize("vendor", Vendor)
-async def test_each_push_service_s_answers_become_their_outcomes(parts: Parts, vendor: Vendor) -> None:
+async def test_responses_become_outcomes(parts: Parts, vendor: Vendor) -> None:
+    """201, 410 and 413 of each push service become accepted, gone and rejected."""
     good, gone, large = parts.subscribe(vendor, 3)
     devices = await parts.register([good, gone, large])
     by_endpoint = {subscriber.endpoint: device_id for device_id, subscriber in devices.items()}
@@ -48,18 +49,20 @@ async def test_each_push_service_s_answers_become_their_outcomes(parts: Parts, v
     assert {row.host for row in log.values()} == {parts.sim.origins[vendor].removeprefix("http://")}
 
 
-async def test_a_gone_device_is_not_sent_to_again(parts: Parts) -> None:
+async def test_gone_device_is_not_sent_to_again(parts: Parts) -> None:
+    """The next notification has one target fewer."""
     good, gone = parts.subscribe(Vendor.FCM, 2)
     await parts.register([good, gone])
     parts.sim.unsubscribe(gone)
     async with parts.run_worker():
         assert (await parts.wait_until_done((await parts.submit()).id)).gone == 1
-        again = await parts.wait_until_done((await parts.submit()).id)
-    assert (again.targets, again.accepted) == (1, 1)
+        second = await parts.wait_until_done((await parts.submit()).id)
+    assert (second.targets, second.accepted) == (1, 1)
     assert parts.sim.counters[Vendor.FCM][410] == 1
 
 
-async def test_a_device_found_gone_while_another_notification_waited_is_not_asked_again(parts: Parts) -> None:
+async def test_device_gone_meanwhile_is_not_retried(parts: Parts) -> None:
+    """A retry ends as gone when another notification found the device gone first."""
     [gone] = parts.subscribe(Vendor.FCM, 1)
     [device_id] = await parts.register([gone])
     parts.sim.behave(Rule(status=503, times=1, retry_after=4))
@@ -75,6 +78,7 @@ async def test_a_device_found_gone_while_another_notification_waited_is_not_aske
 
 @pytest.mark.parametrize(("vendor", "status"), [(Vendor.FCM, 429), (Vendor.MOZILLA, 503), (Vendor.WNS, 406)])
 async def test_retry_after_is_respected(parts: Parts, vendor: Vendor, status: int) -> None:
+    """A throttled message is retried after the time that the push service asked for."""
     [subscriber] = parts.subscribe(vendor, 1)
     [device_id] = await parts.register([subscriber])
     parts.sim.behave(Rule(status=status, times=1, retry_after=1))
@@ -91,7 +95,8 @@ async def test_retry_after_is_respected(parts: Parts, vendor: Vendor, status: in
     assert (await parts.list_deliveries(sent.id))[device_id].attempts == 2
 
 
-async def test_a_throttling_wns_is_left_alone_for_an_hour(parts: Parts) -> None:
+async def test_wns_406_is_retried_after_an_hour(parts: Parts) -> None:
+    """WNS throttles with 406 and without Retry-After."""
     [device_id] = await parts.register(parts.subscribe(Vendor.WNS, 1))
     parts.sim.behave(Rule(status=406))
     sent = await parts.submit()
@@ -104,7 +109,8 @@ async def test_a_throttling_wns_is_left_alone_for_an_hour(parts: Parts) -> None:
 
 @pytest.mark.usefixtures("short_retry_delays")
 @pytest.mark.parametrize("fault", [Rule(status=503, times=3), Rule(status=502, times=3), Rule(reset=True, times=3)])
-async def test_a_passing_fault_is_tried_again_with_growing_pauses(parts: Parts, fault: Rule) -> None:
+async def test_temporary_failure_is_retried_with_backoff(parts: Parts, fault: Rule) -> None:
+    """Pauses between attempts grow exponentially."""
     [device_id] = await parts.register(parts.subscribe(Vendor.APPLE, 1))
     parts.sim.behave(fault)
     sent = await parts.submit()
@@ -112,9 +118,9 @@ async def test_a_passing_fault_is_tried_again_with_growing_pauses(parts: Parts, 
         progress = await parts.wait_until_done(sent.id)
 
     assert (progress.accepted, progress.retries) == (1, 3)
-    tried = await parts.list_attempts(sent.id, device_id)
-    assert [attempt.number for attempt in tried] == [1, 2, 3]
-    pauses = [attempt.retry_at - attempt.at for attempt in tried]
+    attempts = await parts.list_attempts(sent.id, device_id)
+    assert [attempt.number for attempt in attempts] == [1, 2, 3]
+    pauses = [attempt.retry_at - attempt.at for attempt in attempts]
     for number, pause in enumerate(pauses):
         assert pause >= retry.FIRST_DELAY * 2**number / 2
     row = (await parts.list_deliveries(sent.id))[device_id]
@@ -122,7 +128,8 @@ async def test_a_passing_fault_is_tried_again_with_growing_pauses(parts: Parts, 
 
 
 @pytest.mark.usefixtures("short_retry_delays")
-async def test_a_delivery_whose_time_runs_out_while_it_is_retried_is_expired(parts: Parts) -> None:
+async def test_delivery_expires_while_it_is_retried(parts: Parts) -> None:
+    """The last attempt is in the delivery's row."""
     [device_id] = await parts.register(parts.subscribe(Vendor.FCM, 1))
     parts.sim.behave(Rule(status=503))
     async with parts.run_worker():
@@ -131,18 +138,19 @@ async def test_a_delivery_whose_time_runs_out_while_it_is_retried_is_expired(par
 
     assert progress.expired == 1
     row = (await parts.list_deliveries(sent.id))[device_id]
-    tried = await parts.list_attempts(sent.id, device_id)
-    assert tried
-    assert max(attempt.retry_at for attempt in tried) < sent.delivery.expires_at
-    # The last try is in the delivery's own row, its status the last one heard; unless one more came due just in time,
-    # and was claimed when it was over.
+    attempts = await parts.list_attempts(sent.id, device_id)
+    assert attempts
+    assert max(attempt.retry_at for attempt in attempts) < sent.delivery.expires_at
+    # The last attempt is in the delivery's own row, with its status; unless one more came due just before the expiry
+    # and was claimed after it.
     another = "before it was sent" in row.cause
     assert another or "expiry" in row.cause
-    assert (row.attempts, row.status) == ((len(tried), None) if another else (len(tried) + 1, 503))
+    assert (row.attempts, row.status) == ((len(attempts), None) if another else (len(attempts) + 1, 503))
     assert parts.sim.counters[Vendor.FCM] == {503: row.attempts}
 
 
-async def test_what_comes_due_after_its_expiry_is_never_posted(parts: Parts) -> None:
+async def test_expired_message_is_never_posted(parts: Parts) -> None:
+    """A job that is claimed after the expiry makes no POST."""
     [device_id] = await parts.register(parts.subscribe(Vendor.FCM, 1))
     sent = await parts.submit(expires_at=datetime.now(UTC) + timedelta(milliseconds=200))
     await asyncio.sleep((sent.delivery.expires_at - datetime.now(UTC)).total_seconds())  # until it is over
@@ -153,7 +161,8 @@ async def test_what_comes_due_after_its_expiry_is_never_posted(parts: Parts) -> 
     assert not parts.sim.counters[Vendor.FCM]
 
 
-async def test_a_retry_after_beyond_the_expiry_ends_the_delivery_at_once(parts: Parts) -> None:
+async def test_retry_after_beyond_expiry_expires_at_once(parts: Parts) -> None:
+    """No retry is scheduled after the notification's expiry."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
     parts.sim.behave(Rule(status=429, retry_after=7200))
     sent = await parts.submit(Kind.ALERT, ttl=timedelta(hours=1))
@@ -163,9 +172,8 @@ async def test_a_retry_after_beyond_the_expiry_ends_the_delivery_at_once(parts: 
 
 
 @pytest.mark.parametrize("vendor", Vendor)
-async def test_every_message_carries_ttl_urgency_and_topic_and_decrypts_to_declarative_json(
-    parts: Parts, vendor: Vendor
-) -> None:
+async def test_message_has_headers_and_declarative_json(parts: Parts, vendor: Vendor) -> None:
+    """Each message has TTL, Urgency and Topic, and decrypts to declarative web push."""
     devices = await parts.register(parts.subscribe(vendor, 3))
     content = {
         "title": "Storm ⛈",
@@ -183,20 +191,21 @@ async def test_every_message_carries_ttl_urgency_and_topic_and_decrypts_to_decla
         assert message.urgency == "high"
         assert message.topic == push_topic(parts.application_id, "storm-7")
         assert (message.content_type, message.encoding) == ("application/json", "aes128gcm")
-        told = message.json()
-        assert told["web_push"] == 8030
-        assert told["mutable"] is True
-        notification = told["notification"]
+        payload = message.json()
+        assert payload["web_push"] == 8030
+        assert payload["mutable"] is True
+        notification = payload["notification"]
         assert notification["title"] == "Storm ⛈"
         assert notification["navigate"] == f"{APP_ORIGIN}/storm"
         assert notification["tag"] == "storm-7"
         assert [action["navigate"] for action in notification["actions"]] == [f"{APP_ORIGIN}/storm"]
-        ours = notification["data"]["gateway"]
-        assert ours["id"] == ids.format_id(ids.NOTIFICATION, sent.id)
-        assert parts.context.keyring.receipt_of(ours["receipt"], 0) == (sent.id, device_id, None)
+        gateway_data = notification["data"]["gateway"]
+        assert gateway_data["id"] == ids.format_id(ids.NOTIFICATION, sent.id)
+        assert parts.context.keyring.receipt_of(gateway_data["receipt"], 0) == (sent.id, device_id, None)
 
 
-async def test_a_campaign_travels_with_its_own_defaults(parts: Parts) -> None:
+async def test_campaign_is_sent_with_its_defaults(parts: Parts) -> None:
+    """Urgency, TTL and topic are the defaults of campaigns."""
     [subscriber] = parts.subscribe(Vendor.MOZILLA, 1)
     await parts.register([subscriber])
     sent = await parts.submit()
@@ -209,15 +218,17 @@ async def test_a_campaign_travels_with_its_own_defaults(parts: Parts) -> None:
     assert message.json()["notification"]["tag"] == str(sent.id)
 
 
-async def test_a_ttl_of_0_is_taken_by_every_push_service(parts: Parts) -> None:
-    devices = await parts.register([one for vendor in Vendor for one in parts.subscribe(vendor, 1)])
+async def test_ttl_of_zero_is_accepted_by_every_service(parts: Parts) -> None:
+    """TTL 0 means that the message is not stored."""
+    devices = await parts.register([subscriber for vendor in Vendor for subscriber in parts.subscribe(vendor, 1)])
     sent = await parts.submit(Kind.DIRECT, ttl=timedelta(0))
     async with parts.run_worker():
         assert (await parts.wait_until_done(sent.id)).accepted == len(devices)
     assert {message.ttl for message in parts.sim.messages} == {0}
 
 
-async def test_a_notification_to_nobody_is_done_at_once(parts: Parts) -> None:
+async def test_notification_without_devices_is_done_at_once(parts: Parts) -> None:
+    """An empty audience needs no send job."""
     sent = await parts.submit(audience={"topic": "nobody-wants-this"})
     async with parts.run_worker():
         progress = await parts.wait_until_done(sent.id)
@@ -225,7 +236,8 @@ async def test_a_notification_to_nobody_is_done_at_once(parts: Parts) -> None:
     assert (await parts.get_notification(sent.id))[0].status is Status.DONE
 
 
-async def test_what_is_scheduled_is_sent_when_its_time_has_come(parts: Parts) -> None:
+async def test_scheduled_notification_is_sent_at_its_time(parts: Parts) -> None:
+    """It is sent at its start time, within seconds."""
     [subscriber] = parts.subscribe(Vendor.FCM, 1)
     await parts.register([subscriber])
     start_at = datetime.now(UTC) + timedelta(seconds=1)
@@ -237,7 +249,8 @@ async def test_what_is_scheduled_is_sent_when_its_time_has_come(parts: Parts) ->
     assert start_at <= message.received_at < start_at + timedelta(seconds=5)
 
 
-async def test_a_device_unregistered_before_its_turn_is_accounted_for(parts: Parts) -> None:
+async def test_device_unregistered_meanwhile_is_logged_as_gone(parts: Parts) -> None:
+    """A device that was unregistered between two attempts ends as gone."""
     stays, leaves = parts.subscribe(Vendor.FCM, 2)
     devices = await parts.register([stays, leaves])
     leaving = next(device_id for device_id, subscriber in devices.items() if subscriber is leaves)
@@ -254,15 +267,16 @@ async def test_a_device_unregistered_before_its_turn_is_accounted_for(parts: Par
 
 
 @pytest.mark.usefixtures("short_retry_delays")
-async def test_a_fault_of_our_own_is_tried_again(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_internal_error_is_retried(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in the pipeline costs an attempt, not the delivery."""
     faults = iter([RuntimeError("a bug"), None, RuntimeError("a bug")])
 
-    def sometimes(*args: object) -> bytes:
+    def fail_sometimes(*args: object) -> bytes:
         if (fault := next(faults, None)) is not None:
             raise fault
         return encrypt(*args)  # type: ignore[arg-type] - passed on as they came
 
-    monkeypatch.setattr(push_sender, "encrypt", sometimes)
+    monkeypatch.setattr(push_sender, "encrypt", fail_sometimes)
     devices = await parts.register(parts.subscribe(Vendor.FCM, 5))
     sent = await parts.submit()
     async with parts.run_worker():

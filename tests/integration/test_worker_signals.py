@@ -1,4 +1,4 @@
-"""Signals wake those who wait, and are only ever hints."""
+"""The notifier: events wake subscriptions, and a lost event does no harm."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,12 +14,12 @@ LONG_S = 20.0
 
 
 @pytest.fixture
-async def bell(database_url: str) -> AsyncIterator[Notifier]:
-    bell = Notifier(database_url)
-    with bell.subscribe(notifier.JOBS) as waiter:
-        async with bell.running():
-            assert await waiter.wait(LONG_S) == {""}, "it listens now"
-            yield bell
+async def listener(database_url: str) -> AsyncIterator[Notifier]:
+    listener = Notifier(database_url)
+    with listener.subscribe(notifier.JOBS) as subscription:
+        async with listener.running():
+            assert await subscription.wait(LONG_S) == {""}, "connected"
+            yield listener
 
 
 async def send(engine: AsyncEngine, channel: str, *payloads: str) -> None:
@@ -29,12 +29,12 @@ async def send(engine: AsyncEngine, channel: str, *payloads: str) -> None:
 
 
 @pytest.mark.parametrize("turns", range(6))
-async def test_a_signal_never_swallows_a_cancellation_that_comes_with_it(turns: int) -> None:
-    """A worker that is told to stop just when a job arrives must stop."""
-    waiter = Subscription()
-    waiting = asyncio.create_task(waiter.wait(LONG_S))
+async def test_event_does_not_swallow_a_cancellation(turns: int) -> None:
+    """A worker that is stopped just when a job arrives must stop."""
+    subscription = Subscription()
+    waiting = asyncio.create_task(subscription.wait(LONG_S))
     await asyncio.wait({waiting}, timeout=0.01)
-    waiter.publish("job")
+    subscription.publish("job")
     for _ in range(turns):
         await asyncio.sleep(0)
     if waiting.cancel():
@@ -44,46 +44,50 @@ async def test_a_signal_never_swallows_a_cancellation_that_comes_with_it(turns: 
         assert await waiting == {"job"}
 
 
-async def test_a_signal_is_heard_when_its_transaction_commits(bell: Notifier, engine: AsyncEngine) -> None:
-    with bell.subscribe(notifier.LOG) as waiter:
+async def test_event_arrives_when_its_transaction_commits(listener: Notifier, engine: AsyncEngine) -> None:
+    """An event of a transaction that is rolled back never arrives."""
+    with listener.subscribe(notifier.LOG) as subscription:
         async with engine.connect() as conn:
             await notifier.send(conn, notifier.LOG, "rolled back")
             await conn.rollback()
         async with engine.begin() as conn:
             await notifier.send(conn, notifier.LOG, "committed")
-            assert await waiter.wait(0.05) == set()
-        assert await waiter.wait(LONG_S) == {"committed"}
+            assert await subscription.wait(0.05) == set()
+        assert await subscription.wait(LONG_S) == {"committed"}
 
 
-async def test_everybody_hears_their_own_channel_only(bell: Notifier, engine: AsyncEngine) -> None:
+async def test_subscription_gets_its_own_channel_only(listener: Notifier, engine: AsyncEngine) -> None:
+    """All subscriptions of a channel get its events, and no others."""
     with (
-        bell.subscribe(notifier.LOG) as one,
-        bell.subscribe(notifier.LOG) as other,
-        bell.subscribe(notifier.CONTROL) as third,
+        listener.subscribe(notifier.LOG) as first,
+        listener.subscribe(notifier.LOG) as second,
+        listener.subscribe(notifier.CONTROL) as third,
     ):
         await send(engine, notifier.LOG, "a")
-        assert await one.wait(LONG_S) == await other.wait(LONG_S) == {"a"}
+        assert await first.wait(LONG_S) == await second.wait(LONG_S) == {"a"}
         await send(engine, notifier.CONTROL, "b")
         assert await third.wait(LONG_S) == {"b"}
-        assert await one.wait(0.05) == set()
+        assert await first.wait(0.05) == set()
 
 
-async def test_what_was_heard_between_two_looks_is_not_lost(bell: Notifier, engine: AsyncEngine) -> None:
-    with bell.subscribe(notifier.LOG) as waiter, bell.subscribe(notifier.CONTROL) as last:
+async def test_events_between_two_waits_are_not_lost(listener: Notifier, engine: AsyncEngine) -> None:
+    """Events that arrive while nobody waits are returned by the next wait, once each."""
+    with listener.subscribe(notifier.LOG) as subscription, listener.subscribe(notifier.CONTROL) as last:
         await send(engine, notifier.LOG, "a", "b", "a")
         await send(engine, notifier.CONTROL, "end")
         await last.wait(LONG_S)
-        assert await waiter.wait(LONG_S) == {"a", "b"}
+        assert await subscription.wait(LONG_S) == {"a", "b"}
 
 
-async def test_after_a_lost_connection_everybody_looks_for_themselves_and_hears_again(
-    bell: Notifier, engine: AsyncEngine, postgres_url: str, database_url: str
+async def test_lost_connection_wakes_all_and_is_restored(
+    listener: Notifier, engine: AsyncEngine, postgres_url: str, database_url: str
 ) -> None:
+    """Every subscription gets an empty event, since events may have been missed."""
     server = await asyncpg.connect(postgres_url)
     name = database_url.rpartition("/")[2]
-    with bell.subscribe(notifier.LOG) as waiter:
+    with listener.subscribe(notifier.LOG) as subscription:
         await server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
-        assert await waiter.wait(LONG_S) == {""}
-        await send(engine, notifier.LOG, "again")
-        assert await waiter.wait(LONG_S) == {"again"}
+        assert await subscription.wait(LONG_S) == {""}
+        await send(engine, notifier.LOG, "after")
+        assert await subscription.wait(LONG_S) == {"after"}
     await server.close()

@@ -1,4 +1,4 @@
-"""A refused VAPID key: one device's, or our own configuration's."""
+"""A refused VAPID key: of one device, or of the whole configuration."""
 
 from datetime import timedelta
 from typing import Any
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.usefixtures("short_retry_delays")
 
 
 @pytest.mark.parametrize("vendor", Vendor)
-async def test_a_subscription_made_with_another_key_is_put_in_quarantine(parts: Parts, vendor: Vendor) -> None:
-    """FCM and Apple say so in words; of Mozilla's and WNS's refusals it is learnt, since they take the others'."""
+async def test_subscription_with_another_key_is_quarantined(parts: Parts, vendor: Vendor) -> None:
+    """FCM and Apple name the mismatch; for Mozilla and WNS it follows from refusals of this device alone."""
     good = await parts.register(parts.subscribe(vendor, 3))
     stale = parts.sim.subscribe_many(vendor, 1, VapidKey.generate().public_key)
     [device_id] = await parts.register(stale)
@@ -27,17 +27,18 @@ async def test_a_subscription_made_with_another_key_is_put_in_quarantine(parts: 
         sent = await parts.submit()
         progress = await parts.wait_until_done(sent.id)
         assert (progress.accepted, progress.rejected) == (len(good), 1)
-        again = await parts.wait_until_done((await parts.submit()).id)
+        second = await parts.wait_until_done((await parts.submit()).id)
 
     assert await parts.device_status(device_id) == "quarantined"
-    assert again.targets == len(good)
+    assert second.targets == len(good)
     row = (await parts.list_deliveries(sent.id))[device_id]
-    told_at_once = vendor in (Vendor.FCM, Vendor.APPLE)
-    assert row.attempts == (1 if told_at_once else push_sender.MAX_DEVICE_REFUSALS)
+    names_mismatch = vendor in (Vendor.FCM, Vendor.APPLE)
+    assert row.attempts == (1 if names_mismatch else push_sender.MAX_DEVICE_REFUSALS)
     assert row.cause
 
 
-async def test_a_passing_refusal_after_other_faults_puts_nobody_in_quarantine(parts: Parts) -> None:
+async def test_temporary_refusal_quarantines_nobody(parts: Parts) -> None:
+    """Other failures before a refusal do not count towards the quarantine."""
     devices = await parts.register(parts.subscribe(Vendor.MOZILLA, 20))
     faults = Rule(status=500, times=push_sender.MAX_DEVICE_REFUSALS - 1, share=0.3)
     parts.sim.behave(faults, Rule(status=401, times=1, share=0.6))
@@ -50,18 +51,19 @@ async def test_a_passing_refusal_after_other_faults_puts_nobody_in_quarantine(pa
     )
 
 
-async def test_many_with_another_key_are_put_in_quarantine_and_hold_nobody_up(parts: Parts) -> None:
-    """Their retries come together, when all others have their message: that says nothing of our key."""
+async def test_many_mismatched_keys_do_not_pause_the_host(parts: Parts) -> None:
+    """Their retries arrive together, when all others have their message, and do not count against the key."""
     count = 2 * push_sender.MAX_KEY_REFUSALS
     stale = parts.sim.subscribe_many(Vendor.MOZILLA, count, VapidKey.generate().public_key)
-    # They are sent to in no particular order, and of so many others some come between.
+    # Devices are sent to in random order, so that among so many others some come in between.
     await parts.register([*stale, *parts.subscribe(Vendor.MOZILLA, 4 * count)])
     async with parts.run_worker(quick_config(senders=SENDERS)):
         progress = await parts.wait_until_done((await parts.submit()).id)
     assert (progress.accepted, progress.rejected) == (4 * count, count)
 
 
-async def test_a_device_that_subscribes_anew_leaves_quarantine(parts: Parts) -> None:
+async def test_new_subscription_ends_the_quarantine(parts: Parts) -> None:
+    """A device that registers again with the right key is active and sent to."""
     [stale] = parts.sim.subscribe_many(Vendor.FCM, 1, VapidKey.generate().public_key)
     [device_id] = await parts.register([stale])
     async with parts.run_worker():
@@ -72,7 +74,8 @@ async def test_a_device_that_subscribes_anew_leaves_quarantine(parts: Parts) -> 
         assert (await parts.wait_until_done((await parts.submit()).id)).accepted == 1
 
 
-async def test_a_host_that_refuses_our_key_for_everyone_is_paused_and_no_device_blamed(parts: Parts) -> None:
+async def test_key_refused_for_all_pauses_the_host(parts: Parts) -> None:
+    """Sending is paused, and no device is put into quarantine."""
     refused = await parts.register(parts.subscribe(Vendor.MOZILLA, 60))
     fine = await parts.register(parts.subscribe(Vendor.FCM, 10))
     parts.sim.behave(Rule(status=401, vendor=Vendor.MOZILLA, delay_ms=5))
@@ -89,7 +92,8 @@ async def test_a_host_that_refuses_our_key_for_everyone_is_paused_and_no_device_
     assert soonest > push_sender.KEY_PAUSE - timedelta(seconds=30)
 
 
-async def test_sending_goes_on_when_the_pause_is_over(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sending_resumes_after_the_key_pause(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All devices get their message once."""
     monkeypatch.setattr(push_sender, "KEY_PAUSE", timedelta(seconds=1))
     devices = await parts.register(parts.subscribe(Vendor.MOZILLA, 30))
     parts.sim.behave(Rule(status=401))

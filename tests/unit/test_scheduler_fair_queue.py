@@ -10,7 +10,7 @@ TENANT, OTHER_TENANT = UUID(int=1), UUID(int=2)
 BULK = Lane.BULK
 
 
-def take(queue: FairQueue[str], count: int) -> list[str]:
+def pop_messages(queue: FairQueue[str], count: int) -> list[str]:
     """Pop messages as a scheduler does, which closes the queues that are empty."""
     messages = []
     for _ in range(count):
@@ -26,7 +26,7 @@ def test_one_queue_is_first_in_first_out() -> None:
     """Messages of one tenant for one host keep their order."""
     queue: FairQueue[str] = FairQueue()
     queue.open(BULK, TENANT, "a.example", "123")
-    assert take(queue, 3) == ["1", "2", "3"]
+    assert pop_messages(queue, 3) == ["1", "2", "3"]
     assert queue.head(BULK) is None
     assert queue.is_empty
 
@@ -37,7 +37,7 @@ def test_tenants_and_their_hosts_take_turns() -> None:
     queue.open(BULK, TENANT, "a.example", "aaaaaaaa")
     queue.open(BULK, TENANT, "b.example", "bbbbbbbb")
     queue.open(BULK, OTHER_TENANT, "a.example", "cccccccc")
-    assert Counter(take(queue, 8)) == {"a": 2, "b": 2, "c": 4}
+    assert Counter(pop_messages(queue, 8)) == {"a": 2, "b": 2, "c": 4}
 
 
 def test_lanes_are_separate() -> None:
@@ -58,11 +58,11 @@ def test_skipped_queue_returns_when_made_ready() -> None:
     queue.open(BULK, TENANT, "a.example", "aa")
     queue.open(BULK, OTHER_TENANT, "a.example", "cc")
     queue.skip(BULK)
-    assert take(queue, 4) == ["a", "c", "a", "c"]
+    assert pop_messages(queue, 4) == ["a", "c", "a", "c"]
     assert not queue.has_ready
     assert not queue.is_empty
     queue.make_ready(full)
-    assert take(queue, 2) == ["f", "f"]
+    assert pop_messages(queue, 2) == ["f", "f"]
     assert queue.is_empty
 
 
@@ -74,5 +74,5 @@ def test_withdrawn_queue_takes_no_turn() -> None:
     assert queue.withdraw(withdrawn)
     assert not queue.withdraw(withdrawn)
     queue.close(withdrawn)
-    assert take(queue, 1) == ["a"]
+    assert pop_messages(queue, 1) == ["a"]
     assert queue.is_empty
