@@ -1,1 +1,1 @@
-"""The durable queue of jobs: leases, lanes, settlement."""
+"""Queues of send jobs: the protocol, and its implementations in Postgres and NATS."""

@@ -1,1 +1,1 @@
-"""Take jobs from the queue and deliver them; keep the house in order."""
+"""Send notifications: claim jobs, send their messages, settle the results; run pollers and maintenance."""

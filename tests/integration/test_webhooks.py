@@ -460,7 +460,7 @@ async def test_stop_does_not_wait_for_a_dead_receiver(
     api: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stopping sender does not wait for a receiver that does not answer."""
-    monkeypatch.setattr(sender, "LAST_REQUESTS_S", 0.2)
+    monkeypatch.setattr(sender, "SHUTDOWN_TIMEOUT_S", 0.2)
     receiver.answers = [None, 204]
     made = await hook(api, receiver)
     await api.register()
@@ -478,7 +478,7 @@ async def test_dead_receivers_release_their_slots(
     api: Api, receiver: Receiver, other: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dead receivers release their slots when the timeout ends."""
-    monkeypatch.setattr(sender, "PLACES", 2)
+    monkeypatch.setattr(sender, "MAX_CONCURRENT", 2)
     monkeypatch.setattr(sender, "TIMEOUT", timedelta(seconds=0.3))
     receiver.answers = [None]
     for number in range(4):

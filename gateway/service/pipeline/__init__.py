@@ -1,1 +1,1 @@
-"""The path of one job: planning, loading, admission, throttling, sending."""
+"""The steps of one job: planning, loading, admission, throttling, sending."""
