@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from gateway.records.postgres.migrate import LOCK_WAIT_S, PAUSE_S, is_lock_timeout
+from gateway.records.postgres.migrate import LOCK_WAIT_S, RETRY_PAUSE_S, is_lock_timeout
 from gateway.records.postgres.schema import metadata
 
 LOCK = 7_306_014_113  # any constant, shared by every gateway that migrates this database
@@ -41,7 +41,7 @@ def _migrate(connection: Connection) -> None:
             if not is_lock_timeout(error):
                 raise
             connection.rollback()
-            time.sleep(PAUSE_S)
+            time.sleep(RETRY_PAUSE_S)
 
 
 def _limit(connection: Connection) -> None:

@@ -71,7 +71,7 @@ async def template(postgres_url: str) -> AsyncIterator[str]:
     engine = open_engine(url)
     async with engine.begin() as conn:
         first = datetime.now(UTC).date() - timedelta(days=PARTITION_DAYS_BEFORE)
-        await partitions.ensure(conn, first, PARTITION_DAYS_BEFORE + PARTITION_DAYS_AFTER)
+        await partitions.create_partitions(conn, first, PARTITION_DAYS_BEFORE + PARTITION_DAYS_AFTER)
     await engine.dispose()
     yield name
     await run_sql(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')

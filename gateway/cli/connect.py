@@ -118,7 +118,9 @@ async def _application(chosen: Any, own: Any, app: str | None, about: str | None
             if await applications.get(conn, id_) is None:
                 raise NotFound(f"there is no application {app!r}; `gateway apps list` shows them")
             return id_
-        known: list[tuple[UUID, str]] = [(row.id, row.name) for row in await applications.oldest(conn, limit=1000)]
+        known: list[tuple[UUID, str]] = [
+            (row.id, row.name) for row in await applications.list_by_creation(conn, limit=1000)
+        ]
     if app is None:
         if len(known) == 1:
             return known[0][0]

@@ -26,7 +26,7 @@ from gateway.queue.nats import Broker
 from gateway.records import applications, devices
 from gateway.records.jobs import measure_depth
 from gateway.records.postgres import clock_sync, migrate, partitions
-from gateway.records.postgres.engine import Connection, DatabaseError, version
+from gateway.records.postgres.engine import Connection, DatabaseError, get_server_version
 from gateway.service.access.secrets import DecryptionFailed
 from gateway.service.context import Context
 from gateway.service.operations import key_rotation
@@ -62,7 +62,7 @@ async def examine(data_dir: Path | None, *, offline: bool) -> list[Finding]:
             found += [one async for one in _installation(chosen, context)]
             if not any(one.level == "wrong" and one.check in ("database", "migrations") for one in found):
                 async with context.engine.connect() as conn:
-                    hosts = await devices.hosts(conn)
+                    hosts = await devices.list_hosts(conn)
     except (CannotStart, OSError, DatabaseError) as error:
         said = str(getattr(error, "orig", None) or error).partition("\n")[0]
         found.append(Finding("database", "wrong", said or type(error).__name__, _database_advice(chosen)))
@@ -96,7 +96,7 @@ def _database_advice(chosen: Settings) -> str:
 
 async def _installation(chosen: Settings, context: Context) -> AsyncIterator[Finding]:
     async with context.engine.connect() as conn:
-        major, whole = await version(conn)
+        major, whole = await get_server_version(conn)
         if major < MIN_POSTGRES_VERSION:
             yield Finding("database", "wrong", f"PostgreSQL {whole}", f"upgrade it to {MIN_POSTGRES_VERSION} or newer")
             return
@@ -150,7 +150,7 @@ def _admin_token(chosen: Settings) -> Finding:
 
 async def _subjects(conn: Connection) -> Finding:
     """Push services refuse every message of an application whose subject is no address that they can write to."""
-    rows = await applications.oldest(conn, limit=1000)
+    rows = await applications.list_by_creation(conn, limit=1000)
     faults = [f"{row.name}: {row.subject} {fault}" for row in rows if (fault := check_subject(row.subject))]
     if faults:
         advice = "PATCH /v1/applications/{id} with a subject such as mailto:ops@example.com; Apple refuses any other"
@@ -164,7 +164,7 @@ async def _subjects(conn: Connection) -> Finding:
 async def _log_partitions(conn: Connection) -> Finding:
     today = datetime.now(UTC).date()
     for day, word in ((today, "today"), (today + timedelta(days=1), "tomorrow")):
-        if not await partitions.has(conn, day):
+        if not await partitions.has_partitions(conn, day):
             said = f"the log has no partition for {word}: no worker has run its maintenance"
             advice = "start `gateway work` or `gateway relay`, or run `gateway prune` now"
             return Finding("maintenance", "warning", said, advice)

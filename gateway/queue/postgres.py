@@ -22,7 +22,7 @@ from gateway.domain.notification import Lane
 from gateway.records.delivery_log import writer
 from gateway.records.jobs import execute_leased, leased_as, requeue
 from gateway.records.postgres import notifier
-from gateway.records.postgres.engine import DATABASE_ERRORS, Connection, Engine, IntegrityError, write_behind
+from gateway.records.postgres.engine import DATABASE_ERRORS, Connection, Engine, IntegrityError, commit_asynchronously
 from gateway.records.postgres.schema import jobs
 
 log = structlog.get_logger(__name__)
@@ -109,7 +109,7 @@ class PostgresQueue:
         """Return the claimed jobs; when there are none, also the seconds until the next job comes due."""
         claimed: list[Job] = []
         async with self._reserve_slot(lanes), self._engine.begin() as conn:
-            await write_behind(conn)
+            await commit_asynchronously(conn)
             for lane in lanes:
                 claimed += await self._claim_lane(conn, lane, limit - len(claimed), lease)
             if claimed:
@@ -191,7 +191,7 @@ async def apply(conn: Connection, job: Job, settlement: ResultBatch, remaining: 
                 for (due, attempts), device_ids in settlement.requeued.items()
             ],
         )
-        await notifier.send(conn, notifier.JOBS)
+        await notifier.notify(conn, notifier.JOBS)
     await writer.record(conn, job, settlement)
     return True
 
@@ -210,7 +210,7 @@ async def apply_unlogged(conn: Connection, job: Job, settlement: ResultBatch, re
     if current is None or current.lease_generation != job.lease_generation:
         raise LeaseLost
     device_ids = settlement.device_ids()
-    logged = await writer.logged(conn, job, device_ids & set(current.device_ids))
+    logged = await writer.find_logged(conn, job, device_ids & set(current.device_ids))
     if logged:
         log.error("job.logged_before", **job.log_fields, devices=len(logged))
         unlogged = [device_id for device_id in current.device_ids if device_id not in logged]
@@ -244,7 +244,7 @@ async def split_job(conn: Connection, job: Job) -> None:
     await execute_leased(conn, shrink)
     row = {name: getattr(job, name) for name in ("application_id", "notification_id", "lane", "day", "slot")}
     await conn.execute(insert(jobs).values(**row, task=job.kind, tries=job.attempts, device_ids=second))
-    await notifier.send(conn, notifier.JOBS)
+    await notifier.notify(conn, notifier.JOBS)
 
 
 async def _shrink(conn: Connection, job: Job, settled: int, remaining: Sequence[UUID]) -> bool:

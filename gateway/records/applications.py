@@ -54,7 +54,7 @@ async def get(conn: AsyncConnection, id_: UUID) -> Row[Any] | None:
     return (await conn.execute(select(applications).where(applications.c.id == id_))).first()
 
 
-async def oldest(conn: AsyncConnection, *, after: UUID | None = None, limit: int) -> Sequence[Row[Any]]:
+async def list_by_creation(conn: AsyncConnection, *, after: UUID | None = None, limit: int) -> Sequence[Row[Any]]:
     """In order of creation; `after` is the last id of the page before."""
     query = select(applications).order_by(applications.c.id).limit(limit)
     if after is not None:
@@ -66,20 +66,20 @@ async def change(conn: AsyncConnection, id_: UUID, values: dict[str, Any]) -> No
     await conn.execute(update(applications).where(applications.c.id == id_).values(**values))
 
 
-async def home(conn: AsyncConnection, id_: UUID) -> str | None:
+async def get_default_origin(conn: AsyncConnection, id_: UUID) -> str | None:
     """The application's own web origin: the first it allows."""
     first = select(applications.c.allowed_origins[1]).where(applications.c.id == id_)
     found: str | None = (await conn.execute(first)).scalar()
     return found
 
 
-async def origins(conn: AsyncConnection, id_: UUID) -> list[str]:
+async def get_allowed_origins(conn: AsyncConnection, id_: UUID) -> list[str]:
     """The web origins that it allows."""
     found = (await conn.execute(select(applications.c.allowed_origins).where(applications.c.id == id_))).scalar_one()
     return list(found)
 
 
-async def alert_settings(conn: AsyncConnection, id_: UUID) -> tuple[list[dict[str, Any]], Any]:
+async def get_alert_settings(conn: AsyncConnection, id_: UUID) -> tuple[list[dict[str, Any]], Any]:
     """(its rules for alerts, the audience they are narrowed to or None)"""
     row = (
         await conn.execute(
@@ -98,7 +98,7 @@ async def add_key(
     return row
 
 
-async def keys(conn: AsyncConnection, application_id: UUID) -> Sequence[Row[Any]]:
+async def list_keys(conn: AsyncConnection, application_id: UUID) -> Sequence[Row[Any]]:
     query = select(api_keys).where(api_keys.c.application_id == application_id).order_by(api_keys.c.id)
     return (await conn.execute(query)).all()
 
@@ -113,13 +113,13 @@ async def has_key(conn: AsyncConnection, key_id: UUID) -> bool:
     return found.first() is not None
 
 
-async def keys_by_digests(conn: AsyncConnection, digests: Sequence[bytes]) -> dict[bytes, ApiKey]:
+async def find_keys(conn: AsyncConnection, digests: Sequence[bytes]) -> dict[bytes, ApiKey]:
     """Those that there are."""
     rows = await conn.execute(_HELD, {"digests": list(digests)})
     return {digest: ApiKey(*held) for digest, *held in rows}
 
 
-async def lobbies(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, RegistrationContext]:
+async def load_registration_contexts(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, RegistrationContext]:
     """Of those applications that there are."""
     found: dict[UUID, RegistrationContext] = {}
     for id_, secret, key_id, public_key in await conn.execute(_LOBBIES, {"ids": list(ids)}):
@@ -135,7 +135,7 @@ async def add_vapid_key(
     await conn.execute(insert(vapid_keys).values(**values))
 
 
-async def vapid_public_keys(
+async def list_vapid_public_keys(
     conn: AsyncConnection, application_ids: Sequence[UUID]
 ) -> dict[UUID, list[tuple[UUID, bytes]]]:
     """(id, 65 octets) of every key of each application, the newest first."""

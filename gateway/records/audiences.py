@@ -54,7 +54,7 @@ from gateway.records.postgres.schema import deliveries, devices, notifications
 EARTH_RADIUS_M = 6_371_008.8
 
 
-async def make_room(conn: AsyncConnection) -> None:
+async def raise_work_mem(conn: AsyncConnection) -> None:
     """Before a large audience is asked for: room for its bitmap.
 
     With Postgres's 4 MB a bitmap over a million devices forgets which rows of a page it meant, so that reading the
@@ -63,16 +63,16 @@ async def make_room(conn: AsyncConnection) -> None:
     await conn.execute(text("SET LOCAL work_mem = '64MB'"))
 
 
-def reachable(application_id: UUID, audience: Audience) -> ColumnElement[bool]:
+def match_active(application_id: UUID, audience: Audience) -> ColumnElement[bool]:
     """The application's devices in the audience that can be sent to."""
     return and_(
         devices.c.application_id == application_id,
         devices.c.status == "active",
-        condition(audience),
+        compile_audience(audience),
     )
 
 
-def condition(audience: Audience) -> ColumnElement[bool]:
+def compile_audience(audience: Audience) -> ColumnElement[bool]:
     """NULL counts as no match. Only a negation says so in SQL, since COALESCE would hide the rest from the indexes."""
     match audience:
         case Everyone():
@@ -102,11 +102,11 @@ def condition(audience: Audience) -> ColumnElement[bool]:
         case Near(lat, lon, radius_m):
             return _near(lat, lon, radius_m)
         case AllOf(of):
-            return and_(*map(condition, of))
+            return and_(*map(compile_audience, of))
         case AnyOf(of):
-            return or_(*map(condition, of))
+            return or_(*map(compile_audience, of))
         case Not(of):
-            return _negated(condition(of))
+            return _negated(compile_audience(of))
         case _:
             assert_never(audience)
 
@@ -187,10 +187,10 @@ def _near(lat: float, lon: float, radius_m: float) -> ColumnElement[bool]:
         func.sind((lon_of - lon) / 2), 2
     )
     distance = 2 * EARTH_RADIUS_M * func.asin(func.sqrt(func.least(1.0, half)))
-    return and_(or_(*(_in_box(*box) for box in boxes(lat, lon, radius_m))), distance <= radius_m)
+    return and_(or_(*(_in_box(*box) for box in bounding_boxes(lat, lon, radius_m))), distance <= radius_m)
 
 
-def boxes(lat: float, lon: float, radius_m: float) -> list[tuple[float, float, float, float]]:
+def bounding_boxes(lat: float, lon: float, radius_m: float) -> list[tuple[float, float, float, float]]:
     """(west, south, east, north) boxes that cover the circle; two where it crosses the antimeridian."""
     angle = math.degrees(radius_m / EARTH_RADIUS_M) * 1.000001
     south, north = max(lat - angle, -90.0), min(lat + angle, 90.0)

@@ -38,7 +38,7 @@ async def list_page(
     return (await conn.execute(query)).all()
 
 
-async def prune(conn: AsyncConnection, before: datetime, most: int = 20_000) -> int:
+async def prune(conn: AsyncConnection, before: datetime, limit: int = 20_000) -> int:
     """Remove acts from before then, some at a time; answers how many."""
-    old = select(audit.c.id).where(audit.c.at < literal(before)).order_by(audit.c.id).limit(most)
+    old = select(audit.c.id).where(audit.c.at < literal(before)).order_by(audit.c.id).limit(limit)
     return (await conn.execute(delete(audit).where(audit.c.id.in_(old)))).rowcount

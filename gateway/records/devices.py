@@ -76,7 +76,7 @@ async def _tell(conn: AsyncConnection, found: Mapping[tuple[UUID, bytes], Regist
         return
     for type_, created in (("device.registered", True), ("device.changed", False)):
         if those := [one.device_id for one in found.values() if one.created is created]:
-            await outbox.of_registered(conn, type_, those)
+            await outbox.append_registration_events(conn, type_, those)
 
 
 async def get(conn: AsyncConnection, id_: UUID) -> Device | None:
@@ -84,13 +84,13 @@ async def get(conn: AsyncConnection, id_: UUID) -> Device | None:
     return None if row is None else _device(row)
 
 
-async def hosts(conn: AsyncConnection) -> list[str]:
+async def list_hosts(conn: AsyncConnection) -> list[str]:
     """The push services' hosts that there are active devices of."""
     query = select(devices.c.host).where(devices.c.status == DeviceStatus.ACTIVE).distinct()
     return sorted((await conn.execute(query)).scalars())
 
 
-async def application_of(conn: AsyncConnection, id_: UUID) -> UUID | None:
+async def get_application_id(conn: AsyncConnection, id_: UUID) -> UUID | None:
     found: UUID | None = (await conn.execute(_ITS_APPLICATION, {"id": id_})).scalar()
     return found
 
@@ -112,7 +112,7 @@ async def list_page(
     return [_device(row) for row in rows]
 
 
-async def topics(
+async def list_topics(
     conn: AsyncConnection, application_id: UUID, *, after: str | None, limit: int
 ) -> list[tuple[str, int]]:
     """(topic, devices that can be reached by it) in order of name; `after` is the last name of the page before."""
@@ -138,22 +138,24 @@ async def change(conn: AsyncConnection, id_: UUID, values: dict[str, Any]) -> No
         values["attributes"] = merged.op("-")(cast(dropped, ARRAY(Text))) if dropped else merged
     this = devices.c.id == id_
     await conn.execute(update(devices).where(this).values(**values, updated_at=func.now(), last_seen_at=func.now()))
-    await outbox.of_devices(conn, "device.changed", this)
+    await outbox.append_device_events(conn, "device.changed", this)
 
 
-async def locate(conn: AsyncConnection, id_: UUID, location: Location | None) -> None:
+async def set_location(conn: AsyncConnection, id_: UUID, location: Location | None) -> None:
     await change(conn, id_, _location(location))
 
 
-async def subscribe(conn: AsyncConnection, id_: UUID, topic: str, *, most: int) -> bool:
+async def subscribe(conn: AsyncConnection, id_: UUID, topic: str, *, max_topics: int) -> bool:
     """Add a topic; False when the device has `most` others already."""
     here = devices.c.topics
-    added = update(devices).where(devices.c.id == id_, (literal(topic) == any_(here)) | (func.cardinality(here) < most))
+    added = update(devices).where(
+        devices.c.id == id_, (literal(topic) == any_(here)) | (func.cardinality(here) < max_topics)
+    )
     topics = func.array_append(func.array_remove(here, topic), topic)
     values = {"topics": topics, "updated_at": func.now(), "last_seen_at": func.now()}
     if (await conn.execute(added.values(**values))).rowcount != 1:
         return False
-    await outbox.of_devices(conn, "device.changed", devices.c.id == id_)
+    await outbox.append_device_events(conn, "device.changed", devices.c.id == id_)
     return True
 
 
@@ -162,7 +164,7 @@ async def unsubscribe(conn: AsyncConnection, id_: UUID, topic: str) -> None:
 
 
 async def remove(conn: AsyncConnection, id_: UUID) -> None:
-    await outbox.of_devices(conn, "device.unregistered", devices.c.id == id_)
+    await outbox.append_device_events(conn, "device.unregistered", devices.c.id == id_)
     await conn.execute(delete(devices).where(devices.c.id == id_))
 
 

@@ -10,9 +10,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.notification import Status
-from gateway.records.postgres.schema import events, notifications, runs, triggers
+from gateway.records.postgres.schema import events, notifications, trigger_runs, triggers
 
-UNENDED = (Status.SCHEDULED, Status.SENDING, Status.PAUSED)
+UNFINISHED_STATUSES = (Status.SCHEDULED, Status.SENDING, Status.PAUSED)
 STARTED, CANCELLED = "started", "cancelled"
 
 
@@ -22,7 +22,7 @@ async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> set[UUID
     return set((await conn.execute(added, rows)).scalars())
 
 
-async def with_keys(conn: AsyncConnection, application_id: UUID, keys: Collection[str]) -> dict[str, UUID]:
+async def find_by_keys(conn: AsyncConnection, application_id: UUID, keys: Collection[str]) -> dict[str, UUID]:
     query = select(events.c.key, events.c.id).where(events.c.application_id == application_id, events.c.key.in_(keys))
     return {row.key: row.id for row in await conn.execute(query)}
 
@@ -37,42 +37,44 @@ async def lock_users(conn: AsyncConnection, application_id: UUID, user_ids: Coll
     await conn.execute(lock, {"application": str(application_id), "people": list(user_ids)})
 
 
-async def met(conn: AsyncConnection, application_id: UUID, names: Collection[str]) -> Sequence[Row[Any]]:
+async def list_triggers_for(conn: AsyncConnection, application_id: UUID, names: Collection[str]) -> Sequence[Row[Any]]:
     """The active triggers of events of these names, the oldest first."""
     mine = (triggers.c.application_id == application_id, triggers.c.status == "active")
     query = select(triggers).where(*mine, triggers.c.event.in_(names)).order_by(triggers.c.id)
     return (await conn.execute(query.with_for_update(read=True, key_share=True))).all()
 
 
-async def ended_by(conn: AsyncConnection, application_id: UUID, names: Collection[str]) -> Sequence[Row[Any]]:
+async def list_triggers_cancelled_by(
+    conn: AsyncConnection, application_id: UUID, names: Collection[str]
+) -> Sequence[Row[Any]]:
     """The triggers whose notifications these events cancel, active or not."""
     these = triggers.c.cancel_on.op("&&", is_comparison=True)(cast(list(names), ARRAY(Text)))
     return (await conn.execute(select(triggers).where(triggers.c.application_id == application_id, these))).all()
 
 
-async def since(
+async def list_started_since(
     conn: AsyncConnection, trigger_ids: Collection[UUID], user_ids: Collection[str], moment: datetime
 ) -> Sequence[Row[Any]]:
     """What was started for these users since then, in order."""
-    r = runs.c
+    r = trigger_runs.c
     these = (r.trigger_id.in_(trigger_ids), r.user_id.in_(user_ids), r.at > moment, r.outcome == STARTED)
-    found: Sequence[Row[Any]] = (await conn.execute(select(runs).where(*these).order_by(r.at))).all()
+    found: Sequence[Row[Any]] = (await conn.execute(select(trigger_runs).where(*these).order_by(r.at))).all()
     return found
 
 
-async def waiting(
+async def list_unfinished(
     conn: AsyncConnection, trigger_ids: Collection[UUID], user_ids: Collection[str]
 ) -> Sequence[Row[Any]]:
     """What was started for these users and has not ended."""
-    r = runs.c
+    r = trigger_runs.c
     query = (
-        select(runs)
+        select(trigger_runs)
         .join(notifications, notifications.c.id == r.notification_id)
         .where(
             r.trigger_id.in_(trigger_ids),
             r.user_id.in_(user_ids),
             r.outcome == STARTED,
-            notifications.c.status.in_(UNENDED),
+            notifications.c.status.in_(UNFINISHED_STATUSES),
         )
     )
     found: Sequence[Row[Any]] = (await conn.execute(query)).all()
@@ -80,13 +82,13 @@ async def waiting(
 
 
 async def add_runs(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    await conn.execute(insert(runs), rows)
+    await conn.execute(insert(trigger_runs), rows)
 
 
 async def end_runs(conn: AsyncConnection, which: Collection[tuple[UUID, UUID]], cause: str) -> None:
     """`which` are (event, trigger)."""
-    these = tuple_(runs.c.event_id, runs.c.trigger_id).in_(which)
-    await conn.execute(update(runs).where(these).values(outcome=CANCELLED, cause=cause))
+    these = tuple_(trigger_runs.c.event_id, trigger_runs.c.trigger_id).in_(which)
+    await conn.execute(update(trigger_runs).where(these).values(outcome=CANCELLED, cause=cause))
 
 
 async def list_page(
@@ -113,21 +115,23 @@ async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> Row[Any
     return (await conn.execute(query)).first()
 
 
-async def runs_of(conn: AsyncConnection, event_ids: Collection[UUID]) -> Sequence[Row[Any]]:
+async def list_runs_of_events(conn: AsyncConnection, event_ids: Collection[UUID]) -> Sequence[Row[Any]]:
     """With each trigger's name."""
-    query = select(runs, triggers.c.name).join(triggers).where(runs.c.event_id.in_(event_ids))
-    return (await conn.execute(query.order_by(runs.c.event_id, runs.c.trigger_id))).all()
+    query = select(trigger_runs, triggers.c.name).join(triggers).where(trigger_runs.c.event_id.in_(event_ids))
+    return (await conn.execute(query.order_by(trigger_runs.c.event_id, trigger_runs.c.trigger_id))).all()
 
 
-async def runs_by(conn: AsyncConnection, trigger_id: UUID, *, before: UUID | None, limit: int) -> Sequence[Row[Any]]:
+async def list_runs_of_trigger(
+    conn: AsyncConnection, trigger_id: UUID, *, before: UUID | None, limit: int
+) -> Sequence[Row[Any]]:
     """Newest first; `before` is the event of the last on the page before."""
-    query = select(runs, triggers.c.name).join(triggers).where(runs.c.trigger_id == trigger_id)
+    query = select(trigger_runs, triggers.c.name).join(triggers).where(trigger_runs.c.trigger_id == trigger_id)
     if before is not None:
-        query = query.where(runs.c.event_id < before)
-    return (await conn.execute(query.order_by(runs.c.event_id.desc()).limit(limit))).all()
+        query = query.where(trigger_runs.c.event_id < before)
+    return (await conn.execute(query.order_by(trigger_runs.c.event_id.desc()).limit(limit))).all()
 
 
-async def prune(conn: AsyncConnection, before: datetime, most: int = 20_000) -> int:
+async def prune(conn: AsyncConnection, before: datetime, limit: int = 20_000) -> int:
     """Remove events from before then, some at a time; answers how many."""
-    old = select(events.c.id).where(events.c.created_at < literal(before)).limit(most)
+    old = select(events.c.id).where(events.c.created_at < literal(before)).limit(limit)
     return (await conn.execute(delete(events).where(events.c.id.in_(old)))).rowcount

@@ -68,27 +68,27 @@ async def next_due(conn: AsyncConnection) -> float | None:
     return None if seconds is None else max(0.0, float(seconds))
 
 
-async def settle(conn: AsyncConnection, held: LeasedFeed, wait: timedelta, **values: Any) -> bool:
+async def settle(conn: AsyncConnection, lease: LeasedFeed, wait: timedelta, **values: Any) -> bool:
     """It is due again after `wait`. False when the claim was lost, or the feed was changed or removed meanwhile."""
-    ours = (feeds.c.id == held.id, feeds.c.claim == held.claim)
+    ours = (feeds.c.id == lease.id, feeds.c.claim == lease.claim)
     settled = update(feeds).where(*ours).values(run_at=func.now() + wait, **values)
     return (await conn.execute(settled)).rowcount == 1
 
 
-async def count(
-    conn: AsyncConnection, feed_id: UUID, came_to: Mapping[str, int], refused: Sequence[dict[str, Any]]
+async def add_counts(
+    conn: AsyncConnection, feed_id: UUID, outcomes: Mapping[str, int], refused: Sequence[dict[str, Any]]
 ) -> None:
     """Add to what its alerts came to, and keep the latest refusals."""
     held = select(feeds.c.counts, feeds.c.refusals).where(feeds.c.id == feed_id)
     row = (await conn.execute(held.with_for_update(key_share=True))).first()
     if row is None:
         return
-    counts = {name: row.counts.get(name, 0) + came_to.get(name, 0) for name in {*row.counts, *came_to}}
+    counts = {name: row.counts.get(name, 0) + outcomes.get(name, 0) for name in {*row.counts, *outcomes}}
     refusals = [*refused, *(one for one in row.refusals if one not in refused)][:MAX_REFUSALS]
     await conn.execute(update(feeds).where(feeds.c.id == feed_id).values(counts=counts, refusals=refusals))
 
 
-async def unread(conn: AsyncConnection, feed_id: UUID, keys: Collection[str]) -> set[str]:
+async def filter_unread(conn: AsyncConnection, feed_id: UUID, keys: Collection[str]) -> set[str]:
     """Those of the entries whose documents were not read yet; what is no longer named is forgotten."""
     digests = {_digest(key): key for key in keys}
     gone = delete(feed_entries).where(feed_entries.c.feed_id == feed_id, feed_entries.c.digest.not_in(digests))

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.notification import Notification
 from gateway.domain.send_policy import FrequencyCap
-from gateway.records.postgres.schema import contacts
+from gateway.records.postgres.schema import frequency_cap_sends
 
 
 async def reserve_quota(
@@ -21,7 +21,7 @@ async def reserve_quota(
     """
     alone = func.hashtextextended(f"cap {notification.application_id} {category}", 0)
     await conn.execute(select(func.pg_advisory_xact_lock(alone)))
-    c = contacts.c
+    c = frequency_cap_sends.c
     asked = select(func.unnest(cast(list(people), ARRAY(Text))).label("person")).subquery("asked")
     earlier = (
         select(c.person, func.count().label("count"))
@@ -47,7 +47,7 @@ async def reserve_quota(
         .where(func.coalesce(earlier.c.count, 0) < cap.limit)
     )
     columns = ["application_id", "category", "person", "notification_id", "at"]
-    await conn.execute(insert(contacts).from_select(columns, free).on_conflict_do_nothing())
+    await conn.execute(insert(frequency_cap_sends).from_select(columns, free).on_conflict_do_nothing())
     ours = select(c.person).where(
         c.application_id == notification.application_id,
         c.category == category,
@@ -59,4 +59,4 @@ async def reserve_quota(
 
 async def prune(conn: AsyncConnection, before: datetime) -> int:
     """What is older than any cap looks back."""
-    return (await conn.execute(delete(contacts).where(contacts.c.at < before))).rowcount
+    return (await conn.execute(delete(frequency_cap_sends).where(frequency_cap_sends.c.at < before))).rowcount

@@ -29,7 +29,7 @@ async def store_response(conn: AsyncConnection, owner: str, key: str, status: in
     await conn.execute(kept.values(status=status, answer=answer))
 
 
-async def answers(conn: AsyncConnection, owner: str) -> AsyncIterator[Row[Any, Any]]:
+async def stream_responses(conn: AsyncConnection, owner: str) -> AsyncIterator[Row[Any, Any]]:
     """(key, answer) of all that are kept, the answer sealed."""
     k = idempotency_keys.c
     query = select(k.key, k.answer).where(k.owner == owner, k.answer.is_not(None))
@@ -37,12 +37,12 @@ async def answers(conn: AsyncConnection, owner: str) -> AsyncIterator[Row[Any, A
         yield row
 
 
-async def forget(conn: AsyncConnection, owner: str, keys: Collection[str]) -> None:
+async def delete_keys(conn: AsyncConnection, owner: str, keys: Collection[str]) -> None:
     k = idempotency_keys.c
     await conn.execute(delete(idempotency_keys).where(k.owner == owner, k.key.in_(keys)))
 
 
-async def forget_all(conn: AsyncConnection, owners: Collection[str]) -> None:
+async def delete_owners(conn: AsyncConnection, owners: Collection[str]) -> None:
     await conn.execute(delete(idempotency_keys).where(idempotency_keys.c.owner.in_(owners)))
 
 

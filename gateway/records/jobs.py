@@ -95,32 +95,32 @@ async def make_due(conn: Connection, notification_id: UUID) -> None:
     """
     waiting = (jobs.c.notification_id == notification_id, _UNLEASED | jobs.c.parked)
     await conn.execute(update(jobs).where(*waiting).values(run_at=func.now(), parked=False))
-    await notifier.send(conn, notifier.JOBS)
+    await notifier.notify(conn, notifier.JOBS)
 
 
 async def requeue(conn: Connection, job: Job) -> None:
     """Make a claimed job due at once. Does nothing when the lease was lost."""
     await conn.execute(update(jobs).where(*leased_as(job)).values(run_at=func.now()))
-    await notifier.send(conn, notifier.JOBS)
+    await notifier.notify(conn, notifier.JOBS)
 
 
 async def suspend(conn: Connection, job: Job, until: datetime) -> None:
     """Suspend a paused notification's claimed job until it is resumed, or `until`. Does nothing without the lease."""
     await conn.execute(update(jobs).where(*leased_as(job)).values(run_at=until, parked=True, slot=None))
-    await notifier.send(conn, notifier.JOBS)  # it may come due before the end of the lease, which others wait for
+    await notifier.notify(conn, notifier.JOBS)  # it may come due before the end of the lease, which others wait for
 
 
 async def resume(conn: Connection, notification_id: UUID) -> None:
     """Make the suspended jobs of a notification due at once."""
     suspended = (jobs.c.notification_id == notification_id, jobs.c.parked)
     await conn.execute(update(jobs).where(*suspended).values(run_at=func.now(), parked=False))
-    await notifier.send(conn, notifier.JOBS)
+    await notifier.notify(conn, notifier.JOBS)
 
 
 async def reschedule(conn: Connection, job: Job, slot: datetime) -> None:
     """Return a throttled notification's claimed job until its slot. Does nothing when the lease was lost."""
     await conn.execute(update(jobs).where(*leased_as(job)).values(run_at=slot, slot=slot))
-    await notifier.send(conn, notifier.JOBS)
+    await notifier.notify(conn, notifier.JOBS)
 
 
 async def is_leased(conn: Connection, notification_id: UUID) -> bool:
@@ -161,4 +161,4 @@ async def execute_leased(conn: Connection, statement: Any) -> None:
 
 async def _notify(conn: Connection, *lanes: Lane) -> None:
     """Publish that jobs of these lanes may be due."""
-    await notifier.send(conn, notifier.JOBS, Lane.URGENT.label if Lane.URGENT in lanes else "")
+    await notifier.notify(conn, notifier.JOBS, Lane.URGENT.label if Lane.URGENT in lanes else "")

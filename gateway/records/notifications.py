@@ -32,7 +32,7 @@ async def add(conn: AsyncConnection, accepted: Sequence[Notification]) -> None:
     if counted:
         await conn.execute(insert(variants), counted)
     these = notifications.c.id.in_([notification.id for notification in accepted])
-    await outbox.of_notifications(conn, "notification.accepted", these)
+    await outbox.append_notification_events(conn, "notification.accepted", these)
 
 
 def _row(notification: Notification) -> dict[str, Any]:
@@ -104,12 +104,12 @@ async def start(conn: AsyncConnection, id_: UUID, day: date, targets: int, per_s
     ended = {"status": Status.DONE, "finished_at": func.now()} if targets == 0 else {"status": Status.SENDING}
     this = notifications.c.id == id_
     await conn.execute(update(notifications).where(this).values(day=day, **ended))
-    await outbox.of_notifications(conn, "notification.started", this)
+    await outbox.append_notification_events(conn, "notification.started", this)
     if targets == 0:
-        await outbox.of_notifications(conn, "notification.done", this)
+        await outbox.append_notification_events(conn, "notification.done", this)
 
 
-async def steer(
+async def set_status(
     conn: AsyncConnection, id_: UUID, status: Status, *, finished: bool = False, auto_paused: str | None = None
 ) -> None:
     """Give it another status; `auto_paused` is why the gateway does so by itself."""
@@ -121,24 +121,24 @@ async def steer(
     this = notifications.c.id == id_
     await conn.execute(update(notifications).where(this).values(**values))
     step = status if status in (Status.PAUSED, Status.CANCELLED) else "resumed"
-    await outbox.of_notifications(conn, f"notification.{step}", this)
+    await outbox.append_notification_events(conn, f"notification.{step}", this)
 
 
-async def miss(conn: AsyncConnection, id_: UUID, why: str) -> None:
+async def end_missed_occurrence(conn: AsyncConnection, id_: UUID, why: str) -> None:
     """End an occurrence of a reminder that could not start in time."""
     said = notifications.c.details.op("||")(literal({"missed": why}, JSONB))
     values = {"status": Status.CANCELLED, "finished_at": func.now(), "details": said}
     this = notifications.c.id == id_
     await conn.execute(update(notifications).where(this).values(**values))
-    await outbox.of_notifications(conn, "notification.cancelled", this)
+    await outbox.append_notification_events(conn, "notification.cancelled", this)
 
 
-async def extend(conn: AsyncConnection, id_: UUID, expires_at: datetime) -> None:
+async def set_expiry(conn: AsyncConnection, id_: UUID, expires_at: datetime) -> None:
     """Give it longer to live than it was accepted with."""
     await conn.execute(update(notifications).where(notifications.c.id == id_).values(expires_at=expires_at))
 
 
-async def take_slot(conn: AsyncConnection, id_: UUID, messages: int) -> datetime:
+async def reserve_slot(conn: AsyncConnection, id_: UUID, messages: int) -> datetime:
     """When the throttle lets so many messages go; those after them wait until these have had their time."""
     taken = func.greatest(progress.c.free_at, func.now())
     length = func.make_interval(0, 0, 0, 0, 0, 0, messages / progress.c.per_second)
@@ -147,7 +147,7 @@ async def take_slot(conn: AsyncConnection, id_: UUID, messages: int) -> datetime
     return slot
 
 
-async def variant_counts(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, list[Row[Any]]]:
+async def load_variant_counts(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, list[Row[Any]]]:
     """The counts of each notification's variants, in their order."""
     query = select(variants).where(variants.c.notification_id.in_(ids)).order_by(variants.c.number)
     found: dict[UUID, list[Row[Any]]] = {}

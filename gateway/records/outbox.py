@@ -40,7 +40,7 @@ from gateway.domain import ids
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.webhook_event import matching_patterns
 from gateway.records.postgres import notifier
-from gateway.records.postgres.schema import devices, happenings, notifications, progress, webhooks
+from gateway.records.postgres.schema import devices, notifications, outbox_events, progress, webhooks
 
 
 class Cursor(NamedTuple):
@@ -53,7 +53,7 @@ class Cursor(NamedTuple):
 # xid8 has no cast to bigint, and asyncpg no type for it.
 _OURS = cast(cast(func.pg_current_xact_id(), Text), BigInteger)
 _ANY_WEBHOOK = text("SELECT EXISTS (SELECT FROM webhooks WHERE application_id = ANY (CAST(:ids AS uuid[])))")
-SETTLED_BELOW = cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger)
+OLDEST_RUNNING_TXID = cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger)
 """Transactions before this one have all ended."""
 
 
@@ -62,17 +62,17 @@ async def has_subscribers(conn: AsyncConnection, application_ids: Collection[UUI
     return bool((await conn.execute(_ANY_WEBHOOK, {"ids": list(application_ids)})).scalar_one())
 
 
-async def of_registered(conn: AsyncConnection, type_: str, device_ids: Sequence[UUID]) -> None:
+async def append_registration_events(conn: AsyncConnection, type_: str, device_ids: Sequence[UUID]) -> None:
     """The same of devices by their ids, of which there may be many at once and often."""
     await _run(conn, _of_registered(type_), {"ids": device_ids})
 
 
-async def of_devices(conn: AsyncConnection, type_: str, *which: ColumnElement[bool]) -> None:
+async def append_device_events(conn: AsyncConnection, type_: str, *which: ColumnElement[bool]) -> None:
     """Something happened to these devices, `which` by a condition; before they are deleted, when that is it."""
     await _run(conn, _of_devices(type_, *which))
 
 
-async def of_notifications(conn: AsyncConnection, type_: str, *which: ColumnElement[bool]) -> None:
+async def append_notification_events(conn: AsyncConnection, type_: str, *which: ColumnElement[bool]) -> None:
     """These notifications, `which` by a condition, came to their next step."""
     n = notifications.c
     data = _object(
@@ -87,7 +87,7 @@ async def of_notifications(conn: AsyncConnection, type_: str, *which: ColumnElem
     await _run(conn, _noted(type_, n.application_id, data, select(notifications).join(progress).where(*which)))
 
 
-async def of_delivery(
+async def append_delivery_event(
     conn: AsyncConnection, type_: str, notification_id: UUID, device_id: UUID, action: str | None
 ) -> None:
     """The browser told something of a delivery."""
@@ -103,13 +103,13 @@ async def of_delivery(
     await _run(conn, _noted(type_, n.application_id, data, select(notifications).where(n.id == notification_id)))
 
 
-async def after(
+async def read_after(
     conn: AsyncConnection, application_id: UUID, cursor: Cursor, types: Collection[str], *, limit: int
 ) -> tuple[Sequence[Row[Any]], Cursor]:
     """The next of these types, in their order, and where whoever has seen all there is stands now."""
-    h = happenings.c
-    upto = (await conn.execute(select(SETTLED_BELOW))).scalar_one()
-    found = select(happenings).where(
+    h = outbox_events.c
+    upto = (await conn.execute(select(OLDEST_RUNNING_TXID))).scalar_one()
+    found = select(outbox_events).where(
         h.application_id == application_id,
         h.type.in_(types),
         tuple_(h.txid, h.id) > tuple_(*cursor),
@@ -119,35 +119,35 @@ async def after(
     return rows, max(cursor, Cursor(upto, 0))
 
 
-async def between(
+async def read_between(
     conn: AsyncConnection, application_id: UUID, after: Cursor, upto: Cursor, types: Collection[str]
 ) -> Sequence[Row[Any]]:
     """The same again: after one and up to another."""
-    h = happenings.c
+    h = outbox_events.c
     place = tuple_(h.txid, h.id)
-    found = select(happenings).where(
+    found = select(outbox_events).where(
         h.application_id == application_id, h.type.in_(types), place > tuple_(*after), place <= tuple_(*upto)
     )
     return (await conn.execute(found.order_by(h.txid, h.id))).all()
 
 
-async def just_before(conn: AsyncConnection, application_id: UUID, since: datetime | None) -> Cursor:
+async def find_cursor(conn: AsyncConnection, application_id: UUID, since: datetime | None) -> Cursor:
     """The cursor after which comes everything since then that is still kept; None is now."""
-    h = happenings.c
+    h = outbox_events.c
     if since is not None:
         first = select(h.txid, h.id).where(h.application_id == application_id, h.at >= since).order_by(h.txid, h.id)
         if (found := (await conn.execute(first.limit(1))).first()) is not None:
             return Cursor(found.txid, found.id - 1)
-    return Cursor((await conn.execute(select(SETTLED_BELOW))).scalar_one(), 0)
+    return Cursor((await conn.execute(select(OLDEST_RUNNING_TXID))).scalar_one(), 0)
 
 
-async def forget(conn: AsyncConnection, application_id: UUID, user_id: str, sent: Collection[UUID]) -> None:
+async def erase_user(conn: AsyncConnection, application_id: UUID, user_id: str, sent: Collection[UUID]) -> None:
     """Take a user's name out, and what the notifications that were sent to nobody else are called."""
-    h = happenings.c
+    h = outbox_events.c
     shown = [ids.format_id(ids.NOTIFICATION, id_) for id_ in sent]
     for which, name in ((h.data["user_id"].astext == user_id, "user_id"), (h.data["id"].astext.in_(shown), "name")):
         nameless = h.data.op("||")(literal({name: None}, JSONB))
-        await conn.execute(update(happenings).where(h.application_id == application_id, which).values(data=nameless))
+        await conn.execute(update(outbox_events).where(h.application_id == application_id, which).values(data=nameless))
 
 
 # Whether anything is of a transaction that this server has not had yet: it came with a backup from another.
@@ -183,7 +183,7 @@ async def rebase_restored_outbox(conn: AsyncConnection) -> bool:
 
 
 async def prune(conn: AsyncConnection, before: datetime) -> int:
-    return (await conn.execute(delete(happenings).where(happenings.c.at < before))).rowcount
+    return (await conn.execute(delete(outbox_events).where(outbox_events.c.at < before))).rowcount
 
 
 def _shown(kind: str, id_: ColumnElement[UUID]) -> ColumnElement[str]:
@@ -222,11 +222,11 @@ def _noted(
         webhooks.c.events.overlap(cast(matching_patterns(type_), ARRAY(Text))),
     )
     source = of.with_only_columns(_OURS, application_id, _text(type_), data).where(asked)
-    noted = insert(happenings).from_select(["txid", "application_id", "type", "data"], source)
-    return noted.returning(happenings.c.application_id)
+    noted = insert(outbox_events).from_select(["txid", "application_id", "type", "data"], source)
+    return noted.returning(outbox_events.c.application_id)
 
 
 async def _run(conn: AsyncConnection, noted: ReturningInsert[Any], values: dict[str, Any] | None = None) -> None:
     told = (await conn.execute(noted, values)).scalars().all()
     for one in sorted(set(told)):
-        await notifier.send(conn, notifier.HAPPENINGS, str(one))
+        await notifier.notify(conn, notifier.OUTBOX, str(one))

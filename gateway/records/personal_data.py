@@ -33,19 +33,19 @@ from gateway.records import outbox
 from gateway.records.postgres.schema import (
     applications,
     audit,
-    contacts,
     deliveries,
     devices,
+    erased_devices,
     events,
-    forgotten,
+    frequency_cap_sends,
     notifications,
     reminders,
-    runs,
+    trigger_runs,
 )
 
-REMEMBERED = timedelta(days=7)
+TOMBSTONE_LIFETIME = timedelta(days=7)
 """How long a device that was forgotten may still be on its way in a job that was loaded before."""
-ANONYMOUS = {"title": "…"}
+EMPTY_CONTENT = {"title": "…"}
 
 _n = notifications.c
 
@@ -53,14 +53,14 @@ _n = notifications.c
 async def remove_devices(conn: AsyncConnection, application_id: UUID, user_id: str) -> list[UUID]:
     """Delete a user's devices, and with them what they read and wait for; answers their ids."""
     theirs = (devices.c.application_id == application_id, devices.c.user_id == user_id)
-    await outbox.of_devices(conn, "device.unregistered", *theirs)
+    await outbox.append_device_events(conn, "device.unregistered", *theirs)
     removed = list((await conn.execute(delete(devices).where(*theirs).returning(devices.c.id))).scalars())
     if removed:
-        await conn.execute(insert(forgotten), [{"device_id": id_} for id_ in removed])
+        await conn.execute(insert(erased_devices), [{"device_id": id_} for id_ in removed])
     return removed
 
 
-async def addressed(
+async def find_notifications_to(
     conn: AsyncConnection, application_id: UUID, user_id: str, device_ids: Collection[UUID]
 ) -> Sequence[Row[Any]]:
     """Notifications whose audience names the user, or one of these devices alone; with `alone`, whether nobody else.
@@ -78,27 +78,27 @@ async def addressed(
     return (await conn.execute(query.where(_n.application_id == application_id, either).order_by(_n.id))).all()
 
 
-async def caused(conn: AsyncConnection, application_id: UUID, user_id: str) -> Sequence[UUID]:
+async def find_notifications_triggered_by(conn: AsyncConnection, application_id: UUID, user_id: str) -> Sequence[UUID]:
     """Notifications to whomever that events of the user started."""
     theirs = (
-        select(runs.c.notification_id)
+        select(trigger_runs.c.notification_id)
         .join(events)
         .where(events.c.application_id == application_id, events.c.user_id == user_id)
     )
     return (await conn.execute(select(_n.id).where(_n.id.in_(theirs)).order_by(_n.id))).scalars().all()
 
 
-async def empty(conn: AsyncConnection, id_: UUID, audience: dict[str, Any]) -> None:
+async def erase_notification(conn: AsyncConnection, id_: UUID, audience: dict[str, Any]) -> None:
     """Of a notification to one person only that there was one stays."""
-    values = {"content": ANONYMOUS, "audience": audience, "details": {}, "steering": {}, "name": None}
+    values = {"content": EMPTY_CONTENT, "audience": audience, "details": {}, "steering": {}, "name": None}
     await conn.execute(update(notifications).where(_n.id == id_).values(**values, collapse_key=None, templating=null()))
 
 
-async def readdress(conn: AsyncConnection, id_: UUID, audience: dict[str, Any]) -> None:
+async def replace_audience(conn: AsyncConnection, id_: UUID, audience: dict[str, Any]) -> None:
     await conn.execute(update(notifications).where(_n.id == id_).values(audience=audience))
 
 
-async def unfill(conn: AsyncConnection, ids_: Collection[UUID]) -> None:
+async def erase_template_variables(conn: AsyncConnection, ids_: Collection[UUID]) -> None:
     """Take out what templates were filled from: none of it can be rendered any more, and what cannot is not shown."""
     nothing = literal({"strict": True, "event": {}}, JSONB)
     await conn.execute(
@@ -124,11 +124,12 @@ async def remove_traces(
     """
     people = [user_id, *map(str, device_ids)]
     await conn.execute(
-        delete(contacts).where(
-            contacts.c.application_id == application_id, contacts.c.person == any_(cast(people, ARRAY(Text)))
+        delete(frequency_cap_sends).where(
+            frequency_cap_sends.c.application_id == application_id,
+            frequency_cap_sends.c.person == any_(cast(people, ARRAY(Text))),
         )
     )
-    await outbox.forget(conn, application_id, user_id, sent)
+    await outbox.erase_user(conn, application_id, user_id, sent)
     await conn.execute(delete(events).where(events.c.application_id == application_id, events.c.user_id == user_id))
     # Batches take this row before they write to the log: those before us are written, those after us see the time.
     await conn.execute(update(applications).where(applications.c.id == application_id).values(forgot_at=func.now()))
@@ -138,16 +139,18 @@ async def remove_traces(
         await conn.execute(update(deliveries).where(*named).values(user_id=None, message=None))
 
 
-async def forgotten_of(conn: AsyncConnection, device_ids: Sequence[UUID]) -> set[UUID]:
+async def find_erased(conn: AsyncConnection, device_ids: Sequence[UUID]) -> set[UUID]:
     """Those of the devices that were forgotten lately."""
-    query = select(forgotten.c.device_id).where(forgotten.c.device_id == any_(cast(list(device_ids), ARRAY(PG_UUID))))
+    query = select(erased_devices.c.device_id).where(
+        erased_devices.c.device_id == any_(cast(list(device_ids), ARRAY(PG_UUID)))
+    )
     return set((await conn.execute(query)).scalars())
 
 
 async def prune(conn: AsyncConnection) -> int:
     """Let go of the ids of devices that nothing can be on its way for any more."""
-    old = forgotten.c.at < func.now() - REMEMBERED
-    return (await conn.execute(delete(forgotten).where(old))).rowcount
+    old = erased_devices.c.at < func.now() - TOMBSTONE_LIFETIME
+    return (await conn.execute(delete(erased_devices).where(old))).rowcount
 
 
 def _json(value: object) -> ColumnElement[Any]:

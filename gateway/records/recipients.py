@@ -30,7 +30,7 @@ _SIGNING_KEYS = (
 )
 
 
-async def load_targets(conn: AsyncConnection, notification: Notification, job: Job) -> list[Recipient]:
+async def load_recipients(conn: AsyncConnection, notification: Notification, job: Job) -> list[Recipient]:
     """The job's devices that still exist, in no particular order, each with what this notification asks of it."""
     d, steering = devices.c, notification.policy
     asked: dict[str, ColumnElement[Any]] = {}
@@ -39,7 +39,7 @@ async def load_targets(conn: AsyncConnection, notification: Notification, job: J
     if steering.category is not None:
         asked["muted"] = d.muted
     if steering.variants:
-        asked["bucket"] = bucket(notification.id)
+        asked["bucket"] = compute_bucket(notification.id)
     if notification.is_localized:
         asked["locale"] = d.locale
     if job.attempts:
@@ -62,7 +62,7 @@ def _refusals(job: Job) -> ColumnElement[int]:
     return query.scalar_subquery()
 
 
-def bucket(notification_id: UUID) -> ColumnElement[int]:
+def compute_bucket(notification_id: UUID) -> ColumnElement[int]:
     """The same for all devices of a user, and another for every notification."""
     seed = int.from_bytes(notification_id.bytes[8:], "big", signed=True)
     person = func.coalesce(devices.c.user_id, cast(devices.c.id, Text))
@@ -70,7 +70,7 @@ def bucket(notification_id: UUID) -> ColumnElement[int]:
     return cast(hashed % BUCKETS, Integer)
 
 
-async def known_of(conn: AsyncConnection, device_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
+async def load_template_context(conn: AsyncConnection, device_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
     """What templates may say of each device and its user, as `user` and `device`."""
     d = devices.c
     query = select(d.id, d.user_id, d.platform, d.browser, d.locale, d.timezone, d.app_version, d.topics, d.attributes)

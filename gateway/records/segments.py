@@ -16,17 +16,17 @@ from gateway.records.postgres.schema import applications, feeds, notifications, 
 NAMES_IT = "$.**.segment ? (@ == $named)"
 
 
-async def load(conn: AsyncConnection, application_id: UUID, wanted: Collection[UUID]) -> dict[UUID, Any]:
+async def load(conn: AsyncConnection, application_id: UUID, segment_ids: Collection[UUID]) -> dict[UUID, Any]:
     """The filters of those that exist, as JSON. They cannot be removed before the transaction ends."""
     query = select(segments.c.id, segments.c.audience).where(
-        segments.c.application_id == application_id, segments.c.id.in_(sorted(wanted))
+        segments.c.application_id == application_id, segments.c.id.in_(sorted(segment_ids))
     )
     return {
         row.id: row.audience for row in await conn.execute(query.order_by(segments.c.id).with_for_update(read=True))
     }
 
 
-async def used_by(conn: AsyncConnection, application_id: UUID, id_: UUID) -> str | None:
+async def find_user(conn: AsyncConnection, application_id: UUID, id_: UUID) -> str | None:
     """What still needs the segment, in words; None when nothing does."""
     query = select(segments.c.name).where(segments.c.application_id == application_id, _names(segments.c.audience, id_))
     if (name := (await conn.execute(query.limit(1))).scalar()) is not None:

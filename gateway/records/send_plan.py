@@ -11,15 +11,15 @@ from gateway.domain.audience import Audience
 from gateway.domain.notification import Notification
 from gateway.domain.schedule import to_utc, zone_or_utc
 from gateway.domain.send_policy import sample_size
-from gateway.records.audiences import reachable
+from gateway.records.audiences import match_active
 from gateway.records.postgres.engine import Connection
 from gateway.records.postgres.schema import devices
-from gateway.records.recipients import bucket
+from gateway.records.recipients import compute_bucket
 
 
 def match_devices(notification: Notification, audience: Audience) -> ColumnElement[bool]:
     """Return the condition for the devices of the audience that did not opt out of the notification's category."""
-    condition = reachable(notification.application_id, audience)
+    condition = match_active(notification.application_id, audience)
     category = notification.policy.category
     return condition if category is None else condition & not_(literal(category) == any_(devices.c.muted))
 
@@ -56,6 +56,6 @@ async def select_due_times(
         query = query.join(local_times, func.coalesce(devices.c.timezone, "") == local_times.c.zone)
         due = local_times.c.due
     if policy.winner is not None:
-        sampled = bucket(notification.id) < sample_size(policy.winner.sample)
+        sampled = compute_bucket(notification.id) < sample_size(policy.winner.sample)
         due = case((sampled, due), else_=due + policy.winner.after)
     return query.add_columns(due.label("due")).where(condition)

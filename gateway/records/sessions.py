@@ -25,7 +25,7 @@ async def add(conn: AsyncConnection, digest: bytes, key_id: UUID, expires_at: da
     await conn.execute(insert(sessions).values(digest=digest, key_id=key_id, expires_at=expires_at))
 
 
-async def key_of(conn: AsyncConnection, digest: bytes) -> ApiKey | None:
+async def find_key(conn: AsyncConnection, digest: bytes) -> ApiKey | None:
     """The key that was signed in with, unless that is over."""
     query = (
         select(api_keys.c.id, api_keys.c.application_id, api_keys.c.scopes, applications.c.allowed_origins)

@@ -14,8 +14,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.webhook_event import DELIVERY_OUTCOMES, PATTERNS, subscribed_types
-from gateway.records.outbox import SETTLED_BELOW, Cursor
-from gateway.records.postgres.schema import applications, happenings, webhooks
+from gateway.records.outbox import OLDEST_RUNNING_TXID, Cursor
+from gateway.records.postgres.schema import applications, outbox_events, webhooks
 
 _LOG_PATTERNS = [pattern for pattern in PATTERNS if subscribed_types([pattern], DELIVERY_OUTCOMES)]
 
@@ -29,7 +29,7 @@ class WebhookCursor:
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class PendingBatch:
     """A batch that is being tried: its message id, and where it ends. It begins where the webhook stands."""
 
     message_id: str
@@ -46,8 +46,8 @@ class LeasedWebhook:
     url: str
     events: tuple[str, ...]
     secrets: bytes
-    at: WebhookCursor
-    pending: Pending | None
+    cursor: WebhookCursor
+    pending: PendingBatch | None
     failures: int
     failing_since: datetime | None
 
@@ -78,15 +78,15 @@ async def next_due(conn: AsyncConnection) -> float | None:
     return None if seconds is None else float(seconds)
 
 
-async def try_batch(conn: AsyncConnection, held: LeasedWebhook, pending: Pending, lease: timedelta) -> bool:
+async def store_pending(conn: AsyncConnection, webhook: LeasedWebhook, pending: PendingBatch, lease: timedelta) -> bool:
     """Note what is about to be sent, before it is; False when the claim was lost or it was told to stop."""
     upto = pending.upto
     said = {"id": pending.message_id, "log": upto.log, "outbox": list(upto.outbox)}
-    return await _settle(conn, held, webhooks.c.status == "active", pending=said, run_at=func.now() + lease)
+    return await _settle(conn, webhook, webhooks.c.status == "active", pending=said, run_at=func.now() + lease)
 
 
 async def advance(
-    conn: AsyncConnection, held: LeasedWebhook, to: WebhookCursor, *, sent: bool, lease: timedelta
+    conn: AsyncConnection, webhook: LeasedWebhook, to: WebhookCursor, *, sent: bool, lease: timedelta
 ) -> bool:
     """Everything up to there is done; `sent`: the receiver took it. With no lease it is let go.
 
@@ -95,21 +95,23 @@ async def advance(
     values: dict[str, Any] = {"run_at": func.now() + lease}
     if sent:
         values |= {"failures": 0, "failing_since": None, "last_error": None, "last_ok_at": func.now()}
-    return await _settle(conn, held, pending=None, **place_values(to), **values)
+    return await _settle(conn, webhook, pending=None, **cursor_values(to), **values)
 
 
-async def fail(conn: AsyncConnection, held: LeasedWebhook, why: str, failing_since: datetime, run_at: datetime) -> bool:
+async def record_failure(
+    conn: AsyncConnection, webhook: LeasedWebhook, why: str, failing_since: datetime, run_at: datetime
+) -> bool:
     """It is tried again at `run_at`. False when the claim was lost."""
-    values = {"failures": held.failures + 1, "failing_since": failing_since, "last_error": why, "run_at": run_at}
-    return await _settle(conn, held, **values)
+    values = {"failures": webhook.failures + 1, "failing_since": failing_since, "last_error": why, "run_at": run_at}
+    return await _settle(conn, webhook, **values)
 
 
-async def disable(conn: AsyncConnection, held: LeasedWebhook, why: str, cause: str, failing_since: datetime) -> bool:
-    values = {"failures": held.failures + 1, "failing_since": failing_since, "last_error": why}
-    return await _settle(conn, held, status="disabled", cause=cause, **values)
+async def disable(conn: AsyncConnection, webhook: LeasedWebhook, why: str, cause: str, failing_since: datetime) -> bool:
+    values = {"failures": webhook.failures + 1, "failing_since": failing_since, "last_error": why}
+    return await _settle(conn, webhook, status="disabled", cause=cause, **values)
 
 
-def place_values(place: WebhookCursor) -> dict[str, int]:
+def cursor_values(place: WebhookCursor) -> dict[str, int]:
     """By column."""
     return {"log_position": place.log, "outbox_txid": place.outbox.txid, "outbox_id": place.outbox.id}
 
@@ -121,11 +123,11 @@ async def _settle(conn: AsyncConnection, held: LeasedWebhook, *if_: ColumnElemen
 
 def _has_something(*, settled: bool) -> ColumnElement[bool]:
     """`settled`: of the outbox only what can be read by now."""
-    w, h = webhooks.c, happenings.c
+    w, h = webhooks.c, outbox_events.c
     later = exists().where(
         h.application_id == w.application_id,
         tuple_(h.txid, h.id) > tuple_(w.outbox_txid, w.outbox_id),
-        *([h.txid < SETTLED_BELOW] if settled else []),
+        *([h.txid < OLDEST_RUNNING_TXID] if settled else []),
     )
     wants_log = w.events.overlap(cast(_LOG_PATTERNS, ARRAY(Text)))
     return or_(w.pending.is_not(None), and_(wants_log, applications.c.log_position > w.log_position), later)
@@ -140,8 +142,8 @@ def _claimed(row: Row[Any]) -> LeasedWebhook:
         url=row.url,
         events=tuple(row.events),
         secrets=row.secrets,
-        at=WebhookCursor(row.log_position, Cursor(row.outbox_txid, row.outbox_id)),
-        pending=said and Pending(said["id"], WebhookCursor(said["log"], Cursor(*said["outbox"]))),
+        cursor=WebhookCursor(row.log_position, Cursor(row.outbox_txid, row.outbox_id)),
+        pending=said and PendingBatch(said["id"], WebhookCursor(said["log"], Cursor(*said["outbox"]))),
         failures=row.failures,
         failing_since=row.failing_since,
     )

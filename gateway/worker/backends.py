@@ -84,7 +84,7 @@ class DatabaseBackend:
 
     def status_changes(self) -> AbstractContextManager[notifier.Subscription]:
         """Subscribe to the database's status events."""
-        return self._notifier.subscribe(notifier.CONTROL)
+        return self._notifier.subscribe(notifier.STATUS)
 
     def urgent_job_events(self) -> AbstractContextManager[notifier.Subscription]:
         """Subscribe to the database's job events."""

@@ -215,7 +215,7 @@ class Relay:
 
     async def _forward_statuses(self, published: dict[int, Job]) -> None:
         """Publish status changes to the broker."""
-        with self.notifier.subscribe(notifier.CONTROL) as changes:
+        with self.notifier.subscribe(notifier.STATUS) as changes:
             while True:
                 messages = await changes.wait(self.lease.total_seconds())
                 try:

@@ -41,7 +41,7 @@ from gateway.domain.notification import Kind
 from gateway.embedded import EmbeddedPostgres
 from gateway.push.endpoints import EndpointPolicy
 from gateway.records.postgres import migrate
-from gateway.records.postgres.engine import copy, open_engine
+from gateway.records.postgres.engine import copy_rows, open_engine
 from gateway.service.access import applications
 from gateway.service.access.secrets import Keyring
 from gateway.service.context import Context
@@ -159,7 +159,7 @@ async def create_tenant(context: Context, name: str, origins: list[str], count: 
             for n, pair, origin in zip(range(count), itertools.cycle(pairs), itertools.cycle(origins), strict=False)
         )
         columns = ["id", "application_id", "endpoint", "endpoint_digest", "host", "p256dh", "auth", "vapid_key_id"]
-        await copy(conn, "devices", columns, rows)
+        await copy_rows(conn, "devices", columns, rows)
     return application_id
 
 

@@ -152,7 +152,7 @@ async def fill(url: str, rows: int, days: int) -> FilledLog:
             await applications.create(conn, keyring, f"Bench {number}", "mailto:bench@example.org", [])
             for number in range(len(SHARES))
         ]
-        await partitions.ensure(conn, today, 7)
+        await partitions.create_partitions(conn, today, 7)
     await engine.dispose()
     application_ids = [UUID(hex=application["id"].removeprefix(f"{ids.APPLICATION}_")) for application in created]
     conn = await asyncpg.connect(plain_url(url))

@@ -38,7 +38,7 @@ from gateway.domain.notification import Kind
 from gateway.embedded import EmbeddedPostgres
 from gateway.push.endpoints import EndpointPolicy
 from gateway.records.postgres import migrate
-from gateway.records.postgres.engine import copy, open_engine
+from gateway.records.postgres.engine import copy_rows, open_engine
 from gateway.service.access import applications
 from gateway.service.access.secrets import Keyring
 from gateway.service.context import Context
@@ -138,7 +138,7 @@ async def create_devices(
             )
             for n, pair in zip(range(count), itertools.cycle(pairs), strict=False)
         )
-        await copy(conn, "devices", (*COLUMNS, "topics"), rows)
+        await copy_rows(conn, "devices", (*COLUMNS, "topics"), rows)
     await analyze(context)
     return pairs
 

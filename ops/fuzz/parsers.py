@@ -21,7 +21,7 @@ with atheris.instrument_imports(include=["gateway"]):
     from gateway.domain.alert import AlertMessage
     from gateway.domain.errors import BodyTooLarge, GatewayError
     from gateway.push.endpoints import EndpointPolicy
-    from gateway.records.audiences import condition
+    from gateway.records.audiences import compile_audience
     from gateway.web.api.devices import NewDevice
     from gateway.web.api.events import NewEvent
     from gateway.web.http.ndjson import MAX_LINE_LENGTH, _lines
@@ -78,7 +78,9 @@ def fuzz_cap(data: bytes) -> None:
             if isinstance(message, AlertMessage):
                 for info in message.infos:
                     if info.area is not None:
-                        condition(audience.parse(info.area))  # the filter of an alert area must be a valid audience
+                        compile_audience(
+                            audience.parse(info.area)
+                        )  # the filter of an alert area must be a valid audience
             assert "\0" not in repr(message)
 
 
@@ -115,7 +117,7 @@ def fuzz_audience(data: bytes) -> None:
     value = _parse(read_json, raw)
     parsed = None if value is None else _parse(audience.parse, value)
     if parsed is not None and not list(audience.iter_segments(parsed)):
-        condition(parsed).compile(dialect=_dialect)
+        compile_audience(parsed).compile(dialect=_dialect)
 
 
 class _Request:

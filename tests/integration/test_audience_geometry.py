@@ -11,7 +11,7 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.domain.audience import parse
-from gateway.records.audiences import EARTH_RADIUS_M, condition
+from gateway.records.audiences import EARTH_RADIUS_M, compile_audience
 from gateway.records.postgres.schema import devices
 
 POINTS = 1500
@@ -39,7 +39,7 @@ class Geometry:
                 FROM unnest(CAST(:x AS float[]), CAST(:y AS float[])) WITH ORDINALITY AS given (x, y, n)
             """)
             await conn.execute(fill, {"x": [x for x, _ in points], "y": [y for _, y in points]})
-            found = await conn.execute(select(devices.c.user_id).where(condition(parse(audience))))
+            found = await conn.execute(select(devices.c.user_id).where(compile_audience(parse(audience))))
             there = {int(row.user_id) - 1 for row in found}
             await conn.rollback()
         return [number in there for number in range(len(points))]

@@ -13,7 +13,7 @@ from sqlalchemy.sql.expression import Executable
 
 from gateway.domain import ids
 from gateway.domain.audience import parse
-from gateway.records.audiences import make_room, reachable
+from gateway.records.audiences import match_active, raise_work_mem
 from gateway.records.postgres.schema import devices
 from tests.support.gateway_parts import Parts
 
@@ -61,7 +61,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 async def used(conn: AsyncConnection, application_id: UUID, audience: Any) -> set[str]:
     """The indexes by which the audience would be counted; fails when the devices would be read one and all."""
-    query = select(func.count()).select_from(devices).where(reachable(application_id, parse(audience)))
+    query = select(func.count()).select_from(devices).where(match_active(application_id, parse(audience)))
     [plan] = (await conn.execute(Explain(query))).scalar_one()
     found = list(nodes(plan["Plan"]))
     assert not [node for node in found if "Seq Scan" in node["Node Type"]], plan
@@ -86,7 +86,7 @@ async def test_each_leaf_uses_its_index(parts: Parts) -> None:
         ({"any": [weather, plan]}, {topics, attributes}),
     ]
     async with parts.engine.connect() as conn:
-        await make_room(conn)
+        await raise_work_mem(conn)
         for audience, indexes in wanted:
             assert await used(conn, parts.application_id, audience) == indexes, audience
         for mixed in (

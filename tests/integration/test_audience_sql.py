@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.domain import ids
 from gateway.domain.audience import parse
-from gateway.records.audiences import reachable
+from gateway.records.audiences import match_active
 from gateway.records.postgres.schema import applications, devices, vapid_keys
 
 EARTH_RADIUS_M = 6_371_008.8
@@ -285,7 +285,7 @@ class Registry:
             await conn.execute(insert(devices), rows)
             found = []
             for one in wanted:
-                query = select(devices.c.id).where(reachable(asked_by or self.application_id, parse(one)))
+                query = select(devices.c.id).where(match_active(asked_by or self.application_id, parse(one)))
                 found.append(set((await conn.execute(query)).scalars()))
             await conn.rollback()
         return found

@@ -125,7 +125,9 @@ async def test_webhooks_continue_after_restore_on_a_new_server(parts: Parts) -> 
         await api.register()
     async with parts.engine.connect() as conn:
         place = (await conn.execute(text("SELECT outbox_txid, outbox_id FROM webhooks"))).one()
-        rows, _ = await outbox.after(conn, parts.application_id, outbox.Cursor(*place), ["device.registered"], limit=10)
+        rows, _ = await outbox.read_after(
+            conn, parts.application_id, outbox.Cursor(*place), ["device.registered"], limit=10
+        )
     assert len(rows) == 3
     assert [row.id for row in rows] == sorted(row.id for row in rows)
 

@@ -96,7 +96,7 @@ async def test_cancellation_reaches_a_worker_without_signals(parts: Parts) -> No
         sent = await parts.submit()
         await parts.sim.wait_for(count=4)
         async with parts.engine.begin() as conn:
-            await notifications.steer(conn, sent.id, Status.CANCELLED)
+            await notifications.set_status(conn, sent.id, Status.CANCELLED)
         progress = await parts.wait_until_done(sent.id)
     assert progress.cancelled > 100
 

@@ -102,7 +102,7 @@ async def test_paused_past_expiry_settles_as_expired(parts: Parts) -> None:
             await conn.execute(update(table).where(table.c.id == sent.id).values(expires_at=soon))
             # As it would have been parked, had it had so little time from the beginning.
             await conn.execute(update(jobs).values(run_at=soon))
-            await notifier.send(conn, notifier.JOBS)
+            await notifier.notify(conn, notifier.JOBS)
         progress = await parts.wait_until_done(sent.id)
     assert (progress.accepted, progress.expired) == (taken, 300 - taken)
     assert await status(parts, sent) is Status.DONE

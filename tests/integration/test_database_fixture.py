@@ -13,7 +13,7 @@ async def test_database_is_migrated_with_current_partitions(engine: AsyncEngine,
     today = datetime.now(UTC).date()
     async with engine.begin() as conn:
         assert await migrate.is_current(conn, database_url)
-        assert await partitions.ensure(conn, today - timedelta(days=1), 3) == []
+        assert await partitions.create_partitions(conn, today - timedelta(days=1), 3) == []
 
 
 async def test_database_starts_empty(engine: AsyncEngine) -> None:

@@ -112,7 +112,7 @@ async def again(api: Api, feed: Any, office: Office, path: str, *statuses: int) 
     seen = len(office.asked)
     async with api.parts.engine.begin() as conn:
         await conn.execute(update(feeds).where(feeds.c.id == id_).values(run_at=func.now()))
-        await notifier.send(conn, notifier.FEEDS)
+        await notifier.notify(conn, notifier.FEEDS)
     async with asyncio.timeout(TIMEOUT_S), office.came:
         await office.came.wait_for(lambda: path in [asked for asked, _ in office.asked[seen:]])
     return await settled(api, feed)

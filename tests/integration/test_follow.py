@@ -117,7 +117,7 @@ async def test_pages_and_follower_agree(parts: Parts) -> None:
     pages: Seen = []
     before = None
     async with parts.engine.connect() as conn:
-        while page := await reader.page(conn, parts.application_id, LogFilters(), before=before, limit=10):
+        while page := await reader.list_page(conn, parts.application_id, LogFilters(), before=before, limit=10):
             pages += [(entry.row.position, str(entry.row.device_id)) for entry in page]
             before = pages[-1][0]
     assert pages[::-1] == await read(parts, 25, 0)

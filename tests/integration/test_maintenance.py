@@ -52,7 +52,7 @@ async def test_expired_partitions_are_dropped(engine: AsyncEngine, today: date) 
     """Only partitions past the retention are dropped."""
     kept, dropped = today - LIMITS.log, today - LIMITS.log - timedelta(days=1)
     async with engine.begin() as conn:
-        await partitions.ensure(conn, dropped, 2)
+        await partitions.create_partitions(conn, dropped, 2)
     await maintenance.run_once(engine, LIMITS)
     for table in PARTITIONED:
         found = await days(engine, table.name)
@@ -86,7 +86,7 @@ async def test_partitions_are_created_while_rows_are_written(parts: Parts, today
         )
         async with parts.engine.begin() as conn:
             await conn.execute(text("SET LOCAL lock_timeout = '2s'"))
-            made = await partitions.ensure(conn, today + timedelta(days=50), 1)
+            made = await partitions.create_partitions(conn, today + timedelta(days=50), 1)
     assert len(made) == len(PARTITIONED)
 
 

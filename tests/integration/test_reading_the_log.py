@@ -58,7 +58,7 @@ async def shown(parts: Parts, filters: LogFilters, limit: int) -> list[int]:
     found: list[int] = []
     before = None
     async with parts.engine.connect() as conn:
-        while page := await reader.page(conn, parts.application_id, filters, before=before, limit=limit):
+        while page := await reader.list_page(conn, parts.application_id, filters, before=before, limit=limit):
             found += [entry.row.position for entry in page]
             before = found[-1]
     return found
@@ -104,7 +104,7 @@ async def test_filters_and_pairs_of_filters_match(parts: Parts, rows: list[dict[
 async def test_page_past_the_retention_is_empty(parts: Parts, rows: list[dict[str, object]]) -> None:
     """A page whose cursor the retention has deleted is empty."""
     async with parts.engine.connect() as conn:
-        assert await reader.page(conn, parts.application_id, LogFilters(), before=10_000, limit=10) == []
+        assert await reader.list_page(conn, parts.application_id, LogFilters(), before=10_000, limit=10) == []
     assert rows
 
 

@@ -178,11 +178,11 @@ async def test_relay_publishes_the_current_status(engine: NatsEngine) -> None:
     for _ in range(8):
         async with engine.database.begin() as conn:
             for status in (Status.PAUSED, Status.SENDING, Status.CANCELLED):
-                await notifier.send(conn, notifier.CONTROL, f"{notification_id} {status}")
+                await notifier.notify(conn, notifier.STATUS, f"{notification_id} {status}")
         await engine.broker.client.flush()
     subscription = await engine.broker.client.subscribe(f"gateway.statuses.{notification_id}")
     async with engine.database.begin() as conn:
-        await notifier.send(conn, notifier.CONTROL, f"{notification_id} {Status.PAUSED}")
+        await notifier.notify(conn, notifier.STATUS, f"{notification_id} {Status.PAUSED}")
     await subscription.next_msg(timeout=10)
     assert await engine.broker.statuses([notification_id]) == {notification_id: Status.SENDING}
 

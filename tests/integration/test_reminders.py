@@ -61,7 +61,7 @@ async def late_by(parts: Parts, lateness: timedelta) -> None:
             update(table).where(table.c.day.is_(None)).values(occurrence=table.c.occurrence - lateness, **earlier)
         )
         await conn.execute(update(jobs).values(run_at=jobs.c.run_at - lateness))
-        await notifier.send(conn, notifier.JOBS)
+        await notifier.notify(conn, notifier.JOBS)
 
 
 async def test_every_occurrence_is_one_notification(parts: Parts) -> None:

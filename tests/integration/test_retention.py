@@ -36,7 +36,7 @@ async def old(engine: AsyncEngine, today: date) -> date:
     """A day past retention that has partitions."""
     day = today - LIMITS.log - timedelta(days=1)
     async with engine.begin() as conn:
-        await partitions.ensure(conn, day, 1)
+        await partitions.create_partitions(conn, day, 1)
     return day
 
 
@@ -119,7 +119,7 @@ async def test_blocked_drop_is_retried_and_blocks_nothing(
         assert await is_detaching(engine)
         async with engine.begin() as conn:
             await conn.execute(text(AT_ONCE))
-            assert len(await partitions.ensure(conn, far, 1)) == len(PARTITIONED)
+            assert len(await partitions.create_partitions(conn, far, 1)) == len(PARTITIONED)
         assert await tables_of(engine, old) == [f"deliveries_{old:%Y%m%d}"]
     assert (await maintenance.run_once(engine, LIMITS))["log_retention"] == 1
     assert await tables_of(engine, old) == []

@@ -43,14 +43,14 @@ async def test_statistics_count_steps_services_and_lanes(api: Api) -> None:
 
 async def test_large_step_is_counted_and_its_mix_estimated(api: Api) -> None:
     """A step larger than the sample is counted by positions, and its outcomes are estimated."""
-    await api.parts.register(api.parts.subscribe(Vendor.FCM, statistics.SAMPLE + 60, share_keys=True))
+    await api.parts.register(api.parts.subscribe(Vendor.FCM, statistics.SAMPLE_SIZE + 60, share_keys=True))
     api.parts.sim.behave(Rule(status=410, share=0.3))
     sent = await api.parts.submit()
     async with api.parts.run_worker():
         await api.parts.wait_until_done(sent.id)
     told = await api.call_ok("GET", "/v1/stats?by=day")
     assert told["estimated"]
-    assert sum(step["settled"] for step in told["steps"]) == statistics.SAMPLE + 60
+    assert sum(step["settled"] for step in told["steps"]) == statistics.SAMPLE_SIZE + 60
     [service] = told["push_services"]
-    assert sum(service["outcomes"].values()) == statistics.SAMPLE + 60
+    assert sum(service["outcomes"].values()) == statistics.SAMPLE_SIZE + 60
     assert service["outcomes"]["accepted"]

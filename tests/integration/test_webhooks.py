@@ -430,9 +430,9 @@ async def test_late_commit_is_not_skipped(api: Api, receiver: Receiver) -> None:
     async with sending(api.parts):
         await receiver.until(lambda it: len(it.events) == 2)
         async with api.parts.engine.begin() as slow:
-            await outbox.of_devices(slow, "device.changed", text("devices.id = :id").bindparams(id=early))
+            await outbox.append_device_events(slow, "device.changed", text("devices.id = :id").bindparams(id=early))
             async with api.parts.engine.begin() as quick:
-                await outbox.of_devices(quick, "device.gone", text("devices.id = :id").bindparams(id=late))
+                await outbox.append_device_events(quick, "device.gone", text("devices.id = :id").bindparams(id=late))
             await asyncio.sleep(1.2)  # long enough for it to be sent, were it not held back
             assert len(receiver.events) == 2
         await receiver.until(lambda it: len(it.events) == 4)

@@ -25,7 +25,7 @@ async def listener(database_url: str) -> AsyncIterator[Notifier]:
 async def send(engine: AsyncEngine, channel: str, *payloads: str) -> None:
     async with engine.begin() as conn:
         for payload in payloads:
-            await notifier.send(conn, channel, payload)
+            await notifier.notify(conn, channel, payload)
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -48,10 +48,10 @@ async def test_event_arrives_when_its_transaction_commits(listener: Notifier, en
     """An event of a transaction that is rolled back never arrives."""
     with listener.subscribe(notifier.LOG) as subscription:
         async with engine.connect() as conn:
-            await notifier.send(conn, notifier.LOG, "rolled back")
+            await notifier.notify(conn, notifier.LOG, "rolled back")
             await conn.rollback()
         async with engine.begin() as conn:
-            await notifier.send(conn, notifier.LOG, "committed")
+            await notifier.notify(conn, notifier.LOG, "committed")
             assert await subscription.wait(0.05) == set()
         assert await subscription.wait(LONG_S) == {"committed"}
 
@@ -61,20 +61,20 @@ async def test_subscription_gets_its_own_channel_only(listener: Notifier, engine
     with (
         listener.subscribe(notifier.LOG) as first,
         listener.subscribe(notifier.LOG) as second,
-        listener.subscribe(notifier.CONTROL) as third,
+        listener.subscribe(notifier.STATUS) as third,
     ):
         await send(engine, notifier.LOG, "a")
         assert await first.wait(LONG_S) == await second.wait(LONG_S) == {"a"}
-        await send(engine, notifier.CONTROL, "b")
+        await send(engine, notifier.STATUS, "b")
         assert await third.wait(LONG_S) == {"b"}
         assert await first.wait(0.05) == set()
 
 
 async def test_events_between_two_waits_are_not_lost(listener: Notifier, engine: AsyncEngine) -> None:
     """Events that arrive while nobody waits are returned by the next wait, once each."""
-    with listener.subscribe(notifier.LOG) as subscription, listener.subscribe(notifier.CONTROL) as last:
+    with listener.subscribe(notifier.LOG) as subscription, listener.subscribe(notifier.STATUS) as last:
         await send(engine, notifier.LOG, "a", "b", "a")
-        await send(engine, notifier.CONTROL, "end")
+        await send(engine, notifier.STATUS, "end")
         await last.wait(LONG_S)
         assert await subscription.wait(LONG_S) == {"a", "b"}
 

@@ -87,7 +87,7 @@ class PostgresEngine:
         engine = cls(url, bell)
         async with bell.running():
             async with engine.database.begin() as conn:
-                await partitions.ensure(conn, datetime.now(UTC).date(), 2)
+                await partitions.create_partitions(conn, datetime.now(UTC).date(), 2)
                 values = {"id": engine._application_id, "name": "Weather", "subject": "mailto:ops@example.org"}
                 await conn.execute(insert(applications).values(**values))
             try:
@@ -121,7 +121,7 @@ class PostgresEngine:
             await notifications.add(conn, [notification])
             await notifications.start(conn, notification.id, now.date(), len(devices))
             await conn.execute(insert(jobs), rows)
-            await notifier.send(conn, notifier.JOBS)
+            await notifier.notify(conn, notifier.JOBS)
         return notification.id
 
     async def accept(self, lane: Lane) -> UUID:

@@ -15,13 +15,13 @@ from gateway.domain.delivery import OutcomeName
 from gateway.domain.notification import MAX_TTL
 from gateway.records.postgres.schema import deliveries, inbox_reads, notifications
 
-SHOWN = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED, OutcomeName.EXPIRED)
+INBOX_OUTCOMES = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED, OutcomeName.EXPIRED)
 """What was meant for the device and not withdrawn: it may not have been seen, and the inbox is where it then is."""
 
 _d = deliveries.c
 
 
-async def page(
+async def list_page_of_device(
     conn: AsyncConnection, application_id: UUID, device_id: UUID, *, before: int | None, after: int | None, limit: int
 ) -> Sequence[Row[Any]]:
     """(notification_id, position, variant, settled_at, read_at), the newest first; the oldest first with `after`."""
@@ -36,7 +36,7 @@ async def page(
     return (await conn.execute(query.order_by(order).limit(limit))).all()
 
 
-async def counts(conn: AsyncConnection, application_id: UUID, device_id: UUID) -> tuple[int, int]:
+async def count_unread(conn: AsyncConnection, application_id: UUID, device_id: UUID) -> tuple[int, int]:
     """(how many are unread, the newest's position or 0)"""
     query = _theirs(application_id, device_id).add_columns(
         func.count().filter(inbox_reads.c.read_at.is_(None)), func.coalesce(func.max(_d.position), 0)
@@ -45,14 +45,14 @@ async def counts(conn: AsyncConnection, application_id: UUID, device_id: UUID) -
     return unread, newest
 
 
-async def list_page(conn: AsyncConnection, application_id: UUID, device_id: UUID) -> int:
+async def last_position(conn: AsyncConnection, application_id: UUID, device_id: UUID) -> int:
     """The position of the newest; 0 when there is none."""
     query = select(func.coalesce(func.max(_d.position), 0)).where(*_meant(application_id, device_id))
     position: int = (await conn.execute(query)).scalar_one()
     return position
 
 
-async def devices_between(
+async def find_devices_with_news(
     conn: AsyncConnection, application_id: UUID, device_ids: Collection[UUID], *, after: int, upto: int
 ) -> set[UUID]:
     """Those of the devices for whom the log has something new."""
@@ -64,7 +64,7 @@ async def devices_between(
         _d.position > after,
         _d.position <= upto,
         _d.device_id == any_(cast(list(device_ids), ARRAY(PG_UUID))),
-        _d.outcome.in_(SHOWN),
+        _d.outcome.in_(INBOX_OUTCOMES),
     )
     return set((await conn.execute(query)).scalars())
 
@@ -81,7 +81,7 @@ async def mark_read(
     return (await conn.execute(marked.on_conflict_do_nothing())).rowcount
 
 
-async def holds(conn: AsyncConnection, application_id: UUID, device_id: UUID, notification_id: UUID) -> bool:
+async def contains(conn: AsyncConnection, application_id: UUID, device_id: UUID, notification_id: UUID) -> bool:
     query = select(_d.position).where(*_meant(application_id, device_id), _d.notification_id == notification_id)
     return (await conn.execute(query)).first() is not None
 
@@ -92,7 +92,7 @@ async def prune(conn: AsyncConnection, before: datetime) -> int:
 
 
 def _meant(application_id: UUID, device_id: UUID) -> tuple[ColumnElement[bool], ...]:
-    return (_d.application_id == application_id, _d.device_id == device_id, _d.outcome.in_(SHOWN))
+    return (_d.application_id == application_id, _d.device_id == device_id, _d.outcome.in_(INBOX_OUTCOMES))
 
 
 def _theirs(application_id: UUID, device_id: UUID) -> Select[Any]:

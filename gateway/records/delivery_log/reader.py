@@ -47,7 +47,7 @@ from gateway.records.postgres.schema import (
 )
 
 # How far the clocks of two machines may be apart.
-CLOCKS = timedelta(minutes=5)
+MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class LogEntry:
     receipts: dict[str, Receipt]
 
 
-async def page(
+async def list_page(
     conn: AsyncConnection, application_id: UUID, filters: LogFilters, *, before: int | None, limit: int
 ) -> list[LogEntry]:
     """Newest first; `before` is the position of the last of the page before."""
@@ -97,7 +97,7 @@ async def page(
     return await _entries(conn, query.limit(limit))
 
 
-async def between(
+async def read_between(
     conn: AsyncConnection, application_id: UUID, filters: LogFilters, *, after: int, upto: int, limit: int
 ) -> list[LogEntry]:
     """What came after one position and up to another, oldest first."""
@@ -108,7 +108,7 @@ async def between(
     return await _entries(conn, select(deliveries).where(*wanted).order_by(d.position).limit(limit))
 
 
-async def ends(
+async def read_ended(
     conn: AsyncConnection,
     application_id: UUID,
     outcomes: Collection[OutcomeName],
@@ -146,7 +146,7 @@ async def get(
     return (entries[0] if entries else None), (await conn.execute(tried)).all()
 
 
-async def position_at(conn: AsyncConnection, application_id: UUID, since: datetime) -> int:
+async def find_position(conn: AsyncConnection, application_id: UUID, since: datetime) -> int:
     """The position after which comes everything that ended since then."""
     first = select(func.min(deliveries.c.position)).where(*_filtered(application_id, LogFilters(since=since)))
     found: int | None = (await conn.execute(first)).scalar()
@@ -176,7 +176,7 @@ async def add_receipt(
     )
     if (await conn.execute(noted.on_conflict_do_nothing())).rowcount != 1:
         return False
-    await outbox.of_delivery(conn, f"delivery.{event}", notification_id, device_id, action)
+    await outbox.append_delivery_event(conn, f"delivery.{event}", notification_id, device_id, action)
     counted = update(progress).where(progress.c.notification_id == notification_id)
     await conn.execute(counted.values({event: progress.c[event] + 1}))
     if variant is not None:
@@ -185,7 +185,7 @@ async def add_receipt(
     return True
 
 
-async def clicks(conn: AsyncConnection, notification_id: UUID) -> dict[str, int]:
+async def count_clicks(conn: AsyncConnection, notification_id: UUID) -> dict[str, int]:
     """How many clicked which action; the notification itself is the empty one."""
     r = receipts.c
     query = select(func.coalesce(r.action, ""), func.count()).where(
@@ -225,13 +225,13 @@ async def _life(conn: AsyncConnection, notification_id: UUID) -> list[ColumnElem
     row = (await conn.execute(select(n.day, n.created_at, n.finished_at).where(n.id == notification_id))).first()
     if row is None or row.day is None:
         return None
-    within = [d.day == row.day, d.settled_at >= row.created_at - CLOCKS]
-    return within if row.finished_at is None else [*within, d.settled_at <= row.finished_at + CLOCKS]
+    within = [d.day == row.day, d.settled_at >= row.created_at - MAX_CLOCK_SKEW]
+    return within if row.finished_at is None else [*within, d.settled_at <= row.finished_at + MAX_CLOCK_SKEW]
 
 
 def _last_day(settled_at: datetime) -> date:
     """The last day whose notifications may have settled by then."""
-    return (settled_at + CLOCKS).astimezone(UTC).date()
+    return (settled_at + MAX_CLOCK_SKEW).astimezone(UTC).date()
 
 
 def _day(notification_id: UUID) -> Any:

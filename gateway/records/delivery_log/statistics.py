@@ -14,10 +14,10 @@ from sqlalchemy import Row, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.notification import MAX_TTL
-from gateway.records.delivery_log.reader import CLOCKS
+from gateway.records.delivery_log.reader import MAX_CLOCK_SKEW
 from gateway.records.postgres.schema import jobs
 
-SAMPLE = 200
+SAMPLE_SIZE = 200
 
 # As text, since a lateral look from a series into partitions is plainer so than in Core. A time to accept runs from
 # when the notification was to start: what a throttle or quiet hours held back is in it.
@@ -51,21 +51,23 @@ FROM unnest(CAST(:bounds AS timestamptz[])) AS bounds(at)
 """)
 
 
-async def sampled(
+async def sample_steps(
     conn: AsyncConnection, application_id: UUID, since: datetime, until: datetime, step: timedelta
 ) -> Sequence[Row[Any]]:
     """For each step one row that is the `whole` of it, and one for each host and outcome; for none of them one more."""
-    asked = {"since": since, "last": until - step, "step": step, "sample": SAMPLE}
+    asked = {"since": since, "last": until - step, "step": step, "sample": SAMPLE_SIZE}
     return (await conn.execute(_SAMPLED, asked | _partitions(application_id, since, until))).all()
 
 
-async def firsts(conn: AsyncConnection, application_id: UUID, bounds: Sequence[datetime]) -> dict[datetime, int | None]:
+async def find_first_positions(
+    conn: AsyncConnection, application_id: UUID, bounds: Sequence[datetime]
+) -> dict[datetime, int | None]:
     """The position of what settled first from each time on; None when nothing has."""
     asked = {"bounds": list(bounds)} | _partitions(application_id, min(bounds), min(bounds)) | {"last_day": date.max}
     return {row.at: row.position for row in await conn.execute(_FIRSTS, asked)}
 
 
-async def queued(conn: AsyncConnection, application_id: UUID, now: datetime) -> Sequence[Row[Any]]:
+async def count_jobs(conn: AsyncConnection, application_id: UUID, now: datetime) -> Sequence[Row[Any]]:
     """Jobs by lane: those that are due, those that wait for their time, those that are paused."""
     j = jobs.c
     due = (j.run_at <= now) & ~j.parked
@@ -84,5 +86,5 @@ def _partitions(application_id: UUID, since: datetime, until: datetime) -> dict[
     return {
         "application_id": application_id,
         "first_day": (since - MAX_TTL).astimezone(UTC).date(),
-        "last_day": (until + CLOCKS).astimezone(UTC).date(),
+        "last_day": (until + MAX_CLOCK_SKEW).astimezone(UTC).date(),
     }

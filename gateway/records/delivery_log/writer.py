@@ -13,7 +13,7 @@ from gateway.domain.job import Job
 from gateway.domain.notification import RATE_WINDOW, Status
 from gateway.records import outbox, personal_data
 from gateway.records.postgres import notifier
-from gateway.records.postgres.engine import copy
+from gateway.records.postgres.engine import copy_rows
 from gateway.records.postgres.schema import applications, deliveries, devices, notifications, progress, variants
 
 # A rate this many windows old is none (and exp() of more would only underflow).
@@ -74,7 +74,7 @@ _TAKE = (
     update(applications)
     .where(applications.c.id == bindparam("application"))
     .values(log_position=applications.c.log_position + bindparam("size"))
-    .returning(applications.c.log_position, applications.c.forgot_at > func.now() - personal_data.REMEMBERED)
+    .returning(applications.c.log_position, applications.c.forgot_at > func.now() - personal_data.TOMBSTONE_LIFETIME)
 )
 
 
@@ -82,7 +82,7 @@ async def record(conn: AsyncConnection, job: Job, settlement: ResultBatch) -> No
     """Append a batch of one job's results and count them; ends the notification with its last delivery."""
     if settlement.attempts:
         rows = ((job.day, job.notification_id, *attempt) for attempt in settlement.attempts)
-        await copy(conn, "attempts", ATTEMPT_COLUMNS, rows)
+        await copy_rows(conn, "attempts", ATTEMPT_COLUMNS, rows)
     counts = Counter(done.outcome.name for done in settlement.settled)
     if counts[OutcomeName.GONE] or counts[OutcomeName.REJECTED]:
         await _mark(conn, settlement)
@@ -93,7 +93,7 @@ async def record(conn: AsyncConnection, job: Job, settlement: ResultBatch) -> No
         await _append(conn, job, settlement)
 
 
-async def logged(conn: AsyncConnection, job: Job, device_ids: Set[UUID]) -> set[UUID]:
+async def find_logged(conn: AsyncConnection, job: Job, device_ids: Set[UUID]) -> set[UUID]:
     """Those of the devices that the job's notification has ended for."""
     d = deliveries.c
     ours = (d.day == job.day, d.notification_id == job.notification_id, d.device_id.in_(device_ids))
@@ -104,13 +104,13 @@ async def _append(conn: AsyncConnection, job: Job, settlement: ResultBatch) -> N
     # Positions are handed out under the application's row lock and so become visible in order: whoever
     # follows the log and has read up to N never misses a row below it.
     size = len(settlement.settled)
-    await notifier.send(conn, notifier.LOG, str(job.application_id))
+    await notifier.notify(conn, notifier.LOG, str(job.application_id))
     taken = await conn.execute(_TAKE, {"application": job.application_id, "size": size})
     last, may_be_forgotten = taken.one()
     first = last - size + 1
     # Those who were forgotten since the job was loaded.
     nameless = (
-        await personal_data.forgotten_of(conn, [d.device_id for d in settlement.settled]) if may_be_forgotten else ()
+        await personal_data.find_erased(conn, [d.device_id for d in settlement.settled]) if may_be_forgotten else ()
     )
     rows = []
     for position, done in enumerate(settlement.settled, first):
@@ -138,7 +138,7 @@ async def _append(conn: AsyncConnection, job: Job, settlement: ResultBatch) -> N
                 done.variant,
             )
         )
-    await copy(conn, "deliveries", DELIVERY_COLUMNS, rows)
+    await copy_rows(conn, "deliveries", DELIVERY_COLUMNS, rows)
 
 
 async def _mark(conn: AsyncConnection, settlement: ResultBatch) -> None:
@@ -160,7 +160,7 @@ async def _mark(conn: AsyncConnection, settlement: ResultBatch) -> None:
                 .returning(devices.c.id)
             )
             if changed := marked.scalars().all():
-                await outbox.of_devices(conn, type_, devices.c.id.in_(changed))
+                await outbox.append_device_events(conn, type_, devices.c.id.in_(changed))
 
 
 async def _count(conn: AsyncConnection, notification_id: UUID, counts: Counter[OutcomeName], retries: int) -> None:
@@ -171,7 +171,7 @@ async def _count(conn: AsyncConnection, notification_id: UUID, counts: Counter[O
         this = notifications.c.id == notification_id
         await conn.execute(update(notifications).where(this).values(status=ended, finished_at=func.now()))
         # That it was cancelled was said when it was.
-        await outbox.of_notifications(conn, "notification.done", this, notifications.c.status == Status.DONE)
+        await outbox.append_notification_events(conn, "notification.done", this, notifications.c.status == Status.DONE)
 
 
 async def _count_variants(conn: AsyncConnection, notification_id: UUID, settlement: ResultBatch) -> None:

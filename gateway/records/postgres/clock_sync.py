@@ -11,10 +11,10 @@ from gateway import metrics
 from gateway.domain import clock
 from gateway.records.postgres.engine import DATABASE_ERRORS
 
-EVERY_S = 60.0
+SYNC_INTERVAL_S = 60.0
 # An answer that took longer says too little.
 MAX_QUERY_S = 1.0
-WORTH_A_WORD_S = 2.0
+WARN_OFFSET_S = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ async def sync_clock(engine: AsyncEngine) -> float | None:
         return None
     ahead = clock.set_from_database(float(told.scalar_one()), asked, answered)
     metrics.CLOCK.set(ahead)
-    if abs(ahead) > WORTH_A_WORD_S:
+    if abs(ahead) > WARN_OFFSET_S:
         log.warning("clock.wrong", ahead_s=round(ahead, 1), advice="the database's is taken; is NTP running here?")
     return ahead
 
@@ -41,7 +41,7 @@ async def sync_clock(engine: AsyncEngine) -> float | None:
 async def sync_forever(engine: AsyncEngine) -> None:
     """For ever."""
     while True:
-        await asyncio.sleep(EVERY_S)
+        await asyncio.sleep(SYNC_INTERVAL_S)
         try:
             await sync_clock(engine)
         except DATABASE_ERRORS as error:

@@ -7,11 +7,11 @@ from sqlalchemy import Column, Row, Select, bindparam, func, literal, select, tu
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ColumnElement
 
-EncryptedColumn = tuple[Any, ...]
+PrimaryKey = tuple[Any, ...]
 """A row's primary key."""
 
 
-async def one_of_others(conn: AsyncConnection, column: Column[Any], key_id: bytes) -> bytes | None:
+async def find_foreign(conn: AsyncConnection, column: Column[Any], key_id: bytes) -> bytes | None:
     """Any that the key with this id did not seal."""
     found: bytes | None = (await conn.execute(select(column).where(_others(column, key_id)).limit(1))).scalar()
     return found
@@ -24,8 +24,8 @@ async def count(conn: AsyncConnection, column: Column[Any], key_id: bytes) -> tu
     return whole, others
 
 
-async def hold_others(
-    conn: AsyncConnection, column: Column[Any], key_id: bytes, *, after: EncryptedColumn | None, limit: int, wait: bool
+async def lock_foreign(
+    conn: AsyncConnection, column: Column[Any], key_id: bytes, *, after: PrimaryKey | None, limit: int, wait: bool
 ) -> Sequence[Row[Any]]:
     """Rows, in the order of their primary keys, that the key with this id did not seal: the key and the octets.
 
@@ -42,7 +42,7 @@ async def hold_others(
     return rows
 
 
-async def replace(conn: AsyncConnection, column: Column[Any], values: Sequence[tuple[EncryptedColumn, bytes]]) -> None:
+async def replace(conn: AsyncConnection, column: Column[Any], values: Sequence[tuple[PrimaryKey, bytes]]) -> None:
     place = _place(column)
     where = [part == bindparam(f"at_{number}") for number, part in enumerate(place)]
     changed = update(column.table).where(*where).values({column: bindparam("octets")})

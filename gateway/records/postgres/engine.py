@@ -30,15 +30,15 @@ __all__ = [
     "IntegrityError",
     "PoolTimeout",
     "Row",
-    "copy",
+    "commit_asynchronously",
+    "copy_rows",
     "count_connections",
     "driver_url",
+    "get_driver_connection",
+    "get_server_version",
     "is_refusal",
     "open_engine",
     "plain_url",
-    "raw",
-    "version",
-    "write_behind",
 ]
 
 # Every error by which an unavailable or overloaded database shows. SQLAlchemy does not wrap asyncpg's errors while it
@@ -46,7 +46,7 @@ __all__ = [
 DATABASE_ERRORS = (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
 # Whatever drops connections without a word, such as a firewall, drops those that have been silent for minutes.
-FRESH_S = 1.0
+MAX_UNCHECKED_IDLE_S = 1.0
 _WRITE_BEHIND = text("SET LOCAL synchronous_commit = off")
 
 
@@ -107,20 +107,20 @@ def _check_connections(engine: AsyncEngine) -> None:
     def check(connection: Any, record: Any, _: Any) -> None:
         if connection.driver_connection.is_closed():
             raise InvalidatePoolError
-        if time.monotonic() - record.info.get("idle_since", time.monotonic()) > FRESH_S:
+        if time.monotonic() - record.info.get("idle_since", time.monotonic()) > MAX_UNCHECKED_IDLE_S:
             try:
                 dialect.do_ping(connection)
             except dialect.loaded_dbapi.Error as error:
                 raise InvalidatePoolError from error
 
 
-async def version(conn: AsyncConnection) -> tuple[int, str]:
+async def get_server_version(conn: AsyncConnection) -> tuple[int, str]:
     """Postgres's major version, and the whole of it as it names itself."""
     number = (await conn.execute(text("SHOW server_version_num"))).scalar_one()
     return int(number) // 10_000, (await conn.execute(text("SHOW server_version"))).scalar_one()
 
 
-async def write_behind(conn: AsyncConnection) -> None:
+async def commit_asynchronously(conn: AsyncConnection) -> None:
     """Do not wait until this transaction is on the disk. A crash of Postgres may undo it, but only together with
     everything that came after it: for what is then done again, such as claiming a job. Not for what makes rows: their
     ids would be given to others, while somebody still has them in hand.
@@ -128,15 +128,15 @@ async def write_behind(conn: AsyncConnection) -> None:
     await conn.execute(_WRITE_BEHIND)
 
 
-async def raw(conn: AsyncConnection) -> "asyncpg.Connection[asyncpg.Record]":
+async def get_driver_connection(conn: AsyncConnection) -> "asyncpg.Connection[asyncpg.Record]":
     """asyncpg's own connection. A statement must have run first, so that the transaction has begun."""
     return cast("asyncpg.Connection[asyncpg.Record]", (await conn.get_raw_connection()).driver_connection)
 
 
-async def copy(conn: AsyncConnection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+async def copy_rows(conn: AsyncConnection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Append rows by COPY within the running transaction. Fails as any other statement does, by DBAPIError."""
     try:
-        await (await raw(conn)).copy_records_to_table(table, columns=list(columns), records=rows)
+        await (await get_driver_connection(conn)).copy_records_to_table(table, columns=list(columns), records=rows)
     except asyncpg.IntegrityConstraintViolationError as error:
         raise IntegrityError(f"COPY {table}", None, error) from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:

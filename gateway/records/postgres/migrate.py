@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.records.postgres.engine import driver_url
 
 LOCK_WAIT_S = 1
-PAUSE_S = 1
+RETRY_PAUSE_S = 1
 LOCK_NOT_AVAILABLE = "55P03"
 
 _PACKAGE = Path(__file__).resolve().parents[2]

@@ -20,9 +20,9 @@ JOBS = "gateway_jobs"
 """Jobs may have come due. Payload: the lane `urgent` when they are in it, else empty."""
 LOG = "gateway_log"
 """Payload: the application whose log has grown."""
-CONTROL = "gateway_control"
+STATUS = "gateway_control"
 """Payload: a notification's id and its new status, with a space between."""
-HAPPENINGS = "gateway_happenings"
+OUTBOX = "gateway_happenings"
 """Payload: the application to which something happened that a webhook asks for."""
 FEEDS = "gateway_feeds"
 """Feeds may have come due."""
@@ -36,7 +36,7 @@ _NOTIFY = select(func.pg_notify(bindparam("channel"), bindparam("payload")))
 log = structlog.get_logger(__name__)
 
 
-async def send(conn: AsyncConnection, channel: str, payload: str = "") -> None:
+async def notify(conn: AsyncConnection, channel: str, payload: str = "") -> None:
     """Signal when the running transaction commits."""
     await conn.execute(_NOTIFY, {"channel": channel, "payload": payload})
 
@@ -100,7 +100,7 @@ class Notifier:
                 continue
             try:
                 conn.add_termination_listener(lambda _, lost=lost: lost.set())
-                for channel in (JOBS, LOG, CONTROL, HAPPENINGS, FEEDS, LIVE):
+                for channel in (JOBS, LOG, STATUS, OUTBOX, FEEDS, LIVE):
                     await conn.add_listener(channel, self._heard)
                 self._wake_all()
                 await lost.wait()

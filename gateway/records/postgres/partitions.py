@@ -25,7 +25,7 @@ def _name(table: str, day: date) -> str:
     return f"{table}_{day:%Y%m%d}"
 
 
-async def ensure(conn: AsyncConnection, first: date, days: int) -> list[str]:
+async def create_partitions(conn: AsyncConnection, first: date, days: int) -> list[str]:
     """Make the partitions for `days` days from `first`; answers with the names of those that were missing."""
     made = []
     for table in PARTITIONED:
@@ -47,7 +47,7 @@ async def ensure(conn: AsyncConnection, first: date, days: int) -> list[str]:
     return made
 
 
-async def has(conn: AsyncConnection, day: date) -> bool:
+async def has_partitions(conn: AsyncConnection, day: date) -> bool:
     """Whether everything that is kept by the day has a place for this one."""
     return all([day in await _existing(conn, table.name) for table in PARTITIONED])
 

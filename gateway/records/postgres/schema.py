@@ -156,7 +156,7 @@ devices = Table(
 )
 
 # Devices of people who were forgotten, for as long as something that was loaded before may be on its way to them.
-forgotten = Table(
+erased_devices = Table(
     "forgotten",
     metadata,
     Column("device_id", UUID, primary_key=True),
@@ -195,7 +195,7 @@ categories = Table(
 )
 
 # Who was sent what of a capped category and when: a user, or a device that has no user.
-contacts = Table(
+frequency_cap_sends = Table(
     "contacts",
     metadata,
     _application(primary_key=True),
@@ -392,7 +392,7 @@ events = Table(
 )
 
 # What each trigger that an event met came to.
-runs = Table(
+trigger_runs = Table(
     "trigger_runs",
     metadata,
     Column("event_id", UUID, ForeignKey("events.id", ondelete="CASCADE"), primary_key=True),
@@ -555,7 +555,7 @@ inbox_reads = Table(
 )
 
 # What was handed to open pages instead of the push service, and when they said that they have it.
-live_waiting = Table(
+live_handoffs = Table(
     "live_waiting",
     metadata,
     Column("notification_id", UUID, primary_key=True),
@@ -600,7 +600,7 @@ webhooks = Table(
 
 # What happened and is not in the log, for webhooks alone: written only where one asks for it, kept for days.
 # Its order is (txid, id): once no transaction older than txid runs, nothing can be written before it any more.
-happenings = Table(
+outbox_events = Table(
     "happenings",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),

@@ -50,12 +50,12 @@ async def get(conn: Connection, id_: UUID) -> dict[str, Any]:
     if row is None:
         raise NotFound(f"there is no application {ids.format_id(ids.APPLICATION, id_)}")
     [shown] = await _shown(conn, [row])
-    keys = [show_key(key) for key in await applications.keys(conn, id_)]
+    keys = [show_key(key) for key in await applications.list_keys(conn, id_)]
     return {**shown, "keys": keys}
 
 
 async def page(conn: Connection, *, after: UUID | None, limit: int) -> list[dict[str, Any]]:
-    return await _shown(conn, await applications.oldest(conn, after=after, limit=limit))
+    return await _shown(conn, await applications.list_by_creation(conn, after=after, limit=limit))
 
 
 async def change(
@@ -125,7 +125,7 @@ async def rotate_vapid_key(conn: Connection, vault: Keyring, application_id: UUI
 
 async def vapid_public_key(conn: Connection, application_id: UUID) -> str:
     """base64url: what a page subscribes with."""
-    keys = await applications.vapid_public_keys(conn, [application_id])
+    keys = await applications.list_vapid_public_keys(conn, [application_id])
     return encode_base64url(keys[application_id][0][1])
 
 
@@ -147,7 +147,7 @@ async def _add_key(conn: Connection, application_id: UUID, name: str, scopes: Se
 
 
 async def _shown(conn: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
-    keys = await applications.vapid_public_keys(conn, [row.id for row in rows])
+    keys = await applications.list_vapid_public_keys(conn, [row.id for row in rows])
     return [
         {
             "id": ids.format_id(ids.APPLICATION, row.id),

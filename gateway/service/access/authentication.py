@@ -57,14 +57,14 @@ async def identify(conn: AsyncConnection, vault: Keyring, admin_token: str | Non
         return Principal(frozenset({ADMIN}))
     if bearer.startswith("dt_"):
         device_id = vault.device_of(bearer)
-        application_id = None if device_id is None else await devices.application_of(conn, device_id)
+        application_id = None if device_id is None else await devices.get_application_id(conn, device_id)
         if application_id is None:
             raise Unauthenticated("the device token is unknown, or its device is unregistered")
         return Principal(frozenset({DEVICE}), application_id, device_id)
     sought = digest(bearer)
     if bearer.startswith(SESSION_PREFIX):
-        return _holder(await sessions.key_of(conn, sought))
-    return _holder((await applications.keys_by_digests(conn, [sought])).get(sought))
+        return _holder(await sessions.find_key(conn, sought))
+    return _holder((await applications.find_keys(conn, [sought])).get(sought))
 
 
 class Authenticator:
@@ -110,7 +110,7 @@ class Authenticator:
 
     async def _look_up(self, digests: Sequence[bytes]) -> Sequence[ApiKey | None]:
         async with self._engine.connect() as conn:
-            found = await applications.keys_by_digests(conn, list(set(digests)))
+            found = await applications.find_keys(conn, list(set(digests)))
         return [found.get(one) for one in digests]
 
 

@@ -41,6 +41,10 @@ async def store_response(conn: Connection, vault: Keyring, owner: str, key: str,
 async def forget(conn: Connection, vault: Keyring, application_id: UUID, person: str, device_ids: list[UUID]) -> None:
     """Let go of the answers that name a person, and of all to these devices: what is asked again is done again."""
     owner, name = str(application_id), json.dumps(person, ensure_ascii=False).encode()
-    named = [row.key async for row in idempotency.answers(conn, owner) if name in vault.open(row.answer, "idempotency")]
-    await idempotency.forget(conn, owner, named)
-    await idempotency.forget_all(conn, [str(id_) for id_ in device_ids])
+    named = [
+        row.key
+        async for row in idempotency.stream_responses(conn, owner)
+        if name in vault.open(row.answer, "idempotency")
+    ]
+    await idempotency.delete_keys(conn, owner, named)
+    await idempotency.delete_owners(conn, [str(id_) for id_ in device_ids])

@@ -41,7 +41,7 @@ async def create(
         audience=audience,
         category=category,
     )
-    await notifier.send(conn, notifier.FEEDS)
+    await notifier.notify(conn, notifier.FEEDS)
     return to_json(row)
 
 
@@ -56,7 +56,7 @@ async def change(
         values = values | {"url": context.outbound.check(values["url"])}
     anew = {"run_at": func.now(), "claim": table.c.claim + 1, "etag": None, "last_modified": None, "digest": None}
     row = await named_resources.change(conn, table, id_, **values, **anew, failures=0)
-    await notifier.send(conn, notifier.FEEDS)
+    await notifier.notify(conn, notifier.FEEDS)
     return to_json(row)
 
 

@@ -91,17 +91,17 @@ async def ingest(
     The same identifier twice is one alert. Raises Invalid with every fault when it cannot be told.
     """
     now, id_ = clock.now(), ids.new_id()
-    await records.one_at_a_time(conn, application_id)
+    await records.lock_alerts(conn, application_id)
     message = replace(message, identifier=message.identifier or f"urn:uuid:{id_}")
     identifier = str(message.identifier)
-    if held := await records.called(conn, application_id, identifier):
+    if held := await records.find_by_identifier(conn, application_id, identifier):
         if not _succeeds(message, held[0]):
             return IngestResult(IngestOutcome.REPEATED, tuple(_all_ids(held[0])))
         message = replace(message, references=(*message.references, identifier))
     refers = message.references if message.message_type is not MessageType.ALERT else ()
     tracks = message.event_keys if message.message_type is not MessageType.ALERT and not refers else ()
-    chain = await records.chains_of(conn, application_id, refers, tracks)
-    affected = _affected(chain, message) if refers else [held for held in chain if {*held.tracks} & {*tracks}]
+    chain = await records.load_chains(conn, application_id, refers, tracks)
+    affected = _affected(chain, message) if refers else [held for held in chain if {*held.event_keys} & {*tracks}]
     this = StoredAlert(
         id=id_,
         chain=affected[-1].chain if affected else id_,
@@ -110,17 +110,17 @@ async def ingest(
         message_type=message.message_type,
         sent=message.sent,
         refers_to=refers,
-        tracks=message.event_keys,
+        event_keys=message.event_keys,
         parts=[],
         expires_at=now,
         created_at=now,
     )
-    replaced = None if held else await records.replaced_by(conn, application_id, identifier)
+    replaced = None if held else await records.find_successor(conn, application_id, identifier)
     if replaced is not None:
         await records.add(conn, application_id, this)
         return IngestResult(IngestOutcome.SUPERSEDED, detail=f"{replaced.identifier} has replaced it already")
 
-    kept, narrowed = await applications.alert_settings(conn, application_id)
+    kept, narrowed = await applications.get_alert_settings(conn, application_id)
     rules = [_rule(rule) for rule in kept]
     door = replace(door, audience=narrowed if door.audience is None else door.audience)
     drafts = _drafts(message, this, door, rules, now)
@@ -131,10 +131,10 @@ async def ingest(
         if draft is not None:
             notification = await submit(conn, context, application_id, draft)
             this.expires_at = max(this.expires_at, notification.delivery.expires_at)
-            part.told.append(notification.id)
+            part.notified_by.append(notification.id)
             told.append(notification.id)
     for part, draft in rest:
-        part.told.append((await submit(conn, context, application_id, draft)).id)
+        part.notified_by.append((await submit(conn, context, application_id, draft)).id)
     if message.message_type is not MessageType.ALERT:
         told += await _take_back(conn, context, application_id, message, chain, this, now)
     for changed in affected:
@@ -154,9 +154,9 @@ def _accepted(told: Sequence[UUID]) -> IngestResult:
 
 def _all_ids(held: StoredAlert) -> Iterator[UUID]:
     for part in held.parts:
-        yield from part.told
+        yield from part.notified_by
     for part in held.parts:
-        yield from part.withdrawn
+        yield from part.cancelled_by
 
 
 def _succeeds(message: AlertMessage, held: StoredAlert) -> bool:
@@ -183,7 +183,7 @@ def _affected(chain: Sequence[StoredAlert], message: AlertMessage) -> list[Store
 
 
 async def settings(conn: Connection, application_id: UUID) -> dict[str, Any]:
-    rules, audience = await applications.alert_settings(conn, application_id)
+    rules, audience = await applications.get_alert_settings(conn, application_id)
     return {"rules": rules, "audience": audience}
 
 
@@ -287,7 +287,7 @@ async def _end(
     rest = []
     for part in (part for held in affected for part in held.parts if part.area is not None):
         part.area = None if areas is None else _without(part.area, areas)
-        for notification in await notifications.load(conn, part.told):
+        for notification in await notifications.load(conn, part.notified_by):
             if notification.status in UNENDED:
                 await lifecycle.cancel(conn, notification.application_id, notification.id)
                 if part.area is not None:
@@ -308,7 +308,7 @@ def _remainder(notification: Notification, part: AlertPart) -> Draft:
         kind=Kind.ALERT,
         name=notification.name,
         content=notification.content,
-        audience=_all([notification.audience, part.area, {"not": _notified(part.told)}]),
+        audience=_all([notification.audience, part.area, {"not": _notified(part.notified_by)}]),
         lane=delivery.lane,
         urgency=delivery.urgency,
         ttl=delivery.ttl,
@@ -339,7 +339,7 @@ async def _take_back(
         areas = [area for held in live if (area := held.parts[number].area) is not None]
         # Those who still wait to hear it are asked for anew.
         for stage in stages:
-            for waiting in await notifications.load(conn, stage.withdrawn):
+            for waiting in await notifications.load(conn, stage.cancelled_by):
                 if waiting.status is Status.SCHEDULED:
                     await lifecycle.cancel(conn, application_id, waiting.id)
         said = replace(message, infos=message.infos[number : number + 1] or message.infos[:1])
@@ -359,7 +359,7 @@ async def _take_back(
         made.append(notification.id)
         while number >= len(this.parts):
             this.parts.append(AlertPart(area=None))
-        this.parts[number].withdrawn.append(notification.id)
+        this.parts[number].cancelled_by.append(notification.id)
     return made
 
 
@@ -368,10 +368,10 @@ def _shown(stages: Sequence[AlertPart]) -> dict[str, Any] | None:
     since: list[UUID] = []
     branches: list[dict[str, Any]] = []
     for stage in reversed(stages[-MAX_STAGES:]):
-        since = [*since, *stage.withdrawn]
-        if stage.told:
-            branches.append(_all([_notified(stage.told), *([{"not": _notified(since)}] if since else [])]))
-    if older := [id_ for stage in stages[:-MAX_STAGES] for id_ in stage.told]:
+        since = [*since, *stage.cancelled_by]
+        if stage.notified_by:
+            branches.append(_all([_notified(stage.notified_by), *([{"not": _notified(since)}] if since else [])]))
+    if older := [id_ for stage in stages[:-MAX_STAGES] for id_ in stage.notified_by]:
         branches.append(_all([_notified(older), *([{"not": _notified(since)}] if since else [])]))
     if not branches:
         return None
@@ -384,7 +384,7 @@ def _notified(notification_ids: Sequence[UUID]) -> dict[str, Any]:
 
 async def _words(conn: Connection, stages: Sequence[AlertPart]) -> list[LocalizedText]:
     """What was told last, by name."""
-    told = [id_ for stage in stages for id_ in stage.told]
+    told = [id_ for stage in stages for id_ in stage.notified_by]
     found = sorted(await notifications.load(conn, told[-1:]), key=lambda one: one.created_at)
     return [LocalizedText(None, str(one.details.get("event") or one.name or "Alert")) for one in found]
 

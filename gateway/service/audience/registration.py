@@ -56,7 +56,7 @@ class DeviceRegistrar:
 
     @classmethod
     async def open(cls, conn: Connection, context: Context, application_id: UUID) -> "DeviceRegistrar":
-        lobbies = await applications.lobbies(conn, [application_id])
+        lobbies = await applications.load_registration_contexts(conn, [application_id])
         return cls(context, application_id, lobbies[application_id])
 
     def check_admission(self, asked: RegistrationRequest) -> CheckedRegistration:
@@ -133,7 +133,7 @@ async def register(
     conn: Connection, context: Context, asked: Sequence[RegistrationRequest]
 ) -> list[Registered | GatewayError]:
     """Each as if the ones before it had come before it. What is refused keeps no other from being registered."""
-    lobbies = await applications.lobbies(conn, list({one.application_id for one in asked}))
+    lobbies = await applications.load_registration_contexts(conn, list({one.application_id for one in asked}))
     desks = {id_: DeviceRegistrar(context, id_, lobby) for id_, lobby in lobbies.items()}
     results: dict[int, Registered | GatewayError] = {}
     turns: list[dict[tuple[UUID, str], tuple[int, CheckedRegistration]]] = []
@@ -184,7 +184,7 @@ async def find(conn: Connection, application_id: UUID, device_id: UUID) -> Devic
 
 async def add_topic(conn: Connection, device: Device, topic: str) -> None:
     """Raises Conflict when the device has too many already."""
-    if not await devices.subscribe(conn, device.id, topic, most=MAX_TOPICS):
+    if not await devices.subscribe(conn, device.id, topic, max_topics=MAX_TOPICS):
         raise Conflict(f"a device has at most {MAX_TOPICS} topics")
 
 

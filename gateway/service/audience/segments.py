@@ -74,7 +74,7 @@ async def change(
 async def remove(conn: Connection, application_id: UUID, id_: UUID) -> None:
     """Raises NotFound, and Conflict while something needs it."""
     await named_resources.find(conn, table, application_id, id_, lock=True)
-    user = await segments.used_by(conn, application_id, id_)
+    user = await segments.find_user(conn, application_id, id_)
     if user is not None:
         raise Conflict(f"{user} still needs it")
     await named_resources.remove(conn, table, id_)

@@ -65,7 +65,7 @@ async def record(
     now = clock.now()
     keys = {event.key for event in events if event.key is not None}
     new = await records.add(conn, [_row(application_id, event, now) for event in events])
-    known = await records.with_keys(conn, application_id, keys) if keys else {}
+    known = await records.find_by_keys(conn, application_id, keys) if keys else {}
     fresh = [event for event in events if event.id in new]
     runs = await _run(conn, context, application_id, fresh, now) if fresh else []
     if started := [run.notification for run in runs if run.notification is not None and run.outcome == STARTED]:
@@ -108,7 +108,7 @@ async def list_page(
 
 async def _shown(conn: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     runs = defaultdict(list)
-    for run in await records.runs_of(conn, [row.id for row in rows]):
+    for run in await records.list_runs_of_events(conn, [row.id for row in rows]):
         runs[run.event_id].append(show_run(run))
     return [
         {
@@ -130,8 +130,8 @@ async def _run(
 ) -> list[TriggerRun]:
     names = {event.name for event in events}
     people = sorted({event.user_id for event in events if event.user_id is not None})
-    triggers = await records.met(conn, application_id, names)
-    ending = await records.ended_by(conn, application_id, names)
+    triggers = await records.list_triggers_for(conn, application_id, names)
+    ending = await records.list_triggers_cancelled_by(conn, application_id, names)
     if people and (ending or any(_remembers(trigger) for trigger in triggers)):
         await records.lock_users(conn, application_id, people)
     past = await _TriggerHistory.load(conn, triggers, ending, people, now)
@@ -175,10 +175,10 @@ class _TriggerHistory:
         windows = [seconds for trigger in triggers for seconds in (trigger.dedupe_s, trigger.cap_window_s) if seconds]
         if windows and people:
             since = now - timedelta(seconds=max(windows))
-            for row in await records.since(conn, [trigger.id for trigger in triggers], people, since):
+            for row in await records.list_started_since(conn, [trigger.id for trigger in triggers], people, since):
                 past._started[row.trigger_id, row.user_id].append(row.at)
         if ending and people:
-            for row in await records.waiting(conn, [trigger.id for trigger in ending], people):
+            for row in await records.list_unfinished(conn, [trigger.id for trigger in ending], people):
                 past._waiting[row.trigger_id, row.user_id].append(row)
         return past
 

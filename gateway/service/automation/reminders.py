@@ -134,10 +134,10 @@ async def schedule_next_occurrence(conn: Connection, context: Context, job: Job)
     if occurrence.status is not Status.SCHEDULED or late <= PUNCTUAL:
         return True
     if row.missed == "skip":
-        await notifications.miss(conn, occurrence.id, f"could not start in time, and was {late} late")
+        await notifications.end_missed_occurrence(conn, occurrence.id, f"could not start in time, and was {late} late")
         return False
     life = occurrence.delivery.expires_at - occurrence.start_at
-    await notifications.extend(conn, occurrence.id, now + life)
+    await notifications.set_expiry(conn, occurrence.id, now + life)
     return True
 
 
@@ -201,7 +201,7 @@ async def _unschedule(conn: Connection, id_: UUID) -> None:
     """Take back the occurrence that waits for its time: nothing of it was sent, and another takes its place."""
     n = notifications_table.c
     waiting = (n.reminder_id == id_, n.day.is_(None), n.status.in_((Status.SCHEDULED, Status.PAUSED)))
-    await outbox.of_notifications(conn, "notification.cancelled", *waiting)
+    await outbox.append_notification_events(conn, "notification.cancelled", *waiting)
     await conn.execute(delete(notifications_table).where(*waiting))
 
 

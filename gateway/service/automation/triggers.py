@@ -102,7 +102,7 @@ async def runs(
 ) -> Sequence[dict[str, Any]]:
     """What its events came to, the newest first. Raises NotFound."""
     await named_resources.find(conn, table, application_id, id_)
-    return [show_run(row) for row in await events.runs_by(conn, id_, before=before, limit=limit)]
+    return [show_run(row) for row in await events.list_runs_of_trigger(conn, id_, before=before, limit=limit)]
 
 
 def to_json(row: Row[Any]) -> dict[str, Any]:

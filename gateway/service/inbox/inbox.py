@@ -13,7 +13,7 @@ from gateway.domain.errors import TemplateFailed, ValidationError
 from gateway.records import applications, notifications
 from gateway.records.delivery_log import inbox
 from gateway.records.postgres.engine import Connection, Row
-from gateway.records.recipients import known_of
+from gateway.records.recipients import load_template_context
 from gateway.service.context import Context
 from gateway.service.notifications.rendering import NotificationRenderer
 
@@ -28,15 +28,17 @@ async def items(
     limit: int,
 ) -> list[dict[str, Any]]:
     """Newest first, below the position `before`; or the oldest first of what comes after a position."""
-    rows = await inbox.page(conn, device.application_id, device.id, before=before, after=after, limit=limit)
+    rows = await inbox.list_page_of_device(
+        conn, device.application_id, device.id, before=before, after=after, limit=limit
+    )
     return await shown(conn, context, device, rows) if rows else []
 
 
 async def shown(conn: Connection, context: Context, device: Device, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     """`rows` have notification_id and variant, and when there is one a settled_at, a read_at and a position."""
     found = {one.id: one for one in await notifications.load(conn, [row.notification_id for row in rows])}
-    known = (await known_of(conn, [device.id])).get(device.id, {})
-    home = await applications.home(conn, device.application_id) or context.public_url
+    known = (await load_template_context(conn, [device.id])).get(device.id, {})
+    home = await applications.get_default_origin(conn, device.application_id) or context.public_url
     made = []
     for row in rows:
         notification = found[row.notification_id]

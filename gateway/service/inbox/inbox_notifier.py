@@ -105,7 +105,9 @@ class InboxNotifier:
             if after is None:
                 concerned = set(watches)
             else:
-                concerned = await inbox.devices_between(conn, application_id, list(watches), after=after, upto=newest)
+                concerned = await inbox.find_devices_with_news(
+                    conn, application_id, list(watches), after=after, upto=newest
+                )
         self._read[application_id] = newest
         for device_id in concerned:
             for watch in watches.get(device_id, ()):

@@ -43,7 +43,7 @@ async def decide(
     """Those whose open page has it, or has a moment left to take it; what a page is to have is handed to it."""
     if notification.status is not Status.SENDING or not targets:
         return {}
-    handed = await records.handed(conn, notification.id, [target.device_id for target in targets])
+    handed = await records.load_handoffs(conn, notification.id, [target.device_id for target in targets])
     fresh = [target for target in targets if target.live and target.device_id not in handed]
     if fresh:
         several = [(target.device_id, notification.variant_for(target.bucket)) for target in fresh]
@@ -74,7 +74,7 @@ async def follow(
                         told.add(item["id"])
                         yield {"type": "notification", **item}
             async with context.engine.connect() as conn:
-                if await devices.application_of(conn, device.id) is None:
+                if await devices.get_application_id(conn, device.id) is None:
                     raise Unauthenticated("the device is unregistered")
                 items = await inbox.items(conn, context, device, after=after, limit=PAGE)
             for item in items:
@@ -90,14 +90,14 @@ async def follow(
 
 async def _handed(context: Context, device: Device) -> list[dict[str, Any]]:
     async with context.engine.connect() as conn:
-        waiting = await records.waiting(conn, device.id)
+        waiting = await records.list_unacknowledged(conn, device.id)
         return await inbox.shown(conn, context, device, waiting) if waiting else []
 
 
 async def newest(context: Context, device: Device) -> int:
     """The position that a page begins at when it has missed nothing."""
     async with context.engine.connect() as conn:
-        return await inbox_records.list_page(conn, device.application_id, device.id)
+        return await inbox_records.last_position(conn, device.application_id, device.id)
 
 
 async def acknowledge(context: Context, device: Device, delivery_id: str) -> None:

@@ -138,5 +138,5 @@ def _refuse_ended(notification: Notification) -> None:
 async def _steer(
     conn: Connection, id_: UUID, status: Status, *, finished: bool = False, auto_paused: str | None = None
 ) -> None:
-    await notifications.steer(conn, id_, status, finished=finished, auto_paused=auto_paused)
-    await notifier.send(conn, notifier.CONTROL, f"{id_} {status}")
+    await notifications.set_status(conn, id_, status, finished=finished, auto_paused=auto_paused)
+    await notifier.notify(conn, notifier.STATUS, f"{id_} {status}")

@@ -15,7 +15,7 @@ from gateway.domain.notification import Kind, Notification, Progress, Status
 from gateway.domain.schedule import DEVICE_ZONE
 from gateway.push.endpoints import vendor_name
 from gateway.records import jobs, notifications
-from gateway.records.audiences import make_room, reachable
+from gateway.records.audiences import match_active, raise_work_mem
 from gateway.records.delivery_log import reader
 from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import devices
@@ -94,7 +94,7 @@ async def one_notification(
 ) -> dict[str, Any]:
     """A notification with all that is known of how it goes. Raises NotFound, also for one of another kind."""
     found, progress = await lifecycle.show(conn, application_id, id_, kind)
-    counts = await notifications.variant_counts(conn, [id_])
+    counts = await notifications.load_variant_counts(conn, [id_])
     waiting = await jobs.last_due(conn, id_) if found.status is Status.SENDING else None
     return notification(found, progress, counts.get(id_, ()), waiting)
 
@@ -102,8 +102,8 @@ async def one_notification(
 async def funnel(conn: Connection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> dict[str, Any]:
     """From those it was for to those who clicked, with each step's share of the one before. Raises NotFound."""
     found, progress = await lifecycle.show(conn, application_id, id_, kind)
-    counts = (await notifications.variant_counts(conn, [id_])).get(id_, [])
-    clicked = await reader.clicks(conn, id_)
+    counts = (await notifications.load_variant_counts(conn, [id_])).get(id_, [])
+    clicked = await reader.count_clicks(conn, id_)
     return {
         "targets": progress.targets,
         **_steps(progress),
@@ -211,8 +211,8 @@ async def one_delivery(
 
 async def preview(conn: Connection, application_id: UUID, filter_: Any) -> dict[str, Any]:
     """Who an audience would reach now: counts of devices and known users, and a few of them. Raises Invalid."""
-    await make_room(conn)
-    who = reachable(application_id, await segments.read(conn, application_id, filter_))
+    await raise_work_mem(conn)
+    who = match_active(application_id, await segments.read(conn, application_id, filter_))
     # Sorted by octets: in the order of another collation than C, counting everyone took 1.7 times as long.
     users_of = func.count(devices.c.user_id.collate("C").distinct())
     counts = select(func.count(), users_of).where(who)

@@ -94,7 +94,7 @@ async def prepare(conn: Connection, context: Context, application_id: UUID, draf
         templates.check(notification.content)
         for index, variant in enumerate(notification.policy.variants):
             templates.check(variant.content, f"/variants/{index}/content")
-    home = await applications.home(conn, application_id) or context.public_url
+    home = await applications.get_default_origin(conn, application_id) or context.public_url
     notification.content.setdefault("url", "/")
     _land(notification.content, home, "/content")
     for index, variant in enumerate(notification.policy.variants):

@@ -20,7 +20,7 @@ from gateway.records.postgres import named_resources
 from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import template_versions as versions
 from gateway.records.postgres.schema import templates as table
-from gateway.records.recipients import known_of
+from gateway.records.recipients import load_template_context
 from gateway.service.context import Context
 from gateway.service.notifications.rendering import NotificationRenderer
 
@@ -152,7 +152,7 @@ async def preview(
     messages = NotificationRenderer(
         context.keyring, context.public_url, replace(as_if, templating=Templating(strict, event or {}))
     )
-    known = (await known_of(conn, [device.id]))[device.id] if device is not None else {}
+    known = (await load_template_context(conn, [device.id]))[device.id] if device is not None else {}
     locale = locale or (device.client.locale if device is not None else None)
     payload, _ = messages.for_device(device.id if device else as_if.id, locale, None, known)
     return {"content": messages.rendered(locale, known), "octets": len(payload)}

@@ -23,16 +23,16 @@ async def forget(conn: Connection, vault: Keyring, application_id: UUID, user_id
     device_ids = await personal_data.remove_devices(conn, application_id, user_id)
     nobody = f"forgotten-{secrets.token_hex(8)}"
     alone: list[UUID] = []
-    for found in await personal_data.addressed(conn, application_id, user_id, device_ids):
+    for found in await personal_data.find_notifications_to(conn, application_id, user_id, device_ids):
         if found.alone:
             alone.append(found.id)
             await _call_off(conn, application_id, [found.id])
-            await personal_data.empty(conn, found.id, {"user_id": nobody})
+            await personal_data.erase_notification(conn, found.id, {"user_id": nobody})
         else:
-            await personal_data.readdress(conn, found.id, without(found.audience, user_id, nobody))
-    caused = await personal_data.caused(conn, application_id, user_id)
+            await personal_data.replace_audience(conn, found.id, without(found.audience, user_id, nobody))
+    caused = await personal_data.find_notifications_triggered_by(conn, application_id, user_id)
     await _call_off(conn, application_id, caused)
-    await personal_data.unfill(conn, caused)
+    await personal_data.erase_template_variables(conn, caused)
     await personal_data.remove_reminders(conn, application_id, user_id)
     await personal_data.remove_traces(conn, application_id, user_id, device_ids, alone)
     await idempotency.forget(conn, vault, application_id, user_id, device_ids)

@@ -43,7 +43,7 @@ class RotationProgress(NamedTuple):
 async def check(conn: Connection, vault: Keyring) -> None:
     """Raises Unsealable when something that is kept was sealed with a key that we do not have."""
     for kind in KEPT:
-        one = await encrypted_columns.one_of_others(conn, kind.column, vault.key_id)
+        one = await encrypted_columns.find_foreign(conn, kind.column, vault.key_id)
         if one is not None:
             vault.open(one, kind.purpose)
 
@@ -68,16 +68,16 @@ async def rotate(engine: Engine, vault: Keyring, told: Callable[[str, int], None
 async def _pass(
     engine: Engine, vault: Keyring, kind: Kind, told: Callable[[str, int], None], *, batch: int, wait: bool
 ) -> None:
-    after: encrypted_columns.EncryptedColumn | None = None
+    after: encrypted_columns.PrimaryKey | None = None
     while True:
         async with engine.begin() as conn:
-            rows = await encrypted_columns.hold_others(
+            rows = await encrypted_columns.lock_foreign(
                 conn, kind.column, vault.key_id, after=after, limit=batch, wait=wait
             )
             if not rows:
                 return
             after = tuple(rows[-1][:-1])
-            anew: list[tuple[encrypted_columns.EncryptedColumn, bytes]] = [
+            anew: list[tuple[encrypted_columns.PrimaryKey, bytes]] = [
                 (tuple(row[:-1]), fresh) for row in rows if (fresh := _anew(vault, row[-1], kind.purpose))
             ]
             if anew:

@@ -9,7 +9,7 @@ from gateway.domain.job_payload import JobPayload, PreSendOutcome
 from gateway.domain.notification import Notification, Status
 from gateway.records import applications, notifications
 from gateway.records.postgres.engine import Connection, Engine
-from gateway.records.recipients import known_of, load_signing_keys, load_targets
+from gateway.records.recipients import load_recipients, load_signing_keys, load_template_context
 from gateway.service.inbox import live_channel
 from gateway.service.notifications import lifecycle
 from gateway.service.notifications.rendering import RendererCache
@@ -28,12 +28,12 @@ async def load(engine: Engine, renderers: RendererCache, job: Job) -> JobPayload
         is_throttled = notification.policy.throttle is not None and notification.status is Status.SENDING
         if is_throttled and not await throttling.has_slot(conn, job):
             return None
-        recipients = await load_targets(conn, notification, job)
+        recipients = await load_recipients(conn, notification, job)
         keys = await load_signing_keys(conn, list({recipient.vapid_key_id for recipient in recipients}))
         renderer = renderers.kept(notification.id)
         if renderer is None:
             renderer = renderers.messages(notification, await _default_origin(conn, notification, renderers))
-        template_context = await known_of(conn, job.device_ids) if renderer.personal else {}
+        template_context = await load_template_context(conn, job.device_ids) if renderer.personal else {}
         if notification.is_blocked_on_winner(recipient.bucket for recipient in recipients):
             winner = await notifications.decide_winner(conn, notification.id)
             notification = replace(notification, winner=winner)
@@ -44,4 +44,4 @@ async def load(engine: Engine, renderers: RendererCache, job: Job) -> JobPayload
 
 
 async def _default_origin(conn: Connection, notification: Notification, renderers: RendererCache) -> str | None:
-    return await applications.home(conn, notification.application_id) or renderers.public_url
+    return await applications.get_default_origin(conn, notification.application_id) or renderers.public_url

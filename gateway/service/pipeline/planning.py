@@ -16,7 +16,7 @@ from gateway.domain.audience import Audience, Notified, iter_leaves
 from gateway.domain.job import Job, LeaseLost, chunk_size
 from gateway.domain.notification import Status
 from gateway.records import jobs, notifications, send_plan
-from gateway.records.audiences import make_room
+from gateway.records.audiences import raise_work_mem
 from gateway.records.postgres.engine import Connection
 from gateway.service.audience import segments
 from gateway.service.automation import reminders
@@ -57,7 +57,7 @@ async def plan(context: Context, job: Job) -> int:
         if await _has_cancelled_in_flight(conn, audience):
             await jobs.reschedule(conn, job, now + IN_FLIGHT_DELAY)
             return 0
-        await make_room(conn)
+        await raise_work_mem(conn)
         condition = send_plan.match_devices(notification, audience)
         throttle, rate = notification.policy.throttle, None
         if throttle is not None:

@@ -28,7 +28,9 @@ async def follow(
             async with engine.connect() as conn:
                 newest = await reader.last_position(conn, application_id)
                 position = newest if position is None else position
-                entries = await reader.between(conn, application_id, filters, after=position, upto=newest, limit=BATCH)
+                entries = await reader.read_between(
+                    conn, application_id, filters, after=position, upto=newest, limit=BATCH
+                )
             # A full batch ends at its last entry; a short one has shown all there is up to `newest`.
             position = entries[-1].row.position if len(entries) == BATCH else max(position, newest)
             if entries:

@@ -26,7 +26,7 @@ async def summarize(
     step: timedelta,
     open_breakers: Collection[str],
 ) -> dict[str, Any]:
-    rows = await statistics.sampled(conn, application_id, since, until, step)
+    rows = await statistics.sample_steps(conn, application_id, since, until, step)
     totals = [row for row in rows if row.whole]
     settled = await _settled(conn, application_id, totals, step)
     mix: Mix = {}
@@ -71,10 +71,12 @@ async def _settled(
 ) -> Mapping[datetime, int]:
     """How many settled in each step: what the sample holds, and of a full one what its positions span."""
     counted = {row.at: row.deliveries for row in totals}
-    full = [at for at, count in counted.items() if count == statistics.SAMPLE]
+    full = [at for at, count in counted.items() if count == statistics.SAMPLE_SIZE]
     if full:
         last = await reader.last_position(conn, application_id) + 1
-        firsts = await statistics.firsts(conn, application_id, sorted({*full, *(at + step for at in full)}))
+        firsts = await statistics.find_first_positions(
+            conn, application_id, sorted({*full, *(at + step for at in full)})
+        )
         for at in full:
             begin, end = (firsts[bound] or last for bound in (at, at + step))
             counted[at] = max(counted[at], end - begin)
@@ -83,7 +85,7 @@ async def _settled(
 
 async def _queue(conn: Connection, application_id: UUID) -> list[dict[str, Any]]:
     now = clock.now()
-    found = {row.lane: row for row in await statistics.queued(conn, application_id, now)}
+    found = {row.lane: row for row in await statistics.count_jobs(conn, application_id, now)}
     lanes = []
     for lane in Lane:
         row = found.get(lane)

@@ -17,7 +17,7 @@ from gateway.records import outbox
 from gateway.records.delivery_log import reader
 from gateway.records.outbox import Cursor
 from gateway.records.postgres.engine import Connection, Row
-from gateway.records.webhooks import LeasedWebhook, Pending, WebhookCursor
+from gateway.records.webhooks import LeasedWebhook, PendingBatch, WebhookCursor
 from gateway.service.notifications import representations
 
 MAX_EVENTS = 100
@@ -28,7 +28,7 @@ MAX_OCTETS = 256 * 1024  # octets
 class Batch:
     """`full`: there may be more behind it."""
 
-    pending: Pending
+    pending: PendingBatch
     body: bytes
     full: bool
 
@@ -44,12 +44,12 @@ async def next_batch(conn: Connection, held: LeasedWebhook) -> Batch | WebhookCu
     """The batch that is being tried, or a new one; where the webhook stands now when there is nothing to send."""
     if held.pending is not None:
         return await _again(conn, held, held.pending)
-    application_id, at, (outcomes, types) = held.application_id, held.at, _wanted(held)
+    application_id, at, (outcomes, types) = held.application_id, held.cursor, _wanted(held)
     newest, ends = at.log, list[reader.LogEntry]()
     if outcomes:
         newest = await reader.last_position(conn, application_id)
-        ends = await reader.ends(conn, application_id, outcomes, after=at.log, upto=newest, limit=MAX_EVENTS)
-    noted, seen = await outbox.after(conn, application_id, at.outbox, types, limit=MAX_EVENTS)
+        ends = await reader.read_ended(conn, application_id, outcomes, after=at.log, upto=newest, limit=MAX_EVENTS)
+    noted, seen = await outbox.read_after(conn, application_id, at.outbox, types, limit=MAX_EVENTS)
     waiting = _in_order(ends, noted)
     taken = _fitting(waiting)
     all_there_is = len(taken) == len(waiting)
@@ -62,13 +62,13 @@ async def next_batch(conn: Connection, held: LeasedWebhook) -> Batch | WebhookCu
     if not taken:
         return upto
     full = not all_there_is or MAX_EVENTS in (len(ends), len(noted))
-    return Batch(Pending(f"msg_{ids.new_id().hex}", upto), body_of(one.body for one in taken), full)
+    return Batch(PendingBatch(f"msg_{ids.new_id().hex}", upto), body_of(one.body for one in taken), full)
 
 
-async def _again(conn: Connection, held: LeasedWebhook, pending: Pending) -> Batch | WebhookCursor:
-    at, upto, (outcomes, types) = held.at, pending.upto, _wanted(held)
-    ends = await reader.ends(conn, held.application_id, outcomes, after=at.log, upto=upto.log)
-    noted = await outbox.between(conn, held.application_id, at.outbox, upto.outbox, types)
+async def _again(conn: Connection, held: LeasedWebhook, pending: PendingBatch) -> Batch | WebhookCursor:
+    at, upto, (outcomes, types) = held.cursor, pending.upto, _wanted(held)
+    ends = await reader.read_ended(conn, held.application_id, outcomes, after=at.log, upto=upto.log)
+    noted = await outbox.read_between(conn, held.application_id, at.outbox, upto.outbox, types)
     events = _in_order(ends, noted)
     if not events:  # retention has taken them
         return upto

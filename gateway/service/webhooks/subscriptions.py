@@ -17,7 +17,7 @@ from gateway.records.delivery_log import reader
 from gateway.records.postgres import named_resources, notifier
 from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import webhooks as table
-from gateway.records.webhooks import WebhookCursor, place_values
+from gateway.records.webhooks import WebhookCursor, cursor_values
 from gateway.service.context import Context
 from gateway.service.webhooks import signing
 from gateway.service.webhooks.batches import body_of, event
@@ -46,7 +46,7 @@ async def create(
         url=context.outbound.check(url),
         events=_distinct(events),
         secrets=signing.seal([Secret(secret)], context.keyring),
-        **place_values(await _place(conn, application_id, None)),
+        **cursor_values(await _place(conn, application_id, None)),
     )
     return show(row) | {"secret": secret}
 
@@ -69,7 +69,7 @@ async def change(
             values["log_position"] = await reader.last_position(conn, application_id)
     if values.get("status") == "active" and row.status != "active":
         values |= {**_SOUND, "claim": table.c.claim + 1, "run_at": func.now()}
-        await notifier.send(conn, notifier.HAPPENINGS, str(application_id))
+        await notifier.notify(conn, notifier.OUTBOX, str(application_id))
     return show(await named_resources.change(conn, table, id_, **values))
 
 
@@ -87,9 +87,9 @@ async def rotate(
 async def replay(conn: Connection, application_id: UUID, id_: UUID, since: datetime) -> dict[str, Any]:
     """Send again all that is kept since then, also to one that was disabled. Raises NotFound."""
     await named_resources.find(conn, table, application_id, id_, lock=True)
-    place = place_values(await _place(conn, application_id, since))
+    place = cursor_values(await _place(conn, application_id, since))
     row = await named_resources.change(conn, table, id_, **_SOUND, **_ANEW, **place, run_at=func.now())
-    await notifier.send(conn, notifier.HAPPENINGS, str(application_id))
+    await notifier.notify(conn, notifier.OUTBOX, str(application_id))
     return show(row)
 
 
@@ -160,8 +160,8 @@ async def _place(conn: Connection, application_id: UUID, since: datetime | None)
     if since is None:
         position = await reader.last_position(conn, application_id)
     else:
-        position = await reader.position_at(conn, application_id, since)
-    return WebhookCursor(position, await outbox.just_before(conn, application_id, since))
+        position = await reader.find_position(conn, application_id, since)
+    return WebhookCursor(position, await outbox.find_cursor(conn, application_id, since))
 
 
 def _distinct(events: Sequence[str]) -> list[str]:

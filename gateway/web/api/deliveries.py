@@ -70,7 +70,7 @@ class FollowQuery(DeliveryFilters):
 async def listed(call: TransactionalRequest[None, DeliveryQuery]) -> Response:
     """List deliveries that have come to their end, the newest first."""
     asked = call.query
-    entries = await reader.page(
+    entries = await reader.list_page(
         call.conn, call.application_id, asked.value(), before=asked.after_position(), limit=asked.limit
     )
     last = entries[-1].row.position if entries else None

@@ -240,7 +240,7 @@ async def change(call: TransactionalRequest[DeviceChange]) -> Response:
         values[name] = list(dict.fromkeys(values[name]))
     await devices.change(call.conn, found.id, values)
     if said.location is not None:
-        await devices.locate(call.conn, found.id, said.location.value())
+        await devices.set_location(call.conn, found.id, said.location.value())
     return Response(registration.to_json(await device_in(call)))
 
 
@@ -261,14 +261,14 @@ async def remove(call: TransactionalRequest) -> Response:
 )
 async def locate(call: TransactionalRequest[Location]) -> Response:
     """Say where a device is."""
-    await devices.locate(call.conn, (await device_in(call)).id, call.body.value())
+    await devices.set_location(call.conn, (await device_in(call)).id, call.body.value())
     return Response(status=204)
 
 
 @routes.add("DELETE", "/v1/devices/{device_id}/location", scopes=(DEVICE, MANAGE), browser=True, responses={204: None})
 async def unlocate(call: TransactionalRequest) -> Response:
     """Forget where a device is."""
-    await devices.locate(call.conn, (await device_in(call)).id, None)
+    await devices.set_location(call.conn, (await device_in(call)).id, None)
     return Response(status=204)
 
 
@@ -301,7 +301,7 @@ async def unsubscribe(call: TransactionalRequest) -> Response:
 async def topics(call: TransactionalRequest[None, PageQuery]) -> Response:
     """List the topics that devices subscribe to, with how many of them can be reached."""
     limit = call.query.limit
-    found = await devices.topics(call.conn, call.application_id, after=call.query.after_text(), limit=limit)
+    found = await devices.list_topics(call.conn, call.application_id, after=call.query.after_text(), limit=limit)
     items = [{"topic": topic, "devices": count} for topic, count in found]
     return page(items, limit, found[-1][0] if found else None)
 

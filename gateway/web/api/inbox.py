@@ -62,7 +62,7 @@ async def wait_for_inbox_item(request: Request[None, InboxQuery]) -> Mapping[str
     ):
         while not front.inbox_notifier.closed and (left := until - clock()) > 0:
             async with front.context.engine.connect() as conn:
-                newest = await records.list_page(conn, request.application_id, device_id)
+                newest = await records.last_position(conn, request.application_id, device_id)
             if newest > asked.after:
                 break
             await watch.wait(left)
@@ -87,7 +87,7 @@ async def listed(call: TransactionalRequest[None, InboxQuery]) -> Response:
     device, asked = await device_in(call), call.query
     before = call.query.after_position() if asked.after is None else None
     items = await inbox.items(call.conn, call.context, device, before=before, after=asked.after, limit=asked.limit)
-    unread, newest = await records.counts(call.conn, device.application_id, device.id)
+    unread, newest = await records.count_unread(call.conn, device.application_id, device.id)
     listed = page(items, asked.limit, items[-1]["position"] if items and asked.after is None else None)
     body: dict[str, Any] = listed.body | {"unread": unread, "position": newest}
     return Response(body)
@@ -104,7 +104,7 @@ async def read_one(call: TransactionalRequest) -> Response:
     """Mark one as read."""
     device, named = await device_in(call), ids.parse_delivery(call.path("delivery_id"))
     theirs = named is not None and named[1] == device.id
-    if named is None or not theirs or not await records.holds(call.conn, device.application_id, device.id, named[0]):
+    if named is None or not theirs or not await records.contains(call.conn, device.application_id, device.id, named[0]):
         raise NotFound("there is no such delivery in this inbox")
     await records.mark_read(call.conn, device.application_id, device.id, upto=2**63 - 1, notification_id=named[0])
     return Response(status=204)

@@ -141,7 +141,7 @@ async def _device(request: Request, hello: Hello) -> Device:
         if caller.scopes != {DEVICE} or caller.device_id != id_ or caller.application_id is None:
             raise Unauthenticated("the token is not this device's")
         origin = request.http.headers.get("Origin")
-        if origin is not None and origin not in await applications.origins(conn, caller.application_id):
+        if origin is not None and origin not in await applications.get_allowed_origins(conn, caller.application_id):
             raise Unauthenticated("the page's origin is not among the application's")
         return await registration.find(conn, caller.application_id, id_)
 

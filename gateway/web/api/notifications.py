@@ -106,7 +106,7 @@ async def listed(call: TransactionalRequest[None, NotificationQuery]) -> Respons
         before=asked.after_id(),
         limit=asked.limit,
     )
-    variants = await notifications.variant_counts(call.conn, [notification.id for notification, _ in found])
+    variants = await notifications.load_variant_counts(call.conn, [notification.id for notification, _ in found])
     shown = [representations.notification(*one, variants.get(one[0].id, ())) for one in found]
     return page(shown, asked.limit, found[-1][0].id if found else None)
 

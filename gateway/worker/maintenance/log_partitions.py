@@ -3,8 +3,8 @@
 from datetime import timedelta
 
 from gateway.domain import clock
+from gateway.records.postgres import partitions
 from gateway.records.postgres.engine import Connection
-from gateway.records.postgres.partitions import ensure
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from gateway.worker.maintenance.task import MaintenanceTask
 
@@ -13,7 +13,7 @@ DAYS_AHEAD = 7
 
 async def create_partitions(conn: Connection, _: RetentionPolicy) -> int:
     """Create missing partitions, today's first; return how many."""
-    return len(await ensure(conn, clock.now().date(), DAYS_AHEAD))
+    return len(await partitions.create_partitions(conn, clock.now().date(), DAYS_AHEAD))
 
 
 TASK = MaintenanceTask("log_partitions", timedelta(hours=1), create_partitions)

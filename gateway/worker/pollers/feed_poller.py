@@ -129,7 +129,7 @@ class FeedPoller:
             _FetchFailed: a document could not be fetched; all others have been ingested.
         """
         async with self._context.engine.begin() as conn:
-            unread = await feed_records.unread(conn, feed.id, [entry.key for entry in content.entries])
+            unread = await feed_records.filter_unread(conn, feed.id, [entry.key for entry in content.entries])
         outcomes: Counter[str] = Counter()
         for alert in content.alerts:  # one transaction each, so that the first is sent before the last is ingested
             async with self._context.engine.begin() as conn:
@@ -176,7 +176,7 @@ class FeedPoller:
         outcomes = Counter(str(item["outcome"]) for item in items)
         if items:
             refusals = [{"identifier": item["identifier"], "detail": item["detail"]} for item in refused]
-            await feed_records.count(conn, feed.id, outcomes, refusals)
+            await feed_records.add_counts(conn, feed.id, outcomes, refusals)
         return outcomes
 
     async def _get(self, url: str, headers: dict[str, str]) -> OutboundResponse:

@@ -65,7 +65,7 @@ class WebhookDispatcher:
             max_concurrent=MAX_CONCURRENT,
             fill_s=FILL_S,
         )
-        events = self._notifier.subscribe(notifier.LOG, notifier.HAPPENINGS)
+        events = self._notifier.subscribe(notifier.LOG, notifier.OUTBOX)
         await poll.run(stop, events, shutdown_timeout_s=SHUTDOWN_TIMEOUT_S)
 
     async def _send_batches(self, webhook: LeasedWebhook, stop: asyncio.Event) -> None:
@@ -81,7 +81,7 @@ class WebhookDispatcher:
             if not isinstance(batch, Batch):
                 await webhooks.advance(conn, webhook, batch, sent=False, lease=timedelta(0))
                 return None
-            if not await webhooks.try_batch(conn, webhook, batch.pending, LEASE):
+            if not await webhooks.store_pending(conn, webhook, batch.pending, LEASE):
                 return None
         response = await self._post(webhook, batch)
         if not isinstance(response, OutboundResponse) or not 200 <= response.status < 300:
@@ -94,7 +94,7 @@ class WebhookDispatcher:
             has_lease = await webhooks.advance(conn, webhook, cursor, sent=True, lease=lease)
         if not (has_lease and has_more):
             return None
-        return replace(webhook, at=cursor, pending=None, failures=0, failing_since=None)
+        return replace(webhook, cursor=cursor, pending=None, failures=0, failing_since=None)
 
     async def _post(self, webhook: LeasedWebhook, batch: Batch) -> OutboundResponse | str:
         """Return the response, or why there is none."""
@@ -125,7 +125,7 @@ class WebhookDispatcher:
         async with self._context.engine.begin() as conn:
             if cause is None:
                 retry_at = min(now + wait, failing_since + MAX_FAILING)
-                has_lease = await webhooks.fail(conn, webhook, error, failing_since, retry_at)
+                has_lease = await webhooks.record_failure(conn, webhook, error, failing_since, retry_at)
             else:
                 has_lease = await webhooks.disable(conn, webhook, error, cause, failing_since)
         if has_lease and cause is None:
