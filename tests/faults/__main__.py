@@ -1,6 +1,6 @@
-"""Play seeds, and tell of each what it came to: `python -m tests.faults --seed 17 --devices 20000`, or `--seeds 1-200`.
+"""Run seeds and print their results: `python -m tests.faults --seed 17 --devices 20000`, or `--seeds 1-200`.
 
-A seed that fails is told with the command that plays it again.
+For a seed that fails the command to repeat it is printed.
 """
 
 import argparse
@@ -14,60 +14,61 @@ from typing import NoReturn
 
 import structlog
 
-from tests.faults.cluster import Cluster, cluster
-from tests.faults.run import run
+from tests.faults.cluster import Cluster, start_cluster
+from tests.faults.run import run_seed
 from tests.support import log_guard
 
 
 def main() -> None:
+    """Run the requested seeds; exit with an error when one failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--seed", type=int)
-    which.add_argument("--seeds", help="such as 1-200")
-    parser.add_argument("--devices", type=int, default=20_000, help="(%(default)s)")
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--seed", type=int)
+    group.add_argument("--seeds", help="such as 1-200")
+    parser.add_argument("--devices", type=int, default=20_000, help="number of devices (%(default)s)")
     parser.add_argument("--keep", type=Path, help="keep the logs of the processes in this directory")
-    asked = parser.parse_args()
-    for number in (signal.SIGTERM, signal.SIGINT):  # whoever ends us finds everything cleared away
+    options = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGINT):  # clean up before exiting
         signal.signal(number, signal.default_int_handler)
-    first, _, last = str(asked.seeds or asked.seed).partition("-")
-    structlog.configure(processors=[_say_nothing])  # our own eyes on the database see the faults too
+    first, _, last = str(options.seeds or options.seed).partition("-")
+    structlog.configure(processors=[_drop_event])  # the harness's own connection also fails, which is expected
     with log_guard.learn_secrets():
-        failed = asyncio.run(play(range(int(first), int(last or first) + 1), asked.devices, asked.keep))
+        failed = asyncio.run(run_seeds(range(int(first), int(last or first) + 1), options.devices, options.keep))
     if failed:
         sys.exit(f"{len(failed)} failed: {', '.join(map(str, failed))}")
 
 
-def _say_nothing(*_: object) -> NoReturn:
+def _drop_event(*_: object) -> NoReturn:
     raise structlog.DropEvent
 
 
-async def play(seeds: range, devices: int, keep: Path | None) -> list[int]:
+async def run_seeds(seeds: range, devices: int, log_folder: Path | None) -> list[int]:
+    """Run the seeds and return those that failed."""
     failed = []
-    async with cluster() as shared:
-        print(
-            "the log's disk is", "a file system of its own" if shared.disk else "full by a trigger's word", flush=True
-        )
+    async with start_cluster() as cluster:
+        print("the log's disk is", "a file system of its own" if cluster.disk else "simulated by a trigger", flush=True)
         for seed in seeds:
-            if not await _one(shared, seed, devices, keep):
+            if not await _run_one(cluster, seed, devices, log_folder):
                 failed.append(seed)
     print(f"{len(seeds) - len(failed)} of {len(seeds)} seeds passed with {devices} devices")
     return failed
 
 
-async def _one(shared: Cluster, seed: int, devices: int, keep: Path | None) -> bool:
+async def _run_one(cluster: Cluster, seed: int, devices: int, log_folder: Path | None) -> bool:
+    """Run a seed, print its result, and return whether it passed."""
     folder = Path(tempfile.mkdtemp(prefix=f"faults-{seed}-"))
     try:
-        ran = await run(shared, seed, devices, folder)
-        print(f"seed {seed}: {ran}", flush=True)
-        if ran.breaches:
-            print("\n".join(f"    {one}" for one in ran.played.happened))
-            print("\n".join(f"    ! {breach}" for breach in ran.breaches[:20]))
-            print(f"    again: python -m tests.faults --seed {seed} --devices {devices}", flush=True)
-        if keep is not None:
-            shutil.copytree(folder, keep / str(seed), dirs_exist_ok=True)
+        result = await run_seed(cluster, seed, devices, folder)
+        print(f"seed {seed}: {result}", flush=True)
+        if result.breaches:
+            print("\n".join(f"    {injected}" for injected in result.record.faults))
+            print("\n".join(f"    ! {breach}" for breach in result.breaches[:20]))
+            print(f"    repeat: python -m tests.faults --seed {seed} --devices {devices}", flush=True)
+        if log_folder is not None:
+            shutil.copytree(folder, log_folder / str(seed), dirs_exist_ok=True)
     finally:
         shutil.rmtree(folder)
-    return not ran.breaches
+    return not result.breaches
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A Postgres to be ill-treated: stopped without warning, and with a full disk under its log.
+"""A Postgres server that can be stopped without warning and whose log can run out of disk space.
 
-Root mounts a file system of its own for the log's partitions and fills it, so that Postgres meets the real ENOSPC. Who
-may mount nothing gets a trigger that refuses each insert with the same SQLSTATE, 53100, at the same place.
+As root, the partitions of the log are on a small file system of their own, which is filled, so that Postgres meets a
+real ENOSPC. Without the right to mount, a trigger refuses each insert with the same SQLSTATE, 53100.
 """
 
 import asyncio
@@ -21,17 +21,17 @@ import asyncpg
 from gateway.embedded import EmbeddedPostgres, EmbeddedUnavailable
 from gateway.records.postgres import migrate
 
-# What the processes of Postgres wrote is with the kernel, and the kernel lives on: fsync would prove nothing here.
+# Only processes are killed, not the kernel, so fsync would make no difference.
 OPTIONS = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "64MB", "max_connections": "100"}
 DISK_MB = 192
-SPACE = "log_disk"
+TABLESPACE = "log_disk"
 PARTITIONS = """
     SELECT c.relname, c.relkind::text FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid
     JOIN pg_class parent ON parent.oid = i.inhparent
     WHERE parent.relname IN (SELECT 'deliveries' UNION SELECT indexrelid::regclass::text FROM pg_index
         WHERE indrelid = 'deliveries'::regclass) AND c.relkind IN ('r', 'i')
 """
-REFUSE = """
+REFUSE_INSERTS = """
     CREATE OR REPLACE FUNCTION disk_is_full() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN RAISE 'no space left on device' USING ERRCODE = 'disk_full'; END $$;
     CREATE OR REPLACE TRIGGER disk_is_full BEFORE INSERT ON deliveries FOR EACH STATEMENT
@@ -40,7 +40,7 @@ REFUSE = """
 
 
 class Cluster:
-    """`disk`: where the log's file system is mounted; None without one."""
+    """The Postgres server. `disk` is the mount point of the log's file system, or None without one."""
 
     def __init__(self, postgres: EmbeddedPostgres, disk: Path | None) -> None:
         self.disk = disk
@@ -49,17 +49,19 @@ class Cluster:
 
     @property
     def port(self) -> int:
+        """Return the port of the server."""
         port = urlsplit(self._postgres.url).port
         assert port is not None
         return port
 
     def url(self, database: str, port: int | None = None) -> str:
-        """By way of `port`, when that is not the cluster's own."""
+        """Return a connection URL, with another port for a connection through a link."""
         parts = urlsplit(self._postgres.url)
-        place = f"{parts.netloc.rpartition(':')[0]}:{port or self.port}"
-        return urlunsplit(parts._replace(netloc=place, path=f"/{database}"))
+        netloc = f"{parts.netloc.rpartition(':')[0]}:{port or self.port}"
+        return urlunsplit(parts._replace(netloc=netloc, path=f"/{database}"))
 
     async def run(self, statement: str, database: str = "postgres") -> None:
+        """Execute a statement in a connection of its own."""
         conn = await asyncpg.connect(self.url(database))
         try:
             await conn.execute(statement)
@@ -67,56 +69,58 @@ class Cluster:
             await conn.close()
 
     async def prepare(self) -> None:
+        """Create the template database, and the tablespace on the small file system."""
         self._template = f"template_{secrets.token_hex(4)}"
         await self.run(f"CREATE DATABASE {self._template}")
         await asyncio.to_thread(migrate.upgrade, self.url(self._template))
         if self.disk is not None:
-            await self.run(f"CREATE TABLESPACE {SPACE} LOCATION '{self.disk / 'data'}'")
+            await self.run(f"CREATE TABLESPACE {TABLESPACE} LOCATION '{self.disk / 'data'}'")
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[str]:
-        """A migrated one for a run, by name."""
+        """Create a migrated database for a run; yield its name."""
         name = f"faults_{secrets.token_hex(4)}"
         await self.run(f"CREATE DATABASE {name} TEMPLATE {self._template}")
         yield name
         await self.run(f"DROP DATABASE {name} WITH (FORCE)")
 
     async def put_log_on_disk(self, database: str) -> None:
-        """Once there are partitions."""
+        """Move the log's partitions to the small file system. The partitions must exist."""
         if self.disk is None:
             return
         conn = await asyncpg.connect(self.url(database))
         try:
             for name, kind in await conn.fetch(PARTITIONS):
-                what = "TABLE" if kind == "r" else "INDEX"
-                await conn.execute(f'ALTER {what} "{name}" SET TABLESPACE {SPACE}')
+                object_type = "TABLE" if kind == "r" else "INDEX"
+                await conn.execute(f'ALTER {object_type} "{name}" SET TABLESPACE {TABLESPACE}')
         finally:
             await conn.close()
 
     @asynccontextmanager
     async def disk_full(self, database: str) -> AsyncIterator[None]:
+        """Keep the disk of the log full for the duration of the block."""
         if self.disk is None:
-            await self.run(REFUSE, database)
+            await self.run(REFUSE_INSERTS, database)
             try:
                 yield
             finally:
                 await self.run("DROP TRIGGER disk_is_full ON deliveries", database)
             return
         ballast = self.disk / f"ballast-{secrets.token_hex(4)}"
-        await asyncio.to_thread(_fill, ballast)
+        await asyncio.to_thread(_fill_disk, ballast)
         try:
             yield
         finally:
             ballast.unlink()
 
-    async def stop_at_once(self) -> None:
-        """SIGQUIT to the postmaster, as `pg_ctl stop -m immediate` does: nobody finishes anything."""
+    async def stop_immediately(self) -> None:
+        """Send SIGQUIT to the postmaster, as `pg_ctl stop -m immediate` does; no transaction finishes."""
         pid = int((self._postgres.data / "postmaster.pid").read_text().split()[0])
         os.kill(pid, signal.SIGQUIT)
         await asyncio.to_thread(self._postgres.stop)
 
     async def start(self) -> None:
-        """Recover what was written. While its disk is full it cannot, so it is tried again."""
+        """Start and recover. Recovery fails while the disk is full, so retry until it succeeds."""
         while True:
             try:
                 await asyncio.to_thread(self._postgres.start)
@@ -126,23 +130,24 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster() -> AsyncIterator[Cluster]:
-    with _folder() as folder:
+async def start_cluster() -> AsyncIterator[Cluster]:
+    """Run the server for the duration of the block."""
+    with _temporary_folder() as folder:
         postgres = EmbeddedPostgres(folder / "postgres", OPTIONS)
         await asyncio.to_thread(postgres.start)
         try:
-            with _mounted(folder / "disk", postgres.data.stat().st_uid) as disk:
-                made = Cluster(postgres, disk)
-                await made.prepare()
-                yield made
+            with _mount_disk(folder / "disk", postgres.data.stat().st_uid) as disk:
+                cluster = Cluster(postgres, disk)
+                await cluster.prepare()
+                yield cluster
         finally:
             await asyncio.to_thread(postgres.stop)
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
+def _temporary_folder() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="gateway-faults-"))
-    path.chmod(0o711)  # root's Postgres runs as somebody else
+    path.chmod(0o711)  # as root, the embedded Postgres runs as another user
     try:
         yield path
     finally:
@@ -150,28 +155,28 @@ def _folder() -> Iterator[Path]:
 
 
 @contextmanager
-def _mounted(place: Path, owner: int) -> Iterator[Path | None]:
-    """A file system of DISK_MB, or None when we may mount none."""
-    place.mkdir(mode=0o711)
-    mounting = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=711", "tmpfs", str(place)]
-    if os.geteuid() != 0 or subprocess.run(mounting, check=False, stderr=subprocess.DEVNULL).returncode:
+def _mount_disk(mount_point: Path, owner: int) -> Iterator[Path | None]:
+    """Mount a file system of DISK_MB; yield its path, or None without the right to mount."""
+    mount_point.mkdir(mode=0o711)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=711", "tmpfs", str(mount_point)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode:
         yield None
         return
     try:
-        (place / "data").mkdir(mode=0o700)
-        os.chown(place / "data", owner, -1)
-        yield place
+        (mount_point / "data").mkdir(mode=0o700)
+        os.chown(mount_point / "data", owner, -1)
+        yield mount_point
     finally:
-        # Lazily: should Postgres live on, it goes with its last file.
-        subprocess.run(["umount", "--lazy", place], check=True)
+        # Lazily: if Postgres still runs, the file system goes with its last open file.
+        subprocess.run(["umount", "--lazy", mount_point], check=True)
 
 
-def _fill(ballast: Path) -> None:
-    piece = bytes(1 << 20)
+def _fill_disk(ballast: Path) -> None:
+    chunk = bytes(1 << 20)
     with ballast.open("wb", buffering=0) as file:
-        for size in (len(piece), 4096):
+        for size in (len(chunk), 4096):
             try:
-                while file.write(piece[:size]) == size:
+                while file.write(chunk[:size]) == size:
                     pass
             except OSError:
                 continue

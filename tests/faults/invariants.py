@@ -1,4 +1,4 @@
-"""What must hold after every run, whatever went wrong in it; each breach in words."""
+"""The invariants that must hold after every run, whatever failed in it. Each breach is a sentence."""
 
 import signal
 from collections import Counter, defaultdict
@@ -9,113 +9,126 @@ from uuid import UUID
 from sqlalchemy import text
 
 from gateway.domain.notification import Status
-from tests.faults import spans
-from tests.faults.play import Played
-from tests.faults.remembering import Meaning, Said
-from tests.faults.stand import Stand
+from tests.faults import repeat_windows
+from tests.faults.environment import Environment
+from tests.faults.execution import RunRecord
+from tests.faults.recording_sim import Meaning, Response
 from tests.support.log_guard import SecretInLog, guard
 
-FAULTS_OF_OURS = ("job.failed", "delivery.failed", "http.failed", "feed.failed", "webhook.failed")
-MARKED_AS = {Meaning.GONE: "gone", Meaning.ANOTHER_KEY: "quarantined"}
+INTERNAL_ERROR_EVENTS = ("job.failed", "delivery.failed", "http.failed", "feed.failed", "webhook.failed")
+STATUS_BY_MEANING = {Meaning.GONE: "gone", Meaning.KEY_MISMATCH: "quarantined"}
 
 
 class Row(NamedTuple):
-    """`tries`: the attempts that were written down, each of which came to nothing final."""
+    """A log row. `failed_attempts` is the number of its recorded attempts without a final result."""
 
     outcome: str
     attempts: int
     posted: bool
-    tries: int
+    failed_attempts: int
 
 
-Answers = dict[tuple[UUID, str], list[Said]]
-"""By notification and endpoint, as they were given."""
+# Responses by (notification id, endpoint), in the order of the requests.
+Responses = dict[tuple[UUID, str], list[Response]]
 
 
-async def breaches(on: Stand, played: Played) -> list[str]:
-    found = [f"refused: {said}" for said in played.refused]
-    if not played.ended:
-        found += await _unended(on, played)
-        return found
-    rows = await _rows(on)
-    answers = _answers(on, played, found)
-    meant: defaultdict[str, set[Meaning]] = defaultdict(set)
-    for (_, endpoint), said in answers.items():
-        meant[endpoint].update(one.meaning for one in said)
-    found += await _all_ended(on, played)
-    found += _one_row_each(on, played, rows, meant)
-    found += await _counted(on)
-    found += await _devices(on, meant)
-    found += _outcomes(on, rows, answers, meant)
-    lost = list(_lost(on))
-    allowed = spans.spans(played.happened, lost, played.pulse)
-    found += _attempts(on, rows, answers, allowed)
-    found += spans.unexplained(_taken(answers), allowed)
-    found += [
-        f"a lease of {loss.notification_id} was lost, without a fault and on a machine that was not starved"
-        for loss in spans.unexcused(played.happened, lost, played.pulse)
+async def find_breaches(env: Environment, record: RunRecord) -> list[str]:
+    """Return the breached invariants of a run."""
+    breaches = [f"refused: {refusal}" for refusal in record.refusals]
+    if not record.ended:
+        breaches += await _describe_unfinished(env, record)
+        return breaches
+    rows = await _read_rows(env)
+    responses = _responses_by_delivery(env, record, breaches)
+    meanings: defaultdict[str, set[Meaning]] = defaultdict(set)
+    for (_, endpoint), device_responses in responses.items():
+        meanings[endpoint].update(response.meaning for response in device_responses)
+    breaches += await _check_finished(env, record)
+    breaches += _check_rows(env, record, rows, meanings)
+    breaches += await _check_counters(env)
+    breaches += await _check_devices(env, meanings)
+    breaches += _check_outcomes(env, rows, responses, meanings)
+    lost_leases = list(_lost_leases(env))
+    windows = repeat_windows.repeat_windows(record.faults, lost_leases, record.probe)
+    breaches += _check_attempts(env, rows, responses, windows)
+    breaches += repeat_windows.find_unexplained_repeats(_accepted_only(responses), windows)
+    breaches += [
+        f"a lease of {lost_lease.notification_id} was lost without a fault and without CPU starvation"
+        for lost_lease in repeat_windows.find_unexplained_losses(record.faults, lost_leases, record.probe)
     ]
-    found += _processes(on, played)
-    found += _secrets()
-    return found
+    breaches += _check_processes(env, record)
+    breaches += _check_secrets()
+    return breaches
 
 
-async def _rows(on: Stand) -> dict[UUID, dict[UUID, Row]]:
-    """By notification and device."""
+async def _read_rows(env: Environment) -> dict[UUID, dict[UUID, Row]]:
+    """Return the log rows by notification and device."""
     rows: defaultdict[UUID, dict[UUID, Row]] = defaultdict(dict)
-    tried = text("SELECT notification_id, device_id, count(*) FROM attempts GROUP BY 1, 2")
+    attempts_query = text("SELECT notification_id, device_id, count(*) FROM attempts GROUP BY 1, 2")
     query = text("SELECT notification_id, device_id, outcome, attempts, attempted_at FROM deliveries")
-    async with on.parts.engine.connect() as conn:
-        tries = {(notification_id, device_id): count for notification_id, device_id, count in await conn.execute(tried)}
+    async with env.parts.engine.connect() as conn:
+        attempt_counts = {
+            (notification_id, device_id): count
+            for notification_id, device_id, count in await conn.execute(attempts_query)
+        }
         for notification_id, device_id, outcome, attempts, at in await conn.execute(query):
             assert device_id not in rows[notification_id], "a device has two rows"
-            count = tries.get((notification_id, device_id), 0)
+            count = attempt_counts.get((notification_id, device_id), 0)
             rows[notification_id][device_id] = Row(outcome, attempts, at is not None, count)
     return rows
 
 
-async def _unended(on: Stand, played: Played) -> list[str]:
-    found = [
-        f"{title} did not end: {played.shown[id_][0].status}, {played.shown[id_][1].pending} pending"
-        for title, id_ in played.titles.items()
-        if id_ in played.shown and played.shown[id_][0].finished_at is None
+async def _describe_unfinished(env: Environment, record: RunRecord) -> list[str]:
+    """Describe the notifications and jobs that did not finish."""
+    breaches = [
+        f"{title} is unfinished: {record.notifications[id_][0].status}, {record.notifications[id_][1].pending} pending"
+        for title, id_ in record.titles.items()
+        if id_ in record.notifications and record.notifications[id_][0].finished_at is None
     ]
-    async with on.parts.engine.connect() as conn:
+    async with env.parts.engine.connect() as conn:
         query = text("SELECT id, attempt, tries, run_at - now() AS due, cardinality(device_ids) AS size FROM jobs")
         jobs = [
-            f"job {row.id} (attempt {row.attempt}, tries {row.tries}, due in {row.due}) holds {row.size}"
+            f"job {row.id} (generation {row.attempt}, attempts {row.tries}, due in {row.due}) has {row.size} devices"
             for row in await conn.execute(query)
         ]
-    return found + jobs or ["it did not end"]
+    return breaches + jobs or ["the run did not finish"]
 
 
-async def _all_ended(on: Stand, played: Played) -> list[str]:
-    found = []
-    for title, id_ in played.titles.items():
-        notification, progress = played.shown[id_]
+async def _check_finished(env: Environment, record: RunRecord) -> list[str]:
+    """Every accepted notification is done."""
+    breaches = []
+    for title, id_ in record.titles.items():
+        notification, progress = record.notifications[id_]
         if notification.status is not Status.DONE or progress.pending:
-            found.append(f"{title} is {notification.status} with {progress.pending} pending")
-    count = await on.parts.scalar("SELECT count(*) FROM notifications")
-    if count != len(played.asked):
-        found.append(f"{len(played.asked)} notifications were answered for, and there are {count}")
-    return found
+            breaches.append(f"{title} is {notification.status} with {progress.pending} pending")
+    count = await env.parts.scalar("SELECT count(*) FROM notifications")
+    if count != len(record.targets):
+        breaches.append(f"{len(record.targets)} notifications were accepted, but the database has {count}")
+    return breaches
 
 
-def _one_row_each(
-    on: Stand, played: Played, rows: dict[UUID, dict[UUID, Row]], meant: dict[str, set[Meaning]]
+def _check_rows(
+    env: Environment, record: RunRecord, rows: dict[UUID, dict[UUID, Row]], meanings: dict[str, set[Meaning]]
 ) -> list[str]:
-    """But for who was found gone, or given another key, before it was planned."""
-    found = []
-    for title, id_ in played.titles.items():
-        missing, strange = played.asked[id_] - rows[id_].keys(), rows[id_].keys() - played.asked[id_]
-        missing = {one for one in missing if not meant.get(on.endpoints[one], set()) & MARKED_AS.keys()}
-        targets = played.shown[id_][1].targets
-        if missing or strange or targets != len(rows[id_]):
-            found.append(f"{title}: {len(missing)} devices missing and {len(strange)} strange of {targets} targets")
-    return found
+    """Each device has one row, except devices that were gone or had a key mismatch before the planning."""
+    breaches = []
+    for title, id_ in record.titles.items():
+        missing, unexpected = record.targets[id_] - rows[id_].keys(), rows[id_].keys() - record.targets[id_]
+        missing = {
+            device_id
+            for device_id in missing
+            if not meanings.get(env.endpoints[device_id], set()) & STATUS_BY_MEANING.keys()
+        }
+        targets = record.notifications[id_][1].targets
+        if missing or unexpected or targets != len(rows[id_]):
+            breaches.append(
+                f"{title}: {len(missing)} devices missing and {len(unexpected)} unexpected of {targets} targets"
+            )
+    return breaches
 
 
-async def _counted(on: Stand) -> list[str]:
+async def _check_counters(env: Environment) -> list[str]:
+    """The counters match the rows."""
     query = text("""
         SELECT p.notification_id, p.accepted, p.gone, p.rejected, p.expired, p.cancelled, p.skipped, p.retries,
             count(d.*) FILTER (WHERE outcome = 'accepted'), count(d.*) FILTER (WHERE outcome = 'gone'),
@@ -124,7 +137,7 @@ async def _counted(on: Stand) -> list[str]:
             (SELECT count(*) FROM attempts a WHERE a.notification_id = p.notification_id)
         FROM progress p LEFT JOIN deliveries d USING (notification_id) GROUP BY p.notification_id
     """)
-    async with on.parts.engine.connect() as conn:
+    async with env.parts.engine.connect() as conn:
         return [
             f"{id_}: the counters say {counted[:7]}, the rows {counted[7:]}"
             for id_, *counted in await conn.execute(query)
@@ -132,106 +145,126 @@ async def _counted(on: Stand) -> list[str]:
         ]
 
 
-async def _devices(on: Stand, meant: dict[str, set[Meaning]]) -> list[str]:
-    """None is missing, and each is marked as its push service said."""
-    found = []
-    async with on.parts.engine.connect() as conn:
-        known = {row.id: row.status for row in await conn.execute(text("SELECT id, status FROM devices"))}
-    if missing := on.endpoints.keys() - known.keys():
-        found.append(f"{len(missing)} devices are deleted")
-    for id_, status in known.items():
-        said = meant.get(on.endpoints[id_], set())
-        should_be = {mark for meaning, mark in MARKED_AS.items() if meaning in said} or {"active"}
-        if status not in should_be:
-            found.append(f"{id_} is {status}, and its push service said {sorted(said) or 'nothing of it'}")
-    return found
+async def _check_devices(env: Environment, meanings: dict[str, set[Meaning]]) -> list[str]:
+    """No device is missing, and each has the status that its push service's responses imply."""
+    breaches = []
+    async with env.parts.engine.connect() as conn:
+        statuses = {row.id: row.status for row in await conn.execute(text("SELECT id, status FROM devices"))}
+    if missing := env.endpoints.keys() - statuses.keys():
+        breaches.append(f"{len(missing)} devices are deleted")
+    for id_, status in statuses.items():
+        device_meanings = meanings.get(env.endpoints[id_], set())
+        expected = {
+            expected_status for meaning, expected_status in STATUS_BY_MEANING.items() if meaning in device_meanings
+        } or {"active"}
+        if status not in expected:
+            breaches.append(
+                f"{id_} is {status}, and its push service responded {sorted(device_meanings) or 'nothing of the kind'}"
+            )
+    return breaches
 
 
-def _answers(on: Stand, played: Played, found: list[str]) -> Answers:
-    """A topic stands for a notification; of each topic one message was read."""
+def _responses_by_delivery(env: Environment, record: RunRecord, breaches: list[str]) -> Responses:
+    """Return the responses by delivery. A Topic identifies a notification, whose title was read from one message."""
     names: dict[str, UUID] = {}
-    for topic, title in on.sim.titles.items():
-        if title in played.titles:
-            names[topic] = played.titles[title]
+    for topic, title in env.sim.titles.items():
+        if title in record.titles:
+            names[topic] = record.titles[title]
         else:
-            found.append(f"the push services were sent {title!r}, which nobody was answered for")
-    if on.sim.strays:
-        found.append(f"{on.sim.strays} requests went to where no device is")
+            breaches.append(f"the push services received {title!r}, which the API did not accept")
+    if env.sim.strays:
+        breaches.append(f"{env.sim.strays} requests went to an endpoint without a device")
     return {
-        (names[topic], endpoint): sorted(said, key=lambda one: one.asked_at)
-        for (endpoint, topic), said in on.sim.said.items()
+        (names[topic], endpoint): sorted(device_responses, key=lambda response: response.requested_at)
+        for (endpoint, topic), device_responses in env.sim.responses.items()
         if topic in names
     }
 
 
-def _taken(answers: Answers) -> Answers:
-    taken = {which: [one for one in said if one.meaning is Meaning.TAKEN] for which, said in answers.items()}
-    return {which: said for which, said in taken.items() if said}
+def _accepted_only(responses: Responses) -> Responses:
+    accepted = {
+        delivery: [response for response in device_responses if response.meaning is Meaning.ACCEPTED]
+        for delivery, device_responses in responses.items()
+    }
+    return {delivery: device_responses for delivery, device_responses in accepted.items() if device_responses}
 
 
-def _outcomes(
-    on: Stand, rows: dict[UUID, dict[UUID, Row]], answers: Answers, meant: dict[str, set[Meaning]]
+def _check_outcomes(
+    env: Environment, rows: dict[UUID, dict[UUID, Row]], responses: Responses, meanings: dict[str, set[Meaning]]
 ) -> list[str]:
-    """What the log says is what the push services did."""
-    found = []
+    """The outcomes in the log match the push services' responses."""
+    breaches = []
     for notification_id, by_device in rows.items():
         for device_id, row in by_device.items():
-            endpoint = on.endpoints[device_id]
-            said = {one.meaning for one in answers.get((notification_id, endpoint), ())}
-            if on.malformed.took[endpoint.removeprefix(on.malformed.origin)]:
-                said.add(Meaning.TAKEN)
-            marked = meant.get(endpoint, set()) & MARKED_AS.keys()
+            endpoint = env.endpoints[device_id]
+            device_meanings = {response.meaning for response in responses.get((notification_id, endpoint), ())}
+            if env.malformed.accepted[endpoint.removeprefix(env.malformed.origin)]:
+                device_meanings.add(Meaning.ACCEPTED)
+            implied = meanings.get(endpoint, set()) & STATUS_BY_MEANING.keys()
             match row.outcome:
                 case "accepted":
-                    right = Meaning.TAKEN in said
+                    matches = Meaning.ACCEPTED in device_meanings
                 case "gone":
-                    right = Meaning.GONE in said | marked
+                    matches = Meaning.GONE in device_meanings | implied
                 case "rejected":
-                    right = bool(said & {Meaning.REJECTED, Meaning.ANOTHER_KEY}) or Meaning.ANOTHER_KEY in marked
+                    matches = (
+                        bool(device_meanings & {Meaning.REJECTED, Meaning.KEY_MISMATCH})
+                        or Meaning.KEY_MISMATCH in implied
+                    )
                 case _:
-                    right = False
-            if not right:
-                what = sorted(said) or "nothing of it"
-                found.append(
-                    f"{device_id} of {notification_id} is logged as {row.outcome}; its push service said {what}"
+                    matches = False
+            if not matches:
+                meanings_text = sorted(device_meanings) or "nothing of the kind"
+                breaches.append(
+                    f"{device_id} of {notification_id} is logged as {row.outcome}; "
+                    f"its push service responded {meanings_text}"
                 )
-    return found
+    return breaches
 
 
-def _attempts(
-    on: Stand, rows: dict[UUID, dict[UUID, Row]], answers: Answers, allowed: Sequence[spans.Span]
+def _check_attempts(
+    env: Environment,
+    rows: dict[UUID, dict[UUID, Row]],
+    responses: Responses,
+    windows: Sequence[repeat_windows.RepeatWindow],
 ) -> list[str]:
-    """Every passing answer is written down, but for those that a fault kept from whoever asked."""
-    found = []
+    """Every transient failure is recorded, except responses that a fault may have kept from the worker."""
+    breaches = []
     for notification_id, by_device in rows.items():
         for device_id, row in by_device.items():
-            passing = sum(
-                one.meaning is Meaning.PASSING and not any(span.holds(one, notification_id) for span in allowed)
-                for one in answers.get((notification_id, on.endpoints[device_id]), ())
+            transient = sum(
+                response.meaning is Meaning.TRANSIENT
+                and not any(window.contains(response, notification_id) for window in windows)
+                for response in responses.get((notification_id, env.endpoints[device_id]), ())
             )
-            if row.tries < passing:
-                found.append(
-                    f"{device_id} of {notification_id} met {passing} passing faults, and {row.tries} are logged"
+            if row.failed_attempts < transient:
+                breaches.append(
+                    f"{device_id} of {notification_id} had {transient} transient failures, "
+                    f"and {row.failed_attempts} are logged"
                 )
-            if row.attempts != row.tries + row.posted:
-                found.append(f"{device_id} of {notification_id} says {row.attempts} attempts; {row.tries} failed")
-    return found
+            if row.attempts != row.failed_attempts + row.posted:
+                breaches.append(
+                    f"{device_id} of {notification_id} has {row.attempts} attempts; {row.failed_attempts} failed"
+                )
+    return breaches
 
 
-def repeats(on: Stand, played: Played) -> tuple[int, int]:
-    """Messages that push services took from the second on, each device and notification by itself; and at the most."""
-    taken = _taken(_answers(on, played, []))
-    count = sum(len(said) - 1 for said in taken.values())
-    return count, spans.most_repeats(taken, spans.spans(played.happened, _lost(on), played.pulse))
+def count_repeats(env: Environment, record: RunRecord) -> tuple[int, int]:
+    """Return the number of repeated messages, and the maximum that the faults explain."""
+    accepted = _accepted_only(_responses_by_delivery(env, record, []))
+    count = sum(len(device_responses) - 1 for device_responses in accepted.values())
+    return count, repeat_windows.max_repeats(
+        accepted, repeat_windows.repeat_windows(record.faults, _lost_leases(env), record.probe)
+    )
 
 
-def _lost(on: Stand) -> Iterator[spans.Loss]:
-    for process, skew in zip(on.workers, on.plan.skew_s, strict=False):
-        yield from spans.losses(process.log, skew)
+def _lost_leases(env: Environment) -> Iterator[repeat_windows.LostLease]:
+    for process, skew in zip(env.workers, env.plan.skew_s, strict=False):
+        yield from repeat_windows.parse_lost_leases(process.log, skew)
 
 
-def _secrets() -> list[str]:
-    """In what the processes have logged."""
+def _check_secrets() -> list[str]:
+    """The processes' logs contain no secrets."""
     try:
         guard.check()
     except SecretInLog as leak:
@@ -239,24 +272,25 @@ def _secrets() -> list[str]:
     return []
 
 
-def _processes(on: Stand, played: Played) -> list[str]:
-    found = []
-    names = [process.name for process in (*on.workers, on.api)]
-    for name, code in zip(names, played.exit_codes, strict=True):
-        # Who is told before it listens ends by the signal itself.
+def _check_processes(env: Environment, record: RunRecord) -> list[str]:
+    """No process failed or logged an internal error, and each detected its clock error."""
+    breaches = []
+    names = [process.name for process in (*env.workers, env.api)]
+    for name, code in zip(names, record.exit_codes, strict=True):
+        # A process that is stopped before it handles SIGTERM exits by the signal.
         if code not in (0, None, -signal.SIGTERM):
-            found.append(f"{name} was told to stop and ended with {code}")
-    for process, skew in zip((*on.workers, on.api), on.plan.skew_s, strict=True):
+            breaches.append(f"{name} exited with {code} after SIGTERM")
+    for process, skew in zip((*env.workers, env.api), env.plan.skew_s, strict=True):
         if bool(skew) != ('"clock.wrong"' in process.log):
-            found.append(f"{process.name}'s clock should be ahead by {skew:.0f} s")
-        found += [f"{process.name} ended by itself with {code}" for code in process.exits]
+            breaches.append(f"{process.name}'s clock should be ahead by {skew:.0f} s")
+        breaches += [f"{process.name} exited unexpectedly with {code}" for code in process.exits]
         for line in process.log.splitlines():
-            if any(f'"{event}"' in line for event in FAULTS_OF_OURS):
-                found.append(f"{process.name}: {line[:2000]}")
-    return found
+            if any(f'"{event}"' in line for event in INTERNAL_ERROR_EVENTS):
+                breaches.append(f"{process.name}: {line[:2000]}")
+    return breaches
 
 
-def told(played: Played) -> str:
-    """The run in a few words."""
-    kinds = Counter(one.fault.what for one in played.happened)
-    return ", ".join(f"{count} x {what}" for what, count in kinds.items())
+def summarize_faults(record: RunRecord) -> str:
+    """Return a short summary of the faults."""
+    kinds = Counter(injected.fault.kind for injected in record.faults)
+    return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())

@@ -1,7 +1,7 @@
-"""TCP links that break on demand: each stands between two processes of a run.
+"""Network links that fail on demand: each connects two processes of a run.
 
-A link passes octets both ways until it is told otherwise. Who connects to it never learns where it leads, so what
-lies behind may come back on another port.
+A link forwards octets in both directions until it is told to fail. A client that connects to it does not depend on the
+target's port, so the target may return on another port.
 """
 
 import asyncio
@@ -11,37 +11,42 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 LINGER_0 = struct.pack("ii", 1, 0)
-PIECE = 65_536
+CHUNK = 65_536
 
 
 class Link:
-    """`port` leads to `target`, a port on loopback; 0 while nothing is there."""
+    """A TCP proxy from `port` to `target`, a port on loopback; 0 means that there is no target.
+
+    `delay_s` delays each chunk of a stream. While `refusing`, the link resets new connections.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.target = 0
         self.delay_s = 0.0
-        """How long each piece of a stream is held up."""
         self.refusing = False
         self._server: asyncio.Server | None = None
         self._ends: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, backlog=1024)
+        """Listen on a free port."""
+        self._server = await asyncio.start_server(self._on_connection, "127.0.0.1", 0, backlog=1024)
 
     @property
     def port(self) -> int:
+        """Return the port that the link listens on."""
         assert self._server is not None
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
     def cut(self) -> None:
-        """Reset every connection: both ends hear it at once, and what was on its way is lost."""
+        """Reset every connection: both ends notice at once, and octets in transit are lost."""
         for writer in self._ends:
             _reset(writer)
 
     async def close(self) -> None:
+        """Stop listening and reset every connection."""
         if self._server is not None:
             self._server.close()
         self.cut()
@@ -49,7 +54,7 @@ class Link:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -60,43 +65,44 @@ class Link:
                 _reset(writer)
                 return
             with suppress(OSError, asyncio.CancelledError):
-                there, onward = await asyncio.open_connection("127.0.0.1", self.target)
-                self._ends.add(onward)
+                target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self.target)
+                self._ends.add(target_writer)
                 try:
-                    await asyncio.gather(self._pass(reader, onward), self._pass(there, writer))
+                    await asyncio.gather(self._forward(reader, target_writer), self._forward(target_reader, writer))
                 finally:
-                    self._ends.discard(onward)
-                    onward.close()
+                    self._ends.discard(target_writer)
+                    target_writer.close()
         finally:
             self._ends.discard(writer)
             writer.close()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while piece := await reader.read(PIECE):
+            while chunk := await reader.read(CHUNK):
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
-                writer.write(piece)
+                writer.write(chunk)
                 await writer.drain()
             if writer.can_write_eof():
                 writer.write_eof()
         except OSError:
-            _reset(writer)  # the other end shall hear of it as this one did
+            _reset(writer)  # reset the other end as well
 
 
 @asynccontextmanager
-async def link(name: str) -> AsyncIterator[Link]:
-    made = Link(name)
-    await made.open()
+async def open_link(name: str) -> AsyncIterator[Link]:
+    """Open a link for the duration of the block."""
+    link = Link(name)
+    await link.open()
     try:
-        yield made
+        yield link
     finally:
-        await made.close()
+        await link.close()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """With a linger of no seconds, Linux sends RST instead of FIN."""
-    bare: socket.socket | None = writer.get_extra_info("socket")
-    if bare is not None and bare.fileno() >= 0:
-        bare.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
+    """Reset a connection. With a linger time of 0, Linux sends RST instead of FIN."""
+    raw_socket: socket.socket | None = writer.get_extra_info("socket")
+    if raw_socket is not None and raw_socket.fileno() >= 0:
+        raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
     writer.transport.abort()

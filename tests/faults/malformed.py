@@ -1,7 +1,7 @@
-"""A push service over TLS that at first answers with what is not HTTP, or hardly: each device in its own way.
+"""A push service over TLS whose first response to a device is invalid HTTP or nearly so, in one of many ways.
 
-Every second device is answered well from the start, so that the host is not given up as a whole. Whether a whole
-status line of success was said is kept: such a message was taken, whatever came after.
+Every second device gets valid responses from the start, so that the gateway does not consider the host as failed. The
+service counts each complete status line of success that it sent: such a message was accepted, whatever followed.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
-WELL = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nTTL: 60\r\n\r\n"
-SAYINGS: dict[str, bytes] = {
+VALID_RESPONSE = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nTTL: 60\r\n\r\n"
+MALFORMED_RESPONSES: dict[str, bytes] = {
     "half-a-status-line": b"HTTP/1.1 20",
     "half-a-header": b"HTTP/1.1 201 Created\r\nLoca",
     "half-a-body": b"HTTP/1.1 201 Created\r\nContent-Length: 50\r\n\r\nabc",
@@ -28,26 +28,29 @@ SAYINGS: dict[str, bytes] = {
     "odd-status": b"HTTP/1.1 999 Hm\r\nContent-Length: 0\r\n\r\n",
     "old-http": b"HTTP/0.9 201\r\n\r\n",
 }
-ENDLESS = {"endless-body": b"HTTP/1.1 503 Busy\r\n\r\n", "endless-headers": b"HTTP/1.1 503 Busy\r\nX: "}
-KINDS = (*SAYINGS, *ENDLESS)
+ENDLESS_RESPONSES = {"endless-body": b"HTTP/1.1 503 Busy\r\n\r\n", "endless-headers": b"HTTP/1.1 503 Busy\r\nX: "}
+KINDS = (*MALFORMED_RESPONSES, *ENDLESS_RESPONSES)
+# One of this many connections is closed during the TLS handshake.
 HANDSHAKES = 5
-"""Of so many connections one is closed in the handshake."""
 
 
-class Malformed:
+class MalformedService:
+    """The push service. `accepted` counts the success responses by path, `requests` the requests by path."""
+
     def __init__(self, context: ssl.SSLContext) -> None:
         self.origin = ""
-        self.took: Counter[str] = Counter()
-        """How often each path was told of success."""
-        self.tries: Counter[str] = Counter()
+        self.accepted: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
         self._context = context
         self._connections = 0
 
     def paths(self, count: int) -> list[str]:
-        kinds = [KINDS[number // 2 % len(KINDS)] if number % 2 else "well" for number in range(count)]
+        """Return endpoint paths: every second one valid, the others of all malformed kinds in turn."""
+        kinds = [KINDS[number // 2 % len(KINDS)] if number % 2 else "valid" for number in range(count)]
         return [f"/{kind}/{secrets.token_urlsafe(32)}" for kind in kinds]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
         self._connections += 1
         if self._connections % HANDSHAKES == 0:
             await reader.read(1)
@@ -55,27 +58,27 @@ class Malformed:
             return
         await writer.start_tls(self._context)
         while True:
-            path = await _request(reader)
-            self.tries[path] += 1
+            path = await _read_request(reader)
+            self.requests[path] += 1
             kind = path.split("/")[1]
-            if self.tries[path] > 1 or kind == "well":
-                self.took[path] += 1
-                writer.write(WELL)
+            if self.requests[path] > 1 or kind == "valid":
+                self.accepted[path] += 1
+                writer.write(VALID_RESPONSE)
                 await writer.drain()
                 continue
-            said = SAYINGS.get(kind) or ENDLESS.get(kind, b"")
-            if said.startswith(b"HTTP/1.1 201 Created\r\n"):
-                self.took[path] += 1
-            writer.write(said)
+            response = MALFORMED_RESPONSES.get(kind) or ENDLESS_RESPONSES.get(kind, b"")
+            if response.startswith(b"HTTP/1.1 201 Created\r\n"):
+                self.accepted[path] += 1
+            writer.write(response)
             await writer.drain()
-            while kind in ENDLESS:
+            while kind in ENDLESS_RESPONSES:
                 writer.write(b"x" * 65_536)
                 await writer.drain()
             return
 
 
-async def _request(reader: asyncio.StreamReader) -> str:
-    """The path of the next request, once its body is read."""
+async def _read_request(reader: asyncio.StreamReader) -> str:
+    """Read a request and return its path."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     [length] = [line.partition(":")[2] for line in head.split("\r\n") if line.lower().startswith("content-length:")]
     await reader.readexactly(int(length))
@@ -86,11 +89,12 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def malformed(context: ssl.SSLContext) -> AsyncIterator[Malformed]:
-    service = Malformed(context)
+async def serve_malformed(context: ssl.SSLContext) -> AsyncIterator[MalformedService]:
+    """Run the service on a free port for the duration of the block."""
+    service = MalformedService(context)
     tasks: set[asyncio.Task[None]] = set()
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         tasks.add(task)
@@ -99,7 +103,7 @@ async def malformed(context: ssl.SSLContext) -> AsyncIterator[Malformed]:
             await service.serve(reader, writer)
         writer.close()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(on_connection, "127.0.0.1", 0)
     service.origin = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield service

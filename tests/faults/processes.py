@@ -1,4 +1,4 @@
-"""The gateway's own processes, started again whenever they end, as a service manager does it."""
+"""Gateway processes that are restarted whenever they exit, as by a service manager."""
 
 import asyncio
 import os
@@ -17,42 +17,44 @@ STOP_S = 60.0
 
 
 class Process:
-    """`gateway COMMAND`; `exits` are those that nobody asked for, of a process that had begun its work."""
+    """A supervised `gateway COMMAND`. `exits` has the codes of unexpected exits after a completed start."""
 
-    def __init__(self, name: str, command: str, begun: str, log: Path, settings: Mapping[str, object]) -> None:
+    def __init__(self, name: str, command: str, started_event: str, log: Path, settings: Mapping[str, object]) -> None:
         self.name = name
         self.exits: list[int] = []
         self.restarts = 0
         self._command = command
-        self._begun = begun
+        self._started_event = started_event
         self._log = log
-        self._heard = 0
+        self._checked = 0
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
         self._killed: asyncio.subprocess.Process | None = None
-        self._wanted = asyncio.Event()
+        self._should_run = asyncio.Event()
         self._starting = asyncio.Lock()
-        self._keeper: asyncio.Task[None] | None = None
+        self._supervisor: asyncio.Task[None] | None = None
 
     @property
     def log(self) -> str:
+        """Return the log of all runs of the process."""
         return self._log.read_text() if self._log.exists() else ""
 
     def start(self) -> None:
-        self._wanted.set()
-        if self._keeper is None:
-            self._keeper = asyncio.create_task(self._keep(), name=self.name)
+        """Start the process, and keep it running."""
+        self._should_run.set()
+        if self._supervisor is None:
+            self._supervisor = asyncio.create_task(self._supervise(), name=self.name)
 
     def kill(self) -> None:
-        """SIGKILL, and no new one before `start`."""
-        self._wanted.clear()
+        """Send SIGKILL; the process is not restarted before `start`."""
+        self._should_run.clear()
         if self._process is not None and self._process.returncode is None:
             self._killed = self._process
             self._process.kill()
 
     async def end(self) -> int | None:
-        """SIGTERM; its exit code. None when there was nobody to tell."""
-        self._wanted.clear()
+        """Send SIGTERM and return the exit code, or None if no process is running."""
+        self._should_run.clear()
         async with self._starting:
             process = self._process
         if process is None or process.returncode is not None:
@@ -62,26 +64,27 @@ class Process:
         try:
             await asyncio.wait_for(process.wait(), STOP_S)
         except TimeoutError:
-            process.send_signal(signal.SIGABRT)  # its last words are what it was doing
+            process.send_signal(signal.SIGABRT)  # makes it dump its stack traces
             await process.wait()
         await self.close()
         return process.returncode
 
     async def close(self) -> None:
+        """Kill the process, and check its log for secrets."""
         self.kill()
-        if self._keeper is not None:
-            self._keeper.cancel()
+        if self._supervisor is not None:
+            self._supervisor.cancel()
             with suppress(asyncio.CancelledError):
-                await self._keeper
+                await self._supervisor
         if self._process is not None:
             await self._process.wait()
-        guard.record(self.log[self._heard :])
-        self._heard = len(self.log)
+        guard.record(self.log[self._checked :])
+        self._checked = len(self.log)
 
-    async def _keep(self) -> None:
+    async def _supervise(self) -> None:
         while True:
-            await self._wanted.wait()
-            said = self._log.stat().st_size if self._log.exists() else 0
+            await self._should_run.wait()
+            log_size = self._log.stat().st_size if self._log.exists() else 0
             async with self._starting:
                 with self._log.open("ab") as log:
                     self._process = await asyncio.create_subprocess_exec(
@@ -95,18 +98,18 @@ class Process:
             self.restarts += 1
             if (
                 self._process is not self._killed
-                and self._wanted.is_set()
-                and self._begun in self._log.read_bytes()[said:].decode()
+                and self._should_run.is_set()
+                and self._started_event in self._log.read_bytes()[log_size:].decode()
             ):
                 self.exits.append(code)
             await asyncio.sleep(PAUSE_S)
 
 
 def _environment(settings: Mapping[str, object]) -> dict[str, str]:
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    given = {f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items() if name != "skew_s"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    gateway_settings = {f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items() if name != "skew_s"}
     paths = [str(ROOT)]
     if skew := settings.get("skew_s"):
-        given["FAULTS_SKEW_S"] = str(skew)
+        gateway_settings["FAULTS_SKEW_S"] = str(skew)
         paths.insert(0, str(SKEWED))
-    return ours | given | {"PYTHONFAULTHANDLER": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    return inherited | gateway_settings | {"PYTHONFAULTHANDLER": "1", "PYTHONPATH": os.pathsep.join(paths)}

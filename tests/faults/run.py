@@ -1,36 +1,40 @@
-"""One seed from its plan to its verdict."""
+"""Run one seed: derive its plan, execute it, and check the invariants."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults import invariants
 from tests.faults.cluster import Cluster
-from tests.faults.plan import Plan, draw
-from tests.faults.play import Played, play
-from tests.faults.stand import stand
+from tests.faults.environment import start_environment
+from tests.faults.execution import RunRecord, execute
+from tests.faults.plan import Plan, draw_plan
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class SeedResult:
+    """The result of a seed. `repeats` is the number of repeated messages, `max_repeats` what the faults explain."""
+
     plan: Plan
-    played: Played
+    record: RunRecord
     repeats: int
-    most: int
+    max_repeats: int
     breaches: list[str]
 
     def __str__(self) -> str:
         skewed = [f"{skew:+.0f} s" for skew in self.plan.skew_s if skew]
         clocks = f"; a clock {skewed[0]}" if skewed else ""
-        tries = self.played.answers.total()
+        requests = self.record.api_responses.total()
         return (
-            f"{'FAILED' if self.breaches else 'passed'} in {self.played.seconds:.1f} s; {invariants.told(self.played)}"
-            f"{clocks}; {self.repeats} repeats of at most {self.most}; {tries} tries at the API"
+            f"{'FAILED' if self.breaches else 'passed'} in {self.record.seconds:.1f} s; "
+            f"{invariants.summarize_faults(self.record)}"
+            f"{clocks}; {self.repeats} repeats of at most {self.max_repeats}; {requests} API requests"
         )
 
 
-async def run(on: Cluster, seed: int, devices: int, folder: Path) -> Ran:
-    plan = draw(seed, devices)
-    async with stand(on, plan, folder) as made:
-        played = await play(made)
-        found = await invariants.breaches(made, played)
-        return Ran(plan, played, *invariants.repeats(made, played), found)
+async def run_seed(cluster: Cluster, seed: int, devices: int, folder: Path) -> SeedResult:
+    """Run a seed and return its result."""
+    plan = draw_plan(seed, devices)
+    async with start_environment(cluster, plan, folder) as env:
+        record = await execute(env)
+        breaches = await invariants.find_breaches(env, record)
+        return SeedResult(plan, record, *invariants.count_repeats(env, record), breaches)

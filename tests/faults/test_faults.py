@@ -1,4 +1,4 @@
-"""A few seeds, each with other faults; `python -m tests.faults --seeds 1-200` plays them by the hundred."""
+"""A few seeds of the fault harness, and the harness's own tests. `python -m tests.faults --seeds 1-200` runs more."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -11,15 +11,21 @@ import pytest
 from gateway.domain.job import Job, JobKind
 from gateway.domain.notification import Lane
 from gateway.sim import Rule
-from tests.faults.cluster import Cluster, cluster
-from tests.faults.invariants import breaches
-from tests.faults.plan import SENDERS, URGENT_SENDERS, WORKERS, Between, Break, Fault, Plan, draw
-from tests.faults.play import Happened, play
-from tests.faults.pulse import Pulse
-from tests.faults.remembering import Meaning, Said
-from tests.faults.run import run
-from tests.faults.spans import Loss, losses, spans, unexcused, unexplained
-from tests.faults.stand import stand
+from tests.faults.cluster import Cluster, start_cluster
+from tests.faults.environment import start_environment
+from tests.faults.execution import InjectedFault, execute
+from tests.faults.invariants import find_breaches
+from tests.faults.latency_probe import LatencyProbe
+from tests.faults.plan import SENDERS, URGENT_SENDERS, WORKERS, Fault, FaultKind, LinkGroup, Plan, draw_plan
+from tests.faults.recording_sim import Meaning, Response
+from tests.faults.repeat_windows import (
+    LostLease,
+    find_unexplained_losses,
+    find_unexplained_repeats,
+    parse_lost_leases,
+    repeat_windows,
+)
+from tests.faults.run import run_seed
 from tests.support.log_guard import guard
 
 DEVICES = 600
@@ -28,23 +34,22 @@ SEEDS = (6, 12)
 
 @pytest.fixture(scope="module")
 async def shared() -> AsyncIterator[Cluster]:
-    async with cluster() as made:
-        yield made
+    async with start_cluster() as cluster:
+        yield cluster
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_whatever_breaks_everything_accepted_ends_and_is_logged_once(
-    shared: Cluster, seed: int, tmp_path: Path
-) -> None:
-    ran = await run(shared, seed, DEVICES, tmp_path)
-    print(ran)
-    assert not ran.breaches, f"python -m tests.faults --seed {seed} --devices {DEVICES}"
+async def test_accepted_notifications_finish_despite_faults(shared: Cluster, seed: int, tmp_path: Path) -> None:
+    """Every accepted notification finishes, and every delivery is logged once, whatever fails."""
+    result = await run_seed(shared, seed, DEVICES, tmp_path)
+    print(result)
+    assert not result.breaches, f"python -m tests.faults --seed {seed} --devices {DEVICES}"
 
 
-NOTIFICATION, NOBODY = UUID(int=1), UUID(int=0)
+NOTIFICATION, OTHER_ID = UUID(int=1), UUID(int=0)
 AT = datetime(2026, 5, 4, tzinfo=UTC)
-SABOTAGE = {
+CORRUPTIONS = {
     "UPDATE progress SET rejected = rejected + 1": "the counters say",
     "UPDATE devices SET status = 'gone' WHERE id = (SELECT id FROM devices LIMIT 1)": "is gone, and its push",
     "UPDATE devices SET status = 'quarantined' WHERE id IN (SELECT device_id FROM deliveries WHERE status = 413)": (
@@ -57,85 +62,97 @@ SABOTAGE = {
     "UPDATE deliveries SET outcome = 'expired' WHERE device_id = (SELECT device_id FROM deliveries LIMIT 1)": "expired",
     "DELETE FROM deliveries WHERE device_id = (SELECT device_id FROM deliveries LIMIT 1)": "1 devices missing",
     "UPDATE deliveries SET attempts = attempts + 1": "attempts; ",
-    "DELETE FROM attempts; UPDATE progress SET retries = 0": "passing faults, and 0 are logged",
+    "DELETE FROM attempts; UPDATE progress SET retries = 0": "transient failures, and 0 are logged",
     "UPDATE notifications SET status = 'cancelled'": "is cancelled with",
 }
 
 
-async def test_what_is_wrong_is_noticed(shared: Cluster, tmp_path: Path) -> None:
+async def test_each_corruption_breaches_an_invariant(shared: Cluster, tmp_path: Path) -> None:
+    """The harness detects every way of falsifying the database, the logs and the responses."""
     rules = (Rule(status=503, times=1, share=0.2, retry_after=0), Rule(status=413, share=0.05))
     plan = Plan(1, 200, (), (*rules, Rule(status=410, share=0.05)), (0.0,) * (WORKERS + 1))
-    async with stand(shared, plan, tmp_path) as made:
-        played = await play(made)
-        assert await breaches(made, played) == []
-        for statement, words in SABOTAGE.items():
-            await shared.run(statement, made.database)
-            played.shown = {id_: await made.parts.get_notification(id_) for id_ in played.asked}
-            assert any(words in one for one in await breaches(made, played)), statement
-        guard.record(f"sent to {next(iter(made.endpoints.values()))}")
-        assert any("is in a log line" in one for one in await breaches(made, played))
-        said = next(said for said in made.sim.said.values() if said[-1].meaning is Meaning.TAKEN)
-        said.append(said[-1])
-        assert any("no fault explains it" in one for one in await breaches(made, played))
-        made.endpoints = dict.fromkeys(made.endpoints, "lost")
-        assert any("said nothing of it" in one for one in await breaches(made, played))
+    async with start_environment(shared, plan, tmp_path) as env:
+        record = await execute(env)
+        assert await find_breaches(env, record) == []
+        for statement, message in CORRUPTIONS.items():
+            await shared.run(statement, env.database)
+            record.notifications = {id_: await env.parts.get_notification(id_) for id_ in record.targets}
+            assert any(message in breach for breach in await find_breaches(env, record)), statement
+        guard.record(f"sent to {next(iter(env.endpoints.values()))}")
+        assert any("is in a log line" in breach for breach in await find_breaches(env, record))
+        responses = next(
+            responses for responses in env.sim.responses.values() if responses[-1].meaning is Meaning.ACCEPTED
+        )
+        responses.append(responses[-1])
+        assert any("no fault explains it" in breach for breach in await find_breaches(env, record))
+        env.endpoints = dict.fromkeys(env.endpoints, "lost")
+        assert any("responded nothing of the kind" in breach for breach in await find_breaches(env, record))
 
 
-def test_a_kill_explains_what_was_in_flight_or_unsettled_and_each_once() -> None:
-    killed = [Happened(Fault(0.5, Break.KILL_WORKER, 1), AT, AT + timedelta(seconds=1))]
-    assert explained(killed, -1.0, +5.0)
-    assert not explained(killed, -10.0, +5.0)  # its batch should have been settled long ago
-    assert not explained(killed, +3.0, +5.0)  # nobody was killed after it
-    assert not explained(killed, -1.0, +5.0, +5.1)
-    assert not explained([Happened(Fault(0.5, Break.KILL_API, 1), AT, AT)], -1.0, +5.0)
+def test_kill_explains_one_repeat_of_unsettled_messages() -> None:
+    """A kill explains one repeat of each message that was in flight or not yet settled."""
+    killed = [InjectedFault(Fault(0.5, FaultKind.KILL_WORKER, 1), AT, AT + timedelta(seconds=1))]
+    assert is_explained(killed, -1.0, +5.0)
+    assert not is_explained(killed, -10.0, +5.0)  # its batch should have been settled before
+    assert not is_explained(killed, +3.0, +5.0)  # no kill followed it
+    assert not is_explained(killed, -1.0, +5.0, +5.1)
+    assert not is_explained([InjectedFault(Fault(0.5, FaultKind.KILL_API, 1), AT, AT)], -1.0, +5.0)
 
 
-def test_without_the_database_what_was_taken_is_held_on_to_until_a_kill_or_a_lost_lease() -> None:
-    away = Happened(Fault(0.4, Break.STOP_POSTGRES, 2), AT - timedelta(seconds=6), AT - timedelta(seconds=1))
-    killed = Happened(Fault(0.5, Break.KILL_WORKER, 1), AT, AT + timedelta(seconds=1))
-    lost = [Loss((AT - timedelta(seconds=1)).timestamp(), NOTIFICATION)]
-    assert not explained([away], -5.0, +5.0)
-    assert explained([away, killed], -5.0, +5.0)
-    assert explained([away], -5.0, +5.0, lost=lost)
-    assert not explained([away], -5.0, +5.0, lost=[Loss(lost[0].at, NOBODY)])
-    assert not unexcused([away], lost, Pulse())
-    assert not unexcused([away], [Loss(AT.timestamp() - 5, NOTIFICATION)], Pulse())
-    assert unexcused([], lost, Pulse()) == lost
+def test_outage_extends_the_window_of_kills_and_lost_leases() -> None:
+    """Results stay unsettled during an outage, so a later kill or lost lease explains older repeats."""
+    outage = InjectedFault(Fault(0.4, FaultKind.STOP_POSTGRES, 2), AT - timedelta(seconds=6), AT - timedelta(seconds=1))
+    killed = InjectedFault(Fault(0.5, FaultKind.KILL_WORKER, 1), AT, AT + timedelta(seconds=1))
+    lost_leases = [LostLease((AT - timedelta(seconds=1)).timestamp(), NOTIFICATION)]
+    assert not is_explained([outage], -5.0, +5.0)
+    assert is_explained([outage, killed], -5.0, +5.0)
+    assert is_explained([outage], -5.0, +5.0, lost_leases=lost_leases)
+    assert not is_explained([outage], -5.0, +5.0, lost_leases=[LostLease(lost_leases[0].at, OTHER_ID)])
+    assert not find_unexplained_losses([outage], lost_leases, LatencyProbe())
+    assert not find_unexplained_losses([outage], [LostLease(AT.timestamp() - 5, NOTIFICATION)], LatencyProbe())
+    assert find_unexplained_losses([], lost_leases, LatencyProbe()) == lost_leases
 
 
-def test_a_lost_lease_is_read_from_what_a_worker_logs() -> None:
-    job = Job(1, JobKind.SEND, NOTIFICATION, NOBODY, Lane.BULK, 1, 0, AT.date(), ())
+def test_lost_lease_is_parsed_from_the_log() -> None:
+    """A lost lease is parsed from a worker's log, corrected by its clock error."""
+    job = Job(1, JobKind.SEND, NOTIFICATION, OTHER_ID, Lane.BULK, 1, 0, AT.date(), ())
     line = json.dumps({"event": "job.lease_lost", "timestamp": AT.isoformat(), **job.log_fields}, separators=(",", ":"))
     ahead_s = 60.0
-    for written in (line, json.dumps(json.loads(line))):
-        assert [*losses(f"started\n{written}\n", ahead_s)] == [Loss(AT.timestamp() - ahead_s, NOTIFICATION)]
+    for entry in (line, json.dumps(json.loads(line))):
+        assert [*parse_lost_leases(f"started\n{entry}\n", ahead_s)] == [
+            LostLease(AT.timestamp() - ahead_s, NOTIFICATION)
+        ]
 
 
-def test_a_cut_explains_no_more_than_senders_can_have_in_flight() -> None:
-    cut = [Happened(Fault(0.5, Break.CUT, 0, Between.WORKERS_AND_PUSH), AT, AT)]
-    assert explained(cut, -0.1, +2.0)
-    assert not explained(cut, -2.0, +2.0)
-    most = (SENDERS + URGENT_SENDERS) * WORKERS
-    copies = {(NOTIFICATION, f"https://push/{number}"): said(-0.1, +2.0) for number in range(most + 3)}
-    assert len(unexplained(copies, spans(cut, (), Pulse()))) == 3
+def test_cut_explains_at_most_the_messages_in_flight() -> None:
+    """A cut explains at most as many repeats as there are senders."""
+    cut = [InjectedFault(Fault(0.5, FaultKind.CUT, 0, LinkGroup.WORKERS_AND_PUSH), AT, AT)]
+    assert is_explained(cut, -0.1, +2.0)
+    assert not is_explained(cut, -2.0, +2.0)
+    limit = (SENDERS + URGENT_SENDERS) * WORKERS
+    copies = {(NOTIFICATION, f"https://push/{number}"): accepted_at(-0.1, +2.0) for number in range(limit + 3)}
+    assert len(find_unexplained_repeats(copies, repeat_windows(cut, (), LatencyProbe()))) == 3
 
 
-def explained(happened: Sequence[Happened], *seconds: float, lost: Sequence[Loss] = ()) -> bool:
-    """Whether copies so many seconds from the last fault's start may be."""
-    copies = {(NOTIFICATION, "https://push/1"): said(*seconds)}
-    return not unexplained(copies, spans(happened, lost, Pulse()))
+def is_explained(faults: Sequence[InjectedFault], *offsets_s: float, lost_leases: Sequence[LostLease] = ()) -> bool:
+    """Return whether the faults explain copies at these offsets from the start of the last fault."""
+    copies = {(NOTIFICATION, "https://push/1"): accepted_at(*offsets_s)}
+    return not find_unexplained_repeats(copies, repeat_windows(faults, lost_leases, LatencyProbe()))
 
 
-def said(*seconds: float) -> list[Said]:
-    return [Said(Meaning.TAKEN, AT.timestamp() + one, AT.timestamp() + one) for one in seconds]
+def accepted_at(*offsets_s: float) -> list[Response]:
+    """Return responses that accept a message at these offsets."""
+    return [Response(Meaning.ACCEPTED, AT.timestamp() + offset, AT.timestamp() + offset) for offset in offsets_s]
 
 
-def test_the_seeds_of_the_suite_break_everything_between_them() -> None:
-    plans = [draw(seed, DEVICES) for seed in SEEDS]
-    assert {fault.what for plan in plans for fault in plan.faults} == set(Break)
-    assert {fault.between for plan in plans for fault in plan.faults} >= set(Between)
+def test_seeds_of_the_suite_cover_all_faults() -> None:
+    """Together the seeds have every kind of fault, every link group and a clock error."""
+    plans = [draw_plan(seed, DEVICES) for seed in SEEDS]
+    assert {fault.kind for plan in plans for fault in plan.faults} == set(FaultKind)
+    assert {fault.link_group for plan in plans for fault in plan.faults} >= set(LinkGroup)
     assert any(any(plan.skew_s) for plan in plans)
 
 
-def test_a_plan_is_the_same_whenever_it_is_drawn() -> None:
-    assert draw(17, 20_000) == draw(17, 20_000) != draw(18, 20_000)
+def test_plan_is_determined_by_the_seed() -> None:
+    """The same seed has the same plan."""
+    assert draw_plan(17, 20_000) == draw_plan(17, 20_000) != draw_plan(18, 20_000)

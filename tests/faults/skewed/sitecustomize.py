@@ -1,4 +1,4 @@
-"""Found by Python itself in a process that has this directory on its path: the wall clock is off by FAULTS_SKEW_S."""
+"""Shift the wall clock of a process by FAULTS_SKEW_S. Python imports this module if its directory is on the path."""
 
 import os
 from datetime import UTC, datetime, timedelta

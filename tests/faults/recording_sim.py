@@ -1,0 +1,82 @@
+"""Push services that record every response: the message, the device, the times, and the meaning.
+
+The meaning of a response is derived here from the push services' rules and not from the gateway's own table, so that a
+fault in that table is found.
+"""
+
+import json
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+from aiohttp import web
+
+from gateway.sim import Sim
+from gateway.sim.profiles import Profile, SimResponse
+from gateway.sim.vapid import Verifier
+
+# FCM's and Apple's errors for a subscription that was created with another VAPID key. Mozilla uses one error (errno
+# 109) for this and for an invalid token, so its responses never mean a key mismatch.
+KEY_MISMATCH_ERRORS = ("VapidPkHashMismatch", "UnauthorizedRegistration", "do not correspond to the credentials")
+AUTHENTICATION_STATUSES = {400, 401, 403}
+
+
+class Meaning(StrEnum):
+    """What a response means for the device and the message."""
+
+    ACCEPTED = "accepted"
+    GONE = "gone"
+    REJECTED = "rejected"
+    KEY_MISMATCH = "key mismatch"
+    TRANSIENT = "transient failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response. Times are in seconds since 1970 by the clock of the harness."""
+
+    meaning: Meaning
+    requested_at: float
+    responded_at: float
+
+
+class RecordingSim(Sim):
+    """Simulated push services.
+
+    `responses` are by (endpoint, Topic), `titles` are the message titles by Topic. `strays` counts requests without a
+    device: a redirect was followed, or an endpoint was invented.
+    """
+
+    async def start(self) -> Self:
+        """Start the services with an empty record."""
+        self.responses: defaultdict[tuple[str, str], list[Response]] = defaultdict(list)
+        self.titles: dict[str, str] = {}
+        self.strays = 0
+        return await super().start()
+
+    async def _take(self, profile: Profile, verifier: Verifier, request: web.Request) -> SimResponse | None:
+        requested_at = time.time()
+        response = await super()._take(profile, verifier, request)
+        token = request.match_info.get("token") or request.query.get("token", "")
+        subscriber, topic = self.subscribers.get(token), request.headers.get("Topic", "")
+        if subscriber is None or subscriber.keys is None:
+            self.strays += 1
+            return response
+        if topic not in self.titles:
+            self.titles[topic] = json.loads(subscriber.keys.decrypt(await request.read()))["notification"]["title"]
+        meaning = Meaning.TRANSIENT if response is None else classify(response.status, response.body)
+        self.responses[subscriber.endpoint, topic].append(Response(meaning, requested_at, time.time()))
+        return response
+
+
+def classify(status: int, body: str) -> Meaning:
+    """Return the meaning of a response by the push services' rules."""
+    if status < 300:
+        return Meaning.ACCEPTED
+    if status in (404, 410):
+        return Meaning.GONE
+    if status in AUTHENTICATION_STATUSES and any(error in body for error in KEY_MISMATCH_ERRORS):
+        return Meaning.KEY_MISMATCH
+    return Meaning.REJECTED if status < 401 or status == 413 else Meaning.TRANSIENT
