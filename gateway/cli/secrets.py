@@ -59,7 +59,7 @@ def rotate(data_dir: DataDir = None, json: JsonOption = False) -> None:
             await key_rotation.rotate(context.engine, context.keyring, told)
             async with context.engine.connect() as conn:
                 left = await key_rotation.standing(conn, context.keyring)
-        return done, sum(one.others for one in left.values())
+        return done, sum(one.remaining for one in left.values())
 
     done, left = run(rotated())
     if json:

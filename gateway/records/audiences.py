@@ -5,11 +5,13 @@ NOT. Postgres's polygons are planar in degrees, as RFC 7946 defines them, with a
 """
 
 import math
-from typing import assert_never
+from collections.abc import Sequence
+from typing import Any, NamedTuple, assert_never
 from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
+    Row,
     Select,
     and_,
     cast,
@@ -61,6 +63,27 @@ async def raise_work_mem(conn: AsyncConnection) -> None:
     whole table looks cheaper than the index. Measured in ops/bench/RESULTS.md.
     """
     await conn.execute(text("SET LOCAL work_mem = '64MB'"))
+
+
+class AudienceSize(NamedTuple):
+    """The devices and the users in an audience, and a sample of rows (id, user_id, platform, browser)."""
+
+    devices: int
+    users: int
+    sample: Sequence[Row[Any]]
+
+
+async def measure(conn: AsyncConnection, application_id: UUID, audience: Audience, *, sample: int) -> AudienceSize:
+    """Count the devices and users that an audience reaches now, and read `sample` of the devices."""
+    await raise_work_mem(conn)
+    matches = match_active(application_id, audience)
+    # Sorted by bytes: counting all users in the order of a collation other than C took 1.7 times as long.
+    users = func.count(devices.c.user_id.collate("C").distinct())
+    device_count, user_count = (await conn.execute(select(func.count(), users).where(matches))).one()
+    columns = (devices.c.id, devices.c.user_id, devices.c.platform, devices.c.browser)
+    query: Select[Any] = select(*columns).where(matches).limit(sample)
+    rows: Sequence[Row[Any]] = (await conn.execute(query)).all()
+    return AudienceSize(device_count, user_count, rows)
 
 
 def match_active(application_id: UUID, audience: Audience) -> ColumnElement[bool]:

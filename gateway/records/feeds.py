@@ -19,6 +19,17 @@ from gateway.records.postgres.schema import feed_entries, feeds
 
 MAX_REFUSALS = 20
 
+# Columns of a feed that is to be fetched at once and completely: whatever a process fetches under an earlier claim is
+# discarded.
+FETCH_NOW: Mapping[str, Any] = {
+    "run_at": func.now(),
+    "claim": feeds.c.claim + 1,
+    "etag": None,
+    "last_modified": None,
+    "digest": None,
+    "failures": 0,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class LeasedFeed:

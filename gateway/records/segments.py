@@ -26,6 +26,11 @@ async def load(conn: AsyncConnection, application_id: UUID, segment_ids: Collect
     }
 
 
+async def lock_all(conn: AsyncConnection, application_id: UUID) -> None:
+    """Let one transaction at a time change the segments of an application."""
+    await conn.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"segments {application_id}", 0))))
+
+
 async def find_user(conn: AsyncConnection, application_id: UUID, id_: UUID) -> str | None:
     """What still needs the segment, in words; None when nothing does."""
     query = select(segments.c.name).where(segments.c.application_id == application_id, _names(segments.c.audience, id_))

@@ -4,6 +4,7 @@ A webhook is claimed as a job is: claiming moves `run_at` past the lease and cou
 must be of the same claim. A sender that was overtaken, or whose webhook was told to start over, settles nothing.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,6 +17,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.domain.webhook_event import DELIVERY_OUTCOMES, PATTERNS, subscribed_types
 from gateway.records.outbox import OLDEST_RUNNING_TXID, Cursor
 from gateway.records.postgres.schema import applications, outbox_events, webhooks
+
+# Columns of a webhook whose cursor moves: what is being sent under an earlier claim settles nothing.
+RESTART: Mapping[str, Any] = {"claim": webhooks.c.claim + 1, "pending": None}
+# Columns of a webhook that is sent to at once.
+RUN_NOW: Mapping[str, Any] = {"claim": webhooks.c.claim + 1, "run_at": func.now()}
+# Columns of a webhook without failures.
+HEALTHY: Mapping[str, Any] = {
+    "status": "active",
+    "cause": None,
+    "failures": 0,
+    "failing_since": None,
+    "last_error": None,
+}
 
 _LOG_PATTERNS = [pattern for pattern in PATTERNS if subscribed_types([pattern], DELIVERY_OUTCOMES)]
 

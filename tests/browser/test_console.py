@@ -93,7 +93,7 @@ async def test_delivery_log_follows_and_filters_deliveries(console: Page, api: A
     await rows.last.get_by_role("button").focus()
     await console.keyboard.press("Enter")
     dialog = console.get_by_role("dialog")
-    await expect(dialog).to_contain_text("the push service holds it for the browser")
+    await expect(dialog).to_contain_text("the push service stores the message until the browser is online")
     await expect(dialog).to_contain_text(MARKUP)
 
 

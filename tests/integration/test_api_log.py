@@ -101,9 +101,9 @@ async def test_delivery_lists_every_attempt(api: Api) -> None:
     failed, last = delivery["attempts"]
     assert (failed["number"], failed["status"], last["number"], last["status"]) == (1, 503, 2, 201)
     assert "503" in failed["cause"]
-    assert failed["next"] == "tried again at retry_at"
+    assert failed["next"] == "retried at retry_at"
     assert failed["retry_at"] > failed["at"]
-    assert last["next"] == "the push service holds it for the browser"
+    assert last["next"] == "the push service stores the message until the browser is online"
     assert delivery["message"]
 
 

@@ -11,7 +11,7 @@ from gateway.domain.notification import Status
 from gateway.push.client import PushClient
 from gateway.records.postgres.schema import metadata
 from gateway.service.operations import erasure
-from gateway.service.operations.erasure import without
+from gateway.service.operations.erasure import replace_user
 from gateway.sim import Vendor
 from gateway.worker import maintenance
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
@@ -209,7 +209,7 @@ async def test_same_user_id_of_another_application_stays(api: Api) -> None:
 def test_erasure_removes_only_the_user_id_from_audiences() -> None:
     """Erasure replaces the user id in an audience and nothing else."""
     said = {"all": [{"user_id": [ADA, "b"]}, {"not": {"user_id": ADA}}, {"attribute": "id", "eq": ADA}, {"topic": "x"}]}
-    assert without(said, ADA, "nobody") == {
+    assert replace_user(said, ADA, "nobody") == {
         "all": [
             {"user_id": ["nobody", "b"]},
             {"not": {"user_id": "nobody"}},

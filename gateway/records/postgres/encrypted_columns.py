@@ -7,6 +7,8 @@ from sqlalchemy import Column, Row, Select, bindparam, func, literal, select, tu
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ColumnElement
 
+__all__ = ["Column", "PrimaryKey", "count", "find_foreign", "lock_foreign", "replace"]
+
 PrimaryKey = tuple[Any, ...]
 """A row's primary key."""
 

@@ -15,6 +15,8 @@ from gateway.domain import ids
 from gateway.domain.errors import Conflict, NotFound
 from gateway.records.postgres.schema import categories, feeds, reminders, segments, templates, triggers, webhooks
 
+__all__ = ["Table", "add", "change", "find", "list_page", "remove"]
+
 _WORDS = {
     segments.name: (ids.SEGMENT, "segment"),
     categories.name: (ids.CATEGORY, "category"),

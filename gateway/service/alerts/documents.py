@@ -1,14 +1,14 @@
-"""Take every alert of a document for itself: what is wrong with one keeps no other from being told."""
+"""Ingest every alert of a document by itself, so that one invalid alert does not prevent the others."""
 
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID
 
 from gateway.alerting.text import RefusedAlert
 from gateway.domain.alert import AlertMessage
 from gateway.domain.errors import GatewayError
 from gateway.records.postgres.engine import Connection
-from gateway.service.alerts.ingestion import BARE, IngestOptions, ingest
+from gateway.service import views
+from gateway.service.alerts.ingestion import DEFAULT_OPTIONS, IngestOptions, ingest
 from gateway.service.context import Context
 from gateway.service.notifications import representations
 
@@ -19,33 +19,40 @@ async def ingest_all(
     conn: Connection,
     context: Context,
     application_id: UUID,
-    found: Sequence[AlertMessage | RefusedAlert],
-    door: IngestOptions = BARE,
-) -> list[dict[str, Any]]:
-    """What became of each, in the shape that POST /v1/alerts answers with."""
-    return [await _taken(conn, context, application_id, alert, door) for alert in found]
+    alerts: Sequence[AlertMessage | RefusedAlert],
+    options: IngestOptions = DEFAULT_OPTIONS,
+) -> list[views.IngestedAlert]:
+    """Ingest the alerts of a document in their order, and return the result of each."""
+    return [await _ingest(conn, context, application_id, alert, options) for alert in alerts]
 
 
-async def _taken(
-    conn: Connection, context: Context, application_id: UUID, alert: AlertMessage | RefusedAlert, door: IngestOptions
-) -> dict[str, Any]:
+async def _ingest(
+    conn: Connection, context: Context, application_id: UUID, alert: AlertMessage | RefusedAlert, options: IngestOptions
+) -> views.IngestedAlert:
     if isinstance(alert, RefusedAlert):
-        return _item(alert.identifier, REFUSED, "; ".join(alert.reasons))
+        return _view(alert.identifier, REFUSED, "; ".join(alert.reasons))
     try:
         async with conn.begin_nested():
-            taken = await ingest(conn, context, application_id, alert, door)
-    except GatewayError as refusal:
-        return _item(alert.identifier, REFUSED, refusal.detail, alert.ignored)
-    shown = [await representations.one_notification(conn, application_id, id_) for id_ in taken.notification_ids]
-    return _item(alert.identifier, taken.outcome, taken.detail, alert.ignored, shown)
+            result = await ingest(conn, context, application_id, alert, options)
+    except GatewayError as error:
+        return _view(alert.identifier, REFUSED, error.detail, alert.ignored)
+    notifications = [
+        await representations.get_notification(conn, application_id, id_) for id_ in result.notification_ids
+    ]
+    return _view(alert.identifier, result.outcome, result.detail, alert.ignored, notifications)
 
 
-def _item(
+def _view(
     identifier: str | None,
     outcome: str,
     detail: str | None,
     ignored: Sequence[str] = (),
-    shown: Sequence[dict[str, Any]] = (),
-) -> dict[str, Any]:
-    said = {"identifier": identifier, "outcome": outcome, "detail": detail}
-    return said | {"ignored": list(ignored), "notifications": list(shown)}
+    notifications: Sequence[views.Notification] = (),
+) -> views.IngestedAlert:
+    return {
+        "identifier": identifier,
+        "outcome": outcome,
+        "detail": detail,
+        "ignored": list(ignored),
+        "notifications": list(notifications),
+    }

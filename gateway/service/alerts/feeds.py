@@ -1,20 +1,22 @@
-"""Feeds: alerts that nobody posts, fetched from those who publish them."""
+"""Feeds: URLs from which the gateway fetches alerts by itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func
-
 from gateway.domain import ids
-from gateway.records.postgres import named_resources, notifier
+from gateway.records.feeds import FETCH_NOW
+from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import feeds as table
+from gateway.service import views
 from gateway.service.audience import segments
 from gateway.service.context import Context
+from gateway.service.named_resources import NamedResource, each
 
-SHORTEST, USUAL = timedelta(seconds=10), timedelta(seconds=60)
+MIN_INTERVAL = timedelta(seconds=10)
+DEFAULT_INTERVAL = timedelta(seconds=60)
 
 
 async def create(
@@ -24,69 +26,75 @@ async def create(
     name: str,
     url: str,
     *,
-    interval: timedelta = USUAL,
+    interval: timedelta = DEFAULT_INTERVAL,
     audience: Any = None,
     category: str | None = None,
-) -> dict[str, Any]:
-    """It is fetched at once. Raises Invalid, AddressNotAllowed and Conflict."""
+) -> views.Feed:
+    """Store a feed, which is fetched at once and then at an interval.
+
+    Raises:
+        ValidationError: the audience is not valid.
+        AddressNotAllowed: the URL may not be requested.
+        Conflict: the application has a feed of this name.
+    """
     if audience is not None:
-        await segments.read(conn, application_id, audience)
-    row = await named_resources.add(
-        conn,
-        table,
-        application_id=application_id,
-        name=name,
-        url=context.outbound.check(url),
-        interval_s=int(interval.total_seconds()),
-        audience=audience,
-        category=category,
-    )
+        await segments.resolve_audience(conn, application_id, audience)
+    columns = {
+        "name": name,
+        "url": context.outbound.check(url),
+        "interval_s": int(interval.total_seconds()),
+        "audience": audience,
+        "category": category,
+    }
+    feed = await _feeds.create(conn, application_id, columns)
     await notifier.notify(conn, notifier.FEEDS)
-    return to_json(row)
+    return feed
 
 
-async def change(
-    conn: Connection, context: Context, application_id: UUID, id_: UUID, values: dict[str, Any]
-) -> dict[str, Any]:
-    """`values` by column; it is fetched anew at once. Raises NotFound, Invalid, AddressNotAllowed and Conflict."""
-    await named_resources.find(conn, table, application_id, id_, lock=True)
-    if values.get("audience") is not None:
-        await segments.read(conn, application_id, values["audience"])
-    if "url" in values:
-        values = values | {"url": context.outbound.check(values["url"])}
-    anew = {"run_at": func.now(), "claim": table.c.claim + 1, "etag": None, "last_modified": None, "digest": None}
-    row = await named_resources.change(conn, table, id_, **values, **anew, failures=0)
+async def update(
+    conn: Connection, context: Context, application_id: UUID, id_: UUID, columns: Mapping[str, Any]
+) -> views.Feed:
+    """Change some columns of a feed, and fetch it completely at once.
+
+    Raises:
+        NotFound: the application has no such feed.
+        ValidationError: the audience is not valid.
+        AddressNotAllowed: the URL may not be requested.
+        Conflict: another feed has the new name.
+    """
+    await _feeds.find(conn, application_id, id_, lock=True)
+    if columns.get("audience") is not None:
+        await segments.resolve_audience(conn, application_id, columns["audience"])
+    if "url" in columns:
+        columns = {**columns, "url": context.outbound.check(columns["url"])}
+    row = await _feeds.save(conn, id_, {**columns, **FETCH_NOW})
     await notifier.notify(conn, notifier.FEEDS)
-    return to_json(row)
+    return to_view(row)
 
 
-async def remove(conn: Connection, application_id: UUID, id_: UUID) -> None:
-    """Raises NotFound."""
-    await named_resources.find(conn, table, application_id, id_)
-    await named_resources.remove(conn, table, id_)
-
-
-async def get(conn: Connection, application_id: UUID, id_: UUID) -> dict[str, Any]:
-    """Raises NotFound."""
-    return to_json(await named_resources.find(conn, table, application_id, id_))
-
-
-async def list_page(
-    conn: Connection, application_id: UUID, *, before: UUID | None, limit: int
-) -> Sequence[dict[str, Any]]:
-    return [
-        to_json(row) for row in await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
-    ]
-
-
-def to_json(row: Row[Any]) -> dict[str, Any]:
-    shown = {name: getattr(row, name) for name in ("name", "url", "audience", "category", "status", "failures")}
-    shown |= {name: getattr(row, name) for name in ("last_error", "last_ok_at", "counts", "refusals")}
+def to_view(row: Row[Any]) -> views.Feed:
+    """Return the view of a row of the table."""
     return {
         "id": ids.format_id(ids.FEED, row.id),
-        **shown,
+        "name": row.name,
+        "url": row.url,
         "interval": row.interval_s,
+        "audience": row.audience,
+        "category": row.category,
+        "status": row.status,
         "next_at": row.run_at if row.status == "active" else None,
+        "failures": row.failures,
+        "last_error": row.last_error,
+        "last_ok_at": row.last_ok_at,
+        "counts": row.counts,
+        "refusals": row.refusals,
         "created_at": row.created_at,
         "updated_at": row.updated_at,
     }
+
+
+_feeds = NamedResource(table, each(to_view))
+get, list_page, delete = _feeds.get, _feeds.list_page, _feeds.delete
+
+# Names that gateway.web still uses.
+change, remove, SHORTEST, USUAL = update, delete, MIN_INTERVAL, DEFAULT_INTERVAL

@@ -80,11 +80,15 @@ class IngestOptions:
     url: str | None = None
 
 
-BARE = IngestOptions()
+DEFAULT_OPTIONS = IngestOptions()
 
 
 async def ingest(
-    conn: Connection, context: Context, application_id: UUID, message: AlertMessage, door: IngestOptions = BARE
+    conn: Connection,
+    context: Context,
+    application_id: UUID,
+    message: AlertMessage,
+    door: IngestOptions = DEFAULT_OPTIONS,
 ) -> IngestResult:
     """Tell an alert to whoever is in its area, and take back what it replaces or ends.
 
@@ -192,7 +196,7 @@ async def change_settings(
 ) -> dict[str, Any]:
     """`rules` are {when, tell, lane, urgency, ttl}, `audience` may be None. Raises Invalid."""
     if audience is not None:
-        await segments.read(conn, application_id, audience)
+        await segments.resolve_audience(conn, application_id, audience)
     await applications.change(conn, application_id, {"alert_rules": rules, "alert_audience": audience})
     return await settings(conn, application_id)
 

@@ -1,69 +1,67 @@
-"""Categories: what kind of message a notification is to those who get it, and the rules of that kind.
+"""Categories: kinds of notifications that devices can opt out of, and the rules of each kind.
 
-A category may cap how often one person hears of it and have quiet hours of its own, and every device may opt out of
-it. Its rules are fixed in a notification when that is accepted; opting out counts up to the last moment.
+A category may limit how many notifications one user receives, and may have quiet hours. Both are copied into a
+notification when it is accepted; opt-outs are checked until the last moment before sending.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
-
-from sqlalchemy import select
 
 from gateway.domain import ids
 from gateway.domain.device import Device
 from gateway.domain.errors import FieldError, ValidationError
 from gateway.domain.schedule import QuietHours
 from gateway.domain.send_policy import FrequencyCap
+from gateway.records import categories as records
 from gateway.records import devices
-from gateway.records.postgres import named_resources
 from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import categories as table
+from gateway.service import views
+from gateway.service.named_resources import NamedResource, each
 
 
-async def create(conn: Connection, application_id: UUID, values: dict[str, Any]) -> dict[str, Any]:
-    """`values` by column. Raises Conflict."""
-    return to_json(await named_resources.add(conn, table, application_id=application_id, **values))
-
-
-async def change(conn: Connection, application_id: UUID, id_: UUID, values: dict[str, Any]) -> dict[str, Any]:
-    """Raises NotFound."""
-    await named_resources.find(conn, table, application_id, id_)
-    return to_json(await named_resources.change(conn, table, id_, **values))
-
-
-async def remove(conn: Connection, application_id: UUID, id_: UUID) -> None:
-    """Raises NotFound."""
-    await named_resources.find(conn, table, application_id, id_)
-    await named_resources.remove(conn, table, id_)
-
-
-async def get(conn: Connection, application_id: UUID, id_: UUID) -> dict[str, Any]:
-    """Raises NotFound."""
-    return to_json(await named_resources.find(conn, table, application_id, id_))
-
-
-async def by_name(conn: Connection, application_id: UUID, name: str) -> Row[Any] | None:
-    found = select(table).where(table.c.application_id == application_id, table.c.name == name)
-    return (await conn.execute(found)).first()
-
-
-def rules(row: Row[Any]) -> tuple[QuietHours | None, FrequencyCap | None]:
+async def find_rules(
+    conn: Connection, application_id: UUID, name: str
+) -> tuple[QuietHours | None, FrequencyCap | None] | None:
+    """Return the quiet hours and the frequency cap of a category, or None when there is no such category."""
+    row = await records.get_by_name(conn, application_id, name)
+    if row is None:
+        return None
     quiet_hours = None if row.quiet_hours is None else QuietHours.from_json(row.quiet_hours)
     cap = None if row.cap_most is None else FrequencyCap(row.cap_most, timedelta(seconds=row.cap_window_s))
     return quiet_hours, cap
 
 
-async def list_page(
-    conn: Connection, application_id: UUID, *, before: UUID | None, limit: int
-) -> Sequence[dict[str, Any]]:
+async def list_preferences(conn: Connection, device: Device) -> list[views.Preference]:
+    """Return every category and whether a device accepts its notifications."""
     return [
-        to_json(row) for row in await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
+        {
+            "category": row.name,
+            "title": row.title,
+            "description": row.description,
+            "enabled": row.name not in device.muted,
+        }
+        for row in await records.list_all(conn, device.application_id)
     ]
 
 
-def to_json(row: Row[Any]) -> dict[str, Any]:
+async def update_preferences(conn: Connection, device: Device, enabled: Mapping[str, bool]) -> None:
+    """Opt a device in to some categories and out of others; categories that are not named stay as they are.
+
+    Raises:
+        ValidationError: a category does not exist.
+    """
+    names = {row.name for row in await records.list_all(conn, device.application_id)}
+    if unknown := [name for name in enabled if name not in names]:
+        raise ValidationError([FieldError(f"/categories/{name}", "there is no such category") for name in unknown])
+    muted = (set(device.muted) - enabled.keys()) | {name for name, accepts in enabled.items() if not accepts}
+    await devices.change(conn, device.id, {"muted": sorted(muted)})
+
+
+def to_view(row: Row[Any]) -> views.Category:
+    """Return the view of a row of the table."""
     return {
         "id": ids.format_id(ids.CATEGORY, row.id),
         "name": row.name,
@@ -76,28 +74,9 @@ def to_json(row: Row[Any]) -> dict[str, Any]:
     }
 
 
-async def preferences(conn: Connection, device: Device) -> list[dict[str, Any]]:
-    """What a device may choose among, and what it has chosen."""
-    query = select(table).where(table.c.application_id == device.application_id).order_by(table.c.name)
-    return [
-        {
-            "category": row.name,
-            "title": row.title,
-            "description": row.description,
-            "enabled": row.name not in device.muted,
-        }
-        for row in await conn.execute(query)
-    ]
+_categories = NamedResource(table, each(to_view))
+create, update, delete = _categories.create, _categories.update, _categories.delete
+get, list_page = _categories.get, _categories.list_page
 
-
-async def prefer(conn: Connection, device: Device, wanted: Mapping[str, bool]) -> None:
-    """Opt in to some categories and out of others; what is not named stays. Raises Invalid."""
-    known = set(await _names(conn, device.application_id))
-    if unknown := [name for name in wanted if name not in known]:
-        raise ValidationError([FieldError(f"/categories/{name}", "there is no such category") for name in unknown])
-    muted = (set(device.muted) - wanted.keys()) | {name for name, enabled in wanted.items() if not enabled}
-    await devices.change(conn, device.id, {"muted": sorted(muted)})
-
-
-async def _names(conn: Connection, application_id: UUID) -> Sequence[str]:
-    return (await conn.execute(select(table.c.name).where(table.c.application_id == application_id))).scalars().all()
+# Names that gateway.web still uses.
+change, remove, preferences, prefer = update, delete, list_preferences, update_preferences

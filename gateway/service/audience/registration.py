@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy.exc import DBAPIError
-
 from gateway.domain import ids
 from gateway.domain.device import Device, Registration, Subscription
 from gateway.domain.errors import (
@@ -25,7 +23,7 @@ from gateway.records import applications, devices
 from gateway.records.applications import RegistrationContext
 from gateway.records.devices import CheckedRegistration
 from gateway.records.devices import Registered as Registered
-from gateway.records.postgres.engine import DATABASE_ERRORS, Connection, is_refusal
+from gateway.records.postgres.engine import DATABASE_ERRORS, Connection, DatabaseError, is_refusal
 from gateway.service.access.secrets import Keyring
 from gateway.service.context import Context
 from gateway.service.request_batcher import RequestBatcher
@@ -114,7 +112,7 @@ class BatchingRegistrar:
         try:
             async with self._context.engine.begin() as conn:
                 return await register(conn, self._context, asked)
-        except DBAPIError as error:
+        except DatabaseError as error:
             if len(asked) == 1 or not is_refusal(error):
                 raise
         # The database refused one of them, and with it all: each is asked for alone, so that only that one hears it.

@@ -1,25 +1,23 @@
-"""Segments: audiences saved under a name, which other audiences may name.
+"""Segments: audiences stored under a name, which other audiences may refer to.
 
-A segment is what it is when sending starts: a campaign that was accepted before a change reaches the changed one.
-That is why none can be removed while something still needs it.
+A segment is evaluated when sending starts: a campaign that was accepted before a change reaches the changed audience.
+For the same reason a segment cannot be deleted while something refers to it.
 """
 
-from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
-
-from gateway.domain import audience, ids
-from gateway.domain.audience import Audience, expand_segments, iter_segments
+from gateway.domain import ids
+from gateway.domain.audience import Audience, expand_segments, iter_segments, parse
 from gateway.domain.errors import Conflict, FieldError, ValidationError
-from gateway.records import segments
-from gateway.records.postgres import named_resources
+from gateway.records import segments as records
 from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import segments as table
+from gateway.service import views
+from gateway.service.named_resources import NamedResource, each
 
 
-async def read(
+async def resolve_audience(
     conn: Connection,
     application_id: UUID,
     value: object,
@@ -27,73 +25,75 @@ async def read(
     *,
     inside: UUID | None = None,
 ) -> Audience:
-    """The audience behind the JSON with its segments written out; `inside` is the segment it is to be.
+    """Parse an audience and replace every reference to a segment by the audience of the segment.
 
-    Raises Invalid with every fault.
+    Args:
+        conn: the connection.
+        application_id: the application whose segments may be referred to.
+        value: the audience as JSON.
+        pointer: JSON pointer of the audience in the request, for the errors.
+        inside: the segment that the audience is to be stored as, which it must not contain.
+
+    Raises:
+        ValidationError: the audience is malformed, or a segment does not exist or contains itself.
     """
-    asked = audience.parse(value, pointer)
-    named = list(iter_segments(asked))
-    found: dict[UUID, Audience] = {}
-    wanted = {segment.id for segment in named}
-    while wanted:
-        loaded = await segments.load(conn, application_id, wanted)
-        found |= {id_: audience.parse(saved_, pointer) for id_, saved_ in loaded.items()}
-        wanted = {below.id for id_ in loaded for below in iter_segments(found[id_])} - found.keys()
-    faults = [FieldError(segment.pointer, "there is no such segment") for segment in named if segment.id not in found]
+    requested = parse(value, pointer)
+    references = list(iter_segments(requested))
+    audiences: dict[UUID, Audience] = {}
+    pending = {segment.id for segment in references}
+    while pending:
+        loaded = await records.load(conn, application_id, pending)
+        audiences |= {id_: parse(stored, pointer) for id_, stored in loaded.items()}
+        pending = {nested.id for id_ in loaded for nested in iter_segments(audiences[id_])} - audiences.keys()
+    errors = [
+        FieldError(segment.pointer, "there is no such segment") for segment in references if segment.id not in audiences
+    ]
     if inside is not None:
-        circular = [segment for segment in named if segment.id in found and _holds(segment.id, inside, found)]
-        faults += [FieldError(segment.pointer, "holds the segment it would be part of") for segment in circular]
-    if faults:
-        raise ValidationError(faults)
-    return expand_segments(asked, found, pointer)
+        circular = [
+            segment
+            for segment in references
+            if segment.id in audiences and _contains_segment(segment.id, inside, audiences)
+        ]
+        errors += [FieldError(segment.pointer, "contains the segment that is being changed") for segment in circular]
+    if errors:
+        raise ValidationError(errors)
+    return expand_segments(requested, audiences, pointer)
 
 
-async def create(conn: Connection, application_id: UUID, name: str, filter_: Any) -> dict[str, Any]:
-    """Raises Invalid and Conflict."""
-    await read(conn, application_id, filter_)
-    return to_json(await named_resources.add(conn, table, application_id=application_id, name=name, audience=filter_))
+async def create(conn: Connection, application_id: UUID, name: str, audience: Any) -> views.Segment:
+    """Store an audience under a name.
+
+    Raises:
+        ValidationError: the audience is not valid.
+        Conflict: the application has a segment of this name.
+    """
+    await resolve_audience(conn, application_id, audience)
+    return await _segments.create(conn, application_id, {"name": name, "audience": audience})
 
 
-async def change(
-    conn: Connection, application_id: UUID, id_: UUID, *, name: str | None, filter_: Any
-) -> dict[str, Any]:
-    """None leaves it as it was. Raises NotFound, Invalid and Conflict."""
-    # Two changes at once could each close half of a circle.
-    await conn.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"segments {application_id}", 0))))
-    await named_resources.find(conn, table, application_id, id_)
-    if filter_ is not None:
-        await read(conn, application_id, filter_, inside=id_)
-    said = {"name": name, "audience": filter_}
-    return to_json(
-        await named_resources.change(
-            conn, table, id_, **{key: value for key, value in said.items() if value is not None}
-        )
+async def update(
+    conn: Connection, application_id: UUID, id_: UUID, *, name: str | None, audience: Any
+) -> views.Segment:
+    """Change the name or the audience of a segment; None leaves them as they are.
+
+    Raises:
+        NotFound: the application has no such segment.
+        ValidationError: the audience is not valid, or contains this segment.
+        Conflict: another segment has the new name.
+    """
+    # Two concurrent changes could each close half of a circle.
+    await records.lock_all(conn, application_id)
+    await _segments.find(conn, application_id, id_)
+    if audience is not None:
+        await resolve_audience(conn, application_id, audience, inside=id_)
+    columns = {"name": name, "audience": audience}
+    return to_view(
+        await _segments.save(conn, id_, {column: value for column, value in columns.items() if value is not None})
     )
 
 
-async def remove(conn: Connection, application_id: UUID, id_: UUID) -> None:
-    """Raises NotFound, and Conflict while something needs it."""
-    await named_resources.find(conn, table, application_id, id_, lock=True)
-    user = await segments.find_user(conn, application_id, id_)
-    if user is not None:
-        raise Conflict(f"{user} still needs it")
-    await named_resources.remove(conn, table, id_)
-
-
-async def get(conn: Connection, application_id: UUID, id_: UUID) -> dict[str, Any]:
-    """Raises NotFound."""
-    return to_json(await named_resources.find(conn, table, application_id, id_))
-
-
-async def list_page(
-    conn: Connection, application_id: UUID, *, before: UUID | None, limit: int
-) -> Sequence[dict[str, Any]]:
-    return [
-        to_json(row) for row in await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
-    ]
-
-
-def to_json(row: Row[Any]) -> dict[str, Any]:
+def to_view(row: Row[Any]) -> views.Segment:
+    """Return the view of a row of the table."""
     return {
         "id": ids.format_id(ids.SEGMENT, row.id),
         "name": row.name,
@@ -103,14 +103,33 @@ def to_json(row: Row[Any]) -> dict[str, Any]:
     }
 
 
-def _holds(outer: UUID, inner: UUID, found: dict[UUID, Audience]) -> bool:
-    """Whether a segment is another or holds it at any depth."""
-    seen, waiting = set(), [outer]
-    while waiting:
-        id_ = waiting.pop()
+async def _check_unused(conn: Connection, row: Row[Any]) -> None:
+    user = await records.find_user(conn, row.application_id, row.id)
+    if user is not None:
+        raise Conflict(f"{user} still uses the segment")
+
+
+def _contains_segment(outer: UUID, inner: UUID, audiences: dict[UUID, Audience]) -> bool:
+    """Return whether a segment is another segment, or contains it at any depth."""
+    seen, pending = set(), [outer]
+    while pending:
+        id_ = pending.pop()
         if id_ == inner:
             return True
         if id_ not in seen:
             seen.add(id_)
-            waiting += [below.id for below in iter_segments(found[id_])]
+            pending += [nested.id for nested in iter_segments(audiences[id_])]
     return False
+
+
+_segments = NamedResource(table, each(to_view), before_delete=_check_unused)
+get, list_page, delete = _segments.get, _segments.list_page, _segments.delete
+
+
+# Names that gateway.web still uses.
+remove = delete
+
+
+async def change(conn: Connection, application_id: UUID, id_: UUID, *, name: str | None, filter_: Any) -> views.Segment:
+    """Call `update`."""
+    return await update(conn, application_id, id_, name=name, audience=filter_)

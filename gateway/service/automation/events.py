@@ -18,7 +18,7 @@ from gateway.domain.notification import Kind, Notification, Templating, compute_
 from gateway.records import events as records
 from gateway.records.events import CANCELLED, STARTED
 from gateway.records.postgres.engine import Connection, Row
-from gateway.service.automation.triggers import show_run
+from gateway.service.automation.triggers import run_to_view
 from gateway.service.context import Context
 from gateway.service.notifications import lifecycle, spec_codec
 from gateway.service.notifications.submission import prepare, save
@@ -109,7 +109,7 @@ async def list_page(
 async def _shown(conn: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     runs = defaultdict(list)
     for run in await records.list_runs_of_events(conn, [row.id for row in rows]):
-        runs[run.event_id].append(show_run(run))
+        runs[run.event_id].append(run_to_view(run))
     return [
         {
             "id": ids.format_id(ids.EVENT, row.id),

@@ -1,39 +1,40 @@
-"""Reminders: a notification for every time that a cron expression names.
+"""Reminders: send a notification at every time of a cron expression.
 
-There is no scheduler to keep alive. The next occurrence is a notification like any other that waits for its time, and
-the transaction that plans it also makes the one after it. A plan job is held by lease and ends once, so that
-however many workers there are and whenever they die, every occurrence is started once; a unique index sees to it too.
+There is no separate scheduler process. The next occurrence is a notification that waits for its time like any other,
+and the transaction that plans it also creates the one after it. A plan job is leased and ends once, so every
+occurrence starts once, however many workers run and whenever they stop; a unique index enforces it.
 
-What says what an occurrence is (content, audience and so on) is a `Draft`, kept as JSON.
+The notification is stored as a `Draft` in JSON.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
 import structlog
-from sqlalchemy import delete, func, select
 
 from gateway.domain import clock, ids
 from gateway.domain.errors import FieldError, GatewayError, ValidationError
 from gateway.domain.job import Job
-from gateway.domain.notification import Kind, Notification, Status
+from gateway.domain.notification import Kind, Status
 from gateway.domain.schedule import Recurrence
-from gateway.records import notifications, outbox
-from gateway.records.postgres import named_resources
+from gateway.records import notifications
+from gateway.records import reminders as records
 from gateway.records.postgres.engine import Connection, Row
-from gateway.records.postgres.schema import notifications as notifications_table
 from gateway.records.postgres.schema import reminders as table
+from gateway.records.reminders import Occurrences
+from gateway.service import views
 from gateway.service.context import Context
+from gateway.service.named_resources import NamedResource
 from gateway.service.notifications import spec_codec
 from gateway.service.notifications.submission import Draft, submit
 
 Missed = Literal["send", "skip"]
 
-# An occurrence that starts later than this was missed: workers were down, not merely busy.
-PUNCTUAL = timedelta(minutes=5)
+# An occurrence that starts later than this was missed: workers were stopped, not only busy.
+MAX_LATENESS = timedelta(minutes=5)
 
 log = structlog.get_logger(__name__)
 
@@ -48,117 +49,101 @@ async def create(
     ends_at: datetime | None,
     missed: Missed,
     draft: Draft,
-) -> dict[str, Any]:
-    """Raises Invalid and Conflict."""
-    _check(recurrence)
-    row = await named_resources.add(
-        conn,
-        table,
-        application_id=application_id,
-        name=name,
-        status="active",
-        cron=recurrence.cron,
-        timezone=recurrence.timezone,
-        ends_at=ends_at,
-        missed=missed,
-        draft=spec_codec.to_json(draft),
-    )
+) -> views.Reminder:
+    """Store a reminder and schedule its first occurrence.
+
+    Raises:
+        ValidationError: the recurrence or the draft is not valid, or `ends_at` is before the first occurrence.
+        PayloadTooLarge: the content fits no push message.
+        Conflict: the application has a reminder of this name.
+    """
+    _check_recurrence(recurrence)
+    columns = {
+        "name": name,
+        "status": "active",
+        "cron": recurrence.cron,
+        "timezone": recurrence.timezone,
+        "ends_at": ends_at,
+        "missed": missed,
+        "draft": spec_codec.to_json(draft),
+    }
+    row = await _reminders.insert(conn, application_id, columns)
     if not await _schedule(conn, context, row, clock.now()):
         raise ValidationError([FieldError("/ends_at", "is before the first occurrence")])
-    return await to_json(conn, row)
+    return await _reminders.view(conn, row)
 
 
-async def change(
+async def update(
     conn: Connection,
     context: Context,
     application_id: UUID,
     id_: UUID,
-    values: dict[str, Any],
-    said: dict[str, Any],
-    steered: dict[str, Any],
-) -> dict[str, Any]:
-    """`values` by column, `said` and `steered` by the fields of Draft and Steering.
+    columns: Mapping[str, Any],
+    draft_fields: Mapping[str, Any],
+    policy_fields: Mapping[str, Any],
+) -> views.Reminder:
+    """Change columns of a reminder, fields of its draft and of the send policy, and reschedule the next occurrence.
 
-    What has been started goes on as it was.
+    Occurrences that have started do not change. A reminder that has ended becomes active again.
 
-    Raises NotFound, Invalid and Conflict.
+    Raises:
+        NotFound: the application has no such reminder.
+        ValidationError: the recurrence or the draft is not valid, or `ends_at` is before the next occurrence.
+        PayloadTooLarge: the content fits no push message.
+        Conflict: another reminder has the new name.
     """
-    row = await named_resources.find(conn, table, application_id, id_, lock=True)
-    draft = spec_codec.changed(spec_codec.from_json(Kind.REMINDER, row.draft), said, steered)
-    # One that has ended goes on with what is changed; who paused one has not yet asked for it to go on.
-    values = {"status": "paused" if row.status == "paused" else "active", **values}
-    row = await named_resources.change(conn, table, id_, **values, cause=None, draft=spec_codec.to_json(draft))
-    _check(_recurrence(row))
-    await _unschedule(conn, id_)
+    row = await _reminders.find(conn, application_id, id_, lock=True)
+    draft = spec_codec.patch(spec_codec.from_json(Kind.REMINDER, row.draft), draft_fields, policy_fields)
+    status = "paused" if row.status == "paused" else "active"
+    row = await _reminders.save(
+        conn, id_, {"status": status, **columns, "cause": None, "draft": spec_codec.to_json(draft)}
+    )
+    _check_recurrence(_recurrence(row))
+    await records.delete_waiting_occurrences(conn, id_)
     if row.status == "active" and not await _schedule(conn, context, row, clock.now()):
         raise ValidationError([FieldError("/ends_at", "is before the next occurrence")])
-    return await to_json(conn, row)
-
-
-async def remove(conn: Connection, application_id: UUID, id_: UUID) -> None:
-    """What has been started goes on. Raises NotFound."""
-    await named_resources.find(conn, table, application_id, id_, lock=True)
-    await _unschedule(conn, id_)
-    await named_resources.remove(conn, table, id_)
+    return await _reminders.view(conn, row)
 
 
 async def schedule_next_occurrence(conn: Connection, context: Context, job: Job) -> bool:
-    """Before an occurrence is planned: make the one after it. False when this one was missed and is to be skipped.
+    """Create the occurrence after the one that is about to be planned.
 
-    Does nothing for other notifications, and nothing twice.
+    Notifications that are no occurrences are ignored, and an occurrence that has a later one gets no other.
+
+    Returns:
+        False when this occurrence was missed and must be skipped.
     """
-    # The reminder is locked before its notification, as whoever changes it does.
-    held = (
-        select(table)
-        .join(notifications_table, notifications_table.c.reminder_id == table.c.id)
-        .where(notifications_table.c.id == job.notification_id)
-        .with_for_update(of=table)
-    )
-    row = (await conn.execute(held)).first()
+    # The reminder is locked before its notification, in the same order as by every change of the reminder.
+    row = await records.lock_by_notification(conn, job.notification_id)
     if row is None:
         return True
-    [*found] = await notifications.load(conn, [job.notification_id], lock=True)
-    if not found or row.status != "active" or await _has_later(conn, found[0]):
+    occurrences = await notifications.load(conn, [job.notification_id], lock=True)
+    if not occurrences or row.status != "active" or await records.has_later_occurrence(conn, occurrences[0]):
         return True
-    [occurrence], now = found, clock.now()
+    [occurrence], now = occurrences, clock.now()
     try:
         async with conn.begin_nested():
-            # One that was cancelled comes here before its time, and is not to be made again.
+            # A cancelled occurrence is planned before its time, and must not be created again.
             if not await _schedule(conn, context, row, max(now, occurrence.start_at)):
-                await named_resources.change(conn, table, row.id, status="ended", cause="its end was reached")
-    except GatewayError as refusal:
-        # Something it needs is no longer there. This occurrence was accepted and is sent.
-        await named_resources.change(conn, table, row.id, status="ended", cause=refusal.detail)
-        log.warning("reminder.ended", reminder_id=ids.format_id(ids.REMINDER, row.id), cause=refusal.detail)
-    late = now - occurrence.start_at
-    if occurrence.status is not Status.SCHEDULED or late <= PUNCTUAL:
+                await _reminders.save(conn, row.id, {"status": "ended", "cause": "no occurrence is left"})
+    except GatewayError as error:
+        # Something that the draft refers to no longer exists. This occurrence was accepted and is sent.
+        await _reminders.save(conn, row.id, {"status": "ended", "cause": error.detail})
+        log.warning("reminder.ended", reminder_id=ids.format_id(ids.REMINDER, row.id), cause=error.detail)
+    delay = now - occurrence.start_at
+    if occurrence.status is not Status.SCHEDULED or delay <= MAX_LATENESS:
         return True
     if row.missed == "skip":
-        await notifications.end_missed_occurrence(conn, occurrence.id, f"could not start in time, and was {late} late")
+        await notifications.end_missed_occurrence(conn, occurrence.id, f"could not start in time, and was {delay} late")
         return False
-    life = occurrence.delivery.expires_at - occurrence.start_at
-    await notifications.set_expiry(conn, occurrence.id, now + life)
+    lifetime = occurrence.delivery.expires_at - occurrence.start_at
+    await notifications.set_expiry(conn, occurrence.id, now + lifetime)
     return True
 
 
-async def get(conn: Connection, application_id: UUID, id_: UUID) -> dict[str, Any]:
-    """Raises NotFound."""
-    return await to_json(conn, await named_resources.find(conn, table, application_id, id_))
-
-
-async def list_page(
-    conn: Connection, application_id: UUID, *, before: UUID | None, limit: int
-) -> Sequence[dict[str, Any]]:
-    rows = await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
-    return [await to_json(conn, row) for row in rows]
-
-
-async def to_json(conn: Connection, row: Row[Any]) -> dict[str, Any]:
-    n = notifications_table.c
-    pending = select(n.id, n.start_at).where(n.reminder_id == row.id, n.status == Status.SCHEDULED)
-    started = select(func.count(), func.max(n.start_at)).where(n.reminder_id == row.id, n.day.is_not(None))
-    coming = (await conn.execute(pending.order_by(n.occurrence.desc()).limit(1))).first()
-    occurrences, last = (await conn.execute(started)).one()
+def to_view(row: Row[Any], occurrences: Occurrences) -> views.Reminder:
+    """Return the view of a reminder with its occurrences."""
+    next_id = occurrences.next_id
     return {
         "id": ids.format_id(ids.REMINDER, row.id),
         "name": row.name,
@@ -169,52 +154,54 @@ async def to_json(conn: Connection, row: Row[Any]) -> dict[str, Any]:
         "timezone": row.timezone,
         "ends_at": row.ends_at,
         "missed": row.missed,
-        **spec_codec.show(row.draft),
+        **spec_codec.to_view(row.draft),
         "throttle": row.draft["steering"].get("throttle"),
         "quiet_hours": row.draft["steering"].get("quiet_hours"),
-        "next_at": None if coming is None else coming.start_at,
-        "next_notification_id": None if coming is None else ids.format_id(ids.NOTIFICATION, coming.id),
-        "last_at": last,
-        "occurrences": occurrences,
+        "next_at": occurrences.next_at,
+        "next_notification_id": None if next_id is None else ids.format_id(ids.NOTIFICATION, next_id),
+        "last_at": occurrences.last_at,
+        "occurrences": occurrences.started,
         "created_at": row.created_at,
         "updated_at": row.updated_at,
     }
 
 
 async def _schedule(conn: Connection, context: Context, row: Row[Any], after: datetime) -> bool:
-    """Make the next occurrence; False when there is none any more. Raises what `submit` does."""
+    """Create the next occurrence, or return False when there is none. Raises what `submit` raises."""
     occurrence = _recurrence(row).next_occurrence(after)
     if occurrence is None or (row.ends_at is not None and occurrence.at > row.ends_at):
         return False
     draft = spec_codec.from_json(Kind.REMINDER, row.draft)
-    steering = replace(draft.steering, local_at=occurrence.local_at)
+    policy = replace(draft.steering, local_at=occurrence.local_at)
     await submit(
         conn,
         context,
         row.application_id,
-        replace(draft, name=row.name, start_at=occurrence.at, steering=steering, reminder_id=row.id),
+        replace(draft, name=row.name, start_at=occurrence.at, steering=policy, reminder_id=row.id),
     )
     return True
 
 
-async def _unschedule(conn: Connection, id_: UUID) -> None:
-    """Take back the occurrence that waits for its time: nothing of it was sent, and another takes its place."""
-    n = notifications_table.c
-    waiting = (n.reminder_id == id_, n.day.is_(None), n.status.in_((Status.SCHEDULED, Status.PAUSED)))
-    await outbox.append_notification_events(conn, "notification.cancelled", *waiting)
-    await conn.execute(delete(notifications_table).where(*waiting))
+async def _delete_waiting(conn: Connection, row: Row[Any]) -> None:
+    await records.delete_waiting_occurrences(conn, row.id)
 
 
-async def _has_later(conn: Connection, notification: Notification) -> bool:
-    n = notifications_table.c
-    later = select(n.id).where(n.reminder_id == notification.reminder_id, n.occurrence > notification.occurrence)
-    return (await conn.execute(later.limit(1))).first() is not None
+async def _to_views(conn: Connection, rows: Sequence[Row[Any]]) -> list[views.Reminder]:
+    occurrences = await records.load_occurrences(conn, [row.id for row in rows])
+    return [to_view(row, occurrences.get(row.id, Occurrences())) for row in rows]
 
 
 def _recurrence(row: Row[Any]) -> Recurrence:
     return Recurrence(row.cron, row.timezone)
 
 
-def _check(recurrence: Recurrence) -> None:
-    if (fault := recurrence.find_error()) is not None:
-        raise ValidationError([FieldError("/cron", fault)])
+def _check_recurrence(recurrence: Recurrence) -> None:
+    if (error := recurrence.find_error()) is not None:
+        raise ValidationError([FieldError("/cron", error)])
+
+
+_reminders = NamedResource(table, _to_views, before_delete=_delete_waiting)
+get, list_page, delete = _reminders.get, _reminders.list_page, _reminders.delete
+
+# Names that gateway.web still uses.
+change, remove = update, delete

@@ -1,10 +1,10 @@
-"""Triggers: what is sent, to whom and when, once something happens in the application.
+"""Triggers: send a notification for each event of a name that meets a condition.
 
-A trigger is checked when it is made, with something in place of what its events will say, so that an event finds
-nothing wrong with it but values that the event itself does not have.
+The notification is stored as a `Draft` with the placeholders of the event (`{"from_event": "data.team"}`) still in its
+audience, and is checked when the trigger is stored as if an event had filled them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -15,15 +15,16 @@ from gateway.domain.errors import ValidationError
 from gateway.domain.notification import Kind
 from gateway.domain.send_policy import FrequencyCap
 from gateway.records import events
-from gateway.records.postgres import named_resources
 from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import triggers as table
+from gateway.service import views
 from gateway.service.context import Context
+from gateway.service.named_resources import NamedResource, each
 from gateway.service.notifications import spec_codec
 from gateway.service.notifications.submission import Draft, prepare
 
-WHO = {"user_id": {"from_event": "user_id"}}
-"""The audience of a trigger that names none."""
+# The audience of a trigger without one: the user of the event.
+DEFAULT_AUDIENCE = {"user_id": {"from_event": "user_id"}}
 
 
 async def create(
@@ -39,121 +40,126 @@ async def create(
     dedupe: timedelta | None = None,
     cap: FrequencyCap | None = None,
     cancel_on: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Raises Invalid, PayloadTooLarge and Conflict."""
+) -> views.Trigger:
+    """Store a trigger, which applies to events from now on.
+
+    Raises:
+        ValidationError: the draft or the condition is not valid.
+        PayloadTooLarge: the content fits no push message.
+        Conflict: the application has a trigger of this name.
+    """
     await _check(conn, context, application_id, draft, condition_)
-    row = await named_resources.add(
-        conn,
-        table,
-        application_id=application_id,
-        name=name,
-        event=event,
-        condition=condition_,
-        draft=spec_codec.to_json(draft),
-        delay_s=int(delay.total_seconds()),
-        dedupe_s=None if dedupe is None else int(dedupe.total_seconds()),
-        cap_most=None if cap is None else cap.limit,
-        cap_window_s=None if cap is None else int(cap.window.total_seconds()),
-        cancel_on=list(dict.fromkeys(cancel_on)),
-    )
-    return to_json(row)
+    columns = {
+        "name": name,
+        "event": event,
+        "condition": condition_,
+        "draft": spec_codec.to_json(draft),
+        "delay_s": int(delay.total_seconds()),
+        "dedupe_s": None if dedupe is None else int(dedupe.total_seconds()),
+        "cap_most": None if cap is None else cap.limit,
+        "cap_window_s": None if cap is None else int(cap.window.total_seconds()),
+        "cancel_on": list(dict.fromkeys(cancel_on)),
+    }
+    return await _triggers.create(conn, application_id, columns)
 
 
-async def change(
+async def update(
     conn: Connection,
     context: Context,
     application_id: UUID,
     id_: UUID,
-    values: dict[str, Any],
-    said: dict[str, Any],
-    steered: dict[str, Any],
-) -> dict[str, Any]:
-    """`values` by column, `said` and `steered` by the fields of Draft and Steering. What was started goes on as it was.
+    columns: Mapping[str, Any],
+    draft_fields: Mapping[str, Any],
+    policy_fields: Mapping[str, Any],
+) -> views.Trigger:
+    """Change columns of a trigger, fields of its draft, and fields of the send policy of its draft.
 
-    Raises NotFound, Invalid, PayloadTooLarge and Conflict.
+    Notifications that the trigger has started do not change.
+
+    Raises:
+        NotFound: the application has no such trigger.
+        ValidationError: the draft or the condition is not valid.
+        PayloadTooLarge: the content fits no push message.
+        Conflict: another trigger has the new name.
     """
-    row = await named_resources.find(conn, table, application_id, id_, lock=True)
-    draft = spec_codec.changed(spec_codec.from_json(Kind.EVENT, row.draft), said, steered)
-    await _check(conn, context, application_id, draft, values.get("condition", row.condition))
-    return to_json(await named_resources.change(conn, table, id_, **values, draft=spec_codec.to_json(draft)))
+    row = await _triggers.find(conn, application_id, id_, lock=True)
+    draft = spec_codec.patch(spec_codec.from_json(Kind.EVENT, row.draft), draft_fields, policy_fields)
+    await _check(conn, context, application_id, draft, columns.get("condition", row.condition))
+    return to_view(await _triggers.save(conn, id_, {**columns, "draft": spec_codec.to_json(draft)}))
 
 
-async def remove(conn: Connection, application_id: UUID, id_: UUID) -> None:
-    """Raises NotFound. What was started goes on."""
-    await named_resources.find(conn, table, application_id, id_)
-    await named_resources.remove(conn, table, id_)
-
-
-async def get(conn: Connection, application_id: UUID, id_: UUID) -> dict[str, Any]:
-    """Raises NotFound."""
-    return to_json(await named_resources.find(conn, table, application_id, id_))
-
-
-async def list_page(
-    conn: Connection, application_id: UUID, *, before: UUID | None, limit: int
-) -> Sequence[dict[str, Any]]:
-    return [
-        to_json(row) for row in await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
-    ]
-
-
-async def runs(
+async def list_runs(
     conn: Connection, application_id: UUID, id_: UUID, *, before: UUID | None, limit: int
-) -> Sequence[dict[str, Any]]:
-    """What its events came to, the newest first. Raises NotFound."""
-    await named_resources.find(conn, table, application_id, id_)
-    return [show_run(row) for row in await events.list_runs_of_trigger(conn, id_, before=before, limit=limit)]
+) -> list[views.TriggerRun]:
+    """Return one page of the runs of a trigger, newest first; `before` is the event of the last run before the page.
+
+    Raises:
+        NotFound: the application has no such trigger.
+    """
+    await _triggers.find(conn, application_id, id_)
+    return [run_to_view(row) for row in await events.list_runs_of_trigger(conn, id_, before=before, limit=limit)]
 
 
-def to_json(row: Row[Any]) -> dict[str, Any]:
-    cap = None if row.cap_most is None else {"most": row.cap_most, "window": row.cap_window_s}
+def to_view(row: Row[Any]) -> views.Trigger:
+    """Return the view of a row of the table."""
     return {
         "id": ids.format_id(ids.TRIGGER, row.id),
-        **{name: getattr(row, name) for name in ("name", "event", "status", "condition", "cancel_on")},
-        **spec_codec.show(row.draft),
+        "name": row.name,
+        "event": row.event,
+        "status": row.status,
+        "condition": row.condition,
+        "cancel_on": row.cancel_on,
+        **spec_codec.to_view(row.draft),
         "delay": row.delay_s,
         "dedupe": row.dedupe_s,
-        "cap": cap,
+        "cap": None if row.cap_most is None else {"most": row.cap_most, "window": row.cap_window_s},
         "created_at": row.created_at,
         "updated_at": row.updated_at,
     }
 
 
-def show_run(row: Row[Any]) -> dict[str, Any]:
+def run_to_view(row: Row[Any]) -> views.TriggerRun:
+    """Return the view of one run of a trigger."""
+    notification_id = row.notification_id
     return {
         "event_id": ids.format_id(ids.EVENT, row.event_id),
         "trigger_id": ids.format_id(ids.TRIGGER, row.trigger_id),
         "trigger": row.name,
         "outcome": row.outcome,
         "cause": row.cause,
-        "notification_id": None
-        if row.notification_id is None
-        else ids.format_id(ids.NOTIFICATION, row.notification_id),
+        "notification_id": None if notification_id is None else ids.format_id(ids.NOTIFICATION, notification_id),
         "at": row.at,
     }
 
 
 async def _check(conn: Connection, context: Context, application_id: UUID, draft: Draft, condition_: Any) -> None:
-    faults = []
+    errors = []
     if condition_ is not None:
         try:
             condition.parse(condition_)
         except ValidationError as error:
-            faults += error.errors
+            errors += error.errors
     try:
-        await prepare(conn, context, application_id, replace(draft, audience=_supposed(draft.audience)))
+        await prepare(conn, context, application_id, replace(draft, audience=_with_placeholders(draft.audience)))
     except ValidationError as error:
-        faults += error.errors
-    if faults:
-        raise ValidationError(faults)
+        errors += error.errors
+    if errors:
+        raise ValidationError(errors)
 
 
-def _supposed(who: Any) -> Any:
-    """The audience with some text, or where no text may stand a number, for what an event will say."""
-    taken = set(event_binding.iter_references(who, "/audience"))
+def _with_placeholders(audience_: Any) -> Any:
+    """Fill the references to the event with a text, or with a number where the audience accepts no text."""
+    references = set(event_binding.iter_references(audience_, "/audience"))
     try:
-        audience.parse(event_binding.with_placeholders(who, "/audience", set()))
+        audience.parse(event_binding.with_placeholders(audience_, "/audience", set()))
     except ValidationError as error:
-        numbers = {fault.pointer for fault in error.errors} & taken
-        return event_binding.with_placeholders(who, "/audience", numbers)
-    return event_binding.with_placeholders(who, "/audience", set())
+        numeric = {field.pointer for field in error.errors} & references
+        return event_binding.with_placeholders(audience_, "/audience", numeric)
+    return event_binding.with_placeholders(audience_, "/audience", set())
+
+
+_triggers = NamedResource(table, each(to_view))
+get, list_page, delete = _triggers.get, _triggers.list_page, _triggers.delete
+
+# Names that gateway.web still uses.
+change, remove, runs, WHO = update, delete, list_runs, DEFAULT_AUDIENCE

@@ -1,19 +1,33 @@
-"""What is to be sent later, again and again, as JSON: the drafts of reminders and triggers.
+"""JSON codec of the drafts that reminders and triggers store.
 
-They are in the database and outlive releases: what is said here is read by every version after.
+Stored drafts outlive releases: every later version must be able to read what this module writes.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from gateway.domain.notification import Kind, Lane, Templating, Urgency
 from gateway.domain.send_policy import SendPolicy
+from gateway.service import views
 from gateway.service.notifications import templates
 from gateway.service.notifications.submission import Draft
 
 
+class DraftView(TypedDict):
+    """The part of a view that reminders and triggers have in common."""
+
+    content: dict[str, Any]
+    audience: Any
+    category: str | None
+    delivery: views.RecurringDelivery
+
+
 def to_json(draft: Draft) -> dict[str, Any]:
+    """Encode a draft."""
     return {
         "content": draft.content,
         "audience": draft.audience,
@@ -28,41 +42,42 @@ def to_json(draft: Draft) -> dict[str, Any]:
     }
 
 
-def from_json(kind: Kind, said: dict[str, Any]) -> Draft:
+def from_json(kind: Kind, stored: dict[str, Any]) -> Draft:
+    """Decode a draft of a kind."""
     return Draft(
         kind,
-        content=said["content"],
-        audience=said["audience"],
-        lane=None if said["lane"] is None else Lane.from_label(said["lane"]),
-        urgency=None if said["urgency"] is None else Urgency(said["urgency"]),
-        ttl=None if said["ttl"] is None else timedelta(seconds=said["ttl"]),
-        collapse_key=said["collapse_key"],
-        steering=SendPolicy.from_json(said["steering"]),
-        templating=None if said["templating"] is None else Templating(**said["templating"]),
+        content=stored["content"],
+        audience=stored["audience"],
+        lane=None if stored["lane"] is None else Lane.from_label(stored["lane"]),
+        urgency=None if stored["urgency"] is None else Urgency(stored["urgency"]),
+        ttl=None if stored["ttl"] is None else timedelta(seconds=stored["ttl"]),
+        collapse_key=stored["collapse_key"],
+        steering=SendPolicy.from_json(stored["steering"]),
+        templating=None if stored["templating"] is None else Templating(**stored["templating"]),
     )
 
 
-def show(said: dict[str, Any]) -> dict[str, Any]:
-    """What every kind of draft says of itself, from its JSON; null is the kind's default."""
-    ttl = said["ttl"]
+def to_view(stored: dict[str, Any]) -> DraftView:
+    """Return the common part of the view from a stored draft; null is the default of the kind."""
+    ttl = stored["ttl"]
     return {
-        "content": said["content"],
-        "audience": said["audience"],
-        "category": said["steering"].get("category"),
+        "content": stored["content"],
+        "audience": stored["audience"],
+        "category": stored["steering"].get("category"),
         "delivery": {
-            "lane": said["lane"],
-            "urgency": said["urgency"],
+            "lane": stored["lane"],
+            "urgency": stored["urgency"],
             "ttl": None if ttl is None else int(ttl),
-            "collapse_key": said["collapse_key"],
+            "collapse_key": stored["collapse_key"],
         },
     }
 
 
-def changed(draft: Draft, said: dict[str, Any], steered: dict[str, Any]) -> Draft:
-    """`said` by Draft's fields, `steered` by those of its steering. Other content is rendered as strictly as before."""
-    now = replace(draft, **said, steering=replace(draft.steering, **steered))
-    if "content" not in said:
-        return now
-    was = draft.templating or Templating()
-    words = {"content": now.content, "variants": [variant.content for variant in now.steering.variants]}
-    return replace(now, templating=templates.templating_of(words, was.strict, was.event))
+def patch(draft: Draft, fields: Mapping[str, Any], policy_fields: Mapping[str, Any]) -> Draft:
+    """Replace fields of a draft and of its send policy. New content keeps the `strict` of the old."""
+    patched = replace(draft, **fields, steering=replace(draft.steering, **policy_fields))
+    if "content" not in fields:
+        return patched
+    templating = draft.templating or Templating()
+    contents = {"content": patched.content, "variants": [variant.content for variant in patched.steering.variants]}
+    return replace(patched, templating=templates.templating_of(contents, templating.strict, templating.event))

@@ -91,9 +91,9 @@ async def prepare(conn: Connection, context: Context, application_id: UUID, draf
     # Of its own, since addresses in it are completed below; a reminder uses its draft again.
     notification = await _accepted(conn, application_id, deepcopy(draft))
     if notification.templating is not None:
-        templates.check(notification.content)
+        templates.check_templates(notification.content)
         for index, variant in enumerate(notification.policy.variants):
-            templates.check(variant.content, f"/variants/{index}/content")
+            templates.check_templates(variant.content, f"/variants/{index}/content")
     home = await applications.get_default_origin(conn, application_id) or context.public_url
     notification.content.setdefault("url", "/")
     _land(notification.content, home, "/content")
@@ -128,7 +128,7 @@ async def _accepted(conn: Connection, application_id: UUID, draft: Draft) -> Not
     defaults = DEFAULTS[draft.kind]
     faults: list[FieldError] = []
     try:
-        await segments.read(conn, application_id, draft.audience)
+        await segments.resolve_audience(conn, application_id, draft.audience)
     except ValidationError as error:
         faults += error.errors
 
@@ -191,11 +191,11 @@ async def _steering(
     """What was asked for, and what its category adds. Raises Invalid."""
     faults: list[FieldError] = []
     if asked.category is not None:
-        category = await categories.by_name(conn, application_id, asked.category)
-        if category is None:
+        rules = await categories.find_rules(conn, application_id, asked.category)
+        if rules is None:
             faults.append(FieldError("/category", f"there is no category {asked.category!r}"))
         else:
-            quiet_hours, cap = categories.rules(category)
+            quiet_hours, cap = rules
             asked = replace(asked, quiet_hours=asked.quiet_hours or quiet_hours, cap=cap)
     too_long = "is longer than the notification lives; give it a longer ttl"
     if asked.throttle is not None and asked.throttle.spread is not None and asked.throttle.spread > life:

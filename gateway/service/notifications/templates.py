@@ -1,14 +1,12 @@
-"""Templates: content saved under a name, in versions.
+"""Templates: content stored under a name, in versions.
 
-A change makes a new version and loses none. What is accepted with a template takes the version of that moment with it.
+A change creates a new version and keeps the earlier ones. A notification copies the content of the version that was
+current when it was accepted.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
-
-from sqlalchemy import insert, select
 
 from gateway.content.localisation import all_layers, localise
 from gateway.content.templates import CompiledContent, has_markup
@@ -16,56 +14,70 @@ from gateway.domain import clock, ids
 from gateway.domain.device import Device
 from gateway.domain.errors import FieldError, NotFound, ValidationError, pointer_step
 from gateway.domain.notification import DeliveryOptions, Kind, Lane, Notification, Status, Templating, Urgency
-from gateway.records.postgres import named_resources
+from gateway.records import templates as records
 from gateway.records.postgres.engine import Connection, Row
-from gateway.records.postgres.schema import template_versions as versions
 from gateway.records.postgres.schema import templates as table
 from gateway.records.recipients import load_template_context
+from gateway.service import views
 from gateway.service.context import Context
+from gateway.service.named_resources import NamedResource
 from gateway.service.notifications.rendering import NotificationRenderer
 
 
 def templating_of(content: dict[str, Any], strict: bool, event: dict[str, Any] | None) -> Templating | None:
-    """How the content is to be rendered; None when there is nothing in it to render."""
+    """Return how the content is to be rendered, or None when it contains no markup."""
     return Templating(strict, event or {}) if has_markup(content) else None
 
 
-def check(content: dict[str, Any], pointer: str = "/content") -> None:
-    """Raises Invalid with the fault of every template in it, in any language."""
-    faults: dict[FieldError, None] = {}
-    for applying in all_layers(content):
+def check_templates(content: dict[str, Any], pointer: str = "/content") -> None:
+    """Compile every template in the content, in every language.
+
+    Raises:
+        ValidationError: a template is malformed; the error lists each of them.
+    """
+    errors: dict[FieldError, None] = {}
+    for layers in all_layers(content):
         try:
-            CompiledContent(localise(content, applying), strict=False, pointer=pointer)
+            CompiledContent(localise(content, layers), strict=False, pointer=pointer)
         except ValidationError as error:
-            inside = f"{pointer}/locales{pointer_step(applying[-1])}" if applying else pointer
-            faults |= dict.fromkeys(
-                fault if not applying else FieldError(fault.pointer.replace(pointer, inside, 1), fault.detail)
-                for fault in error.errors
+            prefix = f"{pointer}/locales{pointer_step(layers[-1])}" if layers else pointer
+            errors |= dict.fromkeys(
+                field if not layers else FieldError(field.pointer.replace(pointer, prefix, 1), field.detail)
+                for field in error.errors
             )
-    if faults:
-        raise ValidationError(list(faults))
+    if errors:
+        raise ValidationError(list(errors))
 
 
 async def resolve(
     conn: Connection, application_id: UUID, template_id: UUID, version: int | None
 ) -> tuple[dict[str, Any], bool]:
-    """(content, strict) of a version, the newest when none is named. Raises NotFound."""
-    row = await named_resources.find(conn, table, application_id, template_id)
-    held = await _version(conn, row, row.version if version is None else version)
-    return held.content, held.strict
+    """Return (content, strict) of a version, or of the newest.
+
+    Raises:
+        NotFound: there is no such template or version.
+    """
+    row = await _templates.find(conn, application_id, template_id)
+    stored = await _load_version(conn, row, version)
+    return stored.content, stored.strict
 
 
 async def create(
     conn: Connection, application_id: UUID, name: str, content: dict[str, Any], strict: bool
-) -> dict[str, Any]:
-    """Raises Invalid and Conflict."""
-    check(content)
-    row = await named_resources.add(conn, table, application_id=application_id, name=name, version=1)
-    await _add_version(conn, row.id, 1, content, strict)
-    return await show(conn, row)
+) -> views.Template:
+    """Store content as version 1 of a new template.
+
+    Raises:
+        ValidationError: the content is not a valid template.
+        Conflict: the application has a template of this name.
+    """
+    check_templates(content)
+    row = await _templates.insert(conn, application_id, {"name": name, "version": 1})
+    await records.add_version(conn, row.id, 1, content, strict)
+    return await _templates.view(conn, row)
 
 
-async def change(
+async def update(
     conn: Connection,
     application_id: UUID,
     id_: UUID,
@@ -73,51 +85,46 @@ async def change(
     name: str | None,
     content: dict[str, Any] | None,
     strict: bool | None,
-) -> dict[str, Any]:
-    """None leaves it as it was; other content is another version. Raises NotFound, Invalid and Conflict."""
-    row = await named_resources.find(conn, table, application_id, id_, lock=True)
-    values: dict[str, Any] = {}
-    if name is not None:
-        values["name"] = name
+) -> views.Template:
+    """Change a template; None leaves a field as it is. New content or another `strict` creates a version.
+
+    Raises:
+        NotFound: the application has no such template.
+        ValidationError: the content is not a valid template.
+        Conflict: another template has the new name.
+    """
+    row = await _templates.find(conn, application_id, id_, lock=True)
+    columns: dict[str, Any] = {} if name is None else {"name": name}
     if content is not None or strict is not None:
-        held = await _version(conn, row, row.version)
-        content = held.content if content is None else content
-        check(content)
-        values["version"] = row.version + 1
-        await _add_version(conn, id_, row.version + 1, content, held.strict if strict is None else strict)
-    return await show(conn, await named_resources.change(conn, table, id_, **values))
+        current = await _load_version(conn, row)
+        content = current.content if content is None else content
+        check_templates(content)
+        columns["version"] = row.version + 1
+        await records.add_version(conn, id_, row.version + 1, content, current.strict if strict is None else strict)
+    return await _templates.view(conn, await _templates.save(conn, id_, columns))
 
 
-async def remove(conn: Connection, application_id: UUID, id_: UUID) -> None:
-    """What was accepted with it is not concerned. Raises NotFound."""
-    await named_resources.find(conn, table, application_id, id_)
-    await named_resources.remove(conn, table, id_)
+async def get(conn: Connection, application_id: UUID, id_: UUID, version: int | None = None) -> views.Template:
+    """Return a template with the content of a version, or of the newest.
+
+    Raises:
+        NotFound: there is no such template or version.
+    """
+    row = await _templates.find(conn, application_id, id_)
+    return to_view(row, await _load_version(conn, row, version))
 
 
-async def get(conn: Connection, application_id: UUID, id_: UUID, version: int | None = None) -> dict[str, Any]:
-    """With the content of a version, the newest when none is named. Raises NotFound."""
-    return await show(conn, await named_resources.find(conn, table, application_id, id_), version)
-
-
-async def list_page(
-    conn: Connection, application_id: UUID, *, before: UUID | None, limit: int
-) -> Sequence[dict[str, Any]]:
-    rows = await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
-    return [await show(conn, row) for row in rows]
-
-
-async def show(conn: Connection, row: Row[Any], version: int | None = None) -> dict[str, Any]:
-    """With the content of a version, the newest when none is named. Raises NotFound."""
-    held = await _version(conn, row, row.version if version is None else version)
+def to_view(row: Row[Any], version: Row[Any]) -> views.Template:
+    """Return the view of a template with one of its versions."""
     return {
         "id": ids.format_id(ids.TEMPLATE, row.id),
         "name": row.name,
-        "version": held.version,
+        "version": version.version,
         "newest_version": row.version,
-        "content": held.content,
-        "strict": held.strict,
+        "content": version.content,
+        "strict": version.strict,
         "created_at": row.created_at,
-        "updated_at": held.created_at,
+        "updated_at": version.created_at,
     }
 
 
@@ -131,11 +138,26 @@ async def preview(
     event: dict[str, Any] | None,
     device: Device | None,
     locale: str | None,
-) -> dict[str, Any]:
-    """The content as a device would be shown it, and how many octets that is. Raises Invalid and TemplateFailed."""
-    check(content)
+) -> views.NotificationContent:
+    """Render content as a device would display it, without sending it.
+
+    Args:
+        conn: the connection.
+        context: the services of this process.
+        application_id: the application of the device.
+        content: the content, which may contain templates.
+        strict: whether an unknown variable is an error.
+        event: the value of the variable `event`.
+        device: the device whose user and attributes templates refer to; without one they are empty.
+        locale: the language, in place of that of the device.
+
+    Raises:
+        ValidationError: a template is malformed.
+        TemplateFailed: a template cannot be rendered.
+    """
+    check_templates(content)
     now = clock.now()
-    as_if = Notification(
+    notification = Notification(
         id=ids.new_id(),
         application_id=application_id,
         kind=Kind.DIRECT,
@@ -148,25 +170,30 @@ async def preview(
         details={},
         start_at=now,
         created_at=now,
+        templating=Templating(strict, event or {}),
     )
-    messages = NotificationRenderer(
-        context.keyring, context.public_url, replace(as_if, templating=Templating(strict, event or {}))
-    )
-    known = (await load_template_context(conn, [device.id]))[device.id] if device is not None else {}
+    renderer = NotificationRenderer(context.keyring, context.public_url, notification)
+    template_context = (await load_template_context(conn, [device.id]))[device.id] if device is not None else {}
     locale = locale or (device.client.locale if device is not None else None)
-    payload, _ = messages.for_device(device.id if device else as_if.id, locale, None, known)
-    return {"content": messages.rendered(locale, known), "octets": len(payload)}
+    payload, _ = renderer.for_device(device.id if device else notification.id, locale, None, template_context)
+    return {"content": renderer.rendered(locale, template_context), "octets": len(payload)}
 
 
-async def _version(conn: Connection, row: Row[Any], version: int) -> Row[Any]:
-    """Raises NotFound."""
-    query = select(versions).where(versions.c.template_id == row.id, versions.c.version == version)
-    held = (await conn.execute(query)).first()
-    if held is None:
+async def _load_version(conn: Connection, row: Row[Any], version: int | None = None) -> Row[Any]:
+    version = row.version if version is None else version
+    stored = (await records.load_versions(conn, [(row.id, version)])).get((row.id, version))
+    if stored is None:
         raise NotFound(f"the template has no version {version}; the newest is {row.version}")
-    return held
+    return stored
 
 
-async def _add_version(conn: Connection, id_: UUID, version: int, content: dict[str, Any], strict: bool) -> None:
-    values = {"template_id": id_, "version": version, "content": content, "strict": strict}
-    await conn.execute(insert(versions).values(**values))
+async def _to_views(conn: Connection, rows: Sequence[Row[Any]]) -> list[views.Template]:
+    versions = await records.load_versions(conn, [(row.id, row.version) for row in rows])
+    return [to_view(row, versions[row.id, row.version]) for row in rows]
+
+
+_templates = NamedResource(table, _to_views)
+list_page, delete = _templates.list_page, _templates.delete
+
+# Names that gateway.web still uses.
+change, remove = update, delete

@@ -1,7 +1,8 @@
-"""Forget a person: whatever is kept of them, in one transaction.
+"""Erase the personal data of one user, in one transaction (GDPR article 17).
 
-What others were sent stays. What was sent to this person alone keeps nothing but its counts, and what still waits for
-them is called off, also as a reminder. Lists that the application keeps by itself, segments and triggers, are its own.
+What other users were sent stays. A notification to this user alone keeps nothing but its counts; notifications and
+reminders that wait for this user are cancelled. Segments and triggers are lists that the application maintains, and
+stay.
 """
 
 import secrets
@@ -18,42 +19,44 @@ from gateway.service.access.secrets import Keyring
 from gateway.service.notifications import lifecycle
 
 
-async def forget(conn: Connection, vault: Keyring, application_id: UUID, user_id: str) -> int:
-    """Answers how many devices they had."""
+async def forget(conn: Connection, keyring: Keyring, application_id: UUID, user_id: str) -> int:
+    """Erase a user and return the number of deleted devices."""
     device_ids = await personal_data.remove_devices(conn, application_id, user_id)
-    nobody = f"forgotten-{secrets.token_hex(8)}"
-    alone: list[UUID] = []
-    for found in await personal_data.find_notifications_to(conn, application_id, user_id, device_ids):
-        if found.alone:
-            alone.append(found.id)
-            await _call_off(conn, application_id, [found.id])
-            await personal_data.erase_notification(conn, found.id, {"user_id": nobody})
+    pseudonym = f"forgotten-{secrets.token_hex(8)}"
+    sole_recipient: list[UUID] = []
+    for notification in await personal_data.find_notifications_to(conn, application_id, user_id, device_ids):
+        if notification.alone:
+            sole_recipient.append(notification.id)
+            await _cancel(conn, application_id, [notification.id])
+            await personal_data.erase_notification(conn, notification.id, {"user_id": pseudonym})
         else:
-            await personal_data.replace_audience(conn, found.id, without(found.audience, user_id, nobody))
+            await personal_data.replace_audience(
+                conn, notification.id, replace_user(notification.audience, user_id, pseudonym)
+            )
     caused = await personal_data.find_notifications_triggered_by(conn, application_id, user_id)
-    await _call_off(conn, application_id, caused)
+    await _cancel(conn, application_id, caused)
     await personal_data.erase_template_variables(conn, caused)
     await personal_data.remove_reminders(conn, application_id, user_id)
-    await personal_data.remove_traces(conn, application_id, user_id, device_ids, alone)
-    await idempotency.forget(conn, vault, application_id, user_id, device_ids)
+    await personal_data.remove_traces(conn, application_id, user_id, device_ids, sole_recipient)
+    await idempotency.forget(conn, keyring, application_id, user_id, device_ids)
     return len(device_ids)
 
 
-def without(audience: Any, user_id: str, nobody: str) -> Any:
-    """The filter with another name where it says the user's id."""
+def replace_user(audience: Any, user_id: str, pseudonym: str) -> Any:
+    """Return an audience in which a pseudonym stands for a user id."""
     match audience:
-        case {"user_id": str() | list() as named}:
-            one = isinstance(named, str)
-            names = [nobody if name == user_id else name for name in ([named] if one else named)]
-            return {**audience, "user_id": names[0] if one else names}
+        case {"user_id": str() as name}:
+            return {**audience, "user_id": pseudonym if name == user_id else name}
+        case {"user_id": list() as names}:
+            return {**audience, "user_id": [pseudonym if name == user_id else name for name in names]}
         case dict():
-            return {name: without(inner, user_id, nobody) for name, inner in audience.items()}
+            return {name: replace_user(nested, user_id, pseudonym) for name, nested in audience.items()}
         case list():
-            return [without(inner, user_id, nobody) for inner in audience]
+            return [replace_user(nested, user_id, pseudonym) for nested in audience]
     return audience
 
 
-async def _call_off(conn: Connection, application_id: UUID, ids: Collection[UUID]) -> None:
+async def _cancel(conn: Connection, application_id: UUID, ids: Collection[UUID]) -> None:
     for id_ in ids:
-        with suppress(Conflict):  # it has ended
+        with suppress(Conflict):  # the notification has ended
             await lifecycle.cancel(conn, application_id, id_)

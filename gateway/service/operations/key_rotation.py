@@ -1,15 +1,15 @@
-"""Replace the master key: seal anew, under the key in force, whatever another one sealed.
+"""Rotate the master key: encrypt again, with the current key, whatever a retired key encrypted.
 
-Beside running processes, which open both: a few rows at a time, each in its own short transaction, and those that
-somebody holds at the end, one by one. What is done shows in the rows, so that another run goes on where one ended.
+Running processes decrypt with both keys meanwhile. Rows are replaced in small batches, each in a transaction of its
+own; rows that other transactions have locked are left for a second pass, one by one. The rows themselves record the
+progress, so an interrupted rotation continues where it stopped.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column
-
 from gateway.records.postgres import encrypted_columns
+from gateway.records.postgres.encrypted_columns import Column
 from gateway.records.postgres.engine import Connection, Engine
 from gateway.records.postgres.schema import applications, idempotency_keys, vapid_keys, webhooks
 from gateway.service.access.secrets import DecryptionFailed, Keyring
@@ -18,75 +18,94 @@ from gateway.service.webhooks import signing
 BATCH = 100
 
 
-class Kind(NamedTuple):
+class SecretKind(NamedTuple):
+    """A column of secrets, and the purpose that is part of their encryption."""
+
     name: str
     column: Column[Any]
     purpose: str
 
 
-KEPT = (
-    Kind("vapid keys", vapid_keys.c.private_key, "vapid"),
-    Kind("identity secrets", applications.c.identity_secret, "identity"),
-    Kind("webhook secrets", webhooks.c.secrets, signing.PURPOSE),
+PERMANENT_KINDS = (
+    SecretKind("vapid keys", vapid_keys.c.private_key, "vapid"),
+    SecretKind("identity secrets", applications.c.identity_secret, "identity"),
+    SecretKind("webhook secrets", webhooks.c.secrets, signing.PURPOSE),
 )
-FOR_A_DAY = (Kind("first answers", idempotency_keys.c.answer, "idempotency"),)
-KINDS = KEPT + FOR_A_DAY
+# Stored responses expire after a day.
+KINDS = (*PERMANENT_KINDS, SecretKind("first answers", idempotency_keys.c.answer, "idempotency"))
 
 
 class RotationProgress(NamedTuple):
-    """`others` of `whole` are sealed with another key than the one in force."""
+    """The number of secrets of a kind, and of those that a retired key encrypted."""
 
-    whole: int
-    others: int
-
-
-async def check(conn: Connection, vault: Keyring) -> None:
-    """Raises Unsealable when something that is kept was sealed with a key that we do not have."""
-    for kind in KEPT:
-        one = await encrypted_columns.find_foreign(conn, kind.column, vault.key_id)
-        if one is not None:
-            vault.open(one, kind.purpose)
+    total: int
+    remaining: int
 
 
-async def standing(conn: Connection, vault: Keyring) -> dict[str, RotationProgress]:
-    """By the name of the kind."""
+async def check(conn: Connection, keyring: Keyring) -> None:
+    """Decrypt one secret of each permanent kind that the current key did not encrypt.
+
+    Raises:
+        DecryptionFailed: none of the keys decrypts it.
+    """
+    for kind in PERMANENT_KINDS:
+        secret = await encrypted_columns.find_foreign(conn, kind.column, keyring.key_id)
+        if secret is not None:
+            keyring.open(secret, kind.purpose)
+
+
+async def progress(conn: Connection, keyring: Keyring) -> dict[str, RotationProgress]:
+    """Return the progress of the rotation by the name of the kind."""
     return {
-        kind.name: RotationProgress(*await encrypted_columns.count(conn, kind.column, vault.key_id)) for kind in KINDS
+        kind.name: RotationProgress(*await encrypted_columns.count(conn, kind.column, keyring.key_id)) for kind in KINDS
     }
 
 
-async def rotate(engine: Engine, vault: Keyring, told: Callable[[str, int], None]) -> None:
-    """Seal all anew that another key sealed; `told` of each batch, by kind and size.
+async def rotate(engine: Engine, keyring: Keyring, on_batch: Callable[[str, int], None]) -> None:
+    """Encrypt again what a retired key encrypted; secrets that no key decrypts stay as they are.
 
-    What none of our keys opens stays as it is, for whoever finds the key.
+    Args:
+        engine: the engine.
+        keyring: the current key and the retired ones.
+        on_batch: is called after each batch with the name of the kind and the number of secrets.
     """
     for kind in KINDS:
-        await _pass(engine, vault, kind, told, batch=BATCH, wait=False)
-        await _pass(engine, vault, kind, told, batch=1, wait=True)
+        await _rotate_kind(engine, keyring, kind, on_batch, batch=BATCH, wait=False)
+        await _rotate_kind(engine, keyring, kind, on_batch, batch=1, wait=True)
 
 
-async def _pass(
-    engine: Engine, vault: Keyring, kind: Kind, told: Callable[[str, int], None], *, batch: int, wait: bool
+async def _rotate_kind(
+    engine: Engine,
+    keyring: Keyring,
+    kind: SecretKind,
+    on_batch: Callable[[str, int], None],
+    *,
+    batch: int,
+    wait: bool,
 ) -> None:
     after: encrypted_columns.PrimaryKey | None = None
     while True:
         async with engine.begin() as conn:
             rows = await encrypted_columns.lock_foreign(
-                conn, kind.column, vault.key_id, after=after, limit=batch, wait=wait
+                conn, kind.column, keyring.key_id, after=after, limit=batch, wait=wait
             )
             if not rows:
                 return
             after = tuple(rows[-1][:-1])
-            anew: list[tuple[encrypted_columns.PrimaryKey, bytes]] = [
-                (tuple(row[:-1]), fresh) for row in rows if (fresh := _anew(vault, row[-1], kind.purpose))
+            replacements: list[tuple[encrypted_columns.PrimaryKey, bytes]] = [
+                (tuple(row[:-1]), secret) for row in rows if (secret := _reencrypt(keyring, row[-1], kind.purpose))
             ]
-            if anew:
-                await encrypted_columns.replace(conn, kind.column, anew)
-        told(kind.name, len(anew))
+            if replacements:
+                await encrypted_columns.replace(conn, kind.column, replacements)
+        on_batch(kind.name, len(replacements))
 
 
-def _anew(vault: Keyring, octets: bytes, purpose: str) -> bytes | None:
+def _reencrypt(keyring: Keyring, ciphertext: bytes, purpose: str) -> bytes | None:
     try:
-        return vault.seal(vault.open(octets, purpose), purpose)
+        return keyring.seal(keyring.open(ciphertext, purpose), purpose)
     except DecryptionFailed:
         return None
+
+
+# Name that gateway.cli still uses.
+standing = progress

@@ -53,7 +53,7 @@ async def plan(context: Context, job: Job) -> int:
         if notification.status not in (Status.SCHEDULED, Status.PAUSED):  # cancelled since the job was claimed
             await jobs.delete_job(conn, job)
             return 0
-        audience = await segments.read(conn, notification.application_id, notification.audience)
+        audience = await segments.resolve_audience(conn, notification.application_id, notification.audience)
         if await _has_cancelled_in_flight(conn, audience):
             await jobs.reschedule(conn, job, now + IN_FLIGHT_DELAY)
             return 0

@@ -1,12 +1,14 @@
-"""Webhooks as their application sees them: made, changed, given another secret, replayed, tried out."""
+"""Webhooks as their application manages them: create, change, rotate the secret, replay events, send a test event.
+
+The webhook dispatcher of the worker sends the events. Whenever this module moves the cursor of a webhook it also
+increases `claim`, so that a dispatcher that is sending under the earlier claim cannot settle anything.
+"""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
-
-from sqlalchemy import func
 
 from gateway.domain import clock, ids
 from gateway.domain.errors import AddressNotAllowed
@@ -14,116 +16,111 @@ from gateway.domain.webhook_event import DELIVERY_OUTCOMES, TEST_TYPE, subscribe
 from gateway.outbound.client import OutboundClient, Unreachable
 from gateway.records import outbox
 from gateway.records.delivery_log import reader
-from gateway.records.postgres import named_resources, notifier
+from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import webhooks as table
-from gateway.records.webhooks import WebhookCursor, cursor_values
+from gateway.records.webhooks import HEALTHY, RESTART, RUN_NOW, WebhookCursor, cursor_values
+from gateway.service import views
 from gateway.service.context import Context
+from gateway.service.named_resources import NamedResource, each
 from gateway.service.webhooks import signing
 from gateway.service.webhooks.batches import body_of, event
 from gateway.service.webhooks.signing import Secret
 
 TEST_TIMEOUT = timedelta(seconds=10)
 
-# Where it begins anew: what is being sent under an earlier claim settles nothing any more.
-_ANEW = {"claim": table.c.claim + 1, "pending": None}
-_SOUND = {"status": "active", "cause": None, "failures": 0, "failing_since": None, "last_error": None}
-
 
 async def create(
     conn: Connection, context: Context, application_id: UUID, name: str, url: str, events: Sequence[str]
-) -> dict[str, Any]:
-    """It is told what happens from now on. Answers with its `secret`, this once.
+) -> views.CreatedWebhook:
+    """Store a webhook, which receives events from now on. The view contains the signing secret.
 
-    Raises AddressNotAllowed and Conflict.
+    Raises:
+        AddressNotAllowed: the URL may not be requested.
+        Conflict: the application has a webhook of this name.
     """
     secret = signing.new_secret()
-    row = await named_resources.add(
-        conn,
-        table,
-        application_id=application_id,
-        name=name,
-        url=context.outbound.check(url),
-        events=_distinct(events),
-        secrets=signing.seal([Secret(secret)], context.keyring),
-        **cursor_values(await _place(conn, application_id, None)),
-    )
-    return show(row) | {"secret": secret}
+    columns = {
+        "name": name,
+        "url": context.outbound.check(url),
+        "events": _without_duplicates(events),
+        "secrets": signing.seal([Secret(secret)], context.keyring),
+        **cursor_values(await _cursor(conn, application_id, None)),
+    }
+    return {**await _webhooks.create(conn, application_id, columns), "secret": secret}
 
 
-async def change(
-    conn: Connection, context: Context, application_id: UUID, id_: UUID, values: dict[str, Any]
-) -> dict[str, Any]:
-    """`values` by column. What it did not ask for before is told from now on; so is all, once it is active again.
+async def update(
+    conn: Connection, context: Context, application_id: UUID, id_: UUID, columns: Mapping[str, Any]
+) -> views.Webhook:
+    """Change some columns of a webhook.
 
-    Raises NotFound, AddressNotAllowed and Conflict.
+    Event types that are added are sent from now on. A disabled webhook that becomes active continues where it stopped.
+
+    Raises:
+        NotFound: the application has no such webhook.
+        AddressNotAllowed: the URL may not be requested.
+        Conflict: another webhook has the new name.
     """
-    row = await named_resources.find(conn, table, application_id, id_, lock=True)
-    values = dict(values)
-    if "url" in values:
-        values["url"] = context.outbound.check(values["url"])
-    if "events" in values:
-        values["events"] = _distinct(values["events"])
-        values |= _ANEW
+    row = await _webhooks.find(conn, application_id, id_, lock=True)
+    changes = dict(columns)
+    if "url" in changes:
+        changes["url"] = context.outbound.check(changes["url"])
+    if "events" in changes:
+        changes["events"] = _without_duplicates(changes["events"])
+        changes |= RESTART
         if not subscribed_types(row.events, DELIVERY_OUTCOMES):
-            values["log_position"] = await reader.last_position(conn, application_id)
-    if values.get("status") == "active" and row.status != "active":
-        values |= {**_SOUND, "claim": table.c.claim + 1, "run_at": func.now()}
+            changes["log_position"] = await reader.last_position(conn, application_id)
+    if changes.get("status") == "active" and row.status != "active":
+        changes |= {**HEALTHY, **RUN_NOW}
         await notifier.notify(conn, notifier.OUTBOX, str(application_id))
-    return show(await named_resources.change(conn, table, id_, **values))
+    return to_view(await _webhooks.save(conn, id_, changes))
 
 
 async def rotate(
     conn: Connection, context: Context, application_id: UUID, id_: UUID, keep_old: timedelta
-) -> dict[str, Any]:
-    """A new secret, shown this once. Those before it sign beside it for `keep_old`. Raises NotFound."""
-    row = await named_resources.find(conn, table, application_id, id_, lock=True)
+) -> views.CreatedWebhook:
+    """Add a new signing secret, which the view contains. The earlier secrets also sign for the time `keep_old`.
+
+    Raises:
+        NotFound: the application has no such webhook.
+    """
+    row = await _webhooks.find(conn, application_id, id_, lock=True)
     secret = signing.new_secret()
-    held = signing.rotated(signing.unseal(row.secrets, context.keyring), secret, keep_old, clock.now())
-    changed = await named_resources.change(conn, table, id_, secrets=signing.seal(held, context.keyring))
-    return show(changed) | {"secret": secret}
+    secrets = signing.rotated(signing.unseal(row.secrets, context.keyring), secret, keep_old, clock.now())
+    row = await _webhooks.save(conn, id_, {"secrets": signing.seal(secrets, context.keyring)})
+    return {**to_view(row), "secret": secret}
 
 
-async def replay(conn: Connection, application_id: UUID, id_: UUID, since: datetime) -> dict[str, Any]:
-    """Send again all that is kept since then, also to one that was disabled. Raises NotFound."""
-    await named_resources.find(conn, table, application_id, id_, lock=True)
-    place = cursor_values(await _place(conn, application_id, since))
-    row = await named_resources.change(conn, table, id_, **_SOUND, **_ANEW, **place, run_at=func.now())
+async def replay(conn: Connection, application_id: UUID, id_: UUID, since: datetime) -> views.Webhook:
+    """Send all stored events since a time again, and activate the webhook if it is disabled.
+
+    Raises:
+        NotFound: the application has no such webhook.
+    """
+    await _webhooks.find(conn, application_id, id_, lock=True)
+    cursor = cursor_values(await _cursor(conn, application_id, since))
+    row = await _webhooks.save(conn, id_, {**HEALTHY, **RESTART, **RUN_NOW, **cursor})
     await notifier.notify(conn, notifier.OUTBOX, str(application_id))
-    return show(row)
-
-
-async def remove(conn: Connection, application_id: UUID, id_: UUID) -> None:
-    """Raises NotFound."""
-    await named_resources.find(conn, table, application_id, id_)
-    await named_resources.remove(conn, table, id_)
-
-
-async def get(conn: Connection, application_id: UUID, id_: UUID) -> dict[str, Any]:
-    """Raises NotFound."""
-    return show(await named_resources.find(conn, table, application_id, id_))
-
-
-async def list_page(
-    conn: Connection, application_id: UUID, *, before: UUID | None, limit: int
-) -> Sequence[dict[str, Any]]:
-    return [
-        show(row) for row in await named_resources.list_page(conn, table, application_id, before=before, limit=limit)
-    ]
+    return to_view(row)
 
 
 async def prepare_test(
     conn: Connection, context: Context, application_id: UUID, id_: UUID
-) -> Callable[[], Awaitable[dict[str, Any]]]:
-    """What posts a test event and says what came of it; it needs the database no more. Raises NotFound."""
-    row = await named_resources.find(conn, table, application_id, id_)
-    held = signing.unseal(row.secrets, context.keyring)
-    shown = ids.format_id(ids.WEBHOOK, id_)
+) -> Callable[[], Awaitable[views.WebhookTested]]:
+    """Return a function that posts a test event and returns the result; it does not use the connection.
 
-    async def post() -> dict[str, Any]:
-        now, began, fresh = clock.now(), time.perf_counter(), ids.new_id().hex
-        body = body_of([event(f"evt_{fresh}", TEST_TYPE, now, {"webhook_id": shown})])
-        headers = {"Content-Type": "application/json", **signing.headers(held, f"msg_{fresh}", body, now)}
+    Raises:
+        NotFound: the application has no such webhook.
+    """
+    row = await _webhooks.find(conn, application_id, id_)
+    secrets = signing.unseal(row.secrets, context.keyring)
+    webhook_id = ids.format_id(ids.WEBHOOK, id_)
+
+    async def post() -> views.WebhookTested:
+        now, start, message_id = clock.now(), time.perf_counter(), ids.new_id().hex
+        body = body_of([event(f"evt_{message_id}", TEST_TYPE, now, {"webhook_id": webhook_id})])
+        headers = {"Content-Type": "application/json", **signing.headers(secrets, f"msg_{message_id}", body, now)}
         status, error = None, None
         try:
             async with OutboundClient(context.outbound) as client:
@@ -132,12 +129,13 @@ async def prepare_test(
             error = unreachable.cause
         except AddressNotAllowed as refusal:
             error = refusal.detail
-        return {"status": status, "error": error, "duration_ms": round((time.perf_counter() - began) * 1000)}
+        return {"status": status, "error": error, "duration_ms": round((time.perf_counter() - start) * 1000)}
 
     return post
 
 
-def show(row: Row[Any]) -> dict[str, Any]:
+def to_view(row: Row[Any]) -> views.Webhook:
+    """Return the view of a row of the table."""
     return {
         "id": ids.format_id(ids.WEBHOOK, row.id),
         "name": row.name,
@@ -155,8 +153,8 @@ def show(row: Row[Any]) -> dict[str, Any]:
     }
 
 
-async def _place(conn: Connection, application_id: UUID, since: datetime | None) -> WebhookCursor:
-    """Where everything since then comes after; None is now."""
+async def _cursor(conn: Connection, application_id: UUID, since: datetime | None) -> WebhookCursor:
+    """Return the cursor after which every event since a time comes; None is now."""
     if since is None:
         position = await reader.last_position(conn, application_id)
     else:
@@ -164,5 +162,12 @@ async def _place(conn: Connection, application_id: UUID, since: datetime | None)
     return WebhookCursor(position, await outbox.find_cursor(conn, application_id, since))
 
 
-def _distinct(events: Sequence[str]) -> list[str]:
+def _without_duplicates(events: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(events))
+
+
+_webhooks = NamedResource(table, each(to_view))
+get, list_page, delete = _webhooks.get, _webhooks.list_page, _webhooks.delete
+
+# Names that gateway.web still uses.
+change, remove = update, delete

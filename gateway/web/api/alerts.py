@@ -229,7 +229,7 @@ async def raise_(call: TransactionalRequest[NewAlert | Document]) -> Response:
         items = await ingest_all(call.conn, call.context, call.application_id, call.body.alerts)
         refused = [item for item in items if item["outcome"] == REFUSED]
         if len(refused) == len(items):
-            raise ValidationError([FieldError(f"/alerts/{n}", item["detail"]) for n, item in enumerate(items)])
+            raise ValidationError([FieldError(f"/alerts/{n}", item["detail"] or "") for n, item in enumerate(items)])
         accepted = any(item["outcome"] == IngestOutcome.ACCEPTED for item in items)
         return Response({"items": items}, 201 if accepted else 200)
     status, shown = await take_one(call.conn, call.context, call.application_id, call.body)
@@ -258,7 +258,7 @@ async def change_settings(call: TransactionalRequest[AlertSettings]) -> Response
 
 async def take_one(
     conn: AsyncConnection, context: Context, application_id: UUID, alert: NewAlert
-) -> tuple[int, dict[str, Any]]:
+) -> tuple[int, responses.Notification]:
     """(201, or 200 for one that was taken before, and the notification that tells it). Raises Invalid and Conflict."""
     taken = await ingest(conn, context, application_id, alert.message(), alert.door())
     if not taken.notification_ids:
