@@ -118,7 +118,7 @@ async def test_keys_are_stored_as_digests(parts: Parts) -> None:
 async def test_private_vapid_keys_are_stored_encrypted(parts: Parts) -> None:
     """The private VAPID key is encrypted in the database and decrypts to the published key."""
     async with parts.engine.connect() as conn:
-        [(key_id, public_key)] = (await applications.applications.list_vapid_public_keys(conn, [parts.application_id]))[
+        [(key_id, public_key)] = (await applications.records.list_vapid_public_keys(conn, [parts.application_id]))[
             parts.application_id
         ]
         [held] = await recipients.load_signing_keys(conn, [key_id])

@@ -1,6 +1,6 @@
 """Applications: the tenants, their API keys and their VAPID keys."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -9,14 +9,15 @@ from gateway.domain import ids
 from gateway.domain.errors import FieldError, NotFound, ValidationError
 from gateway.push.encryption import encode_base64url
 from gateway.push.vapid import VapidKey, check_subject
-from gateway.records import applications
+from gateway.records import applications as records
 from gateway.records.postgres.engine import Connection, Row
+from gateway.service import views
 from gateway.service.access.authentication import REGISTER, SCOPES
 from gateway.service.access.secrets import Keyring, digest, new_key
 
 
 class NewKey(NamedTuple):
-    """`key` is shown this once and never again."""
+    """A new API key: the key itself, which is not stored, and its row."""
 
     key: str
     row: Row[Any]
@@ -24,91 +25,116 @@ class NewKey(NamedTuple):
 
 async def create(
     conn: Connection,
-    vault: Keyring,
+    keyring: Keyring,
     name: str,
     subject: str,
     allowed_origins: Sequence[str],
     vapid_private_key: bytes | None = None,
-) -> dict[str, Any]:
-    """A new application with a VAPID key, a publishable key and a secret key. Raises Invalid.
+) -> views.CreatedApplication:
+    """Create an application with a VAPID key, a publishable key and a secret key.
 
-    With the VAPID key of before, what browsers had subscribed to before goes on.
+    With the VAPID key of another push server, the subscriptions that browsers made with it stay valid.
+
+    Raises:
+        ValidationError: the subject, an origin or the VAPID key is not valid.
     """
     _check(subject, allowed_origins)
-    key = VapidKey.generate() if vapid_private_key is None else _vapid_key(vapid_private_key)
+    key = VapidKey.generate() if vapid_private_key is None else _parse_vapid_key(vapid_private_key)
     id_ = ids.new_id()
-    await applications.add(conn, id_, name, subject, _canonical(allowed_origins))
-    await _keep_vapid_key(conn, vault, id_, key)
+    await records.add(conn, id_, name, subject, _canonical_origins(allowed_origins))
+    await _store_vapid_key(conn, keyring, id_, key)
     publishable = await _add_key(conn, id_, "publishable key", (REGISTER,))
     secret = await _add_key(conn, id_, "secret key", SCOPES)
     return {**await get(conn, id_), "publishable_key": publishable.key, "secret_key": secret.key}
 
 
-async def get(conn: Connection, id_: UUID) -> dict[str, Any]:
-    """Raises NotFound."""
-    row = await applications.get(conn, id_)
+async def get(conn: Connection, id_: UUID) -> views.Application:
+    """Return an application with its API keys.
+
+    Raises:
+        NotFound: there is no such application.
+    """
+    row = await records.get(conn, id_)
     if row is None:
         raise NotFound(f"there is no application {ids.format_id(ids.APPLICATION, id_)}")
-    [shown] = await _shown(conn, [row])
-    keys = [show_key(key) for key in await applications.list_keys(conn, id_)]
-    return {**shown, "keys": keys}
+    [application] = await _to_views(conn, [row])
+    keys = [key_to_view(key) for key in await records.list_keys(conn, id_)]
+    view: views.Application = {**application, "keys": keys}  # type: ignore[typeddict-item]  # not required
+    return view
 
 
-async def page(conn: Connection, *, after: UUID | None, limit: int) -> list[dict[str, Any]]:
-    return await _shown(conn, await applications.list_by_creation(conn, after=after, limit=limit))
+async def page(conn: Connection, *, after: UUID | None, limit: int) -> list[views.ListedApplication]:
+    """Return one page in order of creation; `after` is the last id of the previous page."""
+    return await _to_views(conn, await records.list_by_creation(conn, after=after, limit=limit))
 
 
 async def change(
     conn: Connection,
-    vault: Keyring,
+    keyring: Keyring,
     id_: UUID,
-    values: dict[str, Any],
-) -> dict[str, Any]:
-    """Change `name`, `subject`, `allowed_origins`, `require_identity`. Raises NotFound and Invalid.
+    fields: Mapping[str, Any],
+) -> views.Application:
+    """Change `name`, `subject`, `allowed_origins` or `require_identity`.
 
-    Demanding proofs answers with the `identity_secret` they are made with, this once; demanding them anew replaces it.
+    Setting `require_identity` creates a new identity secret, which only this view contains.
+
+    Raises:
+        NotFound: there is no such application.
+        ValidationError: the subject or an origin is not valid.
     """
     before = await get(conn, id_)
-    values = dict(values)
+    values = dict(fields)
     _check(values.get("subject", before["subject"]), values.get("allowed_origins", []))
     if "allowed_origins" in values:
-        values["allowed_origins"] = _canonical(values["allowed_origins"])
-    once: dict[str, Any] = {}
+        values["allowed_origins"] = _canonical_origins(values["allowed_origins"])
+    identity_secret: str | None = None
     if (require := values.pop("require_identity", None)) is not None:
-        secret = new_key("is") if require else None
-        values["identity_secret"] = None if secret is None else vault.seal(secret.encode(), "identity")
-        once = {} if secret is None else {"identity_secret": secret}
+        identity_secret = new_key("is") if require else None
+        values["identity_secret"] = (
+            None if identity_secret is None else keyring.seal(identity_secret.encode(), "identity")
+        )
     if values:
-        await applications.change(conn, id_, values)
-    return {**await get(conn, id_), **once}
+        await records.change(conn, id_, values)
+    application = await get(conn, id_)
+    if identity_secret is not None:
+        application["identity_secret"] = identity_secret
+    return application
 
 
-async def add_key(conn: Connection, application_id: UUID, name: str, scopes: Sequence[str]) -> dict[str, Any]:
-    """Raises NotFound. The answer holds the key itself, this once."""
+async def add_key(conn: Connection, application_id: UUID, name: str, scopes: Sequence[str]) -> views.CreatedKey:
+    """Create an API key; only this view contains the key itself.
+
+    Raises:
+        NotFound: there is no such application.
+    """
     await get(conn, application_id)
-    added = await _add_key(conn, application_id, name, scopes)
-    return {**show_key(added.row), "key": added.key}
+    created = await _add_key(conn, application_id, name, scopes)
+    return {**key_to_view(created.row), "key": created.key}
 
 
 async def remove_key(conn: Connection, application_id: UUID, key_id: UUID) -> None:
-    """Raises NotFound. The key is refused from the next request on."""
-    if not await applications.remove_key(conn, application_id, key_id):
+    """Delete an API key, which is refused from the next request on.
+
+    Raises:
+        NotFound: the application has no such key.
+    """
+    if not await records.remove_key(conn, application_id, key_id):
         raise NotFound(f"there is no key {ids.format_id(ids.KEY, key_id)}")
 
 
-async def add_vapid_key(conn: Connection, vault: Keyring, application_id: UUID) -> VapidKey:
-    """A key that browsers subscribe with from now on; those with older ones are still sent to with those."""
+async def add_vapid_key(conn: Connection, keyring: Keyring, application_id: UUID) -> VapidKey:
+    """Add a VAPID key for new subscriptions; messages to earlier subscriptions are signed with the earlier keys."""
     key = VapidKey.generate()
-    await _keep_vapid_key(conn, vault, application_id, key)
+    await _store_vapid_key(conn, keyring, application_id, key)
     return key
 
 
-async def _keep_vapid_key(conn: Connection, vault: Keyring, application_id: UUID, key: VapidKey) -> None:
-    sealed = vault.seal(key.private_bytes(), "vapid")
-    await applications.add_vapid_key(conn, ids.new_id(), application_id, key.public_key, sealed)
+async def _store_vapid_key(conn: Connection, keyring: Keyring, application_id: UUID, key: VapidKey) -> None:
+    sealed = keyring.seal(key.private_bytes(), "vapid")
+    await records.add_vapid_key(conn, ids.new_id(), application_id, key.public_key, sealed)
 
 
-def _vapid_key(private: bytes) -> VapidKey:
+def _parse_vapid_key(private: bytes) -> VapidKey:
     if len(private) != 32:
         raise ValidationError([FieldError("/vapid_private_key", f"must be 32 octets; this is {len(private)}")])
     try:
@@ -117,19 +143,24 @@ def _vapid_key(private: bytes) -> VapidKey:
         raise ValidationError([FieldError("/vapid_private_key", "is not a private key of P-256")]) from None
 
 
-async def rotate_vapid_key(conn: Connection, vault: Keyring, application_id: UUID) -> str:
-    """The new public key, base64url. Raises NotFound."""
+async def rotate_vapid_key(conn: Connection, keyring: Keyring, application_id: UUID) -> str:
+    """Add a VAPID key and return the public key, base64url.
+
+    Raises:
+        NotFound: there is no such application.
+    """
     await get(conn, application_id)
-    return (await add_vapid_key(conn, vault, application_id)).public_text
+    return (await add_vapid_key(conn, keyring, application_id)).public_text
 
 
 async def vapid_public_key(conn: Connection, application_id: UUID) -> str:
-    """base64url: what a page subscribes with."""
-    keys = await applications.list_vapid_public_keys(conn, [application_id])
+    """Return the public key for new subscriptions, base64url."""
+    keys = await records.list_vapid_public_keys(conn, [application_id])
     return encode_base64url(keys[application_id][0][1])
 
 
-def show_key(row: Row[Any]) -> dict[str, Any]:
+def key_to_view(row: Row[Any]) -> views.Key:
+    """Return the view of an API key without the key itself."""
     return {
         "id": ids.format_id(ids.KEY, row.id),
         "name": row.name,
@@ -142,12 +173,12 @@ def show_key(row: Row[Any]) -> dict[str, Any]:
 async def _add_key(conn: Connection, application_id: UUID, name: str, scopes: Sequence[str]) -> NewKey:
     key = new_key("pk" if tuple(scopes) == (REGISTER,) else "sk")
     hint = f"{key[:3]}…{key[-4:]}"
-    row = await applications.add_key(conn, ids.new_id(), application_id, name, scopes, digest(key), hint)
+    row = await records.add_key(conn, ids.new_id(), application_id, name, scopes, digest(key), hint)
     return NewKey(key, row)
 
 
-async def _shown(conn: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
-    keys = await applications.list_vapid_public_keys(conn, [row.id for row in rows])
+async def _to_views(conn: Connection, rows: Sequence[Row[Any]]) -> list[views.ListedApplication]:
+    keys = await records.list_vapid_public_keys(conn, [row.id for row in rows])
     return [
         {
             "id": ids.format_id(ids.APPLICATION, row.id),
@@ -163,24 +194,24 @@ async def _shown(conn: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, A
 
 
 def _check(subject: str, allowed_origins: Sequence[str]) -> None:
-    faults = []
-    if (wrong := check_subject(subject)) is not None:
-        faults.append(FieldError("/subject", wrong))
+    errors = []
+    if (error := check_subject(subject)) is not None:
+        errors.append(FieldError("/subject", error))
     for index, origin in enumerate(allowed_origins):
-        if _origin(origin) is None:
-            faults.append(
+        if _canonical_origin(origin) is None:
+            errors.append(
                 FieldError(f"/allowed_origins/{index}", "must be a web origin such as https://app.example.org")
             )
-    if faults:
-        raise ValidationError(faults)
+    if errors:
+        raise ValidationError(errors)
 
 
-def _canonical(origins: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(origin for text in origins if (origin := _origin(text)) is not None))
+def _canonical_origins(origins: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(origin for text in origins if (origin := _canonical_origin(text)) is not None))
 
 
-def _origin(text: str) -> str | None:
-    """As a browser sends it: scheme, lower-case host, port only when it is not the default one."""
+def _canonical_origin(text: str) -> str | None:
+    """Return an origin as browsers send it: scheme, lower-case host, and the port unless it is the default one."""
     try:
         parts = urlsplit(text)
         port = parts.port

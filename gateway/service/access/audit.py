@@ -1,7 +1,7 @@
-"""Who did what: every administrative act, noted in the transaction that does it.
+"""Record administrative actions in the audit log.
 
-An act that is undone leaves no note, and a note tells of nothing that is not so. Of what an act was given, names are
-kept, and values only where they can hold neither a secret nor a person.
+An entry is written in the same transaction as the action, so both commit or roll back together. Of the fields of a
+request the log contains the names, and the values only of fields that contain neither a secret nor personal data.
 """
 
 from collections.abc import Mapping
@@ -11,27 +11,29 @@ from uuid import UUID
 from gateway.domain import ids
 from gateway.records import audit
 from gateway.records.postgres.engine import Connection
+from gateway.service import views
 from gateway.service.access.authentication import ADMIN, Principal
 
 COMMAND_LINE = "command line"
-SHOWN = {"status", "events", "cron", "keep_old_hours", "since"}
-SHOWN_OF = {
+# The fields whose values are logged, of all resources and in addition of some. Other resources may be named after a
+# person, so their names are not logged.
+LOGGED_FIELDS = {"status", "events", "cron", "keep_old_hours", "since"}
+LOGGED_FIELDS_OF = {
     "applications": {"name", "subject", "allowed_origins", "require_identity"},
     "keys": {"name", "scopes"},
 }
-"""Beside those. Whatever else has a name may be made for one person, and be called so."""
 
 
-def actor_of(caller: Principal) -> str:
-    """The id of the key, or `admin`. The key itself is nowhere but with its holder."""
-    if caller.name is not None:
-        return caller.name
-    return ADMIN if caller.key_id is None else ids.format_id(ids.KEY, caller.key_id)
+def actor_of(principal: Principal) -> str:
+    """Return the actor in the audit log: the id of the API key, `admin`, or the name of the principal."""
+    if principal.name is not None:
+        return principal.name
+    return ADMIN if principal.key_id is None else ids.format_id(ids.KEY, principal.key_id)
 
 
 def visible_fields(action: str) -> set[str]:
-    """The fields whose values are kept of such an act."""
-    return SHOWN | SHOWN_OF.get(action.partition(".")[0], set())
+    """Return the fields whose values are logged for an action."""
+    return LOGGED_FIELDS | LOGGED_FIELDS_OF.get(action.partition(".")[0], set())
 
 
 async def note(
@@ -40,11 +42,11 @@ async def note(
     action: str,
     application_id: UUID | None,
     target: str | None = None,
-    given: Mapping[str, Any] | None = None,
+    fields: Mapping[str, Any] | None = None,
 ) -> None:
-    """`target` is the outside id of what was done to; of `given`, what may not be kept becomes null."""
-    kept = visible_fields(action)
-    details = {name: value if name in kept else None for name, value in (given or {}).items()}
+    """Add an entry; `target` is the public id of the resource, and `fields` are those of the request."""
+    visible = visible_fields(action)
+    details = {name: value if name in visible else None for name, value in (fields or {}).items()}
     await audit.add(conn, ids.new_id(), application_id, actor, action, target, details)
 
 
@@ -56,8 +58,8 @@ async def page(
     action: str | None = None,
     before: UUID | None = None,
     limit: int,
-) -> list[dict[str, Any]]:
-    """The newest first. `own`: the application that sees nothing but its own; None for the operator, who sees all."""
+) -> list[views.AuditEntry]:
+    """Return one page, newest first; `own` is the application of the caller, None for the operator, who sees all."""
     applications = [id_ for id_ in (own, application_id) if id_ is not None]
     return [
         {

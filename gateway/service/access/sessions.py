@@ -1,48 +1,57 @@
-"""Signing in to the console with a secret key, which the browser then need not keep."""
+"""Sessions of the console: a secret key opens one, so that the browser does not have to store the key."""
 
 import hmac
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gateway.domain import clock, ids
 from gateway.domain.errors import Forbidden, Unauthenticated
 from gateway.records import sessions
 from gateway.records.postgres.engine import Connection
+from gateway.service import views
 from gateway.service.access import audit
 from gateway.service.access.authentication import SCOPES, SESSION_PREFIX, Principal
 from gateway.service.access.secrets import digest, new_key
 
-LIFE = timedelta(hours=12)
-WANTED = "the console is signed in to with a secret key, sk_..."
+SESSION_LIFETIME = timedelta(hours=12)
+SIGN_IN_HINT = "sign in to the console with a secret key, sk_..."
 
 
 class OpenedSession(NamedTuple):
-    """`token` goes into the cookie, and nowhere else."""
+    """A new session; `token` is the value of the cookie and must appear nowhere else."""
 
     token: str
-    shown: dict[str, Any]
+    view: views.Session
 
 
 def csrf_token(token: str) -> str:
-    """What a page of ours knows beside the cookie that it cannot read. Nothing of the cookie follows from it."""
+    """Return the CSRF token of a session; the session token cannot be derived from it."""
     return hmac.digest(token.encode("utf-8", "replace"), b"csrf token", "sha256").hex()
 
 
-async def open_(conn: Connection, caller: Principal) -> OpenedSession:
-    """Raises Forbidden for what is no secret key."""
-    if caller.key_id is None or not caller.scopes & set(SCOPES):
-        raise Forbidden(WANTED)
+async def open_(conn: Connection, principal: Principal) -> OpenedSession:
+    """Open a session for the holder of a secret key.
+
+    Raises:
+        Forbidden: the credential is not a secret key.
+    """
+    if principal.key_id is None or not principal.scopes & set(SCOPES):
+        raise Forbidden(SIGN_IN_HINT)
     token = new_key(SESSION_PREFIX.rstrip("_"))
-    await sessions.add(conn, digest(token), caller.key_id, clock.now() + LIFE)
-    await audit.note(conn, audit.actor_of(caller), "session.create", caller.application_id)
+    await sessions.add(conn, digest(token), principal.key_id, clock.now() + SESSION_LIFETIME)
+    await audit.note(conn, audit.actor_of(principal), "session.create", principal.application_id)
     return OpenedSession(token, await get(conn, token))
 
 
-async def get(conn: Connection, token: str) -> dict[str, Any]:
-    """Raises Unauthenticated."""
+async def get(conn: Connection, token: str) -> views.Session:
+    """Return the view of a session.
+
+    Raises:
+        Unauthenticated: the session does not exist or has expired.
+    """
     session = await sessions.get(conn, digest(token))
     if session is None:
-        raise Unauthenticated("nobody is signed in")
+        raise Unauthenticated("the session does not exist or has expired")
     return {
         "application_id": ids.format_id(ids.APPLICATION, session.application_id),
         "application": session.application,
@@ -54,5 +63,5 @@ async def get(conn: Connection, token: str) -> dict[str, Any]:
 
 
 async def close(conn: Connection, token: str) -> None:
-    """Whoever still has the cookie is nobody from now on."""
+    """Delete a session; its token is not valid any more."""
     await sessions.remove(conn, digest(token))

@@ -1,12 +1,10 @@
 """Check whether the database can serve requests: it is reachable and has every migration of this version."""
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from gateway.records.postgres import migrate
-from gateway.records.postgres.engine import DATABASE_ERRORS
+from gateway.records.postgres.engine import DATABASE_ERRORS, Engine
 
 
-async def check_database(engine: AsyncEngine) -> dict[str, str]:
+async def check_database(engine: Engine) -> dict[str, str]:
     """Return `ok` or a description of the problem, for the database and for its migrations."""
     try:
         async with engine.connect() as conn:

@@ -52,11 +52,11 @@ async def sign_in(call: TransactionalRequest[SignIn]) -> Response:
     """
     _check_source(call.http)
     if call.body.key.startswith(SESSION_PREFIX):
-        raise Forbidden(sessions.WANTED)
+        raise Forbidden(sessions.SIGN_IN_HINT)
     # On the connection that is ours already: asking for a second one, many at once would wait for each other for ever.
     caller = await call.state.authenticator.identify(call.body.key, call.conn)
     opened = await sessions.open_(call.conn, caller)
-    return Response(opened.shown, 201, {"Set-Cookie": _set(call.state, opened.token)})
+    return Response(opened.view, 201, {"Set-Cookie": _set(call.state, opened.token)})
 
 
 @routes.add("GET", "/v1/session", scopes=(READ, SEND, MANAGE), responses={200: responses.Session})
