@@ -1,8 +1,8 @@
 """A Postgres for the session and a fresh, migrated database for each test.
 
 The migrations run once, into a template; a test's database is a copy of it. `GATEWAY_TEST_DATABASE_URL` names a
-server to use instead of the embedded one: tests then hold on that version of Postgres too. Whatever a test logs is
-looked through for secrets.
+server to use instead of the embedded one, for tests on another version of Postgres. All log lines of a test are
+searched for secrets.
 """
 
 import asyncio
@@ -24,20 +24,21 @@ from gateway.records.postgres import migrate, partitions
 from gateway.records.postgres.engine import open_engine, plain_url
 from tests.support import log_guard
 
-# A test's rows need not outlive a power cut.
+# The rows of a test need not survive a power failure.
 FAST_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
 PARTITION_DAYS_BEFORE, PARTITION_DAYS_AFTER = 2, 8
 
 
 @pytest.fixture(scope="session", autouse=True)
 def learn_secrets() -> Iterator[None]:
+    """Learn the secrets that the tests create."""
     with log_guard.learn_secrets():
         yield
 
 
 @pytest.fixture(autouse=True)
 def check_logs_for_secrets(learn_secrets: None) -> Iterator[None]:
-    """A test fails when a log line, of ours or of a process that it started, has a secret in it."""
+    """Fail a test whose log lines, or those of a process that it started, contain a secret."""
     log_guard.install_handler()
     yield
     log_guard.guard.check()
@@ -45,7 +46,7 @@ def check_logs_for_secrets(learn_secrets: None) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def reachable_tmp() -> Iterator[Path]:
-    """A directory that the user who runs Postgres for root can enter; pytest's own is closed to others."""
+    """A directory that the unprivileged user of Postgres can enter; pytest's own is closed to other users."""
     path = Path(tempfile.mkdtemp(prefix="gateway-tests-"))
     path.chmod(0o711)
     yield path
@@ -54,6 +55,7 @@ def reachable_tmp() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres_url(reachable_tmp: Path) -> Iterator[str]:
+    """The URL of the Postgres server of this session."""
     if url := os.environ.get("GATEWAY_TEST_DATABASE_URL"):
         yield plain_url(url)
         return
@@ -63,7 +65,7 @@ def postgres_url(reachable_tmp: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 async def template(postgres_url: str) -> AsyncIterator[str]:
-    """The name of a database with every migration and the partitions around today."""
+    """The name of a migrated database with the partitions around today."""
     name = f"gateway_template_{secrets.token_hex(4)}"
     await run_sql(postgres_url, f'CREATE DATABASE "{name}"')
     url = on_database(postgres_url, name)
@@ -79,7 +81,7 @@ async def template(postgres_url: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def database_url(postgres_url: str, template: str) -> AsyncIterator[str]:
-    """A migrated database of the test's own."""
+    """The URL of a migrated database for one test."""
     name = f"gateway_test_{secrets.token_hex(4)}"
     await run_sql(postgres_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     yield on_database(postgres_url, name)
@@ -88,7 +90,7 @@ async def database_url(postgres_url: str, template: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def empty_database_url(postgres_url: str) -> AsyncIterator[str]:
-    """A database of the test's own without any table."""
+    """The URL of a database without tables, for one test."""
     name = f"gateway_test_{secrets.token_hex(4)}"
     await run_sql(postgres_url, f'CREATE DATABASE "{name}"')
     yield on_database(postgres_url, name)
@@ -97,12 +99,14 @@ async def empty_database_url(postgres_url: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine on the test's database."""
     engine = open_engine(database_url)
     yield engine
     await engine.dispose()
 
 
 async def run_sql(url: str, statement: str) -> None:
+    """Run one statement on a connection of its own."""
     conn = await asyncpg.connect(url)
     try:
         await conn.execute(statement)
@@ -111,4 +115,5 @@ async def run_sql(url: str, statement: str) -> None:
 
 
 def on_database(server: str, name: str) -> str:
+    """Return the URL of a database on this server."""
     return urlunsplit(urlsplit(server)._replace(path=f"/{name}"))

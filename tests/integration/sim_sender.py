@@ -1,4 +1,4 @@
-"""An application server made of other people's parts: pywebpush encrypts, PyJWT signs, aiohttp posts."""
+"""An application server that shares no code with the gateway: pywebpush encrypts, PyJWT signs, aiohttp sends."""
 
 import json
 import time
@@ -21,6 +21,8 @@ def encrypt(subscriber: Subscriber, payload: bytes) -> bytes:
 
 
 class Sender:
+    """An application server with a VAPID key."""
+
     def __init__(self, http: aiohttp.ClientSession) -> None:
         self.http = http
         self.private_key = ec.generate_private_key(ec.SECP256R1())
@@ -30,25 +32,25 @@ class Sender:
         return self.private_key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
     def vapid(self, endpoint: str, *, key: bytes | None = None, **claims: object) -> str:
-        """A good header for this endpoint, but for the claims that are said to be otherwise; None leaves one out."""
-        good = {
+        """Return a VAPID header for the endpoint; `claims` replace valid ones, and None omits one."""
+        valid = {
             "aud": str(URL(endpoint).origin()),
             "exp": int(time.time()) + 43_200,
             "sub": "mailto:push@example.com",
         }
-        said = {name: value for name, value in (good | claims).items() if value is not None}
-        # jwt.encode looks at the claims first, and would not sign all of the bad ones.
-        token = jwt.api_jws.PyJWS().encode(json.dumps(said).encode(), self.private_key, algorithm="ES256")
+        payload = {name: value for name, value in (valid | claims).items() if value is not None}
+        # jwt.encode validates the claims and would refuse to sign some of the invalid ones.
+        token = jwt.api_jws.PyJWS().encode(json.dumps(payload).encode(), self.private_key, algorithm="ES256")
         return f"vapid t={token}, k={encode(key or self.public_key)}"
 
     async def post(self, endpoint: str, body: bytes = b"", headers: dict[str, str | None] | None = None) -> "Reply":
-        """A good POST, but for the headers that are said to be otherwise; None leaves one out."""
-        good: dict[str, str | None] = {"TTL": "60", "Authorization": self.vapid(endpoint)}
+        """Send a push message; `headers` replace valid ones, and None omits one."""
+        valid: dict[str, str | None] = {"TTL": "60", "Authorization": self.vapid(endpoint)}
         if body:
-            good["Content-Encoding"] = "aes128gcm"
-        said = {name: value for name, value in (good | (headers or {})).items() if value is not None}
+            valid["Content-Encoding"] = "aes128gcm"
+        sent = {name: value for name, value in (valid | (headers or {})).items() if value is not None}
         async with self.http.post(
-            URL(endpoint, encoded=True), data=body, headers=said, allow_redirects=False
+            URL(endpoint, encoded=True), data=body, headers=sent, allow_redirects=False
         ) as response:
             return Reply(response.status, CIMultiDict(response.headers), await response.text())
 
@@ -57,13 +59,15 @@ class Sender:
 
 
 class Reply:
+    """The response of a push service."""
+
     def __init__(self, status: int, headers: CIMultiDict[str], text: str) -> None:
         self.status = status
         self.headers = headers
         self.text = text
 
     def reason(self) -> Any:
-        """The refusal in the vendor's own vocabulary, wherever the vendor puts it."""
+        """Return the reason of a refusal, from wherever the push service reports it."""
         if "X-WNS-Error-Description" in self.headers:
             return self.headers["X-WNS-Error-Description"]
         if self.headers["Content-Type"].startswith("application/json"):

@@ -1,4 +1,4 @@
-"""Who is calling: keys, device tokens, the operator; and applications with their keys."""
+"""Authentication with keys, device tokens and the admin token; management of applications and their keys."""
 
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from tests.support.gateway_parts import APP_ORIGIN, Parts
 ADMIN_TOKEN = "operator-" + "x" * 32
 
 
-async def who(parts: Parts, bearer: str, admin_token: str | None = ADMIN_TOKEN) -> Principal:
+async def identify_bearer(parts: Parts, bearer: str, admin_token: str | None = ADMIN_TOKEN) -> Principal:
     async with parts.engine.connect() as conn:
         return await identify(conn, parts.context.keyring, admin_token, bearer)
 
@@ -30,7 +30,7 @@ def key_id(parts: Parts, name: str) -> UUID | None:
 
 async def test_secret_key_has_every_scope_but_register(parts: Parts) -> None:
     """A secret key has every scope except registering devices."""
-    caller = await who(parts, parts.application["secret_key"])
+    caller = await identify_bearer(parts, parts.application["secret_key"])
     assert caller == Principal(
         frozenset(authentication.SCOPES), parts.application_id, key_id=key_id(parts, "secret key")
     )
@@ -38,7 +38,7 @@ async def test_secret_key_has_every_scope_but_register(parts: Parts) -> None:
 
 async def test_publishable_key_registers_from_allowed_origins_only(parts: Parts) -> None:
     """A publishable key has the register scope, limited to the application's origins."""
-    caller = await who(parts, parts.application["publishable_key"])
+    caller = await identify_bearer(parts, parts.application["publishable_key"])
     key = key_id(parts, "publishable key")
     assert caller == Principal(
         frozenset({authentication.REGISTER}), parts.application_id, key_id=key, origins=(APP_ORIGIN,)
@@ -47,7 +47,7 @@ async def test_publishable_key_registers_from_allowed_origins_only(parts: Parts)
 
 async def test_admin_token_is_the_operator(parts: Parts) -> None:
     """The admin token has the admin scope and belongs to no application."""
-    assert await who(parts, ADMIN_TOKEN) == Principal(frozenset({authentication.ADMIN}))
+    assert await identify_bearer(parts, ADMIN_TOKEN) == Principal(frozenset({authentication.ADMIN}))
 
 
 @pytest.mark.parametrize("admin_token", [None, ""])
@@ -55,25 +55,27 @@ async def test_missing_admin_token_authenticates_nobody(parts: Parts, admin_toke
     """Without an admin token no bearer value authenticates as the operator."""
     for bearer in ("", "None", "x"):
         with pytest.raises(Unauthenticated):
-            await who(parts, bearer, admin_token)
+            await identify_bearer(parts, bearer, admin_token)
 
 
 async def test_device_token_is_valid_until_its_device_is_removed(parts: Parts) -> None:
     """A device token authenticates one device for as long as the device exists."""
     [device_id] = await parts.register(parts.subscribe(Vendor.FCM, 1))
     token = parts.context.keyring.device_token(device_id)
-    assert await who(parts, token) == Principal(frozenset({authentication.DEVICE}), parts.application_id, device_id)
+    assert await identify_bearer(parts, token) == Principal(
+        frozenset({authentication.DEVICE}), parts.application_id, device_id
+    )
     async with parts.engine.begin() as conn:
         await devices.remove(conn, device_id)
     with pytest.raises(Unauthenticated):
-        await who(parts, token)
+        await identify_bearer(parts, token)
 
 
 async def test_removed_key_is_refused_immediately(parts: Parts) -> None:
     """A removed API key is refused from the next request on."""
     async with parts.engine.begin() as conn:
         added = await applications.add_key(conn, parts.application_id, "reports", ["read"])
-    assert (await who(parts, added["key"])).scopes == {"read"}
+    assert (await identify_bearer(parts, added["key"])).scopes == {"read"}
     key_id = ids.parse(ids.KEY, added["id"])
     assert key_id is not None
     async with parts.engine.begin() as conn:
@@ -81,7 +83,7 @@ async def test_removed_key_is_refused_immediately(parts: Parts) -> None:
         with pytest.raises(NotFound):
             await applications.remove_key(conn, parts.application_id, key_id)
     with pytest.raises(Unauthenticated):
-        await who(parts, added["key"])
+        await identify_bearer(parts, added["key"])
 
 
 async def test_key_of_another_application_cannot_be_removed(parts: Parts) -> None:
@@ -92,7 +94,7 @@ async def test_key_of_another_application_cannot_be_removed(parts: Parts) -> Non
         assert key_id is not None
         with pytest.raises(NotFound):
             await applications.remove_key(conn, parts.application_id, key_id)
-    assert (await who(parts, other["secret_key"])).application_id != parts.application_id
+    assert (await identify_bearer(parts, other["secret_key"])).application_id != parts.application_id
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -100,19 +102,19 @@ async def test_key_of_another_application_cannot_be_removed(parts: Parts) -> Non
 async def test_unknown_bearer_is_unauthenticated(parts: Parts, bearer: str) -> None:
     """Any other bearer value is refused as unauthenticated."""
     with pytest.raises(Unauthenticated):
-        await who(parts, bearer)
+        await identify_bearer(parts, bearer)
 
 
 async def test_keys_are_stored_as_digests(parts: Parts) -> None:
     """Keys are stored as digests; only their last characters can be read later."""
     secret, publishable = parts.application["secret_key"], parts.application["publishable_key"]
     async with parts.engine.connect() as conn:
-        shown = str(await applications.get(conn, parts.application_id))
-    kept = await parts.scalar("SELECT string_agg(k::text, ' ') FROM api_keys k")
+        application = str(await applications.get(conn, parts.application_id))
+    stored = await parts.scalar("SELECT string_agg(k::text, ' ') FROM api_keys k")
     for key in (secret, publishable):
-        assert key not in shown
-        assert key not in kept
-        assert key[-4:] in shown
+        assert key not in application
+        assert key not in stored
+        assert key[-4:] in application
 
 
 async def test_private_vapid_keys_are_stored_encrypted(parts: Parts) -> None:
@@ -121,10 +123,10 @@ async def test_private_vapid_keys_are_stored_encrypted(parts: Parts) -> None:
         [(key_id, public_key)] = (await applications.records.list_vapid_public_keys(conn, [parts.application_id]))[
             parts.application_id
         ]
-        [held] = await recipients.load_signing_keys(conn, [key_id])
-    opened = VapidKey.from_private_bytes(parts.context.keyring.open(held.private_key, "vapid"))
+        [signing_key] = await recipients.load_signing_keys(conn, [key_id])
+    opened = VapidKey.from_private_bytes(parts.context.keyring.open(signing_key.private_key, "vapid"))
     assert opened.public_key == public_key == parts.vapid_public_key
-    assert opened.private_bytes() not in held.private_key
+    assert opened.private_bytes() not in signing_key.private_key
 
 
 async def test_new_application_reports_every_invalid_field(parts: Parts) -> None:
@@ -149,9 +151,9 @@ async def test_new_application_reports_every_invalid_field(parts: Parts) -> None
 
 async def test_origins_are_stored_as_browsers_send_them(parts: Parts) -> None:
     """Allowed origins are normalized to the form that browsers send, without duplicates."""
-    given = ["HTTPS://App.Example.org:443/", "https://app.example.org", "http://localhost:8080", "https://[::1]:8443"]
+    origins = ["HTTPS://App.Example.org:443/", "https://app.example.org", "http://localhost:8080", "https://[::1]:8443"]
     async with parts.engine.begin() as conn:
-        created = await applications.create(conn, parts.context.keyring, "App", "mailto:ops@example.org", given)
+        created = await applications.create(conn, parts.context.keyring, "App", "mailto:ops@example.org", origins)
     assert created["allowed_origins"] == ["https://app.example.org", "http://localhost:8080", "https://[::1]:8443"]
 
 

@@ -1,4 +1,4 @@
-"""Who may do what: scopes, origins, and the walls between applications."""
+"""Authorization over HTTP: scopes, origins, and the separation of applications."""
 
 import json
 
@@ -15,7 +15,7 @@ from tests.support.gateway_parts import APP_ORIGIN
 PROTECTED = [route for route in ROUTES if route.scopes]
 
 
-def address(route: Route, **ids: str) -> str:
+def path_of(route: Route, **ids: str) -> str:
     return fill_path(route.path, **ids)
 
 
@@ -28,9 +28,9 @@ async def test_protected_routes_refuse_missing_credentials(api: Api) -> None:
             {"Authorization": "Basic eDp5"},
             {"Authorization": "Bearer"},
         ):
-            said = await api.call(route.method, address(route), key=None, headers=headers)
-            assert (said.status, said.body["code"]) == (401, "unauthenticated"), (route.path, headers)
-            assert said.headers["WWW-Authenticate"] == "Bearer"
+            response = await api.call(route.method, path_of(route), key=None, headers=headers)
+            assert (response.status, response.body["code"]) == (401, "unauthenticated"), (route.path, headers)
+            assert response.headers["WWW-Authenticate"] == "Bearer"
 
 
 async def test_every_route_refuses_credentials_without_its_scope(api: Api) -> None:
@@ -44,11 +44,11 @@ async def test_every_route_refuses_credentials_without_its_scope(api: Api) -> No
         for scope, key in keys.items():
             if scope in route.scopes and route.path.endswith("/stream"):
                 continue  # an answer without an end
-            said = await api.call(route.method, address(route), key=key, origin=APP_ORIGIN)
+            response = await api.call(route.method, path_of(route), key=key, origin=APP_ORIGIN)
             if scope not in route.scopes:
-                assert (said.status, said.body["code"]) == (403, "forbidden"), (route.path, scope)
+                assert (response.status, response.body["code"]) == (403, "forbidden"), (route.path, scope)
             else:
-                assert said.status != 403, (route.path, scope, said.body)
+                assert response.status != 403, (route.path, scope, response.body)
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ async def test_every_route_refuses_credentials_without_its_scope(api: Api) -> No
 )
 async def test_publishable_key_is_refused_from_other_origins(api: Api, origin: str | None) -> None:
     """A publishable key is refused unless the Origin header is one of the application's."""
-    said = await api.call("POST", "/v1/devices", api.device(), key=api.publishable, origin=origin)
-    assert (said.status, said.body["code"]) == (403, "origin_not_allowed")
+    response = await api.call("POST", "/v1/devices", api.device(), key=api.publishable, origin=origin)
+    assert (response.status, response.body["code"]) == (403, "origin_not_allowed")
     assert (await api.rows())["devices"] == 0
 
 
@@ -67,33 +67,33 @@ async def test_cross_origin_preflight_allows_browser_routes(api: Api) -> None:
         if not route.browser:
             continue
         async with api.http.options(
-            address(route), headers={"Origin": APP_ORIGIN, "Access-Control-Request-Method": route.method}
+            path_of(route), headers={"Origin": APP_ORIGIN, "Access-Control-Request-Method": route.method}
         ) as preflight:
             assert preflight.status == 204, route.path
             assert preflight.headers["Access-Control-Allow-Origin"] == "*"
             assert route.method in preflight.headers["Access-Control-Allow-Methods"]
-    said = await api.call("GET", "/v1/vapid-public-key", key=api.publishable, origin=APP_ORIGIN)
-    assert said.body == {"vapid_public_key": api.parts.application["vapid_public_key"]}
-    assert said.headers["Access-Control-Allow-Origin"] == "*"
+    response = await api.call("GET", "/v1/vapid-public-key", key=api.publishable, origin=APP_ORIGIN)
+    assert response.body == {"vapid_public_key": api.parts.application["vapid_public_key"]}
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
 
 
 async def test_removed_key_gets_401_on_the_next_request(api: Api) -> None:
     """A removed API key is refused from the next request on."""
     path = f"/v1/applications/{api.parts.application['id']}/keys"
-    made = await api.call_ok("POST", path, {"name": "temporary", "scopes": ["read"]}, key=ADMIN)
-    assert (await api.call("GET", "/v1/devices", key=made["key"])).status == 200
-    assert (await api.call("DELETE", f"{path}/{made['id']}", key=ADMIN)).status == 204
-    assert (await api.call("GET", "/v1/devices", key=made["key"])).status == 401
-    assert (await api.call("DELETE", f"{path}/{made['id']}", key=ADMIN)).status == 404
+    created = await api.call_ok("POST", path, {"name": "temporary", "scopes": ["read"]}, key=ADMIN)
+    assert (await api.call("GET", "/v1/devices", key=created["key"])).status == 200
+    assert (await api.call("DELETE", f"{path}/{created['id']}", key=ADMIN)).status == 204
+    assert (await api.call("GET", "/v1/devices", key=created["key"])).status == 401
+    assert (await api.call("DELETE", f"{path}/{created['id']}", key=ADMIN)).status == 404
 
 
 async def test_keys_are_returned_once_and_stored_hashed(api: Api) -> None:
     """Keys appear only in the response that creates them; the database holds digests."""
-    shown = await api.call_ok("GET", f"/v1/applications/{api.parts.application['id']}", key=ADMIN)
+    application = await api.call_ok("GET", f"/v1/applications/{api.parts.application['id']}", key=ADMIN)
     stored = await api.parts.scalar("SELECT string_agg(api_keys::text, ' ') FROM api_keys")
     private = await api.parts.scalar("SELECT encode(private_key, 'hex') FROM vapid_keys")
     for key in (api.secret, api.publishable):
-        assert key not in str(shown)
+        assert key not in str(application)
         assert key not in stored
         assert key.encode().hex() not in stored
     assert len(private) > 2 * 32  # sealed: more than the bare scalar
@@ -104,14 +104,14 @@ async def test_application_accepts_an_existing_vapid_key(api: Api) -> None:
     key = VapidKey.generate()
     new = {"name": "Moved", "subject": "mailto:ops@example.org"}
     private = encode_base64url(key.private_bytes())
-    made = await api.call_ok("POST", "/v1/applications", new | {"vapid_private_key": private}, key=ADMIN)
-    assert made["vapid_public_key"] == key.public_text
+    created = await api.call_ok("POST", "/v1/applications", new | {"vapid_private_key": private}, key=ADMIN)
+    assert created["vapid_public_key"] == key.public_text
     assert private not in json.dumps(await api.call_ok("GET", "/v1/audit", key=ADMIN))
-    for wrong, words in ((private[:-3], "must be 32 octets"), ("A" * 43, "is not a private key"), ("?", "base64url")):
+    for wrong, text in ((private[:-3], "must be 32 octets"), ("A" * 43, "is not a private key"), ("?", "base64url")):
         refused = await api.call("POST", "/v1/applications", new | {"vapid_private_key": wrong}, key=ADMIN)
         [error] = refused.body["errors"]
         assert (refused.status, error["pointer"]) == (422, "/vapid_private_key")
-        assert words in error["detail"]
+        assert text in error["detail"]
 
 
 async def test_operator_lists_and_changes_applications(api: Api) -> None:
@@ -121,12 +121,12 @@ async def test_operator_lists_and_changes_applications(api: Api) -> None:
         "subject": "https://shop.example/contact",
         "allowed_origins": ["HTTPS://Shop.example:443/"],
     }
-    made = await api.call_ok("POST", "/v1/applications", new, key=ADMIN)
-    assert (made["name"], made["allowed_origins"]) == ("Shop", ["https://shop.example"])
-    path = f"/v1/applications/{made['id']}"
+    created = await api.call_ok("POST", "/v1/applications", new, key=ADMIN)
+    assert (created["name"], created["allowed_origins"]) == ("Shop", ["https://shop.example"])
+    path = f"/v1/applications/{created['id']}"
     changed = await api.call_ok("PATCH", path, {"name": "Store"}, key=ADMIN)
     assert (changed["name"], changed["subject"]) == ("Store", "https://shop.example/contact")
     page = await api.call_ok("GET", "/v1/applications?limit=1", key=ADMIN)
     rest = await api.call_ok("GET", f"/v1/applications?cursor={page['next_cursor']}", key=ADMIN)
-    assert [one["name"] for one in page["items"] + rest["items"]] == ["Weather", "Store"]
+    assert [application["name"] for application in page["items"] + rest["items"]] == ["Weather", "Store"]
     assert (await api.call("GET", "/v1/devices", key=ADMIN)).status == 403

@@ -1,4 +1,4 @@
-"""Alerts over HTTP as their issuers publish them: who is told what, in which language, and what takes it back."""
+"""Alert ingestion over HTTP with real documents: recipients, languages, updates and cancellations."""
 
 import asyncio
 from datetime import timedelta
@@ -15,8 +15,8 @@ from tests.support.api import Api, ApiResponse
 CAP, GEOJSON = alerts.CAP, alerts.GEOJSON
 
 
-async def posted(api: Api, name: str, **moved: Any) -> ApiResponse:
-    """The file, moved to the present, as its issuer would post it."""
+async def post_file(api: Api, name: str, **moved: Any) -> ApiResponse:
+    """Post a file with its times moved to the present."""
     return await post(api, alerts.move_to_now(name, **moved), alerts.kind_of(name))
 
 
@@ -24,7 +24,7 @@ async def post(api: Api, raw: bytes, kind: str) -> ApiResponse:
     return await api.call("POST", "/v1/alerts", raw=raw, headers={"Content-Type": kind})
 
 
-async def device(api: Api, **details: Any) -> tuple[str, Subscriber]:
+async def register_device(api: Api, **details: Any) -> tuple[str, Subscriber]:
     [subscriber] = api.parts.subscribe(Vendor.MOZILLA, 1)
     registered = await api.call_ok("POST", "/v1/devices", {"subscription": subscriber.to_json(), **details})
     return registered["id"], subscriber
@@ -38,27 +38,27 @@ def tags(subscriber: Subscriber) -> set[str]:
     return {message.json()["notification"]["tag"] for message in subscriber.messages}
 
 
-async def delivered(api: Api, said: ApiResponse) -> list[Any]:
-    """What the answer's notifications came to."""
-    assert said.status in (200, 201), said.body
-    items = said.body.get("items", [{"notifications": [said.body]}])
-    shown = [notification for item in items for notification in item["notifications"]]
-    for notification in shown:
-        await api.parts.wait_until_done(id_of(notification))
-    return [await api.call_ok("GET", f"/v1/alerts/{notification['id']}") for notification in shown]
+async def wait_until_delivered(api: Api, response: ApiResponse) -> list[Any]:
+    """Wait for the notifications of a response, and return them."""
+    assert response.status in (200, 201), response.body
+    items = response.body.get("items", [{"notifications": [response.body]}])
+    notifications = [notification for item in items for notification in item["notifications"]]
+    for notification in notifications:
+        await api.parts.wait_until_done(notification_id(notification))
+    return [await api.call_ok("GET", f"/v1/alerts/{notification['id']}") for notification in notifications]
 
 
-async def settled(api: Api) -> None:
-    """Every notification there is has come to its end."""
-    listed = await api.call_ok("GET", "/v1/notifications?kind=alert")
-    for notification in listed["items"]:
-        await api.parts.wait_until_done(id_of(notification))
+async def wait_until_settled(api: Api) -> None:
+    """Wait until every alert has settled."""
+    page = await api.call_ok("GET", "/v1/notifications?kind=alert")
+    for notification in page["items"]:
+        await api.parts.wait_until_done(notification_id(notification))
 
 
-def id_of(notification: Any) -> UUID:
-    found = ids.parse(ids.NOTIFICATION, notification["id"])
-    assert found is not None
-    return found
+def notification_id(notification: Any) -> UUID:
+    id_ = ids.parse(ids.NOTIFICATION, notification["id"])
+    assert id_ is not None
+    return id_
 
 
 REFUSED = {
@@ -73,37 +73,37 @@ REFUSED = {
 async def test_every_real_alert_is_accepted(api: Api, name: str) -> None:
     """Real CAP and NWS documents are accepted once; a second post reports them as repeated."""
     raw, kind = alerts.move_to_now(name), alerts.kind_of(name)
-    said = await post(api, raw, kind)
-    assert said.status == 201, said.body
-    for item in said.body["items"]:
+    response = await post(api, raw, kind)
+    assert response.status == 201, response.body
+    for item in response.body["items"]:
         assert item["identifier"] in raw.decode()
         if item["outcome"] == "refused":  # in a collection some were over before the newest was sent
-            assert (len(said.body["items"]) > 1, item["detail"]) == (True, "/expires: is past: the alert is over")
+            assert (len(response.body["items"]) > 1, item["detail"]) == (True, "/expires: is past: the alert is over")
         else:
             assert (item["outcome"], len(item["notifications"]) >= 1) == ("accepted", True)
-    again = await post(api, raw, kind)
-    assert again.status == 200
-    assert {item["outcome"] for item in again.body["items"]} <= {"repeated", "refused"}
+    repeated = await post(api, raw, kind)
+    assert repeated.status == 200
+    assert {item["outcome"] for item in repeated.body["items"]} <= {"repeated", "refused"}
 
 
 @pytest.mark.parametrize("name", REFUSED)
 async def test_unusable_alert_is_refused_without_side_effects(api: Api, name: str) -> None:
     """A document that holds no usable alert is refused with a reason and stores nothing."""
     before = await api.rows()
-    said = await posted(api, name)
+    response = await post_file(api, name)
     status, reason = REFUSED[name]
-    assert (said.status, reason in str(said.body)) == (status, True), said.body
+    assert (response.status, reason in str(response.body)) == (status, True), response.body
     assert await api.rows() == before
 
 
 async def test_zones_polygons_and_circles_select_devices(api: Api) -> None:
     """Zones, polygons, circles and holes of an alert decide which devices receive it."""
-    who = {
-        "ni": await device(api, zones=["UK113"]),
-        "ni by name": await device(api, zones=["EMMA_ID:UK114"]),
-        "elsewhere": await device(api, zones=["UK999"]),
-        "in the fire": await device(api, location={"lat": -35.4, "lon": 147.1}),
-        "in the polygon": await device(api, location={"lat": 62.2, "lon": 5.06}),
+    devices = {
+        "ni": await register_device(api, zones=["UK113"]),
+        "ni by name": await register_device(api, zones=["EMMA_ID:UK114"]),
+        "elsewhere": await register_device(api, zones=["UK999"]),
+        "in the fire": await register_device(api, location={"lat": -35.4, "lon": 147.1}),
+        "in the polygon": await register_device(api, location={"lat": 62.2, "lon": 5.06}),
     }
     async with api.parts.run_worker():
         for name in (
@@ -111,46 +111,49 @@ async def test_zones_polygons_and_circles_select_devices(api: Api) -> None:
             "cap/au-nswrfs-fire-prefixed.xml",
             "cap/no-metno-gale-20210921.xml",
         ):
-            await delivered(api, await posted(api, name))
-    told = {name: len(subscriber.messages) for name, (_, subscriber) in who.items()}
-    assert told["ni"] == told["ni by name"] == 1
-    assert told["elsewhere"] == 0
-    assert told["in the polygon"] == 1
-    assert told["in the fire"] == 2  # two infos of one language say two things
-    [message] = who["ni"][1].messages
+            await wait_until_delivered(api, await post_file(api, name))
+    counts = {name: len(subscriber.messages) for name, (_, subscriber) in devices.items()}
+    assert counts["ni"] == counts["ni by name"] == 1
+    assert counts["elsewhere"] == 0
+    assert counts["in the polygon"] == 1
+    assert counts["in the fire"] == 2  # two infos of one language say two things
+    [message] = devices["ni"][1].messages
     assert message.ttl is not None
     assert 0 < message.ttl <= 86_400 * 3
 
 
 async def test_device_in_a_hole_of_the_polygon_gets_nothing(api: Api) -> None:
     """A device inside a hole of the alert's polygon receives nothing."""
-    hole = await device(api, location={"lat": 51.6985, "lon": 10.4500})
-    await delivered_by(api, "cap/de-dwd-1687514160000.xml")
+    hole = await register_device(api, location={"lat": 51.6985, "lon": 10.4500})
+    await post_and_deliver(api, "cap/de-dwd-1687514160000.xml")
     assert hole[1].messages == []
 
 
-async def delivered_by(api: Api, name: str, **moved: Any) -> list[Any]:
+async def post_and_deliver(api: Api, name: str, **moved: Any) -> list[Any]:
     async with api.parts.run_worker():
-        return await delivered(api, await posted(api, name, **moved))
+        return await wait_until_delivered(api, await post_file(api, name, **moved))
 
 
 async def test_each_device_gets_its_own_language(api: Api) -> None:
     """Each device receives the alert in its language, else in the alert's first one."""
     zones = ["006037"]
-    who = {locale: await device(api, zones=zones, client={"locale": locale}) for locale in ("es-MX", "en-GB", "fr")}
-    unknown = await device(api, zones=zones)
-    [shown] = await delivered_by(api, "cap/oasis-cap12-amber-en-es.xml")
-    assert shown["details"]["languages"] == ["en-US", "es-US"]
-    assert titles(who["es-MX"][1]) == ["Alerta Amber en el condado de Los Ángeles"]
+    devices = {
+        locale: await register_device(api, zones=zones, client={"locale": locale})
+        for locale in ("es-MX", "en-GB", "fr")
+    }
+    unknown = await register_device(api, zones=zones)
+    [alert] = await post_and_deliver(api, "cap/oasis-cap12-amber-en-es.xml")
+    assert alert["details"]["languages"] == ["en-US", "es-US"]
+    assert titles(devices["es-MX"][1]) == ["Alerta Amber en el condado de Los Ángeles"]
     english = "Amber Alert in Los Angeles County"
-    assert titles(who["en-GB"][1]) == titles(who["fr"][1]) == titles(unknown[1]) == [english]
+    assert titles(devices["en-GB"][1]) == titles(devices["fr"][1]) == titles(unknown[1]) == [english]
 
 
 async def test_nine_languages_include_norwegian(api: Api) -> None:
     """An alert in nine languages keeps them all, and `nb` devices receive Norwegian."""
-    nb = await device(api, location={"lat": 62.2, "lon": 5.06}, client={"locale": "nb-NO"})
-    [shown] = await delivered_by(api, "cap/no-metno-gale-20210921.xml")
-    assert set(shown["content"]["locales"]) >= {"no", "nb", "nn", "en", "en-GB"}
+    nb = await register_device(api, location={"lat": 62.2, "lon": 5.06}, client={"locale": "nb-NO"})
+    [alert] = await post_and_deliver(api, "cap/no-metno-gale-20210921.xml")
+    assert set(alert["content"]["locales"]) >= {"no", "nb", "nn", "en", "en-GB"}
     assert len(nb[1].messages) == 1
 
 
@@ -166,19 +169,19 @@ async def test_nine_languages_include_norwegian(api: Api) -> None:
 )
 async def test_severity_urgency_and_certainty_choose_the_lane(api: Api, name: str, lane: str, urgency: str) -> None:
     """Severity, urgency and certainty choose the lane and the urgency header."""
-    [item] = (await posted(api, name)).body["items"]
+    [item] = (await post_file(api, name)).body["items"]
     delivery = item["notifications"][0]["delivery"]
     assert (delivery["lane"], delivery["urgency"]) == (lane, urgency)
 
 
 async def test_expires_bounds_the_ttl(api: Api) -> None:
     """The TTL of a message never exceeds the time until the alert expires."""
-    there = await device(api, zones=["MDC031"], topics=["test-alerts"])
-    [shown] = await delivered_by(api, "nws/test-message-keepalive.json")  # it is over after ten minutes
+    there = await register_device(api, zones=["MDC031"], topics=["test-alerts"])
+    [alert] = await post_and_deliver(api, "nws/test-message-keepalive.json")  # it is over after ten minutes
     [message] = there[1].messages
     assert message.ttl is not None
     assert message.ttl <= 540
-    assert shown["delivery"]["ttl"] <= 540
+    assert alert["delivery"]["ttl"] <= 540
     assert titles(there[1])[0].startswith("[Test]")
 
 
@@ -188,14 +191,14 @@ async def test_application_rules_precede_the_default_table(api: Api) -> None:
         {"when": {"event": ["tornado watch"]}, "lane": "urgent"},
         {"when": {"severity": ["Minor"]}, "tell": False},
     ]
-    put = await api.call_ok("PUT", "/v1/alert-settings", {"rules": rules, "audience": {"topic": "weather"}})
-    assert put["rules"][0]["lane"] == "urgent"
-    assert await api.call_ok("GET", "/v1/alert-settings") == put
-    [item] = (await posted(api, "nws/chain-tornado-watch-641-1-alert.json")).body["items"]
+    stored = await api.call_ok("PUT", "/v1/alert-settings", {"rules": rules, "audience": {"topic": "weather"}})
+    assert stored["rules"][0]["lane"] == "urgent"
+    assert await api.call_ok("GET", "/v1/alert-settings") == stored
+    [item] = (await post_file(api, "nws/chain-tornado-watch-641-1-alert.json")).body["items"]
     [notification] = item["notifications"]
     assert notification["delivery"]["lane"] == "urgent"
     assert {"topic": "weather"} in notification["audience"]["all"]
-    [minor] = (await posted(api, "cap/gb-ea-flood-cdata.xml")).body["items"]
+    [minor] = (await post_file(api, "cap/gb-ea-flood-cdata.xml")).body["items"]
     assert (minor["outcome"], minor["notifications"]) == ("suppressed", [])
     assert "not `lat,lon`" in minor["ignored"][0]
     refused = await api.call("PUT", "/v1/alert-settings", {"audience": {"topic": "!"}})
@@ -211,139 +214,139 @@ def square(west: float, south: float, side: float = 1.0) -> dict[str, Any]:
 STORM = {"event": "Storm", "severity": "Severe", "urgency": "Immediate", "identifier": "storm-1"}
 
 
-async def in_flight(api: Api) -> None:
-    """A worker has claimed a job that sends."""
+async def wait_until_claimed(api: Api) -> None:
+    """Wait until a worker has claimed a send job."""
     async with asyncio.timeout(20):
         claimed = "SELECT count(*) FROM jobs WHERE task = 'send' AND attempt > 0"
         while not await api.parts.scalar(claimed):  # noqa: ASYNC110 - a claim gives no signal
             await asyncio.sleep(0.02)
 
 
-async def move(api: Api, who: tuple[str, Subscriber], lat: float, lon: float) -> None:
-    await api.call_ok("PUT", f"/v1/devices/{who[0]}/location", {"lat": lat, "lon": lon})
+async def move_device(api: Api, device: tuple[str, Subscriber], lat: float, lon: float) -> None:
+    await api.call_ok("PUT", f"/v1/devices/{device[0]}/location", {"lat": lat, "lon": lon})
 
 
 async def test_alert_update_and_end_follow_moving_devices(api: Api) -> None:
     """An alert, its updates and its cancellation reach the right devices while devices move."""
-    stays = await device(api, location={"lat": 48.5, "lon": 16.5})
-    leaves = await device(api, location={"lat": 48.5, "lon": 16.6})
-    comes = await device(api, location={"lat": 10.0, "lon": 10.0})
-    returns = await device(api, location={"lat": 48.5, "lon": 16.7})
-    never = await device(api, location={"lat": 10.0, "lon": 11.0})
+    stays = await register_device(api, location={"lat": 48.5, "lon": 16.5})
+    leaves = await register_device(api, location={"lat": 48.5, "lon": 16.6})
+    comes = await register_device(api, location={"lat": 10.0, "lon": 10.0})
+    returns = await register_device(api, location={"lat": 48.5, "lon": 16.7})
+    never = await register_device(api, location={"lat": 10.0, "lon": 11.0})
     everyone = (stays, leaves, comes, returns, never)
 
     async with api.parts.run_worker():
         await api.call_ok("POST", "/v1/alerts", STORM | {"area": square(16, 48)})
-        await settled(api)
-        assert [titles(who[1]) for who in everyone] == [["Storm"], ["Storm"], [], ["Storm"], []]
+        await wait_until_settled(api)
+        assert [titles(device[1]) for device in everyone] == [["Storm"], ["Storm"], [], ["Storm"], []]
 
-        await move(api, leaves, 10, 10)
-        await move(api, returns, 10, 10)
-        await move(api, comes, 48.5, 16.5)
+        await move_device(api, leaves, 10, 10)
+        await move_device(api, returns, 10, 10)
+        await move_device(api, comes, 48.5, 16.5)
         update = STORM | {"identifier": "storm-2", "message_type": "Update", "references": ["storm-1"]}
         await api.call_ok("POST", "/v1/alerts", update | {"headline": "Storm grows", "area": square(16, 48)})
-        await settled(api)
+        await wait_until_settled(api)
         gone = "No longer in effect: Storm"
         assert titles(stays[1]) == ["Storm", "Storm grows"]
         assert titles(leaves[1]) == titles(returns[1]) == ["Storm", gone]
         assert titles(comes[1]) == ["Storm grows"]
 
-        await move(api, returns, 48.5, 16.5)
-        again = STORM | {"identifier": "storm-3", "message_type": "Update", "references": ["storm-2"]}
-        await api.call_ok("POST", "/v1/alerts", again | {"headline": "Storm stays", "area": square(16, 48)})
-        await settled(api)
+        await move_device(api, returns, 48.5, 16.5)
+        second_update = STORM | {"identifier": "storm-3", "message_type": "Update", "references": ["storm-2"]}
+        await api.call_ok("POST", "/v1/alerts", second_update | {"headline": "Storm stays", "area": square(16, 48)})
+        await wait_until_settled(api)
         assert titles(returns[1]) == ["Storm", gone, "Storm stays"]
 
-        await move(api, stays, 20, 20)  # a cancellation reaches those who were told wherever they are now
+        await move_device(api, stays, 20, 20)  # a cancellation reaches the earlier recipients wherever they are
         end = STORM | {"identifier": "storm-4", "message_type": "Cancel", "references": ["storm-3"]}
         await api.call_ok("POST", "/v1/alerts", end)
-        await settled(api)
+        await wait_until_settled(api)
     assert titles(stays[1]) == ["Storm", "Storm grows", "Storm stays", gone]
     assert titles(comes[1]) == ["Storm grows", "Storm stays", gone]
     assert titles(returns[1]) == ["Storm", gone, "Storm stays", gone]
-    assert titles(leaves[1]) == ["Storm", gone]  # was told so before
+    assert titles(leaves[1]) == ["Storm", gone]  # got the end before
     assert titles(never[1]) == []
-    assert {tag for who in everyone for tag in tags(who[1])} == {"storm-1"}
+    assert {tag for device in everyone for tag in tags(device[1])} == {"storm-1"}
 
 
 async def test_watch_is_narrowed_then_cancelled_for_one_county(api: Api) -> None:
     """Watch 641: eleven counties, then seven, then the cancellation of Washington County (ALC129) alone."""
     chain = [f"nws/chain-tornado-watch-641-{step}.json" for step in ("1-alert", "2-update", "3-cancel")]
-    washington = await device(api, zones=["ALC129"])
-    baldwin = await device(api, zones=["ALC003"])
-    kept = await device(api, zones=["ALC025"])
-    other = await device(api, zones=["TXC201"])
+    washington = await register_device(api, zones=["ALC129"])
+    baldwin = await register_device(api, zones=["ALC003"])
+    unaffected = await register_device(api, zones=["ALC025"])
+    other = await register_device(api, zones=["TXC201"])
     async with api.parts.run_worker():
         for age, name in zip((30, 20, 10), chain, strict=True):
-            said = await posted(api, name, age=timedelta(minutes=age))
-            assert said.status == 201, said.body
-            await settled(api)
+            response = await post_file(api, name, age=timedelta(minutes=age))
+            assert response.status == 201, response.body
+            await wait_until_settled(api)
     assert other[1].messages == []
     end = "No longer in effect: Tornado Watch"
     assert titles(washington[1])[-1] == end
     assert len(titles(washington[1])) == 3
-    assert titles(kept[1])[-1] != end
-    assert len(titles(kept[1])) == 2
+    assert titles(unaffected[1])[-1] != end
+    assert len(titles(unaffected[1])) == 2
     if baldwin[1].messages:  # among the eleven, not among the seven
         assert titles(baldwin[1])[-1] == end
-    assert len(tags(washington[1]) | tags(kept[1])) == 1
+    assert len(tags(washington[1]) | tags(unaffected[1])) == 1
 
 
 async def test_partial_cancel_withdraws_queued_alert_and_resends(api: Api) -> None:
     """A partial cancellation withdraws the queued alert and sends it again where it still applies."""
-    east = await device(api, location={"lat": 48.5, "lon": 16.75})
-    west = await device(api, location={"lat": 48.5, "lon": 16.25})
-    old = await api.call_ok(
+    east = await register_device(api, location={"lat": 48.5, "lon": 16.75})
+    west = await register_device(api, location={"lat": 48.5, "lon": 16.25})
+    first_alert = await api.call_ok(
         "POST", "/v1/alerts", STORM | {"area": square(16, 48)}
-    )  # nobody works: it stays in the queue
+    )  # no worker runs, so it stays in the queue
     end = {"event": "Storm", "message_type": "Cancel", "references": ["storm-1"], "area": square(16.5, 48, 0.5)}
     end["area"]["coordinates"][0] = [[16.5, 48], [17, 48], [17, 49], [16.5, 49], [16.5, 48]]
     await api.call_ok("POST", "/v1/alerts", end | {"identifier": "storm-2"})
     async with api.parts.run_worker():
-        await settled(api)
-    shown = await api.call_ok("GET", f"/v1/alerts/{old['id']}")
-    assert (shown["status"], shown["progress"]["accepted"]) == ("cancelled", 0)
+        await wait_until_settled(api)
+    alert = await api.call_ok("GET", f"/v1/alerts/{first_alert['id']}")
+    assert (alert["status"], alert["progress"]["accepted"]) == ("cancelled", 0)
     assert titles(west[1]) == ["Storm"]
     assert titles(east[1]) == []  # never saw it, so hears of no end
 
 
 async def test_cancellation_waits_for_messages_in_flight(api: Api) -> None:
     """A cancellation waits for in-flight messages and also reaches their recipients."""
-    there = await device(api, location={"lat": 48.5, "lon": 16.5})
+    there = await register_device(api, location={"lat": 48.5, "lon": 16.5})
     api.parts.sim.behave(Rule(delay_ms=1500))
     async with api.parts.run_worker():
         await api.call_ok("POST", "/v1/alerts", STORM | {"area": square(16, 48)})
-        await in_flight(api)
+        await wait_until_claimed(api)
         await api.call_ok("POST", "/v1/alerts", {"event": "Storm", "message_type": "Cancel", "references": ["storm-1"]})
         api.parts.sim.behave()
-        await settled(api)
+        await wait_until_settled(api)
     assert titles(there[1]) == ["Storm", "No longer in effect: Storm"]
 
 
 async def test_end_without_references_is_linked_by_event_code(api: Api) -> None:
     """An all-clear without references is linked to its alert by the VTEC event key."""
-    farmer = await device(api, zones=["MNZ022"])
-    kept = await device(api, zones=["NDZ001"])
+    farmer = await register_device(api, zones=["MNZ022"])
+    unaffected = await register_device(api, zones=["NDZ001"])
     raw = alerts.move_to_now("nws/heat-advisory-alert-allclear.json", age=timedelta(minutes=5))
     begin = raw.replace(b"/O.CAN.", b"/O.NEW.").replace(b"allclear", b"").replace(b"AllClear", b"Avoid")
     begin = begin.replace(b".001.1", b".000.9").replace(b"MNZ022", b'MNZ022", "NDZ001', 1)
     async with api.parts.run_worker():
         first = await post(api, begin, GEOJSON)
         assert first.status == 201, first.body
-        await settled(api)
-        assert (len(farmer[1].messages), len(kept[1].messages)) == (1, 1)
-        second = await posted(api, "nws/heat-advisory-alert-allclear.json")
+        await wait_until_settled(api)
+        assert (len(farmer[1].messages), len(unaffected[1].messages)) == (1, 1)
+        second = await post_file(api, "nws/heat-advisory-alert-allclear.json")
         assert second.status == 201, second.body
-        await settled(api)
+        await wait_until_settled(api)
     assert titles(farmer[1])[-1] == "No longer in effect: Heat Advisory"
-    assert len(kept[1].messages) == 1
+    assert len(unaffected[1].messages) == 1
     assert len(tags(farmer[1])) == 1
 
 
 async def test_alert_superseded_before_arrival_is_not_sent(api: Api) -> None:
     """An alert that arrives after its own update is reported as superseded and not sent."""
-    await posted(api, "nws/chain-tornado-watch-641-2-update.json", age=timedelta(minutes=5))
-    late = await posted(api, "nws/chain-tornado-watch-641-1-alert.json", age=timedelta(minutes=10))
+    await post_file(api, "nws/chain-tornado-watch-641-2-update.json", age=timedelta(minutes=5))
+    late = await post_file(api, "nws/chain-tornado-watch-641-1-alert.json", age=timedelta(minutes=10))
     [item] = late.body["items"]
     assert (late.status, item["outcome"], item["notifications"]) == (200, "superseded", [])
 
@@ -369,7 +372,7 @@ async def test_alert_superseded_before_arrival_is_not_sent(api: Api) -> None:
 async def test_hostile_xml_is_refused_without_side_effects(api: Api, raw: bytes, status: int) -> None:
     """Hostile XML is refused, stores nothing and reveals nothing."""
     before = await api.rows()
-    said = await api.call("POST", "/v1/alerts", raw=raw, headers={"Content-Type": CAP})
-    assert said.status == status, said.body
-    assert "passwd" not in str(said.body)
+    response = await api.call("POST", "/v1/alerts", raw=raw, headers={"Content-Type": CAP})
+    assert response.status == status, response.body
+    assert "passwd" not in str(response.body)
     assert await api.rows() == before

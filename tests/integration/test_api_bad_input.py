@@ -1,4 +1,4 @@
-"""Bad input: every endpoint names the fault with the right 4xx, and stores nothing."""
+"""Invalid input: every route reports the errors with the right 4xx status and stores nothing."""
 
 import json
 from typing import Any
@@ -12,14 +12,14 @@ from gateway.web.server import ROUTES
 from tests.support.api import ADMIN, KINDS, Api, example, fill_path
 from tests.support.gateway_parts import APP_ORIGIN
 
-NOWHERE = "0" * 32
+UNKNOWN_ID = "0" * 32
 CONTENT = {"title": "Storm"}
 SENT = {"content": CONTENT, "audience": {"everyone": True}}
 WITH_BODY = [route for route in ROUTES if route.body is not None]
 
 
-class Bench:
-    """Every route with a body, with the address and the credential to reach it."""
+class RouteCaller:
+    """Calls any route with a path and a credential that it accepts."""
 
     def __init__(self, api: Api, named: dict[str, str]) -> None:
         self.api = api
@@ -32,7 +32,7 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(api: Api) -> Bench:
+async def routes(api: Api) -> RouteCaller:
     segment = await api.call_ok("POST", "/v1/segments", {"name": "all", "audience": {"everyone": True}})
     template = await api.call_ok("POST", "/v1/templates", {"name": "t", "content": {"title": "T"}})
     reminder = await api.call_ok("POST", "/v1/reminders", SENT | {"name": "r", "cron": "0 9 * * 1"})
@@ -43,7 +43,7 @@ async def bench(api: Api) -> Bench:
     trigger = await api.call_ok("POST", "/v1/triggers", {"name": "t", "event": "e", "content": {"title": "T"}})
     event = await api.call_ok("POST", "/v1/events", {"name": "order.paid"})
     category = await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "Offers"})
-    return Bench(
+    return RouteCaller(
         api,
         {
             "application_id": api.parts.application["id"],
@@ -60,12 +60,12 @@ async def bench(api: Api) -> Bench:
     )
 
 
-def good(route: Route, api: Api) -> Any:
+def valid_example(route: Route, api: Api) -> Any:
     return api.device() if route.path == "/v1/devices" else example(route)
 
 
 @pytest.mark.parametrize(
-    ("raw", "said"),
+    ("raw", "expected"),
     [
         (b"", "empty"),
         (b"{", "line 1"),
@@ -87,77 +87,77 @@ def good(route: Route, api: Api) -> Any:
         "very long number",
     ],
 )
-async def test_malformed_json_gets_400(bench: Bench, raw: bytes, said: str) -> None:
+async def test_malformed_json_gets_400(routes: RouteCaller, raw: bytes, expected: str) -> None:
     """A body that is not JSON is answered 400 on every route."""
-    before = await bench.api.rows()
+    before = await routes.api.rows()
     for route in WITH_BODY:
-        answer = await bench.send(route, raw=raw)
+        answer = await routes.send(route, raw=raw)
         assert (answer.status, answer.body["code"]) == (400, "malformed_body"), route.path
-        assert said in answer.body["detail"], route.path
-    assert await bench.api.rows() == before
+        assert expected in answer.body["detail"], route.path
+    assert await routes.api.rows() == before
 
 
-async def test_json_that_is_not_an_object_gets_422(bench: Bench) -> None:
+async def test_json_that_is_not_an_object_gets_422(routes: RouteCaller) -> None:
     """A JSON body that is not an object is answered 422 on every route."""
-    before = await bench.api.rows()
+    before = await routes.api.rows()
     for route in WITH_BODY:
         for value in ([], "text", 7, None, True):
-            answer = await bench.send(route, raw=json.dumps(value).encode())
+            answer = await routes.send(route, raw=json.dumps(value).encode())
             assert (answer.status, answer.body["code"]) == (422, "invalid"), (route.path, value)
-    assert await bench.api.rows() == before
+    assert await routes.api.rows() == before
 
 
-async def test_unknown_fields_are_reported(bench: Bench) -> None:
+async def test_unknown_fields_are_reported(routes: RouteCaller) -> None:
     """Unknown fields are reported by their JSON pointer."""
-    before = await bench.api.rows()
+    before = await routes.api.rows()
     for route in WITH_BODY:
-        answer = await bench.send(route, good(route, bench.api) | {"bogus": 1})
+        answer = await routes.send(route, valid_example(route, routes.api) | {"bogus": 1})
         assert (answer.status, "/bogus" in answer.pointers) == (422, True), (route.path, answer.body)
-    assert await bench.api.rows() == before
+    assert await routes.api.rows() == before
 
 
-async def test_missing_fields_are_reported(bench: Bench) -> None:
+async def test_missing_fields_are_reported(routes: RouteCaller) -> None:
     """Missing required fields are reported by their JSON pointer."""
-    before = await bench.api.rows()
+    before = await routes.api.rows()
     for route in WITH_BODY:
         assert route.body is not None
         required = [name for name, field in route.body.model_fields.items() if field.is_required()]
         if not required:
             continue  # it may say nothing, which some take for an act
-        answer = await bench.send(route, {})
+        answer = await routes.send(route, {})
         assert answer.status == 422, route.path
         assert {f"/{name}" for name in required} <= set(answer.pointers), (route.path, answer.body)
-    assert await bench.api.rows() == before
+    assert await routes.api.rows() == before
 
 
-async def test_wrong_types_are_reported(bench: Bench) -> None:
+async def test_wrong_types_are_reported(routes: RouteCaller) -> None:
     """Every field of every body is refused with a value of a wrong type."""
-    before = await bench.api.rows()
+    before = await routes.api.rows()
     for route in WITH_BODY:
-        sound = good(route, bench.api)
+        valid_body = valid_example(route, routes.api)
         assert route.body is not None
         for name in route.body.model_fields:
             for wrong in ({"no": "such"}, [[["deep"]]], -1.5e300):
                 if name in ("attributes", "event", "data") and wrong == {"no": "such"}:
                     continue  # that is what these may be
-                answer = await bench.send(route, sound | {name: wrong})
+                answer = await routes.send(route, valid_body | {name: wrong})
                 assert answer.status == 422, (route.path, name, wrong, answer.body)
                 assert any(pointer.startswith(f"/{name}") for pointer in answer.pointers), (route.path, name, wrong)
-    after = await bench.api.rows()
+    after = await routes.api.rows()
     assert after == before
 
 
-async def test_values_that_postgres_cannot_store_are_reported(bench: Bench) -> None:
+async def test_values_that_postgres_cannot_store_are_reported(routes: RouteCaller) -> None:
     """Values that Postgres cannot store are reported by their JSON pointer."""
-    before = await bench.api.rows()
+    before = await routes.api.rows()
     for route in WITH_BODY:
-        sound = good(route, bench.api)
-        name = next(iter(sound))
+        valid_body = valid_example(route, routes.api)
+        name = next(iter(valid_body))
         for raw in (rb'"\u0000"', rb'"\ud800"', rb"1e999", b"9" * 4000, rb'{"\u0000": 1}', rb'{"\udfff": 1}'):
-            body = json.dumps(sound | {name: "HERE"}).encode().replace(b'"HERE"', raw)
-            answer = await bench.send(route, raw=body)
+            body = json.dumps(valid_body | {name: "HERE"}).encode().replace(b'"HERE"', raw)
+            answer = await routes.send(route, raw=body)
             assert (answer.status, answer.pointers[0].startswith(f"/{name}")) == (422, True), (route.path, raw)
-    assert await bench.api.rows() == before
+    assert await routes.api.rows() == before
 
 
 @pytest.mark.parametrize("number", ["9223372036854775808", "-9223372036854775809", "1e19", "-1E+300", "9" * 400])
@@ -170,8 +170,8 @@ async def test_numbers_beyond_64_bits_are_refused(api: Api, number: str) -> None
         ("/v1/events", {"name": "e", "data": {"n": "HERE"}}, "/data/n"),
         ("/v1/segments", {"name": "s", "audience": {"attribute": "n", "lt": "HERE"}}, "/audience/lt"),
     ):
-        said = await api.call("POST", path, raw=json.dumps(body).replace('"HERE"', number).encode())
-        assert (said.status, said.pointers) == (422, [pointer]), (path, said.body)
+        response = await api.call("POST", path, raw=json.dumps(body).replace('"HERE"', number).encode())
+        assert (response.status, response.pointers) == (422, [pointer]), (path, response.body)
     assert await api.rows() == before
 
 
@@ -179,19 +179,19 @@ async def test_extreme_numbers_are_returned_unchanged(api: Api) -> None:
     """The largest and smallest allowed numbers are returned as they were sent."""
     numbers = [2**63 - 1, -(2**63), 5e-324, 1e18, 0.1 + 0.2, -0.0]
     sent = await api.call_ok("POST", "/v1/notifications", SENT | {"content": CONTENT | {"data": {"n": numbers}}})
-    shown = await api.call_ok("GET", f"/v1/notifications/{sent['id']}")
-    assert shown["content"]["data"]["n"] == numbers
+    event = await api.call_ok("GET", f"/v1/notifications/{sent['id']}")
+    assert event["content"]["data"]["n"] == numbers
 
 
 async def test_duplicate_field_takes_the_last_value(api: Api) -> None:
     """The last value of a duplicate name counts, at every depth and in both parsers."""
-    for beside in (b"", rb', "x": "\u00e4"', b', "y": 1e3', rb', "z": "\ud83d\ude00"'):
-        raw = b'{"name": "%d", "name": "e", "data": {"k": {"a": 0}, "k": {"a": 1, "a": 2%s}}}' % (len(beside), beside)
+    for suffix in (b"", rb', "x": "\u00e4"', b', "y": 1e3', rb', "z": "\ud83d\ude00"'):
+        raw = b'{"name": "%d", "name": "e", "data": {"k": {"a": 0}, "k": {"a": 1, "a": 2%s}}}' % (len(suffix), suffix)
         event = await api.call_ok("POST", "/v1/events", raw=raw)
-        shown = await api.call_ok("GET", f"/v1/events/{event['id']}")
-        assert (shown["name"], shown["data"]["k"]["a"]) == ("e", 2)
-    said = await api.call("POST", "/v1/events", raw=b'{"name": "e", "name": 7}')
-    assert (said.status, said.pointers) == (422, ["/name"])
+        event = await api.call_ok("GET", f"/v1/events/{event['id']}")
+        assert (event["name"], event["data"]["k"]["a"]) == ("e", 2)
+    response = await api.call("POST", "/v1/events", raw=b'{"name": "e", "name": 7}')
+    assert (response.status, response.pointers) == (422, ["/name"])
 
 
 @pytest.mark.parametrize("wild", ["%", "_", "u%", "%'--", "\\", "\\%", "u-_", "*", "' OR 1=1 --", "{u-1}", '"'])
@@ -206,42 +206,42 @@ async def test_sql_wildcards_match_only_themselves(api: Api, wild: str) -> None:
         {"attribute": "plan", "in": [wild, "none"]},
         {"attribute": "tags", "contains": wild},
     ):
-        found = await api.call_ok("POST", "/v1/audiences/preview", {"audience": audience})
-        assert [one["id"] for one in found["sample"]] == [second["id"]], audience
+        preview = await api.call_ok("POST", "/v1/audiences/preview", {"audience": audience})
+        assert [device["id"] for device in preview["sample"]] == [second["id"]], audience
     assert (await api.call_ok("POST", "/v1/audiences/preview", {"audience": {"locale": wild}}))["devices"] == 0
-    listed = await api.call_ok("GET", f"/v1/devices?{urlencode({'user_id': wild})}")
-    assert [one["id"] for one in listed["items"]] == [second["id"]]
+    page = await api.call_ok("GET", f"/v1/devices?{urlencode({'user_id': wild})}")
+    assert [device["id"] for device in page["items"]] == [second["id"]]
     assert (await api.call_ok("GET", f"/v1/deliveries?{urlencode({'host': wild})}"))["items"] == []
     await api.call("DELETE", f"/v1/users/{quote(wild, safe='')}")
     assert (await api.call("GET", f"/v1/devices/{second['id']}")).status == 404
     assert (await api.call_ok("GET", f"/v1/devices/{first['id']}"))["user_id"] == "u-1"
 
 
-async def test_body_of_2_mib_gets_413(bench: Bench) -> None:
+async def test_body_of_2_mib_gets_413(routes: RouteCaller) -> None:
     """A body larger than the limit is answered 413."""
-    before = await bench.api.rows()
+    before = await routes.api.rows()
     raw = json.dumps({"padding": "x" * (2 << 20)}).encode()
     for route in WITH_BODY:
-        answer = await bench.send(route, raw=raw)
+        answer = await routes.send(route, raw=raw)
         assert (answer.status, answer.body["code"]) == (413, "body_too_large"), route.path
-    assert await bench.api.rows() == before
+    assert await routes.api.rows() == before
 
 
-async def test_other_content_type_gets_415(bench: Bench) -> None:
+async def test_other_content_type_gets_415(routes: RouteCaller) -> None:
     """A body with another content type is answered 415."""
-    before = await bench.api.rows()
+    before = await routes.api.rows()
     for route in WITH_BODY:
-        raw = json.dumps(good(route, bench.api)).encode()
-        answer = await bench.send(route, raw=raw, headers={"Content-Type": "text/plain"})
+        raw = json.dumps(valid_example(route, routes.api)).encode()
+        answer = await routes.send(route, raw=raw, headers={"Content-Type": "text/plain"})
         assert (answer.status, answer.body["code"]) == (415, "unsupported_media_type"), route.path
-    assert await bench.api.rows() == before
+    assert await routes.api.rows() == before
 
 
 async def test_unknown_and_malformed_ids_get_404(api: Api) -> None:
     """Unknown ids and values that are not ids are answered 404."""
     for route in ROUTES:
         named = [name for name in (*KINDS, "delivery_id") if f"{{{name}}}" in route.path]
-        if not named or 101 in route.responses:  # what speaks WebSocket is told no id before it does
+        if not named or 101 in route.responses:  # WebSocket routes check the id after the upgrade
             continue
         unknown = dict.fromkeys((*KINDS, "delivery_id"), "")
         for ids in (
@@ -275,8 +275,8 @@ async def test_bad_keys_are_reported(api: Api, change: dict[str, Any], pointer: 
     """Invalid subscription keys are reported by their JSON pointer."""
     new = api.device()
     new["subscription"]["keys"] |= change
-    said = await api.call("POST", "/v1/devices", new, key=api.publishable, origin=APP_ORIGIN)
-    assert (said.status, said.pointers) == (422, [pointer])
+    response = await api.call("POST", "/v1/devices", new, key=api.publishable, origin=APP_ORIGIN)
+    assert (response.status, response.pointers) == (422, [pointer])
     assert (await api.rows())["devices"] == 0
 
 
@@ -305,8 +305,8 @@ async def test_other_endpoints_are_refused(api: Api, endpoint: str) -> None:
     """Endpoints outside the allowed push services are refused."""
     new = api.device()
     new["subscription"]["endpoint"] = endpoint
-    said = await api.call("POST", "/v1/devices", new)
-    assert (said.status, said.body["code"]) in {(422, "endpoint_not_allowed"), (422, "invalid")}
+    response = await api.call("POST", "/v1/devices", new)
+    assert (response.status, response.body["code"]) in {(422, "endpoint_not_allowed"), (422, "invalid")}
     assert (await api.rows())["devices"] == 0
 
 
@@ -346,7 +346,7 @@ AUDIENCES: list[tuple[Any, str]] = [
     ({"segment": "adults"}, "/audience/segment"),
     ({"zone": ["TXC201", "no zone"]}, "/audience/zone/1"),
     ({"zone": 7}, "/audience/zone"),
-    ({"not": {"segment": f"seg_{NOWHERE}"}}, "/audience/not/segment"),
+    ({"not": {"segment": f"seg_{UNKNOWN_ID}"}}, "/audience/not/segment"),
     ({"not": {"bogus": 1}}, "/audience/not"),
 ]
 
@@ -362,9 +362,9 @@ async def test_bad_audiences_are_reported_on_every_route(api: Api, audience: Any
         ("/v1/audiences/preview", {}),
         ("/v1/segments", {"name": "n"}),
     ):
-        said = await api.call("POST", path, body | {"audience": audience})
-        assert said.status == 422, (path, said.body)
-        assert any(found.startswith(pointer) for found in said.pointers), (path, said.body)
+        response = await api.call("POST", path, body | {"audience": audience})
+        assert response.status == 422, (path, response.body)
+        assert any(preview.startswith(pointer) for preview in response.pointers), (path, response.body)
     assert await api.rows() == before
 
 
@@ -395,8 +395,8 @@ async def test_bad_audiences_are_reported_on_every_route(api: Api, audience: Any
 async def test_bad_content_delivery_and_schedule_are_reported(api: Api, change: dict[str, Any], pointer: str) -> None:
     """Invalid content, delivery options and schedules are reported by their JSON pointer."""
     before = await api.rows()
-    said = await api.call("POST", "/v1/notifications", SENT | change)
-    assert (said.status, said.pointers) == (422, [pointer]), said.body
+    response = await api.call("POST", "/v1/notifications", SENT | change)
+    assert (response.status, response.pointers) == (422, [pointer]), response.body
     assert await api.rows() == before
 
 
@@ -404,8 +404,8 @@ async def test_location_accepts_numbers_only(api: Api) -> None:
     """Text, booleans and null are not accepted as coordinates."""
     device = await api.register()
     for lat in ("48.2", True, None):
-        said = await api.call("PUT", f"/v1/devices/{device['id']}/location", {"lat": lat, "lon": 16})
-        assert (said.status, said.pointers) == (422, ["/lat"])
+        response = await api.call("PUT", f"/v1/devices/{device['id']}/location", {"lat": lat, "lon": 16})
+        assert (response.status, response.pointers) == (422, ["/lat"])
     assert (await api.call_ok("GET", f"/v1/devices/{device['id']}"))["location"] is None
 
 
@@ -416,12 +416,12 @@ async def test_all_errors_are_reported_together(api: Api) -> None:
         "delivery": {"ttl": -1, "urgency": "x"},
         "bogus": 1,
     }
-    said = await api.call("POST", "/v1/notifications", body)
-    wanted = {"/content/title", "/content/url", "/delivery/ttl", "/delivery/urgency", "/bogus"}
-    assert set(said.pointers) == wanted | {"/audience"}
+    response = await api.call("POST", "/v1/notifications", body)
+    expected = {"/content/title", "/content/url", "/delivery/ttl", "/delivery/urgency", "/bogus"}
+    assert set(response.pointers) == expected | {"/audience"}
     body["audience"] = {"all": [{"topic": 5}, {"colour": "red"}]}
-    said = await api.call("POST", "/v1/notifications", body)
-    assert set(said.pointers) == wanted | {"/audience/all/0/topic", "/audience/all/1"}
+    response = await api.call("POST", "/v1/notifications", body)
+    assert set(response.pointers) == expected | {"/audience/all/0/topic", "/audience/all/1"}
 
 
 @pytest.mark.parametrize(
@@ -437,14 +437,17 @@ async def test_all_errors_are_reported_together(api: Api) -> None:
         "cursor=%00",
     ],
 )
-async def test_bad_query_parameters_are_reported(bench: Bench, query: str) -> None:
+async def test_bad_query_parameters_are_reported(routes: RouteCaller, query: str) -> None:
     """Invalid query parameters are reported on every paged route."""
     for route in ROUTES:
         if route.query is None or "limit" not in route.query.model_fields:
             continue
         key = ADMIN if "admin" in route.scopes else ""
-        said = await bench.api.call("GET", f"{fill_path(route.path, **bench.named)}?{query}", key=key)
-        assert (said.status, said.pointers) == (422, [f"/query/{query.partition('=')[0]}"]), (route.path, said.body)
+        response = await routes.api.call("GET", f"{fill_path(route.path, **routes.named)}?{query}", key=key)
+        assert (response.status, response.pointers) == (422, [f"/query/{query.partition('=')[0]}"]), (
+            route.path,
+            response.body,
+        )
 
 
 async def test_bad_log_filters_are_reported(api: Api) -> None:
@@ -461,36 +464,36 @@ async def test_bad_log_filters_are_reported(api: Api) -> None:
         "user_id=",
     ):
         for path in ("/v1/deliveries", "/v1/deliveries/stream"):
-            said = await api.call("GET", f"{path}?{query}")
-            assert (said.status, said.pointers) == (422, [f"/query/{query.partition('=')[0]}"]), (
+            response = await api.call("GET", f"{path}?{query}")
+            assert (response.status, response.pointers) == (422, [f"/query/{query.partition('=')[0]}"]), (
                 path,
                 query,
-                said.body,
+                response.body,
             )
     for last in ("x", "-1", "9" * 30):
-        said = await api.call("GET", "/v1/deliveries/stream", headers={"Last-Event-ID": last})
-        assert (said.status, said.pointers) == (422, ["/header/Last-Event-ID"])
+        response = await api.call("GET", "/v1/deliveries/stream", headers={"Last-Event-ID": last})
+        assert (response.status, response.pointers) == (422, ["/header/Last-Event-ID"])
 
 
 async def test_invalid_receipt_tokens_are_refused(api: Api) -> None:
     """Receipts with an invalid token are refused and not stored."""
     for token in ("x", "A" * 64, "%00", "é" * 20):
-        said = await api.call("POST", "/v1/receipts", {"token": token, "event": "displayed"}, key=None)
-        assert (said.status, said.body["code"]) == (422, "receipt_invalid")
+        response = await api.call("POST", "/v1/receipts", {"token": token, "event": "displayed"}, key=None)
+        assert (response.status, response.body["code"]) == (422, "receipt_invalid")
     assert (await api.rows())["receipts"] == 0
 
 
 async def test_import_of_other_content_type_is_refused(api: Api) -> None:
     """The import accepts NDJSON only."""
-    said = await api.call("POST", "/v1/devices/import", raw=b"{}", headers={"Content-Type": "application/json"})
-    assert (said.status, said.body["code"]) == (415, "unsupported_media_type")
+    response = await api.call("POST", "/v1/devices/import", raw=b"{}", headers={"Content-Type": "application/json"})
+    assert (response.status, response.body["code"]) == (415, "unsupported_media_type")
 
 
 async def test_import_with_an_endless_line_ends_with_a_reason(api: Api) -> None:
     """The import stops at a line over the limit and reports the line number."""
     line = json.dumps(api.device()).encode()
     raw = line + b"\n" + b"x" * 100_000
-    said = await api.call("POST", "/v1/devices/import", raw=raw, headers={"Content-Type": "application/x-ndjson"})
-    last = json.loads(said.body.strip().rpartition("\n")[2])
+    response = await api.call("POST", "/v1/devices/import", raw=raw, headers={"Content-Type": "application/x-ndjson"})
+    last = json.loads(response.body.strip().rpartition("\n")[2])
     assert (last["done"], last["code"]) == (False, "body_too_large")
     assert "line 2" in last["detail"]

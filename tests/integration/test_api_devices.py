@@ -1,4 +1,4 @@
-"""Devices over HTTP: register, refresh, change, list, import, forget."""
+"""Devices over HTTP: register, refresh, change, list, import and delete."""
 
 import asyncio
 import hashlib
@@ -23,11 +23,11 @@ async def test_registered_device_is_returned_without_secrets(api: Api) -> None:
         topics=["weather", "offers", "weather"],
         location={"lat": 48.2, "lon": 16.37, "accuracy_m": 30},
     )
-    said = await api.call("POST", "/v1/devices", new, key=api.publishable, origin=APP_ORIGIN)
-    assert said.status == 201
-    assert said.headers["Location"] == f"/v1/devices/{said.body['id']}"
-    shown = await api.call("GET", f"/v1/devices/{said.body['id']}", key=said.body["device_token"])
-    device = shown.body
+    response = await api.call("POST", "/v1/devices", new, key=api.publishable, origin=APP_ORIGIN)
+    assert response.status == 201
+    assert response.headers["Location"] == f"/v1/devices/{response.body['id']}"
+    device = await api.call("GET", f"/v1/devices/{response.body['id']}", key=response.body["device_token"])
+    device = device.body
     assert (device["status"], device["user_id"], device["topics"]) == ("active", "u-42", ["weather", "offers"])
     assert device["attributes"] == {"plan": "pro", "tags": ["a", "b"]}
     assert (device["location"]["lat"], device["location"]["lon"]) == (48.2, 16.37)
@@ -41,9 +41,9 @@ async def test_refresh_keeps_the_id_and_omitted_fields(api: Api) -> None:
     """Registering again answers 200 with the same id and keeps the fields that it omits."""
     new = api.device(user_id="u-1", topics=["weather"], attributes={"a": 1}, location={"lat": 1, "lon": 2})
     first = await api.call_ok("POST", "/v1/devices", new, key=api.publishable, origin=APP_ORIGIN)
-    again = {"subscription": new["subscription"], "client": {"browser": "Firefox 140"}}
-    said = await api.call("POST", "/v1/devices", again, key=api.publishable, origin=APP_ORIGIN)
-    assert (said.status, said.body["id"]) == (200, first["id"])
+    refresh = {"subscription": new["subscription"], "client": {"browser": "Firefox 140"}}
+    response = await api.call("POST", "/v1/devices", refresh, key=api.publishable, origin=APP_ORIGIN)
+    assert (response.status, response.body["id"]) == (200, first["id"])
     device = await api.call_ok("GET", f"/v1/devices/{first['id']}")
     assert (device["user_id"], device["topics"], device["attributes"]) == ("u-1", ["weather"], {"a": 1})
     assert device["client"]["browser"] == "Firefox 140"
@@ -78,9 +78,9 @@ async def test_device_changes_its_topics_and_location(api: Api) -> None:
         ("PUT", "/location", {"lat": -33.9, "lon": 151.2}),
     ):
         assert (await api.call(method, path + below, body, key=token)).status == 204
-    shown = await api.call_ok("GET", path, key=token)
-    assert shown["topics"] == ["weather"]
-    assert shown["location"]["lat"] == -33.9
+    device = await api.call_ok("GET", path, key=token)
+    assert device["topics"] == ["weather"]
+    assert device["location"]["lat"] == -33.9
     await api.call_ok("DELETE", f"{path}/location", key=token)
     assert (await api.call_ok("GET", path, key=token))["location"] is None
 
@@ -96,26 +96,26 @@ async def test_unregistered_device_invalidates_its_token(api: Api) -> None:
 
 async def test_device_token_gives_access_to_one_device(api: Api) -> None:
     """A device token gives no access to another device."""
-    one, other = await api.register(), await api.register()
+    device, other = await api.register(), await api.register()
     for method, body in (("GET", None), ("PATCH", {"attributes": {}}), ("DELETE", None)):
-        said = await api.call(method, f"/v1/devices/{other['id']}", body, key=one["device_token"])
-        assert said.status == 404
-    forged = one["device_token"][:-4] + "AAAA"
-    assert (await api.call("GET", f"/v1/devices/{one['id']}", key=forged)).status == 401
+        response = await api.call(method, f"/v1/devices/{other['id']}", body, key=device["device_token"])
+        assert response.status == 404
+    forged = device["device_token"][:-4] + "AAAA"
+    assert (await api.call("GET", f"/v1/devices/{device['id']}", key=forged)).status == 401
 
 
 async def test_lists_are_filtered_and_paged_without_gaps(api: Api) -> None:
     """Device lists are filtered, and paged without gaps or repetition."""
     registered = [await api.register(topics=["odd" if n % 2 else "even"], user_id=f"u-{n % 3}") for n in range(7)]
-    seen: list[str] = []
+    listed_ids: list[str] = []
     cursor = ""
     while True:
         page = await api.call_ok("GET", f"/v1/devices?limit=3{cursor}")
-        seen += [device["id"] for device in page["items"]]
+        listed_ids += [device["id"] for device in page["items"]]
         if page["next_cursor"] is None:
             break
         cursor = f"&cursor={page['next_cursor']}"
-    assert seen == [device["id"] for device in reversed(registered)]
+    assert listed_ids == [device["id"] for device in reversed(registered)]
     odd = await api.call_ok("GET", "/v1/devices?topic=odd")
     assert {device["topics"][0] for device in odd["items"]} == {"odd"}
     assert len((await api.call_ok("GET", "/v1/devices?user_id=u-1"))["items"]) == 2
@@ -124,13 +124,13 @@ async def test_lists_are_filtered_and_paged_without_gaps(api: Api) -> None:
 
 async def test_topics_are_listed_with_reachable_devices(api: Api) -> None:
     """Topics are listed with the number of their active devices."""
-    for wanted in (["weather", "offers"], ["weather"], ["Zoo", "weather.coast"]):
-        await api.register(topics=wanted)
+    for topics in (["weather", "offers"], ["weather"], ["Zoo", "weather.coast"]):
+        await api.register(topics=topics)
     gone = await api.register(topics=["weather"])
     await api.call_ok("DELETE", f"/v1/devices/{gone['id']}")
     first = await api.call_ok("GET", "/v1/topics?limit=2")
     rest = await api.call_ok("GET", f"/v1/topics?cursor={first['next_cursor']}")
-    assert [(one["topic"], one["devices"]) for one in first["items"] + rest["items"]] == [
+    assert [(topic["topic"], topic["devices"]) for topic in first["items"] + rest["items"]] == [
         ("Zoo", 1),
         ("offers", 1),
         ("weather", 2),
@@ -140,8 +140,8 @@ async def test_topics_are_listed_with_reachable_devices(api: Api) -> None:
 
 async def test_signing_out_clears_the_user_id(api: Api) -> None:
     """Setting `user_id` to null removes the device from the user."""
-    made = await api.register(user_id="ann")
-    path = f"/v1/devices/{made['id']}"
+    device = await api.register(user_id="ann")
+    path = f"/v1/devices/{device['id']}"
     assert (await api.call_ok("PATCH", path, {"attributes": {"a": 1}}))["user_id"] == "ann"
     assert (await api.call_ok("PATCH", path, {"user_id": None}))["user_id"] is None
     preview = await api.call_ok("POST", "/v1/audiences/preview", {"audience": {"user_id": "ann"}})
@@ -150,19 +150,19 @@ async def test_signing_out_clears_the_user_id(api: Api) -> None:
 
 async def test_import_reports_a_result_for_every_line(api: Api) -> None:
     """The import reports one result for every line and a summary."""
-    known = api.device()
-    await api.call_ok("POST", "/v1/devices", known)
+    registered = api.device()
+    await api.call_ok("POST", "/v1/devices", registered)
     off_curve = api.device()
     off_curve["subscription"]["keys"]["p256dh"] = "BA" + "A" * 85
     elsewhere = api.device()
     elsewhere["subscription"]["endpoint"] = "https://169.254.169.254/latest"
-    lines: list[Any] = [json.dumps(api.device()), json.dumps(known), "", "nonsense", json.dumps({"topics": []})]
+    lines: list[Any] = [json.dumps(api.device()), json.dumps(registered), "", "nonsense", json.dumps({"topics": []})]
     lines += [json.dumps(off_curve), json.dumps(elsewhere), json.dumps(api.device(Vendor.APPLE))]
-    said = await api.call(
+    response = await api.call(
         "POST", "/v1/devices/import", raw="\n".join(lines).encode(), headers={"Content-Type": "application/x-ndjson"}
     )
-    *verdicts, last = map(json.loads, said.body.strip().splitlines())
-    assert [(verdict["line"], verdict["status"]) for verdict in verdicts] == [
+    *results, last = map(json.loads, response.body.strip().splitlines())
+    assert [(result["line"], result["status"]) for result in results] == [
         (1, "created"),
         (2, "refreshed"),
         (4, "refused"),
@@ -171,7 +171,7 @@ async def test_import_reports_a_result_for_every_line(api: Api) -> None:
         (7, "refused"),
         (8, "created"),
     ]
-    codes = {verdict["line"]: verdict["code"] for verdict in verdicts if verdict["status"] == "refused"}
+    codes = {result["line"]: result["code"] for result in results if result["status"] == "refused"}
     assert codes == {4: "malformed_body", 5: "invalid", 6: "invalid", 7: "endpoint_not_allowed"}
     assert last == {"done": True, "created": 2, "refreshed": 1, "refused": 4}
 
@@ -180,7 +180,8 @@ async def test_long_import_is_streamed_past_the_body_limit(api: Api) -> None:
     """An import is processed as it arrives and may exceed the limit of other bodies."""
     subscribers = api.parts.subscribe(Vendor.FCM, 6000, share_keys=True)
     body = b"\n".join(
-        json.dumps({"subscription": one.to_json(), "attributes": {"note": "x" * 100}}).encode() for one in subscribers
+        json.dumps({"subscription": subscriber.to_json(), "attributes": {"note": "x" * 100}}).encode()
+        for subscriber in subscribers
     )
     assert len(body) > 2 << 20
 
@@ -198,19 +199,19 @@ async def test_long_import_is_streamed_past_the_body_limit(api: Api) -> None:
 async def test_later_import_line_of_one_browser_wins(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Import batches run concurrently, except those that share a browser: its last line wins."""
     monkeypatch.setattr(ndjson, "BATCH", 3)
-    often = api.device()
-    others = [api.device() for _ in range(20)]
-    lines = [one for n, other in enumerate(others) for one in (other, often | {"attributes": {"n": n}})]
-    said = await api.call(
+    repeated = api.device()
+    other_devices = [api.device() for _ in range(20)]
+    lines = [line for n, other in enumerate(other_devices) for line in (other, repeated | {"attributes": {"n": n}})]
+    response = await api.call(
         "POST",
         "/v1/devices/import",
         raw="\n".join(map(json.dumps, lines)).encode(),
         headers={"Content-Type": "application/x-ndjson"},
     )
-    *verdicts, last = map(json.loads, said.body.strip().splitlines())
-    assert [verdict["line"] for verdict in verdicts] == list(range(1, 41))
+    *results, last = map(json.loads, response.body.strip().splitlines())
+    assert [result["line"] for result in results] == list(range(1, 41))
     assert last["refused"] == 0
-    [device_id] = {verdict["id"] for verdict in verdicts[1::2]}
+    [device_id] = {result["id"] for result in results[1::2]}
     assert (await api.call_ok("GET", f"/v1/devices/{device_id}"))["attributes"] == {"n": 19}
     assert (await api.rows())["devices"] == 21
 
@@ -242,14 +243,14 @@ async def test_application_may_require_proof_of_a_user_id(api: Api) -> None:
     secret = (await api.call_ok("PATCH", path, {"require_identity": True}, key=ADMIN))["identity_secret"]
     new = api.device(user_id="u-42")
     for proof in ({}, {"user_hash": "00" * 32}):
-        said = await api.call("POST", "/v1/devices", new | proof, key=api.publishable, origin=APP_ORIGIN)
-        assert (said.status, said.body["code"]) == (403, "identity_unproven")
+        response = await api.call("POST", "/v1/devices", new | proof, key=api.publishable, origin=APP_ORIGIN)
+        assert (response.status, response.body["code"]) == (403, "identity_unproven")
     assert (await api.rows())["devices"] == 0
     proof = {"user_hash": hmac.new(secret.encode(), b"u-42", hashlib.sha256).hexdigest()}
     device = await api.call_ok("POST", "/v1/devices", new | proof, key=api.publishable, origin=APP_ORIGIN)
     changed = {"user_id": "u-43"}
-    said = await api.call("PATCH", f"/v1/devices/{device['id']}", changed, key=device["device_token"])
-    assert said.status == 403
+    response = await api.call("PATCH", f"/v1/devices/{device['id']}", changed, key=device["device_token"])
+    assert response.status == 403
     assert (await api.call("PATCH", f"/v1/devices/{device['id']}", changed)).status == 200  # the back end is believed
 
 
@@ -259,8 +260,8 @@ async def test_device_is_found_by_its_zones(api: Api) -> None:
     path = f"/v1/devices/{device['id']}"
     assert (await api.call_ok("GET", path))["zones"] == ["TXC201", "TXZ213"]
     for codes, count in (("TXC201", 1), (["DE131", "TXZ213"], 1), ("DE131", 0)):
-        found = await api.call_ok("POST", "/v1/audiences/preview", {"audience": {"zone": codes}})
-        assert found["devices"] == count
+        preview = await api.call_ok("POST", "/v1/audiences/preview", {"audience": {"zone": codes}})
+        assert preview["devices"] == count
     assert (await api.call_ok("PATCH", path, {"zones": ["DE131"]}))["zones"] == ["DE131"]
-    said = await api.call("PATCH", path, {"zones": ["no zone"]})
-    assert (said.status, said.pointers) == (422, ["/zones/0"])
+    response = await api.call("PATCH", path, {"zones": ["no zone"]})
+    assert (response.status, response.pointers) == (422, ["/zones/0"])

@@ -1,4 +1,4 @@
-"""The OpenAPI document is valid, complete, and what the server hands out."""
+"""The OpenAPI document is valid and complete, and the server returns it."""
 
 import json
 
@@ -35,8 +35,8 @@ def test_operation_ids_are_unique() -> None:
 
 async def test_server_returns_the_document(api: Api) -> None:
     """The server returns the document at /openapi.json."""
-    said = await api.call("GET", "/openapi.json", key=None)
-    assert (said.status, said.body["paths"].keys()) == (200, DOCUMENT["paths"].keys())
+    response = await api.call("GET", "/openapi.json", key=None)
+    assert (response.status, response.body["paths"].keys()) == (200, DOCUMENT["paths"].keys())
 
 
 async def test_problem_type_links_to_the_documentation(api: Api) -> None:

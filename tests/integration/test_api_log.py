@@ -1,4 +1,4 @@
-"""The log over HTTP: pages, one delivery in plain words, the stream and its resumption, receipts."""
+"""The delivery log over HTTP: pages, filters, details, receipts, and the stream with its resumption."""
 
 import asyncio
 import json
@@ -16,8 +16,8 @@ from tests.support.api import ADMIN, Api, serve_api
 from tests.support.gateway_parts import gateway
 
 
-async def sent_to(api: Api, count: int, kind: Kind = Kind.DIRECT) -> str:
-    """Deliver a notification to so many new devices; answers the notification's id as the API shows it."""
+async def deliver_to(api: Api, count: int, kind: Kind = Kind.DIRECT) -> str:
+    """Deliver a notification to `count` new devices, and return its id."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, count))
     sent = await api.parts.submit(kind)
     async with api.parts.run_worker():
@@ -26,8 +26,8 @@ async def sent_to(api: Api, count: int, kind: Kind = Kind.DIRECT) -> str:
 
 
 @asynccontextmanager
-async def following(api: Api, query: str = "", **headers: str) -> AsyncIterator[AsyncIterator[tuple[int, Any]]]:
-    """The events' (id, delivery) of a stream that is surely open."""
+async def open_stream(api: Api, query: str = "", **headers: str) -> AsyncIterator[AsyncIterator[tuple[int, Any]]]:
+    """Open a stream, and yield its (event id, delivery) pairs."""
     sent = {"Authorization": f"Bearer {api.secret}", **headers}
     async with api.http.get(f"/v1/deliveries/stream{query}", headers=sent) as answer:
         assert answer.status == 200
@@ -45,59 +45,61 @@ async def following(api: Api, query: str = "", **headers: str) -> AsyncIterator[
         yield events()
 
 
-async def take(events: AsyncIterator[tuple[int, Any]], count: int) -> list[tuple[int, Any]]:
+async def next_events(events: AsyncIterator[tuple[int, Any]], count: int) -> list[tuple[int, Any]]:
     async with asyncio.timeout(20):
         return [await anext(events) for _ in range(count)]
 
 
 async def test_pages_are_newest_first_without_gaps(api: Api) -> None:
     """Pages of the delivery log are newest first, without gaps or repetition."""
-    await sent_to(api, 25)
-    seen: list[str] = []
+    await deliver_to(api, 25)
+    listed_ids: list[str] = []
     times: list[str] = []
     cursor = ""
     while True:
         page = await api.call_ok("GET", f"/v1/deliveries?limit=10{cursor}")
-        seen += [delivery["id"] for delivery in page["items"]]
+        listed_ids += [delivery["id"] for delivery in page["items"]]
         times += [delivery["settled_at"] for delivery in page["items"]]
         if page["next_cursor"] is None:
             break
         cursor = f"&cursor={page['next_cursor']}"
-    assert len(seen) == len(set(seen)) == 25
+    assert len(listed_ids) == len(set(listed_ids)) == 25
     assert times == sorted(times, reverse=True)
 
 
 async def test_filters_narrow_the_log(api: Api) -> None:
     """Every filter of the delivery log selects the matching deliveries."""
-    first = await sent_to(api, 2)
-    second = await sent_to(api, 1)
+    first = await deliver_to(api, 2)
+    second = await deliver_to(api, 1)
     everything = (await api.call_ok("GET", "/v1/deliveries"))["items"]
     assert len(everything) == 5
-    one = everything[0]
+    delivery = everything[0]
     for query, count in (
         (f"notification_id={first}", 2),
         (f"notification_id={second}", 3),
-        (f"device_id={one['device_id']}", 1 if one["notification_id"] == second else 2),
+        (f"device_id={delivery['device_id']}", 1 if delivery["notification_id"] == second else 2),
         ("outcome=accepted", 5),
         ("outcome=gone", 0),
-        (f"host={one['host']}", 5),
+        (f"host={delivery['host']}", 5),
         ("host=push.example.org", 0),
         ("user_id=nobody", 0),
         ("since=2020-01-01T00:00:00Z", 5),
         ("until=2020-01-01T00:00:00Z", 0),
     ):
-        found = (await api.call_ok("GET", f"/v1/deliveries?{query}"))["items"]
-        assert len(found) == count or query.startswith("device_id"), query
-        assert query.startswith("device_id") is False or {item["device_id"] for item in found} == {one["device_id"]}
+        items = (await api.call_ok("GET", f"/v1/deliveries?{query}"))["items"]
+        assert len(items) == count or query.startswith("device_id"), query
+        assert query.startswith("device_id") is False or {item["device_id"] for item in items} == {
+            delivery["device_id"]
+        }
 
 
 async def test_delivery_lists_every_attempt(api: Api) -> None:
     """A delivery lists its attempts with their cause and what follows."""
     api.parts.sim.behave(Rule(status=503, times=1, retry_after=1))
-    await sent_to(api, 1)
-    [listed] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
-    assert (listed["outcome"], listed["attempts"]) == ("accepted", 2)
-    delivery = await api.call_ok("GET", f"/v1/deliveries/{listed['id']}")
+    await deliver_to(api, 1)
+    [item] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
+    assert (item["outcome"], item["attempts"]) == ("accepted", 2)
+    delivery = await api.call_ok("GET", f"/v1/deliveries/{item['id']}")
     failed, last = delivery["attempts"]
     assert (failed["number"], failed["status"], last["number"], last["status"]) == (1, 503, 2, 201)
     assert "503" in failed["cause"]
@@ -122,20 +124,20 @@ async def test_delivery_with_pending_retry_is_pending(api: Api) -> None:
 
 async def test_stream_sends_deliveries_as_they_settle(api: Api) -> None:
     """The stream sends each delivery when it settles."""
-    async with following(api) as events:
-        notification = await sent_to(api, 3)
-        seen = await take(events, 3)
-    assert {delivery["notification_id"] for _, delivery in seen} == {notification}
-    assert [id_ for id_, _ in seen] == sorted(id_ for id_, _ in seen)
+    async with open_stream(api) as events:
+        notification = await deliver_to(api, 3)
+        deliveries = await next_events(events, 3)
+    assert {delivery["notification_id"] for _, delivery in deliveries} == {notification}
+    assert [id_ for id_, _ in deliveries] == sorted(id_ for id_, _ in deliveries)
 
 
 async def test_stream_resumes_after_the_last_event_id(api: Api) -> None:
     """A stream resumes after the Last-Event-ID without gaps or repetition."""
-    await sent_to(api, 5)
-    async with following(api, "?last_event_id=0") as events:
-        before = await take(events, 3)
-    async with following(api, **{"Last-Event-ID": str(before[-1][0])}) as events:
-        after = await take(events, 2)
+    await deliver_to(api, 5)
+    async with open_stream(api, "?last_event_id=0") as events:
+        before = await next_events(events, 3)
+    async with open_stream(api, **{"Last-Event-ID": str(before[-1][0])}) as events:
+        after = await next_events(events, 2)
     ids = [delivery["id"] for _, delivery in before + after]
     assert len(set(ids)) == 5
 
@@ -143,24 +145,24 @@ async def test_stream_resumes_after_the_last_event_id(api: Api) -> None:
 async def test_stream_ends_when_its_key_is_removed(api: Api) -> None:
     """The stream sends nothing after its key is removed, and ends."""
     path = f"/v1/applications/{api.parts.application['id']}/keys"
-    made = await api.call_ok("POST", path, {"name": "reports", "scopes": ["read"]}, key=ADMIN)
-    async with following(api, Authorization=f"Bearer {made['key']}") as events:
-        await sent_to(api, 1)
-        await take(events, 1)
-        await api.call_ok("DELETE", f"{path}/{made['id']}", key=ADMIN)
-        await sent_to(api, 1)
+    key = await api.call_ok("POST", path, {"name": "reports", "scopes": ["read"]}, key=ADMIN)
+    async with open_stream(api, Authorization=f"Bearer {key['key']}") as events:
+        await deliver_to(api, 1)
+        await next_events(events, 1)
+        await api.call_ok("DELETE", f"{path}/{key['id']}", key=ADMIN)
+        await deliver_to(api, 1)
         with pytest.raises(StopAsyncIteration):
-            await take(events, 1)
+            await next_events(events, 1)
 
 
 async def test_stream_applies_filters(api: Api) -> None:
     """The stream sends only the deliveries that match its filters."""
     api.parts.sim.behave(Rule(status=410, share=0.5))
-    async with following(api, "?outcome=gone") as events:
-        await sent_to(api, 30)
+    async with open_stream(api, "?outcome=gone") as events:
+        await deliver_to(api, 30)
         gone = (await api.call_ok("GET", "/v1/deliveries?outcome=gone"))["items"]
-        seen = await take(events, len(gone))
-    assert {delivery["outcome"] for _, delivery in seen} == {"gone"}
+        deliveries = await next_events(events, len(gone))
+    assert {delivery["outcome"] for _, delivery in deliveries} == {"gone"}
     assert 0 < len(gone) < 30
 
 
@@ -173,8 +175,8 @@ async def test_repeated_receipt_counts_once(api: Api) -> None:
         await api.parts.wait_until_done(sent.id)
     token = subscriber.messages[0].json()["notification"]["data"]["gateway"]["receipt"]
     for event, action in (("displayed", None), ("displayed", None), ("clicked", "open")):
-        told = {"token": token, "event": event} | ({"action": action} if action else {})
-        assert (await api.call("POST", "/v1/receipts", told, key=None)).status == 204
+        receipt = {"token": token, "event": event} | ({"action": action} if action else {})
+        assert (await api.call("POST", "/v1/receipts", receipt, key=None)).status == 204
     [delivery] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
     assert delivery["displayed_at"]
     assert (delivery["clicked_at"] is not None, delivery["action"]) == (True, "open")
@@ -184,11 +186,11 @@ async def test_repeated_receipt_counts_once(api: Api) -> None:
 
 async def test_unchanged_page_gets_304(api: Api) -> None:
     """A request with the current ETag is answered 304."""
-    await sent_to(api, 1)
+    await deliver_to(api, 1)
     first = await api.call("GET", "/v1/deliveries")
-    again = await api.call("GET", "/v1/deliveries", headers={"If-None-Match": first.headers["ETag"]})
-    assert (again.status, again.body) == (304, "")
-    await sent_to(api, 1)
+    unchanged = await api.call("GET", "/v1/deliveries", headers={"If-None-Match": first.headers["ETag"]})
+    assert (unchanged.status, unchanged.body) == (304, "")
+    await deliver_to(api, 1)
     assert (await api.call("GET", "/v1/deliveries", headers={"If-None-Match": first.headers["ETag"]})).status == 200
 
 

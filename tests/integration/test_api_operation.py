@@ -1,14 +1,16 @@
-"""Health, metrics, and what a caller is told when something is wrong on our side."""
+"""Health, readiness, metrics, and the responses to failures of the gateway itself."""
 
 import asyncio
 from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 from yarl import URL
 
 from gateway.records.postgres.engine import open_engine
 from gateway.service.notifications import representations
+from gateway.web.http import readiness
 from gateway.web.http.readiness import Readiness
 from tests.support.api import Api
 
@@ -26,79 +28,79 @@ async def test_database_without_migrations_is_not_ready(api: Api) -> None:
     """A database without migrations makes readiness fail."""
     async with api.parts.engine.begin() as conn:
         await conn.execute(text("DELETE FROM alembic_version"))
-    said = await api.call("GET", "/readyz", key=None)
-    assert (said.status, said.body["checks"]["migrations"]) == (503, "missing: run `gateway migrate`")
+    response = await api.call("GET", "/readyz", key=None)
+    assert (response.status, response.body["checks"]["migrations"]) == (503, "missing: run `gateway migrate`")
 
 
 async def test_database_of_a_later_version_is_ready(api: Api) -> None:
     """Servers of the previous version stay ready after an upgrade has migrated the database."""
     async with api.parts.engine.begin() as conn:
         await conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    said = await api.call("GET", "/readyz", key=None)
-    assert (said.status, said.body["checks"]["migrations"]) == (200, "ok")
+    response = await api.call("GET", "/readyz", key=None)
+    assert (response.status, response.body["checks"]["migrations"]) == (200, "ok")
 
 
 async def test_internal_error_reveals_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """An internal error is answered 500 without details."""
 
-    def broken(*_: object) -> None:
+    def raise_error(*_: object) -> None:
         raise RuntimeError("the secret is hunter2")
 
-    monkeypatch.setattr(representations, "preview", broken)
-    said = await api.call("POST", "/v1/audiences/preview", {"audience": {"everyone": True}})
-    assert (said.status, said.body["code"]) == (500, "internal_error")
-    assert "hunter2" not in str(said.body)
-    assert "Traceback" not in str(said.body)
+    monkeypatch.setattr(representations, "preview", raise_error)
+    response = await api.call("POST", "/v1/audiences/preview", {"audience": {"everyone": True}})
+    assert (response.status, response.body["code"]) == (500, "internal_error")
+    assert "hunter2" not in str(response.body)
+    assert "Traceback" not in str(response.body)
 
 
 async def test_unreachable_database_gets_503_but_is_healthy(api: Api) -> None:
     """Without the database, requests and readiness get 503, and health still answers 200."""
     await api.parts.engine.dispose()
     url = api.parts.engine.url.set(port=1)
-    away = open_engine(url.render_as_string(hide_password=False))
-    real = api.state.context.engine
-    api.state.context = replace(api.state.context, engine=away)
-    api.state.readiness = Readiness(away)
+    unreachable = open_engine(url.render_as_string(hide_password=False))
+    engine = api.state.context.engine
+    api.state.context = replace(api.state.context, engine=unreachable)
+    api.state.readiness = Readiness(unreachable)
     try:
-        said = await api.call("GET", "/v1/devices")
-        assert (said.status, said.body["code"]) == (503, "unavailable")
-        assert int(said.headers["Retry-After"]) > 0
+        response = await api.call("GET", "/v1/devices")
+        assert (response.status, response.body["code"]) == (503, "unavailable")
+        assert int(response.headers["Retry-After"]) > 0
         assert (await api.call("GET", "/readyz", key=None)).status == 503
         assert (await api.call("GET", "/healthz", key=None)).status == 200
     finally:
-        api.state.context = replace(api.state.context, engine=real)
+        api.state.context = replace(api.state.context, engine=engine)
 
 
-async def test_concurrent_readiness_checks_share_one_query(api: Api) -> None:
+async def test_concurrent_readiness_checks_share_one_query(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Concurrent readiness requests share one check of the database."""
-    looks = 0
-    look = api.state.readiness._check
+    checks = 0
+    check_database = readiness.check_database
 
-    async def counted() -> dict[str, str]:
-        nonlocal looks
-        looks += 1
-        return await look()
+    async def counting_check(engine: AsyncEngine) -> dict[str, str]:
+        nonlocal checks
+        checks += 1
+        return await check_database(engine)
 
-    api.state.readiness._check = counted  # type: ignore[method-assign]
+    monkeypatch.setattr(readiness, "check_database", counting_check)
     answers = await asyncio.gather(*(api.call("GET", "/readyz", key=None) for _ in range(50)))
     assert {answer.status for answer in answers} == {200}
-    assert looks <= 3, "a slow machine may take more than a second for them"
+    assert checks <= 3, "a slow machine may take more than a second for them"
 
 
 async def test_unknown_paths_and_methods_get_problems(api: Api) -> None:
     """Unknown paths and wrong methods are answered with problem documents."""
     assert (await api.call("GET", "/v1/nothing")).body["code"] == "not_found"
-    said = await api.call("PUT", "/v1/devices")
-    assert (said.status, said.body["code"]) == (405, "method_not_allowed")
-    assert said.headers["Allow"] in said.body["detail"]
+    response = await api.call("PUT", "/v1/devices")
+    assert (response.status, response.body["code"]) == (405, "method_not_allowed")
+    assert response.headers["Allow"] in response.body["detail"]
 
 
 async def test_every_response_has_a_request_id(api: Api) -> None:
     """Every response names its request; a caller may choose the id."""
-    ours = await api.call("GET", "/healthz", key=None)
-    assert len(ours.headers["X-Request-Id"]) == 32
-    theirs = await api.call("GET", "/healthz", key=None, headers={"X-Request-Id": "trace-1"})
-    assert theirs.headers["X-Request-Id"] == "trace-1"
+    generated = await api.call("GET", "/healthz", key=None)
+    assert len(generated.headers["X-Request-Id"]) == 32
+    chosen = await api.call("GET", "/healthz", key=None, headers={"X-Request-Id": "trace-1"})
+    assert chosen.headers["X-Request-Id"] == "trace-1"
 
 
 @pytest.mark.parametrize(

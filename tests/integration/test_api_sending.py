@@ -1,4 +1,4 @@
-"""Notifications, campaigns and alerts over HTTP, down to what the push service got."""
+"""Notifications, campaigns and alerts over HTTP, up to the messages that the push service receives."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -16,8 +16,8 @@ VIENNA = {"type": "Polygon", "coordinates": [[[16, 48], [17, 48], [17, 49], [16,
 ALERT = {"event": "Severe Thunderstorm Warning", "severity": "Severe", "urgency": "Immediate", "area": VIENNA}
 
 
-async def delivered(api: Api, sent: Any) -> Any:
-    """The notification as the API shows it once every delivery has its end."""
+async def deliver(api: Api, sent: Any) -> Any:
+    """Run a worker until the notification has settled, and return it."""
     id_ = await api.parts.scalar("SELECT id FROM notifications ORDER BY id DESC LIMIT 1")
     async with api.parts.run_worker():
         await api.parts.wait_until_done(id_)
@@ -31,17 +31,17 @@ async def test_notification_reaches_only_its_audience(api: Api) -> None:
         await api.call_ok("POST", "/v1/devices", {"subscription": subscriber.to_json(), "topics": topics})
     sent = await api.call_ok("POST", "/v1/notifications", {"content": CONTENT, "audience": {"topic": "weather"}})
     assert (sent["kind"], sent["status"], sent["delivery"]["lane"]) == ("direct", "scheduled", "normal")
-    done = await delivered(api, sent)
+    done = await deliver(api, sent)
     assert (done["status"], done["progress"]["targets"], done["progress"]["accepted"]) == ("done", 1, 1)
     [message] = subscribers[0].messages
     assert subscribers[1].messages == []
-    told = message.json()
-    assert told["web_push"] == 8030
-    assert (told["notification"]["title"], told["notification"]["navigate"]) == ("Storm", f"{APP_ORIGIN}/storm")
-    assert told["notification"]["data"]["gateway"]["id"] == sent["id"]
+    payload = message.json()
+    assert payload["web_push"] == 8030
+    assert (payload["notification"]["title"], payload["notification"]["navigate"]) == ("Storm", f"{APP_ORIGIN}/storm")
+    assert payload["notification"]["data"]["gateway"]["id"] == sent["id"]
     assert message.urgency == "normal"
     assert message.ttl is not None
-    assert 86_400 - 60 < message.ttl <= 86_400  # what is left of its day
+    assert 86_400 - 60 < message.ttl <= 86_400  # the rest of one day
     assert message.topic is not None
     assert len(message.topic) == 32
 
@@ -52,7 +52,7 @@ async def test_alert_is_urgent_and_limited_to_its_area(api: Api) -> None:
     await api.register(location={"lat": 47.07, "lon": 15.44})
     sent = await api.call_ok("POST", "/v1/alerts", ALERT)
     assert (sent["kind"], sent["delivery"]["lane"], sent["delivery"]["urgency"]) == ("alert", "urgent", "high")
-    done = await delivered(api, sent)
+    done = await deliver(api, sent)
     assert done["progress"]["targets"] == 1
     [delivery] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
     assert delivery["device_id"] == inside["id"]
@@ -70,12 +70,12 @@ async def test_alert_never_outlives_its_expiry(api: Api) -> None:
 async def test_test_alert_reaches_only_opted_in_devices(api: Api) -> None:
     """A test alert reaches only devices with the test-alerts topic."""
     await api.register(location={"lat": 48.2, "lon": 16.37})
-    willing = await api.register(location={"lat": 48.2, "lon": 16.37}, topics=["test-alerts"])
+    opted_in = await api.register(location={"lat": 48.2, "lon": 16.37}, topics=["test-alerts"])
     sent = await api.call_ok("POST", "/v1/alerts", ALERT | {"status": "Test"})
     assert sent["content"]["title"].startswith("[Test]")
-    await delivered(api, sent)
+    await deliver(api, sent)
     [delivery] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
-    assert delivery["device_id"] == willing["id"]
+    assert delivery["device_id"] == opted_in["id"]
 
 
 async def test_campaign_uses_the_bulk_lane(api: Api) -> None:
@@ -92,7 +92,7 @@ async def test_publishing_to_a_topic_reaches_subscribers(api: Api) -> None:
     await api.register(topics=["scores"])
     await api.register()
     sent = await api.call_ok("POST", "/v1/topics/scores/publish", {"content": CONTENT, "delivery": {"ttl": 60}})
-    done = await delivered(api, sent)
+    done = await deliver(api, sent)
     assert (done["progress"]["targets"], done["delivery"]["ttl"]) == (1, 60)
 
 
@@ -104,8 +104,8 @@ async def test_scheduled_notification_waits_and_is_cancellable(api: Api) -> None
     sent = await api.call_ok("POST", "/v1/notifications", new)
     assert sent["start_at"][:19] == at[:19]
     async with api.parts.run_worker():
-        at_once = await api.parts.submit()
-        await api.parts.wait_until_done(at_once.id)
+        immediate = await api.parts.submit()
+        await api.parts.wait_until_done(immediate.id)
         waiting = await api.call_ok("GET", f"/v1/notifications/{sent['id']}")
         assert waiting["status"] == "scheduled"
     for _ in range(2):
@@ -117,9 +117,9 @@ async def test_scheduled_notification_waits_and_is_cancellable(api: Api) -> None
 async def test_finished_notification_cannot_be_cancelled(api: Api) -> None:
     """Cancelling a finished notification is answered 409."""
     sent = await api.call_ok("POST", "/v1/notifications", {"content": CONTENT, "audience": {"everyone": True}})
-    await delivered(api, sent)
-    said = await api.call("POST", f"/v1/notifications/{sent['id']}/cancel")
-    assert (said.status, said.body["code"]) == (409, "conflict")
+    await deliver(api, sent)
+    response = await api.call("POST", f"/v1/notifications/{sent['id']}/cancel")
+    assert (response.status, response.body["code"]) == (409, "conflict")
 
 
 async def test_each_kind_has_its_path_and_a_common_list(api: Api) -> None:
@@ -130,10 +130,10 @@ async def test_each_kind_has_its_path_and_a_common_list(api: Api) -> None:
     assert (await api.call("GET", f"/v1/alerts/{alert['id']}")).status == 200
     assert (await api.call("GET", f"/v1/campaigns/{alert['id']}")).status == 404
     assert (await api.call("POST", f"/v1/alerts/{campaign['id']}/cancel")).status == 404
-    listed = await api.call_ok("GET", "/v1/notifications")
-    assert [one["id"] for one in listed["items"]] == [campaign["id"], alert["id"]]
-    only = await api.call_ok("GET", "/v1/notifications?kind=alert&status=scheduled&limit=1")
-    assert [one["id"] for one in only["items"]] == [alert["id"]]
+    page = await api.call_ok("GET", "/v1/notifications")
+    assert [notification["id"] for notification in page["items"]] == [campaign["id"], alert["id"]]
+    filtered = await api.call_ok("GET", "/v1/notifications?kind=alert&status=scheduled&limit=1")
+    assert [notification["id"] for notification in filtered["items"]] == [alert["id"]]
 
 
 async def test_preview_counts_and_sends_nothing(api: Api) -> None:
@@ -149,8 +149,8 @@ async def test_message_too_large_for_push_is_refused(api: Api) -> None:
     """A notification that fits into no push message is refused and stores nothing."""
     new = {"content": CONTENT | {"data": {"much": "x" * 4000}}, "audience": {"everyone": True}}
     before = await api.rows()
-    said = await api.call("POST", "/v1/notifications", new)
-    assert (said.status, said.body["code"]) == (422, "payload_too_large")
+    response = await api.call("POST", "/v1/notifications", new)
+    assert (response.status, response.body["code"]) == (422, "payload_too_large")
     assert await api.rows() == before
 
 
@@ -168,13 +168,13 @@ async def test_same_idempotency_key_works_once(api: Api, path: str) -> None:
     assert sorted(answer.headers.get("Idempotency-Replayed", "") for answer in answers) == ["", *["true"] * 4]
     rows = await api.rows()
     counted = rows.keys() - {"api_keys", "vapid_keys", "progress", "jobs"}
-    made = {table: rows[table] - before[table] for table in counted if rows[table] != before[table]}
-    assert set(made.values()) == {1}  # the thing itself, what it is made of, its key, and that it was done
-    made.pop("audit", None)
-    assert made.keys() >= {"idempotency_keys"}
-    assert len(made) == (3 if path in ("/v1/reminders", "/v1/alerts") else 2)
-    other = await api.call("POST", path, body | {"name": "other"}, key=key, headers=headers)
-    assert (other.status, other.body["code"]) in {(422, "idempotency_mismatch"), (422, "invalid")}
+    added_rows = {table: rows[table] - before[table] for table in counted if rows[table] != before[table]}
+    assert set(added_rows.values()) == {1}  # the thing itself, what it is made of, its key, and that it was done
+    added_rows.pop("audit", None)
+    assert added_rows.keys() >= {"idempotency_keys"}
+    assert len(added_rows) == (3 if path in ("/v1/reminders", "/v1/alerts") else 2)
+    different = await api.call("POST", path, body | {"name": "other"}, key=key, headers=headers)
+    assert (different.status, different.body["code"]) in {(422, "idempotency_mismatch"), (422, "invalid")}
 
 
 async def test_failed_request_stores_no_idempotency_key(api: Api) -> None:
@@ -184,8 +184,8 @@ async def test_failed_request_stores_no_idempotency_key(api: Api) -> None:
     assert failed.status == 422
     new = {"content": CONTENT, "audience": {"everyone": True}}
     assert (await api.call("POST", "/v1/notifications", new, headers=headers)).status == 201
-    other = await api.call("POST", "/v1/notifications", new | {"audience": {"topic": "t"}}, headers=headers)
-    assert (other.status, other.body["code"]) == (422, "idempotency_mismatch")
+    different = await api.call("POST", "/v1/notifications", new | {"audience": {"topic": "t"}}, headers=headers)
+    assert (different.status, different.body["code"]) == (422, "idempotency_mismatch")
     for bad in ("", "x" * 256):
         assert (await api.call("POST", "/v1/notifications", new, headers={"Idempotency-Key": bad})).status == 422
     assert (await api.rows())["notifications"] == 1

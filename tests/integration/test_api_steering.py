@@ -1,5 +1,4 @@
-"""Steering over HTTP, down to what the push service got and when: local time, throttle, quiet hours, categories,
-variants."""
+"""Send policies over HTTP: local time, throttle, quiet hours, categories, caps and variants."""
 
 import asyncio
 from collections import Counter
@@ -22,36 +21,38 @@ CONTENT = {"title": "Autumn sale", "url": "/sale"}
 CAMPAIGN = {"name": "Autumn", "content": CONTENT, "audience": {"everyone": True}}
 
 
-async def campaign(api: Api, **said: Any) -> Any:
-    return await api.call_ok("POST", "/v1/campaigns", CAMPAIGN | said)
+async def create_campaign(api: Api, **fields: Any) -> Any:
+    return await api.call_ok("POST", "/v1/campaigns", CAMPAIGN | fields)
 
 
-def id_of(sent: Any) -> UUID:
-    found = ids.parse(ids.NOTIFICATION, sent["id"])
-    assert found is not None
-    return found
+def notification_id(sent: Any) -> UUID:
+    id_ = ids.parse(ids.NOTIFICATION, sent["id"])
+    assert id_ is not None
+    return id_
 
 
-async def done(api: Api, sent: Any) -> Any:
-    await api.parts.wait_until_done(id_of(sent))
+async def wait_until_done(api: Api, sent: Any) -> Any:
+    await api.parts.wait_until_done(notification_id(sent))
     return await api.call_ok("GET", f"/v1/campaigns/{sent['id']}")
 
 
-def clock(moment: datetime, zone: str) -> str:
+def local_time(moment: datetime, zone: str) -> str:
     return moment.astimezone(ZoneInfo(zone)).replace(tzinfo=None).isoformat(timespec="seconds")
 
 
 async def test_time_zone_selects_the_instant(api: Api) -> None:
     """A local time with a time zone or an offset is one instant."""
-    sent = await campaign(api, schedule={"at": "2027-07-01T09:00:00", "timezone": "Europe/Vienna"})
+    sent = await create_campaign(api, schedule={"at": "2027-07-01T09:00:00", "timezone": "Europe/Vienna"})
     assert sent["start_at"] == "2027-07-01T07:00:00Z"
-    sent = await campaign(api, schedule={"at": "2027-07-01T09:00:00+05:45"})
+    sent = await create_campaign(api, schedule={"at": "2027-07-01T09:00:00+05:45"})
     assert sent["start_at"] == "2027-07-01T03:15:00Z"
 
 
 async def test_local_schedule_spans_all_time_zones(api: Api) -> None:
     """A schedule in device time starts with the first time zone and expires after the last."""
-    sent = await campaign(api, schedule={"at": "2027-07-01T09:00:00", "timezone": "device"}, delivery={"ttl": 3600})
+    sent = await create_campaign(
+        api, schedule={"at": "2027-07-01T09:00:00", "timezone": "device"}, delivery={"ttl": 3600}
+    )
     assert sent["start_at"] == "2027-06-30T19:00:00Z"
     assert sent["delivery"]["expires_at"] == "2027-07-01T22:00:00Z"
     assert sent["schedule"] == {"at": "2027-07-01T09:00:00", "timezone": "device"}
@@ -63,18 +64,18 @@ async def test_device_gets_message_at_its_local_time(api: Api) -> None:
     for zone in zones:
         await api.register(client={"timezone": zone} if zone else {})
     vienna = datetime.now(UTC) - timedelta(minutes=1)
-    sent = await campaign(api, schedule={"at": clock(vienna, "Europe/Vienna"), "timezone": "device"})
+    sent = await create_campaign(api, schedule={"at": local_time(vienna, "Europe/Vienna"), "timezone": "device"})
     async with api.parts.run_worker():
-        await api.parts.wait_until(id_of(sent), lambda progress: progress.accepted == 2)
-        shown = await api.call_ok("GET", f"/v1/campaigns/{sent['id']}")
-    assert (shown["progress"]["targets"], shown["progress"]["pending"]) == (5, 3)
+        await api.parts.wait_until(notification_id(sent), lambda progress: progress.accepted == 2)
+        campaign_body = await api.call_ok("GET", f"/v1/campaigns/{sent['id']}")
+    assert (campaign_body["progress"]["targets"], campaign_body["progress"]["pending"]) == (5, 3)
     rows = await api.parts.scalar("SELECT array_agg(run_at ORDER BY run_at) FROM jobs")
     offset = ZoneInfo("Europe/Vienna").utcoffset(vienna.replace(tzinfo=None)) or timedelta(0)
     away = ZoneInfo("America/New_York").utcoffset(vienna.replace(tzinfo=None)) or timedelta(0)
     minute = vienna.replace(microsecond=0)
     assert rows == [minute + offset, minute + offset - away]
-    assert shown["progress"]["eta"] is not None
-    assert datetime.fromisoformat(shown["progress"]["eta"]) >= rows[-1]
+    assert campaign_body["progress"]["eta"] is not None
+    assert datetime.fromisoformat(campaign_body["progress"]["eta"]) >= rows[-1]
 
 
 @pytest.mark.parametrize(
@@ -90,18 +91,21 @@ async def test_device_gets_message_at_its_local_time(api: Api) -> None:
 async def test_bad_schedules_are_reported(api: Api, schedule: Any, pointer: str) -> None:
     """Ambiguous or impossible schedules are reported by their JSON pointer."""
     before = await api.rows()
-    said = await api.call("POST", "/v1/campaigns", CAMPAIGN | {"schedule": schedule})
-    assert (said.status, pointer in said.pointers) == (422, True), said.body
+    response = await api.call("POST", "/v1/campaigns", CAMPAIGN | {"schedule": schedule})
+    assert (response.status, pointer in response.pointers) == (422, True), response.body
     assert await api.rows() == before
 
 
 async def test_throttled_campaign_keeps_its_rate(api: Api) -> None:
     """A throttled campaign does not exceed its rate with two workers."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 120))
-    sent = await campaign(api, throttle={"per_second": 30})
+    sent = await create_campaign(api, throttle={"per_second": 30})
     async with api.parts.run_worker(), api.parts.run_worker():
-        shown = await done(api, sent)
-    assert (shown["progress"]["accepted"], shown["throttle"]) == (120, {"per_second": 30.0, "spread": None})
+        campaign_body = await wait_until_done(api, sent)
+    assert (campaign_body["progress"]["accepted"], campaign_body["throttle"]) == (
+        120,
+        {"per_second": 30.0, "spread": None},
+    )
     times = sorted(message.received_at.timestamp() for message in api.parts.sim.messages)
     assert 2.8 <= times[-1] - times[0] <= 10
     for start in times:  # no second has more than its messages and those that were on their way
@@ -111,9 +115,9 @@ async def test_throttled_campaign_keeps_its_rate(api: Api) -> None:
 async def test_spread_campaign_takes_its_time(api: Api) -> None:
     """A campaign that is spread over a period takes about that period."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 40))
-    sent = await campaign(api, throttle={"spread": 4})
+    sent = await create_campaign(api, throttle={"spread": 4})
     async with api.parts.run_worker():
-        await done(api, sent)
+        await wait_until_done(api, sent)
     times = sorted(message.received_at.timestamp() for message in api.parts.sim.messages)
     assert 2.8 <= times[-1] - times[0] <= 10
 
@@ -121,16 +125,16 @@ async def test_spread_campaign_takes_its_time(api: Api) -> None:
 async def test_backlog_of_throttled_campaign_is_sent_at_rate(api: Api) -> None:
     """A backlog from a time without workers is sent at the rate, not in one burst."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 60))
-    sent = await campaign(api, throttle={"per_second": 20})
+    sent = await create_campaign(api, throttle={"per_second": 20})
     async with api.parts.run_worker():
-        await api.parts.wait_until(id_of(sent), lambda progress: progress.accepted >= 20)
+        await api.parts.wait_until(notification_id(sent), lambda progress: progress.accepted >= 20)
     async with api.parts.engine.begin() as conn:  # an hour later
         hour = "interval '1 hour'"
         await conn.exec_driver_sql(f"UPDATE jobs SET run_at = run_at - {hour}, slot = slot - {hour}")  # noqa: S608 - ours
         await conn.exec_driver_sql("UPDATE progress SET free_at = free_at - interval '1 hour'")
     before = api.parts.sim.messages.total
     async with api.parts.run_worker():
-        await done(api, sent)
+        await wait_until_done(api, sent)
     times = sorted(message.received_at.timestamp() for message in api.parts.sim.messages)[before:]
     assert times[-1] - times[0] >= (len(times) - 20) / 20 * 0.8
 
@@ -138,16 +142,16 @@ async def test_backlog_of_throttled_campaign_is_sent_at_rate(api: Api) -> None:
 async def test_cancelled_throttled_campaign_settles_at_once(api: Api) -> None:
     """The remaining deliveries of a cancelled throttled campaign settle at once."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 30))
-    sent = await campaign(api, throttle={"per_second": 0.1})
+    sent = await create_campaign(api, throttle={"per_second": 0.1})
     async with api.parts.run_worker():
-        await api.parts.wait_until(id_of(sent), lambda progress: progress.accepted >= 1)
+        await api.parts.wait_until(notification_id(sent), lambda progress: progress.accepted >= 1)
         await api.call_ok("POST", f"/v1/campaigns/{sent['id']}/cancel")
-        progress = await api.parts.wait_until_done(id_of(sent), 10)
+        progress = await api.parts.wait_until_done(notification_id(sent), 10)
     assert progress.accepted + progress.cancelled == 30
     assert progress.cancelled >= 25
 
 
-def quiet_now(zone: str = "UTC") -> dict[str, str]:
+def current_quiet_hours(zone: str = "UTC") -> dict[str, str]:
     now = datetime.now(ZoneInfo(zone))
     around = {"start": now - timedelta(hours=1), "end": now + timedelta(hours=2)}
     return {name: f"{moment:%H:%M}" for name, moment in around.items()}
@@ -157,43 +161,47 @@ async def test_quiet_hours_delay_a_message(api: Api) -> None:
     """A message waits until the quiet hours of its device end."""
     awake = await api.register(client={"timezone": "Asia/Tokyo"})
     await api.register(client={"timezone": "UTC"})
-    sent = await campaign(api, quiet_hours=quiet_now())
+    sent = await create_campaign(api, quiet_hours=current_quiet_hours())
     async with api.parts.run_worker():
-        await api.parts.wait_until(id_of(sent), lambda progress: progress.accepted == 1)
+        await api.parts.wait_until(notification_id(sent), lambda progress: progress.accepted == 1)
         [delivery] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
     assert delivery["device_id"] == awake["id"]
-    shown = await api.call_ok("GET", f"/v1/campaigns/{sent['id']}")
-    assert (shown["progress"]["pending"], shown["progress"]["retries"]) == (1, 0)
+    campaign_body = await api.call_ok("GET", f"/v1/campaigns/{sent['id']}")
+    assert (campaign_body["progress"]["pending"], campaign_body["progress"]["retries"]) == (1, 0)
     [due] = await api.parts.scalar("SELECT array_agg(run_at) FROM jobs WHERE cardinality(device_ids) > 0")
-    assert f"{due:%H:%M}" == shown["quiet_hours"]["end"]
+    assert f"{due:%H:%M}" == campaign_body["quiet_hours"]["end"]
 
 
 async def test_message_expiring_in_quiet_hours_is_dropped(api: Api) -> None:
     """A message that expires before the quiet hours end is logged as expired."""
     await api.register(client={"timezone": "UTC"})
-    sent = await campaign(api, quiet_hours=quiet_now(), delivery={"ttl": 1800})
+    sent = await create_campaign(api, quiet_hours=current_quiet_hours(), delivery={"ttl": 1800})
     async with api.parts.run_worker():
-        shown = await done(api, sent)
-    assert shown["progress"]["expired"] == 1
+        campaign_body = await wait_until_done(api, sent)
+    assert campaign_body["progress"]["expired"] == 1
     [delivery] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
     assert "quiet hours" in delivery["cause"]
 
 
 async def test_category_is_created_read_changed_and_removed(api: Api) -> None:
     """Categories are created, read, listed, changed and removed."""
-    new = {"name": "offers", "title": "Offers", "cap": {"most": 2, "window": 60}, "quiet_hours": quiet_now()}
-    made = await api.call_ok("POST", "/v1/categories", new)
-    path = f"/v1/categories/{made['id']}"
-    assert (await api.call_ok("GET", path)) == made
-    assert (await api.call_ok("GET", "/v1/categories"))["items"] == [made]
-    assert (made["cap"], made["quiet_hours"]["timezone"]) == ({"most": 2, "window": 60}, "device")
+    new = {"name": "offers", "title": "Offers", "cap": {"most": 2, "window": 60}, "quiet_hours": current_quiet_hours()}
+    category = await api.call_ok("POST", "/v1/categories", new)
+    path = f"/v1/categories/{category['id']}"
+    assert (await api.call_ok("GET", path)) == category
+    assert (await api.call_ok("GET", "/v1/categories"))["items"] == [category]
+    assert (category["cap"], category["quiet_hours"]["timezone"]) == ({"most": 2, "window": 60}, "device")
     changed = await api.call_ok("PATCH", path, {"title": "Special offers", "cap": None})
-    assert (changed["title"], changed["cap"], changed["quiet_hours"]) == ("Special offers", None, made["quiet_hours"])
+    assert (changed["title"], changed["cap"], changed["quiet_hours"]) == (
+        "Special offers",
+        None,
+        category["quiet_hours"],
+    )
     assert (await api.call("POST", "/v1/categories", new)).status == 409
     assert (await api.call("DELETE", path)).status == 204
     assert (await api.call("GET", path)).status == 404
-    said = await api.call("POST", "/v1/campaigns", CAMPAIGN | {"category": "offers"})
-    assert (said.status, said.pointers) == (422, ["/category"])
+    response = await api.call("POST", "/v1/campaigns", CAMPAIGN | {"category": "offers"})
+    assert (response.status, response.pointers) == (422, ["/category"])
 
 
 async def test_cap_counts_notifications_per_user(api: Api) -> None:
@@ -206,11 +214,11 @@ async def test_cap_counts_notifications_per_user(api: Api) -> None:
     totals = []
     async with api.parts.run_worker():
         for audience in ({"everyone": True}, {"user_id": "u-1"}, {"everyone": True}):
-            sent = await campaign(api, category="offers", audience=audience)
-            progress = (await done(api, sent))["progress"]
+            sent = await create_campaign(api, category="offers", audience=audience)
+            progress = (await wait_until_done(api, sent))["progress"]
             totals.append((progress["accepted"], progress["skipped"]))
-        other = await campaign(api)  # of no category
-        assert (await done(api, other))["progress"]["accepted"] == 4
+        other = await create_campaign(api)  # of no category
+        assert (await wait_until_done(api, other))["progress"]["accepted"] == 4
     assert totals == [(4, 0), (2, 0), (2, 2)]
     skipped = (await api.call_ok("GET", "/v1/deliveries?outcome=skipped"))["items"]
     assert {row["user_id"] for row in skipped} == {"u-1"}
@@ -221,11 +229,11 @@ async def test_concurrent_campaigns_share_one_cap(api: Api) -> None:
     """Concurrent campaigns cannot exceed a frequency cap together."""
     await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "O", "cap": {"most": 1, "window": 3600}})
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 50))
-    sent = [await campaign(api, category="offers") for _ in range(4)]
+    sent = [await create_campaign(api, category="offers") for _ in range(4)]
     async with api.parts.run_worker(), api.parts.run_worker():
-        shown = [await done(api, one) for one in sent]
-    assert sum(one["progress"]["accepted"] for one in shown) == 50
-    assert sum(one["progress"]["skipped"] for one in shown) == 150
+        campaigns = [await wait_until_done(api, item) for item in sent]
+    assert sum(item["progress"]["accepted"] for item in campaigns) == 50
+    assert sum(item["progress"]["skipped"] for item in campaigns) == 150
     assert api.parts.sim.messages.total == 50
 
 
@@ -234,7 +242,7 @@ async def test_deleting_a_user_deletes_their_cap_history(api: Api) -> None:
     await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "O", "cap": {"most": 1, "window": 3600}})
     await api.call_ok("POST", "/v1/devices", api.device(user_id="u-1"))
     async with api.parts.run_worker():
-        await done(api, await campaign(api, category="offers"))
+        await wait_until_done(api, await create_campaign(api, category="offers"))
     assert await api.parts.scalar("SELECT count(*) FROM contacts") == 1
     await api.call_ok("DELETE", "/v1/users/u-1")
     assert await api.parts.scalar("SELECT count(*) FROM contacts") == 0
@@ -247,23 +255,26 @@ async def test_opt_out_applies_until_the_last_moment(api: Api) -> None:
     first, second = await api.register(), await api.register()
     path = f"/v1/devices/{first['id']}/preferences"
     key = {"key": first["device_token"], "origin": APP_ORIGIN}
-    shown = await api.call_ok("PATCH", path, {"categories": {"offers": False}}, **key)
-    assert shown == await api.call_ok("GET", path, **key)
-    assert [(one["category"], one["enabled"]) for one in shown["categories"]] == [("news", True), ("offers", False)]
-    sent = await campaign(api, category="offers", throttle={"per_second": 1})
+    preferences = await api.call_ok("PATCH", path, {"categories": {"offers": False}}, **key)
+    assert preferences == await api.call_ok("GET", path, **key)
+    assert [(category["category"], category["enabled"]) for category in preferences["categories"]] == [
+        ("news", True),
+        ("offers", False),
+    ]
+    sent = await create_campaign(api, category="offers", throttle={"per_second": 1})
     async with api.parts.run_worker():
-        await api.parts.wait_until(id_of(sent), lambda progress: progress.targets == 1)
-        assert (await done(api, sent))["progress"]["accepted"] == 1
-    late = await campaign(api, category="news")
+        await api.parts.wait_until(notification_id(sent), lambda progress: progress.targets == 1)
+        assert (await wait_until_done(api, sent))["progress"]["accepted"] == 1
+    late = await create_campaign(api, category="news")
     [job] = await api.parts.queue().claim(lanes=[Lane.BULK], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
     await plan(api.parts.context, job)
-    assert (await api.parts.get_notification(id_of(late)))[1].targets == 2
+    assert (await api.parts.get_notification(notification_id(late)))[1].targets == 2
     await api.call_ok("PATCH", f"/v1/devices/{second['id']}/preferences", {"categories": {"news": False}})
     async with api.parts.run_worker():
-        progress = (await done(api, late))["progress"]
+        progress = (await wait_until_done(api, late))["progress"]
     assert (progress["accepted"], progress["skipped"]) == (1, 1)
-    said = await api.call("PATCH", path, {"categories": {"nonsense": True}}, **key)
-    assert (said.status, said.pointers) == (422, ["/categories/nonsense"])
+    response = await api.call("PATCH", path, {"categories": {"nonsense": True}}, **key)
+    assert (response.status, response.pointers) == (422, ["/categories/nonsense"])
 
 
 async def test_opt_out_survives_registering_again(api: Api) -> None:
@@ -278,7 +289,7 @@ async def test_opt_out_survives_registering_again(api: Api) -> None:
 
 async def test_urgent_alert_ignores_all_limits_but_opt_outs(api: Api) -> None:
     """An urgent alert ignores quiet hours and caps, and respects opt-outs."""
-    rules = {"cap": {"most": 1, "window": 3600}, "quiet_hours": quiet_now()}
+    rules = {"cap": {"most": 1, "window": 3600}, "quiet_hours": current_quiet_hours()}
     await api.call_ok("POST", "/v1/categories", {"name": "storms", "title": "Storms", **rules})
     await api.register(client={"timezone": "UTC"})
     await api.register(client={"timezone": "UTC"}, muted=["storms"])
@@ -287,10 +298,10 @@ async def test_urgent_alert_ignores_all_limits_but_opt_outs(api: Api) -> None:
         for _ in range(3):
             sent = await api.call_ok("POST", "/v1/alerts", alert | {"severity": "Extreme", "urgency": "Immediate"})
             assert (sent["cap"], sent["quiet_hours"]) == (None, None)
-            assert (await api.parts.wait_until_done(id_of(sent))).accepted == 1
-        calm = await api.call_ok("POST", "/v1/alerts", alert | {"severity": "Minor"})
-        await api.parts.wait_until(id_of(calm), lambda progress: progress.targets == 1)
-        assert calm["quiet_hours"] is not None
+            assert (await api.parts.wait_until_done(notification_id(sent))).accepted == 1
+        minor = await api.call_ok("POST", "/v1/alerts", alert | {"severity": "Minor"})
+        await api.parts.wait_until(notification_id(minor), lambda progress: progress.targets == 1)
+        assert minor["quiet_hours"] is not None
     assert api.parts.sim.messages.total == 3
 
 
@@ -305,19 +316,22 @@ async def test_user_gets_one_variant_on_every_device(api: Api) -> None:
     subscribers = api.parts.subscribe(Vendor.FCM, 400)
     for number, subscriber in enumerate(subscribers):
         await api.parts.register([subscriber], user_id=f"u-{number // 2}")
-    sent = await campaign(api, variants=VARIANTS)
+    sent = await create_campaign(api, variants=VARIANTS)
     async with api.parts.run_worker():
-        shown = await done(api, sent)
+        campaign_body = await wait_until_done(api, sent)
     titles = [subscriber.messages[0].json()["notification"]["title"] for subscriber in subscribers]
     assert all(titles[i] == titles[i + 1] for i in range(0, 400, 2))
     counts = Counter(titles)
     assert 50 < counts["Autumn sale"] < 150
-    assert [variant["accepted"] for variant in shown["variants"]] == [counts["Autumn sale"], counts["Only today"]]
+    assert [variant["accepted"] for variant in campaign_body["variants"]] == [
+        counts["Autumn sale"],
+        counts["Only today"],
+    ]
     urls = {s.messages[0].json()["notification"]["navigate"] for s in subscribers}
     assert urls == {f"{APP_ORIGIN}/sale", f"{APP_ORIGIN}/today"}
-    again = await campaign(api, variants=VARIANTS)
+    second = await create_campaign(api, variants=VARIANTS)
     async with api.parts.run_worker():
-        await done(api, again)
+        await wait_until_done(api, second)
     assert titles != [subscriber.messages[1].json()["notification"]["title"] for subscriber in subscribers]
 
 
@@ -325,20 +339,22 @@ async def test_winning_variant_goes_to_the_rest(api: Api) -> None:
     """The variant with the most clicks goes to everyone outside the sample."""
     subscribers = api.parts.subscribe(Vendor.FCM, 300)
     await api.parts.register(subscribers)
-    sent = await campaign(api, variants=[VARIANTS[0], VARIANTS[1] | {"weight": 1}], winner={"sample": 0.3, "after": 3})
+    sent = await create_campaign(
+        api, variants=[VARIANTS[0], VARIANTS[1] | {"weight": 1}], winner={"sample": 0.3, "after": 3}
+    )
     async with api.parts.run_worker():
-        await api.parts.wait_until(id_of(sent), lambda progress: progress.accepted > 50)
+        await api.parts.wait_until(notification_id(sent), lambda progress: progress.accepted > 50)
         for subscriber in subscribers:
             for message in subscriber.messages:
-                told = message.json()["notification"]
-                if told["title"] == "Only today":
-                    token = told["data"]["gateway"]["receipt"]
+                payload = message.json()["notification"]
+                if payload["title"] == "Only today":
+                    token = payload["data"]["gateway"]["receipt"]
                     await api.call_ok("POST", "/v1/receipts", {"token": token, "event": "clicked"}, key=None)
         sampled = api.parts.sim.messages.total
-        shown = await done(api, sent)
+        campaign_body = await wait_until_done(api, sent)
     assert 50 < sampled < 130
-    assert [variant["won"] for variant in shown["variants"]] == [False, True]
-    assert shown["variants"][1]["clicked"] == shown["progress"]["clicked"] > 10
+    assert [variant["won"] for variant in campaign_body["variants"]] == [False, True]
+    assert campaign_body["variants"][1]["clicked"] == campaign_body["progress"]["clicked"] > 10
     late = Counter(message.json()["notification"]["title"] for message in list(api.parts.sim.messages)[sampled:])
     assert late == {"Only today": 300 - sampled}
 
@@ -367,23 +383,23 @@ async def test_winning_variant_goes_to_the_rest(api: Api) -> None:
 async def test_bad_send_policies_are_reported(api: Api, change: Any, pointer: str) -> None:
     """Invalid send policies are reported by their JSON pointer and store nothing."""
     before = await api.rows()
-    said = await api.call("POST", "/v1/campaigns", CAMPAIGN | change)
-    assert (said.status, said.pointers) == (422, [pointer]), said.body
+    response = await api.call("POST", "/v1/campaigns", CAMPAIGN | change)
+    assert (response.status, response.pointers) == (422, [pointer]), response.body
     assert await api.rows() == before
     assert (await api.call("POST", "/v1/campaigns", CAMPAIGN)).status == 201
 
 
 async def test_campaign_is_paused_and_resumed(api: Api) -> None:
     """A campaign is paused and resumed over HTTP; a finished one cannot be."""
-    sent = await campaign(api)
+    sent = await create_campaign(api)
     paused = await api.call_ok("POST", f"/v1/campaigns/{sent['id']}/pause")
     assert (paused["status"], paused["progress"]["eta"]) == ("paused", None)
     assert (await api.call_ok("GET", "/v1/notifications?status=paused"))["items"][0]["id"] == sent["id"]
     assert (await api.call_ok("POST", f"/v1/notifications/{sent['id']}/resume"))["status"] == "scheduled"
     async with api.parts.run_worker():
-        await api.parts.wait_until_done(id_of(sent))
-    said = await api.call("POST", f"/v1/campaigns/{sent['id']}/pause")
-    assert (said.status, said.body["code"]) == (409, "conflict")
+        await api.parts.wait_until_done(notification_id(sent))
+    response = await api.call("POST", f"/v1/campaigns/{sent['id']}/pause")
+    assert (response.status, response.body["code"]) == (409, "conflict")
     assert (await api.call("POST", f"/v1/alerts/{sent['id']}/pause")).status == 404
 
 
@@ -392,26 +408,26 @@ async def test_nothing_is_sent_after_a_pause_or_cancel_answer(api: Api, order: s
     """Nothing more is sent once a pause or a cancellation has been answered."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 600))
     api.parts.sim.behave(Rule(delay_ms=30))
-    sent = await campaign(api)
+    sent = await create_campaign(api)
     async with api.parts.run_worker(quick_config(senders=16)), api.parts.run_worker(quick_config(senders=16)):
         await api.parts.sim.wait_for(count=50)
         await api.call_ok("POST", f"/v1/campaigns/{sent['id']}/{order}")
         taken = api.parts.sim.messages.total
         assert taken < 600
         api.parts.sim.behave()
-        other = await campaign(api)
-        await done(api, other)
+        other = await create_campaign(api)
+        await wait_until_done(api, other)
         assert api.parts.sim.messages.total == taken + 600
         if order == "pause":
             await api.call_ok("POST", f"/v1/campaigns/{sent['id']}/resume")
-        progress = await api.parts.wait_until_done(id_of(sent))
+        progress = await api.parts.wait_until_done(notification_id(sent))
     assert progress.accepted == (600 if order == "pause" else taken)
 
 
 async def test_pause_does_not_wait_for_a_dead_worker(api: Api) -> None:
     """A pause is answered although a dead worker still holds a lease."""
     await api.register()
-    sent = await campaign(api)
+    sent = await create_campaign(api)
     await api.parts.queue().claim(lanes=[Lane.BULK], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
     async with asyncio.timeout(lifecycle.STOPPED_WITHIN.total_seconds() + 5):
         paused = await api.call_ok("POST", f"/v1/campaigns/{sent['id']}/pause")
@@ -422,9 +438,9 @@ async def test_click_implies_display(api: Api) -> None:
     """A click receipt also counts the notification as displayed."""
     [subscriber] = api.parts.subscribe(Vendor.FCM, 1)
     await api.parts.register([subscriber])
-    sent = await campaign(api)
+    sent = await create_campaign(api)
     async with api.parts.run_worker():
-        await done(api, sent)
+        await wait_until_done(api, sent)
     token = subscriber.messages[0].json()["notification"]["data"]["gateway"]["receipt"]
     for event in ("clicked", "displayed", "clicked"):
         await api.call_ok("POST", "/v1/receipts", {"token": token, "event": event, "action": "open"}, key=None)
@@ -436,16 +452,16 @@ async def test_funnel_counts_displays_and_clicks(api: Api) -> None:
     """The funnel counts targets, displays and clicks, by action and by variant."""
     subscribers = api.parts.subscribe(Vendor.FCM, 20)
     await api.parts.register(subscribers)
-    sent = await campaign(api, variants=VARIANTS)
+    sent = await create_campaign(api, variants=VARIANTS)
     async with api.parts.run_worker():
-        await done(api, sent)
+        await wait_until_done(api, sent)
     for number, subscriber in enumerate(subscribers[:15]):
         token = subscriber.messages[0].json()["notification"]["data"]["gateway"]["receipt"]
-        said = {"token": token, "event": "displayed"}
+        receipt = {"token": token, "event": "displayed"}
         if number < 6:
-            said |= {"event": "clicked"} | ({"action": "buy"} if number < 2 else {})
-        for _ in range(2):  # what is told twice counts once
-            await api.call_ok("POST", "/v1/receipts", said, key=None)
+            receipt |= {"event": "clicked"} | ({"action": "buy"} if number < 2 else {})
+        for _ in range(2):  # a repeated receipt counts once
+            await api.call_ok("POST", "/v1/receipts", receipt, key=None)
     funnel = await api.call_ok("GET", f"/v1/campaigns/{sent['id']}/funnel")
     assert (funnel["targets"], funnel["accepted"], funnel["displayed"], funnel["clicked"]) == (20, 20, 15, 6)
     assert (funnel["display_rate"], funnel["click_rate"]) == (0.75, 0.4)

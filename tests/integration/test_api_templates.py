@@ -1,4 +1,4 @@
-"""Templates and languages over HTTP, down to what each device got."""
+"""Templates and languages over HTTP, up to the content that each device receives."""
 
 from typing import Any
 
@@ -16,48 +16,55 @@ GREETING = {
 }
 
 
-async def subscriber(api: Api, **details: Any) -> Subscriber:
-    [made] = api.parts.subscribe(Vendor.FCM, 1)
-    await api.call_ok("POST", "/v1/devices", {"subscription": made.to_json(), **details})
-    return made
+async def register_subscriber(api: Api, **details: Any) -> Subscriber:
+    [device] = api.parts.subscribe(Vendor.FCM, 1)
+    await api.call_ok("POST", "/v1/devices", {"subscription": device.to_json(), **details})
+    return device
 
 
-async def delivered(api: Api, sent: Any) -> Any:
+async def deliver(api: Api, sent: Any) -> Any:
     id_ = await api.parts.scalar("SELECT id FROM notifications ORDER BY id DESC LIMIT 1")
     async with api.parts.run_worker():
         await api.parts.wait_until_done(id_)
     return await api.call_ok("GET", f"/v1/notifications/{sent['id']}")
 
 
-def shown(one: Subscriber) -> Any:
-    [message] = one.messages
+def shown_notification(subscriber: Subscriber) -> Any:
+    [message] = subscriber.messages
     return message.json()["notification"]
 
 
 async def test_each_device_gets_its_own_text_and_language(api: Api) -> None:
     """Each device receives the template rendered with its values and in its language."""
-    ada = await subscriber(api, attributes={"first_name": "Ada", "plan": "a&b"}, client={"platform": "ios"})
-    german = await subscriber(api, attributes={"first_name": "Max"}, client={"locale": "de-CH"})
-    austrian = await subscriber(api, client={"locale": "de-at"})
+    ada = await register_subscriber(api, attributes={"first_name": "Ada", "plan": "a&b"}, client={"platform": "ios"})
+    german = await register_subscriber(api, attributes={"first_name": "Max"}, client={"locale": "de-CH"})
+    austrian = await register_subscriber(api, client={"locale": "de-at"})
     sent = await api.call_ok(
         "POST",
         "/v1/notifications",
         {"content": GREETING, "audience": {"everyone": True}, "event": {"name": "Sale"}},
     )
-    assert (await delivered(api, sent))["progress"]["accepted"] == 3
-    assert [shown(one)["title"] for one in (ada, german, austrian)] == ["Hi Ada", "Hallo Max", "Servus"]
-    assert shown(ada)["body"] == "Sale on ios"
-    assert shown(ada)["navigate"] == f"{APP_ORIGIN}/find?q=a%26b"
-    assert shown(austrian)["navigate"] == f"{APP_ORIGIN}/find?q="
+    assert (await deliver(api, sent))["progress"]["accepted"] == 3
+    assert [shown_notification(subscriber)["title"] for subscriber in (ada, german, austrian)] == [
+        "Hi Ada",
+        "Hallo Max",
+        "Servus",
+    ]
+    assert shown_notification(ada)["body"] == "Sale on ios"
+    assert shown_notification(ada)["navigate"] == f"{APP_ORIGIN}/find?q=a%26b"
+    assert shown_notification(austrian)["navigate"] == f"{APP_ORIGIN}/find?q="
 
 
 async def test_url_may_be_a_value_and_paths_use_app_origin(api: Api) -> None:
     """A URL may be one template value; a path is resolved against the application's origin."""
-    device = await subscriber(api, attributes={"link": "/orders/7"})
+    device = await register_subscriber(api, attributes={"link": "/orders/7"})
     content = {"title": "Order", "url": "{{ user.attributes.link }}", "tag": "order-{{ event.id }}"}
     new = {"content": content, "audience": {"everyone": True}, "event": {"id": 7}}
-    await delivered(api, await api.call_ok("POST", "/v1/notifications", new))
-    assert (shown(device)["navigate"], shown(device)["tag"]) == (f"{APP_ORIGIN}/orders/7", "order-7")
+    await deliver(api, await api.call_ok("POST", "/v1/notifications", new))
+    assert (shown_notification(device)["navigate"], shown_notification(device)["tag"]) == (
+        f"{APP_ORIGIN}/orders/7",
+        "order-7",
+    )
 
 
 async def test_device_with_unsendable_values_is_rejected_alone(api: Api) -> None:
@@ -70,7 +77,7 @@ async def test_device_with_unsendable_values_is_rejected_alone(api: Api) -> None
         "body": "{% if user.attributes.link contains 'shop' %}{{ user.attributes.long }}{% endif %}",
     }
     sent = await api.call_ok("POST", "/v1/notifications", {"content": content, "audience": {"everyone": True}})
-    done = await delivered(api, sent)
+    done = await deliver(api, sent)
     assert (done["progress"]["accepted"], done["progress"]["rejected"]) == (1, 2)
     rejected = (await api.call_ok("GET", "/v1/deliveries?outcome=rejected"))["items"]
     assert all(row["cause"].startswith("url: must be an absolute") for row in rejected)
@@ -81,11 +88,11 @@ async def test_expensive_template_is_rejected_for_everyone(api: Api) -> None:
     """After some failures an expensive template is not rendered for further devices."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 300))
     inner = "{% assign x = user.id | append: 'a' %}"
-    greedy = "{% for i in (1..1000) %}" + inner * 30 + "{% endfor %}"
+    expensive = "{% for i in (1..1000) %}" + inner * 30 + "{% endfor %}"
     sent = await api.call_ok(
-        "POST", "/v1/notifications", {"content": {"title": "t", "body": greedy}, "audience": {"everyone": True}}
+        "POST", "/v1/notifications", {"content": {"title": "t", "body": expensive}, "audience": {"everyone": True}}
     )
-    done = await delivered(api, sent)
+    done = await deliver(api, sent)
     assert done["progress"]["rejected"] == 300
     causes = {row["cause"] for row in (await api.call_ok("GET", "/v1/deliveries?limit=1000"))["items"]}
     assert any("took too much" in cause for cause in causes)
@@ -98,7 +105,7 @@ async def test_oversized_rendering_rejects_only_that_device(api: Api) -> None:
     await api.register()
     content = {"title": "t", "body": "{{ user.attributes.long }}" * 4}
     sent = await api.call_ok("POST", "/v1/notifications", {"content": content, "audience": {"everyone": True}})
-    done = await delivered(api, sent)
+    done = await deliver(api, sent)
     assert (done["progress"]["accepted"], done["progress"]["rejected"]) == (1, 1)
 
 
@@ -109,21 +116,21 @@ async def test_template_too_large_in_any_language_is_refused(api: Api) -> None:
         {"title": "{{ user.id }}", "body": "x" * 4000},
         {"title": "t", "locales": {"de": {"body": "x" * 4000}}},
     ):
-        said = await api.call("POST", "/v1/notifications", {"content": content, "audience": {"everyone": True}})
-        assert (said.status, said.body["code"]) == (422, "payload_too_large")
+        response = await api.call("POST", "/v1/notifications", {"content": content, "audience": {"everyone": True}})
+        assert (response.status, response.body["code"]) == (422, "payload_too_large")
     assert await api.rows() == before
 
 
 async def test_strict_template_fails_on_unknown_variables(api: Api) -> None:
     """A strict template rejects the devices that lack a variable."""
-    await subscriber(api, attributes={"first_name": "Ada"})
-    await subscriber(api)
+    await register_subscriber(api, attributes={"first_name": "Ada"})
+    await register_subscriber(api)
     new = {
         "content": {"title": "{{ user.attributes.first_name }}"},
         "audience": {"everyone": True},
         "strict": True,
     }
-    done = await delivered(api, await api.call_ok("POST", "/v1/notifications", new))
+    done = await deliver(api, await api.call_ok("POST", "/v1/notifications", new))
     assert (done["progress"]["accepted"], done["progress"]["rejected"]) == (1, 1)
     [row] = (await api.call_ok("GET", "/v1/deliveries?outcome=rejected"))["items"]
     assert "first_name" in row["cause"]
@@ -131,15 +138,18 @@ async def test_strict_template_fails_on_unknown_variables(api: Api) -> None:
 
 async def test_alert_text_is_not_rendered(api: Api) -> None:
     """The text of an alert is never interpreted as a template."""
-    device = await subscriber(api)
+    device = await register_subscriber(api)
     alert = {"event": "{{ user.id }}", "description": "{% include 'x' %}", "audience": {"everyone": True}}
-    await delivered(api, await api.call_ok("POST", "/v1/alerts", alert))
-    assert (shown(device)["title"], shown(device)["body"]) == ("{{ user.id }}", "{% include 'x' %}")
+    await deliver(api, await api.call_ok("POST", "/v1/alerts", alert))
+    assert (shown_notification(device)["title"], shown_notification(device)["body"]) == (
+        "{{ user.id }}",
+        "{% include 'x' %}",
+    )
 
 
 async def test_variants_are_localised(api: Api) -> None:
     """Variants may override translations."""
-    devices = [await subscriber(api, client={"locale": "de"}) for _ in range(20)]
+    devices = [await register_subscriber(api, client={"locale": "de"}) for _ in range(20)]
     new = {
         "name": "n",
         "content": {"title": "Sale", "body": "b", "locales": {"de": {"title": "Angebot", "body": "B"}}},
@@ -149,8 +159,10 @@ async def test_variants_are_localised(api: Api) -> None:
             {"name": "b", "content": {"locales": {"de": {"title": "Nur {{ device.locale }}"}}}},
         ],
     }
-    await delivered(api, await api.call_ok("POST", "/v1/campaigns", new))
-    assert {(shown(one)["title"], shown(one)["body"]) for one in devices} == {("Angebot", "B"), ("Nur de", "B")}
+    await deliver(api, await api.call_ok("POST", "/v1/campaigns", new))
+    assert {
+        (shown_notification(subscriber)["title"], shown_notification(subscriber)["body"]) for subscriber in devices
+    } == {("Angebot", "B"), ("Nur de", "B")}
 
 
 @pytest.mark.parametrize(
@@ -173,59 +185,59 @@ async def test_bad_templates_are_reported(api: Api, content: Any, pointer: str) 
         ("/v1/templates", {"name": "n"}),
         ("/v1/templates/preview", {}),
     ):
-        said = await api.call("POST", path, body | {"content": content})
-        assert (said.status, said.pointers) == (422, [pointer]), (path, said.body)
+        response = await api.call("POST", path, body | {"content": content})
+        assert (response.status, response.pointers) == (422, [pointer]), (path, response.body)
     assert await api.rows() == before
 
 
 async def test_template_keeps_versions_for_accepted_sends(api: Api) -> None:
     """A template keeps its versions, and an accepted notification keeps the one it used."""
-    device = await subscriber(api, attributes={"first_name": "Ada"})
-    made = await api.call_ok("POST", "/v1/templates", {"name": "hi", "content": {"title": "Hi {{ user.id }}"}})
-    path = f"/v1/templates/{made['id']}"
-    new = {"template": {"id": made["id"]}, "audience": {"everyone": True}}
+    device = await register_subscriber(api, attributes={"first_name": "Ada"})
+    template = await api.call_ok("POST", "/v1/templates", {"name": "hi", "content": {"title": "Hi {{ user.id }}"}})
+    path = f"/v1/templates/{template['id']}"
+    new = {"template": {"id": template["id"]}, "audience": {"everyone": True}}
     sent = await api.call_ok("POST", "/v1/notifications", new)
     changed = await api.call_ok("PATCH", path, {"content": {"title": "Ho {{ user.attributes.first_name }}"}})
-    assert (made["version"], changed["version"]) == (1, 2)
+    assert (template["version"], changed["version"]) == (1, 2)
     assert (await api.call_ok("GET", path))["content"] == changed["content"]
-    assert (await api.call_ok("GET", f"{path}?version=1"))["content"] == made["content"]
+    assert (await api.call_ok("GET", f"{path}?version=1"))["content"] == template["content"]
     assert (await api.call("GET", f"{path}?version=3")).status == 404
     assert (await api.call_ok("GET", "/v1/templates"))["items"][0]["version"] == 2
-    await delivered(api, sent)
-    assert shown(device)["title"] == "Hi "
-    for template, title in (({"id": made["id"]}, "Ho Ada"), ({"id": made["id"], "version": 1}, "Hi ")):
-        asked = {"template": template, "device_id": await the_id(api)}
-        preview = await api.call_ok("POST", "/v1/templates/preview", asked)
+    await deliver(api, sent)
+    assert shown_notification(device)["title"] == "Hi "
+    for reference, title in (({"id": template["id"]}, "Ho Ada"), ({"id": template["id"], "version": 1}, "Hi ")):
+        request = {"template": reference, "device_id": await only_device_id(api)}
+        preview = await api.call_ok("POST", "/v1/templates/preview", request)
         assert preview["content"]["title"] == title
     renamed = await api.call_ok("PATCH", path, {"name": "ho", "strict": True})
     assert (renamed["name"], renamed["version"], renamed["strict"]) == ("ho", 3, True)
     assert (await api.call("DELETE", path)).status == 204
-    said = await api.call("POST", "/v1/notifications", new)
-    assert (said.status, said.pointers) == (422, ["/template"])
+    response = await api.call("POST", "/v1/notifications", new)
+    assert (response.status, response.pointers) == (422, ["/template"])
 
 
-async def the_id(api: Api) -> str:
+async def only_device_id(api: Api) -> str:
     return str((await api.call_ok("GET", "/v1/devices"))["items"][0]["id"])
 
 
 async def test_preview_renders_for_a_device(api: Api) -> None:
     """A preview renders the content for a device, a language or no device."""
-    await subscriber(
+    await register_subscriber(
         api, user_id="u-1", attributes={"first_name": "Ada"}, client={"locale": "de-AT", "platform": "ios"}
     )
-    asked = {"content": GREETING, "event": {"name": "Sale"}, "device_id": await the_id(api)}
-    preview = await api.call_ok("POST", "/v1/templates/preview", asked)
+    request = {"content": GREETING, "event": {"name": "Sale"}, "device_id": await only_device_id(api)}
+    preview = await api.call_ok("POST", "/v1/templates/preview", request)
     assert preview["content"]["title"] == "Servus"
     assert preview["content"]["body"] == "Sale on ios"
     assert 100 < preview["octets"] < 3993
-    english = await api.call_ok("POST", "/v1/templates/preview", asked | {"locale": "en"})
+    english = await api.call_ok("POST", "/v1/templates/preview", request | {"locale": "en"})
     assert english["content"]["title"] == "Hi Ada"
-    nobody = await api.call_ok("POST", "/v1/templates/preview", {"content": GREETING})
-    assert nobody["content"]["title"] == "Hi there"
+    anonymous = await api.call_ok("POST", "/v1/templates/preview", {"content": GREETING})
+    assert anonymous["content"]["title"] == "Hi there"
     failed = await api.call("POST", "/v1/templates/preview", {"content": {"title": "{{ event.x }}"}, "strict": True})
     assert (failed.status, failed.body["code"]) == (422, "template_failed")
-    said = await api.call("POST", "/v1/templates/preview", asked | {"device_id": "dev_nonsense"})
-    assert (said.status, said.pointers) == (422, ["/device_id"])
+    response = await api.call("POST", "/v1/templates/preview", request | {"device_id": "dev_nonsense"})
+    assert (response.status, response.pointers) == (422, ["/device_id"])
 
 
 @pytest.mark.parametrize(
@@ -241,5 +253,5 @@ async def test_preview_renders_for_a_device(api: Api) -> None:
 )
 async def test_content_and_template_exclude_each_other(api: Api, change: Any, pointer: str) -> None:
     """A request needs either content or a template."""
-    said = await api.call("POST", "/v1/notifications", {"audience": {"everyone": True}} | change)
-    assert (said.status, said.pointers) == (422, [pointer]), said.body
+    response = await api.call("POST", "/v1/notifications", {"audience": {"everyone": True}} | change)
+    assert (response.status, response.pointers) == (422, [pointer]), response.body

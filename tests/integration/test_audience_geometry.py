@@ -1,4 +1,4 @@
-"""Where devices are, against shapely for polygons and against vectors on a sphere for distances, on random points."""
+"""Areas in SQL, compared with shapely for polygons and with vectors on a sphere for distances, on random points."""
 
 import math
 import random
@@ -39,67 +39,67 @@ class Geometry:
                 FROM unnest(CAST(:x AS float[]), CAST(:y AS float[])) WITH ORDINALITY AS given (x, y, n)
             """)
             await conn.execute(fill, {"x": [x for x, _ in points], "y": [y for _, y in points]})
-            found = await conn.execute(select(devices.c.user_id).where(compile_audience(parse(audience))))
-            there = {int(row.user_id) - 1 for row in found}
+            rows = await conn.execute(select(devices.c.user_id).where(compile_audience(parse(audience))))
+            matching = {int(row.user_id) - 1 for row in rows}
             await conn.rollback()
-        return [number in there for number in range(len(points))]
+        return [number in matching for number in range(len(points))]
 
 
-def ring(chance: random.Random, lon: float, lat: float, radius: float, corners: int = 9) -> list[list[float]]:
+def ring(rng: random.Random, lon: float, lat: float, radius: float, corners: int = 9) -> list[list[float]]:
     """Around a centre, in and out: concave as often as not, never crossing itself."""
-    made = []
+    corners_ = []
     for corner in range(corners):
-        angle, away = 2 * math.pi * corner / corners, radius * chance.uniform(0.4, 1)
-        made.append([lon + away * math.cos(angle), lat + away * math.sin(angle)])
-    return [*made, made[0]]
+        angle, away = 2 * math.pi * corner / corners, radius * rng.uniform(0.4, 1)
+        corners_.append([lon + away * math.cos(angle), lat + away * math.sin(angle)])
+    return [*corners_, corners_[0]]
 
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_polygon_contains_the_points_shapely_finds(geometry: Geometry, seed: int) -> None:
     """Polygons contain the points that shapely finds in them."""
-    chance = random.Random(seed)  # noqa: S311 - the same points every time
-    outer = ring(chance, 16, 48, 4, 11)
-    hole = ring(chance, 16, 48, 1.2)
-    other = ring(chance, 23, 47, 2)
-    overlapping = ring(chance, 18, 49, 3)
+    rng = random.Random(seed)  # noqa: S311 - the same points every time
+    outer = ring(rng, 16, 48, 4, 11)
+    hole = ring(rng, 16, 48, 1.2)
+    distant = ring(rng, 23, 47, 2)
+    overlapping = ring(rng, 18, 49, 3)
     for area in (
         {"type": "Polygon", "coordinates": [outer]},
         {"type": "Polygon", "coordinates": [outer, hole]},
-        {"type": "MultiPolygon", "coordinates": [[outer, hole], [other]]},
-        {"type": "MultiPolygon", "coordinates": [[outer, hole], [overlapping], [other]]},
+        {"type": "MultiPolygon", "coordinates": [[outer, hole], [distant]]},
+        {"type": "MultiPolygon", "coordinates": [[outer, hole], [overlapping], [distant]]},
     ):
-        points = [(chance.uniform(11, 26), chance.uniform(43, 53)) for _ in range(POINTS)]
+        points = [(rng.uniform(11, 26), rng.uniform(43, 53)) for _ in range(POINTS)]
         polygons = area["coordinates"] if area["type"] == "MultiPolygon" else [area["coordinates"]]
         expected = union_all([Polygon(rings[0], rings[1:]) for rings in polygons])
-        found = await geometry.inside({"within": area}, points)
-        for point, is_in in zip(points, found, strict=True):
+        results = await geometry.inside({"within": area}, points)
+        for point, is_in in zip(points, results, strict=True):
             if expected.boundary.distance(Point(point)) > CLOSE:
                 assert is_in == expected.contains(Point(point)), (area["type"], point)
-        assert 50 < sum(found) < POINTS - 50
+        assert 50 < sum(results) < POINTS - 50
 
 
 @pytest.mark.parametrize("unit", [1, 0.1, 0.01])
 async def test_points_level_with_a_corner_match_shapely(geometry: Geometry, unit: float) -> None:
     """With rounded coordinates a ray from the point meets corners and runs along edges."""
-    chance = random.Random(f"grid {unit}")  # noqa: S311 - the same points every time
+    rng = random.Random(f"grid {unit}")  # noqa: S311 - the same points every time
     sides = [-1 + half / 2 for half in range(22)]
     points = [(round(x * unit, 4), round(y * unit, 4)) for x in sides for y in sides]
-    looked_at = 0
+    checked = 0
     for _ in range(15):
-        outer = on_a_grid(chance, unit)
+        outer = grid_ring(rng, unit)
         area = {"type": "Polygon", "coordinates": [outer]}
-        found = await geometry.inside({"within": area}, points)
-        for point, is_in in zip(points, found, strict=True):
+        results = await geometry.inside({"within": area}, points)
+        for point, is_in in zip(points, results, strict=True):
             if shape(area).boundary.distance(Point(point)) > CLOSE:
-                looked_at += 1
+                checked += 1
                 assert is_in == shape(area).contains(Point(point)), (outer, point)
-    assert looked_at > 3000
+    assert checked > 3000
 
 
-def on_a_grid(chance: random.Random, unit: float) -> list[list[float]]:
+def grid_ring(rng: random.Random, unit: float) -> list[list[float]]:
     """A ring whose corners are whole units from 0 to 8, with level and upright edges among the slanted ones."""
     while True:
-        corners = {(chance.randint(0, 8), chance.randint(0, 8)) for _ in range(chance.randint(5, 14))}
+        corners = {(rng.randint(0, 8), rng.randint(0, 8)) for _ in range(rng.randint(5, 14))}
         lon, lat = (sum(side) / len(corners) + 0.01 for side in zip(*corners, strict=True))
         around = sorted(corners, key=lambda corner: math.atan2(corner[1] - lat, corner[0] - lon))
         if len(around) >= 4 and Polygon(around).is_valid:
@@ -111,14 +111,14 @@ async def test_polygon_in_a_hole_is_inside(geometry: Geometry) -> None:
     box = lambda r: [[-r, -r], [r, -r], [r, r], [-r, r], [-r, -r]]  # noqa: E731 - four numbers
     area = {"type": "MultiPolygon", "coordinates": [[box(3), box(2)], [box(1)]]}
     assert shape(area).is_valid
-    found = await geometry.inside({"within": area}, [(0, 0), (1.5, 0), (2.5, 0), (3.5, 0)])
-    assert found == [True, False, True, False]
+    results = await geometry.inside({"within": area}, [(0, 0), (1.5, 0), (2.5, 0), (3.5, 0)])
+    assert results == [True, False, True, False]
 
 
-def distance(one: tuple[float, float], other: tuple[float, float]) -> float:
+def distance(first: tuple[float, float], second: tuple[float, float]) -> float:
     """Along a great circle, by the angle between vectors: another formula than the one it tests."""
     vectors = []
-    for lon, lat in (one, other):
+    for lon, lat in (first, second):
         x, y = math.radians(lon), math.radians(lat)
         vectors.append((math.cos(y) * math.cos(x), math.cos(y) * math.sin(x), math.sin(y)))
     a, b = vectors
@@ -146,17 +146,17 @@ def distance(one: tuple[float, float], other: tuple[float, float]) -> float:
 )
 async def test_near_uses_great_circle_distance(geometry: Geometry, lon: float, lat: float, radius_m: float) -> None:
     """`near` is a great-circle distance everywhere on the globe."""
-    chance = random.Random(f"{lon} {lat}")  # noqa: S311 - the same points every time
-    points = [(chance.uniform(-180, 180), math.degrees(math.asin(chance.uniform(-1, 1)))) for _ in range(POINTS)]
+    rng = random.Random(f"{lon} {lat}")  # noqa: S311 - the same points every time
+    points = [(rng.uniform(-180, 180), math.degrees(math.asin(rng.uniform(-1, 1)))) for _ in range(POINTS)]
     spread = min(math.degrees(radius_m / EARTH_RADIUS_M) * 1.3, 90)
     for _ in range(POINTS):  # and as many around the place
-        y = max(-90.0, min(90.0, lat + chance.uniform(-spread, spread)))
-        x = lon + chance.uniform(-1, 1) * min(180, spread / max(0.01, math.cos(math.radians(y))))
+        y = max(-90.0, min(90.0, lat + rng.uniform(-spread, spread)))
+        x = lon + rng.uniform(-1, 1) * min(180, spread / max(0.01, math.cos(math.radians(y))))
         points.append(((x + 180) % 360 - 180, y))
     points += [(lon, lat), (180.0, lat), (-180.0, lat), (0.0, 90.0), (77.0, 90.0), (0.0, -90.0)]
-    found = await geometry.inside({"near": {"lat": lat, "lon": lon, "radius_m": radius_m}}, points)
-    assert True in found
-    for point, is_in in zip(points, found, strict=True):
+    results = await geometry.inside({"near": {"lat": lat, "lon": lon, "radius_m": radius_m}}, points)
+    assert True in results
+    for point, is_in in zip(points, results, strict=True):
         away = distance((lon, lat), point)
         if abs(away - radius_m) > 0.5 + radius_m * 1e-7:
             assert is_in == (away < radius_m), (point, away)

@@ -1,4 +1,4 @@
-"""Audiences are found by index: what Postgres would do for each leaf, asked with EXPLAIN among 30,000 devices."""
+"""Audiences use indexes: the plans that EXPLAIN shows for each leaf, with 30,000 devices."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -53,19 +53,19 @@ async def parts(parts: Parts) -> Parts:
     return parts
 
 
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def walk_plan(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield plan
-    for below in plan.get("Plans", ()):
-        yield from nodes(below)
+    for child in plan.get("Plans", ()):
+        yield from walk_plan(child)
 
 
-async def used(conn: AsyncConnection, application_id: UUID, audience: Any) -> set[str]:
+async def indexes_used(conn: AsyncConnection, application_id: UUID, audience: Any) -> set[str]:
     """The indexes by which the audience would be counted; fails when the devices would be read one and all."""
     query = select(func.count()).select_from(devices).where(match_active(application_id, parse(audience)))
     [plan] = (await conn.execute(Explain(query))).scalar_one()
-    found = list(nodes(plan["Plan"]))
-    assert not [node for node in found if "Seq Scan" in node["Node Type"]], plan
-    return {node["Index Name"] for node in found if "Index Name" in node}
+    plan_nodes = list(walk_plan(plan["Plan"]))
+    assert not [node for node in plan_nodes if "Seq Scan" in node["Node Type"]], plan
+    return {node["Index Name"] for node in plan_nodes if "Index Name" in node}
 
 
 async def test_each_leaf_uses_its_index(parts: Parts) -> None:
@@ -73,7 +73,7 @@ async def test_each_leaf_uses_its_index(parts: Parts) -> None:
     device = ids.format_id(ids.DEVICE, UUID("00000000-0000-7000-8000-000000000007"))
     weather, plan = {"topic": "topic-7"}, {"attribute": "plan", "eq": "plan-7"}
     topics, attributes = "devices_topics_idx", "devices_attributes_idx"
-    wanted: list[tuple[Any, set[str]]] = [
+    expected: list[tuple[Any, set[str]]] = [
         (weather, {topics}),
         (plan, {attributes}),
         ({"attribute": "plan", "in": ["plan-7", "plan-8"]}, {attributes}),
@@ -87,10 +87,10 @@ async def test_each_leaf_uses_its_index(parts: Parts) -> None:
     ]
     async with parts.engine.connect() as conn:
         await raise_work_mem(conn)
-        for audience, indexes in wanted:
-            assert await used(conn, parts.application_id, audience) == indexes, audience
+        for audience, indexes in expected:
+            assert await indexes_used(conn, parts.application_id, audience) == indexes, audience
         for mixed in (
             {"all": [weather, {"not": {"attribute": "age", "lt": 18}}]},
             {"all": [{"not": plan}, weather, {"last_seen": {"after": "2020-01-01T00:00:00Z"}}]},
         ):
-            assert topics in await used(conn, parts.application_id, mixed)
+            assert topics in await indexes_used(conn, parts.application_id, mixed)

@@ -1,4 +1,4 @@
-"""The audience's SQL held to a plain evaluation of the same filter: devices and filters are generated."""
+"""The SQL of audiences, compared with a plain evaluation of the same filter on generated devices and filters."""
 
 import math
 import re
@@ -42,12 +42,14 @@ CITIES = [
 texts = st.sampled_from(["", "a", "ab", "abc", "basic", "gold", "100", "it's", "%", "a_c", "ü"])
 numbers = st.one_of(st.integers(-5, 120), st.sampled_from([0.5, -2.25, 18.0, 1e6]))
 scalars = st.one_of(texts, numbers, st.booleans())
-held = st.one_of(scalars, st.none(), st.lists(scalars, max_size=3), st.fixed_dictionaries({"plan": scalars}))
+attribute_values = st.one_of(
+    scalars, st.none(), st.lists(scalars, max_size=3), st.fixed_dictionaries({"plan": scalars})
+)
 
 
 @dataclass(frozen=True)
-class Held:
-    """A device as the plain evaluation sees it."""
+class ExpectedDevice:
+    """A device as the plain evaluation needs it."""
 
     id: UUID
     user_id: str | None = None
@@ -60,26 +62,26 @@ class Held:
     last_seen_at: datetime = datetime(2026, 6, 1, tzinfo=UTC)
 
 
-offsets = st.integers(-20, 20).map(lambda step: step * 0.05)
-places = st.one_of(
+degree_steps = st.integers(-20, 20).map(lambda step: step * 0.05)
+locations = st.one_of(
     st.none(),
     st.builds(
         lambda city, dlat, dlon: (max(-90.0, min(90.0, city[0] + dlat)), (city[1] + dlon + 180) % 360 - 180),
         st.sampled_from(CITIES),
-        offsets,
-        offsets,
+        degree_steps,
+        degree_steps,
     ),
-    st.tuples(st.floats(-90, 90), st.floats(-180, 180)).map(lambda place: (round(place[0], 3), round(place[1], 3))),
+    st.tuples(st.floats(-90, 90), st.floats(-180, 180)).map(lambda point: (round(point[0], 3), round(point[1], 3))),
 )
-some_devices = st.lists(
+device_lists = st.lists(
     st.builds(
-        Held,
+        ExpectedDevice,
         id=st.builds(ids.new_id),
         user_id=st.one_of(st.none(), st.sampled_from(USERS)),
         topics=st.lists(st.sampled_from(TOPICS), unique=True, max_size=3).map(tuple),
         zones=st.lists(st.sampled_from(ZONE_CODES), unique=True, max_size=3).map(tuple),
-        attributes=st.dictionaries(st.sampled_from(NAMES), held, max_size=4),
-        location=places,
+        attributes=st.dictionaries(st.sampled_from(NAMES), attribute_values, max_size=4),
+        location=locations,
         details=st.fixed_dictionaries({}, optional={name: st.sampled_from(DETAILS[name][0]) for name in DETAILS}),
         last_seen_at=st.sampled_from(MOMENTS),
     ),
@@ -88,7 +90,7 @@ some_devices = st.lists(
 )
 
 
-def several(values: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
+def one_or_list(values: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
     return st.one_of(values, st.lists(values, min_size=1, max_size=3))
 
 
@@ -115,8 +117,8 @@ orderable = st.one_of(
 leaves = st.one_of(
     st.just({"everyone": True}),
     st.sampled_from(TOPICS).map(lambda name: {"topic": name}),
-    several(st.sampled_from(ZONE_CODES)).map(lambda codes: {"zone": codes}),
-    several(st.sampled_from(USERS)).map(lambda who: {"user_id": who}),
+    one_or_list(st.sampled_from(ZONE_CODES)).map(lambda codes: {"zone": codes}),
+    one_or_list(st.sampled_from(USERS)).map(lambda who: {"user_id": who}),
     st.builds(
         lambda name, operator, value: {"attribute": name, operator: value},
         st.sampled_from(NAMES),
@@ -134,8 +136,10 @@ leaves = st.one_of(
         st.sampled_from(NAMES),
         st.lists(scalars, min_size=1, max_size=3),
     ),
-    st.builds(lambda name, wanted: {"attribute": name, "exists": wanted}, st.sampled_from(NAMES), st.booleans()),
-    *(several(st.sampled_from(DETAILS[name][1])).map(lambda asked, name=name: {name: asked}) for name in DETAILS),
+    st.builds(
+        lambda name, filter_json: {"attribute": name, "exists": filter_json}, st.sampled_from(NAMES), st.booleans()
+    ),
+    *(one_or_list(st.sampled_from(DETAILS[name][1])).map(lambda values, name=name: {name: values}) for name in DETAILS),
     st.fixed_dictionaries({}, optional={limit: st.sampled_from(MOMENTS) for limit in ("after", "before")})
     .filter(bool)
     .map(lambda limits: {"last_seen": {name: moment.isoformat() for name, moment in limits.items()}}),
@@ -160,13 +164,13 @@ filters = st.recursive(
 )
 
 
-def same(left: Any, right: Any) -> bool:
-    """As JSON has it: 1 is 1.0, but true is not 1."""
+def json_equal(left: Any, right: Any) -> bool:
+    """Compare as JSON does: 1 equals 1.0, but true does not equal 1."""
     return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
 
 
-def matches(device: Held, wanted: dict[str, Any]) -> bool:
-    match wanted:
+def matches(device: ExpectedDevice, filter_json: dict[str, Any]) -> bool:
+    match filter_json:
         case {"everyone": True}:
             return True
         case {"topic": name}:
@@ -176,11 +180,11 @@ def matches(device: Held, wanted: dict[str, Any]) -> bool:
         case {"user_id": who}:
             return device.user_id in (who if isinstance(who, list) else [who])
         case {"device_id": which}:
-            return shown(device) in (which if isinstance(which, list) else [which])
+            return device_id(device) in (which if isinstance(which, list) else [which])
         case {"all": of}:
-            return all(matches(device, one) for one in of)
+            return all(matches(device, item) for item in of)
         case {"any": of}:
-            return any(matches(device, one) for one in of)
+            return any(matches(device, item) for item in of)
         case {"not": of}:
             return not matches(device, of)
         case {"within": geometry}:
@@ -199,20 +203,20 @@ def matches(device: Held, wanted: dict[str, Any]) -> bool:
                 datetime.fromisoformat(limits[name]) if name in limits else None for name in ("after", "before")
             )
             return (after is None or device.last_seen_at >= after) and (before is None or device.last_seen_at < before)
-        case {"locale": asked} | {"timezone": asked} | {"platform": asked} | {"browser": asked}:
-            [name] = wanted
-            one_of = asked if isinstance(asked, list) else [asked]
-            return name in device.details and any(means(name, one, device.details[name]) for one in one_of)
+        case {"locale": requested} | {"timezone": requested} | {"platform": requested} | {"browser": requested}:
+            [name] = filter_json
+            one_of = requested if isinstance(requested, list) else [requested]
+            return name in device.details and any(equals_detail(name, item, device.details[name]) for item in one_of)
         case {"attribute": name}:
-            [(operator, operand)] = [(key, value) for key, value in wanted.items() if key != "attribute"]
+            [(operator, operand)] = [(key, value) for key, value in filter_json.items() if key != "attribute"]
             return compares(device.attributes.get(name), operator, operand)
-    raise AssertionError(wanted)
+    raise AssertionError(filter_json)
 
 
-def means(name: str, asked: str, value: str) -> bool:
-    """`de` is `de-AT` too, `Firefox` every version of it; time zones and platforms are only themselves."""
-    parts, wanted = re.split("[- ]", value.lower()), re.split("[- ]", asked.lower())
-    return parts[: len(wanted)] == wanted if name in ("locale", "browser") else value.lower() == asked.lower()
+def equals_detail(name: str, requested: str, value: str) -> bool:
+    """Compare a detail: `de` matches `de-AT` and `Firefox` every version; time zones and platforms match exactly."""
+    parts, expected = re.split("[- ]", value.lower()), re.split("[- ]", requested.lower())
+    return parts[: len(expected)] == expected if name in ("locale", "browser") else value.lower() == requested.lower()
 
 
 def compares(value: Any, operator: str, operand: Any) -> bool:
@@ -220,14 +224,14 @@ def compares(value: Any, operator: str, operand: Any) -> bool:
         case "exists":
             return (value is not None) == operand
         case "eq":
-            return same(value, operand)
+            return json_equal(value, operand)
         case "ne":
-            return not same(value, operand)
+            return not json_equal(value, operand)
         case "in":
-            return any(same(value, item) for item in operand)
+            return any(json_equal(value, item) for item in operand)
         case "contains":
             if isinstance(value, list):
-                return any(same(item, operand) for item in value)
+                return any(json_equal(item, operand) for item in value)
             return isinstance(value, str) and isinstance(operand, str) and operand in value
     kind = str if isinstance(operand, str) else (int, float)
     if isinstance(value, bool) or not isinstance(value, kind):
@@ -235,15 +239,15 @@ def compares(value: Any, operator: str, operand: Any) -> bool:
     return {"lt": value < operand, "lte": value <= operand, "gt": value > operand, "gte": value >= operand}[operator]
 
 
-def metres(one: tuple[float, float], other: tuple[float, float]) -> float:
+def metres(first: tuple[float, float], second: tuple[float, float]) -> float:
     """Haversine on the mean sphere."""
-    (lat1, lon1), (lat2, lon2) = ((math.radians(lat), math.radians(lon)) for lat, lon in (one, other))
+    (lat1, lon1), (lat2, lon2) = ((math.radians(lat), math.radians(lon)) for lat, lon in (first, second))
     half = math.sin((lat2 - lat1) / 2) ** 2 + math.cos(lat1) * math.cos(lat2) * math.sin((lon2 - lon1) / 2) ** 2
     return 2 * EARTH_RADIUS_M * math.asin(min(1.0, math.sqrt(half)))
 
 
 class Registry:
-    """Devices in the database, and who of them a filter reaches."""
+    """Stores devices and selects those that a filter matches."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
@@ -256,10 +260,14 @@ class Registry:
             key = {"id": self.vapid_key_id, "application_id": self.application_id}
             await conn.execute(insert(vapid_keys).values(**key, public_key=b"public", private_key=b"sealed"))
 
-    async def reached(
-        self, population: list[Held], *wanted: Any, status: str = "active", asked_by: UUID | None = None
+    async def select_ids(
+        self,
+        population: list[ExpectedDevice],
+        *filters_: Any,
+        status: str = "active",
+        application_id: UUID | None = None,
     ) -> list[set[UUID]]:
-        """Who each filter reaches of exactly these devices, when their application asks or another."""
+        """Return the devices that each filter selects among exactly these, for their application or another."""
         rows = [
             {
                 "id": device.id,
@@ -283,12 +291,12 @@ class Registry:
         ]
         async with self.engine.connect() as conn:
             await conn.execute(insert(devices), rows)
-            found = []
-            for one in wanted:
-                query = select(devices.c.id).where(match_active(asked_by or self.application_id, parse(one)))
-                found.append(set((await conn.execute(query)).scalars()))
+            selected = []
+            for filter_ in filters_:
+                query = select(devices.c.id).where(match_active(application_id or self.application_id, parse(filter_)))
+                selected.append(set((await conn.execute(query)).scalars()))
             await conn.rollback()
-        return found
+        return selected
 
 
 @pytest.fixture
@@ -298,15 +306,15 @@ async def registry(engine: AsyncEngine) -> Registry:
     return registry
 
 
-def on_a_border(device: Held, wanted: Any) -> bool:
+def is_on_border(device: ExpectedDevice, filter_json: Any) -> bool:
     """Within a centimetre of a circle, or within Postgres's tolerance of a polygon's edge."""
     if device.location is None:
         return False
-    match wanted:
+    match filter_json:
         case {"all": of} | {"any": of}:
-            return any(on_a_border(device, one) for one in of)
+            return any(is_on_border(device, item) for item in of)
         case {"not": of}:
-            return on_a_border(device, of)
+            return is_on_border(device, of)
         case {"near": near}:
             return abs(metres(device.location, (near["lat"], near["lon"])) - near["radius_m"]) < 0.01
         case {"within": geometry}:
@@ -320,15 +328,15 @@ def on_a_border(device: Held, wanted: Any) -> bool:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )
-@given(population=some_devices, wanted=st.lists(filters, min_size=1, max_size=4))
+@given(population=device_lists, wanted_filters=st.lists(filters, min_size=1, max_size=4))
 async def test_sql_selects_the_devices_of_the_plain_evaluation(
-    registry: Registry, population: list[Held], wanted: list[dict[str, Any]]
+    registry: Registry, population: list[ExpectedDevice], wanted_filters: list[dict[str, Any]]
 ) -> None:
     """The SQL of an audience selects the devices that a plain evaluation selects."""
-    for one, found in zip(wanted, await registry.reached(population, *wanted), strict=True):
-        clear = [device for device in population if not on_a_border(device, one)]
-        expected = {device.id for device in clear if matches(device, one)}
-        assert found & {device.id for device in clear} == expected, one
+    for filter_, selected in zip(wanted_filters, await registry.select_ids(population, *wanted_filters), strict=True):
+        clear = [device for device in population if not is_on_border(device, filter_)]
+        expected = {device.id for device in clear if matches(device, filter_)}
+        assert selected & {device.id for device in clear} == expected, filter_
 
 
 ATTRIBUTES: list[Any] = ["ab", "", 18, 18.5, True, False, None, [], ["ab", 18], [["ab"]], {"ab": 1}]
@@ -362,32 +370,38 @@ ATTRIBUTES: list[Any] = ["ab", "", 18, 18.5, True, False, None, [], ["ab", 18], 
 )
 async def test_comparisons_agree_for_every_value_type(registry: Registry, comparison: dict[str, Any]) -> None:
     """Every comparison means the same in SQL for every JSON type."""
-    population = [Held(ids.new_id(), attributes={"x": value}) for value in ATTRIBUTES] + [Held(ids.new_id())]
-    wanted = {"attribute": "x", **comparison}
-    found, others = await registry.reached(population, wanted, {"not": wanted})
-    assert found == {device.id for device in population if matches(device, wanted)}
-    assert others == {device.id for device in population} - found, "what is not known is no match, so its negation is"
+    population = [ExpectedDevice(ids.new_id(), attributes={"x": value}) for value in ATTRIBUTES] + [
+        ExpectedDevice(ids.new_id())
+    ]
+    filter_json = {"attribute": "x", **comparison}
+    selected, rest = await registry.select_ids(population, filter_json, {"not": filter_json})
+    assert selected == {device.id for device in population if matches(device, filter_json)}
+    assert rest == {device.id for device in population} - selected, "what is not known is no match, so its negation is"
 
 
 async def test_devices_are_selected_by_id(registry: Registry) -> None:
     """Devices are selected by one id or by a list of ids."""
-    one, two, three = population = [Held(ids.new_id()) for _ in range(3)]
-    several = [shown(two), shown(three), shown(Held(ids.new_id()))]
-    assert await registry.reached(population, {"device_id": shown(one)}, {"device_id": several}) == [
-        {one.id},
-        {two.id, three.id},
+    first, second, third = population = [ExpectedDevice(ids.new_id()) for _ in range(3)]
+    several_ids = [device_id(second), device_id(third), device_id(ExpectedDevice(ids.new_id()))]
+    assert await registry.select_ids(population, {"device_id": device_id(first)}, {"device_id": several_ids}) == [
+        {first.id},
+        {second.id, third.id},
     ]
 
 
 async def test_hole_is_outside_and_island_inside(registry: Registry) -> None:
     """A hole is outside, and an island in another polygon inside."""
-    lake, shore, island, sea = (Held(ids.new_id(), location=place) for place in ((5, 5), (1, 1), (5.0, 5.05), (20, 20)))
+    lake, shore, island, sea = (
+        ExpectedDevice(ids.new_id(), location=point) for point in ((5, 5), (1, 1), (5.0, 5.05), (20, 20))
+    )
     hole = box(4, 4, 6, 6)
     islet = box(5.02, 4.98, 5.08, 5.02)
     country = {"type": "Polygon", "coordinates": [box(0, 0, 10, 10), hole]}
-    whole = {"type": "MultiPolygon", "coordinates": [[box(0, 0, 10, 10), hole], [islet]]}
+    country_with_islet = {"type": "MultiPolygon", "coordinates": [[box(0, 0, 10, 10), hole], [islet]]}
     population = [lake, shore, island, sea]
-    assert await registry.reached(population, {"within": country}, {"within": whole}, {"not": {"within": whole}}) == [
+    assert await registry.select_ids(
+        population, {"within": country}, {"within": country_with_islet}, {"not": {"within": country_with_islet}}
+    ) == [
         {shore.id},
         {shore.id, island.id},
         {lake.id, sea.id},
@@ -397,28 +411,33 @@ async def test_hole_is_outside_and_island_inside(registry: Registry) -> None:
 @pytest.mark.parametrize("lon", [179.99, -179.99, 180.0, -180.0])
 async def test_near_crosses_the_antimeridian(registry: Registry, lon: float) -> None:
     """`near` reaches across the antimeridian."""
-    here = [Held(ids.new_id(), location=(-17.0, east)) for east in (179.5, 180.0, -180.0, -179.5)]
-    far = [Held(ids.new_id(), location=(-17.0, east)) for east in (170.0, -170.0, 0.0)]
+    here = [ExpectedDevice(ids.new_id(), location=(-17.0, east)) for east in (179.5, 180.0, -180.0, -179.5)]
+    far = [ExpectedDevice(ids.new_id(), location=(-17.0, east)) for east in (170.0, -170.0, 0.0)]
     near = {"near": {"lat": -17.0, "lon": lon, "radius_m": 60_000}}
-    assert await registry.reached([*here, *far], near) == [{device.id for device in here}]
+    assert await registry.select_ids([*here, *far], near) == [{device.id for device in here}]
 
 
 @pytest.mark.parametrize("lat", [89.9, 90.0, -89.9, -90.0])
 async def test_near_a_pole_covers_every_longitude(registry: Registry, lat: float) -> None:
     """`near` a pole reaches every longitude."""
     side = math.copysign(1, lat)
-    here = [Held(ids.new_id(), location=(side * 89.5, east)) for east in (-180.0, -90.0, 0.0, 45.0, 180.0)]
-    far = [Held(ids.new_id(), location=(side * 80.0, 0.0)), Held(ids.new_id(), location=(-side * 89.5, 0.0))]
+    here = [ExpectedDevice(ids.new_id(), location=(side * 89.5, east)) for east in (-180.0, -90.0, 0.0, 45.0, 180.0)]
+    far = [
+        ExpectedDevice(ids.new_id(), location=(side * 80.0, 0.0)),
+        ExpectedDevice(ids.new_id(), location=(-side * 89.5, 0.0)),
+    ]
     near = {"near": {"lat": lat, "lon": 10.0, "radius_m": 80_000}}
-    assert await registry.reached([*here, *far], near) == [{device.id for device in here}]
+    assert await registry.select_ids([*here, *far], near) == [{device.id for device in here}]
 
 
 async def test_device_without_location_matches_no_area(registry: Registry) -> None:
     """A device without a location is neither near nor within anything."""
-    nowhere = Held(ids.new_id())
+    nowhere = ExpectedDevice(ids.new_id())
     world = {"type": "Polygon", "coordinates": [box(-180, -90, 180, 90)]}
     everywhere = {"near": {"lat": 0, "lon": 0, "radius_m": 20_037_508}}
-    assert await registry.reached([nowhere], {"within": world}, {"near": everywhere["near"]}, {"not": everywhere}) == [
+    assert await registry.select_ids(
+        [nowhere], {"within": world}, {"near": everywhere["near"]}, {"not": everywhere}
+    ) == [
         set(),
         set(),
         {nowhere.id},
@@ -428,16 +447,16 @@ async def test_device_without_location_matches_no_area(registry: Registry) -> No
 @pytest.mark.parametrize("status", ["gone", "quarantined"])
 async def test_inactive_devices_are_in_no_audience(registry: Registry, status: str) -> None:
     """Devices that are gone or quarantined are in no audience."""
-    assert await registry.reached([Held(ids.new_id())], {"everyone": True}, status=status) == [set()]
+    assert await registry.select_ids([ExpectedDevice(ids.new_id())], {"everyone": True}, status=status) == [set()]
 
 
 async def test_other_applications_devices_are_in_no_audience(registry: Registry) -> None:
     """Devices of another application are in no audience."""
-    theirs = Held(ids.new_id(), user_id="ada", topics=("weather",))
-    wanted = [{"everyone": True}, {"user_id": "ada"}, {"not": {"topic": "offers"}}, {"device_id": shown(theirs)}]
-    assert await registry.reached([theirs], *wanted) == [{theirs.id}] * 4
-    assert await registry.reached([theirs], *wanted, asked_by=ids.new_id()) == [set()] * 4
+    device = ExpectedDevice(ids.new_id(), user_id="ada", topics=("weather",))
+    audiences = [{"everyone": True}, {"user_id": "ada"}, {"not": {"topic": "offers"}}, {"device_id": device_id(device)}]
+    assert await registry.select_ids([device], *audiences) == [{device.id}] * 4
+    assert await registry.select_ids([device], *audiences, application_id=ids.new_id()) == [set()] * 4
 
 
-def shown(device: Held) -> str:
+def device_id(device: ExpectedDevice) -> str:
     return ids.format_id(ids.DEVICE, device.id)

@@ -1,4 +1,4 @@
-"""The log of administrative acts: who did what, on what, when; in the act's own transaction, and without secrets."""
+"""The audit log: actor, action, target and time, written in the transaction of the action, without secrets."""
 
 from datetime import timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from tests.support.api import ADMIN, Api
 
 SECRET_URL = "https://hooks.example.org/in?token=a-secret-of-theirs"
-NO_ACTS = {
+UNAUDITED_ROUTES = {
     "POST /v1/devices/import",
     "POST /v1/devices",
     "PATCH /v1/devices/{device_id}",
@@ -37,9 +37,9 @@ NO_ACTS = {
 }
 
 
-async def acts(api: Api, query: str = "", key: str = ADMIN) -> list[Any]:
-    found: list[Any] = (await api.call_ok("GET", f"/v1/audit?{query}", key=key))["items"]
-    return found
+async def list_entries(api: Api, query: str = "", key: str = ADMIN) -> list[Any]:
+    entries: list[Any] = (await api.call_ok("GET", f"/v1/audit?{query}", key=key))["items"]
+    return entries
 
 
 def app_path(api: Api) -> str:
@@ -48,34 +48,34 @@ def app_path(api: Api) -> str:
 
 def test_only_device_and_sending_routes_are_not_audited() -> None:
     """Every route that changes something is audited, except those for devices and sending."""
-    none = {f"{one.method} {one.path}" for one in ROUTES if one.method != "GET" and one.audit is None}
-    assert none == NO_ACTS
-    named = {f"{one.method} {one.path}": one.audit for one in ROUTES}
-    assert named["POST /v1/applications/{application_id}/keys"] == "keys.create"
-    assert named["POST /v1/applications/{application_id}/vapid/rotate"] == "vapid.rotate"
-    assert named["POST /v1/webhooks/{webhook_id}/rotate"] == "webhooks.rotate"
-    assert named["DELETE /v1/users/{user_id}"] == "users.remove"
-    assert named["PUT /v1/alert-settings"] == "alert-settings.replace"
-    assert all(act is None for name, act in named.items() if name.startswith("GET"))
+    unaudited = {f"{route.method} {route.path}" for route in ROUTES if route.method != "GET" and route.audit is None}
+    assert unaudited == UNAUDITED_ROUTES
+    actions = {f"{route.method} {route.path}": route.audit for route in ROUTES}
+    assert actions["POST /v1/applications/{application_id}/keys"] == "keys.create"
+    assert actions["POST /v1/applications/{application_id}/vapid/rotate"] == "vapid.rotate"
+    assert actions["POST /v1/webhooks/{webhook_id}/rotate"] == "webhooks.rotate"
+    assert actions["DELETE /v1/users/{user_id}"] == "users.remove"
+    assert actions["PUT /v1/alert-settings"] == "alert-settings.replace"
+    assert all(action is None for name, action in actions.items() if name.startswith("GET"))
 
 
 async def test_audit_entries_are_newest_first(api: Api) -> None:
     """Entries name actor, action, target, details and time, newest first."""
     new = {"name": "reports", "scopes": ["manage"]}
-    made = await api.call_ok("POST", f"{app_path(api)}/keys", new, key=ADMIN)
-    segment = await api.call_ok("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}}, key=made["key"])
-    await api.call_ok("DELETE", f"/v1/segments/{segment['id']}", key=made["key"])
-    removed, created, key_made = await acts(api)
-    assert key_made["details"] == new
+    key = await api.call_ok("POST", f"{app_path(api)}/keys", new, key=ADMIN)
+    segment = await api.call_ok("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}}, key=key["key"])
+    await api.call_ok("DELETE", f"/v1/segments/{segment['id']}", key=key["key"])
+    removed, created, first = await list_entries(api)
+    assert first["details"] == new
     assert created["details"] == {"name": None, "audience": None}
-    told = [(one["actor"], one["action"], one["target"]) for one in (key_made, created, removed)]
-    assert told == [
-        ("admin", "keys.create", made["id"]),
-        (made["id"], "segments.create", segment["id"]),
-        (made["id"], "segments.remove", segment["id"]),
+    described = [(entry["actor"], entry["action"], entry["target"]) for entry in (first, created, removed)]
+    assert described == [
+        ("admin", "keys.create", key["id"]),
+        (key["id"], "segments.create", segment["id"]),
+        (key["id"], "segments.remove", segment["id"]),
     ]
-    assert {one["application_id"] for one in (removed, created, key_made)} == {api.parts.application["id"]}
-    assert removed["at"] > key_made["at"]
+    assert {entry["application_id"] for entry in (removed, created, first)} == {api.parts.application["id"]}
+    assert removed["at"] > first["at"]
 
 
 async def test_application_reads_only_its_own_entries(api: Api) -> None:
@@ -83,22 +83,24 @@ async def test_application_reads_only_its_own_entries(api: Api) -> None:
     new = {"name": "other", "subject": "mailto:ops@example.org"}
     other = await api.call_ok("POST", "/v1/applications", new, key=ADMIN)
     await api.call_ok("PATCH", app_path(api), {"name": "Weather 2"}, key=ADMIN)
-    assert [one["action"] for one in await acts(api)] == ["applications.change", "applications.create"]
-    assert [one["action"] for one in await acts(api, key=api.secret)] == ["applications.change"]
-    [one] = await acts(api, f"application_id={other['id']}")
-    assert (one["target"], one["application_id"]) == (other["id"], other["id"])
-    assert await acts(api, f"application_id={other['id']}", key=api.secret) == []
+    assert [entry["action"] for entry in await list_entries(api)] == ["applications.change", "applications.create"]
+    assert [entry["action"] for entry in await list_entries(api, key=api.secret)] == ["applications.change"]
+    [entry] = await list_entries(api, f"application_id={other['id']}")
+    assert (entry["target"], entry["application_id"]) == (other["id"], other["id"])
+    assert await list_entries(api, f"application_id={other['id']}", key=api.secret) == []
     assert (await api.call("GET", "/v1/audit?application_id=nonsense", key=ADMIN)).status == 422
 
 
 async def test_entries_are_paged_and_filtered_by_action(api: Api) -> None:
     """The audit log is paged and filtered by action."""
-    made = [await api.call_ok("POST", "/v1/categories", {"name": f"c{number}", "title": "C"}) for number in range(5)]
+    categories = [
+        await api.call_ok("POST", "/v1/categories", {"name": f"c{number}", "title": "C"}) for number in range(5)
+    ]
     await api.call_ok("PATCH", app_path(api), {"name": "W"}, key=ADMIN)
     page = await api.call_ok("GET", "/v1/audit?action=categories.create&limit=3")
     rest = await api.call_ok("GET", f"/v1/audit?action=categories.create&limit=3&cursor={page['next_cursor']}")
-    targets = [one["target"] for one in page["items"] + rest["items"]]
-    assert (targets, rest["next_cursor"]) == ([one["id"] for one in reversed(made)], None)
+    targets = [item["target"] for item in page["items"] + rest["items"]]
+    assert (targets, rest["next_cursor"]) == ([item["id"] for item in reversed(categories)], None)
 
 
 async def test_refused_and_replayed_requests_are_not_audited(api: Api) -> None:
@@ -111,7 +113,7 @@ async def test_refused_and_replayed_requests_are_not_audited(api: Api) -> None:
     assert (await api.call("DELETE", f"/v1/segments/seg_{'0' * 32}")).status == 404
     assert (await api.call("POST", f"{app_path(api)}/keys", {"name": "k", "scopes": ["read"]})).status == 403
     assert (await api.call("PATCH", app_path(api), {}, key=ADMIN)).status == 200
-    assert [one["action"] for one in await acts(api)] == ["segments.create"]
+    assert [entry["action"] for entry in await list_entries(api)] == ["segments.create"]
 
 
 async def test_action_that_cannot_be_audited_is_not_done(api: Api) -> None:
@@ -119,29 +121,29 @@ async def test_action_that_cannot_be_audited_is_not_done(api: Api) -> None:
     async with api.parts.engine.begin() as conn:
         await conn.execute(text("ALTER TABLE audit ADD CONSTRAINT none CHECK (act <> 'keys.create')"))
     before = await api.rows()
-    said = await api.call("POST", f"{app_path(api)}/keys", {"name": "k", "scopes": ["read"]}, key=ADMIN)
-    assert said.status == 500
+    response = await api.call("POST", f"{app_path(api)}/keys", {"name": "k", "scopes": ["read"]}, key=ADMIN)
+    assert response.status == 500
     assert await api.rows() == before
 
 
 async def test_entries_hold_no_secret_or_person(api: Api) -> None:
     """Entries contain no secret and no user id."""
-    made = await api.call_ok("POST", f"{app_path(api)}/keys", {"name": "k", "scopes": ["read"]}, key=ADMIN)
+    key = await api.call_ok("POST", f"{app_path(api)}/keys", {"name": "k", "scopes": ["read"]}, key=ADMIN)
     changed = await api.call_ok("PATCH", app_path(api), {"require_identity": True}, key=ADMIN)
     webhook = await api.call_ok("POST", "/v1/webhooks", {"name": "w", "url": SECRET_URL, "events": ["*"]})
     rotated = await api.call_ok("POST", f"/v1/webhooks/{webhook['id']}/rotate", {"keep_old_hours": 1})
     await api.call_ok("DELETE", "/v1/users/someone@example.org")
-    kept = await api.parts.scalar("SELECT string_agg(audit::text, ' ') FROM audit")
-    assert "users.remove" in kept
+    stored = await api.parts.scalar("SELECT string_agg(audit::text, ' ') FROM audit")
+    assert "users.remove" in stored
     for secret in (
-        made["key"],
+        key["key"],
         changed["identity_secret"],
         webhook["secret"],
         rotated["secret"],
         SECRET_URL,
         "someone",
     ):
-        assert secret not in kept
+        assert secret not in stored
 
 
 async def test_entries_are_deleted_after_400_days(api: Api) -> None:
@@ -151,7 +153,7 @@ async def test_entries_are_deleted_after_400_days(api: Api) -> None:
         long_ago = "UPDATE audit SET at = now() - CAST(:age AS interval) WHERE target = :target"
         await conn.execute(text(long_ago), {"age": timedelta(days=401), "target": old["id"]})
     assert (await maintenance.run_once(api.parts.engine, RetentionPolicy()))["audit_log"] == 1
-    assert [one["target"] for one in await acts(api)] == [new["id"]]
+    assert [entry["target"] for entry in await list_entries(api)] == [new["id"]]
 
 
 async def test_old_vapid_key_still_registers_after_rotation(api: Api) -> None:

@@ -1,4 +1,4 @@
-"""A backup taken beside running gateways is a whole one: restored, with the master key, it serves and sends."""
+"""A backup taken while gateways run is consistent: restored with the master key, it serves and sends."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'p
 
 
 async def run(program: Path, *arguments: str, url: str) -> None:
-    """As ops/docs/backup.md has it; the password in the environment, where no list of processes shows it."""
+    """Run a program as ops/docs/backup.md does, with the password in the environment, not among the arguments."""
     password = urlsplit(url).password or ""
     process = await asyncio.create_subprocess_exec(
         program,
@@ -41,8 +41,8 @@ async def run(program: Path, *arguments: str, url: str) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    said, _ = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 0, said.decode()
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, output.decode()
 
 
 def without_password(url: str) -> str:
@@ -58,14 +58,14 @@ async def restore(file: Path, url: str) -> None:
     await run(PG_RESTORE, *arguments, str(file), url=url)
 
 
-async def rows(url: str) -> dict[str, list[str]]:
-    """Every row, as text, by the table or partition that holds it."""
+async def dump_rows(url: str) -> dict[str, list[str]]:
+    """Return every row as text, by table or partition."""
     conn = await asyncpg.connect(url)
     try:
-        named = await conn.fetch(TABLES)
+        tables = await conn.fetch(TABLES)
         return {
             name: sorted(row[0] for row in await conn.fetch(f'SELECT CAST(t AS text) FROM "{name}" AS t'))  # noqa: S608
-            for (name,) in named
+            for (name,) in tables
         }
     finally:
         await conn.close()
@@ -78,7 +78,7 @@ async def test_restored_backup_equals_the_original(parts: Parts, empty_database_
         await parts.wait_until_done((await parts.submit()).id)
     await back_up(parts.url, tmp_path / "gateway.dump")
     await restore(tmp_path / "gateway.dump", empty_database_url)
-    before, after = await rows(parts.url), await rows(empty_database_url)
+    before, after = await dump_rows(parts.url), await dump_rows(empty_database_url)
     assert after == before
     assert len(after[f"deliveries_{datetime.now(UTC):%Y%m%d}"]) == 5
     engine = open_engine(empty_database_url)
@@ -97,7 +97,7 @@ async def test_backup_during_a_campaign_keeps_every_device(
         await parts.wait_until(sent.id, lambda progress: progress.accepted > 0)
         await back_up(parts.url, tmp_path / "gateway.dump")
     await restore(tmp_path / "gateway.dump", empty_database_url)
-    async with at(parts, empty_database_url) as restored:
+    async with connect_parts(parts, empty_database_url) as restored:
         async with restored.engine.begin() as conn:
             await conn.execute(text("UPDATE jobs SET run_at = now()"))  # as when their leases have ended
         async with restored.run_worker():
@@ -108,41 +108,43 @@ async def test_backup_during_a_campaign_keeps_every_device(
 
 async def test_webhooks_continue_after_restore_on_a_new_server(parts: Parts) -> None:
     """Cursors contain transaction ids, so those of a server far ahead are renumbered after a restore."""
-    said = {"name": "All", "url": "https://shop.example/hooks", "events": ["*"]}
+    webhook = {"name": "All", "url": "https://shop.example/hooks", "events": ["*"]}
     async with serve_api(parts) as api:
-        await api.call_ok("POST", "/v1/webhooks", said)
+        await api.call_ok("POST", "/v1/webhooks", webhook)
         for _ in range(3):
             await api.register()
-    assert not await settled(parts)
+    assert not await rebase_outbox(parts)
     async with parts.engine.begin() as conn:
-        # As from a server that is far ahead. One of the three was told already.
+        # As from a server with far more transactions. One of the three events was sent already.
         await conn.execute(text("UPDATE happenings SET txid = txid + 1000000000"))
-        seen = "UPDATE webhooks SET (outbox_txid, outbox_id) = (SELECT txid, id FROM happenings ORDER BY id LIMIT 1)"
-        await conn.execute(text(seen))
-    assert await settled(parts)
-    assert not await settled(parts)
+        set_cursor = (
+            "UPDATE webhooks SET (outbox_txid, outbox_id) = (SELECT txid, id FROM happenings ORDER BY id LIMIT 1)"
+        )
+        await conn.execute(text(set_cursor))
+    assert await rebase_outbox(parts)
+    assert not await rebase_outbox(parts)
     async with serve_api(parts) as api:
         await api.register()
     async with parts.engine.connect() as conn:
-        place = (await conn.execute(text("SELECT outbox_txid, outbox_id FROM webhooks"))).one()
-        rows, _ = await outbox.read_after(
-            conn, parts.application_id, outbox.Cursor(*place), ["device.registered"], limit=10
+        cursor = (await conn.execute(text("SELECT outbox_txid, outbox_id FROM webhooks"))).one()
+        events, _ = await outbox.read_after(
+            conn, parts.application_id, outbox.Cursor(*cursor), ["device.registered"], limit=10
         )
-    assert len(rows) == 3
-    assert [row.id for row in rows] == sorted(row.id for row in rows)
+    assert len(events) == 3
+    assert [row.id for row in events] == sorted(row.id for row in events)
 
 
-async def settled(parts: Parts) -> bool:
+async def rebase_outbox(parts: Parts) -> bool:
     async with parts.engine.begin() as conn:
         return await outbox.rebase_restored_outbox(conn)
 
 
 @asynccontextmanager
-async def at(parts: Parts, url: str) -> AsyncIterator[Parts]:
-    """The same parts at another database."""
-    engine, bell = open_engine(url), notifier.Notifier(url)
-    async with bell.running():
-        yield replace(parts, url=url, bell=bell, context=replace(parts.context, engine=engine))
+async def connect_parts(parts: Parts, url: str) -> AsyncIterator[Parts]:
+    """Connect the parts to another database."""
+    engine, notifier_ = open_engine(url), notifier.Notifier(url)
+    async with notifier_.running():
+        yield replace(parts, url=url, bell=notifier_, context=replace(parts.context, engine=engine))
     await engine.dispose()
 
 

@@ -1,4 +1,4 @@
-"""Cancelling: no more of it is sent, and all of it is accounted for."""
+"""Cancellation: sending stops, and every delivery is accounted for."""
 
 from datetime import UTC, datetime, timedelta
 

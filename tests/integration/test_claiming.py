@@ -20,7 +20,7 @@ async def test_locked_job_does_not_delay_other_applications(database_url: str) -
     """A job is locked while it is planned, which may take longer than its lease."""
     engine = open_engine(database_url)
     queue = PostgresQueue(engine, notifier.Notifier(database_url))
-    async with PostgresEngine.opened(database_url) as first, PostgresEngine.opened(database_url) as second:
+    async with PostgresEngine.open(database_url) as first, PostgresEngine.open(database_url) as second:
         locked = await first.put([new_id()])
         unlocked = [await second.put([new_id()]) for _ in range(2)]
         async with engine.begin() as conn:

@@ -1,4 +1,4 @@
-"""The Python client against the real server."""
+"""The Python client, against the real server."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ async def gateway(api: Api) -> AsyncIterator[Gateway]:
 
 
 def registrations(api: Api, count: int, **details: object) -> list[requests.NewDevice]:
-    return [{"subscription": one.to_json(), **details} for one in api.parts.subscribe(Vendor.FCM, count)]  # type: ignore[misc, typeddict-item]
+    return [{"subscription": subscriber.to_json(), **details} for subscriber in api.parts.subscribe(Vendor.FCM, count)]  # type: ignore[misc, typeddict-item]
 
 
 async def test_import_and_paged_list_work_over_the_client(
@@ -26,24 +26,24 @@ async def test_import_and_paged_list_work_over_the_client(
 ) -> None:
     """The client imports devices from an iterator and lists them page by page."""
     monkeypatch.setattr(streams, "AT_A_TIME", 500)
-    broken: requests.NewDevice = {
+    invalid: requests.NewDevice = {
         "subscription": {"endpoint": "https://no.example/x", "keys": {"p256dh": "", "auth": ""}}
     }
-    lines = [*registrations(api, 120, user_id="u/1 {x}", topics=["news"]), broken]
+    lines = [*registrations(api, 120, user_id="u/1 {x}", topics=["news"]), invalid]
 
-    async def made() -> AsyncIterator[requests.NewDevice]:
+    async def iterate() -> AsyncIterator[requests.NewDevice]:
         for line in lines:
             yield line
 
-    verdicts = gateway.devices.import_(made())
-    told = [verdict async for verdict in verdicts]
-    assert [verdict.status for verdict in told] == ["created"] * 120 + ["refused"]
-    assert {fault.pointer for fault in told[-1].faults} == {"/subscription/keys/auth", "/subscription/keys/p256dh"}
-    assert verdicts.sums == {"created": 120, "refreshed": 0, "refused": 1}
-    listed = [device.id async for device in gateway.devices.list(topic="news")]
-    assert sorted(listed) == sorted(verdict.id for verdict in told[:-1] if verdict.id)
-    assert [device.id for device in await gateway.devices.list().first(101)] == listed[:101]
-    device = await gateway.devices.update(listed[0], attributes={"plan": "pro"})
+    results_iterator = gateway.devices.import_(iterate())
+    results = [result async for result in results_iterator]
+    assert [result.status for result in results] == ["created"] * 120 + ["refused"]
+    assert {fault.pointer for fault in results[-1].faults} == {"/subscription/keys/auth", "/subscription/keys/p256dh"}
+    assert results_iterator.sums == {"created": 120, "refreshed": 0, "refused": 1}
+    device_ids = [device.id async for device in gateway.devices.list(topic="news")]
+    assert sorted(device_ids) == sorted(result.id for result in results[:-1] if result.id)
+    assert [device.id for device in await gateway.devices.list().first(101)] == device_ids[:101]
+    device = await gateway.devices.update(device_ids[0], attributes={"plan": "pro"})
     await gateway.devices.locate(device.id, lat=48.2, lon=16.4)
     await gateway.devices.add_topic(device.id, "weather")
     device = await gateway.devices.get(device.id)
@@ -55,25 +55,25 @@ async def test_import_and_paged_list_work_over_the_client(
 
 async def test_tail_resumes_after_a_broken_connection(api: Api, gateway: Gateway) -> None:
     """The client's tail resumes after a broken connection and misses nothing."""
-    [told] = [one async for one in gateway.devices.import_(registrations(api, 1, user_id="ann"))]
+    [result] = [item async for item in gateway.devices.import_(registrations(api, 1, user_id="ann"))]
     tail = gateway.deliveries.tail(user_id="ann")
-    seen = aiter(tail)
-    following = asyncio.ensure_future(anext(seen))
+    deliveries = aiter(tail)
+    following = asyncio.ensure_future(anext(deliveries))
     async with asyncio.timeout(30), api.parts.run_worker():
-        while tail.last_event_id is None:  # noqa: ASYNC110 - where it begins is told before anything is in the log
+        while tail.last_event_id is None:  # noqa: ASYNC110 - the start position arrives before any delivery
             await asyncio.sleep(0.01)
         for task in api.state.open_streams:
             task.cancel()  # as when the server stops
         sent = await gateway.notifications.send(content={"title": "Hi"}, audience={"user_id": "ann"})
         delivery = await following
-        assert (delivery.notification_id, delivery.device_id) == (sent.id, told.id)
+        assert (delivery.notification_id, delivery.device_id) == (sent.id, result.id)
         assert delivery.outcome == "accepted"
         resumed = gateway.deliveries.tail(last_event_id="0")
         assert (await anext(aiter(resumed))).id == delivery.id
         assert resumed.last_event_id == tail.last_event_id
     assert (await gateway.deliveries.get(delivery.id)).attempts
     assert (await gateway.notifications.get(sent.id)).progress.accepted == 1
-    assert [one.id async for one in gateway.notifications.list(kind="direct")] == [sent.id]
+    assert [item.id async for item in gateway.notifications.list(kind="direct")] == [sent.id]
 
 
 async def test_errors_are_raised_as_their_types(api: Api, gateway: Gateway) -> None:
@@ -86,12 +86,12 @@ async def test_errors_are_raised_as_their_types(api: Api, gateway: Gateway) -> N
     with pytest.raises(client.Forbidden):
         await gateway.applications.create(name="n", subject="mailto:ops@example.org")
     async with Gateway(api.origin, ADMIN) as operator:
-        made = await operator.applications.create(name="n", subject="mailto:ops@example.org")
-        assert {one.name async for one in operator.applications.list()} == {"Weather", "n"}
-        [secret] = [key.id for key in made.keys if "send" in key.scopes]
-        await operator.applications.remove_key(made.id, secret)
+        created = await operator.applications.create(name="n", subject="mailto:ops@example.org")
+        assert {application.name async for application in operator.applications.list()} == {"Weather", "n"}
+        [secret] = [key.id for key in created.keys if "send" in key.scopes]
+        await operator.applications.remove_key(created.id, secret)
         assert (await anext(aiter(operator.audit.list()))).action == "keys.remove"
-    async with Gateway(api.origin, made.secret_key) as stranger:
+    async with Gateway(api.origin, created.secret_key) as stranger:
         with pytest.raises(client.Unauthenticated):
             await stranger.notifications.list().page()
     assert (await gateway.ready()).status == "ready"
@@ -100,16 +100,16 @@ async def test_errors_are_raised_as_their_types(api: Api, gateway: Gateway) -> N
 
 async def test_same_idempotency_key_sends_once(gateway: Gateway) -> None:
     """One idempotency key sends one notification; another body raises IdempotencyMismatch."""
-    for title, same in (("Storm", True), ("Snow", False)):
+    for title, is_same in (("Storm", True), ("Snow", False)):
         sending = gateway.notifications.send(
             content={"title": title}, audience={"everyone": True}, idempotency_key="order-7"
         )
-        if same:
+        if is_same:
             first = await sending
-            again = await gateway.notifications.send(
+            replayed = await gateway.notifications.send(
                 content={"title": title}, audience={"everyone": True}, idempotency_key="order-7"
             )
-            assert again.id == first.id
+            assert replayed.id == first.id
         else:
             with pytest.raises(client.IdempotencyMismatch):
                 await sending

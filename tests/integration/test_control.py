@@ -1,4 +1,4 @@
-"""Pause, resume, cancel: exact at any moment, and everything accounted for."""
+"""Pause, resume and cancel are exact at any moment, and every delivery is accounted for."""
 
 import asyncio
 from collections import Counter
@@ -25,7 +25,7 @@ from tests.support.gateway_parts import Parts, quick_config
 SENDERS = 4
 
 
-async def told(parts: Parts, order: object, notification: Notification) -> None:
+async def apply_order(parts: Parts, order: object, notification: Notification) -> None:
     async with parts.engine.begin() as conn:
         await order(conn, parts.application_id, notification.id)  # type: ignore[operator] - one of control's orders
 
@@ -34,12 +34,12 @@ async def status(parts: Parts, notification: Notification) -> Status:
     return (await parts.get_notification(notification.id))[0].status
 
 
-async def nothing_claimed(parts: Parts) -> None:
-    """Until no job is held by a worker."""
-    held = "SELECT count(*) FROM jobs WHERE attempt > 0 AND NOT parked AND run_at > now()"
+async def wait_until_nothing_claimed(parts: Parts) -> None:
+    """Wait until no worker holds a job."""
+    query = "SELECT count(*) FROM jobs WHERE attempt > 0 AND NOT parked AND run_at > now()"
     async with asyncio.timeout(20):
         with parts.notifier.subscribe(notifier.LOG) as waiter:
-            while await parts.scalar(held):
+            while await parts.scalar(query):
                 await waiter.wait(0.05)
 
 
@@ -50,10 +50,10 @@ async def test_paused_campaign_resumes_where_it_stopped(parts: Parts) -> None:
     async with parts.run_worker(quick_config(senders=SENDERS, jobs=2)):
         sent = await parts.submit()
         await parts.sim.wait_for(count=40)
-        await told(parts, lifecycle.pause, sent)
+        await apply_order(parts, lifecycle.pause, sent)
         taken = parts.sim.messages.total
         assert await status(parts, sent) is Status.PAUSED
-        await nothing_claimed(parts)
+        await wait_until_nothing_claimed(parts)
         paused_at = parts.sim.messages.total
         # What was in flight, and what each sender took up before the word had reached it.
         assert paused_at <= taken + 2 * SENDERS
@@ -65,7 +65,7 @@ async def test_paused_campaign_resumes_where_it_stopped(parts: Parts) -> None:
         await parts.wait_until_done(other.id)
         assert parts.sim.messages.total == paused_at + 900
 
-        await told(parts, lifecycle.resume, sent)
+        await apply_order(parts, lifecycle.resume, sent)
         progress = await parts.wait_until_done(sent.id)
     assert progress.accepted == 900
     assert {len(subscriber.messages) for subscriber in devices.values()} == {2}
@@ -76,13 +76,13 @@ async def test_notification_paused_before_start_plans_on_resume(parts: Parts) ->
     """A notification that is paused before its start is planned when it resumes."""
     await parts.register(parts.subscribe(Vendor.FCM, 3))
     sent = await parts.submit(start_at=datetime.now(UTC) + timedelta(milliseconds=300))
-    await told(parts, lifecycle.pause, sent)
+    await apply_order(parts, lifecycle.pause, sent)
     async with parts.run_worker():
         after = await parts.submit(start_at=datetime.now(UTC) + timedelta(milliseconds=600))
         await parts.wait_until_done(after.id)
         assert await parts.list_deliveries(sent.id) == {}
         late = await parts.register(parts.subscribe(Vendor.FCM, 1))
-        await told(parts, lifecycle.resume, sent)
+        await apply_order(parts, lifecycle.resume, sent)
         await parts.wait_until_done(sent.id)
     assert late.keys() <= (await parts.list_deliveries(sent.id)).keys()
 
@@ -94,8 +94,8 @@ async def test_paused_past_expiry_settles_as_expired(parts: Parts) -> None:
     async with parts.run_worker(quick_config(senders=SENDERS)):
         sent = await parts.submit()
         await parts.sim.wait_for(count=5)
-        await told(parts, lifecycle.pause, sent)
-        await nothing_claimed(parts)
+        await apply_order(parts, lifecycle.pause, sent)
+        await wait_until_nothing_claimed(parts)
         taken = parts.sim.messages.total
         async with parts.engine.begin() as conn:
             soon = datetime.now(UTC) + timedelta(milliseconds=200)
@@ -113,7 +113,7 @@ async def test_unplanned_paused_past_expiry_is_settled(parts: Parts) -> None:
     await parts.register(parts.subscribe(Vendor.FCM, 3))
     now = datetime.now(UTC)
     sent = await parts.submit(start_at=now + timedelta(seconds=0.2), expires_at=now + timedelta(seconds=1))
-    await told(parts, lifecycle.pause, sent)
+    await apply_order(parts, lifecycle.pause, sent)
     async with parts.run_worker():
         progress = await parts.wait_until_done(sent.id)
     assert progress.expired == 3
@@ -127,9 +127,9 @@ async def test_paused_campaign_can_be_cancelled(parts: Parts) -> None:
     async with parts.run_worker(quick_config(senders=SENDERS)):
         sent = await parts.submit()
         await parts.sim.wait_for(count=5)
-        await told(parts, lifecycle.pause, sent)
-        await nothing_claimed(parts)
-        await told(parts, lifecycle.cancel, sent)
+        await apply_order(parts, lifecycle.pause, sent)
+        await wait_until_nothing_claimed(parts)
+        await apply_order(parts, lifecycle.cancel, sent)
         progress = await parts.wait_until_done(sent.id)
     assert progress.accepted + progress.cancelled == 700
     assert progress.accepted == parts.sim.messages.total
@@ -144,14 +144,14 @@ async def test_retries_wait_while_paused(parts: Parts) -> None:
     async with parts.run_worker():
         sent = await parts.submit()
         await parts.wait_until(sent.id, lambda progress: progress.retries == 5)
-        await told(parts, lifecycle.pause, sent)
+        await apply_order(parts, lifecycle.pause, sent)
         parts.sim.behave()
         with parts.notifier.subscribe(notifier.JOBS) as waiter:
             async with asyncio.timeout(20):
                 while not await parts.scalar("SELECT bool_and(parked) FROM jobs"):
                     await waiter.wait(0.1)
         assert parts.sim.messages.total == 0
-        await told(parts, lifecycle.resume, sent)
+        await apply_order(parts, lifecycle.resume, sent)
         assert (await parts.wait_until_done(sent.id)).accepted == 5
 
 
@@ -165,7 +165,7 @@ async def test_pausing_and_resuming_twice_equals_once(parts: Parts) -> None:
         (lifecycle.resume, Status.SCHEDULED),
         (lifecycle.resume, Status.SCHEDULED),
     ):
-        await told(parts, order, sent)
+        await apply_order(parts, order, sent)
         assert await status(parts, sent) is expected
 
 
@@ -176,12 +176,12 @@ async def test_ended_notification_cannot_be_paused_or_resumed(parts: Parts) -> N
         done = await parts.submit()
         await parts.wait_until_done(done.id)
     cancelled = await parts.submit()
-    await told(parts, lifecycle.cancel, cancelled)
+    await apply_order(parts, lifecycle.cancel, cancelled)
     for sent in (done, cancelled):
         before = await status(parts, sent)
         for order in (lifecycle.pause, lifecycle.resume):
             with pytest.raises(Conflict):
-                await told(parts, order, sent)
+                await apply_order(parts, order, sent)
         assert await status(parts, sent) is before
 
 
@@ -199,7 +199,7 @@ async def test_worker_without_signals_stops_on_pause(parts: Parts) -> None:
                 while not await parts.scalar("SELECT bool_and(parked) FROM jobs"):
                     await waiter.wait(0.2)
         assert parts.sim.messages.total < 300
-        await told(parts, lifecycle.resume, sent)
+        await apply_order(parts, lifecycle.resume, sent)
         parts.sim.behave()
         assert (await parts.wait_until_done(sent.id)).accepted == 400
 
@@ -208,17 +208,17 @@ async def test_pause_between_claim_and_park_keeps_the_resume(parts: Parts) -> No
     """A requeue reads the status under the lock that pause and resume take."""
     await parts.register(parts.subscribe(Vendor.FCM, 3))
     sent = await parts.submit()
-    waiting = parts.queue()
-    [plan] = await waiting.claim(lanes=[sent.delivery.lane], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
-    await told(parts, lifecycle.pause, sent)
+    queue_ = parts.queue()
+    [plan] = await queue_.claim(lanes=[sent.delivery.lane], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
+    await apply_order(parts, lifecycle.pause, sent)
     async with parts.engine.begin() as conn:
         await lifecycle.requeue(conn, plan)
     assert await parts.scalar("SELECT parked FROM jobs")
-    await told(parts, lifecycle.resume, sent)
+    await apply_order(parts, lifecycle.resume, sent)
     assert await parts.scalar("SELECT NOT parked AND run_at <= now() FROM jobs")
-    [plan] = await waiting.claim(lanes=[sent.delivery.lane], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
-    await told(parts, lifecycle.pause, sent)
-    await told(parts, lifecycle.resume, sent)
+    [plan] = await queue_.claim(lanes=[sent.delivery.lane], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
+    await apply_order(parts, lifecycle.pause, sent)
+    await apply_order(parts, lifecycle.resume, sent)
     async with parts.engine.begin() as conn:
         await lifecycle.requeue(conn, plan)
     assert await parts.scalar("SELECT NOT parked AND run_at <= now() FROM jobs")
@@ -244,17 +244,17 @@ async def test_any_order_of_orders_delivers_at_most_once(
     devices = await parts.register(parts.subscribe(Vendor.FCM, 150), topics=(topic,))
     slow = Rule(delay_ms=5)
     parts.sim.behave(Rule(share=0.1, times=1, status=503, retry_after=1, delay_ms=5), slow)
-    crew = quick_config(senders=SENDERS, jobs=2)
-    async with parts.run_worker(crew), parts.run_worker(crew):
+    config = quick_config(senders=SENDERS, jobs=2)
+    async with parts.run_worker(config), parts.run_worker(config):
         sent = await parts.submit(audience={"topic": topic})
         for order, messages in steps:
             with suppress(Conflict):  # it may be done by now
-                await told(parts, order, sent)
+                await apply_order(parts, order, sent)
             if await status(parts, sent) is not Status.PAUSED:
                 left = sum(not subscriber.messages for subscriber in devices.values())
                 await parts.sim.wait_for(count=parts.sim.messages.total + min(messages, left), timeout=20)
         with suppress(Conflict):
-            await told(parts, lifecycle.cancel if cancelled else lifecycle.resume, sent)
+            await apply_order(parts, lifecycle.cancel if cancelled else lifecycle.resume, sent)
         progress = await parts.wait_until_done(sent.id)
     outcomes = Counter(row.outcome for row in (await parts.list_deliveries(sent.id)).values())
     assert outcomes.total() == progress.targets
@@ -281,6 +281,6 @@ async def test_failing_campaign_is_paused_once(parts: Parts) -> None:
         assert notification.auto_paused is not None
         assert "more than the limit of 30%" in notification.auto_paused
         assert 0 < progress.rejected < 1200
-        await told(parts, lifecycle.resume, sent)
+        await apply_order(parts, lifecycle.resume, sent)
         progress = await parts.wait_until_done(sent.id)
-    assert progress.rejected == 1200  # whoever lets it go on has seen why
+    assert progress.rejected == 1200  # after a manual resume the limit does not pause it again

@@ -1,4 +1,4 @@
-"""Postgres dies and comes back while workers live on: what it forgets must not be taken for something else."""
+"""Postgres crashes and restarts while workers keep running: lost claims must not be confused with other jobs."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ LATE = {"wal_writer_delay": "10s", "wal_writer_flush_after": "1GB", "shared_buff
 
 
 @pytest.fixture
-async def own(reachable_tmp: Path) -> AsyncIterator[Parts]:
+async def crashing(reachable_tmp: Path) -> AsyncIterator[Parts]:
     """A gateway on a Postgres of its own."""
     postgres = EmbeddedPostgres(reachable_tmp / "crashing", LATE)
     url = await asyncio.to_thread(postgres.start)
@@ -39,30 +39,30 @@ async def own(reachable_tmp: Path) -> AsyncIterator[Parts]:
         await asyncio.to_thread(postgres.stop)
 
 
-async def test_database_crash_undoes_claims_but_no_plan(own: Parts) -> None:
+async def test_database_crash_undoes_claims_but_no_plan(crashing: Parts) -> None:
     """Otherwise jobs would reuse ids after a crash, and the holder of an old id would settle another job."""
-    await own.register(own.subscribe(Vendor.FCM, 3))
-    sent = await own.submit()
-    [plan] = await claim(own)
-    await planning.plan(own.context, plan)
-    [before] = await claim(own)
+    await crashing.register(crashing.subscribe(Vendor.FCM, 3))
+    sent = await crashing.submit()
+    [plan] = await claim(crashing)
+    await planning.plan(crashing.context, plan)
+    [before] = await claim(crashing)
 
-    await crash(own)
+    await crash(crashing)
 
-    async with own.engine.begin() as conn:
-        found = (await conn.execute(select(jobs.c.id, jobs.c.device_ids))).all()
-        assert found == [(before.id, list(before.device_ids))]
+    async with crashing.engine.begin() as conn:
+        rows = (await conn.execute(select(jobs.c.id, jobs.c.device_ids))).all()
+        assert rows == [(before.id, list(before.device_ids))]
         # On a slow machine the claim may have been written in time.
         await conn.execute(update(jobs).values(attempt=0, run_at=func.now()))
-    [again] = await claim(own)
-    assert again == before, "two hold it, and neither knows"
+    [reclaimed] = await claim(crashing)
+    assert reclaimed == before, "two hold it, and neither knows"
     *first, last = before.device_ids
-    await own.queue().settle(again, retry_batch(datetime.now(UTC) + timedelta(hours=1), *first), [last])
+    await crashing.queue().settle(reclaimed, retry_batch(datetime.now(UTC) + timedelta(hours=1), *first), [last])
     with pytest.raises(LeaseLost):
-        await own.queue().settle(before, accepted_batch(*before.device_ids[1:]), before.device_ids[:1])
-    await own.queue().settle(again, accepted_batch(last), [])
-    assert {*await own.list_deliveries(sent.id)} == {last}
-    assert await own.scalar("SELECT sum(cardinality(device_ids)) FROM jobs") == len(first)
+        await crashing.queue().settle(before, accepted_batch(*before.device_ids[1:]), before.device_ids[:1])
+    await crashing.queue().settle(reclaimed, accepted_batch(last), [])
+    assert {*await crashing.list_deliveries(sent.id)} == {last}
+    assert await crashing.scalar("SELECT sum(cardinality(device_ids)) FROM jobs") == len(first)
 
 
 async def claim(parts: Parts) -> list[Job]:
@@ -70,7 +70,7 @@ async def claim(parts: Parts) -> list[Job]:
 
 
 async def crash(parts: Parts) -> None:
-    """Kill one of Postgres's processes, as the kernel does when memory runs out: Postgres then starts over."""
+    """Kill a Postgres process, as the kernel does without memory; Postgres then restarts itself."""
     async with parts.engine.connect() as conn:
         pid = (await conn.execute(text("SELECT pg_backend_pid()"))).scalar_one()
         os.kill(pid, signal.SIGKILL)
@@ -83,4 +83,4 @@ async def crash(parts: Parts) -> None:
                 await parts.scalar("SELECT 1")
                 return
             except DATABASE_ERRORS:
-                await asyncio.sleep(0.05)  # nobody tells that it is back
+                await asyncio.sleep(0.05)  # a restart of Postgres raises no event

@@ -1,4 +1,4 @@
-"""The tests' own databases: migrated, with partitions, and apart from each other."""
+"""The databases of the tests are migrated, have partitions, and are independent of each other."""
 
 from datetime import UTC, datetime, timedelta
 

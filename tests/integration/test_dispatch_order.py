@@ -67,7 +67,7 @@ async def test_unsent_body_does_not_delay_refusal(api: Api, key: str, length: st
         assert (status, body["code"]) == ((403, "forbidden") if key == "publishable" else (401, "unauthenticated"))
         assert headers["connection"] == "close"
         assert api.state.limits.requests.in_use == 0
-        assert api.state.limits.requests._octets == 0
+        assert api.state.limits.requests.octets_in_use == 0
 
 
 async def test_short_unread_body_keeps_connection_usable(api: Api) -> None:
@@ -109,7 +109,7 @@ async def test_key_removed_while_the_body_is_sent_is_refused(api: Api, path: str
     async with connect(api) as connection:
         await connection.send(added["key"], f"Content-Length: {len(valid)}", body=valid[:5], path=path)
         async with asyncio.timeout(10):
-            while not api.state.limits.requests._octets:  # noqa: ASYNC110 - the limiter raises no event
+            while not api.state.limits.requests.octets_in_use:  # noqa: ASYNC110 - the limiter raises no event
                 await asyncio.sleep(0.01)
         async with api.parts.engine.begin() as conn:
             await applications.remove_key(conn, api.parts.application_id, key_id)

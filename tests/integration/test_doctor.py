@@ -1,4 +1,4 @@
-"""The doctor: what it finds, how bad it is, and that it says what to do."""
+"""The doctor's findings, their levels and their advice."""
 
 import time
 
@@ -22,19 +22,19 @@ def parts(parts: Parts, own_clock: None, monkeypatch: pytest.MonkeyPatch) -> Par
     return parts
 
 
-def level(found: list[Finding]) -> dict[str, str]:
+def levels(findings: list[Finding]) -> dict[str, str]:
     """What is not as it should be. Each of them says what to do."""
-    noted = [one for one in found if one.level != "ok"]
-    assert all(one.advice for one in noted), noted
-    return {one.check: one.level for one in noted}
+    problems = [finding for finding in findings if finding.level != "ok"]
+    assert all(finding.advice for finding in problems), problems
+    return {finding.check: finding.level for finding in problems}
 
 
 async def test_doctor_reports_each_fault_with_advice(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     """A healthy installation has no findings; every fault is reported with advice."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
-    found = await examine(None, offline=False)
-    assert level(found) == {}, found
-    assert [one.check for one in found].count("push service") == 4
+    findings = await examine(None, offline=False)
+    assert levels(findings) == {}, findings
+    assert [finding.check for finding in findings].count("push service") == 4
 
     await parts.submit()
     async with parts.engine.begin() as conn:
@@ -45,27 +45,31 @@ async def test_doctor_reports_each_fault_with_advice(parts: Parts, monkeypatch: 
         ):
             await conn.exec_driver_sql(statement)
     monkeypatch.setattr(time, "time", lambda now=time.time: now() + 7200)
-    found = await examine(None, offline=False)
+    findings = await examine(None, offline=False)
     wrong = dict.fromkeys(("clock", "VAPID subject", "queue", "push service"), "wrong")
-    assert level(found) == wrong, found
-    [unreachable] = [one.said for one in found if one.check == "push service" and one.level == "wrong"]
+    assert levels(findings) == wrong, findings
+    [unreachable] = [
+        finding.said for finding in findings if finding.check == "push service" and finding.level == "wrong"
+    ]
     assert unreachable.startswith("127.0.0.1:1 cannot be reached")
     assert [against_services(seconds).level for seconds in (-1, 60, -9000)] == ["ok", "warning", "wrong"]
-    assert "1 due, the oldest for 3 h" in next(one.said for one in found if one.check == "queue")
+    assert "1 due, the oldest for 3 h" in next(finding.said for finding in findings if finding.check == "queue")
 
 
 async def test_doctor_reports_risks_as_warnings(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     """Conditions that may lead to a fault are warnings."""
 
-    async def off(*_: object) -> float:
+    async def offset_clock(*_: object) -> float:
         return -60.0
 
     async with parts.engine.begin() as conn:
         await conn.exec_driver_sql("DELETE FROM devices")
         [today, *_] = (await conn.exec_driver_sql("SELECT to_char(now() AT TIME ZONE 'utc' + '1 d', 'YYYYMMDD')")).one()
         await conn.exec_driver_sql(f"DROP TABLE deliveries_{today}")
-    monkeypatch.setattr(clock_sync, "look", off)
+    monkeypatch.setattr(clock_sync, "look", offset_clock)
     monkeypatch.setenv("GATEWAY_PUSH_HOSTS", "http://127.0.0.1:1")
     monkeypatch.setenv("GATEWAY_PUBLIC_URL", "http://push.example.org")
-    found = await examine(None, offline=False)
-    assert level(found) == dict.fromkeys(("public url", "clock", "maintenance", "push service"), "warning"), found
+    findings = await examine(None, offline=False)
+    assert levels(findings) == dict.fromkeys(("public url", "clock", "maintenance", "push service"), "warning"), (
+        findings
+    )

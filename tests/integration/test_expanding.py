@@ -1,8 +1,7 @@
-"""Every revision runs beside the code of before it: what that asks for stays, nobody waits for long, and no table is
-written anew.
+"""Every revision is compatible with the previous code: its queries keep working, no lock lasts, no table is rewritten.
 
-Of the code of before each revision a shallow clone has nothing. What it asks for there is: tables and columns by their
-names, as the revision before left them. `test_migrate_beside_old_code` runs that code itself, for the newest revision.
+A shallow clone does not contain the previous code, so these tests run the queries that it could send: reads and writes
+of all columns that the previous revision left. `test_migrate_beside_old_code` runs the real code of the last revision.
 """
 
 import asyncio
@@ -29,7 +28,7 @@ REASONS = {
 }
 """What a revision may change of the rules that the code of before meets, and why."""
 
-GENTLE = re.compile(r"CONCURRENTLY|^\s*ALTER TABLE \w+ VALIDATE CONSTRAINT")
+NON_BLOCKING = re.compile(r"CONCURRENTLY|^\s*ALTER TABLE \w+ VALIDATE CONSTRAINT")
 """May run without limits, since they keep nobody from reading and writing, also while they wait."""
 
 COLUMNS = """
@@ -60,7 +59,7 @@ class Schema(NamedTuple):
         return {table for table, _ in self.columns}
 
 
-async def look(conn: asyncpg.Connection) -> Schema:
+async def read_schema(conn: asyncpg.Connection) -> Schema:
     return Schema(
         {(row["table"], row["name"]): row for row in await conn.fetch(COLUMNS)},
         {(row["table"], row["name"]): row["rule"] for row in await conn.fetch(RULES)},
@@ -69,34 +68,34 @@ async def look(conn: asyncpg.Connection) -> Schema:
 
 
 @contextmanager
-def heard() -> Iterator[list[tuple[str, str]]]:
+def record_statements() -> Iterator[list[tuple[str, str]]]:
     """Each statement that changes something, and the lock_timeout that it runs with."""
-    said: list[tuple[str, str]] = []
+    statements: list[tuple[str, str]] = []
 
-    def listen(_conn: Any, cursor: Any, statement: str, *_: Any) -> None:
+    def on_statement(_conn: Any, cursor: Any, statement: str, *_: Any) -> None:
         if re.match(r"\s*(ALTER|CREATE|DROP|INSERT|UPDATE|DELETE)\b", statement) and "alembic_version" not in statement:
             cursor.execute("SHOW lock_timeout")
-            said.append((" ".join(statement.split()), cursor.fetchone()[0]))
+            statements.append((" ".join(statement.split()), cursor.fetchone()[0]))
 
-    event.listen(Engine, "before_cursor_execute", listen)
+    event.listen(Engine, "before_cursor_execute", on_statement)
     try:
-        yield said
+        yield statements
     finally:
-        event.remove(Engine, "before_cursor_execute", listen)
+        event.remove(Engine, "before_cursor_execute", on_statement)
 
 
 @asynccontextmanager
-async def asked_all_the_while(url: str, schema: Schema) -> AsyncIterator[list[str]]:
+async def run_previous_queries(url: str, schema: Schema) -> AsyncIterator[list[str]]:
     """The code of before: reads and writes of every column it knows, until the revision is there and once more."""
     queries = ["SELECT 1"]
     for table in sorted(schema.tables):
         columns = [row for (of, _), row in schema.columns.items() if of == table]
-        named = ", ".join(f'"{row["name"]}"' for row in columns)
-        given = ", ".join(f'"{row["name"]}"' for row in columns if not row["identity"])
-        first = given.partition(",")[0]
+        columns_sql = ", ".join(f'"{row["name"]}"' for row in columns)
+        writable = ", ".join(f'"{row["name"]}"' for row in columns if not row["identity"])
+        first = writable.partition(",")[0]
         queries += [
-            f"SELECT {named} FROM {table}",  # noqa: S608 - names of our own schema
-            f"INSERT INTO {table} ({given}) SELECT {given} FROM {table} LIMIT 0",  # noqa: S608
+            f"SELECT {columns_sql} FROM {table}",  # noqa: S608 - names of our own schema
+            f"INSERT INTO {table} ({writable}) SELECT {writable} FROM {table} LIMIT 0",  # noqa: S608
             f"UPDATE {table} SET {first} = {first}",  # noqa: S608
             f"DELETE FROM {table} WHERE false",  # noqa: S608
         ]
@@ -104,7 +103,7 @@ async def asked_all_the_while(url: str, schema: Schema) -> AsyncIterator[list[st
     last = asyncio.Event()
     conn = await asyncpg.connect(url, server_settings={"lock_timeout": "3s"})
 
-    async def ask() -> None:
+    async def run_queries() -> None:
         while True:
             is_last = last.is_set()
             for query in queries:
@@ -115,37 +114,41 @@ async def asked_all_the_while(url: str, schema: Schema) -> AsyncIterator[list[st
             if is_last:
                 return
 
-    asking = asyncio.create_task(ask())
+    task = asyncio.create_task(run_queries())
     try:
         yield refused
     finally:
         last.set()
-        await asking
+        await task
         await conn.close()
 
 
-async def faults(url: str, revision: str, excepted: Collection[str] = ()) -> list[str]:
+async def find_problems(url: str, revision: str, excepted: Collection[str] = ()) -> list[str]:
     """What of a revision the code of before would notice."""
     conn = await asyncpg.connect(url)
-    before = await look(conn)
-    with heard() as said:
-        async with asked_all_the_while(url, before) as refused:
+    before = await read_schema(conn)
+    with record_statements() as statements:
+        async with run_previous_queries(url, before) as refused:
             await asyncio.to_thread(migrate.upgrade, url, revision)
-    after = await look(conn)
+    after = await read_schema(conn)
     await conn.close()
-    return [*refused, *changed(before, after, excepted), *harsh(said, before.tables)]
+    return [
+        *refused,
+        *find_schema_changes(before, after, excepted),
+        *find_blocking_statements(statements, before.tables),
+    ]
 
 
-def changed(before: Schema, after: Schema, excepted: Collection[str]) -> Iterator[str]:
-    for (table, name), was in before.columns.items():
-        now = after.columns.get((table, name))
-        if now is None or (now["type"], now["default"]) != (was["type"], was["default"]):
+def find_schema_changes(before: Schema, after: Schema, excepted: Collection[str]) -> Iterator[str]:
+    for (table, name), old in before.columns.items():
+        new = after.columns.get((table, name))
+        if new is None or (new["type"], new["default"]) != (old["type"], old["default"]):
             yield f"{table}.{name} is gone, or of another type or default"
-        elif now["attnotnull"] > was["attnotnull"]:
+        elif new["attnotnull"] > old["attnotnull"]:
             yield f"{table}.{name} must not be null any more"
     for (table, name), column in after.columns.items():
-        known = table not in before.tables or (table, name) in before.columns
-        if not known and column["attnotnull"] and column["default"] is None:
+        is_known = table not in before.tables or (table, name) in before.columns
+        if not is_known and column["attnotnull"] and column["default"] is None:
             yield f"{table}.{name} is new and must be given"
     for (table, name), rule in {**before.rules, **after.rules}.items():
         same = before.rules.get((table, name)) == after.rules.get((table, name))
@@ -156,10 +159,10 @@ def changed(before: Schema, after: Schema, excepted: Collection[str]) -> Iterato
             yield f"{table} is gone or was written anew"
 
 
-def harsh(said: list[tuple[str, str]], tables: Collection[str]) -> Iterator[str]:
+def find_blocking_statements(statements: list[tuple[str, str]], tables: Collection[str]) -> Iterator[str]:
     """Statements that others may wait for longer than a moment."""
-    for statement, lock_timeout in said:
-        if lock_timeout != f"{migrate.LOCK_WAIT_S}s" and not GENTLE.search(statement):
+    for statement, lock_timeout in statements:
+        if lock_timeout != f"{migrate.LOCK_WAIT_S}s" and not NON_BLOCKING.search(statement):
             yield f"waits for its lock for ever: {statement}"
         index = re.match(r"CREATE (?:UNIQUE )?INDEX (CONCURRENTLY )?(?:IF NOT EXISTS )?\w+ ON (ONLY )?(\w+)", statement)
         if index and index[3] in tables and not (index[1] or index[2]):
@@ -175,10 +178,10 @@ async def test_every_revision_keeps_the_previous_code_working(empty_database_url
     revisions = [script.revision for script in scripts.walk_revisions()][::-1]
     assert set(revisions) >= set(REASONS)
     for revision in revisions:
-        assert await faults(empty_database_url, revision, REASONS.get(revision, {})) == [], revision
+        assert await find_problems(empty_database_url, revision, REASONS.get(revision, {})) == [], revision
 
 
-HARSH = (
+HARMFUL = (
     "ALTER TABLE devices DROP COLUMN platform",
     "ALTER TABLE devices RENAME COLUMN browser TO user_agent",
     "ALTER TABLE devices ALTER COLUMN locale SET NOT NULL",
@@ -213,11 +216,11 @@ async def test_breaking_or_blocking_revision_is_detected(
     copied = shutil.copytree(migrate.migrations_dir(), tmp_path / "migrations")
     monkeypatch.setattr(migrate, "migrations_dir", lambda: copied)
     last = ScriptDirectory(str(copied)).get_current_head()
-    cases = [(statement, WITHIN_LIMITS, True) for statement in HARSH]
+    cases = [(statement, WITHIN_LIMITS, True) for statement in HARMFUL]
     cases += [("ALTER TABLE devices ADD COLUMN sound text", WITHIN_LIMITS, False)]
     cases += [("ALTER TABLE devices ADD COLUMN impatient text", WITHOUT, True)]
-    for number, (statement, where, noticed) in enumerate(cases, 9001):
+    for number, (statement, where, detected) in enumerate(cases, 9001):
         revision = REVISION.format(number=number, last=last, statement=statement, where=where)
         (copied / "versions" / f"{number}.py").write_text(revision)
         last = str(number)
-        assert bool(await faults(database_url, last)) == noticed, statement
+        assert bool(await find_problems(database_url, last)) == detected, statement

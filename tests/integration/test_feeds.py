@@ -1,4 +1,4 @@
-"""Feeds: real alerts fetched from a server on loopback, told once, politely asked for, by one process at a time."""
+"""Feeds: real alerts fetched from a server on loopback, once, with caching, by one process at a time."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -29,31 +29,31 @@ RSS = """<?xml version="1.0"?><rss version="2.0"><channel><title>Alerts</title>{
 
 
 @dataclass
-class Office:
-    """A weather office's web server. `gone`: what is answered 503 for as long as it is in there."""
+class FeedServer:
+    """A web server that publishes feeds; paths in `failing` are answered 503."""
 
     origin: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
-    gone: set[str] = field(default_factory=set)
-    asked: list[tuple[str, int]] = field(default_factory=list)
-    came: asyncio.Condition = field(default_factory=asyncio.Condition)
-    slow_s: float = 0.0
-    at_once: int = 0
-    most_at_once: int = 0
+    failing: set[str] = field(default_factory=set)
+    requests: list[tuple[str, int]] = field(default_factory=list)
+    received: asyncio.Condition = field(default_factory=asyncio.Condition)
+    delay_s: float = 0.0
+    concurrent: int = 0
+    max_concurrent: int = 0
 
     async def handle(self, request: web.Request) -> web.Response:
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        await asyncio.sleep(self.slow_s)
+        self.concurrent += 1
+        self.max_concurrent = max(self.max_concurrent, self.concurrent)
+        await asyncio.sleep(self.delay_s)
         answer = self._answer(request)
-        self.at_once -= 1
-        async with self.came:
-            self.asked.append((request.path, answer.status))
-            self.came.notify_all()
+        self.concurrent -= 1
+        async with self.received:
+            self.requests.append((request.path, answer.status))
+            self.received.notify_all()
         return answer
 
     def _answer(self, request: web.Request) -> web.Response:
-        if request.path in self.gone:
+        if request.path in self.failing:
             return web.Response(status=503)
         if (body := self.files.get(request.path)) is None:
             return web.Response(status=404)
@@ -63,35 +63,35 @@ class Office:
         return web.Response(body=body, headers={"ETag": etag, "Content-Type": "application/xml"})
 
     def statuses(self, path: str) -> list[int]:
-        return [status for asked, status in self.asked if asked == path]
+        return [status for requests, status in self.requests if requests == path]
 
-    async def until(self, path: str, *statuses: int) -> None:
-        async with asyncio.timeout(TIMEOUT_S), self.came:
-            await self.came.wait_for(lambda: self.statuses(path)[-len(statuses) :] == list(statuses))
+    async def wait_until(self, path: str, *statuses: int) -> None:
+        async with asyncio.timeout(TIMEOUT_S), self.received:
+            await self.received.wait_for(lambda: self.statuses(path)[-len(statuses) :] == list(statuses))
 
 
 @pytest.fixture
-async def office() -> AsyncIterator[Office]:
-    office = Office()
+async def server() -> AsyncIterator[FeedServer]:
+    server = FeedServer()
     app = web.Application()
-    app.router.add_get("/{path:.*}", office.handle)
+    app.router.add_get("/{path:.*}", server.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    office.origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield office
+    server.origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield server
     await runner.cleanup()
 
 
 @pytest.fixture
-async def parts(parts: Parts, office: Office) -> Parts:
-    """The gateway, allowed to fetch from the test's weather office."""
-    parts.context = replace(parts.context, outbound=OutboundPolicy([office.origin]))
+async def parts(parts: Parts, server: FeedServer) -> Parts:
+    """The gateway, allowed to fetch from the test's server."""
+    parts.context = replace(parts.context, outbound=OutboundPolicy([server.origin]))
     return parts
 
 
 @asynccontextmanager
-async def polling(api: Api) -> AsyncIterator[None]:
+async def run_poller(api: Api) -> AsyncIterator[None]:
     stop = asyncio.Event()
     async with OutboundClient(api.parts.context.outbound) as client:
         task = asyncio.create_task(FeedPoller(api.parts.context, api.parts.notifier, client).run(stop))
@@ -102,79 +102,79 @@ async def polling(api: Api) -> AsyncIterator[None]:
             await asyncio.wait_for(task, TIMEOUT_S)
 
 
-async def added(api: Api, office: Office, path: str, **said: Any) -> Any:
-    return await api.call_ok("POST", "/v1/feeds", {"name": path, "url": office.origin + path, **said})
+async def create_feed(api: Api, server: FeedServer, path: str, **fields: Any) -> Any:
+    return await api.call_ok("POST", "/v1/feeds", {"name": path, "url": server.origin + path, **fields})
 
 
-async def again(api: Api, feed: Any, office: Office, path: str, *statuses: int) -> Any:
-    """Have it fetched now instead of when it is due; the feed after that."""
+async def refetch(api: Api, feed: Any, server: FeedServer, path: str, *statuses: int) -> Any:
+    """Make the feed due, wait until it has been fetched, and return it."""
     id_ = ids.parse(ids.FEED, feed["id"])
-    seen = len(office.asked)
+    requests_before = len(server.requests)
     async with api.parts.engine.begin() as conn:
         await conn.execute(update(feeds).where(feeds.c.id == id_).values(run_at=func.now()))
         await notifier.notify(conn, notifier.FEEDS)
-    async with asyncio.timeout(TIMEOUT_S), office.came:
-        await office.came.wait_for(lambda: path in [asked for asked, _ in office.asked[seen:]])
-    return await settled(api, feed)
+    async with asyncio.timeout(TIMEOUT_S), server.received:
+        await server.received.wait_for(lambda: path in [requests for requests, _ in server.requests[requests_before:]])
+    return await wait_until_fetched(api, feed)
 
 
-async def settled(api: Api, feed: Any) -> Any:
-    """The feed once it has been fetched again, well or badly, since it was shown as that."""
+async def wait_until_fetched(api: Api, feed: Any) -> Any:
+    """Wait until the feed has been fetched after the given state, and return it."""
     async with asyncio.timeout(TIMEOUT_S):
         while True:
-            shown = await api.call_ok("GET", f"/v1/feeds/{feed['id']}")
-            if (shown["last_ok_at"], shown["failures"]) != (feed["last_ok_at"], feed["failures"]):
-                return shown
+            feed_body = await api.call_ok("GET", f"/v1/feeds/{feed['id']}")
+            if (feed_body["last_ok_at"], feed_body["failures"]) != (feed["last_ok_at"], feed["failures"]):
+                return feed_body
             await asyncio.sleep(0.02)
 
 
-def entry(office: Office, name: str, updated: str = "2026-11-01T00:00:00Z") -> str:
+def entry(server: FeedServer, name: str, updated: str = "2026-11-01T00:00:00Z") -> str:
     link = f'<link type="application/cap+xml" href="/{name}"/>'
     return f"<entry><id>{name}</id><updated>{updated}</updated><title>x</title>{link}</entry>"
 
 
-async def told(api: Api) -> list[str]:
-    listed = await api.call_ok("GET", "/v1/notifications?kind=alert&limit=1000")
-    return sorted(one["details"]["identifier"] for one in listed["items"])
+async def list_identifiers(api: Api) -> list[str]:
+    page = await api.call_ok("GET", "/v1/notifications?kind=alert&limit=1000")
+    return sorted(notification["details"]["identifier"] for notification in page["items"])
 
 
-async def test_unchanged_nws_collection_is_not_sent_again(api: Api, office: Office) -> None:
+async def test_unchanged_nws_collection_is_not_sent_again(api: Api, server: FeedServer) -> None:
     """The alerts of an NWS collection are sent once; an unchanged one is answered 304."""
-    office.files["/active"] = alerts.move_to_now("nws/nws_alerts-api-phoenix.json")
-    async with polling(api):
-        feed = await added(api, office, "/active")
-        await office.until("/active", 200)
-        shown = await settled(api, feed)
-        assert shown["counts"] == {"accepted": 2}
-        assert shown["last_ok_at"] is not None
-        shown = await again(api, shown, office, "/active")
-    assert office.statuses("/active") == [200, 304]
-    assert shown["counts"] == {"accepted": 2}
-    assert shown["failures"] == 0
+    server.files["/active"] = alerts.move_to_now("nws/nws_alerts-api-phoenix.json")
+    async with run_poller(api):
+        feed = await create_feed(api, server, "/active")
+        await server.wait_until("/active", 200)
+        feed_body = await wait_until_fetched(api, feed)
+        assert feed_body["counts"] == {"accepted": 2}
+        assert feed_body["last_ok_at"] is not None
+        feed_body = await refetch(api, feed_body, server, "/active")
+    assert server.statuses("/active") == [200, 304]
+    assert feed_body["counts"] == {"accepted": 2}
+    assert feed_body["failures"] == 0
 
 
-async def test_atom_feed_documents_are_fetched_once(api: Api, office: Office) -> None:
+async def test_atom_feed_documents_are_fetched_once(api: Api, server: FeedServer) -> None:
     """Each document that an Atom feed names is fetched once per update."""
     names = ["cap/gb-metoffice-ni-ice.xml", "cap/ie-smallcraft-20250413.xml", "cap/bad-missing-scope.xml"]
     for name in names:
-        office.files[f"/{name}"] = alerts.move_to_now(name)
+        server.files[f"/{name}"] = alerts.move_to_now(name)
     [farmer] = api.parts.subscribe(Vendor.MOZILLA, 1)
     await api.call_ok("POST", "/v1/devices", {"subscription": farmer.to_json(), "zones": ["UK113"]})
-    office.files["/atom"] = ATOM.format("".join(entry(office, name) for name in names)).encode()
-    async with polling(api), api.parts.run_worker():
-        feed = await added(api, office, "/atom")
-        await office.until("/atom", 200)
-        shown = await settled(api, feed)
-        assert shown["counts"] == {"accepted": 2, "refused": 1}
-        assert shown["refusals"] == [{"identifier": "12345", "detail": "scope is '': only Public alerts are sent"}]
-        office.files["/atom"] += b"<!-- changed -->"
-        shown = await again(api, shown, office, "/atom")
-        assert [office.statuses(f"/{name}") for name in names] == [[200]] * 3
-        changed = entry(office, names[0], "2026-11-02T00:00:00Z")
-        office.files["/atom"] = ATOM.format(changed).encode()
-        shown = await again(api, shown, office, "/atom")
-        assert office.statuses(f"/{names[0]}") == [200, 200]
-        assert shown["counts"] == {"accepted": 2, "refused": 1, "repeated": 1}
+    server.files["/atom"] = ATOM.format("".join(entry(server, name) for name in names)).encode()
+    async with run_poller(api), api.parts.run_worker():
+        feed = await create_feed(api, server, "/atom")
+        await server.wait_until("/atom", 200)
+        feed_body = await wait_until_fetched(api, feed)
+        assert feed_body["counts"] == {"accepted": 2, "refused": 1}
+        assert feed_body["refusals"] == [{"identifier": "12345", "detail": "scope is '': only Public alerts are sent"}]
+        server.files["/atom"] += b"<!-- changed -->"
+        feed_body = await refetch(api, feed_body, server, "/atom")
+        assert [server.statuses(f"/{name}") for name in names] == [[200]] * 3
+        changed = entry(server, names[0], "2026-11-02T00:00:00Z")
+        server.files["/atom"] = ATOM.format(changed).encode()
+        feed_body = await refetch(api, feed_body, server, "/atom")
+        assert server.statuses(f"/{names[0]}") == [200, 200]
+        assert feed_body["counts"] == {"accepted": 2, "refused": 1, "repeated": 1}
         for notification in (await api.call_ok("GET", "/v1/notifications?kind=alert"))["items"]:
             parsed = ids.parse(ids.NOTIFICATION, notification["id"])
             assert parsed is not None
@@ -189,132 +189,137 @@ async def test_atom_feed_documents_are_fetched_once(api: Api, office: Office) ->
         '<item><guid>1</guid><link>https://x.example/</link><enclosure type="application/cap+xml" url="{url}"/></item>',
     ],
 )
-async def test_rss_feed_names_documents_by_link_or_enclosure(api: Api, office: Office, item: str) -> None:
+async def test_rss_feed_names_documents_by_link_or_enclosure(api: Api, server: FeedServer, item: str) -> None:
     """An RSS feed names documents by link or by enclosure."""
-    office.files["/a.xml"] = alerts.move_to_now("cap/no-metno-gale-20210921.xml")
-    office.files["/rss"] = RSS.format(item.format(url=office.origin + "/a.xml")).encode()
-    async with polling(api):
-        shown = await settled(api, await added(api, office, "/rss"))
-    assert shown["counts"] == {"accepted": 1}
+    server.files["/a.xml"] = alerts.move_to_now("cap/no-metno-gale-20210921.xml")
+    server.files["/rss"] = RSS.format(item.format(url=server.origin + "/a.xml")).encode()
+    async with run_poller(api):
+        feed_body = await wait_until_fetched(api, await create_feed(api, server, "/rss"))
+    assert feed_body["counts"] == {"accepted": 1}
 
 
-async def test_inline_alerts_of_a_feed_are_ingested(api: Api, office: Office) -> None:
+async def test_inline_alerts_of_a_feed_are_ingested(api: Api, server: FeedServer) -> None:
     """Alerts that a feed contains are ingested without further requests."""
-    office.files["/inline"] = alerts.move_to_now("wrapped/atom-earthquake-inline.xml")
-    office.files["/edxl"] = alerts.move_to_now("wrapped/edxl-bushfire-valid.xml")
-    async with polling(api):
+    server.files["/inline"] = alerts.move_to_now("wrapped/atom-earthquake-inline.xml")
+    server.files["/edxl"] = alerts.move_to_now("wrapped/edxl-bushfire-valid.xml")
+    async with run_poller(api):
         for path in ("/inline", "/edxl"):
-            await settled(api, await added(api, office, path))
-    assert len(await told(api)) == 8
+            await wait_until_fetched(api, await create_feed(api, server, path))
+    assert len(await list_identifiers(api)) == 8
 
 
-async def test_failing_feed_is_polled_less_often(api: Api, office: Office) -> None:
+async def test_failing_feed_is_polled_less_often(api: Api, server: FeedServer) -> None:
     """A failing feed is polled with growing pauses and shows the error."""
-    office.gone.add("/feed")
-    async with polling(api):
-        feed = await added(api, office, "/feed", interval=60)
-        await office.until("/feed", 503)
-        shown, waits = feed, []
+    server.failing.add("/feed")
+    async with run_poller(api):
+        feed = await create_feed(api, server, "/feed", interval=60)
+        await server.wait_until("/feed", 503)
+        feed_body, waits = feed, []
         for failures in (1, 2):
-            shown = await settled(api, feed) if failures == 1 else await again(api, shown, office, "/feed")
-            assert (shown["failures"], shown["last_error"]) == (failures, "the server responded with status 503")
+            feed_body = (
+                await wait_until_fetched(api, feed) if failures == 1 else await refetch(api, feed_body, server, "/feed")
+            )
+            assert (feed_body["failures"], feed_body["last_error"]) == (
+                failures,
+                "the server responded with status 503",
+            )
             id_ = ids.parse(ids.FEED, feed["id"])
             waits.append(await api.parts.scalar("SELECT extract(epoch FROM run_at - now()) FROM feeds", id=id_))
         assert 100 < waits[0] <= 132
         assert 200 < waits[1] <= 264
-        office.gone.clear()
-        office.files["/feed"] = alerts.move_to_now("nws/heavy-freezing-spray-arctic.json")
-        shown = await again(api, shown, office, "/feed")
-    assert (shown["failures"], shown["last_error"], shown["counts"]) == (0, None, {"accepted": 1})
+        server.failing.clear()
+        server.files["/feed"] = alerts.move_to_now("nws/heavy-freezing-spray-arctic.json")
+        feed_body = await refetch(api, feed_body, server, "/feed")
+    assert (feed_body["failures"], feed_body["last_error"], feed_body["counts"]) == (0, None, {"accepted": 1})
 
 
-async def test_failing_document_does_not_delay_others(api: Api, office: Office) -> None:
+async def test_failing_document_does_not_delay_others(api: Api, server: FeedServer) -> None:
     """A document that cannot be fetched delays no other and is fetched later."""
     names = ["cap/gb-metoffice-ni-ice.xml", "cap/ie-smallcraft-20250413.xml"]
     for name in names:
-        office.files[f"/{name}"] = alerts.move_to_now(name)
-    office.gone.add(f"/{names[0]}")
-    office.files["/atom"] = ATOM.format("".join(entry(office, name) for name in names)).encode()
-    async with polling(api):
-        feed = await added(api, office, "/atom")
-        await office.until("/atom", 200)
-        shown = await settled(api, feed)
-        assert shown["counts"] == {"accepted": 1}
-        assert shown["last_error"] == "1 of 2 documents could not be fetched: the server responded with status 503"
-        office.gone.clear()
-        shown = await again(api, shown, office, "/atom")
-    assert office.statuses("/atom") == [200, 200]  # without an ETag, since it was not read whole
-    assert shown["counts"] == {"accepted": 2}
-    assert office.statuses(f"/{names[1]}") == [200]
+        server.files[f"/{name}"] = alerts.move_to_now(name)
+    server.failing.add(f"/{names[0]}")
+    server.files["/atom"] = ATOM.format("".join(entry(server, name) for name in names)).encode()
+    async with run_poller(api):
+        feed = await create_feed(api, server, "/atom")
+        await server.wait_until("/atom", 200)
+        feed_body = await wait_until_fetched(api, feed)
+        assert feed_body["counts"] == {"accepted": 1}
+        assert feed_body["last_error"] == "1 of 2 documents could not be fetched: the server responded with status 503"
+        server.failing.clear()
+        feed_body = await refetch(api, feed_body, server, "/atom")
+    assert server.statuses("/atom") == [200, 200]  # without an ETag, since it was not read whole
+    assert feed_body["counts"] == {"accepted": 2}
+    assert server.statuses(f"/{names[1]}") == [200]
 
 
-async def test_feed_is_fetched_by_one_process_at_a_time(api: Api, office: Office) -> None:
+async def test_feed_is_fetched_by_one_process_at_a_time(api: Api, server: FeedServer) -> None:
     """Only one process fetches a feed at a time."""
-    office.files["/active"] = alerts.move_to_now("nws/nws_alerts-api-phoenix.json")
-    office.slow_s = 0.3
-    async with polling(api), polling(api), polling(api):
-        feed = await added(api, office, "/active")
-        await office.until("/active", 200)
-        await settled(api, feed)
-    assert office.asked == [("/active", 200)]
-    assert office.most_at_once == 1
+    server.files["/active"] = alerts.move_to_now("nws/nws_alerts-api-phoenix.json")
+    server.delay_s = 0.3
+    async with run_poller(api), run_poller(api), run_poller(api):
+        feed = await create_feed(api, server, "/active")
+        await server.wait_until("/active", 200)
+        await wait_until_fetched(api, feed)
+    assert server.requests == [("/active", 200)]
+    assert server.max_concurrent == 1
 
 
-async def test_killed_worker_loses_no_alert(api: Api, office: Office, tmp_path: Path) -> None:
+async def test_killed_worker_loses_no_alert(api: Api, server: FeedServer, tmp_path: Path) -> None:
     """After a worker is killed in the middle of a feed, no alert is missing."""
     names = [
         f"cap/{name}"
         for name in ("gb-metoffice-ni-ice.xml", "ie-smallcraft-20250413.xml", "kz-kazhydromet-20250306.xml")
     ]
     for name in names:
-        office.files[f"/{name}"] = alerts.move_to_now(name)
-    office.files["/atom"] = ATOM.format("".join(entry(office, name) for name in names)).encode()
-    office.slow_s = 0.5
-    feed = await added(api, office, "/atom")
-    async with worker_process(api.parts, tmp_path, outbound_hosts=office.origin) as worker:
-        await office.until("/atom", 200)
+        server.files[f"/{name}"] = alerts.move_to_now(name)
+    server.files["/atom"] = ATOM.format("".join(entry(server, name) for name in names)).encode()
+    server.delay_s = 0.5
+    feed = await create_feed(api, server, "/atom")
+    async with worker_process(api.parts, tmp_path, outbound_hosts=server.origin) as worker:
+        await server.wait_until("/atom", 200)
         await worker.kill()
     assert (await api.call_ok("GET", f"/v1/feeds/{feed['id']}"))["last_ok_at"] is None
-    office.slow_s = 0.0
-    async with polling(api):
-        shown = await again(api, feed, office, "/atom")
-    assert sum(shown["counts"].values()) >= 3
-    assert len(await told(api)) == 3
+    server.delay_s = 0.0
+    async with run_poller(api):
+        feed_body = await refetch(api, feed, server, "/atom")
+    assert sum(feed_body["counts"].values()) >= 3
+    assert len(await list_identifiers(api)) == 3
 
 
 @pytest.mark.parametrize("body", [b"", b"<html><body>Sorry</body></html>", b"{}", b"[1]", b"<!DOCTYPE a><a/>"])
-async def test_invalid_feed_is_reported_and_retried(api: Api, office: Office, body: bytes) -> None:
+async def test_invalid_feed_is_reported_and_retried(api: Api, server: FeedServer, body: bytes) -> None:
     """A document that is not a feed is reported as a failure and polled again."""
-    office.files["/feed"] = body
-    async with polling(api):
-        feed = await added(api, office, "/feed")
-        await office.until("/feed", 200)
-        shown = await settled(api, feed)
-    assert shown["failures"] == 1
-    assert shown["last_error"]
+    server.files["/feed"] = body
+    async with run_poller(api):
+        feed = await create_feed(api, server, "/feed")
+        await server.wait_until("/feed", 200)
+        feed_body = await wait_until_fetched(api, feed)
+    assert feed_body["failures"] == 1
+    assert feed_body["last_error"]
 
 
 async def test_feed_of_an_internal_address_is_refused(api: Api) -> None:
     """A feed may not have an address in the operator's network."""
     for url in ("http://127.0.0.1:1/x", "https://10.0.0.1/x", "https://localhost/x", "file:///etc/passwd"):
-        said = await api.call("POST", "/v1/feeds", {"name": "f", "url": url})
-        assert (said.status, said.body["code"]) == (422, "address_not_allowed")
+        fields = await api.call("POST", "/v1/feeds", {"name": "f", "url": url})
+        assert (fields.status, fields.body["code"]) == (422, "address_not_allowed")
 
 
-async def test_feed_is_restricted_changed_paused_and_removed(api: Api, office: Office) -> None:
+async def test_feed_is_restricted_changed_paused_and_removed(api: Api, server: FeedServer) -> None:
     """A feed can be restricted to an audience, changed, paused and removed."""
-    office.files["/active"] = alerts.move_to_now("nws/heavy-freezing-spray-arctic.json")
-    async with polling(api):
-        feed = await added(api, office, "/active", audience={"topic": "sea"}, interval=3600)
-        await office.until("/active", 200)
-        feed = await settled(api, feed)
+    server.files["/active"] = alerts.move_to_now("nws/heavy-freezing-spray-arctic.json")
+    async with run_poller(api):
+        feed = await create_feed(api, server, "/active", audience={"topic": "sea"}, interval=3600)
+        await server.wait_until("/active", 200)
+        feed = await wait_until_fetched(api, feed)
         [notification] = (await api.call_ok("GET", "/v1/notifications?kind=alert"))["items"]
         assert {"topic": "sea"} in notification["audience"]["all"]
         paused = await api.call_ok("PATCH", f"/v1/feeds/{feed['id']}", {"status": "paused", "audience": None})
         assert (paused["next_at"], paused["audience"]) == (None, None)
         await api.call_ok("PATCH", f"/v1/feeds/{feed['id']}", {"status": "active"})
-        await office.until("/active", 200, 200)
-        await settled(api, feed)
+        await server.wait_until("/active", 200, 200)
+        await wait_until_fetched(api, feed)
         assert (await api.call("DELETE", f"/v1/feeds/{feed['id']}")).status == 204
         assert (await api.call("GET", f"/v1/feeds/{feed['id']}")).status == 404
 

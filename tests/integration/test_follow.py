@@ -1,4 +1,4 @@
-"""Following the log live: whoever resumes after N misses nothing and sees nothing twice."""
+"""Following the delivery log: a follower that resumes after a position misses nothing and sees nothing twice."""
 
 import asyncio
 from contextlib import aclosing
@@ -17,7 +17,7 @@ from gateway.service.reporting.log_tail import follow as following
 from gateway.sim import Rule, Vendor
 from tests.support.gateway_parts import Parts, quick_config
 
-Seen = list[tuple[int, str]]
+Entries = list[tuple[int, str]]
 
 
 @pytest.fixture
@@ -25,59 +25,63 @@ def pool_size() -> int:
     return 20
 
 
-async def read(parts: Parts, count: int, position: int | None, filters: LogFilters | None = None) -> Seen:
-    """(position, device) of the next `count` entries."""
-    seen: Seen = []
+async def read_entries(parts: Parts, count: int, position: int | None, filters: LogFilters | None = None) -> Entries:
+    """Return (position, device) of the next `count` entries."""
+    entries_seen: Entries = []
     entries = following(parts.engine, parts.notifier, parts.application_id, filters or LogFilters(), position)
     async with asyncio.timeout(30), aclosing(entries):
         async for batch in entries:
-            seen += [(entry.row.position, str(entry.row.device_id)) for entry in batch]
-            if len(seen) >= count:
+            entries_seen += [(entry.row.position, str(entry.row.device_id)) for entry in batch]
+            if len(entries_seen) >= count:
                 break
-    return seen
+    return entries_seen
 
 
-async def interrupted(parts: Parts, count: int, every: int) -> Seen:
-    """Like `read` from the beginning, by a client that is cut off after `every` entries or so and resumes."""
-    seen: Seen = []
-    while len(seen) < count:
-        seen += await read(parts, min(every, count - len(seen)), seen[-1][0] if seen else 0)
-    return seen
+async def read_with_interruptions(parts: Parts, count: int, chunk: int) -> Entries:
+    """Read from the beginning with a client that disconnects after about `chunk` entries and resumes."""
+    entries_seen: Entries = []
+    while len(entries_seen) < count:
+        entries_seen += await read_entries(
+            parts, min(chunk, count - len(entries_seen)), entries_seen[-1][0] if entries_seen else 0
+        )
+    return entries_seen
 
 
 async def test_followers_miss_nothing_with_many_writers(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     """Followers miss nothing while several workers settle concurrently."""
     monkeypatch.setattr(log_tail, "BATCH", 70)
-    devices = await parts.register([one for vendor in Vendor for one in parts.subscribe(vendor, 100, share_keys=True)])
+    devices = await parts.register(
+        [subscriber for vendor in Vendor for subscriber in parts.subscribe(vendor, 100, share_keys=True)]
+    )
     parts.sim.behave(Rule(delay_ms=15, share=0.5, per="try"))
     total = 4 * len(devices)
-    followers = [asyncio.create_task(interrupted(parts, total, every)) for every in (1, 90, 250, total)]
-    crew = quick_config(senders=12)
-    async with parts.run_worker(crew), parts.run_worker(crew), parts.run_worker(crew):
+    followers = [asyncio.create_task(read_with_interruptions(parts, total, chunk)) for chunk in (1, 90, 250, total)]
+    config = quick_config(senders=12)
+    async with parts.run_worker(config), parts.run_worker(config), parts.run_worker(config):
         sent = [await parts.submit() for _ in range(4)]
         for notification in sent:
             await parts.wait_until_done(notification.id)
 
-    for seen in await asyncio.gather(*followers):
-        assert [position for position, _ in seen] == list(range(1, total + 1))
-        assert {device for _, device in seen} == {str(device_id) for device_id in devices}
+    for entries_seen in await asyncio.gather(*followers):
+        assert [position for position, _ in entries_seen] == list(range(1, total + 1))
+        assert {device for _, device in entries_seen} == {str(device_id) for device_id in devices}
 
 
 async def test_new_follower_starts_at_the_end(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new follower sees only the deliveries that settle from then on."""
     await parts.register(parts.subscribe(Vendor.FCM, 3))
-    looked, last_position = asyncio.Event(), reader.last_position
+    queried, last_position = asyncio.Event(), reader.last_position
 
-    async def watched(conn: AsyncConnection, application_id: UUID) -> int:
+    async def signalling_last_position(conn: AsyncConnection, application_id: UUID) -> int:
         position = await last_position(conn, application_id)
-        looked.set()
+        queried.set()
         return position
 
     async with parts.run_worker():
         await parts.wait_until_done((await parts.submit()).id)
-        monkeypatch.setattr(reader, "last_position", watched)
-        follower = asyncio.create_task(read(parts, 3, None))
-        await asyncio.wait_for(looked.wait(), 10)
+        monkeypatch.setattr(reader, "last_position", signalling_last_position)
+        follower = asyncio.create_task(read_entries(parts, 3, None))
+        await asyncio.wait_for(queried.wait(), 10)
         await parts.wait_until_done((await parts.submit()).id)
     assert [position for position, _ in await follower] == [4, 5, 6]
 
@@ -89,7 +93,7 @@ async def test_filtered_follower_still_advances(parts: Parts) -> None:
     parts.sim.unsubscribe(gone)
     async with parts.run_worker():
         await parts.wait_until_done((await parts.submit()).id)
-    [(position, device)] = await read(parts, 1, 0, LogFilters(outcome=OutcomeName.GONE))
+    [(position, device)] = await read_entries(parts, 1, 0, LogFilters(outcome=OutcomeName.GONE))
     assert device == next(str(device_id) for device_id, subscriber in devices.items() if subscriber is gone)
     assert position in (1, 2)
 
@@ -104,9 +108,9 @@ async def test_idle_follower_gets_heartbeats_only(parts: Parts, monkeypatch: pyt
     await parts.register(parts.subscribe(Vendor.FCM, 3))
     entries = following(parts.engine, parts.notifier, other_id, LogFilters(), 0)
     async with parts.run_worker(), aclosing(entries), asyncio.timeout(10):
-        beat = asyncio.ensure_future(anext(entries))
+        heartbeat = asyncio.ensure_future(anext(entries))
         await parts.wait_until_done((await parts.submit()).id)
-        assert await beat == []
+        assert await heartbeat == []
 
 
 async def test_pages_and_follower_agree(parts: Parts) -> None:
@@ -114,10 +118,10 @@ async def test_pages_and_follower_agree(parts: Parts) -> None:
     await parts.register(parts.subscribe(Vendor.MOZILLA, 25))
     async with parts.run_worker():
         await parts.wait_until_done((await parts.submit()).id)
-    pages: Seen = []
+    pages: Entries = []
     before = None
     async with parts.engine.connect() as conn:
         while page := await reader.list_page(conn, parts.application_id, LogFilters(), before=before, limit=10):
             pages += [(entry.row.position, str(entry.row.device_id)) for entry in page]
             before = pages[-1][0]
-    assert pages[::-1] == await read(parts, 25, 0)
+    assert pages[::-1] == await read_entries(parts, 25, 0)

@@ -1,4 +1,4 @@
-"""A person who is forgotten is in no table any more, whatever was kept of them and whatever was on its way."""
+"""Erasure: an erased user is in no table, whatever was stored and whatever is in flight."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -19,8 +19,8 @@ from tests.support.api import Api
 from tests.support.gateway_parts import APP_ORIGIN, Parts
 
 ADA = "u-ada-lovelace"
+# Part of every value of the user, and of no other value.
 PERSONAL = "difference-engine"
-"""In everything that is said of the person and of nobody else."""
 HI = {"title": "Hi {{ user.attributes.first_name }}", "body": PERSONAL, "data": {"for": PERSONAL}}
 LATER = {"at": (datetime.now(UTC) + timedelta(days=30)).replace(tzinfo=None).isoformat(), "timezone": "UTC"}
 OFFERS = {"name": "offers", "title": "Offers", "cap": {"most": 5, "window": 604_800}}
@@ -28,45 +28,45 @@ CARTS = {"name": "Carts", "event": "cart.abandoned", "content": {"title": "Left"
 
 
 async def dump(parts: Parts) -> dict[str, str]:
-    """Every row of every table, partitions included, as text; octets in hexadecimal."""
-    found = {}
+    """Return every row of every table as text, with binary values in hexadecimal."""
+    dumped = {}
     async with parts.engine.connect() as conn:
         for table in metadata.tables:
             rows = await conn.execute(text(f"SELECT CAST(each AS text) FROM {table} AS each"))  # noqa: S608
-            found[table] = "\n".join(rows.scalars())
-    return found
+            dumped[table] = "\n".join(rows.scalars())
+    return dumped
 
 
-def where(dumped: dict[str, str], traces: list[str]) -> set[tuple[str, str]]:
-    looked = [(trace, form) for trace in traces for form in (trace, trace.encode().hex())]
-    return {(table, trace) for table, rows in dumped.items() for trace, form in looked if form in rows}
+def find_traces(dumped: dict[str, str], traces: list[str]) -> set[tuple[str, str]]:
+    forms = [(trace, form) for trace in traces for form in (trace, trace.encode().hex())]
+    return {(table, trace) for table, rows in dumped.items() for trace, form in forms if form in rows}
 
 
 async def register(api: Api) -> tuple[list[Any], list[str]]:
-    """Two devices of the person: what the API answered, and what gives them away."""
-    made, traces = [], [ADA, PERSONAL, "48.123456"]
+    """Register two devices of the user; return the responses and the traces to look for."""
+    registered, traces = [], [ADA, PERSONAL, "48.123456"]
     for _ in range(2):
-        said = api.device(
+        new_device = api.device(
             user_id=ADA,
             attributes={"first_name": PERSONAL},
             topics=[PERSONAL],
             location={"lat": 48.123456, "lon": 16.654321},
             client={"platform": "android", "browser": PERSONAL, "locale": "de-AT", "timezone": "Europe/Vienna"},
         )
-        made.append(await api.call_ok("POST", "/v1/devices", said, key=api.publishable, origin=APP_ORIGIN))
-        endpoint = said["subscription"]["endpoint"]
+        registered.append(await api.call_ok("POST", "/v1/devices", new_device, key=api.publishable, origin=APP_ORIGIN))
+        endpoint = new_device["subscription"]["endpoint"]
         traces += [endpoint, endpoint.rpartition("/")[2]]
-    return made, traces
+    return registered, traces
 
 
-async def send(api: Api, said: Any) -> None:
-    sent = ids.parse(ids.NOTIFICATION, (await api.call_ok("POST", "/v1/notifications", said))["id"])
+async def send(api: Api, body: Any) -> None:
+    sent = ids.parse(ids.NOTIFICATION, (await api.call_ok("POST", "/v1/notifications", body))["id"])
     assert sent is not None
     await api.parts.wait_until_done(sent)
 
 
-async def known_by_all_means(api: Api) -> list[str]:
-    """A person about whom something is in every table that may hold it; answers what gives them away."""
+async def fill_every_table(api: Api) -> list[str]:
+    """Store something of the user in every table that may hold it; return the traces to look for."""
     await api.call_ok("POST", "/v1/webhooks", {"name": "All", "url": "https://shop.example/hooks", "events": ["*"]})
     await api.call_ok("POST", "/v1/categories", OFFERS)
     await api.call_ok("POST", "/v1/triggers", CARTS)
@@ -78,11 +78,11 @@ async def known_by_all_means(api: Api) -> list[str]:
     await api.register(user_id="u-grace")
     event = {"name": "cart.abandoned", "user_id": ADA, "key": PERSONAL, "data": {"thing": PERSONAL}}
     async with api.parts.run_worker():
-        alone = {"content": HI, "category": "offers", "delivery": {"collapse_key": PERSONAL}}
+        personal = {"content": HI, "category": "offers", "delivery": {"collapse_key": PERSONAL}}
         for audience in ({"user_id": ADA}, {"user_id": [ADA]}, {"device_id": devices[0]["id"]}):
-            await send(api, {**alone, "audience": audience})
-        some = {"any": [{"user_id": [ADA, "u-grace"]}, {"topic": "news"}]}
-        await send(api, {"audience": some, "content": {"title": "To some"}})
+            await send(api, {**personal, "audience": audience})
+        mixed = {"any": [{"user_id": [ADA, "u-grace"]}, {"topic": "news"}]}
+        await send(api, {"audience": mixed, "content": {"title": "To some"}})
         await send(api, {"audience": {"everyone": True}, "content": {"title": HI["title"]}})
         await api.call_ok("POST", "/v1/events", event)
         for started in (await api.call_ok("GET", "/v1/notifications?limit=2"))["items"]:
@@ -98,9 +98,9 @@ async def known_by_all_means(api: Api) -> list[str]:
     return traces
 
 
-async def report_and_wait(api: Api, shown: str) -> None:
-    """The device reports what it displayed, and an open page of it has something to take."""
-    device_id = ids.parse(ids.DEVICE, shown)
+async def report_and_wait(api: Api, device_public_id: str) -> None:
+    """Send a receipt of the device, and leave a message for its open page."""
+    device_id = ids.parse(ids.DEVICE, device_public_id)
     assert device_id is not None
     first = "SELECT notification_id FROM deliveries WHERE device_id = :id ORDER BY position LIMIT 1"
     notification_id = await api.parts.scalar(first, id=device_id)
@@ -115,15 +115,15 @@ async def report_and_wait(api: Api, shown: str) -> None:
 
 async def test_erased_user_is_in_no_table(api: Api) -> None:
     """An erased user appears in no table."""
-    traces = await known_by_all_means(api)
-    before = where(await dump(api.parts), traces)
+    traces = await fill_every_table(api)
+    before = find_traces(await dump(api.parts), traces)
     assert {table for table, _ in before} >= {
         *("devices", "contacts", "events", "trigger_runs", "happenings", "notifications", "deliveries", "reminders"),
     }
     assert {trace for _, trace in before} == set(traces)
     counts = await api.rows()
     assert (await api.call_ok("DELETE", f"/v1/users/{ADA}")) == {"devices": 2}
-    assert where(await dump(api.parts), traces) == set()
+    assert find_traces(await dump(api.parts), traces) == set()
     after = await api.rows()
     assert (after["inbox_reads"], after["live_waiting"], after["devices"]) == (0, 0, 1)
     assert (after["deliveries"], after["receipts"]) == (counts["deliveries"], counts["receipts"])
@@ -131,26 +131,26 @@ async def test_erased_user_is_in_no_table(api: Api) -> None:
 
 async def test_response_naming_an_erased_user_is_not_replayed(api: Api) -> None:
     """A stored response that named an erased user is not replayed."""
-    for name, answers in ((ADA, (None, None)), ("u-grace", (None, "true"))):
-        said = {"audience": {"user_id": name}, "content": {"title": "Dear friend"}}
-        again = []
-        for _ in answers:
-            answer = await api.call("POST", "/v1/notifications", said, headers={"Idempotency-Key": name})
+    for name, expected in ((ADA, (None, None)), ("u-grace", (None, "true"))):
+        body = {"audience": {"user_id": name}, "content": {"title": "Dear friend"}}
+        replayed = []
+        for _ in expected:
+            answer = await api.call("POST", "/v1/notifications", body, headers={"Idempotency-Key": name})
             assert answer.status == 201
-            again.append(answer.headers.get("Idempotency-Replayed"))
+            replayed.append(answer.headers.get("Idempotency-Replayed"))
             await api.call_ok("DELETE", f"/v1/users/{ADA}")
-        assert tuple(again) == answers
+        assert tuple(replayed) == expected
 
 
 async def test_pending_sends_to_an_erased_user_are_cancelled(api: Api) -> None:
     """Notifications that wait for an erased user only are cancelled."""
     await register(api)
     await api.call_ok("POST", "/v1/notifications", {"audience": {"user_id": ADA}, "content": HI, "schedule": LATER})
-    others = {"audience": {"everyone": True}, "content": {"title": "To all"}, "schedule": LATER}
-    await api.call_ok("POST", "/v1/notifications", others)
+    to_everyone = {"audience": {"everyone": True}, "content": {"title": "To all"}, "schedule": LATER}
+    await api.call_ok("POST", "/v1/notifications", to_everyone)
     await api.call_ok("DELETE", f"/v1/users/{ADA}")
-    to_all, alone = (await api.call_ok("GET", "/v1/notifications"))["items"]
-    assert (alone["status"], alone["content"]) == (Status.CANCELLED, {"title": "…"})
+    to_all, cancelled = (await api.call_ok("GET", "/v1/notifications"))["items"]
+    assert (cancelled["status"], cancelled["content"]) == (Status.CANCELLED, {"title": "…"})
     assert to_all["status"] == Status.SCHEDULED
     await register(api)
     async with api.parts.run_worker():
@@ -159,16 +159,16 @@ async def test_pending_sends_to_an_erased_user_are_cancelled(api: Api) -> None:
 
 
 class Gate(PushClient):
-    """Lets nothing through until it is opened."""
+    """A client whose requests wait until the gate is opened."""
 
     def __init__(self) -> None:
         super().__init__()
         self.reached, self.open = asyncio.Event(), asyncio.Event()
 
-    async def post(self, *said: Any, **named: Any) -> Any:
+    async def post(self, *args: Any, **named: Any) -> Any:
         self.reached.set()
         await self.open.wait()
-        return await super().post(*said, **named)
+        return await super().post(*args, **named)
 
 
 async def test_in_flight_delivery_is_logged_without_user(api: Api) -> None:
@@ -208,8 +208,10 @@ async def test_same_user_id_of_another_application_stays(api: Api) -> None:
 
 def test_erasure_removes_only_the_user_id_from_audiences() -> None:
     """Erasure replaces the user id in an audience and nothing else."""
-    said = {"all": [{"user_id": [ADA, "b"]}, {"not": {"user_id": ADA}}, {"attribute": "id", "eq": ADA}, {"topic": "x"}]}
-    assert replace_user(said, ADA, "nobody") == {
+    audience = {
+        "all": [{"user_id": [ADA, "b"]}, {"not": {"user_id": ADA}}, {"attribute": "id", "eq": ADA}, {"topic": "x"}]
+    }
+    assert replace_user(audience, ADA, "nobody") == {
         "all": [
             {"user_id": ["nobody", "b"]},
             {"not": {"user_id": "nobody"}},

@@ -1,4 +1,4 @@
-"""What no HTTP library would send: answered in words, logged in a word, and in nobody's way."""
+"""Requests that no HTTP library would send: they get a problem document and do not affect other requests."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from gateway.web.http import ndjson
-from gateway.web.http.security_headers import EVERY as EVERYWHERE
+from gateway.web.http.security_headers import EVERY as SECURITY_HEADERS
 from tests.support.api import ADMIN, Api
 
 SECRET = "hunter2"
@@ -17,7 +17,7 @@ JSON = "Content-Type: application/json\r\n"
 KEY = "Authorization: Bearer KEY\r\n"
 POST = f"POST /v1/devices HTTP/1.1\r\nHost: x\r\n{KEY}{JSON}"
 SIGN_IN = f"POST /v1/session HTTP/1.1\r\nHost: x\r\n{JSON}"
-RAW = {
+RAW_REQUESTS = {
     "no HTTP\r\n\r\n": 400,
     f"GET /v1/devices HTTP/1.1\r\nHost: x\r\nX: {SECRET * 10_000}\r\n\r\n": 400,
     f"GET /v1/devices HTTP/1.1\r\nHost: x\r\nAuthorization : Bearer {SECRET}\r\n\r\n": 400,
@@ -37,11 +37,11 @@ RAW = {
 }
 
 
-async def asked(api: Api, said: str) -> list[str]:
-    """The lines before the body of the answer."""
-    where = urlsplit(api.origin)
-    reader, writer = await asyncio.open_connection(where.hostname, where.port)
-    writer.write(said.replace("KEY", api.secret).encode("utf-8", "surrogateescape"))
+async def send_raw(api: Api, request: str) -> list[str]:
+    """Send bytes and return the header lines of the response."""
+    url = urlsplit(api.origin)
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    writer.write(request.replace("KEY", api.secret).encode("utf-8", "surrogateescape"))
     async with asyncio.timeout(20):
         answer = (await reader.readuntil(b"\r\n\r\n")).decode()
     writer.close()
@@ -51,12 +51,12 @@ async def asked(api: Api, said: str) -> list[str]:
 async def test_malformed_requests_are_refused_and_not_logged(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     """Malformed requests get a problem document, and their content is not logged."""
     caplog.set_level(logging.DEBUG)
-    for said, status in RAW.items():
-        first, *headers = await asked(api, said)
-        assert first.split()[1] == str(status), (said[:200], first)
-        assert {f"{name}: {value}" for name, value in EVERYWHERE.items()} <= set(headers), said[:200]
-        # An Expect that nobody can meet is aiohttp's to refuse; with our headers all the same.
-        assert status in (200, 417) or "Content-Type: application/problem+json; charset=utf-8" in headers, said[:200]
+    for request, status in RAW_REQUESTS.items():
+        first, *headers = await send_raw(api, request)
+        assert first.split()[1] == str(status), (request[:200], first)
+        assert {f"{name}: {value}" for name, value in SECURITY_HEADERS.items()} <= set(headers), request[:200]
+        # aiohttp itself refuses unknown expectations, and the response has the security headers too.
+        assert status in (200, 417) or "Content-Type: application/problem+json; charset=utf-8" in headers, request[:200]
     for record in caplog.records:
         assert record.levelno < logging.ERROR, record.getMessage()
         assert SECRET not in record.getMessage() + str(record.exc_info)
@@ -76,7 +76,7 @@ async def test_removed_key_ends_a_running_import(api: Api, monkeypatch: pytest.M
     """A stream may last for hours after its key was checked."""
     monkeypatch.setattr(ndjson, "BATCH", 2)
     application = f"/v1/applications/{api.parts.application['id']}"
-    made = await api.call_ok("POST", f"{application}/keys", {"name": "leaver", "scopes": ["manage"]}, key=ADMIN)
+    key = await api.call_ok("POST", f"{application}/keys", {"name": "leaver", "scopes": ["manage"]}, key=ADMIN)
 
     async def lines() -> AsyncIterator[bytes]:
         for number in range(8):
@@ -84,11 +84,11 @@ async def test_removed_key_ends_a_running_import(api: Api, monkeypatch: pytest.M
             if number == 1:
                 async with asyncio.timeout(20):
                     while (await api.rows())["devices"] < 2:  # noqa: ASYNC110
-                        await asyncio.sleep(0.01)  # of a registration nobody is told
-                removed = await api.call("DELETE", f"{application}/keys/{made['id']}", key=ADMIN)
+                        await asyncio.sleep(0.01)  # a registration raises no event
+                removed = await api.call("DELETE", f"{application}/keys/{key['id']}", key=ADMIN)
                 assert removed.status == 204
 
-    headers = {"Authorization": f"Bearer {made['key']}", "Content-Type": ndjson.NDJSON}
+    headers = {"Authorization": f"Bearer {key['key']}", "Content-Type": ndjson.NDJSON}
     async with api.http.post("/v1/devices/import", data=lines(), headers=headers) as answer:
         last = json.loads((await answer.text()).strip().rpartition("\n")[2])
     assert (last["done"], last["code"], last["created"]) == (False, "unauthenticated", 2)

@@ -1,4 +1,4 @@
-"""Idempotency keys: the work is done once, and its first answer given again."""
+"""Idempotency keys: the work is done once, and its response is replayed."""
 
 import asyncio
 from typing import Any
@@ -19,103 +19,103 @@ def pool_size() -> int:
     return 20
 
 
-class Desk:
+class RequestHandler:
     """A request handler that counts how often it really worked."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
-        self.worked = 0
+        self.work_count = 0
 
-    async def ask(
+    async def handle(
         self,
         key: str,
         *,
         owner: str = OWNER,
         digest: bytes = DIGEST,
-        gate: asyncio.Event | None = None,
+        release: asyncio.Event | None = None,
         fails: bool = False,
     ) -> StoredResponse | dict[str, Any]:
-        vault = self.parts.context.keyring
+        keyring = self.parts.context.keyring
         async with self.parts.engine.begin() as conn:
-            first = await idempotency.begin(conn, vault, owner, key, digest)
+            first = await idempotency.begin(conn, keyring, owner, key, digest)
             if first is not None:
                 return first
-            self.worked += 1
-            if gate is not None:
-                await gate.wait()
+            self.work_count += 1
+            if release is not None:
+                await release.wait()
             if fails:
                 raise RuntimeError("the work failed")
-            await idempotency.store_response(conn, vault, owner, key, 201, b'{"id": "ntf_1"}')
+            await idempotency.store_response(conn, keyring, owner, key, 201, b'{"id": "ntf_1"}')
             return {"id": "ntf_1"}
 
 
 @pytest.fixture
-def desk(parts: Parts) -> Desk:
-    return Desk(parts)
+def handler(parts: Parts) -> RequestHandler:
+    return RequestHandler(parts)
 
 
-async def test_same_key_and_request_replays_the_response(desk: Desk) -> None:
+async def test_same_key_and_request_replays_the_response(handler: RequestHandler) -> None:
     """The same key and request return the stored response."""
-    assert await desk.ask("k") == {"id": "ntf_1"}
-    assert await desk.ask("k") == StoredResponse(201, {"id": "ntf_1"})
-    assert desk.worked == 1
+    assert await handler.handle("k") == {"id": "ntf_1"}
+    assert await handler.handle("k") == StoredResponse(201, {"id": "ntf_1"})
+    assert handler.work_count == 1
 
 
-async def test_concurrent_requests_with_one_key_work_once(desk: Desk) -> None:
+async def test_concurrent_requests_with_one_key_work_once(handler: RequestHandler) -> None:
     """Of many concurrent requests with one key, one works and the others get its response."""
-    answers = await asyncio.gather(*(desk.ask("k") for _ in range(15)))
-    assert desk.worked == 1
+    answers = await asyncio.gather(*(handler.handle("k") for _ in range(15)))
+    assert handler.work_count == 1
     assert sorted(isinstance(answer, StoredResponse) for answer in answers) == [False] + [True] * 14
     assert {answer.status for answer in answers if isinstance(answer, StoredResponse)} == {201}
 
 
-async def test_second_request_waits_for_the_first(desk: Desk) -> None:
+async def test_second_request_waits_for_the_first(handler: RequestHandler) -> None:
     """A second request with the same key waits for the first one."""
-    gate = asyncio.Event()
-    first = asyncio.create_task(desk.ask("k", gate=gate))
-    second = asyncio.create_task(desk.ask("k"))
+    release = asyncio.Event()
+    first = asyncio.create_task(handler.handle("k", gate=release))
+    second = asyncio.create_task(handler.handle("k"))
     done, _ = await asyncio.wait({first, second}, timeout=0.3)
     assert not done
-    gate.set()
+    release.set()
     answers = await asyncio.gather(first, second)
     assert sorted(isinstance(answer, StoredResponse) for answer in answers) == [False, True]
-    assert desk.worked == 1
+    assert handler.work_count == 1
 
 
-async def test_failed_request_leaves_no_key(desk: Desk) -> None:
+async def test_failed_request_leaves_no_key(handler: RequestHandler) -> None:
     """A failed request stores nothing, and the waiting one does the work."""
-    gate = asyncio.Event()
-    first = asyncio.create_task(desk.ask("k", gate=gate, fails=True))
+    release = asyncio.Event()
+    first = asyncio.create_task(handler.handle("k", gate=release, fails=True))
     async with asyncio.timeout(5):
-        while desk.worked == 0:
+        while handler.work_count == 0:
             await asyncio.wait({first}, timeout=0.01)
-    second = asyncio.create_task(desk.ask("k"))
+    second = asyncio.create_task(handler.handle("k"))
     await asyncio.wait({second}, timeout=0.1)
-    gate.set()
+    release.set()
     with pytest.raises(RuntimeError):
         await first
     assert await second == {"id": "ntf_1"}
-    assert desk.worked == 2
+    assert handler.work_count == 2
 
 
-async def test_same_key_with_another_request_is_refused(desk: Desk) -> None:
+async def test_same_key_with_another_request_is_refused(handler: RequestHandler) -> None:
     """The same key with another request is refused."""
-    await desk.ask("k")
+    await handler.handle("k")
     with pytest.raises(IdempotencyMismatch):
-        await desk.ask("k", digest=b"another")
-    assert desk.worked == 1
+        await handler.handle("k", digest=b"another")
+    assert handler.work_count == 1
 
 
-async def test_owners_do_not_share_keys(desk: Desk) -> None:
+async def test_owners_do_not_share_keys(handler: RequestHandler) -> None:
     """Keys of different owners are independent."""
-    await desk.ask("k")
-    assert await desk.ask("k", owner="another", digest=b"another") == {"id": "ntf_1"}
-    assert desk.worked == 2
+    await handler.handle("k")
+    assert await handler.handle("k", owner="another", digest=b"another") == {"id": "ntf_1"}
+    assert handler.work_count == 2
 
 
-async def test_response_is_stored_encrypted(parts: Parts, desk: Desk) -> None:
+async def test_response_is_stored_encrypted(parts: Parts, handler: RequestHandler) -> None:
     """The stored response is encrypted."""
-    await desk.ask("k")
-    kept = bytes(await parts.scalar("SELECT answer FROM idempotency_keys"))
-    assert b"ntf_1" not in kept
-    assert parts.context.keyring.open(kept, "idempotency") == b'{"id": "ntf_1"}'
+    await handler.handle("k")
+    stored = bytes(await parts.scalar("SELECT answer FROM idempotency_keys"))
+    assert b"ntf_1" not in stored
+    assert parts.context.keyring.open(stored, "idempotency") == b'{"id": "ntf_1"}'

@@ -1,10 +1,12 @@
-"""The inbox: what was sent to a device as it would be shown, pages, marks, waiting for what is new, and limits."""
+"""The inbox: rendered content, pages, read marks, long polls and limits."""
 
 import asyncio
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from gateway.domain import ids
 from gateway.domain.errors import RateLimited
 from gateway.sim import Rule
 from gateway.web.http.rate_limits import TokenBuckets
@@ -12,19 +14,26 @@ from tests.support.api import Api, serve_api
 from tests.support.gateway_parts import APP_ORIGIN
 
 
-async def device(api: Api, **details: Any) -> tuple[str, str]:
+async def register_device(api: Api, **details: Any) -> tuple[str, str]:
     """(its inbox, its token)"""
     registered = await api.register(**details)
     return f"/v1/devices/{registered['id']}/inbox", registered["device_token"]
 
 
-async def sent(api: Api, title: str = "Hi", **said: Any) -> Any:
-    new = {"content": {"title": title, "url": "/x"}, "audience": {"everyone": True}, **said}
-    made = await api.call_ok("POST", "/v1/notifications", new)
+async def send(api: Api, title: str = "Hi", **fields: Any) -> Any:
+    new = {"content": {"title": title, "url": "/x"}, "audience": {"everyone": True}, **fields}
+    notification = await api.call_ok("POST", "/v1/notifications", new)
     id_ = await api.parts.scalar("SELECT id FROM notifications ORDER BY id DESC LIMIT 1")
     async with api.parts.run_worker():
         await api.parts.wait_until_done(id_)
-    return made
+    return notification
+
+
+def device_id_of(inbox: str) -> UUID:
+    """Return the device's id in the path of its inbox."""
+    device_id = ids.parse(ids.DEVICE, inbox.split("/")[3])
+    assert device_id is not None
+    return device_id
 
 
 def titles(answer: Any) -> list[str]:
@@ -33,12 +42,12 @@ def titles(answer: Any) -> list[str]:
 
 async def test_inbox_shows_content_as_the_device_got_it(api: Api) -> None:
     """The inbox shows the rendered content in the device's language."""
-    inbox, token = await device(api, user_id="u-1", attributes={"name": "Ada"}, client={"locale": "de-AT"})
+    inbox, token = await register_device(api, user_id="u-1", attributes={"name": "Ada"}, client={"locale": "de-AT"})
     content = {"title": "Hi {{ user.attributes.name }}", "locales": {"de": {"body": "Servus"}}, "url": "/x"}
-    made = await sent(api, content=content)
+    notification = await send(api, content=content)
     answer = await api.call_ok("GET", inbox, key=token)
     [item] = answer["items"]
-    assert (item["notification_id"], item["kind"], item["read_at"]) == (made["id"], "direct", None)
+    assert (item["notification_id"], item["kind"], item["read_at"]) == (notification["id"], "direct", None)
     assert (item["content"]["title"], item["content"]["body"]) == ("Hi Ada", "Servus")
     assert item["content"]["url"] == f"{APP_ORIGIN}/x"
     assert (answer["unread"], answer["position"]) == (1, item["position"])
@@ -47,31 +56,31 @@ async def test_inbox_shows_content_as_the_device_got_it(api: Api) -> None:
 
 async def test_inbox_of_another_device_is_not_found(api: Api) -> None:
     """No other device and no publishable key can read an inbox."""
-    inbox, _ = await device(api)
-    _, other = await device(api)
+    inbox, _ = await register_device(api)
+    _, other = await register_device(api)
     assert (await api.call("GET", inbox, key=other)).status == 404
     assert (await api.call("GET", inbox, key=api.publishable, origin=APP_ORIGIN)).status == 403
 
 
 async def test_failed_sends_are_listed_but_cancelled_ones_not(api: Api) -> None:
     """Failed deliveries are in the inbox; cancelled ones are not."""
-    inbox, token = await device(api)
+    inbox, token = await register_device(api)
     api.parts.sim.behave(Rule(status=413))
-    await sent(api, "Too large for it")
+    await send(api, "Too large for it")
     api.parts.sim.behave()
     waits = await api.call_ok(
         "POST", "/v1/notifications", {"content": {"title": "Withdrawn"}, "audience": {"everyone": True}}
     )
     await api.call_ok("POST", f"/v1/notifications/{waits['id']}/cancel")
-    await sent(api, "Sent")
+    await send(api, "Sent")
     assert titles(await api.call_ok("GET", inbox, key=token)) == ["Sent", "Too large for it"]
 
 
 async def test_inbox_has_pages_read_marks_and_unread_count(api: Api) -> None:
     """The inbox has pages, read marks and an unread count."""
-    inbox, token = await device(api)
+    inbox, token = await register_device(api)
     for number in range(5):
-        await sent(api, f"n{number}")
+        await send(api, f"n{number}")
     first = await api.call_ok("GET", f"{inbox}?limit=2", key=token)
     second = await api.call_ok("GET", f"{inbox}?limit=2&cursor={first['next_cursor']}", key=token)
     assert titles(first) + titles(second) == ["n4", "n3", "n2", "n1"]
@@ -85,56 +94,57 @@ async def test_inbox_has_pages_read_marks_and_unread_count(api: Api) -> None:
     answer = await api.call_ok("GET", inbox, key=token)
     assert answer["unread"] == 1
     assert [item["read_at"] is None for item in answer["items"]] == [False, True, False, False, False]
-    _, other = await device(api)
+    _, other = await register_device(api)
     assert (await api.call("PUT", path, key=other)).status == 404
 
 
 async def test_unchanged_inbox_gets_304(api: Api) -> None:
     """A request with the current ETag is answered 304."""
-    inbox, token = await device(api)
-    await sent(api)
+    inbox, token = await register_device(api)
+    await send(api)
     first = await api.call("GET", inbox, key=token)
-    known = {"If-None-Match": first.headers["ETag"]}
-    assert (await api.call("GET", inbox, key=token, headers=known)).status == 304
-    await sent(api, "New")
-    assert (await api.call("GET", inbox, key=token, headers=known)).status == 200
+    headers = {"If-None-Match": first.headers["ETag"]}
+    assert (await api.call("GET", inbox, key=token, headers=headers)).status == 304
+    await send(api, "New")
+    assert (await api.call("GET", inbox, key=token, headers=headers)).status == 200
 
 
 async def test_long_poll_returns_new_items_from_any_server(api: Api) -> None:
     """A long poll returns as soon as an item arrives, on whichever server."""
-    inbox, token = await device(api)
-    other_inbox, other_token = await device(api, user_id="u-2")
+    inbox, token = await register_device(api)
+    other_inbox, other_token = await register_device(api, user_id="u-2")
     async with serve_api(api.parts) as second:
         waiting = asyncio.create_task(second.call_ok("GET", f"{inbox}?after=0&wait=30", key=token))
-        others = asyncio.create_task(second.call_ok("GET", f"{other_inbox}?after=0&wait=3", key=other_token))
-        room = second.state.inbox_notifier
+        other_poll = asyncio.create_task(second.call_ok("GET", f"{other_inbox}?after=0&wait=3", key=other_token))
+        inbox_notifier = second.state.inbox_notifier
         async with asyncio.timeout(10):
-            while sum(len(each) for each in room._watches.values()) < 2:  # noqa: ASYNC110 - until both wait
-                await asyncio.sleep(0.01)
+            for path in (inbox, other_inbox):
+                while not inbox_notifier.waiting(api.parts.application_id, device_id_of(path)):  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(0.01)
         assert await api.parts.scalar("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'") == 0
         device_id = inbox.split("/")[3]
-        await sent(api, "News", audience={"device_id": device_id})
+        await send(api, "News", audience={"device_id": device_id})
         answer = await asyncio.wait_for(waiting, 10)
         assert titles(answer) == ["News"]
-        assert not others.done()
-        assert (await others)["items"] == []
+        assert not other_poll.done()
+        assert (await other_poll)["items"] == []
 
 
 async def test_poll_with_new_items_does_not_wait(api: Api) -> None:
     """A poll returns at once when there is something new."""
-    inbox, token = await device(api)
-    await sent(api, "Old")
+    inbox, token = await register_device(api)
+    await send(api, "Old")
     answer = await asyncio.wait_for(api.call_ok("GET", f"{inbox}?after=0&wait=30", key=token), 5)
     assert titles(answer) == ["Old"]
 
 
 async def test_stopping_server_ends_long_polls(api: Api) -> None:
     """A stopping server answers the waiting polls."""
-    inbox, token = await device(api)
+    inbox, token = await register_device(api)
     async with serve_api(api.parts) as second:
         waiting = asyncio.create_task(second.call_ok("GET", f"{inbox}?after=0&wait=60", key=token))
         async with asyncio.timeout(10):
-            while not second.state.inbox_notifier._watches:  # noqa: ASYNC110 - until it waits
+            while not second.state.inbox_notifier.waiting(api.parts.application_id, device_id_of(inbox)):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await second.state.inbox_notifier.close()
         assert (await asyncio.wait_for(waiting, 5))["items"] == []
@@ -143,15 +153,15 @@ async def test_stopping_server_ends_long_polls(api: Api) -> None:
 async def test_device_requests_are_rate_limited(api: Api) -> None:
     """Inbox requests are limited per device."""
     api.state.limits.inbox_buckets = TokenBuckets("inbox", 60, clock=lambda: 0.0)  # however slow we are
-    inbox, token = await device(api)
-    said = await api.call("GET", inbox, key=token)
-    assert said.headers["RateLimit-Policy"] == '"inbox";q=60;w=60'
-    assert said.headers["RateLimit"] == '"inbox";r=59;t=60'
+    inbox, token = await register_device(api)
+    response = await api.call("GET", inbox, key=token)
+    assert response.headers["RateLimit-Policy"] == '"inbox";q=60;w=60'
+    assert response.headers["RateLimit"] == '"inbox";r=59;t=60'
     for _ in range(59):
         assert (await api.call("GET", inbox, key=token)).status == 200
     refused = await api.call("GET", inbox, key=token)
     assert (refused.status, refused.body["code"], refused.headers["Retry-After"]) == (429, "rate_limited", "1")
-    other, other_token = await device(api)
+    other, other_token = await register_device(api)
     assert (await api.call("GET", other, key=other_token)).status == 200
 
 
@@ -172,8 +182,8 @@ def test_bucket_refills_with_time() -> None:
 
 async def test_deleting_a_user_deletes_their_read_marks(api: Api) -> None:
     """Deleting a user deletes their read marks."""
-    inbox, token = await device(api, user_id="u-1")
-    await sent(api)
+    inbox, token = await register_device(api, user_id="u-1")
+    await send(api)
     await api.call_ok("POST", f"{inbox}/read", {"upto": 100}, key=token)
     assert (await api.rows())["inbox_reads"] == 1
     await api.call_ok("DELETE", "/v1/users/u-1")
@@ -182,9 +192,9 @@ async def test_deleting_a_user_deletes_their_read_marks(api: Api) -> None:
 
 async def test_unrenderable_item_leaves_the_rest_of_the_inbox(api: Api) -> None:
     """An item that can no longer be rendered has no content; the others stay."""
-    inbox, token = await device(api, attributes={"name": "Ada"})
-    await sent(api, content={"title": "Hi {{ user.attributes.name }}"}, strict=True)
-    await sent(api, "Plain")
+    inbox, token = await register_device(api, attributes={"name": "Ada"})
+    await send(api, content={"title": "Hi {{ user.attributes.name }}"}, strict=True)
+    await send(api, "Plain")
     await api.call_ok("PATCH", inbox.removesuffix("/inbox"), {"attributes": {"name": None}}, key=token)
     items = (await api.call_ok("GET", inbox, key=token))["items"]
     assert [item["content"] and item["content"]["title"] for item in items] == ["Plain", None]

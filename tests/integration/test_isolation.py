@@ -1,8 +1,8 @@
-"""No tenant and no browser gets at another's: every route of the document, walked with everybody else's credentials.
+"""Isolation of tenants and devices: every route of the document, called with all foreign credentials.
 
-A first tenant has one of everything, in words that occur nowhere else. What names one of its things is asked for by
-each intruder, who must be refused and must change nothing at all. What names nothing is asked for with bodies and
-queries that name the first tenant's things, and must answer and change only what is the intruder's own.
+The first tenant has one thing of each kind, with texts that occur nowhere else. Routes whose path names a thing are
+called with each foreign credential; they must refuse and change nothing. The other routes are called by the other
+tenant with bodies and queries that name the first tenant's things; they must return and change only its own things.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ MARK = "rosebud"
 CONTENT = {"title": f"{MARK} title", "body": f"{MARK} body"}
 REFUSED = (401, 403, 404)
 
-KNOWN = (
+THING_NAMES = (
     "application_id",
     "key_id",
     "device_id",
@@ -45,18 +45,18 @@ KNOWN = (
     "event_id",
 )
 
+# Names that every tenant may use; they must reach only the tenant's own things.
 SHARED_NAMES = {"topic": "weather", "user_id": "u-1"}
-"""What each tenant has names of its own for: to use one is no trespass, but must reach only one's own."""
 
-ANYONES = {"GET /healthz", "GET /readyz", "GET /metrics"}
-"""What says nothing of any tenant."""
+# Routes without data of tenants.
+PUBLIC_ROUTES = {"GET /healthz", "GET /readyz", "GET /metrics"}
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """`things`: one of each kind by the name it has in addresses; campaigns and alerts are notifications too."""
+    """`things` has one of each kind by its path parameter; campaigns and alerts are notifications too."""
 
     key: str
     publishable: str
@@ -69,7 +69,7 @@ class Tenant:
         return self.things | {"notification_id": self.things.get(kind, self.things["notification_id"])}
 
 
-Asked = Callable[[Tenant], Any]
+RequestBody = Callable[[Tenant], Any]
 
 
 def _audience(tenant: Tenant) -> Any:
@@ -78,12 +78,12 @@ def _audience(tenant: Tenant) -> Any:
     return {"any": [*leaves, {"topic": "weather"}]}
 
 
-def _lines(*said: Any) -> bytes:
-    return b"".join(json.dumps(one).encode() + b"\n" for one in said)
+def _lines(*items: Any) -> bytes:
+    return b"".join(json.dumps(item).encode() + b"\n" for item in items)
 
 
-# What is asked for at each address that names nothing. Bodies name the first tenant's things wherever there is a place.
-ASKED: dict[str, Asked] = {
+# Requests to the routes whose path names nothing. Bodies name the first tenant's things wherever possible.
+REQUEST_BODIES: dict[str, RequestBody] = {
     "GET /v1/vapid-public-key": lambda _: None,
     "GET /v1/audit": lambda _: None,
     "POST /v1/session": lambda _: {"key": "sk_guessed"},
@@ -150,12 +150,12 @@ ASKED: dict[str, Asked] = {
     "GET /v1/feeds": lambda _: None,
 }
 
-# Walked by a test of their own, below.
-SEPARATELY = {"GET /v1/deliveries/stream", "GET /v1/devices/{device_id}/live"}
+# Covered by separate tests below.
+SEPARATE_ROUTES = {"GET /v1/deliveries/stream", "GET /v1/devices/{device_id}/live"}
 
 
-class Uncovered(Exception):
-    """A route of which nobody has said what a stranger gets there."""
+class UncoveredRoute(Exception):
+    """A route that this module does not cover."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,31 +168,31 @@ class Plan:
     open_: list[str]
 
 
-def plan(document: dict[str, Any]) -> Plan:
+def plan_walk(document: dict[str, Any]) -> Plan:
     """Raises Uncovered."""
-    made = Plan([], [], [])
-    things = {name.rpartition("/")[2] for name in KNOWN}
+    result = Plan([], [], [])
+    things = {name.rpartition("/")[2] for name in THING_NAMES}
     for path, operations in document["paths"].items():
         named = set(re.findall(r"{(\w+)}", path))
         if unknown := named - things - SHARED_NAMES.keys():
-            raise Uncovered(f"{path} names {unknown}: let the first tenant have one")
+            raise UncoveredRoute(f"{path} names {unknown}: let the first tenant have one")
         for method, operation in operations.items():
             name = f"{method.upper()} {path}"
-            if name in SEPARATELY or name in ANYONES:
+            if name in SEPARATE_ROUTES or name in PUBLIC_ROUTES:
                 continue
             if named & things:
-                made.guarded.append(name)
+                result.guarded.append(name)
             elif operation["security"] == [{"admin": []}]:
-                made.operators.append(name)
-            elif named or name in ASKED:
-                made.open_.append(name)
+                result.operators.append(name)
+            elif named or name in REQUEST_BODIES:
+                result.open_.append(name)
             else:
-                raise Uncovered(f"{name}: say in ASKED what another tenant asks for there")
-    return made
+                raise UncoveredRoute(f"{name}: say in ASKED what another tenant asks for there")
+    return result
 
 
-async def settle(api: Api) -> Tenant:
-    """The first tenant, with one of everything."""
+async def create_first_tenant(api: Api) -> Tenant:
+    """Create the first tenant with one thing of each kind."""
     app = api.parts.application["id"]
     await api.call_ok("PATCH", f"/v1/applications/{app}", {"name": f"{MARK} inc"}, key=ADMIN)
     key = await api.call_ok("POST", f"/v1/applications/{app}/keys", {"name": MARK, "scopes": ["read"]}, key=ADMIN)
@@ -203,14 +203,14 @@ async def settle(api: Api) -> Tenant:
     ]
     things: dict[str, str] = {"application_id": app, "key_id": key["id"], "device_id": devices[0]["id"]}
 
-    async def make(name: str, path: str, said: Any) -> None:
-        things[name] = (await api.call_ok("POST", path, said))["id"]
+    async def make(name: str, path: str, body: Any) -> None:
+        things[name] = (await api.call_ok("POST", path, body))["id"]
 
     audience = {"topic": "weather"}
     await make("segment_id", "/v1/segments", {"name": MARK, "audience": audience})
     await make("category_id", "/v1/categories", {"name": MARK, "title": MARK})
     await make("template_id", "/v1/templates", {"name": MARK, "content": CONTENT})
-    later = datetime.now(UTC) + timedelta(days=90)  # so that nothing is due while strangers are about
+    later = datetime.now(UTC) + timedelta(days=90)  # so that nothing is due during the test
     yearly = {"name": MARK, "cron": f"0 9 1 {later.month} *", "content": CONTENT, "audience": audience}
     await make("reminder_id", "/v1/reminders", yearly)
     await make(
@@ -225,60 +225,60 @@ async def settle(api: Api) -> Tenant:
     await make("campaigns/notification_id", "/v1/campaigns", campaign)
     alert = {"event": "Storm", "headline": MARK, "severity": "Severe", "urgency": "Immediate", "certainty": "Observed"}
     await make("alerts/notification_id", "/v1/alerts", alert | {"identifier": "storm-1", "audience": audience})
-    things["delivery_id"] = await delivered(api, things)
-    assert things.keys() == set(KNOWN)
+    things["delivery_id"] = await deliver(api, things)
+    assert things.keys() == set(THING_NAMES)
     return Tenant(api.secret, api.publishable, tuple(devices), things, body["subscription"])
 
 
-async def delivered(api: Api, of: dict[str, str], *, key: str = "") -> str:
-    """The id of its delivery, once nothing that is due is left to send."""
+async def deliver(api: Api, of: dict[str, str], *, key: str = "") -> str:
+    """Send everything that is due, and return the id of the delivery."""
     due = "SELECT count(*) FROM jobs WHERE run_at < now() + interval '1 hour'"
     async with api.parts.run_worker(), asyncio.timeout(TIMEOUT_S):
         with api.parts.notifier.subscribe(notifier.LOG) as waiter:
             while await api.parts.scalar(due):
                 await waiter.wait(0.2)
     query = f"notification_id={of['notification_id']}&device_id={of['device_id']}"
-    [one] = (await api.call_ok("GET", f"/v1/deliveries?{query}", key=key))["items"]
-    return str(one["id"])
+    [delivery] = (await api.call_ok("GET", f"/v1/deliveries?{query}", key=key))["items"]
+    return str(delivery["id"])
 
 
-async def intrude(api: Api) -> Tenant:
-    """Another tenant, with a device and a delivery of its own."""
+async def create_other_tenant(api: Api) -> Tenant:
+    """Create another tenant with a device and a delivery."""
     new = {"name": "other", "subject": "mailto:ops@example.org", "allowed_origins": [APP_ORIGIN]}
-    made = await api.call_ok("POST", "/v1/applications", new, key=ADMIN)
+    application = await api.call_ok("POST", "/v1/applications", new, key=ADMIN)
     body = copy.deepcopy(api.device())
-    device = await api.call_ok("POST", "/v1/devices", body, key=made["publishable_key"], origin=APP_ORIGIN)
+    device = await api.call_ok("POST", "/v1/devices", body, key=application["publishable_key"], origin=APP_ORIGIN)
     sent = await api.call_ok(
         "POST",
         "/v1/notifications",
         {"content": {"title": "Own"}, "audience": {"everyone": True}},
-        key=made["secret_key"],
+        key=application["secret_key"],
     )
-    things = {"application_id": made["id"], "device_id": device["id"], "notification_id": sent["id"]}
-    things["delivery_id"] = await delivered(api, things, key=made["secret_key"])
-    return Tenant(made["secret_key"], made["publishable_key"], (device,), things, body["subscription"])
+    things = {"application_id": application["id"], "device_id": device["id"], "notification_id": sent["id"]}
+    things["delivery_id"] = await deliver(api, things, key=application["secret_key"])
+    return Tenant(application["secret_key"], application["publishable_key"], (device,), things, body["subscription"])
 
 
 @pytest.fixture
 async def first(api: Api) -> Tenant:
-    return await settle(api)
+    return await create_first_tenant(api)
 
 
 @pytest.fixture
 async def other(api: Api, first: Tenant) -> Tenant:
-    return await intrude(api)
+    return await create_other_tenant(api)
 
 
 @pytest.fixture
 async def before(api: Api, first: Tenant) -> set[str]:
-    """Every row there was before the other tenant came."""
+    """Every row before the other tenant was created."""
     return await rows(api)
 
 
 async def rows(api: Api) -> set[str]:
-    each = " UNION ALL ".join(f"SELECT '{name} ' || t::text AS row FROM {name} AS t" for name in metadata.tables)  # noqa: S608
-    found: list[str] = await api.parts.scalar(f"SELECT array_agg(row) FROM ({each}) AS every")  # noqa: S608
-    return set(found)
+    union = " UNION ALL ".join(f"SELECT '{name} ' || t::text AS row FROM {name} AS t" for name in metadata.tables)  # noqa: S608
+    rows_as_text: list[str] = await api.parts.scalar(f"SELECT array_agg(row) FROM ({union}) AS every")  # noqa: S608
+    return set(rows_as_text)
 
 
 def intruders(first: Tenant, other: Tenant) -> dict[str, str | None]:
@@ -292,7 +292,7 @@ def intruders(first: Tenant, other: Tenant) -> dict[str, str | None]:
     }
 
 
-async def knock(api: Api, name: str, path: str, key: str | None) -> ApiResponse:
+async def request(api: Api, name: str, path: str, key: str | None) -> ApiResponse:
     return await api.call(name.partition(" ")[0], path, _example(name), key=key, origin=APP_ORIGIN)
 
 
@@ -301,54 +301,54 @@ def _example(name: str) -> Any:
     return None if route.body is None else example(route)
 
 
-def reveals(said: ApiResponse, asked: str, first: Tenant) -> list[str]:
-    """What an answer tells of the first tenant beyond what it was asked with."""
-    told = json.dumps([said.body, dict(said.headers)])
+def reveals(response: ApiResponse, request_text: str, first: Tenant) -> list[str]:
+    """Return what a response reveals of the first tenant, apart from the content of the request."""
+    text = json.dumps([response.body, dict(response.headers)])
     secret = [MARK, *first.things.values(), *(device["id"] for device in first.devices), first.subscription["endpoint"]]
-    return [one for one in secret if one in told and one not in asked]
+    return [value for value in secret if value in text and value not in request_text]
 
 
 async def test_things_of_another_tenant_are_refused(api: Api, first: Tenant, other: Tenant) -> None:
     """Every path that names a thing of the first tenant refuses every other credential and changes nothing."""
-    for name in plan(DOCUMENT).guarded:
-        was = await rows(api)
+    for name in plan_walk(DOCUMENT).guarded:
+        before_request = await rows(api)
         for who, key in intruders(first, other).items():
             own = {"device_id": first.devices[1]["id"]} if "of the tenant" in who else other.things
             for path in addresses(name.partition(" ")[2], first, own):
-                said = await knock(api, name, path, key)
-                assert said.status in REFUSED, (name, who, said.status, said.body)
-                assert not reveals(said, path, first), (name, who, said.body)
-        now = await rows(api)
-        assert now == was, (name, now ^ was)
+                response = await request(api, name, path, key)
+                assert response.status in REFUSED, (name, who, response.status, response.body)
+                assert not reveals(response, path, first), (name, who, response.body)
+        after_request = await rows(api)
+        assert after_request == before_request, (name, after_request ^ before_request)
 
 
 def addresses(template: str, first: Tenant, own: dict[str, str]) -> list[str]:
-    """With the first tenant's things; of what names several also with the intruder's own before them."""
+    """Return the paths to the first tenant's things, also below the intruder's own thing where two are named."""
     things = first.named(template)
-    made = [things]
-    several = [name for name in re.findall(r"{(\w+)}", template) if name in KNOWN]
-    if len(several) > 1 and several[0] in own:
-        made.append(things | {several[0]: own[several[0]]})
-    return [fill_path(template, **one, **SHARED_NAMES) for one in made]
+    variants = [things]
+    thing_parameters = [name for name in re.findall(r"{(\w+)}", template) if name in THING_NAMES]
+    if len(thing_parameters) > 1 and thing_parameters[0] in own:
+        variants.append(things | {thing_parameters[0]: own[thing_parameters[0]]})
+    return [fill_path(template, **parameters, **SHARED_NAMES) for parameters in variants]
 
 
 async def test_things_of_another_tenant_look_nonexistent(api: Api, first: Tenant, other: Tenant) -> None:
     """A thing of another tenant is answered like one that never existed."""
-    for name in plan(DOCUMENT).guarded:
+    for name in plan_walk(DOCUMENT).guarded:
         template = name.partition(" ")[2]
-        there, nowhere = (
+        existing, missing = (
             fill_path(template, **first.named(template), **SHARED_NAMES),
             fill_path(template, **SHARED_NAMES),
         )
         for key in (other.key, other.devices[0]["device_token"]):
-            real, none = await knock(api, name, there, key), await knock(api, name, nowhere, key)
-            said = [re.sub(r"[0-9a-f]{32,}", "", json.dumps(one.body)) for one in (real, none)]
-            assert (real.status, said[0]) == (none.status, said[1]), name
+            real, none = await request(api, name, existing, key), await request(api, name, missing, key)
+            bodies = [re.sub(r"[0-9a-f]{32,}", "", json.dumps(answer.body)) for answer in (real, none)]
+            assert (real.status, bodies[0]) == (none.status, bodies[1]), name
 
 
 async def test_tenant_finds_all_its_own_things(api: Api, first: Tenant) -> None:
     """Otherwise a refusal could mean that the things do not exist."""
-    for name in plan(DOCUMENT).guarded:
+    for name in plan_walk(DOCUMENT).guarded:
         method, _, template = name.partition(" ")
         if method == "GET":
             path = fill_path(template, **first.named(template), **SHARED_NAMES)
@@ -357,49 +357,53 @@ async def test_tenant_finds_all_its_own_things(api: Api, first: Tenant) -> None:
 
 async def test_operator_routes_refuse_every_tenant(api: Api, first: Tenant, other: Tenant) -> None:
     """The operator's routes refuse every tenant."""
-    was = await rows(api)
-    for name in plan(DOCUMENT).operators:
+    before_request = await rows(api)
+    for name in plan_walk(DOCUMENT).operators:
         for who, key in intruders(first, other).items():
-            said = await knock(api, name, name.partition(" ")[2], key)
-            assert said.status == (401 if key is None else 403), (name, who)
-            assert not reveals(said, "", first), (name, who)
-    assert await rows(api) == was
+            response = await request(api, name, name.partition(" ")[2], key)
+            assert response.status == (401 if key is None else 403), (name, who)
+            assert not reveals(response, "", first), (name, who)
+    assert await rows(api) == before_request
 
 
 async def test_shared_routes_show_only_the_callers_things(
     api: Api, first: Tenant, before: set[str], other: Tenant
 ) -> None:
     """Bodies and queries that name the first tenant's things find nothing."""
-    owned = await _owned(api)
-    open_ = plan(DOCUMENT).open_
+    owned = await _count_owned(api)
+    open_ = plan_walk(DOCUMENT).open_
     reading = [name for name in open_ if name.startswith("GET")]
-    said_itself = ""  # and may hear again
+    own_text = ""  # and may be repeated in responses
     for name in [*reading, *(name for name in open_ if name not in reading), *reading]:
         method, _, template = name.partition(" ")
-        asked = ASKED[name](first) if name in ASKED else _example(name)
-        raw = asked if isinstance(asked, bytes) or asked is None else json.dumps(asked).encode()
-        headers = NDJSON if isinstance(asked, bytes) else {}
-        said_itself += f"{asked}"
+        body = REQUEST_BODIES[name](first) if name in REQUEST_BODIES else _example(name)
+        raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        headers = NDJSON if isinstance(body, bytes) else {}
+        own_text += f"{body}"
         for query in ["", *_queries(name, first)]:
             path = fill_path(template, **SHARED_NAMES) + query
-            said = await api.call(method, path, raw=raw, key=other.key, headers=headers)
-            assert said.status < 500, (name, said.body)
-            assert not reveals(said, path + said_itself, first), (path, said.body)
+            response = await api.call(method, path, raw=raw, key=other.key, headers=headers)
+            assert response.status < 500, (name, response.body)
+            assert not reveals(response, path + own_text, first), (path, response.body)
             if query:
-                assert said.body["items"] == [], path
+                assert response.body["items"] == [], path
     assert not before - await rows(api)
-    assert await _owned(api) == owned
+    assert await _count_owned(api) == owned
 
 
 def _queries(name: str, first: Tenant) -> list[str]:
-    """Each parameter that may name a thing, with the first tenant's."""
+    """Return a query for each parameter that may name one of the first tenant's things."""
     method, _, path = name.partition(" ")
-    parameters = [one["name"] for one in DOCUMENT["paths"][path][method.lower()]["parameters"] if one["in"] == "query"]
-    return [f"?{one}={first.things[one]}" for one in parameters if one in first.things]
+    parameters = [
+        parameter["name"]
+        for parameter in DOCUMENT["paths"][path][method.lower()]["parameters"]
+        if parameter["in"] == "query"
+    ]
+    return [f"?{parameter}={first.things[parameter]}" for parameter in parameters if parameter in first.things]
 
 
-async def _owned(api: Api) -> dict[str, int]:
-    """How many rows belong to the first tenant."""
+async def _count_owned(api: Api) -> dict[str, int]:
+    """Count the first tenant's rows in each table."""
     tables = [name for name, table in metadata.tables.items() if "application_id" in table.columns]
     count = "SELECT count(*) FROM {} WHERE application_id = :id"
     return {name: await api.parts.scalar(count.format(name), id=api.parts.application_id) for name in tables}
@@ -408,23 +412,23 @@ async def _owned(api: Api) -> dict[str, int]:
 async def test_stream_sends_only_own_deliveries(api: Api, first: Tenant, other: Tenant) -> None:
     """From the start of the log, the first event is the tenant's own."""
     for query in ("", f"&notification_id={first.things['notification_id']}", f"&device_id={first.things['device_id']}"):
-        heard = b""
+        received = b""
         path = f"/v1/deliveries/stream?last_event_id=0{query}"
         async with api.http.get(path, headers={"Authorization": f"Bearer {other.key}"}) as answer:
             assert answer.status == 200
-            wanted = other.things["delivery_id"].encode() if not query else b": following"
+            expected = other.things["delivery_id"].encode() if not query else b": following"
             async with asyncio.timeout(20):
-                while wanted not in heard:
-                    heard += await answer.content.readany()
-        assert MARK.encode() not in heard
-        assert first.things["delivery_id"].encode() not in heard
+                while expected not in received:
+                    received += await answer.content.readany()
+        assert MARK.encode() not in received
+        assert first.things["delivery_id"].encode() not in received
     for key in (other.publishable, other.devices[0]["device_token"], first.devices[1]["device_token"], None):
         assert (await api.call("GET", "/v1/deliveries/stream", key=key, origin=APP_ORIGIN)).status in REFUSED
 
 
 async def test_live_channel_opens_to_its_own_device_only(api: Api, first: Tenant, other: Tenant) -> None:
     """The live channel of a device opens to no other credential."""
-    was = await rows(api)
+    before_request = await rows(api)
     path = f"/v1/devices/{first.things['device_id']}/live"
     for who, key in intruders(first, other).items():
         async with api.http.ws_connect(path, headers={"Origin": APP_ORIGIN}) as socket:
@@ -432,7 +436,7 @@ async def test_live_channel_opens_to_its_own_device_only(api: Api, first: Tenant
             async with asyncio.timeout(20):
                 message = await socket.receive()
         assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 4401), who
-    assert await rows(api) == was
+    assert await rows(api) == before_request
 
 
 async def test_other_tenant_cannot_use_up_a_device_limit(api: Api, first: Tenant, other: Tenant) -> None:
@@ -450,8 +454,8 @@ def test_uncovered_route_fails_the_walk(path: str) -> None:
     """A new route that this module does not cover fails the walk."""
     document = copy.deepcopy(DOCUMENT)
     document["paths"][path] = {"get": {"security": [{"secret": []}], "parameters": []}}
-    with pytest.raises(Uncovered):
-        plan(document)
+    with pytest.raises(UncoveredRoute):
+        plan_walk(document)
 
 
 async def test_only_pages_are_served_outside_the_document(api: Api) -> None:

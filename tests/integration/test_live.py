@@ -1,4 +1,4 @@
-"""The live channel: an open page is told at once, resumes, is told instead of Web Push, and loses nothing."""
+"""The live channel: messages for open pages, resumption, exclusive mode, and nothing lost."""
 
 import asyncio
 import json
@@ -29,43 +29,43 @@ class Page:
 
     @asynccontextmanager
     async def open(
-        self, api: Api, *, hello: dict[str, Any] | None = None, origin: str = APP_ORIGIN, **said: Any
+        self, api: Api, *, hello: dict[str, Any] | None = None, origin: str = APP_ORIGIN, **fields: Any
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         path = f"/v1/devices/{self.id}/live"
         async with api.http.ws_connect(path, headers={"Origin": origin}) as socket:
-            await socket.send_json(hello or {"type": "hello", "token": self.token, **said})
+            await socket.send_json(hello or {"type": "hello", "token": self.token, **fields})
             yield socket
 
 
-async def page(api: Api) -> Page:
+async def open_page(api: Api) -> Page:
     [subscriber] = api.parts.subscribe(Vendor.MOZILLA, 1)
     registered = await api.call_ok("POST", "/v1/devices", {"subscription": subscriber.to_json()})
     return Page(registered["id"], registered["device_token"], subscriber)
 
 
-async def ready(socket: aiohttp.ClientWebSocketResponse) -> int:
-    message = await heard(socket)
+async def wait_until_ready(socket: aiohttp.ClientWebSocketResponse) -> int:
+    message = await receive(socket)
     assert message["type"] == "ready"
     return int(message["position"])
 
 
-async def heard(socket: aiohttp.ClientWebSocketResponse) -> Any:
+async def receive(socket: aiohttp.ClientWebSocketResponse) -> Any:
     return await socket.receive_json(timeout=15)
 
 
-async def closed(socket: aiohttp.ClientWebSocketResponse) -> int | None:
+async def wait_until_closed(socket: aiohttp.ClientWebSocketResponse) -> int | None:
     async with asyncio.timeout(20):
         while not socket.closed:
             await socket.receive()
     return socket.close_code
 
 
-async def sent(api: Api, title: str) -> Any:
+async def send(api: Api, title: str) -> Any:
     new = {"content": {"title": title}, "audience": {"everyone": True}}
     return await api.call_ok("POST", "/v1/notifications", new)
 
 
-async def ended(api: Api, notification: Any) -> Any:
+async def wait_until_done(api: Api, notification: Any) -> Any:
     id_ = ids.parse(ids.NOTIFICATION, notification["id"])
     assert id_ is not None
     await api.parts.wait_until_done(id_)
@@ -75,198 +75,198 @@ async def ended(api: Api, notification: Any) -> Any:
 
 async def test_open_page_gets_messages_besides_web_push(api: Api) -> None:
     """An open page on any server gets the message, and Web Push gets it too."""
-    mine = await page(api)
-    async with serve_api(api.parts) as second, mine.open(second) as socket, api.parts.run_worker():
-        assert await ready(socket) == 0
-        made = await sent(api, "Goal!")
-        message = await heard(socket)
+    own_page = await open_page(api)
+    async with serve_api(api.parts) as second, own_page.open(second) as socket, api.parts.run_worker():
+        assert await wait_until_ready(socket) == 0
+        notification = await send(api, "Goal!")
+        message = await receive(socket)
         assert (message["type"], message["content"]["title"]) == ("notification", "Goal!")
-        assert message["notification_id"] == made["id"]
-        await ended(api, made)
-    assert len(mine.subscriber.messages) == 1
+        assert message["notification_id"] == notification["id"]
+        await wait_until_done(api, notification)
+    assert len(own_page.subscriber.messages) == 1
 
 
 async def test_missed_messages_come_first_and_in_order(api: Api) -> None:
     """A page that reconnects gets the missed messages first, in order."""
-    mine = await page(api)
+    own_page = await open_page(api)
     async with api.parts.run_worker():
-        async with mine.open(api) as socket:
-            await ready(socket)
-            await ended(api, await sent(api, "n0"))
-            position = (await heard(socket))["position"]
+        async with own_page.open(api) as socket:
+            await wait_until_ready(socket)
+            await wait_until_done(api, await send(api, "n0"))
+            position = (await receive(socket))["position"]
         for number in (1, 2):
-            await ended(api, await sent(api, f"n{number}"))
-        async with mine.open(api, after=position) as socket:
-            assert await ready(socket) == position
-            assert [(await heard(socket))["content"]["title"] for _ in range(2)] == ["n1", "n2"]
-            await sent(api, "n3")
-            assert (await heard(socket))["content"]["title"] == "n3"
+            await wait_until_done(api, await send(api, f"n{number}"))
+        async with own_page.open(api, after=position) as socket:
+            assert await wait_until_ready(socket) == position
+            assert [(await receive(socket))["content"]["title"] for _ in range(2)] == ["n1", "n2"]
+            await send(api, "n3")
+            assert (await receive(socket))["content"]["title"] == "n3"
 
 
 @pytest.mark.parametrize(
-    "said",
+    "text",
     ["", "{", "NaN", "[]", "7", "[" * 3_000, '{"a":' * 800, '{"type": "ack"}', '{"type": "ack", "id": 7}'],
     ids=["empty", "cut off", "NaN", "list", "number", "deep", "deep objects", "no id", "id no text"],
 )
-async def test_malformed_message_closes_the_connection(api: Api, said: str) -> None:
+async def test_malformed_message_closes_the_connection(api: Api, text: str) -> None:
     """A malformed message closes the connection with its own code."""
-    mine = await page(api)
-    async with mine.open(api) as socket:
-        await ready(socket)
-        await socket.send_str(said)
-        assert await closed(socket) == channel.MALFORMED
-    async with api.http.ws_connect(f"/v1/devices/{mine.id}/live", headers={"Origin": APP_ORIGIN}) as socket:
-        await socket.send_str(said)
-        assert await closed(socket) == channel.MALFORMED
+    own_page = await open_page(api)
+    async with own_page.open(api) as socket:
+        await wait_until_ready(socket)
+        await socket.send_str(text)
+        assert await wait_until_closed(socket) == channel.MALFORMED
+    async with api.http.ws_connect(f"/v1/devices/{own_page.id}/live", headers={"Origin": APP_ORIGIN}) as socket:
+        await socket.send_str(text)
+        assert await wait_until_closed(socket) == channel.MALFORMED
 
 
 async def test_ack_of_an_unknown_delivery_is_ignored(api: Api) -> None:
     """An ack with an unknown id is ignored."""
-    mine = await page(api)
-    async with mine.open(api) as socket:
-        await ready(socket)
+    own_page = await open_page(api)
+    async with own_page.open(api) as socket:
+        await wait_until_ready(socket)
         for id_ in ("", "\0", "\ud800", "dlv_x", "dlv_" + "f" * 64, "x" * 3_000):
             await socket.send_str(json.dumps({"type": "ack", "id": id_}))
         async with api.parts.run_worker():
-            await sent(api, "Goal!")
-            assert (await heard(socket))["content"]["title"] == "Goal!"
+            await send(api, "Goal!")
+            assert (await receive(socket))["content"]["title"] == "Goal!"
 
 
 async def test_exclusive_page_replaces_web_push(api: Api) -> None:
     """A page in exclusive mode gets the message, and Web Push does not."""
-    mine = await page(api)
-    async with mine.open(api, mode="exclusive") as socket, api.parts.run_worker():
-        await ready(socket)
-        made = await sent(api, "Goal!")
-        message = await heard(socket)
+    own_page = await open_page(api)
+    async with own_page.open(api, mode="exclusive") as socket, api.parts.run_worker():
+        await wait_until_ready(socket)
+        notification = await send(api, "Goal!")
+        message = await receive(socket)
         assert (message["content"]["title"], message["position"]) == ("Goal!", None)
         await socket.send_json({"type": "ack", "id": message["id"]})
-        delivery = await ended(api, made)
-        assert await heard(socket) == {"type": "position", "position": 1}
+        delivery = await wait_until_done(api, notification)
+        assert await receive(socket) == {"type": "position", "position": 1}
     assert (delivery["outcome"], delivery["status"]) == ("accepted", None)
     assert delivery["cause"] == "taken by the open page over the live channel"
-    assert mine.subscriber.messages == []
+    assert own_page.subscriber.messages == []
 
 
 @pytest.mark.parametrize("dies", [False, True])
 async def test_unacknowledged_message_goes_by_web_push(api: Api, dies: bool) -> None:
     """A message that the page does not acknowledge goes by Web Push."""
-    mine = await page(api)
-    async with mine.open(api, mode="exclusive") as socket, api.parts.run_worker():
-        await ready(socket)
-        made = await sent(api, "Goal!")
-        assert (await heard(socket))["content"]["title"] == "Goal!"
+    own_page = await open_page(api)
+    async with own_page.open(api, mode="exclusive") as socket, api.parts.run_worker():
+        await wait_until_ready(socket)
+        notification = await send(api, "Goal!")
+        assert (await receive(socket))["content"]["title"] == "Goal!"
         if dies:
             await socket.close()
-        delivery = await ended(api, made)
+        delivery = await wait_until_done(api, notification)
     assert (delivery["outcome"], delivery["status"], delivery["attempts"]) == ("accepted", 201, 1)
-    assert len(mine.subscriber.messages) == 1
+    assert len(own_page.subscriber.messages) == 1
 
 
 async def test_closed_page_gets_nothing_more(api: Api) -> None:
     """A closed page is no longer offered messages."""
-    mine = await page(api)
-    async with mine.open(api, mode="exclusive") as socket:
-        await ready(socket)
+    own_page = await open_page(api)
+    async with own_page.open(api, mode="exclusive") as socket:
+        await wait_until_ready(socket)
         assert await api.parts.scalar("SELECT live_until > now() FROM devices")
         await socket.close()
     async with asyncio.timeout(10):
         while await api.parts.scalar("SELECT live_until FROM devices"):  # noqa: ASYNC110 - the server's own doing
             await asyncio.sleep(0.02)
     async with api.parts.run_worker():
-        assert (await ended(api, await sent(api, "Goal!")))["status"] == 201
+        assert (await wait_until_done(api, await send(api, "Goal!")))["status"] == 201
 
 
 async def test_dead_server_delays_delivery_by_its_lease_at_most(api: Api) -> None:
     """A message for a dead server goes by Web Push while the device still counts as connected."""
-    mine = await page(api)
+    own_page = await open_page(api)
     async with api.parts.engine.begin() as conn:
         await conn.exec_driver_sql("UPDATE devices SET live_until = now() + interval '45 seconds'")
     async with api.parts.run_worker():
-        delivery = await ended(api, await sent(api, "Goal!"))
+        delivery = await wait_until_done(api, await send(api, "Goal!"))
     assert delivery["status"] == 201
-    assert len(mine.subscriber.messages) == 1
+    assert len(own_page.subscriber.messages) == 1
 
 
 async def test_cancelled_notification_is_offered_to_no_page(api: Api) -> None:
     """A cancelled notification is offered to no page."""
-    mine = await page(api)
-    async with mine.open(api, mode="exclusive") as socket:
-        await ready(socket)
-        made = await sent(api, "Withdrawn")
-        await api.call_ok("POST", f"/v1/notifications/{made['id']}/cancel")
+    own_page = await open_page(api)
+    async with own_page.open(api, mode="exclusive") as socket:
+        await wait_until_ready(socket)
+        notification = await send(api, "Withdrawn")
+        await api.call_ok("POST", f"/v1/notifications/{notification['id']}/cancel")
         async with api.parts.run_worker():
-            await ended_without_delivery(api, made)
+            await assert_cancelled(api, notification)
     assert await api.parts.scalar("SELECT count(*) FROM live_waiting") == 0
 
 
-async def ended_without_delivery(api: Api, notification: Any) -> None:
-    shown = await api.call_ok("GET", f"/v1/notifications/{notification['id']}")
-    assert shown["status"] == "cancelled"
+async def assert_cancelled(api: Api, notification: Any) -> None:
+    body = await api.call_ok("GET", f"/v1/notifications/{notification['id']}")
+    assert body["status"] == "cancelled"
 
 
 async def test_connection_without_permission_is_refused(api: Api) -> None:
     """A wrong token or origin closes the connection."""
-    mine, other = await page(api), await page(api)
+    own_page, other = await open_page(api), await open_page(api)
     for socket_of in (
-        mine.open(api, hello={"type": "hello", "token": other.token}),
-        mine.open(api, hello={"type": "hello", "token": api.secret}),
-        mine.open(api, hello={"type": "hello", "token": "dt_nonsense"}),
-        mine.open(api, origin="https://evil.example"),
+        own_page.open(api, hello={"type": "hello", "token": other.token}),
+        own_page.open(api, hello={"type": "hello", "token": api.secret}),
+        own_page.open(api, hello={"type": "hello", "token": "dt_nonsense"}),
+        own_page.open(api, origin="https://evil.example"),
     ):
         async with socket_of as socket:
-            assert await closed(socket) == channel.REFUSED
-    for nonsense in ({"type": "hello"}, {"type": "hi", "token": mine.token}, {"type": "hello", "token": 1, "x": 2}):
-        async with mine.open(api, hello=nonsense) as socket:
-            assert await closed(socket) == channel.MALFORMED
+            assert await wait_until_closed(socket) == channel.REFUSED
+    for nonsense in ({"type": "hello"}, {"type": "hi", "token": own_page.token}, {"type": "hello", "token": 1, "x": 2}):
+        async with own_page.open(api, hello=nonsense) as socket:
+            assert await wait_until_closed(socket) == channel.MALFORMED
 
 
 async def test_unregistered_device_closes_its_page(api: Api) -> None:
     """The page is closed when its device is unregistered."""
-    mine = await page(api)
-    async with mine.open(api) as socket:
-        await ready(socket)
-        await api.call_ok("DELETE", f"/v1/devices/{mine.id}", key=mine.token)
-        await page(api)
+    own_page = await open_page(api)
+    async with own_page.open(api) as socket:
+        await wait_until_ready(socket)
+        await api.call_ok("DELETE", f"/v1/devices/{own_page.id}", key=own_page.token)
+        await open_page(api)
         async with api.parts.run_worker():
-            await ended(api, await sent(api, "After"))
-        assert await closed(socket) == channel.REFUSED
+            await wait_until_done(api, await send(api, "After"))
+        assert await wait_until_closed(socket) == channel.REFUSED
 
 
 async def test_connections_per_device_are_limited(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """The open connections of a device are limited."""
     monkeypatch.setattr(channel, "MAX_OPEN", 1)
-    mine = await page(api)
-    async with mine.open(api) as first:
-        await ready(first)
+    own_page = await open_page(api)
+    async with own_page.open(api) as first:
+        await wait_until_ready(first)
         async with asyncio.timeout(10):
-            while not api.state.inbox_notifier.waiting(api.parts.application_id, device_of(mine)):  # noqa: ASYNC110 - its look
+            while not api.state.inbox_notifier.waiting(api.parts.application_id, parse_device_id(own_page)):  # noqa: ASYNC110 - its look
                 await asyncio.sleep(0.01)
-        async with mine.open(api) as second:
-            assert await closed(second) == channel.CROWDED
+        async with own_page.open(api) as second:
+            assert await wait_until_closed(second) == channel.CROWDED
 
 
-def device_of(mine: Page) -> UUID:
-    found = ids.parse(ids.DEVICE, mine.id)
-    assert found is not None
-    return found
+def parse_device_id(own_page: Page) -> UUID:
+    device_id = ids.parse(ids.DEVICE, own_page.id)
+    assert device_id is not None
+    return device_id
 
 
 async def test_silent_connection_times_out(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that sends no hello is closed."""
     monkeypatch.setattr(channel, "HELLO_S", 0.2)
-    mine = await page(api)
-    async with api.http.ws_connect(f"/v1/devices/{mine.id}/live") as socket:
-        assert await closed(socket) == channel.SLOW
+    own_page = await open_page(api)
+    async with api.http.ws_connect(f"/v1/devices/{own_page.id}/live") as socket:
+        assert await wait_until_closed(socket) == channel.SLOW
 
 
 async def test_page_that_does_not_read_is_closed_and_resumes(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that does not read is closed and can resume."""
     monkeypatch.setattr(channel, "SLOW_S", 0.3)
-    mine = await page(api)
+    own_page = await open_page(api)
     async with api.parts.run_worker():
-        made = await sent(api, "x" * 400)
-        await ended(api, made)
+        notification = await send(api, "x" * 400)
+        await wait_until_done(api, notification)
     async with api.parts.engine.begin() as conn:  # a year of mail: more than all buffers on the way
         await conn.exec_driver_sql(
             "INSERT INTO notifications SELECT (jsonb_populate_record(n, jsonb_build_object("
@@ -280,46 +280,52 @@ async def test_page_that_does_not_read_is_closed_and_resumes(api: Api, monkeypat
         )
     reader, writer = await asyncio.open_connection("127.0.0.1", int(api.origin.rpartition(":")[2]), limit=1024)
     request = (
-        f"GET /v1/devices/{mine.id}/live HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET /v1/devices/{own_page.id}/live HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nOrigin: {APP_ORIGIN}\r\n\r\n"
     )
     writer.write(request.encode())
     await reader.readuntil(b"\r\n\r\n")
-    hello = b'{"type":"hello","token":"%s","after":0}' % mine.token.encode()
+    hello = b'{"type":"hello","token":"%s","after":0}' % own_page.token.encode()
     writer.write(bytes([0x81, 0xFE]) + len(hello).to_bytes(2, "big") + bytes(4) + hello)  # masked with zeros
     async with asyncio.timeout(20):
-        while api.state.open_streams or not api.state.inbox_notifier._reader:  # noqa: ASYNC110 - the server's own doing
+        while not api.state.open_streams:  # noqa: ASYNC110 - the server raises no event
+            await asyncio.sleep(0.005)
+        while api.state.open_streams:  # noqa: ASYNC110 - the server raises no event
             await asyncio.sleep(0.05)
     writer.close()
-    async with mine.open(api, after=0) as socket:
-        await ready(socket)
-        positions = [(await heard(socket))["position"] for _ in range(200)]
+    async with own_page.open(api, after=0) as socket:
+        await wait_until_ready(socket)
+        positions = [(await receive(socket))["position"] for _ in range(200)]
     assert positions == list(range(1, 201))
 
 
 async def test_stopping_server_closes_pages_for_reconnection(api: Api) -> None:
     """A stopping server closes its pages with the code for reconnecting."""
-    mine = await page(api)
-    async with serve_api(api.parts) as second, mine.open(second) as socket:
-        await ready(socket)
+    own_page = await open_page(api)
+    async with serve_api(api.parts) as second, own_page.open(second) as socket:
+        await wait_until_ready(socket)
         for task in second.state.open_streams:
             task.cancel()
-        assert await closed(socket) == channel.GOING
+        assert await wait_until_closed(socket) == channel.GOING
 
 
 async def test_plain_request_is_told_to_upgrade(api: Api) -> None:
     """A request without an upgrade is answered 426."""
-    mine = await page(api)
-    said = await api.call("GET", f"/v1/devices/{mine.id}/live", key=None)
-    assert (said.status, said.body["code"], said.headers["Upgrade"]) == (426, "upgrade_required", "websocket")
+    own_page = await open_page(api)
+    response = await api.call("GET", f"/v1/devices/{own_page.id}/live", key=None)
+    assert (response.status, response.body["code"], response.headers["Upgrade"]) == (
+        426,
+        "upgrade_required",
+        "websocket",
+    )
 
 
 async def test_idle_page_uses_no_database_connection(api: Api) -> None:
     """Idle pages use no database connections."""
-    pages = [await page(api) for _ in range(3)]
+    pages = [await open_page(api) for _ in range(3)]
     async with pages[0].open(api) as first, pages[1].open(api) as second, pages[2].open(api, mode="exclusive") as third:
         for socket in (first, second, third):
-            await ready(socket)
+            await wait_until_ready(socket)
         pool: Any = api.parts.engine.pool
         async with asyncio.timeout(10):
             while pool.checkedout():  # noqa: ASYNC110 - until the first look is over

@@ -1,4 +1,4 @@
-"""What looks through the logs of all tests finds what must not be there, however it came there."""
+"""The guard that searches the logs of all tests detects secrets of every kind."""
 
 import logging
 import secrets
@@ -12,6 +12,7 @@ import structlog
 from gateway.domain.ids import new_id
 from gateway.service.access.secrets import new_key
 from gateway.sim import Vendor
+from tests.support import log_guard
 from tests.support.api import Api
 from tests.support.log_guard import Guard, SecretInLog, guard
 
@@ -19,36 +20,32 @@ log = structlog.get_logger("gateway.tests")
 
 
 @pytest.fixture(autouse=True)
-def heard_by_nobody_else(check_logs_for_secrets: None) -> Iterator[None]:
-    """What a test leaves on purpose is gone before the guard looks."""
+def discard_lines(check_logs_for_secrets: None) -> Iterator[None]:
+    """Discard the lines that a test logs on purpose, before the guard checks them."""
     yield
-    guard._lines.clear()
+    guard.clear()
 
 
 @pytest.fixture
-def nothing_masked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when the log masked nothing: what reaches it is then written as it is."""
-    monkeypatch.setattr("gateway.log._SECRETS_IN_TEXT", ())
-    monkeypatch.setattr("gateway.log._is_secret", lambda _: False)
-    monkeypatch.setattr("gateway.log._is_endpoint", lambda _: False)
-    from gateway.log import _mask_text
-
-    _mask_text.cache_clear()
+def unmasked_log() -> Iterator[None]:
+    """The log without masking: events are written as they are."""
+    with log_guard.without_masking():
+        yield
 
 
-def leaks() -> None:
+def assert_leak_detected() -> None:
     with pytest.raises(SecretInLog):
         guard.check()
-    guard._lines.clear()
+    guard.clear()
 
 
-def test_key_in_a_log_line_is_detected(nothing_masked: None) -> None:
+def test_key_in_a_log_line_is_detected(unmasked_log: None) -> None:
     """A generated key in a log line is detected."""
     key = new_key("sk")
     log.info("made", key=key)
-    leaks()
+    assert_leak_detected()
     logging.getLogger("a.library").warning("refused %s", key.removeprefix("sk_"))
-    leaks()
+    assert_leak_detected()
 
 
 def test_masked_secrets_are_not_reported() -> None:
@@ -57,11 +54,11 @@ def test_masked_secrets_are_not_reported() -> None:
     key = new_key("sk")
     log.info(f"made {key}", token=key, endpoint=f"https://push.example.org/p/{secrets.token_urlsafe(32)}")
     logging.getLogger("a.library").warning("refused %s", key)
-    assert len(guard._lines) == 2
+    assert len(guard.pending_lines) == 2
     guard.check()
 
 
-@pytest.mark.usefixtures("nothing_masked")
+@pytest.mark.usefixtures("unmasked_log")
 async def test_endpoints_keys_and_content_are_detected(api: Api) -> None:
     """Endpoints, subscription keys and message texts are detected."""
     [subscriber] = api.parts.subscribe(Vendor.FCM, 1)
@@ -72,27 +69,27 @@ async def test_endpoints_keys_and_content_are_detected(api: Api) -> None:
         )
     guard.check()
     token = subscriber.endpoint.rpartition("/")[2]
-    said = (subscriber.endpoint, token, subscriber.auth.hex(), b64encode(subscriber.auth).decode())
-    for secret in (*said, "xy: Your parcel is here"):
+    secrets_of_device = (subscriber.endpoint, token, subscriber.auth.hex(), b64encode(subscriber.auth).decode())
+    for secret in (*secrets_of_device, "xy: Your parcel is here"):
         log.info("sent", to=secret)
-        leaks()
+        assert_leak_detected()
     for url in (api.parts.url, f"https://push.example.org/wpush/{'x' * 40}"):
         log.info("called", url=url)
-        leaks()
+        assert_leak_detected()
 
 
-@pytest.mark.usefixtures("nothing_masked")
+@pytest.mark.usefixtures("unmasked_log")
 async def test_tokens_and_private_keys_are_detected(api: Api) -> None:
     """Device tokens, receipt tokens and JWTs are detected."""
-    vault = api.parts.context.keyring
+    keyring = api.parts.context.keyring
     jwt = "eyJhbGciOiJFUzI1NiJ9.eyJhdWQiOiJodHRwcyJ9.c2lnbmF0dXJl"
-    for secret in (vault.device_token(new_id()), vault.receipt_token(new_id(), new_id(), None, 1), jwt):
+    for secret in (keyring.device_token(new_id()), keyring.receipt_token(new_id(), new_id(), None, 1), jwt):
         log.info("made", it=secret)
-        leaks()
+        assert_leak_detected()
 
 
 def test_plain_ids_and_addresses_are_not_reported() -> None:
     """Ids and addresses without secrets are not reported."""
-    listening = Guard()
-    listening.record(f"{UUID(int=1).hex} https://example.org/news/storm app_{new_id().hex} postgresql://me:***@db/x")
-    listening.check()
+    own_guard = Guard()
+    own_guard.record(f"{UUID(int=1).hex} https://example.org/news/storm app_{new_id().hex} postgresql://me:***@db/x")
+    own_guard.check()

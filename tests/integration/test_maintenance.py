@@ -1,4 +1,4 @@
-"""Upkeep: partitions, devices that are gone, idempotency keys; one worker at a time."""
+"""Maintenance tasks: partitions, deletion of old rows, gauges; each task runs on one worker at a time."""
 
 import asyncio
 from datetime import date, timedelta
@@ -18,12 +18,12 @@ from gateway.worker.maintenance import log_partitions
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from tests.support.gateway_parts import Parts
 
-LIMITS = RetentionPolicy()
+POLICY = RetentionPolicy()
 
 
-async def days(engine: AsyncEngine, table: str) -> set[date]:
+async def list_partition_days(engine: AsyncEngine, table: str) -> set[date]:
     async with engine.connect() as conn:
-        return await partitions._existing(conn, table)
+        return await partitions.list_days(conn, table)
 
 
 async def drop_all(engine: AsyncEngine) -> None:
@@ -40,30 +40,30 @@ async def change(engine: AsyncEngine, sql: str, **values: object) -> None:
 async def test_partitions_are_created_a_week_ahead(engine: AsyncEngine, today: date) -> None:
     """Partitions are created a week ahead."""
     await drop_all(engine)
-    done = await maintenance.run_once(engine, LIMITS)
+    counts = await maintenance.run_once(engine, POLICY)
     week = {today + timedelta(days=offset) for offset in range(log_partitions.DAYS_AHEAD)}
     for table in PARTITIONED:
-        assert await days(engine, table.name) == week
-    assert done["log_partitions"] == len(PARTITIONED) * log_partitions.DAYS_AHEAD
-    assert (await maintenance.run_once(engine, LIMITS))["log_partitions"] == 0
+        assert await list_partition_days(engine, table.name) == week
+    assert counts["log_partitions"] == len(PARTITIONED) * log_partitions.DAYS_AHEAD
+    assert (await maintenance.run_once(engine, POLICY))["log_partitions"] == 0
 
 
 async def test_expired_partitions_are_dropped(engine: AsyncEngine, today: date) -> None:
     """Only partitions past the retention are dropped."""
-    kept, dropped = today - LIMITS.log, today - LIMITS.log - timedelta(days=1)
+    retained, dropped = today - POLICY.log, today - POLICY.log - timedelta(days=1)
     async with engine.begin() as conn:
         await partitions.create_partitions(conn, dropped, 2)
-    await maintenance.run_once(engine, LIMITS)
+    await maintenance.run_once(engine, POLICY)
     for table in PARTITIONED:
-        found = await days(engine, table.name)
-        assert kept in found
-        assert dropped not in found
-        assert today in found
+        existing = await list_partition_days(engine, table.name)
+        assert retained in existing
+        assert dropped not in existing
+        assert today in existing
 
 
 async def test_partition_has_the_indexes_of_its_table(engine: AsyncEngine, today: date) -> None:
     """A partition has the indexes of its table."""
-    await maintenance.run_once(engine, LIMITS)
+    await maintenance.run_once(engine, POLICY)
     count = text("SELECT count(*) FROM pg_indexes WHERE tablename = :name")
     async with engine.connect() as conn:
         for table in PARTITIONED:
@@ -86,8 +86,8 @@ async def test_partitions_are_created_while_rows_are_written(parts: Parts, today
         )
         async with parts.engine.begin() as conn:
             await conn.execute(text("SET LOCAL lock_timeout = '2s'"))
-            made = await partitions.create_partitions(conn, today + timedelta(days=50), 1)
-    assert len(made) == len(PARTITIONED)
+            created = await partitions.create_partitions(conn, today + timedelta(days=50), 1)
+    assert len(created) == len(PARTITIONED)
 
 
 async def test_devices_gone_for_30_days_are_deleted(parts: Parts) -> None:
@@ -100,7 +100,7 @@ async def test_devices_gone_for_30_days_are_deleted(parts: Parts) -> None:
         devices, ("gone", "gone", "quarantined", "active"), (31, 29, 400, 400), strict=True
     ):
         await change(parts.engine, age, id=device_id, status=status, days=old)
-    assert (await maintenance.run_once(parts.engine, LIMITS))["gone_devices"] == 1
+    assert (await maintenance.run_once(parts.engine, POLICY))["gone_devices"] == 1
     async with parts.engine.connect() as conn:
         left = set((await conn.execute(text("SELECT id FROM devices"))).scalars())
     assert left == set(devices[1:])
@@ -114,7 +114,7 @@ async def test_idempotency_keys_are_deleted_after_a_day(engine: AsyncEngine) -> 
     )
     await change(engine, add, key="old", hours=25)
     await change(engine, add, key="young", hours=23)
-    assert (await maintenance.run_once(engine, LIMITS))["idempotency_keys"] == 1
+    assert (await maintenance.run_once(engine, POLICY))["idempotency_keys"] == 1
     async with engine.connect() as conn:
         assert (await conn.execute(text("SELECT key FROM idempotency_keys"))).scalars().all() == ["young"]
 
@@ -123,7 +123,7 @@ async def test_queue_depth_and_age_are_measured(parts: Parts) -> None:
     """The depth and age of the queue are exported."""
     await parts.submit()
     await change(parts.engine, "UPDATE jobs SET run_at = now() - interval '90 seconds'")
-    await maintenance.run_once(parts.engine, LIMITS)
+    await maintenance.run_once(parts.engine, POLICY)
     lane = {"lane": Lane.BULK.label}
     assert REGISTRY.get_sample_value("gateway_queue_jobs", lane) == 1
     age = REGISTRY.get_sample_value("gateway_queue_age_seconds", lane)
@@ -138,16 +138,16 @@ async def test_task_of_another_worker_is_skipped(engine: AsyncEngine) -> None:
     async with engine.begin() as conn:
         key = lock_id("gateway.maintenance.log_retention")
         await conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-        done = await asyncio.wait_for(maintenance.run_once(engine, everything), 5)
-    assert done["log_retention"] == 0
+        counts = await asyncio.wait_for(maintenance.run_once(engine, everything), 5)
+    assert counts["log_retention"] == 0
     assert (await maintenance.run_once(engine, everything))["log_retention"] > 0
 
 
 async def test_concurrent_maintenance_does_the_work_once(engine: AsyncEngine, today: date) -> None:
     """Concurrent maintenance runs do the work once."""
     await drop_all(engine)
-    done = await asyncio.gather(*(maintenance.run_once(engine, LIMITS) for _ in range(5)))
-    assert sum(one["log_partitions"] for one in done) == len(PARTITIONED) * log_partitions.DAYS_AHEAD
+    counts = await asyncio.gather(*(maintenance.run_once(engine, POLICY) for _ in range(5)))
+    assert sum(counts["log_partitions"] for counts in counts) == len(PARTITIONED) * log_partitions.DAYS_AHEAD
 
 
 def test_task_keys_and_lock_ids_never_change() -> None:

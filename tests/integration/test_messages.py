@@ -1,4 +1,4 @@
-"""How often a message is made: once for all devices that get the same, and for each that gets its own."""
+"""Rendering: once for all devices with the same content, and once per device for personal content."""
 
 from typing import Any
 
@@ -14,32 +14,32 @@ LANGUAGES = {"title": "Storm", "locales": {"de": {"title": "Sturm"}, "fr": {"tit
 
 
 @pytest.mark.parametrize(
-    ("content", "templating", "made"),
+    ("content", "templating", "renderings"),
     [
         ({"title": "Storm"}, None, 1),
         ({"title": "{{ event.name }} {{ notification.kind }}"}, Templating(event={"name": "Storm"}), 1),
-        (LANGUAGES, None, 2),  # nobody here speaks French
+        (LANGUAGES, None, 2),  # no device is French
         ({"title": "{{ device.id }}"}, Templating(), 700),
     ],
     ids=["static", "of the event alone", "in languages", "personal"],
 )
 async def test_equal_content_is_rendered_once(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch, content: Any, templating: Templating | None, made: int
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, content: Any, templating: Templating | None, renderings: int
 ) -> None:
     """Content is rendered once for all devices that get the same text."""
     await parts.register(parts.subscribe(Vendor.FCM, 350, share_keys=True))
     german = ClientDetails(locale="de-AT")
     await parts.register(parts.subscribe(Vendor.FCM, 350, share_keys=True), client=german)
     sent = await parts.submit(content=content, templating=templating)
-    composed = 0
+    rendered = 0
     compose = rendering.compose
 
-    def counted(*args: Any, **said: Any) -> Any:
-        nonlocal composed
-        composed += 1
-        return compose(*args, **said)
+    def counting_compose(*args: Any, **kwargs: Any) -> Any:
+        nonlocal rendered
+        rendered += 1
+        return compose(*args, **kwargs)
 
-    monkeypatch.setattr(rendering, "compose", counted)
+    monkeypatch.setattr(rendering, "compose", counting_compose)
     async with parts.run_worker():
         assert (await parts.wait_until_done(sent.id)).accepted == 700
-    assert composed == made
+    assert rendered == renderings

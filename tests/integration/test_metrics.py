@@ -1,4 +1,4 @@
-"""What `/metrics` tells, of whom it asks a token, and what workers tell on a port of their own."""
+"""The metrics of servers and workers, and the token that protects them."""
 
 import asyncio
 import socket
@@ -14,7 +14,7 @@ from tests.support.api import Api
 from tests.support.worker_process import worker_process
 
 TOKEN = "a token for Prometheus alone"
-COUNTED = (
+SAMPLES = (
     ("gateway_attempts_total", {"host": "", "outcome": "accepted"}),
     ("gateway_attempt_seconds_count", {"host": ""}),
     ("gateway_attempt_seconds_bucket", {"host": "", "le": "+Inf"}),
@@ -30,19 +30,19 @@ async def test_delivery_is_counted_by_host_outcome_and_lane(api: Api) -> None:
     parts, host = api.parts, api.parts.sim.origins[Vendor.FCM].partition("://")[2]
     await parts.register(parts.subscribe(Vendor.FCM, 30, share_keys=True))
 
-    def told() -> list[float]:
+    def read_samples() -> list[float]:
         return [
             REGISTRY.get_sample_value(name, {label: value or host for label, value in labels.items()}) or 0.0
-            for name, labels in COUNTED
+            for name, labels in SAMPLES
         ]
 
-    before = told()
+    before = read_samples()
     async with parts.run_worker():
         sent = await parts.submit(Kind.ALERT)
         await parts.wait_until_done(sent.id)
         assert REGISTRY.get_sample_value("gateway_breaker_open", {"host": host}) == 0
         assert REGISTRY.get_sample_value("gateway_messages_in_flight_limit", {"host": host}) == 64
-    assert [after - was for after, was in zip(told(), before, strict=True)] == [30] * len(COUNTED)
+    assert [after - earlier for after, earlier in zip(read_samples(), before, strict=True)] == [30] * len(SAMPLES)
     assert REGISTRY.get_sample_value("gateway_breaker_open", {"host": host}) is None  # it went with its worker
 
 
@@ -61,17 +61,17 @@ async def test_requests_are_counted_by_known_labels(api: Api) -> None:
     await api.call("GET", "/v1/devices")
     await api.call("PROPFIND", "/v1/nothing/at/all")
     assert REGISTRY.get_sample_value("gateway_http_request_seconds_count", {"route": "/v1/devices"})
-    made_up = {"method": "other", "route": "none", "code": "404"}
-    assert REGISTRY.get_sample_value("gateway_http_requests_total", made_up)
+    labels = {"method": "other", "route": "none", "code": "404"}
+    assert REGISTRY.get_sample_value("gateway_http_requests_total", labels)
 
 
 async def test_worker_serves_metrics_on_its_own_port(api: Api, tmp_path: Path) -> None:
     """A worker serves its metrics and those of the queue on its own port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    said = {"metrics_port": port, "metrics_token": TOKEN}
-    async with worker_process(api.parts, tmp_path, **said) as worker, aiohttp.ClientSession() as http:
-        await answers(http, f"http://127.0.0.1:{port}/healthz")
+    settings = {"metrics_port": port, "metrics_token": TOKEN}
+    async with worker_process(api.parts, tmp_path, **settings) as worker, aiohttp.ClientSession() as http:
+        await wait_until_answered(http, f"http://127.0.0.1:{port}/healthz")
         async with http.get(f"http://127.0.0.1:{port}/metrics") as refused:
             assert (refused.status, refused.headers["X-Content-Type-Options"]) == (401, "nosniff")
         headers = {"Authorization": f"Bearer {TOKEN}"}
@@ -79,18 +79,18 @@ async def test_worker_serves_metrics_on_its_own_port(api: Api, tmp_path: Path) -
             while True:
                 async with http.get(f"http://127.0.0.1:{port}/metrics", headers=headers) as answer:
                     text = await answer.text()
-                found = {one.name: one.samples for one in text_string_to_metric_families(text)}
-                if found["gateway_queue_jobs"]:
+                families = {family.name: family.samples for family in text_string_to_metric_families(text)}
+                if families["gateway_queue_jobs"]:
                     break
                 await asyncio.sleep(0.05)  # another process gives no event
-        assert {sample.labels["lane"] for sample in found["gateway_queue_jobs"]} == {"urgent", "normal", "bulk"}
-        assert {sample.labels["state"] for sample in found["gateway_database_connections"]} == {"in_use", "idle"}
-        assert [sample.value for sample in found["gateway_database_connections_limit"]] == [6]
-        assert found["gateway_maintenance_last_success_timestamp_seconds"]
+        assert {sample.labels["lane"] for sample in families["gateway_queue_jobs"]} == {"urgent", "normal", "bulk"}
+        assert {sample.labels["state"] for sample in families["gateway_database_connections"]} == {"in_use", "idle"}
+        assert [sample.value for sample in families["gateway_database_connections_limit"]] == [6]
+        assert families["gateway_maintenance_last_success_timestamp_seconds"]
         assert await worker.terminate() == 0
 
 
-async def answers(http: aiohttp.ClientSession, url: str) -> None:
+async def wait_until_answered(http: aiohttp.ClientSession, url: str) -> None:
     async with asyncio.timeout(60):
         while True:
             try:

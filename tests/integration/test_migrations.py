@@ -1,4 +1,4 @@
-"""Migrations and schema agree, and run up, down and at once."""
+"""Migrations agree with the schema, and can be run up, down and concurrently."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ from gateway.records.postgres.engine import open_engine
 from gateway.records.postgres.schema import PARTITIONED, Point, metadata
 from tests.support.worker_process import CHECKOUT
 
-OURS = {table.name for table in metadata.tables.values()}
+SCHEMA_TABLES = {table.name for table in metadata.tables.values()}
 CATALOGUE = """
     SELECT format('%s.%s %s %s %s', table_name, column_name, udt_name, is_nullable, column_default) AS line
     FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'
@@ -33,7 +33,7 @@ CATALOGUE = """
     ORDER BY line
 """
 
-TOLD = """
+RECORDING_REVISION = """
 from alembic import op
 
 revision, down_revision, branch_labels, depends_on = "9999", "HEAD", None, None
@@ -48,7 +48,7 @@ def upgrade():
 """
 
 
-async def catalogue(url: str) -> list[str]:
+async def read_catalogue(url: str) -> list[str]:
     """Every column, default, index, constraint and partition key of the database, as lines."""
     conn = await asyncpg.connect(url)
     try:
@@ -74,16 +74,16 @@ async def test_alembic_finds_no_difference_to_the_schema(
 
     engine = open_engine(empty_database_url)
     async with engine.connect() as conn:
-        found = await conn.run_sync(differences)
+        differences_found = await conn.run_sync(differences)
     await engine.dispose()
-    assert found == []
+    assert differences_found == []
 
 
 async def test_migrated_database_equals_the_schema(empty_database_url: str, database_of_the_schema: str) -> None:
     """This includes what Alembic does not compare: index methods, conditions, checks, partition keys, fill factors."""
     await upgrade(empty_database_url)
-    migrated, made = await catalogue(empty_database_url), await catalogue(database_of_the_schema)
-    assert sorted(set(migrated) ^ set(made)) == []
+    migrated, created = await read_catalogue(empty_database_url), await read_catalogue(database_of_the_schema)
+    assert sorted(set(migrated) ^ set(created)) == []
     assert len(migrated) > 100
 
 
@@ -104,7 +104,7 @@ async def database_of_the_schema(postgres_url: str) -> Any:
     await server.close()
 
 
-async def migrating(url: str) -> None:
+async def run_migrate(url: str) -> None:
     """`gateway migrate` in a process of its own."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -116,18 +116,18 @@ async def migrating(url: str) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said, _ = await process.communicate()
-    assert process.returncode == 0, said.decode()
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
 
 
 async def test_downgrade_and_upgrade_restore_the_schema(empty_database_url: str) -> None:
     """A downgrade to nothing and an upgrade give the same schema."""
     await upgrade(empty_database_url)
-    before = await catalogue(empty_database_url)
+    before = await read_catalogue(empty_database_url)
     await asyncio.to_thread(migrate.downgrade, empty_database_url, "base")
-    assert await catalogue(empty_database_url) == []
+    assert await read_catalogue(empty_database_url) == []
     await upgrade(empty_database_url)
-    assert await catalogue(empty_database_url) == before
+    assert await read_catalogue(empty_database_url) == before
 
 
 async def test_killed_multi_transaction_migration_resumes(
@@ -141,27 +141,27 @@ async def test_killed_multi_transaction_migration_resumes(
             conn = await asyncpg.connect(empty_database_url)
             await conn.execute("UPDATE alembic_version SET version_num = $1", script.down_revision)
             await conn.close()
-            before = await catalogue(empty_database_url)
+            before = await read_catalogue(empty_database_url)
             await asyncio.to_thread(migrate.upgrade, empty_database_url, script.revision)
-            assert await catalogue(empty_database_url) == before
+            assert await read_catalogue(empty_database_url) == before
 
 
 async def test_downgrade_drops_partitions(database_url: str) -> None:
     """A downgrade drops the partitions too."""
     await asyncio.to_thread(migrate.downgrade, database_url, "base")
-    assert await catalogue(database_url) == []
+    assert await read_catalogue(database_url) == []
 
 
 async def test_concurrent_migrations_run_one_after_another(empty_database_url: str) -> None:
     """Several processes that migrate at once run one after another."""
-    await asyncio.gather(*(migrating(empty_database_url) for _ in range(4)))
+    await asyncio.gather(*(run_migrate(empty_database_url) for _ in range(4)))
     engine = open_engine(empty_database_url)
     async with engine.connect() as conn:
         assert await migrate.is_current(conn, empty_database_url)
         tables = set(await conn.run_sync(lambda sync: inspect(sync).get_table_names()))
         versions = (await conn.execute(text("SELECT count(*) FROM alembic_version"))).scalar_one()
     await engine.dispose()
-    assert tables == OURS | {"alembic_version"}
+    assert tables == SCHEMA_TABLES | {"alembic_version"}
     assert versions == 1
 
 
@@ -190,15 +190,15 @@ async def test_log_indexes_are_built_without_blocking(database_url: str) -> None
     await conn.execute(
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = $1::text::regclass", f"{names[0]['name']}_host_idx"
     )
-    reading = await asyncpg.connect(database_url)
-    await reading.execute("BEGIN; SELECT count(*) FROM deliveries")
-    migrating = asyncio.create_task(asyncio.to_thread(migrate.upgrade, database_url))
+    reader = await asyncpg.connect(database_url)
+    await reader.execute("BEGIN; SELECT count(*) FROM deliveries")
+    migration = asyncio.create_task(asyncio.to_thread(migrate.upgrade, database_url))
     await conn.execute("SET lock_timeout = '3s'")  # longer than the migration ever waits in line before others
     for _ in range(50):
         await conn.execute(write)
         await asyncio.sleep(0.02)
-    await reading.execute("COMMIT")
-    await asyncio.wait_for(migrating, 30)
+    await reader.execute("COMMIT")
+    await asyncio.wait_for(migration, 30)
     broken = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
     assert await conn.fetch(broken) == []
     for name in ("application_id_settled_at_idx", "outcome_idx", "outcome_host_idx", "host_idx"):
@@ -207,7 +207,7 @@ async def test_log_indexes_are_built_without_blocking(database_url: str) -> None
         )
         assert built == len(names)
     await conn.close()
-    await reading.close()
+    await reader.close()
 
 
 async def test_invalid_turn_index_is_built_again(database_url: str) -> None:
@@ -224,7 +224,7 @@ async def test_invalid_turn_index_is_built_again(database_url: str) -> None:
 
 async def test_log_tables_are_partitioned_by_day(database_url: str) -> None:
     """The tables of the delivery log are partitioned by day."""
-    lines = await catalogue(database_url)
+    lines = await read_catalogue(database_url)
     for table in PARTITIONED:
         assert any(line.startswith(f"{table.name} ") and line.endswith("RANGE (day)") for line in lines)
 
@@ -232,21 +232,21 @@ async def test_log_tables_are_partitioned_by_day(database_url: str) -> None:
 async def test_migration_waiting_for_a_lock_lets_others_pass(database_url: str) -> None:
     """No writer waits behind the migration for longer than a second."""
     await asyncio.to_thread(migrate.downgrade, database_url, "0011")
-    reading, writing = await asyncio.gather(asyncpg.connect(database_url), asyncpg.connect(database_url))
-    await reading.execute("BEGIN; SELECT count(*) FROM devices")
-    migrating = asyncio.create_task(asyncio.to_thread(migrate.upgrade, database_url))
-    await writing.execute("SET lock_timeout = '3s'")
+    reader, writer = await asyncio.gather(asyncpg.connect(database_url), asyncpg.connect(database_url))
+    await reader.execute("BEGIN; SELECT count(*) FROM devices")
+    migration = asyncio.create_task(asyncio.to_thread(migrate.upgrade, database_url))
+    await writer.execute("SET lock_timeout = '3s'")
     for _ in range(50):
-        await writing.execute("UPDATE devices SET updated_at = now()")
+        await writer.execute("UPDATE devices SET updated_at = now()")
         await asyncio.sleep(0.05)
-    assert not migrating.done()
-    await reading.execute("COMMIT")
-    await asyncio.wait_for(migrating, 60)
+    assert not migration.done()
+    await reader.execute("COMMIT")
+    await asyncio.wait_for(migration, 60)
     engine = open_engine(database_url)
     async with engine.connect() as conn:
         assert await migrate.is_current(conn, database_url)
     await engine.dispose()
-    await asyncio.gather(reading.close(), writing.close())
+    await asyncio.gather(reader.close(), writer.close())
 
 
 async def test_timeouts_apply_except_to_concurrent_indexes(
@@ -255,7 +255,7 @@ async def test_timeouts_apply_except_to_concurrent_indexes(
     """A revision that records the timeouts in force runs in place of the real ones."""
     copied = shutil.copytree(migrate.migrations_dir(), tmp_path / "migrations")
     head = ScriptDirectory(str(copied)).get_current_head()
-    (copied / "versions" / "9999_told.py").write_text(TOLD.replace("HEAD", str(head)))
+    (copied / "versions" / "9999_told.py").write_text(RECORDING_REVISION.replace("HEAD", str(head)))
     monkeypatch.setattr(migrate, "migrations_dir", lambda: copied)
     await upgrade(database_url)
     conn = await asyncpg.connect(database_url)

@@ -1,4 +1,4 @@
-"""More than the server can take: it refuses at once, holds nothing for long, and is itself again afterwards."""
+"""Overload: the server refuses excess work at once and recovers afterwards."""
 
 import asyncio
 import json
@@ -21,119 +21,125 @@ from tests.support.gateway_parts import APP_ORIGIN
 from tests.support.worker_process import server_process
 
 IDLE = 10_000
-MOST_MB = 200.0
+MAX_GROWTH_MB = 200.0
 
 
-class Slow:
+class SlowRequest:
     """A request whose body never ends."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
+        self.reader, self.writer = reader, writer
 
     @classmethod
-    async def begun(cls, api: Api, path: str = "/v1/devices", kind: str = "application/json", key: str = "") -> "Slow":
-        slow = cls(*await connected(api.origin))
-        slow._writer.write(
+    async def open(
+        cls, api: Api, path: str = "/v1/devices", kind: str = "application/json", key: str = ""
+    ) -> "SlowRequest":
+        slow_request = cls(*await connect(api.origin))
+        slow_request.writer.write(
             f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key or api.secret}\r\n"
             f"Content-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
         )
-        await slow.send(b"{")
-        return slow
+        await slow_request.send(b"{")
+        return slow_request
 
     async def send(self, octets: bytes) -> None:
-        self._writer.write(f"{len(octets):x}\r\n".encode() + octets + b"\r\n")
-        await self._writer.drain()
+        self.writer.write(f"{len(octets):x}\r\n".encode() + octets + b"\r\n")
+        await self.writer.drain()
 
     async def answer(self) -> str:
         async with asyncio.timeout(20):
-            return (await self._reader.readuntil(b"\r\n")).decode()
+            return (await self.reader.readuntil(b"\r\n")).decode()
 
     async def end(self) -> None:
-        self._writer.close()
+        self.writer.close()
 
 
-async def connected(origin: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connect(origin: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     where = urlsplit(origin)
     return await asyncio.open_connection(where.hostname, where.port)
 
 
 @pytest.fixture
-async def small(api: Api) -> Api:
-    """A server with room for two requests at once."""
+async def limited_api(api: Api) -> Api:
+    """A server that accepts two concurrent requests."""
     api.state.limits.requests = RequestLimiter(2)
     return api
 
 
-async def inside(api: Api, count: int) -> None:
+async def wait_for_requests(api: Api, count: int) -> None:
     async with asyncio.timeout(20):
         while api.state.limits.requests.in_use != count:  # noqa: ASYNC110 - the server's state gives no event
             await asyncio.sleep(0.01)
 
 
-async def test_excess_requests_get_503_and_probes_are_answered(small: Api) -> None:
+async def test_excess_requests_get_503_and_probes_are_answered(limited_api: Api) -> None:
     """Requests over the limit get 503 with Retry-After; probes are still answered."""
-    slow = [await Slow.begun(small) for _ in range(2)]
-    await inside(small, 2)
-    refused = await small.call("POST", "/v1/devices", small.device(), key=small.publishable, origin=APP_ORIGIN)
+    slow_requests = [await SlowRequest.open(limited_api) for _ in range(2)]
+    await wait_for_requests(limited_api, 2)
+    refused = await limited_api.call(
+        "POST", "/v1/devices", limited_api.device(), key=limited_api.publishable, origin=APP_ORIGIN
+    )
     assert (refused.status, refused.body["code"]) == (503, "unavailable")
     assert int(refused.headers["Retry-After"]) > 0
-    assert (await small.call("GET", "/healthz", key=None)).status == 200
-    assert (await small.call("GET", "/readyz", key=None)).status == 200
+    assert (await limited_api.call("GET", "/healthz", key=None)).status == 200
+    assert (await limited_api.call("GET", "/readyz", key=None)).status == 200
 
-    for one in slow:
-        await one.end()
-    await inside(small, 0)
-    assert (await small.call("GET", "/v1/devices")).status == 200
+    for slow_request in slow_requests:
+        await slow_request.end()
+    await wait_for_requests(limited_api, 0)
+    assert (await limited_api.call("GET", "/v1/devices")).status == 200
 
 
-async def test_long_polls_do_not_count_as_requests(small: Api) -> None:
+async def test_long_polls_do_not_count_as_requests(limited_api: Api) -> None:
     """Waiting polls take no slot of the request limiter."""
-    device = await small.register()
-    device_id, mailroom = ids.parse(ids.DEVICE, device["id"]), small.state.inbox_notifier
+    device = await limited_api.register()
+    device_id, inbox_notifier = ids.parse(ids.DEVICE, device["id"]), limited_api.state.inbox_notifier
     assert device_id is not None
     path = f"/v1/devices/{device['id']}/inbox?wait=20&after=0"
     waiting = []
     for _ in range(3):
-        waiting.append(asyncio.create_task(small.call("GET", path, key=device["device_token"])))
+        waiting.append(asyncio.create_task(limited_api.call("GET", path, key=device["device_token"])))
         async with asyncio.timeout(20):
-            while mailroom.waiting(small.parts.application_id, device_id) < len(waiting):  # noqa: ASYNC110
+            while inbox_notifier.waiting(limited_api.parts.application_id, device_id) < len(waiting):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-    assert (await small.call("GET", "/v1/devices")).status == 200
-    for one in waiting:
-        one.cancel()
+    assert (await limited_api.call("GET", "/v1/devices")).status == 200
+    for slow_request in waiting:
+        slow_request.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_bodies_over_the_memory_limit_are_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bodies are refused when together they exceed the memory limit."""
     monkeypatch.setattr("gateway.web.http.load_shedding.MAX_BODY_OCTETS", 300_000)
-    slow = [await Slow.begun(api) for _ in range(2)]
-    for one in slow:
-        await one.send(b" " * 200_000)
-    done, _ = await asyncio.wait([asyncio.create_task(one.answer()) for one in slow], return_when="FIRST_COMPLETED")
+    slow_requests = [await SlowRequest.open(api) for _ in range(2)]
+    for slow_request in slow_requests:
+        await slow_request.send(b" " * 200_000)
+    done, _ = await asyncio.wait(
+        [asyncio.create_task(slow_request.answer()) for slow_request in slow_requests], return_when="FIRST_COMPLETED"
+    )
     assert "503" in done.pop().result()
     assert (await api.call("GET", "/v1/devices")).status == 200
-    for one in slow:
-        await one.end()
+    for slow_request in slow_requests:
+        await slow_request.end()
 
 
 async def test_body_that_does_not_arrive_times_out(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that does not arrive is answered 408."""
     monkeypatch.setattr("gateway.web.dispatch.BODY_TIMEOUT_S", 0.2)
-    slow = await Slow.begun(api)
-    assert "408" in await slow.answer()
-    await slow.end()
+    slow_request = await SlowRequest.open(api)
+    assert "408" in await slow_request.answer()
+    await slow_request.end()
 
 
 async def test_silent_import_ends_and_reports_its_progress(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """An import that falls silent ends and reports what it processed."""
     monkeypatch.setattr("gateway.web.http.ndjson.SILENCE_S", 0.2)
-    slow = await Slow.begun(api, "/v1/devices/import", "application/x-ndjson")
-    assert "200" in await slow.answer()
+    slow_request = await SlowRequest.open(api, "/v1/devices/import", "application/x-ndjson")
+    assert "200" in await slow_request.answer()
     async with asyncio.timeout(20):
-        told = await slow._reader.readuntil(b'"body_too_slow"')
-    assert b'"done": false' in told or b'"done":false' in told
-    await slow.end()
+        line = await slow_request.reader.readuntil(b'"body_too_slow"')
+    assert b'"done": false' in line or b'"done":false' in line
+    await slow_request.end()
 
 
 async def test_imports_and_streams_are_limited_and_released(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,16 +154,16 @@ async def test_imports_and_streams_are_limited_and_released(api: Api, monkeypatc
     limits = api.state.limits
     limits.imports, limits.log_streams, limits.live_channels = imports, streams, channels
 
-    async def until(room: StreamLimiter, count: int) -> None:
+    async def wait_for_streams(limiter: StreamLimiter, count: int) -> None:
         async with asyncio.timeout(20):
-            while room.in_use != count:  # noqa: ASYNC110 - the server's state gives no event
+            while limiter.in_use != count:  # noqa: ASYNC110 - the server's state gives no event
                 await asyncio.sleep(0.01)
 
-    async def follow(key: str, held: AsyncExitStack) -> aiohttp.ClientResponse:
-        asked = api.http.get("/v1/deliveries/stream", headers={"Authorization": f"Bearer {key}"})
-        return await held.enter_async_context(asked)
+    async def open_stream(key: str, stack: AsyncExitStack) -> aiohttp.ClientResponse:
+        request = api.http.get("/v1/deliveries/stream", headers={"Authorization": f"Bearer {key}"})
+        return await stack.enter_async_context(request)
 
-    async def load(key: str) -> ApiResponse:
+    async def post_import(key: str) -> ApiResponse:
         lines = {"Content-Type": "application/x-ndjson"}
         return await api.call("POST", "/v1/devices/import", raw=b"", key=key, headers=lines)
 
@@ -166,11 +172,11 @@ async def test_imports_and_streams_are_limited_and_released(api: Api, monkeypatc
         await page.send_json({"type": "hello", "token": device["device_token"]})
         return page
 
-    async with AsyncExitStack() as held:
-        many = await asyncio.gather(*(follow(keys[0], held) for _ in range(30)))
-        assert sorted(answer.status for answer in many) == [200] * 4 + [429] * 26
-        assert [(await follow(keys[1], held)).status for _ in range(4)] == [200] * 4
-        last = await follow(keys[2], held)
+    async with AsyncExitStack() as stack:
+        responses = await asyncio.gather(*(open_stream(keys[0], stack) for _ in range(30)))
+        assert sorted(answer.status for answer in responses) == [200] * 4 + [429] * 26
+        assert [(await open_stream(keys[1], stack)).status for _ in range(4)] == [200] * 4
+        last = await open_stream(keys[2], stack)
         assert (last.status, (await last.json())["code"], int(last.headers["Retry-After"]) > 0) == (
             503,
             "unavailable",
@@ -178,11 +184,11 @@ async def test_imports_and_streams_are_limited_and_released(api: Api, monkeypatc
         )
 
         for key in [keys[0]] * 4 + [keys[1]] * 4:
-            slow = await Slow.begun(api, "/v1/devices/import", "application/x-ndjson", key)
-            held.push_async_callback(slow.end)
-        await until(imports, 8)
+            slow_requests = await SlowRequest.open(api, "/v1/devices/import", "application/x-ndjson", key)
+            stack.push_async_callback(slow_requests.end)
+        await wait_for_streams(imports, 8)
         for key, status, code in ((keys[0], 429, "rate_limited"), (keys[2], 503, "unavailable")):
-            refused = await load(key)
+            refused = await post_import(key)
             assert (refused.status, refused.body["code"], int(refused.headers["Retry-After"]) > 0) == (
                 status,
                 code,
@@ -204,13 +210,13 @@ async def test_imports_and_streams_are_limited_and_released(api: Api, monkeypatc
         assert full.value.status == 503
         for page in pages:
             await page.close()
-        for answer in many:
+        for answer in responses:
             answer.close()
-    for room in (imports, streams, channels):
-        await until(room, 0)
-    async with AsyncExitStack() as held:
-        assert (await follow(keys[0], held)).status == 200
-    assert (await load(keys[0])).status == 200
+    for limiter in (imports, streams, channels):
+        await wait_for_streams(limiter, 0)
+    async with AsyncExitStack() as stack:
+        assert (await open_stream(keys[0], stack)).status == 200
+    assert (await post_import(keys[0])).status == 200
 
 
 @pytest.mark.parametrize(
@@ -225,7 +231,7 @@ async def test_imports_and_streams_are_limited_and_released(api: Api, monkeypatc
 )
 async def test_invalid_request_heads_are_refused(api: Api, head: bytes) -> None:
     """Invalid request heads are answered with a problem document."""
-    reader, writer = await connected(api.origin)
+    reader, writer = await connect(api.origin)
     writer.write(head)
     async with asyncio.timeout(20):
         answer = await reader.read()
@@ -255,14 +261,14 @@ async def test_ten_thousand_idle_connections_are_served(api: Api, tmp_path: Path
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     count = min(IDLE, hard - 1000)
     try:
-        async with server_process(api.parts, tmp_path) as (server, origin), AsyncExitStack() as held:
+        async with server_process(api.parts, tmp_path) as (server, origin), AsyncExitStack() as stack:
             before = memory_mb(server.process.pid)
             for _ in range(0, count, 100):
-                for _, writer in await asyncio.gather(*(connected(origin) for _ in range(100))):
-                    held.callback(writer.close)
+                for _, writer in await asyncio.gather(*(connect(origin) for _ in range(100))):
+                    stack.callback(writer.close)
             async with aiohttp.ClientSession() as http, http.get(f"{origin}/readyz") as answer:
                 assert answer.status == 200
-            assert memory_mb(server.process.pid) - before < MOST_MB
+            assert memory_mb(server.process.pid) - before < MAX_GROWTH_MB
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

@@ -1,6 +1,7 @@
-"""What answers tell browsers: headers on every one of them, and a policy for pages that lets nothing of others run."""
+"""Security headers on every response, and a content security policy that runs only the gateway's own files."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from gateway.web.server import ROUTES, build
 from tests.support.api import Api, fill_path, serve_api
 from tests.support.gateway_parts import APP_ORIGIN
 
-EVERYWHERE = {
+EXPECTED_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -25,16 +26,16 @@ HTML = sorted(static_files.STATIC.rglob("*.html"))
 
 async def test_every_response_has_security_headers(api: Api) -> None:
     """Every response has the security headers."""
-    asked = [(route.method, fill_path(route.path)) for route in ROUTES]
-    asked += [(method, "/v1/nothing") for method in ("GET", "POST", "DELETE", "PUT")]
-    asked += [
+    requests = [(route.method, fill_path(route.path)) for route in ROUTES]
+    requests += [(method, "/v1/nothing") for method in ("GET", "POST", "DELETE", "PUT")]
+    requests += [
         ("GET", path) for path in ("/", "/console", "/console/", "/docs/", "/sample/", "/openapi.json", "/nothing")
     ]
-    asked += [("GET", path) for path in ("/console/console.js", "/sdk/webpush.js", "/sdk/nothing.js", "/.env")]
-    asked += [("OPTIONS", "/v1/devices"), ("OPTIONS", "/v1/applications"), ("HEAD", "/console/")]
-    for method, path in asked:
+    requests += [("GET", path) for path in ("/console/console.js", "/sdk/webpush.js", "/sdk/nothing.js", "/.env")]
+    requests += [("OPTIONS", "/v1/devices"), ("OPTIONS", "/v1/applications"), ("HEAD", "/console/")]
+    for method, path in requests:
         async with api.http.request(method, path, allow_redirects=False) as answer:
-            assert EVERYWHERE.items() <= answer.headers.items(), (method, path, answer.status)
+            assert EXPECTED_HEADERS.items() <= answer.headers.items(), (method, path, answer.status)
             assert len(answer.headers["X-Request-Id"]) == 32, (method, path)
             if not path.startswith("/sdk/"):
                 assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"], (method, path)
@@ -48,14 +49,14 @@ async def test_streams_and_successes_have_security_headers(api: Api) -> None:
     for path in ("/v1/deliveries/stream", "/v1/devices"):
         async with api.http.get(path, headers=authorised) as answer:
             assert answer.status == 200
-            assert EVERYWHERE.items() <= answer.headers.items(), path
+            assert EXPECTED_HEADERS.items() <= answer.headers.items(), path
             assert answer.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
 
 
 async def test_hsts_is_absent_without_https(api: Api) -> None:
     """Without HTTPS there is no Strict-Transport-Security header."""
-    object.__setattr__(api.parts.context, "public_url", "http://127.0.0.1:8080")
-    async with serve_api(api.parts) as plain, plain.http.get("/console/") as answer:
+    api.parts.context = replace(api.parts.context, public_url="http://127.0.0.1:8080")
+    async with serve_api(api.parts) as insecure, insecure.http.get("/console/") as answer:
         assert "Strict-Transport-Security" not in answer.headers
 
 
@@ -70,7 +71,7 @@ async def test_no_response_allows_credentialed_requests(api: Api) -> None:
 
 def test_page_policy_allows_only_own_files() -> None:
     """The policy of pages runs nothing but the gateway's own files."""
-    allowed = dict(one.split(" ", 1) for one in PAGE.split("; "))
+    allowed = dict(directive.split(" ", 1) for directive in PAGE.split("; "))
     assert allowed["default-src"] == "'none'"
     assert {allowed[name] for name in ("script-src", "style-src", "connect-src", "worker-src")} == {"'self'"}
     assert {allowed[name] for name in ("base-uri", "form-action", "frame-ancestors")} == {"'none'"}

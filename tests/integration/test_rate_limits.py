@@ -1,4 +1,4 @@
-"""How often one address and one key may ask, and that nobody is held up by another."""
+"""Rate limits per address and per key: a client can use up only its own."""
 
 import asyncio
 from typing import Any
@@ -13,19 +13,19 @@ from tests.support.api import ADMIN, Api
 from tests.support.gateway_parts import APP_ORIGIN
 
 
-def limited(api: Api, **said: Any) -> None:
-    for name, value in said.items():
-        setattr(api.state.limits, name, value)
+def set_limits(api: Api, **limiters: Any) -> None:
+    for name, limiter in limiters.items():
+        setattr(api.state.limits, name, limiter)
 
 
-def still(name: str, per_minute: int) -> TokenBuckets:
+def frozen_buckets(name: str, per_minute: int) -> TokenBuckets:
     """In which no time passes, however slow we are."""
     return TokenBuckets(name, per_minute, clock=lambda: 0.0)
 
 
 async def test_key_over_its_limit_gets_429_with_retry_after(api: Api) -> None:
     """A key over its limit is told when to retry; other keys are not affected."""
-    limited(api, key_buckets=still("key", 2))
+    set_limits(api, key_buckets=frozen_buckets("key", 2))
     first = await api.call("GET", "/v1/devices")
     assert (first.headers["RateLimit-Policy"], first.headers["RateLimit"]) == ('"key";q=2;w=60', '"key";r=1;t=60')
     assert (await api.call("GET", "/v1/devices")).status == 200
@@ -37,19 +37,19 @@ async def test_key_over_its_limit_gets_429_with_retry_after(api: Api) -> None:
 
 async def test_rate_limited_request_has_no_effect(api: Api) -> None:
     """A rate-limited request changes nothing."""
-    limited(api, key_buckets=still("key", 1))
+    set_limits(api, key_buckets=frozen_buckets("key", 1))
     assert (await api.call("POST", "/v1/devices", api.device(), key=api.publishable, origin=APP_ORIGIN)).status == 201
     before = await api.rows()
     for path, body in (("/v1/devices", api.device()), ("/v1/devices", api.device())):
-        said = await api.call("POST", path, body, key=api.publishable, origin=APP_ORIGIN)
-        assert said.status == 429
+        response = await api.call("POST", path, body, key=api.publishable, origin=APP_ORIGIN)
+        assert response.status == 429
     assert await api.rows() == before
 
 
 async def test_inbox_read_with_a_key_counts_once(api: Api) -> None:
     """An inbox request with an API key counts once."""
     device = await api.register()
-    limited(api, key_buckets=still("key", 2))
+    set_limits(api, key_buckets=frozen_buckets("key", 2))
     for _ in range(2):
         assert (await api.call("GET", f"/v1/devices/{device['id']}/inbox")).status == 200
     assert (await api.call("GET", f"/v1/devices/{device['id']}/inbox")).status == 429
@@ -57,7 +57,7 @@ async def test_inbox_read_with_a_key_counts_once(api: Api) -> None:
 
 async def test_address_is_limited_before_authentication(api: Api) -> None:
     """An address over its limit is refused before its credential is checked."""
-    limited(api, address_buckets=still("address", 2))
+    set_limits(api, address_buckets=frozen_buckets("address", 2))
     for _ in range(2):
         assert (await api.call("GET", "/v1/devices", key="sk_guessed")).status == 401
     refused = await api.call("GET", "/v1/devices", key="sk_guessed")
@@ -69,37 +69,39 @@ async def test_address_is_limited_before_authentication(api: Api) -> None:
 
 async def test_clients_behind_a_proxy_count_separately(api: Api) -> None:
     """Clients behind a trusted proxy count separately."""
-    limited(api, address_buckets=still("address", 1))
+    set_limits(api, address_buckets=frozen_buckets("address", 1))
     api.state.client_addresses = ClientAddressResolver(["127.0.0.1"])
     for client in ("198.51.100.1", "198.51.100.2"):
-        said = [(await api.call("GET", "/v1/devices", headers={"X-Forwarded-For": client})).status for _ in range(2)]
-        assert said == [200, 429]
+        statuses = [
+            (await api.call("GET", "/v1/devices", headers={"X-Forwarded-For": client})).status for _ in range(2)
+        ]
+        assert statuses == [200, 429]
 
 
 async def test_untrusted_forwarded_header_is_ignored(api: Api) -> None:
     """A client that is not a trusted proxy cannot choose its address."""
-    limited(api, address_buckets=still("address", 1))
-    said = [
+    set_limits(api, address_buckets=frozen_buckets("address", 1))
+    statuses = [
         (await api.call("GET", "/v1/devices", headers={"X-Forwarded-For": f"198.51.100.{number}"})).status
         for number in range(3)
     ]
-    assert said == [200, 429, 429]
+    assert statuses == [200, 429, 429]
 
 
 async def test_default_limits_allow_a_burst_of_a_page(api: Api) -> None:
     """The default limits allow a burst of 300 requests."""
-    said = await asyncio.gather(
+    responses = await asyncio.gather(
         *(api.call("GET", "/v1/vapid-public-key", key=api.publishable, origin=APP_ORIGIN) for _ in range(300))
     )
-    assert {one.status for one in said} == {200}
+    assert {response.status for response in responses} == {200}
 
 
 def test_number_of_buckets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of stored buckets is bounded."""
     monkeypatch.setattr(rate_limits, "MAX_BUCKETS", 100)
-    buckets = still("address", 1)
+    buckets = frozen_buckets("address", 1)
     for number in range(1000):
         buckets.acquire(number)
-    assert len(buckets._buckets) == 100
+    assert len(buckets) == 100
     with pytest.raises(RateLimited):
         buckets.acquire(999)

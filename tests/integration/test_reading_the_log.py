@@ -1,4 +1,4 @@
-"""Pages of the log: in the order in which deliveries settled, whatever order they were written down in."""
+"""Pages of the delivery log are in the order of settling, whatever the order of writing was."""
 
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
@@ -24,7 +24,7 @@ HOSTS = (schema.COMMON_HOST, "web.push.apple.com", "push.example.org")
 async def rows(parts: Parts) -> list[dict[str, object]]:
     """Of two notifications of two days, written down in another order than they settled, four at a time."""
     first, second = [(await parts.submit(Kind.DIRECT)).id for _ in range(2)]
-    made = [
+    inserted = [
         row(parts, number, *((first, NOON.date()) if number % 2 else (second, NOON.date() - timedelta(days=1))))
         for number in range(60)
     ]
@@ -32,8 +32,8 @@ async def rows(parts: Parts) -> list[dict[str, object]]:
         for id_, day in ((first, NOON.date()), (second, NOON.date() - timedelta(days=1))):
             n = schema.notifications
             await conn.execute(update(n).where(n.c.id == id_).values(day=day, created_at=NOON - timedelta(days=2)))
-        await conn.execute(insert(deliveries), made)
-    return made
+        await conn.execute(insert(deliveries), inserted)
+    return inserted
 
 
 def row(parts: Parts, number: int, notification_id: UUID, day: date) -> dict[str, object]:
@@ -53,40 +53,40 @@ def row(parts: Parts, number: int, notification_id: UUID, day: date) -> dict[str
     }
 
 
-async def shown(parts: Parts, filters: LogFilters, limit: int) -> list[int]:
+async def read_positions(parts: Parts, filters: LogFilters, limit: int) -> list[int]:
     """The positions, page by page."""
-    found: list[int] = []
+    positions: list[int] = []
     before = None
     async with parts.engine.connect() as conn:
         while page := await reader.list_page(conn, parts.application_id, filters, before=before, limit=limit):
-            found += [entry.row.position for entry in page]
-            before = found[-1]
-    return found
+            positions += [entry.row.position for entry in page]
+            before = positions[-1]
+    return positions
 
 
 async def test_pages_follow_settling_order_without_gaps(parts: Parts, rows: list[dict[str, object]]) -> None:
     """Pages follow the order of settling, without gaps or repetition."""
-    expected = [row["position"] for row in sorted(rows, key=_newest, reverse=True)]
+    expected = [row["position"] for row in sorted(rows, key=settling_order, reverse=True)]
     assert expected != sorted(expected, reverse=True)
     for limit in (1, 7, 60, 100):
-        assert await shown(parts, LogFilters(), limit) == expected
+        assert await read_positions(parts, LogFilters(), limit) == expected
 
 
 async def test_filters_and_pairs_of_filters_match(parts: Parts, rows: list[dict[str, object]]) -> None:
     """Each filter and each pair of filters returns the matching rows."""
-    some = rows[17]
+    sample = rows[17]
     since, until = NOON + timedelta(minutes=3), NOON + timedelta(minutes=9)
     narrowed: list[dict[str, object]] = [
         *({"outcome": outcome} for outcome in OUTCOMES),
         *({"host": host} for host in HOSTS),
         *({"host": host, "outcome": outcome} for host in HOSTS for outcome in OUTCOMES),
-        {"notification_id": some["notification_id"]},
-        {"notification_id": some["notification_id"], "outcome": OutcomeName.GONE},
-        {"notification_id": some["notification_id"], "device_id": some["device_id"]},
+        {"notification_id": sample["notification_id"]},
+        {"notification_id": sample["notification_id"], "outcome": OutcomeName.GONE},
+        {"notification_id": sample["notification_id"], "device_id": sample["device_id"]},
         {"notification_id": new_id()},
         {"user_id": "u-1"},
         {"user_id": "u-1", "outcome": OutcomeName.ACCEPTED},
-        {"device_id": some["device_id"]},
+        {"device_id": sample["device_id"]},
     ]
     for fields in narrowed:
         matching = [row for row in rows if all(row[name] == value for name, value in fields.items())]
@@ -97,8 +97,8 @@ async def test_filters_and_pairs_of_filters_match(parts: Parts, rows: list[dict[
                 if ("since" not in bounds or row["settled_at"] >= since)  # type: ignore[operator]
                 and ("until" not in bounds or row["settled_at"] < until)  # type: ignore[operator]
             ]
-            expected = [row["position"] for row in sorted(within, key=_newest, reverse=True)]
-            assert await shown(parts, LogFilters(**fields, **bounds), 4) == expected, (fields, bounds)  # type: ignore[arg-type]
+            expected = [row["position"] for row in sorted(within, key=settling_order, reverse=True)]
+            assert await read_positions(parts, LogFilters(**fields, **bounds), 4) == expected, (fields, bounds)  # type: ignore[arg-type]
 
 
 async def test_page_past_the_retention_is_empty(parts: Parts, rows: list[dict[str, object]]) -> None:
@@ -108,5 +108,5 @@ async def test_page_past_the_retention_is_empty(parts: Parts, rows: list[dict[st
     assert rows
 
 
-def _newest(row: dict[str, object]) -> tuple[object, object]:
+def settling_order(row: dict[str, object]) -> tuple[object, object]:
     return row["settled_at"], row["position"]

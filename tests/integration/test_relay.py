@@ -26,7 +26,7 @@ LONG = timedelta(seconds=20)
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[NatsEngine]:
-    async with NatsEngine.opened(database_url) as engine:
+    async with NatsEngine.open(database_url) as engine:
         yield engine
 
 
@@ -151,7 +151,7 @@ async def test_results_are_recorded_once_in_any_order(engine: NatsEngine) -> Non
 async def test_oversize_jobs_and_results_are_split(database_url: str) -> None:
     """400 devices do not fit into one message; every device is logged once."""
     devices = [new_id() for _ in range(400)]
-    async with NatsEngine.opened(database_url, "max_payload: 4096\n") as engine:
+    async with NatsEngine.open(database_url, "max_payload: 4096\n") as engine:
         notification_id = await engine.put(devices)
         await engine.wait_until_relayed()
         jobs = 0

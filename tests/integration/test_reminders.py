@@ -1,4 +1,4 @@
-"""Reminders: every occurrence once, whoever dies; what was missed is sent or skipped; changes take hold at once."""
+"""Reminders: each occurrence starts once despite kills, missed ones are sent or skipped, changes apply at once."""
 
 import asyncio
 from collections import Counter
@@ -28,33 +28,33 @@ from tests.support.worker_process import worker_process
 WEEKLY = {"name": "Digest", "cron": "0 9 * * 1", "content": {"title": "This week"}, "audience": {"everyone": True}}
 
 
-async def every_second(parts: Parts, seconds: int = 1, **said: Any) -> UUID:
-    """A reminder far more eager than the API allows."""
+async def create_reminder_every(parts: Parts, seconds: int = 1, **fields: Any) -> UUID:
+    """Create a reminder with a shorter interval than the API allows."""
     draft = Draft(Kind.REMINDER, {"title": "Again"}, {"everyone": True})
-    said = {"ends_at": None, "missed": "skip", **said}
+    fields = {"ends_at": None, "missed": "skip", **fields}
     async with parts.engine.begin() as conn:
-        made = await reminders.create(
-            conn, parts.context, parts.application_id, "r", Recurrence(f"*/{seconds} * * * * *"), draft=draft, **said
+        reminder = await reminders.create(
+            conn, parts.context, parts.application_id, "r", Recurrence(f"*/{seconds} * * * * *"), draft=draft, **fields
         )
-    found = ids.parse(ids.REMINDER, made["id"])
-    assert found is not None
-    return found
+    reminder_id = ids.parse(ids.REMINDER, reminder["id"])
+    assert reminder_id is not None
+    return reminder_id
 
 
-async def occurrences(parts: Parts) -> list[Any]:
+async def list_occurrences(parts: Parts) -> list[Any]:
     async with parts.engine.connect() as conn:
         return list((await conn.execute(select(table).order_by(table.c.occurrence))).all())
 
 
-async def until_done(parts: Parts, count: int) -> None:
+async def wait_until_done(parts: Parts, count: int) -> None:
     async with asyncio.timeout(60):
         with parts.notifier.subscribe(notifier.LOG) as waiter:
             while await parts.scalar("SELECT count(*) FROM notifications WHERE status = 'done'") < count:
                 await waiter.wait(0.5)
 
 
-async def late_by(parts: Parts, lateness: timedelta) -> None:
-    """As if nobody had worked for so long: all that waits was due that much earlier."""
+async def shift_into_the_past(parts: Parts, lateness: timedelta) -> None:
+    """Move all pending occurrences into the past, as after downtime."""
     async with parts.engine.begin() as conn:
         earlier = {"start_at": table.c.start_at - lateness, "expires_at": table.c.expires_at - lateness}
         await conn.execute(
@@ -67,10 +67,10 @@ async def late_by(parts: Parts, lateness: timedelta) -> None:
 async def test_every_occurrence_is_one_notification(parts: Parts) -> None:
     """Every occurrence is a notification of its own."""
     await parts.register(parts.subscribe(Vendor.FCM, 2))
-    await every_second(parts)
+    await create_reminder_every(parts)
     async with parts.run_worker():
-        await until_done(parts, 3)
-    done = [row for row in await occurrences(parts) if row.status == "done"]
+        await wait_until_done(parts, 3)
+    done = [row for row in await list_occurrences(parts) if row.status == "done"]
     assert [row.occurrence.microsecond for row in done] == [0] * len(done)
     gaps = {later.occurrence - earlier.occurrence for earlier, later in pairwise(done)}
     assert gaps == {timedelta(seconds=1)}
@@ -81,22 +81,22 @@ async def test_every_occurrence_is_one_notification(parts: Parts) -> None:
 async def test_kills_of_workers_start_each_occurrence_once(parts: Parts, tmp_path: Path) -> None:
     """With several schedulers and workers, SIGKILL in between starts every occurrence exactly once."""
     devices = await parts.register(parts.subscribe(Vendor.FCM, 5))
-    await every_second(parts)
+    await create_reminder_every(parts)
     directories = [tmp_path / str(number) for number in range(3)]
     for directory in directories:
         directory.mkdir()
     async with serve_api(parts), serve_api(parts):
-        for wanted in (2, 4, 6):
+        for expected in (2, 4, 6):
             async with (
                 worker_process(parts, directories[0], lease=1, drain=0.2) as first,
                 worker_process(parts, directories[1], lease=1, drain=0.2) as second,
                 worker_process(parts, directories[2], lease=1, drain=0.2),
             ):
-                await until_done(parts, wanted)
+                await wait_until_done(parts, expected)
                 await first.kill()
                 await second.kill()
-                await until_done(parts, wanted + 1)
-    rows = await occurrences(parts)
+                await wait_until_done(parts, expected + 1)
+    rows = await list_occurrences(parts)
     assert len({row.occurrence for row in rows}) == len(rows)
     started = [row for row in rows if row.day is not None]
     assert len(started) >= 7
@@ -113,11 +113,11 @@ async def test_kills_of_workers_start_each_occurrence_once(parts: Parts, tmp_pat
 async def test_missed_occurrence_is_skipped_with_a_reason(parts: Parts) -> None:
     """An occurrence missed during downtime is skipped with a reason."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
-    await every_second(parts)
-    await late_by(parts, timedelta(hours=3))
+    await create_reminder_every(parts)
+    await shift_into_the_past(parts, timedelta(hours=3))
     async with parts.run_worker():
-        await until_done(parts, 1)
-    missed, *later = await occurrences(parts)
+        await wait_until_done(parts, 1)
+    missed, *later = await list_occurrences(parts)
     assert (missed.status, missed.day) == ("cancelled", None)
     assert "late" in missed.details["missed"]
     assert missed.finished_at is not None
@@ -127,11 +127,11 @@ async def test_missed_occurrence_is_skipped_with_a_reason(parts: Parts) -> None:
 async def test_one_missed_occurrence_is_sent_if_configured(parts: Parts) -> None:
     """Of many missed occurrences one is sent when `missed` is "send"."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
-    await every_second(parts, missed="send")
-    await late_by(parts, timedelta(days=3))  # longer than it would have lived
+    await create_reminder_every(parts, missed="send")
+    await shift_into_the_past(parts, timedelta(days=3))  # longer than it would have lived
     async with parts.run_worker():
-        await until_done(parts, 2)
-    first, second = (await occurrences(parts))[:2]
+        await wait_until_done(parts, 2)
+    first, second = (await list_occurrences(parts))[:2]
     assert (await parts.get_notification(first.id))[1].accepted == 1
     assert second.occurrence - first.occurrence > timedelta(days=2)
 
@@ -139,26 +139,26 @@ async def test_one_missed_occurrence_is_sent_if_configured(parts: Parts) -> None
 async def test_reminder_ends_at_its_end(parts: Parts) -> None:
     """A reminder ends at `ends_at`."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
-    id_ = await every_second(parts, ends_at=datetime.now(UTC) + timedelta(seconds=2.5))
+    id_ = await create_reminder_every(parts, ends_at=datetime.now(UTC) + timedelta(seconds=2.5))
     async with parts.run_worker():
         async with asyncio.timeout(30):
             with parts.notifier.subscribe(notifier.LOG) as waiter:
                 while await parts.scalar("SELECT status FROM reminders WHERE id = :id", id=id_) != "ended":
                     await waiter.wait(0.5)
-        await until_done(parts, len(await occurrences(parts)))
-    assert 1 <= len(await occurrences(parts)) <= 3
+        await wait_until_done(parts, len(await list_occurrences(parts)))
+    assert 1 <= len(await list_occurrences(parts)) <= 3
 
 
 async def test_cancelling_an_occurrence_leaves_the_others(parts: Parts) -> None:
     """Cancelling one occurrence leaves the others."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
-    await every_second(parts)
-    [first] = await occurrences(parts)
+    await create_reminder_every(parts)
+    [first] = await list_occurrences(parts)
     async with parts.engine.begin() as conn:
         await lifecycle.cancel(conn, parts.application_id, first.id)
     async with parts.run_worker():
-        await until_done(parts, 2)
-    rows = await occurrences(parts)
+        await wait_until_done(parts, 2)
+    rows = await list_occurrences(parts)
     assert [row.status for row in rows[:3]] == ["cancelled", "done", "done"]
     assert await parts.list_deliveries(first.id) == {}
 
@@ -166,12 +166,12 @@ async def test_cancelling_an_occurrence_leaves_the_others(parts: Parts) -> None:
 async def test_pausing_an_occurrence_does_not_delay_the_next(parts: Parts) -> None:
     """Pausing one occurrence does not delay the next."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
-    await every_second(parts)
-    [first] = await occurrences(parts)
+    await create_reminder_every(parts)
+    [first] = await list_occurrences(parts)
     async with parts.engine.begin() as conn:
         await lifecycle.pause(conn, parts.application_id, first.id)
     async with parts.run_worker():
-        await until_done(parts, 2)
+        await wait_until_done(parts, 2)
         assert (await parts.get_notification(first.id))[0].status is Status.PAUSED
         async with parts.engine.begin() as conn:
             await lifecycle.resume(conn, parts.application_id, first.id)
@@ -183,32 +183,32 @@ async def test_missing_resource_ends_the_reminder(parts: Parts) -> None:
     await parts.register(parts.subscribe(Vendor.FCM, 1))
     async with serve_api(parts) as api:
         await api.call_ok("POST", "/v1/categories", {"name": "news", "title": "News"})
-        made = await api.call_ok("POST", "/v1/reminders", WEEKLY | {"category": "news"})
+        reminder = await api.call_ok("POST", "/v1/reminders", WEEKLY | {"category": "news"})
         [category] = (await api.call_ok("GET", "/v1/categories"))["items"]
         await api.call("DELETE", f"/v1/categories/{category['id']}")
         async with parts.engine.begin() as conn:
             await conn.execute(update(table).values(start_at=datetime.now(UTC)))
             await conn.execute(update(jobs).values(run_at=datetime.now(UTC)))
         async with parts.run_worker():
-            await until_done(parts, 1)
-        shown = await api.call_ok("GET", f"/v1/reminders/{made['id']}")
-    assert (shown["status"], shown["cause"]) == ("ended", "/category: there is no category 'news'")
+            await wait_until_done(parts, 1)
+        reminder_body = await api.call_ok("GET", f"/v1/reminders/{reminder['id']}")
+    assert (reminder_body["status"], reminder_body["cause"]) == ("ended", "/category: there is no category 'news'")
 
 
 async def test_reminder_is_created_read_changed_and_removed(api: Api) -> None:
     """Reminders are created, read, changed, paused and removed."""
-    made = await api.call_ok("POST", "/v1/reminders", WEEKLY | {"timezone": "Europe/Vienna"})
-    path = f"/v1/reminders/{made['id']}"
-    assert await api.call_ok("GET", path) == made
-    assert (await api.call_ok("GET", "/v1/reminders"))["items"] == [made]
-    assert (made["status"], made["explained"], made["occurrences"]) == ("active", "At 09:00 on Monday", 0)
-    due = datetime.fromisoformat(made["next_at"])
+    reminder = await api.call_ok("POST", "/v1/reminders", WEEKLY | {"timezone": "Europe/Vienna"})
+    path = f"/v1/reminders/{reminder['id']}"
+    assert await api.call_ok("GET", path) == reminder
+    assert (await api.call_ok("GET", "/v1/reminders"))["items"] == [reminder]
+    assert (reminder["status"], reminder["explained"], reminder["occurrences"]) == ("active", "At 09:00 on Monday", 0)
+    due = datetime.fromisoformat(reminder["next_at"])
     assert (due.weekday(), due > datetime.now(UTC)) == (0, True)
-    coming = await api.call_ok("GET", f"/v1/notifications/{made['next_notification_id']}")
-    assert (coming["kind"], coming["status"], coming["start_at"]) == ("reminder", "scheduled", made["next_at"])
+    coming = await api.call_ok("GET", f"/v1/notifications/{reminder['next_notification_id']}")
+    assert (coming["kind"], coming["status"], coming["start_at"]) == ("reminder", "scheduled", reminder["next_at"])
 
     changed = await api.call_ok("PATCH", path, {"cron": "30 8 * * *", "content": {"title": "Today"}})
-    assert changed["next_at"] != made["next_at"]
+    assert changed["next_at"] != reminder["next_at"]
     [waiting] = (await api.call_ok("GET", "/v1/notifications?kind=reminder"))["items"]
     assert (waiting["id"], waiting["content"]["title"]) == (changed["next_notification_id"], "Today")
     paused = await api.call_ok("PATCH", path, {"paused": True})
@@ -232,20 +232,20 @@ async def test_reminder_is_created_read_changed_and_removed(api: Api) -> None:
 
 async def test_device_time_starts_with_the_first_time_zone(api: Api) -> None:
     """An occurrence in device time starts with the first time zone."""
-    made = await api.call_ok("POST", "/v1/reminders", WEEKLY | {"timezone": "device"})
-    coming = await api.call_ok("GET", f"/v1/notifications/{made['next_notification_id']}")
+    reminder = await api.call_ok("POST", "/v1/reminders", WEEKLY | {"timezone": "device"})
+    coming = await api.call_ok("GET", f"/v1/notifications/{reminder['next_notification_id']}")
     local = datetime.fromisoformat(coming["schedule"]["at"])
     assert (local.weekday(), local.hour) == (0, 9)
-    assert datetime.fromisoformat(made["next_at"]) == local.replace(tzinfo=UTC) - timedelta(hours=14)
+    assert datetime.fromisoformat(reminder["next_at"]) == local.replace(tzinfo=UTC) - timedelta(hours=14)
 
 
 async def test_segment_of_a_reminder_cannot_be_removed(api: Api) -> None:
     """A segment that a reminder uses cannot be removed."""
     segment = await api.call_ok("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}})
-    made = await api.call_ok("POST", "/v1/reminders", WEEKLY | {"audience": {"segment": segment["id"]}})
-    await api.call_ok("PATCH", f"/v1/reminders/{made['id']}", {"paused": True})
-    said = await api.call("DELETE", f"/v1/segments/{segment['id']}")
-    assert (said.status, "'Digest'" in said.body["detail"]) == (409, True)
+    reminder = await api.call_ok("POST", "/v1/reminders", WEEKLY | {"audience": {"segment": segment["id"]}})
+    await api.call_ok("PATCH", f"/v1/reminders/{reminder['id']}", {"paused": True})
+    response = await api.call("DELETE", f"/v1/segments/{segment['id']}")
+    assert (response.status, "'Digest'" in response.body["detail"]) == (409, True)
 
 
 @pytest.mark.parametrize(
@@ -267,8 +267,8 @@ async def test_segment_of_a_reminder_cannot_be_removed(api: Api) -> None:
 async def test_bad_reminders_are_reported(api: Api, change: Any, pointer: str) -> None:
     """Invalid reminders are reported by their JSON pointer."""
     before = await api.rows()
-    said = await api.call("POST", "/v1/reminders", WEEKLY | change)
-    assert (said.status, said.pointers) == (422, [pointer]), said.body
+    response = await api.call("POST", "/v1/reminders", WEEKLY | change)
+    assert (response.status, response.pointers) == (422, [pointer]), response.body
     assert await api.rows() == before
 
 

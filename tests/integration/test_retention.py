@@ -1,4 +1,4 @@
-"""Retention drops a partition of the log without being in anybody's way, and goes on where it was killed."""
+"""Retention drops partitions of the delivery log without blocking, and resumes after a kill."""
 
 import asyncio
 from datetime import UTC, date, datetime, timedelta
@@ -20,10 +20,10 @@ from gateway.worker.maintenance import log_retention
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from tests.support.gateway_parts import Parts
 
-LIMITS = RetentionPolicy()
+POLICY = RetentionPolicy()
 LONG, SHORT = timedelta(seconds=30), timedelta(seconds=0.2)
-# Whoever has to wait for a lock fails by it.
-AT_ONCE = "SET LOCAL lock_timeout = '500ms'"
+# Statements that have to wait for a lock fail.
+SHORT_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '500ms'"
 
 
 @pytest.fixture
@@ -32,28 +32,28 @@ def pool_size() -> int:
 
 
 @pytest.fixture
-async def old(engine: AsyncEngine, today: date) -> date:
+async def expired_day(engine: AsyncEngine, today: date) -> date:
     """A day past retention that has partitions."""
-    day = today - LIMITS.log - timedelta(days=1)
+    day = today - POLICY.log - timedelta(days=1)
     async with engine.begin() as conn:
         await partitions.create_partitions(conn, day, 1)
     return day
 
 
-async def drop(engine: AsyncEngine, limit: date) -> list[str]:
+async def drop_partitions(engine: AsyncEngine, limit: date) -> list[str]:
     async with engine.connect() as conn:
         await conn.execution_options(isolation_level="AUTOCOMMIT")
         return await partitions.drop_before(conn, limit, wait=LONG)
 
 
-async def tables_of(engine: AsyncEngine, day: date) -> list[str]:
-    """Those that are there, as partitions or by themselves."""
+async def list_tables(engine: AsyncEngine, day: date) -> list[str]:
+    """Return the tables of a day, attached or detached."""
     async with engine.connect() as conn:
-        found = await conn.execute(
+        relations = await conn.execute(
             text("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ CAST(:form AS text)"),
             {"form": f"_{day:%Y%m%d}$"},
         )
-        return sorted(found.scalars())
+        return sorted(relations.scalars())
 
 
 async def is_detaching(engine: AsyncEngine) -> bool:
@@ -62,9 +62,9 @@ async def is_detaching(engine: AsyncEngine) -> bool:
         return bool((await conn.execute(pending)).scalar_one())
 
 
-async def until_detaching(engine: AsyncEngine) -> None:
+async def wait_until_detaching(engine: AsyncEngine) -> None:
     async with asyncio.timeout(20):
-        while not await is_detaching(engine):  # noqa: ASYNC110 - the catalogue rings no bell
+        while not await is_detaching(engine):  # noqa: ASYNC110 - the catalogue raises no event
             await asyncio.sleep(0.01)
 
 
@@ -79,99 +79,99 @@ async def job_of(parts: Parts, day: date) -> Job:
     return Job(0, JobKind.SEND, sent.id, parts.application_id, sent.delivery.lane, 1, 0, day, ())
 
 
-async def test_partition_is_dropped_without_blocking(parts: Parts, old: date, today: date) -> None:
+async def test_partition_is_dropped_without_blocking(parts: Parts, expired_day: date, today: date) -> None:
     """By lock timeouts: neither the reader that uses the old partition nor the writers meet a lock."""
     job = await job_of(parts, today)
     settled = 0
-    async with parts.engine.connect() as reading:
-        await reading.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-        await reading.execute(text(AT_ONCE))
+    async with parts.engine.connect() as reader:
+        await reader.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        await reader.execute(text(SHORT_LOCK_TIMEOUT))
         count = text("SELECT count(*) FROM deliveries")
-        before = (await reading.execute(count)).scalar_one()
-        dropping = asyncio.create_task(drop(parts.engine, today - LIMITS.log))
-        await until_detaching(parts.engine)
+        before = (await reader.execute(count)).scalar_one()
+        dropping = asyncio.create_task(drop_partitions(parts.engine, today - POLICY.log))
+        await wait_until_detaching(parts.engine)
         for _ in range(20):
-            async with parts.engine.begin() as writing:
-                await writing.execute(text(AT_ONCE))
-                await settle(writing, job)
+            async with parts.engine.begin() as writer:
+                await writer.execute(text(SHORT_LOCK_TIMEOUT))
+                await settle(writer, job)
                 settled += 20
-            assert (await reading.execute(count)).scalar_one() == before
+            assert (await reader.execute(count)).scalar_one() == before
             async with parts.engine.begin() as other:
-                await other.execute(text(AT_ONCE))
+                await other.execute(text(SHORT_LOCK_TIMEOUT))
                 assert (await other.execute(count)).scalar_one() == before + settled
         assert not dropping.done()
-        assert await tables_of(parts.engine, old)
+        assert await list_tables(parts.engine, expired_day)
     dropped = await asyncio.wait_for(dropping, 20)
-    assert sorted(dropped) == sorted(f"{table.name}_{old:%Y%m%d}" for table in PARTITIONED)
-    assert await tables_of(parts.engine, old) == []
+    assert sorted(dropped) == sorted(f"{table.name}_{expired_day:%Y%m%d}" for table in PARTITIONED)
+    assert await list_tables(parts.engine, expired_day) == []
 
 
 async def test_blocked_drop_is_retried_and_blocks_nothing(
-    engine: AsyncEngine, old: date, today: date, monkeypatch: pytest.MonkeyPatch
+    engine: AsyncEngine, expired_day: date, today: date, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A blocked drop is left for the next run and does not prevent new partitions."""
     monkeypatch.setattr(log_retention, "LOCK_TIMEOUT", SHORT)
     far = today + timedelta(days=50)
-    async with engine.connect() as reading:
-        await reading.execute(text("SELECT count(*) FROM deliveries"))
-        done = await maintenance.run_once(engine, LIMITS)
+    async with engine.connect() as reader:
+        await reader.execute(text("SELECT count(*) FROM deliveries"))
+        done = await maintenance.run_once(engine, POLICY)
         assert done["log_retention"] == len(PARTITIONED) - 1
         assert await is_detaching(engine)
         async with engine.begin() as conn:
-            await conn.execute(text(AT_ONCE))
+            await conn.execute(text(SHORT_LOCK_TIMEOUT))
             assert len(await partitions.create_partitions(conn, far, 1)) == len(PARTITIONED)
-        assert await tables_of(engine, old) == [f"deliveries_{old:%Y%m%d}"]
-    assert (await maintenance.run_once(engine, LIMITS))["log_retention"] == 1
-    assert await tables_of(engine, old) == []
+        assert await list_tables(engine, expired_day) == [f"deliveries_{expired_day:%Y%m%d}"]
+    assert (await maintenance.run_once(engine, POLICY))["log_retention"] == 1
+    assert await list_tables(engine, expired_day) == []
 
 
 async def test_drop_resumes_after_a_kill_while_detaching(
-    engine: AsyncEngine, database_url: str, old: date, today: date
+    engine: AsyncEngine, database_url: str, expired_day: date, today: date
 ) -> None:
     """The retention resumes after it was killed while detaching."""
-    async with engine.connect() as reading:
-        await reading.execute(text("SELECT count(*) FROM deliveries"))
-        killed = await asyncpg.connect(database_url)
-        statement = f"ALTER TABLE deliveries DETACH PARTITION deliveries_{old:%Y%m%d} CONCURRENTLY"
-        detaching = asyncio.create_task(killed.execute(statement))
-        await until_detaching(engine)
+    async with engine.connect() as reader:
+        await reader.execute(text("SELECT count(*) FROM deliveries"))
+        connection = await asyncpg.connect(database_url)
+        statement = f"ALTER TABLE deliveries DETACH PARTITION deliveries_{expired_day:%Y%m%d} CONCURRENTLY"
+        detaching = asyncio.create_task(connection.execute(statement))
+        await wait_until_detaching(engine)
         async with engine.connect() as conn:
-            await conn.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": killed.get_server_pid()})
+            await conn.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": connection.get_server_pid()})
         with pytest.raises((asyncpg.PostgresError, ConnectionError)):
             await detaching
     assert await is_detaching(engine)
-    assert len(await drop(engine, today - LIMITS.log)) == len(PARTITIONED)
-    assert await tables_of(engine, old) == []
+    assert len(await drop_partitions(engine, today - POLICY.log)) == len(PARTITIONED)
+    assert await list_tables(engine, expired_day) == []
 
 
 async def test_stopped_worker_leaves_the_rest_to_the_next(
-    engine: AsyncEngine, old: date, monkeypatch: pytest.MonkeyPatch
+    engine: AsyncEngine, expired_day: date, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that stops while detaching leaves the rest to the next run."""
     monkeypatch.setattr(log_retention, "LOCK_TIMEOUT", LONG)
-    async with engine.connect() as reading:
-        await reading.execute(text("SELECT count(*) FROM deliveries"))
-        stopped = asyncio.create_task(maintenance.run_once(engine, LIMITS))
-        await until_detaching(engine)
-        stopped.cancel()
+    async with engine.connect() as reader:
+        await reader.execute(text("SELECT count(*) FROM deliveries"))
+        task = asyncio.create_task(maintenance.run_once(engine, POLICY))
+        await wait_until_detaching(engine)
+        task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await stopped
-    assert (await maintenance.run_once(engine, LIMITS))["log_retention"] == len(PARTITIONED)
-    assert await tables_of(engine, old) == []
+            await task
+    assert (await maintenance.run_once(engine, POLICY))["log_retention"] == len(PARTITIONED)
+    assert await list_tables(engine, expired_day) == []
 
 
 async def test_drop_resumes_after_a_kill_before_dropping(
-    engine: AsyncEngine, database_url: str, old: date, today: date
+    engine: AsyncEngine, database_url: str, expired_day: date, today: date
 ) -> None:
     """The retention resumes after it was killed between detaching and dropping."""
     conn = await asyncpg.connect(database_url)
-    await conn.execute(f"ALTER TABLE deliveries DETACH PARTITION deliveries_{old:%Y%m%d} CONCURRENTLY")
+    await conn.execute(f"ALTER TABLE deliveries DETACH PARTITION deliveries_{expired_day:%Y%m%d} CONCURRENTLY")
     await conn.execute("CREATE TABLE deliveries_kept (LIKE deliveries)")
     await conn.close()
-    assert len(await drop(engine, today - LIMITS.log)) == len(PARTITIONED)
-    assert await tables_of(engine, old) == []
-    async with engine.connect() as reading:
-        assert (await reading.execute(text("SELECT to_regclass('deliveries_kept') IS NOT NULL"))).scalar_one()
+    assert len(await drop_partitions(engine, today - POLICY.log)) == len(PARTITIONED)
+    assert await list_tables(engine, expired_day) == []
+    async with engine.connect() as reader:
+        assert (await reader.execute(text("SELECT to_regclass('deliveries_kept') IS NOT NULL"))).scalar_one()
 
 
 async def test_log_has_no_default_partition(engine: AsyncEngine) -> None:

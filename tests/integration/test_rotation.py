@@ -1,4 +1,4 @@
-"""A new master key: everything is sealed anew beside running processes, and nothing works less meanwhile."""
+"""Rotation of the master key: everything is encrypted again while processes run, without interruption."""
 
 import asyncio
 from dataclasses import replace
@@ -23,9 +23,9 @@ from tests.support.command import command
 from tests.support.gateway_parts import MASTER_KEY, Parts
 from tests.support.worker_process import server_process, worker_process
 
-NEW = b"the master key that is next: a new one"
-BOTH = Keyring(NEW, MASTER_KEY)
-NOT_SEALED = {
+NEW_KEY = b"the master key that is next: a new one"
+BOTH_KEYS = Keyring(NEW_KEY, MASTER_KEY)
+NOT_ENCRYPTED = {
     "api_keys.digest",
     "sessions.digest",
     "vapid_keys.public_key",
@@ -39,22 +39,22 @@ NOT_SEALED = {
 WEBHOOK = {"name": "Shop", "url": "https://shop.example/hooks", "events": ["*"]}
 
 
-def told_nobody(kind: str, count: int) -> None:
+def ignore_progress(kind: str, count: int) -> None:
     pass
 
 
-def known(vault: Keyring, parts: Parts) -> Parts:
-    """The same parts with these keys."""
-    return replace(parts, context=replace(parts.context, vault=vault))
+def with_keyring(keyring: Keyring, parts: Parts) -> Parts:
+    """Return the parts with another keyring."""
+    return replace(parts, context=replace(parts.context, vault=keyring))
 
 
-async def standing(parts: Parts, vault: Keyring = BOTH) -> dict[str, tuple[int, int]]:
+async def read_progress(parts: Parts, keyring: Keyring = BOTH_KEYS) -> dict[str, tuple[int, int]]:
     async with parts.engine.connect() as conn:
-        return {name: tuple(counts) for name, counts in (await key_rotation.standing(conn, vault)).items()}
+        return {name: tuple(counts) for name, counts in (await key_rotation.standing(conn, keyring)).items()}
 
 
-async def with_secrets(parts: Parts, applications_: int = 1) -> str:
-    """One of each kind of what is sealed, and so many applications more; answers the identity secret."""
+async def create_secrets(parts: Parts, applications_: int = 1) -> str:
+    """Create a secret of each kind and further applications; return the identity secret."""
     async with serve_api(parts) as api:
         app = f"/v1/applications/{parts.application['id']}"
         secret = await api.call_ok("PATCH", app, {"require_identity": True}, key=ADMIN)
@@ -68,75 +68,77 @@ async def with_secrets(parts: Parts, applications_: int = 1) -> str:
 def test_every_encrypted_column_is_rotated() -> None:
     """A new binary column must be rotated or be listed as not encrypted."""
     octets = {str(c) for table in metadata.tables.values() for c in table.columns if isinstance(c.type, LargeBinary)}
-    assert octets == NOT_SEALED | {str(kind.column) for kind in key_rotation.KINDS}
+    assert octets == NOT_ENCRYPTED | {str(kind.column) for kind in key_rotation.KINDS}
 
 
 async def test_rotated_secrets_work_with_the_new_key_alone(parts: Parts) -> None:
     """After a rotation everything works with the new key alone."""
-    secret = await with_secrets(parts)
-    await key_rotation.rotate(parts.engine, BOTH, told_nobody)
-    assert await standing(parts) == {
+    secret = await create_secrets(parts)
+    await key_rotation.rotate(parts.engine, BOTH_KEYS, ignore_progress)
+    assert await read_progress(parts) == {
         "vapid keys": (2, 0),
         "identity secrets": (1, 0),
         "webhook secrets": (1, 0),
         "first answers": (1, 0),
     }
-    alone = known(Keyring(NEW), parts)
+    new_key_only = with_keyring(Keyring(NEW_KEY), parts)
     async with parts.engine.connect() as conn:
-        await key_rotation.check(conn, alone.context.keyring)
+        await key_rotation.check(conn, new_key_only.context.keyring)
         with pytest.raises(DecryptionFailed):
             await key_rotation.check(conn, parts.context.keyring)
-    async with serve_api(alone) as api:
-        again = await api.call("POST", "/v1/webhooks", WEBHOOK, headers={"Idempotency-Key": "once"})
-        assert again.headers["Idempotency-Replayed"] == "true"
+    async with serve_api(new_key_only) as api:
+        replayed = await api.call("POST", "/v1/webhooks", WEBHOOK, headers={"Idempotency-Key": "once"})
+        assert replayed.headers["Idempotency-Replayed"] == "true"
         [webhook] = (await api.call_ok("GET", "/v1/webhooks"))["items"]
         assert (await api.call_ok("POST", f"/v1/webhooks/{webhook['id']}/rotate", {}))["secret"].startswith("whsec_")
     async with parts.engine.begin() as conn:
-        sealed = await parts.scalar("SELECT identity_secret FROM applications WHERE identity_secret IS NOT NULL")
-        assert alone.context.keyring.open(sealed, "identity").decode() == secret
+        encrypted = await parts.scalar("SELECT identity_secret FROM applications WHERE identity_secret IS NOT NULL")
+        assert new_key_only.context.keyring.open(encrypted, "identity").decode() == secret
         await conn.execute(text("UPDATE applications SET identity_secret = NULL"))
-    await alone.register(parts.subscribe(Vendor.FCM, 3))
-    async with alone.run_worker():
-        assert (await alone.wait_until_done((await alone.submit()).id)).accepted == 3
+    await new_key_only.register(parts.subscribe(Vendor.FCM, 3))
+    async with new_key_only.run_worker():
+        assert (await new_key_only.wait_until_done((await new_key_only.submit()).id)).accepted == 3
 
 
 async def test_rotation_does_not_interrupt_the_service(parts: Parts, tmp_path: Path) -> None:
     """A server and a worker that have both keys run beside `gateway secrets rotate`."""
     await parts.register(parts.subscribe(Vendor.FCM, 20))
-    await with_secrets_of_many(parts, 150)
-    keys = {"master_key": NEW.decode(), "retired_master_keys": MASTER_KEY.decode()}
-    given = {f"GATEWAY_{name.upper()}": value for name, value in keys.items()}
+    await create_applications(parts, 150)
+    keys = {"master_key": NEW_KEY.decode(), "retired_master_keys": MASTER_KEY.decode()}
+    settings = {f"GATEWAY_{name.upper()}": value for name, value in keys.items()}
     headers = {"Authorization": f"Bearer {parts.application['secret_key']}"}
     async with (
         server_process(parts, tmp_path, **keys) as (_, origin),
         worker_process(parts, tmp_path, **keys),
         aiohttp.ClientSession(origin, headers=headers) as http,
     ):
-        rotating = asyncio.create_task(command("secrets", "rotate", "--json", GATEWAY_DATABASE_URL=parts.url, **given))
+        rotation = asyncio.create_task(
+            command("secrets", "rotate", "--json", GATEWAY_DATABASE_URL=parts.url, **settings)
+        )
         sent = []
-        while not rotating.done() or len(sent) < 3:
+        while not rotation.done() or len(sent) < 3:
             body = {"content": {"title": "Hello"}, "audience": {"everyone": True}}
             async with http.post("/v1/notifications", json=body) as answer:
                 assert answer.status == 201, await answer.text()
                 sent.append(str((await answer.json())["id"]))
             await asyncio.sleep(0.2)
-        done = (await rotating).json
+        report = (await rotation).json
         for id_ in sent:
             async with asyncio.timeout(45):
                 while True:
                     async with http.get(f"/v1/notifications/{id_}") as answer:
-                        said = await answer.json()
-                    if said["status"] == "done":
+                        notification = await answer.json()
+                    if notification["status"] == "done":
                         break
                     await asyncio.sleep(0.1)
-            assert said["progress"]["accepted"] == 20
-    assert done == {
+            assert notification["progress"]["accepted"] == 20
+    assert report == {
         "sealed_anew": {"vapid keys": 151, "identity secrets": 0, "webhook secrets": 0, "first answers": 0},
         "left": 0,
     }
 
 
-async def with_secrets_of_many(parts: Parts, count: int) -> None:
+async def create_applications(parts: Parts, count: int) -> None:
     async with parts.engine.begin() as conn:
         for number in range(count):
             await applications.create(conn, parts.context.keyring, f"App {number}", "mailto:ops@example.org", [])
@@ -144,38 +146,38 @@ async def with_secrets_of_many(parts: Parts, count: int) -> None:
 
 async def test_interrupted_rotation_resumes(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupted rotation resumes where it stopped."""
-    await with_secrets_of_many(parts, 9)
+    await create_applications(parts, 9)
     monkeypatch.setattr(key_rotation, "BATCH", 4)
-    seen = []
+    progress_calls = []
 
     def interrupt(kind: str, count: int) -> None:
-        seen.append((kind, count))
+        progress_calls.append((kind, count))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        await key_rotation.rotate(parts.engine, BOTH, interrupt)
-    assert (await standing(parts))["vapid keys"] == (10, 6)
+        await key_rotation.rotate(parts.engine, BOTH_KEYS, interrupt)
+    assert (await read_progress(parts))["vapid keys"] == (10, 6)
     async with parts.engine.connect() as conn:
-        await key_rotation.check(conn, BOTH)
-    await key_rotation.rotate(parts.engine, BOTH, lambda kind, count: seen.append((kind, count)))
-    assert seen == [("vapid keys", 4), ("vapid keys", 4), ("vapid keys", 2)]
-    assert (await standing(parts))["vapid keys"] == (10, 0)
+        await key_rotation.check(conn, BOTH_KEYS)
+    await key_rotation.rotate(parts.engine, BOTH_KEYS, lambda kind, count: progress_calls.append((kind, count)))
+    assert progress_calls == [("vapid keys", 4), ("vapid keys", 4), ("vapid keys", 2)]
+    assert (await read_progress(parts))["vapid keys"] == (10, 0)
 
 
 async def test_rotation_skips_locked_rows_until_the_end(parts: Parts) -> None:
     """A rotation skips locked rows and waits for them at the end."""
-    await with_secrets_of_many(parts, 3)
+    await create_applications(parts, 3)
     first = asyncio.Event()
-    async with parts.engine.connect() as holding:
-        held = "SELECT id FROM vapid_keys ORDER BY id LIMIT 1 FOR UPDATE"
-        await holding.execute(text(held))
-        rotating = asyncio.create_task(key_rotation.rotate(parts.engine, BOTH, lambda *_: first.set()))
+    async with parts.engine.connect() as locking:
+        lock_query = "SELECT id FROM vapid_keys ORDER BY id LIMIT 1 FOR UPDATE"
+        await locking.execute(text(lock_query))
+        rotation = asyncio.create_task(key_rotation.rotate(parts.engine, BOTH_KEYS, lambda *_: first.set()))
         await asyncio.wait_for(first.wait(), 20)
-        assert (await standing(parts))["vapid keys"] == (4, 1)
-        assert not rotating.done()
-        await holding.rollback()
-    await asyncio.wait_for(rotating, 20)
-    assert (await standing(parts))["vapid keys"] == (4, 0)
+        assert (await read_progress(parts))["vapid keys"] == (4, 1)
+        assert not rotation.done()
+        await locking.rollback()
+    await asyncio.wait_for(rotation, 20)
+    assert (await read_progress(parts))["vapid keys"] == (4, 0)
 
 
 async def test_undecryptable_secret_is_kept_and_reported(parts: Parts) -> None:
@@ -183,42 +185,42 @@ async def test_undecryptable_secret_is_kept_and_reported(parts: Parts) -> None:
     foreign = Keyring(b"a key that nobody gave to the rotation")
     async with parts.engine.begin() as conn:
         await applications.add_vapid_key(conn, foreign, parts.application_id)
-    given = {"GATEWAY_DATABASE_URL": parts.url, "GATEWAY_MASTER_KEY": NEW.decode()}
-    said = await command("secrets", "rotate", **given, GATEWAY_RETIRED_MASTER_KEYS=MASTER_KEY.decode())
-    assert said.code == 1
-    assert said.err.startswith("gateway: 1 are still sealed with another key")
-    assert (await standing(parts))["vapid keys"] == (2, 1)
-    assert (await command("secrets", "status", "--json", **given)).json["vapid keys"] == {"whole": 2, "others": 1}
+    settings = {"GATEWAY_DATABASE_URL": parts.url, "GATEWAY_MASTER_KEY": NEW_KEY.decode()}
+    result = await command("secrets", "rotate", **settings, GATEWAY_RETIRED_MASTER_KEYS=MASTER_KEY.decode())
+    assert result.code == 1
+    assert result.err.startswith("gateway: 1 are still sealed with another key")
+    assert (await read_progress(parts))["vapid keys"] == (2, 1)
+    assert (await command("secrets", "status", "--json", **settings)).json["vapid keys"] == {"whole": 2, "others": 1}
     async with parts.engine.connect() as conn:
         with pytest.raises(DecryptionFailed):
-            await key_rotation.check(conn, BOTH)
+            await key_rotation.check(conn, BOTH_KEYS)
     assert await parts.scalar("SELECT who FROM audit WHERE act = 'secrets.rotate'") == "command line"
 
 
 async def test_help_describes_the_whole_procedure() -> None:
     """The help text describes the whole rotation."""
-    said = (await command("secrets", "rotate", "--help")).out
+    result = (await command("secrets", "rotate", "--help")).out
     for word in ("GATEWAY_MASTER_KEY", "GATEWAY_RETIRED_MASTER_KEYS", "Interrupted", "secrets status", "stolen"):
-        assert word in said
+        assert word in result
 
 
 async def test_doctor_reports_an_unfinished_rotation(parts: Parts) -> None:
     """The doctor reports an unfinished rotation."""
-    keys = {"GATEWAY_MASTER_KEY": NEW.decode(), "GATEWAY_RETIRED_MASTER_KEYS": MASTER_KEY.decode()}
-    said = await command("doctor", "--offline", GATEWAY_DATABASE_URL=parts.url, GATEWAY_ADMIN_TOKEN="x" * 32, **keys)
-    assert said.code == 0, said.out
-    assert "1 of 1 are sealed with another one" in said.out
-    assert "run `gateway secrets rotate`" in said.out
+    keys = {"GATEWAY_MASTER_KEY": NEW_KEY.decode(), "GATEWAY_RETIRED_MASTER_KEYS": MASTER_KEY.decode()}
+    result = await command("doctor", "--offline", GATEWAY_DATABASE_URL=parts.url, GATEWAY_ADMIN_TOKEN="x" * 32, **keys)
+    assert result.code == 0, result.out
+    assert "1 of 1 are sealed with another one" in result.out
+    assert "run `gateway secrets rotate`" in result.out
 
 
 def test_tokens_of_a_retired_key_stay_valid() -> None:
     """Tokens of a retired key are valid while the key is configured."""
-    old, new, device = Keyring(MASTER_KEY), Keyring(NEW), new_id()
+    old, new, device = Keyring(MASTER_KEY), Keyring(NEW_KEY), new_id()
     expires = int((datetime.now(UTC) + timedelta(days=1)).timestamp())
     token, receipt = old.device_token(device), old.receipt_token(device, device, None, expires)
-    assert BOTH.device_of(token) == device
-    assert BOTH.receipt_of(receipt, expires) == (device, device, None)
-    assert BOTH.device_token(device) == new.device_token(device) != token
+    assert BOTH_KEYS.device_of(token) == device
+    assert BOTH_KEYS.receipt_of(receipt, expires) == (device, device, None)
+    assert BOTH_KEYS.device_token(device) == new.device_token(device) != token
     assert new.device_of(token) is None
     assert new.receipt_of(receipt, expires) is None
 
@@ -226,13 +228,13 @@ def test_tokens_of_a_retired_key_stay_valid() -> None:
 def test_secret_without_key_id_still_decrypts() -> None:
     """Secrets from before keys had ids still decrypt."""
     key = HKDF(SHA256(), 32, b"webpush-gateway", b"seal vapid").derive(MASTER_KEY)
-    sealed = b"n" * 12 + AESGCM(key).encrypt(b"n" * 12, b"secret", None)
-    assert Keyring(MASTER_KEY).open(sealed, "vapid") == BOTH.open(sealed, "vapid") == b"secret"
+    encrypted = b"n" * 12 + AESGCM(key).encrypt(b"n" * 12, b"secret", None)
+    assert Keyring(MASTER_KEY).open(encrypted, "vapid") == BOTH_KEYS.open(encrypted, "vapid") == b"secret"
     with pytest.raises(DecryptionFailed):
-        Keyring(NEW).open(sealed, "vapid")
+        Keyring(NEW_KEY).open(encrypted, "vapid")
 
 
 def test_short_retired_key_is_refused() -> None:
     """A retired key that is too short is refused."""
     with pytest.raises(ValueError, match="32 octets"):
-        Keyring(NEW, b"x" * (MIN_MASTER_KEY_LENGTH - 1))
+        Keyring(NEW_KEY, b"x" * (MIN_MASTER_KEY_LENGTH - 1))

@@ -1,6 +1,6 @@
-"""What the OpenAPI document allows and what it does not, asked by schemathesis with every check on.
+"""Valid and invalid requests that schemathesis derives from the OpenAPI document, with every check enabled.
 
-A short, seeded run; `ops/fuzz/schema` is the long one.
+This is a short, seeded run; `ops/fuzz/schema` is the long one.
 """
 
 import asyncio
@@ -68,13 +68,17 @@ ENDLESS = "/(live|stream)$"
 async def test_responses_match_the_document(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Valid and invalid requests get only responses that the document describes."""
 
-    async def nowhere(*_: object, **__: object) -> None:
+    async def refuse_to_resolve(*_: object, **__: object) -> None:
         raise OSError("names are not resolved in tests")
 
-    monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", nowhere)
+    monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", refuse_to_resolve)
     device, application = await api.register(), api.parts.application
     config = tmp_path / "schemathesis.toml"
-    said = {"device_id": device["id"], "device_token": device["device_token"], "application_id": application["id"]}
+    parameters = {
+        "device_id": device["id"],
+        "device_token": device["device_token"],
+        "application_id": application["id"],
+    }
     config.write_text(
         CONFIG.format(
             home=APP_ORIGIN,
@@ -82,7 +86,7 @@ async def test_responses_match_the_document(api: Api, tmp_path: Path, monkeypatc
             admin=ADMIN,
             secret=api.secret,
             publishable=api.publishable,
-            **said,
+            **parameters,
         ),
         encoding="utf-8",
     )
@@ -102,5 +106,5 @@ async def test_responses_match_the_document(api: Api, tmp_path: Path, monkeypatc
         stderr=asyncio.subprocess.STDOUT,
         cwd=tmp_path,
     )
-    told, _ = await process.communicate()
-    assert process.returncode == 0, told.decode()
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()

@@ -1,4 +1,4 @@
-"""Segments: saved, named by audiences and by each other, and safe from circles and from vanishing."""
+"""Segments: used by audiences and by each other, without cycles and without dangling references."""
 
 import asyncio
 from typing import Any
@@ -8,25 +8,25 @@ from tests.support.api import Api
 CONTENT = {"title": "Storm"}
 
 
-async def saved(api: Api, name: str, audience: Any) -> str:
-    made = await api.call_ok("POST", "/v1/segments", {"name": name, "audience": audience})
-    return str(made["id"])
+async def create_segment(api: Api, name: str, audience: Any) -> str:
+    segment = await api.call_ok("POST", "/v1/segments", {"name": name, "audience": audience})
+    return str(segment["id"])
 
 
-async def reached(api: Api, audience: Any) -> int:
+async def count_devices(api: Api, audience: Any) -> int:
     return int((await api.call_ok("POST", "/v1/audiences/preview", {"audience": audience}))["devices"])
 
 
 async def test_segment_is_created_read_changed_and_removed(api: Api) -> None:
     """Segments are created, read, listed, changed and removed."""
-    id_ = await saved(api, "Weather", {"topic": "weather"})
-    shown = await api.call_ok("GET", f"/v1/segments/{id_}")
-    assert (shown["name"], shown["audience"]) == ("Weather", {"topic": "weather"})
-    second = await saved(api, "Offers", {"topic": "offers"})
+    id_ = await create_segment(api, "Weather", {"topic": "weather"})
+    segment_body = await api.call_ok("GET", f"/v1/segments/{id_}")
+    assert (segment_body["name"], segment_body["audience"]) == ("Weather", {"topic": "weather"})
+    second = await create_segment(api, "Offers", {"topic": "offers"})
     first_page = await api.call_ok("GET", "/v1/segments?limit=1")
-    assert [one["id"] for one in first_page["items"]] == [second]
+    assert [segment["id"] for segment in first_page["items"]] == [second]
     last_page = await api.call_ok("GET", f"/v1/segments?limit=1&cursor={first_page['next_cursor']}")
-    assert [one["id"] for one in last_page["items"]] == [id_]
+    assert [segment["id"] for segment in last_page["items"]] == [id_]
     changed = await api.call_ok("PATCH", f"/v1/segments/{id_}", {"name": "Storms"})
     assert (changed["name"], changed["audience"]) == ("Storms", {"topic": "weather"})
     assert (await api.call("DELETE", f"/v1/segments/{id_}")).status == 204
@@ -37,20 +37,20 @@ async def test_nested_segments_select_their_devices(api: Api) -> None:
     """An audience selects the devices of its segments at any depth."""
     for topics in (["weather"], ["weather", "vip"], ["offers", "vip"], []):
         await api.register(topics=topics)
-    vip = await saved(api, "vip", {"topic": "vip"})
-    plain = await saved(api, "weather, not vip", {"all": [{"topic": "weather"}, {"not": {"segment": vip}}]})
-    either = await saved(api, "either", {"any": [{"segment": plain}, {"topic": "offers"}]})
-    assert await reached(api, {"segment": vip}) == 2
-    assert await reached(api, {"segment": plain}) == 1
-    assert await reached(api, {"segment": either}) == 2
-    assert await reached(api, {"not": {"segment": either}}) == 2
+    vip = await create_segment(api, "vip", {"topic": "vip"})
+    plain = await create_segment(api, "weather, not vip", {"all": [{"topic": "weather"}, {"not": {"segment": vip}}]})
+    either = await create_segment(api, "either", {"any": [{"segment": plain}, {"topic": "offers"}]})
+    assert await count_devices(api, {"segment": vip}) == 2
+    assert await count_devices(api, {"segment": plain}) == 1
+    assert await count_devices(api, {"segment": either}) == 2
+    assert await count_devices(api, {"not": {"segment": either}}) == 2
 
 
 async def test_segment_is_evaluated_when_sending_starts(api: Api) -> None:
     """A scheduled notification uses its segment as it is when sending starts."""
     await api.register(topics=["a"])
     device = await api.register(topics=["b"])
-    id_ = await saved(api, "s", {"topic": "a"})
+    id_ = await create_segment(api, "s", {"topic": "a"})
     sent = await api.call_ok("POST", "/v1/notifications", {"content": CONTENT, "audience": {"segment": id_}})
     await api.call_ok("PATCH", f"/v1/segments/{id_}", {"audience": {"topic": "b"}})
     async with api.parts.run_worker():
@@ -61,43 +61,45 @@ async def test_segment_is_evaluated_when_sending_starts(api: Api) -> None:
 
 async def test_cyclic_segments_are_refused(api: Api) -> None:
     """Cycles of any length are refused."""
-    a = await saved(api, "a", {"topic": "a"})
-    b = await saved(api, "b", {"not": {"segment": a}})
-    c = await saved(api, "c", {"any": [{"topic": "c"}, {"segment": b}]})
+    a = await create_segment(api, "a", {"topic": "a"})
+    b = await create_segment(api, "b", {"not": {"segment": a}})
+    c = await create_segment(api, "c", {"any": [{"topic": "c"}, {"segment": b}]})
     for inner in (a, b, c):
-        said = await api.call("PATCH", f"/v1/segments/{a}", {"audience": {"all": [{"topic": "x"}, {"segment": inner}]}})
-        assert (said.status, said.pointers) == (422, ["/audience/all/1/segment"])
+        response = await api.call(
+            "PATCH", f"/v1/segments/{a}", {"audience": {"all": [{"topic": "x"}, {"segment": inner}]}}
+        )
+        assert (response.status, response.pointers) == (422, ["/audience/all/1/segment"])
     assert (await api.call_ok("GET", f"/v1/segments/{a}"))["audience"] == {"topic": "a"}
 
 
 async def test_concurrent_changes_cannot_close_a_cycle(api: Api) -> None:
     """Two concurrent changes cannot close a cycle together."""
-    a, b = await saved(api, "a", {"topic": "a"}), await saved(api, "b", {"topic": "b"})
+    a, b = await create_segment(api, "a", {"topic": "a"}), await create_segment(api, "b", {"topic": "b"})
     for _ in range(5):
-        said = await asyncio.gather(
+        responses = await asyncio.gather(
             api.call("PATCH", f"/v1/segments/{a}", {"audience": {"segment": b}}),
             api.call("PATCH", f"/v1/segments/{b}", {"audience": {"segment": a}}),
         )
-        assert sorted(one.status for one in said) == [200, 422]
+        assert sorted(response.status for response in responses) == [200, 422]
         for id_, name in ((a, "a"), (b, "b")):
             await api.call_ok("PATCH", f"/v1/segments/{id_}", {"audience": {"topic": name}})
 
 
 async def test_segments_too_large_for_one_query_are_refused(api: Api) -> None:
     """Segments that expand to too many leaves are refused."""
-    inner = await saved(api, "0", {"any": [{"topic": f"t{i}"} for i in range(100)]})
-    refused = None
+    inner = await create_segment(api, "0", {"any": [{"topic": f"t{i}"} for i in range(100)]})
+    refusal = None
     for level in range(1, 8):
-        said = await api.call(
+        response = await api.call(
             "POST", "/v1/segments", {"name": str(level), "audience": {"any": [{"segment": inner}, {"segment": inner}]}}
         )
-        if said.status == 422:
-            refused = said
+        if response.status == 422:
+            refusal = response
             break
-        inner = said.body["id"]
-    assert refused is not None
-    assert refused.pointers == ["/audience"]
-    assert "1600 leaves" in refused.body["detail"]
+        inner = response.body["id"]
+    assert refusal is not None
+    assert refusal.pointers == ["/audience"]
+    assert "1600 leaves" in refusal.body["detail"]
 
 
 async def test_deepest_allowed_filter_runs(api: Api) -> None:
@@ -107,23 +109,23 @@ async def test_deepest_allowed_filter_runs(api: Api) -> None:
     def negated(times: int, inner: Any) -> Any:
         return {"not": negated(times - 1, inner)} if times else inner
 
-    inner = await saved(api, "inner", negated(14, {"topic": "t"}))
-    outer = await saved(api, "outer", negated(14, {"segment": inner}))
-    assert await reached(api, negated(2, {"segment": outer})) == 1
-    said = await api.call("POST", "/v1/audiences/preview", {"audience": negated(4, {"segment": outer})})
-    assert (said.status, said.pointers) == (422, ["/audience"])
-    assert "33 levels" in said.body["detail"]
+    inner = await create_segment(api, "inner", negated(14, {"topic": "t"}))
+    outer = await create_segment(api, "outer", negated(14, {"segment": inner}))
+    assert await count_devices(api, negated(2, {"segment": outer})) == 1
+    response = await api.call("POST", "/v1/audiences/preview", {"audience": negated(4, {"segment": outer})})
+    assert (response.status, response.pointers) == (422, ["/audience"])
+    assert "33 levels" in response.body["detail"]
 
 
 async def test_segment_in_use_cannot_be_removed(api: Api) -> None:
     """A segment that a segment or a notification uses cannot be removed."""
-    inner = await saved(api, "inner", {"topic": "a"})
-    outer = await saved(api, "outer", {"all": [{"topic": "b"}, {"segment": inner}]})
-    said = await api.call("DELETE", f"/v1/segments/{inner}")
-    assert (said.status, "'outer'" in said.body["detail"]) == (409, True)
+    inner = await create_segment(api, "inner", {"topic": "a"})
+    outer = await create_segment(api, "outer", {"all": [{"topic": "b"}, {"segment": inner}]})
+    response = await api.call("DELETE", f"/v1/segments/{inner}")
+    assert (response.status, "'outer'" in response.body["detail"]) == (409, True)
     sent = await api.call_ok("POST", "/v1/notifications", {"content": CONTENT, "audience": {"segment": outer}})
-    said = await api.call("DELETE", f"/v1/segments/{outer}")
-    assert (said.status, sent["id"] in said.body["detail"]) == (409, True)
+    response = await api.call("DELETE", f"/v1/segments/{outer}")
+    assert (response.status, sent["id"] in response.body["detail"]) == (409, True)
     await api.call_ok("POST", f"/v1/notifications/{sent['id']}/cancel")
     for id_ in (outer, inner):
         assert (await api.call("DELETE", f"/v1/segments/{id_}")).status == 204
@@ -131,9 +133,9 @@ async def test_segment_in_use_cannot_be_removed(api: Api) -> None:
 
 async def test_segment_names_are_unique(api: Api) -> None:
     """Two segments cannot have one name."""
-    await saved(api, "a", {"topic": "a"})
-    other = await saved(api, "b", {"topic": "b"})
+    await create_segment(api, "a", {"topic": "a"})
+    other = await create_segment(api, "b", {"topic": "b"})
     for method, path in (("POST", "/v1/segments"), ("PATCH", f"/v1/segments/{other}")):
-        said = await api.call(method, path, {"name": "a", "audience": {"topic": "c"}})
-        assert (said.status, said.body["code"]) == (409, "conflict")
+        response = await api.call(method, path, {"name": "a", "audience": {"topic": "c"}})
+        assert (response.status, response.body["code"]) == (409, "conflict")
     assert (await api.call_ok("GET", f"/v1/segments/{other}"))["audience"] == {"topic": "b"}

@@ -1,5 +1,6 @@
-"""Signing in to the console: what the cookie is like, what it opens, and what it takes to use it."""
+"""Console sessions: the cookie's attributes, its scopes, and what is needed to use it."""
 
+from dataclasses import replace
 from datetime import timedelta
 from http.cookies import Morsel, SimpleCookie
 from typing import Any
@@ -17,22 +18,22 @@ COOKIE = "__Host-gateway"
 class Browser:
     """A page of ours, signed in."""
 
-    def __init__(self, api: Api, said: ApiResponse) -> None:
+    def __init__(self, api: Api, response: ApiResponse) -> None:
         self.api = api
-        self.token = said.body["csrf_token"]
-        self.cookie = cookie(said)
+        self.token = response.body["csrf_token"]
+        self.cookie = cookie(response)
 
     async def call(self, method: str, path: str, body: Any = None, **headers: str | None) -> ApiResponse:
         """`headers` with _ for -; None leaves one out that a page sends."""
-        sent: dict[str, str | None] = {"Cookie": f"{COOKIE}={self.cookie.value}", "X-CSRF-Token": self.token}
-        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        known = {name: value for name, value in sent.items() if value is not None}
-        return await self.api.call(method, path, body, key=None, headers=known)
+        defaults: dict[str, str | None] = {"Cookie": f"{COOKIE}={self.cookie.value}", "X-CSRF-Token": self.token}
+        defaults |= {name.replace("_", "-"): value for name, value in headers.items()}
+        sent_headers = {name: value for name, value in defaults.items() if value is not None}
+        return await self.api.call(method, path, body, key=None, headers=sent_headers)
 
 
-def cookie(said: ApiResponse) -> "Morsel[str]":
-    found = SimpleCookie(said.headers["Set-Cookie"])
-    return found[COOKIE]
+def cookie(response: ApiResponse) -> "Morsel[str]":
+    cookies = SimpleCookie(response.headers["Set-Cookie"])
+    return cookies[COOKIE]
 
 
 @pytest.fixture
@@ -42,31 +43,31 @@ async def browser(api: Api) -> Browser:
 
 async def test_cookie_is_secure_http_only_and_same_site(browser: Browser) -> None:
     """The cookie is limited to this host, HTTPS, HTTP requests and the same site."""
-    told = {name: browser.cookie[name] for name in ("secure", "httponly", "samesite", "path", "domain")}
-    assert told == {"secure": True, "httponly": True, "samesite": "Strict", "path": "/", "domain": ""}
+    attributes = {name: browser.cookie[name] for name in ("secure", "httponly", "samesite", "path", "domain")}
+    assert attributes == {"secure": True, "httponly": True, "samesite": "Strict", "path": "/", "domain": ""}
 
 
 async def test_cookie_without_https_is_as_strict_as_possible(api: Api) -> None:
     """Without HTTPS the cookie keeps every attribute that works."""
-    object.__setattr__(api.parts.context, "public_url", None)
-    async with serve_api(api.parts) as plain:
-        said = await plain.call("POST", "/v1/session", {"key": api.secret}, key=None)
-    assert said.headers["Set-Cookie"].endswith("; Path=/; HttpOnly; SameSite=Strict")
-    assert said.headers["Set-Cookie"].startswith("gateway=ss_")
+    api.parts.context = replace(api.parts.context, public_url=None)
+    async with serve_api(api.parts) as insecure:
+        response = await insecure.call("POST", "/v1/session", {"key": api.secret}, key=None)
+    assert response.headers["Set-Cookie"].endswith("; Path=/; HttpOnly; SameSite=Strict")
+    assert response.headers["Set-Cookie"].startswith("gateway=ss_")
 
 
 async def test_session_has_the_scopes_of_its_key(api: Api, browser: Browser) -> None:
     """A session has the scopes of its key."""
-    shown = (await browser.call("GET", "/v1/session")).body
-    assert (shown["application_id"], shown["csrf_token"]) == (api.parts.application["id"], browser.token)
-    assert api.secret not in str(shown)
+    session = (await browser.call("GET", "/v1/session")).body
+    assert (session["application_id"], session["csrf_token"]) == (api.parts.application["id"], browser.token)
+    assert api.secret not in str(session)
     assert (await browser.call("GET", "/v1/devices")).status == 200
     assert (await browser.call("GET", "/v1/applications")).status == 403
-    made = await browser.call("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}})
-    assert made.status == 201
-    noted = (await browser.call("GET", "/v1/audit")).body["items"]
-    assert [one["action"] for one in noted] == ["segments.create", "session.create"]
-    assert len({one["actor"] for one in noted}) == 1
+    created = await browser.call("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}})
+    assert created.status == 201
+    entries = (await browser.call("GET", "/v1/audit")).body["items"]
+    assert [entry["action"] for entry in entries] == ["segments.create", "session.create"]
+    assert len({entry["actor"] for entry in entries}) == 1
 
 
 @pytest.mark.parametrize(
@@ -84,8 +85,8 @@ async def test_session_has_the_scopes_of_its_key(api: Api, browser: Browser) -> 
 async def test_session_is_useless_to_pages_of_other_origins(api: Api, browser: Browser, forged: dict[str, str]) -> None:
     """Pages of other origins can use neither the cookie nor the token."""
     before = await api.rows()
-    said = await browser.call("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}}, **forged)
-    assert (said.status, said.body["code"]) == (403, "forbidden")
+    response = await browser.call("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}}, **forged)
+    assert (response.status, response.body["code"]) == (403, "forbidden")
     assert (await browser.call("DELETE", "/v1/session", **forged)).status == 403
     assert await api.rows() == before
     own = {"Origin": api.origin, "Sec_Fetch_Site": "same-origin"}
@@ -103,16 +104,16 @@ async def test_csrf_token_of_another_session_is_refused(api: Api, browser: Brows
 async def test_only_a_secret_key_signs_in(api: Api) -> None:
     """Only a secret key signs in."""
     device = await api.register()
-    made = await api.call("POST", "/v1/session", {"key": api.secret}, key=None)
+    signed_in = await api.call("POST", "/v1/session", {"key": api.secret}, key=None)
     for key, status in (
         ("sk_unknown", 401),
         (api.publishable, 403),
         (ADMIN, 403),
         (device["device_token"], 403),
-        (cookie(made).value, 403),
+        (cookie(signed_in).value, 403),
     ):
-        said = await api.call("POST", "/v1/session", {"key": key}, key=None)
-        assert (said.status, "Set-Cookie" in said.headers) == (status, False), key
+        response = await api.call("POST", "/v1/session", {"key": key}, key=None)
+        assert (response.status, "Set-Cookie" in response.headers) == (status, False), key
     elsewhere = await api.call("POST", "/v1/session", {"key": api.secret}, key=None, origin="https://evil.example")
     assert elsewhere.status == 403
 
@@ -120,15 +121,15 @@ async def test_only_a_secret_key_signs_in(api: Api) -> None:
 async def test_cookie_value_is_not_a_key(api: Api, browser: Browser) -> None:
     """The value of the cookie is not accepted as a key."""
     assert (await api.call("GET", "/v1/devices", key=browser.cookie.value)).status == 401
-    kept = await api.parts.scalar("SELECT string_agg(sessions::text, ' ') FROM sessions")
-    assert browser.cookie.value.encode().hex() not in kept
-    assert browser.cookie.value not in kept
+    stored = await api.parts.scalar("SELECT string_agg(sessions::text, ' ') FROM sessions")
+    assert browser.cookie.value.encode().hex() not in stored
+    assert browser.cookie.value not in stored
 
 
 async def test_signing_out_ends_every_copy_of_the_session(browser: Browser) -> None:
     """Signing out ends the session for every copy of the cookie."""
-    out = await browser.call("DELETE", "/v1/session")
-    assert (out.status, cookie(out)["max-age"]) == (204, "0")
+    signed_out = await browser.call("DELETE", "/v1/session")
+    assert (signed_out.status, cookie(signed_out)["max-age"]) == (204, "0")
     assert (await browser.call("GET", "/v1/devices")).status == 401
     assert (await browser.call("GET", "/v1/session")).status == 401
 
@@ -136,17 +137,17 @@ async def test_signing_out_ends_every_copy_of_the_session(browser: Browser) -> N
 async def test_session_ends_with_its_key(api: Api) -> None:
     """Removing a key ends its sessions."""
     path = f"/v1/applications/{api.parts.application['id']}/keys"
-    made = await api.call_ok("POST", path, {"name": "c", "scopes": ["read"]}, key=ADMIN)
-    browser = Browser(api, await api.call("POST", "/v1/session", {"key": made["key"]}, key=None))
+    key_ = await api.call_ok("POST", path, {"name": "c", "scopes": ["read"]}, key=ADMIN)
+    browser = Browser(api, await api.call("POST", "/v1/session", {"key": key_["key"]}, key=None))
     assert (await browser.call("GET", "/v1/devices")).status == 200
-    await api.call_ok("DELETE", f"{path}/{made['id']}", key=ADMIN)
+    await api.call_ok("DELETE", f"{path}/{key_['id']}", key=ADMIN)
     assert (await browser.call("GET", "/v1/devices")).status == 401
 
 
 async def test_session_ends_after_twelve_hours(api: Api, browser: Browser) -> None:
     """A session ends after twelve hours and is deleted."""
     async with api.parts.engine.begin() as conn:
-        later = text("UPDATE sessions SET expires_at = expires_at - CAST(:by AS interval)")
-        await conn.execute(later, {"by": timedelta(hours=12)})
+        expire = text("UPDATE sessions SET expires_at = expires_at - CAST(:by AS interval)")
+        await conn.execute(expire, {"by": timedelta(hours=12)})
     assert (await browser.call("GET", "/v1/devices")).status == 401
     assert (await maintenance.run_once(api.parts.engine, RetentionPolicy()))["sessions"] == 1

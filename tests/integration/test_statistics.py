@@ -1,4 +1,4 @@
-"""What is told of what was sent lately: exact while it is little, estimated and still bounded when it is much."""
+"""Statistics of recent deliveries: exact for small steps, estimated for large ones."""
 
 from datetime import timedelta
 
@@ -16,17 +16,17 @@ async def test_statistics_count_steps_services_and_lanes(api: Api) -> None:
     async with api.parts.run_worker():
         await api.parts.wait_until_done(sent.id)
     await api.parts.submit(start_at=clock.now() + timedelta(hours=1))
-    told = await api.call_ok("GET", "/v1/stats")
-    assert len(told["steps"]) == 60
-    assert not told["estimated"]
-    assert sum(step["settled"] for step in told["steps"]) == 8
-    [service] = told["push_services"]
+    statistics_body = await api.call_ok("GET", "/v1/stats")
+    assert len(statistics_body["steps"]) == 60
+    assert not statistics_body["estimated"]
+    assert sum(step["settled"] for step in statistics_body["steps"]) == 8
+    [service] = statistics_body["push_services"]
     gone = len((await api.call_ok("GET", "/v1/deliveries?outcome=gone"))["items"])
     assert (service["outcomes"]["accepted"], service["outcomes"]["gone"]) == (8 - gone, gone)
-    timed = [step for step in told["steps"] if step["accept_ms"]]
+    timed = [step for step in statistics_body["steps"] if step["accept_ms"]]
     assert bool(timed) is (gone < 8)
     assert all(0 <= step[name]["p50"] <= step[name]["p95"] for step in timed for name in ("accept_ms", "answer_ms"))
-    assert {lane["lane"]: lane["later"] for lane in told["queue"]} == {"urgent": 0, "normal": 0, "bulk": 1}
+    assert {lane["lane"]: lane["later"] for lane in statistics_body["queue"]} == {"urgent": 0, "normal": 0, "bulk": 1}
 
     other = await api.call_ok(
         "POST", "/v1/applications", {"name": "Other", "subject": "mailto:o@example.org"}, key=ADMIN
@@ -35,8 +35,8 @@ async def test_statistics_count_steps_services_and_lanes(api: Api) -> None:
         assert (await api.call_ok("GET", "/v1/stats"))["push_services"][0]["breaker"] == "open"
     assert (await api.call_ok("GET", "/v1/stats"))["push_services"][0]["breaker"] == "closed"
 
-    nothing = await api.call_ok("GET", "/v1/stats?by=hour", key=other["secret_key"])
-    assert (nothing["push_services"], sum(lane["later"] for lane in nothing["queue"])) == ([], 0)
+    empty = await api.call_ok("GET", "/v1/stats?by=hour", key=other["secret_key"])
+    assert (empty["push_services"], sum(lane["later"] for lane in empty["queue"])) == ([], 0)
     assert (await api.call("GET", "/v1/stats", key=api.publishable)).status == 403
     assert (await api.call("GET", "/v1/stats?since=2026-01-01T00:00:00Z")).pointers == ["/query/since"]
 
@@ -48,9 +48,9 @@ async def test_large_step_is_counted_and_its_mix_estimated(api: Api) -> None:
     sent = await api.parts.submit()
     async with api.parts.run_worker():
         await api.parts.wait_until_done(sent.id)
-    told = await api.call_ok("GET", "/v1/stats?by=day")
-    assert told["estimated"]
-    assert sum(step["settled"] for step in told["steps"]) == statistics.SAMPLE_SIZE + 60
-    [service] = told["push_services"]
+    statistics_body = await api.call_ok("GET", "/v1/stats?by=day")
+    assert statistics_body["estimated"]
+    assert sum(step["settled"] for step in statistics_body["steps"]) == statistics.SAMPLE_SIZE + 60
+    [service] = statistics_body["push_services"]
     assert sum(service["outcomes"].values()) == statistics.SAMPLE_SIZE + 60
     assert service["outcomes"]["accepted"]

@@ -1,4 +1,4 @@
-"""The time comes from the database, over a connection that may be slow."""
+"""Clock synchronisation with the database, also over a slow connection."""
 
 import time
 from datetime import UTC, datetime
@@ -17,14 +17,14 @@ pytestmark = pytest.mark.usefixtures("own_clock")
 
 async def test_wrong_clock_is_logged_and_corrected(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong system clock is logged, and the database clock is used."""
-    right = datetime.now(UTC)
+    actual = datetime.now(UTC)
     wrong = time.time() + 600
     monkeypatch.setattr(time, "time", lambda: wrong)
     with structlog.testing.capture_logs() as logs:
         await clock_sync.sync_clock(engine)
-    assert abs((clock.now() - right).total_seconds()) < 60
-    [said] = [entry for entry in logs if entry["event"] == "clock.wrong"]
-    assert said["ahead_s"] == pytest.approx(600, abs=60)
+    assert abs((clock.now() - actual).total_seconds()) < 60
+    [entry] = [entry for entry in logs if entry["event"] == "clock.wrong"]
+    assert entry["ahead_s"] == pytest.approx(600, abs=60)
 
 
 async def test_slow_query_does_not_set_the_clock(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:

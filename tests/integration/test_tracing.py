@@ -37,7 +37,7 @@ async def spans() -> AsyncIterator[InMemorySpanExporter]:
         yield exporter
 
 
-def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+def log_events(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     return [record.msg for record in caplog.records if isinstance(record.msg, dict)]
 
 
@@ -48,23 +48,23 @@ async def test_request_plan_jobs_and_attempts_are_one_trace(
     parts = api.parts
     await parts.register(parts.subscribe(Vendor.FCM, 2, share_keys=True))
     with caplog.at_level(logging.INFO):
-        said = await api.call_ok("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
-        id_ = ids.parse(ids.NOTIFICATION, said["id"])
+        notification = await api.call_ok("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
+        id_ = ids.parse(ids.NOTIFICATION, notification["id"])
         assert id_ is not None
         async with parts.run_worker():
             await parts.wait_until_done(id_)
 
-    found = [span for span in spans.get_finished_spans() if span.context.trace_id == int(TRACE, 16)]
+    trace_spans = [span for span in spans.get_finished_spans() if span.context.trace_id == int(TRACE, 16)]
     by_name: dict[str, list[ReadableSpan]] = {}
-    for span in found:
+    for span in trace_spans:
         by_name.setdefault(span.name.partition(" ")[0] if "127.0.0.1" in span.name else span.name, []).append(span)
     [request], [plan], [job] = by_name["POST /v1/notifications"], by_name["plan"], by_name["deliver"]
     attempts = by_name["POST"]
     assert len(attempts) == 2
     assert request.parent is not None
     assert f"{request.parent.span_id:016x}" in CALLER
-    above = {span.name: span.parent.span_id for span in (plan, job) if span.parent}
-    assert above == dict.fromkeys(("plan", "deliver"), request.context.span_id)
+    parents = {span.name: span.parent.span_id for span in (plan, job) if span.parent}
+    assert parents == dict.fromkeys(("plan", "deliver"), request.context.span_id)
     for span in (*attempts, *by_name["settle"]):
         assert span.parent is not None
         assert span.parent.span_id == job.context.span_id
@@ -75,26 +75,28 @@ async def test_request_plan_jobs_and_attempts_are_one_trace(
         assert span.attributes["outcome"] == OutcomeName.ACCEPTED
         assert span.attributes["http.response.status_code"] == 201
 
-    told = {line["event"]: line for line in lines(caplog) if line.get("notification_id") == said["id"]}
-    assert {"http.request", "notification.planned"} <= told.keys()
-    assert told["http.request"]["request_id"] == request.attributes["request.id"]
-    assert told["http.request"]["trace_id"] == TRACE
-    assert told["notification.planned"]["job_id"] == (plan.attributes or {})["job.id"]
+    log_lines = {
+        line["event"]: line for line in log_events(caplog) if line.get("notification_id") == notification["id"]
+    }
+    assert {"http.request", "notification.planned"} <= log_lines.keys()
+    assert log_lines["http.request"]["request_id"] == request.attributes["request.id"]
+    assert log_lines["http.request"]["trace_id"] == TRACE
+    assert log_lines["notification.planned"]["job_id"] == (plan.attributes or {})["job.id"]
 
 
 async def test_trace_is_carried_in_the_job_payload(api: Api, spans: InMemorySpanExporter) -> None:
     """The trace travels in the job payload to workers without a database."""
     parts = api.parts
-    said = await api.call_ok("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
-    id_ = ids.parse(ids.NOTIFICATION, said["id"])
+    notification = await api.call_ok("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
+    id_ = ids.parse(ids.NOTIFICATION, notification["id"])
     assert id_ is not None
     job = Job(1, JobKind.SEND, id_, parts.application_id, Lane.NORMAL, 1, 0, None, ())
-    cargo = await load(parts.engine, RendererCache(parts.context.keyring, None), job)
-    assert cargo is not None
-    arrived = wire.read_job(wire.write_job(job, cargo)).payload
-    assert arrived is not None
-    assert arrived.notification.trace is not None
-    assert TRACE in arrived.notification.trace
+    payload = await load(parts.engine, RendererCache(parts.context.keyring, None), job)
+    assert payload is not None
+    received = wire.read_job(wire.write_job(job, payload)).payload
+    assert received is not None
+    assert received.notification.trace is not None
+    assert TRACE in received.notification.trace
 
 
 async def test_large_batch_traces_only_failures(spans: InMemorySpanExporter) -> None:
@@ -115,15 +117,15 @@ async def test_nothing_is_traced_without_endpoint_or_extra(
 ) -> None:
     """Without an endpoint or the optional packages nothing is traced."""
     async with tracing.export_spans():
-        said = await api.call_ok("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
+        notification = await api.call_ok("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     async with tracing.export_spans():
         assert not tracing.is_recording()
         assert tracing.current_traceparent() is None
-    assert [line for line in lines(caplog) if line["event"] == "tracing.not_installed"]
-    id_ = ids.parse(ids.NOTIFICATION, said["id"])
+    assert [line for line in log_events(caplog) if line["event"] == "tracing.not_installed"]
+    id_ = ids.parse(ids.NOTIFICATION, notification["id"])
     assert id_ is not None
     async with api.parts.engine.connect() as conn:
-        [kept] = await notifications.load(conn, [id_])
-    assert kept.trace is None
+        [stored] = await notifications.load(conn, [id_])
+    assert stored.trace is None

@@ -1,4 +1,4 @@
-"""Events and triggers: what is sent for what happened, to whom, how often, and what ends it; none twice, none lost."""
+"""Events and triggers: audience, rate, delay and cancellation; no event is lost or run twice."""
 
 import asyncio
 import json
@@ -22,26 +22,26 @@ CART = {
 ABANDONED = {"name": "cart.abandoned", "user_id": "u-1", "data": {"cart": {"id": "c 1", "total": 60, "items": 3}}}
 
 
-async def trigger(api: Api, **said: Any) -> Any:
-    return await api.call_ok("POST", "/v1/triggers", {**CART, **said})
+async def create_trigger(api: Api, **fields: Any) -> Any:
+    return await api.call_ok("POST", "/v1/triggers", {**CART, **fields})
 
 
-async def happened(api: Api, **said: Any) -> Any:
-    return await api.call_ok("POST", "/v1/events", {**ABANDONED, **said})
+async def post_event(api: Api, **fields: Any) -> Any:
+    return await api.call_ok("POST", "/v1/events", {**ABANDONED, **fields})
 
 
 def outcomes(event: Any) -> list[tuple[str, str]]:
     return [(run["trigger"], run["outcome"]) for run in event["runs"]]
 
 
-async def batch(api: Api, *events: Any, status: int = 200) -> list[Any]:
+async def post_batch(api: Api, *events: Any, status: int = 200) -> list[Any]:
     raw = b"\n".join(json.dumps(event).encode() for event in events)
-    said = await api.call("POST", "/v1/events/batch", raw=raw, headers={"Content-Type": "application/x-ndjson"})
-    assert said.status == status, said.body
-    return [json.loads(line) for line in said.body.splitlines()]
+    response = await api.call("POST", "/v1/events/batch", raw=raw, headers={"Content-Type": "application/x-ndjson"})
+    assert response.status == status, response.body
+    return [json.loads(line) for line in response.body.splitlines()]
 
 
-async def ended(api: Api, run: Any) -> Any:
+async def wait_until_done(api: Api, run: Any) -> Any:
     id_ = ids.parse(ids.NOTIFICATION, run["notification_id"])
     assert id_ is not None
     await api.parts.wait_until_done(id_)
@@ -50,66 +50,74 @@ async def ended(api: Api, run: Any) -> Any:
 
 async def test_event_notifies_its_user_with_event_values(api: Api) -> None:
     """An event notifies its user with content rendered from the event."""
-    [mine, other] = api.parts.subscribe(Vendor.MOZILLA, 2)
-    for subscriber, user in ((mine, "u-1"), (other, "u-2")):
+    [own, other] = api.parts.subscribe(Vendor.MOZILLA, 2)
+    for subscriber, user in ((own, "u-1"), (other, "u-2")):
         await api.call_ok("POST", "/v1/devices", {"subscription": subscriber.to_json(), "user_id": user})
-    made = await trigger(api)
-    event = await happened(api)
+    trigger_body = await create_trigger(api)
+    event = await post_event(api)
     [run] = event["runs"]
-    assert (run["outcome"], run["trigger_id"], run["cause"]) == ("started", made["id"], None)
+    assert (run["outcome"], run["trigger_id"], run["cause"]) == ("started", trigger_body["id"], None)
     async with api.parts.run_worker():
-        shown = await ended(api, run)
-    assert (shown["kind"], shown["name"], shown["progress"]["accepted"]) == ("event", "Abandoned carts", 1)
-    assert shown["details"] == {"event": "cart.abandoned", "event_id": event["id"], "trigger_id": made["id"]}
-    [message] = mine.messages
-    told = message.json()["notification"]
-    assert (told["title"], told["navigate"]) == ("3 things are waiting", f"{APP_ORIGIN}/cart/c%201")
+        notification = await wait_until_done(api, run)
+    assert (notification["kind"], notification["name"], notification["progress"]["accepted"]) == (
+        "event",
+        "Abandoned carts",
+        1,
+    )
+    assert notification["details"] == {
+        "event": "cart.abandoned",
+        "event_id": event["id"],
+        "trigger_id": trigger_body["id"],
+    }
+    [message] = own.messages
+    payload = message.json()["notification"]
+    assert (payload["title"], payload["navigate"]) == ("3 things are waiting", f"{APP_ORIGIN}/cart/c%201")
     assert other.messages == []
     assert await api.call_ok("GET", f"/v1/events/{event['id']}") == event
-    assert (await api.call_ok("GET", f"/v1/triggers/{made['id']}/runs"))["items"] == event["runs"]
+    assert (await api.call_ok("GET", f"/v1/triggers/{trigger_body['id']}/runs"))["items"] == event["runs"]
 
 
 async def test_event_runs_every_matching_trigger(api: Api) -> None:
     """An event runs every active trigger that matches, and no other."""
-    await trigger(api)
-    await trigger(api, name="All carts", condition=None)
-    await trigger(api, name="Large carts", condition={"data": "cart.total", "gt": 1000})
-    await trigger(api, name="Payments", event="order.paid")
-    paused = await trigger(api, name="Paused")
+    await create_trigger(api)
+    await create_trigger(api, name="All carts", condition=None)
+    await create_trigger(api, name="Large carts", condition={"data": "cart.total", "gt": 1000})
+    await create_trigger(api, name="Payments", event="order.paid")
+    paused = await create_trigger(api, name="Paused")
     await api.call_ok("PATCH", f"/v1/triggers/{paused['id']}", {"status": "paused"})
-    assert outcomes(await happened(api)) == [("Abandoned carts", "started"), ("All carts", "started")]
-    assert outcomes(await happened(api, data={})) == [("All carts", "started")]
-    assert outcomes(await happened(api, name="nobody.cares")) == []
+    assert outcomes(await post_event(api)) == [("Abandoned carts", "started"), ("All carts", "started")]
+    assert outcomes(await post_event(api, data={})) == [("All carts", "started")]
+    assert outcomes(await post_event(api, name="nobody.cares")) == []
 
 
 async def test_audience_takes_values_from_the_event(api: Api) -> None:
     """An audience may contain values of the event; missing or invalid ones are reported in the run."""
-    who = {"all": [{"topic": {"from_event": "data.team"}}, {"not": {"user_id": {"from_event": "user_id"}}}]}
-    who["all"].append({"near": {"lat": {"from_event": "data.lat"}, "lon": 16.4, "radius_m": 5000}})
-    await trigger(api, condition=None, audience=who)
-    place = {"lat": 48.2, "lon": 16.4}
-    fan = await api.register(user_id="u-2", topics=["reds"], location=place)
-    await api.register(user_id="u-1", topics=["reds"], location=place)
-    await api.register(user_id="u-3", topics=["blues"], location=place)
-    event = await happened(api, data={"team": "reds", "lat": 48.2})
+    audience = {"all": [{"topic": {"from_event": "data.team"}}, {"not": {"user_id": {"from_event": "user_id"}}}]}
+    audience["all"].append({"near": {"lat": {"from_event": "data.lat"}, "lon": 16.4, "radius_m": 5000}})
+    await create_trigger(api, condition=None, audience=audience)
+    location = {"lat": 48.2, "lon": 16.4}
+    fan = await api.register(user_id="u-2", topics=["reds"], location=location)
+    await api.register(user_id="u-1", topics=["reds"], location=location)
+    await api.register(user_id="u-3", topics=["blues"], location=location)
+    event = await post_event(api, data={"team": "reds", "lat": 48.2})
     async with api.parts.run_worker():
-        await ended(api, event["runs"][0])
+        await wait_until_done(api, event["runs"][0])
     [delivery] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
     assert delivery["device_id"] == fan["id"]
-    missing = await happened(api, data={"lat": 48.2})
+    missing = await post_event(api, data={"lat": 48.2})
     assert [(run["outcome"], run["cause"]) for run in missing["runs"]] == [("unfilled", "the event has no data.team")]
-    wrong = await happened(api, data={"team": "!", "lat": "north"})
+    wrong = await post_event(api, data={"team": "!", "lat": "north"})
     assert [run["outcome"] for run in wrong["runs"]] == ["refused"]
     assert "/audience/all/0/topic" in wrong["runs"][0]["cause"]
 
 
 async def test_delay_counts_from_the_time_of_the_event(api: Api) -> None:
     """The delay of a trigger counts from the time of the event."""
-    await trigger(api, delay=3600)
-    event = await happened(api, occurred_at="2020-01-01T00:00:00Z")
-    shown = await api.call_ok("GET", f"/v1/notifications/{event['runs'][0]['notification_id']}")
-    assert shown["start_at"] == shown["created_at"]
-    event = await happened(api)
+    await create_trigger(api, delay=3600)
+    event = await post_event(api, occurred_at="2020-01-01T00:00:00Z")
+    body = await api.call_ok("GET", f"/v1/notifications/{event['runs'][0]['notification_id']}")
+    assert body["start_at"] == body["created_at"]
+    event = await post_event(api)
     waited = await api.parts.scalar("SELECT extract(epoch FROM max(start_at - created_at)) FROM notifications")
     assert 3599 <= waited <= 3600
     assert event["runs"][0]["outcome"] == "started"
@@ -117,43 +125,43 @@ async def test_delay_counts_from_the_time_of_the_event(api: Api) -> None:
 
 async def test_trigger_deduplicates_and_caps_per_user(api: Api) -> None:
     """A trigger starts once per user and window, and at most as often as its cap allows."""
-    await trigger(api, name="Once", dedupe=3600)
-    await trigger(api, name="Twice", cap={"most": 2, "window": 3600})
-    first = [outcomes(await happened(api)) for _ in range(3)]
+    await create_trigger(api, name="Once", dedupe=3600)
+    await create_trigger(api, name="Twice", cap={"most": 2, "window": 3600})
+    first = [outcomes(await post_event(api)) for _ in range(3)]
     assert first == [
         [("Once", "started"), ("Twice", "started")],
         [("Once", "deduplicated"), ("Twice", "started")],
         [("Once", "deduplicated"), ("Twice", "capped")],
     ]
-    assert outcomes(await happened(api, user_id="u-2")) == [("Once", "started"), ("Twice", "started")]
+    assert outcomes(await post_event(api, user_id="u-2")) == [("Once", "started"), ("Twice", "started")]
     async with api.parts.engine.begin() as conn:
         await conn.exec_driver_sql("UPDATE trigger_runs SET at = at - interval '2 hours'")
-    assert outcomes(await happened(api)) == [("Once", "started"), ("Twice", "started")]
+    assert outcomes(await post_event(api)) == [("Once", "started"), ("Twice", "started")]
 
 
 async def test_concurrent_events_of_one_user_start_one_run(api: Api) -> None:
     """Concurrent events of one user start one run."""
-    await trigger(api, dedupe=3600)
-    came = await asyncio.gather(*(happened(api) for _ in range(8)))
-    assert sorted(outcome for event in came for _, outcome in outcomes(event)) == ["deduplicated"] * 7 + ["started"]
+    await create_trigger(api, dedupe=3600)
+    events = await asyncio.gather(*(post_event(api) for _ in range(8)))
+    assert sorted(outcome for event in events for _, outcome in outcomes(event)) == ["deduplicated"] * 7 + ["started"]
 
 
 async def test_cancel_event_cancels_the_users_pending_run(api: Api) -> None:
     """An event of `cancel_on` cancels the pending run of the same user."""
-    await trigger(api, delay=3600, cancel_on=["order.paid"])
-    mine, other = await happened(api), await happened(api, user_id="u-2")
-    await happened(api, name="order.paid", data={})
-    shown = await api.call_ok("GET", f"/v1/events/{mine['id']}")
-    assert [(run["outcome"], run["cause"]) for run in shown["runs"]] == [("cancelled", "order.paid came")]
+    await create_trigger(api, delay=3600, cancel_on=["order.paid"])
+    own, other = await post_event(api), await post_event(api, user_id="u-2")
+    await post_event(api, name="order.paid", data={})
+    body = await api.call_ok("GET", f"/v1/events/{own['id']}")
+    assert [(run["outcome"], run["cause"]) for run in body["runs"]] == [("cancelled", "order.paid came")]
     assert outcomes(await api.call_ok("GET", f"/v1/events/{other['id']}")) == [("Abandoned carts", "started")]
-    cancelled = await api.call_ok("GET", f"/v1/notifications/{mine['runs'][0]['notification_id']}")
+    cancelled = await api.call_ok("GET", f"/v1/notifications/{own['runs'][0]['notification_id']}")
     assert cancelled["status"] == "cancelled"
 
 
 async def test_batch_is_processed_line_by_line_in_order(api: Api) -> None:
     """A batch is processed line by line and in order."""
-    await trigger(api, delay=3600, dedupe=60, cancel_on=["order.paid"])
-    lines = await batch(
+    await create_trigger(api, delay=3600, dedupe=60, cancel_on=["order.paid"])
+    lines = await post_batch(
         api,
         ABANDONED,
         ABANDONED,
@@ -178,7 +186,7 @@ async def test_batch_is_processed_line_by_line_in_order(api: Api) -> None:
 
 async def test_same_key_is_one_event(api: Api) -> None:
     """Two events with one key are one event."""
-    await trigger(api)
+    await create_trigger(api)
     first = await api.call("POST", "/v1/events", ABANDONED | {"key": "k"})
     second = await api.call("POST", "/v1/events", ABANDONED | {"key": "k", "data": {}})
     assert (first.status, second.status) == (201, 200)
@@ -187,7 +195,7 @@ async def test_same_key_is_one_event(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "pointer"),
+    ("change", "pointer"),
     [
         ({"condition": {"data": "a"}}, "/condition"),
         ({"audience": {"topic": {"from_event": 1}}}, "/audience/topic"),
@@ -200,10 +208,10 @@ async def test_same_key_is_one_event(api: Api) -> None:
         ({"category": "unknown"}, "/category"),
     ],
 )
-async def test_trigger_that_could_never_run_is_refused(api: Api, said: Any, pointer: str) -> None:
+async def test_trigger_that_could_never_run_is_refused(api: Api, change: Any, pointer: str) -> None:
     """A trigger that could never run is refused with a JSON pointer."""
     before = await api.rows()
-    refused = await api.call("POST", "/v1/triggers", {**CART, **said})
+    refused = await api.call("POST", "/v1/triggers", {**CART, **change})
     assert refused.status == 422
     assert pointer in refused.pointers
     assert await api.rows() == before
@@ -212,33 +220,35 @@ async def test_trigger_that_could_never_run_is_refused(api: Api, said: Any, poin
 async def test_trigger_is_changed_and_removed(api: Api) -> None:
     """A trigger is changed and removed, and its name is unique."""
     await api.call_ok("POST", "/v1/categories", {"name": "carts", "title": "Carts"})
-    made = await trigger(api, dedupe=60, strict=True, category="carts", delivery={"ttl": 60})
-    assert (made["category"], made["delivery"]["ttl"]) == ("carts", 60)
-    changed = await api.call_ok("PATCH", f"/v1/triggers/{made['id']}", {"delay": 60, "dedupe": None, "condition": None})
+    trigger_body = await create_trigger(api, dedupe=60, strict=True, category="carts", delivery={"ttl": 60})
+    assert (trigger_body["category"], trigger_body["delivery"]["ttl"]) == ("carts", 60)
+    changed = await api.call_ok(
+        "PATCH", f"/v1/triggers/{trigger_body['id']}", {"delay": 60, "dedupe": None, "condition": None}
+    )
     assert (changed["delay"], changed["dedupe"], changed["condition"]) == (60, None, None)
     reworded = {"content": {"title": "{{ event.data.cart.items }} wait"}, "category": None, "delivery": {"ttl": 70}}
-    changed = await api.call_ok("PATCH", f"/v1/triggers/{made['id']}", reworded)
+    changed = await api.call_ok("PATCH", f"/v1/triggers/{trigger_body['id']}", reworded)
     assert (changed["category"], changed["delivery"]["ttl"]) == (None, 70)
     assert await api.parts.scalar("SELECT draft->'templating'->>'strict' FROM triggers") == "true"
     assert (await api.call("POST", "/v1/triggers", CART)).status == 409
-    refused = await api.call("PATCH", f"/v1/triggers/{made['id']}", {"content": {"title": "{{ x }}"}})
+    refused = await api.call("PATCH", f"/v1/triggers/{trigger_body['id']}", {"content": {"title": "{{ x }}"}})
     assert refused.pointers == ["/content/title"]
-    assert (await api.call("DELETE", f"/v1/triggers/{made['id']}")).status == 204
-    assert (await api.call("GET", f"/v1/triggers/{made['id']}/runs")).status == 404
+    assert (await api.call("DELETE", f"/v1/triggers/{trigger_body['id']}")).status == 204
+    assert (await api.call("GET", f"/v1/triggers/{trigger_body['id']}/runs")).status == 404
 
 
 async def test_segment_of_a_trigger_cannot_be_removed(api: Api) -> None:
     """A segment that a trigger uses cannot be removed."""
     segment = await api.call_ok("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}})
-    await trigger(api, audience={"segment": segment["id"]})
+    await create_trigger(api, audience={"segment": segment["id"]})
     assert (await api.call("DELETE", f"/v1/segments/{segment['id']}")).status == 409
 
 
 async def test_deleting_a_user_deletes_their_events(api: Api) -> None:
     """Deleting a user deletes their events."""
-    await trigger(api)
-    await happened(api)
-    await happened(api, user_id="u-2")
+    await create_trigger(api)
+    await post_event(api)
+    await post_event(api, user_id="u-2")
     await api.call_ok("DELETE", "/v1/users/u-1")
     assert [event["user_id"] for event in (await api.call_ok("GET", "/v1/events"))["items"]] == ["u-2"]
 
@@ -248,8 +258,8 @@ EVENTS = 3000
 
 async def test_repeated_batch_after_a_kill_runs_once(api: Api, tmp_path: Path) -> None:
     """The server is killed during a batch, and the back end sends the whole batch to another server."""
-    await trigger(api)
-    await trigger(api, name="All carts", condition=None)
+    await create_trigger(api)
+    await create_trigger(api, name="All carts", condition=None)
     lines = [ABANDONED | {"key": f"k-{n}", "user_id": f"u-{n}"} for n in range(EVENTS)]
     raw = b"\n".join(json.dumps(line).encode() for line in lines)
     headers = {"Content-Type": "application/x-ndjson", "Authorization": f"Bearer {api.secret}"}
@@ -262,7 +272,7 @@ async def test_repeated_batch_after_a_kill_runs_once(api: Api, tmp_path: Path) -
         await asyncio.gather(sending, return_exceptions=True)
     stored = await api.parts.scalar("SELECT count(*) FROM events")
     assert 0 < stored < EVENTS
-    verdicts = await batch(api, *lines)
+    verdicts = await post_batch(api, *lines)
     assert verdicts[-1] == {"done": True, "stored": EVENTS - stored, "repeated": stored, "refused": 0}
     assert await api.parts.scalar("SELECT count(*) FROM trigger_runs WHERE outcome = 'started'") == 2 * EVENTS
     assert await api.parts.scalar("SELECT count(DISTINCT notification_id) FROM trigger_runs") == 2 * EVENTS

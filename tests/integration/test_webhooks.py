@@ -1,4 +1,4 @@
-"""Webhooks: who is told what, signed, in order, again and again until it is taken, and for how long."""
+"""Webhooks: subscribed events are signed, sent in order, and repeated until they are accepted."""
 
 import asyncio
 import hashlib
@@ -52,18 +52,18 @@ class Message:
 
 @dataclass
 class Receiver:
-    """A back end on loopback. `answers` are given in turn, the last one for ever; None never answers."""
+    """A back end on loopback. It uses `answers` in turn and repeats the last one; None means no answer."""
 
     origin: str = ""
     answers: list[int | None] = field(default_factory=lambda: [204])
-    extra: dict[str, str] = field(default_factory=dict)
-    hold: asyncio.Event = field(default_factory=asyncio.Event)
+    response_headers: dict[str, str] = field(default_factory=dict)
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
     messages: list[Message] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.hold.set()
+        self.may_answer.set()
 
-    came: asyncio.Condition = field(default_factory=asyncio.Condition)
+    received: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @property
     def url(self) -> str:
@@ -73,17 +73,17 @@ class Receiver:
         body = await request.read()
         headers = {name.lower(): value for name, value in request.headers.items()}
         status = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        async with self.came:
+        async with self.received:
             self.messages.append(Message(headers, body))
-            self.came.notify_all()
-        await self.hold.wait()
+            self.received.notify_all()
+        await self.may_answer.wait()
         if status is None:
             await asyncio.Event().wait()
-        return web.Response(status=status or 200, headers=self.extra)
+        return web.Response(status=status or 200, headers=self.response_headers)
 
-    async def until(self, true: Callable[["Receiver"], bool]) -> None:
-        async with asyncio.timeout(TIMEOUT_S), self.came:
-            await self.came.wait_for(lambda: true(self))
+    async def wait_until(self, condition: Callable[["Receiver"], bool]) -> None:
+        async with asyncio.timeout(TIMEOUT_S), self.received:
+            await self.received.wait_for(lambda: condition(self))
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -95,7 +95,7 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receiving() -> AsyncIterator[Receiver]:
+async def run_receiver() -> AsyncIterator[Receiver]:
     receiver = Receiver()
     app = web.Application(client_max_size=1 << 24)
     app.router.add_post("/{path:.*}", receiver.handle)
@@ -111,13 +111,13 @@ async def receiving() -> AsyncIterator[Receiver]:
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as receiver:
+    async with run_receiver() as receiver:
         yield receiver
 
 
 @pytest.fixture
 async def other() -> AsyncIterator[Receiver]:
-    async with receiving() as receiver:
+    async with run_receiver() as receiver:
         yield receiver
 
 
@@ -129,8 +129,8 @@ async def parts(parts: Parts, receiver: Receiver, other: Receiver) -> Parts:
 
 
 @asynccontextmanager
-async def sending(parts: Parts) -> AsyncIterator[asyncio.Task[None]]:
-    """A worker's sender; at the end it is stopped in order, unless it was killed."""
+async def run_dispatcher(parts: Parts) -> AsyncIterator[asyncio.Task[None]]:
+    """Run a dispatcher; at the end it is stopped, unless the test killed it."""
     stop = asyncio.Event()
     async with OutboundClient(parts.context.outbound) as client:
         task = asyncio.create_task(sender.WebhookDispatcher(parts.context, parts.notifier, client).run(stop))
@@ -143,44 +143,46 @@ async def sending(parts: Parts) -> AsyncIterator[asyncio.Task[None]]:
                 task.result()
 
 
-async def hook(api: Api, receiver: Receiver, *events: str, name: str = "w") -> dict[str, Any]:
-    made: dict[str, Any] = await api.call_ok(
+async def create_webhook(api: Api, receiver: Receiver, *events: str, name: str = "w") -> dict[str, Any]:
+    webhook: dict[str, Any] = await api.call_ok(
         "POST", "/v1/webhooks", {"name": name, "url": receiver.url, "events": list(events or ["*"])}
     )
-    return made
+    return webhook
 
 
-async def state(api: Api, made: dict[str, Any]) -> dict[str, Any]:
-    shown: dict[str, Any] = await api.call_ok("GET", f"/v1/webhooks/{made['id']}")
-    return shown
+async def get_webhook(api: Api, webhook: dict[str, Any]) -> dict[str, Any]:
+    body: dict[str, Any] = await api.call_ok("GET", f"/v1/webhooks/{webhook['id']}")
+    return body
 
 
-async def state_when(api: Api, made: dict[str, Any], true: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Of what a sender settles there is no signal."""
+async def wait_for_webhook(
+    api: Api, webhook: dict[str, Any], condition: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any]:
+    """Poll until the condition holds, because the dispatcher raises no event."""
     async with asyncio.timeout(TIMEOUT_S):
         while True:
-            if true(shown := await state(api, made)):
-                return shown
+            if condition(body := await get_webhook(api, webhook)):
+                return body
             await asyncio.sleep(0.02)
 
 
 async def change(parts: Parts, sql: str, **values: Any) -> None:
     async with parts.engine.begin() as conn:
         await conn.execute(text(sql), values)
-    await poke(parts)
+    await notify_dispatchers(parts)
 
 
-async def poke(parts: Parts) -> None:
+async def notify_dispatchers(parts: Parts) -> None:
     async with parts.engine.begin() as conn:
         await conn.execute(text("SELECT pg_notify('gateway_happenings', '')"))
 
 
-async def due_now(parts: Parts) -> None:
-    """As when the lease or the back-off has run out."""
+async def make_due(parts: Parts) -> None:
+    """Make all webhooks due, as when the lease or the back-off has ended."""
     await change(parts, "UPDATE webhooks SET run_at = now()")
 
 
-def verified(message: Message, secret: str) -> bool:
+def is_verified(message: Message, secret: str) -> bool:
     try:
         Webhook(secret).verify(message.body, message.headers)
     except WebhookVerificationError:
@@ -190,18 +192,18 @@ def verified(message: Message, secret: str) -> bool:
 
 async def test_every_event_is_sent_in_order(api: Api, receiver: Receiver) -> None:
     """A webhook for all events receives them in order and once."""
-    made = await hook(api, receiver)
+    webhook = await create_webhook(api, receiver)
     device = await api.register(user_id="u-1")
-    async with api.parts.run_worker(), sending(api.parts):
+    async with api.parts.run_worker(), run_dispatcher(api.parts):
         sent = await api.parts.submit()
         await api.parts.wait_until_done(sent.id)
-        await receiver.until(lambda it: "notification.done" in it.types and "delivery.accepted" in it.types)
+        await receiver.wait_until(lambda it: "notification.done" in it.types and "delivery.accepted" in it.types)
         token = api.parts.context.keyring.receipt_token(sent.id, UUID(device["id"][4:]), None, 2**31)
         await api.call_ok("POST", "/v1/receipts", {"token": token, "event": "clicked", "action": "open"}, key=None)
         await api.call_ok("DELETE", f"/v1/devices/{device['id']}")
-        await receiver.until(lambda it: "device.unregistered" in it.types)
-    happened = [kind for kind in receiver.types if kind != "delivery.accepted"]
-    assert happened == [
+        await receiver.wait_until(lambda it: "device.unregistered" in it.types)
+    event_types = [kind for kind in receiver.types if kind != "delivery.accepted"]
+    assert event_types == [
         "device.registered",
         "notification.accepted",
         "notification.started",
@@ -212,22 +214,22 @@ async def test_every_event_is_sent_in_order(api: Api, receiver: Receiver) -> Non
     ]
     by_type = {event["type"]: event for event in receiver.events}
     assert len({event["id"] for event in receiver.events}) == len(receiver.events) == 8
-    [shown] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
-    told = by_type["delivery.accepted"]
+    [body] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
+    accepted = by_type["delivery.accepted"]
     later = ("displayed_at", "clicked_at", "action")
-    assert told["data"] == {**shown, **dict.fromkeys(later)}
-    assert told["at"] == shown["settled_at"]
+    assert accepted["data"] == {**body, **dict.fromkeys(later)}
+    assert accepted["at"] == body["settled_at"]
     assert by_type["device.registered"]["data"] == {
         "id": device["id"],
         "user_id": "u-1",
         "status": "active",
-        "push_service": shown["host"],
+        "push_service": body["host"],
     }
     clicked = by_type["delivery.clicked"]["data"]
-    assert (clicked["id"], clicked["user_id"], clicked["action"]) == (shown["id"], "u-1", "open")
+    assert (clicked["id"], clicked["user_id"], clicked["action"]) == (body["id"], "u-1", "open")
     done = by_type["notification.done"]["data"]
-    assert (done["id"], done["targets"], done["accepted"], done["status"]) == (shown["notification_id"], 1, 1, "done")
-    assert (await state(api, made))["failures"] == 0
+    assert (done["id"], done["targets"], done["accepted"], done["status"]) == (body["notification_id"], 1, 1, "done")
+    assert (await get_webhook(api, webhook))["failures"] == 0
 
 
 async def test_webhook_gets_subscribed_events_from_now_on(api: Api, receiver: Receiver, other: Receiver) -> None:
@@ -236,15 +238,15 @@ async def test_webhook_gets_subscribed_events_from_now_on(api: Api, receiver: Re
     async with api.parts.run_worker():
         before = await api.parts.submit()
         await api.parts.wait_until_done(before.id)
-        await hook(api, receiver, "delivery.*", name="a")
-        await hook(api, other, "device.gone", "notification.done", "delivery.rejected", name="b")
+        await create_webhook(api, receiver, "delivery.*", name="a")
+        await create_webhook(api, other, "device.gone", "notification.done", "delivery.rejected", name="b")
         [gone] = await api.parts.register(api.parts.subscribe(Vendor.FCM, 1))
         await change(api.parts, "UPDATE devices SET endpoint = endpoint || 'x' WHERE id = :id", id=gone)
         after = await api.parts.submit()
-        async with sending(api.parts):
+        async with run_dispatcher(api.parts):
             await api.parts.wait_until_done(after.id)
-            await receiver.until(lambda it: len(it.events) == 2)
-            await other.until(lambda it: "notification.done" in it.types)
+            await receiver.wait_until(lambda it: len(it.events) == 2)
+            await other.wait_until(lambda it: "notification.done" in it.types)
     assert sorted(receiver.types) == ["delivery.accepted", "delivery.gone"]
     assert {event["data"]["notification_id"] for event in receiver.events} == {
         ids.format_id(ids.NOTIFICATION, after.id)
@@ -260,7 +262,7 @@ async def test_webhook_gets_subscribed_events_from_now_on(api: Api, receiver: Re
 
 async def test_events_without_subscriber_are_not_stored(api: Api, receiver: Receiver) -> None:
     """Events that no webhook subscribes to are not stored."""
-    await hook(api, receiver, "delivery.*", "device.gone")
+    await create_webhook(api, receiver, "delivery.*", "device.gone")
     device = await api.register()
     async with api.parts.run_worker():
         sent = await api.parts.submit()
@@ -271,14 +273,14 @@ async def test_events_without_subscriber_are_not_stored(api: Api, receiver: Rece
 
 async def test_pause_resume_and_cancel_are_sent(api: Api, receiver: Receiver) -> None:
     """Each change of a notification's status is sent."""
-    await hook(api, receiver, "notification.*")
+    await create_webhook(api, receiver, "notification.*")
     start = (datetime.now(UTC) + timedelta(days=1)).isoformat()
     body = {"content": {"title": "T"}, "audience": {"everyone": True}, "schedule": {"at": start}}
-    made = await api.call_ok("POST", "/v1/notifications", body)
+    webhook = await api.call_ok("POST", "/v1/notifications", body)
     for order in ("pause", "resume", "cancel"):
-        await api.call_ok("POST", f"/v1/notifications/{made['id']}/{order}")
-    async with sending(api.parts):
-        await receiver.until(lambda it: len(it.events) == 4)
+        await api.call_ok("POST", f"/v1/notifications/{webhook['id']}/{order}")
+    async with run_dispatcher(api.parts):
+        await receiver.wait_until(lambda it: len(it.events) == 4)
     steps = [(event["type"].partition(".")[2], event["data"]["status"]) for event in receiver.events]
     assert steps == [
         ("accepted", "scheduled"),
@@ -290,15 +292,15 @@ async def test_pause_resume_and_cancel_are_sent(api: Api, receiver: Receiver) ->
 
 async def test_messages_verify_with_the_published_library(api: Api, receiver: Receiver) -> None:
     """Messages verify with the Standard Webhooks library and by hand."""
-    made = await hook(api, receiver)
-    async with sending(api.parts):
+    webhook = await create_webhook(api, receiver)
+    async with run_dispatcher(api.parts):
         await api.register()
-        await receiver.until(lambda it: it.messages != [])
+        await receiver.wait_until(lambda it: it.messages != [])
     [message] = receiver.messages
-    assert verified(message, made["secret"])
-    assert not verified(Message(message.headers, message.body.replace(b"active", b"gone..")), made["secret"])
-    assert not verified(Message({**message.headers, "webhook-id": "msg_other"}, message.body), made["secret"])
-    scheme, _, encoded = made["secret"].partition("_")
+    assert is_verified(message, webhook["secret"])
+    assert not is_verified(Message(message.headers, message.body.replace(b"active", b"gone..")), webhook["secret"])
+    assert not is_verified(Message({**message.headers, "webhook-id": "msg_other"}, message.body), webhook["secret"])
+    scheme, _, encoded = webhook["secret"].partition("_")
     signed = f"{message.id}.{message.headers['webhook-timestamp']}.".encode() + message.body
     expected = b64encode(hmac.new(b64decode(encoded), signed, hashlib.sha256).digest()).decode()
     assert (scheme, message.headers["webhook-signature"]) == ("whsec", f"v1,{expected}")
@@ -308,96 +310,96 @@ async def test_messages_verify_with_the_published_library(api: Api, receiver: Re
 
 async def test_failed_message_is_repeated_unchanged(api: Api, receiver: Receiver) -> None:
     """A message that is not accepted is repeated with the same id and body."""
-    made = await hook(api, receiver, "device.*", "delivery.*")
+    webhook = await create_webhook(api, receiver, "device.*", "delivery.*")
     receiver.answers = [500, 302, 404, 204]
     await api.register(user_id="u-1")
     async with api.parts.run_worker():
         sent = await api.parts.submit()
         await api.parts.wait_until_done(sent.id)
-    async with sending(api.parts):
+    async with run_dispatcher(api.parts):
         for count, status in ((1, 500), (2, 302), (3, 404)):
-            failing = await state_when(api, made, lambda shown, count=count: shown["failures"] == count)
+            failing = await wait_for_webhook(api, webhook, lambda body, count=count: body["failures"] == count)
             assert failing["last_error"] == f"the receiver responded with status {status}"
             assert failing["next_try_at"] > datetime.now(UTC).isoformat()
             await api.register()  # what comes meanwhile goes with the next one
-            await due_now(api.parts)
-        await receiver.until(lambda it: len(it.messages) == 5)
-    first, *again, last = receiver.messages
-    assert {(message.id, message.body) for message in again} == {(first.id, first.body)}
-    assert all(verified(message, made["secret"]) for message in receiver.messages)
+            await make_due(api.parts)
+        await receiver.wait_until(lambda it: len(it.messages) == 5)
+    first, *repeats, last = receiver.messages
+    assert {(message.id, message.body) for message in repeats} == {(first.id, first.body)}
+    assert all(is_verified(message, webhook["secret"]) for message in receiver.messages)
     assert last.id != first.id
     assert [event["type"] for event in last.events] == ["device.registered"] * 3
-    shown = await state_when(api, made, lambda shown: shown["failures"] == 0)
-    assert (shown["failing_since"], shown["last_error"], shown["next_try_at"]) == (None, None, None)
-    assert shown["last_ok_at"] is not None
+    body = await wait_for_webhook(api, webhook, lambda body: body["failures"] == 0)
+    assert (body["failing_since"], body["last_error"], body["next_try_at"]) == (None, None, None)
+    assert body["last_ok_at"] is not None
 
 
 async def test_repeated_batch_ignores_later_receipts(api: Api, receiver: Receiver) -> None:
     """A repeated batch is identical although receipts arrived in between."""
-    made = await hook(api, receiver, "delivery.accepted")
+    webhook = await create_webhook(api, receiver, "delivery.accepted")
     receiver.answers = [503, 204]
     device = await api.register()
     async with api.parts.run_worker():
         sent = await api.parts.submit()
         await api.parts.wait_until_done(sent.id)
-    async with sending(api.parts):
-        await state_when(api, made, lambda shown: shown["failures"] == 1)
+    async with run_dispatcher(api.parts):
+        await wait_for_webhook(api, webhook, lambda body: body["failures"] == 1)
         token = api.parts.context.keyring.receipt_token(sent.id, UUID(device["id"][4:]), None, 2**31)
         await api.call_ok("POST", "/v1/receipts", {"token": token, "event": "clicked"}, key=None)
-        await due_now(api.parts)
-        await receiver.until(lambda it: len(it.messages) == 2)
+        await make_due(api.parts)
+        await receiver.wait_until(lambda it: len(it.messages) == 2)
     first, second = receiver.messages
     assert (first.id, first.body) == (second.id, second.body)
 
 
 async def test_message_of_a_killed_sender_is_repeated(api: Api, receiver: Receiver, tmp_path: Path) -> None:
     """Another process repeats the message of a killed sender unchanged."""
-    made = await hook(api, receiver)
+    webhook = await create_webhook(api, receiver)
     receiver.answers = [None, 204]
     await api.register()
     async with worker_process(api.parts, tmp_path, outbound_hosts=receiver.origin) as worker:
-        await receiver.until(lambda it: len(it.messages) == 1)
+        await receiver.wait_until(lambda it: len(it.messages) == 1)
         await worker.kill()
     await api.register()
-    async with sending(api.parts):
-        await due_now(api.parts)
-        await receiver.until(lambda it: len(it.messages) == 3)
-    first, again, rest = receiver.messages
-    assert (first.id, first.body) == (again.id, again.body)
-    assert [event["type"] for event in rest.events] == ["device.registered"]
-    assert verified(again, made["secret"])
-    assert made["secret"] not in worker.log
+    async with run_dispatcher(api.parts):
+        await make_due(api.parts)
+        await receiver.wait_until(lambda it: len(it.messages) == 3)
+    first, repeated, following = receiver.messages
+    assert (first.id, first.body) == (repeated.id, repeated.body)
+    assert [event["type"] for event in following.events] == ["device.registered"]
+    assert is_verified(repeated, webhook["secret"])
+    assert webhook["secret"] not in worker.log
     assert SECRET_URL_PART not in worker.log
 
 
 async def test_overtaken_sender_settles_nothing(api: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its lease expires while it waits, and another sender sends the batch and more."""
     monkeypatch.setattr(sender, "TIMEOUT", timedelta(seconds=2))
-    made = await hook(api, receiver, "device.registered")
+    webhook = await create_webhook(api, receiver, "device.registered")
     receiver.answers = [None, 204]
     await api.register()
-    async with sending(api.parts):
-        await receiver.until(lambda it: len(it.messages) == 1)
-        await due_now(api.parts)
-        await receiver.until(lambda it: len(it.messages) == 2)
-        await state_when(api, made, lambda shown: shown["last_ok_at"] is not None)
+    async with run_dispatcher(api.parts):
+        await receiver.wait_until(lambda it: len(it.messages) == 1)
+        await make_due(api.parts)
+        await receiver.wait_until(lambda it: len(it.messages) == 2)
+        await wait_for_webhook(api, webhook, lambda body: body["last_ok_at"] is not None)
     # The sender has ended, and so has the first request, by its timeout.
-    assert (await state(api, made))["failures"] == 0
+    assert (await get_webhook(api, webhook))["failures"] == 0
     assert receiver.messages[0].body == receiver.messages[1].body
 
 
 async def test_many_events_are_sent_in_batches_of_100(api: Api, receiver: Receiver) -> None:
     """Many events are sent in order, in batches of 100."""
-    await hook(api, receiver, "delivery.*")
+    await create_webhook(api, receiver, "delivery.*")
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 250, share_keys=True))
     async with api.parts.run_worker():
         sent = await api.parts.submit()
         await api.parts.wait_until_done(sent.id)
-    async with sending(api.parts):
-        await receiver.until(lambda it: len(it.events) == 250)
+    async with run_dispatcher(api.parts):
+        await receiver.wait_until(lambda it: len(it.events) == 250)
     assert [len(message.events) for message in receiver.messages] == [100, 100, 50]
     log = await api.call_ok("GET", "/v1/deliveries?limit=250")
-    assert [event["data"]["id"] for event in receiver.events] == [one["id"] for one in reversed(log["items"])]
+    assert [event["data"]["id"] for event in receiver.events] == [delivery["id"] for delivery in reversed(log["items"])]
     assert max(len(message.body) for message in receiver.messages) <= batches.MAX_OCTETS + 20 * batches.MAX_EVENTS
 
 
@@ -407,15 +409,15 @@ async def test_batch_is_split_by_size_without_loss(
     """A batch is split at its maximum size, and no event is lost."""
     monkeypatch.setattr(batches, "MAX_OCTETS", 1000)
     receiver.answers = [500, 204]
-    made = await hook(api, receiver, "device.*", "delivery.*")
+    webhook = await create_webhook(api, receiver, "device.*", "delivery.*")
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 7))
     async with api.parts.run_worker():
         sent = await api.parts.submit()
         await api.parts.wait_until_done(sent.id)
-    async with sending(api.parts):
-        await state_when(api, made, lambda shown: shown["failures"] == 1)
-        await due_now(api.parts)
-        await receiver.until(lambda it: len({event["id"] for event in it.events}) == 14)
+    async with run_dispatcher(api.parts):
+        await wait_for_webhook(api, webhook, lambda body: body["failures"] == 1)
+        await make_due(api.parts)
+        await receiver.wait_until(lambda it: len({event["id"] for event in it.events}) == 14)
     first, second, *_ = receiver.messages
     assert (first.id, first.body) == (second.id, second.body)
     assert all(len(message.body) <= 1000 or len(message.events) == 1 for message in receiver.messages)
@@ -425,35 +427,35 @@ async def test_batch_is_split_by_size_without_loss(
 
 async def test_late_commit_is_not_skipped(api: Api, receiver: Receiver) -> None:
     """An event with an early id and a late commit follows the ones sent in between."""
-    await hook(api, receiver, "device.*")
+    await create_webhook(api, receiver, "device.*")
     [early, late] = await api.parts.register(api.parts.subscribe(Vendor.FCM, 2))
-    async with sending(api.parts):
-        await receiver.until(lambda it: len(it.events) == 2)
+    async with run_dispatcher(api.parts):
+        await receiver.wait_until(lambda it: len(it.events) == 2)
         async with api.parts.engine.begin() as slow:
             await outbox.append_device_events(slow, "device.changed", text("devices.id = :id").bindparams(id=early))
             async with api.parts.engine.begin() as quick:
                 await outbox.append_device_events(quick, "device.gone", text("devices.id = :id").bindparams(id=late))
             await asyncio.sleep(1.2)  # long enough for it to be sent, were it not held back
             assert len(receiver.events) == 2
-        await receiver.until(lambda it: len(it.events) == 4)
+        await receiver.wait_until(lambda it: len(it.events) == 4)
     assert receiver.types[2:] == ["device.changed", "device.gone"]
 
 
 async def test_dead_receiver_does_not_delay_others(api: Api, receiver: Receiver, other: Receiver) -> None:
     """A receiver that does not answer does not delay others."""
     receiver.answers = [None]
-    dead = await hook(api, receiver, name="dead")
-    await hook(api, other, name="alive")
-    async with api.parts.run_worker(), sending(api.parts):
+    dead = await create_webhook(api, receiver, name="dead")
+    await create_webhook(api, other, name="alive")
+    async with api.parts.run_worker(), run_dispatcher(api.parts):
         await api.register()
-        await receiver.until(lambda it: len(it.messages) == 1)
+        await receiver.wait_until(lambda it: len(it.messages) == 1)
         for count in (1, 2, 3):
             sent = await api.parts.submit()
             assert (await api.parts.wait_until_done(sent.id)).accepted == 1
-            await other.until(lambda it, count=count: it.types.count("delivery.accepted") == count)
+            await other.wait_until(lambda it, count=count: it.types.count("delivery.accepted") == count)
         # All the while the one request to the dead one was waited for.
         assert len(receiver.messages) == 1
-        assert (await state(api, dead))["failures"] == 0
+        assert (await get_webhook(api, dead))["failures"] == 0
 
 
 async def test_stop_does_not_wait_for_a_dead_receiver(
@@ -462,15 +464,15 @@ async def test_stop_does_not_wait_for_a_dead_receiver(
     """A stopping sender does not wait for a receiver that does not answer."""
     monkeypatch.setattr(sender, "SHUTDOWN_TIMEOUT_S", 0.2)
     receiver.answers = [None, 204]
-    made = await hook(api, receiver)
+    webhook = await create_webhook(api, receiver)
     await api.register()
-    async with sending(api.parts):
-        await receiver.until(lambda it: len(it.messages) == 1)
+    async with run_dispatcher(api.parts):
+        await receiver.wait_until(lambda it: len(it.messages) == 1)
         began = asyncio.get_running_loop().time()
     assert asyncio.get_running_loop().time() - began < sender.TIMEOUT.total_seconds() / 2
-    async with sending(api.parts):
-        await due_now(api.parts)
-        await state_when(api, made, lambda shown: shown["last_ok_at"] is not None)
+    async with run_dispatcher(api.parts):
+        await make_due(api.parts)
+        await wait_for_webhook(api, webhook, lambda body: body["last_ok_at"] is not None)
     assert receiver.messages[0].id == receiver.messages[1].id
 
 
@@ -482,21 +484,21 @@ async def test_dead_receivers_release_their_slots(
     monkeypatch.setattr(sender, "TIMEOUT", timedelta(seconds=0.3))
     receiver.answers = [None]
     for number in range(4):
-        await hook(api, receiver, name=f"dead {number}")
-    await hook(api, other, name="alive")
-    async with sending(api.parts):
+        await create_webhook(api, receiver, name=f"dead {number}")
+    await create_webhook(api, other, name="alive")
+    async with run_dispatcher(api.parts):
         await api.register()
-        await other.until(lambda it: it.types == ["device.registered"])
+        await other.wait_until(lambda it: it.types == ["device.registered"])
 
 
 async def test_retry_after_is_respected(api: Api, receiver: Receiver) -> None:
     """A Retry-After header of the receiver is respected."""
-    receiver.answers, receiver.extra = [429], {"Retry-After": "3000"}
-    made = await hook(api, receiver)
+    receiver.answers, receiver.response_headers = [429], {"Retry-After": "3000"}
+    webhook = await create_webhook(api, receiver)
     await api.register()
-    async with sending(api.parts):
-        shown = await state_when(api, made, lambda shown: shown["failures"] == 1)
-    wait = datetime.fromisoformat(shown["next_try_at"]) - datetime.now(UTC)
+    async with run_dispatcher(api.parts):
+        body = await wait_for_webhook(api, webhook, lambda body: body["failures"] == 1)
+    wait = datetime.fromisoformat(body["next_try_at"]) - datetime.now(UTC)
     assert timedelta(seconds=2900) < wait <= timedelta(seconds=3000)
 
 
@@ -506,130 +508,130 @@ async def test_failing_webhook_is_disabled_after_a_day(
     """After a day of failures a webhook is disabled, logged and counted; it can be activated again."""
     before = REGISTRY.get_sample_value("gateway_webhooks_disabled_total") or 0.0
     receiver.answers = [500]
-    made = await hook(api, receiver)
+    webhook = await create_webhook(api, receiver)
     await api.register()
-    async with sending(api.parts):
-        await state_when(api, made, lambda shown: shown["failures"] == 1)
+    async with run_dispatcher(api.parts):
+        await wait_for_webhook(api, webhook, lambda body: body["failures"] == 1)
         for hours, failures in ((23, 2), (25, 3)):
             await change(
                 api.parts,
                 "UPDATE webhooks SET run_at = now(), failing_since = now() - CAST(:h AS int) * interval '1 hour'",
                 h=hours,
             )
-            shown = await state_when(api, made, lambda shown, failures=failures: shown["failures"] == failures)
-            assert shown["status"] == ("active" if hours == 23 else "disabled")
-        assert shown["cause"] == "the receiver accepted nothing for 24 hours: the receiver responded with status 500"
-        await due_now(api.parts)
+            body = await wait_for_webhook(api, webhook, lambda body, failures=failures: body["failures"] == failures)
+            assert body["status"] == ("active" if hours == 23 else "disabled")
+        assert body["cause"] == "the receiver accepted nothing for 24 hours: the receiver responded with status 500"
+        await make_due(api.parts)
         await api.register()
         assert len(receiver.messages) == 3
         assert REGISTRY.get_sample_value("gateway_webhooks_disabled_total") == before + 1
-        said = capsys.readouterr()
-        assert "webhook.disabled" in said.out + said.err
-        assert SECRET_URL_PART not in said.out + said.err
+        output = capsys.readouterr()
+        assert "webhook.disabled" in output.out + output.err
+        assert SECRET_URL_PART not in output.out + output.err
         # Taken into service again, it goes on where it stopped, with what came in between.
         receiver.answers = [204]
-        again = await api.call_ok("PATCH", f"/v1/webhooks/{made['id']}", {"status": "active"})
-        assert (again["status"], again["cause"], again["failures"]) == ("active", None, 0)
-        await receiver.until(lambda it: len(it.messages) == 5)
-    *tried, rest = receiver.messages
-    assert len({(message.id, message.body) for message in tried}) == 1
-    assert rest.events[0]["id"] != tried[0].events[0]["id"]
+        activated = await api.call_ok("PATCH", f"/v1/webhooks/{webhook['id']}", {"status": "active"})
+        assert (activated["status"], activated["cause"], activated["failures"]) == ("active", None, 0)
+        await receiver.wait_until(lambda it: len(it.messages) == 5)
+    *attempts, following = receiver.messages
+    assert len({(message.id, message.body) for message in attempts}) == 1
+    assert following.events[0]["id"] != attempts[0].events[0]["id"]
 
 
 async def test_status_410_disables_at_once(api: Api, receiver: Receiver) -> None:
     """A receiver that answers 410 disables its webhook at once."""
     receiver.answers = [410]
-    made = await hook(api, receiver)
+    webhook = await create_webhook(api, receiver)
     await api.register()
-    async with sending(api.parts):
-        shown = await state_when(api, made, lambda shown: shown["status"] == "disabled")
-    assert "410" in shown["cause"]
+    async with run_dispatcher(api.parts):
+        body = await wait_for_webhook(api, webhook, lambda body: body["status"] == "disabled")
+    assert "410" in body["cause"]
 
 
 async def test_disabled_webhook_receives_nothing(api: Api, receiver: Receiver) -> None:
     """A disabled webhook receives nothing."""
-    made = await hook(api, receiver)
-    await api.call_ok("PATCH", f"/v1/webhooks/{made['id']}", {"status": "disabled"})
-    async with sending(api.parts):
+    webhook = await create_webhook(api, receiver)
+    await api.call_ok("PATCH", f"/v1/webhooks/{webhook['id']}", {"status": "disabled"})
+    async with run_dispatcher(api.parts):
         await api.register()
-        await due_now(api.parts)
+        await make_due(api.parts)
         await asyncio.sleep(1.2)
     assert receiver.messages == []
 
 
 async def test_message_accepted_while_disabled_is_not_repeated(api: Api, receiver: Receiver) -> None:
     """A message that was accepted while the webhook was disabled is not repeated."""
-    made = await hook(api, receiver)
-    receiver.hold.clear()
+    webhook = await create_webhook(api, receiver)
+    receiver.may_answer.clear()
     await api.register()
-    async with sending(api.parts):
-        await receiver.until(lambda it: len(it.messages) == 1)
-        await api.call_ok("PATCH", f"/v1/webhooks/{made['id']}", {"status": "disabled"})
-        receiver.hold.set()
-        await state_when(api, made, lambda shown: shown["last_ok_at"] is not None)
+    async with run_dispatcher(api.parts):
+        await receiver.wait_until(lambda it: len(it.messages) == 1)
+        await api.call_ok("PATCH", f"/v1/webhooks/{webhook['id']}", {"status": "disabled"})
+        receiver.may_answer.set()
+        await wait_for_webhook(api, webhook, lambda body: body["last_ok_at"] is not None)
         await api.register()
-        await api.call_ok("PATCH", f"/v1/webhooks/{made['id']}", {"status": "active"})
-        await receiver.until(lambda it: len(it.messages) == 2)
+        await api.call_ok("PATCH", f"/v1/webhooks/{webhook['id']}", {"status": "active"})
+        await receiver.wait_until(lambda it: len(it.messages) == 2)
     assert len({event["id"] for event in receiver.events}) == len(receiver.events) == 2
 
 
 async def test_old_and_new_secret_both_sign_during_rotation(api: Api, receiver: Receiver) -> None:
     """During a rotation messages are signed with both secrets."""
-    made = await hook(api, receiver)
-    path = f"/v1/webhooks/{made['id']}"
+    webhook = await create_webhook(api, receiver)
+    path = f"/v1/webhooks/{webhook['id']}"
     second = await api.call_ok("POST", f"{path}/rotate", {"keep_old_hours": 24})
-    async with sending(api.parts):
+    async with run_dispatcher(api.parts):
         await api.register()
-        await receiver.until(lambda it: len(it.messages) == 1)
+        await receiver.wait_until(lambda it: len(it.messages) == 1)
         third = await api.call_ok("POST", f"{path}/rotate", {"keep_old_hours": 0})
         await api.register()
-        await receiver.until(lambda it: len(it.messages) == 2)
-    secrets = [made["secret"], second["secret"], third["secret"]]
-    assert [verified(receiver.messages[0], secret) for secret in secrets] == [True, True, False]
-    assert [verified(receiver.messages[1], secret) for secret in secrets] == [False, False, True]
+        await receiver.wait_until(lambda it: len(it.messages) == 2)
+    secrets = [webhook["secret"], second["secret"], third["secret"]]
+    assert [is_verified(receiver.messages[0], secret) for secret in secrets] == [True, True, False]
+    assert [is_verified(receiver.messages[1], secret) for secret in secrets] == [False, False, True]
     assert len(set(secrets)) == 3
 
 
 async def test_replay_sends_past_events_again(api: Api, receiver: Receiver) -> None:
     """A replay sends the events since a time again, with the same ids."""
-    made = await hook(api, receiver)
-    async with api.parts.run_worker(), sending(api.parts):
+    webhook = await create_webhook(api, receiver)
+    async with api.parts.run_worker(), run_dispatcher(api.parts):
         await api.register()
         sent = await api.parts.submit()
         await api.parts.wait_until_done(sent.id)
-        await receiver.until(lambda it: len(it.events) == 5)
+        await receiver.wait_until(lambda it: len(it.events) == 5)
         first = {event["id"]: event for event in receiver.events}
         receiver.messages.clear()
         since = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
-        await api.call_ok("POST", f"/v1/webhooks/{made['id']}/replay", {"since": since})
-        await receiver.until(lambda it: len(it.events) == 5)
+        await api.call_ok("POST", f"/v1/webhooks/{webhook['id']}/replay", {"since": since})
+        await receiver.wait_until(lambda it: len(it.events) == 5)
         assert {event["id"]: event for event in receiver.events} == first
         receiver.messages.clear()
         # From the moment of the planning on.
         since = next(event["at"] for event in first.values() if event["type"] == "notification.started")
-        await api.call_ok("POST", f"/v1/webhooks/{made['id']}/replay", {"since": since})
-        await receiver.until(lambda it: len(it.events) == 3)
+        await api.call_ok("POST", f"/v1/webhooks/{webhook['id']}/replay", {"since": since})
+        await receiver.wait_until(lambda it: len(it.events) == 3)
         assert set(receiver.types) == {"notification.started", "delivery.accepted", "notification.done"}
         receiver.messages.clear()
-        await api.call_ok("PATCH", f"/v1/webhooks/{made['id']}", {"status": "disabled"})
+        await api.call_ok("PATCH", f"/v1/webhooks/{webhook['id']}", {"status": "disabled"})
         future = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-        shown = await api.call_ok("POST", f"/v1/webhooks/{made['id']}/replay", {"since": future})
-        assert shown["status"] == "active"
+        body = await api.call_ok("POST", f"/v1/webhooks/{webhook['id']}/replay", {"since": future})
+        assert body["status"] == "active"
         await api.register()
-        await receiver.until(lambda it: len(it.events) == 1)
+        await receiver.wait_until(lambda it: len(it.events) == 1)
     assert receiver.types == ["device.registered"]
 
 
 async def test_added_event_types_are_sent_from_then_on(api: Api, receiver: Receiver) -> None:
     """Added event types are sent from the change on."""
-    made = await hook(api, receiver, "device.gone")
+    webhook = await create_webhook(api, receiver, "device.gone")
     await api.register()
-    async with api.parts.run_worker(), sending(api.parts):
+    async with api.parts.run_worker(), run_dispatcher(api.parts):
         await api.parts.wait_until_done((await api.parts.submit()).id)
-        await api.call_ok("PATCH", f"/v1/webhooks/{made['id']}", {"events": ["delivery.*"]})
+        await api.call_ok("PATCH", f"/v1/webhooks/{webhook['id']}", {"events": ["delivery.*"]})
         after = await api.parts.submit()
         await api.parts.wait_until_done(after.id)
-        await receiver.until(lambda it: it.events != [])
+        await receiver.wait_until(lambda it: it.events != [])
     assert [event["data"]["notification_id"] for event in receiver.events] == [
         ids.format_id(ids.NOTIFICATION, after.id)
     ]
@@ -637,18 +639,18 @@ async def test_added_event_types_are_sent_from_then_on(api: Api, receiver: Recei
 
 async def test_test_event_reports_the_response(api: Api, receiver: Receiver) -> None:
     """The test event reports the receiver's status or the error."""
-    made = await hook(api, receiver, "device.gone")
-    path = f"/v1/webhooks/{made['id']}/test"
-    said = await api.call_ok("POST", path)
-    assert (said["status"], said["error"]) == (204, None)
+    webhook = await create_webhook(api, receiver, "device.gone")
+    path = f"/v1/webhooks/{webhook['id']}/test"
+    response = await api.call_ok("POST", path)
+    assert (response["status"], response["error"]) == (204, None)
     [message] = receiver.messages
-    assert verified(message, made["secret"])
-    assert (message.events[0]["type"], message.events[0]["data"]) == ("webhook.test", {"webhook_id": made["id"]})
+    assert is_verified(message, webhook["secret"])
+    assert (message.events[0]["type"], message.events[0]["data"]) == ("webhook.test", {"webhook_id": webhook["id"]})
     receiver.answers = [500]
     assert (await api.call_ok("POST", path))["status"] == 500
     await change(api.parts, "UPDATE webhooks SET url = 'http://10.0.0.1/'")
-    said = await api.call_ok("POST", path)
-    assert (said["status"], said["error"]) == (None, "the address must begin with https://")
+    response = await api.call_ok("POST", path)
+    assert (response["status"], response["error"]) == (None, "the address must begin with https://")
 
 
 @pytest.mark.parametrize(
@@ -670,78 +672,78 @@ async def test_test_event_reports_the_response(api: Api, receiver: Receiver) -> 
 )
 async def test_internal_addresses_are_refused(api: Api, receiver: Receiver, url: str) -> None:
     """Addresses of the operator's network are refused."""
-    said = await api.call("POST", "/v1/webhooks", {"name": "w", "url": url, "events": ["*"]})
-    assert (said.status, said.body["code"]) == (422, "address_not_allowed")
+    response = await api.call("POST", "/v1/webhooks", {"name": "w", "url": url, "events": ["*"]})
+    assert (response.status, response.body["code"]) == (422, "address_not_allowed")
     assert (await api.rows())["webhooks"] == 0
-    made = await hook(api, receiver)
-    said = await api.call("PATCH", f"/v1/webhooks/{made['id']}", {"url": url})
-    assert (said.status, said.body["code"]) == (422, "address_not_allowed")
+    webhook = await create_webhook(api, receiver)
+    response = await api.call("PATCH", f"/v1/webhooks/{webhook['id']}", {"url": url})
+    assert (response.status, response.body["code"]) == (422, "address_not_allowed")
 
 
 async def test_allowed_address_is_checked_on_every_request(api: Api, receiver: Receiver, other: Receiver) -> None:
     """An address is checked whenever it is called, not only when it is saved."""
-    made = await hook(api, receiver)
+    webhook = await create_webhook(api, receiver)
     api.parts.context = replace(api.parts.context, outbound=OutboundPolicy([other.origin]))
     await api.register()
-    async with sending(api.parts):
-        shown = await state_when(api, made, lambda shown: shown["failures"] == 1)
-    assert shown["last_error"] == "the address must begin with https://"
+    async with run_dispatcher(api.parts):
+        body = await wait_for_webhook(api, webhook, lambda body: body["failures"] == 1)
+    assert body["last_error"] == "the address must begin with https://"
     assert receiver.messages == []
 
 
 @pytest.mark.parametrize("events", [[], ["nothing"], ["delivery"], ["device.*", "*.gone"], ["webhook.test"], "*"])
 async def test_unknown_event_types_are_refused(api: Api, receiver: Receiver, events: Any) -> None:
     """Unknown event types are refused."""
-    said = await api.call("POST", "/v1/webhooks", {"name": "w", "url": receiver.url, "events": events})
-    assert said.status == 422
-    assert said.pointers[0].startswith("/events")
+    response = await api.call("POST", "/v1/webhooks", {"name": "w", "url": receiver.url, "events": events})
+    assert response.status == 422
+    assert response.pointers[0].startswith("/events")
 
 
 async def test_secret_is_returned_once_and_stored_encrypted(api: Api, receiver: Receiver) -> None:
     """The secret is returned once and stored encrypted."""
-    made = await hook(api, receiver)
-    key = b64decode(made["secret"].removeprefix("whsec_"))
+    webhook = await create_webhook(api, receiver)
+    key = b64decode(webhook["secret"].removeprefix("whsec_"))
     stored = await api.parts.scalar("SELECT encode(secrets, 'hex') FROM webhooks")
     assert key.hex() not in stored
-    assert made["secret"].encode().hex() not in stored
+    assert webhook["secret"].encode().hex() not in stored
     for method, path, body in (
         ("GET", "", None),
         ("PATCH", "", {"name": "other"}),
         ("POST", "/replay", {"since": "2026-01-01T00:00:00Z"}),
         ("POST", "/test", None),
     ):
-        assert "whsec_" not in json.dumps(await api.call_ok(method, f"/v1/webhooks/{made['id']}{path}", body))
+        assert "whsec_" not in json.dumps(await api.call_ok(method, f"/v1/webhooks/{webhook['id']}{path}", body))
     assert "whsec_" not in json.dumps(await api.call_ok("GET", "/v1/webhooks"))
 
 
 async def test_events_contain_no_endpoint_or_key(api: Api, receiver: Receiver) -> None:
     """Events contain neither endpoints nor keys of devices."""
-    await hook(api, receiver)
+    await create_webhook(api, receiver)
     [subscriber] = api.parts.subscribe(Vendor.FCM, 1)
     await api.parts.register([subscriber])
-    async with api.parts.run_worker(), sending(api.parts):
+    async with api.parts.run_worker(), run_dispatcher(api.parts):
         await api.parts.wait_until_done((await api.parts.submit()).id)
-        await receiver.until(lambda it: "notification.done" in it.types and "delivery.accepted" in it.types)
+        await receiver.wait_until(lambda it: "notification.done" in it.types and "delivery.accepted" in it.types)
     keys = subscriber.to_json()
-    told = b"".join(message.body for message in receiver.messages).decode()
+    sent_text = b"".join(message.body for message in receiver.messages).decode()
     for secret in (keys["endpoint"], keys["endpoint"].rpartition("/")[2], *keys["keys"].values()):
-        assert secret not in told
+        assert secret not in sent_text
 
 
 async def test_pending_events_do_not_name_an_erased_user(api: Api, receiver: Receiver) -> None:
     """Pending events do not name an erased user."""
-    await hook(api, receiver, "device.*")
+    await create_webhook(api, receiver, "device.*")
     await api.register(user_id="u-1")
     assert (await api.call_ok("DELETE", "/v1/users/u-1")) == {"devices": 1}
-    async with sending(api.parts):
-        await receiver.until(lambda it: len(it.events) == 2)
+    async with run_dispatcher(api.parts):
+        await receiver.wait_until(lambda it: len(it.events) == 2)
     assert receiver.types == ["device.registered", "device.unregistered"]
     assert [event["data"]["user_id"] for event in receiver.events] == [None, None]
 
 
 async def test_events_are_deleted_after_days(api: Api, receiver: Receiver) -> None:
     """Events are deleted from the outbox after three days."""
-    await hook(api, receiver)
+    await create_webhook(api, receiver)
     for days in (2, 4):
         await api.register()
         await change(

@@ -1,4 +1,4 @@
-"""Real alerts, as their issuers published them, moved to the present."""
+"""Real alerts as their issuers published them, with their times moved to the present."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -12,26 +12,29 @@ _SENT = re.compile(rb'(?:<(?:\w+:)?sent>|"sent":\s*")\s*(' + _MOMENT.pattern + r
 
 
 def list_names() -> list[str]:
+    """Return the names of all files."""
     return sorted(str(path.relative_to(FILES)) for path in FILES.rglob("*") if path.suffix in (".xml", ".json"))
 
 
 def kind_of(name: str) -> str:
+    """Return the media type of a file."""
     return CAP if name.endswith(".xml") else GEOJSON
 
 
 def read(name: str) -> bytes:
+    """Return a file as it was published."""
     return (FILES / name).read_bytes()
 
 
 def move_to_now(name: str, *, age: timedelta = timedelta(minutes=1), like: str | None = None) -> bytes:
-    """The file with all its times moved, so that its newest alert (or the newest of `like`) was sent `age` ago."""
-    sent = [datetime.fromisoformat(found.decode()) for found in _SENT.findall(read(like or name))]
+    """Return the file with its times moved so that its newest alert (or the newest of `like`) was sent `age` ago."""
+    sent = [datetime.fromisoformat(time.decode()) for time in _SENT.findall(read(like or name))]
     if not sent:
         return read(name)
-    later = datetime.now(UTC) - age - max(sent)
+    offset = datetime.now(UTC) - age - max(sent)
 
-    def moved(found: re.Match[bytes]) -> bytes:
-        moment = datetime.fromisoformat(found[0].decode()) + later
+    def move(match: re.Match[bytes]) -> bytes:
+        moment = datetime.fromisoformat(match[0].decode()) + offset
         return moment.isoformat(timespec="seconds").encode()
 
-    return _MOMENT.sub(moved, read(name))
+    return _MOMENT.sub(move, read(name))

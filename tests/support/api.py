@@ -1,4 +1,4 @@
-"""The HTTP API for tests: the real server on loopback, and a client that holds every answer to the OpenAPI document."""
+"""The HTTP API for tests: the real server on loopback, and a client that checks responses against the document."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from tests.support.gateway_parts import APP_ORIGIN, Parts
 ADMIN = "an admin token for tests, of 32 characters"
 DOCUMENT = openapi.document(ROUTES)
 
-
+# The ids in paths, and their prefixes.
 KINDS = {
     "application_id": "app",
     "key_id": "key",
@@ -36,18 +36,17 @@ KINDS = {
     "trigger_id": "trg",
     "event_id": "evt",
 }
-"""The ids in addresses, and what they begin with."""
 
 
 def fill_path(path: str, **parameters: str) -> str:
-    """The address with what is named in it; what is not given exists nowhere."""
+    """Return the path with its parameters filled in; ids that are not given exist nowhere."""
     unknown_ids = {name: f"{kind}_{'0' * 32}" for name, kind in KINDS.items()}
     placeholders = {"delivery_id": f"dlv_{'0' * 64}", "topic": "weather", "user_id": "u-1"}
     return path.format(**(unknown_ids | placeholders | parameters))
 
 
 def example(route: Route) -> Any:
-    """The body that the document shows for a route."""
+    """Return the example body of a route from the document."""
     assert route.body is not None
     extra: Any = route.body.model_config.get("json_schema_extra")
     assert extra, f"{route.path} has no example"
@@ -56,16 +55,21 @@ def example(route: Route) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ApiResponse:
+    """A response; `body` is the parsed JSON, or text."""
+
     status: int
     body: Any
     headers: Mapping[str, str]
 
     @property
     def pointers(self) -> list[str]:
+        """The JSON pointers of a problem's errors."""
         return [error["pointer"] for error in self.body["errors"]]
 
 
 class Api:
+    """A client of the HTTP API; it has the keys of the application of `parts`."""
+
     def __init__(self, parts: Parts, http: aiohttp.ClientSession, state: WebState, origin: str) -> None:
         self.parts = parts
         self.origin = origin
@@ -85,7 +89,7 @@ class Api:
         origin: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> ApiResponse:
-        """`key` is the secret key unless said otherwise; None sends none."""
+        """Send a request, by default with the secret key; `key=None` sends no credential."""
         sent = dict(headers or {})
         if key is not None:
             sent["Authorization"] = f"Bearer {key or self.secret}"
@@ -107,24 +111,25 @@ class Api:
         return response
 
     async def call_ok(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
-        """The body of an answer that must be one of success."""
+        """Send a request that must succeed, and return the body of the response."""
         response = await self.call(method, path, body, **more)
         assert response.status < 300, (response.status, response.body)
         return response.body
 
     def device(self, vendor: Vendor = Vendor.FCM, **details: Any) -> dict[str, Any]:
-        """The registration of a new simulated browser."""
+        """Return the registration body of a new simulated browser."""
         [subscriber] = self.parts.subscribe(vendor, 1)
         return {"subscription": subscriber.to_json(), **details}
 
     async def register(self, **details: Any) -> dict[str, str]:
+        """Register a new simulated browser from a page, and return the response body."""
         registered: dict[str, str] = await self.call_ok(
             "POST", "/v1/devices", self.device(**details), key=self.publishable, origin=APP_ORIGIN
         )
         return registered
 
     async def rows(self) -> dict[str, int]:
-        """How many rows each table has: what was refused must have left none."""
+        """Count the rows of each table, to show that a refused request stored nothing."""
         tables = (
             "applications",
             "api_keys",
@@ -152,7 +157,7 @@ class Api:
 
 
 def check_against_document(method: str, path: str, response: ApiResponse, kind: str) -> None:
-    """Fail when the OpenAPI document does not describe this answer."""
+    """Fail when the OpenAPI document does not describe the response."""
     template = path_template(path)
     if template is None or response.status in (304, 405) or method == "OPTIONS":
         return
@@ -174,8 +179,9 @@ def check_against_document(method: str, path: str, response: ApiResponse, kind: 
 
 
 def path_template(path: str) -> str | None:
+    """Return the document's template of a path, or None."""
     bare = path.partition("?")[0]
-    for template in sorted(DOCUMENT["paths"], key=lambda known: known.count("{")):
+    for template in sorted(DOCUMENT["paths"], key=lambda path: path.count("{")):
         if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), bare):
             return str(template)
     return None
@@ -183,6 +189,7 @@ def path_template(path: str) -> str | None:
 
 @asynccontextmanager
 async def serve_api(parts: Parts) -> AsyncIterator[Api]:
+    """Serve the API on loopback, and yield a client."""
     state = WebState.create(parts.context, parts.notifier, admin_token=ADMIN)
     runner = Runner(build(state), parts.context.public_url, shutdown_timeout=2)
     await runner.setup()

@@ -1,4 +1,4 @@
-"""The `gateway` command as a process of its own, as its users run it."""
+"""Run the `gateway` command as a separate process, as its users do."""
 
 import asyncio
 import json
@@ -20,6 +20,8 @@ TIMEOUT_S = 60
 
 
 class CommandResult(NamedTuple):
+    """Exit code and output of a command that has ended."""
+
     code: int
     out: str
     err: str
@@ -31,12 +33,13 @@ class CommandResult(NamedTuple):
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with exactly these GATEWAY_ variables."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
     return {**inherited, "PYTHONPATH": str(ROOT), **settings}
 
 
 async def command(*arguments: str, **settings: str) -> CommandResult:
-    """Run `gateway` to its end, from a directory that is not the checkout."""
+    """Run `gateway` until it ends, in a directory other than the checkout."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", *arguments),
         cwd="/",
@@ -51,7 +54,7 @@ async def command(*arguments: str, **settings: str) -> CommandResult:
 
 
 class BackgroundCommand:
-    """A process that goes on, and what it has said on stderr so far."""
+    """A running process and its output on stderr so far."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -62,11 +65,11 @@ class BackgroundCommand:
         async with asyncio.timeout(TIMEOUT_S):
             while text not in self.output:
                 line = await self.process.stderr.readline()
-                assert line, f"it ended without saying {text!r}: {self.output}"
+                assert line, f"the process ended before {text!r} appeared: {self.output}"
                 self.output += line.decode()
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Tell it to end; answers its exit code."""
+        """Send a signal, wait for the end and return the exit code."""
         if self.process.returncode is None:
             self.process.send_signal(number)
         async with asyncio.timeout(TIMEOUT_S):
@@ -97,6 +100,8 @@ async def run_in_background(*arguments: str, **settings: str) -> AsyncIterator[B
 
 
 class TerminalCommand(BackgroundCommand):
+    """A process that runs on a terminal."""
+
     def __init__(self, process: asyncio.subprocess.Process, screen: asyncio.StreamReader) -> None:
         super().__init__(process)
         self._screen = screen
@@ -105,13 +110,13 @@ class TerminalCommand(BackgroundCommand):
         async with asyncio.timeout(TIMEOUT_S):
             while self.said.count(text) < times:
                 read = await self._screen.read(4096)
-                assert read, f"it ended without saying {text!r}: {self.said}"
+                assert read, f"the process ended before {text!r} appeared: {self.said}"
                 self.said += read.decode()
 
 
 @asynccontextmanager
 async def run_on_terminal(*arguments: str, **settings: str) -> AsyncIterator[TerminalCommand]:
-    """Run `gateway` as somebody who looks at it, until the block ends."""
+    """Run `gateway` on a terminal until the block ends."""
     master_fd, terminal_fd = os.openpty()
     colours = {"TERM": "xterm", "COLUMNS": "200"}
     process = await asyncio.create_subprocess_exec(
@@ -144,7 +149,7 @@ async def get_json(base: str, path: str, key: str | None = None) -> Any:
 
 
 def free_ports(count: int) -> int:
-    """The first of so many ports in a row that are free now. Each of the processes that share the tests has its own."""
+    """Return the first of `count` consecutive free ports; parallel test processes use separate ranges."""
     lowest = 20_000 + 1_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 12)
     for first in range(lowest, lowest + 1_000, 20):
         sockets = [socket.socket() for _ in range(count)]

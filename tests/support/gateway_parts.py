@@ -1,4 +1,4 @@
-"""The gateway put together for tests: an application, devices that the sim plays, and workers.
+"""The gateway assembled for tests: an application, devices of the push service simulator, and workers.
 
     async with gateway(database_url) as parts:
         devices = await parts.register(parts.subscribe(Vendor.FCM, 10))
@@ -6,7 +6,7 @@
             sent = await parts.submit()
             await parts.wait_until_done(sent.id)
 
-Everything is the real thing but the push services. Waiting is for signals of the log, never for time.
+Everything is real except the push services. Tests wait for notifications of the delivery log, not for a duration.
 """
 
 import asyncio
@@ -53,6 +53,8 @@ TIMEOUT_S = 45.0
 
 @dataclass(slots=True)
 class Parts:
+    """A gateway with one application; `context` and `client` are those of its workers."""
+
     url: str
     context: Context
     notifier: notifier.Notifier
@@ -74,11 +76,11 @@ class Parts:
         return PostgresQueue(self.engine, self.notifier)
 
     def subscribe(self, vendor: Vendor, count: int, *, share_keys: bool = False) -> list[Subscriber]:
-        """Subscribed with the application's own VAPID key."""
+        """Create subscribers that use the application's VAPID key."""
         return self.sim.subscribe_many(vendor, count, self.vapid_public_key, share_keys=share_keys)
 
     async def register(self, subscribers: Sequence[Subscriber], **details: Any) -> dict[UUID, Subscriber]:
-        """The subscribers as devices, by id; `details` are Registration's."""
+        """Register the subscribers and return them by device id; `details` are fields of Registration."""
         registrations = [Registration(subscriber.subscription, **details) for subscriber in subscribers]
         async with self.engine.begin() as conn:
             registrar = await DeviceRegistrar.open(conn, self.context, self.application_id)
@@ -95,7 +97,7 @@ class Parts:
         return devices
 
     async def submit(self, kind: Kind = Kind.CAMPAIGN, audience: Any = None, **fields: Any) -> Notification:
-        """`said` is Draft's; without an audience it is for everyone."""
+        """Submit a notification, by default to everyone; `fields` are those of Draft."""
         fields.setdefault("content", {"title": "Storm", "body": "Stay inside"})
         draft = Draft(kind, audience=audience or {"everyone": True}, **fields)
         async with self.engine.begin() as conn:
@@ -108,7 +110,7 @@ class Parts:
         return row
 
     async def wait_until_done(self, id_: UUID, seconds: float = TIMEOUT_S) -> Progress:
-        """The counts once every delivery of it has its end."""
+        """Wait until every delivery has settled, and return the counts."""
         notification, progress = await self.wait_until(id_, lambda progress: progress.pending == 0, seconds, done=True)
         assert notification.status in (Status.DONE, Status.CANCELLED)
         return progress
@@ -116,7 +118,7 @@ class Parts:
     async def wait_until(
         self, id_: UUID, condition: Any, seconds: float = TIMEOUT_S, *, done: bool = False
     ) -> tuple[Notification, Progress]:
-        """Until the condition on its counts holds, looking whenever the log has grown."""
+        """Wait until the condition on the counts holds; check it whenever the delivery log has grown."""
         async with asyncio.timeout(seconds):
             with self.notifier.subscribe(notifier.LOG) as waiter:
                 while True:
@@ -126,7 +128,7 @@ class Parts:
                     await waiter.wait(1.0)
 
     async def list_deliveries(self, id_: UUID) -> dict[UUID, Row[Any]]:
-        """The notification's deliveries by device; fails when a device has two."""
+        """Return the notification's deliveries by device; fail when a device has two."""
         async with self.engine.connect() as conn:
             query = select(deliveries).where(deliveries.c.notification_id == id_)
             rows = (await conn.execute(query)).all()
@@ -135,7 +137,7 @@ class Parts:
         return by_device
 
     async def list_attempts(self, id_: UUID, device_id: UUID) -> Sequence[Row[Any]]:
-        """The attempts that came to nothing final, in order."""
+        """Return the attempts that were retried, in order."""
         a = attempts.c
         query = select(attempts).where(a.notification_id == id_, a.device_id == device_id).order_by(a.number)
         async with self.engine.connect() as conn:
@@ -155,7 +157,7 @@ class Parts:
     async def run_worker(
         self, config: WorkerConfig | None = None, *, queue: Queue | None = None, client: PushClient | None = None
     ) -> AsyncIterator[asyncio.Event]:
-        """A worker with quick reflexes; yields its stop event, and at the end drains it."""
+        """Run a worker with short timeouts; yield its stop event, and drain the worker at the end."""
         stop = asyncio.Event()
         renderers = RendererCache(self.context.keyring, self.context.public_url)
         sender = PushSender(client or self.client, self.context.keyring, self.context.policy)
@@ -170,7 +172,7 @@ class Parts:
 
 
 def quick_config(**fields: Any) -> WorkerConfig:
-    """A crew whose draining is not waited for by tests."""
+    """Return a configuration with short drain and lease times."""
     return WorkerConfig(**{"drain": timedelta(seconds=0.2), "lease": timedelta(seconds=10), **fields})
 
 
@@ -178,11 +180,18 @@ def quick_config(**fields: Any) -> WorkerConfig:
 async def gateway(
     database_url: str, *, pool_size: int = 10, sim: Sim | None = None, hosts: Sequence[str] = ()
 ) -> AsyncIterator[Parts]:
-    """The parts on a fresh, migrated database; the sim well-behaved, no worker running. `hosts`: more to post to."""
+    """Assemble a gateway on a migrated database, with no worker running.
+
+    Args:
+        database_url: a database without applications.
+        pool_size: the maximum number of connections.
+        sim: the push services; by default a simulator without misbehaviour.
+        hosts: further origins that workers may post to.
+    """
     engine = open_engine(database_url, pool_size=pool_size, application_name="gateway-parts")
-    bell = notifier.Notifier(database_url)
+    database_notifier = notifier.Notifier(database_url)
     try:
-        async with sim or Sim() as running_sim, bell.running(), PushClient() as client:
+        async with sim or Sim() as running_sim, database_notifier.running(), PushClient() as client:
             policy = EndpointPolicy([*running_sim.origins.values(), *hosts])
             context = Context(engine, Keyring(MASTER_KEY), policy, "https://push.example.org")
             await maintenance.run_once(engine, RetentionPolicy())
@@ -192,6 +201,6 @@ async def gateway(
                 )
             application_id = ids.parse(ids.APPLICATION, application["id"])
             assert application_id is not None
-            yield Parts(database_url, context, bell, running_sim, application_id, application, client)
+            yield Parts(database_url, context, database_notifier, running_sim, application_id, application, client)
     finally:
         await engine.dispose()

@@ -1,9 +1,10 @@
-"""Addresses that must lead nowhere, by what is wrong with them."""
+"""Hostile URLs, by what is wrong with them."""
 
 VENDOR = "fcm.googleapis.com"
 
+# URLs that every field refuses.
 INVALID_URLS = {
-    # Not https, or no address at all.
+    # Not https, or not a URL.
     "nothing": "",
     "a space": " ",
     "http": f"http://{VENDOR}/x",
@@ -23,7 +24,7 @@ INVALID_URLS = {
     "no host": "https://",
     "no host but a port": "https://:443/x",
     "no host but a query": "https://?x",
-    # IPv4 as somebody's parser may read it.
+    # IPv4 in the notations that some parsers accept.
     "loopback": "https://127.0.0.1/x",
     "the whole of loopback": "https://127.8.9.10/x",
     "decimal": "https://2130706433/x",
@@ -165,8 +166,7 @@ INVALID_URLS = {
     "very long": f"https://{VENDOR}/" + "x" * 2048,
     "very, very long": f"https://{VENDOR}/" + "x" * 100_000,
 }
-"""No door lets these in."""
-
+# Public URLs that are not of a push service: webhooks and feeds accept them, endpoints do not.
 OTHER_HOSTS = {
     "another host": "https://evil.example/x",
     "the vendor as a subdomain": f"https://{VENDOR}.evil.example/x",
@@ -186,4 +186,3 @@ OTHER_HOSTS = {
     "a public IPv6 address": "https://[2606:4700:4700::1111]/x",
     "an underscore": "https://a_b.push.apple.com/x",
 }
-"""No push service's, and all the same of the public web by their text: webhooks and feeds may name them."""

@@ -1,8 +1,8 @@
-"""Everything that is logged while a test runs, looked through for what must be in no log line.
+"""Search every log line of the tests for secrets.
 
-What must not be is learned where it is made: secrets where they are drawn, device tokens, receipt tokens, private keys,
-endpoints, and what messages say. A line's words are compared with the words of those, so that a look costs as much as
-the line is long, however many secrets there are. What another process made is known by its shape.
+The guard learns secrets where they are created: random tokens, device and receipt tokens, private keys, endpoints, and
+the text of messages. It compares the tokens of a line with the set of learned tokens, so the cost of a line does not
+depend on the number of secrets. Secrets of other processes are recognised by their form.
 """
 
 import json
@@ -23,8 +23,9 @@ from gateway.push.vapid import VapidKey
 from gateway.service.access.secrets import Keyring
 from gateway.service.notifications.rendering import NotificationRenderer
 
+# Keys, tokens and the last path segment of endpoints have these forms. Ids have them too, but are never learned.
 TOKEN_PATTERNS = (re.compile(r"[A-Za-z0-9_-]{16,}"), re.compile(r"[A-Za-z0-9+/]{20,}"))
-"""Keys, tokens and the last part of endpoints are made of these; so are ids, but those are nobody's secret."""
+# Forms of secrets that another process created, which the guard cannot learn.
 SECRET_PATTERNS = (
     re.compile(r"\b(?:sk|pk|dt|rt|is|whsec)_[A-Za-z0-9_+/-]{30,}"),
     re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}"),
@@ -32,51 +33,69 @@ SECRET_PATTERNS = (
     re.compile(r"\bpostgres(?:ql)?://[^\s:/@]*:(?!\*\*\*)[^\s/@]+@"),
     re.compile(r"BEGIN (?:EC )?PRIVATE KEY"),
 )
+# Shorter titles and bodies, such as 'Hello', occur in unrelated log lines.
 MIN_MESSAGE_LENGTH = 10
-"""Characters of a title or body: 'Hello' may well be said in a log by somebody else."""
 
 
 class SecretInLog(AssertionError):
-    """A log line says what it must not."""
+    """A log line contains a secret."""
 
 
 class Guard:
+    """The learned secrets and the log lines that have not been checked yet."""
+
     def __init__(self) -> None:
         self._tokens: set[str] = set()
         self._messages: set[str] = set()
         self._lines: list[str] = []
 
-    def learn(self, secret: str | bytes) -> None:
-        forms = [secret] if isinstance(secret, str) else _forms(secret)
-        self._tokens.update(word for form in forms for words in TOKEN_PATTERNS for word in words.findall(form))
+    @property
+    def pending_lines(self) -> tuple[str, ...]:
+        """The lines that have not been checked yet."""
+        return tuple(self._lines)
 
-    def learn_message(self, plain: bytes) -> None:
-        shown = json.loads(plain)["notification"]
-        said = (shown.get("title"), shown.get("body"))
-        self._messages.update(text for text in said if isinstance(text, str) and len(text) >= MIN_MESSAGE_LENGTH)
+    def learn(self, secret: str | bytes) -> None:
+        """Learn a secret; bytes are learned in each encoding in which they might be logged."""
+        forms = [secret] if isinstance(secret, str) else _encodings(secret)
+        self._tokens.update(token for form in forms for pattern in TOKEN_PATTERNS for token in pattern.findall(form))
+
+    def learn_message(self, payload: bytes) -> None:
+        """Learn the title and body of a notification payload."""
+        notification = json.loads(payload)["notification"]
+        texts = (notification.get("title"), notification.get("body"))
+        self._messages.update(text for text in texts if isinstance(text, str) and len(text) >= MIN_MESSAGE_LENGTH)
 
     def record(self, text: str) -> None:
+        """Add log output to the lines to be checked."""
         self._lines.extend(text.splitlines())
 
+    def clear(self) -> None:
+        """Discard the lines to be checked."""
+        self._lines.clear()
+
     def check(self) -> None:
-        """Look through what was logged since the last time. Raises Leaked."""
+        """Check the lines since the last check.
+
+        Raises:
+            SecretInLog: a line contains a secret.
+        """
         lines, self._lines = self._lines, []
         for line in lines:
-            if found := self._find_secret(line):
-                raise SecretInLog(f"{found!r} is in a log line: {line}")
+            if secret := self._find_secret(line):
+                raise SecretInLog(f"{secret!r} is in a log line: {line}")
 
     def _find_secret(self, line: str) -> str | None:
-        for words in TOKEN_PATTERNS:
-            if known := self._tokens.intersection(words.findall(line)):
-                return known.pop()
-        for shape in SECRET_PATTERNS:
-            if (shaped := shape.search(line)) is not None:
-                return shaped[0]
-        return next((said for said in self._messages if said in line), None)
+        for pattern in TOKEN_PATTERNS:
+            if tokens := self._tokens.intersection(pattern.findall(line)):
+                return tokens.pop()
+        for pattern in SECRET_PATTERNS:
+            if (match := pattern.search(line)) is not None:
+                return match[0]
+        return next((message for message in self._messages if message in line), None)
 
 
 class _GuardHandler(logging.Handler):
-    """Writes where logs are written, and tells the guard."""
+    """Writes log lines to stderr and records them."""
 
     def emit(self, record: logging.LogRecord) -> None:
         line = self.format(record)
@@ -84,52 +103,66 @@ class _GuardHandler(logging.Handler):
         guard.record(line)
 
 
+# The guard of this process; each process of a parallel test run has its own.
 guard = Guard()
-"""Of this process: each of those that share the tests has its own."""
 
 
 def install_handler() -> None:
-    """Log as a gateway does, from now on, with the guard listening."""
+    """Configure logging as the gateway does, with the guard as the handler."""
     if structlog.is_configured():
         return
-    before = [one for one in logging.getLogger().handlers if not isinstance(one, _GuardHandler)]  # one ear is enough
+    others = [handler for handler in logging.getLogger().handlers if not isinstance(handler, _GuardHandler)]
     log.configure("info", "json")
-    logging.captureWarnings(capture=False)  # pytest has them
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # of the tests' own receivers; the gateway has none
-    [ours] = logging.getLogger().handlers
-    ear = _GuardHandler()
-    ear.setFormatter(ours.formatter)
-    logging.getLogger().handlers = [*before, ear]
+    logging.captureWarnings(capture=False)  # pytest captures warnings itself
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # only the tests' own receivers write this log
+    [configured] = logging.getLogger().handlers
+    handler = _GuardHandler()
+    handler.setFormatter(configured.formatter)
+    logging.getLogger().handlers = [*others, handler]
+
+
+@contextmanager
+def without_masking() -> Iterator[None]:
+    """Write events without masking until the context ends."""
+    [handler] = [handler for handler in logging.getLogger().handlers if isinstance(handler, _GuardHandler)]
+    masking = handler.formatter
+    renderer = structlog.processors.JSONRenderer(default=str)
+    processors = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=processors))
+    try:
+        yield
+    finally:
+        handler.setFormatter(masking)
 
 
 @contextmanager
 def learn_secrets() -> Iterator[None]:
-    """Learn every secret where it is made."""
+    """Learn every secret where it is created, until the context ends."""
     with pytest.MonkeyPatch.context() as patch:
         for source in ("token_urlsafe", "token_bytes"):
             patch.setattr(secrets, source, _learning_results(getattr(secrets, source)))
         patch.setattr(Keyring, "device_token", _learning_results(Keyring.device_token))
         patch.setattr(Keyring, "receipt_token", _learning_results(Keyring.receipt_token))
         patch.setattr(VapidKey, "private_bytes", _learning_results(VapidKey.private_bytes))
-        made = NotificationRenderer.for_device
+        render = NotificationRenderer.for_device
 
-        def for_device(self: NotificationRenderer, *said: Any) -> tuple[bytes, str]:
-            plain, topic = made(self, *said)
-            guard.learn_message(plain)
-            return plain, topic
+        def render_and_learn(self: NotificationRenderer, *args: Any) -> tuple[bytes, str]:
+            payload, topic = render(self, *args)
+            guard.learn_message(payload)
+            return payload, topic
 
-        patch.setattr(NotificationRenderer, "for_device", for_device)
+        patch.setattr(NotificationRenderer, "for_device", render_and_learn)
         yield
 
 
-def _learning_results(make: Callable[..., Any]) -> Callable[..., Any]:
-    def making(*said: Any, **named: Any) -> Any:
-        secret = make(*said, **named)
+def _learning_results(create: Callable[..., Any]) -> Callable[..., Any]:
+    def create_and_learn(*args: Any, **kwargs: Any) -> Any:
+        secret = create(*args, **kwargs)
         guard.learn(secret)
         return secret
 
-    return making
+    return create_and_learn
 
 
-def _forms(octets: bytes) -> list[str]:
+def _encodings(octets: bytes) -> list[str]:
     return [octets.hex(), b64encode(octets).decode(), urlsafe_b64encode(octets).rstrip(b"=").decode(), repr(octets)]

@@ -1,4 +1,4 @@
-"""Real NATS servers on loopback, alone or as a cluster of three, to be killed."""
+"""Run NATS servers on loopback, alone or as a cluster, that a test can kill."""
 
 import asyncio
 import signal
@@ -17,6 +17,8 @@ START_S = 30.0
 
 
 class Node:
+    """One NATS server."""
+
     def __init__(self, number: int, port: int, routes: list[int], directory: Path, settings: str = "") -> None:
         self.number = number
         self.url = f"nats://127.0.0.1:{port}"
@@ -31,7 +33,7 @@ class Node:
         self._process: asyncio.subprocess.Process | None = None
 
     def _write(self, settings: str) -> None:
-        # Its name must stand here: a server that is named on its command line reads no other settings.
+        # A server whose name is given on the command line ignores the settings file.
         self._settings.write_text(f"server_name: n{self.number}\n{settings}")
 
     async def start(self) -> None:
@@ -53,19 +55,19 @@ class Node:
         return True
 
     def configure(self, settings: str) -> None:
-        """Let it read other settings."""
+        """Replace the settings and reload them."""
         assert self._process is not None
         self._write(settings)
         self._process.send_signal(signal.SIGHUP)
 
     async def stop(self) -> None:
-        """SIGTERM."""
+        """Send SIGTERM and wait for the end."""
         assert self._process is not None
         self._process.terminate()
         await self._process.wait()
 
     async def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL and wait for the end."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
@@ -75,9 +77,13 @@ class Node:
 async def start_nodes(
     count: int, directory: Path, settings: str = "", account: str | None = ""
 ) -> AsyncIterator[list[Node]]:
-    """That many servers, once JetStream is ready on them.
+    """Run servers until the context ends; yield them once JetStream is ready.
 
-    `settings` are lines of their configuration files; `account` is the user and password to look with, None: do not.
+    Args:
+        count: the number of servers; more than one form a cluster.
+        directory: for their data, logs and settings.
+        settings: lines of the configuration file.
+        account: user and password of the readiness check; None skips the check.
     """
     with _free_ports(2 * count) as ports:
         pass
@@ -96,18 +102,18 @@ async def _wait_until_ready(servers: list[Node], account: str | None) -> None:
     user, _, password = (unquote(part) for part in (account or "").partition(":"))
     async with asyncio.timeout(START_S):
         for node in servers:
-            while not await node.is_listening():  # noqa: ASYNC110 - another process gives no event
+            while not await node.is_listening():  # noqa: ASYNC110 - the server process raises no event
                 await asyncio.sleep(0.02)
         if account is None:
             return
         credentials = {"user": user, "password": password} if account else {}
         async with await nats.connect([node.url for node in servers], **credentials) as client:
-            while not await _replicates(client, len(servers)):  # noqa: ASYNC110 - nor does its cluster
+            while not await _replicates(client, len(servers)):  # noqa: ASYNC110 - nor does the cluster
                 await asyncio.sleep(0.1)
 
 
 async def _replicates(client: Client, count: int) -> bool:
-    """Whether JetStream takes a stream with a copy on each of them."""
+    """Return whether JetStream accepts a stream with a replica on each server."""
     try:
         jetstream = client.jetstream(timeout=2)
         await jetstream.add_stream(name="READY", subjects=["ready"], num_replicas=count)
@@ -123,5 +129,5 @@ def _free_ports(count: int) -> Iterator[list[int]]:
     try:
         yield [sock.getsockname()[1] for sock in sockets]
     finally:
-        for one in sockets:
-            one.close()
+        for sock in sockets:
+            sock.close()

@@ -1,6 +1,6 @@
-"""The queue engines that the contract suite runs over, each with what a test must do beside the Queue's own verbs.
+"""The queue engines of the contract suite, with the operations that tests need besides those of the Queue protocol.
 
-A second engine is one more class here with the same verbs, and one more name in `ENGINES`.
+A new engine is a class with these operations and an entry in `ENGINES`.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class Engine(Protocol):
 
     queue: Queue
     faults: tuple[type[Exception], ...]
-    """What settling raises when its records cannot be written."""
+    """The exceptions of `settle` when its rows cannot be written."""
 
     async def put(
         self,
@@ -53,19 +53,19 @@ class Engine(Protocol):
         due_at: datetime | None = None,
         job_size: int | None = None,
     ) -> UUID:
-        """A notification to these devices, as send jobs of up to `most` devices; due now unless told otherwise."""
+        """Add a notification with send jobs of up to `job_size` devices, due now unless `due_at` is given."""
         ...
 
     async def insert_delivery_row(self, notification_id: UUID, device_id: UUID) -> None:
-        """A row that nothing of ours wrote."""
+        """Insert a row of the delivery log that no worker wrote."""
         ...
 
     async def list_outcomes(self, notification_id: UUID) -> dict[UUID, str]:
-        """Outcome by device; fails when a device has two."""
+        """Return the outcome of each device; fail when a device has two."""
         ...
 
     async def list_attempts(self, notification_id: UUID) -> list[tuple[UUID, int]]:
-        """(device, number) of every attempt that is to be tried again."""
+        """Return (device, number) of every attempt that is retried."""
         ...
 
     async def progress(self, notification_id: UUID) -> tuple[Status, Progress]: ...
@@ -82,10 +82,10 @@ class PostgresEngine:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, url: str) -> AsyncIterator["PostgresEngine"]:
-        bell = notifier.Notifier(url)
-        engine = cls(url, bell)
-        async with bell.running():
+    async def open(cls, url: str) -> AsyncIterator["PostgresEngine"]:
+        database_notifier = notifier.Notifier(url)
+        engine = cls(url, database_notifier)
+        async with database_notifier.running():
             async with engine.database.begin() as conn:
                 await partitions.create_partitions(conn, datetime.now(UTC).date(), 2)
                 values = {"id": engine._application_id, "name": "Weather", "subject": "mailto:ops@example.org"}
@@ -125,7 +125,7 @@ class PostgresEngine:
         return notification.id
 
     async def accept(self, lane: Lane) -> UUID:
-        """A notification to everyone that is still to be planned."""
+        """Add a notification to everyone that has not been planned."""
         notification = self._notification(lane, datetime.now(UTC))
         async with self.database.begin() as conn:
             await notifications.add(conn, [notification])
@@ -162,9 +162,9 @@ class PostgresEngine:
 
     async def progress(self, notification_id: UUID) -> tuple[Status, Progress]:
         async with self.database.connect() as conn:
-            found = await notifications.get(conn, self._application_id, notification_id)
-        assert found is not None
-        return found[0].status, found[1]
+            row = await notifications.get(conn, self._application_id, notification_id)
+        assert row is not None
+        return row[0].status, row[1]
 
     async def _rows(self, query: Any) -> list[Any]:
         async with self.database.connect() as conn:
@@ -188,19 +188,19 @@ class PostgresEngine:
 
 
 class NatsEngine(PostgresEngine):
-    """A broker beside the database, a relay between them."""
+    """A broker, with a relay between it and the database."""
 
     faults = (ValueError,)
     broker: Broker
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, url: str, settings: str = "") -> AsyncIterator["NatsEngine"]:
+    async def open(cls, url: str, settings: str = "") -> AsyncIterator["NatsEngine"]:
         """`settings` are the server's."""
         async with AsyncExitStack() as stack:
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="nats-")))
             [node] = await stack.enter_async_context(start_nodes(1, directory, settings))
-            engine = cast("NatsEngine", await stack.enter_async_context(super().opened(url)))
+            engine = cast("NatsEngine", await stack.enter_async_context(super().open(url)))
             broker = await stack.enter_async_context(Broker.connected([node.url], ack_wait=PULL_WAIT))
             await broker.prepare()
             context = Context(engine.database, Keyring(bytes(32)), EndpointPolicy())
@@ -216,16 +216,16 @@ class NatsEngine(PostgresEngine):
                 await running
 
     async def wait_until_relayed(self) -> None:
-        """Until what is due is in the broker, and what came back is recorded."""
-        on_its_way = select(func.count()).where(jobs.c.attempt > 0)
+        """Wait until due jobs are in the broker and all results are recorded."""
+        relayed = select(func.count()).where(jobs.c.attempt > 0)
         due = select(func.count()).where(jobs.c.run_at <= func.now())
         async with asyncio.timeout(TIMEOUT_S):
             while True:
                 recorder = await self.broker.js.consumer_info(RESULTS_STREAM, RECORDER)
                 waiting = (recorder.num_pending or 0) + (recorder.num_ack_pending or 0)
                 streams = [await self.broker.js.stream_info(jobs_stream(lane)) for lane in Lane]
-                there = sum(stream.state.messages for stream in streams)
-                if not waiting and await self._rows(due) == [(0,)] and await self._rows(on_its_way) == [(there,)]:
+                in_broker = sum(stream.state.messages for stream in streams)
+                if not waiting and await self._rows(due) == [(0,)] and await self._rows(relayed) == [(in_broker,)]:
                     return
                 await asyncio.sleep(0.01)  # neither side signals that it is idle
 
@@ -243,7 +243,7 @@ class NatsEngine(PostgresEngine):
 
 
 class RelayedQueue:
-    """The queue as it is once the relay has done what it has to do: what is put is found without waiting."""
+    """A queue that waits for the relay, so that new jobs are found without waiting."""
 
     def __init__(self, queue: Queue, wait_until_relayed: Callable[[], Awaitable[None]]) -> None:
         self._queue = queue
@@ -257,8 +257,8 @@ class RelayedQueue:
 
 
 ENGINES: dict[str, Callable[[str], AbstractAsyncContextManager[Engine]]] = {
-    "postgres": PostgresEngine.opened,
-    "nats": NatsEngine.opened,
+    "postgres": PostgresEngine.open,
+    "nats": NatsEngine.open,
 }
 
 
@@ -302,5 +302,5 @@ def merge_batches(*parts: ResultBatch) -> ResultBatch:
 
 
 def changed_job(job: Job, **changes: Any) -> Job:
-    """The job as somebody with another idea of it holds it."""
+    """Return the job with other values, as another worker might hold it."""
     return replace(job, **changes)

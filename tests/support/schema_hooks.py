@@ -1,4 +1,4 @@
-"""What schemathesis has to be told of our media types."""
+"""Serializers of the gateway's media types for schemathesis."""
 
 from typing import Any
 
@@ -7,5 +7,5 @@ import schemathesis
 
 @schemathesis.serializer("application/x-ndjson", "application/cap+xml", "application/geo+json")  # type: ignore[untyped-decorator]
 def as_it_is(_: Any, value: Any) -> bytes:
-    """Documents that the OpenAPI document says no more of than that they are text."""
+    """Send text unchanged: the OpenAPI document describes these bodies as text only."""
     return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")

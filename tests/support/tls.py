@@ -15,7 +15,7 @@ NAMES = ("localhost", "127.0.0.1")
 
 
 def make_ca(folder: Path, alpn: tuple[str, ...] = ("http/1.1",)) -> tuple[ssl.SSLContext, Path]:
-    """(a server's context for `localhost` and 127.0.0.1, the CA file that a client must trust)."""
+    """Return (the server's context for `localhost` and 127.0.0.1, the CA file that a client must trust)."""
     authority, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer = _name("gateway test CA")
     ca = (

@@ -1,4 +1,4 @@
-"""`gateway work` and `gateway serve` as processes of their own, to be killed or stopped in the middle of their work."""
+"""Run `gateway work`, `relay` and `serve` as separate processes that a test can kill or stop."""
 
 import asyncio
 import os
@@ -20,6 +20,8 @@ START_S = 30.0
 
 
 class WorkerProcess:
+    """A running gateway process and its log."""
+
     def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
         self.process = process
         self._log = log
@@ -29,33 +31,33 @@ class WorkerProcess:
         return self._log.read_text()
 
     async def kill(self) -> None:
-        """SIGKILL: it settles nothing more and gives nothing back."""
+        """Send SIGKILL: the process neither settles nor requeues anything."""
         self.process.kill()
         await self.process.wait()
 
     async def terminate(self) -> int:
-        """SIGTERM; answers its exit code."""
+        """Send SIGTERM and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return await asyncio.wait_for(self.process.wait(), STOP_S)
 
 
 @asynccontextmanager
 async def worker_process(parts: Parts, directory: Path, **settings: object) -> AsyncIterator[WorkerProcess]:
-    """A worker on the parts' database that may post to their sim; `settings` are the gateway's, by name."""
+    """Run a worker on the database of `parts`; `settings` are settings of the gateway by name."""
     async with _process(parts, directory, "work", settings) as process:
         yield process
 
 
 @asynccontextmanager
 async def relay_process(parts: Parts, directory: Path, **settings: object) -> AsyncIterator[WorkerProcess]:
-    """A relay between the parts' database and the broker that `queue` names."""
+    """Run a relay between the database of `parts` and the broker of the `queue` setting."""
     async with _process(parts, directory, "relay", settings) as process:
         yield process
 
 
 @asynccontextmanager
 async def server_process(parts: Parts, directory: Path, **settings: object) -> AsyncIterator[tuple[WorkerProcess, str]]:
-    """(a server on the parts' database, its origin), once it answers."""
+    """Run a server on the database of `parts`; yield (process, origin) once it responds."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     origin = f"http://127.0.0.1:{port}"

@@ -29,7 +29,7 @@ async def create_partitions(conn: AsyncConnection, first: date, days: int) -> li
     """Make the partitions for `days` days from `first`; answers with the names of those that were missing."""
     made = []
     for table in PARTITIONED:
-        existing = await _existing(conn, table.name)
+        existing = await list_days(conn, table.name)
         for offset in range(days):
             day = first + timedelta(days=offset)
             if day in existing:
@@ -49,7 +49,7 @@ async def create_partitions(conn: AsyncConnection, first: date, days: int) -> li
 
 async def has_partitions(conn: AsyncConnection, day: date) -> bool:
     """Whether everything that is kept by the day has a place for this one."""
-    return all([day in await _existing(conn, table.name) for table in PARTITIONED])
+    return all([day in await list_days(conn, table.name) for table in PARTITIONED])
 
 
 async def drop_before(conn: AsyncConnection, limit: date, *, wait: timedelta) -> list[str]:
@@ -71,7 +71,7 @@ async def _drop_of(conn: AsyncConnection, table: str, limit: date) -> list[str]:
     try:
         if (pending := await _pending(conn, table)) is not None:
             await conn.execute(text(f"ALTER TABLE {table} DETACH PARTITION {pending} FINALIZE"))
-        for day in sorted(await _existing(conn, table)):
+        for day in sorted(await list_days(conn, table)):
             if day < limit:
                 await conn.execute(text(f"ALTER TABLE {table} DETACH PARTITION {_name(table, day)} CONCURRENTLY"))
                 dropped += await _drop_detached(conn, table, limit)
@@ -108,7 +108,7 @@ async def _drop_detached(conn: AsyncConnection, table: str, limit: date) -> list
     return dropped
 
 
-async def _existing(conn: AsyncConnection, table: str) -> set[date]:
+async def list_days(conn: AsyncConnection, table: str) -> set[date]:
     rows = await conn.execute(
         text(
             "SELECT child.relname FROM pg_inherits JOIN pg_class child ON child.oid = inhrelid "

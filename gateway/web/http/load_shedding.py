@@ -56,6 +56,11 @@ class RequestLimiter(_Slots):
         super().__init__(limit, "too many requests are in progress on this server; try again shortly")
         self._octets = 0
 
+    @property
+    def octets_in_use(self) -> int:
+        """The memory that request bodies occupy."""
+        return self._octets
+
     @contextmanager
     def body(self) -> Iterator[Callable[[int], None]]:
         """Reserve memory for one body until the context ends; call the yielded function with each chunk's length.

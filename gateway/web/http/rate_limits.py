@@ -28,6 +28,10 @@ class TokenBuckets:
         self._clock = clock
         self._buckets: dict[Hashable, tuple[float, float]] = {}
 
+    def __len__(self) -> int:
+        """Return the number of stored buckets."""
+        return len(self._buckets)
+
     def acquire(self, key: Hashable) -> dict[str, str]:
         """Take a token from the key's bucket.
 

@@ -26,9 +26,6 @@ class Readiness:
         """Return the result of each check: `ok`, or a description of the problem."""
         async with self._lock:
             if time.monotonic() >= self._expires_at:
-                self._checks = await self._check()
+                self._checks = await check_database(self._engine)
                 self._expires_at = time.monotonic() + CACHE_S
             return self._checks
-
-    async def _check(self) -> dict[str, str]:
-        return await check_database(self._engine)
