@@ -83,7 +83,7 @@ async def test_what_was_accepted_is_paused_resumed_and_cancelled(settings: dict[
     ]
     assert {one["actor"] for one in noted} == {"command line"}
     refused = await command("campaign", "resume", sent["id"], **settings)
-    assert (refused.code, refused.err) == (1, "gateway: it was cancelled\n")
+    assert (refused.code, refused.err) == (1, "gateway: the notification was cancelled\n")
 
 
 async def test_wrong_usage_is_answered_2_and_failure_1_with_one_line(settings: dict[str, str]) -> None:

@@ -1,8 +1,8 @@
-"""Control what has been accepted: pause it, let it go on, cancel it, at any moment.
+"""Pause, resume and cancel accepted notifications.
 
-The word is a row in the database, so that it holds whoever hears of it; a signal makes the workers hear it at once.
-Waiting jobs are looked at when they come due. Jobs that are being sent stop between two messages: what is in
-flight ends as it ends and is written down, and the rest goes back.
+The status is a column of the notification; a database notification makes workers read it at once. Waiting jobs read it
+when they come due. Jobs that are being sent stop between two messages: requests in flight complete and are logged, and
+the remaining devices return to the queue.
 """
 
 import asyncio
@@ -21,64 +21,77 @@ from gateway.records import jobs, notifications
 from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import Connection, Engine
 
+# Pause, resume or cancel: (connection, application, notification).
 Order = Callable[[Connection, UUID, UUID], Awaitable[None]]
-"""Pause, resume or cancel: (connection, application, notification)."""
 
-# Longer than a push service takes to answer, as a rule.
-STOPPED_WITHIN = timedelta(seconds=5)
-LOOK_S = 0.02
+# Longer than most push services take to respond.
+MAX_IDLE_WAIT = timedelta(seconds=5)
+POLL_INTERVAL_S = 0.02
 
 log = structlog.get_logger(__name__)
 
 
 async def pause(conn: Connection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> None:
-    """Send no more of it for now. Its time runs on: what has not been sent by its expiry never is.
+    """Stop sending until `resume`; messages that are not sent before the expiry are never sent.
 
-    Pausing twice is the same as once. Raises NotFound, and Conflict when it has ended.
+    Pausing a paused notification changes nothing.
+
+    Raises:
+        NotFound: the application has no such notification.
+        Conflict: the notification has ended.
     """
-    notification = await _locked(conn, application_id, id_, kind)
+    notification = await _lock(conn, application_id, id_, kind)
     if notification.status is not Status.PAUSED:
-        _refuse_ended(notification)
-        await _steer(conn, id_, Status.PAUSED)
+        _check_not_ended(notification)
+        await _set_status(conn, id_, Status.PAUSED)
 
 
 async def resume(conn: Connection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> None:
-    """Let it go on where it was paused. Raises NotFound, and Conflict when it has ended."""
-    notification = await _locked(conn, application_id, id_, kind)
+    """Continue sending where `pause` stopped it.
+
+    Raises:
+        NotFound: the application has no such notification.
+        Conflict: the notification has ended.
+    """
+    notification = await _lock(conn, application_id, id_, kind)
     if notification.status is Status.PAUSED:
         await jobs.resume(conn, id_)
-        await _steer(conn, id_, Status.SCHEDULED if notification.day is None else Status.SENDING)
-    _refuse_ended(notification)
+        await _set_status(conn, id_, Status.SCHEDULED if notification.day is None else Status.SENDING)
+    _check_not_ended(notification)
 
 
 async def cancel(conn: Connection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> None:
-    """Send no more of it, for good. What is queued ends in the log as `cancelled`.
+    """Stop sending for good; queued messages end in the log as `cancelled`.
 
-    Cancelling twice is the same as once. Raises NotFound, and Conflict when it was done already.
+    Cancelling a cancelled notification changes nothing.
+
+    Raises:
+        NotFound: the application has no such notification.
+        Conflict: the notification is done.
     """
-    notification = await _locked(conn, application_id, id_, kind)
+    notification = await _lock(conn, application_id, id_, kind)
     if notification.status is not Status.CANCELLED:
-        _refuse_ended(notification)
+        _check_not_ended(notification)
         await jobs.make_due(conn, id_)
-        await _steer(conn, id_, Status.CANCELLED, finished=notification.day is None)
+        await _set_status(conn, id_, Status.CANCELLED, finished=notification.day is None)
 
 
 async def refresh_status(engine: Engine, notification: Notification) -> Status:
-    """What has become of a notification that is being sent: asked after every batch, since signals may be lost.
+    """Return the current status of a notification that is being sent, and pause it when its failure limit is exceeded.
 
-    Pauses it, once, when more of it fails than it was said to bear.
+    Workers call it after every batch, since database notifications may be lost. The limit pauses a notification once.
     """
     limit = notification.policy.pause_when
     async with engine.begin() as conn:
-        now, progress = await show(conn, notification.application_id, notification.id)
+        current, progress = await get(conn, notification.application_id, notification.id)
         if limit is None or not limit.is_exceeded(progress.accepted, progress.failed):
-            return now.status
-        [now] = await notifications.load(conn, [notification.id], lock=True)
-        if now.status is not Status.SENDING or now.auto_paused is not None:
-            return now.status
+            return current.status
+        [current] = await notifications.load(conn, [notification.id], lock=True)
+        if current.status is not Status.SENDING or current.auto_paused is not None:
+            return current.status
         ended = progress.accepted + progress.failed
         cause = f"{progress.failed} of {ended} deliveries failed, more than the limit of {limit.share:.0%}"
-        await _steer(conn, notification.id, Status.PAUSED, auto_paused=cause)
+        await _set_status(conn, notification.id, Status.PAUSED, auto_paused=cause)
     log.warning(
         "notification.auto_paused", notification_id=ids.format_id(ids.NOTIFICATION, notification.id), cause=cause
     )
@@ -86,22 +99,22 @@ async def refresh_status(engine: Engine, notification: Notification) -> Status:
 
 
 async def wait_until_idle(engine: Engine, id_: UUID) -> None:
-    """Wait until the workers have let go of a notification that was told to stop: nothing is in flight any more.
+    """Wait until no worker has leased a job of a notification, so that no request is in flight.
 
-    A worker that died holds on until its lease ends; it is not waited for longer than STOPPED_WITHIN.
+    The lease of a worker that crashed lasts longer; the wait ends after MAX_IDLE_WAIT.
     """
     with suppress(TimeoutError):
-        async with asyncio.timeout(STOPPED_WITHIN.total_seconds()):
+        async with asyncio.timeout(MAX_IDLE_WAIT.total_seconds()):
             while True:
                 async with engine.connect() as conn:
                     if not await jobs.is_leased(conn, id_):
                         return
-                await asyncio.sleep(LOOK_S)  # of letting go there is no signal
+                await asyncio.sleep(POLL_INTERVAL_S)  # a released lease sends no database notification
 
 
 async def requeue(conn: Connection, job: Job) -> None:
-    """Put back a job that is not finished: until its notification goes on when that is paused, else due at once."""
-    # The lock keeps a resume out until the job is where that finds it.
+    """Return an unfinished job to the queue: suspended when its notification is paused, otherwise due at once."""
+    # The lock delays a concurrent resume until the job is suspended, where it finds the job.
     [notification] = await notifications.load(conn, [job.notification_id], lock=True)
     if notification.status is Status.PAUSED:
         await jobs.suspend(conn, job, notification.delivery.expires_at)
@@ -109,33 +122,36 @@ async def requeue(conn: Connection, job: Job) -> None:
         await jobs.requeue(conn, job)
 
 
-async def show(
+async def get(
     conn: Connection, application_id: UUID, id_: UUID, kind: Kind | None = None
 ) -> tuple[Notification, Progress]:
-    """Raises NotFound, also for one of another kind or application."""
-    found = await notifications.get(conn, application_id, id_)
-    if found is None or kind not in (None, found[0].kind):
+    """Return a notification and its delivery counts.
+
+    Raises:
+        NotFound: the application has no such notification, or it is of another kind.
+    """
+    match = await notifications.get(conn, application_id, id_)
+    if match is None or kind not in (None, match[0].kind):
         raise NotFound(f"there is no {kind or 'notification'} {ids.format_id(ids.NOTIFICATION, id_)}")
-    return found
+    return match
 
 
-async def _locked(conn: Connection, application_id: UUID, id_: UUID, kind: Kind | None) -> Notification:
-    """Raises NotFound."""
-    [*found] = await notifications.load(conn, [id_], lock=True)
-    if not found or found[0].application_id != application_id or kind not in (None, found[0].kind):
+async def _lock(conn: Connection, application_id: UUID, id_: UUID, kind: Kind | None) -> Notification:
+    rows = await notifications.load(conn, [id_], lock=True)
+    if not rows or rows[0].application_id != application_id or kind not in (None, rows[0].kind):
         raise NotFound(f"there is no {kind or 'notification'} {ids.format_id(ids.NOTIFICATION, id_)}")
-    return found[0]
+    return rows[0]
 
 
-def _refuse_ended(notification: Notification) -> None:
+def _check_not_ended(notification: Notification) -> None:
     match notification.status:
         case Status.DONE:
-            raise Conflict("it is done: everything has been sent already")
+            raise Conflict("the notification is done: every message has been sent")
         case Status.CANCELLED:
-            raise Conflict("it was cancelled")
+            raise Conflict("the notification was cancelled")
 
 
-async def _steer(
+async def _set_status(
     conn: Connection, id_: UUID, status: Status, *, finished: bool = False, auto_paused: str | None = None
 ) -> None:
     await notifications.set_status(conn, id_, status, finished=finished, auto_paused=auto_paused)

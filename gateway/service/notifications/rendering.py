@@ -1,7 +1,7 @@
-"""The messages of a notification, ready to be filled in for each device.
+"""Render a notification for each device.
 
-What says the same to many is made once: for every variant and language, and only once for all devices when no template
-speaks of the user or the device. Then only the receipt token differs from device to device.
+Payloads are shared as far as possible: one for each variant and language, and one for all devices when no template
+refers to the user or the device. Then the receipt token is all that differs between devices.
 """
 
 from collections.abc import Mapping
@@ -19,122 +19,148 @@ from gateway.push.encryption import MAX_PAYLOAD
 from gateway.push.payload import PayloadTemplate, compose
 from gateway.service.access.secrets import Keyring
 
-# Notifications whose messages are kept.
+# Notifications whose renderers are cached.
 MAX_CACHED = 64
-# A receipt may come this long after the message has expired: people open their laptops late.
+# Receipts are accepted for this long after the expiry, since devices may be offline.
 RECEIPT_GRACE = timedelta(days=7)
 
-
-# A template that has been stopped so often is not tried for anyone else: it would hold up the alerts behind it.
+# A template that exceeds its budget this often is not rendered again: it would delay the alerts behind it.
 MAX_OVER_BUDGET = 3
 
 
 class RenderedPayload(NamedTuple):
-    """Rendered content without its receipt token, and the `Topic` header that folds repeats together."""
+    """Rendered content without its receipt token, and the value of the `Topic` header (RFC 8030 section 5.4)."""
 
     template: PayloadTemplate
     topic: str
 
 
 class RendererCache:
-    """Keeps the messages of the latest notifications from job to job, already composed."""
+    """Caches the renderers of the latest notifications across jobs."""
 
-    def __init__(self, vault: Keyring, public_url: str | None) -> None:
-        self._vault = vault
+    def __init__(self, keyring: Keyring, public_url: str | None) -> None:
+        """Build an empty cache; the arguments are those of `NotificationRenderer`."""
+        self._keyring = keyring
         self.public_url = public_url
-        self._messages: dict[UUID, NotificationRenderer] = {}
+        self._renderers: dict[UUID, NotificationRenderer] = {}
 
-    def kept(self, notification_id: UUID) -> "NotificationRenderer | None":
-        return self._messages.get(notification_id)
+    def get_cached(self, notification_id: UUID) -> "NotificationRenderer | None":
+        """Return the renderer of a notification if it is cached."""
+        return self._renderers.get(notification_id)
 
-    def messages(self, notification: Notification, home: str | None) -> "NotificationRenderer":
-        """Raises Invalid for templates that cannot be understood."""
-        if (kept := self._messages.get(notification.id)) is not None:
-            return kept
-        made = NotificationRenderer(self._vault, self.public_url, notification, home)
-        return put(self._messages, notification.id, made, MAX_CACHED)
+    def messages(self, notification: Notification, default_origin: str | None) -> "NotificationRenderer":
+        """Return the renderer of a notification, from the cache if possible.
+
+        Raises:
+            ValidationError: a template is malformed.
+        """
+        if (cached := self._renderers.get(notification.id)) is not None:
+            return cached
+        renderer = NotificationRenderer(self._keyring, self.public_url, notification, default_origin)
+        return put(self._renderers, notification.id, renderer, MAX_CACHED)
 
 
 class NotificationRenderer:
-    """One notification's messages: `for_device` answers the plain text that one device gets, and its Topic.
-
-    `home` is the web origin that a path in a rendered address belongs to.
-    """
+    """Renders the payloads of one notification."""
 
     def __init__(
-        self, vault: Keyring, public_url: str | None, notification: Notification, home: str | None = None
+        self, keyring: Keyring, public_url: str | None, notification: Notification, default_origin: str | None = None
     ) -> None:
-        """Raises Invalid for templates that cannot be understood."""
+        """Compile the templates of a notification.
+
+        Args:
+            keyring: issues the receipt tokens.
+            public_url: the URL of the gateway, for receipts; without one, payloads request none.
+            notification: the notification.
+            default_origin: the web origin that a path in a rendered URL is resolved against.
+
+        Raises:
+            ValidationError: a template is malformed.
+        """
         self._notification = notification
-        self._vault = vault
-        self.home = home
+        self._keyring = keyring
+        self.default_origin = default_origin
         self._receipts_url = f"{public_url}/v1/receipts" if public_url else None
         self._receipts_until = int((notification.delivery.expires_at + RECEIPT_GRACE).timestamp())
         self._contents = [merged(notification.content, v.content) for v in notification.policy.variants]
         self._contents = self._contents or [notification.content]
-        self._greedy = 0
-        self._same: RenderedPayload | None = None
-        """What all devices get, once it is known that they get the same."""
+        self._over_budget_count = 0
+        # The payload of all devices, if they have one in common.
+        self._common: RenderedPayload | None = None
         self._layers: dict[tuple[int, str | None], tuple[str, ...]] = {}
         self._composed: dict[tuple[int, tuple[str, ...]], RenderedPayload] = {}
         self._compiled: dict[tuple[int, tuple[str, ...]], CompiledContent] = {}
         if notification.templating is not None:
             for number, content in enumerate(self._contents):
-                for applying in all_layers(content):
-                    compiled = CompiledContent(localise(content, applying), strict=notification.templating.strict)
-                    self._compiled[number, applying] = compiled
+                for layer in all_layers(content):
+                    compiled = CompiledContent(localise(content, layer), strict=notification.templating.strict)
+                    self._compiled[number, layer] = compiled
 
     @property
     def personal(self) -> bool:
-        """Whether what is known of a device is needed to render for it."""
+        """Return whether a template refers to the user or the device."""
         return any(compiled.personal for compiled in self._compiled.values())
 
     def check_size(self) -> None:
-        """Raises PayloadTooLarge when a message is larger than any push service takes, whatever is rendered into it."""
+        """Check the size of every payload without the values of its templates.
+
+        Raises:
+            PayloadTooLarge: a payload fits no push message, whatever its templates are rendered to.
+        """
         for content in self._contents:
-            for applying in all_layers(content):
-                said = localise(content, applying)
-                certain = {name: _certain(value) for name, value in said.items()}
-                size = len(self._fill(self._compose(certain), UUID(int=0), None))
+            for layer in all_layers(content):
+                localized = localise(content, layer)
+                literal = {name: _without_templates(value) for name, value in localized.items()}
+                size = len(self._fill(self._compose(literal), UUID(int=0), None))
                 if size > MAX_PAYLOAD:
                     raise PayloadTooLarge(size, MAX_PAYLOAD)
 
     def for_device(
-        self, device_id: UUID, locale: str | None, variant: int | None, known: Mapping[str, Any]
+        self, device_id: UUID, locale: str | None, variant: int | None, template_context: Mapping[str, Any]
     ) -> tuple[bytes, str]:
-        """(plain text, Topic). `known` is what templates may say of user and device. Raises TemplateFailed."""
-        composed = self._same or self._for(variant or 0, locale, known)
+        """Return (payload, Topic) of a device; `template_context` holds the template variables of user and device.
+
+        Raises:
+            TemplateFailed: a template cannot be rendered.
+        """
+        composed = self._common or self._payload_for(variant or 0, locale, template_context)
         return self._fill(composed, device_id, variant), composed.topic
 
-    def rendered(self, locale: str | None, known: Mapping[str, Any], variant: int | None = None) -> dict[str, Any]:
-        """The content as a device would be shown it. Raises TemplateFailed."""
-        number = variant or 0
-        return self._rendered((number, layers(self._contents[number], locale)), known)
+    def rendered(
+        self, locale: str | None, template_context: Mapping[str, Any], variant: int | None = None
+    ) -> dict[str, Any]:
+        """Return the content as a device displays it.
 
-    def _for(self, number: int, locale: str | None, known: Mapping[str, Any]) -> RenderedPayload:
-        applying = self._layers.get((number, locale))
-        if applying is None:
-            applying = self._layers[number, locale] = layers(self._contents[number], locale)
-        composed = self._composed.get((number, applying))
+        Raises:
+            TemplateFailed: a template cannot be rendered.
+        """
+        number = variant or 0
+        return self._render((number, layers(self._contents[number], locale)), template_context)
+
+    def _payload_for(self, number: int, locale: str | None, template_context: Mapping[str, Any]) -> RenderedPayload:
+        layer = self._layers.get((number, locale))
+        if layer is None:
+            layer = self._layers[number, locale] = layers(self._contents[number], locale)
+        composed = self._composed.get((number, layer))
         if composed is not None:
             return composed
-        composed = self._compose(self._rendered((number, applying), known))
-        compiled = self._compiled.get((number, applying))
+        composed = self._compose(self._render((number, layer), template_context))
+        compiled = self._compiled.get((number, layer))
         if compiled is None or not compiled.personal:
-            self._composed[number, applying] = composed
+            self._composed[number, layer] = composed
             if len(self._contents) == 1 and not self._notification.is_localized:
-                self._same = composed
+                self._common = composed
         return composed
 
-    def _rendered(self, which: tuple[int, tuple[str, ...]], known: Mapping[str, Any]) -> dict[str, Any]:
-        number, applying = which
+    def _render(self, content_key: tuple[int, tuple[str, ...]], template_context: Mapping[str, Any]) -> dict[str, Any]:
+        number, layer = content_key
         templating = self._notification.templating
         if templating is None:
-            return localise(self._contents[number], applying)
+            return localise(self._contents[number], layer)
         variables = {
             "user": {},
             "device": {},
-            **known,
+            **template_context,
             "event": templating.event,
             "notification": {
                 "id": ids.format_id(ids.NOTIFICATION, self._notification.id),
@@ -142,12 +168,12 @@ class NotificationRenderer:
                 "name": self._notification.name,
             },
         }
-        if self._greedy >= MAX_OVER_BUDGET:
-            raise TemplateFailed("the template took too much time or room for others")
+        if self._over_budget_count >= MAX_OVER_BUDGET:
+            raise TemplateFailed("the template exceeded its time or size limit for too many recipients")
         try:
-            return self._compiled[which].render(variables)
+            return self._compiled[content_key].render(variables)
         except TemplateFailed as failure:
-            self._greedy += failure.over_budget
+            self._over_budget_count += failure.over_budget
             raise
 
     def _compose(self, content: Mapping[str, Any]) -> RenderedPayload:
@@ -158,32 +184,32 @@ class NotificationRenderer:
             tag=tag,
             notification_id=ids.format_id(ids.NOTIFICATION, notification.id),
             receipts_url=self._receipts_url,
-            default_url=self.home,
+            default_url=self.default_origin,
         )
         return RenderedPayload(template, push_topic(notification.application_id, tag))
 
     def _fill(self, composed: RenderedPayload, device_id: UUID, variant: int | None) -> bytes:
         notification_id = self._notification.id
         return composed.template.fill(
-            self._vault.receipt_token(notification_id, device_id, variant, self._receipts_until)
+            self._keyring.receipt_token(notification_id, device_id, variant, self._receipts_until)
         )
 
 
 def merged(content: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with what a variant says instead, also in each language that both speak."""
+    """Return the content with the fields of a variant in place of its own, also in each language of both."""
     locales = dict(content.get("locales") or {})
-    for key, said in (variant.get("locales") or {}).items():
-        locales[key] = locales.get(key, {}) | said
+    for key, localized in (variant.get("locales") or {}).items():
+        locales[key] = locales.get(key, {}) | localized
     return {**content, **variant, **({"locales": locales} if locales else {})}
 
 
-def _certain(value: Any) -> Any:
-    """What is sure to be sent of it: nothing of a template."""
+def _without_templates(value: Any) -> Any:
+    """Return a value with empty texts in place of templates."""
     match value:
         case str():
             return "" if has_markup(value) else value
         case dict():
-            return {name: _certain(inner) for name, inner in value.items()}
+            return {name: _without_templates(inner) for name, inner in value.items()}
         case list():
-            return [_certain(inner) for inner in value]
+            return [_without_templates(inner) for inner in value]
     return value

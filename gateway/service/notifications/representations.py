@@ -107,7 +107,7 @@ async def get_notification(
     Raises:
         NotFound: the application has no such notification, or it is of another kind.
     """
-    notification, progress = await lifecycle.show(conn, application_id, id_, kind)
+    notification, progress = await lifecycle.get(conn, application_id, id_, kind)
     counts = await notifications.load_variant_counts(conn, [id_])
     last_due = await jobs.last_due(conn, id_) if notification.status is Status.SENDING else None
     return notification_view(notification, progress, counts.get(id_, ()), last_due)
@@ -119,7 +119,7 @@ async def get_funnel(conn: Connection, application_id: UUID, id_: UUID, kind: Ki
     Raises:
         NotFound: the application has no such notification, or it is of another kind.
     """
-    notification, progress = await lifecycle.show(conn, application_id, id_, kind)
+    notification, progress = await lifecycle.get(conn, application_id, id_, kind)
     counts = (await notifications.load_variant_counts(conn, [id_])).get(id_, [])
     clicks = await reader.count_clicks(conn, id_)
     return {

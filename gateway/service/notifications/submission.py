@@ -1,7 +1,7 @@
-"""Accept a notification: check it whole, then write it and its first job in one transaction.
+"""Accept notifications: check a draft completely, then store the notification and its plan job in one transaction.
 
-The front doors (direct, campaign, alert) differ only in the `Draft` they make. What is accepted
-here will be delivered or accounted for.
+Direct notifications, campaigns, alerts, reminders and triggers differ only in the `Draft` they submit. Every accepted
+notification is delivered, or its log says why not.
 """
 
 from collections.abc import Sequence
@@ -35,16 +35,17 @@ from gateway.service.context import Context
 from gateway.service.notifications import templates
 from gateway.service.notifications.rendering import NotificationRenderer
 
-MAX_START = timedelta(days=366)
+MAX_START_DELAY = timedelta(days=366)
 
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
+    """The delivery options of a kind, and the lanes that a request may choose: a campaign must not overtake alerts."""
+
     lane: Lane
     urgency: Urgency
     ttl: timedelta
     lanes: tuple[Lane, ...]
-    """The lanes a caller may ask for. A campaign may not overtake an alert."""
 
 
 DEFAULTS = {
@@ -58,7 +59,7 @@ DEFAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a front door asks for; None leaves it to the kind's defaults. `start_at` None is now."""
+    """A requested notification. None means the default of the kind, and for `start_at` now."""
 
     kind: Kind
     content: dict[str, Any]
@@ -77,9 +78,11 @@ class Draft:
 
 
 async def submit(conn: Connection, context: Context, application_id: UUID, draft: Draft) -> Notification:
-    """Write the notification and its plan job on the caller's transaction.
+    """Check a draft, and store the notification and its plan job in the transaction of the caller.
 
-    Raises Invalid with every fault, PayloadTooLarge when no device could receive it.
+    Raises:
+        ValidationError: the draft is not valid; the error lists every field.
+        PayloadTooLarge: the content fits no push message.
     """
     notification = await prepare(conn, context, application_id, draft)
     await save(conn, [notification])
@@ -87,76 +90,76 @@ async def submit(conn: Connection, context: Context, application_id: UUID, draft
 
 
 async def prepare(conn: Connection, context: Context, application_id: UUID, draft: Draft) -> Notification:
-    """The notification, checked and not yet written. Raises as `submit` does."""
-    # Of its own, since addresses in it are completed below; a reminder uses its draft again.
-    notification = await _accepted(conn, application_id, deepcopy(draft))
+    """Check a draft and return the notification without storing it. Raises what `submit` raises."""
+    # A copy, since its URLs are made absolute below and reminders use a draft repeatedly.
+    notification = await _build(conn, application_id, deepcopy(draft))
     if notification.templating is not None:
         templates.check_templates(notification.content)
         for index, variant in enumerate(notification.policy.variants):
             templates.check_templates(variant.content, f"/variants/{index}/content")
-    home = await applications.get_default_origin(conn, application_id) or context.public_url
+    default_origin = await applications.get_default_origin(conn, application_id) or context.public_url
     notification.content.setdefault("url", "/")
-    _land(notification.content, home, "/content")
+    _make_url_absolute(notification.content, default_origin, "/content")
     for index, variant in enumerate(notification.policy.variants):
-        _land(variant.content, home, f"/variants/{index}/content")
-    NotificationRenderer(context.keyring, context.public_url, notification, home).check_size()
+        _make_url_absolute(variant.content, default_origin, f"/variants/{index}/content")
+    NotificationRenderer(context.keyring, context.public_url, notification, default_origin).check_size()
     return notification
 
 
 async def save(conn: Connection, prepared: Sequence[Notification]) -> None:
-    """Write notifications and their plan jobs."""
+    """Store checked notifications and their plan jobs."""
     await notifications.add(conn, prepared)
     await jobs.enqueue_plans(conn, prepared)
 
 
-def _land(content: dict[str, Any], home: str | None, pointer: str) -> None:
-    """Where a click leads: Declarative Web Push requires an absolute URL. A path is the application's own."""
+def _make_url_absolute(content: dict[str, Any], default_origin: str | None, pointer: str) -> None:
+    """Resolve a path in `url` against the origin of the application: Declarative Web Push requires absolute URLs."""
     url = content.get("url")
     if isinstance(url, str) and url.startswith("/"):
-        if home is None:
+        if default_origin is None:
             raise ValidationError(
-                [FieldError(f"{pointer}/url", "must be absolute, since the application has no allowed origin")]
+                [FieldError(f"{pointer}/url", "must be absolute, because the application has no allowed origin")]
             )
-        parts = urlsplit(home)
+        parts = urlsplit(default_origin)
         content["url"] = f"{parts.scheme}://{parts.netloc}{url}"
-    for locale, said in (content.get("locales") or {}).items():
-        _land(said, home, f"{pointer}/locales{pointer_step(locale)}")
+    for locale, localized in (content.get("locales") or {}).items():
+        _make_url_absolute(localized, default_origin, f"{pointer}/locales{pointer_step(locale)}")
 
 
-async def _accepted(conn: Connection, application_id: UUID, draft: Draft) -> Notification:
+async def _build(conn: Connection, application_id: UUID, draft: Draft) -> Notification:
     now = clock.now()
     defaults = DEFAULTS[draft.kind]
-    faults: list[FieldError] = []
+    errors: list[FieldError] = []
     try:
         await segments.resolve_audience(conn, application_id, draft.audience)
     except ValidationError as error:
-        faults += error.errors
+        errors += error.errors
 
     lane = defaults.lane if draft.lane is None else draft.lane
     if lane not in defaults.lanes:
         allowed = ", ".join(allowed.label for allowed in defaults.lanes)
-        faults.append(
+        errors.append(
             FieldError("/delivery/lane", f"{lane.label} is not for {draft.kind} notifications, only {allowed}")
         )
     ttl = defaults.ttl if draft.ttl is None else draft.ttl
     if ttl > MAX_TTL:
-        faults.append(FieldError("/delivery/ttl", f"must be at most {int(MAX_TTL.total_seconds())} seconds (28 days)"))
+        errors.append(FieldError("/delivery/ttl", f"must be at most {int(MAX_TTL.total_seconds())} seconds (28 days)"))
     start_at = last_start = now if draft.start_at is None else max(draft.start_at, now)
     if (local_at := draft.steering.local_at) is not None:
         start_at, last_start = max(earliest_instant(local_at), now), max(latest_instant(local_at), now)
-    if last_start > now + MAX_START and draft.reminder_id is None:
-        faults.append(FieldError("/schedule/at", f"must be within {MAX_START.days} days from now"))
+    if last_start > now + MAX_START_DELAY and draft.reminder_id is None:
+        errors.append(FieldError("/schedule/at", f"must be within {MAX_START_DELAY.days} days from now"))
     expires_at = compute_expiry(last_start, ttl) if draft.expires_at is None else draft.expires_at
     if expires_at <= start_at:
-        faults.append(FieldError("/delivery/expires_at", "must be later than now and than the scheduled start"))
+        errors.append(FieldError("/delivery/expires_at", "must be later than now and than the scheduled start"))
     elif expires_at > last_start + MAX_TTL:
-        faults.append(FieldError("/delivery/expires_at", "must be within 28 days after the start"))
+        errors.append(FieldError("/delivery/expires_at", "must be within 28 days after the start"))
     try:
-        steering = await _steering(conn, application_id, draft.steering, lane, expires_at - start_at)
+        policy = await _resolve_policy(conn, application_id, draft.steering, lane, expires_at - start_at)
     except ValidationError as error:
-        faults += error.errors
-    if faults:
-        raise ValidationError(faults)
+        errors += error.errors
+    if errors:
+        raise ValidationError(errors)
 
     return Notification(
         id=ids.new_id(),
@@ -177,7 +180,7 @@ async def _accepted(conn: Connection, application_id: UUID, draft: Draft) -> Not
         details=draft.details,
         start_at=start_at,
         created_at=now,
-        policy=steering,
+        policy=policy,
         templating=draft.templating,
         reminder_id=draft.reminder_id,
         occurrence=None if draft.reminder_id is None else start_at,
@@ -185,30 +188,30 @@ async def _accepted(conn: Connection, application_id: UUID, draft: Draft) -> Not
     )
 
 
-async def _steering(
-    conn: Connection, application_id: UUID, asked: SendPolicy, lane: Lane, life: timedelta
+async def _resolve_policy(
+    conn: Connection, application_id: UUID, policy: SendPolicy, lane: Lane, life: timedelta
 ) -> SendPolicy:
-    """What was asked for, and what its category adds. Raises Invalid."""
-    faults: list[FieldError] = []
-    if asked.category is not None:
-        rules = await categories.find_rules(conn, application_id, asked.category)
+    """Check a send policy and add the rules of its category."""
+    errors: list[FieldError] = []
+    if policy.category is not None:
+        rules = await categories.find_rules(conn, application_id, policy.category)
         if rules is None:
-            faults.append(FieldError("/category", f"there is no category {asked.category!r}"))
+            errors.append(FieldError("/category", f"there is no category {policy.category!r}"))
         else:
             quiet_hours, cap = rules
-            asked = replace(asked, quiet_hours=asked.quiet_hours or quiet_hours, cap=cap)
-    too_long = "is longer than the notification lives; give it a longer ttl"
-    if asked.throttle is not None and asked.throttle.spread is not None and asked.throttle.spread > life:
-        faults.append(FieldError("/throttle/spread", too_long))
-    if asked.winner is not None:
-        if not asked.variants:
-            faults.append(FieldError("/winner", "needs variants"))
-        if asked.winner.after >= life:
-            faults.append(FieldError("/winner/after", too_long))
-    names = [variant.name for variant in asked.variants]
+            policy = replace(policy, quiet_hours=policy.quiet_hours or quiet_hours, cap=cap)
+    too_long = "exceeds the lifetime of the notification; use a longer ttl"
+    if policy.throttle is not None and policy.throttle.spread is not None and policy.throttle.spread > life:
+        errors.append(FieldError("/throttle/spread", too_long))
+    if policy.winner is not None:
+        if not policy.variants:
+            errors.append(FieldError("/winner", "needs variants"))
+        if policy.winner.after >= life:
+            errors.append(FieldError("/winner/after", too_long))
+    names = [variant.name for variant in policy.variants]
     for index, name in enumerate(names):
         if name in names[:index]:
-            faults.append(FieldError(f"/variants/{index}/name", f"{name!r} is given twice"))
-    if faults:
-        raise ValidationError(faults)
-    return asked.for_urgent_lane() if lane is Lane.URGENT else asked
+            errors.append(FieldError(f"/variants/{index}/name", f"{name!r} is given twice"))
+    if errors:
+        raise ValidationError(errors)
+    return policy.for_urgent_lane() if lane is Lane.URGENT else policy

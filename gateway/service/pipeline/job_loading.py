@@ -30,7 +30,7 @@ async def load(engine: Engine, renderers: RendererCache, job: Job) -> JobPayload
             return None
         recipients = await load_recipients(conn, notification, job)
         keys = await load_signing_keys(conn, list({recipient.vapid_key_id for recipient in recipients}))
-        renderer = renderers.kept(notification.id)
+        renderer = renderers.get_cached(notification.id)
         if renderer is None:
             renderer = renderers.messages(notification, await _default_origin(conn, notification, renderers))
         template_context = await load_template_context(conn, job.device_ids) if renderer.personal else {}
@@ -40,7 +40,7 @@ async def load(engine: Engine, renderers: RendererCache, job: Job) -> JobPayload
         outcomes: dict[UUID, PreSendOutcome] = {**await admission.decide(conn, notification, recipients, now)}
         undecided = [recipient for recipient in recipients if recipient.device_id not in outcomes]
         outcomes |= await live_channel.decide(conn, notification, undecided, now)
-    return JobPayload(notification, renderer.home, recipients, keys, outcomes, template_context)
+    return JobPayload(notification, renderer.default_origin, recipients, keys, outcomes, template_context)
 
 
 async def _default_origin(conn: Connection, notification: Notification, renderers: RendererCache) -> str | None:
