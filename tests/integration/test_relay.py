@@ -13,7 +13,7 @@ from gateway.domain.job import Job
 from gateway.domain.notification import Lane, Status
 from gateway.queue import wire
 from gateway.queue.connection import BrokerUnavailable
-from gateway.queue.nats import RESULTS, RESULTS_STREAM, STATUSES, STATUSES_STREAM, Broker, jobs_stream
+from gateway.queue.nats import RESULTS, RESULTS_STREAM, STATUSES, STATUSES_STREAM, Broker, job_subject, jobs_stream
 from gateway.queue.protocol import LeaseLost
 from gateway.records.postgres import notifier
 from gateway.records.postgres.schema import notifications
@@ -208,6 +208,14 @@ async def test_job_is_published_without_its_audience(engine: NatsEngine) -> None
     payload = (await claim(engine)).payload
     assert payload is not None
     assert payload.notification.audience is None
+
+
+async def test_worker_leaves_jobs_of_another_version(engine: NatsEngine, caplog: pytest.LogCaptureFixture) -> None:
+    """A job of another wire version stays in the stream, for a worker of that version."""
+    await engine.broker.js.publish(job_subject(Lane.NORMAL, 1), b"\x01 a job of version 1")
+    assert await engine.queue.claim(lanes=tuple(Lane), limit=1, lease=MINUTE, wait=timedelta(0)) == []
+    assert "wire version 1 is not supported" in caplog.text
+    assert (await engine.broker.js.stream_info(jobs_stream(Lane.NORMAL))).state.messages == 1
 
 
 async def test_relay_never_reduces_the_replicas(tmp_path: Path) -> None:
