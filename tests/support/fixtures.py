@@ -68,4 +68,4 @@ def own_clock() -> Iterator[None]:
 def short_retry_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry delays in fractions of a second."""
     monkeypatch.setattr(retry, "FIRST_DELAY", timedelta(milliseconds=50))
-    monkeypatch.setattr(retry, "GRID", timedelta(milliseconds=20))
+    monkeypatch.setattr(retry, "RETRY_GRID", timedelta(milliseconds=20))
