@@ -108,10 +108,10 @@ class TerminalCommand(BackgroundCommand):
 
     async def wait_for_output(self, text: str, times: int = 1) -> None:
         async with asyncio.timeout(TIMEOUT_S):
-            while self.said.count(text) < times:
+            while self.output.count(text) < times:
                 read = await self._screen.read(4096)
-                assert read, f"the process ended before {text!r} appeared: {self.said}"
-                self.said += read.decode()
+                assert read, f"the process ended before {text!r} appeared: {self.output}"
+                self.output += read.decode()
 
 
 @asynccontextmanager
@@ -139,7 +139,7 @@ async def run_on_terminal(*arguments: str, **settings: str) -> AsyncIterator[Ter
         if process.returncode is None:
             await started.stop(signal.SIGTERM)
         reading.close()
-        guard.record(started.said)
+        guard.record(started.output)
 
 
 async def get_json(base: str, path: str, key: str | None = None) -> Any:

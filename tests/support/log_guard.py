@@ -111,14 +111,14 @@ def install_handler() -> None:
     """Configure logging as the gateway does, with the guard as the handler."""
     if structlog.is_configured():
         return
-    others = [handler for handler in logging.getLogger().handlers if not isinstance(handler, _GuardHandler)]
+    other_handlers = [handler for handler in logging.getLogger().handlers if not isinstance(handler, _GuardHandler)]
     log.configure("info", "json")
     logging.captureWarnings(capture=False)  # pytest captures warnings itself
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # only the tests' own receivers write this log
     [configured] = logging.getLogger().handlers
     handler = _GuardHandler()
     handler.setFormatter(configured.formatter)
-    logging.getLogger().handlers = [*others, handler]
+    logging.getLogger().handlers = [*other_handlers, handler]
 
 
 @contextmanager
