@@ -14,42 +14,50 @@ Audience = Mapping[str, Any]
 
 
 class NewApplication(TypedDict):
+    """A new application."""
+
     name: str
     subject: str
-    """Where push services reach you: mailto: or https: (RFC 8292, section 2.1)."""
+    """A contact for push services: a mailto: or https: URL (RFC 8292 section 2.1)."""
     allowed_origins: NotRequired[Sequence[str]]
     """Web origins that may use the publishable key: https://app.example.org"""
     vapid_private_key: NotRequired[str | None]
-    """The key of before, so that browsers need not subscribe anew: 32 octets. Made when left out."""
+    """An existing VAPID key, 32 octets, so that browsers keep their subscriptions. Generated when omitted."""
 
 
 class ApplicationChange(TypedDict):
+    """Changed fields of an application; omitted fields stay."""
+
     name: NotRequired[str | None]
     subject: NotRequired[str | None]
     allowed_origins: NotRequired[Sequence[str] | None]
     require_identity: NotRequired[bool | None]
-    """Demand a proof (`user_hash`) for every `user_id`; true makes a new secret."""
+    """Whether `user_id` requires a proof (`user_hash`); true creates a new identity secret."""
 
 
 class NewKey(TypedDict):
+    """A new API key."""
+
     name: str
     scopes: Sequence[Literal["send", "read", "manage", "register"]]
-    """`register` alone makes a publishable key."""
+    """`register` alone creates a publishable key."""
 
 
 class AuditSearch(TypedDict):
     action: NotRequired[str | None]
-    """Only of this kind: `keys.remove`."""
+    """Only this action: `keys.remove`."""
     application_id: NotRequired[str | None]
-    """For the operator: only of this one."""
+    """Only this application; for the operator."""
 
 
 class ImportSearch(TypedDict):
     dry_run: NotRequired[bool]
-    """Check every line, and register nothing: the status is `valid`."""
+    """Validate every line without registering devices; valid lines get the status `valid`."""
 
 
 class Keys(TypedDict):
+    """The keys of a push subscription."""
+
     p256dh: str
     """A point on P-256, 65 octets uncompressed, base64url."""
     auth: str
@@ -57,7 +65,7 @@ class Keys(TypedDict):
 
 
 class Subscription(TypedDict):
-    """What `PushSubscription.toJSON()` answers in the browser."""
+    """The result of `PushSubscription.toJSON()` in the browser."""
 
     endpoint: str
     expirationTime: NotRequired[float | None]
@@ -66,6 +74,8 @@ class Subscription(TypedDict):
 
 
 class Client(TypedDict):
+    """Details of the browser or app."""
+
     platform: NotRequired[str | None]
     browser: NotRequired[str | None]
     locale: NotRequired[str | None]
@@ -74,27 +84,29 @@ class Client(TypedDict):
 
 
 class Location(TypedDict):
+    """A position (WGS 84)."""
+
     lat: float
     lon: float
     accuracy_m: NotRequired[float | None]
 
 
 class NewDevice(TypedDict):
-    """A browser and what is known of it. What a refresh leaves out stays as it was."""
+    """A browser's push subscription and its details. When a device is registered again, omitted fields stay."""
 
     subscription: Subscription
     user_id: NotRequired[str | None]
     user_hash: NotRequired[str | None]
-    """The proof of `user_id`."""
+    """HMAC-SHA256 of `user_id` under the identity secret, in hex."""
     client: NotRequired[Client]
     attributes: NotRequired[Mapping[str, Any] | None]
     topics: NotRequired[Sequence[str] | None]
     zones: NotRequired[Sequence[str] | None]
     muted: NotRequired[Sequence[str] | None]
-    """The categories it opted out of."""
+    """Names of the categories that the device opted out of."""
     location: NotRequired[Location | None]
     vapid_public_key: NotRequired[str | None]
-    """The key the browser subscribed with; the newest when left out."""
+    """The VAPID key of the subscription; defaults to the application's newest."""
 
 
 class DeviceSearch(TypedDict):
@@ -104,7 +116,7 @@ class DeviceSearch(TypedDict):
 
 
 class DeviceChange(TypedDict):
-    """What is left out stays. Attributes are merged, and those that are null removed (RFC 7396)."""
+    """Changed fields of a device; omitted fields stay. Attributes are merged, null removes one (RFC 7396)."""
 
     user_id: NotRequired[str | None]
     user_hash: NotRequired[str | None]
@@ -117,25 +129,27 @@ class DeviceChange(TypedDict):
 
 class InboxSearch(TypedDict):
     after: NotRequired[int | None]
-    """Only what is newer than this position, the oldest first."""
+    """Only items after this position, oldest first."""
     wait: NotRequired[int]
-    """Seconds to wait for something newer than `after`."""
+    """Seconds to wait for an item after `after`."""
 
 
 class ReadUpTo(TypedDict):
+    """A position in the inbox."""
+
     upto: int
-    """The position of the newest that was read."""
+    """Position of the newest item that was read."""
 
 
 class CategoryCap(TypedDict):
-    """No more than `most` notifications of the category to one user within `window` seconds."""
+    """A frequency cap: at most `most` notifications of the category to one user within `window` seconds."""
 
     most: int
     window: int
 
 
 class QuietHours(TypedDict):
-    """From one time of day to another, past midnight when that is the earlier one."""
+    """A daily period without messages. It spans midnight when `end` is earlier than `start`."""
 
     start: str
     end: str
@@ -143,17 +157,19 @@ class QuietHours(TypedDict):
 
 
 class NewCategory(TypedDict):
+    """A new category."""
+
     description: NotRequired[str | None]
     cap: NotRequired[CategoryCap | None]
     quiet_hours: NotRequired[QuietHours | None]
     name: str
-    """What notifications name it by; it never changes."""
+    """The name by which notifications refer to the category; it cannot be changed."""
     title: str
-    """What people read when they choose."""
+    """The title that users see when they opt out."""
 
 
 class CategoryChange(TypedDict):
-    """What is left out stays, null takes a rule away."""
+    """Changed fields of a category; omitted fields stay, null removes a rule."""
 
     description: NotRequired[str | None]
     cap: NotRequired[CategoryCap | None]
@@ -162,17 +178,21 @@ class CategoryChange(TypedDict):
 
 
 class Wanted(TypedDict):
+    """Opt-ins and opt-outs of a device."""
+
     categories: Mapping[str, bool]
-    """By name; what is left out stays as it was."""
+    """By category name: false opts out. Omitted categories stay."""
 
 
 class NewSegment(TypedDict):
+    """A new segment."""
+
     name: str
     audience: Audience
 
 
 class SegmentChange(TypedDict):
-    """What is left out stays."""
+    """Changed fields of a segment; omitted fields stay."""
 
     name: NotRequired[str | None]
     audience: NotRequired[Audience | None]
@@ -188,12 +208,12 @@ class Action(TypedDict):
 
 
 class PartialContent(TypedDict):
-    """Content of which anything may be left out."""
+    """Content in which every field is optional."""
 
     title: NotRequired[str | None]
     body: NotRequired[str | None]
     url: NotRequired[str | None]
-    """Where a click leads; a path is one of the application's first origin."""
+    """The page that a click opens; a path is resolved against the application's first origin."""
     icon: NotRequired[str | None]
     image: NotRequired[str | None]
     badge: NotRequired[str | None]
@@ -207,15 +227,15 @@ class PartialContent(TypedDict):
 
 
 class Content(TypedDict):
-    """What the browser shows. At most 3,993 octets once it is rendered.
+    """The content of a notification, at most 3,993 octets when rendered.
 
-    Texts may be Liquid templates over `user`, `device`, `event` and `notification`.
+    Texts may be Liquid templates with the variables `user`, `device`, `event` and `notification`.
     """
 
     title: str
     body: NotRequired[str | None]
     url: NotRequired[str | None]
-    """Where a click leads; a path is one of the application's first origin."""
+    """The page that a click opens; a path is resolved against the application's first origin."""
     icon: NotRequired[str | None]
     image: NotRequired[str | None]
     badge: NotRequired[str | None]
@@ -227,23 +247,25 @@ class Content(TypedDict):
     require_interaction: NotRequired[bool | None]
     app_badge: NotRequired[int | None]
     locales: NotRequired[Mapping[str, PartialContent] | None]
-    """By language tag: `de` is shown to de-AT where there is no `de-AT`."""
+    """Translations by language tag. A device with de-AT gets `de` when there is no `de-AT`."""
 
 
 class NewTemplate(TypedDict):
+    """A new template."""
+
     name: str
     content: Content
     strict: NotRequired[bool]
-    """A variable that is not known fails the message."""
+    """Whether an unknown variable fails the message."""
 
 
 class TemplateSearch(TypedDict):
     version: NotRequired[int | None]
-    """The newest when left out."""
+    """Defaults to the newest."""
 
 
 class TemplateChange(TypedDict):
-    """What is left out stays. Other content or another `strict` is another version."""
+    """Changed fields of a template; omitted fields stay. New content or another `strict` creates a version."""
 
     name: NotRequired[str | None]
     content: NotRequired[Content | None]
@@ -251,21 +273,21 @@ class TemplateChange(TypedDict):
 
 
 class TemplateRef(TypedDict):
-    """A saved template, by its id; the newest version when none is named."""
+    """A reference to a saved template; without `version` the newest one."""
 
     id: str
     version: NotRequired[int | None]
 
 
-class Preview(TypedDict):
-    """`locale` in place of the device's own."""
+class TemplatePreview(TypedDict):
+    """Content to render for a device. `locale` overrides the device's locale."""
 
     template: NotRequired[TemplateRef | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
-    """A variable that is not known fails the message; a saved template has its own."""
+    """Whether an unknown variable fails the message. A saved template has its own setting."""
     event: NotRequired[Mapping[str, Any] | None]
-    """What templates see as `event`."""
+    """The value of `event` in templates."""
     device_id: NotRequired[str | None]
     locale: NotRequired[str | None]
 
@@ -274,77 +296,83 @@ Urgency = Literal["very-low", "low", "normal", "high"]
 
 
 class DeliveryOptions(TypedDict):
-    """How it travels; what is left out is the kind's default."""
+    """How a notification is delivered. Each kind of notification has its own defaults."""
 
     ttl: NotRequired[int | None]
-    """Seconds a push service may hold it (RFC 8030)."""
+    """Seconds for which a push service may store the message (RFC 8030)."""
     urgency: NotRequired[Urgency | None]
     collapse_key: NotRequired[str | None]
-    """What is still undelivered under the same key is replaced."""
+    """Replaces an undelivered message with the same key (Topic, RFC 8030)."""
     lane: NotRequired[Literal["urgent", "normal", "bulk"] | None]
     expires_at: NotRequired[datetime | str | None]
-    """Nothing is sent after this."""
+    """No message is sent after this time."""
 
 
 class Schedule(TypedDict):
-    """An instant (`at` with an offset), or a local time in a zone, or in each device's own zone."""
+    """A start time: an instant (`at` with an offset), or a local time in `timezone`."""
 
     timezone: NotRequired[str | None]
-    """An IANA name such as `Europe/Vienna`, or `device` for each device's own local time."""
+    """An IANA name such as `Europe/Vienna`, or `device` for the local time of each device."""
     at: str
-    """When sending starts; at once when it is past."""
+    """When sending starts; immediately when the time has passed."""
 
 
 class NewNotification(TypedDict):
+    """A notification to an audience."""
+
     template: NotRequired[TemplateRef | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
-    """A variable that is not known fails the message; a saved template has its own."""
+    """Whether an unknown variable fails the message. A saved template has its own setting."""
     delivery: NotRequired[DeliveryOptions]
     category: NotRequired[str | None]
     event: NotRequired[Mapping[str, Any] | None]
-    """What templates see as `event`."""
+    """The value of `event` in templates."""
     audience: Audience
     schedule: NotRequired[Schedule | None]
 
 
 class NotificationSearch(TypedDict):
     kind: NotRequired[Literal["direct", "campaign", "alert", "event", "reminder"] | None]
-    """Only of this kind."""
+    """Only this kind."""
     status: NotRequired[Literal["scheduled", "sending", "paused", "done", "cancelled"] | None]
 
 
 class Sendable(TypedDict):
+    """A notification without its audience."""
+
     template: NotRequired[TemplateRef | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
-    """A variable that is not known fails the message; a saved template has its own."""
+    """Whether an unknown variable fails the message. A saved template has its own setting."""
     delivery: NotRequired[DeliveryOptions]
     category: NotRequired[str | None]
     event: NotRequired[Mapping[str, Any] | None]
-    """What templates see as `event`."""
+    """The value of `event` in templates."""
 
 
 class PreviewRequest(TypedDict):
+    """An audience to count."""
+
     audience: Audience
 
 
 class Throttle(TypedDict):
-    """At least one of them; with both, the slower one counts."""
+    """A limit on the sending rate. With both fields the slower rate applies."""
 
     per_second: NotRequired[float | None]
-    """Messages a second, at the most."""
+    """Maximum messages per second."""
     spread: NotRequired[int | None]
-    """Seconds over which all of it is sent evenly."""
+    """Seconds over which the messages are spread evenly."""
 
 
 class LocalizedContent(TypedDict):
-    """What is said instead, and what in other languages."""
+    """Optional content, and its translations."""
 
     title: NotRequired[str | None]
     body: NotRequired[str | None]
     url: NotRequired[str | None]
-    """Where a click leads; a path is one of the application's first origin."""
+    """The page that a click opens; a path is resolved against the application's first origin."""
     icon: NotRequired[str | None]
     image: NotRequired[str | None]
     badge: NotRequired[str | None]
@@ -356,48 +384,50 @@ class LocalizedContent(TypedDict):
     require_interaction: NotRequired[bool | None]
     app_badge: NotRequired[int | None]
     locales: NotRequired[Mapping[str, PartialContent] | None]
-    """By language tag: `de` is shown to de-AT where there is no `de-AT`."""
+    """Translations by language tag. A device with de-AT gets `de` when there is no `de-AT`."""
 
 
 class Variant(TypedDict):
-    """`content` replaces what it names of the campaign's own."""
+    """One variant of an A/B test. Its `content` overrides fields of the campaign's content."""
 
     name: str
     weight: NotRequired[float]
-    """Its share, relative to the others'."""
+    """Share of the devices, relative to the other variants."""
     content: LocalizedContent
 
 
 class Winner(TypedDict):
-    """The variants go to a sample; the one that most of its receivers have clicked then goes to everybody else."""
+    """Send the variants to a sample first, then the variant with the highest click rate to the rest."""
 
     sample: float
-    """The share of the audience that is the sample."""
+    """Share of the audience in the sample."""
     after: int
-    """Seconds until the winner is decided."""
+    """Seconds until the winner is chosen."""
 
 
 class PauseWhen(TypedDict):
-    """Pause when too much of it fails: goes to devices that are gone, is rejected or expires."""
+    """Pause when too many deliveries fail: the device is gone, or the message is rejected or expires."""
 
     failure_share: float
-    """Of all deliveries that have ended."""
+    """Share of failed deliveries among the completed ones."""
     after: NotRequired[int]
-    """Only once this many have ended."""
+    """Minimum number of completed deliveries."""
 
 
 class CampaignRequest(TypedDict):
+    """A campaign."""
+
     template: NotRequired[TemplateRef | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
-    """A variable that is not known fails the message; a saved template has its own."""
+    """Whether an unknown variable fails the message. A saved template has its own setting."""
     delivery: NotRequired[DeliveryOptions]
     category: NotRequired[str | None]
     event: NotRequired[Mapping[str, Any] | None]
-    """What templates see as `event`."""
+    """The value of `event` in templates."""
     throttle: NotRequired[Throttle | None]
     quiet_hours: NotRequired[QuietHours | None]
-    """Held until they end; the category's own when left out."""
+    """Messages are held until the quiet hours end. Defaults to those of the category."""
     variants: NotRequired[Sequence[Variant] | None]
     winner: NotRequired[Winner | None]
     pause_when: NotRequired[PauseWhen | None]
@@ -407,30 +437,32 @@ class CampaignRequest(TypedDict):
 
 
 class RecurringDeliveryOptions(TypedDict):
-    """How each of those travels that are sent again and again."""
+    """How each notification of a recurring one is delivered."""
 
     ttl: NotRequired[int | None]
-    """Seconds a push service may hold it (RFC 8030)."""
+    """Seconds for which a push service may store the message (RFC 8030)."""
     urgency: NotRequired[Urgency | None]
     collapse_key: NotRequired[str | None]
-    """What is still undelivered under the same key is replaced."""
+    """Replaces an undelivered message with the same key (Topic, RFC 8030)."""
     lane: NotRequired[Literal["urgent", "normal", "bulk"] | None]
     expires_at: NotRequired[datetime | str | None]
-    """Nothing is sent after this."""
+    """No message is sent after this time."""
 
 
 class NewReminder(TypedDict):
+    """A new reminder."""
+
     template: NotRequired[TemplateRef | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
-    """A variable that is not known fails the message; a saved template has its own."""
+    """Whether an unknown variable fails the message. A saved template has its own setting."""
     delivery: NotRequired[RecurringDeliveryOptions]
     category: NotRequired[str | None]
     event: NotRequired[Mapping[str, Any] | None]
-    """What templates see as `event`."""
+    """The value of `event` in templates."""
     throttle: NotRequired[Throttle | None]
     quiet_hours: NotRequired[QuietHours | None]
-    """Held until they end; the category's own when left out."""
+    """Messages are held until the quiet hours end. Defaults to those of the category."""
     variants: NotRequired[Sequence[Variant] | None]
     winner: NotRequired[Winner | None]
     pause_when: NotRequired[PauseWhen | None]
@@ -438,18 +470,19 @@ class NewReminder(TypedDict):
     cron: str
     """Minute, hour, day of the month, month, day of the week: `0 9 * * 1-5`."""
     timezone: NotRequired[str]
-    """On whose clocks; `device` for each device's own."""
+    """Time zone of the cron expression; `device` for the local time of each device."""
     ends_at: NotRequired[datetime | str | None]
-    """No occurrence starts after this."""
+    """No occurrence starts after this time."""
     missed: NotRequired[Literal["send", "skip"]]
-    """What becomes of an occurrence that no worker could start within five minutes of its time."""
+    """Whether to send or skip an occurrence that no worker started within five minutes of its time."""
     audience: Audience
 
 
 class ReminderChange(TypedDict):
-    """What is left out stays; null takes ends_at, category, throttle, quiet_hours or all of delivery away.
+    """Changed fields of a reminder.
 
-    What has been started goes on as it was.
+    Omitted fields stay; null removes ends_at, category, throttle, quiet_hours or the delivery options. Occurrences that
+    have started do not change.
     """
 
     content: NotRequired[Content | None]
@@ -482,7 +515,7 @@ MessageType = Literal["Alert", "Update", "Cancel"]
 
 
 class NewAlert(TypedDict):
-    """Whoever is in `area` or `zones`, and in `audience`, is told; at least one of them is needed."""
+    """An alert to the devices in `area` or `zones`, and in `audience`; at least one of the three is required."""
 
     event: str
     headline: NotRequired[str | None]
@@ -494,14 +527,14 @@ class NewAlert(TypedDict):
     status: NotRequired[AlertStatus]
     message_type: NotRequired[MessageType]
     identifier: NotRequired[str | None]
-    """The same one twice is one alert. Made up when left out."""
+    """A repeated identifier is the same alert. Generated when omitted."""
     references: NotRequired[Sequence[str]]
-    """Identifiers of what an Update or a Cancel is about."""
+    """Identifiers of the alerts that an Update or a Cancel refers to."""
     sent: NotRequired[datetime | str | None]
     effective: NotRequired[datetime | str | None]
     onset: NotRequired[datetime | str | None]
     expires: NotRequired[datetime | str | None]
-    """Nothing is sent or held after this."""
+    """No message is sent after this time."""
     ends: NotRequired[datetime | str | None]
     area: NotRequired[Any]
     """A GeoJSON Polygon or MultiPolygon (RFC 7946)."""
@@ -513,7 +546,7 @@ class NewAlert(TypedDict):
 
 
 class AlertMatcherModel(TypedDict):
-    """Which alerts are meant; what is left out fits all. An event's name is compared whatever its case."""
+    """Matches alerts by their fields; an omitted field matches all. Event names are compared case-insensitively."""
 
     severity: NotRequired[Sequence[Severity] | None]
     urgency: NotRequired[Sequence[AlertUrgency] | None]
@@ -522,25 +555,25 @@ class AlertMatcherModel(TypedDict):
 
 
 class AlertRule(TypedDict):
-    """How some alerts are told. What is left out is as the gateway's own table has it."""
+    """How matching alerts are sent. Omitted fields take the gateway's default for the alert's severity and urgency."""
 
     when: AlertMatcherModel
     tell: NotRequired[bool]
-    """False: they are not sent."""
+    """False suppresses matching alerts."""
     lane: NotRequired[Literal["urgent", "normal"] | None]
     urgency: NotRequired[Urgency | None]
     """The Urgency header (RFC 8030)."""
     ttl: NotRequired[int | None]
-    """Seconds, for those that do not say when they expire."""
+    """Lifetime in seconds of alerts without `expires`."""
 
 
 class AlertSettings(TypedDict):
-    """What an application says of all its alerts."""
+    """How an application sends its alerts."""
 
     rules: NotRequired[Sequence[AlertRule]]
-    """The first that fits counts, before the gateway's table."""
+    """The first matching rule applies, before the gateway's defaults."""
     audience: NotRequired[Audience | None]
-    """Narrows the alerts that name no audience themselves."""
+    """Restricts alerts that have no audience of their own."""
 
 
 class DeliverySearch(TypedDict):
@@ -550,9 +583,9 @@ class DeliverySearch(TypedDict):
     outcome: NotRequired[Literal["accepted", "gone", "rejected", "expired", "cancelled", "skipped"] | None]
     host: NotRequired[str | None]
     since: NotRequired[datetime | str | None]
-    """Settled at this time or later."""
+    """Completed at this time or later."""
     until: NotRequired[datetime | str | None]
-    """Settled before this time."""
+    """Completed before this time."""
 
 
 class StreamSearch(TypedDict):
@@ -562,59 +595,64 @@ class StreamSearch(TypedDict):
     outcome: NotRequired[Literal["accepted", "gone", "rejected", "expired", "cancelled", "skipped"] | None]
     host: NotRequired[str | None]
     since: NotRequired[datetime | str | None]
-    """Settled at this time or later."""
+    """Completed at this time or later."""
     until: NotRequired[datetime | str | None]
-    """Settled before this time."""
+    """Completed before this time."""
     last_event_id: NotRequired[str | None]
-    """For clients that cannot send the header Last-Event-ID."""
+    """Replaces the Last-Event-ID header, for clients that cannot send it."""
 
 
 class StatSearch(TypedDict):
     by: NotRequired[Literal["minute", "hour", "day"]]
-    """How long a step is."""
+    """Length of a step."""
     since: NotRequired[datetime | str | None]
-    """Begin of the first step; 60 steps ago when left out."""
+    """Start of the first step; defaults to 60 steps ago."""
     until: NotRequired[datetime | str | None]
-    """End of the last step; now when left out."""
+    """End of the last step; defaults to now."""
 
 
 class Receipt(TypedDict):
+    """A receipt of a message."""
+
     token: str
     event: Literal["displayed", "clicked", "dismissed"]
     action: NotRequired[str | None]
 
 
 class TriggerCap(TypedDict):
-    """At most `most` times for a user within `window` seconds."""
+    """A frequency cap: at most `most` times for a user within `window` seconds."""
 
     most: int
     window: int
 
 
 class NewTrigger(TypedDict):
+    """A new trigger."""
+
     template: NotRequired[TemplateRef | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
-    """A variable that is not known fails the message; a saved template has its own."""
+    """Whether an unknown variable fails the message. A saved template has its own setting."""
     delivery: NotRequired[RecurringDeliveryOptions]
     category: NotRequired[str | None]
     name: str
     event: str
-    """The name of the events that it is about."""
+    """Name of the events that set off the trigger."""
     condition: NotRequired[Mapping[str, Any] | None]
     audience: NotRequired[Audience | None]
     delay: NotRequired[int]
-    """Seconds from the event to the sending."""
+    """Seconds between the event and the notification."""
     dedupe: NotRequired[int | None]
     cap: NotRequired[TriggerCap | None]
     cancel_on: NotRequired[Sequence[str]]
-    """Events of the same user that cancel what still waits or is being sent."""
+    """Events of the same user that cancel a pending notification."""
 
 
 class TriggerChange(TypedDict):
-    """What is left out stays; null takes condition, dedupe, cap, category or all of delivery away.
+    """Changed fields of a trigger.
 
-    What was started goes on as it was.
+    Omitted fields stay; null removes condition, dedupe, cap, category or the delivery options. Runs that have started
+    do not change.
     """
 
     content: NotRequired[Content | None]
@@ -632,14 +670,16 @@ class TriggerChange(TypedDict):
 
 
 class NewEvent(TypedDict):
+    """A new event."""
+
     name: str
     """Such as `cart.abandoned`."""
     data: NotRequired[Mapping[str, Any]]
     user_id: NotRequired[str | None]
     occurred_at: NotRequired[datetime | str | None]
-    """Now, when left out. Delays count from here."""
+    """Defaults to now. The delay of a trigger begins at this time."""
     key: NotRequired[str | None]
-    """Your own id for it: the same one twice is one event."""
+    """Your own id of the event; a repeated key is the same event."""
 
 
 class EventSearch(TypedDict):
@@ -648,9 +688,11 @@ class EventSearch(TypedDict):
 
 
 class NewWebhook(TypedDict):
+    """A new webhook."""
+
     name: str
     url: str
-    """https, and of the public web."""
+    """An https URL on a public address."""
     events: Sequence[
         Literal[
             "*",
@@ -682,7 +724,7 @@ class NewWebhook(TypedDict):
 
 
 class WebhookChange(TypedDict):
-    """What is left out stays. `"status": "active"` takes one that was disabled into service again."""
+    """Changed fields of a webhook; omitted fields stay. `"status": "active"` enables a disabled webhook."""
 
     name: NotRequired[str | None]
     url: NotRequired[str | None]
@@ -720,26 +762,32 @@ class WebhookChange(TypedDict):
 
 
 class Rotation(TypedDict):
+    """Options of a secret rotation."""
+
     keep_old_hours: NotRequired[float]
-    """How long the secret before signs beside the new one."""
+    """Hours for which messages also carry a signature of the old secret."""
 
 
 class Replay(TypedDict):
+    """The start of a replay."""
+
     since: datetime | str
 
 
 class NewFeed(TypedDict):
+    """A new feed."""
+
     name: str
     url: str
-    """An Atom or RSS feed of CAP alerts, a CAP document, or alerts of api.weather.gov; https."""
+    """An https URL of an Atom or RSS feed of CAP alerts, a CAP document, or alerts of api.weather.gov."""
     interval: NotRequired[int]
-    """Seconds between two looks."""
+    """Polling interval in seconds."""
     audience: NotRequired[Audience | None]
     category: NotRequired[str | None]
 
 
 class FeedChange(TypedDict):
-    """What is left out stays; null takes audience or category away."""
+    """Changed fields of a feed; omitted fields stay, null removes audience or category."""
 
     name: NotRequired[str | None]
     url: NotRequired[str | None]
@@ -750,4 +798,6 @@ class FeedChange(TypedDict):
 
 
 class SignIn(TypedDict):
+    """The secret key to sign in with."""
+
     key: str

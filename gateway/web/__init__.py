@@ -1,1 +1,1 @@
-"""The HTTP API: one module per resource, and around them auth, validation, errors and OpenAPI in one place."""
+"""The HTTP API: one module for each resource, and one path for authentication, validation, errors and OpenAPI."""

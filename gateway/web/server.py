@@ -1,4 +1,4 @@
-"""The web side put together: every route, the pages, and what is done around each request."""
+"""The web application: all routes, the pages, and the middleware around each request."""
 
 import logging
 import time
@@ -36,8 +36,8 @@ from gateway.web.api import (
 )
 from gateway.web.http import problems
 from gateway.web.http.routing import Route, WebState, to_json
-from gateway.web.http.security_headers import protecting
-from gateway.web.pages import static_files as files
+from gateway.web.http.security_headers import header_hook
+from gateway.web.pages import static_files
 from gateway.web.schemas import openapi
 
 ROUTES: tuple[Route, ...] = (
@@ -68,19 +68,18 @@ ROUTES: tuple[Route, ...] = (
 REQUEST_ID = web.RequestKey("request_id", str)
 MAX_REQUEST_ID_LENGTH = 128
 
-UNREADABLE = (http_exceptions.HttpProcessingError, web.RequestPayloadError)
-ABOUT = {"notification": ids.NOTIFICATION, "event": ids.EVENT, "reminder": ids.REMINDER}
+PROTOCOL_ERRORS = (http_exceptions.HttpProcessingError, web.RequestPayloadError)
+LOGGED_IDS = {"notification": ids.NOTIFICATION, "event": ids.EVENT, "reminder": ids.REMINDER}
 
 log = structlog.get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def _in_a_word(record: logging.LogRecord) -> bool:
-    """What cannot be read as HTTP comes from strangers, as often as they like, and may hold anything: of it the log has
-    the kind of fault alone."""
+def _shorten_protocol_errors(record: logging.LogRecord) -> bool:
+    """Log only the error class of an unparseable request: its content is untrusted and unbounded."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, UNREADABLE):
+    if isinstance(error, PROTOCOL_ERRORS):
         record.msg, record.args = "http.unreadable: %s", (type(error).__name__,)
         record.exc_info = record.exc_text = None
         record.levelno, record.levelname = logging.INFO, "INFO"
@@ -88,13 +87,18 @@ def _in_a_word(record: logging.LogRecord) -> bool:
 
 
 def build(state: WebState, *, pages: bool = True) -> web.Application:
-    """To be run by a `connection.Runner`. `pages`: with the document, the console and the SDK."""
-    logging.getLogger("aiohttp.server").addFilter(_in_a_word)
-    app = web.Application(middlewares=[_watched])
+    """Build the application, to be run by a `protocol.Runner`.
+
+    Args:
+        state: the state that the handlers share.
+        pages: whether to serve the console, the SDK, the documentation and the OpenAPI document.
+    """
+    logging.getLogger("aiohttp.server").addFilter(_shorten_protocol_errors)
+    app = web.Application(middlewares=[_observe])
     browser_paths = set()
     for route in ROUTES:
         handle = dispatch.create_handler(state, route)
-        # Of itself aiohttp takes no brace in what is named, and people's ids may have them.
+        # By default aiohttp matches no braces in a path parameter, but user ids may contain them.
         path = route.path.replace("}", ":[^/]+}")
         if route.method == "GET":
             app.router.add_get(path, handle, allow_head=route.streams is None, expect_handler=dispatch.defer_continue)
@@ -104,55 +108,55 @@ def build(state: WebState, *, pages: bool = True) -> web.Application:
             browser_paths.add(path)
             app.router.add_route("OPTIONS", path, _preflight)
     if pages:
-        files.add(app, to_json(openapi.document(ROUTES)), state.map_tiles)
+        static_files.add(app, to_json(openapi.document(ROUTES)), state.map_tiles)
 
-    async def cut_off(_: web.Application) -> None:
+    async def close_streams(_: web.Application) -> None:
         await state.inbox_notifier.close()
-        for following in state.open_streams:
-            following.cancel()
+        for task in state.open_streams:
+            task.cancel()
 
-    app.on_response_prepare.append(_name)
-    app.on_response_prepare.append(protecting(state.context.public_url))
-    app.on_shutdown.append(cut_off)
+    app.on_response_prepare.append(_add_request_id)
+    app.on_response_prepare.append(header_hook(state.context.public_url))
+    app.on_shutdown.append(close_streams)
     return app
 
 
 async def _preflight(request: web.Request) -> web.Response:
-    """Any page may ask. Whether a key may be used from there is decided when it is used (no cookies are involved)."""
+    """Answer a CORS preflight request. Any origin is allowed; a key's origins are checked when it is used."""
     del request
-    allowed = {
+    headers = {
         "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
         "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, If-None-Match",
         "Access-Control-Max-Age": "86400",
     }
-    return web.Response(status=204, headers=allowed)
+    return web.Response(status=204, headers=headers)
 
 
 @web.middleware
-async def _watched(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give the request an id, log it, and turn whatever went wrong into a problem."""
-    given = request.headers.get("X-Request-Id", "")
-    request_id = given if given.isascii() and given.isprintable() and 0 < len(given) <= MAX_REQUEST_ID_LENGTH else ""
-    request_id = request_id or ids.new_id().hex
+async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Assign a request id, log, measure and trace the request, and convert exceptions to problem documents."""
+    request_id = request.headers.get("X-Request-Id", "")
+    if not (request_id.isascii() and request_id.isprintable() and 0 < len(request_id) <= MAX_REQUEST_ID_LENGTH):
+        request_id = ids.new_id().hex
     request[REQUEST_ID] = request_id
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     route = _route(request)
-    asked = {"http.request.method": request.method, "http.route": route, "request.id": request_id}
-    above = request.headers.get("traceparent")
-    traced = tracing.span(f"{request.method} {route}", asked, kind="server", parent=above)
+    attributes = {"http.request.method": request.method, "http.route": route, "request.id": request_id}
+    parent = request.headers.get("traceparent")
+    traced = tracing.span(f"{request.method} {route}", attributes, kind="server", parent=parent)
     with traced as span, structlog.contextvars.bound_contextvars(request_id=request_id, **tracing.log_fields(span)):
         try:
             response = await handler(request)
-        except Exception as error:  # noqa: BLE001 - the last line: no stack trace ever reaches a caller
+        except Exception as error:  # noqa: BLE001 - no stack trace may reach a client
             response = problems.answer(problems.of(error))
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started_at
         log.info(
             "http.request",
             method=request.method,
             route=route,
             status=response.status,
             ms=round(seconds * 1000, 1),
-            **_about(request),
+            **_logged_id(request),
         )
         timed = seconds if isinstance(response, web.Response) else None
         tracing.set_response_status(span, response.status)
@@ -160,20 +164,20 @@ async def _watched(request: web.Request, handler: Handler) -> web.StreamResponse
     return response
 
 
-async def _name(request: web.Request, response: web.StreamResponse) -> None:
-    # Without one: what is answered before anybody of ours is asked, as an Expect that nobody can meet.
+async def _add_request_id(request: web.Request, response: web.StreamResponse) -> None:
+    # aiohttp answers some requests itself (an unknown Expect), so no request id was assigned.
     response.headers["X-Request-Id"] = request.get(REQUEST_ID) or ids.new_id().hex
 
 
-def _about(request: web.Request) -> dict[str, str]:
-    """What was made, or the notification asked for: what comes of it later is logged with the same id."""
+def _logged_id(request: web.Request) -> dict[str, str]:
+    """Return the id of the created or requested resource, with which later log events can be found."""
     id_ = request.get(dispatch.CREATED_ID) or request.match_info.get("notification_id")
     if not isinstance(id_, str):
         return {}
-    return {f"{name}_id": id_ for name, kind in ABOUT.items() if ids.parse(kind, id_) is not None}
+    return {f"{name}_id": id_ for name, kind in LOGGED_IDS.items() if ids.parse(kind, id_) is not None}
 
 
 def _route(request: web.Request) -> str:
-    """The address without what it names, which may be a person."""
+    """Return the path template of the route; the path itself may contain a user id."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else "none"

@@ -24,7 +24,7 @@ with atheris.instrument_imports(include=["gateway"]):
     from gateway.records.audiences import compile_audience
     from gateway.web.api.devices import NewDevice
     from gateway.web.api.events import NewEvent
-    from gateway.web.http.ndjson import MAX_LINE_LENGTH, _lines
+    from gateway.web.http.ndjson import MAX_LINE_LENGTH, read_lines
     from gateway.web.http.parsing import read_body, read_json
 
 NAMESPACE = "urn:oasis:names:tc:emergency:cap:1.2"
@@ -132,7 +132,7 @@ class _Request:
 
 
 async def _read_lines(pieces: list[bytes]) -> list[tuple[int, bytes]]:
-    return [line async for line in _lines(_Request(pieces))]  # type: ignore[arg-type]
+    return [line async for line in read_lines(_Request(pieces))]  # type: ignore[arg-type]
 
 
 def _parse(read: Callable[[Any], Any], value: Any) -> Any:

@@ -221,4 +221,4 @@ def test_links_between_pages_lead_to_pages_and_headings() -> None:
 def test_generated_tables_are_filled_in() -> None:
     """No placeholder such as {{errors}} is left in a page, outside of code."""
     for name in docs.PAGES:
-        assert "{{" not in re.sub(r"<pre>.*?</pre>", "", docs.whole(name), flags=re.DOTALL)
+        assert "{{" not in re.sub(r"<pre>.*?</pre>", "", docs.document(name), flags=re.DOTALL)

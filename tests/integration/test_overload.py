@@ -133,7 +133,7 @@ async def test_body_that_does_not_arrive_times_out(api: Api, monkeypatch: pytest
 
 async def test_silent_import_ends_and_reports_its_progress(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """An import that falls silent ends and reports what it processed."""
-    monkeypatch.setattr("gateway.web.http.ndjson.SILENCE_S", 0.2)
+    monkeypatch.setattr("gateway.web.http.ndjson.CHUNK_TIMEOUT_S", 0.2)
     slow_request = await SlowRequest.open(api, "/v1/devices/import", "application/x-ndjson")
     assert "200" in await slow_request.answer()
     async with asyncio.timeout(20):

@@ -224,3 +224,8 @@ def _canonical_origin(text: str) -> str | None:
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     default = {"https": 443, "http": 80}[parts.scheme]
     return f"{parts.scheme}://{host}" + ("" if port in (None, default) else f":{port}")
+
+
+async def allowed_origins(conn: Connection, application_id: UUID) -> list[str]:
+    """Return the web origins that an application allows."""
+    return await applications.origins(conn, application_id)

@@ -21,7 +21,7 @@ from gateway.domain.errors import (
 from gateway.push.encryption import check_keys
 from gateway.records import applications, devices
 from gateway.records.applications import RegistrationContext
-from gateway.records.devices import CheckedRegistration
+from gateway.records.devices import CheckedRegistration as CheckedRegistration
 from gateway.records.devices import Registered as Registered
 from gateway.records.postgres.engine import DATABASE_ERRORS, Connection, DatabaseError, is_refusal
 from gateway.service.access.secrets import Keyring

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from gateway.domain import clock, ids
@@ -97,6 +97,29 @@ def notification_view(
             "eta": _eta(notification, progress, last_due, now),
         },
     }
+
+
+class NotificationPage(NamedTuple):
+    """One page of notifications, and the id of its last one."""
+
+    items: list[views.Notification]
+    last_id: UUID | None
+
+
+async def list_page(
+    conn: Connection,
+    application_id: UUID,
+    *,
+    kind: Kind | None,
+    status: Status | None,
+    before: UUID | None,
+    limit: int,
+) -> NotificationPage:
+    """Return the notifications of an application, newest first; `before` is the last id of the previous page."""
+    rows = await notifications.list_page(conn, application_id, kind=kind, status=status, before=before, limit=limit)
+    counts = await notifications.load_variant_counts(conn, [row.id for row, _ in rows])
+    items = [notification_view(row, progress, counts.get(row.id, ())) for row, progress in rows]
+    return NotificationPage(items, rows[-1][0].id if rows else None)
 
 
 async def get_notification(

@@ -34,6 +34,7 @@ from gateway.service.audience import categories, segments
 from gateway.service.context import Context
 from gateway.service.notifications import templates
 from gateway.service.notifications.rendering import NotificationRenderer
+from gateway.service.notifications.templates import ContentSource
 
 MAX_START_DELAY = timedelta(days=366)
 
@@ -75,6 +76,63 @@ class Draft:
     templating: Templating | None = None
     reminder_id: UUID | None = None
     details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationRequest:
+    """What a client asks to send: as `Draft`, but the content may be a reference to a saved template.
+
+    `event` is what templates see as `event`.
+    """
+
+    kind: Kind
+    content: ContentSource
+    audience: Any
+    event: dict[str, Any] | None = None
+    name: str | None = None
+    lane: Lane | None = None
+    urgency: Urgency | None = None
+    ttl: timedelta | None = None
+    expires_at: datetime | None = None
+    collapse_key: str | None = None
+    start_at: datetime | None = None
+    policy: SendPolicy = DEFAULT_POLICY
+
+
+async def resolve(conn: Connection, application_id: UUID, request: NotificationRequest) -> Draft:
+    """Return the draft of a request, with the content of the template it refers to.
+
+    Raises:
+        ValidationError: the template does not exist.
+    """
+    resolved = await templates.resolve_content(conn, application_id, request.content)
+    texts = {"content": resolved.content, "variants": [variant.content for variant in request.policy.variants]}
+    return Draft(
+        kind=request.kind,
+        content=resolved.content,
+        audience=request.audience,
+        name=request.name,
+        lane=request.lane,
+        urgency=request.urgency,
+        ttl=request.ttl,
+        expires_at=request.expires_at,
+        collapse_key=request.collapse_key,
+        start_at=request.start_at,
+        steering=request.policy,
+        templating=templates.templating_of(texts, resolved.strict, request.event),
+    )
+
+
+async def submit_request(
+    conn: Connection, context: Context, application_id: UUID, request: NotificationRequest
+) -> Notification:
+    """Resolve a request's content and submit it, on the caller's transaction.
+
+    Raises:
+        ValidationError: with every fault.
+        PayloadTooLarge: no device could receive the notification.
+    """
+    return await submit(conn, context, application_id, await resolve(conn, application_id, request))
 
 
 async def submit(conn: Connection, context: Context, application_id: UUID, draft: Draft) -> Notification:

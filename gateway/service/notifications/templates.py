@@ -5,6 +5,7 @@ current when it was accepted.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from gateway.domain import clock, ids
 from gateway.domain.device import Device
 from gateway.domain.errors import FieldError, NotFound, ValidationError, pointer_step
 from gateway.domain.notification import DeliveryOptions, Kind, Lane, Notification, Status, Templating, Urgency
+from gateway.records import devices
 from gateway.records import templates as records
 from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import templates as table
@@ -22,6 +24,25 @@ from gateway.service import views
 from gateway.service.context import Context
 from gateway.service.named_resources import NamedResource
 from gateway.service.notifications.rendering import NotificationRenderer
+
+
+@dataclass(frozen=True, slots=True)
+class InlineContent:
+    """Content, and whether an unknown variable in its templates fails the message."""
+
+    content: dict[str, Any]
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateReference:
+    """A saved template by its public id; the newest version when none is named."""
+
+    id: str
+    version: int | None = None
+
+
+ContentSource = InlineContent | TemplateReference
 
 
 def templating_of(content: dict[str, Any], strict: bool, event: dict[str, Any] | None) -> Templating | None:
@@ -49,17 +70,23 @@ def check_templates(content: dict[str, Any], pointer: str = "/content") -> None:
         raise ValidationError(list(errors))
 
 
-async def resolve(
-    conn: Connection, application_id: UUID, template_id: UUID, version: int | None
-) -> tuple[dict[str, Any], bool]:
-    """Return (content, strict) of a version, or of the newest.
+async def resolve_content(conn: Connection, application_id: UUID, source: ContentSource) -> InlineContent:
+    """Return the content of a source, read from the template that it refers to.
 
     Raises:
-        NotFound: there is no such template or version.
+        ValidationError: the template or its version does not exist.
     """
-    row = await _templates.find(conn, application_id, template_id)
-    stored = await _load_version(conn, row, version)
-    return stored.content, stored.strict
+    if isinstance(source, InlineContent):
+        return source
+    id_ = ids.parse(ids.TEMPLATE, source.id)
+    try:
+        if id_ is None:
+            raise NotFound("is not a template's id; it would begin with tpl_")
+        row = await _templates.find(conn, application_id, id_)
+        stored = await _load_version(conn, row, source.version)
+    except NotFound as error:
+        raise ValidationError([FieldError("/template", error.detail)]) from None
+    return InlineContent(stored.content, stored.strict)
 
 
 async def create(
@@ -132,11 +159,10 @@ async def preview(
     conn: Connection,
     context: Context,
     application_id: UUID,
-    content: dict[str, Any],
+    source: ContentSource,
     *,
-    strict: bool,
     event: dict[str, Any] | None,
-    device: Device | None,
+    device_id: str | None,
     locale: str | None,
 ) -> views.NotificationContent:
     """Render content as a device would display it, without sending it.
@@ -145,16 +171,18 @@ async def preview(
         conn: the connection.
         context: the services of this process.
         application_id: the application of the device.
-        content: the content, which may contain templates.
-        strict: whether an unknown variable is an error.
+        source: the content, which may contain templates, or the saved template.
         event: the value of the variable `event`.
-        device: the device whose user and attributes templates refer to; without one they are empty.
+        device_id: the device whose user and attributes templates refer to; without one they are empty.
         locale: the language, in place of that of the device.
 
     Raises:
-        ValidationError: a template is malformed.
+        ValidationError: a template is malformed, or the saved template or the device does not exist.
         TemplateFailed: a template cannot be rendered.
     """
+    resolved = await resolve_content(conn, application_id, source)
+    content, strict = resolved.content, resolved.strict
+    device = None if device_id is None else await _find_device(conn, application_id, device_id)
     check_templates(content)
     now = clock.now()
     notification = Notification(
@@ -177,6 +205,14 @@ async def preview(
     locale = locale or (device.client.locale if device is not None else None)
     payload, _ = renderer.for_device(device.id if device else notification.id, locale, None, template_context)
     return {"content": renderer.rendered(locale, template_context), "octets": len(payload)}
+
+
+async def _find_device(conn: Connection, application_id: UUID, device_id: str) -> Device:
+    id_ = ids.parse(ids.DEVICE, device_id)
+    device = None if id_ is None else await devices.get(conn, id_)
+    if device is None or device.application_id != application_id:
+        raise ValidationError([FieldError("/device_id", "there is no such device")])
+    return device
 
 
 async def _load_version(conn: Connection, row: Row[Any], version: int | None = None) -> Row[Any]:

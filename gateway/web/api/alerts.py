@@ -1,17 +1,15 @@
-"""Alerts, in the words of CAP 1.2: what a weather office says overtakes everything.
+"""Alerts in the terms of CAP 1.2. They are sent before all other notifications.
 
-An alert is JSON of ours, a CAP document or GeoJSON as api.weather.gov gives it. Documents may hold many alerts, each
-of which is taken or refused for itself.
+An alert is the JSON of this API, a CAP document, or GeoJSON of api.weather.gov. A document may contain many alerts;
+each is accepted or refused on its own.
 """
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
-from uuid import UUID
 
 from pydantic import Field, StringConstraints
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.alerting import cap, nws
 from gateway.alerting.text import RefusedAlert
@@ -32,24 +30,23 @@ from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.alerts import ingestion
 from gateway.service.alerts.documents import REFUSED, ingest_all
 from gateway.service.alerts.ingestion import IngestOptions, IngestOutcome, ingest
-from gateway.service.context import Context
 from gateway.service.notifications import representations
-from gateway.web.http.parsing import Address, Body, Moment, Zone, example, read_body, read_json
+from gateway.web.http.parsing import Body, Moment, Url, Zone, example, read_json
 from gateway.web.http.routing import MediaType, Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
 from gateway.web.schemas.notification_requests import MAX_TTL_S, Audience, Category, Label
 
 routes = Routes("alerts")
 
+# All alerts in force in the United States have reached 5 MB, the detailed outlines of one weather office 2 MB.
 MAX_DOCUMENT_OCTETS = 8 << 20
-"""Octets. What is in force in the whole of the United States has been 5 MB, one office's detailed outlines 2 MB."""
 
 Prose = Annotated[str, StringConstraints(max_length=20_000)]
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 
 class NewAlert(Body):
-    """Whoever is in `area` or `zones`, and in `audience`, is told; at least one of them is needed."""
+    """An alert to the devices in `area` or `zones`, and in `audience`; at least one of the three is required."""
 
     model_config = example(
         event="Severe Thunderstorm Warning",
@@ -71,22 +68,26 @@ class NewAlert(Body):
     certainty: Certainty = Certainty.UNKNOWN
     status: Annotated[
         AlertStatus,
-        Field(description=f"All but Actual reach only devices with the topic `{ingestion.TEST_TOPIC}`."),
+        Field(description=f"Alerts other than Actual reach only devices with the topic `{ingestion.TEST_TOPIC}`."),
     ] = AlertStatus.ACTUAL
     message_type: Annotated[
         MessageType,
-        Field(description="An Update replaces what it refers to, a Cancel ends it; where, its area or zones may say."),
+        Field(
+            description="An Update replaces the referenced alerts, a Cancel ends them, in the given area or everywhere."
+        ),
     ] = MessageType.ALERT
     identifier: Annotated[
-        Identifier | None, Field(description="The same one twice is one alert. Made up when left out.")
+        Identifier | None,
+        Field(description="A repeated identifier is the same alert. Generated when omitted."),
     ] = None
     references: Annotated[
-        list[Identifier], Field(max_length=1000, description="Identifiers of what an Update or a Cancel is about.")
+        list[Identifier],
+        Field(max_length=1000, description="Identifiers of the alerts that an Update or a Cancel refers to."),
     ] = Field(default_factory=list)
     sent: Moment | None = None
     effective: Moment | None = None
     onset: Moment | None = None
-    expires: Annotated[Moment | None, Field(description="Nothing is sent or held after this.")] = None
+    expires: Annotated[Moment | None, Field(description="No message is sent after this time.")] = None
     ends: Moment | None = None
     area: Annotated[Any, Field(description="A GeoJSON Polygon or MultiPolygon (RFC 7946).")] = None
     zones: Annotated[list[Zone], Field(max_length=1000, description="Codes of named areas, such as TXC201.")] = Field(
@@ -94,46 +95,52 @@ class NewAlert(Body):
     )
     audience: Audience | None = None
     category: Category | None = None
-    url: Address | None = None
+    url: Url | None = None
 
     def message(self) -> AlertMessage:
-        """Raises Invalid with every fault of what the model cannot check."""
-        faults = [
-            *_faults("/area", {"within": self.area}, "/within", asked=self.area is not None),
-            *_faults("/audience", self.audience, "", asked=self.audience is not None),
-        ]
+        """Return the alert for the service.
+
+        Raises:
+            ValidationError: with every error that the model cannot check.
+        """
+        faults = []
+        if self.area is not None:
+            faults += _audience_errors({"within": self.area}, "/within", "/area")
+        if self.audience is not None:
+            faults += _audience_errors(self.audience, "", "/audience")
         if self.message_type is not MessageType.ALERT and not self.references:
-            faults.append(FieldError("/references", f"is empty: an {self.message_type} says what it is about"))
+            faults.append(FieldError("/references", f"is empty; an {self.message_type} must refer to an alert"))
         if faults:
             raise ValidationError(faults)
-        where = [{"within": self.area}] if self.area is not None else []
-        where += [{"zone": list(self.zones)}] if self.zones else []
-        words = LocalizedText(None, self.event, self.headline, self.description, self.instruction, self.url)
-        part = AlertInfo(
-            texts=(words,),
-            area=({"any": where} if len(where) > 1 else where[0]) if where else None,
+        areas: list[dict[str, Any]] = [{"within": self.area}] if self.area is not None else []
+        areas += [{"zone": list(self.zones)}] if self.zones else []
+        text = LocalizedText(None, self.event, self.headline, self.description, self.instruction, self.url)
+        info = AlertInfo(
+            texts=(text,),
+            area=({"any": areas} if len(areas) > 1 else areas[0]) if areas else None,
             severity=self.severity,
             urgency=self.urgency,
             certainty=self.certainty,
             expires=self.expires,
         )
-        said = {"effective": self.effective, "onset": self.onset, "ends": self.ends}
+        times = {"effective": self.effective, "onset": self.onset, "ends": self.ends}
         return AlertMessage(
             identifier=self.identifier,
             message_type=self.message_type,
-            infos=(part,),
+            infos=(info,),
             sent=self.sent,
             status=self.status,
             references=tuple(self.references),
-            details={name: moment.isoformat() for name, moment in said.items() if moment is not None},
+            details={name: time.isoformat() for name, time in times.items() if time is not None},
         )
 
-    def door(self) -> IngestOptions:
+    def options(self) -> IngestOptions:
+        """Return the options of the ingestion."""
         return IngestOptions(self.audience, self.category, self.url)
 
 
 class AlertMatcherModel(Body):
-    """Which alerts are meant; what is left out fits all. An event's name is compared whatever its case."""
+    """Matches alerts by their fields; an omitted field matches all. Event names are compared case-insensitively."""
 
     severity: Annotated[list[Severity], Field(max_length=10)] | None = None
     urgency: Annotated[list[AlertUrgency], Field(max_length=10)] | None = None
@@ -142,62 +149,55 @@ class AlertMatcherModel(Body):
 
 
 class AlertRule(Body):
-    """How some alerts are told. What is left out is as the gateway's own table has it."""
+    """How matching alerts are sent. Omitted fields take the gateway's default for the alert's severity and urgency."""
 
     when: AlertMatcherModel
-    tell: Annotated[bool, Field(description="False: they are not sent.")] = True
+    tell: Annotated[bool, Field(description="False suppresses matching alerts.")] = True
     lane: Literal["urgent", "normal"] | None = None
     urgency: Annotated[Urgency | None, Field(description="The Urgency header (RFC 8030).")] = None
     ttl: Annotated[
-        int | None, Field(ge=0, le=MAX_TTL_S, description="Seconds, for those that do not say when they expire.")
+        int | None, Field(ge=0, le=MAX_TTL_S, description="Lifetime in seconds of alerts without `expires`.")
     ] = None
 
 
 class AlertSettings(Body):
-    """What an application says of all its alerts."""
+    """How an application sends its alerts."""
 
     model_config = example(
         rules=[{"when": {"severity": ["Minor", "Unknown"]}, "tell": False}], audience={"topic": "weather"}
     )
 
     rules: Annotated[
-        list[AlertRule], Field(max_length=100, description="The first that fits counts, before the gateway's table.")
+        list[AlertRule],
+        Field(max_length=100, description="The first matching rule applies, before the gateway's defaults."),
     ] = Field(default_factory=list)
-    audience: Annotated[Audience | None, Field(description="Narrows the alerts that name no audience themselves.")] = (
+    audience: Annotated[Audience | None, Field(description="Restricts alerts that have no audience of their own.")] = (
         None
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a document held."""
+    """The alerts of a document, or the reason why one was refused."""
 
     alerts: Sequence[AlertMessage | RefusedAlert]
 
 
 async def read_cap(raw: bytes) -> Document:
-    """Raises MalformedBody."""
-    # Thousands of positions take their time, and others wait meanwhile.
+    """Parse a CAP document; raises MalformedBody."""
+    # Parsing thousands of positions takes long, so it must not block the event loop.
     return Document(await asyncio.to_thread(cap.read, raw))
 
 
 async def read_nws(raw: bytes) -> Document:
-    """Raises MalformedBody."""
+    """Parse GeoJSON of api.weather.gov; raises MalformedBody."""
     return Document(await asyncio.to_thread(lambda: nws.read(read_json(raw))))
 
 
-async def read_any(raw: bytes) -> NewAlert | Document:
-    """By its looks: XML, GeoJSON, else JSON of ours. Raises MalformedBody and Invalid."""
-    if raw.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<" or raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return await read_cap(raw)
-    said = read_json(raw)
-    if isinstance(said, dict) and said.get("type") in ("Feature", "FeatureCollection"):
-        return await read_nws(raw)
-    return read_body(NewAlert, raw)
-
-
-CAP = MediaType(read_cap, MAX_DOCUMENT_OCTETS, "A CAP document (1.0 to 1.2), bare or in an Atom feed or EDXL envelope.")
-NWS = MediaType(read_nws, MAX_DOCUMENT_OCTETS, "A GeoJSON Feature or FeatureCollection as api.weather.gov gives it.")
+CAP = MediaType(
+    read_cap, MAX_DOCUMENT_OCTETS, "A CAP document (1.0 to 1.2), alone or in an Atom feed or EDXL envelope."
+)
+NWS = MediaType(read_nws, MAX_DOCUMENT_OCTETS, "A GeoJSON Feature or FeatureCollection of api.weather.gov.")
 
 
 @routes.add(
@@ -219,27 +219,33 @@ NWS = MediaType(read_nws, MAX_DOCUMENT_OCTETS, "A GeoJSON Feature or FeatureColl
         201: responses.Notification | responses.AlertIngestion,
     },
 )
-async def raise_(call: TransactionalRequest[NewAlert | Document]) -> Response:
-    """Raise, update or cancel an alert. The same identifier twice is one alert: the first answer again, with 200.
+async def ingest_alert(request: TransactionalRequest[NewAlert | Document]) -> Response:
+    """Send, update or cancel an alert. A repeated identifier gets the first response again, with status 200.
 
-    Severity, urgency and certainty set lane, Urgency header and TTL, which never outlives `expires`. JSON is
-    answered with the notification that tells it; a document with what became of each alert in it.
+    Severity, urgency and certainty determine lane, Urgency header and TTL, which ends at `expires` at the latest. The
+    response to JSON is the notification of the alert; the response to a document has the outcome of each alert.
     """
-    if isinstance(call.body, Document):
-        items = await ingest_all(call.conn, call.context, call.application_id, call.body.alerts)
+    if isinstance(request.body, Document):
+        items = await ingest_all(request.conn, request.context, request.application_id, request.body.alerts)
         refused = [item for item in items if item["outcome"] == REFUSED]
         if len(refused) == len(items):
-            raise ValidationError([FieldError(f"/alerts/{n}", item["detail"] or "") for n, item in enumerate(items)])
+            raise ValidationError([FieldError(f"/alerts/{n}", item["detail"]) for n, item in enumerate(items)])
         accepted = any(item["outcome"] == IngestOutcome.ACCEPTED for item in items)
         return Response({"items": items}, 201 if accepted else 200)
-    status, shown = await take_one(call.conn, call.context, call.application_id, call.body)
-    return Response(shown, status, {"Location": f"/v1/alerts/{shown['id']}"})
+    result = await ingest(
+        request.conn, request.context, request.application_id, request.body.message(), request.body.options()
+    )
+    if not result.notification_ids:
+        raise Conflict(result.detail or "the alert has no recipients")
+    view = await representations.one_notification(request.conn, request.application_id, result.notification_ids[0])
+    status = 201 if result.outcome is IngestOutcome.ACCEPTED else 200
+    return Response(view, status, {"Location": f"/v1/alerts/{view['id']}"})
 
 
 @routes.add("GET", "/v1/alert-settings", scopes=(READ, MANAGE), responses={200: responses.AlertSettings})
-async def settings(call: TransactionalRequest) -> Response:
-    """Show how this application's alerts are told."""
-    return Response(await ingestion.settings(call.conn, call.application_id))
+async def get_alert_settings(request: TransactionalRequest) -> Response:
+    """Get the alert settings of the application."""
+    return Response(await ingestion.settings(request.conn, request.application_id))
 
 
 @routes.add(
@@ -250,28 +256,16 @@ async def settings(call: TransactionalRequest) -> Response:
     audit="alert-settings.replace",
     responses={200: responses.AlertSettings},
 )
-async def change_settings(call: TransactionalRequest[AlertSettings]) -> Response:
-    """Say how this application's alerts are told, and to whom at most. Alerts that were taken stay as they are."""
-    rules = [rule.model_dump(mode="json", exclude_none=True) for rule in call.body.rules]
-    return Response(await ingestion.change_settings(call.conn, call.application_id, rules, call.body.audience))
+async def replace_alert_settings(request: TransactionalRequest[AlertSettings]) -> Response:
+    """Replace the alert settings of the application. Alerts that are already accepted do not change."""
+    rules = [rule.model_dump(mode="json", exclude_none=True) for rule in request.body.rules]
+    return Response(await ingestion.change_settings(request.conn, request.application_id, rules, request.body.audience))
 
 
-async def take_one(
-    conn: AsyncConnection, context: Context, application_id: UUID, alert: NewAlert
-) -> tuple[int, responses.Notification]:
-    """(201, or 200 for one that was taken before, and the notification that tells it). Raises Invalid and Conflict."""
-    taken = await ingest(conn, context, application_id, alert.message(), alert.door())
-    if not taken.notification_ids:
-        raise Conflict(taken.detail or "the alert tells nobody")
-    shown = await representations.one_notification(conn, application_id, taken.notification_ids[0])
-    return 201 if taken.outcome is IngestOutcome.ACCEPTED else 200, shown
-
-
-def _faults(name: str, value: Any, inside: str, *, asked: bool) -> list[FieldError]:
-    if not asked:
-        return []
+def _audience_errors(value: Any, source: str, pointer: str) -> list[FieldError]:
+    """Return the errors of an audience, with `pointer` in place of `source` at the beginning of theirs."""
     try:
         audience.parse(value, "")
     except ValidationError as error:
-        return [FieldError(f"{name}{fault.pointer.removeprefix(inside)}", fault.detail) for fault in error.errors]
+        return [FieldError(f"{pointer}{fault.pointer.removeprefix(source)}", fault.detail) for fault in error.errors]
     return []

@@ -1,4 +1,4 @@
-"""Applications and their keys: the operator's side."""
+"""Applications and their API keys and VAPID keys, managed by the operator."""
 
 from typing import Annotated, Any, Literal
 
@@ -20,10 +20,14 @@ Origins = Annotated[
     list[Annotated[str, StringConstraints(max_length=300)]],
     Field(max_length=100, description="Web origins that may use the publishable key: https://app.example.org"),
 ]
-Subject = Annotated[str, Field(description="Where push services reach you: mailto: or https: (RFC 8292, section 2.1).")]
+Subject = Annotated[
+    str, Field(description="A contact for push services: a mailto: or https: URL (RFC 8292 section 2.1).")
+]
 
 
 class NewApplication(Body):
+    """A new application."""
+
     model_config = example(
         name="Weather", subject="mailto:ops@example.org", allowed_origins=["https://www.example.org"]
     )
@@ -34,29 +38,35 @@ class NewApplication(Body):
     vapid_private_key: Annotated[
         Octets | None,
         Field(
-            description="The key of before, so that browsers need not subscribe anew: 32 octets. Made when left out."
+            description="An existing VAPID key, 32 octets, so that browsers keep their subscriptions. "
+            "Generated when omitted."
         ),
     ] = None
 
 
 class ApplicationChange(Body):
+    """Changed fields of an application; omitted fields stay."""
+
     model_config = example(allowed_origins=["https://www.example.org", "https://m.example.org"])
 
     name: Name | None = None
     subject: Subject | None = None
     allowed_origins: Origins | None = None
     require_identity: Annotated[
-        bool | None, Field(description="Demand a proof (`user_hash`) for every `user_id`; true makes a new secret.")
+        bool | None,
+        Field(description="Whether `user_id` requires a proof (`user_hash`); true creates a new identity secret."),
     ] = None
 
 
 class NewKey(Body):
+    """A new API key."""
+
     model_config = example(name="back end", scopes=["send", "read"])
 
     name: Name
     scopes: Annotated[
         list[Literal["send", "read", "manage", "register"]],
-        Field(min_length=1, max_length=4, description="`register` alone makes a publishable key."),
+        Field(min_length=1, max_length=4, description="`register` alone creates a publishable key."),
     ]
 
 
@@ -69,13 +79,13 @@ class NewKey(Body):
     audit="applications.create",
     responses={201: responses.CreatedApplication},
 )
-async def create(call: TransactionalRequest[NewApplication]) -> Response:
-    """Create an application with its keys, which are shown this once."""
-    new = call.body
-    made = await applications.create(
-        call.conn, call.context.keyring, new.name, new.subject, new.allowed_origins, new.vapid_private_key
+async def create_application(request: TransactionalRequest[NewApplication]) -> Response:
+    """Create an application with its keys. The response contains the keys; they are not shown again."""
+    new = request.body
+    created = await applications.create(
+        request.conn, request.context.keyring, new.name, new.subject, new.allowed_origins, new.vapid_private_key
     )
-    return Response(made, 201, {"Location": f"/v1/applications/{made['id']}"})
+    return Response(created, 201, {"Location": f"/v1/applications/{created['id']}"})
 
 
 @routes.add(
@@ -85,21 +95,21 @@ async def create(call: TransactionalRequest[NewApplication]) -> Response:
     query=PageQuery,
     responses={200: responses.Page[responses.ListedApplication]},
 )
-async def listed(call: TransactionalRequest[None, PageQuery]) -> Response:
-    """List the applications, the oldest first."""
-    limit = call.query.limit
-    items = await applications.page(call.conn, after=call.query.after_id(), limit=limit)
+async def list_applications(request: TransactionalRequest[None, PageQuery]) -> Response:
+    """List applications, oldest first."""
+    limit = request.query.limit
+    items = await applications.page(request.conn, after=request.query.after_id(), limit=limit)
     last = ids.parse(ids.APPLICATION, items[-1]["id"]) if items else None
     return page(items, limit, last)
 
 
 @routes.add("GET", "/v1/applications/{application_id}", scopes=(ADMIN, READ), responses={200: responses.Application})
-async def show(call: TransactionalRequest) -> Response:
-    """Show an application; a secret key may see its own."""
-    id_ = call.id(ids.APPLICATION, "application_id")
-    if call.principal.application_id not in (None, id_):
+async def get_application(request: TransactionalRequest) -> Response:
+    """Get an application. A secret key may read its own application only."""
+    id_ = request.id(ids.APPLICATION, "application_id")
+    if request.principal.application_id not in (None, id_):
         raise NotFound(f"there is no application {ids.format_id(ids.APPLICATION, id_)}")
-    return Response(await applications.get(call.conn, id_))
+    return Response(await applications.get(request.conn, id_))
 
 
 @routes.add(
@@ -110,11 +120,11 @@ async def show(call: TransactionalRequest) -> Response:
     audit="applications.change",
     responses={200: responses.Application},
 )
-async def change(call: TransactionalRequest[ApplicationChange]) -> Response:
-    """Change an application. What is left out stays as it is."""
-    values: dict[str, Any] = call.body.model_dump(exclude_none=True)
-    id_ = call.id(ids.APPLICATION, "application_id")
-    return Response(await applications.change(call.conn, call.context.keyring, id_, values))
+async def change_application(request: TransactionalRequest[ApplicationChange]) -> Response:
+    """Change an application. Omitted fields stay."""
+    values: dict[str, Any] = request.body.model_dump(exclude_none=True)
+    id_ = request.id(ids.APPLICATION, "application_id")
+    return Response(await applications.change(request.conn, request.context.keyring, id_, values))
 
 
 @routes.add(
@@ -126,11 +136,11 @@ async def change(call: TransactionalRequest[ApplicationChange]) -> Response:
     audit="keys.create",
     responses={201: responses.CreatedKey},
 )
-async def add_key(call: TransactionalRequest[NewKey]) -> Response:
-    """Make another API key; it is shown this once."""
-    id_ = call.id(ids.APPLICATION, "application_id")
-    scopes = [scope for scope in (SEND, READ, MANAGE, REGISTER) if scope in call.body.scopes]
-    return Response(await applications.add_key(call.conn, id_, call.body.name, scopes), 201)
+async def create_key(request: TransactionalRequest[NewKey]) -> Response:
+    """Create an API key. The response contains the key; it is not shown again."""
+    id_ = request.id(ids.APPLICATION, "application_id")
+    scopes = [scope for scope in (SEND, READ, MANAGE, REGISTER) if scope in request.body.scopes]
+    return Response(await applications.add_key(request.conn, id_, request.body.name, scopes), 201)
 
 
 @routes.add(
@@ -140,10 +150,10 @@ async def add_key(call: TransactionalRequest[NewKey]) -> Response:
     audit="keys.remove",
     responses={204: None},
 )
-async def remove_key(call: TransactionalRequest) -> Response:
-    """Remove an API key: the next request with it is refused."""
-    id_ = call.id(ids.APPLICATION, "application_id")
-    await applications.remove_key(call.conn, id_, call.id(ids.KEY, "key_id"))
+async def remove_key(request: TransactionalRequest) -> Response:
+    """Remove an API key. The next request with the key is refused."""
+    id_ = request.id(ids.APPLICATION, "application_id")
+    await applications.remove_key(request.conn, id_, request.id(ids.KEY, "key_id"))
     return Response(status=204)
 
 
@@ -154,18 +164,20 @@ async def remove_key(call: TransactionalRequest) -> Response:
     audit="vapid.rotate",
     responses={200: responses.VapidKey},
 )
-async def rotate_vapid(call: TransactionalRequest) -> Response:
-    """Make a new VAPID key, with which browsers subscribe from now on.
+async def rotate_vapid_key(request: TransactionalRequest) -> Response:
+    """Create a new VAPID key, which browsers use for new subscriptions.
 
-    Devices with an older one are sent to with that one, and move when they next register.
+    Devices with an older key keep it until they register again.
     """
-    id_ = call.id(ids.APPLICATION, "application_id")
-    return Response({"vapid_public_key": await applications.rotate_vapid_key(call.conn, call.context.keyring, id_)})
+    id_ = request.id(ids.APPLICATION, "application_id")
+    return Response(
+        {"vapid_public_key": await applications.rotate_vapid_key(request.conn, request.context.keyring, id_)}
+    )
 
 
 @routes.add(
     "GET", "/v1/vapid-public-key", scopes=(REGISTER, READ, MANAGE), browser=True, responses={200: responses.VapidKey}
 )
-async def vapid_public_key(call: TransactionalRequest) -> Response:
-    """The key a page subscribes with (PushManager.subscribe, `applicationServerKey`)."""
-    return Response({"vapid_public_key": await applications.vapid_public_key(call.conn, call.application_id)})
+async def get_vapid_public_key(request: TransactionalRequest) -> Response:
+    """Get the key for subscriptions (`applicationServerKey` of PushManager.subscribe)."""
+    return Response({"vapid_public_key": await applications.vapid_public_key(request.conn, request.application_id)})

@@ -34,20 +34,20 @@ class AuditQuery(PageQuery):
     ] = None
 
 
-async def record(route: Route, call: TransactionalRequest[Any, Any], response: Response) -> None:
+async def record(route: Route, request: TransactionalRequest[Any, Any], response: Response) -> None:
     """Store an audit entry for the request when its route is audited. A PATCH without fields changes nothing."""
     if route.audit is None:
         return
-    fields = _visible_fields(route.audit, call.body)
+    fields = _visible_fields(route.audit, request.body)
     if route.method == "PATCH" and not fields:
         return
-    parameters = dict(call.http.match_info)
+    parameters = dict(request.http.match_info)
     created = response.body.get("id") if response.status == 201 else None
     target = created or next((value for name, value in reversed(parameters.items()) if name != USER_PARAMETER), None)
-    application_id = call.principal.application_id or ids.parse(
+    application_id = request.principal.application_id or ids.parse(
         ids.APPLICATION, parameters.get("application_id") or str(target)
     )
-    await audit.note(call.conn, audit.actor_of(call.principal), route.audit, application_id, target, fields)
+    await audit.note(request.conn, audit.actor_of(request.principal), route.audit, application_id, target, fields)
 
 
 def _visible_fields(action: str, body: Body | None) -> dict[str, Any]:
@@ -64,16 +64,16 @@ def _visible_fields(action: str, body: Body | None) -> dict[str, Any]:
 @routes.add(
     "GET", "/v1/audit", scopes=(ADMIN, MANAGE), query=AuditQuery, responses={200: responses.Page[responses.AuditEntry]}
 )
-async def list_actions(call: TransactionalRequest[None, AuditQuery]) -> Response:
+async def list_actions(request: TransactionalRequest[None, AuditQuery]) -> Response:
     """List administrative actions, newest first. A key sees those of its own application.
 
     `actor` is `admin`, `command line`, or the id of a key. `details` has the names of the fields that the request
     contained; a value is null where it could be a secret or personal data.
     """
-    query = call.query
+    query = request.query
     items = await audit.page(
-        call.conn,
-        own=call.principal.application_id,
+        request.conn,
+        own=request.principal.application_id,
         application_id=_parse_application_id(query.application_id),
         action=query.action,
         before=query.after_id(),

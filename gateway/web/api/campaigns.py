@@ -1,8 +1,8 @@
-"""Campaigns: a named message to many, in the lane that gives way to all others."""
+"""Campaigns: named notifications to many devices, in the lane with the lowest priority."""
 
 from gateway.domain.notification import Kind
 from gateway.service.access.authentication import SEND
-from gateway.web.api.notifications import accept
+from gateway.web.api.notifications import submit
 from gateway.web.http.parsing import example
 from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
@@ -12,6 +12,8 @@ routes = Routes("campaigns")
 
 
 class CampaignRequest(CampaignOptions):
+    """A campaign."""
+
     model_config = example(
         name="Autumn sale",
         content={"title": "Autumn sale", "body": "From today on.", "url": "/sale"},
@@ -35,8 +37,7 @@ class CampaignRequest(CampaignOptions):
 @routes.add(
     "POST", "/v1/campaigns", scopes=(SEND,), body=CampaignRequest, creates=True, responses={201: responses.Notification}
 )
-async def start(call: TransactionalRequest[CampaignRequest]) -> Response:
+async def create_campaign(request: TransactionalRequest[CampaignRequest]) -> Response:
     """Start a campaign, now or at `schedule.at`."""
-    new, id_ = call.body, call.application_id
-    draft = await new.draft(call.conn, id_, Kind.CAMPAIGN, new.audience, name=new.name, schedule=new.schedule)
-    return await accept(call, draft)
+    new = request.body
+    return await submit(request, new.to_request(Kind.CAMPAIGN, new.audience, name=new.name, schedule=new.schedule))

@@ -1,4 +1,4 @@
-"""Categories of notifications, and what each device wants of them."""
+"""Categories of notifications, and the opt-outs of each device."""
 
 from typing import Annotated, Any
 
@@ -8,7 +8,7 @@ from gateway.domain import ids
 from gateway.domain.send_policy import MAX_CAP_WINDOW
 from gateway.service.access.authentication import DEVICE, MANAGE, READ, SEND
 from gateway.service.audience import categories
-from gateway.web.api.devices import device_in
+from gateway.web.api.devices import find_device
 from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body, Topic, example
 from gateway.web.http.routing import Response, Routes, TransactionalRequest
@@ -22,31 +22,35 @@ Description = Annotated[str, StringConstraints(max_length=500)]
 
 
 class CategoryCap(Body):
-    """No more than `most` notifications of the category to one user within `window` seconds."""
+    """A frequency cap: at most `most` notifications of the category to one user within `window` seconds."""
 
     most: Annotated[int, Field(ge=1, le=1000)]
     window: Annotated[int, Field(ge=1, le=int(MAX_CAP_WINDOW.total_seconds()))]
 
 
 class _Rules(Body):
+    """The fields that a new category and a change have in common."""
+
     description: Description | None = None
     cap: CategoryCap | None = None
     quiet_hours: QuietHours | None = None
 
     def columns(self) -> dict[str, Any]:
-        """What was said, by column; null takes a rule away."""
-        said = self.model_dump(include=self.model_fields_set - {"cap", "quiet_hours"})
-        if said.get("title", "") is None:
-            del said["title"]
+        """Return the given fields by column; null removes a rule."""
+        columns = self.model_dump(include=self.model_fields_set - {"cap", "quiet_hours"})
+        if columns.get("title", "") is None:
+            del columns["title"]
         if "cap" in self.model_fields_set:
             cap = self.cap
-            said |= {"cap_most": cap and cap.most, "cap_window_s": cap and cap.window}
+            columns |= {"cap_most": cap and cap.most, "cap_window_s": cap and cap.window}
         if "quiet_hours" in self.model_fields_set:
-            said["quiet_hours"] = self.quiet_hours and self.quiet_hours.value().to_json()
-        return said
+            columns["quiet_hours"] = self.quiet_hours and self.quiet_hours.value().to_json()
+        return columns
 
 
 class NewCategory(_Rules):
+    """A new category."""
+
     model_config = example(
         name="offers",
         title="Special offers",
@@ -55,12 +59,14 @@ class NewCategory(_Rules):
         quiet_hours={"start": "21:00", "end": "08:00"},
     )
 
-    name: Annotated[Topic, Field(description="What notifications name it by; it never changes.")]
-    title: Annotated[Title, Field(description="What people read when they choose.")]
+    name: Annotated[
+        Topic, Field(description="The name by which notifications refer to the category; it cannot be changed.")
+    ]
+    title: Annotated[Title, Field(description="The title that users see when they opt out.")]
 
 
 class CategoryChange(_Rules):
-    """What is left out stays, null takes a rule away."""
+    """Changed fields of a category; omitted fields stay, null removes a rule."""
 
     model_config = example(cap={"most": 1, "window": 86_400}, quiet_hours=None)
 
@@ -68,10 +74,13 @@ class CategoryChange(_Rules):
 
 
 class Wanted(Body):
+    """Opt-ins and opt-outs of a device."""
+
     model_config = example(categories={"offers": False, "news": True})
 
     categories: Annotated[
-        dict[Topic, bool], Field(max_length=100, description="By name; what is left out stays as it was.")
+        dict[Topic, bool],
+        Field(max_length=100, description="By category name: false opts out. Omitted categories stay."),
     ]
 
 
@@ -85,10 +94,10 @@ class Wanted(Body):
     audit="categories.create",
     responses={201: responses.Category},
 )
-async def create(call: TransactionalRequest[NewCategory]) -> Response:
-    """Make a category that notifications can name and devices can opt out of."""
-    made = await categories.create(call.conn, call.application_id, call.body.columns())
-    return Response(made, 201, {"Location": f"/v1/categories/{made['id']}"})
+async def create_category(request: TransactionalRequest[NewCategory]) -> Response:
+    """Create a category. Notifications refer to it, and devices can opt out of it."""
+    created = await categories.create(request.conn, request.application_id, request.body.columns())
+    return Response(created, 201, {"Location": f"/v1/categories/{created['id']}"})
 
 
 @routes.add(
@@ -98,18 +107,20 @@ async def create(call: TransactionalRequest[NewCategory]) -> Response:
     query=PageQuery,
     responses={200: responses.Page[responses.Category]},
 )
-async def listed(call: TransactionalRequest[None, PageQuery]) -> Response:
-    """List the categories, the newest first."""
-    limit = call.query.limit
-    items = await categories.list_page(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
+async def list_categories(request: TransactionalRequest[None, PageQuery]) -> Response:
+    """List categories, newest first."""
+    limit = request.query.limit
+    items = await categories.list_page(
+        request.conn, request.application_id, before=request.query.after_id(), limit=limit
+    )
     return page(items, limit, ids.parse(ids.CATEGORY, items[-1]["id"]) if items else None)
 
 
 @routes.add("GET", "/v1/categories/{category_id}", scopes=(READ, SEND, MANAGE), responses={200: responses.Category})
-async def show(call: TransactionalRequest) -> Response:
-    """Show a category."""
-    id_ = call.id(ids.CATEGORY, "category_id")
-    return Response(await categories.get(call.conn, call.application_id, id_))
+async def get_category(request: TransactionalRequest) -> Response:
+    """Get a category."""
+    id_ = request.id(ids.CATEGORY, "category_id")
+    return Response(await categories.get(request.conn, request.application_id, id_))
 
 
 @routes.add(
@@ -120,18 +131,18 @@ async def show(call: TransactionalRequest) -> Response:
     audit="categories.change",
     responses={200: responses.Category},
 )
-async def change(call: TransactionalRequest[CategoryChange]) -> Response:
-    """Change a category's title or rules. What was accepted before keeps the rules it was accepted with."""
-    id_ = call.id(ids.CATEGORY, "category_id")
-    return Response(await categories.change(call.conn, call.application_id, id_, call.body.columns()))
+async def change_category(request: TransactionalRequest[CategoryChange]) -> Response:
+    """Change a category's title or rules. Notifications that are already accepted keep the old rules."""
+    id_ = request.id(ids.CATEGORY, "category_id")
+    return Response(await categories.change(request.conn, request.application_id, id_, request.body.columns()))
 
 
 @routes.add(
     "DELETE", "/v1/categories/{category_id}", scopes=(MANAGE,), audit="categories.remove", responses={204: None}
 )
-async def remove(call: TransactionalRequest) -> Response:
-    """Remove a category. What was accepted in it is still sent, by the rules it was accepted with."""
-    await categories.remove(call.conn, call.application_id, call.id(ids.CATEGORY, "category_id"))
+async def remove_category(request: TransactionalRequest) -> Response:
+    """Remove a category. Notifications that are already accepted are sent, with its rules."""
+    await categories.remove(request.conn, request.application_id, request.id(ids.CATEGORY, "category_id"))
     return Response(status=204)
 
 
@@ -142,9 +153,9 @@ async def remove(call: TransactionalRequest) -> Response:
     browser=True,
     responses={200: responses.Preferences},
 )
-async def preferences(call: TransactionalRequest) -> Response:
-    """Show every category and whether the device wants it."""
-    return await _preferences(call)
+async def get_preferences(request: TransactionalRequest) -> Response:
+    """Get the device's opt-in or opt-out for every category."""
+    return await _preferences_response(request)
 
 
 @routes.add(
@@ -155,11 +166,11 @@ async def preferences(call: TransactionalRequest) -> Response:
     browser=True,
     responses={200: responses.Preferences},
 )
-async def prefer(call: TransactionalRequest[Wanted]) -> Response:
+async def change_preferences(request: TransactionalRequest[Wanted]) -> Response:
     """Opt a device in to categories, or out of them."""
-    await categories.prefer(call.conn, await device_in(call), call.body.categories)
-    return await _preferences(call)
+    await categories.prefer(request.conn, await find_device(request), request.body.categories)
+    return await _preferences_response(request)
 
 
-async def _preferences(call: TransactionalRequest[Any, Any]) -> Response:
-    return Response({"categories": await categories.preferences(call.conn, await device_in(call))})
+async def _preferences_response(request: TransactionalRequest[Any, Any]) -> Response:
+    return Response({"categories": await categories.preferences(request.conn, await find_device(request))})

@@ -1,4 +1,4 @@
-"""Import registrations: an NDJSON stream in, then a verdict for each line out."""
+"""Import devices: an NDJSON stream of registrations in the request, a result for each line in the response."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -7,11 +7,10 @@ from aiohttp import web
 from pydantic import Field
 
 from gateway.domain import ids
-from gateway.records.devices import CheckedRegistration
 from gateway.service.access.authentication import MANAGE
-from gateway.service.audience.registration import DeviceRegistrar
+from gateway.service.audience.registration import CheckedRegistration, DeviceRegistrar
 from gateway.web.api.device_import_decoder import read_line
-from gateway.web.http.ndjson import NDJSON, answer, still_admitted
+from gateway.web.http.ndjson import NDJSON, answer, check_credential
 from gateway.web.http.parsing import Query
 from gateway.web.http.routing import Request, Routes
 
@@ -19,40 +18,42 @@ routes = Routes("devices")
 
 
 class ImportQuery(Query):
-    dry_run: Annotated[bool, Field(description="Check every line, and register nothing: the status is `valid`.")] = (
-        False
-    )
+    """Options of an import."""
+
+    dry_run: Annotated[
+        bool, Field(description="Validate every line without registering devices; valid lines get the status `valid`.")
+    ] = False
 
 
 @routes.add("POST", "/v1/devices/import", scopes=(MANAGE,), query=ImportQuery, streams=NDJSON, responses={200: str})
-async def import_(request: Request[None, ImportQuery]) -> web.StreamResponse:
-    """Register many devices: one registration a line (application/x-ndjson), of any length in all.
+async def import_devices(request: Request[None, ImportQuery]) -> web.StreamResponse:
+    """Register many devices: one registration per line (application/x-ndjson), any number of lines.
 
-    The answer is a line for each line, `{"line", "status": "created"|"refreshed"|"refused", "id"}` or `errors`,
-    and a last one with the sums. A refused line keeps no other from being registered.
+    The response has one line for each line, `{"line", "status": "created"|"refreshed"|"refused", "id"}` or with
+    `errors`, and a last line with the totals. A refused line does not affect the others.
     """
     engine = request.context.engine
     async with engine.connect() as conn:
-        desk = await DeviceRegistrar.open(conn, request.context, request.application_id)
+        registrar = await DeviceRegistrar.open(conn, request.context, request.application_id)
 
-    def read(line: bytes) -> CheckedRegistration:
-        return desk.check(read_line(line))
+    def parse_line(line: bytes) -> CheckedRegistration:
+        return registrar.check(read_line(line))
 
-    async def check(new: Sequence[CheckedRegistration]) -> list[dict[str, Any]]:
-        return [{"status": "valid"} for _ in new]
+    async def skip(registrations: Sequence[CheckedRegistration]) -> list[dict[str, Any]]:
+        return [{"status": "valid"} for _ in registrations]
 
-    async def register(new: Sequence[CheckedRegistration]) -> list[dict[str, Any]]:
-        await still_admitted(request)
+    async def register(registrations: Sequence[CheckedRegistration]) -> list[dict[str, Any]]:
+        await check_credential(request)
         async with engine.begin() as conn:
-            registered = await desk.register_all(conn, new)
+            results = await registrar.register_all(conn, registrations)
         return [
-            {"status": "created" if one.created else "refreshed", "id": ids.format_id(ids.DEVICE, one.device_id)}
-            for one in registered
+            {"status": "created" if result.created else "refreshed", "id": ids.format_id(ids.DEVICE, result.device_id)}
+            for result in results
         ]
 
-    def name(new: CheckedRegistration) -> str:
+    def endpoint_of(new: CheckedRegistration) -> str:
         return new.registration.subscription.endpoint
 
     if request.query.dry_run:
-        return await answer(request, read, check, name, ("valid",))
-    return await answer(request, read, register, name, ("created", "refreshed"))
+        return await answer(request, parse_line, skip, endpoint_of, ("valid",))
+    return await answer(request, parse_line, register, endpoint_of, ("created", "refreshed"))

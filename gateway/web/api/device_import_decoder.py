@@ -1,8 +1,8 @@
-"""A line of an import, read in a fifth of the time that its model takes.
+"""A fast decoder for the lines of a device import, about five times as fast as the request model.
 
-Most lines are as they should be. Those are decoded by msgspec straight into what they must be, and no object is made
-that is not kept. Whatever is refused here is read again by the model, which may take it after all, and otherwise names
-every fault. So this must take nothing that the model refuses, and read nothing otherwise; a test holds it to that.
+msgspec decodes valid lines directly into the domain value. A line that this decoder refuses is parsed again by the
+request model, which may accept it and otherwise reports every error. So the decoder must not accept a line that the
+model refuses, nor decode one differently; a test compares the two.
 """
 
 from binascii import a2b_base64
@@ -17,15 +17,15 @@ from gateway.service.audience.registration import MAX_TOPICS
 from gateway.web.api.devices import MAX_ATTRIBUTES, MAX_ITEMS, MAX_ZONES, NewDevice
 from gateway.web.http.parsing import MAX_NUMBER, read_body
 
-# Base64url in base64's letters. What is only in base64, and padding, is made what is in neither.
-_IN_BASE64 = bytes.maketrans(b"-_+/=", b"+/***")
+# Translates base64url to base64. The characters of base64 alone, and padding, become an invalid character.
+_TO_BASE64 = bytes.maketrans(b"-_+/=", b"+/***")
 
 _Text = Annotated[str, Meta(max_length=1000)]
-_Whole = Annotated[int, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER - 1)]
-_Broken = Annotated[float, Meta(ge=-MAX_NUMBER, lt=MAX_NUMBER)]
+_Integer = Annotated[int, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER - 1)]
+_Float = Annotated[float, Meta(ge=-MAX_NUMBER, lt=MAX_NUMBER)]
 _Short = Annotated[str, Meta(min_length=1, max_length=100)]
-_Scalar = _Text | _Whole | _Broken | bool
-_Several = Annotated[list[_Scalar], Meta(max_length=MAX_ITEMS)]
+_Scalar = _Text | _Integer | _Float | bool
+_List = Annotated[list[_Scalar], Meta(max_length=MAX_ITEMS)]
 _Topics = Annotated[list[str], Meta(max_length=MAX_TOPICS)]
 _Point = Annotated[str, Meta(min_length=87, max_length=87)]  # 65 octets
 _Secret = Annotated[str, Meta(min_length=22, max_length=22)]  # 16 octets
@@ -61,7 +61,7 @@ class _Line(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     client: _Client = _Client()
     user_id: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
     user_hash: Annotated[str, Meta(max_length=128)] | None = None
-    attributes: Annotated[dict[_Short, _Scalar | _Several], Meta(max_length=MAX_ATTRIBUTES)] | None = None
+    attributes: Annotated[dict[_Short, _Scalar | _List], Meta(max_length=MAX_ATTRIBUTES)] | None = None
     topics: _Topics | None = None
     zones: Annotated[list[str], Meta(max_length=MAX_ZONES)] | None = None
     muted: _Topics | None = None
@@ -74,42 +74,47 @@ _is_topic, _is_zone = TOPIC_NAME.fullmatch, ZONE_CODE.fullmatch
 
 
 def read_line(raw: bytes) -> Registration:
-    """Raises MalformedBody and Invalid."""
-    registration = _read_quickly(raw)
+    """Parse a line.
+
+    Raises:
+        MalformedBody: the line is not JSON.
+        ValidationError: the line is not a valid registration.
+    """
+    registration = _decode_line(raw)
     return read_body(NewDevice, raw).value() if registration is None else registration
 
 
-def _read_quickly(raw: bytes) -> Registration | None:
-    if b"\\u0000" in raw:  # which Postgres cannot keep
+def _decode_line(raw: bytes) -> Registration | None:
+    if b"\\u0000" in raw:  # Postgres cannot store U+0000
         return None
     try:
         line = _decode(raw)
-        subscription, client, at = line.subscription, line.client, line.location
+        subscription, client, location = line.subscription, line.client, line.location
         keys, key = subscription.keys, line.vapid_public_key
         return Registration(
-            Subscription(subscription.endpoint, _octets(keys.p256dh, b"="), _octets(keys.auth, b"==")),
+            Subscription(subscription.endpoint, _decode_octets(keys.p256dh, b"="), _decode_octets(keys.auth, b"==")),
             line.user_id,
             ClientDetails(client.platform, client.browser, client.locale, client.timezone, client.app_version),
             line.attributes,
-            _names(line.topics, _is_topic),
-            _names(line.zones, _is_zone),
-            _names(line.muted, _is_topic),
-            None if at is None else Location(at.lat, at.lon, at.accuracy_m),
-            None if key is None else _octets(key, b"="),
+            _unique_names(line.topics, _is_topic),
+            _unique_names(line.zones, _is_zone),
+            _unique_names(line.muted, _is_topic),
+            None if location is None else Location(location.lat, location.lon, location.accuracy_m),
+            None if key is None else _decode_octets(key, b"="),
         )
-    except ValueError:  # msgspec's own are such
+    except ValueError:  # msgspec's errors are ValueErrors
         return None
 
 
-def _octets(text: str, padding: bytes) -> bytes:
-    """Raises ValueError."""
-    return a2b_base64(text.encode("ascii").translate(_IN_BASE64) + padding, strict_mode=True)
+def _decode_octets(text: str, padding: bytes) -> bytes:
+    """Decode base64url; raises ValueError."""
+    return a2b_base64(text.encode("ascii").translate(_TO_BASE64) + padding, strict_mode=True)
 
 
-def _names(names: list[str] | None, is_name: Callable[[str], object]) -> tuple[str, ...] | None:
-    """Each once. Raises ValueError."""
+def _unique_names(names: list[str] | None, is_name: Callable[[str], object]) -> tuple[str, ...] | None:
+    """Return the names without duplicates; raises ValueError for an invalid name."""
     if names is None:
         return None
     if not all(map(is_name, names)):
-        raise ValueError("is no name")
+        raise ValueError("is not a valid name")
     return tuple(dict.fromkeys(names))

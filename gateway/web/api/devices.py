@@ -1,4 +1,4 @@
-"""Devices: browsers register, say what they want and where they are, and leave."""
+"""Devices: browsers register, change their details, topics and location, and unregister."""
 
 from typing import Annotated, Any
 
@@ -7,9 +7,8 @@ from pydantic import AfterValidator, Field, StringConstraints
 from gateway.domain import device, ids
 from gateway.domain.device import DeviceStatus
 from gateway.domain.errors import FieldError, GatewayError, NotFound, ValidationError
-from gateway.records import devices
 from gateway.service.access.authentication import DEVICE, MANAGE, READ, REGISTER
-from gateway.service.audience import registration
+from gateway.service.audience import devices, registration
 from gateway.service.operations import erasure
 from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import MAX_NUMBER, Body, Octets, Topic, Zone, example
@@ -23,20 +22,20 @@ MAX_ITEMS = 100
 MAX_ZONES = 100
 
 
-def _attributes(values: dict[str, Any], *, removable: bool = False) -> dict[str, Any]:
+def _check_attributes(values: dict[str, Any], *, allow_null: bool = False) -> dict[str, Any]:
     if len(values) > MAX_ATTRIBUTES:
         raise ValueError(f"has more than {MAX_ATTRIBUTES} attributes")
     for name, value in values.items():
         if not 0 < len(name) <= 100:
             raise ValueError(f"{name[:40]!r} is not an attribute's name of 1 to 100 characters")
-        several = isinstance(value, list) and len(value) <= MAX_ITEMS and all(map(_is_scalar, value))
-        if not (several or _is_scalar(value) or (removable and value is None)):
+        is_list = isinstance(value, list) and len(value) <= MAX_ITEMS and all(map(_is_scalar, value))
+        if not (is_list or _is_scalar(value) or (allow_null and value is None)):
             raise ValueError(f"{name!r} must be text of at most 1000 characters, a number, a boolean or a list of them")
     return values
 
 
-def _patch(values: dict[str, Any]) -> dict[str, Any]:
-    return _attributes(values, removable=True)
+def _check_attribute_patch(values: dict[str, Any]) -> dict[str, Any]:
+    return _check_attributes(values, allow_null=True)
 
 
 def _is_scalar(value: object) -> bool:
@@ -50,18 +49,20 @@ UserId = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 Topics = Annotated[list[Topic], Field(max_length=registration.MAX_TOPICS)]
 Zones = Annotated[
     list[Zone],
-    Field(max_length=MAX_ZONES, description="Codes of the areas it is in: UGC, SAME, EMMA_ID or any other."),
+    Field(max_length=MAX_ZONES, description="Codes of the areas that contain the device: UGC, SAME, EMMA_ID or other."),
 ]
-Attributes = Annotated[dict[str, Any], AfterValidator(_attributes)]
+Attributes = Annotated[dict[str, Any], AfterValidator(_check_attributes)]
 
 
 class Keys(Body):
+    """The keys of a push subscription."""
+
     p256dh: Annotated[Octets, Field(description="A point on P-256, 65 octets uncompressed, base64url.")]
     auth: Annotated[Octets, Field(description="16 octets, base64url.")]
 
 
 class Subscription(Body):
-    """What `PushSubscription.toJSON()` answers in the browser."""
+    """The result of `PushSubscription.toJSON()` in the browser."""
 
     endpoint: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
     expirationTime: Annotated[float | None, Field(lt=MAX_NUMBER, description="Not used; browsers send it.")] = None  # noqa: N815 - the browser's name
@@ -69,6 +70,8 @@ class Subscription(Body):
 
 
 class Client(Body):
+    """Details of the browser or app."""
+
     platform: Short | None = None
     browser: Short | None = None
     locale: Short | None = None
@@ -77,6 +80,8 @@ class Client(Body):
 
 
 class Location(Body):
+    """A position (WGS 84)."""
+
     model_config = example(lat=48.2, lon=16.37, accuracy_m=30)
 
     lat: Annotated[float, Field(ge=-90, le=90)]
@@ -84,11 +89,12 @@ class Location(Body):
     accuracy_m: Annotated[float | None, Field(ge=0, le=50_000_000)] = None
 
     def value(self) -> device.Location:
+        """Return the domain value."""
         return device.Location(self.lat, self.lon, self.accuracy_m)
 
 
 class NewDevice(Body):
-    """A browser and what is known of it. What a refresh leaves out stays as it was."""
+    """A browser's push subscription and its details. When a device is registered again, omitted fields stay."""
 
     bounds_numbers = True
     model_config = example(
@@ -109,18 +115,21 @@ class NewDevice(Body):
 
     subscription: Subscription
     user_id: UserId | None = None
-    user_hash: Annotated[str | None, Field(max_length=128, description="The proof of `user_id`.")] = None
+    user_hash: Annotated[
+        str | None, Field(max_length=128, description="HMAC-SHA256 of `user_id` under the identity secret, in hex.")
+    ] = None
     client: Client = Client()
     attributes: Attributes | None = None
     topics: Topics | None = None
     zones: Zones | None = None
-    muted: Annotated[Topics | None, Field(description="The categories it opted out of.")] = None
+    muted: Annotated[Topics | None, Field(description="Names of the categories that the device opted out of.")] = None
     location: Location | None = None
     vapid_public_key: Annotated[
-        Octets | None, Field(description="The key the browser subscribed with; the newest when left out.")
+        Octets | None, Field(description="The VAPID key of the subscription; defaults to the application's newest.")
     ] = None
 
     def value(self) -> device.Registration:
+        """Return the domain value."""
         keys, client = self.subscription.keys, self.client
         return device.Registration(
             subscription=device.Subscription(self.subscription.endpoint, keys.p256dh, keys.auth),
@@ -138,35 +147,41 @@ class NewDevice(Body):
 
 
 class DeviceChange(Body):
-    """What is left out stays. Attributes are merged, and those that are null removed (RFC 7396)."""
+    """Changed fields of a device; omitted fields stay. Attributes are merged, null removes one (RFC 7396)."""
 
     model_config = example(attributes={"plan": "team", "trial": None}, topics=["weather"])
 
     user_id: UserId | None = None
     user_hash: Annotated[str | None, Field(max_length=128)] = None
     client: Client | None = None
-    attributes: Annotated[dict[str, Any], AfterValidator(_patch)] | None = None
+    attributes: Annotated[dict[str, Any], AfterValidator(_check_attribute_patch)] | None = None
     topics: Topics | None = None
     zones: Zones | None = None
     location: Location | None = None
 
 
 class DeviceQuery(PageQuery):
+    """Filters of the device list."""
+
     user_id: UserId | None = None
     topic: Topic | None = None
     status: DeviceStatus | None = None
 
 
-async def device_in(call: TransactionalRequest[Any, Any]) -> device.Device:
-    """The device in the path. A device token sees only its own."""
-    id_ = call.id(ids.DEVICE, "device_id")
-    if call.principal.device_id not in (None, id_):
+async def find_device(request: TransactionalRequest[Any, Any]) -> device.Device:
+    """Return the device in the path.
+
+    Raises:
+        NotFound: the application has no such device, or the device token is another device's.
+    """
+    id_ = request.id(ids.DEVICE, "device_id")
+    if request.principal.device_id not in (None, id_):
         raise NotFound(f"there is no device {ids.format_id(ids.DEVICE, id_)}")
-    return await registration.find(call.conn, call.application_id, id_)
+    return await registration.find(request.conn, request.application_id, id_)
 
 
-async def _registered(request: Request[NewDevice]) -> Response:
-    return _answer(request, await request.state.registrar.register(_asked(request)))
+async def _register_in_batch(request: Request[NewDevice]) -> Response:
+    return _to_response(request, await request.state.registrar.register(_to_registration(request)))
 
 
 @routes.add(
@@ -177,45 +192,48 @@ async def _registered(request: Request[NewDevice]) -> Response:
     browser=True,
     creates=True,
     responses={200: responses.Registered, 201: responses.Registered},
-    batch_handler=_registered,
+    batch_handler=_register_in_batch,
 )
-async def register(call: TransactionalRequest[NewDevice]) -> Response:
-    """Register a browser (201), or refresh one whose endpoint is known (200)."""
-    [done] = await registration.register(call.conn, call.context, [_asked(call)])
-    if isinstance(done, GatewayError):
-        raise done
-    return _answer(call, done)
+async def register_device(request: TransactionalRequest[NewDevice]) -> Response:
+    """Register a device (201), or update the device with the same endpoint (200)."""
+    [result] = await registration.register(request.conn, request.context, [_to_registration(request)])
+    if isinstance(result, GatewayError):
+        raise result
+    return _to_response(request, result)
 
 
-def _asked(request: Request[NewDevice]) -> registration.RegistrationRequest:
+def _to_registration(request: Request[NewDevice]) -> registration.RegistrationRequest:
     new = request.body
-    from_page = REGISTER in request.principal.scopes  # the application's own back end is believed
-    return registration.RegistrationRequest(request.application_id, new.value(), from_page, new.user_hash)
+    # A page must prove the user id; the application's own back end need not.
+    unproven = REGISTER in request.principal.scopes
+    return registration.RegistrationRequest(request.application_id, new.value(), unproven, new.user_hash)
 
 
-def _answer(request: Request[NewDevice], done: registration.Registered) -> Response:
-    shown = ids.format_id(ids.DEVICE, done.device_id)
-    said = {"id": shown, "device_token": request.context.keyring.device_token(done.device_id)}
-    return Response(said, 201, {"Location": f"/v1/devices/{shown}"}) if done.created else Response(said)
+def _to_response(request: Request[NewDevice], result: registration.Registered) -> Response:
+    id_ = ids.format_id(ids.DEVICE, result.device_id)
+    body = {"id": id_, "device_token": request.context.keyring.device_token(result.device_id)}
+    return Response(body, 201, {"Location": f"/v1/devices/{id_}"}) if result.created else Response(body)
 
 
 @routes.add(
     "GET", "/v1/devices", scopes=(READ, MANAGE), query=DeviceQuery, responses={200: responses.Page[responses.Device]}
 )
-async def listed(call: TransactionalRequest[None, DeviceQuery]) -> Response:
-    """List the application's devices, the newest first."""
-    asked = call.query
-    filters = devices.DeviceFilters(asked.user_id, asked.topic, asked.status)
-    found = await devices.list_page(call.conn, call.application_id, filters, before=asked.after_id(), limit=asked.limit)
-    return page([registration.to_json(one) for one in found], asked.limit, found[-1].id if found else None)
+async def list_devices(request: TransactionalRequest[None, DeviceQuery]) -> Response:
+    """List devices, newest first."""
+    query = request.query
+    filters = devices.DeviceFilters(query.user_id, query.topic, query.status)
+    items, last_id = await devices.list_page(
+        request.conn, request.application_id, filters, before=query.after_id(), limit=query.limit
+    )
+    return page(items, query.limit, last_id)
 
 
 @routes.add(
     "GET", "/v1/devices/{device_id}", scopes=(DEVICE, READ, MANAGE), browser=True, responses={200: responses.Device}
 )
-async def show(call: TransactionalRequest) -> Response:
-    """Show one device. Its endpoint and keys, with which anyone could push to it, are never shown."""
-    return Response(registration.to_json(await device_in(call)))
+async def get_device(request: TransactionalRequest) -> Response:
+    """Get a device. The response never contains its endpoint and keys, which would allow pushing to it."""
+    return Response(registration.to_json(await find_device(request)))
 
 
 @routes.add(
@@ -226,28 +244,30 @@ async def show(call: TransactionalRequest) -> Response:
     browser=True,
     responses={200: responses.Device},
 )
-async def change(call: TransactionalRequest[DeviceChange]) -> Response:
-    """Change what is known of a device. With null as its `user_id` nobody is signed in there any more."""
-    found, said = await device_in(call), call.body
-    if DEVICE in call.principal.scopes:
-        await registration.prove(call.conn, call.context.keyring, call.application_id, said.user_id, said.user_hash)
-    values: dict[str, Any] = said.model_dump(include={"user_id", "attributes", "topics", "zones"}, exclude_none=True)
-    if said.user_id is None and "user_id" in said.model_fields_set:
+async def change_device(request: TransactionalRequest[DeviceChange]) -> Response:
+    """Change a device. A `user_id` of null signs the user out."""
+    target, patch = await find_device(request), request.body
+    if DEVICE in request.principal.scopes:
+        await registration.prove(
+            request.conn, request.context.keyring, request.application_id, patch.user_id, patch.user_hash
+        )
+    values: dict[str, Any] = patch.model_dump(include={"user_id", "attributes", "topics", "zones"}, exclude_none=True)
+    if patch.user_id is None and "user_id" in patch.model_fields_set:
         values["user_id"] = None
-    if said.client is not None:
-        values |= said.client.model_dump(exclude_none=True)
+    if patch.client is not None:
+        values |= patch.client.model_dump(exclude_none=True)
     for name in values.keys() & {"topics", "zones"}:
         values[name] = list(dict.fromkeys(values[name]))
-    await devices.change(call.conn, found.id, values)
-    if said.location is not None:
-        await devices.set_location(call.conn, found.id, said.location.value())
-    return Response(registration.to_json(await device_in(call)))
+    await devices.change(request.conn, target, values)
+    if patch.location is not None:
+        await devices.set_location(request.conn, target, patch.location.value())
+    return Response(registration.to_json(await find_device(request)))
 
 
 @routes.add("DELETE", "/v1/devices/{device_id}", scopes=(DEVICE, MANAGE), browser=True, responses={204: None})
-async def remove(call: TransactionalRequest) -> Response:
-    """Unregister a device: nothing more is sent to it."""
-    await devices.remove(call.conn, (await device_in(call)).id)
+async def remove_device(request: TransactionalRequest) -> Response:
+    """Unregister a device. It receives no further notifications."""
+    await devices.remove(request.conn, await find_device(request))
     return Response(status=204)
 
 
@@ -259,16 +279,16 @@ async def remove(call: TransactionalRequest) -> Response:
     browser=True,
     responses={204: None},
 )
-async def locate(call: TransactionalRequest[Location]) -> Response:
-    """Say where a device is."""
-    await devices.set_location(call.conn, (await device_in(call)).id, call.body.value())
+async def set_location(request: TransactionalRequest[Location]) -> Response:
+    """Set the location of a device."""
+    await devices.set_location(request.conn, await find_device(request), request.body.value())
     return Response(status=204)
 
 
 @routes.add("DELETE", "/v1/devices/{device_id}/location", scopes=(DEVICE, MANAGE), browser=True, responses={204: None})
-async def unlocate(call: TransactionalRequest) -> Response:
-    """Forget where a device is."""
-    await devices.set_location(call.conn, (await device_in(call)).id, None)
+async def remove_location(request: TransactionalRequest) -> Response:
+    """Remove the location of a device."""
+    await devices.set_location(request.conn, await find_device(request), None)
     return Response(status=204)
 
 
@@ -280,44 +300,55 @@ async def unlocate(call: TransactionalRequest) -> Response:
     conflicts=True,
     responses={204: None},
 )
-async def subscribe(call: TransactionalRequest) -> Response:
+async def add_topic(request: TransactionalRequest) -> Response:
     """Subscribe a device to a topic."""
-    await registration.add_topic(call.conn, await device_in(call), topic_in(call))
+    await registration.add_topic(request.conn, await find_device(request), parse_topic(request))
     return Response(status=204)
 
 
 @routes.add(
     "DELETE", "/v1/devices/{device_id}/topics/{topic}", scopes=(DEVICE, MANAGE), browser=True, responses={204: None}
 )
-async def unsubscribe(call: TransactionalRequest) -> Response:
+async def remove_topic(request: TransactionalRequest) -> Response:
     """Unsubscribe a device from a topic."""
-    await devices.unsubscribe(call.conn, (await device_in(call)).id, topic_in(call))
+    await devices.unsubscribe(request.conn, await find_device(request), parse_topic(request))
     return Response(status=204)
 
 
 @routes.add(
     "GET", "/v1/topics", scopes=(READ, MANAGE), query=PageQuery, responses={200: responses.Page[responses.Topic]}
 )
-async def topics(call: TransactionalRequest[None, PageQuery]) -> Response:
-    """List the topics that devices subscribe to, with how many of them can be reached."""
-    limit = call.query.limit
-    found = await devices.list_topics(call.conn, call.application_id, after=call.query.after_text(), limit=limit)
-    items = [{"topic": topic, "devices": count} for topic, count in found]
-    return page(items, limit, found[-1][0] if found else None)
+async def list_topics(request: TransactionalRequest[None, PageQuery]) -> Response:
+    """List topics with their number of reachable devices."""
+    limit = request.query.limit
+    items = await devices.list_topics(
+        request.conn, request.application_id, after=request.query.after_text(), limit=limit
+    )
+    return page(items, limit, items[-1]["topic"] if items else None)
 
 
 @routes.add(
-    "DELETE", "/v1/users/{user_id}", scopes=(MANAGE,), audit="users.remove", responses={200: responses.ErasureResult}
+    "DELETE",
+    "/v1/users/{user_id}",
+    scopes=(MANAGE,),
+    audit="users.remove",
+    responses={200: responses.ErasureResult},
 )
-async def forget(call: TransactionalRequest) -> Response:
-    """Forget a person: their devices, what was sent to them alone, their events, and their name in the log."""
-    removed = await erasure.forget(call.conn, call.context.keyring, call.application_id, call.path("user_id"))
+async def erase_user(request: TransactionalRequest) -> Response:
+    """Erase a user: devices, notifications sent to this user only, events, and the user id in the delivery log."""
+    removed = await erasure.forget(
+        request.conn, request.context.keyring, request.application_id, request.path("user_id")
+    )
     return Response({"devices": removed})
 
 
-def topic_in(call: TransactionalRequest[Any, Any]) -> str:
-    """The topic in the path. Raises Invalid."""
-    topic = call.path("topic")
+def parse_topic(request: TransactionalRequest[Any, Any]) -> str:
+    """Return the topic in the path.
+
+    Raises:
+        ValidationError: the topic's name is invalid.
+    """
+    topic = request.path("topic")
     if not device.TOPIC_NAME.fullmatch(topic):
         raise ValidationError(
             [FieldError("/path/topic", "must be 1 to 64 letters, digits or _.:~- and begin with a letter or digit")]

@@ -1,4 +1,4 @@
-"""Events: what happened in the application. Triggers say what is sent for them."""
+"""Events of the application, which triggers react to."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +12,7 @@ from gateway.domain.errors import GatewayError
 from gateway.service.access.authentication import READ, SEND
 from gateway.service.automation import events
 from gateway.service.automation.events import Event
-from gateway.web.http.ndjson import NDJSON, answer, still_admitted
+from gateway.web.http.ndjson import NDJSON, answer, check_credential
 from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body, Moment, example, read_body
 from gateway.web.http.routing import Request, Response, Routes, TransactionalRequest, to_json
@@ -21,7 +21,7 @@ from gateway.web.schemas.notification_requests import Label
 
 routes = Routes("events")
 
-MAX_DATA_OCTETS = 16_384  # octets
+MAX_DATA_OCTETS = 16_384
 
 Name = Annotated[
     str,
@@ -30,31 +30,38 @@ Name = Annotated[
 ]
 
 
-def _small(data: dict[str, Any]) -> dict[str, Any]:
+def _check_size(data: dict[str, Any]) -> dict[str, Any]:
     if len(to_json(data)) > MAX_DATA_OCTETS:
         raise ValueError(f"must be at most {MAX_DATA_OCTETS} octets of JSON")
     return data
 
 
 class NewEvent(Body):
+    """A new event."""
+
     model_config = example(
         name="cart.abandoned", user_id="u-42", data={"cart": {"total": 59.9, "items": 3}}, key="cart-17-abandoned"
     )
 
     name: Name
-    data: Annotated[dict[str, Any], AfterValidator(_small)] = Field(default_factory=dict)
+    data: Annotated[dict[str, Any], AfterValidator(_check_size)] = Field(default_factory=dict)
     user_id: Label | None = None
-    occurred_at: Annotated[Moment | None, Field(description="Now, when left out. Delays count from here.")] = None
+    occurred_at: Annotated[
+        Moment | None, Field(description="Defaults to now. The delay of a trigger begins at this time.")
+    ] = None
     key: Annotated[
         Label | None,
-        Field(description="Your own id for it: the same one twice is one event."),
+        Field(description="Your own id of the event; a repeated key is the same event."),
     ] = None
 
     def value(self) -> Event:
+        """Return the value for the service."""
         return Event(self.name, self.data, self.user_id, self.occurred_at, self.key)
 
 
 class EventQuery(PageQuery):
+    """Filters of the event list."""
+
     name: Name | None = None
     user_id: Label | None = None
 
@@ -67,61 +74,63 @@ class EventQuery(PageQuery):
     creates=True,
     responses={200: responses.Event, 201: responses.Event},
 )
-async def happened(call: TransactionalRequest[NewEvent]) -> Response:
-    """Say that something happened: the triggers that it meets are run in the same transaction.
+async def record_event(request: TransactionalRequest[NewEvent]) -> Response:
+    """Record an event and run the matching triggers, in one transaction.
 
-    The answer tells what each of them came to; 200 for an event whose `key` is known already.
+    The response contains the result of each trigger. The status is 200 for a repeated `key`.
     """
-    [met] = await events.record(call.conn, call.context, call.application_id, [call.body.value()])
-    shown = await events.get(call.conn, call.application_id, met.id)
-    return Response(shown, 200 if met.repeated else 201, {"Location": f"/v1/events/{shown['id']}"})
+    [result] = await events.record(request.conn, request.context, request.application_id, [request.body.value()])
+    view = await events.get(request.conn, request.application_id, result.id)
+    return Response(view, 200 if result.repeated else 201, {"Location": f"/v1/events/{view['id']}"})
 
 
 @routes.add("POST", "/v1/events/batch", scopes=(SEND,), streams=NDJSON, responses={200: str})
-async def batch(request: Request) -> web.StreamResponse:
-    """Say that many things happened: one event a line (application/x-ndjson), of any length in all.
+async def record_events(request: Request) -> web.StreamResponse:
+    """Record many events: one event per line (application/x-ndjson), any number of lines.
 
-    The answer is a line for each line, `{"line", "status": "stored"|"repeated"|"refused", "id", "runs"}` or `errors`,
-    and a last one with the sums. Give each a `key`: then a stream that broke off may be sent again from its beginning.
+    The response has one line for each line, `{"line", "status": "stored"|"repeated"|"refused", "id", "runs"}` or with
+    `errors`, and a last line with the totals. Give each event a `key`, so that an interrupted stream can be sent again.
     """
 
-    async def take(lines: Sequence[NewEvent]) -> list[dict[str, Any] | GatewayError]:
-        await still_admitted(request)
+    async def record(lines: Sequence[NewEvent]) -> list[dict[str, Any] | GatewayError]:
+        await check_credential(request)
         async with request.context.engine.begin() as conn:
-            met = await events.record(conn, request.context, request.application_id, [line.value() for line in lines])
+            results = await events.record(
+                conn, request.context, request.application_id, [line.value() for line in lines]
+            )
         return [
             {
-                "status": "repeated" if one.repeated else "stored",
-                "id": ids.format_id(ids.EVENT, one.id),
-                "runs": one.runs,
+                "status": "repeated" if result.repeated else "stored",
+                "id": ids.format_id(ids.EVENT, result.id),
+                "runs": result.runs,
             }
-            for one in met
+            for result in results
         ]
 
-    def name(line: NewEvent) -> str:
-        return "all"  # any may cancel what one before it started
+    def key_of(line: NewEvent) -> str:
+        return "all"  # events are processed in order: one may cancel a notification of an earlier one
 
-    return await answer(request, partial(read_body, NewEvent), take, name, ("stored", "repeated"))
+    return await answer(request, partial(read_body, NewEvent), record, key_of, ("stored", "repeated"))
 
 
 @routes.add(
     "GET", "/v1/events", scopes=(READ, SEND), query=EventQuery, responses={200: responses.Page[responses.Event]}
 )
-async def listed(call: TransactionalRequest[None, EventQuery]) -> Response:
-    """List events and what came of them, the newest first."""
-    asked = call.query
+async def list_events(request: TransactionalRequest[None, EventQuery]) -> Response:
+    """List events with the results of their triggers, newest first."""
+    query = request.query
     items = await events.list_page(
-        call.conn,
-        call.application_id,
-        name=asked.name,
-        user_id=asked.user_id,
-        before=asked.after_id(),
-        limit=asked.limit,
+        request.conn,
+        request.application_id,
+        name=query.name,
+        user_id=query.user_id,
+        before=query.after_id(),
+        limit=query.limit,
     )
-    return page(items, asked.limit, ids.parse(ids.EVENT, items[-1]["id"]) if items else None)
+    return page(items, query.limit, ids.parse(ids.EVENT, items[-1]["id"]) if items else None)
 
 
 @routes.add("GET", "/v1/events/{event_id}", scopes=(READ, SEND), responses={200: responses.Event})
-async def show(call: TransactionalRequest) -> Response:
-    """Show an event and what each trigger that it met came to."""
-    return Response(await events.get(call.conn, call.application_id, call.id(ids.EVENT, "event_id")))
+async def get_event(request: TransactionalRequest) -> Response:
+    """Get an event with the results of its triggers."""
+    return Response(await events.get(request.conn, request.application_id, request.id(ids.EVENT, "event_id")))

@@ -1,4 +1,4 @@
-"""Feeds: addresses that alerts are fetched from, so that nobody need post them."""
+"""Feeds: URLs from which the gateway polls alerts."""
 
 from datetime import timedelta
 from typing import Annotated, Any, Literal
@@ -19,15 +19,21 @@ routes = Routes("feeds")
 Url = Annotated[
     str,
     StringConstraints(min_length=1, max_length=2048),
-    Field(description="An Atom or RSS feed of CAP alerts, a CAP document, or alerts of api.weather.gov; https."),
+    Field(
+        description="An https URL of an Atom or RSS feed of CAP alerts, a CAP document, or alerts of api.weather.gov."
+    ),
 ]
 Interval = Annotated[
-    int, Field(ge=int(feeds.SHORTEST.total_seconds()), le=86_400, description="Seconds between two looks.")
+    int, Field(ge=int(feeds.SHORTEST.total_seconds()), le=86_400, description="Polling interval in seconds.")
 ]
-Narrowed = Annotated[Audience, Field(description="Narrows its alerts: whoever is in their area and in this.")]
+FeedAudience = Annotated[
+    Audience, Field(description="Restricts the feed's alerts to devices that are in this audience, too.")
+]
 
 
 class NewFeed(Body):
+    """A new feed."""
+
     model_config = example(
         name="Vermont", url="https://api.weather.gov/alerts/active?area=VT", audience={"topic": "weather"}
     )
@@ -35,12 +41,12 @@ class NewFeed(Body):
     name: Label
     url: Url
     interval: Interval = int(feeds.USUAL.total_seconds())
-    audience: Narrowed | None = None
+    audience: FeedAudience | None = None
     category: Category | None = None
 
 
 class FeedChange(Body):
-    """What is left out stays; null takes audience or category away."""
+    """Changed fields of a feed; omitted fields stay, null removes audience or category."""
 
     model_config = example(interval=30, status="active")
 
@@ -48,7 +54,7 @@ class FeedChange(Body):
     url: Url | None = None
     interval: Interval | None = None
     status: Literal["active", "paused"] | None = None
-    audience: Narrowed | None = None
+    audience: FeedAudience | None = None
     category: Category | None = None
 
 
@@ -62,34 +68,34 @@ class FeedChange(Body):
     audit="feeds.create",
     responses={201: responses.Feed},
 )
-async def create(call: TransactionalRequest[NewFeed]) -> Response:
-    """Fetch alerts from an address from now on. Each is told once, and changed and ended as its issuer says."""
-    new = call.body
-    made = await feeds.create(
-        call.conn,
-        call.context,
-        call.application_id,
+async def create_feed(request: TransactionalRequest[NewFeed]) -> Response:
+    """Create a feed. Each alert is sent once, and updated or cancelled when its issuer does so."""
+    new = request.body
+    created = await feeds.create(
+        request.conn,
+        request.context,
+        request.application_id,
         new.name,
         new.url,
         interval=timedelta(seconds=new.interval),
         audience=new.audience,
         category=new.category,
     )
-    return Response(made, 201, {"Location": f"/v1/feeds/{made['id']}"})
+    return Response(created, 201, {"Location": f"/v1/feeds/{created['id']}"})
 
 
 @routes.add("GET", "/v1/feeds", scopes=(READ, MANAGE), query=PageQuery, responses={200: responses.Page[responses.Feed]})
-async def listed(call: TransactionalRequest[None, PageQuery]) -> Response:
-    """List the feeds, the newest first, and how they fare."""
-    limit = call.query.limit
-    items = await feeds.list_page(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
+async def list_feeds(request: TransactionalRequest[None, PageQuery]) -> Response:
+    """List feeds with their status, newest first."""
+    limit = request.query.limit
+    items = await feeds.list_page(request.conn, request.application_id, before=request.query.after_id(), limit=limit)
     return page(items, limit, ids.parse(ids.FEED, items[-1]["id"]) if items else None)
 
 
 @routes.add("GET", "/v1/feeds/{feed_id}", scopes=(READ, MANAGE), responses={200: responses.Feed})
-async def show(call: TransactionalRequest) -> Response:
-    """Show a feed: when it was last read, what its alerts came to, and why some were refused."""
-    return Response(await feeds.get(call.conn, call.application_id, call.id(ids.FEED, "feed_id")))
+async def get_feed(request: TransactionalRequest) -> Response:
+    """Get a feed with the result of the last poll, and the reasons why alerts were refused."""
+    return Response(await feeds.get(request.conn, request.application_id, request.id(ids.FEED, "feed_id")))
 
 
 @routes.add(
@@ -101,18 +107,18 @@ async def show(call: TransactionalRequest) -> Response:
     audit="feeds.change",
     responses={200: responses.Feed},
 )
-async def change(call: TransactionalRequest[FeedChange]) -> Response:
-    """Change a feed, pause it, or let it go on. It is read anew at once."""
-    values: dict[str, Any] = call.body.model_dump(include={"name", "url", "status"}, exclude_none=True)
-    if call.body.interval is not None:
-        values["interval_s"] = call.body.interval
-    values |= {name: getattr(call.body, name) for name in {"audience", "category"} & call.body.model_fields_set}
-    id_ = call.id(ids.FEED, "feed_id")
-    return Response(await feeds.change(call.conn, call.context, call.application_id, id_, values))
+async def change_feed(request: TransactionalRequest[FeedChange]) -> Response:
+    """Change, pause or resume a feed. It is polled at once."""
+    values: dict[str, Any] = request.body.model_dump(include={"name", "url", "status"}, exclude_none=True)
+    if request.body.interval is not None:
+        values["interval_s"] = request.body.interval
+    values |= {name: getattr(request.body, name) for name in {"audience", "category"} & request.body.model_fields_set}
+    id_ = request.id(ids.FEED, "feed_id")
+    return Response(await feeds.change(request.conn, request.context, request.application_id, id_, values))
 
 
 @routes.add("DELETE", "/v1/feeds/{feed_id}", scopes=(MANAGE,), audit="feeds.remove", responses={204: None})
-async def remove(call: TransactionalRequest) -> Response:
-    """Remove a feed. What it has brought goes on."""
-    await feeds.remove(call.conn, call.application_id, call.id(ids.FEED, "feed_id"))
+async def remove_feed(request: TransactionalRequest) -> Response:
+    """Remove a feed. Its alerts are still sent."""
+    await feeds.remove(request.conn, request.application_id, request.id(ids.FEED, "feed_id"))
     return Response(status=204)

@@ -1,4 +1,4 @@
-"""A device's inbox: the pull side, for pages that cannot be pushed to, and for what was missed."""
+"""A device's inbox, for pages without push permission and for notifications that were missed."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,10 +8,9 @@ from pydantic import Field
 
 from gateway.domain import ids
 from gateway.domain.errors import NotFound, RateLimited
-from gateway.records.delivery_log import inbox as records
 from gateway.service.access.authentication import DEVICE, MANAGE, READ
-from gateway.service.inbox import inbox
-from gateway.web.api.devices import device_in
+from gateway.service.inbox import inbox, read_marks
+from gateway.web.api.devices import find_device
 from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body, example
 from gateway.web.http.routing import Request, Response, Routes, TransactionalRequest
@@ -19,54 +18,61 @@ from gateway.web.schemas import responses
 
 routes = Routes("devices")
 
-MAX_WAIT = 60
-MAX_WAITING = 4
-"""Long polls of one device at a time."""
+MAX_WAIT_S = 60
+# Long polls in progress for one device.
+MAX_LONG_POLLS = 4
 
-Position = Annotated[int, Field(ge=0, lt=2**63)]
+Position = Annotated[int, Field(ge=0, le=read_marks.MAX_POSITION)]
 
 
 class InboxQuery(PageQuery):
-    after: Annotated[Position | None, Field(description="Only what is newer than this position, the oldest first.")] = (
-        None
-    )
-    wait: Annotated[int, Field(ge=0, le=MAX_WAIT, description="Seconds to wait for something newer than `after`.")] = 0
+    """A page of the inbox, or the items after a position."""
+
+    after: Annotated[Position | None, Field(description="Only items after this position, oldest first.")] = None
+    wait: Annotated[int, Field(ge=0, le=MAX_WAIT_S, description="Seconds to wait for an item after `after`.")] = 0
 
 
 class ReadUpTo(Body):
+    """A position in the inbox."""
+
     model_config = example(upto=17)
 
-    upto: Annotated[Position, Field(description="The position of the newest that was read.")]
+    upto: Annotated[Position, Field(description="Position of the newest item that was read.")]
 
 
 async def wait_for_inbox_item(request: Request[None, InboxQuery]) -> Mapping[str, str]:
-    """Whether it may be asked for now; then until there is something new, or the time is up.
+    """Check the device's rate limit, then wait for an item after `after` when the query asks for it.
 
-    Raises RateLimited and Unavailable.
+    Returns:
+        The RateLimit headers of the response.
+
+    Raises:
+        RateLimited: the device sends too many requests, or has too many long polls in progress.
+        Unavailable: the process has its maximum of long polls in progress.
     """
-    front, asked = request.state, request.query
+    state, query = request.state, request.query
     device_id = ids.parse(ids.DEVICE, request.path("device_id"))
     if device_id is None or request.principal.device_id not in (None, device_id):
         raise NotFound(f"there is no device {request.path('device_id')[:80]!r}")
-    # Not by the device alone, which another application's key may name too.
-    limit = front.limits.inbox_buckets.acquire((request.application_id, device_id))
-    if not asked.wait or asked.after is None:
-        return limit
-    if front.inbox_notifier.waiting(request.application_id, device_id) >= MAX_WAITING:
-        raise RateLimited(f"{MAX_WAITING} requests of this device are waiting already", {"Retry-After": "1"})
+    # The application is part of the key: another application's credential may name the device, too.
+    headers = state.limits.inbox_buckets.acquire((request.application_id, device_id))
+    if not query.wait or query.after is None:
+        return headers
+    if state.inbox_notifier.waiting(request.application_id, device_id) >= MAX_LONG_POLLS:
+        raise RateLimited(f"{MAX_LONG_POLLS} requests of this device are waiting already", {"Retry-After": "1"})
     clock = asyncio.get_running_loop().time
-    until = clock() + asked.wait
+    deadline = clock() + query.wait
     with (
-        front.limits.live_channels.slot_of(request.application_id),
-        front.inbox_notifier.watch(request.application_id, device_id) as watch,
+        state.limits.live_channels.slot_of(request.application_id),
+        state.inbox_notifier.watch(request.application_id, device_id) as watch,
     ):
-        while not front.inbox_notifier.closed and (left := until - clock()) > 0:
-            async with front.context.engine.connect() as conn:
-                newest = await records.last_position(conn, request.application_id, device_id)
-            if newest > asked.after:
+        while not state.inbox_notifier.closed and (remaining := deadline - clock()) > 0:
+            async with state.context.engine.connect() as conn:
+                newest = await read_marks.newest_position(conn, request.application_id, device_id)
+            if newest > query.after:
                 break
-            await watch.wait(left)
-    return limit
+            await watch.wait(remaining)
+    return headers
 
 
 @routes.add(
@@ -78,18 +84,20 @@ async def wait_for_inbox_item(request: Request[None, InboxQuery]) -> Mapping[str
     precondition=wait_for_inbox_item,
     responses={200: responses.Inbox},
 )
-async def listed(call: TransactionalRequest[None, InboxQuery]) -> Response:
-    """List what was sent to a device, the newest first, as it would be shown now.
+async def list_inbox(request: TransactionalRequest[None, InboxQuery]) -> Response:
+    """List the notifications that were sent to a device, newest first, rendered with the current data.
 
-    Pulling costs a request each time whether there is news or not: it is for what could not be pushed, and for what was
-    missed. Ask with If-None-Match, or with `after` and `wait`, which answers as soon as there is something newer.
+    Prefer push: polling costs a request whether there are new items or not. Send If-None-Match, or `after` and `wait`
+    for a long poll that returns as soon as there is a newer item.
     """
-    device, asked = await device_in(call), call.query
-    before = call.query.after_position() if asked.after is None else None
-    items = await inbox.items(call.conn, call.context, device, before=before, after=asked.after, limit=asked.limit)
-    unread, newest = await records.count_unread(call.conn, device.application_id, device.id)
-    listed = page(items, asked.limit, items[-1]["position"] if items and asked.after is None else None)
-    body: dict[str, Any] = listed.body | {"unread": unread, "position": newest}
+    device, query = await find_device(request), request.query
+    before = query.after_position() if query.after is None else None
+    items = await inbox.items(
+        request.conn, request.context, device, before=before, after=query.after, limit=query.limit
+    )
+    unread, newest = await read_marks.count_unread(request.conn, device)
+    response = page(items, query.limit, items[-1]["position"] if items and query.after is None else None)
+    body: dict[str, Any] = response.body | {"unread": unread, "position": newest}
     return Response(body)
 
 
@@ -100,13 +108,9 @@ async def listed(call: TransactionalRequest[None, InboxQuery]) -> Response:
     browser=True,
     responses={204: None},
 )
-async def read_one(call: TransactionalRequest) -> Response:
-    """Mark one as read."""
-    device, named = await device_in(call), ids.parse_delivery(call.path("delivery_id"))
-    theirs = named is not None and named[1] == device.id
-    if named is None or not theirs or not await records.contains(call.conn, device.application_id, device.id, named[0]):
-        raise NotFound("there is no such delivery in this inbox")
-    await records.mark_read(call.conn, device.application_id, device.id, upto=2**63 - 1, notification_id=named[0])
+async def mark_delivery_read(request: TransactionalRequest) -> Response:
+    """Mark one item as read."""
+    await read_marks.mark_delivery_read(request.conn, await find_device(request), request.path("delivery_id"))
     return Response(status=204)
 
 
@@ -118,8 +122,7 @@ async def read_one(call: TransactionalRequest) -> Response:
     browser=True,
     responses={200: responses.MarkedRead},
 )
-async def read_all(call: TransactionalRequest[ReadUpTo]) -> Response:
-    """Mark everything up to a position as read."""
-    device = await device_in(call)
-    marked = await records.mark_read(call.conn, device.application_id, device.id, upto=call.body.upto)
+async def mark_read(request: TransactionalRequest[ReadUpTo]) -> Response:
+    """Mark all items up to a position as read."""
+    marked = await read_marks.mark_read(request.conn, await find_device(request), upto=request.body.upto)
     return Response({"marked": marked})

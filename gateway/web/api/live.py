@@ -1,8 +1,8 @@
-"""The live channel: a WebSocket over which an open page gets its notifications at once.
+"""The live channel: a WebSocket over which an open page receives its notifications at once.
 
-A browser cannot give a WebSocket an Authorization header, and an address ends up in logs: so the first message says
-who it is. Nothing is kept for a page beside its place in the log, so that one that reads slowly is closed and
-comes again where it stopped, on this node or another.
+Browsers cannot send an Authorization header with a WebSocket, and URLs are logged, so the first message contains the
+credential. The server stores only a log position for each page. A page that reads slowly is disconnected and resumes
+from that position, on any node.
 """
 
 import asyncio
@@ -14,9 +14,10 @@ import structlog
 from aiohttp import WSMsgType, web
 from pydantic import Field
 
+from gateway.domain import ids
 from gateway.domain.device import Device
 from gateway.domain.errors import GatewayError, MalformedBody, RateLimited, Unauthenticated, UpgradeRequired
-from gateway.records import applications
+from gateway.service.access import applications
 from gateway.service.access.authentication import DEVICE
 from gateway.service.audience import registration
 from gateway.service.context import DATABASE_ERRORS
@@ -27,19 +28,22 @@ from gateway.web.http.routing import Request, Routes, to_json
 
 routes = Routes("devices")
 
-HELLO_S = 10.0
+HELLO_TIMEOUT_S = 10.0
 HEARTBEAT_S = 20.0
-SLOW_S = 10.0
-"""How long a page may take to read what does not fit into the connection's buffers."""
-MAX_OCTETS = 4096
-MAX_OPEN = 10
-"""Live channels of one device at a time, each a page."""
-GOING, REFUSED, MALFORMED, SLOW, CROWDED = 1001, 4401, 4400, 4408, 4429
+# How long a page may take to read what exceeds the connection's buffers.
+WRITE_TIMEOUT_S = 10.0
+MAX_MESSAGE_OCTETS = 4096
+# Live channels of one device; each is a page.
+MAX_CHANNELS = 10
+# WebSocket close codes; those above 4000 are the application's.
+CLOSE_GOING_AWAY, CLOSE_UNAUTHENTICATED, CLOSE_MALFORMED, CLOSE_TOO_SLOW, CLOSE_TOO_MANY = 1001, 4401, 4400, 4408, 4429
 
 log = structlog.get_logger(__name__)
 
 
 class Hello(Body):
+    """The first message of a page."""
+
     type: Literal["hello"]
     token: Annotated[str, Field(max_length=500)]
     after: Position | None = None
@@ -47,58 +51,65 @@ class Hello(Body):
 
 
 @routes.add("GET", "/v1/devices/{device_id}/live", streams="application/json", responses={101: None})
-async def channel(request: Request) -> web.StreamResponse:
+async def open_live_channel(request: Request) -> web.StreamResponse:
     """Open the live channel of a device: a WebSocket.
 
-    The page sends `{"type": "hello", "token": "dt_...", "after": position, "mode": "additional"}`. The server answers
-    `ready`, then sends each `notification` in the form the inbox has it, first those after `after`. In mode `exclusive`
-    the page answers each with `{"type": "ack", "id"}`; what is not acknowledged within 5 s goes by Web Push.
+    The page sends `{"type": "hello", "token": "dt_...", "after": position, "mode": "additional"}`. The server sends
+    `ready`, then each `notification` as in the inbox, beginning with those after `after`. In mode `exclusive`
+    the page acknowledges each with `{"type": "ack", "id"}`; without an acknowledgement within 5 s it is sent by Web
+    Push.
 
-    Closed with 4401 for a token or an origin that is not right, 4400 for what is not understood, 4408 when the page
-    reads too slowly, 4429 when too many pages of the device or of the application are open.
+    Close codes: 4401 for an invalid token or origin, 4400 for a malformed message, 4408 when the page reads too slowly,
+    4429 when the device or the application has too many open channels.
     """
-    socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MAX_OCTETS)
+    socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_OCTETS)
     if not socket.can_prepare(request.http).ok:
-        raise UpgradeRequired("this address speaks WebSocket")
+        raise UpgradeRequired("this endpoint requires a WebSocket upgrade")
     with request.state.limits.live_channels.slot():
-        return await _opened(request, socket)
+        return await _serve(request, socket)
 
 
-async def _opened(request: Request, socket: web.WebSocketResponse) -> web.StreamResponse:
+async def _serve(request: Request, socket: web.WebSocketResponse) -> web.StreamResponse:
     await socket.prepare(request.http)
     task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - a request is always handled in a task
+    assert task is not None  # noqa: S101 - aiohttp runs every handler in a task
     request.state.open_streams.add(task)
     try:
-        await _serve(request, socket)
-    except GatewayError as refusal:
-        codes = {Unauthenticated: REFUSED, RateLimited: CROWDED}
-        code = codes.get(type(refusal), MALFORMED)
-        await socket.close(code=code, message=refusal.detail.encode()[:120])
+        await _authenticate_and_send(request, socket)
+    except GatewayError as error:
+        codes = {Unauthenticated: CLOSE_UNAUTHENTICATED, RateLimited: CLOSE_TOO_MANY}
+        code = codes.get(type(error), CLOSE_MALFORMED)
+        await socket.close(code=code, message=error.detail.encode()[:120])
     except TimeoutError:
-        await socket.close(code=SLOW, message=b"read too slowly, or said nothing")
+        await socket.close(code=CLOSE_TOO_SLOW, message=b"the page read too slowly, or sent no hello")
     except asyncio.CancelledError:
-        await socket.close(code=GOING, message=b"this server is going away")
+        await socket.close(code=CLOSE_GOING_AWAY, message=b"the server is shutting down")
         raise
     except ConnectionError:
-        pass  # the page has gone
+        pass  # the page has disconnected
     finally:
         request.state.open_streams.discard(task)
     return socket
 
 
-async def _serve(request: Request, socket: web.WebSocketResponse) -> None:
-    """Raises GatewayError, TimeoutError and ConnectionError."""
-    async with asyncio.timeout(HELLO_S):
-        hello = await _hello(socket)
-    device = await _device(request, hello)
-    if request.state.inbox_notifier.waiting(device.application_id, device.id) >= MAX_OPEN:
-        raise RateLimited(f"{MAX_OPEN} pages of this device are open already", {})
+async def _authenticate_and_send(request: Request, socket: web.WebSocketResponse) -> None:
+    """Serve the channel until the page disconnects.
+
+    Raises:
+        GatewayError: the hello is invalid, or there are too many channels.
+        TimeoutError: the page sends no hello, or reads too slowly.
+        ConnectionError: the page has disconnected.
+    """
+    async with asyncio.timeout(HELLO_TIMEOUT_S):
+        hello = await _receive_hello(socket)
+    device = await _authenticate(request, hello)
+    if request.state.inbox_notifier.waiting(device.application_id, device.id) >= MAX_CHANNELS:
+        raise RateLimited(f"the device has {MAX_CHANNELS} open channels", {})
     with request.state.limits.live_channels.share(device.application_id):
-        await _follow(request, socket, device, hello)
+        await _run_channel(request, socket, device, hello)
 
 
-async def _follow(request: Request, socket: web.WebSocketResponse, device: Device, hello: Hello) -> None:
+async def _run_channel(request: Request, socket: web.WebSocketResponse, device: Device, hello: Hello) -> None:
     context = request.context
     exclusive = hello.mode == "exclusive"
     position = await live_channel.newest(context, device) if hello.after is None else hello.after
@@ -107,11 +118,11 @@ async def _follow(request: Request, socket: web.WebSocketResponse, device: Devic
     try:
         await _send(socket, {"type": "ready", "position": position})
         tasks = [
-            asyncio.create_task(_tell(request, socket, device, position, exclusive=exclusive)),
-            asyncio.create_task(_listen(request, socket, device)),
+            asyncio.create_task(_send_notifications(request, socket, device, position, exclusive=exclusive)),
+            asyncio.create_task(_receive_acknowledgements(request, socket, device)),
         ]
         if exclusive:
-            tasks.append(asyncio.create_task(_keep(request, device)))
+            tasks.append(asyncio.create_task(_renew_claim(request, device)))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -122,56 +133,60 @@ async def _follow(request: Request, socket: web.WebSocketResponse, device: Devic
             await task
     finally:
         if exclusive:
-            with suppress(*DATABASE_ERRORS):  # it counts as open until its lease ends; Web Push then follows
+            with suppress(*DATABASE_ERRORS):  # the claim then expires with its lease, and Web Push follows
                 await live_channel.release(context, device)
 
 
-async def _hello(socket: web.WebSocketResponse) -> Hello:
+async def _receive_hello(socket: web.WebSocketResponse) -> Hello:
     message = await socket.receive()
     if message.type is not WSMsgType.TEXT:
         raise MalformedBody("the first message must be a hello")
     return read_body(Hello, message.data.encode())
 
 
-async def _device(request: Request, hello: Hello) -> Device:
-    """Raises Unauthenticated."""
+async def _authenticate(request: Request, hello: Hello) -> Device:
+    """Return the device of the token.
+
+    Raises:
+        Unauthenticated: the token is not the device's, or the page's origin is not allowed.
+    """
     async with request.context.engine.connect() as conn:
-        caller = await request.state.authenticator.identify(hello.token, conn)
-        id_ = request.id("dev", "device_id")
-        if caller.scopes != {DEVICE} or caller.device_id != id_ or caller.application_id is None:
+        principal = await request.state.authenticator.identify(hello.token, conn)
+        id_ = request.id(ids.DEVICE, "device_id")
+        if principal.scopes != {DEVICE} or principal.device_id != id_ or principal.application_id is None:
             raise Unauthenticated("the token is not this device's")
         origin = request.http.headers.get("Origin")
-        if origin is not None and origin not in await applications.get_allowed_origins(conn, caller.application_id):
-            raise Unauthenticated("the page's origin is not among the application's")
-        return await registration.find(conn, caller.application_id, id_)
+        if origin is not None and origin not in await applications.allowed_origins(conn, principal.application_id):
+            raise Unauthenticated("the page's origin is not among the application's allowed_origins")
+        return await registration.find(conn, principal.application_id, id_)
 
 
-async def _tell(
+async def _send_notifications(
     request: Request, socket: web.WebSocketResponse, device: Device, after: int, *, exclusive: bool
 ) -> None:
-    following = live_channel.follow(request.context, request.state.inbox_notifier, device, after, exclusive=exclusive)
-    async with aclosing(following) as messages:
+    messages = live_channel.follow(request.context, request.state.inbox_notifier, device, after, exclusive=exclusive)
+    async with aclosing(messages):
         async for message in messages:
             await _send(socket, message)
 
 
-async def _listen(request: Request, socket: web.WebSocketResponse, device: Device) -> None:
-    """Until the page closes."""
+async def _receive_acknowledgements(request: Request, socket: web.WebSocketResponse, device: Device) -> None:
+    """Process messages until the page disconnects."""
     async for message in socket:
         if message.type is not WSMsgType.TEXT:
-            raise MalformedBody("only text is understood here")
+            raise MalformedBody("the message must be text")
         try:
-            said = json.loads(message.data)
+            payload = json.loads(message.data)
         except (ValueError, RecursionError):
-            raise MalformedBody("what was said is not JSON") from None
-        match said:
+            raise MalformedBody("the message is not JSON") from None
+        match payload:
             case {"type": "ack", "id": str(delivery_id)}:
                 await live_channel.acknowledge(request.context, device, delivery_id)
             case _:
-                raise MalformedBody("what was said is not an ack")
+                raise MalformedBody("the message is not an ack")
 
 
-async def _keep(request: Request, device: Device) -> None:
+async def _renew_claim(request: Request, device: Device) -> None:
     while True:
         await asyncio.sleep(live_channel.RENEW_S)
         try:
@@ -181,6 +196,6 @@ async def _keep(request: Request, device: Device) -> None:
 
 
 async def _send(socket: web.WebSocketResponse, message: live_channel.Message) -> None:
-    """Raises TimeoutError for a page that does not read, ConnectionError for one that has gone."""
-    async with asyncio.timeout(SLOW_S):
+    """Send a message; raises TimeoutError when the page does not read, ConnectionError when it has disconnected."""
+    async with asyncio.timeout(WRITE_TIMEOUT_S):
         await socket.send_str(to_json(message).decode())

@@ -1,4 +1,4 @@
-"""Notifications of every kind: send to someone directly, list, show, cancel."""
+"""Notifications of all kinds: send directly, list, get, pause, resume and cancel."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -6,15 +6,14 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import Field
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
 from gateway.domain.notification import Kind, Progress, Status
-from gateway.records import notifications
 from gateway.service.access.authentication import READ, SEND
+from gateway.service.context import Connection
 from gateway.service.notifications import lifecycle, representations, submission
-from gateway.service.notifications.submission import Draft
-from gateway.web.api.devices import topic_in
+from gateway.service.notifications.submission import NotificationRequest
+from gateway.web.api.devices import parse_topic
 from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body, example
 from gateway.web.http.routing import Response, Routes, TransactionalRequest
@@ -23,10 +22,12 @@ from gateway.web.schemas.notification_requests import Audience, Schedule, Sendab
 
 routes = Routes("notifications")
 
-Control = Callable[[AsyncConnection, UUID, UUID, Kind | None], Awaitable[None]]
+Transition = Callable[[Connection, UUID, UUID, Kind | None], Awaitable[None]]
 
 
 class NewNotification(Sendable):
+    """A notification to an audience."""
+
     model_config = example(
         content={"title": "Your parcel is here", "body": "Until six at the front desk.", "url": "/parcels/17"},
         audience={"user_id": "u-42"},
@@ -38,21 +39,25 @@ class NewNotification(Sendable):
 
 
 class PreviewRequest(Body):
+    """An audience to count."""
+
     model_config = example(audience={"all": [{"topic": "weather"}, {"locale": "de"}]})
 
     audience: Audience
 
 
 class NotificationQuery(PageQuery):
-    kind: Annotated[Kind | None, Field(description="Only of this kind.")] = None
+    """Filters of the notification list."""
+
+    kind: Annotated[Kind | None, Field(description="Only this kind.")] = None
     status: Status | None = None
 
 
-async def accept(call: TransactionalRequest[Any, Any], draft: Draft) -> Response:
-    """Accept what a front door asks for: from here on all kinds are the same."""
-    notification = await submission.submit(call.conn, call.context, call.application_id, draft)
-    shown = representations.notification(notification, Progress())
-    return Response(shown, 201, {"Location": f"/v1/notifications/{shown['id']}"})
+async def submit(request: TransactionalRequest[Any, Any], new: NotificationRequest) -> Response:
+    """Submit a notification of any kind, and return the response."""
+    notification = await submission.submit_request(request.conn, request.context, request.application_id, new)
+    view = representations.notification(notification, Progress())
+    return Response(view, 201, {"Location": f"/v1/notifications/{view['id']}"})
 
 
 @routes.add(
@@ -63,14 +68,10 @@ async def accept(call: TransactionalRequest[Any, Any], draft: Draft) -> Response
     creates=True,
     responses={201: responses.Notification},
 )
-async def send(call: TransactionalRequest[NewNotification]) -> Response:
-    """Send a notification to an audience. It is accepted with this answer, and then delivered or accounted for."""
-    return await accept(
-        call,
-        await call.body.draft(
-            call.conn, call.application_id, Kind.DIRECT, call.body.audience, schedule=call.body.schedule
-        ),
-    )
+async def send_notification(request: TransactionalRequest[NewNotification]) -> Response:
+    """Send a notification to an audience. An accepted notification is delivered, or the log contains the reason."""
+    new = request.body
+    return await submit(request, new.to_request(Kind.DIRECT, new.audience, schedule=new.schedule))
 
 
 @routes.add(
@@ -81,11 +82,9 @@ async def send(call: TransactionalRequest[NewNotification]) -> Response:
     creates=True,
     responses={201: responses.Notification},
 )
-async def publish(call: TransactionalRequest[Sendable]) -> Response:
+async def publish_to_topic(request: TransactionalRequest[Sendable]) -> Response:
     """Send a notification to all devices that subscribe to a topic."""
-    return await accept(
-        call, await call.body.draft(call.conn, call.application_id, Kind.DIRECT, {"topic": topic_in(call)})
-    )
+    return await submit(request, request.body.to_request(Kind.DIRECT, {"topic": parse_topic(request)}))
 
 
 @routes.add(
@@ -95,74 +94,79 @@ async def publish(call: TransactionalRequest[Sendable]) -> Response:
     query=NotificationQuery,
     responses={200: responses.Page[responses.Notification]},
 )
-async def listed(call: TransactionalRequest[None, NotificationQuery]) -> Response:
-    """List notifications, the newest first."""
-    asked = call.query
-    found = await notifications.list_page(
-        call.conn,
-        call.application_id,
-        kind=asked.kind,
-        status=asked.status,
-        before=asked.after_id(),
-        limit=asked.limit,
+async def list_notifications(request: TransactionalRequest[None, NotificationQuery]) -> Response:
+    """List notifications, newest first."""
+    query = request.query
+    items, last_id = await representations.list_page(
+        request.conn,
+        request.application_id,
+        kind=query.kind,
+        status=query.status,
+        before=query.after_id(),
+        limit=query.limit,
     )
-    variants = await notifications.load_variant_counts(call.conn, [notification.id for notification, _ in found])
-    shown = [representations.notification(*one, variants.get(one[0].id, ())) for one in found]
-    return page(shown, asked.limit, found[-1][0].id if found else None)
+    return page(items, query.limit, last_id)
 
 
 @routes.add(
     "POST", "/v1/audiences/preview", scopes=(SEND, READ), body=PreviewRequest, responses={200: responses.Preview}
 )
-async def preview(call: TransactionalRequest[PreviewRequest]) -> Response:
-    """Count whom an audience would reach now, and name a few. Nothing is sent."""
-    return Response(await representations.preview(call.conn, call.application_id, call.body.audience))
+async def preview_audience(request: TransactionalRequest[PreviewRequest]) -> Response:
+    """Count the devices of an audience, and return a sample. Nothing is sent."""
+    return Response(await representations.preview(request.conn, request.application_id, request.body.audience))
 
 
-def add_views(collection: str, kind: Kind | None) -> None:
-    """Show, pause, resume and cancel, at the address of each kind and at /v1/notifications for all of them."""
-    word = kind or "notification"
+def add_kind(collection: str, kind: Kind | None) -> None:
+    """Add the routes of one notification: get, funnel, pause, resume and cancel.
 
-    async def show(call: TransactionalRequest) -> Response:
-        id_ = call.id(ids.NOTIFICATION, "notification_id")
-        return Response(await representations.one_notification(call.conn, call.application_id, id_, kind))
+    They exist below the collection of each kind, and below /v1/notifications for all kinds.
+    """
+    label = kind or "notification"
+    item_path = f"/v1/{collection}/{{notification_id}}"
+    item_responses = {200: responses.Notification}
 
-    one = f"/v1/{collection}/{{notification_id}}"
-    answers = {200: responses.Notification}
-    show.__doc__ = f"Show a {word} with its status, its counts by outcome, how fast it goes and when it will be done."
-    routes.add("GET", one, scopes=(READ, SEND), responses=answers)(show)
+    async def get_notification(request: TransactionalRequest) -> Response:
+        id_ = request.id(ids.NOTIFICATION, "notification_id")
+        return Response(await representations.one_notification(request.conn, request.application_id, id_, kind))
 
-    async def funnel(call: TransactionalRequest) -> Response:
-        id_ = call.id(ids.NOTIFICATION, "notification_id")
-        return Response(await representations.funnel(call.conn, call.application_id, id_, kind))
+    get_notification.__doc__ = (
+        f"Get a {label} with its status, counts by outcome, rate and estimated time of completion."
+    )
+    routes.add("GET", item_path, scopes=(READ, SEND), responses=item_responses)(get_notification)
 
-    funnel.__doc__ = f"""Show how many of a {word}'s receivers saw and clicked it.
+    async def get_funnel(request: TransactionalRequest) -> Response:
+        id_ = request.id(ids.NOTIFICATION, "notification_id")
+        return Response(await representations.funnel(request.conn, request.application_id, id_, kind))
 
-    `accepted` is the push service's word, `displayed` and `clicked` are the browsers'."""
-    routes.add("GET", f"{one}/funnel", scopes=(READ, SEND), responses={200: responses.Funnel})(funnel)
+    get_funnel.__doc__ = f"""Get the funnel of a {label}: how many devices displayed and clicked it.
 
-    def add_control(name: str, order: Control, said: str) -> None:
-        async def controlled(call: TransactionalRequest) -> Response:
-            id_ = call.id(ids.NOTIFICATION, "notification_id")
-            await order(call.conn, call.application_id, id_, kind)
-            if order is not lifecycle.resume:
-                call.after_commit.append(partial(lifecycle.wait_until_idle, call.context.engine, id_))
-            return await show(call)
+    Push services report `accepted`; browsers report `displayed` and `clicked`."""
+    routes.add("GET", f"{item_path}/funnel", scopes=(READ, SEND), responses={200: responses.Funnel})(get_funnel)
 
-        controlled.__doc__ = f"{name.title()} a {word}: {said}"
+    def add_transition(name: str, apply: Transition, effect: str) -> None:
+        async def change_status(request: TransactionalRequest) -> Response:
+            id_ = request.id(ids.NOTIFICATION, "notification_id")
+            await apply(request.conn, request.application_id, id_, kind)
+            if apply is not lifecycle.resume:
+                request.after_commit.append(partial(lifecycle.wait_until_idle, request.context.engine, id_))
+            return await get_notification(request)
+
+        change_status.__doc__ = f"{name.title()} a {label}: {effect}"
         routes.add(
             "POST",
-            f"{one}/{name}",
+            f"{item_path}/{name}",
             scopes=(SEND,),
             conflicts=True,
             audit=f"{collection}.{name}",
-            responses=answers,
-        )(controlled)
+            responses=item_responses,
+        )(change_status)
 
-    add_control("pause", lifecycle.pause, "nothing more of it is sent until it is resumed. Its time runs on.")
-    add_control("resume", lifecycle.resume, "it goes on where it was paused.")
-    add_control("cancel", lifecycle.cancel, "nothing more of it is sent, and what was waiting ends as `cancelled`.")
+    add_transition("pause", lifecycle.pause, "no further messages are sent until it is resumed. It still expires.")
+    add_transition("resume", lifecycle.resume, "sending continues.")
+    add_transition(
+        "cancel", lifecycle.cancel, "no further messages are sent, and pending deliveries end as `cancelled`."
+    )
 
 
 for collection, kind in (("notifications", None), ("campaigns", Kind.CAMPAIGN), ("alerts", Kind.ALERT)):
-    add_views(collection, kind)
+    add_kind(collection, kind)

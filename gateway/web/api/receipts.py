@@ -1,4 +1,4 @@
-"""Receipts: the service worker tells what became of a message."""
+"""Receipts: the service worker reports that a message was displayed, clicked or dismissed."""
 
 from typing import Annotated, Literal
 
@@ -13,6 +13,8 @@ routes = Routes("receipts")
 
 
 class Receipt(Body):
+    """A receipt of a message."""
+
     model_config = example(**{"token": "the receipt token of the message", "event": "clicked", "action": "open"})
 
     token: Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -21,9 +23,9 @@ class Receipt(Body):
 
 
 @routes.add("POST", "/v1/receipts", body=Receipt, browser=True, responses={204: None})
-async def report(call: TransactionalRequest[Receipt]) -> Response:
-    """Report a receipt with the token of the message; the same again changes nothing."""
-    told = call.body
-    await receipts.receive(call.conn, call.context.keyring, told.token, told.event, told.action)
-    metrics.RECEIPTS.labels(told.event).inc()
+async def add_receipt(request: TransactionalRequest[Receipt]) -> Response:
+    """Report a receipt with the token of the message. A repeated receipt has no effect."""
+    receipt = request.body
+    await receipts.receive(request.conn, request.context.keyring, receipt.token, receipt.event, receipt.action)
+    metrics.RECEIPTS.labels(receipt.event).inc()
     return Response(status=204)

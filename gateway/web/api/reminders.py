@@ -1,4 +1,4 @@
-"""Reminders: what is sent again and again, by a cron expression."""
+"""Reminders: notifications that recur by a cron expression."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,6 +9,7 @@ from gateway.domain.notification import Kind
 from gateway.domain.schedule import Recurrence
 from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.automation import reminders
+from gateway.service.notifications import submission
 from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Moment, example
 from gateway.web.http.routing import Response, Routes, TransactionalRequest
@@ -27,7 +28,7 @@ from gateway.web.schemas.notification_requests import (
 routes = Routes("reminders")
 
 
-def _cron(text: str) -> str:
+def _check_cron(text: str) -> str:
     if len(text.split()) != 5:
         raise ValueError("must have five fields: minute, hour, day of the month, month, day of the week")
     if (fault := Recurrence(text).find_error()) is not None:
@@ -38,16 +39,18 @@ def _cron(text: str) -> str:
 Cron = Annotated[
     str,
     StringConstraints(max_length=200),
-    AfterValidator(_cron),
+    AfterValidator(_check_cron),
     Field(description="Minute, hour, day of the month, month, day of the week: `0 9 * * 1-5`."),
 ]
 Missed = Annotated[
     Literal["send", "skip"],
-    Field(description="What becomes of an occurrence that no worker could start within five minutes of its time."),
+    Field(description="Whether to send or skip an occurrence that no worker started within five minutes of its time."),
 ]
 
 
 class NewReminder(CampaignOptions):
+    """A new reminder."""
+
     model_config = example(
         name="Weekly digest",
         cron="0 9 * * 1",
@@ -59,17 +62,20 @@ class NewReminder(CampaignOptions):
 
     name: Label
     cron: Cron
-    timezone: Annotated[ZoneOrDevice, Field(description="On whose clocks; `device` for each device's own.")] = "UTC"
-    ends_at: Annotated[Moment | None, Field(description="No occurrence starts after this.")] = None
+    timezone: Annotated[
+        ZoneOrDevice, Field(description="Time zone of the cron expression; `device` for the local time of each device.")
+    ] = "UTC"
+    ends_at: Annotated[Moment | None, Field(description="No occurrence starts after this time.")] = None
     missed: Missed = "skip"
     audience: Audience
     delivery: RecurringDeliveryOptions = RecurringDeliveryOptions()
 
 
 class ReminderChange(SpecPatch):
-    """What is left out stays; null takes ends_at, category, throttle, quiet_hours or all of delivery away.
+    """Changed fields of a reminder.
 
-    What has been started goes on as it was.
+    Omitted fields stay; null removes ends_at, category, throttle, quiet_hours or the delivery options. Occurrences that
+    have started do not change.
     """
 
     model_config = example(cron="30 8 * * 1", paused=False)
@@ -83,12 +89,15 @@ class ReminderChange(SpecPatch):
     throttle: Throttle | None = None
     quiet_hours: QuietHours | None = None
 
-    def steered(self) -> dict[str, Any]:
-        said = {
+    def policy_fields(self) -> dict[str, Any]:
+        """Return the changed fields of the send policy."""
+        fields = {
             "throttle": self.throttle and self.throttle.value(),
             "quiet_hours": self.quiet_hours and self.quiet_hours.value(),
         }
-        return super().steered() | {name: value for name, value in said.items() if name in self.model_fields_set}
+        return super().policy_fields() | {
+            name: value for name, value in fields.items() if name in self.model_fields_set
+        }
 
 
 @routes.add(
@@ -101,21 +110,21 @@ class ReminderChange(SpecPatch):
     audit="reminders.create",
     responses={201: responses.Reminder},
 )
-async def create(call: TransactionalRequest[NewReminder]) -> Response:
-    """Send a notification at every time that a cron expression names."""
-    new = call.body
-    draft = await new.draft(call.conn, call.application_id, Kind.REMINDER, new.audience)
-    made = await reminders.create(
-        call.conn,
-        call.context,
-        call.application_id,
+async def create_reminder(request: TransactionalRequest[NewReminder]) -> Response:
+    """Create a reminder: a notification at every time of a cron expression."""
+    new = request.body
+    draft = await submission.resolve(request.conn, request.application_id, new.to_request(Kind.REMINDER, new.audience))
+    created = await reminders.create(
+        request.conn,
+        request.context,
+        request.application_id,
         new.name,
         Recurrence(new.cron, new.timezone),
         ends_at=new.ends_at,
         missed=new.missed,
         draft=draft,
     )
-    return Response(made, 201, {"Location": f"/v1/reminders/{made['id']}"})
+    return Response(created, 201, {"Location": f"/v1/reminders/{created['id']}"})
 
 
 @routes.add(
@@ -125,18 +134,20 @@ async def create(call: TransactionalRequest[NewReminder]) -> Response:
     query=PageQuery,
     responses={200: responses.Page[responses.Reminder]},
 )
-async def listed(call: TransactionalRequest[None, PageQuery]) -> Response:
-    """List the reminders, the newest first."""
-    limit = call.query.limit
-    items = await reminders.list_page(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
+async def list_reminders(request: TransactionalRequest[None, PageQuery]) -> Response:
+    """List reminders, newest first."""
+    limit = request.query.limit
+    items = await reminders.list_page(
+        request.conn, request.application_id, before=request.query.after_id(), limit=limit
+    )
     return page(items, limit, ids.parse(ids.REMINDER, items[-1]["id"]) if items else None)
 
 
 @routes.add("GET", "/v1/reminders/{reminder_id}", scopes=(READ, SEND, MANAGE), responses={200: responses.Reminder})
-async def show(call: TransactionalRequest) -> Response:
-    """Show a reminder and when it comes next."""
-    id_ = call.id(ids.REMINDER, "reminder_id")
-    return Response(await reminders.get(call.conn, call.application_id, id_))
+async def get_reminder(request: TransactionalRequest) -> Response:
+    """Get a reminder with the time of its next occurrence."""
+    id_ = request.id(ids.REMINDER, "reminder_id")
+    return Response(await reminders.get(request.conn, request.application_id, id_))
 
 
 @routes.add(
@@ -148,20 +159,29 @@ async def show(call: TransactionalRequest) -> Response:
     audit="reminders.change",
     responses={200: responses.Reminder},
 )
-async def change(call: TransactionalRequest[ReminderChange]) -> Response:
-    """Change a reminder, pause it, or let it go on: its next occurrence is made anew."""
-    said, id_ = call.body, call.id(ids.REMINDER, "reminder_id")
-    values = said.model_dump(include={"name", "cron", "timezone", "missed"}, exclude_none=True)
-    if "ends_at" in said.model_fields_set:
-        values["ends_at"] = said.ends_at
-    if said.paused is not None:
-        values["status"] = "paused" if said.paused else "active"
-    drafted, steered = said.drafted(), said.steered()
-    return Response(await reminders.change(call.conn, call.context, call.application_id, id_, values, drafted, steered))
+async def change_reminder(request: TransactionalRequest[ReminderChange]) -> Response:
+    """Change, pause or resume a reminder. Its next occurrence is scheduled again."""
+    patch, id_ = request.body, request.id(ids.REMINDER, "reminder_id")
+    values = patch.model_dump(include={"name", "cron", "timezone", "missed"}, exclude_none=True)
+    if "ends_at" in patch.model_fields_set:
+        values["ends_at"] = patch.ends_at
+    if patch.paused is not None:
+        values["status"] = "paused" if patch.paused else "active"
+    return Response(
+        await reminders.change(
+            request.conn,
+            request.context,
+            request.application_id,
+            id_,
+            values,
+            patch.draft_fields(),
+            patch.policy_fields(),
+        )
+    )
 
 
 @routes.add("DELETE", "/v1/reminders/{reminder_id}", scopes=(SEND,), audit="reminders.remove", responses={204: None})
-async def remove(call: TransactionalRequest) -> Response:
-    """Remove a reminder: nothing more comes of it. What has been started goes on."""
-    await reminders.remove(call.conn, call.application_id, call.id(ids.REMINDER, "reminder_id"))
+async def remove_reminder(request: TransactionalRequest) -> Response:
+    """Remove a reminder. Occurrences that have started are sent."""
+    await reminders.remove(request.conn, request.application_id, request.id(ids.REMINDER, "reminder_id"))
     return Response(status=204)

@@ -1,4 +1,4 @@
-"""Segments: audiences saved under a name."""
+"""Segments: named audiences."""
 
 from gateway.domain import ids
 from gateway.service.access.authentication import MANAGE, READ, SEND
@@ -13,6 +13,8 @@ routes = Routes("segments")
 
 
 class NewSegment(Body):
+    """A new segment."""
+
     model_config = example(
         name="Adults in Vienna who want offers",
         audience={
@@ -29,7 +31,7 @@ class NewSegment(Body):
 
 
 class SegmentChange(Body):
-    """What is left out stays."""
+    """Changed fields of a segment; omitted fields stay."""
 
     model_config = example(audience={"topic": "offers"})
 
@@ -47,10 +49,10 @@ class SegmentChange(Body):
     audit="segments.create",
     responses={201: responses.Segment},
 )
-async def create(call: TransactionalRequest[NewSegment]) -> Response:
-    """Save an audience. Others name it as `{"segment": "seg_..."}`, other segments too, but never in a circle."""
-    made = await segments.create(call.conn, call.application_id, call.body.name, call.body.audience)
-    return Response(made, 201, {"Location": f"/v1/segments/{made['id']}"})
+async def create_segment(request: TransactionalRequest[NewSegment]) -> Response:
+    """Create a segment. Audiences refer to it as `{"segment": "seg_..."}`; segments may be nested."""
+    created = await segments.create(request.conn, request.application_id, request.body.name, request.body.audience)
+    return Response(created, 201, {"Location": f"/v1/segments/{created['id']}"})
 
 
 @routes.add(
@@ -60,17 +62,17 @@ async def create(call: TransactionalRequest[NewSegment]) -> Response:
     query=PageQuery,
     responses={200: responses.Page[responses.Segment]},
 )
-async def listed(call: TransactionalRequest[None, PageQuery]) -> Response:
-    """List the segments, the newest first."""
-    limit = call.query.limit
-    items = await segments.list_page(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
+async def list_segments(request: TransactionalRequest[None, PageQuery]) -> Response:
+    """List segments, newest first."""
+    limit = request.query.limit
+    items = await segments.list_page(request.conn, request.application_id, before=request.query.after_id(), limit=limit)
     return page(items, limit, ids.parse(ids.SEGMENT, items[-1]["id"]) if items else None)
 
 
 @routes.add("GET", "/v1/segments/{segment_id}", scopes=(READ, SEND, MANAGE), responses={200: responses.Segment})
-async def show(call: TransactionalRequest) -> Response:
-    """Show a segment."""
-    return Response(await segments.get(call.conn, call.application_id, call.id(ids.SEGMENT, "segment_id")))
+async def get_segment(request: TransactionalRequest) -> Response:
+    """Get a segment."""
+    return Response(await segments.get(request.conn, request.application_id, request.id(ids.SEGMENT, "segment_id")))
 
 
 @routes.add(
@@ -82,10 +84,12 @@ async def show(call: TransactionalRequest) -> Response:
     audit="segments.change",
     responses={200: responses.Segment},
 )
-async def change(call: TransactionalRequest[SegmentChange]) -> Response:
-    """Change a segment. What is scheduled reaches whoever it holds when sending starts."""
-    id_, said = call.id(ids.SEGMENT, "segment_id"), call.body
-    return Response(await segments.change(call.conn, call.application_id, id_, name=said.name, filter_=said.audience))
+async def change_segment(request: TransactionalRequest[SegmentChange]) -> Response:
+    """Change a segment. Scheduled notifications use the segment as it is when sending starts."""
+    id_, patch = request.id(ids.SEGMENT, "segment_id"), request.body
+    return Response(
+        await segments.change(request.conn, request.application_id, id_, name=patch.name, filter_=patch.audience)
+    )
 
 
 @routes.add(
@@ -96,7 +100,7 @@ async def change(call: TransactionalRequest[SegmentChange]) -> Response:
     audit="segments.remove",
     responses={204: None},
 )
-async def remove(call: TransactionalRequest) -> Response:
-    """Remove a segment that nothing needs any more."""
-    await segments.remove(call.conn, call.application_id, call.id(ids.SEGMENT, "segment_id"))
+async def remove_segment(request: TransactionalRequest) -> Response:
+    """Remove a segment that is not in use."""
+    await segments.remove(request.conn, request.application_id, request.id(ids.SEGMENT, "segment_id"))
     return Response(status=204)

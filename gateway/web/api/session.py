@@ -1,8 +1,8 @@
-"""The console's sign-in: a secret key is told once, and a cookie that no script can read stands for it from then on.
+"""Console sessions: signing in with a secret key sets a cookie that scripts cannot read.
 
-The cookie is sent to nobody else and from no page of others (`SameSite=Strict`). As a second lock, what changes
-something must also carry a token that only a page of ours can have read, and what a browser says of where a request
-comes from is believed when it says that it was elsewhere.
+Browsers send the cookie to this host only, and not from pages of other sites (`SameSite=Strict`). As a second defence
+against forged requests, a request that changes something must carry a CSRF token, and a request whose Origin or
+Sec-Fetch-Site names another site is refused.
 """
 
 import hmac
@@ -21,89 +21,95 @@ from gateway.web.schemas import responses
 
 routes = Routes("operation")
 
-CSRF = "X-CSRF-Token"
-SAFE = ("GET", "HEAD")
+CSRF_HEADER = "X-CSRF-Token"
+SAFE_METHODS = ("GET", "HEAD")
 
 
 class SignIn(Body):
+    """The secret key to sign in with."""
+
     model_config = example(key="sk_...")
 
     key: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
-def token_of(front: WebState, http: web.Request) -> str | None:
-    """What the cookie holds, when the request comes from a page of ours; None without a cookie. Raises Forbidden."""
-    token = http.cookies.get(_cookie(front))
+def token_of(state: WebState, http: web.Request) -> str | None:
+    """Return the session token in the cookie; None without a cookie.
+
+    Raises:
+        Forbidden: the request comes from another site, or lacks the CSRF token.
+    """
+    token = http.cookies.get(_cookie_name(state))
     if not token:
         return None
     _check_source(http)
-    if http.method not in SAFE and not hmac.compare_digest(
-        http.headers.get(CSRF, "").encode("utf-8", "replace"), sessions.csrf_token(token).encode()
+    if http.method not in SAFE_METHODS and not hmac.compare_digest(
+        http.headers.get(CSRF_HEADER, "").encode("utf-8", "replace"), sessions.csrf_token(token).encode()
     ):
-        raise Forbidden(f"with the session's cookie, what changes something must carry its {CSRF}")
+        raise Forbidden(f"a request with the session cookie that changes something must carry its {CSRF_HEADER}")
     return token
 
 
 @routes.add("POST", "/v1/session", body=SignIn, responses={201: responses.Session})
-async def sign_in(call: TransactionalRequest[SignIn]) -> Response:
-    """Sign in to the console with a secret key: the answer sets a cookie that stands for it, for 12 hours at the most.
+async def sign_in(request: TransactionalRequest[SignIn]) -> Response:
+    """Sign in to the console with a secret key. The response sets a session cookie, valid for at most 12 hours.
 
-    What changes something by the cookie must carry the `csrf_token` as X-CSRF-Token.
+    Requests with the cookie that change something must carry the `csrf_token` as X-CSRF-Token.
     """
-    _check_source(call.http)
-    if call.body.key.startswith(SESSION_PREFIX):
-        raise Forbidden(sessions.SIGN_IN_HINT)
-    # On the connection that is ours already: asking for a second one, many at once would wait for each other for ever.
-    caller = await call.state.authenticator.identify(call.body.key, call.conn)
-    opened = await sessions.open_(call.conn, caller)
-    return Response(opened.view, 201, {"Set-Cookie": _set(call.state, opened.token)})
+    _check_source(request.http)
+    if request.body.key.startswith(SESSION_PREFIX):
+        raise Forbidden(sessions.WANTED)
+    # Use the transaction's connection: concurrent requests that each wait for a second one could exhaust the pool.
+    principal = await request.state.authenticator.identify(request.body.key, request.conn)
+    opened = await sessions.open_(request.conn, principal)
+    return Response(opened.shown, 201, {"Set-Cookie": _set_cookie(request.state, opened.token)})
 
 
 @routes.add("GET", "/v1/session", scopes=(READ, SEND, MANAGE), responses={200: responses.Session})
-async def show(call: TransactionalRequest) -> Response:
-    """Who is signed in with this cookie."""
-    return Response(await sessions.get(call.conn, _token(call)))
+async def get_session(request: TransactionalRequest) -> Response:
+    """Get the session of the cookie."""
+    return Response(await sessions.get(request.conn, _token(request)))
 
 
 @routes.add("DELETE", "/v1/session", scopes=(READ, SEND, MANAGE), responses={204: None})
-async def sign_out(call: TransactionalRequest) -> Response:
-    """Sign out: the cookie opens nothing from now on, wherever it is."""
-    await sessions.close(call.conn, _token(call))
-    return Response(status=204, headers={"Set-Cookie": _set(call.state, "", "; Max-Age=0")})
+async def sign_out(request: TransactionalRequest) -> Response:
+    """Sign out. The session ends, and its cookie is no longer accepted."""
+    await sessions.close(request.conn, _token(request))
+    return Response(status=204, headers={"Set-Cookie": _set_cookie(request.state, "", "; Max-Age=0")})
 
 
-def _token(call: TransactionalRequest) -> str:
-    """Raises Unauthenticated for who came with a key."""
-    token = call.http.cookies.get(_cookie(call.state))
-    if token is None or "Authorization" in call.http.headers:
-        raise Unauthenticated("nobody is signed in with a cookie")
+def _token(request: TransactionalRequest) -> str:
+    """Return the session token; raises Unauthenticated when the request carries a key."""
+    token = request.http.cookies.get(_cookie_name(request.state))
+    if token is None or "Authorization" in request.http.headers:
+        raise Unauthenticated("the request has no session cookie")
     return token
 
 
 def _check_source(http: web.Request) -> None:
-    """Raises Forbidden."""
-    if _is_elsewhere(http.headers.get("Origin"), http.host) or http.headers.get(
+    """Check that the request comes from a page of this host; raises Forbidden otherwise."""
+    if _is_cross_origin(http.headers.get("Origin"), http.host) or http.headers.get(
         "Sec-Fetch-Site", "same-origin"
     ) not in ("same-origin", "none"):
-        raise Forbidden("the console's session is for its own pages")
+        raise Forbidden("the console session may only be used from the console's own pages")
 
 
-def _is_elsewhere(origin: str | None, host: str) -> bool:
+def _is_cross_origin(origin: str | None, host: str) -> bool:
     try:
         return origin is not None and urlsplit(origin).netloc != host
     except ValueError:  # such as http://[
         return True
 
 
-def _is_https(front: WebState) -> bool:
-    return (front.context.public_url or "").startswith("https://")
+def _is_https(state: WebState) -> bool:
+    return (state.context.public_url or "").startswith("https://")
 
 
-def _cookie(front: WebState) -> str:
-    # Browsers take this prefix from https alone, for the whole of one host and no other (RFC 6265bis, section 4.1.3.2).
-    return "__Host-gateway" if _is_https(front) else "gateway"
+def _cookie_name(state: WebState) -> str:
+    # Browsers accept this prefix over https only, and for exactly one host (RFC 6265bis section 4.1.3.2).
+    return "__Host-gateway" if _is_https(state) else "gateway"
 
 
-def _set(front: WebState, token: str, beside: str = "") -> str:
-    secure = "; Secure" if _is_https(front) else ""
-    return f"{_cookie(front)}={token}; Path=/; HttpOnly; SameSite=Strict{secure}{beside}"
+def _set_cookie(state: WebState, token: str, attributes: str = "") -> str:
+    secure = "; Secure" if _is_https(state) else ""
+    return f"{_cookie_name(state)}={token}; Path=/; HttpOnly; SameSite=Strict{secure}{attributes}"

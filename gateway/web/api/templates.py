@@ -1,26 +1,26 @@
-"""Templates: content saved under a name, in versions, and looked at before it is sent."""
+"""Templates: named content in versions, and its preview."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
-from gateway.domain import device, ids
-from gateway.domain.errors import FieldError, ValidationError
-from gateway.records import devices
+from gateway.domain import ids
 from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.notifications import templates
 from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body, Query, example
 from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
-from gateway.web.schemas.notification_requests import Content, Label, Locale, Rendered
+from gateway.web.schemas.notification_requests import Content, ContentOrTemplate, EventData, Label, Locale
 
 routes = Routes("templates")
 
-Strict = Annotated[bool, Field(description="A variable that is not known fails the message.")]
+Strict = Annotated[bool, Field(description="Whether an unknown variable fails the message.")]
 
 
 class NewTemplate(Body):
+    """A new template."""
+
     model_config = example(
         name="Welcome",
         content={
@@ -36,7 +36,7 @@ class NewTemplate(Body):
 
 
 class TemplateChange(Body):
-    """What is left out stays. Other content or another `strict` is another version."""
+    """Changed fields of a template; omitted fields stay. New content or another `strict` creates a version."""
 
     model_config = example(content={"title": "Welcome, {{ user.attributes.first_name }}"})
 
@@ -45,15 +45,18 @@ class TemplateChange(Body):
     strict: Strict | None = None
 
 
-class Version(Query):
-    version: Annotated[int | None, Field(ge=1, le=2**31 - 1, description="The newest when left out.")] = None
+class VersionQuery(Query):
+    """A version of a template."""
+
+    version: Annotated[int | None, Field(ge=1, le=2**31 - 1, description="Defaults to the newest.")] = None
 
 
-class Preview(Rendered):
-    """`locale` in place of the device's own."""
+class TemplatePreview(ContentOrTemplate):
+    """Content to render for a device. `locale` overrides the device's locale."""
 
     model_config = example(content={"title": "Hi {{ user.attributes.first_name }}"}, locale="de-AT")
 
+    event: EventData = None
     device_id: str | None = None
     locale: Locale | None = None
 
@@ -68,11 +71,11 @@ class Preview(Rendered):
     audit="templates.create",
     responses={201: responses.Template},
 )
-async def create(call: TransactionalRequest[NewTemplate]) -> Response:
-    """Save content. Notifications and campaigns name it as `"template": {"id": "tpl_..."}`."""
-    new = call.body
-    made = await templates.create(call.conn, call.application_id, new.name, new.content.value(), new.strict)
-    return Response(made, 201, {"Location": f"/v1/templates/{made['id']}"})
+async def create_template(request: TransactionalRequest[NewTemplate]) -> Response:
+    """Create a template. Notifications refer to it as `"template": {"id": "tpl_..."}`."""
+    new = request.body
+    created = await templates.create(request.conn, request.application_id, new.name, new.content.value(), new.strict)
+    return Response(created, 201, {"Location": f"/v1/templates/{created['id']}"})
 
 
 @routes.add(
@@ -82,10 +85,12 @@ async def create(call: TransactionalRequest[NewTemplate]) -> Response:
     query=PageQuery,
     responses={200: responses.Page[responses.Template]},
 )
-async def listed(call: TransactionalRequest[None, PageQuery]) -> Response:
-    """List the templates with their newest versions, the newest template first."""
-    limit = call.query.limit
-    items = await templates.list_page(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
+async def list_templates(request: TransactionalRequest[None, PageQuery]) -> Response:
+    """List templates with their newest versions, newest template first."""
+    limit = request.query.limit
+    items = await templates.list_page(
+        request.conn, request.application_id, before=request.query.after_id(), limit=limit
+    )
     return page(items, limit, ids.parse(ids.TEMPLATE, items[-1]["id"]) if items else None)
 
 
@@ -93,13 +98,13 @@ async def listed(call: TransactionalRequest[None, PageQuery]) -> Response:
     "GET",
     "/v1/templates/{template_id}",
     scopes=(READ, SEND, MANAGE),
-    query=Version,
+    query=VersionQuery,
     responses={200: responses.Template},
 )
-async def show(call: TransactionalRequest[None, Version]) -> Response:
-    """Show a template: its newest version, or another."""
-    id_ = call.id(ids.TEMPLATE, "template_id")
-    return Response(await templates.get(call.conn, call.application_id, id_, call.query.version))
+async def get_template(request: TransactionalRequest[None, VersionQuery]) -> Response:
+    """Get a version of a template; the newest by default."""
+    id_ = request.id(ids.TEMPLATE, "template_id")
+    return Response(await templates.get(request.conn, request.application_id, id_, request.query.version))
 
 
 @routes.add(
@@ -111,19 +116,21 @@ async def show(call: TransactionalRequest[None, Version]) -> Response:
     audit="templates.change",
     responses={200: responses.Template},
 )
-async def change(call: TransactionalRequest[TemplateChange]) -> Response:
-    """Change a template. What was accepted with it keeps the version it was accepted with."""
-    id_, said = call.id(ids.TEMPLATE, "template_id"), call.body
-    content = None if said.content is None else said.content.value()
+async def change_template(request: TransactionalRequest[TemplateChange]) -> Response:
+    """Change a template. Notifications that are already accepted keep their version."""
+    id_, patch = request.id(ids.TEMPLATE, "template_id"), request.body
+    content = None if patch.content is None else patch.content.value()
     return Response(
-        await templates.change(call.conn, call.application_id, id_, name=said.name, content=content, strict=said.strict)
+        await templates.change(
+            request.conn, request.application_id, id_, name=patch.name, content=content, strict=patch.strict
+        )
     )
 
 
 @routes.add("DELETE", "/v1/templates/{template_id}", scopes=(MANAGE,), audit="templates.remove", responses={204: None})
-async def remove(call: TransactionalRequest) -> Response:
-    """Remove a template with its versions. What was accepted with it is still sent."""
-    await templates.remove(call.conn, call.application_id, call.id(ids.TEMPLATE, "template_id"))
+async def remove_template(request: TransactionalRequest) -> Response:
+    """Remove a template with its versions. Notifications that are already accepted are sent."""
+    await templates.remove(request.conn, request.application_id, request.id(ids.TEMPLATE, "template_id"))
     return Response(status=204)
 
 
@@ -131,32 +138,19 @@ async def remove(call: TransactionalRequest) -> Response:
     "POST",
     "/v1/templates/preview",
     scopes=(SEND, READ, MANAGE),
-    body=Preview,
+    body=TemplatePreview,
     responses={200: responses.NotificationContent},
 )
-async def preview(call: TransactionalRequest[Preview]) -> Response:
-    """Render content or a saved template as a device would be shown it. Nothing is sent."""
-    said = call.body
-    content, strict = await said.resolve_content(call.conn, call.application_id)
-    shown = await templates.preview(
-        call.conn,
-        call.context,
-        call.application_id,
-        content,
-        strict=strict,
-        event=said.event,
-        device=await _device(call),
-        locale=said.locale,
+async def preview_template(request: TransactionalRequest[TemplatePreview]) -> Response:
+    """Render content or a template as a device would receive it. Nothing is sent."""
+    body = request.body
+    view = await templates.preview(
+        request.conn,
+        request.context,
+        request.application_id,
+        body.content_source(),
+        event=body.event,
+        device_id=body.device_id,
+        locale=body.locale,
     )
-    return Response(shown)
-
-
-async def _device(call: TransactionalRequest[Any, Any]) -> device.Device | None:
-    """Raises Invalid when it is not there."""
-    if call.body.device_id is None:
-        return None
-    id_ = ids.parse(ids.DEVICE, call.body.device_id)
-    found = None if id_ is None else await devices.get(call.conn, id_)
-    if found is None or found.application_id != call.application_id:
-        raise ValidationError([FieldError("/device_id", "there is no such device")])
-    return found
+    return Response(view)

@@ -1,4 +1,4 @@
-"""Triggers: what is sent, to whom and when, once something happens in the application."""
+"""Triggers: notifications that are sent when an event occurs in the application."""
 
 from datetime import timedelta
 from typing import Annotated, Any, Literal
@@ -9,6 +9,7 @@ from gateway.domain import ids, send_policy
 from gateway.domain.notification import Kind
 from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.automation import triggers
+from gateway.service.notifications import submission
 from gateway.web.api.events import Name
 from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body, example
@@ -18,41 +19,46 @@ from gateway.web.schemas.notification_requests import Audience, Deliverable, Lab
 
 routes = Routes("triggers")
 
-YEAR_S = 366 * 86_400
+MAX_PERIOD_S = 366 * 86_400
 
 Condition = Annotated[
     dict[str, Any],
     Field(
-        description="Over the event's data, in the shape of an audience: `all`, `any`, `not`, and "
+        description="A condition on the event's data, written like an audience: `all`, `any`, `not`, and "
         '`{"data": "cart.total", "gte": 50}` with an audience attribute\'s comparisons.'
     ),
 ]
-Who = Annotated[
+TriggerAudience = Annotated[
     Audience,
     Field(
-        description='Who is told; the event\'s user when left out. `{"from_event": "data.team"}` stands for a value '
-        "of the event anywhere in it."
+        description='The audience; defaults to the event\'s user. `{"from_event": "data.team"}` is replaced by that '
+        "value of the event."
     ),
 ]
-Delay = Annotated[int, Field(ge=0, le=YEAR_S, description="Seconds from the event to the sending.")]
-Dedupe = Annotated[int, Field(ge=1, le=YEAR_S, description="Within so many seconds a user sets it off once.")]
-Enders = Annotated[
+Delay = Annotated[int, Field(ge=0, le=MAX_PERIOD_S, description="Seconds between the event and the notification.")]
+Dedupe = Annotated[
+    int, Field(ge=1, le=MAX_PERIOD_S, description="Seconds within which a user triggers the notification once.")
+]
+CancelOn = Annotated[
     list[Name],
-    Field(max_length=50, description="Events of the same user that cancel what still waits or is being sent."),
+    Field(max_length=50, description="Events of the same user that cancel a pending notification."),
 ]
 
 
 class TriggerCap(Body):
-    """At most `most` times for a user within `window` seconds."""
+    """A frequency cap: at most `most` times for a user within `window` seconds."""
 
     most: Annotated[int, Field(ge=1, le=10_000)]
-    window: Annotated[int, Field(ge=1, le=YEAR_S)]
+    window: Annotated[int, Field(ge=1, le=MAX_PERIOD_S)]
 
     def value(self) -> send_policy.FrequencyCap:
+        """Return the domain value."""
         return send_policy.FrequencyCap(self.most, timedelta(seconds=self.window))
 
 
 class NewTrigger(Deliverable):
+    """A new trigger."""
+
     model_config = example(
         name="Abandoned carts",
         event="cart.abandoned",
@@ -64,20 +70,21 @@ class NewTrigger(Deliverable):
     )
 
     name: Label
-    event: Annotated[Name, Field(description="The name of the events that it is about.")]
+    event: Annotated[Name, Field(description="Name of the events that set off the trigger.")]
     condition: Condition | None = None
-    audience: Who | None = None
+    audience: TriggerAudience | None = None
     delay: Delay = 0
     dedupe: Dedupe | None = None
     cap: TriggerCap | None = None
-    cancel_on: Enders = Field(default_factory=list)
+    cancel_on: CancelOn = Field(default_factory=list)
     delivery: RecurringDeliveryOptions = RecurringDeliveryOptions()
 
 
 class TriggerChange(SpecPatch):
-    """What is left out stays; null takes condition, dedupe, cap, category or all of delivery away.
+    """Changed fields of a trigger.
 
-    What was started goes on as it was.
+    Omitted fields stay; null removes condition, dedupe, cap, category or the delivery options. Runs that have started
+    do not change.
     """
 
     model_config = example(delay=1800, status="paused")
@@ -86,11 +93,11 @@ class TriggerChange(SpecPatch):
     event: Name | None = None
     status: Literal["active", "paused"] | None = None
     condition: Condition | None = None
-    audience: Who | None = None
+    audience: TriggerAudience | None = None
     delay: Delay | None = None
     dedupe: Dedupe | None = None
     cap: TriggerCap | None = None
-    cancel_on: Enders | None = None
+    cancel_on: CancelOn | None = None
 
 
 @routes.add(
@@ -103,23 +110,25 @@ class TriggerChange(SpecPatch):
     audit="triggers.create",
     responses={201: responses.Trigger},
 )
-async def create(call: TransactionalRequest[NewTrigger]) -> Response:
-    """Send something from now on whenever an event comes that fits. Templates see it as `event`."""
-    new = call.body
-    made = await triggers.create(
-        call.conn,
-        call.context,
-        call.application_id,
+async def create_trigger(request: TransactionalRequest[NewTrigger]) -> Response:
+    """Create a trigger: it sends a notification for every matching event, which templates can use as `event`."""
+    new = request.body
+    created = await triggers.create(
+        request.conn,
+        request.context,
+        request.application_id,
         new.name,
         new.event,
-        await new.draft(call.conn, call.application_id, Kind.EVENT, new.audience or triggers.WHO),
+        await submission.resolve(
+            request.conn, request.application_id, new.to_request(Kind.EVENT, new.audience or triggers.WHO)
+        ),
         condition_=new.condition,
         delay=timedelta(seconds=new.delay),
         dedupe=None if new.dedupe is None else timedelta(seconds=new.dedupe),
         cap=None if new.cap is None else new.cap.value(),
         cancel_on=new.cancel_on,
     )
-    return Response(made, 201, {"Location": f"/v1/triggers/{made['id']}"})
+    return Response(created, 201, {"Location": f"/v1/triggers/{created['id']}"})
 
 
 @routes.add(
@@ -129,17 +138,17 @@ async def create(call: TransactionalRequest[NewTrigger]) -> Response:
     query=PageQuery,
     responses={200: responses.Page[responses.Trigger]},
 )
-async def listed(call: TransactionalRequest[None, PageQuery]) -> Response:
-    """List the triggers, the newest first."""
-    limit = call.query.limit
-    items = await triggers.list_page(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
+async def list_triggers(request: TransactionalRequest[None, PageQuery]) -> Response:
+    """List triggers, newest first."""
+    limit = request.query.limit
+    items = await triggers.list_page(request.conn, request.application_id, before=request.query.after_id(), limit=limit)
     return page(items, limit, ids.parse(ids.TRIGGER, items[-1]["id"]) if items else None)
 
 
 @routes.add("GET", "/v1/triggers/{trigger_id}", scopes=(READ, SEND, MANAGE), responses={200: responses.Trigger})
-async def show(call: TransactionalRequest) -> Response:
-    """Show a trigger."""
-    return Response(await triggers.get(call.conn, call.application_id, call.id(ids.TRIGGER, "trigger_id")))
+async def get_trigger(request: TransactionalRequest) -> Response:
+    """Get a trigger."""
+    return Response(await triggers.get(request.conn, request.application_id, request.id(ids.TRIGGER, "trigger_id")))
 
 
 @routes.add(
@@ -149,10 +158,10 @@ async def show(call: TransactionalRequest) -> Response:
     query=PageQuery,
     responses={200: responses.Page[responses.TriggerRun]},
 )
-async def runs(call: TransactionalRequest[None, PageQuery]) -> Response:
-    """List what a trigger came to with each event that fitted it, the newest first."""
-    id_, limit = call.id(ids.TRIGGER, "trigger_id"), call.query.limit
-    items = await triggers.runs(call.conn, call.application_id, id_, before=call.query.after_id(), limit=limit)
+async def list_runs(request: TransactionalRequest[None, PageQuery]) -> Response:
+    """List the runs of a trigger, one for each matching event, newest first."""
+    id_, limit = request.id(ids.TRIGGER, "trigger_id"), request.query.limit
+    items = await triggers.runs(request.conn, request.application_id, id_, before=request.query.after_id(), limit=limit)
     return page(items, limit, ids.parse(ids.EVENT, items[-1]["event_id"]) if items else None)
 
 
@@ -165,26 +174,35 @@ async def runs(call: TransactionalRequest[None, PageQuery]) -> Response:
     audit="triggers.change",
     responses={200: responses.Trigger},
 )
-async def change(call: TransactionalRequest[TriggerChange]) -> Response:
-    """Change a trigger, pause it, or let it go on. What it has started goes on as it was."""
-    said, given = call.body, call.body.model_fields_set
-    values: dict[str, Any] = said.model_dump(include={"name", "event", "status", "cancel_on"}, exclude_none=True)
-    if said.delay is not None:
-        values["delay_s"] = said.delay
-    if "dedupe" in given:
-        values["dedupe_s"] = said.dedupe
-    if "condition" in given:
-        values["condition"] = said.condition
-    if "cap" in given:
-        values["cap_most"] = None if said.cap is None else said.cap.most
-        values["cap_window_s"] = None if said.cap is None else said.cap.window
-    id_ = call.id(ids.TRIGGER, "trigger_id")
-    drafted, steered = said.drafted(), said.steered()
-    return Response(await triggers.change(call.conn, call.context, call.application_id, id_, values, drafted, steered))
+async def change_trigger(request: TransactionalRequest[TriggerChange]) -> Response:
+    """Change, pause or resume a trigger. Runs that have started do not change."""
+    patch, names = request.body, request.body.model_fields_set
+    values: dict[str, Any] = patch.model_dump(include={"name", "event", "status", "cancel_on"}, exclude_none=True)
+    if patch.delay is not None:
+        values["delay_s"] = patch.delay
+    if "dedupe" in names:
+        values["dedupe_s"] = patch.dedupe
+    if "condition" in names:
+        values["condition"] = patch.condition
+    if "cap" in names:
+        values["cap_most"] = None if patch.cap is None else patch.cap.most
+        values["cap_window_s"] = None if patch.cap is None else patch.cap.window
+    id_ = request.id(ids.TRIGGER, "trigger_id")
+    return Response(
+        await triggers.change(
+            request.conn,
+            request.context,
+            request.application_id,
+            id_,
+            values,
+            patch.draft_fields(),
+            patch.policy_fields(),
+        )
+    )
 
 
 @routes.add("DELETE", "/v1/triggers/{trigger_id}", scopes=(SEND,), audit="triggers.remove", responses={204: None})
-async def remove(call: TransactionalRequest) -> Response:
-    """Remove a trigger. What it has started goes on."""
-    await triggers.remove(call.conn, call.application_id, call.id(ids.TRIGGER, "trigger_id"))
+async def remove_trigger(request: TransactionalRequest) -> Response:
+    """Remove a trigger. Runs that have started continue."""
+    await triggers.remove(request.conn, request.application_id, request.id(ids.TRIGGER, "trigger_id"))
     return Response(status=204)

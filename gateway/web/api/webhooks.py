@@ -1,4 +1,4 @@
-"""Webhooks: addresses of the application's own that are told what happens."""
+"""Webhooks: URLs of the application that receive events."""
 
 from datetime import timedelta
 from typing import Annotated, Any, Literal
@@ -18,22 +18,28 @@ from gateway.web.schemas.notification_requests import Label
 routes = Routes("webhooks")
 
 
-def _pattern(text: str) -> str:
+def _check_pattern(text: str) -> str:
     if text not in PATTERNS:
         raise ValueError(f"must be one of {', '.join(PATTERNS)}")
     return text
 
 
 Url = Annotated[
-    str, StringConstraints(min_length=1, max_length=2048), Field(description="https, and of the public web.")
+    str, StringConstraints(min_length=1, max_length=2048), Field(description="An https URL on a public address.")
 ]
 Events = Annotated[
-    list[Annotated[str, AfterValidator(_pattern), WithJsonSchema({"enum": list(PATTERNS)})]],
-    Field(min_length=1, max_length=len(PATTERNS), description=f"Any of {', '.join(f'`{one}`' for one in PATTERNS)}."),
+    list[Annotated[str, AfterValidator(_check_pattern), WithJsonSchema({"enum": list(PATTERNS)})]],
+    Field(
+        min_length=1,
+        max_length=len(PATTERNS),
+        description=f"Any of {', '.join(f'`{pattern}`' for pattern in PATTERNS)}.",
+    ),
 ]
 
 
 class NewWebhook(Body):
+    """A new webhook."""
+
     model_config = example(
         name="Shop back end", url="https://shop.example/hooks/push", events=["device.gone", "notification.*"]
     )
@@ -44,7 +50,7 @@ class NewWebhook(Body):
 
 
 class WebhookChange(Body):
-    """What is left out stays. `"status": "active"` takes one that was disabled into service again."""
+    """Changed fields of a webhook; omitted fields stay. `"status": "active"` enables a disabled webhook."""
 
     model_config = example(events=["*"], status="active")
 
@@ -55,14 +61,18 @@ class WebhookChange(Body):
 
 
 class Rotation(Body):
+    """Options of a secret rotation."""
+
     model_config = example(keep_old_hours=24)
 
     keep_old_hours: Annotated[
-        float, Field(ge=0, le=168, description="How long the secret before signs beside the new one.")
+        float, Field(ge=0, le=168, description="Hours for which messages also carry a signature of the old secret.")
     ] = 24
 
 
 class Replay(Body):
+    """The start of a replay."""
+
     model_config = example(since="2026-12-01T09:00:00Z")
 
     since: Moment
@@ -78,32 +88,38 @@ class Replay(Body):
     audit="webhooks.create",
     responses={201: responses.CreatedWebhook},
 )
-async def create(call: TransactionalRequest[NewWebhook]) -> Response:
-    """Have an address told what happens from now on. The answer has the secret its messages are signed with, this once.
+async def create_webhook(request: TransactionalRequest[NewWebhook]) -> Response:
+    """Create a webhook, which receives events from now on. The response contains its signing secret, this once.
 
-    Messages are `{"events": [{"id", "type", "at", "data"}]}`, at most 100 events each, signed as Standard Webhooks
-    has it. One that is not answered 2xx is sent again under the same `webhook-id`, for 24 hours; then the webhook
-    is disabled. The `id` of an event stays the same whenever it is sent.
+    Messages are `{"events": [{"id", "type", "at", "data"}]}`, at most 100 events each, signed by the Standard Webhooks
+    scheme. A message without a 2xx response is retried with the same `webhook-id` for 24 hours; then the webhook
+    is disabled. An event keeps its `id` in every message.
     """
-    new = call.body
-    made = await subscriptions.create(call.conn, call.context, call.application_id, new.name, new.url, new.events)
-    return Response(made, 201, {"Location": f"/v1/webhooks/{made['id']}"})
+    new = request.body
+    created = await subscriptions.create(
+        request.conn, request.context, request.application_id, new.name, new.url, new.events
+    )
+    return Response(created, 201, {"Location": f"/v1/webhooks/{created['id']}"})
 
 
 @routes.add(
     "GET", "/v1/webhooks", scopes=(MANAGE,), query=PageQuery, responses={200: responses.Page[responses.Webhook]}
 )
-async def listed(call: TransactionalRequest[None, PageQuery]) -> Response:
-    """List the webhooks, the newest first."""
-    limit = call.query.limit
-    items = await subscriptions.list_page(call.conn, call.application_id, before=call.query.after_id(), limit=limit)
+async def list_webhooks(request: TransactionalRequest[None, PageQuery]) -> Response:
+    """List webhooks, newest first."""
+    limit = request.query.limit
+    items = await subscriptions.list_page(
+        request.conn, request.application_id, before=request.query.after_id(), limit=limit
+    )
     return page(items, limit, ids.parse(ids.WEBHOOK, items[-1]["id"]) if items else None)
 
 
 @routes.add("GET", "/v1/webhooks/{webhook_id}", scopes=(MANAGE,), responses={200: responses.Webhook})
-async def show(call: TransactionalRequest) -> Response:
-    """Show a webhook and how it fares. Its secret is not shown again."""
-    return Response(await subscriptions.get(call.conn, call.application_id, call.id(ids.WEBHOOK, "webhook_id")))
+async def get_webhook(request: TransactionalRequest) -> Response:
+    """Get a webhook with its status, without its secret."""
+    return Response(
+        await subscriptions.get(request.conn, request.application_id, request.id(ids.WEBHOOK, "webhook_id"))
+    )
 
 
 @routes.add(
@@ -115,16 +131,16 @@ async def show(call: TransactionalRequest) -> Response:
     audit="webhooks.change",
     responses={200: responses.Webhook},
 )
-async def change(call: TransactionalRequest[WebhookChange]) -> Response:
-    """Change a webhook, stop it, or take it into service again: then it goes on where it stopped."""
-    id_, values = call.id(ids.WEBHOOK, "webhook_id"), call.body.model_dump(exclude_none=True)
-    return Response(await subscriptions.change(call.conn, call.context, call.application_id, id_, values))
+async def change_webhook(request: TransactionalRequest[WebhookChange]) -> Response:
+    """Change, disable or enable a webhook. An enabled webhook continues with the first event that it missed."""
+    id_, values = request.id(ids.WEBHOOK, "webhook_id"), request.body.model_dump(exclude_none=True)
+    return Response(await subscriptions.change(request.conn, request.context, request.application_id, id_, values))
 
 
 @routes.add("DELETE", "/v1/webhooks/{webhook_id}", scopes=(MANAGE,), audit="webhooks.remove", responses={204: None})
-async def remove(call: TransactionalRequest) -> Response:
-    """Remove a webhook: it is told nothing more."""
-    await subscriptions.remove(call.conn, call.application_id, call.id(ids.WEBHOOK, "webhook_id"))
+async def remove_webhook(request: TransactionalRequest) -> Response:
+    """Remove a webhook. It receives no further events."""
+    await subscriptions.remove(request.conn, request.application_id, request.id(ids.WEBHOOK, "webhook_id"))
     return Response(status=204)
 
 
@@ -136,10 +152,10 @@ async def remove(call: TransactionalRequest) -> Response:
     audit="webhooks.rotate",
     responses={200: responses.CreatedWebhook},
 )
-async def rotate(call: TransactionalRequest[Rotation]) -> Response:
-    """Give a webhook a new secret, shown this once. Until the one before ends, messages carry both signatures."""
-    id_, keep_old = call.id(ids.WEBHOOK, "webhook_id"), timedelta(hours=call.body.keep_old_hours)
-    return Response(await subscriptions.rotate(call.conn, call.context, call.application_id, id_, keep_old))
+async def rotate_secret(request: TransactionalRequest[Rotation]) -> Response:
+    """Create a new signing secret, shown this once. Messages carry both signatures until the old secret expires."""
+    id_, keep_old = request.id(ids.WEBHOOK, "webhook_id"), timedelta(hours=request.body.keep_old_hours)
+    return Response(await subscriptions.rotate(request.conn, request.context, request.application_id, id_, keep_old))
 
 
 @routes.add(
@@ -150,10 +166,10 @@ async def rotate(call: TransactionalRequest[Rotation]) -> Response:
     audit="webhooks.replay",
     responses={200: responses.Webhook},
 )
-async def replay(call: TransactionalRequest[Replay]) -> Response:
-    """Send everything since a time again: ends of deliveries as long as the log is kept, all else for three days."""
-    id_ = call.id(ids.WEBHOOK, "webhook_id")
-    return Response(await subscriptions.replay(call.conn, call.application_id, id_, call.body.since))
+async def replay_events(request: TransactionalRequest[Replay]) -> Response:
+    """Send events since a time again. Delivery events reach back as far as the log, other events three days."""
+    id_ = request.id(ids.WEBHOOK, "webhook_id")
+    return Response(await subscriptions.replay(request.conn, request.application_id, id_, request.body.since))
 
 
 @routes.add(
@@ -163,14 +179,14 @@ async def replay(call: TransactionalRequest[Replay]) -> Response:
     audit="webhooks.test",
     responses={200: responses.WebhookTested},
 )
-async def test(call: TransactionalRequest) -> Response:
-    """Send a `webhook.test` event now, and tell what the receiver answered, or why it did not."""
-    id_ = call.id(ids.WEBHOOK, "webhook_id")
-    trial = await subscriptions.prepare_test(call.conn, call.context, call.application_id, id_)
-    told: dict[str, Any] = {}
+async def test_webhook(request: TransactionalRequest) -> Response:
+    """Send a `webhook.test` event now, and return the receiver's response or the reason why there is none."""
+    id_ = request.id(ids.WEBHOOK, "webhook_id")
+    send_test = await subscriptions.prepare_test(request.conn, request.context, request.application_id, id_)
+    body: dict[str, Any] = {}
 
     async def post() -> None:
-        told.update(await trial())
+        body.update(await send_test())
 
-    call.after_commit.append(post)  # no connection to the database is held while a stranger thinks
-    return Response(told)
+    request.after_commit.append(post)  # the database connection is released before the receiver responds
+    return Response(body)

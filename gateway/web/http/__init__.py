@@ -1,1 +1,1 @@
-"""The HTTP layer under the resources: routing, parsing, problems, limits, headers."""
+"""The HTTP layer below the resources: routing, parsing, problems, limits, headers."""

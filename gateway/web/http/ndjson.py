@@ -1,7 +1,7 @@
-"""NDJSON streams: any number of lines in, then a verdict for each line out.
+"""NDJSON streams: any number of lines in the request, and a result for each line in the response.
 
-The verdicts wait until the whole stream is read: most HTTP clients read no answer before they have sent
-everything, and would wait for us as we for them.
+The results are sent when the whole request is read: most HTTP clients read no response before they have sent
+everything, so client and server would otherwise wait for each other.
 """
 
 import asyncio
@@ -27,153 +27,176 @@ from gateway.web.http.routing import Request
 
 NDJSON = "application/x-ndjson"
 BATCH = 500
-BATCH_OCTETS = 1 << 20
-# Batches: the database takes one while it waits for the disk, or for us, with another.
-AT_ONCE = 2
-AT_A_TIME = 10
+MAX_BATCH_OCTETS = 1 << 20
+# One batch waits for the database while the next one is parsed.
+MAX_CONCURRENT_BATCHES = 2
+# Lines that are parsed before other tasks of the process run.
+LINES_PER_TURN = 10
 MAX_LINE_LENGTH = 65_536  # octets
-IN_MEMORY = 1 << 20
-# Lines may come as slowly as they are made, but not never.
-SILENCE_S = 60
+# Results beyond this size are spooled to disk.
+MAX_SPOOL_OCTETS = 1 << 20
+# A client may produce lines slowly, so the limit is on the pause between two chunks.
+CHUNK_TIMEOUT_S = 60
 
 _encoder = msgspec.json.Encoder()
 
 B = TypeVar("B")
-Read = Callable[[bytes], B]
-"""What a line says. Raises GatewayError, which is a refusal of this line."""
-Take = Callable[[Sequence[B]], Awaitable[Sequence[dict[str, Any] | GatewayError]]]
-"""Does some lines' work in one transaction; answers with a verdict that has a `status`, or a refusal, for each."""
-Name = Callable[[B], object]
-"""What a line is about. Lines about the same are taken in their order; others may be taken at once."""
+LineResult = dict[str, Any] | GatewayError
+# Parses a line. A GatewayError refuses this line only.
+ParseLine = Callable[[bytes], B]
+# Processes some lines in one transaction, and returns for each its result (with a `status`), or the error.
+ProcessLines = Callable[[Sequence[B]], Awaitable[Sequence[LineResult]]]
+# Returns the key of a line: lines with equal keys are processed in their order, others may be processed concurrently.
+KeyOf = Callable[[B], object]
 
 
-class _Taking(NamedTuple):
-    task: asyncio.Task[list[tuple[int, dict[str, Any] | GatewayError]]]
-    names: Set[object]
+class _BatchInProgress(NamedTuple):
+    task: asyncio.Task[list[tuple[int, LineResult]]]
+    keys: Set[object]
 
 
 async def answer(
-    request: Request[Any, Any], read: Read[B], take: Take[B], name: Name[B], statuses: Sequence[str]
+    request: Request[Any, Any],
+    parse_line: ParseLine[B],
+    process_lines: ProcessLines[B],
+    key_of: KeyOf[B],
+    statuses: Sequence[str],
 ) -> web.StreamResponse:
-    """A line that cannot be read is `refused`, and keeps no other from being taken.
+    """Process the lines of a request, and respond with a result for each line and a last line with the totals.
 
-    A last line has the sums by status. Raises UnsupportedMediaType, and RateLimited and Unavailable when too many are
-    being taken already.
+    A line that is refused has the status `refused`, and does not affect other lines. `statuses` are the other statuses.
+
+    Raises:
+        UnsupportedMediaType: the request is not NDJSON.
+        RateLimited: the application has its share of NDJSON requests in progress.
+        Unavailable: the process has its maximum of them in progress.
     """
     http = request.http
     if http.content_type not in (NDJSON, "application/jsonl", "application/octet-stream"):
         raise UnsupportedMediaType(f"the body must be {NDJSON}, not {http.content_type[:80]}")
-    sums = Counter(dict.fromkeys((*statuses, "refused"), 0))
+    totals = Counter(dict.fromkeys((*statuses, "refused"), 0))
     with (
         request.state.limits.imports.slot_of(request.application_id),
-        SpooledTemporaryFile(max_size=IN_MEMORY) as spool,
+        SpooledTemporaryFile(max_size=MAX_SPOOL_OCTETS) as spool,
     ):
         try:
-            async for verdicts in _verdicts(http, read, take, name):
-                sums.update([verdict["status"] for verdict in verdicts])
-                spool.write(_encoder.encode_lines(verdicts))
-            last: dict[str, Any] = {"done": True, **sums}
-        except problems.EXPECTED as error:  # lines before this one are done, and their verdicts must be heard
-            refusal = problems.of(error)
-            last = {"done": False, **sums, "code": refusal.code, "detail": refusal.detail}
-        spool.write(_encoder.encode_lines([last]))
+            async for results in _process(http, parse_line, process_lines, key_of):
+                totals.update([result["status"] for result in results])
+                spool.write(_encoder.encode_lines(results))
+            summary: dict[str, Any] = {"done": True, **totals}
+        except problems.EXPECTED as exception:  # the lines before are committed, so their results are sent
+            error = problems.of(exception)
+            summary = {"done": False, **totals, "code": error.code, "detail": error.detail}
+        spool.write(_encoder.encode_lines([summary]))
         spool.seek(0)
         response = web.StreamResponse(headers={"Content-Type": NDJSON})
         await response.prepare(http)
-        while chunk := spool.read(IN_MEMORY):
-            async with asyncio.timeout(SILENCE_S):  # whoever asks and does not read is left
+        while chunk := spool.read(MAX_SPOOL_OCTETS):
+            async with asyncio.timeout(CHUNK_TIMEOUT_S):  # a client that does not read is disconnected
                 await response.write(chunk)
         await response.write_eof()
     return response
 
 
-async def still_admitted(request: Request[Any, Any]) -> None:
-    """Raises Unauthenticated when the key was removed since: a stream may go on for hours."""
+async def check_credential(request: Request[Any, Any]) -> None:
+    """Check that the key of the request still exists, since a stream may last for hours.
+
+    Raises:
+        Unauthenticated: the key was removed.
+    """
     if not await request.state.authenticator.still_admits(request.principal):
         raise Unauthenticated("the key is unknown or was removed")
 
 
-async def _verdicts(
-    http: web.Request, read: Read[B], take: Take[B], name: Name[B]
+async def _process(
+    http: web.Request, parse_line: ParseLine[B], process_lines: ProcessLines[B], key_of: KeyOf[B]
 ) -> AsyncIterator[list[dict[str, Any]]]:
-    """In the order of the lines. While some are being taken, the next ones are read, and the ones before told."""
-    under_way: deque[_Taking] = deque()
-    broken: GatewayError | None = None
+    """Yield the results in the order of the lines. The next batch is read while others are processed."""
+    in_progress: deque[_BatchInProgress] = deque()
+    read_error: GatewayError | None = None
     try:
-        batches = _read_batches(http, read)
+        batches = _parse_batches(http, parse_line)
         while True:
             try:
                 batch = await anext(batches, None)
-            except (BodyTooLarge, BodyTooSlow) as error:  # the lines before are taken all the same
-                batch, broken = None, error
-            said = batch or []
-            names = {name(one) for _, one in said if not isinstance(one, GatewayError)}
-            while under_way and (batch is None or len(under_way) == AT_ONCE or not _apart(names, under_way)):
-                yield [_verdict(line, came_to) for line, came_to in await under_way[0].task]
-                under_way.popleft()
+            except (BodyTooLarge, BodyTooSlow) as error:  # the lines before are processed nevertheless
+                batch, read_error = None, error
+            keys = {key_of(line) for _, line in batch or [] if not isinstance(line, GatewayError)}
+            while in_progress and (
+                batch is None or len(in_progress) == MAX_CONCURRENT_BATCHES or _conflicts(keys, in_progress)
+            ):
+                yield [_to_json(number, result) for number, result in await in_progress[0].task]
+                in_progress.popleft()
             if batch is None:
                 break
-            under_way.append(_Taking(asyncio.create_task(_taken(batch, take)), names))
-        if broken is not None:
-            raise broken
+            in_progress.append(_BatchInProgress(asyncio.create_task(_process_batch(batch, process_lines)), keys))
+        if read_error is not None:
+            raise read_error
     finally:
-        for taking in under_way:
-            taking.task.cancel()
+        for entry in in_progress:
+            entry.task.cancel()
 
 
-def _apart(names: Set[object], under_way: Iterable[_Taking]) -> bool:
-    """Whether nothing of these is being taken now: of two lines about the same the later one must win."""
-    return all(names.isdisjoint(taking.names) for taking in under_way)
+def _conflicts(keys: Set[object], in_progress: Iterable[_BatchInProgress]) -> bool:
+    """Tell whether a batch in progress has one of the keys: of two lines with one key the later must win."""
+    return not all(keys.isdisjoint(entry.keys) for entry in in_progress)
 
 
-async def _read_batches(http: web.Request, read: Read[B]) -> AsyncIterator[list[tuple[int, B | GatewayError]]]:
-    async for batch in _batches(http):
-        said: list[tuple[int, B | GatewayError]] = []
+async def _parse_batches(
+    http: web.Request, parse_line: ParseLine[B]
+) -> AsyncIterator[list[tuple[int, B | GatewayError]]]:
+    async for batch in _read_batches(http):
+        lines: list[tuple[int, B | GatewayError]] = []
         for number, raw in batch:
             try:
-                said.append((number, read(raw)))
-            except GatewayError as refusal:
-                said.append((number, refusal))
-            if len(said) % AT_A_TIME == 0:
-                await asyncio.sleep(0)  # neither the database nor whoever else is served must wait for all of them
-        yield said
+                lines.append((number, parse_line(raw)))
+            except GatewayError as error:
+                lines.append((number, error))
+            if len(lines) % LINES_PER_TURN == 0:
+                await asyncio.sleep(0)  # parsing a whole batch would block the event loop for too long
+        yield lines
 
 
-async def _taken(
-    said: Sequence[tuple[int, B | GatewayError]], take: Take[B]
-) -> list[tuple[int, dict[str, Any] | GatewayError]]:
-    sound = [one for _, one in said if not isinstance(one, GatewayError)]
-    taken = iter(await take(sound) if sound else ())
-    return [(line, one if isinstance(one, GatewayError) else next(taken)) for line, one in said]
+async def _process_batch(
+    lines: Sequence[tuple[int, B | GatewayError]], process_lines: ProcessLines[B]
+) -> list[tuple[int, LineResult]]:
+    valid = [line for _, line in lines if not isinstance(line, GatewayError)]
+    results = iter(await process_lines(valid) if valid else ())
+    return [(number, line if isinstance(line, GatewayError) else next(results)) for number, line in lines]
 
 
-def _verdict(line: int, came_to: dict[str, Any] | GatewayError) -> dict[str, Any]:
-    if not isinstance(came_to, GatewayError):
-        return {"line": line, **came_to}
-    faults = came_to.errors if isinstance(came_to, ValidationError) else [FieldError("", came_to.detail)]
+def _to_json(number: int, result: LineResult) -> dict[str, Any]:
+    if not isinstance(result, GatewayError):
+        return {"line": number, **result}
+    faults = result.errors if isinstance(result, ValidationError) else [FieldError("", result.detail)]
     errors = [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults]
-    return {"line": line, "status": "refused", "code": came_to.code, "errors": errors}
+    return {"line": number, "status": "refused", "code": result.code, "errors": errors}
 
 
-async def _batches(http: web.Request) -> AsyncIterator[list[tuple[int, bytes]]]:
-    """(line number, octets) of the lines that are not blank, some at a time. Raises BodyTooLarge and BodyTooSlow."""
+async def _read_batches(http: web.Request) -> AsyncIterator[list[tuple[int, bytes]]]:
+    """Yield batches of (line number, octets), without blank lines.
+
+    Raises:
+        BodyTooLarge: a line is too long.
+        BodyTooSlow: no data arrived for CHUNK_TIMEOUT_S.
+    """
     batch: list[tuple[int, bytes]] = []
     octets = 0
-    async for lines in _lines(http):
+    async for lines in read_lines(http):
         for number, line in lines:
             if line.strip():
                 batch.append((number, line))
                 octets += len(line)
-            if len(batch) == BATCH or octets >= BATCH_OCTETS:
+            if len(batch) == BATCH or octets >= MAX_BATCH_OCTETS:
                 yield batch
                 batch, octets = [], 0
     if batch:
         yield batch
 
 
-async def _lines(http: web.Request) -> AsyncIterator[Iterable[tuple[int, bytes]]]:
+async def read_lines(http: web.Request) -> AsyncIterator[Iterable[tuple[int, bytes]]]:
     number, rest = 1, b""
-    while chunk := await _chunk(http):
+    while chunk := await _read_chunk(http):
         *lines, rest = (rest + chunk).split(b"\n")
         yield enumerate(lines, number)
         number += len(lines)
@@ -183,10 +206,10 @@ async def _lines(http: web.Request) -> AsyncIterator[Iterable[tuple[int, bytes]]
         yield [(number, rest)]
 
 
-async def _chunk(http: web.Request) -> bytes:
-    """What has come; nothing at the end."""
+async def _read_chunk(http: web.Request) -> bytes:
+    """Return the data that has arrived; empty at the end of the body."""
     try:
-        async with asyncio.timeout(SILENCE_S):
+        async with asyncio.timeout(CHUNK_TIMEOUT_S):
             return await http.content.readany()
     except TimeoutError:
-        raise BodyTooSlow(f"nothing has come for {SILENCE_S} s") from None
+        raise BodyTooSlow(f"no data arrived for {CHUNK_TIMEOUT_S} s") from None

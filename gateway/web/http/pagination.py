@@ -1,4 +1,4 @@
-"""Lists: `?limit=` and `?cursor=` in, `{"items", "next_cursor"}` out."""
+"""Pagination of lists: `?limit=` and `?cursor=` in the query, `{"items", "next_cursor"}` in the response."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
@@ -11,58 +11,78 @@ from gateway.domain.errors import FieldError, ValidationError
 from gateway.web.http.parsing import Query
 from gateway.web.http.routing import Response
 
-NAMED = "="
-"""Before a name in a cursor, which is neither an id nor a position."""
+# Marks a cursor that holds a name, not an id or a position.
+NAME_PREFIX = "="
 
 
 class PageQuery(Query):
-    limit: Annotated[int, Field(ge=1, le=1000, description="Items in one answer.")] = 100
-    cursor: Annotated[str | None, Field(description="`next_cursor` of the page before.")] = None
+    """Query parameters of a list."""
+
+    limit: Annotated[int, Field(ge=1, le=1000, description="Maximum number of items in the response.")] = 100
+    cursor: Annotated[str | None, Field(description="`next_cursor` of the previous page.")] = None
 
     def after_id(self) -> UUID | None:
-        """Raises Invalid."""
+        """Return the id in the cursor; None for the first page.
+
+        Raises:
+            ValidationError: the cursor is invalid.
+        """
         try:
-            return None if self.cursor is None else UUID(_opened(self.cursor))
+            return None if self.cursor is None else UUID(_decode(self.cursor))
         except ValueError:
-            raise _unknown() from None
+            raise _invalid_cursor() from None
 
     def after_text(self) -> str | None:
-        """Raises Invalid."""
+        """Return the name in the cursor; None for the first page.
+
+        Raises:
+            ValidationError: the cursor is invalid.
+        """
         if self.cursor is None:
             return None
         try:
-            mark, name = _opened(self.cursor)[:1], _opened(self.cursor)[1:]
+            text = _decode(self.cursor)
         except ValueError:
-            raise _unknown() from None
-        if mark != NAMED:
-            raise _unknown()
-        return name
+            raise _invalid_cursor() from None
+        if not text.startswith(NAME_PREFIX):
+            raise _invalid_cursor()
+        return text.removeprefix(NAME_PREFIX)
 
     def after_position(self) -> int | None:
-        """Raises Invalid."""
+        """Return the log position in the cursor; None for the first page.
+
+        Raises:
+            ValidationError: the cursor is invalid.
+        """
         try:
-            position = None if self.cursor is None else int(_opened(self.cursor))
+            position = None if self.cursor is None else int(_decode(self.cursor))
         except ValueError:
-            raise _unknown() from None
+            raise _invalid_cursor() from None
         if position is not None and not 0 <= position < 2**63:
-            raise _unknown()
+            raise _invalid_cursor()
         return position
 
 
 def page(items: Sequence[Any], limit: int, last: UUID | int | str | None) -> Response:
-    """`last` is where the next page begins; a page that is not full is the last one."""
-    more = len(items) == limit and last is not None
-    last = f"{NAMED}{last}" if isinstance(last, str) else last
-    return Response({"items": list(items), "next_cursor": _sealed(str(last)) if more else None})
+    """Return the response of one page.
+
+    Args:
+        items: the items of the page.
+        limit: the requested number of items; a page with fewer is the last one.
+        last: the id, name or position of the last item, after which the next page begins.
+    """
+    has_next = len(items) == limit and last is not None
+    last = f"{NAME_PREFIX}{last}" if isinstance(last, str) else last
+    return Response({"items": list(items), "next_cursor": _encode(str(last)) if has_next else None})
 
 
-def _sealed(text: str) -> str:
+def _encode(text: str) -> str:
     return urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
 
 
-def _opened(cursor: str) -> str:
+def _decode(cursor: str) -> str:
     return urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
 
 
-def _unknown() -> ValidationError:
-    return ValidationError([FieldError("/query/cursor", "is not a cursor of ours")])
+def _invalid_cursor() -> ValidationError:
+    return ValidationError([FieldError("/query/cursor", "is not a cursor of this list")])

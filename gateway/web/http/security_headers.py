@@ -1,7 +1,7 @@
-"""What every answer tells browsers to keep from doing with it.
+"""Security headers of every response.
 
-It is set as the headers are sent, so that no answer is without: not a stream, a file, an error, or one that nobody here
-made.
+They are set when the headers are sent, so that no response lacks them: streams, files, errors, and the responses of
+aiohttp itself.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-# No page of ours runs, loads or asks for what is not ours, and no form of ours is sent anywhere but by our script.
+# Pages load scripts, styles and data from this host only, and forms are submitted by scripts only.
 PAGE = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
         "connect-src 'self'",
-        "img-src 'self' data: https:",  # icons and images of notifications are wherever their authors say
+        "img-src 'self' data: https:",  # icons and images of notifications may be on any host
         "worker-src 'self'",
         "manifest-src 'self'",
         "form-action 'none'",
@@ -27,7 +27,7 @@ PAGE = "; ".join(
 
 
 def page_policy(map_tiles: str | None) -> str:
-    """PAGE, and pictures from where maps get theirs: that may be a server without https beside this one."""
+    """Return PAGE, extended by the server of the map tiles, which may lack https."""
     if map_tiles is None:
         return PAGE
     server = urlsplit(map_tiles)
@@ -35,32 +35,33 @@ def page_policy(map_tiles: str | None) -> str:
 
 
 DATA = "default-src 'none'; frame-ancestors 'none'"
+# Other sites load these scripts. A service worker takes its policy from the response, so they must have none.
 SCRIPTS = "/sdk/"
-"""Other sites load these, and as a service worker they live by the policy that they come with."""
 
 EVERY = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Server": "gateway",  # and not which version of what
+    "Server": "gateway",  # aiohttp would send its name and version
 }
-YEAR_S = 31_536_000
+HSTS_MAX_AGE_S = 31_536_000
 EXPOSED = "ETag, Location, Retry-After, X-Request-Id, Idempotency-Replayed, RateLimit, RateLimit-Policy"
 
 
 def every(public_url: str | None) -> Mapping[str, str]:
-    """What is on every answer. Browsers that came by https are told to come by nothing else."""
+    """Return the headers of every response; with an https URL they include Strict-Transport-Security."""
     if public_url is not None and public_url.startswith("https://"):
-        return EVERY | {"Strict-Transport-Security": f"max-age={YEAR_S}"}
+        return EVERY | {"Strict-Transport-Security": f"max-age={HSTS_MAX_AGE_S}"}
     return EVERY
 
 
 def protect(headers: MutableMapping[str, str], path: str, always: Mapping[str, str]) -> None:
+    """Add the security headers for a path to a response; `always` are those of `every`."""
     headers.update(always)
     if path.startswith("/v1/"):
         headers.setdefault("Cache-Control", "private, no-cache" if "ETag" in headers else "no-store")
-        # No cookie opens anything here: what a page may do it does with a key that it has to know.
+        # Cross-origin requests carry no cookie: a page needs a key, which it must know.
         headers["Access-Control-Allow-Origin"] = "*"
         headers["Access-Control-Expose-Headers"] = EXPOSED
     if not path.startswith(SCRIPTS):
@@ -68,11 +69,11 @@ def protect(headers: MutableMapping[str, str], path: str, always: Mapping[str, s
         headers.setdefault("Cross-Origin-Resource-Policy", "cross-origin" if path.startswith("/v1/") else "same-origin")
 
 
-def protecting(public_url: str | None) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """For `on_response_prepare`."""
+def header_hook(public_url: str | None) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """Return the function for `on_response_prepare` that adds the security headers."""
     always = every(public_url)
 
-    async def prepared(request: web.Request, response: web.StreamResponse) -> None:
+    async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         protect(response.headers, request.path, always)
 
-    return prepared
+    return add_headers

@@ -1,6 +1,6 @@
-"""The documentation at `/docs/`: pages in Markdown, and tables of what the code itself knows.
+"""The documentation at `/docs/`: pages in Markdown, with tables that are generated from the code.
 
-A page says `{{errors}}` where the table of refusals comes, so that no fact of the code is written down a second time.
+A page contains `{{errors}}` where the table of errors is inserted, so that facts of the code are written once.
 """
 
 import re
@@ -15,12 +15,12 @@ from aiohttp import web
 from markdown_it import MarkdownIt
 from prometheus_client import REGISTRY
 
-import gateway.metrics  # noqa: F401 - makes them known to the registry
+import gateway.metrics  # noqa: F401 - registers the metrics
 from gateway.domain.errors import GatewayError
 from gateway.web.http.security_headers import PAGE
 
 FOLDER = Path(__file__).resolve().parents[2] / "static" / "docs"
-# In the order in which a newcomer reads them; the first is the front page.
+# In reading order; the first is the front page.
 PAGES = (
     *("start", "tutorial", "sdk", "sending", "campaigns", "alerts", "events", "webhooks", "recipes", "moving"),
     *("errors", "metrics", "comparison"),
@@ -28,24 +28,25 @@ PAGES = (
 # Pages link to each other as files, so that the links also work in the repository.
 PAGE_LINK = re.compile(rf"^({'|'.join(PAGES)})\.md(?=#|$)")
 HEADERS = {"Content-Security-Policy": PAGE, "Cache-Control": "no-cache"}
-
-
-# Of the series, as queries name them.
+# The suffixes that the Prometheus client appends to a metric's name, by type.
 SUFFIXES = {"counter": "_total", "info": "_info"}
 
 
 class Page(NamedTuple):
+    """A rendered page."""
+
     title: str
     html: str
 
 
 def add(app: web.Application) -> None:
-    app.router.add_get("/docs/", _front)
+    """Add the routes of the documentation."""
+    app.router.add_get("/docs/", _front_page)
     app.router.add_get(f"/docs/{{name:{'|'.join(PAGES)}}}", _page)
     app.router.add_get("/docs/api", _reference)
 
 
-async def _front(_: web.Request) -> web.Response:
+async def _front_page(_: web.Request) -> web.Response:
     return _answer(PAGES[0])
 
 
@@ -58,21 +59,22 @@ async def _reference(_: web.Request) -> web.StreamResponse:
 
 
 def _answer(name: str) -> web.Response:
-    return web.Response(text=whole(name), content_type="text/html", charset="utf-8", headers=HEADERS)
+    return web.Response(text=document(name), content_type="text/html", charset="utf-8", headers=HEADERS)
 
 
 @cache
-def whole(name: str) -> str:
-    """The page's HTML document."""
-    shown = page(name)
+def document(name: str) -> str:
+    """Return a page as an HTML document."""
+    rendered = page(name)
     template = (FOLDER / "page.html").read_text("utf-8")
-    for mark, html in (("title", escape(shown.title)), ("contents", _contents(name)), ("page", shown.html)):
+    for mark, html in (("title", escape(rendered.title)), ("contents", _contents(name)), ("page", rendered.html)):
         template = template.replace(f"{{{{{mark}}}}}", html)
     return template
 
 
 @cache
 def page(name: str) -> Page:
+    """Render a page, without the surrounding document."""
     source = (FOLDER / f"{name}.md").read_text("utf-8")
     markdown = MarkdownIt("commonmark").enable("table")
     tokens = markdown.parse(source)
@@ -95,11 +97,12 @@ def _served_path(link: re.Match[str]) -> str:
 
 
 def slug(heading: str) -> str:
+    """Return the fragment identifier of a heading."""
     return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
 
 
-def _contents(here: str) -> str:
-    links = [(f"/docs/{name if name != PAGES[0] else ''}", page(name).title, name == here) for name in PAGES]
+def _contents(current_page: str) -> str:
+    links = [(f"/docs/{name if name != PAGES[0] else ''}", page(name).title, name == current_page) for name in PAGES]
     links.insert(PAGES.index("errors"), ("/docs/api", "API reference", False))
     return "".join(
         f'<a href="{path}"{" aria-current=page" if current else ""}>{escape(title)}</a>'
@@ -108,24 +111,24 @@ def _contents(here: str) -> str:
 
 
 def _errors() -> Iterator[str]:
-    yield "<table><thead><tr><th>code</th><th>status</th><th>what it means</th></tr></thead><tbody>"
-    for refusal in sorted(_refusals(GatewayError), key=lambda one: (one.status, one.code)):
-        why = MarkdownIt().renderInline((refusal.__doc__ or "").strip())
-        said = escape(refusal.title) + (f"<br>{why}" if why else "")
-        yield f'<tr id="{refusal.code}"><td><code>{refusal.code}</code></td><td>{refusal.status}</td>'
-        yield f"<td>{said}</td></tr>"
+    yield "<table><thead><tr><th>code</th><th>status</th><th>meaning</th></tr></thead><tbody>"
+    for error in sorted(_error_types(GatewayError), key=lambda error: (error.status, error.code)):
+        explanation = MarkdownIt().renderInline((error.__doc__ or "").strip())
+        description = escape(error.title) + (f"<br>{explanation}" if explanation else "")
+        yield f'<tr id="{error.code}"><td><code>{error.code}</code></td><td>{error.status}</td>'
+        yield f"<td>{description}</td></tr>"
     yield "</tbody></table>"
 
 
-def _refusals(kind: type[GatewayError]) -> Iterator[type[GatewayError]]:
-    for below in kind.__subclasses__():
-        yield below
-        yield from _refusals(below)
+def _error_types(base: type[GatewayError]) -> Iterator[type[GatewayError]]:
+    for error in base.__subclasses__():
+        yield error
+        yield from _error_types(error)
 
 
 def _metrics() -> Iterator[str]:
-    yield "<table><thead><tr><th>metric</th><th>type</th><th>what it measures</th></tr></thead><tbody>"
-    for family in sorted(REGISTRY.collect(), key=lambda one: one.name):
+    yield "<table><thead><tr><th>metric</th><th>type</th><th>description</th></tr></thead><tbody>"
+    for family in sorted(REGISTRY.collect(), key=lambda family: family.name):
         if family.name.startswith("gateway_"):
             name = family.name + SUFFIXES.get(family.type, "")
             yield f"<tr><td><code>{name}</code></td><td>{family.type}</td><td>{escape(family.documentation)}</td></tr>"

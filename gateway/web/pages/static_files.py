@@ -1,4 +1,4 @@
-"""What browsers load from us: the SDK, the console, the sample app, and the API's own description."""
+"""Static files: the SDK, the console, the sample app and the OpenAPI document."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,8 +10,8 @@ from gateway.web.pages import docs
 
 STATIC = Path(__file__).resolve().parents[2] / "static"
 
-SECONDS_CACHED = 3600
-# Not left to the machine's own table, which may call a script anything; browsers run only what is called one.
+CACHE_S = 3600
+# Not from `mimetypes`: its table depends on the machine, and browsers run a script only with the right type.
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -23,7 +23,7 @@ TYPES = {
 
 
 def add(app: web.Application, openapi: bytes, map_tiles: str | None = None) -> None:
-    """`map_tiles`: where the console's maps get pictures from, with {z}, {x} and {y} in the address."""
+    """Add the routes; `map_tiles` is the URL template of the console's map tiles, with {z}, {x} and {y}."""
     policies = {"console": page_policy(map_tiles)}
 
     async def document(_: web.Request) -> web.Response:
@@ -34,18 +34,18 @@ def add(app: web.Application, openapi: bytes, map_tiles: str | None = None) -> N
 
     app.router.add_get("/openapi.json", document)
     app.router.add_get("/console/settings.json", settings)
-    app.router.add_get("/", _to("/console/"))
+    app.router.add_get("/", _redirect("/console/"))
     docs.add(app)
     for name in ("console", "sample", "docs"):
-        app.router.add_get(f"/{name}", _to(f"/{name}/"))
+        app.router.add_get(f"/{name}", _redirect(f"/{name}/"))
         app.router.add_get(
             f"/{name}/{{file:[\\w./-]*}}", _files(STATIC / name, {"Content-Security-Policy": policies.get(name, PAGE)})
         )
-    shared = {"Access-Control-Allow-Origin": "*", "Cache-Control": f"public, max-age={SECONDS_CACHED}"}
-    app.router.add_get("/sdk/{file:[\\w.-]+}", _files(STATIC / "sdk", shared))
+    sdk_headers = {"Access-Control-Allow-Origin": "*", "Cache-Control": f"public, max-age={CACHE_S}"}
+    app.router.add_get("/sdk/{file:[\\w.-]+}", _files(STATIC / "sdk", sdk_headers))
 
 
-def _to(path: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _redirect(path: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def redirect(_: web.Request) -> web.StreamResponse:
         return web.Response(status=302, headers={"Location": path})
 
@@ -60,7 +60,7 @@ def _files(folder: Path, headers: dict[str, str]) -> Callable[[web.Request], Awa
         if path not in paths:
             raise web.HTTPNotFound
         file = folder / path
-        kind = {"Content-Type": TYPES.get(file.suffix, "application/octet-stream")}
-        return web.FileResponse(file, headers={"Cache-Control": "no-cache"} | headers | kind)
+        content_type = {"Content-Type": TYPES.get(file.suffix, "application/octet-stream")}
+        return web.FileResponse(file, headers={"Cache-Control": "no-cache"} | headers | content_type)
 
     return serve

@@ -1,1 +1,1 @@
-"""Request and response models, and the OpenAPI document made from them."""
+"""Request and response models, and the OpenAPI document that is generated from them."""

@@ -1,10 +1,12 @@
-"""What all front doors share: the content, how it travels, and when."""
+"""Request models that describe a notification: its content, its delivery options and its schedule.
+
+The models are pure. A saved template is a reference here, which `gateway.service.notifications.submission` resolves.
+"""
 
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from typing import Annotated, Any, Literal
-from uuid import UUID
 
 from pydantic import (
     AfterValidator,
@@ -16,15 +18,23 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain import audience, ids, schedule, send_policy
-from gateway.domain.errors import FieldError, NotFound, ValidationError
+from gateway.domain import audience, schedule, send_policy
+from gateway.domain.errors import ValidationError
 from gateway.domain.notification import MAX_TTL, Kind, Lane, Urgency
 from gateway.domain.schedule import DEVICE_ZONE, find_zone, to_utc, zone_or_utc
-from gateway.service.notifications import templates
-from gateway.service.notifications.submission import Draft
-from gateway.web.http.parsing import EARLIEST, LATEST, THOROUGH, Body, Moment, UrlOrTemplate, example, several
+from gateway.service.notifications.submission import NotificationRequest
+from gateway.service.notifications.templates import ContentSource, InlineContent, TemplateReference
+from gateway.web.http.parsing import (
+    COLLECT_ALL_ERRORS,
+    MAX_YEAR,
+    MIN_YEAR,
+    Body,
+    Moment,
+    UrlOrTemplate,
+    combine_errors,
+    example,
+)
 
 MAX_TTL_S = int(MAX_TTL.total_seconds())
 
@@ -33,49 +43,51 @@ Title = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 
 
-def _data(values: dict[str, Any]) -> dict[str, Any]:
+def _check_data(values: dict[str, Any]) -> dict[str, Any]:
     if "gateway" in values:
-        raise ValueError("must not use the name 'gateway', which is the gateway's own")
+        raise ValueError("must not use the name 'gateway', which is reserved")
     return values
 
 
-def _locale(tag: str) -> str:
+def _check_locale(tag: str) -> str:
     if not re.fullmatch(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8}){0,4}", tag):
         raise ValueError("must be a language tag such as de or de-AT (RFC 5646)")
     return tag
 
 
-def _at(value: object, info: ValidationInfo) -> datetime:
+def _parse_local_or_absolute_time(value: object, info: ValidationInfo) -> datetime:
     try:
         at = datetime.fromisoformat(value) if isinstance(value, str) and "T" in value.upper() else None
     except ValueError:
         at = None
     if at is None:
         raise ValueError("must be a time such as 2026-12-01T09:00:00Z")
-    if not EARLIEST <= at.year <= LATEST:
-        raise ValueError(f"must lie between the years {EARLIEST} and {LATEST}")
+    if not MIN_YEAR <= at.year <= MAX_YEAR:
+        raise ValueError(f"must be between the years {MIN_YEAR} and {MAX_YEAR}")
     if at.tzinfo is None and info.data.get("timezone") is None:
         raise ValueError("must have an offset, such as 2026-12-01T09:00:00Z, or come with a timezone")
     if at.tzinfo is not None and info.data.get("timezone") is not None:
-        raise ValueError("has an offset and a timezone; only one of them can be meant")
+        raise ValueError("must have either an offset or a timezone, not both")
     return at
 
 
-def _zone_or_device(name: str) -> str:
+def _check_zone_or_device(name: str) -> str:
     if name != DEVICE_ZONE and find_zone(name) is None:
         raise ValueError("must be an IANA time zone such as Europe/Vienna, or `device`")
     return name
 
 
-def _clock(value: object) -> time:
+def _parse_time_of_day(value: object) -> time:
     if not isinstance(value, str) or not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value):
         raise ValueError("must be a time of day such as 22:00")
     return time.fromisoformat(value)
 
 
-Locale = Annotated[str, AfterValidator(_locale)]
-ZoneOrDevice = Annotated[str, StringConstraints(max_length=100), AfterValidator(_zone_or_device)]
-Clock = Annotated[time, PlainValidator(_clock), WithJsonSchema({"type": "string", "pattern": r"^\d\d:\d\d$"})]
+Locale = Annotated[str, AfterValidator(_check_locale)]
+ZoneOrDevice = Annotated[str, StringConstraints(max_length=100), AfterValidator(_check_zone_or_device)]
+TimeOfDay = Annotated[
+    time, PlainValidator(_parse_time_of_day), WithJsonSchema({"type": "string", "pattern": r"^\d\d:\d\d$"})
+]
 
 
 class Action(Body):
@@ -88,60 +100,66 @@ class Action(Body):
 
 
 class PartialContent(Body):
-    """Content of which anything may be left out."""
+    """Content in which every field is optional."""
 
     title: Title | None = None
     body: Text | None = None
     url: Annotated[
-        UrlOrTemplate | None, Field(description="Where a click leads; a path is one of the application's first origin.")
+        UrlOrTemplate | None,
+        Field(description="The page that a click opens; a path is resolved against the application's first origin."),
     ] = None
     icon: UrlOrTemplate | None = None
     image: UrlOrTemplate | None = None
     badge: UrlOrTemplate | None = None
     tag: Annotated[Label | None, Field(description="A later notification with the same tag replaces this one.")] = None
     actions: Annotated[list[Action] | None, Field(max_length=10)] = None
-    data: Annotated[dict[str, Any], AfterValidator(_data)] | None = None
+    data: Annotated[dict[str, Any], AfterValidator(_check_data)] | None = None
     silent: bool | None = None
     require_interaction: bool | None = None
     app_badge: Annotated[int | None, Field(ge=0, le=2**53)] = None
 
     def value(self) -> dict[str, Any]:
+        """Return the content as the JSON object that is stored."""
         return self.model_dump(exclude_none=True)
 
 
 class LocalizedContent(PartialContent):
-    """What is said instead, and what in other languages."""
+    """Optional content, and its translations."""
 
     locales: Annotated[
         dict[Locale, PartialContent] | None,
-        Field(max_length=100, description="By language tag: `de` is shown to de-AT where there is no `de-AT`."),
+        Field(
+            max_length=100,
+            description="Translations by language tag. A device with de-AT gets `de` when there is no `de-AT`.",
+        ),
     ] = None
 
 
 class Content(LocalizedContent):
-    """What the browser shows. At most 3,993 octets once it is rendered.
+    """The content of a notification, at most 3,993 octets when rendered.
 
-    Texts may be Liquid templates over `user`, `device`, `event` and `notification`.
+    Texts may be Liquid templates with the variables `user`, `device`, `event` and `notification`.
     """
 
     title: Title
 
 
 class DeliveryOptions(Body):
-    """How it travels; what is left out is the kind's default."""
+    """How a notification is delivered. Each kind of notification has its own defaults."""
 
     ttl: Annotated[
-        int | None, Field(ge=0, le=MAX_TTL_S, description="Seconds a push service may hold it (RFC 8030).")
+        int | None,
+        Field(ge=0, le=MAX_TTL_S, description="Seconds for which a push service may store the message (RFC 8030)."),
     ] = None
     urgency: Urgency | None = None
     collapse_key: Annotated[
-        Label | None, Field(description="What is still undelivered under the same key is replaced.")
+        Label | None, Field(description="Replaces an undelivered message with the same key (Topic, RFC 8030).")
     ] = None
     lane: Literal["urgent", "normal", "bulk"] | None = None
-    expires_at: Annotated[Moment | None, Field(description="Nothing is sent after this.")] = None
+    expires_at: Annotated[Moment | None, Field(description="No message is sent after this time.")] = None
 
-    def drafted(self) -> dict[str, Any]:
-        """All but the end, by Draft's fields."""
+    def draft_fields(self) -> dict[str, Any]:
+        """Return the fields of a draft that the options set, without `expires_at`."""
         return {
             "lane": None if self.lane is None else Lane.from_label(self.lane),
             "urgency": self.urgency,
@@ -151,260 +169,260 @@ class DeliveryOptions(Body):
 
 
 class RecurringDeliveryOptions(DeliveryOptions):
-    """How each of those travels that are sent again and again."""
+    """How each notification of a recurring one is delivered."""
 
     @field_validator("expires_at")
     @classmethod
-    def _lives_by_ttl(cls, expires_at: datetime | None) -> datetime | None:
+    def _refuse_expires_at(cls, expires_at: datetime | None) -> datetime | None:
         if expires_at is not None:
-            raise ValueError("must be left out in favour of a ttl, since more are sent at other times")
+            raise ValueError("is not allowed here; use ttl, which applies to each occurrence")
         return expires_at
 
 
 class Schedule(Body):
-    """An instant (`at` with an offset), or a local time in a zone, or in each device's own zone."""
+    """A start time: an instant (`at` with an offset), or a local time in `timezone`."""
 
     timezone: Annotated[
         ZoneOrDevice | None,
-        Field(description="An IANA name such as `Europe/Vienna`, or `device` for each device's own local time."),
+        Field(description="An IANA name such as `Europe/Vienna`, or `device` for the local time of each device."),
     ] = None
     at: Annotated[
         datetime,
-        PlainValidator(_at),
-        WithJsonSchema({"type": "string", "description": "RFC 3339; without an offset when there is a timezone."}),
-        Field(description="When sending starts; at once when it is past."),
+        PlainValidator(_parse_local_or_absolute_time),
+        WithJsonSchema({"type": "string", "description": "RFC 3339; without an offset when `timezone` is set."}),
+        Field(description="When sending starts; immediately when the time has passed."),
     ]
 
     def start(self) -> datetime | None:
-        """The instant; None when every device has its own."""
+        """Return the instant at which sending starts; None when it depends on the device."""
         if self.timezone is None:
             return self.at.astimezone(UTC)
         return None if self.timezone == DEVICE_ZONE else to_utc(self.at, zone_or_utc(self.timezone))
 
     def local_at(self) -> datetime | None:
+        """Return the local time at which each device is sent to; None when it is one instant for all."""
         return self.at if self.timezone == DEVICE_ZONE else None
 
 
-def _audience(value: Any, info: ValidationInfo) -> Any:
-    """Looked into here only beside other faults, so that all are named at once; else that is the service's."""
-    if info.context is THOROUGH:
+def _check_audience(value: Any, info: ValidationInfo) -> Any:
+    """Validate the audience when the body has other errors, so that one response names all of them.
+
+    Otherwise the service validates it.
+    """
+    if info.context is COLLECT_ALL_ERRORS:
         try:
             audience.parse(value, "")
         except ValidationError as error:
-            raise several(error.errors) from None
+            raise combine_errors(error.errors) from None
     return value
 
 
+# Parsed by `gateway.domain.audience`, which reports every error; its schema is in `gateway.web.schemas.openapi`.
 Audience = Annotated[
-    Any, AfterValidator(_audience), WithJsonSchema({"allOf": [{"$ref": "#/components/schemas/Audience"}]})
+    Any, AfterValidator(_check_audience), WithJsonSchema({"allOf": [{"$ref": "#/components/schemas/Audience"}]})
 ]
-"""Read by `gateway.domain.audience`, which names every fault; its schema is in `gateway.web.schemas.openapi`."""
-
-
 Category = Annotated[
-    Label, Field(description="What kind of message it is: who opted out of it is left out, and its rules apply.")
+    Label,
+    Field(description="The category's name. Devices that opted out are excluded, and the category's rules apply."),
 ]
 
 
 class QuietHours(Body):
-    """From one time of day to another, past midnight when that is the earlier one."""
+    """A daily period without messages. It spans midnight when `end` is earlier than `start`."""
 
-    start: Clock
-    end: Clock
+    start: TimeOfDay
+    end: TimeOfDay
     timezone: ZoneOrDevice = DEVICE_ZONE
 
     @field_validator("end")
     @classmethod
-    def _not_empty(cls, end: time, info: ValidationInfo) -> time:
+    def _check_not_empty(cls, end: time, info: ValidationInfo) -> time:
         if end == info.data.get("start"):
             raise ValueError("must differ from the start")
         return end
 
     def value(self) -> schedule.QuietHours:
+        """Return the domain value."""
         return schedule.QuietHours(self.start, self.end, self.timezone)
 
 
 class Throttle(Body):
-    """At least one of them; with both, the slower one counts."""
+    """A limit on the sending rate. With both fields the slower rate applies."""
 
-    per_second: Annotated[float | None, Field(gt=0, le=100_000, description="Messages a second, at the most.")] = None
+    per_second: Annotated[float | None, Field(gt=0, le=100_000, description="Maximum messages per second.")] = None
     spread: Annotated[
-        int | None, Field(gt=0, le=MAX_TTL_S, description="Seconds over which all of it is sent evenly.")
+        int | None, Field(gt=0, le=MAX_TTL_S, description="Seconds over which the messages are spread evenly.")
     ] = None
 
     @model_validator(mode="after")
-    def _some(self) -> "Throttle":
+    def _check_any(self) -> "Throttle":
         if self.per_second is None and self.spread is None:
             raise ValueError("must have per_second or spread")
         return self
 
     def value(self) -> send_policy.Throttle:
+        """Return the domain value."""
         spread = None if self.spread is None else timedelta(seconds=self.spread)
         return send_policy.Throttle(self.per_second, spread)
 
 
 class Variant(Body):
-    """`content` replaces what it names of the campaign's own."""
+    """One variant of an A/B test. Its `content` overrides fields of the campaign's content."""
 
     name: Label
-    weight: Annotated[float, Field(gt=0, le=1_000_000, description="Its share, relative to the others'.")] = 1.0
+    weight: Annotated[
+        float, Field(gt=0, le=1_000_000, description="Share of the devices, relative to the other variants.")
+    ] = 1.0
     content: LocalizedContent
 
     def value(self) -> send_policy.Variant:
+        """Return the domain value."""
         return send_policy.Variant(self.name, self.weight, self.content.value())
 
 
 class Winner(Body):
-    """The variants go to a sample; the one that most of its receivers have clicked then goes to everybody else."""
+    """Send the variants to a sample first, then the variant with the highest click rate to the rest."""
 
-    sample: Annotated[float, Field(gt=0, lt=1, description="The share of the audience that is the sample.")]
-    after: Annotated[int, Field(ge=1, le=MAX_TTL_S, description="Seconds until the winner is decided.")]
+    sample: Annotated[float, Field(gt=0, lt=1, description="Share of the audience in the sample.")]
+    after: Annotated[int, Field(ge=1, le=MAX_TTL_S, description="Seconds until the winner is chosen.")]
 
     def value(self) -> send_policy.WinnerSelection:
+        """Return the domain value."""
         return send_policy.WinnerSelection(self.sample, timedelta(seconds=self.after))
 
 
 class PauseWhen(Body):
-    """Pause when too much of it fails: goes to devices that are gone, is rejected or expires."""
+    """Pause when too many deliveries fail: the device is gone, or the message is rejected or expires."""
 
-    failure_share: Annotated[float, Field(gt=0, lt=1, description="Of all deliveries that have ended.")]
-    after: Annotated[int, Field(ge=1, le=1_000_000, description="Only once this many have ended.")] = 100
+    failure_share: Annotated[
+        float, Field(gt=0, lt=1, description="Share of failed deliveries among the completed ones.")
+    ]
+    after: Annotated[int, Field(ge=1, le=1_000_000, description="Minimum number of completed deliveries.")] = 100
 
     def value(self) -> send_policy.FailureLimit:
+        """Return the domain value."""
         return send_policy.FailureLimit(self.failure_share, self.after)
 
 
 class TemplateRef(Body):
-    """A saved template, by its id; the newest version when none is named."""
+    """A reference to a saved template; without `version` the newest one."""
 
     id: Annotated[str, StringConstraints(max_length=100)]
     version: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
 
 
 class ContentOrTemplate(Body):
-    """Content, or a saved template."""
+    """Either content, or a reference to a saved template."""
 
     template: TemplateRef | None = None
     content: Annotated[Content | None, Field(validate_default=True)] = None
     strict: Annotated[
-        bool, Field(description="A variable that is not known fails the message; a saved template has its own.")
+        bool, Field(description="Whether an unknown variable fails the message. A saved template has its own setting.")
     ] = False
 
     @field_validator("content")
     @classmethod
-    def _one_of_both(cls, content: Content | None, info: ValidationInfo) -> Content | None:
+    def _check_exclusive(cls, content: Content | None, info: ValidationInfo) -> Content | None:
         if "template" in info.data and (content is None) is (info.data["template"] is None):
-            raise ValueError("must be given, or a template" if content is None else "must not be beside a template")
+            raise ValueError(
+                "is missing; give content or a template" if content is None else "must not be combined with a template"
+            )
         return content
 
-    async def resolve_content(self, conn: AsyncConnection, application_id: UUID) -> tuple[dict[str, Any], bool]:
-        """(content, strict). Raises Invalid for a template that is not there."""
+    def content_source(self) -> ContentSource:
+        """Return the inline content, or the reference to the template."""
         if self.content is not None:
-            return self.content.value(), self.strict
-        assert self.template is not None  # noqa: S101 - as `_one_of_both` has seen to
-        id_ = ids.parse(ids.TEMPLATE, self.template.id)
-        try:
-            if id_ is None:
-                raise NotFound("is not a template's id; it would begin with tpl_")
-            return await templates.resolve(conn, application_id, id_, self.template.version)
-        except NotFound as error:
-            raise ValidationError([FieldError("/template", error.detail)]) from None
+            return InlineContent(self.content.value(), self.strict)
+        assert self.template is not None  # noqa: S101 - guaranteed by `_check_exclusive`
+        return TemplateReference(self.template.id, self.template.version)
 
 
-Seen = Annotated[dict[str, Any] | None, Field(description="What templates see as `event`.")]
-
-
-class Rendered(ContentOrTemplate):
-    event: Seen = None
+EventData = Annotated[dict[str, Any] | None, Field(description="The value of `event` in templates.")]
 
 
 class Deliverable(ContentOrTemplate):
-    """What is said, and how it travels."""
+    """Content and its delivery options."""
 
     delivery: DeliveryOptions = DeliveryOptions()
     category: Category | None = None
 
-    def steered(self) -> send_policy.SendPolicy:
+    def policy(self) -> send_policy.SendPolicy:
+        """Return the policy that the request sets."""
         return send_policy.SendPolicy(category=self.category)
 
-    def seen(self) -> dict[str, Any] | None:
-        """What templates see as `event`."""
+    def event_data(self) -> dict[str, Any] | None:
+        """Return the value of `event` in templates."""
         return None
 
-    async def draft(
-        self,
-        conn: AsyncConnection,
-        application_id: UUID,
-        kind: Kind,
-        audience: Any,
-        *,
-        name: str | None = None,
-        schedule: Schedule | None = None,
-    ) -> Draft:
-        """Raises Invalid for a template that is not there."""
-        travel, steered = self.delivery, self.steered()
-        content, strict = await self.resolve_content(conn, application_id)
-        said = {"content": content, "variants": [variant.content for variant in steered.variants]}
-        return Draft(
+    def to_request(
+        self, kind: Kind, audience: Any, *, name: str | None = None, schedule: Schedule | None = None
+    ) -> NotificationRequest:
+        """Return the request for the service."""
+        return NotificationRequest(
             kind=kind,
-            name=name,
-            content=content,
+            content=self.content_source(),
             audience=audience,
-            expires_at=travel.expires_at,
-            **travel.drafted(),
+            event=self.event_data(),
+            name=name,
+            expires_at=self.delivery.expires_at,
+            **self.delivery.draft_fields(),
             start_at=None if schedule is None else schedule.start(),
-            steering=replace(steered, local_at=None if schedule is None else schedule.local_at()),
-            templating=templates.templating_of(said, strict, self.seen()),
+            policy=replace(self.policy(), local_at=None if schedule is None else schedule.local_at()),
         )
 
 
 class SpecPatch(Body):
-    """A change of what is sent again and again. What is left out stays; null takes category or all of delivery away."""
+    """A change of a recurring notification. Omitted fields stay; null removes the category or the delivery options."""
 
     content: Content | None = None
     audience: Audience | None = None
     delivery: RecurringDeliveryOptions | None = None
     category: Category | None = None
 
-    def drafted(self) -> dict[str, Any]:
-        """By Draft's fields."""
-        said: dict[str, Any] = {}
+    def draft_fields(self) -> dict[str, Any]:
+        """Return the changed fields of the draft."""
+        fields: dict[str, Any] = {}
         if self.content is not None:
-            said["content"] = self.content.value()
+            fields["content"] = self.content.value()
         if self.audience is not None:
-            said["audience"] = self.audience
+            fields["audience"] = self.audience
         if "delivery" in self.model_fields_set:
-            said |= (self.delivery or DeliveryOptions()).drafted()
-        return said
+            fields |= (self.delivery or DeliveryOptions()).draft_fields()
+        return fields
 
-    def steered(self) -> dict[str, Any]:
-        """By Steering's fields."""
+    def policy_fields(self) -> dict[str, Any]:
+        """Return the changed fields of the send policy."""
         return {"category": self.category} if "category" in self.model_fields_set else {}
 
 
 class Sendable(Deliverable):
+    """A notification without its audience."""
+
     model_config = example(content={"title": "Goal!", "body": "2:1 in the 83rd minute", "tag": "match-4"})
 
-    event: Seen = None
+    event: EventData = None
 
-    def seen(self) -> dict[str, Any] | None:
+    def event_data(self) -> dict[str, Any] | None:
+        """Return the value of `event` in templates."""
         return self.event
 
 
 class CampaignOptions(Sendable):
-    """What marketers steer by."""
+    """A notification with the options of campaigns, without its audience."""
 
     throttle: Throttle | None = None
     quiet_hours: Annotated[
-        QuietHours | None, Field(description="Held until they end; the category's own when left out.")
+        QuietHours | None,
+        Field(description="Messages are held until the quiet hours end. Defaults to those of the category."),
     ] = None
     variants: Annotated[list[Variant] | None, Field(min_length=2, max_length=10)] = None
     winner: Winner | None = None
     pause_when: PauseWhen | None = None
 
-    def steered(self) -> send_policy.SendPolicy:
+    def policy(self) -> send_policy.SendPolicy:
+        """Return the policy that the request sets."""
         return replace(
-            super().steered(),
+            super().policy(),
             throttle=None if self.throttle is None else self.throttle.value(),
             quiet_hours=None if self.quiet_hours is None else self.quiet_hours.value(),
             variants=tuple(variant.value() for variant in self.variants or ()),

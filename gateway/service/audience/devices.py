@@ -1,0 +1,54 @@
+"""List, change and remove registered devices."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from gateway.domain.device import Device, Location
+from gateway.records import devices
+from gateway.records.devices import DeviceFilters as DeviceFilters
+from gateway.records.postgres.engine import Connection
+from gateway.service.audience import registration
+
+
+class DevicePage(NamedTuple):
+    """One page of devices, and the id of its last device."""
+
+    items: list[dict[str, Any]]
+    last_id: UUID | None
+
+
+async def list_page(
+    conn: Connection, application_id: UUID, filters: DeviceFilters, *, before: UUID | None, limit: int
+) -> DevicePage:
+    """Return the devices of an application, newest first; `before` is the last id of the previous page."""
+    rows = await devices.list_page(conn, application_id, filters, before=before, limit=limit)
+    return DevicePage([registration.to_json(device) for device in rows], rows[-1].id if rows else None)
+
+
+async def change(conn: Connection, device: Device, values: dict[str, Any]) -> None:
+    """Set columns of a device. Attributes are merged, and those that are null removed (RFC 7396)."""
+    await devices.change(conn, device.id, values)
+
+
+async def set_location(conn: Connection, device: Device, location: Location | None) -> None:
+    """Store the location of a device; None removes it."""
+    await devices.locate(conn, device.id, location)
+
+
+async def remove(conn: Connection, device: Device) -> None:
+    """Unregister a device."""
+    await devices.remove(conn, device.id)
+
+
+async def unsubscribe(conn: Connection, device: Device, topic: str) -> None:
+    """Remove a topic from a device."""
+    await devices.unsubscribe(conn, device.id, topic)
+
+
+async def list_topics(
+    conn: Connection, application_id: UUID, *, after: str | None, limit: int
+) -> Sequence[dict[str, Any]]:
+    """Return the topics of an application in order, each with its number of reachable devices."""
+    rows = await devices.topics(conn, application_id, after=after, limit=limit)
+    return [{"topic": topic, "devices": count} for topic, count in rows]
