@@ -67,7 +67,7 @@ class Devices(Resource):
         """The categories it may opt out of, and whether it did."""
         return await self._get(Preferences, "/v1/devices/{}/preferences", device_id)
 
-    async def prefer(self, device_id: str, /, **wanted: Unpack[requests.Wanted]) -> Preferences:
+    async def prefer(self, device_id: str, /, **wanted: Unpack[requests.PreferencesChange]) -> Preferences:
         return await self._order(Preferences, "PATCH", "/v1/devices/{}/preferences", device_id, body=wanted)
 
     def inbox(self, device_id: str, /, **search: Unpack[requests.InboxSearch]) -> Listing[InboxItem]:

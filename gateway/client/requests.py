@@ -177,7 +177,7 @@ class CategoryChange(TypedDict):
     title: NotRequired[str | None]
 
 
-class Wanted(TypedDict):
+class PreferencesChange(TypedDict):
     """Opt-ins and opt-outs of a device."""
 
     categories: Mapping[str, bool]

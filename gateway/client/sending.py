@@ -118,7 +118,7 @@ class Templates(Resource):
     async def delete(self, template_id: str, /) -> None:
         await self._do("DELETE", "/v1/templates/{}", template_id)
 
-    async def preview(self, **asked: Unpack[requests.Preview]) -> NotificationContent:
+    async def preview(self, **asked: Unpack[requests.TemplatePreview]) -> NotificationContent:
         """What a browser would be sent."""
         return await self._order(NotificationContent, "POST", "/v1/templates/preview", body=asked)
 

@@ -73,7 +73,7 @@ class CategoryChange(_Rules):
     title: Title | None = None
 
 
-class Wanted(Body):
+class PreferencesChange(Body):
     """Opt-ins and opt-outs of a device."""
 
     model_config = example(categories={"offers": False, "news": True})
@@ -162,11 +162,11 @@ async def get_preferences(request: TransactionalRequest) -> Response:
     "PATCH",
     "/v1/devices/{device_id}/preferences",
     scopes=(DEVICE, MANAGE),
-    body=Wanted,
+    body=PreferencesChange,
     browser=True,
     responses={200: responses.Preferences},
 )
-async def change_preferences(request: TransactionalRequest[Wanted]) -> Response:
+async def change_preferences(request: TransactionalRequest[PreferencesChange]) -> Response:
     """Opt a device in to categories, or out of them."""
     await categories.prefer(request.conn, await find_device(request), request.body.categories)
     return await _preferences_response(request)
