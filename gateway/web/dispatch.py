@@ -35,7 +35,7 @@ from gateway.service.context import Connection
 from gateway.web.api import audit, session
 from gateway.web.http import problems
 from gateway.web.http.parsing import read_body, read_query
-from gateway.web.http.routing import MediaType, Request, Response, Route, TransactionalRequest, WebState, to_json
+from gateway.web.http.routing import MediaType, Request, Response, Route, TransactionalRequest, WebState, encode_json
 
 # The id of the resource that the request created, for the access log.
 CREATED_ID = web.RequestKey("created_id", object)
@@ -146,7 +146,7 @@ async def _respond_once(route: Route, call: TransactionalRequest[Any, Any], raw:
     if stored is not None:
         return Response(stored.body, stored.status, {"Idempotency-Replayed": "true"})
     response = await _run_handler(route, call)
-    await idempotency.store_response(call.conn, keyring, owner, key, response.status, to_json(response.body))
+    await idempotency.store_response(call.conn, keyring, owner, key, response.status, encode_json(response.body))
     return response
 
 
@@ -163,7 +163,7 @@ def _to_http(http: web.Request, response: Response, headers: Mapping[str, str]) 
     headers = {**headers, **response.headers}
     if response.body is None:
         return web.Response(status=response.status, headers=headers)
-    body = to_json(response.body)
+    body = encode_json(response.body)
     if http.method in ("GET", "HEAD") and response.status == 200:
         headers["ETag"] = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
         if _matches_etag(http, headers["ETag"]):

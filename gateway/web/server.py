@@ -35,7 +35,7 @@ from gateway.web.api import (
     webhooks,
 )
 from gateway.web.http import problems
-from gateway.web.http.routing import Route, WebState, to_json
+from gateway.web.http.routing import Route, WebState, encode_json
 from gateway.web.http.security_headers import header_hook
 from gateway.web.pages import static_files
 from gateway.web.schemas import openapi
@@ -108,7 +108,7 @@ def build(state: WebState, *, pages: bool = True) -> web.Application:
             browser_paths.add(path)
             app.router.add_route("OPTIONS", path, _preflight)
     if pages:
-        static_files.add(app, to_json(openapi.document(ROUTES)), state.map_tiles)
+        static_files.add(app, encode_json(openapi.document(ROUTES)), state.map_tiles)
 
     async def close_streams(_: web.Application) -> None:
         await state.inbox_notifier.close()

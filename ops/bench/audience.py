@@ -89,11 +89,11 @@ async def measure(url: str, devices: int, repeat: int) -> list[dict[str, Any]]:
     table = testbed.make_table("audience", "devices", "users", "median ms", "slowest ms")
     async with engine.connect() as conn:
         for name, audience in AUDIENCES.items():
-            await representations.preview(conn, application_id, audience)
+            await representations.preview_audience(conn, application_id, audience)
             times = []
             for _ in range(repeat):
                 began = time.perf_counter()
-                preview = await representations.preview(conn, application_id, audience)
+                preview = await representations.preview_audience(conn, application_id, audience)
                 times.append((time.perf_counter() - began) * 1000)
             figures.append({"name": name, "devices": preview["devices"], "users": preview["users"], "ms": times})
             cells = (f"{statistics.median(times):.0f}", f"{max(times):.0f}")

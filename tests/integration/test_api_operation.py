@@ -46,7 +46,7 @@ async def test_internal_error_reveals_nothing(api: Api, monkeypatch: pytest.Monk
     def raise_error(*_: object) -> None:
         raise RuntimeError("the secret is hunter2")
 
-    monkeypatch.setattr(representations, "preview", raise_error)
+    monkeypatch.setattr(representations, "preview_audience", raise_error)
     response = await api.call("POST", "/v1/audiences/preview", {"audience": {"everyone": True}})
     assert (response.status, response.body["code"]) == (500, "internal_error")
     assert "hunter2" not in str(response.body)

@@ -228,4 +228,4 @@ def _canonical_origin(text: str) -> str | None:
 
 async def allowed_origins(conn: Connection, application_id: UUID) -> list[str]:
     """Return the web origins that an application allows."""
-    return await applications.origins(conn, application_id)
+    return await records.get_allowed_origins(conn, application_id)

@@ -95,6 +95,3 @@ def to_view(row: Row[Any]) -> views.Feed:
 
 _feeds = NamedResource(table, each(to_view))
 get, list_page, delete = _feeds.get, _feeds.list_page, _feeds.delete
-
-# Names that gateway.web still uses.
-change, remove, SHORTEST, USUAL = update, delete, MIN_INTERVAL, DEFAULT_INTERVAL

@@ -77,6 +77,3 @@ def to_view(row: Row[Any]) -> views.Category:
 _categories = NamedResource(table, each(to_view))
 create, update, delete = _categories.create, _categories.update, _categories.delete
 get, list_page = _categories.get, _categories.list_page
-
-# Names that gateway.web still uses.
-change, remove, preferences, prefer = update, delete, list_preferences, update_preferences

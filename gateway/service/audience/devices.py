@@ -1,6 +1,5 @@
 """List, change and remove registered devices."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -8,13 +7,14 @@ from gateway.domain.device import Device, Location
 from gateway.records import devices
 from gateway.records.devices import DeviceFilters as DeviceFilters
 from gateway.records.postgres.engine import Connection
+from gateway.service import views
 from gateway.service.audience import registration
 
 
 class DevicePage(NamedTuple):
     """One page of devices, and the id of its last device."""
 
-    items: list[dict[str, Any]]
+    items: list[views.Device]
     last_id: UUID | None
 
 
@@ -33,7 +33,7 @@ async def change(conn: Connection, device: Device, values: dict[str, Any]) -> No
 
 async def set_location(conn: Connection, device: Device, location: Location | None) -> None:
     """Store the location of a device; None removes it."""
-    await devices.locate(conn, device.id, location)
+    await devices.set_location(conn, device.id, location)
 
 
 async def remove(conn: Connection, device: Device) -> None:
@@ -46,9 +46,7 @@ async def unsubscribe(conn: Connection, device: Device, topic: str) -> None:
     await devices.unsubscribe(conn, device.id, topic)
 
 
-async def list_topics(
-    conn: Connection, application_id: UUID, *, after: str | None, limit: int
-) -> Sequence[dict[str, Any]]:
+async def list_topics(conn: Connection, application_id: UUID, *, after: str | None, limit: int) -> list[views.Topic]:
     """Return the topics of an application in order, each with its number of reachable devices."""
-    rows = await devices.topics(conn, application_id, after=after, limit=limit)
+    rows = await devices.list_topics(conn, application_id, after=after, limit=limit)
     return [{"topic": topic, "devices": count} for topic, count in rows]

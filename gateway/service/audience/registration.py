@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from gateway.domain import ids
@@ -24,6 +24,7 @@ from gateway.records.applications import RegistrationContext
 from gateway.records.devices import CheckedRegistration as CheckedRegistration
 from gateway.records.devices import Registered as Registered
 from gateway.records.postgres.engine import DATABASE_ERRORS, Connection, DatabaseError, is_refusal
+from gateway.service import views
 from gateway.service.access.secrets import Keyring
 from gateway.service.context import Context
 from gateway.service.request_batcher import RequestBatcher
@@ -186,21 +187,27 @@ async def add_topic(conn: Connection, device: Device, topic: str) -> None:
         raise Conflict(f"a device has at most {MAX_TOPICS} topics")
 
 
-def to_json(device: Device) -> dict[str, Any]:
+def to_json(device: Device) -> views.Device:
     """The device as callers see it. Its endpoint and keys are a capability to push to it, so they stay inside."""
-    location = device.location
+    location, client = device.location, device.client
     return {
         "id": ids.format_id(ids.DEVICE, device.id),
         "status": device.status,
         "host": device.subscription.endpoint.split("/")[2],
         "user_id": device.user_id,
-        "client": device.client._asdict(),
+        "client": {
+            "platform": client.platform,
+            "browser": client.browser,
+            "locale": client.locale,
+            "timezone": client.timezone,
+            "app_version": client.app_version,
+        },
         "attributes": device.attributes,
         "topics": list(device.topics),
         "zones": list(device.zones),
         "muted": list(device.muted),
         "location": None
-        if location is None
+        if location is None or device.located_at is None
         else {
             "lat": location.lat,
             "lon": location.lon,

@@ -124,12 +124,3 @@ def _contains_segment(outer: UUID, inner: UUID, audiences: dict[UUID, Audience])
 
 _segments = NamedResource(table, each(to_view), before_delete=_check_unused)
 get, list_page, delete = _segments.get, _segments.list_page, _segments.delete
-
-
-# Names that gateway.web still uses.
-remove = delete
-
-
-async def change(conn: Connection, application_id: UUID, id_: UUID, *, name: str | None, filter_: Any) -> views.Segment:
-    """Call `update`."""
-    return await update(conn, application_id, id_, name=name, audience=filter_)

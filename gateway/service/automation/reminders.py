@@ -202,6 +202,3 @@ def _check_recurrence(recurrence: Recurrence) -> None:
 
 _reminders = NamedResource(table, _to_views, before_delete=_delete_waiting)
 get, list_page, delete = _reminders.get, _reminders.list_page, _reminders.delete
-
-# Names that gateway.web still uses.
-change, remove = update, delete

@@ -160,6 +160,3 @@ def _with_placeholders(audience_: Any) -> Any:
 
 _triggers = NamedResource(table, each(to_view))
 get, list_page, delete = _triggers.get, _triggers.list_page, _triggers.delete
-
-# Names that gateway.web still uses.
-change, remove, runs, WHO = update, delete, list_runs, DEFAULT_AUDIENCE

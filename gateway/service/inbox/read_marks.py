@@ -13,12 +13,12 @@ MAX_POSITION = 2**63 - 1
 
 async def newest_position(conn: Connection, application_id: UUID, device_id: UUID) -> int:
     """Return the position of the newest item; 0 for an empty inbox."""
-    return await inbox.list_page(conn, application_id, device_id)
+    return await inbox.last_position(conn, application_id, device_id)
 
 
 async def count_unread(conn: Connection, device: Device) -> tuple[int, int]:
     """Return the number of unread items, and the position of the newest item."""
-    return await inbox.counts(conn, device.application_id, device.id)
+    return await inbox.count_unread(conn, device.application_id, device.id)
 
 
 async def mark_read(conn: Connection, device: Device, *, upto: int) -> int:
@@ -36,7 +36,7 @@ async def mark_delivery_read(conn: Connection, device: Device, delivery_id: str)
     if (
         parsed is None
         or parsed[1] != device.id
-        or not await inbox.holds(conn, device.application_id, device.id, parsed[0])
+        or not await inbox.contains(conn, device.application_id, device.id, parsed[0])
     ):
         raise NotFound("there is no such delivery in this inbox")
     await inbox.mark_read(conn, device.application_id, device.id, upto=MAX_POSITION, notification_id=parsed[0])

@@ -309,8 +309,3 @@ def _eta(notification: Notification, progress: Progress, last_due: datetime | No
 
 def _receipt_time(receipt: reader.Receipt | None) -> datetime | None:
     return None if receipt is None else receipt.at
-
-
-# Names that gateway.web still uses.
-notification, one_notification, funnel = notification_view, get_notification, get_funnel
-delivery, one_delivery, preview, to_json = delivery_view, get_delivery, preview_audience, encode_json

@@ -230,6 +230,3 @@ async def _to_views(conn: Connection, rows: Sequence[Row[Any]]) -> list[views.Te
 
 _templates = NamedResource(table, _to_views)
 list_page, delete = _templates.list_page, _templates.delete
-
-# Names that gateway.web still uses.
-change, remove = update, delete

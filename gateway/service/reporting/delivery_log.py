@@ -1,18 +1,19 @@
 """Pages of an application's delivery log."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from gateway.records.delivery_log import reader
 from gateway.records.delivery_log.reader import LogFilters as LogFilters
 from gateway.records.postgres.engine import Connection
+from gateway.service import views
 from gateway.service.notifications import representations
 
 
 class DeliveryPage(NamedTuple):
     """One page of deliveries, and the log position of its last one."""
 
-    items: list[dict[str, Any]]
+    items: list[views.Delivery]
     last_position: int | None
 
 
@@ -20,8 +21,8 @@ async def list_page(
     conn: Connection, application_id: UUID, filters: LogFilters, *, before: int | None, limit: int
 ) -> DeliveryPage:
     """Return the completed deliveries of an application, newest first, below the position `before`."""
-    entries = await reader.page(conn, application_id, filters, before=before, limit=limit)
-    items = [representations.delivery(entry) for entry in entries]
+    entries = await reader.list_page(conn, application_id, filters, before=before, limit=limit)
+    items = [representations.delivery_view(entry) for entry in entries]
     return DeliveryPage(items, entries[-1].row.position if entries else None)
 
 

@@ -87,7 +87,9 @@ def _in_order(ends: Sequence[reader.LogEntry], noted: Sequence[Row[Any]]) -> lis
     settled = (
         _Event(
             row.settled_at,
-            event(f"evt_d{row.position}", f"delivery.{row.outcome}", row.settled_at, representations.delivery(entry)),
+            event(
+                f"evt_d{row.position}", f"delivery.{row.outcome}", row.settled_at, representations.delivery_view(entry)
+            ),
             row.position,
         )
         for entry in ends
@@ -116,4 +118,4 @@ def body_of(events: Iterable[bytes]) -> bytes:
 
 def event(id_: str, type_: str, at: datetime, data: Any) -> bytes:
     """One event as it is sent."""
-    return representations.to_json({"id": id_, "type": type_, "at": at, "data": data})
+    return representations.encode_json({"id": id_, "type": type_, "at": at, "data": data})

@@ -168,6 +168,3 @@ def _without_duplicates(events: Sequence[str]) -> list[str]:
 
 _webhooks = NamedResource(table, each(to_view))
 get, list_page, delete = _webhooks.get, _webhooks.list_page, _webhooks.delete
-
-# Names that gateway.web still uses.
-change, remove = update, delete

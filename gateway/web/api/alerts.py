@@ -229,7 +229,7 @@ async def ingest_alert(request: TransactionalRequest[NewAlert | Document]) -> Re
         items = await ingest_all(request.conn, request.context, request.application_id, request.body.alerts)
         refused = [item for item in items if item["outcome"] == REFUSED]
         if len(refused) == len(items):
-            raise ValidationError([FieldError(f"/alerts/{n}", item["detail"]) for n, item in enumerate(items)])
+            raise ValidationError([FieldError(f"/alerts/{n}", item["detail"] or "") for n, item in enumerate(items)])
         accepted = any(item["outcome"] == IngestOutcome.ACCEPTED for item in items)
         return Response({"items": items}, 201 if accepted else 200)
     result = await ingest(
@@ -237,7 +237,7 @@ async def ingest_alert(request: TransactionalRequest[NewAlert | Document]) -> Re
     )
     if not result.notification_ids:
         raise Conflict(result.detail or "the alert has no recipients")
-    view = await representations.one_notification(request.conn, request.application_id, result.notification_ids[0])
+    view = await representations.get_notification(request.conn, request.application_id, result.notification_ids[0])
     status = 201 if result.outcome is IngestOutcome.ACCEPTED else 200
     return Response(view, status, {"Location": f"/v1/alerts/{view['id']}"})
 

@@ -134,7 +134,7 @@ async def get_category(request: TransactionalRequest) -> Response:
 async def change_category(request: TransactionalRequest[CategoryChange]) -> Response:
     """Change a category's title or rules. Notifications that are already accepted keep the old rules."""
     id_ = request.id(ids.CATEGORY, "category_id")
-    return Response(await categories.change(request.conn, request.application_id, id_, request.body.columns()))
+    return Response(await categories.update(request.conn, request.application_id, id_, request.body.columns()))
 
 
 @routes.add(
@@ -142,7 +142,7 @@ async def change_category(request: TransactionalRequest[CategoryChange]) -> Resp
 )
 async def remove_category(request: TransactionalRequest) -> Response:
     """Remove a category. Notifications that are already accepted are sent, with its rules."""
-    await categories.remove(request.conn, request.application_id, request.id(ids.CATEGORY, "category_id"))
+    await categories.delete(request.conn, request.application_id, request.id(ids.CATEGORY, "category_id"))
     return Response(status=204)
 
 
@@ -168,9 +168,9 @@ async def get_preferences(request: TransactionalRequest) -> Response:
 )
 async def change_preferences(request: TransactionalRequest[PreferencesChange]) -> Response:
     """Opt a device in to categories, or out of them."""
-    await categories.prefer(request.conn, await find_device(request), request.body.categories)
+    await categories.update_preferences(request.conn, await find_device(request), request.body.categories)
     return await _preferences_response(request)
 
 
 async def _preferences_response(request: TransactionalRequest[Any, Any]) -> Response:
-    return Response({"categories": await categories.preferences(request.conn, await find_device(request))})
+    return Response({"categories": await categories.list_preferences(request.conn, await find_device(request))})

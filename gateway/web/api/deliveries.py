@@ -19,7 +19,7 @@ from gateway.service.reporting import delivery_log
 from gateway.service.reporting.log_tail import follow
 from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Query, QueryMoment
-from gateway.web.http.routing import Request, Response, Routes, TransactionalRequest, to_json
+from gateway.web.http.routing import Request, Response, Routes, TransactionalRequest, encode_json
 from gateway.web.schemas import responses
 
 routes = Routes("deliveries")
@@ -126,7 +126,7 @@ async def get_delivery(request: TransactionalRequest) -> Response:
         raise NotFound("this is not the id of a delivery; it would begin with dlv_")
     notification_id, device_id = parsed
     return Response(
-        await representations.one_delivery(request.conn, request.application_id, notification_id, device_id)
+        await representations.get_delivery(request.conn, request.application_id, notification_id, device_id)
     )
 
 
@@ -153,7 +153,7 @@ async def _events(request: Request[None, FollowQuery], position: int | None) -> 
         if not entries:
             yield b": nothing new\n\n"
         for entry in entries:
-            data = to_json(representations.delivery(entry))
+            data = encode_json(representations.delivery_view(entry))
             yield b"id: %d\nevent: delivery\ndata: %b\n\n" % (entry.row.position, data)
 
 

@@ -15,7 +15,7 @@ from gateway.service.automation.events import Event
 from gateway.web.http.ndjson import NDJSON, answer, check_credential
 from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body, Moment, example, read_body
-from gateway.web.http.routing import Request, Response, Routes, TransactionalRequest, to_json
+from gateway.web.http.routing import Request, Response, Routes, TransactionalRequest, encode_json
 from gateway.web.schemas import responses
 from gateway.web.schemas.notification_requests import Label
 
@@ -31,7 +31,7 @@ Name = Annotated[
 
 
 def _check_size(data: dict[str, Any]) -> dict[str, Any]:
-    if len(to_json(data)) > MAX_DATA_OCTETS:
+    if len(encode_json(data)) > MAX_DATA_OCTETS:
         raise ValueError(f"must be at most {MAX_DATA_OCTETS} octets of JSON")
     return data
 

@@ -24,7 +24,7 @@ Url = Annotated[
     ),
 ]
 Interval = Annotated[
-    int, Field(ge=int(feeds.SHORTEST.total_seconds()), le=86_400, description="Polling interval in seconds.")
+    int, Field(ge=int(feeds.MIN_INTERVAL.total_seconds()), le=86_400, description="Polling interval in seconds.")
 ]
 FeedAudience = Annotated[
     Audience, Field(description="Restricts the feed's alerts to devices that are in this audience, too.")
@@ -40,7 +40,7 @@ class NewFeed(Body):
 
     name: Label
     url: Url
-    interval: Interval = int(feeds.USUAL.total_seconds())
+    interval: Interval = int(feeds.DEFAULT_INTERVAL.total_seconds())
     audience: FeedAudience | None = None
     category: Category | None = None
 
@@ -114,11 +114,11 @@ async def change_feed(request: TransactionalRequest[FeedChange]) -> Response:
         values["interval_s"] = request.body.interval
     values |= {name: getattr(request.body, name) for name in {"audience", "category"} & request.body.model_fields_set}
     id_ = request.id(ids.FEED, "feed_id")
-    return Response(await feeds.change(request.conn, request.context, request.application_id, id_, values))
+    return Response(await feeds.update(request.conn, request.context, request.application_id, id_, values))
 
 
 @routes.add("DELETE", "/v1/feeds/{feed_id}", scopes=(MANAGE,), audit="feeds.remove", responses={204: None})
 async def remove_feed(request: TransactionalRequest) -> Response:
     """Remove a feed. Its alerts are still sent."""
-    await feeds.remove(request.conn, request.application_id, request.id(ids.FEED, "feed_id"))
+    await feeds.delete(request.conn, request.application_id, request.id(ids.FEED, "feed_id"))
     return Response(status=204)

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from gateway.domain.errors import Unauthenticated
 from gateway.web.http import problems
-from gateway.web.http.routing import Request, Routes, to_json
+from gateway.web.http.routing import Request, Routes, encode_json
 from gateway.web.http.security_headers import header_hook
 from gateway.web.schemas import responses
 
@@ -24,7 +24,7 @@ JSON = "application/json"
 async def check_liveness(request: Request) -> web.Response:
     """Check that the process responds. The database is not checked, so that its outage restarts no process."""
     del request
-    return web.Response(body=to_json({"status": "ok"}), content_type=JSON)
+    return web.Response(body=encode_json({"status": "ok"}), content_type=JSON)
 
 
 @routes.add("GET", "/readyz", streams=JSON, responses={200: responses.Readiness, 503: responses.Readiness})
@@ -33,7 +33,7 @@ async def check_readiness(request: Request) -> web.Response:
     checks = await request.state.readiness.checks()
     ready = set(checks.values()) == {"ok"}
     body = {"status": "ready" if ready else "not ready", "checks": checks}
-    return web.Response(body=to_json(body), status=200 if ready else 503, content_type=JSON)
+    return web.Response(body=encode_json(body), status=200 if ready else 503, content_type=JSON)
 
 
 @routes.add("GET", "/metrics", streams="text/plain", responses={200: str})
@@ -46,7 +46,7 @@ def metrics_app(token: str | None) -> web.Application:
     """Return an application with `/healthz` and `/metrics` only."""
 
     async def check_liveness(_: web.Request) -> web.Response:
-        return web.Response(body=to_json({"status": "ok"}), content_type=JSON)
+        return web.Response(body=encode_json({"status": "ok"}), content_type=JSON)
 
     async def get_metrics(request: web.Request) -> web.Response:
         try:

@@ -24,7 +24,7 @@ from gateway.service.context import DATABASE_ERRORS
 from gateway.service.inbox import live_channel
 from gateway.web.api.inbox import Position
 from gateway.web.http.parsing import Body, read_body
-from gateway.web.http.routing import Request, Routes, to_json
+from gateway.web.http.routing import Request, Routes, encode_json
 
 routes = Routes("devices")
 
@@ -198,4 +198,4 @@ async def _renew_claim(request: Request, device: Device) -> None:
 async def _send(socket: web.WebSocketResponse, message: live_channel.Message) -> None:
     """Send a message; raises TimeoutError when the page does not read, ConnectionError when it has disconnected."""
     async with asyncio.timeout(WRITE_TIMEOUT_S):
-        await socket.send_str(to_json(message).decode())
+        await socket.send_str(encode_json(message).decode())

@@ -56,7 +56,7 @@ class NotificationQuery(PageQuery):
 async def submit(request: TransactionalRequest[Any, Any], new: NotificationRequest) -> Response:
     """Submit a notification of any kind, and return the response."""
     notification = await submission.submit_request(request.conn, request.context, request.application_id, new)
-    view = representations.notification(notification, Progress())
+    view = representations.notification_view(notification, Progress())
     return Response(view, 201, {"Location": f"/v1/notifications/{view['id']}"})
 
 
@@ -113,7 +113,7 @@ async def list_notifications(request: TransactionalRequest[None, NotificationQue
 )
 async def preview_audience(request: TransactionalRequest[PreviewRequest]) -> Response:
     """Count the devices of an audience, and return a sample. Nothing is sent."""
-    return Response(await representations.preview(request.conn, request.application_id, request.body.audience))
+    return Response(await representations.preview_audience(request.conn, request.application_id, request.body.audience))
 
 
 def add_kind(collection: str, kind: Kind | None) -> None:
@@ -127,7 +127,7 @@ def add_kind(collection: str, kind: Kind | None) -> None:
 
     async def get_notification(request: TransactionalRequest) -> Response:
         id_ = request.id(ids.NOTIFICATION, "notification_id")
-        return Response(await representations.one_notification(request.conn, request.application_id, id_, kind))
+        return Response(await representations.get_notification(request.conn, request.application_id, id_, kind))
 
     get_notification.__doc__ = (
         f"Get a {label} with its status, counts by outcome, rate and estimated time of completion."
@@ -136,7 +136,7 @@ def add_kind(collection: str, kind: Kind | None) -> None:
 
     async def get_funnel(request: TransactionalRequest) -> Response:
         id_ = request.id(ids.NOTIFICATION, "notification_id")
-        return Response(await representations.funnel(request.conn, request.application_id, id_, kind))
+        return Response(await representations.get_funnel(request.conn, request.application_id, id_, kind))
 
     get_funnel.__doc__ = f"""Get the funnel of a {label}: how many devices displayed and clicked it.
 

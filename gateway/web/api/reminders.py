@@ -168,7 +168,7 @@ async def change_reminder(request: TransactionalRequest[ReminderChange]) -> Resp
     if patch.paused is not None:
         values["status"] = "paused" if patch.paused else "active"
     return Response(
-        await reminders.change(
+        await reminders.update(
             request.conn,
             request.context,
             request.application_id,
@@ -183,5 +183,5 @@ async def change_reminder(request: TransactionalRequest[ReminderChange]) -> Resp
 @routes.add("DELETE", "/v1/reminders/{reminder_id}", scopes=(SEND,), audit="reminders.remove", responses={204: None})
 async def remove_reminder(request: TransactionalRequest) -> Response:
     """Remove a reminder. Occurrences that have started are sent."""
-    await reminders.remove(request.conn, request.application_id, request.id(ids.REMINDER, "reminder_id"))
+    await reminders.delete(request.conn, request.application_id, request.id(ids.REMINDER, "reminder_id"))
     return Response(status=204)

@@ -88,7 +88,7 @@ async def change_segment(request: TransactionalRequest[SegmentChange]) -> Respon
     """Change a segment. Scheduled notifications use the segment as it is when sending starts."""
     id_, patch = request.id(ids.SEGMENT, "segment_id"), request.body
     return Response(
-        await segments.change(request.conn, request.application_id, id_, name=patch.name, filter_=patch.audience)
+        await segments.update(request.conn, request.application_id, id_, name=patch.name, audience=patch.audience)
     )
 
 
@@ -102,5 +102,5 @@ async def change_segment(request: TransactionalRequest[SegmentChange]) -> Respon
 )
 async def remove_segment(request: TransactionalRequest) -> Response:
     """Remove a segment that is not in use."""
-    await segments.remove(request.conn, request.application_id, request.id(ids.SEGMENT, "segment_id"))
+    await segments.delete(request.conn, request.application_id, request.id(ids.SEGMENT, "segment_id"))
     return Response(status=204)

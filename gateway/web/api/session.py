@@ -58,11 +58,11 @@ async def sign_in(request: TransactionalRequest[SignIn]) -> Response:
     """
     _check_source(request.http)
     if request.body.key.startswith(SESSION_PREFIX):
-        raise Forbidden(sessions.WANTED)
+        raise Forbidden(sessions.SIGN_IN_HINT)
     # Use the transaction's connection: concurrent requests that each wait for a second one could exhaust the pool.
     principal = await request.state.authenticator.identify(request.body.key, request.conn)
     opened = await sessions.open_(request.conn, principal)
-    return Response(opened.shown, 201, {"Set-Cookie": _set_cookie(request.state, opened.token)})
+    return Response(opened.view, 201, {"Set-Cookie": _set_cookie(request.state, opened.token)})
 
 
 @routes.add("GET", "/v1/session", scopes=(READ, SEND, MANAGE), responses={200: responses.Session})

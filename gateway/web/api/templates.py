@@ -121,7 +121,7 @@ async def change_template(request: TransactionalRequest[TemplateChange]) -> Resp
     id_, patch = request.id(ids.TEMPLATE, "template_id"), request.body
     content = None if patch.content is None else patch.content.value()
     return Response(
-        await templates.change(
+        await templates.update(
             request.conn, request.application_id, id_, name=patch.name, content=content, strict=patch.strict
         )
     )
@@ -130,7 +130,7 @@ async def change_template(request: TransactionalRequest[TemplateChange]) -> Resp
 @routes.add("DELETE", "/v1/templates/{template_id}", scopes=(MANAGE,), audit="templates.remove", responses={204: None})
 async def remove_template(request: TransactionalRequest) -> Response:
     """Remove a template with its versions. Notifications that are already accepted are sent."""
-    await templates.remove(request.conn, request.application_id, request.id(ids.TEMPLATE, "template_id"))
+    await templates.delete(request.conn, request.application_id, request.id(ids.TEMPLATE, "template_id"))
     return Response(status=204)
 
 

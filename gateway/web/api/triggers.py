@@ -120,7 +120,7 @@ async def create_trigger(request: TransactionalRequest[NewTrigger]) -> Response:
         new.name,
         new.event,
         await submission.resolve(
-            request.conn, request.application_id, new.to_request(Kind.EVENT, new.audience or triggers.WHO)
+            request.conn, request.application_id, new.to_request(Kind.EVENT, new.audience or triggers.DEFAULT_AUDIENCE)
         ),
         condition_=new.condition,
         delay=timedelta(seconds=new.delay),
@@ -161,7 +161,9 @@ async def get_trigger(request: TransactionalRequest) -> Response:
 async def list_runs(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List the runs of a trigger, one for each matching event, newest first."""
     id_, limit = request.id(ids.TRIGGER, "trigger_id"), request.query.limit
-    items = await triggers.runs(request.conn, request.application_id, id_, before=request.query.after_id(), limit=limit)
+    items = await triggers.list_runs(
+        request.conn, request.application_id, id_, before=request.query.after_id(), limit=limit
+    )
     return page(items, limit, ids.parse(ids.EVENT, items[-1]["event_id"]) if items else None)
 
 
@@ -189,7 +191,7 @@ async def change_trigger(request: TransactionalRequest[TriggerChange]) -> Respon
         values["cap_window_s"] = None if patch.cap is None else patch.cap.window
     id_ = request.id(ids.TRIGGER, "trigger_id")
     return Response(
-        await triggers.change(
+        await triggers.update(
             request.conn,
             request.context,
             request.application_id,
@@ -204,5 +206,5 @@ async def change_trigger(request: TransactionalRequest[TriggerChange]) -> Respon
 @routes.add("DELETE", "/v1/triggers/{trigger_id}", scopes=(SEND,), audit="triggers.remove", responses={204: None})
 async def remove_trigger(request: TransactionalRequest) -> Response:
     """Remove a trigger. Runs that have started continue."""
-    await triggers.remove(request.conn, request.application_id, request.id(ids.TRIGGER, "trigger_id"))
+    await triggers.delete(request.conn, request.application_id, request.id(ids.TRIGGER, "trigger_id"))
     return Response(status=204)

@@ -134,13 +134,13 @@ async def get_webhook(request: TransactionalRequest) -> Response:
 async def change_webhook(request: TransactionalRequest[WebhookChange]) -> Response:
     """Change, disable or enable a webhook. An enabled webhook continues with the first event that it missed."""
     id_, values = request.id(ids.WEBHOOK, "webhook_id"), request.body.model_dump(exclude_none=True)
-    return Response(await subscriptions.change(request.conn, request.context, request.application_id, id_, values))
+    return Response(await subscriptions.update(request.conn, request.context, request.application_id, id_, values))
 
 
 @routes.add("DELETE", "/v1/webhooks/{webhook_id}", scopes=(MANAGE,), audit="webhooks.remove", responses={204: None})
 async def remove_webhook(request: TransactionalRequest) -> Response:
     """Remove a webhook. It receives no further events."""
-    await subscriptions.remove(request.conn, request.application_id, request.id(ids.WEBHOOK, "webhook_id"))
+    await subscriptions.delete(request.conn, request.application_id, request.id(ids.WEBHOOK, "webhook_id"))
     return Response(status=204)
 
 

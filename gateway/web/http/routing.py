@@ -20,7 +20,7 @@ from gateway.service.access.authentication import Authenticator, Principal
 from gateway.service.audience.registration import BatchingRegistrar
 from gateway.service.context import Connection, Context, Notifier
 from gateway.service.inbox.inbox_notifier import InboxNotifier
-from gateway.service.notifications.representations import to_json as to_json
+from gateway.service.notifications.representations import encode_json as encode_json
 from gateway.web.http.client_address import ClientAddressResolver
 from gateway.web.http.load_shedding import RequestLimiter, StreamLimiter
 from gateway.web.http.parsing import Body, Query
