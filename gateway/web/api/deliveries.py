@@ -14,8 +14,7 @@ from gateway.domain import ids
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.errors import FieldError, NotFound, ValidationError
 from gateway.service.access.authentication import READ
-from gateway.service.notifications import representations
-from gateway.service.reporting import delivery_log
+from gateway.service.notifications import delivery_log, representations
 from gateway.service.reporting.log_tail import follow
 from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Query, QueryMoment
