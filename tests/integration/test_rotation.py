@@ -45,7 +45,7 @@ def ignore_progress(kind: str, count: int) -> None:
 
 def with_keyring(keyring: Keyring, parts: Parts) -> Parts:
     """Return the parts with another keyring."""
-    return replace(parts, context=replace(parts.context, vault=keyring))
+    return replace(parts, context=replace(parts.context, keyring=keyring))
 
 
 async def read_progress(parts: Parts, keyring: Keyring = BOTH_KEYS) -> dict[str, tuple[int, int]]:

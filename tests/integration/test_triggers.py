@@ -152,7 +152,9 @@ async def test_cancel_event_cancels_the_users_pending_run(api: Api) -> None:
     own, other = await post_event(api), await post_event(api, user_id="u-2")
     await post_event(api, name="order.paid", data={})
     body = await api.call_ok("GET", f"/v1/events/{own['id']}")
-    assert [(run["outcome"], run["cause"]) for run in body["runs"]] == [("cancelled", "order.paid came")]
+    assert [(run["outcome"], run["cause"]) for run in body["runs"]] == [
+        ("cancelled", "cancelled by the event order.paid")
+    ]
     assert outcomes(await api.call_ok("GET", f"/v1/events/{other['id']}")) == [("Abandoned carts", "started")]
     cancelled = await api.call_ok("GET", f"/v1/notifications/{own['runs'][0]['notification_id']}")
     assert cancelled["status"] == "cancelled"

@@ -1,8 +1,7 @@
-"""Events: something happened in the application, and what it has been told to send for that is sent.
+"""Record the events that applications report, and run the triggers that match them.
 
-An event, what its triggers come to and the notifications they start are one transaction: whoever was answered may
-forget the event. Many events at once take a handful of statements together; the order among them counts, so that the
-second of two may cancel what the first one started.
+An event, the runs of its triggers and the notifications they start are stored in one transaction. A batch of events
+takes a few statements in total; its order counts, so that the second event may cancel what the first one started.
 """
 
 from collections import defaultdict
@@ -18,6 +17,7 @@ from gateway.domain.notification import Kind, Notification, Templating, compute_
 from gateway.records import events as records
 from gateway.records.events import CANCELLED, STARTED
 from gateway.records.postgres.engine import Connection, Row
+from gateway.service import views
 from gateway.service.automation.triggers import run_to_view
 from gateway.service.context import Context
 from gateway.service.notifications import lifecycle, spec_codec
@@ -28,7 +28,7 @@ DEDUPLICATED, CAPPED, UNFILLED, REFUSED = "deduplicated", "capped", "unfilled", 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`key` is the caller's own id for it: the same one twice is one event."""
+    """A reported event; events with the same `key`, which the application chooses, are one event."""
 
     name: str
     data: dict[str, Any]
@@ -40,7 +40,7 @@ class Event:
 
 @dataclass(slots=True)
 class TriggerRun:
-    """What one trigger came to with one event."""
+    """The result of one trigger for one event."""
 
     event: Event
     trigger_id: UUID
@@ -51,7 +51,7 @@ class TriggerRun:
 
 @dataclass(frozen=True, slots=True)
 class EventResult:
-    """What an event came to; `id` is that of the first when it is a repeated one."""
+    """The result of recording an event; the `id` of a repeated event is that of the first one."""
 
     id: UUID
     repeated: bool
@@ -61,13 +61,13 @@ class EventResult:
 async def record(
     conn: Connection, context: Context, application_id: UUID, events: Sequence[Event]
 ) -> list[EventResult]:
-    """Store events and run the triggers they meet, in their order."""
+    """Store events and run the triggers that match them, in their order."""
     now = clock.now()
     keys = {event.key for event in events if event.key is not None}
     new = await records.add(conn, [_row(application_id, event, now) for event in events])
-    known = await records.find_by_keys(conn, application_id, keys) if keys else {}
-    fresh = [event for event in events if event.id in new]
-    runs = await _run(conn, context, application_id, fresh, now) if fresh else []
+    earlier = await records.find_by_keys(conn, application_id, keys) if keys else {}
+    new_events = [event for event in events if event.id in new]
+    runs = await _run(conn, context, application_id, new_events, now) if new_events else []
     if started := [run.notification for run in runs if run.notification is not None and run.outcome == STARTED]:
         await save(conn, started)
     if runs:
@@ -78,18 +78,22 @@ async def record(
     return [
         EventResult(event.id, repeated=False, runs=counts[event.id])
         if event.id in new
-        else EventResult(known[str(event.key)], repeated=True, runs=0)
+        else EventResult(earlier[str(event.key)], repeated=True, runs=0)
         for event in events
     ]
 
 
-async def get(conn: Connection, application_id: UUID, id_: UUID) -> dict[str, Any]:
-    """Raises NotFound."""
+async def get(conn: Connection, application_id: UUID, id_: UUID) -> views.Event:
+    """Return an event with its trigger runs.
+
+    Raises:
+        NotFound: the application has no such event.
+    """
     row = await records.get(conn, application_id, id_)
     if row is None:
         raise NotFound(f"there is no event {ids.format_id(ids.EVENT, id_)}")
-    [shown] = await _shown(conn, [row])
-    return shown
+    [event] = await _to_views(conn, [row])
+    return event
 
 
 async def list_page(
@@ -100,13 +104,14 @@ async def list_page(
     user_id: str | None,
     before: UUID | None,
     limit: int,
-) -> list[dict[str, Any]]:
-    return await _shown(
+) -> list[views.Event]:
+    """Return one page, newest first; `before` is the last id of the previous page."""
+    return await _to_views(
         conn, await records.list_page(conn, application_id, name=name, user_id=user_id, before=before, limit=limit)
     )
 
 
-async def _shown(conn: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+async def _to_views(conn: Connection, rows: Sequence[Row[Any]]) -> list[views.Event]:
     runs = defaultdict(list)
     for run in await records.list_runs_of_events(conn, [row.id for row in rows]):
         runs[run.event_id].append(run_to_view(run))
@@ -129,134 +134,140 @@ async def _run(
     conn: Connection, context: Context, application_id: UUID, events: Sequence[Event], now: datetime
 ) -> list[TriggerRun]:
     names = {event.name for event in events}
-    people = sorted({event.user_id for event in events if event.user_id is not None})
+    user_ids = sorted({event.user_id for event in events if event.user_id is not None})
     triggers = await records.list_triggers_for(conn, application_id, names)
-    ending = await records.list_triggers_cancelled_by(conn, application_id, names)
-    if people and (ending or any(_remembers(trigger) for trigger in triggers)):
-        await records.lock_users(conn, application_id, people)
-    past = await _TriggerHistory.load(conn, triggers, ending, people, now)
-    starters = {trigger.id: _TriggerRunner(context, application_id, trigger, now) for trigger in triggers}
-    made: list[TriggerRun] = []
+    cancelled_triggers = await records.list_triggers_cancelled_by(conn, application_id, names)
+    if user_ids and (cancelled_triggers or any(_needs_history(trigger) for trigger in triggers)):
+        await records.lock_users(conn, application_id, user_ids)
+    history = await _TriggerHistory.load(conn, triggers, cancelled_triggers, user_ids, now)
+    runners = {trigger.id: _TriggerRunner(context, application_id, trigger, now) for trigger in triggers}
+    runs: list[TriggerRun] = []
     for event in events:
-        for trigger in ending:
+        for trigger in cancelled_triggers:
             if event.name in trigger.cancel_on and event.user_id is not None:
-                await past.cancel(conn, application_id, trigger.id, event)
+                await history.cancel(conn, application_id, trigger.id, event)
         for trigger in triggers:
-            if event.name == trigger.event and starters[trigger.id].concerns(event):
-                run = past.refusal(trigger, event) or await starters[trigger.id].start(conn, event)
-                past.remember(run)
-                made.append(run)
-    return made
+            if event.name == trigger.event and runners[trigger.id].matches(event):
+                run = history.find_refusal(trigger, event) or await runners[trigger.id].start(conn, event)
+                history.add(run)
+                runs.append(run)
+    return runs
 
 
-def _remembers(trigger: Row[Any]) -> bool:
-    """Whether what it did for a user before matters."""
+def _needs_history(trigger: Row[Any]) -> bool:
+    """Return whether earlier runs of a trigger for the same user matter."""
     return trigger.dedupe_s is not None or trigger.cap_most is not None or bool(trigger.cancel_on)
 
 
 class _TriggerHistory:
-    """What was started for these users before, and what of it has not ended."""
+    """The earlier runs of triggers for these users, and those whose notifications have not ended."""
 
     def __init__(self, now: datetime) -> None:
         self._now = now
         self._started: dict[tuple[UUID, str], list[datetime]] = defaultdict(list)
-        self._waiting: dict[tuple[UUID, str], list[TriggerRun | Row[Any]]] = defaultdict(list)
+        self._unfinished: dict[tuple[UUID, str], list[TriggerRun | Row[Any]]] = defaultdict(list)
 
     @classmethod
     async def load(
         cls,
         conn: Connection,
         triggers: Sequence[Row[Any]],
-        ending: Sequence[Row[Any]],
-        people: Sequence[str],
+        cancelled_triggers: Sequence[Row[Any]],
+        user_ids: Sequence[str],
         now: datetime,
     ) -> "_TriggerHistory":
-        past = cls(now)
+        """Load what the caps, the deduplication and the cancellations of these triggers need."""
+        history = cls(now)
         windows = [seconds for trigger in triggers for seconds in (trigger.dedupe_s, trigger.cap_window_s) if seconds]
-        if windows and people:
+        if windows and user_ids:
             since = now - timedelta(seconds=max(windows))
-            for row in await records.list_started_since(conn, [trigger.id for trigger in triggers], people, since):
-                past._started[row.trigger_id, row.user_id].append(row.at)
-        if ending and people:
-            for row in await records.list_unfinished(conn, [trigger.id for trigger in ending], people):
-                past._waiting[row.trigger_id, row.user_id].append(row)
-        return past
+            for row in await records.list_started_since(conn, [trigger.id for trigger in triggers], user_ids, since):
+                history._started[row.trigger_id, row.user_id].append(row.at)
+        if cancelled_triggers and user_ids:
+            for row in await records.list_unfinished(conn, [trigger.id for trigger in cancelled_triggers], user_ids):
+                history._unfinished[row.trigger_id, row.user_id].append(row)
+        return history
 
-    def refusal(self, trigger: Row[Any], event: Event) -> TriggerRun | None:
-        """Why it is not run for this user now; None when it is."""
+    def find_refusal(self, trigger: Row[Any], event: Event) -> TriggerRun | None:
+        """Return the run that refuses a trigger for the user of an event, or None when the trigger may run."""
         if event.user_id is None:
             return None
         started = self._started[trigger.id, event.user_id]
         if trigger.dedupe_s is not None and self._within(started, trigger.dedupe_s):
-            return TriggerRun(event, trigger.id, DEDUPLICATED, f"it ran for the user within {trigger.dedupe_s} seconds")
+            return TriggerRun(
+                event, trigger.id, DEDUPLICATED, f"the trigger ran for the user within {trigger.dedupe_s} seconds"
+            )
         if trigger.cap_most is not None and self._within(started, trigger.cap_window_s) >= trigger.cap_most:
-            cause = f"it ran {trigger.cap_most} times for the user within {trigger.cap_window_s} seconds"
+            cause = f"the trigger ran {trigger.cap_most} times for the user within {trigger.cap_window_s} seconds"
             return TriggerRun(event, trigger.id, CAPPED, cause)
         return None
 
-    def remember(self, run: TriggerRun) -> None:
+    def add(self, run: TriggerRun) -> None:
+        """Add a run of this batch."""
         if run.outcome == STARTED and run.event.user_id is not None:
             self._started[run.trigger_id, run.event.user_id].append(self._now)
-            self._waiting[run.trigger_id, run.event.user_id].append(run)
+            self._unfinished[run.trigger_id, run.event.user_id].append(run)
 
     async def cancel(self, conn: Connection, application_id: UUID, trigger_id: UUID, event: Event) -> None:
-        """End what has not ended of a trigger for the event's user."""
-        cause = f"{event.name} came"
-        for waiting in self._waiting.pop((trigger_id, str(event.user_id)), ()):
-            if isinstance(waiting, TriggerRun):
-                waiting.outcome, waiting.cause, waiting.notification = CANCELLED, cause, None
+        """Cancel the unfinished notifications of a trigger for the user of an event."""
+        cause = f"cancelled by the event {event.name}"
+        for run in self._unfinished.pop((trigger_id, str(event.user_id)), ()):
+            if isinstance(run, TriggerRun):
+                run.outcome, run.cause, run.notification = CANCELLED, cause, None
                 continue
             try:
-                await lifecycle.cancel(conn, application_id, waiting.notification_id)
-            except Conflict:  # it has ended since
+                await lifecycle.cancel(conn, application_id, run.notification_id)
+            except Conflict:  # the notification has ended meanwhile
                 continue
-            await records.end_runs(conn, [(waiting.event_id, trigger_id)], cause)
+            await records.end_runs(conn, [(run.event_id, trigger_id)], cause)
 
     def _within(self, started: Sequence[datetime], seconds: int) -> int:
         return sum(at > self._now - timedelta(seconds=seconds) for at in started)
 
 
 class _TriggerRunner:
-    """Makes a trigger's notifications; what they have in common is checked once."""
+    """Builds the notifications of a trigger; what they have in common is checked once."""
 
     def __init__(self, context: Context, application_id: UUID, trigger: Row[Any], now: datetime) -> None:
         self._context = context
         self._application_id = application_id
         self._trigger = trigger
         self._now = now
-        self._fits = condition.parse(trigger.condition) if trigger.condition is not None else None
+        self._condition = condition.parse(trigger.condition) if trigger.condition is not None else None
         self._draft = spec_codec.from_json(Kind.EVENT, trigger.draft)
         self._fixed = not any(event_binding.iter_references(self._draft.audience, ""))
         self._first: Notification | None = None
 
-    def concerns(self, event: Event) -> bool:
-        return self._fits is None or self._fits(event.data)
+    def matches(self, event: Event) -> bool:
+        """Return whether the event meets the condition of the trigger."""
+        return self._condition is None or self._condition(event.data)
 
     async def start(self, conn: Connection, event: Event) -> TriggerRun:
+        """Run the trigger for an event."""
         try:
-            notification = await self._made(conn, event)
+            notification = await self._build(conn, event)
         except event_binding.MissingEventValue as missing:
             return TriggerRun(event, self._trigger.id, UNFILLED, f"the event has no {missing.path}"[:500])
         except GatewayError as refusal:
             return TriggerRun(event, self._trigger.id, REFUSED, refusal.detail[:500])
         return TriggerRun(event, self._trigger.id, STARTED, notification=notification)
 
-    async def _made(self, conn: Connection, event: Event) -> Notification:
-        said = seen(event, self._now)
-        who = self._draft.audience if self._fixed else event_binding.bind(self._draft.audience, said)
+    async def _build(self, conn: Connection, event: Event) -> Notification:
+        values = event_values(event, self._now)
+        recipients = self._draft.audience if self._fixed else event_binding.bind(self._draft.audience, values)
         if self._first is None:
-            draft = replace(self._draft, audience=who, name=self._trigger.name)
+            draft = replace(self._draft, audience=recipients, name=self._trigger.name)
             self._first = await prepare(conn, self._context, self._application_id, draft)
         elif not self._fixed:
-            # Segments were looked up with the first: values of an event never name one.
-            audience.parse(who)
+            # The first notification has checked the segments: values of an event cannot refer to one.
+            audience.parse(recipients)
         common = self._first
         start_at = max(self._now, min(event.occurred_at or self._now, self._now) + self._delay)
-        templating = common.templating and Templating(common.templating.strict, said)
+        templating = common.templating and Templating(common.templating.strict, values)
         return replace(
             common,
             id=ids.new_id(),
-            audience=who,
+            audience=recipients,
             start_at=start_at,
             created_at=self._now,
             delivery=replace(common.delivery, expires_at=compute_expiry(start_at, common.delivery.ttl)),
@@ -273,8 +284,8 @@ class _TriggerRunner:
         return timedelta(seconds=self._trigger.delay_s)
 
 
-def seen(event: Event, now: datetime) -> dict[str, Any]:
-    """The event as templates and audiences see it."""
+def event_values(event: Event, now: datetime) -> dict[str, Any]:
+    """Return the values of an event that templates and audiences may refer to."""
     return {
         "id": ids.format_id(ids.EVENT, event.id),
         "name": event.name,
