@@ -1,1 +1,1 @@
-"""What is kept: the schema and the SQL over it."""
+"""The database: the schema, and all SQL except the job queue's."""

@@ -1,4 +1,4 @@
-"""Alerts that were taken, chain by chain."""
+"""Alerts that were ingested, in chains: messages that update or cancel each other."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -16,24 +16,30 @@ from gateway.records.postgres.schema import alerts
 
 @dataclass(slots=True)
 class AlertPart:
-    """One thing an alert told. `area` is where it still holds; None when it does nowhere."""
+    """An info block of a stored alert.
+
+    `area` is the area in which it still applies, None when there is none. `notified_by` are the notifications that
+    announced it, `cancelled_by` those that announced its end.
+    """
 
     area: dict[str, Any] | None
     notified_by: list[UUID] = field(default_factory=list)
-    """The notifications that told it."""
     cancelled_by: list[UUID] = field(default_factory=list)
-    """The notifications that said it holds no longer."""
 
     def to_json(self) -> dict[str, Any]:
+        """Return the part as JSON, for storage."""
         return {"area": self.area, "told": [*map(str, self.notified_by)], "withdrawn": [*map(str, self.cancelled_by)]}
 
     @classmethod
-    def from_json(cls, said: dict[str, Any]) -> "AlertPart":
-        return cls(said["area"], [*map(UUID, said["told"])], [*map(UUID, said["withdrawn"])])
+    def from_json(cls, values: dict[str, Any]) -> "AlertPart":
+        """Return the part from the result of `to_json`."""
+        return cls(values["area"], [*map(UUID, values["told"])], [*map(UUID, values["withdrawn"])])
 
 
 @dataclass(slots=True)
 class StoredAlert:
+    """An ingested alert message. `chain` is the id of the first message of its chain; `tag` replaces on the device."""
+
     id: UUID
     chain: UUID
     tag: str
@@ -48,12 +54,13 @@ class StoredAlert:
 
 
 async def lock_alerts(conn: AsyncConnection, application_id: UUID) -> None:
-    """Until the transaction ends nobody else takes an alert for this application."""
+    """Lock the ingestion of alerts of an application until the transaction ends."""
     lock = text("SELECT pg_advisory_xact_lock(hashtextextended('alerts ' || :application, 0))")
     await conn.execute(lock, {"application": str(application_id)})
 
 
 async def add(conn: AsyncConnection, application_id: UUID, alert: StoredAlert) -> None:
+    """Insert an alert."""
     await conn.execute(
         insert(alerts).values(
             id=alert.id,
@@ -73,38 +80,41 @@ async def add(conn: AsyncConnection, application_id: UUID, alert: StoredAlert) -
 
 
 async def save_parts(conn: AsyncConnection, alert: StoredAlert) -> None:
+    """Update the parts of an alert."""
     parts = [part.to_json() for part in alert.parts]
     await conn.execute(update(alerts).where(alerts.c.id == alert.id).values(parts=parts))
 
 
 async def find_by_identifier(conn: AsyncConnection, application_id: UUID, identifier: str) -> list[StoredAlert]:
-    """The messages of this identifier, the newest first."""
+    """Return the messages with an identifier, newest first."""
     query = select(alerts).where(alerts.c.application_id == application_id, alerts.c.identifier == identifier)
-    return [_held(row) for row in await conn.execute(query.order_by(alerts.c.created_at.desc()))]
+    return [_from_row(row) for row in await conn.execute(query.order_by(alerts.c.created_at.desc()))]
 
 
 async def find_successor(conn: AsyncConnection, application_id: UUID, identifier: str) -> StoredAlert | None:
-    """A message that refers to this one, and so came after it."""
+    """Return a message that refers to the one with this identifier, and is thus newer."""
     refers = alerts.c.refers_to.contains(cast([identifier], ARRAY(Text)))
     query = select(alerts).where(alerts.c.application_id == application_id, refers, alerts.c.identifier != identifier)
     row = (await conn.execute(query.limit(1))).first()
-    return None if row is None else _held(row)
+    return None if row is None else _from_row(row)
 
 
 async def load_chains(
     conn: AsyncConnection, application_id: UUID, identifiers: Collection[str], event_keys: Collection[str]
 ) -> list[StoredAlert]:
-    """Every message of the chains that hold one of these identifiers, or that are about one of these events and not
-    over yet; the oldest first."""
-    ours = alerts.c.application_id == application_id
-    about = alerts.c.tracks.op("&&", is_comparison=True)(cast(list(event_keys), ARRAY(Text)))
-    named = or_(alerts.c.identifier.in_(identifiers), about & (alerts.c.expires_at > func.now()))
-    chains = select(alerts.c.chain).where(ours, named)
-    query = select(alerts).where(ours, alerts.c.chain.in_(chains)).order_by(alerts.c.created_at, alerts.c.id)
-    return [_held(row) for row in await conn.execute(query)]
+    """Return all messages of the chains that contain one of the identifiers, or concern one of the current events.
+
+    The oldest message comes first.
+    """
+    own = alerts.c.application_id == application_id
+    same_event = alerts.c.tracks.op("&&", is_comparison=True)(cast(list(event_keys), ARRAY(Text)))
+    matching = or_(alerts.c.identifier.in_(identifiers), same_event & (alerts.c.expires_at > func.now()))
+    chains = select(alerts.c.chain).where(own, matching)
+    query = select(alerts).where(own, alerts.c.chain.in_(chains)).order_by(alerts.c.created_at, alerts.c.id)
+    return [_from_row(row) for row in await conn.execute(query)]
 
 
-def _held(row: Row[Any]) -> StoredAlert:
+def _from_row(row: Row[Any]) -> StoredAlert:
     return StoredAlert(
         id=row.id,
         chain=row.chain,

@@ -1,7 +1,7 @@
-"""An audience compiled to one SQL condition over `devices`.
+"""Compile an audience to one SQL condition over `devices`.
 
-Points are Postgres's native (longitude, latitude), matched with a GiST index: a polygon by `<@`, its holes by
-NOT. Postgres's polygons are planar in degrees, as RFC 7946 defines them, with a tolerance of about 1e-6.
+Locations are Postgres points (longitude, latitude) with a GiST index. A polygon is matched by `<@`, its holes by NOT.
+Postgres polygons are planar in degrees, as RFC 7946 defines them, with a tolerance of about 1e-6.
 """
 
 import math
@@ -53,14 +53,15 @@ from gateway.domain.comparison import Scalar
 from gateway.domain.delivery import OutcomeName
 from gateway.records.postgres.schema import deliveries, devices, notifications
 
+# Mean radius (IUGG).
 EARTH_RADIUS_M = 6_371_008.8
 
 
 async def raise_work_mem(conn: AsyncConnection) -> None:
-    """Before a large audience is asked for: room for its bitmap.
+    """Raise work_mem for the transaction, so that the bitmap of a large audience fits.
 
-    With Postgres's 4 MB a bitmap over a million devices forgets which rows of a page it meant, so that reading the
-    whole table looks cheaper than the index. Measured in ops/bench/RESULTS.md.
+    With Postgres's default of 4 MB a bitmap over a million devices becomes lossy, and the planner prefers a sequential
+    scan to the index. Measured in ops/bench/RESULTS.md.
     """
     await conn.execute(text("SET LOCAL work_mem = '64MB'"))
 
@@ -87,7 +88,7 @@ async def measure(conn: AsyncConnection, application_id: UUID, audience: Audienc
 
 
 def match_active(application_id: UUID, audience: Audience) -> ColumnElement[bool]:
-    """The application's devices in the audience that can be sent to."""
+    """Return the condition for the active devices of an application that are in the audience."""
     return and_(
         devices.c.application_id == application_id,
         devices.c.status == "active",
@@ -96,7 +97,10 @@ def match_active(application_id: UUID, audience: Audience) -> ColumnElement[bool
 
 
 def compile_audience(audience: Audience) -> ColumnElement[bool]:
-    """NULL counts as no match. Only a negation says so in SQL, since COALESCE would hide the rest from the indexes."""
+    """Return the condition for an audience.
+
+    NULL is no match. Only negations use COALESCE for it, since indexes cannot serve an expression inside COALESCE.
+    """
     match audience:
         case Everyone():
             return true()
@@ -109,15 +113,15 @@ def compile_audience(audience: Audience) -> ColumnElement[bool]:
         case Devices(device_ids):
             return devices.c.id.in_(device_ids)
         case Notified(notification_ids):
-            return devices.c.id.in_(_told(notification_ids))
+            return devices.c.id.in_(_accepted_for(notification_ids))
         case Segment():
-            raise ValueError("a segment is resolved before its audience is compiled")
+            raise ValueError("segments must be expanded before the audience is compiled")
         case Detail(name, values):
             return _detail(name, values)
         case LastSeen(after, before):
-            seen = devices.c.last_seen_at
-            limits = [*([seen >= after] if after else []), *([seen < before] if before else [])]
-            return and_(*limits)
+            last_seen = devices.c.last_seen_at
+            bounds = [*([last_seen >= after] if after else []), *([last_seen < before] if before else [])]
+            return and_(*bounds)
         case Attribute(name, operator, value):
             return _attribute(name, operator, value)
         case Within(polygons):
@@ -138,61 +142,64 @@ def _negated(inner: ColumnElement[bool]) -> ColumnElement[bool]:
     return not_(func.coalesce(inner, false()))
 
 
-def _told(notification_ids: tuple[UUID, ...]) -> Select[tuple[UUID]]:
-    """By way of each notification's day, which says in what partition of the log to look."""
+def _accepted_for(notification_ids: tuple[UUID, ...]) -> Select[tuple[UUID]]:
+    """Select the devices for which a notification was accepted, from the log partition of its day only."""
     same = (deliveries.c.day == notifications.c.day) & (deliveries.c.notification_id == notifications.c.id)
-    told = select(deliveries.c.device_id).select_from(notifications).join(deliveries, same)
-    return told.where(notifications.c.id.in_(notification_ids), deliveries.c.outcome == OutcomeName.ACCEPTED)
+    accepted = select(deliveries.c.device_id).select_from(notifications).join(deliveries, same)
+    return accepted.where(notifications.c.id.in_(notification_ids), deliveries.c.outcome == OutcomeName.ACCEPTED)
 
 
 def _detail(name: str, values: tuple[str, ...]) -> ColumnElement[bool]:
-    held, separator = func.lower(devices.c[name]), DETAILS[name]
-    wanted = [value.lower() for value in values]
-    longer = [func.starts_with(held, value + separator) for value in wanted] if separator else []
-    return or_(held.in_(wanted), *longer)
+    column, separator = func.lower(devices.c[name]), DETAILS[name]
+    lowered = [value.lower() for value in values]
+    prefixes = [func.starts_with(column, value + separator) for value in lowered] if separator else []
+    return or_(column.in_(lowered), *prefixes)
 
 
 def _attribute(name: str, operator: str, value: Scalar | tuple[Scalar, ...]) -> ColumnElement[bool]:
-    held = devices.c.attributes[name]
+    attribute = devices.c.attributes[name]
     match operator:
         case "exists":
-            exists = func.jsonb_typeof(held) != "null"
+            exists = func.jsonb_typeof(attribute) != "null"
             return exists if value else _negated(exists)
         case "eq" | "ne":
-            equal = _holds(name, value)
+            equal = _attribute_equals(name, value)
             return equal if operator == "eq" else _negated(equal)
         case "in":
-            assert isinstance(value, tuple)  # noqa: S101 - the parser's promise, for the type checker
-            return or_(*(_holds(name, item) for item in value))
+            assert isinstance(value, tuple)  # noqa: S101 - guaranteed by the parser, for the type checker
+            return or_(*(_attribute_equals(name, item) for item in value))
         case "contains":
-            # A list that has the value, or text that has it as a part.
-            among = devices.c.attributes.contains({name: [value]})
+            # A list with the value as an element, or text with the value as a substring.
+            element = devices.c.attributes.contains({name: [value]})
             if not isinstance(value, str):
-                return among
-            part = and_(
-                func.jsonb_typeof(held) == "string",
+                return element
+            substring = and_(
+                func.jsonb_typeof(attribute) == "string",
                 func.strpos(devices.c.attributes[name].astext, value) > 0,
             )
-            return or_(among, part)
-    wanted = "string" if isinstance(value, str) else "number"
-    ordered = held.op({"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}[operator])
-    return and_(func.jsonb_typeof(held) == wanted, ordered(literal(value, JSONB)))
+            return or_(element, substring)
+    json_type = "string" if isinstance(value, str) else "number"
+    ordered = attribute.op({"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}[operator])
+    return and_(func.jsonb_typeof(attribute) == json_type, ordered(literal(value, JSONB)))
 
 
-def _holds(name: str, value: object) -> ColumnElement[bool]:
-    """Equality as containment, which the GIN index answers: below the top, a list does not contain a scalar."""
+def _attribute_equals(name: str, value: object) -> ColumnElement[bool]:
+    """Express equality as containment, which the GIN index supports. Nested lists do not contain scalars."""
     return devices.c.attributes.contains({name: value})
 
 
 class _Polygon(UserDefinedType[str]):
+    """The Postgres type `polygon`."""
+
     cache_ok = True
 
     def get_col_spec(self, **_: object) -> str:
+        """Return the SQL name of the type."""
         return "polygon"
 
 
 def _polygon(ring: Ring) -> ColumnElement[str]:
-    # As text: asyncpg's own polygon codec would need a type Core does not know.
+    # As text: asyncpg's polygon codec would need a type that SQLAlchemy Core does not have.
     return cast(cast(",".join(f"({x!r},{y!r})" for x, y in ring), Text), _Polygon())
 
 
@@ -203,7 +210,7 @@ def _inside(rings: tuple[Ring, ...]) -> ColumnElement[bool]:
 
 
 def _near(lat: float, lon: float, radius_m: float) -> ColumnElement[bool]:
-    """Great-circle distance on a sphere; a box that surely holds the circle lets the index answer first."""
+    """Compare the great-circle distance on a sphere, after a bounding box that the index can use."""
     lon_of: ColumnElement[float] = literal_column("devices.location[0]")
     lat_of: ColumnElement[float] = literal_column("devices.location[1]")
     half = func.power(func.sind((lat_of - lat) / 2), 2) + math.cos(math.radians(lat)) * func.cosd(lat_of) * func.power(
@@ -214,7 +221,7 @@ def _near(lat: float, lon: float, radius_m: float) -> ColumnElement[bool]:
 
 
 def bounding_boxes(lat: float, lon: float, radius_m: float) -> list[tuple[float, float, float, float]]:
-    """(west, south, east, north) boxes that cover the circle; two where it crosses the antimeridian."""
+    """Return (west, south, east, north) boxes that cover a circle: two where it crosses the antimeridian."""
     angle = math.degrees(radius_m / EARTH_RADIUS_M) * 1.000001
     south, north = max(lat - angle, -90.0), min(lat + angle, 90.0)
     if lat - angle <= -90 or lat + angle >= 90:

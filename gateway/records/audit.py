@@ -1,4 +1,4 @@
-"""Administrative acts, in their order."""
+"""The audit log: administrative actions in order."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -20,6 +20,7 @@ async def add(
     target: str | None,
     details: dict[str, Any],
 ) -> None:
+    """Insert an entry."""
     values = {"id": id_, "application_id": application_id, "actor": actor, "action": action}
     await conn.execute(insert(audit).values(**values, target=target, details=details))
 
@@ -27,7 +28,7 @@ async def add(
 async def list_page(
     conn: AsyncConnection, application_ids: Sequence[UUID], action: str | None, *, before: UUID | None, limit: int
 ) -> Sequence[Row[Any]]:
-    """The newest first, of all these applications at once; with none given of the whole gateway."""
+    """Return a page of entries, newest first, of the given applications; with none given, of the whole gateway."""
     query = select(audit).order_by(audit.c.id.desc()).limit(limit)
     for id_ in application_ids:
         query = query.where(audit.c.application_id == id_)
@@ -39,6 +40,6 @@ async def list_page(
 
 
 async def prune(conn: AsyncConnection, before: datetime, limit: int = 20_000) -> int:
-    """Remove acts from before then, some at a time; answers how many."""
+    """Delete at most `limit` entries older than `before`; return the number deleted."""
     old = select(audit.c.id).where(audit.c.at < literal(before)).order_by(audit.c.id).limit(limit)
     return (await conn.execute(delete(audit).where(audit.c.id.in_(old)))).rowcount

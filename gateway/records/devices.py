@@ -1,4 +1,4 @@
-"""Devices: write registrations, change and find them."""
+"""Devices: registration, changes and queries."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ from gateway.records.postgres.schema import devices
 
 _CLIENT = ClientDetails._fields
 
-# Run for most requests, and made once: building one takes longer than running it.
-_ONE = select(devices).where(devices.c.id == bindparam("id"))
-_ITS_APPLICATION = select(devices.c.application_id).where(devices.c.id == bindparam("id"))
+# Prepared once: these statements run for most requests, and building one takes longer than running it.
+_GET = select(devices).where(devices.c.id == bindparam("id"))
+_GET_APPLICATION_ID = select(devices.c.application_id).where(devices.c.id == bindparam("id"))
 
 
 class CheckedRegistration(NamedTuple):
-    """A registration of one application, checked; `host` is the push service's."""
+    """A validated registration. `host` is the host of the push service."""
 
     application_id: UUID
     registration: Registration
@@ -37,13 +37,15 @@ class CheckedRegistration(NamedTuple):
 
 
 class Registered(NamedTuple):
+    """The result of a registration."""
+
     device_id: UUID
     created: bool
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceFilters:
-    """None does not filter."""
+    """Filters of a list of devices; None does not filter."""
 
     user_id: str | None = None
     topic: str | None = None
@@ -51,54 +53,56 @@ class DeviceFilters:
 
 
 async def register(conn: AsyncConnection, new: Sequence[CheckedRegistration]) -> list[Registered]:
-    """Insert or refresh each by its endpoint; answers in their order.
+    """Insert or refresh devices by their endpoints; return the results in the same order.
 
-    No endpoint may occur twice in one application. A refreshed device is active again, and keeps what the registration
-    does not say.
+    No endpoint may occur twice in one application. A refreshed device becomes active again, and keeps the fields that
+    the registration leaves out.
     """
-    keys = [(one.application_id, endpoint_digest(one.registration.subscription.endpoint)) for one in new]
-    left = dict(zip(keys, new, strict=True))
-    found: dict[tuple[UUID, bytes], Registered] = {}
-    while left:  # again only for what others were inserting or deleting meanwhile
-        # In one order: two transactions that share devices in another order would wait for each other in a circle.
-        order = sorted(left, key=_BY_DIGEST)
-        rows = [_row(id_, key[1], left[key]) for id_, key in zip(new_ids(len(order)), order, strict=True)]
+    keys = [(item.application_id, endpoint_digest(item.registration.subscription.endpoint)) for item in new]
+    remaining = dict(zip(keys, new, strict=True))
+    results: dict[tuple[UUID, bytes], Registered] = {}
+    while remaining:  # repeats only for devices that other transactions inserted or deleted in the meantime
+        # Sorted, so that transactions with the same devices lock them in the same order and cannot deadlock.
+        order = sorted(remaining, key=_BY_DIGEST)
+        rows = [_row(id_, key[1], remaining[key]) for id_, key in zip(new_ids(len(order)), order, strict=True)]
         columns = dict(zip(_COLUMNS, map(_column, zip(*rows, strict=True)), strict=True))
         for id_, application_id, digest, created in await conn.execute(_WRITE, columns):
-            found[application_id, digest] = Registered(id_, created)
-            del left[application_id, digest]
-    await _tell(conn, found)
-    return [found[key] for key in keys]
+            results[application_id, digest] = Registered(id_, created)
+            del remaining[application_id, digest]
+    await _append_events(conn, results)
+    return [results[key] for key in keys]
 
 
-async def _tell(conn: AsyncConnection, found: Mapping[tuple[UUID, bytes], Registered]) -> None:
-    if not found or not await outbox.has_subscribers(conn, {application_id for application_id, _ in found}):
+async def _append_events(conn: AsyncConnection, results: Mapping[tuple[UUID, bytes], Registered]) -> None:
+    if not results or not await outbox.has_subscribers(conn, {application_id for application_id, _ in results}):
         return
     for type_, created in (("device.registered", True), ("device.changed", False)):
-        if those := [one.device_id for one in found.values() if one.created is created]:
-            await outbox.append_registration_events(conn, type_, those)
+        if device_ids := [result.device_id for result in results.values() if result.created is created]:
+            await outbox.append_registration_events(conn, type_, device_ids)
 
 
 async def get(conn: AsyncConnection, id_: UUID) -> Device | None:
-    row = (await conn.execute(_ONE, {"id": id_})).first()
+    """Return a device, or None."""
+    row = (await conn.execute(_GET, {"id": id_})).first()
     return None if row is None else _device(row)
 
 
 async def list_hosts(conn: AsyncConnection) -> list[str]:
-    """The push services' hosts that there are active devices of."""
+    """Return the push-service hosts of all active devices."""
     query = select(devices.c.host).where(devices.c.status == DeviceStatus.ACTIVE).distinct()
     return sorted((await conn.execute(query)).scalars())
 
 
 async def get_application_id(conn: AsyncConnection, id_: UUID) -> UUID | None:
-    found: UUID | None = (await conn.execute(_ITS_APPLICATION, {"id": id_})).scalar()
-    return found
+    """Return the application of a device, or None."""
+    application_id: UUID | None = (await conn.execute(_GET_APPLICATION_ID, {"id": id_})).scalar()
+    return application_id
 
 
 async def list_page(
     conn: AsyncConnection, application_id: UUID, filters: DeviceFilters, *, before: UUID | None, limit: int
 ) -> list[Device]:
-    """Newest first; `before` is the last id of the page before."""
+    """Return a page of devices, newest first; `before` is the last id of the previous page."""
     query = select(devices).where(devices.c.application_id == application_id)
     if filters.user_id is not None:
         query = query.where(devices.c.user_id == filters.user_id)
@@ -115,43 +119,44 @@ async def list_page(
 async def list_topics(
     conn: AsyncConnection, application_id: UUID, *, after: str | None, limit: int
 ) -> list[tuple[str, int]]:
-    """(topic, devices that can be reached by it) in order of name; `after` is the last name of the page before."""
-    each = (
+    """Return (topic, number of active devices) by name; `after` is the last name of the previous page."""
+    unnested = (
         select(func.unnest(devices.c.topics).label("topic"))
         .where(devices.c.application_id == application_id, devices.c.status == DeviceStatus.ACTIVE)
-        .subquery("each")
+        .subquery("unnested")
     )
-    name = each.c.topic.collate("C")
-    query = select(each.c.topic, func.count()).group_by(each.c.topic).order_by(name).limit(limit)
+    name = unnested.c.topic.collate("C")
+    query = select(unnested.c.topic, func.count()).group_by(unnested.c.topic).order_by(name).limit(limit)
     if after is not None:
         query = query.where(name > after)
     return [(topic, count) for topic, count in await conn.execute(query)]
 
 
 async def change(conn: AsyncConnection, id_: UUID, values: dict[str, Any]) -> None:
-    """`values` by column; attributes named None are removed, others merged."""
+    """Update columns of a device. Attributes are merged; those with the value None are removed."""
     values = dict(values)
     if (patch := values.pop("attributes", None)) is not None:
-        kept = {name: value for name, value in patch.items() if value is not None}
-        dropped = [name for name, value in patch.items() if value is None]
-        merged = devices.c.attributes.op("||")(literal(kept, devices.c.attributes.type))
-        values["attributes"] = merged.op("-")(cast(dropped, ARRAY(Text))) if dropped else merged
+        merged_values = {name: value for name, value in patch.items() if value is not None}
+        removed = [name for name, value in patch.items() if value is None]
+        merged = devices.c.attributes.op("||")(literal(merged_values, devices.c.attributes.type))
+        values["attributes"] = merged.op("-")(cast(removed, ARRAY(Text))) if removed else merged
     this = devices.c.id == id_
     await conn.execute(update(devices).where(this).values(**values, updated_at=func.now(), last_seen_at=func.now()))
     await outbox.append_device_events(conn, "device.changed", this)
 
 
 async def set_location(conn: AsyncConnection, id_: UUID, location: Location | None) -> None:
+    """Set or clear the location of a device."""
     await change(conn, id_, _location(location))
 
 
 async def subscribe(conn: AsyncConnection, id_: UUID, topic: str, *, max_topics: int) -> bool:
-    """Add a topic; False when the device has `most` others already."""
-    here = devices.c.topics
+    """Add a topic to a device; return False if it has `max_topics` others already."""
+    current = devices.c.topics
     added = update(devices).where(
-        devices.c.id == id_, (literal(topic) == any_(here)) | (func.cardinality(here) < max_topics)
+        devices.c.id == id_, (literal(topic) == any_(current)) | (func.cardinality(current) < max_topics)
     )
-    topics = func.array_append(func.array_remove(here, topic), topic)
+    topics = func.array_append(func.array_remove(current, topic), topic)
     values = {"topics": topics, "updated_at": func.now(), "last_seen_at": func.now()}
     if (await conn.execute(added.values(**values))).rowcount != 1:
         return False
@@ -160,15 +165,18 @@ async def subscribe(conn: AsyncConnection, id_: UUID, topic: str, *, max_topics:
 
 
 async def unsubscribe(conn: AsyncConnection, id_: UUID, topic: str) -> None:
+    """Remove a topic from a device."""
     await change(conn, id_, {"topics": func.array_remove(devices.c.topics, topic)})
 
 
 async def remove(conn: AsyncConnection, id_: UUID) -> None:
+    """Delete a device."""
     await outbox.append_device_events(conn, "device.unregistered", devices.c.id == id_)
     await conn.execute(delete(devices).where(devices.c.id == id_))
 
 
 def endpoint_digest(endpoint: str) -> bytes:
+    """Return the SHA-256 of an endpoint, by which devices are unique."""
     return hashlib.sha256(endpoint.encode()).digest()
 
 
@@ -177,9 +185,9 @@ _COLUMNS = (
     *_CLIENT,
     *("attributes", "topics", "zones", "muted", "lon", "lat", "accuracy_m"),
 )
-# Written out and prepared once: as an expression it was built and compiled anew for every number of rows, at twenty
-# times what running it takes. Postgres 14 has no MERGE, and ON CONFLICT DO UPDATE cannot tell what was not said of
-# columns that are never NULL.
+# Plain SQL, prepared once: as a Core expression it was built and compiled for every number of rows, at twenty times the
+# cost of running it. Postgres 14 has no MERGE, and ON CONFLICT DO UPDATE cannot distinguish omitted values of columns
+# that are NOT NULL.
 _WRITE = text("""
     WITH new AS MATERIALIZED (
         SELECT * FROM unnest(
@@ -189,7 +197,7 @@ _WRITE = text("""
             CAST(:browser AS text[]), CAST(:locale AS text[]), CAST(:timezone AS text[]), CAST(:app_version AS text[]),
             CAST(:attributes AS text[]), CAST(:topics AS text[]), CAST(:zones AS text[]), CAST(:muted AS text[]),
             CAST(:lon AS float8[]), CAST(:lat AS float8[]), CAST(:accuracy_m AS float8[])
-        ) AS said (
+        ) AS input (
             id, application_id, endpoint, endpoint_digest, host, p256dh, auth, vapid_key_id, user_id, platform,
             browser, locale, timezone, app_version, attributes, topics, zones, muted, lon, lat, accuracy_m
         )
@@ -198,19 +206,19 @@ _WRITE = text("""
         FROM new JOIN devices d USING (application_id, endpoint_digest) ORDER BY endpoint_digest FOR UPDATE OF d
     ), refreshed AS (
         UPDATE devices d SET
-            p256dh = said.p256dh, auth = said.auth, vapid_key_id = said.vapid_key_id, status = 'active',
+            p256dh = input.p256dh, auth = input.auth, vapid_key_id = input.vapid_key_id, status = 'active',
             updated_at = now(), last_seen_at = now(),
-            user_id = coalesce(said.user_id, d.user_id), platform = coalesce(said.platform, d.platform),
-            browser = coalesce(said.browser, d.browser), locale = coalesce(said.locale, d.locale),
-            timezone = coalesce(said.timezone, d.timezone), app_version = coalesce(said.app_version, d.app_version),
-            attributes = coalesce(CAST(said.attributes AS jsonb), d.attributes),
-            topics = coalesce(CAST(said.topics AS text[]), d.topics),
-            zones = coalesce(CAST(said.zones AS text[]), d.zones),
-            muted = coalesce(CAST(said.muted AS text[]), d.muted),
-            location = CASE WHEN said.lon IS NULL THEN d.location ELSE point(said.lon, said.lat) END,
-            accuracy_m = CASE WHEN said.lon IS NULL THEN d.accuracy_m ELSE said.accuracy_m END,
-            located_at = CASE WHEN said.lon IS NULL THEN d.located_at ELSE now() END
-        FROM known said WHERE d.id = said.known_id
+            user_id = coalesce(input.user_id, d.user_id), platform = coalesce(input.platform, d.platform),
+            browser = coalesce(input.browser, d.browser), locale = coalesce(input.locale, d.locale),
+            timezone = coalesce(input.timezone, d.timezone), app_version = coalesce(input.app_version, d.app_version),
+            attributes = coalesce(CAST(input.attributes AS jsonb), d.attributes),
+            topics = coalesce(CAST(input.topics AS text[]), d.topics),
+            zones = coalesce(CAST(input.zones AS text[]), d.zones),
+            muted = coalesce(CAST(input.muted AS text[]), d.muted),
+            location = CASE WHEN input.lon IS NULL THEN d.location ELSE point(input.lon, input.lat) END,
+            accuracy_m = CASE WHEN input.lon IS NULL THEN d.accuracy_m ELSE input.accuracy_m END,
+            located_at = CASE WHEN input.lon IS NULL THEN d.located_at ELSE now() END
+        FROM known input WHERE d.id = input.known_id
         RETURNING d.id, d.application_id, d.endpoint_digest
     ), added AS (
         INSERT INTO devices (
@@ -235,14 +243,14 @@ _BY_DIGEST = itemgetter(1)
 
 
 def _column(values: Sequence[Any]) -> list[Any] | None:
-    """None for one that nothing was said of: it is unnested as NULLs all the same, and need not be written."""
+    """Return the values of a column; None if all are NULL, which unnest() treats alike and costs less."""
     return None if values.count(None) == len(values) else list(values)
 
 
 def _row(id_: UUID, digest: bytes, new: CheckedRegistration) -> tuple[Any, ...]:
-    """In the order of _COLUMNS. What is unnested is flat: lists and objects are text in it."""
-    said = new.registration
-    subscription, client, at = said.subscription, said.client, said.location
+    """Return the values in _COLUMNS order. unnest() takes scalars only, so arrays and JSON are passed as text."""
+    registration = new.registration
+    subscription, client, location = registration.subscription, registration.client, registration.location
     return (
         id_,
         new.application_id,
@@ -252,25 +260,25 @@ def _row(id_: UUID, digest: bytes, new: CheckedRegistration) -> tuple[Any, ...]:
         subscription.p256dh,
         subscription.auth,
         new.vapid_key_id,
-        said.user_id,
+        registration.user_id,
         client.platform,
         client.browser,
         client.locale,
         client.timezone,
         client.app_version,
-        None if said.attributes is None else msgspec.json.encode(said.attributes).decode(),
-        _listed(said.topics),
-        _listed(said.zones),
-        _listed(said.muted),
-        *((None, None, None) if at is None else (at.lon, at.lat, at.accuracy_m)),
+        None if registration.attributes is None else msgspec.json.encode(registration.attributes).decode(),
+        _array_literal(registration.topics),
+        _array_literal(registration.zones),
+        _array_literal(registration.muted),
+        *((None, None, None) if location is None else (location.lon, location.lat, location.accuracy_m)),
     )
 
 
-def _listed(texts: Sequence[str] | None) -> str | None:
-    """As Postgres writes an array of text."""
+def _array_literal(texts: Sequence[str] | None) -> str | None:
+    """Return a text array in Postgres's literal syntax."""
     if texts is None:
         return None
-    return "{" + ",".join('"' + one.replace("\\", "\\\\").replace('"', '\\"') + '"' for one in texts) + "}"
+    return "{" + ",".join('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts) + "}"
 
 
 def _location(location: Location | None) -> dict[str, Any]:
@@ -281,9 +289,9 @@ def _location(location: Location | None) -> dict[str, Any]:
 
 
 def _device(row: Row[Any]) -> Device:
-    located = None
+    location = None
     if row.location is not None:
-        located = Location(lat=row.location.y, lon=row.location.x, accuracy_m=row.accuracy_m)
+        location = Location(lat=row.location.y, lon=row.location.x, accuracy_m=row.accuracy_m)
     return Device(
         id=row.id,
         application_id=row.application_id,
@@ -296,7 +304,7 @@ def _device(row: Row[Any]) -> Device:
         topics=tuple(row.topics),
         zones=tuple(row.zones),
         muted=tuple(row.muted),
-        location=located,
+        location=location,
         located_at=row.located_at,
         created_at=row.created_at,
         updated_at=row.updated_at,

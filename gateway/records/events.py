@@ -1,4 +1,4 @@
-"""Events, the triggers that they meet, and what came of it."""
+"""Events, and the runs of the triggers that they started."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -12,23 +12,28 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.domain.notification import Status
 from gateway.records.postgres.schema import events, notifications, trigger_runs, triggers
 
+# Statuses of notifications that have not ended.
 UNFINISHED_STATUSES = (Status.SCHEDULED, Status.SENDING, Status.PAUSED)
 STARTED, CANCELLED = "started", "cancelled"
 
 
 async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> set[UUID]:
-    """The ids of those that are new; one whose key is known already is not stored again."""
+    """Insert events; return the ids of the new ones. An event with an existing key is not inserted again."""
     added = insert(events).on_conflict_do_nothing().returning(events.c.id)
     return set((await conn.execute(added, rows)).scalars())
 
 
 async def find_by_keys(conn: AsyncConnection, application_id: UUID, keys: Collection[str]) -> dict[str, UUID]:
+    """Return the ids of events by their keys."""
     query = select(events.c.key, events.c.id).where(events.c.application_id == application_id, events.c.key.in_(keys))
     return {row.key: row.id for row in await conn.execute(query)}
 
 
 async def lock_users(conn: AsyncConnection, application_id: UUID, user_ids: Collection[str]) -> None:
-    """Until the transaction ends, nobody else runs triggers for these users. In one order: no ring."""
+    """Lock these users until the transaction ends, so that their triggers run one at a time.
+
+    The locks are taken in sorted order, so that transactions cannot deadlock.
+    """
     lock = text("""
         SELECT pg_advisory_xact_lock(key) FROM (
             SELECT DISTINCT hashtextextended('events ' || :application || ' ' || person, 0) AS key
@@ -38,34 +43,34 @@ async def lock_users(conn: AsyncConnection, application_id: UUID, user_ids: Coll
 
 
 async def list_triggers_for(conn: AsyncConnection, application_id: UUID, names: Collection[str]) -> Sequence[Row[Any]]:
-    """The active triggers of events of these names, the oldest first."""
-    mine = (triggers.c.application_id == application_id, triggers.c.status == "active")
-    query = select(triggers).where(*mine, triggers.c.event.in_(names)).order_by(triggers.c.id)
+    """Return the active triggers for events with these names, oldest first."""
+    active = (triggers.c.application_id == application_id, triggers.c.status == "active")
+    query = select(triggers).where(*active, triggers.c.event.in_(names)).order_by(triggers.c.id)
     return (await conn.execute(query.with_for_update(read=True, key_share=True))).all()
 
 
 async def list_triggers_cancelled_by(
     conn: AsyncConnection, application_id: UUID, names: Collection[str]
 ) -> Sequence[Row[Any]]:
-    """The triggers whose notifications these events cancel, active or not."""
-    these = triggers.c.cancel_on.op("&&", is_comparison=True)(cast(list(names), ARRAY(Text)))
-    return (await conn.execute(select(triggers).where(triggers.c.application_id == application_id, these))).all()
+    """Return the triggers, active or not, whose notifications are cancelled by events with these names."""
+    cancelled = triggers.c.cancel_on.op("&&", is_comparison=True)(cast(list(names), ARRAY(Text)))
+    return (await conn.execute(select(triggers).where(triggers.c.application_id == application_id, cancelled))).all()
 
 
 async def list_started_since(
     conn: AsyncConnection, trigger_ids: Collection[UUID], user_ids: Collection[str], moment: datetime
 ) -> Sequence[Row[Any]]:
-    """What was started for these users since then, in order."""
+    """Return the runs that were started for these users after a moment, in order."""
     r = trigger_runs.c
-    these = (r.trigger_id.in_(trigger_ids), r.user_id.in_(user_ids), r.at > moment, r.outcome == STARTED)
-    found: Sequence[Row[Any]] = (await conn.execute(select(trigger_runs).where(*these).order_by(r.at))).all()
-    return found
+    started = (r.trigger_id.in_(trigger_ids), r.user_id.in_(user_ids), r.at > moment, r.outcome == STARTED)
+    rows: Sequence[Row[Any]] = (await conn.execute(select(trigger_runs).where(*started).order_by(r.at))).all()
+    return rows
 
 
 async def list_unfinished(
     conn: AsyncConnection, trigger_ids: Collection[UUID], user_ids: Collection[str]
 ) -> Sequence[Row[Any]]:
-    """What was started for these users and has not ended."""
+    """Return the runs for these users whose notifications have not ended."""
     r = trigger_runs.c
     query = (
         select(trigger_runs)
@@ -77,18 +82,19 @@ async def list_unfinished(
             notifications.c.status.in_(UNFINISHED_STATUSES),
         )
     )
-    found: Sequence[Row[Any]] = (await conn.execute(query)).all()
-    return found
+    rows: Sequence[Row[Any]] = (await conn.execute(query)).all()
+    return rows
 
 
 async def add_runs(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert trigger runs."""
     await conn.execute(insert(trigger_runs), rows)
 
 
 async def end_runs(conn: AsyncConnection, which: Collection[tuple[UUID, UUID]], cause: str) -> None:
-    """`which` are (event, trigger)."""
-    these = tuple_(trigger_runs.c.event_id, trigger_runs.c.trigger_id).in_(which)
-    await conn.execute(update(trigger_runs).where(these).values(outcome=CANCELLED, cause=cause))
+    """Mark runs as cancelled. `which` are (event id, trigger id)."""
+    selected = tuple_(trigger_runs.c.event_id, trigger_runs.c.trigger_id).in_(which)
+    await conn.execute(update(trigger_runs).where(selected).values(outcome=CANCELLED, cause=cause))
 
 
 async def list_page(
@@ -100,6 +106,7 @@ async def list_page(
     before: UUID | None,
     limit: int,
 ) -> Sequence[Row[Any]]:
+    """Return a page of events, newest first; `before` is the last id of the previous page."""
     query = select(events).where(events.c.application_id == application_id)
     if name is not None:
         query = query.where(events.c.name == name)
@@ -111,12 +118,13 @@ async def list_page(
 
 
 async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> Row[Any] | None:
+    """Return an event, or None."""
     query = select(events).where(events.c.id == id_, events.c.application_id == application_id)
     return (await conn.execute(query)).first()
 
 
 async def list_runs_of_events(conn: AsyncConnection, event_ids: Collection[UUID]) -> Sequence[Row[Any]]:
-    """With each trigger's name."""
+    """Return the runs that events started, with the names of their triggers."""
     query = select(trigger_runs, triggers.c.name).join(triggers).where(trigger_runs.c.event_id.in_(event_ids))
     return (await conn.execute(query.order_by(trigger_runs.c.event_id, trigger_runs.c.trigger_id))).all()
 
@@ -124,7 +132,7 @@ async def list_runs_of_events(conn: AsyncConnection, event_ids: Collection[UUID]
 async def list_runs_of_trigger(
     conn: AsyncConnection, trigger_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[Row[Any]]:
-    """Newest first; `before` is the event of the last on the page before."""
+    """Return a page of a trigger's runs, newest first; `before` is the last event id of the previous page."""
     query = select(trigger_runs, triggers.c.name).join(triggers).where(trigger_runs.c.trigger_id == trigger_id)
     if before is not None:
         query = query.where(trigger_runs.c.event_id < before)
@@ -132,6 +140,6 @@ async def list_runs_of_trigger(
 
 
 async def prune(conn: AsyncConnection, before: datetime, limit: int = 20_000) -> int:
-    """Remove events from before then, some at a time; answers how many."""
+    """Delete at most `limit` events older than `before`; return the number deleted."""
     old = select(events.c.id).where(events.c.created_at < literal(before)).limit(limit)
     return (await conn.execute(delete(events).where(events.c.id.in_(old)))).rowcount

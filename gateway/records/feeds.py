@@ -1,7 +1,7 @@
-"""Feeds at work: which are due, what was read of them, and how they fare.
+"""Polling of alert feeds: leases, results and the entries already read.
 
-A feed is claimed as a job is: claiming moves `run_at` past the lease and counts `claim` up, so that one process at a
-time fetches it, and whoever was overtaken settles nothing.
+Feeds are claimed like jobs: claiming moves `run_at` past the lease and increments `claim`, so that one process at a
+time fetches a feed, and a process that lost its lease cannot write results.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.records.postgres.schema import feed_entries, feeds
 
+# Latest rejected alerts to keep per feed.
 MAX_REFUSALS = 20
 
 # Columns of a feed that is to be fetched at once and completely: whatever a process fetches under an earlier claim is
@@ -33,7 +34,7 @@ FETCH_NOW: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class LeasedFeed:
-    """A feed that is ours for the lease."""
+    """A feed that this process has leased. `claim` is the fencing token."""
 
     id: UUID
     claim: int
@@ -49,12 +50,12 @@ class LeasedFeed:
 
 
 async def claim(conn: AsyncConnection, lease: timedelta) -> LeasedFeed | None:
-    """A feed whose time has come."""
+    """Lease a due feed; None if there is none."""
     f = feeds.c
     due = select(f.id).where(f.status == "active", f.run_at <= func.now()).order_by(f.run_at).limit(1)
-    held = due.with_for_update(skip_locked=True).cte("due").prefix_with("MATERIALIZED", dialect="postgresql")
-    taken = update(feeds).where(f.id == held.c.id).values(run_at=func.now() + lease, claim=f.claim + 1)
-    row = (await conn.execute(taken.returning(feeds))).first()
+    locked = due.with_for_update(skip_locked=True).cte("due").prefix_with("MATERIALIZED", dialect="postgresql")
+    leased = update(feeds).where(f.id == locked.c.id).values(run_at=func.now() + lease, claim=f.claim + 1)
+    row = (await conn.execute(leased.returning(feeds))).first()
     if row is None:
         return None
     return LeasedFeed(
@@ -73,42 +74,47 @@ async def claim(conn: AsyncConnection, lease: timedelta) -> LeasedFeed | None:
 
 
 async def next_due(conn: AsyncConnection) -> float | None:
-    """Seconds until the next may be claimed; None when there is none."""
+    """Return the seconds until a feed is due; None if there is no active feed."""
     wait = func.extract("epoch", func.min(feeds.c.run_at) - func.now())
     seconds = (await conn.execute(select(wait).where(feeds.c.status == "active"))).scalar()
     return None if seconds is None else max(0.0, float(seconds))
 
 
 async def settle(conn: AsyncConnection, lease: LeasedFeed, wait: timedelta, **values: Any) -> bool:
-    """It is due again after `wait`. False when the claim was lost, or the feed was changed or removed meanwhile."""
-    ours = (feeds.c.id == lease.id, feeds.c.claim == lease.claim)
-    settled = update(feeds).where(*ours).values(run_at=func.now() + wait, **values)
+    """Update a leased feed, and make it due after `wait`.
+
+    Returns:
+        False if the lease was lost, or the feed was changed or removed.
+    """
+    leased = (feeds.c.id == lease.id, feeds.c.claim == lease.claim)
+    settled = update(feeds).where(*leased).values(run_at=func.now() + wait, **values)
     return (await conn.execute(settled)).rowcount == 1
 
 
 async def add_counts(
     conn: AsyncConnection, feed_id: UUID, outcomes: Mapping[str, int], refused: Sequence[dict[str, Any]]
 ) -> None:
-    """Add to what its alerts came to, and keep the latest refusals."""
-    held = select(feeds.c.counts, feeds.c.refusals).where(feeds.c.id == feed_id)
-    row = (await conn.execute(held.with_for_update(key_share=True))).first()
+    """Add to the counts of a feed's alerts by outcome, and keep the latest refusals."""
+    query = select(feeds.c.counts, feeds.c.refusals).where(feeds.c.id == feed_id)
+    row = (await conn.execute(query.with_for_update(key_share=True))).first()
     if row is None:
         return
     counts = {name: row.counts.get(name, 0) + outcomes.get(name, 0) for name in {*row.counts, *outcomes}}
-    refusals = [*refused, *(one for one in row.refusals if one not in refused)][:MAX_REFUSALS]
+    refusals = [*refused, *(refusal for refusal in row.refusals if refusal not in refused)][:MAX_REFUSALS]
     await conn.execute(update(feeds).where(feeds.c.id == feed_id).values(counts=counts, refusals=refusals))
 
 
 async def filter_unread(conn: AsyncConnection, feed_id: UUID, keys: Collection[str]) -> set[str]:
-    """Those of the entries whose documents were not read yet; what is no longer named is forgotten."""
+    """Return the entries of a feed that were not read yet, and delete the marks of entries that it no longer lists."""
     digests = {_digest(key): key for key in keys}
-    gone = delete(feed_entries).where(feed_entries.c.feed_id == feed_id, feed_entries.c.digest.not_in(digests))
-    await conn.execute(gone)
-    known = select(feed_entries.c.digest).where(feed_entries.c.feed_id == feed_id)
-    return {*keys} - {digests[digest] for digest in (await conn.execute(known)).scalars() if digest in digests}
+    removal = delete(feed_entries).where(feed_entries.c.feed_id == feed_id, feed_entries.c.digest.not_in(digests))
+    await conn.execute(removal)
+    read = select(feed_entries.c.digest).where(feed_entries.c.feed_id == feed_id)
+    return {*keys} - {digests[digest] for digest in (await conn.execute(read)).scalars() if digest in digests}
 
 
 async def mark_read(conn: AsyncConnection, feed_id: UUID, key: str) -> None:
+    """Mark an entry of a feed as read."""
     added = insert(feed_entries).values(feed_id=feed_id, digest=_digest(key)).on_conflict_do_nothing()
     await conn.execute(added)
 

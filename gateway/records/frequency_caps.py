@@ -1,4 +1,4 @@
-"""Who was sent what of a capped category, so that nobody is sent too much of it."""
+"""The ledger of frequency caps: which user was sent which notification of a capped category, and when."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,14 +15,14 @@ from gateway.records.postgres.schema import frequency_cap_sends
 async def reserve_quota(
     conn: AsyncConnection, notification: Notification, category: str, cap: FrequencyCap, people: Sequence[str]
 ) -> set[str]:
-    """Those of them who may be sent this notification; it then counts for them, once however many devices they have.
+    """Return the users who are below the cap, and record one send for each, regardless of their number of devices.
 
-    Campaigns of one category are admitted one after the other, so that two at once cannot both be the last allowed.
+    A lock per category serialises concurrent campaigns, so that two cannot both use the last send of a user.
     """
-    alone = func.hashtextextended(f"cap {notification.application_id} {category}", 0)
-    await conn.execute(select(func.pg_advisory_xact_lock(alone)))
+    lock = func.hashtextextended(f"cap {notification.application_id} {category}", 0)
+    await conn.execute(select(func.pg_advisory_xact_lock(lock)))
     c = frequency_cap_sends.c
-    asked = select(func.unnest(cast(list(people), ARRAY(Text))).label("person")).subquery("asked")
+    candidates = select(func.unnest(cast(list(people), ARRAY(Text))).label("person")).subquery("candidates")
     earlier = (
         select(c.person, func.count().label("count"))
         .where(
@@ -35,28 +35,28 @@ async def reserve_quota(
         .group_by(c.person)
         .subquery("earlier")
     )
-    free = (
+    below_cap = (
         select(
             literal(notification.application_id),
             literal(category),
-            asked.c.person,
+            candidates.c.person,
             literal(notification.id),
             func.now(),
         )
-        .select_from(asked.outerjoin(earlier, asked.c.person == earlier.c.person))
+        .select_from(candidates.outerjoin(earlier, candidates.c.person == earlier.c.person))
         .where(func.coalesce(earlier.c.count, 0) < cap.limit)
     )
     columns = ["application_id", "category", "person", "notification_id", "at"]
-    await conn.execute(insert(frequency_cap_sends).from_select(columns, free).on_conflict_do_nothing())
-    ours = select(c.person).where(
+    await conn.execute(insert(frequency_cap_sends).from_select(columns, below_cap).on_conflict_do_nothing())
+    recorded = select(c.person).where(
         c.application_id == notification.application_id,
         c.category == category,
         c.notification_id == notification.id,
         c.person == any_(cast(list(people), ARRAY(Text))),
     )
-    return set((await conn.execute(ours)).scalars())
+    return set((await conn.execute(recorded)).scalars())
 
 
 async def prune(conn: AsyncConnection, before: datetime) -> int:
-    """What is older than any cap looks back."""
+    """Delete sends older than `before`, the start of the longest window; return the number deleted."""
     return (await conn.execute(delete(frequency_cap_sends).where(frequency_cap_sends.c.at < before))).rowcount

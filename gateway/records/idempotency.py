@@ -1,4 +1,4 @@
-"""First answers, kept for a day under the caller's idempotency key."""
+"""Idempotency keys with the responses of their first requests."""
 
 from collections.abc import AsyncIterator, Collection
 from datetime import timedelta
@@ -12,25 +12,31 @@ from gateway.records.postgres.schema import idempotency_keys
 
 
 async def claim(conn: AsyncConnection, owner: str, key: str, request_digest: bytes) -> Row[Any] | None:
-    """None when the key is ours now; else what the first request left. Waits for a first one that is still running."""
+    """Claim a key for a request, or return the row of the first request with this key.
+
+    Waits while the first request is in progress.
+
+    Returns:
+        None if the key was free.
+    """
     values = {"owner": owner, "key": key, "request_digest": request_digest}
     claimed = await conn.execute(insert(idempotency_keys).values(**values).on_conflict_do_nothing())
     if claimed.rowcount == 1:
         return None
     k = idempotency_keys.c
-    found = await conn.execute(select(idempotency_keys).where(k.owner == owner, k.key == key))
-    return found.first() or await claim(conn, owner, key, request_digest)
+    rows = await conn.execute(select(idempotency_keys).where(k.owner == owner, k.key == key))
+    return rows.first() or await claim(conn, owner, key, request_digest)
 
 
 async def store_response(conn: AsyncConnection, owner: str, key: str, status: int, answer: bytes) -> None:
-    """`answer` is sealed."""
+    """Store the response of the first request; `answer` is encrypted."""
     k = idempotency_keys.c
-    kept = update(idempotency_keys).where(k.owner == owner, k.key == key)
-    await conn.execute(kept.values(status=status, answer=answer))
+    statement = update(idempotency_keys).where(k.owner == owner, k.key == key)
+    await conn.execute(statement.values(status=status, answer=answer))
 
 
 async def stream_responses(conn: AsyncConnection, owner: str) -> AsyncIterator[Row[Any, Any]]:
-    """(key, answer) of all that are kept, the answer sealed."""
+    """Yield (key, answer) of all stored responses of an owner; the answers are encrypted."""
     k = idempotency_keys.c
     query = select(k.key, k.answer).where(k.owner == owner, k.answer.is_not(None))
     async for row in await conn.stream(query):
@@ -38,11 +44,13 @@ async def stream_responses(conn: AsyncConnection, owner: str) -> AsyncIterator[R
 
 
 async def delete_keys(conn: AsyncConnection, owner: str, keys: Collection[str]) -> None:
+    """Delete keys of an owner."""
     k = idempotency_keys.c
     await conn.execute(delete(idempotency_keys).where(k.owner == owner, k.key.in_(keys)))
 
 
 async def delete_owners(conn: AsyncConnection, owners: Collection[str]) -> None:
+    """Delete all keys of the owners."""
     await conn.execute(delete(idempotency_keys).where(idempotency_keys.c.owner.in_(owners)))
 
 

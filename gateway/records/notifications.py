@@ -1,4 +1,4 @@
-"""Notifications and their counts."""
+"""Notifications, their progress and the results of their variants."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -17,22 +17,23 @@ from gateway.records import outbox
 from gateway.records.postgres.schema import notifications, progress, variants
 
 _PROGRESS = [progress.c[field.name] for field in fields(Progress)]
-# Made once: it runs for every job.
-_LOAD = select(notifications).where(notifications.c.id == any_(bindparam("several", type_=ARRAY(PG_UUID))))
+# Prepared once: it runs for every job.
+_LOAD = select(notifications).where(notifications.c.id == any_(bindparam("ids", type_=ARRAY(PG_UUID))))
 
 
 async def add(conn: AsyncConnection, accepted: Sequence[Notification]) -> None:
+    """Insert notifications with their counters."""
     await conn.execute(insert(notifications), [_row(notification) for notification in accepted])
     await conn.execute(insert(progress), [{"notification_id": notification.id} for notification in accepted])
-    counted = [
+    variant_rows = [
         {"notification_id": notification.id, "number": number}
         for notification in accepted
         for number in range(len(notification.policy.variants))
     ]
-    if counted:
-        await conn.execute(insert(variants), counted)
-    these = notifications.c.id.in_([notification.id for notification in accepted])
-    await outbox.append_notification_events(conn, "notification.accepted", these)
+    if variant_rows:
+        await conn.execute(insert(variants), variant_rows)
+    inserted = notifications.c.id.in_([notification.id for notification in accepted])
+    await outbox.append_notification_events(conn, "notification.accepted", inserted)
 
 
 def _row(notification: Notification) -> dict[str, Any]:
@@ -62,13 +63,14 @@ def _row(notification: Notification) -> dict[str, Any]:
 
 
 async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> tuple[Notification, Progress] | None:
+    """Return a notification with its progress, or None."""
     query = (
         select(notifications, *_PROGRESS)
         .join(progress)
         .where(notifications.c.id == id_, notifications.c.application_id == application_id)
     )
     row = (await conn.execute(query)).first()
-    return None if row is None else (_notification(row), _progress(row))
+    return None if row is None else (_notification_from_row(row), _progress_from_row(row))
 
 
 async def list_page(
@@ -80,7 +82,7 @@ async def list_page(
     before: UUID | None = None,
     limit: int,
 ) -> list[tuple[Notification, Progress]]:
-    """Newest first; `before` is the last id of the page before."""
+    """Return a page of notifications, newest first; `before` is the last id of the previous page."""
     query = select(notifications, *_PROGRESS).join(progress).where(notifications.c.application_id == application_id)
     if kind is not None:
         query = query.where(notifications.c.kind == kind)
@@ -89,16 +91,16 @@ async def list_page(
     if before is not None:
         query = query.where(notifications.c.id < before)
     rows = await conn.execute(query.order_by(notifications.c.id.desc()).limit(limit))
-    return [(_notification(row), _progress(row)) for row in rows]
+    return [(_notification_from_row(row), _progress_from_row(row)) for row in rows]
 
 
 async def load(conn: AsyncConnection, ids: Sequence[UUID], *, lock: bool = False) -> list[Notification]:
-    rows = await conn.execute(_LOAD.with_for_update() if lock else _LOAD, {"several": list(ids)})
-    return [_notification(row) for row in rows]
+    rows = await conn.execute(_LOAD.with_for_update() if lock else _LOAD, {"ids": list(ids)})
+    return [_notification_from_row(row) for row in rows]
 
 
 async def start(conn: AsyncConnection, id_: UUID, day: date, targets: int, per_second: float | None = None) -> None:
-    """Sending begins; a notification that reaches nobody is done at once."""
+    """Record that sending starts. A notification without recipients is done at once."""
     counts = {"targets": targets, "per_second": per_second}
     await conn.execute(update(progress).where(progress.c.notification_id == id_).values(**counts))
     ended = {"status": Status.DONE, "finished_at": func.now()} if targets == 0 else {"status": Status.SENDING}
@@ -112,7 +114,7 @@ async def start(conn: AsyncConnection, id_: UUID, day: date, targets: int, per_s
 async def set_status(
     conn: AsyncConnection, id_: UUID, status: Status, *, finished: bool = False, auto_paused: str | None = None
 ) -> None:
-    """Give it another status; `auto_paused` is why the gateway does so by itself."""
+    """Change the status; `auto_paused` is the reason if the gateway pauses the notification by itself."""
     values: dict[str, Any] = {"status": status}
     if finished:
         values["finished_at"] = func.now()
@@ -125,41 +127,41 @@ async def set_status(
 
 
 async def end_missed_occurrence(conn: AsyncConnection, id_: UUID, why: str) -> None:
-    """End an occurrence of a reminder that could not start in time."""
-    said = notifications.c.details.op("||")(literal({"missed": why}, JSONB))
-    values = {"status": Status.CANCELLED, "finished_at": func.now(), "details": said}
+    """Cancel an occurrence of a reminder that could not start in time."""
+    details = notifications.c.details.op("||")(literal({"missed": why}, JSONB))
+    values = {"status": Status.CANCELLED, "finished_at": func.now(), "details": details}
     this = notifications.c.id == id_
     await conn.execute(update(notifications).where(this).values(**values))
     await outbox.append_notification_events(conn, "notification.cancelled", this)
 
 
 async def set_expiry(conn: AsyncConnection, id_: UUID, expires_at: datetime) -> None:
-    """Give it longer to live than it was accepted with."""
+    """Postpone the expiry of a notification."""
     await conn.execute(update(notifications).where(notifications.c.id == id_).values(expires_at=expires_at))
 
 
 async def reserve_slot(conn: AsyncConnection, id_: UUID, messages: int) -> datetime:
-    """When the throttle lets so many messages go; those after them wait until these have had their time."""
-    taken = func.greatest(progress.c.free_at, func.now())
+    """Reserve a time slot of the throttle for a number of messages; return its start."""
+    start = func.greatest(progress.c.free_at, func.now())
     length = func.make_interval(0, 0, 0, 0, 0, 0, messages / progress.c.per_second)
-    statement = update(progress).where(progress.c.notification_id == id_).values(free_at=taken + length)
+    statement = update(progress).where(progress.c.notification_id == id_).values(free_at=start + length)
     slot: datetime = (await conn.execute(statement.returning(progress.c.free_at - length))).scalar_one()
     return slot
 
 
 async def load_variant_counts(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, list[Row[Any]]]:
-    """The counts of each notification's variants, in their order."""
+    """Return the counters of each notification's variants, in the order of the variants."""
     query = select(variants).where(variants.c.notification_id.in_(ids)).order_by(variants.c.number)
-    found: dict[UUID, list[Row[Any]]] = {}
+    counts: dict[UUID, list[Row[Any]]] = {}
     for row in await conn.execute(query):
-        found.setdefault(row.notification_id, []).append(row)
-    return found
+        counts.setdefault(row.notification_id, []).append(row)
+    return counts
 
 
 async def decide_winner(conn: AsyncConnection, id_: UUID) -> int:
-    """The variant with the largest share of clicks among the accepted; decided once, by whoever asks first."""
-    held = select(notifications.c.winner).where(notifications.c.id == id_).with_for_update()
-    if (winner := (await conn.execute(held)).scalar_one()) is not None:
+    """Return the index of the winning variant; the first call decides it by clicks per accepted message."""
+    query = select(notifications.c.winner).where(notifications.c.id == id_).with_for_update()
+    if (winner := (await conn.execute(query)).scalar_one()) is not None:
         return int(winner)
     clicks = variants.c.clicked * 1.0 / func.greatest(variants.c.accepted, 1)
     best = select(variants.c.number).where(variants.c.notification_id == id_)
@@ -169,7 +171,7 @@ async def decide_winner(conn: AsyncConnection, id_: UUID) -> int:
     return number
 
 
-def _notification(row: Row[Any]) -> Notification:
+def _notification_from_row(row: Row[Any]) -> Notification:
     return Notification(
         id=row.id,
         application_id=row.application_id,
@@ -200,5 +202,5 @@ def _notification(row: Row[Any]) -> Notification:
     )
 
 
-def _progress(row: Row[Any]) -> Progress:
+def _progress_from_row(row: Row[Any]) -> Progress:
     return Progress(**{field.name: getattr(row, field.name) for field in fields(Progress)})

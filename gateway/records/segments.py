@@ -1,4 +1,4 @@
-"""Segments: the filters behind their ids, and who names them."""
+"""Segments: their filters, and the resources that use them."""
 
 from collections.abc import Collection
 from typing import Any
@@ -13,11 +13,12 @@ from gateway.domain import ids
 from gateway.domain.notification import Status
 from gateway.records.postgres.schema import applications, feeds, notifications, reminders, segments, triggers
 
-NAMES_IT = "$.**.segment ? (@ == $named)"
+# Matches filters that refer to a segment, at any depth.
+SEGMENT_PATH = "$.**.segment ? (@ == $named)"
 
 
 async def load(conn: AsyncConnection, application_id: UUID, segment_ids: Collection[UUID]) -> dict[UUID, Any]:
-    """The filters of those that exist, as JSON. They cannot be removed before the transaction ends."""
+    """Return the filters of the existing segments as JSON, and lock them against removal until the transaction ends."""
     query = select(segments.c.id, segments.c.audience).where(
         segments.c.application_id == application_id, segments.c.id.in_(sorted(segment_ids))
     )
@@ -32,40 +33,42 @@ async def lock_all(conn: AsyncConnection, application_id: UUID) -> None:
 
 
 async def find_user(conn: AsyncConnection, application_id: UUID, id_: UUID) -> str | None:
-    """What still needs the segment, in words; None when nothing does."""
-    query = select(segments.c.name).where(segments.c.application_id == application_id, _names(segments.c.audience, id_))
+    """Return a description of a resource that uses the segment, or None."""
+    query = select(segments.c.name).where(
+        segments.c.application_id == application_id, _refers_to(segments.c.audience, id_)
+    )
     if (name := (await conn.execute(query.limit(1))).scalar()) is not None:
         return f"the segment {name!r}"
-    narrowed = select(applications.c.id).where(
-        applications.c.id == application_id, _names(applications.c.alert_audience, id_)
+    alert_audience = select(applications.c.id).where(
+        applications.c.id == application_id, _refers_to(applications.c.alert_audience, id_)
     )
-    if (await conn.execute(narrowed)).first() is not None:
+    if (await conn.execute(alert_audience)).first() is not None:
         return "the audience of the application's alerts"
-    fed = select(feeds.c.name).where(feeds.c.application_id == application_id, _names(feeds.c.audience, id_))
-    if (name := (await conn.execute(fed.limit(1))).scalar()) is not None:
+    feed = select(feeds.c.name).where(feeds.c.application_id == application_id, _refers_to(feeds.c.audience, id_))
+    if (name := (await conn.execute(feed.limit(1))).scalar()) is not None:
         return f"the feed {name!r}"
-    triggered = select(triggers.c.name).where(
-        triggers.c.application_id == application_id, _names(triggers.c.draft["audience"], id_)
+    trigger = select(triggers.c.name).where(
+        triggers.c.application_id == application_id, _refers_to(triggers.c.draft["audience"], id_)
     )
-    if (name := (await conn.execute(triggered.limit(1))).scalar()) is not None:
+    if (name := (await conn.execute(trigger.limit(1))).scalar()) is not None:
         return f"the trigger {name!r}"
-    recurring = select(reminders.c.name).where(
+    reminder = select(reminders.c.name).where(
         reminders.c.application_id == application_id,
         reminders.c.status != "ended",
-        _names(reminders.c.draft["audience"], id_),
+        _refers_to(reminders.c.draft["audience"], id_),
     )
-    if (name := (await conn.execute(recurring.limit(1))).scalar()) is not None:
+    if (name := (await conn.execute(reminder.limit(1))).scalar()) is not None:
         return f"the reminder {name!r}"
-    waiting = select(notifications.c.id).where(
+    scheduled = select(notifications.c.id).where(
         notifications.c.application_id == application_id,
         notifications.c.status.in_((Status.SCHEDULED, Status.PAUSED)),
-        _names(notifications.c.audience, id_),
+        _refers_to(notifications.c.audience, id_),
     )
-    if (notification_id := (await conn.execute(waiting.limit(1))).scalar()) is not None:
+    if (notification_id := (await conn.execute(scheduled.limit(1))).scalar()) is not None:
         return f"the scheduled notification {ids.format_id(ids.NOTIFICATION, notification_id)}"
     return None
 
 
-def _names(audience: ColumnElement[Any], id_: UUID) -> ColumnElement[bool]:
-    named = literal({"named": ids.format_id(ids.SEGMENT, id_)}, JSONB)
-    return func.jsonb_path_exists(audience, cast(literal(NAMES_IT, Text), JSONPATH), named)
+def _refers_to(audience: ColumnElement[Any], id_: UUID) -> ColumnElement[bool]:
+    variables = literal({"named": ids.format_id(ids.SEGMENT, id_)}, JSONB)
+    return func.jsonb_path_exists(audience, cast(literal(SEGMENT_PATH, Text), JSONPATH), variables)

@@ -1,4 +1,4 @@
-"""Who is signed in to the console, each with one API key. They go with their key."""
+"""Console sessions. A session belongs to an API key and is deleted with it."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from gateway.records.postgres.schema import api_keys, applications, sessions
 
 
 class Session(NamedTuple):
-    """`key` is its hint."""
+    """A console session; `key` is the hint of its API key."""
 
     application_id: UUID
     application: str
@@ -22,11 +22,12 @@ class Session(NamedTuple):
 
 
 async def add(conn: AsyncConnection, digest: bytes, key_id: UUID, expires_at: datetime) -> None:
+    """Insert a session; `digest` is the SHA-256 of its token."""
     await conn.execute(insert(sessions).values(digest=digest, key_id=key_id, expires_at=expires_at))
 
 
 async def find_key(conn: AsyncConnection, digest: bytes) -> ApiKey | None:
-    """The key that was signed in with, unless that is over."""
+    """Return the API key of a session, or None if the session has expired or does not exist."""
     query = (
         select(api_keys.c.id, api_keys.c.application_id, api_keys.c.scopes, applications.c.allowed_origins)
         .join_from(sessions, api_keys)
@@ -38,6 +39,7 @@ async def find_key(conn: AsyncConnection, digest: bytes) -> ApiKey | None:
 
 
 async def get(conn: AsyncConnection, digest: bytes) -> Session | None:
+    """Return a session, or None."""
     query = (
         select(applications.c.id, applications.c.name, api_keys.c.hint, api_keys.c.scopes, sessions.c.expires_at)
         .join_from(sessions, api_keys)
@@ -49,8 +51,10 @@ async def get(conn: AsyncConnection, digest: bytes) -> Session | None:
 
 
 async def remove(conn: AsyncConnection, digest: bytes) -> None:
+    """Delete a session."""
     await conn.execute(delete(sessions).where(sessions.c.digest == digest))
 
 
 async def prune(conn: AsyncConnection, now: datetime) -> int:
+    """Delete expired sessions; return the number deleted."""
     return (await conn.execute(delete(sessions).where(sessions.c.expires_at < literal(now)))).rowcount
