@@ -1,7 +1,7 @@
-"""What is kept of one person, wherever it is kept: found and taken out.
+"""Erasure of the personal data of one user in all tables (GDPR article 17).
 
-Rows of the log stay, since counters are held to them, but lead to nobody: without the name, without the push service's
-address of the message, under the id of a device that no longer exists.
+Rows of the delivery log are kept, since counters must agree with them, but are anonymised: without the user id and the
+URL of the message at the push service, and with the id of a device that no longer exists.
 """
 
 from collections.abc import Collection, Sequence
@@ -43,18 +43,19 @@ from gateway.records.postgres.schema import (
     trigger_runs,
 )
 
+# How long a job loaded before an erasure may still be in flight.
 TOMBSTONE_LIFETIME = timedelta(days=7)
-"""How long a device that was forgotten may still be on its way in a job that was loaded before."""
+# The content of an erased notification.
 EMPTY_CONTENT = {"title": "…"}
 
 _n = notifications.c
 
 
 async def remove_devices(conn: AsyncConnection, application_id: UUID, user_id: str) -> list[UUID]:
-    """Delete a user's devices, and with them what they read and wait for; answers their ids."""
-    theirs = (devices.c.application_id == application_id, devices.c.user_id == user_id)
-    await outbox.append_device_events(conn, "device.unregistered", *theirs)
-    removed = list((await conn.execute(delete(devices).where(*theirs).returning(devices.c.id))).scalars())
+    """Delete a user's devices with their inbox marks and offered deliveries; return the ids."""
+    owned = (devices.c.application_id == application_id, devices.c.user_id == user_id)
+    await outbox.append_device_events(conn, "device.unregistered", *owned)
+    removed = list((await conn.execute(delete(devices).where(*owned).returning(devices.c.id))).scalars())
     if removed:
         await conn.execute(insert(erased_devices), [{"device_id": id_} for id_ in removed])
     return removed
@@ -63,64 +64,71 @@ async def remove_devices(conn: AsyncConnection, application_id: UUID, user_id: s
 async def find_notifications_to(
     conn: AsyncConnection, application_id: UUID, user_id: str, device_ids: Collection[UUID]
 ) -> Sequence[Row[Any]]:
-    """Notifications whose audience names the user, or one of these devices alone; with `alone`, whether nobody else.
+    """Return the notifications whose audience names the user, or one of the devices only.
 
-    Those with others in their audience have no index: all of the application's are looked through.
+    The column `exclusive` tells whether the audience is this user or device only. There is no index for audiences that
+    contain others too: all notifications of the application are read.
     """
-    shown = [ids.format_id(ids.DEVICE, id_) for id_ in device_ids]
-    names = [user_id, *shown]
-    whom = func.coalesce(_n.audience["user_id"].astext, _n.audience["device_id"].astext)
-    alone = whom.in_([*names, *(f'["{name}"]' for name in shown)]) | (_n.audience["user_id"] == _json([user_id]))
+    formatted_ids = [ids.format_id(ids.DEVICE, id_) for id_ in device_ids]
+    names = [user_id, *formatted_ids]
+    recipient = func.coalesce(_n.audience["user_id"].astext, _n.audience["device_id"].astext)
+    is_exclusive = recipient.in_([*names, *(f'["{name}"]' for name in formatted_ids)]) | (
+        _n.audience["user_id"] == _json([user_id])
+    )
     direct = _n.audience.has_any(cast(["user_id", "device_id"], ARRAY(Text)))
     named = func.strpos(cast(_n.audience, Text), cast(_json(user_id), Text)) > 0
-    either = or_(direct & alone, named)
-    query = select(_n.id, _n.audience, (direct & alone).label("alone"))
+    either = or_(direct & is_exclusive, named)
+    query = select(_n.id, _n.audience, (direct & is_exclusive).label("exclusive"))
     return (await conn.execute(query.where(_n.application_id == application_id, either).order_by(_n.id))).all()
 
 
 async def find_notifications_triggered_by(conn: AsyncConnection, application_id: UUID, user_id: str) -> Sequence[UUID]:
-    """Notifications to whomever that events of the user started."""
-    theirs = (
+    """Return the notifications, to any recipient, that events of the user triggered."""
+    triggered = (
         select(trigger_runs.c.notification_id)
         .join(events)
         .where(events.c.application_id == application_id, events.c.user_id == user_id)
     )
-    return (await conn.execute(select(_n.id).where(_n.id.in_(theirs)).order_by(_n.id))).scalars().all()
+    return (await conn.execute(select(_n.id).where(_n.id.in_(triggered)).order_by(_n.id))).scalars().all()
 
 
 async def erase_notification(conn: AsyncConnection, id_: UUID, audience: dict[str, Any]) -> None:
-    """Of a notification to one person only that there was one stays."""
+    """Erase the content of a notification to one user; only its existence remains."""
     values = {"content": EMPTY_CONTENT, "audience": audience, "details": {}, "steering": {}, "name": None}
     await conn.execute(update(notifications).where(_n.id == id_).values(**values, collapse_key=None, templating=null()))
 
 
 async def replace_audience(conn: AsyncConnection, id_: UUID, audience: dict[str, Any]) -> None:
+    """Replace the audience of a notification."""
     await conn.execute(update(notifications).where(_n.id == id_).values(audience=audience))
 
 
 async def erase_template_variables(conn: AsyncConnection, ids_: Collection[UUID]) -> None:
-    """Take out what templates were filled from: none of it can be rendered any more, and what cannot is not shown."""
-    nothing = literal({"strict": True, "event": {}}, JSONB)
+    """Erase the template variables of notifications. Their content can no longer be rendered, so it is not shown."""
+    no_variables = literal({"strict": True, "event": {}}, JSONB)
     await conn.execute(
-        update(notifications).where(_n.id.in_(ids_), _n.templating.is_not(None)).values(templating=nothing)
+        update(notifications).where(_n.id.in_(ids_), _n.templating.is_not(None)).values(templating=no_variables)
     )
 
 
 async def remove_reminders(conn: AsyncConnection, application_id: UUID, user_id: str) -> None:
-    """Those for nobody else; of making them the audit keeps that it was done."""
-    to = reminders.c.draft["audience"]["user_id"]
-    theirs = (reminders.c.application_id == application_id, or_(to == _json(user_id), to == _json([user_id])))
-    removed = (await conn.execute(delete(reminders).where(*theirs).returning(reminders.c.id))).scalars().all()
-    noted = audit.c.target.in_([ids.format_id(ids.REMINDER, id_) for id_ in removed])
-    await conn.execute(update(audit).where(audit.c.application_id == application_id, noted).values(details={}))
+    """Delete the reminders for this user only, and the details of their audit entries."""
+    recipient = reminders.c.draft["audience"]["user_id"]
+    owned = (
+        reminders.c.application_id == application_id,
+        or_(recipient == _json(user_id), recipient == _json([user_id])),
+    )
+    removed = (await conn.execute(delete(reminders).where(*owned).returning(reminders.c.id))).scalars().all()
+    entries = audit.c.target.in_([ids.format_id(ids.REMINDER, id_) for id_ in removed])
+    await conn.execute(update(audit).where(audit.c.application_id == application_id, entries).values(details={}))
 
 
 async def remove_traces(
     conn: AsyncConnection, application_id: UUID, user_id: str, device_ids: Collection[UUID], sent: Collection[UUID]
 ) -> None:
-    """Events and what came of them, counts against caps, and the name in the log and in what webhooks are told.
+    """Erase a user from events, frequency caps, the outbox and the delivery log.
 
-    `sent`: notifications to nobody else.
+    `sent` are the notifications to this user only.
     """
     people = [user_id, *map(str, device_ids)]
     await conn.execute(
@@ -131,16 +139,17 @@ async def remove_traces(
     )
     await outbox.erase_user(conn, application_id, user_id, sent)
     await conn.execute(delete(events).where(events.c.application_id == application_id, events.c.user_id == user_id))
-    # Batches take this row before they write to the log: those before us are written, those after us see the time.
+    # The writer of the delivery log locks this row: batches before this transaction are in the log already, and batches
+    # after it see the time and check for erased devices.
     await conn.execute(update(applications).where(applications.c.id == application_id).values(forgot_at=func.now()))
     d = deliveries.c
-    for theirs in (d.user_id == user_id, d.device_id == any_(cast(list(device_ids), ARRAY(PG_UUID)))):
-        named = (d.application_id == application_id, theirs)
-        await conn.execute(update(deliveries).where(*named).values(user_id=None, message=None))
+    for of_user in (d.user_id == user_id, d.device_id == any_(cast(list(device_ids), ARRAY(PG_UUID)))):
+        entries = (d.application_id == application_id, of_user)
+        await conn.execute(update(deliveries).where(*entries).values(user_id=None, message=None))
 
 
 async def find_erased(conn: AsyncConnection, device_ids: Sequence[UUID]) -> set[UUID]:
-    """Those of the devices that were forgotten lately."""
+    """Return the devices that were erased within TOMBSTONE_LIFETIME."""
     query = select(erased_devices.c.device_id).where(
         erased_devices.c.device_id == any_(cast(list(device_ids), ARRAY(PG_UUID)))
     )
@@ -148,7 +157,7 @@ async def find_erased(conn: AsyncConnection, device_ids: Sequence[UUID]) -> set[
 
 
 async def prune(conn: AsyncConnection) -> int:
-    """Let go of the ids of devices that nothing can be on its way for any more."""
+    """Delete tombstones once no delivery that predates the erasure can be in flight; return the number deleted."""
     old = erased_devices.c.at < func.now() - TOMBSTONE_LIFETIME
     return (await conn.execute(delete(erased_devices).where(old))).rowcount
 

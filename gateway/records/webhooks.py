@@ -1,7 +1,7 @@
-"""Webhooks at work: which have something to send, and how far each has come.
+"""Dispatch of webhooks: leases, cursors and failures.
 
-A webhook is claimed as a job is: claiming moves `run_at` past the lease and counts `claim` up, and what is settled
-must be of the same claim. A sender that was overtaken, or whose webhook was told to start over, settles nothing.
+Webhooks are claimed like jobs: claiming moves `run_at` past the lease and increments `claim`, and every update requires
+the same claim. A dispatcher that lost its lease, or whose webhook was reset, changes nothing.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ _LOG_PATTERNS = [pattern for pattern in PATTERNS if subscribed_types([pattern], 
 
 @dataclass(frozen=True, slots=True)
 class WebhookCursor:
-    """How far a webhook has come: in the application's log, and in what else happened to it."""
+    """The progress of a webhook: its positions in the application's delivery log and in the outbox."""
 
     log: int
     outbox: Cursor
@@ -44,7 +44,7 @@ class WebhookCursor:
 
 @dataclass(frozen=True, slots=True)
 class PendingBatch:
-    """A batch that is being tried: its message id, and where it ends. It begins where the webhook stands."""
+    """The batch in delivery: its message id and its end. It starts at the cursor of the webhook."""
 
     message_id: str
     upto: WebhookCursor
@@ -52,7 +52,7 @@ class PendingBatch:
 
 @dataclass(frozen=True, slots=True)
 class LeasedWebhook:
-    """A webhook that is ours for the lease. `secrets` are sealed."""
+    """A webhook that this process has leased. `secrets` are encrypted; `claim` is the fencing token."""
 
     id: UUID
     claim: int
@@ -67,12 +67,12 @@ class LeasedWebhook:
 
 
 async def claim(conn: AsyncConnection, *, limit: int, lease: timedelta) -> list[LeasedWebhook]:
-    """Those with something to send whose time has come."""
+    """Lease due webhooks that have events to send."""
     w = webhooks.c
     due = (
         select(w.id)
         .join(applications, applications.c.id == w.application_id)
-        .where(w.status == "active", w.run_at <= func.now(), _has_something(settled=True))
+        .where(w.status == "active", w.run_at <= func.now(), _has_events(settled=True))
         .order_by(w.run_at)
         .limit(limit)
         .with_for_update(of=webhooks, skip_locked=True)
@@ -80,75 +80,79 @@ async def claim(conn: AsyncConnection, *, limit: int, lease: timedelta) -> list[
         .prefix_with("MATERIALIZED", dialect="postgresql")
     )
     claimed = update(webhooks).where(w.id == due.c.id).values(run_at=func.now() + lease, claim=w.claim + 1)
-    return [_claimed(row) for row in await conn.execute(claimed.returning(webhooks))]
+    return [_from_row(row) for row in await conn.execute(claimed.returning(webhooks))]
 
 
 async def next_due(conn: AsyncConnection) -> float | None:
-    """Seconds until a webhook that has something to send may be claimed; None when none has."""
+    """Return the seconds until a webhook with events to send is due; None if there is none."""
     w = webhooks.c
     waits = func.extract("epoch", func.min(func.greatest(w.run_at, func.now())) - func.now())
     waiting = select(waits).join(applications, applications.c.id == w.application_id)
-    seconds = (await conn.execute(waiting.where(w.status == "active", _has_something(settled=False)))).scalar()
+    seconds = (await conn.execute(waiting.where(w.status == "active", _has_events(settled=False)))).scalar()
     return None if seconds is None else float(seconds)
 
 
 async def store_pending(conn: AsyncConnection, webhook: LeasedWebhook, pending: PendingBatch, lease: timedelta) -> bool:
-    """Note what is about to be sent, before it is; False when the claim was lost or it was told to stop."""
+    """Store the batch before it is sent. Returns False if the lease was lost or the webhook disabled."""
     upto = pending.upto
-    said = {"id": pending.message_id, "log": upto.log, "outbox": list(upto.outbox)}
-    return await _settle(conn, webhook, webhooks.c.status == "active", pending=said, run_at=func.now() + lease)
+    values = {"id": pending.message_id, "log": upto.log, "outbox": list(upto.outbox)}
+    return await _update(conn, webhook, webhooks.c.status == "active", pending=values, run_at=func.now() + lease)
 
 
 async def advance(
     conn: AsyncConnection, webhook: LeasedWebhook, to: WebhookCursor, *, sent: bool, lease: timedelta
 ) -> bool:
-    """Everything up to there is done; `sent`: the receiver took it. With no lease it is let go.
+    """Move the cursor of a webhook. `sent`: the receiver accepted the batch. A lease of 0 releases the webhook.
 
-    False when the claim was lost.
+    Returns:
+        False if the lease was lost.
     """
     values: dict[str, Any] = {"run_at": func.now() + lease}
     if sent:
         values |= {"failures": 0, "failing_since": None, "last_error": None, "last_ok_at": func.now()}
-    return await _settle(conn, webhook, pending=None, **cursor_values(to), **values)
+    return await _update(conn, webhook, pending=None, **cursor_values(to), **values)
 
 
 async def record_failure(
     conn: AsyncConnection, webhook: LeasedWebhook, why: str, failing_since: datetime, run_at: datetime
 ) -> bool:
-    """It is tried again at `run_at`. False when the claim was lost."""
+    """Record a failed batch, which is retried at `run_at`. Returns False if the lease was lost."""
     values = {"failures": webhook.failures + 1, "failing_since": failing_since, "last_error": why, "run_at": run_at}
-    return await _settle(conn, webhook, **values)
+    return await _update(conn, webhook, **values)
 
 
 async def disable(conn: AsyncConnection, webhook: LeasedWebhook, why: str, cause: str, failing_since: datetime) -> bool:
+    """Disable a webhook after repeated failures. Returns False if the lease was lost."""
     values = {"failures": webhook.failures + 1, "failing_since": failing_since, "last_error": why}
-    return await _settle(conn, webhook, status="disabled", cause=cause, **values)
+    return await _update(conn, webhook, status="disabled", cause=cause, **values)
 
 
-def cursor_values(place: WebhookCursor) -> dict[str, int]:
-    """By column."""
-    return {"log_position": place.log, "outbox_txid": place.outbox.txid, "outbox_id": place.outbox.id}
+def cursor_values(cursor: WebhookCursor) -> dict[str, int]:
+    """Return the column values of a cursor."""
+    return {"log_position": cursor.log, "outbox_txid": cursor.outbox.txid, "outbox_id": cursor.outbox.id}
 
 
-async def _settle(conn: AsyncConnection, held: LeasedWebhook, *if_: ColumnElement[bool], **values: Any) -> bool:
-    ours = (webhooks.c.id == held.id, webhooks.c.claim == held.claim, *if_)
-    return (await conn.execute(update(webhooks).where(*ours).values(**values))).rowcount == 1
+async def _update(
+    conn: AsyncConnection, webhook: LeasedWebhook, *conditions: ColumnElement[bool], **values: Any
+) -> bool:
+    leased = (webhooks.c.id == webhook.id, webhooks.c.claim == webhook.claim, *conditions)
+    return (await conn.execute(update(webhooks).where(*leased).values(**values))).rowcount == 1
 
 
-def _has_something(*, settled: bool) -> ColumnElement[bool]:
-    """`settled`: of the outbox only what can be read by now."""
+def _has_events(*, settled: bool) -> ColumnElement[bool]:
+    """Return the condition for webhooks with events; `settled` counts only outbox events that can be read already."""
     w, h = webhooks.c, outbox_events.c
-    later = exists().where(
+    in_outbox = exists().where(
         h.application_id == w.application_id,
         tuple_(h.txid, h.id) > tuple_(w.outbox_txid, w.outbox_id),
         *([h.txid < OLDEST_RUNNING_TXID] if settled else []),
     )
     wants_log = w.events.overlap(cast(_LOG_PATTERNS, ARRAY(Text)))
-    return or_(w.pending.is_not(None), and_(wants_log, applications.c.log_position > w.log_position), later)
+    return or_(w.pending.is_not(None), and_(wants_log, applications.c.log_position > w.log_position), in_outbox)
 
 
-def _claimed(row: Row[Any]) -> LeasedWebhook:
-    said = row.pending
+def _from_row(row: Row[Any]) -> LeasedWebhook:
+    pending = row.pending
     return LeasedWebhook(
         id=row.id,
         claim=row.claim,
@@ -157,7 +161,7 @@ def _claimed(row: Row[Any]) -> LeasedWebhook:
         events=tuple(row.events),
         secrets=row.secrets,
         cursor=WebhookCursor(row.log_position, Cursor(row.outbox_txid, row.outbox_id)),
-        pending=said and PendingBatch(said["id"], WebhookCursor(said["log"], Cursor(*said["outbox"]))),
+        pending=pending and PendingBatch(pending["id"], WebhookCursor(pending["log"], Cursor(*pending["outbox"]))),
         failures=row.failures,
         failing_since=row.failing_since,
     )

@@ -1,4 +1,4 @@
-"""Take the time from the database, now and then."""
+"""Periodic synchronisation of the process's clock with the database."""
 
 import asyncio
 import time
@@ -12,34 +12,40 @@ from gateway.domain import clock
 from gateway.records.postgres.engine import DATABASE_ERRORS
 
 SYNC_INTERVAL_S = 60.0
-# An answer that took longer says too little.
+# Slower responses are too inaccurate to use.
 MAX_QUERY_S = 1.0
+# Offset from which a warning is logged.
 WARN_OFFSET_S = 2.0
 
 log = structlog.get_logger(__name__)
 
 
 async def sync_clock(engine: AsyncEngine) -> float | None:
-    """Set the process's clock by the database's.
+    """Set the process's clock from the database.
 
-    Answers with the seconds that the machine's own clock is ahead of it; None when that could not be told.
+    Returns:
+        The seconds that the machine's clock is ahead of the database's; None if the response was too slow.
     """
     async with engine.connect() as conn:
-        await conn.execute(select(1))  # making a connection takes its time
-        asked = time.monotonic()
-        told = await conn.execute(select(func.extract("epoch", func.clock_timestamp())))
-        answered = time.monotonic()
-    if answered - asked > MAX_QUERY_S:
+        await conn.execute(select(1))  # opens the connection, so that it is not part of the measurement
+        sent_at = time.monotonic()
+        result = await conn.execute(select(func.extract("epoch", func.clock_timestamp())))
+        received_at = time.monotonic()
+    if received_at - sent_at > MAX_QUERY_S:
         return None
-    ahead = clock.set_from_database(float(told.scalar_one()), asked, answered)
+    ahead = clock.set_from_database(float(result.scalar_one()), sent_at, received_at)
     metrics.CLOCK.set(ahead)
     if abs(ahead) > WARN_OFFSET_S:
-        log.warning("clock.wrong", ahead_s=round(ahead, 1), advice="the database's is taken; is NTP running here?")
+        log.warning(
+            "clock.wrong",
+            ahead_s=round(ahead, 1),
+            advice="the database's time is used; check that NTP runs on this machine",
+        )
     return ahead
 
 
 async def sync_forever(engine: AsyncEngine) -> None:
-    """For ever."""
+    """Synchronise the clock at intervals, forever."""
     while True:
         await asyncio.sleep(SYNC_INTERVAL_S)
         try:

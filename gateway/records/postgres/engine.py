@@ -1,7 +1,7 @@
-"""The one way to the database: an engine with its pool, and a raw connection for COPY and LISTEN.
+"""The connection to Postgres: the engine with its pool, COPY, and the errors of the database.
 
-Statements are SQLAlchemy Core. asyncpg itself is reached for only where Core has no word: COPY inside the
-running transaction, and LISTEN on a connection of its own.
+Statements are SQLAlchemy Core. asyncpg is used directly only where Core has no equivalent: COPY inside a transaction,
+and LISTEN on a separate connection.
 """
 
 import time
@@ -45,13 +45,13 @@ __all__ = [
 # opens a connection ("starting up", "too many clients"), so they are listed themselves.
 DATABASE_ERRORS = (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
-# Whatever drops connections without a word, such as a firewall, drops those that have been silent for minutes.
+# Idle time after which a connection is checked before use. Firewalls drop connections that were idle for minutes.
 MAX_UNCHECKED_IDLE_S = 1.0
-_WRITE_BEHIND = text("SET LOCAL synchronous_commit = off")
+_ASYNCHRONOUS_COMMIT = text("SET LOCAL synchronous_commit = off")
 
 
 def is_refusal(error: Exception) -> bool:
-    """A statement the database refused, as against a database that is not there (SQLSTATE classes 08, 53, 57)."""
+    """Return whether the database rejected a statement, as opposed to being unavailable (SQLSTATE 08, 53, 57)."""
     if isinstance(error, DBAPIError):
         if error.connection_invalidated:
             return False
@@ -61,7 +61,11 @@ def is_refusal(error: Exception) -> bool:
 
 
 def driver_url(url: str) -> str:
-    """`postgresql://` or `postgres://`, as operators write it, in the form SQLAlchemy wants."""
+    """Convert a `postgresql://` or `postgres://` URL to SQLAlchemy's form, with the driver.
+
+    Raises:
+        ValueError: the URL has another scheme.
+    """
     parts = urlsplit(url)
     if parts.scheme.split("+")[0] not in {"postgresql", "postgres"}:
         raise ValueError(f"the database URL must begin with postgresql://, not {parts.scheme or 'nothing'}://")
@@ -69,10 +73,12 @@ def driver_url(url: str) -> str:
 
 
 def plain_url(url: str) -> str:
+    """Convert the URL to the form that asyncpg and libpq accept."""
     return urlunsplit(urlsplit(url)._replace(scheme="postgresql"))
 
 
 def open_engine(url: str, *, pool_size: int = 10, application_name: str = "gateway") -> AsyncEngine:
+    """Create an engine. Raises ValueError for a URL with another scheme."""
     engine = create_async_engine(
         driver_url(url),
         pool_size=pool_size,
@@ -94,13 +100,13 @@ def count_connections(engine: AsyncEngine) -> dict[str, int]:
 def _check_connections(engine: AsyncEngine) -> None:
     """Replace lost connections before they are used.
 
-    `pool_pre_ping` asks before each transaction, and a ping is three questions: as many as most transactions have. Here
-    only who has been idle for long is asked; of the others asyncpg knows already when they were closed.
+    `pool_pre_ping` pings before each transaction, with three round trips: as many as most transactions have. Only
+    connections that were idle for long are pinged here; asyncpg notices when others are closed.
     """
     pool, dialect = engine.sync_engine.pool, engine.sync_engine.dialect
 
     @event.listens_for(pool, "checkin")
-    def put_away(_: Any, record: Any) -> None:
+    def record_idle(_: Any, record: Any) -> None:
         record.info["idle_since"] = time.monotonic()
 
     @event.listens_for(pool, "checkout")
@@ -115,26 +121,31 @@ def _check_connections(engine: AsyncEngine) -> None:
 
 
 async def get_server_version(conn: AsyncConnection) -> tuple[int, str]:
-    """Postgres's major version, and the whole of it as it names itself."""
+    """Return Postgres's major version, and its full version as text."""
     number = (await conn.execute(text("SHOW server_version_num"))).scalar_one()
     return int(number) // 10_000, (await conn.execute(text("SHOW server_version"))).scalar_one()
 
 
 async def commit_asynchronously(conn: AsyncConnection) -> None:
-    """Do not wait until this transaction is on the disk. A crash of Postgres may undo it, but only together with
-    everything that came after it: for what is then done again, such as claiming a job. Not for what makes rows: their
-    ids would be given to others, while somebody still has them in hand.
+    """Commit the transaction without waiting for the disk (synchronous_commit = off).
+
+    A crash of Postgres may undo the transaction, together with all later ones. Use it for work that is then repeated,
+    such as claiming a job, and not for inserts: their ids would be assigned again while another process still has them.
     """
-    await conn.execute(_WRITE_BEHIND)
+    await conn.execute(_ASYNCHRONOUS_COMMIT)
 
 
 async def get_driver_connection(conn: AsyncConnection) -> "asyncpg.Connection[asyncpg.Record]":
-    """asyncpg's own connection. A statement must have run first, so that the transaction has begun."""
+    """Return the asyncpg connection. A statement must have run before, so that the transaction has begun."""
     return cast("asyncpg.Connection[asyncpg.Record]", (await conn.get_raw_connection()).driver_connection)
 
 
 async def copy_rows(conn: AsyncConnection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Append rows by COPY within the running transaction. Fails as any other statement does, by DBAPIError."""
+    """Insert rows by COPY in the running transaction.
+
+    Raises:
+        DBAPIError: as for any other statement.
+    """
     try:
         await (await get_driver_connection(conn)).copy_records_to_table(table, columns=list(columns), records=rows)
     except asyncpg.IntegrityConstraintViolationError as error:

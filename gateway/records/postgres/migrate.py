@@ -1,4 +1,4 @@
-"""Run the migrations: from the checkout, or from the wheel that carries them."""
+"""Run the migrations, from the checkout or from the wheel, which contains them."""
 
 import asyncio
 from functools import cache
@@ -15,17 +15,20 @@ from gateway.records.postgres.engine import driver_url
 
 LOCK_WAIT_S = 1
 RETRY_PAUSE_S = 1
+# SQLSTATE of a lock timeout.
 LOCK_NOT_AVAILABLE = "55P03"
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 
 def migrations_dir() -> Path:
-    carried = _PACKAGE / "_migrations"
-    return carried if carried.is_dir() else _PACKAGE.parent / "migrations"
+    """Return the directory of the migrations."""
+    packaged = _PACKAGE / "_migrations"
+    return packaged if packaged.is_dir() else _PACKAGE.parent / "migrations"
 
 
 def config(url: str) -> Config:
+    """Return the Alembic configuration for a database."""
     cfg = Config()
     cfg.set_main_option("script_location", str(migrations_dir()))
     cfg.attributes["url"] = driver_url(url)
@@ -33,30 +36,32 @@ def config(url: str) -> Config:
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Bring the database up to `revision`; starts from several processes at once are serialised by a lock."""
+    """Migrate the database up to `revision`. A lock serialises concurrent calls."""
     command.upgrade(config(url), revision)
 
 
 def downgrade(url: str, revision: str) -> None:
+    """Migrate the database down to `revision`."""
     command.downgrade(config(url), revision)
 
 
 @cache
 def _scripts(location: str | None) -> tuple[frozenset[str], frozenset[str]]:
-    """Our newest revisions, and all. Read once: they do not change under a process."""
+    """Return the head revisions and all revisions of this version."""
     scripts = Config()
     scripts.set_main_option("script_location", str(location))
     script = ScriptDirectory.from_config(scripts)
-    return frozenset(script.get_heads()), frozenset(one.revision for one in script.walk_revisions())
+    return frozenset(script.get_heads()), frozenset(item.revision for item in script.walk_revisions())
 
 
 async def is_current(conn: AsyncConnection, url: str) -> bool:
-    """Whether the database has every migration this code comes with; it may have more, of a later version."""
-    heads, ours = await asyncio.to_thread(_scripts, config(url).get_main_option("script_location"))
-    found = set(await conn.run_sync(lambda sync: MigrationContext.configure(sync).get_current_heads()))
-    # A revision that we do not know comes after ours: an upgrade migrates before it exchanges what runs.
-    return heads <= found or bool(found - ours)
+    """Return whether the database has every migration of this version; it may have later ones."""
+    heads, revisions = await asyncio.to_thread(_scripts, config(url).get_main_option("script_location"))
+    current = set(await conn.run_sync(lambda sync: MigrationContext.configure(sync).get_current_heads()))
+    # An unknown revision is newer than this code: upgrades migrate the schema before replacing the processes.
+    return heads <= current or bool(current - revisions)
 
 
 def is_lock_timeout(error: DBAPIError) -> bool:
+    """Return whether a statement failed because of `lock_timeout`."""
     return getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE

@@ -1,6 +1,7 @@
-"""What an application saves under a name to use again: segments, templates and their like.
+"""CRUD statements for tables of named resources: segments, templates, webhooks and others.
 
-They differ in what they hold, not in how they are kept, so that one set of statements serves their tables.
+The tables have different columns but the same keys (id, and application with name), so one set of statements serves
+them all.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from gateway.records.postgres.schema import categories, feeds, reminders, segmen
 
 __all__ = ["Table", "add", "change", "find", "list_page", "remove"]
 
-_WORDS = {
+_KINDS = {
     segments.name: (ids.SEGMENT, "segment"),
     categories.name: (ids.CATEGORY, "category"),
     templates.name: (ids.TEMPLATE, "template"),
@@ -29,7 +30,11 @@ _WORDS = {
 
 
 async def add(conn: AsyncConnection, table: Table, **values: Any) -> Row[Any]:
-    """The new row, with a new id. Raises Conflict when the application has one of this name already."""
+    """Insert a row with a new id, and return it.
+
+    Raises:
+        Conflict: the application has a resource with this name.
+    """
     added = (
         insert(table)
         .values(id=ids.new_id(), **values)
@@ -37,24 +42,28 @@ async def add(conn: AsyncConnection, table: Table, **values: Any) -> Row[Any]:
     )
     row: Row[Any] | None = (await conn.execute(added.returning(table))).first()
     if row is None:
-        raise _taken(table, values["name"])
+        raise _name_conflict(table, values["name"])
     return row
 
 
 async def find(conn: AsyncConnection, table: Table, application_id: UUID, id_: UUID, *, lock: bool = False) -> Row[Any]:
-    """Raises NotFound."""
-    found = select(table).where(table.c.id == id_, table.c.application_id == application_id)
-    row = (await conn.execute(found.with_for_update() if lock else found)).first()
+    """Return a row of an application, optionally locked.
+
+    Raises:
+        NotFound: there is no such row.
+    """
+    query = select(table).where(table.c.id == id_, table.c.application_id == application_id)
+    row = (await conn.execute(query.with_for_update() if lock else query)).first()
     if row is None:
-        prefix, word = _WORDS[table.name]
-        raise NotFound(f"there is no {word} {ids.format_id(prefix, id_)}")
+        prefix, kind = _KINDS[table.name]
+        raise NotFound(f"there is no {kind} {ids.format_id(prefix, id_)}")
     return row
 
 
 async def list_page(
     conn: AsyncConnection, table: Table, application_id: UUID, *, before: UUID | None, limit: int
 ) -> Sequence[Row[Any]]:
-    """Newest first; `before` is the last id of the page before."""
+    """Return a page of rows, newest first; `before` is the last id of the previous page."""
     query = select(table).where(table.c.application_id == application_id)
     if before is not None:
         query = query.where(table.c.id < before)
@@ -62,22 +71,27 @@ async def list_page(
 
 
 async def change(conn: AsyncConnection, table: Table, id_: UUID, **values: Any) -> Row[Any]:
-    """The changed row. Raises Conflict when another has its new name."""
+    """Update a row and return it.
+
+    Raises:
+        Conflict: another resource has the new name.
+    """
     if "name" in values:
-        here = select(table.c.application_id).where(table.c.id == id_).scalar_subquery()
+        application_id = select(table.c.application_id).where(table.c.id == id_).scalar_subquery()
         other = select(table.c.id).where(
-            table.c.application_id == here, table.c.name == values["name"], table.c.id != id_
+            table.c.application_id == application_id, table.c.name == values["name"], table.c.id != id_
         )
         if (await conn.execute(other)).first() is not None:
-            raise _taken(table, values["name"])
+            raise _name_conflict(table, values["name"])
     changed = update(table).where(table.c.id == id_).values(**values, updated_at=func.now()).returning(table)
     row: Row[Any] = (await conn.execute(changed)).one()
     return row
 
 
 async def remove(conn: AsyncConnection, table: Table, id_: UUID) -> None:
+    """Delete a row."""
     await conn.execute(delete(table).where(table.c.id == id_))
 
 
-def _taken(table: Table, name: str) -> Conflict:
-    return Conflict(f"there is a {_WORDS[table.name][1]} called {name!r} already")
+def _name_conflict(table: Table, name: str) -> Conflict:
+    return Conflict(f"there is a {_KINDS[table.name][1]} called {name!r} already")

@@ -1,7 +1,7 @@
-"""Postgres's LISTEN/NOTIFY as wake-up calls within one process.
+"""Wake-ups by Postgres's LISTEN/NOTIFY.
 
-One connection listens for everybody. A signal is only ever a hint: it may be lost while the connection is being
-made again, so who waits always waits with a limit and then looks for itself.
+One connection per process listens on all channels. Notifications are hints only: they are lost while the connection is
+re-established, so subscribers wait with a timeout and then check the database themselves.
 """
 
 import asyncio
@@ -16,18 +16,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.records.postgres.engine import plain_url
 
+# Jobs may be due. Payload: `urgent` if they are in the urgent lane, else empty.
 JOBS = "gateway_jobs"
-"""Jobs may have come due. Payload: the lane `urgent` when they are in it, else empty."""
+# Entries were added to a delivery log. Payload: the application id.
 LOG = "gateway_log"
-"""Payload: the application whose log has grown."""
+# The status of a notification changed. Payload: its id and its new status, separated by a space.
 STATUS = "gateway_control"
-"""Payload: a notification's id and its new status, with a space between."""
+# Events were added to the outbox. Payload: the application id.
 OUTBOX = "gateway_happenings"
-"""Payload: the application to which something happened that a webhook asks for."""
+# Feeds may be due. No payload.
 FEEDS = "gateway_feeds"
-"""Feeds may have come due."""
+# A delivery was offered to an open page. Payload: application id and device id, separated by a space.
 LIVE = "gateway_live"
-"""Payload: an application and one of its devices, for whose open page there is something; a space between."""
 
 RECONNECT_S = 1.0
 
@@ -37,40 +37,46 @@ log = structlog.get_logger(__name__)
 
 
 async def notify(conn: AsyncConnection, channel: str, payload: str = "") -> None:
-    """Signal when the running transaction commits."""
+    """Send a notification when the running transaction commits."""
     await conn.execute(_NOTIFY, {"channel": channel, "payload": payload})
 
 
 class Subscription:
-    """One interest in one channel or several: what has been heard since the last look."""
+    """A subscription to one or more channels, with the payloads received since the last wait."""
 
     def __init__(self) -> None:
-        self._heard = asyncio.Event()
+        """Start without payloads."""
+        self._received = asyncio.Event()
         self._payloads: set[str] = set()
 
     def publish(self, payload: str) -> None:
+        """Add a payload and wake the waiter."""
         self._payloads.add(payload)
-        self._heard.set()
+        self._received.set()
 
     async def wait(self, seconds: float) -> set[str]:
-        """The distinct payloads heard, as soon as there is one; empty after `seconds`."""
+        """Return the distinct payloads as soon as there is one; an empty set after `seconds`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):  # wait_for may swallow a cancellation (CPython 3.11)
-                await self._heard.wait()
-        self._heard.clear()
-        heard, self._payloads = self._payloads, set()
-        return heard
+                await self._received.wait()
+        self._received.clear()
+        payloads, self._payloads = self._payloads, set()
+        return payloads
 
 
 class Notifier:
+    """Listens on all channels and wakes the subscribers in this process."""
+
     def __init__(self, url: str) -> None:
+        """Create a notifier for the database at `url`; it listens within `running`."""
         self._url = plain_url(url)
-        self._waiters: dict[str, set[Subscription]] = defaultdict(set)
+        self._subscriptions: dict[str, set[Subscription]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Notifier"]:
-        self._task = asyncio.create_task(self._keep_listening(), name="signals")
+        """Listen until the context ends."""
+        self._task = asyncio.create_task(self._listen(), name="notifier")
         try:
             yield self
         finally:
@@ -80,43 +86,44 @@ class Notifier:
 
     @contextmanager
     def subscribe(self, *channels: str) -> Iterator[Subscription]:
-        waiter = Subscription()
+        """Subscribe to channels until the context ends."""
+        subscription = Subscription()
         for channel in channels:
-            self._waiters[channel].add(waiter)
+            self._subscriptions[channel].add(subscription)
         try:
-            yield waiter
+            yield subscription
         finally:
             for channel in channels:
-                self._waiters[channel].discard(waiter)
+                self._subscriptions[channel].discard(subscription)
 
-    async def _keep_listening(self) -> None:
+    async def _listen(self) -> None:
         while True:
             lost = asyncio.Event()
             try:
                 conn = await asyncpg.connect(self._url, timeout=10)
             except (OSError, TimeoutError, asyncpg.PostgresError) as error:
-                log.warning("signals.unavailable", error=type(error).__name__)
-                await asyncio.sleep(RECONNECT_S)  # a pause between tries, not a wait for an event
+                log.warning("notifier.unavailable", error=type(error).__name__)
+                await asyncio.sleep(RECONNECT_S)  # the pause between attempts
                 continue
             try:
                 conn.add_termination_listener(lambda _, lost=lost: lost.set())
                 for channel in (JOBS, LOG, STATUS, OUTBOX, FEEDS, LIVE):
-                    await conn.add_listener(channel, self._heard)
+                    await conn.add_listener(channel, self._dispatch)
                 self._wake_all()
                 await lost.wait()
-                log.warning("signals.lost")
+                log.warning("notifier.connection_lost")
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                log.warning("signals.lost", error=type(error).__name__)
+                log.warning("notifier.connection_lost", error=type(error).__name__)
             finally:
                 with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
                     await conn.close(timeout=2)
 
-    def _heard(self, _conn: object, _pid: int, channel: str, payload: object) -> None:
-        for waiter in self._waiters[channel]:
-            waiter.publish(str(payload))
+    def _dispatch(self, _conn: object, _pid: int, channel: str, payload: object) -> None:
+        for subscription in self._subscriptions[channel]:
+            subscription.publish(str(payload))
 
     def _wake_all(self) -> None:
-        """Something may have been missed: everyone looks for themselves."""
-        for waiters in self._waiters.values():
-            for waiter in waiters:
-                waiter.publish("")
+        """Wake all subscribers, since notifications may have been lost."""
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.publish("")

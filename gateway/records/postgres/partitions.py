@@ -1,10 +1,9 @@
-"""Daily partitions of the log: made ahead of time, dropped when retention ends.
+"""Daily partitions of the delivery log: created in advance, dropped when their retention ends.
 
-Neither holds up whoever reads or writes. Making one builds it apart and attaches it. Dropping one detaches it
-concurrently: new statements no longer see it, those that run already are waited for without being in anybody's way,
-and then it is a table that nobody knows, which is dropped. Each of these steps can be the last for now, by a kill or
-because a reader takes long: the next time begins with what was left. There is no default partition, with which Postgres
-would not detach concurrently.
+Neither blocks readers or writers. A new partition is created as a table and then attached. An old one is detached
+concurrently (new statements no longer see it, and running ones are waited for without a lock) and then dropped. Every
+step may be the last one of a run, after a kill or because of a long reader; the next run continues from there. There is
+no default partition, because Postgres cannot detach concurrently with one.
 """
 
 from datetime import date, timedelta
@@ -26,15 +25,15 @@ def _name(table: str, day: date) -> str:
 
 
 async def create_partitions(conn: AsyncConnection, first: date, days: int) -> list[str]:
-    """Make the partitions for `days` days from `first`; answers with the names of those that were missing."""
-    made = []
+    """Create the missing partitions for `days` days from `first`; return their names."""
+    created = []
     for table in PARTITIONED:
         existing = await list_days(conn, table.name)
         for offset in range(days):
             day = first + timedelta(days=offset)
             if day in existing:
                 continue
-            # Built apart and then attached: ATTACH locks the parent only against other DDL, so sending goes on.
+            # Created as a table and then attached: ATTACH conflicts with other DDL only, so sending continues.
             name = _name(table.name, day)
             await conn.execute(text(f"CREATE TABLE IF NOT EXISTS {name} (LIKE {table.name} INCLUDING ALL)"))
             await conn.execute(
@@ -43,33 +42,33 @@ async def create_partitions(conn: AsyncConnection, first: date, days: int) -> li
                     f"FOR VALUES FROM ('{day}') TO ('{day + timedelta(days=1)}')"
                 )
             )
-            made.append(name)
-    return made
+            created.append(name)
+    return created
 
 
 async def has_partitions(conn: AsyncConnection, day: date) -> bool:
-    """Whether everything that is kept by the day has a place for this one."""
+    """Return whether every partitioned table has a partition for a day."""
     return all([day in await list_days(conn, table.name) for table in PARTITIONED])
 
 
 async def drop_before(conn: AsyncConnection, limit: date, *, wait: timedelta) -> list[str]:
-    """Drop every partition of a day before `limit`; answers with the names of those that are gone.
+    """Drop the partitions of days before `limit`; return their names.
 
-    What is held up for longer than `wait`, by whoever still reads it, is left for the next time. `conn` commits by
-    itself: nothing is detached concurrently within a transaction.
+    A partition that is read for longer than `wait` is left for the next run. `conn` must be in autocommit mode, since
+    partitions cannot be detached concurrently in a transaction.
     """
     dropped = []
-    await conn.execute(text("SELECT set_config('lock_timeout', :wait, false)"), {"wait": f"{_ms(wait)}ms"})
+    await conn.execute(text("SELECT set_config('lock_timeout', :wait, false)"), {"wait": f"{_milliseconds(wait)}ms"})
     for table in PARTITIONED:
-        dropped += await _drop_of(conn, table.name, limit)
+        dropped += await _drop_partitions(conn, table.name, limit)
     await conn.execute(text("RESET lock_timeout"))
     return dropped
 
 
-async def _drop_of(conn: AsyncConnection, table: str, limit: date) -> list[str]:
+async def _drop_partitions(conn: AsyncConnection, table: str, limit: date) -> list[str]:
     dropped = []
     try:
-        if (pending := await _pending(conn, table)) is not None:
+        if (pending := await _find_half_detached(conn, table)) is not None:
             await conn.execute(text(f"ALTER TABLE {table} DETACH PARTITION {pending} FINALIZE"))
         for day in sorted(await list_days(conn, table)):
             if day < limit:
@@ -79,12 +78,12 @@ async def _drop_of(conn: AsyncConnection, table: str, limit: date) -> list[str]:
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
             raise
-        log.warning("retention.waits", table=table)
+        log.warning("retention.lock_timeout", table=table)
     return dropped
 
 
-async def _pending(conn: AsyncConnection, table: str) -> str | None:
-    """The partition that is half detached; there can be only one of a table."""
+async def _find_half_detached(conn: AsyncConnection, table: str) -> str | None:
+    """Return the partition whose detaching was interrupted; a table has at most one."""
     query = text(
         "SELECT child.relname FROM pg_inherits JOIN pg_class child ON child.oid = inhrelid "
         "WHERE inhparent = CAST(CAST(:parent AS text) AS regclass) AND inhdetachpending"
@@ -94,7 +93,7 @@ async def _pending(conn: AsyncConnection, table: str) -> str | None:
 
 
 async def _drop_detached(conn: AsyncConnection, table: str, limit: date) -> list[str]:
-    """Drop what was a partition of a day before `limit` and is a table of its own by now."""
+    """Drop the tables that were partitions of days before `limit` and are detached."""
     query = text(
         "SELECT relname FROM pg_class WHERE relkind = 'r' AND NOT relispartition AND relname ~ CAST(:form AS text) "
         "AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = CAST(CAST(:parent AS text) AS regclass)) "
@@ -102,13 +101,14 @@ async def _drop_detached(conn: AsyncConnection, table: str, limit: date) -> list
     )
     dropped = []
     for name in (await conn.execute(query, {"form": rf"^{table}_\d{{8}}$", "parent": table})).scalars().all():
-        if _day(table, name) < limit:
+        if _parse_day(table, name) < limit:
             await conn.execute(text(f"DROP TABLE {name}"))
             dropped.append(name)
     return dropped
 
 
 async def list_days(conn: AsyncConnection, table: str) -> set[date]:
+    """Return the days for which a table has partitions."""
     rows = await conn.execute(
         text(
             "SELECT child.relname FROM pg_inherits JOIN pg_class child ON child.oid = inhrelid "
@@ -116,12 +116,12 @@ async def list_days(conn: AsyncConnection, table: str) -> set[date]:
         ),
         {"parent": table},
     )
-    return {_day(table, name) for (name,) in rows}
+    return {_parse_day(table, name) for (name,) in rows}
 
 
-def _day(table: str, name: str) -> date:
+def _parse_day(table: str, name: str) -> date:
     return date.fromisoformat(name.removeprefix(f"{table}_"))
 
 
-def _ms(wait: timedelta) -> int:
+def _milliseconds(wait: timedelta) -> int:
     return int(wait.total_seconds() * 1000)

@@ -25,7 +25,7 @@ async def forget(conn: Connection, keyring: Keyring, application_id: UUID, user_
     pseudonym = f"forgotten-{secrets.token_hex(8)}"
     sole_recipient: list[UUID] = []
     for notification in await personal_data.find_notifications_to(conn, application_id, user_id, device_ids):
-        if notification.alone:
+        if notification.exclusive:
             sole_recipient.append(notification.id)
             await _cancel(conn, application_id, [notification.id])
             await personal_data.erase_notification(conn, notification.id, {"user_id": pseudonym})
