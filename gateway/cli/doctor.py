@@ -133,7 +133,7 @@ async def _master_key(conn: Connection, context: Context) -> Finding:
             "set GATEWAY_MASTER_KEY to the key this database was made with, or add it to GATEWAY_RETIRED_MASTER_KEYS"
         )
         return Finding("master key", "wrong", str(error), advice)
-    standing = await key_rotation.standing(conn, context.keyring)
+    standing = await key_rotation.progress(conn, context.keyring)
     whole, others = (sum(counts) for counts in zip(*standing.values(), strict=True))
     if others:
         said = f"{others} of {whole} are sealed with another one"

@@ -58,7 +58,7 @@ def rotate(data_dir: DataDir = None, json: JsonOption = False) -> None:
                 await audit.note(conn, audit.COMMAND_LINE, "secrets.rotate", None)
             await key_rotation.rotate(context.engine, context.keyring, told)
             async with context.engine.connect() as conn:
-                left = await key_rotation.standing(conn, context.keyring)
+                left = await key_rotation.progress(conn, context.keyring)
         return done, sum(one.remaining for one in left.values())
 
     done, left = run(rotated())
@@ -77,7 +77,7 @@ def status(data_dir: DataDir = None, json: JsonOption = False) -> None:
 
     async def found() -> "dict[str, RotationProgress]":
         async with installation(settings(data_dir)) as context, context.engine.connect() as conn:
-            return await key_rotation.standing(conn, context.keyring)
+            return await key_rotation.progress(conn, context.keyring)
 
     kinds = run(found())
     if json:

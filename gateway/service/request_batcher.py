@@ -1,8 +1,7 @@
-"""Work that many ask for at once, done together.
+"""Coalesce concurrent requests into batches (group commit).
 
-What is asked for while one round is under way waits for the next, and is answered when that round is over. Nobody
-waits for others to come: alone one is a round of its own, and the more there are, the less each costs. A statement, a
-transaction and a commit are then shared by all that came meanwhile.
+Requests that arrive while a batch is being executed form the next one. No request waits for others to arrive: a single
+request is a batch of its own. The requests of a batch share a statement, a transaction and a commit.
 """
 
 import asyncio
@@ -10,52 +9,60 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
 
-A = TypeVar("A")
-R = TypeVar("R")
+Request = TypeVar("Request")
+Result = TypeVar("Result")
 
 
-class RequestBatcher(Generic[A, R]):
-    """`do` answers everyone in a round, in their order: each with a result, or an exception for them alone."""
+class RequestBatcher(Generic[Request, Result]):
+    """Executes requests in batches, one batch at a time."""
 
-    def __init__(self, do: Callable[[Sequence[A]], Awaitable[Sequence[R | Exception]]], most: int) -> None:
-        self._do = do
-        self._most = most
-        self._waiting: list[tuple[A, asyncio.Future[R]]] = []
+    def __init__(
+        self, execute: Callable[[Sequence[Request]], Awaitable[Sequence[Result | Exception]]], max_batch: int
+    ) -> None:
+        """Build a batcher.
+
+        Args:
+            execute: executes a batch, and returns a result or an exception for each request, in their order.
+            max_batch: the maximum number of requests in a batch.
+        """
+        self._execute = execute
+        self._max_batch = max_batch
+        self._waiting: list[tuple[Request, asyncio.Future[Result]]] = []
         self._running: asyncio.Task[None] | None = None
 
-    async def submit(self, asked: A) -> R:
-        """Raises what the round came to for this one. Who is cancelled before their round begins is left out of it."""
-        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._waiting.append((asked, answer))
+    async def submit(self, request: Request) -> Result:
+        """Return the result of a request, or raise its exception. A request cancelled before its batch is left out."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, future))
         if self._running is None:
-            # A context of its own: what is bound to the request that happens to be first is not everybody's.
-            self._running = asyncio.create_task(self._run(), name="rounds", context=Context())
-        return await answer
+            # A new context, so that the context variables of the first request do not apply to the batch.
+            self._running = asyncio.create_task(self._run(), name="request-batcher", context=Context())
+        return await future
 
     async def _run(self) -> None:
         try:
             while self._waiting:
-                waiting = [one for one in self._waiting if not one[1].done()]
-                now, self._waiting = waiting[: self._most], waiting[self._most :]
-                if now:
-                    await self._round(now)
+                waiting = [item for item in self._waiting if not item[1].done()]
+                batch, self._waiting = waiting[: self._max_batch], waiting[self._max_batch :]
+                if batch:
+                    await self._run_batch(batch)
         finally:
             self._running = None
 
-    async def _round(self, now: Sequence[tuple[A, "asyncio.Future[R]"]]) -> None:
-        results: Sequence[R | Exception]
+    async def _run_batch(self, batch: Sequence[tuple[Request, "asyncio.Future[Result]"]]) -> None:
+        results: Sequence[Result | Exception]
         try:
-            results = await self._do([asked for asked, _ in now])
-        except Exception as error:  # noqa: BLE001 - whoever asked is told, and decides
-            results = [error] * len(now)
+            results = await self._execute([request for request, _ in batch])
+        except Exception as error:  # noqa: BLE001 - raised to each caller
+            results = [error] * len(batch)
         except asyncio.CancelledError:
-            for _, answer in now:
-                answer.cancel()
+            for _, future in batch:
+                future.cancel()
             raise
-        for (_, answer), result in zip(now, results, strict=True):
-            if answer.done():
+        for (_, future), result in zip(batch, results, strict=True):
+            if future.done():
                 continue
             if isinstance(result, Exception):
-                answer.set_exception(result)
+                future.set_exception(result)
             else:
-                answer.set_result(result)
+                future.set_result(result)

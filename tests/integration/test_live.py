@@ -144,7 +144,7 @@ async def test_exclusive_page_replaces_web_push(api: Api) -> None:
         delivery = await wait_until_done(api, notification)
         assert await receive(socket) == {"type": "position", "position": 1}
     assert (delivery["outcome"], delivery["status"]) == ("accepted", None)
-    assert delivery["cause"] == "taken by the open page over the live channel"
+    assert delivery["cause"] == "acknowledged by the open page over the live channel"
     assert own_page.subscriber.messages == []
 
 

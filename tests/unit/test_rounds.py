@@ -33,7 +33,7 @@ async def begun(rounds: RequestBatcher[int, int], *asked: int) -> list["asyncio.
 
 async def test_those_that_come_while_a_round_is_under_way_are_the_next() -> None:
     work = Work()
-    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, most=10)
+    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, max_batch=10)
     first = await begun(rounds, 1)
     later = await begun(rounds, 2, 3)
     assert work.rounds == [[1]]
@@ -45,7 +45,7 @@ async def test_those_that_come_while_a_round_is_under_way_are_the_next() -> None
 
 async def test_a_round_has_a_most() -> None:
     work = Work()
-    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, most=2)
+    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, max_batch=2)
     tasks = await begun(rounds, 1, 2, 3, 4, 5)
     for _ in range(3):
         work.go.release()
@@ -55,7 +55,7 @@ async def test_a_round_has_a_most() -> None:
 
 async def test_what_one_is_refused_only_they_hear() -> None:
     work = Work()
-    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, most=10)
+    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, max_batch=10)
     one, bad, other = await begun(rounds, 1, -1, 2)
     work.go.release()
     assert (await one, await other) == (2, 4)
@@ -65,7 +65,7 @@ async def test_what_one_is_refused_only_they_hear() -> None:
 
 async def test_when_a_round_fails_all_in_it_hear_and_the_next_is_done() -> None:
     work = Work()
-    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, most=10)
+    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, max_batch=10)
     work.fails = True
     tasks = await begun(rounds, 1, 2)
     work.go.release()
@@ -77,7 +77,7 @@ async def test_when_a_round_fails_all_in_it_hear_and_the_next_is_done() -> None:
 
 async def test_who_leaves_before_their_round_is_left_out_and_who_leaves_in_it_disturbs_nobody() -> None:
     work = Work()
-    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, most=10)
+    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, max_batch=10)
     one, other = await begun(rounds, 1, 2)
     gone, stays = await begun(rounds, 3, 4)
     one.cancel()
@@ -90,7 +90,7 @@ async def test_who_leaves_before_their_round_is_left_out_and_who_leaves_in_it_di
 
 async def test_nothing_runs_when_nobody_asks() -> None:
     work = Work()
-    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, most=10)
+    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, max_batch=10)
     work.go.release()
     assert await rounds.submit(1) == 2
     await asyncio.sleep(0)

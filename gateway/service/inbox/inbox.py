@@ -1,7 +1,7 @@
-"""A device's inbox: what was sent to it, as it would be shown now.
+"""The inbox of a device: the notifications that were sent to it, rendered as it would display them now.
 
-It is the log seen from the device. No copy is kept of what each device was sent: the words are rendered when they are
-asked for, in the device's language and with what is known of it by then.
+The inbox is a view of the delivery log. The payloads of devices are not stored: content is rendered for each request,
+in the language of the device and with its current attributes.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from gateway.records import applications, notifications
 from gateway.records.delivery_log import inbox
 from gateway.records.postgres.engine import Connection, Row
 from gateway.records.recipients import load_template_context
+from gateway.service import views
 from gateway.service.context import Context
 from gateway.service.notifications.rendering import NotificationRenderer
 
@@ -26,38 +27,46 @@ async def items(
     before: int | None = None,
     after: int | None = None,
     limit: int,
-) -> list[dict[str, Any]]:
-    """Newest first, below the position `before`; or the oldest first of what comes after a position."""
+) -> list[views.InboxItem]:
+    """Return one page: newest first below the position `before`, or oldest first above the position `after`."""
     rows = await inbox.list_page_of_device(
         conn, device.application_id, device.id, before=before, after=after, limit=limit
     )
-    return await shown(conn, context, device, rows) if rows else []
+    return await to_views(conn, context, device, rows) if rows else []
 
 
-async def shown(conn: Connection, context: Context, device: Device, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
-    """`rows` have notification_id and variant, and when there is one a settled_at, a read_at and a position."""
-    found = {one.id: one for one in await notifications.load(conn, [row.notification_id for row in rows])}
-    known = (await load_template_context(conn, [device.id])).get(device.id, {})
-    home = await applications.get_default_origin(conn, device.application_id) or context.public_url
-    made = []
+async def to_views(
+    conn: Connection, context: Context, device: Device, rows: Sequence[Row[Any]]
+) -> list[views.InboxItem]:
+    """Return the views of deliveries.
+
+    Rows have `notification_id` and `variant`, and either `settled_at`, `read_at` and `position` or `created_at`.
+    """
+    by_id = {
+        notification.id: notification
+        for notification in await notifications.load(conn, [row.notification_id for row in rows])
+    }
+    template_context = (await load_template_context(conn, [device.id])).get(device.id, {})
+    default_origin = await applications.get_default_origin(conn, device.application_id) or context.public_url
+    items: list[views.InboxItem] = []
     for row in rows:
-        notification = found[row.notification_id]
+        notification = by_id[row.notification_id]
         try:
-            messages = NotificationRenderer(context.keyring, context.public_url, notification, home)
-            content: dict[str, Any] | None = messages.rendered(device.client.locale, known, row.variant)
+            renderer = NotificationRenderer(context.keyring, context.public_url, notification, default_origin)
+            content: dict[str, Any] | None = renderer.rendered(device.client.locale, template_context, row.variant)
         except (TemplateFailed, ValidationError):
             content = None
-        said = row._mapping
-        made.append(
+        columns = row._mapping
+        items.append(
             {
                 "id": ids.format_id(ids.DELIVERY, notification.id, device.id),
                 "notification_id": ids.format_id(ids.NOTIFICATION, notification.id),
                 "kind": notification.kind,
                 "content": None if content is None else content | {"tag": notification.tag_for(content)},
-                "sent_at": said.get("settled_at") or said["created_at"],
+                "sent_at": columns.get("settled_at") or columns["created_at"],
                 "expires_at": notification.delivery.expires_at,
-                "read_at": said.get("read_at"),
-                "position": said.get("position"),
+                "read_at": columns.get("read_at"),
+                "position": columns.get("position"),  # type: ignore[typeddict-item]  # none in an offer to a page
             }
         )
-    return made
+    return items

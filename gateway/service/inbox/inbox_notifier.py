@@ -1,7 +1,7 @@
-"""Wake whoever waits for a device's mail: long polls of inboxes, and open pages.
+"""Notify the subscribers of inboxes: long polls and live connections.
 
-However many wait, the new part of an application's log is read once for all of them in this process, when a signal
-says that it has grown. Waiting holds no connection to the database. A wake-up is a hint: who is woken looks for itself.
+A process reads new entries of a delivery log once for all its subscribers, when a database notification announces them.
+A subscriber uses no database connection while it waits. A notification is a hint: the subscriber reads its inbox.
 """
 
 import asyncio
@@ -16,112 +16,115 @@ from gateway.records.delivery_log import inbox, reader
 from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import DATABASE_ERRORS, Engine
 
-LOOK_S = 15.0
-"""A signal may be lost; after so long everyone looks for themselves."""
+# Database notifications may be lost, so all subscribers are notified at least this often.
+POLL_INTERVAL_S = 15.0
 
 logger = structlog.get_logger(__name__)
 
 
 class InboxSubscription:
-    """One interest in one device's mail."""
+    """A subscription to the inbox of one device."""
 
     def __init__(self) -> None:
-        self._rung = asyncio.Event()
+        """Build a subscription without a pending notification."""
+        self._notified = asyncio.Event()
 
-    def ring(self) -> None:
-        self._rung.set()
+    def notify(self) -> None:
+        """Wake the subscriber."""
+        self._notified.set()
 
     async def wait(self, seconds: float) -> bool:
-        """True as soon as there may be something new; False after `seconds`."""
+        """Return True as soon as the inbox may have new items, False after `seconds`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._rung.wait()
-        rung = self._rung.is_set()
-        self._rung.clear()
-        return rung
+                await self._notified.wait()
+        notified = self._notified.is_set()
+        self._notified.clear()
+        return notified
 
 
 class InboxNotifier:
-    """One for a process. It reads the log only while somebody waits."""
+    """Notifies the subscribers of a process; it reads delivery logs only while there are subscribers."""
 
-    def __init__(self, engine: Engine, bell: notifier.Notifier) -> None:
+    def __init__(self, engine: Engine, notifier_: notifier.Notifier) -> None:
+        """Build a notifier that listens to database notifications."""
         self._engine = engine
-        self._bell = bell
-        self._watches: dict[UUID, dict[UUID, set[InboxSubscription]]] = defaultdict(dict)
+        self._notifier = notifier_
+        self._subscriptions: dict[UUID, dict[UUID, set[InboxSubscription]]] = defaultdict(dict)
         self._read: dict[UUID, int] = {}
         self._reader: asyncio.Task[None] | None = None
         self.closed = False
 
     @contextmanager
     def watch(self, application_id: UUID, device_id: UUID) -> Iterator[InboxSubscription]:
-        """Listen before looking, so that nothing falls between."""
-        watch = InboxSubscription()
-        watches = self._watches[application_id]
-        watches.setdefault(device_id, set()).add(watch)
+        """Subscribe to an inbox. Subscribe before reading the inbox, so that no item is missed."""
+        subscription = InboxSubscription()
+        subscriptions = self._subscriptions[application_id]
+        subscriptions.setdefault(device_id, set()).add(subscription)
         if self._reader is None or self._reader.done():
-            self._reader = asyncio.create_task(self._keep_reading(), name="mailroom")
+            self._reader = asyncio.create_task(self._read_forever(), name="inbox-notifier")
         try:
-            yield watch
+            yield subscription
         finally:
-            watches[device_id].discard(watch)
-            if not watches[device_id]:
-                del watches[device_id]
-            if not watches and self._watches.get(application_id) is watches:
-                del self._watches[application_id]
+            subscriptions[device_id].discard(subscription)
+            if not subscriptions[device_id]:
+                del subscriptions[device_id]
+            if not subscriptions and self._subscriptions.get(application_id) is subscriptions:
+                del self._subscriptions[application_id]
                 self._read.pop(application_id, None)
 
     def waiting(self, application_id: UUID, device_id: UUID) -> int:
-        """How many wait for this device now."""
-        return len(self._watches.get(application_id, {}).get(device_id, ()))
+        """Return the number of subscribers of a device."""
+        return len(self._subscriptions.get(application_id, {}).get(device_id, ()))
 
     async def close(self) -> None:
-        """Nobody waits any longer."""
+        """Notify all subscribers for the last time, and stop reading."""
         self.closed = True
-        self._ring_all()
+        self._notify_all()
         if self._reader is not None:
             self._reader.cancel()
             with suppress(asyncio.CancelledError):
                 await self._reader
 
-    async def _keep_reading(self) -> None:
-        with self._bell.subscribe(notifier.LOG, notifier.LIVE) as waiter:
-            while self._watches:
-                heard = await waiter.wait(LOOK_S)
-                self._ring_pages(heard)
+    async def _read_forever(self) -> None:
+        with self._notifier.subscribe(notifier.LOG, notifier.LIVE) as listener:
+            while self._subscriptions:
+                payloads = await listener.wait(POLL_INTERVAL_S)
+                self._notify_live_connections(payloads)
                 try:
-                    if not heard or "" in heard:
-                        self._ring_all()
-                    for application_id in [id_ for id_ in self._watches if str(id_) in heard]:
+                    if not payloads or "" in payloads:
+                        self._notify_all()
+                    for application_id in [id_ for id_ in self._subscriptions if str(id_) in payloads]:
                         await self._distribute(application_id)
                 except DATABASE_ERRORS as error:
-                    logger.warning("mailroom.database_unavailable", error=type(error).__name__)
-                    self._ring_all()
+                    logger.warning("inbox_notifier.database_unavailable", error=type(error).__name__)
+                    self._notify_all()
 
     async def _distribute(self, application_id: UUID) -> None:
-        watches = self._watches[application_id]
+        subscriptions = self._subscriptions[application_id]
         async with self._engine.connect() as conn:
-            newest = await reader.last_position(conn, application_id)
+            last_position = await reader.last_position(conn, application_id)
             after = self._read.get(application_id)
             if after is None:
-                concerned = set(watches)
+                device_ids = set(subscriptions)
             else:
-                concerned = await inbox.find_devices_with_news(
-                    conn, application_id, list(watches), after=after, upto=newest
+                device_ids = await inbox.find_devices_with_news(
+                    conn, application_id, list(subscriptions), after=after, upto=last_position
                 )
-        self._read[application_id] = newest
-        for device_id in concerned:
-            for watch in watches.get(device_id, ()):
-                watch.ring()
+        self._read[application_id] = last_position
+        for device_id in device_ids:
+            for subscription in subscriptions.get(device_id, ()):
+                subscription.notify()
 
-    def _ring_pages(self, heard: set[str]) -> None:
-        for said in heard:
-            application_id, space, device_id = said.partition(" ")
+    def _notify_live_connections(self, payloads: set[str]) -> None:
+        for payload in payloads:
+            application_id, space, device_id = payload.partition(" ")
             if space:
-                for watch in self._watches.get(UUID(application_id), {}).get(UUID(device_id), ()):
-                    watch.ring()
+                for subscription in self._subscriptions.get(UUID(application_id), {}).get(UUID(device_id), ()):
+                    subscription.notify()
 
-    def _ring_all(self) -> None:
-        for watches in self._watches.values():
-            for several in watches.values():
-                for watch in several:
-                    watch.ring()
+    def _notify_all(self) -> None:
+        for subscriptions in self._subscriptions.values():
+            for of_device in subscriptions.values():
+                for subscription in of_device:
+                    subscription.notify()

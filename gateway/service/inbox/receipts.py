@@ -1,4 +1,4 @@
-"""What the browser tells us later: displayed, clicked, dismissed."""
+"""Store the receipts that service workers send: displayed, clicked, dismissed."""
 
 from typing import Literal
 
@@ -11,12 +11,16 @@ from gateway.service.access.secrets import Keyring
 Event = Literal["displayed", "clicked", "dismissed"]
 
 
-async def receive(conn: Connection, vault: Keyring, token: str, event: Event, action: str | None) -> None:
-    """Note a receipt; the same event again changes nothing. Raises ReceiptInvalid."""
-    named = vault.receipt_of(token, int(clock.timestamp()))
-    if named is None:
-        raise ReceiptInvalid("the token was not made by this gateway, or its time is over")
+async def receive(conn: Connection, keyring: Keyring, token: str, event: Event, action: str | None) -> None:
+    """Store a receipt; a repeated receipt changes nothing.
+
+    Raises:
+        ReceiptInvalid: the token is not valid, or has expired.
+    """
+    delivery = keyring.receipt_of(token, int(clock.timestamp()))
+    if delivery is None:
+        raise ReceiptInvalid("the token was not issued by this gateway, or has expired")
     if event != "displayed":
-        # Nobody clicks or dismisses what is not displayed: that receipt was lost, or is still on its way.
-        await reader.add_receipt(conn, *named, "displayed", None)
-    await reader.add_receipt(conn, *named, event, action)
+        # A click or a dismissal implies the display, whose receipt was lost or is still in flight.
+        await reader.add_receipt(conn, *delivery, "displayed", None)
+    await reader.add_receipt(conn, *delivery, event, action)

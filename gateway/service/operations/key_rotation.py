@@ -105,7 +105,3 @@ def _reencrypt(keyring: Keyring, ciphertext: bytes, purpose: str) -> bytes | Non
         return keyring.seal(keyring.open(ciphertext, purpose), purpose)
     except DecryptionFailed:
         return None
-
-
-# Name that gateway.cli still uses.
-standing = progress

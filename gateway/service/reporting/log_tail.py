@@ -1,6 +1,7 @@
-"""Follow an application's log live.
+"""Follow the delivery log of an application.
 
-Positions become visible in order, so a follower that resumes after N has missed nothing. Signals say when to look.
+Positions become visible in order, so a follower that resumes after a position misses nothing. Database notifications
+announce new entries.
 """
 
 import asyncio
@@ -17,34 +18,34 @@ HEARTBEAT_S = 15.0
 
 async def follow(
     engine: Engine,
-    bell: notifier.Notifier,
+    notifier_: notifier.Notifier,
     application_id: UUID,
     filters: reader.LogFilters,
     position: int | None,
 ) -> AsyncIterator[list[reader.LogEntry]]:
-    """Batches of what comes after `position` (None: from now on); an empty one when nothing came for a while."""
-    with bell.subscribe(notifier.LOG) as waiter:
+    """Yield batches of entries after `position` (None: from now on), and an empty batch after a quiet HEARTBEAT_S."""
+    with notifier_.subscribe(notifier.LOG) as subscription:
         while True:
             async with engine.connect() as conn:
-                newest = await reader.last_position(conn, application_id)
-                position = newest if position is None else position
+                last_position = await reader.last_position(conn, application_id)
+                position = last_position if position is None else position
                 entries = await reader.read_between(
-                    conn, application_id, filters, after=position, upto=newest, limit=BATCH
+                    conn, application_id, filters, after=position, upto=last_position, limit=BATCH
                 )
-            # A full batch ends at its last entry; a short one has shown all there is up to `newest`.
-            position = entries[-1].row.position if len(entries) == BATCH else max(position, newest)
+            # A full batch ends at its last entry; a shorter one contains every entry up to `last_position`.
+            position = entries[-1].row.position if len(entries) == BATCH else max(position, last_position)
             if entries:
                 yield entries
                 continue
-            if not await _has_grown(waiter, application_id):
+            if not await _has_grown(subscription, application_id):
                 yield []
 
 
-async def _has_grown(waiter: notifier.Subscription, application_id: UUID) -> bool:
-    """True as soon as this application's log may have grown; False after a quiet while."""
+async def _has_grown(subscription: notifier.Subscription, application_id: UUID) -> bool:
+    """Return True as soon as the log may have new entries, False after HEARTBEAT_S."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + HEARTBEAT_S
-    while (left := deadline - clock()) > 0:
-        if await waiter.wait(left) & {str(application_id), ""}:
+    while (remaining := deadline - clock()) > 0:
+        if await subscription.wait(remaining) & {str(application_id), ""}:
             return True
     return False
