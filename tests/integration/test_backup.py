@@ -144,7 +144,7 @@ async def connect_parts(parts: Parts, url: str) -> AsyncIterator[Parts]:
     """Connect the parts to another database."""
     engine, notifier_ = open_engine(url), notifier.Notifier(url)
     async with notifier_.running():
-        yield replace(parts, url=url, bell=notifier_, context=replace(parts.context, engine=engine))
+        yield replace(parts, url=url, notifier=notifier_, context=replace(parts.context, engine=engine))
     await engine.dispose()
 
 

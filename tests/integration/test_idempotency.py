@@ -72,7 +72,7 @@ async def test_concurrent_requests_with_one_key_work_once(handler: RequestHandle
 async def test_second_request_waits_for_the_first(handler: RequestHandler) -> None:
     """A second request with the same key waits for the first one."""
     release = asyncio.Event()
-    first = asyncio.create_task(handler.handle("k", gate=release))
+    first = asyncio.create_task(handler.handle("k", release=release))
     second = asyncio.create_task(handler.handle("k"))
     done, _ = await asyncio.wait({first, second}, timeout=0.3)
     assert not done
@@ -85,7 +85,7 @@ async def test_second_request_waits_for_the_first(handler: RequestHandler) -> No
 async def test_failed_request_leaves_no_key(handler: RequestHandler) -> None:
     """A failed request stores nothing, and the waiting one does the work."""
     release = asyncio.Event()
-    first = asyncio.create_task(handler.handle("k", gate=release, fails=True))
+    first = asyncio.create_task(handler.handle("k", release=release, fails=True))
     async with asyncio.timeout(5):
         while handler.work_count == 0:
             await asyncio.wait({first}, timeout=0.01)

@@ -21,7 +21,7 @@ async def test_waiting_batches_leave_connections_for_an_alert(database_url: str)
     """Every batch locks the row of its application; batches that wait for the lock must not take all connections."""
     pool, batches = MAX_CONCURRENT_NON_URGENT + 1, MAX_CONCURRENT_NON_URGENT + 4
     small_pool = open_engine(database_url, pool_size=pool)
-    async with PostgresEngine.opened(database_url) as engine, asyncio.timeout(30):
+    async with PostgresEngine.open(database_url) as engine, asyncio.timeout(30):
         queue = PostgresQueue(small_pool, notifier.Notifier(database_url))
         await engine.put([new_id() for _ in range(batches)], lane=Lane.BULK, job_size=1)
         claimed_jobs = [*await queue.claim(lanes=(Lane.BULK,), limit=batches, lease=LEASE, wait=NO_WAIT)]
