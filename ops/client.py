@@ -35,8 +35,8 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 # ruff: noqa: E501
 
+# An audience: `{"topic": "weather"}`, `{"user_id": "u-1"}`, `{"all": [...]}`; see Audience in the OpenAPI document.
 Audience = Mapping[str, Any]
-"""An audience: `{"topic": "weather"}`, `{"user_id": "u-1"}`, `{"all": [...]}`; see Audience in the OpenAPI document."""
 '''
 
 
@@ -132,7 +132,7 @@ def render() -> dict[Path, str]:
     schemas = document["components"]["schemas"]
     responses, requests = TypeWriter(schemas, is_request=False), TypeWriter(schemas, is_request=True)
     for path, operations in document["paths"].items():
-        for operation in operations.values():
+        for method, operation in operations.items():
             for status, response in operation["responses"].items():
                 content = response.get("content", {}).get("application/json")
                 if content and status < "300":
@@ -142,7 +142,9 @@ def render() -> dict[Path, str]:
             query = [parameter for parameter in operation.get("parameters", ()) if parameter["in"] == "query"]
             if filters := [parameter for parameter in query if parameter["name"] not in PAGING]:
                 requests.add_class(
-                    _query_name(path), ((parameter["name"], parameter["schema"], False) for parameter in filters)
+                    _query_name(path),
+                    ((parameter["name"], parameter["schema"], False) for parameter in filters),
+                    f"Query parameters of {method.upper()} {path}.",
                 )
     return {
         HERE / "responses.py": _format(RESPONSES_HEAD, responses),
@@ -165,7 +167,7 @@ def _query_name(path: str) -> str:
 
 def _format(head: str, types: TypeWriter) -> str:
     text = head + "\n\n" + "\n\n".join(types.written.values())
-    command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", "gateway/client/written.py", "-"]
+    command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", "gateway/client/generated.py", "-"]
     return subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, check=True).stdout
 
 

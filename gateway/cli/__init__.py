@@ -1,6 +1,8 @@
-"""The command line. Exit codes: 0 done, 1 failed with one clear line on stderr, 2 wrong usage.
+"""The `gateway` command line.
 
-What a command needs it imports when it runs: help and completion are there at once, whatever else is installed.
+Exit codes: 0 success, 1 failure with one line on stderr, 2 wrong usage.
+
+Commands import what they need when they run, so that help and completion load quickly and need no optional package.
 """
 
 import sys
@@ -15,42 +17,44 @@ from gateway.domain.errors import GatewayError, OperatorError, ValidationError
 
 cli = typer.Typer(
     name="gateway",
-    help="A self-hosted Web Push notification gateway. Begin with `gateway up`.",
+    help="A self-hosted Web Push notification gateway. Start with `gateway up`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-running.add(cli)
-maintenance.add(cli)
-applications.add(cli)
-sending.add(cli)
-deliveries.add(cli)
-campaigns.add(cli)
-feeds.add(cli)
-devices.add(cli)
-secrets.add(cli)
+running.register_commands(cli)
+maintenance.register_commands(cli)
+applications.register_commands(cli)
+sending.register_commands(cli)
+deliveries.register_commands(cli)
+campaigns.register_commands(cli)
+feeds.register_commands(cli)
+devices.register_commands(cli)
+secrets.register_commands(cli)
 
 
 @cli.callback(invoke_without_command=True)
 def version(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
+    """Run the `gateway` command."""
     if version:
         typer.echo(f"gateway {__version__}")
         raise typer.Exit
 
 
 def main() -> None:
+    """Run the command line and turn known exceptions into one line on stderr."""
     try:
         cli()
-    except ValidationError as refusal:
-        fail(_faults(refusal))
-    except GatewayError as refusal:
-        fail(refusal.detail)
-    except OperatorError as obstacle:
-        fail(str(obstacle))
+    except ValidationError as error:
+        fail(_join_field_errors(error.errors))
+    except GatewayError as error:
+        fail(error.detail)
+    except OperatorError as error:
+        fail(str(error))
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
@@ -58,26 +62,26 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if (line := _of_libraries(error)) is None:
+        if (line := _describe_optional(error)) is None:
             raise
         fail(line)
 
 
-def _faults(refusal: Any) -> str:
-    return "; ".join(f"{fault.pointer or '/'} {fault.detail}" for fault in refusal.faults)
+def _join_field_errors(errors: Any) -> str:
+    return "; ".join(f"{error.pointer or '/'} {error.detail}" for error in errors)
 
 
-def _of_libraries(error: Exception) -> str | None:
-    """What is raised by what only some commands load; it is loaded when it was raised."""
+def _describe_optional(error: Exception) -> str | None:
+    """Describe errors of optional imports: if one was raised, its module is already in sys.modules."""
     if "gateway.client" in sys.modules:
         from gateway import client
 
         match error:
             case client.Unauthenticated():
-                return f"{error.detail}: is --key (GATEWAY_KEY) one of this gateway's?"
-            case client.Refused(faults=[_, *_]):
-                return _faults(error)
-            case client.Refused():
+                return f"{error.detail}: is --key (GATEWAY_KEY) a key of this gateway?"
+            case client.ApiError(errors=[_, *_]):
+                return _join_field_errors(error.errors)
+            case client.ApiError():
                 return error.detail
             case client.GatewayError():
                 return str(error)
@@ -86,5 +90,5 @@ def _of_libraries(error: Exception) -> str | None:
 
         if isinstance(error, DatabaseError):
             reason = str(error.orig).partition("\n")[0]
-            return f"the database refused: {reason}; is it migrated? (`gateway migrate`)"
+            return f"database error: {reason}; are the migrations applied? (`gateway migrate`)"
     return None

@@ -1,4 +1,4 @@
-"""Commands of the operator: applications and their keys, and who did what."""
+"""Operator commands: applications, API keys, audit log."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,172 +6,193 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli.connect import AppArgument, GatewayTarget, named, reaching
-from gateway.cli.output import JsonOption, as_items, as_json, console, moment, pairs, table
+from gateway.cli.connect import AppArgument, GatewayTarget, gateway_command, resolve_application_id
+from gateway.cli.output import JsonOption, format_time, get_console, print_fields, print_items, print_json, print_table
 
 if TYPE_CHECKING:
     from gateway.client import Gateway
     from gateway.client.requests import NewApplication
     from gateway.client.responses import AuditEntry, CreatedApplication, CreatedKey, Key, ListedApplication
 
-apps = typer.Typer(help="Applications: the tenants of this gateway.", no_args_is_help=True)
-keys = typer.Typer(help="API keys of an application.", no_args_is_help=True)
+apps = typer.Typer(help="Manage applications, the tenants of this gateway.", no_args_is_help=True)
+keys = typer.Typer(help="Manage API keys of an application.", no_args_is_help=True)
 
+# Items that `list` commands print at most.
 MAX_LISTED = 1000
 
 
 class Scope(StrEnum):
+    """A permission of an API key."""
+
     SEND = "send"
     READ = "read"
     MANAGE = "manage"
     REGISTER = "register"
 
 
-SECRET = (Scope.SEND, Scope.READ, Scope.MANAGE)
+# Scopes of a secret key.
+SECRET_KEY_SCOPES = (Scope.SEND, Scope.READ, Scope.MANAGE)
 
 
-def add(cli: typer.Typer) -> None:
+def register_commands(cli: typer.Typer) -> None:
+    """Add `apps`, `keys` and `audit`."""
     cli.add_typer(apps, name="apps")
     cli.add_typer(keys, name="keys")
-    cli.command("audit")(show_audit)
+    cli.command("audit")(list_audit)
 
 
 @apps.command("create")
-@reaching
+@gateway_command
 def create_app(
-    reach: GatewayTarget,
+    target: GatewayTarget,
     name: str,
-    subject: Annotated[str, typer.Option(help="Where push services reach you: mailto:ops@example.org")],
+    subject: Annotated[str, typer.Option(help="Contact for push services, such as mailto:ops@example.org.")],
     origin: Annotated[
         list[str] | None,
-        typer.Option(help="A web origin that may register browsers; may be repeated.", metavar="ORIGIN"),
+        typer.Option(help="Web origin that may register browsers. Repeatable.", metavar="ORIGIN"),
     ] = None,
     vapid_key: Annotated[
         Path | None,
         typer.Option(
-            help="A file with the private VAPID key of before (PEM, or base64url), "
-            "so that browsers need not subscribe anew."
+            help="File with an existing private VAPID key (PEM or base64url), so that subscriptions stay valid."
         ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Create an application. Its keys are shown this once."""
+    """Create an application. Its keys are shown only once."""
     new: NewApplication = {"name": name, "subject": subject, "allowed_origins": origin or []}
     if vapid_key is not None:
         new["vapid_private_key"] = _read_vapid_key(vapid_key)
 
-    async def make(gateway: "Gateway") -> "CreatedApplication":
+    async def create(gateway: "Gateway") -> "CreatedApplication":
         return await gateway.applications.create(**new)
 
-    made = reach.operate(make)
+    application = target.call_as_operator(create)
     if json:
-        return as_json(made)
-    shown = ("id", "name", "vapid_public_key", "publishable_key", "secret_key")
-    pairs({field: getattr(made, field) for field in shown})
+        return print_json(application)
+    fields = ("id", "name", "vapid_public_key", "publishable_key", "secret_key")
+    print_fields({field: getattr(application, field) for field in fields})
     if not origin:
-        console().print("No page may use the publishable key yet: no --origin was given.", style="yellow")
+        get_console().print("No page can use the publishable key yet: no --origin was given.", style="yellow")
 
 
 def _read_vapid_key(file: Path) -> str:
-    """In base64url. Raises BadParameter."""
+    """Return the private key in a file as base64url.
+
+    Raises:
+        BadParameter: the file contains no P-256 private key.
+    """
     from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     from gateway.push.encryption import decode_base64url, encode_base64url
 
-    said = file.read_bytes().strip()
+    content = file.read_bytes().strip()
     try:
-        if said.startswith(b"-----BEGIN"):
-            key = load_pem_private_key(said, None)
+        if content.startswith(b"-----BEGIN"):
+            key = load_pem_private_key(content, None)
             if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
-                raise ValueError("it is no key of P-256")
+                raise ValueError("not a P-256 key")
             return encode_base64url(key.private_numbers().private_value.to_bytes(32, "big"))
-        return encode_base64url(decode_base64url(said.decode("ascii", "replace")))
+        return encode_base64url(decode_base64url(content.decode("ascii", "replace")))
     except (ValueError, TypeError) as error:
-        raise typer.BadParameter(f"{file} holds no private key: {error}", param_hint="--vapid-key") from None
+        raise typer.BadParameter(f"{file} contains no private key: {error}", param_hint="--vapid-key") from None
 
 
 @apps.command("list")
-@reaching
-def list_apps(reach: GatewayTarget, json: JsonOption = False) -> None:
-    """List the applications."""
+@gateway_command
+def list_apps(target: GatewayTarget, json: JsonOption = False) -> None:
+    """List applications."""
 
-    async def find(gateway: "Gateway") -> "list[ListedApplication]":
-        return await gateway.applications.list().first(MAX_LISTED)
+    async def fetch(gateway: "Gateway") -> "list[ListedApplication]":
+        return await gateway.applications.list().fetch(MAX_LISTED)
 
-    found = reach.operate(find)
+    applications = target.call_as_operator(fetch)
     if json:
-        return as_items(found)
-    table(
+        return print_items(applications)
+    print_table(
         ("id", "name", "subject", "allowed origins"),
-        [(one.id, one.name, one.subject, " ".join(one.allowed_origins)) for one in found],
+        [
+            (application.id, application.name, application.subject, " ".join(application.allowed_origins))
+            for application in applications
+        ],
     )
 
 
 @keys.command("create")
-@reaching
+@gateway_command
 def create_key(
-    reach: GatewayTarget,
+    target: GatewayTarget,
     app_: AppArgument,
-    name: Annotated[str, typer.Option(help="What it is for.")] = "secret key",
+    name: Annotated[str, typer.Option(help="Purpose of the key.")] = "secret key",
     scope: Annotated[
-        list[Scope] | None, typer.Option(help="All but `register` when left out; may be repeated.")
+        list[Scope] | None, typer.Option(help="Scope of the key; all but `register` by default. Repeatable.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Make an API key; it is shown this once. `--scope register` alone makes a publishable one."""
-    wanted: list[Any] = [one.value for one in dict.fromkeys(scope or SECRET)]
+    """Create an API key. It is shown only once.
 
-    async def make(gateway: "Gateway") -> "CreatedKey":
-        return await gateway.applications.create_key(await named(gateway, app_), name=name, scopes=wanted)
+    `--scope register` alone creates a publishable key.
+    """
+    scopes: list[Any] = [item.value for item in dict.fromkeys(scope or SECRET_KEY_SCOPES)]
 
-    made = reach.operate(make)
+    async def create(gateway: "Gateway") -> "CreatedKey":
+        return await gateway.applications.create_key(
+            await resolve_application_id(gateway, app_), name=name, scopes=scopes
+        )
+
+    created = target.call_as_operator(create)
     if json:
-        return as_json(made)
-    pairs({"id": made.id, "key": made.key})
+        return print_json(created)
+    print_fields({"id": created.id, "key": created.key})
 
 
 @keys.command("list")
-@reaching
-def list_keys(reach: GatewayTarget, app_: AppArgument, json: JsonOption = False) -> None:
-    """List an application's keys, without the keys themselves."""
+@gateway_command
+def list_keys(target: GatewayTarget, app_: AppArgument, json: JsonOption = False) -> None:
+    """List the API keys of an application, without their secrets."""
 
-    async def find(gateway: "Gateway") -> "list[Key]":
-        return (await gateway.applications.get(await named(gateway, app_))).keys
+    async def fetch(gateway: "Gateway") -> "list[Key]":
+        return (await gateway.applications.get(await resolve_application_id(gateway, app_))).keys
 
-    found = reach.operate(find)
+    keys_found = target.call_as_operator(fetch)
     if json:
-        return as_items(found)
-    table(("id", "name", "scopes", "key"), [(one.id, one.name, " ".join(one.scopes), one.hint) for one in found])
+        return print_items(keys_found)
+    print_table(
+        ("id", "name", "scopes", "key"), [(key.id, key.name, " ".join(key.scopes), key.hint) for key in keys_found]
+    )
 
 
 @keys.command("remove")
-@reaching
-def remove_key(reach: GatewayTarget, key_id: str, app_: AppArgument) -> None:
-    """Remove a key: the next request with it is refused."""
+@gateway_command
+def remove_key(target: GatewayTarget, key_id: str, app_: AppArgument) -> None:
+    """Remove an API key. Requests with it fail from then on."""
 
     async def remove(gateway: "Gateway") -> None:
-        await gateway.applications.remove_key(await named(gateway, app_), key_id)
+        await gateway.applications.remove_key(await resolve_application_id(gateway, app_), key_id)
 
-    reach.operate(remove)
+    target.call_as_operator(remove)
     typer.echo("removed")
 
 
-@reaching
-def show_audit(
-    reach: GatewayTarget,
-    app_: Annotated[str | None, typer.Option("--app", help="Only of this application.", metavar="ID")] = None,
-    action: Annotated[str | None, typer.Option(help="Only of this kind, such as keys.remove.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="The newest so many.")] = 100,
+@gateway_command
+def list_audit(
+    target: GatewayTarget,
+    app_: Annotated[str | None, typer.Option("--app", help="Show only this application.", metavar="ID")] = None,
+    action: Annotated[str | None, typer.Option(help="Show only this action, such as keys.remove.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of entries.")] = 100,
     json: JsonOption = False,
 ) -> None:
-    """List who did what, the newest first."""
+    """List administrative actions, newest first."""
 
-    async def find(gateway: "Gateway") -> "list[AuditEntry]":
-        own = None if app_ is None else await named(gateway, app_)
-        return await gateway.audit.list(application_id=own, action=action).first(limit)
+    async def fetch(gateway: "Gateway") -> "list[AuditEntry]":
+        application_id = None if app_ is None else await resolve_application_id(gateway, app_)
+        return await gateway.audit.list(application_id=application_id, action=action).fetch(limit)
 
-    found = reach.operate(find)
+    entries = target.call_as_operator(fetch)
     if json:
-        return as_items(found)
-    table(("at", "actor", "action", "target"), [(moment(one.at), one.actor, one.action, one.target) for one in found])
+        return print_items(entries)
+    print_table(
+        ("at", "actor", "action", "target"),
+        [(format_time(entry.at), entry.actor, entry.action, entry.target) for entry in entries],
+    )

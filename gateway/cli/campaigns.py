@@ -1,4 +1,4 @@
-"""Commands for what has been accepted: how far it has come, pause, resume, cancel."""
+"""Commands for submitted notifications: status, pause, resume, cancel."""
 
 import asyncio
 import sys
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli.connect import GatewayTarget, reaching
-from gateway.cli.output import JsonOption, as_json, console, moment, pairs
+from gateway.cli.connect import GatewayTarget, gateway_command
+from gateway.cli.output import JsonOption, format_time, get_console, print_fields, print_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -15,138 +15,147 @@ if TYPE_CHECKING:
     from gateway.client import Gateway
     from gateway.client.responses import Notification
 
-campaign = typer.Typer(help="Campaigns, and notifications of every other kind.", no_args_is_help=True)
+campaign = typer.Typer(help="Monitor and control campaigns and other notifications.", no_args_is_help=True)
 
-NotificationId = Annotated[str, typer.Argument(metavar="ID", help="The notification's id (ntf_...).")]
+NotificationId = Annotated[str, typer.Argument(metavar="ID", help="Notification id (ntf_...).")]
 
-ENDED = ("done", "cancelled")
-LOOK_S = 1.0
+FINAL_STATUSES = ("done", "cancelled")
+# Polling interval of `status --watch`.
+POLL_INTERVAL_S = 1.0
 
 
-def add(cli: typer.Typer) -> None:
+def register_commands(cli: typer.Typer) -> None:
+    """Add `campaign`."""
     cli.add_typer(campaign, name="campaign")
 
 
 @campaign.command("status")
-@reaching
+@gateway_command
 def status(
-    reach: GatewayTarget,
+    target: GatewayTarget,
     notification_id: NotificationId,
-    watch: Annotated[bool, typer.Option("--watch", help="Until it is done; Ctrl-C ends the watching alone.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show progress until the end. Ctrl-C stops watching, not the notification.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show how far a campaign (or any notification) has come."""
+    """Show the progress of a campaign or other notification."""
 
-    async def find(gateway: "Gateway") -> "Notification":
+    async def fetch(gateway: "Gateway") -> "Notification":
         if not watch:
             return await gateway.notifications.get(notification_id)
-        return await watched(gateway, notification_id)
+        return await watch_progress(gateway, notification_id)
 
     try:
-        shown = reach.ask(find, about=notification_id)
+        notification = target.call(fetch, notification_id=notification_id)
     except KeyboardInterrupt:
         if watch:
-            print(f"It goes on; `gateway campaign cancel {notification_id}` would end it.", file=sys.stderr)
+            print(f"Delivery continues; `gateway campaign cancel {notification_id}` cancels it.", file=sys.stderr)
         raise
     if json:
-        return as_json(shown)
-    pairs(told(shown))
+        return print_json(notification)
+    print_fields(summarize(notification))
 
 
 @campaign.command()
-@reaching
-def pause(reach: GatewayTarget, notification_id: NotificationId) -> None:
-    """Send no more of it until it is resumed."""
+@gateway_command
+def pause(target: GatewayTarget, notification_id: NotificationId) -> None:
+    """Pause delivery."""
 
-    async def paused(gateway: "Gateway") -> "Notification":
+    async def call(gateway: "Gateway") -> "Notification":
         return await gateway.notifications.pause(notification_id)
 
-    typer.echo(reach.ask(paused, about=notification_id).status)
+    typer.echo(target.call(call, notification_id=notification_id).status)
 
 
 @campaign.command()
-@reaching
-def resume(reach: GatewayTarget, notification_id: NotificationId) -> None:
-    """Let it go on where it was paused."""
+@gateway_command
+def resume(target: GatewayTarget, notification_id: NotificationId) -> None:
+    """Resume delivery."""
 
-    async def resumed(gateway: "Gateway") -> "Notification":
+    async def call(gateway: "Gateway") -> "Notification":
         return await gateway.notifications.resume(notification_id)
 
-    typer.echo(reach.ask(resumed, about=notification_id).status)
+    typer.echo(target.call(call, notification_id=notification_id).status)
 
 
 @campaign.command()
-@reaching
-def cancel(reach: GatewayTarget, notification_id: NotificationId) -> None:
-    """Send no more of it, for good."""
+@gateway_command
+def cancel(target: GatewayTarget, notification_id: NotificationId) -> None:
+    """Cancel delivery permanently."""
 
-    async def cancelled(gateway: "Gateway") -> "Notification":
+    async def call(gateway: "Gateway") -> "Notification":
         return await gateway.notifications.cancel(notification_id)
 
-    typer.echo(reach.ask(cancelled, about=notification_id).status)
+    typer.echo(target.call(call, notification_id=notification_id).status)
 
 
-def told(shown: "Notification") -> dict[str, Any]:
-    """What a person wants to know of it."""
-    progress = shown.progress
+def summarize(notification: "Notification") -> dict[str, Any]:
+    """Return the fields to print, by label."""
+    progress = notification.progress
     counts = {"targets": progress.targets, "accepted": progress.accepted}
-    others = ("pending", "gone", "rejected", "expired", "cancelled", "skipped", "retries")
-    counts |= {name: count for name in others if (count := getattr(progress, name))}
-    counts |= {name: count for name in ("displayed", "clicked", "dismissed") if (count := getattr(progress, name))}
-    said: dict[str, Any] = {"id": shown.id, "name": shown.name, "kind": shown.kind, "status": shown.status}
-    if shown.name is None:
-        del said["name"]
-    if shown.auto_paused:
-        said["because"] = shown.auto_paused
-    if shown.status == "scheduled":
-        said["starts"] = shown.start_at
-    if shown.status not in ENDED and progress.eta is not None:
-        said["done by"] = progress.eta
-    if shown.finished_at is not None:
-        said["finished"] = shown.finished_at
-    return {**said, **counts}
+    outcomes = ("pending", "gone", "rejected", "expired", "cancelled", "skipped", "retries")
+    optional = (*outcomes, "displayed", "clicked", "dismissed")
+    counts |= {name: count for name in optional if (count := getattr(progress, name))}
+    fields: dict[str, Any] = {
+        "id": notification.id,
+        "name": notification.name,
+        "kind": notification.kind,
+        "status": notification.status,
+    }
+    if notification.name is None:
+        del fields["name"]
+    if notification.auto_paused:
+        fields["paused because"] = notification.auto_paused
+    if notification.status == "scheduled":
+        fields["starts"] = notification.start_at
+    if notification.status not in FINAL_STATUSES and progress.eta is not None:
+        fields["estimated end"] = progress.eta
+    if notification.finished_at is not None:
+        fields["finished"] = notification.finished_at
+    return {**fields, **counts}
 
 
-async def watched(gateway: "Gateway", notification_id: str) -> "Notification":
-    """Until it has come to its end: a bar on a terminal, else a line on stderr whenever it has gone on."""
-    with _bar() as bar:
+async def watch_progress(gateway: "Gateway", notification_id: str) -> "Notification":
+    """Poll until the notification is finished, with a progress bar on a terminal, else lines on stderr."""
+    with _create_progress_bar() as bar:
         task = bar.add_task("", total=None, rate="", eta="")
-        said = ""
+        last_line = ""
         while True:
-            shown = await gateway.notifications.get(notification_id)
-            progress = shown.progress
-            known = shown.status != "scheduled"
+            notification = await gateway.notifications.get(notification_id)
+            progress = notification.progress
+            has_started = notification.status != "scheduled"
             done = progress.targets - progress.pending
             bar.update(
                 task,
-                description=shown.status,
-                total=progress.targets if known else None,
+                description=notification.status,
+                total=progress.targets if has_started else None,
                 completed=done,
                 rate=f"{progress.per_second:,.0f}/s" if progress.per_second else "",
-                eta=_expected(shown),
+                eta=_describe_time(notification),
             )
-            line = f"{shown.status} {done:,} of {progress.targets:,}"
-            if bar.disable and line != said:
+            line = f"{notification.status} {done:,} of {progress.targets:,}"
+            if bar.disable and line != last_line:
                 print(line, file=sys.stderr)
-                said = line
-            if shown.status in ENDED and not progress.pending:
-                return shown
-            await asyncio.sleep(LOOK_S)
+                last_line = line
+            if notification.status in FINAL_STATUSES and not progress.pending:
+                return notification
+            await asyncio.sleep(POLL_INTERVAL_S)
 
 
-def _expected(shown: "Notification") -> str:
-    if shown.status == "scheduled":
-        return f"starts {moment(shown.start_at)}"
-    if shown.status in ENDED or shown.progress.eta is None:
+def _describe_time(notification: "Notification") -> str:
+    if notification.status == "scheduled":
+        return f"starts {format_time(notification.start_at)}"
+    if notification.status in FINAL_STATUSES or notification.progress.eta is None:
         return ""
-    return f"done by {moment(shown.progress.eta)}"
+    return f"ends {format_time(notification.progress.eta)}"
 
 
-def _bar() -> "Progress":
-    """One line on a terminal, nothing in a pipe. It is drawn on stderr: stdout is for the outcome."""
+def _create_progress_bar() -> "Progress":
+    """Return a progress bar on stderr, which is disabled unless stderr is a terminal. stdout is for the result."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    screen = console(err=True)
+    screen = get_console(err=True)
     columns = (
         TextColumn("{task.description:<9}"),
         BarColumn(),

@@ -1,7 +1,7 @@
-"""Which gateway a command asks: a server by its address and a key, else the installation on this machine.
+"""Selects the gateway that a command talks to: a server by URL and key, otherwise the installation on this machine.
 
-The installation is asked the same way, over the API in this process, so that a command does one thing and has one
-outcome wherever it is run. It lets in whoever may read its database and its master key, and needs no running server.
+The local installation is called through the same API, in this process, so that a command has one implementation and one
+behavior. Local access requires the database and the master key, and no running server.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
-from gateway.cli.installation import DataDir, run, settings
+from gateway.cli.installation import DataDir, read_settings, run_async
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -25,61 +25,75 @@ T = TypeVar("T")
 
 AppOption = Annotated[
     str | None,
-    typer.Option("--app", help="The application's id (app_...) or name; when there is but one, not needed."),
+    typer.Option("--app", help="Application id (app_...) or name. Optional if there is only one."),
 ]
-AppArgument = Annotated[str, typer.Option("--app", help="The application's id (app_...) or name.")]
+AppArgument = Annotated[str, typer.Option("--app", help="Application id (app_...) or name.")]
 Server = Annotated[
     str | None,
-    typer.Option("--server", help="Ask the gateway at this address.", envvar="GATEWAY_SERVER", metavar="URL"),
+    typer.Option("--server", help="URL of a gateway server.", envvar="GATEWAY_SERVER", metavar="URL"),
 ]
 Key = Annotated[
-    str | None, typer.Option("--key", help="The key to ask it with (sk_...).", envvar="GATEWAY_KEY", metavar="KEY")
+    str | None, typer.Option("--key", help="API key for --server (sk_...).", envvar="GATEWAY_KEY", metavar="KEY")
 ]
 
-SOMEBODY = "command line"
+# Actor in the audit log for commands on the local installation.
+LOCAL_ACTOR = "command line"
 
 
 class GatewayTarget(NamedTuple):
+    """The gateway that a command talks to: `server` with `key`, otherwise the installation in `data_dir`."""
+
     data_dir: Path | None
     server: str | None
     key: str | None
 
-    def ask(self, do: Callable[["Gateway"], Awaitable[T]], *, app: str | None = None, about: str | None = None) -> T:
-        """Ask for one application: `app`, or the one that `about`, a notification's id, belongs to, or the only one."""
+    def call(
+        self,
+        do: Callable[["Gateway"], Awaitable[T]],
+        *,
+        app: str | None = None,
+        notification_id: str | None = None,
+    ) -> T:
+        """Run `do` for one application: `app`, or that of `notification_id`, or the only one."""
 
-        async def asked() -> T:
-            async with self.connected(app, about) as gateway:
+        async def run_call() -> T:
+            async with self.open_client(app, notification_id) as gateway:
                 return await do(gateway)
 
-        return self.run(asked())
+        return self.run(run_call())
 
-    def operate(self, do: Callable[["Gateway"], Awaitable[T]]) -> T:
-        """Ask as the operator, who needs the admin token when it is a server."""
+    def call_as_operator(self, do: Callable[["Gateway"], Awaitable[T]]) -> T:
+        """Run `do` with the rights of the operator. A server needs the admin token as key."""
 
-        async def asked() -> T:
-            async with self.connected(None, None, operator=True) as gateway:
+        async def run_call() -> T:
+            async with self.open_client(None, None, operator=True) as gateway:
                 return await do(gateway)
 
-        return self.run(asked())
+        return self.run(run_call())
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run(work) if self.server is not None else run(work)
+        """Run a coroutine in a new event loop."""
+        return asyncio.run(work) if self.server is not None else run_async(work)
 
     @asynccontextmanager
-    async def connected(
-        self, app: str | None, about: str | None, *, operator: bool = False
+    async def open_client(
+        self, app: str | None, notification_id: str | None, *, operator: bool = False
     ) -> AsyncIterator["Gateway"]:
-        if about is not None:
-            _check_notification(about)
+        """Open a client for an application, or for the operator."""
+        if notification_id is not None:
+            _parse_notification_id(notification_id)
 
         from gateway.client import Gateway
 
         if self.server is None:
-            async with self._own(app, about, operator=operator) as (url, key), Gateway(url, key, tries=1) as gateway:
+            async with (
+                self._open_local_client(app, notification_id, operator=operator) as (url, key),
+                Gateway(url, key, max_attempts=1) as gateway,
+            ):
                 yield gateway
             return
         if app is not None and not operator:
-            raise typer.BadParameter("a server knows the application by the key; leave it out", param_hint="--app")
+            raise typer.BadParameter("not used with --server: the key selects the application", param_hint="--app")
         try:
             gateway = Gateway(self.server, self.key)
         except ValueError as error:
@@ -88,101 +102,121 @@ class GatewayTarget(NamedTuple):
             yield gateway
 
     @asynccontextmanager
-    async def _own(self, app: str | None, about: str | None, *, operator: bool) -> AsyncIterator[tuple[str, str]]:
-        chosen = settings(self.data_dir)  # what is wrong there need not wait for the rest
+    async def _open_local_client(
+        self, app: str | None, notification_id: str | None, *, operator: bool
+    ) -> AsyncIterator[tuple[str, str]]:
+        settings = read_settings(self.data_dir)  # report settings errors before the slow imports
 
         from gateway.app import find_installation, in_process_api
         from gateway.service.access.authentication import ADMIN, SCOPES, Principal
 
-        own = await asyncio.to_thread(find_installation, chosen)
-        _be_quiet(chosen)
-        id_ = None if operator else await _application(chosen, own, app, about)
+        installation = await asyncio.to_thread(find_installation, settings)
+        _log_errors_only(settings)
+        id_ = None if operator else await _select_application(settings, installation, app, notification_id)
         scopes = {ADMIN} if operator else {*SCOPES}
-        async with in_process_api(chosen, own, Principal(frozenset(scopes), id_, name=SOMEBODY)) as reached:
-            yield reached
+        async with in_process_api(
+            settings, installation, Principal(frozenset(scopes), id_, name=LOCAL_ACTOR)
+        ) as url_and_key:
+            yield url_and_key
 
 
-async def _application(chosen: Any, own: Any, app: str | None, about: str | None) -> "UUID":
-    """Raises NotFound."""
+async def _select_application(settings: Any, installation: Any, app: str | None, notification_id: str | None) -> "UUID":
+    """Return the id of the application.
+
+    Raises:
+        NotFound: unknown, or ambiguous.
+    """
     from gateway.app import open_context
     from gateway.domain import ids
     from gateway.domain.errors import NotFound
     from gateway.records import applications, notifications
 
-    async with open_context(chosen, own) as context, context.engine.connect() as conn:
-        if about is not None:
-            if not (held := await notifications.load(conn, [_check_notification(about)])):
-                raise NotFound(f"there is no notification {about}")
-            return held[0].application_id
+    async with open_context(settings, installation) as context, context.engine.connect() as conn:
+        if notification_id is not None:
+            if not (rows := await notifications.load(conn, [_parse_notification_id(notification_id)])):
+                raise NotFound(f"there is no notification {notification_id}")
+            return rows[0].application_id
         if app is not None and (id_ := ids.parse(ids.APPLICATION, app)) is not None:
             if await applications.get(conn, id_) is None:
-                raise NotFound(f"there is no application {app!r}; `gateway apps list` shows them")
+                raise NotFound(f"there is no application {app!r}; `gateway apps list` lists them")
             return id_
-        known: list[tuple[UUID, str]] = [
+        applications_known: list[tuple[UUID, str]] = [
             (row.id, row.name) for row in await applications.list_by_creation(conn, limit=1000)
         ]
     if app is None:
-        if len(known) == 1:
-            return known[0][0]
-        if not known:
-            raise NotFound("there is no application yet; `gateway apps create` makes one")
-        raise typer.BadParameter(f"say which of the {len(known)} applications: --app ID or NAME", param_hint="--app")
-    found = [id_ for id_, name in known if name == app]
-    if len(found) > 1:
-        raise NotFound(f"{len(found)} applications are called {app!r}; use the id")
-    if not found:
-        raise NotFound(f"there is no application {app!r}; `gateway apps list` shows them")
-    return found[0]
+        if len(applications_known) == 1:
+            return applications_known[0][0]
+        if not applications_known:
+            raise NotFound("there is no application yet; `gateway apps create` creates one")
+        raise typer.BadParameter(
+            f"there are {len(applications_known)} applications: choose one by id or name", param_hint="--app"
+        )
+    matches = [id_ for id_, name in applications_known if name == app]
+    if len(matches) > 1:
+        raise NotFound(f"{len(matches)} applications have the name {app!r}; use the id")
+    if not matches:
+        raise NotFound(f"there is no application {app!r}; `gateway apps list` lists them")
+    return matches[0]
 
 
-def _check_notification(text: str) -> "UUID":
-    """Raises NotFound."""
+def _parse_notification_id(text: str) -> "UUID":
+    """Parse a notification id.
+
+    Raises:
+        NotFound: not a notification id.
+    """
     from gateway.domain import ids
     from gateway.domain.errors import NotFound
 
-    if (found := ids.parse(ids.NOTIFICATION, text)) is None:
+    if (notification_id := ids.parse(ids.NOTIFICATION, text)) is None:
         raise NotFound(f"{text!r} is not an id that begins with {ids.NOTIFICATION}_")
-    return found
+    return notification_id
 
 
-async def named(gateway: "Gateway", app: str) -> str:
-    """The id of an application, for the operator. Raises NotFound."""
+async def resolve_application_id(gateway: "Gateway", app: str) -> str:
+    """Return the id of an application, as the operator.
+
+    Raises:
+        NotFound: unknown, or ambiguous.
+    """
     from gateway.domain.errors import NotFound
 
-    found = [one.id async for one in gateway.applications.list() if app in (one.id, one.name)]
-    if len(found) > 1:
-        raise NotFound(f"{len(found)} applications are called {app!r}; use the id")
-    if not found:
-        raise NotFound(f"there is no application {app!r}; `gateway apps list` shows them")
-    return found[0]
+    ids_found = [
+        application.id async for application in gateway.applications.list() if app in (application.id, application.name)
+    ]
+    if len(ids_found) > 1:
+        raise NotFound(f"{len(ids_found)} applications have the name {app!r}; use the id")
+    if not ids_found:
+        raise NotFound(f"there is no application {app!r}; `gateway apps list` lists them")
+    return ids_found[0]
 
 
-def reaching(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose first parameter is a Reach: it gets the options that say which gateway is asked."""
-    own = inspect.signature(command, eval_str=True)
+def gateway_command(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a command whose first parameter is `target`: add the options that select the gateway."""
+    signature = inspect.signature(command, eval_str=True)
     options = {"data_dir": DataDir, "server": Server, "key": Key}
-    kept = [one for one in own.parameters.values() if one.name != "reach"]
-    asked = [
+    own_parameters = [parameter for parameter in signature.parameters.values() if parameter.name != "target"]
+    parameters = [
         inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=o) for n, o in options.items()
     ]
-    asked = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in kept] + asked
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own_parameters] + parameters
 
     @functools.wraps(command)
-    def called(**given: Any) -> None:
-        reach = GatewayTarget(*(given.pop(name) for name in options))
-        if reach.server is not None and not reach.key:
-            made = "`gateway keys create` makes one"
-            raise typer.BadParameter(f"--server needs a key: --key sk_... or GATEWAY_KEY; {made}", param_hint="--key")
-        if reach.key and reach.server is None:
-            raise typer.BadParameter("a key needs an address: --server URL or GATEWAY_SERVER", param_hint="--server")
-        command(reach, **given)
+    def run_command(**arguments: Any) -> None:
+        target = GatewayTarget(*(arguments.pop(name) for name in options))
+        if target.server is not None and not target.key:
+            hint = "`gateway keys create` creates one"
+            raise typer.BadParameter(f"--server needs a key: --key sk_... or GATEWAY_KEY; {hint}", param_hint="--key")
+        if target.key and target.server is None:
+            raise typer.BadParameter("a key needs a server: --server URL or GATEWAY_SERVER", param_hint="--server")
+        command(target, **arguments)
 
-    called.__signature__ = own.replace(parameters=asked)  # type: ignore[attr-defined] # typer reads it
-    called.__annotations__ = {one.name: one.annotation for one in asked}
-    return called
+    run_command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined] # typer reads it
+    run_command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run_command
 
 
-def _be_quiet(chosen: Any) -> None:
+def _log_errors_only(settings: Any) -> None:
     from gateway import log
 
-    log.configure("error", chosen.log_format)
+    log.configure("error", settings.log_format)

@@ -1,4 +1,4 @@
-"""Commands that watch the log of deliveries."""
+"""Commands for the delivery log."""
 
 import contextlib
 import sys
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gateway.cli.connect import AppOption, GatewayTarget, reaching
-from gateway.cli.output import COLOURS, JsonOption, as_items, as_json, console, pairs, table
+from gateway.cli.connect import AppOption, GatewayTarget, gateway_command
+from gateway.cli.output import COLOURS, JsonOption, get_console, print_fields, print_items, print_json, print_table
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -16,82 +16,85 @@ if TYPE_CHECKING:
     from gateway.client.requests import DeliverySearch
     from gateway.client.responses import Delivery
 
-deliveries = typer.Typer(help="The log of deliveries.", no_args_is_help=True)
+deliveries = typer.Typer(help="Read the delivery log.", no_args_is_help=True)
 
 Outcome = Literal["accepted", "gone", "rejected", "expired", "cancelled", "skipped"]
-NotificationOption = Annotated[str | None, typer.Option("--notification", help="Only of this one (ntf_...).")]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="Only to this device (dev_...).")]
-UserOption = Annotated[str | None, typer.Option("--user", help="Only to this user's devices.")]
-OutcomeOption = Annotated[Outcome | None, typer.Option("--outcome", help="Only what came to this.")]
-HostOption = Annotated[str | None, typer.Option("--host", help="Only by this push service's host.")]
+NotificationOption = Annotated[
+    str | None, typer.Option("--notification", help="Show only this notification (ntf_...).")
+]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="Show only this device (dev_...).")]
+UserOption = Annotated[str | None, typer.Option("--user", help="Show only this user's devices.")]
+OutcomeOption = Annotated[Outcome | None, typer.Option("--outcome", help="Show only this outcome.")]
+HostOption = Annotated[str | None, typer.Option("--host", help="Show only this push service, by host name.")]
 
 
-def add(cli: typer.Typer) -> None:
+def register_commands(cli: typer.Typer) -> None:
+    """Add `deliveries`."""
     cli.add_typer(deliveries, name="deliveries")
 
 
 @deliveries.command("list")
-@reaching
-def list_(
-    reach: GatewayTarget,
+@gateway_command
+def list_deliveries(
+    target: GatewayTarget,
     app_: AppOption = None,
     notification: NotificationOption = None,
     device: DeviceOption = None,
     user: UserOption = None,
     outcome: OutcomeOption = None,
     host: HostOption = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="The newest so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of deliveries.")] = 50,
     json: JsonOption = False,
 ) -> None:
-    """List deliveries, the newest first."""
-    search = _search(notification, device, user, outcome, host)
+    """List deliveries, newest first."""
+    search = _build_search(notification, device, user, outcome, host)
 
-    async def found(gateway: "Gateway") -> "list[Delivery]":
-        return await gateway.deliveries.list(**search).first(limit)
+    async def fetch(gateway: "Gateway") -> "list[Delivery]":
+        return await gateway.deliveries.list(**search).fetch(limit)
 
-    items = reach.ask(found, app=app_)
+    items = target.call(fetch, app=app_)
     if json:
-        return as_items(items)
+        return print_items(items)
     for item in items:
-        console().print(_line(item, day=True), soft_wrap=True)
+        get_console().print(_format_line(item, day=True), soft_wrap=True)
 
 
 @deliveries.command("show")
-@reaching
-def show(
-    reach: GatewayTarget,
-    delivery_id: Annotated[str, typer.Argument(metavar="ID", help="The delivery's id (dlv_...).")],
+@gateway_command
+def show_delivery(
+    target: GatewayTarget,
+    delivery_id: Annotated[str, typer.Argument(metavar="ID", help="Delivery id (dlv_...).")],
     app_: AppOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show a delivery with every attempt: what the push service said, and what was done about it."""
+    """Show a delivery with all attempts and the responses of the push service."""
 
-    async def found(gateway: "Gateway") -> Any:
+    async def fetch(gateway: "Gateway") -> Any:
         return await gateway.deliveries.get(delivery_id)
 
-    shown = reach.ask(found, app=app_)
+    delivery = target.call(fetch, app=app_)
     if json:
-        return as_json(shown)
+        return print_json(delivery)
     fields = ("id", "notification_id", "device_id", "user_id", "host", "outcome", "cause", "settled_at")
-    pairs({name: value for name in fields if (value := getattr(shown, name)) is not None})
+    print_fields({name: value for name in fields if (value := getattr(delivery, name)) is not None})
     rows = [
         (
-            one.number,
-            f"{one.at:%H:%M:%S}",
-            one.duration_ms,
-            one.status,
-            one.cause,
-            one.next if one.retry_at is None else f"tried again at {one.retry_at:%H:%M:%S}",
+            attempt.number,
+            f"{attempt.at:%H:%M:%S}",
+            attempt.duration_ms,
+            attempt.status,
+            attempt.cause,
+            attempt.next if attempt.retry_at is None else f"retry at {attempt.retry_at:%H:%M:%S}",
         )
-        for one in shown.attempts
+        for attempt in delivery.attempts
     ]
-    table(("attempt", "at", "ms", "status", "cause", "and then"), rows)
+    print_table(("attempt", "at", "ms", "status", "cause", "next"), rows)
 
 
 @deliveries.command("tail")
-@reaching
-def tail(
-    reach: GatewayTarget,
+@gateway_command
+def tail_deliveries(
+    target: GatewayTarget,
     app_: AppOption = None,
     notification: NotificationOption = None,
     device: DeviceOption = None,
@@ -100,38 +103,38 @@ def tail(
     host: HostOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Follow the log as it grows, until Ctrl-C. With --json a line for each delivery."""
-    search = _search(notification, device, user, outcome, host)
+    """Follow the delivery log until Ctrl-C. With --json, print one line per delivery."""
+    search = _build_search(notification, device, user, outcome, host)
 
-    async def followed(gateway: "Gateway") -> None:
+    async def follow(gateway: "Gateway") -> None:
         if sys.stderr.isatty():
-            print("Following the log; Ctrl-C ends it.", file=sys.stderr)
+            print("Following the log; press Ctrl-C to stop.", file=sys.stderr)
         async for delivery in gateway.deliveries.tail(**search):
             if json:
-                as_json(delivery, line=True)
+                print_json(delivery, line=True)
             else:
-                console().print(_line(delivery), soft_wrap=True)
+                get_console().print(_format_line(delivery), soft_wrap=True)
 
     with contextlib.suppress(KeyboardInterrupt):
-        reach.ask(followed, app=app_)
+        target.call(follow, app=app_)
 
 
-def _search(
+def _build_search(
     notification: str | None, device: str | None, user: str | None, outcome: Outcome | None, host: str | None
 ) -> "DeliverySearch":
     return {"notification_id": notification, "device_id": device, "user_id": user, "outcome": outcome, "host": host}
 
 
-def _line(shown: "Delivery", *, day: bool = False) -> "Text":
-    """In columns that need not know what comes next; what was tried more than once says so."""
+def _format_line(delivery: "Delivery", *, day: bool = False) -> "Text":
+    """Format a delivery as one line. Columns have fixed widths, because `tail` does not know later lines."""
     from rich.text import Text
 
     return Text.assemble(
-        (f"{shown.settled_at:%Y-%m-%d %H:%M:%S}  " if day else f"{shown.settled_at:%H:%M:%S}  ", "dim"),
-        (f"{shown.outcome:<9} ", f"bold {COLOURS.get(shown.outcome, '')}"),
-        f"{shown.status or '':<4}{shown.host}  ",
-        ("" if shown.user_id is None else f"{shown.user_id}  ", "cyan"),
-        shown.cause,
-        (f" (after {shown.attempts} tries)" if shown.attempts > 1 else "", "yellow"),
-        (f"  {shown.id}", "dim"),
+        (f"{delivery.settled_at:%Y-%m-%d %H:%M:%S}  " if day else f"{delivery.settled_at:%H:%M:%S}  ", "dim"),
+        (f"{delivery.outcome:<9} ", f"bold {COLOURS.get(delivery.outcome, '')}"),
+        f"{delivery.status or '':<4}{delivery.host}  ",
+        ("" if delivery.user_id is None else f"{delivery.user_id}  ", "cyan"),
+        delivery.cause,
+        (f" (after {delivery.attempts} attempts)" if delivery.attempts > 1 else "", "yellow"),
+        (f"  {delivery.id}", "dim"),
     )

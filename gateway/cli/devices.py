@@ -1,4 +1,4 @@
-"""Commands for devices: bring in those that another sender knew."""
+"""Commands for devices: import from another push sender."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,74 +6,78 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli import exports
-from gateway.cli.connect import AppOption, GatewayTarget, reaching
-from gateway.cli.output import JsonOption, as_json, console, pairs
+from gateway.cli import device_files
+from gateway.cli.connect import AppOption, GatewayTarget, gateway_command
+from gateway.cli.output import JsonOption, get_console, print_fields, print_json
 from gateway.domain.errors import GatewayError
 
 if TYPE_CHECKING:
     from gateway.client import Gateway, ImportLineResult
 
+# Errors that are printed at most; --json prints all.
 MAX_REPORTED = 20
 
-devices = typer.Typer(help="Devices: the browsers that are registered.", no_args_is_help=True)
+devices = typer.Typer(help="Manage devices, the registered browsers.", no_args_is_help=True)
 
 
-def add(cli: typer.Typer) -> None:
+def register_commands(cli: typer.Typer) -> None:
+    """Add `devices`."""
     cli.add_typer(devices, name="devices")
 
 
 @devices.command("import")
-@reaching
+@gateway_command
 def import_devices(
-    reach: GatewayTarget,
-    file: Annotated[Path, typer.Argument(help="NDJSON, a JSON list of subscriptions, or a CSV export of OneSignal's.")],
+    target: GatewayTarget,
+    file: Annotated[Path, typer.Argument(help="NDJSON, a JSON list of subscriptions, or a CSV export from OneSignal.")],
     app_: AppOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every line, and register nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Validate all lines without registering anything.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Register the browsers in a file.
 
-    Lines that are refused are told, and keep no other from being registered. They are sent to with the application's
-    VAPID key, so it must be the one that they subscribed with: see --vapid-key of `gateway apps create`.
+    Invalid lines are reported and do not prevent the others. The application's VAPID key must be the one that the
+    browsers subscribed with: see --vapid-key of `gateway apps create`.
     """
-    refused: list[tuple[int, str]] = []
+    rejected: list[tuple[int, str]] = []
 
-    async def imported(gateway: "Gateway") -> dict[str, int]:
-        return await _import(gateway, file, refused, dry_run=dry_run)
+    async def call(gateway: "Gateway") -> dict[str, int]:
+        return await _import(gateway, file, rejected, dry_run=dry_run)
 
-    sums = reach.ask(imported, app=app_)
+    counts = target.call(call, app=app_)
     if json:
-        as_json({**sums, "errors": [{"line": line, "detail": detail} for line, detail in refused]})
+        print_json({**counts, "errors": [{"line": line, "detail": detail} for line, detail in rejected]})
     else:
-        for line, detail in refused[:MAX_REPORTED]:
-            console().print(f"line {line}: {detail}", style="yellow", markup=False)
-        if len(refused) > MAX_REPORTED:
-            console().print(f"and {len(refused) - MAX_REPORTED} more; --json tells all", style="yellow")
-        pairs(dict(sums))
-    if refused:
+        for line, detail in rejected[:MAX_REPORTED]:
+            get_console().print(f"line {line}: {detail}", style="yellow", markup=False)
+        if len(rejected) > MAX_REPORTED:
+            get_console().print(f"and {len(rejected) - MAX_REPORTED} more; --json prints all", style="yellow")
+        print_fields(dict(counts))
+    if rejected:
         raise typer.Exit(1)
 
 
-async def _import(gateway: "Gateway", file: Path, refused: list[tuple[int, str]], *, dry_run: bool) -> dict[str, int]:
-    """The sums. What was refused, by line, is added to `refused`."""
-    sent: list[int] = []
+async def _import(gateway: "Gateway", file: Path, rejected: list[tuple[int, str]], *, dry_run: bool) -> dict[str, int]:
+    """Import a file and return the counts by status. Rejected lines are added to `refused`."""
+    sent_lines: list[int] = []
 
-    def readable() -> Iterator[bytes]:
-        for number, said in exports.read(file):
-            if isinstance(said, GatewayError):
-                refused.append((number, said.detail))
+    def valid_registrations() -> Iterator[bytes]:
+        for number, registration in device_files.read_registrations(file):
+            if isinstance(registration, GatewayError):
+                rejected.append((number, registration.detail))
                 continue
-            sent.append(number)
-            yield said
+            sent_lines.append(number)
+            yield registration
 
-    verdicts = gateway.devices.import_(readable(), dry_run=dry_run)
-    async for verdict in verdicts:
-        if verdict.status == "refused":
-            refused.append((sent[verdict.line - 1], _why(verdict)))
-    refused.sort()
-    return verdicts.sums | {"refused": len(refused)}
+    results = gateway.devices.import_many(valid_registrations(), dry_run=dry_run)
+    async for result in results:
+        if result.status == "refused":
+            rejected.append((sent_lines[result.line - 1], _describe_errors(result)))
+    rejected.sort()
+    return results.sums | {"refused": len(rejected)}
 
 
-def _why(verdict: "ImportLineResult") -> str:
-    return "; ".join(f"{fault.pointer}: {fault.detail}".removeprefix(": ") for fault in verdict.faults)
+def _describe_errors(result: "ImportLineResult") -> str:
+    return "; ".join(f"{error.pointer}: {error.detail}".removeprefix(": ") for error in result.errors)

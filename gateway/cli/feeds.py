@@ -1,11 +1,11 @@
-"""Commands for feeds: the addresses that alerts are fetched from."""
+"""Commands for feeds, the URLs that alerts are fetched from."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli.connect import AppOption, GatewayTarget, reaching
-from gateway.cli.output import JsonOption, as_json, moment, pairs, table
+from gateway.cli.connect import AppOption, GatewayTarget, gateway_command
+from gateway.cli.output import JsonOption, format_time, print_fields, print_json, print_table
 from gateway.cli.sending import read_json
 
 if TYPE_CHECKING:
@@ -13,75 +13,78 @@ if TYPE_CHECKING:
     from gateway.client.requests import NewFeed
     from gateway.client.responses import Feed
 
-feed = typer.Typer(help="Feeds that alerts are fetched from.", no_args_is_help=True)
+feed = typer.Typer(help="Manage feeds that alerts are fetched from.", no_args_is_help=True)
 
-FeedId = Annotated[str, typer.Argument(metavar="ID", help="The feed's id (fed_...).")]
+FeedId = Annotated[str, typer.Argument(metavar="ID", help="Feed id (fed_...).")]
 
 
-def add(cli: typer.Typer) -> None:
+def register_commands(cli: typer.Typer) -> None:
+    """Add `feed`."""
     cli.add_typer(feed, name="feed")
 
 
 @feed.command("add")
-@reaching
+@gateway_command
 def add_feed(
-    reach: GatewayTarget,
-    url: Annotated[str, typer.Argument(help="An Atom or RSS feed of CAP alerts, or alerts of api.weather.gov.")],
+    target: GatewayTarget,
+    url: Annotated[
+        str, typer.Argument(help="URL of an Atom or RSS feed of CAP alerts, or of alerts at api.weather.gov.")
+    ],
     app_: AppOption = None,
-    name: Annotated[str | None, typer.Option(help="What to call it; its address when left out.")] = None,
-    interval: Annotated[int | None, typer.Option(help="Seconds between two looks; 60 when left out.")] = None,
-    audience: Annotated[str | None, typer.Option(help="Narrows its alerts to an audience, as JSON.")] = None,
-    category: Annotated[str | None, typer.Option(help="What kind of message its alerts are.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the feed; its URL by default.")] = None,
+    interval: Annotated[int | None, typer.Option(help="Polling interval in seconds; 60 by default.")] = None,
+    audience: Annotated[str | None, typer.Option(help="Limit the alerts to an audience, as JSON.")] = None,
+    category: Annotated[str | None, typer.Option(help="Category of the alerts.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Fetch alerts from an address from now on."""
+    """Add a feed and start polling it."""
     new: NewFeed = {"name": (name or url)[:255], "url": url, "category": category}
     if interval is not None:
         new["interval"] = interval
     if audience is not None:
         new["audience"] = read_json(audience, "--audience")
 
-    async def added(gateway: "Gateway") -> "Feed":
+    async def create(gateway: "Gateway") -> "Feed":
         return await gateway.feeds.create(**new)
 
-    made = reach.ask(added, app=app_)
+    created = target.call(create, app=app_)
     if json:
-        return as_json(made)
-    pairs({"id": made.id, "url": made.url, "every": f"{made.interval} s"})
+        return print_json(created)
+    print_fields({"id": created.id, "url": created.url, "interval": f"{created.interval} s"})
 
 
 @feed.command("list")
-@reaching
-def list_feeds(reach: GatewayTarget, app_: AppOption = None, json: JsonOption = False) -> None:
-    """Show the feeds and how they fare."""
+@gateway_command
+def list_feeds(target: GatewayTarget, app_: AppOption = None, json: JsonOption = False) -> None:
+    """List feeds with their status."""
 
-    async def listed(gateway: "Gateway") -> "list[Feed]":
-        return await gateway.feeds.list().first(1000)
+    async def fetch(gateway: "Gateway") -> "list[Feed]":
+        return await gateway.feeds.list().fetch(1000)
 
-    shown = reach.ask(listed, app=app_)
+    feeds = target.call(fetch, app=app_)
     if json:
-        return as_json(shown)
+        return print_json(feeds)
     rows = [
         (
-            one.id,
-            one.name,
-            one.status,
-            "never" if one.last_ok_at is None else moment(one.last_ok_at),
-            one.counts.get("accepted", 0),
-            one.last_error,
+            item.id,
+            item.name,
+            item.status,
+            "never" if item.last_ok_at is None else format_time(item.last_ok_at),
+            item.counts.get("accepted", 0),
+            item.last_error,
         )
-        for one in shown
+        for item in feeds
     ]
-    table(("id", "name", "status", "last read", "alerts", "fault"), rows)
+    print_table(("id", "name", "status", "last success", "alerts", "error"), rows)
 
 
 @feed.command("remove")
-@reaching
-def remove_feed(reach: GatewayTarget, feed_id: FeedId, app_: AppOption = None) -> None:
-    """Fetch it no longer. What it has brought goes on."""
+@gateway_command
+def remove_feed(target: GatewayTarget, feed_id: FeedId, app_: AppOption = None) -> None:
+    """Stop polling a feed. Its alerts stay in effect."""
 
-    async def removed(gateway: "Gateway") -> None:
+    async def delete(gateway: "Gateway") -> None:
         await gateway.feeds.delete(feed_id)
 
-    reach.ask(removed, app=app_)
+    target.call(delete, app=app_)
     typer.echo("removed")

@@ -1,4 +1,4 @@
-"""How commands reach the installation they are about: by the environment, and an option for the data directory."""
+"""Access of commands to the installation on this machine: environment, options, event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -16,41 +16,51 @@ T = TypeVar("T")
 
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Where `gateway up` keeps its database and secrets.", envvar="GATEWAY_DATA_DIR"),
+    typer.Option(
+        "--data-dir", help="Directory with the database and secrets of `gateway up`.", envvar="GATEWAY_DATA_DIR"
+    ),
 ]
 
 
-def settings(data_dir: Path | None = None, **given: Any) -> "Settings":
-    """The environment's settings, and over them what options say. Raises SettingsError."""
+def read_settings(data_dir: Path | None = None, **options: Any) -> "Settings":
+    """Read the settings from the environment; options override them.
+
+    Raises:
+        SettingsError: a setting is invalid.
+    """
     from gateway.settings import load_settings
 
-    over = {name: value for name, value in given.items() if value is not None}
+    overrides = {name: value for name, value in options.items() if value is not None}
     if data_dir is not None:
-        over["data_dir"] = data_dir.expanduser().absolute()
-    return load_settings(**over)
+        overrides["data_dir"] = data_dir.expanduser().absolute()
+    return load_settings(**overrides)
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Of the faults of parts that run beside each other, raises the one that says why they do not."""
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in a new event loop.
+
+    If several concurrent parts fail, the OperatorError among their exceptions is raised.
+    """
     import uvloop
 
     from gateway.domain.errors import OperatorError
 
     try:
         return uvloop.run(work)
-    except BaseExceptionGroup as several:
-        told: BaseException | None = several.subgroup(OperatorError)
-        while isinstance(told, BaseExceptionGroup):
-            told = told.exceptions[0]
-        if told is None:
+    except BaseExceptionGroup as group:
+        error: BaseException | None = group.subgroup(OperatorError)
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if error is None:
             raise
-        raise told from None
+        raise error from None
 
 
 @asynccontextmanager
-async def installation(chosen: "Settings") -> AsyncIterator["Context"]:
+async def open_installation(settings: "Settings") -> AsyncIterator["Context"]:
+    """Open the installation; only errors are logged."""
     from gateway import app, log
 
-    log.configure("error", chosen.log_format)
-    async with app.open_context(chosen, await asyncio.to_thread(app.find_installation, chosen)) as context:
+    log.configure("error", settings.log_format)
+    async with app.open_context(settings, await asyncio.to_thread(app.find_installation, settings)) as context:
         yield context

@@ -1,73 +1,75 @@
-"""Commands about the installation on this machine: its settings, a check-up, maintenance now."""
+"""Commands for the installation on this machine: settings, doctor, prune."""
 
 import sys
 from typing import Annotated
 
 import typer
 
-from gateway.cli.installation import DataDir, installation, run, settings
-from gateway.cli.output import JsonOption, as_json, console, pairs, table
+from gateway.cli.installation import DataDir, open_installation, read_settings, run_async
+from gateway.cli.output import JsonOption, get_console, print_fields, print_json, print_table
 
-MARKS = {"ok": ("ok", "green"), "warning": ("look", "yellow"), "wrong": ("wrong", "red")}
+# Label and colour of each level of `doctor`.
+LEVEL_LABELS = {"ok": ("ok", "green"), "warning": ("warn", "yellow"), "error": ("error", "red")}
 
 
-def add(cli: typer.Typer) -> None:
+def register_commands(cli: typer.Typer) -> None:
+    """Add `settings`, `doctor` and `prune`."""
     cli.command("settings")(show_settings)
     cli.command()(doctor)
     cli.command()(prune)
 
 
 def show_settings(data_dir: DataDir = None, json: JsonOption = False) -> None:
-    """List every setting and what it is for."""
-    rows = settings(data_dir).describe()
+    """List all settings with their values and descriptions."""
+    rows = read_settings(data_dir).describe()
     if json:
-        return as_json([{"name": row.name, "value": row.value, "description": row.description} for row in rows])
-    table(("setting", "value", "what it is for"), [(row.name, row.value, row.description) for row in rows])
+        return print_json([{"name": row.name, "value": row.value, "description": row.description} for row in rows])
+    print_table(("setting", "value", "description"), [(row.name, row.value, row.description) for row in rows])
 
 
 def doctor(
     data_dir: DataDir = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Call no push service.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not connect to push services.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Check the installation, and say what to do.
+    """Check the installation and suggest fixes.
 
-    Looked at are settings, database, migrations, clocks, secrets, VAPID subjects, maintenance, queue and push services.
-    Ends with 1 when something is wrong, with 0 when all is well or only worth a look.
+    Checks settings, database, migrations, clocks, secrets, VAPID subjects, maintenance, queue and push services. Exits
+    with 1 if a check fails; warnings do not change the exit code.
     """
     from rich.text import Text
 
-    from gateway.cli.doctor import examine
+    from gateway.cli.doctor import run_checks
 
-    found = run(examine(data_dir, offline=offline))
+    findings = run_async(run_checks(data_dir, offline=offline))
     if json:
-        as_json([{"check": one.check, "ok": one.level != "wrong", **one._asdict()} for one in found])
+        print_json([{"check": item.check, "ok": item.level != "error", **item._asdict()} for item in findings])
     else:
-        width = max(len(one.check) for one in found)
-        for one in found:
-            word, colour = MARKS[one.level]
-            console().print(
-                Text.assemble((f"{word:<5}", colour), f"  {one.check:<{width}}  {one.said}"), soft_wrap=True
-            )
-            if one.advice:
-                console().print(Text(f"{'':<{width + 9}}{one.advice}", style="bold"), soft_wrap=True)
-    sys.exit(1 if any(one.level == "wrong" for one in found) else 0)
+        width = max(len(item.check) for item in findings)
+        for item in findings:
+            label, colour = LEVEL_LABELS[item.level]
+            line = Text.assemble((f"{label:<5}", colour), f"  {item.check:<{width}}  {item.message}")
+            get_console().print(line, soft_wrap=True)
+            if item.advice:
+                get_console().print(Text(f"{'':<{width + 9}}{item.advice}", style="bold"), soft_wrap=True)
+    sys.exit(1 if any(item.level == "error" for item in findings) else 0)
 
 
 def prune(data_dir: DataDir = None, json: JsonOption = False) -> None:
     """Run the maintenance tasks that workers run periodically.
 
-    That is the log's partitions, and what is old: log, gone devices, idempotency keys, notes.
+    Creates partitions of the delivery log, and deletes expired data: log, gone devices, idempotency keys, audit
+    entries.
     """
     from gateway import app
     from gateway.worker import maintenance
 
-    async def pruned() -> dict[str, int]:
-        chosen = settings(data_dir)
-        async with installation(chosen) as context:
-            return await maintenance.run_once(context.engine, app.retention_policy(chosen))
+    async def run_maintenance() -> dict[str, int]:
+        settings = read_settings(data_dir)
+        async with open_installation(settings) as context:
+            return await maintenance.run_once(context.engine, app.retention_policy(settings))
 
-    changed = run(pruned())
+    changed = run_async(run_maintenance())
     if json:
-        return as_json(changed)
-    pairs({name: f"{count} changed" for name, count in changed.items()})
+        return print_json(changed)
+    print_fields({name: f"{count} changed" for name, count in changed.items()})

@@ -1,6 +1,6 @@
-"""What commands print: a table for people, JSON for programs, one line on stderr for what went wrong.
+"""Output of commands: tables for people, JSON for programs, one line on stderr for errors.
 
-Colours are for terminals, and not for those who set NO_COLOR. Whatever prints more than text is loaded when it does.
+Colours are used only on terminals, and not if NO_COLOR is set. rich is imported only when needed.
 """
 
 import json
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-IDS = ("id", "delivery", "key", "setting")
-"""Columns that are copied from: never cut or wrapped."""
+# Columns whose values people copy: never truncated or wrapped.
+COPIED_COLUMNS = ("id", "delivery", "key", "setting")
 
+# Colour of each delivery outcome.
 COLOURS = {
     "accepted": "green",
     "gone": "yellow",
@@ -32,56 +33,62 @@ COLOURS = {
 
 
 @cache
-def console(*, err: bool = False) -> "Console":
+def get_console(*, err: bool = False) -> "Console":
+    """Return the console of stdout or stderr."""
     from rich.console import Console
 
     stream = sys.stderr if err else sys.stdout
-    # In a pipe nothing is cut off to fit a screen.
+    # In a pipe, do not truncate to the width of a terminal.
     return Console(highlight=False, stderr=err, width=None if stream.isatty() else 400)
 
 
 def fail(line: str) -> NoReturn:
+    """Print one line on stderr and exit with 1."""
     print(f"gateway: {line}", file=sys.stderr)
     sys.exit(1)
 
 
-def as_json(value: Any, *, line: bool = False) -> None:
-    """Indented for a person at a terminal, one line for a pipe, and when there will be many."""
+def print_json(value: Any, *, line: bool = False) -> None:
+    """Print JSON: indented on a terminal, otherwise and with `line` on one line."""
     indent = 2 if sys.stdout.isatty() and not line else None
-    print(json.dumps(value, indent=indent, ensure_ascii=False, default=_plain), flush=True)
+    print(json.dumps(value, indent=indent, ensure_ascii=False, default=_encode_value), flush=True)
 
 
-def as_items(items: Sequence[Any]) -> None:
-    as_json({"items": items, "next_cursor": None})
+def print_items(items: Sequence[Any]) -> None:
+    """Print a list in the format of the API's pages."""
+    print_json({"items": items, "next_cursor": None})
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        shown.add_column(column, no_wrap=column in IDS, overflow="fold")
+        grid.add_column(column, no_wrap=column in COPIED_COLUMNS, overflow="fold")
     for row in rows:
         cells = ("" if cell is None else cell for cell in row)
-        shown.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells))
-    console().print(shown)
+        grid.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells))
+    get_console().print(grid)
 
 
-def pairs(values: dict[str, Any]) -> None:
+def print_fields(values: dict[str, Any]) -> None:
+    """Print labelled values, one per line."""
     width = max(map(len, values))
     for name, value in values.items():
-        print(f"{name:<{width}}  {moment(value) if isinstance(value, datetime) else value}".rstrip())
+        print(f"{name:<{width}}  {format_time(value) if isinstance(value, datetime) else value}".rstrip())
 
 
-def moment(at: datetime) -> str:
+def format_time(at: datetime) -> str:
+    """Format a time in UTC."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _plain(value: object) -> Any:
+def _encode_value(value: object) -> Any:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be encoded as JSON")

@@ -1,4 +1,4 @@
-"""Commands that send: a notification, an alert from a file."""
+"""Commands that send: a notification, or alerts from a file."""
 
 import json as jsonlib
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gateway.cli.connect import AppOption, GatewayTarget, reaching
-from gateway.cli.output import JsonOption, as_json, fail, pairs, table
+from gateway.cli.connect import AppOption, GatewayTarget, gateway_command
+from gateway.cli.output import JsonOption, fail, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
     from gateway.client import Gateway
@@ -17,74 +17,80 @@ if TYPE_CHECKING:
 REFUSED = "refused"
 
 
-def add(cli: typer.Typer) -> None:
+def register_commands(cli: typer.Typer) -> None:
+    """Add `send` and `alert`."""
     cli.command()(send)
     cli.command()(alert)
 
 
-@reaching
+@gateway_command
 def send(
-    reach: GatewayTarget,
-    title: Annotated[str, typer.Option(help="The notification's title.")],
+    target: GatewayTarget,
+    title: Annotated[str, typer.Option(help="Title of the notification.")],
     app_: AppOption = None,
-    body: Annotated[str | None, typer.Option(help="Its text.")] = None,
-    url: Annotated[str | None, typer.Option(help="Where a click leads.")] = None,
+    body: Annotated[str | None, typer.Option(help="Text of the notification.")] = None,
+    url: Annotated[str | None, typer.Option(help="URL that a click opens.")] = None,
     topic: Annotated[
-        list[str] | None, typer.Option(help="To the devices with this topic; may be repeated.", metavar="TOPIC")
+        list[str] | None, typer.Option(help="Send to devices subscribed to this topic. Repeatable.", metavar="TOPIC")
     ] = None,
     user: Annotated[
-        list[str] | None, typer.Option(help="To this user's devices; may be repeated.", metavar="USER")
+        list[str] | None, typer.Option(help="Send to this user's devices. Repeatable.", metavar="USER")
     ] = None,
-    device: Annotated[list[str] | None, typer.Option(help="To this device; may be repeated.", metavar="ID")] = None,
-    everyone: Annotated[bool, typer.Option("--everyone", help="To all devices.")] = False,
-    audience: Annotated[str | None, typer.Option(help="To an audience, as JSON.")] = None,
+    device: Annotated[list[str] | None, typer.Option(help="Send to this device. Repeatable.", metavar="ID")] = None,
+    everyone: Annotated[bool, typer.Option("--everyone", help="Send to all devices.")] = False,
+    audience: Annotated[str | None, typer.Option(help="Send to an audience, as JSON.")] = None,
     urgency: Annotated[
-        Literal["very-low", "low", "normal", "high"] | None, typer.Option(help="What wakes a sleeping phone.")
+        Literal["very-low", "low", "normal", "high"] | None,
+        typer.Option(help="Urgency for the push service, which may delay the others for battery."),
     ] = None,
-    lane: Annotated[Literal["urgent", "normal", "bulk"] | None, typer.Option(help="What goes first.")] = None,
-    ttl: Annotated[int | None, typer.Option(help="Seconds a push service may hold it.")] = None,
-    category: Annotated[str | None, typer.Option(help="What kind of message it is.")] = None,
-    at: Annotated[str | None, typer.Option(help="When, such as 2026-12-01T09:00:00Z.")] = None,
+    lane: Annotated[
+        Literal["urgent", "normal", "bulk"] | None, typer.Option(help="Priority in the gateway's queue.")
+    ] = None,
+    ttl: Annotated[int | None, typer.Option(help="Seconds that a push service may store the message.")] = None,
+    category: Annotated[str | None, typer.Option(help="Category of the notification.")] = None,
+    at: Annotated[str | None, typer.Option(help="Time to send at, such as 2026-12-01T09:00:00Z.")] = None,
     timezone: Annotated[
-        str | None, typer.Option(help="The zone of --at, such as Europe/Vienna, or `device` for each device's own.")
+        str | None, typer.Option(help="Time zone of --at, such as Europe/Vienna, or `device` for each device's own.")
     ] = None,
-    idempotency_key: Annotated[str | None, typer.Option(help="The same key twice sends once.", metavar="KEY")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="A repeated command with the same key sends only once.", metavar="KEY")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Send a notification."""
-    given: list[Any] = [{"topic": name} for name in topic or []]
-    given += [{"user_id": user}] if user else []
-    given += [{"device_id": device}] if device else []
-    given += [{"everyone": True}] if everyone else []
+    audiences: list[Any] = [{"topic": name} for name in topic or []]
+    audiences += [{"user_id": user}] if user else []
+    audiences += [{"device_id": device}] if device else []
+    audiences += [{"everyone": True}] if everyone else []
     if audience is not None:
-        given.append(read_json(audience, "--audience"))
-    if not given:
-        raise typer.BadParameter("say to whom: --topic, --user, --device, --everyone or --audience")
-    when: Schedule | None = None if at is None else {"at": at, "timezone": timezone}
+        audiences.append(read_json(audience, "--audience"))
+    if not audiences:
+        raise typer.BadParameter("choose recipients: --topic, --user, --device, --everyone or --audience")
+    schedule: Schedule | None = None if at is None else {"at": at, "timezone": timezone}
 
-    async def sent(gateway: "Gateway") -> "Notification":
+    async def submit(gateway: "Gateway") -> "Notification":
         return await gateway.notifications.send(
             content={"title": title, "body": body, "url": url},
-            audience=given[0] if len(given) == 1 else {"any": given},
+            audience=audiences[0] if len(audiences) == 1 else {"any": audiences},
             delivery={"urgency": urgency, "lane": lane, "ttl": ttl},
             category=category,
-            schedule=when,
+            schedule=schedule,
             idempotency_key=idempotency_key,
         )
 
-    made = reach.ask(sent, app=app_)
+    notification = target.call(submit, app=app_)
     if json:
-        return as_json(made)
-    _tell(made)
+        return print_json(notification)
+    _print_notification(notification)
 
 
-@reaching
+@gateway_command
 def alert(
-    reach: GatewayTarget,
+    target: GatewayTarget,
     file: Annotated[
         Path,
         typer.Argument(
-            help="JSON as POST /v1/alerts takes it, a CAP document, or GeoJSON of the US National Weather Service.",
+            help="JSON for POST /v1/alerts, a CAP document, or GeoJSON of the US National Weather Service.",
             exists=True,
             dir_okay=False,
         ),
@@ -92,55 +98,66 @@ def alert(
     app_: AppOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Raise an alert from a file."""
+    """Send the alerts in a file."""
     raw = file.read_bytes()
-    said, kind = _recognised(raw)
+    fields, content_type = _detect_format(raw)
 
-    async def taken(gateway: "Gateway") -> "Notification | AlertIngestion":
-        if kind is not None:
-            return await gateway.alerts.raise_document(raw, kind)
-        return await gateway.alerts.raise_(**said)
+    async def submit(gateway: "Gateway") -> "Notification | AlertIngestion":
+        if content_type is not None:
+            return await gateway.alerts.submit_document(raw, content_type)
+        return await gateway.alerts.submit(**fields)
 
-    made: Any = reach.ask(taken, app=app_)
-    items: list[IngestedAlert] = getattr(made, "items", [])
+    result: Any = target.call(submit, app=app_)
+    items: list[IngestedAlert] = getattr(result, "items", [])
     if json:
-        as_json(made)
+        print_json(result)
     elif items:
-        table(("identifier", "outcome", "notification", "why"), [_row(item) for item in items])
+        print_table(("identifier", "outcome", "notification", "detail"), [_format_row(item) for item in items])
     else:
-        _tell(made)
+        _print_notification(result)
     if items and all(item.outcome == REFUSED for item in items):
         fail("no alert was accepted")
 
 
 def read_json(text: str, option: str) -> Any:
-    """Raises BadParameter."""
+    """Parse the JSON value of an option.
+
+    Raises:
+        BadParameter: not JSON.
+    """
     try:
         return jsonlib.loads(text)
     except ValueError as error:
         raise typer.BadParameter(f"is not JSON: {error}", param_hint=option) from None
 
 
-def _recognised(raw: bytes) -> tuple[Any, str | None]:
-    """(alert, None) of JSON of ours, else (None, content type), by its looks."""
+def _detect_format(raw: bytes) -> tuple[Any, str | None]:
+    """Return (alert, None) for the API's JSON, otherwise (None, content type), by the content."""
     if raw.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<" or raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return None, "application/cap+xml"
     try:
-        said = jsonlib.loads(raw)
+        document = jsonlib.loads(raw)
     except ValueError as error:
         fail(f"the file is neither XML nor JSON: {error}")
-    if isinstance(said, dict) and said.get("type") in ("Feature", "FeatureCollection"):
+    if isinstance(document, dict) and document.get("type") in ("Feature", "FeatureCollection"):
         return None, "application/geo+json"
-    if not isinstance(said, dict):
-        fail("the file holds no alert: its JSON is not an object")
-    return said, None
+    if not isinstance(document, dict):
+        fail("the file contains no alert: its JSON is not an object")
+    return document, None
 
 
-def _row(item: "IngestedAlert") -> tuple[str, ...]:
-    shown = " ".join(notification.id for notification in item.notifications)
-    why = "; ".join([*([item.detail] if item.detail else []), *(f"ignored {said}" for said in item.ignored)])
-    return item.identifier or "", item.outcome, shown, why
+def _format_row(item: "IngestedAlert") -> tuple[str, ...]:
+    notifications = " ".join(notification.id for notification in item.notifications)
+    detail = "; ".join([*([item.detail] if item.detail else []), *(f"ignored {field}" for field in item.ignored)])
+    return item.identifier or "", item.outcome, notifications, detail
 
 
-def _tell(made: "Notification") -> None:
-    pairs({"id": made.id, "status": made.status, "lane": made.delivery.lane, "starts": made.start_at})
+def _print_notification(notification: "Notification") -> None:
+    print_fields(
+        {
+            "id": notification.id,
+            "status": notification.status,
+            "lane": notification.delivery.lane,
+            "starts": notification.start_at,
+        }
+    )

@@ -1,11 +1,12 @@
-"""The gateway's Python client, for back ends: async, typed, and in need of aiohttp alone.
+"""Async, typed Python client of the gateway for back ends. It depends only on aiohttp.
 
-Nothing of the server is imported here, so that it is quick to load and may run anywhere. What is answered and told is
-in `answers` and `bodies`, written from the OpenAPI document.
+The client imports nothing of the server, so it loads quickly and runs anywhere. The types of requests and responses are
+in `requests` and `responses`, generated from the OpenAPI document.
 """
 
 from gateway.client.errors import (
     AddressNotAllowed,
+    ApiError,
     BodyTooLarge,
     Conflict,
     DecodeError,
@@ -13,6 +14,7 @@ from gateway.client.errors import (
     FieldError,
     Forbidden,
     GatewayError,
+    GatewayUnreachable,
     IdempotencyMismatch,
     IdentityUnproven,
     InternalError,
@@ -21,11 +23,9 @@ from gateway.client.errors import (
     OriginNotAllowed,
     PayloadTooLarge,
     RateLimited,
-    Refused,
     TemplateFailed,
     Unauthenticated,
     Unavailable,
-    Unreachable,
     ValidationError,
 )
 from gateway.client.gateway import Gateway
@@ -34,6 +34,7 @@ from gateway.client.streams import ImportLineResult, ImportResults, Tail
 
 __all__ = [
     "AddressNotAllowed",
+    "ApiError",
     "BodyTooLarge",
     "Conflict",
     "DecodeError",
@@ -42,6 +43,7 @@ __all__ = [
     "Forbidden",
     "Gateway",
     "GatewayError",
+    "GatewayUnreachable",
     "IdempotencyMismatch",
     "IdentityUnproven",
     "ImportLineResult",
@@ -54,11 +56,9 @@ __all__ = [
     "Page",
     "PayloadTooLarge",
     "RateLimited",
-    "Refused",
     "Tail",
     "TemplateFailed",
     "Unauthenticated",
     "Unavailable",
-    "Unreachable",
     "ValidationError",
 ]

@@ -1,5 +1,7 @@
-"""From an answer's JSON to the types of `answers`: what is not known there is left out, so that a newer gateway is
-understood too."""
+"""Decode JSON responses into the dataclasses of `responses`.
+
+Unknown fields are ignored, so that the client works with a newer gateway.
+"""
 
 from dataclasses import fields, is_dataclass
 from datetime import datetime
@@ -13,11 +15,15 @@ T = TypeVar("T")
 
 
 def decode(kind: type[T], value: Any) -> T:
-    """Raises Unreadable."""
+    """Convert a JSON value to `kind`.
+
+    Raises:
+        DecodeError: the value has another shape.
+    """
     try:
         decoded: T = _decode(kind, value)
     except (TypeError, ValueError, AttributeError) as error:
-        raise DecodeError(f"the answer is no {kind.__name__}: {error}") from None
+        raise DecodeError(f"the response is not a valid {kind.__name__}: {error}") from None
     return decoded
 
 
@@ -25,18 +31,20 @@ def _decode(kind: Any, value: Any) -> Any:
     if value is None:
         return None
     if get_origin(kind) is UnionType:
-        [kind, *_] = [arm for arm in get_args(kind) if arm is not NoneType]
+        [kind, *_] = [alternative for alternative in get_args(kind) if alternative is not NoneType]
     if kind is datetime:
         return datetime.fromisoformat(value)
     if get_origin(kind) is list:
         [inner] = get_args(kind)
-        return [_decode(inner, one) for one in value]
+        return [_decode(inner, item) for item in value]
     if isinstance(kind, type) and is_dataclass(kind):
-        return kind(**{name: _decode(of, value[name]) for name, of in _hints(kind) if name in value})
+        return kind(
+            **{name: _decode(field_type, value[name]) for name, field_type in _field_types(kind) if name in value}
+        )
     return value
 
 
 @cache
-def _hints(kind: type[Any]) -> tuple[tuple[str, Any], ...]:
-    hints = get_type_hints(kind)
-    return tuple((field.name, hints[field.name]) for field in fields(kind))
+def _field_types(kind: type[Any]) -> tuple[tuple[str, Any], ...]:
+    types = get_type_hints(kind)
+    return tuple((field.name, types[field.name]) for field in fields(kind))

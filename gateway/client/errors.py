@@ -1,6 +1,6 @@
-"""What can go wrong when the gateway is asked, each by the code that it names the fault with.
+"""Exceptions of the client; error responses have one class per error code.
 
-`except NotFound` is for one fault, `except Refused` for whatever the gateway answers, `except GatewayError` for all.
+Catch `NotFound` for one code, `ApiError` for every error response, `GatewayError` for every failure.
 """
 
 from collections.abc import Mapping
@@ -9,152 +9,168 @@ from typing import Any, ClassVar
 
 
 class GatewayError(Exception):
-    """Whatever keeps the gateway from doing what it was asked."""
+    """Base class of all exceptions of this client."""
 
 
-class Unreachable(GatewayError):
-    """No answer came: wrong address, nobody listens, connection lost, time over."""
+class GatewayUnreachable(GatewayError):
+    """No response was received: wrong address, connection refused or lost, or timeout."""
 
 
 class DecodeError(GatewayError):
-    """What answered is not a gateway, or one that this client does not understand."""
+    """The response is not a gateway's, or this client does not understand it."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One thing wrong with what was sent: where (RFC 6901 JSON pointer) and what."""
+    """One error in the request: where (RFC 6901 JSON pointer) and what."""
 
     pointer: str
     detail: str
 
 
-class Refused(GatewayError):
-    """The gateway answered that it did not do it (RFC 9457). `code` is stable, `faults` is of what was sent."""
+class ApiError(GatewayError):
+    """An error response (RFC 9457).
 
-    expects: ClassVar[str | None] = None
+    Attributes:
+        status: HTTP status.
+        code: stable error code.
+        title: summary of the code.
+        detail: explanation of this occurrence.
+        errors: what is wrong with the request, by field.
+        retry_after: the Retry-After header, if any.
+        request_id: identifies the request in the gateway's log.
+    """
+
+    # The error code that the class stands for.
+    error_code: ClassVar[str | None] = None
 
     def __init__(self, status: int, problem: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+        """Read the problem document."""
         self.status = status
         self.code = str(problem.get("code", "unknown"))
-        self.title = str(problem.get("title", "")) or f"The answer was {status}"
+        self.title = str(problem.get("title", "")) or f"The response status was {status}"
         self.detail = str(problem.get("detail", "")) or self.title
-        self.faults = [FieldError(one.get("pointer", ""), one.get("detail", "")) for one in problem.get("errors", ())]
+        self.errors = [
+            FieldError(item.get("pointer", ""), item.get("detail", "")) for item in problem.get("errors", ())
+        ]
         self.retry_after = headers.get("Retry-After")
         self.request_id = headers.get("X-Request-Id")
         super().__init__(f"{self.code}: {self.detail}")
 
 
-class MalformedBody(Refused):
-    """400"""
+class MalformedBody(ApiError):
+    """400: the body is not valid JSON, or not of the expected content type."""
 
-    expects = "malformed_body"
+    error_code = "malformed_body"
 
 
-class Unauthenticated(Refused):
+class Unauthenticated(ApiError):
     """401: the key is missing, unknown or was removed."""
 
-    expects = "unauthenticated"
+    error_code = "unauthenticated"
 
 
-class Forbidden(Refused):
-    """403: the key has not the scope."""
+class Forbidden(ApiError):
+    """403: the key does not have the required scope."""
 
-    expects = "forbidden"
+    error_code = "forbidden"
 
 
 class IdentityUnproven(Forbidden):
-    """403: the application demands a `user_hash` that fits the user id."""
+    """403: the application requires a `user_hash` that matches the user id."""
 
-    expects = "identity_unproven"
+    error_code = "identity_unproven"
 
 
 class OriginNotAllowed(Forbidden):
-    """403: a publishable key is for the application's own pages."""
+    """403: a publishable key works only on the application's own pages."""
 
-    expects = "origin_not_allowed"
-
-
-class NotFound(Refused):
-    """404: unknown, or another application's."""
-
-    expects = "not_found"
+    error_code = "origin_not_allowed"
 
 
-class Conflict(Refused):
-    """409: the state does not allow it."""
+class NotFound(ApiError):
+    """404: unknown, or belongs to another application."""
 
-    expects = "conflict"
-
-
-class BodyTooLarge(Refused):
-    """413"""
-
-    expects = "body_too_large"
+    error_code = "not_found"
 
 
-class ValidationError(Refused):
-    """422: `faults` names everything that is wrong."""
+class Conflict(ApiError):
+    """409: not possible in the current state."""
 
-    expects = "invalid"
-
-
-class IdempotencyMismatch(Refused):
-    """422: the key came with another request before."""
-
-    expects = "idempotency_mismatch"
+    error_code = "conflict"
 
 
-class PayloadTooLarge(Refused):
-    """422: more than one push message holds."""
+class BodyTooLarge(ApiError):
+    """413: the request body is too large."""
 
-    expects = "payload_too_large"
+    error_code = "body_too_large"
 
 
-class TemplateFailed(Refused):
+class ValidationError(ApiError):
+    """422: the request is invalid; `errors` lists every reason."""
+
+    error_code = "invalid"
+
+
+class IdempotencyMismatch(ApiError):
+    """422: the idempotency key was used with another request before."""
+
+    error_code = "idempotency_mismatch"
+
+
+class PayloadTooLarge(ApiError):
+    """422: the content does not fit into a push message."""
+
+    error_code = "payload_too_large"
+
+
+class TemplateFailed(ApiError):
     """422: a template cannot be rendered."""
 
-    expects = "template_failed"
+    error_code = "template_failed"
 
 
-class EndpointNotAllowed(Refused):
-    """422: the push endpoint's host is none that this gateway may call."""
+class EndpointNotAllowed(ApiError):
+    """422: the push endpoint's host is not one that this gateway may call."""
 
-    expects = "endpoint_not_allowed"
-
-
-class AddressNotAllowed(Refused):
-    """422: an address of a webhook or a feed that leads somewhere else than into the public web."""
-
-    expects = "address_not_allowed"
+    error_code = "endpoint_not_allowed"
 
 
-class RateLimited(Refused):
-    """429: more than the key or the address may ask for, also after waiting."""
+class AddressNotAllowed(ApiError):
+    """422: the URL of a webhook or feed is not on the public internet."""
 
-    expects = "rate_limited"
-
-
-class InternalError(Refused):
-    """500: a fault of the gateway's own; its log has it under `request_id`."""
-
-    expects = "internal_error"
+    error_code = "address_not_allowed"
 
 
-class Unavailable(Refused):
-    """503: not now, also after waiting."""
+class RateLimited(ApiError):
+    """429: the rate limit of the key or address is exceeded, after all retries."""
 
-    expects = "unavailable"
-
-
-def _all(kind: type[Refused]) -> dict[str, type[Refused]]:
-    found = {} if kind.expects is None else {kind.expects: kind}
-    for below in kind.__subclasses__():
-        found |= _all(below)
-    return found
+    error_code = "rate_limited"
 
 
-BY_CODE = _all(Refused)
+class InternalError(ApiError):
+    """500: an error inside the gateway; its log contains the `request_id`."""
+
+    error_code = "internal_error"
 
 
-def refusal(status: int, problem: Mapping[str, Any], headers: Mapping[str, str]) -> Refused:
-    return BY_CODE.get(str(problem.get("code")), Refused)(status, problem, headers)
+class Unavailable(ApiError):
+    """503: temporarily unavailable, after all retries."""
+
+    error_code = "unavailable"
+
+
+def _classes_by_code(kind: type[ApiError]) -> dict[str, type[ApiError]]:
+    classes = {} if kind.error_code is None else {kind.error_code: kind}
+    for subclass in kind.__subclasses__():
+        classes |= _classes_by_code(subclass)
+    return classes
+
+
+# Exception class by error code.
+BY_CODE = _classes_by_code(ApiError)
+
+
+def error_from_response(status: int, problem: Mapping[str, Any], headers: Mapping[str, str]) -> ApiError:
+    """Return the exception for an error response."""
+    return BY_CODE.get(str(problem.get("code")), ApiError)(status, problem, headers)

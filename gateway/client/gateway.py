@@ -1,7 +1,7 @@
-"""The gateway as a back end sees it.
+"""Entry point of the client.
 
 async with Gateway("https://push.example.org", "sk_...") as gateway:
-    await gateway.notifications.send(content={"title": "Your parcel is here"}, audience={"user_id": "u-42"})
+    await gateway.notifications.send(content={"title": "Your order has shipped"}, audience={"user_id": "u-42"})
 """
 
 import ssl
@@ -26,10 +26,22 @@ from gateway.client.transport import Transport
 
 
 class Gateway:
-    """One gateway by one key, for one event loop. `async with` closes its connections; so does `close()`.
+    """Client of one gateway with one API key, for one event loop.
 
-    `tries` are made of a request that may be repeated, as long as no pause between them is longer than `patience`
-    seconds; each may take `timeout` seconds. `tls` is for a certificate of your own authority.
+    Use it with `async with`, or call `close()` to close its connections.
+
+    Requests that are safe to repeat are retried.
+
+    Args:
+        url: base URL of the gateway.
+        key: API key; not needed for `check_readiness`.
+        timeout: seconds for each attempt.
+        max_attempts: attempts per request, including the first.
+        max_wait: a pause between attempts that would be longer, in seconds, raises the error instead.
+        tls: TLS context, for a private certificate authority.
+
+    Raises:
+        ValueError: `url` is not an http or https URL.
     """
 
     def __init__(
@@ -38,12 +50,12 @@ class Gateway:
         key: str | None = None,
         *,
         timeout: float = 30.0,
-        tries: int = 4,
-        patience: float = 60.0,
+        max_attempts: int = 4,
+        max_wait: float = 60.0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Raises ValueError when `url` is none of http or https."""
-        self._transport = Transport(url, key, timeout=timeout, tries=tries, patience=patience, tls=tls)
+        """Create the client; connections are opened on first use."""
+        self._transport = Transport(url, key, timeout=timeout, max_attempts=max_attempts, max_wait=max_wait, tls=tls)
         self.alerts = Alerts(self._transport)
         self.applications = Applications(self._transport)
         self.audiences = Audiences(self._transport)
@@ -63,21 +75,28 @@ class Gateway:
         self.users = Users(self._transport)
         self.webhooks = Webhooks(self._transport)
 
-    async def ready(self) -> Readiness:
-        """Whether it can do its work. Raises Unavailable when it cannot."""
+    async def check_readiness(self) -> Readiness:
+        """Return the readiness of the gateway and its parts.
+
+        Raises:
+            Unavailable: the gateway is not ready.
+        """
         return decode(Readiness, (await self._transport.call("GET", "/readyz")).body)
 
-    async def vapid_public_key(self) -> str:
-        """The key that pages subscribe with."""
+    async def get_vapid_public_key(self) -> str:
+        """Return the VAPID public key that pages need to subscribe."""
         return decode(VapidKey, (await self._transport.call("GET", "/v1/vapid-public-key")).body).vapid_public_key
 
     async def close(self) -> None:
+        """Close all connections."""
         await self._transport.close()
 
     async def __aenter__(self) -> Self:
+        """Return the client."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Close all connections."""
         await self.close()

@@ -9,8 +9,8 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 # ruff: noqa: E501
 
+# An audience: `{"topic": "weather"}`, `{"user_id": "u-1"}`, `{"all": [...]}`; see Audience in the OpenAPI document.
 Audience = Mapping[str, Any]
-"""An audience: `{"topic": "weather"}`, `{"user_id": "u-1"}`, `{"all": [...]}`; see Audience in the OpenAPI document."""
 
 
 class NewApplication(TypedDict):
@@ -44,6 +44,8 @@ class NewKey(TypedDict):
 
 
 class AuditSearch(TypedDict):
+    """Query parameters of GET /v1/audit."""
+
     action: NotRequired[str | None]
     """Only this action: `keys.remove`."""
     application_id: NotRequired[str | None]
@@ -51,6 +53,8 @@ class AuditSearch(TypedDict):
 
 
 class ImportSearch(TypedDict):
+    """Query parameters of POST /v1/devices/import."""
+
     dry_run: NotRequired[bool]
     """Validate every line without registering devices; valid lines get the status `valid`."""
 
@@ -110,6 +114,8 @@ class NewDevice(TypedDict):
 
 
 class DeviceSearch(TypedDict):
+    """Query parameters of GET /v1/devices."""
+
     user_id: NotRequired[str | None]
     topic: NotRequired[str | None]
     status: NotRequired[Literal["active", "gone", "quarantined"] | None]
@@ -128,6 +134,8 @@ class DeviceChange(TypedDict):
 
 
 class InboxSearch(TypedDict):
+    """Query parameters of GET /v1/devices/{device_id}/inbox."""
+
     after: NotRequired[int | None]
     """Only items after this position, oldest first."""
     wait: NotRequired[int]
@@ -260,6 +268,8 @@ class NewTemplate(TypedDict):
 
 
 class TemplateSearch(TypedDict):
+    """Query parameters of GET /v1/templates/{template_id}."""
+
     version: NotRequired[int | None]
     """Defaults to the newest."""
 
@@ -333,6 +343,8 @@ class NewNotification(TypedDict):
 
 
 class NotificationSearch(TypedDict):
+    """Query parameters of GET /v1/notifications."""
+
     kind: NotRequired[Literal["direct", "campaign", "alert", "event", "reminder"] | None]
     """Only this kind."""
     status: NotRequired[Literal["scheduled", "sending", "paused", "done", "cancelled"] | None]
@@ -577,6 +589,8 @@ class AlertSettings(TypedDict):
 
 
 class DeliverySearch(TypedDict):
+    """Query parameters of GET /v1/deliveries."""
+
     notification_id: NotRequired[str | None]
     device_id: NotRequired[str | None]
     user_id: NotRequired[str | None]
@@ -589,6 +603,8 @@ class DeliverySearch(TypedDict):
 
 
 class StreamSearch(TypedDict):
+    """Query parameters of GET /v1/deliveries/stream."""
+
     notification_id: NotRequired[str | None]
     device_id: NotRequired[str | None]
     user_id: NotRequired[str | None]
@@ -603,6 +619,8 @@ class StreamSearch(TypedDict):
 
 
 class StatSearch(TypedDict):
+    """Query parameters of GET /v1/stats."""
+
     by: NotRequired[Literal["minute", "hour", "day"]]
     """Length of a step."""
     since: NotRequired[datetime | str | None]
@@ -683,6 +701,8 @@ class NewEvent(TypedDict):
 
 
 class EventSearch(TypedDict):
+    """Query parameters of GET /v1/events."""
+
     name: NotRequired[str | None]
     user_id: NotRequired[str | None]
 

@@ -1,31 +1,38 @@
-"""What the parts of the client are made of: a resource asks through one transport, and answers with types."""
+"""Base class of the resources: one transport, typed responses."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from gateway.client.decoding import decode
 from gateway.client.pagination import Listing
-from gateway.client.transport import Transport, path
+from gateway.client.transport import Transport, build_path
 
 T = TypeVar("T")
 
 
 class Resource:
+    """A group of API operations."""
+
     def __init__(self, transport: Transport) -> None:
+        """Use this transport."""
         self._transport = transport
 
-    async def _get(self, kind: type[T], at: str, *named: str, query: Mapping[str, Any] | None = None) -> T:
-        return decode(kind, (await self._transport.call("GET", path(at, *named), query=query)).body)
+    async def _get(self, kind: type[T], template: str, *path_values: str, query: Mapping[str, Any] | None = None) -> T:
+        return decode(kind, (await self._transport.call("GET", build_path(template, *path_values), query=query)).body)
 
-    async def _make(self, kind: type[T], at: str, *named: str, body: Any, key: str | None) -> T:
-        answer = await self._transport.call("POST", path(at, *named), body=body, creates=True, key=key)
-        return decode(kind, answer.body)
+    async def _create(self, kind: type[T], template: str, *path_values: str, body: Any, key: str | None) -> T:
+        response = await self._transport.call(
+            "POST", build_path(template, *path_values), body=body, creates=True, key=key
+        )
+        return decode(kind, response.body)
 
-    async def _order(self, kind: type[T], method: str, at: str, *named: str, body: Any = None) -> T:
-        return decode(kind, (await self._transport.call(method, path(at, *named), body=body)).body)
+    async def _call(self, kind: type[T], method: str, template: str, *path_values: str, body: Any = None) -> T:
+        return decode(kind, (await self._transport.call(method, build_path(template, *path_values), body=body)).body)
 
-    async def _do(self, method: str, at: str, *named: str, body: Any = None) -> None:
-        await self._transport.call(method, path(at, *named), body=body)
+    async def _execute(self, method: str, template: str, *path_values: str, body: Any = None) -> None:
+        await self._transport.call(method, build_path(template, *path_values), body=body)
 
-    def _list(self, kind: type[T], at: str, *named: str, query: Mapping[str, Any] | None = None) -> Listing[T]:
-        return Listing(self._transport, path(at, *named), kind, query)
+    def _list(
+        self, kind: type[T], template: str, *path_values: str, query: Mapping[str, Any] | None = None
+    ) -> Listing[T]:
+        return Listing(self._transport, build_path(template, *path_values), kind, query)

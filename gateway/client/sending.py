@@ -1,4 +1,4 @@
-"""What is sent: notifications of every kind, templates, and what sets them off."""
+"""Resources that send: notifications, campaigns, alerts, templates, reminders, triggers, events, feeds."""
 
 from collections.abc import AsyncIterable, Iterable
 from typing import Unpack
@@ -23,174 +23,224 @@ from gateway.client.responses import (
 from gateway.client.streams import ImportResults
 from gateway.client.transport import Transport
 
-ENDED = ("done", "cancelled")
+FINAL_STATUSES = ("done", "cancelled")
 
 
-class Accepted(Resource):
-    """What may be done with what was accepted; alike for all kinds, but a campaign is found only among campaigns."""
+class SubmittedNotifications(Resource):
+    """Operations on a notification after its submission.
+
+    `Notifications` has them for all kinds; `Campaigns` and `Alerts` only for their own.
+    """
 
     def __init__(self, transport: Transport, collection: str) -> None:
+        """Use the URL of this collection."""
         super().__init__(transport)
-        self._one = f"/v1/{collection}/{{}}"
+        self._template = f"/v1/{collection}/{{}}"
 
     async def get(self, notification_id: str, /) -> Notification:
-        """Its status, its counts by outcome, how fast it goes, and when it will be done."""
-        return await self._get(Notification, self._one, notification_id)
+        """Return status, counts by outcome, rate and estimated end."""
+        return await self._get(Notification, self._template, notification_id)
 
-    async def funnel(self, notification_id: str, /) -> Funnel:
-        """How many saw and clicked it."""
-        return await self._get(Funnel, f"{self._one}/funnel", notification_id)
+    async def get_funnel(self, notification_id: str, /) -> Funnel:
+        """Return how many recipients saw and clicked the notification."""
+        return await self._get(Funnel, f"{self._template}/funnel", notification_id)
 
     async def pause(self, notification_id: str, /) -> Notification:
-        return await self._order(Notification, "POST", f"{self._one}/pause", notification_id)
+        """Pause delivery."""
+        return await self._call(Notification, "POST", f"{self._template}/pause", notification_id)
 
     async def resume(self, notification_id: str, /) -> Notification:
-        return await self._order(Notification, "POST", f"{self._one}/resume", notification_id)
+        """Resume delivery."""
+        return await self._call(Notification, "POST", f"{self._template}/resume", notification_id)
 
     async def cancel(self, notification_id: str, /) -> Notification:
-        return await self._order(Notification, "POST", f"{self._one}/cancel", notification_id)
+        """Cancel delivery permanently."""
+        return await self._call(Notification, "POST", f"{self._template}/cancel", notification_id)
 
 
-class Notifications(Accepted):
+class Notifications(SubmittedNotifications):
+    """Notifications of all kinds."""
+
     def __init__(self, transport: Transport) -> None:
+        """Use this transport."""
         super().__init__(transport, "notifications")
 
     async def send(
         self, *, idempotency_key: str | None = None, **notification: Unpack[requests.NewNotification]
     ) -> Notification:
-        """Send to an audience. With this answer it is accepted, and then delivered or accounted for."""
-        return await self._make(Notification, "/v1/notifications", body=notification, key=idempotency_key)
+        """Submit a notification to an audience.
+
+        Once this returns, the gateway has stored it: every delivery will have an outcome in the log.
+        """
+        return await self._create(Notification, "/v1/notifications", body=notification, key=idempotency_key)
 
     def list(self, **search: Unpack[requests.NotificationSearch]) -> Listing[Notification]:
+        """List notifications, newest first."""
         return self._list(Notification, "/v1/notifications", query=search)
 
 
-class Campaigns(Accepted):
+class Campaigns(SubmittedNotifications):
+    """Campaigns: notifications with variants, throttling and caps."""
+
     def __init__(self, transport: Transport) -> None:
+        """Use this transport."""
         super().__init__(transport, "campaigns")
 
     async def create(
         self, *, idempotency_key: str | None = None, **campaign: Unpack[requests.CampaignRequest]
     ) -> Notification:
-        return await self._make(Notification, "/v1/campaigns", body=campaign, key=idempotency_key)
+        """Create a campaign."""
+        return await self._create(Notification, "/v1/campaigns", body=campaign, key=idempotency_key)
 
 
-class Alerts(Accepted):
+class Alerts(SubmittedNotifications):
+    """Alerts, and the rules that apply to them."""
+
     def __init__(self, transport: Transport) -> None:
+        """Use this transport."""
         super().__init__(transport, "alerts")
 
-    async def raise_(self, *, idempotency_key: str | None = None, **alert: Unpack[requests.NewAlert]) -> Notification:
-        """Raise, update or cancel an alert. The same `identifier` twice is one alert."""
-        return await self._make(Notification, "/v1/alerts", body=alert, key=idempotency_key)
+    async def submit(self, *, idempotency_key: str | None = None, **alert: Unpack[requests.NewAlert]) -> Notification:
+        """Issue, update or cancel an alert. An `identifier` that was submitted before is the same alert."""
+        return await self._create(Notification, "/v1/alerts", body=alert, key=idempotency_key)
 
-    async def raise_document(
+    async def submit_document(
         self, document: bytes, content_type: str = "application/cap+xml", *, idempotency_key: str | None = None
     ) -> AlertIngestion:
-        """Raise the alerts of a CAP document, or with `application/geo+json` those of api.weather.gov."""
-        answer = await self._transport.call(
+        """Submit a CAP document, or GeoJSON of api.weather.gov (`application/geo+json`)."""
+        response = await self._transport.call(
             "POST", "/v1/alerts", raw=(document, content_type), creates=True, key=idempotency_key
         )
-        return decode(AlertIngestion, answer.body)
+        return decode(AlertIngestion, response.body)
 
-    async def settings(self) -> AlertSettings:
+    async def get_settings(self) -> AlertSettings:
+        """Return the alert settings of the application."""
         return await self._get(AlertSettings, "/v1/alert-settings")
 
-    async def change_settings(self, **settings: Unpack[requests.AlertSettings]) -> AlertSettings:
-        """Replace them; what is left out is as the gateway has it."""
-        return await self._order(AlertSettings, "PUT", "/v1/alert-settings", body=settings)
+    async def replace_settings(self, **settings: Unpack[requests.AlertSettings]) -> AlertSettings:
+        """Replace the alert settings; omitted fields get their defaults."""
+        return await self._call(AlertSettings, "PUT", "/v1/alert-settings", body=settings)
 
 
 class Templates(Resource):
+    """Templates: content stored under a name, in versions."""
+
     async def create(self, *, idempotency_key: str | None = None, **template: Unpack[requests.NewTemplate]) -> Template:
-        return await self._make(Template, "/v1/templates", body=template, key=idempotency_key)
+        """Create a template."""
+        return await self._create(Template, "/v1/templates", body=template, key=idempotency_key)
 
     def list(self) -> Listing[Template]:
+        """List templates."""
         return self._list(Template, "/v1/templates")
 
     async def get(self, template_id: str, /, **search: Unpack[requests.TemplateSearch]) -> Template:
-        """The newest version, when none is named."""
+        """Return a template, in its newest version unless `version` is given."""
         return await self._get(Template, "/v1/templates/{}", template_id, query=search)
 
     async def update(self, template_id: str, /, **changes: Unpack[requests.TemplateChange]) -> Template:
-        """Other content makes another version."""
-        return await self._order(Template, "PATCH", "/v1/templates/{}", template_id, body=changes)
+        """Change a template; changed content creates a new version."""
+        return await self._call(Template, "PATCH", "/v1/templates/{}", template_id, body=changes)
 
     async def delete(self, template_id: str, /) -> None:
-        await self._do("DELETE", "/v1/templates/{}", template_id)
+        """Delete a template."""
+        await self._execute("DELETE", "/v1/templates/{}", template_id)
 
-    async def preview(self, **asked: Unpack[requests.TemplatePreview]) -> NotificationContent:
-        """What a browser would be sent."""
-        return await self._order(NotificationContent, "POST", "/v1/templates/preview", body=asked)
+    async def preview(self, **request: Unpack[requests.TemplatePreview]) -> NotificationContent:
+        """Render content as it would be sent to one device."""
+        return await self._call(NotificationContent, "POST", "/v1/templates/preview", body=request)
 
 
 class Reminders(Resource):
+    """Reminders: notifications on a recurring schedule."""
+
     async def create(self, *, idempotency_key: str | None = None, **reminder: Unpack[requests.NewReminder]) -> Reminder:
-        return await self._make(Reminder, "/v1/reminders", body=reminder, key=idempotency_key)
+        """Create a reminder."""
+        return await self._create(Reminder, "/v1/reminders", body=reminder, key=idempotency_key)
 
     def list(self) -> Listing[Reminder]:
+        """List reminders."""
         return self._list(Reminder, "/v1/reminders")
 
     async def get(self, reminder_id: str, /) -> Reminder:
+        """Return a reminder."""
         return await self._get(Reminder, "/v1/reminders/{}", reminder_id)
 
     async def update(self, reminder_id: str, /, **changes: Unpack[requests.ReminderChange]) -> Reminder:
-        return await self._order(Reminder, "PATCH", "/v1/reminders/{}", reminder_id, body=changes)
+        """Change a reminder; omitted fields are unchanged."""
+        return await self._call(Reminder, "PATCH", "/v1/reminders/{}", reminder_id, body=changes)
 
     async def delete(self, reminder_id: str, /) -> None:
-        await self._do("DELETE", "/v1/reminders/{}", reminder_id)
+        """Delete a reminder."""
+        await self._execute("DELETE", "/v1/reminders/{}", reminder_id)
 
 
 class Triggers(Resource):
+    """Triggers: notifications that events start."""
+
     async def create(self, *, idempotency_key: str | None = None, **trigger: Unpack[requests.NewTrigger]) -> Trigger:
-        return await self._make(Trigger, "/v1/triggers", body=trigger, key=idempotency_key)
+        """Create a trigger."""
+        return await self._create(Trigger, "/v1/triggers", body=trigger, key=idempotency_key)
 
     def list(self) -> Listing[Trigger]:
+        """List triggers."""
         return self._list(Trigger, "/v1/triggers")
 
     async def get(self, trigger_id: str, /) -> Trigger:
+        """Return a trigger."""
         return await self._get(Trigger, "/v1/triggers/{}", trigger_id)
 
-    def runs(self, trigger_id: str, /) -> Listing[TriggerRun]:
-        """What the events that it heard came to."""
+    def list_runs(self, trigger_id: str, /) -> Listing[TriggerRun]:
+        """List the runs of a trigger with their outcomes."""
         return self._list(TriggerRun, "/v1/triggers/{}/runs", trigger_id)
 
     async def update(self, trigger_id: str, /, **changes: Unpack[requests.TriggerChange]) -> Trigger:
-        return await self._order(Trigger, "PATCH", "/v1/triggers/{}", trigger_id, body=changes)
+        """Change a trigger; omitted fields are unchanged."""
+        return await self._call(Trigger, "PATCH", "/v1/triggers/{}", trigger_id, body=changes)
 
     async def delete(self, trigger_id: str, /) -> None:
-        await self._do("DELETE", "/v1/triggers/{}", trigger_id)
+        """Delete a trigger."""
+        await self._execute("DELETE", "/v1/triggers/{}", trigger_id)
 
 
 class Events(Resource):
+    """Events of the application's users."""
+
     async def track(self, *, idempotency_key: str | None = None, **event: Unpack[requests.NewEvent]) -> Event:
-        """Tell what happened; the triggers that match are run. The same `key` twice is one event."""
-        return await self._make(Event, "/v1/events", body=event, key=idempotency_key)
+        """Record an event and run matching triggers. An event `key` that was recorded before is the same event."""
+        return await self._create(Event, "/v1/events", body=event, key=idempotency_key)
 
     def track_many(self, events: Iterable[requests.NewEvent] | AsyncIterable[requests.NewEvent]) -> ImportResults:
-        """Tell any number at once."""
+        """Record any number of events in one request."""
         return ImportResults(self._transport, "/v1/events/batch", events)
 
     def list(self, **search: Unpack[requests.EventSearch]) -> Listing[Event]:
+        """List events, newest first."""
         return self._list(Event, "/v1/events", query=search)
 
     async def get(self, event_id: str, /) -> Event:
+        """Return an event."""
         return await self._get(Event, "/v1/events/{}", event_id)
 
 
 class Feeds(Resource):
-    """The addresses that alerts are fetched from."""
+    """Feeds: URLs that alerts are fetched from."""
 
     async def create(self, *, idempotency_key: str | None = None, **feed: Unpack[requests.NewFeed]) -> Feed:
-        return await self._make(Feed, "/v1/feeds", body=feed, key=idempotency_key)
+        """Create a feed."""
+        return await self._create(Feed, "/v1/feeds", body=feed, key=idempotency_key)
 
     def list(self) -> Listing[Feed]:
+        """List feeds."""
         return self._list(Feed, "/v1/feeds")
 
     async def get(self, feed_id: str, /) -> Feed:
+        """Return a feed."""
         return await self._get(Feed, "/v1/feeds/{}", feed_id)
 
     async def update(self, feed_id: str, /, **changes: Unpack[requests.FeedChange]) -> Feed:
-        return await self._order(Feed, "PATCH", "/v1/feeds/{}", feed_id, body=changes)
+        """Change a feed; omitted fields are unchanged."""
+        return await self._call(Feed, "PATCH", "/v1/feeds/{}", feed_id, body=changes)
 
     async def delete(self, feed_id: str, /) -> None:
-        await self._do("DELETE", "/v1/feeds/{}", feed_id)
+        """Delete a feed."""
+        await self._execute("DELETE", "/v1/feeds/{}", feed_id)

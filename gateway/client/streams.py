@@ -1,4 +1,4 @@
-"""What has no end, or any length: the log as it grows, and many lines sent at once."""
+"""Streams: following the delivery log, and requests with any number of lines."""
 
 import asyncio
 import json
@@ -9,24 +9,35 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from gateway.client.decoding import decode
-from gateway.client.errors import DecodeError, FieldError, GatewayError, Refused, Unreachable, refusal
+from gateway.client.errors import (
+    ApiError,
+    DecodeError,
+    FieldError,
+    GatewayError,
+    GatewayUnreachable,
+    error_from_response,
+)
 from gateway.client.responses import Delivery
-from gateway.client.transport import NOT_DONE, Transport, asked_wait, back_off, to_json
+from gateway.client.transport import NOT_PROCESSED_STATUSES, Transport, back_off, encode_json, parse_retry_after
 
 NDJSON = "application/x-ndjson"
-AT_A_TIME = 64 * 1024  # octets
+# Octets of lines that are sent in one chunk.
+CHUNK_OCTETS = 64 * 1024  # octets
 
 
-class Event(NamedTuple):
-    """One Server-Sent Event. Without `data` it only tells where a reader is now."""
+class ServerSentEvent(NamedTuple):
+    """One Server-Sent Event. Without `data` it only updates the position of the reader."""
 
     name: str
     data: str
     id: str | None
 
 
-async def read_events(lines: AsyncIterable[bytes]) -> AsyncIterator[Event]:
-    """As the HTML standard reads them (section 9.2.6), except that an id alone is told too."""
+async def read_events(lines: AsyncIterable[bytes]) -> AsyncIterator[ServerSentEvent]:
+    """Parse an event stream (HTML standard, section 9.2.6).
+
+    In addition to the standard, an event with only an id is returned too.
+    """
     name, data, id_ = "message", list[str](), None
     async for raw in lines:
         line = raw.decode("utf-8", "replace").rstrip("\r\n")
@@ -35,7 +46,7 @@ async def read_events(lines: AsyncIterable[bytes]) -> AsyncIterator[Event]:
         match field:
             case "" if not line:
                 if data or id_ is not None:
-                    yield Event(name, "\n".join(data), id_)
+                    yield ServerSentEvent(name, "\n".join(data), id_)
                 name, data, id_ = "message", [], None
             case "event":
                 name = value
@@ -46,129 +57,137 @@ async def read_events(lines: AsyncIterable[bytes]) -> AsyncIterator[Event]:
 
 
 class Tail:
-    """The log as it grows: `async for delivery in gateway.deliveries.tail()`, for ever.
+    """The delivery log as it grows: `async for delivery in gateway.deliveries.tail()`, without end.
 
-    A connection that broke is made again, however long that takes, and goes on after `last_event_id`: keep that to go
-    on in another process. It ends with an exception when the first one cannot be made, and when the gateway refuses, as
-    it does once the key is removed.
+    A lost connection is reopened, however long that takes, and the tail continues after `last_event_id`; store it to
+    continue in another process. The tail raises when the first connection fails and on an error response, for instance
+    when the key is removed.
     """
 
     def __init__(self, transport: Transport, query: Mapping[str, Any]) -> None:
+        """Created by `Deliveries.tail`."""
         self._transport = transport
         self._query = dict(query)
         self.last_event_id: str | None = self._query.pop("last_event_id", None)
 
     async def __aiter__(self) -> AsyncIterator[Delivery]:
-        failed, connected = 0, False
+        """Iterate over deliveries as they finish."""
+        attempts, connected = 0, False
         while True:
-            failed += 1
+            attempts += 1
             try:
-                async for event in self._connected():
-                    failed, connected = 0, True
+                async for event in self._open_stream():
+                    attempts, connected = 0, True
                     self.last_event_id = self.last_event_id if event.id is None else event.id
                     if event.name == "delivery":
                         yield decode(Delivery, json.loads(event.data))
                 wait = back_off(1)
-            except Unreachable:
-                if failed >= self._transport.tries and not connected:
+            except GatewayUnreachable:
+                if attempts >= self._transport.max_attempts and not connected:
                     raise
-                wait = back_off(failed)
-            except Refused as refused:
-                passing = refused.status in (*NOT_DONE, 502, 504)
-                if not passing or (failed >= self._transport.tries and not connected):
+                wait = back_off(attempts)
+            except ApiError as error:
+                is_temporary = error.status in (*NOT_PROCESSED_STATUSES, 502, 504)
+                if not is_temporary or (attempts >= self._transport.max_attempts and not connected):
                     raise
-                wait = asked_wait(refused.retry_after) or back_off(failed)
+                wait = parse_retry_after(error.retry_after) or back_off(attempts)
             await asyncio.sleep(wait)
 
-    async def _connected(self) -> AsyncIterator[Event]:
+    async def _open_stream(self) -> AsyncIterator[ServerSentEvent]:
         headers = {"Accept": "text/event-stream"}
         if self.last_event_id is not None:
             headers["Last-Event-ID"] = self.last_event_id
-        async with self._transport.stream("GET", "/v1/deliveries/stream", query=self._query, headers=headers) as answer:
-            async for event in read_events(answer.content):
+        async with self._transport.stream(
+            "GET", "/v1/deliveries/stream", query=self._query, headers=headers
+        ) as response:
+            async for event in read_events(response.content):
                 yield event
 
 
 @dataclass(frozen=True, slots=True)
 class ImportLineResult:
-    """What became of a line. `status` is `refused`, with its `faults`, or what was done."""
+    """The result of one line. `status` is `refused`, with `errors`, or what was done."""
 
     line: int
     status: str
     id: str | None
     code: str | None
-    faults: list[FieldError]
+    errors: list[FieldError]
 
 
 class ImportResults:
-    """`async for verdict in gateway.devices.import_(registrations)`: one for each line, and then `sums` by status.
+    """Results of a request with many lines, and their `sums` by status at the end.
 
-    The lines are sent as the iterator makes them, and are not sent again: it could not make them twice. A line may
-    safely come again. Raises GatewayError when it broke off; the verdicts until then are told first.
+    Use `async for result in gateway.devices.import_many(registrations)`. Lines are sent while the iterator produces
+    them. They are not retried, because the iterator cannot produce them twice; sending a line again is safe.
+
+    If the request fails, the iteration raises GatewayError after the results received so far.
     """
 
     def __init__(
         self,
         transport: Transport,
-        at: str,
+        path: str,
         lines: Iterable[Any] | AsyncIterable[Any],
         query: Mapping[str, Any] | None = None,
     ) -> None:
+        """Created by the resources' methods."""
         self._transport = transport
-        self._at = at
+        self._path = path
         self._lines = lines
         self._query = query
         self.sums: dict[str, int] = {}
-        self._fault: Exception | None = None
+        self._iterator_error: Exception | None = None
 
     async def __aiter__(self) -> AsyncIterator[ImportLineResult]:
+        """Send the lines and iterate over their results."""
         try:
-            async for verdict in self._asked():
-                yield verdict
-        except Unreachable:
-            if self._fault is not None:  # the lines ended, and so did the connection
-                raise self._fault from None
+            async for result in self._read_results():
+                yield result
+        except GatewayUnreachable:
+            if self._iterator_error is not None:  # the iterator's exception ended the request
+                raise self._iterator_error from None
             raise
 
-    async def _asked(self) -> AsyncIterator[ImportLineResult]:
+    async def _read_results(self) -> AsyncIterator[ImportLineResult]:
         headers = {"Content-Type": NDJSON, "Accept": NDJSON}
-        broken: GatewayError | None = Unreachable("the answer broke off")
+        error: GatewayError | None = GatewayUnreachable("the response is incomplete")
         async with self._transport.stream(
-            "POST", self._at, query=self._query, headers=headers, data=self._chunks()
-        ) as answer:
-            async for said in _told(answer):
-                if "done" in said:
-                    self.sums = {name: value for name, value in said.items() if type(value) is int}
-                    broken = None if said["done"] else refusal(answer.status, said, answer.headers)
+            "POST", self._path, query=self._query, headers=headers, data=self._chunks()
+        ) as response:
+            async for record in _read_records(response):
+                if "done" in record:
+                    self.sums = {name: value for name, value in record.items() if type(value) is int}
+                    error = None if record["done"] else error_from_response(response.status, record, response.headers)
                     continue
-                faults = [FieldError(one["pointer"], one["detail"]) for one in said.get("errors", ())]
-                yield ImportLineResult(said["line"], said["status"], said.get("id"), said.get("code"), faults)
-        if broken is not None:
-            raise broken
+                errors = [FieldError(item["pointer"], item["detail"]) for item in record.get("errors", ())]
+                yield ImportLineResult(record["line"], record["status"], record.get("id"), record.get("code"), errors)
+        if error is not None:
+            raise error
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         chunk = bytearray()
         try:
-            async for line in _each(self._lines):
-                chunk += (line.strip() if isinstance(line, bytes) else to_json(line)) + b"\n"
-                if len(chunk) >= AT_A_TIME:
+            async for line in _iterate(self._lines):
+                chunk += (line.strip() if isinstance(line, bytes) else encode_json(line)) + b"\n"
+                if len(chunk) >= CHUNK_OCTETS:
                     yield bytes(chunk)
                     chunk.clear()
         except Exception as error:
-            self._fault = error
+            self._iterator_error = error
             raise
         yield bytes(chunk)
 
 
-async def _told(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+async def _read_records(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
     try:
-        async for line in answer.content:
+        async for line in response.content:
             yield json.loads(line)
     except ValueError as error:
-        raise DecodeError(f"a verdict cannot be read: {error}") from None
+        raise DecodeError(f"a result is not valid JSON: {error}") from None
 
 
-async def _each(lines: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+async def _iterate(lines: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
     if isinstance(lines, AsyncIterable):
         async for line in lines:
             yield line

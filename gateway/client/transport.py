@@ -1,8 +1,8 @@
-"""One request and its answer, and when it is made again.
+"""HTTP transport with retries.
 
-What changes nothing a second time is made again after a lost connection: reading, replacing, removing, and whatever is
-created with an Idempotency-Key, which is kept for all tries. What the gateway says it has not done (429, 503) is made
-again whatever it was. In between it waits as Retry-After says, else longer and longer, and never all callers at once.
+Requests that are safe to repeat (reads, replacements, deletions, and creations with an Idempotency-Key, which is the
+same for all attempts) are retried after a lost connection. Requests that the gateway did not process (429, 503) are
+always retried. The pause is that of Retry-After, otherwise exponential with jitter.
 """
 
 import asyncio
@@ -21,47 +21,64 @@ from uuid import uuid4
 import aiohttp
 from yarl import URL
 
-from gateway.client.errors import DecodeError, Refused, Unreachable, refusal
+from gateway.client.errors import ApiError, DecodeError, GatewayUnreachable, error_from_response
 
 JSON = "application/json"
-NOT_DONE = (429, 503)
-MAYBE_DONE = (500, 502, 504)
+# Statuses that say the request was not processed.
+NOT_PROCESSED_STATUSES = (429, 503)
+# Statuses after which the request may have been processed.
+MAYBE_PROCESSED_STATUSES = (500, 502, 504)
 FIRST_WAIT_S = 0.5
 MAX_WAIT_S = 30.0
 
-LOST = (aiohttp.ClientError, TimeoutError, OSError)
+# Exceptions that mean that no response was received.
+CONNECTION_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
 
 
 class RawResponse(NamedTuple):
+    """A response with its decoded JSON body."""
+
     status: int
     body: Any
     headers: Mapping[str, str]
 
 
-def path(template: str, *named: str) -> str:
-    """The address of what is named, whatever characters its name has."""
-    return template.format(*(quote(name, safe="") for name in named))
+def build_path(template: str, *values: str) -> str:
+    """Fill a URL path template with percent-encoded values."""
+    return template.format(*(quote(name, safe="") for name in values))
 
 
 class Transport:
-    """Speaks with one gateway by one key. `tries` and `patience` (seconds) bound how long a request is made again."""
+    """HTTP access to one gateway with one key.
+
+    A request is attempted at most `tries` times; no pause is longer than `patience` seconds.
+    """
 
     def __init__(
-        self, url: str, key: str | None, *, timeout: float, tries: int, patience: float, tls: ssl.SSLContext | None
+        self,
+        url: str,
+        key: str | None,
+        *,
+        timeout: float,
+        max_attempts: int,
+        max_wait: float,
+        tls: ssl.SSLContext | None,
     ) -> None:
+        """Check the URL; the session is opened on first use."""
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"{url!r} is not the address of a gateway, such as https://push.example.org")
+            raise ValueError(f"{url!r} is not the URL of a gateway, such as https://push.example.org")
         self.url = url.rstrip("/")
         self._headers = {"Accept": JSON} if key is None else {"Accept": JSON, "Authorization": f"Bearer {key}"}
         self._timeout = aiohttp.ClientTimeout(total=timeout)
-        # A stream has no end, but the gateway says something every 15 s.
-        self._no_end = aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=max(timeout, 45))
-        self.tries = tries
-        self._patience = patience
+        # A stream has no total limit, but the gateway sends a keep-alive every 15 s.
+        self._stream_timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=max(timeout, 45))
+        self.max_attempts = max_attempts
+        self._max_wait = max_wait
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
+        """Close the session."""
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -69,7 +86,7 @@ class Transport:
     async def call(
         self,
         method: str,
-        at: str,
+        url_path: str,
         *,
         query: Mapping[str, Any] | None = None,
         body: Any = None,
@@ -77,81 +94,100 @@ class Transport:
         creates: bool = False,
         key: str | None = None,
     ) -> RawResponse:
-        """`creates`: with an Idempotency-Key, `key` or one of its own. `raw`: a body that is not JSON, and its type.
+        """Send a request, with retries, and return the response.
 
-        Raises GatewayError.
+        Args:
+            method: HTTP method.
+            url_path: percent-encoded path.
+            query: query parameters.
+            body: JSON body.
+            raw: a body that is not JSON, and its content type.
+            creates: send an Idempotency-Key: `key`, or a random one.
+            key: Idempotency-Key.
+
+        Raises:
+            GatewayError: no response, or an error response.
         """
         headers = dict(self._headers)
         if creates:
             headers["Idempotency-Key"] = key or uuid4().hex
-        data, kind = (to_json(body), JSON) if raw is None and body is not None else raw or (None, None)
+        data, kind = (encode_json(body), JSON) if raw is None and body is not None else raw or (None, None)
         if kind is not None:
             headers["Content-Type"] = kind
         repeatable = creates or method in ("GET", "PUT", "DELETE")
-        lost: Exception | None = None
-        for tried in range(1, self.tries + 1):
+        last_error: Exception | None = None
+        for attempt in range(1, self.max_attempts + 1):
             try:
-                async with self._request(method, at, query, headers, data, self._timeout) as answer:
-                    return RawResponse(answer.status, await _read(answer), answer.headers)
-            except Unreachable as error:
-                if tried == self.tries or not repeatable:
+                async with self._request(method, url_path, query, headers, data, self._timeout) as response:
+                    return RawResponse(response.status, await _read(response), response.headers)
+            except GatewayUnreachable as error:
+                if attempt == self.max_attempts or not repeatable:
                     raise
-                lost, wait = error, back_off(tried)
-            except Refused as refused:
-                if refused.status == 404 and method == "DELETE" and lost is not None:
-                    return RawResponse(204, None, {})  # it was there when it was asked for first
-                again = refused.status in NOT_DONE or (refused.status in MAYBE_DONE and repeatable)
-                wait = asked_wait(refused.retry_after) or back_off(tried)
-                if tried == self.tries or not again or wait > self._patience:
+                last_error, wait = error, back_off(attempt)
+            except ApiError as error:
+                if error.status == 404 and method == "DELETE" and last_error is not None:
+                    return RawResponse(204, None, {})  # an earlier attempt deleted it
+                should_retry = error.status in NOT_PROCESSED_STATUSES or (
+                    error.status in MAYBE_PROCESSED_STATUSES and repeatable
+                )
+                wait = parse_retry_after(error.retry_after) or back_off(attempt)
+                if attempt == self.max_attempts or not should_retry or wait > self._max_wait:
                     raise
-                lost = refused
+                last_error = error
             await asyncio.sleep(wait)
-        raise AssertionError("the last try answers or raises")
+        raise AssertionError("the last attempt returns or raises")
 
     @asynccontextmanager
     async def stream(
         self,
         method: str,
-        at: str,
+        url_path: str,
         *,
         query: Mapping[str, Any] | None = None,
         headers: Mapping[str, str],
         data: Any = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer to be read as it comes. It is not asked for again. Raises GatewayError."""
-        async with self._request(method, at, query, {**self._headers, **headers}, data, self._no_end) as answer:
-            yield answer
+        """Yield a response whose body is read as it arrives. The request is not retried.
+
+        Raises:
+            GatewayError: no response, or an error response.
+        """
+        async with self._request(
+            method, url_path, query, {**self._headers, **headers}, data, self._stream_timeout
+        ) as response:
+            yield response
 
     @asynccontextmanager
     async def _request(
         self,
         method: str,
-        at: str,
+        url_path: str,
         query: Mapping[str, Any] | None,
         headers: Mapping[str, str],
         data: Any,
         timeout: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send one request and yield its successful response."""
         if self._session is None:
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls or True))
-            # It would ask again at once and say nothing of it; then a DELETE that was done is told as 404.
+            # aiohttp would silently retry; a repeated DELETE would then be answered with 404.
             self._session._retry_connection = False
-        said = {name: _text(value) for name, value in (query or {}).items() if value is not None}
-        url = URL(self.url + at, encoded=True).with_query(said)
+        parameters = {name: _query_text(value) for name, value in (query or {}).items() if value is not None}
+        url = URL(self.url + url_path, encoded=True).with_query(parameters)
         try:
-            # A redirect would take the key along to wherever it leads.
+            # A redirect would send the key to another host.
             async with self._session.request(
                 method, url, headers=headers, data=data, timeout=timeout, allow_redirects=False
-            ) as answer:
-                if not 200 <= answer.status < 300:
-                    raise await _refused(answer)
-                yield answer
-        except LOST as error:
-            raise Unreachable(f"{self.url} cannot be reached: {_reason(error, timeout)}") from error
+            ) as response:
+                if not 200 <= response.status < 300:
+                    raise await _read_error(response)
+                yield response
+        except CONNECTION_ERRORS as error:
+            raise GatewayUnreachable(f"{self.url} cannot be reached: {_reason(error, timeout)}") from error
 
 
-def asked_wait(retry_after: str | None) -> float | None:
-    """Seconds to wait by a Retry-After header, which says seconds or a date."""
+def parse_retry_after(retry_after: str | None) -> float | None:
+    """Return the seconds of a Retry-After header, which holds seconds or a date."""
     if retry_after is None:
         return None
     if retry_after.isdigit():
@@ -162,53 +198,56 @@ def asked_wait(retry_after: str | None) -> float | None:
         return None
 
 
-def back_off(tried: int) -> float:
-    """Seconds, between half and all of 0.5, 1, 2 ... 30."""
-    longest: float = min(MAX_WAIT_S, FIRST_WAIT_S * 2 ** min(tried - 1, 10))
-    return random.uniform(longest / 2, longest)  # noqa: S311 - spreads callers out, keeps no secret
+def back_off(attempt: int) -> float:
+    """Return a random pause in seconds: between half and all of 0.5, 1, 2 ... 30."""
+    upper: float = min(MAX_WAIT_S, FIRST_WAIT_S * 2 ** min(attempt - 1, 10))
+    return random.uniform(upper / 2, upper)  # noqa: S311 - jitter, not a secret
 
 
-def to_json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain).encode()
+def encode_json(value: Any) -> bytes:
+    """Encode as compact JSON, with dates in ISO 8601."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_encode_value).encode()
 
 
-def _plain(value: object) -> str:
+def _encode_value(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be encoded as JSON")
 
 
-def _text(value: Any) -> str:
+def _query_text(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-async def _read(answer: aiohttp.ClientResponse) -> Any:
-    raw = await answer.read()
+async def _read(response: aiohttp.ClientResponse) -> Any:
+    raw = await response.read()
     if not raw:
         return None
     try:
         return json.loads(raw)
     except ValueError:
-        raise DecodeError(f"{answer.url.origin()} answers {answer.content_type}: is it a gateway?") from None
+        raise DecodeError(f"{response.url.origin()} responds with {response.content_type}: is it a gateway?") from None
 
 
-async def _refused(answer: aiohttp.ClientResponse) -> Refused:
-    """Also of a proxy's page before the gateway, which is no problem of ours but has a status."""
-    raw = await answer.read()
+async def _read_error(response: aiohttp.ClientResponse) -> ApiError:
+    """Return the exception of an error response, which may also be the HTML page of a proxy."""
+    raw = await response.read()
     try:
         problem = json.loads(raw)
     except ValueError:
         problem = None
     if not isinstance(problem, dict):
-        problem = {"title": f"{answer.url.origin()} answers {answer.status} {answer.reason}: is it a gateway?"}
-    return refusal(answer.status, problem, answer.headers)
+        problem = {
+            "title": f"{response.url.origin()} responds with {response.status} {response.reason}: is it a gateway?"
+        }
+    return error_from_response(response.status, problem, response.headers)
 
 
 def _reason(error: Exception, timeout: aiohttp.ClientTimeout) -> str:
     if isinstance(error, TimeoutError):
-        return f"no answer within {timeout.total or timeout.sock_read:g} s"
+        return f"no response within {timeout.total or timeout.sock_read:g} s"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not trusted: {error.certificate_error}"
     if isinstance(error, aiohttp.ClientConnectorError):

@@ -1,1 +1,1 @@
-"""Calls to addresses that applications name, webhook receivers and feeds: which are allowed, and the HTTP client."""
+"""HTTP requests to URLs that applications configure (webhook receivers, feeds): policy and client."""

@@ -1,8 +1,8 @@
-"""The HTTP client for addresses that applications name.
+"""HTTP client for URLs that applications configure.
 
-Whoever answers is not trusted, and who named the address is not either. So every address is checked; a host is
-connected to at the addresses that were checked and no others; a redirect is followed nowhere; and what an answer may
-cost is bounded in time and size, also when it is compressed. No cookies, no proxies from the environment.
+Neither the URL nor the responding server is trusted. Every URL is checked, a host is contacted only at the addresses
+that were checked, redirects are not followed, and responses are limited in time and size, also when compressed. No
+cookies, no proxies from the environment.
 """
 
 import asyncio
@@ -21,23 +21,24 @@ from yarl import URL
 from gateway.outbound.policy import OutboundPolicy
 
 USER_AGENT = "webpush-gateway"
-CONNECT_S = 10.0
-PIECE = 65_536  # octets
-REDIRECTS = (301, 302, 303, 307, 308)
+CONNECT_TIMEOUT_S = 10.0
+CHUNK_OCTETS = 65_536  # octets
+REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 _GZIP = 16 + zlib.MAX_WBITS
 
 
-class Unreachable(Exception):
-    """No answer that can be used. `cause` is in plain words, and holds nothing of the address or the answer."""
+class OutboundError(Exception):
+    """No usable response. `cause` contains neither the URL nor the response."""
 
     def __init__(self, cause: str) -> None:
+        """Keep the cause, which users may see."""
         super().__init__(cause)
         self.cause = cause
 
 
 @dataclass(frozen=True, slots=True)
 class OutboundResponse:
-    """`headers` are found whatever their case; `url` is where the answer came from, in canonical form."""
+    """A response. `headers` are case-insensitive; `url` is the requested URL in canonical form."""
 
     status: int
     headers: Mapping[str, str]
@@ -46,25 +47,27 @@ class OutboundResponse:
 
 
 class OutboundClient:
-    """Connections to the addresses that `policy` allows: `async with OutboundClient(policy) as client`.
+    """Connections to the URLs that `policy` allows.
 
-    One client serves any number of concurrent calls. `resolver` is the system's unless a test says otherwise.
+    Use it as `async with OutboundClient(policy) as client`. One client serves any number of concurrent requests.
     """
 
     def __init__(self, policy: OutboundPolicy, resolver: AbstractResolver | None = None) -> None:
+        """Use the system's resolver unless `resolver` is given."""
         self._policy = policy
         self._resolver = resolver
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        """Open the connection pool."""
         connector = aiohttp.TCPConnector(
             resolver=_CheckedResolver(self._policy, self._resolver or aiohttp.ThreadedResolver()),
-            limit=0,  # callers bound themselves, and slow answers hold up nobody else's
+            limit=0,  # callers limit themselves; a slow server must not delay other requests
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
             headers={"User-Agent": USER_AGENT},
             auto_decompress=False,
             trust_env=False,
@@ -72,38 +75,53 @@ class OutboundClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        """Close the connection pool."""
         if self._session is not None:
             await self._session.close()
 
     async def get(
-        self, url: str, headers: Mapping[str, str] | None = None, *, largest: int, timeout: timedelta
+        self, url: str, headers: Mapping[str, str] | None = None, *, max_octets: int, timeout: timedelta
     ) -> OutboundResponse:
-        """Fetch at most `largest` octets, counted after decompression; `timeout` is for all of it.
+        """Fetch a URL.
 
-        Raises AddressNotAllowed and Unreachable.
+        Args:
+            url: the URL to check and fetch.
+            headers: request headers.
+            max_octets: maximum octets of the body, after decompression.
+            timeout: limit for the whole request.
+
+        Raises:
+            AddressNotAllowed: the policy does not allow the URL or a resolved address.
+            OutboundError: no usable response.
         """
-        checked = self._policy.check(url)
+        canonical_url = self._policy.check(url)
         async with (
-            _in_words(timeout),
-            self._request("GET", checked, {"Accept-Encoding": "gzip", **(headers or {})}) as response,
+            _translate_errors(timeout),
+            self._request("GET", canonical_url, {"Accept-Encoding": "gzip", **(headers or {})}) as response,
         ):
-            if response.status in REDIRECTS:
-                raise Unreachable(f"it redirects ({response.status}), which is not followed: name where that leads")
-            return OutboundResponse(response.status, response.headers, await _read(response, largest), checked)
+            if response.status in REDIRECT_STATUSES:
+                raise OutboundError(
+                    f"the server redirects ({response.status}), which is not followed: use the target URL"
+                )
+            return OutboundResponse(
+                response.status, response.headers, await _read_body(response, max_octets), canonical_url
+            )
 
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str] | None = None, *, timeout: timedelta
     ) -> OutboundResponse:
-        """Send it and wait for the status. A redirect is an answer like any other, and no answer's body is read.
+        """Post a body and return the status. The response body is not read; a redirect is a normal response.
 
-        Raises AddressNotAllowed and Unreachable.
+        Raises:
+            AddressNotAllowed: the policy does not allow the URL or a resolved address.
+            OutboundError: no usable response.
         """
-        checked = self._policy.check(url)
+        canonical_url = self._policy.check(url)
         async with (
-            _in_words(timeout),
-            self._request("POST", checked, {"Accept-Encoding": "identity", **(headers or {})}, body) as response,
+            _translate_errors(timeout),
+            self._request("POST", canonical_url, {"Accept-Encoding": "identity", **(headers or {})}, body) as response,
         ):
-            return OutboundResponse(response.status, response.headers, b"", checked)
+            return OutboundResponse(response.status, response.headers, b"", canonical_url)
 
     def _request(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
@@ -114,7 +132,10 @@ class OutboundClient:
 
 
 class _CheckedResolver(AbstractResolver):
-    """What it answers is what is connected to. aiohttp asks no resolver for IP literals: the policy has seen those."""
+    """Resolver that checks addresses before aiohttp connects to them.
+
+    aiohttp resolves no IP literals; the policy checks those in the URL.
+    """
 
     def __init__(self, policy: OutboundPolicy, resolver: AbstractResolver) -> None:
         self._policy = policy
@@ -123,59 +144,63 @@ class _CheckedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        found = await self._resolver.resolve(host, port, family)
-        self._policy.check_resolved(host, port, [one["host"] for one in found])
-        return found
+        results = await self._resolver.resolve(host, port, family)
+        self._policy.check_resolved(host, port, [result["host"] for result in results])
+        return results
 
     async def close(self) -> None:
         await self._resolver.close()
 
 
 @asynccontextmanager
-async def _in_words(timeout: timedelta) -> AsyncIterator[None]:
-    """Turn whatever the network does within this time into Unreachable."""
+async def _translate_errors(timeout: timedelta) -> AsyncIterator[None]:
+    """Limit the time, and turn network exceptions into OutboundError."""
     try:
         async with asyncio.timeout(timeout.total_seconds()):
             yield
     except TimeoutError:
-        raise Unreachable("it did not answer in time") from None
+        raise OutboundError("the server did not respond in time") from None
     except aiohttp.ClientError as error:
-        raise Unreachable(_cause(error)) from None
+        raise OutboundError(_describe(error)) from None
 
 
-def _cause(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     match error:
         case aiohttp.ClientConnectorDNSError():
-            return "its name cannot be resolved"
+            return "the host name cannot be resolved"
         case aiohttp.ClientConnectorCertificateError():
-            return "its certificate is not valid"
+            return "the TLS certificate is not valid"
         case aiohttp.ClientSSLError():
-            return "TLS with it fails"
+            return "the TLS handshake failed"
         case aiohttp.ClientConnectorError(os_error=reason):
-            return f"it cannot be connected to: {reason.strerror or 'the network refuses'}"
+            return f"connection failed: {reason.strerror or 'network error'}"
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
-            return "it closed the connection without an answer"
+            return "the server closed the connection without a response"
         case aiohttp.ClientPayloadError():
-            return "it broke off in the middle of its answer"
+            return "the response is incomplete"
         case _:
-            return "its answer is not sound HTTP"
+            return "the response is not valid HTTP"
 
 
-async def _read(response: aiohttp.ClientResponse, largest: int) -> bytes:
-    """The body, decompressed piece by piece, so that a small one cannot grow without end. Raises Unreachable."""
+async def _read_body(response: aiohttp.ClientResponse, max_octets: int) -> bytes:
+    """Read the body, decompressing it in chunks, so that a small compressed body cannot expand without limit.
+
+    Raises:
+        OutboundError: too large, incomplete or not decodable.
+    """
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip", ""):
-        raise Unreachable("its answer is in an encoding that was not asked for")
-    unpacker = zlib.decompressobj(_GZIP) if "gzip" in encoding else None
+        raise OutboundError("the response has an encoding that was not requested")
+    decompressor = zlib.decompressobj(_GZIP) if "gzip" in encoding else None
     body = bytearray()
-    async for piece in response.content.iter_chunked(PIECE):
+    async for chunk in response.content.iter_chunked(CHUNK_OCTETS):
         try:
-            # One octet more than may be shows that there is more.
-            body += piece if unpacker is None else unpacker.decompress(piece, largest - len(body) + 1)
+            # One octet over the limit proves that the body is too large.
+            body += chunk if decompressor is None else decompressor.decompress(chunk, max_octets - len(body) + 1)
         except zlib.error:
-            raise Unreachable("its answer is not the gzip that it says it is") from None
-        if len(body) > largest:
-            raise Unreachable(f"its answer is larger than {largest} octets")
-    if unpacker is not None and body and not unpacker.eof:
-        raise Unreachable("it broke off in the middle of its answer")
+            raise OutboundError("the response is not valid gzip") from None
+        if len(body) > max_octets:
+            raise OutboundError(f"the response is larger than {max_octets} octets")
+    if decompressor is not None and body and not decompressor.eof:
+        raise OutboundError("the response is incomplete")
     return bytes(body)

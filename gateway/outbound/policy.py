@@ -1,9 +1,8 @@
-"""Which addresses of the web this gateway may call for its applications.
+"""Outbound policy: which URLs this gateway may call for its applications.
 
-Webhook receivers and feeds are named by whoever holds an application's key, and must not lead into the operator's own
-network. An address is looked at twice: its text here, before anything is sent, and what its host resolves to by the
-client, which connects to the very addresses that were looked at. The accepted form is narrow enough that no two URL
-parsers can read it differently.
+Webhook receivers and feeds are configured with an API key, and must not reach into the operator's own network. A URL is
+checked twice: its text here, before a request, and the resolved addresses by the client, which connects to exactly
+those. The accepted syntax is narrow enough that no two URL parsers interpret it differently.
 """
 
 import re
@@ -14,7 +13,7 @@ from typing import NamedTuple
 from gateway.domain.errors import AddressNotAllowed
 from gateway.domain.public_addresses import NAT64, is_global
 
-MAX_LENGTH = 2048
+MAX_URL_LENGTH = 2048
 
 # The characters of RFC 3986 without the fragment: no space, control character, backslash, quote or brace.
 _URL = re.compile(
@@ -22,13 +21,14 @@ _URL = re.compile(
 )
 _AUTHORITY = re.compile(r"(?P<host>[^:\[\]]+|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{1,5}))?")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?")
-# What URL parsers take for an IPv4 address: a last label that is a number, decimal or hexadecimal (WHATWG URL 3.5).
+# URL parsers read a host as an IPv4 address if its last label is a decimal or hexadecimal number (WHATWG URL 3.5).
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _DEFAULT_PORTS = {"https": 443, "http": 80}
-# TLS to any other port would be a knock at somebody's mail server or database.
-PORTS = (443, 8443)
-# Names that are nobody's on the web (RFC 6761, RFC 6762 with its appendix G, RFC 8375, RFC 9476, ICANN's `internal`).
-_LOCAL = tuple(
+# Other ports are refused: a TLS handshake would reach mail servers or databases.
+ALLOWED_PORTS = (443, 8443)
+# Names without a host on the public internet (RFC 6761, RFC 6762 with its appendix G, RFC 8375, RFC 9476, ICANN's
+# `internal`).
+_LOCAL_SUFFIXES = tuple(
     f".{name}"
     for name in (
         *("localhost", "local", "internal", "test", "invalid", "onion", "alt", "arpa"),
@@ -37,8 +37,8 @@ _LOCAL = tuple(
 )
 
 
-class Server(NamedTuple):
-    """`host` as it stands in a URL, an IPv6 address in brackets."""
+class OutboundServer(NamedTuple):
+    """Scheme, host and port. `host` is as in a URL, an IPv6 address in brackets."""
 
     scheme: str
     host: str
@@ -46,94 +46,109 @@ class Server(NamedTuple):
 
     @property
     def origin(self) -> str:
+        """Return the origin, with the port if it is not the default."""
         port = "" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{self.host}{port}"
 
 
 class OutboundPolicy:
-    """https to hosts of the public web, and what the operator adds.
+    """Allowed URLs: https to hosts on the public internet, and the operator's additions.
 
     An addition is a whole origin such as `http://127.0.0.1:9000` or `https://hooks.lan`, which allows exactly that
-    origin, whatever its host resolves to. Raises ValueError naming the first addition that is none.
+    origin, whatever its host resolves to.
+
+    Raises:
+        ValueError: an addition is not an origin; the message contains it.
     """
 
     def __init__(self, extra: Iterable[str] = ()) -> None:
-        self._trusted: set[Server] = set()
+        """Parse the additions."""
+        self._trusted: set[OutboundServer] = set()
         for entry in extra:
             scheme, _, authority = entry.strip().lower().partition("://")
             try:
                 self._trusted.add(_parse_server(scheme, authority.removesuffix("/")))
-            except AddressNotAllowed as refusal:
-                raise ValueError(f"outbound host {entry!r} is not an origin: {refusal.detail}") from None
+            except AddressNotAllowed as error:
+                raise ValueError(f"outbound host {entry!r} is not an origin: {error.detail}") from None
 
     def check(self, url: str) -> str:
-        """The address in canonical form. Raises AddressNotAllowed, which says why but never repeats the address."""
-        if len(url) > MAX_LENGTH:
-            raise AddressNotAllowed(f"the address is longer than {MAX_LENGTH} characters")
-        found = _URL.fullmatch(url)
-        if found is None:
-            raise AddressNotAllowed(_malformation(url))
-        server = _parse_server(found["scheme"].lower(), found["authority"].lower())
+        """Return the URL in canonical form.
+
+        Raises:
+            AddressNotAllowed: the message says why and never contains the URL.
+        """
+        if len(url) > MAX_URL_LENGTH:
+            raise AddressNotAllowed(f"the URL is longer than {MAX_URL_LENGTH} characters")
+        match = _URL.fullmatch(url)
+        if match is None:
+            raise AddressNotAllowed(_describe_malformed(url))
+        server = _parse_server(match["scheme"].lower(), match["authority"].lower())
         if server not in self._trusted:
-            _refuse_unpublic(server)
-        rest = found["rest"] or "/"
+            _check_public(server)
+        rest = match["rest"] or "/"
         return server.origin + (rest if rest[0] == "/" else f"/{rest}")
 
     def check_resolved(self, host: str, port: int, addresses: Iterable[str]) -> None:
-        """What a host that was allowed by its name resolves to. Raises AddressNotAllowed unless all of it is global."""
+        """Check the resolved addresses of a host that was allowed by its name.
+
+        Raises:
+            AddressNotAllowed: an address is not public.
+        """
         if any(trusted.host == host and trusted.port == port for trusted in self._trusted):
             return
         for address in addresses:
             if not is_global(ip_address(address)):
-                raise AddressNotAllowed(f"{host} resolves to an address that is not of the public web")
+                raise AddressNotAllowed(f"{host} resolves to an address outside the public internet")
 
 
-def _parse_server(scheme: str, authority: str) -> Server:
+def _parse_server(scheme: str, authority: str) -> OutboundServer:
     if scheme not in _DEFAULT_PORTS:
-        raise AddressNotAllowed("the address must begin with https://")
+        raise AddressNotAllowed("the URL must begin with https://")
     if "@" in authority:
-        raise AddressNotAllowed("the address must not carry a user name or password")
-    found = _AUTHORITY.fullmatch(authority)
-    if found is None:
-        raise AddressNotAllowed("the address names no host, or a malformed one")
-    host = found["host"]
+        raise AddressNotAllowed("the URL must not contain a user name or password")
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None:
+        raise AddressNotAllowed("the URL has no host, or a malformed one")
+    host = match["host"]
     if host[0] == "[" or _NUMBER.fullmatch(host.rpartition(".")[2]):
         host = _canonical_ip(host)
     elif len(host) > 253 or not all(_LABEL.fullmatch(label) for label in host.split(".")):
-        raise AddressNotAllowed("the address's host is not a plain DNS name")
-    port = int(found["port"] or _DEFAULT_PORTS[scheme])
+        raise AddressNotAllowed("the host of the URL is not a plain DNS name")
+    port = int(match["port"] or _DEFAULT_PORTS[scheme])
     if not 0 < port < 65536:
-        raise AddressNotAllowed("the address's port is out of range")
-    return Server(scheme, host, port)
+        raise AddressNotAllowed("the port of the URL is out of range")
+    return OutboundServer(scheme, host, port)
 
 
 def _canonical_ip(host: str) -> str:
     try:
         return f"[{IPv6Address(host[1:-1])}]" if host[0] == "[" else str(IPv4Address(host))
     except ValueError:
-        # Such as 127.1, 0x7f.1 and 2130706433, which some take for an address and others do not.
-        raise AddressNotAllowed("the address's host is a number that is not a plain IP address") from None
+        # Such as 127.1, 0x7f.1 and 2130706433, which only some parsers read as an IPv4 address.
+        raise AddressNotAllowed("the host of the URL is a number that is not a plain IP address") from None
 
 
-def _refuse_unpublic(server: Server) -> None:
+def _check_public(server: OutboundServer) -> None:
     if server.scheme != "https":
-        raise AddressNotAllowed("the address must begin with https://")
+        raise AddressNotAllowed("the URL must begin with https://")
     host = server.host
     try:
-        literal = ip_address(host.strip("[]"))
+        address = ip_address(host.strip("[]"))
     except ValueError:
-        if "." not in host or host.endswith(_LOCAL):
-            raise AddressNotAllowed(f"{host} is not a name of the public web") from None
+        if "." not in host or host.endswith(_LOCAL_SUFFIXES):
+            raise AddressNotAllowed(f"{host} is not a name on the public internet") from None
     else:
-        if literal in NAT64 or not is_global(literal):
-            raise AddressNotAllowed(f"{host} is not an address of the public web")
-    if server.port not in PORTS:
-        raise AddressNotAllowed(f"the address's port must be {' or '.join(map(str, PORTS))}, not {server.port}")
+        if address in NAT64 or not is_global(address):
+            raise AddressNotAllowed(f"{host} is not an address on the public internet")
+    if server.port not in ALLOWED_PORTS:
+        raise AddressNotAllowed(
+            f"the port of the URL must be {' or '.join(map(str, ALLOWED_PORTS))}, not {server.port}"
+        )
 
 
-def _malformation(url: str) -> str:
+def _describe_malformed(url: str) -> str:
     if "://" not in url:
-        return "the address is not an absolute URL"
+        return "the URL is not absolute"
     if "#" in url:
-        return "the address must not have a fragment"
-    return "the address holds characters that no URL may hold"
+        return "the URL must not have a fragment"
+    return "the URL contains characters that are not valid in a URL"

@@ -1,7 +1,7 @@
-"""A local push service: RFC 8030 on one side, simulated devices and a real Firefox on the other.
+"""A local push service: RFC 8030 for senders, simulated devices and a real Firefox for receivers.
 
-Four origins answer as FCM, Mozilla, Apple and WNS do, misbehave on demand, and keep what arrived so that a
-test can read it decrypted. It shares no code with `gateway.push`: it is the other opinion on the RFCs.
+Four origins behave like FCM, Mozilla, Apple and WNS, return errors on demand, and store messages so that a test can
+read them decrypted. The package shares no code with `gateway.push`: it is an independent implementation of the RFCs.
 
     async with Sim() as sim:
         device = sim.subscribe(Vendor.APPLE, vapid_public_key)
@@ -11,10 +11,10 @@ test can read it decrypted. It shares no code with `gateway.push`: it is the oth
 """
 
 from gateway.sim.behaviour import DEMO, Rule
-from gateway.sim.keys import Keys, Undecryptable
+from gateway.sim.keys import DeviceKeys, Undecryptable
 from gateway.sim.messages import Message
 from gateway.sim.profiles import PROFILES, Vendor
 from gateway.sim.service import Sim
 from gateway.sim.subscribers import Subscriber
 
-__all__ = ["DEMO", "PROFILES", "Keys", "Message", "Rule", "Sim", "Subscriber", "Undecryptable", "Vendor"]
+__all__ = ["DEMO", "PROFILES", "DeviceKeys", "Message", "Rule", "Sim", "Subscriber", "Undecryptable", "Vendor"]

@@ -1,4 +1,4 @@
-"""Base64url without padding, as every Web Push RFC writes octets."""
+"""Base64url without padding, as the Web Push RFCs encode octets."""
 
 import binascii
 import re
@@ -8,11 +8,16 @@ _ALPHABET = re.compile(r"[A-Za-z0-9_-]*={0,2}", re.ASCII)
 
 
 def encode(octets: bytes) -> str:
+    """Encode without padding."""
     return urlsafe_b64encode(octets).rstrip(b"=").decode()
 
 
 def decode(text: str) -> bytes:
-    """Padding is optional; raises ValueError for anything outside the alphabet, which the standard library skips."""
+    """Decode text with or without padding.
+
+    Raises:
+        ValueError: a character outside the alphabet, which the standard library would skip.
+    """
     if not _ALPHABET.fullmatch(text):
         raise ValueError("not base64url")
     text = text.rstrip("=")

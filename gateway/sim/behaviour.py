@@ -1,7 +1,7 @@
-"""Misbehave on purpose, and the same way every time.
+"""Scripted errors of the simulator, reproducible by seed.
 
-Whether a rule hits is drawn from a hash of the seed, the rule and the endpoint's token, never from a running
-generator: the order in which a concurrent sender's requests happen to arrive changes nothing.
+Whether a rule applies is computed from a hash of the seed, the rule and the endpoint's token instead of a random
+generator, so the arrival order of concurrent requests does not matter.
 """
 
 from collections import Counter
@@ -17,16 +17,20 @@ from gateway.sim.profiles import Vendor
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Rule:
-    """One way to misbehave; of several rules the first that hits decides.
+    """One scripted error. Of several rules, the first that applies decides.
 
-    vendor, endpoint: whom it concerns; None is everyone.
-    share: how many it hits, 0 to 1; drawn `per` endpoint (always the same ones) or afresh per try.
-    times: only so many tries of each endpoint, then it no longer applies; None is for ever.
-    status: what is answered; None goes on as usual. 2xx takes the message and never delivers it, as Apple
-        may for a removed subscription.
-    reason: the vendor's word for it (Mozilla: errno) where not its usual one.
-    retry_after: seconds, or an HTTP date as text.
-    delay_ms: how long it thinks first. reset: the connection is torn down and nothing is answered.
+    Attributes:
+        status: response status; None continues normally. A 2xx accepts the message without delivering it, as Apple may
+            do for a removed subscription.
+        vendor: restricts the rule to this vendor.
+        endpoint: restricts the rule to this endpoint.
+        share: share of requests affected, 0 to 1.
+        per: `endpoint` always selects the same endpoints, `try` selects anew for every request.
+        times: requests of each endpoint after which the rule no longer applies; None for no limit.
+        reason: the vendor's error text (Mozilla: errno), if not the usual one.
+        retry_after: seconds, or an HTTP date.
+        delay_ms: delay before the response.
+        reset: reset the connection instead of responding.
     """
 
     status: Annotated[int, Field(ge=200, le=599)] | None = None
@@ -41,6 +45,7 @@ class Rule:
     reset: bool = False
 
 
+# A bad day: some subscriptions are gone for good, all other errors disappear on a retry.
 DEMO = (
     Rule(status=410, share=0.02),
     Rule(status=429, vendor=Vendor.FCM, share=0.03, per="try", retry_after=2),
@@ -49,36 +54,36 @@ DEMO = (
     Rule(status=503, share=0.02, per="try", retry_after=2),
     Rule(share=0.03, per="try", delay_ms=400),
 )
-"""A bad day: some subscriptions gone for good, the rest of the faults gone at the next try."""
 
 
 class Behaviour:
-    """The rules in force, and how often each has hit each endpoint."""
+    """The active rules, and how often each has applied to each endpoint."""
 
     def __init__(self, rules: Sequence[Rule] = (), seed: int = 0) -> None:
+        """Use these rules, and no others."""
         self.rules = tuple(rules)
         self.seed = seed
-        self._tries: Counter[str] = Counter()
-        self._hits: Counter[tuple[int, str]] = Counter()
+        self._request_counts: Counter[str] = Counter()
+        self._rule_counts: Counter[tuple[int, str]] = Counter()
 
-    def next(self, vendor: Vendor, endpoint: str, token: str) -> Rule | None:
-        """The rule that decides this try, None when it goes as usual."""
+    def select_rule(self, vendor: Vendor, endpoint: str, token: str) -> Rule | None:
+        """Return the rule that decides this request, or None."""
         if not self.rules:
             return None
-        self._tries[token] += 1
+        self._request_counts[token] += 1
         for index, rule in enumerate(self.rules):
             if rule.vendor not in (None, vendor) or rule.endpoint not in (None, endpoint):
                 continue
-            if rule.times is not None and self._hits[index, token] >= rule.times:
+            if rule.times is not None and self._rule_counts[index, token] >= rule.times:
                 continue
-            if rule.share < 1 and self._draw(index, rule, token) >= rule.share:
+            if rule.share < 1 and self._draw_share(index, rule, token) >= rule.share:
                 continue
             if rule.times is not None:
-                self._hits[index, token] += 1
+                self._rule_counts[index, token] += 1
             return rule
         return None
 
-    def _draw(self, index: int, rule: Rule, token: str) -> float:
-        number = self._tries[token] if rule.per == "try" else 0
+    def _draw_share(self, index: int, rule: Rule, token: str) -> float:
+        number = self._request_counts[token] if rule.per == "try" else 0
         digest = blake2b(f"{self.seed}/{index}/{number}/{token}".encode(), digest_size=8).digest()
         return int.from_bytes(digest) / 2**64

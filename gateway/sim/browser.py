@@ -1,8 +1,8 @@
-"""Firefox's side: Mozilla's push WebSocket protocol, as autopush speaks it.
+"""Mozilla's push WebSocket protocol for Firefox, as autopush implements it.
 
-A browser says `hello`, registers channels and gets `notification` frames, which it acknowledges. What it
-has not acknowledged is kept until its TTL runs out and sent again when it comes back (RFC 8030 section 5.2);
-a later message with the same Topic takes an earlier one's place (section 5.4).
+A browser sends `hello`, registers channels and receives `notification` frames, which it acknowledges. Unacknowledged
+messages are stored until their TTL expires and sent again on the next connection (RFC 8030 section 5.2). A later
+message with the same Topic replaces an earlier one (section 5.4).
 """
 
 import json
@@ -19,12 +19,12 @@ from gateway.sim.profiles import Vendor
 from gateway.sim.subscribers import Channel, Subscriber, Subscribers
 
 _OK, _BAD_REQUEST = 200, 400
-# autopush's own code for a browser that has connected a second time.
+# autopush's close code for a browser that opened a second connection.
 _CONNECTED_AGAIN = 4774
 
 
-class _Waiting(NamedTuple):
-    """`expires_at` is the clock's own number: a message's datetime is rounded, and may lie just after it."""
+class _StoredMessage(NamedTuple):
+    """An unacknowledged message. `expires_at` is exact clock time, because a message's datetime is rounded."""
 
     message: Message
     channel: Channel
@@ -32,94 +32,98 @@ class _Waiting(NamedTuple):
 
 
 class BadFrame(ValueError):
-    """The browser said something that the protocol does not know; it is hung up on."""
+    """The browser sent an invalid frame; its connection is closed."""
 
 
-class Firefoxes:
-    """All connected browsers, and what they have not acknowledged. `clock` gives seconds since 1970."""
+class FirefoxConnections:
+    """All connected browsers and their unacknowledged messages. `clock` returns Unix time in seconds."""
 
-    def __init__(self, subscribers: Subscribers, watch: MessageSubscription, clock: Callable[[], float]) -> None:
+    def __init__(self, subscribers: Subscribers, subscription: MessageSubscription, clock: Callable[[], float]) -> None:
+        """Start without connections."""
         self._subscribers = subscribers
-        self._watch = watch
+        self._subscription = subscription
         self._clock = clock
         self._sockets: dict[str, web.WebSocketResponse] = {}
-        self._waiting: defaultdict[str, dict[str, _Waiting]] = defaultdict(dict)
+        self._waiting: defaultdict[str, dict[str, _StoredMessage]] = defaultdict(dict)
 
     @property
     def connected(self) -> frozenset[str]:
-        """The `uaid` of each."""
+        """Return the `uaid` of each connected browser."""
         return frozenset(self._sockets)
 
     def waiting(self, uaid: str) -> list[Message]:
-        """What it has not acknowledged, oldest first."""
-        return [kept.message for kept in self._waiting[uaid].values()]
+        """Return the unacknowledged messages of a browser, oldest first."""
+        return [stored.message for stored in self._waiting[uaid].values()]
 
     async def disconnect(self) -> None:
-        """Hang up on everyone; browsers come back by themselves."""
+        """Close all connections; browsers reconnect by themselves."""
         for socket in list(self._sockets.values()):
             await socket.close(code=WSCloseCode.GOING_AWAY)
 
     async def deliver(self, channel: Channel, message: Message) -> None:
-        """Send it now if the browser is there, else keep it for as long as its TTL says."""
+        """Send a message if the browser is connected, otherwise store it for its TTL."""
         waiting = self._waiting[channel.uaid]
         if message.topic is not None:
             replaced = [
-                id_ for id_, kept in waiting.items() if (kept.channel, kept.message.topic) == (channel, message.topic)
+                id_
+                for id_, stored in waiting.items()
+                if (stored.channel, stored.message.topic) == (channel, message.topic)
             ]
             for id_ in replaced:
                 del waiting[id_]
-        present = channel.uaid in self._sockets
-        if present or message.ttl > 0:
-            waiting[message.id] = _Waiting(message, channel, self._clock() + message.ttl)
-        if present:
+        is_connected = channel.uaid in self._sockets
+        if is_connected or message.ttl > 0:
+            waiting[message.id] = _StoredMessage(message, channel, self._clock() + message.ttl)
+        if is_connected:
             await self._send(self._sockets[channel.uaid], message, channel)
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
+        """Handle the WebSocket of one browser."""
         socket = web.WebSocketResponse(protocols=("push-notification",))
         await socket.prepare(request)
         uaid: str | None = None
         try:
             async for frame in socket:
-                said = _parse(frame.data if frame.type is WSMsgType.TEXT else None)
+                message = _parse_frame(frame.data if frame.type is WSMsgType.TEXT else None)
                 if uaid is None:
-                    uaid = await self._hello(socket, said)
+                    uaid = await self._handle_hello(socket, message)
                 else:
-                    await self._answer(socket, uaid, said)
+                    await self._handle_frame(socket, uaid, message)
         except BadFrame:
             await socket.close(code=WSCloseCode.POLICY_VIOLATION)
         except ConnectionError:
-            pass  # it left in the middle of an answer; what it has not acknowledged waits for it
+            pass  # the browser disconnected; unacknowledged messages stay stored
         finally:
             if uaid is not None and self._sockets.get(uaid) is socket:
                 del self._sockets[uaid]
-                self._watch.changed()
+                self._subscription.notify()
         return socket
 
-    async def _hello(self, socket: web.WebSocketResponse, said: dict[str, Any]) -> str:
-        if said.get("messageType") != "hello":
-            raise BadFrame("the first word must be hello")
-        uaid = said.get("uaid")
+    async def _handle_hello(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> str:
+        if message.get("messageType") != "hello":
+            raise BadFrame("the first frame must be hello")
+        uaid = message.get("uaid")
         if not isinstance(uaid, str) or not (uaid in self._waiting or self._subscribers.knows_browser(uaid)):
             uaid = uuid4().hex
         await socket.send_json(
             {"messageType": "hello", "uaid": uaid, "status": _OK, "use_webpush": True, "broadcasts": {}}
         )
-        before = self._sockets.get(uaid)
+        previous = self._sockets.get(uaid)
         self._sockets[uaid] = socket
-        self._watch.changed()
+        self._subscription.notify()
         now, waiting = self._clock(), self._waiting[uaid]
-        for id_ in [id_ for id_, kept in waiting.items() if kept.expires_at <= now]:
+        for id_ in [id_ for id_, stored in waiting.items() if stored.expires_at <= now]:
             del waiting[id_]
-        for kept in list(waiting.values()):
-            await self._send(socket, kept.message, kept.channel)
-        if before is not None:
-            await before.close(code=_CONNECTED_AGAIN)
+        for stored in list(waiting.values()):
+            await self._send(socket, stored.message, stored.channel)
+        if previous is not None:
+            await previous.close(code=_CONNECTED_AGAIN)
         return uaid
 
-    async def _answer(self, socket: web.WebSocketResponse, uaid: str, said: dict[str, Any]) -> None:
-        match said:
+    async def _handle_frame(self, socket: web.WebSocketResponse, uaid: str, message: dict[str, Any]) -> None:
+        match message:
             case {"messageType": "register", "channelID": str(channel_id)}:
-                await socket.send_json(self._register(Channel(uaid, channel_id), said.get("key")))
+                await socket.send_json(self._handle_register(Channel(uaid, channel_id), message.get("key")))
             case {"messageType": "unregister", "channelID": str(channel_id)}:
                 subscriber = self._subscribers.on(Channel(uaid, channel_id))
                 if subscriber is not None:
@@ -128,45 +132,45 @@ class Firefoxes:
             case {"messageType": "ack", "updates": list(updates)}:
                 self._acknowledge(uaid, updates)
             case {"messageType": "nack", "version": str(version)}:
-                self._acknowledge(uaid, [{"version": version, "code": said.get("code")}])
+                self._acknowledge(uaid, [{"version": version, "code": message.get("code")}])
             case {"messageType": "broadcast_subscribe"}:
                 pass
             case {"messageType": "ping"}:
                 await socket.send_str("{}")
-            case _ if not said:
+            case _ if not message:
                 await socket.send_str("{}")
             case _:
-                raise BadFrame(f"{said.get('messageType')!r} is not a frame that a browser may send")
+                raise BadFrame(f"{message.get('messageType')!r} is not a valid frame type")
 
-    def _register(self, channel: Channel, key: object) -> dict[str, Any]:
+    def _handle_register(self, channel: Channel, key: object) -> dict[str, Any]:
         answer = {"messageType": "register", "channelID": channel.channel_id}
         try:
             UUID(channel.channel_id)
             vapid = base64url.decode(key) if isinstance(key, str) and key else None
-            subscriber = self._registered(channel, vapid)
+            subscriber = self._find_or_register(channel, vapid)
         except ValueError as error:
             return answer | {"status": _BAD_REQUEST, "error": str(error)}
-        self._watch.changed()
+        self._subscription.notify()
         return answer | {"status": _OK, "pushEndpoint": subscriber.endpoint}
 
-    def _registered(self, channel: Channel, vapid: bytes | None) -> Subscriber:
-        """Registering the same channel with the same key again is the same subscription."""
-        before = self._subscribers.on(channel)
-        if before is not None:
-            if before.vapid_public_key == vapid:
-                return before
-            self._subscribers.remove(before)
+    def _find_or_register(self, channel: Channel, vapid: bytes | None) -> Subscriber:
+        """Return the subscription of a channel; the same channel and key have the same subscription."""
+        previous = self._subscribers.on(channel)
+        if previous is not None:
+            if previous.vapid_public_key == vapid:
+                return previous
+            self._subscribers.remove(previous)
         [subscriber] = self._subscribers.add(Vendor.MOZILLA, vapid, channel=channel)
         return subscriber
 
     def _acknowledge(self, uaid: str, updates: list[Any]) -> None:
         for update in updates:
             if not isinstance(update, dict):
-                raise BadFrame("an update is an object")
-            kept = self._waiting[uaid].pop(str(update.get("version")), None)
-            if kept is not None:
-                kept.message.ack = update.get("code", 100)
-        self._watch.changed()
+                raise BadFrame("an update must be an object")
+            stored = self._waiting[uaid].pop(str(update.get("version")), None)
+            if stored is not None:
+                stored.message.ack = update.get("code", 100)
+        self._subscription.notify()
 
     async def _send(self, socket: web.WebSocketResponse, message: Message, channel: Channel) -> None:
         frame: dict[str, Any] = {
@@ -185,11 +189,11 @@ class Firefoxes:
             message.delivered = False
 
 
-def _parse(text: str | None) -> dict[str, Any]:
+def _parse_frame(text: str | None) -> dict[str, Any]:
     try:
-        said = json.loads(text or "")
+        message = json.loads(text or "")
     except ValueError as error:
-        raise BadFrame("a frame is JSON text") from error
-    if not isinstance(said, dict):
-        raise BadFrame("a frame is a JSON object")
-    return said
+        raise BadFrame("a frame must be JSON text") from error
+    if not isinstance(message, dict):
+        raise BadFrame("a frame must be a JSON object")
+    return message

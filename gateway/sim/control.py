@@ -1,6 +1,6 @@
-"""The sim's own HTTP side, under `/_sim`, for those who cannot call it in Python.
+"""HTTP control API of the simulator, under `/_sim`, for callers other than Python.
 
-Every origin serves it. A body that is not understood is answered 422 with pydantic's list of faults.
+Every origin serves it. An invalid body is answered with 422 and pydantic's list of errors.
 """
 
 from collections.abc import Callable
@@ -24,6 +24,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class NewSubscribers(BaseModel):
+    """Body of POST /_sim/subscribers."""
+
     model_config = ConfigDict(extra="forbid")
 
     vendor: Vendor
@@ -33,13 +35,15 @@ class NewSubscribers(BaseModel):
 
     @field_validator("vapid_public_key")
     @classmethod
-    def _on_the_curve(cls, text: str | None) -> str | None:
+    def _validate_point(cls, text: str | None) -> str | None:
         if text is not None:
             load_point(base64url.decode(text))
         return text
 
 
 class NewBehaviour(BaseModel):
+    """Body of PUT /_sim/behaviour."""
+
     model_config = ConfigDict(extra="forbid")
 
     preset: Literal["demo"] | None = None
@@ -48,20 +52,23 @@ class NewBehaviour(BaseModel):
 
 
 def add_routes(application: web.Application, sim: "Sim") -> None:
-    """GET /_sim, /_sim/subscribers, /_sim/counters, /_sim/messages; POST and DELETE /_sim/subscribers;
-    PUT /_sim/behaviour."""
+    """Add the control API to an application.
+
+    GET /_sim, /_sim/subscribers, /_sim/counters, /_sim/messages; POST and DELETE /_sim/subscribers; PUT
+    /_sim/behaviour.
+    """
 
     async def origins(request: web.Request) -> web.Response:
         return web.json_response({"origins": sim.origins, "websocket": sim.websocket_url})
 
     async def subscribe(request: web.Request) -> web.Response:
-        wanted = await _read(request, NewSubscribers)
-        vapid = None if wanted.vapid_public_key is None else base64url.decode(wanted.vapid_public_key)
-        added = sim.subscribe_many(wanted.vendor, wanted.count, vapid, share_keys=wanted.share_keys)
+        body = await _parse_body(request, NewSubscribers)
+        vapid = None if body.vapid_public_key is None else base64url.decode(body.vapid_public_key)
+        added = sim.subscribe_many(body.vendor, body.count, vapid, share_keys=body.share_keys)
         return web.json_response([subscriber.to_json() for subscriber in added], status=201)
 
     async def subscribers(request: web.Request) -> web.Response:
-        return web.json_response([_described(subscriber) for subscriber in sim.subscribers])
+        return web.json_response([_subscriber_to_json(subscriber) for subscriber in sim.subscribers])
 
     async def unsubscribe(request: web.Request) -> web.Response:
         subscriber = sim.subscribers.at(request.query.get("endpoint", ""))
@@ -71,8 +78,8 @@ def add_routes(application: web.Application, sim: "Sim") -> None:
         return web.Response(status=204)
 
     async def behave(request: web.Request) -> web.Response:
-        wanted = await _read(request, NewBehaviour)
-        sim.behave(*(DEMO if wanted.preset == "demo" else ()), *wanted.rules, seed=wanted.seed)
+        body = await _parse_body(request, NewBehaviour)
+        sim.behave(*(DEMO if body.preset == "demo" else ()), *body.rules, seed=body.seed)
         return web.json_response({"rules": len(sim.behaviour.rules), "seed": sim.behaviour.seed})
 
     async def counters(request: web.Request) -> web.Response:
@@ -80,8 +87,8 @@ def add_routes(application: web.Application, sim: "Sim") -> None:
 
     async def messages(request: web.Request) -> web.Response:
         endpoint = request.query.get("endpoint")
-        found = sim.messages if endpoint is None else sim.messages.to(endpoint)
-        return web.json_response([_shown(message) for message in found])
+        selected = sim.messages if endpoint is None else sim.messages.to(endpoint)
+        return web.json_response([_message_to_json(message) for message in selected])
 
     routes: list[tuple[str, str, Callable[[web.Request], Any]]] = [
         ("GET", "", origins),
@@ -96,15 +103,15 @@ def add_routes(application: web.Application, sim: "Sim") -> None:
         application.router.add_route(method, f"/_sim{path}", handler)
 
 
-async def _read(request: web.Request, model: type[Model]) -> Model:
+async def _parse_body(request: web.Request, model: type[Model]) -> Model:
     try:
         return model.model_validate_json(await request.read())
     except ValidationError as error:
-        faults = error.json(include_url=False, include_context=False)
-        raise web.HTTPUnprocessableEntity(text=faults, content_type="application/json") from error
+        errors = error.json(include_url=False, include_context=False)
+        raise web.HTTPUnprocessableEntity(text=errors, content_type="application/json") from error
 
 
-def _described(subscriber: Subscriber) -> dict[str, Any]:
+def _subscriber_to_json(subscriber: Subscriber) -> dict[str, Any]:
     return {
         "endpoint": subscriber.endpoint,
         "vendor": subscriber.vendor,
@@ -114,8 +121,8 @@ def _described(subscriber: Subscriber) -> dict[str, Any]:
     }
 
 
-def _shown(message: Message) -> dict[str, Any]:
-    shown: dict[str, Any] = {
+def _message_to_json(message: Message) -> dict[str, Any]:
+    fields: dict[str, Any] = {
         "id": message.id,
         "vendor": message.vendor,
         "endpoint": message.endpoint,
@@ -127,6 +134,6 @@ def _shown(message: Message) -> dict[str, Any]:
         "ack": message.ack,
     }
     try:
-        return shown | {"payload": message.payload.decode(errors="replace")}
+        return fields | {"payload": message.payload.decode(errors="replace")}
     except Undecryptable as error:
-        return shown | {"payload": None, "undecryptable": str(error)}
+        return fields | {"payload": None, "undecryptable": str(error)}

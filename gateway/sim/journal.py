@@ -1,4 +1,4 @@
-"""A file that is only appended to: one JSON object a line, so that subscriptions outlive the process."""
+"""An append-only file with one JSON object per line, so that subscriptions survive a restart."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -7,27 +7,34 @@ from typing import IO, Any
 
 
 class Journal:
-    """Holds private keys of simulated devices, hence mode 0600. A line cut short by a crash is dropped."""
+    """The file of one simulator.
+
+    It contains private keys of simulated devices, hence mode 0600. A line truncated by a crash is dropped.
+    """
 
     def __init__(self, path: Path) -> None:
+        """Open or create the file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
         self._path = path
         self._file: IO[bytes] = path.open("r+b")
 
     def replay(self) -> Iterator[dict[str, Any]]:
-        whole = 0
+        """Yield the records, and truncate an incomplete last line."""
+        valid_octets = 0
         for line in self._file:
             if not line.endswith(b"\n"):
                 break
-            whole += len(line)
+            valid_octets += len(line)
             yield json.loads(line)
-        self._file.seek(whole)
+        self._file.seek(valid_octets)
         self._file.truncate()
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
+        """Write records."""
         self._file.write(b"".join(json.dumps(record, separators=(",", ":")).encode() + b"\n" for record in records))
         self._file.flush()
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()

@@ -1,7 +1,7 @@
-"""A simulated device's keys, and the receiving side of RFC 8291.
+"""Keys of a simulated device, and decryption by RFC 8291.
 
-The private key is kept as its scalar and becomes a key object only when a message is read: 2,000 devices
-are then made in a fraction of a second, and a state file holds them as text.
+The private key is stored as its scalar and becomes a key object only when a message is decrypted: thousands of devices
+are then created in a fraction of a second, and a state file holds them as text.
 """
 
 import secrets
@@ -22,54 +22,62 @@ _HEADER = _SALT + _RECORD_SIZE + 1 + _POINT
 
 
 class Undecryptable(ValueError):
-    """The body is not a message that this device can read."""
+    """The device cannot decrypt the body."""
 
 
 @lru_cache(maxsize=256)
 def load_point(octets: bytes) -> ec.EllipticCurvePublicKey:
-    """A P-256 point of 65 octets, uncompressed (X9.62); raises ValueError when it is not on the curve."""
+    """Load an uncompressed P-256 point of 65 octets (X9.62).
+
+    Raises:
+        ValueError: not a point on the curve.
+    """
     if len(octets) != _POINT:
         raise ValueError(f"a P-256 point has {_POINT} octets, not {len(octets)}")
     return ec.EllipticCurvePublicKey.from_encoded_point(CURVE, octets)
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
-    """`scalar` is the private key, `p256dh` its point (65 octets), `auth` the shared secret (16 octets)."""
+class DeviceKeys:
+    """Keys of a device: private `scalar`, public point `p256dh` (65 octets), secret `auth` (16 octets)."""
 
     scalar: int
     p256dh: bytes
     auth: bytes
 
     @classmethod
-    def generate(cls) -> "Keys":
+    def generate(cls) -> "DeviceKeys":
+        """Generate new keys."""
         scalar = secrets.randbelow(_ORDER - 1) + 1
         public = ec.derive_private_key(scalar, CURVE).public_key()
         return cls(scalar, public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint), secrets.token_bytes(16))
 
     def decrypt(self, body: bytes) -> bytes:
-        """The plain text of an aes128gcm body (RFC 8188 section 2, RFC 8291 section 3.4); raises Undecryptable.
+        """Return the plain text of an aes128gcm body (RFC 8188 section 2, RFC 8291 section 3.4).
 
-        A push message is one record (RFC 8291 section 4), so one that spans several is refused.
+        A push message is one record (RFC 8291 section 4), so a body with several is rejected.
+
+        Raises:
+            Undecryptable: malformed, or encrypted for other keys.
         """
         if len(body) < _HEADER + 1 + _TAG:
             raise Undecryptable(f"{len(body)} octets are too few for an aes128gcm message")
         salt, record_size = body[:_SALT], int.from_bytes(body[_SALT : _SALT + _RECORD_SIZE])
-        sender, sealed = body[_HEADER - _POINT : _HEADER], body[_HEADER:]
+        sender, ciphertext = body[_HEADER - _POINT : _HEADER], body[_HEADER:]
         if body[_HEADER - _POINT - 1] != _POINT:
             raise Undecryptable("the key id is not a P-256 point")
-        if len(sealed) > record_size:
-            raise Undecryptable(f"{len(sealed)} octets do not fit one record of {record_size}")
+        if len(ciphertext) > record_size:
+            raise Undecryptable(f"{len(ciphertext)} octets do not fit one record of {record_size}")
         try:
             shared = ec.derive_private_key(self.scalar, CURVE).exchange(ec.ECDH(), load_point(sender))
         except ValueError as error:
             raise Undecryptable("the sender's key is not a P-256 point") from error
-        keying = _hkdf(self.auth, shared, b"WebPush: info\0" + self.p256dh + sender, 32)
-        cipher = AESGCM(_hkdf(salt, keying, b"Content-Encoding: aes128gcm\0", 16))
+        ikm = _hkdf(self.auth, shared, b"WebPush: info\0" + self.p256dh + sender, 32)
+        cipher = AESGCM(_hkdf(salt, ikm, b"Content-Encoding: aes128gcm\0", 16))
         try:
-            padded = cipher.decrypt(_hkdf(salt, keying, b"Content-Encoding: nonce\0", 12), sealed, None)
+            padded = cipher.decrypt(_hkdf(salt, ikm, b"Content-Encoding: nonce\0", 12), ciphertext, None)
         except InvalidTag as error:
-            raise Undecryptable("it was not encrypted for this device's keys") from error
+            raise Undecryptable("not encrypted for this device's keys") from error
         payload = padded.rstrip(b"\0")
         if not payload.endswith(b"\x02"):
             raise Undecryptable("the padding does not end the last record")

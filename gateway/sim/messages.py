@@ -1,4 +1,4 @@
-"""What was accepted: the last messages, readable as the device would read them, and waiting for more."""
+"""Accepted messages, decrypted on access, and waiting for new ones."""
 
 import asyncio
 import json
@@ -8,16 +8,29 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from gateway.sim.keys import Keys, Undecryptable
+from gateway.sim.keys import DeviceKeys, Undecryptable
 from gateway.sim.profiles import Vendor
 
 
 @dataclass(slots=True, eq=False)
 class Message:
-    """One accepted push message. `ttl` is the granted one, in seconds; `encoding` is None for an empty body.
+    """One accepted push message.
 
-    `delivered` says whether it went out to the device; `ack` is what a Firefox then said of it: 100 shown,
-    101 could not decrypt, 102 not delivered to the worker.
+    Attributes:
+        id: message id.
+        vendor: the push service.
+        endpoint: the endpoint it was posted to.
+        received_at: time of acceptance.
+        ttl: granted TTL in seconds.
+        urgency: Urgency header.
+        topic: Topic header.
+        content_type: Content-Type header.
+        encoding: Content-Encoding header; None for an empty body.
+        body: encrypted body.
+        keys: keys of a simulated device; None for a real browser.
+        extra: headers of the legacy encoding aesgcm.
+        delivered: whether the message was sent to the device.
+        ack: Firefox's acknowledgement: 100 displayed, 101 not decryptable, 102 not delivered to the service worker.
     """
 
     id: str
@@ -30,7 +43,7 @@ class Message:
     content_type: str | None
     encoding: str | None
     body: bytes
-    keys: Keys | None = field(repr=False)
+    keys: DeviceKeys | None = field(repr=False)
     extra: dict[str, str] = field(default_factory=dict)
     delivered: bool = False
     ack: int | None = None
@@ -38,42 +51,50 @@ class Message:
 
     @property
     def payload(self) -> bytes:
-        """The plain text, decrypted at the first look; raises Undecryptable."""
+        """Return the plain text, decrypted on first access.
+
+        Raises:
+            Undecryptable: the device cannot decrypt the body.
+        """
         if self._payload is None:
             self._payload = self._decrypt()
         return self._payload
 
     @property
     def text(self) -> str:
+        """Return the plain text as a string."""
         return self.payload.decode()
 
     def json(self) -> Any:
+        """Return the plain text as JSON."""
         return json.loads(self.payload)
 
     def _decrypt(self) -> bytes:
         if not self.body:
             return b""
         if self.keys is None:
-            raise Undecryptable("only the browser has its private key")
+            raise Undecryptable("only the browser has the private key")
         if self.encoding != "aes128gcm":
-            raise Undecryptable(f"{self.encoding} is read by real browsers only")
+            raise Undecryptable(f"{self.encoding} is decrypted only by real browsers")
         return self.keys.decrypt(self.body)
 
 
 class MessageLog:
-    """The last `keep` messages, oldest first; None keeps them all. `total` counts all since the last clear."""
+    """The last `max_messages` messages, oldest first; None keeps all. `total` counts all since the last clear."""
 
-    def __init__(self, keep: int | None) -> None:
-        self.keep = keep
+    def __init__(self, max_messages: int | None) -> None:
+        """Start empty."""
+        self.max_messages = max_messages
         self.total = 0
         self._all: deque[Message] = deque()
         self._by_endpoint: defaultdict[str, deque[Message]] = defaultdict(deque)
 
     def append(self, message: Message) -> None:
+        """Add a message, and drop the oldest if there are too many."""
         self.total += 1
         self._all.append(message)
         self._by_endpoint[message.endpoint].append(message)
-        if self.keep is not None and len(self._all) > self.keep:
+        if self.max_messages is not None and len(self._all) > self.max_messages:
             oldest = self._all.popleft()
             same = self._by_endpoint[oldest.endpoint]
             same.popleft()
@@ -81,53 +102,64 @@ class MessageLog:
                 del self._by_endpoint[oldest.endpoint]
 
     def to(self, endpoint: str) -> list[Message]:
+        """Return the messages to an endpoint."""
         return list(self._by_endpoint.get(endpoint, ()))
 
     def clear(self) -> None:
+        """Remove all messages."""
         self.total = 0
         self._all.clear()
         self._by_endpoint.clear()
 
     def __iter__(self) -> Iterator[Message]:
+        """Iterate over the messages, oldest first."""
         return iter(self._all)
 
     def __len__(self) -> int:
+        """Return the number of stored messages."""
         return len(self._all)
 
     def __getitem__(self, index: int) -> Message:
+        """Return a stored message."""
         return self._all[index]
 
 
 class MessageSubscription:
-    """Tells those who wait that something changed; many changes in one turn of the loop are one look."""
+    """Wakes waiters when something changed. Several changes in one event-loop iteration cause one check."""
 
     def __init__(self) -> None:
+        """Start without waiters."""
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
-        self._look_is_due = False
+        self._check_is_scheduled = False
 
-    def changed(self) -> None:
-        if self._waiting and not self._look_is_due:
-            self._look_is_due = True
-            asyncio.get_running_loop().call_soon(self._look)
+    def notify(self) -> None:
+        """Schedule a check of all conditions."""
+        if self._waiting and not self._check_is_scheduled:
+            self._check_is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._check_conditions)
 
-    async def until(self, true: Callable[[], bool], timeout: float) -> None:
-        """Raises TimeoutError when it has not become true within `timeout` seconds."""
-        if true():
+    async def wait_until(self, condition: Callable[[], bool], timeout: float) -> None:
+        """Wait until the condition is true.
+
+        Raises:
+            TimeoutError: not true within `timeout` seconds.
+        """
+        if condition():
             return
-        waiter = (true, asyncio.get_running_loop().create_future())
+        waiter = (condition, asyncio.get_running_loop().create_future())
         self._waiting.append(waiter)
         try:
             await asyncio.wait_for(waiter[1], timeout)
         finally:
             self._waiting.remove(waiter)
 
-    def _look(self) -> None:
-        self._look_is_due = False
-        for true, future in self._waiting:
+    def _check_conditions(self) -> None:
+        self._check_is_scheduled = False
+        for condition, future in self._waiting:
             if future.done():
                 continue
             try:
-                if true():
+                if condition():
                     future.set_result(None)
-            except Exception as error:  # noqa: BLE001 - the asker's own fault belongs to the asker, whatever it is
+            except Exception as error:  # noqa: BLE001 - an error of the condition is raised in its waiter
                 future.set_exception(error)

@@ -1,7 +1,7 @@
-"""How each push service refuses, as data.
+"""Responses of each push service, as data.
 
-A profile is a vendor's limits, the words it has for each fault, and the shape it says them in. A fault that
-is not in a vendor's table is one it does not look for.
+A profile has a vendor's limits, its texts for each error, and their format. A vendor does not check errors that are
+missing from its table.
 """
 
 import json
@@ -19,6 +19,8 @@ MAX_BODY_OCTETS = 4096  # RFC 8030 section 7.2: the size that every push service
 
 
 class Vendor(StrEnum):
+    """The simulated push services."""
+
     FCM = "fcm"
     MOZILLA = "mozilla"
     APPLE = "apple"
@@ -26,7 +28,7 @@ class Vendor(StrEnum):
 
 
 class SimFault(StrEnum):
-    """What can be wrong with a POST."""
+    """An error of a POST request."""
 
     UNKNOWN = auto()
     GONE = auto()
@@ -46,6 +48,8 @@ class SimFault(StrEnum):
 
 
 class SimResponse(NamedTuple):
+    """A response to a POST request."""
+
     status: int
     headers: dict[str, str]
     body: str = ""
@@ -53,33 +57,37 @@ class SimResponse(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """`path` is the endpoint's, with `{token}`; `longest_ttl` in seconds, None when nobody knows.
+    """Limits and responses of one push service.
 
-    `faults` gives the status and the reason, in the vendor's own vocabulary: Mozilla's errno, Apple's
-    reason, FCM's text, WNS's error description. `reasons` are those of scripted statuses.
+    `path` is the path of endpoints, with `{token}`. `max_ttl` is in seconds, None if unknown. `faults` maps errors to
+    the status and the vendor's reason: Mozilla's errno, Apple's reason, FCM's text, WNS's error description. `reasons`
+    are those of scripted statuses.
     """
 
     vendor: Vendor
     path: str
-    longest_ttl: int | None
+    max_ttl: int | None
     topic: re.Pattern[str]
     faults: Mapping[SimFault, tuple[int, str]]
     reasons: Mapping[int, str]
     shape: Callable[[int, str], SimResponse]
     accepted: Callable[[str], dict[str, str]]
 
-    def looks_for(self, fault: SimFault) -> bool:
+    def checks_for(self, fault: SimFault) -> bool:
+        """Return whether the vendor checks for this error."""
         return fault in self.faults
 
     def refuse(self, fault: SimFault) -> SimResponse:
+        """Return the response for an error."""
         return self.shape(*self.faults[fault])
 
     def answer(self, status: int, reason: str | None = None) -> SimResponse:
-        """What it says with a status of the test's choosing."""
+        """Return a response with a scripted status."""
         return self.shape(status, self.reasons.get(status, "") if reason is None else reason)
 
     def grant(self, ttl: int) -> int:
-        return ttl if self.longest_ttl is None else min(ttl, self.longest_ttl)
+        """Return the granted TTL."""
+        return ttl if self.max_ttl is None else min(ttl, self.max_ttl)
 
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
@@ -140,10 +148,10 @@ def _wns(status: int, reason: str) -> SimResponse:
 
 # RFC 8030 section 5.4.
 _TOPIC = re.compile(r"[A-Za-z0-9_-]{1,32}", re.ASCII)
-# Apple decodes it, and no base64 text has a length of 1 modulo 4.
+# Apple decodes the topic, and base64 text never has a length of 1 modulo 4.
 _DECODABLE_TOPIC = re.compile(r"(?!.{33})(?!\Z)(?:[A-Za-z0-9_-]{4})*(?:[A-Za-z0-9_-]{2,3})?", re.ASCII)
 
-_NOT_THE_KEY = (
+_KEY_MISMATCH_TEXT = (
     "the VAPID credentials in the authorization header do not correspond to the credentials used to create the "
     "subscriptions."
 )
@@ -151,7 +159,7 @@ _NOT_THE_KEY = (
 FCM = Profile(
     vendor=Vendor.FCM,
     path="/fcm/send/{token}",
-    longest_ttl=28 * _DAY,
+    max_ttl=28 * _DAY,
     topic=_TOPIC,
     faults={
         SimFault.UNKNOWN: (404, "A valid push subscription endpoint should be specified in the URL."),
@@ -166,10 +174,10 @@ FCM = Profile(
         SimFault.BAD_VAPID: (403, "invalid JWT provided"),
         SimFault.BAD_AUDIENCE: (403, "the audience in the JWT is not the origin of the push service."),
         SimFault.BAD_EXPIRY: (403, "invalid JWT provided"),
-        SimFault.WRONG_KEY: (403, _NOT_THE_KEY),
+        SimFault.WRONG_KEY: (403, _KEY_MISMATCH_TEXT),
     },
     reasons={
-        403: _NOT_THE_KEY,
+        403: _KEY_MISMATCH_TEXT,
         404: "A valid push subscription endpoint should be specified in the URL.",
         410: "push subscription has unsubscribed or expired.",
     },
@@ -180,7 +188,7 @@ FCM = Profile(
 MOZILLA = Profile(
     vendor=Vendor.MOZILLA,
     path="/wpush/v2/{token}",
-    longest_ttl=30 * _DAY,
+    max_ttl=30 * _DAY,
     topic=_TOPIC,
     faults={
         SimFault.UNKNOWN: (404, "102"),
@@ -205,7 +213,7 @@ MOZILLA = Profile(
 APPLE = Profile(
     vendor=Vendor.APPLE,
     path="/{token}",
-    longest_ttl=30 * _DAY,
+    max_ttl=30 * _DAY,
     topic=_DECODABLE_TOPIC,
     faults={
         SimFault.UNKNOWN: (404, "BadDeviceToken"),
@@ -231,7 +239,7 @@ APPLE = Profile(
 WNS = Profile(
     vendor=Vendor.WNS,
     path="/w/?token={token}",
-    longest_ttl=None,
+    max_ttl=None,
     topic=_TOPIC,
     faults={
         SimFault.UNKNOWN: (404, "The channel URI is not valid or is not recognized by WNS."),

@@ -1,4 +1,4 @@
-"""Read the headers of one POST as RFC 8030 says, and name the first fault."""
+"""Validates the headers of a POST request (RFC 8030)."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -6,30 +6,33 @@ from typing import NamedTuple
 from gateway.sim.profiles import MAX_BODY_OCTETS, Profile, SimFault
 
 URGENCIES = frozenset({"very-low", "low", "normal", "high"})
-# aesgcm is the draft that RFC 8188 replaced; browsers can still read it.
+# aesgcm is the draft that RFC 8188 replaced; browsers still decrypt it.
 ENCODINGS = frozenset({"aes128gcm", "aesgcm"})
-# RFC 8030 section 5.2: 2^31 means for ever, and more digits mean no more than that.
-_FOR_EVER = 2**31
+# RFC 8030 section 5.2: values of 2^31 and more mean no limit.
+_MAX_TTL = 2**31
 
 
 class RequestHeaders(NamedTuple):
-    """What the sender wants: `ttl` in seconds, as asked and not yet as granted."""
+    """The validated headers. `ttl` is the requested one, in seconds."""
 
     ttl: int
     urgency: str
     topic: str | None
 
 
-def read(profile: Profile, headers: Mapping[str, str], size: int) -> RequestHeaders | SimFault:
-    """`size` is the body's, in octets; an empty body (a bare wake-up call) needs no Content-Encoding."""
+def validate_headers(profile: Profile, headers: Mapping[str, str], size: int) -> RequestHeaders | SimFault:
+    """Validate the headers of a request with a body of `size` octets, and return the first error.
+
+    An empty body needs no Content-Encoding.
+    """
     if size > MAX_BODY_OCTETS:
         return SimFault.TOO_LARGE
-    written = headers.get("TTL")
-    if written is None:
+    ttl_text = headers.get("TTL")
+    if ttl_text is None:
         return SimFault.NO_TTL
-    if not (written.isascii() and written.isdecimal()):
+    if not (ttl_text.isascii() and ttl_text.isdecimal()):
         return SimFault.BAD_TTL
-    ttl = _FOR_EVER if len(written) > 10 else min(int(written), _FOR_EVER)
+    ttl = _MAX_TTL if len(ttl_text) > 10 else min(int(ttl_text), _MAX_TTL)
     topic = headers.get("Topic")
     if topic is not None and not profile.topic.fullmatch(topic):
         return SimFault.BAD_TOPIC
@@ -38,7 +41,7 @@ def read(profile: Profile, headers: Mapping[str, str], size: int) -> RequestHead
         return SimFault.BAD_URGENCY
     if size and headers.get("Content-Encoding") not in ENCODINGS:
         return SimFault.BAD_ENCODING
-    if profile.looks_for(SimFault.CACHE_POLICY):
+    if profile.checks_for(SimFault.CACHE_POLICY):
         policy = headers.get("X-WNS-Cache-Policy", "cache")
         if (policy == "no-cache") != (ttl == 0):
             return SimFault.CACHE_POLICY

@@ -1,7 +1,7 @@
-"""Verify VAPID (RFC 8292) as a push service does: a second opinion on the gateway's own signatures.
+"""Verification of VAPID (RFC 8292) as a push service does it, independent of the gateway's signing code.
 
-A sender repeats one header for hours, so a header that was found good is remembered with its expiry; only
-the clock and the subscription's key are looked at again.
+Senders reuse one header for hours, so a verified header is cached with its expiry; only the time and the subscription's
+key are checked again.
 """
 
 import json
@@ -18,8 +18,8 @@ from gateway.sim import base64url
 from gateway.sim.keys import load_point
 from gateway.sim.profiles import SimFault
 
-MAX_LIFE = 86_400  # seconds; RFC 8292 section 2
-_MAX_REMEMBERED = 1000
+MAX_LIFETIME_S = 86_400  # seconds; RFC 8292 section 2
+_MAX_CACHED = 1000
 _ES256 = ec.ECDSA(hashes.SHA256())
 _REAL_SUBJECT = re.compile(
     r"(?:mailto:[^@\s<>]+@|https://)(?![^/]*\.(?:local|localhost|invalid)(?:[:/]|$))[^\s/@.]+(?:\.[^\s/@.]+)+(?:/\S*)?"
@@ -27,45 +27,54 @@ _REAL_SUBJECT = re.compile(
 
 
 class Token(NamedTuple):
+    """A verified header: the sender's key, and its expiry as Unix time."""
+
     key: bytes
     expires_at: float
 
 
-class Verifier:
-    """One push service's: `origin` is the only audience it takes; `clock` gives seconds since 1970."""
+class VapidVerifier:
+    """VAPID checks of one push service.
 
-    def __init__(self, origin: str, clock: Callable[[], float], *, real_subject: bool) -> None:
+    `origin` is the only accepted audience; `clock` returns Unix time in seconds.
+    """
+
+    def __init__(self, origin: str, clock: Callable[[], float], *, checks_subject: bool) -> None:
+        """Start with an empty cache."""
         self._origin = origin
         self._clock = clock
-        self._real_subject = real_subject
-        self._good: dict[str, Token] = {}
+        self._checks_subject = checks_subject
+        self._verified_tokens: dict[str, Token] = {}
 
-    def fault(self, authorization: str | None, subscription_key: bytes | None) -> SimFault | None:
-        """What is wrong with the Authorization header for a subscription made with this key (65 octets), if it was."""
+    def find_fault(self, authorization: str | None, subscription_key: bytes | None) -> SimFault | None:
+        """Return the error of an Authorization header, or None.
+
+        `subscription_key` is the VAPID key (65 octets) that the subscription was created with, if any.
+        """
         if authorization is None:
             return None if subscription_key is None else SimFault.NO_VAPID
-        token = self._good.get(authorization)
+        token = self._verified_tokens.get(authorization)
         if token is None:
-            read = self._read(authorization)
-            if isinstance(read, SimFault):
-                return read
-            if len(self._good) >= _MAX_REMEMBERED:
-                self._good.clear()
-            token = self._good[authorization] = read
+            parsed = self._parse(authorization)
+            if isinstance(parsed, SimFault):
+                return parsed
+            if len(self._verified_tokens) >= _MAX_CACHED:
+                self._verified_tokens.clear()
+            token = self._verified_tokens[authorization] = parsed
         if token.expires_at <= self._clock():
             return SimFault.BAD_EXPIRY
         if subscription_key is not None and token.key != subscription_key:
             return SimFault.WRONG_KEY
         return None
 
-    def _read(self, authorization: str) -> Token | SimFault:
+    def _parse(self, authorization: str) -> Token | SimFault:
         scheme, _, parameters = authorization.partition(" ")
         if scheme.lower() != "vapid":
             return SimFault.BAD_VAPID
         try:
-            named = dict(part.strip().split("=", 1) for part in parameters.split(","))
-            key = base64url.decode(named["k"].strip('"'))
-            header, claims = _verified(named["t"].strip('"'), key)
+            parameters_by_name = dict(part.strip().split("=", 1) for part in parameters.split(","))
+            key = base64url.decode(parameters_by_name["k"].strip('"'))
+            header, claims = _verify_jwt(parameters_by_name["t"].strip('"'), key)
         except (KeyError, ValueError, InvalidSignature):
             return SimFault.BAD_VAPID
         if not isinstance(header, dict) or header.get("alg") != "ES256" or not isinstance(claims, dict):
@@ -75,15 +84,15 @@ class Verifier:
         expires_at = claims.get("exp")
         if not isinstance(expires_at, int | float) or isinstance(expires_at, bool):
             return SimFault.BAD_EXPIRY
-        if expires_at > self._clock() + MAX_LIFE:
+        if expires_at > self._clock() + MAX_LIFETIME_S:
             return SimFault.BAD_EXPIRY
-        if self._real_subject and not _REAL_SUBJECT.fullmatch(str(claims.get("sub", ""))):
+        if self._checks_subject and not _REAL_SUBJECT.fullmatch(str(claims.get("sub", ""))):
             return SimFault.BAD_SUBJECT
         return Token(key, expires_at)
 
 
-def _verified(token: str, key: bytes) -> tuple[object, object]:
-    """Header and claims of a JWT signed with ES256 (RFC 7515, RFC 7518 section 3.4)."""
+def _verify_jwt(token: str, key: bytes) -> tuple[object, object]:
+    """Return header and claims of a JWT signed with ES256 (RFC 7515, RFC 7518 section 3.4)."""
     header, claims, signature = token.split(".")
     octets = base64url.decode(signature)
     if len(octets) != 64:

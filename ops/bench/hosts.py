@@ -47,7 +47,7 @@ from gateway.service.access.secrets import Keyring
 from gateway.service.context import Context
 from gateway.service.notifications import lifecycle
 from gateway.service.notifications.submission import Draft, submit
-from gateway.sim.keys import Keys
+from gateway.sim.keys import DeviceKeys
 from tests.support.tls import make_ca
 
 MASTER_KEY = "a master key for one benchmark only, and no other"
@@ -144,7 +144,7 @@ async def create_tenant(context: Context, name: str, origins: list[str], count: 
         parameters = {"id": application_id}
         query = text("SELECT id FROM vapid_keys WHERE application_id = :id")
         [key_id] = (await conn.execute(query, parameters)).scalars()
-        pairs = [Keys.generate() for _ in range(100)]
+        pairs = [DeviceKeys.generate() for _ in range(100)]
         rows = (
             (
                 ids.new_id(),

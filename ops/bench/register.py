@@ -48,7 +48,7 @@ from gateway.records.postgres import migrate
 from gateway.records.postgres.engine import open_engine
 from gateway.service.access import applications
 from gateway.service.access.secrets import Keyring
-from gateway.sim.keys import Keys
+from gateway.sim.keys import DeviceKeys
 
 ORIGIN = "https://app.example.org"
 SEED = 20261127
@@ -201,7 +201,7 @@ class BodyGenerator:
         self._random = random.Random(SEED)  # noqa: S311 - not for secrets
         self._keys = [
             {"p256dh": encode_base64url(pair.p256dh), "auth": encode_base64url(pair.auth)}
-            for pair in (Keys.generate() for _ in range(KEY_PAIRS))
+            for pair in (DeviceKeys.generate() for _ in range(KEY_PAIRS))
         ]
         self._known_share = known_share if devices else 0.0
         self._devices = devices

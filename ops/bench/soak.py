@@ -27,7 +27,7 @@ from gateway.push.encryption import encode_base64url
 from gateway.service.access import applications
 from gateway.service.access.authentication import READ, REGISTER
 from gateway.service.notifications.submission import Draft, submit
-from gateway.sim.keys import Keys
+from gateway.sim.keys import DeviceKeys
 from tests.support.command import free_ports
 
 SEED = 20
@@ -145,7 +145,7 @@ def registration_factory(push_service: str) -> Callable[[], dict[str, Any]]:
     The next campaign also goes to the new devices.
     """
     rng = random.Random(SEED)  # noqa: S311 - not for secrets
-    keys = Keys.generate()
+    keys = DeviceKeys.generate()
     key_pair = {"p256dh": encode_base64url(keys.p256dh), "auth": encode_base64url(keys.auth)}
     count = 0
 

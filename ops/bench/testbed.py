@@ -43,7 +43,7 @@ from gateway.service.access import applications
 from gateway.service.access.secrets import Keyring
 from gateway.service.context import Context
 from gateway.service.notifications.submission import Draft, submit
-from gateway.sim.keys import Keys
+from gateway.sim.keys import DeviceKeys
 from tests.support.tls import make_ca
 
 MASTER_KEY = "a master key for one benchmark only, and no other"
@@ -117,9 +117,9 @@ async def create_application(context: Context, name: str = "bench") -> UUID:
 
 async def create_devices(
     context: Context, application_id: UUID, origin: str, count: int, *, topic: tuple[str, int] = ("", 0)
-) -> list[Keys]:
+) -> list[DeviceKeys]:
     """Create devices by COPY and return the key pairs that they share. `topic` is (name, number of subscribers)."""
-    pairs = [Keys.generate() for _ in range(KEY_PAIRS)]
+    pairs = [DeviceKeys.generate() for _ in range(KEY_PAIRS)]
     host = origin.partition("://")[2]
     async with context.engine.begin() as conn:
         query = text("SELECT id FROM vapid_keys WHERE application_id = :id")

@@ -23,7 +23,7 @@ MOST_UNSETTLED = JOBS * MAX_CHUNK_SIZE
 
 @pytest.fixture
 async def devices(parts: Parts) -> dict[UUID, Subscriber]:
-    parts.sim.messages.keep = None
+    parts.sim.messages.max_messages = None
     per_vendor = DEVICES // len(Vendor)
     return await parts.register(
         [one for vendor in Vendor for one in parts.subscribe(vendor, per_vendor, share_keys=True)]

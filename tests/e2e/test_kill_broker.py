@@ -31,7 +31,7 @@ MOST_REPEATED = 4 * JOBS * MAX_CHUNK_SIZE
 @pytest.fixture
 async def parts(database_url: str) -> AsyncIterator[Parts]:
     async with gateway(database_url) as parts:
-        parts.sim.messages.keep = None
+        parts.sim.messages.max_messages = None
         yield parts
 
 

@@ -1,4 +1,4 @@
-"""Moving in from another sender: its VAPID key, and the browsers it knew, which need not subscribe anew."""
+"""Import from another push sender: its VAPID key and its subscriptions."""
 
 import csv
 import json
@@ -19,13 +19,13 @@ from tests.support.gateway_parts import MASTER_KEY, gateway
 COLUMNS = ["id", "identifier", "language", "device_type", "tags", "invalid_identifier", "external_user_id"]
 
 
-def named(kind: str, text: str) -> UUID:
-    found = ids.parse(kind, text)
-    assert found is not None
-    return found
+def parse_id(kind: str, text: str) -> UUID:
+    id_ = ids.parse(kind, text)
+    assert id_ is not None
+    return id_
 
 
-async def test_browsers_of_another_sender_are_sent_to_with_the_key_they_know(database_url: str, tmp_path: Path) -> None:
+async def test_imported_browsers_receive_with_their_old_key(database_url: str, tmp_path: Path) -> None:
     key = VapidKey.generate()
     pem, text = tmp_path / "vapid.pem", tmp_path / "vapid.txt"
     pem.write_bytes(key.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -48,26 +48,30 @@ async def test_browsers_of_another_sender_are_sent_to_with_the_key_they_know(dat
                 "https://shop.example.org",
             )
             create = (*create, "--vapid-key", str(file), "--json")
-            made = (await command(*create, **settings)).json
-            shops.append(named(ids.APPLICATION, made["id"]))
-            assert made["vapid_public_key"] == key.public_text
+            created = (await command(*create, **settings)).json
+            shops.append(parse_id(ids.APPLICATION, created["id"]))
+            assert created["vapid_public_key"] == key.public_text
         pem.write_text("-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----\n")
         refused = await command(*create[:-2], str(pem), **settings)
-        assert (refused.code, "holds no private key" in refused.err) == (2, True)
+        assert (refused.code, "contains no private key" in refused.err) == (2, True)
 
-        # The simulator's addresses are http; what an export has are https, and rows that are no browsers at all.
-        one, two, three = parts.sim.subscribe_many(Vendor.FCM, 3, key.public_key)
-        listed = tmp_path / "subscriptions.json"
-        listed.write_text(json.dumps([two.to_json(), {"subscription": three.to_json(), "user_id": "u-3"}, {"no": 1}]))
-        said = (await command("devices", "import", str(listed), "--app", "Shop", "--dry-run", "--json", **settings)).out
-        assert json.loads(said)["valid"] == 2
-        ended = await command("devices", "import", str(listed), "--app", "Shop", "--json", **settings)
+        # Endpoints of the simulator are http. Those of an export are https, with rows that are not browsers.
+        first, second, third = parts.sim.subscribe_many(Vendor.FCM, 3, key.public_key)
+        listing = tmp_path / "subscriptions.json"
+        listing.write_text(
+            json.dumps([second.to_json(), {"subscription": third.to_json(), "user_id": "u-3"}, {"no": 1}])
+        )
+        output = (
+            await command("devices", "import", str(listing), "--app", "Shop", "--dry-run", "--json", **settings)
+        ).out
+        assert json.loads(output)["valid"] == 2
+        ended = await command("devices", "import", str(listing), "--app", "Shop", "--json", **settings)
         assert ended.code == 1
-        told = json.loads(ended.out)
-        assert (told["created"], told["refreshed"], told["refused"]) == (2, 0, 1)
-        assert told["errors"][0]["line"] == 3
+        report = json.loads(ended.out)
+        assert (report["created"], report["refreshed"], report["refused"]) == (2, 0, 1)
+        assert report["errors"][0]["line"] == 3
         lines = tmp_path / "lines.ndjson"
-        lines.write_text("\n".join(json.dumps(line.to_json()) for line in (one, two)) + "\n")
+        lines.write_text("\n".join(json.dumps(line.to_json()) for line in (first, second)) + "\n")
         assert (await command("devices", "import", str(lines), "--app", "Shop", "--json", **settings)).json == {
             "created": 1,
             "refreshed": 1,
@@ -78,11 +82,11 @@ async def test_browsers_of_another_sender_are_sent_to_with_the_key_they_know(dat
             await command("send", "--app", "Shop", "--title", "Still here", "--everyone", "--json", **settings)
         ).json
         async with parts.run_worker():
-            await replace(parts, application_id=shops[0]).wait_until_done(named(ids.NOTIFICATION, sent["id"]))
-        assert {message.endpoint for message in parts.sim.messages} == {one.endpoint, two.endpoint, three.endpoint}
+            await replace(parts, application_id=shops[0]).wait_until_done(parse_id(ids.NOTIFICATION, sent["id"]))
+        assert {message.endpoint for message in parts.sim.messages} == {first.endpoint, second.endpoint, third.endpoint}
 
 
-async def test_an_export_of_onesignal_s_brings_tags_users_and_languages(database_url: str, tmp_path: Path) -> None:
+async def test_onesignal_export_keeps_tags_users_languages(database_url: str, tmp_path: Path) -> None:
     async with gateway(database_url) as parts:
         [browser] = parts.subscribe(Vendor.APPLE, 1)
         keys = browser.subscription
@@ -107,17 +111,17 @@ async def test_an_export_of_onesignal_s_brings_tags_users_and_languages(database
         app = ("--app", parts.application["id"])
         ended = await command("devices", "import", str(export), *app, **settings)
         assert ended.code == 1
-        for words in (
-            "line 3: its subscription had ended",
-            "line 4: it is no Web Push",
-            "line 5: its tags are not JSON",
+        for message in (
+            "line 3: the subscription has ended",
+            "line 4: not a Web Push",
+            "line 5: the tags are not valid JSON",
         ):
-            assert words in ended.out + ended.err
+            assert message in ended.out + ended.err
         assert await parts.scalar("SELECT user_id || locale || (attributes ->> 'city') FROM devices") == "u-1deWien"
-        for name, words in (("nothing.csv", "No such file"), ("other.csv", "it is neither NDJSON")):
+        for name, message in (("nothing.csv", "No such file"), ("other.csv", "the file is neither NDJSON")):
             if name == "other.csv":
                 (tmp_path / name).write_text("a,b\n1,2\n")
             refused = await command("devices", "import", str(tmp_path / name), *app, **settings)
             assert refused.code == 1
-            assert words in refused.err
+            assert message in refused.err
             assert refused.err.count("\n") == 1

@@ -14,7 +14,7 @@ import aiohttp
 
 from gateway.domain.device import Registration, Subscription
 from gateway.service.audience.registration import DeviceRegistrar
-from gateway.sim import Keys, Vendor
+from gateway.sim import DeviceKeys, Vendor
 from tests.faults.cluster import Cluster
 from tests.faults.links import Link, open_link
 from tests.faults.malformed import MalformedService, serve_malformed
@@ -79,7 +79,7 @@ async def start_environment(cluster: Cluster, plan: Plan, folder: Path) -> Async
             link.target = cluster.port
         sim = RecordingSim(
             origins={vendor: f"http://127.0.0.1:{link.port}" for vendor, link in zip(Vendor, push_links, strict=True)},
-            keep=None,
+            max_messages=None,
         )
         database = await stack.enter_async_context(cluster.database())
         context, ca = make_ca(folder / "tls")
@@ -166,7 +166,7 @@ def _free_port() -> int:
 async def _register_devices(env: Environment) -> None:
     """Register the plan's devices, a few of them at the malformed push service."""
     parts, plan = env.parts, env.plan
-    keys = Keys.generate()
+    keys = DeviceKeys.generate()
     counts = Counter(list(Vendor)[number % len(Vendor)] for number in range(plan.devices - MALFORMED_DEVICES))
     endpoints = [
         subscriber.endpoint

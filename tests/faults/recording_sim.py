@@ -15,7 +15,7 @@ from aiohttp import web
 
 from gateway.sim import Sim
 from gateway.sim.profiles import Profile, SimResponse
-from gateway.sim.vapid import Verifier
+from gateway.sim.vapid import VapidVerifier
 
 # FCM's and Apple's errors for a subscription that was created with another VAPID key. Mozilla uses one error (errno
 # 109) for this and for an invalid token, so its responses never mean a key mismatch.
@@ -56,9 +56,9 @@ class RecordingSim(Sim):
         self.strays = 0
         return await super().start()
 
-    async def _take(self, profile: Profile, verifier: Verifier, request: web.Request) -> SimResponse | None:
+    async def _handle_post(self, profile: Profile, verifier: VapidVerifier, request: web.Request) -> SimResponse | None:
         requested_at = time.time()
-        response = await super()._take(profile, verifier, request)
+        response = await super()._handle_post(profile, verifier, request)
         token = request.match_info.get("token") or request.query.get("token", "")
         subscriber, topic = self.subscribers.get(token), request.headers.get("Topic", "")
         if subscriber is None or subscriber.keys is None:

@@ -25,7 +25,7 @@ async def test_import_and_paged_list_work_over_the_client(
     api: Api, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client imports devices from an iterator and lists them page by page."""
-    monkeypatch.setattr(streams, "AT_A_TIME", 500)
+    monkeypatch.setattr(streams, "CHUNK_OCTETS", 500)
     invalid: requests.NewDevice = {
         "subscription": {"endpoint": "https://no.example/x", "keys": {"p256dh": "", "auth": ""}}
     }
@@ -35,27 +35,27 @@ async def test_import_and_paged_list_work_over_the_client(
         for line in lines:
             yield line
 
-    results_iterator = gateway.devices.import_(iterate())
+    results_iterator = gateway.devices.import_many(iterate())
     results = [result async for result in results_iterator]
     assert [result.status for result in results] == ["created"] * 120 + ["refused"]
-    assert {fault.pointer for fault in results[-1].faults} == {"/subscription/keys/auth", "/subscription/keys/p256dh"}
+    assert {error.pointer for error in results[-1].errors} == {"/subscription/keys/auth", "/subscription/keys/p256dh"}
     assert results_iterator.sums == {"created": 120, "refreshed": 0, "refused": 1}
     device_ids = [device.id async for device in gateway.devices.list(topic="news")]
     assert sorted(device_ids) == sorted(result.id for result in results[:-1] if result.id)
-    assert [device.id for device in await gateway.devices.list().first(101)] == device_ids[:101]
+    assert [device.id for device in await gateway.devices.list().fetch(101)] == device_ids[:101]
     device = await gateway.devices.update(device_ids[0], attributes={"plan": "pro"})
-    await gateway.devices.locate(device.id, lat=48.2, lon=16.4)
+    await gateway.devices.set_location(device.id, lat=48.2, lon=16.4)
     await gateway.devices.add_topic(device.id, "weather")
     device = await gateway.devices.get(device.id)
     assert (device.attributes, device.location and device.location.lat) == ({"plan": "pro"}, 48.2)
     assert [(topic.topic, topic.devices) async for topic in gateway.topics.list()] == [("news", 120), ("weather", 1)]
     assert (await gateway.audiences.preview(audience={"topic": "weather"})).devices == 1
-    assert (await gateway.users.forget("u/1 {x}")).devices == 120
+    assert (await gateway.users.erase("u/1 {x}")).devices == 120
 
 
 async def test_tail_resumes_after_a_broken_connection(api: Api, gateway: Gateway) -> None:
     """The client's tail resumes after a broken connection and misses nothing."""
-    [result] = [item async for item in gateway.devices.import_(registrations(api, 1, user_id="ann"))]
+    [result] = [item async for item in gateway.devices.import_many(registrations(api, 1, user_id="ann"))]
     tail = gateway.deliveries.tail(user_id="ann")
     deliveries = aiter(tail)
     following = asyncio.ensure_future(anext(deliveries))
@@ -80,7 +80,7 @@ async def test_errors_are_raised_as_their_types(api: Api, gateway: Gateway) -> N
     """Problem responses are raised as the matching exception types."""
     with pytest.raises(client.ValidationError) as invalid:
         await gateway.campaigns.create(name="n", content={"title": "t"}, audience={"nonsense": 1})
-    assert [fault.pointer for fault in invalid.value.faults] == ["/audience"]
+    assert [error.pointer for error in invalid.value.errors] == ["/audience"]
     with pytest.raises(client.NotFound):
         await gateway.campaigns.get("ntf_" + "0" * 32)
     with pytest.raises(client.Forbidden):
@@ -93,9 +93,9 @@ async def test_errors_are_raised_as_their_types(api: Api, gateway: Gateway) -> N
         assert (await anext(aiter(operator.audit.list()))).action == "keys.remove"
     async with Gateway(api.origin, created.secret_key) as stranger:
         with pytest.raises(client.Unauthenticated):
-            await stranger.notifications.list().page()
-    assert (await gateway.ready()).status == "ready"
-    assert await gateway.vapid_public_key() == api.parts.application["vapid_public_key"]
+            await stranger.notifications.list().fetch_page()
+    assert (await gateway.check_readiness()).status == "ready"
+    assert await gateway.get_vapid_public_key() == api.parts.application["vapid_public_key"]
 
 
 async def test_same_idempotency_key_sends_once(gateway: Gateway) -> None:

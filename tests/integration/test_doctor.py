@@ -5,7 +5,7 @@ import time
 import pytest
 
 from gateway.cli import doctor
-from gateway.cli.doctor import Finding, against_services, examine
+from gateway.cli.doctor import Finding, compare_clock, run_checks
 from gateway.records.postgres import clock_sync
 from gateway.sim import Vendor
 from tests.support.gateway_parts import MASTER_KEY, Parts
@@ -32,7 +32,7 @@ def levels(findings: list[Finding]) -> dict[str, str]:
 async def test_doctor_reports_each_fault_with_advice(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     """A healthy installation has no findings; every fault is reported with advice."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
-    findings = await examine(None, offline=False)
+    findings = await run_checks(None, offline=False)
     assert levels(findings) == {}, findings
     assert [finding.check for finding in findings].count("push service") == 4
 
@@ -45,15 +45,15 @@ async def test_doctor_reports_each_fault_with_advice(parts: Parts, monkeypatch: 
         ):
             await conn.exec_driver_sql(statement)
     monkeypatch.setattr(time, "time", lambda now=time.time: now() + 7200)
-    findings = await examine(None, offline=False)
-    wrong = dict.fromkeys(("clock", "VAPID subject", "queue", "push service"), "wrong")
+    findings = await run_checks(None, offline=False)
+    wrong = dict.fromkeys(("clock", "VAPID subject", "queue", "push service"), "error")
     assert levels(findings) == wrong, findings
     [unreachable] = [
-        finding.said for finding in findings if finding.check == "push service" and finding.level == "wrong"
+        finding.message for finding in findings if finding.check == "push service" and finding.level == "error"
     ]
     assert unreachable.startswith("127.0.0.1:1 cannot be reached")
-    assert [against_services(seconds).level for seconds in (-1, 60, -9000)] == ["ok", "warning", "wrong"]
-    assert "1 due, the oldest for 3 h" in next(finding.said for finding in findings if finding.check == "queue")
+    assert [compare_clock(seconds).level for seconds in (-1, 60, -9000)] == ["ok", "warning", "error"]
+    assert "1 due, the oldest for 3 h" in next(finding.message for finding in findings if finding.check == "queue")
 
 
 async def test_doctor_reports_risks_as_warnings(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,10 +66,10 @@ async def test_doctor_reports_risks_as_warnings(parts: Parts, monkeypatch: pytes
         await conn.exec_driver_sql("DELETE FROM devices")
         [today, *_] = (await conn.exec_driver_sql("SELECT to_char(now() AT TIME ZONE 'utc' + '1 d', 'YYYYMMDD')")).one()
         await conn.exec_driver_sql(f"DROP TABLE deliveries_{today}")
-    monkeypatch.setattr(clock_sync, "look", offset_clock)
+    monkeypatch.setattr(clock_sync, "sync_clock", offset_clock)
     monkeypatch.setenv("GATEWAY_PUSH_HOSTS", "http://127.0.0.1:1")
     monkeypatch.setenv("GATEWAY_PUBLIC_URL", "http://push.example.org")
-    findings = await examine(None, offline=False)
+    findings = await run_checks(None, offline=False)
     assert levels(findings) == dict.fromkeys(("public url", "clock", "maintenance", "push service"), "warning"), (
         findings
     )

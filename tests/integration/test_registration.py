@@ -35,10 +35,10 @@ from gateway.service.audience.registration import (
     RegistrationRequest,
 )
 from gateway.service.operations import erasure
-from gateway.sim import Keys, Vendor
+from gateway.sim import DeviceKeys, Vendor
 from tests.support.gateway_parts import Parts
 
-KEYS = Keys.generate()
+KEYS = DeviceKeys.generate()
 ENDPOINT = "https://fcm.googleapis.com/fcm/send/one"
 CLIENT = ClientDetails("android", "chrome", "sv-SE", "Europe/Stockholm", "1.2")
 
@@ -123,7 +123,7 @@ async def test_refresh_changes_given_fields(parts: Parts) -> None:
     first = await register(
         parts, registration_of(user_id="ada", client=CLIENT, attributes={"plan": "gold"}, topics=("weather",))
     )
-    other = Keys.generate()
+    other = DeviceKeys.generate()
     await register(
         parts,
         registration_of(
@@ -223,7 +223,7 @@ async def test_equivalent_endpoints_are_one_device(parts: Parts) -> None:
 async def test_vapid_key_of_another_application_is_refused(parts: Parts) -> None:
     """The VAPID key of another application is refused."""
     with pytest.raises(ValidationError) as refused:
-        await register(parts, registration_of(vapid_public_key=Keys.generate().p256dh))
+        await register(parts, registration_of(vapid_public_key=DeviceKeys.generate().p256dh))
     assert [fault.pointer for fault in refused.value.errors] == ["/vapid_public_key"]
 
 

@@ -133,8 +133,8 @@ async def test_rotation_does_not_interrupt_the_service(parts: Parts, tmp_path: P
                     await asyncio.sleep(0.1)
             assert notification["progress"]["accepted"] == 20
     assert report == {
-        "sealed_anew": {"vapid keys": 151, "identity secrets": 0, "webhook secrets": 0, "first answers": 0},
-        "left": 0,
+        "reencrypted": {"vapid keys": 151, "identity secrets": 0, "webhook secrets": 0, "first answers": 0},
+        "remaining": 0,
     }
 
 
@@ -188,9 +188,9 @@ async def test_undecryptable_secret_is_kept_and_reported(parts: Parts) -> None:
     settings = {"GATEWAY_DATABASE_URL": parts.url, "GATEWAY_MASTER_KEY": NEW_KEY.decode()}
     result = await command("secrets", "rotate", **settings, GATEWAY_RETIRED_MASTER_KEYS=MASTER_KEY.decode())
     assert result.code == 1
-    assert result.err.startswith("gateway: 1 are still sealed with another key")
+    assert result.err.startswith("gateway: 1 secrets are still encrypted with another key")
     assert (await read_progress(parts))["vapid keys"] == (2, 1)
-    assert (await command("secrets", "status", "--json", **settings)).json["vapid keys"] == {"whole": 2, "others": 1}
+    assert (await command("secrets", "status", "--json", **settings)).json["vapid keys"] == {"total": 2, "remaining": 1}
     async with parts.engine.connect() as conn:
         with pytest.raises(DecryptionFailed):
             await key_rotation.check(conn, BOTH_KEYS)
@@ -209,7 +209,7 @@ async def test_doctor_reports_an_unfinished_rotation(parts: Parts) -> None:
     keys = {"GATEWAY_MASTER_KEY": NEW_KEY.decode(), "GATEWAY_RETIRED_MASTER_KEYS": MASTER_KEY.decode()}
     result = await command("doctor", "--offline", GATEWAY_DATABASE_URL=parts.url, GATEWAY_ADMIN_TOKEN="x" * 32, **keys)
     assert result.code == 0, result.out
-    assert "1 of 1 are sealed with another one" in result.out
+    assert "1 of 1 secrets are encrypted with another key" in result.out
     assert "run `gateway secrets rotate`" in result.out
 
 

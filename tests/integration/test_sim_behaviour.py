@@ -13,11 +13,11 @@ from gateway.sim.behaviour import Behaviour
 
 
 def statuses(behaviour: Behaviour, tokens: int = 10_000, vendor: Vendor = Vendor.FCM) -> list[int | None]:
-    rules = (behaviour.next(vendor, f"http://push/{token}", str(token)) for token in range(tokens))
+    rules = (behaviour.select_rule(vendor, f"http://push/{token}", str(token)) for token in range(tokens))
     return [None if rule is None else rule.status for rule in rules]
 
 
-async def test_the_first_tries_fail_and_then_it_goes_as_usual(sim: Sim, sender: Sender) -> None:
+async def test_rule_with_times_ends_after_them(sim: Sim, sender: Sender) -> None:
     device, other = sim.subscribe(Vendor.FCM), sim.subscribe(Vendor.FCM)
     sim.behave(Rule(endpoint=device.endpoint, status=503, retry_after=2, times=2))
     replies = [await sender.post(device.endpoint) for _ in range(3)]
@@ -30,13 +30,13 @@ async def test_the_first_tries_fail_and_then_it_goes_as_usual(sim: Sim, sender: 
     assert sim.counters[Vendor.FCM] == {503: 2, 201: 2}
 
 
-async def test_each_endpoint_has_its_own_count_of_failures(sim: Sim, sender: Sender) -> None:
+async def test_rule_times_count_per_endpoint(sim: Sim, sender: Sender) -> None:
     sim.behave(Rule(status=500, times=1))
     for device in sim.subscribe_many(Vendor.APPLE, 3):
         assert [(await sender.post(device.endpoint)).status for _ in range(2)] == [500, 201]
 
 
-async def test_one_vendor_can_be_down_alone(sim: Sim, sender: Sender) -> None:
+async def test_rule_affects_only_its_vendor(sim: Sim, sender: Sender) -> None:
     sim.behave(Rule(vendor=Vendor.MOZILLA, status=503))
     devices = [sim.subscribe(vendor) for vendor in Vendor]
     assert [(await sender.post(device.endpoint)).status for device in devices] == [201, 503, 201, 201]
@@ -61,7 +61,7 @@ async def test_one_vendor_can_be_down_alone(sim: Sim, sender: Sender) -> None:
         ),
     ],
 )
-async def test_a_scripted_answer_is_in_the_vendors_words(
+async def test_scripted_status_has_vendor_format(
     sim: Sim, sender: Sender, rule: Rule, reason: object, header: str | None
 ) -> None:
     assert rule.vendor is not None
@@ -70,19 +70,19 @@ async def test_a_scripted_answer_is_in_the_vendors_words(
     assert (reply.status, reply.reason(), reply.headers.get("Retry-After")) == (rule.status, reason, header)
 
 
-async def test_a_throttled_wns_channel_says_so(sim: Sim, sender: Sender) -> None:
+async def test_wns_406_reports_throttled_channel(sim: Sim, sender: Sender) -> None:
     sim.behave(Rule(status=406))
     reply = await sender.post(sim.subscribe(Vendor.WNS).endpoint)
     assert reply.headers["X-WNS-NotificationStatus"] == "channelthrottled"
 
 
-async def test_a_redirect_names_a_place_of_our_own(sim: Sim, sender: Sender) -> None:
+async def test_scripted_redirect_stays_on_the_simulator(sim: Sim, sender: Sender) -> None:
     sim.behave(Rule(status=307))
     reply = await sender.post(sim.subscribe(Vendor.FCM).endpoint)
     assert (reply.status, reply.headers["Location"]) == (307, f"{sim.origins[Vendor.FCM]}/elsewhere")
 
 
-async def test_a_message_can_be_taken_and_never_delivered(sim: Sim, sender: Sender) -> None:
+async def test_scripted_2xx_accepts_without_delivery(sim: Sim, sender: Sender) -> None:
     """Apple may answer 201 for a subscription that was removed."""
     device = sim.subscribe(Vendor.APPLE)
     sim.behave(Rule(endpoint=device.endpoint, status=201))
@@ -90,7 +90,7 @@ async def test_a_message_can_be_taken_and_never_delivered(sim: Sim, sender: Send
     assert (reply.status, "Location" in reply.headers, device.messages) == (201, True, [])
 
 
-async def test_a_reset_connection_is_an_error_and_is_counted(sim: Sim, sender: Sender) -> None:
+async def test_scripted_reset_is_counted(sim: Sim, sender: Sender) -> None:
     device = sim.subscribe(Vendor.FCM)
     sim.behave(Rule(reset=True, times=1))
     with pytest.raises(aiohttp.ClientConnectionError):
@@ -99,7 +99,7 @@ async def test_a_reset_connection_is_an_error_and_is_counted(sim: Sim, sender: S
     assert sim.counters[Vendor.FCM] == {0: 1, 201: 1}
 
 
-async def test_a_reset_connection_is_a_reset_on_the_wire(sim: Sim) -> None:
+async def test_scripted_reset_sends_tcp_rst(sim: Sim) -> None:
     device = sim.subscribe(Vendor.FCM)
     sim.behave(Rule(reset=True))
     host, port = sim.origins[Vendor.FCM].removeprefix("http://").split(":")
@@ -111,7 +111,7 @@ async def test_a_reset_connection_is_a_reset_on_the_wire(sim: Sim) -> None:
     writer.close()
 
 
-async def test_a_slow_answer_is_slow_and_otherwise_as_usual(sim: Sim, sender: Sender) -> None:
+async def test_delayed_response_is_otherwise_normal(sim: Sim, sender: Sender) -> None:
     device = sim.subscribe(Vendor.FCM)
     sim.behave(Rule(delay_ms=80))
     began = time.monotonic()
@@ -119,7 +119,7 @@ async def test_a_slow_answer_is_slow_and_otherwise_as_usual(sim: Sim, sender: Se
     assert time.monotonic() - began >= 0.08
 
 
-def test_a_share_of_endpoints_is_always_the_same_one() -> None:
+def test_share_per_endpoint_is_stable() -> None:
     behaviour = Behaviour([Rule(status=410, share=0.02)], seed=7)
     first, second = statuses(behaviour), statuses(behaviour)
     assert first == second == statuses(Behaviour([Rule(status=410, share=0.02)], seed=7))
@@ -127,7 +127,7 @@ def test_a_share_of_endpoints_is_always_the_same_one() -> None:
     assert first != statuses(Behaviour([Rule(status=410, share=0.02)], seed=8))
 
 
-def test_a_share_of_tries_hits_others_each_time() -> None:
+def test_share_per_try_varies() -> None:
     behaviour = Behaviour([Rule(status=503, share=0.02, per="try")])
     first, second = statuses(behaviour), statuses(behaviour)
     both = sum(a == b == 503 for a, b in zip(first, second, strict=True))
@@ -136,21 +136,21 @@ def test_a_share_of_tries_hits_others_each_time() -> None:
     assert both < 30
 
 
-def test_the_first_rule_that_hits_decides() -> None:
+def test_first_matching_rule_decides() -> None:
     behaviour = Behaviour([Rule(status=410, vendor=Vendor.APPLE), Rule(status=500), Rule(status=503)])
     assert statuses(behaviour, 3, Vendor.FCM) == [500] * 3
     assert statuses(behaviour, 3, Vendor.APPLE) == [410] * 3
 
 
-async def test_on_the_demos_bad_day_everyone_not_gone_gets_through(sim: Sim, sender: Sender) -> None:
+async def test_demo_errors_end_after_retries(sim: Sim, sender: Sender) -> None:
     devices = [device for vendor in Vendor for device in sim.subscribe_many(vendor, 60, share_keys=True)]
     sim.behave(*[rule for rule in DEMO if not rule.delay_ms], seed=1)
-    seen: Counter[int] = Counter()
+    statuses: Counter[int] = Counter()
 
     async def deliver(device: Subscriber) -> int:
         for _ in range(10):
             status = (await sender.post(device.endpoint)).status
-            seen[status] += 1
+            statuses[status] += 1
             if status in (201, 410):
                 return status
         return status
@@ -158,10 +158,10 @@ async def test_on_the_demos_bad_day_everyone_not_gone_gets_through(sim: Sim, sen
     ended = Counter(await asyncio.gather(*map(deliver, devices)))
     assert set(ended) <= {201, 410}
     assert ended[201] > 200
-    assert seen[201] == ended[201] == sim.messages.total
+    assert statuses[201] == ended[201] == sim.messages.total
 
 
-async def test_waiting_ends_with_the_message_that_was_waited_for(sim: Sim, sender: Sender) -> None:
+async def test_wait_for_ends_with_the_message(sim: Sim, sender: Sender) -> None:
     device = sim.subscribe(Vendor.FCM)
     waiting = asyncio.gather(sim.wait_for(count=2), sim.wait_for(lambda: any(m.topic == "b" for m in sim.messages)))
     await sender.post(device.endpoint, headers={"Topic": "a"})
@@ -170,14 +170,14 @@ async def test_waiting_ends_with_the_message_that_was_waited_for(sim: Sim, sende
     await asyncio.wait_for(waiting, 5)
 
 
-async def test_waiting_in_vain_tells_what_came(sim: Sim, sender: Sender) -> None:
+async def test_wait_for_timeout_reports_accepted_messages(sim: Sim, sender: Sender) -> None:
     await sender.post(sim.subscribe(Vendor.FCM).endpoint)
     with pytest.raises(TimeoutError, match=r"waited 0\.02 s for 2 messages; 1 messages were accepted"):
         await sim.wait_for(count=2, timeout=0.02)
 
 
-async def test_only_the_last_messages_are_kept(sender: Sender) -> None:
-    async with Sim(keep=3) as sim:
+async def test_message_log_is_limited(sender: Sender) -> None:
+    async with Sim(max_messages=3) as sim:
         first, second = sim.subscribe_many(Vendor.FCM, 2)
         for device, text in ((first, b"1"), (first, b"2"), (second, b"3"), (first, b"4"), (second, b"5")):
             await sender.post(device.endpoint, encrypt(device, text))
@@ -189,7 +189,7 @@ async def test_only_the_last_messages_are_kept(sender: Sender) -> None:
         assert sim.counters[Vendor.FCM] == {}
 
 
-async def test_2000_devices_are_made_in_well_under_two_seconds(sim: Sim, sender: Sender) -> None:
+async def test_2000_devices_take_under_two_seconds(sim: Sim, sender: Sender) -> None:
     began = time.perf_counter()
     devices = sim.subscribe_many(Vendor.FCM, 2000, sender.public_key)
     assert time.perf_counter() - began < 1

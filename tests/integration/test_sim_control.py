@@ -29,42 +29,42 @@ async def ask(http: aiohttp.ClientSession, method: str, url: str, **more: Any) -
 
 
 @pytest.mark.parametrize("vendor", list(Vendor))
-async def test_every_origin_tells_where_the_others_are(sim: Sim, http: aiohttp.ClientSession, vendor: Vendor) -> None:
-    status, told = await ask(http, "GET", f"{sim.origins[vendor]}/_sim")
-    assert (status, told) == (200, {"origins": sim.origins, "websocket": sim.websocket_url})
+async def test_control_api_lists_all_origins(sim: Sim, http: aiohttp.ClientSession, vendor: Vendor) -> None:
+    status, answer = await ask(http, "GET", f"{sim.origins[vendor]}/_sim")
+    assert (status, answer) == (200, {"origins": sim.origins, "websocket": sim.websocket_url})
 
 
-async def test_devices_are_made_pushed_to_and_read_over_http(sim: Sim, http: aiohttp.ClientSession) -> None:
+async def test_control_api_creates_and_reads_devices(sim: Sim, http: aiohttp.ClientSession) -> None:
     control, sender = f"{sim.origins[Vendor.FCM]}/_sim", Sender(http)
     order = {"vendor": "apple", "count": 3, "vapid_public_key": encode(sender.public_key)}
-    status, made = await ask(http, "POST", f"{control}/subscribers", json=order)
-    assert (status, len(made)) == (201, 3)
-    assert made[0].keys() == {"endpoint", "expirationTime", "keys"}
-    assert made[0]["keys"].keys() == {"p256dh", "auth"}
-    endpoint = made[1]["endpoint"]
-    body = bytes(WebPusher(made[1]).encode(b"over http", "aes128gcm")["body"])
+    status, created = await ask(http, "POST", f"{control}/subscribers", json=order)
+    assert (status, len(created)) == (201, 3)
+    assert created[0].keys() == {"endpoint", "expirationTime", "keys"}
+    assert created[0]["keys"].keys() == {"p256dh", "auth"}
+    endpoint = created[1]["endpoint"]
+    body = bytes(WebPusher(created[1]).encode(b"over http", "aes128gcm")["body"])
     assert (await sender.post(endpoint, body, {"Topic": "news"})).status == 201
 
     _, [message] = await ask(http, "GET", f"{control}/messages", params={"endpoint": endpoint})
     assert (message["payload"], message["topic"], message["ttl"]) == ("over http", "news", 60)
-    assert (await ask(http, "GET", f"{control}/messages", params={"endpoint": made[0]["endpoint"]}))[1] == []
+    assert (await ask(http, "GET", f"{control}/messages", params={"endpoint": created[0]["endpoint"]}))[1] == []
     _, counted = await ask(http, "GET", f"{control}/counters")
     assert counted == {"counters": {"fcm": {}, "mozilla": {}, "apple": {"201": 1}, "wns": {}}, "accepted": 1}
-    _, known = await ask(http, "GET", f"{control}/subscribers")
-    assert [subscriber["messages"] for subscriber in known] == [0, 1, 0]
+    _, listed_subscribers = await ask(http, "GET", f"{control}/subscribers")
+    assert [subscriber["messages"] for subscriber in listed_subscribers] == [0, 1, 0]
 
     assert (await ask(http, "DELETE", f"{control}/subscribers", params={"endpoint": endpoint}))[0] == 204
     assert (await sender.post(endpoint)).status == 410
     assert (await ask(http, "DELETE", f"{control}/subscribers", params={"endpoint": "http://x"}))[0] == 404
 
 
-async def test_a_message_that_cannot_be_read_says_why(sim: Sim, http: aiohttp.ClientSession) -> None:
+async def test_undecryptable_message_has_a_reason(sim: Sim, http: aiohttp.ClientSession) -> None:
     await Sender(http).post(sim.subscribe(Vendor.FCM).endpoint, b"not encrypted at all")
     _, [message] = await ask(http, "GET", f"{sim.origins[Vendor.FCM]}/_sim/messages")
     assert (message["payload"], message["undecryptable"]) == (None, "20 octets are too few for an aes128gcm message")
 
 
-async def test_behaviour_is_put_over_http(sim: Sim, sender: Sender, http: aiohttp.ClientSession) -> None:
+async def test_control_api_sets_behaviour(sim: Sim, sender: Sender, http: aiohttp.ClientSession) -> None:
     url, device = f"{sim.origins[Vendor.WNS]}/_sim/behaviour", sim.subscribe(Vendor.FCM)
     order = {"rules": [{"vendor": "fcm", "status": 429, "retry_after": 2, "times": 1}], "seed": 3}
     assert await ask(http, "PUT", url, json=order) == (200, {"rules": 1, "seed": 3})
@@ -87,7 +87,7 @@ async def test_behaviour_is_put_over_http(sim: Sim, sender: Sender, http: aiohtt
         ("POST", "subscribers", '{"vendor": "fcm", "vapid_public_key": "!"}'),
     ],
 )
-async def test_an_order_that_is_not_understood_changes_nothing(
+async def test_invalid_control_request_changes_nothing(
     sim: Sim, http: aiohttp.ClientSession, method: str, path: str, body: str
 ) -> None:
     sim.behave(Rule(status=500))
@@ -110,7 +110,7 @@ def free_ports() -> int:
     raise OSError("no four free ports in a row")
 
 
-async def test_devices_outlive_the_process(sender: Sender, tmp_path: Path) -> None:
+async def test_devices_survive_a_restart(sender: Sender, tmp_path: Path) -> None:
     state, port = tmp_path / "sim" / "state.ndjson", free_ports()
     channel = Channel("browser", "b2f0b5a2-3b5c-4f0e-9d6c-0a4a4a1f8c11")
     async with Sim(port=port, state_file=state) as sim:
@@ -123,9 +123,9 @@ async def test_devices_outlive_the_process(sender: Sender, tmp_path: Path) -> No
     async with Sim(port=port, state_file=state) as sim:
         for device in devices:
             assert await sender.push(device, b"still there") == 201
-            again = sim.subscribers.at(device.endpoint)
-            assert again is not None
-            assert [message.text for message in again.messages] == ["still there"]
+            restored = sim.subscribers.at(device.endpoint)
+            assert restored is not None
+            assert [message.text for message in restored.messages] == ["still there"]
             assert (await Sender(sender.http).post(device.endpoint)).status in (400, 401, 403)
         assert (await sender.post(gone.endpoint)).status == 410
         assert (await sender.post(firefox.endpoint)).status == 201
@@ -135,7 +135,7 @@ async def test_devices_outlive_the_process(sender: Sender, tmp_path: Path) -> No
             assert (await browser.receive_json(timeout=5))["channelID"] == channel.channel_id
 
 
-async def test_a_line_cut_short_by_a_crash_is_dropped_and_written_over(sender: Sender, tmp_path: Path) -> None:
+async def test_truncated_journal_line_is_dropped(sender: Sender, tmp_path: Path) -> None:
     state = tmp_path / "state.ndjson"
     async with Sim(state_file=state) as sim:
         sim.subscribe_many(Vendor.FCM, 2)
@@ -147,7 +147,7 @@ async def test_a_line_cut_short_by_a_crash_is_dropped_and_written_over(sender: S
         assert [subscriber.vendor for subscriber in sim.subscribers] == [Vendor.FCM, Vendor.WNS]
 
 
-async def test_ports_are_counted_up_from_the_first(tmp_path: Path) -> None:
+async def test_ports_are_consecutive(tmp_path: Path) -> None:
     port = free_ports()
     async with Sim(port=port) as sim:
         assert list(sim.origins.values()) == [f"http://127.0.0.1:{port + index}" for index in range(4)]
@@ -155,7 +155,7 @@ async def test_ports_are_counted_up_from_the_first(tmp_path: Path) -> None:
             await Sim(port=port).start()
 
 
-async def test_the_same_sim_starts_again(sender: Sender) -> None:
+async def test_simulator_can_be_restarted(sender: Sender) -> None:
     sim = Sim()
     for _ in range(2):
         async with sim:
@@ -163,7 +163,7 @@ async def test_the_same_sim_starts_again(sender: Sender) -> None:
     assert sim.messages.total == 2
 
 
-async def test_over_tls_endpoints_and_audiences_are_https(tmp_path: Path) -> None:
+async def test_tls_endpoints_and_audiences_are_https(tmp_path: Path) -> None:
     server, client = _contexts(tmp_path)
     async with (
         Sim(ssl_context=server) as sim,

@@ -1,4 +1,4 @@
-"""Firefox's push WebSocket, spoken to by a browser of our own making."""
+"""Firefox's push WebSocket, with a test browser."""
 
 import asyncio
 import time
@@ -11,13 +11,13 @@ import aiohttp
 import pytest
 from sim_sender import Sender, encrypt
 
-from gateway.sim import Keys, Sim, Subscriber, Vendor
+from gateway.sim import DeviceKeys, Sim, Subscriber, Vendor
 from gateway.sim.base64url import decode, encode
 
 
 class Clock:
     def __init__(self) -> None:
-        # Finer than a microsecond, and rounded up by a datetime: the clock may stand still where TTL 0 has run out.
+        # Finer than a microsecond, which a datetime rounds up: the clock may not advance until TTL 0 expires.
         self.now = int(time.time()) + 0.0000007
 
     def __call__(self) -> float:
@@ -25,43 +25,43 @@ class Clock:
 
 
 class Browser:
-    """Speaks frames; `keys` are what its page would hand to the application server."""
+    """A browser that sends frames; its page would pass `keys` to the application server."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
-        self.keys = Keys.generate()
+        self.keys = DeviceKeys.generate()
         self.uaid = ""
 
-    async def say(self, **frame: Any) -> None:
+    async def send(self, **frame: Any) -> None:
         await self.socket.send_json(frame)
 
-    async def hear(self) -> dict[str, Any]:
+    async def receive(self) -> dict[str, Any]:
         frame = await self.socket.receive_json(timeout=5)
         assert isinstance(frame, dict)
         return frame
 
-    async def ask(self, **frame: Any) -> dict[str, Any]:
-        await self.say(**frame)
-        return await self.hear()
+    async def request(self, **frame: Any) -> dict[str, Any]:
+        await self.send(**frame)
+        return await self.receive()
 
     async def hello(self, uaid: str = "") -> dict[str, Any]:
-        answer = await self.ask(messageType="hello", uaid=uaid, use_webpush=True, broadcasts={})
+        answer = await self.request(messageType="hello", uaid=uaid, use_webpush=True, broadcasts={})
         self.uaid = answer["uaid"]
         return answer
 
     async def register(self, key: bytes | None = None, channel_id: str | None = None) -> str:
         more = {} if key is None else {"key": encode(key)}
-        answer = await self.ask(messageType="register", channelID=channel_id or str(uuid4()), **more)
+        answer = await self.request(messageType="register", channelID=channel_id or str(uuid4()), **more)
         assert answer["status"] == 200
         return str(answer["pushEndpoint"])
 
     async def ack(self, notification: dict[str, Any], code: int = 100) -> None:
         update = {"channelID": notification["channelID"], "version": notification["version"], "code": code}
-        await self.say(messageType="ack", updates=[update])
+        await self.send(messageType="ack", updates=[update])
 
     async def is_quiet(self) -> bool:
-        """Nothing was on its way: the answer to a ping is the next frame."""
-        return await self.ask() == {}
+        """Return whether no frame was pending: the reply to a ping is the next frame."""
+        return await self.request() == {}
 
 
 @pytest.fixture
@@ -95,23 +95,23 @@ async def left(sim: Sim, browser: Browser) -> None:
     await sim.wait_for(lambda: browser.uaid not in sim.firefoxes.connected)
 
 
-async def test_a_browser_gets_a_name_and_keeps_it(sim: Sim, http: aiohttp.ClientSession) -> None:
+async def test_browser_keeps_its_uaid(sim: Sim, http: aiohttp.ClientSession) -> None:
     async with connected(sim, http, None) as browser:
         answer = await browser.hello()
         assert (answer["messageType"], answer["status"], answer["use_webpush"]) == ("hello", 200, True)
         await browser.register()
-    async with connected(sim, http, None) as again:
-        assert (await again.hello(browser.uaid))["uaid"] == browser.uaid
+    async with connected(sim, http, None) as reconnected:
+        assert (await reconnected.hello(browser.uaid))["uaid"] == browser.uaid
     async with connected(sim, http, None) as stranger:
         assert (await stranger.hello("never-heard-of"))["uaid"] != "never-heard-of"
 
 
-async def test_a_push_reaches_the_browser_and_is_acknowledged(sim: Sim, browser: Browser, sender: Sender) -> None:
+async def test_push_is_delivered_and_acknowledged(sim: Sim, browser: Browser, sender: Sender) -> None:
     channel_id = str(uuid4())
     endpoint = await browser.register(sender.public_key, channel_id)
     page = sim.subscribe(Vendor.MOZILLA, keys=browser.keys)
     assert (await sender.post(endpoint, encrypt(page, b"hello"))).status == 201
-    notification = await browser.hear()
+    notification = await browser.receive()
     assert notification["messageType"] == "notification"
     assert notification["channelID"] == channel_id
     assert notification["headers"] == {"encoding": "aes128gcm"}
@@ -123,20 +123,20 @@ async def test_a_push_reaches_the_browser_and_is_acknowledged(sim: Sim, browser:
     assert sim.firefoxes.waiting(browser.uaid) == []
 
 
-async def test_a_push_without_a_body_has_no_data(browser: Browser, sender: Sender) -> None:
+async def test_push_without_body_has_no_data(browser: Browser, sender: Sender) -> None:
     await sender.post(await browser.register())
-    notification = await browser.hear()
+    notification = await browser.receive()
     assert "data" not in notification
     assert "headers" not in notification
 
 
-async def test_the_legacy_encodings_headers_are_passed_on(browser: Browser, sender: Sender) -> None:
+async def test_legacy_encoding_headers_are_forwarded(browser: Browser, sender: Sender) -> None:
     headers: dict[str, str | None] = {"Content-Encoding": "aesgcm", "Encryption": "salt=x", "Crypto-Key": "dh=y"}
     await sender.post(await browser.register(), b"sealed", headers)
-    assert (await browser.hear())["headers"] == {"encoding": "aesgcm", "encryption": "salt=x", "crypto_key": "dh=y"}
+    assert (await browser.receive())["headers"] == {"encoding": "aesgcm", "encryption": "salt=x", "crypto_key": "dh=y"}
 
 
-async def test_a_browser_that_is_away_gets_its_messages_when_it_is_back(
+async def test_offline_browser_gets_messages_on_reconnect(
     sim: Sim, browser: Browser, sender: Sender, http: aiohttp.ClientSession
 ) -> None:
     endpoint = await browser.register()
@@ -145,40 +145,40 @@ async def test_a_browser_that_is_away_gets_its_messages_when_it_is_back(
         assert (await sender.post(endpoint, headers={"Topic": topic})).status == 201
     first, _, news, weather = sim.messages
     assert not any(message.delivered for message in sim.messages)
-    async with connected(sim, http, browser.uaid) as back:
-        versions = [(await back.hear())["version"] for _ in range(3)]
+    async with connected(sim, http, browser.uaid) as reconnected_browser:
+        versions = [(await reconnected_browser.receive())["version"] for _ in range(3)]
         assert versions == [first.id, news.id, weather.id], "the first weather was replaced by the second"
-        assert await back.is_quiet()
+        assert await reconnected_browser.is_quiet()
 
 
-async def test_one_topic_on_two_channels_is_two_messages(
+async def test_topic_replaces_only_within_a_channel(
     sim: Sim, browser: Browser, sender: Sender, http: aiohttp.ClientSession
 ) -> None:
     endpoints = [await browser.register() for _ in range(2)]
     await left(sim, browser)
     for endpoint in endpoints:
         await sender.post(endpoint, headers={"Topic": "weather"})
-    async with connected(sim, http, browser.uaid) as back:
-        assert len({(await back.hear())["channelID"] for _ in range(2)}) == 2
+    async with connected(sim, http, browser.uaid) as reconnected_browser:
+        assert len({(await reconnected_browser.receive())["channelID"] for _ in range(2)}) == 2
 
 
-async def test_what_was_not_acknowledged_is_sent_again(
+async def test_unacknowledged_message_is_resent(
     sim: Sim, browser: Browser, sender: Sender, http: aiohttp.ClientSession
 ) -> None:
     endpoint = await browser.register()
     await sender.post(endpoint)
-    before = await browser.hear()
+    before = await browser.receive()
     await left(sim, browser)
-    async with connected(sim, http, browser.uaid) as back:
-        assert await back.hear() == before
-        await back.ack(before)
+    async with connected(sim, http, browser.uaid) as reconnected_browser:
+        assert await reconnected_browser.receive() == before
+        await reconnected_browser.ack(before)
         await sim.wait_for(lambda: sim.messages[0].ack == 100)
-        await left(sim, back)
-    async with connected(sim, http, browser.uaid) as again:
-        assert await again.is_quiet()
+        await left(sim, reconnected_browser)
+    async with connected(sim, http, browser.uaid) as reconnected:
+        assert await reconnected.is_quiet()
 
 
-async def test_a_message_whose_ttl_ran_out_is_not_delivered(
+async def test_expired_message_is_not_delivered(
     sim: Sim, browser: Browser, sender: Sender, http: aiohttp.ClientSession, clock: Clock
 ) -> None:
     endpoint = await browser.register()
@@ -186,31 +186,31 @@ async def test_a_message_whose_ttl_ran_out_is_not_delivered(
     await sender.post(endpoint, headers={"TTL": "60"})
     await sender.post(endpoint, headers={"TTL": "120"})
     clock.now += 61
-    async with connected(sim, http, browser.uaid) as back:
-        assert (await back.hear())["ttl"] == 120
-        assert await back.is_quiet()
+    async with connected(sim, http, browser.uaid) as reconnected_browser:
+        assert (await reconnected_browser.receive())["ttl"] == 120
+        assert await reconnected_browser.is_quiet()
 
 
-async def test_ttl_0_is_now_or_never(sim: Sim, browser: Browser, sender: Sender, http: aiohttp.ClientSession) -> None:
+async def test_ttl_0_is_not_stored(sim: Sim, browser: Browser, sender: Sender, http: aiohttp.ClientSession) -> None:
     endpoint = await browser.register()
     await sender.post(endpoint, headers={"TTL": "0"})
-    assert (await browser.hear())["version"] == sim.messages[0].id
+    assert (await browser.receive())["version"] == sim.messages[0].id
     await left(sim, browser)
     assert (await sender.post(endpoint, headers={"TTL": "0"})).status == 201
-    async with connected(sim, http, browser.uaid) as back:
-        assert await back.is_quiet()
+    async with connected(sim, http, browser.uaid) as reconnected_browser:
+        assert await reconnected_browser.is_quiet()
 
 
-async def test_an_unregistered_channel_is_gone(browser: Browser, sender: Sender) -> None:
+async def test_unregistered_channel_is_gone(browser: Browser, sender: Sender) -> None:
     channel_id = str(uuid4())
     endpoint = await browser.register(channel_id=channel_id)
-    answer = await browser.ask(messageType="unregister", channelID=channel_id, code=200)
+    answer = await browser.request(messageType="unregister", channelID=channel_id, code=200)
     assert answer == {"messageType": "unregister", "channelID": channel_id, "status": 200}
     assert (await sender.post(endpoint)).status == 410
     assert await browser.is_quiet()
 
 
-async def test_the_same_channel_registered_again_is_the_same_subscription(browser: Browser, sender: Sender) -> None:
+async def test_repeated_registration_is_the_same_subscription(browser: Browser, sender: Sender) -> None:
     channel_id = str(uuid4())
     endpoint = await browser.register(sender.public_key, channel_id)
     assert await browser.register(sender.public_key, channel_id) == endpoint
@@ -218,7 +218,7 @@ async def test_the_same_channel_registered_again_is_the_same_subscription(browse
     assert (await sender.post(endpoint)).status == 410
 
 
-async def test_a_channel_with_a_key_refuses_others(browser: Browser, sender: Sender, sim: Sim) -> None:
+async def test_channel_with_key_rejects_other_keys(browser: Browser, sender: Sender, sim: Sim) -> None:
     endpoint = await browser.register(Sender(sender.http).public_key)
     reply = await sender.post(endpoint)
     assert (reply.status, reply.reason()) == (401, 109)
@@ -234,25 +234,25 @@ async def test_a_channel_with_a_key_refuses_others(browser: Browser, sender: Sen
         {"channelID": str(uuid4()), "key": encode(b"\x04" + bytes(64))},
     ],
 )
-async def test_a_bad_registration_is_refused_and_the_browser_stays(browser: Browser, frame: dict[str, Any]) -> None:
-    assert (await browser.ask(messageType="register", **frame))["status"] == 400
+async def test_invalid_registration_keeps_the_connection(browser: Browser, frame: dict[str, Any]) -> None:
+    assert (await browser.request(messageType="register", **frame))["status"] == 400
     assert await browser.is_quiet()
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"messageType": "register"}', '{"messageType": "sing"}'])
-async def test_a_frame_that_is_no_frame_ends_the_conversation(sim: Sim, browser: Browser, text: str) -> None:
+async def test_invalid_frame_closes_the_connection(sim: Sim, browser: Browser, text: str) -> None:
     await browser.socket.send_str(text)
     assert (await browser.socket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
     await sim.wait_for(lambda: not sim.firefoxes.connected)
 
 
-async def test_the_first_word_must_be_hello(sim: Sim, http: aiohttp.ClientSession) -> None:
+async def test_first_frame_must_be_hello(sim: Sim, http: aiohttp.ClientSession) -> None:
     async with connected(sim, http, None) as browser:
-        await browser.say(messageType="register", channelID=str(uuid4()))
+        await browser.send(messageType="register", channelID=str(uuid4()))
         assert (await browser.socket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
 
 
-async def test_a_browser_that_connects_twice_is_heard_on_the_newer_socket(
+async def test_second_connection_replaces_the_first(
     sim: Sim, browser: Browser, sender: Sender, http: aiohttp.ClientSession
 ) -> None:
     endpoint = await browser.register()
@@ -260,20 +260,20 @@ async def test_a_browser_that_connects_twice_is_heard_on_the_newer_socket(
         closed = await browser.socket.receive(timeout=5)
         assert (closed.type, closed.data) == (aiohttp.WSMsgType.CLOSE, 4774)
         await sender.post(endpoint)
-        assert (await newer.hear())["messageType"] == "notification"
+        assert (await newer.receive())["messageType"] == "notification"
         assert sim.firefoxes.connected == {browser.uaid}
 
 
-async def test_hung_up_browsers_may_come_back(sim: Sim, browser: Browser, http: aiohttp.ClientSession) -> None:
+async def test_disconnected_browsers_can_reconnect(sim: Sim, browser: Browser, http: aiohttp.ClientSession) -> None:
     await browser.register()
     hanging_up = asyncio.create_task(sim.firefoxes.disconnect())
     assert (await browser.socket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
     await hanging_up
-    async with connected(sim, http, None) as back:
-        assert (await back.hello(browser.uaid))["uaid"] == browser.uaid
+    async with connected(sim, http, None) as reconnected_browser:
+        assert (await reconnected_browser.hello(browser.uaid))["uaid"] == browser.uaid
 
 
-async def test_simulated_devices_live_beside_a_real_browser(sim: Sim, browser: Browser, sender: Sender) -> None:
+async def test_simulated_and_real_devices_coexist(sim: Sim, browser: Browser, sender: Sender) -> None:
     device: Subscriber = sim.subscribe(Vendor.MOZILLA)
     assert await sender.push(device, b"for the device") == 201
     assert await browser.is_quiet()

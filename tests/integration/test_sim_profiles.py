@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from http_ece import encrypt as http_ece_encrypt
 from sim_sender import Sender, encrypt
 
-from gateway.sim import Keys, Sim, Undecryptable, Vendor
+from gateway.sim import DeviceKeys, Sim, Undecryptable, Vendor
 from gateway.sim.base64url import decode
 from gateway.sim.keys import load_point
 from gateway.sim.profiles import SimFault
@@ -42,12 +42,12 @@ def expected(vendor: Vendor, fault: SimFault) -> tuple[int, object]:
     return REFUSALS[fault][vendor]
 
 
-async def test_each_vendor_is_an_origin_of_its_own(sim: Sim) -> None:
+async def test_each_vendor_has_its_own_origin(sim: Sim) -> None:
     assert len(set(sim.origins.values())) == 4
 
 
 @pytest.mark.parametrize("vendor", ALL)
-async def test_a_message_is_accepted_and_read_with_the_devices_key(sim: Sim, sender: Sender, vendor: Vendor) -> None:
+async def test_accepted_message_decrypts_with_device_key(sim: Sim, sender: Sender, vendor: Vendor) -> None:
     device = sim.subscribe(vendor, sender.public_key)
     reply = await sender.post(
         device.endpoint, encrypt(device, b'{"web_push": 8030}'), {"Topic": "a" * 32, "Urgency": "high"}
@@ -60,13 +60,13 @@ async def test_a_message_is_accepted_and_read_with_the_devices_key(sim: Sim, sen
     assert sim.counters[vendor] == {201: 1}
 
 
-async def test_a_location_names_one_message_only(sim: Sim, sender: Sender) -> None:
+async def test_location_is_unique_per_message(sim: Sim, sender: Sender) -> None:
     device = sim.subscribe(Vendor.FCM)
     replies = [await sender.post(device.endpoint) for _ in range(3)]
     assert len({reply.headers["Location"] for reply in replies}) == 3
 
 
-async def test_a_body_is_optional(sim: Sim, sender: Sender) -> None:
+async def test_body_is_optional(sim: Sim, sender: Sender) -> None:
     """RFC 8030 section 5: a bare wake-up call."""
     device = sim.subscribe(Vendor.FCM)
     assert (await sender.post(device.endpoint)).status == 201
@@ -74,7 +74,7 @@ async def test_a_body_is_optional(sim: Sim, sender: Sender) -> None:
 
 
 @pytest.mark.parametrize(
-    ("vendor", "asked", "granted"),
+    ("vendor", "requested", "granted"),
     [
         (Vendor.FCM, 40 * DAY, 28 * DAY),
         (Vendor.MOZILLA, 40 * DAY, 30 * DAY),
@@ -83,11 +83,11 @@ async def test_a_body_is_optional(sim: Sim, sender: Sender) -> None:
         (Vendor.MOZILLA, 10**30, 30 * DAY),
     ],
 )
-async def test_a_long_ttl_is_clamped_as_the_vendor_does(
-    sim: Sim, sender: Sender, vendor: Vendor, asked: int, granted: int
+async def test_long_ttl_is_clamped_to_vendor_limit(
+    sim: Sim, sender: Sender, vendor: Vendor, requested: int, granted: int
 ) -> None:
     device = sim.subscribe(vendor)
-    reply = await sender.post(device.endpoint, headers={"TTL": str(asked)})
+    reply = await sender.post(device.endpoint, headers={"TTL": str(requested)})
     assert (reply.status, reply.headers["TTL"], device.messages[0].ttl) == (201, str(granted), granted)
 
 
@@ -106,7 +106,7 @@ async def test_a_long_ttl_is_clamped_as_the_vendor_does(
         (SimFault.BAD_ENCODING, {"Content-Encoding": None}),
     ],
 )
-async def test_a_bad_header_is_refused_in_the_vendors_words(
+async def test_invalid_header_gets_vendor_error(
     sim: Sim, sender: Sender, vendor: Vendor, fault: SimFault, headers: dict[str, str | None]
 ) -> None:
     device = sim.subscribe(vendor, sender.public_key)
@@ -117,7 +117,7 @@ async def test_a_bad_header_is_refused_in_the_vendors_words(
 
 
 @pytest.mark.parametrize("vendor", ALL)
-async def test_4096_octets_are_taken_and_one_more_is_not(sim: Sim, sender: Sender, vendor: Vendor) -> None:
+async def test_body_limit_is_4096_octets(sim: Sim, sender: Sender, vendor: Vendor) -> None:
     device = sim.subscribe(vendor, sender.public_key)
     body = encrypt(device, b"x" * 3993)
     assert len(body) == 4096
@@ -139,7 +139,7 @@ async def test_4096_octets_are_taken_and_one_more_is_not(sim: Sim, sender: Sende
         (SimFault.BAD_EXPIRY, {"exp": None}),
     ],
 )
-async def test_a_bad_claim_is_refused(
+async def test_invalid_vapid_claim_is_rejected(
     sim: Sim, sender: Sender, vendor: Vendor, fault: SimFault, claims: dict[str, Any]
 ) -> None:
     device = sim.subscribe(vendor, sender.public_key)
@@ -149,26 +149,24 @@ async def test_a_bad_claim_is_refused(
 
 
 @pytest.mark.parametrize("vendor", ALL)
-async def test_a_restricted_subscription_needs_the_key_it_was_made_with(
-    sim: Sim, sender: Sender, vendor: Vendor
-) -> None:
+async def test_restricted_subscription_needs_its_vapid_key(sim: Sim, sender: Sender, vendor: Vendor) -> None:
     device = sim.subscribe(vendor, sender.public_key)
     stranger = Sender(sender.http)
     missing = await sender.post(device.endpoint, headers={"Authorization": None})
-    theirs = await stranger.post(device.endpoint)
+    foreign = await stranger.post(device.endpoint)
     claimed = await sender.post(
         device.endpoint, headers={"Authorization": stranger.vapid(device.endpoint, key=sender.public_key)}
     )
     unreadable = await sender.post(device.endpoint, headers={"Authorization": "vapid t=x.y.z, k=!"})
     bearer = await sender.post(device.endpoint, headers={"Authorization": "Bearer abc"})
-    replies = (missing, theirs, claimed, unreadable, bearer)
+    replies = (missing, foreign, claimed, unreadable, bearer)
     faults = (SimFault.NO_VAPID, SimFault.WRONG_KEY, SimFault.BAD_VAPID, SimFault.BAD_VAPID, SimFault.BAD_VAPID)
     assert [(r.status, r.reason()) for r in replies] == [expected(vendor, fault) for fault in faults]
     assert (await sender.post(device.endpoint)).status == 201
     assert len(device.messages) == 1
 
 
-async def test_a_header_that_was_good_for_one_vendor_is_refused_by_another(sim: Sim, sender: Sender) -> None:
+async def test_vapid_header_of_other_vendor_is_rejected(sim: Sim, sender: Sender) -> None:
     """A sender that reuses one signature for all origins is found out, though the sim remembers good headers."""
     fcm, apple = sim.subscribe(Vendor.FCM, sender.public_key), sim.subscribe(Vendor.APPLE, sender.public_key)
     header: dict[str, str | None] = {"Authorization": sender.vapid(fcm.endpoint)}
@@ -177,7 +175,7 @@ async def test_a_header_that_was_good_for_one_vendor_is_refused_by_another(sim: 
     assert (await sender.post(apple.endpoint, headers=header)).status == 403
 
 
-async def test_a_remembered_header_still_expires(sender: Sender) -> None:
+async def test_cached_vapid_header_expires(sender: Sender) -> None:
     now = time.time()
     async with Sim(clock=lambda: now) as sim:
         device = sim.subscribe(Vendor.FCM, sender.public_key)
@@ -203,9 +201,7 @@ async def test_a_remembered_header_still_expires(sender: Sender) -> None:
         (None, 403),
     ],
 )
-async def test_apple_wants_a_subject_that_can_be_reached(
-    sim: Sim, sender: Sender, subject: str | None, status: int
-) -> None:
+async def test_apple_requires_a_reachable_subject(sim: Sim, sender: Sender, subject: str | None, status: int) -> None:
     apple, fcm = sim.subscribe(Vendor.APPLE, sender.public_key), sim.subscribe(Vendor.FCM, sender.public_key)
     for device, answered in ((apple, status), (fcm, 201)):
         authorization = sender.vapid(device.endpoint, sub=subject)
@@ -213,7 +209,7 @@ async def test_apple_wants_a_subject_that_can_be_reached(
 
 
 @pytest.mark.parametrize(("length", "status"), [(1, 400), (2, 201), (3, 201), (4, 201), (29, 400), (32, 201)])
-async def test_apple_refuses_topics_that_are_no_base64(sim: Sim, sender: Sender, length: int, status: int) -> None:
+async def test_apple_rejects_topics_that_are_not_base64(sim: Sim, sender: Sender, length: int, status: int) -> None:
     apple, mozilla = sim.subscribe(Vendor.APPLE), sim.subscribe(Vendor.MOZILLA)
     assert (await sender.post(apple.endpoint, headers={"Topic": "t" * length})).status == status
     assert (await sender.post(mozilla.endpoint, headers={"Topic": "t" * length})).status == 201
@@ -223,7 +219,7 @@ async def test_apple_refuses_topics_that_are_no_base64(sim: Sim, sender: Sender,
     ("ttl", "policy", "status"),
     [("0", None, 400), ("0", "cache", 400), ("0", "no-cache", 201), ("60", None, 201), ("60", "no-cache", 400)],
 )
-async def test_wns_wants_a_cache_policy_that_agrees_with_the_ttl(
+async def test_wns_cache_policy_must_match_ttl(
     sim: Sim, sender: Sender, ttl: str, policy: str | None, status: int
 ) -> None:
     device = sim.subscribe(Vendor.WNS)
@@ -234,7 +230,7 @@ async def test_wns_wants_a_cache_policy_that_agrees_with_the_ttl(
 
 
 @pytest.mark.parametrize("vendor", ALL)
-async def test_an_unknown_endpoint_and_a_gone_one_are_told_apart(sim: Sim, sender: Sender, vendor: Vendor) -> None:
+async def test_unknown_and_gone_endpoints_differ(sim: Sim, sender: Sender, vendor: Vendor) -> None:
     device = sim.subscribe(vendor, sender.public_key)
     unknown = await sender.post(device.endpoint[:-1])
     assert (unknown.status, unknown.reason()) == expected(vendor, SimFault.UNKNOWN)
@@ -243,13 +239,13 @@ async def test_an_unknown_endpoint_and_a_gone_one_are_told_apart(sim: Sim, sende
     assert (gone.status, gone.reason()) == expected(vendor, SimFault.GONE)
 
 
-async def test_an_endpoint_is_unknown_at_another_vendor(sim: Sim, sender: Sender) -> None:
+async def test_endpoint_is_unknown_to_other_vendors(sim: Sim, sender: Sender) -> None:
     device = sim.subscribe(Vendor.FCM)
     elsewhere = device.endpoint.replace(sim.origins[Vendor.FCM], sim.origins[Vendor.APPLE])
     assert (await sender.post(elsewhere)).status == 404
 
 
-async def test_mozilla_explains_itself_in_json(sim: Sim, sender: Sender) -> None:
+async def test_mozilla_errors_are_json(sim: Sim, sender: Sender) -> None:
     device = sim.subscribe(Vendor.MOZILLA)
     problem = json.loads((await sender.post(device.endpoint, headers={"TTL": None})).text)
     assert problem["code"] == 400
@@ -258,7 +254,7 @@ async def test_mozilla_explains_itself_in_json(sim: Sim, sender: Sender) -> None
     assert problem["message"] == "Missing TTL value"
 
 
-async def test_a_message_for_another_device_cannot_be_read(sim: Sim, sender: Sender) -> None:
+async def test_message_for_other_device_is_undecryptable(sim: Sim, sender: Sender) -> None:
     alice, bob = sim.subscribe(Vendor.FCM), sim.subscribe(Vendor.FCM)
     assert (await sender.post(bob.endpoint, encrypt(alice, b"for Alice"))).status == 201
     with pytest.raises(Undecryptable, match="not encrypted for this device"):
@@ -268,12 +264,12 @@ async def test_a_message_for_another_device_cannot_be_read(sim: Sim, sender: Sen
 @pytest.mark.parametrize("body", [b"", b"short", bytes(103), bytes(16) + b"\0\0\x10\0\x41" + bytes(82)])
 def test_garbage_is_undecryptable(body: bytes) -> None:
     with pytest.raises(Undecryptable):
-        Keys.generate().decrypt(body)
+        DeviceKeys.generate().decrypt(body)
 
 
-def test_a_message_in_several_records_is_refused() -> None:
+def test_message_with_several_records_is_rejected() -> None:
     """RFC 8291 section 4: a push message is one record."""
-    keys = Keys.generate()
+    keys = DeviceKeys.generate()
     body = http_ece_encrypt(
         b"x" * 300,
         salt=bytes(16),
@@ -287,9 +283,9 @@ def test_a_message_in_several_records_is_refused() -> None:
         keys.decrypt(body)
 
 
-def test_the_example_of_rfc_8291_is_read() -> None:
+def test_rfc_8291_example_decrypts() -> None:
     """Appendix A."""
-    keys = Keys(
+    keys = DeviceKeys(
         int.from_bytes(decode("q1dXpw3UpT5VOmu_cf_v6ih07Aems3njxI-JWgLcM94")),
         decode("BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4"),
         decode("BTBZMqHH6r4Tts7J_aSIgg"),
@@ -301,7 +297,7 @@ def test_the_example_of_rfc_8291_is_read() -> None:
     assert keys.decrypt(decode(body)) == b"When I grow up, I want to be a watermelon"
 
 
-def test_a_vapid_key_that_is_not_on_the_curve_cannot_subscribe() -> None:
+def test_invalid_vapid_key_cannot_subscribe() -> None:
     with pytest.raises(ValueError, match=r"curve|key"):
         load_point(b"\x04" + bytes(63) + b"\x01")
     with pytest.raises(ValueError, match="65 octets"):

@@ -650,7 +650,7 @@ async def test_test_event_reports_the_response(api: Api, receiver: Receiver) -> 
     assert (await api.call_ok("POST", path))["status"] == 500
     await change(api.parts, "UPDATE webhooks SET url = 'http://10.0.0.1/'")
     response = await api.call_ok("POST", path)
-    assert (response["status"], response["error"]) == (None, "the address must begin with https://")
+    assert (response["status"], response["error"]) == (None, "the URL must begin with https://")
 
 
 @pytest.mark.parametrize(
@@ -687,7 +687,7 @@ async def test_allowed_address_is_checked_on_every_request(api: Api, receiver: R
     await api.register()
     async with run_dispatcher(api.parts):
         body = await wait_for_webhook(api, webhook, lambda body: body["failures"] == 1)
-    assert body["last_error"] == "the address must begin with https://"
+    assert body["last_error"] == "the URL must begin with https://"
     assert receiver.messages == []
 
 

@@ -26,7 +26,7 @@ CITED_FILE = re.compile(
     rf"|(?<![\w/.-])(?:gateway|migrations|ops|tests|{'|'.join(PACKAGES)})/[\w/]+\.(?:py|js|css|json|ya?ml)\b"
 )
 NOT_IN_THE_REPOSITORY = {
-    "gateway/client/written.py",  # ops/client.py gives its generated text this name to format it
+    "gateway/client/generated.py",  # ops/client.py gives its generated text this name to format it
     "gateway/_migrations/env.py",  # the place of migrations/env.py in the wheel
 }
 SOURCES = {".py", ".js", ".ts", ".css", ".toml", ".yml", ".yaml", ".service", ".env", ".sh", ""}

@@ -13,7 +13,7 @@ from uuid import UUID
 from gateway.domain import clock, ids
 from gateway.domain.errors import AddressNotAllowed
 from gateway.domain.webhook_event import DELIVERY_OUTCOMES, TEST_TYPE, subscribed_types
-from gateway.outbound.client import OutboundClient, Unreachable
+from gateway.outbound.client import OutboundClient, OutboundError
 from gateway.records import outbox
 from gateway.records.delivery_log import reader
 from gateway.records.postgres import notifier
@@ -125,7 +125,7 @@ async def prepare_test(
         try:
             async with OutboundClient(context.outbound) as client:
                 status = (await client.post(row.url, body, headers, timeout=TEST_TIMEOUT)).status
-        except Unreachable as unreachable:
+        except OutboundError as unreachable:
             error = unreachable.cause
         except AddressNotAllowed as refusal:
             error = refusal.detail

@@ -20,7 +20,7 @@ from gateway.alerting.text import RefusedAlert
 from gateway.domain import clock, ids
 from gateway.domain.alert import AlertMessage
 from gateway.domain.errors import AddressNotAllowed, MalformedBody
-from gateway.outbound.client import OutboundClient, OutboundResponse, Unreachable
+from gateway.outbound.client import OutboundClient, OutboundError, OutboundResponse
 from gateway.push.responses import retry_after
 from gateway.records import feeds as feed_records
 from gateway.records.feeds import LeasedFeed
@@ -182,8 +182,8 @@ class FeedPoller:
     async def _get(self, url: str, headers: dict[str, str]) -> OutboundResponse:
         """Return a response with status 200 or 304. Raises _FetchFailed."""
         try:
-            response = await self._client.get(url, headers, largest=MAX_BYTES, timeout=REQUEST_TIMEOUT)
-        except Unreachable as error:
+            response = await self._client.get(url, headers, max_octets=MAX_BYTES, timeout=REQUEST_TIMEOUT)
+        except OutboundError as error:
             raise _FetchFailed(error.cause) from None
         except AddressNotAllowed as refusal:
             raise _FetchFailed(refusal.detail) from None

@@ -14,7 +14,7 @@ from gateway import metrics
 from gateway.domain import clock, ids
 from gateway.domain.errors import AddressNotAllowed
 from gateway.domain.retry import backoff
-from gateway.outbound.client import OutboundClient, OutboundResponse, Unreachable
+from gateway.outbound.client import OutboundClient, OutboundError, OutboundResponse
 from gateway.push.responses import retry_after
 from gateway.records import webhooks
 from gateway.records.postgres import notifier
@@ -103,7 +103,7 @@ class WebhookDispatcher:
         headers = {"Content-Type": "application/json", **signature}
         try:
             return await self._client.post(webhook.url, batch.body, headers, timeout=TIMEOUT)
-        except Unreachable as error:
+        except OutboundError as error:
             return error.cause
         except AddressNotAllowed as refusal:
             return refusal.detail

@@ -1,4 +1,4 @@
-"""The outcome table, line by line, in the words the four vendors use."""
+"""Classification of responses, with the error texts of the four vendors."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -31,8 +31,8 @@ def fcm(status: int, text: str) -> PushResponse:
 
 
 def wns(status: int, description: str = "", **headers: str) -> PushResponse:
-    told = {"x-wns-error-description": description} if description else {}
-    return PushResponse(status, told | {name.replace("_", "-"): value for name, value in headers.items()})
+    reason_headers = {"x-wns-error-description": description} if description else {}
+    return PushResponse(status, reason_headers | {name.replace("_", "-"): value for name, value in headers.items()})
 
 
 @pytest.mark.parametrize("status", [200, 201, 202])
@@ -40,18 +40,18 @@ def test_200_201_and_202_are_accepted(status: int) -> None:
     assert classify(PushResponse(status), NOW) == Accepted()
 
 
-def test_accepted_keeps_the_messages_location_and_the_granted_ttl() -> None:
-    answer = PushResponse(201, {"location": "https://push.example/m/1", "ttl": "2592000"})
-    assert classify(answer, NOW) == Accepted("https://push.example/m/1", 2592000)
+def test_accepted_outcome_has_location_and_granted_ttl() -> None:
+    response = PushResponse(201, {"location": "https://push.example/m/1", "ttl": "2592000"})
+    assert classify(response, NOW) == Accepted("https://push.example/m/1", 2592000)
 
 
 @pytest.mark.parametrize("ttl", ["", "-1", "soon", "1.5", "²", "9" * 40])
-def test_a_granted_ttl_that_is_no_number_is_unknown(ttl: str) -> None:
+def test_invalid_granted_ttl_is_ignored(ttl: str) -> None:
     assert classify(PushResponse(201, {"ttl": ttl}), NOW) == Accepted(None, None)
 
 
 @pytest.mark.parametrize(
-    ("answer", "known"),
+    ("response", "expected"),
     [
         (fcm(404, "A valid push subscription endpoint should be specified"), "404, A valid push"),
         (fcm(410, "push subscription has unsubscribed or expired."), "410, push subscription has"),
@@ -65,15 +65,15 @@ def test_a_granted_ttl_that_is_no_number_is_unknown(ttl: str) -> None:
         (wns(410, "The channel expired"), "410, The channel expired"),
     ],
 )
-def test_404_and_410_mean_the_subscription_is_gone(answer: PushResponse, known: str) -> None:
-    outcome = classify(answer, NOW)
+def test_404_and_410_mean_gone(response: PushResponse, expected: str) -> None:
+    outcome = classify(response, NOW)
     assert isinstance(outcome, Gone)
     assert outcome.cause.startswith("the push service reports that the subscription no longer exists (")
-    assert known in outcome.cause
+    assert expected in outcome.cause
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         fcm(400, "UnauthorizedRegistration"),
         fcm(403, "the VAPID credentials in the authorization header do not correspond to the credentials used"),
@@ -84,15 +84,15 @@ def test_404_and_410_mean_the_subscription_is_gone(answer: PushResponse, known: 
         apple(403, "VapidPkHashMismatch"),
     ],
 )
-def test_a_key_mismatch_puts_the_one_device_in_quarantine(answer: PushResponse) -> None:
-    outcome = classify(answer, NOW)
+def test_key_mismatch_quarantines_the_device(response: PushResponse) -> None:
+    outcome = classify(response, NOW)
     assert isinstance(outcome, Rejected)
     assert outcome.quarantine
     assert "another VAPID key" in outcome.cause
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         fcm(401, "missing authorization"),
         fcm(403, "invalid JWT provided"),
@@ -103,8 +103,8 @@ def test_a_key_mismatch_puts_the_one_device_in_quarantine(answer: PushResponse) 
         wns(403, "The token is not for this channel"),
     ],
 )
-def test_a_refused_key_or_token_is_retried_and_told_apart(answer: PushResponse) -> None:
-    outcome = classify(answer, NOW)
+def test_rejected_vapid_token_is_retried_as_unauthorized(response: PushResponse) -> None:
+    outcome = classify(response, NOW)
     assert isinstance(outcome, Retry)
     assert outcome.unauthorized
     assert not outcome.slow_down
@@ -112,7 +112,7 @@ def test_a_refused_key_or_token_is_retried_and_told_apart(answer: PushResponse) 
 
 
 @pytest.mark.parametrize(
-    ("answer", "after"),
+    ("response", "after"),
     [
         (fcm(429, "Too Many Requests"), None),
         (apple(429, "TooManyRequests"), None),
@@ -126,21 +126,21 @@ def test_a_refused_key_or_token_is_retried_and_told_apart(answer: PushResponse) 
         (wns(406, x_wns_notificationstatus="channelthrottled"), timedelta(hours=1)),
     ],
 )
-def test_a_host_that_asks_for_less_is_slowed_down_and_obeyed(answer: PushResponse, after: timedelta | None) -> None:
-    outcome = classify(answer, NOW)
+def test_throttling_response_slows_the_host_down(response: PushResponse, after: timedelta | None) -> None:
+    outcome = classify(response, NOW)
     assert isinstance(outcome, Retry)
     assert outcome.slow_down
     assert outcome.after == after
 
 
-def test_autopushs_retry_now_is_retried_now() -> None:
+def test_autopush_retry_now_is_retried_at_once() -> None:
     outcome = classify(autopush(503, 202, "Retry immediately"), NOW)
     assert isinstance(outcome, Retry)
     assert (outcome.after, outcome.slow_down) == (timedelta(0), False)
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         fcm(500, "Internal Server Error"),
         fcm(502, "<html><title>Bad gateway</title></html>"),
@@ -155,15 +155,15 @@ def test_autopushs_retry_now_is_retried_now() -> None:
         PushResponse(408),
     ],
 )
-def test_a_passing_fault_is_retried_by_our_own_back_off(answer: PushResponse) -> None:
-    outcome = classify(answer, NOW)
+def test_temporary_error_is_retried_with_back_off(response: PushResponse) -> None:
+    outcome = classify(response, NOW)
     assert isinstance(outcome, Retry)
     assert (outcome.after, outcome.slow_down, outcome.unauthorized) == (None, False, False)
-    assert str(answer.status) in outcome.cause
+    assert str(response.status) in outcome.cause
 
 
 @pytest.mark.parametrize(
-    ("answer", "known"),
+    ("response", "expected"),
     [
         (fcm(413, "Payload Too Large"), "too large for the push service (413"),
         (autopush(413, 104, "Data payload too large"), "413, errno 104, Data payload too large"),
@@ -179,28 +179,28 @@ def test_a_passing_fault_is_retried_by_our_own_back_off(answer: PushResponse) ->
         (PushResponse(418), "(418)"),
     ],
 )
-def test_our_own_mistakes_are_rejected_in_plain_words_and_cost_no_device(answer: PushResponse, known: str) -> None:
-    outcome = classify(answer, NOW)
+def test_invalid_request_is_rejected_without_quarantine(response: PushResponse, expected: str) -> None:
+    outcome = classify(response, NOW)
     assert isinstance(outcome, Rejected)
     assert not outcome.quarantine
-    assert known in outcome.cause
+    assert expected in outcome.cause
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
-def test_a_redirect_is_rejected(status: int) -> None:
+def test_redirect_is_rejected(status: int) -> None:
     outcome = classify(PushResponse(status, {"location": "http://169.254.169.254/"}), NOW)
     assert outcome == Rejected(f"the push service responded with a redirect, which is never followed ({status})")
 
 
 @pytest.mark.parametrize("kind", get_args(FaultKind))
-def test_no_network_fault_ever_ends_a_delivery(kind: FaultKind) -> None:
+def test_network_fault_is_always_retried(kind: FaultKind) -> None:
     outcome = classify(PushResponse(None, fault=NetworkFault(kind, "os error 104")), NOW)
     assert isinstance(outcome, Retry)
     assert (outcome.after, outcome.slow_down, outcome.unauthorized) == (None, False, False)
     assert outcome.cause.endswith("(os error 104)")
 
 
-def test_each_kind_of_network_fault_has_words_of_its_own() -> None:
+def test_each_network_fault_has_its_own_cause() -> None:
     causes = {classify(PushResponse(None, fault=NetworkFault(kind)), NOW).cause for kind in get_args(FaultKind)}
     assert len(causes) == len(get_args(FaultKind))
 
@@ -229,9 +229,7 @@ def test_each_kind_of_network_fault_has_words_of_its_own() -> None:
         ("Tue, 01 Dec 2026 08:00:00 +99999999999999", None),
     ],
 )
-def test_retry_after_is_seconds_or_a_date_within_a_day_and_garbage_is_nothing(
-    value: str | None, after: timedelta | None
-) -> None:
+def test_retry_after_accepts_seconds_and_dates(value: str | None, after: timedelta | None) -> None:
     assert retry_after(value, NOW) == after
 
 
@@ -254,7 +252,7 @@ def test_retry_after_is_seconds_or_a_date_within_a_day_and_garbage_is_nothing(
         b"<!DOCTYPE html><title>Not found</title>",
     ],
 )
-def test_a_hostile_body_gives_a_short_printable_cause_without_the_endpoint(status: int, body: bytes) -> None:
+def test_hostile_body_gives_short_cause_without_endpoint(status: int, body: bytes) -> None:
     cause = classify(PushResponse(status, {}, body), NOW).cause
     assert cause.isprintable()
     assert len(cause) < 320

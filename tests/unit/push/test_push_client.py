@@ -1,4 +1,4 @@
-"""The client against local servers: what it sends, what it keeps, and what a hostile or broken one cannot do."""
+"""The push client against local servers: requests, connection reuse, and hostile or broken servers."""
 
 import asyncio
 import gc
@@ -44,7 +44,7 @@ async def post(client: PushClient, endpoint: str, body: bytes = b"sealed", ttl: 
 
 @asynccontextmanager
 async def http_server(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """A push service at the origin it yields, answering every path with `handler`."""
+    """A push service that answers every path with `handler`; yields its origin."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(app)
@@ -60,7 +60,7 @@ async def http_server(handler: Handler, tls: ssl.SSLContext | None = None) -> As
 
 @asynccontextmanager
 async def raw_server(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """A server that says what `serve` writes, HTTP or not."""
+    """A server that sends what `serve` writes, HTTP or not."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -81,7 +81,7 @@ async def raw_server(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIt
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def saying(octets: bytes, *, then_hang: bool = False) -> Serve:
+def respond_with(octets: bytes, *, then_hang: bool = False) -> Serve:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\nsealed")
         writer.write(octets)
@@ -98,16 +98,16 @@ async def client() -> AsyncIterator[PushClient]:
         yield client
 
 
-async def test_a_message_is_posted_with_the_headers_of_rfc_8030_and_8291(client: PushClient) -> None:
-    seen = []
+async def test_post_has_the_headers_of_rfc_8030_and_8291(client: PushClient) -> None:
+    requests = []
 
     async def handler(request: web.Request) -> web.Response:
-        seen.append((request.method, request.path_qs, dict(request.headers), await request.read()))
+        requests.append((request.method, request.path_qs, dict(request.headers), await request.read()))
         return web.Response(status=201, headers={"Location": "/m/1", "TTL": "30"})
 
     async with http_server(handler) as origin:
-        answer = await post(client, f"{origin}/push/a?b=c", b"\x00\xffsealed")
-    [(method, path, headers, body)] = seen
+        response = await post(client, f"{origin}/push/a?b=c", b"\x00\xffsealed")
+    [(method, path, headers, body)] = requests
     assert (method, path, body) == ("POST", "/push/a?b=c", b"\x00\xffsealed")
     sent = {name.lower(): value for name, value in headers.items()}
     assert sent == sent | {
@@ -120,47 +120,47 @@ async def test_a_message_is_posted_with_the_headers_of_rfc_8030_and_8291(client:
         "content-length": "8",
     }
     assert not sent.keys() & {"cookie", "referer", "x-wns-cache-policy", "accept-encoding"}
-    assert (answer.status, answer.headers, answer.fault) == (201, {"location": "/m/1", "ttl": "30"}, None)
+    assert (response.status, response.headers, response.fault) == (201, {"location": "/m/1", "ttl": "30"}, None)
 
 
-async def test_a_ttl_of_0_says_no_cache_to_wns(client: PushClient) -> None:
-    seen = []
+async def test_ttl_0_sets_the_wns_cache_policy(client: PushClient) -> None:
+    requests = []
 
     async def handler(request: web.Request) -> web.Response:
-        seen.append(request.headers["X-WNS-Cache-Policy"])
+        requests.append(request.headers["X-WNS-Cache-Policy"])
         return web.Response(status=201)
 
     async with http_server(handler) as origin:
         await post(client, f"{origin}/x", ttl=0)
-    assert seen == ["no-cache"]
+    assert requests == ["no-cache"]
 
 
-async def test_a_refusal_comes_with_its_reason(client: PushClient) -> None:
-    told = {"Retry-After": "120", "X-WNS-Error-Description": "busy", "X-Other": "ignored"}
+async def test_error_response_has_reason_headers(client: PushClient) -> None:
+    headers = {"Retry-After": "120", "X-WNS-Error-Description": "busy", "X-Other": "ignored"}
 
     async def handler(_: web.Request) -> web.Response:
-        return web.json_response({"errno": 201}, status=503, headers=told)
+        return web.json_response({"errno": 201}, status=503, headers=headers)
 
     async with http_server(handler) as origin:
-        answer = await post(client, f"{origin}/x")
-    assert (answer.status, answer.body) == (503, b'{"errno": 201}')
-    assert answer.headers == {"retry-after": "120", "x-wns-error-description": "busy"}
+        response = await post(client, f"{origin}/x")
+    assert (response.status, response.body) == (503, b'{"errno": 201}')
+    assert response.headers == {"retry-after": "120", "x-wns-error-description": "busy"}
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_is_not_followed(client: PushClient, status: int) -> None:
-    asked = []
+async def test_redirect_is_not_followed(client: PushClient, status: int) -> None:
+    paths = []
 
     async def handler(request: web.Request) -> web.Response:
-        asked.append(request.path)
+        paths.append(request.path)
         return web.Response(status=status, headers={"Location": "/elsewhere"})
 
     async with http_server(handler) as origin:
-        answer = await post(client, f"{origin}/x")
-    assert (answer.status, asked) == (status, ["/x"])
+        response = await post(client, f"{origin}/x")
+    assert (response.status, paths) == (status, ["/x"])
 
 
-async def test_cookies_are_not_kept(client: PushClient) -> None:
+async def test_cookies_are_not_stored(client: PushClient) -> None:
     cookies = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -173,7 +173,7 @@ async def test_cookies_are_not_kept(client: PushClient) -> None:
     assert cookies == [{}, {}]
 
 
-async def test_a_proxy_in_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxy_in_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     async def handler(_: web.Request) -> web.Response:
         return web.Response(status=201)
 
@@ -183,7 +183,7 @@ async def test_a_proxy_in_the_environment_is_not_used(monkeypatch: pytest.Monkey
         assert (await post(client, f"{origin}/x")).status == 201
 
 
-async def test_connections_are_reused_when_a_201_has_a_body(client: PushClient) -> None:
+async def test_connection_is_reused_after_201_with_body(client: PushClient) -> None:
     peers = set()
 
     async def handler(request: web.Request) -> web.Response:
@@ -197,7 +197,7 @@ async def test_connections_are_reused_when_a_201_has_a_body(client: PushClient) 
     assert len(peers) == 1
 
 
-async def test_of_an_endless_body_4_kib_are_read(client: PushClient) -> None:
+async def test_endless_body_is_read_up_to_4_kib(client: PushClient) -> None:
     written = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -210,13 +210,13 @@ async def test_of_an_endless_body_4_kib_are_read(client: PushClient) -> None:
             written += 65536
 
     async with raw_server(serve) as origin:
-        answer = await post(client, f"{origin}/x")
+        response = await post(client, f"{origin}/x")
     gc.collect()
-    assert (answer.status, answer.body) == (500, b"x" * 4096)
+    assert (response.status, response.body) == (500, b"x" * 4096)
     assert written < 50_000_000
 
 
-async def test_a_compressed_body_is_not_unpacked(client: PushClient) -> None:
+async def test_compressed_body_is_not_decompressed(client: PushClient) -> None:
     async def handler(_: web.Request) -> web.Response:
         return web.Response(status=400, body=b"\x1f\x8b not really", headers={"Content-Encoding": "gzip"})
 
@@ -226,59 +226,64 @@ async def test_a_compressed_body_is_not_unpacked(client: PushClient) -> None:
 
 @pytest.mark.parametrize("status", [201, 410])
 @pytest.mark.parametrize("then_hang", [False, True])
-async def test_a_status_counts_although_its_body_breaks_off_or_hangs(status: int, then_hang: bool) -> None:
-    answering = saying(b"HTTP/1.1 %d X\r\nContent-Length: 50\r\n\r\nabc" % status, then_hang=then_hang)
-    async with PushClient(timeout=timedelta(seconds=0.5)) as client, raw_server(answering) as origin:
-        answer = await post(client, f"{origin}/x")
-    assert (answer.status, answer.fault) == (status, None)
+async def test_status_counts_with_incomplete_body(status: int, then_hang: bool) -> None:
+    serve_response = respond_with(b"HTTP/1.1 %d X\r\nContent-Length: 50\r\n\r\nabc" % status, then_hang=then_hang)
+    async with PushClient(timeout=timedelta(seconds=0.5)) as client, raw_server(serve_response) as origin:
+        response = await post(client, f"{origin}/x")
+    assert (response.status, response.fault) == (status, None)
 
 
-async def test_a_garbled_header_does_not_undo_a_201(client: PushClient) -> None:
-    answering = saying(b"HTTP/1.1 201 Created\r\nLocation: /\xe4\xff\r\nTTL: 5\r\nContent-Length: 0\r\n\r\n")
-    async with raw_server(answering) as origin:
-        answer = await post(client, f"{origin}/x")
-    assert (answer.status, answer.headers) == (201, {"ttl": "5"})
+async def test_garbled_header_does_not_discard_a_201(client: PushClient) -> None:
+    serve_response = respond_with(b"HTTP/1.1 201 Created\r\nLocation: /\xe4\xff\r\nTTL: 5\r\nContent-Length: 0\r\n\r\n")
+    async with raw_server(serve_response) as origin:
+        response = await post(client, f"{origin}/x")
+    assert (response.status, response.headers) == (201, {"ttl": "5"})
 
 
-async def test_a_long_header_is_not_kept(client: PushClient) -> None:
-    answering = saying(b"HTTP/1.1 201 Created\r\nLocation: /%s\r\nContent-Length: 0\r\n\r\n" % (b"x" * 100_000))
-    async with raw_server(answering) as origin:
-        answer = await post(client, f"{origin}/x")
-    assert (answer.status, answer.headers) == (201, {})
+async def test_long_header_is_dropped(client: PushClient) -> None:
+    serve_response = respond_with(
+        b"HTTP/1.1 201 Created\r\nLocation: /%s\r\nContent-Length: 0\r\n\r\n" % (b"x" * 100_000)
+    )
+    async with raw_server(serve_response) as origin:
+        response = await post(client, f"{origin}/x")
+    assert (response.status, response.headers) == (201, {})
 
 
-def kind(answer: PushResponse) -> str:
-    """The fault's kind; whatever it was, the endpoint must not be told."""
-    assert answer.status is None
-    assert answer.fault
-    assert "secret" not in answer.fault.detail
-    assert "://" not in answer.fault.detail
-    return answer.fault.kind
+def kind(response: PushResponse) -> str:
+    """Return the kind of the fault, which must not contain the endpoint."""
+    assert response.status is None
+    assert response.fault
+    assert "secret" not in response.fault.detail
+    assert "://" not in response.fault.detail
+    return response.fault.kind
 
 
-async def test_headers_without_end_are_a_protocol_fault(client: PushClient) -> None:
-    async with raw_server(saying(b"HTTP/1.1 400 X\r\nX: " + b"a" * 1_000_000, then_hang=True)) as origin:
+async def test_endless_headers_are_a_protocol_fault(client: PushClient) -> None:
+    async with raw_server(respond_with(b"HTTP/1.1 400 X\r\nX: " + b"a" * 1_000_000, then_hang=True)) as origin:
         assert kind(await post(client, f"{origin}/secret")) == "protocol"
 
 
-async def test_what_is_not_http_is_a_protocol_fault(client: PushClient) -> None:
-    async with raw_server(saying(b"220 smtp.example.com ESMTP\r\n\r\n")) as origin:
+async def test_non_http_response_is_a_protocol_fault(client: PushClient) -> None:
+    async with raw_server(respond_with(b"220 smtp.example.com ESMTP\r\n\r\n")) as origin:
         assert kind(await post(client, f"{origin}/secret")) == "protocol"
 
 
-async def test_silence_is_a_timeout() -> None:
-    async with PushClient(timeout=timedelta(seconds=0.3)) as client, raw_server(saying(b"", then_hang=True)) as origin:
-        answer = await post(client, f"{origin}/secret")
-    assert kind(answer) == "timeout"
-    assert 250 < answer.duration_ms < 3000
+async def test_missing_response_is_a_timeout() -> None:
+    async with (
+        PushClient(timeout=timedelta(seconds=0.3)) as client,
+        raw_server(respond_with(b"", then_hang=True)) as origin,
+    ):
+        response = await post(client, f"{origin}/secret")
+    assert kind(response) == "timeout"
+    assert 250 < response.duration_ms < 3000
 
 
-async def test_a_closed_connection_is_a_reset(client: PushClient) -> None:
-    async with raw_server(saying(b"")) as origin:
+async def test_closed_connection_is_a_reset(client: PushClient) -> None:
+    async with raw_server(respond_with(b"")) as origin:
         assert kind(await post(client, f"{origin}/secret")) == "reset"
 
 
-async def test_a_reset_connection_is_a_reset(client: PushClient) -> None:
+async def test_tcp_reset_is_a_reset(client: PushClient) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\nsealed")
         # Linger of zero seconds: close sends RST instead of FIN.
@@ -288,21 +293,21 @@ async def test_a_reset_connection_is_a_reset(client: PushClient) -> None:
         assert kind(await post(client, f"{origin}/secret")) == "reset"
 
 
-async def test_a_refused_connection_is_a_connect_fault(client: PushClient) -> None:
+async def test_refused_connection_is_a_connect_fault(client: PushClient) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         assert kind(await post(client, f"http://127.0.0.1:{closed.getsockname()[1]}/secret")) == "connect"
 
 
-async def test_an_unknown_name_is_a_dns_fault(client: PushClient) -> None:
+async def test_unknown_host_is_a_dns_fault(client: PushClient) -> None:
     assert kind(await post(client, "http://push.invalid/secret")) == "dns"
 
 
-async def test_an_endpoint_that_is_no_url_is_a_request_fault(client: PushClient) -> None:
+async def test_invalid_url_is_a_request_fault(client: PushClient) -> None:
     assert kind(await post(client, "http://xn--a.push.apple.com/secret")) == "request"
 
 
-async def test_a_certificate_is_trusted_through_the_ca_file_alone(client: PushClient, tmp_path: Path) -> None:
+async def test_ca_file_makes_certificate_trusted(client: PushClient, tmp_path: Path) -> None:
     async def handler(_: web.Request) -> web.Response:
         return web.Response(status=201)
 
@@ -313,7 +318,7 @@ async def test_a_certificate_is_trusted_through_the_ca_file_alone(client: PushCl
         assert kind(await post(client, f"{origin}/secret")) == "tls"
 
 
-async def test_every_certificate_of_the_ca_file_is_trusted(tmp_path: Path) -> None:
+async def test_all_certificates_of_ca_file_are_trusted(tmp_path: Path) -> None:
     async def handler(_: web.Request) -> web.Response:
         return web.Response(status=201)
 
@@ -326,7 +331,7 @@ async def test_every_certificate_of_the_ca_file_is_trusted(tmp_path: Path) -> No
                 assert (await post(client, f"{origin}/x")).status == 201
 
 
-async def test_a_certificate_for_another_name_is_a_tls_fault(tmp_path: Path) -> None:
+async def test_certificate_for_other_name_is_a_tls_fault(tmp_path: Path) -> None:
     async def handler(_: web.Request) -> web.Response:
         return web.Response(status=201)
 
@@ -337,7 +342,7 @@ async def test_a_certificate_for_another_name_is_a_tls_fault(tmp_path: Path) -> 
         assert kind(await post(client, f"{other}/secret")) == "tls"
 
 
-async def test_plain_http_where_tls_is_due_is_a_tls_fault(client: PushClient) -> None:
+async def test_plain_http_on_https_port_is_a_tls_fault(client: PushClient) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(10)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -348,21 +353,21 @@ async def test_plain_http_where_tls_is_due_is_a_tls_fault(client: PushClient) ->
 
 
 @pytest.mark.parametrize("content", ["", "not a certificate"])
-def test_a_ca_file_without_a_certificate_is_refused_by_name(tmp_path: Path, content: str) -> None:
+def test_ca_file_without_certificate_is_rejected(tmp_path: Path, content: str) -> None:
     (tmp_path / "ca.pem").write_text(content)
     with pytest.raises(ValueError, match=r"ca\.pem holds no PEM certificate"):
         PushClient(tmp_path / "ca.pem")
 
 
 class Http2Sink:
-    """The least of an HTTP/2 server (RFC 9113): it answers 201, but only when `batch` requests wait for it."""
+    """A minimal HTTP/2 server (RFC 9113) that responds with 201 once `batch` requests wait."""
 
     def __init__(self) -> None:
         self.batch = 1
         self.greeting = build_frame(SETTINGS)
         self.answers_pings = True
         self.pings = 0
-        self.asked_often = asyncio.Event()
+        self.pinged_often = asyncio.Event()
         self.reset = asyncio.Event()
         self.closed = asyncio.Event()
         self.connections = 0
@@ -390,7 +395,7 @@ class Http2Sink:
             elif kind == PING:
                 self.pings += 1
                 if self.pings == 3:
-                    self.asked_often.set()
+                    self.pinged_often.set()
                 if self.answers_pings:
                     writer.write(build_frame(PING, ACK, payload=payload))
             elif kind == RST_STREAM:
@@ -410,23 +415,21 @@ class Http2Sink:
             await writer.drain()
 
 
-async def test_tls_speaks_http_2_with_many_posts_on_one_connection(tmp_path: Path) -> None:
-    """The first post opens the connection; three more share it, none of them answered before all have arrived."""
+async def test_http2_posts_share_one_connection(tmp_path: Path) -> None:
+    """The first post opens the connection; three more share it, all sent before the first response."""
     context, ca_file = make_ca(tmp_path, alpn=("h2",))
     sink = Http2Sink()
     async with raw_server(sink.serve, context) as origin, PushClient(ca_file) as client:
         first = await post(client, f"{origin}/x", b"a")
         sink.batch = 3
-        others = await asyncio.gather(*(post(client, f"{origin}/x", body) for body in (b"b" * 4096, b"c", b"d")))
-    assert [answer.status for answer in (first, *others)] == [201] * 4
+        responses = await asyncio.gather(*(post(client, f"{origin}/x", body) for body in (b"b" * 4096, b"c", b"d")))
+    assert [response.status for response in (first, *responses)] == [201] * 4
     assert sorted(sink.bodies.values()) == [b"a", b"b" * 4096, b"c", b"d"]
     assert (sink.connections, sink.most_open) == (1, 3)
 
 
-async def test_what_is_more_than_one_connection_takes_goes_over_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An answer that takes long then costs no more than the places it takes; when they are free one is enough again."""
+async def test_excess_streams_open_another_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests beyond the stream limit open a second connection; later requests reuse the first."""
     monkeypatch.setattr("gateway.push.http2.MAX_STREAMS", 3)
     context, ca_file = make_ca(tmp_path, alpn=("h2",))
     sink = Http2Sink()
@@ -437,8 +440,8 @@ async def test_what_is_more_than_one_connection_takes_goes_over_another(
         posts = []
         for _ in range(6):
             posts.append(asyncio.ensure_future(post(client, f"{origin}/x")))
-            await sink.arrived.get()  # two that find no connection would each make one
-        assert {answer.status for answer in await asyncio.gather(*posts)} == {201}
+            await sink.arrived.get()  # one at a time, so that none waits for the same new connection
+        assert {response.status for response in await asyncio.gather(*posts)} == {201}
         assert (sink.connections, sink.most_open) == (2, 3)
         sink.batch = 1
         for _ in range(5):
@@ -446,7 +449,7 @@ async def test_what_is_more_than_one_connection_takes_goes_over_another(
     assert sink.connections == 2
 
 
-async def test_a_server_without_http_2_gets_http_1_1(tmp_path: Path) -> None:
+async def test_server_without_http2_gets_http1(tmp_path: Path) -> None:
     versions = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -459,7 +462,7 @@ async def test_a_server_without_http_2_gets_http_1_1(tmp_path: Path) -> None:
     assert versions == [(1, 1)]
 
 
-async def test_a_server_without_http_2_is_not_asked_for_it_each_time(tmp_path: Path) -> None:
+async def test_missing_http2_support_is_remembered(tmp_path: Path) -> None:
     connections = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -478,7 +481,7 @@ async def test_a_server_without_http_2_is_not_asked_for_it_each_time(tmp_path: P
 
 
 @asynccontextmanager
-async def http_2(folder: Path, sink: Http2Sink, timeout: float = 5) -> AsyncIterator[tuple[PushClient, str]]:
+async def http2_client(folder: Path, sink: Http2Sink, timeout: float = 5) -> AsyncIterator[tuple[PushClient, str]]:
     context, ca_file = make_ca(folder, alpn=("h2",))
     async with (
         raw_server(sink.serve, context) as origin,
@@ -487,15 +490,15 @@ async def http_2(folder: Path, sink: Http2Sink, timeout: float = 5) -> AsyncIter
         yield client, f"{origin}/secret"
 
 
-async def test_many_at_once_wait_for_one_connection(tmp_path: Path) -> None:
+async def test_concurrent_posts_wait_for_one_connection(tmp_path: Path) -> None:
     sink = Http2Sink()
-    async with http_2(tmp_path, sink) as (client, endpoint):
+    async with http2_client(tmp_path, sink) as (client, endpoint):
         answers = await asyncio.gather(*(post(client, endpoint) for _ in range(64)))
-    assert ({answer.status for answer in answers}, sink.connections) == ({201}, 1)
+    assert ({response.status for response in answers}, sink.connections) == ({201}, 1)
 
 
-class SpeaksHttp2(asyncio.Transport):
-    """A transport that everything is written to in vain."""
+class Http2Transport(asyncio.Transport):
+    """A transport that discards everything written."""
 
     def get_extra_info(self, name: str, default: object = None) -> object:
         return self if name == "ssl_object" else default
@@ -516,28 +519,28 @@ class SpeaksHttp2(asyncio.Transport):
         pass
 
 
-async def test_who_comes_just_when_a_connection_is_made_gets_it() -> None:
-    loop, got = asyncio.get_running_loop(), []
-    made = Http2Connection(timeout=5)
-    made.connection_made(SpeaksHttp2())
+async def test_request_during_connect_gets_the_new_connection() -> None:
+    loop, acquired = asyncio.get_running_loop(), []
+    connection = Http2Connection(timeout=5)
+    connection.connection_made(Http2Transport())
 
-    def come() -> None:
+    def acquire() -> None:
         with pytest.raises(StopIteration) as end:
             pool.acquire().send(None)
-        got.append(end.value.value)
+        acquired.append(end.value.value)
 
     async def open_one() -> Http2Connection:
-        loop.call_soon(come)
-        return made
+        loop.call_soon(acquire)
+        return connection
 
     pool = ConnectionPool(open_one)
-    assert await pool.acquire() is made
-    assert got == [made]
+    assert await pool.acquire() is connection
+    assert acquired == [connection]
 
 
-async def test_what_an_ending_connection_did_not_look_at_goes_over_another(tmp_path: Path) -> None:
+async def test_unprocessed_request_is_sent_on_new_connection(tmp_path: Path) -> None:
     sink = Http2Sink()
-    async with http_2(tmp_path, sink) as (client, endpoint):
+    async with http2_client(tmp_path, sink) as (client, endpoint):
         sink.greeting = build_frame(SETTINGS) + build_frame(GOAWAY, 0, 0, bytes(8))
         first = asyncio.ensure_future(post(client, endpoint))
         await sink.closed.wait()
@@ -546,30 +549,30 @@ async def test_what_an_ending_connection_did_not_look_at_goes_over_another(tmp_p
         assert sink.connections > 1
 
 
-async def test_a_server_that_ends_every_connection_is_a_reset(tmp_path: Path) -> None:
+async def test_server_closing_every_connection_is_a_reset(tmp_path: Path) -> None:
     sink = Http2Sink()
     sink.greeting = build_frame(SETTINGS) + build_frame(GOAWAY, 0, 0, bytes(8))
-    async with http_2(tmp_path, sink) as (client, endpoint):
+    async with http2_client(tmp_path, sink) as (client, endpoint):
         assert kind(await post(client, endpoint)) == "reset"
     assert sink.connections == MAX_RESENDS
 
 
-async def test_a_server_that_takes_no_message_at_once_gets_them_one_by_one(tmp_path: Path) -> None:
+async def test_max_streams_0_sends_one_request_at_a_time(tmp_path: Path) -> None:
     sink = Http2Sink()
     sink.greeting = build_frame(SETTINGS, 0, 0, MAX_CONCURRENT_STREAMS.to_bytes(2) + bytes(4))
-    async with http_2(tmp_path, sink) as (client, endpoint):
+    async with http2_client(tmp_path, sink) as (client, endpoint):
         answers = [await post(client, endpoint) for _ in range(3)]
-    assert ({answer.status for answer in answers}, sink.connections, sink.most_open) == ({201}, 1, 1)
+    assert ({response.status for response in answers}, sink.connections, sink.most_open) == ({201}, 1, 1)
 
 
 @pytest.mark.parametrize("answers_pings", [True, False])
-async def test_silence_over_http_2_is_a_timeout_and_only_a_living_connection_goes_on(
+async def test_http2_timeout_drops_only_dead_connections(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers_pings: bool
 ) -> None:
     monkeypatch.setattr("gateway.push.connection.PING_AFTER_S", 0.2)
     sink = Http2Sink()
     sink.batch, sink.answers_pings = 2, answers_pings
-    async with http_2(tmp_path, sink, timeout=0.6) as (client, endpoint):
+    async with http2_client(tmp_path, sink, timeout=0.6) as (client, endpoint):
         assert kind(await post(client, endpoint)) == "timeout"
         if answers_pings:
             await sink.reset.wait()
@@ -579,20 +582,18 @@ async def test_silence_over_http_2_is_a_timeout_and_only_a_living_connection_goe
     assert sink.connections == (1 if answers_pings else 2)
 
 
-async def test_there_are_only_so_many_connections_and_the_rest_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_requests_wait_at_connection_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.push.connection.MAX_CONNECTIONS", 3)
     sink = Http2Sink()
     sink.greeting = build_frame(SETTINGS, 0, 0, MAX_CONCURRENT_STREAMS.to_bytes(2) + (1).to_bytes(4))
-    async with http_2(tmp_path, sink) as (client, endpoint):
+    async with http2_client(tmp_path, sink) as (client, endpoint):
         answers = await asyncio.gather(*(post(client, endpoint) for _ in range(60)))
-    assert {answer.status for answer in answers} == {201}
+    assert {response.status for response in answers} == {201}
     assert sink.connections <= 3
 
 
-async def test_a_connection_that_was_closed_without_a_word_takes_no_more(tmp_path: Path) -> None:
-    """What was sent on it may be lost; what comes after goes over another, and the client ends in good order."""
+async def test_silently_closed_connection_is_replaced(tmp_path: Path) -> None:
+    """Requests on the closed connection may fail; later ones use another, and the client shuts down cleanly."""
     connections = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -606,9 +607,9 @@ async def test_a_connection_that_was_closed_without_a_word_takes_no_more(tmp_pat
     context, ca_file = make_ca(tmp_path, alpn=("h2",))
     async with raw_server(serve, context) as origin, PushClient(ca_file) as client:
         for _ in range(200):
-            answer = await post(client, f"{origin}/secret")
-            assert answer.status == 201 or kind(answer) == "reset"
-            assert answer.fault != CONNECTIONS_CLOSED
+            response = await post(client, f"{origin}/secret")
+            assert response.status == 201 or kind(response) == "reset"
+            assert response.fault != CONNECTIONS_CLOSED
             await asyncio.sleep(0)
             if connections > 2:
                 break
@@ -616,9 +617,7 @@ async def test_a_connection_that_was_closed_without_a_word_takes_no_more(tmp_pat
     assert connections > 1
 
 
-async def test_a_server_that_does_not_close_its_side_holds_up_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_half_closed_connection_delays_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.push.connection.IDLE_TIMEOUT", timedelta(seconds=0.05))
     monkeypatch.setattr("gateway.push.connection.CLOSE_TIMEOUT_S", 0.2)
     ended = asyncio.Event()
@@ -636,18 +635,18 @@ async def test_a_server_that_does_not_close_its_side_holds_up_nobody(
     async with raw_server(serve, context) as origin:
         client = PushClient(ca_file, timeout=timedelta(seconds=1))
         assert (await post(client, f"{origin}/x")).status == 201
-        [place] = client._origins.values()
-        [connection] = place._pool._connections
+        [origin_pool] = client._origins.values()
+        [connection] = origin_pool._pool._connections
         await connection.closed
         assert (await post(client, f"{origin}/x")).status == 201
         await client.__aexit__()
         ended.set()
 
 
-async def test_a_message_nobody_waits_for_is_called_off(tmp_path: Path) -> None:
+async def test_cancelled_post_resets_its_stream(tmp_path: Path) -> None:
     sink = Http2Sink()
     sink.batch = 2
-    async with http_2(tmp_path, sink) as (client, endpoint):
+    async with http2_client(tmp_path, sink) as (client, endpoint):
         posting = asyncio.ensure_future(post(client, endpoint))
         await sink.arrived.get()
         posting.cancel()
@@ -655,20 +654,20 @@ async def test_a_message_nobody_waits_for_is_called_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answers_pings", [True, False])
-async def test_a_silent_connection_is_asked_whether_it_is_there(
+async def test_silent_connection_is_pinged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers_pings: bool
 ) -> None:
-    """One that is has its time to answer; one that is not is given up, with all that lies with it."""
+    """A connection that answers the PING stays open; one that does not is closed with its requests."""
     monkeypatch.setattr("gateway.push.connection.PING_AFTER_S", 0.05)
     monkeypatch.setattr("gateway.push.connection.PING_TIMEOUT_S", 0.3)
     monkeypatch.setattr("gateway.push.connection.MAX_TICK_S", 0.02)
     sink = Http2Sink()
     sink.batch, sink.answers_pings = 2, answers_pings
-    async with http_2(tmp_path, sink) as (client, endpoint):
+    async with http2_client(tmp_path, sink) as (client, endpoint):
         first = asyncio.ensure_future(post(client, endpoint))
         if answers_pings:
             await sink.arrived.get()
-            await sink.asked_often.wait()
+            await sink.pinged_often.wait()
             assert (await post(client, endpoint)).status == (await first).status == 201
         else:
             assert kind(await first) == "timeout"
@@ -676,25 +675,25 @@ async def test_a_silent_connection_is_asked_whether_it_is_there(
             assert sink.pings == 1
 
 
-async def test_an_idle_connection_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_connection_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.push.connection.IDLE_TIMEOUT", timedelta(seconds=0.05))
     sink = Http2Sink()
-    async with http_2(tmp_path, sink) as (client, endpoint):
+    async with http2_client(tmp_path, sink) as (client, endpoint):
         assert (await post(client, endpoint)).status == 201
         await sink.closed.wait()
         assert (await post(client, endpoint)).status == 201
     assert sink.connections == 2
 
 
-async def test_what_is_no_http_2_is_a_protocol_fault(tmp_path: Path) -> None:
+async def test_invalid_http2_is_a_protocol_fault(tmp_path: Path) -> None:
     sink = Http2Sink()
     sink.greeting = build_frame(SETTINGS, 0, 0, b"odd")
-    async with http_2(tmp_path, sink) as (client, endpoint):
+    async with http2_client(tmp_path, sink) as (client, endpoint):
         assert kind(await post(client, endpoint)) in ("protocol", "reset")
         await sink.closed.wait()
 
 
-async def test_a_server_that_breaks_off_over_http_2_is_a_reset(tmp_path: Path) -> None:
+async def test_http2_connection_loss_is_a_reset(tmp_path: Path) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(build_frame(SETTINGS))
         await reader.readexactly(24)
@@ -705,8 +704,8 @@ async def test_a_server_that_breaks_off_over_http_2_is_a_reset(tmp_path: Path) -
         assert kind(await post(client, f"{origin}/secret")) == "reset"
 
 
-async def test_a_server_that_asks_and_does_not_listen_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its pings would be answered into memory."""
+async def test_ping_flood_without_reading_aborts_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replies to its PINGs would otherwise accumulate in memory."""
     monkeypatch.setattr("gateway.push.connection.MAX_UNSENT_OCTETS", 1 << 16)
     gone = asyncio.Event()
 
@@ -727,8 +726,8 @@ async def test_a_server_that_asks_and_does_not_listen_is_left(tmp_path: Path, mo
         await gone.wait()
 
 
-async def test_a_slow_address_does_not_hold_up_a_quick_one(tmp_path: Path) -> None:
-    """`localhost` may lead to ::1 first, where nobody listens."""
+async def test_unreachable_address_does_not_delay_others(tmp_path: Path) -> None:
+    """`localhost` may resolve to ::1 first, where no server listens."""
     sink = Http2Sink()
-    async with http_2(tmp_path, sink) as (client, endpoint):
+    async with http2_client(tmp_path, sink) as (client, endpoint):
         assert (await post(client, endpoint.replace("127.0.0.1", "localhost"))).status == 201

@@ -1,4 +1,4 @@
-"""RFC 8291's own example, and two other implementations that must agree with ours in both directions."""
+"""RFC 8291's example, and agreement with two independent implementations in both directions."""
 
 import os
 from base64 import urlsafe_b64encode
@@ -37,7 +37,7 @@ def private_key(text: str) -> ec.EllipticCurvePrivateKey:
     return ec.derive_private_key(int.from_bytes(decode_base64url(text), "big"), ec.SECP256R1())
 
 
-def test_the_example_of_rfc_8291_appendix_a_comes_out_octet_for_octet() -> None:
+def test_encrypt_reproduces_rfc_8291_appendix_a() -> None:
     body = encrypt(
         b"When I grow up, I want to be a watermelon",
         Subscription(
@@ -56,51 +56,51 @@ def test_the_example_of_rfc_8291_appendix_a_comes_out_octet_for_octet() -> None:
 
 @given(st.binary(max_size=MAX_PAYLOAD))
 @settings(max_examples=60, deadline=None)
-def test_http_ece_reads_what_we_encrypt(payload: bytes) -> None:
+def test_http_ece_decrypts_the_message(payload: bytes) -> None:
     assert BROWSER.decrypt(encrypt(payload, BROWSER.subscription)) == payload
 
 
 @given(st.binary(min_size=1, max_size=MAX_PAYLOAD))
 @settings(max_examples=30, deadline=None)
-def test_what_pywebpush_and_we_send_decrypts_alike_and_has_the_same_size(payload: bytes) -> None:
-    theirs = WebPusher(
+def test_message_equals_pywebpush_in_size_and_content(payload: bytes) -> None:
+    reference = WebPusher(
         {
             "endpoint": BROWSER.subscription.endpoint,
             "keys": {"p256dh": encode_base64url(BROWSER.point), "auth": encode_base64url(BROWSER.auth)},
         }
     ).encode(payload)["body"]
-    ours = encrypt(payload, BROWSER.subscription)
-    assert BROWSER.decrypt(theirs) == BROWSER.decrypt(ours) == payload
-    assert len(theirs) == len(ours) == 86 + len(payload) + 1 + 16
+    message = encrypt(payload, BROWSER.subscription)
+    assert BROWSER.decrypt(reference) == BROWSER.decrypt(message) == payload
+    assert len(reference) == len(message) == 86 + len(payload) + 1 + 16
     # Record size and key id length: the part of the header that is not random.
-    assert theirs[16:21] == ours[16:21] == b"\x00\x00\x10\x00A"
+    assert reference[16:21] == message[16:21] == b"\x00\x00\x10\x00A"
 
 
-def test_the_largest_payload_fills_4096_octets_and_one_more_is_refused() -> None:
+def test_payload_limit_is_3993_octets() -> None:
     assert MAX_PAYLOAD == 3993
     assert len(encrypt(b"x" * 3993, BROWSER.subscription)) == 4096
     with pytest.raises(PayloadTooLarge, match="3994 bytes; one push message holds at most 3993"):
         encrypt(b"x" * 3994, BROWSER.subscription)
 
 
-def test_no_two_messages_share_a_salt_or_an_ephemeral_key() -> None:
+def test_messages_have_fresh_salt_and_key() -> None:
     first, second = (encrypt(b"same", BROWSER.subscription) for _ in range(2))
     assert first[:16] != second[:16]
     assert first[21:86] != second[21:86]
 
 
-def test_another_auth_secret_does_not_open_the_message() -> None:
+def test_other_auth_secret_cannot_decrypt() -> None:
     body = encrypt(b"secret", BROWSER.subscription)
     with pytest.raises(http_ece.ECEException):
         http_ece.decrypt(body, private_key=BROWSER.key, auth_secret=os.urandom(16), version="aes128gcm")
 
 
-def test_a_browsers_own_keys_are_without_fault() -> None:
+def test_valid_keys_have_no_errors() -> None:
     assert check_keys(BROWSER.point, BROWSER.auth) == []
 
 
 @pytest.mark.parametrize(
-    ("point", "words"),
+    ("point", "detail"),
     [
         (b"", "this is 0"),
         (BROWSER.point[:64], "this is 64"),
@@ -113,10 +113,10 @@ def test_a_browsers_own_keys_are_without_fault() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_key_that_is_no_point_on_the_curve_is_a_fault(point: bytes, words: str) -> None:
-    [fault] = check_keys(point, BROWSER.auth)
-    assert fault.pointer == "/p256dh"
-    assert words in fault.detail
+def test_key_off_the_curve_is_an_error(point: bytes, detail: str) -> None:
+    [error] = check_keys(point, BROWSER.auth)
+    assert error.pointer == "/p256dh"
+    assert detail in error.detail
 
 
 def near(octets: bytes, bit: int | None) -> bytes:
@@ -128,7 +128,7 @@ P = 2**256 - 2**224 + 2**192 + 2**96 - 1
 
 @given(st.integers(1, 2**255), st.one_of(st.none(), st.integers(0, 511)))
 @settings(max_examples=200, deadline=None)
-def test_what_is_on_the_curve_is_what_the_library_says(scalar: int, bit: int | None) -> None:
+def test_curve_check_agrees_with_cryptography(scalar: int, bit: int | None) -> None:
     public = ec.derive_private_key(scalar, ec.SECP256R1()).public_key()
     point = near(public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint), bit)
     try:
@@ -139,8 +139,8 @@ def test_what_is_on_the_curve_is_what_the_library_says(scalar: int, bit: int | N
         assert check_keys(point, BROWSER.auth) == []
 
 
-def test_a_coordinate_beyond_the_field_is_refused_as_the_library_refuses_it() -> None:
-    """x = 5 has a y; x = 5 + p would be the same point, said in another way."""
+def test_coordinate_above_the_field_is_rejected() -> None:
+    """x = 5 is on the curve; x = 5 + p would be another encoding of the same point."""
     x = 5
     y_squared = (x**3 - 3 * x + 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B) % P
     y = pow(y_squared, (P + 1) // 4, P)
@@ -151,14 +151,14 @@ def test_a_coordinate_beyond_the_field_is_refused_as_the_library_refuses_it() ->
     assert check_keys(beyond, BROWSER.auth) != []
 
 
-def test_both_keys_faults_are_told_at_once() -> None:
-    faults = check_keys(b"", b"x" * 15)
-    assert [fault.pointer for fault in faults] == ["/p256dh", "/auth"]
-    assert faults[1] == FieldError("/auth", "must be 16 octets; this is 15")
+def test_errors_of_both_keys_are_returned() -> None:
+    errors = check_keys(b"", b"x" * 15)
+    assert [error.pointer for error in errors] == ["/p256dh", "/auth"]
+    assert errors[1] == FieldError("/auth", "must be 16 octets; this is 15")
 
 
 @given(st.binary(min_size=1, max_size=100))
-def test_base64url_is_read_with_and_without_padding(octets: bytes) -> None:
+def test_base64url_decodes_with_and_without_padding(octets: bytes) -> None:
     assert decode_base64url(encode_base64url(octets)) == octets
     assert decode_base64url(urlsafe_b64encode(octets).decode()) == octets
 
@@ -166,6 +166,6 @@ def test_base64url_is_read_with_and_without_padding(octets: bytes) -> None:
 @pytest.mark.parametrize(
     "junk", ["", "=", "a", "abcde", "ab+/", "ab cd", "abcd\n", "ab=", "abc==", "abcd=", "äbcd", "٣٣٣٣"]
 )
-def test_what_is_not_base64url_is_refused(junk: str) -> None:
+def test_invalid_base64url_is_rejected(junk: str) -> None:
     with pytest.raises(ValueError, match="base64url"):
         decode_base64url(junk)

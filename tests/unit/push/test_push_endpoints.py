@@ -1,4 +1,4 @@
-"""Which endpoints may be called: the vendors', the operator's, and none of the tricks."""
+"""Endpoint policy: the vendors' hosts, the operator's additions, and hostile URLs."""
 
 import pytest
 
@@ -22,14 +22,14 @@ VENDORS_ONLY = EndpointPolicy()
         ("https://db5p.notify.windows.com/w/?token=BQYAAA%2b%3d", "db5p.notify.windows.com", "WNS"),
     ],
 )
-def test_the_four_vendors_are_allowed(endpoint: str, host: str, name: str) -> None:
+def test_vendor_hosts_are_allowed(endpoint: str, host: str, name: str) -> None:
     assert VENDORS_ONLY.check(endpoint) == Endpoint(endpoint, f"https://{host}", host)
     assert vendor_name(host) == name
 
 
-def test_an_endpoint_is_stored_in_canonical_form() -> None:
-    found = VENDORS_ONLY.check("HTTPS://FCM.GoogleAPIs.com:443/fcm/send/AbC")
-    assert found == Endpoint(
+def test_endpoint_becomes_canonical() -> None:
+    endpoint = VENDORS_ONLY.check("HTTPS://FCM.GoogleAPIs.com:443/fcm/send/AbC")
+    assert endpoint == Endpoint(
         "https://fcm.googleapis.com/fcm/send/AbC", "https://fcm.googleapis.com", "fcm.googleapis.com"
     )
 
@@ -134,37 +134,37 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("endpoint", HOSTILE, ids=range(len(HOSTILE)))
-def test_a_hostile_endpoint_is_refused_without_being_repeated(endpoint: str) -> None:
-    with pytest.raises(EndpointNotAllowed) as refusal:
+def test_hostile_endpoint_is_rejected_without_quoting_it(endpoint: str) -> None:
+    with pytest.raises(EndpointNotAllowed) as error:
         VENDORS_ONLY.check(endpoint)
-    assert refusal.value.detail.isprintable()
-    assert not endpoint or endpoint not in refusal.value.detail
+    assert error.value.detail.isprintable()
+    assert not endpoint or endpoint not in error.value.detail
 
 
 @pytest.mark.parametrize("endpoint", HOSTILE, ids=range(len(HOSTILE)))
-def test_a_hostile_endpoint_that_was_stored_all_the_same_is_refused_again(endpoint: str) -> None:
+def test_stored_hostile_endpoint_is_rejected(endpoint: str) -> None:
     policy = EndpointPolicy()
     policy.check("https://fcm.googleapis.com/x")
     with pytest.raises(EndpointNotAllowed):
         policy.check_stored(endpoint)
 
 
-def test_a_stored_endpoint_is_still_allowed_at_another_process() -> None:
+def test_stored_endpoint_is_allowed_in_other_process() -> None:
     assert EndpointPolicy().check_stored("https://fcm.googleapis.com/fcm/send/a:b?c") == "https://fcm.googleapis.com"
 
 
-def test_hosts_that_only_a_suffix_allows_are_known_as_such() -> None:
+def test_wildcard_only_hosts_are_detected() -> None:
     policy = EndpointPolicy(["*.example.org", "push.example.org", "https://up.example.org:8443"])
     assert policy.is_wildcard_only("https://other.example.org")
-    for sure in ("https://push.example.org", "https://up.example.org:8443", "https://fcm.googleapis.com"):
-        assert not policy.is_wildcard_only(sure)
+    for exact in ("https://push.example.org", "https://up.example.org:8443", "https://fcm.googleapis.com"):
+        assert not policy.is_wildcard_only(exact)
     assert not policy.is_wildcard_only("https://web.push.apple.com")
     assert policy.is_wildcard_only("https://other.push.apple.com")
     assert policy.is_wildcard_only("https://wns2-par02p.notify.windows.com")
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "words"),
+    ("endpoint", "reason"),
     [
         ("http://fcm.googleapis.com/x", "must be an https: URL"),
         ("https://example.com/x", "example.com is not among the push services"),
@@ -180,17 +180,17 @@ def test_hosts_that_only_a_suffix_allows_are_known_as_such() -> None:
         ("/fcm/send/x", "not an absolute URL"),
     ],
 )
-def test_a_refusal_says_exactly_why(endpoint: str, words: str) -> None:
-    with pytest.raises(EndpointNotAllowed, match=words):
+def test_rejection_names_the_reason(endpoint: str, reason: str) -> None:
+    with pytest.raises(EndpointNotAllowed, match=reason):
         VENDORS_ONLY.check(endpoint)
 
 
-def test_an_endpoint_of_2048_characters_is_allowed() -> None:
+def test_endpoint_of_2048_characters_is_allowed() -> None:
     start = "https://fcm.googleapis.com/"
     assert VENDORS_ONLY.check(start + "x" * (2048 - len(start))).host == "fcm.googleapis.com"
 
 
-def test_an_exact_host_allows_itself_and_nothing_below() -> None:
+def test_exact_host_does_not_allow_subdomains() -> None:
     policy = EndpointPolicy(["Push.Example.org"])
     assert policy.check("https://push.example.org/up?token=1").host == "push.example.org"
     for other in ("https://a.push.example.org/x", "https://example.org/x", "http://push.example.org/x"):
@@ -198,7 +198,7 @@ def test_an_exact_host_allows_itself_and_nothing_below() -> None:
             policy.check(other)
 
 
-def test_a_suffix_allows_what_is_below_it_and_not_itself() -> None:
+def test_wildcard_allows_subdomains_only() -> None:
     policy = EndpointPolicy(["*.example.org"])
     assert policy.check("https://a.example.org/x").host == "a.example.org"
     assert policy.check("https://a.b.example.org/x").host == "a.b.example.org"
@@ -207,7 +207,7 @@ def test_a_suffix_allows_what_is_below_it_and_not_itself() -> None:
             policy.check(other)
 
 
-def test_a_whole_origin_allows_exactly_that_origin() -> None:
+def test_origin_entry_allows_exactly_that_origin() -> None:
     policy = EndpointPolicy(["http://127.0.0.1:9090"])
     allowed = policy.check("http://127.0.0.1:9090/push/abc")
     assert allowed == Endpoint("http://127.0.0.1:9090/push/abc", "http://127.0.0.1:9090", "127.0.0.1:9090")
@@ -225,7 +225,7 @@ def test_a_whole_origin_allows_exactly_that_origin() -> None:
             policy.check(other)
 
 
-def test_an_origin_may_be_ipv6_loopback_or_another_port_of_a_name() -> None:
+def test_origin_entry_may_have_ipv6_or_port() -> None:
     policy = EndpointPolicy(["http://[::1]:9090/", " https://push.example.org:8443 "])
     assert policy.check("http://[::1]:9090/x").host == "[::1]:9090"
     assert policy.check("https://push.example.org:8443/x").origin == "https://push.example.org:8443"
@@ -233,12 +233,12 @@ def test_an_origin_may_be_ipv6_loopback_or_another_port_of_a_name() -> None:
         policy.check("https://push.example.org/x")
 
 
-def test_an_origins_default_port_is_no_part_of_it() -> None:
+def test_default_port_is_dropped_from_origin() -> None:
     policy = EndpointPolicy(["http://127.0.0.1:80"])
     assert policy.check("http://127.0.0.1/x") == Endpoint("http://127.0.0.1/x", "http://127.0.0.1", "127.0.0.1")
 
 
-def test_a_known_host_is_still_checked_in_full_the_second_time() -> None:
+def test_cached_origin_is_still_fully_checked() -> None:
     policy = EndpointPolicy()
     policy.check("https://fcm.googleapis.com/x")
     for bad in ("https://fcm.googleapis.com/x#y", "http://fcm.googleapis.com/x", "https://fcm.googleapis.com:444/x"):
@@ -277,13 +277,13 @@ def test_a_known_host_is_still_checked_in_full_the_second_time() -> None:
         "https://push.example.org?x",
     ],
 )
-def test_a_malformed_addition_is_refused_by_name(entry: str) -> None:
-    with pytest.raises(ValueError, match="push host") as refusal:
+def test_malformed_entry_is_rejected_with_its_text(entry: str) -> None:
+    with pytest.raises(ValueError, match="push host") as error:
         EndpointPolicy(["ok.example.org", entry])
-    assert repr(entry.strip()) in str(refusal.value)
+    assert repr(entry.strip()) in str(error.value)
 
 
-def test_a_host_that_is_no_vendors_goes_by_its_own_name() -> None:
+def test_other_host_is_its_own_vendor_name() -> None:
     assert vendor_name("push.example.org") == "push.example.org"
     assert vendor_name("evilpush.apple.com") == "evilpush.apple.com"
     assert vendor_name("127.0.0.1:9090") == "127.0.0.1:9090"

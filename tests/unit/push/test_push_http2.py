@@ -1,4 +1,4 @@
-"""What is said on one connection, with an independent HTTP/2 at its other end."""
+"""The HTTP/2 session against the independent h2 library."""
 
 import asyncio
 import struct
@@ -48,14 +48,14 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 class Peer:
-    """A push service's end of the session, by the h2 library, which is strict."""
+    """The push service's side of the session, with the strict h2 library."""
 
-    def __init__(self, session: Http2Session, **wanted: int) -> None:
+    def __init__(self, session: Http2Session, **settings_: int) -> None:
         self.session = session
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         codes = h2.settings.SettingCodes
         self.h2.local_settings = h2.settings.Settings(
-            client=False, initial_values={codes[name]: value for name, value in wanted.items()}
+            client=False, initial_values={codes[name]: value for name, value in settings_.items()}
         )
         self.h2.initiate_connection()
         self.requests: dict[int, dict[bytes, bytes]] = {}
@@ -64,17 +64,17 @@ class Peer:
         self.reset: list[int] = []
         self.refills = True
 
-    def talk(self) -> None:
+    def exchange(self) -> None:
         while True:
-            said = b"".join(self.session.outgoing)
+            sent = b"".join(self.session.outgoing)
             self.session.outgoing.clear()
-            self._hear(said)
-            told = self.h2.data_to_send()
-            if not said and not told:
+            self._handle(sent)
+            received = self.h2.data_to_send()
+            if not sent and not received:
                 return
-            self.session.receive(told)
+            self.session.receive(received)
 
-    def _hear(self, octets: bytes) -> None:
+    def _handle(self, octets: bytes) -> None:
         for event in self.h2.receive_data(octets):
             match event:
                 case h2.events.RequestReceived():
@@ -98,16 +98,16 @@ class Peer:
 def post(
     session: Http2Session, loop: asyncio.AbstractEventLoop, body: bytes = b"sealed", deadline: float = 30
 ) -> ResponseFuture:
-    answered: ResponseFuture = loop.create_future()
-    session.post(b"/p/1?a=b", FIELDS, 60, body, answered, deadline)
-    return answered
+    response: ResponseFuture = loop.create_future()
+    session.post(b"/p/1?a=b", FIELDS, 60, body, response, deadline)
+    return response
 
 
-def test_messages_are_posted_and_answered_in_any_order(loop: asyncio.AbstractEventLoop) -> None:
+def test_responses_arrive_in_any_order(loop: asyncio.AbstractEventLoop) -> None:
     session = Http2Session()
     peer = Peer(session)
     answers = [post(session, loop, b"x" * size) for size in (1, 4096, 300)]
-    peer.talk()
+    peer.exchange()
     assert peer.requests[3] == {
         b":method": b"POST",
         b":path": b"/p/1?a=b",
@@ -120,7 +120,7 @@ def test_messages_are_posted_and_answered_in_any_order(loop: asyncio.AbstractEve
     peer.answer(5, [(":status", "201"), ("location", "/m/5"), ("ttl", "60"), ("date", "today")])
     peer.answer(1, [(":status", "429"), ("retry-after", "7"), ("location", "/no")], b"slow down")
     peer.answer(3, [(":status", "410")], b"")
-    peer.talk()
+    peer.exchange()
     assert [answer.result() for answer in answers] == [
         HttpReply(429, {"retry-after": "7"}, b"slow down"),
         HttpReply(410, {}),
@@ -129,77 +129,77 @@ def test_messages_are_posted_and_answered_in_any_order(loop: asyncio.AbstractEve
     assert session.in_flight == 0
 
 
-def test_thousands_go_over_one_connection_whose_windows_are_refilled(loop: asyncio.AbstractEventLoop) -> None:
+def test_windows_are_refilled_for_thousands_of_requests(loop: asyncio.AbstractEventLoop) -> None:
     session = Http2Session()
     peer = Peer(session)
     for number in range(2000):
-        answered = post(session, loop, b"x" * 4000)
-        peer.talk()
+        response = post(session, loop, b"x" * 4000)
+        peer.exchange()
         # With bodies, so that our window must be refilled as well.
         peer.answer(2 * number + 1, [(":status", "400")], b"y" * 3000)
-        peer.talk()
-        assert answered.result() == HttpReply(400, {}, b"y" * 3000)
+        peer.exchange()
+        assert response.result() == HttpReply(400, {}, b"y" * 3000)
     assert session.in_flight == 0
 
 
 @pytest.mark.parametrize("window", [0, 1, 1000, 5000])
-def test_a_body_waits_until_it_is_taken(loop: asyncio.AbstractEventLoop, window: int) -> None:
+def test_body_waits_for_stream_window(loop: asyncio.AbstractEventLoop, window: int) -> None:
     session = Http2Session()
     peer = Peer(session, INITIAL_WINDOW_SIZE=window)
     peer.refills = False
-    peer.talk()
+    peer.exchange()
     post(session, loop, b"a" * 4000), post(session, loop, b"b" * 4000)
-    peer.talk()
+    peer.exchange()
     assert [len(body) for body in peer.bodies.values()] == [min(window, 4000)] * 2
     peer.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 2000})
-    peer.talk()
+    peer.exchange()
     peer.h2.increment_flow_control_window(2000, 1)
     peer.h2.increment_flow_control_window(2000, 3)
-    peer.talk()
+    peer.exchange()
     assert [*peer.bodies.values()] == [b"a" * 4000, b"b" * 4000]
     assert peer.complete == [1, 3]
 
 
-def test_all_together_send_no_more_than_the_connection_takes(loop: asyncio.AbstractEventLoop) -> None:
+def test_bodies_respect_the_connection_window(loop: asyncio.AbstractEventLoop) -> None:
     session = Http2Session()
     peer = Peer(session)
     peer.refills = False
     for _ in range(40):
         post(session, loop, b"x" * 4000)
-    peer.talk()
+    peer.exchange()
     assert sum(map(len, peer.bodies.values())) == 65_535
     peer.h2.increment_flow_control_window(200_000)
-    peer.talk()
+    peer.exchange()
     assert {len(body) for body in peer.bodies.values()} == {4000}
     assert len(peer.complete) == 40
 
 
-def test_it_has_room_for_as_many_as_the_push_service_takes(loop: asyncio.AbstractEventLoop) -> None:
+def test_capacity_follows_max_concurrent_streams(loop: asyncio.AbstractEventLoop) -> None:
     session = Http2Session()
     peer = Peer(session, MAX_CONCURRENT_STREAMS=2)
-    peer.talk()
+    peer.exchange()
     post(session, loop)
     assert session.has_capacity
     post(session, loop)
     assert not session.has_capacity
-    peer.talk()
+    peer.exchange()
     peer.answer(1, [(":status", "201")])
-    peer.talk()
+    peer.exchange()
     assert session.has_capacity
 
 
-def test_the_status_counts_without_the_rest(loop: asyncio.AbstractEventLoop) -> None:
+def test_status_counts_without_complete_body(loop: asyncio.AbstractEventLoop) -> None:
     """The body is waited for, but not for more than is read of it, and not for ever."""
     session = Http2Session()
     peer = Peer(session)
     early, endless, broken, late = (post(session, loop, deadline=deadline) for deadline in (1, 1, 1, 5))
-    peer.talk()
+    peer.exchange()
     for id_, status in ((1, "201"), (3, "500"), (5, "503"), (7, "410")):
         peer.h2.send_headers(id_, [(":status", status)])
     peer.h2.send_data(3, b"z" * 5000)
     peer.h2.send_data(5, b"half")
     peer.h2.reset_stream(5)
-    peer.talk()
+    peer.exchange()
     assert endless.result() == HttpReply(500, {}, b"z" * 4096)
     assert broken.result() == HttpReply(503, {}, b"half")
     assert peer.reset == [3]
@@ -207,34 +207,34 @@ def test_the_status_counts_without_the_rest(loop: asyncio.AbstractEventLoop) -> 
     session.expire(2)
     assert (early.result(), late.done()) == (HttpReply(201, {}), False)
     session.expire(6)
-    peer.talk()
+    peer.exchange()
     assert late.result() == HttpReply(410, {})
     assert (session.in_flight, peer.reset) == (0, [3, 1, 7])
 
 
-def test_trailers_and_early_hints_change_nothing(loop: asyncio.AbstractEventLoop) -> None:
+def test_trailers_and_interim_responses_are_ignored(loop: asyncio.AbstractEventLoop) -> None:
     session = Http2Session()
     peer = Peer(session)
-    answered = post(session, loop)
-    peer.talk()
+    response = post(session, loop)
+    peer.exchange()
     peer.h2.send_headers(1, [(":status", "103"), ("location", "/hint")])
-    peer.talk()
-    assert not answered.done()
+    peer.exchange()
+    assert not response.done()
     peer.h2.send_headers(1, [(":status", "404"), ("retry-after", "1")])
     peer.h2.send_data(1, b"no")
     peer.h2.send_headers(1, [("retry-after", "9")], end_stream=True)
-    peer.talk()
-    assert answered.result() == HttpReply(404, {"retry-after": "1"}, b"no")
+    peer.exchange()
+    assert response.result() == HttpReply(404, {"retry-after": "1"}, b"no")
 
 
-def test_what_was_not_looked_at_may_be_sent_again(loop: asyncio.AbstractEventLoop) -> None:
+def test_unprocessed_streams_may_be_resent(loop: asyncio.AbstractEventLoop) -> None:
     session = Http2Session()
     peer = Peer(session)
     first, refused, reset, last = (post(session, loop) for _ in range(4))
-    peer.talk()
+    peer.exchange()
     peer.h2.reset_stream(3, h2.errors.ErrorCodes.REFUSED_STREAM)
     peer.h2.reset_stream(5, h2.errors.ErrorCodes.INTERNAL_ERROR)
-    peer.talk()
+    peer.exchange()
     peer.session.receive(build_frame(GOAWAY, 0, 0, struct.pack("!II", 5, 0) + b"bye"))
     assert (refused.result(), last.result()) == (None, None)
     assert reset.result() == NetworkFault("reset", "HTTP/2 error 2")
@@ -245,7 +245,7 @@ def test_what_was_not_looked_at_may_be_sent_again(loop: asyncio.AbstractEventLoo
     assert session.in_flight == 0
 
 
-def test_what_was_cancelled_is_not_waited_for(loop: asyncio.AbstractEventLoop) -> None:
+def test_cancelled_stream_is_reset(loop: asyncio.AbstractEventLoop) -> None:
     session = Http2Session()
     peer = Peer(session)
     peer.refills = False
@@ -253,42 +253,42 @@ def test_what_was_cancelled_is_not_waited_for(loop: asyncio.AbstractEventLoop) -
         post(session, loop, b"x" * 4000)
     session.cancel(33)  # it waits for the window
     session.cancel(1)
-    peer.talk()
+    peer.exchange()
     assert peer.reset == [33, 1]
     assert session.in_flight == 15
     peer.h2.increment_flow_control_window(9000)
-    peer.talk()
+    peer.exchange()
     assert len(peer.complete) == 16
 
 
-def test_the_end_of_the_connection_is_a_reset_of_all_that_has_no_status(loop: asyncio.AbstractEventLoop) -> None:
+def test_connection_end_fails_streams_without_status(loop: asyncio.AbstractEventLoop) -> None:
     session = Http2Session()
     peer = Peer(session)
-    known, unknown = post(session, loop), post(session, loop)
-    peer.talk()
+    with_status, without_status = post(session, loop), post(session, loop)
+    peer.exchange()
     peer.h2.send_headers(1, [(":status", "400")])
-    peer.talk()
+    peer.exchange()
     session.end()
-    assert known.result() == HttpReply(400, {})
-    assert unknown.result() == http2.CONNECTION_CLOSED
+    assert with_status.result() == HttpReply(400, {})
+    assert without_status.result() == http2.CONNECTION_CLOSED
     assert not session.has_capacity
 
 
-def test_padding_priority_and_continued_headers_are_read(loop: asyncio.AbstractEventLoop) -> None:
+def test_padding_priority_and_continuation_are_handled(loop: asyncio.AbstractEventLoop) -> None:
     session = Http2Session()
-    answered = post(session, loop)
+    response = post(session, loop)
     head, rest = CREATED[:2], CREATED[2:]
     session.receive(build_frame(HEADERS, PADDED | PRIORITY, 1, b"\x03" + bytes(5) + head + bytes(3)))
     session.receive(build_frame(CONTINUATION, 0, 1, rest[:1]))
     session.receive(build_frame(CONTINUATION, END_HEADERS, 1, rest[1:]))
     session.receive(build_frame(DATA, PADDED | END_STREAM, 1, b"\x02{}" + bytes(2)))
-    assert answered.result() == HttpReply(201, {}, b"{}")
+    assert response.result() == HttpReply(201, {}, b"{}")
     assert session.in_flight == 0
 
 
-def test_octets_may_come_one_by_one(loop: asyncio.AbstractEventLoop) -> None:
+def test_frames_may_arrive_octet_by_octet(loop: asyncio.AbstractEventLoop) -> None:
     session = Http2Session()
-    answered = post(session, loop)
+    response = post(session, loop)
     session.outgoing.clear()
     for octet in (
         build_frame(SETTINGS)
@@ -296,7 +296,7 @@ def test_octets_may_come_one_by_one(loop: asyncio.AbstractEventLoop) -> None:
         + build_frame(HEADERS, END_HEADERS | END_STREAM, 1, CREATED)
     ):
         session.receive(bytes([octet]))
-    assert answered.result() == HttpReply(201, {})
+    assert response.result() == HttpReply(201, {})
     assert session.outgoing == [build_frame(SETTINGS, ACK), build_frame(PING, ACK, 0, b"12345678")]
 
 
@@ -326,12 +326,12 @@ HOSTILE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("octets", HOSTILE.values(), ids=HOSTILE.keys())
-def test_what_rfc_9113_does_not_allow_ends_the_connection(loop: asyncio.AbstractEventLoop, octets: bytes) -> None:
+def test_rfc_9113_violation_ends_the_connection(loop: asyncio.AbstractEventLoop, octets: bytes) -> None:
     session = Http2Session()
-    answered = post(session, loop)
+    response = post(session, loop)
     with pytest.raises(ProtocolError, match=r"\w"):
         session.receive(octets)
-    assert not answered.done()
+    assert not response.done()
 
 
 @given(
@@ -341,7 +341,7 @@ def test_what_rfc_9113_does_not_allow_ends_the_connection(loop: asyncio.Abstract
     )
 )
 @settings(max_examples=300)
-def test_no_frames_do_worse_than_end_the_connection(frames: list[tuple[int, int, int, bytes]]) -> None:
+def test_session_survives_random_frames(frames: list[tuple[int, int, int, bytes]]) -> None:
     loop = asyncio.new_event_loop()
     session = Http2Session()
     answers = [post(session, loop, b"x" * 3000) for _ in range(2)]

@@ -35,13 +35,13 @@ def template(content: dict[str, Any], **changes: Any) -> PayloadTemplate:
     return compose(content, **{"tag": "t", "notification_id": "ntf_1", "receipts_url": RECEIPTS, **changes})
 
 
-def shown(content: dict[str, Any], receipt: str = "rt", **changes: Any) -> dict[str, Any]:
+def rendered_message(content: dict[str, Any], receipt: str = "rt", **changes: Any) -> dict[str, Any]:
     message: dict[str, Any] = json.loads(template(content, **changes).fill(receipt))
     return message
 
 
-def test_every_content_field_has_its_place_in_the_declarative_message() -> None:
-    assert shown(CONTENT) == {
+def test_content_fields_map_to_declarative_message() -> None:
+    assert rendered_message(CONTENT) == {
         "web_push": 8030,
         "mutable": True,
         "app_badge": 0,
@@ -64,8 +64,8 @@ def test_every_content_field_has_its_place_in_the_declarative_message() -> None:
     }
 
 
-def test_what_was_not_said_is_not_sent() -> None:
-    assert shown(
+def test_absent_fields_are_omitted() -> None:
+    assert rendered_message(
         {"title": "Hi", "body": None, "silent": False, "app_badge": None}, default_url="https://a.example"
     ) == {
         "web_push": 8030,
@@ -88,12 +88,12 @@ def test_what_was_not_said_is_not_sent() -> None:
     ],
 )
 def test_navigate_is_absolute(url: str | None, navigate: str) -> None:
-    message = shown({"title": "Hi", "url": url}, default_url="https://app.example.com/")
+    message = rendered_message({"title": "Hi", "url": url}, default_url="https://app.example.com/")
     assert message["notification"]["navigate"] == navigate
 
 
-def test_without_a_public_address_receipts_is_null() -> None:
-    assert shown({"title": "Hi"}, receipts_url=None)["notification"]["data"]["gateway"]["receipts"] is None
+def test_receipts_is_null_without_public_url() -> None:
+    assert rendered_message({"title": "Hi"}, receipts_url=None)["notification"]["data"]["gateway"]["receipts"] is None
 
 
 JSON = st.recursive(
@@ -106,22 +106,22 @@ JSON = st.recursive(
 @given(
     st.text(min_size=1), st.dictionaries(st.text(), JSON, max_size=4), st.from_regex(r"[A-Za-z0-9_.-]*", fullmatch=True)
 )
-def test_the_receipt_is_spliced_in_whatever_the_content_holds(title: str, data: dict[str, Any], receipt: str) -> None:
-    made = template({"title": title, "data": data})
-    filled = made.fill(receipt)
-    assert len(filled) == made.size + len(receipt)
-    notification = json.loads(filled)["notification"]
+def test_receipt_is_inserted_into_any_content(title: str, data: dict[str, Any], receipt: str) -> None:
+    template_ = template({"title": title, "data": data})
+    plain_text = template_.fill(receipt)
+    assert len(plain_text) == template_.size + len(receipt)
+    notification = json.loads(plain_text)["notification"]
     assert notification["title"] == title
     assert notification["data"].pop("gateway")["receipt"] == receipt
     assert notification["data"] == {name: value for name, value in data.items() if name != "gateway"}
 
 
-def test_text_travels_as_utf_8_and_not_as_escapes() -> None:
+def test_text_is_utf_8_without_escapes() -> None:
     assert "⛈".encode() in template(CONTENT).prefix
 
 
-def test_a_lone_surrogate_becomes_a_question_mark() -> None:
-    assert shown({"title": "a\ud800b"})["notification"]["title"] == "a?b"
+def test_lone_surrogate_becomes_question_mark() -> None:
+    assert rendered_message({"title": "a\ud800b"})["notification"]["title"] == "a?b"
 
 
 def faults(message: dict[str, Any]) -> Iterator[str]:
@@ -138,8 +138,11 @@ def faults(message: dict[str, Any]) -> Iterator[str]:
     badge = message.get("app_badge", 0)
     if type(badge) is not int or not 0 <= badge < 2**64:
         yield "app_badge"
-    shown = message["notification"]
-    for at, part in [("", shown), *((f"actions/{n}/", action) for n, action in enumerate(shown.get("actions", [])))]:
+    notification = message["notification"]
+    for at, part in [
+        ("", notification),
+        *((f"actions/{n}/", action) for n, action in enumerate(notification.get("actions", []))),
+    ]:
         for name in {"title", "action"} if at else {"title"}:
             if not isinstance(part.get(name), str) or not part[name]:
                 yield at + name
@@ -150,29 +153,31 @@ def faults(message: dict[str, Any]) -> Iterator[str]:
         str: ("body", "tag", "lang", "icon", "image", "badge"),
         bool: ("silent", "requireInteraction"),
     }.items():
-        yield from (name for name in names if name in shown and type(shown[name]) is not kind)
-    if shown.get("dir", "auto") not in {"auto", "ltr", "rtl"}:
+        yield from (name for name in names if name in notification and type(notification[name]) is not kind)
+    if notification.get("dir", "auto") not in {"auto", "ltr", "rtl"}:
         yield "dir"
-    if (shown.get("silent") and shown.get("vibrate")) or (shown.get("renotify") and not shown.get("tag")):
+    if (notification.get("silent") and notification.get("vibrate")) or (
+        notification.get("renotify") and not notification.get("tag")
+    ):
         yield "contradiction"
 
 
 ADDRESS = st.sampled_from([None, "/", "/map?x=1#here", "https://other.example/a", "../up", "?q"])
-WORDS = st.text(min_size=1, max_size=20)
-ACTION = st.fixed_dictionaries({"action": WORDS, "title": WORDS}, optional={"url": ADDRESS, "icon": ADDRESS})
+TEXT = st.text(min_size=1, max_size=20)
+ACTION = st.fixed_dictionaries({"action": TEXT, "title": TEXT}, optional={"url": ADDRESS, "icon": ADDRESS})
 
 
 @given(
     st.fixed_dictionaries(
-        {"title": WORDS},
+        {"title": TEXT},
         optional={name: st.none() | st.text(max_size=20) for name in ("body", "tag")}
         | dict.fromkeys(("url", "icon", "image", "badge"), ADDRESS)
         | {name: st.none() | st.booleans() for name in ("silent", "require_interaction")}
         | {"app_badge": st.none() | st.integers(0, 2**53), "actions": st.lists(ACTION, max_size=3)},
     )
 )
-def test_safari_shows_every_content_by_itself(content: dict[str, Any]) -> None:
-    assert list(faults(shown(content, default_url="https://app.example.com"))) == []
+def test_message_is_valid_declarative_push(content: dict[str, Any]) -> None:
+    assert list(faults(rendered_message(content, default_url="https://app.example.com"))) == []
 
 
 @pytest.mark.parametrize(
@@ -185,7 +190,7 @@ def test_safari_shows_every_content_by_itself(content: dict[str, Any]) -> None:
         ({"silent": "true"}, "silent"),
     ],
 )
-def test_what_safari_would_not_show_is_noticed(change: dict[str, Any], fault: str) -> None:
-    message = shown(CONTENT)
+def test_invalid_declarative_message_is_detected(change: dict[str, Any], fault: str) -> None:
+    message = rendered_message(CONTENT)
     message["notification"] |= change
     assert list(faults(message)) == [fault]

@@ -1,4 +1,4 @@
-"""Hosts that only a suffix allows are connected to at an address of the public internet, or not at all."""
+"""Hosts that only a wildcard allows are contacted at a public address, or not at all."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ from tests.unit.push.test_push_client import http_server, post
 
 
 class Names:
-    """Each time somebody asks, the next answer; the last one for ever."""
+    """A resolver that returns these answers in order, the last one repeatedly."""
 
     def __init__(self, *answers: Sequence[str] | OSError) -> None:
         self.answers = list(answers)
-        self.asked: list[str] = []
+        self.names_asked: list[str] = []
 
     async def __call__(self, name: str) -> Sequence[str]:
-        self.asked.append(name)
+        self.names_asked.append(name)
         await asyncio.sleep(0)
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, OSError):
-            raise answer
-        return answer
+        response = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(response, OSError):
+            raise response
+        return response
 
 
 class Clock:
@@ -40,7 +40,7 @@ class Clock:
 
 @pytest.fixture
 def loopback_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
-    """127.0.0.1 stands for an address of the public internet, since tests have no other."""
+    """Treat 127.0.0.1 as public, because tests have no public address."""
     monkeypatch.setattr(resolver, "is_global", lambda address: str(address) == "127.0.0.1")
 
 
@@ -49,7 +49,7 @@ async def created(_: web.Request) -> web.Response:
 
 
 @pytest.mark.parametrize(
-    "found",
+    "addresses",
     [
         ["127.0.0.1"],
         ["8.8.8.8", "10.0.0.1"],
@@ -62,33 +62,36 @@ async def created(_: web.Request) -> web.Response:
         ["2002:7f00:1::1"],
     ],
 )
-async def test_a_name_that_leads_inside_is_not_connected_to(found: list[str]) -> None:
-    seen: list[Any] = []
+async def test_host_with_private_address_is_not_contacted(addresses: list[str]) -> None:
+    requests: list[Any] = []
 
     async def handler(request: web.Request) -> web.Response:
-        seen.append(request)
+        requests.append(request)
         return web.Response(status=201)
 
     async with http_server(handler) as origin:
         port = origin.rpartition(":")[2]
-        async with PushClient(must_check_address=lambda _: True, pins=AddressPins(Names(found))) as client:
-            answer = await post(client, f"http://evil.example.org:{port}/x")
-    assert (answer, seen) == (PushResponse(None, duration_ms=answer.duration_ms, fault=NetworkFault("private")), [])
+        async with PushClient(must_check_address=lambda _: True, pins=AddressPins(Names(addresses))) as client:
+            response = await post(client, f"http://evil.example.org:{port}/x")
+    assert (response, requests) == (
+        PushResponse(None, duration_ms=response.duration_ms, fault=NetworkFault("private")),
+        [],
+    )
 
 
-async def test_what_was_checked_is_what_is_connected_to(loopback_is_public: None) -> None:
-    """The name means nothing to the system's resolver, which is never asked."""
+async def test_client_connects_to_the_checked_address(loopback_is_public: None) -> None:
+    """The system's resolver does not know the name and is not called."""
     names = Names(["127.0.0.1"])
     async with http_server(created) as origin:
         port = origin.rpartition(":")[2]
         async with PushClient(must_check_address=lambda _: True, pins=AddressPins(names)) as client:
             answers = await asyncio.gather(*(post(client, f"http://a.example.invalid:{port}/{n}") for n in range(150)))
-    assert {answer.status for answer in answers} == {201}
-    assert names.asked == ["a.example.invalid"]
+    assert {response.status for response in answers} == {201}
+    assert names.names_asked == ["a.example.invalid"]
 
 
-async def test_a_name_that_answers_differently_the_second_time_gains_nothing(loopback_is_public: None) -> None:
-    """Within its time the first answer holds; the next one is checked like it."""
+async def test_dns_rebinding_has_no_effect(loopback_is_public: None) -> None:
+    """The first answer is used for its lifetime; the next one is checked as well."""
     clock, names = Clock(), Names(["127.0.0.1"], ["10.0.0.1"], ["127.0.0.1"])
     async with http_server(created) as origin:
         endpoint = f"http://rebinding.example.invalid:{origin.rpartition(':')[2]}/x"
@@ -101,10 +104,10 @@ async def test_a_name_that_answers_differently_the_second_time_gains_nothing(loo
                 assert (await post(client, endpoint)).fault == NetworkFault("private")
             clock.now += PIN_TTL_S
             assert (await post(client, endpoint)).status == 201
-    assert len(names.asked) == 3
+    assert len(names.names_asked) == 3
 
 
-async def test_a_name_that_cannot_be_resolved_is_asked_for_again(loopback_is_public: None) -> None:
+async def test_failed_resolution_is_not_cached(loopback_is_public: None) -> None:
     async with http_server(created) as origin:
         endpoint = f"http://a.example.invalid:{origin.rpartition(':')[2]}/x"
         names = Names(OSError("no such name"), ["127.0.0.1"])
@@ -113,33 +116,33 @@ async def test_a_name_that_cannot_be_resolved_is_asked_for_again(loopback_is_pub
             assert (await post(client, endpoint)).status == 201
 
 
-async def test_the_address_stays_the_same_while_the_name_still_leads_there() -> None:
+async def test_pinned_address_stays_while_still_valid() -> None:
     clock = Clock()
-    held = AddressPins(Names(["8.8.8.8"], ["1.1.1.1", "8.8.8.8", "9.9.9.9"], ["1.1.1.1"]), clock)
-    found = []
+    pins = AddressPins(Names(["8.8.8.8"], ["1.1.1.1", "8.8.8.8", "9.9.9.9"], ["1.1.1.1"]), clock)
+    addresses = []
     for _ in range(3):
-        found.append(await held.address("a.example.org"))
+        addresses.append(await pins.address("a.example.org"))
         clock.now += PIN_TTL_S
-    assert found == ["8.8.8.8", "8.8.8.8", "1.1.1.1"]
+    assert addresses == ["8.8.8.8", "8.8.8.8", "1.1.1.1"]
 
 
-async def test_one_who_gives_up_does_not_keep_others_from_knowing() -> None:
-    held = AddressPins(Names(["8.8.8.8"]))
-    first, second = (asyncio.ensure_future(held.address("a.example.org")) for _ in range(2))
+async def test_cancelled_lookup_does_not_fail_other_waiters() -> None:
+    pins = AddressPins(Names(["8.8.8.8"]))
+    first, second = (asyncio.ensure_future(pins.address("a.example.org")) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     assert await second == "8.8.8.8"
 
 
-async def test_many_names_are_not_remembered_for_ever() -> None:
+async def test_pins_are_limited() -> None:
     names = Names(["10.0.0.1"])
-    held = AddressPins(names)
+    pins = AddressPins(names)
     for n in range(resolver.MAX_PINS + 10):
         with pytest.raises(NotPublic):
-            await held.address(f"{n}.example.org")
-    assert len(held._pins) == resolver.MAX_PINS
+            await pins.address(f"{n}.example.org")
+    assert len(pins._pins) == resolver.MAX_PINS
 
 
-def test_the_log_says_that_the_name_leads_inside() -> None:
+def test_private_address_fault_has_its_cause() -> None:
     outcome = classify(PushResponse(None, fault=NetworkFault("private")), datetime.now(UTC))
     assert "outside the public internet" in outcome.cause

@@ -1,4 +1,4 @@
-"""VAPID tokens as an independent reader (PyJWT) sees them, when they are renewed, and who may sign."""
+"""VAPID tokens verified with an independent library (PyJWT), renewal, and valid subjects."""
 
 import time
 
@@ -25,14 +25,14 @@ def parts(header: str) -> tuple[str, str]:
 
 
 def claims(header: str) -> dict[str, object]:
-    """Verified with the key that the header itself names, as a push service does."""
+    """Verify the token with the key in the header, as a push service does."""
     token, key = parts(header)
     public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), decode_base64url(key))
-    told: dict[str, object] = jwt.decode(token, public, algorithms=["ES256"], audience=ORIGIN)
-    return told
+    payload: dict[str, object] = jwt.decode(token, public, algorithms=["ES256"], audience=ORIGIN)
+    return payload
 
 
-def test_the_token_says_who_to_whom_and_until_when() -> None:
+def test_token_has_subject_audience_and_expiry() -> None:
     key, now = VapidKey.generate(), time.time()
     header = VapidSigner().authorization_header(key, SUBJECT, ORIGIN, now)
     assert claims(header) == {"aud": ORIGIN, "sub": SUBJECT, "exp": int(now + 12 * HOUR)}
@@ -40,24 +40,24 @@ def test_the_token_says_who_to_whom_and_until_when() -> None:
     assert parts(header)[1] == key.public_text
 
 
-def test_another_keys_signature_does_not_verify() -> None:
+def test_signature_of_other_key_does_not_verify() -> None:
     token, _ = parts(VapidSigner().authorization_header(VapidKey.generate(), SUBJECT, ORIGIN, time.time()))
     with pytest.raises(jwt.InvalidSignatureError):
         jwt.decode(token, VapidKey.generate().private.public_key(), algorithms=["ES256"], audience=ORIGIN)
 
 
-def test_an_https_subject_that_py_vapid_refuses_is_signed() -> None:
+def test_https_subject_is_signed() -> None:
     header = VapidSigner().authorization_header(VapidKey.generate(), "https://example.com/contact", ORIGIN, time.time())
     assert claims(header)["sub"] == "https://example.com/contact"
 
 
-def test_an_origin_with_a_port_is_signed() -> None:
+def test_origin_with_port_is_signed() -> None:
     header = VapidSigner().authorization_header(VapidKey.generate(), SUBJECT, "http://127.0.0.1:9090", time.time())
     token, _ = parts(header)
     assert jwt.decode(token, options={"verify_signature": False})["aud"] == "http://127.0.0.1:9090"
 
 
-def test_a_header_is_reused_until_an_hour_before_it_expires() -> None:
+def test_header_is_reused_until_an_hour_before_expiry() -> None:
     key, signer, now = VapidKey.generate(), VapidSigner(), time.time()
     first = signer.authorization_header(key, SUBJECT, ORIGIN, now)
     assert signer.authorization_header(key, SUBJECT, ORIGIN, now + 10.99 * HOUR) == first
@@ -66,14 +66,14 @@ def test_a_header_is_reused_until_an_hour_before_it_expires() -> None:
     assert claims(renewed)["exp"] == int(now + 23.01 * HOUR)
 
 
-def test_a_header_survives_a_small_step_of_the_clock_and_not_a_large_one() -> None:
+def test_header_is_renewed_after_large_clock_step() -> None:
     key, signer, now = VapidKey.generate(), VapidSigner(), time.time()
     first = signer.authorization_header(key, SUBJECT, ORIGIN, now)
     assert signer.authorization_header(key, SUBJECT, ORIGIN, now - 60) == first
     assert signer.authorization_header(key, SUBJECT, ORIGIN, now - 13 * HOUR) != first
 
 
-def test_each_key_subject_and_origin_has_its_own_header() -> None:
+def test_headers_differ_by_key_subject_and_origin() -> None:
     signer, now = VapidSigner(), time.time()
     keys = VapidKey.generate(), VapidKey.generate()
     headers = {
@@ -85,7 +85,7 @@ def test_each_key_subject_and_origin_has_its_own_header() -> None:
     assert len(headers) == 8
 
 
-def test_the_oldest_header_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oldest_header_is_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vapid, "MAX_CACHED_HEADERS", 2)
     key, signer, now = VapidKey.generate(), VapidSigner(), time.time()
     first, second, _ = (signer.authorization_header(key, SUBJECT, f"https://{host}.example.com", now) for host in "abc")
@@ -93,23 +93,23 @@ def test_the_oldest_header_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     assert signer.authorization_header(key, SUBJECT, "https://a.example.com", now) != first
 
 
-def test_a_key_comes_back_from_its_32_octets() -> None:
+def test_key_round_trips_through_32_octets() -> None:
     key = VapidKey.generate()
     assert len(key.private_bytes()) == 32
-    again = VapidKey.from_private_bytes(key.private_bytes())
-    assert again == key
-    assert again.private_bytes() == key.private_bytes()
-    assert (len(again.public_key), again.public_key[0]) == (65, 4)
-    assert decode_base64url(again.public_text) == again.public_key
+    restored = VapidKey.from_private_bytes(key.private_bytes())
+    assert restored == key
+    assert restored.private_bytes() == key.private_bytes()
+    assert (len(restored.public_key), restored.public_key[0]) == (65, 4)
+    assert decode_base64url(restored.public_text) == restored.public_key
 
 
 @pytest.mark.parametrize("scalar", [b"", bytes(31), bytes(33), bytes(32), b"\xff" * 32])
-def test_octets_that_are_no_private_key_are_refused(scalar: bytes) -> None:
+def test_invalid_private_key_is_rejected(scalar: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         VapidKey.from_private_bytes(scalar)
 
 
-def test_a_key_does_not_show_its_private_part() -> None:
+def test_key_repr_hides_the_private_key() -> None:
     assert "private" not in repr(VapidKey.generate())
 
 
@@ -125,7 +125,7 @@ def test_a_key_does_not_show_its_private_part() -> None:
         "https://xn--bcher-kva.example/",
     ],
 )
-def test_a_real_address_is_a_subject(subject: str) -> None:
+def test_valid_subject_is_accepted(subject: str) -> None:
     assert check_subject(subject) is None
 
 
@@ -176,5 +176,5 @@ def test_a_real_address_is_a_subject(subject: str) -> None:
         "https://example.com/" + "x" * 300,
     ],
 )
-def test_what_apple_would_refuse_is_no_subject(subject: str) -> None:
+def test_subject_that_apple_rejects_is_rejected(subject: str) -> None:
     assert check_subject(subject)
