@@ -1,4 +1,4 @@
-"""What every order needs at hand, made once by the composition root."""
+"""The dependencies of the service layer, built once by the composition root."""
 
 from dataclasses import dataclass, field
 
@@ -15,7 +15,10 @@ __all__ = ["DATABASE_ERRORS", "Connection", "Context", "Engine", "Notifier", "is
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """`public_url` is where browsers reach this gateway, without a trailing slash; None when nobody said."""
+    """The dependencies that service functions share.
+
+    `public_url` is the URL by which browsers reach the gateway, without a trailing slash; None if not configured.
+    """
 
     engine: Engine
     keyring: Keyring

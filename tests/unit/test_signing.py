@@ -33,17 +33,17 @@ def test_every_secret_in_force_signs_the_newest_first() -> None:
 
 
 def test_an_old_secret_ends_when_it_was_to_end_first() -> None:
-    held = signing.rotated([Secret("a")], "b", 24 * HOUR, NOW)
+    held = signing.rotate([Secret("a")], "b", 24 * HOUR, NOW)
     assert held == [Secret("b"), Secret("a", NOW + 24 * HOUR)]
-    held = signing.rotated(held, "c", 48 * HOUR, NOW + HOUR)
+    held = signing.rotate(held, "c", 48 * HOUR, NOW + HOUR)
     assert held == [Secret("c"), Secret("b", NOW + 49 * HOUR), Secret("a", NOW + 24 * HOUR)]
-    assert signing.rotated(held, "d", 0 * HOUR, NOW + HOUR) == [Secret("d")]
+    assert signing.rotate(held, "d", 0 * HOUR, NOW + HOUR) == [Secret("d")]
 
 
 def test_only_so_many_secrets_are_kept() -> None:
     held = [Secret("0")]
     for number in range(1, 20):
-        held = signing.rotated(held, str(number), 24 * HOUR, NOW)
+        held = signing.rotate(held, str(number), 24 * HOUR, NOW)
     assert [one.text for one in held] == ["19", "18", "17", "16", "15"]
 
 

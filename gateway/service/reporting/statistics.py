@@ -1,4 +1,4 @@
-"""What was sent lately, to watch: how much, how fast, what came of it at which push service, and what still waits."""
+"""Summarize recent deliveries over time and by push service, and the jobs in the queue."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -12,10 +12,11 @@ from gateway.domain.notification import Lane
 from gateway.push.endpoints import vendor_name
 from gateway.records.delivery_log import reader, statistics
 from gateway.records.postgres.engine import Connection, Row
+from gateway.service import views
 
-ANSWERS = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED)
-Mix = dict[str, Counter[str]]
-"""Deliveries by outcome, by push service."""
+RESPONSE_OUTCOMES = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED)
+# Deliveries by push service and outcome.
+OutcomesByService = dict[str, Counter[str]]
 
 
 async def summarize(
@@ -25,25 +26,26 @@ async def summarize(
     until: datetime,
     step: timedelta,
     open_breakers: Collection[str],
-) -> dict[str, Any]:
+) -> views.Statistics:
+    """Return the statistics of a period in intervals of `step`; `open_breakers` are push services by name."""
     rows = await statistics.sample_steps(conn, application_id, since, until, step)
     totals = [row for row in rows if row.whole]
     settled = await _settled(conn, application_id, totals, step)
-    mix: Mix = {}
+    by_service: OutcomesByService = {}
     by_step: dict[datetime, Counter[str]] = {row.at: Counter() for row in totals}
-    found: dict[datetime, dict[tuple[str, str], int]] = {row.at: {} for row in totals}
-    newest = {row.at for row in totals[-2:]}
-    answering = set()
+    sampled: dict[datetime, dict[tuple[str, str], int]] = {row.at: {} for row in totals}
+    latest = {row.at for row in totals[-2:]}
+    responding = set()
     for row in rows:
         if row.whole or row.host is None:
             continue
-        if row.at in newest and row.outcome in ANSWERS:
-            answering.add(vendor_name(row.host))
-        found[row.at][row.host, row.outcome] = row.deliveries
-    for at, counts in found.items():
+        if row.at in latest and row.outcome in RESPONSE_OUTCOMES:
+            responding.add(vendor_name(row.host))
+        sampled[row.at][row.host, row.outcome] = row.deliveries
+    for at, counts in sampled.items():
         for (host, outcome), estimated in _scaled(counts, settled[at]).items():
             by_step[at][outcome] += estimated
-            mix.setdefault(vendor_name(host), Counter())[outcome] += estimated
+            by_service.setdefault(vendor_name(host), Counter())[outcome] += estimated
     return {
         "since": since,
         "until": until,
@@ -59,8 +61,8 @@ async def summarize(
             for row in totals
         ],
         "push_services": [
-            {"push_service": name, "breaker": _breaker(name, open_breakers, answering), "outcomes": _outcomes(counts)}
-            for name, counts in sorted(mix.items(), key=lambda one: -one[1].total())
+            {"push_service": name, "breaker": _breaker(name, open_breakers, responding), "outcomes": _outcomes(counts)}
+            for name, counts in sorted(by_service.items(), key=lambda item: -item[1].total())
         ],
         "queue": await _queue(conn, application_id),
     }
@@ -69,7 +71,7 @@ async def summarize(
 async def _settled(
     conn: Connection, application_id: UUID, totals: Sequence[Row[Any]], step: timedelta
 ) -> Mapping[datetime, int]:
-    """How many settled in each step: what the sample holds, and of a full one what its positions span."""
+    """Return the deliveries settled in each interval: the sample size, or the span of positions of a full sample."""
     counted = {row.at: row.deliveries for row in totals}
     full = [at for at, count in counted.items() if count == statistics.SAMPLE_SIZE]
     if full:
@@ -83,37 +85,44 @@ async def _settled(
     return counted
 
 
-async def _queue(conn: Connection, application_id: UUID) -> list[dict[str, Any]]:
+async def _queue(conn: Connection, application_id: UUID) -> list[views.LaneDepth]:
     now = clock.now()
-    found = {row.lane: row for row in await statistics.count_jobs(conn, application_id, now)}
-    lanes = []
+    rows = {row.lane: row for row in await statistics.count_jobs(conn, application_id, now)}
+    lanes: list[views.LaneDepth] = []
     for lane in Lane:
-        row = found.get(lane)
+        row = rows.get(lane)
         waited = 0.0 if row is None or row.oldest is None else max(0.0, (now - row.oldest).total_seconds())
-        counts = {name: 0 if row is None else getattr(row, name) for name in ("due", "later", "paused")}
-        lanes.append({"lane": lane.label, **counts, "oldest_s": round(waited, 1)})
+        due, later, paused = (0, 0, 0) if row is None else (row.due, row.later, row.paused)
+        lanes.append({"lane": lane.label, "due": due, "later": later, "paused": paused, "oldest_s": round(waited, 1)})
     return lanes
 
 
-def _scaled(sample: Mapping[tuple[str, str], int], whole: int) -> dict[tuple[str, str], int]:
-    """The sample's shares of the whole, which they add up to; what rounding leaves over is the largest's."""
-    total = sum(sample.values())
-    scaled = {name: count * whole // total for name, count in sample.items()}
+def _scaled(sample: Mapping[tuple[str, str], int], total: int) -> dict[tuple[str, str], int]:
+    """Scale a sample to a total; the largest count takes the rounding error."""
+    sample_size = sum(sample.values())
+    scaled = {name: count * total // sample_size for name, count in sample.items()}
     if scaled:
-        scaled[max(sample, key=lambda name: sample[name])] += whole - sum(scaled.values())
+        scaled[max(sample, key=lambda name: sample[name])] += total - sum(scaled.values())
     return scaled
 
 
-def _outcomes(counts: Mapping[str, int]) -> dict[str, int]:
-    return {name.value: counts.get(name.value, 0) for name in OutcomeName}
+def _outcomes(counts: Mapping[str, int]) -> views.Outcomes:
+    return {
+        "accepted": counts.get("accepted", 0),
+        "gone": counts.get("gone", 0),
+        "rejected": counts.get("rejected", 0),
+        "expired": counts.get("expired", 0),
+        "cancelled": counts.get("cancelled", 0),
+        "skipped": counts.get("skipped", 0),
+    }
 
 
-def _percentiles(found: Sequence[float] | None) -> dict[str, int] | None:
-    return None if found is None or found[0] is None else {"p50": round(found[0]), "p95": round(found[1])}
+def _percentiles(values: Sequence[float] | None) -> views.Percentiles | None:
+    return None if values is None or values[0] is None else {"p50": round(values[0]), "p95": round(values[1])}
 
 
-def _breaker(service: str, open_breakers: Collection[str], answering: Collection[str]) -> str:
-    """Return `open` for a breaker of this process, `closed` when any worker had an answer lately, else `unknown`."""
+def _breaker(service: str, open_breakers: Collection[str], responding: Collection[str]) -> str:
+    """Return `open` for a breaker of this process, `closed` after a recent response to any worker, else `unknown`."""
     if service in open_breakers:
         return "open"
-    return "closed" if service in answering else "unknown"
+    return "closed" if service in responding else "unknown"

@@ -1,7 +1,7 @@
-"""What a webhook is sent next: a batch of events from the log and from what else happened, oldest first.
+"""Build the batches of events that are sent to webhooks, from the delivery log and the outbox, oldest first.
 
-A batch is known by where the webhook stands and where the batch ends. Made again from these, after a failure or a
-crash, it is the same octets under the same message id, so that a receiver knows what it has seen before.
+A batch is identified by the cursor of the webhook and the cursor at its end. Built again from both, after a failure or
+a crash, it has the same bytes and message id, so that receivers recognize a repeated message.
 """
 
 import heapq
@@ -21,12 +21,12 @@ from gateway.records.webhooks import LeasedWebhook, PendingBatch, WebhookCursor
 from gateway.service.notifications import representations
 
 MAX_EVENTS = 100
-MAX_OCTETS = 256 * 1024  # octets
+MAX_OCTETS = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`full`: there may be more behind it."""
+    """A message to a webhook; `full` means that more events may follow."""
 
     pending: PendingBatch
     body: bytes
@@ -36,54 +36,55 @@ class Batch:
 class _Event(NamedTuple):
     at: datetime
     body: bytes
-    place: int | Cursor
-    """Where it stands, in the log or in the outbox."""
+    position: int | Cursor  # in the delivery log, or in the outbox
 
 
-async def next_batch(conn: Connection, held: LeasedWebhook) -> Batch | WebhookCursor:
-    """The batch that is being tried, or a new one; where the webhook stands now when there is nothing to send."""
-    if held.pending is not None:
-        return await _again(conn, held, held.pending)
-    application_id, at, (outcomes, types) = held.application_id, held.cursor, _wanted(held)
-    newest, ends = at.log, list[reader.LogEntry]()
+async def next_batch(conn: Connection, webhook: LeasedWebhook) -> Batch | WebhookCursor:
+    """Return the batch that is being retried or a new one, or the new cursor when there is nothing to send."""
+    if webhook.pending is not None:
+        return await _rebuild_batch(conn, webhook, webhook.pending)
+    application_id, at, (outcomes, types) = webhook.application_id, webhook.cursor, _subscriptions(webhook)
+    last_position, ends = at.log, list[reader.LogEntry]()
     if outcomes:
-        newest = await reader.last_position(conn, application_id)
-        ends = await reader.read_ended(conn, application_id, outcomes, after=at.log, upto=newest, limit=MAX_EVENTS)
-    noted, seen = await outbox.read_after(conn, application_id, at.outbox, types, limit=MAX_EVENTS)
-    waiting = _in_order(ends, noted)
-    taken = _fitting(waiting)
-    all_there_is = len(taken) == len(waiting)
-    in_log = [at.log, *(one.place for one in taken if isinstance(one.place, int))]
-    in_outbox = [at.outbox, *(one.place for one in taken if isinstance(one.place, Cursor))]
+        last_position = await reader.last_position(conn, application_id)
+        ends = await reader.read_ended(
+            conn, application_id, outcomes, after=at.log, upto=last_position, limit=MAX_EVENTS
+        )
+    outbox_rows, outbox_end = await outbox.read_after(conn, application_id, at.outbox, types, limit=MAX_EVENTS)
+    candidates = _merge(ends, outbox_rows)
+    events = _limit_size(candidates)
+    is_complete = len(events) == len(candidates)
+    in_log = [at.log, *(event_.position for event_ in events if isinstance(event_.position, int))]
+    in_outbox = [at.outbox, *(event_.position for event_ in events if isinstance(event_.position, Cursor))]
     upto = WebhookCursor(
-        newest if all_there_is and len(ends) < MAX_EVENTS else in_log[-1],
-        seen if all_there_is and len(noted) < MAX_EVENTS else in_outbox[-1],
+        last_position if is_complete and len(ends) < MAX_EVENTS else in_log[-1],
+        outbox_end if is_complete and len(outbox_rows) < MAX_EVENTS else in_outbox[-1],
     )
-    if not taken:
+    if not events:
         return upto
-    full = not all_there_is or MAX_EVENTS in (len(ends), len(noted))
-    return Batch(PendingBatch(f"msg_{ids.new_id().hex}", upto), body_of(one.body for one in taken), full)
+    full = not is_complete or MAX_EVENTS in (len(ends), len(outbox_rows))
+    return Batch(PendingBatch(f"msg_{ids.new_id().hex}", upto), body_of(event_.body for event_ in events), full)
 
 
-async def _again(conn: Connection, held: LeasedWebhook, pending: PendingBatch) -> Batch | WebhookCursor:
-    at, upto, (outcomes, types) = held.cursor, pending.upto, _wanted(held)
-    ends = await reader.read_ended(conn, held.application_id, outcomes, after=at.log, upto=upto.log)
-    noted = await outbox.read_between(conn, held.application_id, at.outbox, upto.outbox, types)
-    events = _in_order(ends, noted)
-    if not events:  # retention has taken them
+async def _rebuild_batch(conn: Connection, webhook: LeasedWebhook, pending: PendingBatch) -> Batch | WebhookCursor:
+    at, upto, (outcomes, types) = webhook.cursor, pending.upto, _subscriptions(webhook)
+    ends = await reader.read_ended(conn, webhook.application_id, outcomes, after=at.log, upto=upto.log)
+    outbox_rows = await outbox.read_between(conn, webhook.application_id, at.outbox, upto.outbox, types)
+    events = _merge(ends, outbox_rows)
+    if not events:  # they were pruned meanwhile
         return upto
-    return Batch(pending, body_of(one.body for one in events), full=True)
+    return Batch(pending, body_of(event_.body for event_ in events), full=True)
 
 
-def _wanted(held: LeasedWebhook) -> tuple[list[OutcomeName], list[str]]:
-    """The ends of deliveries, and the other types, that it asks for."""
-    return [DELIVERY_OUTCOMES[type_] for type_ in subscribed_types(held.events, DELIVERY_OUTCOMES)], subscribed_types(
-        held.events, OUTBOX_TYPES
-    )
+def _subscriptions(webhook: LeasedWebhook) -> tuple[list[OutcomeName], list[str]]:
+    """Return the outcomes of deliveries and the other event types that a webhook subscribes to."""
+    return [
+        DELIVERY_OUTCOMES[type_] for type_ in subscribed_types(webhook.events, DELIVERY_OUTCOMES)
+    ], subscribed_types(webhook.events, OUTBOX_TYPES)
 
 
-def _in_order(ends: Sequence[reader.LogEntry], noted: Sequence[Row[Any]]) -> list[_Event]:
-    """By time, but never against the order of either source."""
+def _merge(ends: Sequence[reader.LogEntry], outbox_rows: Sequence[Row[Any]]) -> list[_Event]:
+    """Merge events by time without changing the order of either source."""
     settled = (
         _Event(
             row.settled_at,
@@ -95,27 +96,29 @@ def _in_order(ends: Sequence[reader.LogEntry], noted: Sequence[Row[Any]]) -> lis
         for entry in ends
         for row in [entry.row]
     )
-    happened = (
-        _Event(row.at, event(f"evt_{row.id}", row.type, row.at, row.data), Cursor(row.txid, row.id)) for row in noted
+    other = (
+        _Event(row.at, event(f"evt_{row.id}", row.type, row.at, row.data), Cursor(row.txid, row.id))
+        for row in outbox_rows
     )
-    return list(heapq.merge(settled, happened, key=lambda one: one.at))
+    return list(heapq.merge(settled, other, key=lambda item: item.at))
 
 
-def _fitting(events: Sequence[_Event]) -> list[_Event]:
-    """As many of the first as fit in one message; one always does."""
-    taken, size = list[_Event](), 0
-    for one in events[:MAX_EVENTS]:
-        size += len(one.body)
-        if taken and size > MAX_OCTETS:
+def _limit_size(events: Sequence[_Event]) -> list[_Event]:
+    """Return the first events that fit into one message, and at least one."""
+    selected, size = list[_Event](), 0
+    for candidate in events[:MAX_EVENTS]:
+        size += len(candidate.body)
+        if selected and size > MAX_OCTETS:
             break
-        taken.append(one)
-    return taken
+        selected.append(candidate)
+    return selected
 
 
 def body_of(events: Iterable[bytes]) -> bytes:
+    """Return the body of a message with these events."""
     return b'{"events":[' + b",".join(events) + b"]}"
 
 
 def event(id_: str, type_: str, at: datetime, data: Any) -> bytes:
-    """One event as it is sent."""
+    """Encode one event."""
     return representations.encode_json({"id": id_, "type": type_, "at": at, "data": data})

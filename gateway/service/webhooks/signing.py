@@ -1,7 +1,7 @@
-"""Sign what is sent to webhooks, as Standard Webhooks 1.0 has it (standardwebhooks.com).
+"""Sign the messages to webhooks as specified by Standard Webhooks 1.0 (standardwebhooks.com).
 
-HMAC-SHA256 over message id, time and body, so that a receiver can tell our messages from others', and refuse those
-that were recorded and sent again. While a secret is being replaced, each in force makes a signature of its own.
+The signature is an HMAC-SHA256 over message id, time and body, so receivers can reject forged and replayed messages.
+During a rotation each valid secret signs the message.
 """
 
 import hashlib
@@ -16,35 +16,36 @@ from datetime import UTC, datetime, timedelta
 from gateway.service.access.secrets import Keyring
 
 PREFIX = "whsec_"
-OCTETS = 32  # the specification asks for 24 to 64
+SECRET_LENGTH = 32  # octets; the specification asks for 24 to 64
 PURPOSE = "webhook secrets"
 MAX_SECRETS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """`text` is what the receiver was told, `whsec_` and base64. `until` None: the one in force from now on."""
+    """A signing secret: `whsec_` and base64. `until` is its end after a rotation; None for the current secret."""
 
     text: str = field(repr=False)
     until: datetime | None = None
 
 
 def new_secret() -> str:
-    return PREFIX + b64encode(secrets.token_bytes(OCTETS)).decode()
+    """Return a new secret."""
+    return PREFIX + b64encode(secrets.token_bytes(SECRET_LENGTH)).decode()
 
 
-def rotated(held: Sequence[Secret], fresh: str, keep_old: timedelta, now: datetime) -> list[Secret]:
-    """The fresh one first; those before it stay in force for `keep_old` at the most."""
+def rotate(secrets_: Sequence[Secret], new: str, keep_old: timedelta, now: datetime) -> list[Secret]:
+    """Return the new secret and the earlier ones, which stay valid for at most `keep_old`."""
     end = now + keep_old
-    old = [Secret(one.text, end if one.until is None else min(one.until, end)) for one in held]
-    return [Secret(fresh), *(one for one in old if one.until is not None and one.until > now)][:MAX_SECRETS]
+    old = [Secret(secret.text, end if secret.until is None else min(secret.until, end)) for secret in secrets_]
+    return [Secret(new), *(secret for secret in old if secret.until is not None and secret.until > now)][:MAX_SECRETS]
 
 
-def headers(held: Sequence[Secret], message_id: str, body: bytes, now: datetime) -> dict[str, str]:
-    """The three headers of a message that is sent now."""
+def headers(secrets_: Sequence[Secret], message_id: str, body: bytes, now: datetime) -> dict[str, str]:
+    """Return the headers that identify and sign a message."""
     timestamp = str(int(now.timestamp()))
     signed = f"{message_id}.{timestamp}.".encode() + body
-    signatures = [_sign(one.text, signed) for one in held if one.until is None or one.until > now]
+    signatures = [_sign(secret.text, signed) for secret in secrets_ if secret.until is None or secret.until > now]
     return {
         "webhook-id": message_id,
         "webhook-timestamp": timestamp,
@@ -52,16 +53,21 @@ def headers(held: Sequence[Secret], message_id: str, body: bytes, now: datetime)
     }
 
 
-def seal(held: Sequence[Secret], vault: Keyring) -> bytes:
-    said = [{"secret": one.text, "until": one.until and one.until.isoformat()} for one in held]
-    return vault.seal(json.dumps(said).encode(), PURPOSE)
+def seal(secrets_: Sequence[Secret], keyring: Keyring) -> bytes:
+    """Encrypt secrets for the database."""
+    values = [{"secret": secret.text, "until": secret.until and secret.until.isoformat()} for secret in secrets_]
+    return keyring.seal(json.dumps(values).encode(), PURPOSE)
 
 
-def unseal(sealed: bytes, vault: Keyring) -> list[Secret]:
-    """Raises Unsealable."""
+def unseal(sealed: bytes, keyring: Keyring) -> list[Secret]:
+    """Decrypt secrets.
+
+    Raises:
+        DecryptionFailed: none of the keys decrypts them.
+    """
     return [
-        Secret(one["secret"], one["until"] and datetime.fromisoformat(one["until"]).astimezone(UTC))
-        for one in json.loads(vault.open(sealed, PURPOSE))
+        Secret(value["secret"], value["until"] and datetime.fromisoformat(value["until"]).astimezone(UTC))
+        for value in json.loads(keyring.open(sealed, PURPOSE))
     ]
 
 

@@ -87,7 +87,7 @@ async def rotate(
     """
     row = await _webhooks.find(conn, application_id, id_, lock=True)
     secret = signing.new_secret()
-    secrets = signing.rotated(signing.unseal(row.secrets, context.keyring), secret, keep_old, clock.now())
+    secrets = signing.rotate(signing.unseal(row.secrets, context.keyring), secret, keep_old, clock.now())
     row = await _webhooks.save(conn, id_, {"secrets": signing.seal(secrets, context.keyring)})
     return {**to_view(row), "secret": secret}
 
