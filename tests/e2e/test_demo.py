@@ -1,4 +1,4 @@
-"""`ops/run/demo --once`: everything is accounted for, the first time and the next, on the same data directory."""
+"""`ops/run/demo --once` prints an outcome for every delivery, on a new data directory and on an existing one."""
 
 import asyncio
 import sys
@@ -7,12 +7,13 @@ from pathlib import Path
 from tests.support.command import ROOT, environment, free_ports
 
 
-async def test_the_demo_accounts_for_every_delivery_and_starts_again_on_what_it_left(reachable_tmp: Path) -> None:
+async def test_demo_accounts_for_every_delivery_on_each_run(reachable_tmp: Path) -> None:
+    """The second run reuses the data directory of the first."""
     port = free_ports(5)
     arguments = ["--once", "--devices", "300", "--data-dir", str(reachable_tmp / "demo")]
     arguments += ["--port", str(port), "--sim-port", str(port + 1)]
-    # The second time finds all but those whose subscription has ended, which by chance may be none.
-    for there in ("Registered 300 browsers; 0 were there already", "were there already"):
+    # The second run finds all devices but those whose subscription ended, which may be none.
+    for message in ("Registered 300 browsers; 0 were there already", "were there already"):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, str(ROOT / "ops" / "demo.py"), *arguments),
             env=environment({}),
@@ -20,11 +21,11 @@ async def test_the_demo_accounts_for_every_delivery_and_starts_again_on_what_it_
             stderr=asyncio.subprocess.STDOUT,
         )
         async with asyncio.timeout(60):
-            out, _ = await process.communicate()
-        said = out.decode()
-        assert process.returncode == 0, said
-        assert there in said
-        assert "alert: Severe thunderstorms" in said
-        assert "campaign: Autumn offers" in said
-        assert said.count("accounted for") == 2
-        assert any(status in said for status in ("410", "429", "503"))  # a bad day, whichever way it is bad
+            stdout, _ = await process.communicate()
+        output = stdout.decode()
+        assert process.returncode == 0, output
+        assert message in output
+        assert "alert: Severe thunderstorms" in output
+        assert "campaign: Autumn offers" in output
+        assert output.count("accounted for") == 2
+        assert any(status in output for status in ("410", "429", "503"))  # the simulator always misbehaves in some way

@@ -1,4 +1,4 @@
-"""Workers as real processes, killed and stopped in the middle: nothing is lost, nothing is logged twice."""
+"""Worker processes that are killed or stopped during a campaign lose no delivery and log none twice."""
 
 import random
 from collections import Counter
@@ -17,8 +17,8 @@ DEVICES = 5_000
 KILLS = 3
 LEASE_S = 2
 JOBS = 2
-# What a killed worker may have sent and not yet settled: no more than the jobs it holds.
-MOST_UNSETTLED = JOBS * MAX_CHUNK_SIZE
+# The messages that a killed worker may have sent without settling them: at most those of its claimed jobs.
+MAX_UNSETTLED = JOBS * MAX_CHUNK_SIZE
 
 
 @pytest.fixture
@@ -26,70 +26,71 @@ async def devices(parts: Parts) -> dict[UUID, Subscriber]:
     parts.sim.messages.max_messages = None
     per_vendor = DEVICES // len(Vendor)
     return await parts.register(
-        [one for vendor in Vendor for one in parts.subscribe(vendor, per_vendor, share_keys=True)]
+        [subscriber for vendor in Vendor for subscriber in parts.subscribe(vendor, per_vendor, share_keys=True)]
     )
 
 
-def copies(parts: Parts) -> Counter[str]:
-    """How often the push services accepted a message, by endpoint."""
+def count_messages(parts: Parts) -> Counter[str]:
+    """Count the accepted messages by endpoint."""
     return Counter(message.endpoint for message in parts.sim.messages)
 
 
-async def test_workers_killed_in_the_middle_lose_nothing_and_log_everything_once(
+async def test_killed_workers_lose_nothing_and_log_once(
     parts: Parts, devices: dict[UUID, Subscriber], tmp_path: Path
 ) -> None:
-    """Each kill comes at a random moment; the next worker takes over when the dead one's leases have run out."""
-    # A fifth of the devices needs a second try, so that retry jobs too are held by workers that die.
+    """Workers are killed at random moments; the next one takes over when the leases of the dead one expire."""
+    # A fifth of the devices needs a retry, so that the killed workers also have retry jobs.
     parts.sim.behave(Rule(status=503, share=0.2, times=1, retry_after=1), Rule(delay_ms=10))
-    sent = await parts.submit()
+    campaign = await parts.submit()
     moments = sorted(random.uniform(0.05, 0.85) * DEVICES for _ in range(KILLS))  # noqa: S311 - no secret
 
-    outstanding: set[str] = set()
-    for moment in moments:
-        async with worker_process(parts, tmp_path, lease=LEASE_S, jobs=JOBS, senders=32) as worker:
-            await parts.sim.wait_for(lambda least=moment: parts.sim.messages.total >= least, timeout=60)
+    unlogged: set[str] = set()
+    for threshold in moments:
+        async with worker_process(parts, tmp_path, lease=LEASE_S, worker_jobs=JOBS, worker_concurrency=32) as worker:
+            await parts.sim.wait_for(lambda least=threshold: parts.sim.messages.total >= least, timeout=60)
             await worker.kill()
-        logged = {devices[device_id].endpoint for device_id in await parts.list_deliveries(sent.id)}
-        before, outstanding = outstanding, copies(parts).keys() - logged
-        assert len(outstanding - before) <= MOST_UNSETTLED
-    async with worker_process(parts, tmp_path, lease=LEASE_S, jobs=JOBS, senders=64) as worker:
-        progress = await parts.wait_until_done(sent.id, 90)
+        logged = {devices[device_id].endpoint for device_id in await parts.list_deliveries(campaign.id)}
+        earlier, unlogged = unlogged, count_messages(parts).keys() - logged
+        assert len(unlogged - earlier) <= MAX_UNSETTLED
+    async with worker_process(parts, tmp_path, lease=LEASE_S, worker_jobs=JOBS, worker_concurrency=64) as worker:
+        progress = await parts.wait_until_done(campaign.id, 90)
         assert await worker.terminate() == 0
 
-    rows = await parts.list_deliveries(sent.id)
+    rows = await parts.list_deliveries(campaign.id)
     assert rows.keys() == devices.keys()
     assert {row.outcome for row in rows.values()} == {"accepted"}
 
-    received = copies(parts)
+    received = count_messages(parts)
     assert received.keys() == {subscriber.endpoint for subscriber in devices.values()}
     repeated = received.total() - DEVICES
-    print(f"killed after {[round(moment) for moment in moments]} messages; {repeated} were sent again")
-    assert repeated <= KILLS * MOST_UNSETTLED
+    print(f"killed after {[round(threshold) for threshold in moments]} messages; {repeated} were sent again")
+    assert repeated <= KILLS * MAX_UNSETTLED
     assert max(received.values()) <= 1 + KILLS
 
-    notification, _ = await parts.get_notification(sent.id)
+    notification, _ = await parts.get_notification(campaign.id)
     assert notification.status is Status.DONE
     assert (progress.targets, progress.accepted, progress.pending) == (DEVICES, DEVICES, 0)
     assert await parts.scalar("SELECT count(*) FROM jobs") == 0
 
 
-async def test_repeats_carry_the_topic_and_tag_that_fold_them_on_the_device(parts: Parts, tmp_path: Path) -> None:
+async def test_repeated_messages_have_the_same_topic_and_tag(parts: Parts, tmp_path: Path) -> None:
+    """A message that is sent again after a kill replaces the first one on the device."""
     devices = await parts.register(parts.subscribe(Vendor.FCM, 600))
     parts.sim.behave(Rule(delay_ms=20))
     await parts.submit()
     async with worker_process(parts, tmp_path, lease=LEASE_S) as worker:
         await parts.sim.wait_for(count=100)
         await worker.kill()
-    repeated = [one for one in devices.values() if one.messages]
+    recipients = [subscriber for subscriber in devices.values() if subscriber.messages]
     async with worker_process(parts, tmp_path, lease=LEASE_S):
-        await parts.sim.wait_for(lambda: any(len(one.messages) > 1 for one in repeated), timeout=30)
-    twice = next(one.messages for one in repeated if len(one.messages) > 1)
-    assert len({message.topic for message in twice}) == 1
-    assert len({message.json()["notification"]["tag"] for message in twice}) == 1
+        await parts.sim.wait_for(lambda: any(len(subscriber.messages) > 1 for subscriber in recipients), timeout=30)
+    messages = next(subscriber.messages for subscriber in recipients if len(subscriber.messages) > 1)
+    assert len({message.topic for message in messages}) == 1
+    assert len({message.json()["notification"]["tag"] for message in messages}) == 1
 
 
 async def test_sigterm_drains_and_exits_with_0(parts: Parts, devices: dict[UUID, Subscriber], tmp_path: Path) -> None:
-    """What was in flight is settled, the rest given back at once: no lease has to run out."""
+    """On SIGTERM a worker settles what is in flight and releases the rest, so no lease has to expire."""
     parts.sim.behave(Rule(delay_ms=20))
     sent = await parts.submit()
     async with worker_process(parts, tmp_path, lease=600, drain=0.2) as worker:
@@ -104,10 +105,11 @@ async def test_sigterm_drains_and_exits_with_0(parts: Parts, devices: dict[UUID,
         progress = await parts.wait_until_done(sent.id, 60)
         assert await worker.terminate() == 0
     assert progress.accepted == DEVICES
-    assert set(copies(parts).values()) == {1}
+    assert set(count_messages(parts).values()) == {1}
 
 
-async def test_an_idle_worker_told_to_stop_exits_with_0(parts: Parts, tmp_path: Path) -> None:
+async def test_idle_worker_exits_with_0_on_sigterm(parts: Parts, tmp_path: Path) -> None:
+    """An idle worker stops at once."""
     devices = await parts.register(parts.subscribe(Vendor.MOZILLA, 1))
     sent = await parts.submit()
     async with worker_process(parts, tmp_path) as worker:

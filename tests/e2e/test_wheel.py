@@ -1,4 +1,4 @@
-"""The wheel: it carries everything, and works where there is no checkout."""
+"""The wheel contains all files, and the installed package works without a checkout."""
 
 import asyncio
 import os
@@ -23,25 +23,25 @@ MASTER_KEY = "a master key for tests that is long enough"
 
 
 class Installed(NamedTuple):
-    """An environment with the wheel and our dependencies, and a directory that is not the checkout."""
+    """A virtual environment with the wheel and its dependencies, and a directory outside the checkout."""
 
     bin: Path
-    elsewhere: Path
+    directory: Path
 
     def run(self, *command: str, **settings: str) -> str:
-        done = subprocess.run(
+        process = subprocess.run(
             [self.bin / command[0], *command[1:]],
-            cwd=self.elsewhere,
-            env=environment(**settings),
+            cwd=self.directory,
+            env=make_environment(**settings),
             check=False,
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert process.returncode == 0, process.stderr
+        return process.stdout
 
 
-def environment(**settings: str) -> dict[str, str]:
+def make_environment(**settings: str) -> dict[str, str]:
     return {"PATH": "/usr/bin:/bin", "HOME": os.environ.get("HOME", "/"), **settings}
 
 
@@ -53,27 +53,28 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
         stdout=subprocess.DEVNULL,
     )
-    [built] = dist.glob("webpush_gateway-*-py3-none-any.whl")
-    return built
+    [wheel_file] = dist.glob("webpush_gateway-*-py3-none-any.whl")
+    return wheel_file
 
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    home = tmp_path_factory.mktemp("installed")
-    venv.create(home / "venv", with_pip=False)
-    python = home / "venv" / "bin" / "python"
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder / "venv", with_pip=False)
+    python = folder / "venv" / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "--no-index", "--no-deps", str(wheel)], check=True)
-    asked = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    site = Path(subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip())
-    # The dependencies come from here. Path files in that directory, such as the checkout's own, are not followed.
+    command = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
+    # Share this environment's dependencies. Path files in that directory, such as the checkout's own, are not followed.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    elsewhere = home / "elsewhere"
-    elsewhere.mkdir()
-    return Installed(python.parent, elsewhere)
+    directory = folder / "elsewhere"
+    directory.mkdir()
+    return Installed(python.parent, directory)
 
 
-def files(folder: Path) -> set[str]:
+def list_files(folder: Path) -> set[str]:
+    """Return the relative paths of a folder's files."""
     return {
         str(path.relative_to(folder))
         for path in folder.rglob("*")
@@ -81,28 +82,32 @@ def files(folder: Path) -> set[str]:
     }
 
 
-def test_the_wheel_carries_the_package_its_pages_and_the_migrations_and_nothing_else(wheel: Path) -> None:
+def test_wheel_contains_the_package_and_migrations_only(wheel: Path) -> None:
+    """The wheel contains the package with its static files, the migrations, and nothing else."""
     with ZipFile(wheel) as archive:
-        inside = {name for name in archive.namelist() if ".dist-info/" not in name}
+        files = {name for name in archive.namelist() if ".dist-info/" not in name}
         metadata = {name.partition(".dist-info/")[2] for name in archive.namelist() if ".dist-info/" in name}
-    wanted = {f"gateway/{name}" for name in files(ROOT / "gateway")}
-    wanted |= {f"gateway/_migrations/{name}" for name in files(ROOT / "migrations")}
-    assert inside == wanted
-    assert {"gateway/static/sdk/webpush.js", "gateway/_migrations/env.py"} <= inside
+    expected = {f"gateway/{name}" for name in list_files(ROOT / "gateway")}
+    expected |= {f"gateway/_migrations/{name}" for name in list_files(ROOT / "migrations")}
+    assert files == expected
+    assert {"gateway/static/sdk/webpush.js", "gateway/_migrations/env.py"} <= files
     assert {"entry_points.txt", "licenses/LICENSE"} <= metadata
 
 
-def test_the_installed_package_is_not_the_checkout(installed: Installed) -> None:
-    where = installed.run("python", "-c", "import gateway; print(gateway.__file__)").strip()
-    assert Path(where).is_relative_to(installed.bin.parent)
+def test_installed_package_is_not_the_checkout(installed: Installed) -> None:
+    """The import comes from the environment's own site-packages."""
+    path = installed.run("python", "-c", "import gateway; print(gateway.__file__)").strip()
+    assert Path(path).is_relative_to(installed.bin.parent)
 
 
-def test_the_command_explains_itself(installed: Installed) -> None:
+def test_installed_command_prints_help_and_version(installed: Installed) -> None:
+    """`gateway --help` and `gateway --version` work."""
     assert "gateway [OPTIONS] COMMAND" in installed.run("gateway", "--help")
     assert installed.run("gateway", "--version").startswith("gateway ")
 
 
-async def test_the_migrations_run_from_the_wheel(installed: Installed, empty_database_url: str) -> None:
+async def test_installed_command_migrates_the_database(installed: Installed, empty_database_url: str) -> None:
+    """`gateway migrate` finds the migrations inside the wheel."""
     await asyncio.to_thread(installed.run, "gateway", "migrate", GATEWAY_DATABASE_URL=empty_database_url)
     engine = open_engine(empty_database_url)
     async with engine.connect() as conn:
@@ -110,12 +115,13 @@ async def test_the_migrations_run_from_the_wheel(installed: Installed, empty_dat
     await engine.dispose()
 
 
-async def test_the_pages_are_served_from_the_wheel(installed: Installed, database_url: str) -> None:
+async def test_installed_server_serves_static_files(installed: Installed, database_url: str) -> None:
+    """`gateway serve` finds the static files inside the wheel."""
     port = free_ports(1)
     process = await asyncio.create_subprocess_exec(
         *(installed.bin / "gateway", "serve", "--port", str(port)),
-        cwd=installed.elsewhere,
-        env=environment(
+        cwd=installed.directory,
+        env=make_environment(
             GATEWAY_DATABASE_URL=database_url, GATEWAY_MASTER_KEY=MASTER_KEY, GATEWAY_ADMIN_TOKEN=ADMIN_TOKEN
         ),
         stderr=asyncio.subprocess.PIPE,
@@ -124,11 +130,11 @@ async def test_the_pages_are_served_from_the_wheel(installed: Installed, databas
         assert process.stderr is not None
         async with asyncio.timeout(30):
             while b"web.listening" not in (line := await process.stderr.readline()):
-                assert line, "it ended before it listened"
+                assert line, "the server exited before it listened"
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
             for path in ("/sdk/webpush.js", "/sdk/service-worker.js", "/sample/", "/openapi.json"):
-                async with http.get(path) as answer:
-                    assert (answer.status, bool(await answer.read())) == (200, True), path
+                async with http.get(path) as response:
+                    assert (response.status, bool(await response.read())) == (200, True), path
     finally:
         process.terminate()
         await process.communicate()

@@ -1,7 +1,8 @@
 """Every revision is compatible with the previous code: its queries keep working, no lock lasts, no table is rewritten.
 
 A shallow clone does not contain the previous code, so these tests run the queries that it could send: reads and writes
-of all columns that the previous revision left. `test_migrate_beside_old_code` runs the real code of the last revision.
+of all columns that the previous revision left. `tests/e2e/test_rolling_upgrade.py` runs the real code of the last
+revision.
 """
 
 import asyncio

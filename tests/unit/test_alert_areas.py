@@ -15,28 +15,31 @@ from gateway.domain.audience import MAX_VERTICES, Near, Within, Zones
 SQUARE = [(16.0, 48.0), (17.0, 48.0), (17.0, 49.0), (16.0, 49.0), (16.0, 48.0)]
 
 
-def made(*areas: Area) -> Any:
-    """The filter, held to what filters may say."""
-    found, _ = area_filter(areas)
-    if found is not None:
-        audience.parse(found)
-    return found
+def build_filter(*areas: Area) -> Any:
+    """Return the filter of the areas, checked to be a valid audience."""
+    area, _ = area_filter(areas)
+    if area is not None:
+        audience.parse(area)
+    return area
 
 
-def inside(found: Any, lon: float, lat: float) -> bool:
-    leaves = found.get("any", [found])
+def covers(area: Any, lon: float, lat: float) -> bool:
+    """Return whether a filter's polygons contain a position."""
+    leaves = area.get("any", [area])
     return any("within" in leaf and shape(leaf["within"]).covers(Point(lon, lat)) for leaf in leaves)
 
 
-def test_an_open_ring_is_closed() -> None:
-    assert inside(made(Area(polygons=[[SQUARE[:-1]]])), 16.5, 48.5)
+def test_open_ring_is_closed() -> None:
+    """GeoJSON rings end where they begin."""
+    assert covers(build_filter(Area(polygons=[[SQUARE[:-1]]])), 16.5, 48.5)
 
 
-def test_a_ring_that_crosses_itself_covers_what_it_goes_around() -> None:
-    found = made(Area(polygons=[[[(0, 0), (2, 2), (2, 0), (0, 2)]]]))
-    assert inside(found, 1.8, 1.0)
-    assert inside(found, 0.2, 1.0)
-    assert not inside(found, 1.0, 0.2)
+def test_self_crossing_ring_covers_what_it_encloses() -> None:
+    """A bow tie becomes two triangles."""
+    result = build_filter(Area(polygons=[[[(0, 0), (2, 2), (2, 0), (0, 2)]]]))
+    assert covers(result, 1.8, 1.0)
+    assert covers(result, 0.2, 1.0)
+    assert not covers(result, 1.0, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -47,101 +50,111 @@ def test_a_ring_that_crosses_itself_covers_what_it_goes_around() -> None:
         [(-181, 50), (-179, 50), (-179, 52), (-181, 52)],
     ],
 )
-def test_a_polygon_over_the_antimeridian_is_on_both_sides_of_it(ring: list[tuple[float, float]]) -> None:
-    found = made(Area(polygons=[[ring]]))
-    assert inside(found, 179.5, 51)
-    assert inside(found, -179.5, 51)
-    assert not inside(found, 0, 51)
-    assert not inside(found, 178.5, 51)
+def test_polygon_over_the_antimeridian_is_split(ring: list[tuple[float, float]]) -> None:
+    """Both halves are covered, whichever way the longitudes are written."""
+    result = build_filter(Area(polygons=[[ring]]))
+    assert covers(result, 179.5, 51)
+    assert covers(result, -179.5, 51)
+    assert not covers(result, 0, 51)
+    assert not covers(result, 178.5, 51)
 
 
-def test_a_polygon_around_a_pole_holds_the_pole() -> None:
-    found = made(Area(polygons=[[[(0, 70), (90, 70), (180, 70), (-90, 70)]]]))
-    assert inside(found, 45, 89.9)
-    assert inside(found, -135, 75)
-    assert not inside(found, 45, 60)
+def test_polygon_around_a_pole_contains_the_pole() -> None:
+    """The pole has no longitude."""
+    result = build_filter(Area(polygons=[[[(0, 70), (90, 70), (180, 70), (-90, 70)]]]))
+    assert covers(result, 45, 89.9)
+    assert covers(result, -135, 75)
+    assert not covers(result, 45, 60)
 
 
-def test_holes_are_left_out() -> None:
-    found = made(Area(polygons=[[SQUARE]], holes=[[(16.4, 48.4), (16.6, 48.4), (16.6, 48.6), (16.4, 48.6)]]))
-    assert not inside(found, 16.5, 48.5)
-    assert inside(found, 16.2, 48.2)
+def test_holes_are_excluded() -> None:
+    """A hole is not part of the area."""
+    result = build_filter(Area(polygons=[[SQUARE]], holes=[[(16.4, 48.4), (16.6, 48.4), (16.6, 48.6), (16.4, 48.6)]]))
+    assert not covers(result, 16.5, 48.5)
+    assert covers(result, 16.2, 48.2)
 
 
-def test_what_encloses_nothing_is_told_and_left_out() -> None:
-    found, ignored = area_filter([Area(polygons=[[[(0, 0), (1, 1)]], [SQUARE]])])
-    assert inside(found, 16.5, 48.5)
+def test_degenerate_polygon_is_reported_and_ignored() -> None:
+    """The other polygons remain."""
+    result, ignored = area_filter([Area(polygons=[[[(0, 0), (1, 1)]], [SQUARE]])])
+    assert covers(result, 16.5, 48.5)
     assert ignored == ["a polygon of 2 positions: it encloses nothing"]
     nowhere, ignored = area_filter([Area(polygons=[[[(0, 95), (1, 95), (1, 96)]]], circles=[(0, 99, 5)])])
     assert nowhere is None
     assert len(ignored) == 2
 
 
-def test_a_coast_of_too_many_vertices_is_simplified_and_leaves_nobody_out() -> None:
-    noise = random.Random(7)  # noqa: S311 - a coast, not a secret
+def test_too_many_vertices_are_simplified_to_a_superset() -> None:
+    """The simplified area contains the original one and is hardly larger."""
+    rng = random.Random(7)  # noqa: S311 - not a secret
     coast = [
         (10 + r * math.cos(a), 50 + r * math.sin(a))
-        for a, r in ((2 * math.pi * n / 60_000, 3 + noise.random() / 500) for n in range(60_000))
+        for a, r in ((2 * math.pi * n / 60_000, 3 + rng.random() / 500) for n in range(60_000))
     ]
-    found = made(Area(polygons=[[coast]]))
-    made_of = shape(found["within"])
-    assert len(made_of.geoms[0].exterior.coords) <= MAX_VERTICES
-    whole = Polygon(coast).buffer(0)
-    assert whole.difference(made_of).area < 1e-6
-    assert made_of.area < whole.area * 1.01
+    result = build_filter(Area(polygons=[[coast]]))
+    simplified = shape(result["within"])
+    assert len(simplified.geoms[0].exterior.coords) <= MAX_VERTICES
+    original = Polygon(coast).buffer(0)
+    assert original.difference(simplified).area < 1e-6
+    assert simplified.area < original.area * 1.01
 
 
-def test_circles_are_in_metres_and_one_of_no_radius_is_a_place() -> None:
-    found = audience.parse(made(Area(circles=[(16.37, 48.2, 5000), (1, 2, 0)])))
-    assert found == audience.AnyOf((Near(48.2, 16.37, 5000.0), Near(2.0, 1.0, 1.0)))
+def test_circle_of_no_radius_becomes_one_metre() -> None:
+    """Radii are in metres."""
+    result = audience.parse(build_filter(Area(circles=[(16.37, 48.2, 5000), (1, 2, 0)])))
+    assert result == audience.AnyOf((Near(48.2, 16.37, 5000.0), Near(2.0, 1.0, 1.0)))
 
 
-def test_a_zone_is_its_code_alone_or_with_the_name_of_the_code() -> None:
+def test_zone_has_codes_with_and_without_the_scheme() -> None:
+    """Large code lists are split into several filters."""
     assert zone_codes("UGC", "TXC201") == ["TXC201", "UGC:TXC201"]
     assert zone_codes("emma_id", " NO123 ") == ["NO123", "EMMA_ID:NO123"]
     assert zone_codes("http://www.iso.org/iso/country_codes.html", "AU-NSW") == ["AU-NSW"]
     assert zone_codes("AREA", "two words") == []
     codes = [("WARNCELLID", str(code)) for code in range(900)]
-    found = audience.parse(made(Area(codes=codes)))
-    assert isinstance(found, audience.AnyOf)
-    assert sum(len(leaf.codes) for leaf in found.of if isinstance(leaf, Zones)) == 1800
+    result = audience.parse(build_filter(Area(codes=codes)))
+    assert isinstance(result, audience.AnyOf)
+    assert sum(len(leaf.codes) for leaf in result.of if isinstance(leaf, Zones)) == 1800
 
 
-def test_what_remains_of_an_area_when_another_is_taken_from_it() -> None:
-    whole = made(Area(polygons=[[SQUARE]], codes=[("UGC", "A"), ("UGC", "B")], circles=[(1, 2, 3)]))
-    east = made(Area(polygons=[[[(16.5, 48), (17, 48), (17, 49), (16.5, 49)]]], codes=[("UGC", "B")]))
-    left = subtract(whole, east)
-    audience.parse(left)
-    assert inside(left, 16.2, 48.5)
-    assert not inside(left, 16.8, 48.5)
-    assert left is not None
-    assert {"zone": ["A", "UGC:A"]} in left["any"]
-    assert subtract(whole, whole) is None
+def test_subtract_removes_polygons_and_zones() -> None:
+    """Subtracting an area from itself leaves nothing."""
+    total = build_filter(Area(polygons=[[SQUARE]], codes=[("UGC", "A"), ("UGC", "B")], circles=[(1, 2, 3)]))
+    east = build_filter(Area(polygons=[[[(16.5, 48), (17, 48), (17, 49), (16.5, 49)]]], codes=[("UGC", "B")]))
+    rest = subtract(total, east)
+    audience.parse(rest)
+    assert covers(rest, 16.2, 48.5)
+    assert not covers(rest, 16.8, 48.5)
+    assert rest is not None
+    assert {"zone": ["A", "UGC:A"]} in rest["any"]
+    assert subtract(total, total) is None
     assert subtract({"zone": ["A", "B"]}, {"zone": ["A"]}) == {"zone": ["B"]}
-    assert subtract({"everyone": True}, whole) is None
+    assert subtract({"everyone": True}, total) is None
 
 
-def test_polygons_that_overlap_are_one() -> None:
-    found = audience.parse(
-        made(Area(polygons=[[SQUARE]]), Area(polygons=[[SQUARE], [[(16.5, 48.5), (18, 48), (18, 50)]]]))
+def test_overlapping_polygons_are_merged() -> None:
+    """The result is a valid multipolygon."""
+    result = audience.parse(
+        build_filter(Area(polygons=[[SQUARE]]), Area(polygons=[[SQUARE], [[(16.5, 48.5), (18, 48), (18, 50)]]]))
     )
-    assert isinstance(found, Within)
-    assert MultiPolygon([Polygon(rings[0], rings[1:]) for rings in found.polygons]).is_valid
+    assert isinstance(result, Within)
+    assert MultiPolygon([Polygon(rings[0], rings[1:]) for rings in result.polygons]).is_valid
 
 
 def bars(count: int, *, level: bool) -> list[list[tuple[float, float]]]:
-    """Lying or standing side by side, from 0 to 80 degrees."""
+    """Return parallel bars from 0 to 80 degrees, horizontal or vertical."""
     width = 80 / count / 2
-    standing = [
+    upright = [
         [(2 * n * width, 0.0), ((2 * n + 1) * width, 0.0), ((2 * n + 1) * width, 80.0), (2 * n * width, 80.0)]
         for n in range(count)
     ]
-    return [[(lat, lon) for lon, lat in bar] for bar in standing] if level else standing
+    return [[(lat, lon) for lon, lat in bar] for bar in upright] if level else upright
 
 
 def zigzag(count: int) -> list[tuple[float, float]]:
-    there = random.Random(1)  # noqa: S311 - not a secret
-    return [(there.uniform(0, 80), there.uniform(0, 80)) for _ in range(count)]
+    """Return random positions, whose connecting lines cross often."""
+    rng = random.Random(1)  # noqa: S311 - not a secret
+    return [(rng.uniform(0, 80), rng.uniform(0, 80)) for _ in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -152,29 +165,30 @@ def zigzag(count: int) -> list[tuple[float, float]]:
         Area(polygons=[[zigzag(10_000)]]),
         Area(polygons=[[zigzag(100_001)]]),
     ],
-    ids=["a grid of bars", "bars with bars cut out", "a zigzag", "more positions than anybody publishes"],
+    ids=["a grid of bars", "bars with bars cut out", "a zigzag", "100,001 positions"],
 )
-def test_of_a_tangle_that_would_take_hours_to_mend_the_hull_is_warned(area: Area) -> None:
-    found, ignored = area_filter([area])
-    audience.parse(found)
-    assert inside(found, 40.01, 40.01)
-    assert not inside(found, -5, 40)
+def test_tangled_outlines_are_replaced_by_their_hull(area: Area) -> None:
+    """Repairing them would take hours; the convex hull covers them."""
+    result, ignored = area_filter([area])
+    audience.parse(result)
+    assert covers(result, 40.01, 40.01)
+    assert not covers(result, -5, 40)
     assert "replaced by their convex hull" in ignored[0]
 
 
-def test_outlines_that_meet_in_every_position_are_no_tangle() -> None:
-    """As those of neighbouring counties do."""
+def test_adjacent_outlines_are_not_tangled() -> None:
+    """As those of neighbouring counties."""
     step = 0.5
-    places = [(lon * step, lat * step) for lon in range(60) for lat in range(60)]
-    squares = [[(x, y), (x + step, y), (x + step, y + step), (x, y + step)] for x, y in places]
-    found, ignored = area_filter([Area(polygons=[[square] for square in squares])])
-    assert (inside(found, 15.2, 15.2), inside(found, 31, 15), ignored) == (True, False, [])
+    corners = [(lon * step, lat * step) for lon in range(60) for lat in range(60)]
+    squares = [[(x, y), (x + step, y), (x + step, y + step), (x, y + step)] for x, y in corners]
+    result, ignored = area_filter([Area(polygons=[[square] for square in squares])])
+    assert (covers(result, 15.2, 15.2), covers(result, 31, 15), ignored) == (True, False, [])
 
 
-def test_of_an_area_that_is_tangled_with_another_everything_is_left() -> None:
-    """Rather one warning too many than a worker that thinks about it for hours."""
-    one, other = (
+def test_tangled_subtraction_keeps_the_whole_area() -> None:
+    """Warning too many people is better than a worker that computes for hours."""
+    first, second = (
         {"within": {"type": "MultiPolygon", "coordinates": [[[*bar, bar[0]]] for bar in bars(100, level=level)]}}
         for level in (True, False)
     )
-    assert subtract(one, other) == one
+    assert subtract(first, second) == first

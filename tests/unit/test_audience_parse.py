@@ -1,4 +1,4 @@
-"""Parsing an audience: what is understood, and every fault with the place it is at."""
+"""Parsing an audience: the accepted filters, and every error with its JSON pointer."""
 
 import json
 from datetime import UTC, datetime
@@ -33,14 +33,15 @@ SQUARE = [[0, 0], [2, 0], [2, 2], [0, 2], [0, 0]]
 CLOSED = tuple((float(x), float(y)) for x, y in SQUARE)
 
 
-def faults(value: object) -> dict[str, str]:
-    with pytest.raises(ValidationError) as refused:
+def errors_of(value: object) -> dict[str, str]:
+    """Return the errors of an invalid audience by pointer."""
+    with pytest.raises(ValidationError) as exc_info:
         parse(value)
-    return {fault.pointer: fault.detail for fault in refused.value.errors}
+    return {error.pointer: error.detail for error in exc_info.value.errors}
 
 
 @pytest.mark.parametrize(
-    ("given", "understood"),
+    ("value", "expected"),
     [
         ({"everyone": True}, Everyone()),
         ({"topic": "weather.coast:se-1~x"}, Topic("weather.coast:se-1~x")),
@@ -65,17 +66,19 @@ def faults(value: object) -> dict[str, str]:
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_every_filter_is_understood(given: Any, understood: audience.Audience) -> None:
-    assert parse(given) == understood
+def test_every_filter_is_parsed(value: Any, expected: audience.Audience) -> None:
+    """Each filter has its own type."""
+    assert parse(value) == expected
 
 
-def test_altitudes_are_taken_and_dropped() -> None:
+def test_altitudes_are_dropped() -> None:
+    """GeoJSON positions may have a third coordinate."""
     ring = [[*position, 12.5] for position in SQUARE]
     assert parse({"within": {"type": "Polygon", "coordinates": [ring]}}) == Within(((CLOSED,),))
 
 
 @pytest.mark.parametrize(
-    ("given", "pointers"),
+    ("value", "pointers"),
     [
         ({"locale": ""}, ["/audience/locale"]),
         ({"platform": []}, ["/audience/platform"]),
@@ -89,12 +92,13 @@ def test_altitudes_are_taken_and_dropped() -> None:
         ({"last_seen": {"before": "9999-12-31T23:59:59-14:00"}}, ["/audience/last_seen/before"]),
     ],
 )
-def test_faults_of_client_details_and_times_are_named(given: Any, pointers: list[str]) -> None:
-    assert sorted(faults(given)) == pointers
+def test_errors_of_client_details_and_times_have_pointers(value: Any, pointers: list[str]) -> None:
+    """Several errors are reported together."""
+    assert sorted(errors_of(value)) == pointers
 
 
 @pytest.mark.parametrize(
-    ("given", "pointer"),
+    ("value", "pointer"),
     [
         (None, ""),
         ([], ""),
@@ -159,59 +163,84 @@ def test_faults_of_client_details_and_times_are_named(given: Any, pointers: list
     ],
     ids=lambda value: value if isinstance(value, str) else json.dumps(value)[:60],
 )
-def test_a_fault_is_named_where_it_is(given: Any, pointer: str) -> None:
-    assert f"/audience{pointer}" in faults(given)
+def test_error_has_the_pointer_of_its_value(value: Any, pointer: str) -> None:
+    """Names in a pointer are escaped (RFC 6901)."""
+    assert f"/audience{pointer}" in errors_of(value)
 
 
-def box(west: float, south: float, east: float, north: float) -> list[list[float]]:
+def rectangle(west: float, south: float, east: float, north: float) -> list[list[float]]:
+    """Return the ring of a rectangle."""
     return [[west, south], [east, south], [east, north], [west, north], [west, south]]
 
 
 @pytest.mark.parametrize(
-    ("rings", "pointer", "words"),
+    ("rings", "pointer", "message"),
     [
         ([[[0, 0], [2, 2], [2, 0], [0, 2], [0, 0]]], "/0", "crosses or touches itself at [1, 1]"),
         ([[[0, 0], [2, 0], [2, 2], [5, 2], [2, 2], [0, 2], [0, 0]]], "/0", "crosses or touches itself at [2, 2]"),
         ([[[0, 0], [1, 0], [2, 0], [0, 0]]], "/0", "encloses nothing"),
         ([[[1, 1]] * 4], "/0", "encloses nothing"),
-        ([box(0, 0, 9, 9), [[1, 1], [2, 2], [2, 1], [1, 2], [1, 1]]], "/1", "crosses or touches itself at [1.5, 1.5]"),
-        ([box(0, 0, 4, 4), box(3, 3, 6, 6)], "", "has rings that cross each other or share an edge at [3, 4]"),
-        ([box(0, 0, 4, 4), box(0, 1, 2, 2)], "", "has rings that cross each other or share an edge at [0, 2]"),
-        ([box(0, 0, 9, 9), box(1, 1, 4, 4), box(3, 3, 6, 6)], "", "has rings that cross each other or share an edge"),
-        ([box(0, 0, 4, 4), box(5, 5, 6, 6)], "", "has a hole outside its outer ring at [5, 5]"),
-        ([box(0, 0, 9, 9), box(1, 1, 6, 6), box(3, 3, 4, 4)], "", "has a hole inside a hole at [3, 3]"),
-        ([box(0, 0, 4, 4), [[2, 0], [3, 2], [2, 4], [1, 2], [2, 0]]], "", "is cut in two by its holes"),
+        (
+            [rectangle(0, 0, 9, 9), [[1, 1], [2, 2], [2, 1], [1, 2], [1, 1]]],
+            "/1",
+            "crosses or touches itself at [1.5, 1.5]",
+        ),
+        (
+            [rectangle(0, 0, 4, 4), rectangle(3, 3, 6, 6)],
+            "",
+            "has rings that cross each other or share an edge at [3, 4]",
+        ),
+        (
+            [rectangle(0, 0, 4, 4), rectangle(0, 1, 2, 2)],
+            "",
+            "has rings that cross each other or share an edge at [0, 2]",
+        ),
+        (
+            [rectangle(0, 0, 9, 9), rectangle(1, 1, 4, 4), rectangle(3, 3, 6, 6)],
+            "",
+            "has rings that cross each other or share an edge",
+        ),
+        ([rectangle(0, 0, 4, 4), rectangle(5, 5, 6, 6)], "", "has a hole outside its outer ring at [5, 5]"),
+        (
+            [rectangle(0, 0, 9, 9), rectangle(1, 1, 6, 6), rectangle(3, 3, 4, 4)],
+            "",
+            "has a hole inside a hole at [3, 3]",
+        ),
+        ([rectangle(0, 0, 4, 4), [[2, 0], [3, 2], [2, 4], [1, 2], [2, 0]]], "", "is cut in two by its holes"),
         ([[[179, 0], [-179, 0], [-179, 2], [179, 2], [179, 0]]], "/0", "cut it into two polygons"),
-        ([box(0, 0, 9, 9), [[1, 1], [2, 1], [2, 2], [1, 2]]], "/1", "is not closed"),
+        ([rectangle(0, 0, 9, 9), [[1, 1], [2, 1], [2, 2], [1, 2]]], "/1", "is not closed"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_wrong_with_a_ring_is_said_with_the_place(rings: Any, pointer: str, words: str) -> None:
-    told = faults({"within": {"type": "Polygon", "coordinates": rings}})
-    assert told.keys() == {f"/audience/within/coordinates{pointer}"}
-    assert words in next(iter(told.values()))
-    several = faults({"within": {"type": "MultiPolygon", "coordinates": [[SQUARE], rings]}})
-    assert several.keys() == {f"/audience/within/coordinates/1{pointer}"}
+def test_ring_error_names_the_reason_and_the_position(rings: Any, pointer: str, message: str) -> None:
+    """The same for polygons and multipolygons."""
+    errors = errors_of({"within": {"type": "Polygon", "coordinates": rings}})
+    assert errors.keys() == {f"/audience/within/coordinates{pointer}"}
+    assert message in next(iter(errors.values()))
+    multipolygon_errors = errors_of({"within": {"type": "MultiPolygon", "coordinates": [[SQUARE], rings]}})
+    assert multipolygon_errors.keys() == {f"/audience/within/coordinates/1{pointer}"}
 
 
 @pytest.mark.parametrize(
     "rings",
     [
-        [box(0, 0, 4, 4), [[0, 2], [1, 1], [1, 3], [0, 2]]],
+        [rectangle(0, 0, 4, 4), [[0, 2], [1, 1], [1, 3], [0, 2]]],
         [[[0, 0], [2, 0], [2, 0], [2, 2], [0, 2], [0, 0]]],
-        [box(0, 0, 4, 4)[::-1], box(1, 1, 2, 2)],
-        [box(-180, -90, 180, 90)],
+        [rectangle(0, 0, 4, 4)[::-1], rectangle(1, 1, 2, 2)],
+        [rectangle(-180, -90, 180, 90)],
     ],
     ids=["a hole that touches in one point", "a position twice", "rings turned the other way", "the whole world"],
 )
-def test_what_is_only_unusual_about_a_ring_is_taken(rings: Any) -> None:
+def test_unusual_but_valid_ring_is_accepted(rings: Any) -> None:
+    """Repeated positions, other orientations, and rings that touch in one point."""
     [polygon] = parse({"within": {"type": "Polygon", "coordinates": rings}}).polygons  # type: ignore[union-attr] - Within
     assert len(polygon) == len(rings)
 
 
-def test_every_fault_is_told_at_once() -> None:
+def test_all_errors_are_reported_together() -> None:
+    """One response has all errors."""
     wrong = {"all": [{"topic": "!"}, {"attribute": "a", "in": [None, 1, {}]}, {"near": {"lat": 99, "lon": 0}}]}
-    assert faults(wrong).keys() == {
+    assert errors_of(wrong).keys() == {
         "/audience/all/0/topic",
         "/audience/all/1/in/0",
         "/audience/all/1/in/2",
@@ -220,39 +249,46 @@ def test_every_fault_is_told_at_once() -> None:
     }
 
 
-def test_the_pointer_begins_where_the_caller_says() -> None:
-    with pytest.raises(ValidationError) as refused:
+def test_pointer_starts_with_the_given_prefix() -> None:
+    """Other resources contain audiences as well."""
+    with pytest.raises(ValidationError) as exc_info:
         parse({"topic": 1}, "/filter")
-    assert refused.value.errors[0].pointer == "/filter/topic"
+    assert exc_info.value.errors[0].pointer == "/filter/topic"
 
 
-def test_a_filter_may_be_16_levels_deep_and_no_deeper() -> None:
+def test_filter_may_be_16_levels_deep() -> None:
+    """One level more is an error."""
     deep: Any = {"everyone": True}
     for _ in range(audience.MAX_DEPTH - 1):
         deep = {"not": deep}
     parse(deep)
-    assert "deeper" in next(iter(faults({"not": deep}).values()))
+    assert "deeper" in next(iter(errors_of({"not": deep}).values()))
 
 
-def test_a_hostile_depth_is_refused_and_not_followed() -> None:
+def test_very_deep_filter_is_refused() -> None:
+    """5,000 levels do not exhaust the stack."""
     deep: Any = {"everyone": True}
     for _ in range(5_000):
         deep = {"all": [deep]}
-    assert len(faults(deep)) == 1
+    assert len(errors_of(deep)) == 1
 
 
-def test_a_filter_may_have_200_leaves_and_no_more() -> None:
+def test_filter_may_have_200_leaves() -> None:
+    """One leaf more is an error."""
     parse({"any": [{"topic": "a"}] * audience.MAX_LEAVES})
-    assert faults({"any": [{"topic": "a"}] * (audience.MAX_LEAVES + 1)}).keys() == {"/audience"}
+    assert errors_of({"any": [{"topic": "a"}] * (audience.MAX_LEAVES + 1)}).keys() == {"/audience"}
 
 
-def test_a_polygon_may_have_10_000_vertices_and_no_more() -> None:
+def test_polygon_may_have_10_000_vertices() -> None:
+    """One vertex more is an error."""
     edge = [[x / 10_000, 0] for x in range(9_997)]
     ring = [*edge, [1, 1], [0, 1], [0, 0]]
     assert len(ring) == audience.MAX_VERTICES
     parse({"within": {"type": "Polygon", "coordinates": [ring]}})
     longer = [*ring[:-1], [0, 0.5], [0, 0]]
-    assert faults({"within": {"type": "Polygon", "coordinates": [longer]}}).keys() == {"/audience/within/coordinates"}
+    assert errors_of({"within": {"type": "Polygon", "coordinates": [longer]}}).keys() == {
+        "/audience/within/coordinates"
+    }
 
 
 json_values = st.recursive(
@@ -274,17 +310,19 @@ json_values = st.recursive(
 
 @settings(deadline=None)
 @given(json_values)
-def test_whatever_comes_is_understood_or_refused_with_a_place_that_exists(value: Any) -> None:
-    for pointer in refusals(value):
-        # The last step may be what is missing; all before it must be there.
+def test_any_json_is_parsed_or_refused_with_a_valid_pointer(value: Any) -> None:
+    """The pointer leads into the document; only its last step may be missing."""
+    for pointer in error_pointers(value):
+        # Only the last step of the pointer may be missing.
         at = value
         for token in pointer.split("/")[1:-1]:
             at = at[int(token)] if isinstance(at, list) else at[token.replace("~1", "/").replace("~0", "~")]
 
 
-def refusals(value: Any) -> list[str]:
+def error_pointers(value: Any) -> list[str]:
+    """Return the pointers of an audience's errors; none if it is valid."""
     try:
         parse(value, "")
-    except ValidationError as refused:
-        return [fault.pointer for fault in refused.errors]
+    except ValidationError as error:
+        return [field_error.pointer for field_error in error.errors]
     return []

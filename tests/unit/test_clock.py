@@ -1,4 +1,4 @@
-"""The installation's clock is the database's."""
+"""The gateway's clock follows the clock of the database."""
 
 import time
 from collections.abc import Iterator
@@ -15,20 +15,23 @@ def own_clock() -> Iterator[None]:
     clock.reset()
 
 
-def test_before_the_first_look_the_machine_s_clock_is_taken() -> None:
+def test_system_clock_is_used_before_the_first_sync() -> None:
+    """Until then the offset is 0."""
     assert clock.timestamp() == pytest.approx(time.time(), abs=5)
 
 
-def test_afterwards_the_database_s_is_and_how_wrong_ours_was_is_known() -> None:
-    told = time.time() - 300
-    asked = time.monotonic()
-    assert clock.set_from_database(told, asked, asked) == pytest.approx(300, abs=5)
-    assert clock.timestamp() == pytest.approx(told, abs=5)
-    assert clock.now().timestamp() == pytest.approx(told, abs=5)
+def test_sync_sets_the_database_time_and_returns_the_offset() -> None:
+    """The system clock was 300 s fast."""
+    database_time = time.time() - 300
+    monotonic_time = time.monotonic()
+    assert clock.set_from_database(database_time, monotonic_time, monotonic_time) == pytest.approx(300, abs=5)
+    assert clock.timestamp() == pytest.approx(database_time, abs=5)
+    assert clock.now().timestamp() == pytest.approx(database_time, abs=5)
 
 
-def test_a_step_of_the_machine_s_clock_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = asked = time.monotonic()
-    clock.set_from_database(told, asked, asked)
-    monkeypatch.setattr(time, "time", lambda: told + 86_400)
-    assert clock.timestamp() == pytest.approx(told, abs=5)
+def test_step_of_the_system_clock_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time advances by the monotonic clock."""
+    database_time = monotonic_time = time.monotonic()
+    clock.set_from_database(database_time, monotonic_time, monotonic_time)
+    monkeypatch.setattr(time, "time", lambda: database_time + 86_400)
+    assert clock.timestamp() == pytest.approx(database_time, abs=5)

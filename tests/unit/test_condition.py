@@ -1,4 +1,4 @@
-"""Conditions over an event's data: what fits, what is refused and where, and values taken from an event."""
+"""Conditions over an event's data, their errors, and values bound from an event."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ CART = {"cart": {"total": 59.9, "items": [{"sku": "A1"}, {"sku": "B2"}], "tags":
 
 
 @pytest.mark.parametrize(
-    ("asked", "fits"),
+    ("value", "matches"),
     [
         ({"data": "cart.total", "gte": 50}, True),
         ({"data": "cart.total", "gt": 59.9}, False),
@@ -33,12 +33,13 @@ CART = {"cart": {"total": 59.9, "items": [{"sku": "A1"}, {"sku": "B2"}], "tags":
         ({"any": [{"data": "cart.open", "eq": False}, {"data": "x", "exists": True}]}, False),
     ],
 )
-def test_a_condition_fits_or_not(asked: Any, fits: bool) -> None:
-    assert condition.parse(asked)(CART) is fits
+def test_condition_matches_event_data(value: Any, matches: bool) -> None:
+    """Each operator, with missing values and other types."""
+    assert condition.parse(value)(CART) is matches
 
 
 @pytest.mark.parametrize(
-    ("asked", "pointers"),
+    ("value", "pointers"),
     [
         ({}, ["/condition"]),
         ([], ["/condition"]),
@@ -52,13 +53,15 @@ def test_a_condition_fits_or_not(asked: Any, fits: bool) -> None:
         ({"all": [{"data": "a", "eq": 1}], "any": []}, ["/condition"]),
     ],
 )
-def test_every_fault_is_named_with_its_place(asked: Any, pointers: list[str]) -> None:
-    with pytest.raises(ValidationError) as refused:
-        condition.parse(asked)
-    assert [fault.pointer for fault in refused.value.errors] == pointers
+def test_errors_have_pointers(value: Any, pointers: list[str]) -> None:
+    """All errors of a condition are reported together."""
+    with pytest.raises(ValidationError) as exc_info:
+        condition.parse(value)
+    assert [error.pointer for error in exc_info.value.errors] == pointers
 
 
 def test_depth_and_size_are_bounded() -> None:
+    """A condition has at most 16 levels and 200 leaves."""
     deep: Any = {"data": "a", "eq": 1}
     for _ in range(20):
         deep = {"not": deep}
@@ -68,16 +71,17 @@ def test_depth_and_size_are_bounded() -> None:
         condition.parse({"any": [{"data": "a", "eq": 1}] * 201})
 
 
-def test_an_audience_takes_values_of_the_event_as_they_are() -> None:
+def test_audience_binds_values_of_the_event() -> None:
+    """A missing value raises MissingEventValue."""
     event = {"user_id": "u-1", "data": {"teams": ["a", "b"], "age": 30}}
-    asked = {
+    value = {
         "any": [
             {"user_id": {"from_event": "user_id"}},
             {"attribute": "team", "in": {"from_event": "data.teams"}},
             {"attribute": "age", "gt": {"from_event": "data.age"}},
         ]
     }
-    assert event_binding.bind(asked, event) == {
+    assert event_binding.bind(value, event) == {
         "any": [{"user_id": "u-1"}, {"attribute": "team", "in": ["a", "b"]}, {"attribute": "age", "gt": 30}]
     }
     with pytest.raises(event_binding.MissingEventValue, match=r"data\.none"):

@@ -1,4 +1,4 @@
-"""Severity, urgency and certainty say how an alert travels, unless the application says otherwise."""
+"""Severity, urgency and certainty decide the routing of an alert, unless a rule of the application does."""
 
 from datetime import timedelta
 
@@ -18,15 +18,16 @@ from gateway.domain.alert import (
 from gateway.domain.notification import Lane, Urgency
 
 
-def part(
+def build_info(
     severity: str = "Unknown", urgency: str = "Unknown", certainty: str = "Unknown", event: str = "Storm"
 ) -> AlertInfo:
-    words = (LocalizedText("en", event),)
-    return AlertInfo(words, None, Severity(severity), AlertUrgency(urgency), Certainty(certainty))
+    """Return an alert info with these CAP values."""
+    texts = (LocalizedText("en", event),)
+    return AlertInfo(texts, None, Severity(severity), AlertUrgency(urgency), Certainty(certainty))
 
 
 @pytest.mark.parametrize(
-    ("severity", "urgency", "certainty", "lane", "travels", "hours"),
+    ("severity", "urgency", "certainty", "lane", "push_urgency", "hours"),
     [
         ("Extreme", "Expected", "Likely", Lane.URGENT, Urgency.HIGH, 1),
         ("Severe", "Unknown", "Unknown", Lane.URGENT, Urgency.HIGH, 1),
@@ -40,29 +41,34 @@ def part(
         ("Extreme", "Immediate", "Unlikely", Lane.NORMAL, Urgency.NORMAL, 12),
     ],
 )
-def test_the_table_says_how_an_alert_travels(
-    severity: str, urgency: str, certainty: str, lane: Lane, travels: Urgency, hours: int
+def test_routing_follows_the_table(
+    severity: str, urgency: str, certainty: str, lane: Lane, push_urgency: Urgency, hours: int
 ) -> None:
-    assert route_alert(part(severity, urgency, certainty)) == AlertRouting(lane, travels, timedelta(hours=hours))
+    """Lane, push urgency and TTL by severity, urgency and certainty."""
+    assert route_alert(build_info(severity, urgency, certainty)) == AlertRouting(
+        lane, push_urgency, timedelta(hours=hours)
+    )
 
 
 @pytest.mark.parametrize("severity", Severity)
 @pytest.mark.parametrize("urgency", AlertUrgency)
 @pytest.mark.parametrize("certainty", Certainty)
-def test_no_alert_travels_in_the_bulk_lane(severity: str, urgency: str, certainty: str) -> None:
-    way = route_alert(part(severity, urgency, certainty))
-    assert way is not None
-    assert way.lane < Lane.BULK
+def test_no_alert_is_in_the_bulk_lane(severity: str, urgency: str, certainty: str) -> None:
+    """For every combination of the three values."""
+    routing = route_alert(build_info(severity, urgency, certainty))
+    assert routing is not None
+    assert routing.lane < Lane.BULK
 
 
-def test_an_applications_first_rule_that_fits_comes_before_the_table_and_fills_its_gaps_from_it() -> None:
+def test_first_matching_rule_overrides_the_table() -> None:
+    """Values that the rule does not set come from the table."""
     rules = [
         AlertRule(AlertMatcher(severity=(Severity.MINOR,)), tell=False),
         AlertRule(AlertMatcher(event=("storm",)), lane=Lane.NORMAL, ttl=timedelta(minutes=5)),
         AlertRule(AlertMatcher(), lane=Lane.URGENT),
     ]
-    assert route_alert(part("Minor"), rules) is None
-    assert route_alert(part("Extreme"), rules) == AlertRouting(Lane.NORMAL, Urgency.HIGH, timedelta(minutes=5))
-    assert route_alert(part("Unknown", event="Flood"), rules) == AlertRouting(
+    assert route_alert(build_info("Minor"), rules) is None
+    assert route_alert(build_info("Extreme"), rules) == AlertRouting(Lane.NORMAL, Urgency.HIGH, timedelta(minutes=5))
+    assert route_alert(build_info("Unknown", event="Flood"), rules) == AlertRouting(
         Lane.URGENT, Urgency.NORMAL, timedelta(hours=12)
     )

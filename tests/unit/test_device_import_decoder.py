@@ -1,4 +1,4 @@
-"""Lines of an import are never read otherwise than the model reads them."""
+"""The fast decoder of import lines agrees with the request model for every input."""
 
 import json
 from base64 import urlsafe_b64encode
@@ -16,7 +16,7 @@ from gateway.web.http.parsing import read_body
 
 KEYS = {"p256dh": "B" * 87, "auth": "a" * 22}
 SUBSCRIPTION = {"endpoint": "https://fcm.googleapis.com/fcm/send/1", "expirationTime": None, "keys": KEYS}
-SOUND: dict[str, Any] = {
+VALID_LINE: dict[str, Any] = {
     "subscription": SUBSCRIPTION,
     "user_id": "ada",
     "user_hash": "ab",
@@ -29,19 +29,19 @@ SOUND: dict[str, Any] = {
     "vapid_public_key": "B" * 87,
 }
 PATHS = (
-    *((name,) for name in SOUND),
+    *((name,) for name in VALID_LINE),
     *(("subscription", name) for name in SUBSCRIPTION),
     *(("subscription", "keys", name) for name in KEYS),
-    *((of, name) for of in ("client", "attributes", "location") for name in SOUND[of]),
+    *((of, name) for of in ("client", "attributes", "location") for name in VALID_LINE[of]),
     *((of, at) for of in ("topics", "zones", "muted") for at in (0, -1)),
     *(("attributes", "tags", at) for at in range(4)),
     *(("unknown",), ("client", "unknown"), ("subscription", "keys", "unknown"), ("location", "unknown")),
 )
-BORDERS = [
+BOUNDARY_VALUES = [
     *(None, True, False, "", "\0", "\n", " ", "ä", "é", "weather\n", "a b", "a" * 22, "B" * 87, "B" * 86 + "=", "++"),
     *(urlsafe_b64encode(bytes([n]) * size).decode().rstrip("=") for n in (0, 62, 255) for size in (16, 65)),
-    *("B" * 86 + one for one in "+/=-_*\né "),
-    *("x" * most for length in (64, 100, 128, 255, 1000, 2048) for most in (length, length + 1)),
+    *("B" * 86 + character for character in "+/=-_*\né "),
+    *("x" * size for length in (64, 100, 128, 255, 1000, 2048) for size in (length, length + 1)),
     *(0, -0.0, 1, -1, 90, 90.0001, -90, 180, 181, -180.5, 50_000_000, 50_000_000.5, 1e300, 1e-320),
     *(2**63, 2**63 - 1, -(2**63), -(2**63) - 1, 2.0**63, -(2.0**63), 2**64, 10**30, float("inf"), float("nan")),
     *([], {}, [[]], [{}], {"a": []}, {"": 1}, {"a" * 100: 1}, {"a" * 101: 1}, {"\0": 1}, ["a", "a"], ["a", None]),
@@ -49,45 +49,51 @@ BORDERS = [
 ]
 
 
-def came_to(raw: bytes, read: Any) -> Any:
+def result_of(raw: bytes, read: Any) -> Any:
+    """Return what a decoder returns, or its error."""
     try:
         return read(raw)
-    except ValidationError as refusal:
-        return ValidationError, refusal.errors
-    except GatewayError as refusal:
-        return type(refusal), refusal.detail
+    except ValidationError as error:
+        return ValidationError, error.errors
+    except GatewayError as error:
+        return type(error), error.detail
 
 
-def by_the_model(raw: bytes) -> Registration:
+def decode_with_model(raw: bytes) -> Registration:
+    """Decode a line with the request model."""
     return read_body(NewDevice, raw).value()
 
 
-def same(raw: bytes) -> None:
-    assert repr(came_to(raw, device_import_decoder.read_line)) == repr(came_to(raw, by_the_model)), raw
+def check_agreement(raw: bytes) -> None:
+    """Check that both decoders have the same result."""
+    assert repr(result_of(raw, device_import_decoder.read_line)) == repr(result_of(raw, decode_with_model)), raw
 
 
-def changed(path: tuple[str | int, ...], value: Any) -> Any:
-    whole = json.loads(json.dumps(SOUND))
-    at = whole
+def with_value(path: tuple[str | int, ...], value: Any) -> Any:
+    """Return the valid line with another value at a path."""
+    line = json.loads(json.dumps(VALID_LINE))
+    parent = line
     for step in path[:-1]:
-        at = at[step]
-    at[path[-1]] = value
-    return whole
+        parent = parent[step]
+    parent[path[-1]] = value
+    return line
 
 
-def test_a_sound_line_needs_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_valid_line_is_decoded_without_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fast path handles valid lines alone."""
     monkeypatch.delattr(device_import_decoder, "read_body")
-    raw = json.dumps(SOUND).encode()
-    assert device_import_decoder.read_line(raw) == by_the_model(raw)
-    least = json.dumps({"subscription": {"endpoint": "https://fcm.googleapis.com/1", "keys": KEYS}}).encode()
-    assert device_import_decoder.read_line(least) == by_the_model(least)
+    raw = json.dumps(VALID_LINE).encode()
+    assert device_import_decoder.read_line(raw) == decode_with_model(raw)
+    minimal = json.dumps({"subscription": {"endpoint": "https://fcm.googleapis.com/1", "keys": KEYS}}).encode()
+    assert device_import_decoder.read_line(minimal) == decode_with_model(minimal)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: ".".join(map(str, path)))
-def test_any_value_anywhere_is_read_as_the_model_reads_it(path: tuple[str | int, ...]) -> None:
-    for value in BORDERS:
+def test_any_value_at_any_path_gives_the_model_s_result(path: tuple[str | int, ...]) -> None:
+    """Boundary values at every path of a registration."""
+    for value in BOUNDARY_VALUES:
         for ascii_ in (True, False):
-            same(json.dumps(changed(path, value), ensure_ascii=ascii_).encode())
+            check_agreement(json.dumps(with_value(path, value), ensure_ascii=ascii_).encode())
 
 
 @given(
@@ -99,28 +105,31 @@ def test_any_value_anywhere_is_read_as_the_model_reads_it(path: tuple[str | int,
     ),
     ascii_=st.booleans(),
 )
-def test_made_up_values_are_read_as_the_model_reads_them(path: tuple[str | int, ...], value: Any, ascii_: bool) -> None:
-    same(json.dumps(changed(path, value), ensure_ascii=ascii_).encode("utf-8", "surrogatepass"))
+def test_generated_values_give_the_model_s_result(path: tuple[str | int, ...], value: Any, ascii_: bool) -> None:
+    """Generated JSON at every path."""
+    check_agreement(json.dumps(with_value(path, value), ensure_ascii=ascii_).encode("utf-8", "surrogatepass"))
 
 
 @given(data=st.data())
-def test_broken_lines_are_refused_as_the_model_refuses_them(data: st.DataObject) -> None:
-    raw = bytearray(json.dumps(SOUND).encode())
+def test_corrupted_lines_give_the_model_s_result(data: st.DataObject) -> None:
+    """Lines with changed octets."""
+    raw = bytearray(json.dumps(VALID_LINE).encode())
     at = data.draw(st.integers(0, len(raw) - 1))
     raw[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
-    same(bytes(raw))
+    check_agreement(bytes(raw))
 
 
 @pytest.mark.parametrize(
     "raw", [b"", b" ", b"null", b"[]", b"{}", b'{"a":1}', b"[" * 100_000, b"\xef\xbb\xbf{}", b"{} {}"]
 )
-def test_what_is_no_registration_at_all_is_refused(raw: bytes) -> None:
-    same(raw)
-    assert came_to(raw, device_import_decoder.read_line)[0] in (ValidationError, MalformedBody)
+def test_line_that_is_no_registration_is_refused(raw: bytes) -> None:
+    """The errors are those of the model."""
+    check_agreement(raw)
+    assert result_of(raw, device_import_decoder.read_line)[0] in (ValidationError, MalformedBody)
 
 
 @pytest.mark.parametrize(
-    "said",
+    "member",
     [
         *('"user_id":"a","user_id":"b"', '"attributes":{"a":1,"a":2}', '"attributes":{"a":1e999}'),
         *('"user_id":"\\u0061"', '"user_id":"\\ud83d"', '"user_id":"\\ud83d\\ude00"', '"user_id":"\\\\u0000"'),
@@ -128,6 +137,7 @@ def test_what_is_no_registration_at_all_is_refused(raw: bytes) -> None:
         *('"attributes":{"a":1e2}', '"attributes":{"a":01}'),
     ],
 )
-def test_what_json_allows_to_be_written_in_many_ways_is_read_alike(said: str) -> None:
-    sound = json.dumps({"subscription": SUBSCRIPTION})
-    same(f"{sound[:-1]},{said}}}".encode())
+def test_json_variants_give_the_model_s_result(member: str) -> None:
+    """Duplicate names, escapes and number formats."""
+    valid = json.dumps({"subscription": SUBSCRIPTION})
+    check_agreement(f"{valid[:-1]},{member}}}".encode())
