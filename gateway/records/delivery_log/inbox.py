@@ -1,4 +1,4 @@
-"""What was sent to a device, read from the log, and which of it was read."""
+"""The inbox of a device: its deliveries in the log, and its read marks."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -15,8 +15,8 @@ from gateway.domain.delivery import OutcomeName
 from gateway.domain.notification import MAX_TTL
 from gateway.records.postgres.schema import deliveries, inbox_reads, notifications
 
+# Outcomes of deliveries that the inbox shows: those not cancelled or skipped. The device may not have displayed them.
 INBOX_OUTCOMES = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED, OutcomeName.EXPIRED)
-"""What was meant for the device and not withdrawn: it may not have been seen, and the inbox is where it then is."""
 
 _d = deliveries.c
 
@@ -24,8 +24,11 @@ _d = deliveries.c
 async def list_page_of_device(
     conn: AsyncConnection, application_id: UUID, device_id: UUID, *, before: int | None, after: int | None, limit: int
 ) -> Sequence[Row[Any]]:
-    """(notification_id, position, variant, settled_at, read_at), the newest first; the oldest first with `after`."""
-    query = _theirs(application_id, device_id).add_columns(
+    """Return a page of (notification_id, position, variant, settled_at, read_at), newest first.
+
+    With `after`, the oldest comes first.
+    """
+    query = _select_entries(application_id, device_id).add_columns(
         _d.notification_id, _d.position, _d.variant, _d.settled_at, inbox_reads.c.read_at
     )
     if before is not None:
@@ -37,17 +40,17 @@ async def list_page_of_device(
 
 
 async def count_unread(conn: AsyncConnection, application_id: UUID, device_id: UUID) -> tuple[int, int]:
-    """(how many are unread, the newest's position or 0)"""
-    query = _theirs(application_id, device_id).add_columns(
+    """Return the number of unread entries, and the position of the newest entry or 0."""
+    query = _select_entries(application_id, device_id).add_columns(
         func.count().filter(inbox_reads.c.read_at.is_(None)), func.coalesce(func.max(_d.position), 0)
     )
-    unread, newest = (await conn.execute(query)).one()
-    return unread, newest
+    unread, last = (await conn.execute(query)).one()
+    return unread, last
 
 
 async def last_position(conn: AsyncConnection, application_id: UUID, device_id: UUID) -> int:
-    """The position of the newest; 0 when there is none."""
-    query = select(func.coalesce(func.max(_d.position), 0)).where(*_meant(application_id, device_id))
+    """Return the position of the newest entry; 0 if there is none."""
+    query = select(func.coalesce(func.max(_d.position), 0)).where(*_in_inbox(application_id, device_id))
     position: int = (await conn.execute(query)).scalar_one()
     return position
 
@@ -55,8 +58,8 @@ async def last_position(conn: AsyncConnection, application_id: UUID, device_id: 
 async def find_devices_with_news(
     conn: AsyncConnection, application_id: UUID, device_ids: Collection[UUID], *, after: int, upto: int
 ) -> set[UUID]:
-    """Those of the devices for whom the log has something new."""
-    # A delivery settles on its notification's day or up to its longest life later.
+    """Return the devices with new entries between two positions."""
+    # A delivery ends on the day of its notification or up to MAX_TTL later.
     since = (clock.now() - MAX_TTL).date()
     query = select(_d.device_id.distinct()).where(
         _d.application_id == application_id,
@@ -72,9 +75,9 @@ async def find_devices_with_news(
 async def mark_read(
     conn: AsyncConnection, application_id: UUID, device_id: UUID, *, upto: int, notification_id: UUID | None = None
 ) -> int:
-    """Mark one, or all up to a position; answers how many were unread."""
+    """Mark one entry, or all up to a position, as read; return how many were unread."""
     query = select(literal(device_id, PG_UUID), _d.notification_id, _d.day)
-    query = query.where(*_meant(application_id, device_id), _d.position <= upto)
+    query = query.where(*_in_inbox(application_id, device_id), _d.position <= upto)
     if notification_id is not None:
         query = query.where(_d.notification_id == notification_id)
     marked = insert(inbox_reads).from_select(["device_id", "notification_id", "day"], query)
@@ -82,20 +85,21 @@ async def mark_read(
 
 
 async def contains(conn: AsyncConnection, application_id: UUID, device_id: UUID, notification_id: UUID) -> bool:
-    query = select(_d.position).where(*_meant(application_id, device_id), _d.notification_id == notification_id)
+    """Return whether the inbox contains a notification."""
+    query = select(_d.position).where(*_in_inbox(application_id, device_id), _d.notification_id == notification_id)
     return (await conn.execute(query)).first() is not None
 
 
 async def prune(conn: AsyncConnection, before: datetime) -> int:
-    """Forget marks of what the log no longer has."""
+    """Delete the read marks of entries that the log no longer has; return the number deleted."""
     return (await conn.execute(delete(inbox_reads).where(inbox_reads.c.day < before.date()))).rowcount
 
 
-def _meant(application_id: UUID, device_id: UUID) -> tuple[ColumnElement[bool], ...]:
+def _in_inbox(application_id: UUID, device_id: UUID) -> tuple[ColumnElement[bool], ...]:
     return (_d.application_id == application_id, _d.device_id == device_id, _d.outcome.in_(INBOX_OUTCOMES))
 
 
-def _theirs(application_id: UUID, device_id: UUID) -> Select[Any]:
+def _select_entries(application_id: UUID, device_id: UUID) -> Select[Any]:
     read = and_(inbox_reads.c.device_id == _d.device_id, inbox_reads.c.notification_id == _d.notification_id)
     source = deliveries.join(notifications, notifications.c.id == _d.notification_id).outerjoin(inbox_reads, read)
-    return select().select_from(source).where(*_meant(application_id, device_id))
+    return select().select_from(source).where(*_in_inbox(application_id, device_id))

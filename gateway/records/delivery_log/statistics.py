@@ -1,8 +1,8 @@
-"""What the log and the queue come to lately, for people who watch: bounded however much there is.
+"""Statistics of recent deliveries and of the queue, at a bounded cost.
 
-Each step of time is looked into through the index that the log is paged by, and no further than SAMPLE deliveries from
-its end. Positions are handed out without a gap, so a step that holds more is counted by the difference of two of them
-and its mix taken from the sample: sixty steps cost the same with ten thousand rows and with ten million.
+Each time step is read through the index by which the log is paged, and only its last SAMPLE_SIZE deliveries. Positions
+are consecutive, so a larger step is counted by the difference of two positions, and its shares are taken from the
+sample: sixty steps cost the same with ten thousand rows and with ten million.
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,17 @@ from gateway.domain.notification import MAX_TTL
 from gateway.records.delivery_log.reader import MAX_CLOCK_SKEW
 from gateway.records.postgres.schema import jobs
 
+# Deliveries to read per step.
 SAMPLE_SIZE = 200
 
-# As text, since a lateral look from a series into partitions is plainer so than in Core. A time to accept runs from
-# when the notification was to start: what a throttle or quiet hours held back is in it.
-_SAMPLED = text("""
-SELECT steps.at, told.host, told.outcome, grouping(told.host) = 1 AS whole, count(told.host) AS deliveries,
-       percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY told.answer_ms)
-           FILTER (WHERE told.outcome = 'accepted') AS answer_ms,
-       percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY told.accept_ms)
-           FILTER (WHERE told.outcome = 'accepted') AS accept_ms
+# Plain SQL, since a lateral join of a series with partitions is hard to read in Core. `accept_ms` counts from the
+# scheduled start of the notification, so it includes delays by a throttle or quiet hours.
+_SAMPLE_STEPS = text("""
+SELECT steps.at, sample.host, sample.outcome, grouping(sample.host) = 1 AS whole, count(sample.host) AS deliveries,
+       percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY sample.answer_ms)
+           FILTER (WHERE sample.outcome = 'accepted') AS answer_ms,
+       percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY sample.accept_ms)
+           FILTER (WHERE sample.outcome = 'accepted') AS accept_ms
 FROM generate_series(CAST(:since AS timestamptz), CAST(:last AS timestamptz), CAST(:step AS interval)) AS steps(at)
 LEFT JOIN LATERAL (
     SELECT d.host, d.outcome, d.duration_ms AS answer_ms,
@@ -37,11 +38,11 @@ LEFT JOIN LATERAL (
           AND d.settled_at >= steps.at AND d.settled_at < steps.at + CAST(:step AS interval)
         ORDER BY d.settled_at DESC LIMIT :sample
     ) AS d LEFT JOIN notifications AS n ON n.id = d.notification_id
-) AS told ON true
-GROUP BY GROUPING SETS ((steps.at), (steps.at, told.host, told.outcome))
+) AS sample ON true
+GROUP BY GROUPING SETS ((steps.at), (steps.at, sample.host, sample.outcome))
 ORDER BY steps.at
 """)
-_FIRSTS = text("""
+_FIRST_POSITIONS = text("""
 SELECT bounds.at, (
     SELECT d.position FROM deliveries AS d
     WHERE d.application_id = :application_id AND d.day BETWEEN :first_day AND :last_day AND d.settled_at >= bounds.at
@@ -54,21 +55,21 @@ FROM unnest(CAST(:bounds AS timestamptz[])) AS bounds(at)
 async def sample_steps(
     conn: AsyncConnection, application_id: UUID, since: datetime, until: datetime, step: timedelta
 ) -> Sequence[Row[Any]]:
-    """For each step one row that is the `whole` of it, and one for each host and outcome; for none of them one more."""
-    asked = {"since": since, "last": until - step, "step": step, "sample": SAMPLE_SIZE}
-    return (await conn.execute(_SAMPLED, asked | _partitions(application_id, since, until))).all()
+    """Return for each step one row with its totals (`whole`), and one for each host and outcome."""
+    values = {"since": since, "last": until - step, "step": step, "sample": SAMPLE_SIZE}
+    return (await conn.execute(_SAMPLE_STEPS, values | _partitions(application_id, since, until))).all()
 
 
 async def find_first_positions(
     conn: AsyncConnection, application_id: UUID, bounds: Sequence[datetime]
 ) -> dict[datetime, int | None]:
-    """The position of what settled first from each time on; None when nothing has."""
-    asked = {"bounds": list(bounds)} | _partitions(application_id, min(bounds), min(bounds)) | {"last_day": date.max}
-    return {row.at: row.position for row in await conn.execute(_FIRSTS, asked)}
+    """Return the position of the first delivery that ended at or after each time, or None."""
+    values = {"bounds": list(bounds)} | _partitions(application_id, min(bounds), min(bounds)) | {"last_day": date.max}
+    return {row.at: row.position for row in await conn.execute(_FIRST_POSITIONS, values)}
 
 
 async def count_jobs(conn: AsyncConnection, application_id: UUID, now: datetime) -> Sequence[Row[Any]]:
-    """Jobs by lane: those that are due, those that wait for their time, those that are paused."""
+    """Count the jobs by lane: due, due later, and paused; with the due time of the oldest due job."""
     j = jobs.c
     due = (j.run_at <= now) & ~j.parked
     query = select(
@@ -82,7 +83,7 @@ async def count_jobs(conn: AsyncConnection, application_id: UUID, now: datetime)
 
 
 def _partitions(application_id: UUID, since: datetime, until: datetime) -> dict[str, Any]:
-    """A delivery settles on its notification's day or up to its longest life later: other days need no look."""
+    """Return the bounds of the partitions: a delivery ends on the day of its notification or up to MAX_TTL later."""
     return {
         "application_id": application_id,
         "first_day": (since - MAX_TTL).astimezone(UTC).date(),

@@ -1,4 +1,4 @@
-"""Every table, as SQLAlchemy Core sees it; `migrations/` makes the database agree (a test proves it).
+"""The tables in SQLAlchemy Core. A test checks that the migrations produce this schema.
 
 `deliveries` and `attempts` are partitioned by the UTC day their notification starts, so that retention
 drops a table instead of deleting rows. The key (day, notification, device) makes 'one delivery per
@@ -40,7 +40,7 @@ metadata = MetaData(
 
 
 class Point(UserDefinedType[object]):
-    """Postgres's own `point`, (longitude, latitude): indexable by GiST with no extension."""
+    """The Postgres type `point`, (longitude, latitude), which GiST indexes without an extension."""
 
     cache_ok = True
 
@@ -70,13 +70,13 @@ applications = Table(
     Column("name", Text, nullable=False),
     Column("subject", Text, nullable=False),  # VAPID `sub` (RFC 8292 section 2.1)
     Column("allowed_origins", ARRAY(Text), nullable=False, server_default=text("'{}'")),
-    Column("identity_secret", LargeBinary),  # sealed; when set, `user_id` must be proven
-    # The last position given out in this application's log. Settling takes it under the row's lock, so
-    # positions commit in order and a follower that has seen N never misses one below it.
+    Column("identity_secret", LargeBinary),  # encrypted; when set, `user_id` must be proven
+    # The last position assigned in the application's delivery log. The writer assigns positions under the row's lock,
+    # so they commit in order, and a reader that has read up to N never misses one below it.
     Column("log_position", BigInteger, nullable=False, server_default=text("0")),
-    Column("alert_rules", JSONB, nullable=False, server_default=text("'[]'")),  # before the table of gateway.domain
-    Column("alert_audience", JSONB(none_as_null=True)),  # narrows every alert that says nothing of its own
-    _moment("forgot_at", nullable=True),  # when a person was last forgotten
+    Column("alert_rules", JSONB, nullable=False, server_default=text("'[]'")),  # override the default routes
+    Column("alert_audience", JSONB(none_as_null=True)),  # audience of alerts without one
+    _moment("forgot_at", nullable=True),  # time of the last erasure
     _moment("created_at", now=True),
 )
 
@@ -93,11 +93,11 @@ api_keys = Table(
     Index(None, "application_id"),
 )
 
-# Who is signed in to the console, and with which key: without it they are nobody.
+# Console sessions. A session is deleted with its API key.
 sessions = Table(
     "sessions",
     metadata,
-    Column("digest", LargeBinary, primary_key=True),  # SHA-256 of what the cookie holds: it has 256 random bits
+    Column("digest", LargeBinary, primary_key=True),  # SHA-256 of the session token, which has 256 random bits
     Column("key_id", UUID, ForeignKey("api_keys.id", ondelete="CASCADE"), nullable=False),
     _moment("expires_at"),
     Index(None, "key_id"),
@@ -108,8 +108,8 @@ vapid_keys = Table(
     metadata,
     Column("id", UUID, primary_key=True),
     _application(),
-    Column("public_key", LargeBinary, nullable=False),  # 65 octets, uncompressed point
-    Column("private_key", LargeBinary, nullable=False),  # sealed with the master key
+    Column("public_key", LargeBinary, nullable=False),  # 65 bytes, uncompressed point
+    Column("private_key", LargeBinary, nullable=False),  # encrypted with the master key
     _moment("created_at", now=True),
     UniqueConstraint("application_id", "public_key"),
 )
@@ -121,7 +121,7 @@ devices = Table(
     _application(),
     Column("endpoint", Text, nullable=False),
     Column("endpoint_digest", LargeBinary, nullable=False),  # SHA-256: an endpoint may outgrow an index entry
-    Column("host", Text, nullable=False),  # the push service, as the log and the counts name it
+    Column("host", Text, nullable=False),  # the push service
     Column("p256dh", LargeBinary, nullable=False),
     Column("auth", LargeBinary, nullable=False),
     Column("vapid_key_id", UUID, ForeignKey("vapid_keys.id"), nullable=False),
@@ -139,7 +139,9 @@ devices = Table(
     Column("location", Point),
     Column("accuracy_m", Float),
     _moment("located_at", nullable=True),
-    _moment("live_until", nullable=True),  # until then an open page takes its notifications instead of Web Push
+    _moment(
+        "live_until", nullable=True
+    ),  # until then an open page receives its notifications instead of the push service
     _moment("created_at", now=True),
     _moment("updated_at", now=True),
     _moment("last_seen_at", now=True),
@@ -155,7 +157,7 @@ devices = Table(
     Index("devices_location_idx", "location", postgresql_using="gist"),
 )
 
-# Devices of people who were forgotten, for as long as something that was loaded before may be on its way to them.
+# Tombstones of erased devices, kept while a delivery that predates the erasure may be in flight.
 erased_devices = Table(
     "forgotten",
     metadata,
@@ -164,7 +166,7 @@ erased_devices = Table(
     Index(None, "at"),
 )
 
-# A saved audience. It may name other segments, never in a circle.
+# Saved audiences. A segment may refer to others, without cycles.
 segments = Table(
     "segments",
     metadata,
@@ -177,7 +179,7 @@ segments = Table(
     UniqueConstraint("application_id", "name"),
 )
 
-# What kind of message a notification is to those who get it: what they may opt out of, and how often is too often.
+# Opt-out categories with their frequency caps.
 categories = Table(
     "categories",
     metadata,
@@ -194,7 +196,7 @@ categories = Table(
     UniqueConstraint("application_id", "name"),
 )
 
-# Who was sent what of a capped category and when: a user, or a device that has no user.
+# The ledger of frequency caps: sends to a user, or to a device without a user.
 frequency_cap_sends = Table(
     "contacts",
     metadata,
@@ -206,14 +208,14 @@ frequency_cap_sends = Table(
     Index(None, "at"),
 )
 
-# Content saved under a name. What is accepted with a template keeps the version it was accepted with.
+# Saved content. A notification keeps the version of the template with which it was accepted.
 templates = Table(
     "templates",
     metadata,
     Column("id", UUID, primary_key=True),
     _application(),
     Column("name", Text, nullable=False),
-    Column("version", Integer, nullable=False),  # the newest
+    Column("version", Integer, nullable=False),  # the latest
     _moment("created_at", now=True),
     _moment("updated_at", now=True),
     UniqueConstraint("application_id", "name"),
@@ -229,8 +231,8 @@ template_versions = Table(
     _moment("created_at", now=True),
 )
 
-# What is sent again and again. The next occurrence is a notification that waits for its time; planning it makes the
-# one after it, in the same transaction.
+# Recurring notifications. The next occurrence is a scheduled notification; planning it creates the following one in the
+# same transaction.
 reminders = Table(
     "reminders",
     metadata,
@@ -238,12 +240,12 @@ reminders = Table(
     _application(),
     Column("name", Text, nullable=False),
     Column("status", Text, nullable=False),
-    Column("cause", Text),  # why it has ended
+    Column("cause", Text),  # why it ended
     Column("cron", Text, nullable=False),
     Column("timezone", Text, nullable=False),
     _moment("ends_at", nullable=True),
     Column("missed", Text, nullable=False),
-    Column("draft", JSONB, nullable=False),  # what each occurrence says, to whom and how
+    Column("draft", JSONB, nullable=False),  # content, audience and options of each occurrence
     _moment("created_at", now=True),
     _moment("updated_at", now=True),
     UniqueConstraint("application_id", "name"),
@@ -259,17 +261,17 @@ notifications = Table(
     Column("kind", Text, nullable=False),
     Column("name", Text),
     Column("status", Text, nullable=False),
-    Column("day", Date),  # UTC day its sending began: where its deliveries are kept
+    Column("day", Date),  # UTC day on which sending started: the partition of its deliveries
     Column("content", JSONB, nullable=False),
     Column("audience", JSONB, nullable=False),
-    Column("details", JSONB, nullable=False, server_default=text("'{}'")),  # what only its front door knows
+    Column("details", JSONB, nullable=False, server_default=text("'{}'")),  # fields of the kind of notification
     Column("steering", JSONB, nullable=False, server_default=text("'{}'")),
     Column("reminder_id", UUID, ForeignKey("reminders.id", ondelete="SET NULL")),
-    _moment("occurrence", nullable=True),  # of a reminder: which of its times this is
-    Column("templating", JSONB(none_as_null=True)),  # how its content is rendered; none when it is literal
-    Column("winner", SmallInteger),  # the variant that the rest of the audience gets, once it is decided
-    Column("auto_paused", Text),  # why the gateway paused it by itself; it does so once
-    Column("trace", Text),  # traceparent (W3C) of the request it came by, where traces are on
+    _moment("occurrence", nullable=True),  # the time of the reminder's occurrence
+    Column("templating", JSONB(none_as_null=True)),  # how the content is rendered; NULL when it is literal
+    Column("winner", SmallInteger),  # the variant for recipients outside the sample, once decided
+    Column("auto_paused", Text),  # why the gateway paused it by itself, which it does once
+    Column("trace", Text),  # W3C traceparent of the request, when tracing is on
     Column("lane", SmallInteger, nullable=False),
     Column("urgency", Text, nullable=False),
     Column("ttl_s", Integer, nullable=False),
@@ -289,20 +291,20 @@ notifications = Table(
     ),
 )
 
-# What offices have warned of. Messages that replace and end each other are one chain under one tag. `parts` says of
-# each thing told which notifications told it, which took it back, and the area in which it still holds.
+# Ingested alerts. Messages that update or cancel each other form a chain with one tag. `parts` holds, for each info
+# block, the notifications that announced it and its end, and the area in which it still applies.
 alerts = Table(
     "alerts",
     metadata,
     Column("id", UUID, primary_key=True),
     _application(),
-    Column("chain", UUID, nullable=False),  # the id of its first message
+    Column("chain", UUID, nullable=False),  # the id of the chain's first message
     Column("tag", Text, nullable=False),
     Column("identifier", Text, nullable=False),
     Column("message_type", Text, nullable=False),
     Column("sent", DateTime(timezone=True)),
     Column("refers_to", ARRAY(Text), nullable=False),  # identifiers
-    Column("tracks", ARRAY(Text), nullable=False),  # keys of the events it is about
+    Column("tracks", ARRAY(Text), nullable=False),  # event keys
     Column("parts", JSONB, nullable=False),
     _moment("expires_at"),
     _moment("created_at", now=True),
@@ -313,7 +315,7 @@ alerts = Table(
     Index("alerts_tracks_idx", "tracks", postgresql_using="gin"),
 )
 
-# Where alerts are fetched from. Claiming one moves `run_at` past the lease, as with jobs.
+# Alert feeds. Claiming a feed moves `run_at` past the lease, as with jobs.
 feeds = Table(
     "feeds",
     metadata,
@@ -329,13 +331,11 @@ feeds = Table(
     Column("claim", Integer, nullable=False, server_default=text("0")),
     Column("etag", Text),
     Column("last_modified", Text),
-    Column("digest", LargeBinary),  # SHA-256 of what was last read whole
+    Column("digest", LargeBinary),  # SHA-256 of the last document
     Column("failures", Integer, nullable=False, server_default=text("0")),
     Column("last_error", Text),
     _moment("last_ok_at", nullable=True),
-    Column(
-        "counts", JSONB, nullable=False, server_default=text("'{}'")
-    ),  # what its alerts came to, since the beginning
+    Column("counts", JSONB, nullable=False, server_default=text("'{}'")),  # alerts by outcome
     Column("refusals", JSONB, nullable=False, server_default=text("'[]'")),  # the latest
     _moment("created_at", now=True),
     _moment("updated_at", now=True),
@@ -344,15 +344,15 @@ feeds = Table(
     Index("feeds_due_idx", "run_at"),
 )
 
-# Entries of a feed whose documents were read; those that the feed no longer names are forgotten.
+# Entries of a feed whose documents were read. Entries that the feed no longer lists are deleted.
 feed_entries = Table(
     "feed_entries",
     metadata,
     Column("feed_id", UUID, ForeignKey("feeds.id", ondelete="CASCADE"), primary_key=True),
-    Column("digest", LargeBinary, primary_key=True),  # SHA-256 of its key
+    Column("digest", LargeBinary, primary_key=True),  # SHA-256 of the entry's key
 )
 
-# What is sent when something happens in the application.
+# Triggers: notifications that events start.
 triggers = Table(
     "triggers",
     metadata,
@@ -362,12 +362,14 @@ triggers = Table(
     Column("event", Text, nullable=False),
     Column("status", Text, nullable=False, server_default=text("'active'")),
     Column("condition", JSONB(none_as_null=True)),
-    Column("draft", JSONB, nullable=False),  # what is sent, to whom and how; its audience may take values of the event
+    Column("draft", JSONB, nullable=False),  # content, audience and options; the audience may take values of the event
     Column("delay_s", Integer, nullable=False),
-    Column("dedupe_s", Integer),  # one run for a user within so long
+    Column("dedupe_s", Integer),  # one run per user within this time
     Column("cap_most", Integer),
     Column("cap_window_s", Integer),
-    Column("cancel_on", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # events that end what still waits
+    Column(
+        "cancel_on", ARRAY(Text), nullable=False, server_default=text("'{}'")
+    ),  # events that cancel pending notifications
     _moment("created_at", now=True),
     _moment("updated_at", now=True),
     UniqueConstraint("application_id", "name"),
@@ -380,7 +382,7 @@ events = Table(
     metadata,
     Column("id", UUID, primary_key=True),
     _application(),
-    Column("key", Text),  # the caller's own id for it: the same one twice is one event
+    Column("key", Text),  # the client's id of the event; a repeated id is one event
     Column("name", Text, nullable=False),
     Column("user_id", Text),
     Column("data", JSONB, nullable=False),
@@ -391,7 +393,7 @@ events = Table(
     Index(None, "created_at"),
 )
 
-# What each trigger that an event met came to.
+# Runs of triggers: the result of each trigger for an event.
 trigger_runs = Table(
     "trigger_runs",
     metadata,
@@ -406,7 +408,7 @@ trigger_runs = Table(
     Index(None, "trigger_id", "event_id"),
 )
 
-# Apart from `notifications`, whose rows are wide and read often: this one is narrow and written with every batch.
+# Separate from `notifications`, whose rows are wide and read often: these rows are narrow and written with every batch.
 progress = Table(
     "progress",
     metadata,
@@ -419,15 +421,15 @@ progress = Table(
         Column(name, Integer, nullable=False, server_default=text("0"))
         for name in ("displayed", "clicked", "dismissed")
     ),
-    Column("per_second", Float),  # the throttle, once it is known how many there are
-    _moment("free_at", nullable=True),  # when the throttle lets the next message go
-    Column("rate", Float, nullable=False, server_default=text("0")),  # deliveries per second lately, as of rated_at
+    Column("per_second", Float),  # the throttle, once the number of recipients is known
+    _moment("free_at", nullable=True),  # when the throttle allows the next message
+    Column("rate", Float, nullable=False, server_default=text("0")),  # deliveries per second as of rated_at
     _moment("rated_at", nullable=True),
-    _moment("began_at", nullable=True),  # the first delivery's end
+    _moment("began_at", nullable=True),  # when the first delivery ended
     postgresql_with={"fillfactor": "50"},
 )
 
-# What each variant came to, by its place in the notification's list.
+# Counters of each variant, by its index in the notification.
 variants = Table(
     "variants",
     metadata,
@@ -452,8 +454,8 @@ jobs = Table(
     Column("attempt", Integer, nullable=False, server_default=text("0")),
     Column("tries", SmallInteger, nullable=False, server_default=text("0")),
     Column("parked", Boolean, nullable=False, server_default=text("false")),  # its notification is paused
-    _moment("slot", nullable=True),  # the throttle lets it go at this time, and not much later
-    Column("day", Date),  # the notification's, once planned
+    _moment("slot", nullable=True),  # the time assigned by the throttle
+    Column("day", Date),  # the day of the notification, once planned
     Column("device_ids", ARRAY(UUID), nullable=False, server_default=text("'{}'")),
     CheckConstraint("task IN ('plan', 'send')", name="task"),
     Index("jobs_due_idx", "lane", "run_at", "id"),
@@ -461,8 +463,8 @@ jobs = Table(
     Index(None, "notification_id"),
 )
 
+# The most frequent values in a log, which the partial indexes by outcome and host exclude.
 COMMON_OUTCOME, COMMON_HOST = "accepted", "fcm.googleapis.com"
-"""What most of a log is: indexes of the log by outcome and host leave these out."""
 
 deliveries = Table(
     "deliveries",
@@ -481,7 +483,7 @@ deliveries = Table(
     _moment("attempted_at", nullable=True),
     Column("duration_ms", Integer, nullable=False),
     _moment("settled_at"),
-    Column("message", Text),  # the push service's Location
+    Column("message", Text),  # URL of the message at the push service (Location)
     Column("granted_ttl", Integer),
     Column("variant", SmallInteger),
     Index(None, "application_id", "position"),
@@ -529,8 +531,8 @@ attempts = Table(
     postgresql_partition_by="RANGE (day)",
 )
 
-# A table of their own, since a browser may report before the batch with its delivery is settled, and
-# so that the log is only ever appended to. The key counts each event once, however often it is reported.
+# A separate table, since a browser may report before the result of its delivery is written, and so that the log is
+# append-only. The primary key makes repeated reports of an event count once.
 receipts = Table(
     "receipts",
     metadata,
@@ -543,7 +545,7 @@ receipts = Table(
     postgresql_partition_by="RANGE (day)",
 )
 
-# What a device has read of its inbox, which is the log's; `day` says when the log forgets it.
+# Read marks of the inbox, which is a view of the delivery log. `day` is the partition of the entry.
 inbox_reads = Table(
     "inbox_reads",
     metadata,
@@ -554,7 +556,7 @@ inbox_reads = Table(
     Index(None, "day"),
 )
 
-# What was handed to open pages instead of the push service, and when they said that they have it.
+# Deliveries offered to open pages instead of the push service, with the time of the acknowledgement.
 live_handoffs = Table(
     "live_waiting",
     metadata,
@@ -570,7 +572,7 @@ live_handoffs = Table(
 
 PARTITIONED = (deliveries, attempts, receipts)
 
-# Who is told what happens. The cursors say up to where: in the application's log, and in what else happened to it.
+# Webhooks, with their positions in the application's delivery log and in the outbox.
 webhooks = Table(
     "webhooks",
     metadata,
@@ -579,15 +581,17 @@ webhooks = Table(
     Column("name", Text, nullable=False),
     Column("url", Text, nullable=False),
     Column("events", ARRAY(Text), nullable=False),  # patterns: `device.gone`, `delivery.*`, `*`
-    Column("secrets", LargeBinary, nullable=False),  # sealed JSON, the newest first
+    Column("secrets", LargeBinary, nullable=False),  # encrypted JSON, newest first
     Column("status", Text, nullable=False, server_default=text("'active'")),
     Column("cause", Text),  # why the gateway disabled it
     Column("log_position", BigInteger, nullable=False),
     Column("outbox_txid", BigInteger, nullable=False),
     Column("outbox_id", BigInteger, nullable=False),
-    Column("pending", JSONB(none_as_null=True)),  # the batch that is being tried: its message id and its bounds
-    _moment("run_at", now=True),  # when it may next be claimed
-    Column("claim", BigInteger, nullable=False, server_default=text("0")),  # what was done under an older one is void
+    Column("pending", JSONB(none_as_null=True)),  # the batch in delivery: its message id and its end
+    _moment("run_at", now=True),  # when it may be claimed next
+    Column(
+        "claim", BigInteger, nullable=False, server_default=text("0")
+    ),  # fencing token: updates with an older claim are ignored
     Column("failures", Integer, nullable=False, server_default=text("0")),
     _moment("failing_since", nullable=True),
     _moment("last_ok_at", nullable=True),
@@ -598,8 +602,8 @@ webhooks = Table(
     CheckConstraint("status IN ('active', 'disabled')", name="status"),
 )
 
-# What happened and is not in the log, for webhooks alone: written only where one asks for it, kept for days.
-# Its order is (txid, id): once no transaction older than txid runs, nothing can be written before it any more.
+# The outbox: events for webhooks that are not in the delivery log, written only for subscribed types and kept for days.
+# The order is (txid, id): once no older transaction runs, no event can be written before txid.
 outbox_events = Table(
     "happenings",
     metadata,
@@ -613,7 +617,7 @@ outbox_events = Table(
     Index(None, "at"),
 )
 
-# Who did what, and the application it was done to. No foreign key: what was done stays true.
+# The audit log. No foreign key: entries outlive their application.
 audit = Table(
     "audit",
     metadata,
@@ -635,7 +639,7 @@ idempotency_keys = Table(
     Column("key", Text, primary_key=True),
     Column("request_digest", LargeBinary, nullable=False),
     Column("status", SmallInteger),
-    Column("answer", LargeBinary),  # sealed: it may hold a key shown once
+    Column("answer", LargeBinary),  # encrypted: it may contain a key that is shown once
     _moment("created_at", now=True),
     Index(None, "created_at"),
 )
