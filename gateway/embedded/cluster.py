@@ -1,4 +1,4 @@
-"""The life cycle of one cluster of our own.
+"""The life cycle of the embedded Postgres cluster.
 
 A cluster belongs to one directory and listens on 127.0.0.1 alone, with a password in a file of mode 600. A lock held
 for as long as we run keeps a second gateway off it; the kernel gives the lock back when we are killed, and the next
@@ -50,8 +50,8 @@ class EmbeddedPostgres:
             **(options or {}),
         }
         self._identity: dict[str, Any] = {}  # subprocess's words for the ordinary user, and what he is handed
-        self._seen = self.home  # the home, as the ordinary user may reach it
-        self._door = -1
+        self._visible_directory = self.home  # the home, as the ordinary user may reach it
+        self._directory_fd = -1
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = -1
 
@@ -64,18 +64,23 @@ class EmbeddedPostgres:
 
     @staticmethod
     def running_url(home: Path) -> str | None:
-        """The URL of the cluster in `home`, if it runs and we may read its password."""
+        """Return the URL of the cluster in `home` if it runs and its password can be read, else None."""
         home = home.expanduser().resolve()
-        found = read_pid_file(home / "pgdata")
-        if found is None or not found.ready or not found.is_of(home / "pgdata") or not found.answers:
+        postmaster = read_pid_file(home / "pgdata")
+        if (
+            postmaster is None
+            or not postmaster.ready
+            or not postmaster.is_of(home / "pgdata")
+            or not postmaster.answers
+        ):
             return None
         try:
-            return _url(home, found.port)
+            return _url(home, postmaster.port)
         except OSError:
             return None
 
     def start(self) -> str:
-        """Start the cluster, made first if need be; or adopt the one that a killed gateway left. Gives its URL."""
+        """Start the cluster, creating it if necessary, or adopt one that a killed gateway left; return its URL."""
         try:
             self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
             if os.geteuid() == 0:
@@ -91,7 +96,7 @@ class EmbeddedPostgres:
         return self.url
 
     def stop(self) -> None:
-        """End the cluster in order ('fast': open transactions are rolled back)."""
+        """Stop the cluster with Postgres's fast shutdown, which rolls back open transactions."""
         if self._lock < 0:
             return
         try:
@@ -102,12 +107,12 @@ class EmbeddedPostgres:
             elif self.url and self.running_url(self.home):
                 self._stop_adopted()
         finally:
-            self._process, self.url, self._seen = None, "", self.home
+            self._process, self.url, self._visible_directory = None, "", self.home
             os.close(self._lock)
             self._lock = -1
-            if self._door >= 0:
-                os.close(self._door)
-                self._door = -1
+            if self._directory_fd >= 0:
+                os.close(self._directory_fd)
+                self._directory_fd = -1
 
     def _take_lock(self) -> None:
         lock = os.open(self.home / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -136,9 +141,9 @@ class EmbeddedPostgres:
                 if port is not None:
                     return _url(self.home, port)
                 log.seek(0, os.SEEK_END)
-                said = log_file.read_bytes()[begun:].decode(errors="replace")
-                if time.monotonic() > end or not any(fault in said for fault in PASSING_FAULTS):
-                    raise EmbeddedUnavailable(f"Postgres did not start: {_complaint(said)}; see {log_file}")
+                output = log_file.read_bytes()[begun:].decode(errors="replace")
+                if time.monotonic() > end or not any(fault in output for fault in PASSING_FAULTS):
+                    raise EmbeddedUnavailable(f"Postgres did not start: {_complaint(output)}; see {log_file}")
                 time.sleep(10 * POLL_S)
 
     def _launch(self, binaries: Path, log: int, end: float) -> int | None:
@@ -146,9 +151,9 @@ class EmbeddedPostgres:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port: int = probe.getsockname()[1]
-        given = [f"--{name}={value}" for name, value in {**self._options, "port": str(port)}.items()]
+        arguments = [f"--{name}={value}" for name, value in {**self._options, "port": str(port)}.items()]
         self._process = subprocess.Popen(  # noqa: S603  # our own binary and settings
-            [binaries / "postgres", "-D", self._seen / "pgdata", *given],
+            [binaries / "postgres", "-D", self._visible_directory / "pgdata", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -157,8 +162,8 @@ class EmbeddedPostgres:
             **self._identity,
         )
         while time.monotonic() < end and self._process.poll() is None:
-            found = read_pid_file(self.data)
-            if found and found.pid == self._process.pid and found.ready and found.answers:
+            postmaster = read_pid_file(self.data)
+            if postmaster and postmaster.pid == self._process.pid and postmaster.ready and postmaster.answers:
                 return port
             time.sleep(POLL_S)
         if self._process.poll() is None:
@@ -169,7 +174,16 @@ class EmbeddedPostgres:
     def _stop_adopted(self) -> None:
         binaries = self._reachable(find_binaries())
         subprocess.run(  # noqa: S603  # our own binary
-            [binaries / "pg_ctl", "stop", "-D", self._seen / "pgdata", "-m", "fast", "-t", str(int(STOP_S))],
+            [
+                binaries / "pg_ctl",
+                "stop",
+                "-D",
+                self._visible_directory / "pgdata",
+                "-m",
+                "fast",
+                "-t",
+                str(int(STOP_S)),
+            ],
             check=False,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -190,8 +204,14 @@ class EmbeddedPostgres:
             for path in (password, fresh):
                 os.chown(path, self._identity["user"], self._identity["group"])
         options = ["--username=postgres", "--encoding=UTF8", "--locale=C", "--data-checksums", "--auth=scram-sha-256"]
-        made = subprocess.run(  # noqa: S603  # our own binary
-            [binaries / "initdb", "-D", self._seen / fresh.name, f"--pwfile={_password_file(self._seen)}", *options],
+        result = subprocess.run(  # noqa: S603  # our own binary
+            [
+                binaries / "initdb",
+                "-D",
+                self._visible_directory / fresh.name,
+                f"--pwfile={_password_file(self._visible_directory)}",
+                *options,
+            ],
             check=False,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -199,8 +219,8 @@ class EmbeddedPostgres:
             cwd="/",
             **self._identity,
         )
-        if made.returncode:
-            raise EmbeddedUnavailable(f"Postgres could not make its database: {_complaint(made.stderr)}")
+        if result.returncode:
+            raise EmbeddedUnavailable(f"Postgres could not make its database: {_complaint(result.stderr)}")
         fresh.rename(self.data)
 
     def _forget_stale_pid(self) -> None:
@@ -208,8 +228,8 @@ class EmbeddedPostgres:
 
         Should a Postgres still run on this directory after all, its shared memory block keeps the new one off.
         """
-        found = read_pid_file(self.data)
-        if found and not (found.is_of(self.data) and found.is_postgres):
+        postmaster = read_pid_file(self.data)
+        if postmaster and not (postmaster.is_of(self.data) and postmaster.is_postgres):
             (self.data / "postmaster.pid").unlink()
 
     def _reachable(self, binaries: Path) -> Path:
@@ -220,20 +240,20 @@ class EmbeddedPostgres:
         self._identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         shelf = self.home
         if not self._may_enter(self.home):
-            self._open_door(user.pw_name)
+            self._open_directory(user.pw_name)
             shelf = SHARED
         return binaries if run_by(binaries, **self._identity) else shelved(binaries, shelf, **self._identity)
 
-    def _open_door(self, user: str) -> None:
+    def _open_directory(self, user: str) -> None:
         """Hand the home to `user` as a descriptor: a path through /proc/self/fd asks nothing of the directories above.
 
         So root's private directories stay private, and Postgres gets into this one of them.
         """
-        if self._door < 0:
-            self._door = os.open(self.home, os.O_RDONLY | os.O_DIRECTORY)
-        self._identity["pass_fds"] = (self._door,)
-        self._seen = Path(f"/proc/self/fd/{self._door}")
-        if not self._may_enter(self._seen):
+        if self._directory_fd < 0:
+            self._directory_fd = os.open(self.home, os.O_RDONLY | os.O_DIRECTORY)
+        self._identity["pass_fds"] = (self._directory_fd,)
+        self._visible_directory = Path(f"/proc/self/fd/{self._directory_fd}")
+        if not self._may_enter(self._visible_directory):
             raise EmbeddedUnavailable(
                 f"root may not run Postgres, and the user {user!r}, who runs it instead, cannot enter {self.home}: "
                 f"choose another --data-dir, such as {SHARED}"
@@ -251,8 +271,8 @@ def _url(home: Path, port: int) -> str:
     return f"postgresql://postgres:{_password_file(home).read_text().strip()}@127.0.0.1:{port}/postgres"
 
 
-def _complaint(said: str) -> str:
-    """The line that says why, of Postgres's many."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _complaint(output: str) -> str:
+    """Return the line of Postgres's output that gives the reason."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     grave = [line for line in lines if "FATAL" in line or "error:" in line]
-    return (grave or lines or ["it did not say why"])[-1]
+    return (grave or lines or ["it gave no reason"])[-1]
