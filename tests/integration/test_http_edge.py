@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from gateway.web.http import ndjson
-from gateway.web.http.security_headers import EVERY as SECURITY_HEADERS
+from gateway.web.http.security_headers import COMMON_HEADERS as SECURITY_HEADERS
 from tests.support.api import ADMIN, Api
 
 SECRET = "hunter2"

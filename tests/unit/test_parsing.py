@@ -1,4 +1,4 @@
-"""Bodies: what is looked through closely only now and then is refused all the same."""
+"""Parsing of JSON bodies: the fast path accepts and returns the same as the thorough one."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ JSON = st.recursive(
 
 
 class Anything(Body):
-    said: Any
+    value: Any
 
 
 @pytest.mark.parametrize(
@@ -30,23 +30,26 @@ class Anything(Body):
         *('"\0"', '"\x01"', "'a'", "01", "[1,]", "+1", ".5", '"a', "tru", "//", '"\\x41"'),
     ],
 )
-def test_what_is_no_json_or_cannot_be_kept_is_refused(value: str) -> None:
+def test_invalid_json_or_unstorable_value_is_refused(value: str) -> None:
+    """Malformed JSON and values that Postgres cannot store are refused."""
     with pytest.raises(GatewayError):
-        read_body(Anything, f'{{"said": {value}}}'.encode())
+        read_body(Anything, f'{{"value": {value}}}'.encode())
 
 
 @pytest.mark.parametrize("value", ['"\\u00e4"', '"\\ud83d\\ude00"', '"\\\\u0000"', "1e18", '"1e999 NaN"', '"Infinity"'])
-def test_what_only_looks_like_it_is_taken(value: str) -> None:
-    assert read_body(Anything, f'{{"said": {value}}}'.encode()).said == json.loads(value)
+def test_storable_lookalike_is_accepted(value: str) -> None:
+    """Values that only resemble unstorable ones are accepted unchanged."""
+    assert read_body(Anything, f'{{"value": {value}}}'.encode()).value == json.loads(value)
 
 
-@given(said=JSON, ascii_=st.booleans())
-def test_what_is_taken_is_what_a_close_look_takes(said: Any, ascii_: bool) -> None:
-    raw = json.dumps({"said": said}, ensure_ascii=ascii_).encode("utf-8", "surrogatepass")
+@given(value=JSON, ascii_=st.booleans())
+def test_fast_path_agrees_with_thorough_parsing(value: Any, ascii_: bool) -> None:
+    """`read_body` accepts exactly what `read_json` accepts, and returns the same value."""
+    raw = json.dumps({"value": value}, ensure_ascii=ascii_).encode("utf-8", "surrogatepass")
     try:
-        expected = read_json(raw)["said"]
-    except GatewayError as refusal:
-        with pytest.raises(type(refusal)):
+        expected = read_json(raw)["value"]
+    except GatewayError as error:
+        with pytest.raises(type(error)):
             read_body(Anything, raw)
     else:
-        assert read_body(Anything, raw).said == expected
+        assert read_body(Anything, raw).value == expected

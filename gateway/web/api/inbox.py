@@ -68,8 +68,8 @@ async def wait_for_inbox_item(request: Request[None, InboxQuery]) -> Mapping[str
     ):
         while not state.inbox_notifier.closed and (remaining := deadline - clock()) > 0:
             async with state.context.engine.connect() as conn:
-                newest = await read_marks.newest_position(conn, request.application_id, device_id)
-            if newest > query.after:
+                last_position = await read_marks.newest_position(conn, request.application_id, device_id)
+            if last_position > query.after:
                 break
             await watch.wait(remaining)
     return headers
@@ -95,9 +95,9 @@ async def list_inbox(request: TransactionalRequest[None, InboxQuery]) -> Respons
     items = await inbox.items(
         request.conn, request.context, device, before=before, after=query.after, limit=query.limit
     )
-    unread, newest = await read_marks.count_unread(request.conn, device)
+    unread, last_position = await read_marks.count_unread(request.conn, device)
     response = page(items, query.limit, items[-1]["position"] if items and query.after is None else None)
-    body: dict[str, Any] = response.body | {"unread": unread, "position": newest}
+    body: dict[str, Any] = response.body | {"unread": unread, "position": last_position}
     return Response(body)
 
 

@@ -195,6 +195,12 @@ async def _read_batches(http: web.Request) -> AsyncIterator[list[tuple[int, byte
 
 
 async def read_lines(http: web.Request) -> AsyncIterator[Iterable[tuple[int, bytes]]]:
+    """Yield the lines of a request with their numbers, chunk by chunk.
+
+    Raises:
+        BodyTooLarge: a line is too long.
+        BodyTooSlow: no data arrived for CHUNK_TIMEOUT_S.
+    """
     number, rest = 1, b""
     while chunk := await _read_chunk(http):
         *lines, rest = (rest + chunk).split(b"\n")

@@ -47,7 +47,7 @@ class Body(BaseModel):
 
 
 def example(**values: Any) -> ConfigDict:
-    """Return the model config with an example for the OpenAPI document: `model_config = example(name="Autumn")`."""
+    """Return a model config that shows these values as an example in the OpenAPI document."""
     return ConfigDict(json_schema_extra={"examples": [values]})
 
 

@@ -13,7 +13,7 @@ from aiohttp import web
 from gateway.domain import ids
 from gateway.domain.errors import InternalError, MalformedRequest
 from gateway.web.http import problems
-from gateway.web.http.security_headers import every, protect
+from gateway.web.http.security_headers import common_headers, protect
 
 # Longer than common proxies keep idle connections; otherwise the server may close one as a proxy sends a request on it.
 KEEP_ALIVE_S = 75.0
@@ -65,7 +65,7 @@ class Runner(web.AppRunner):
         factory = partial(
             Connection,
             server,
-            every(self._public_url),
+            common_headers(self._public_url),
             loop=asyncio.get_running_loop(),
             access_log=None,
             max_field_size=MAX_FIELD_LENGTH,

@@ -38,7 +38,7 @@ DATA = "default-src 'none'; frame-ancestors 'none'"
 # Other sites load these scripts. A service worker takes its policy from the response, so they must have none.
 SCRIPTS = "/sdk/"
 
-EVERY = {
+COMMON_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -49,15 +49,15 @@ HSTS_MAX_AGE_S = 31_536_000
 EXPOSED = "ETag, Location, Retry-After, X-Request-Id, Idempotency-Replayed, RateLimit, RateLimit-Policy"
 
 
-def every(public_url: str | None) -> Mapping[str, str]:
+def common_headers(public_url: str | None) -> Mapping[str, str]:
     """Return the headers of every response; with an https URL they include Strict-Transport-Security."""
     if public_url is not None and public_url.startswith("https://"):
-        return EVERY | {"Strict-Transport-Security": f"max-age={HSTS_MAX_AGE_S}"}
-    return EVERY
+        return COMMON_HEADERS | {"Strict-Transport-Security": f"max-age={HSTS_MAX_AGE_S}"}
+    return COMMON_HEADERS
 
 
 def protect(headers: MutableMapping[str, str], path: str, always: Mapping[str, str]) -> None:
-    """Add the security headers for a path to a response; `always` are those of `every`."""
+    """Add the security headers for a path to a response; `always` are those of `common_headers`."""
     headers.update(always)
     if path.startswith("/v1/"):
         headers.setdefault("Cache-Control", "private, no-cache" if "ETag" in headers else "no-store")
@@ -71,7 +71,7 @@ def protect(headers: MutableMapping[str, str], path: str, always: Mapping[str, s
 
 def header_hook(public_url: str | None) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     """Return the function for `on_response_prepare` that adds the security headers."""
-    always = every(public_url)
+    always = common_headers(public_url)
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         protect(response.headers, request.path, always)

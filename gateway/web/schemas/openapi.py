@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the routes and the models that read their requests."""
+"""The OpenAPI 3.1 document, generated from the routes and their request and response models."""
 
 import re
 from collections.abc import Iterable
@@ -17,24 +17,24 @@ from gateway.web.http.routing import Route
 REF = "#/components/schemas/{model}"
 
 
-def _codes(refusal: type[GatewayError] = GatewayError) -> dict[str, str]:
-    """Every `code` with its title."""
-    found = {} if refusal is GatewayError else {refusal.code: f"{refusal.status}: {refusal.title}"}
-    for below in refusal.__subclasses__():
-        found |= _codes(below)
-    return dict(sorted(found.items()))
+def _error_codes(base: type[GatewayError] = GatewayError) -> dict[str, str]:
+    """Return the status and title of every error by its `code`."""
+    codes = {} if base is GatewayError else {base.code: f"{base.status}: {base.title}"}
+    for error in base.__subclasses__():
+        codes |= _error_codes(error)
+    return dict(sorted(codes.items()))
 
 
 PROBLEM = {
     "type": "object",
-    "description": "RFC 9457. `code` is stable; `errors` names every fault of the input by its JSON pointer.",
+    "description": "An error (RFC 9457). `code` is stable; `errors` lists all errors of the input by JSON pointer.",
     "required": ["type", "title", "status", "detail", "code"],
     "properties": {
         "type": {"type": "string", "format": "uri-reference"},
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
-        "code": {"enum": list(_codes()), "x-enum-descriptions": _codes()},
+        "code": {"enum": list(_error_codes()), "x-enum-descriptions": _error_codes()},
         "errors": {
             "type": "array",
             "items": {
@@ -55,11 +55,11 @@ _TEXTS = {
 _SCALAR = {"type": ["string", "number", "boolean"]}
 
 
-def _leaf(name: str, schema: dict[str, Any], **beside: Any) -> dict[str, Any]:
+def _leaf(name: str, schema: dict[str, Any], **operands: Any) -> dict[str, Any]:
     return {
         "type": "object",
         "required": [name],
-        "properties": {name: schema, **beside},
+        "properties": {name: schema, **operands},
         "additionalProperties": False,
     }
 
@@ -71,15 +71,17 @@ _OPERANDS: dict[str, Any] = dict.fromkeys(OPERATORS, _SCALAR) | {
 _BRANCHES = {"type": "array", "items": {"$ref": "#/components/schemas/Audience"}, "minItems": 1}
 
 AUDIENCE = {
-    "description": f"Who: one leaf, or one of `all`, `any`, `not` over others. At most {MAX_LEAVES} leaves.",
+    "description": f"The recipients: a condition, or `all`, `any` or `not` of others. At most {MAX_LEAVES} conditions.",
     "oneOf": [
         _leaf("everyone", {"const": True}),
         _leaf("topic", {"type": "string"}),
-        _leaf("zone", _TEXTS | {"description": "Codes of named areas; a device in any of them matches."}),
+        _leaf("zone", _TEXTS | {"description": "Codes of areas. A device in any of them matches."}),
         _leaf("user_id", _TEXTS),
         _leaf("device_id", _TEXTS),
-        _leaf("notified", _TEXTS | {"description": "Those for whom one of these notifications was accepted."}),
-        _leaf("segment", {"type": "string", "description": "A saved audience, by its id."}),
+        _leaf(
+            "notified", _TEXTS | {"description": "Ids of notifications. A device that accepted one of them matches."}
+        ),
+        _leaf("segment", {"type": "string", "description": "Id of a segment."}),
         *(_leaf(name, _TEXTS) for name in DETAILS),
         _leaf(
             "last_seen",
@@ -109,35 +111,36 @@ AUDIENCE = {
 
 _SECURITY = {ADMIN: "admin", DEVICE: "device", REGISTER: "publishable"}
 _SCHEMES = {
-    "admin": "The operator's token.",
-    "secret": "A secret key, sk_..., with the scope the operation names.",
+    "admin": "The operator's admin token.",
+    "secret": "A secret key, sk_..., with a scope of the operation.",
     "publishable": "A publishable key, pk_..., from one of the application's allowed origins.",
-    "device": "A device token, dt_..., for this one device.",
+    "device": "A device token, dt_..., for its own device.",
 }
 _SESSION = {
     "type": "apiKey",
     "in": "cookie",
     "name": "__Host-gateway",
-    "description": "The console's session, which stands for the secret key it was signed in with: see `/v1/session`.",
+    "description": "The console session of a secret key: see `/v1/session`.",
 }
-_REFUSALS = {
-    400: "The body could not be read",
-    401: "The credential is missing or unknown",
-    403: "The credential may not do this",
-    404: "Nothing is here",
-    409: "The state does not allow this",
-    408: "The body took too long to come",
+_ERRORS = {
+    400: "The body is malformed",
+    401: "The credential is missing or invalid",
+    403: "The credential lacks the scope",
+    404: "Not found",
+    409: "The state of the resource does not allow this",
+    408: "The body did not arrive in time",
     413: "The body is too large",
-    415: "The content type is not understood",
-    422: "The input is not valid",
-    426: "This address speaks WebSocket",
+    415: "The content type is not supported",
+    422: "The input is invalid",
+    426: "A WebSocket upgrade is required",
     429: "Too many requests",
-    500: "The gateway met a fault of its own",
-    503: "The gateway cannot do this right now",
+    500: "Internal error",
+    503: "The gateway is temporarily unavailable",
 }
 
 
 def document(routes: Iterable[Route]) -> dict[str, Any]:
+    """Return the OpenAPI document of the routes."""
     routes = list(routes)
     schemas = _Schemas(routes)
     paths: dict[str, dict[str, Any]] = {}
@@ -148,7 +151,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
         "info": {
             "title": "Web Push gateway",
             "version": __version__,
-            "description": "Register browsers, send campaigns and alerts, watch every delivery.",
+            "description": "Register browsers, send campaigns and alerts, and follow every delivery.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
@@ -156,7 +159,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
         "components": {
             "schemas": schemas.definitions | {"Problem": PROBLEM, "Audience": AUDIENCE},
             "securitySchemes": {
-                name: {"type": "http", "scheme": "bearer", "description": said} for name, said in _SCHEMES.items()
+                name: {"type": "http", "scheme": "bearer", "description": text} for name, text in _SCHEMES.items()
             }
             | {"session": _SESSION},
         },
@@ -164,23 +167,23 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
 
 
 class _Schemas:
-    """One JSON schema for each model and shape, however often it is referred to."""
+    """The JSON schemas of all request and response models, each defined once."""
 
     def __init__(self, routes: list[Route]) -> None:
         types: dict[tuple[Any, JsonSchemaMode], None] = {}
         for route in routes:
             if route.body is not None:
                 types[route.body, "validation"] = None
-            types |= {(shape, "serialization"): None for shape in route.responses.values() if shape not in (None, str)}
+            types |= {(view, "serialization"): None for view in route.responses.values() if view not in (None, str)}
         inputs = [(type_, mode, TypeAdapter(type_)) for type_, mode in types]
-        self._found, said = TypeAdapter.json_schemas(inputs, ref_template=REF)
-        self.definitions: dict[str, Any] = said.get("$defs", {})
+        self._schemas, document = TypeAdapter.json_schemas(inputs, ref_template=REF)
+        self.definitions: dict[str, Any] = document.get("$defs", {})
 
-    def body(self, model: Any) -> Any:
-        return self._found[model, "validation"]
+    def request(self, model: Any) -> Any:
+        return self._schemas[model, "validation"]
 
-    def answer(self, shape: Any) -> Any:
-        return self._found[shape, "serialization"]
+    def response(self, view: Any) -> Any:
+        return self._schemas[view, "serialization"]
 
 
 def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
@@ -193,12 +196,16 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
         "parameters": [
             *(
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-                for name in _names(route.path)
+                for name in _path_parameters(route.path)
             ),
-            *_query(route),
+            *_query_parameters(route),
         ],
-        "responses": {str(status): _response(route, schemas, status, shape) for status, shape in statuses.items()}
-        | {str(status): _problem(said) for status, said in _refusals(route).items() if status not in statuses},
+        "responses": {str(status): _response(route, schemas, status, view) for status, view in statuses.items()}
+        | {
+            str(status): _problem(description)
+            for status, description in _error_responses(route).items()
+            if status not in statuses
+        },
     }
     if rest.strip():
         operation["description"] = " ".join(rest.split())
@@ -215,70 +222,70 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
                 "name": "Idempotency-Key",
                 "in": "header",
                 "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-                "description": "The same key and request within 24 hours give the first answer again.",
+                "description": "A repeated key with the same request within 24 hours returns the first response.",
             }
         )
     if route.body is not None:
-        content: dict[str, Any] = {"application/json": {"schema": schemas.body(route.body)}}
-        for kind, medium in route.media_types.items():
-            content[kind] = {"schema": {"type": "string", "description": medium.description}}
+        content: dict[str, Any] = {"application/json": {"schema": schemas.request(route.body)}}
+        for name, media_type in route.media_types.items():
+            content[name] = {"schema": {"type": "string", "description": media_type.description}}
         operation["requestBody"] = {"required": True, "content": content}
     elif _takes_stream(route):
-        # A stream without a line is one that is done at once.
+        # A stream without lines is valid.
         operation["requestBody"] = {"required": False, "content": {route.streams: {"schema": {"type": "string"}}}}
     return operation
 
 
 def _operation_id(route: Route) -> str:
-    """From the address, since it is what makes an operation unique: `post_v1_devices`."""
+    """Return the id of the operation, which is derived from method and path: `post_v1_devices`."""
     return re.sub(r"\W+", "_", f"{route.method.lower()}{route.path}").strip("_")
 
 
-def _names(path: str) -> list[str]:
+def _path_parameters(path: str) -> list[str]:
     return re.findall(r"{(\w+)}", path)
 
 
-def _query(route: Route) -> list[dict[str, Any]]:
+def _query_parameters(route: Route) -> list[dict[str, Any]]:
     if route.query is None:
         return []
     schema = route.query.model_json_schema()
     definitions = schema.get("$defs", {})
     return [
-        {"name": name, "in": "query", "schema": _inlined(said, definitions), "required": False}
-        for name, said in schema["properties"].items()
+        {"name": name, "in": "query", "schema": _inline(parameter, definitions), "required": False}
+        for name, parameter in schema["properties"].items()
     ]
 
 
-def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
-    """Query parameters are few and flat: their references are written out."""
+def _inline(schema: Any, definitions: dict[str, Any]) -> Any:
+    """Replace the references in a query parameter by their definitions."""
     match schema:
-        case {"$ref": str(ref), **beside}:
-            return _inlined(definitions[ref.rpartition("/")[2]], definitions) | beside
+        case {"$ref": str(ref), **siblings}:
+            return _inline(definitions[ref.rpartition("/")[2]], definitions) | siblings
         case dict():
-            return {name: _inlined(value, definitions) for name, value in schema.items()}
+            return {name: _inline(value, definitions) for name, value in schema.items()}
         case list():
-            return [_inlined(value, definitions) for value in schema]
+            return [_inline(value, definitions) for value in schema]
         case _:
             return schema
 
 
-def _response(route: Route, schemas: _Schemas, status: int, shape: Any) -> dict[str, Any]:
-    words = {
+def _response(route: Route, schemas: _Schemas, status: int, view: Any) -> dict[str, Any]:
+    descriptions = {
         101: "Switching protocols",
-        200: "Done",
+        200: "OK",
         201: "Created",
-        204: "Done; nothing more is to be said",
-        503: "Not now",
+        204: "No content",
+        503: "Not ready",
     }
-    said: dict[str, Any] = {"description": words[status]}
-    if shape is str:
-        said["content"] = {route.streams or "text/plain": {"schema": {"type": "string"}}}
-    elif shape is not None:
-        said["content"] = {"application/json": {"schema": schemas.answer(shape)}}
-    return said
+    response: dict[str, Any] = {"description": descriptions[status]}
+    if view is str:
+        response["content"] = {route.streams or "text/plain": {"schema": {"type": "string"}}}
+    elif view is not None:
+        response["content"] = {"application/json": {"schema": schemas.response(view)}}
+    return response
 
 
-def _refusals(route: Route) -> dict[int, str]:
+def _error_responses(route: Route) -> dict[int, str]:
     statuses = [426, 500, 503] if 101 in route.responses else [500, 503]
     if route.scopes or route.path == "/v1/session":
         statuses += [401, 403]
@@ -296,13 +303,13 @@ def _refusals(route: Route) -> dict[int, str]:
         statuses += [415]
     if route.body is not None or route.query is not None:
         statuses += [422]
-    return {status: _REFUSALS[status] for status in sorted(set(statuses))}
+    return {status: _ERRORS[status] for status in sorted(set(statuses))}
 
 
 def _takes_stream(route: Route) -> bool:
     return route.method == "POST" and route.streams is not None
 
 
-def _problem(said: str) -> dict[str, Any]:
+def _problem(description: str) -> dict[str, Any]:
     reference = {"$ref": "#/components/schemas/Problem"}
-    return {"description": said, "content": {"application/problem+json": {"schema": reference}}}
+    return {"description": description, "content": {"application/problem+json": {"schema": reference}}}
