@@ -62,7 +62,7 @@ def notification_id(notification: Any) -> UUID:
 
 
 REFUSED = {
-    "cap/bad-metno-mock-failing.xml": (400, "holds no CAP alert"),
+    "cap/bad-metno-mock-failing.xml": (400, "has no CAP alert"),
     "cap/bad-missing-scope.xml": (422, "scope is ''"),
     "cap/bad-sc-invalid-schema.xml": (400, "root element is 'schema'"),
     "cap/hostile-xxe.xml": (400, "document type or entities"),
