@@ -1,15 +1,16 @@
-"""The alert's front door: what a weather office says becomes notifications like any other.
+"""Ingest alerts: turn the messages of warning authorities into notifications.
 
-Messages that refer to each other are a chain, shown under one tag. For each thing told the chain knows where it still
-holds; an Update or a Cancel changes that and withdraws what is queued. Who is to hear that it is over then follows
-from the log: those it was told to, who have not been told otherwise, and who are nowhere where it holds.
+Messages that refer to each other form a chain with one notification tag. The chain stores for each info the area in
+which it is still in effect; an Update or a Cancel changes that area and cancels queued notifications. The recipients of
+a cancellation follow from the delivery log: devices that were warned, were not told otherwise since, and are outside
+every area in which the alert is in effect.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 from gateway.alerting.areas import subtract
@@ -33,20 +34,21 @@ from gateway.records import alerts as records
 from gateway.records import applications, notifications
 from gateway.records.alerts import AlertPart, StoredAlert
 from gateway.records.postgres.engine import Connection
+from gateway.service import views
 from gateway.service.alerts.content import alert_content, cancellation_content
 from gateway.service.audience import segments
 from gateway.service.context import Context
 from gateway.service.notifications import lifecycle
 from gateway.service.notifications.submission import Draft, submit
 
+# Devices that subscribe to this topic also receive alerts whose status is not Actual.
 TEST_TOPIC = "test-alerts"
-"""Devices opt in to all but Actual alerts by subscribing to this topic."""
 
-SETTLING = timedelta(seconds=5)
-"""Offices send an update of many areas in parts, seconds apart: who is in none of them is known a moment later."""
+# Authorities send an update of many areas as several messages, seconds apart. Cancellations wait for all of them.
+CANCELLATION_DELAY = timedelta(seconds=5)
 
+# The latest messages of a chain whose recipients are computed one by one; earlier ones are treated as one.
 MAX_STAGES = 40
-"""Of a long chain, how many messages are looked at one by one for who was told otherwise since."""
 
 MAX_TAG_LENGTH = 255
 EVERYWHERE = {"everyone": True}
@@ -55,7 +57,7 @@ UNENDED = (Status.SCHEDULED, Status.SENDING, Status.PAUSED)
 
 
 class IngestOutcome(StrEnum):
-    """`superseded`: what replaces it came first. `suppressed`: the application's rules say so."""
+    """The result of an alert: `superseded` by an earlier arrival, `suppressed` by a rule of the application."""
 
     ACCEPTED = "accepted"
     REPEATED = "repeated"
@@ -64,7 +66,7 @@ class IngestOutcome(StrEnum):
 
 
 class IngestResult(NamedTuple):
-    """What an alert came to; the notifications that tell it come before those that take it back from others."""
+    """The result of an alert; its warnings come before the cancellations for other devices."""
 
     outcome: IngestOutcome
     notification_ids: tuple[UUID, ...] = ()
@@ -73,7 +75,7 @@ class IngestResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class IngestOptions:
-    """What is said of an alert beside it: whom else to narrow it to, its category, where a click leads."""
+    """Options of an ingestion: an audience that narrows the recipients, the category, and the URL of a click."""
 
     audience: Any = None
     category: str | None = None
@@ -88,24 +90,27 @@ async def ingest(
     context: Context,
     application_id: UUID,
     message: AlertMessage,
-    door: IngestOptions = DEFAULT_OPTIONS,
+    options: IngestOptions = DEFAULT_OPTIONS,
 ) -> IngestResult:
-    """Tell an alert to whoever is in its area, and take back what it replaces or ends.
+    """Notify the devices in the area of an alert, and cancel what the alert replaces or ends.
 
-    The same identifier twice is one alert. Raises Invalid with every fault when it cannot be told.
+    Messages with the same identifier are one alert.
+
+    Raises:
+        ValidationError: the alert cannot be sent; the error lists every field.
     """
     now, id_ = clock.now(), ids.new_id()
     await records.lock_alerts(conn, application_id)
     message = replace(message, identifier=message.identifier or f"urn:uuid:{id_}")
     identifier = str(message.identifier)
-    if held := await records.find_by_identifier(conn, application_id, identifier):
-        if not _succeeds(message, held[0]):
-            return IngestResult(IngestOutcome.REPEATED, tuple(_all_ids(held[0])))
+    if stored := await records.find_by_identifier(conn, application_id, identifier):
+        if not _succeeds(message, stored[0]):
+            return IngestResult(IngestOutcome.REPEATED, tuple(_all_ids(stored[0])))
         message = replace(message, references=(*message.references, identifier))
     refers = message.references if message.message_type is not MessageType.ALERT else ()
     tracks = message.event_keys if message.message_type is not MessageType.ALERT and not refers else ()
     chain = await records.load_chains(conn, application_id, refers, tracks)
-    affected = _affected(chain, message) if refers else [held for held in chain if {*held.event_keys} & {*tracks}]
+    affected = _affected(chain, message) if refers else [stored for stored in chain if {*stored.event_keys} & {*tracks}]
     this = StoredAlert(
         id=id_,
         chain=affected[-1].chain if affected else id_,
@@ -119,82 +124,87 @@ async def ingest(
         expires_at=now,
         created_at=now,
     )
-    replaced = None if held else await records.find_successor(conn, application_id, identifier)
+    replaced = None if stored else await records.find_successor(conn, application_id, identifier)
     if replaced is not None:
         await records.add(conn, application_id, this)
         return IngestResult(IngestOutcome.SUPERSEDED, detail=f"{replaced.identifier} has replaced it already")
 
     kept, narrowed = await applications.get_alert_settings(conn, application_id)
     rules = [_rule(rule) for rule in kept]
-    door = replace(door, audience=narrowed if door.audience is None else door.audience)
-    drafts = _drafts(message, this, door, rules, now)
+    options = replace(options, audience=narrowed if options.audience is None else options.audience)
+    drafts = _drafts(message, this, options, rules, now)
     whole = message.message_type is MessageType.UPDATE and bool(refers)
     rest = await _end(conn, affected, None if whole else [part.area for part in message.infos])
-    told = []
+    notification_ids = []
     for part, draft in zip(this.parts, drafts, strict=True):
         if draft is not None:
             notification = await submit(conn, context, application_id, draft)
             this.expires_at = max(this.expires_at, notification.delivery.expires_at)
             part.notified_by.append(notification.id)
-            told.append(notification.id)
+            notification_ids.append(notification.id)
     for part, draft in rest:
         part.notified_by.append((await submit(conn, context, application_id, draft)).id)
     if message.message_type is not MessageType.ALERT:
-        told += await _take_back(conn, context, application_id, message, chain, this, now)
+        notification_ids += await _take_back(conn, context, application_id, message, chain, this, now)
     for changed in affected:
         await records.save_parts(conn, changed)
     await records.add(conn, application_id, this)
-    suppressed = message.message_type is MessageType.ALERT and not told
+    suppressed = message.message_type is MessageType.ALERT and not notification_ids
     return (
-        IngestResult(IngestOutcome.SUPPRESSED, detail="the application's rules do not tell it")
+        IngestResult(IngestOutcome.SUPPRESSED, detail="a rule of the application suppresses the alert")
         if suppressed
-        else _accepted(told)
+        else _accepted(notification_ids)
     )
 
 
-def _accepted(told: Sequence[UUID]) -> IngestResult:
-    return IngestResult(IngestOutcome.ACCEPTED, tuple(told))
+def _accepted(notification_ids: Sequence[UUID]) -> IngestResult:
+    return IngestResult(IngestOutcome.ACCEPTED, tuple(notification_ids))
 
 
-def _all_ids(held: StoredAlert) -> Iterator[UUID]:
-    for part in held.parts:
+def _all_ids(stored: StoredAlert) -> Iterator[UUID]:
+    for part in stored.parts:
         yield from part.notified_by
-    for part in held.parts:
+    for part in stored.parts:
         yield from part.cancelled_by
 
 
-def _succeeds(message: AlertMessage, held: StoredAlert) -> bool:
-    """Whether it changes the alert of its own name, as some issuers do, and does not merely repeat it."""
-    later = message.sent is not None and held.sent is not None and message.sent > held.sent
+def _succeeds(message: AlertMessage, stored: StoredAlert) -> bool:
+    """Return whether a message changes the alert with its own identifier, as some issuers do."""
+    later = message.sent is not None and stored.sent is not None and message.sent > stored.sent
     return later and message.message_type is not MessageType.ALERT
 
 
 def _affected(chain: Sequence[StoredAlert], message: AlertMessage) -> list[StoredAlert]:
-    """What it refers to, and what has replaced that since: issuers do not always name all.
+    """Return the alerts that a message refers to, and their replacements, which issuers do not always list.
 
-    Parts of one update are sent at one time and do not replace each other.
+    Messages of one update have the same time and do not replace each other.
     """
     named = set(message.references)
     while True:
         since = {
-            held.identifier
-            for held in chain
-            if {*held.refers_to} & named and held.sent and message.sent and held.sent < message.sent
+            stored.identifier
+            for stored in chain
+            if {*stored.refers_to} & named and stored.sent and message.sent and stored.sent < message.sent
         }
         if since <= named:
-            return [held for held in chain if held.identifier in named]
+            return [stored for stored in chain if stored.identifier in named]
         named |= since
 
 
-async def settings(conn: Connection, application_id: UUID) -> dict[str, Any]:
+async def settings(conn: Connection, application_id: UUID) -> views.AlertSettings:
+    """Return the alert settings of an application."""
     rules, audience = await applications.get_alert_settings(conn, application_id)
-    return {"rules": rules, "audience": audience}
+    return {"rules": cast("list[views.AlertRule]", rules), "audience": audience}
 
 
 async def change_settings(
     conn: Connection, application_id: UUID, rules: list[dict[str, Any]], audience: Any
-) -> dict[str, Any]:
-    """`rules` are {when, tell, lane, urgency, ttl}, `audience` may be None. Raises Invalid."""
+) -> views.AlertSettings:
+    """Replace the alert settings; `rules` are {when, tell, lane, urgency, ttl}.
+
+    Raises:
+        ValidationError: the audience is not valid.
+    """
     if audience is not None:
         await segments.resolve_audience(conn, application_id, audience)
     await applications.change(conn, application_id, {"alert_rules": rules, "alert_audience": audience})
@@ -214,43 +224,43 @@ def _rule(said: dict[str, Any]) -> AlertRule:
 
 
 def _drafts(
-    message: AlertMessage, this: StoredAlert, door: IngestOptions, rules: Sequence[AlertRule], now: datetime
+    message: AlertMessage, this: StoredAlert, options: IngestOptions, rules: Sequence[AlertRule], now: datetime
 ) -> list[Draft | None]:
-    """The notification that tells each part, None for what is not to be told; `this` gets its parts. Raises Invalid."""
+    """Return the draft of each info, None for an info that is not sent; adds the parts to `this`."""
     drafts: list[Draft | None] = []
     faults: list[FieldError] = []
     ending = message.message_type is MessageType.CANCEL
     updating = message.message_type is MessageType.UPDATE
     current = [part for part in message.infos if part.expires is None or part.expires > now]
     if not ending and not current:
-        faults.append(FieldError("/expires", "is past: the alert is over"))
+        faults.append(FieldError("/expires", "is in the past: the alert has expired"))
     for number, part in enumerate(message.infos):
-        held = AlertPart(area=None)
-        this.parts.append(held)
+        stored = AlertPart(area=None)
+        this.parts.append(stored)
         way = route_alert(part, rules)
-        # An all-clear that refers to nothing is news like any other.
+        # An all-clear that refers to no alert is sent like any other info.
         if ending or (updating and part.all_clear) or part not in current or way is None:
             drafts.append(None)
             continue
-        if part.area is None and door.audience is None:
+        if part.area is None and options.audience is None:
             faults.append(FieldError("/area", "is missing: an alert needs an area or zones, an audience, or both"))
             continue
-        held.area = part.area or EVERYWHERE
-        drafts.append(_draft(message, part, way, door, _tag(this.tag, number), now))
+        stored.area = part.area or EVERYWHERE
+        drafts.append(_draft(message, part, way, options, _tag(this.tag, number), now))
     if faults:
         raise ValidationError(list(dict.fromkeys(faults)))
     return drafts
 
 
 def _draft(
-    message: AlertMessage, part: AlertInfo, way: AlertRouting, door: IngestOptions, tag: str, now: datetime
+    message: AlertMessage, part: AlertInfo, way: AlertRouting, options: IngestOptions, tag: str, now: datetime
 ) -> Draft:
-    who = [condition for condition in (part.area, door.audience) if condition is not None]
+    who = [condition for condition in (part.area, options.audience) if condition is not None]
     if message.status is not AlertStatus.ACTUAL:
         who.append({"topic": TEST_TOPIC})
     content = alert_content(message, part, way, tag)
-    if door.url is not None:
-        content["url"] = door.url
+    if options.url is not None:
+        content["url"] = options.url
     expires_at = None if part.expires is None else min(part.expires, now + MAX_TTL)
     return Draft(
         kind=Kind.ALERT,
@@ -261,7 +271,7 @@ def _draft(
         urgency=way.urgency,
         ttl=way.ttl if expires_at is None else expires_at - now,
         expires_at=expires_at,
-        steering=SendPolicy(category=door.category),
+        steering=SendPolicy(category=options.category),
         details=_details(message, part),
     )
 
@@ -284,12 +294,13 @@ def _details(message: AlertMessage, part: AlertInfo | None) -> dict[str, Any]:
 async def _end(
     conn: Connection, affected: Sequence[StoredAlert], areas: Sequence[dict[str, Any] | None] | None
 ) -> list[tuple[AlertPart, Draft]]:
-    """End alerts in these areas, everywhere when None; what is queued of them is withdrawn.
+    """End alerts in these areas, or everywhere for None, and cancel their queued notifications.
 
-    Answers with what is still to be told where they hold on, to those who were not reached yet.
+    Returns:
+        Drafts for the devices that were not notified yet and are where an alert is still in effect.
     """
     rest = []
-    for part in (part for held in affected for part in held.parts if part.area is not None):
+    for part in (part for stored in affected for part in stored.parts if part.area is not None):
         part.area = None if areas is None else _without(part.area, areas)
         for notification in await notifications.load(conn, part.notified_by):
             if notification.status in UNENDED:
@@ -300,7 +311,7 @@ async def _end(
 
 
 def _without(area: dict[str, Any] | None, areas: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """A message that names no area speaks of all of it."""
+    """Subtract areas from an area; a message without an area applies to all of it."""
     for other in areas or [None]:
         area = None if area is None or other is None else subtract(area, other)
     return area
@@ -331,17 +342,17 @@ async def _take_back(
     this: StoredAlert,
     now: datetime,
 ) -> list[UUID]:
-    """Tell those who were told before, and are nowhere where it holds now, that it is over for them."""
+    """Send cancellations to the devices that were warned and are outside every area in which the alert is in effect."""
     updates = message.message_type is MessageType.UPDATE
     made = []
-    for number in range(max((len(held.parts) for held in (*chain, this)), default=0) or 1):
-        stages = [held.parts[number] for held in chain if number < len(held.parts)]
+    for number in range(max((len(stored.parts) for stored in (*chain, this)), default=0) or 1):
+        stages = [stored.parts[number] for stored in chain if number < len(stored.parts)]
         shown = _shown(stages)
         if shown is None and (updates or number > 0):
             continue
-        live = [held for held in (*chain, this) if held.expires_at > now and number < len(held.parts)]
-        areas = [area for held in live if (area := held.parts[number].area) is not None]
-        # Those who still wait to hear it are asked for anew.
+        live = [stored for stored in (*chain, this) if stored.expires_at > now and number < len(stored.parts)]
+        areas = [area for stored in live if (area := stored.parts[number].area) is not None]
+        # Cancellations that have not started are replaced.
         for stage in stages:
             for waiting in await notifications.load(conn, stage.cancelled_by):
                 if waiting.status is Status.SCHEDULED:
@@ -356,7 +367,7 @@ async def _take_back(
             lane=PROMPT.lane,
             urgency=PROMPT.urgency,
             ttl=PROMPT.ttl,
-            start_at=now + SETTLING if updates else None,
+            start_at=now + CANCELLATION_DELAY if updates else None,
             details=_details(message, said.infos[0] if said.infos else None) | {"withdraws": True},
         )
         notification = await submit(conn, context, application_id, draft)
@@ -368,7 +379,7 @@ async def _take_back(
 
 
 def _shown(stages: Sequence[AlertPart]) -> dict[str, Any] | None:
-    """Those whose last word on it was that it holds; None when nobody can be."""
+    """Return the audience of the devices whose latest notification is a warning, or None when there are none."""
     since: list[UUID] = []
     branches: list[dict[str, Any]] = []
     for stage in reversed(stages[-MAX_STAGES:]):
@@ -387,9 +398,9 @@ def _notified(notification_ids: Sequence[UUID]) -> dict[str, Any]:
 
 
 async def _words(conn: Connection, stages: Sequence[AlertPart]) -> list[LocalizedText]:
-    """What was told last, by name."""
-    told = [id_ for stage in stages for id_ in stage.notified_by]
-    found = sorted(await notifications.load(conn, told[-1:]), key=lambda one: one.created_at)
+    """Return the event names of the latest warning."""
+    notification_ids = [id_ for stage in stages for id_ in stage.notified_by]
+    found = sorted(await notifications.load(conn, notification_ids[-1:]), key=lambda one: one.created_at)
     return [LocalizedText(None, str(one.details.get("event") or one.name or "Alert")) for one in found]
 
 

@@ -1,4 +1,4 @@
-"""Register browsers: check the subscription, prove the user, write the device."""
+"""Register devices: check the push subscription, verify the user, store the device."""
 
 import hashlib
 import hmac
@@ -34,7 +34,7 @@ MAX_BATCH = 200
 
 
 class RegistrationRequest(NamedTuple):
-    """`unproven`: the registration comes from a page, which is believed about a user only with a proof."""
+    """A registration of an application; `unproven` means that its user id needs a proof, since a web page sent it."""
 
     application_id: UUID
     registration: Registration
@@ -43,44 +43,54 @@ class RegistrationRequest(NamedTuple):
 
 
 class DeviceRegistrar:
-    """Registers devices of one application: what that needs to know of it is read once."""
+    """Registers devices of one application, whose keys and secret are loaded once."""
 
-    def __init__(self, context: Context, application_id: UUID, lobby: RegistrationContext) -> None:
+    def __init__(self, context: Context, application_id: UUID, registration_context: RegistrationContext) -> None:
+        """Build a registrar from the keys and the secret of an application."""
         self._context = context
         self._application_id = application_id
-        self._vapid_keys = {public_key: id_ for id_, public_key in lobby.vapid_keys}
-        self._newest = lobby.vapid_keys[0][0]
-        sealed = lobby.identity_secret
+        self._vapid_keys = {public_key: id_ for id_, public_key in registration_context.vapid_keys}
+        self._newest_vapid_key_id = registration_context.vapid_keys[0][0]
+        sealed = registration_context.identity_secret
         self._secret = None if sealed is None else context.keyring.open(sealed, "identity")
 
     @classmethod
     async def open(cls, conn: Connection, context: Context, application_id: UUID) -> "DeviceRegistrar":
-        lobbies = await applications.load_registration_contexts(conn, [application_id])
-        return cls(context, application_id, lobbies[application_id])
+        """Load the registrar of an application."""
+        contexts = await applications.load_registration_contexts(conn, [application_id])
+        return cls(context, application_id, contexts[application_id])
 
-    def check_admission(self, asked: RegistrationRequest) -> CheckedRegistration:
-        """Raises IdentityUnproven, Invalid and EndpointNotAllowed."""
-        if asked.unproven:
-            _prove(self._secret, asked.registration.user_id, asked.user_hash)
-        return self.check(asked.registration)
+    def check_admission(self, request: RegistrationRequest) -> CheckedRegistration:
+        """Verify the user of a request and check its registration.
+
+        Raises:
+            IdentityUnproven: the user id lacks a valid proof.
+            ValidationError: the registration is not valid.
+            EndpointNotAllowed: the endpoint is not one of a push service.
+        """
+        if request.unproven:
+            _verify_user(self._secret, request.registration.user_id, request.user_hash)
+        return self.check(request.registration)
 
     def check(self, registration: Registration) -> CheckedRegistration:
-        """The registration with its endpoint in canonical form, its host, and its VAPID key.
+        """Return the registration with its canonical endpoint, its host and its VAPID key.
 
-        Raises Invalid and EndpointNotAllowed.
+        Raises:
+            ValidationError: the registration is not valid.
+            EndpointNotAllowed: the endpoint is not one of a push service.
         """
         subscription = registration.subscription
-        faults = [
-            fault.with_prefix("/subscription/keys") for fault in check_keys(subscription.p256dh, subscription.auth)
+        errors = [
+            error.with_prefix("/subscription/keys") for error in check_keys(subscription.p256dh, subscription.auth)
         ]
         key = registration.vapid_public_key
-        vapid_key_id = self._newest if key is None else self._vapid_keys.get(key)
+        vapid_key_id = self._newest_vapid_key_id if key is None else self._vapid_keys.get(key)
         if vapid_key_id is None:
-            faults.append(FieldError("/vapid_public_key", "is not a key of this application"))
+            errors.append(FieldError("/vapid_public_key", "is not a key of this application"))
         if len(registration.topics or ()) > MAX_TOPICS:
-            faults.append(FieldError("/topics", f"has more than {MAX_TOPICS} topics"))
-        if faults or vapid_key_id is None:
-            raise ValidationError(faults)
+            errors.append(FieldError("/topics", f"has more than {MAX_TOPICS} topics"))
+        if errors or vapid_key_id is None:
+            raise ValidationError(errors)
         endpoint = self._context.policy.check(subscription.endpoint)
         if endpoint.url != subscription.endpoint:
             canonical = Subscription(endpoint.url, subscription.p256dh, subscription.auth)
@@ -89,83 +99,95 @@ class DeviceRegistrar:
 
     @staticmethod
     async def register_all(conn: Connection, new: Sequence[CheckedRegistration]) -> list[Registered]:
-        """In their order; of two with the same endpoint the later wins."""
-        last = {one.registration.subscription.endpoint: one for one in new}
+        """Store registrations and return their devices in order; of two with the same endpoint the later one wins."""
+        last = {checked.registration.subscription.endpoint: checked for checked in new}
         registered = await devices.register(conn, list(last.values()))
         if len(last) == len(new):
             return registered
-        written = dict(zip(last, registered, strict=True))
-        return [written[one.registration.subscription.endpoint] for one in new]
+        devices_by_endpoint = dict(zip(last, registered, strict=True))
+        return [devices_by_endpoint[checked.registration.subscription.endpoint] for checked in new]
 
 
 class BatchingRegistrar:
-    """Registers browsers of any application: those that come at once in one transaction, as if one after another."""
+    """Registers devices of all applications; concurrent requests share a transaction, in order of arrival."""
 
     def __init__(self, context: Context) -> None:
+        """Build a registrar."""
         self._context = context
-        self._rounds: RequestBatcher[RegistrationRequest, Registered] = RequestBatcher(self._together, MAX_BATCH)
+        self._batcher: RequestBatcher[RegistrationRequest, Registered] = RequestBatcher(self._register_batch, MAX_BATCH)
 
-    async def register(self, asked: RegistrationRequest) -> Registered:
-        """It is kept when this returns. Raises IdentityUnproven, Invalid and EndpointNotAllowed."""
-        return await self._rounds.submit(asked)
+    async def register(self, request: RegistrationRequest) -> Registered:
+        """Register a device; it is committed when this rebatches.
 
-    async def _together(self, asked: Sequence[RegistrationRequest]) -> Sequence[Registered | Exception]:
+        Raises:
+            IdentityUnproven: the user id lacks a valid proof.
+            ValidationError: the registration is not valid.
+            EndpointNotAllowed: the endpoint is not one of a push service.
+        """
+        return await self._batcher.submit(request)
+
+    async def _register_batch(self, requests: Sequence[RegistrationRequest]) -> Sequence[Registered | Exception]:
         try:
             async with self._context.engine.begin() as conn:
-                return await register(conn, self._context, asked)
+                return await register(conn, self._context, requests)
         except DatabaseError as error:
-            if len(asked) == 1 or not is_refusal(error):
+            if len(requests) == 1 or not is_refusal(error):
                 raise
-        # The database refused one of them, and with it all: each is asked for alone, so that only that one hears it.
-        return [await self._alone(one) for one in asked]
+        # The database rejected one request, and so the batch: execute each alone, so that only that one fails.
+        return [await self._register_one(request) for request in requests]
 
-    async def _alone(self, asked: RegistrationRequest) -> Registered | Exception:
+    async def _register_one(self, request: RegistrationRequest) -> Registered | Exception:
         try:
             async with self._context.engine.begin() as conn:
-                [result] = await register(conn, self._context, [asked])
+                [result] = await register(conn, self._context, [request])
         except DATABASE_ERRORS as error:
             return error
         return result
 
 
 async def register(
-    conn: Connection, context: Context, asked: Sequence[RegistrationRequest]
+    conn: Connection, context: Context, requests: Sequence[RegistrationRequest]
 ) -> list[Registered | GatewayError]:
-    """Each as if the ones before it had come before it. What is refused keeps no other from being registered."""
-    lobbies = await applications.load_registration_contexts(conn, list({one.application_id for one in asked}))
-    desks = {id_: DeviceRegistrar(context, id_, lobby) for id_, lobby in lobbies.items()}
+    """Register devices in order, and return a device or the error of each request."""
+    application_ids = list({request.application_id for request in requests})
+    contexts = await applications.load_registration_contexts(conn, application_ids)
+    registrars = {id_: DeviceRegistrar(context, id_, loaded) for id_, loaded in contexts.items()}
     results: dict[int, Registered | GatewayError] = {}
-    turns: list[dict[tuple[UUID, str], tuple[int, CheckedRegistration]]] = []
-    for number, one in enumerate(asked):
+    batches: list[dict[tuple[UUID, str], tuple[int, CheckedRegistration]]] = []
+    for number, request in enumerate(requests):
         try:
-            if one.application_id not in desks:
+            if request.application_id not in registrars:
                 raise Unauthenticated("the key is unknown or was removed")
-            new = desks[one.application_id].check_admission(one)
+            new = registrars[request.application_id].check_admission(request)
         except (IdentityUnproven, ValidationError, EndpointNotAllowed, Unauthenticated) as refusal:
             results[number] = refusal
             continue
         name = (new.application_id, new.registration.subscription.endpoint)
-        turn = next((turn for turn in turns if name not in turn), None)  # the same browser again waits for its turn
+        turn = next((turn for turn in batches if name not in turn), None)  # a repeated endpoint needs a later statement
         if turn is None:
-            turns.append(turn := {})
+            batches.append(turn := {})
         turn[name] = (number, new)
-    for turn in turns:
+    for turn in batches:
         written = await devices.register(conn, [new for _, new in turn.values()])
-        for (number, _), done in zip(turn.values(), written, strict=True):
-            results[number] = done
-    return [results[number] for number in range(len(asked))]
+        for (number, _), device in zip(turn.values(), written, strict=True):
+            results[number] = device
+    return [results[number] for number in range(len(requests))]
 
 
 async def prove(
-    conn: Connection, vault: Keyring, application_id: UUID, user_id: str | None, user_hash: str | None
+    conn: Connection, keyring: Keyring, application_id: UUID, user_id: str | None, user_hash: str | None
 ) -> None:
-    """Raises IdentityUnproven when the application demands a proof for a user id and this is none."""
+    """Verify a user id if the application requires it.
+
+    Raises:
+        IdentityUnproven: the user id lacks a valid proof.
+    """
     application = await applications.get(conn, application_id)
     if application is not None and application.identity_secret is not None:
-        _prove(vault.open(application.identity_secret, "identity"), user_id, user_hash)
+        _verify_user(keyring.open(application.identity_secret, "identity"), user_id, user_hash)
 
 
-def _prove(secret: bytes | None, user_id: str | None, user_hash: str | None) -> None:
+def _verify_user(secret: bytes | None, user_id: str | None, user_hash: str | None) -> None:
     if user_id is None or secret is None:
         return
     expected = hmac.digest(secret, user_id.encode(), hashlib.sha256).hex()
@@ -174,7 +196,11 @@ def _prove(secret: bytes | None, user_id: str | None, user_hash: str | None) -> 
 
 
 async def find(conn: Connection, application_id: UUID, device_id: UUID) -> Device:
-    """Raises NotFound, also for another application's."""
+    """Return a device of an application.
+
+    Raises:
+        NotFound: the application has no such device.
+    """
     device = await devices.get(conn, device_id)
     if device is None or device.application_id != application_id:
         raise NotFound(f"there is no device {ids.format_id(ids.DEVICE, device_id)}")
@@ -182,13 +208,17 @@ async def find(conn: Connection, application_id: UUID, device_id: UUID) -> Devic
 
 
 async def add_topic(conn: Connection, device: Device, topic: str) -> None:
-    """Raises Conflict when the device has too many already."""
+    """Subscribe a device to a topic.
+
+    Raises:
+        Conflict: the device has MAX_TOPICS topics.
+    """
     if not await devices.subscribe(conn, device.id, topic, max_topics=MAX_TOPICS):
         raise Conflict(f"a device has at most {MAX_TOPICS} topics")
 
 
 def to_json(device: Device) -> views.Device:
-    """The device as callers see it. Its endpoint and keys are a capability to push to it, so they stay inside."""
+    """Return the view of a device, without endpoint and keys: whoever knows them can send messages to the device."""
     location, client = device.location, device.client
     return {
         "id": ids.format_id(ids.DEVICE, device.id),
