@@ -1,4 +1,4 @@
-"""One content in several languages."""
+"""Content in several languages."""
 
 import pytest
 
@@ -25,19 +25,20 @@ CONTENT = {
         (None, (), "Storm", "Stay inside"),
     ],
 )
-def test_each_locale_is_shown_the_most_specific_words_there_are(
-    locale: str | None, keys: tuple[str, ...], title: str, body: str
-) -> None:
+def test_locale_gets_the_most_specific_texts(locale: str | None, keys: tuple[str, ...], title: str, body: str) -> None:
+    """Each field falls back to the language and then to the default text."""
     applying = layers(CONTENT, locale)
     assert applying == keys
     assert localise(CONTENT, applying) == {"title": title, "body": body}
 
 
-def test_content_without_locales_is_what_it_is() -> None:
+def test_content_without_locales_has_one_layer() -> None:
+    """The content is returned unchanged."""
     assert layers({"title": "t"}, "de") == ()
     assert localise({"title": "t"}, ()) == {"title": "t"}
     assert all_layers({"title": "t"}) == [()]
 
 
-def test_every_language_is_among_the_layers() -> None:
+def test_all_layers_cover_every_language() -> None:
+    """Each combination of layers is rendered and checked in advance."""
     assert set(all_layers(CONTENT)) == {(), ("de",), ("de", "de-AT"), ("zh_Hant",)}

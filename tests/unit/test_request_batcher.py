@@ -1,4 +1,4 @@
-"""Rounds: what many ask for at once is done together, and each hears of their own."""
+"""The request batcher: concurrent calls are handled in batches, and each gets its own result."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,90 +8,97 @@ import pytest
 from gateway.service.request_batcher import RequestBatcher
 
 
-class Work:
-    """Doubles what it is asked; each round waits until it is let go."""
+class Worker:
+    """Doubles numbers; each batch waits until it is released."""
 
     def __init__(self) -> None:
-        self.rounds: list[list[int]] = []
+        self.batches: list[list[int]] = []
         self.go = asyncio.Semaphore(0)
         self.fails = False
 
-    async def do(self, asked: Sequence[int]) -> list[int | Exception]:
-        self.rounds.append(list(asked))
+    async def do(self, numbers: Sequence[int]) -> list[int | Exception]:
+        self.batches.append(list(numbers))
         await self.go.acquire()
         if self.fails:
             raise OSError("gone")
-        return [ValueError(str(one)) if one < 0 else 2 * one for one in asked]
+        return [ValueError(str(number)) if number < 0 else 2 * number for number in numbers]
 
 
-async def begun(rounds: RequestBatcher[int, int], *asked: int) -> list["asyncio.Task[int]"]:
-    tasks = [asyncio.create_task(rounds.submit(one)) for one in asked]
+async def submit(batcher: RequestBatcher[int, int], *numbers: int) -> list["asyncio.Task[int]"]:
+    """Submit the numbers and let the batcher start."""
+    tasks = [asyncio.create_task(batcher.submit(number)) for number in numbers]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return tasks
 
 
-async def test_those_that_come_while_a_round_is_under_way_are_the_next() -> None:
-    work = Work()
-    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, max_batch=10)
-    first = await begun(rounds, 1)
-    later = await begun(rounds, 2, 3)
-    assert work.rounds == [[1]]
-    work.go.release()
-    work.go.release()
+async def test_requests_during_a_batch_form_the_next_one() -> None:
+    """A batch in progress is not extended."""
+    worker = Worker()
+    batcher: RequestBatcher[int, int] = RequestBatcher(worker.do, max_batch=10)
+    first = await submit(batcher, 1)
+    later = await submit(batcher, 2, 3)
+    assert worker.batches == [[1]]
+    worker.go.release()
+    worker.go.release()
     assert await asyncio.gather(*first, *later) == [2, 4, 6]
-    assert work.rounds == [[1], [2, 3]]
+    assert worker.batches == [[1], [2, 3]]
 
 
-async def test_a_round_has_a_most() -> None:
-    work = Work()
-    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, max_batch=2)
-    tasks = await begun(rounds, 1, 2, 3, 4, 5)
+async def test_batch_size_is_bounded() -> None:
+    """More requests than the maximum take several batches."""
+    worker = Worker()
+    batcher: RequestBatcher[int, int] = RequestBatcher(worker.do, max_batch=2)
+    tasks = await submit(batcher, 1, 2, 3, 4, 5)
     for _ in range(3):
-        work.go.release()
+        worker.go.release()
     assert await asyncio.gather(*tasks) == [2, 4, 6, 8, 10]
-    assert work.rounds == [[1, 2], [3, 4], [5]]
+    assert worker.batches == [[1, 2], [3, 4], [5]]
 
 
-async def test_what_one_is_refused_only_they_hear() -> None:
-    work = Work()
-    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, max_batch=10)
-    one, bad, other = await begun(rounds, 1, -1, 2)
-    work.go.release()
-    assert (await one, await other) == (2, 4)
+async def test_error_of_one_request_reaches_only_its_caller() -> None:
+    """The others get their results."""
+    worker = Worker()
+    batcher: RequestBatcher[int, int] = RequestBatcher(worker.do, max_batch=10)
+    first, second, third = await submit(batcher, 1, -1, 2)
+    worker.go.release()
+    assert (await first, await third) == (2, 4)
     with pytest.raises(ValueError, match="-1"):
-        await bad
+        await second
 
 
-async def test_when_a_round_fails_all_in_it_hear_and_the_next_is_done() -> None:
-    work = Work()
-    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, max_batch=10)
-    work.fails = True
-    tasks = await begun(rounds, 1, 2)
-    work.go.release()
+async def test_failed_batch_fails_all_its_requests() -> None:
+    """The next batch is processed normally."""
+    worker = Worker()
+    batcher: RequestBatcher[int, int] = RequestBatcher(worker.do, max_batch=10)
+    worker.fails = True
+    tasks = await submit(batcher, 1, 2)
+    worker.go.release()
     assert [type(result) for result in await asyncio.gather(*tasks, return_exceptions=True)] == [OSError] * 2
-    work.fails = False
-    work.go.release()
-    assert await rounds.submit(3) == 6
+    worker.fails = False
+    worker.go.release()
+    assert await batcher.submit(3) == 6
 
 
-async def test_who_leaves_before_their_round_is_left_out_and_who_leaves_in_it_disturbs_nobody() -> None:
-    work = Work()
-    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, max_batch=10)
-    one, other = await begun(rounds, 1, 2)
-    gone, stays = await begun(rounds, 3, 4)
-    one.cancel()
-    gone.cancel()
-    work.go.release()
-    work.go.release()
-    assert (await other, await stays) == (4, 8)
-    assert work.rounds == [[1, 2], [4]]
+async def test_cancelled_request_does_not_affect_the_others() -> None:
+    """A request cancelled before its batch is left out of it."""
+    worker = Worker()
+    batcher: RequestBatcher[int, int] = RequestBatcher(worker.do, max_batch=10)
+    first, second = await submit(batcher, 1, 2)
+    third, fourth = await submit(batcher, 3, 4)
+    first.cancel()
+    third.cancel()
+    worker.go.release()
+    worker.go.release()
+    assert (await second, await fourth) == (4, 8)
+    assert worker.batches == [[1, 2], [4]]
 
 
-async def test_nothing_runs_when_nobody_asks() -> None:
-    work = Work()
-    rounds: RequestBatcher[int, int] = RequestBatcher(work.do, max_batch=10)
-    work.go.release()
-    assert await rounds.submit(1) == 2
+async def test_no_task_runs_without_requests() -> None:
+    """The batcher's task ends after the last batch."""
+    worker = Worker()
+    batcher: RequestBatcher[int, int] = RequestBatcher(worker.do, max_batch=10)
+    worker.go.release()
+    assert await batcher.submit(1) == 2
     await asyncio.sleep(0)
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "rounds"]

@@ -18,17 +18,20 @@ FAULT = Retry("the push service has a passing fault (503)")
 @settings(deadline=None)
 @given(st.integers(1, 10_000))
 def test_back_off_doubles_within_its_jitter_up_to_an_hour(tries: int) -> None:
+    """The delay grows up to the maximum."""
     ceiling = MAX_DELAY if tries > 12 else min(FIRST_DELAY * 2 ** (tries - 1), MAX_DELAY)
     assert ceiling / 2 <= backoff(tries) <= ceiling
 
 
-def test_back_off_spreads_a_crowd() -> None:
+def test_back_off_spreads_retries() -> None:
+    """Jitter distributes the retries of many messages."""
     assert len({backoff(5) for _ in range(100)}) > 90
 
 
 @settings(deadline=None)
 @given(st.integers(1, MAX_TRUSTED_RETRIES), st.floats(0, 86_400))
 def test_retry_after_is_followed_to_the_next_whole_second(tries: int, seconds: float) -> None:
+    """Retries are rounded up to full seconds."""
     after = timedelta(seconds=seconds)
     due = next_attempt(Retry("slow down", after), tries, NOW, FAR)
     assert isinstance(due, datetime)
@@ -37,20 +40,23 @@ def test_retry_after_is_followed_to_the_next_whole_second(tries: int, seconds: f
     assert due.tzinfo is not None
 
 
-def test_retries_of_one_second_come_due_together() -> None:
+def test_retries_of_one_second_are_due_together() -> None:
+    """They form one job."""
     dues = {next_attempt(Retry("x", timedelta(milliseconds=ms)), 1, NOW, FAR) for ms in range(0, 700, 50)}
     assert len(dues) == 1
 
 
 @settings(deadline=None)
 @given(st.integers(MAX_TRUSTED_RETRIES + 1, 40))
-def test_a_host_that_keeps_saying_at_once_is_backed_off_from(tries: int) -> None:
+def test_repeated_retry_after_0_is_backed_off(tries: int) -> None:
+    """A host that always asks for an immediate retry is not flooded."""
     due = next_attempt(Retry("try again at once", timedelta(0)), tries, NOW, FAR)
     assert isinstance(due, datetime)
     assert due - NOW >= min(FIRST_DELAY * 2 ** (tries - 1), MAX_DELAY) / 2
 
 
-def test_a_longer_wish_than_our_back_off_is_kept_for_ever() -> None:
+def test_longer_retry_after_wins_over_back_off() -> None:
+    """The push service's wish is respected at every attempt."""
     due = next_attempt(Retry("x", timedelta(hours=5)), 30, NOW, FAR)
     assert isinstance(due, datetime)
     assert due >= NOW + timedelta(hours=5)
@@ -58,7 +64,8 @@ def test_a_longer_wish_than_our_back_off_is_kept_for_ever() -> None:
 
 @settings(deadline=None)
 @given(st.integers(1, 50), st.one_of(st.none(), st.floats(0, 90_000)), st.floats(-10, 90_000))
-def test_nothing_is_ever_tried_at_or_after_its_expiry(tries: int, after: float | None, life: float) -> None:
+def test_no_retry_at_or_after_expiry(tries: int, after: float | None, life: float) -> None:
+    """The message expires instead."""
     expires_at = NOW + timedelta(seconds=life)
     wish = None if after is None else timedelta(seconds=after)
     due = next_attempt(Retry("overloaded", wish), tries, NOW, expires_at)
@@ -76,7 +83,8 @@ def test_the_try_on_the_grid_decides_and_not_the_one_asked_for(life: float, expi
     assert isinstance(due, Expired) == expired
 
 
-def test_the_cause_of_the_last_try_is_in_the_expiry_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expiry_names_the_cause_of_the_last_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log shows why the message was not delivered."""
     monkeypatch.setattr(retry, "FIRST_DELAY", timedelta(hours=1))
     due = next_attempt(FAULT, 1, NOW, NOW + timedelta(seconds=1))
     assert isinstance(due, Expired)

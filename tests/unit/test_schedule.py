@@ -1,4 +1,4 @@
-"""Local times and quiet hours across changes of the clocks, against what a calendar says."""
+"""Local times, quiet hours and recurrences across changes of the clocks."""
 
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -48,39 +48,43 @@ clocks = st.times().map(lambda t: t.replace(second=0, microsecond=0))
         ("2026-10-04T02:15", "Australia/Lord_Howe", "2026-10-03T15:45"),
     ],
 )
-def test_a_local_time_is_what_the_clocks_of_its_zone_show(local: str, name: str, utc: str) -> None:
+def test_local_time_is_converted_in_its_zone(local: str, name: str, utc: str) -> None:
+    """A skipped time is moved forward, and an ambiguous one is the first."""
     assert to_utc(datetime.fromisoformat(local), zone_or_utc(name)) == datetime.fromisoformat(f"{utc}+00:00")
 
 
 @given(locals_, zones)
-def test_clocks_show_the_local_time_at_its_instant_unless_they_skip_it(local: datetime, name: str) -> None:
+def test_conversion_round_trips_except_for_skipped_times(local: datetime, name: str) -> None:
+    """For generated times and zones."""
     local = local.replace(microsecond=0)
     moment = to_utc(local, zone_or_utc(name))
-    shown = moment.astimezone(ZoneInfo(name)).replace(tzinfo=None)
-    assert shown == local or timedelta(0) < shown - local <= timedelta(hours=1)
-    before = (moment - timedelta(hours=3)).astimezone(ZoneInfo(name)).replace(tzinfo=None)
-    assert before < local  # it is the first such moment, not the second
+    converted = moment.astimezone(ZoneInfo(name)).replace(tzinfo=None)
+    assert converted == local or timedelta(0) < converted - local <= timedelta(hours=1)
+    earlier = (moment - timedelta(hours=3)).astimezone(ZoneInfo(name)).replace(tzinfo=None)
+    assert earlier < local  # it is the first such moment, not the second
 
 
 @given(locals_, zones)
-def test_no_device_is_due_before_the_first_or_after_the_last_zone(local: datetime, name: str) -> None:
+def test_earliest_and_latest_instants_bound_all_zones(local: datetime, name: str) -> None:
+    """A campaign in local time starts and ends within these bounds."""
     assert earliest_instant(local) <= to_utc(local, zone_or_utc(name)) <= latest_instant(local) + timedelta(hours=1)
 
 
 @pytest.mark.parametrize("name", ["Mars/Phobos", "", "../../etc/passwd", "/etc/localtime", "Europe", "x" * 300, "a\0b"])
-def test_what_is_no_zone_is_none_and_a_device_there_is_in_utc(name: str) -> None:
+def test_invalid_zone_is_none_and_falls_back_to_utc(name: str) -> None:
+    """Paths and unknown names are not zones."""
     assert find_zone(name) is None
     assert zone_or_utc(name) is zone_or_utc("UTC")
 
 
-def test_a_device_that_never_said_its_zone_is_in_utc() -> None:
+def test_device_without_a_zone_is_in_utc() -> None:
+    """UTC is the default."""
     assert zone_or_utc(None) is zone_or_utc("UTC")
 
 
 @given(clocks, clocks, st.datetimes(FIRST, LAST, timezones=st.just(UTC)), zones)
-def test_quiet_hours_hold_until_their_end_and_not_a_moment_longer(
-    start: time, end: time, now: datetime, name: str
-) -> None:
+def test_quiet_hours_end_exactly(start: time, end: time, now: datetime, name: str) -> None:
+    """For generated times and zones, across midnight as well."""
     quiet = QuietHours(start, end, name)
     until = quiet.end_of_quiet(None, now)
     clock = now.astimezone(ZoneInfo(name)).time()
@@ -94,14 +98,16 @@ def test_quiet_hours_hold_until_their_end_and_not_a_moment_longer(
         assert 0 <= late % 86_400 <= 3600
 
 
-def test_quiet_hours_are_each_devices_own() -> None:
+def test_quiet_hours_use_the_device_s_zone() -> None:
+    """One instant is quiet for one device and not for another."""
     quiet, now = QuietHours(time(22), time(8), DEVICE_ZONE), datetime(2026, 11, 24, 22, 30, tzinfo=UTC)
     assert quiet.end_of_quiet("Europe/Vienna", now) == datetime(2026, 11, 25, 7, tzinfo=UTC)
     assert quiet.end_of_quiet("America/New_York", now) is None
     assert quiet.end_of_quiet(None, now) == datetime(2026, 11, 25, 8, tzinfo=UTC)
 
 
-def test_quiet_hours_that_end_in_the_hour_that_comes_twice_end_after_now() -> None:
+def test_quiet_hours_ending_in_a_repeated_hour_end_later() -> None:
+    """The end is after the current time in both passes."""
     quiet = QuietHours(time(22), time(2, 30), "Europe/Vienna")
     first = datetime(2026, 10, 25, 0, 10, tzinfo=UTC)  # 02:10, for the first time
     second = datetime(2026, 10, 25, 1, 10, tzinfo=UTC)  # 02:10 again
@@ -119,9 +125,8 @@ def test_quiet_hours_that_end_in_the_hour_that_comes_twice_end_after_now() -> No
         ("0 0 29 2 *", "UTC", "2026-01-01T00:00", ["2028-02-29T00:00"]),
     ],
 )
-def test_a_recurring_time_is_what_the_clocks_of_its_zone_show(
-    cron: str, name: str, after: str, times: list[str]
-) -> None:
+def test_recurrence_follows_the_clocks_of_its_zone(cron: str, name: str, after: str, times: list[str]) -> None:
+    """Skipped and repeated hours."""
     moment = datetime.fromisoformat(f"{after}+00:00")
     for expected in times:
         occurrence = Recurrence(cron, name).next_occurrence(moment)
@@ -132,9 +137,8 @@ def test_a_recurring_time_is_what_the_clocks_of_its_zone_show(
 
 
 @given(st.datetimes(FIRST, LAST, timezones=st.just(UTC)), zones, st.integers(0, 59), st.integers(0, 23))
-def test_a_daily_time_comes_once_a_day_whatever_the_clocks_do(
-    start: datetime, name: str, minute: int, hour: int
-) -> None:
+def test_daily_recurrence_occurs_once_a_day(start: datetime, name: str, minute: int, hour: int) -> None:
+    """Across every change of the clocks."""
     daily, moment, days = Recurrence(f"{minute} {hour} * * *", name), start, []
     for _ in range(5):
         occurrence = daily.next_occurrence(moment)
@@ -146,7 +150,8 @@ def test_a_daily_time_comes_once_a_day_whatever_the_clocks_do(
 
 
 @given(st.datetimes(FIRST, LAST, timezones=st.just(UTC)))
-def test_at_every_devices_own_time_the_first_zone_decides_when_it_can_be_started(now: datetime) -> None:
+def test_recurrence_in_device_time_starts_with_the_first_zone(now: datetime) -> None:
+    """The planner starts when the earliest zone reaches the local time."""
     occurrence = Recurrence("0 9 * * *", DEVICE_ZONE).next_occurrence(now)
     assert occurrence is not None
     assert occurrence.local_at is not None
@@ -155,5 +160,6 @@ def test_at_every_devices_own_time_the_first_zone_decides_when_it_can_be_started
 
 
 @pytest.mark.parametrize("cron", ["", "x", "60 * * * *", "0 0 30 2 *", "* * * *", "0 9 * * MON#9", "0 0 31 4 *"])
-def test_what_is_no_cron_expression_or_never_comes_is_told(cron: str) -> None:
+def test_invalid_or_impossible_cron_has_an_error(cron: str) -> None:
+    """31 April never occurs."""
     assert Recurrence(cron).find_error() is not None

@@ -26,14 +26,16 @@ def steering(weights: list[float], winner: WinnerSelection | None = None) -> Sen
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=10))
-def test_variants_share_the_audience_by_their_weights(weights: list[float]) -> None:
+def test_variants_divide_the_audience_by_weight(weights: list[float]) -> None:
+    """The shares of devices follow the weights."""
     steered = steering(weights)
     counts = Counter(steered.variant_for(bucket, None) for bucket in range(BUCKETS))
     for index, weight in enumerate(weights):
         assert counts[index] == pytest.approx(weight / sum(weights) * BUCKETS, abs=2)
 
 
-def test_those_outside_the_sample_get_the_winner() -> None:
+def test_devices_outside_the_sample_get_the_winner() -> None:
+    """Only the sample is divided among the variants."""
     steered = steering([1, 1], WinnerSelection(0.1, timedelta(hours=1)))
     counts = Counter(steered.variant_for(bucket, 1) for bucket in range(BUCKETS))
     assert counts == {0: 500, 1: 9500}
@@ -49,24 +51,28 @@ def test_those_outside_the_sample_get_the_winner() -> None:
         (Throttle(spread=timedelta(seconds=10)), 0, 0.1),
     ],
 )
-def test_the_slower_of_rate_and_spread_counts(throttle: Throttle, targets: int, rate: float) -> None:
+def test_slower_of_rate_and_spread_applies(throttle: Throttle, targets: int, rate: float) -> None:
+    """A throttle may set both."""
     assert throttle.rate(targets) == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(("rate", "size"), [(None, MAX_CHUNK_SIZE), (0.2, 1), (7.9, 7), (100_000, MAX_CHUNK_SIZE)])
-def test_a_throttled_job_is_about_a_second_of_messages(rate: float | None, size: int) -> None:
+def test_job_of_a_throttled_campaign_is_one_second_of_messages(rate: float | None, size: int) -> None:
+    """Smaller jobs keep the rate even."""
     assert chunk_size(rate) == size
 
 
-def test_a_limit_of_failures_is_passed_by_more_than_its_share_of_enough_deliveries() -> None:
+def test_failure_limit_needs_share_and_minimum() -> None:
+    """A few deliveries do not suffice."""
     limit = FailureLimit(0.3, 10)
     assert not limit.is_exceeded(accepted=0, failed=9)
     assert not limit.is_exceeded(accepted=7, failed=3)
     assert limit.is_exceeded(accepted=7, failed=4)
 
 
-def test_everything_said_comes_back_from_json() -> None:
-    whole = SendPolicy(
+def test_policy_round_trips_through_json() -> None:
+    """An urgent notification keeps only time and category."""
+    policy = SendPolicy(
         local_at=datetime.fromisoformat("2026-12-01T09:00"),
         category="offers",
         throttle=Throttle(10, timedelta(hours=2)),
@@ -76,25 +82,26 @@ def test_everything_said_comes_back_from_json() -> None:
         winner=WinnerSelection(0.2, timedelta(hours=1)),
         pause_when=FailureLimit(0.3, 100),
     )
-    assert SendPolicy.from_json(whole.to_json()) == whole
+    assert SendPolicy.from_json(policy.to_json()) == policy
     assert SendPolicy.from_json({}) == SendPolicy()
-    assert whole.for_urgent_lane() == SendPolicy(local_at=whole.local_at, category="offers")
+    assert policy.for_urgent_lane() == SendPolicy(local_at=policy.local_at, category="offers")
 
 
 @given(st.integers(20, 2000))
-def test_the_rate_follows_a_steady_stream_from_its_first_seconds(per_second: int) -> None:
-    """Kept as the database keeps it: faded, then raised by every batch."""
-    began = now = datetime(2026, 11, 24, tzinfo=UTC)
+def test_rate_follows_a_steady_stream(per_second: int) -> None:
+    """As stored in the database: decayed, then raised by every batch."""
+    start = now = datetime(2026, 11, 24, tzinfo=UTC)
     rate, rated_at = 0.0, now
     for second in range(1, 60):
-        now = began + timedelta(seconds=second)
-        faded = Progress(rate=rate, rated_at=rated_at, began_at=datetime(2020, 1, 1, tzinfo=UTC)).current_rate(now)
-        rate, rated_at = faded + per_second / 15, now
-        shown = Progress(rate=rate, rated_at=rated_at, began_at=began).current_rate(now)
-        assert shown == pytest.approx(per_second, rel=0.05)
+        now = start + timedelta(seconds=second)
+        decayed = Progress(rate=rate, rated_at=rated_at, began_at=datetime(2020, 1, 1, tzinfo=UTC)).current_rate(now)
+        rate, rated_at = decayed + per_second / 15, now
+        displayed = Progress(rate=rate, rated_at=rated_at, began_at=start).current_rate(now)
+        assert displayed == pytest.approx(per_second, rel=0.05)
 
 
-def test_the_rate_fades_when_nothing_more_ends() -> None:
+def test_rate_decays_without_new_outcomes() -> None:
+    """The displayed rate approaches 0."""
     moment = datetime(2026, 11, 24, tzinfo=UTC)
     progress = Progress(rate=100.0, rated_at=moment, began_at=moment - timedelta(hours=1))
     assert progress.current_rate(moment) == pytest.approx(100)

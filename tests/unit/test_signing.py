@@ -1,4 +1,4 @@
-"""Signatures of webhooks: the reference's own example, secrets that follow each other, what patterns ask for."""
+"""Webhook signatures: the reference's example, secret rotation, and event patterns."""
 
 from base64 import b64decode
 from datetime import UTC, datetime, timedelta
@@ -12,52 +12,57 @@ NOW = datetime(2026, 12, 1, 9, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
-def test_the_example_of_the_reference_implementation_is_signed_alike() -> None:
+def test_signature_matches_the_reference_example() -> None:
     """From the Standard Webhooks libraries' own tests."""
     secret = Secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     now = datetime.fromtimestamp(1614265330, UTC)
-    said = signing.headers([secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", b'{"test": 2432232314}', now)
-    assert said == {
+    headers = signing.headers([secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", b'{"test": 2432232314}', now)
+    assert headers == {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
         "webhook-timestamp": "1614265330",
         "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
     }
 
 
-def test_every_secret_in_force_signs_the_newest_first() -> None:
+def test_every_valid_secret_signs_newest_first() -> None:
+    """Expired secrets do not sign."""
     texts = [signing.new_secret() for _ in range(3)]
-    held = [Secret(texts[0]), Secret(texts[1], NOW + HOUR), Secret(texts[2], NOW)]
-    both = signing.headers(held, "msg_1", b"{}", NOW)["webhook-signature"].split(" ")
-    alone = [signing.headers([Secret(text)], "msg_1", b"{}", NOW)["webhook-signature"] for text in texts]
-    assert both == alone[:2]
+    secrets = [Secret(texts[0]), Secret(texts[1], NOW + HOUR), Secret(texts[2], NOW)]
+    signatures = signing.headers(secrets, "msg_1", b"{}", NOW)["webhook-signature"].split(" ")
+    single_signatures = [signing.headers([Secret(text)], "msg_1", b"{}", NOW)["webhook-signature"] for text in texts]
+    assert signatures == single_signatures[:2]
 
 
-def test_an_old_secret_ends_when_it_was_to_end_first() -> None:
-    held = signing.rotate([Secret("a")], "b", 24 * HOUR, NOW)
-    assert held == [Secret("b"), Secret("a", NOW + 24 * HOUR)]
-    held = signing.rotate(held, "c", 48 * HOUR, NOW + HOUR)
-    assert held == [Secret("c"), Secret("b", NOW + 49 * HOUR), Secret("a", NOW + 24 * HOUR)]
-    assert signing.rotate(held, "d", 0 * HOUR, NOW + HOUR) == [Secret("d")]
+def test_rotation_keeps_the_earlier_expiry() -> None:
+    """A later rotation does not extend an older secret."""
+    secrets = signing.rotate([Secret("a")], "b", 24 * HOUR, NOW)
+    assert secrets == [Secret("b"), Secret("a", NOW + 24 * HOUR)]
+    secrets = signing.rotate(secrets, "c", 48 * HOUR, NOW + HOUR)
+    assert secrets == [Secret("c"), Secret("b", NOW + 49 * HOUR), Secret("a", NOW + 24 * HOUR)]
+    assert signing.rotate(secrets, "d", 0 * HOUR, NOW + HOUR) == [Secret("d")]
 
 
-def test_only_so_many_secrets_are_kept() -> None:
-    held = [Secret("0")]
+def test_number_of_secrets_is_bounded() -> None:
+    """The oldest secrets are dropped."""
+    secrets = [Secret("0")]
     for number in range(1, 20):
-        held = signing.rotate(held, str(number), 24 * HOUR, NOW)
-    assert [one.text for one in held] == ["19", "18", "17", "16", "15"]
+        secrets = signing.rotate(secrets, str(number), 24 * HOUR, NOW)
+    assert [secret.text for secret in secrets] == ["19", "18", "17", "16", "15"]
 
 
-def test_secrets_are_sealed_and_opened_as_they_were() -> None:
-    vault = Keyring(b"a master key for tests, 32 octets")
-    held = [Secret(signing.new_secret()), Secret(signing.new_secret(), NOW)]
-    sealed = signing.seal(held, vault)
-    assert signing.unseal(sealed, vault) == held
-    assert held[0].text.encode() not in sealed
-    assert held[0].text not in repr(held)
-    assert len(b64decode(held[0].text.removeprefix("whsec_"))) == 32
+def test_sealed_secrets_round_trip() -> None:
+    """The ciphertext and the repr do not contain the secret."""
+    keyring = Keyring(b"a master key for tests, 32 octets")
+    stored = [Secret(signing.new_secret()), Secret(signing.new_secret(), NOW)]
+    sealed = signing.seal(stored, keyring)
+    assert signing.unseal(sealed, keyring) == stored
+    assert stored[0].text.encode() not in sealed
+    assert stored[0].text not in repr(stored)
+    assert len(b64decode(stored[0].text.removeprefix("whsec_"))) == 32
 
 
-def test_patterns_ask_for_a_type_a_family_or_everything() -> None:
+def test_pattern_selects_a_type_a_family_or_all() -> None:
+    """Every documented pattern selects at least one type."""
     assert subscribed_types(["*"]) == list(TYPES)
     assert subscribed_types(["device.gone", "notification.*"]) == [
         *["device.gone", "notification.accepted", "notification.started", "notification.done"],

@@ -22,9 +22,9 @@ VARIABLES: dict[str, Any] = {
 }
 
 
-def rendered(text: str, *, field: str = "title", strict: bool = False, **variables: Any) -> str:
-    made = CompiledContent({field: text}, strict=strict).render(VARIABLES | variables)
-    return str(made.get(field))
+def render(text: str, *, field: str = "title", strict: bool = False, **variables: Any) -> str:
+    content = CompiledContent({field: text}, strict=strict).render(VARIABLES | variables)
+    return str(content.get(field))
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,13 @@ def rendered(text: str, *, field: str = "title", strict: bool = False, **variabl
         ("no markup at all }} {", "no markup at all }} {"),
     ],
 )
-def test_templates_say_what_liquid_says(template: str, text: str) -> None:
-    assert rendered(template) == text
+def test_templates_follow_liquid(template: str, text: str) -> None:
+    """Values, filters, conditions and loops."""
+    assert render(template) == text
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "reason"),
     [
         ("{{ user.", ""),
         ("{% if %}", ""),
@@ -64,17 +65,19 @@ def test_templates_say_what_liquid_says(template: str, text: str) -> None:
         ("{% if 1 %}" * 50 + "{% endif %}" * 50, "nest"),
     ],
 )
-def test_what_is_no_template_is_refused_with_the_place_and_the_reason(template: str, said: str) -> None:
-    with pytest.raises(ValidationError) as refused:
+def test_invalid_template_is_refused_with_pointer_and_reason(template: str, reason: str) -> None:
+    """The error names the field."""
+    with pytest.raises(ValidationError) as exc_info:
         CompiledContent(
             {"title": "t", "actions": [{"action": "a", "title": template}]}, strict=False, pointer="/content"
         )
-    assert {fault.pointer for fault in refused.value.errors} == {"/content/actions/0/title"}
-    assert said in refused.value.errors[0].detail
-    assert "\n" not in refused.value.errors[0].detail
+    assert {fault.pointer for fault in exc_info.value.errors} == {"/content/actions/0/title"}
+    assert reason in exc_info.value.errors[0].detail
+    assert "\n" not in exc_info.value.errors[0].detail
 
 
-def test_all_faults_are_told_at_once_wherever_they_are() -> None:
+def test_all_template_errors_are_reported_together() -> None:
+    """In every field and language."""
     content = {
         "title": "{{",
         "data": {"a/b": ["{% x %}"]},
@@ -91,13 +94,14 @@ def test_all_faults_are_told_at_once_wherever_they_are() -> None:
     }
 
 
-def test_an_undefined_variable_is_nothing_unless_it_was_said_to_be_a_fault() -> None:
-    assert rendered("{{ user.attributes.nick }}!") == "!"
+def test_undefined_variable_is_empty_unless_strict() -> None:
+    """In strict mode it is an error."""
+    assert render("{{ user.attributes.nick }}!") == "!"
     with pytest.raises(TemplateFailed, match=r"title: .*nick"):
-        rendered("{{ user.attributes.nick }}", strict=True)
-    assert rendered("{{ user.attributes.nick | default: 'you' }}", strict=True) == "you"
+        render("{{ user.attributes.nick }}", strict=True)
+    assert render("{{ user.attributes.nick | default: 'you' }}", strict=True) == "you"
     with pytest.raises(TemplateFailed):
-        rendered("{{ user.attributes.nick | upcase }}", strict=True)
+        render("{{ user.attributes.nick | upcase }}", strict=True)
 
 
 HOSTILE = [
@@ -134,45 +138,52 @@ HOSTILE = [
 
 @pytest.mark.parametrize("template", HOSTILE)
 @pytest.mark.parametrize("field", ["title", "url"])
-def test_no_template_takes_long_or_fails_otherwise_than_by_its_own_fault(template: str, field: str) -> None:
+def test_any_template_renders_fast_or_raises_template_errors(template: str, field: str) -> None:
+    """For generated templates."""
     began = time.perf_counter()
     text = ""
     with suppress(TemplateFailed, ValidationError):
-        text = rendered(template, field=field)
+        text = render(template, field=field)
     assert len(text) <= 8192
     assert "<class" not in text
     assert time.perf_counter() - began < 3
 
 
-def test_a_template_is_not_to_blame_for_a_processor_that_others_have() -> None:
+def test_time_limit_counts_the_thread_s_cpu_time() -> None:
+    """A busy machine does not fail a template."""
+
     class Waiting:
         def __str__(self) -> str:
             time.sleep(2 * TIME_LIMIT_S)
             return "late"
 
-    text = rendered("{{ user.id }}{% assign i = 1 %}{{ i }}", user={"id": Waiting()})
+    text = render("{{ user.id }}{% assign i = 1 %}{{ i }}", user={"id": Waiting()})
     assert text == "late1"
 
 
-def test_a_template_sees_nothing_but_its_variables() -> None:
+def test_template_sees_only_its_variables() -> None:
+    """Attributes of Python objects are not reachable."""
+
     class Secret:
         key = "sk_1"
 
-    assert rendered("{{ event.key }}{{ event.__dict__ }}{{ event.key.size }}", event=Secret()) == ""
+    assert render("{{ event.key }}{{ event.__dict__ }}{{ event.key.size }}", event=Secret()) == ""
 
 
 @given(st.text(max_size=60))
-def test_a_value_is_text_in_json_whatever_it_holds(value: str) -> None:
-    made = CompiledContent({"title": "<{{ event.x }}>", "data": {"q": ["{{ event.x }}"]}}, strict=False)
-    shown = json.loads(json.dumps(made.render(VARIABLES | {"event": {"x": value}})))
+def test_value_stays_text_in_json(value: str) -> None:
+    """A value cannot change the structure."""
+    content = CompiledContent({"title": "<{{ event.x }}>", "data": {"q": ["{{ event.x }}"]}}, strict=False)
+    result = json.loads(json.dumps(content.render(VARIABLES | {"event": {"x": value}})))
     lines = value.replace("\r\n", "\n").replace("\r", "\n")
-    assert shown == {"title": f"<{lines}>", "data": {"q": [lines]}}
+    assert result == {"title": f"<{lines}>", "data": {"q": [lines]}}
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
-def test_a_value_in_a_url_adds_no_parameter_no_path_and_no_fragment(value: str) -> None:
+def test_value_in_a_url_is_percent_encoded(value: str) -> None:
+    """A value cannot add a parameter, a path or a fragment."""
     try:
-        url = rendered(
+        url = render(
             "https://shop.example/p/{{ event.x }}/find?q={{ event.x }}&page=1", field="url", event={"x": value}
         )
     except TemplateFailed:
@@ -200,15 +211,17 @@ def test_a_value_in_a_url_adds_no_parameter_no_path_and_no_fragment(value: str) 
         ("/q/\ue000{{ event.x }}\ue001", "a\ue001/b\ue000", "/q/a%2Fb"),
     ],
 )
-def test_an_address_is_escaped_by_where_the_value_stands(template: str, value: str, url: str | None) -> None:
+def test_url_escaping_depends_on_the_position(template: str, value: str, url: str | None) -> None:
+    """A whole URL, a path segment or a query value."""
     if url is None:
         with pytest.raises(TemplateFailed, match="url: must be an absolute"):
-            rendered(template, field="url", event={"x": value})
+            render(template, field="url", event={"x": value})
     else:
-        assert rendered(template, field="url", event={"x": value}) == url
+        assert render(template, field="url", event={"x": value}) == url
 
 
-def test_an_address_that_comes_out_empty_is_left_out() -> None:
+def test_empty_url_is_omitted() -> None:
+    """An image without a URL is not sent."""
     content = {"title": "t", "image": "{{ user.attributes.picture }}", "body": "{{ user.attributes.nick }}"}
     assert CompiledContent(content, strict=False).render(VARIABLES) == {"title": "t", "body": ""}
 
@@ -225,17 +238,20 @@ def test_an_address_that_comes_out_empty_is_left_out() -> None:
         ({"title": "{{ event[user.id] }}"}, True),
     ],
 )
-def test_content_is_personal_when_it_speaks_of_the_user_or_the_device(content: Any, personal: bool) -> None:
+def test_content_with_user_or_device_variables_is_personal(content: Any, personal: bool) -> None:
+    """Other content is rendered once."""
     assert CompiledContent(content, strict=False).personal is personal
 
 
-def test_markup_is_seen_at_any_depth() -> None:
+def test_markup_is_detected_at_any_depth() -> None:
+    """In nested data as well."""
     assert has_markup({"data": [{"x": "{{ a }}"}]})
     assert has_markup("{% raw %}")
     assert not has_markup({"title": "{ }", "app_badge": 3, "silent": None})
 
 
-def test_what_the_collector_of_cycles_takes_in_between_fails_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_garbage_collection_does_not_count_as_render_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GC pass may occur during rendering."""
     readings = iter([0.0])
     monkeypatch.setattr("time.thread_time", lambda: next(readings, 10 * TIME_LIMIT_S))
-    assert rendered("{{ user.id | upcase }}") == "U-42"
+    assert render("{{ user.id | upcase }}") == "U-42"
