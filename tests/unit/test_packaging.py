@@ -1,4 +1,4 @@
-"""The image, the Compose file, the Helm chart and the systemd units pass their linters and match the gateway's settings."""
+"""The image, the Compose file, the Helm chart and the systemd units pass their linters and match the settings."""
 
 import json
 import os

@@ -101,4 +101,4 @@ async def test_no_task_runs_without_requests() -> None:
     worker.go.release()
     assert await batcher.submit(1) == 2
     await asyncio.sleep(0)
-    assert not [task for task in asyncio.all_tasks() if task.get_name() == "rounds"]
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "request-batcher"]
