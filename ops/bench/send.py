@@ -21,7 +21,7 @@ from typing import Any
 from uuid import UUID
 
 import testbed
-from testbed import CONTENT, HERE, Context, Testbed, Undecryptable, console
+from testbed import CONTENT, HERE, Context, DeviceKeys, Testbed, console
 
 from gateway.domain.device import Subscription
 from gateway.push.encryption import encode_base64url, encrypt
@@ -147,7 +147,7 @@ def run_loop(
     return usage
 
 
-def loop_input(bed: Testbed, pairs: list[Undecryptable], count: int, payload: str) -> dict[str, Any]:
+def loop_input(bed: Testbed, pairs: list[DeviceKeys], count: int, payload: str) -> dict[str, Any]:
     """Return the input of a bare loop."""
     key = VapidKey.generate()
     return {
@@ -168,7 +168,7 @@ def loop_input(bed: Testbed, pairs: list[Undecryptable], count: int, payload: st
     }
 
 
-def encryption_us(pairs: list[Undecryptable]) -> float:
+def encryption_us(pairs: list[DeviceKeys]) -> float:
     """Return the CPU microseconds of RFC 8291 encryption alone, for a message of 450 octets."""
     subscriptions = [Subscription("", pair.p256dh, pair.auth) for pair in pairs]
     cpu_before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
