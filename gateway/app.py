@@ -373,7 +373,7 @@ async def _connect_broker(settings: Settings) -> AsyncIterator[Broker]:
     """Connect to NATS. Raises CannotStart at the start, and later when the broker ends the connection for good."""
     async with AsyncExitStack() as stack:
         try:
-            broker = await stack.enter_async_context(Broker.connected(settings.nats_servers, ca=settings.queue_ca))
+            broker = await stack.enter_async_context(Broker.connect(settings.nats_servers, ca=settings.queue_ca))
         except (BrokerUnavailable, BrokerIncompatible) as error:
             raise CannotStart(f"GATEWAY_QUEUE: {error}") from None
         group = await stack.enter_async_context(asyncio.TaskGroup())

@@ -111,7 +111,7 @@ def tail_deliveries(
             print("Following the log; press Ctrl-C to stop.", file=sys.stderr)
         async for delivery in gateway.deliveries.tail(**search):
             if json:
-                print_json(delivery, line=True)
+                print_json(delivery, one_line=True)
             else:
                 get_console().print(_format_line(delivery), soft_wrap=True)
 

@@ -207,7 +207,7 @@ async def _check_queue(conn: Connection, settings: Settings) -> AsyncIterator[Fi
 
 async def _check_broker(settings: Settings) -> Finding:
     try:
-        async with Broker.connected(settings.nats_servers, ca=settings.queue_ca):
+        async with Broker.connect(settings.nats_servers, ca=settings.queue_ca):
             return Finding("NATS", "ok", "reachable, with JetStream")
     except (BrokerUnavailable, BrokerIncompatible) as error:
         advice = "check that the servers in GATEWAY_QUEUE run with JetStream, and that user and password are right"

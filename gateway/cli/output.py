@@ -42,15 +42,15 @@ def get_console(*, err: bool = False) -> "Console":
     return Console(highlight=False, stderr=err, width=None if stream.isatty() else 400)
 
 
-def fail(line: str) -> NoReturn:
-    """Print one line on stderr and exit with 1."""
-    print(f"gateway: {line}", file=sys.stderr)
+def fail(message: str) -> NoReturn:
+    """Print a message of one line on stderr and exit with status 1."""
+    print(f"gateway: {message}", file=sys.stderr)
     sys.exit(1)
 
 
-def print_json(value: Any, *, line: bool = False) -> None:
-    """Print JSON: indented on a terminal, otherwise and with `line` on one line."""
-    indent = 2 if sys.stdout.isatty() and not line else None
+def print_json(value: Any, *, one_line: bool = False) -> None:
+    """Print JSON: indented on a terminal, but on one line in a pipe or with `one_line`."""
+    indent = 2 if sys.stdout.isatty() and not one_line else None
     print(json.dumps(value, indent=indent, ensure_ascii=False, default=_encode_value), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Resources for operation: delivery log, webhooks, applications and keys, audit log."""
+"""Resources for operators: the delivery log, webhooks, applications with their keys, and the audit log."""
 
 from typing import Unpack
 
@@ -38,7 +38,7 @@ class Deliveries(Resource):
         return await self._get(Statistics, "/v1/stats", query=search)
 
     def tail(self, **search: Unpack[requests.StreamSearch]) -> Tail:
-        """Follow the log from now on, or from the `last_event_id` of another tail."""
+        """Follow the log from now on, or resume after the `last_event_id` of an earlier tail."""
         return Tail(self._transport, search)
 
 
@@ -68,11 +68,11 @@ class Webhooks(Resource):
         await self._execute("DELETE", "/v1/webhooks/{}", webhook_id)
 
     async def rotate_secret(self, webhook_id: str, /, **rotation: Unpack[requests.Rotation]) -> CreatedWebhook:
-        """Create a new signing secret. It is not shown again."""
+        """Create a new signing secret, which the response contains and no later response shows again."""
         return await self._call(CreatedWebhook, "POST", "/v1/webhooks/{}/rotate", webhook_id, body=rotation)
 
     async def replay(self, webhook_id: str, /, **replay: Unpack[requests.Replay]) -> Webhook:
-        """Send all events since a time again."""
+        """Resend all events that occurred since a given time."""
         return await self._call(Webhook, "POST", "/v1/webhooks/{}/replay", webhook_id, body=replay)
 
     async def send_test_event(self, webhook_id: str, /) -> WebhookTested:
@@ -83,13 +83,14 @@ class Webhooks(Resource):
 class Applications(Resource):
     """Applications: the tenants of the gateway.
 
-    All methods need the admin token as key, except `get` of the key's own application.
+    All methods need the admin token in place of an API key. Only `get` also accepts an API key, for the key's own
+    application.
     """
 
     async def create(
         self, *, idempotency_key: str | None = None, **application: Unpack[requests.NewApplication]
     ) -> CreatedApplication:
-        """Create an application. Its keys are not shown again."""
+        """Create an application. The response contains its keys; they are not shown again."""
         return await self._create(CreatedApplication, "/v1/applications", body=application, key=idempotency_key)
 
     def list(self) -> Listing[ListedApplication]:
@@ -107,12 +108,12 @@ class Applications(Resource):
     async def create_key(
         self, application_id: str, /, *, idempotency_key: str | None = None, **key: Unpack[requests.NewKey]
     ) -> CreatedKey:
-        """Create an API key. It is not shown again."""
+        """Create an API key, which the response contains and no later response shows again."""
         path = "/v1/applications/{}/keys"
         return await self._create(CreatedKey, path, application_id, body=key, key=idempotency_key)
 
     async def remove_key(self, application_id: str, key_id: str, /) -> None:
-        """Remove an API key. Requests with it fail from then on."""
+        """Remove an API key. Later requests with the key fail."""
         await self._execute("DELETE", "/v1/applications/{}/keys/{}", application_id, key_id)
 
     async def rotate_vapid_key(self, application_id: str, /) -> VapidKey:

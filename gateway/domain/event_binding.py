@@ -56,15 +56,15 @@ def iter_references(audience: Any, at: str) -> Iterator[str]:
                 yield from iter_references(value, f"{at}/{index}")
 
 
-def with_placeholders(audience: Any, at: str, numbers: set[str]) -> Any:
+def replace_with_samples(audience: Any, at: str, numbers: set[str]) -> Any:
     """Replace the placeholders by sample values, to validate the audience: a number at `numbers`, else text."""
     match audience:
         case {"from_event": str(), **rest} if not rest:
             return 1 if at in numbers else "x"
         case dict():
             return {
-                name: with_placeholders(value, at + pointer_step(name), numbers) for name, value in audience.items()
+                name: replace_with_samples(value, at + pointer_step(name), numbers) for name, value in audience.items()
             }
         case list():
-            return [with_placeholders(value, f"{at}/{index}", numbers) for index, value in enumerate(audience)]
+            return [replace_with_samples(value, f"{at}/{index}", numbers) for index, value in enumerate(audience)]
     return audience

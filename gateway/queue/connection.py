@@ -61,7 +61,7 @@ class Connection:
 
 
 @asynccontextmanager
-async def connected(
+async def connect(
     servers: Sequence[str], *, ca: Path | None = None, timeout: timedelta = CONNECT_TIMEOUT
 ) -> AsyncIterator["Connection"]:
     """Connect to one of the servers.

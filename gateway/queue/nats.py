@@ -1,12 +1,13 @@
 """The queue in NATS JetStream, for workers without a database connection.
 
 Postgres stays the source of truth. A relay publishes each job, with everything needed to send it, into the stream of
-its lane, and writes the workers' results into the log. A job is one message. Its results go to a subject of their own,
-`gateway.results.<job>`, where a worker may publish only after the result that it has seen last (expected last
-sequence): that is the fencing of a lease. A worker that takes over a job reads there which devices remain.
+its lane, and writes the workers' results into the log. A job is one message. Its results go to the subject
+`gateway.results.<job>`. A publication there names the sequence number of the last result that the worker has seen, and
+the broker refuses it if there is a newer one (expected last sequence). This fences a lost lease. A worker that takes
+over a job reads the remaining devices from the last result.
 
-Devices to be retried are results like others, and come back from the database as a job of their own when they are due.
-A `nak` would redeliver the whole job for three of its 500 devices, without checking opt-outs, quiet hours and
+A retry is a result too: the database creates another job for the devices to be retried when they are due. A `nak` would
+redeliver the whole job even if only some devices need a retry, and would not check opt-outs, quiet hours and
 cancellations again. `nak` with a delay is used only for messages that cannot be decoded.
 """
 
@@ -31,16 +32,16 @@ from gateway.domain.delivery import ResultBatch
 from gateway.domain.job import Job, LeaseLost
 from gateway.domain.notification import Lane, Status
 from gateway.queue import wire
-from gateway.queue.connection import CONNECT_TIMEOUT, BrokerUnavailable, Connection, cancellable, connected
+from gateway.queue.connection import CONNECT_TIMEOUT, BrokerUnavailable, Connection, cancellable, connect
 from gateway.records.postgres.notifier import Subscription
 
 # Subjects: statuses and results by id; announcements of new jobs, with the lane as payload.
 STATUSES, RESULTS, NEW_JOBS = "gateway.statuses", "gateway.results", "gateway.new_jobs"
 STATUSES_STREAM, RESULTS_STREAM = "GATEWAY_STATUSES", "GATEWAY_RESULTS"
-WORKER_CONSUMER, RECORDER = "workers", "recorder"
-# Results stay after they were recorded: a worker that takes over a job reads there which devices remain.
+WORKER_CONSUMER, RECORDER_CONSUMER = "workers", "recorder"
+# Recorded results are kept, since a worker that takes over a job reads the remaining devices from the last result.
 RESULTS_MAX_AGE = timedelta(days=1)
-# Longer than any notification is being sent.
+# Longer than the lifetime of any notification.
 STATUSES_MAX_AGE = timedelta(days=60)
 DUPLICATE_WINDOW = timedelta(minutes=2)
 # A job is redelivered to another worker when its worker has sent no heartbeat for this long.
@@ -49,7 +50,7 @@ ACK_WAIT = timedelta(seconds=12)
 POLL_INTERVAL_S = 1.0
 BROKER_ERRORS = (nats.errors.Error, NoStreamResponseError)
 PULL_ONE_NO_WAIT = b'{"batch":1,"no_wait":true}'
-# Delay before a message that cannot be decoded is redelivered, possibly to a worker of its version.
+# Delay before a message that cannot be decoded is redelivered, possibly to a worker whose version can decode it.
 UNDECODABLE_DELAY_S = 30.0
 REQUEST_TIMEOUT_S = 5.0
 WRONG_LAST_SEQUENCE = 10071
@@ -71,10 +72,10 @@ def job_subject(lane: Lane, job_id: int | str) -> str:
 
 
 class Broker:
-    """The broker as the gateway uses it: its streams, the status messages, and requests with a clear failure."""
+    """The NATS broker: creates the streams, publishes and reads statuses, and turns failed requests into one error."""
 
     def __init__(self, connection: Connection, *, replicas: int, ack_wait: timedelta = ACK_WAIT) -> None:
-        """Use a connection. `replicas`: copies of each stream, 3 in a cluster of three or more servers."""
+        """Use a connection. `replicas`: copies of each stream; 3 in a cluster of at least three servers, else 1."""
         self.connection = connection
         self.client = connection.client
         self.js: JetStreamContext = self.client.jetstream(timeout=REQUEST_TIMEOUT_S)
@@ -83,7 +84,7 @@ class Broker:
 
     @classmethod
     @asynccontextmanager
-    async def connected(
+    async def connect(
         cls,
         servers: Sequence[str],
         *,
@@ -97,13 +98,13 @@ class Broker:
             BrokerUnavailable: no server answers within `timeout`.
             BrokerIncompatible: a server refuses the credentials or is too old.
         """
-        async with connected(servers, ca=ca, timeout=timeout) as connection:
+        async with connect(servers, ca=ca, timeout=timeout) as connection:
             nodes = len(connection.client.discovered_servers) + len(servers)
             yield cls(connection, replicas=3 if nodes >= 3 else 1, ack_wait=ack_wait)
 
     @property
     def max_payload(self) -> int:
-        """Bytes that one message may have. It may change when the client connects to another server."""
+        """The maximum size of a message in bytes, which may change when the client connects to another server."""
         return self.client.max_payload - HEADER_BYTES
 
     async def prepare(self) -> None:
@@ -156,7 +157,7 @@ class Broker:
         workers = ConsumerConfig(WORKER_CONSUMER, ack_wait=self.ack_wait.total_seconds())
         return [
             *((stream, workers) for stream in jobs),
-            (results, ConsumerConfig(RECORDER, ack_wait=30)),
+            (results, ConsumerConfig(RECORDER_CONSUMER, ack_wait=30)),
             (statuses, None),
         ]
 
@@ -183,7 +184,8 @@ class Broker:
         """Await a response of the broker.
 
         Raises:
-            BrokerUnavailable: there is none.
+            BrokerUnavailable: the broker does not respond, or reports an internal error.
+            APIError: the broker refuses the request.
         """
         try:
             return await cancellable(response)
@@ -258,13 +260,13 @@ class LastMessage:
 class _Lease:
     """A claimed job.
 
-    `last_sequence` is that of the last known result: the next one must follow it. `token` and `result_count` make the
-    message ids of this worker's results.
+    `expires_at` is a time of the event loop. `last_sequence` is the sequence number of the last known result, which the
+    next result must follow. The message ids of this worker's results consist of `token` and `result_count`.
     """
 
     message: Msg
     job: Job
-    until: float
+    expires_at: float
     last_sequence: int
     remaining: tuple[UUID, ...]
     token: str
@@ -272,7 +274,7 @@ class _Lease:
 
 
 def _parse_status(payload: str) -> Status | None:
-    """Return a status; None for one that only a newer version knows, whose workers handle it."""
+    """Return a status, or None if only a newer version of the gateway knows it."""
     try:
         return Status(payload)
     except ValueError:
@@ -310,10 +312,10 @@ class NatsQueue:
             await asyncio.sleep(ack_wait_s / 4)
             now = asyncio.get_running_loop().time()
             for lease in list(self._leases.values()):
-                if lease.until > now:
+                if lease.expires_at > now:
                     with suppress(nats.errors.Error, OSError):
                         await lease.message.in_progress()
-                elif lease.until + ack_wait_s < now:
+                elif lease.expires_at + ack_wait_s < now:
                     del self._leases[lease.job.id]  # redelivered to another worker by now
 
     async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
@@ -327,7 +329,7 @@ class NatsQueue:
             await self._new_jobs.wait(min(remaining_s, POLL_INTERVAL_S))
 
     async def _claim_shielded(self, lanes: Sequence[Lane], limit: int, lease: timedelta) -> list[Job]:
-        """Run `_claim_now` to its end, and release the claimed jobs when cancelled meanwhile."""
+        """Run `_claim_now` to completion even when cancelled, and release the claimed jobs in that case."""
         claim = asyncio.ensure_future(self._claim_now(lanes, limit, lease))
         try:
             return await asyncio.shield(claim)
@@ -346,9 +348,10 @@ class NatsQueue:
         return claimed
 
     async def _pull(self, lane: Lane) -> Msg | None:
-        """Return the lane's next message. The pull does not wait: a waiting one could be answered after a timeout."""
+        """Return the lane's next message, or None at once: a waiting pull could get a message after our timeout."""
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{jobs_stream(lane)}.{WORKER_CONSUMER}"
-        # An inbox of its own: the message keeps its job's subject, by which a shared inbox could not match it.
+        # `old_style` uses one inbox per request. The shared inbox matches responses by subject, but the response to a
+        # pull has the subject of its job.
         response = self._broker.client.request(subject, PULL_ONE_NO_WAIT, timeout=REQUEST_TIMEOUT_S, old_style=True)
         message: Msg = await self._broker.request(response)
         return None if message.headers and message.headers.get("Status") else message
@@ -356,19 +359,23 @@ class NatsQueue:
     async def _claim_message(self, message: Msg, lease: timedelta) -> Job | None:
         """Return the job in a message; None when no devices remain, or when it cannot be decoded."""
         try:
-            return await self._read(message, lease)
+            return await self._take_lease(message, lease)
         except wire.DecodeError as error:
             log.error("job.undecodable", cause=str(error))
             await message.nak(delay=UNDECODABLE_DELAY_S)
             return None
 
-    async def _read(self, message: Msg, duration: timedelta) -> Job | None:
-        """Decode a job and take its lease. Raises DecodeError, also for a last result of another version."""
+    async def _take_lease(self, message: Msg, duration: timedelta) -> Job | None:
+        """Decode a job and take its lease; return None when no devices remain.
+
+        Raises:
+            DecodeError: another version wrote the job, or its last result.
+        """
         job = wire.read_job(message.data)
-        delivered = message.metadata.num_delivered
-        until = asyncio.get_running_loop().time() + duration.total_seconds()
-        lease = _Lease(message, job, until, 0, job.device_ids, uuid4().hex)
-        if delivered > 1 or job.lease_generation > 1:
+        delivery_count = message.metadata.num_delivered
+        expires_at = asyncio.get_running_loop().time() + duration.total_seconds()
+        lease = _Lease(message, job, expires_at, 0, job.device_ids, uuid4().hex)
+        if delivery_count > 1 or job.lease_generation > 1:
             if not await self._take_over(lease):
                 await message.ack()
                 return None
@@ -378,7 +385,10 @@ class NatsQueue:
                 recipients = [recipient for recipient in payload.recipients if recipient.device_id in remaining]
                 payload = replace(payload, recipients=recipients)
             job = replace(
-                job, device_ids=lease.remaining, lease_generation=job.lease_generation + delivered - 1, payload=payload
+                job,
+                device_ids=lease.remaining,
+                lease_generation=job.lease_generation + delivery_count - 1,
+                payload=payload,
             )
             lease.job = job
         self._leases[job.id] = lease
@@ -396,22 +406,23 @@ class NatsQueue:
             if not lease.remaining:
                 return False
             try:
+                # An empty result is newer than all that the other worker has seen, so the broker refuses its next one.
                 await self._publish(lease, ResultBatch(), lease.remaining)
             except LeaseLost:
-                continue  # the other worker settled in between, so read its result
+                continue  # the other worker has published a result meanwhile, so read it
             return True
 
     async def renew(self, jobs: Sequence[Job], lease: timedelta) -> set[int]:
         """Extend leases, see `Queue.renew`."""
         renewed = set()
-        until = asyncio.get_running_loop().time() + lease.total_seconds()
+        expires_at = asyncio.get_running_loop().time() + lease.total_seconds()
         for job in jobs:
             current = self._lease_of(job)
             if current is None:
                 continue
             last = await self._broker.last_message(RESULTS_STREAM, f"{RESULTS}.{job.id}")
             if (0 if last is None else last.sequence) == current.last_sequence:
-                current.until = until
+                current.expires_at = expires_at
                 renewed.add(job.id)
         return renewed
 
@@ -422,9 +433,9 @@ class NatsQueue:
             raise LeaseLost
         settled, unsettled = settlement.device_ids(), set(lease.remaining)
         if settled and unsettled == set(remaining):
-            return  # settled before
-        is_foreign = settled - set(lease.job.device_ids)
-        if is_foreign or settled & set(remaining) or (settled & unsettled) | set(remaining) != unsettled:
+            return  # a repeated call: this settlement was published before
+        foreign = settled - set(lease.job.device_ids)
+        if foreign or settled & set(remaining) or (settled & unsettled) | set(remaining) != unsettled:
             raise ValueError("a result names a device that is not in the job")
         await self._publish(lease, settlement.for_devices(unsettled), remaining)
         if not remaining:
@@ -483,7 +494,8 @@ class NatsQueue:
     async def _publish_halves(self, lease: _Lease, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
         """Publish a result in two parts.
 
-        The split is deterministic: a caller that got no response to the second part repeats it, with the same id.
+        The split is deterministic: when the second part gets no response and the caller repeats the call, the second
+        part has the same content and the same message id.
         """
         device_ids = settlement.device_ids()
         settled = [id_ for id_ in lease.remaining if id_ in device_ids]

@@ -1,8 +1,8 @@
 """The relay between the database and the broker: publish due jobs, and write the workers' results into the log.
 
-The job's row is the outbox. The relay claims it as a worker would, and renews the lease for as long as the broker has
-the job or results of it. The row comes due again when the broker has lost both. So nothing is lost when relay or broker
-die, and any number of relays run side by side.
+The job's row is the outbox. The relay claims it as a worker would, and renews the lease while the broker has the job or
+its results. When the broker has lost both, the lease expires and the job comes due again. So a crash of a relay or of
+the broker loses nothing, and any number of relays can run at once.
 """
 
 import asyncio
@@ -38,11 +38,14 @@ log = structlog.get_logger(__name__)
 
 # Jobs of a lane in the broker: enough to keep many workers busy, few enough to be cancelled quickly.
 MAX_PUBLISHED = 256
-# Jobs per claim, and plan jobs of a lane that are planned at once.
-MAX_CONCURRENT = 4
-ROOM_POLL_INTERVAL_S = 0.05
+# Jobs per claim.
+MAX_CLAIMED = 4
+# Plan jobs of one lane that are planned at once.
+MAX_CONCURRENT_PLANS = 4
+# The broker has no event for a stream that has capacity again, so poll at this interval.
+CAPACITY_POLL_INTERVAL_S = 0.05
 CLAIM_WAIT = timedelta(seconds=15)
-# A fetch is not told that its stream was deleted or its server restarted, so end it after this time.
+# A fetch does not notice that its stream was deleted or its server restarted, so end it after this time.
 FETCH_TIMEOUT_S = 5.0
 FETCH_BATCH = 16
 RETRY_S = 1.0
@@ -56,7 +59,8 @@ UNAVAILABLE = (*DATABASE_ERRORS, *nats.BROKER_ERRORS)
 async def prepare(engine: Engine, broker: Broker) -> None:
     """Create the broker's streams and consumers.
 
-    One relay at a time: a cluster that is asked by two for the same stream answers neither.
+    An advisory lock admits one relay at a time: a NATS cluster answers neither of two relays that request the same
+    stream at once.
 
     Raises:
         BrokerUnavailable: the broker does not answer.
@@ -120,16 +124,16 @@ class Relay:
         self, queue: postgres.PostgresQueue, renderers: RendererCache, lane: Lane, published: dict[int, Job]
     ) -> None:
         """Plan and publish the due jobs of a lane, so that the broker is a little ahead of the workers."""
-        stream, plan_slots = nats.jobs_stream(lane), asyncio.Semaphore(MAX_CONCURRENT)
+        stream, plan_slots = nats.jobs_stream(lane), asyncio.Semaphore(MAX_CONCURRENT_PLANS)
         async with asyncio.TaskGroup() as plans:
             while True:
                 try:
                     info = await self.broker.request(self.broker.js.stream_info(stream))
                     if info.state.messages >= self.max_published:
-                        await asyncio.sleep(ROOM_POLL_INTERVAL_S)  # the broker has no event for room in a stream
+                        await asyncio.sleep(CAPACITY_POLL_INTERVAL_S)
                         continue
-                    jobs = await queue.claim(lanes=(lane,), limit=MAX_CONCURRENT, lease=self.lease, wait=CLAIM_WAIT)
-                    for position, job in enumerate(jobs):  # one after the other, which keeps their order
+                    jobs = await queue.claim(lanes=(lane,), limit=MAX_CLAIMED, lease=self.lease, wait=CLAIM_WAIT)
+                    for position, job in enumerate(jobs):  # published one by one, to keep their order
                         if job.kind is JobKind.PLAN:  # in the background: planning a large audience takes long
                             await plan_slots.acquire()
                             task = plans.create_task(self._plan(job))
@@ -138,7 +142,7 @@ class Relay:
                         try:
                             await self._publish_job(renderers, job, published)
                         except BrokerUnavailable:
-                            # An alert must not wait for the end of its lease because of a leader election.
+                            # Release the jobs: an alert must not wait for its lease to expire after a leader election.
                             for unpublished in jobs[position:]:
                                 await queue.release(unpublished)
                             raise
@@ -183,7 +187,7 @@ class Relay:
             renderer = renderers.messages(payload.notification, payload.default_origin)
             prepared = PreparedNotification(payload.notification, renderer, payload.template_context)
             cause = f"the job payload is {size:,} bytes; the broker accepts at most {self.broker.max_payload:,}"
-            await postgres.apply(conn, job, _results_without_worker(job, payload, prepared, Rejected(cause)), [])
+            await postgres.apply(conn, job, _resolve_oversize(job, payload, prepared, Rejected(cause)), [])
         if payload.notification.policy.pause_when is not None:
             await lifecycle.refresh_status(self.context.engine, payload.notification)
 
@@ -198,7 +202,8 @@ class Relay:
         try:
             result = wire.read_result(last.data)
         except wire.DecodeError:
-            return True  # left to a relay of its version
+            return True  # a relay of the version that wrote the result will record it
+        # After a returned job is recorded, the row has exactly the remaining devices.
         return not result.remaining or (result.returned and set(result.remaining) != set(job.device_ids))
 
     async def _renew_leases(self, queue: postgres.PostgresQueue, published: dict[int, Job]) -> None:
@@ -220,24 +225,24 @@ class Relay:
                 messages = await changes.wait(self.lease.total_seconds())
                 try:
                     ids = {UUID(message.partition(" ")[0]) for message in messages if message}
-                    if "" in messages or not messages:  # notifications may have been missed
+                    if "" in messages or not messages:  # NOTIFY messages may have been lost
                         ids |= {job.notification_id for job in published.values()}
                     await self._publish_statuses(ids)
                 except UNAVAILABLE as error:
                     log.warning("control.database_unavailable", error=type(error).__name__)
                     await asyncio.sleep(RETRY_S)
-                    for message in messages | {""}:
+                    for message in messages | {""}:  # try again with the next batch
                         changes.publish(message)
 
     async def _publish_statuses(self, ids: set[UUID]) -> None:
-        """Publish the statuses that the database has, since the events may arrive in any order."""
+        """Publish the current statuses from the database, since status events may arrive in any order."""
         async with self.context.engine.connect() as conn:
             current = await notifications.load(conn, list(ids))
         for notification in current:
             await self.broker.publish_status(notification.id, notification.status)
 
     async def _restore_streams(self, published: dict[int, Job]) -> None:
-        """Create streams again that somebody deleted. Their jobs come due again after their leases."""
+        """Recreate deleted streams. The jobs of a deleted stream come due again when their leases expire."""
         while True:
             await asyncio.sleep(STREAMS_POLL_INTERVAL_S)  # the broker has no event for a deleted stream
             try:
@@ -252,12 +257,12 @@ class Relay:
         """Write the workers' results into the log."""
         while True:
             try:
-                results = await self.broker.request(
-                    self.broker.js.pull_subscribe_bind(nats.RECORDER, stream=nats.RESULTS_STREAM)
+                subscription = await self.broker.request(
+                    self.broker.js.pull_subscribe_bind(nats.RECORDER_CONSUMER, stream=nats.RESULTS_STREAM)
                 )
                 while True:
                     with suppress(TimeoutError):
-                        for message in await cancellable(results.fetch(FETCH_BATCH, timeout=FETCH_TIMEOUT_S)):
+                        for message in await cancellable(subscription.fetch(FETCH_BATCH, timeout=FETCH_TIMEOUT_S)):
                             await self._record_result(message, published)
             except UNAVAILABLE as error:
                 log.warning("record.database_unavailable", error=type(error).__name__)
@@ -270,9 +275,9 @@ class Relay:
             result = wire.read_result(message.data)
             log_fields = result.job.log_fields
             try:
-                await self._write(result)
+                await self._settle_result(result)
             except IntegrityError:
-                await self._write(result, postgres.apply_unlogged)
+                await self._settle_result(result, postgres.apply_unlogged)
         except (wire.DecodeError, IntegrityError) as error:
             log.error("result.unrecordable", cause=type(error).__name__, **log_fields)
             await message.nak(delay=UNRECORDABLE_DELAY_S)
@@ -285,8 +290,8 @@ class Relay:
                 [notification] = await notifications.load(conn, [result.job.notification_id])
             await lifecycle.refresh_status(self.context.engine, notification)
 
-    async def _write(self, result: wire.Result, apply: Apply = postgres.apply) -> None:
-        """Settle the devices that the job still has. So results may arrive repeatedly and in any order."""
+    async def _settle_result(self, result: wire.Result, apply: Apply = postgres.apply) -> None:
+        """Settle only the devices that the job still has, so that results may arrive repeatedly and in any order."""
         async with self.context.engine.begin() as conn:
             job = await postgres.lock_job(conn, result.job)
             if job is None:
@@ -299,10 +304,13 @@ class Relay:
                 await lifecycle.requeue(conn, claimed)
 
 
-def _results_without_worker(
+def _resolve_oversize(
     job: Job, payload: JobPayload, prepared: PreparedNotification, rejection: Rejected
 ) -> ResultBatch:
-    """Return the result of a job with one device: the one that needs no POST if there is one, else `rejection`."""
+    """Return the result of an oversize job of one device.
+
+    The outcome is `rejection`, unless another outcome is known without sending.
+    """
     [device_id] = job.device_ids
     now = clock.now()
     recipient = next(iter(payload.recipients), None)

@@ -13,7 +13,7 @@ async def test_demo_accounts_for_every_delivery_on_each_run(reachable_tmp: Path)
     arguments = ["--once", "--devices", "300", "--data-dir", str(reachable_tmp / "demo")]
     arguments += ["--port", str(port), "--sim-port", str(port + 1)]
     # The second run finds all devices but those whose subscription ended, which may be none.
-    for message in ("Registered 300 browsers; 0 were there already", "were there already"):
+    for expected in ("Registered 300 browsers; 0 were there already", "were there already"):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, str(ROOT / "ops" / "demo.py"), *arguments),
             env=environment({}),
@@ -24,8 +24,8 @@ async def test_demo_accounts_for_every_delivery_on_each_run(reachable_tmp: Path)
             stdout, _ = await process.communicate()
         output = stdout.decode()
         assert process.returncode == 0, output
-        assert message in output
+        assert expected in output
         assert "alert: Severe thunderstorms" in output
         assert "campaign: Autumn offers" in output
         assert output.count("accounted for") == 2
-        assert any(status in output for status in ("410", "429", "503"))  # the simulator always misbehaves in some way
+        assert any(status in output for status in ("410", "429", "503"))  # the simulator always returns some errors

@@ -12,7 +12,10 @@ from tests.faults.plan import Plan, draw_plan
 
 @dataclass(frozen=True, slots=True)
 class SeedResult:
-    """The result of a seed. `repeats` is the number of repeated messages, `max_repeats` what the faults explain."""
+    """The result of a seed.
+
+    `repeats`: the number of repeated messages. `max_repeats`: the most repeats that the injected faults explain.
+    """
 
     plan: Plan
     record: RunRecord
@@ -22,7 +25,7 @@ class SeedResult:
 
     def __str__(self) -> str:
         skewed = [f"{skew:+.0f} s" for skew in self.plan.skew_s if skew]
-        clocks = f"; a clock {skewed[0]}" if skewed else ""
+        clocks = f"; clock skew {skewed[0]}" if skewed else ""
         requests = self.record.api_responses.total()
         return (
             f"{'FAILED' if self.breaches else 'passed'} in {self.record.seconds:.1f} s; "

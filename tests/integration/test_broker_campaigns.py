@@ -68,7 +68,7 @@ async def test_alert_overtakes_a_campaign_through_the_broker(parts: Parts, tmp_p
 @asynccontextmanager
 async def running_worker(parts: Parts, url: str, config: WorkerConfig | None = None) -> AsyncIterator[None]:
     stop = asyncio.Event()
-    async with Broker.connected([url]) as relays, Broker.connected([url]) as workers:
+    async with Broker.connect([url]) as relays, Broker.connect([url]) as workers:
         await relays.prepare()
         async with NatsQueue(workers) as queue, asyncio.TaskGroup() as group:
             renderers = RendererCache(parts.context.keyring, parts.context.public_url)

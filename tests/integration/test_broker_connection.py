@@ -31,7 +31,7 @@ async def test_unreachable_broker_fails_within_the_timeout() -> None:
     """The error names the address, without the password."""
     async with asyncio.timeout(10):
         with pytest.raises(BrokerUnavailable) as refusal:
-            async with Broker.connected(["nats://me:Hidden@127.0.0.1:1"], timeout=SECOND):
+            async with Broker.connect(["nats://me:Hidden@127.0.0.1:1"], timeout=SECOND):
                 pass
     assert str(refusal.value).startswith("no NATS server answers at 127.0.0.1:1: ")
     assert "Hidden" not in str(refusal.value)
@@ -43,7 +43,7 @@ async def test_silent_server_fails_within_the_timeout() -> None:
     async with silent, asyncio.timeout(10):
         port = silent.sockets[0].getsockname()[1]
         with pytest.raises(BrokerUnavailable, match="does not answer"):
-            async with Broker.connected([f"nats://127.0.0.1:{port}"], timeout=SECOND):
+            async with Broker.connect([f"nats://127.0.0.1:{port}"], timeout=SECOND):
                 pass
 
 
@@ -51,7 +51,7 @@ async def test_broker_that_starts_later_is_reached(tmp_path: Path) -> None:
     """The first connection is retried until its timeout."""
     async with start_nodes(1, tmp_path) as [node]:
         await node.stop()
-        connecting = asyncio.ensure_future(Broker.connected([node.url]).__aenter__())
+        connecting = asyncio.ensure_future(Broker.connect([node.url]).__aenter__())
         await asyncio.wait({connecting}, timeout=0.5)
         assert not connecting.done()
         await node.start()
@@ -77,7 +77,7 @@ async def test_password_may_have_any_character(tmp_path: Path) -> None:
     settings, account = 'authorization { user: "me", password: "a/b@c%41" }\n', "me:a%2Fb%40c%2541"
     async with start_nodes(1, tmp_path, settings, account) as [node]:
         url = with_account(node.url, account)
-        async with Broker.connected([url], timeout=SECOND) as broker:
+        async with Broker.connect([url], timeout=SECOND) as broker:
             assert broker.client.is_connected
 
 
@@ -85,7 +85,7 @@ async def test_server_that_is_too_old_is_refused(tmp_path: Path) -> None:
     """The error names the version and the minimum."""
     async with start_nodes(1, tmp_path) as [node], proxied(node.url, version="2.9.10") as proxy:
         with pytest.raises(BrokerIncompatible, match=r"is 2\.9; it must be 2\.10 or newer"):
-            async with Broker.connected([proxy.url]):
+            async with Broker.connect([proxy.url]):
                 pass
         result = await command("work", GATEWAY_QUEUE=proxy.url, GATEWAY_MASTER_KEY=MASTER_KEY)
     assert (result.code, result.err.count("\n")) == (1, 1)
@@ -115,11 +115,11 @@ async def test_private_ca_is_trusted_when_configured(tmp_path: Path) -> None:
     settings = f'tls {{ cert_file: "{server}", key_file: "{server}" }}\n{ACCOUNT}'
     async with start_nodes(1, tmp_path, settings, account=None) as [node]:
         url = with_account(node.url).replace("nats:", "tls:")
-        async with Broker.connected([url], ca=ca, timeout=CONNECT_TIMEOUT) as broker:
+        async with Broker.connect([url], ca=ca, timeout=CONNECT_TIMEOUT) as broker:
             await broker.prepare()
             assert await broker.is_prepared()
         with pytest.raises(BrokerUnavailable, match="its certificate is not to be trusted"):
-            async with Broker.connected([url], timeout=SECOND):
+            async with Broker.connect([url], timeout=SECOND):
                 pass
         settings = {"GATEWAY_QUEUE": url, "GATEWAY_QUEUE_CA": str(ca), "GATEWAY_MASTER_KEY": MASTER_KEY}
         async with run_in_background("work", **settings) as work:
@@ -140,7 +140,7 @@ async def test_password_is_not_sent_without_tls() -> None:
     async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(BrokerUnavailable, match="secure connection not available"):
-            async with Broker.connected([f"tls://me:Hidden@127.0.0.1:{port}"], timeout=SECOND):
+            async with Broker.connect([f"tls://me:Hidden@127.0.0.1:{port}"], timeout=SECOND):
                 pass
     assert not received
 
@@ -148,7 +148,7 @@ async def test_password_is_not_sent_without_tls() -> None:
 async def test_worker_ends_when_its_credentials_are_revoked(tmp_path: Path) -> None:
     """The worker exits, so that its supervisor starts it again; it does not run without a broker."""
     async with start_nodes(1, tmp_path, ACCOUNT, account="me:Hidden") as [node]:
-        async with Broker.connected([with_account(node.url)]) as broker:
+        async with Broker.connect([with_account(node.url)]) as broker:
             await broker.prepare()
         settings = {"GATEWAY_QUEUE": with_account(node.url), "GATEWAY_MASTER_KEY": MASTER_KEY}
         async with run_in_background("work", **settings) as work:
@@ -163,7 +163,7 @@ async def test_worker_ends_when_its_credentials_are_revoked(tmp_path: Path) -> N
 async def test_worker_ends_when_the_client_closes_for_good(tmp_path: Path) -> None:
     """A protocol error makes the client close the connection without reconnecting."""
     async with start_nodes(1, tmp_path) as [node], proxied(node.url) as proxy:
-        async with Broker.connected([node.url]) as broker:
+        async with Broker.connect([node.url]) as broker:
             await broker.prepare()
         async with run_in_background("work", GATEWAY_QUEUE=proxy.url, GATEWAY_MASTER_KEY=MASTER_KEY) as work:
             await work.wait_for_output("worker.started")
@@ -175,7 +175,7 @@ async def test_worker_ends_when_the_client_closes_for_good(tmp_path: Path) -> No
 
 async def test_lost_connection_is_restored(tmp_path: Path) -> None:
     """An established connection is restored without a time limit."""
-    async with start_nodes(1, tmp_path) as [node], Broker.connected([node.url], timeout=SECOND) as broker:
+    async with start_nodes(1, tmp_path) as [node], Broker.connect([node.url], timeout=SECOND) as broker:
         await broker.prepare()
         await node.stop()
         closed = asyncio.ensure_future(broker.connection.ended())

@@ -21,15 +21,15 @@ async def test_locked_job_does_not_delay_other_applications(database_url: str) -
     engine = open_engine(database_url)
     queue = PostgresQueue(engine, notifier.Notifier(database_url))
     async with PostgresEngine.open(database_url) as first, PostgresEngine.open(database_url) as second:
-        locked = await first.put([new_id()])
-        unlocked = [await second.put([new_id()]) for _ in range(2)]
+        locked_id = await first.put([new_id()])
+        unlocked_ids = [await second.put([new_id()]) for _ in range(2)]
         async with engine.begin() as conn:
-            await conn.execute(select(jobs.c.id).where(jobs.c.notification_id == locked).with_for_update())
-            for expected in unlocked:
+            await conn.execute(select(jobs.c.id).where(jobs.c.notification_id == locked_id).with_for_update())
+            for expected_id in unlocked_ids:
                 async with asyncio.timeout(10):
                     [claimed] = await queue.claim(lanes=(Lane.NORMAL,), limit=1, lease=LEASE, wait=NO_WAIT)
-                assert claimed.notification_id == expected
+                assert claimed.notification_id == expected_id
             assert await queue.claim(lanes=(Lane.NORMAL,), limit=1, lease=LEASE, wait=NO_WAIT) == []
         [claimed] = await queue.claim(lanes=(Lane.NORMAL,), limit=1, lease=LEASE, wait=NO_WAIT)
-        assert claimed.notification_id == locked
+        assert claimed.notification_id == locked_id
     await engine.dispose()

@@ -221,7 +221,7 @@ async def test_worker_leaves_jobs_of_another_version(engine: NatsEngine, caplog:
 async def test_relay_never_reduces_the_replicas(tmp_path: Path) -> None:
     """A relay that sees one server of a cluster keeps three copies of the streams."""
     async with start_nodes(3, tmp_path) as nodes:
-        async with Broker.connected([node.url for node in nodes]) as broker:
+        async with Broker.connect([node.url for node in nodes]) as broker:
             await broker.prepare()
             await Broker(broker.connection, replicas=1).prepare()
             info = await broker.js.stream_info(RESULTS_STREAM)

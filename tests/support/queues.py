@@ -21,7 +21,7 @@ from gateway.domain.delivery import Accepted, Attempt, DeliveryResult, Final, Re
 from gateway.domain.job import Job
 from gateway.domain.notification import DeliveryOptions, Kind, Lane, Notification, Progress, Status, Urgency
 from gateway.push.endpoints import EndpointPolicy
-from gateway.queue.nats import RECORDER, RESULTS_STREAM, Broker, NatsQueue, jobs_stream
+from gateway.queue.nats import RECORDER_CONSUMER, RESULTS_STREAM, Broker, NatsQueue, jobs_stream
 from gateway.queue.postgres import PostgresQueue
 from gateway.queue.protocol import Queue
 from gateway.records import jobs as job_records
@@ -201,7 +201,7 @@ class NatsEngine(PostgresEngine):
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="nats-")))
             [node] = await stack.enter_async_context(start_nodes(1, directory, settings))
             engine = cast("NatsEngine", await stack.enter_async_context(super().open(url)))
-            broker = await stack.enter_async_context(Broker.connected([node.url], ack_wait=PULL_WAIT))
+            broker = await stack.enter_async_context(Broker.connect([node.url], ack_wait=PULL_WAIT))
             await broker.prepare()
             context = Context(engine.database, Keyring(bytes(32)), EndpointPolicy())
             stop = asyncio.Event()
@@ -221,7 +221,7 @@ class NatsEngine(PostgresEngine):
         due = select(func.count()).where(jobs.c.run_at <= func.now())
         async with asyncio.timeout(TIMEOUT_S):
             while True:
-                recorder = await self.broker.js.consumer_info(RESULTS_STREAM, RECORDER)
+                recorder = await self.broker.js.consumer_info(RESULTS_STREAM, RECORDER_CONSUMER)
                 waiting = (recorder.num_pending or 0) + (recorder.num_ack_pending or 0)
                 streams = [await self.broker.js.stream_info(jobs_stream(lane)) for lane in Lane]
                 in_broker = sum(stream.state.messages for stream in streams)

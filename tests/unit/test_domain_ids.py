@@ -1,4 +1,4 @@
-"""Identifiers, and the rules of notifications."""
+"""Identifiers, the rules of notifications, batches of results, and errors."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -49,21 +49,21 @@ def build_notification(**changes: object) -> Notification:
 def test_new_id_is_a_version_7_uuid_of_now() -> None:
     """The first 48 bits are the time in milliseconds."""
     before = time.time_ns() // 1_000_000
-    new = ids.new_id()
+    new_id = ids.new_id()
     after = time.time_ns() // 1_000_000
-    assert (new.version, new.variant) == (7, "specified in RFC 4122")
-    assert before <= new.int >> 80 <= after
+    assert (new_id.version, new_id.variant) == (7, "specified in RFC 4122")
+    assert before <= new_id.int >> 80 <= after
 
 
 def test_new_ids_are_unique() -> None:
-    """Ten thousand ids."""
+    """Ten thousand ids are all different."""
     assert len({ids.new_id() for _ in range(10_000)}) == 10_000
 
 
 @settings(deadline=None)
 @given(st.sampled_from(KINDS), st.sampled_from(KINDS), st.uuids())
 def test_formatted_id_is_parsed_as_its_own_kind_only(kind: str, other: str, id_: UUID) -> None:
-    """An id of another kind is None."""
+    """Parsing an id as another kind returns None."""
     formatted = ids.format_id(kind, id_)
     assert ids.parse(kind, formatted) == id_
     if other != kind:
@@ -82,7 +82,7 @@ def test_delivery_id_has_notification_and_device(notification_id: UUID, device_i
     "text", ["", "dev_", "dev_" + "g" * 32, "dev_" + "a" * 31, "dev_" + "A" * 32, "dev_" + "a" * 32 + "\n"]
 )
 def test_invalid_id_is_none(text: str) -> None:
-    """Wrong lengths, digits and cases."""
+    """Parsing returns None for a wrong length, digit or case."""
     assert ids.parse(ids.DEVICE, text) is None
     assert ids.parse_delivery(text) is None
 
@@ -90,7 +90,7 @@ def test_invalid_id_is_none(text: str) -> None:
 @settings(deadline=None)
 @given(st.uuids(), st.text())
 def test_push_topic_is_32_base64url_characters(application_id: UUID, tag: str) -> None:
-    """RFC 8030 limits a Topic to this."""
+    """RFC 8030 limits the Topic header to 32 characters of the base64url alphabet."""
     topic = push_topic(application_id, tag)
     assert len(topic) == 32
     assert topic.isascii()
@@ -104,10 +104,10 @@ def test_push_topics_of_applications_differ() -> None:
 
 
 def test_tag_is_from_content_collapse_key_or_id() -> None:
-    """In this order."""
-    keyed = DeliveryOptions(Lane.NORMAL, Urgency.NORMAL, timedelta(hours=1), NOW, "key")
-    assert build_notification(delivery=keyed).tag_for({"title": "x", "tag": "own"}) == "own"
-    assert build_notification(delivery=keyed).tag_for({"title": "x"}) == "key"
+    """The tag in the content takes precedence over the collapse key, and the collapse key over the id."""
+    options = DeliveryOptions(Lane.NORMAL, Urgency.NORMAL, timedelta(hours=1), NOW, "key")
+    assert build_notification(delivery=options).tag_for({"title": "x", "tag": "own"}) == "own"
+    assert build_notification(delivery=options).tag_for({"title": "x"}) == "key"
     assert build_notification().tag_for({"title": "x"}) == str(UUID(int=7))
 
 
@@ -136,7 +136,7 @@ def test_every_final_outcome_has_a_counter() -> None:
 
 
 def test_result_batch_counts_final_and_retried_devices() -> None:
-    """Both kinds leave the job."""
+    """Devices with a final outcome and devices to be retried are both removed from the job."""
     accepted = DeliveryResult(UUID(int=1), None, "host", Accepted(), 1, 201, NOW, 3, NOW)
     gone = accepted._replace(device_id=UUID(int=2), outcome=Gone("x"))
     retries = {(NOW, 1): [UUID(int=3), UUID(int=4)], (NOW, 2): [UUID(int=5)]}
@@ -144,7 +144,7 @@ def test_result_batch_counts_final_and_retried_devices() -> None:
 
 
 def test_validation_error_names_every_field_error() -> None:
-    """The text has pointer and detail of each."""
+    """The text of the error has the pointer and the detail of each field error."""
     error = ValidationError([FieldError("/a", "is missing"), FieldError("", "is odd").with_prefix("/b")])
     assert str(error) == "/a: is missing; /b: is odd"
     assert [field_error.pointer for field_error in error.errors] == ["/a", "/b"]
@@ -153,9 +153,9 @@ def test_validation_error_names_every_field_error() -> None:
 def test_every_error_has_its_own_code_and_a_status() -> None:
     """Codes are part of the API."""
 
-    def subclasses(kind: type[GatewayError]) -> list[type[GatewayError]]:
-        return [kind, *(subclass for child in kind.__subclasses__() for subclass in subclasses(child))]
+    def subclasses(error: type[GatewayError]) -> list[type[GatewayError]]:
+        return [error, *(subclass for child in error.__subclasses__() for subclass in subclasses(child))]
 
-    errors = [kind for kind in subclasses(GatewayError) if kind.__module__ == "gateway.domain.errors"]
-    assert len({kind.code for kind in errors}) == len(errors) > 10
-    assert all(400 <= kind.status < 600 for kind in errors)
+    errors = [error for error in subclasses(GatewayError) if error.__module__ == "gateway.domain.errors"]
+    assert len({error.code for error in errors}) == len(errors) > 10
+    assert all(400 <= error.status < 600 for error in errors)

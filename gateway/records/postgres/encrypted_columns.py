@@ -1,7 +1,7 @@
 """Encrypted columns, and the rows that were encrypted with another master key.
 
-Every ciphertext begins with the id of its master key. A row with another id than the current key's is foreign: key
-rotation encrypts it anew.
+Every ciphertext begins with the id of its master key. A row is foreign if that id is not the id of the current key. Key
+rotation encrypts foreign rows again.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from sqlalchemy import Column, Row, Select, bindparam, func, literal, select, tu
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ColumnElement
 
-__all__ = ["Column", "PrimaryKey", "count", "find_foreign", "lock_foreign", "replace"]
+__all__ = ["Column", "PrimaryKey", "count_ciphertexts", "find_foreign", "lock_foreign", "replace_ciphertexts"]
 
 PrimaryKey = tuple[Any, ...]
 
@@ -23,8 +23,8 @@ async def find_foreign(conn: AsyncConnection, column: Column[Any], key_id: bytes
     return ciphertext
 
 
-async def count(conn: AsyncConnection, column: Column[Any], key_id: bytes) -> tuple[int, int]:
-    """Return the number of ciphertexts, and of those not encrypted with the given key."""
+async def count_ciphertexts(conn: AsyncConnection, column: Column[Any], key_id: bytes) -> tuple[int, int]:
+    """Return the number of all ciphertexts, and the number of those not encrypted with the given key."""
     query = select(func.count(column), func.count(column).filter(_is_foreign(column, key_id)))
     total, foreign = (await conn.execute(query)).one()
     return total, foreign
@@ -33,9 +33,10 @@ async def count(conn: AsyncConnection, column: Column[Any], key_id: bytes) -> tu
 async def lock_foreign(
     conn: AsyncConnection, column: Column[Any], key_id: bytes, *, after: PrimaryKey | None, limit: int, wait: bool
 ) -> Sequence[Row[Any]]:
-    """Lock and return rows not encrypted with the given key: primary key and ciphertext, by primary key.
+    """Lock rows that were not encrypted with the given key.
 
-    Rows locked by another transaction are waited for, or skipped.
+    `wait`: wait for rows that another transaction has locked; otherwise skip them. Returns the primary key and the
+    ciphertext of each row, in the order of the primary key.
     """
     key = _primary_key(column)
     query: Select[Any] = select(*key, column).where(_is_foreign(column, key_id))
@@ -46,16 +47,18 @@ async def lock_foreign(
     return rows
 
 
-async def replace(conn: AsyncConnection, column: Column[Any], values: Sequence[tuple[PrimaryKey, bytes]]) -> None:
-    """Replace ciphertexts, given by the primary keys of their rows."""
+async def replace_ciphertexts(
+    conn: AsyncConnection, column: Column[Any], values: Sequence[tuple[PrimaryKey, bytes]]
+) -> None:
+    """Replace the ciphertexts in the rows with the given primary keys."""
     key = _primary_key(column)
     where = [part == bindparam(f"at_{number}") for number, part in enumerate(key)]
-    changed = update(column.table).where(*where).values({column: bindparam("ciphertext")})
+    statement = update(column.table).where(*where).values({column: bindparam("ciphertext")})
     rows = [
         {**{f"at_{n}": part for n, part in enumerate(primary_key)}, "ciphertext": ciphertext}
         for primary_key, ciphertext in values
     ]
-    await conn.execute(changed, rows)
+    await conn.execute(statement, rows)
 
 
 def _is_foreign(column: Column[Any], key_id: bytes) -> ColumnElement[bool]:

@@ -1,7 +1,7 @@
-"""Triggers: send a notification for each event of a name that meets a condition.
+"""Triggers: send a notification for each event that has a given name and meets a condition.
 
-The notification is stored as a `Draft` with the placeholders of the event (`{"from_event": "data.team"}`) still in its
-audience, and is checked when the trigger is stored as if an event had filled them.
+A trigger stores its notification as a `Draft` whose audience may contain placeholders (`{"from_event": "data.team"}`).
+An event replaces them by its values. To validate the draft when the trigger is stored, sample values replace them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ async def create(
 
     Raises:
         ValidationError: the draft or the condition is not valid.
-        PayloadTooLarge: the content fits no push message.
+        PayloadTooLarge: the content does not fit into a push message.
         Conflict: the application has a trigger of this name.
     """
     await _check(conn, context, application_id, draft, condition_)
@@ -79,7 +79,7 @@ async def update(
     Raises:
         NotFound: the application has no such trigger.
         ValidationError: the draft or the condition is not valid.
-        PayloadTooLarge: the content fits no push message.
+        PayloadTooLarge: the content does not fit into a push message.
         Conflict: another trigger has the new name.
     """
     row = await _triggers.find(conn, application_id, id_, lock=True)
@@ -91,7 +91,9 @@ async def update(
 async def list_runs(
     conn: Connection, application_id: UUID, id_: UUID, *, before: UUID | None, limit: int
 ) -> list[views.TriggerRun]:
-    """Return one page of the runs of a trigger, newest first; `before` is the event of the last run before the page.
+    """Return one page of the runs of a trigger, newest first.
+
+    `before` is the event id of the last run on the previous page.
 
     Raises:
         NotFound: the application has no such trigger.
@@ -140,22 +142,22 @@ async def _check(conn: Connection, context: Context, application_id: UUID, draft
         except ValidationError as error:
             errors += error.errors
     try:
-        await prepare(conn, context, application_id, replace(draft, audience=_with_placeholders(draft.audience)))
+        await prepare(conn, context, application_id, replace(draft, audience=_with_sample_values(draft.audience)))
     except ValidationError as error:
         errors += error.errors
     if errors:
         raise ValidationError(errors)
 
 
-def _with_placeholders(audience_: Any) -> Any:
-    """Fill the references to the event with a text, or with a number where the audience accepts no text."""
+def _with_sample_values(audience_: Any) -> Any:
+    """Replace the placeholders by a sample text, or by a sample number where the audience accepts no text."""
     references = set(event_binding.iter_references(audience_, "/audience"))
     try:
-        audience.parse(event_binding.with_placeholders(audience_, "/audience", set()))
+        audience.parse(event_binding.replace_with_samples(audience_, "/audience", set()))
     except ValidationError as error:
-        numeric = {field.pointer for field in error.errors} & references
-        return event_binding.with_placeholders(audience_, "/audience", numeric)
-    return event_binding.with_placeholders(audience_, "/audience", set())
+        numeric_references = {field.pointer for field in error.errors} & references
+        return event_binding.replace_with_samples(audience_, "/audience", numeric_references)
+    return event_binding.replace_with_samples(audience_, "/audience", set())
 
 
 _triggers = NamedResource(table, each(to_view))

@@ -239,7 +239,7 @@ async def preview_audience(conn: Connection, application_id: UUID, audience: Any
         ValidationError: the audience is not valid.
     """
     resolved = await segments.resolve_audience(conn, application_id, audience)
-    size = await measure(conn, application_id, resolved, sample=MAX_SAMPLE)
+    size = await measure(conn, application_id, resolved, sample_size=MAX_SAMPLE)
     return {
         "devices": size.devices,
         "users": size.users,

@@ -57,7 +57,8 @@ async def check(conn: Connection, keyring: Keyring) -> None:
 async def progress(conn: Connection, keyring: Keyring) -> dict[str, RotationProgress]:
     """Return the progress of the rotation by the name of the kind."""
     return {
-        kind.name: RotationProgress(*await encrypted_columns.count(conn, kind.column, keyring.key_id)) for kind in KINDS
+        kind.name: RotationProgress(*await encrypted_columns.count_ciphertexts(conn, kind.column, keyring.key_id))
+        for kind in KINDS
     }
 
 
@@ -96,7 +97,7 @@ async def _rotate_kind(
                 (tuple(row[:-1]), secret) for row in rows if (secret := _reencrypt(keyring, row[-1], kind.purpose))
             ]
             if replacements:
-                await encrypted_columns.replace(conn, kind.column, replacements)
+                await encrypted_columns.replace_ciphertexts(conn, kind.column, replacements)
         on_batch(kind.name, len(replacements))
 
 

@@ -18,7 +18,9 @@ routes = Routes("applications")
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Origins = Annotated[
     list[Annotated[str, StringConstraints(max_length=300)]],
-    Field(max_length=100, description="Web origins that may use the publishable key: https://app.example.org"),
+    Field(
+        max_length=100, description="Web origins that may use the publishable key: for example https://app.example.org"
+    ),
 ]
 Subject = Annotated[
     str, Field(description="A contact for push services: a mailto: or https: URL (RFC 8292 section 2.1).")
@@ -45,7 +47,7 @@ class NewApplication(Body):
 
 
 class ApplicationChange(Body):
-    """Changed fields of an application; omitted fields stay."""
+    """Changed fields of an application; omitted fields are unchanged."""
 
     model_config = example(allowed_origins=["https://www.example.org", "https://m.example.org"])
 
@@ -81,9 +83,14 @@ class NewKey(Body):
 )
 async def create_application(request: TransactionalRequest[NewApplication]) -> Response:
     """Create an application with its keys. The response contains the keys; they are not shown again."""
-    new = request.body
+    application = request.body
     created = await applications.create(
-        request.conn, request.context.keyring, new.name, new.subject, new.allowed_origins, new.vapid_private_key
+        request.conn,
+        request.context.keyring,
+        application.name,
+        application.subject,
+        application.allowed_origins,
+        application.vapid_private_key,
     )
     return Response(created, 201, {"Location": f"/v1/applications/{created['id']}"})
 
@@ -107,7 +114,7 @@ async def list_applications(request: TransactionalRequest[None, PageQuery]) -> R
 async def get_application(request: TransactionalRequest) -> Response:
     """Get an application. A secret key may read its own application only."""
     id_ = request.id(ids.APPLICATION, "application_id")
-    if request.principal.application_id not in (None, id_):
+    if request.principal.application_id not in (None, id_):  # None: the admin token, which belongs to no application
         raise NotFound(f"there is no application {ids.format_id(ids.APPLICATION, id_)}")
     return Response(await applications.get(request.conn, id_))
 
@@ -121,7 +128,7 @@ async def get_application(request: TransactionalRequest) -> Response:
     responses={200: responses.Application},
 )
 async def change_application(request: TransactionalRequest[ApplicationChange]) -> Response:
-    """Change an application. Omitted fields stay."""
+    """Change an application. Omitted fields are unchanged."""
     values: dict[str, Any] = request.body.model_dump(exclude_none=True)
     id_ = request.id(ids.APPLICATION, "application_id")
     return Response(await applications.change(request.conn, request.context.keyring, id_, values))
