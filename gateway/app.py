@@ -384,7 +384,7 @@ async def _connect_broker(settings: Settings) -> AsyncIterator[Broker]:
 
 async def _raise_when_closed(broker: Broker) -> None:
     """Raise CannotStart when the connection ends: the supervisor restarts the process, which has no use without it."""
-    raise CannotStart(f"GATEWAY_QUEUE: the connection has ended: {await broker.connection.ended()}")
+    raise CannotStart(f"GATEWAY_QUEUE: the connection has ended: {await broker.connection.wait_until_closed()}")
 
 
 async def _prepare_streams(context: Context, broker: Broker) -> None:

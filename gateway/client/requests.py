@@ -152,7 +152,7 @@ class ReadUpTo(TypedDict):
 class CategoryCap(TypedDict):
     """A frequency cap: at most `most` notifications of the category to one user within `window` seconds."""
 
-    most: int
+    limit: int
     window: int
 
 
@@ -640,7 +640,7 @@ class Receipt(TypedDict):
 class TriggerCap(TypedDict):
     """A frequency cap: at most `most` times for a user within `window` seconds."""
 
-    most: int
+    limit: int
     window: int
 
 

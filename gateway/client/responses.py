@@ -203,7 +203,7 @@ class MarkedRead:
 class Cap:
     """A frequency cap: at most `most` notifications to one user within `window` seconds."""
 
-    most: int
+    limit: int
     window: float
 
 

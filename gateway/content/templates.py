@@ -122,8 +122,8 @@ class CompiledContent:
             try:
                 rendered = sandbox.render_within_limits(template, variables)
             except LiquidError as error:
-                greedy = isinstance(error, ResourceLimitError)
-                raise TemplateFailed(f"{at.lstrip('/')}: {_first_line(error)}", over_budget=greedy) from None
+                over_budget = isinstance(error, ResourceLimitError)
+                raise TemplateFailed(f"{at.lstrip('/')}: {_first_line(error)}", over_budget=over_budget) from None
             return _encode_values(rendered, at) if url else rendered
 
         return render

@@ -121,6 +121,7 @@ class SendPolicy:
         if self.quiet_hours:
             values["quiet_hours"] = self.quiet_hours.to_json()
         if self.cap:
+            # Stored in notifications: the key stays although the API says `limit`.
             values["cap"] = {"most": self.cap.limit, "window": self.cap.window.total_seconds()}
         if self.variants:
             values["variants"] = [{"name": v.name, "weight": v.weight, "content": v.content} for v in self.variants]

@@ -32,21 +32,21 @@ from gateway.embedded.postmaster import read_pid_file
 START_S = 60.0
 STOP_S = 60.0
 POLL_S = 0.02
-# For root: where anybody may run Postgres's binaries, when both the environment and the home are closed to others.
+# For root: where anybody may run Postgres's binaries, when both the environment and the data directory are closed to others.
 SHARED = Path("/var/lib/webpush-gateway")
 # After `kill -9` of Postgres its last processes may hold on for a moment; a port may be taken just before we listen.
 PASSING_FAULTS = ("is still in use", "already exists", "could not bind", "could not create any TCP/IP sockets")
 
 
 class EmbeddedPostgres:
-    """One cluster in the directory `home`.
+    """One cluster in `directory`.
 
     `options` are Postgres's own settings, by name. All methods block and raise EmbeddedUnavailable.
     """
 
-    def __init__(self, home: Path, options: Mapping[str, str] | None = None) -> None:
-        self.home = home.expanduser().resolve()
-        self.data = self.home / "pgdata"
+    def __init__(self, directory: Path, options: Mapping[str, str] | None = None) -> None:
+        self.directory = directory.expanduser().resolve()
+        self.data = self.directory / "pgdata"
         self.url = ""
         self._options = {
             "listen_addresses": "127.0.0.1",
@@ -57,7 +57,7 @@ class EmbeddedPostgres:
             **(options or {}),
         }
         self._identity: dict[str, Any] = {}  # subprocess's words for the ordinary user, and what he is handed
-        self._visible_directory = self.home  # the home, as the ordinary user may reach it
+        self._visible_directory = self.directory  # the directory, as the ordinary user may reach it
         self._directory_fd = -1
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = -1
@@ -70,33 +70,33 @@ class EmbeddedPostgres:
         self.stop()
 
     @staticmethod
-    def running_url(home: Path) -> str | None:
-        """Return the URL of the cluster in `home` if it runs and its password can be read, else None."""
-        home = home.expanduser().resolve()
-        postmaster = read_pid_file(home / "pgdata")
+    def running_url(directory: Path) -> str | None:
+        """Return the URL of the cluster in `directory` if it runs and its password can be read, else None."""
+        directory = directory.expanduser().resolve()
+        postmaster = read_pid_file(directory / "pgdata")
         if (
             postmaster is None
             or not postmaster.ready
-            or not postmaster.is_of(home / "pgdata")
+            or not postmaster.is_of(directory / "pgdata")
             or not postmaster.answers
         ):
             return None
         try:
-            return _url(home, postmaster.port)
+            return _url(directory, postmaster.port)
         except OSError:
             return None
 
     def start(self) -> str:
         """Start the cluster, creating it if necessary, or adopt one that a killed gateway left; return its URL."""
         try:
-            self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             if os.geteuid() == 0:
-                self.home.chmod(self.home.stat().st_mode & 0o777 | 0o011)
+                self.directory.chmod(self.directory.stat().st_mode & 0o777 | 0o011)
             self._take_lock()
         except OSError as error:
-            raise EmbeddedUnavailable(f"{self.home} cannot be used: {error.strerror}") from None
+            raise EmbeddedUnavailable(f"{self.directory} cannot be used: {error.strerror}") from None
         try:
-            self.url = self.running_url(self.home) or self._start()
+            self.url = self.running_url(self.directory) or self._start()
         except BaseException:
             self.stop()
             raise
@@ -111,10 +111,10 @@ class EmbeddedPostgres:
                 if self._process.poll() is None:
                     self._process.send_signal(signal.SIGINT)
                 self._process.wait(STOP_S)
-            elif self.url and self.running_url(self.home):
+            elif self.url and self.running_url(self.directory):
                 self._stop_adopted()
         finally:
-            self._process, self.url, self._visible_directory = None, "", self.home
+            self._process, self.url, self._visible_directory = None, "", self.directory
             os.close(self._lock)
             self._lock = -1
             if self._directory_fd >= 0:
@@ -122,13 +122,13 @@ class EmbeddedPostgres:
                 self._directory_fd = -1
 
     def _take_lock(self) -> None:
-        lock = os.open(self.home / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
             raise EmbeddedUnavailable(
-                f"another gateway already runs on {self.home}; stop it, or choose another --data-dir"
+                f"another gateway already runs on {self.directory}; stop it, or choose another --data-dir"
             ) from None
         self._lock = lock
 
@@ -136,17 +136,17 @@ class EmbeddedPostgres:
         binaries = self._reachable(find_binaries())
         if not (self.data / "PG_VERSION").exists():
             self._initialise(binaries)
-        elif not _password_file(self.home).exists():
-            raise EmbeddedUnavailable(f"{_password_file(self.home)} is missing; the database cannot be opened without")
+        elif not _password_file(self.directory).exists():
+            raise EmbeddedUnavailable(f"{_password_file(self.directory)} is missing; the database cannot be opened without")
         self._forget_stale_pid()
-        log_file = self.home / "postgres.log"
+        log_file = self.directory / "postgres.log"
         end = time.monotonic() + START_S
         with log_file.open("ab") as log:
             while True:
                 begun = log.tell()
                 port = self._launch(binaries, log.fileno(), end)
                 if port is not None:
-                    return _url(self.home, port)
+                    return _url(self.directory, port)
                 log.seek(0, os.SEEK_END)
                 output = log_file.read_bytes()[begun:].decode(errors="replace")
                 if time.monotonic() > end or not any(fault in output for fault in PASSING_FAULTS):
@@ -200,7 +200,7 @@ class EmbeddedPostgres:
 
     def _initialise(self, binaries: Path) -> None:
         """Into a directory of another name first: a half-made cluster is never taken for a whole one."""
-        password, fresh = _password_file(self.home), self.home / "pgdata.new"
+        password, fresh = _password_file(self.directory), self.directory / "pgdata.new"
         password.unlink(missing_ok=True)
         shutil.rmtree(fresh, ignore_errors=True)
         written = os.open(password, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -245,24 +245,24 @@ class EmbeddedPostgres:
             return binaries
         user = find_ordinary_user()
         self._identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        directory = self.home
-        if not self._may_enter(self.home):
+        directory = self.directory
+        if not self._may_enter(self.directory):
             self._open_directory(user.pw_name)
             directory = SHARED
         return binaries if can_run(binaries, **self._identity) else copy_binaries(binaries, directory, **self._identity)
 
     def _open_directory(self, user: str) -> None:
-        """Hand the home to `user` as a descriptor: a path through /proc/self/fd asks nothing of the directories above.
+        """Hand the directory to `user` as a descriptor: a path through /proc/self/fd asks nothing of the directories above.
 
         So root's private directories stay private, and Postgres gets into this one of them.
         """
         if self._directory_fd < 0:
-            self._directory_fd = os.open(self.home, os.O_RDONLY | os.O_DIRECTORY)
+            self._directory_fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         self._identity["pass_fds"] = (self._directory_fd,)
         self._visible_directory = Path(f"/proc/self/fd/{self._directory_fd}")
         if not self._may_enter(self._visible_directory):
             raise EmbeddedUnavailable(
-                f"root may not run Postgres, and the user {user!r}, who runs it instead, cannot enter {self.home}: "
+                f"root may not run Postgres, and the user {user!r}, who runs it instead, cannot enter {self.directory}: "
                 f"choose another --data-dir, such as {SHARED}"
             )
 
@@ -270,12 +270,12 @@ class EmbeddedPostgres:
         return succeeds("/bin/sh", "-c", 'cd "$1"', "sh", str(path), **self._identity)
 
 
-def _password_file(home: Path) -> Path:
-    return home / "pg.password"
+def _password_file(directory: Path) -> Path:
+    return directory / "pg.password"
 
 
-def _url(home: Path, port: int) -> str:
-    return f"postgresql://postgres:{_password_file(home).read_text().strip()}@127.0.0.1:{port}/postgres"
+def _url(directory: Path, port: int) -> str:
+    return f"postgresql://postgres:{_password_file(directory).read_text().strip()}@127.0.0.1:{port}/postgres"
 
 
 def _complaint(output: str) -> str:

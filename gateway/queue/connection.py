@@ -38,7 +38,7 @@ class BrokerIncompatible(Exception):
     """The broker answers, but retrying does not help: it refuses the credentials, or is too old."""
 
 
-class Connection:
+class BrokerConnection:
     """An established connection, which the client keeps up."""
 
     def __init__(self, client: Client, errors: "_ErrorTracker") -> None:
@@ -46,7 +46,7 @@ class Connection:
         self.client = client
         self._errors = errors
 
-    async def ended(self, timeout: timedelta = CONNECT_TIMEOUT) -> str:
+    async def wait_until_closed(self, timeout: timedelta = CONNECT_TIMEOUT) -> str:
         """Wait until the connection cannot recover; return the reason.
 
         That is when the client has closed it, as after some errors of the server, or when every server has refused the
@@ -63,7 +63,7 @@ class Connection:
 @asynccontextmanager
 async def connect(
     servers: Sequence[str], *, ca: Path | None = None, timeout: timedelta = CONNECT_TIMEOUT
-) -> AsyncIterator["Connection"]:
+) -> AsyncIterator["BrokerConnection"]:
     """Connect to one of the servers.
 
     Args:
@@ -109,7 +109,7 @@ async def connect(
             raise BrokerIncompatible(
                 f"NATS at {hosts} is {version.major}.{version.minor}; it must be {minimum} or newer"
             )
-        yield Connection(client, errors)
+        yield BrokerConnection(client, errors)
     finally:
         connecting.cancel()
         # uvloop raises RuntimeError for a connection that ended with data left to write.

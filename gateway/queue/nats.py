@@ -32,8 +32,8 @@ from gateway.domain.delivery import ResultBatch
 from gateway.domain.job import Job, LeaseLost
 from gateway.domain.notification import Lane, Status
 from gateway.queue import wire
-from gateway.queue.connection import CONNECT_TIMEOUT, BrokerUnavailable, Connection, cancellable, connect
-from gateway.records.postgres.notifier import Subscription
+from gateway.queue.connection import CONNECT_TIMEOUT, BrokerConnection, BrokerUnavailable, cancellable, connect
+from gateway.records.postgres.notifier import ChannelSubscription
 
 # Subjects: statuses and results by id; announcements of new jobs, with the lane as payload.
 STATUSES, RESULTS, NEW_JOBS = "gateway.statuses", "gateway.results", "gateway.new_jobs"
@@ -74,7 +74,7 @@ def job_subject(lane: Lane, job_id: int | str) -> str:
 class Broker:
     """The NATS broker: creates the streams, publishes and reads statuses, and turns failed requests into one error."""
 
-    def __init__(self, connection: Connection, *, replicas: int, ack_wait: timedelta = ACK_WAIT) -> None:
+    def __init__(self, connection: BrokerConnection, *, replicas: int, ack_wait: timedelta = ACK_WAIT) -> None:
         """Use a connection. `replicas`: copies of each stream; 3 in a cluster of at least three servers, else 1."""
         self.connection = connection
         self.client = connection.client
@@ -292,7 +292,7 @@ class NatsQueue:
         """Use a connected broker."""
         self._broker = broker
         self._leases: dict[int, _Lease] = {}
-        self._new_jobs = Subscription()
+        self._new_jobs = ChannelSubscription()
 
     async def __aenter__(self) -> "NatsQueue":
         """Subscribe to announcements of new jobs, and start the heartbeats."""

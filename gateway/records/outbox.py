@@ -54,7 +54,7 @@ class Cursor(NamedTuple):
 _CURRENT_TXID = cast(cast(func.pg_current_xact_id(), Text), BigInteger)
 _ANY_WEBHOOK = text("SELECT EXISTS (SELECT FROM webhooks WHERE application_id = ANY (CAST(:ids AS uuid[])))")
 # Every older transaction has ended.
-OLDEST_RUNNING_TXID = cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger)
+MIN_RUNNING_TXID = cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger)
 
 
 async def has_subscribers(conn: AsyncConnection, application_ids: Collection[UUID]) -> bool:
@@ -112,7 +112,7 @@ async def read_after(
 ) -> tuple[Sequence[Row[Any]], Cursor]:
     """Return the next events of these types in order, and the cursor that marks the current end of the outbox."""
     h = outbox_events.c
-    upto = (await conn.execute(select(OLDEST_RUNNING_TXID))).scalar_one()
+    upto = (await conn.execute(select(MIN_RUNNING_TXID))).scalar_one()
     query = select(outbox_events).where(
         h.application_id == application_id,
         h.type.in_(types),
@@ -142,7 +142,7 @@ async def find_cursor(conn: AsyncConnection, application_id: UUID, since: dateti
         first = select(h.txid, h.id).where(h.application_id == application_id, h.at >= since).order_by(h.txid, h.id)
         if (row := (await conn.execute(first.limit(1))).first()) is not None:
             return Cursor(row.txid, row.id - 1)
-    return Cursor((await conn.execute(select(OLDEST_RUNNING_TXID))).scalar_one(), 0)
+    return Cursor((await conn.execute(select(MIN_RUNNING_TXID))).scalar_one(), 0)
 
 
 async def erase_user(conn: AsyncConnection, application_id: UUID, user_id: str, sent: Collection[UUID]) -> None:

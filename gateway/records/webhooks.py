@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.webhook_event import DELIVERY_OUTCOMES, PATTERNS, subscribed_types
-from gateway.records.outbox import OLDEST_RUNNING_TXID, Cursor
+from gateway.records.outbox import MIN_RUNNING_TXID, Cursor
 from gateway.records.postgres.schema import applications, outbox_events, webhooks
 
 # Columns of a webhook whose cursor moves: what is being sent under an earlier claim settles nothing.
@@ -145,7 +145,7 @@ def _has_events(*, settled: bool) -> ColumnElement[bool]:
     in_outbox = exists().where(
         h.application_id == w.application_id,
         tuple_(h.txid, h.id) > tuple_(w.outbox_txid, w.outbox_id),
-        *([h.txid < OLDEST_RUNNING_TXID] if settled else []),
+        *([h.txid < MIN_RUNNING_TXID] if settled else []),
     )
     wants_log = w.events.overlap(cast(_LOG_PATTERNS, ARRAY(Text)))
     return or_(w.pending.is_not(None), and_(wants_log, applications.c.log_position > w.log_position), in_outbox)

@@ -328,7 +328,7 @@ class QuietHours(TypedDict):
 class Cap(TypedDict):
     """A frequency cap: at most `most` notifications to one user within `window` seconds."""
 
-    most: int
+    limit: int
     window: float
 
 

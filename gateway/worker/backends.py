@@ -42,11 +42,11 @@ class WorkerBackend(Protocol):
         """Return the statuses of notifications, by id."""
         ...
 
-    def status_changes(self) -> AbstractContextManager[notifier.Subscription]:
+    def status_changes(self) -> AbstractContextManager[notifier.ChannelSubscription]:
         """Subscribe to status events: a notification's id and its new status, separated by a space."""
         ...
 
-    def urgent_job_events(self) -> AbstractContextManager[notifier.Subscription]:
+    def urgent_job_events(self) -> AbstractContextManager[notifier.ChannelSubscription]:
         """Subscribe to job events. The event is `urgent` when there are urgent jobs; other events occur too."""
         ...
 
@@ -82,11 +82,11 @@ class DatabaseBackend:
             rows = await notifications.load(conn, list(ids))
         return {notification.id: notification.status for notification in rows}
 
-    def status_changes(self) -> AbstractContextManager[notifier.Subscription]:
+    def status_changes(self) -> AbstractContextManager[notifier.ChannelSubscription]:
         """Subscribe to the database's status events."""
         return self._notifier.subscribe(notifier.STATUS)
 
-    def urgent_job_events(self) -> AbstractContextManager[notifier.Subscription]:
+    def urgent_job_events(self) -> AbstractContextManager[notifier.ChannelSubscription]:
         """Subscribe to the database's job events."""
         return self._notifier.subscribe(notifier.JOBS)
 
@@ -129,16 +129,16 @@ class BrokerBackend:
         return await self._broker.statuses(ids)
 
     @contextmanager
-    def status_changes(self) -> Iterator[notifier.Subscription]:
+    def status_changes(self) -> Iterator[notifier.ChannelSubscription]:
         """Subscribe to the broker's status messages."""
-        subscription = notifier.Subscription()
+        subscription = notifier.ChannelSubscription()
         with self._broker.subscribe_status(lambda id_, status: subscription.publish(f"{id_} {status}")):
             yield subscription
 
     @contextmanager
-    def urgent_job_events(self) -> Iterator[notifier.Subscription]:
+    def urgent_job_events(self) -> Iterator[notifier.ChannelSubscription]:
         """Subscribe to the relay's job announcements."""
-        subscription = notifier.Subscription()
+        subscription = notifier.ChannelSubscription()
         with self._broker.subscribe(NEW_JOBS, lambda _, lane: subscription.publish(lane)):
             yield subscription
 

@@ -247,7 +247,7 @@ class SendScheduler(Generic[M]):
     def _defer_all(self, gate: HostGate[M], now: float) -> None:
         """Defer all messages that wait for a host whose breaker opened."""
         for queue in gate.queues.values():
-            if not self.fair_queue.withdraw(queue) and queue in self.gates.over_share:
+            if not self.fair_queue.remove(queue) and queue in self.gates.over_share:
                 self.gates.over_share.remove(queue)
             self.fair_queue.close(queue)
             lane, count = queue.lane, len(queue.messages)

@@ -140,7 +140,7 @@ async def log_octets(bed: Testbed, context: Context, rows: int) -> dict[str, flo
 
 async def measure_campaign(bed: Testbed, context: Context, devices: int, *, nats: bool) -> dict[str, Any]:
     """Send a campaign and return its costs."""
-    postgres_log = bed.postgres.home / "postgres.log"
+    postgres_log = bed.postgres.directory / "postgres.log"
     async with AsyncExitStack() as stack:
         octets, origin = await stack.enter_async_context(count_octets(bed.origin))
         application_id = await testbed.create_application(context)

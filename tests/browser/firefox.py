@@ -218,7 +218,7 @@ class Firefox:
         """Wait until a notification with this title is on screen."""
 
         async def find() -> ScreenNotification | None:
-            return next((shown for shown in await self.notifications() if shown.title == title), None)
+            return next((item for item in await self.notifications() if item.title == title), None)
 
         return await _poll(find, timeout)
 
@@ -226,7 +226,7 @@ class Firefox:
         """Wait until a notification is no longer on screen."""
 
         async def find() -> bool | None:
-            return notification.context not in {shown.context for shown in await self.notifications()} or None
+            return notification.context not in {item.context for item in await self.notifications()} or None
 
         await _poll(find, timeout)
 

@@ -269,7 +269,7 @@ async def test_trigger_form_creates_edits_and_shows_errors(console: Page, api: A
         },
         "Create",
     )
-    assert (trigger["delay"], trigger["cap"], trigger["dedupe"]) == (5400, {"most": 2, "window": 3 * 86_400}, None)
+    assert (trigger["delay"], trigger["cap"], trigger["dedupe"]) == (5400, {"limit": 2, "window": 3 * 86_400}, None)
     assert trigger["cancel_on"] == ["order.paid", "cart.emptied"]
     assert (trigger["condition"], trigger["audience"]) == (None, {"user_id": {"from_event": "user_id"}})
 
@@ -289,7 +289,7 @@ async def test_trigger_form_creates_edits_and_shows_errors(console: Page, api: A
     )
     locales = {"de": {"title": "Noch da", "tag": "k"}}
     assert changed["content"] == hidden | {"body": "In your cart", "locales": locales}
-    assert (changed["condition"], changed["cap"]) == (condition, {"most": 2, "window": 4 * 86_400})
+    assert (changed["condition"], changed["cap"]) == (condition, {"limit": 2, "window": 4 * 86_400})
     changed = await submit_form(console, api, "Edit Carts", {"Frequency cap, messages per user": ""}, "Save")
     assert (changed["cap"], changed["delay"], changed["content"]["tag"]) == (None, 5400, "carts")
     assert changed["delivery"] == delivery
@@ -357,7 +357,9 @@ async def test_reminder_and_template_are_edited_by_form_and_json(console: Page, 
 async def test_duplicate_copies_campaign_except_past_times(console: Page, api: Api) -> None:
     """Every option of the original is copied; a start time that is past is left out and named."""
     at = (datetime.now(UTC) + timedelta(days=30)).replace(second=30, microsecond=0, tzinfo=None).isoformat()
-    await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "Offers", "cap": {"most": 2, "window": 60}})
+    await api.call_ok(
+        "POST", "/v1/categories", {"name": "offers", "title": "Offers", "cap": {"limit": 2, "window": 60}}
+    )
     request = {
         "name": "Autumn sale",
         "content": {

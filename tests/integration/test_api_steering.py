@@ -185,12 +185,12 @@ async def test_message_expiring_in_quiet_hours_is_dropped(api: Api) -> None:
 
 async def test_category_is_created_read_changed_and_removed(api: Api) -> None:
     """Categories are created, read, listed, changed and removed."""
-    new = {"name": "offers", "title": "Offers", "cap": {"most": 2, "window": 60}, "quiet_hours": current_quiet_hours()}
+    new = {"name": "offers", "title": "Offers", "cap": {"limit": 2, "window": 60}, "quiet_hours": current_quiet_hours()}
     category = await api.call_ok("POST", "/v1/categories", new)
     path = f"/v1/categories/{category['id']}"
     assert (await api.call_ok("GET", path)) == category
     assert (await api.call_ok("GET", "/v1/categories"))["items"] == [category]
-    assert (category["cap"], category["quiet_hours"]["timezone"]) == ({"most": 2, "window": 60}, "device")
+    assert (category["cap"], category["quiet_hours"]["timezone"]) == ({"limit": 2, "window": 60}, "device")
     changed = await api.call_ok("PATCH", path, {"title": "Special offers", "cap": None})
     assert (changed["title"], changed["cap"], changed["quiet_hours"]) == (
         "Special offers",
@@ -207,7 +207,7 @@ async def test_category_is_created_read_changed_and_removed(api: Api) -> None:
 async def test_cap_counts_notifications_per_user(api: Api) -> None:
     """A frequency cap counts notifications per user, not per device."""
     await api.call_ok(
-        "POST", "/v1/categories", {"name": "offers", "title": "Offers", "cap": {"most": 2, "window": 3600}}
+        "POST", "/v1/categories", {"name": "offers", "title": "Offers", "cap": {"limit": 2, "window": 3600}}
     )
     for user in ("u-1", "u-1", "u-2", None):
         await api.call_ok("POST", "/v1/devices", api.device(**({"user_id": user} if user else {})))
@@ -227,7 +227,7 @@ async def test_cap_counts_notifications_per_user(api: Api) -> None:
 
 async def test_concurrent_campaigns_share_one_cap(api: Api) -> None:
     """Concurrent campaigns cannot exceed a frequency cap together."""
-    await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "O", "cap": {"most": 1, "window": 3600}})
+    await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "O", "cap": {"limit": 1, "window": 3600}})
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 50))
     sent = [await create_campaign(api, category="offers") for _ in range(4)]
     async with api.parts.run_worker(), api.parts.run_worker():
@@ -239,7 +239,7 @@ async def test_concurrent_campaigns_share_one_cap(api: Api) -> None:
 
 async def test_deleting_a_user_deletes_their_cap_history(api: Api) -> None:
     """Deleting a user deletes their entries in the frequency-cap ledger."""
-    await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "O", "cap": {"most": 1, "window": 3600}})
+    await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "O", "cap": {"limit": 1, "window": 3600}})
     await api.call_ok("POST", "/v1/devices", api.device(user_id="u-1"))
     async with api.parts.run_worker():
         await wait_until_done(api, await create_campaign(api, category="offers"))
@@ -289,7 +289,7 @@ async def test_opt_out_survives_registering_again(api: Api) -> None:
 
 async def test_urgent_alert_ignores_all_limits_but_opt_outs(api: Api) -> None:
     """An urgent alert ignores quiet hours and caps, and respects opt-outs."""
-    rules = {"cap": {"most": 1, "window": 3600}, "quiet_hours": current_quiet_hours()}
+    rules = {"cap": {"limit": 1, "window": 3600}, "quiet_hours": current_quiet_hours()}
     await api.call_ok("POST", "/v1/categories", {"name": "storms", "title": "Storms", **rules})
     await api.register(client={"timezone": "UTC"})
     await api.register(client={"timezone": "UTC"}, muted=["storms"])

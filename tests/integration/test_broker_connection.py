@@ -178,7 +178,7 @@ async def test_lost_connection_is_restored(tmp_path: Path) -> None:
     async with start_nodes(1, tmp_path) as [node], Broker.connect([node.url], timeout=SECOND) as broker:
         await broker.prepare()
         await node.stop()
-        closed = asyncio.ensure_future(broker.connection.ended())
+        closed = asyncio.ensure_future(broker.connection.wait_until_closed())
         await asyncio.wait({closed}, timeout=3)
         assert not closed.done()
         await node.start()

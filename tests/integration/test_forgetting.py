@@ -23,7 +23,7 @@ ADA = "u-ada-lovelace"
 PERSONAL = "difference-engine"
 HI = {"title": "Hi {{ user.attributes.first_name }}", "body": PERSONAL, "data": {"for": PERSONAL}}
 LATER = {"at": (datetime.now(UTC) + timedelta(days=30)).replace(tzinfo=None).isoformat(), "timezone": "UTC"}
-OFFERS = {"name": "offers", "title": "Offers", "cap": {"most": 5, "window": 604_800}}
+OFFERS = {"name": "offers", "title": "Offers", "cap": {"limit": 5, "window": 604_800}}
 CARTS = {"name": "Carts", "event": "cart.abandoned", "content": {"title": "Left", "body": "{{ event.data.thing }}"}}
 
 

@@ -126,7 +126,7 @@ async def test_delay_counts_from_the_time_of_the_event(api: Api) -> None:
 async def test_trigger_deduplicates_and_caps_per_user(api: Api) -> None:
     """A trigger starts once per user and window, and at most as often as its cap allows."""
     await create_trigger(api, name="Once", dedupe=3600)
-    await create_trigger(api, name="Twice", cap={"most": 2, "window": 3600})
+    await create_trigger(api, name="Twice", cap={"limit": 2, "window": 3600})
     first = [outcomes(await post_event(api)) for _ in range(3)]
     assert first == [
         [("Once", "started"), ("Twice", "started")],
@@ -205,7 +205,7 @@ async def test_same_key_is_one_event(api: Api) -> None:
         ({"content": {"title": "{{ nope.x }}"}}, "/content/title"),
         ({"delivery": {"expires_at": "2030-01-01T00:00:00Z"}}, "/delivery/expires_at"),
         ({"delay": -1}, "/delay"),
-        ({"cap": {"most": 1}}, "/cap/window"),
+        ({"cap": {"limit": 1}}, "/cap/window"),
         ({"event": "no spaces"}, "/event"),
         ({"category": "unknown"}, "/category"),
     ],

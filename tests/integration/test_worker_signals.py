@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.records.postgres import notifier
-from gateway.records.postgres.notifier import Notifier, Subscription
+from gateway.records.postgres.notifier import ChannelSubscription, Notifier
 
 LONG_S = 20.0
 
@@ -31,7 +31,7 @@ async def send(engine: AsyncEngine, channel: str, *payloads: str) -> None:
 @pytest.mark.parametrize("turns", range(6))
 async def test_event_does_not_swallow_a_cancellation(turns: int) -> None:
     """A worker that is stopped just when a job arrives must stop."""
-    subscription = Subscription()
+    subscription = ChannelSubscription()
     waiting = asyncio.create_task(subscription.wait(LONG_S))
     await asyncio.wait({waiting}, timeout=0.01)
     subscription.publish("job")

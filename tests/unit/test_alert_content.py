@@ -97,7 +97,7 @@ def test_cancellation_is_translated_and_has_the_office_text() -> None:
         build_message(LocalizedText("de", "Sturm", description="Die Lage ist entspannt.")),
         message_type=MessageType.CANCEL,
     )
-    content = cancellation_content(end, [LocalizedText(None, "Storm")], "tag", left=False)
+    content = cancellation_content(end, [LocalizedText(None, "Storm")], "tag", left_area=False)
     assert (content["title"], content["body"]) == ("Nicht mehr gültig: Sturm", "Die Lage ist entspannt.")
     assert content["locales"]["fr"]["title"] == "N’est plus en vigueur: Sturm"
     assert content["tag"] == "tag"
@@ -106,7 +106,7 @@ def test_cancellation_is_translated_and_has_the_office_text() -> None:
 def test_cancellation_for_a_left_area_omits_the_new_text() -> None:
     """The text of the update does not apply to devices outside the area."""
     update = build_message(LocalizedText("en", "Storm", headline="Storm grows", description="Run."))
-    content = cancellation_content(update, [LocalizedText(None, "Storm")], "tag", left=True)
+    content = cancellation_content(update, [LocalizedText(None, "Storm")], "tag", left_area=True)
     assert (content["title"], content["body"]) == ("No longer in effect: Storm", "It no longer applies where you are.")
     assert content["locales"]["de"]["body"] == "Gilt an Ihrem Standort nicht mehr."
 
@@ -114,5 +114,5 @@ def test_cancellation_for_a_left_area_omits_the_new_text() -> None:
 def test_cancellation_without_text_names_the_event() -> None:
     """The event of the earlier alert is named."""
     bare = AlertMessage("smhi-8", MessageType.CANCEL, ())
-    content = cancellation_content(bare, [LocalizedText(None, "Storm")], "tag", left=False)
+    content = cancellation_content(bare, [LocalizedText(None, "Storm")], "tag", left_area=False)
     assert content["title"] == "No longer in effect: Storm"

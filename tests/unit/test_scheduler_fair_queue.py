@@ -71,8 +71,8 @@ def test_withdrawn_queue_takes_no_turn() -> None:
     queue: FairQueue[str] = FairQueue()
     queue.open(BULK, TENANT, "a.example", "a")
     withdrawn = queue.open(BULK, OTHER_TENANT, "b.example", "b")
-    assert queue.withdraw(withdrawn)
-    assert not queue.withdraw(withdrawn)
+    assert queue.remove(withdrawn)
+    assert not queue.remove(withdrawn)
     queue.close(withdrawn)
     assert pop_messages(queue, 1) == ["a"]
     assert queue.is_empty

@@ -41,7 +41,7 @@ async def notify(conn: AsyncConnection, channel: str, payload: str = "") -> None
     await conn.execute(_NOTIFY, {"channel": channel, "payload": payload})
 
 
-class Subscription:
+class ChannelSubscription:
     """A subscription to one or more channels, with the payloads received since the last wait."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Notifier:
     def __init__(self, url: str) -> None:
         """Create a notifier for the database at `url`; it listens within `running`."""
         self._url = plain_url(url)
-        self._subscriptions: dict[str, set[Subscription]] = defaultdict(set)
+        self._subscriptions: dict[str, set[ChannelSubscription]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
 
     @asynccontextmanager
@@ -85,9 +85,9 @@ class Notifier:
                 await self._task
 
     @contextmanager
-    def subscribe(self, *channels: str) -> Iterator[Subscription]:
+    def subscribe(self, *channels: str) -> Iterator[ChannelSubscription]:
         """Subscribe to channels until the context ends."""
-        subscription = Subscription()
+        subscription = ChannelSubscription()
         for channel in channels:
             self._subscriptions[channel].add(subscription)
         try:

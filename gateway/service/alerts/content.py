@@ -1,7 +1,7 @@
-"""What an alert says on a screen, in every language it comes in.
+"""Build the notification content of an alert, in every language of the alert.
 
-Which language a device is shown is looked up by its locale when it is sent to (RFC 4647 section 3.4). An issuer's
-`es-US` serves everyone who reads Spanish, unless it also says `es`.
+The language for a device is looked up by its locale when the message is sent (RFC 4647 section 3.4). An issuer's
+`es-US` serves every Spanish locale unless the alert also has `es`.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,8 @@ TITLE_OCTETS = 400
 BODY_OCTETS = 2200
 MAX_LANGUAGES = 90
 
-WITHDRAWN = {
+# By language: the title of a cancellation, and its explanation for devices that left the area.
+CANCELLATION_TEXTS = {
     "en": ("No longer in effect", "It no longer applies where you are."),
     "de": ("Nicht mehr gültig", "Gilt an Ihrem Standort nicht mehr."),
     "fr": ("N’est plus en vigueur", "Ne concerne plus l’endroit où vous êtes."),
@@ -29,92 +30,103 @@ WITHDRAWN = {
     "tr": ("Artık geçerli değil", "Bulunduğunuz yer için artık geçerli değil."),
     "ar": ("لم يعد ساريًا", "لم يعد ينطبق على مكان وجودك."),
 }
-"""By language: the title of what takes an alert back, and why those get it who are no longer in its area."""
 
 NORWEGIAN = ("nb", "nn")
 
 
-def alert_content(message: AlertMessage, part: AlertInfo, way: AlertRouting, tag: str | None) -> dict[str, Any]:
-    """Content that tells a part, in its languages."""
-    spoken = {_language(words): _told(message.status, words) for words in part.texts}
-    first = part.texts[0]
-    content = spoken[_language(first)] | {
-        "require_interaction": way.lane is Lane.URGENT,
-        "data": {"alert": {"event": first.event, "severity": part.severity, "urgency": part.urgency}},
+def alert_content(message: AlertMessage, info: AlertInfo, routing: AlertRouting, tag: str | None) -> dict[str, Any]:
+    """Return the content of a warning, in the languages of the info."""
+    by_language = {_language(words): _localized_content(message.status, words) for words in info.texts}
+    first = info.texts[0]
+    content = by_language[_language(first)] | {
+        "require_interaction": routing.lane is Lane.URGENT,
+        "data": {"alert": {"event": first.event, "severity": info.severity, "urgency": info.urgency}},
     }
-    return _content(content, spoken, _language(first), tag)
+    return _with_locales(content, by_language, _language(first), tag)
 
 
 def cancellation_content(
-    message: AlertMessage, before: Sequence[LocalizedText], tag: str, *, left: bool
+    message: AlertMessage, previous_texts: Sequence[LocalizedText], tag: str, *, left_area: bool
 ) -> dict[str, Any]:
-    """Content that takes an alert back. `left`: for those who are no longer in the area of what replaced it.
+    """Return the content of a cancellation.
 
-    `before` is what the alert said when it was told: where this message says nothing in a language, that is named.
+    `previous_texts` are the texts of the cancelled warning, used in languages that the message lacks. `left_area`
+    is True when the recipients are outside the area of an update.
     """
-    said = message.infos[0].texts if message.infos else ()
-    named = {_language(words): words for words in (*before, *said)}
-    first = (*said, *before)[0] if said or before else LocalizedText(None, message.identifier or "Alert")
+    new_texts = message.infos[0].texts if message.infos else ()
+    texts = {_language(text): text for text in (*previous_texts, *new_texts)}
+    first = (
+        (*new_texts, *previous_texts)[0]
+        if new_texts or previous_texts
+        else LocalizedText(None, message.identifier or "Alert")
+    )
     base = _language(first) or "en"
-    spoken = {}
-    for language in {*WITHDRAWN, *(language for language in named if _primary(language) in WITHDRAWN)}:
-        title, reason = WITHDRAWN[_primary(language)]
-        words = named.get(language) or _same_language(named, language) or first
-        told = None if left or not said else _body(words) or words.headline
-        spoken[language] = {
-            "title": _shortened(f"{_mark(message.status)}{title}: {words.event}", MAX_TITLE_LENGTH, TITLE_OCTETS),
-            "body": _shortened(told or (reason if left else ""), MAX_BODY_LENGTH, BODY_OCTETS),
+    by_language = {}
+    for language in {
+        *CANCELLATION_TEXTS,
+        *(language for language in texts if _primary(language) in CANCELLATION_TEXTS),
+    }:
+        title, reason = CANCELLATION_TEXTS[_primary(language)]
+        words = texts.get(language) or _same_language(texts, language) or first
+        explanation = None if left_area or not new_texts else _body(words) or words.headline
+        by_language[language] = {
+            "title": _shorten(
+                f"{_status_prefix(message.status)}{title}: {words.event}", MAX_TITLE_LENGTH, TITLE_OCTETS
+            ),
+            "body": _shorten(explanation or (reason if left_area else ""), MAX_BODY_LENGTH, BODY_OCTETS),
         }
-    content = spoken.get(base) or spoken.get(_primary(base)) or spoken["en"]
+    content = by_language.get(base) or by_language.get(_primary(base)) or by_language["en"]
     if first.url:
         content = content | {"url": first.url}
-    return _content(content, spoken, base, tag)
+    return _with_locales(content, by_language, base, tag)
 
 
-def _content(content: dict[str, Any], spoken: dict[str, dict[str, Any]], base: str, tag: str | None) -> dict[str, Any]:
+def _with_locales(
+    content: dict[str, Any], by_language: dict[str, dict[str, Any]], base: str, tag: str | None
+) -> dict[str, Any]:
     content = dict(content)
     if tag is not None:
         content["tag"] = tag
-    locales = dict(spoken)
-    for language, said in spoken.items():
-        locales.setdefault(_primary(language), said)
+    locales = dict(by_language)
+    for language, translation in by_language.items():
+        locales.setdefault(_primary(language), translation)
     if "no" in locales:
         locales |= {name: locales["no"] for name in NORWEGIAN if name not in locales}
-    if len(spoken) > 1:
+    if len(by_language) > 1:
         content["locales"] = {name: locales[name] for name in sorted(locales)[:MAX_LANGUAGES]}
     return content
 
 
-def _told(status: AlertStatus, words: LocalizedText) -> dict[str, Any]:
-    title = f"{_mark(status)}{words.headline or words.event}"
-    said = {
-        "title": _shortened(title, MAX_TITLE_LENGTH, TITLE_OCTETS),
-        "body": _shortened(_body(words), MAX_BODY_LENGTH, BODY_OCTETS),
+def _localized_content(status: AlertStatus, text: LocalizedText) -> dict[str, Any]:
+    title = f"{_status_prefix(status)}{text.headline or text.event}"
+    content = {
+        "title": _shorten(title, MAX_TITLE_LENGTH, TITLE_OCTETS),
+        "body": _shorten(_body(text), MAX_BODY_LENGTH, BODY_OCTETS),
     }
-    return said | ({"url": words.url} if words.url else {})
+    return content | ({"url": text.url} if text.url else {})
 
 
-def _mark(status: AlertStatus) -> str:
+def _status_prefix(status: AlertStatus) -> str:
     return "" if status is AlertStatus.ACTUAL else f"[{status}] "
 
 
-def _body(words: LocalizedText) -> str:
-    return "\n\n".join(part.strip() for part in (words.description, words.instruction) if part and part.strip())
+def _body(text: LocalizedText) -> str:
+    return "\n\n".join(part.strip() for part in (text.description, text.instruction) if part and part.strip())
 
 
-def _language(words: LocalizedText) -> str:
-    return words.language or "en"
+def _language(text: LocalizedText) -> str:
+    return text.language or "en"
 
 
 def _primary(language: str) -> str:
     return language.replace("_", "-").partition("-")[0].lower()
 
 
-def _same_language(named: dict[str, LocalizedText], language: str) -> LocalizedText | None:
-    return next((words for name, words in named.items() if _primary(name) == _primary(language)), None)
+def _same_language(texts: dict[str, LocalizedText], language: str) -> LocalizedText | None:
+    return next((words for name, words in texts.items() if _primary(name) == _primary(language)), None)
 
 
-def _shortened(text: str, limit: int, octets: int) -> str:
+def _shorten(text: str, limit: int, octets: int) -> str:
     if len(text) <= limit and len(text.encode("utf-8", "replace")) <= octets:
         return text
     return text[: limit - 1].encode("utf-8", "replace")[: octets - 3].decode("utf-8", "ignore").rstrip() + "…"

@@ -53,7 +53,7 @@ MAX_STAGES = 40
 MAX_TAG_LENGTH = 255
 EVERYWHERE = {"everyone": True}
 NOBODY = {"not": EVERYWHERE}
-UNENDED = (Status.SCHEDULED, Status.SENDING, Status.PAUSED)
+UNFINISHED = (Status.SCHEDULED, Status.SENDING, Status.PAUSED)
 
 
 class IngestOutcome(StrEnum):
@@ -104,21 +104,25 @@ async def ingest(
     message = replace(message, identifier=message.identifier or f"urn:uuid:{id_}")
     identifier = str(message.identifier)
     if stored := await records.find_by_identifier(conn, application_id, identifier):
-        if not _succeeds(message, stored[0]):
+        if not _changes_itself(message, stored[0]):
             return IngestResult(IngestOutcome.REPEATED, tuple(_all_ids(stored[0])))
         message = replace(message, references=(*message.references, identifier))
-    refers = message.references if message.message_type is not MessageType.ALERT else ()
-    tracks = message.event_keys if message.message_type is not MessageType.ALERT and not refers else ()
-    chain = await records.load_chains(conn, application_id, refers, tracks)
-    affected = _affected(chain, message) if refers else [stored for stored in chain if {*stored.event_keys} & {*tracks}]
-    this = StoredAlert(
+    references = message.references if message.message_type is not MessageType.ALERT else ()
+    event_keys = message.event_keys if message.message_type is not MessageType.ALERT and not references else ()
+    chain = await records.load_chains(conn, application_id, references, event_keys)
+    affected = (
+        _find_affected(chain, message)
+        if references
+        else [stored for stored in chain if {*stored.event_keys} & {*event_keys}]
+    )
+    new_alert = StoredAlert(
         id=id_,
         chain=affected[-1].chain if affected else id_,
-        tag=affected[-1].tag if affected else [*refers, identifier][0][:MAX_TAG_LENGTH],
+        tag=affected[-1].tag if affected else [*references, identifier][0][:MAX_TAG_LENGTH],
         identifier=identifier,
         message_type=message.message_type,
         sent=message.sent,
-        refers_to=refers,
+        refers_to=references,
         event_keys=message.event_keys,
         parts=[],
         expires_at=now,
@@ -126,38 +130,38 @@ async def ingest(
     )
     replaced = None if stored else await records.find_successor(conn, application_id, identifier)
     if replaced is not None:
-        await records.add(conn, application_id, this)
+        await records.add(conn, application_id, new_alert)
         return IngestResult(IngestOutcome.SUPERSEDED, detail=f"{replaced.identifier} has replaced it already")
 
-    kept, narrowed = await applications.get_alert_settings(conn, application_id)
-    rules = [_rule(rule) for rule in kept]
-    options = replace(options, audience=narrowed if options.audience is None else options.audience)
-    drafts = _drafts(message, this, options, rules, now)
-    whole = message.message_type is MessageType.UPDATE and bool(refers)
-    rest = await _end(conn, affected, None if whole else [part.area for part in message.infos])
+    stored_rules, stored_audience = await applications.get_alert_settings(conn, application_id)
+    rules = [_read_rule(rule) for rule in stored_rules]
+    options = replace(options, audience=stored_audience if options.audience is None else options.audience)
+    drafts = _build_drafts(message, new_alert, options, rules, now)
+    ends_everywhere = message.message_type is MessageType.UPDATE and bool(references)
+    remainders = await _end_alerts(conn, affected, None if ends_everywhere else [part.area for part in message.infos])
     notification_ids = []
-    for part, draft in zip(this.parts, drafts, strict=True):
+    for part, draft in zip(new_alert.parts, drafts, strict=True):
         if draft is not None:
             notification = await submit(conn, context, application_id, draft)
-            this.expires_at = max(this.expires_at, notification.delivery.expires_at)
+            new_alert.expires_at = max(new_alert.expires_at, notification.delivery.expires_at)
             part.notified_by.append(notification.id)
             notification_ids.append(notification.id)
-    for part, draft in rest:
+    for part, draft in remainders:
         part.notified_by.append((await submit(conn, context, application_id, draft)).id)
     if message.message_type is not MessageType.ALERT:
-        notification_ids += await _take_back(conn, context, application_id, message, chain, this, now)
+        notification_ids += await _submit_cancellations(conn, context, application_id, message, chain, new_alert, now)
     for changed in affected:
         await records.save_parts(conn, changed)
-    await records.add(conn, application_id, this)
+    await records.add(conn, application_id, new_alert)
     suppressed = message.message_type is MessageType.ALERT and not notification_ids
     return (
         IngestResult(IngestOutcome.SUPPRESSED, detail="a rule of the application suppresses the alert")
         if suppressed
-        else _accepted(notification_ids)
+        else _accept(notification_ids)
     )
 
 
-def _accepted(notification_ids: Sequence[UUID]) -> IngestResult:
+def _accept(notification_ids: Sequence[UUID]) -> IngestResult:
     return IngestResult(IngestOutcome.ACCEPTED, tuple(notification_ids))
 
 
@@ -168,13 +172,13 @@ def _all_ids(stored: StoredAlert) -> Iterator[UUID]:
         yield from part.cancelled_by
 
 
-def _succeeds(message: AlertMessage, stored: StoredAlert) -> bool:
+def _changes_itself(message: AlertMessage, stored: StoredAlert) -> bool:
     """Return whether a message changes the alert with its own identifier, as some issuers do."""
     later = message.sent is not None and stored.sent is not None and message.sent > stored.sent
     return later and message.message_type is not MessageType.ALERT
 
 
-def _affected(chain: Sequence[StoredAlert], message: AlertMessage) -> list[StoredAlert]:
+def _find_affected(chain: Sequence[StoredAlert], message: AlertMessage) -> list[StoredAlert]:
     """Return the alerts that a message refers to, and their replacements, which issuers do not always list.
 
     Messages of one update have the same time and do not replace each other.
@@ -211,20 +215,20 @@ async def change_settings(
     return await settings(conn, application_id)
 
 
-def _rule(said: dict[str, Any]) -> AlertRule:
-    when = {name: tuple(values) for name, values in said["when"].items()}
-    lane, urgency, ttl = said.get("lane"), said.get("urgency"), said.get("ttl")
+def _read_rule(values: dict[str, Any]) -> AlertRule:
+    when = {name: tuple(values) for name, values in values["when"].items()}
+    lane, urgency, ttl = values.get("lane"), values.get("urgency"), values.get("ttl")
     return AlertRule(
         AlertMatcher(**when),
-        tell=said.get("tell", True),
+        tell=values.get("tell", True),
         lane=None if lane is None else Lane.from_label(lane),
         urgency=None if urgency is None else Urgency(urgency),
         ttl=None if ttl is None else timedelta(seconds=ttl),
     )
 
 
-def _drafts(
-    message: AlertMessage, this: StoredAlert, options: IngestOptions, rules: Sequence[AlertRule], now: datetime
+def _build_drafts(
+    message: AlertMessage, new_alert: StoredAlert, options: IngestOptions, rules: Sequence[AlertRule], now: datetime
 ) -> list[Draft | None]:
     """Return the draft of each info, None for an info that is not sent; adds the parts to `this`."""
     drafts: list[Draft | None] = []
@@ -236,29 +240,29 @@ def _drafts(
         faults.append(FieldError("/expires", "is in the past: the alert has expired"))
     for number, part in enumerate(message.infos):
         stored = AlertPart(area=None)
-        this.parts.append(stored)
-        way = route_alert(part, rules)
+        new_alert.parts.append(stored)
+        routing = route_alert(part, rules)
         # An all-clear that refers to no alert is sent like any other info.
-        if ending or (updating and part.all_clear) or part not in current or way is None:
+        if ending or (updating and part.all_clear) or part not in current or routing is None:
             drafts.append(None)
             continue
         if part.area is None and options.audience is None:
             faults.append(FieldError("/area", "is missing: an alert needs an area or zones, an audience, or both"))
             continue
         stored.area = part.area or EVERYWHERE
-        drafts.append(_draft(message, part, way, options, _tag(this.tag, number), now))
+        drafts.append(_build_draft(message, part, routing, options, _tag(new_alert.tag, number), now))
     if faults:
         raise ValidationError(list(dict.fromkeys(faults)))
     return drafts
 
 
-def _draft(
-    message: AlertMessage, part: AlertInfo, way: AlertRouting, options: IngestOptions, tag: str, now: datetime
+def _build_draft(
+    message: AlertMessage, part: AlertInfo, routing: AlertRouting, options: IngestOptions, tag: str, now: datetime
 ) -> Draft:
-    who = [condition for condition in (part.area, options.audience) if condition is not None]
+    conditions = [condition for condition in (part.area, options.audience) if condition is not None]
     if message.status is not AlertStatus.ACTUAL:
-        who.append({"topic": TEST_TOPIC})
-    content = alert_content(message, part, way, tag)
+        conditions.append({"topic": TEST_TOPIC})
+    content = alert_content(message, part, routing, tag)
     if options.url is not None:
         content["url"] = options.url
     expires_at = None if part.expires is None else min(part.expires, now + MAX_TTL)
@@ -266,10 +270,10 @@ def _draft(
         kind=Kind.ALERT,
         name=(part.texts[0].headline or part.texts[0].event)[:MAX_TAG_LENGTH],
         content=content,
-        audience=_all(who),
-        lane=way.lane,
-        urgency=way.urgency,
-        ttl=way.ttl if expires_at is None else expires_at - now,
+        audience=_all_of(conditions),
+        lane=routing.lane,
+        urgency=routing.urgency,
+        ttl=routing.ttl if expires_at is None else expires_at - now,
         expires_at=expires_at,
         steering=SendPolicy(category=options.category),
         details=_details(message, part),
@@ -277,21 +281,21 @@ def _draft(
 
 
 def _details(message: AlertMessage, part: AlertInfo | None) -> dict[str, Any]:
-    said: dict[str, Any] = {"status": message.status, "message_type": message.message_type}
+    details: dict[str, Any] = {"status": message.status, "message_type": message.message_type}
     if part is not None:
-        said = {
+        details = {
             "event": part.texts[0].event,
             "severity": part.severity,
             "urgency": part.urgency,
             "certainty": part.certainty,
             "languages": [words.language for words in part.texts if words.language],
-        } | said
-    said |= {"identifier": message.identifier, "references": list(message.references), "sender": message.sender}
-    said |= {"sent": message.sent and message.sent.isoformat(), "ignored": list(message.ignored)}
-    return {name: value for name, value in (said | message.details).items() if value not in (None, [])}
+        } | details
+    details |= {"identifier": message.identifier, "references": list(message.references), "sender": message.sender}
+    details |= {"sent": message.sent and message.sent.isoformat(), "ignored": list(message.ignored)}
+    return {name: value for name, value in (details | message.details).items() if value not in (None, [])}
 
 
-async def _end(
+async def _end_alerts(
     conn: Connection, affected: Sequence[StoredAlert], areas: Sequence[dict[str, Any] | None] | None
 ) -> list[tuple[AlertPart, Draft]]:
     """End alerts in these areas, or everywhere for None, and cancel their queued notifications.
@@ -299,31 +303,31 @@ async def _end(
     Returns:
         Drafts for the devices that were not notified yet and are where an alert is still in effect.
     """
-    rest = []
+    remainders = []
     for part in (part for stored in affected for part in stored.parts if part.area is not None):
-        part.area = None if areas is None else _without(part.area, areas)
+        part.area = None if areas is None else _subtract_areas(part.area, areas)
         for notification in await notifications.load(conn, part.notified_by):
-            if notification.status in UNENDED:
+            if notification.status in UNFINISHED:
                 await lifecycle.cancel(conn, notification.application_id, notification.id)
                 if part.area is not None:
-                    rest.append((part, _remainder(notification, part)))
-    return rest
+                    remainders.append((part, _remainder_draft(notification, part)))
+    return remainders
 
 
-def _without(area: dict[str, Any] | None, areas: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+def _subtract_areas(area: dict[str, Any] | None, areas: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
     """Subtract areas from an area; a message without an area applies to all of it."""
     for other in areas or [None]:
         area = None if area is None or other is None else subtract(area, other)
     return area
 
 
-def _remainder(notification: Notification, part: AlertPart) -> Draft:
+def _remainder_draft(notification: Notification, part: AlertPart) -> Draft:
     delivery = notification.delivery
     return Draft(
         kind=Kind.ALERT,
         name=notification.name,
         content=notification.content,
-        audience=_all([notification.audience, part.area, {"not": _notified(part.notified_by)}]),
+        audience=_all_of([notification.audience, part.area, {"not": _notified_by(part.notified_by)}]),
         lane=delivery.lane,
         urgency=delivery.urgency,
         ttl=delivery.ttl,
@@ -333,80 +337,84 @@ def _remainder(notification: Notification, part: AlertPart) -> Draft:
     )
 
 
-async def _take_back(
+async def _submit_cancellations(
     conn: Connection,
     context: Context,
     application_id: UUID,
     message: AlertMessage,
     chain: Sequence[StoredAlert],
-    this: StoredAlert,
+    new_alert: StoredAlert,
     now: datetime,
 ) -> list[UUID]:
     """Send cancellations to the devices that were warned and are outside every area in which the alert is in effect."""
     updates = message.message_type is MessageType.UPDATE
-    made = []
-    for number in range(max((len(stored.parts) for stored in (*chain, this)), default=0) or 1):
+    notification_ids = []
+    for number in range(max((len(stored.parts) for stored in (*chain, new_alert)), default=0) or 1):
         stages = [stored.parts[number] for stored in chain if number < len(stored.parts)]
-        shown = _shown(stages)
-        if shown is None and (updates or number > 0):
+        warned = _warned_audience(stages)
+        if warned is None and (updates or number > 0):
             continue
-        live = [stored for stored in (*chain, this) if stored.expires_at > now and number < len(stored.parts)]
-        areas = [area for stored in live if (area := stored.parts[number].area) is not None]
+        in_effect = [stored for stored in (*chain, new_alert) if stored.expires_at > now and number < len(stored.parts)]
+        areas = [area for stored in in_effect if (area := stored.parts[number].area) is not None]
         # Cancellations that have not started are replaced.
         for stage in stages:
             for waiting in await notifications.load(conn, stage.cancelled_by):
                 if waiting.status is Status.SCHEDULED:
                     await lifecycle.cancel(conn, application_id, waiting.id)
-        said = replace(message, infos=message.infos[number : number + 1] or message.infos[:1])
-        before = await _words(conn, stages)
+        stage_message = replace(message, infos=message.infos[number : number + 1] or message.infos[:1])
+        previous_texts = await _latest_texts(conn, stages)
         draft = Draft(
             kind=Kind.ALERT,
-            name=said.infos[0].texts[0].headline if said.infos else None,
-            content=cancellation_content(said, before, _tag(this.tag, number), left=updates),
-            audience=NOBODY if shown is None else _all([shown, *({"not": area} for area in areas)]),
+            name=stage_message.infos[0].texts[0].headline if stage_message.infos else None,
+            content=cancellation_content(stage_message, previous_texts, _tag(new_alert.tag, number), left_area=updates),
+            audience=NOBODY if warned is None else _all_of([warned, *({"not": area} for area in areas)]),
             lane=PROMPT.lane,
             urgency=PROMPT.urgency,
             ttl=PROMPT.ttl,
             start_at=now + CANCELLATION_DELAY if updates else None,
-            details=_details(message, said.infos[0] if said.infos else None) | {"withdraws": True},
+            details=_details(message, stage_message.infos[0] if stage_message.infos else None) | {"withdraws": True},
         )
         notification = await submit(conn, context, application_id, draft)
-        made.append(notification.id)
-        while number >= len(this.parts):
-            this.parts.append(AlertPart(area=None))
-        this.parts[number].cancelled_by.append(notification.id)
-    return made
+        notification_ids.append(notification.id)
+        while number >= len(new_alert.parts):
+            new_alert.parts.append(AlertPart(area=None))
+        new_alert.parts[number].cancelled_by.append(notification.id)
+    return notification_ids
 
 
-def _shown(stages: Sequence[AlertPart]) -> dict[str, Any] | None:
+def _warned_audience(stages: Sequence[AlertPart]) -> dict[str, Any] | None:
     """Return the audience of the devices whose latest notification is a warning, or None when there are none."""
     since: list[UUID] = []
     branches: list[dict[str, Any]] = []
     for stage in reversed(stages[-MAX_STAGES:]):
         since = [*since, *stage.cancelled_by]
         if stage.notified_by:
-            branches.append(_all([_notified(stage.notified_by), *([{"not": _notified(since)}] if since else [])]))
+            branches.append(
+                _all_of([_notified_by(stage.notified_by), *([{"not": _notified_by(since)}] if since else [])])
+            )
     if older := [id_ for stage in stages[:-MAX_STAGES] for id_ in stage.notified_by]:
-        branches.append(_all([_notified(older), *([{"not": _notified(since)}] if since else [])]))
+        branches.append(_all_of([_notified_by(older), *([{"not": _notified_by(since)}] if since else [])]))
     if not branches:
         return None
     return branches[0] if len(branches) == 1 else {"any": branches}
 
 
-def _notified(notification_ids: Sequence[UUID]) -> dict[str, Any]:
+def _notified_by(notification_ids: Sequence[UUID]) -> dict[str, Any]:
     return {"notified": [ids.format_id(ids.NOTIFICATION, id_) for id_ in notification_ids]}
 
 
-async def _words(conn: Connection, stages: Sequence[AlertPart]) -> list[LocalizedText]:
+async def _latest_texts(conn: Connection, stages: Sequence[AlertPart]) -> list[LocalizedText]:
     """Return the event names of the latest warning."""
     notification_ids = [id_ for stage in stages for id_ in stage.notified_by]
-    found = sorted(await notifications.load(conn, notification_ids[-1:]), key=lambda one: one.created_at)
-    return [LocalizedText(None, str(one.details.get("event") or one.name or "Alert")) for one in found]
+    latest = sorted(
+        await notifications.load(conn, notification_ids[-1:]), key=lambda notification: notification.created_at
+    )
+    return [LocalizedText(None, str(warning.details.get("event") or warning.name or "Alert")) for warning in latest]
 
 
 def _tag(tag: str, number: int) -> str:
     return tag if number == 0 else f"{tag[:250]}#{number + 1}"
 
 
-def _all(conditions: Sequence[Any]) -> Any:
+def _all_of(conditions: Sequence[Any]) -> Any:
     return conditions[0] if len(conditions) == 1 else {"all": list(conditions)}

@@ -67,7 +67,7 @@ def to_view(row: Row[Any]) -> views.Category:
         "name": row.name,
         "title": row.title,
         "description": row.description,
-        "cap": None if row.cap_most is None else {"most": row.cap_most, "window": row.cap_window_s},
+        "cap": None if row.cap_most is None else {"limit": row.cap_most, "window": row.cap_window_s},
         "quiet_hours": row.quiet_hours,
         "created_at": row.created_at,
         "updated_at": row.updated_at,

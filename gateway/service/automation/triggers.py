@@ -114,7 +114,7 @@ def to_view(row: Row[Any]) -> views.Trigger:
         **spec_codec.to_view(row.draft),
         "delay": row.delay_s,
         "dedupe": row.dedupe_s,
-        "cap": None if row.cap_most is None else {"most": row.cap_most, "window": row.cap_window_s},
+        "cap": None if row.cap_most is None else {"limit": row.cap_most, "window": row.cap_window_s},
         "created_at": row.created_at,
         "updated_at": row.updated_at,
     }

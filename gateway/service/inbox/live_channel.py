@@ -103,7 +103,7 @@ async def _list_offers(context: Context, device: Device) -> list[views.InboxItem
         return await inbox.to_views(conn, context, device, rows) if rows else []
 
 
-async def newest(context: Context, device: Device) -> int:
+async def last_position(context: Context, device: Device) -> int:
     """Return the current position, where a page starts that has missed nothing."""
     async with context.engine.connect() as conn:
         return await inbox_records.last_position(conn, device.application_id, device.id)

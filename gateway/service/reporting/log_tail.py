@@ -41,7 +41,7 @@ async def follow(
                 yield []
 
 
-async def _has_grown(subscription: notifier.Subscription, application_id: UUID) -> bool:
+async def _has_grown(subscription: notifier.ChannelSubscription, application_id: UUID) -> bool:
     """Return True as soon as the log may have new entries, False after HEARTBEAT_S."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + HEARTBEAT_S

@@ -24,7 +24,7 @@ Description = Annotated[str, StringConstraints(max_length=500)]
 class CategoryCap(Body):
     """A frequency cap: at most `most` notifications of the category to one user within `window` seconds."""
 
-    most: Annotated[int, Field(ge=1, le=1000)]
+    limit: Annotated[int, Field(ge=1, le=1000)]
     window: Annotated[int, Field(ge=1, le=int(MAX_CAP_WINDOW.total_seconds()))]
 
 
@@ -42,7 +42,7 @@ class _Rules(Body):
             del columns["title"]
         if "cap" in self.model_fields_set:
             cap = self.cap
-            columns |= {"cap_most": cap and cap.most, "cap_window_s": cap and cap.window}
+            columns |= {"cap_most": cap and cap.limit, "cap_window_s": cap and cap.window}
         if "quiet_hours" in self.model_fields_set:
             columns["quiet_hours"] = self.quiet_hours and self.quiet_hours.value().to_json()
         return columns
@@ -55,7 +55,7 @@ class NewCategory(_Rules):
         name="offers",
         title="Special offers",
         description="Once in a while, what is cheaper this week.",
-        cap={"most": 2, "window": 604_800},
+        cap={"limit": 2, "window": 604_800},
         quiet_hours={"start": "21:00", "end": "08:00"},
     )
 
@@ -68,7 +68,7 @@ class NewCategory(_Rules):
 class CategoryChange(_Rules):
     """Changed fields of a category; omitted fields stay, null removes a rule."""
 
-    model_config = example(cap={"most": 1, "window": 86_400}, quiet_hours=None)
+    model_config = example(cap={"limit": 1, "window": 86_400}, quiet_hours=None)
 
     title: Title | None = None
 

@@ -112,7 +112,7 @@ async def _authenticate_and_send(request: Request, socket: web.WebSocketResponse
 async def _run_channel(request: Request, socket: web.WebSocketResponse, device: Device, hello: Hello) -> None:
     context = request.context
     exclusive = hello.mode == "exclusive"
-    position = await live_channel.newest(context, device) if hello.after is None else hello.after
+    position = await live_channel.last_position(context, device) if hello.after is None else hello.after
     if exclusive:
         await live_channel.claim(context, device)
     try:

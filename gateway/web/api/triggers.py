@@ -48,12 +48,12 @@ CancelOn = Annotated[
 class TriggerCap(Body):
     """A frequency cap: at most `most` times for a user within `window` seconds."""
 
-    most: Annotated[int, Field(ge=1, le=10_000)]
+    limit: Annotated[int, Field(ge=1, le=10_000)]
     window: Annotated[int, Field(ge=1, le=MAX_PERIOD_S)]
 
     def value(self) -> send_policy.FrequencyCap:
         """Return the domain value."""
-        return send_policy.FrequencyCap(self.most, timedelta(seconds=self.window))
+        return send_policy.FrequencyCap(self.limit, timedelta(seconds=self.window))
 
 
 class NewTrigger(Deliverable):
@@ -187,7 +187,7 @@ async def change_trigger(request: TransactionalRequest[TriggerChange]) -> Respon
     if "condition" in names:
         values["condition"] = patch.condition
     if "cap" in names:
-        values["cap_most"] = None if patch.cap is None else patch.cap.most
+        values["cap_most"] = None if patch.cap is None else patch.cap.limit
         values["cap_window_s"] = None if patch.cap is None else patch.cap.window
     id_ = request.id(ids.TRIGGER, "trigger_id")
     return Response(

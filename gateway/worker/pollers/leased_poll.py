@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from gateway.records.postgres.engine import DATABASE_ERRORS, Connection, Engine
-from gateway.records.postgres.notifier import Subscription
+from gateway.records.postgres.notifier import ChannelSubscription
 
 # A notification may be lost, so look for due rows at least this often.
 POLL_INTERVAL_S = 15.0
@@ -53,7 +53,7 @@ class LeasedPoll(Generic[R]):
     async def run(
         self,
         stop: asyncio.Event,
-        subscription: AbstractContextManager[Subscription],
+        subscription: AbstractContextManager[ChannelSubscription],
         *,
         shutdown_timeout_s: float = 0.0,
     ) -> None:
@@ -76,7 +76,7 @@ class LeasedPoll(Generic[R]):
         self,
         group: asyncio.TaskGroup,
         running: set[asyncio.Task[None]],
-        subscription: AbstractContextManager[Subscription],
+        subscription: AbstractContextManager[ChannelSubscription],
     ) -> None:
         slots = asyncio.Semaphore(self.max_concurrent)
         with subscription as events:

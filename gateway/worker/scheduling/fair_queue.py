@@ -121,7 +121,7 @@ class FairQueue(Generic[M]):
         if not ready:
             tenants.popleft()
 
-    def withdraw(self, queue: MessageQueue[M]) -> bool:
+    def remove(self, queue: MessageQueue[M]) -> bool:
         """Remove a queue from the round-robin, wherever it stands; return False when it is not ready."""
         tenant = queue.tenant
         if queue not in tenant.ready:

@@ -74,12 +74,12 @@ export const THROTTLE = {
 export const FREQUENCY_CAP = {
   row: [
     {
-      pointer: "/cap/most",
+      pointer: "/cap/limit",
       label: "Frequency cap, messages per user",
       control: "number",
       min: 1,
       placeholder: "No cap",
     },
-    { pointer: "/cap/window", label: "Cap period", control: "duration", default: 604_800, requires: "/cap/most" },
+    { pointer: "/cap/window", label: "Cap period", control: "duration", default: 604_800, requires: "/cap/limit" },
   ],
 };

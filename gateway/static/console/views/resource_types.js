@@ -34,7 +34,7 @@ const NAME_COLUMN = ["Name", (item) => element("b", {}, item.name)];
 const STATUS_COLUMN = ["Status", (item) => badge(item.status)];
 const TITLE_COLUMN = ["Title", (item) => item.content.title];
 const UPDATED_COLUMN = ["Updated", (item) => formatTime(item.updated_at)];
-const CAP_COLUMN = ["Frequency cap", ({ cap }) => cap && `${cap.most} per ${formatSeconds(cap.window)}`];
+const CAP_COLUMN = ["Frequency cap", ({ cap }) => cap && `${cap.limit} per ${formatSeconds(cap.window)}`];
 
 /** An action that switches between two states. `change` builds the body of the PATCH. */
 const toggleAction = (offLabel, onLabel, change) => ({
