@@ -32,7 +32,7 @@ from gateway.embedded.postmaster import read_pid_file
 START_S = 60.0
 STOP_S = 60.0
 POLL_S = 0.02
-# For root: where anybody may run Postgres's binaries, when both the environment and the data directory are closed to others.
+# For root: where any user may run Postgres's binaries, when environment and data directory are closed to others.
 SHARED = Path("/var/lib/webpush-gateway")
 # After `kill -9` of Postgres its last processes may hold on for a moment; a port may be taken just before we listen.
 PASSING_FAULTS = ("is still in use", "already exists", "could not bind", "could not create any TCP/IP sockets")
@@ -137,7 +137,9 @@ class EmbeddedPostgres:
         if not (self.data / "PG_VERSION").exists():
             self._initialise(binaries)
         elif not _password_file(self.directory).exists():
-            raise EmbeddedUnavailable(f"{_password_file(self.directory)} is missing; the database cannot be opened without")
+            raise EmbeddedUnavailable(
+                f"{_password_file(self.directory)} is missing; the database cannot be opened without"
+            )
         self._forget_stale_pid()
         log_file = self.directory / "postgres.log"
         end = time.monotonic() + START_S
@@ -252,9 +254,9 @@ class EmbeddedPostgres:
         return binaries if can_run(binaries, **self._identity) else copy_binaries(binaries, directory, **self._identity)
 
     def _open_directory(self, user: str) -> None:
-        """Hand the directory to `user` as a descriptor: a path through /proc/self/fd asks nothing of the directories above.
+        """Open the directory to `user` by a descriptor: a path through /proc/self/fd needs no rights on its parents.
 
-        So root's private directories stay private, and Postgres gets into this one of them.
+        Private directories of root above it stay private.
         """
         if self._directory_fd < 0:
             self._directory_fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -262,8 +264,8 @@ class EmbeddedPostgres:
         self._visible_directory = Path(f"/proc/self/fd/{self._directory_fd}")
         if not self._may_enter(self._visible_directory):
             raise EmbeddedUnavailable(
-                f"root may not run Postgres, and the user {user!r}, who runs it instead, cannot enter {self.directory}: "
-                f"choose another --data-dir, such as {SHARED}"
+                f"root may not run Postgres, and the user {user!r}, who runs it instead, cannot enter "
+                f"{self.directory}: choose another --data-dir, such as {SHARED}"
             )
 
     def _may_enter(self, path: Path) -> bool:
