@@ -45,6 +45,7 @@ class EmbeddedPostgres:
     """
 
     def __init__(self, directory: Path, options: Mapping[str, str] | None = None) -> None:
+        """Name the directory; nothing is created before `start`."""
         self.directory = directory.expanduser().resolve()
         self.data = self.directory / "pgdata"
         self.url = ""
@@ -56,17 +57,19 @@ class EmbeddedPostgres:
             "log_checkpoints": "off",
             **(options or {}),
         }
-        self._identity: dict[str, Any] = {}  # subprocess's words for the ordinary user, and what he is handed
-        self._visible_directory = self.directory  # the directory, as the ordinary user may reach it
+        self._identity: dict[str, Any] = {}  # subprocess arguments that drop root's rights
+        self._visible_directory = self.directory  # the path by which the ordinary user reaches it
         self._directory_fd = -1
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = -1
 
     def __enter__(self) -> Self:
+        """Start the cluster."""
         self.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Stop the cluster."""
         self.stop()
 
     @staticmethod

@@ -50,6 +50,7 @@ class Postmaster(NamedTuple):
 
 
 def read_pid_file(data: Path) -> Postmaster | None:
+    """Read `postmaster.pid` of a data directory; return None when it is absent or incomplete."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
         memory_key = int(lines[6].split()[0])

@@ -95,6 +95,7 @@ async def list_page(
 
 
 async def load(conn: AsyncConnection, ids: Sequence[UUID], *, lock: bool = False) -> list[Notification]:
+    """Return the notifications with these ids; `lock` locks their rows for update."""
     rows = await conn.execute(_LOAD.with_for_update() if lock else _LOAD, {"ids": list(ids)})
     return [_notification_from_row(row) for row in rows]
 

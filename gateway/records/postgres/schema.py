@@ -45,6 +45,7 @@ class Point(UserDefinedType[object]):
     cache_ok = True
 
     def get_col_spec(self, **_: object) -> str:
+        """Return the type's name in DDL."""
         return "point"
 
 
