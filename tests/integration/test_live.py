@@ -114,10 +114,10 @@ async def test_malformed_message_closes_the_connection(api: Api, text: str) -> N
     async with own_page.open(api) as socket:
         await wait_until_ready(socket)
         await socket.send_str(text)
-        assert await wait_until_closed(socket) == channel.MALFORMED
+        assert await wait_until_closed(socket) == channel.CLOSE_MALFORMED
     async with api.http.ws_connect(f"/v1/devices/{own_page.id}/live", headers={"Origin": APP_ORIGIN}) as socket:
         await socket.send_str(text)
-        assert await wait_until_closed(socket) == channel.MALFORMED
+        assert await wait_until_closed(socket) == channel.CLOSE_MALFORMED
 
 
 async def test_ack_of_an_unknown_delivery_is_ignored(api: Api) -> None:
@@ -215,10 +215,10 @@ async def test_connection_without_permission_is_refused(api: Api) -> None:
         own_page.open(api, origin="https://evil.example"),
     ):
         async with socket_of as socket:
-            assert await wait_until_closed(socket) == channel.REFUSED
+            assert await wait_until_closed(socket) == channel.CLOSE_UNAUTHENTICATED
     for nonsense in ({"type": "hello"}, {"type": "hi", "token": own_page.token}, {"type": "hello", "token": 1, "x": 2}):
         async with own_page.open(api, hello=nonsense) as socket:
-            assert await wait_until_closed(socket) == channel.MALFORMED
+            assert await wait_until_closed(socket) == channel.CLOSE_MALFORMED
 
 
 async def test_unregistered_device_closes_its_page(api: Api) -> None:
@@ -230,12 +230,12 @@ async def test_unregistered_device_closes_its_page(api: Api) -> None:
         await open_page(api)
         async with api.parts.run_worker():
             await wait_until_done(api, await send(api, "After"))
-        assert await wait_until_closed(socket) == channel.REFUSED
+        assert await wait_until_closed(socket) == channel.CLOSE_UNAUTHENTICATED
 
 
 async def test_connections_per_device_are_limited(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """The open connections of a device are limited."""
-    monkeypatch.setattr(channel, "MAX_OPEN", 1)
+    monkeypatch.setattr(channel, "MAX_CHANNELS", 1)
     own_page = await open_page(api)
     async with own_page.open(api) as first:
         await wait_until_ready(first)
@@ -243,7 +243,7 @@ async def test_connections_per_device_are_limited(api: Api, monkeypatch: pytest.
             while not api.state.inbox_notifier.waiting(api.parts.application_id, parse_device_id(own_page)):  # noqa: ASYNC110 - its look
                 await asyncio.sleep(0.01)
         async with own_page.open(api) as second:
-            assert await wait_until_closed(second) == channel.CROWDED
+            assert await wait_until_closed(second) == channel.CLOSE_TOO_MANY
 
 
 def parse_device_id(own_page: Page) -> UUID:
@@ -254,15 +254,15 @@ def parse_device_id(own_page: Page) -> UUID:
 
 async def test_silent_connection_times_out(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that sends no hello is closed."""
-    monkeypatch.setattr(channel, "HELLO_S", 0.2)
+    monkeypatch.setattr(channel, "HELLO_TIMEOUT_S", 0.2)
     own_page = await open_page(api)
     async with api.http.ws_connect(f"/v1/devices/{own_page.id}/live") as socket:
-        assert await wait_until_closed(socket) == channel.SLOW
+        assert await wait_until_closed(socket) == channel.CLOSE_TOO_SLOW
 
 
 async def test_page_that_does_not_read_is_closed_and_resumes(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that does not read is closed and can resume."""
-    monkeypatch.setattr(channel, "SLOW_S", 0.3)
+    monkeypatch.setattr(channel, "WRITE_TIMEOUT_S", 0.3)
     own_page = await open_page(api)
     async with api.parts.run_worker():
         notification = await send(api, "x" * 400)
@@ -306,7 +306,7 @@ async def test_stopping_server_closes_pages_for_reconnection(api: Api) -> None:
         await wait_until_ready(socket)
         for task in second.state.open_streams:
             task.cancel()
-        assert await wait_until_closed(socket) == channel.GOING
+        assert await wait_until_closed(socket) == channel.CLOSE_GOING_AWAY
 
 
 async def test_plain_request_is_told_to_upgrade(api: Api) -> None:
