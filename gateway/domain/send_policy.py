@@ -121,8 +121,7 @@ class SendPolicy:
         if self.quiet_hours:
             values["quiet_hours"] = self.quiet_hours.to_json()
         if self.cap:
-            # Stored in notifications: the key stays although the API says `limit`.
-            values["cap"] = {"most": self.cap.limit, "window": self.cap.window.total_seconds()}
+            values["cap"] = {"limit": self.cap.limit, "window": self.cap.window.total_seconds()}
         if self.variants:
             values["variants"] = [{"name": v.name, "weight": v.weight, "content": v.content} for v in self.variants]
         if self.winner:
@@ -140,7 +139,8 @@ class SendPolicy:
             category=values.get("category"),
             throttle=throttle and Throttle(throttle["per_second"], _seconds(throttle["spread"])),
             quiet_hours=QuietHours.from_json(values["quiet_hours"]) if "quiet_hours" in values else None,
-            cap=cap and FrequencyCap(cap["most"], timedelta(seconds=cap["window"])),
+            # Notifications stored before the field was renamed have `most`.
+            cap=cap and FrequencyCap(cap["limit"] if "limit" in cap else cap["most"], timedelta(seconds=cap["window"])),
             variants=tuple(Variant(**variant) for variant in values.get("variants", ())),
             winner=winner and WinnerSelection(winner["sample"], timedelta(seconds=winner["after"])),
             pause_when=FailureLimit(**values["pause_when"]) if "pause_when" in values else None,
