@@ -20,13 +20,13 @@ class NewApplication(TypedDict):
     subject: str
     """A contact for push services: a mailto: or https: URL (RFC 8292 section 2.1)."""
     allowed_origins: NotRequired[Sequence[str]]
-    """Web origins that may use the publishable key: https://app.example.org"""
+    """Web origins that may use the publishable key: for example https://app.example.org"""
     vapid_private_key: NotRequired[str | None]
     """An existing VAPID key, 32 octets, so that browsers keep their subscriptions. Generated when omitted."""
 
 
 class ApplicationChange(TypedDict):
-    """Changed fields of an application; omitted fields stay."""
+    """Changed fields of an application; omitted fields are unchanged."""
 
     name: NotRequired[str | None]
     subject: NotRequired[str | None]
