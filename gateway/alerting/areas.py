@@ -106,7 +106,7 @@ def area_filter(areas: Iterable[Area]) -> tuple[dict[str, Any] | None, list[str]
 def subtract(area: dict[str, Any], without: dict[str, Any]) -> dict[str, Any] | None:
     """Subtract one area filter from another; None when nothing is left. Both come from `area_filter`.
 
-    If the outlines are too tangled to subtract, the whole area is kept: over-warn rather than under-warn.
+    If the outlines are too tangled to subtract, return the area unchanged: over-warn rather than under-warn.
     """
     minuend, subtrahend = _ParsedFilter(area), _ParsedFilter(without)
     if _is_tangled([*minuend.outlines, *subtrahend.outlines]):

@@ -1,8 +1,7 @@
 """Read the event codes of the US National Weather Service (VTEC, NWS Instruction 10-1703).
 
 `/O.CON.KMTR.GL.W.0025.260716T1600Z-260716T2200Z/`: product class, action, office, phenomenon, significance, event
-number. Office, phenomenon, significance and number identify the event; messages about one event may have
-no other reference.
+number. The last four identify the event; messages about one event may have no other reference.
 """
 
 import re

@@ -211,7 +211,7 @@ def gateway_command(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.BadParameter("a key needs a server: --server URL or GATEWAY_SERVER", param_hint="--server")
         command(target, **arguments)
 
-    run_command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined] # typer reads it
+    run_command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # typer reads it
     run_command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run_command
 

@@ -212,7 +212,7 @@ class ConnectionPool:
         The returned connection may already be closing. Returns None when the push service does not support HTTP/2.
 
         Raises:
-            ConnectFailed: no connection could be made, or none was available in time.
+            ConnectFailed: no connection could be established, or none was available in time.
         """
         while True:
             for connection in self._connections:
@@ -282,7 +282,7 @@ async def connect(
         response_timeout_s: limit for each response on the connection.
 
     Raises:
-        ConnectFailed: no connection could be made.
+        ConnectFailed: no connection could be established.
     """
     try:
         async with asyncio.timeout(connect_timeout_s):

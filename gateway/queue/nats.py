@@ -39,7 +39,7 @@ from gateway.records.postgres.notifier import ChannelSubscription
 STATUSES, RESULTS, NEW_JOBS = "gateway.statuses", "gateway.results", "gateway.new_jobs"
 STATUSES_STREAM, RESULTS_STREAM = "GATEWAY_STATUSES", "GATEWAY_RESULTS"
 WORKER_CONSUMER, RECORDER_CONSUMER = "workers", "recorder"
-# Recorded results are kept, since a worker that takes over a job reads the remaining devices from the last result.
+# Recorded results stay in the stream: a worker that takes over a job reads the remaining devices from the last one.
 RESULTS_MAX_AGE = timedelta(days=1)
 # Longer than the lifetime of any notification.
 STATUSES_MAX_AGE = timedelta(days=60)

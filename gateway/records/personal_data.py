@@ -1,6 +1,6 @@
 """Erasure of the personal data of one user in all tables (GDPR article 17).
 
-Rows of the delivery log are kept, since counters must agree with them, but are anonymised: without the user id and the
+Rows of the delivery log remain, since counters must agree with them, but are anonymised: without the user id and the
 URL of the message at the push service, and with the id of a device that no longer exists.
 """
 

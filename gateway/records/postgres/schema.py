@@ -603,7 +603,7 @@ webhooks = Table(
     CheckConstraint("status IN ('active', 'disabled')", name="status"),
 )
 
-# The outbox: events for webhooks that are not in the delivery log, written only for subscribed types and kept for days.
+# The outbox: webhook events that are not in the delivery log, written only for subscribed types, pruned after days.
 # The order is (txid, id): once no older transaction runs, no event can be written before txid.
 outbox_events = Table(
     "happenings",

@@ -43,7 +43,7 @@ MAX_CACHED = 10_000
 
 
 class SendResult(NamedTuple):
-    """The result of one attempt. `posted`: a POST was made, at `at`, which took `duration_ms`."""
+    """The result of one attempt. `posted`: it sent a POST, at `at`, which took `duration_ms`."""
 
     outcome: Outcome
     status: int | None = None

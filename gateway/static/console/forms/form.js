@@ -2,7 +2,7 @@
  * Build a form from descriptions of its fields.
  *
  * Each field names the value that it edits by a JSON pointer, so an error of the gateway is shown at the field it
- * names. Values that no field edits are kept, and all values can be edited as JSON instead.
+ * names. Values without a field pass through unchanged, and all values can be edited as JSON instead.
  */
 
 import { Problem } from "../lib/api.js";
