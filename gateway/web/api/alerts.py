@@ -26,6 +26,7 @@ from gateway.domain.alert import (
 )
 from gateway.domain.errors import Conflict, FieldError, ValidationError
 from gateway.domain.notification import Urgency
+from gateway.service import views
 from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.alerts import ingestion
 from gateway.service.alerts.documents import REFUSED, ingest_all
@@ -33,7 +34,6 @@ from gateway.service.alerts.ingestion import IngestOptions, IngestOutcome, inges
 from gateway.service.notifications import representations
 from gateway.web.http.parsing import Body, Moment, Url, Zone, example, read_json
 from gateway.web.http.routing import MediaType, Response, Routes, TransactionalRequest
-from gateway.web.schemas import responses
 from gateway.web.schemas.notification_requests import MAX_TTL_S, Audience, Category, Label
 
 routes = Routes("alerts")
@@ -215,8 +215,8 @@ NWS = MediaType(read_nws, MAX_DOCUMENT_OCTETS, "A GeoJSON Feature or FeatureColl
     creates=True,
     conflicts=True,
     responses={
-        200: responses.Notification | responses.AlertIngestion,
-        201: responses.Notification | responses.AlertIngestion,
+        200: views.Notification | views.AlertIngestion,
+        201: views.Notification | views.AlertIngestion,
     },
 )
 async def ingest_alert(request: TransactionalRequest[NewAlert | Document]) -> Response:
@@ -242,7 +242,7 @@ async def ingest_alert(request: TransactionalRequest[NewAlert | Document]) -> Re
     return Response(view, status, {"Location": f"/v1/alerts/{view['id']}"})
 
 
-@routes.add("GET", "/v1/alert-settings", scopes=(READ, MANAGE), responses={200: responses.AlertSettings})
+@routes.add("GET", "/v1/alert-settings", scopes=(READ, MANAGE), responses={200: views.AlertSettings})
 async def get_alert_settings(request: TransactionalRequest) -> Response:
     """Get the alert settings of the application."""
     return Response(await ingestion.settings(request.conn, request.application_id))
@@ -254,7 +254,7 @@ async def get_alert_settings(request: TransactionalRequest) -> Response:
     scopes=(MANAGE,),
     body=AlertSettings,
     audit="alert-settings.replace",
-    responses={200: responses.AlertSettings},
+    responses={200: views.AlertSettings},
 )
 async def replace_alert_settings(request: TransactionalRequest[AlertSettings]) -> Response:
     """Replace the alert settings of the application. Alerts that are already accepted do not change."""

@@ -6,6 +6,7 @@ from pydantic import Field, StringConstraints
 
 from gateway.domain import ids
 from gateway.domain.errors import NotFound
+from gateway.service import views
 from gateway.service.access import applications
 from gateway.service.access.authentication import ADMIN, MANAGE, READ, REGISTER, SEND
 from gateway.web.http.pagination import PageQuery, page
@@ -79,7 +80,7 @@ class NewKey(Body):
     body=NewApplication,
     creates=True,
     audit="applications.create",
-    responses={201: responses.CreatedApplication},
+    responses={201: views.CreatedApplication},
 )
 async def create_application(request: TransactionalRequest[NewApplication]) -> Response:
     """Create an application with its keys. The response contains the keys; they are not shown again."""
@@ -100,7 +101,7 @@ async def create_application(request: TransactionalRequest[NewApplication]) -> R
     "/v1/applications",
     scopes=(ADMIN,),
     query=PageQuery,
-    responses={200: responses.Page[responses.ListedApplication]},
+    responses={200: responses.Page[views.ListedApplication]},
 )
 async def list_applications(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List applications, oldest first."""
@@ -110,7 +111,7 @@ async def list_applications(request: TransactionalRequest[None, PageQuery]) -> R
     return page(items, limit, last)
 
 
-@routes.add("GET", "/v1/applications/{application_id}", scopes=(ADMIN, READ), responses={200: responses.Application})
+@routes.add("GET", "/v1/applications/{application_id}", scopes=(ADMIN, READ), responses={200: views.Application})
 async def get_application(request: TransactionalRequest) -> Response:
     """Get an application. A secret key may read its own application only."""
     id_ = request.id(ids.APPLICATION, "application_id")
@@ -125,7 +126,7 @@ async def get_application(request: TransactionalRequest) -> Response:
     scopes=(ADMIN,),
     body=ApplicationChange,
     audit="applications.change",
-    responses={200: responses.Application},
+    responses={200: views.Application},
 )
 async def change_application(request: TransactionalRequest[ApplicationChange]) -> Response:
     """Change an application. Omitted fields are unchanged."""
@@ -141,7 +142,7 @@ async def change_application(request: TransactionalRequest[ApplicationChange]) -
     body=NewKey,
     creates=True,
     audit="keys.create",
-    responses={201: responses.CreatedKey},
+    responses={201: views.CreatedKey},
 )
 async def create_key(request: TransactionalRequest[NewKey]) -> Response:
     """Create an API key. The response contains the key; it is not shown again."""
@@ -169,7 +170,7 @@ async def remove_key(request: TransactionalRequest) -> Response:
     "/v1/applications/{application_id}/vapid/rotate",
     scopes=(ADMIN,),
     audit="vapid.rotate",
-    responses={200: responses.VapidKey},
+    responses={200: views.VapidKey},
 )
 async def rotate_vapid_key(request: TransactionalRequest) -> Response:
     """Create a new VAPID key, which browsers use for new subscriptions.
@@ -183,7 +184,7 @@ async def rotate_vapid_key(request: TransactionalRequest) -> Response:
 
 
 @routes.add(
-    "GET", "/v1/vapid-public-key", scopes=(REGISTER, READ, MANAGE), browser=True, responses={200: responses.VapidKey}
+    "GET", "/v1/vapid-public-key", scopes=(REGISTER, READ, MANAGE), browser=True, responses={200: views.VapidKey}
 )
 async def get_vapid_public_key(request: TransactionalRequest) -> Response:
     """Get the key for subscriptions (`applicationServerKey` of PushManager.subscribe)."""

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from gateway.domain import ids
 from gateway.domain.errors import FieldError, ValidationError
+from gateway.service import views
 from gateway.service.access import audit
 from gateway.service.access.authentication import ADMIN, MANAGE
 from gateway.web.http.pagination import PageQuery, page
@@ -62,7 +63,7 @@ def _visible_fields(action: str, body: Body | None) -> dict[str, Any]:
 
 
 @routes.add(
-    "GET", "/v1/audit", scopes=(ADMIN, MANAGE), query=AuditQuery, responses={200: responses.Page[responses.AuditEntry]}
+    "GET", "/v1/audit", scopes=(ADMIN, MANAGE), query=AuditQuery, responses={200: responses.Page[views.AuditEntry]}
 )
 async def list_actions(request: TransactionalRequest[None, AuditQuery]) -> Response:
     """List administrative actions, newest first. A key sees those of its own application.

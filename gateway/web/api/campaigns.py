@@ -1,11 +1,11 @@
 """Campaigns: named notifications to many devices, in the lane with the lowest priority."""
 
 from gateway.domain.notification import Kind
+from gateway.service import views
 from gateway.service.access.authentication import SEND
 from gateway.web.api.notifications import submit
 from gateway.web.http.parsing import example
 from gateway.web.http.routing import Response, Routes, TransactionalRequest
-from gateway.web.schemas import responses
 from gateway.web.schemas.notification_requests import Audience, CampaignOptions, Label, Schedule
 
 routes = Routes("campaigns")
@@ -35,7 +35,7 @@ class CampaignRequest(CampaignOptions):
 
 
 @routes.add(
-    "POST", "/v1/campaigns", scopes=(SEND,), body=CampaignRequest, creates=True, responses={201: responses.Notification}
+    "POST", "/v1/campaigns", scopes=(SEND,), body=CampaignRequest, creates=True, responses={201: views.Notification}
 )
 async def create_campaign(request: TransactionalRequest[CampaignRequest]) -> Response:
     """Start a campaign, now or at `schedule.at`."""

@@ -6,6 +6,7 @@ from pydantic import Field, StringConstraints
 
 from gateway.domain import ids
 from gateway.domain.send_policy import MAX_CAP_WINDOW
+from gateway.service import views
 from gateway.service.access.authentication import DEVICE, MANAGE, READ, SEND
 from gateway.service.audience import categories
 from gateway.web.api.devices import find_device
@@ -92,7 +93,7 @@ class PreferencesChange(Body):
     creates=True,
     conflicts=True,
     audit="categories.create",
-    responses={201: responses.Category},
+    responses={201: views.Category},
 )
 async def create_category(request: TransactionalRequest[NewCategory]) -> Response:
     """Create a category. Notifications refer to it, and devices can opt out of it."""
@@ -105,7 +106,7 @@ async def create_category(request: TransactionalRequest[NewCategory]) -> Respons
     "/v1/categories",
     scopes=(READ, SEND, MANAGE),
     query=PageQuery,
-    responses={200: responses.Page[responses.Category]},
+    responses={200: responses.Page[views.Category]},
 )
 async def list_categories(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List categories, newest first."""
@@ -116,7 +117,7 @@ async def list_categories(request: TransactionalRequest[None, PageQuery]) -> Res
     return page(items, limit, ids.parse(ids.CATEGORY, items[-1]["id"]) if items else None)
 
 
-@routes.add("GET", "/v1/categories/{category_id}", scopes=(READ, SEND, MANAGE), responses={200: responses.Category})
+@routes.add("GET", "/v1/categories/{category_id}", scopes=(READ, SEND, MANAGE), responses={200: views.Category})
 async def get_category(request: TransactionalRequest) -> Response:
     """Get a category."""
     id_ = request.id(ids.CATEGORY, "category_id")
@@ -129,7 +130,7 @@ async def get_category(request: TransactionalRequest) -> Response:
     scopes=(MANAGE,),
     body=CategoryChange,
     audit="categories.change",
-    responses={200: responses.Category},
+    responses={200: views.Category},
 )
 async def change_category(request: TransactionalRequest[CategoryChange]) -> Response:
     """Change a category's title or rules. Notifications that are already accepted keep the old rules."""
@@ -151,7 +152,7 @@ async def remove_category(request: TransactionalRequest) -> Response:
     "/v1/devices/{device_id}/preferences",
     scopes=(DEVICE, READ, MANAGE),
     browser=True,
-    responses={200: responses.Preferences},
+    responses={200: views.Preferences},
 )
 async def get_preferences(request: TransactionalRequest) -> Response:
     """Get the device's opt-in or opt-out for every category."""
@@ -164,7 +165,7 @@ async def get_preferences(request: TransactionalRequest) -> Response:
     scopes=(DEVICE, MANAGE),
     body=PreferencesChange,
     browser=True,
-    responses={200: responses.Preferences},
+    responses={200: views.Preferences},
 )
 async def change_preferences(request: TransactionalRequest[PreferencesChange]) -> Response:
     """Opt a device in to categories, or out of them."""

@@ -13,6 +13,7 @@ from pydantic import Field, PlainValidator, StringConstraints, WithJsonSchema
 from gateway.domain import ids
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.errors import FieldError, NotFound, ValidationError
+from gateway.service import views
 from gateway.service.access.authentication import READ
 from gateway.service.notifications import delivery_log, representations
 from gateway.service.reporting.log_tail import follow
@@ -71,7 +72,7 @@ class FollowQuery(DeliveryFilters):
 
 
 @routes.add(
-    "GET", "/v1/deliveries", scopes=(READ,), query=DeliveryQuery, responses={200: responses.Page[responses.Delivery]}
+    "GET", "/v1/deliveries", scopes=(READ,), query=DeliveryQuery, responses={200: responses.Page[views.Delivery]}
 )
 async def list_deliveries(request: TransactionalRequest[None, DeliveryQuery]) -> Response:
     """List completed deliveries, newest first."""
@@ -117,7 +118,7 @@ async def _stream(request: Request[None, FollowQuery], position: int | None) -> 
     return response
 
 
-@routes.add("GET", "/v1/deliveries/{delivery_id}", scopes=(READ,), responses={200: responses.DeliveryDetail})
+@routes.add("GET", "/v1/deliveries/{delivery_id}", scopes=(READ,), responses={200: views.DeliveryDetail})
 async def get_delivery(request: TransactionalRequest) -> Response:
     """Get a delivery with every attempt: its time, the response of the push service, and what the gateway did."""
     parsed = ids.parse_delivery(request.path("delivery_id"))

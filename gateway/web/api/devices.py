@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 from gateway.domain import device, ids
 from gateway.domain.device import DeviceStatus
 from gateway.domain.errors import FieldError, GatewayError, NotFound, ValidationError
+from gateway.service import views
 from gateway.service.access.authentication import DEVICE, MANAGE, READ, REGISTER
 from gateway.service.audience import devices, registration
 from gateway.service.operations import erasure
@@ -191,7 +192,7 @@ async def _register_in_batch(request: Request[NewDevice]) -> Response:
     body=NewDevice,
     browser=True,
     creates=True,
-    responses={200: responses.Registered, 201: responses.Registered},
+    responses={200: views.Registered, 201: views.Registered},
     batch_handler=_register_in_batch,
 )
 async def register_device(request: TransactionalRequest[NewDevice]) -> Response:
@@ -216,7 +217,7 @@ def _to_response(request: Request[NewDevice], result: registration.Registered) -
 
 
 @routes.add(
-    "GET", "/v1/devices", scopes=(READ, MANAGE), query=DeviceQuery, responses={200: responses.Page[responses.Device]}
+    "GET", "/v1/devices", scopes=(READ, MANAGE), query=DeviceQuery, responses={200: responses.Page[views.Device]}
 )
 async def list_devices(request: TransactionalRequest[None, DeviceQuery]) -> Response:
     """List devices, newest first."""
@@ -229,7 +230,7 @@ async def list_devices(request: TransactionalRequest[None, DeviceQuery]) -> Resp
 
 
 @routes.add(
-    "GET", "/v1/devices/{device_id}", scopes=(DEVICE, READ, MANAGE), browser=True, responses={200: responses.Device}
+    "GET", "/v1/devices/{device_id}", scopes=(DEVICE, READ, MANAGE), browser=True, responses={200: views.Device}
 )
 async def get_device(request: TransactionalRequest) -> Response:
     """Get a device. The response never contains its endpoint and keys, which would allow pushing to it."""
@@ -242,7 +243,7 @@ async def get_device(request: TransactionalRequest) -> Response:
     scopes=(DEVICE, MANAGE),
     body=DeviceChange,
     browser=True,
-    responses={200: responses.Device},
+    responses={200: views.Device},
 )
 async def change_device(request: TransactionalRequest[DeviceChange]) -> Response:
     """Change a device. A `user_id` of null signs the user out."""
@@ -315,9 +316,7 @@ async def remove_topic(request: TransactionalRequest) -> Response:
     return Response(status=204)
 
 
-@routes.add(
-    "GET", "/v1/topics", scopes=(READ, MANAGE), query=PageQuery, responses={200: responses.Page[responses.Topic]}
-)
+@routes.add("GET", "/v1/topics", scopes=(READ, MANAGE), query=PageQuery, responses={200: responses.Page[views.Topic]})
 async def list_topics(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List topics with their number of reachable devices."""
     limit = request.query.limit
@@ -332,7 +331,7 @@ async def list_topics(request: TransactionalRequest[None, PageQuery]) -> Respons
     "/v1/users/{user_id}",
     scopes=(MANAGE,),
     audit="users.remove",
-    responses={200: responses.ErasureResult},
+    responses={200: views.ErasureResult},
 )
 async def erase_user(request: TransactionalRequest) -> Response:
     """Erase a user: devices, notifications sent to this user only, events, and the user id in the delivery log."""

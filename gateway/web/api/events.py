@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from gateway.domain import ids
 from gateway.domain.errors import GatewayError
+from gateway.service import views
 from gateway.service.access.authentication import READ, SEND
 from gateway.service.automation import events
 from gateway.service.automation.events import Event
@@ -72,7 +73,7 @@ class EventQuery(PageQuery):
     scopes=(SEND,),
     body=NewEvent,
     creates=True,
-    responses={200: responses.Event, 201: responses.Event},
+    responses={200: views.Event, 201: views.Event},
 )
 async def record_event(request: TransactionalRequest[NewEvent]) -> Response:
     """Record an event and run the matching triggers, in one transaction.
@@ -113,9 +114,7 @@ async def record_events(request: Request) -> web.StreamResponse:
     return await answer(request, partial(read_body, NewEvent), record, key_of, ("stored", "repeated"))
 
 
-@routes.add(
-    "GET", "/v1/events", scopes=(READ, SEND), query=EventQuery, responses={200: responses.Page[responses.Event]}
-)
+@routes.add("GET", "/v1/events", scopes=(READ, SEND), query=EventQuery, responses={200: responses.Page[views.Event]})
 async def list_events(request: TransactionalRequest[None, EventQuery]) -> Response:
     """List events with the results of their triggers, newest first."""
     query = request.query
@@ -130,7 +129,7 @@ async def list_events(request: TransactionalRequest[None, EventQuery]) -> Respon
     return page(items, query.limit, ids.parse(ids.EVENT, items[-1]["id"]) if items else None)
 
 
-@routes.add("GET", "/v1/events/{event_id}", scopes=(READ, SEND), responses={200: responses.Event})
+@routes.add("GET", "/v1/events/{event_id}", scopes=(READ, SEND), responses={200: views.Event})
 async def get_event(request: TransactionalRequest) -> Response:
     """Get an event with the results of its triggers."""
     return Response(await events.get(request.conn, request.application_id, request.id(ids.EVENT, "event_id")))

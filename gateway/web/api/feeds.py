@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from gateway.domain import ids
+from gateway.service import views
 from gateway.service.access.authentication import MANAGE, READ
 from gateway.service.alerts import feeds
 from gateway.web.http.pagination import PageQuery, page
@@ -66,7 +67,7 @@ class FeedChange(Body):
     creates=True,
     conflicts=True,
     audit="feeds.create",
-    responses={201: responses.Feed},
+    responses={201: views.Feed},
 )
 async def create_feed(request: TransactionalRequest[NewFeed]) -> Response:
     """Create a feed. Each alert is sent once, and updated or cancelled when its issuer does so."""
@@ -84,7 +85,7 @@ async def create_feed(request: TransactionalRequest[NewFeed]) -> Response:
     return Response(created, 201, {"Location": f"/v1/feeds/{created['id']}"})
 
 
-@routes.add("GET", "/v1/feeds", scopes=(READ, MANAGE), query=PageQuery, responses={200: responses.Page[responses.Feed]})
+@routes.add("GET", "/v1/feeds", scopes=(READ, MANAGE), query=PageQuery, responses={200: responses.Page[views.Feed]})
 async def list_feeds(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List feeds with their status, newest first."""
     limit = request.query.limit
@@ -92,7 +93,7 @@ async def list_feeds(request: TransactionalRequest[None, PageQuery]) -> Response
     return page(items, limit, ids.parse(ids.FEED, items[-1]["id"]) if items else None)
 
 
-@routes.add("GET", "/v1/feeds/{feed_id}", scopes=(READ, MANAGE), responses={200: responses.Feed})
+@routes.add("GET", "/v1/feeds/{feed_id}", scopes=(READ, MANAGE), responses={200: views.Feed})
 async def get_feed(request: TransactionalRequest) -> Response:
     """Get a feed with the result of the last poll, and the reasons why alerts were refused."""
     return Response(await feeds.get(request.conn, request.application_id, request.id(ids.FEED, "feed_id")))
@@ -105,7 +106,7 @@ async def get_feed(request: TransactionalRequest) -> Response:
     body=FeedChange,
     conflicts=True,
     audit="feeds.change",
-    responses={200: responses.Feed},
+    responses={200: views.Feed},
 )
 async def change_feed(request: TransactionalRequest[FeedChange]) -> Response:
     """Change, pause or resume a feed. It is polled at once."""

@@ -8,13 +8,13 @@ from pydantic import Field
 
 from gateway.domain import ids
 from gateway.domain.errors import NotFound, RateLimited
+from gateway.service import views
 from gateway.service.access.authentication import DEVICE, MANAGE, READ
 from gateway.service.inbox import inbox, read_marks
 from gateway.web.api.devices import find_device
 from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body, example
 from gateway.web.http.routing import Request, Response, Routes, TransactionalRequest
-from gateway.web.schemas import responses
 
 routes = Routes("devices")
 
@@ -82,7 +82,7 @@ async def wait_for_inbox_item(request: Request[None, InboxQuery]) -> Mapping[str
     query=InboxQuery,
     browser=True,
     precondition=wait_for_inbox_item,
-    responses={200: responses.Inbox},
+    responses={200: views.Inbox},
 )
 async def list_inbox(request: TransactionalRequest[None, InboxQuery]) -> Response:
     """List the notifications that were sent to a device, newest first, rendered with the current data.
@@ -120,7 +120,7 @@ async def mark_delivery_read(request: TransactionalRequest) -> Response:
     scopes=(DEVICE, MANAGE),
     body=ReadUpTo,
     browser=True,
-    responses={200: responses.MarkedRead},
+    responses={200: views.MarkedRead},
 )
 async def mark_read(request: TransactionalRequest[ReadUpTo]) -> Response:
     """Mark all items up to a position as read."""

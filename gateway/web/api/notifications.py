@@ -9,6 +9,7 @@ from pydantic import Field
 
 from gateway.domain import ids
 from gateway.domain.notification import Kind, Progress, Status
+from gateway.service import views
 from gateway.service.access.authentication import READ, SEND
 from gateway.service.context import Connection
 from gateway.service.notifications import lifecycle, representations, submission
@@ -66,7 +67,7 @@ async def submit(request: TransactionalRequest[Any, Any], new: NotificationReque
     scopes=(SEND,),
     body=NewNotification,
     creates=True,
-    responses={201: responses.Notification},
+    responses={201: views.Notification},
 )
 async def send_notification(request: TransactionalRequest[NewNotification]) -> Response:
     """Send a notification to an audience. An accepted notification is delivered, or the log contains the reason."""
@@ -80,7 +81,7 @@ async def send_notification(request: TransactionalRequest[NewNotification]) -> R
     scopes=(SEND,),
     body=Sendable,
     creates=True,
-    responses={201: responses.Notification},
+    responses={201: views.Notification},
 )
 async def publish_to_topic(request: TransactionalRequest[Sendable]) -> Response:
     """Send a notification to all devices that subscribe to a topic."""
@@ -92,7 +93,7 @@ async def publish_to_topic(request: TransactionalRequest[Sendable]) -> Response:
     "/v1/notifications",
     scopes=(READ, SEND),
     query=NotificationQuery,
-    responses={200: responses.Page[responses.Notification]},
+    responses={200: responses.Page[views.Notification]},
 )
 async def list_notifications(request: TransactionalRequest[None, NotificationQuery]) -> Response:
     """List notifications, newest first."""
@@ -108,9 +109,7 @@ async def list_notifications(request: TransactionalRequest[None, NotificationQue
     return page(items, query.limit, last_id)
 
 
-@routes.add(
-    "POST", "/v1/audiences/preview", scopes=(SEND, READ), body=PreviewRequest, responses={200: responses.Preview}
-)
+@routes.add("POST", "/v1/audiences/preview", scopes=(SEND, READ), body=PreviewRequest, responses={200: views.Preview})
 async def preview_audience(request: TransactionalRequest[PreviewRequest]) -> Response:
     """Count the devices of an audience, and return a sample. Nothing is sent."""
     return Response(await representations.preview_audience(request.conn, request.application_id, request.body.audience))
@@ -123,7 +122,7 @@ def add_kind(collection: str, kind: Kind | None) -> None:
     """
     label = kind or "notification"
     item_path = f"/v1/{collection}/{{notification_id}}"
-    item_responses = {200: responses.Notification}
+    item_responses = {200: views.Notification}
 
     async def get_notification(request: TransactionalRequest) -> Response:
         id_ = request.id(ids.NOTIFICATION, "notification_id")
@@ -141,7 +140,7 @@ def add_kind(collection: str, kind: Kind | None) -> None:
     get_funnel.__doc__ = f"""Get the funnel of a {label}: how many devices displayed and clicked it.
 
     Push services report `accepted`; browsers report `displayed` and `clicked`."""
-    routes.add("GET", f"{item_path}/funnel", scopes=(READ, SEND), responses={200: responses.Funnel})(get_funnel)
+    routes.add("GET", f"{item_path}/funnel", scopes=(READ, SEND), responses={200: views.Funnel})(get_funnel)
 
     def add_transition(name: str, apply: Transition, effect: str) -> None:
         async def change_status(request: TransactionalRequest) -> Response:

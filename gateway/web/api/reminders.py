@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 from gateway.domain import ids
 from gateway.domain.notification import Kind
 from gateway.domain.schedule import Recurrence
+from gateway.service import views
 from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.automation import reminders
 from gateway.service.notifications import submission
@@ -108,7 +109,7 @@ class ReminderChange(SpecPatch):
     creates=True,
     conflicts=True,
     audit="reminders.create",
-    responses={201: responses.Reminder},
+    responses={201: views.Reminder},
 )
 async def create_reminder(request: TransactionalRequest[NewReminder]) -> Response:
     """Create a reminder: a notification at every time of a cron expression."""
@@ -132,7 +133,7 @@ async def create_reminder(request: TransactionalRequest[NewReminder]) -> Respons
     "/v1/reminders",
     scopes=(READ, SEND, MANAGE),
     query=PageQuery,
-    responses={200: responses.Page[responses.Reminder]},
+    responses={200: responses.Page[views.Reminder]},
 )
 async def list_reminders(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List reminders, newest first."""
@@ -143,7 +144,7 @@ async def list_reminders(request: TransactionalRequest[None, PageQuery]) -> Resp
     return page(items, limit, ids.parse(ids.REMINDER, items[-1]["id"]) if items else None)
 
 
-@routes.add("GET", "/v1/reminders/{reminder_id}", scopes=(READ, SEND, MANAGE), responses={200: responses.Reminder})
+@routes.add("GET", "/v1/reminders/{reminder_id}", scopes=(READ, SEND, MANAGE), responses={200: views.Reminder})
 async def get_reminder(request: TransactionalRequest) -> Response:
     """Get a reminder with the time of its next occurrence."""
     id_ = request.id(ids.REMINDER, "reminder_id")
@@ -157,7 +158,7 @@ async def get_reminder(request: TransactionalRequest) -> Response:
     body=ReminderChange,
     conflicts=True,
     audit="reminders.change",
-    responses={200: responses.Reminder},
+    responses={200: views.Reminder},
 )
 async def change_reminder(request: TransactionalRequest[ReminderChange]) -> Response:
     """Change, pause or resume a reminder. Its next occurrence is scheduled again."""

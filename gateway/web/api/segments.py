@@ -1,6 +1,7 @@
 """Segments: named audiences."""
 
 from gateway.domain import ids
+from gateway.service import views
 from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.audience import segments
 from gateway.web.http.pagination import PageQuery, page
@@ -47,7 +48,7 @@ class SegmentChange(Body):
     creates=True,
     conflicts=True,
     audit="segments.create",
-    responses={201: responses.Segment},
+    responses={201: views.Segment},
 )
 async def create_segment(request: TransactionalRequest[NewSegment]) -> Response:
     """Create a segment. Audiences refer to it as `{"segment": "seg_..."}`; segments may be nested."""
@@ -60,7 +61,7 @@ async def create_segment(request: TransactionalRequest[NewSegment]) -> Response:
     "/v1/segments",
     scopes=(READ, SEND, MANAGE),
     query=PageQuery,
-    responses={200: responses.Page[responses.Segment]},
+    responses={200: responses.Page[views.Segment]},
 )
 async def list_segments(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List segments, newest first."""
@@ -69,7 +70,7 @@ async def list_segments(request: TransactionalRequest[None, PageQuery]) -> Respo
     return page(items, limit, ids.parse(ids.SEGMENT, items[-1]["id"]) if items else None)
 
 
-@routes.add("GET", "/v1/segments/{segment_id}", scopes=(READ, SEND, MANAGE), responses={200: responses.Segment})
+@routes.add("GET", "/v1/segments/{segment_id}", scopes=(READ, SEND, MANAGE), responses={200: views.Segment})
 async def get_segment(request: TransactionalRequest) -> Response:
     """Get a segment."""
     return Response(await segments.get(request.conn, request.application_id, request.id(ids.SEGMENT, "segment_id")))
@@ -82,7 +83,7 @@ async def get_segment(request: TransactionalRequest) -> Response:
     body=SegmentChange,
     conflicts=True,
     audit="segments.change",
-    responses={200: responses.Segment},
+    responses={200: views.Segment},
 )
 async def change_segment(request: TransactionalRequest[SegmentChange]) -> Response:
     """Change a segment. Scheduled notifications use the segment as it is when sending starts."""

@@ -13,11 +13,11 @@ from aiohttp import web
 from pydantic import StringConstraints
 
 from gateway.domain.errors import Forbidden, Unauthenticated
+from gateway.service import views
 from gateway.service.access import sessions
 from gateway.service.access.authentication import MANAGE, READ, SEND, SESSION_PREFIX
 from gateway.web.http.parsing import Body, example
 from gateway.web.http.routing import Response, Routes, TransactionalRequest, WebState
-from gateway.web.schemas import responses
 
 routes = Routes("operation")
 
@@ -50,7 +50,7 @@ def token_of(state: WebState, http: web.Request) -> str | None:
     return token
 
 
-@routes.add("POST", "/v1/session", body=SignIn, responses={201: responses.Session})
+@routes.add("POST", "/v1/session", body=SignIn, responses={201: views.Session})
 async def sign_in(request: TransactionalRequest[SignIn]) -> Response:
     """Sign in to the console with a secret key. The response sets a session cookie, valid for at most 12 hours.
 
@@ -65,7 +65,7 @@ async def sign_in(request: TransactionalRequest[SignIn]) -> Response:
     return Response(opened.view, 201, {"Set-Cookie": _set_cookie(request.state, opened.token)})
 
 
-@routes.add("GET", "/v1/session", scopes=(READ, SEND, MANAGE), responses={200: responses.Session})
+@routes.add("GET", "/v1/session", scopes=(READ, SEND, MANAGE), responses={200: views.Session})
 async def get_session(request: TransactionalRequest) -> Response:
     """Get the session of the cookie."""
     return Response(await sessions.get(request.conn, _token(request)))

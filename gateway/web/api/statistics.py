@@ -8,11 +8,11 @@ from pydantic import Field
 
 from gateway.domain import clock
 from gateway.domain.errors import FieldError, ValidationError
+from gateway.service import views
 from gateway.service.access.authentication import READ
 from gateway.service.reporting import statistics
 from gateway.web.http.parsing import Query, QueryMoment
 from gateway.web.http.routing import Response, Routes, TransactionalRequest
-from gateway.web.schemas import responses
 
 routes = Routes("deliveries")
 
@@ -40,7 +40,7 @@ class StatisticsQuery(Query):
     until: Annotated[QueryMoment | None, Field(description="End of the last step; defaults to now.")] = None
 
 
-@routes.add("GET", "/v1/stats", scopes=(READ,), query=StatisticsQuery, responses={200: responses.Statistics})
+@routes.add("GET", "/v1/stats", scopes=(READ,), query=StatisticsQuery, responses={200: views.Statistics})
 async def get_statistics(request: TransactionalRequest[None, StatisticsQuery]) -> Response:
     """Get the deliveries of each minute, hour or day by outcome and push service, their latencies, and the backlog.
 

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from gateway.domain import ids
+from gateway.service import views
 from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.notifications import templates
 from gateway.web.http.pagination import PageQuery, page
@@ -69,7 +70,7 @@ class TemplatePreview(ContentOrTemplate):
     creates=True,
     conflicts=True,
     audit="templates.create",
-    responses={201: responses.Template},
+    responses={201: views.Template},
 )
 async def create_template(request: TransactionalRequest[NewTemplate]) -> Response:
     """Create a template. Notifications refer to it as `"template": {"id": "tpl_..."}`."""
@@ -83,7 +84,7 @@ async def create_template(request: TransactionalRequest[NewTemplate]) -> Respons
     "/v1/templates",
     scopes=(READ, SEND, MANAGE),
     query=PageQuery,
-    responses={200: responses.Page[responses.Template]},
+    responses={200: responses.Page[views.Template]},
 )
 async def list_templates(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List templates with their newest versions, newest template first."""
@@ -99,7 +100,7 @@ async def list_templates(request: TransactionalRequest[None, PageQuery]) -> Resp
     "/v1/templates/{template_id}",
     scopes=(READ, SEND, MANAGE),
     query=VersionQuery,
-    responses={200: responses.Template},
+    responses={200: views.Template},
 )
 async def get_template(request: TransactionalRequest[None, VersionQuery]) -> Response:
     """Get a version of a template; the newest by default."""
@@ -114,7 +115,7 @@ async def get_template(request: TransactionalRequest[None, VersionQuery]) -> Res
     body=TemplateChange,
     conflicts=True,
     audit="templates.change",
-    responses={200: responses.Template},
+    responses={200: views.Template},
 )
 async def change_template(request: TransactionalRequest[TemplateChange]) -> Response:
     """Change a template. Notifications that are already accepted keep their version."""
@@ -139,7 +140,7 @@ async def remove_template(request: TransactionalRequest) -> Response:
     "/v1/templates/preview",
     scopes=(SEND, READ, MANAGE),
     body=TemplatePreview,
-    responses={200: responses.NotificationContent},
+    responses={200: views.NotificationContent},
 )
 async def preview_template(request: TransactionalRequest[TemplatePreview]) -> Response:
     """Render content or a template as a device would receive it. Nothing is sent."""

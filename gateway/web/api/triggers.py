@@ -7,6 +7,7 @@ from pydantic import Field
 
 from gateway.domain import ids, send_policy
 from gateway.domain.notification import Kind
+from gateway.service import views
 from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.automation import triggers
 from gateway.service.notifications import submission
@@ -108,7 +109,7 @@ class TriggerChange(SpecPatch):
     creates=True,
     conflicts=True,
     audit="triggers.create",
-    responses={201: responses.Trigger},
+    responses={201: views.Trigger},
 )
 async def create_trigger(request: TransactionalRequest[NewTrigger]) -> Response:
     """Create a trigger: it sends a notification for every matching event, which templates can use as `event`."""
@@ -136,7 +137,7 @@ async def create_trigger(request: TransactionalRequest[NewTrigger]) -> Response:
     "/v1/triggers",
     scopes=(READ, SEND, MANAGE),
     query=PageQuery,
-    responses={200: responses.Page[responses.Trigger]},
+    responses={200: responses.Page[views.Trigger]},
 )
 async def list_triggers(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List triggers, newest first."""
@@ -145,7 +146,7 @@ async def list_triggers(request: TransactionalRequest[None, PageQuery]) -> Respo
     return page(items, limit, ids.parse(ids.TRIGGER, items[-1]["id"]) if items else None)
 
 
-@routes.add("GET", "/v1/triggers/{trigger_id}", scopes=(READ, SEND, MANAGE), responses={200: responses.Trigger})
+@routes.add("GET", "/v1/triggers/{trigger_id}", scopes=(READ, SEND, MANAGE), responses={200: views.Trigger})
 async def get_trigger(request: TransactionalRequest) -> Response:
     """Get a trigger."""
     return Response(await triggers.get(request.conn, request.application_id, request.id(ids.TRIGGER, "trigger_id")))
@@ -156,7 +157,7 @@ async def get_trigger(request: TransactionalRequest) -> Response:
     "/v1/triggers/{trigger_id}/runs",
     scopes=(READ, SEND, MANAGE),
     query=PageQuery,
-    responses={200: responses.Page[responses.TriggerRun]},
+    responses={200: responses.Page[views.TriggerRun]},
 )
 async def list_runs(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List the runs of a trigger, one for each matching event, newest first."""
@@ -174,7 +175,7 @@ async def list_runs(request: TransactionalRequest[None, PageQuery]) -> Response:
     body=TriggerChange,
     conflicts=True,
     audit="triggers.change",
-    responses={200: responses.Trigger},
+    responses={200: views.Trigger},
 )
 async def change_trigger(request: TransactionalRequest[TriggerChange]) -> Response:
     """Change, pause or resume a trigger. Runs that have started do not change."""

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 
 from gateway.domain import ids
 from gateway.domain.webhook_event import PATTERNS
+from gateway.service import views
 from gateway.service.access.authentication import MANAGE
 from gateway.service.webhooks import subscriptions
 from gateway.web.http.pagination import PageQuery, page
@@ -86,7 +87,7 @@ class Replay(Body):
     creates=True,
     conflicts=True,
     audit="webhooks.create",
-    responses={201: responses.CreatedWebhook},
+    responses={201: views.CreatedWebhook},
 )
 async def create_webhook(request: TransactionalRequest[NewWebhook]) -> Response:
     """Create a webhook, which receives events from now on. The response contains its signing secret, this once.
@@ -102,9 +103,7 @@ async def create_webhook(request: TransactionalRequest[NewWebhook]) -> Response:
     return Response(created, 201, {"Location": f"/v1/webhooks/{created['id']}"})
 
 
-@routes.add(
-    "GET", "/v1/webhooks", scopes=(MANAGE,), query=PageQuery, responses={200: responses.Page[responses.Webhook]}
-)
+@routes.add("GET", "/v1/webhooks", scopes=(MANAGE,), query=PageQuery, responses={200: responses.Page[views.Webhook]})
 async def list_webhooks(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List webhooks, newest first."""
     limit = request.query.limit
@@ -114,7 +113,7 @@ async def list_webhooks(request: TransactionalRequest[None, PageQuery]) -> Respo
     return page(items, limit, ids.parse(ids.WEBHOOK, items[-1]["id"]) if items else None)
 
 
-@routes.add("GET", "/v1/webhooks/{webhook_id}", scopes=(MANAGE,), responses={200: responses.Webhook})
+@routes.add("GET", "/v1/webhooks/{webhook_id}", scopes=(MANAGE,), responses={200: views.Webhook})
 async def get_webhook(request: TransactionalRequest) -> Response:
     """Get a webhook with its status, without its secret."""
     return Response(
@@ -129,7 +128,7 @@ async def get_webhook(request: TransactionalRequest) -> Response:
     body=WebhookChange,
     conflicts=True,
     audit="webhooks.change",
-    responses={200: responses.Webhook},
+    responses={200: views.Webhook},
 )
 async def change_webhook(request: TransactionalRequest[WebhookChange]) -> Response:
     """Change, disable or enable a webhook. An enabled webhook continues with the first event that it missed."""
@@ -150,7 +149,7 @@ async def remove_webhook(request: TransactionalRequest) -> Response:
     scopes=(MANAGE,),
     body=Rotation,
     audit="webhooks.rotate",
-    responses={200: responses.CreatedWebhook},
+    responses={200: views.CreatedWebhook},
 )
 async def rotate_secret(request: TransactionalRequest[Rotation]) -> Response:
     """Create a new signing secret, shown this once. Messages carry both signatures until the old secret expires."""
@@ -164,7 +163,7 @@ async def rotate_secret(request: TransactionalRequest[Rotation]) -> Response:
     scopes=(MANAGE,),
     body=Replay,
     audit="webhooks.replay",
-    responses={200: responses.Webhook},
+    responses={200: views.Webhook},
 )
 async def replay_events(request: TransactionalRequest[Replay]) -> Response:
     """Send events since a time again. Delivery events reach back as far as the log, other events three days."""
@@ -177,7 +176,7 @@ async def replay_events(request: TransactionalRequest[Replay]) -> Response:
     "/v1/webhooks/{webhook_id}/test",
     scopes=(MANAGE,),
     audit="webhooks.test",
-    responses={200: responses.WebhookTested},
+    responses={200: views.WebhookTested},
 )
 async def test_webhook(request: TransactionalRequest) -> Response:
     """Send a `webhook.test` event now, and return the receiver's response or the reason why there is none."""

@@ -137,5 +137,5 @@ class WebhookDispatcher:
 
 
 async def _claim(conn: Connection) -> LeasedWebhook | None:
-    [*claimed] = await webhooks.claim(conn, limit=1, lease=LEASE)
+    claimed = await webhooks.claim(conn, limit=1, lease=LEASE)
     return claimed[0] if claimed else None
