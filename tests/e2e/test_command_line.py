@@ -223,7 +223,7 @@ async def test_wrong_key_or_old_schema_prevents_start(
 ) -> None:
     await command("apps", "create", "Shop", "--subject", "mailto:ops@example.org", **settings)
     for change, message in (
-        ({"GATEWAY_MASTER_KEY": "another master key that is long enough"}, "the master key does not open"),
+        ({"GATEWAY_MASTER_KEY": "another master key that is long enough"}, "the master key does not decrypt"),
         ({"GATEWAY_DATABASE_URL": empty_database_url}, "run `gateway migrate`"),
     ):
         if role == "up" and "GATEWAY_DATABASE_URL" in change:
