@@ -11,21 +11,21 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from ops.locked import Locked, locked
+from ops.locked import LockedPackage, read_lock
 
 SERVICE = "https://api.osv.dev/v1/querybatch"
 TIMEOUT_S = 5.0
 # Advisory id -> why it does not affect the gateway.
 ACCEPTED: dict[str, str] = {}
 
-Finding = tuple[Locked, str]
+Finding = tuple[LockedPackage, str]
 
 
 class Unreachable(Exception):
     """The service did not respond, or its response is not valid."""
 
 
-def find_advisories(packages: list[Locked], service: str = SERVICE) -> list[Finding]:
+def find_advisories(packages: list[LockedPackage], service: str = SERVICE) -> list[Finding]:
     """Return the advisories of these versions that are not in ACCEPTED. Raise Unreachable."""
     queries = [
         {"package": {"name": package.name, "ecosystem": "PyPI"}, "version": package.version} for package in packages
@@ -50,7 +50,7 @@ def main() -> int:
     """Print the advisories; return the exit status."""
     parser = argparse.ArgumentParser(description="Look up known vulnerabilities of the locked dependencies.")
     parser.add_argument("--service", default=SERVICE, help="URL of the advisory service (%(default)s)")
-    packages = locked()
+    packages = read_lock()
     try:
         findings = find_advisories(packages, parser.parse_args().service)
     except Unreachable as error:

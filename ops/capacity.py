@@ -77,7 +77,7 @@ RULES = {
         0.6,
         "",
         "maximum use of a resource in the busiest minute",
-        "queueing delay grows fast beyond it, and a third may fail",
+        "beyond it queueing delay grows fast; a third of the machines may fail",
     ),
     "in_flight": Figure(1024, "", "maximum messages in flight per worker", "GATEWAY_WORKER_CONCURRENCY"),
     "largest_application": Figure(0.8, "", "share of the largest application in all messages", "as in benchmark log"),
@@ -171,13 +171,13 @@ class Fleet:
 class Limit:
     """A limit of the fleet.
 
-    `used` is the used share of the capacity of one resource after headroom, where 1 is the recommended maximum. `then`
-    is the remedy. A limit `by_design` comes from the gateway's own code; more machines do not raise it.
+    `used` is the share of one resource that the fleet uses; 1 is the recommended maximum, with headroom left. `remedy`
+    says what to do beyond it. A limit `by_design` comes from the gateway's own code; more machines do not raise it.
     """
 
     name: str
     used: float
-    then: str
+    remedy: str
     by_design: bool = False
 
 
@@ -222,7 +222,7 @@ class Plan:
 
 
 def per_worker(answer_ms: float) -> tuple[float, float]:
-    """Return the deliveries per second of a busy worker by its processor and by its messages in flight."""
+    """Return the deliveries per second of a worker as limited by its processor, and by its messages in flight."""
     return 1e6 / cost("worker_us"), rule("in_flight") / (answer_ms / 1000)
 
 
@@ -237,8 +237,8 @@ def row_lock_s(busy: float) -> float:
 def max_rate_of_application(workers: float) -> float:
     """Return the deliveries per second that the workers can settle in one application, whose row they lock in turn.
 
-    With more workers each has less to send and holds the lock for a shorter time. The result is the rate at which
-    `rate * row_lock_s(rate * worker_us / workers)` equals one job.
+    With more workers each is less busy and holds the lock for a shorter time. At the returned rate the row is always
+    locked: jobs per second times `row_lock_s(rate * worker_us / workers)` equals 1.
     """
     idle, extra = row_lock_s(0), row_lock_s(1) - row_lock_s(0)
     busy = cost("worker_us") / 1e6 / workers
@@ -263,16 +263,16 @@ def _plan(fleet: Fleet, *, nats: bool) -> Plan:
     headroom, rate, registering = rule("headroom"), fleet.rate, fleet.registering
     settles = rate / rule("job")
 
-    by_cpu, by_flight = per_worker(fleet.answer_ms)
-    workers = _count(rate / (min(by_cpu, by_flight) * headroom))
+    cpu_rate, in_flight_rate = per_worker(fleet.answer_ms)
+    workers = _count(rate / (min(cpu_rate, in_flight_rate) * headroom))
     servers = _count(registering * cost("register_us") / 1e6 / headroom)
     relays = _count(rate * cost("relay_us") / 1e6 / headroom) if nats else 0
 
-    at_database = servers + (relays if nats else workers)
-    connections = round(at_database * rule("pool"))
-    signalling = settles * (cost("signal_us") + at_database * cost("listener_us")) / 1e6
+    database_processes = servers + (relays if nats else workers)
+    connections = round(database_processes * rule("pool"))
+    notify_cores = settles * (cost("signal_us") + database_processes * cost("listener_us")) / 1e6
     postgres_us = cost("postgres_nats_us" if nats else "postgres_us")
-    busy_cores = rate * postgres_us / 1e6 + registering * cost("postgres_register_us") / 1e6 + signalling
+    busy_cores = rate * postgres_us / 1e6 + registering * cost("postgres_register_us") / 1e6 + notify_cores
     wal = rate * (cost("wal_octets") + rule("receipts") * cost("receipt_wal")) + registering * cost("register_wal")
 
     devices = fleet.devices * cost("device_octets")
@@ -345,14 +345,14 @@ def _plan(fleet: Fleet, *, nats: bool) -> Plan:
     shards = max(1, math.ceil(max(used.values())))
     results = cost("result_octets") * fleet.messages_per_day * rule("results_days")
     ahead = cost("wire_octets") * rule("job") * rule("ahead")
-    # To the leader, from it to two replicas, and out to the consumer.
+    # Each message crosses the network to the leader, from the leader to two replicas, and to the consumer.
     nats_network = rate * (cost("wire_octets") + cost("result_octets")) * (rule("nats_servers") + 1)
     return Plan(
         queue="NATS" if nats else "Postgres",
         workers=workers,
         worker_cores=_count(rate * cost("worker_us") / 1e6 / headroom),
         worker_memory=workers * cost("worker_mb") * MB,
-        bound_by="its processor" if by_cpu <= by_flight else "its messages in flight",
+        bound_by="its processor" if cpu_rate <= in_flight_rate else "its messages in flight",
         servers=servers,
         relays=relays,
         postgres_servers=shards,
@@ -408,7 +408,7 @@ def format_plan(fleet: Fleet, plan: Plan) -> str:
     lines = ["| component | size |", "|---|---|", *(f"| {name} | {size} |" for name, size in rows)]
     lines += ["", "| limit | used of one Postgres | remedy |", "|---|---:|---|"]
     lines += [
-        f"| {limit.name}{' (by design)' if limit.by_design else ''} | {limit.used:,.0%} | {limit.then} |"
+        f"| {limit.name}{' (by design)' if limit.by_design else ''} | {limit.used:,.0%} | {limit.remedy} |"
         for limit in plan.limits
     ]
     first = plan.first_limit

@@ -15,7 +15,7 @@ MAX_COLUMNS = 120
 
 
 def main(options: list[str]) -> int:
-    """Return the exit status: 0 when every file passes."""
+    """Check all files; return the exit status."""
     failed = False
     linters.main(["biome"])
     biome = linters.find_linter("biome")

@@ -41,7 +41,7 @@ Audience = Mapping[str, Any]
 
 
 class TypeWriter:
-    """Python source of the schemas in use, each once, referenced schemas before those that refer to them."""
+    """Writes the Python class of each schema in use, after the classes that it refers to."""
 
     def __init__(self, schemas: dict[str, Any], *, is_request: bool) -> None:
         self.schemas = schemas
@@ -54,14 +54,14 @@ class TypeWriter:
             return self.class_name(reference.rpartition("/")[2])
         for keyword in ("anyOf", "oneOf", "allOf"):
             if keyword in schema:
-                arms = list(dict.fromkeys(self.type_of(arm) for arm in schema[keyword]))
-                return " | ".join(sorted(arms, key=lambda arm: arm == "None"))
+                types = list(dict.fromkeys(self.type_of(alternative) for alternative in schema[keyword]))
+                return " | ".join(sorted(types, key=lambda type_: type_ == "None"))
         if "enum" in schema:
             return f"Literal[{', '.join(map(repr, schema['enum']))}]"
         match schema.get("type"):
             case "string":
-                moment = "datetime | str" if self.is_request else "datetime"
-                return moment if schema.get("format") == "date-time" else "str"
+                time_type = "datetime | str" if self.is_request else "datetime"
+                return time_type if schema.get("format") == "date-time" else "str"
             case "integer":
                 return "int"
             case "number":
@@ -114,7 +114,7 @@ class TypeWriter:
 
     def _fields(self, name: str, schema: dict[str, Any]) -> str:
         required = schema.get("required", ())
-        fields = ((field, about, field in required) for field, about in schema["properties"].items())
+        fields = ((field, subschema, field in required) for field, subschema in schema["properties"].items())
         self.add_class(name, fields, schema.get("description", ""))
         return self.written[name]
 

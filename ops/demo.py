@@ -228,7 +228,7 @@ async def register_devices(api: Api, keys: dict[str, str], options: argparse.Nam
                     number = existing + len(lines)
                     lines.append(json.dumps(build_device(subscription, vendor, number, rng)).encode())
     created = (await api.import_devices(lines))["created"] if lines else 0
-    console.print(f"Registered {created:,} browsers; {existing:,} were there already.")
+    console.print(f"Registered {created:,} browsers; {existing:,} were registered before.")
     return {origin.partition("://")[2]: SERVICES[vendor] for vendor, origin in origins.items()}
 
 

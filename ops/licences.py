@@ -9,19 +9,21 @@ import sys
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
-from ops.locked import Locked, locked
+from ops.locked import LockedPackage, read_lock
 
 LIST = Path(__file__).with_name("LICENCES.md")
 ALLOWED = {
     *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "MIT-0", "PSF-2.0", "Zlib"),
     "MPL-2.0",  # its copyleft covers its own files only, which we use unchanged
 }
+# Licences that were looked up by hand, with the reason.
 BY_HAND = {
     "colorama": "BSD-3-Clause",  # Windows only, so it is not installed here
     "promql-parser": "MIT",  # its LICENSE file; its metadata names none
     "pyreqwest": "Apache-2.0",  # its LICENSE file; its metadata names none
     "uvloop": "MIT OR Apache-2.0",  # both files; its metadata names one of them
 }
+# Names of licences in the metadata of packages -> SPDX identifiers.
 SPDX_NAMES = {
     "3-clause bsd license": "BSD-3-Clause",
     "apache 2.0": "Apache-2.0",
@@ -51,7 +53,7 @@ class UnknownLicence(Exception):
     """The licence of a package cannot be determined from its metadata."""
 
 
-def find_licence(package: Locked) -> str:
+def find_licence(package: LockedPackage) -> str:
     """Return a package's licence as an SPDX expression. Raise UnknownLicence."""
     if package.name in BY_HAND:
         return BY_HAND[package.name]
@@ -81,7 +83,9 @@ def split_expression(expression: str) -> list[str]:
 
 def render() -> str:
     """Return the contents of ops/LICENCES.md. Raise UnknownLicence."""
-    return HEAD + "".join(f"| {package.name} | {package.version} | {find_licence(package)} |\n" for package in locked())
+    return HEAD + "".join(
+        f"| {package.name} | {package.version} | {find_licence(package)} |\n" for package in read_lock()
+    )
 
 
 def read_rows() -> list[tuple[str, ...]]:

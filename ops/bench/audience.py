@@ -1,7 +1,7 @@
 """Measure the queries of `POST /v1/audiences/preview` on an embedded Postgres.
 
-One INSERT creates the devices, as wide as real ones, for one application and a tenth of them for another. Each audience
-is counted once to warm up and then repeatedly; the figure is the median.
+The devices have rows of realistic size. They belong to the measured application; a second application has a tenth as
+many. Each audience is counted once to warm up and then repeatedly; the figure is the median.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """Compare one worker on one core with two workers on two cores.
 
-Workers, Postgres and the push service share the cores. Both runs have the same resources per core, so the ratio shows
-what the second worker loses by waiting for locks and for the database. The two runs alternate, round by round.
+Workers, Postgres and the push service share the cores, so each worker has the same resources in both runs. A ratio
+below 2 is the time that two workers lose by waiting for each other's locks and for the database. The two runs
+alternate, round by round.
 """
 
 import asyncio

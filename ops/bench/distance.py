@@ -1,7 +1,7 @@
 """Measure how fast one worker sends to one push service with a realistic response time.
 
-The service speaks HTTP/2 and allows 128 concurrent requests per connection, nginx's default. Each response time has a
-new worker, so the figure includes the time that the concurrency limits take to grow.
+The service speaks HTTP/2 and allows 128 concurrent requests per connection, nginx's default. Each response time is
+measured with a new worker, so the figure includes the time that the worker's concurrency limits take to grow.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
 
 def measure_distance(bed: Testbed, options: argparse.Namespace, ms: int) -> dict[str, Any]:
     """Measure one response time."""
-    with sink.far(bed.folder, ms / 1000) as origin:
+    with sink.run_delayed(bed.folder, ms / 1000) as origin:
         return {"ms": ms} | asyncio.run(measure(replace(bed, origin=origin), f"{ms} ms", options.devices))
 
 

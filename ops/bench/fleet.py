@@ -1,10 +1,11 @@
-"""Simulate a fleet of workers: the rate by number of workers, and where more workers stop helping.
+"""Simulate a fleet of workers: the rate by number of workers, and the number beyond which more workers gain little.
 
-The simulation uses discrete events and a fixed seed. Each worker is an event loop that sends in bursts, and database
-responses wait for the current burst. It has a connection pool, claimed jobs, and a limited number of messages in
-flight. Postgres has cores, a lock on each application's row, which is held from the assignment of log positions to the
-commit, and serialises commits that send NOTIFY. Campaigns never end. Alerts to one device arrive meanwhile; each wakes
-every worker, which pauses its non-urgent sending. Service times are those of ops/capacity.py and benchmark `steps`.
+The simulation uses discrete events and a fixed seed. Each worker is an event loop that sends in bursts; it processes a
+database response only after the current burst. A worker has a connection pool, claimed jobs, and a limited number of
+messages in flight. Postgres has a number of cores and a lock on each application's row, which a transaction holds from
+the assignment of log positions to its commit. Postgres serialises commits that send NOTIFY. Campaigns never end. Alerts
+to one device arrive during the campaigns; each alert wakes every worker, and the workers pause their non-urgent
+sending. Service times are those of ops/capacity.py and benchmark `steps`.
 
 Not simulated: planning of large audiences, retries and slow push services, registrations, reads of the log, checkpoints
 and vacuum, failures, limits of the network, and a worker's own cost of receiving NOTIFY.
@@ -115,7 +116,8 @@ class Simulation:
 class Setting:
     """The parameters of a simulation.
 
-    Trips and milliseconds are those of benchmark `steps`; COPY takes two trips but one line of Postgres's log.
+    The round trips to Postgres and their milliseconds are those that benchmark `steps` measures. COPY takes two round
+    trips; `steps` counts one, because Postgres logs COPY as one line.
     """
 
     workers: int
@@ -130,7 +132,7 @@ class Setting:
     shared_cores: int = 0
     # CPU time of the push service per message, on the shared cores.
     sink_us: float = 21.5
-    # A round of the event loop, which a database response waits for: (open - server) / trips of `steps`.
+    # How long a database response waits for the event loop: (open ms - server ms) / round trips, of benchmark `steps`.
     round_ms: float = 6.2
     claim_trips: int = 6
     claim_ms: float = 1.5
@@ -140,7 +142,7 @@ class Setting:
     settle_ms_before: float = 0.5
     # Trips between the lock of the application's row and the commit: COPY.
     locked_trips: int = 2
-    jobs_at_hand: int = 4
+    max_claimed_jobs: int = 4
     pool: int = 10
 
 
@@ -156,7 +158,10 @@ class Job:
 
 @dataclass(slots=True)
 class Result:
-    """The result of a simulation. The delays are None if no alert was sent; `model` is the rate by arithmetic."""
+    """The result of a simulation.
+
+    The delays are None if no alert was sent. `model` is the rate by the formulas of ops/capacity.py.
+    """
 
     setting: Setting
     rate: float
@@ -171,7 +176,7 @@ class Result:
 
 
 class Postgres:
-    """Postgres: cores, a lock per application, and serialised commits."""
+    """The simulated Postgres: its cores, a lock per application, and a lock that serialises commits with NOTIFY."""
 
     def __init__(self, fleet: "Fleet") -> None:
         setting = fleet.setting
@@ -217,7 +222,7 @@ class Worker:
         self.needs_jobs = Event()
 
     def trip(self, server_ms: float) -> Process:
-        """Send a statement to Postgres and wait for a turn of the event loop."""
+        """Send a statement to Postgres; the worker processes the response when its event loop is free."""
         sim = self.fleet.simulation
         yield self.fleet.setting.network_ms / 1000
         if server_ms:
@@ -231,11 +236,11 @@ class Worker:
             yield from self.trip(server_ms / count)
 
     def claim(self) -> Process:
-        """Claim jobs whenever fewer than the target are claimed."""
+        """Claim a job whenever the worker has fewer than `max_claimed_jobs`."""
         sim, setting = self.fleet.simulation, self.fleet.setting
         size = int(rule("job"))
         while True:
-            while self.claimed > (setting.jobs_at_hand - 1) * size or self.loading >= setting.jobs_at_hand:
+            while self.claimed > (setting.max_claimed_jobs - 1) * size or self.loading >= setting.max_claimed_jobs:
                 yield self.needs_jobs
             self.loading += 1
             yield self.connections_for_bulk
@@ -371,7 +376,7 @@ class Worker:
 
 
 class Fleet:
-    """Workers, Postgres and the alerts, with the counters of the result."""
+    """The simulated workers, Postgres and alerts, and the counters from which the result is computed."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting

@@ -1,8 +1,9 @@
-"""Measure one slow push service among four, and one large application next to a small one.
+"""Measure how a slow push service affects three fast ones, and how a large application affects a small one.
 
-The same campaign goes to four push services, message by message. First all four are fast; then one of them responds
-after seconds, never, or always with 503. The figure is the rate of the other three, up to the last log row. Then a
-small application sends to its few devices, with no other sending and during the campaign of another application.
+The same campaign goes to four push services in turn, device by device. First all four are fast; then one of them
+responds after 5 seconds, never, or always with 503. The figure is the rate of the other three, measured until all their
+messages are in the log. Then a small application sends to its few devices, first on an idle gateway and then during the
+campaign of another application.
 """
 
 import argparse
@@ -55,7 +56,9 @@ CONTENT = {"title": "Severe thunderstorms", "body": "Go indoors and stay away fr
 POLL_INTERVAL_S = 0.05
 TIMEOUT_S = 90
 SMALL_COUNT = 200
-FAST = "fast"  # also part of the endpoints
+# The name of the campaign to four fast services; also part of the endpoints.
+FAST = "fast"
+# The fault of the fourth service, by name: (seconds until it responds, status line).
 FAULTS = {"slow": (5.0, "201 Created"), "silent": (1e6, "201 Created"), "503": (0.0, "503 Service Unavailable")}
 
 console = Console(highlight=False)
@@ -84,8 +87,8 @@ def main() -> None:
     try:
         make_ca(folder)
         with ExitStack() as stack:
-            fast = [stack.enter_context(sink.running(make_folder(folder, str(number))))[1] for number in range(4)]
-            faulty = {name: stack.enter_context(sink.misbehaving(folder, *fault)) for name, fault in faults.items()}
+            fast = [stack.enter_context(sink.run_sink(make_folder(folder, str(number))))[1] for number in range(4)]
+            faulty = {name: stack.enter_context(sink.run_faulty(folder, *fault)) for name, fault in faults.items()}
             postgres = stack.enter_context(EmbeddedPostgres(folder / "postgres"))
             figures = asyncio.run(measure(options, folder, fast, faulty, postgres.url))
         report(options, figures)
@@ -104,7 +107,7 @@ def make_folder(folder: Path, name: str) -> Path:
 async def measure(
     options: argparse.Namespace, folder: Path, fast: list[str], faulty: dict[str, str], url: str
 ) -> dict[str, dict[str, list[float]]]:
-    """Run every fault in turn and return the rates and waits."""
+    """Measure the campaign with each fault, and the small application; return the rates and the waits."""
     await asyncio.to_thread(migrate.upgrade, url)
     engine = open_engine(url)
     origins = [*fast, *faulty.values()]
@@ -165,7 +168,7 @@ async def create_tenant(context: Context, name: str, origins: list[str], count: 
 
 @contextmanager
 def run_worker(folder: Path, url: str, origins: list[str]) -> Iterator[None]:
-    """Run a new worker, which has learnt nothing from earlier runs."""
+    """Run a new worker, whose limits for each push service have not yet adapted."""
     settings = {
         "GATEWAY_DATABASE_URL": url,
         "GATEWAY_MASTER_KEY": MASTER_KEY,
@@ -177,12 +180,12 @@ def run_worker(folder: Path, url: str, origins: list[str]) -> Iterator[None]:
         "PYTHONPATH": str(ROOT),
     }
     with (folder / "worker.log").open("a+") as log:
-        began = log.tell()
+        log_offset = log.tell()
         process = subprocess.Popen([sys.executable, "-m", "gateway", "work"], env=os.environ | settings, stderr=log)
         try:
-            while "worker.started" not in (folder / "worker.log").read_text()[began:]:
+            while "worker.started" not in (folder / "worker.log").read_text()[log_offset:]:
                 if process.poll() is not None:
-                    raise SystemExit((folder / "worker.log").read_text()[began:])
+                    raise SystemExit((folder / "worker.log").read_text()[log_offset:])
                 time.sleep(POLL_INTERVAL_S)
             yield
         finally:
@@ -193,10 +196,10 @@ def run_worker(folder: Path, url: str, origins: list[str]) -> Iterator[None]:
 async def measure_campaign(setup: Setup, name: str, count: int) -> float:
     """Return the messages per second of the three fast services."""
     began = time.perf_counter()
-    sent = await submit_campaign(setup, name)
-    await wait_until_logged(setup, sent, count)
+    notification_id = await submit_campaign(setup, name)
+    await wait_until_logged(setup, notification_id, count)
     seconds = time.perf_counter() - began
-    await cancel_rest(setup, sent)
+    await cancel_rest(setup, notification_id)
     return count / seconds
 
 

@@ -73,7 +73,7 @@ async def measure(bed: Testbed, options: argparse.Namespace) -> dict[str, Any]:
             for number in range(options.alerts):
                 during_campaign.append(await measure_alert(context, application_id))
                 console.print(f"[dim]{number + 1}: {during_campaign[-1]}[/]", end="\r")
-                await asyncio.sleep(PAUSE_S)  # time for the campaign alone, not a wait for an event
+                await asyncio.sleep(PAUSE_S)  # let the campaign run without an alert for a while
             seconds, accepted_after = time.perf_counter() - start, await count_accepted(context, campaign)
             if accepted_after == options.devices:
                 console.print("[red]the campaign finished before the alerts: use fewer alerts or more devices")
@@ -119,7 +119,7 @@ def to_milliseconds(alert: Alert) -> dict[str, float]:
 
 
 def quantile(figures: list[float], share: float) -> float:
-    """Return the smallest figure that at least this share of the figures does not exceed."""
+    """Return a quantile by the nearest-rank method: 0.5 is the median, 0.99 the 99th percentile."""
     return sorted(figures)[math.ceil(share * len(figures)) - 1]
 
 

@@ -1,9 +1,9 @@
 """Measure reads of a large log: pages by every filter, one delivery, lists, inboxes, and the live stream.
 
-`log_rows` creates the rows once in an embedded Postgres with the settings of `gateway up`; `--data-dir` keeps them for
-the next run. All requests go over HTTP to one `gateway serve`. A first round runs right after the start of Postgres,
-then each request repeats until it is warm; the figures are the median and the 99th percentile. With `--plans` Postgres
-logs the plans of slow statements, including the partitions that each one touched.
+`log_rows` creates the rows in an embedded Postgres with the settings of `gateway up`; `--data-dir` keeps them for the
+next run. All requests go over HTTP to one `gateway serve`. Each request is sent once right after the start of Postgres,
+with cold caches, and then repeatedly; the figures are the first time, and the median and the 99th percentile of the
+later ones. With `--plans` Postgres logs the plans of slow statements, including the partitions that each one touched.
 """
 
 import argparse
@@ -175,9 +175,9 @@ async def build_requests(
         "SELECT id FROM notifications JOIN progress ON notification_id = id"
         " WHERE application_id = $1 AND day = $2 ORDER BY targets, id"
     )
-    of_middle, of_last = [[row["id"] for row in await conn.fetch(by_size, app, day)] for day in (middle, last)]
+    middle_ids, last_ids = [[row["id"] for row in await conn.fetch(by_size, app, day)] for day in (middle, last)]
     small_old, big_old, big_new = (
-        ids.format_id(ids.NOTIFICATION, id_) for id_ in (of_middle[0], of_middle[-1], of_last[-1])
+        ids.format_id(ids.NOTIFICATION, id_) for id_ in (middle_ids[0], middle_ids[-1], last_ids[-1])
     )
     count_query = (
         "SELECT {0} AS value, count(*) FROM deliveries WHERE application_id = $1 AND day = $2 AND {0} IS NOT NULL"
@@ -185,16 +185,17 @@ async def build_requests(
     users = await conn.fetch(count_query.format("user_id") + " GROUP BY 1 ORDER BY 2 DESC, 1", app, middle)
     device_rows = await conn.fetch(count_query.format("device_id") + " GROUP BY 1 ORDER BY 2 DESC, 1", app, middle)
     user, rare_user = users[0]["value"], users[-1]["value"]
-    busy, device = device_rows[0]["value"], device_rows[-1]["value"]
-    outcome_of = "SELECT notification_id, device_id FROM deliveries WHERE day = $1 AND application_id = $2"
-    delivery = await conn.fetchrow(f"{outcome_of} AND attempts = 2 LIMIT 1", middle, app)
+    retried = (
+        "SELECT notification_id, device_id FROM deliveries"
+        " WHERE day = $1 AND application_id = $2 AND attempts = 2 LIMIT 1"
+    )
+    delivery = await conn.fetchrow(retried, middle, app)
     noon = datetime(middle.year, middle.month, middle.day, 12, tzinfo=UTC)
     newest_time = await conn.fetchval(
         "SELECT max(settled_at) FROM deliveries WHERE application_id = $1 AND day = $2", app, last
     )
     hosts = ("fcm.googleapis.com", "wns2-par02p.notify.windows.com", log_rows.RARE_HOST, "nobody.example.org")
-    dev = ids.format_id(ids.DEVICE, device)
-    busy_dev = ids.format_id(ids.DEVICE, busy)
+    busy_device, quiet_device = (ids.format_id(ids.DEVICE, device_rows[at]["value"]) for at in (0, -1))
     requests: list[Request] = []
 
     def add(name: str, path: str = "/v1/deliveries", **query: Any) -> None:
@@ -203,13 +204,13 @@ async def build_requests(
 
     add("newest 100")
     add("newest 1000", limit=1000)
-    _, _, deep = await send_request(http, f"/v1/deliveries?{urlencode({'until': noon.isoformat()})}")
-    add("from the middle of the log, by cursor", cursor=deep)
-    add("from the middle by cursor, 1000", cursor=deep, limit=1000)
+    _, _, middle_cursor = await send_request(http, f"/v1/deliveries?{urlencode({'until': noon.isoformat()})}")
+    add("from the middle of the log, by cursor", cursor=middle_cursor)
+    add("from the middle by cursor, 1000", cursor=middle_cursor, limit=1000)
     for outcome in ("accepted", "gone", "skipped", "cancelled"):
         add(f"outcome {outcome}", outcome=outcome)
     add("outcome gone, 1000", outcome="gone", limit=1000)
-    add("outcome cancelled by cursor", outcome="cancelled", cursor=deep)
+    add("outcome cancelled by cursor", outcome="cancelled", cursor=middle_cursor)
     for host in hosts:
         add(f"host {host}", host=host)
     add("rare host, 1000", host=log_rows.RARE_HOST, limit=1000)
@@ -233,7 +234,7 @@ async def build_requests(
     add("notification and outcome", notification_id=big_old, outcome="gone")
     add("notification and outcome, none", notification_id=big_old, outcome="cancelled")
     add("notification and rare host", notification_id=big_old, host=log_rows.RARE_HOST)
-    add("notification and device, none", notification_id=big_old, device_id=busy_dev)
+    add("notification and device, none", notification_id=big_old, device_id=busy_device)
     add("notification and user", notification_id=big_old, user_id=user)
     add("notification since noon", notification_id=big_old, since=noon)
     add("user with most rows", user_id=user)
@@ -243,11 +244,11 @@ async def build_requests(
     add("user and outcome", user_id=user, outcome="gone")
     add("user and host, none", user_id=user, host=hosts[3])
     add("user in an hour", user_id=user, since=noon, until=noon + timedelta(hours=1))
-    add("device with most rows", device_id=busy_dev)
-    add("device with few rows", device_id=dev)
+    add("device with most rows", device_id=busy_device)
+    add("device with few rows", device_id=quiet_device)
     add("unknown device", device_id=ids.format_id(ids.DEVICE, UUID(int=7)))
-    add("device and outcome", device_id=busy_dev, outcome="rejected")
-    add("device since noon", device_id=busy_dev, since=noon)
+    add("device and outcome", device_id=busy_device, outcome="rejected")
+    add("device since noon", device_id=busy_device, since=noon)
     add("one delivery with its attempts", f"/v1/deliveries/{ids.format_id(ids.DELIVERY, *delivery)}")
     add("notifications", "/v1/notifications")
     add("notifications, 1000", "/v1/notifications", limit=1000)
@@ -255,8 +256,8 @@ async def build_requests(
     add("notifications of an unused status", "/v1/notifications", status="sending")
     add("one notification", f"/v1/notifications/{big_old}")
     add("funnel of a notification", f"/v1/notifications/{big_old}/funnel")
-    add("inbox of the device with most rows", f"/v1/devices/{busy_dev}/inbox", limit=20)
-    add("inbox of a device", f"/v1/devices/{dev}/inbox")
+    add("inbox of the device with most rows", f"/v1/devices/{busy_device}/inbox", limit=20)
+    add("inbox of a device", f"/v1/devices/{quiet_device}/inbox")
     return requests
 
 

@@ -1,9 +1,9 @@
 """Create a delivery log of any size in SQL from a fixed seed, with the distribution of a busy gateway.
 
-Three applications of unequal size have about two hundred notifications a day: the largest is a fifth of the day, most
-are small. Batches of 500 settle together, 1 % of the rows hours later. Outcomes, push services, users with several
-devices and frequently notified devices have common and rare values, and one outcome (`cancelled`) occurs on a single
-old day. The rows are loaded into tables without indexes, which are indexed when they are attached.
+Three applications of unequal size have about two hundred notifications a day: the largest has a fifth of the day's
+rows, most are small. Rows settle in batches of 500; 1 % of the rows settle hours later. Some outcomes, push services,
+users and devices have many rows and some have few, and the outcome `cancelled` occurs on a single old day. The rows are
+loaded into tables without indexes; attaching a table as a partition creates its indexes.
 """
 
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ SELECT day, notification_id, device_id, application_id,
        user_id, host, outcome,
        CASE outcome WHEN 'accepted' THEN 201 WHEN 'gone' THEN 410 WHEN 'rejected' THEN 413 END,
        CASE outcome WHEN 'accepted' THEN '' WHEN 'gone' THEN 'the push service answered 410: the subscription is gone'
-                    ELSE 'the push service answered 413, or its time ran out before it was taken' END,
+                    ELSE 'the push service answered 413, or the notification expired first' END,
        CASE WHEN late THEN 2 ELSE 1 END, settled_at - interval '40 ms', 40, settled_at,
        CASE WHEN outcome = 'accepted' THEN 'https://' || host || '/message/' || left(md5(device_id::text), 22) END,
        CASE WHEN outcome = 'accepted' THEN 3600 END, NULL

@@ -1,7 +1,8 @@
 """A bare send loop: concurrent calls of pywebpush's async function, without queue, retry and log.
 
 Reads {origin, ca_file, private_key, subscriptions, count, concurrency, payload, cached} on stdin and writes
-{seconds, cpu_s}. `cached`: sign once and pass the header to each call; the library supports this but does not do it.
+{seconds, cpu_s}. `cached`: sign once and pass the header to each call; the library allows this but does not do so by
+itself.
 """
 
 import asyncio

@@ -85,7 +85,7 @@ def main() -> None:
     folder.chmod(0o711)  # as root, the embedded Postgres runs as another user
     try:
         make_ca(folder)
-        with sink.running(folder) as (sink_description, origin), EmbeddedPostgres(folder / "postgres") as postgres:
+        with sink.run_sink(folder) as (sink_description, origin), EmbeddedPostgres(folder / "postgres") as postgres:
             setups = asyncio.run(compare(options, folder, origin, postgres.url))
         report(options, sink_description, setups)
     finally:

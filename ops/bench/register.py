@@ -1,10 +1,10 @@
 """Measure device registration: POST /v1/devices one by one, and NDJSON to /v1/devices/import.
 
 The server is a separate process (`gateway serve`) on an embedded Postgres that already contains devices. The load
-generator writes bytes to plain sockets, so that it takes little of the shared cores. It first keeps some connections
-always busy, and then sends at a fixed rate, where latencies are measured from the moment a request was due, whether or
-not a connection was free. Half of the requests come from known browsers. For comparison the same load goes to a bare
-aiohttp server that answers every request with an empty 201.
+generator writes bytes to plain sockets, so that it takes little CPU time from the server. It first keeps some
+connections always busy, and then sends at a fixed rate. At a fixed rate the latency of a request is measured from the
+time at which it was due, even if no connection was free then. Half of the requests come from registered browsers. For
+comparison the same load goes to a bare aiohttp server, which returns an empty 201 to every request.
 """
 
 import argparse
@@ -59,7 +59,7 @@ CHUNK = 1 << 18
 
 console = Console(highlight=False)
 
-# Rows as wide as real ones, with the endpoints that `build_endpoint` returns.
+# Creates rows of realistic size, with the endpoints that `build_endpoint` returns.
 FILL = text("""
     INSERT INTO devices (id, application_id, endpoint, endpoint_digest, host, p256dh, auth, vapid_key_id, user_id,
                          platform, browser, locale, timezone, attributes, topics, location, located_at)
@@ -74,7 +74,7 @@ FILL = text("""
                || ARRAY['topic-' || n % 50, 'topic-' || 50 + n % 70],
            point(10 + random() * 10, 40 + random() * 10), now()
     FROM (SELECT n, 'https://fcm.googleapis.com/fcm/send/' || repeat(md5(n::text), 5) AS endpoint
-          FROM generate_series(1, :devices) AS n) AS made
+          FROM generate_series(1, :devices) AS n) AS numbered
 """)
 
 

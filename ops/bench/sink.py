@@ -1,7 +1,8 @@
-"""A push service that accepts everything: 201 over TLS at minimal cost, so that the sender is what is measured.
+"""Push services for benchmarks: `run_sink` accepts every message with 201, over TLS.
 
-It is nginx over HTTP/2 where nginx is installed, since real push services speak HTTP/2, or else a small uvloop server
-over HTTP/1.1. Both run as processes of their own. `misbehaving` is a service that is slow, silent or faulty.
+The sink is nginx over HTTP/2, as real push services speak HTTP/2. Where nginx is not installed, it is a small uvloop
+server over HTTP/1.1. Both take little CPU time, so that a benchmark measures the sender. Each runs as a process of its
+own. `run_delayed` runs a sink that responds late, `run_faulty` one that is slow, silent or returns errors.
 """
 
 import asyncio
@@ -42,18 +43,18 @@ http {{
             {response}
         }}
     }}
-    upstream behind {{
-        server 127.0.0.1:{behind};
+    upstream delayed {{
+        server 127.0.0.1:{upstream_port};
         keepalive 2048;
     }}
 }}
 """
 IMMEDIATE = "add_header Location /m/1 always; add_header TTL 60 always; return 201;"
-PROXIED = 'proxy_pass https://behind; proxy_http_version 1.1; proxy_set_header Connection "";'
+PROXIED = 'proxy_pass https://delayed; proxy_http_version 1.1; proxy_set_header Connection "";'
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[tuple[str, str]]:
+def run_sink(folder: Path) -> Iterator[tuple[str, str]]:
     """Run the push service; yield its description and its origin. `folder` contains server.pem."""
     port = _free_port()
     nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -71,12 +72,12 @@ def running(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def far(folder: Path, seconds: float) -> Iterator[str]:
+def run_delayed(folder: Path, seconds: float) -> Iterator[str]:
     """Run an nginx over HTTP/2 whose responses take this many seconds; yield its origin."""
     nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if nginx is None:
         raise SystemExit("this benchmark needs nginx as its HTTP/2 server")
-    with misbehaving(folder, seconds) as slow:
+    with run_faulty(folder, seconds) as slow:
         port = _free_port()
         command = _nginx(nginx, folder, port, PROXIED, int(slow.rpartition(":")[2]))
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -88,14 +89,15 @@ def far(folder: Path, seconds: float) -> Iterator[str]:
             process.wait()
 
 
-def _nginx(nginx: str, folder: Path, port: int, response: str = IMMEDIATE, behind: int = 9) -> list[str]:
+def _nginx(nginx: str, folder: Path, port: int, response: str = IMMEDIATE, upstream_port: int = 9) -> list[str]:
+    """Write nginx's configuration and return the command that runs it."""
     settings = folder / f"nginx-{port}.conf"
-    settings.write_text(NGINX.format(folder=folder, port=port, response=response, behind=behind))
+    settings.write_text(NGINX.format(folder=folder, port=port, response=response, upstream_port=upstream_port))
     return [nginx, "-c", str(settings), "-p", str(folder)]
 
 
 @contextmanager
-def misbehaving(folder: Path, seconds: float, status: str = "201 Created") -> Iterator[str]:
+def run_faulty(folder: Path, seconds: float, status: str = "201 Created") -> Iterator[str]:
     """Run a service that responds with `status` after this many seconds; yield its origin."""
     port = _free_port()
     process = subprocess.Popen([sys.executable, __file__, str(port), str(folder), str(seconds), status])
@@ -164,5 +166,5 @@ async def _serve(port: int, folder: Path, seconds: float = 0, status: str = "201
 
 
 if __name__ == "__main__":
-    port_, folder_, *how = sys.argv[1:]
-    uvloop.run(_serve(int(port_), Path(folder_), float(how[0]) if how else 0, *how[1:]))
+    port_, folder_, *fault = sys.argv[1:]
+    uvloop.run(_serve(int(port_), Path(folder_), float(fault[0]) if fault else 0, *fault[1:]))

@@ -1,9 +1,9 @@
-"""Run the gateway for a long time at a share of its maximum rate, and check that nothing grows.
+"""Run the gateway for a long time at a share of its maximum rate, and check that its use of resources does not grow.
 
-One server and one worker run as processes. A campaign at full speed measures the maximum rate. Then campaigns follow
-each other, throttled to a share of it, with an occasional alert, device registrations and a reader of the log. Memory,
-file descriptors and threads of both processes and the number of jobs are read every few seconds. The report compares
-the means of the second and the last sixth of the time; the first sixth is the warm-up.
+One server and one worker run as processes. A campaign at full speed measures the maximum rate. Then campaigns run one
+after the other, throttled to a share of that rate, together with alerts, device registrations and reads of the log.
+The benchmark reads the memory, file descriptors and threads of both processes and the number of jobs every few seconds.
+The report compares the means of the second and the last sixth of the time; the first sixth is the warm-up.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from tests.support.command import free_ports
 SEED = 20
 ALERT_DEVICES = 500
 WEATHER_TOPIC = {"topic": "weather"}
+# Pauses between two alerts, two reads of the log, and two registrations.
 ALERT_S, PAGE_S, REGISTER_S = 10.0, 1.0, 0.02
 FIGURES = {"rss_mb": "memory, MB", "files": "file descriptors", "threads": "threads"}
 
@@ -140,10 +141,7 @@ async def run_load(
 
 
 def registration_factory(push_service: str) -> Callable[[], dict[str, Any]]:
-    """Return a function that builds registrations, half of them of known browsers.
-
-    The next campaign also goes to the new devices.
-    """
+    """Return a function that builds registrations, half of them of browsers that have registered before."""
     rng = random.Random(SEED)  # noqa: S311 - not for secrets
     keys = DeviceKeys.generate()
     key_pair = {"p256dh": encode_base64url(keys.p256dh), "auth": encode_base64url(keys.auth)}

@@ -1,10 +1,10 @@
 """Measure the Postgres, disk and network cost of each step of a delivery, for the capacity model.
 
-One worker sends a campaign in jobs of 500 while Postgres logs every statement with its duration (with `--nats` a relay
-runs too, and the transactions are the relay's). For each kind of transaction the benchmark reads from that log its
-round trips, the time in Postgres and the time it was open, and for settling the duration of the application's row lock
-and of the commit. A proxy in front of the push service counts octets. Then log rows of realistic size are appended in
-batches of 500, and NOTIFY is sent to many listeners.
+One worker sends a campaign in jobs of 500 while Postgres logs every statement with its duration. (With `--nats` a relay
+runs too, and the transactions are the relay's.) From that log the benchmark reads, for each kind of transaction, the
+number of round trips, the time in Postgres, the time from begin to commit and the time of the commit; for settling also
+how long the application's row was locked. A proxy in front of the push service counts octets. The benchmark also
+appends log rows of realistic size in batches of 500, and sends NOTIFY to many listeners.
 """
 
 import asyncio
@@ -38,6 +38,7 @@ from tests.support.nats_server import start_nodes
 LINE = re.compile(r"^(?P<at>\d+\.\d+) (?P<pid>\d+) LOG:  duration: (?P<ms>[\d.]+) ms  (?P<statement>.*)$")
 BATCH = 500
 LISTENERS = 64
+# The kinds of transaction, each with a text that occurs only in its statements.
 KINDS = {"claim": "SKIP LOCKED", "load": "devices.live_until", "settle": 'COPY "deliveries"'}
 LABELS = {
     "claim": "claim a job",
@@ -289,8 +290,8 @@ def read_transactions(log: str) -> dict[str, list[Transaction]]:
         if statement.startswith("statement: COMMIT"):
             del running[pid]
             statements = "\n".join(statement for _, _, statement in transaction.steps)
-            for kind, mark in KINDS.items():
-                if mark in statements and (kind != "claim" or "min(jobs.run_at)" not in statements):
+            for kind, marker in KINDS.items():
+                if marker in statements and (kind != "claim" or "min(jobs.run_at)" not in statements):
                     transactions[kind].append(transaction)
     return transactions
 

@@ -83,12 +83,12 @@ class Testbed:
 
 @contextmanager
 def create_testbed() -> Iterator[Testbed]:
-    """Start a migrated Postgres, and a push service that accepts everything."""
+    """Start a Postgres with the gateway's tables, and a push service that accepts every message."""
     folder = Path(tempfile.mkdtemp(prefix="gateway-bench-"))
     folder.chmod(0o711)  # as root, the embedded Postgres runs as another user
     try:
         make_ca(folder)
-        with sink.running(folder) as (description, origin), EmbeddedPostgres(folder / "postgres") as postgres:
+        with sink.run_sink(folder) as (description, origin), EmbeddedPostgres(folder / "postgres") as postgres:
             migrate.upgrade(postgres.url)
             yield Testbed(folder, postgres, origin, description)
     finally:
@@ -97,7 +97,7 @@ def create_testbed() -> Iterator[Testbed]:
 
 @asynccontextmanager
 async def open_context(bed: Testbed) -> AsyncIterator[Context]:
-    """Open a service context, as the web server has one."""
+    """Open a service context like that of the web server."""
     async with AsyncExitStack() as stack:
         engine = open_engine(bed.postgres.url)
         stack.push_async_callback(engine.dispose)

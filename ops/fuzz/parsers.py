@@ -1,8 +1,9 @@
 """Fuzz the parsers of untrusted documents. Any exception other than a GatewayError is a crash.
 
-`cap` fuzzes CAP, NWS and feeds; `ndjson` the lines of an import, each parsed as a registration and as an event;
-`audience` a filter, which is compiled to SQL. Half of the inputs are libFuzzer's raw bytes. The other half are
-documents built from them, so that the fuzzer reaches more than the outermost parser.
+Target `cap` fuzzes CAP, NWS and feeds. Target `ndjson` fuzzes the lines of an import; each line is parsed as a
+registration and as an event. Target `audience` fuzzes an audience filter and compiles it to SQL. Half of the inputs are
+libFuzzer's raw bytes. The other half are documents built from such bytes, so that the fuzzer gets past the outermost
+parser.
 """
 
 import asyncio
@@ -85,7 +86,7 @@ def fuzz_cap(data: bytes) -> None:
 
 
 def fuzz_ndjson(data: bytes) -> None:
-    """Split the input into import lines in pieces of uneven size, and parse each line."""
+    """Feed the input to the line reader in pieces of uneven size, and parse each line that it returns."""
     source = atheris.FuzzedDataProvider(data[1:])
     if data[:1] < b"\x80":
         raw = data[1:]

@@ -21,7 +21,7 @@ from typer.main import get_command
 from gateway.cli import cli
 from gateway.settings import SECRET_SETTINGS, Settings
 from ops.linters import find_linter
-from ops.locked import canonical, locked
+from ops.locked import canonical, read_lock
 
 OPS = Path(__file__).parents[2] / "ops"
 CHART = OPS / "helm" / "webpush-gateway"
@@ -60,8 +60,8 @@ def test_image_passes_hadolint_and_runs_without_root() -> None:
 
 def test_image_lock_is_a_subset_of_the_test_lock() -> None:
     """The image installs the tested versions and no development tools."""
-    image_lock = locked((OPS / "runtime.lock").read_text())
-    assert set(image_lock) <= set(locked())
+    image_lock = read_lock((OPS / "runtime.lock").read_text())
+    assert set(image_lock) <= set(read_lock())
     project = tomllib.loads((OPS.parent / "pyproject.toml").read_text())["project"]
     requirements = [*project["dependencies"], *project["optional-dependencies"]["otel"]]
     names = {package.name for package in image_lock}

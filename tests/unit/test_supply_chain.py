@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from ops import audit, licences
-from ops.locked import LOCK, Locked, canonical, locked
+from ops.locked import LOCK, LockedPackage, canonical, read_lock
 
 ROOT = Path(__file__).parents[2]
 Serve = Callable[[Any], str]
@@ -21,7 +21,7 @@ Serve = Callable[[Any], str]
 
 def test_lock_file_has_exact_versions_with_hashes() -> None:
     """Every entry of the lock file has an exact version and hashes."""
-    packages = locked()
+    packages = read_lock()
     assert len(packages) > 90
     assert len({package[:2] for package in packages}) == len(packages)
     assert all(package.hashes for package in packages)
@@ -35,7 +35,7 @@ def test_every_requirement_is_locked_in_an_allowed_version() -> None:
     extras = [name for extra in project["project"]["optional-dependencies"].values() for name in extra]
     requirements = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"], *extras]
     for requirement in map(Requirement, requirements):
-        versions = [package.version for package in locked() if package.name == canonical(requirement.name)]
+        versions = [package.version for package in read_lock() if package.name == canonical(requirement.name)]
         assert versions, requirement
         assert all(requirement.specifier.contains(version, prereleases=True) for version in versions), requirement
 
@@ -49,7 +49,7 @@ def test_setup_requires_hashes() -> None:
 def test_licence_list_matches_the_lock_file() -> None:
     """Every locked dependency is listed with an allowed licence."""
     rows = licences.read_rows()
-    assert [row[:2] for row in rows] == [(package.name, package.version) for package in locked()]
+    assert [row[:2] for row in rows] == [(package.name, package.version) for package in read_lock()]
     for name, _, licence in rows:
         assert set(licences.split_expression(licence)) <= licences.ALLOWED, name
 
@@ -60,7 +60,7 @@ def test_copyleft_or_missing_licence_is_rejected(licence: str | None, monkeypatc
     monkeypatch.setattr(licences, "declared_licences", lambda _: [licence] if licence else [])
     monkeypatch.setattr(licences, "read_rows", list)
     with pytest.raises(licences.UnknownLicence):
-        licences.find_licence(Locked("pytest", version("pytest"), ()))
+        licences.find_licence(LockedPackage("pytest", version("pytest"), ()))
 
 
 @pytest.fixture
