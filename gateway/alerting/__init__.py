@@ -1,1 +1,1 @@
-"""Reading alerts as their issuers publish them: CAP documents, NWS features, their areas and event codes."""
+"""Readers of published alerts: CAP documents, NWS features and feeds, with their areas and event codes."""

@@ -1,9 +1,9 @@
 """Turn the area of an alert into an audience filter.
 
 Issuers publish polygons that cross themselves, are not closed, or cross the antimeridian. An alert is not refused for
-that: a polygon that encloses something is repaired, one that does not is left out and reported. The cost of a repair
-grows with the number of crossings, and a few kilobytes can have enough of them for hours of work. So crossings are
-counted first, and outlines with too many are replaced by their convex hull.
+that: a polygon with such an error is repaired, and a polygon that encloses no area is left out and reported. The cost
+of a repair grows with the number of crossings, and a document of a few kilobytes can have so many crossings that a
+repair takes hours. So the crossings are counted first, and outlines with too many are replaced by their convex hull.
 """
 
 import re
@@ -34,21 +34,22 @@ from gateway.domain.comparison import MAX_VALUES
 from gateway.domain.device import ZONE_CODE
 
 MAX_CIRCLES = 100
-# Of all outlines of one message. Published outlines have none, or a few by mistake.
+# Maximum crossings and positions of all outlines of one message. Published outlines have no crossings, or a few by
+# mistake.
 MAX_CROSSINGS = 2_000
 MAX_POSITIONS = 100_000
-# Edges checked between two counts of the crossings: each may cross all others.
+# Number of edges that are checked for crossings at once. It is small, because each edge may cross all others.
 EDGE_BATCH = 16
-# Square degrees, about 100 m2: a smaller remainder is the difference between two outlines of one area.
-SLIVER = 1e-8
+# Square degrees, about 100 m2. When two outlines of one area are subtracted, a smaller remainder is a rounding error.
+MIN_REMAINDER = 1e-8
 WORLD = box(-180, -90, 180, 90)
-# Some issuers continue past 180 degrees instead of crossing the antimeridian.
+# In degrees. Some issuers continue to count past 180 degrees instead of changing the sign at the antimeridian.
 MAX_LONGITUDE = 540.0
-# Degrees. An edge of more than 180 would be read as the short way around the Earth.
+# In degrees. Longer edges are split: an edge of more than 180 degrees would be read as the short way around the Earth.
 MAX_EDGE_LENGTH = 90.0
-# Degrees, about 0.1 m: the precision at which Postgres distinguishes points.
+# In degrees, about 0.1 m: the precision at which Postgres distinguishes points.
 GRID = 1e-6
-# Degrees, about 50 m: the first tolerance at which an outline is simplified.
+# In degrees, about 50 m: the first tolerance at which an outline is simplified.
 MIN_TOLERANCE = 0.0005
 
 _NAME = re.compile(r"[A-Z0-9_-]{1,32}")
@@ -61,9 +62,9 @@ Ring = Sequence[tuple[float, float]]
 class Area:
     """One area of a message: the union of its polygons, circles and zones."""
 
-    # Each is an outer ring and its holes.
+    # Each polygon is an outer ring and its holes.
     polygons: list[Sequence[Ring]] = field(default_factory=list)
-    # Excluded from every polygon.
+    # Rings that are excluded from every polygon.
     holes: list[Ring] = field(default_factory=list)
     # (longitude, latitude, radius in metres)
     circles: list[tuple[float, float, float]] = field(default_factory=list)
@@ -72,30 +73,30 @@ class Area:
 
 
 def area_filter(areas: Iterable[Area]) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return the audience filter of the union of areas, and the faults that were left out of it.
+    """Return the audience filter of the union of areas, and a description of each part that it leaves out.
 
-    The filter is None when nothing of the areas is usable.
+    The filter is None when no part of the areas is usable.
     """
     areas = list(areas)
     ignored: list[str] = []
     shapes: list[BaseGeometry] = []
     outlines = [ring for area in areas for rings in (*area.polygons, area.holes) for ring in rings]
-    if _is_tangled(outlines):
+    if _is_too_complex(outlines):
         ignored.append(
             f"the outlines: more than {MAX_POSITIONS} positions or {MAX_CROSSINGS} crossings; "
             "replaced by their convex hull"
         )
-        hull = Area(polygons=[[_hull(outlines)]])
+        hull = Area(polygons=[[_convex_hull(outlines)]])
         areas = [hull, *(replace(area, polygons=[], holes=[]) for area in areas)]
     for area in areas:
-        shape = union_all([_shape(rings, ignored) for rings in area.polygons])
-        shapes.append(shape.difference(union_all([_shape([hole], ignored) for hole in area.holes])))
+        shape = union_all([_repair(rings, ignored) for rings in area.polygons])
+        shapes.append(shape.difference(union_all([_repair([hole], ignored) for hole in area.holes])))
     circles = []
     for lon, lat, radius_m in dict.fromkeys(circle for area in areas for circle in area.circles):
         if not (abs(lon) <= 180 and abs(lat) <= 90 and radius_m >= 0):
             ignored.append(f"a circle around {lat:g},{lon:g}: not a position on Earth with a radius")
         else:
-            # A circle of radius 0 is a point: it matches devices at that point.
+            # Some issuers describe a point by a circle of radius 0. The smallest radius of a filter is 1 m.
             circles.append({"near": {"lat": lat, "lon": lon, "radius_m": min(max(radius_m, 1.0), MAX_RADIUS_M)}})
     if len(circles) > MAX_CIRCLES:
         ignored.append(f"all but {MAX_CIRCLES} of {len(circles)} circles")
@@ -104,21 +105,22 @@ def area_filter(areas: Iterable[Area]) -> tuple[dict[str, Any] | None, list[str]
 
 
 def subtract(area: dict[str, Any], without: dict[str, Any]) -> dict[str, Any] | None:
-    """Subtract one area filter from another; None when nothing is left. Both come from `area_filter`.
+    """Subtract the area filter `without` from `area`; None when nothing is left. Both come from `area_filter`.
 
-    If the outlines are too tangled to subtract, return the area unchanged: over-warn rather than under-warn.
+    If the outlines have too many crossings to be subtracted, the whole area is returned: it is better to warn too many
+    people than too few.
     """
     minuend, subtrahend = _ParsedFilter(area), _ParsedFilter(without)
-    if _is_tangled([*minuend.outlines, *subtrahend.outlines]):
+    if _is_too_complex([*minuend.outlines, *subtrahend.outlines]):
         return area
     circles = [circle for circle in minuend.circles if circle not in subtrahend.circles]
     codes = [code for code in minuend.codes if code not in set(subtrahend.codes)]
     difference = minuend.shape().difference(subtrahend.shape())
-    return _build_filter(difference if difference.area > SLIVER else Polygon(), circles, codes)
+    return _build_filter(difference if difference.area > MIN_REMAINDER else Polygon(), circles, codes)
 
 
 class _ParsedFilter:
-    """The parts of an area's filter."""
+    """The outlines, circles and zone codes of an audience filter that `area_filter` returned."""
 
     def __init__(self, area: dict[str, Any]) -> None:
         leaves = area.get("any", [area])
@@ -150,14 +152,17 @@ def _build_filter(shape: BaseGeometry, circles: list[dict[str, Any]], codes: lis
 
 
 def zone_codes(name: str, value: str) -> list[str]:
-    """Return the forms in which a device may name a zone: the code alone, and `NAME:code` where codes are ambiguous."""
+    """Return the forms in which a device may have stored a zone: the code alone, and `NAME:code`.
+
+    The second form tells equal codes of different systems apart, such as UGC and SAME.
+    """
     name, value = name.strip().upper(), value.strip()
     forms = [value, f"{name}:{value}"] if _NAME.fullmatch(name) else [value]
     return [code for code in forms if ZONE_CODE.fullmatch(code)]
 
 
-def _is_tangled(outlines: Iterable[Ring]) -> bool:
-    """Whether the outlines have too many vertices or crossings to be joined in bounded time."""
+def _is_too_complex(outlines: Iterable[Ring]) -> bool:
+    """Return whether the outlines have too many positions or crossings to be repaired and joined in bounded time."""
     rings = [ring for ring in outlines if len(ring) > 2 and _is_on_earth(ring)]
     edges = [edge for ring in rings for edge in pairwise([*ring, ring[0]])]
     if len(edges) > MAX_POSITIONS:
@@ -165,15 +170,15 @@ def _is_tangled(outlines: Iterable[Ring]) -> bool:
     lines = [LineString(edge) for edge in edges]
     tree, crossings = STRtree(lines), 0
     for start in range(0, len(lines), EDGE_BATCH):
-        # Each crossing is found from both of its edges. Edges that meet at an end or overlap do not cross.
+        # The query counts each crossing twice, once for each edge. Edges that meet at an end or overlap do not cross.
         crossings += tree.query(lines[start : start + EDGE_BATCH], predicate="crosses").shape[1]
         if crossings > 2 * MAX_CROSSINGS:
             return True
     return False
 
 
-def _hull(outlines: Iterable[Ring]) -> Ring:
-    """Return the convex hull of all outlines, empty when they enclose nothing."""
+def _convex_hull(outlines: Iterable[Ring]) -> Ring:
+    """Return the convex hull of all outlines, empty when they enclose no area."""
     positions = [(lon, lat) for ring in outlines for lon, lat in ring if abs(lon) <= 180 and abs(lat) <= 90]
     hull = MultiPoint(positions).convex_hull
     return [(lon, lat) for lon, lat in hull.exterior.coords] if isinstance(hull, Polygon) else []
@@ -183,53 +188,54 @@ def _is_on_earth(ring: Ring) -> bool:
     return all(abs(lon) <= MAX_LONGITUDE and abs(lat) <= 90 for lon, lat in ring)
 
 
-def _shape(rings: Sequence[Ring], ignored: list[str]) -> BaseGeometry:
-    """Return a polygon between the meridians of -180 and 180 degrees, empty for rings that enclose nothing."""
+def _repair(rings: Sequence[Ring], ignored: list[str]) -> BaseGeometry:
+    """Return a valid polygon, or several, with longitudes from -180 to 180; empty for rings that enclose no area."""
     outer = rings[0] if rings else ()
     if not all(map(_is_on_earth, rings)):
         ignored.append(f"a polygon of {len(outer)} positions: one of them is not on Earth")
         return Polygon()
     try:
-        shape = make_valid(Polygon(_unwound(outer), [_unwound(hole) for hole in rings[1:] if len(hole) > 2]))
+        shape = make_valid(Polygon(_unwrap(outer), [_unwrap(hole) for hole in rings[1:] if len(hole) > 2]))
     except (GEOSException, ValueError):
         shape = Polygon()
     if shape.area == 0:
-        ignored.append(f"a polygon of {len(outer)} positions: it encloses nothing")
+        ignored.append(f"a polygon of {len(outer)} positions: it encloses no area")
         return Polygon()
     west, _, east, _ = shape.bounds
-    worlds = range(int((west + 180) // 360), int((east + 180) // 360) + 1)
-    pieces = (translate(shape.intersection(box(360 * n - 180, -90, 360 * n + 180, 90)), -360 * n) for n in worlds)
+    # Cut the shape at the antimeridian, and move each piece by whole turns to longitudes from -180 to 180.
+    turns = range(int((west + 180) // 360), int((east + 180) // 360) + 1)
+    pieces = (translate(shape.intersection(box(360 * n - 180, -90, 360 * n + 180, 90)), -360 * n) for n in turns)
     return union_all(list(pieces))
 
 
-def _unwound(ring: Ring) -> list[tuple[float, float]]:
-    """Return the ring with longitudes that continue past 180 degrees at the antimeridian.
+def _unwrap(ring: Ring) -> list[tuple[float, float]]:
+    """Return the ring with longitudes that continue past 180 degrees instead of jumping to -180.
 
-    A ring around a pole is closed over the pole.
+    A ring around a pole ends one turn away from its start; it is closed over the pole.
     """
     if len(ring) > 1 and ring[0] != ring[-1]:
         ring = [*ring, ring[0]]
     turns = accumulate((round((start[0] - end[0]) / 360) for start, end in pairwise(ring)), initial=0)
-    unwound = [(lon + 360 * turn, lat) for (lon, lat), turn in zip(ring, turns, strict=False)]
-    if unwound and abs(unwound[-1][0] - unwound[0][0]) > 180:
-        pole = 90.0 if sum(lat for _, lat in unwound) > 0 else -90.0
-        unwound += [(unwound[-1][0], pole), (unwound[0][0], pole)]
-    return unwound
+    unwrapped = [(lon + 360 * turn, lat) for (lon, lat), turn in zip(ring, turns, strict=False)]
+    if unwrapped and abs(unwrapped[-1][0] - unwrapped[0][0]) > 180:
+        pole = 90.0 if sum(lat for _, lat in unwrapped) > 0 else -90.0
+        unwrapped += [(unwrapped[-1][0], pole), (unwrapped[0][0], pole)]
+    return unwrapped
 
 
 def _polygons(shape: BaseGeometry) -> list[Any]:
-    """Return GeoJSON coordinates of a MultiPolygon that covers the shape within a filter's vertex limit."""
-    polygons, tolerance = _areal(set_precision(shape, GRID)), MIN_TOLERANCE
+    """Return the coordinates of a GeoJSON MultiPolygon that covers the shape with at most MAX_VERTICES vertices."""
+    polygons, tolerance = _only_polygons(set_precision(shape, GRID)), MIN_TOLERANCE
     while get_num_coordinates(polygons) > MAX_VERTICES:
         outline = polygons.buffer(tolerance).simplify(tolerance).intersection(WORLD)
-        polygons, tolerance = _areal(set_precision(outline, GRID)), tolerance * 4
+        polygons, tolerance = _only_polygons(set_precision(outline, GRID)), tolerance * 4
     return [
         [[list(position) for position in ring.coords] for ring in (polygon.exterior, *polygon.interiors)]
-        for polygon in _areal(segmentize(polygons, MAX_EDGE_LENGTH)).geoms
+        for polygon in _only_polygons(segmentize(polygons, MAX_EDGE_LENGTH)).geoms
     ]
 
 
-def _areal(shape: BaseGeometry) -> MultiPolygon:
-    """Return the polygons of a shape, without lines and points left by intersections."""
+def _only_polygons(shape: BaseGeometry) -> MultiPolygon:
+    """Return the polygons of a shape, without the lines and points that an intersection may leave."""
     parts = getattr(shape, "geoms", [shape])
     return MultiPolygon([part for part in parts if isinstance(part, Polygon) and part.area > 0])

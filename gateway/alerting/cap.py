@@ -1,6 +1,7 @@
-"""Read CAP 1.0, 1.1 and 1.2 (OASIS Common Alerting Protocol), bare, in a feed, or in an EDXL envelope.
+"""Read CAP 1.0, 1.1 and 1.2 (OASIS Common Alerting Protocol): alone, in a feed, or in an EDXL envelope.
 
-Issuers deviate from the schema: a fault in something that a warning can be sent without is reported, not refused.
+Issuers deviate from the schema. An alert is refused only if it lacks something without which it cannot be sent; other
+errors are reported with the alert.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from gateway.alerting.text import (
     parse_time,
     plain_text,
 )
-from gateway.alerting.xml import children, local_name, own_text, parse, split_name, text_of
+from gateway.alerting.xml import child_text, children, local_name, own_text, parse, split_name
 from gateway.domain import urls
 from gateway.domain.alert import (
     AlertInfo,
@@ -41,8 +42,8 @@ NAMESPACES = {f"urn:oasis:names:tc:emergency:cap:{version}" for version in ("1.0
 # The language of an `info` block that names none (CAP 1.2 section 3.2.2).
 DEFAULT_LANGUAGE = "en-US"
 MAX_INFOS = 500
-# The geocode with which Deutscher Wetterdienst excludes holes from its polygons.
-HOLE = "EXCLUDE_POLYGON"
+# The name of the geocode in which Deutscher Wetterdienst publishes the holes of its polygons.
+HOLE_GEOCODE = "EXCLUDE_POLYGON"
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -54,12 +55,12 @@ def read(raw: bytes) -> list[AlertMessage | RefusedAlert]:
         MalformedBody: the document has no CAP alert.
     """
     root = parse(raw)
-    if not (alerts := alerts_in(root)):
+    if not (alerts := read_element(root)):
         raise MalformedBody(f"the document has no CAP alert; its root element is {local_name(root)[:60]!r}")
     return alerts
 
 
-def alerts_in(root: Element) -> list[AlertMessage | RefusedAlert]:
+def read_element(root: Element) -> list[AlertMessage | RefusedAlert]:
     """Read every alert at or below an element, oldest first."""
     alerts = [_read_alert(element) for element in _alert_elements(root)]
     return sorted(alerts, key=lambda alert: str(alert.sent) if isinstance(alert, AlertMessage) else "")
@@ -75,11 +76,14 @@ def _alert_elements(element: Element) -> Iterator[Element]:
 
 
 def _pairs(element: Element, name: str) -> list[tuple[str, str]]:
-    """Return (valueName, value) of every child of a name. CAP 1.0 writes `name=value`."""
+    """Return (valueName, value) of every child element with this name.
+
+    CAP 1.1 and 1.2 have two elements for these; CAP 1.0 has the text `name=value`.
+    """
     pairs = []
     for child in children(element, name):
         if len(child):
-            pairs.append((text_of(child, "valueName"), text_of(child, "value")))
+            pairs.append((child_text(child, "valueName"), child_text(child, "value")))
         else:
             first, _, second = (child.text or "").partition("=")
             pairs.append((first.strip(), second.strip()))
@@ -89,33 +93,33 @@ def _pairs(element: Element, name: str) -> list[tuple[str, str]]:
 def _read_alert(alert: Element) -> AlertMessage | RefusedAlert:
     reasons: list[str] = []
     ignored: list[str] = []
-    identifier = text_of(alert, "identifier")
+    identifier = child_text(alert, "identifier")
     if not 0 < len(identifier) <= MAX_IDENTIFIER_LENGTH:
         reasons.append(f"identifier must have 1 to {MAX_IDENTIFIER_LENGTH} characters")
-    sent = parse_time(text_of(alert, "sent"))
+    sent = parse_time(child_text(alert, "sent"))
     if sent is None:
         reasons.append("sent must be a time with an offset")
-    if (scope := text_of(alert, "scope")) != "Public":
+    if (scope := child_text(alert, "scope")) != "Public":
         reasons.append(f"scope is {scope[:60]!r}: only Public alerts are sent")
-    status = _word(AlertStatus, text_of(alert, "status"))
+    status = _parse_enum(AlertStatus, child_text(alert, "status"))
     if status is None:
         reasons.append(f"status must be one of {', '.join(AlertStatus)}")
-    declared = _word(MessageType, text_of(alert, "msgType"))
+    declared = _parse_enum(MessageType, child_text(alert, "msgType"))
     if declared is None:
         reasons.append(f"msgType must be one of {', '.join(MessageType)}")
-    parts = _read_infos(alert, ignored)
-    if not parts and declared is not MessageType.CANCEL:
+    infos = _read_infos(alert, ignored)
+    if not infos and declared is not MessageType.CANCEL:
         reasons.append("there is no info block")
     if reasons or status is None or declared is None:
         return RefusedAlert(identifier or None, tuple(reasons))
-    references = tuple(dict.fromkeys(_references(text_of(alert, "references"))))[:MAX_REFERENCES]
+    references = tuple(dict.fromkeys(_references(child_text(alert, "references"))))[:MAX_REFERENCES]
     codes = [value for info in children(alert, "info") for name, value in _pairs(info, "parameter") if name == "VTEC"]
     events = vtec.read(codes)
     return AlertMessage(
         identifier=identifier,
-        message_type=effective_type(declared, events, references, parts),
-        infos=parts,
-        sender=text_of(alert, "sender")[:500] or None,
+        message_type=effective_type(declared, events, references, infos),
+        infos=infos,
+        sender=child_text(alert, "sender")[:500] or None,
         sent=sent,
         status=status,
         references=references,
@@ -136,27 +140,29 @@ def _references(text: str) -> Iterator[str]:
 
 def _details(alert: Element) -> dict[str, str]:
     info = next(iter(children(alert, "info")), None)
-    details = {"incidents": text_of(alert, "incidents"), "note": text_of(alert, "note")}
+    details = {"incidents": child_text(alert, "incidents"), "note": child_text(alert, "note")}
     if info is not None:
-        details |= {name: text_of(info, name) for name in ("category", "senderName", "effective", "onset", "contact")}
+        details |= {
+            name: child_text(info, name) for name in ("category", "senderName", "effective", "onset", "contact")
+        }
         area = next(iter(children(info, "area")), None)
-        details["areaDesc"] = "" if area is None else text_of(area, "areaDesc")
+        details["areaDesc"] = "" if area is None else child_text(area, "areaDesc")
     return {name: value[:1000] for name, value in details.items() if value}
 
 
 @dataclass(slots=True)
 class _InfoBlock:
-    """One `info` block: one language of an AlertInfo. `common` is what its translations have in common."""
+    """One `info` block: one language of an AlertInfo. `common_fields` are equal in all translations of the block."""
 
     info: AlertInfo
-    common: tuple[object, ...]
+    common_fields: tuple[object, ...]
 
 
 def _read_infos(alert: Element, ignored: list[str]) -> tuple[AlertInfo, ...]:
     """Read the `info` blocks and merge those that are translations of each other.
 
-    Two blocks of one language are different infos. Of several blocks in each language, those that agree in area,
-    urgency and expiry are merged.
+    Two blocks in the same language are different infos. A block in another language is merged into the info with equal
+    `common_fields` (area, severity, urgency, certainty, expiry), or else into the first info without that language.
     """
     merged: list[_InfoBlock] = []
     elements = list(islice(children(alert, "info"), MAX_INFOS + 1))
@@ -166,7 +172,8 @@ def _read_infos(alert: Element, ignored: list[str]) -> tuple[AlertInfo, ...]:
         [text] = block.info.texts
         candidates = [other for other in merged if text.language not in {t.language for t in other.info.texts}]
         match = next(
-            (other for other in candidates if other.common == block.common), candidates[0] if candidates else None
+            (other for other in candidates if other.common_fields == block.common_fields),
+            candidates[0] if candidates else None,
         )
         if match is None:
             merged.append(block)
@@ -178,32 +185,32 @@ def _read_infos(alert: Element, ignored: list[str]) -> tuple[AlertInfo, ...]:
 
 
 def _read_info(info: Element, ignored: list[str]) -> _InfoBlock:
-    language = (text_of(info, "language") or DEFAULT_LANGUAGE).replace("_", "-")
+    language = (child_text(info, "language") or DEFAULT_LANGUAGE).replace("_", "-")
     if not LANGUAGE.fullmatch(language):
         ignored.append(f"language {language[:60]!r}: not a language tag")
         language = DEFAULT_LANGUAGE
-    expires = parse_time(text_of(info, "expires"))
-    if expires is None and text_of(info, "expires"):
+    expires = parse_time(child_text(info, "expires"))
+    if expires is None and child_text(info, "expires"):
         ignored.append("expires: not a time with an offset")
-    event = plain_text(text_of(info, "event")) or plain_text(text_of(info, "headline")) or "Alert"
+    event = plain_text(child_text(info, "event")) or plain_text(child_text(info, "headline")) or "Alert"
     text = LocalizedText(
         language=language,
         event=event[:MAX_EVENT_LENGTH],
-        headline=plain_text(text_of(info, "headline")),
-        description=plain_text(text_of(info, "description")),
-        instruction=plain_text(text_of(info, "instruction")),
-        url=_url(text_of(info, "web")),
+        headline=plain_text(child_text(info, "headline")),
+        description=plain_text(child_text(info, "description")),
+        instruction=plain_text(child_text(info, "instruction")),
+        url=_url(child_text(info, "web")),
     )
     areas = [_read_area(element, ignored) for element in children(info, "area")]
     audience, unusable = area_filter(areas)
     ignored += (detail for detail in unusable if detail not in ignored)
-    urgency = _scale(AlertUrgency, info, "urgency", ignored)
+    urgency = _read_level(AlertUrgency, info, "urgency", ignored)
     result = AlertInfo(
         texts=(text,),
         area=audience,
-        severity=_scale(Severity, info, "severity", ignored),
+        severity=_read_level(Severity, info, "severity", ignored),
         urgency=urgency,
-        certainty=_scale(Certainty, info, "certainty", ignored),
+        certainty=_read_level(Certainty, info, "certainty", ignored),
         expires=expires,
         all_clear="AllClear" in map(own_text, children(info, "responseType")),
     )
@@ -214,18 +221,21 @@ def _url(text: str) -> str | None:
     return text if text.startswith(("https://", "http://")) and urls.find_url_error(text) is None else None
 
 
-def _word(vocabulary: type[E], text: str) -> E | None:
-    return next((word for word in vocabulary if word.lower() == text.lower()), None)
+def _parse_enum(enum: type[E], text: str) -> E | None:
+    return next((member for member in enum if member.lower() == text.lower()), None)
 
 
-def _scale(vocabulary: type[E], info: Element, name: str, ignored: list[str]) -> E:
-    """Return a word of a scale, `Unknown` for any other text. CAP 1.0 has `Very Likely` for `Likely`."""
-    text = text_of(info, name).removeprefix("Very ")
-    word = _word(vocabulary, text)
-    if word is None:
-        detail = f"{name} {text[:60]!r}: not one of {', '.join(vocabulary)}; read as Unknown"
+def _read_level(enum: type[E], info: Element, name: str, ignored: list[str]) -> E:
+    """Return the severity, urgency or certainty of a block; `Unknown` for a text that is not in the enum.
+
+    CAP 1.0 has `Very Likely` for `Likely`.
+    """
+    text = child_text(info, name).removeprefix("Very ")
+    level = _parse_enum(enum, text)
+    if level is None:
+        detail = f"{name} {text[:60]!r}: not one of {', '.join(enum)}; read as Unknown"
         ignored += [detail] if detail not in ignored else []
-    return word or vocabulary("Unknown")
+    return level or enum("Unknown")
 
 
 def _read_area(element: Element, ignored: list[str]) -> Area:
@@ -243,7 +253,7 @@ def _read_area(element: Element, ignored: list[str]) -> Area:
         else:
             area.circles.append((*position, km * 1000))
     for name, value in _pairs(element, "geocode"):
-        if name != HOLE:
+        if name != HOLE_GEOCODE:
             area.codes.append((name, value))
         elif ring := _ring(value, ignored):
             area.holes.append(ring)
@@ -251,12 +261,12 @@ def _read_area(element: Element, ignored: list[str]) -> Area:
 
 
 def _ring(text: str, ignored: list[str]) -> Ring:
-    """Read a ring from `lat,lon lat,lon ...`, leaving out tokens that are no position."""
+    """Read a ring from `lat,lon lat,lon ...`, without the tokens that are not positions."""
     positions = [(token, _position(token)) for token in text.split()]
-    unread = [token for token, position in positions if position is None]
-    if unread:
+    invalid = [token for token, position in positions if position is None]
+    if invalid:
         ignored.append(
-            f"{len(unread)} of {len(positions)} positions of a polygon, such as {unread[0][:60]!r}: not `lat,lon`"
+            f"{len(invalid)} of {len(positions)} positions of a polygon, such as {invalid[0][:60]!r}: not `lat,lon`"
         )
     return [position for _, position in positions if position is not None]
 

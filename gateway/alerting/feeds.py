@@ -1,7 +1,7 @@
-"""Read a feed of alerts: the alerts it contains, or the URLs of the documents that contain them.
+"""Read a feed of alerts: the alerts that it contains, or the URLs of the documents that contain them.
 
-Atom (RFC 4287) and RSS 2.0 feeds link to a CAP document in each entry, or contain it. Other feeds are CAP or NWS
-GeoJSON themselves.
+Each entry of an Atom (RFC 4287) or RSS 2.0 feed contains a CAP document or links to one. A feed may also be a CAP
+document or NWS GeoJSON itself.
 """
 
 import json
@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 
 from gateway.alerting import cap, nws
 from gateway.alerting.text import RefusedAlert
-from gateway.alerting.xml import children, local_name, parse, text_of
+from gateway.alerting.xml import child_text, children, local_name, parse
 from gateway.domain.alert import AlertMessage
 from gateway.domain.errors import MalformedBody
 
@@ -21,7 +21,7 @@ CAP_TYPES = ("application/cap+xml", "application/common-alerting-protocol+xml")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A link to an alert document; `key` changes when the entry is updated."""
+    """A link to an alert document. `key` identifies the entry and its version: it changes with every update."""
 
     key: str
     url: str
@@ -39,12 +39,12 @@ def read(raw: bytes, url: str) -> Feed:
     """Read a feed that was fetched from `url`, against which its links are resolved.
 
     Raises:
-        MalformedBody: the document is no feed of alerts.
+        MalformedBody: the document is not a feed of alerts.
     """
     if raw.lstrip()[:1] in (b"{", b"["):
         return Feed(alerts=nws.read(_json(raw)))
     root = parse(raw)
-    if alerts := cap.alerts_in(root):
+    if alerts := cap.read_element(root):
         return Feed(alerts=alerts)
     match local_name(root):
         case "feed":
@@ -63,13 +63,13 @@ def _atom_entry(entry: Element, base: str) -> Entry | None:
     hrefs = [href for type_, _, href in links if href and type_ in CAP_TYPES]
     hrefs += [href for type_, _, href in links if href and type_.endswith("xml")]
     hrefs += [href for _, rel, href in links if href and rel in ("alternate", "related")]
-    return _entry(hrefs, base, text_of(entry, "id"), text_of(entry, "updated"))
+    return _entry(hrefs, base, child_text(entry, "id"), child_text(entry, "updated"))
 
 
 def _rss_entry(item: Element, base: str) -> Entry | None:
     hrefs = [part.get("url", "") for part in children(item, "enclosure") if part.get("type", "").endswith("xml")]
-    hrefs += [text_of(item, "link")]
-    return _entry([href for href in hrefs if href], base, text_of(item, "guid"), text_of(item, "pubDate"))
+    hrefs += [child_text(item, "link")]
+    return _entry([href for href in hrefs if href], base, child_text(item, "guid"), child_text(item, "pubDate"))
 
 
 def _entry(urls: list[str], base: str, id_: str, updated: str) -> Entry | None:

@@ -1,6 +1,7 @@
 """Read alerts of the US National Weather Service: GeoJSON Features and FeatureCollections.
 
-Their properties are the elements of CAP under other names (api.weather.gov, https://www.weather.gov/documentation/services-web-api).
+Their properties are the elements of CAP, some under other names (api.weather.gov,
+https://www.weather.gov/documentation/services-web-api).
 """
 
 from collections.abc import Iterator
@@ -70,10 +71,10 @@ def _read_feature(feature: object) -> AlertMessage | RefusedAlert:
         reasons.append("properties.sent must be a time with an offset")
     if not (event := plain_text(_text(properties, "event"))):
         reasons.append("properties.event is missing")
-    status = _word(AlertStatus, properties, "status")
+    status = _parse_enum(AlertStatus, properties, "status")
     if status is None:
         reasons.append(f"properties.status must be one of {', '.join(AlertStatus)}")
-    declared = _word(MessageType, properties, "messageType")
+    declared = _parse_enum(MessageType, properties, "messageType")
     if declared is None:
         reasons.append(f"properties.messageType must be one of {', '.join(MessageType)}")
     if (scope := _text(properties, "scope") or "Public") != "Public":
@@ -107,7 +108,7 @@ def _read_info(feature: dict[str, Any], properties: dict[str, Any], event: str, 
     geocode = properties.get("geocode")
     if isinstance(geocode, dict):
         area.codes = [(str(name), code) for name, codes in geocode.items() for code in _texts(codes)]
-    # The URLs of affected zones end in the zone codes, also where geocode is empty.
+    # The URL of an affected zone ends in the zone's code. Some features have these URLs and no geocode.
     zones = _texts(properties.get("affectedZones"))
     area.codes += [("UGC", zone.rpartition("/")[2]) for zone in zones]
     audience, unusable = area_filter([area])
@@ -128,9 +129,9 @@ def _read_info(feature: dict[str, Any], properties: dict[str, Any], event: str, 
             ),
         ),
         area=audience,
-        severity=_word(Severity, properties, "severity") or Severity.UNKNOWN,
-        urgency=_word(AlertUrgency, properties, "urgency") or AlertUrgency.UNKNOWN,
-        certainty=_word(Certainty, properties, "certainty") or Certainty.UNKNOWN,
+        severity=_parse_enum(Severity, properties, "severity") or Severity.UNKNOWN,
+        urgency=_parse_enum(AlertUrgency, properties, "urgency") or AlertUrgency.UNKNOWN,
+        certainty=_parse_enum(Certainty, properties, "certainty") or Certainty.UNKNOWN,
         expires=expires,
         all_clear=_text(properties, "response") == "AllClear",
     )
@@ -171,6 +172,6 @@ def _text(properties: dict[str, Any], name: str) -> str:
     return strip_unstorable(value).strip() if isinstance(value, str) else ""
 
 
-def _word(vocabulary: type[E], properties: dict[str, Any], name: str) -> E | None:
+def _parse_enum(enum: type[E], properties: dict[str, Any], name: str) -> E | None:
     text = _text(properties, name).lower()
-    return next((word for word in vocabulary if word.lower() == text), None)
+    return next((member for member in enum if member.lower() == text), None)

@@ -1,4 +1,4 @@
-"""Limits, types and text rules that CAP documents and NWS features share."""
+"""Limits, types and parsing of texts that the readers of CAP documents and NWS features share."""
 
 import re
 from collections.abc import Sequence
@@ -21,23 +21,23 @@ _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 
 @dataclass(frozen=True, slots=True)
 class RefusedAlert:
-    """An alert of a document that cannot be sent, with every reason."""
+    """An alert in a document that cannot be sent, with all reasons."""
 
     identifier: str | None
     reasons: tuple[str, ...]
 
 
 def effective_type(
-    declared: MessageType, events: VtecEvents, references: Sequence[str], parts: Sequence[AlertInfo]
+    declared: MessageType, events: VtecEvents, references: Sequence[str], infos: Sequence[AlertInfo]
 ) -> MessageType:
-    """Return what a message does, which may differ from the type it declares.
+    """Return the type by which a message is handled, which may differ from the type that it declares.
 
-    Some issuers send the end of an event as an Update, or as an Alert without references that only its event codes mark
-    as an end.
+    Some issuers announce the end of an event in an Update whose info blocks are all clear. Others send an Alert without
+    references, and only its VTEC codes say that it updates or ends an event.
     """
     if declared is MessageType.ALERT:
         return declared if references or events.message_type is None else events.message_type
-    if events.message_type is MessageType.CANCEL or (parts and all(part.all_clear for part in parts)):
+    if events.message_type is MessageType.CANCEL or (infos and all(info.all_clear for info in infos)):
         return MessageType.CANCEL
     return declared
 

@@ -1,7 +1,7 @@
 """Parse untrusted XML.
 
-Document types and entities are refused, nothing external is fetched, and the size of the tree is bounded. Names are
-compared without their namespaces: issuers write CAP with prefixes, without prefixes, and inside feeds.
+Document types and entities are refused, nothing external is fetched, and the size of the tree is bounded. Element names
+are compared without their namespaces, because CAP occurs with and without prefixes and inside other documents.
 """
 
 from collections.abc import Iterator
@@ -64,7 +64,7 @@ def local_name(element: Element) -> str:
 
 
 def children(element: Element, name: str) -> Iterator[Element]:
-    """Return the child elements of a name."""
+    """Return the child elements with this name."""
     return (child for child in element if local_name(child) == name)
 
 
@@ -73,7 +73,7 @@ def own_text(element: Element) -> str:
     return (element.text or "").strip()
 
 
-def text_of(element: Element, name: str) -> str:
-    """Return the text of the first child of a name, empty when there is none."""
+def child_text(element: Element, name: str) -> str:
+    """Return the text of the first child element with this name, empty when there is none."""
     child = next(children(element, name), None)
     return "" if child is None else "".join(child.itertext()).strip()

@@ -1,1 +1,1 @@
-"""What a notification says: templates and languages, made into the content that one device is shown."""
+"""The content of a notification: templates are rendered and a language is chosen for each device."""

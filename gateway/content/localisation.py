@@ -1,14 +1,14 @@
-"""Choose the language of content: `locales` has the fields that differ, by language tag.
+"""Choose the language of content. Its field `locales` has the translated fields, by language tag.
 
-A device with the locale de-AT gets each field from `de-AT`, else from `de`, else from the content itself (RFC 4647
-section 3.4, lookup).
+A device with the locale de-AT gets each field from `locales["de-AT"]`, else from `locales["de"]`, else from the content
+itself (RFC 4647 section 3.4, lookup). The keys of `locales` that apply to a device are called layers.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 
-def layers(content: Mapping[str, Any], locale: str | None) -> tuple[str, ...]:
+def matching_layers(content: Mapping[str, Any], locale: str | None) -> tuple[str, ...]:
     """Return the keys of `locales` that apply to a locale, least specific first.
 
     Devices with the same keys get the same content.
@@ -30,5 +30,5 @@ def localise(content: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any
 
 
 def all_layers(content: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the layers of every locale that the content has, and of a device without a locale."""
-    return [(), *(layers(content, key) for key in content.get("locales") or {})]
+    """Return the layers of a device without a locale, and those of each locale of the content."""
+    return [(), *(matching_layers(content, key) for key in content.get("locales") or {})]

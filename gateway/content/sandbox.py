@@ -1,7 +1,8 @@
-"""Render untrusted Liquid templates: without files and other templates, bounded in time, output and memory.
+"""Render untrusted Liquid templates with limits of time, output and memory, and without access to files.
 
-Templates come from marketers, and their values from browsers. python-liquid bounds loops and output. The result of each
-filter is bounded here, because `replace` and `append` can double a text many times in one line.
+Templates come from the users of an application, and the values in them from browsers. python-liquid limits loops and
+output. This module also limits the result of each filter, because `replace` and `append` can double a text many times
+in one line.
 """
 
 import time
@@ -21,13 +22,14 @@ from liquid.template import BoundTemplate
 MAX_TEXT_LENGTH = 8192
 MAX_ITEMS = 1000
 MAX_NUMBER = 10**15
-# CPU time of the thread, so that a busy machine does not fail a template.
+# Limit of the CPU time of the thread. Wall-clock time would let a template fail because the machine is busy.
 TIME_LIMIT_S = 0.05
 
+# The tags `include` and `render` load other templates; content has no use for the others.
 REFUSED_TAGS = ("include", "render", "tablerow", "ifchanged", "doc")
 
-# Markers around every value in a URL template, from Unicode's private use area. Encoding depends on the position of a
-# value, which is known only after rendering.
+# Markers around every value in a rendered URL, from Unicode's private use area. How a value is percent-encoded depends
+# on its position in the URL, which is known only after rendering.
 BEGIN, END = "\ue000", "\ue001"
 
 
@@ -36,7 +38,7 @@ class TemplateLimitExceeded(ResourceLimitError):
 
 
 class _TimeLimitExceeded(TemplateLimitExceeded):
-    """A template exceeded its time limit, possibly because a garbage collection ran meanwhile."""
+    """A template exceeded its time limit. The reason may be a garbage collection, so it is rendered once more."""
 
 
 class _Context(RenderContext):
@@ -60,7 +62,8 @@ class _Template(BoundTemplate):
 class Sandbox(Environment):
     """A Liquid environment with limits.
 
-    `strict` fails a template that uses an undefined variable; `urls` puts markers around the values of the output.
+    With `strict` a template that uses an undefined variable fails. With `urls` the output has markers around the values
+    that were inserted.
     """
 
     template_class = _Template
@@ -71,7 +74,7 @@ class Sandbox(Environment):
     context_depth_limit = 20
 
     def __init__(self, *, strict: bool, urls: bool = False) -> None:
-        """Create the environment and remove the tags that reach outside a template."""
+        """Create the environment without REFUSED_TAGS."""
         self.deadline = float("inf")
         super().__init__(tolerance=Mode.STRICT, undefined=StrictDefaultUndefined if strict else Undefined)
         for tag in REFUSED_TAGS:
@@ -112,7 +115,7 @@ class Sandbox(Environment):
         try:
             return template.render(variables)
         except (ArithmeticError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
-            # Filters expect valid input; an exception on other input is the template's error.
+            # A filter raises these for input that it cannot handle; that is an error of the template.
             raise LiquidError(f"{type(error).__name__} in a filter", token=None) from error
 
 
@@ -122,7 +125,7 @@ def _check_time(env: Environment) -> None:
 
 
 def _check_size(value: Any) -> None:
-    # Check the type only: any other access counts as a use of an undefined value.
+    # Look only at the type: in strict mode any other access to an undefined value raises an exception.
     kind = type(value)
     if issubclass(kind, str | list | tuple | range):
         if len(value) > (MAX_TEXT_LENGTH if issubclass(kind, str) else MAX_ITEMS):
@@ -139,7 +142,7 @@ def _write_marked(node: Node, context: RenderContext, buffer: TextIO) -> int:
 
 
 def strip_markers(text: str) -> str:
-    """Remove the markers, and any that a text contains itself."""
+    """Remove the characters that are used as markers from a text."""
     return text.replace(BEGIN, "").replace(END, "")
 
 

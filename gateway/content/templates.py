@@ -1,7 +1,7 @@
 """Compile content whose texts are Liquid templates over `user`, `device`, `event` and `notification`.
 
-Each text is parsed once and rendered as text, never as JSON, so a value cannot break out of its field. In a URL a value
-is percent-encoded by its position, so it adds no parameter, path or other host.
+Each text is parsed once and rendered as text, never as JSON, so a value cannot change other fields. A value in a URL is
+percent-encoded, so it cannot add a parameter or a path or change the host.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +16,11 @@ from gateway.domain import urls
 from gateway.domain.errors import FieldError, TemplateFailed, ValidationError, pointer_step
 
 VARIABLES = ("user", "device", "event", "notification")
-PERSONAL = frozenset({"user", "device"})
+PERSONAL_VARIABLES = frozenset({"user", "device"})
 
 URL_FIELDS = frozenset({"url", "icon", "image", "badge"})
 ACTION_FIELDS = frozenset({"title", *URL_FIELDS})
-# Every character that a URL may have: a value at the very beginning may be a whole URL.
+# The characters that are not encoded in a value at the beginning of a URL, because that value may be a whole URL.
 URL_CHARACTERS = "%/:?#[]@!$&'()*+,;=~-._"
 
 _TEXTS = {strict: Sandbox(strict=strict) for strict in (False, True)}
@@ -28,7 +28,7 @@ _URLS = {strict: Sandbox(strict=strict, urls=True) for strict in (False, True)}
 
 
 def has_markup(value: object) -> bool:
-    """Whether a value contains a template at any depth."""
+    """Return whether a value contains a template at any depth."""
     match value:
         case str():
             return "{{" in value or "{%" in value
@@ -40,16 +40,16 @@ def has_markup(value: object) -> bool:
 
 
 class CompiledContent:
-    """Content of one language, ready to be rendered.
+    """Content in one language, ready to be rendered.
 
-    `personal` says that it uses variables of the user or device, so each device gets its own rendering.
+    `personal` is whether it uses variables of the user or device, so that it is rendered for each device.
     """
 
     def __init__(self, content: Mapping[str, Any], *, strict: bool, pointer: str = "") -> None:
         """Compile every text; `pointer` is the JSON pointer of the content in a request.
 
         Raises:
-            ValidationError: templates that cannot be parsed, all of them.
+            ValidationError: lists all templates that cannot be parsed.
         """
         self._errors: list[FieldError] = []
         self._strict = strict
@@ -59,7 +59,7 @@ class CompiledContent:
         self._pointer = pointer
         if self._errors:
             raise ValidationError(self._errors)
-        self.personal = bool(self._names & PERSONAL)
+        self.personal = bool(self._names & PERSONAL_VARIABLES)
 
     def render(self, variables: dict[str, Any]) -> dict[str, Any]:
         """Render the content for the given variables. A URL field that renders empty is left out.
@@ -135,9 +135,9 @@ def _encode_values(marked: str, at: str) -> str:
     for number, part in enumerate(marked.replace(END, BEGIN).split(BEGIN)):
         is_value = number % 2 == 1
         url += quote(part, safe="" if url else URL_CHARACTERS) if is_value else part
-    fault = urls.find_url_error(url) if url else None
-    if fault is not None:
-        raise TemplateFailed(f"{at.lstrip('/')}: {fault}")
+    error = urls.find_url_error(url) if url else None
+    if error is not None:
+        raise TemplateFailed(f"{at.lstrip('/')}: {error}")
     return url
 
 

@@ -1,1 +1,1 @@
-"""The words of the gateway as plain types and rules. No I/O, no framework."""
+"""The types and rules of the gateway's domain: alerts, audiences, notifications, deliveries. No I/O, no framework."""

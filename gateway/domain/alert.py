@@ -1,4 +1,4 @@
-"""Alerts in the terms of CAP 1.2 (OASIS), whatever format they arrived in.
+"""Alerts as CAP 1.2 (OASIS) defines them. Alerts in other formats are converted to these types.
 
 A message has one or more `info` blocks. Each describes one event for one area, in one or more languages. The lane,
 urgency and TTL of an info block follow from its severity, urgency and certainty by `DEFAULT_ROUTES`; an application's
@@ -55,7 +55,7 @@ class AlertStatus(StrEnum):
 
 
 class MessageType(StrEnum):
-    """CAP 1.2, `alert.msgType`: a new alert, an update that replaces its references, or their cancellation."""
+    """CAP 1.2, `alert.msgType`: a new alert, or an update or a cancellation of the alerts that it references."""
 
     ALERT = "Alert"
     UPDATE = "Update"
@@ -78,8 +78,9 @@ class LocalizedText:
 class AlertInfo:
     """An `info` block: one event for one area.
 
-    `texts` holds the languages, the issuer's main language first. `area` is an audience filter of geometry and zones,
-    None when no part of the area can be matched. `all_clear` marks the end of the danger (responseType AllClear).
+    `texts` has one entry per language, the issuer's main language first. `area` is an audience filter made of polygons,
+    circles and zone codes, or None when the block has none that can be used. `all_clear` marks the end of the danger
+    (responseType AllClear).
     """
 
     texts: tuple[LocalizedText, ...]
@@ -95,9 +96,10 @@ class AlertInfo:
 class AlertMessage:
     """An alert message.
 
-    `references` are the identifiers of the messages that it updates or cancels. `event_keys` identify the events of an
-    issuer that numbers them (VTEC), and connect messages that lack references. `ignored` describes the parts that could
-    not be used. `details` holds further fields, stored for display.
+    `references` are the identifiers of the messages that it updates or cancels. `event_keys` identify the events that
+    the message is about, where the issuer numbers its events (VTEC). They connect messages about one event that have no
+    references. `ignored` describes the parts of the message that could not be used. `details` holds further fields,
+    stored for display.
     """
 
     identifier: str | None
@@ -161,7 +163,10 @@ DEFAULT_ROUTES = (
 
 @dataclass(frozen=True, slots=True)
 class AlertRule:
-    """An application's rule for matching alerts. None keeps the default; `tell` False suppresses them."""
+    """An application's rule for the alerts that match `when`.
+
+    With `tell` False they are not sent. `lane`, `urgency` and `ttl` replace those of the default route, unless None.
+    """
 
     when: AlertMatcher
     tell: bool = True

@@ -73,10 +73,10 @@ class Notified:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """Devices of which a client detail is one of `values`, parsed case-insensitively.
+    """Devices of which a client detail equals one of `values`, ignoring case.
 
-    `name` is locale, timezone, platform or browser. A locale is a language range (RFC 4647 section 3.3.1): `de` matches
-    `de-AT`. A browser without a version matches every version: `Firefox` matches `Firefox 140`.
+    `name` is locale, timezone, platform or browser. A locale is a language range (RFC 4647 section 3.3.1): `de` also
+    matches `de-AT`. A browser without a version matches every version: `Firefox` also matches `Firefox 140`.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Detail:
 
 @dataclass(frozen=True, slots=True)
 class LastSeen:
-    """Devices registered, refreshed or changed at or after `after` and before `before`; None is no limit."""
+    """Devices that were last registered, refreshed or changed from `after` until before `before`; None: no limit."""
 
     after: datetime | None = None
     before: datetime | None = None
@@ -122,7 +122,10 @@ class Near:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A reference to a segment, which `expand_segments` replaces. `pointer` is its place in the filter."""
+    """A reference to a segment, which `expand_segments` replaces by the segment's filter.
+
+    `pointer` is the JSON pointer of the reference in the filter.
+    """
 
     id: UUID
     pointer: str = field(compare=False)
@@ -167,7 +170,8 @@ Audience = (
     | Not
 )
 
-# The client details. A value also matches longer texts that continue with the separator, if there is one.
+# The client details, each with a separator or None. With a separator, a value also matches longer texts in which the
+# separator follows it: `de` matches `de-AT`.
 DETAILS = {"locale": "-", "timezone": None, "platform": None, "browser": " "}
 
 
@@ -209,7 +213,7 @@ def expand_segments(audience: Audience, definitions: Mapping[UUID, Audience], po
     Args:
         audience: the filter.
         definitions: the filters of all segments that occur, without cycles.
-        pointer: the place of the filter, for errors.
+        pointer: the JSON pointer of the filter, for errors.
 
     Raises:
         ValidationError: the result is too large for one query.
@@ -217,11 +221,14 @@ def expand_segments(audience: Audience, definitions: Mapping[UUID, Audience], po
     sizes: dict[UUID, tuple[int, int]] = {}
 
     def measure(part: Audience) -> tuple[int, int]:
-        """Return (leaves, levels) without expanding the filter: nested segments grow exponentially."""
+        """Return (leaves, levels) of the expanded filter.
+
+        The filter is measured before it is expanded, because nested segments can expand to an exponential size.
+        """
         match part:
             case AllOf(of) | AnyOf(of):
-                sizes_of = [measure(branch) for branch in of]
-                return sum(leaves for leaves, _ in sizes_of), max(levels for _, levels in sizes_of) + 1
+                branch_sizes = [measure(branch) for branch in of]
+                return sum(leaves for leaves, _ in branch_sizes), max(levels for _, levels in branch_sizes) + 1
             case Not(of):
                 leaves, levels = measure(of)
                 return leaves, levels + 1
@@ -255,7 +262,10 @@ def expand_segments(audience: Audience, definitions: Mapping[UUID, Audience], po
 
 
 class _Parser:
-    """Collects errors and counts leaves while it parses. Each filter has a method, listed in `_PARSERS`."""
+    """Parses a filter, collects its errors and counts its leaves.
+
+    Each kind of filter has a method, listed in `_PARSERS`. `at` is the JSON pointer of the value that is parsed.
+    """
 
     def __init__(self) -> None:
         self.errors: list[FieldError] = []
@@ -281,7 +291,7 @@ class _Parser:
         [name] = filters
         allowed = {name, *(OPERATORS if name == "attribute" else ())}
         for extra in value.keys() - allowed:
-            self.reject(f"{at}{pointer_step(extra)}", f"is not known beside {name}")
+            self.reject(f"{at}{pointer_step(extra)}", f"is not a field of the filter {name}")
         if name not in ("all", "any", "not"):
             self.leaves += 1
         return _PARSERS[name](self, value, at, depth)
@@ -337,7 +347,7 @@ class _Parser:
             return self.reject(at, "must be {after} or {before} or both")
         error_count = len(self.errors)
         for extra in limits.keys() - {"after", "before"}:
-            self.reject(f"{at}{pointer_step(extra)}", "is not known here")
+            self.reject(f"{at}{pointer_step(extra)}", "is not a field of last_seen")
         bounds = {name: _parse_time(limits[name]) for name in ("after", "before") if name in limits}
         for name, moment in bounds.items():
             if moment is None:
@@ -362,16 +372,16 @@ class _Parser:
         near, at = value["near"], f"{at}/near"
         if not isinstance(near, dict):
             return self.reject(at, "must be {lat, lon, radius_m}")
-        before = len(self.errors)
+        error_count = len(self.errors)
         for extra in near.keys() - {"lat", "lon", "radius_m"}:
-            self.reject(f"{at}{pointer_step(extra)}", "is not known here")
+            self.reject(f"{at}{pointer_step(extra)}", "is not a field of near")
         for name, low, high in (("lat", -90, 90), ("lon", -180, 180), ("radius_m", 1, MAX_RADIUS_M)):
             number = near.get(name)
             if name not in near:
                 self.reject(f"{at}/{name}", "is missing")
             elif not is_number(number) or not low <= number <= high:
                 self.reject(f"{at}/{name}", f"must be a number from {low:g} to {high:g}")
-        if len(self.errors) > before:
+        if len(self.errors) > error_count:
             return None
         return Near(float(near["lat"]), float(near["lon"]), float(near["radius_m"]))
 
@@ -415,15 +425,18 @@ class _Parser:
         if kind not in ("Polygon", "MultiPolygon") or not isinstance(value, dict):
             return self.reject(at, "must be a GeoJSON Polygon or MultiPolygon (RFC 7946)")
         for extra in value.keys() - {"type", "coordinates", "bbox"}:
-            self.reject(f"{at}{pointer_step(extra)}", "is not known here")
+            self.reject(f"{at}{pointer_step(extra)}", f"is not a member of a GeoJSON {kind}")
         coordinates, at = value.get("coordinates"), f"{at}/coordinates"
         if not isinstance(coordinates, list) or not coordinates:
             return self.reject(at, f"must be the non-empty coordinates of a {kind}")
-        members = [(coordinates, at)] if kind == "Polygon" else [(c, f"{at}/{i}") for i, c in enumerate(coordinates)]
+        if kind == "Polygon":
+            located_polygons = [(coordinates, at)]
+        else:
+            located_polygons = [(rings, f"{at}/{index}") for index, rings in enumerate(coordinates)]
         error_count, vertices, polygons = len(self.errors), 0, []
-        for rings, where in members:
+        for rings, where in located_polygons:
             if not isinstance(rings, list) or not rings:
-                self.reject(where, "must be a list of rings: the outer one, then its holes")
+                self.reject(where, "must be a list of rings: the outer ring, then its holes")
                 continue
             parsed = [self._ring(ring, f"{where}/{index}") for index, ring in enumerate(rings)]
             polygon = tuple(ring for ring in parsed if ring is not None)
@@ -447,11 +460,11 @@ class _Parser:
                 return self.reject(
                     f"{at}/{index}", "longitude must be from -180 to 180 and latitude from -90 to 90, in this order"
                 )
-        if any(180 < abs(here[0] - there[0]) < 360 for here, there in pairwise(value)):
+        if any(180 < abs(start[0] - end[0]) < 360 for start, end in pairwise(value)):
             return self.reject(
                 at,
-                "has an edge of more than 180 degrees: where it crosses the antimeridian, cut it into two polygons "
-                "(RFC 7946 section 3.1.9); where it does not, put a vertex on that edge",
+                "has an edge of more than 180 degrees: if the edge crosses the antimeridian, cut the polygon in two "
+                "there (RFC 7946 section 3.1.9); if it does not, add a vertex to the edge",
             )
         if value[0][:2] != value[-1][:2]:
             return self.reject(at, "is not closed: the last position must equal the first")
@@ -493,7 +506,7 @@ def _parse_time(value: object) -> datetime | None:
 
 def _describe_type(value: object) -> str:
     names = {type(None): "null", bool: "a boolean", str: "text", list: "a list", int: "a number", float: "a number"}
-    return names.get(type(value), "that")
+    return names.get(type(value), type(value).__name__)
 
 
 def _format_keys(keys: Sequence[str] | dict[str, Any]) -> str:

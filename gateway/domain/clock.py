@@ -1,9 +1,9 @@
 """The clock of the installation: the database's time, regardless of the clock of this machine.
 
-Due times are compared with the database clock, so code that computes them must use the same clock: a worker whose clock
-was minutes ahead would otherwise delay an alert by as much. Between two synchronisations the monotonic clock counts on,
-so a step of the machine's clock has no effect. Before the first synchronisation, and without a database, the machine's
-clock is used.
+Due times are compared with the database's clock, so code that computes them must use the same clock. Otherwise a worker
+whose clock is minutes ahead would delay an alert by those minutes. Between two synchronisations the time is computed
+from the monotonic clock, so a step of the machine's clock has no effect. Before the first synchronisation, and in a
+process without a database, the machine's clock is used.
 """
 
 import time
@@ -24,10 +24,15 @@ def timestamp() -> float:
 
 
 def set_from_database(database_time: float, sent_at: float, received_at: float) -> float:
-    """Set the clock from the database's Unix time, which it returned between two times of the monotonic clock.
+    """Set the clock from the database's Unix time.
+
+    Args:
+        database_time: the Unix time that the database returned.
+        sent_at: the monotonic time before the query.
+        received_at: the monotonic time after it.
 
     Returns:
-        The number of seconds that the machine's clock is ahead of the database's.
+        The number of seconds by which the machine's clock is ahead of the database's.
     """
     global _offset  # noqa: PLW0603 - one clock per process
     _offset = database_time - (sent_at + received_at) / 2

@@ -1,4 +1,4 @@
-"""Comparisons of a JSON value with an operand: the leaves `attribute` of an audience and `data` of a condition.
+"""Comparisons of a JSON value with an operand, as in the leaf `attribute` of an audience and `data` of a condition.
 
 {"attribute": "age", "gte": 18}        {"data": "cart.total", "gt": 50}
 """
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from gateway.domain.errors import FieldError
 
-# Values in one leaf.
+# Maximum number of values in one leaf.
 MAX_VALUES = 1000
 ORDERINGS = ("lt", "lte", "gt", "gte")
 OPERATORS = ("eq", "ne", "in", *ORDERINGS, "exists", "contains")
@@ -52,7 +52,12 @@ class Comparison(NamedTuple):
 
 
 def parse(value: Mapping[str, Any], at: str, name: str) -> Comparison | list[FieldError]:
-    """Parse the comparison in a leaf about `name`.
+    """Parse the operator and operand of a leaf.
+
+    Args:
+        value: the leaf.
+        at: the JSON pointer of the leaf.
+        name: the attribute or path that is compared, for errors.
 
     Returns:
         The comparison, or the errors in it.
@@ -80,7 +85,7 @@ def parse(value: Mapping[str, Any], at: str, name: str) -> Comparison | list[Fie
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Return whether the value is a finite number; booleans are none."""
+    """Return whether the value is a finite number. A boolean is not a number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -2,8 +2,8 @@
 
     {"all": [{"data": "cart.total", "gte": 50}, {"not": {"data": "cart.items.0.sku", "in": ["A1", "B2"]}}]}
 
-`data` is a path of names and list indexes into the event's data. A condition can read nothing else and computes
-nothing, so it is safe to accept from anybody who may create a trigger.
+`data` is a path of names and list indexes into the event's data. A condition reads only that data and runs no code of
+its author, so any API key that may create triggers may also create conditions.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ MAX_DEPTH = 16
 MAX_LEAVES = 200
 MAX_PATH_LENGTH = 200
 
-# Returns whether the data of an event matches.
+# A function that returns whether the data of an event matches.
 Condition = Callable[[Any], bool]
 
 
@@ -46,11 +46,11 @@ def parse(value: object, pointer: str = "/condition") -> Condition:
             case {"data": str(path), **rest} if 0 < len(path) <= MAX_PATH_LENGTH:
                 leaves += 1
                 return parse_leaf(path, rest, at)
-        return refuse(at, "must be one of all, any (lists of at least one), not, or data (a path) with a comparison")
+        return refuse(at, "must be all or any with a list of conditions, not, or data (a path) with a comparison")
 
     def parse_leaf(path: str, rest: dict[Any, Any], at: str) -> Condition:
         for extra in rest.keys() - {*comparison.OPERATORS}:
-            refuse(f"{at}{pointer_step(extra)}", "is not known beside data")
+            refuse(f"{at}{pointer_step(extra)}", "is not a field of the condition data")
         parsed = comparison.parse(rest, at, path)
         if isinstance(parsed, list):
             errors.extend(parsed)

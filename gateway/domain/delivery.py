@@ -1,8 +1,8 @@
 """Deliveries, attempts and their outcomes.
 
-A delivery is one notification to one device; an attempt is one POST to its push service. Every response of a push
-service is a value of this module, never an exception. `Retry` and `Deferred` are not final; each delivery has exactly
-one final outcome, which the delivery log records.
+A delivery is one notification to one device; an attempt is one POST to the device's push service. A response of a push
+service is always an outcome of this module, never an exception. `Retry` and `Deferred` are not final. Each delivery
+gets exactly one final outcome, which the delivery log records.
 """
 
 from collections.abc import Set
@@ -29,10 +29,10 @@ class OutcomeName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The push service accepted the message (201). It is not yet displayed.
+    """The push service accepted the message (201); the device has not yet displayed it.
 
-    `message` is the message's URL (Location), `ttl` the granted seconds. `cause` names the receiver when it was not the
-    push service, such as an open page.
+    `message` is the message's URL (header Location). `ttl` is the number of seconds for which the push service stores
+    the message. `cause` says who accepted the message if it was not a push service, such as an open page.
     """
 
     message: str | None = None
@@ -76,7 +76,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Not sent because of an opt-out or a frequency cap of its receiver."""
+    """The message was not sent, because its user has opted out or has reached a frequency cap."""
 
     cause: str
     name = OutcomeName.SKIPPED
@@ -84,7 +84,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """Not to be sent yet: during quiet hours, while an open page may receive it, or while its host is unavailable."""
+    """The message must wait: for the end of quiet hours, for an open page, or until its host is available again."""
 
     until: datetime
     name = "deferred"
@@ -94,8 +94,8 @@ class Deferred:
 class Retry:
     """A transient failure. `after` is the push service's Retry-After; without it the back-off decides.
 
-    `slow_down`: the host throttles. `unauthorized`: the host refuses the VAPID key, which is more likely an error of
-    configuration than of this device.
+    `slow_down`: the host throttles us. `unauthorized`: the host refuses the VAPID key; the reason is more likely a
+    wrong configuration than this device.
     """
 
     cause: str
@@ -110,7 +110,7 @@ Outcome = Final | Retry | Deferred
 
 
 class Attempt(NamedTuple):
-    """A POST without a final outcome. The final POST is recorded in the row of the delivery."""
+    """A POST that did not settle its delivery. The last POST of a delivery is recorded in the DeliveryResult."""
 
     device_id: UUID
     number: int
@@ -144,8 +144,8 @@ class DeliveryResult(NamedTuple):
 class ResultBatch:
     """The results of some deliveries of one job.
 
-    `requeued` maps (due time, POSTs so far) to the devices that are sent to again at that time. `retries` counts those
-    of them that are requeued after a failed POST; the others are deferred.
+    `requeued` maps (due time, POSTs so far) to the devices to which the message is sent again at that time. `retries`
+    is the number of devices that are requeued after a failed POST; the other requeued devices are deferred.
     """
 
     settled: list[DeliveryResult] = field(default_factory=list)

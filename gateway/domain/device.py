@@ -54,7 +54,10 @@ class ClientDetails(NamedTuple):
 
 
 class Registration(NamedTuple):
-    """The fields with which a web page registers one browser. A refresh leaves fields that are None unchanged."""
+    """The fields with which a web page registers one browser.
+
+    When the device exists already, the fields that are None stay as they are.
+    """
 
     subscription: Subscription
     user_id: str | None = None

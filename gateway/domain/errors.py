@@ -33,13 +33,13 @@ def pointer_step(token: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One error in the input: its place, as a JSON pointer (RFC 6901), and its description."""
+    """One error in the input: the JSON pointer (RFC 6901) of the invalid value, and what is wrong with it."""
 
     pointer: str
     detail: str
 
     def with_prefix(self, prefix: str) -> "FieldError":
-        """Return the error with a pointer below `prefix`."""
+        """Return the error with `prefix` in front of its pointer."""
         return FieldError(prefix + self.pointer, self.detail)
 
 

@@ -1,9 +1,9 @@
-"""Audiences that take values from an event.
+"""Audiences with placeholders for values of an event.
 
     {"all": [{"topic": {"from_event": "data.team"}}, {"not": {"user_id": {"from_event": "user_id"}}}]}
 
-Anywhere in a filter, the placeholder `{"from_event": path}` stands for the event's value at that path: `user_id`,
-`name`, or a path below `data`.
+The placeholder `{"from_event": path}` may stand for any value of a filter. It is replaced by the event's value at that
+path: `user_id`, `name`, or a path below `data`.
 """
 
 from collections.abc import Iterator
@@ -57,7 +57,10 @@ def iter_references(audience: Any, at: str) -> Iterator[str]:
 
 
 def replace_with_samples(audience: Any, at: str, numbers: set[str]) -> Any:
-    """Replace the placeholders by sample values, to validate the audience: a number at `numbers`, else text."""
+    """Replace the placeholders by sample values, so that the audience can be validated before an event occurs.
+
+    The sample is a number at the JSON pointers in `numbers`, and text elsewhere.
+    """
     match audience:
         case {"from_event": str(), **rest} if not rest:
             return 1 if at in numbers else "x"

@@ -1,7 +1,7 @@
 """Validation of polygons, with messages for the person who drew them.
 
-GEOS finds an error and its place. It reports a ring that crosses itself and two rings that cross each other by the same
-name, so each ring is checked alone before the error is attributed to a pair.
+GEOS reports one error and its position. It uses the same name for a ring that crosses itself and for two rings that
+cross each other. So each ring is first checked alone; only if all rings are valid is the error one between two rings.
 """
 
 import re
@@ -33,7 +33,7 @@ def find_polygon_error(rings: Sequence[Sequence[tuple[float, float]]]) -> tuple[
         return None
     for index, ring in enumerate(rings):
         if MultiPoint(ring).convex_hull.geom_type != "Polygon":
-            return index, "encloses nothing: its positions lie on one line"
+            return index, "encloses no area: its positions lie on one line"
         ring_reason = explain_validity(Polygon(ring))
         if ring_reason != VALID:
             return index, f"crosses or touches itself{_format_place(ring_reason)}"

@@ -1,7 +1,7 @@
 """Identifiers: version 7 UUIDs internally, opaque prefixed strings in the API.
 
-A version 7 UUID (RFC 9562 section 5.7) starts with its time of creation, so index pages fill in order. The prefix of
-the string names the kind of resource, so that an id in a log or support request can be recognised.
+A version 7 UUID (RFC 9562 section 5.7) starts with its time of creation, so new rows go to the end of an index. The
+prefix of the string names the kind of resource, so that a reader of a log or a support request recognises the id.
 """
 
 import os

@@ -15,7 +15,7 @@ MAX_CHUNK_SIZE = 500
 
 
 class LeaseLost(Exception):
-    """Another worker has claimed the job since; that worker records its results."""
+    """Another worker has claimed the job in the meantime, and records its results instead."""
 
 
 class JobKind(StrEnum):
@@ -29,10 +29,10 @@ class JobKind(StrEnum):
 class Job:
     """A claimed job.
 
-    `lease_generation` counts claims: it is the fencing token by which a worker proves that it still has the lease.
-    `attempts` counts the POSTs so far to each of the devices. `day` is the partition of the deliveries in the log, None
-    before planning. `slot` is the time that a throttle assigned. `payload` holds what is needed to send the job, when
-    the queue transports it.
+    `lease_generation` counts the claims of the job. It is the fencing token by which a worker proves that it still has
+    the lease. `attempts` is the number of POSTs so far to each of the devices. `day` selects the log partition of the
+    deliveries; it is None before planning. `slot` is the send time that a throttle assigned to the job. `payload` is
+    set when the job comes from a broker, which transports everything that a worker needs to send it.
     """
 
     id: int
@@ -54,5 +54,9 @@ class Job:
 
 
 def chunk_size(rate: float | None) -> int:
-    """Return the number of devices per job: about a second's worth, so that a throttled notification flows evenly."""
+    """Return the number of devices per job.
+
+    With a throttle of `rate` messages per second, a job has about as many devices as may be sent to in one second, so
+    that the sending is spread evenly.
+    """
     return MAX_CHUNK_SIZE if rate is None else max(1, min(MAX_CHUNK_SIZE, int(rate)))

@@ -15,9 +15,10 @@ PreSendOutcome = Skipped | Deferred | Expired | Accepted
 class Recipient(NamedTuple):
     """The device of one delivery, with what is needed to send to it.
 
-    `live`: an open page receives its notifications instead of the push service. `bucket` is the recipient's number
-    below BUCKETS, which selects the variant. `refusals` counts how often its push service has refused the VAPID key for
-    this notification. The fields from `timezone` on are loaded only for notifications that need them.
+    `live`: the device has an open page that receives notifications instead of the push service. `bucket` is a number
+    below BUCKETS, computed from the user or device; it selects the variant. `refusals` counts how often the device's
+    push service has refused the VAPID key for this notification. The fields from `timezone` on are loaded only for
+    notifications that need them.
     """
 
     device_id: UUID
@@ -37,7 +38,7 @@ class Recipient(NamedTuple):
 
     @property
     def person_key(self) -> str:
-        """The user id, or the device id of a device without a user."""
+        """The key by which frequency caps and variants identify a person: the user id, or else the device id."""
         return self.user_id or str(self.device_id)
 
 
@@ -51,11 +52,11 @@ class SigningKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class JobPayload:
-    """What is needed to send a job.
+    """Everything that is needed to send a job.
 
     `default_origin` is the web origin against which relative URLs resolve. `recipients` are the devices that still
-    exist, in no particular order. Devices in `pre_send_outcomes` are not sent to. `template_context` holds the template
-    variables of each device.
+    exist, in no particular order. `pre_send_outcomes` has the outcomes of devices to which nothing is sent.
+    `template_context` holds the template variables of each device.
     """
 
     notification: Notification

@@ -1,7 +1,7 @@
 """Notifications: what an application submits for sending.
 
-The kinds (direct, campaign, alert, event, reminder) differ in validation and defaults only. After acceptance the kind
-is not used again: lane, urgency, TTL and expiry determine how a notification is sent.
+The kinds (direct, campaign, alert, event, reminder) differ only in how a request is validated and in its defaults. How
+an accepted notification is sent depends on its lane, urgency, TTL and expiry, not on its kind.
 """
 
 import hashlib
@@ -23,7 +23,8 @@ MAX_TTL = timedelta(days=28)
 # time to send it.
 MIN_LIFETIME = timedelta(minutes=1)
 
-# Window of the exponential average of the sending rate: steady enough for an ETA, quick enough for a pause.
+# Window of the exponential average of the sending rate. A longer one would show a pause too late, a shorter one would
+# make the estimated end of a campaign jump.
 RATE_WINDOW = timedelta(seconds=15)
 
 
@@ -91,7 +92,10 @@ class DeliveryOptions:
 
 @dataclass(frozen=True, slots=True)
 class Templating:
-    """The texts of the content are templates. `strict`: undefined variables fail; `event`: the variable `event`."""
+    """Marks content whose texts are templates.
+
+    `strict`: a text that uses an undefined variable fails. `event`: the value of the variable `event`.
+    """
 
     strict: bool = False
     event: dict[str, Any] = field(default_factory=dict)
@@ -102,10 +106,10 @@ class Notification:
     """An accepted notification.
 
     `day` (UTC) is the day on which sending started, None before that; it selects the log partition of the deliveries.
-    `winner` is the index of the variant for recipients outside the sample, once decided. `auto_paused` is the reason
-    why the gateway paused the notification by itself, which it does once. `templating` is None when the content is
-    literal. `occurrence` is the time of the reminder's occurrence that this notification is. `trace` is the W3C
-    traceparent of the request that submitted it, when tracing is on.
+    `winner` is the index of the variant that recipients outside the sample get, None until it is decided. `auto_paused`
+    is the reason why the gateway paused the notification by itself; it does so at most once. `templating` is None when
+    the texts are not templates. `occurrence` is the due time of a reminder's notification. `trace` is the W3C
+    traceparent of the request that submitted the notification, when tracing is on.
     """
 
     id: UUID
@@ -146,12 +150,18 @@ class Notification:
         return self.policy.variant_for(bucket, self.winner) if self.policy.variants else None
 
     def tag_for(self, content: Mapping[str, Any]) -> str:
-        """Return the tag by which the device replaces repeats: the content's, the collapse key, or the id."""
+        """Return the tag of the displayed notification: the content's tag, or the collapse key, or the id.
+
+        A browser replaces a displayed notification by a new one with the same tag.
+        """
         return str(content.get("tag") or self.delivery.collapse_key or self.id)
 
 
 def push_topic(application_id: UUID, tag: str) -> str:
-    """Return the `Topic` header of a tag: 32 base64url characters, since Apple refuses lengths of 1 modulo 4."""
+    """Return the `Topic` header for a tag (RFC 8030 section 5.4).
+
+    The length of 32 base64url characters is the maximum, and Apple refuses lengths of 1 modulo 4.
+    """
     digest = hashlib.sha256(f"{application_id}\0{tag}".encode()).digest()
     return urlsafe_b64encode(digest[:24]).decode()
 
@@ -165,8 +175,8 @@ def compute_expiry(start_at: datetime, ttl: timedelta) -> datetime:
 class Progress:
     """Counts of a notification's deliveries.
 
-    `accepted` is reported by push services; `displayed`, `clicked` and `dismissed` by browsers. `rate` is the number of
-    deliveries per second as of `rated_at`, averaged over about RATE_WINDOW; `began_at` is when the first one ended.
+    Push services report `accepted`; browsers report `displayed`, `clicked` and `dismissed`. `rate` is the number of
+    deliveries per second at `rated_at`, averaged over about RATE_WINDOW. `began_at` is when the first delivery settled.
     """
 
     targets: int = 0

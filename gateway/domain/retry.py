@@ -8,7 +8,8 @@ from gateway.domain.delivery import Expired, Retry
 FIRST_DELAY = timedelta(seconds=2)
 MAX_DELAY = timedelta(hours=1)
 
-# Number of attempts for which the push service's Retry-After is used as it is.
+# Number of attempts up to which a Retry-After is used unchanged. After more, a short Retry-After is raised to the
+# back-off.
 MAX_TRUSTED_RETRIES = 3
 
 # Retries are jobs. Their due times are rounded up to this grid, so that the retries of one chunk share a job.
@@ -16,7 +17,10 @@ RETRY_GRID = timedelta(seconds=1)
 
 
 def backoff(attempts: int) -> timedelta:
-    """Return an exponential delay with jitter over its upper half, so that many retries spread out."""
+    """Return the delay after a number of attempts: exponential, times a random factor from 0.5 to 1.
+
+    The random factor spreads the retries of messages that failed at the same time.
+    """
     ceiling = min(FIRST_DELAY * float(2 ** min(attempts - 1, 20)), MAX_DELAY)
     return ceiling * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
 
@@ -33,7 +37,7 @@ def next_attempt(retry: Retry, attempts: int, now: datetime, expires_at: datetim
 
 
 def defer(wait: timedelta, now: datetime, expires_at: datetime) -> datetime:
-    """Return when a deferred delivery is due again: after `wait`, but within half of its remaining lifetime."""
+    """Return when a deferred delivery is due again: after `wait`, or half the time until its expiry if that is less."""
     return _round_up(now + min(wait, max(timedelta(0), expires_at - now) / 2))
 
 

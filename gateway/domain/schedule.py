@@ -89,8 +89,8 @@ class QuietHours:
 class Recurrence:
     """A cron expression in a time zone, or in the zone of each device (`device`).
 
-    Changes of the clocks are handled as in Debian's cron: occurrences in a skipped hour come right after it, and
-    occurrences in a repeated hour come once, except those that come every hour.
+    Changes of the clocks are handled as in Debian's cron. An occurrence in a skipped hour comes right after that hour.
+    An occurrence in a repeated hour comes once, unless the expression recurs every hour.
     """
 
     cron: str
@@ -107,7 +107,10 @@ class Recurrence:
         return None
 
     def next_occurrence(self, moment: datetime) -> "Occurrence | None":
-        """Return the first occurrence whose sending can start after a moment, or None."""
+        """Return the first occurrence whose sending starts after `moment`, or None.
+
+        With DEVICE_ZONE sending starts when the first time zone on Earth reaches the local time.
+        """
         try:
             if self.timezone == DEVICE_ZONE:
                 local = next(CronSim(self.cron, moment.astimezone(UTC) + MAX_UTC_OFFSET)).replace(tzinfo=None)
@@ -123,7 +126,10 @@ class Recurrence:
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """A time of a recurrence. Sending starts `at` (UTC), for each device when its clock shows `local_at` (naive)."""
+    """One time of a recurrence.
+
+    Sending starts `at` (UTC). With `local_at` (naive) each device gets the message when its own clock shows that time.
+    """
 
     at: datetime
     local_at: datetime | None = None

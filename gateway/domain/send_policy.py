@@ -10,7 +10,8 @@ from typing import Any
 
 from gateway.domain.schedule import QuietHours
 
-# Number of buckets into which the recipients of a notification are hashed. A share of the audience is a range of them.
+# Number of buckets into which the recipients of a notification are hashed. A range of buckets is a share of the
+# audience.
 BUCKETS = 10_000
 
 # Longest window of a frequency cap.
@@ -42,7 +43,10 @@ class FrequencyCap:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A variant of the content. `content` overrides fields of the notification's; `weight` is the relative share."""
+    """A variant of the content.
+
+    `content` replaces fields of the notification's content. `weight` is the variant's share, relative to the others.
+    """
 
     name: str
     weight: float
@@ -51,9 +55,9 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class WinnerSelection:
-    """A variant test: a `sample` (share of the audience) gets the variants, and the rest gets the winner.
+    """A variant test: a `sample` of the audience (a share) gets the variants, and the rest gets the winning variant.
 
-    The variant with the most clicks `after` that time is the winner.
+    The winner is the variant with the most clicks when the time `after` has passed.
     """
 
     sample: float
@@ -62,7 +66,10 @@ class WinnerSelection:
 
 @dataclass(frozen=True, slots=True)
 class FailureLimit:
-    """Pause when more than `share` of the deliveries failed, counted once `after` deliveries have ended."""
+    """Pause the notification when more than `share` of its deliveries failed.
+
+    The share is checked only after at least `after` deliveries have been accepted or have failed.
+    """
 
     share: float
     after: int

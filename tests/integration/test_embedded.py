@@ -229,7 +229,7 @@ def test_root_copies_unreachable_binaries(
     shutil.copytree(package, tmp_path / package.name, symlinks=True)
     shutil.copytree(package.with_name(f"{package.name}.libs"), tmp_path / f"{package.name}.libs")
     monkeypatch.setattr(cluster, "find_binaries", lambda: tmp_path / package.name / "pginstall" / "bin")
-    monkeypatch.setattr(cluster, "SHARED", empty_dir / "shared")
+    monkeypatch.setattr(cluster, "SHARED_DIRECTORY", empty_dir / "shared")
     data_dir = empty_dir / "postgres" if closed == "the environment" else tmp_path / "postgres"
     empty_dir.mkdir()
     tmp_path.chmod(0o700)

@@ -78,7 +78,7 @@ def test_degenerate_polygon_is_reported_and_ignored() -> None:
     """The other polygons remain."""
     result, ignored = area_filter([Area(polygons=[[[(0, 0), (1, 1)]], [SQUARE]])])
     assert covers(result, 16.5, 48.5)
-    assert ignored == ["a polygon of 2 positions: it encloses nothing"]
+    assert ignored == ["a polygon of 2 positions: it encloses no area"]
     nowhere, ignored = area_filter([Area(polygons=[[[(0, 95), (1, 95), (1, 96)]]], circles=[(0, 99, 5)])])
     assert nowhere is None
     assert len(ignored) == 2

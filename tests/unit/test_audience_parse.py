@@ -178,8 +178,8 @@ def rectangle(west: float, south: float, east: float, north: float) -> list[list
     [
         ([[[0, 0], [2, 2], [2, 0], [0, 2], [0, 0]]], "/0", "crosses or touches itself at [1, 1]"),
         ([[[0, 0], [2, 0], [2, 2], [5, 2], [2, 2], [0, 2], [0, 0]]], "/0", "crosses or touches itself at [2, 2]"),
-        ([[[0, 0], [1, 0], [2, 0], [0, 0]]], "/0", "encloses nothing"),
-        ([[[1, 1]] * 4], "/0", "encloses nothing"),
+        ([[[0, 0], [1, 0], [2, 0], [0, 0]]], "/0", "encloses no area"),
+        ([[[1, 1]] * 4], "/0", "encloses no area"),
         (
             [rectangle(0, 0, 9, 9), [[1, 1], [2, 2], [2, 1], [1, 2], [1, 1]]],
             "/1",

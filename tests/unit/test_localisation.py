@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.content.localisation import all_layers, layers, localise
+from gateway.content.localisation import all_layers, localise, matching_layers
 
 CONTENT = {
     "title": "Storm",
@@ -27,14 +27,14 @@ CONTENT = {
 )
 def test_locale_gets_the_most_specific_texts(locale: str | None, keys: tuple[str, ...], title: str, body: str) -> None:
     """Each field falls back to the language and then to the default text."""
-    applying = layers(CONTENT, locale)
+    applying = matching_layers(CONTENT, locale)
     assert applying == keys
     assert localise(CONTENT, applying) == {"title": title, "body": body}
 
 
 def test_content_without_locales_has_one_layer() -> None:
     """The content is returned unchanged."""
-    assert layers({"title": "t"}, "de") == ()
+    assert matching_layers({"title": "t"}, "de") == ()
     assert localise({"title": "t"}, ()) == {"title": "t"}
     assert all_layers({"title": "t"}) == [()]
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from gateway.content.localisation import all_layers, layers, localise
+from gateway.content.localisation import all_layers, localise, matching_layers
 from gateway.content.templates import CompiledContent, has_markup
 from gateway.domain import ids
 from gateway.domain.bounded_cache import put
@@ -135,12 +135,12 @@ class NotificationRenderer:
             TemplateFailed: a template cannot be rendered.
         """
         number = variant or 0
-        return self._render((number, layers(self._contents[number], locale)), template_context)
+        return self._render((number, matching_layers(self._contents[number], locale)), template_context)
 
     def _payload_for(self, number: int, locale: str | None, template_context: Mapping[str, Any]) -> RenderedPayload:
         layer = self._layers.get((number, locale))
         if layer is None:
-            layer = self._layers[number, locale] = layers(self._contents[number], locale)
+            layer = self._layers[number, locale] = matching_layers(self._contents[number], locale)
         composed = self._composed.get((number, layer))
         if composed is not None:
             return composed
