@@ -72,7 +72,10 @@ def _join_field_errors(errors: Any) -> str:
 
 
 def _describe_optional(error: Exception) -> str | None:
-    """Describe errors of optional imports: if one was raised, its module is already in sys.modules."""
+    """Return one line for an exception of a module that only some commands import, or None.
+
+    If such an exception was raised, its module is in sys.modules already, so importing it here costs nothing.
+    """
     if "gateway.client" in sys.modules:
         from gateway import client
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 apps = typer.Typer(help="Manage applications, the tenants of this gateway.", no_args_is_help=True)
 keys = typer.Typer(help="Manage API keys of an application.", no_args_is_help=True)
 
-# Items that `list` commands print at most.
+# Maximum number of items that a `list` command prints.
 MAX_LISTED = 1000
 
 
@@ -30,7 +30,7 @@ class Scope(StrEnum):
     REGISTER = "register"
 
 
-# Scopes of a secret key.
+# The scopes of a secret key, the default of `keys create`.
 SECRET_KEY_SCOPES = (Scope.SEND, Scope.READ, Scope.MANAGE)
 
 
@@ -60,18 +60,18 @@ def create_app(
     json: JsonOption = False,
 ) -> None:
     """Create an application. Its keys are shown only once."""
-    new: NewApplication = {"name": name, "subject": subject, "allowed_origins": origin or []}
+    fields: NewApplication = {"name": name, "subject": subject, "allowed_origins": origin or []}
     if vapid_key is not None:
-        new["vapid_private_key"] = _read_vapid_key(vapid_key)
+        fields["vapid_private_key"] = _read_vapid_key(vapid_key)
 
     async def create(gateway: "Gateway") -> "CreatedApplication":
-        return await gateway.applications.create(**new)
+        return await gateway.applications.create(**fields)
 
     application = target.call_as_operator(create)
     if json:
         return print_json(application)
-    fields = ("id", "name", "vapid_public_key", "publishable_key", "secret_key")
-    print_fields({field: getattr(application, field) for field in fields})
+    names = ("id", "name", "vapid_public_key", "publishable_key", "secret_key")
+    print_fields({field: getattr(application, field) for field in names})
     if not origin:
         get_console().print("No page can use the publishable key yet: no --origin was given.", style="yellow")
 
@@ -155,11 +155,11 @@ def list_keys(target: GatewayTarget, app_: AppArgument, json: JsonOption = False
     async def fetch(gateway: "Gateway") -> "list[Key]":
         return (await gateway.applications.get(await resolve_application_id(gateway, app_))).keys
 
-    keys_found = target.call_as_operator(fetch)
+    api_keys = target.call_as_operator(fetch)
     if json:
-        return print_items(keys_found)
+        return print_items(api_keys)
     print_table(
-        ("id", "name", "scopes", "key"), [(key.id, key.name, " ".join(key.scopes), key.hint) for key in keys_found]
+        ("id", "name", "scopes", "key"), [(key.id, key.name, " ".join(key.scopes), key.hint) for key in api_keys]
     )
 
 

@@ -117,7 +117,7 @@ def summarize(notification: "Notification") -> dict[str, Any]:
 
 
 async def watch_progress(gateway: "Gateway", notification_id: str) -> "Notification":
-    """Poll until the notification is finished, with a progress bar on a terminal, else lines on stderr."""
+    """Poll until the notification is finished. Show a progress bar on a terminal, otherwise lines on stderr."""
     with _create_progress_bar() as bar:
         task = bar.add_task("", total=None, rate="", eta="")
         last_line = ""
@@ -152,7 +152,7 @@ def _describe_time(notification: "Notification") -> str:
 
 
 def _create_progress_bar() -> "Progress":
-    """Return a progress bar on stderr, which is disabled unless stderr is a terminal. stdout is for the result."""
+    """Return a progress bar on stderr, disabled if stderr is not a terminal. The result is printed on stdout."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     screen = get_console(err=True)

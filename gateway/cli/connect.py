@@ -1,7 +1,7 @@
 """Selects the gateway that a command talks to: a server by URL and key, otherwise the installation on this machine.
 
-The local installation is called through the same API, in this process, so that a command has one implementation and one
-behavior. Local access requires the database and the master key, and no running server.
+For the local installation, the HTTP API runs inside the process of the command. So a command has one implementation for
+both. Local access needs the database and the master key, but no running server.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ class GatewayTarget(NamedTuple):
         app: str | None = None,
         notification_id: str | None = None,
     ) -> T:
-        """Run `do` for one application: `app`, or that of `notification_id`, or the only one."""
+        """Run `do` for one application: `app`, or the application of `notification_id`, or the only one."""
 
         async def run_call() -> T:
             async with self.open_client(app, notification_id) as gateway:
@@ -121,10 +121,10 @@ class GatewayTarget(NamedTuple):
 
 
 async def _select_application(settings: Any, installation: Any, app: str | None, notification_id: str | None) -> "UUID":
-    """Return the id of the application.
+    """Return the id of the application: `app`, or the application of `notification_id`, or the only one.
 
     Raises:
-        NotFound: unknown, or ambiguous.
+        NotFound: there is no such application, or several have this name.
     """
     from gateway.app import open_context
     from gateway.domain import ids
@@ -140,18 +140,18 @@ async def _select_application(settings: Any, installation: Any, app: str | None,
             if await applications.get(conn, id_) is None:
                 raise NotFound(f"there is no application {app!r}; `gateway apps list` lists them")
             return id_
-        applications_known: list[tuple[UUID, str]] = [
+        ids_and_names: list[tuple[UUID, str]] = [
             (row.id, row.name) for row in await applications.list_by_creation(conn, limit=1000)
         ]
     if app is None:
-        if len(applications_known) == 1:
-            return applications_known[0][0]
-        if not applications_known:
+        if len(ids_and_names) == 1:
+            return ids_and_names[0][0]
+        if not ids_and_names:
             raise NotFound("there is no application yet; `gateway apps create` creates one")
         raise typer.BadParameter(
-            f"there are {len(applications_known)} applications: choose one by id or name", param_hint="--app"
+            f"there are {len(ids_and_names)} applications: choose one by id or name", param_hint="--app"
         )
-    matches = [id_ for id_, name in applications_known if name == app]
+    matches = [id_ for id_, name in ids_and_names if name == app]
     if len(matches) > 1:
         raise NotFound(f"{len(matches)} applications have the name {app!r}; use the id")
     if not matches:
@@ -174,21 +174,21 @@ def _parse_notification_id(text: str) -> "UUID":
 
 
 async def resolve_application_id(gateway: "Gateway", app: str) -> str:
-    """Return the id of an application, as the operator.
+    """Return the id of the application with this id or name. `gateway` must have the rights of the operator.
 
     Raises:
-        NotFound: unknown, or ambiguous.
+        NotFound: no application has this id or name, or several have this name.
     """
     from gateway.domain.errors import NotFound
 
-    ids_found = [
+    matches = [
         application.id async for application in gateway.applications.list() if app in (application.id, application.name)
     ]
-    if len(ids_found) > 1:
-        raise NotFound(f"{len(ids_found)} applications have the name {app!r}; use the id")
-    if not ids_found:
+    if len(matches) > 1:
+        raise NotFound(f"{len(matches)} applications have the name {app!r}; use the id")
+    if not matches:
         raise NotFound(f"there is no application {app!r}; `gateway apps list` lists them")
-    return ids_found[0]
+    return matches[0]
 
 
 def gateway_command(command: Callable[..., None]) -> Callable[..., None]:

@@ -126,7 +126,7 @@ def _build_search(
 
 
 def _format_line(delivery: "Delivery", *, day: bool = False) -> "Text":
-    """Format a delivery as one line. Columns have fixed widths, because `tail` does not know later lines."""
+    """Format a delivery as one line. Columns have fixed widths, because `tail` prints a line before it has the next."""
     from rich.text import Text
 
     return Text.assemble(

@@ -12,7 +12,8 @@ from typing import IO, Any
 
 from gateway.domain.errors import GatewayError, MalformedBody
 
-# Columns of OneSignal's CSV export that are needed; `web_auth` and `web_p256` are optional extra fields there.
+# The required columns of a CSV export from OneSignal. Exports have `web_auth` and `web_p256` only if these extra fields
+# were selected.
 ONESIGNAL_COLUMNS = {"identifier", "web_auth", "web_p256"}
 BASE64URL = str.maketrans("+/", "-_")
 TRUE_VALUES = {"t", "true", "1", "yes"}
@@ -53,7 +54,7 @@ def _read_ndjson(lines: Iterator[str]) -> Iterator[tuple[int, bytes | GatewayErr
 
 
 def _to_registration(line: str) -> bytes:
-    """Wrap a bare subscription, the result of `PushSubscription.toJSON()`, which most push senders store."""
+    """Return the JSON of a registration. A bare subscription (`PushSubscription.toJSON()`) is wrapped into one."""
     line = line.strip()
     if '"subscription"' not in line and '"endpoint"' in line:
         return b'{"subscription": %s}' % line.encode()
@@ -87,7 +88,7 @@ def _convert_onesignal(row: dict[str, str]) -> dict[str, Any]:
     """
     endpoint = row["identifier"] or ""
     if not endpoint.startswith("https://") or not row["web_p256"] or not row["web_auth"]:
-        raise MalformedBody("not a Web Push subscription: an app, an e-mail address, or without its keys")
+        raise MalformedBody("not a Web Push subscription: it is an app or an e-mail address, or its keys are missing")
     if (row.get("invalid_identifier") or "").lower() in TRUE_VALUES:
         raise MalformedBody("the subscription has ended")
     try:
@@ -99,6 +100,6 @@ def _convert_onesignal(row: dict[str, str]) -> dict[str, Any]:
     registration: dict[str, Any] = {"subscription": {"endpoint": endpoint, "keys": keys}, "attributes": tags}
     if user_id := row.get("external_user_id"):
         registration["user_id"] = user_id
-    if known_client := {name: value for name, value in client.items() if value}:
-        registration["client"] = known_client
+    if client_details := {name: value for name, value in client.items() if value}:
+        registration["client"] = client_details
     return registration

@@ -14,7 +14,7 @@ from gateway.domain.errors import GatewayError
 if TYPE_CHECKING:
     from gateway.client import Gateway, ImportLineResult
 
-# Errors that are printed at most; --json prints all.
+# Maximum number of errors that are printed; --json prints all.
 MAX_REPORTED = 20
 
 devices = typer.Typer(help="Manage devices, the registered browsers.", no_args_is_help=True)
@@ -60,7 +60,7 @@ def import_devices(
 
 
 async def _import(gateway: "Gateway", file: Path, rejected: list[tuple[int, str]], *, dry_run: bool) -> dict[str, int]:
-    """Import a file and return the counts by status. Rejected lines are added to `refused`."""
+    """Import a file and return the counts by status. Invalid lines are added to `rejected` with their errors."""
     sent_lines: list[int] = []
 
     def valid_registrations() -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """Checks of `gateway doctor`: what is wrong with an installation, and what to do about it.
 
-An `error` prevents something from working now; a `warning` may do so later. Each problem is reported once: checks that
-cannot run because of another problem are omitted.
+An `error` is a problem that prevents something from working now; a `warning` is one that may do so later. A check that
+cannot run because of another problem is omitted, so that each problem is reported once.
 """
 
 import asyncio
@@ -33,7 +33,8 @@ from gateway.service.operations import key_rotation
 from gateway.settings import Settings, SettingsError, unknown_variables
 
 MIN_POSTGRES_VERSION = 14
-# VAPID tokens expire 12 h from now and RFC 8292 section 2 allows 24 h, so push services tolerate hours of clock skew.
+# The gateway's VAPID tokens expire after 12 hours, and RFC 8292 section 2 allows 24. So push services accept tokens
+# although this machine's clock is wrong by some hours, but not by more.
 CLOCK_WARNING_S, CLOCK_ERROR_S = 2.0, 3600.0
 # Uncertainty of a Date header: whole seconds, plus the time of transfer.
 DATE_HEADER_TOLERANCE_S = 5.0
@@ -54,7 +55,7 @@ class Finding(NamedTuple):
 
 
 async def run_checks(data_dir: Path | None, *, offline: bool) -> list[Finding]:
-    """Run all checks; with `offline`, those that need no connection to push services."""
+    """Run all checks. With `offline`, omit those that connect to push services."""
     try:
         settings = read_settings(data_dir)
     except SettingsError as error:
@@ -245,7 +246,7 @@ async def _check_push_services(settings: Settings, hosts_in_use: Sequence[str]) 
 
 
 def compare_clock(ahead_s: float) -> Finding:
-    """Compare this machine's clock, `ahead` seconds ahead of the push services', with them."""
+    """Return the finding about a clock that is `ahead_s` seconds ahead of those of the push services."""
     direction = "ahead of" if ahead_s > 0 else "behind"
     if abs(ahead_s) <= DATE_HEADER_TOLERANCE_S:
         return Finding("time", "ok", "agrees with the push services")
@@ -255,7 +256,10 @@ def compare_clock(ahead_s: float) -> Finding:
 
 
 async def _measure_origin(http: aiohttp.ClientSession, origin: str) -> tuple[str | None, float | None]:
-    """Return (why the origin is unreachable, how many seconds this clock is ahead). Any HTTP status means reachable."""
+    """Request an origin and return (failure, seconds that this machine's clock is ahead of the server's).
+
+    The failure is None if there was a response with any status; the seconds are None if they are unknown.
+    """
     try:
         async with http.get(origin, allow_redirects=False) as response:
             date = response.headers.get("Date")

@@ -38,14 +38,14 @@ def add_feed(
     json: JsonOption = False,
 ) -> None:
     """Add a feed and start polling it."""
-    new: NewFeed = {"name": (name or url)[:255], "url": url, "category": category}
+    fields: NewFeed = {"name": (name or url)[:255], "url": url, "category": category}
     if interval is not None:
-        new["interval"] = interval
+        fields["interval"] = interval
     if audience is not None:
-        new["audience"] = read_json(audience, "--audience")
+        fields["audience"] = read_json(audience, "--audience")
 
     async def create(gateway: "Gateway") -> "Feed":
-        return await gateway.feeds.create(**new)
+        return await gateway.feeds.create(**fields)
 
     created = target.call(create, app=app_)
     if json:

@@ -1,4 +1,4 @@
-"""Access of commands to the installation on this machine: environment, options, event loop."""
+"""What commands need to work on the installation of this machine: its settings, an event loop, its database."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -39,7 +39,7 @@ def read_settings(data_dir: Path | None = None, **options: Any) -> "Settings":
 def run_async(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine in a new event loop.
 
-    If several concurrent parts fail, the OperatorError among their exceptions is raised.
+    If concurrent tasks fail, an OperatorError is raised alone if there is one; otherwise the exception group.
     """
     import uvloop
 
@@ -58,7 +58,7 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
 
 @asynccontextmanager
 async def open_installation(settings: "Settings") -> AsyncIterator["Context"]:
-    """Open the installation; only errors are logged."""
+    """Open the installation and log only errors."""
     from gateway import app, log
 
     log.configure("error", settings.log_format)

@@ -1,6 +1,7 @@
 """Output of commands: tables for people, JSON for programs, one line on stderr for errors.
 
-Colours are used only on terminals, and not if NO_COLOR is set. rich is imported only when needed.
+Colours are used only on terminals, and not if NO_COLOR is set. Functions import rich themselves, so that commands
+without a table start faster.
 """
 
 import json
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-# Columns whose values people copy: never truncated or wrapped.
+# Columns whose values people copy. They are never truncated or wrapped.
 COPIED_COLUMNS = ("id", "delivery", "key", "setting")
 
 # Colour of each delivery outcome.
@@ -38,7 +39,7 @@ def get_console(*, err: bool = False) -> "Console":
     from rich.console import Console
 
     stream = sys.stderr if err else sys.stdout
-    # In a pipe, do not truncate to the width of a terminal.
+    # In a pipe, long lines must not be cut to the width of a terminal.
     return Console(highlight=False, stderr=err, width=None if stream.isatty() else 400)
 
 
@@ -55,7 +56,7 @@ def print_json(value: Any, *, one_line: bool = False) -> None:
 
 
 def print_items(items: Sequence[Any]) -> None:
-    """Print a list in the format of the API's pages."""
+    """Print a list as JSON, in the format of a page of the API."""
     print_json({"items": items, "next_cursor": None})
 
 

@@ -68,7 +68,7 @@ def up(
 
 
 def _complete_installation(settings: "Settings", url: str) -> "Installation":
-    """Complete the settings: create a master key and an admin token unless they are configured."""
+    """Return the installation of `gateway up`; create a master key and an admin token unless they are configured."""
     from gateway.app import Installation
     from gateway.settings import load_or_create_secret
 

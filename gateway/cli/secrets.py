@@ -56,7 +56,8 @@ def rotate(data_dir: DataDir = None, json: JsonOption = False) -> None:
                 typer.echo(f"\r{kind}: {done[kind]} re-encrypted", err=True, nl=False)
 
         async with open_installation(read_settings(data_dir)) as context:
-            async with context.engine.begin() as conn:  # noted first, because the rotation is many transactions
+            # The audit entry comes first, because the rotation consists of many transactions and may be interrupted.
+            async with context.engine.begin() as conn:
                 await audit.note(conn, audit.COMMAND_LINE, "secrets.rotate", None)
             await key_rotation.rotate(context.engine, context.keyring, add_progress)
             async with context.engine.connect() as conn:

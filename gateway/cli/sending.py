@@ -41,7 +41,7 @@ def send(
     audience: Annotated[str | None, typer.Option(help="Send to an audience, as JSON.")] = None,
     urgency: Annotated[
         Literal["very-low", "low", "normal", "high"] | None,
-        typer.Option(help="Urgency for the push service, which may delay the others for battery."),
+        typer.Option(help="Urgency for the push service, which may delay less urgent messages to save battery."),
     ] = None,
     lane: Annotated[
         Literal["urgent", "normal", "bulk"] | None, typer.Option(help="Priority in the gateway's queue.")
@@ -132,7 +132,11 @@ def read_json(text: str, option: str) -> Any:
 
 
 def _detect_format(raw: bytes) -> tuple[Any, str | None]:
-    """Return (alert, None) for the API's JSON, otherwise (None, content type), by the content."""
+    """Detect the format of a file from its content.
+
+    Returns:
+        The alert and None for JSON of the API; None and the content type for other documents.
+    """
     if raw.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<" or raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return None, "application/cap+xml"
     try:

@@ -1,7 +1,7 @@
 """Async, typed Python client of the gateway for back ends. It depends only on aiohttp.
 
-The client imports nothing of the server, so it loads quickly and runs anywhere. The types of requests and responses are
-in `requests` and `responses`, generated from the OpenAPI document.
+The client does not import the server, so it loads quickly and needs no other dependency. The types of requests and
+responses are in `requests` and `responses`, which are generated from the OpenAPI document.
 """
 
 from gateway.client.errors import (

@@ -74,11 +74,11 @@ class Devices(Resource):
         await self._execute("DELETE", "/v1/devices/{}/topics/{}", device_id, topic)
 
     async def get_preferences(self, device_id: str, /) -> Preferences:
-        """Return the categories that a device may opt out of, and its choices."""
+        """Return the categories that a device may opt out of, and whether it has opted out of each."""
         return await self._get(Preferences, "/v1/devices/{}/preferences", device_id)
 
     async def update_preferences(self, device_id: str, /, **choices: Unpack[requests.PreferencesChange]) -> Preferences:
-        """Change the choices of a device."""
+        """Opt a device in to or out of categories."""
         return await self._call(Preferences, "PATCH", "/v1/devices/{}/preferences", device_id, body=choices)
 
     def list_inbox(self, device_id: str, /, **search: Unpack[requests.InboxSearch]) -> Listing[InboxItem]:
@@ -165,7 +165,7 @@ class Segments(Resource):
 
 
 class Audiences(Resource):
-    """Audiences."""
+    """Audiences: filters that select devices."""
 
     async def preview(self, **request: Unpack[requests.PreviewRequest]) -> Preview:
         """Count the devices that an audience selects now. Nothing is sent."""

@@ -18,7 +18,7 @@ def decode(kind: type[T], value: Any) -> T:
     """Convert a JSON value to `kind`.
 
     Raises:
-        DecodeError: the value has another shape.
+        DecodeError: the value does not match `kind`.
     """
     try:
         decoded: T = _decode(kind, value)

@@ -1,6 +1,7 @@
-"""Exceptions of the client; error responses have one class per error code.
+"""Exceptions of the client. Each error code of the API has a class.
 
-Catch `NotFound` for one code, `ApiError` for every error response, `GatewayError` for every failure.
+Catch a class such as `NotFound` for one error code, `ApiError` for every error response, and `GatewayError` for every
+failure.
 """
 
 from collections.abc import Mapping
@@ -17,12 +18,12 @@ class GatewayUnreachable(GatewayError):
 
 
 class DecodeError(GatewayError):
-    """The response is not a gateway's, or this client does not understand it."""
+    """The response does not come from a gateway, or is not as this version of the client expects."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One error in the request: where (RFC 6901 JSON pointer) and what."""
+    """One error in the request: the JSON pointer (RFC 6901) of the invalid value, and what is wrong with it."""
 
     pointer: str
     detail: str
@@ -83,19 +84,19 @@ class IdentityUnproven(Forbidden):
 
 
 class OriginNotAllowed(Forbidden):
-    """403: a publishable key works only on the application's own pages."""
+    """403: the page's web origin is not one of the origins at which the publishable key is allowed."""
 
     error_code = "origin_not_allowed"
 
 
 class NotFound(ApiError):
-    """404: unknown, or belongs to another application."""
+    """404: the resource does not exist, or belongs to another application."""
 
     error_code = "not_found"
 
 
 class Conflict(ApiError):
-    """409: not possible in the current state."""
+    """409: the current state of the resource does not allow the operation."""
 
     error_code = "conflict"
 
@@ -155,7 +156,7 @@ class InternalError(ApiError):
 
 
 class Unavailable(ApiError):
-    """503: temporarily unavailable, after all retries."""
+    """503: the gateway is temporarily unavailable, after all retries."""
 
     error_code = "unavailable"
 

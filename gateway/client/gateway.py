@@ -1,5 +1,6 @@
-"""Entry point of the client.
+"""The entry point of the client.
 
+Example:
 async with Gateway("https://push.example.org", "sk_...") as gateway:
     await gateway.notifications.send(content={"title": "Your order has shipped"}, audience={"user_id": "u-42"})
 """
@@ -28,16 +29,15 @@ from gateway.client.transport import Transport
 class Gateway:
     """Client of one gateway with one API key, for one event loop.
 
-    Use it with `async with`, or call `close()` to close its connections.
-
-    Requests that are safe to repeat are retried.
+    Use it with `async with`, or call `close()` at the end. Requests that are safe to repeat are retried.
 
     Args:
         url: base URL of the gateway.
         key: API key; not needed for `check_readiness`.
         timeout: seconds for each attempt.
         max_attempts: attempts per request, including the first.
-        max_wait: a pause between attempts that would be longer, in seconds, raises the error instead.
+        max_wait: the longest pause before a retry, in seconds. If the gateway asks for a longer one, the error is
+            raised.
         tls: TLS context, for a private certificate authority.
 
     Raises:

@@ -30,7 +30,7 @@ class Deliveries(Resource):
         return self._list(Delivery, "/v1/deliveries", query=search)
 
     async def get(self, delivery_id: str, /) -> DeliveryDetail:
-        """Return a delivery with all attempts: time, response of the push service, next step."""
+        """Return a delivery with all attempts: when each was made, how the push service responded, what followed."""
         return await self._get(DeliveryDetail, "/v1/deliveries/{}", delivery_id)
 
     async def get_statistics(self, **search: Unpack[requests.StatSearch]) -> Statistics:
@@ -68,7 +68,7 @@ class Webhooks(Resource):
         await self._execute("DELETE", "/v1/webhooks/{}", webhook_id)
 
     async def rotate_secret(self, webhook_id: str, /, **rotation: Unpack[requests.Rotation]) -> CreatedWebhook:
-        """Create a new signing secret, which the response contains and no later response shows again."""
+        """Create a new signing secret. The response contains the secret; it is not shown again."""
         return await self._call(CreatedWebhook, "POST", "/v1/webhooks/{}/rotate", webhook_id, body=rotation)
 
     async def replay(self, webhook_id: str, /, **replay: Unpack[requests.Replay]) -> Webhook:
@@ -108,7 +108,7 @@ class Applications(Resource):
     async def create_key(
         self, application_id: str, /, *, idempotency_key: str | None = None, **key: Unpack[requests.NewKey]
     ) -> CreatedKey:
-        """Create an API key, which the response contains and no later response shows again."""
+        """Create an API key. The response contains the key; it is not shown again."""
         path = "/v1/applications/{}/keys"
         return await self._create(CreatedKey, path, application_id, body=key, key=idempotency_key)
 

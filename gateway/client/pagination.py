@@ -25,7 +25,7 @@ class Listing(Generic[T]):
     """
 
     def __init__(self, transport: Transport, path: str, kind: type[T], query: Mapping[str, Any] | None = None) -> None:
-        """Created by the resources' methods."""
+        """Create the list; the methods of the resources do this."""
         self._transport = transport
         self._path = path
         self._kind = kind

@@ -150,7 +150,7 @@ class ReadUpTo(TypedDict):
 
 
 class CategoryCap(TypedDict):
-    """A frequency cap: at most `most` notifications of the category to one user within `window` seconds."""
+    """A frequency cap: at most `limit` notifications of the category to one user within `window` seconds."""
 
     limit: int
     window: int
@@ -638,7 +638,7 @@ class Receipt(TypedDict):
 
 
 class TriggerCap(TypedDict):
-    """A frequency cap: at most `most` times for a user within `window` seconds."""
+    """A frequency cap: the trigger runs at most `limit` times for one user within `window` seconds."""
 
     limit: int
     window: int

@@ -1,4 +1,4 @@
-"""Base class of the resources: one transport, typed responses."""
+"""Base class of the resources, the groups of API operations."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class Resource:
-    """A group of API operations."""
+    """A group of API operations, such as those on devices. Responses are decoded into dataclasses."""
 
     def __init__(self, transport: Transport) -> None:
-        """Use this transport."""
+        """Create the resource with a transport."""
         self._transport = transport
 
     async def _get(self, kind: type[T], template: str, *path_values: str, query: Mapping[str, Any] | None = None) -> T:

@@ -201,7 +201,7 @@ class MarkedRead:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cap:
-    """A frequency cap: at most `most` notifications to one user within `window` seconds."""
+    """A frequency cap: at most `limit` notifications to one user within `window` seconds."""
 
     limit: int
     window: float
@@ -299,7 +299,7 @@ class DeliveryOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalSchedule:
-    """A start at one wall-clock time in each time zone."""
+    """A start at the same local time in every time zone."""
 
     at: str
     timezone: str
@@ -326,7 +326,7 @@ class Winner:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PauseWhen:
-    """When a notification pauses itself: the share of failed deliveries, after this many."""
+    """When the gateway pauses the notification: the share of failed deliveries, and the number to count first."""
 
     failure_share: float
     after: int
@@ -438,7 +438,7 @@ class VariantSteps:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Funnel:
-    """What became of a notification, from its targets to clicks."""
+    """The number of recipients that each step of a notification reached, from targets to clicks."""
 
     accepted: int
     displayed: int
@@ -522,7 +522,7 @@ class AlertRule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlertSettings:
-    """An application's alert rules and the audience that narrows all its alerts."""
+    """An application's alert rules, and the audience of alerts that have none of their own."""
 
     rules: list[AlertRule]
     audience: Any

@@ -29,11 +29,11 @@ FINAL_STATUSES = ("done", "cancelled")
 class SubmittedNotifications(Resource):
     """Operations on a notification after its submission.
 
-    `Notifications` has them for all kinds; `Campaigns` and `Alerts` only for their own.
+    `Notifications` has these operations for all kinds of notification, `Campaigns` for campaigns, `Alerts` for alerts.
     """
 
     def __init__(self, transport: Transport, collection: str) -> None:
-        """Use the URL of this collection."""
+        """Create the resource. `collection` is the first part of its paths, such as `campaigns`."""
         super().__init__(transport)
         self._template = f"/v1/{collection}/{{}}"
 
@@ -70,7 +70,8 @@ class Notifications(SubmittedNotifications):
     ) -> Notification:
         """Submit a notification to an audience.
 
-        Once this returns, the gateway has stored it: every delivery will have an outcome in the log.
+        When this method returns, the gateway has stored the notification, and every delivery will get an outcome in the
+        log.
         """
         return await self._create(Notification, "/v1/notifications", body=notification, key=idempotency_key)
 
@@ -101,7 +102,7 @@ class Alerts(SubmittedNotifications):
         super().__init__(transport, "alerts")
 
     async def submit(self, *, idempotency_key: str | None = None, **alert: Unpack[requests.NewAlert]) -> Notification:
-        """Issue, update or cancel an alert. An `identifier` that was submitted before is the same alert."""
+        """Issue, update or cancel an alert. An alert whose `identifier` was submitted before is not sent again."""
         return await self._create(Notification, "/v1/alerts", body=alert, key=idempotency_key)
 
     async def submit_document(
@@ -206,7 +207,7 @@ class Events(Resource):
     """Events of the application's users."""
 
     async def track(self, *, idempotency_key: str | None = None, **event: Unpack[requests.NewEvent]) -> Event:
-        """Record an event and run matching triggers. An event `key` that was recorded before is the same event."""
+        """Record an event and run the triggers that match. An event whose `key` was recorded before is ignored."""
         return await self._create(Event, "/v1/events", body=event, key=idempotency_key)
 
     def track_many(self, events: Iterable[requests.NewEvent] | AsyncIterable[requests.NewEvent]) -> ImportResults:

@@ -1,4 +1,4 @@
-"""Streams: following the delivery log, and requests with any number of lines."""
+"""Streams: the delivery log as it grows, and requests with any number of lines."""
 
 import asyncio
 import json
@@ -21,12 +21,12 @@ from gateway.client.responses import Delivery
 from gateway.client.transport import NOT_PROCESSED_STATUSES, Transport, back_off, encode_json, parse_retry_after
 
 NDJSON = "application/x-ndjson"
-# Octets of lines that are sent in one chunk.
-CHUNK_OCTETS = 64 * 1024  # octets
+# Lines are collected into chunks of at least this size before they are sent.
+CHUNK_OCTETS = 64 * 1024
 
 
 class ServerSentEvent(NamedTuple):
-    """One Server-Sent Event. Without `data` it only updates the position of the reader."""
+    """One Server-Sent Event. An event without `data` only reports the position (`id`) of the stream."""
 
     name: str
     data: str
@@ -36,7 +36,7 @@ class ServerSentEvent(NamedTuple):
 async def read_events(lines: AsyncIterable[bytes]) -> AsyncIterator[ServerSentEvent]:
     """Parse an event stream (HTML standard, section 9.2.6).
 
-    In addition to the standard, an event with only an id is returned too.
+    The standard ignores an event without data. Here it is returned if it has an id, since the id is the position.
     """
     name, data, id_ = "message", list[str](), None
     async for raw in lines:
@@ -57,15 +57,15 @@ async def read_events(lines: AsyncIterable[bytes]) -> AsyncIterator[ServerSentEv
 
 
 class Tail:
-    """The delivery log as it grows: `async for delivery in gateway.deliveries.tail()`, without end.
+    """The delivery log as it grows: `async for delivery in gateway.deliveries.tail()`. The iteration does not end.
 
-    A lost connection is reopened, however long that takes, and the tail continues after `last_event_id`; store it to
-    continue in another process. The tail raises when the first connection fails and on an error response, for instance
-    when the key is removed.
+    When the connection is lost, the client reconnects, however long that takes, and continues after `last_event_id`.
+    Store `last_event_id` to continue in another process. The iteration raises when the first connection fails, and when
+    the gateway returns an error, for example because the key was removed.
     """
 
     def __init__(self, transport: Transport, query: Mapping[str, Any]) -> None:
-        """Created by `Deliveries.tail`."""
+        """Create the tail; `Deliveries.tail` does this."""
         self._transport = transport
         self._query = dict(query)
         self.last_event_id: str | None = self._query.pop("last_event_id", None)
@@ -106,7 +106,7 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class ImportLineResult:
-    """The result of one line. `status` is `refused`, with `errors`, or what was done."""
+    """The result of one line. `status` says what was done, or is `refused`; then `errors` has the reasons."""
 
     line: int
     status: str
@@ -116,12 +116,12 @@ class ImportLineResult:
 
 
 class ImportResults:
-    """Results of a request with many lines, and their `sums` by status at the end.
+    """The results of a request with many lines. At the end, `sums` has the number of lines by status.
 
-    Use `async for result in gateway.devices.import_many(registrations)`. Lines are sent while the iterator produces
-    them. They are not retried, because the iterator cannot produce them twice; sending a line again is safe.
+    Use `async for result in gateway.devices.import_many(registrations)`. Lines are sent as your iterator produces them.
+    The client does not retry, because it cannot iterate twice; you may send all lines again safely.
 
-    If the request fails, the iteration raises GatewayError after the results received so far.
+    If the request fails, the iteration raises GatewayError after the results that were received before.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class ImportResults:
         lines: Iterable[Any] | AsyncIterable[Any],
         query: Mapping[str, Any] | None = None,
     ) -> None:
-        """Created by the resources' methods."""
+        """Create the results; the methods of the resources do this."""
         self._transport = transport
         self._path = path
         self._lines = lines

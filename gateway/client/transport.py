@@ -1,8 +1,8 @@
 """HTTP transport with retries.
 
-Requests that are safe to repeat (reads, replacements, deletions, and creations with an Idempotency-Key, which is the
-same for all attempts) are retried after a lost connection. Requests that the gateway did not process (429, 503) are
-always retried. The pause is that of Retry-After, otherwise exponential with jitter.
+Requests that are safe to repeat are retried after a lost connection: reads, replacements, deletions, and creations,
+which send the same Idempotency-Key in all attempts. Requests that the gateway did not process (429, 503) are always
+retried. The pause before a retry is that of Retry-After, otherwise exponential with jitter.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from yarl import URL
 from gateway.client.errors import ApiError, DecodeError, GatewayUnreachable, error_from_response
 
 JSON = "application/json"
-# Statuses that say the request was not processed.
+# Statuses of responses to requests that were not processed.
 NOT_PROCESSED_STATUSES = (429, 503)
 # Statuses after which the request may have been processed.
 MAYBE_PROCESSED_STATUSES = (500, 502, 504)
@@ -51,7 +51,7 @@ def build_path(template: str, *values: str) -> str:
 class Transport:
     """HTTP access to one gateway with one key.
 
-    A request is attempted at most `tries` times; no pause is longer than `patience` seconds.
+    A request is attempted at most `max_attempts` times; no pause between attempts is longer than `max_wait` seconds.
     """
 
     def __init__(
@@ -102,8 +102,8 @@ class Transport:
             query: query parameters.
             body: JSON body.
             raw: a body that is not JSON, and its content type.
-            creates: send an Idempotency-Key: `key`, or a random one.
-            key: Idempotency-Key.
+            creates: whether the request creates a resource; it then has an Idempotency-Key.
+            key: the Idempotency-Key, random if None.
 
         Raises:
             GatewayError: no response, or an error response.
@@ -126,7 +126,7 @@ class Transport:
                 last_error, wait = error, back_off(attempt)
             except ApiError as error:
                 if error.status == 404 and method == "DELETE" and last_error is not None:
-                    return RawResponse(204, None, {})  # an earlier attempt deleted it
+                    return RawResponse(204, None, {})  # an earlier attempt has deleted the resource
                 should_retry = error.status in NOT_PROCESSED_STATUSES or (
                     error.status in MAYBE_PROCESSED_STATUSES and repeatable
                 )
@@ -170,12 +170,12 @@ class Transport:
         """Send one request and yield its successful response."""
         if self._session is None:
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls or True))
-            # aiohttp would silently retry; a repeated DELETE would then be answered with 404.
+            # Otherwise aiohttp retries by itself, and this class would not know that a DELETE with 404 was repeated.
             self._session._retry_connection = False
         parameters = {name: _query_text(value) for name, value in (query or {}).items() if value is not None}
         url = URL(self.url + url_path, encoded=True).with_query(parameters)
         try:
-            # A redirect would send the key to another host.
+            # Redirects are not followed: the key would be sent to another host.
             async with self._session.request(
                 method, url, headers=headers, data=data, timeout=timeout, allow_redirects=False
             ) as response:
@@ -199,9 +199,9 @@ def parse_retry_after(retry_after: str | None) -> float | None:
 
 
 def back_off(attempt: int) -> float:
-    """Return a random pause in seconds: between half and all of 0.5, 1, 2 ... 30."""
-    upper: float = min(MAX_WAIT_S, FIRST_WAIT_S * 2 ** min(attempt - 1, 10))
-    return random.uniform(upper / 2, upper)  # noqa: S311 - jitter, not a secret
+    """Return the pause in seconds after an attempt: 0.5, 1, 2 ... 30, times a random factor from 0.5 to 1."""
+    max_pause: float = min(MAX_WAIT_S, FIRST_WAIT_S * 2 ** min(attempt - 1, 10))
+    return random.uniform(max_pause / 2, max_pause)  # noqa: S311 - jitter, not a secret
 
 
 def encode_json(value: Any) -> bytes:

@@ -1,7 +1,7 @@
 """HTTP client for push services (RFC 8030).
 
-The client uses HTTP/2, which all vendors support, and falls back to HTTP/1.1. Hosts that only a wildcard of the
-endpoint policy allows are resolved and checked before the client connects, and it connects to the checked address.
+The client uses HTTP/2, which all vendors support, and falls back to HTTP/1.1. A host that the endpoint policy allows
+only by a wildcard is resolved first: its addresses are checked, and the client connects to a checked address.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ class PushClient:
 
     Args:
         ca_file: PEM certificates to trust in addition to the system's.
-        must_check_address: tells for an origin whether its resolved address must be checked before connecting.
+        must_check_address: returns for an origin whether its resolved addresses must be checked before connecting.
         pins: resolver and cache of the checked addresses.
         timeout: limit for one request, from the first octet to the end of the response.
         connect_timeout: limit for name resolution, TCP and TLS together.
@@ -70,12 +70,13 @@ class PushClient:
         if self._certificates:
             self._context.load_verify_locations(cadata=b"".join(self._certificates))
         self._context.set_alpn_protocols(ALPN)
-        # Same verification in every version of Python: `ca_file` may hold intermediates and non-strict certificates.
+        # `ca_file` may contain intermediate certificates, and certificates that do not strictly follow RFC 5280. The
+        # defaults for these differ between versions of Python.
         self._context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         self._context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         self._clock = clock
         self._must_check_address, self._pins = must_check_address, pins or AddressPins()
-        # Pools by origin and, where the address had to be checked, pinned address. Least recently used first.
+        # Pools by origin and pinned address (None if the address need not be checked), least recently used first.
         self._origins: OrderedDict[tuple[str, str | None], _Origin] = OrderedDict()
 
     async def __aenter__(self) -> Self:
@@ -122,14 +123,14 @@ class PushClient:
         return PushResponse(None, duration_ms=self._elapsed_ms(started_at), fault=response)
 
     def _add(self, origin: str, address: str | None) -> "_Origin":
-        added = _Origin(
+        pool = _Origin(
             origin, partial(self._connect, origin, address), partial(self._open_http1_client, origin, address)
         )
-        self._origins[origin, address] = added
+        self._origins[origin, address] = pool
         if len(self._origins) > MAX_PINS:
             # Requests in flight on the evicted (least recently used) origin still complete.
             self._origins.popitem(last=False)
-        return added
+        return pool
 
     async def _connect(self, origin: str, address: str | None) -> Http2Connection | None:
         name, port = _host_and_port(origin)
@@ -156,7 +157,7 @@ class PushClient:
 
 
 class _Origin:
-    """HTTP/2 pool of one push service, and its HTTP/1.1 client where needed."""
+    """The connections to one push service: a pool for HTTP/2, and a client for HTTP/1.1 if that is needed."""
 
     def __init__(
         self,
@@ -168,7 +169,7 @@ class _Origin:
         self._pool = ConnectionPool(open_)
         self._open_http1_client = open_http1_client
         self._http1_client: Http1Client | None = None
-        # Until when (monotonic seconds) the origin is used with HTTP/1.1; plain http always is.
+        # The monotonic time until which HTTP/1.1 is used; always, for plain http.
         self._http1_until = 0.0 if origin.startswith("https:") else math.inf
 
     async def post(
@@ -239,7 +240,7 @@ def _host_and_port(origin: str) -> tuple[str, int]:
 def _certificates(ca_file: Path) -> list[bytes]:
     """Return the certificates as DER.
 
-    Parsed here because the HTTP/1.1 client silently accepts a file without certificates.
+    The file is parsed here, because the HTTP/1.1 client accepts a file without certificates and reports no error.
     """
     try:
         return [

@@ -1,7 +1,7 @@
 """HTTP/2 connections to push services: opening, pooling, health checks and closing.
 
-This module resolves names and opens TCP connections itself instead of through asyncio, so that each step has its own
-fault kind and an unresponsive address does not delay a responsive one (Happy Eyeballs, RFC 8305).
+This module resolves names and opens TCP connections itself instead of through asyncio. So each step can fail with its
+own kind of fault, and an address that does not respond does not delay one that does (Happy Eyeballs, RFC 8305).
 """
 
 import asyncio
@@ -26,9 +26,10 @@ IDLE_TIMEOUT = timedelta(seconds=50)
 PING_AFTER_S = 20.0
 # Close the connection when nothing was received for this long after the PING.
 PING_TIMEOUT_S = 10.0
-# Octets buffered for a peer that does not read; the connection is aborted above it.
+# Maximum octets that are buffered for a peer that does not read. With more, the connection is aborted.
 MAX_UNSENT_OCTETS = 1 << 20
-# Deadlines and silence are checked this many times per request timeout, and at least every MAX_TICK_S.
+# A timer checks deadlines and whether the peer is silent: this many times per request timeout, and at least once every
+# MAX_TICK_S.
 TICKS_PER_TIMEOUT = 20
 MAX_TICK_S = 1.0
 # Delay before the next resolved address is tried in parallel (RFC 8305 section 5).
@@ -45,7 +46,7 @@ class ConnectFailed(Exception):
     """No connection could be made. `fault` is the reason."""
 
     def __init__(self, fault: NetworkFault) -> None:
-        """Create the error for a fault. The error message is the kind of the fault."""
+        """Create the error for a fault, whose kind becomes the error message."""
         super().__init__(fault.kind)
         self.fault = fault
 
@@ -160,7 +161,7 @@ class Http2Connection(asyncio.Protocol):
         out.clear()
 
     def _end(self, fault: NetworkFault = CONNECTION_CLOSED, code: int = NO_ERROR) -> None:
-        """End the session, which fails the requests in flight with `fault`; send GOAWAY with `code`; close."""
+        """End the session: fail the requests in flight with `fault`, send GOAWAY with `code`, and close."""
         self._session.end(fault, code)
         self._flush()
         self._close()
@@ -227,7 +228,7 @@ class ConnectionPool:
             # Shielded, because other requests wait for the same connection attempt.
             new_connection = await asyncio.shield(self._open_task)
             if new_connection is None or new_connection.is_closing:
-                return new_connection  # not retried here: `post` on a closing connection returns None
+                return new_connection  # may be closing: `post` then returns None, and the caller tries again
 
     def release(self) -> None:
         """Wake one waiting request: a stream was freed."""
@@ -305,7 +306,7 @@ async def _open_tcp(host: str, port: int) -> socket.socket:
             addresses, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY_S, interleave=1, loop=loop
         )
     except OSError as error:
-        # os.strerror, because asyncio's message contains the address.
+        # asyncio's own message contains the address, so take that of the operating system.
         raise ConnectFailed(NetworkFault("connect", os.strerror(error.errno) if error.errno else "")) from None
     except RuntimeError:  # uvloop may raise this for a cancelled attempt
         raise ConnectFailed(NetworkFault("connect")) from None

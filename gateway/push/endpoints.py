@@ -1,8 +1,8 @@
 """Endpoint policy: which push service hosts this gateway may post to.
 
 An endpoint comes from a web page. Without a policy, anyone could make the gateway send requests into the operator's
-network. Hosts are compared as names, never by regular expression or after resolution, and the accepted syntax is
-narrow enough that no two URL parsers interpret it differently.
+network. The host of an endpoint is compared with allowed names, as text. The accepted syntax is so narrow that all URL
+parsers interpret it alike.
 """
 
 import re
@@ -22,7 +22,8 @@ VENDORS = {
 MAX_ENDPOINT_LENGTH = 2048
 _MAX_CACHED_ORIGINS = 10_000
 
-# The characters of RFC 3986 and no others: no space, control character, backslash, quote, bracket or brace.
+# The characters that RFC 3986 allows in a path and query. Spaces, control characters, backslashes, quotes, brackets and
+# braces are not among them.
 _PATH_CHARACTERS = r"[A-Za-z0-9\-._~:/@!$&'()*+,;=%?]*"
 _URL = re.compile(rf"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>/{_PATH_CHARACTERS})")
 _REST = re.compile(_PATH_CHARACTERS)
@@ -36,9 +37,8 @@ _DEFAULT_PORTS = {"https": 443, "http": 80}
 class Endpoint(NamedTuple):
     """A checked endpoint.
 
-    `url` is canonical: store this one. `origin` is VAPID's `aud`. `host` names the push service in log and metrics,
-    with
-    the port when it is not the default one.
+    `url` is the canonical form, in which endpoints are stored. `origin` is the audience (`aud`) of VAPID tokens. `host`
+    names the push service in the log and metrics, with the port if it is not the default.
     """
 
     url: str
@@ -61,10 +61,10 @@ class _Server(NamedTuple):
 
 
 class EndpointPolicy:
-    """Allowed push services: the hosts of the four vendors, and the operator's additions.
+    """Allows the push services of the four vendors, and those that the operator adds.
 
-    An addition is `push.example.org`, `*.example.org` (any name below it, not itself), or a whole origin such as
-    `http://127.0.0.1:9090`, which allows exactly that origin, including plain http and loopback.
+    An addition is a host (`push.example.org`), a wildcard for all names below a domain (`*.example.org`), or an origin.
+    An added origin may have plain http and a loopback address, such as `http://127.0.0.1:9090`.
 
     Raises:
         ValueError: an addition has none of these forms; the message contains it.

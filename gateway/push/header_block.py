@@ -1,9 +1,9 @@
 """Header compression for HTTP/2 (HPACK, RFC 7541), as far as posting push messages needs it.
 
-A general HPACK library would cost as much per message as the encryption. Here, fields that all messages of an
-application
-share are encoded once and afterwards take one octet each. Push services are allowed no dynamic table, so each of
-their header blocks stands alone, and fields that the gateway does not use are skipped without decoding.
+A general HPACK library would cost as much per message as the encryption. Here, the fields that all messages of an
+application share are encoded once; later each of them takes one octet. Push services may not use a dynamic table for
+their responses. So each response header block can be decoded alone, and fields that the gateway does not use are
+skipped.
 """
 
 from collections import OrderedDict
@@ -51,7 +51,10 @@ def _encode_integer(value: int, bits: int, first: int = 0) -> bytes:
 
 
 def _encode_string(octets: bytes) -> bytes:
-    """Encode a string literal without Huffman coding (section 5.2): long values are sent once, or are random."""
+    """Encode a string literal without Huffman coding (section 5.2).
+
+    Huffman coding would save little: long values are sent once per connection, or are random text.
+    """
     return _encode_integer(len(octets), 7) + octets
 
 
@@ -59,7 +62,7 @@ _CONTENT_LENGTH = _encode_integer(_STATIC_NAMES[b"content-length"], 4)
 
 
 class HeaderEncoder:
-    """Encoder for the requests of one connection, with its dynamic table."""
+    """Encodes the headers of requests on one connection, with the connection's dynamic table."""
 
     def __init__(self) -> None:
         """Start with an empty dynamic table."""
@@ -141,7 +144,7 @@ class HeaderEncoder:
 
 
 class HeaderDecoder:
-    """Decoder for responses: the status, and the headers with these lower-case names."""
+    """Decodes the status of a response and the headers with the given lower-case names."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         """Precompute the encoded forms of the names."""
@@ -156,7 +159,7 @@ class HeaderDecoder:
     def decode(self, block: bytes) -> tuple[int, dict[str, str]]:
         """Return (status, headers).
 
-        A value that is not printable ASCII is skipped: the status is valid and a garbled header must not discard it.
+        A header whose value is not printable ASCII is skipped. The status is valid all the same.
 
         Raises:
             ValueError: not a valid header block of a response.

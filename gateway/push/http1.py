@@ -1,8 +1,8 @@
 """HTTP/1.1 client for push services without HTTP/2.
 
-It uses pyreqwest because an HTTP client in Python costs several times as much. The resources that a push service can
-use
-are bounded: no redirects, proxies, cookies or decompression, a deadline, and 4 KiB of any body.
+It uses pyreqwest, because an HTTP client in pure Python would take several times the CPU time. The resources that a
+response can use are bounded: there are no redirects, proxies, cookies or decompression, each request has a deadline,
+and at most 4 KiB of a body are read.
 """
 
 import asyncio
@@ -23,7 +23,8 @@ from gateway.push.responses import (
     relevant_headers,
 )
 
-# HTTP/1.1 needs one connection per request in flight; this many idle ones stay open for later requests.
+# Maximum number of idle connections that stay open for later requests. HTTP/1.1 needs one connection per request in
+# flight.
 MAX_IDLE = 100
 
 
@@ -72,7 +73,7 @@ async def post(client: Client, endpoint: str, headers: Mapping[str, str], body: 
     await asyncio.sleep(0)
     try:
         request = client.post(endpoint).headers(dict(headers)).body_bytes(body)
-        # No read-ahead: the status counts even if the body never ends.
+        # Do not read ahead: the response has its status even if the body never ends.
         async with request.streamed_read_buffer_limit(0).build_streamed() as response:
             status = response.status
             content = b"" if status == CREATED else await _read_body(response)
@@ -87,7 +88,7 @@ def _headers(response: Response) -> dict[str, str]:
         try:
             value = response.get_header(name)
         except ValueError:
-            # Not text. The status is valid and a garbled header must not discard it.
+            # The value is not text. The header is left out; the status is valid all the same.
             continue
         if value is not None and len(value) <= MAX_HEADER_LENGTH:
             headers[name] = value

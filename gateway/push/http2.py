@@ -1,8 +1,8 @@
 """A minimal HTTP/2 client session (RFC 9113), without I/O, as far as posting push messages needs it.
 
-A general HTTP/2 library costs as much per message as the encryption. Push requests are small and alike, and few
-response headers matter, so all frames of one event-loop iteration are sent in one write and responses are parsed from
-one read. A peer that violates RFC 9113 loses the connection.
+A general HTTP/2 library costs as much per message as the encryption. This session is cheaper, because push requests are
+small and similar and only a few response headers are needed. All frames of one iteration of the event loop are sent in
+one write, and all responses in one read are parsed together. If the peer violates RFC 9113, the connection is closed.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class ProtocolError(Exception):
     """The push service violated HTTP/2. `code` is an error code of RFC 9113 section 7."""
 
     def __init__(self, code: int, detail: str) -> None:
-        """Keep the error code and a description for the fault."""
+        """Create the error with its code and a description."""
         super().__init__(detail)
         self.code = code
         self.detail = detail
@@ -65,7 +65,7 @@ class _Stream:
         self.window = 0
 
     def settle(self, fault: NetworkFault | None) -> None:
-        """Complete the response, or fail with `fault`. A received status counts even if the body is incomplete."""
+        """Complete the response. If no status was received, the result is `fault`; the body may be incomplete."""
         if not self.response.done():
             self.response.set_result(HttpReply(self.status, self.headers, self.body) if self.status else fault)
 
@@ -73,8 +73,8 @@ class _Stream:
 class Http2Session:
     """State of one HTTP/2 connection.
 
-    The caller sends the octets of `outgoing` in order and passes received octets to `receive`. Responses complete their
-    futures.
+    The caller sends the octets of `outgoing` in order, and passes received octets to `receive`. A received response
+    completes the future that was passed to `post`.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class Http2Session:
         }
         payload = b"".join(name.to_bytes(2) + value.to_bytes(4) for name, value in settings.items())
         self.outgoing: list[bytes] = [_PREFACE, build_frame(SETTINGS, 0, 0, payload)]
-        # No more requests may be posted.
+        # Whether no more requests may be posted.
         self.is_closing = False
         self._encoder = HeaderEncoder()
         self._streams: dict[int, _Stream] = {}
@@ -96,7 +96,7 @@ class Http2Session:
         self._window = self._initial_window = _DEFAULT_WINDOW
         # Streams whose bodies wait for a larger flow-control window.
         self._blocked: dict[int, _Stream] = {}
-        # A window has grown, so blocked streams may continue: done once per read.
+        # Whether a window has grown during the current read, after which blocked streams are continued.
         self._window_grew = False
         self._received = 0
         self._unparsed = b""
@@ -291,7 +291,8 @@ class Http2Session:
             if name == HEADER_TABLE_SIZE:
                 self._encoder.limit_table_size(value)
             elif name == MAX_CONCURRENT_STREAMS:
-                self._max_streams = max(1, min(MAX_STREAMS, value))  # at 0, the server refuses the stream
+                # With a limit of 0 one stream is still tried; the server refuses it, and the request can be repeated.
+                self._max_streams = max(1, min(MAX_STREAMS, value))
             elif name == INITIAL_WINDOW_SIZE:
                 if value > _MAX_WINDOW:
                     raise ProtocolError(FLOW_CONTROL_ERROR, "the flow-control window is too large")

@@ -1,8 +1,8 @@
 """Renders a notification as Declarative Web Push JSON (W3C Push API, 'declarative push message').
 
-Safari displays it without a script; in other browsers the service worker reads the same JSON. It is rendered once per
-notification: only the receipt token differs between devices, so the token comes last and is inserted between two octet
-strings.
+Safari displays the message without a script; in other browsers the service worker reads the same JSON. The JSON is
+rendered once per notification. Only the receipt token differs between devices, so it is placed at the end, and each
+message is the common beginning, the token and the common end.
 """
 
 import json
@@ -29,7 +29,7 @@ class PayloadTemplate:
     def fill(self, receipt: str) -> bytes:
         """Return the plain text for one device.
 
-        `receipt` is base64url-like: ASCII without characters that JSON must escape.
+        `receipt` is ASCII text without characters that JSON must escape, such as base64url.
         """
         return self.prefix + receipt.encode("ascii") + self.suffix
 
@@ -45,7 +45,7 @@ def compose(
     """Render validated content.
 
     Args:
-        content: the API's Content: title, body, url, icon, image, badge, actions [{action, title, url}], data, silent,
+        content: the fields of Content in the API: title, body, url, icon, image, badge, actions, data, silent,
             require_interaction, app_badge. A missing or relative `url` is resolved against `default_url`.
         tag: replaces a displayed notification with the same tag.
         notification_id: becomes `data.gateway.id`, which the service worker reads.
@@ -70,7 +70,7 @@ def compose(
     message["notification"] = notification
     rendered = json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     suffix = '"}}}}'
-    # A lone surrogate is legal in JSON's escapes but not in UTF-8.
+    # A lone surrogate may occur in a JSON request (as an escape), but not in UTF-8.
     return PayloadTemplate(rendered.removesuffix(suffix).encode("utf-8", "replace"), suffix.encode())
 
 

@@ -1,8 +1,8 @@
 """Resolves and pins addresses of hosts that are allowed only by a wildcard (`*.example.org`).
 
-Anyone who can create a name below the suffix could point it into the operator's network, now or on a later lookup. Such
-a name is therefore resolved here, all its addresses must be public, and the client connects to one of them. Hosts that
-are allowed by their exact name are trusted.
+Anyone who can create a DNS name below the suffix could let it resolve to an address in the operator's network, now or
+at a later lookup. So such a name is resolved here, all its addresses must be public, and the client connects to one of
+these addresses. Hosts that are allowed by their exact name are trusted.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ PIN_TTL_S = 60.0
 # Maximum number of pinned hosts, and of origins with open connections.
 MAX_PINS = 256
 
-# Returns the addresses of a name. Raises OSError when it has none.
+# A function that returns the addresses of a name, and raises OSError when the name has none.
 Resolver = Callable[[str], Awaitable[Sequence[str]]]
 
 

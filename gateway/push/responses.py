@@ -1,7 +1,7 @@
 """Maps push service responses to delivery outcomes.
 
-The rules are those of RFC 8030 and the four vendors (FCM, Mozilla autopush, Apple, WNS). Responses and network failures
-are both expected, so both are values: nothing here raises. No cause contains an endpoint.
+The rules are those of RFC 8030 and the four vendors (FCM, Mozilla autopush, Apple, WNS). Error responses and network
+failures are expected, so they are values: no function here raises. No cause contains an endpoint.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from gateway.domain.delivery import UNAUTHORIZED_STATUSES, Accepted, Gone, Outcome, Rejected, Retry
 
-# Limits on what is read of a response: octets of its body, characters of each header.
+# At most this much of a response is used: octets of the body, and characters of each header.
 MAX_BODY_OCTETS = 4096
 MAX_HEADER_LENGTH = 2048
 _SUCCESS_HEADERS = ("location", "ttl")
@@ -24,13 +24,13 @@ HEADERS = _SUCCESS_HEADERS + _ERROR_HEADERS
 CREATED = 201
 
 MAX_RETRY_AFTER = timedelta(hours=24)
-# WNS throttles a channel for an hour to a day and does not say how long.
+# WNS throttles a channel for an hour to a day, and its response does not say how long.
 THROTTLED_WAIT = timedelta(hours=1)
 
-# autopush error numbers, https://mozilla-push-service.readthedocs.io/en/latest/http.html
+# Error numbers (errno) of autopush, https://mozilla-push-service.readthedocs.io/en/latest/http.html
 RETRY_NOW, BACK_OFF = 202, 201
 
-# A subscription belongs to the VAPID key it was created with. These texts of FCM and Apple report another key.
+# Texts with which FCM and Apple report that a subscription was created with another VAPID key.
 _KEY_MISMATCH = re.compile(
     r"VapidPkHashMismatch|UnauthorizedRegistration|mismatch[\s_-]*sender|sender[\s_-]*(?:id[\s_-]*)?mismatch"
     r"|do(?:es)? not correspond to the credentials",

@@ -1,8 +1,8 @@
 """VAPID: application server keys, the subject, and one signed header per push service (RFC 8292).
 
-A header is signed once and used for hours, because Apple asks for at most one signature an hour and because signing
-costs more than everything else in a request. py_vapid builds and signs the token. Its check of `sub` is replaced by
-`check_subject`, because it accepts `mailto:a@localhost` and rejects `https://x.y/`.
+A header is signed once and used for hours. Apple asks for at most one signature an hour, and signing costs more than
+the rest of a request. py_vapid builds and signs the token. `check_subject` replaces the check of `sub` in py_vapid,
+which accepts `mailto:a@localhost` and rejects `https://x.y/`.
 """
 
 import re
@@ -25,8 +25,8 @@ from gateway.push.encryption import encode_base64url
 
 # RFC 8292 section 2 allows 24 hours; 12 leaves room for clock skew.
 TOKEN_LIFETIME = timedelta(hours=12)
-# A token is not used in its last hour, nor when the clock was set back by more than an hour: it would seem too
-# long-lived.
+# A token is not used in its last hour. It is not used either after the clock was set back by more than an hour, because
+# its lifetime would then be longer than TOKEN_LIFETIME.
 RENEW_BEFORE = timedelta(hours=1)
 MAX_CACHED_HEADERS = 10_000
 

@@ -304,7 +304,7 @@ class Progress(TypedDict):
 
 
 class LocalSchedule(TypedDict):
-    """A start at one wall-clock time in each time zone."""
+    """A start at the same local time in every time zone."""
 
     at: str
     timezone: str
@@ -326,7 +326,7 @@ class QuietHours(TypedDict):
 
 
 class Cap(TypedDict):
-    """A frequency cap: at most `most` notifications to one user within `window` seconds."""
+    """A frequency cap: at most `limit` notifications to one user within `window` seconds."""
 
     limit: int
     window: float
@@ -343,7 +343,7 @@ class Winner(TypedDict):
 
 
 class PauseWhen(TypedDict):
-    """When a notification pauses itself: the share of failed deliveries, after this many."""
+    """When the gateway pauses the notification: the share of failed deliveries, and the number to count first."""
 
     failure_share: float
     after: int
@@ -418,7 +418,7 @@ class Clicks(TypedDict):
 
 
 class Funnel(Steps):
-    """What became of a notification, from its targets to clicks."""
+    """The number of recipients that each step of a notification reached, from targets to clicks."""
 
     targets: int
     dismissed: int
@@ -538,7 +538,7 @@ class Feed(TypedDict):
 
 
 class AlertSettings(TypedDict):
-    """An application's alert rules and the audience that narrows all its alerts."""
+    """An application's alert rules, and the audience of alerts that have none of their own."""
 
     rules: list[AlertRule]
     audience: Any

@@ -26,7 +26,7 @@ class Rule:
         endpoint: restricts the rule to this endpoint.
         share: share of requests affected, 0 to 1.
         per: `endpoint` always selects the same endpoints, `try` selects anew for every request.
-        times: requests of each endpoint after which the rule no longer applies; None for no limit.
+        times: how often the rule applies to each endpoint; None for no limit.
         reason: the vendor's error text (Mozilla: errno), if not the usual one.
         retry_after: seconds, or an HTTP date.
         delay_ms: delay before the response.
@@ -45,7 +45,7 @@ class Rule:
     reset: bool = False
 
 
-# A bad day: some subscriptions are gone for good, all other errors disappear on a retry.
+# The errors of a bad day: some subscriptions are gone, and every other error disappears on a retry.
 DEMO = (
     Rule(status=410, share=0.02),
     Rule(status=429, vendor=Vendor.FCM, share=0.03, per="try", retry_after=2),
@@ -60,7 +60,7 @@ class Behaviour:
     """The active rules, and how often each has applied to each endpoint."""
 
     def __init__(self, rules: Sequence[Rule] = (), seed: int = 0) -> None:
-        """Use these rules, and no others."""
+        """Create the behaviour with these rules."""
         self.rules = tuple(rules)
         self.seed = seed
         self._request_counts: Counter[str] = Counter()

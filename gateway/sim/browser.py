@@ -1,8 +1,8 @@
 """Mozilla's push WebSocket protocol for Firefox, as autopush implements it.
 
-A browser sends `hello`, registers channels and receives `notification` frames, which it acknowledges. Unacknowledged
-messages are stored until their TTL expires and sent again on the next connection (RFC 8030 section 5.2). A later
-message with the same Topic replaces an earlier one (section 5.4).
+A browser sends `hello` and registers channels. It receives `notification` frames and acknowledges them. A message that
+is not acknowledged is stored until its TTL expires, and sent again on the next connection (RFC 8030 section 5.2). A
+later message with the same Topic replaces an earlier one (section 5.4).
 """
 
 import json
@@ -19,12 +19,12 @@ from gateway.sim.profiles import Vendor
 from gateway.sim.subscribers import Channel, Subscriber, Subscribers
 
 _OK, _BAD_REQUEST = 200, 400
-# autopush's close code for a browser that opened a second connection.
+# The code with which autopush closes the first connection of a browser that has opened a second one.
 _CONNECTED_AGAIN = 4774
 
 
 class _StoredMessage(NamedTuple):
-    """An unacknowledged message. `expires_at` is exact clock time, because a message's datetime is rounded."""
+    """An unacknowledged message. `expires_at` is Unix time: it is exact, while a message's datetime is rounded."""
 
     message: Message
     channel: Channel
@@ -103,7 +103,7 @@ class FirefoxConnections:
         if message.get("messageType") != "hello":
             raise BadFrame("the first frame must be hello")
         uaid = message.get("uaid")
-        if not isinstance(uaid, str) or not (uaid in self._waiting or self._subscribers.knows_browser(uaid)):
+        if not isinstance(uaid, str) or not (uaid in self._waiting or self._subscribers.has_browser(uaid)):
             uaid = uuid4().hex
         await socket.send_json(
             {"messageType": "hello", "uaid": uaid, "status": _OK, "use_webpush": True, "broadcasts": {}}
@@ -125,7 +125,7 @@ class FirefoxConnections:
             case {"messageType": "register", "channelID": str(channel_id)}:
                 await socket.send_json(self._handle_register(Channel(uaid, channel_id), message.get("key")))
             case {"messageType": "unregister", "channelID": str(channel_id)}:
-                subscriber = self._subscribers.on(Channel(uaid, channel_id))
+                subscriber = self._subscribers.find_by_channel(Channel(uaid, channel_id))
                 if subscriber is not None:
                     self._subscribers.remove(subscriber)
                 await socket.send_json({"messageType": "unregister", "channelID": channel_id, "status": _OK})
@@ -154,8 +154,8 @@ class FirefoxConnections:
         return answer | {"status": _OK, "pushEndpoint": subscriber.endpoint}
 
     def _find_or_register(self, channel: Channel, vapid: bytes | None) -> Subscriber:
-        """Return the subscription of a channel; the same channel and key have the same subscription."""
-        previous = self._subscribers.on(channel)
+        """Return the subscription of a channel. A channel that registers again with another key gets a new one."""
+        previous = self._subscribers.find_by_channel(channel)
         if previous is not None:
             if previous.vapid_public_key == vapid:
                 return previous

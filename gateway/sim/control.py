@@ -1,6 +1,6 @@
-"""HTTP control API of the simulator, under `/_sim`, for callers other than Python.
+"""HTTP control API of the simulator, under `/_sim` on every origin, for programs in other languages.
 
-Every origin serves it. An invalid body is answered with 422 and pydantic's list of errors.
+The response to an invalid body is 422 with pydantic's list of errors.
 """
 
 from collections.abc import Callable
@@ -71,7 +71,7 @@ def add_routes(application: web.Application, sim: "Sim") -> None:
         return web.json_response([_subscriber_to_json(subscriber) for subscriber in sim.subscribers])
 
     async def unsubscribe(request: web.Request) -> web.Response:
-        subscriber = sim.subscribers.at(request.query.get("endpoint", ""))
+        subscriber = sim.subscribers.find_by_endpoint(request.query.get("endpoint", ""))
         if subscriber is None:
             raise web.HTTPNotFound(text="no subscription has this endpoint\n")
         sim.unsubscribe(subscriber)

@@ -1,7 +1,7 @@
 """Keys of a simulated device, and decryption by RFC 8291.
 
-The private key is stored as its scalar and becomes a key object only when a message is decrypted: thousands of devices
-are then created in a fraction of a second, and a state file holds them as text.
+The private key is stored as its scalar, and a key object is created only to decrypt a message. So thousands of devices
+are created in a fraction of a second, and the state file can contain keys as text.
 """
 
 import secrets

@@ -1,4 +1,4 @@
-"""Accepted messages, decrypted on access, and waiting for new ones."""
+"""The messages that the simulator has accepted, and a way to wait for more."""
 
 import asyncio
 import json
@@ -80,7 +80,10 @@ class Message:
 
 
 class MessageLog:
-    """The last `max_messages` messages, oldest first; None keeps all. `total` counts all since the last clear."""
+    """The newest messages, oldest first: at most `max_messages`, or all if it is None.
+
+    `total` is the number of all messages since the last clear.
+    """
 
     def __init__(self, max_messages: int | None) -> None:
         """Start empty."""
@@ -96,9 +99,9 @@ class MessageLog:
         self._by_endpoint[message.endpoint].append(message)
         if self.max_messages is not None and len(self._all) > self.max_messages:
             oldest = self._all.popleft()
-            same = self._by_endpoint[oldest.endpoint]
-            same.popleft()
-            if not same:
+            of_endpoint = self._by_endpoint[oldest.endpoint]
+            of_endpoint.popleft()
+            if not of_endpoint:
                 del self._by_endpoint[oldest.endpoint]
 
     def to(self, endpoint: str) -> list[Message]:
@@ -125,7 +128,10 @@ class MessageLog:
 
 
 class MessageSubscription:
-    """Wakes waiters when something changed. Several changes in one event-loop iteration cause one check."""
+    """Lets tasks wait for a condition, which is checked again after each change.
+
+    Several changes in one iteration of the event loop cause one check.
+    """
 
     def __init__(self) -> None:
         """Start without waiters."""

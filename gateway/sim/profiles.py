@@ -1,7 +1,7 @@
 """Responses of each push service, as data.
 
-A profile has a vendor's limits, its texts for each error, and their format. A vendor does not check errors that are
-missing from its table.
+A profile has the limits of a vendor, the texts of its errors, and the format of its responses. An error that is missing
+from the profile is not checked, because the vendor does not check it.
 """
 
 import json
@@ -15,7 +15,8 @@ from uuid import uuid4
 
 _DAY = 86_400
 
-MAX_BODY_OCTETS = 4096  # RFC 8030 section 7.2: the size that every push service must take
+# RFC 8030 section 7.2: every push service must accept bodies of this size.
+MAX_BODY_OCTETS = 4096
 
 
 class Vendor(StrEnum):
@@ -59,9 +60,10 @@ class SimResponse(NamedTuple):
 class Profile:
     """Limits and responses of one push service.
 
-    `path` is the path of endpoints, with `{token}`. `max_ttl` is in seconds, None if unknown. `faults` maps errors to
-    the status and the vendor's reason: Mozilla's errno, Apple's reason, FCM's text, WNS's error description. `reasons`
-    are those of scripted statuses.
+    `path` is the path of endpoints, with `{token}`. `max_ttl` is in seconds, None if unknown. `faults` maps each error
+    to the status and the vendor's reason: Mozilla's errno, Apple's reason, FCM's text, WNS's error description.
+    `reasons` has the reasons for scripted statuses. `build_error` builds an error response from a status and a reason;
+    `accepted_headers` returns the extra headers of a response to an accepted message, from the message's id.
     """
 
     vendor: Vendor
@@ -70,8 +72,8 @@ class Profile:
     topic: re.Pattern[str]
     faults: Mapping[SimFault, tuple[int, str]]
     reasons: Mapping[int, str]
-    shape: Callable[[int, str], SimResponse]
-    accepted: Callable[[str], dict[str, str]]
+    build_error: Callable[[int, str], SimResponse]
+    accepted_headers: Callable[[str], dict[str, str]]
 
     def checks_for(self, fault: SimFault) -> bool:
         """Return whether the vendor checks for this error."""
@@ -79,14 +81,14 @@ class Profile:
 
     def refuse(self, fault: SimFault) -> SimResponse:
         """Return the response for an error."""
-        return self.shape(*self.faults[fault])
+        return self.build_error(*self.faults[fault])
 
-    def answer(self, status: int, reason: str | None = None) -> SimResponse:
+    def respond(self, status: int, reason: str | None = None) -> SimResponse:
         """Return a response with a scripted status."""
-        return self.shape(status, self.reasons.get(status, "") if reason is None else reason)
+        return self.build_error(status, self.reasons.get(status, "") if reason is None else reason)
 
-    def grant(self, ttl: int) -> int:
-        """Return the granted TTL."""
+    def limit_ttl(self, ttl: int) -> int:
+        """Return the TTL that the vendor grants for a requested TTL."""
         return ttl if self.max_ttl is None else min(ttl, self.max_ttl)
 
 
@@ -181,8 +183,8 @@ FCM = Profile(
         404: "A valid push subscription endpoint should be specified in the URL.",
         410: "push subscription has unsubscribed or expired.",
     },
-    shape=_fcm,
-    accepted=lambda message_id: {},
+    build_error=_fcm,
+    accepted_headers=lambda message_id: {},
 )
 
 MOZILLA = Profile(
@@ -206,8 +208,8 @@ MOZILLA = Profile(
         SimFault.WRONG_KEY: (401, "109"),
     },
     reasons={401: "109", 404: "102", 410: "103", 413: "104", 429: "201", 502: "902", 503: "201"},
-    shape=_mozilla,
-    accepted=lambda message_id: {},
+    build_error=_mozilla,
+    accepted_headers=lambda message_id: {},
 )
 
 APPLE = Profile(
@@ -232,8 +234,8 @@ APPLE = Profile(
         SimFault.WRONG_KEY: (400, "VapidPkHashMismatch"),
     },
     reasons={403: "BadJwtToken", 404: "BadDeviceToken", 410: "Unregistered", 413: "PayloadTooLarge"},
-    shape=_apple,
-    accepted=lambda message_id: {"apns-id": str(uuid4()).upper()},
+    build_error=_apple,
+    accepted_headers=lambda message_id: {"apns-id": str(uuid4()).upper()},
 )
 
 WNS = Profile(
@@ -258,8 +260,8 @@ WNS = Profile(
         SimFault.WRONG_KEY: (403, "The key is not the one of the subscription."),
     },
     reasons={406: "The channel is throttled.", 410: "The channel expired."},
-    shape=_wns,
-    accepted=lambda message_id: {
+    build_error=_wns,
+    accepted_headers=lambda message_id: {
         "X-WNS-Status": "received",
         "X-WNS-NotificationStatus": "received",
         "X-WNS-Msg-ID": message_id.upper(),

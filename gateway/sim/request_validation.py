@@ -13,7 +13,7 @@ _MAX_TTL = 2**31
 
 
 class RequestHeaders(NamedTuple):
-    """The validated headers. `ttl` is the requested one, in seconds."""
+    """The validated headers. `ttl` is the requested TTL in seconds."""
 
     ttl: int
     urgency: str
@@ -23,7 +23,7 @@ class RequestHeaders(NamedTuple):
 def validate_headers(profile: Profile, headers: Mapping[str, str], size: int) -> RequestHeaders | SimFault:
     """Validate the headers of a request with a body of `size` octets, and return the first error.
 
-    An empty body needs no Content-Encoding.
+    A request with an empty body needs no Content-Encoding.
     """
     if size > MAX_BODY_OCTETS:
         return SimFault.TOO_LARGE

@@ -1,7 +1,7 @@
 """The simulated push service: four origins, one handler for all POST requests.
 
-Each vendor has its own port, because senders distinguish push services by origin: VAPID audience, circuit breaker and
-connection pool depend on it.
+Each vendor has its own port, because the VAPID audience, the circuit breaker and the connection pool of a sender depend
+on the origin of the push service.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from gateway.sim.profiles import PROFILES, Profile, SimFault, SimResponse, Vendo
 from gateway.sim.subscribers import Subscriber, Subscribers
 from gateway.sim.vapid import VapidVerifier
 
-# Status in the counters for a connection that was reset without a response.
+# The key in the counters for connections that were reset without a response.
 RESET = 0
 
 _LEGACY_HEADERS = {"Encryption": "encryption", "Crypto-Key": "crypto_key"}
@@ -43,10 +43,10 @@ class Sim:
         host: address to listen on.
         port: first of four consecutive ports, in `Vendor`'s order; 0 selects four free ones.
         ssl_context: serve https.
-        state_file: keeps subscriptions, but not messages, over a restart.
-        max_messages: number of messages that stay readable; None for all.
-        clock: returns Unix time in seconds and decides what has expired.
-        origins: the origins as senders see them, if a proxy is in between.
+        state_file: stores the subscriptions, but not the messages, for the next start.
+        max_messages: number of messages to store; None for all.
+        clock: returns Unix time in seconds; expiry times are compared with it.
+        origins: the origins that senders use, if there is a proxy in front.
     """
 
     def __init__(
@@ -191,12 +191,12 @@ class Sim:
         )
 
         async def handle_post(request: web.Request) -> web.StreamResponse:
-            answer = await self._handle_post(profile, verifier, request)
-            if answer is None:
+            response = await self._handle_post(profile, verifier, request)
+            if response is None:
                 self.counters[profile.vendor][RESET] += 1
                 return _reset(request)
-            self.counters[profile.vendor][answer.status] += 1
-            return web.Response(status=answer.status, headers=answer.headers, body=answer.body.encode())
+            self.counters[profile.vendor][response.status] += 1
+            return web.Response(status=response.status, headers=response.headers, body=response.body.encode())
 
         application.router.add_post(profile.path.partition("?")[0], handle_post)
         application.router.add_post("/{elsewhere:.*}", handle_post)
@@ -225,23 +225,25 @@ class Sim:
         fault = verifier.find_fault(request.headers.get("Authorization"), subscriber.vapid_public_key)
         if fault is not None:
             return profile.refuse(fault)
-        message = self._create_message(subscriber, headers._replace(ttl=profile.grant(headers.ttl)), request, body)
+        message = self._create_message(subscriber, headers._replace(ttl=profile.limit_ttl(headers.ttl)), request, body)
         status = 201
         if rule is not None and rule.status is not None:
             status = rule.status
         else:
             await self._accept(subscriber, message)
         location = f"{self.origins[profile.vendor]}/m/{message.id}"
-        return SimResponse(status, {"Location": location, "TTL": str(message.ttl), **profile.accepted(message.id)})
+        return SimResponse(
+            status, {"Location": location, "TTL": str(message.ttl), **profile.accepted_headers(message.id)}
+        )
 
     def _scripted_response(self, profile: Profile, rule: Rule, status: int) -> SimResponse:
-        answer = profile.answer(status, rule.reason)
+        response = profile.respond(status, rule.reason)
         if rule.retry_after is not None:
-            answer.headers["Retry-After"] = str(rule.retry_after)
+            response.headers["Retry-After"] = str(rule.retry_after)
         if status < 400:
-            # A sender that followed the redirect would be counted as a 404.
-            answer.headers["Location"] = f"{self.origins[profile.vendor]}/elsewhere"
-        return answer
+            # A sender that follows the redirect gets a 404 there, which the counters show.
+            response.headers["Location"] = f"{self.origins[profile.vendor]}/elsewhere"
+        return response
 
     def _create_message(
         self, subscriber: Subscriber, headers: request_validation.RequestHeaders, request: web.Request, body: bytes

@@ -16,7 +16,7 @@ from gateway.sim.profiles import PROFILES, Vendor
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """A subscription of a real Firefox: the browser's id (`uaid`) and the browser's id for the subscription."""
+    """Identifies a subscription of a real Firefox: the id of the browser (`uaid`) and the browser's own channel id."""
 
     uaid: str
     channel_id: str
@@ -24,7 +24,7 @@ class Channel:
 
 @dataclass(slots=True, eq=False)
 class Subscriber:
-    """One subscription. A simulated device has `keys`; a real browser has a `channel` and private keys."""
+    """One subscription. A simulated device has `keys`; a real browser has a `channel` and does not reveal its keys."""
 
     token: str
     vendor: Vendor
@@ -63,14 +63,14 @@ class Subscriber:
     @property
     def _require_keys(self) -> DeviceKeys:
         if self.keys is None:
-            raise LookupError("only the browser has the keys of a real browser")
+            raise LookupError("the subscription is that of a real browser, which does not reveal its keys")
         return self.keys
 
 
 class Subscribers:
     """All subscriptions by token, stored in `state_file` if given.
 
-    Endpoints are built from `origins`, so they survive a restart with the same ports.
+    Endpoints are built from `origins` and tokens, so they are the same after a restart with the same ports.
     """
 
     def __init__(self, messages: MessageLog, origins: Mapping[Vendor, str], state_file: Path | None) -> None:
@@ -98,10 +98,10 @@ class Subscribers:
         """
         if vapid_public_key is not None:
             load_point(vapid_public_key)
-        owners: Iterable[DeviceKeys | None] = [None] if channel else keys
+        all_keys: Iterable[DeviceKeys | None] = [None] if channel else keys
         added = [
             self._create(secrets.token_urlsafe(32), vendor, vapid_public_key, device_keys, channel)
-            for device_keys in owners
+            for device_keys in all_keys
         ]
         if self._journal is not None:
             self._journal.append(map(_to_record, added))
@@ -117,15 +117,15 @@ class Subscribers:
         """Return the subscription with this token."""
         return self._by_token.get(token)
 
-    def at(self, endpoint: str) -> Subscriber | None:
+    def find_by_endpoint(self, endpoint: str) -> Subscriber | None:
         """Return the subscription with this endpoint."""
         return next((subscriber for subscriber in self if subscriber.endpoint == endpoint), None)
 
-    def on(self, channel: Channel) -> Subscriber | None:
+    def find_by_channel(self, channel: Channel) -> Subscriber | None:
         """Return the subscription of this channel."""
         return self._by_channel.get(channel)
 
-    def knows_browser(self, uaid: str) -> bool:
+    def has_browser(self, uaid: str) -> bool:
         """Return whether a browser has a subscription."""
         return any(channel.uaid == uaid for channel in self._by_channel)
 

@@ -1,7 +1,7 @@
 """Verification of VAPID (RFC 8292) as a push service does it, independent of the gateway's signing code.
 
-Senders reuse one header for hours, so a verified header is cached with its expiry; only the time and the subscription's
-key are checked again.
+Senders reuse one header for hours. So the result of a verification is cached, and for a known header only the expiry
+and the subscription's key are checked.
 """
 
 import json
@@ -18,7 +18,8 @@ from gateway.sim import base64url
 from gateway.sim.keys import load_point
 from gateway.sim.profiles import SimFault
 
-MAX_LIFETIME_S = 86_400  # seconds; RFC 8292 section 2
+# RFC 8292 section 2: a token must expire within 24 hours.
+MAX_LIFETIME_S = 86_400
 _MAX_CACHED = 1000
 _ES256 = ec.ECDSA(hashes.SHA256())
 _REAL_SUBJECT = re.compile(

@@ -23,7 +23,7 @@ Description = Annotated[str, StringConstraints(max_length=500)]
 
 
 class CategoryCap(Body):
-    """A frequency cap: at most `most` notifications of the category to one user within `window` seconds."""
+    """A frequency cap: at most `limit` notifications of the category to one user within `window` seconds."""
 
     limit: Annotated[int, Field(ge=1, le=1000)]
     window: Annotated[int, Field(ge=1, le=int(MAX_CAP_WINDOW.total_seconds()))]

@@ -47,7 +47,7 @@ CancelOn = Annotated[
 
 
 class TriggerCap(Body):
-    """A frequency cap: at most `most` times for a user within `window` seconds."""
+    """A frequency cap: the trigger runs at most `limit` times for one user within `window` seconds."""
 
     limit: Annotated[int, Field(ge=1, le=10_000)]
     window: Annotated[int, Field(ge=1, le=MAX_PERIOD_S)]
