@@ -326,7 +326,7 @@ class Winner:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PauseWhen:
-    """When the gateway pauses the notification: the share of failed deliveries, and the number to count first."""
+    """When the gateway pauses the notification: the share of failed deliveries, and how many must have ended."""
 
     failure_share: float
     after: int

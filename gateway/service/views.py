@@ -343,7 +343,7 @@ class Winner(TypedDict):
 
 
 class PauseWhen(TypedDict):
-    """When the gateway pauses the notification: the share of failed deliveries, and the number to count first."""
+    """When the gateway pauses the notification: the share of failed deliveries, and how many must have ended."""
 
     failure_share: float
     after: int

@@ -123,7 +123,7 @@ async def test_devices_survive_a_restart(sender: Sender, tmp_path: Path) -> None
     async with Sim(port=port, state_file=state) as sim:
         for device in devices:
             assert await sender.push(device, b"still there") == 201
-            restored = sim.subscribers.at(device.endpoint)
+            restored = sim.subscribers.find_by_endpoint(device.endpoint)
             assert restored is not None
             assert [message.text for message in restored.messages] == ["still there"]
             assert (await Sender(sender.http).post(device.endpoint)).status in (400, 401, 403)
