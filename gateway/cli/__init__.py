@@ -12,6 +12,7 @@ import typer
 
 from gateway import __version__
 from gateway.cli import applications, campaigns, deliveries, devices, feeds, maintenance, running, secrets, sending
+from gateway.cli.installation import INTERRUPTED
 from gateway.cli.output import fail
 from gateway.domain.errors import GatewayError, OperatorError, ValidationError
 
@@ -60,7 +61,7 @@ def main() -> None:
     except OSError as error:
         fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if (line := _describe_optional(error)) is None:
             raise

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
-from gateway.cli.installation import DataDir, read_settings, run_async
+from gateway.cli.installation import DataDir, read_settings, run_async, run_until_interrupt
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -72,8 +72,8 @@ class GatewayTarget(NamedTuple):
         return self.run(run_call())
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in a new event loop."""
-        return asyncio.run(work) if self.server is not None else run_async(work)
+        """Run a coroutine in a new event loop; the client of a remote server does without the server's packages."""
+        return run_until_interrupt(work) if self.server is not None else run_async(work)
 
     @asynccontextmanager
     async def open_client(

@@ -1,8 +1,11 @@
 """What commands need to work on the installation of this machine: its settings, an event loop, its database."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -13,6 +16,12 @@ if TYPE_CHECKING:
     from gateway.settings import Settings
 
 T = TypeVar("T")
+
+# The exit code of a command that Ctrl-C ended: 128 + SIGINT.
+INTERRUPTED = 130
+# Time in seconds that a command has to end after Ctrl-C. Some waits cannot be cancelled, for instance that of a thread
+# that resolves a host name; a command that is still running is then ended with INTERRUPTED.
+INTERRUPT_GRACE_S = 2.0
 
 DataDir = Annotated[
     Path | None,
@@ -37,16 +46,19 @@ def read_settings(data_dir: Path | None = None, **options: Any) -> "Settings":
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in a new event loop.
+    """Run a coroutine on the server's event loop.
 
     If concurrent tasks fail, an OperatorError is raised alone if there is one; otherwise the exception group.
+
+    Raises:
+        KeyboardInterrupt: on the first Ctrl-C, unless the coroutine has set another handler of SIGINT.
     """
     import uvloop
 
     from gateway.domain.errors import OperatorError
 
     try:
-        return uvloop.run(work)
+        return run_until_interrupt(work, uvloop.new_event_loop)
     except BaseExceptionGroup as group:
         error: BaseException | None = group.subgroup(OperatorError)
         while isinstance(error, BaseExceptionGroup):
@@ -54,6 +66,35 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
         if error is None:
             raise
         raise error from None
+
+
+def run_until_interrupt(
+    work: Coroutine[Any, Any, T], loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+) -> T:
+    """Run a coroutine in a new event loop until it ends, or until the first Ctrl-C.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C.
+    """
+
+    async def run_work() -> T:
+        # asyncio's own handler is missing when SIGINT was ignored at the start, as a shell does for background jobs.
+        with suppress(NotImplementedError):  # on Windows, where asyncio's own handler remains
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, _interrupt, asyncio.current_task())
+        return await work
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        try:
+            return runner.run(run_work())
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+
+
+def _interrupt(task: "asyncio.Task[Any]") -> None:
+    task.cancel()
+    end = threading.Timer(INTERRUPT_GRACE_S, os._exit, (INTERRUPTED,))
+    end.daemon = True
+    end.start()
 
 
 @asynccontextmanager
