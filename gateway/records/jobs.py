@@ -98,6 +98,17 @@ async def make_due(conn: Connection, notification_id: UUID) -> None:
     await notifier.notify(conn, notifier.JOBS)
 
 
+async def suspend_due(conn: Connection, notification_id: UUID, until: datetime) -> None:
+    """Suspend a paused notification's due jobs until it is resumed, or `until`.
+
+    Jobs that a worker has claimed, or is claiming, are left to the worker, which suspends them itself.
+    """
+    due = (jobs.c.notification_id == notification_id, jobs.c.run_at <= func.now(), ~jobs.c.parked)
+    # Waiting for the lock of a settlement could deadlock: settlements lock the notification after the job.
+    unlocked = select(jobs.c.id).where(*due).with_for_update(skip_locked=True).scalar_subquery()
+    await conn.execute(update(jobs).where(jobs.c.id.in_(unlocked)).values(run_at=until, parked=True, slot=None))
+
+
 async def requeue(conn: Connection, job: Job) -> None:
     """Make a claimed job due at once. Does nothing when the lease was lost."""
     await conn.execute(update(jobs).where(*leased_as(job)).values(run_at=func.now()))
@@ -125,8 +136,14 @@ async def reschedule(conn: Connection, job: Job, slot: datetime) -> None:
 
 async def is_leased(conn: Connection, notification_id: UUID) -> bool:
     """Whether a worker has a lease on any job of the notification."""
-    leased = (jobs.c.notification_id == notification_id, jobs.c.run_at > func.now(), ~_UNLEASED, ~jobs.c.parked)
-    return (await conn.execute(select(jobs.c.id).where(*leased).limit(1))).first() is not None
+    leased = jobs.c.run_at > func.now(), ~_UNLEASED
+    return await _exists(conn, jobs.c.notification_id == notification_id, ~jobs.c.parked, *leased)
+
+
+async def is_leased_or_due(conn: Connection, notification_id: UUID) -> bool:
+    """Whether a worker has a lease on any job of the notification, or may be claiming one at this moment."""
+    active = (jobs.c.run_at <= func.now()) | ~_UNLEASED
+    return await _exists(conn, jobs.c.notification_id == notification_id, ~jobs.c.parked, active)
 
 
 async def last_due(conn: Connection, notification_id: UUID) -> datetime | None:
@@ -157,6 +174,10 @@ async def execute_leased(conn: Connection, statement: Any) -> None:
     """
     if (await conn.execute(statement)).rowcount != 1:
         raise LeaseLost
+
+
+async def _exists(conn: Connection, *conditions: ColumnElement[bool]) -> bool:
+    return (await conn.execute(select(jobs.c.id).where(*conditions).limit(1))).first() is not None
 
 
 async def _notify(conn: Connection, *lanes: Lane) -> None:

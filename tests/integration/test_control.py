@@ -36,7 +36,7 @@ async def status(parts: Parts, notification: Notification) -> Status:
 
 async def wait_until_nothing_claimed(parts: Parts) -> None:
     """Wait until no worker holds a job."""
-    query = "SELECT count(*) FROM jobs WHERE attempt > 0 AND NOT parked AND run_at > now()"
+    query = "SELECT count(*) FROM jobs WHERE NOT parked AND (attempt > 0 OR run_at <= now())"
     async with asyncio.timeout(20):
         with parts.notifier.subscribe(notifier.LOG) as waiter:
             while await parts.scalar(query):

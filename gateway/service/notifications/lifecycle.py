@@ -43,6 +43,7 @@ async def pause(conn: Connection, application_id: UUID, id_: UUID, kind: Kind | 
     notification = await _lock(conn, application_id, id_, kind)
     if notification.status is not Status.PAUSED:
         _check_not_ended(notification)
+        await jobs.suspend_due(conn, id_, notification.delivery.expires_at)
         await _set_status(conn, id_, Status.PAUSED)
 
 
@@ -91,6 +92,7 @@ async def refresh_status(engine: Engine, notification: Notification) -> Status:
             return current.status
         ended = progress.accepted + progress.failed
         cause = f"{progress.failed} of {ended} deliveries failed, more than the limit of {limit.share:.0%}"
+        await jobs.suspend_due(conn, notification.id, notification.delivery.expires_at)
         await _set_status(conn, notification.id, Status.PAUSED, auto_paused=cause)
     log.warning(
         "notification.auto_paused", notification_id=ids.format_id(ids.NOTIFICATION, notification.id), cause=cause
@@ -98,16 +100,28 @@ async def refresh_status(engine: Engine, notification: Notification) -> Status:
     return Status.PAUSED
 
 
+async def wait_until_suspended(engine: Engine, id_: UUID) -> None:
+    """Wait until all due jobs of a paused notification are suspended, so that no request is in flight or may follow.
+
+    The lease of a worker that crashed lasts longer; the wait ends after MAX_IDLE_WAIT.
+    """
+    await _wait_while(jobs.is_leased_or_due, engine, id_)
+
+
 async def wait_until_idle(engine: Engine, id_: UUID) -> None:
     """Wait until no worker has leased a job of a notification, so that no request is in flight.
 
     The lease of a worker that crashed lasts longer; the wait ends after MAX_IDLE_WAIT.
     """
+    await _wait_while(jobs.is_leased, engine, id_)
+
+
+async def _wait_while(condition: Callable[[Connection, UUID], Awaitable[bool]], engine: Engine, id_: UUID) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(MAX_IDLE_WAIT.total_seconds()):
             while True:
                 async with engine.connect() as conn:
-                    if not await jobs.is_leased(conn, id_):
+                    if not await condition(conn, id_):
                         return
                 await asyncio.sleep(POLL_INTERVAL_S)  # a released lease sends no database notification
 

@@ -11,7 +11,7 @@ from gateway.domain import ids
 from gateway.domain.notification import Kind, Progress, Status
 from gateway.service import views
 from gateway.service.access.authentication import READ, SEND
-from gateway.service.context import Connection
+from gateway.service.context import Connection, Engine
 from gateway.service.notifications import lifecycle, representations, submission
 from gateway.service.notifications.submission import NotificationRequest
 from gateway.web.api.devices import parse_topic
@@ -24,6 +24,8 @@ from gateway.web.schemas.notification_requests import Audience, Schedule, Sendab
 routes = Routes("notifications")
 
 Transition = Callable[[Connection, UUID, UUID, Kind | None], Awaitable[None]]
+# What a transition's response waits for: (engine, notification).
+Wait = Callable[[Engine, UUID], Awaitable[None]]
 
 
 class NewNotification(Sendable):
@@ -142,12 +144,12 @@ def add_kind(collection: str, kind: Kind | None) -> None:
     Push services report `accepted`; browsers report `displayed` and `clicked`."""
     routes.add("GET", f"{item_path}/funnel", scopes=(READ, SEND), responses={200: views.Funnel})(get_funnel)
 
-    def add_transition(name: str, apply: Transition, effect: str) -> None:
+    def add_transition(name: str, apply: Transition, effect: str, wait: Wait | None = None) -> None:
         async def change_status(request: TransactionalRequest) -> Response:
             id_ = request.id(ids.NOTIFICATION, "notification_id")
             await apply(request.conn, request.application_id, id_, kind)
-            if apply is not lifecycle.resume:
-                request.after_commit.append(partial(lifecycle.wait_until_idle, request.context.engine, id_))
+            if wait is not None:
+                request.after_commit.append(partial(wait, request.context.engine, id_))
             return await get_notification(request)
 
         change_status.__doc__ = f"{name.title()} a {label}: {effect}"
@@ -160,10 +162,18 @@ def add_kind(collection: str, kind: Kind | None) -> None:
             responses=item_responses,
         )(change_status)
 
-    add_transition("pause", lifecycle.pause, "no further messages are sent until it is resumed. It still expires.")
+    add_transition(
+        "pause",
+        lifecycle.pause,
+        "no further messages are sent until it is resumed. It still expires.",
+        lifecycle.wait_until_suspended,
+    )
     add_transition("resume", lifecycle.resume, "sending continues.")
     add_transition(
-        "cancel", lifecycle.cancel, "no further messages are sent, and pending deliveries end as `cancelled`."
+        "cancel",
+        lifecycle.cancel,
+        "no further messages are sent, and pending deliveries end as `cancelled`.",
+        lifecycle.wait_until_idle,
     )
 
 
