@@ -41,9 +41,9 @@ COLUMNS = """
         AND attnum > 0 AND NOT attisdropped AND relname <> 'alembic_version'
 """
 RULES = """
-    SELECT conrelid::regclass::text AS table, conname::text AS name, pg_get_constraintdef(oid) AS rule
+    SELECT conrelid::regclass::text AS table, conname::text AS name, false AS index, pg_get_constraintdef(oid) AS rule
     FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'f', 'p', 'u', 'x')
-    UNION SELECT indrelid::regclass::text, relname::text, pg_get_indexdef(indexrelid)
+    UNION ALL SELECT indrelid::regclass::text, relname::text, true, pg_get_indexdef(indexrelid)
     FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
     WHERE indisunique AND relnamespace = 'public'::regnamespace
 """
@@ -52,7 +52,8 @@ FILES = "SELECT relname::text, relfilenode FROM pg_class WHERE relnamespace = 'p
 
 class Schema(NamedTuple):
     columns: dict[tuple[str, str], asyncpg.Record]
-    rules: dict[tuple[str, str], str]
+    # By table, name and whether the rule is an index: a primary key is a constraint and an index of the same name.
+    rules: dict[tuple[str, str, bool], str]
     files: dict[str, int]
 
     @property
@@ -63,7 +64,7 @@ class Schema(NamedTuple):
 async def read_schema(conn: asyncpg.Connection) -> Schema:
     return Schema(
         {(row["table"], row["name"]): row for row in await conn.fetch(COLUMNS)},
-        {(row["table"], row["name"]): row["rule"] for row in await conn.fetch(RULES)},
+        {(row["table"], row["name"], row["index"]): row["rule"] for row in await conn.fetch(RULES)},
         {row["relname"]: row["relfilenode"] for row in await conn.fetch(FILES)},
     )
 
@@ -151,8 +152,8 @@ def find_schema_changes(before: Schema, after: Schema, excepted: Collection[str]
         is_known = table not in before.tables or (table, name) in before.columns
         if not is_known and column["attnotnull"] and column["default"] is None:
             yield f"{table}.{name} is new and must be given"
-    for (table, name), rule in {**before.rules, **after.rules}.items():
-        same = before.rules.get((table, name)) == after.rules.get((table, name))
+    for (table, name, index), rule in {**before.rules, **after.rules}.items():
+        same = before.rules.get((table, name, index)) == after.rules.get((table, name, index))
         if table in before.tables and not same and name not in excepted:
             yield f"{table} has another rule: {name} {rule}"
     for table, file in before.files.items():
