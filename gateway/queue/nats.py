@@ -260,8 +260,9 @@ class LastMessage:
 class _Lease:
     """A claimed job.
 
-    `expires_at` is a time of the event loop. `last_sequence` is the sequence number of the last known result, which the
-    next result must follow. The message ids of this worker's results consist of `token` and `result_count`.
+    `message` is the latest delivery of the job's message to this worker. `expires_at` is a time of the event loop; each
+    renewal extends it, also one without a response. `last_sequence` is the sequence number of the last known result,
+    which the next result must follow. The message ids of this worker's results consist of `token` and `result_count`.
     """
 
     message: Msg
@@ -366,14 +367,18 @@ class NatsQueue:
             return None
 
     async def _take_lease(self, message: Msg, duration: timedelta) -> Job | None:
-        """Decode a job and take its lease; return None when no devices remain.
+        """Decode a job and take its lease; return None when no devices remain, or when this worker has the lease.
 
         Raises:
             DecodeError: another version wrote the job, or its last result.
         """
         job = wire.read_job(message.data)
+        now = asyncio.get_running_loop().time()
+        current = self._leases.get(job.id)
+        if current is not None and current.expires_at > now and await self._keep(current, message):
+            return None
         delivery_count = message.metadata.num_delivered
-        expires_at = asyncio.get_running_loop().time() + duration.total_seconds()
+        expires_at = now + duration.total_seconds()
         lease = _Lease(message, job, expires_at, 0, job.device_ids, uuid4().hex)
         if delivery_count > 1 or job.lease_generation > 1:
             if not await self._take_over(lease):
@@ -393,6 +398,17 @@ class NatsQueue:
             lease.job = job
         self._leases[job.id] = lease
         return job
+
+    async def _keep(self, lease: _Lease, message: Msg) -> bool:
+        """Continue a job whose message was redelivered to the worker that executes it, for instance after an outage.
+
+        Return False when another worker has taken the job over meanwhile.
+        """
+        last = await self._broker.last_message(RESULTS_STREAM, f"{RESULTS}.{lease.job.id}")
+        if last is not None and last.sequence != lease.last_sequence and not last.message_id.startswith(lease.token):
+            return False
+        lease.message = message
+        return True
 
     async def _take_over(self, lease: _Lease) -> bool:
         """Continue after the last result of another worker, and fence that worker; False when no devices remain."""
@@ -415,15 +431,15 @@ class NatsQueue:
     async def renew(self, jobs: Sequence[Job], lease: timedelta) -> set[int]:
         """Extend leases, see `Queue.renew`."""
         renewed = set()
-        expires_at = asyncio.get_running_loop().time() + lease.total_seconds()
-        for job in jobs:
-            current = self._lease_of(job)
-            if current is None:
-                continue
-            last = await self._broker.last_message(RESULTS_STREAM, f"{RESULTS}.{job.id}")
+        # The worker renews the leases again only after this renewal, which may wait for a response.
+        expires_at = asyncio.get_running_loop().time() + lease.total_seconds() + REQUEST_TIMEOUT_S
+        leases = [current for job in jobs if (current := self._lease_of(job)) is not None]
+        for current in leases:
+            current.expires_at = expires_at
+        for current in leases:
+            last = await self._broker.last_message(RESULTS_STREAM, f"{RESULTS}.{current.job.id}")
             if (0 if last is None else last.sequence) == current.last_sequence:
-                current.expires_at = expires_at
-                renewed.add(job.id)
+                renewed.add(current.job.id)
         return renewed
 
     async def settle(self, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:

@@ -129,8 +129,8 @@ async def test_broker_outage_of_twenty_seconds_loses_nothing(
     assert (progress.accepted, progress.pending) == (DEVICES, 0)
     received = Counter(message.endpoint for message in parts.sim.messages)
     print(f"{received.total() - DEVICES} messages were repeated")
-    # The claimed jobs, twice: on a slow machine the leases of redelivered jobs expire once more.
-    assert received.total() - DEVICES <= 2 * JOBS * MAX_CHUNK_SIZE
+    # The worker keeps its jobs through the outage: what it sent meanwhile is settled, not sent again.
+    assert received.total() == DEVICES
     assert await parts.scalar("SELECT count(*) FROM jobs") == 0
 
 
@@ -142,7 +142,8 @@ async def test_lifecycle_and_throttle_work_without_a_database(
     async def apply(transition: lifecycle.Order, id_: UUID) -> None:
         async with parts.engine.begin() as conn:
             await transition(conn, parts.application_id, id_)
-        await lifecycle.wait_until_idle(parts.engine, id_)
+        wait = lifecycle.wait_until_suspended if transition is lifecycle.pause else lifecycle.wait_until_idle
+        await wait(parts.engine, id_)
 
     parts.sim.behave(Rule(delay_ms=20))
     settings = {"queue": ",".join(node.url for node in cluster), "lease": LEASE_S}
