@@ -78,12 +78,11 @@ def run_until_interrupt(
     """
 
     async def run_work() -> T:
-        task = asyncio.current_task()
-        assert task is not None
+        task = asyncio.ensure_future(work)
         # asyncio's own handler is missing when SIGINT was ignored at the start, as it is in a shell's background jobs.
         with suppress(NotImplementedError):  # on Windows, where asyncio's own handler remains
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, _interrupt, task)
-        return await work
+        return await task
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         try:
