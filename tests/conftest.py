@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import hypothesis
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -23,6 +24,10 @@ from gateway.embedded import EmbeddedPostgres
 from gateway.records.postgres import migrate, partitions
 from gateway.records.postgres.engine import open_engine, plain_url
 from tests.support import log_guard
+
+# The time of an example depends on what else the machine does.
+hypothesis.settings.register_profile("gateway", deadline=None)
+hypothesis.settings.load_profile("gateway")
 
 # The rows of a test need not survive a power failure.
 FAST_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "64MB"}

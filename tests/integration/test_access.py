@@ -97,7 +97,7 @@ async def test_key_of_another_application_cannot_be_removed(parts: Parts) -> Non
     assert (await identify_bearer(parts, other["secret_key"])).application_id != parts.application_id
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bearer=st.one_of(st.text(max_size=60), st.from_regex(r"(sk|pk|dt)_[A-Za-z0-9_-]{0,64}", fullmatch=True)))
 async def test_unknown_bearer_is_unauthenticated(parts: Parts, bearer: str) -> None:
     """Any other bearer value is refused as unauthenticated."""

@@ -324,7 +324,6 @@ def is_on_border(device: ExpectedDevice, filter_json: Any) -> bool:
 
 @settings(
     max_examples=120,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )

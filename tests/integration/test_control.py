@@ -231,7 +231,6 @@ orders = st.tuples(st.sampled_from([lifecycle.pause, lifecycle.resume]), st.inte
 
 @settings(
     max_examples=10,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     phases=[Phase.explicit, Phase.generate],  # an interleaving of real workers does not shrink
 )

@@ -257,7 +257,6 @@ async def test_devices_and_campaigns_follow_the_model(api: Api, monkeypatch: pyt
         max_examples=12,
         stateful_step_count=20,
         derandomize=True,
-        deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )

@@ -5,7 +5,7 @@ import time
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.ids import new_id
@@ -15,18 +15,15 @@ KEYRING = Keyring(b"k" * MIN_MASTER_KEY_LENGTH)
 OTHER_KEYRING = Keyring(b"s" * MIN_MASTER_KEY_LENGTH)
 BASE64URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 NOW = 1_800_000_000
-NO_DEADLINE = settings(deadline=None)
 uuids = st.uuids()
 
 
-@NO_DEADLINE
 @given(st.binary(max_size=200), st.sampled_from(["vapid", "identity", "idempotency"]))
 def test_encrypted_data_decrypts(data: bytes, purpose: str) -> None:
     """Encrypted data decrypts with the same key and purpose."""
     assert KEYRING.open(KEYRING.seal(data, purpose), purpose) == data
 
 
-@NO_DEADLINE
 @given(st.binary(max_size=100))
 def test_other_key_or_purpose_does_not_decrypt(data: bytes) -> None:
     """Another key or purpose does not decrypt it."""
@@ -36,7 +33,6 @@ def test_other_key_or_purpose_does_not_decrypt(data: bytes) -> None:
             keyring.open(sealed, purpose)
 
 
-@NO_DEADLINE
 @given(st.binary(max_size=60), st.data())
 def test_changed_ciphertext_does_not_decrypt(data: bytes, choose: st.DataObject) -> None:
     """A changed ciphertext does not decrypt."""
@@ -46,7 +42,6 @@ def test_changed_ciphertext_does_not_decrypt(data: bytes, choose: st.DataObject)
         KEYRING.open(bytes(sealed), "vapid")
 
 
-@NO_DEADLINE
 @given(st.binary(max_size=60))
 def test_random_bytes_do_not_decrypt(octets: bytes) -> None:
     """Random bytes do not decrypt."""
@@ -66,7 +61,6 @@ def test_short_master_key_is_refused() -> None:
         Keyring(os.urandom(MIN_MASTER_KEY_LENGTH - 1))
 
 
-@NO_DEADLINE
 @given(uuids)
 def test_device_token_is_valid_for_its_keyring_only(device_id: UUID) -> None:
     """A device token names its device and is valid for its own keyring only."""
@@ -76,7 +70,6 @@ def test_device_token_is_valid_for_its_keyring_only(device_id: UUID) -> None:
     assert OTHER_KEYRING.device_of(token) is None
 
 
-@NO_DEADLINE
 @given(uuids, uuids, st.none() | st.integers(0, 9), st.integers(NOW, NOW + 10_000_000))
 def test_receipt_token_is_valid_until_it_expires(
     notification_id: UUID, device_id: UUID, variant: int | None, expires: int
@@ -90,7 +83,6 @@ def test_receipt_token_is_valid_until_it_expires(
     assert OTHER_KEYRING.receipt_of(token, NOW) is None
 
 
-@NO_DEADLINE
 @given(uuids, uuids, st.integers(0, 63), st.integers(1, 63))
 def test_token_with_one_changed_character_is_invalid(first_id: UUID, second_id: UUID, position: int, step: int) -> None:
     """A token with one changed character is invalid."""
@@ -101,7 +93,6 @@ def test_token_with_one_changed_character_is_invalid(first_id: UUID, second_id: 
         assert read(token[:index] + changed + token[index + 1 :]) is None
 
 
-@NO_DEADLINE
 @given(st.integers(0, 70))
 def test_truncated_or_longer_token_is_invalid(length: int) -> None:
     """A truncated or extended token is invalid."""
@@ -113,7 +104,6 @@ def test_truncated_or_longer_token_is_invalid(length: int) -> None:
         assert read(token + "=" * (length + 1)) is None
 
 
-@NO_DEADLINE
 @given(st.text(max_size=80))
 def test_arbitrary_text_is_no_token(text: str) -> None:
     """Arbitrary text is not a token and raises no error."""

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain import audience, ids
@@ -308,7 +308,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(json_values)
 def test_any_json_is_parsed_or_refused_with_a_valid_pointer(value: Any) -> None:
     """The pointer leads into the document; only its last step may be missing."""

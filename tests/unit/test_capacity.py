@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ops import capacity
@@ -22,7 +22,6 @@ def fleets(draw: st.DrawFn) -> Fleet:
     return Fleet(devices, draw(st.integers(peak, peak * 1440)), peak, draw(st.floats(0.1, 10_000)))
 
 
-@settings(deadline=None)
 @given(fleets(), st.floats(1, 1000))
 def test_more_devices_never_need_fewer_processes(fleet: Fleet, times: float) -> None:
     """The model is monotonic in the number of devices."""
@@ -33,7 +32,6 @@ def test_more_devices_never_need_fewer_processes(fleet: Fleet, times: float) -> 
     assert many.devices_on_disk >= few.devices_on_disk
 
 
-@settings(deadline=None)
 @given(fleets(), st.integers(1, 100))
 def test_more_messages_never_need_less(fleet: Fleet, times: int) -> None:
     """The model is monotonic in the number of messages."""
@@ -47,7 +45,6 @@ def test_more_messages_never_need_less(fleet: Fleet, times: int) -> None:
     assert many.log_store >= few.log_store
 
 
-@settings(deadline=None)
 @given(fleets(), st.floats(1, 100))
 def test_slower_push_services_never_need_fewer_workers(fleet: Fleet, times: float) -> None:
     """The model is monotonic in the response time of push services."""

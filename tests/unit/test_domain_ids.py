@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain import ids
@@ -60,7 +60,6 @@ def test_new_ids_are_unique() -> None:
     assert len({ids.new_id() for _ in range(10_000)}) == 10_000
 
 
-@settings(deadline=None)
 @given(st.sampled_from(KINDS), st.sampled_from(KINDS), st.uuids())
 def test_formatted_id_is_parsed_as_its_own_kind_only(kind: str, other: str, id_: UUID) -> None:
     """Parsing an id as another kind returns None."""
@@ -71,7 +70,6 @@ def test_formatted_id_is_parsed_as_its_own_kind_only(kind: str, other: str, id_:
     assert ids.parse_delivery(formatted) is None
 
 
-@settings(deadline=None)
 @given(st.uuids(), st.uuids())
 def test_delivery_id_has_notification_and_device(notification_id: UUID, device_id: UUID) -> None:
     """The id round-trips."""
@@ -87,7 +85,6 @@ def test_invalid_id_is_none(text: str) -> None:
     assert ids.parse_delivery(text) is None
 
 
-@settings(deadline=None)
 @given(st.uuids(), st.text())
 def test_push_topic_is_32_base64url_characters(application_id: UUID, tag: str) -> None:
     """RFC 8030 limits the Topic header to 32 characters of the base64url alphabet."""

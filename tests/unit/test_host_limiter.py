@@ -1,7 +1,7 @@
 """The limit and the circuit breaker of a push-service host, and the concurrency limit of a worker."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.worker import concurrency, host_limiter
@@ -148,7 +148,6 @@ def test_wait_is_estimated_before_the_first_response() -> None:
         max_size=300,
     )
 )
-@settings(deadline=None)
 def test_limit_and_breaker_stay_within_bounds(
     script: list[tuple[Feedback | None, float, bool, int]],
 ) -> None:

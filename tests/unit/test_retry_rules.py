@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain import retry
@@ -15,7 +15,6 @@ FAR = NOW + timedelta(days=28)
 FAULT = Retry("the push service has a passing fault (503)")
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10_000))
 def test_back_off_doubles_within_its_jitter_up_to_an_hour(tries: int) -> None:
     """The delay grows up to the maximum."""
@@ -28,7 +27,6 @@ def test_back_off_spreads_retries() -> None:
     assert len({backoff(5) for _ in range(100)}) > 90
 
 
-@settings(deadline=None)
 @given(st.integers(1, MAX_TRUSTED_RETRIES), st.floats(0, 86_400))
 def test_retry_after_is_followed_to_the_next_whole_second(tries: int, seconds: float) -> None:
     """Retries are rounded up to full seconds."""
@@ -46,7 +44,6 @@ def test_retries_of_one_second_are_due_together() -> None:
     assert len(dues) == 1
 
 
-@settings(deadline=None)
 @given(st.integers(MAX_TRUSTED_RETRIES + 1, 40))
 def test_repeated_retry_after_0_is_backed_off(tries: int) -> None:
     """A host that always asks for an immediate retry is not flooded."""
@@ -62,7 +59,6 @@ def test_longer_retry_after_wins_over_back_off() -> None:
     assert due >= NOW + timedelta(hours=5)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 50), st.one_of(st.none(), st.floats(0, 90_000)), st.floats(-10, 90_000))
 def test_no_retry_at_or_after_expiry(tries: int, after: float | None, life: float) -> None:
     """The message expires instead."""

@@ -449,7 +449,7 @@ scripts = st.lists(
 
 
 @given(scripts)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_scheduler_keeps_its_invariants(script: list[Action]) -> None:
     """In flight at most the limits; no message lost or duplicated; urgent messages first where they may be sent."""
 

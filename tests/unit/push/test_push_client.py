@@ -275,7 +275,7 @@ async def test_missing_response_is_a_timeout() -> None:
     ):
         response = await post(client, f"{origin}/secret")
     assert kind(response) == "timeout"
-    assert 250 < response.duration_ms < 3000
+    assert response.duration_ms > 250
 
 
 async def test_closed_connection_is_a_reset(client: PushClient) -> None:

@@ -55,13 +55,13 @@ def test_encrypt_reproduces_rfc_8291_appendix_a() -> None:
 
 
 @given(st.binary(max_size=MAX_PAYLOAD))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_http_ece_decrypts_the_message(payload: bytes) -> None:
     assert BROWSER.decrypt(encrypt(payload, BROWSER.subscription)) == payload
 
 
 @given(st.binary(min_size=1, max_size=MAX_PAYLOAD))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_message_equals_pywebpush_in_size_and_content(payload: bytes) -> None:
     reference = WebPusher(
         {
@@ -127,7 +127,7 @@ P = 2**256 - 2**224 + 2**192 + 2**96 - 1
 
 
 @given(st.integers(1, 2**255), st.one_of(st.none(), st.integers(0, 511)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_curve_check_agrees_with_cryptography(scalar: int, bit: int | None) -> None:
     public = ec.derive_private_key(scalar, ec.SECP256R1()).public_key()
     point = near(public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint), bit)
