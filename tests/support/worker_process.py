@@ -16,7 +16,7 @@ from tests.support.log_guard import guard
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 STOP_S = 30.0
-START_S = 30.0
+START_S = 60.0
 
 
 class WorkerProcess:
@@ -29,6 +29,12 @@ class WorkerProcess:
     @property
     def log(self) -> str:
         return self._log.read_text()
+
+    async def wait_for_log(self, text: str) -> None:
+        """Wait until the process has logged this text."""
+        async with asyncio.timeout(START_S):
+            while text not in self.log:  # noqa: ASYNC110 - another process gives no event
+                await asyncio.sleep(0.05)
 
     async def kill(self) -> None:
         """Send SIGKILL: the process neither settles nor requeues anything."""
