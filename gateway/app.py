@@ -1,10 +1,10 @@
-"""The composition root: builds the components from the settings and runs them. No other module wires components.
+"""The composition root: creates the components from the settings, connects them and runs them.
 
 Each role of a process is one function: `serve` runs the HTTP server, `work` a worker, `relay` the link between database
-and broker, and `up` all of them in one process. A role runs until its stop event is set, then drains: requests and
-messages in flight are completed within their time limits.
+and broker, and `up` all of them in one process. A role runs until its stop event is set. Then it completes the requests
+and messages in flight, within time limits.
 
-Postgres-backed workers and the relay also run the background tasks (maintenance, webhooks, alert feeds).
+Workers that have a database and the relay also run the background tasks: maintenance, webhooks and alert feeds.
 """
 
 import asyncio
@@ -64,10 +64,11 @@ from gateway.worker.worker import Worker, WorkerConfig
 
 log = structlog.get_logger(__name__)
 
-# Time that requests in flight have to complete after the stop event.
+# How long requests in flight may take to complete after the stop event is set.
 SHUTDOWN_TIMEOUT_S = 10.0
-# Allocations between two collections of the youngest generation; Python's default is 700.
+# Number of allocations between two garbage collections of the youngest generation; Python's default is 700.
 GC_THRESHOLD = 5_000
+# Maximum attempts to create the streams of the broker.
 MAX_PREPARE_ATTEMPTS = 6
 
 
@@ -109,7 +110,7 @@ def find_installation(settings: Settings) -> Installation:
 
 
 def _master_key(settings: Settings) -> bytes:
-    """Raises CannotStart."""
+    """Return the master key of the settings or of the data directory. Raise CannotStart if there is none."""
     key_file = settings.data_dir / "master-key"
     master_key = settings.master_key and settings.master_key.get_secret_value()
     if not master_key and not key_file.exists():
@@ -155,7 +156,7 @@ async def serve(settings: Settings, installation: Installation, stop: asyncio.Ev
 async def work(settings: Settings, stop: asyncio.Event, installation: Installation | None = None) -> None:
     """Run a worker that sends messages.
 
-    A worker that takes its jobs from the database also runs the background tasks; with a broker the relay runs them.
+    A worker that claims its jobs from the database also runs the background tasks. With a broker the relay runs them.
     """
     async with tracing.export_spans(), _metrics_server(settings):
         await _run_worker(settings, installation, BreakerDirectory(), stop)
@@ -164,15 +165,15 @@ async def work(settings: Settings, stop: asyncio.Event, installation: Installati
 async def relay(settings: Settings, installation: Installation, stop: asyncio.Event) -> None:
     """Publish jobs to the broker, write the workers' results to the database, and run the background tasks."""
     if not settings.nats_servers:
-        raise CannotStart("there is nothing to relay: GATEWAY_QUEUE does not name servers of NATS")
+        raise CannotStart("a relay needs NATS: set GATEWAY_QUEUE to NATS servers")
     async with tracing.export_spans(), _metrics_server(settings):
         await _run_relay(settings, installation, stop)
 
 
 async def up(settings: Settings, installation: Installation, stop: asyncio.Event, sim: Sim | None = None) -> None:
-    """Run the HTTP server, a worker, with a broker the relay, and optionally the simulated push service.
+    """Run the HTTP server and a worker; with a broker also the relay, and with `sim` also the simulated push service.
 
-    Server and worker have separate connection pools, so that a flood of requests takes no connection from the worker.
+    Server and worker have separate connection pools, so that requests cannot occupy the worker's connections.
     """
     breakers = BreakerDirectory()
     async with AsyncExitStack() as stack:
@@ -277,7 +278,7 @@ def _metrics_token(settings: Settings) -> str | None:
 
 
 async def _listen(runner: web.AppRunner, host: str, port: int, setting: str = "--port") -> None:
-    # Every connection takes a file descriptor, idle ones too, so raise the soft limit to the hard one.
+    # Every connection, even an idle one, needs a file descriptor: raise the soft limit to the hard limit.
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     try:
@@ -370,7 +371,7 @@ async def _run_relay(settings: Settings, installation: Installation, stop: async
 
 @asynccontextmanager
 async def _connect_broker(settings: Settings) -> AsyncIterator[Broker]:
-    """Connect to NATS. Raises CannotStart at the start, and later when the broker ends the connection for good."""
+    """Connect to NATS. Raise CannotStart if that fails, and later if the connection ends and cannot be restored."""
     async with AsyncExitStack() as stack:
         try:
             broker = await stack.enter_async_context(Broker.connect(settings.nats_servers, ca=settings.queue_ca))
@@ -383,21 +384,23 @@ async def _connect_broker(settings: Settings) -> AsyncIterator[Broker]:
 
 
 async def _raise_when_closed(broker: Broker) -> None:
-    """Raise CannotStart when the connection ends: the supervisor restarts the process, which has no use without it."""
+    """Raise CannotStart when the connection ends for good: the process exits, and its supervisor restarts it."""
     raise CannotStart(f"GATEWAY_QUEUE: the connection has ended: {await broker.connection.wait_until_closed()}")
 
 
 async def _prepare_streams(context: Context, broker: Broker) -> None:
-    """Create the broker's streams. Raises CannotStart."""
+    """Create the streams of the broker. Raise CannotStart if that fails."""
     for attempts_left in range(MAX_PREPARE_ATTEMPTS, 0, -1):
         try:
             await prepare(context.engine, broker)
             return
         except APIError as error:
-            raise CannotStart(f"GATEWAY_QUEUE: NATS refuses our streams: {error.description}") from None
+            raise CannotStart(f"GATEWAY_QUEUE: NATS refuses to create the streams: {error.description}") from None
         except BrokerUnavailable as error:
             if attempts_left == 1:
-                raise CannotStart(f"GATEWAY_QUEUE: the streams cannot be made: {error}; is JetStream on?") from None
+                raise CannotStart(
+                    f"GATEWAY_QUEUE: the streams cannot be created: {error}; is JetStream enabled?"
+                ) from None
 
 
 # The components that the roles share.
@@ -434,7 +437,7 @@ async def open_context(
 async def _open_database(
     settings: Settings, installation: Installation, breakers: BreakerDirectory | None = None
 ) -> AsyncIterator[tuple[Context, Notifier]]:
-    """Open the context and the notifier, check the database, and keep the clock in step with the database's."""
+    """Open the context and the notifier, check the database, and synchronise the clock with that of the database."""
     url = installation.database_url
     async with open_context(settings, installation, breakers) as context, Notifier(url).running() as notifier:
         await _check_database(context, url)
@@ -447,10 +450,15 @@ async def _open_database(
 
 
 async def _check_database(context: Context, url: str) -> None:
-    """Refuse to start on a database with which every message would fail. Raises CannotStart and DecryptionFailed."""
+    """Check that the database has all migrations and that the master key decrypts its secrets.
+
+    Raises:
+        CannotStart: a migration is missing.
+        DecryptionFailed: the master key is not the one of this database.
+    """
     async with context.engine.connect() as conn:
         if not await migrate.is_current(conn, url):
-            raise CannotStart("the database lacks migrations of this version: run `gateway migrate`")
+            raise CannotStart("the database is older than this version of the gateway: run `gateway migrate`")
         await key_rotation.check(conn, context.keyring)
 
 
@@ -458,7 +466,7 @@ async def _check_database(context: Context, url: str) -> None:
 async def _background_tasks(
     settings: Settings, context: Context, notifier: Notifier, stop: asyncio.Event
 ) -> AsyncIterator[None]:
-    """Run maintenance, webhook dispatch and feed polling. Every process with a database that sends runs them."""
+    """Run maintenance, webhook dispatch and feed polling until the context ends."""
     policy = retention_policy(settings)
     _tune_gc()
     async with context.engine.begin() as conn:
@@ -495,9 +503,12 @@ async def _simulator(sim: Sim) -> AsyncIterator[None]:
 
 
 def _tune_gc() -> None:
-    # Objects of the start-up live as long as the process, and those of a request or delivery are freed by reference
-    # counting. By default the collector would search them for cycles every 700 allocations, which costs a delivery as
-    # much as its log entry and a request most of its time: freeze the former and raise the threshold.
+    """Let the garbage collector run less often, and ignore the objects that exist now.
+
+    Objects that were created at start-up live as long as the process. Those of a request or a delivery are freed by
+    reference counting. With the default threshold, the search for cycles would cost a delivery as much as its log
+    entry, and a request most of its time.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)

@@ -1,7 +1,7 @@
-"""Structured logging: one event a line, the same fields for every component, no secrets.
+"""Structured logging: one event per line, the same fields for every component, no secrets.
 
-Events of the gateway and of the libraries (aiohttp, alembic, asyncio) pass the same processors. Masking is the last
-step before rendering, after exceptions have become text, so secrets in error messages are masked too.
+Events of the gateway and of libraries (aiohttp, alembic, asyncio) go through the same processors. Secrets are masked in
+the last step before rendering. Exceptions are text by then, so secrets in error messages are masked too.
 """
 
 import logging
@@ -17,7 +17,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, Processor
 
 MASK = "***"
-# Nesting depth of values; deeper ones are masked.
+# Values that are nested deeper than this are masked.
 MAX_DEPTH = 12
 
 _SECRET_NAMES = {
@@ -36,8 +36,8 @@ _SECRET_NAMES = {
 }
 _SECRET_ENDINGS = ("_token", "_secret", "_password", "_private_key", "_api_key", "_secret_key")
 
-# Secrets recognised by their form, in any text. RFC 7519: a JWT is three base64url parts, of which the first is a JSON
-# object.
+# Patterns of secrets in any text, with their replacements. A JWT (RFC 7519) consists of three base64url parts. The
+# first is a JSON object, so it begins with `eyJ`.
 _SECRETS_IN_TEXT = (
     (re.compile(r"\b(vapid\s+t=)[^\s,]+(,\s*k=[\w-]+)?", re.IGNORECASE), rf"\1{MASK}"),
     (re.compile(r"\b(bearer\s+)[^\s'\",]+", re.IGNORECASE), rf"\1{MASK}"),
@@ -58,7 +58,7 @@ def configure(level: str, format: str = "auto") -> None:
 
     Args:
         level: the minimum level of events.
-        format: `json`, `console` for people, or `auto`, which selects console when stderr is a terminal.
+        format: `json`, `console` for people, or `auto`, which selects `console` if stderr is a terminal.
     """
     is_console = format == "console" or (format == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
@@ -97,7 +97,7 @@ def configure(level: str, format: str = "auto") -> None:
 
 
 def mask(_: Any, __: str, event: EventDict) -> EventDict:
-    """Mask values with a secret's name or form, at any depth. Of a push endpoint, only the origin is kept."""
+    """Mask values that have the name or the form of a secret, at any depth. A push endpoint is cut to its origin."""
     return {name: _mask_value(value, str(name)) for name, value in event.items()}
 
 
@@ -117,7 +117,7 @@ def _json_processors() -> list[Processor]:
 
 
 def _order_fields(_: Any, __: str, event: EventDict) -> EventDict:
-    """Put the fields that every line has first."""
+    """Put the fields that all events have at the beginning of the line."""
     return {name: event[name] for name in ("timestamp", "level", "event", "logger") if name in event} | dict(event)
 
 
@@ -153,7 +153,7 @@ def _origin(url: str) -> str:
     return f"{_mask_text(match['origin'])}/{MASK}" if match else MASK
 
 
-@lru_cache(maxsize=1024)  # most texts recur: names, routes, methods
+@lru_cache(maxsize=1024)  # many texts recur, such as routes and methods
 def _mask_text(text: str) -> str:
     for pattern, replacement in _SECRETS_IN_TEXT:
         text = pattern.sub(replacement, text)

@@ -1,7 +1,8 @@
 """The Prometheus metrics of the gateway, for `/metrics`.
 
-A delivery takes a few hundred microseconds, so no metric is updated per message: attempts are counted once per batch of
-results, and the state of components (pools, hosts, claimed jobs) is read by callbacks when `/metrics` is scraped.
+A delivery takes a few hundred microseconds of CPU time, so updating a metric per message would cost too much. Attempts
+are counted once per batch of results. The state of components (pools, hosts, claimed jobs) is read by callbacks when
+`/metrics` is scraped.
 
 The label `host` is the vendor of the push service (FCM, Mozilla, Apple, WNS), or else the host name. Every process with
 a database exports the same queue metrics: aggregate them by `max`, not by `sum`.
@@ -20,12 +21,12 @@ from gateway import __version__
 
 Labels = tuple[str, ...]
 Reading = Mapping[Labels, float]
-# Methods with a series of their own; clients may send any other text as the method.
+# HTTP methods that are used as label values. Clients may send any text as the method; other ones become `other`.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class BatchHistogram:
-    """A histogram that observes many values at once, at a tenth of the cost of `Histogram.observe` per value."""
+    """A histogram that observes many values in one call. A value costs a tenth of a call of `Histogram.observe`."""
 
     def __init__(self, name: str, documentation: str, labels: Sequence[str], buckets: Sequence[float]) -> None:
         """Register the histogram. `buckets` are the upper bounds in ascending order, without infinity."""
@@ -185,12 +186,15 @@ WEBHOOKS_DISABLED = Counter("gateway_webhooks_disabled_total", "Webhooks disable
 
 @cache
 def attempts(service: str, outcome: str) -> Counter:
-    """Return the counter of attempts. Cached: a lookup by labels costs as much as the rest of the counting."""
+    """Return the counter of attempts with these labels.
+
+    It is cached, because looking it up by labels costs as much as the rest of the counting.
+    """
     return ATTEMPTS.labels(service, outcome)
 
 
 def record_response(method: str, route: str, code: int, seconds: float | None) -> None:
-    """Count an HTTP response. `seconds` is None for responses whose duration is not meaningful, such as streams."""
+    """Count an HTTP response. `seconds` is None for a stream, which lasts until the client disconnects."""
     counter, histogram = _request_metrics(method if method in METHODS else "other", route, code)
     counter.inc()
     if seconds is not None:

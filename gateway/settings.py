@@ -1,8 +1,8 @@
 """The gateway's settings.
 
-Settings are read from environment variables named `GATEWAY_*`; options of the command line override them. Each invalid
-setting is reported in one line that names the variable. A secret may be in a file instead (`GATEWAY_MASTER_KEY_FILE`),
-as container platforms provide them, and is never printed.
+Settings are read from environment variables named `GATEWAY_*`; options of the command line override them. For each
+invalid setting an error of one line names the variable. A secret may also be in a file, as container platforms provide
+it; the variable then has the suffix `_FILE` (`GATEWAY_MASTER_KEY_FILE`). Secrets are never printed.
 """
 
 import difflib
@@ -22,9 +22,9 @@ from gateway.domain.errors import OperatorError
 from gateway.domain.notification import Lane
 
 PREFIX = "GATEWAY_"
-# Settings that may be given as the path of a file, in the variable with the suffix `_FILE`.
+# Settings that may be in a file, whose path is in the variable with the suffix `_FILE`.
 SECRET_SETTINGS = ("database_url", "queue", "admin_token", "master_key", "retired_master_keys", "metrics_token")
-# Variables with our prefix that are no settings: the command line and the tests read them.
+# Variables with this prefix that are not settings: the command line and the tests read them.
 OTHER_VARIABLES = ("GATEWAY_SERVER", "GATEWAY_KEY", "GATEWAY_TEST_DATABASE_URL")
 TILE_URL = re.compile(r"https?://[\w.:\[\]-]+/(?=\S*\{z\})(?=\S*\{x\})(?=\S*\{y\})[^\s,;]*", re.ASCII)
 # Size of a generated secret and minimum size of a master key, in bytes.
@@ -32,7 +32,7 @@ SECRET_BYTES = 32
 
 
 class SettingsError(OperatorError):
-    """One or more settings are invalid. The message has one line for each, with the name of its variable or file."""
+    """One or more settings are invalid. The message has a line for each, which begins with its variable or file."""
 
 
 class Setting(NamedTuple):
@@ -44,9 +44,9 @@ class Setting(NamedTuple):
 
 
 def default_data_dir() -> Path:
-    """Return the data directory of the user by the XDG rules; for root /var/lib.
+    """Return the user's data directory by the XDG rules; for root, a directory below /var/lib.
 
-    Root's home directory is closed to the user that runs the embedded Postgres.
+    The home directory of root is not accessible to the user that runs the embedded Postgres.
     """
     if data_home := os.environ.get("XDG_DATA_HOME"):
         return Path(data_home) / "webpush-gateway"
@@ -264,14 +264,14 @@ class Settings(BaseSettings):
 
     @field_validator("retired_master_keys")
     @classmethod
-    def _have_length(cls, value: SecretStr | None) -> SecretStr | None:
+    def _are_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if any(len(key.encode()) < SECRET_BYTES for key in _lines(value)):
             raise ValueError(f"must have at least {SECRET_BYTES} characters on each line")
         return value
 
     @field_validator("public_url")
     @classmethod
-    def _is_web_address(cls, value: str | None) -> str | None:
+    def _is_web_url(cls, value: str | None) -> str | None:
         if value is None:
             return None
         parts = urlsplit(value)
@@ -283,9 +283,9 @@ class Settings(BaseSettings):
 
     @field_validator("map_tiles")
     @classmethod
-    def _is_address_of_tiles(cls, value: str | None) -> str | None:
-        # The URL becomes part of the console's Content-Security-Policy, where blanks, commas and semicolons separate
-        # sources and directives.
+    def _is_tile_url(cls, value: str | None) -> str | None:
+        # The URL becomes part of the console's Content-Security-Policy, in which spaces, commas and semicolons are
+        # separators.
         if value is not None and not TILE_URL.fullmatch(value):
             raise ValueError("must be a web address with {z}, {x} and {y}, and no blank, comma or semicolon")
         return value
@@ -364,13 +364,13 @@ def open_data_dir(path: Path) -> None:
         if os.geteuid() == 0:
             path.chmod(path.stat().st_mode & 0o777 | 0o011)
     except OSError as error:
-        raise SettingsError(f"{_variable('data_dir')}: {path} cannot be made: {error.strerror}") from None
+        raise SettingsError(f"{_variable('data_dir')}: {path} cannot be created: {error.strerror}") from None
 
 
 def load_or_create_secret(path: Path) -> str:
-    """Return the secret in the file, which is created if missing: 32 random bytes in base64url, mode 600.
+    """Return the secret in a file. If the file is missing, create it with 32 random bytes in base64url and mode 600.
 
-    Concurrent calls create one secret and all return it.
+    Concurrent calls create one secret, and all return it.
 
     Raises:
         SettingsError: the file cannot be read or created, is empty, or is readable by others.
@@ -379,12 +379,12 @@ def load_or_create_secret(path: Path) -> str:
         if not path.exists():
             _create_secret(path)
         if path.stat().st_mode & 0o077:
-            raise SettingsError(f"{path} holds a secret and others may read it: chmod 600 {path}")
+            raise SettingsError(f"{path} contains a secret, and other users may read it: chmod 600 {path}")
         secret = path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise SettingsError(f"{path} cannot be used: {error.strerror}") from None
     if not secret:
-        raise SettingsError(f"{path} is empty: remove it, and a new secret is made")
+        raise SettingsError(f"{path} is empty: remove it, and the gateway creates a new secret")
     return secret
 
 
@@ -395,7 +395,7 @@ def _create_secret(path: Path) -> None:
             file.write(secrets.token_urlsafe(SECRET_BYTES) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        os.link(temporary, path)  # unlike rename(), link() does not replace the file of a concurrent call
+        os.link(temporary, path)  # unlike rename(), link() fails if a concurrent call has created the file
     except FileExistsError:
         pass
     finally:
@@ -419,7 +419,7 @@ def _read_secret_files(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _has_valid_port(parts: SplitResult) -> bool:
-    """Return whether the port is valid or absent. A slash in a password makes half of the password the port."""
+    """Return whether the port is valid or absent. It is invalid if the password has a slash that is not encoded."""
     try:
         return parts.port is None or parts.port > 0
     except ValueError:

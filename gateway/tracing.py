@@ -1,12 +1,11 @@
 """OpenTelemetry traces, from the request that submits a notification to every attempt to send it (the extra `otel`).
 
-The queue separates the two, so a notification stores the W3C traceparent of its request, and its jobs continue that
-trace on whatever machine they run. Spans of attempts are created once per batch, after the fact; of a large batch only
-some are, failed attempts first.
+Request and attempts are in different processes, so a notification stores the W3C traceparent of its request, and its
+jobs continue that trace wherever they run. Spans of attempts are created once per batch, after the batch was sent. A
+large batch gets spans for some of its attempts only, failed ones first.
 
-Tracing is off, and costs a test of `_tracer`, unless OTEL_EXPORTER_OTLP_ENDPOINT (or
-OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) is set. These variables, OTEL_TRACES_SAMPLER and OTEL_SERVICE_NAME are
-OpenTelemetry's own.
+Tracing is on if OTEL_EXPORTER_OTLP_ENDPOINT (or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) is set; otherwise it costs only a
+check of `_tracer`. These variables, OTEL_TRACES_SAMPLER and OTEL_SERVICE_NAME are those of OpenTelemetry.
 """
 
 import asyncio
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 Kind = Literal["internal", "server", "client", "consumer"]
 Attributes = Mapping[str, str | int | float | bool]
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-# Default of OTEL_SERVICE_NAME.
+# The default of OTEL_SERVICE_NAME.
 SERVICE_NAME = "webpush-gateway"
 # Time for exporting the remaining spans at shutdown.
 FLUSH_MS = 3_000
@@ -39,7 +38,7 @@ _tracer: "Tracer | None" = None
 
 @asynccontextmanager
 async def export_spans(processor: "SpanProcessor | None" = None) -> AsyncIterator[None]:
-    """Export spans until the context ends, if the environment names an endpoint, or to the given `processor`."""
+    """Export spans until the context ends: to `processor`, or to the endpoint that the environment names, if any."""
     if processor is None and not any(os.environ.get(name) for name in ENDPOINTS):
         yield
         return
@@ -80,14 +79,14 @@ def span(
         name: the name of the span.
         attributes: the attributes of the span.
         kind: the OpenTelemetry span kind.
-        parent: a W3C traceparent; None takes the current span.
-        start_ns: the Unix time of the start in nanoseconds; None is now.
+        parent: the W3C traceparent of the parent; None: the current span.
+        start_ns: the Unix time of the start in nanoseconds; None: now.
     """
     return _OFF if _tracer is None else _span(_tracer, name, attributes, kind, parent, start_ns)
 
 
 def is_recording() -> bool:
-    """Return whether the current span is recorded, so that callers can skip costly attributes if not."""
+    """Return whether the current span is recorded. If not, callers need not compute attributes."""
     if _tracer is None:
         return False
     from opentelemetry import trace  # noqa: PLC0415
@@ -120,7 +119,7 @@ def set_response_status(request: "Span | None", status: int) -> None:
 
 
 def current_traceparent() -> str | None:
-    """Return the W3C traceparent of the current span, to be stored; None when tracing is off."""
+    """Return the W3C traceparent of the current span; None when tracing is off."""
     if _tracer is None:
         return None
     carrier: dict[str, str] = {}
@@ -129,7 +128,7 @@ def current_traceparent() -> str | None:
 
 
 def log_fields(current: "Span | None") -> dict[str, str]:
-    """Return the fields that connect log events with the trace."""
+    """Return the log fields by which a log event can be found from its trace."""
     return {} if current is None else {"trace_id": f"{current.get_span_context().trace_id:032x}"}
 
 

@@ -1,7 +1,8 @@
-"""Alembic's entry: one advisory lock around all revisions, so that two starts never migrate at once.
+"""Run the migrations, as Alembic calls this module. An advisory lock prevents that two processes migrate at once.
 
-Gateways of the version before go on meanwhile. So a revision only adds, or takes away what that version does not use;
-it waits for a lock no longer than others can wait behind it, and then begins anew; and it holds none for long.
+Gateways of the previous version keep running during a migration. So a revision only adds things, or removes what that
+version does not use. No statement holds a lock for long. A statement that does not get a lock soon is cancelled, so
+that queries do not queue behind it, and the revision is repeated.
 """
 
 import asyncio
@@ -16,21 +17,24 @@ from sqlalchemy.pool import NullPool
 from gateway.records.postgres.migrate import LOCK_WAIT_S, RETRY_PAUSE_S, is_lock_timeout
 from gateway.records.postgres.schema import metadata
 
-LOCK = 7_306_014_113  # any constant, shared by every gateway that migrates this database
+# The advisory lock: any number, the same in every version of the gateway.
+LOCK = 7_306_014_113
+# Pause between two attempts to get it.
 LOCK_PAUSE_S = 0.2
 STATEMENT_S = 60
+# Settings of Postgres for each transaction of a migration, in seconds.
 LIMITS = {"lock_timeout": LOCK_WAIT_S, "statement_timeout": STATEMENT_S}
 
 
 def _migrate(connection: Connection) -> None:
-    # Asking again and again, since a statement that waits for the lock holds a snapshot, which an index that is built
-    # concurrently in the other process would wait for.
+    # Poll instead of waiting for the lock: a waiting statement has a snapshot, and CREATE INDEX CONCURRENTLY in the
+    # other process would wait for the end of that snapshot.
     while not connection.execute(text(f"SELECT pg_try_advisory_lock({LOCK})")).scalar():
         connection.commit()
         time.sleep(LOCK_PAUSE_S)
     connection.commit()
-    # In a transaction only: outside of one it says nothing, and an index that is built concurrently takes its time.
-    event.listen(connection, "begin", _limit)
+    # SET LOCAL works only in transactions. Statements outside of one, such as CREATE INDEX CONCURRENTLY, have no limit.
+    event.listen(connection, "begin", _set_limits)
     context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=True)
     while True:
         try:
@@ -44,7 +48,7 @@ def _migrate(connection: Connection) -> None:
             time.sleep(RETRY_PAUSE_S)
 
 
-def _limit(connection: Connection) -> None:
+def _set_limits(connection: Connection) -> None:
     for name, seconds in LIMITS.items():
         connection.exec_driver_sql(f"SET LOCAL {name} = '{seconds}s'")
 

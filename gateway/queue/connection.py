@@ -1,7 +1,8 @@
-"""The connection to the NATS broker: established within a time limit, and re-established without limit afterwards.
+"""The connection to the NATS broker.
 
-The NATS client alone would retry the first connection for ever, report no reason, and stay closed silently after some
-errors of the server. Error messages never contain the credentials, which stand before the `@` of a server URL.
+The first connection must succeed within a time limit; a lost connection is re-established without one. The NATS client
+alone would retry the first connection for ever without a reason, and after some errors of the server it would stay
+closed and not report that. Error messages never contain the credentials, which are before the `@` of a server URL.
 """
 
 import asyncio
@@ -19,10 +20,10 @@ from nats.aio.client import Client
 
 MIN_SERVER_VERSION = (2, 10)
 CONNECT_TIMEOUT = timedelta(seconds=10)
-# Of one server.
+# Time limit for connecting to one server.
 SERVER_TIMEOUT_S = 2
 RECONNECT_INTERVAL_S = 0.25
-# A server that leaves two pings unanswered is considered dead, though nobody closed the connection.
+# When a server does not respond to two pings, the client gives up the connection to it.
 PING_INTERVAL_S = 10
 POLL_INTERVAL_S = 0.5
 
@@ -31,15 +32,15 @@ log = structlog.get_logger(__name__)
 
 
 class BrokerUnavailable(ConnectionError):
-    """The broker does not answer, for example while its cluster elects a leader."""
+    """The broker does not respond, for example while its cluster elects a leader."""
 
 
 class BrokerIncompatible(Exception):
-    """The broker answers, but retrying does not help: it refuses the credentials, or is too old."""
+    """The broker responds, but cannot be used: it refuses the credentials, or is too old. Retrying does not help."""
 
 
 class BrokerConnection:
-    """An established connection, which the client keeps up."""
+    """An established connection, which the client re-establishes when it is lost."""
 
     def __init__(self, client: Client, errors: "_ErrorTracker") -> None:
         """Wrap a connected client."""
@@ -47,16 +48,16 @@ class BrokerConnection:
         self._errors = errors
 
     async def wait_until_closed(self, timeout: timedelta = CONNECT_TIMEOUT) -> str:
-        """Wait until the connection cannot recover; return the reason.
+        """Wait until the connection has ended for good, and return the reason.
 
-        That is when the client has closed it, as after some errors of the server, or when every server has refused the
+        It has when the client has closed it, as after some errors of the server, or when the servers have refused the
         credentials for as long as `timeout`.
         """
         loop = asyncio.get_running_loop()
         while not self.client.is_closed:
             if self._errors.refusal and loop.time() - self._errors.refused_at > timeout.total_seconds():
                 return self._errors.refusal
-            await asyncio.sleep(POLL_INTERVAL_S)  # the client's callback is lost when closing fails
+            await asyncio.sleep(POLL_INTERVAL_S)  # if closing fails, the client does not call its callback
         return "it was closed" if self.client.last_error is None else _cause(self.client.last_error)
 
 
@@ -67,12 +68,12 @@ async def connect(
     """Connect to one of the servers.
 
     Args:
-        servers: URLs, with credentials where needed.
+        servers: URLs, with credentials if needed.
         ca: a file of CA certificates to trust in addition to the system's.
         timeout: time limit for the first connection.
 
     Raises:
-        BrokerUnavailable: no server answers within `timeout`.
+        BrokerUnavailable: no server responds within `timeout`.
         BrokerIncompatible: a server refuses the credentials or is too old, or `ca` has no certificate.
     """
     client, hosts, errors = _Client(servers), hosts_of(servers), _ErrorTracker()
@@ -101,8 +102,8 @@ async def connect(
         if not connecting.done():
             connecting.cancel()
             if errors.refusal:
-                raise BrokerIncompatible(f"NATS at {hosts} refuses our user or password: {errors.refusal}")
-            raise BrokerUnavailable(f"no NATS server answers at {hosts}: {errors.last}")
+                raise BrokerIncompatible(f"NATS at {hosts} refuses the user or password: {errors.refusal}")
+            raise BrokerUnavailable(f"no NATS server responds at {hosts}: {errors.last}")
         version = client.connected_server_version
         if (version.major, version.minor) < MIN_SERVER_VERSION:
             minimum = ".".join(map(str, MIN_SERVER_VERSION))
@@ -112,18 +113,21 @@ async def connect(
         yield BrokerConnection(client, errors)
     finally:
         connecting.cancel()
-        # uvloop raises RuntimeError for a connection that ended with data left to write.
+        # uvloop raises RuntimeError when a connection ended before all data was written.
         with suppress(nats.errors.Error, OSError, TimeoutError, RuntimeError):
             await client.close()
 
 
 async def cancellable(request: Awaitable[T]) -> T:
-    """Await a request of the client, whose own waiting may swallow a cancellation (`wait_for` of CPython 3.11)."""
+    """Await a request of the NATS client so that a cancellation is not lost.
+
+    The client waits with `asyncio.wait_for`, which may swallow a cancellation in CPython 3.11.
+    """
     task = asyncio.ensure_future(request)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        # Retrieve the exception of the abandoned task, which would be logged otherwise.
+        # Retrieve the exception of the abandoned task; otherwise asyncio logs it.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         task.cancel()
         raise
@@ -135,26 +139,29 @@ def hosts_of(servers: Sequence[str]) -> str:
 
 
 class _Client(Client):
-    """A client that sends nothing to a server without TLS where a `tls://` URL demands it.
+    """A client that sends no credentials to a server without TLS if a URL begins with `tls://`.
 
-    The library would send the password in the clear.
+    The library itself would send the password unencrypted.
     """
 
     def __init__(self, servers: Sequence[str]) -> None:
         super().__init__()
-        self._tls_demanded = any(urlsplit(server).scheme == "tls" for server in servers)
+        self._requires_tls = any(urlsplit(server).scheme == "tls" for server in servers)
 
     def _connect_command(self) -> bytes:
-        if self._tls_demanded and not self._server_info.get("tls_required"):
+        if self._requires_tls and not self._server_info.get("tls_required"):
             raise nats.errors.SecureConnWantedError
         return super()._connect_command()
 
 
 class _ErrorTracker:
-    """The last connection error. Logs an error when it changes: the client retries several times a second."""
+    """Stores the last connection error, and logs an error only if it differs from the one before.
+
+    The client retries several times a second, so most errors are repetitions.
+    """
 
     def __init__(self) -> None:
-        self.last = "it does not answer"
+        self.last = "it does not respond"
         self.refused = asyncio.Event()
         self.refusal = ""
         self.refused_at = 0.0
@@ -175,7 +182,7 @@ class _ErrorTracker:
 
 
 def _credentials(servers: Sequence[str]) -> dict[str, Any]:
-    """Return the first credentials in the URLs; they are used for all servers, also for discovered ones."""
+    """Return the first credentials in the URLs. The client uses them for all servers, including discovered ones."""
     for parts in map(urlsplit, servers):
         if parts.username and parts.password is not None:
             return {"user": unquote(parts.username), "password": unquote(parts.password)}
@@ -193,8 +200,8 @@ def _tls_context(ca: Path | None) -> ssl.SSLContext:
 
 def _cause(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not to be trusted: {error.verify_message}"
+        return f"its certificate is not trusted: {error.verify_message}"
     if isinstance(error, TimeoutError):
-        return "it does not answer"
+        return "it does not respond"
     reason = error.strerror if isinstance(error, OSError) else None
     return (reason or str(error) or type(error).__name__).removeprefix("nats: ").strip("'")

@@ -1,14 +1,16 @@
 """The queue in NATS JetStream, for workers without a database connection.
 
-Postgres stays the source of truth. A relay publishes each job, with everything needed to send it, into the stream of
-its lane, and writes the workers' results into the log. A job is one message. Its results go to the subject
-`gateway.results.<job>`. A publication there names the sequence number of the last result that the worker has seen, and
-the broker refuses it if there is a newer one (expected last sequence). This fences a lost lease. A worker that takes
-over a job reads the remaining devices from the last result.
+Postgres stays the source of truth. A relay publishes each job as one message into the stream of its lane, with
+everything that is needed to send it. The relay also writes the workers' results into the log.
 
-A retry is a result too: the database creates another job for the devices to be retried when they are due. A `nak` would
-redeliver the whole job even if only some devices need a retry, and would not check opt-outs, quiet hours and
-cancellations again. `nak` with a delay is used only for messages that cannot be decoded.
+A worker publishes the results of a job to the subject `gateway.results.<job>`. With each result it sends the sequence
+number of the last result that it knows. The broker refuses the result if there is a newer one (expected last sequence).
+So a worker that has lost its lease can publish nothing more. A worker that takes over a job reads the remaining devices
+from the last result.
+
+A retry is a result too: the database creates another job for the devices, which the relay publishes when it is due. A
+`nak` would redeliver the whole job although only some devices need a retry, and opt-outs, quiet hours and cancellations
+would not be checked again. `nak` with a delay is used only for messages that cannot be decoded.
 """
 
 import asyncio
@@ -35,18 +37,18 @@ from gateway.queue import wire
 from gateway.queue.connection import CONNECT_TIMEOUT, BrokerConnection, BrokerUnavailable, cancellable, connect
 from gateway.records.postgres.notifier import ChannelSubscription
 
-# Subjects: statuses and results by id; announcements of new jobs, with the lane as payload.
+# Subjects of notification statuses and of job results, each followed by an id, and of announcements of new jobs.
 STATUSES, RESULTS, NEW_JOBS = "gateway.statuses", "gateway.results", "gateway.new_jobs"
 STATUSES_STREAM, RESULTS_STREAM = "GATEWAY_STATUSES", "GATEWAY_RESULTS"
 WORKER_CONSUMER, RECORDER_CONSUMER = "workers", "recorder"
-# Recorded results stay in the stream: a worker that takes over a job reads the remaining devices from the last one.
+# Results stay in the stream after they were recorded, because a worker that takes over a job reads the last one.
 RESULTS_MAX_AGE = timedelta(days=1)
 # Longer than the lifetime of any notification.
 STATUSES_MAX_AGE = timedelta(days=60)
 DUPLICATE_WINDOW = timedelta(minutes=2)
-# A job is redelivered to another worker when its worker has sent no heartbeat for this long.
+# A job is redelivered to another worker if its worker has sent no heartbeat for this long.
 ACK_WAIT = timedelta(seconds=12)
-# Announcements of new jobs may be lost, so poll at this interval.
+# Announcements of new jobs may be lost, so workers also poll at this interval.
 POLL_INTERVAL_S = 1.0
 BROKER_ERRORS = (nats.errors.Error, NoStreamResponseError)
 PULL_ONE_NO_WAIT = b'{"batch":1,"no_wait":true}'
@@ -72,10 +74,10 @@ def job_subject(lane: Lane, job_id: int | str) -> str:
 
 
 class Broker:
-    """The NATS broker: creates the streams, publishes and reads statuses, and turns failed requests into one error."""
+    """The NATS broker: its streams, the published statuses, and requests whose failures become BrokerUnavailable."""
 
     def __init__(self, connection: BrokerConnection, *, replicas: int, ack_wait: timedelta = ACK_WAIT) -> None:
-        """Use a connection. `replicas`: copies of each stream; 3 in a cluster of at least three servers, else 1."""
+        """Create the broker. `replicas` is the number of copies of each stream: 3 in a cluster of three or more."""
         self.connection = connection
         self.client = connection.client
         self.js: JetStreamContext = self.client.jetstream(timeout=REQUEST_TIMEOUT_S)
@@ -95,7 +97,7 @@ class Broker:
         """Connect to the broker.
 
         Raises:
-            BrokerUnavailable: no server answers within `timeout`.
+            BrokerUnavailable: no server responds within `timeout`.
             BrokerIncompatible: a server refuses the credentials or is too old.
         """
         async with connect(servers, ca=ca, timeout=timeout) as connection:
@@ -104,7 +106,7 @@ class Broker:
 
     @property
     def max_payload(self) -> int:
-        """The maximum size of a message in bytes, which may change when the client connects to another server."""
+        """The maximum size of a message in bytes. It may change when the client connects to another server."""
         return self.client.max_payload - HEADER_BYTES
 
     async def prepare(self) -> None:
@@ -163,7 +165,7 @@ class Broker:
 
     async def _configure(self, stream: StreamConfig, consumer: ConsumerConfig | None) -> None:
         try:
-            # Never reduce the replicas: not all servers of the cluster may be visible now.
+            # Do not reduce the number of replicas: some servers of the cluster may be down now.
             current = (await self.js.stream_info(str(stream.name))).config.num_replicas or 1
             stream = replace(stream, num_replicas=max(current, self._replicas))
             await self.js.update_stream(stream)
@@ -203,7 +205,7 @@ class Broker:
         return LastMessage(message.seq or 0, message.data or b"", (message.headers or {}).get(Header.MSG_ID, ""))
 
     async def publish_status(self, notification_id: UUID, status: Status) -> None:
-        """Publish a notification's status, also for workers that connect later."""
+        """Publish a notification's status. The broker stores it for workers that connect later."""
         await self.request(self.js.publish(f"{STATUSES}.{notification_id}", status.value.encode()))
 
     async def statuses(self, ids: Iterable[UUID]) -> dict[UUID, Status]:
@@ -260,9 +262,10 @@ class LastMessage:
 class _Lease:
     """A claimed job.
 
-    `message` is the latest delivery of the job's message to this worker. `expires_at` is a time of the event loop; each
-    renewal extends it, also one without a response. `last_sequence` is the sequence number of the last known result,
-    which the next result must follow. The message ids of this worker's results consist of `token` and `result_count`.
+    `message` is the latest delivery of the job's message to this worker. `expires_at` is a time of the event loop's
+    clock; each renewal extends it, even if the broker does not respond. `last_sequence` is the sequence number of the
+    last result that the worker knows; the broker refuses the next result if there is a newer one. The message id of a
+    result consists of `token` and `result_count`.
     """
 
     message: Msg
@@ -275,7 +278,7 @@ class _Lease:
 
 
 def _parse_status(payload: str) -> Status | None:
-    """Return a status, or None if only a newer version of the gateway knows it."""
+    """Parse a status; None if it is unknown, because a newer version of the gateway published it."""
     try:
         return Status(payload)
     except ValueError:
@@ -286,11 +289,11 @@ def _parse_status(payload: str) -> Status | None:
 class NatsQueue:
     """Claims jobs from the streams and publishes results, for one worker.
 
-    Open it with `async with`: while it is open, it sends heartbeats for the claimed jobs, as long as their leases last.
+    Use it with `async with`. While it is open, it sends heartbeats for the claimed jobs until their leases end.
     """
 
     def __init__(self, broker: Broker) -> None:
-        """Use a connected broker."""
+        """Create the queue on a connected broker."""
         self._broker = broker
         self._leases: dict[int, _Lease] = {}
         self._new_jobs = ChannelSubscription()
@@ -303,7 +306,7 @@ class NatsQueue:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop the heartbeats; claimed jobs go to other workers."""
+        """Stop the heartbeats, after which the broker redelivers claimed jobs to other workers."""
         self._heartbeats.cancel()
         self._stack.close()
 
@@ -317,7 +320,7 @@ class NatsQueue:
                     with suppress(nats.errors.Error, OSError):
                         await lease.message.in_progress()
                 elif lease.expires_at + ack_wait_s < now:
-                    del self._leases[lease.job.id]  # redelivered to another worker by now
+                    del self._leases[lease.job.id]  # the broker has redelivered the job to another worker
 
     async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
         """Claim jobs, see `Queue.claim`."""
@@ -330,7 +333,7 @@ class NatsQueue:
             await self._new_jobs.wait(min(remaining_s, POLL_INTERVAL_S))
 
     async def _claim_shielded(self, lanes: Sequence[Lane], limit: int, lease: timedelta) -> list[Job]:
-        """Run `_claim_now` to completion even when cancelled, and release the claimed jobs in that case."""
+        """Run `_claim_now`. When cancelled, wait for its end and release the jobs that it claimed."""
         claim = asyncio.ensure_future(self._claim_now(lanes, limit, lease))
         try:
             return await asyncio.shield(claim)
@@ -349,16 +352,19 @@ class NatsQueue:
         return claimed
 
     async def _pull(self, lane: Lane) -> Msg | None:
-        """Return the lane's next message, or None at once: a waiting pull could get a message after our timeout."""
+        """Return the next message of the lane, or None if there is none now.
+
+        The request does not wait at the broker: otherwise a message could arrive after the request has timed out here.
+        """
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{jobs_stream(lane)}.{WORKER_CONSUMER}"
-        # `old_style` uses one inbox per request. The shared inbox matches responses by subject, but the response to a
-        # pull has the subject of its job.
+        # `old_style` uses an inbox of its own for the request. In the shared inbox the client matches a response to its
+        # request by the subject, but the response to a pull has the subject of the job.
         response = self._broker.client.request(subject, PULL_ONE_NO_WAIT, timeout=REQUEST_TIMEOUT_S, old_style=True)
         message: Msg = await self._broker.request(response)
         return None if message.headers and message.headers.get("Status") else message
 
     async def _claim_message(self, message: Msg, lease: timedelta) -> Job | None:
-        """Return the job in a message; None when no devices remain, or when it cannot be decoded."""
+        """Return the job in a message; None if no devices remain, or if the message cannot be decoded."""
         try:
             return await self._take_lease(message, lease)
         except wire.DecodeError as error:
@@ -411,7 +417,10 @@ class NatsQueue:
         return True
 
     async def _take_over(self, lease: _Lease) -> bool:
-        """Continue after the last result of another worker, and fence that worker; False when no devices remain."""
+        """Continue a job after the last result of another worker, and fence that worker.
+
+        Return False if no devices remain.
+        """
         subject = f"{RESULTS}.{lease.job.id}"
         while True:
             last = await self._broker.last_message(RESULTS_STREAM, subject)
@@ -422,10 +431,10 @@ class NatsQueue:
             if not lease.remaining:
                 return False
             try:
-                # An empty result is newer than all that the other worker has seen, so the broker refuses its next one.
+                # The other worker does not know this empty result, so the broker refuses that worker's next result.
                 await self._publish(lease, ResultBatch(), lease.remaining)
             except LeaseLost:
-                continue  # the other worker has published a result meanwhile, so read it
+                continue  # the other worker has published another result in the meantime: read it
             return True
 
     async def renew(self, jobs: Sequence[Job], lease: timedelta) -> set[int]:
@@ -450,8 +459,8 @@ class NatsQueue:
         settled, unsettled = settlement.device_ids(), set(lease.remaining)
         if settled and unsettled == set(remaining):
             return  # a repeated call: this settlement was published before
-        foreign = settled - set(lease.job.device_ids)
-        if foreign or settled & set(remaining) or (settled & unsettled) | set(remaining) != unsettled:
+        unknown = settled - set(lease.job.device_ids)
+        if unknown or settled & set(remaining) or (settled & unsettled) | set(remaining) != unsettled:
             raise ValueError("a result names a device that is not in the job")
         await self._publish(lease, settlement.for_devices(unsettled), remaining)
         if not remaining:
@@ -481,7 +490,7 @@ class NatsQueue:
     async def _publish(
         self, lease: _Lease, settlement: ResultBatch, remaining: Sequence[UUID], *, returned: bool = False
     ) -> None:
-        """Publish a result, in parts when it is too large for one message. Raises LeaseLost."""
+        """Publish a result; if it is too large for one message, publish it in parts. Raise LeaseLost."""
         payload = lease.job.payload
         checks_failure_rate = payload is not None and payload.notification.policy.pause_when is not None
         result = wire.Result(lease.job, settlement, remaining, returned, checks_failure_rate)
@@ -501,17 +510,17 @@ class NatsQueue:
             last = await self._broker.last_message(RESULTS_STREAM, subject)
             if last is None or last.message_id != message_id:
                 if self._leases.get(lease.job.id) is lease:
-                    del self._leases[lease.job.id]  # ends the heartbeats, so that another worker gets the job soon
+                    del self._leases[lease.job.id]  # ends the heartbeats
                 raise LeaseLost from None
-            sequence = last.sequence  # this result was stored, and only the response was lost
+            sequence = last.sequence  # the broker has stored this result; only its response was lost
         lease.last_sequence, lease.remaining = sequence, tuple(remaining)
         lease.result_count += 1
 
     async def _publish_halves(self, lease: _Lease, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
         """Publish a result in two parts.
 
-        The split is deterministic: when the second part gets no response and the caller repeats the call, the second
-        part has the same content and the same message id.
+        The split is deterministic. If there is no response to the second part and the caller repeats the call, the
+        second part has the same content and the same message id again.
         """
         device_ids = settlement.device_ids()
         settled = [id_ for id_ in lease.remaining if id_ in device_ids]

@@ -1,8 +1,9 @@
 """The queue in Postgres: claim jobs, renew leases, settle results.
 
-A job is one row, and `run_at` is when it may next be claimed. Claiming moves `run_at` past the lease, so a schedule, a
-crash and a retry are the same thing: a row that comes due. Results, counters and the shrinking of the job are one
-transaction, so only results that were not settled yet can be lost, and their devices are sent to again.
+A job is one row, and `run_at` is when it may next be claimed. Claiming moves `run_at` to the end of the lease. So a
+scheduled job, a job whose worker died and a retry are the same thing: a row that comes due. One transaction writes the
+results and counters and removes the devices from the job. So a crash loses only results that were not yet settled, and
+the messages to their devices are sent again.
 """
 
 import asyncio
@@ -27,10 +28,10 @@ from gateway.records.postgres.schema import jobs
 
 log = structlog.get_logger(__name__)
 
-# One named constant and not Core: it runs on every wake-up, and the plan depends on its exact shape. `present` walks
-# from one application with jobs in the lane to the next, by one index look-up each. `turn` is the first of them with a
-# due job that is not locked, so that applications do not wait for a concurrent claim of another one. The materialized
-# CTE keeps the planner from joining before SKIP LOCKED has picked its rows.
+# Text instead of SQLAlchemy Core: the statement runs on every wake-up, and its plan depends on the exact form.
+# `present` yields each application that has jobs in the lane, by one index look-up per application. `turn` is the first
+# of these with a due job that is not locked, so that no application waits for a concurrent claim of another one. The
+# CTEs are materialized, because otherwise the planner may join before SKIP LOCKED has chosen the rows.
 CLAIM = text("""
     WITH RECURSIVE present AS (
         (SELECT application_id FROM jobs WHERE lane = :lane AND application_id > :after
@@ -54,7 +55,7 @@ CLAIM = text("""
     FROM due WHERE jobs.id = due.id
     RETURNING jobs.*
 """)
-# These run for every batch, and SQLAlchemy takes longer to build a statement than Postgres to run it: build them once.
+# These statements run for every batch. They are built once, because building takes longer than running them.
 _WHERE_LEASE_IS_WHOLE = (
     jobs.c.id == bindparam("job"),
     jobs.c.attempt == bindparam("lease_generation"),
@@ -63,9 +64,9 @@ _WHERE_LEASE_IS_WHOLE = (
 _DELETE = delete(jobs).where(*_WHERE_LEASE_IS_WHOLE)
 _SHRINK = update(jobs).where(*_WHERE_LEASE_IS_WHOLE).values(device_ids=bindparam("remaining"))
 MIN_UUID = UUID(int=0)
-# Concurrent claims and settlements of the non-urgent lanes, per worker. The batches of one application are numbered in
-# the log one after the other, so more of them would occupy every connection while they wait, and an alert would wait
-# for one. Claims share the limit, so that a worker does not claim more than it can settle.
+# Maximum concurrent claims and settlements of the non-urgent lanes, per worker. Batches of one application get their
+# log positions one after the other, so they wait for each other. Without a limit they could occupy all connections, and
+# an alert would wait for one. Claims share the limit, so that a worker does not claim more than it can settle.
 MAX_CONCURRENT_NON_URGENT = 4
 
 
@@ -73,7 +74,7 @@ class PostgresQueue:
     """Claims jobs from the jobs table and writes results into the delivery log."""
 
     def __init__(self, engine: Engine, notifier: notifier.Notifier) -> None:
-        """Use a worker's connection pool; the notifier wakes waiting claims."""
+        """Create the queue. `engine` is the connection pool of the worker; `notifier` wakes waiting claims."""
         self._engine = engine
         self._notifier = notifier
         # The application that was served last, by lane.
@@ -94,7 +95,7 @@ class PostgresQueue:
     async def _claim_shielded(
         self, lanes: Sequence[Lane], limit: int, lease: timedelta
     ) -> tuple[list[Job], float | None]:
-        """Run `_claim_now` to its end, and release the claimed jobs when cancelled meanwhile."""
+        """Run `_claim_now`. When cancelled, wait for its end and release the jobs that it claimed."""
         claim = asyncio.ensure_future(self._claim_now(lanes, limit, lease))
         try:
             return await asyncio.shield(claim)
@@ -106,7 +107,7 @@ class PostgresQueue:
             raise
 
     async def _claim_now(self, lanes: Sequence[Lane], limit: int, lease: timedelta) -> tuple[list[Job], float | None]:
-        """Return the claimed jobs; when there are none, also the seconds until the next job comes due."""
+        """Return the claimed jobs and None; or no jobs and the seconds until the next one comes due (None: unknown)."""
         claimed: list[Job] = []
         async with self._reserve_slot(lanes), self._engine.begin() as conn:
             await commit_asynchronously(conn)
@@ -131,7 +132,8 @@ class PostgresQueue:
             batch = [_job(row) for row in await conn.execute(CLAIM, values)]
             if not batch and after == MIN_UUID:
                 break
-            self._last_served[lane] = batch[0].application_id if batch else MIN_UUID  # start over
+            # After the last application, begin again with the first.
+            self._last_served[lane] = batch[0].application_id if batch else MIN_UUID
             claimed += batch
         return claimed
 
@@ -168,7 +170,7 @@ class PostgresQueue:
 
 
 async def apply(conn: Connection, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> bool:
-    """Settle a batch in the running transaction; return False when it was settled before.
+    """Settle a batch in the transaction of `conn`; return False if it was settled before.
 
     Raises:
         LeaseLost: another worker has claimed the job, or it has ended.
@@ -197,10 +199,10 @@ async def apply(conn: Connection, job: Job, settlement: ResultBatch, remaining: 
 
 
 async def apply_unlogged(conn: Connection, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> bool:
-    """Settle as `apply` does, but only devices that the log does not have yet; the others leave the job.
+    """Settle a batch as `apply` does, except for devices that are in the log already; these are removed from the job.
 
-    The gateway itself creates no job for logged devices, but a job that somebody restored by hand must not be sent
-    again after each lease.
+    The gateway itself never creates a job for such devices. But an operator may have restored jobs from a backup, and
+    without this function their messages would be sent again after each lease.
 
     Raises:
         LeaseLost: another worker has claimed the job, or it has ended.
@@ -219,21 +221,21 @@ async def apply_unlogged(conn: Connection, job: Job, settlement: ResultBatch, re
 
 
 async def lock_job(conn: Connection, job: Job) -> Job | None:
-    """Lock the job's row; return it with its current lease and devices, or None when it has ended."""
+    """Lock the row of a job; return the job with its current lease and devices, or None if it has ended."""
     query = select(jobs.c.attempt, jobs.c.device_ids).where(jobs.c.id == job.id).with_for_update()
     row = (await conn.execute(query)).first()
     return None if row is None else replace(job, lease_generation=row.attempt, device_ids=tuple(row.device_ids))
 
 
 async def steal_lease(conn: Connection, job: Job) -> Job | None:
-    """Claim a job whose lease another process renews; return None when the job has ended."""
+    """Claim a job although another process has its lease; return None if the job has ended."""
     claim = update(jobs).where(jobs.c.id == job.id).values(attempt=jobs.c.attempt + 1).returning(jobs.c.attempt)
     lease_generation = (await conn.execute(claim)).scalar()
     return None if lease_generation is None else replace(job, lease_generation=lease_generation)
 
 
 async def split_job(conn: Connection, job: Job) -> None:
-    """Split a claimed job into two halves, both due at once.
+    """Split a claimed job into two jobs of half the size, which are due now.
 
     Raises:
         LeaseLost: another worker has claimed the job.
@@ -248,7 +250,10 @@ async def split_job(conn: Connection, job: Job) -> None:
 
 
 async def _shrink(conn: Connection, job: Job, settled: int, remaining: Sequence[UUID]) -> bool:
-    """Remove `settled` devices from the job; return False when that was done before. Raises LeaseLost."""
+    """Reduce the job to its `remaining` devices, from which `settled` others are removed; end it when none remain.
+
+    Return False if that was done before. Raise LeaseLost.
+    """
     values = {"job": job.id, "lease_generation": job.lease_generation, "devices": settled + len(remaining)}
     if not remaining:
         if (await conn.execute(_DELETE, values)).rowcount != 1:

@@ -1,7 +1,7 @@
-"""The interface of every queue of jobs. One contract suite (tests/contract) runs over each implementation.
+"""The interface of the job queues. The same tests (tests/contract) run for each implementation.
 
-A claimed job has a lease. Claiming raises its `lease_generation`, and every later call names that generation (a fencing
-token), so a worker whose lease expired cannot settle anything once another has claimed the job.
+A claimed job has a lease. Each claim increments the job's `lease_generation`, and every later call passes it as a
+fencing token. So a worker whose lease has expired can settle nothing after another worker has claimed the job.
 """
 
 from collections.abc import Sequence
@@ -17,26 +17,27 @@ __all__ = ["LeaseLost", "Queue"]
 
 
 class Queue(Protocol):
-    """Where workers claim jobs and settle results."""
+    """A queue from which workers claim jobs, and to which they report results."""
 
     async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
-        """Return up to `limit` due jobs, those of the first lane first; waits up to `wait` for one.
+        """Return up to `limit` due jobs, in the order of `lanes`. If none is due, wait up to `wait` for one.
 
-        Applications take turns within a lane. The list is empty when no job came due.
+        Applications take turns within a lane. The list is empty if no job came due.
         """
         ...
 
     async def renew(self, jobs: Sequence[Job], lease: timedelta) -> set[int]:
-        """Extend the leases to `lease` from now; return the ids of the jobs whose lease was not lost."""
+        """Let the leases end after `lease` from now; return the ids of the jobs whose lease was not lost."""
         ...
 
     async def settle(self, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
-        """Record results, enqueue retries, and shrink the job to the `remaining` devices or end it, atomically.
+        """Record results, enqueue retries, and reduce the job to its `remaining` devices, in one transaction.
 
-        Settling the same batch again records nothing twice, so a caller that got no response may repeat the call.
+        The job ends when no devices remain. A repeated call with the same batch records nothing twice, so a caller that
+        got no response may repeat the call.
 
         Raises:
-            LeaseLost: another worker has claimed the job, or the batch that ended the job is settled again.
+            LeaseLost: another worker has claimed the job, or it has ended, possibly by an earlier call with this batch.
         """
         ...
 

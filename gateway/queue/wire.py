@@ -1,7 +1,7 @@
-"""Encode jobs and results for a broker: MessagePack, after one byte that names the version.
+"""Encode jobs and results for a broker: one byte with the version, then MessagePack.
 
 A worker must not misread a message of another version. Decoding such a message raises DecodeError, and the worker
-leaves it to workers of that version.
+returns it for workers of that version.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ from gateway.domain.notification import Lane, Notification
 
 # Version 2: jobs and results carry `payload`, `lease_generation` and `attempts` under these names.
 VERSION = b"\x02"
-# Integers beyond 64 bits become floats of at most this size.
+# MessagePack has no integers of more than 64 bits. They become floats, limited to this absolute value.
 MAX_FLOAT = 10**300
 
 
@@ -99,9 +99,9 @@ class _Result(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """Results of a job.
+    """A result of a job.
 
-    `remaining`: the devices without a result. `returned`: the worker gives the job back to the database.
+    `remaining`: the devices that have no result yet. `returned`: the worker returns the job to the database.
     `checks_failure_rate`: the notification has a failure limit, which the relay must check.
     """
 
@@ -114,7 +114,8 @@ class Result(msgspec.Struct, frozen=True):
 
 def write_job(job: Job, payload: JobPayload) -> bytes:
     """Encode a job with its payload."""
-    notification = replace(payload.notification, audience=None)  # it can be long, and only planning needs it
+    # An audience can be long, and only planning needs it.
+    notification = replace(payload.notification, audience=None)
     packed = _Job(
         _head(job, job.device_ids),
         notification,
@@ -126,7 +127,7 @@ def write_job(job: Job, payload: JobPayload) -> bytes:
     )
     try:
         return VERSION + _encoder.encode(packed)
-    except OverflowError:  # an integer in the content that exceeds MessagePack's 64 bits
+    except OverflowError:  # the content has an integer of more than 64 bits
         plain = msgspec.to_builtins(packed, builtin_types=(UUID, datetime, date, bytes), enc_hook=_to_builtin)
         return VERSION + _encoder.encode(_limit_integers(plain))
 
@@ -268,7 +269,7 @@ def _unpack_pre_send_outcome(packed: _Outcome) -> PreSendOutcome:
 
 
 def _limit_integers(value: Any) -> Any:
-    """Replace integers that exceed 64 bits by floats."""
+    """Replace integers of more than 64 bits by floats."""
     match value:
         case int() if not -(2**63) <= value < 2**63:
             return float(max(-MAX_FLOAT, min(value, MAX_FLOAT)))
@@ -281,7 +282,7 @@ def _limit_integers(value: Any) -> Any:
 
 
 def _to_builtin(value: Any) -> Any:
-    """Convert the database driver's own types."""
+    """Convert types of the database driver, which msgspec does not know."""
     if isinstance(value, UUID):
         return value.bytes
     raise NotImplementedError(type(value).__name__)

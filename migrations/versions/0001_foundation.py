@@ -1,4 +1,4 @@
-"""The foundation: applications, keys, devices, notifications, the queue and the partitioned log."""
+"""Create the first tables: applications, keys, devices, notifications, the queue and the partitioned log."""
 
 from collections.abc import Sequence
 

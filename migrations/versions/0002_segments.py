@@ -1,4 +1,4 @@
-"""Saved audiences."""
+"""Add segments: audiences that are stored under a name."""
 
 from collections.abc import Sequence
 

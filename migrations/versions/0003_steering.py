@@ -1,4 +1,4 @@
-"""Steering: pause, throttle, quiet hours, categories with caps and opt-outs, variants, rates."""
+"""Add send policies: pause, throttle, quiet hours, categories with caps and opt-outs, variants, sending rates."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,8 @@ depends_on: Sequence[str] | None = None
 
 STATUSES = "'scheduled', 'sending', 'done', 'cancelled'"
 
-# New columns have constant defaults or none: Postgres adds them without rewriting a table, and what runs beside
-# the migration neither reads nor writes them. What was killed before its end is begun anew.
+# New columns have constant defaults or none, so Postgres adds them without rewriting the table. Gateways of the
+# previous version neither read nor write them. All statements can be repeated, since a killed migration starts again.
 UP = (
     "ALTER TABLE devices ADD COLUMN IF NOT EXISTS muted TEXT[] DEFAULT '{}' NOT NULL",
     "ALTER TABLE notifications ADD COLUMN IF NOT EXISTS steering JSONB DEFAULT '{}' NOT NULL",
@@ -91,7 +91,7 @@ DOWN = (
         f"ALTER TABLE progress DROP COLUMN {column}"
         for column in ("began_at", "rated_at", "rate", "free_at", "per_second", "skipped")
     ),
-    # What was paused goes on as what it would otherwise be.
+    # Paused notifications continue.
     "UPDATE notifications SET status = CASE WHEN day IS NULL THEN 'scheduled' ELSE 'sending' END "
     "WHERE status = 'paused'",
     "ALTER TABLE notifications DROP CONSTRAINT notifications_status_check",
@@ -106,7 +106,7 @@ DOWN = (
 def upgrade() -> None:
     for statement in UP:
         op.execute(statement)
-    # Apart from adding it, so that the check of what is there holds up nobody.
+    # The constraint is validated in a statement of its own, which does not block writes while it checks the rows.
     with op.get_context().autocommit_block():
         op.execute("ALTER TABLE notifications VALIDATE CONSTRAINT notifications_status_check")
 

@@ -1,4 +1,4 @@
-"""Templates, and notifications whose content is one."""
+"""Add templates, and notifications whose texts are templates."""
 
 from collections.abc import Sequence
 

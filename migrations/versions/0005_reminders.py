@@ -1,4 +1,4 @@
-"""Reminders: what is sent again and again."""
+"""Add reminders: notifications that are sent on a recurring schedule."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ down_revision: str | None = "0004"
 branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
 
-# What was killed before its end is begun anew.
+# All statements can be repeated, since a killed migration starts again.
 UP = (
     """
     CREATE TABLE IF NOT EXISTS reminders (
@@ -50,10 +50,11 @@ DOWN = (
 def upgrade() -> None:
     for statement in UP:
         op.execute(statement)
-    # Beside running code: neither of these holds up who writes.
+    # None of these statements blocks writes of running gateways.
     with op.get_context().autocommit_block():
         op.execute("ALTER TABLE notifications VALIDATE CONSTRAINT notifications_reminder_id_fkey")
-        op.execute("DROP INDEX CONCURRENTLY IF EXISTS notifications_occurrence_key")  # one that is not valid
+        # A killed migration leaves an invalid index.
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS notifications_occurrence_key")
         op.execute(
             "CREATE UNIQUE INDEX CONCURRENTLY notifications_occurrence_key ON notifications (reminder_id, occurrence)"
         )

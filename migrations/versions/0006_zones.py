@@ -1,4 +1,4 @@
-"""The named areas a device is in."""
+"""Add the zones of devices: codes of the named areas that a device is in."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,12 @@ depends_on: Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    # What was killed before its end is begun anew.
+    # All statements can be repeated, since a killed migration starts again.
     op.execute("ALTER TABLE devices ADD COLUMN IF NOT EXISTS zones TEXT[] DEFAULT '{}' NOT NULL")
-    # Beside running code, which may be registering devices all the while.
+    # The index is built concurrently, because running gateways may be registering devices.
     with op.get_context().autocommit_block():
-        op.execute("DROP INDEX CONCURRENTLY IF EXISTS devices_zones_idx")  # one that is not valid
+        # A killed migration leaves an invalid index.
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS devices_zones_idx")
         op.execute("CREATE INDEX CONCURRENTLY devices_zones_idx ON devices USING gin (zones)")
 
 

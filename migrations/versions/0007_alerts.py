@@ -1,4 +1,4 @@
-"""Alerts that replace and end each other, and what an application says of them."""
+"""Add alerts with their updates and cancellations, and the alert rules of an application."""
 
 from collections.abc import Sequence
 

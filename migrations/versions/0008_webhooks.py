@@ -1,4 +1,4 @@
-"""Webhooks, and what happens that is not in the log."""
+"""Add webhooks, and the outbox of events that are not in the delivery log."""
 
 from collections.abc import Sequence
 

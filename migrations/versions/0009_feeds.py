@@ -1,4 +1,4 @@
-"""Feeds that alerts are fetched from."""
+"""Add feeds: URLs from which alerts are fetched."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Events, and the triggers they run."""
+"""Add events, and the triggers that they run."""
 
 from collections.abc import Sequence
 

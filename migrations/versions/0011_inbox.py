@@ -1,4 +1,4 @@
-"""What a device has read of its inbox."""
+"""Add the marks of inbox items that were read."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Pages that take their notifications over the live channel."""
+"""Add the live channel: devices whose open page receives notifications instead of the push service."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Applications take turns in each lane of the queue."""
+"""Add the index by which applications take turns in each lane of the queue."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,8 @@ depends_on: Sequence[str] | None = None
 
 def upgrade() -> None:
     with op.get_context().autocommit_block():
-        op.execute("DROP INDEX CONCURRENTLY IF EXISTS jobs_turn_idx")  # half of it, after a kill in the middle
+        # A killed migration leaves an invalid index.
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS jobs_turn_idx")
         op.execute("CREATE INDEX CONCURRENTLY jobs_turn_idx ON jobs (lane, application_id, run_at, id)")
 
 

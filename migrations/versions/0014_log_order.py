@@ -1,7 +1,8 @@
-"""The log in the order in which deliveries settled, and what is rare in it.
+"""Add indexes of the delivery log: by the time at which deliveries settled, and of rare outcomes and hosts.
 
-Beside running gateways: the index of the partitioned table is made of nothing but itself, each partition's is built
-concurrently and then attached. Killed in the middle, it goes on where it was.
+Gateways keep running during the migration. So the index of the partitioned table is first created without those of its
+partitions; then the index of each partition is built concurrently and attached. A killed migration continues with the
+first partition that lacks its index.
 """
 
 import time
@@ -16,7 +17,7 @@ down_revision: str | None = "0013"
 branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
 
-# SQLSTATE of a statement that gave up waiting for a lock.
+# The SQLSTATE when a statement has reached `lock_timeout`.
 LOCK_NOT_AVAILABLE = "55P03"
 
 INDEXES = {
@@ -34,7 +35,7 @@ PARTITIONS = """
     )
     ORDER BY child.relname DESC
 """
-IS_BROKEN = "SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"
+IS_INVALID = "SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"
 
 
 def upgrade() -> None:
@@ -42,9 +43,9 @@ def upgrade() -> None:
         connection = op.get_bind()
         for name, definition in INDEXES.items():
             _execute_with_lock_retry(connection, f"CREATE INDEX IF NOT EXISTS {name} ON ONLY deliveries {definition}")
-            # Partitions that are made from now on have it: what is missing only becomes less.
+            # Partitions that are created from now on have the index, so this list is complete.
             for partition in connection.execute(text(PARTITIONS), {"name": name}).scalars().all():
-                _index(connection, name, definition, partition)
+                _index_partition(connection, name, definition, partition)
 
 
 def downgrade() -> None:
@@ -53,19 +54,19 @@ def downgrade() -> None:
             _execute_with_lock_retry(op.get_bind(), f"DROP INDEX IF EXISTS {name}")
 
 
-def _index(connection: Connection, name: str, definition: str, partition: str) -> None:
-    own = f"{partition}{name.removeprefix('deliveries')}"
-    if connection.execute(text(IS_BROKEN), {"name": own}).scalar():
-        connection.execute(text(f"DROP INDEX CONCURRENTLY {own}"))
-    connection.execute(text(f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {own} ON {partition} {definition}"))
-    _execute_with_lock_retry(connection, f"ALTER INDEX {name} ATTACH PARTITION {own}")
+def _index_partition(connection: Connection, name: str, definition: str, partition: str) -> None:
+    partition_index = f"{partition}{name.removeprefix('deliveries')}"
+    if connection.execute(text(IS_INVALID), {"name": partition_index}).scalar():
+        connection.execute(text(f"DROP INDEX CONCURRENTLY {partition_index}"))
+    connection.execute(text(f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {partition_index} ON {partition} {definition}"))
+    _execute_with_lock_retry(connection, f"ALTER INDEX {name} ATTACH PARTITION {partition_index}")
 
 
 def _execute_with_lock_retry(connection: Connection, statement: str) -> None:
-    """Run a statement that locks a table briefly, outside a transaction and beside running gateways.
+    """Run a statement that locks a table briefly, outside a transaction, while gateways are running.
 
-    Waits at most one second for the lock and then tries again, so that no query queues behind a waiting statement.
-    This is the migration's own copy: a released migration imports nothing of the gateway that may change.
+    It waits at most one second for the lock and then tries again, so that no query queues behind it.
+    A migration has its own copy of this function, because it must not import code that may change later.
     """
     connection.execute(text("SET lock_timeout = '1s'"))
     try:

@@ -1,4 +1,4 @@
-"""A job's device ids are kept as they are: Postgres spends longer on compressing them than on planning the rest."""
+"""Store the device ids of jobs without compression, which took longer than the rest of planning."""
 
 import time
 from collections.abc import Sequence
@@ -12,28 +12,28 @@ down_revision: str | None = "0014"
 branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
 
-# SQLSTATE of a statement that gave up waiting for a lock.
+# The SQLSTATE when a statement has reached `lock_timeout`.
 LOCK_NOT_AVAILABLE = "55P03"
 
 
 def upgrade() -> None:
-    _store("EXTERNAL")
+    _set_storage("EXTERNAL")
 
 
 def downgrade() -> None:
-    _store("EXTENDED")
+    _set_storage("EXTENDED")
 
 
-def _store(how: str) -> None:
+def _set_storage(storage: str) -> None:
     with op.get_context().autocommit_block():
-        _execute_with_lock_retry(op.get_bind(), f"ALTER TABLE jobs ALTER COLUMN device_ids SET STORAGE {how}")
+        _execute_with_lock_retry(op.get_bind(), f"ALTER TABLE jobs ALTER COLUMN device_ids SET STORAGE {storage}")
 
 
 def _execute_with_lock_retry(connection: Connection, statement: str) -> None:
-    """Run a statement that locks a table briefly, outside a transaction and beside running gateways.
+    """Run a statement that locks a table briefly, outside a transaction, while gateways are running.
 
-    Waits at most one second for the lock and then tries again, so that no query queues behind a waiting statement.
-    This is the migration's own copy: a released migration imports nothing of the gateway that may change.
+    It waits at most one second for the lock and then tries again, so that no query queues behind it.
+    A migration has its own copy of this function, because it must not import code that may change later.
     """
     connection.execute(text("SET lock_timeout = '1s'"))
     try:

@@ -1,4 +1,4 @@
-"""Who did what to the gateway itself and to an application."""
+"""Add the audit log of administrative actions on the gateway and on applications."""
 
 from collections.abc import Sequence
 

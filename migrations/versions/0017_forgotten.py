@@ -1,4 +1,8 @@
-"""Who was forgotten while something was on its way to them, and an index of what was sent to one person alone."""
+"""Add what the erasure of a user needs.
+
+The table `forgotten` has the devices that were erased while messages to them may have been in flight. The index finds
+the notifications whose audience is one user or device.
+"""
 
 import time
 from collections.abc import Sequence
@@ -12,7 +16,7 @@ down_revision: str | None = "0016"
 branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
 
-# SQLSTATE of a statement that gave up waiting for a lock.
+# The SQLSTATE when a statement has reached `lock_timeout`.
 LOCK_NOT_AVAILABLE = "55P03"
 
 INDEX = """
@@ -23,7 +27,7 @@ INDEX = """
 
 
 def upgrade() -> None:
-    # What was killed after this is begun anew.
+    # All statements can be repeated, since a killed migration starts again.
     op.execute("""
         CREATE TABLE IF NOT EXISTS forgotten (
             device_id UUID NOT NULL,
@@ -34,7 +38,7 @@ def upgrade() -> None:
     with op.get_context().autocommit_block():
         connection = op.get_bind()
         _execute_with_lock_retry(connection, "ALTER TABLE applications ADD COLUMN IF NOT EXISTS forgot_at timestamptz")
-        # What was killed in the middle leaves one that is not valid.
+        # A killed migration leaves an invalid index.
         connection.execute(text("DROP INDEX CONCURRENTLY IF EXISTS notifications_addressed_idx"))
         connection.execute(text(INDEX))
 
@@ -48,10 +52,10 @@ def downgrade() -> None:
 
 
 def _execute_with_lock_retry(connection: Connection, statement: str) -> None:
-    """Run a statement that locks a table briefly, outside a transaction and beside running gateways.
+    """Run a statement that locks a table briefly, outside a transaction, while gateways are running.
 
-    Waits at most one second for the lock and then tries again, so that no query queues behind a waiting statement.
-    This is the migration's own copy: a released migration imports nothing of the gateway that may change.
+    It waits at most one second for the lock and then tries again, so that no query queues behind it.
+    A migration has its own copy of this function, because it must not import code that may change later.
     """
     connection.execute(text("SET lock_timeout = '1s'"))
     try:

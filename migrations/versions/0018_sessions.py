@@ -1,4 +1,4 @@
-"""Who is signed in to the console."""
+"""Add the sessions of the console."""
 
 from collections.abc import Sequence
 

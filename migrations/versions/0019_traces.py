@@ -1,4 +1,4 @@
-"""Which trace a notification belongs to, where traces are on."""
+"""Add the trace to which a notification belongs, for installations with tracing."""
 
 from collections.abc import Sequence
 

@@ -163,7 +163,7 @@ def test_data_dir_is_created_with_mode_700(tmp_path: Path, monkeypatch: pytest.M
     open_data_dir(tmp_path / "data" / "gateway")  # the user of the embedded Postgres must pass through
     assert (tmp_path / "data" / "gateway").stat().st_mode & 0o777 == 0o711
     (tmp_path / "file").touch()
-    with pytest.raises(SettingsError, match=r"GATEWAY_DATA_DIR: .*cannot be made"):
+    with pytest.raises(SettingsError, match=r"GATEWAY_DATA_DIR: .*cannot be created"):
         open_data_dir(tmp_path / "file" / "below")
 
 
