@@ -143,7 +143,7 @@ export interface WebPush {
    * Receive notifications immediately while this page is open, and those missed since it was last open. Returns a
    * function that closes the channel.
    *
-   * With `instead`, a notification is not sent by Web Push once `onNotification` has handled it; a promise is awaited
+   * With `exclusive`, a notification is not sent by Web Push once `onNotification` has handled it; a promise is awaited
    * for up to 5 seconds.
    */
   live(options?: {
