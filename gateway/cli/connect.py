@@ -72,7 +72,7 @@ class GatewayTarget(NamedTuple):
         return self.run(run_call())
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in a new event loop; the client of a remote server does without the server's packages."""
+        """Run a coroutine in a new event loop. For a remote server, packages that only the server needs stay unused."""
         return run_until_interrupt(work) if self.server is not None else run_async(work)
 
     @asynccontextmanager

@@ -19,8 +19,8 @@ T = TypeVar("T")
 
 # The exit code of a command that Ctrl-C ended: 128 + SIGINT.
 INTERRUPTED = 130
-# Time in seconds that a command has to end after Ctrl-C. Some waits cannot be cancelled, for instance that of a thread
-# that resolves a host name; a command that is still running is then ended with INTERRUPTED.
+# How many seconds a command may take to end after Ctrl-C. Some waits cannot be cancelled, such as that for a thread
+# that resolves a host name. A command that still runs after this time is terminated with the exit code INTERRUPTED.
 INTERRUPT_GRACE_S = 2.0
 
 DataDir = Annotated[

@@ -116,7 +116,7 @@ class AlertMessage:
 
 @dataclass(frozen=True, slots=True)
 class AlertRouting:
-    """How an info block is sent. `ttl` applies when it has no `expires`."""
+    """How an info block is sent. `ttl` applies to a block without `expires`."""
 
     lane: Lane
     urgency: Urgency
@@ -176,7 +176,10 @@ class AlertRule:
 
 
 def route_alert(info: AlertInfo, rules: Sequence[AlertRule] = ()) -> AlertRouting | None:
-    """Return how to send an info block, by `DEFAULT_ROUTES` and the first matching rule; None if it is suppressed."""
+    """Return how to send an info block, or None if a rule suppresses it.
+
+    The first matching rule replaces fields of the route that follows from `DEFAULT_ROUTES`.
+    """
     default = next(route for matcher, route in DEFAULT_ROUTES if matcher.matches(info))
     rule = next((rule for rule in rules if rule.when.matches(info)), None)
     if rule is None:

@@ -1,7 +1,7 @@
 """Audiences: filters that select the recipients of a notification.
 
-`parse` turns JSON into the syntax tree below, or reports every error; `gateway.records.audiences` compiles the tree to
-SQL. A filter is one object with one leaf or one combinator:
+`parse` turns JSON into the syntax tree below, or reports all errors; `gateway.records.audiences` compiles the tree to
+SQL. A filter is a JSON object with one leaf, such as `topic`, or one combinator: `all`, `any` or `not`.
 
     {"all": [{"topic": "weather"}, {"not": {"attribute": "age", "lt": 18}}]}
 """
@@ -19,13 +19,15 @@ from gateway.domain.device import TOPIC_NAME, ZONE_CODE
 from gateway.domain.errors import FieldError, ValidationError, pointer_step
 from gateway.domain.geometry import find_polygon_error
 
+# Maximum size of a filter in a request.
 MAX_DEPTH = 16
 MAX_LEAVES = 200
-# The size of a filter after its segments are expanded.
+# Maximum size of a filter after its segments are expanded.
 MAX_RESOLVED_DEPTH = 32
 MAX_RESOLVED_LEAVES = 1000
 MAX_VERTICES = 10_000
-MAX_RADIUS_M = 20_037_508.0  # half the Earth's circumference
+# Half the Earth's circumference.
+MAX_RADIUS_M = 20_037_508.0
 
 # (longitude, latitude) vertices, closed: the last equals the first (RFC 7946 section 3.1.6).
 Ring = tuple[tuple[float, float], ...]
@@ -135,21 +137,21 @@ class Segment:
 class AllOf:
     """Devices that match all of the filters."""
 
-    of: tuple["Audience", ...]
+    filters: tuple["Audience", ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AnyOf:
     """Devices that match any of the filters."""
 
-    of: tuple["Audience", ...]
+    filters: tuple["Audience", ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Not:
     """Devices that do not match the filter."""
 
-    of: "Audience"
+    negated: "Audience"
 
 
 Audience = (
@@ -193,11 +195,11 @@ def parse(value: object, pointer: str = "/audience") -> Audience:
 def iter_leaves(audience: Audience) -> Iterator[Audience]:
     """Yield the leaves of a filter in order."""
     match audience:
-        case AllOf(of) | AnyOf(of):
-            for branch in of:
+        case AllOf(filters) | AnyOf(filters):
+            for branch in filters:
                 yield from iter_leaves(branch)
-        case Not(branch):
-            yield from iter_leaves(branch)
+        case Not(negated):
+            yield from iter_leaves(negated)
         case _:
             yield audience
 
@@ -226,11 +228,11 @@ def expand_segments(audience: Audience, definitions: Mapping[UUID, Audience], po
         The filter is measured before it is expanded, because nested segments can expand to an exponential size.
         """
         match part:
-            case AllOf(of) | AnyOf(of):
-                branch_sizes = [measure(branch) for branch in of]
+            case AllOf(filters) | AnyOf(filters):
+                branch_sizes = [measure(branch) for branch in filters]
                 return sum(leaves for leaves, _ in branch_sizes), max(levels for _, levels in branch_sizes) + 1
-            case Not(of):
-                leaves, levels = measure(of)
+            case Not(negated):
+                leaves, levels = measure(negated)
                 return leaves, levels + 1
             case Segment(id_):
                 if id_ not in sizes:
@@ -241,12 +243,12 @@ def expand_segments(audience: Audience, definitions: Mapping[UUID, Audience], po
 
     def expand(part: Audience) -> Audience:
         match part:
-            case AllOf(of):
-                return AllOf(tuple(map(expand, of)))
-            case AnyOf(of):
-                return AnyOf(tuple(map(expand, of)))
-            case Not(of):
-                return Not(expand(of))
+            case AllOf(filters):
+                return AllOf(tuple(map(expand, filters)))
+            case AnyOf(filters):
+                return AnyOf(tuple(map(expand, filters)))
+            case Not(negated):
+                return Not(expand(negated))
             case Segment(id_):
                 return expand(definitions[id_])
             case _:
@@ -272,7 +274,7 @@ class _Parser:
         self.leaves = 0
 
     def reject(self, pointer: str, detail: str) -> None:
-        """Record an error. Returns None, so that callers can reject in one line."""
+        """Record an error. Return None, so that a method can end with `return self.reject(...)`."""
         self.errors.append(FieldError(pointer, detail))
 
     def parse(self, value: object, at: str, depth: int) -> Audience | None:

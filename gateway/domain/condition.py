@@ -50,7 +50,7 @@ def parse(value: object, pointer: str = "/condition") -> Condition:
 
     def parse_leaf(path: str, rest: dict[Any, Any], at: str) -> Condition:
         for extra in rest.keys() - {*comparison.OPERATORS}:
-            refuse(f"{at}{pointer_step(extra)}", "is not a field of the condition data")
+            refuse(f"{at}{pointer_step(extra)}", "is not a comparison operator")
         parsed = comparison.parse(rest, at, path)
         if isinstance(parsed, list):
             errors.extend(parsed)

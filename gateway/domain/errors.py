@@ -159,7 +159,7 @@ class EndpointNotAllowed(GatewayError):
 
 
 class AddressNotAllowed(GatewayError):
-    """A webhook or feed URL does not lead to an allowed origin or a public address."""
+    """The URL of a webhook or feed has neither an origin that the operator allows nor a public address."""
 
     code = "address_not_allowed"
     title = "The address is not allowed"

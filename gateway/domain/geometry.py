@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from shapely import MultiPoint, Polygon
 from shapely.validation import explain_validity
 
+# What GEOS reports for a valid polygon.
 VALID = "Valid Geometry"
 # Messages for errors between rings, by the name that GEOS reports.
 MESSAGES = {

@@ -9,10 +9,12 @@ import re
 import time
 from uuid import UUID
 
+# The prefixes of ids, by kind of resource.
 APPLICATION, KEY, DEVICE, NOTIFICATION, DELIVERY = "app", "key", "dev", "ntf", "dlv"
 SEGMENT, CATEGORY, TEMPLATE, REMINDER = "seg", "cat", "tpl", "rem"
 WEBHOOK, FEED, TRIGGER, EVENT, AUDIT = "whk", "fed", "trg", "evt", "aud"
 
+# The random bits of a version 7 UUID: all but the time, the version and the variant.
 _RANDOM_BITS = ~(0xFFFFFFFFFFFF << 80 | 0xF << 76 | 0x3 << 62)
 
 

@@ -10,7 +10,7 @@ from gateway.domain import ids
 from gateway.domain.job_payload import JobPayload
 from gateway.domain.notification import Lane
 
-# Devices in one job.
+# Maximum number of devices in one job.
 MAX_CHUNK_SIZE = 500
 
 

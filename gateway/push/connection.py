@@ -183,7 +183,7 @@ class Http2Connection(asyncio.Protocol):
         now = self._loop.time()
         silent_s = now - self._received_at
         if self._session.expire(now) and silent_s >= self._timeout:
-            self._session.is_closing = True  # dead connection: later requests use another one
+            self._session.is_closing = True  # the connection is dead: later requests use another one
         if self._session.in_flight:
             if silent_s > PING_AFTER_S + PING_TIMEOUT_S and self._ping_sent:
                 self._end(NetworkFault("timeout"))

@@ -32,14 +32,16 @@ MAX_PAYLOAD = RECORD_SIZE - HEADER_SIZE - 1 - 16
 
 _CURVE = SECP256R1()
 _ECDH = ECDH()
+# The record size and the size of the key id, as they stand in the header (RFC 8188 section 2.1).
 _SIZES = RECORD_SIZE.to_bytes(4, "big") + bytes([POINT_SIZE])
 # RFC 8188 section 2: padding delimiter 2 marks the last record; there is only one.
 _LAST_RECORD_DELIMITER = b"\x02"
-# Each derived key is one HKDF block, whose info ends with the counter octet 1 (RFC 5869 section 2.3). `encrypt` adds
-# that octet to the first one.
+# The `info` inputs of HKDF. Each result is one block, so the counter octet 1 follows (RFC 5869 section 2.3). In the
+# first one, `encrypt` inserts the two public keys before the counter.
 _KEY_INFO = b"WebPush: info\0"
 _CEK_INFO = b"Content-Encoding: aes128gcm\0\x01"
 _NONCE_INFO = b"Content-Encoding: nonce\0\x01"
+# Translation tables that XOR each octet with the constants of HMAC (RFC 2104 section 2).
 _INNER_PAD = bytes(octet ^ 0x36 for octet in range(256))
 _OUTER_PAD = bytes(octet ^ 0x5C for octet in range(256))
 _SALTS = (

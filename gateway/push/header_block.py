@@ -1,4 +1,4 @@
-"""Header compression for HTTP/2 (HPACK, RFC 7541), as far as posting push messages needs it.
+"""Header compression for HTTP/2 (HPACK, RFC 7541). It supports only what is needed to post push messages.
 
 A general HPACK library would cost as much per message as the encryption. Here, the fields that all messages of an
 application share are encoded once; later each of them takes one octet. Push services may not use a dynamic table for
@@ -21,6 +21,7 @@ Field = tuple[bytes, bytes]
 # Size in octets of the dynamic table for our requests, unless the push service allows less (RFC 9113 section 6.5.2).
 TABLE_SIZE = 4096
 
+# The static table (RFC 7541 appendix A), and the index of each of its fields, names and statuses.
 _STATIC: tuple[Field, ...] = HeaderTable.STATIC_TABLE
 _LAST_STATIC = len(_STATIC)
 _STATIC_FIELDS = {field: index for index, field in reversed([*enumerate(_STATIC, 1)])}

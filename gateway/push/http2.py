@@ -1,4 +1,4 @@
-"""A minimal HTTP/2 client session (RFC 9113), without I/O, as far as posting push messages needs it.
+"""A minimal HTTP/2 client session (RFC 9113) without I/O. It supports only what is needed to post push messages.
 
 A general HTTP/2 library costs as much per message as the encryption. This session is cheaper, because push requests are
 small and similar and only a few response headers are needed. All frames of one iteration of the event loop are sent in
@@ -25,11 +25,12 @@ REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM = 7, 8, 11
 # Lower statuses are interim responses.
 _MIN_FINAL_STATUS = 200
 
+# Sizes and limits of RFC 9113 (sections 4.1, 4.2, 5.1.1 and 6.9.1).
 _FRAME_HEADER_OCTETS = 9
 _MAX_FRAME = 16_384
 _MAX_WINDOW = 2**31 - 1
 _LAST_ID = 2**31 - 1
-# Octets of one response's header block; a longer one is treated as an attack.
+# Maximum octets of the header block of a response. For a longer one the connection is closed.
 _MAX_HEADER_BLOCK = 32_768
 _DEFAULT_WINDOW = 65_535
 _BODY_WINDOW = 2 * MAX_BODY_OCTETS

@@ -25,8 +25,8 @@ from gateway.push.encryption import encode_base64url
 
 # RFC 8292 section 2 allows 24 hours; 12 leaves room for clock skew.
 TOKEN_LIFETIME = timedelta(hours=12)
-# A token is not used in its last hour. It is not used either after the clock was set back by more than an hour, because
-# its lifetime would then be longer than TOKEN_LIFETIME.
+# A token is not used in its last hour. Nor is it used after the clock was set back by more than an hour, because its
+# lifetime would then be longer than TOKEN_LIFETIME.
 RENEW_BEFORE = timedelta(hours=1)
 MAX_CACHED_HEADERS = 10_000
 

@@ -76,7 +76,7 @@ async def connect(
         BrokerUnavailable: no server responds within `timeout`.
         BrokerIncompatible: a server refuses the credentials or is too old, or `ca` has no certificate.
     """
-    client, hosts, errors = _Client(servers), hosts_of(servers), _ErrorTracker()
+    client, hosts, errors = _Client(servers), format_hosts(servers), _ErrorTracker()
     try:
         tls = _tls_context(ca)
     except ssl.SSLError:
@@ -133,7 +133,7 @@ async def cancellable(request: Awaitable[T]) -> T:
         raise
 
 
-def hosts_of(servers: Sequence[str]) -> str:
+def format_hosts(servers: Sequence[str]) -> str:
     """Return the hosts and ports of server URLs, without credentials."""
     return ",".join(server.rpartition("@")[2].rpartition("/")[2] for server in servers)
 

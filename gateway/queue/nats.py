@@ -45,16 +45,19 @@ WORKER_CONSUMER, RECORDER_CONSUMER = "workers", "recorder"
 RESULTS_MAX_AGE = timedelta(days=1)
 # Longer than the lifetime of any notification.
 STATUSES_MAX_AGE = timedelta(days=60)
+# How long the broker remembers message ids, to ignore a message that is published again.
 DUPLICATE_WINDOW = timedelta(minutes=2)
 # A job is redelivered to another worker if its worker has sent no heartbeat for this long.
 ACK_WAIT = timedelta(seconds=12)
 # Announcements of new jobs may be lost, so workers also poll at this interval.
 POLL_INTERVAL_S = 1.0
 BROKER_ERRORS = (nats.errors.Error, NoStreamResponseError)
+# The body of a request for one message that does not wait for one.
 PULL_ONE_NO_WAIT = b'{"batch":1,"no_wait":true}'
 # Delay before a message that cannot be decoded is redelivered, possibly to a worker whose version can decode it.
 UNDECODABLE_DELAY_S = 30.0
 REQUEST_TIMEOUT_S = 5.0
+# The broker's error code when the last message of a subject does not have the expected sequence number.
 WRONG_LAST_SEQUENCE = 10071
 # Bytes reserved for the headers of a message, which count towards the server's maximum payload.
 HEADER_BYTES = 1024
@@ -373,7 +376,7 @@ class NatsQueue:
             return None
 
     async def _take_lease(self, message: Msg, duration: timedelta) -> Job | None:
-        """Decode a job and take its lease; return None when no devices remain, or when this worker has the lease.
+        """Decode a job and take its lease; return None if no devices remain, or if this worker has the lease already.
 
         Raises:
             DecodeError: another version wrote the job, or its last result.
@@ -381,7 +384,7 @@ class NatsQueue:
         job = wire.read_job(message.data)
         now = asyncio.get_running_loop().time()
         current = self._leases.get(job.id)
-        if current is not None and current.expires_at > now and await self._keep(current, message):
+        if current is not None and current.expires_at > now and await self._continue_own_job(current, message):
             return None
         delivery_count = message.metadata.num_delivered
         expires_at = now + duration.total_seconds()
@@ -405,10 +408,10 @@ class NatsQueue:
         self._leases[job.id] = lease
         return job
 
-    async def _keep(self, lease: _Lease, message: Msg) -> bool:
-        """Continue a job whose message was redelivered to the worker that executes it, for instance after an outage.
+    async def _continue_own_job(self, lease: _Lease, message: Msg) -> bool:
+        """Continue a job of this worker whose message was redelivered to it, for example after an outage.
 
-        Return False when another worker has taken the job over meanwhile.
+        Return False if another worker has taken over the job in the meantime.
         """
         last = await self._broker.last_message(RESULTS_STREAM, f"{RESULTS}.{lease.job.id}")
         if last is not None and last.sequence != lease.last_sequence and not last.message_id.startswith(lease.token):
@@ -442,7 +445,7 @@ class NatsQueue:
         renewed = set()
         # The worker renews the leases again only after this renewal, which may wait for a response.
         expires_at = asyncio.get_running_loop().time() + lease.total_seconds() + REQUEST_TIMEOUT_S
-        leases = [current for job in jobs if (current := self._lease_of(job)) is not None]
+        leases = [current for job in jobs if (current := self._find_lease(job)) is not None]
         for current in leases:
             current.expires_at = expires_at
         for current in leases:
@@ -453,7 +456,7 @@ class NatsQueue:
 
     async def settle(self, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
         """Publish results, see `Queue.settle`."""
-        lease = self._lease_of(job)
+        lease = self._find_lease(job)
         if lease is None:
             raise LeaseLost
         settled, unsettled = settlement.device_ids(), set(lease.remaining)
@@ -469,7 +472,7 @@ class NatsQueue:
 
     async def release(self, job: Job) -> None:
         """Return a job to the stream, see `Queue.release`."""
-        lease = self._lease_of(job)
+        lease = self._find_lease(job)
         if lease is not None:
             del self._leases[job.id]
             await self._broker.request(lease.message.nak())
@@ -477,13 +480,13 @@ class NatsQueue:
 
     async def requeue(self, job: Job) -> None:
         """Return a job to the database, which publishes it again when its notification is resumed."""
-        lease = self._lease_of(job)
+        lease = self._find_lease(job)
         if lease is not None:
             await self._publish(lease, ResultBatch(), lease.remaining, returned=True)
             del self._leases[job.id]
             await self._broker.request(lease.message.ack())
 
-    def _lease_of(self, job: Job) -> _Lease | None:
+    def _find_lease(self, job: Job) -> _Lease | None:
         lease = self._leases.get(job.id)
         return lease if lease is not None and lease.job.lease_generation == job.lease_generation else None
 

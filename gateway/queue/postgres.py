@@ -55,14 +55,15 @@ CLAIM = text("""
     FROM due WHERE jobs.id = due.id
     RETURNING jobs.*
 """)
-# These statements run for every batch. They are built once, because building takes longer than running them.
-_WHERE_LEASE_IS_WHOLE = (
+# The next statements run for every batch. They are built once, because building takes longer than running them. They
+# match a job that has the worker's lease and the expected number of devices.
+_WHERE_JOB_UNCHANGED = (
     jobs.c.id == bindparam("job"),
     jobs.c.attempt == bindparam("lease_generation"),
     func.cardinality(jobs.c.device_ids) == bindparam("devices"),
 )
-_DELETE = delete(jobs).where(*_WHERE_LEASE_IS_WHOLE)
-_SHRINK = update(jobs).where(*_WHERE_LEASE_IS_WHOLE).values(device_ids=bindparam("remaining"))
+_DELETE = delete(jobs).where(*_WHERE_JOB_UNCHANGED)
+_SHRINK = update(jobs).where(*_WHERE_JOB_UNCHANGED).values(device_ids=bindparam("remaining"))
 MIN_UUID = UUID(int=0)
 # Maximum concurrent claims and settlements of the non-urgent lanes, per worker. Batches of one application get their
 # log positions one after the other, so they wait for each other. Without a limit they could occupy all connections, and

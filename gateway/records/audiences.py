@@ -130,12 +130,12 @@ def compile_audience(audience: Audience) -> ColumnElement[bool]:
             return or_(*map(_match_polygon, polygons))
         case Near(lat, lon, radius_m):
             return _match_circle(lat, lon, radius_m)
-        case AllOf(of):
-            return and_(*map(compile_audience, of))
-        case AnyOf(of):
-            return or_(*map(compile_audience, of))
-        case Not(of):
-            return _negate(compile_audience(of))
+        case AllOf(filters):
+            return and_(*map(compile_audience, filters))
+        case AnyOf(filters):
+            return or_(*map(compile_audience, filters))
+        case Not(negated):
+            return _negate(compile_audience(negated))
         case _:
             assert_never(audience)
 

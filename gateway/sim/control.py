@@ -87,7 +87,7 @@ def add_routes(application: web.Application, sim: "Sim") -> None:
 
     async def messages(request: web.Request) -> web.Response:
         endpoint = request.query.get("endpoint")
-        selected = sim.messages if endpoint is None else sim.messages.to(endpoint)
+        selected = sim.messages if endpoint is None else sim.messages.find_by_endpoint(endpoint)
         return web.json_response([_message_to_json(message) for message in selected])
 
     routes: list[tuple[str, str, Callable[[web.Request], Any]]] = [

@@ -104,8 +104,8 @@ class MessageLog:
             if not of_endpoint:
                 del self._by_endpoint[oldest.endpoint]
 
-    def to(self, endpoint: str) -> list[Message]:
-        """Return the messages to an endpoint."""
+    def find_by_endpoint(self, endpoint: str) -> list[Message]:
+        """Return the messages that were posted to an endpoint."""
         return list(self._by_endpoint.get(endpoint, ()))
 
     def clear(self) -> None:

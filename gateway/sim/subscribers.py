@@ -38,7 +38,7 @@ class Subscriber:
     @property
     def messages(self) -> list[Message]:
         """Return the stored messages to this subscription, oldest first."""
-        return self._messages.to(self.endpoint)
+        return self._messages.find_by_endpoint(self.endpoint)
 
     @property
     def p256dh(self) -> bytes:

@@ -413,7 +413,7 @@ class Fleet:
             delays[len(delays) // 2] * 1000 if delays else None,
             delays[math.ceil(len(delays) * 0.99) - 1] * 1000 if delays else None,
             statistics.mean(postgres.lock_times or [0.0]) * 1000,
-            arithmetic(setting),
+            model_rate(setting),
         )
 
     def accept_alerts(self) -> Process:
@@ -441,7 +441,7 @@ class Fleet:
         self.count += count
 
 
-def arithmetic(setting: Setting) -> float:
+def model_rate(setting: Setting) -> float:
     """Return the rate by the formulas of ops/capacity.py, without headroom."""
     paused_share = MAX_URGENT_CLAIM_S / setting.alert_every_s if setting.alert_every_s else 0.0
     worker_rate = min(capacity.per_worker(setting.answer_ms))

@@ -296,8 +296,8 @@ async def measure_stream(
         at = datetime.now(UTC)
         results = [DeliveryResult(id_, None, host, Accepted(), 1, 201, at, 30, at) for id_ in batch]
         start = time.perf_counter()
-        async with engine.begin() as settling:
-            await writer.record(settling, job, ResultBatch(settled=results))
+        async with engine.begin() as transaction:
+            await writer.record(transaction, job, ResultBatch(settled=results))
         return time.perf_counter() - start, time.perf_counter()
 
     async def measure_wait(name: str, query: str, host: str, count: int = 60) -> None:
@@ -317,15 +317,15 @@ async def measure_stream(
     await measure_wait("commit to event", "", "fcm.googleapis.com")
     await measure_wait("commit to event, filter by a rare host", "?host=few.example.org", "few.example.org")
     position = await conn.fetchval("SELECT log_position FROM applications WHERE id = $1", filled_log.application_id)
-    for back in (10_000, 100_000):
+    for rows_back in (10_000, 100_000):
         for name, query in (("", ""), (", filter by a rare host", "&host=few.example.org")):
             times = []
             for _ in range(20):
                 start = time.perf_counter()
-                async with open_stream(http, f"?last_event_id={position - back}{query}") as events:
+                async with open_stream(http, f"?last_event_id={position - rows_back}{query}") as events:
                     await anext(events)
                     times.append((time.perf_counter() - start) * 1000)
-            figures[f"resumed {back:,} rows back{name}, first event, slowest of 20"] = max(times)
+            figures[f"resumed {rows_back:,} rows back{name}, first event, slowest of 20"] = max(times)
     start = time.perf_counter()
     async with open_stream(http, f"?last_event_id={position - 10_000}") as events:
         for _ in range(10_000):

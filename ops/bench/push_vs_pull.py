@@ -45,11 +45,10 @@ def main() -> None:
     )
     options = parser.parse_args()
     with testbed.create_testbed() as bed:
-        same, new, pushed = asyncio.run(measure(bed, options.clients))
-    report(options.clients, options.changes, same, new, pushed)
-    testbed.write_json(
-        options.json, {"clients": options.clients, "304": asdict(same), "200": asdict(new), "push": asdict(pushed)}
-    )
+        unchanged, changed, pushed = asyncio.run(measure(bed, options.clients))
+    report(options.clients, options.changes, unchanged, changed, pushed)
+    figures = {"304": asdict(unchanged), "200": asdict(changed), "push": asdict(pushed)}
+    testbed.write_json(options.json, {"clients": options.clients} | figures)
 
 
 async def measure(bed: Testbed, clients: int) -> tuple[Cost, Cost, Cost]:
@@ -101,9 +100,9 @@ async def measure(bed: Testbed, clients: int) -> tuple[Cost, Cost, Cost]:
             for _ in range(10):  # fill every inbox
                 await push()
             await poll()
-            same, pushed, new = await poll(), await push(), await poll()
+            unchanged, pushed, changed = await poll(), await push(), await poll()
     sink.close()
-    return same, new, pushed
+    return unchanged, changed, pushed
 
 
 async def _serve_push(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, traffic: dict[str, int]) -> None:
@@ -136,7 +135,7 @@ async def _poll(port: int, device: str, token: str, etag: str) -> tuple[int, str
     return len(request) + len(response), etag_line.partition(":")[2].strip()
 
 
-def report(clients: int, changes: list[int], same: Cost, new: Cost, pushed: Cost) -> None:
+def report(clients: int, changes: list[int], unchanged: Cost, changed: Cost, pushed: Cost) -> None:
     """Print the costs of a request and of an hour."""
     figures: list[tuple[str, Callable[[Cost], float]]] = [
         ("octets", lambda cost: cost.octets / cost.requests),
@@ -144,14 +143,14 @@ def report(clients: int, changes: list[int], same: Cost, new: Cost, pushed: Cost
         ("Postgres us", lambda cost: cost.postgres_s / cost.requests * 1e6),
     ]
     table = testbed.make_table("request", *(name for name, _ in figures))
-    for name, cost in (("poll without news", same), ("poll with news", new), ("push", pushed)):
-        table.add_row(name, *(f"{of(cost):,.0f}" for _, of in figures))
+    for name, cost in (("poll without news", unchanged), ("poll with news", changed), ("push", pushed)):
+        table.add_row(name, *(f"{figure(cost):,.0f}" for _, figure in figures))
     console.print(table)
     table = testbed.make_table("changes per hour", "", "requests", "MB", "CPU seconds", "delay in seconds")
     polls = 3600 // POLL_EVERY_S
     for number in changes:
         news_polls = min(number, polls)
-        pull = [(polls - news_polls, same), (news_polls, new)]
+        pull = [(polls - news_polls, unchanged), (news_polls, changed)]
         for name, parts, delay in (
             ("pull", pull, f"{POLL_EVERY_S / 2:.0f}"),
             ("push", [(number, pushed)], "immediate"),

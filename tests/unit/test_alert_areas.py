@@ -114,7 +114,7 @@ def test_zone_has_codes_with_and_without_the_scheme() -> None:
     codes = [("WARNCELLID", str(code)) for code in range(900)]
     result = audience.parse(build_filter(Area(codes=codes)))
     assert isinstance(result, audience.AnyOf)
-    assert sum(len(leaf.codes) for leaf in result.of if isinstance(leaf, Zones)) == 1800
+    assert sum(len(leaf.codes) for leaf in result.filters if isinstance(leaf, Zones)) == 1800
 
 
 def test_subtract_removes_polygons_and_zones() -> None:
