@@ -207,7 +207,7 @@ def rectangle(west: float, south: float, east: float, north: float) -> list[list
             "has a hole inside a hole at [3, 3]",
         ),
         ([rectangle(0, 0, 4, 4), [[2, 0], [3, 2], [2, 4], [1, 2], [2, 0]]], "", "is cut in two by its holes"),
-        ([[[179, 0], [-179, 0], [-179, 2], [179, 2], [179, 0]]], "/0", "cut it into two polygons"),
+        ([[[179, 0], [-179, 0], [-179, 2], [179, 2], [179, 0]]], "/0", "cut the polygon in two"),
         ([rectangle(0, 0, 9, 9), [[1, 1], [2, 1], [2, 2], [1, 2]]], "/1", "is not closed"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
