@@ -91,7 +91,7 @@ def postgres_dir(settings: Settings) -> Path:
 
 
 def find_installation(settings: Settings) -> Installation:
-    """Return the installation that the settings name, or else the one that `gateway up` runs in the data directory.
+    """Return the installation with the database of the settings, or else the one that `gateway up` runs.
 
     Raises:
         CannotStart: there is no database or no master key.
@@ -260,7 +260,7 @@ def _web_state(settings: Settings, installation: Installation, context: Context,
 
 @asynccontextmanager
 async def _metrics_server(settings: Settings) -> AsyncIterator[None]:
-    """Serve `/metrics` and `/healthz` in a process that has no HTTP server otherwise."""
+    """Serve `/metrics` and `/healthz` in a process that has no other HTTP server, if a port is configured."""
     if settings.metrics_port is None:
         yield
         return

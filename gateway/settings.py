@@ -1,8 +1,8 @@
 """The gateway's settings.
 
 Settings are read from environment variables named `GATEWAY_*`; options of the command line override them. For each
-invalid setting an error of one line names the variable. A secret may also be in a file, as container platforms provide
-it; the variable then has the suffix `_FILE` (`GATEWAY_MASTER_KEY_FILE`). Secrets are never printed.
+invalid setting there is one line that names the variable. A secret may be in a file, as container platforms provide it:
+the path is then in a variable with the suffix `_FILE`, such as GATEWAY_MASTER_KEY_FILE. Secrets are never printed.
 """
 
 import difflib
@@ -340,7 +340,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return one line for each `GATEWAY_*` variable that is no setting, with the closest name of a setting."""
+    """Return one line for each `GATEWAY_*` variable that is not a setting, with the most similar setting."""
     names = {_variable(name) for name in Settings.model_fields} | {
         f"{_variable(name)}_FILE" for name in SECRET_SETTINGS
     }

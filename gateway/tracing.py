@@ -27,7 +27,7 @@ Attributes = Mapping[str, str | int | float | bool]
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 # The default of OTEL_SERVICE_NAME.
 SERVICE_NAME = "webpush-gateway"
-# Time for exporting the remaining spans at shutdown.
+# Time limit for exporting the remaining spans at shutdown, in milliseconds.
 FLUSH_MS = 3_000
 _OFF: AbstractContextManager[None] = nullcontext()
 

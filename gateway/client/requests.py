@@ -449,7 +449,7 @@ class CampaignRequest(TypedDict):
 
 
 class RecurringDeliveryOptions(TypedDict):
-    """How each notification of a recurring one is delivered."""
+    """How each notification of a reminder or trigger is delivered."""
 
     ttl: NotRequired[int | None]
     """Seconds for which a push service may store the message (RFC 8030)."""
@@ -539,7 +539,7 @@ class NewAlert(TypedDict):
     status: NotRequired[AlertStatus]
     message_type: NotRequired[MessageType]
     identifier: NotRequired[str | None]
-    """A repeated identifier is the same alert. Generated when omitted."""
+    """A second alert with the same identifier is not sent. Generated when omitted."""
     references: NotRequired[Sequence[str]]
     """Identifiers of the alerts that an Update or a Cancel refers to."""
     sent: NotRequired[datetime | str | None]
@@ -697,7 +697,7 @@ class NewEvent(TypedDict):
     occurred_at: NotRequired[datetime | str | None]
     """Defaults to now. The delay of a trigger begins at this time."""
     key: NotRequired[str | None]
-    """Your own id of the event; a repeated key is the same event."""
+    """Your own id of the event; a second event with the same key is ignored."""
 
 
 class EventSearch(TypedDict):

@@ -84,7 +84,7 @@ class VapidKey:
 class AuditEntry:
     """One entry of the audit log.
 
-    `details` maps the given fields to their values, null where the value is not logged.
+    `details` has the fields that the request set. A value that is not logged, such as a secret, is null.
     """
 
     id: str
@@ -183,7 +183,7 @@ class InboxItem:
 class Inbox:
     """One page of an inbox.
 
-    `position` is the position of its newest item, for the parameter `after` of the next request.
+    `position` is that of the newest item: pass it as `after` in the next request.
     """
 
     items: list[InboxItem]
@@ -315,9 +315,10 @@ class Throttle:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Winner:
-    """When the best variant is chosen for the rest.
+    """The variant test of a notification.
 
-    The share that the variants are tried on, and the seconds to wait.
+    `sample` is the share of the audience that gets the variants; `after` is the number of seconds until the winner is
+    chosen.
     """
 
     sample: float
@@ -334,7 +335,7 @@ class PauseWhen:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """One of several contents of a notification, with its results."""
+    """One variant of the content of a notification, with its results."""
 
     name: str
     weight: float
@@ -453,7 +454,7 @@ class Funnel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecurringDelivery:
-    """Delivery options of each notification of a reminder or trigger; null is the default of the kind."""
+    """Delivery options of each notification of a reminder or trigger; null means the default."""
 
     lane: str | None
     urgency: Urgency | None
@@ -629,8 +630,8 @@ class Step:
 class ServiceStatistics:
     """Outcomes at one push service.
 
-    `breaker` is open while workers in the server's own process send it nothing, closed when it has responded in the
-    last two intervals, else unknown.
+    `breaker` is `open` while a worker in the server's own process does not send to it, `closed` if it has responded in
+    the last two intervals, otherwise `unknown`.
     """
 
     push_service: str

@@ -45,7 +45,7 @@ class Session(TypedDict):
 class AuditEntry(TypedDict):
     """One entry of the audit log.
 
-    `details` maps the given fields to their values, null where the value is not logged.
+    `details` has the fields that the request set. A value that is not logged, such as a secret, is null.
     """
 
     id: str
@@ -149,7 +149,7 @@ class InboxItem(TypedDict):
 class Inbox(TypedDict):
     """One page of an inbox.
 
-    `position` is the position of its newest item, for the parameter `after` of the next request.
+    `position` is that of the newest item: pass it as `after` in the next request.
     """
 
     items: list[InboxItem]
@@ -202,7 +202,7 @@ class NotificationContent(TypedDict):
 
 
 class RecurringDelivery(TypedDict):
-    """Delivery options of each notification of a reminder or trigger; null is the default of the kind."""
+    """Delivery options of each notification of a reminder or trigger; null means the default."""
 
     lane: str | None
     urgency: Urgency | None
@@ -333,9 +333,10 @@ class Cap(TypedDict):
 
 
 class Winner(TypedDict):
-    """When the best variant is chosen for the rest.
+    """The variant test of a notification.
 
-    The share that the variants are tried on, and the seconds to wait.
+    `sample` is the share of the audience that gets the variants; `after` is the number of seconds until the winner is
+    chosen.
     """
 
     sample: float
@@ -350,7 +351,7 @@ class PauseWhen(TypedDict):
 
 
 class Variant(TypedDict):
-    """One of several contents of a notification, with its results."""
+    """One variant of the content of a notification, with its results."""
 
     name: str
     weight: float
@@ -671,8 +672,8 @@ class Step(TypedDict):
 class ServiceStatistics(TypedDict):
     """Outcomes at one push service.
 
-    `breaker` is open while workers in the server's own process send it nothing, closed when it has responded in the
-    last two intervals, else unknown.
+    `breaker` is `open` while a worker in the server's own process does not send to it, `closed` if it has responded in
+    the last two intervals, otherwise `unknown`.
     """
 
     push_service: str

@@ -1,7 +1,7 @@
 """Compare one worker on one core with two workers on two cores.
 
-Workers, Postgres and the push service share the cores, so each worker has the same resources in both runs. A ratio
-below 2 is the time that two workers lose by waiting for each other's locks and for the database. The two runs
+Workers, Postgres and the push service share the cores, so a worker has the same resources in both runs. If the second
+run is less than twice as fast, the workers have waited for each other's locks or for the database. The two runs
 alternate, round by round.
 """
 

@@ -238,7 +238,7 @@ async def cancel_rest(setup: Setup, id_: UUID) -> None:
     async with setup.context.engine.begin() as conn:
         owner = text("SELECT application_id FROM notifications WHERE id = :id")
         application_id = (await conn.execute(owner, {"id": id_})).scalar_one()
-        with suppress(Conflict):  # it is finished already
+        with suppress(Conflict):  # raised if the notification is finished already
             await lifecycle.cancel(conn, application_id, id_)
     async with asyncio.timeout(TIMEOUT_S):
         while True:

@@ -77,7 +77,7 @@ async def measure(bed: Testbed, options: argparse.Namespace) -> dict[str, Any]:
             seconds, accepted_after = time.perf_counter() - start, await count_accepted(context, campaign)
             if accepted_after == options.devices:
                 console.print("[red]the campaign finished before the alerts: use fewer alerts or more devices")
-            with suppress(Conflict):  # it is finished already
+            with suppress(Conflict):  # raised if the campaign is finished already
                 async with context.engine.begin() as conn:
                     await lifecycle.cancel(conn, application_id, campaign)
             await testbed.wait_until_finished(context, campaign)

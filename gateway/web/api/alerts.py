@@ -78,7 +78,7 @@ class NewAlert(Body):
     ] = MessageType.ALERT
     identifier: Annotated[
         Identifier | None,
-        Field(description="A repeated identifier is the same alert. Generated when omitted."),
+        Field(description="A second alert with the same identifier is not sent. Generated when omitted."),
     ] = None
     references: Annotated[
         list[Identifier],

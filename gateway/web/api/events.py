@@ -52,7 +52,7 @@ class NewEvent(Body):
     ] = None
     key: Annotated[
         Label | None,
-        Field(description="Your own id of the event; a repeated key is the same event."),
+        Field(description="Your own id of the event; a second event with the same key is ignored."),
     ] = None
 
     def value(self) -> Event:

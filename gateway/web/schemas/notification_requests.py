@@ -169,7 +169,7 @@ class DeliveryOptions(Body):
 
 
 class RecurringDeliveryOptions(DeliveryOptions):
-    """How each notification of a recurring one is delivered."""
+    """How each notification of a reminder or trigger is delivered."""
 
     @field_validator("expires_at")
     @classmethod
