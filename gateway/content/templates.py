@@ -74,47 +74,48 @@ class CompiledContent:
                 rendered[name] = result
         return rendered
 
-    def _render_value(self, value: Any, at: str, variables: dict[str, Any]) -> Any:
+    def _render_value(self, value: Any, pointer: str, variables: dict[str, Any]) -> Any:
         match value:
             case str():
-                return self._templates[at](variables) if at in self._templates else value
+                return self._templates[pointer](variables) if pointer in self._templates else value
             case dict():
                 return {
-                    name: self._render_value(inner, at + pointer_step(name), variables) for name, inner in value.items()
+                    name: self._render_value(inner, pointer + pointer_step(name), variables)
+                    for name, inner in value.items()
                 }
             case list():
-                return [self._render_value(inner, f"{at}/{index}", variables) for index, inner in enumerate(value)]
+                return [self._render_value(inner, f"{pointer}/{index}", variables) for index, inner in enumerate(value)]
         return value
 
-    def _compile(self, value: Any, at: str) -> Iterator[tuple[str, Callable[[dict[str, Any]], str]]]:
+    def _compile(self, value: Any, pointer: str) -> Iterator[tuple[str, Callable[[dict[str, Any]], str]]]:
         match value:
             case str() if has_markup(value):
-                name = at.rpartition("/")[2]
-                if name == "action" and "/data/" not in at:
-                    self._errors.append(FieldError(at, "must be plain text: it identifies the action"))
-                elif (template := self._parse(value, at, name)) is not None:
-                    yield at, template
+                name = pointer.rpartition("/")[2]
+                if name == "action" and "/data/" not in pointer:
+                    self._errors.append(FieldError(pointer, "must be plain text: it identifies the action"))
+                elif (template := self._parse(value, pointer, name)) is not None:
+                    yield pointer, template
             case dict():
                 for name, inner in value.items():
-                    yield from self._compile(inner, at + pointer_step(name))
+                    yield from self._compile(inner, pointer + pointer_step(name))
             case list():
                 for index, inner in enumerate(value):
-                    yield from self._compile(inner, f"{at}/{index}")
+                    yield from self._compile(inner, f"{pointer}/{index}")
 
-    def _parse(self, text: str, at: str, name: str) -> Callable[[dict[str, Any]], str] | None:
-        url = name in URL_FIELDS and "/data/" not in at
+    def _parse(self, text: str, pointer: str, name: str) -> Callable[[dict[str, Any]], str] | None:
+        url = name in URL_FIELDS and "/data/" not in pointer
         sandbox = (_URLS if url else _TEXTS)[self._strict]
         try:
             template: BoundTemplate = sandbox.from_string(strip_markers(text))
             names = set(template.global_variables())
         except (LiquidError, RecursionError, ValueError) as error:
-            self._errors.append(FieldError(at, f"is not a template: {_first_line(error)}"))
+            self._errors.append(FieldError(pointer, f"is not a template: {_first_line(error)}"))
             return None
         for unknown in sorted(set(template.filter_names()) - sandbox.filters.keys()):
-            self._errors.append(FieldError(at, f"unknown filter {unknown!r}"))
+            self._errors.append(FieldError(pointer, f"unknown filter {unknown!r}"))
         for unknown in sorted(names - set(VARIABLES)):
             self._errors.append(
-                FieldError(at, f"unknown variable {unknown!r}; the variables are {', '.join(VARIABLES)}")
+                FieldError(pointer, f"unknown variable {unknown!r}; the variables are {', '.join(VARIABLES)}")
             )
         self._names |= names
 
@@ -123,13 +124,13 @@ class CompiledContent:
                 rendered = sandbox.render_within_limits(template, variables)
             except LiquidError as error:
                 over_budget = isinstance(error, ResourceLimitError)
-                raise TemplateFailed(f"{at.lstrip('/')}: {_first_line(error)}", over_budget=over_budget) from None
-            return _encode_values(rendered, at) if url else rendered
+                raise TemplateFailed(f"{pointer.lstrip('/')}: {_first_line(error)}", over_budget=over_budget) from None
+            return _encode_values(rendered, pointer) if url else rendered
 
         return render
 
 
-def _encode_values(marked: str, at: str) -> str:
+def _encode_values(marked: str, pointer: str) -> str:
     """Percent-encode the marked values of a rendered URL. Raises TemplateFailed when the result is not a URL."""
     url = ""
     for number, part in enumerate(marked.replace(END, BEGIN).split(BEGIN)):
@@ -137,7 +138,7 @@ def _encode_values(marked: str, at: str) -> str:
         url += quote(part, safe="" if url else URL_CHARACTERS) if is_value else part
     error = urls.find_url_error(url) if url else None
     if error is not None:
-        raise TemplateFailed(f"{at.lstrip('/')}: {error}")
+        raise TemplateFailed(f"{pointer.lstrip('/')}: {error}")
     return url
 
 

@@ -266,7 +266,7 @@ def expand_segments(audience: Audience, definitions: Mapping[UUID, Audience], po
 class _Parser:
     """Parses a filter, collects its errors and counts its leaves.
 
-    Each kind of filter has a method, listed in `_PARSERS`. `at` is the JSON pointer of the value that is parsed.
+    Each kind of filter has a method, listed in `_PARSERS`. `pointer` is the JSON pointer of the value that is parsed.
     """
 
     def __init__(self) -> None:
@@ -277,164 +277,172 @@ class _Parser:
         """Record an error. Return None, so that a method can end with `return self.reject(...)`."""
         self.errors.append(FieldError(pointer, detail))
 
-    def parse(self, value: object, at: str, depth: int) -> Audience | None:
+    def parse(self, value: object, pointer: str, depth: int) -> Audience | None:
         if not isinstance(value, dict):
-            return self.reject(at, f"must be an object with one filter, not {_describe_type(value)}")
+            return self.reject(pointer, f"must be an object with one filter, not {_describe_type(value)}")
         if depth > MAX_DEPTH:
-            return self.reject(at, f"is nested deeper than {MAX_DEPTH} levels")
+            return self.reject(pointer, f"is nested deeper than {MAX_DEPTH} levels")
         filters = [key for key in value if key in _PARSERS]
         if len(filters) != 1:
             names = ", ".join(_PARSERS)
             if filters:
                 return self.reject(
-                    at, f"must contain one filter, not {len(filters)}: {', '.join(filters)}; combine them with all"
+                    pointer, f"must contain one filter, not {len(filters)}: {', '.join(filters)}; combine them with all"
                 )
-            return self.reject(at, f"must contain one of {names}" + (f", not {_format_keys(value)}" if value else ""))
+            return self.reject(
+                pointer, f"must contain one of {names}" + (f", not {_format_keys(value)}" if value else "")
+            )
         [name] = filters
         allowed = {name, *(OPERATORS if name == "attribute" else ())}
         for extra in value.keys() - allowed:
-            self.reject(f"{at}{pointer_step(extra)}", f"is not a field of the filter {name}")
+            self.reject(f"{pointer}{pointer_step(extra)}", f"is not a field of the filter {name}")
         if name not in ("all", "any", "not"):
             self.leaves += 1
-        return _PARSERS[name](self, value, at, depth)
+        return _PARSERS[name](self, value, pointer, depth)
 
-    def everyone(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+    def everyone(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
         if value["everyone"] is not True:
-            return self.reject(f"{at}/everyone", "must be true")
+            return self.reject(f"{pointer}/everyone", "must be true")
         return Everyone()
 
-    def topic(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+    def topic(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
         name = value["topic"]
         if not isinstance(name, str) or not TOPIC_NAME.fullmatch(name):
             return self.reject(
-                f"{at}/topic", "must be 1 to 64 letters, digits or _.:~- and begin with a letter or digit"
+                f"{pointer}/topic", "must be 1 to 64 letters, digits or _.:~- and begin with a letter or digit"
             )
         return Topic(name)
 
-    def zones(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        codes = self._texts(value["zone"], f"{at}/zone")
+    def zones(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+        codes = self._texts(value["zone"], f"{pointer}/zone")
         if codes is None:
             return None
         for index, code in enumerate(codes):
             if not ZONE_CODE.fullmatch(code):
-                where = f"{at}/zone/{index}" if isinstance(value["zone"], list) else f"{at}/zone"
+                where = f"{pointer}/zone/{index}" if isinstance(value["zone"], list) else f"{pointer}/zone"
                 self.reject(where, "must be 1 to 64 letters, digits or _.:/~- and begin with a letter or digit")
         return Zones(codes)
 
-    def users(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        user_ids = self._texts(value["user_id"], f"{at}/user_id")
+    def users(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+        user_ids = self._texts(value["user_id"], f"{pointer}/user_id")
         return None if user_ids is None else Users(user_ids)
 
-    def devices(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        device_ids = self._ids(ids.DEVICE, value["device_id"], f"{at}/device_id", "is not a device id")
+    def devices(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+        device_ids = self._ids(ids.DEVICE, value["device_id"], f"{pointer}/device_id", "is not a device id")
         return None if device_ids is None else Devices(device_ids)
 
-    def notified(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        notification_ids = self._ids(ids.NOTIFICATION, value["notified"], f"{at}/notified", "is not a notification id")
+    def notified(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+        notification_ids = self._ids(
+            ids.NOTIFICATION, value["notified"], f"{pointer}/notified", "is not a notification id"
+        )
         return None if notification_ids is None else Notified(notification_ids)
 
-    def segment(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        text, at = value["segment"], f"{at}/segment"
+    def segment(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+        text, pointer = value["segment"], f"{pointer}/segment"
         id_ = ids.parse(ids.SEGMENT, text) if isinstance(text, str) else None
-        return self.reject(at, "is not a segment id, which begins with seg_") if id_ is None else Segment(id_, at)
+        return (
+            self.reject(pointer, "is not a segment id, which begins with seg_")
+            if id_ is None
+            else Segment(id_, pointer)
+        )
 
-    def detail(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+    def detail(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
         [name] = value.keys() & DETAILS.keys()
-        values = self._texts(value[name], f"{at}/{name}")
+        values = self._texts(value[name], f"{pointer}/{name}")
         return None if values is None else Detail(name, values)
 
-    def last_seen(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        limits, at = value["last_seen"], f"{at}/last_seen"
+    def last_seen(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+        limits, pointer = value["last_seen"], f"{pointer}/last_seen"
         if not isinstance(limits, dict) or not limits:
-            return self.reject(at, "must be {after} or {before} or both")
+            return self.reject(pointer, "must be {after} or {before} or both")
         error_count = len(self.errors)
         for extra in limits.keys() - {"after", "before"}:
-            self.reject(f"{at}{pointer_step(extra)}", "is not a field of last_seen")
+            self.reject(f"{pointer}{pointer_step(extra)}", "is not a field of last_seen")
         bounds = {name: _parse_time(limits[name]) for name in ("after", "before") if name in limits}
         for name, moment in bounds.items():
             if moment is None:
-                self.reject(f"{at}/{name}", "must be a time with an offset, such as 2026-12-01T09:00:00Z")
+                self.reject(f"{pointer}/{name}", "must be a time with an offset, such as 2026-12-01T09:00:00Z")
         return None if len(self.errors) > error_count else LastSeen(**bounds)
 
-    def attribute(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
+    def attribute(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
         name = value["attribute"]
         if not isinstance(name, str) or not 0 < len(name) <= 100:
-            return self.reject(f"{at}/attribute", "must be the attribute's name, 1 to 100 characters")
-        parsed = comparison.parse(value, at, name)
+            return self.reject(f"{pointer}/attribute", "must be the attribute's name, 1 to 100 characters")
+        parsed = comparison.parse(value, pointer, name)
         if isinstance(parsed, list):
             self.errors += parsed
             return None
         return Attribute(name, *parsed)
 
-    def within(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        polygons = self._polygons(value["within"], f"{at}/within")
+    def within(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+        polygons = self._polygons(value["within"], f"{pointer}/within")
         return None if polygons is None else Within(polygons)
 
-    def near(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        near, at = value["near"], f"{at}/near"
+    def near(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+        near, pointer = value["near"], f"{pointer}/near"
         if not isinstance(near, dict):
-            return self.reject(at, "must be {lat, lon, radius_m}")
+            return self.reject(pointer, "must be {lat, lon, radius_m}")
         error_count = len(self.errors)
         for extra in near.keys() - {"lat", "lon", "radius_m"}:
-            self.reject(f"{at}{pointer_step(extra)}", "is not a field of near")
+            self.reject(f"{pointer}{pointer_step(extra)}", "is not a field of near")
         for name, low, high in (("lat", -90, 90), ("lon", -180, 180), ("radius_m", 1, MAX_RADIUS_M)):
             number = near.get(name)
             if name not in near:
-                self.reject(f"{at}/{name}", "is missing")
+                self.reject(f"{pointer}/{name}", "is missing")
             elif not is_number(number) or not low <= number <= high:
-                self.reject(f"{at}/{name}", f"must be a number from {low:g} to {high:g}")
+                self.reject(f"{pointer}/{name}", f"must be a number from {low:g} to {high:g}")
         if len(self.errors) > error_count:
             return None
         return Near(float(near["lat"]), float(near["lon"]), float(near["radius_m"]))
 
-    def all(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        branches = self._branches(value["all"], f"{at}/all", depth)
+    def all(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+        branches = self._branches(value["all"], f"{pointer}/all", depth)
         return None if branches is None else AllOf(branches)
 
-    def any(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        branches = self._branches(value["any"], f"{at}/any", depth)
+    def any(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+        branches = self._branches(value["any"], f"{pointer}/any", depth)
         return None if branches is None else AnyOf(branches)
 
-    def negation(self, value: dict[str, Any], at: str, depth: int) -> Audience | None:
-        branch = self.parse(value["not"], f"{at}/not", depth + 1)
+    def negation(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+        branch = self.parse(value["not"], f"{pointer}/not", depth + 1)
         return None if branch is None else Not(branch)
 
-    def _branches(self, value: object, at: str, depth: int) -> tuple[Audience, ...] | None:
+    def _branches(self, value: object, pointer: str, depth: int) -> tuple[Audience, ...] | None:
         if not isinstance(value, list) or not value:
-            return self.reject(at, "must be a list of at least one filter")
-        branches = [self.parse(item, f"{at}/{index}", depth + 1) for index, item in enumerate(value)]
+            return self.reject(pointer, "must be a list of at least one filter")
+        branches = [self.parse(item, f"{pointer}/{index}", depth + 1) for index, item in enumerate(value)]
         return tuple(branch for branch in branches if branch is not None)
 
-    def _texts(self, value: object, at: str) -> tuple[str, ...] | None:
+    def _texts(self, value: object, pointer: str) -> tuple[str, ...] | None:
         """Parse a text or a list of texts."""
         values = value if isinstance(value, list) else [value]
         if not 0 < len(values) <= MAX_VALUES or not all(isinstance(v, str) and 0 < len(v) <= 255 for v in values):
-            return self.reject(at, f"must be text of 1 to 255 characters, or a list of 1 to {MAX_VALUES} of them")
+            return self.reject(pointer, f"must be text of 1 to 255 characters, or a list of 1 to {MAX_VALUES} of them")
         return tuple(values)
 
-    def _ids(self, kind: str, value: object, at: str, detail: str) -> tuple[UUID, ...] | None:
-        texts = self._texts(value, at)
+    def _ids(self, kind: str, value: object, pointer: str, detail: str) -> tuple[UUID, ...] | None:
+        texts = self._texts(value, pointer)
         if texts is None:
             return None
         parsed_ids = [ids.parse(kind, text) for text in texts]
         for index, parsed in enumerate(parsed_ids):
             if parsed is None:
-                self.reject(f"{at}/{index}" if isinstance(value, list) else at, detail)
+                self.reject(f"{pointer}/{index}" if isinstance(value, list) else pointer, detail)
         return tuple(id_ for id_ in parsed_ids if id_ is not None)
 
-    def _polygons(self, value: object, at: str) -> tuple[tuple[Ring, ...], ...] | None:
+    def _polygons(self, value: object, pointer: str) -> tuple[tuple[Ring, ...], ...] | None:
         kind = value.get("type") if isinstance(value, dict) else None
         if kind not in ("Polygon", "MultiPolygon") or not isinstance(value, dict):
-            return self.reject(at, "must be a GeoJSON Polygon or MultiPolygon (RFC 7946)")
+            return self.reject(pointer, "must be a GeoJSON Polygon or MultiPolygon (RFC 7946)")
         for extra in value.keys() - {"type", "coordinates", "bbox"}:
-            self.reject(f"{at}{pointer_step(extra)}", f"is not a member of a GeoJSON {kind}")
-        coordinates, at = value.get("coordinates"), f"{at}/coordinates"
+            self.reject(f"{pointer}{pointer_step(extra)}", f"is not a member of a GeoJSON {kind}")
+        coordinates, pointer = value.get("coordinates"), f"{pointer}/coordinates"
         if not isinstance(coordinates, list) or not coordinates:
-            return self.reject(at, f"must be the non-empty coordinates of a {kind}")
+            return self.reject(pointer, f"must be the non-empty coordinates of a {kind}")
         if kind == "Polygon":
-            located_polygons = [(coordinates, at)]
+            located_polygons = [(coordinates, pointer)]
         else:
-            located_polygons = [(rings, f"{at}/{index}") for index, rings in enumerate(coordinates)]
+            located_polygons = [(rings, f"{pointer}/{index}") for index, rings in enumerate(coordinates)]
         error_count, vertices, polygons = len(self.errors), 0, []
         for rings, where in located_polygons:
             if not isinstance(rings, list) or not rings:
@@ -449,27 +457,28 @@ class _Parser:
                     self.reject(where if ring_index is None else f"{where}/{ring_index}", detail)
                 polygons.append(polygon)
         if vertices > MAX_VERTICES:
-            self.reject(at, f"has {vertices} vertices; at most {MAX_VERTICES} are allowed")
+            self.reject(pointer, f"has {vertices} vertices; at most {MAX_VERTICES} are allowed")
         return tuple(polygons) if len(self.errors) == error_count else None
 
-    def _ring(self, value: object, at: str) -> Ring | None:
+    def _ring(self, value: object, pointer: str) -> Ring | None:
         if not isinstance(value, list) or len(value) < 4:
-            return self.reject(at, "must be a ring of at least 4 positions, the last equal to the first")
+            return self.reject(pointer, "must be a ring of at least 4 positions, the last equal to the first")
         for index, position in enumerate(value):
             if not isinstance(position, list) or len(position) not in (2, 3) or not all(map(is_number, position)):
-                return self.reject(f"{at}/{index}", "must be [longitude, latitude]")
+                return self.reject(f"{pointer}/{index}", "must be [longitude, latitude]")
             if not -180 <= position[0] <= 180 or not -90 <= position[1] <= 90:
                 return self.reject(
-                    f"{at}/{index}", "longitude must be from -180 to 180 and latitude from -90 to 90, in this order"
+                    f"{pointer}/{index}",
+                    "longitude must be from -180 to 180 and latitude from -90 to 90, in this order",
                 )
         if any(180 < abs(start[0] - end[0]) < 360 for start, end in pairwise(value)):
             return self.reject(
-                at,
+                pointer,
                 "has an edge of more than 180 degrees: if the edge crosses the antimeridian, cut the polygon in two "
                 "there (RFC 7946 section 3.1.9); if it does not, add a vertex to the edge",
             )
         if value[0][:2] != value[-1][:2]:
-            return self.reject(at, "is not closed: the last position must equal the first")
+            return self.reject(pointer, "is not closed: the last position must equal the first")
         return tuple((float(p[0]), float(p[1])) for p in value)
 
 

@@ -51,12 +51,12 @@ class Comparison(NamedTuple):
         return comparable and _ORDERED[self.operator](value, self.operand)
 
 
-def parse(value: Mapping[str, Any], at: str, name: str) -> Comparison | list[FieldError]:
+def parse(value: Mapping[str, Any], pointer: str, name: str) -> Comparison | list[FieldError]:
     """Parse the operator and operand of a leaf.
 
     Args:
         value: the leaf.
-        at: the JSON pointer of the leaf.
+        pointer: the JSON pointer of the leaf.
         name: the attribute or path that is compared, for errors.
 
     Returns:
@@ -64,23 +64,25 @@ def parse(value: Mapping[str, Any], at: str, name: str) -> Comparison | list[Fie
     """
     operators = [key for key in value if key in OPERATORS]
     if len(operators) != 1:
-        return [FieldError(at, f"must compare {name!r} by exactly one of {', '.join(OPERATORS)}")]
+        return [FieldError(pointer, f"must compare {name!r} by exactly one of {', '.join(OPERATORS)}")]
     [operator] = operators
-    operand, pointer = value[operator], f"{at}/{operator}"
+    operand, operand_pointer = value[operator], f"{pointer}/{operator}"
     if operator == "in":
         if not isinstance(operand, list) or not 0 < len(operand) <= MAX_VALUES:
-            return [FieldError(pointer, f"must be a list of 1 to {MAX_VALUES} values")]
+            return [FieldError(operand_pointer, f"must be a list of 1 to {MAX_VALUES} values")]
         invalid = [index for index, item in enumerate(operand) if not is_scalar(item)]
-        errors = [FieldError(f"{pointer}/{index}", "must be text, a finite number or a boolean") for index in invalid]
+        errors = [
+            FieldError(f"{operand_pointer}/{index}", "must be text, a finite number or a boolean") for index in invalid
+        ]
         return errors or Comparison(operator, tuple(operand))
     if operator == "exists":
         if not isinstance(operand, bool):
-            return [FieldError(pointer, "must be true or false")]
+            return [FieldError(operand_pointer, "must be true or false")]
     elif operator in ORDERINGS:
         if isinstance(operand, bool) or not is_scalar(operand):
-            return [FieldError(pointer, "must be text or a finite number")]
+            return [FieldError(operand_pointer, "must be text or a finite number")]
     elif not is_scalar(operand):
-        return [FieldError(pointer, "must be text, a finite number or a boolean")]
+        return [FieldError(operand_pointer, "must be text, a finite number or a boolean")]
     return Comparison(operator, operand)
 
 

@@ -29,36 +29,38 @@ def parse(value: object, pointer: str = "/condition") -> Condition:
     errors: list[FieldError] = []
     leaves = 0
 
-    def parse_node(value: object, at: str, depth: int) -> Condition:
+    def parse_node(value: object, pointer: str, depth: int) -> Condition:
         nonlocal leaves
         if depth > MAX_DEPTH:
-            return refuse(at, f"is nested deeper than {MAX_DEPTH} levels")
+            return refuse(pointer, f"is nested deeper than {MAX_DEPTH} levels")
         match value:
             case {"all": list(items), **rest} if items and not rest:
-                conditions = [parse_node(item, f"{at}/all/{index}", depth + 1) for index, item in enumerate(items)]
+                conditions = [parse_node(item, f"{pointer}/all/{index}", depth + 1) for index, item in enumerate(items)]
                 return lambda data: all(condition(data) for condition in conditions)
             case {"any": list(items), **rest} if items and not rest:
-                alternatives = [parse_node(item, f"{at}/any/{index}", depth + 1) for index, item in enumerate(items)]
+                alternatives = [
+                    parse_node(item, f"{pointer}/any/{index}", depth + 1) for index, item in enumerate(items)
+                ]
                 return lambda data: any(condition(data) for condition in alternatives)
             case {"not": inner, **rest} if not rest:
-                negated = parse_node(inner, f"{at}/not", depth + 1)
+                negated = parse_node(inner, f"{pointer}/not", depth + 1)
                 return lambda data: not negated(data)
             case {"data": str(path), **rest} if 0 < len(path) <= MAX_PATH_LENGTH:
                 leaves += 1
-                return parse_leaf(path, rest, at)
-        return refuse(at, "must be all or any with a list of conditions, not, or data (a path) with a comparison")
+                return parse_leaf(path, rest, pointer)
+        return refuse(pointer, "must be all or any with a list of conditions, not, or data (a path) with a comparison")
 
-    def parse_leaf(path: str, rest: dict[Any, Any], at: str) -> Condition:
+    def parse_leaf(path: str, rest: dict[Any, Any], pointer: str) -> Condition:
         for extra in rest.keys() - {*comparison.OPERATORS}:
-            refuse(f"{at}{pointer_step(extra)}", "is not a comparison operator")
-        parsed = comparison.parse(rest, at, path)
+            refuse(f"{pointer}{pointer_step(extra)}", "is not a comparison operator")
+        parsed = comparison.parse(rest, pointer, path)
         if isinstance(parsed, list):
             errors.extend(parsed)
             return _never
         return lambda data: parsed.matches(get_value(data, path))
 
-    def refuse(at: str, detail: str) -> Condition:
-        errors.append(FieldError(at, detail))
+    def refuse(pointer: str, detail: str) -> Condition:
+        errors.append(FieldError(pointer, detail))
         return _never
 
     condition = parse_node(value, pointer, 1)

@@ -43,31 +43,32 @@ def bind(audience: Any, event: dict[str, Any]) -> Any:
     return audience
 
 
-def iter_references(audience: Any, at: str) -> Iterator[str]:
+def iter_references(audience: Any, pointer: str) -> Iterator[str]:
     """Yield the JSON pointers of all placeholders."""
     match audience:
         case {"from_event": str(), **rest} if not rest:
-            yield at
+            yield pointer
         case dict():
             for name, value in audience.items():
-                yield from iter_references(value, at + pointer_step(name))
+                yield from iter_references(value, pointer + pointer_step(name))
         case list():
             for index, value in enumerate(audience):
-                yield from iter_references(value, f"{at}/{index}")
+                yield from iter_references(value, f"{pointer}/{index}")
 
 
-def replace_with_samples(audience: Any, at: str, numbers: set[str]) -> Any:
+def replace_with_samples(audience: Any, pointer: str, numbers: set[str]) -> Any:
     """Replace the placeholders by sample values, so that the audience can be validated before an event occurs.
 
     The sample is a number at the JSON pointers in `numbers`, and text elsewhere.
     """
     match audience:
         case {"from_event": str(), **rest} if not rest:
-            return 1 if at in numbers else "x"
+            return 1 if pointer in numbers else "x"
         case dict():
             return {
-                name: replace_with_samples(value, at + pointer_step(name), numbers) for name, value in audience.items()
+                name: replace_with_samples(value, pointer + pointer_step(name), numbers)
+                for name, value in audience.items()
             }
         case list():
-            return [replace_with_samples(value, f"{at}/{index}", numbers) for index, value in enumerate(audience)]
+            return [replace_with_samples(value, f"{pointer}/{index}", numbers) for index, value in enumerate(audience)]
     return audience
