@@ -1,8 +1,9 @@
 """The entry point of the client.
 
-Example:
-async with Gateway("https://push.example.org", "sk_...") as gateway:
-    await gateway.notifications.send(content={"title": "Your order has shipped"}, audience={"user_id": "u-42"})
+This sends a notification to one user:
+
+    async with Gateway("https://push.example.org", "sk_...") as gateway:
+        await gateway.notifications.send(content={"title": "Your order has shipped"}, audience={"user_id": "u-42"})
 """
 
 import ssl

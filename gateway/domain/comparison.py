@@ -1,6 +1,7 @@
-"""Comparisons of a JSON value with an operand, as in the leaf `attribute` of an audience and `data` of a condition.
+"""Comparisons of a JSON value with an operand.
 
-{"attribute": "age", "gte": 18}        {"data": "cart.total", "gt": 50}
+They occur in audiences, as in `{"attribute": "age", "gte": 18}`, and in conditions over the data of an event, as in
+`{"data": "cart.total", "gt": 50}`.
 """
 
 import math
