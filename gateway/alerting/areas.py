@@ -154,7 +154,7 @@ def _build_filter(shape: BaseGeometry, circles: list[dict[str, Any]], codes: lis
 def zone_codes(name: str, value: str) -> list[str]:
     """Return the forms in which a device may have stored a zone: the code alone, and `NAME:code`.
 
-    The second form tells equal codes of different systems apart, such as UGC and SAME.
+    The second form tells equal codes of different systems apart, for example UGC and SAME.
     """
     name, value = name.strip().upper(), value.strip()
     forms = [value, f"{name}:{value}"] if _NAME.fullmatch(name) else [value]

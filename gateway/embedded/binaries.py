@@ -119,5 +119,5 @@ def _copy_package(package: Path, target: Path) -> None:
             path.chmod(mode | (0o055 if path.is_dir() or mode & 0o100 else 0o044))
     try:
         partial.rename(target)
-    except OSError:  # another process has created `target` meanwhile
+    except OSError:  # another process has created `target` in the meantime
         shutil.rmtree(partial)

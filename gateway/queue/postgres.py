@@ -123,8 +123,8 @@ class PostgresQueue:
     async def _claim_lane(self, conn: Connection, lane: Lane, limit: int, lease: timedelta) -> list[Job]:
         """Claim due jobs of one lane, beginning with the application after the one that was served last.
 
-        A large campaign of one application thus does not delay another. Within an application, jobs are claimed in the
-        order in which they came due.
+        So a large campaign of one application does not delay another one. Within an application, jobs are claimed in
+        the order in which they came due.
         """
         claimed: list[Job] = []
         while len(claimed) < limit:

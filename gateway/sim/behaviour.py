@@ -25,7 +25,7 @@ class Rule:
         vendor: restricts the rule to this vendor.
         endpoint: restricts the rule to this endpoint.
         share: share of requests affected, 0 to 1.
-        per: `endpoint` always selects the same endpoints, `try` selects anew for every request.
+        per: `endpoint` always selects the same endpoints, `try` decides again for every request.
         times: how often the rule applies to each endpoint; None for no limit.
         reason: the vendor's error text (Mozilla: errno), if not the usual one.
         retry_after: seconds, or an HTTP date.
