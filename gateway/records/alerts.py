@@ -1,4 +1,4 @@
-"""Alerts that were ingested, in chains: messages that update or cancel each other."""
+"""Ingested alert messages. Messages that update or cancel each other form a chain."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +18,10 @@ from gateway.records.postgres.schema import alerts
 class AlertPart:
     """An info block of a stored alert.
 
-    `area` is the area in which it still applies, None when there is none. `notified_by` are the notifications that
-    announced it, `cancelled_by` those that announced its end.
+    Attributes:
+        area: the area in which the info block is still in effect; None once it has ended everywhere.
+        notified_by: the notifications that announced the info block.
+        cancelled_by: the notifications that announced its end.
     """
 
     area: dict[str, Any] | None
@@ -38,7 +40,14 @@ class AlertPart:
 
 @dataclass(slots=True)
 class StoredAlert:
-    """An ingested alert message. `chain` is the id of the first message of its chain; `tag` replaces on the device."""
+    """An ingested alert message.
+
+    Attributes:
+        chain: the id of the first message of its chain.
+        tag: the notification tag; on a device, a notification replaces an earlier one with the same tag.
+        refers_to: the identifiers of the messages that this message updates or cancels.
+        event_keys: the VTEC event keys of the message.
+    """
 
     id: UUID
     chain: UUID
@@ -54,7 +63,7 @@ class StoredAlert:
 
 
 async def lock_alerts(conn: AsyncConnection, application_id: UUID) -> None:
-    """Lock the ingestion of alerts of an application until the transaction ends."""
+    """Lock the alerts of an application until the transaction ends, so that they are ingested one at a time."""
     lock = text("SELECT pg_advisory_xact_lock(hashtextextended('alerts ' || :application, 0))")
     await conn.execute(lock, {"application": str(application_id)})
 
@@ -92,7 +101,7 @@ async def find_by_identifier(conn: AsyncConnection, application_id: UUID, identi
 
 
 async def find_successor(conn: AsyncConnection, application_id: UUID, identifier: str) -> StoredAlert | None:
-    """Return a message that refers to the one with this identifier, and is thus newer."""
+    """Return a message that updates or cancels the message with this identifier, or None."""
     refers = alerts.c.refers_to.contains(cast([identifier], ARRAY(Text)))
     query = select(alerts).where(alerts.c.application_id == application_id, refers, alerts.c.identifier != identifier)
     row = (await conn.execute(query.limit(1))).first()
@@ -102,9 +111,9 @@ async def find_successor(conn: AsyncConnection, application_id: UUID, identifier
 async def load_chains(
     conn: AsyncConnection, application_id: UUID, identifiers: Collection[str], event_keys: Collection[str]
 ) -> list[StoredAlert]:
-    """Return all messages of the chains that contain one of the identifiers, or concern one of the current events.
+    """Return all messages of the matching chains, oldest first.
 
-    The oldest message comes first.
+    A chain matches if one of its messages has one of the identifiers, or has one of the event keys and has not expired.
     """
     own = alerts.c.application_id == application_id
     same_event = alerts.c.tracks.op("&&", is_comparison=True)(cast(list(event_keys), ARRAY(Text)))

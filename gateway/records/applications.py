@@ -22,10 +22,10 @@ class ApiKey(NamedTuple):
 
 
 class RegistrationContext(NamedTuple):
-    """What the registration of devices needs to know of an application.
+    """The columns of an application that registering a device needs.
 
-    `identity_secret` is the encrypted secret that proves user ids, None when proofs are not required. `vapid_keys` are
-    (id, 65 bytes) of every VAPID key, newest first.
+    `identity_secret` is the encrypted secret that proves user ids, None when proofs are not required. `vapid_keys` has
+    (id, public key of 65 bytes) of every VAPID key, newest first.
     """
 
     identity_secret: bytes | None
@@ -73,7 +73,7 @@ async def change(conn: AsyncConnection, id_: UUID, values: dict[str, Any]) -> No
 
 
 async def get_default_origin(conn: AsyncConnection, id_: UUID) -> str | None:
-    """Return the first allowed web origin of an application, against which relative URLs resolve."""
+    """Return the first allowed web origin of an application. Relative URLs are resolved against it."""
     first = select(applications.c.allowed_origins[1]).where(applications.c.id == id_)
     origin: str | None = (await conn.execute(first)).scalar()
     return origin
@@ -98,7 +98,10 @@ async def get_alert_settings(conn: AsyncConnection, id_: UUID) -> tuple[list[dic
 async def add_key(
     conn: AsyncConnection, id_: UUID, application_id: UUID, name: str, scopes: Sequence[str], digest: bytes, hint: str
 ) -> Row[Any]:
-    """Insert an API key; `digest` is its SHA-256."""
+    """Insert an API key and return its row.
+
+    `digest` is the SHA-256 of the token. `hint` is its prefix and last characters, by which people recognise the key.
+    """
     values = {"id": id_, "application_id": application_id, "name": name, "scopes": list(scopes)}
     added = insert(api_keys).values(**values, digest=digest, hint=hint).returning(api_keys)
     row: Row[Any] = (await conn.execute(added)).one()
@@ -148,7 +151,7 @@ async def add_vapid_key(
 async def list_vapid_public_keys(
     conn: AsyncConnection, application_ids: Sequence[UUID]
 ) -> dict[UUID, list[tuple[UUID, bytes]]]:
-    """Return (id, 65 bytes) of every VAPID key of each application, newest first."""
+    """Return (id, public key of 65 bytes) of every VAPID key of each application, newest first."""
     query = select(vapid_keys.c.application_id, vapid_keys.c.id, vapid_keys.c.public_key)
     query = query.where(vapid_keys.c.application_id.in_(application_ids)).order_by(vapid_keys.c.id.desc())
     keys: dict[UUID, list[tuple[UUID, bytes]]] = {}

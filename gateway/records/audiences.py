@@ -1,8 +1,8 @@
 """Compile an audience to one SQL condition over `devices`.
 
-Locations are Postgres points (longitude, latitude) with a GiST index. A polygon matches by `<@`; its holes are
-excluded by NOT.
-Postgres polygons are planar in degrees, as RFC 7946 defines them, with a tolerance of about 1e-6.
+Locations are Postgres points (longitude, latitude) with a GiST index. `<@` selects the locations inside a polygon, and
+NOT excludes those inside its holes. Postgres polygons are planar in degrees, as in RFC 7946, with a tolerance of about
+1e-6.
 """
 
 import math
@@ -68,7 +68,7 @@ async def raise_work_mem(conn: AsyncConnection) -> None:
 
 
 class AudienceSize(NamedTuple):
-    """The devices and the users in an audience, and a sample of rows (id, user_id, platform, browser)."""
+    """The numbers of devices and users in an audience, and a sample of rows (id, user_id, platform, browser)."""
 
     devices: int
     users: int
@@ -145,7 +145,10 @@ def _negate(inner: ColumnElement[bool]) -> ColumnElement[bool]:
 
 
 def _select_accepted(notification_ids: tuple[UUID, ...]) -> Select[tuple[UUID]]:
-    """Select the devices for which a notification was accepted, from the log partition of its day only."""
+    """Select the devices to which one of the notifications was sent and accepted by the push service.
+
+    The join by day limits the query to the log partitions of these notifications.
+    """
     same_notification = (deliveries.c.day == notifications.c.day) & (deliveries.c.notification_id == notifications.c.id)
     accepted = select(deliveries.c.device_id).select_from(notifications).join(deliveries, same_notification)
     return accepted.where(notifications.c.id.in_(notification_ids), deliveries.c.outcome == OutcomeName.ACCEPTED)
@@ -186,7 +189,7 @@ def _match_attribute(name: str, operator: str, value: Scalar | tuple[Scalar, ...
 
 
 def _attribute_equals(name: str, value: object) -> ColumnElement[bool]:
-    """Express equality as containment (`@>`), which the GIN index supports. A list as attribute equals no scalar."""
+    """Express equality as containment (`@>`), which the GIN index supports. A list attribute never equals a scalar."""
     return devices.c.attributes.contains({name: value})
 
 
@@ -201,7 +204,7 @@ class _Polygon(UserDefinedType[str]):
 
 
 def _polygon_literal(ring: Ring) -> ColumnElement[str]:
-    # Passed as text: SQLAlchemy Core has no polygon type that it could hand to asyncpg's codec.
+    # Passed as text and cast in SQL: SQLAlchemy Core has no type for polygons.
     return cast(cast(",".join(f"({x!r},{y!r})" for x, y in ring), Text), _Polygon())
 
 
@@ -223,7 +226,7 @@ def _match_circle(lat: float, lon: float, radius_m: float) -> ColumnElement[bool
 
 
 def bounding_boxes(lat: float, lon: float, radius_m: float) -> list[tuple[float, float, float, float]]:
-    """Return (west, south, east, north) boxes that cover a circle: two where it crosses the antimeridian."""
+    """Return boxes (west, south, east, north) that cover a circle: two if it crosses the antimeridian, else one."""
     lat_angle = math.degrees(radius_m / EARTH_RADIUS_M) * 1.000001  # a margin for rounding errors
     south, north = max(lat - lat_angle, -90.0), min(lat + lat_angle, 90.0)
     if lat - lat_angle <= -90 or lat + lat_angle >= 90:

@@ -28,7 +28,10 @@ async def add(
 async def list_page(
     conn: AsyncConnection, application_ids: Sequence[UUID], action: str | None, *, before: UUID | None, limit: int
 ) -> Sequence[Row[Any]]:
-    """Return a page of entries, newest first, of the given applications; with none given, of the whole gateway."""
+    """Return a page of entries, newest first; `before` is the last id of the previous page.
+
+    Without `application_ids` the page covers all applications and the entries without one.
+    """
     query = select(audit).order_by(audit.c.id.desc()).limit(limit)
     for id_ in application_ids:
         query = query.where(audit.c.application_id == id_)

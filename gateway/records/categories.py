@@ -1,4 +1,4 @@
-"""Look categories up by their names, by which notifications and devices refer to them."""
+"""Look up opt-out categories by name: notifications and devices store the names of categories."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +17,6 @@ async def get_by_name(conn: Connection, application_id: UUID, name: str) -> Row[
 
 
 async def list_all(conn: Connection, application_id: UUID) -> Sequence[Row[Any]]:
-    """Return all categories of an application in the order of their names."""
+    """Return all categories of an application, ordered by name."""
     query = select(categories).where(categories.c.application_id == application_id).order_by(categories.c.name)
     return (await conn.execute(query)).all()

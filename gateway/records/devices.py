@@ -45,23 +45,24 @@ class Registered(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DeviceFilters:
-    """Filters of a list of devices; None does not filter."""
+    """Filters of a list of devices; None disables a filter."""
 
     user_id: str | None = None
     topic: str | None = None
     status: DeviceStatus | None = None
 
 
-async def register(conn: AsyncConnection, new: Sequence[CheckedRegistration]) -> list[Registered]:
-    """Insert or refresh devices by their endpoints; return the results in the same order.
+async def register(conn: AsyncConnection, registrations: Sequence[CheckedRegistration]) -> list[Registered]:
+    """Insert devices, or refresh those whose endpoint is registered; return the results in the same order.
 
-    No endpoint may occur twice in one application. A refreshed device becomes active again, and keeps the fields that
-    the registration leaves out.
+    An endpoint may occur only once per application. A refreshed device becomes active again. Fields that a registration
+    omits keep their values.
     """
-    keys = [(item.application_id, endpoint_digest(item.registration.subscription.endpoint)) for item in new]
-    remaining = dict(zip(keys, new, strict=True))
+    keys = [(item.application_id, endpoint_digest(item.registration.subscription.endpoint)) for item in registrations]
+    remaining = dict(zip(keys, registrations, strict=True))
     results: dict[tuple[UUID, bytes], Registered] = {}
-    while remaining:  # repeats only for devices that other transactions inserted or deleted in the meantime
+    # Usually one round. Devices that another transaction inserts or deletes at the same time need a second one.
+    while remaining:
         # Sorted, so that transactions with the same devices lock them in the same order and cannot deadlock.
         order = sorted(remaining, key=_BY_DIGEST)
         rows = [_row(id_, key[1], remaining[key]) for id_, key in zip(new_ids(len(order)), order, strict=True)]
@@ -140,9 +141,9 @@ async def change(conn: AsyncConnection, id_: UUID, values: dict[str, Any]) -> No
         removed = [name for name, value in patch.items() if value is None]
         merged = devices.c.attributes.op("||")(literal(merged_values, devices.c.attributes.type))
         values["attributes"] = merged.op("-")(cast(removed, ARRAY(Text))) if removed else merged
-    this = devices.c.id == id_
-    await conn.execute(update(devices).where(this).values(**values, updated_at=func.now(), last_seen_at=func.now()))
-    await outbox.append_device_events(conn, "device.changed", this)
+    device = devices.c.id == id_
+    await conn.execute(update(devices).where(device).values(**values, updated_at=func.now(), last_seen_at=func.now()))
+    await outbox.append_device_events(conn, "device.changed", device)
 
 
 async def set_location(conn: AsyncConnection, id_: UUID, location: Location | None) -> None:
@@ -151,7 +152,7 @@ async def set_location(conn: AsyncConnection, id_: UUID, location: Location | No
 
 
 async def subscribe(conn: AsyncConnection, id_: UUID, topic: str, *, max_topics: int) -> bool:
-    """Add a topic to a device; return False if it has `max_topics` others already."""
+    """Add a topic to a device; return False if the device already has `max_topics` other topics."""
     current = devices.c.topics
     added = update(devices).where(
         devices.c.id == id_, (literal(topic) == any_(current)) | (func.cardinality(current) < max_topics)
@@ -176,7 +177,7 @@ async def remove(conn: AsyncConnection, id_: UUID) -> None:
 
 
 def endpoint_digest(endpoint: str) -> bytes:
-    """Return the SHA-256 of an endpoint, by which devices are unique."""
+    """Return the SHA-256 of an endpoint. It is unique among the devices of an application."""
     return hashlib.sha256(endpoint.encode()).digest()
 
 
@@ -185,9 +186,9 @@ _COLUMNS = (
     *_CLIENT,
     *("attributes", "topics", "zones", "muted", "lon", "lat", "accuracy_m"),
 )
-# Plain SQL, prepared once: as a Core expression it was built and compiled for every number of rows, at twenty times the
-# cost of running it. Postgres 14 has no MERGE, and ON CONFLICT DO UPDATE cannot distinguish omitted values of columns
-# that are NOT NULL.
+# Plain SQL, prepared once: a Core expression would be compiled again for every number of rows, which costs twenty times
+# as much as running it. Postgres 14 has no MERGE, and ON CONFLICT DO UPDATE cannot tell an omitted value from the
+# default of a column that is NOT NULL.
 _WRITE = text("""
     WITH new AS MATERIALIZED (
         SELECT * FROM unnest(
@@ -201,8 +202,8 @@ _WRITE = text("""
             id, application_id, endpoint, endpoint_digest, host, p256dh, auth, vapid_key_id, user_id, platform,
             browser, locale, timezone, app_version, attributes, topics, zones, muted, lon, lat, accuracy_m
         )
-    ), known AS MATERIALIZED (
-        SELECT d.id AS known_id, new.*
+    ), existing AS MATERIALIZED (
+        SELECT d.id AS existing_id, new.*
         FROM new JOIN devices d USING (application_id, endpoint_digest) ORDER BY endpoint_digest FOR UPDATE OF d
     ), refreshed AS (
         UPDATE devices d SET
@@ -218,7 +219,7 @@ _WRITE = text("""
             location = CASE WHEN input.lon IS NULL THEN d.location ELSE point(input.lon, input.lat) END,
             accuracy_m = CASE WHEN input.lon IS NULL THEN d.accuracy_m ELSE input.accuracy_m END,
             located_at = CASE WHEN input.lon IS NULL THEN d.located_at ELSE now() END
-        FROM known input WHERE d.id = input.known_id
+        FROM existing input WHERE d.id = input.existing_id
         RETURNING d.id, d.application_id, d.endpoint_digest
     ), added AS (
         INSERT INTO devices (
@@ -231,7 +232,7 @@ _WRITE = text("""
             coalesce(CAST(topics AS text[]), '{}'), coalesce(CAST(zones AS text[]), '{}'),
             coalesce(CAST(muted AS text[]), '{}'), point(lon, lat), accuracy_m,
             CASE WHEN lon IS NOT NULL THEN now() END
-        FROM new WHERE id NOT IN (SELECT id FROM known) ORDER BY endpoint_digest
+        FROM new WHERE id NOT IN (SELECT id FROM existing) ORDER BY endpoint_digest
         ON CONFLICT (application_id, endpoint_digest) DO NOTHING
         RETURNING id, application_id, endpoint_digest
     )
@@ -243,23 +244,23 @@ _BY_DIGEST = itemgetter(1)
 
 
 def _column(values: Sequence[Any]) -> list[Any] | None:
-    """Return the values of a column; None if all are NULL, which unnest() treats alike and costs less."""
+    """Return the values of a column, or None if all are NULL: unnest() has the same result, and it costs less."""
     return None if values.count(None) == len(values) else list(values)
 
 
-def _row(id_: UUID, digest: bytes, new: CheckedRegistration) -> tuple[Any, ...]:
-    """Return the values in _COLUMNS order. unnest() takes scalars only, so arrays and JSON are passed as text."""
-    registration = new.registration
+def _row(id_: UUID, digest: bytes, checked: CheckedRegistration) -> tuple[Any, ...]:
+    """Return the values in the order of _COLUMNS. unnest() takes scalars only, so arrays and JSON are text."""
+    registration = checked.registration
     subscription, client, location = registration.subscription, registration.client, registration.location
     return (
         id_,
-        new.application_id,
+        checked.application_id,
         subscription.endpoint,
         digest,
-        new.host,
+        checked.host,
         subscription.p256dh,
         subscription.auth,
-        new.vapid_key_id,
+        checked.vapid_key_id,
         registration.user_id,
         client.platform,
         client.browser,
@@ -275,7 +276,7 @@ def _row(id_: UUID, digest: bytes, new: CheckedRegistration) -> tuple[Any, ...]:
 
 
 def _array_literal(texts: Sequence[str] | None) -> str | None:
-    """Return a text array in Postgres's literal syntax."""
+    """Return texts as an array literal of Postgres, None for None."""
     if texts is None:
         return None
     return "{" + ",".join('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts) + "}"
@@ -313,6 +314,6 @@ def _device(row: Row[Any]) -> Device:
 
 
 async def prune_gone(conn: AsyncConnection, age: timedelta) -> int:
-    """Delete devices that have been gone for longer than `age` by the database clock; return how many."""
+    """Delete devices that have been gone for longer than `age` by the database clock; return the number deleted."""
     gone = (devices.c.status == DeviceStatus.GONE, devices.c.updated_at < func.now() - age)
     return (await conn.execute(delete(devices).where(*gone))).rowcount

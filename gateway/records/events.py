@@ -1,4 +1,4 @@
-"""Events, and the runs of the triggers that they started."""
+"""Events, and the trigger runs that events start."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -14,11 +14,12 @@ from gateway.records.postgres.schema import events, notifications, trigger_runs,
 
 # Statuses of notifications that have not ended.
 UNFINISHED_STATUSES = (Status.SCHEDULED, Status.SENDING, Status.PAUSED)
+# Outcomes of trigger runs.
 STARTED, CANCELLED = "started", "cancelled"
 
 
 async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> set[UUID]:
-    """Insert events; return the ids of the new ones. An event with an existing key is not inserted again."""
+    """Insert events; return the ids of those inserted. An event whose key exists already is skipped."""
     added = insert(events).on_conflict_do_nothing().returning(events.c.id)
     return set((await conn.execute(added, rows)).scalars())
 
@@ -30,7 +31,7 @@ async def find_by_keys(conn: AsyncConnection, application_id: UUID, keys: Collec
 
 
 async def lock_users(conn: AsyncConnection, application_id: UUID, user_ids: Collection[str]) -> None:
-    """Lock these users until the transaction ends, so that their triggers run one at a time.
+    """Lock users until the transaction ends, so that the triggers for one user run one at a time.
 
     The locks are taken in sorted order, so that transactions cannot deadlock.
     """
@@ -60,7 +61,7 @@ async def list_triggers_cancelled_by(
 async def list_started_since(
     conn: AsyncConnection, trigger_ids: Collection[UUID], user_ids: Collection[str], moment: datetime
 ) -> Sequence[Row[Any]]:
-    """Return the runs that were started for these users after a moment, in order."""
+    """Return the trigger runs that started for these users after `moment`, oldest first."""
     r = trigger_runs.c
     started = (r.trigger_id.in_(trigger_ids), r.user_id.in_(user_ids), r.at > moment, r.outcome == STARTED)
     rows: Sequence[Row[Any]] = (await conn.execute(select(trigger_runs).where(*started).order_by(r.at))).all()
@@ -70,7 +71,7 @@ async def list_started_since(
 async def list_unfinished(
     conn: AsyncConnection, trigger_ids: Collection[UUID], user_ids: Collection[str]
 ) -> Sequence[Row[Any]]:
-    """Return the runs for these users whose notifications have not ended."""
+    """Return the trigger runs for these users whose notifications have not ended."""
     r = trigger_runs.c
     query = (
         select(trigger_runs)
@@ -91,9 +92,9 @@ async def add_runs(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> Non
     await conn.execute(insert(trigger_runs), rows)
 
 
-async def end_runs(conn: AsyncConnection, which: Collection[tuple[UUID, UUID]], cause: str) -> None:
-    """Mark runs as cancelled. `which` are (event id, trigger id)."""
-    selected = tuple_(trigger_runs.c.event_id, trigger_runs.c.trigger_id).in_(which)
+async def end_runs(conn: AsyncConnection, keys: Collection[tuple[UUID, UUID]], cause: str) -> None:
+    """Mark trigger runs as cancelled. `keys` are their primary keys (event id, trigger id)."""
+    selected = tuple_(trigger_runs.c.event_id, trigger_runs.c.trigger_id).in_(keys)
     await conn.execute(update(trigger_runs).where(selected).values(outcome=CANCELLED, cause=cause))
 
 
@@ -124,7 +125,7 @@ async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> Row[Any
 
 
 async def list_runs_of_events(conn: AsyncConnection, event_ids: Collection[UUID]) -> Sequence[Row[Any]]:
-    """Return the runs that events started, with the names of their triggers."""
+    """Return the trigger runs of events, with the names of the triggers."""
     query = select(trigger_runs, triggers.c.name).join(triggers).where(trigger_runs.c.event_id.in_(event_ids))
     return (await conn.execute(query.order_by(trigger_runs.c.event_id, trigger_runs.c.trigger_id))).all()
 

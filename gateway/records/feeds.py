@@ -1,4 +1,4 @@
-"""Polling of alert feeds: leases, results and the entries already read.
+"""State of the polling of alert feeds: leases, results, and the entries that were read already.
 
 Feeds are claimed like jobs: claiming moves `run_at` past the lease and increments `claim`, so that one process at a
 time fetches a feed, and a process that lost its lease cannot write results.
@@ -20,8 +20,8 @@ from gateway.records.postgres.schema import feed_entries, feeds
 # Latest rejected alerts to keep per feed.
 MAX_REFUSALS = 20
 
-# Columns of a feed that is to be fetched at once and completely: whatever a process fetches under an earlier claim is
-# discarded.
+# Column values that make a feed due at once and have it fetched completely. The new claim discards the result of a
+# fetch that is under way.
 FETCH_NOW: Mapping[str, Any] = {
     "run_at": func.now(),
     "claim": feeds.c.claim + 1,
@@ -50,7 +50,7 @@ class LeasedFeed:
 
 
 async def claim(conn: AsyncConnection, lease: timedelta) -> LeasedFeed | None:
-    """Lease a due feed; None if there is none."""
+    """Lease the feed that has been due for longest, or return None if no feed is due."""
     f = feeds.c
     due = select(f.id).where(f.status == "active", f.run_at <= func.now()).order_by(f.run_at).limit(1)
     locked = due.with_for_update(skip_locked=True).cte("due").prefix_with("MATERIALIZED", dialect="postgresql")
@@ -81,10 +81,10 @@ async def next_due(conn: AsyncConnection) -> float | None:
 
 
 async def settle(conn: AsyncConnection, lease: LeasedFeed, wait: timedelta, **values: Any) -> bool:
-    """Update a leased feed, and make it due after `wait`.
+    """Update columns of a leased feed, and make it due again after `wait`.
 
     Returns:
-        False if the lease was lost, or the feed was changed or removed.
+        Whether the feed was updated; False if the lease was lost, or the feed was changed or removed meanwhile.
     """
     leased = (feeds.c.id == lease.id, feeds.c.claim == lease.claim)
     settled = update(feeds).where(*leased).values(run_at=func.now() + wait, **values)
@@ -94,7 +94,7 @@ async def settle(conn: AsyncConnection, lease: LeasedFeed, wait: timedelta, **va
 async def add_counts(
     conn: AsyncConnection, feed_id: UUID, outcomes: Mapping[str, int], refused: Sequence[dict[str, Any]]
 ) -> None:
-    """Add to the counts of a feed's alerts by outcome, and keep the latest refusals."""
+    """Add to the number of a feed's alerts per outcome, and store the latest MAX_REFUSALS refused alerts."""
     query = select(feeds.c.counts, feeds.c.refusals).where(feeds.c.id == feed_id)
     row = (await conn.execute(query.with_for_update(key_share=True))).first()
     if row is None:
@@ -105,7 +105,10 @@ async def add_counts(
 
 
 async def filter_unread(conn: AsyncConnection, feed_id: UUID, keys: Collection[str]) -> set[str]:
-    """Return the entries of a feed that were not read yet, and delete the marks of entries that it no longer lists."""
+    """Return the keys of the entries that were not read yet.
+
+    Also deletes the read marks of entries that the feed no longer lists, which are those not in `keys`.
+    """
     digests = {_digest(key): key for key in keys}
     removal = delete(feed_entries).where(feed_entries.c.feed_id == feed_id, feed_entries.c.digest.not_in(digests))
     await conn.execute(removal)

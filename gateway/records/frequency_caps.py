@@ -13,22 +13,24 @@ from gateway.records.postgres.schema import frequency_cap_sends
 
 
 async def reserve_quota(
-    conn: AsyncConnection, notification: Notification, category: str, cap: FrequencyCap, people: Sequence[str]
+    conn: AsyncConnection, notification: Notification, category: str, cap: FrequencyCap, persons: Sequence[str]
 ) -> set[str]:
-    """Return the users who are below the cap, and record one send for each, regardless of their number of devices.
+    """Return the persons who are below the cap, and record one send for each of them.
 
-    A lock per category serialises concurrent campaigns, so that two cannot both use the last send of a user.
+    A person is a user id, or the id of a device without a user. One notification counts once per person, however many
+    devices the person has. A lock per category serialises concurrent campaigns, so that two campaigns cannot both use
+    the last send that a cap allows.
     """
     lock = func.hashtextextended(f"cap {notification.application_id} {category}", 0)
     await conn.execute(select(func.pg_advisory_xact_lock(lock)))
     c = frequency_cap_sends.c
-    candidates = select(func.unnest(cast(list(people), ARRAY(Text))).label("person")).subquery("candidates")
+    candidates = select(func.unnest(cast(list(persons), ARRAY(Text))).label("person")).subquery("candidates")
     earlier = (
         select(c.person, func.count().label("count"))
         .where(
             c.application_id == notification.application_id,
             c.category == category,
-            c.person == any_(cast(list(people), ARRAY(Text))),
+            c.person == any_(cast(list(persons), ARRAY(Text))),
             c.notification_id != notification.id,
             c.at > func.now() - cap.window,
         )
@@ -52,11 +54,14 @@ async def reserve_quota(
         c.application_id == notification.application_id,
         c.category == category,
         c.notification_id == notification.id,
-        c.person == any_(cast(list(people), ARRAY(Text))),
+        c.person == any_(cast(list(persons), ARRAY(Text))),
     )
     return set((await conn.execute(recorded)).scalars())
 
 
 async def prune(conn: AsyncConnection, before: datetime) -> int:
-    """Delete sends older than `before`, the start of the longest window; return the number deleted."""
+    """Delete sends older than `before`; return the number deleted.
+
+    `before` must not be later than the start of the longest window of a cap.
+    """
     return (await conn.execute(delete(frequency_cap_sends).where(frequency_cap_sends.c.at < before))).rowcount

@@ -1,10 +1,14 @@
-"""The jobs table: what is to be sent, and when.
+"""The jobs table: what has to be sent, and when.
 
-The service writes jobs in its own transactions (accepting, planning, pausing, cancelling a notification). Workers claim
-and settle them through `gateway.queue`. `run_at` is when a job may next be claimed; claiming moves it past the lease.
+The service changes jobs in the transactions that accept, plan, pause or cancel a notification. Workers claim and settle
+jobs through `gateway.queue`.
 
-`parked` marks the jobs of a paused notification, and `slot` the time that a throttle gave to a job. The column
-`attempt` is the lease generation, and `tries` counts the POSTs that the job's devices have had.
+Columns:
+    run_at: when the job may be claimed next. Claiming a job moves `run_at` past the lease.
+    parked: the job is suspended because its notification is paused.
+    slot: the time that a throttle has assigned to the job.
+    attempt: the lease generation.
+    tries: the number of POSTs that each device of the job has had.
 """
 
 from collections.abc import Sequence
@@ -20,12 +24,15 @@ from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import Connection
 from gateway.records.postgres.schema import jobs
 
-# Jobs without a lease: never claimed, or rescheduled until their slot.
+# Jobs without a lease: never claimed, or waiting for their slot.
 _UNLEASED = (jobs.c.attempt == 0) | jobs.c.run_at.is_not_distinct_from(jobs.c.slot)
 
 
 async def enqueue_plans(conn: Connection, accepted: Sequence[Notification]) -> None:
-    """Insert a plan job for each notification, due at its start time. Part of the accepting transaction."""
+    """Insert a plan job for each notification, due at its start time.
+
+    Runs in the transaction that accepts the notifications.
+    """
     await conn.execute(
         insert(jobs),
         [
@@ -48,14 +55,14 @@ async def fan_out(
     """Replace a plan job by send jobs of up to `max_devices` devices, in one INSERT ... SELECT.
 
     Args:
-        conn: the planning transaction.
+        conn: the connection, in the planning transaction.
         plan: the claimed plan job.
-        day: the partition of the delivery log that takes the results.
-        audience: (id, due) of each device. Devices that are due at the same time share jobs.
-        max_devices: devices in one job.
+        day: the partition of the delivery log for the results.
+        audience: the query of (id, due) of each device. Only devices that are due at the same time share a job.
+        max_devices: the maximum number of devices in one job.
 
     Returns:
-        The number of devices.
+        The number of devices in all send jobs.
 
     Raises:
         LeaseLost: another worker has planned the notification.
@@ -80,7 +87,7 @@ async def fan_out(
 
 
 async def delete_job(conn: Connection, job: Job) -> None:
-    """Delete a claimed job that has nothing to do.
+    """Delete a claimed job that has nothing left to do.
 
     Raises:
         LeaseLost: another worker has claimed the job.
@@ -89,9 +96,9 @@ async def delete_job(conn: Connection, job: Job) -> None:
 
 
 async def make_due(conn: Connection, notification_id: UUID) -> None:
-    """Make a cancelled notification's waiting jobs due at once, so that workers settle their devices.
+    """Make the unleased jobs of a cancelled notification due at once, so that workers log their devices as cancelled.
 
-    Leased jobs are left to their workers.
+    Leased jobs do not change: the workers that hold them learn of the cancellation by themselves.
     """
     waiting = (jobs.c.notification_id == notification_id, _UNLEASED | jobs.c.parked)
     await conn.execute(update(jobs).where(*waiting).values(run_at=func.now(), parked=False))
@@ -110,15 +117,19 @@ async def suspend_due(conn: Connection, notification_id: UUID, until: datetime) 
 
 
 async def requeue(conn: Connection, job: Job) -> None:
-    """Make a claimed job due at once. Does nothing when the lease was lost."""
+    """Make a claimed job due at once. Does nothing if the lease was lost."""
     await conn.execute(update(jobs).where(*leased_as(job)).values(run_at=func.now()))
     await notifier.notify(conn, notifier.JOBS)
 
 
 async def suspend(conn: Connection, job: Job, until: datetime) -> None:
-    """Suspend a paused notification's claimed job until it is resumed, or `until`. Does nothing without the lease."""
+    """Suspend a claimed job of a paused notification: until the notification is resumed, at most until `until`.
+
+    Does nothing if the lease was lost.
+    """
     await conn.execute(update(jobs).where(*leased_as(job)).values(run_at=until, parked=True, slot=None))
-    await notifier.notify(conn, notifier.JOBS)  # it may come due before the end of the lease, which others wait for
+    # Idle workers wait for the end of the lease, but the job may come due earlier now.
+    await notifier.notify(conn, notifier.JOBS)
 
 
 async def resume(conn: Connection, notification_id: UUID) -> None:
@@ -129,32 +140,35 @@ async def resume(conn: Connection, notification_id: UUID) -> None:
 
 
 async def reschedule(conn: Connection, job: Job, slot: datetime) -> None:
-    """Return a throttled notification's claimed job until its slot. Does nothing when the lease was lost."""
+    """Release a claimed job of a throttled notification until its slot. Does nothing if the lease was lost."""
     await conn.execute(update(jobs).where(*leased_as(job)).values(run_at=slot, slot=slot))
     await notifier.notify(conn, notifier.JOBS)
 
 
 async def is_leased(conn: Connection, notification_id: UUID) -> bool:
-    """Whether a worker has a lease on any job of the notification."""
+    """Return whether a worker has a lease on any job of the notification."""
     leased = jobs.c.run_at > func.now(), ~_UNLEASED
     return await _exists(conn, jobs.c.notification_id == notification_id, ~jobs.c.parked, *leased)
 
 
 async def is_leased_or_due(conn: Connection, notification_id: UUID) -> bool:
-    """Whether a worker has a lease on any job of the notification, or may be claiming one at this moment."""
+    """Return whether a worker has a lease on any job of the notification, or may be claiming one now."""
     active = (jobs.c.run_at <= func.now()) | ~_UNLEASED
     return await _exists(conn, jobs.c.notification_id == notification_id, ~jobs.c.parked, active)
 
 
 async def last_due(conn: Connection, notification_id: UUID) -> datetime | None:
-    """Return when the last scheduled job of the notification comes due; None when none is scheduled."""
+    """Return when the last unleased job of the notification comes due, or None if none is due later than now."""
     scheduled = (jobs.c.notification_id == notification_id, _UNLEASED, jobs.c.run_at > func.now())
     due: datetime | None = (await conn.execute(select(func.max(jobs.c.run_at)).where(*scheduled))).scalar()
     return due
 
 
 async def measure_depth(conn: Connection) -> list[tuple[Lane, int, int, float]]:
-    """Return (lane, jobs, due jobs, seconds since the oldest of them came due) of every lane that has jobs."""
+    """Return (lane, number of jobs, number of due jobs, age) of every lane that has jobs.
+
+    The age is the number of seconds since the oldest due job came due, 0 if no job is due.
+    """
     age = func.extract("epoch", func.now() - func.min(jobs.c.run_at))
     due = func.count().filter(jobs.c.run_at <= func.now())
     rows = await conn.execute(select(jobs.c.lane, func.count(), due, age).group_by(jobs.c.lane))
@@ -162,7 +176,7 @@ async def measure_depth(conn: Connection) -> list[tuple[Lane, int, int, float]]:
 
 
 def leased_as(job: Job) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """Return the conditions for the job's row while nobody has claimed it since."""
+    """Return the conditions for the row of a claimed job. They fail once another worker has claimed the job."""
     return jobs.c.id == job.id, jobs.c.attempt == job.lease_generation
 
 
@@ -170,7 +184,7 @@ async def execute_leased(conn: Connection, statement: Any) -> None:
     """Execute a statement that must change one row.
 
     Raises:
-        LeaseLost: it changed none.
+        LeaseLost: the statement changed no row.
     """
     if (await conn.execute(statement)).rowcount != 1:
         raise LeaseLost
@@ -181,5 +195,5 @@ async def _exists(conn: Connection, *conditions: ColumnElement[bool]) -> bool:
 
 
 async def _notify(conn: Connection, *lanes: Lane) -> None:
-    """Publish that jobs of these lanes may be due."""
+    """Notify workers that jobs of these lanes may be due."""
     await notifier.notify(conn, notifier.JOBS, Lane.URGENT.label if Lane.URGENT in lanes else "")

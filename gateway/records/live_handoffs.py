@@ -1,4 +1,7 @@
-"""Devices with an open page that receives their notifications, and the deliveries offered to such pages."""
+"""Deliveries through an open page of the web application instead of the push service.
+
+While a page has claimed its device, workers offer the device's deliveries to the page, which acknowledges them.
+"""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
@@ -13,28 +16,31 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.records.postgres import notifier
 from gateway.records.postgres.schema import devices, live_handoffs
 
-_w = live_handoffs.c
+_h = live_handoffs.c
 # Prepared once: it runs for every job.
-_HANDOFFS = select(_w.device_id, _w.created_at, _w.acked_at).where(
-    _w.notification_id == bindparam("notification"), _w.device_id == any_(bindparam("device_ids", type_=ARRAY(PG_UUID)))
+_HANDOFFS = select(_h.device_id, _h.created_at, _h.acked_at).where(
+    _h.notification_id == bindparam("notification"), _h.device_id == any_(bindparam("device_ids", type_=ARRAY(PG_UUID)))
 )
 
 
 async def claim_device(conn: AsyncConnection, device_id: UUID, duration: timedelta) -> None:
-    """Send the notifications of a device to its open page instead of the push service, for `duration`."""
+    """Have the notifications of a device offered to its open page instead of the push service, for `duration`."""
     statement = update(devices).where(devices.c.id == device_id)
     await conn.execute(statement.values(live_until=func.now() + duration))
 
 
 async def release(conn: AsyncConnection, device_id: UUID) -> None:
-    """Send the notifications of a device to the push service again."""
+    """Have the notifications of a device sent to the push service again."""
     await conn.execute(update(devices).where(devices.c.id == device_id).values(live_until=None))
 
 
 async def load_handoffs(
     conn: AsyncConnection, notification_id: UUID, device_ids: Collection[UUID]
 ) -> dict[UUID, tuple[datetime, datetime | None]]:
-    """Return (when the delivery was offered, when the page acknowledged it or None) by device."""
+    """Return the times of a notification's offered deliveries by device.
+
+    The first time is that of the offer. The second is that of the page's acknowledgement, or None.
+    """
     values = {"notification": notification_id, "device_ids": list(device_ids)}
     return {row.device_id: (row.created_at, row.acked_at) for row in await conn.execute(_HANDOFFS, values)}
 
@@ -42,7 +48,10 @@ async def load_handoffs(
 async def offer_to_page(
     conn: AsyncConnection, application_id: UUID, notification_id: UUID, deliveries: Sequence[tuple[UUID, int | None]]
 ) -> None:
-    """Offer deliveries, as (device, variant), to the open pages of their devices when the transaction commits."""
+    """Offer deliveries to the open pages of their devices when the transaction commits.
+
+    `deliveries` has (device id, index of the variant or None).
+    """
     rows = [
         {"notification_id": notification_id, "device_id": id_, "application_id": application_id, "variant": variant}
         for id_, variant in deliveries
@@ -53,18 +62,18 @@ async def offer_to_page(
 
 
 async def list_unacknowledged(conn: AsyncConnection, device_id: UUID) -> Sequence[Row[Any]]:
-    """Return the deliveries that the page of a device has not acknowledged, in order."""
-    query = select(live_handoffs).where(_w.device_id == device_id, _w.acked_at.is_(None))
-    rows: Sequence[Row[Any]] = (await conn.execute(query.order_by(_w.created_at, _w.notification_id))).all()
+    """Return the deliveries that the page of a device has not acknowledged, oldest first."""
+    query = select(live_handoffs).where(_h.device_id == device_id, _h.acked_at.is_(None))
+    rows: Sequence[Row[Any]] = (await conn.execute(query.order_by(_h.created_at, _h.notification_id))).all()
     return rows
 
 
 async def acknowledge(conn: AsyncConnection, notification_id: UUID, device_id: UUID) -> None:
     """Record that the page of a device received a delivery."""
-    pending = (_w.notification_id == notification_id, _w.device_id == device_id, _w.acked_at.is_(None))
+    pending = (_h.notification_id == notification_id, _h.device_id == device_id, _h.acked_at.is_(None))
     await conn.execute(update(live_handoffs).where(*pending).values(acked_at=func.now()))
 
 
 async def prune(conn: AsyncConnection, before: datetime) -> int:
     """Delete offers older than `before`; return the number deleted."""
-    return (await conn.execute(delete(live_handoffs).where(_w.created_at < before))).rowcount
+    return (await conn.execute(delete(live_handoffs).where(_h.created_at < before))).rowcount

@@ -1,4 +1,4 @@
-"""Notifications, their progress and the results of their variants."""
+"""Notifications, their progress and the counters of their variants."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -22,7 +22,7 @@ _LOAD = select(notifications).where(notifications.c.id == any_(bindparam("ids", 
 
 
 async def add(conn: AsyncConnection, accepted: Sequence[Notification]) -> None:
-    """Insert notifications with their counters."""
+    """Insert notifications with their progress and the counters of their variants."""
     await conn.execute(insert(notifications), [_row(notification) for notification in accepted])
     await conn.execute(insert(progress), [{"notification_id": notification.id} for notification in accepted])
     variant_rows = [
@@ -101,48 +101,54 @@ async def load(conn: AsyncConnection, ids: Sequence[UUID], *, lock: bool = False
 
 
 async def start(conn: AsyncConnection, id_: UUID, day: date, targets: int, per_second: float | None = None) -> None:
-    """Record that sending starts. A notification without recipients is done at once."""
-    counts = {"targets": targets, "per_second": per_second}
-    await conn.execute(update(progress).where(progress.c.notification_id == id_).values(**counts))
-    ended = {"status": Status.DONE, "finished_at": func.now()} if targets == 0 else {"status": Status.SENDING}
-    this = notifications.c.id == id_
-    await conn.execute(update(notifications).where(this).values(day=day, **ended))
-    await outbox.append_notification_events(conn, "notification.started", this)
+    """Record that sending starts. A notification without recipients is done at once.
+
+    `day` is the partition of the delivery log, `targets` the number of devices, `per_second` the rate of the throttle.
+    """
+    values = {"targets": targets, "per_second": per_second}
+    await conn.execute(update(progress).where(progress.c.notification_id == id_).values(**values))
+    status = {"status": Status.DONE, "finished_at": func.now()} if targets == 0 else {"status": Status.SENDING}
+    same_notification = notifications.c.id == id_
+    await conn.execute(update(notifications).where(same_notification).values(day=day, **status))
+    await outbox.append_notification_events(conn, "notification.started", same_notification)
     if targets == 0:
-        await outbox.append_notification_events(conn, "notification.done", this)
+        await outbox.append_notification_events(conn, "notification.done", same_notification)
 
 
 async def set_status(
     conn: AsyncConnection, id_: UUID, status: Status, *, finished: bool = False, auto_paused: str | None = None
 ) -> None:
-    """Change the status; `auto_paused` is the reason if the gateway pauses the notification by itself."""
+    """Change the status of a notification.
+
+    `auto_paused` is the reason for a pause by the gateway itself. `finished` sets the time at which it finished.
+    """
     values: dict[str, Any] = {"status": status}
     if finished:
         values["finished_at"] = func.now()
     if auto_paused is not None:
         values["auto_paused"] = auto_paused
-    this = notifications.c.id == id_
-    await conn.execute(update(notifications).where(this).values(**values))
-    step = status if status in (Status.PAUSED, Status.CANCELLED) else "resumed"
-    await outbox.append_notification_events(conn, f"notification.{step}", this)
+    same_notification = notifications.c.id == id_
+    await conn.execute(update(notifications).where(same_notification).values(**values))
+    event = status if status in (Status.PAUSED, Status.CANCELLED) else "resumed"
+    await outbox.append_notification_events(conn, f"notification.{event}", same_notification)
 
 
-async def end_missed_occurrence(conn: AsyncConnection, id_: UUID, why: str) -> None:
+async def end_missed_occurrence(conn: AsyncConnection, id_: UUID, reason: str) -> None:
     """Cancel an occurrence of a reminder that could not start in time."""
-    details = notifications.c.details.op("||")(literal({"missed": why}, JSONB))
+    details = notifications.c.details.op("||")(literal({"missed": reason}, JSONB))
     values = {"status": Status.CANCELLED, "finished_at": func.now(), "details": details}
-    this = notifications.c.id == id_
-    await conn.execute(update(notifications).where(this).values(**values))
-    await outbox.append_notification_events(conn, "notification.cancelled", this)
+    same_notification = notifications.c.id == id_
+    await conn.execute(update(notifications).where(same_notification).values(**values))
+    await outbox.append_notification_events(conn, "notification.cancelled", same_notification)
 
 
 async def set_expiry(conn: AsyncConnection, id_: UUID, expires_at: datetime) -> None:
-    """Postpone the expiry of a notification."""
+    """Set the time at which a notification expires."""
     await conn.execute(update(notifications).where(notifications.c.id == id_).values(expires_at=expires_at))
 
 
 async def reserve_slot(conn: AsyncConnection, id_: UUID, messages: int) -> datetime:
-    """Reserve a time slot of the throttle for a number of messages; return its start."""
+    """Reserve the next free time slot of a notification's throttle for a number of messages; return its start."""
     start = func.greatest(progress.c.free_at, func.now())
     length = func.make_interval(0, 0, 0, 0, 0, 0, messages / progress.c.per_second)
     statement = update(progress).where(progress.c.notification_id == id_).values(free_at=start + length)
@@ -151,7 +157,7 @@ async def reserve_slot(conn: AsyncConnection, id_: UUID, messages: int) -> datet
 
 
 async def load_variant_counts(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, list[Row[Any]]]:
-    """Return the counters of each notification's variants, in the order of the variants."""
+    """Return the counters of the variants of each notification, ordered by variant number."""
     query = select(variants).where(variants.c.notification_id.in_(ids)).order_by(variants.c.number)
     counts: dict[UUID, list[Row[Any]]] = {}
     for row in await conn.execute(query):
@@ -160,7 +166,11 @@ async def load_variant_counts(conn: AsyncConnection, ids: Sequence[UUID]) -> dic
 
 
 async def decide_winner(conn: AsyncConnection, id_: UUID) -> int:
-    """Return the index of the winning variant; the first call decides it by clicks per accepted message."""
+    """Return the index of the winning variant.
+
+    The first call decides the winner, which is the variant with the most clicks per accepted message. Later calls
+    return the same variant.
+    """
     query = select(notifications.c.winner).where(notifications.c.id == id_).with_for_update()
     if (winner := (await conn.execute(query)).scalar_one()) is not None:
         return int(winner)

@@ -1,10 +1,12 @@
 """The transactional outbox: events for webhooks that are not in the delivery log.
 
-An event is written in the transaction of the change it reports, by a statement that writes nothing if no webhook of the
-application subscribes to the type. (Disabled webhooks count: once enabled again they receive the missed events.) Ids
-are assigned before transactions commit, so a reader that went by ids alone would skip events that commit late. Readers
-therefore read only events of transactions older than every running one: their order (txid, id) is final. The price is
-that one long transaction, anywhere on the database server, delays all events.
+An event is written in the transaction of the change that it reports. Nothing is written if no webhook of the
+application subscribes to the event's type. Disabled webhooks count as subscribers: once enabled again, they receive the
+missed events.
+
+Ids are assigned before transactions commit, so a reader that ordered events by id alone would skip events that commit
+late. Readers therefore read only events of transactions that are older than every running transaction. The order
+(txid, id) of these events is final. The price: a long transaction, in any database of the server, delays all events.
 """
 
 from collections.abc import Collection, Sequence
@@ -44,7 +46,7 @@ from gateway.records.postgres.schema import devices, notifications, outbox_event
 
 
 class Cursor(NamedTuple):
-    """A position in the outbox: everything up to and including it was read."""
+    """A position in the outbox. The reader has read all events up to it, including the event at the position."""
 
     txid: int
     id: int
@@ -53,26 +55,29 @@ class Cursor(NamedTuple):
 # xid8 has no cast to bigint, and asyncpg no type for it.
 _CURRENT_TXID = cast(cast(func.pg_current_xact_id(), Text), BigInteger)
 _ANY_WEBHOOK = text("SELECT EXISTS (SELECT FROM webhooks WHERE application_id = ANY (CAST(:ids AS uuid[])))")
-# Every older transaction has ended.
+# The id of the oldest running transaction: every transaction with a smaller id has ended.
 MIN_RUNNING_TXID = cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger)
 
 
 async def has_subscribers(conn: AsyncConnection, application_ids: Collection[UUID]) -> bool:
-    """Return whether any of the applications has a webhook, before events of many devices are written."""
+    """Return whether any of the applications has a webhook.
+
+    A cheap check before the events of many devices are written.
+    """
     return bool((await conn.execute(_ANY_WEBHOOK, {"ids": list(application_ids)})).scalar_one())
 
 
 async def append_registration_events(conn: AsyncConnection, type_: str, device_ids: Sequence[UUID]) -> None:
-    """As `append_device_events`, for a large batch of device ids (prepared statement)."""
+    """Append an event for each device of a large batch, with a prepared statement."""
     await _append(conn, _registration_events_statement(type_), {"ids": device_ids})
 
 
-async def append_device_events(conn: AsyncConnection, type_: str, *which: ColumnElement[bool]) -> None:
+async def append_device_events(conn: AsyncConnection, type_: str, *conditions: ColumnElement[bool]) -> None:
     """Append an event for each device that matches the conditions. Call it before devices are deleted."""
-    await _append(conn, _device_events_statement(type_, *which))
+    await _append(conn, _device_events_statement(type_, *conditions))
 
 
-async def append_notification_events(conn: AsyncConnection, type_: str, *which: ColumnElement[bool]) -> None:
+async def append_notification_events(conn: AsyncConnection, type_: str, *conditions: ColumnElement[bool]) -> None:
     """Append an event for each notification that matches the conditions."""
     n = notifications.c
     data = _object(
@@ -84,15 +89,14 @@ async def append_notification_events(conn: AsyncConnection, type_: str, *which: 
         targets=progress.c.targets,
         **{name.value: progress.c[name.value] for name in OutcomeName},
     )
-    await _append(
-        conn, _append_statement(type_, n.application_id, data, select(notifications).join(progress).where(*which))
-    )
+    source = select(notifications).join(progress).where(*conditions)
+    await _append(conn, _append_statement(type_, n.application_id, data, source))
 
 
 async def append_delivery_event(
     conn: AsyncConnection, type_: str, notification_id: UUID, device_id: UUID, action: str | None
 ) -> None:
-    """Append an event for a receipt of a delivery."""
+    """Append the event for a receipt: a delivery was displayed, clicked or dismissed."""
     n = notifications.c
     user_id = select(devices.c.user_id).where(devices.c.id == device_id).scalar_subquery()
     data = _object(
@@ -110,16 +114,16 @@ async def append_delivery_event(
 async def read_after(
     conn: AsyncConnection, application_id: UUID, cursor: Cursor, types: Collection[str], *, limit: int
 ) -> tuple[Sequence[Row[Any]], Cursor]:
-    """Return the next events of these types in order, and the cursor that marks the current end of the outbox."""
-    h = outbox_events.c
+    """Return the next events of these types in order, and the cursor at the current end of the readable outbox."""
+    e = outbox_events.c
     upto = (await conn.execute(select(MIN_RUNNING_TXID))).scalar_one()
     query = select(outbox_events).where(
-        h.application_id == application_id,
-        h.type.in_(types),
-        tuple_(h.txid, h.id) > tuple_(*cursor),
-        h.txid < upto,
+        e.application_id == application_id,
+        e.type.in_(types),
+        tuple_(e.txid, e.id) > tuple_(*cursor),
+        e.txid < upto,
     )
-    rows = (await conn.execute(query.order_by(h.txid, h.id).limit(limit))).all()
+    rows = (await conn.execute(query.order_by(e.txid, e.id).limit(limit))).all()
     return rows, max(cursor, Cursor(upto, 0))
 
 
@@ -127,45 +131,51 @@ async def read_between(
     conn: AsyncConnection, application_id: UUID, after: Cursor, upto: Cursor, types: Collection[str]
 ) -> Sequence[Row[Any]]:
     """Return the events of these types after one cursor and up to another, in order."""
-    h = outbox_events.c
-    position = tuple_(h.txid, h.id)
+    e = outbox_events.c
+    position = tuple_(e.txid, e.id)
     query = select(outbox_events).where(
-        h.application_id == application_id, h.type.in_(types), position > tuple_(*after), position <= tuple_(*upto)
+        e.application_id == application_id, e.type.in_(types), position > tuple_(*after), position <= tuple_(*upto)
     )
-    return (await conn.execute(query.order_by(h.txid, h.id))).all()
+    return (await conn.execute(query.order_by(e.txid, e.id))).all()
 
 
 async def find_cursor(conn: AsyncConnection, application_id: UUID, since: datetime | None) -> Cursor:
-    """Return the cursor before the first stored event since a moment; None is now."""
-    h = outbox_events.c
+    """Return the cursor just before the first stored event at or after `since`.
+
+    Without `since`, or without such an event, returns the cursor at the current end of the readable outbox.
+    """
+    e = outbox_events.c
     if since is not None:
-        first = select(h.txid, h.id).where(h.application_id == application_id, h.at >= since).order_by(h.txid, h.id)
+        first = select(e.txid, e.id).where(e.application_id == application_id, e.at >= since).order_by(e.txid, e.id)
         if (row := (await conn.execute(first.limit(1))).first()) is not None:
             return Cursor(row.txid, row.id - 1)
     return Cursor((await conn.execute(select(MIN_RUNNING_TXID))).scalar_one(), 0)
 
 
-async def erase_user(conn: AsyncConnection, application_id: UUID, user_id: str, sent: Collection[UUID]) -> None:
-    """Erase a user id from events, and the names of the notifications `sent` to this user only."""
-    h = outbox_events.c
-    notification_ids = [ids.format_id(ids.NOTIFICATION, id_) for id_ in sent]
-    for which, name in (
-        (h.data["user_id"].astext == user_id, "user_id"),
-        (h.data["id"].astext.in_(notification_ids), "name"),
+async def erase_user(
+    conn: AsyncConnection, application_id: UUID, user_id: str, notification_ids: Collection[UUID]
+) -> None:
+    """Erase a user id from events, and the names of the given notifications, which were sent to this user only."""
+    e = outbox_events.c
+    formatted_ids = [ids.format_id(ids.NOTIFICATION, id_) for id_ in notification_ids]
+    for condition, field in (
+        (e.data["user_id"].astext == user_id, "user_id"),
+        (e.data["id"].astext.in_(formatted_ids), "name"),
     ):
-        erased = h.data.op("||")(literal({name: None}, JSONB))
-        await conn.execute(update(outbox_events).where(h.application_id == application_id, which).values(data=erased))
+        erased = e.data.op("||")(literal({field: None}, JSONB))
+        events = (e.application_id == application_id, condition)
+        await conn.execute(update(outbox_events).where(*events).values(data=erased))
 
 
-# Whether any event or cursor has a transaction id that this server has not assigned yet, because it was restored from a
-# backup of another server.
+# Whether any event or cursor has a transaction id that this server has not assigned yet. Such ids come from a backup of
+# another server.
 _HAS_FOREIGN_TXIDS = text("""
     WITH here AS (SELECT CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS next)
     SELECT EXISTS (SELECT FROM happenings, here WHERE txid >= next)
         OR EXISTS (SELECT FROM webhooks, here WHERE outbox_txid > next)
 """)
-# All restored events were committed, so the order of their ids suffices. A webhook resumes at the first event that it
-# has not received, and may receive some later ones again.
+# All restored events were committed, so they can be ordered by id alone. A webhook resumes at the first event that it
+# has not received. It may receive some events after that one a second time.
 _REBASE_CURSORS = text("""
     UPDATE webhooks AS w SET pending = NULL, claim = claim + 1, outbox_txid = 0, outbox_id = coalesce(
         (SELECT min(h.id) - 1 FROM happenings AS h
@@ -177,13 +187,13 @@ _REBASE_EVENTS = text("UPDATE happenings SET txid = 0")
 
 
 async def rebase_restored_outbox(conn: AsyncConnection) -> bool:
-    """Move events that were restored from another database server before all events of this one.
+    """Renumber events that were restored from another database server, so that they precede all events of this server.
 
-    Each server numbers its transactions itself. With the numbers of the other server, readers would wait for
-    transactions that never run here.
+    Each server numbers its own transactions. Readers would wait for transaction ids of the other server that this
+    server may never reach.
 
     Returns:
-        Whether there were such events.
+        Whether there were such events or webhook cursors.
     """
     if not (await conn.execute(_HAS_FOREIGN_TXIDS)).scalar_one():
         return False
@@ -218,10 +228,10 @@ def _registration_events_statement(type_: str) -> ReturningInsert[Any]:
     return _device_events_statement(type_, devices.c.id == any_(bindparam("ids", type_=ARRAY(PG_UUID))))
 
 
-def _device_events_statement(type_: str, *which: ColumnElement[bool]) -> ReturningInsert[Any]:
+def _device_events_statement(type_: str, *conditions: ColumnElement[bool]) -> ReturningInsert[Any]:
     d = devices.c
     data = _object(id=_format_id(ids.DEVICE, d.id), user_id=d.user_id, status=d.status, push_service=d.host)
-    return _append_statement(type_, d.application_id, data, select(devices).where(*which))
+    return _append_statement(type_, d.application_id, data, select(devices).where(*conditions))
 
 
 def _append_statement(

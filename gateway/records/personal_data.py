@@ -1,7 +1,7 @@
 """Erasure of the personal data of one user in all tables (GDPR article 17).
 
-Rows of the delivery log remain, since counters must agree with them, but are anonymised: without the user id and the
-URL of the message at the push service, and with the id of a device that no longer exists.
+Rows of the delivery log stay, since the counters must agree with the log, but they are anonymised: the user id and the
+URL of the message at the push service are removed. The device id stays, and no longer refers to a device.
 """
 
 from collections.abc import Collection, Sequence
@@ -43,7 +43,7 @@ from gateway.records.postgres.schema import (
     trigger_runs,
 )
 
-# How long a job loaded before an erasure may still be in flight.
+# Upper bound on how long a job that was loaded before an erasure can be in flight.
 TOMBSTONE_LIFETIME = timedelta(days=7)
 # The content of an erased notification.
 EMPTY_CONTENT = {"title": "…"}
@@ -52,7 +52,7 @@ _n = notifications.c
 
 
 async def remove_devices(conn: AsyncConnection, application_id: UUID, user_id: str) -> list[UUID]:
-    """Delete a user's devices with their inbox marks and offered deliveries; return the ids."""
+    """Delete a user's devices, and with them their read marks and offered deliveries; return the device ids."""
     owned = (devices.c.application_id == application_id, devices.c.user_id == user_id)
     await outbox.append_device_events(conn, "device.unregistered", *owned)
     removed = list((await conn.execute(delete(devices).where(*owned).returning(devices.c.id))).scalars())
@@ -64,26 +64,27 @@ async def remove_devices(conn: AsyncConnection, application_id: UUID, user_id: s
 async def find_notifications_to(
     conn: AsyncConnection, application_id: UUID, user_id: str, device_ids: Collection[UUID]
 ) -> Sequence[Row[Any]]:
-    """Return the notifications whose audience names the user, or one of the devices only.
+    """Return (id, audience, exclusive) of the notifications to the user, or to one of the user's devices.
 
-    The column `exclusive` tells whether the audience is this user or device only. There is no index for audiences that
-    contain others too: all notifications of the application are read.
+    `exclusive` is true if the audience consists of this user or device alone, and false if the audience names the user
+    among others. No index finds the latter, so the query reads all notifications of the application.
     """
     formatted_ids = [ids.format_id(ids.DEVICE, id_) for id_ in device_ids]
-    names = [user_id, *formatted_ids]
     recipient = func.coalesce(_n.audience["user_id"].astext, _n.audience["device_id"].astext)
-    is_exclusive = recipient.in_([*names, *(f'["{name}"]' for name in formatted_ids)]) | (
+    is_recipient = recipient.in_([user_id, *formatted_ids, *(f'["{name}"]' for name in formatted_ids)]) | (
         _n.audience["user_id"] == _json([user_id])
     )
-    direct = _n.audience.has_any(cast(["user_id", "device_id"], ARRAY(Text)))
-    named = func.strpos(cast(_n.audience, Text), cast(_json(user_id), Text)) > 0
-    either = or_(direct & is_exclusive, named)
-    query = select(_n.id, _n.audience, (direct & is_exclusive).label("exclusive"))
-    return (await conn.execute(query.where(_n.application_id == application_id, either).order_by(_n.id))).all()
+    # The condition of the index on notifications to single users and devices.
+    has_direct_audience = _n.audience.has_any(cast(["user_id", "device_id"], ARRAY(Text)))
+    exclusive = has_direct_audience & is_recipient
+    mentions_user = func.strpos(cast(_n.audience, Text), cast(_json(user_id), Text)) > 0
+    query = select(_n.id, _n.audience, exclusive.label("exclusive"))
+    matching = query.where(_n.application_id == application_id, or_(exclusive, mentions_user))
+    return (await conn.execute(matching.order_by(_n.id))).all()
 
 
 async def find_notifications_triggered_by(conn: AsyncConnection, application_id: UUID, user_id: str) -> Sequence[UUID]:
-    """Return the notifications, to any recipient, that events of the user triggered."""
+    """Return the ids of the notifications that events of the user triggered, whoever their recipients are."""
     triggered = (
         select(trigger_runs.c.notification_id)
         .join(events)
@@ -93,7 +94,7 @@ async def find_notifications_triggered_by(conn: AsyncConnection, application_id:
 
 
 async def erase_notification(conn: AsyncConnection, id_: UUID, audience: dict[str, Any]) -> None:
-    """Erase the content of a notification to one user; only its existence remains."""
+    """Erase the content and options of a notification to one user, and replace its audience. The row itself stays."""
     values = {"content": EMPTY_CONTENT, "audience": audience, "details": {}, "steering": {}, "name": None}
     await conn.execute(update(notifications).where(_n.id == id_).values(**values, collapse_key=None, templating=null()))
 
@@ -104,7 +105,7 @@ async def replace_audience(conn: AsyncConnection, id_: UUID, audience: dict[str,
 
 
 async def erase_template_variables(conn: AsyncConnection, ids_: Collection[UUID]) -> None:
-    """Erase the template variables of notifications. Their content can no longer be rendered, so it is not shown."""
+    """Erase the template variables of notifications. Their content can no longer be rendered or shown."""
     no_variables = literal({"strict": True, "event": {}}, JSONB)
     await conn.execute(
         update(notifications).where(_n.id.in_(ids_), _n.templating.is_not(None)).values(templating=no_variables)
@@ -112,7 +113,7 @@ async def erase_template_variables(conn: AsyncConnection, ids_: Collection[UUID]
 
 
 async def remove_reminders(conn: AsyncConnection, application_id: UUID, user_id: str) -> None:
-    """Delete the reminders for this user only, and the details of their audit entries."""
+    """Delete the reminders whose only recipient is the user, and the details of their audit entries."""
     recipient = reminders.c.draft["audience"]["user_id"]
     owned = (
         reminders.c.application_id == application_id,
@@ -124,27 +125,31 @@ async def remove_reminders(conn: AsyncConnection, application_id: UUID, user_id:
 
 
 async def remove_traces(
-    conn: AsyncConnection, application_id: UUID, user_id: str, device_ids: Collection[UUID], sent: Collection[UUID]
+    conn: AsyncConnection,
+    application_id: UUID,
+    user_id: str,
+    device_ids: Collection[UUID],
+    notification_ids: Collection[UUID],
 ) -> None:
     """Erase a user from events, frequency caps, the outbox and the delivery log.
 
-    `sent` are the notifications to this user only.
+    `notification_ids` are the notifications that were sent to this user only.
     """
-    people = [user_id, *map(str, device_ids)]
+    persons = [user_id, *map(str, device_ids)]
     await conn.execute(
         delete(frequency_cap_sends).where(
             frequency_cap_sends.c.application_id == application_id,
-            frequency_cap_sends.c.person == any_(cast(people, ARRAY(Text))),
+            frequency_cap_sends.c.person == any_(cast(persons, ARRAY(Text))),
         )
     )
-    await outbox.erase_user(conn, application_id, user_id, sent)
+    await outbox.erase_user(conn, application_id, user_id, notification_ids)
     await conn.execute(delete(events).where(events.c.application_id == application_id, events.c.user_id == user_id))
-    # The writer of the delivery log locks this row: batches before this transaction are in the log already, and batches
-    # after it see the time and check for erased devices.
+    # The writer of the delivery log locks this row. Batches that it wrote before are in the log by now. Batches after
+    # this transaction see the time of the erasure, and check for erased devices.
     await conn.execute(update(applications).where(applications.c.id == application_id).values(forgot_at=func.now()))
     d = deliveries.c
-    for of_user in (d.user_id == user_id, d.device_id == any_(cast(list(device_ids), ARRAY(PG_UUID)))):
-        entries = (d.application_id == application_id, of_user)
+    for same_user in (d.user_id == user_id, d.device_id == any_(cast(list(device_ids), ARRAY(PG_UUID)))):
+        entries = (d.application_id == application_id, same_user)
         await conn.execute(update(deliveries).where(*entries).values(user_id=None, message=None))
 
 
@@ -157,7 +162,7 @@ async def find_erased(conn: AsyncConnection, device_ids: Sequence[UUID]) -> set[
 
 
 async def prune(conn: AsyncConnection) -> int:
-    """Delete tombstones once no delivery that predates the erasure can be in flight; return the number deleted."""
+    """Delete tombstones older than TOMBSTONE_LIFETIME; return the number deleted."""
     old = erased_devices.c.at < func.now() - TOMBSTONE_LIFETIME
     return (await conn.execute(delete(erased_devices).where(old))).rowcount
 

@@ -16,7 +16,7 @@ from gateway.domain.notification import Notification
 from gateway.domain.send_policy import BUCKETS
 from gateway.records.postgres.schema import applications, attempts, devices, vapid_keys
 
-# Keeps hashes positive.
+# Mask that makes a 64-bit hash positive.
 HASH_MASK = 2**62 - 1
 _COLUMNS = ("id", "endpoint", "host", "p256dh", "auth", "vapid_key_id", "status", "user_id")
 _IDS = any_(bindparam("ids", type_=postgresql.ARRAY(postgresql.UUID)))
@@ -32,7 +32,7 @@ _SIGNING_KEYS = (
 
 
 async def load_recipients(conn: AsyncConnection, notification: Notification, job: Job) -> list[Recipient]:
-    """Return the existing devices of a job, in no particular order, with the columns that its notification needs."""
+    """Return the devices of a job that still exist, in any order, with the columns that the notification needs."""
     d, policy = devices.c, notification.policy
     extra: dict[str, ColumnElement[Any]] = {}
     if policy.quiet_hours is not None:
@@ -54,6 +54,7 @@ async def load_recipients(conn: AsyncConnection, notification: Notification, job
 
 
 def _refusals(job: Job) -> ColumnElement[int]:
+    """Return how often the push service has refused the VAPID credentials of this delivery."""
     query = select(func.count()).where(
         attempts.c.day == job.day,
         attempts.c.notification_id == job.notification_id,
@@ -64,7 +65,10 @@ def _refusals(job: Job) -> ColumnElement[int]:
 
 
 def compute_bucket(notification_id: UUID) -> ColumnElement[int]:
-    """Return the bucket of a device: equal for all devices of a user, different for every notification."""
+    """Return the A/B test bucket of a device.
+
+    All devices of a user have the same bucket. Each notification assigns users to buckets anew.
+    """
     seed = int.from_bytes(notification_id.bytes[8:], "big", signed=True)
     person = func.coalesce(devices.c.user_id, cast(devices.c.id, Text))
     hashed = func.hashtextextended(person, cast(literal(seed), BigInteger)).op("&")(
@@ -86,5 +90,5 @@ async def load_template_context(conn: AsyncConnection, device_ids: Sequence[UUID
 
 
 async def load_signing_keys(conn: AsyncConnection, key_ids: Sequence[UUID]) -> list[SigningKey]:
-    """Return VAPID keys by id."""
+    """Return the VAPID keys with these ids, and the subjects of their applications."""
     return [SigningKey(*row) for row in await conn.execute(_SIGNING_KEYS, {"ids": list(key_ids)})]

@@ -1,4 +1,4 @@
-"""The occurrences of reminders: notifications with a `reminder_id`, of which at most one waits for its time."""
+"""The occurrences of reminders. Each is a notification with a `reminder_id`; at most one waits for its start time."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,7 +14,7 @@ from gateway.records.postgres.schema import notifications, reminders
 
 
 class Occurrences(NamedTuple):
-    """The scheduled occurrence of a reminder, and those that have started."""
+    """The occurrences of a reminder: the scheduled one (`next_*`), the number that started, and the last start."""
 
     next_id: UUID | None = None
     next_at: datetime | None = None
@@ -23,13 +23,13 @@ class Occurrences(NamedTuple):
 
 
 async def load_occurrences(conn: Connection, reminder_ids: Sequence[UUID]) -> dict[UUID, Occurrences]:
-    """Return the occurrences of each reminder that has any."""
+    """Return the occurrences by reminder id; reminders without occurrences are left out."""
     n = notifications.c
-    these = n.reminder_id.in_(reminder_ids)
-    scheduled = select(n.reminder_id, n.id, n.start_at).where(these, n.status == Status.SCHEDULED)
-    scheduled = scheduled.order_by(n.occurrence)  # the latest wins
+    of_reminders = n.reminder_id.in_(reminder_ids)
+    scheduled = select(n.reminder_id, n.id, n.start_at).where(of_reminders, n.status == Status.SCHEDULED)
+    scheduled = scheduled.order_by(n.occurrence)  # the dict below keeps the latest of a reminder
     started = select(n.reminder_id, func.count().label("started"), func.max(n.start_at).label("last_at"))
-    started = started.where(these, n.day.is_not(None)).group_by(n.reminder_id)
+    started = started.where(of_reminders, n.day.is_not(None)).group_by(n.reminder_id)
     occurrences = {row.reminder_id: Occurrences(row.id, row.start_at) for row in await conn.execute(scheduled)}
     for row in await conn.execute(started):
         occurrence = occurrences.get(row.reminder_id, Occurrences())
@@ -38,7 +38,7 @@ async def load_occurrences(conn: Connection, reminder_ids: Sequence[UUID]) -> di
 
 
 async def lock_by_notification(conn: Connection, notification_id: UUID) -> Row[Any] | None:
-    """Lock and return the reminder that a notification is an occurrence of."""
+    """Lock and return the reminder of an occurrence, or None if the notification is not one."""
     query = (
         select(reminders)
         .join(notifications, notifications.c.reminder_id == reminders.c.id)
@@ -49,14 +49,14 @@ async def lock_by_notification(conn: Connection, notification_id: UUID) -> Row[A
 
 
 async def has_later_occurrence(conn: Connection, occurrence: Notification) -> bool:
-    """Return whether the reminder of an occurrence has one after it."""
+    """Return whether the reminder of this occurrence has a later occurrence."""
     n = notifications.c
     later = select(n.id).where(n.reminder_id == occurrence.reminder_id, n.occurrence > occurrence.occurrence)
     return (await conn.execute(later.limit(1))).first() is not None
 
 
 async def delete_waiting_occurrences(conn: Connection, reminder_id: UUID) -> None:
-    """Delete the occurrence that waits for its time, of which nothing was sent."""
+    """Delete the occurrence that waits for its start time. Nothing of it was sent."""
     n = notifications.c
     waiting = (n.reminder_id == reminder_id, n.day.is_(None), n.status.in_((Status.SCHEDULED, Status.PAUSED)))
     await outbox.append_notification_events(conn, "notification.cancelled", *waiting)

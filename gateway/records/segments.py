@@ -1,4 +1,4 @@
-"""Segments: their filters, and the resources that use them."""
+"""Segments (saved audiences), and the resources that refer to them."""
 
 from collections.abc import Collection
 from typing import Any
@@ -13,12 +13,15 @@ from gateway.domain import ids
 from gateway.domain.notification import Status
 from gateway.records.postgres.schema import applications, feeds, notifications, reminders, segments, triggers
 
-# Matches filters that refer to a segment, at any depth.
-SEGMENT_PATH = "$.**.segment ? (@ == $named)"
+# JSON path that matches an audience with a reference to the segment, at any depth.
+SEGMENT_PATH = "$.**.segment ? (@ == $segment)"
 
 
 async def load(conn: AsyncConnection, application_id: UUID, segment_ids: Collection[UUID]) -> dict[UUID, Any]:
-    """Return the filters of the existing segments as JSON, and lock them against removal until the transaction ends."""
+    """Return the audiences of the existing segments as JSON, by id.
+
+    Locks the segments until the transaction ends, so that no other transaction removes them.
+    """
     query = select(segments.c.id, segments.c.audience).where(
         segments.c.application_id == application_id, segments.c.id.in_(sorted(segment_ids))
     )
@@ -28,12 +31,12 @@ async def load(conn: AsyncConnection, application_id: UUID, segment_ids: Collect
 
 
 async def lock_all(conn: AsyncConnection, application_id: UUID) -> None:
-    """Let one transaction at a time change the segments of an application."""
+    """Lock all segments of an application, so that one transaction at a time changes them."""
     await conn.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"segments {application_id}", 0))))
 
 
-async def find_user(conn: AsyncConnection, application_id: UUID, id_: UUID) -> str | None:
-    """Return a description of a resource that uses the segment, or None."""
+async def find_usage(conn: AsyncConnection, application_id: UUID, id_: UUID) -> str | None:
+    """Return a description of a resource that refers to the segment, or None if there is none."""
     query = select(segments.c.name).where(
         segments.c.application_id == application_id, _refers_to(segments.c.audience, id_)
     )
@@ -70,5 +73,5 @@ async def find_user(conn: AsyncConnection, application_id: UUID, id_: UUID) -> s
 
 
 def _refers_to(audience: ColumnElement[Any], id_: UUID) -> ColumnElement[bool]:
-    variables = literal({"named": ids.format_id(ids.SEGMENT, id_)}, JSONB)
+    variables = literal({"segment": ids.format_id(ids.SEGMENT, id_)}, JSONB)
     return func.jsonb_path_exists(audience, cast(literal(SEGMENT_PATH, Text), JSONPATH), variables)

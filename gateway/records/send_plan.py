@@ -1,4 +1,4 @@
-"""The devices that a notification is sent to, and when each is due: the SQL of planning."""
+"""Queries for planning a notification: which devices it is sent to, and when each device is due."""
 
 from datetime import datetime
 from uuid import UUID
@@ -18,14 +18,14 @@ from gateway.records.recipients import compute_bucket
 
 
 def match_devices(notification: Notification, audience: Audience) -> ColumnElement[bool]:
-    """Return the condition for the devices of the audience that did not opt out of the notification's category."""
+    """Return the condition for the recipients: devices of the audience that have not muted the category."""
     condition = match_active(notification.application_id, audience)
     category = notification.policy.category
     return condition if category is None else condition & not_(literal(category) == any_(devices.c.muted))
 
 
 async def count_devices(conn: Connection, condition: ColumnElement[bool]) -> int:
-    """Return the number of devices that match."""
+    """Return the number of devices that match the condition."""
     count: int = (await conn.execute(select(func.count()).select_from(devices).where(condition))).scalar_one()
     return count
 
@@ -33,16 +33,16 @@ async def count_devices(conn: Connection, condition: ColumnElement[bool]) -> int
 async def select_due_times(
     conn: Connection, notification: Notification, condition: ColumnElement[bool], now: datetime
 ) -> Select[tuple[UUID, datetime]]:
-    """Return the query of (id, due) of every device that matches.
+    """Return the query of (device id, due time) of every device that matches the condition.
 
-    A device is due now, or at the notification's local time in its time zone. With a test of variants, devices outside
-    the sample are due when the winner has been decided.
+    A device is due now, or at the notification's local time in the time zone of the device. In a variant test, devices
+    outside the sample are due later, after the winner has been decided.
     """
     policy = notification.policy
     due: ColumnElement[datetime] = literal(now, TIMESTAMP(timezone=True))
     query: Select[tuple[UUID, datetime]] = select(devices.c.id)
     if policy.local_at is not None:
-        # Python resolves the time zones, since it has ones that the database's system may lack.
+        # Python resolves the time zones, since the system of the database may lack some of them.
         zones = (await conn.execute(select(devices.c.timezone).where(condition).distinct())).scalars().all()
         due_times = [max(now, to_utc(policy.local_at, zone_or_utc(name))) for name in zones]
         local_times = (

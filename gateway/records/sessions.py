@@ -12,7 +12,7 @@ from gateway.records.postgres.schema import api_keys, applications, sessions
 
 
 class Session(NamedTuple):
-    """A console session; `key` is the hint of its API key."""
+    """A console session. `application` is the application's name; `key` is the hint of the API key."""
 
     application_id: UUID
     application: str
@@ -39,7 +39,7 @@ async def find_key(conn: AsyncConnection, digest: bytes) -> ApiKey | None:
 
 
 async def get(conn: AsyncConnection, digest: bytes) -> Session | None:
-    """Return a session, or None."""
+    """Return a session, expired or not, or None."""
     query = (
         select(applications.c.id, applications.c.name, api_keys.c.hint, api_keys.c.scopes, sessions.c.expires_at)
         .join_from(sessions, api_keys)

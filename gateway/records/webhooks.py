@@ -1,7 +1,7 @@
-"""Dispatch of webhooks: leases, cursors and failures.
+"""State of the dispatch of webhooks: leases, cursors and failures.
 
-Webhooks are claimed like jobs: claiming moves `run_at` past the lease and increments `claim`, and every update requires
-the same claim. A dispatcher that lost its lease, or whose webhook was reset, changes nothing.
+Webhooks are claimed like jobs: claiming moves `run_at` past the lease and increments `claim`. Every update requires
+that `claim` is unchanged. So a dispatcher that has lost its lease, or whose webhook was reset, updates nothing.
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ from gateway.domain.webhook_event import DELIVERY_OUTCOMES, PATTERNS, subscribed
 from gateway.records.outbox import MIN_RUNNING_TXID, Cursor
 from gateway.records.postgres.schema import applications, outbox_events, webhooks
 
-# Columns of a webhook whose cursor moves: what is being sent under an earlier claim settles nothing.
+# Column values for moving the cursor of a webhook. The new claim discards the result of a batch that is being sent.
 RESTART: Mapping[str, Any] = {"claim": webhooks.c.claim + 1, "pending": None}
-# Columns of a webhook that is sent to at once.
+# Column values that make a webhook due at once.
 RUN_NOW: Mapping[str, Any] = {"claim": webhooks.c.claim + 1, "run_at": func.now()}
-# Columns of a webhook without failures.
+# Column values of a webhook without failures.
 HEALTHY: Mapping[str, Any] = {
     "status": "active",
     "cause": None,
@@ -31,12 +31,16 @@ HEALTHY: Mapping[str, Any] = {
     "last_error": None,
 }
 
+# Event patterns that include events of the delivery log.
 _LOG_PATTERNS = [pattern for pattern in PATTERNS if subscribed_types([pattern], DELIVERY_OUTCOMES)]
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookCursor:
-    """The progress of a webhook: its positions in the application's delivery log and in the outbox."""
+    """The progress of a webhook: its positions in the application's delivery log and in the outbox.
+
+    The webhook has received all subscribed events up to both positions.
+    """
 
     log: int
     outbox: Cursor
@@ -44,7 +48,7 @@ class WebhookCursor:
 
 @dataclass(frozen=True, slots=True)
 class PendingBatch:
-    """The batch in delivery: its message id and its end. It starts at the cursor of the webhook."""
+    """The batch that is being sent: its message id and its end. It starts at the cursor of the webhook."""
 
     message_id: str
     upto: WebhookCursor
@@ -72,7 +76,7 @@ async def claim(conn: AsyncConnection, *, limit: int, lease: timedelta) -> list[
     due = (
         select(w.id)
         .join(applications, applications.c.id == w.application_id)
-        .where(w.status == "active", w.run_at <= func.now(), _has_events(settled=True))
+        .where(w.status == "active", w.run_at <= func.now(), _has_events(readable=True))
         .order_by(w.run_at)
         .limit(limit)
         .with_for_update(of=webhooks, skip_locked=True)
@@ -88,12 +92,16 @@ async def next_due(conn: AsyncConnection) -> float | None:
     w = webhooks.c
     waits = func.extract("epoch", func.min(func.greatest(w.run_at, func.now())) - func.now())
     waiting = select(waits).join(applications, applications.c.id == w.application_id)
-    seconds = (await conn.execute(waiting.where(w.status == "active", _has_events(settled=False)))).scalar()
+    seconds = (await conn.execute(waiting.where(w.status == "active", _has_events(readable=False)))).scalar()
     return None if seconds is None else float(seconds)
 
 
 async def store_pending(conn: AsyncConnection, webhook: LeasedWebhook, pending: PendingBatch, lease: timedelta) -> bool:
-    """Store the batch before it is sent. Returns False if the lease was lost or the webhook disabled."""
+    """Store the batch before it is sent, and renew the lease.
+
+    Returns:
+        False if the lease was lost or the webhook was disabled.
+    """
     upto = pending.upto
     values = {"id": pending.message_id, "log": upto.log, "outbox": list(upto.outbox)}
     return await _update(conn, webhook, webhooks.c.status == "active", pending=values, run_at=func.now() + lease)
@@ -102,7 +110,9 @@ async def store_pending(conn: AsyncConnection, webhook: LeasedWebhook, pending: 
 async def advance(
     conn: AsyncConnection, webhook: LeasedWebhook, to: WebhookCursor, *, sent: bool, lease: timedelta
 ) -> bool:
-    """Move the cursor of a webhook. `sent`: the receiver accepted the batch. A lease of 0 releases the webhook.
+    """Move the cursor of a webhook, and renew the lease. A lease of 0 releases the webhook.
+
+    `sent` says that the receiver has accepted a batch, which resets the failures.
 
     Returns:
         False if the lease was lost.
@@ -114,16 +124,21 @@ async def advance(
 
 
 async def record_failure(
-    conn: AsyncConnection, webhook: LeasedWebhook, why: str, failing_since: datetime, run_at: datetime
+    conn: AsyncConnection, webhook: LeasedWebhook, error: str, failing_since: datetime, run_at: datetime
 ) -> bool:
     """Record a failed batch, which is retried at `run_at`. Returns False if the lease was lost."""
-    values = {"failures": webhook.failures + 1, "failing_since": failing_since, "last_error": why, "run_at": run_at}
+    values = {"failures": webhook.failures + 1, "failing_since": failing_since, "last_error": error, "run_at": run_at}
     return await _update(conn, webhook, **values)
 
 
-async def disable(conn: AsyncConnection, webhook: LeasedWebhook, why: str, cause: str, failing_since: datetime) -> bool:
-    """Disable a webhook after repeated failures. Returns False if the lease was lost."""
-    values = {"failures": webhook.failures + 1, "failing_since": failing_since, "last_error": why}
+async def disable(
+    conn: AsyncConnection, webhook: LeasedWebhook, error: str, cause: str, failing_since: datetime
+) -> bool:
+    """Disable a webhook after repeated failures. Returns False if the lease was lost.
+
+    `error` describes the last failure, `cause` the reason for disabling the webhook.
+    """
+    values = {"failures": webhook.failures + 1, "failing_since": failing_since, "last_error": error}
     return await _update(conn, webhook, status="disabled", cause=cause, **values)
 
 
@@ -139,13 +154,16 @@ async def _update(
     return (await conn.execute(update(webhooks).where(*leased).values(**values))).rowcount == 1
 
 
-def _has_events(*, settled: bool) -> ColumnElement[bool]:
-    """Return the condition for webhooks with events; `settled` counts only outbox events that can be read already."""
-    w, h = webhooks.c, outbox_events.c
+def _has_events(*, readable: bool) -> ColumnElement[bool]:
+    """Return the condition for webhooks with events to send.
+
+    `readable` counts only outbox events that can be read already, because no older transaction is running.
+    """
+    w, e = webhooks.c, outbox_events.c
     in_outbox = exists().where(
-        h.application_id == w.application_id,
-        tuple_(h.txid, h.id) > tuple_(w.outbox_txid, w.outbox_id),
-        *([h.txid < MIN_RUNNING_TXID] if settled else []),
+        e.application_id == w.application_id,
+        tuple_(e.txid, e.id) > tuple_(w.outbox_txid, w.outbox_id),
+        *([e.txid < MIN_RUNNING_TXID] if readable else []),
     )
     wants_log = w.events.overlap(cast(_LOG_PATTERNS, ARRAY(Text)))
     return or_(w.pending.is_not(None), and_(wants_log, applications.c.log_position > w.log_position), in_outbox)

@@ -1,1 +1,1 @@
-"""The delivery log: writing results, reading them back, counting them, and the inbox made from them."""
+"""The delivery log: a writer, a reader, statistics, and the inbox, which is a view of the log."""

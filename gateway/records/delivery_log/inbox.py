@@ -15,7 +15,8 @@ from gateway.domain.delivery import OutcomeName
 from gateway.domain.notification import MAX_TTL
 from gateway.records.postgres.schema import deliveries, inbox_reads, notifications
 
-# Outcomes of deliveries that the inbox shows: those not cancelled or skipped. The device may not have displayed them.
+# Outcomes of the deliveries in the inbox: all but cancelled and skipped. It includes messages that never reached the
+# device.
 INBOX_OUTCOMES = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED, OutcomeName.EXPIRED)
 
 _d = deliveries.c
@@ -24,9 +25,9 @@ _d = deliveries.c
 async def list_page_of_device(
     conn: AsyncConnection, application_id: UUID, device_id: UUID, *, before: int | None, after: int | None, limit: int
 ) -> Sequence[Row[Any]]:
-    """Return a page of (notification_id, position, variant, settled_at, read_at), newest first.
+    """Return a page of inbox entries (notification_id, position, variant, settled_at, read_at).
 
-    With `after`, the oldest comes first.
+    The newest entry comes first, except with `after`: then the oldest does. `before` and `after` are log positions.
     """
     query = _select_entries(application_id, device_id).add_columns(
         _d.notification_id, _d.position, _d.variant, _d.settled_at, inbox_reads.c.read_at
@@ -58,8 +59,8 @@ async def last_position(conn: AsyncConnection, application_id: UUID, device_id: 
 async def find_devices_with_news(
     conn: AsyncConnection, application_id: UUID, device_ids: Collection[UUID], *, after: int, upto: int
 ) -> set[UUID]:
-    """Return the devices with new entries between two positions."""
-    # A delivery ends on the day of its notification or up to MAX_TTL later.
+    """Return which of the devices have inbox entries after one log position and up to another."""
+    # `day` is the day of the notification. Its deliveries end on that day or up to MAX_TTL later.
     since = (clock.now() - MAX_TTL).date()
     query = select(_d.device_id.distinct()).where(
         _d.application_id == application_id,
@@ -75,7 +76,7 @@ async def find_devices_with_news(
 async def mark_read(
     conn: AsyncConnection, application_id: UUID, device_id: UUID, *, upto: int, notification_id: UUID | None = None
 ) -> int:
-    """Mark one entry, or all up to a position, as read; return how many were unread."""
+    """Mark entries up to a log position as read, or one of them; return how many were unread."""
     query = select(literal(device_id, PG_UUID), _d.notification_id, _d.day)
     query = query.where(*_in_inbox(application_id, device_id), _d.position <= upto)
     if notification_id is not None:
@@ -91,7 +92,10 @@ async def contains(conn: AsyncConnection, application_id: UUID, device_id: UUID,
 
 
 async def prune(conn: AsyncConnection, before: datetime) -> int:
-    """Delete the read marks of entries that the log no longer has; return the number deleted."""
+    """Delete the read marks of entries whose day is older than `before`; return the number deleted.
+
+    The partitions of these days have been dropped from the log.
+    """
     return (await conn.execute(delete(inbox_reads).where(inbox_reads.c.day < before.date()))).rowcount
 
 

@@ -1,9 +1,10 @@
 """Read the delivery log: pages, entries after a position, and one delivery with its attempts.
 
-Pages are ordered by the time at which deliveries ended, so that `since` and `until` are bounds of the index that gives
-the order, and the cost of a page does not depend on the size of the log. Common values (accepted, FCM) are filtered
-during the scan; rare ones have partial indexes without the common values, which cost little to write. Live streams go
-by position instead: the order of commits, in which no entry is missed.
+Pages are ordered by the time at which deliveries ended. One index gives this order and applies `since` and `until`, so
+the cost of a page does not depend on the size of the log. The scan filters common values (accepted, FCM). Partial
+indexes without the common values serve the rare ones, at little cost for writes.
+
+Live streams read in the order of positions. Positions are the order of commits, so a stream misses no entry.
 """
 
 from collections.abc import Collection, Sequence
@@ -52,7 +53,7 @@ MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class LogFilters:
-    """Filters of the delivery log; None does not filter. `since` is inclusive, `until` exclusive."""
+    """Filters of the delivery log; None disables a filter. `since` is inclusive, `until` exclusive."""
 
     notification_id: UUID | None = None
     device_id: UUID | None = None
@@ -64,7 +65,7 @@ class LogFilters:
 
 
 class Receipt(NamedTuple):
-    """A receipt from a browser. `action` is the clicked action, None for the notification itself."""
+    """A receipt from a browser. `action` is the clicked action button, None if the notification itself was clicked."""
 
     at: datetime
     action: str | None
@@ -72,7 +73,7 @@ class Receipt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """The row of a delivery, with its receipts by event."""
+    """The row of a delivery with its receipts, by event (displayed, clicked, dismissed)."""
 
     row: Row[Any]
     receipts: dict[str, Receipt]
@@ -92,7 +93,7 @@ async def list_page(
     if before is not None:
         query = select(d.settled_at).where(d.application_id == application_id, d.position == before)
         settled_at = (await conn.execute(query)).scalar()
-        if settled_at is None:  # retention has removed it, and all entries before it
+        if settled_at is None:  # retention has removed the entry at `before`, and all older ones
             return []
         conditions += [tuple_(d.settled_at, d.position) < tuple_(settled_at, before), d.day <= _last_day(settled_at)]
     query = select(deliveries).where(*conditions).order_by(d.settled_at.desc(), d.position.desc())
@@ -119,7 +120,10 @@ async def read_ended(
     upto: int,
     limit: int | None = None,
 ) -> list[LogEntry]:
-    """As `read_between`, for the given outcomes and without receipts, which arrive later."""
+    """Return the entries with one of the outcomes after one position and up to another, oldest first.
+
+    Receipts are not loaded: they arrive later than the entries.
+    """
     d = deliveries.c
     query = select(deliveries).where(
         d.application_id == application_id, d.position > after, d.position <= upto, d.outcome.in_(outcomes)
@@ -130,7 +134,10 @@ async def read_ended(
 async def get(
     conn: AsyncConnection, application_id: UUID, notification_id: UUID, device_id: UUID
 ) -> tuple[LogEntry | None, Sequence[Row[Any]]]:
-    """Return the entry of a delivery, None before its final outcome, and its attempts without a final outcome."""
+    """Return the log entry of a delivery, and its attempts that were followed by a retry.
+
+    The entry is None until the delivery has ended. Its last attempt is part of the entry.
+    """
     conditions = _conditions(application_id, LogFilters(notification_id=notification_id, device_id=device_id))
     delivery = select(deliveries).where(*conditions, deliveries.c.day == _day(notification_id))
     entries = await _entries(conn, delivery)
@@ -149,14 +156,17 @@ async def get(
 
 
 async def find_position(conn: AsyncConnection, application_id: UUID, since: datetime) -> int:
-    """Return the position before the first delivery that ended at or after `since`."""
+    """Return the position just before the first delivery that ended at or after `since`."""
     first = select(func.min(deliveries.c.position)).where(*_conditions(application_id, LogFilters(since=since)))
     position: int | None = (await conn.execute(first)).scalar()
     return await last_position(conn, application_id) if position is None else position - 1
 
 
 async def last_position(conn: AsyncConnection, application_id: UUID) -> int:
-    """Return the last position. All entries up to it are visible, since positions are assigned under a lock."""
+    """Return the last position in an application's log.
+
+    All entries up to it are visible, since positions are assigned under a lock.
+    """
     query = select(applications.c.log_position).where(applications.c.id == application_id)
     position: int = (await conn.execute(query)).scalar_one()
     return position
@@ -165,7 +175,7 @@ async def last_position(conn: AsyncConnection, application_id: UUID) -> int:
 async def add_receipt(
     conn: AsyncConnection, notification_id: UUID, device_id: UUID, variant: int | None, event: str, action: str | None
 ) -> bool:
-    """Insert a receipt and count it; return False if it was recorded before."""
+    """Insert a receipt and increment its counters; return False if the receipt was recorded before."""
     statement = postgresql.insert(receipts).from_select(
         ["day", "notification_id", "device_id", "event", "action"],
         select(
@@ -182,13 +192,13 @@ async def add_receipt(
     counters = update(progress).where(progress.c.notification_id == notification_id)
     await conn.execute(counters.values({event: progress.c[event] + 1}))
     if variant is not None:
-        of_variant = (variants.c.notification_id == notification_id, variants.c.number == variant)
-        await conn.execute(update(variants).where(*of_variant).values({event: variants.c[event] + 1}))
+        same_variant = (variants.c.notification_id == notification_id, variants.c.number == variant)
+        await conn.execute(update(variants).where(*same_variant).values({event: variants.c[event] + 1}))
     return True
 
 
 async def count_clicks(conn: AsyncConnection, notification_id: UUID) -> dict[str, int]:
-    """Return the number of clicks by action; the empty action is the notification itself."""
+    """Return the number of clicks by action; the key "" counts clicks on the notification itself."""
     r = receipts.c
     query = select(func.coalesce(r.action, ""), func.count()).where(
         r.day == _day(notification_id), r.notification_id == notification_id, r.event == "clicked"
@@ -205,15 +215,16 @@ def _conditions(application_id: UUID, filters: LogFilters) -> list[ColumnElement
         conditions.append(d.device_id == filters.device_id)
     if filters.user_id is not None:
         conditions.append(d.user_id == filters.user_id)
-    # A generic plan cannot use a partial index that excludes a value. Outcomes are few, so they are literals in the
-    # statement; for a host, the statement excludes the common host.
+    # A generic plan uses a partial index only if the statement itself implies the index's condition. There are few
+    # outcomes, so they are literals in the statement. For a rare host, the statement excludes the common host.
     if filters.outcome is not None:
         conditions.append(d.outcome == literal_column(f"'{filters.outcome.value}'"))
     if filters.host is not None:
         conditions.append(d.host == filters.host)
         if filters.host != COMMON_HOST:
             conditions.append(d.host != literal_column(f"'{COMMON_HOST}'"))
-    # A delivery ends on the day of its notification or up to MAX_TTL later, which bounds the partitions.
+    # `day` is the day of the notification. Its deliveries end on that day or up to MAX_TTL later, so the bounds of
+    # `settled_at` also bound the partitions.
     if filters.since is not None:
         conditions += [d.settled_at >= filters.since, d.day >= (filters.since - MAX_TTL).astimezone(UTC).date()]
     if filters.until is not None:
@@ -232,7 +243,7 @@ async def _notification_bounds(conn: AsyncConnection, notification_id: UUID) -> 
 
 
 def _last_day(settled_at: datetime) -> date:
-    """Return the last day whose notifications may have deliveries that ended by then."""
+    """Return the last day whose notifications may have deliveries that ended by `settled_at`."""
     return (settled_at + MAX_CLOCK_SKEW).astimezone(UTC).date()
 
 
@@ -258,10 +269,10 @@ async def _entries(conn: AsyncConnection, query: Select[Any]) -> list[LogEntry]:
     matching = select(receipts).where(
         r.day == keys.c.day, r.notification_id == keys.c.notification_id, r.device_id == keys.c.device_id
     )
-    lookup = matching.offset(literal_column("0")).lateral("found")
-    rows_of_receipts = await conn.execute(select(lookup).select_from(keys.join(lookup, true())))
+    lookup = matching.offset(literal_column("0")).lateral("matching_receipts")
+    receipt_rows = await conn.execute(select(lookup).select_from(keys.join(lookup, true())))
     by_key: dict[tuple[UUID, UUID], dict[str, Receipt]] = {}
-    for receipt in rows_of_receipts:
+    for receipt in receipt_rows:
         events = by_key.setdefault((receipt.notification_id, receipt.device_id), {})
         events[receipt.event] = Receipt(receipt.at, receipt.action)
     return [LogEntry(row, by_key.get((row.notification_id, row.device_id), {})) for row in rows]

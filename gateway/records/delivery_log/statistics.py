@@ -1,8 +1,9 @@
 """Statistics of recent deliveries and of the queue, at a bounded cost.
 
-Each time step is read through the index by which the log is paged, and only its last SAMPLE_SIZE deliveries. Positions
-are consecutive, so a larger step is counted by the difference of two positions, and its shares are taken from the
-sample: sixty steps cost the same with ten thousand rows and with ten million.
+Of each time step, only the last SAMPLE_SIZE deliveries are read, through the index that also serves the pages of the
+log. The number of deliveries in a larger step is the difference of two positions, which are consecutive. The shares of
+hosts and outcomes are estimated from the sample. So sixty steps cost the same with ten thousand rows and with ten
+million.
 """
 
 from collections.abc import Sequence
@@ -20,10 +21,11 @@ from gateway.records.postgres.schema import jobs
 # Deliveries to read per step.
 SAMPLE_SIZE = 200
 
-# Plain SQL, since a lateral join of a series with partitions is hard to read in Core. `accept_ms` counts from the
-# scheduled start of the notification, so it includes delays by a throttle or quiet hours.
+# Plain SQL, since a lateral join of a series with partitions is hard to read in Core. `answer_ms` is the duration of
+# the request to the push service. `accept_ms` counts from the scheduled start of the notification, so it includes
+# delays by a throttle or quiet hours.
 _SAMPLE_STEPS = text("""
-SELECT steps.at, sample.host, sample.outcome, grouping(sample.host) = 1 AS whole, count(sample.host) AS deliveries,
+SELECT steps.at, sample.host, sample.outcome, grouping(sample.host) = 1 AS is_total, count(sample.host) AS deliveries,
        percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY sample.answer_ms)
            FILTER (WHERE sample.outcome = 'accepted') AS answer_ms,
        percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY sample.accept_ms)
@@ -55,7 +57,7 @@ FROM unnest(CAST(:bounds AS timestamptz[])) AS bounds(at)
 async def sample_steps(
     conn: AsyncConnection, application_id: UUID, since: datetime, until: datetime, step: timedelta
 ) -> Sequence[Row[Any]]:
-    """Return for each step one row with its totals (`whole`), and one for each host and outcome."""
+    """Return for each step one row with its totals (`is_total`), and one row for each host and outcome."""
     values = {"since": since, "last": until - step, "step": step, "sample": SAMPLE_SIZE}
     return (await conn.execute(_SAMPLE_STEPS, values | _partitions(application_id, since, until))).all()
 
@@ -63,13 +65,16 @@ async def sample_steps(
 async def find_first_positions(
     conn: AsyncConnection, application_id: UUID, bounds: Sequence[datetime]
 ) -> dict[datetime, int | None]:
-    """Return the position of the first delivery that ended at or after each time, or None."""
+    """Return, for each of the times, the position of the first delivery that ended at or after it, or None."""
     values = {"bounds": list(bounds)} | _partitions(application_id, min(bounds), min(bounds)) | {"last_day": date.max}
     return {row.at: row.position for row in await conn.execute(_FIRST_POSITIONS, values)}
 
 
 async def count_jobs(conn: AsyncConnection, application_id: UUID, now: datetime) -> Sequence[Row[Any]]:
-    """Count the jobs by lane: due, due later, and paused; with the due time of the oldest due job."""
+    """Return (lane, due, later, paused, oldest) for each lane.
+
+    `due`, `later` and `paused` are numbers of jobs; `oldest` is when the oldest due job came due.
+    """
     j = jobs.c
     due = (j.run_at <= now) & ~j.parked
     query = select(
@@ -83,7 +88,10 @@ async def count_jobs(conn: AsyncConnection, application_id: UUID, now: datetime)
 
 
 def _partitions(application_id: UUID, since: datetime, until: datetime) -> dict[str, Any]:
-    """Return the bounds of the partitions: a delivery ends on the day of its notification or up to MAX_TTL later."""
+    """Return the parameters that bound the partitions.
+
+    A partition is the day of a notification. Its deliveries end on that day or up to MAX_TTL later.
+    """
     return {
         "application_id": application_id,
         "first_day": (since - MAX_TTL).astimezone(UTC).date(),

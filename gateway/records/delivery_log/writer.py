@@ -1,4 +1,4 @@
-"""Write delivery results: one row per delivery, by COPY, with the counters in the same transaction."""
+"""Write delivery results to the log: one row per delivery, by COPY. Counters change in the same transaction."""
 
 from collections import Counter
 from collections.abc import Set
@@ -16,8 +16,9 @@ from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import copy_rows
 from gateway.records.postgres.schema import applications, deliveries, devices, notifications, progress, variants
 
-# Age, in windows, at which a rate has decayed to zero; exp() of more would underflow.
+# Age, in windows, at which a rate has decayed to zero. exp() of a greater age would underflow.
 MAX_DECAY_WINDOWS = 50.0
+# Outcomes that are counted per variant.
 VARIANT_OUTCOMES = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED, OutcomeName.EXPIRED)
 
 DELIVERY_COLUMNS = (
@@ -59,14 +60,16 @@ _COUNT_RETRIES = (
     .values(retries=progress.c.retries + bindparam("more_retries"))
     .returning(progress.c.targets - sum(progress.c[name.value] for name in OutcomeName))
 )
-_WINDOW = RATE_WINDOW.total_seconds()
+_RATE_WINDOW_S = RATE_WINDOW.total_seconds()
 _DECAYED_RATE = progress.c.rate * func.exp(
-    -func.least(func.extract("epoch", func.now() - progress.c.rated_at) / _WINDOW, MAX_DECAY_WINDOWS)
+    -func.least(func.extract("epoch", func.now() - progress.c.rated_at) / _RATE_WINDOW_S, MAX_DECAY_WINDOWS)
 )
 _COUNT = _COUNT_RETRIES.values(
     **{name.value: progress.c[name.value] + bindparam(f"more_{name.value}") for name in OutcomeName},
     # The duration of the first batch is unknown: the rate starts with the second.
-    rate=case((progress.c.rated_at.is_(None), 0.0), else_=_DECAYED_RATE + bindparam("more", type_=Float) / _WINDOW),
+    rate=case(
+        (progress.c.rated_at.is_(None), 0.0), else_=_DECAYED_RATE + bindparam("more", type_=Float) / _RATE_WINDOW_S
+    ),
     rated_at=func.now(),
     began_at=func.coalesce(progress.c.began_at, func.now()),
 )
@@ -78,44 +81,47 @@ _RESERVE_POSITIONS = (
 )
 
 
-async def record(conn: AsyncConnection, job: Job, settlement: ResultBatch) -> None:
-    """Write a batch of results of one job, and update the counters. The last delivery ends its notification."""
-    if settlement.attempts:
-        rows = ((job.day, job.notification_id, *attempt) for attempt in settlement.attempts)
+async def record(conn: AsyncConnection, job: Job, batch: ResultBatch) -> None:
+    """Write a batch of results of one job, and update the counters.
+
+    The batch with the last delivery of a notification sets the notification's status to done.
+    """
+    if batch.attempts:
+        rows = ((job.day, job.notification_id, *attempt) for attempt in batch.attempts)
         await copy_rows(conn, "attempts", ATTEMPT_COLUMNS, rows)
-    counts = Counter(result.outcome.name for result in settlement.settled)
+    counts = Counter(result.outcome.name for result in batch.settled)
     if counts[OutcomeName.GONE] or counts[OutcomeName.REJECTED]:
-        await _mark_devices(conn, settlement)
-    await _count(conn, job.notification_id, counts, settlement.retries)
-    await _count_variants(conn, job.notification_id, settlement)
-    if settlement.settled:
+        await _mark_devices(conn, batch)
+    await _count(conn, job.notification_id, counts, batch.retries)
+    await _count_variants(conn, job.notification_id, batch)
+    if batch.settled:
         # Last, because it locks the application's row until the transaction ends.
-        await _append(conn, job, settlement)
+        await _append(conn, job, batch)
 
 
 async def find_logged(conn: AsyncConnection, job: Job, device_ids: Set[UUID]) -> set[UUID]:
-    """Return the devices for which the log has a result of the job's notification."""
+    """Return the devices that have a result of the job's notification in the log."""
     d = deliveries.c
-    of_job = (d.day == job.day, d.notification_id == job.notification_id, d.device_id.in_(device_ids))
-    return set((await conn.execute(select(d.device_id).where(*of_job))).scalars())
+    entries = (d.day == job.day, d.notification_id == job.notification_id, d.device_id.in_(device_ids))
+    return set((await conn.execute(select(d.device_id).where(*entries))).scalars())
 
 
-async def _append(conn: AsyncConnection, job: Job, settlement: ResultBatch) -> None:
-    # Positions are assigned under the application's row lock and so become visible in order: a reader that has read up
-    # to N never misses a row below it.
-    size = len(settlement.settled)
+async def _append(conn: AsyncConnection, job: Job, batch: ResultBatch) -> None:
+    # Positions are assigned under the application's row lock, so they become visible in order: a reader that has read
+    # up to position N misses no row before N.
+    size = len(batch.settled)
     await notifier.notify(conn, notifier.LOG, str(job.application_id))
     reserved = await conn.execute(_RESERVE_POSITIONS, {"application": job.application_id, "size": size})
     last, has_recent_erasures = reserved.one()
     first = last - size + 1
     # Devices that were erased since the job was loaded.
     erased = (
-        await personal_data.find_erased(conn, [result.device_id for result in settlement.settled])
+        await personal_data.find_erased(conn, [result.device_id for result in batch.settled])
         if has_recent_erasures
         else ()
     )
     rows = []
-    for position, result in enumerate(settlement.settled, first):
+    for position, result in enumerate(batch.settled, first):
         outcome = result.outcome
         is_erased = result.device_id in erased
         message, granted = (outcome.message, outcome.ttl) if isinstance(outcome, Accepted) else (None, None)
@@ -143,17 +149,17 @@ async def _append(conn: AsyncConnection, job: Job, settlement: ResultBatch) -> N
     await copy_rows(conn, "deliveries", DELIVERY_COLUMNS, rows)
 
 
-async def _mark_devices(conn: AsyncConnection, settlement: ResultBatch) -> None:
+async def _mark_devices(conn: AsyncConnection, batch: ResultBatch) -> None:
     """Mark devices that are gone or must subscribe again, so that they receive no more messages."""
-    gone = [result.device_id for result in settlement.settled if isinstance(result.outcome, Gone)]
-    mismatched = [
+    gone = [result.device_id for result in batch.settled if isinstance(result.outcome, Gone)]
+    quarantined = [
         result.device_id
-        for result in settlement.settled
+        for result in batch.settled
         if isinstance(result.outcome, Rejected) and result.outcome.quarantine
     ]
     for status, type_, device_ids in (
         (DeviceStatus.GONE, "device.gone", gone),
-        (DeviceStatus.QUARANTINED, "device.changed", mismatched),
+        (DeviceStatus.QUARANTINED, "device.changed", quarantined),
     ):
         if device_ids:
             # Sorted, so that batches with the same devices lock them in the same order and cannot deadlock.
@@ -171,21 +177,21 @@ async def _count(conn: AsyncConnection, notification_id: UUID, counts: Counter[O
     added = {f"more_{name.value}": counts[name] for name in OutcomeName}
     values = {**added, "notification": notification_id, "more": counts.total(), "more_retries": retries}
     if (await conn.execute(_COUNT if counts else _COUNT_RETRIES, values)).scalar_one() == 0:
-        ended = case((notifications.c.status == Status.CANCELLED, Status.CANCELLED), else_=Status.DONE)
-        of_notification = notifications.c.id == notification_id
-        await conn.execute(update(notifications).where(of_notification).values(status=ended, finished_at=func.now()))
-        # The event of a cancellation was written when it was cancelled.
+        status = case((notifications.c.status == Status.CANCELLED, Status.CANCELLED), else_=Status.DONE)
+        same_notification = notifications.c.id == notification_id
+        await conn.execute(update(notifications).where(same_notification).values(status=status, finished_at=func.now()))
+        # A cancelled notification needs no event here: lifecycle.cancel has written `notification.cancelled`.
         await outbox.append_notification_events(
-            conn, "notification.done", of_notification, notifications.c.status == Status.DONE
+            conn, "notification.done", same_notification, notifications.c.status == Status.DONE
         )
 
 
-async def _count_variants(conn: AsyncConnection, notification_id: UUID, settlement: ResultBatch) -> None:
+async def _count_variants(conn: AsyncConnection, notification_id: UUID, batch: ResultBatch) -> None:
     counts: dict[int, Counter[str]] = {}
-    for result in settlement.settled:
+    for result in batch.settled:
         if result.variant is not None and result.outcome.name in VARIANT_OUTCOMES:
             counts.setdefault(result.variant, Counter())[result.outcome.name.value] += 1
     for number in sorted(counts):
         added = {name: variants.c[name] + count for name, count in counts[number].items()}
-        of_variant = (variants.c.notification_id == notification_id, variants.c.number == number)
-        await conn.execute(update(variants).where(*of_variant).values(**added))
+        same_variant = (variants.c.notification_id == notification_id, variants.c.number == number)
+        await conn.execute(update(variants).where(*same_variant).values(**added))

@@ -1,1 +1,1 @@
-"""Everything about the Postgres server itself: engine, schema, migrations, partitions, notifications, clocks."""
+"""The Postgres server: engine, schema, migrations, partitions, locks, LISTEN/NOTIFY and the clock."""

@@ -1,6 +1,6 @@
-"""Advisory locks: one process at a time does a thing, without a row to lock and without waiting.
+"""Advisory locks: let one process at a time perform a task, without a row to lock.
 
-A lock's key is a number that all processes of a database share, so callers derive it from a name that never changes.
+The key of a lock is a number that all processes must agree on. It is derived from a name, so a name must never change.
 """
 
 import zlib
@@ -21,9 +21,9 @@ def lock_id(name: str) -> int:
 async def try_transaction_lock(
     engine: AsyncEngine, name: str, *, lock_timeout: timedelta
 ) -> AsyncIterator[AsyncConnection | None]:
-    """Open a transaction that holds the lock; yield None when another process holds it.
+    """Open a transaction that holds the lock; yield None if another process holds the lock.
 
-    Statements of the transaction wait at most `lock_timeout` for the locks of others: whoever waits for a lock also
+    Statements of the transaction wait at most `lock_timeout` for other locks: a statement that waits for a lock also
     blocks the writers queued behind it.
     """
     async with engine.begin() as conn:
@@ -34,7 +34,7 @@ async def try_transaction_lock(
 
 @asynccontextmanager
 async def try_session_lock(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConnection | None]:
-    """Open a connection in autocommit mode that holds the lock; yield None when another process holds it."""
+    """Open a connection in autocommit mode that holds the lock; yield None if another process holds the lock."""
     key = {"key": lock_id(name)}
     async with engine.connect() as connection:
         conn = await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -45,11 +45,11 @@ async def try_session_lock(engine: AsyncEngine, name: str) -> AsyncIterator[Asyn
             else:
                 yield None
         except BaseException:
-            # Closing the connection releases the lock and resets whatever was set on it.
+            # Closing the connection releases the lock and discards settings of the session.
             await connection.invalidate()
             raise
 
 
 async def lock_transaction(conn: AsyncConnection, name: str) -> None:
-    """Wait for the lock, and hold it until the transaction ends."""
+    """Wait for the lock and hold it until the transaction ends."""
     await conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_id(name)})

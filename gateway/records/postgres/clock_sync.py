@@ -12,9 +12,9 @@ from gateway.domain import clock
 from gateway.records.postgres.engine import DATABASE_ERRORS
 
 SYNC_INTERVAL_S = 60.0
-# Slower responses are too inaccurate to use.
+# Maximum duration of the query for the time. After a slower one the time is too inaccurate to use.
 MAX_QUERY_S = 1.0
-# Offset from which a warning is logged.
+# Offset of the machine's clock above which a warning is logged.
 WARN_OFFSET_S = 2.0
 
 log = structlog.get_logger(__name__)

@@ -1,7 +1,7 @@
-"""Encrypted columns, and the rows that were encrypted with another master key.
+"""Find and replace ciphertexts that were encrypted with another master key than the current one.
 
-Every ciphertext begins with the id of its master key. A row is foreign if that id is not the id of the current key. Key
-rotation encrypts foreign rows again.
+Every ciphertext begins with the id of its master key. A row is called foreign if that id is not the id of the current
+key. Key rotation encrypts foreign rows again.
 """
 
 from collections.abc import Sequence
@@ -35,8 +35,16 @@ async def lock_foreign(
 ) -> Sequence[Row[Any]]:
     """Lock rows that were not encrypted with the given key.
 
-    `wait`: wait for rows that another transaction has locked; otherwise skip them. Returns the primary key and the
-    ciphertext of each row, in the order of the primary key.
+    Args:
+        conn: the connection, in a transaction.
+        column: the encrypted column.
+        key_id: the id of the master key.
+        after: the primary key of the last row of the previous batch.
+        limit: the maximum number of rows.
+        wait: wait for rows that another transaction has locked; otherwise skip them.
+
+    Returns:
+        The primary key and the ciphertext of each row, ordered by primary key.
     """
     key = _primary_key(column)
     query: Select[Any] = select(*key, column).where(_is_foreign(column, key_id))

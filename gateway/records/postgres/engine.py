@@ -16,8 +16,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-# The names by which other packages refer to the database. sqlalchemy is imported only in gateway.records, gateway.queue
-# and migrations: elsewhere a statement has no place, and an import of the library would invite one.
+# Names of SQLAlchemy for other packages. Only gateway.records, gateway.queue and migrations import sqlalchemy, so that
+# SQL cannot appear anywhere else.
 Connection = AsyncConnection
 Engine = AsyncEngine
 DatabaseError = DBAPIError
@@ -41,17 +41,20 @@ __all__ = [
     "plain_url",
 ]
 
-# Every error by which an unavailable or overloaded database shows. SQLAlchemy does not wrap asyncpg's errors while it
-# opens a connection ("starting up", "too many clients"), so they are listed themselves.
+# The errors of an unavailable or overloaded database. SQLAlchemy does not wrap the errors that asyncpg raises while a
+# connection is opened ("starting up", "too many clients"), so the list includes asyncpg's classes.
 DATABASE_ERRORS = (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
-# Idle time after which a connection is checked before use. Firewalls drop connections that were idle for minutes.
+# Idle time after which a connection is checked before it is used: firewalls drop idle connections silently.
 MAX_UNCHECKED_IDLE_S = 1.0
 _ASYNCHRONOUS_COMMIT = text("SET LOCAL synchronous_commit = off")
 
 
 def is_refusal(error: Exception) -> bool:
-    """Return whether the database rejected a statement, as opposed to being unavailable (SQLSTATE 08, 53, 57)."""
+    """Return whether the database rejected the statement itself.
+
+    False if the database was unavailable (SQLSTATE classes 08, 53 and 57): the same statement may succeed later.
+    """
     if isinstance(error, DBAPIError):
         if error.connection_invalidated:
             return False
@@ -73,7 +76,7 @@ def driver_url(url: str) -> str:
 
 
 def plain_url(url: str) -> str:
-    """Convert the URL to the form that asyncpg and libpq accept."""
+    """Convert a database URL to the form that asyncpg and libpq accept."""
     return urlunsplit(urlsplit(url)._replace(scheme="postgresql"))
 
 
@@ -84,7 +87,7 @@ def open_engine(url: str, *, pool_size: int = 10, application_name: str = "gatew
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,
-        hide_parameters=True,  # errors are logged; endpoints and keys must not be
+        hide_parameters=True,  # errors are logged, and must not contain endpoints and keys
         connect_args={"server_settings": {"application_name": application_name}, "timeout": 10},
     )
     _check_connections(engine)
@@ -92,7 +95,7 @@ def open_engine(url: str, *, pool_size: int = 10, application_name: str = "gatew
 
 
 def count_connections(engine: AsyncEngine) -> dict[str, int]:
-    """Return the number of pooled connections that are `in_use` and `idle`."""
+    """Return the number of pooled connections by state, `in_use` or `idle`."""
     pool = cast(AsyncAdaptedQueuePool, engine.pool)
     return {"in_use": pool.checkedout(), "idle": pool.checkedin()}
 
@@ -100,8 +103,9 @@ def count_connections(engine: AsyncEngine) -> dict[str, int]:
 def _check_connections(engine: AsyncEngine) -> None:
     """Replace lost connections before they are used.
 
-    `pool_pre_ping` pings before each transaction, with three round trips: as many as most transactions have. Only
-    connections that were idle for long are pinged here; asyncpg notices when others are closed.
+    SQLAlchemy's `pool_pre_ping` pings before each transaction and takes three round trips, as many as a typical
+    transaction. Here only connections that were idle for MAX_UNCHECKED_IDLE_S are pinged. For the others, asyncpg's own
+    `is_closed` suffices.
     """
     pool, dialect = engine.sync_engine.pool, engine.sync_engine.dialect
 
@@ -129,14 +133,18 @@ async def get_server_version(conn: AsyncConnection) -> tuple[int, str]:
 async def commit_asynchronously(conn: AsyncConnection) -> None:
     """Commit the transaction without waiting for the disk (synchronous_commit = off).
 
-    A crash of Postgres may undo the transaction, together with all later ones. Use it for work that is then repeated,
-    such as claiming a job, and not for inserts: their ids would be assigned again while another process still has them.
+    A crash of Postgres may undo the transaction, together with all later ones. Use it for work that can be repeated,
+    such as claiming a job. Do not use it for inserts: after a crash Postgres would assign the same ids again, while
+    other processes still refer to the lost rows by them.
     """
     await conn.execute(_ASYNCHRONOUS_COMMIT)
 
 
 async def get_driver_connection(conn: AsyncConnection) -> "asyncpg.Connection[asyncpg.Record]":
-    """Return the asyncpg connection. A statement must have run before, so that the transaction has begun."""
+    """Return the underlying asyncpg connection.
+
+    SQLAlchemy begins the transaction with the first statement, so run one before the connection is used directly.
+    """
     return cast("asyncpg.Connection[asyncpg.Record]", (await conn.get_raw_connection()).driver_connection)
 
 

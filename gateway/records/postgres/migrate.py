@@ -1,4 +1,4 @@
-"""Run the migrations, from the checkout or from the wheel, which contains them."""
+"""Run the database migrations. They are read from the checkout, or from the installed wheel."""
 
 import asyncio
 from functools import cache
@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.records.postgres.engine import driver_url
 
+# How long a statement of a migration waits for a lock, and the pause before it is tried again.
 LOCK_WAIT_S = 1
 RETRY_PAUSE_S = 1
 # SQLSTATE of a lock timeout.
@@ -47,7 +48,7 @@ def downgrade(url: str, revision: str) -> None:
 
 @cache
 def _scripts(location: str | None) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the head revisions and all revisions of this version."""
+    """Return the head revisions and all revisions of this version of the gateway, from the scripts at `location`."""
     scripts = Config()
     scripts.set_main_option("script_location", str(location))
     script = ScriptDirectory.from_config(scripts)
@@ -55,10 +56,10 @@ def _scripts(location: str | None) -> tuple[frozenset[str], frozenset[str]]:
 
 
 async def is_current(conn: AsyncConnection, url: str) -> bool:
-    """Return whether the database has every migration of this version; it may have later ones."""
+    """Return whether the database has every migration of this version of the gateway. Later ones are allowed."""
     heads, revisions = await asyncio.to_thread(_scripts, config(url).get_main_option("script_location"))
     current = set(await conn.run_sync(lambda sync: MigrationContext.configure(sync).get_current_heads()))
-    # An unknown revision is newer than this code: upgrades migrate the schema before replacing the processes.
+    # An unknown revision is newer than this code: an upgrade migrates the schema before it replaces the processes.
     return heads <= current or bool(current - revisions)
 
 

@@ -1,7 +1,6 @@
 """CRUD statements for tables of named resources: segments, templates, webhooks and others.
 
-The tables have different columns but the same keys (id, and application with name), so one set of statements serves
-them all.
+All these tables have an `id` as primary key, and a `name` that is unique per application. The other columns differ.
 """
 
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from gateway.records.postgres.schema import categories, feeds, reminders, segmen
 
 __all__ = ["Table", "add", "change", "find", "list_page", "remove"]
 
+# The id prefix and the noun for each table.
 _KINDS = {
     segments.name: (ids.SEGMENT, "segment"),
     categories.name: (ids.CATEGORY, "category"),
@@ -47,7 +47,7 @@ async def add(conn: AsyncConnection, table: Table, **values: Any) -> Row[Any]:
 
 
 async def find(conn: AsyncConnection, table: Table, application_id: UUID, id_: UUID, *, lock: bool = False) -> Row[Any]:
-    """Return a row of an application, optionally locked.
+    """Return a row of an application; `lock` locks it for update.
 
     Raises:
         NotFound: there is no such row.

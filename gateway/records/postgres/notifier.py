@@ -1,7 +1,7 @@
-"""Wake-ups by Postgres's LISTEN/NOTIFY.
+"""Wake up waiting tasks in all processes through Postgres's LISTEN/NOTIFY.
 
-One connection per process listens on all channels. Notifications are hints only: they are lost while the connection is
-re-established, so subscribers wait with a timeout and then check the database themselves.
+One connection per process listens on all channels. Messages are only hints. They are lost while the connection is
+down, so subscribers wait with a timeout and then query the database.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ FEEDS = "gateway_feeds"
 # A delivery was offered to an open page. Payload: application id and device id, separated by a space.
 LIVE = "gateway_live"
 
+# Pause before each attempt to reconnect.
 RECONNECT_S = 1.0
 
 _NOTIFY = select(func.pg_notify(bindparam("channel"), bindparam("payload")))
@@ -37,15 +38,15 @@ log = structlog.get_logger(__name__)
 
 
 async def notify(conn: AsyncConnection, channel: str, payload: str = "") -> None:
-    """Send a notification when the running transaction commits."""
+    """Send a message to a channel when the running transaction commits."""
     await conn.execute(_NOTIFY, {"channel": channel, "payload": payload})
 
 
 class ChannelSubscription:
-    """A subscription to one or more channels, with the payloads received since the last wait."""
+    """A subscription to one or more channels. It collects the payloads received since the last wait."""
 
     def __init__(self) -> None:
-        """Start without payloads."""
+        """Create a subscription without payloads."""
         self._received = asyncio.Event()
         self._payloads: set[str] = set()
 
@@ -55,7 +56,7 @@ class ChannelSubscription:
         self._received.set()
 
     async def wait(self, seconds: float) -> set[str]:
-        """Return the distinct payloads as soon as there is one; an empty set after `seconds`."""
+        """Wait for a payload, for at most `seconds`; return the distinct payloads received, or an empty set."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):  # wait_for may swallow a cancellation (CPython 3.11)
                 await self._received.wait()
@@ -103,7 +104,7 @@ class Notifier:
                 conn = await asyncpg.connect(self._url, timeout=10)
             except (OSError, TimeoutError, asyncpg.PostgresError) as error:
                 log.warning("notifier.unavailable", error=type(error).__name__)
-                await asyncio.sleep(RECONNECT_S)  # the pause between attempts
+                await asyncio.sleep(RECONNECT_S)
                 continue
             try:
                 conn.add_termination_listener(lambda _, lost=lost: lost.set())
@@ -123,7 +124,7 @@ class Notifier:
             subscription.publish(str(payload))
 
     def _wake_all(self) -> None:
-        """Wake all subscribers, since notifications may have been lost."""
+        """Wake all subscribers with an empty payload, since messages may have been lost."""
         for subscriptions in self._subscriptions.values():
             for subscription in subscriptions:
                 subscription.publish("")

@@ -1,9 +1,10 @@
 """Daily partitions of the delivery log: created in advance, dropped when their retention ends.
 
-Neither blocks readers or writers. A new partition is created as a table and then attached. An old one is detached
-concurrently (new statements no longer see it, and running ones are waited for without a lock) and then dropped. Every
-step may be the last one of a run, after a kill or because of a long reader; the next run continues from there. There is
-no default partition, because Postgres cannot detach concurrently with one.
+Neither operation blocks readers or writers. A new partition is created as a table and then attached. An old partition
+is detached concurrently and then dropped: new statements no longer see it, and Postgres waits for running statements
+without a lock. A run may end after any step, because the process is killed or a reader holds a partition for too long.
+The next run continues with the step after it. There is no default partition, because Postgres does not detach
+concurrently from a table that has one.
 """
 
 from datetime import date, timedelta
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.records.postgres.schema import PARTITIONED
 
+# SQLSTATE of a lock timeout.
 LOCK_NOT_AVAILABLE = "55P03"
 
 log = structlog.get_logger(__name__)
@@ -25,7 +27,7 @@ def _name(table: str, day: date) -> str:
 
 
 async def create_partitions(conn: AsyncConnection, first: date, days: int) -> list[str]:
-    """Create the missing partitions for `days` days from `first`; return their names."""
+    """Create the missing partitions for `days` days from `first` on; return the names of the new partitions."""
     created = []
     for table in PARTITIONED:
         existing = await list_days(conn, table.name)
@@ -33,7 +35,8 @@ async def create_partitions(conn: AsyncConnection, first: date, days: int) -> li
             day = first + timedelta(days=offset)
             if day in existing:
                 continue
-            # Created as a table and then attached: ATTACH conflicts with other DDL only, so sending continues.
+            # ATTACH PARTITION conflicts only with other DDL, so workers go on writing. CREATE ... PARTITION OF would
+            # lock them out.
             name = _name(table.name, day)
             await conn.execute(text(f"CREATE TABLE IF NOT EXISTS {name} (LIKE {table.name} INCLUDING ALL)"))
             await conn.execute(
@@ -52,10 +55,10 @@ async def has_partitions(conn: AsyncConnection, day: date) -> bool:
 
 
 async def drop_before(conn: AsyncConnection, limit: date, *, wait: timedelta) -> list[str]:
-    """Drop the partitions of days before `limit`; return their names.
+    """Drop the partitions of days before `limit`; return the names of the dropped partitions.
 
-    A partition that is read for longer than `wait` is left for the next run. `conn` must be in autocommit mode, since
-    partitions cannot be detached concurrently in a transaction.
+    If a reader holds a partition for longer than `wait`, the partition is left for the next run. `conn` must be in
+    autocommit mode, since a partition cannot be detached concurrently in a transaction.
     """
     dropped = []
     await conn.execute(text("SELECT set_config('lock_timeout', :wait, false)"), {"wait": f"{_milliseconds(wait)}ms"})
@@ -68,8 +71,8 @@ async def drop_before(conn: AsyncConnection, limit: date, *, wait: timedelta) ->
 async def _drop_partitions(conn: AsyncConnection, table: str, limit: date) -> list[str]:
     dropped = []
     try:
-        if (pending := await _find_half_detached(conn, table)) is not None:
-            await conn.execute(text(f"ALTER TABLE {table} DETACH PARTITION {pending} FINALIZE"))
+        if (half_detached := await _find_half_detached(conn, table)) is not None:
+            await conn.execute(text(f"ALTER TABLE {table} DETACH PARTITION {half_detached} FINALIZE"))
         for day in sorted(await list_days(conn, table)):
             if day < limit:
                 await conn.execute(text(f"ALTER TABLE {table} DETACH PARTITION {_name(table, day)} CONCURRENTLY"))
@@ -93,14 +96,14 @@ async def _find_half_detached(conn: AsyncConnection, table: str) -> str | None:
 
 
 async def _drop_detached(conn: AsyncConnection, table: str, limit: date) -> list[str]:
-    """Drop the tables that were partitions of days before `limit` and are detached."""
+    """Drop the detached partitions of days before `limit`; return their names."""
     query = text(
-        "SELECT relname FROM pg_class WHERE relkind = 'r' AND NOT relispartition AND relname ~ CAST(:form AS text) "
+        "SELECT relname FROM pg_class WHERE relkind = 'r' AND NOT relispartition AND relname ~ CAST(:pattern AS text) "
         "AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = CAST(CAST(:parent AS text) AS regclass)) "
         "ORDER BY relname"
     )
     dropped = []
-    for name in (await conn.execute(query, {"form": rf"^{table}_\d{{8}}$", "parent": table})).scalars().all():
+    for name in (await conn.execute(query, {"pattern": rf"^{table}_\d{{8}}$", "parent": table})).scalars().all():
         if _parse_day(table, name) < limit:
             await conn.execute(text(f"DROP TABLE {name}"))
             dropped.append(name)

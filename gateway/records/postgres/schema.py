@@ -1,8 +1,10 @@
 """The tables in SQLAlchemy Core. A test checks that the migrations produce this schema.
 
-`deliveries` and `attempts` are partitioned by the UTC day their notification starts, so that retention
-drops a table instead of deleting rows. The key (day, notification, device) makes 'one delivery per
-device' a constraint and not a hope.
+`deliveries`, `attempts` and `receipts` are partitioned by the UTC day on which sending of their notification started,
+so that retention drops a table instead of deleting rows. The primary key (day, notification, device) of `deliveries`
+guarantees one result per device.
+
+Some tables and columns have older names than the code: a migration cannot rename a table that running processes use.
 """
 
 from sqlalchemy import (
@@ -50,6 +52,7 @@ class Point(UserDefinedType[object]):
 
 
 def _moment(name: str, *, nullable: bool = False, now: bool = False) -> Column[object]:
+    """Return a column of type timestamptz; `now` sets the current time by default."""
     default = text("now()") if now else None
     return Column(name, DateTime(timezone=True), nullable=nullable, server_default=default)
 
@@ -72,10 +75,10 @@ applications = Table(
     Column("subject", Text, nullable=False),  # VAPID `sub` (RFC 8292 section 2.1)
     Column("allowed_origins", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("identity_secret", LargeBinary),  # encrypted; when set, `user_id` must be proven
-    # The last position assigned in the application's delivery log. The writer assigns positions under the row's lock,
-    # so they commit in order, and a reader that has read up to N never misses one below it.
+    # The last position assigned in the application's delivery log. The writer assigns positions under the lock of this
+    # row, so they become visible in order: a reader that has read up to position N misses no entry before N.
     Column("log_position", BigInteger, nullable=False, server_default=text("0")),
-    Column("alert_rules", JSONB, nullable=False, server_default=text("'[]'")),  # override the default routes
+    Column("alert_rules", JSONB, nullable=False, server_default=text("'[]'")),  # override the default alert routing
     Column("alert_audience", JSONB(none_as_null=True)),  # audience of alerts without one
     _moment("forgot_at", nullable=True),  # time of the last erasure
     _moment("created_at", now=True),
@@ -88,8 +91,8 @@ api_keys = Table(
     _application(),
     Column("name", Text, nullable=False),
     Column("scopes", ARRAY(Text), nullable=False),  # register (publishable), send, read, manage
-    Column("digest", LargeBinary, nullable=False, unique=True),  # SHA-256 of the key: it has 256 random bits
-    Column("hint", Text, nullable=False),  # its prefix and last four characters
+    Column("digest", LargeBinary, nullable=False, unique=True),  # SHA-256 of the key, which has 256 random bits
+    Column("hint", Text, nullable=False),  # the prefix and the last four characters of the key
     _moment("created_at", now=True),
     Index(None, "application_id"),
 )
@@ -121,7 +124,7 @@ devices = Table(
     Column("id", UUID, primary_key=True),
     _application(),
     Column("endpoint", Text, nullable=False),
-    Column("endpoint_digest", LargeBinary, nullable=False),  # SHA-256: an endpoint may outgrow an index entry
+    Column("endpoint_digest", LargeBinary, nullable=False),  # SHA-256; an endpoint may be too long for an index
     Column("host", Text, nullable=False),  # the push service
     Column("p256dh", LargeBinary, nullable=False),
     Column("auth", LargeBinary, nullable=False),
@@ -136,13 +139,12 @@ devices = Table(
     Column("attributes", JSONB, nullable=False, server_default=text("'{}'")),
     Column("topics", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("zones", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # named areas: UGC, SAME, EMMA_ID, ...
-    Column("muted", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # categories it opted out of
+    Column("muted", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # categories the user opted out of
     Column("location", Point),
     Column("accuracy_m", Float),
     _moment("located_at", nullable=True),
-    _moment(
-        "live_until", nullable=True
-    ),  # until then an open page receives its notifications instead of the push service
+    # Until then, notifications are offered to the device's open page instead of the push service.
+    _moment("live_until", nullable=True),
     _moment("created_at", now=True),
     _moment("updated_at", now=True),
     _moment("last_seen_at", now=True),
@@ -180,7 +182,7 @@ segments = Table(
     UniqueConstraint("application_id", "name"),
 )
 
-# Opt-out categories with their frequency caps.
+# Opt-out categories. Each may have a frequency cap: at most `cap_most` sends to a user in `cap_window_s`.
 categories = Table(
     "categories",
     metadata,
@@ -197,7 +199,8 @@ categories = Table(
     UniqueConstraint("application_id", "name"),
 )
 
-# The ledger of frequency caps: sends to a user, or to a device without a user.
+# The ledger of frequency caps: one row per send of a notification to a person. `person` is a user id, or the id of a
+# device without a user.
 frequency_cap_sends = Table(
     "contacts",
     metadata,
@@ -209,14 +212,14 @@ frequency_cap_sends = Table(
     Index(None, "at"),
 )
 
-# Saved content. A notification keeps the version of the template with which it was accepted.
+# Saved content. A notification uses the version of the template that was the latest when it was accepted.
 templates = Table(
     "templates",
     metadata,
     Column("id", UUID, primary_key=True),
     _application(),
     Column("name", Text, nullable=False),
-    Column("version", Integer, nullable=False),  # the latest
+    Column("version", Integer, nullable=False),  # the latest version
     _moment("created_at", now=True),
     _moment("updated_at", now=True),
     UniqueConstraint("application_id", "name"),
@@ -232,8 +235,8 @@ template_versions = Table(
     _moment("created_at", now=True),
 )
 
-# Recurring notifications. The next occurrence is a scheduled notification; planning it creates the following one in the
-# same transaction.
+# Recurring notifications. The next occurrence is a scheduled notification. The transaction that plans an occurrence
+# also creates the one after it.
 reminders = Table(
     "reminders",
     metadata,
@@ -241,11 +244,11 @@ reminders = Table(
     _application(),
     Column("name", Text, nullable=False),
     Column("status", Text, nullable=False),
-    Column("cause", Text),  # why it ended
+    Column("cause", Text),  # why the reminder ended
     Column("cron", Text, nullable=False),
     Column("timezone", Text, nullable=False),
     _moment("ends_at", nullable=True),
-    Column("missed", Text, nullable=False),
+    Column("missed", Text, nullable=False),  # whether an occurrence that could not start in time is sent or skipped
     Column("draft", JSONB, nullable=False),  # content, audience and options of each occurrence
     _moment("created_at", now=True),
     _moment("updated_at", now=True),
@@ -265,13 +268,13 @@ notifications = Table(
     Column("day", Date),  # UTC day on which sending started: the partition of its deliveries
     Column("content", JSONB, nullable=False),
     Column("audience", JSONB, nullable=False),
-    Column("details", JSONB, nullable=False, server_default=text("'{}'")),  # fields of the kind of notification
-    Column("steering", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("details", JSONB, nullable=False, server_default=text("'{}'")),  # fields of one kind only, such as alerts
+    Column("steering", JSONB, nullable=False, server_default=text("'{}'")),  # the send policy
     Column("reminder_id", UUID, ForeignKey("reminders.id", ondelete="SET NULL")),
-    _moment("occurrence", nullable=True),  # the time of the reminder's occurrence
-    Column("templating", JSONB(none_as_null=True)),  # how the content is rendered; NULL when it is literal
+    _moment("occurrence", nullable=True),  # the scheduled time, for an occurrence of a reminder
+    Column("templating", JSONB(none_as_null=True)),  # options for rendering; NULL if the content is not a template
     Column("winner", SmallInteger),  # the variant for recipients outside the sample, once decided
-    Column("auto_paused", Text),  # why the gateway paused it by itself, which it does once
+    Column("auto_paused", Text),  # why the gateway paused the notification by itself, which happens at most once
     Column("trace", Text),  # W3C traceparent of the request, when tracing is on
     Column("lane", SmallInteger, nullable=False),
     Column("urgency", Text, nullable=False),
@@ -292,8 +295,9 @@ notifications = Table(
     ),
 )
 
-# Ingested alerts. Messages that update or cancel each other form a chain with one tag. `parts` holds, for each info
-# block, the notifications that announced it and its end, and the area in which it still applies.
+# Ingested alert messages. Messages that update or cancel each other form a chain, whose notifications have one tag.
+# `parts` stores for each info block the notifications that announced it, those that announced its end, and the area in
+# which it is still in effect.
 alerts = Table(
     "alerts",
     metadata,
@@ -304,8 +308,8 @@ alerts = Table(
     Column("identifier", Text, nullable=False),
     Column("message_type", Text, nullable=False),
     Column("sent", DateTime(timezone=True)),
-    Column("refers_to", ARRAY(Text), nullable=False),  # identifiers
-    Column("tracks", ARRAY(Text), nullable=False),  # event keys
+    Column("refers_to", ARRAY(Text), nullable=False),  # identifiers of other messages
+    Column("tracks", ARRAY(Text), nullable=False),  # VTEC event keys
     Column("parts", JSONB, nullable=False),
     _moment("expires_at"),
     _moment("created_at", now=True),
@@ -316,7 +320,7 @@ alerts = Table(
     Index("alerts_tracks_idx", "tracks", postgresql_using="gin"),
 )
 
-# Alert feeds. Claiming a feed moves `run_at` past the lease, as with jobs.
+# Alert feeds. As with jobs, claiming a feed moves `run_at` past the lease.
 feeds = Table(
     "feeds",
     metadata,
@@ -337,7 +341,7 @@ feeds = Table(
     Column("last_error", Text),
     _moment("last_ok_at", nullable=True),
     Column("counts", JSONB, nullable=False, server_default=text("'{}'")),  # alerts by outcome
-    Column("refusals", JSONB, nullable=False, server_default=text("'[]'")),  # the latest
+    Column("refusals", JSONB, nullable=False, server_default=text("'[]'")),  # the latest rejected alerts
     _moment("created_at", now=True),
     _moment("updated_at", now=True),
     UniqueConstraint("application_id", "name"),
@@ -345,7 +349,7 @@ feeds = Table(
     Index("feeds_due_idx", "run_at"),
 )
 
-# Entries of a feed whose documents were read. Entries that the feed no longer lists are deleted.
+# Read marks: entries of a feed whose documents were read. Marks of entries that the feed no longer lists are deleted.
 feed_entries = Table(
     "feed_entries",
     metadata,
@@ -363,14 +367,14 @@ triggers = Table(
     Column("event", Text, nullable=False),
     Column("status", Text, nullable=False, server_default=text("'active'")),
     Column("condition", JSONB(none_as_null=True)),
-    Column("draft", JSONB, nullable=False),  # content, audience and options; the audience may take values of the event
+    # Content, audience and options of the notifications. The audience may refer to values of the event.
+    Column("draft", JSONB, nullable=False),
     Column("delay_s", Integer, nullable=False),
-    Column("dedupe_s", Integer),  # one run per user within this time
-    Column("cap_most", Integer),
+    Column("dedupe_s", Integer),  # at most one run per user within this time
+    Column("cap_most", Integer),  # at most so many runs per user within `cap_window_s`
     Column("cap_window_s", Integer),
-    Column(
-        "cancel_on", ARRAY(Text), nullable=False, server_default=text("'{}'")
-    ),  # events that cancel pending notifications
+    # Names of events that cancel the notifications that have not ended.
+    Column("cancel_on", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     _moment("created_at", now=True),
     _moment("updated_at", now=True),
     UniqueConstraint("application_id", "name"),
@@ -383,7 +387,7 @@ events = Table(
     metadata,
     Column("id", UUID, primary_key=True),
     _application(),
-    Column("key", Text),  # the client's id of the event; a repeated id is one event
+    Column("key", Text),  # the client's id of the event; requests with the same id are one event
     Column("name", Text, nullable=False),
     Column("user_id", Text),
     Column("data", JSONB, nullable=False),
@@ -409,7 +413,8 @@ trigger_runs = Table(
     Index(None, "trigger_id", "event_id"),
 )
 
-# Separate from `notifications`, whose rows are wide and read often: these rows are narrow and written with every batch.
+# Counters of notifications. They change with every batch, so they are not columns of `notifications`, whose rows are
+# wide and often read.
 progress = Table(
     "progress",
     metadata,
@@ -424,7 +429,7 @@ progress = Table(
     ),
     Column("per_second", Float),  # the throttle, once the number of recipients is known
     _moment("free_at", nullable=True),  # when the throttle allows the next message
-    Column("rate", Float, nullable=False, server_default=text("0")),  # deliveries per second as of rated_at
+    Column("rate", Float, nullable=False, server_default=text("0")),  # deliveries per second at `rated_at`
     _moment("rated_at", nullable=True),
     _moment("began_at", nullable=True),  # when the first delivery ended
     postgresql_with={"fillfactor": "50"},
@@ -454,9 +459,9 @@ jobs = Table(
     _moment("run_at", now=True),
     Column("attempt", Integer, nullable=False, server_default=text("0")),
     Column("tries", SmallInteger, nullable=False, server_default=text("0")),
-    Column("parked", Boolean, nullable=False, server_default=text("false")),  # its notification is paused
+    Column("parked", Boolean, nullable=False, server_default=text("false")),  # suspended: its notification is paused
     _moment("slot", nullable=True),  # the time assigned by the throttle
-    Column("day", Date),  # the day of the notification, once planned
+    Column("day", Date),  # the day of the notification; NULL for plan jobs
     Column("device_ids", ARRAY(UUID), nullable=False, server_default=text("'{}'")),
     CheckConstraint("task IN ('plan', 'send')", name="task"),
     Index("jobs_due_idx", "lane", "run_at", "id"),
@@ -464,7 +469,7 @@ jobs = Table(
     Index(None, "notification_id"),
 )
 
-# The most frequent values in a log, which the partial indexes by outcome and host exclude.
+# The most frequent values in a delivery log. The partial indexes by outcome and host exclude them.
 COMMON_OUTCOME, COMMON_HOST = "accepted", "fcm.googleapis.com"
 
 deliveries = Table(
@@ -532,8 +537,8 @@ attempts = Table(
     postgresql_partition_by="RANGE (day)",
 )
 
-# A separate table, since a browser may report before the result of its delivery is written, and so that the log is
-# append-only. The primary key makes repeated reports of an event count once.
+# Receipts of browsers. They have their own table because a receipt may arrive before the result of the delivery is
+# written, and because the log is append-only. The primary key makes a repeated receipt count once.
 receipts = Table(
     "receipts",
     metadata,
@@ -584,15 +589,13 @@ webhooks = Table(
     Column("events", ARRAY(Text), nullable=False),  # patterns: `device.gone`, `delivery.*`, `*`
     Column("secrets", LargeBinary, nullable=False),  # encrypted JSON, newest first
     Column("status", Text, nullable=False, server_default=text("'active'")),
-    Column("cause", Text),  # why the gateway disabled it
+    Column("cause", Text),  # why the gateway disabled the webhook
     Column("log_position", BigInteger, nullable=False),
     Column("outbox_txid", BigInteger, nullable=False),
     Column("outbox_id", BigInteger, nullable=False),
-    Column("pending", JSONB(none_as_null=True)),  # the batch in delivery: its message id and its end
-    _moment("run_at", now=True),  # when it may be claimed next
-    Column(
-        "claim", BigInteger, nullable=False, server_default=text("0")
-    ),  # fencing token: updates with an older claim are ignored
+    Column("pending", JSONB(none_as_null=True)),  # the batch that is being sent: its message id and its end
+    _moment("run_at", now=True),  # when the webhook may be claimed next
+    Column("claim", BigInteger, nullable=False, server_default=text("0")),  # fencing token; older claims cannot update
     Column("failures", Integer, nullable=False, server_default=text("0")),
     _moment("failing_since", nullable=True),
     _moment("last_ok_at", nullable=True),
@@ -603,8 +606,9 @@ webhooks = Table(
     CheckConstraint("status IN ('active', 'disabled')", name="status"),
 )
 
-# The outbox: webhook events that are not in the delivery log, written only for subscribed types, pruned after days.
-# The order is (txid, id): once no older transaction runs, no event can be written before txid.
+# The outbox: webhook events that are not in the delivery log. Only events of subscribed types are written. Old events
+# are pruned. The order is (txid, id). It is final for events whose txid is smaller than that of every running
+# transaction.
 outbox_events = Table(
     "happenings",
     metadata,
@@ -640,7 +644,7 @@ idempotency_keys = Table(
     Column("key", Text, primary_key=True),
     Column("request_digest", LargeBinary, nullable=False),
     Column("status", SmallInteger),
-    Column("answer", LargeBinary),  # encrypted: it may contain a key that is shown once
+    Column("answer", LargeBinary),  # the body of the response, encrypted because it may contain an API key
     _moment("created_at", now=True),
     Index(None, "created_at"),
 )

@@ -104,7 +104,7 @@ def to_view(row: Row[Any]) -> views.Segment:
 
 
 async def _check_unused(conn: Connection, row: Row[Any]) -> None:
-    user = await records.find_user(conn, row.application_id, row.id)
+    user = await records.find_usage(conn, row.application_id, row.id)
     if user is not None:
         raise Conflict(f"{user} still uses the segment")
 

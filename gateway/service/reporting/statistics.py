@@ -29,7 +29,7 @@ async def summarize(
 ) -> views.Statistics:
     """Return the statistics of a period in intervals of `step`; `open_breakers` are push services by name."""
     rows = await statistics.sample_steps(conn, application_id, since, until, step)
-    totals = [row for row in rows if row.whole]
+    totals = [row for row in rows if row.is_total]
     settled = await _settled(conn, application_id, totals, step)
     by_service: OutcomesByService = {}
     by_step: dict[datetime, Counter[str]] = {row.at: Counter() for row in totals}
@@ -37,7 +37,7 @@ async def summarize(
     latest = {row.at for row in totals[-2:]}
     responding = set()
     for row in rows:
-        if row.whole or row.host is None:
+        if row.is_total or row.host is None:
             continue
         if row.at in latest and row.outcome in RESPONSE_OUTCOMES:
             responding.add(vendor_name(row.host))
