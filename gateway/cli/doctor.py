@@ -152,7 +152,7 @@ async def _check_master_key(conn: Connection, context: Context) -> Finding:
             "set GATEWAY_MASTER_KEY to the key that encrypted this database, or add it to GATEWAY_RETIRED_MASTER_KEYS"
         )
         return Finding("master key", "error", str(error), advice)
-    progress = await key_rotation.progress(conn, context.keyring)
+    progress = await key_rotation.get_progress(conn, context.keyring)
     total, with_other_key = (sum(counts) for counts in zip(*progress.values(), strict=True))
     if with_other_key:
         message = f"{with_other_key} of {total} secrets are encrypted with another key"

@@ -58,10 +58,10 @@ def rotate(data_dir: DataDir = None, json: JsonOption = False) -> None:
         async with open_installation(read_settings(data_dir)) as context:
             # The audit entry comes first, because the rotation consists of many transactions and may be interrupted.
             async with context.engine.begin() as conn:
-                await audit.note(conn, audit.COMMAND_LINE, "secrets.rotate", None)
+                await audit.add_entry(conn, audit.COMMAND_LINE, "secrets.rotate", None)
             await key_rotation.rotate(context.engine, context.keyring, add_progress)
             async with context.engine.connect() as conn:
-                remaining = await key_rotation.progress(conn, context.keyring)
+                remaining = await key_rotation.get_progress(conn, context.keyring)
         return done, sum(kind.remaining for kind in remaining.values())
 
     done, remaining = run_async(rotate_secrets())
@@ -81,7 +81,7 @@ def status(data_dir: DataDir = None, json: JsonOption = False) -> None:
 
     async def count() -> "dict[str, RotationProgress]":
         async with open_installation(read_settings(data_dir)) as context, context.engine.connect() as conn:
-            return await key_rotation.progress(conn, context.keyring)
+            return await key_rotation.get_progress(conn, context.keyring)
 
     kinds = run_async(count())
     if json:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Key:
-    """An API key without its secret; `hint` is the last characters of the key."""
+    """An API key without the key itself; `hint` is its prefix and its last characters."""
 
     id: str
     name: str
@@ -18,7 +18,7 @@ class Key:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CreatedApplication:
-    """A new application with its first keys, which are not shown again."""
+    """A new application with its first API keys, which are not shown again."""
 
     id: str
     name: str
@@ -63,7 +63,7 @@ class Application:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CreatedKey:
-    """A new API key; `key` is the secret and is not shown again."""
+    """A new API key. `key` is the key itself, which is not shown again."""
 
     id: str
     name: str
@@ -75,7 +75,7 @@ class CreatedKey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VapidKey:
-    """An application's public VAPID key, base64url."""
+    """The public VAPID key of an application, in base64url."""
 
     vapid_public_key: str
 
@@ -84,7 +84,7 @@ class VapidKey:
 class AuditEntry:
     """One entry of the audit log.
 
-    `details` has the fields that the request set. A value that is not logged, such as a secret, is null.
+    `details` has the fields of the request with their values, null if the value is not logged.
     """
 
     id: str
@@ -120,7 +120,7 @@ class Client:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Location:
-    """The position that a device reported last."""
+    """The last location that a device has reported."""
 
     lat: float
     lon: float
@@ -149,7 +149,7 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Topic:
-    """A topic and the number of devices subscribed to it."""
+    """A topic, and the number of devices that subscribe to it."""
 
     topic: str
     devices: int
@@ -157,7 +157,7 @@ class Topic:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ErasureResult:
-    """The number of devices that were deleted with a user."""
+    """The number of devices that were deleted when a user was erased."""
 
     devices: int
 
@@ -167,7 +167,7 @@ Kind = Literal["direct", "campaign", "alert", "event", "reminder"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InboxItem:
-    """One notification in the inbox of a device; `content` is null when its template can no longer be rendered."""
+    """One notification in the inbox of a device; `content` is null if its template can no longer be rendered."""
 
     id: str
     notification_id: str
@@ -183,7 +183,7 @@ class InboxItem:
 class Inbox:
     """One page of an inbox.
 
-    `position` is that of the newest item: pass it as `after` in the next request.
+    `position` is the position of the newest item, for the parameter `after` of the next request.
     """
 
     items: list[InboxItem]
@@ -209,7 +209,7 @@ class Cap:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuietHours:
-    """Local hours in which a notification is not delivered."""
+    """The local hours in which a notification is not sent."""
 
     start: str
     end: str
@@ -232,7 +232,7 @@ class Category:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preference:
-    """Whether a device accepts notifications of a category."""
+    """Whether a device receives the notifications of a category."""
 
     category: str
     title: str
@@ -307,7 +307,7 @@ class LocalSchedule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Throttle:
-    """A limit on the rate of sending: messages per second, or seconds over which to spread them."""
+    """A limit on the sending rate: messages per second, or the seconds over which to spread all messages."""
 
     per_second: float | None
     spread: float | None
@@ -315,10 +315,9 @@ class Throttle:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Winner:
-    """The variant test of a notification.
+    """The variant test: `sample` is the share of recipients that receive the variants.
 
-    `sample` is the share of the audience that gets the variants; `after` is the number of seconds until the winner is
-    chosen.
+    The other recipients receive the variant with the most clicks, `after` seconds later.
     """
 
     sample: float
@@ -418,7 +417,7 @@ class Preview:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Clicks:
-    """Clicks on one action; `action` is empty for the notification itself."""
+    """The number of clicks on one action button; `action` is empty for clicks on the notification itself."""
 
     action: str
     clicked: int
@@ -454,7 +453,7 @@ class Funnel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecurringDelivery:
-    """Delivery options of each notification of a reminder or trigger; null means the default."""
+    """Delivery options of the notifications of a reminder or trigger; null stands for the default."""
 
     lane: str | None
     urgency: Urgency | None
@@ -493,7 +492,7 @@ class Reminder:
 class IngestedAlert:
     """The result of one alert.
 
-    `outcome` is accepted, repeated, superseded, suppressed or refused; `ignored` lists what could not be used.
+    `outcome` is accepted, repeated, superseded, suppressed or refused. `ignored` lists parts that were not understood.
     """
 
     identifier: str | None
@@ -571,7 +570,10 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeliveryDetail:
-    """One delivery with its attempts; while `outcome` is `pending`, only id, device, cause and attempts are present."""
+    """One delivery with its attempts.
+
+    While `outcome` is `pending`, only the ids, the cause and the attempts are present.
+    """
 
     id: str
     notification_id: str
@@ -628,10 +630,10 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServiceStatistics:
-    """Outcomes at one push service.
+    """Deliveries to one push service by outcome, and the state of its circuit breaker.
 
-    `breaker` is `open` while a worker in the server's own process does not send to it, `closed` if it has responded in
-    the last two intervals, otherwise `unknown`.
+    `breaker` is `open` while workers in the server's own process have paused sending to the push service. It is
+    `closed` if the push service has responded in the last two intervals. Otherwise it is `unknown`.
     """
 
     push_service: str
@@ -641,7 +643,10 @@ class ServiceStatistics:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LaneDepth:
-    """Queued jobs of one lane (up to 500 devices each); `oldest_s` is the time that the oldest due job has waited."""
+    """The number of queued jobs in one lane. A job has up to 500 devices.
+
+    `due` jobs can be claimed now, `later` jobs are not due yet. `oldest_s` is how long the oldest due job has waited.
+    """
 
     lane: str
     due: int
@@ -664,7 +669,7 @@ class Statistics:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trigger:
-    """A notification that is sent to the user of each matching event."""
+    """A trigger: the notification that it sends for each matching event."""
 
     id: str
     name: str
@@ -701,7 +706,7 @@ class TriggerRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """An event that an application reported, and the trigger runs it caused."""
+    """An event that an application has reported, with the trigger runs that it started."""
 
     id: str
     key: str | None
@@ -763,7 +768,7 @@ class WebhookTested:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefusedAlert:
-    """An alert that could not be used."""
+    """An alert that was refused, with the reason."""
 
     identifier: str | None
     detail: str
@@ -771,7 +776,7 @@ class RefusedAlert:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Feed:
-    """A URL that alerts are fetched from; `counts` are its alerts by outcome, `refusals` the latest refused alerts."""
+    """A feed of alerts. `counts` has the number of its alerts by outcome, `refusals` the latest refused alerts."""
 
     id: str
     name: str
@@ -792,7 +797,7 @@ class Feed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
-    """A console session and the API key it was opened with."""
+    """A console session, with the hint (`key`) and the scopes of the API key that opened it."""
 
     application_id: str
     application: str

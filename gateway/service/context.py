@@ -1,4 +1,4 @@
-"""The dependencies of the service layer, built once by the composition root."""
+"""The dependencies of the service layer. The composition root (gateway.app) builds them once per process."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from gateway.records.postgres.notifier import Notifier
 from gateway.service.access.secrets import Keyring
 from gateway.service.reporting.breakers import BreakerDirectory
 
-# The types and errors of the database that the layers above need, so that these import no records.
+# Types and errors of the database for the layers above, which must not import gateway.records.
 __all__ = ["DATABASE_ERRORS", "Connection", "Context", "Engine", "Notifier", "is_refusal"]
 
 
@@ -17,7 +17,7 @@ __all__ = ["DATABASE_ERRORS", "Connection", "Context", "Engine", "Notifier", "is
 class Context:
     """The dependencies that service functions share.
 
-    `public_url` is the URL by which browsers reach the gateway, without a trailing slash; None if not configured.
+    `public_url` is the URL at which browsers reach the gateway, without a trailing slash; None if not configured.
     """
 
     engine: Engine

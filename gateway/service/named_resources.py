@@ -1,8 +1,8 @@
-"""Create, read, change and delete what an application stores under a name.
+"""Create, read, update and delete resources that an application stores under a name.
 
-Segments, categories, templates, triggers, reminders, feeds and webhooks differ in their columns, checks and side
-effects. Each of their modules keeps those and builds one `NamedResource`, whose `get`, `list_page` and `delete` become
-the functions of the module.
+The named resources are segments, categories, templates, triggers, reminders, feeds and webhooks. The module of each
+resource contains its columns, checks and side effects. It builds one `NamedResource`, and exports the methods that need
+no further checks (`get`, `list_page`, `delete`) as its own functions.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ View = TypeVar("View")
 
 
 class NamedResource(Generic[View]):
-    """The resources in one table, each identified by an id and by a name that is unique in its application."""
+    """The operations on one table of resources. Names are unique in an application."""
 
     def __init__(
         self,
@@ -26,12 +26,12 @@ class NamedResource(Generic[View]):
         *,
         before_delete: Callable[[Connection, Row[Any]], Awaitable[None]] | None = None,
     ) -> None:
-        """Describe a resource.
+        """Define the operations on a table.
 
         Args:
-            table: its table, with the columns id, application_id, name, created_at and updated_at.
-            to_views: builds the views of rows, in their order.
-            before_delete: is awaited with the locked row before the row is deleted, and may raise to keep it.
+            table: a table with the columns id, application_id, name, created_at and updated_at.
+            to_views: returns the views of rows, in the order of the rows.
+            before_delete: is awaited with the locked row before the row is deleted; an exception prevents the deletion.
         """
         self._table = table
         self._to_views = to_views
@@ -64,7 +64,7 @@ class NamedResource(Generic[View]):
         return await self.view(conn, await self.save(conn, id_, columns))
 
     async def save(self, conn: Connection, id_: UUID, columns: Mapping[str, Any]) -> Row[Any]:
-        """Change some columns of a row that `find` returned, and return the changed row.
+        """Change some columns of an existing row, and return the changed row.
 
         Raises:
             Conflict: another resource has the new name.
@@ -76,7 +76,7 @@ class NamedResource(Generic[View]):
 
         Raises:
             NotFound: the application has no such resource.
-            Conflict: something still uses the resource.
+            Conflict: another resource refers to this one.
         """
         row = await self.find(conn, application_id, id_, lock=True)
         if self._before_delete is not None:
@@ -92,12 +92,12 @@ class NamedResource(Generic[View]):
         return await self.view(conn, await self.find(conn, application_id, id_))
 
     async def list_page(self, conn: Connection, application_id: UUID, *, before: UUID | None, limit: int) -> list[View]:
-        """Return the views of one page, newest first; `before` is the last id of the previous page."""
+        """Return a page of views, newest first; `before` is the last id of the previous page."""
         rows = await records.list_page(conn, self._table, application_id, before=before, limit=limit)
         return await self._to_views(conn, rows)
 
     async def find(self, conn: Connection, application_id: UUID, id_: UUID, *, lock: bool = False) -> Row[Any]:
-        """Return a row; `lock` keeps other transactions from changing it.
+        """Return the row of a resource; `lock` locks it until the transaction ends.
 
         Raises:
             NotFound: the application has no such resource.
@@ -110,8 +110,8 @@ class NamedResource(Generic[View]):
         return view
 
 
-def each(to_view: Callable[[Row[Any]], View]) -> Callable[[Connection, Sequence[Row[Any]]], Awaitable[list[View]]]:
-    """Return a `to_views` for resources whose view needs nothing but the row."""
+def map_rows(to_view: Callable[[Row[Any]], View]) -> Callable[[Connection, Sequence[Row[Any]]], Awaitable[list[View]]]:
+    """Return a `to_views` function that applies `to_view` to each row, for views that need no further query."""
 
     async def to_views(_: Connection, rows: Sequence[Row[Any]]) -> list[View]:
         return [to_view(row) for row in rows]

@@ -1,7 +1,8 @@
 """Coalesce concurrent requests into batches (group commit).
 
-Requests that arrive while a batch is being executed form the next one. No request waits for others to arrive: a single
-request is a batch of its own. The requests of a batch share a statement, a transaction and a commit.
+Requests that arrive while a batch is being executed form the next batch. If no batch is being executed, a request is
+executed at once, as a batch of one. So no request waits for others to arrive. The requests of a batch share a
+statement, a transaction and a commit.
 """
 
 import asyncio
@@ -19,10 +20,10 @@ class RequestBatcher(Generic[Request, Result]):
     def __init__(
         self, execute: Callable[[Sequence[Request]], Awaitable[Sequence[Result | Exception]]], max_batch: int
     ) -> None:
-        """Build a batcher.
+        """Create a batcher.
 
         Args:
-            execute: executes a batch, and returns a result or an exception for each request, in their order.
+            execute: executes a batch, and returns a result or an exception for each request, in order.
             max_batch: the maximum number of requests in a batch.
         """
         self._execute = execute
@@ -31,11 +32,14 @@ class RequestBatcher(Generic[Request, Result]):
         self._running: asyncio.Task[None] | None = None
 
     async def submit(self, request: Request) -> Result:
-        """Return the result of a request, or raise its exception. A request cancelled before its batch is left out."""
+        """Execute a request as part of a batch; return its result, or raise its exception.
+
+        A request whose caller is cancelled before the batch starts is not executed.
+        """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
         if self._running is None:
-            # A new context, so that the context variables of the first request do not apply to the batch.
+            # An empty context, so that the context variables of the first request do not apply to the whole batch.
             self._running = asyncio.create_task(self._run(), name="request-batcher", context=Context())
         return await future
 

@@ -1,8 +1,8 @@
-"""The typed views of every resource: what service functions return, and what the API's responses contain.
+"""The views of all resources: service functions return them, and the responses of the API contain them.
 
-They are TypedDicts, so that a view is the JSON object itself. OpenAPI is made from them, and a test compares every
-response of the test suite, the Python client and the type declarations of the SDK with that document. All times are
-in UTC.
+Views are TypedDicts, so a view is the JSON object itself. The OpenAPI document is generated from them. Tests compare
+that document with all responses in the test suite, with the Python client, and with the type declarations of the SDK.
+All times are in UTC.
 """
 
 from datetime import datetime
@@ -16,7 +16,7 @@ from gateway.domain.notification import Kind, Status, Urgency
 
 
 class Key(TypedDict):
-    """An API key without its secret; `hint` is the last characters of the key."""
+    """An API key without the key itself; `hint` is its prefix and its last characters."""
 
     id: str
     name: str
@@ -26,13 +26,13 @@ class Key(TypedDict):
 
 
 class CreatedKey(Key):
-    """A new API key; `key` is the secret and is not shown again."""
+    """A new API key. `key` is the key itself, which is not shown again."""
 
     key: str
 
 
 class Session(TypedDict):
-    """A console session and the API key it was opened with."""
+    """A console session, with the hint (`key`) and the scopes of the API key that opened it."""
 
     application_id: str
     application: str
@@ -45,7 +45,7 @@ class Session(TypedDict):
 class AuditEntry(TypedDict):
     """One entry of the audit log.
 
-    `details` has the fields that the request set. A value that is not logged, such as a secret, is null.
+    `details` has the fields of the request with their values, null if the value is not logged.
     """
 
     id: str
@@ -77,14 +77,14 @@ class Application(ListedApplication):
 
 
 class CreatedApplication(Application):
-    """A new application with its first keys, which are not shown again."""
+    """A new application with its first API keys, which are not shown again."""
 
     publishable_key: str
     secret_key: str
 
 
 class VapidKey(TypedDict):
-    """An application's public VAPID key, base64url."""
+    """The public VAPID key of an application, in base64url."""
 
     vapid_public_key: str
 
@@ -107,7 +107,7 @@ class Client(TypedDict):
 
 
 class Location(TypedDict):
-    """The position that a device reported last."""
+    """The last location that a device has reported."""
 
     lat: float
     lon: float
@@ -134,7 +134,7 @@ class Device(TypedDict):
 
 
 class InboxItem(TypedDict):
-    """One notification in the inbox of a device; `content` is null when its template can no longer be rendered."""
+    """One notification in the inbox of a device; `content` is null if its template can no longer be rendered."""
 
     id: str
     notification_id: str
@@ -149,7 +149,7 @@ class InboxItem(TypedDict):
 class Inbox(TypedDict):
     """One page of an inbox.
 
-    `position` is that of the newest item: pass it as `after` in the next request.
+    `position` is the position of the newest item, for the parameter `after` of the next request.
     """
 
     items: list[InboxItem]
@@ -165,7 +165,7 @@ class MarkedRead(TypedDict):
 
 
 class Topic(TypedDict):
-    """A topic and the number of devices subscribed to it."""
+    """A topic, and the number of devices that subscribe to it."""
 
     topic: str
     devices: int
@@ -202,7 +202,7 @@ class NotificationContent(TypedDict):
 
 
 class RecurringDelivery(TypedDict):
-    """Delivery options of each notification of a reminder or trigger; null means the default."""
+    """Delivery options of the notifications of a reminder or trigger; null stands for the default."""
 
     lane: str | None
     urgency: Urgency | None
@@ -269,7 +269,7 @@ class WebhookTested(TypedDict):
 
 
 class ErasureResult(TypedDict):
-    """The number of devices that were deleted with a user."""
+    """The number of devices that were deleted when a user was erased."""
 
     devices: int
 
@@ -311,14 +311,14 @@ class LocalSchedule(TypedDict):
 
 
 class Throttle(TypedDict):
-    """A limit on the rate of sending: messages per second, or seconds over which to spread them."""
+    """A limit on the sending rate: messages per second, or the seconds over which to spread all messages."""
 
     per_second: float | None
     spread: float | None
 
 
 class QuietHours(TypedDict):
-    """Local hours in which a notification is not delivered."""
+    """The local hours in which a notification is not sent."""
 
     start: str
     end: str
@@ -333,10 +333,9 @@ class Cap(TypedDict):
 
 
 class Winner(TypedDict):
-    """The variant test of a notification.
+    """The variant test: `sample` is the share of recipients that receive the variants.
 
-    `sample` is the share of the audience that gets the variants; `after` is the number of seconds until the winner is
-    chosen.
+    The other recipients receive the variant with the most clicks, `after` seconds later.
     """
 
     sample: float
@@ -380,7 +379,7 @@ class Category(TypedDict):
 
 
 class Preference(TypedDict):
-    """Whether a device accepts notifications of a category."""
+    """Whether a device receives the notifications of a category."""
 
     category: str
     title: str
@@ -395,7 +394,10 @@ class Preferences(TypedDict):
 
 
 class Steps(TypedDict):
-    """Counts and rates; `display_rate` is a share of accepted, `click_rate` of displayed; null while there are none."""
+    """Counts and rates of a funnel.
+
+    `display_rate` is displayed / accepted, `click_rate` is clicked / displayed. A rate is null if its divisor is 0.
+    """
 
     accepted: int
     displayed: int
@@ -412,7 +414,7 @@ class VariantSteps(Steps):
 
 
 class Clicks(TypedDict):
-    """Clicks on one action; `action` is empty for the notification itself."""
+    """The number of clicks on one action button; `action` is empty for clicks on the notification itself."""
 
     action: str
     clicked: int
@@ -464,7 +466,7 @@ class AlertRule(TypedDict):
 
 
 class Trigger(TypedDict):
-    """A notification that is sent to the user of each matching event."""
+    """A trigger: the notification that it sends for each matching event."""
 
     id: str
     name: str
@@ -499,7 +501,7 @@ class TriggerRun(TypedDict):
 
 
 class Event(TypedDict):
-    """An event that an application reported, and the trigger runs it caused."""
+    """An event that an application has reported, with the trigger runs that it started."""
 
     id: str
     key: str | None
@@ -512,14 +514,14 @@ class Event(TypedDict):
 
 
 class RefusedAlert(TypedDict):
-    """An alert that could not be used."""
+    """An alert that was refused, with the reason."""
 
     identifier: str | None
     detail: str
 
 
 class Feed(TypedDict):
-    """A URL that alerts are fetched from; `counts` are its alerts by outcome, `refusals` the latest refused alerts."""
+    """A feed of alerts. `counts` has the number of its alerts by outcome, `refusals` the latest refused alerts."""
 
     id: str
     name: str
@@ -548,7 +550,7 @@ class AlertSettings(TypedDict):
 class IngestedAlert(TypedDict):
     """The result of one alert.
 
-    `outcome` is accepted, repeated, superseded, suppressed or refused; `ignored` lists what could not be used.
+    `outcome` is accepted, repeated, superseded, suppressed or refused. `ignored` lists parts that were not understood.
     """
 
     identifier: str | None
@@ -617,7 +619,10 @@ class Delivery(TypedDict):
 
 
 class DeliveryDetail(TypedDict):
-    """One delivery with its attempts; while `outcome` is `pending`, only id, device, cause and attempts are present."""
+    """One delivery with its attempts.
+
+    While `outcome` is `pending`, only the ids, the cause and the attempts are present.
+    """
 
     id: str
     notification_id: str
@@ -670,10 +675,10 @@ class Step(TypedDict):
 
 
 class ServiceStatistics(TypedDict):
-    """Outcomes at one push service.
+    """Deliveries to one push service by outcome, and the state of its circuit breaker.
 
-    `breaker` is `open` while a worker in the server's own process does not send to it, `closed` if it has responded in
-    the last two intervals, otherwise `unknown`.
+    `breaker` is `open` while workers in the server's own process have paused sending to the push service. It is
+    `closed` if the push service has responded in the last two intervals. Otherwise it is `unknown`.
     """
 
     push_service: str
@@ -682,7 +687,10 @@ class ServiceStatistics(TypedDict):
 
 
 class LaneDepth(TypedDict):
-    """Queued jobs of one lane (up to 500 devices each); `oldest_s` is the time that the oldest due job has waited."""
+    """The number of queued jobs in one lane. A job has up to 500 devices.
+
+    `due` jobs can be claimed now, `later` jobs are not due yet. `oldest_s` is how long the oldest due job has waited.
+    """
 
     lane: str
     due: int

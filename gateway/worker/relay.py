@@ -184,7 +184,7 @@ class Relay:
             if len(job.device_ids) > 1:
                 await postgres.split_job(conn, job)
                 return
-            renderer = renderers.messages(payload.notification, payload.default_origin)
+            renderer = renderers.get(payload.notification, payload.default_origin)
             prepared = PreparedNotification(payload.notification, renderer, payload.template_context)
             cause = f"the job payload is {size:,} bytes; the broker accepts at most {self.broker.max_payload:,}"
             await postgres.apply(conn, job, _resolve_oversize(job, payload, prepared, Rejected(cause)), [])

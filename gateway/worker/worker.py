@@ -171,7 +171,7 @@ class Worker:
             if payload is None:
                 return
             self._push_sender.load_keys(payload.keys)
-            renderer = self._renderers.messages(payload.notification, payload.default_origin)
+            renderer = self._renderers.get(payload.notification, payload.default_origin)
             executor.load(
                 PreparedNotification(payload.notification, renderer, payload.template_context),
                 payload,

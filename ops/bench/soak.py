@@ -98,7 +98,7 @@ async def run_load(
     body = registration_factory(push_service)
 
     async def campaign() -> None:
-        draft = Draft(Kind.CAMPAIGN, {"title": "Soak"}, testbed.EVERYONE, steering=SendPolicy(throttle=Throttle(rate)))
+        draft = Draft(Kind.CAMPAIGN, {"title": "Soak"}, testbed.EVERYONE, policy=SendPolicy(throttle=Throttle(rate)))
         async with context.engine.begin() as conn:
             notification = await submit(conn, context, application_id, draft)
         await testbed.wait_until_finished(context, notification.id)

@@ -139,7 +139,7 @@ async def test_lifecycle_and_throttle_work_without_a_database(
 ) -> None:
     """Pause, resume, cancel, throttle and lanes reach workers that only have the broker."""
 
-    async def apply(transition: lifecycle.Order, id_: UUID) -> None:
+    async def apply(transition: lifecycle.Transition, id_: UUID) -> None:
         async with parts.engine.begin() as conn:
             await transition(conn, parts.application_id, id_)
         wait = lifecycle.wait_until_suspended if transition is lifecycle.pause else lifecycle.wait_until_idle
@@ -166,6 +166,6 @@ async def test_lifecycle_and_throttle_work_without_a_database(
         assert progress.accepted + progress.cancelled == DEVICES
         assert progress.cancelled > 0
         start = asyncio.get_running_loop().time()
-        throttled = await parts.submit(steering=SendPolicy(throttle=Throttle(2000.0)))
+        throttled = await parts.submit(policy=SendPolicy(throttle=Throttle(2000.0)))
         assert (await parts.wait_until_done(throttled.id)).accepted == DEVICES
         assert asyncio.get_running_loop().time() - start > 0.9

@@ -161,7 +161,7 @@ async def test_new_vapid_key_is_the_one_to_subscribe_with(parts: Parts) -> None:
     """After a rotation, browsers subscribe with the newest VAPID key."""
     async with parts.engine.begin() as conn:
         added = await applications.add_vapid_key(conn, parts.context.keyring, parts.application_id)
-        assert await applications.vapid_public_key(conn, parts.application_id) == added.public_text
+        assert await applications.get_vapid_public_key(conn, parts.application_id) == added.public_text
 
 
 async def test_both_vapid_keys_are_used_for_sending(parts: Parts) -> None:

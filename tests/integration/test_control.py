@@ -236,7 +236,7 @@ orders = st.tuples(st.sampled_from([lifecycle.pause, lifecycle.resume]), st.inte
 )
 @given(steps=st.lists(orders, max_size=8), cancelled=st.booleans())
 async def test_any_order_of_orders_delivers_at_most_once(
-    parts: Parts, steps: list[tuple[lifecycle.Order, int]], cancelled: bool
+    parts: Parts, steps: list[tuple[lifecycle.Transition, int]], cancelled: bool
 ) -> None:
     """Random orders between messages, with two workers and retries: every device gets at most one message."""
     topic = new_id().hex
@@ -271,7 +271,7 @@ async def test_failing_campaign_is_paused_once(parts: Parts) -> None:
     parts.sim.behave(Rule(status=413))
     limited = SendPolicy(pause_when=FailureLimit(0.3, 50))
     async with parts.run_worker(quick_config(senders=SENDERS, jobs=1)):
-        sent = await parts.submit(steering=limited)
+        sent = await parts.submit(policy=limited)
         async with asyncio.timeout(30):
             with parts.notifier.subscribe(notifier.LOG) as waiter:
                 while await status(parts, sent) is not Status.PAUSED:

@@ -180,7 +180,7 @@ async def test_in_flight_delivery_is_logged_without_user(api: Api) -> None:
         sent = await parts.submit()
         await asyncio.wait_for(gate.reached.wait(), 30)
         async with parts.engine.begin() as conn:
-            assert await erasure.forget(conn, parts.context.keyring, parts.application_id, ADA) == 2
+            assert await erasure.erase_user(conn, parts.context.keyring, parts.application_id, ADA) == 2
         gate.open.set()
         assert (await parts.wait_until_done(sent.id)).accepted == 3
     rows = await parts.list_deliveries(sent.id)
@@ -202,7 +202,7 @@ async def test_same_user_id_of_another_application_stays(api: Api) -> None:
     """The user with the same id in another application stays."""
     await register(api)
     async with api.parts.engine.begin() as conn:
-        assert await erasure.forget(conn, api.parts.context.keyring, ids.new_id(), ADA) == 0
+        assert await erasure.erase_user(conn, api.parts.context.keyring, ids.new_id(), ADA) == 0
     assert (await api.rows())["devices"] == 2
 
 

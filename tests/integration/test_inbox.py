@@ -119,7 +119,7 @@ async def test_long_poll_returns_new_items_from_any_server(api: Api) -> None:
         inbox_notifier = second.state.inbox_notifier
         async with asyncio.timeout(10):
             for path in (inbox, other_inbox):
-                while not inbox_notifier.waiting(api.parts.application_id, device_id_of(path)):  # noqa: ASYNC110 - no event
+                while not inbox_notifier.count_subscribers(api.parts.application_id, device_id_of(path)):  # noqa: ASYNC110 - no event
                     await asyncio.sleep(0.01)
         assert await api.parts.scalar("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'") == 0
         device_id = inbox.split("/")[3]
@@ -144,7 +144,7 @@ async def test_stopping_server_ends_long_polls(api: Api) -> None:
     async with serve_api(api.parts) as second:
         waiting = asyncio.create_task(second.call_ok("GET", f"{inbox}?after=0&wait=60", key=token))
         async with asyncio.timeout(10):
-            while not second.state.inbox_notifier.waiting(api.parts.application_id, device_id_of(inbox)):  # noqa: ASYNC110
+            while not second.state.inbox_notifier.count_subscribers(api.parts.application_id, device_id_of(inbox)):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await second.state.inbox_notifier.close()
         assert (await asyncio.wait_for(waiting, 5))["items"] == []

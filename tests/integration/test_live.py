@@ -240,7 +240,7 @@ async def test_connections_per_device_are_limited(api: Api, monkeypatch: pytest.
     async with own_page.open(api) as first:
         await wait_until_ready(first)
         async with asyncio.timeout(10):
-            while not api.state.inbox_notifier.waiting(api.parts.application_id, parse_device_id(own_page)):  # noqa: ASYNC110 - its look
+            while not api.state.inbox_notifier.count_subscribers(api.parts.application_id, parse_device_id(own_page)):  # noqa: ASYNC110 - its look
                 await asyncio.sleep(0.01)
         async with own_page.open(api) as second:
             assert await wait_until_closed(second) == channel.CLOSE_TOO_MANY

@@ -100,7 +100,7 @@ async def test_long_polls_do_not_count_as_requests(limited_api: Api) -> None:
     for _ in range(3):
         waiting.append(asyncio.create_task(limited_api.call("GET", path, key=device["device_token"])))
         async with asyncio.timeout(20):
-            while inbox_notifier.waiting(limited_api.parts.application_id, device_id) < len(waiting):  # noqa: ASYNC110
+            while inbox_notifier.count_subscribers(limited_api.parts.application_id, device_id) < len(waiting):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     assert (await limited_api.call("GET", "/v1/devices")).status == 200
     for slow_request in waiting:

@@ -73,7 +73,7 @@ async def register_concurrently(parts: Parts, *registration_: RegistrationReques
 
 async def load_device(parts: Parts, device_id: UUID) -> Device:
     async with parts.engine.connect() as conn:
-        return await registration.find(conn, parts.application_id, device_id)
+        return await registration.find_device(conn, parts.application_id, device_id)
 
 
 async def count_devices(parts: Parts) -> int:
@@ -369,8 +369,8 @@ async def test_only_unproven_registration_of_batch_is_refused(parts: Parts) -> N
     trusted = request_for(parts, registration_of(f"{ENDPOINT}-3", user_id="eve"))
     results = await register_concurrently(
         parts,
-        request_for(parts, registration_of(f"{ENDPOINT}-1", user_id="ada"), unproven=True, user_hash=proof),
-        request_for(parts, registration_of(f"{ENDPOINT}-2", user_id="eve"), unproven=True, user_hash=proof),
+        request_for(parts, registration_of(f"{ENDPOINT}-1", user_id="ada"), needs_proof=True, user_hash=proof),
+        request_for(parts, registration_of(f"{ENDPOINT}-2", user_id="eve"), needs_proof=True, user_hash=proof),
         trusted,
     )
     assert [type(result) for result in results] == [Registered, IdentityUnproven, Registered]
@@ -429,14 +429,14 @@ async def test_user_id_needs_proof_if_required(parts: Parts) -> None:
     """A user id needs its HMAC when the application requires one."""
     keyring = parts.context.keyring
     async with parts.engine.begin() as conn:
-        await registration.prove(conn, keyring, parts.application_id, "ada", None)
+        await registration.verify_user(conn, keyring, parts.application_id, "ada", None)
         changed = await applications.change(conn, keyring, parts.application_id, {"require_identity": True})
         proof = hmac.new(changed["identity_secret"].encode(), b"ada", hashlib.sha256).hexdigest()
-        await registration.prove(conn, keyring, parts.application_id, "ada", proof)
-        await registration.prove(conn, keyring, parts.application_id, None, None)
+        await registration.verify_user(conn, keyring, parts.application_id, "ada", proof)
+        await registration.verify_user(conn, keyring, parts.application_id, None, None)
         for user_id, user_hash in (("ada", None), ("ada", ""), ("ada", "é"), ("ada", proof.upper()), ("grace", proof)):
             with pytest.raises(IdentityUnproven):
-                await registration.prove(conn, keyring, parts.application_id, user_id, user_hash)
+                await registration.verify_user(conn, keyring, parts.application_id, user_id, user_hash)
 
 
 async def test_device_of_another_application_is_not_found(parts: Parts) -> None:
@@ -447,13 +447,13 @@ async def test_device_of_another_application_is_not_found(parts: Parts) -> None:
         other_id = ids.parse(ids.APPLICATION, other["id"])
         assert other_id is not None
         with pytest.raises(NotFound):
-            await registration.find(conn, other_id, registered.device_id)
+            await registration.find_device(conn, other_id, registered.device_id)
 
 
 async def test_device_json_has_no_endpoint_or_keys(parts: Parts) -> None:
     """The JSON of a device does not allow anyone to push to it."""
     registered = await register(parts, registration_of(location=Location(1, 2)))
-    device_json = str(registration.to_json(await load_device(parts, registered.device_id)))
+    device_json = str(registration.to_view(await load_device(parts, registered.device_id)))
     for secret in (KEYS.p256dh, KEYS.auth):
         assert base64.urlsafe_b64encode(secret).decode().rstrip("=") not in device_json
         assert repr(secret) not in device_json
@@ -469,7 +469,7 @@ async def test_erasing_a_user_removes_devices_and_log_names(parts: Parts) -> Non
         sent = await parts.submit()
         await parts.wait_until_done(sent.id)
     async with parts.engine.begin() as conn:
-        assert await erasure.forget(conn, parts.context.keyring, parts.application_id, "ada") == 2
+        assert await erasure.erase_user(conn, parts.context.keyring, parts.application_id, "ada") == 2
     assert await count_devices(parts) == len(remaining)
     rows = await parts.list_deliveries(sent.id)
     assert {device_id: row.user_id for device_id, row in rows.items()} == {

@@ -50,7 +50,7 @@ def with_keyring(keyring: Keyring, parts: Parts) -> Parts:
 
 async def read_progress(parts: Parts, keyring: Keyring = BOTH_KEYS) -> dict[str, tuple[int, int]]:
     async with parts.engine.connect() as conn:
-        return {name: tuple(counts) for name, counts in (await key_rotation.progress(conn, keyring)).items()}
+        return {name: tuple(counts) for name, counts in (await key_rotation.get_progress(conn, keyring)).items()}
 
 
 async def create_secrets(parts: Parts, applications_: int = 1) -> str:

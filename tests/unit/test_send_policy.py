@@ -21,23 +21,23 @@ from gateway.domain.send_policy import (
 )
 
 
-def steering(weights: list[float], winner: WinnerSelection | None = None) -> SendPolicy:
+def policy_with(weights: list[float], winner: WinnerSelection | None = None) -> SendPolicy:
     return SendPolicy(variants=tuple(Variant(str(i), weight, {}) for i, weight in enumerate(weights)), winner=winner)
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=10))
 def test_variants_divide_the_audience_by_weight(weights: list[float]) -> None:
     """The shares of devices follow the weights."""
-    steered = steering(weights)
-    counts = Counter(steered.variant_for(bucket, None) for bucket in range(BUCKETS))
+    policy = policy_with(weights)
+    counts = Counter(policy.variant_for(bucket, None) for bucket in range(BUCKETS))
     for index, weight in enumerate(weights):
         assert counts[index] == pytest.approx(weight / sum(weights) * BUCKETS, abs=2)
 
 
 def test_devices_outside_the_sample_get_the_winner() -> None:
     """Only the sample is divided among the variants."""
-    steered = steering([1, 1], WinnerSelection(0.1, timedelta(hours=1)))
-    counts = Counter(steered.variant_for(bucket, 1) for bucket in range(BUCKETS))
+    policy = policy_with([1, 1], WinnerSelection(0.1, timedelta(hours=1)))
+    counts = Counter(policy.variant_for(bucket, 1) for bucket in range(BUCKETS))
     assert counts == {0: 500, 1: 9500}
 
 

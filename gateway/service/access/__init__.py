@@ -1,1 +1,1 @@
-"""Who may do what: credentials, sessions, applications and their keys, the audit log, idempotency, secrets."""
+"""Access control: credentials, sessions, applications and their keys, the audit log, idempotency, secrets."""

@@ -1,4 +1,4 @@
-"""Applications: the tenants, their API keys and their VAPID keys."""
+"""Applications (the tenants of the gateway), with their API keys and VAPID keys."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from gateway.service.access.secrets import Keyring, digest, new_key
 
 
 class NewKey(NamedTuple):
-    """A new API key: the key itself, which is not stored, and its row."""
+    """A new API key, and the row that is stored for it. The row does not contain the key."""
 
     key: str
     row: Row[Any]
@@ -33,7 +33,8 @@ async def create(
 ) -> views.CreatedApplication:
     """Create an application with a VAPID key, a publishable key and a secret key.
 
-    With the VAPID key of another push server, the subscriptions that browsers made with it stay valid.
+    `vapid_private_key` is the key of a push server that this gateway replaces: browsers' subscriptions with that key
+    stay valid. By default a new key is generated.
 
     Raises:
         ValidationError: the subject, an origin or the VAPID key is not valid.
@@ -62,8 +63,8 @@ async def get(conn: Connection, id_: UUID) -> views.Application:
     return {**application, "keys": keys}  # type: ignore[typeddict-item]  # identity_secret is not required
 
 
-async def page(conn: Connection, *, after: UUID | None, limit: int) -> list[views.ListedApplication]:
-    """Return one page in order of creation; `after` is the last id of the previous page."""
+async def list_page(conn: Connection, *, after: UUID | None, limit: int) -> list[views.ListedApplication]:
+    """Return a page of applications, oldest first; `after` is the last id of the previous page."""
     return await _to_views(conn, await records.list_by_creation(conn, after=after, limit=limit))
 
 
@@ -75,7 +76,7 @@ async def change(
 ) -> views.Application:
     """Change `name`, `subject`, `allowed_origins` or `require_identity`.
 
-    Setting `require_identity` creates a new identity secret, which only this view contains.
+    Setting `require_identity` to true creates a new identity secret. Only the view returned here contains the secret.
 
     Raises:
         NotFound: there is no such application.
@@ -101,7 +102,7 @@ async def change(
 
 
 async def add_key(conn: Connection, application_id: UUID, name: str, scopes: Sequence[str]) -> views.CreatedKey:
-    """Create an API key; only this view contains the key itself.
+    """Create an API key. Only the view returned here contains the key itself.
 
     Raises:
         NotFound: there is no such application.
@@ -112,7 +113,7 @@ async def add_key(conn: Connection, application_id: UUID, name: str, scopes: Seq
 
 
 async def remove_key(conn: Connection, application_id: UUID, key_id: UUID) -> None:
-    """Delete an API key, which is refused from the next request on.
+    """Delete an API key. Requests with the key are refused from now on.
 
     Raises:
         NotFound: the application has no such key.
@@ -122,7 +123,10 @@ async def remove_key(conn: Connection, application_id: UUID, key_id: UUID) -> No
 
 
 async def add_vapid_key(conn: Connection, keyring: Keyring, application_id: UUID) -> VapidKey:
-    """Add a VAPID key for new subscriptions; messages to earlier subscriptions are signed with the earlier keys."""
+    """Add a VAPID key for new subscriptions.
+
+    The earlier keys stay: messages to earlier subscriptions are signed with them.
+    """
     key = VapidKey.generate()
     await _store_vapid_key(conn, keyring, application_id, key)
     return key
@@ -143,7 +147,7 @@ def _parse_vapid_key(private: bytes) -> VapidKey:
 
 
 async def rotate_vapid_key(conn: Connection, keyring: Keyring, application_id: UUID) -> str:
-    """Add a VAPID key and return the public key, base64url.
+    """Add a VAPID key for new subscriptions, and return its public key in base64url.
 
     Raises:
         NotFound: there is no such application.
@@ -152,8 +156,8 @@ async def rotate_vapid_key(conn: Connection, keyring: Keyring, application_id: U
     return (await add_vapid_key(conn, keyring, application_id)).public_text
 
 
-async def vapid_public_key(conn: Connection, application_id: UUID) -> str:
-    """Return the public key for new subscriptions, base64url."""
+async def get_vapid_public_key(conn: Connection, application_id: UUID) -> str:
+    """Return the VAPID public key for new subscriptions, in base64url."""
     keys = await records.list_vapid_public_keys(conn, [application_id])
     return encode_base64url(keys[application_id][0][1])
 
@@ -210,7 +214,10 @@ def _canonical_origins(origins: Sequence[str]) -> list[str]:
 
 
 def _canonical_origin(text: str) -> str | None:
-    """Return an origin as browsers send it: scheme, lower-case host, and the port unless it is the default one."""
+    """Return an origin in the form that browsers send, or None if the text is not an origin.
+
+    The form has the scheme, the host in lower case, and the port unless it is the default port of the scheme.
+    """
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -221,10 +228,10 @@ def _canonical_origin(text: str) -> str | None:
     if parts.query or parts.fragment or "@" in parts.netloc or any(c.isspace() for c in text):
         return None
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    default = {"https": 443, "http": 80}[parts.scheme]
-    return f"{parts.scheme}://{host}" + ("" if port in (None, default) else f":{port}")
+    default_port = {"https": 443, "http": 80}[parts.scheme]
+    return f"{parts.scheme}://{host}" + ("" if port in (None, default_port) else f":{port}")
 
 
-async def allowed_origins(conn: Connection, application_id: UUID) -> list[str]:
+async def get_allowed_origins(conn: Connection, application_id: UUID) -> list[str]:
     """Return the web origins that an application allows."""
     return await records.get_allowed_origins(conn, application_id)

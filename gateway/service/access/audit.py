@@ -1,7 +1,7 @@
 """Record administrative actions in the audit log.
 
-An entry is written in the same transaction as the action, so both commit or roll back together. Of the fields of a
-request the log contains the names, and the values only of fields that contain neither a secret nor personal data.
+An entry is written in the same transaction as the action, so both commit or roll back together. The log contains the
+names of all fields of a request. It contains the values only of fields that hold neither secrets nor personal data.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,12 @@ from gateway.records.postgres.engine import Connection
 from gateway.service import views
 from gateway.service.access.authentication import ADMIN, Principal
 
+# The actor of actions of the gateway's command line.
 COMMAND_LINE = "command line"
-# The fields whose values are logged, of all resources and in addition of some. Other resources may be named after a
-# person, so their names are not logged.
+# The fields whose values are logged, for every resource.
 LOGGED_FIELDS = {"status", "events", "cron", "keep_old_hours", "since"}
+# Further fields whose values are logged, by resource. The names of other resources may be names of persons, so they are
+# not logged.
 LOGGED_FIELDS_OF = {
     "applications": {"name", "subject", "allowed_origins", "require_identity"},
     "keys": {"name", "scopes"},
@@ -25,7 +27,7 @@ LOGGED_FIELDS_OF = {
 
 
 def actor_of(principal: Principal) -> str:
-    """Return the actor in the audit log: the id of the API key, `admin`, or the name of the principal."""
+    """Return the actor for the audit log: the id of the API key, `admin`, or the name of the principal."""
     if principal.name is not None:
         return principal.name
     return ADMIN if principal.key_id is None else ids.format_id(ids.KEY, principal.key_id)
@@ -36,7 +38,7 @@ def visible_fields(action: str) -> set[str]:
     return LOGGED_FIELDS | LOGGED_FIELDS_OF.get(action.partition(".")[0], set())
 
 
-async def note(
+async def add_entry(
     conn: Connection,
     actor: str,
     action: str,
@@ -44,23 +46,27 @@ async def note(
     target: str | None = None,
     fields: Mapping[str, Any] | None = None,
 ) -> None:
-    """Add an entry; `target` is the public id of the resource, and `fields` are those of the request."""
+    """Add an entry; `target` is the public id of the resource, `fields` are the fields of the request."""
     visible = visible_fields(action)
     details = {name: value if name in visible else None for name, value in (fields or {}).items()}
     await audit.add(conn, ids.new_id(), application_id, actor, action, target, details)
 
 
-async def page(
+async def list_page(
     conn: Connection,
     *,
-    own: UUID | None,
+    caller_application_id: UUID | None,
     application_id: UUID | None = None,
     action: str | None = None,
     before: UUID | None = None,
     limit: int,
 ) -> list[views.AuditEntry]:
-    """Return one page, newest first; `own` is the application of the caller, None for the operator, who sees all."""
-    applications = [id_ for id_ in (own, application_id) if id_ is not None]
+    """Return a page of entries, newest first.
+
+    `caller_application_id` is the application of the caller, which sees only its own entries. It is None for the
+    operator, who sees all entries, or those of `application_id`.
+    """
+    applications = [id_ for id_ in (caller_application_id, application_id) if id_ is not None]
     return [
         {
             "id": ids.format_id(ids.AUDIT, row.id),

@@ -1,6 +1,6 @@
-"""Authenticate a request by its credential, and describe the caller and its scopes.
+"""Authenticate a request by its credential, and return the caller with its scopes.
 
-A credential is looked up for every request, so a removed key is refused from the next request on.
+The credential is looked up for every request, so a removed key is refused from the next request on.
 """
 
 import hmac
@@ -19,11 +19,12 @@ from gateway.service.request_batcher import RequestBatcher
 SEND, READ, MANAGE, REGISTER = "send", "read", "manage", "register"
 # The scopes of secret keys. A publishable key has the scope `register` only.
 SCOPES = (SEND, READ, MANAGE)
-# The scope of the admin token (every application), and the scope of a device token (its device).
+# The scope of the admin token, for every application, and the scope of a device token, for its device.
 ADMIN, DEVICE = "admin", "device"
 
 KEY_PREFIXES = ("pk_", "sk_")
 SESSION_PREFIX = "ss_"
+# Maximum number of API keys that one query looks up.
 MAX_BATCH = 1000
 
 
@@ -31,9 +32,13 @@ MAX_BATCH = 1000
 class Principal:
     """The authenticated caller of a request.
 
-    `application_id` is None for the operator. `device_id` is set for a device token, `key_id` for an API key. `origins`
-    are the web origins that a publishable key may be used from, None for other credentials. `name` is the name in the
-    audit log of a caller without an API key.
+    Attributes:
+        scopes: what the caller may do.
+        application_id: the application of the caller, None for the operator.
+        device_id: the device of a device token.
+        key_id: the id of an API key.
+        origins: the web origins from which a publishable key may be used, None for other credentials.
+        name: the actor in the audit log, for a caller that has no API key.
     """
 
     scopes: frozenset[str]
@@ -45,12 +50,12 @@ class Principal:
 
     @property
     def owner(self) -> str:
-        """The namespace of the idempotency keys of this caller."""
+        """The owner of this caller's idempotency keys: keys of different owners are independent."""
         return str(self.device_id or self.application_id or ADMIN)
 
 
 async def identify(conn: Connection, keyring: Keyring, admin_token: str | None, bearer: str) -> Principal:
-    """Return the principal behind a bearer token or a session token.
+    """Return the principal of a bearer token or a session token.
 
     Raises:
         Unauthenticated: the credential is unknown, or was removed.
@@ -79,10 +84,10 @@ class Authenticator:
         admin_token: str | None,
         in_process_keys: Mapping[str, Principal] = MappingProxyType({}),
     ) -> None:
-        """Authenticate against a database.
+        """Create an authenticator.
 
         Args:
-            engine: the engine.
+            engine: the database that stores keys and sessions.
             keyring: verifies device tokens.
             admin_token: the token of the operator, if there is one.
             in_process_keys: keys that are valid in this process only, with their principals.
@@ -94,10 +99,10 @@ class Authenticator:
         self._batcher: RequestBatcher[bytes, ApiKey | None] = RequestBatcher(self._find_keys, MAX_BATCH)
 
     async def identify(self, bearer: str, conn: Connection | None = None) -> Principal:
-        """Return the principal behind a bearer token.
+        """Return the principal of a bearer token or a session token.
 
-        Without `conn` the credential is valid as of now, and keys that arrive at the same time share one query. With
-        `conn` it is looked up in that transaction, whatever an earlier lookup returned.
+        With `conn` the credential is looked up in that transaction. Without `conn` it is looked up in a query of its
+        own, which the API keys of concurrent requests share.
 
         Raises:
             Unauthenticated: the credential is unknown, or was removed.
@@ -111,8 +116,8 @@ class Authenticator:
         async with self._engine.connect() as connection:
             return await identify(connection, self._keyring, self._admin_token, bearer)
 
-    async def still_admits(self, principal: Principal) -> bool:
-        """Return whether the API key of a principal still exists, for long-lived responses."""
+    async def is_still_valid(self, principal: Principal) -> bool:
+        """Return whether the API key of a principal still exists. Long-lived responses check it at intervals."""
         if principal.key_id is None:
             return True
         async with self._engine.connect() as conn:

@@ -1,7 +1,7 @@
-"""Idempotent requests: a repeated key and request return the stored response and change nothing.
+"""Idempotent requests: repeating a request with the same idempotency key returns the stored response.
 
-The key is claimed in the transaction that does the work: a request that fails leaves no trace, and a repeated request
-waits until the first one has ended.
+The key is claimed in the transaction of the request itself. So a request that fails leaves its key unused, and a
+repeated request waits until the first one has ended.
 """
 
 import json
@@ -15,17 +15,17 @@ from gateway.service.access.secrets import Keyring
 
 
 class StoredResponse(NamedTuple):
-    """The response to the first request with a key."""
+    """The response to the first request with an idempotency key."""
 
     status: int
     body: Any
 
 
 async def begin(conn: Connection, keyring: Keyring, owner: str, key: str, digest: bytes) -> StoredResponse | None:
-    """Claim a key; `digest` is the digest of the request.
+    """Claim an idempotency key for a request; `digest` is the digest of the request.
 
     Returns:
-        The stored response, or None when this is the first request, whose response `store_response` must store.
+        None for the first request with the key; pass its response to `store_response`. Otherwise the stored response.
 
     Raises:
         IdempotencyMismatch: the key was used with another request.
@@ -39,22 +39,22 @@ async def begin(conn: Connection, keyring: Keyring, owner: str, key: str, digest
 
 
 async def store_response(conn: Connection, keyring: Keyring, owner: str, key: str, status: int, body: bytes) -> None:
-    """Store the response to the first request with a key, encrypted."""
+    """Encrypt and store the response to the first request with an idempotency key."""
     await idempotency.store_response(conn, owner, key, status, keyring.seal(body, "idempotency"))
 
 
-async def forget(
+async def erase_user(
     conn: Connection, keyring: Keyring, application_id: UUID, user_id: str, device_ids: list[UUID]
 ) -> None:
-    """Delete the stored responses that name a user, and all responses to these devices.
+    """Delete the stored responses that contain a user id, and all responses to these devices.
 
-    A repeated request is then executed again.
+    Their idempotency keys are deleted too, so a repeated request is executed again.
     """
-    owner, name = str(application_id), json.dumps(user_id, ensure_ascii=False).encode()
-    named = [
+    owner, encoded_user_id = str(application_id), json.dumps(user_id, ensure_ascii=False).encode()
+    keys = [
         row.key
         async for row in idempotency.stream_responses(conn, owner)
-        if name in keyring.open(row.answer, "idempotency")
+        if encoded_user_id in keyring.open(row.answer, "idempotency")
     ]
-    await idempotency.delete_keys(conn, owner, named)
+    await idempotency.delete_keys(conn, owner, keys)
     await idempotency.delete_owners(conn, [str(id_) for id_ in device_ids])

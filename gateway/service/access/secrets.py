@@ -1,10 +1,11 @@
-"""Encrypt secrets for the database, and issue tokens that carry their own proof.
+"""Encrypt secrets for the database, and issue tokens that can be verified without the database.
 
 A key for each purpose is derived from the master key (HKDF-SHA256, RFC 5869). Device tokens and receipt tokens are not
-stored: they contain the ids they stand for and a MAC.
+stored: a token contains the ids that it stands for, and a message authentication code (MAC) over them.
 
-Retired master keys only decrypt, and verify the tokens they issued, so that the master key can be replaced while
-processes run. A ciphertext begins with the id of its key, by which the key rotation finds what remains.
+Retired master keys decrypt ciphertexts and verify tokens that they produced earlier, and produce no new ones. So the
+master key can be replaced while processes run. A ciphertext begins with the id of its master key: the key rotation
+finds the ciphertexts of retired keys by it.
 """
 
 import contextlib
@@ -27,15 +28,15 @@ MIN_MASTER_KEY_LENGTH = 32  # octets
 KEY_ID_LENGTH = 4  # octets
 NONCE_LENGTH = 12  # octets, SP 800-38D section 8.2.2
 DEVICE_TAG_LENGTH = 16  # octets of HMAC-SHA256 in a device token
-# Octets of the MAC in a receipt token. It is short, since every message contains the token and a forged one gains no
-# more than a false receipt.
+# Octets of the MAC in a receipt token. The MAC is short because every push message contains a receipt token, and a
+# forged token can do no more than report a false receipt.
 RECEIPT_TAG_LENGTH = 12
-RECEIPT_FIELDS_LENGTH = 37  # octets of notification, device, expiry, variant
-NO_VARIANT = 255
+RECEIPT_FIELDS_LENGTH = 37  # octets of notification id, device id, expiry and variant
+NO_VARIANT = 255  # the variant number in the receipt token of a notification without variants
 
 
 class DecryptionFailed(OperatorError):
-    """The ciphertext was made with another master key, or was changed."""
+    """The ciphertext was encrypted with an unknown master key, or was modified."""
 
 
 class _MasterKey:
@@ -57,15 +58,15 @@ class _MasterKey:
         return hmac.digest(self.derived("device token"), device, "sha256")[:DEVICE_TAG_LENGTH]
 
     def receipt_tag(self, fields: bytes) -> bytes:
-        # Keyed BLAKE2b (RFC 7693) costs a third of an HMAC, and every message needs one.
+        # Every message needs a tag, and keyed BLAKE2b (RFC 7693) takes a third of the time of an HMAC.
         return hashlib.blake2b(fields, key=self.receipts, digest_size=RECEIPT_TAG_LENGTH).digest()
 
 
 class Keyring:
-    """The current master key, which encrypts and issues tokens, and the retired ones, which only decrypt and verify."""
+    """The current master key, which encrypts and issues tokens, and retired ones, which only decrypt and verify."""
 
     def __init__(self, master_key: bytes, *retired: bytes) -> None:
-        """Build a keyring.
+        """Create a keyring from the current master key and the retired ones.
 
         Raises:
             ValueError: a key is shorter than MIN_MASTER_KEY_LENGTH.
@@ -79,29 +80,29 @@ class Keyring:
         return self._current.id
 
     def seal(self, data: bytes, purpose: str) -> bytes:
-        """Encrypt for the database (AES-256-GCM). Decryption needs the same purpose."""
+        """Encrypt data for the database (AES-256-GCM). `open` needs the same purpose."""
         nonce = os.urandom(NONCE_LENGTH)
         return self._current.id + nonce + _cipher(self._current, purpose).encrypt(nonce, data, None)
 
     def open(self, sealed: bytes, purpose: str) -> bytes:
-        """Decrypt what `seal` returned for the same purpose.
+        """Decrypt a ciphertext that `seal` returned for the same purpose.
 
         Raises:
-            DecryptionFailed: none of the keys decrypts it.
+            DecryptionFailed: no key of the keyring decrypts the ciphertext.
         """
         candidates = [(key, sealed[KEY_ID_LENGTH:]) for key in self._all if key.id == sealed[:KEY_ID_LENGTH]]
-        candidates += [(key, sealed) for key in self._all]  # ciphertexts from before keys had ids
-        for key, rest in candidates:
+        candidates += [(key, sealed) for key in self._all]  # early versions wrote ciphertexts without a key id
+        for key, ciphertext in candidates:
             with contextlib.suppress(InvalidTag, ValueError):
-                return _cipher(key, purpose).decrypt(rest[:NONCE_LENGTH], rest[NONCE_LENGTH:], None)
+                return _cipher(key, purpose).decrypt(ciphertext[:NONCE_LENGTH], ciphertext[NONCE_LENGTH:], None)
         raise DecryptionFailed("the master key does not decrypt a stored secret; check whether the key was changed")
 
     def device_token(self, device_id: UUID) -> str:
-        """Issue a device token (`dt_...`), valid as long as the device exists."""
+        """Issue a device token (`dt_...`). It does not expire; the caller checks that the device exists."""
         return f"dt_{_text(device_id.bytes + self._current.device_tag(device_id.bytes))}"
 
     def device_of(self, token: str) -> UUID | None:
-        """Return the device of a device token, or None when the token is not valid."""
+        """Return the device id of a device token, or None if the token is not valid."""
         octets = _octets(token.removeprefix("dt_"))
         if not token.startswith("dt_") or octets is None or len(octets) != 16 + DEVICE_TAG_LENGTH:
             return None
@@ -110,13 +111,13 @@ class Keyring:
         return UUID(bytes=device_id) if is_valid else None
 
     def receipt_token(self, notification_id: UUID, device_id: UUID, variant: int | None, expires: int) -> str:
-        """Issue a receipt token of 66 characters for one delivery. `expires` is Unix time."""
+        """Issue a receipt token (66 characters) for one delivery. `expires` is a Unix time."""
         number = NO_VARIANT if variant is None else variant
         fields = notification_id.bytes + device_id.bytes + expires.to_bytes(4, "big") + bytes((number,))
         return _text(fields + self._current.receipt_tag(fields))
 
     def receipt_of(self, token: str, now: int) -> tuple[UUID, UUID, int | None] | None:
-        """Return (notification, device, variant) of a receipt token, or None when it is not valid or has expired."""
+        """Return (notification id, device id, variant) of a receipt token, or None if it is invalid or has expired."""
         octets = _octets(token)
         if octets is None or len(octets) != RECEIPT_FIELDS_LENGTH + RECEIPT_TAG_LENGTH:
             return None
@@ -134,7 +135,10 @@ def new_key(prefix: str) -> str:
 
 
 def digest(key: str) -> bytes:
-    """Return the digest by which an API key is stored. The key has 256 random bits, so SHA-256 is sufficient."""
+    """Return the digest of an API key, which is stored in its place.
+
+    The key has 256 random bits, so a plain SHA-256 is sufficient.
+    """
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 

@@ -1,4 +1,4 @@
-"""Sessions of the console: a secret key opens one, so that the browser does not have to store the key."""
+"""Sessions of the console. A secret key opens a session, so that the browser does not have to store the key."""
 
 import hmac
 from datetime import timedelta
@@ -18,7 +18,7 @@ SIGN_IN_HINT = "sign in to the console with a secret key, sk_..."
 
 
 class OpenedSession(NamedTuple):
-    """A new session; `token` is the value of the cookie and must appear nowhere else."""
+    """A new session. `token` is the value of the session cookie, and must not appear anywhere else."""
 
     token: str
     view: views.Session
@@ -39,7 +39,7 @@ async def open_(conn: Connection, principal: Principal) -> OpenedSession:
         raise Forbidden(SIGN_IN_HINT)
     token = new_key(SESSION_PREFIX.rstrip("_"))
     await sessions.add(conn, digest(token), principal.key_id, clock.now() + SESSION_LIFETIME)
-    await audit.note(conn, audit.actor_of(principal), "session.create", principal.application_id)
+    await audit.add_entry(conn, audit.actor_of(principal), "session.create", principal.application_id)
     return OpenedSession(token, await get(conn, token))
 
 
@@ -63,5 +63,5 @@ async def get(conn: Connection, token: str) -> views.Session:
 
 
 async def close(conn: Connection, token: str) -> None:
-    """Delete a session; its token is not valid any more."""
+    """Delete a session. Its token is no longer valid."""
     await sessions.remove(conn, digest(token))

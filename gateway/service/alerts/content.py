@@ -1,7 +1,7 @@
 """Build the notification content of an alert, in every language of the alert.
 
-The language for a device is looked up by its locale when the message is sent (RFC 4647 section 3.4). An issuer's
-`es-US` serves every Spanish locale unless the alert also has `es`.
+When the message for a device is rendered, its language is looked up by the locale of the device (RFC 4647 section 3.4).
+A text in `es-US` is also used for other Spanish locales, unless the alert has a text in `es`.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,12 @@ from typing import Any
 from gateway.domain.alert import AlertInfo, AlertMessage, AlertRouting, AlertStatus, LocalizedText
 from gateway.domain.notification import Lane
 
+# Limits of title and body, in characters and in octets of UTF-8. Android shows fewer characters. Mozilla's bridge to
+# Android accepts about 3,070 octets for the whole payload.
 MAX_TITLE_LENGTH = 200
-MAX_BODY_LENGTH = 1000  # characters; Android shows fewer, and Mozilla's Android bridge takes about 3,070 octets in all
-TITLE_OCTETS = 400
-BODY_OCTETS = 2200
+MAX_BODY_LENGTH = 1000
+MAX_TITLE_OCTETS = 400
+MAX_BODY_OCTETS = 2200
 MAX_LANGUAGES = 90
 
 # By language: the title of a cancellation, and its explanation for devices that left the area.
@@ -31,12 +33,13 @@ CANCELLATION_TEXTS = {
     "ar": ("لم يعد ساريًا", "لم يعد ينطبق على مكان وجودك."),
 }
 
+# Locales that browsers use for Norwegian. They receive the text of an alert in `no`.
 NORWEGIAN = ("nb", "nn")
 
 
 def alert_content(message: AlertMessage, info: AlertInfo, routing: AlertRouting, tag: str | None) -> dict[str, Any]:
     """Return the content of a warning, in the languages of the info."""
-    by_language = {_language(words): _localized_content(message.status, words) for words in info.texts}
+    by_language = {_language(text): _localized_content(message.status, text) for text in info.texts}
     first = info.texts[0]
     content = by_language[_language(first)] | {
         "require_interaction": routing.lane is Lane.URGENT,
@@ -50,8 +53,8 @@ def cancellation_content(
 ) -> dict[str, Any]:
     """Return the content of a cancellation.
 
-    `previous_texts` are the texts of the cancelled warning, used in languages that the message lacks. `left_area`
-    is True when the recipients are outside the area of an update.
+    `previous_texts` are the texts of the cancelled warning. They are used for languages that `message` lacks.
+    `left_area` is True if an update no longer covers the area of the recipients.
     """
     new_texts = message.infos[0].texts if message.infos else ()
     texts = {_language(text): text for text in (*previous_texts, *new_texts)}
@@ -67,13 +70,13 @@ def cancellation_content(
         *(language for language in texts if _primary(language) in CANCELLATION_TEXTS),
     }:
         title, reason = CANCELLATION_TEXTS[_primary(language)]
-        words = texts.get(language) or _same_language(texts, language) or first
-        explanation = None if left_area or not new_texts else _body(words) or words.headline
+        text = texts.get(language) or _same_language(texts, language) or first
+        explanation = None if left_area or not new_texts else _body(text) or text.headline
         by_language[language] = {
             "title": _shorten(
-                f"{_status_prefix(message.status)}{title}: {words.event}", MAX_TITLE_LENGTH, TITLE_OCTETS
+                f"{_status_prefix(message.status)}{title}: {text.event}", MAX_TITLE_LENGTH, MAX_TITLE_OCTETS
             ),
-            "body": _shorten(explanation or (reason if left_area else ""), MAX_BODY_LENGTH, BODY_OCTETS),
+            "body": _shorten(explanation or (reason if left_area else ""), MAX_BODY_LENGTH, MAX_BODY_OCTETS),
         }
     content = by_language.get(base) or by_language.get(_primary(base)) or by_language["en"]
     if first.url:
@@ -100,8 +103,8 @@ def _with_locales(
 def _localized_content(status: AlertStatus, text: LocalizedText) -> dict[str, Any]:
     title = f"{_status_prefix(status)}{text.headline or text.event}"
     content = {
-        "title": _shorten(title, MAX_TITLE_LENGTH, TITLE_OCTETS),
-        "body": _shorten(_body(text), MAX_BODY_LENGTH, BODY_OCTETS),
+        "title": _shorten(title, MAX_TITLE_LENGTH, MAX_TITLE_OCTETS),
+        "body": _shorten(_body(text), MAX_BODY_LENGTH, MAX_BODY_OCTETS),
     }
     return content | ({"url": text.url} if text.url else {})
 
@@ -119,14 +122,16 @@ def _language(text: LocalizedText) -> str:
 
 
 def _primary(language: str) -> str:
+    """Return the primary subtag of a language tag: `en` of `en-US`."""
     return language.replace("_", "-").partition("-")[0].lower()
 
 
 def _same_language(texts: dict[str, LocalizedText], language: str) -> LocalizedText | None:
-    return next((words for name, words in texts.items() if _primary(name) == _primary(language)), None)
+    return next((text for name, text in texts.items() if _primary(name) == _primary(language)), None)
 
 
-def _shorten(text: str, limit: int, octets: int) -> str:
-    if len(text) <= limit and len(text.encode("utf-8", "replace")) <= octets:
+def _shorten(text: str, max_characters: int, max_octets: int) -> str:
+    if len(text) <= max_characters and len(text.encode("utf-8", "replace")) <= max_octets:
         return text
-    return text[: limit - 1].encode("utf-8", "replace")[: octets - 3].decode("utf-8", "ignore").rstrip() + "…"
+    octets = text[: max_characters - 1].encode("utf-8", "replace")[: max_octets - 3]
+    return octets.decode("utf-8", "ignore").rstrip() + "…"

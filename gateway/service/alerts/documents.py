@@ -1,4 +1,4 @@
-"""Ingest every alert of a document by itself, so that one invalid alert does not prevent the others."""
+"""Ingest the alerts of a document one by one, so that an invalid alert does not prevent the others."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -22,7 +22,7 @@ async def ingest_all(
     alerts: Sequence[AlertMessage | RefusedAlert],
     options: IngestOptions = DEFAULT_OPTIONS,
 ) -> list[views.IngestedAlert]:
-    """Ingest the alerts of a document in their order, and return the result of each."""
+    """Ingest the alerts of a document in order, and return the view of each result."""
     return [await _ingest(conn, context, application_id, alert, options) for alert in alerts]
 
 

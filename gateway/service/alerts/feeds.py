@@ -1,4 +1,4 @@
-"""Feeds: URLs from which the gateway fetches alerts by itself."""
+"""Alert feeds: URLs that the gateway polls for alerts."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -13,7 +13,7 @@ from gateway.records.postgres.schema import feeds as table
 from gateway.service import views
 from gateway.service.audience import segments
 from gateway.service.context import Context
-from gateway.service.named_resources import NamedResource, each
+from gateway.service.named_resources import NamedResource, map_rows
 
 MIN_INTERVAL = timedelta(seconds=10)
 DEFAULT_INTERVAL = timedelta(seconds=60)
@@ -30,11 +30,11 @@ async def create(
     audience: Any = None,
     category: str | None = None,
 ) -> views.Feed:
-    """Store a feed, which is fetched at once and then at an interval.
+    """Store a feed. The gateway fetches it at once, and then at the interval.
 
     Raises:
         ValidationError: the audience is not valid.
-        AddressNotAllowed: the URL may not be requested.
+        AddressNotAllowed: the gateway must not send requests to the URL.
         Conflict: the application has a feed of this name.
     """
     if audience is not None:
@@ -54,12 +54,12 @@ async def create(
 async def update(
     conn: Connection, context: Context, application_id: UUID, id_: UUID, columns: Mapping[str, Any]
 ) -> views.Feed:
-    """Change some columns of a feed, and fetch it completely at once.
+    """Change some columns of a feed, and have the whole feed fetched again at once.
 
     Raises:
         NotFound: the application has no such feed.
         ValidationError: the audience is not valid.
-        AddressNotAllowed: the URL may not be requested.
+        AddressNotAllowed: the gateway must not send requests to the URL.
         Conflict: another feed has the new name.
     """
     await _feeds.find(conn, application_id, id_, lock=True)
@@ -73,7 +73,7 @@ async def update(
 
 
 def to_view(row: Row[Any]) -> views.Feed:
-    """Return the view of a row of the table."""
+    """Return the view of a feed."""
     return {
         "id": ids.format_id(ids.FEED, row.id),
         "name": row.name,
@@ -93,5 +93,5 @@ def to_view(row: Row[Any]) -> views.Feed:
     }
 
 
-_feeds = NamedResource(table, each(to_view))
+_feeds = NamedResource(table, map_rows(to_view))
 get, list_page, delete = _feeds.get, _feeds.list_page, _feeds.delete

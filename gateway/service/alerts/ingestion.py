@@ -1,9 +1,11 @@
 """Ingest alerts: turn the messages of warning authorities into notifications.
 
-Messages that refer to each other form a chain with one notification tag. The chain stores for each info the area in
-which it is still in effect; an Update or a Cancel changes that area and cancels queued notifications. The recipients of
-a cancellation follow from the delivery log: devices that were warned, were not told otherwise since, and are outside
-every area in which the alert is in effect.
+An alert message consists of info blocks, each with an area. Messages that refer to each other form a chain, whose
+notifications have the same tag. For each info block of a message in the chain, the database stores the area in which
+the block is still in effect. An Update or a Cancel reduces these areas, and cancels queued notifications.
+
+The recipients of a cancellation are selected from the delivery log: devices that received a warning, received no
+cancellation since, and are outside every area in which the alert is still in effect.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,13 +43,15 @@ from gateway.service.context import Context
 from gateway.service.notifications import lifecycle
 from gateway.service.notifications.submission import Draft, submit
 
-# Devices that subscribe to this topic also receive alerts whose status is not Actual.
+# Alerts whose status is not Actual (exercises and tests) are sent only to devices that subscribe to this topic.
 TEST_TOPIC = "test-alerts"
 
-# Authorities send an update of many areas as several messages, seconds apart. Cancellations wait for all of them.
+# Authorities split an update of many areas into several messages, seconds apart. Cancellations are delayed until all of
+# them have arrived.
 CANCELLATION_DELAY = timedelta(seconds=5)
 
-# The latest messages of a chain whose recipients are computed one by one; earlier ones are treated as one.
+# Number of latest messages in a chain whose recipients are computed message by message. Older messages are treated as
+# one, to bound the size of the audience.
 MAX_STAGES = 40
 
 MAX_TAG_LENGTH = 255
@@ -57,7 +61,11 @@ UNFINISHED = (Status.SCHEDULED, Status.SENDING, Status.PAUSED)
 
 
 class IngestOutcome(StrEnum):
-    """The result of an alert: `superseded` by an earlier arrival, `suppressed` by a rule of the application."""
+    """The result of ingesting an alert.
+
+    `repeated` is an alert that was ingested before. `superseded` is one that an update has replaced, which arrived
+    earlier. `suppressed` is one that a rule of the application excludes.
+    """
 
     ACCEPTED = "accepted"
     REPEATED = "repeated"
@@ -66,7 +74,7 @@ class IngestOutcome(StrEnum):
 
 
 class IngestResult(NamedTuple):
-    """The result of an alert; its warnings come before the cancellations for other devices."""
+    """The result of an alert. In `notification_ids` the warnings precede the cancellations."""
 
     outcome: IngestOutcome
     notification_ids: tuple[UUID, ...] = ()
@@ -75,7 +83,7 @@ class IngestResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class IngestOptions:
-    """Options of an ingestion: an audience that narrows the recipients, the category, and the URL of a click."""
+    """Options of an ingestion: an audience that restricts the recipients, a category, the URL that a click opens."""
 
     audience: Any = None
     category: str | None = None
@@ -92,9 +100,9 @@ async def ingest(
     message: AlertMessage,
     options: IngestOptions = DEFAULT_OPTIONS,
 ) -> IngestResult:
-    """Notify the devices in the area of an alert, and cancel what the alert replaces or ends.
+    """Notify the devices in the area of an alert, and cancel the alerts that it replaces or ends.
 
-    Messages with the same identifier are one alert.
+    A message with the identifier of a stored one is a repetition of it, unless it is a later Update or Cancel.
 
     Raises:
         ValidationError: the alert cannot be sent; the error lists every field.
@@ -104,7 +112,7 @@ async def ingest(
     message = replace(message, identifier=message.identifier or f"urn:uuid:{id_}")
     identifier = str(message.identifier)
     if stored := await records.find_by_identifier(conn, application_id, identifier):
-        if not _changes_itself(message, stored[0]):
+        if not _is_later_change(message, stored[0]):
             return IngestResult(IngestOutcome.REPEATED, tuple(_all_ids(stored[0])))
         message = replace(message, references=(*message.references, identifier))
     references = message.references if message.message_type is not MessageType.ALERT else ()
@@ -128,17 +136,17 @@ async def ingest(
         expires_at=now,
         created_at=now,
     )
-    replaced = None if stored else await records.find_successor(conn, application_id, identifier)
-    if replaced is not None:
+    successor = None if stored else await records.find_successor(conn, application_id, identifier)
+    if successor is not None:
         await records.add(conn, application_id, new_alert)
-        return IngestResult(IngestOutcome.SUPERSEDED, detail=f"{replaced.identifier} has replaced it already")
+        return IngestResult(IngestOutcome.SUPERSEDED, detail=f"{successor.identifier} has replaced it already")
 
     stored_rules, stored_audience = await applications.get_alert_settings(conn, application_id)
     rules = [_read_rule(rule) for rule in stored_rules]
     options = replace(options, audience=stored_audience if options.audience is None else options.audience)
     drafts = _build_drafts(message, new_alert, options, rules, now)
     ends_everywhere = message.message_type is MessageType.UPDATE and bool(references)
-    remainders = await _end_alerts(conn, affected, None if ends_everywhere else [part.area for part in message.infos])
+    remainders = await _end_alerts(conn, affected, None if ends_everywhere else [info.area for info in message.infos])
     notification_ids = []
     for part, draft in zip(new_alert.parts, drafts, strict=True):
         if draft is not None:
@@ -150,8 +158,8 @@ async def ingest(
         part.notified_by.append((await submit(conn, context, application_id, draft)).id)
     if message.message_type is not MessageType.ALERT:
         notification_ids += await _submit_cancellations(conn, context, application_id, message, chain, new_alert, now)
-    for changed in affected:
-        await records.save_parts(conn, changed)
+    for alert in affected:
+        await records.save_parts(conn, alert)
     await records.add(conn, application_id, new_alert)
     suppressed = message.message_type is MessageType.ALERT and not notification_ids
     return (
@@ -172,30 +180,34 @@ def _all_ids(stored: StoredAlert) -> Iterator[UUID]:
         yield from part.cancelled_by
 
 
-def _changes_itself(message: AlertMessage, stored: StoredAlert) -> bool:
-    """Return whether a message changes the alert with its own identifier, as some issuers do."""
-    later = message.sent is not None and stored.sent is not None and message.sent > stored.sent
-    return later and message.message_type is not MessageType.ALERT
+def _is_later_change(message: AlertMessage, stored: StoredAlert) -> bool:
+    """Return whether a message is a later Update or Cancel of a stored message with the same identifier.
+
+    Some issuers reuse the identifier of the message that they change.
+    """
+    is_later = message.sent is not None and stored.sent is not None and message.sent > stored.sent
+    return is_later and message.message_type is not MessageType.ALERT
 
 
 def _find_affected(chain: Sequence[StoredAlert], message: AlertMessage) -> list[StoredAlert]:
-    """Return the alerts that a message refers to, and their replacements, which issuers do not always list.
+    """Return the alerts that a message refers to, and the later updates of these alerts.
 
-    Messages of one update have the same time and do not replace each other.
+    Issuers do not always refer to the updates. Messages with the same time are parts of one update, and do not affect
+    each other.
     """
-    named = set(message.references)
+    identifiers = set(message.references)
     while True:
-        since = {
+        updates = {
             stored.identifier
             for stored in chain
-            if {*stored.refers_to} & named and stored.sent and message.sent and stored.sent < message.sent
+            if {*stored.refers_to} & identifiers and stored.sent and message.sent and stored.sent < message.sent
         }
-        if since <= named:
-            return [stored for stored in chain if stored.identifier in named]
-        named |= since
+        if updates <= identifiers:
+            return [stored for stored in chain if stored.identifier in identifiers]
+        identifiers |= updates
 
 
-async def settings(conn: Connection, application_id: UUID) -> views.AlertSettings:
+async def get_settings(conn: Connection, application_id: UUID) -> views.AlertSettings:
     """Return the alert settings of an application."""
     rules, audience = await applications.get_alert_settings(conn, application_id)
     return {"rules": cast("list[views.AlertRule]", rules), "audience": audience}
@@ -212,14 +224,14 @@ async def change_settings(
     if audience is not None:
         await segments.resolve_audience(conn, application_id, audience)
     await applications.change(conn, application_id, {"alert_rules": rules, "alert_audience": audience})
-    return await settings(conn, application_id)
+    return await get_settings(conn, application_id)
 
 
 def _read_rule(values: dict[str, Any]) -> AlertRule:
-    when = {name: tuple(values) for name, values in values["when"].items()}
+    matcher = AlertMatcher(**{field: tuple(accepted) for field, accepted in values["when"].items()})
     lane, urgency, ttl = values.get("lane"), values.get("urgency"), values.get("ttl")
     return AlertRule(
-        AlertMatcher(**when),
+        matcher,
         tell=values.get("tell", True),
         lane=None if lane is None else Lane.from_label(lane),
         urgency=None if urgency is None else Urgency(urgency),
@@ -230,65 +242,65 @@ def _read_rule(values: dict[str, Any]) -> AlertRule:
 def _build_drafts(
     message: AlertMessage, new_alert: StoredAlert, options: IngestOptions, rules: Sequence[AlertRule], now: datetime
 ) -> list[Draft | None]:
-    """Return the draft of each info, None for an info that is not sent; adds the parts to `this`."""
+    """Return the draft of each info block, None for a block that is not sent. Adds a part for each to `new_alert`."""
     drafts: list[Draft | None] = []
-    faults: list[FieldError] = []
-    ending = message.message_type is MessageType.CANCEL
-    updating = message.message_type is MessageType.UPDATE
-    current = [part for part in message.infos if part.expires is None or part.expires > now]
-    if not ending and not current:
-        faults.append(FieldError("/expires", "is in the past: the alert has expired"))
-    for number, part in enumerate(message.infos):
-        stored = AlertPart(area=None)
-        new_alert.parts.append(stored)
-        routing = route_alert(part, rules)
-        # An all-clear that refers to no alert is sent like any other info.
-        if ending or (updating and part.all_clear) or part not in current or routing is None:
+    errors: list[FieldError] = []
+    is_cancel = message.message_type is MessageType.CANCEL
+    is_update = message.message_type is MessageType.UPDATE
+    current = [info for info in message.infos if info.expires is None or info.expires > now]
+    if not is_cancel and not current:
+        errors.append(FieldError("/expires", "is in the past: the alert has expired"))
+    for number, info in enumerate(message.infos):
+        part = AlertPart(area=None)
+        new_alert.parts.append(part)
+        routing = route_alert(info, rules)
+        # The all-clear of an Update is sent as a cancellation. Any other all-clear is sent like a warning.
+        if is_cancel or (is_update and info.all_clear) or info not in current or routing is None:
             drafts.append(None)
             continue
-        if part.area is None and options.audience is None:
-            faults.append(FieldError("/area", "is missing: an alert needs an area or zones, an audience, or both"))
+        if info.area is None and options.audience is None:
+            errors.append(FieldError("/area", "is missing: an alert needs an area or zones, an audience, or both"))
             continue
-        stored.area = part.area or EVERYWHERE
-        drafts.append(_build_draft(message, part, routing, options, _tag(new_alert.tag, number), now))
-    if faults:
-        raise ValidationError(list(dict.fromkeys(faults)))
+        part.area = info.area or EVERYWHERE
+        drafts.append(_build_draft(message, info, routing, options, _tag(new_alert.tag, number), now))
+    if errors:
+        raise ValidationError(list(dict.fromkeys(errors)))
     return drafts
 
 
 def _build_draft(
-    message: AlertMessage, part: AlertInfo, routing: AlertRouting, options: IngestOptions, tag: str, now: datetime
+    message: AlertMessage, info: AlertInfo, routing: AlertRouting, options: IngestOptions, tag: str, now: datetime
 ) -> Draft:
-    conditions = [condition for condition in (part.area, options.audience) if condition is not None]
+    conditions = [condition for condition in (info.area, options.audience) if condition is not None]
     if message.status is not AlertStatus.ACTUAL:
         conditions.append({"topic": TEST_TOPIC})
-    content = alert_content(message, part, routing, tag)
+    content = alert_content(message, info, routing, tag)
     if options.url is not None:
         content["url"] = options.url
-    expires_at = None if part.expires is None else min(part.expires, now + MAX_TTL)
+    expires_at = None if info.expires is None else min(info.expires, now + MAX_TTL)
     return Draft(
         kind=Kind.ALERT,
-        name=(part.texts[0].headline or part.texts[0].event)[:MAX_TAG_LENGTH],
+        name=(info.texts[0].headline or info.texts[0].event)[:MAX_TAG_LENGTH],
         content=content,
         audience=_all_of(conditions),
         lane=routing.lane,
         urgency=routing.urgency,
         ttl=routing.ttl if expires_at is None else expires_at - now,
         expires_at=expires_at,
-        steering=SendPolicy(category=options.category),
-        details=_details(message, part),
+        policy=SendPolicy(category=options.category),
+        details=_details(message, info),
     )
 
 
-def _details(message: AlertMessage, part: AlertInfo | None) -> dict[str, Any]:
+def _details(message: AlertMessage, info: AlertInfo | None) -> dict[str, Any]:
     details: dict[str, Any] = {"status": message.status, "message_type": message.message_type}
-    if part is not None:
+    if info is not None:
         details = {
-            "event": part.texts[0].event,
-            "severity": part.severity,
-            "urgency": part.urgency,
-            "certainty": part.certainty,
-            "languages": [words.language for words in part.texts if words.language],
+            "event": info.texts[0].event,
+            "severity": info.severity,
+            "urgency": info.urgency,
+            "certainty": info.certainty,
+            "languages": [text.language for text in info.texts if text.language],
         } | details
     details |= {"identifier": message.identifier, "references": list(message.references), "sender": message.sender}
     details |= {"sent": message.sent and message.sent.isoformat(), "ignored": list(message.ignored)}
@@ -298,10 +310,11 @@ def _details(message: AlertMessage, part: AlertInfo | None) -> dict[str, Any]:
 async def _end_alerts(
     conn: Connection, affected: Sequence[StoredAlert], areas: Sequence[dict[str, Any] | None] | None
 ) -> list[tuple[AlertPart, Draft]]:
-    """End alerts in these areas, or everywhere for None, and cancel their queued notifications.
+    """End alerts in these areas, or everywhere if `areas` is None, and cancel their queued notifications.
 
     Returns:
-        Drafts for the devices that were not notified yet and are where an alert is still in effect.
+        A draft for each cancelled notification whose alert is still in effect somewhere. It is sent to the devices in
+        the remaining area that the cancelled notification had not reached.
     """
     remainders = []
     for part in (part for stored in affected for part in stored.parts if part.area is not None):
@@ -315,7 +328,10 @@ async def _end_alerts(
 
 
 def _subtract_areas(area: dict[str, Any] | None, areas: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """Subtract areas from an area; a message without an area applies to all of it."""
+    """Subtract areas from an area, and return the rest, None if nothing is left.
+
+    An area of None in `areas`, or an empty `areas`, stands for the whole area.
+    """
     for other in areas or [None]:
         area = None if area is None or other is None else subtract(area, other)
     return area
@@ -332,7 +348,7 @@ def _remainder_draft(notification: Notification, part: AlertPart) -> Draft:
         urgency=delivery.urgency,
         ttl=delivery.ttl,
         expires_at=delivery.expires_at,
-        steering=SendPolicy(category=notification.policy.category),
+        policy=SendPolicy(category=notification.policy.category),
         details=notification.details | {"remainder_of": ids.format_id(ids.NOTIFICATION, notification.id)},
     )
 
@@ -346,7 +362,10 @@ async def _submit_cancellations(
     new_alert: StoredAlert,
     now: datetime,
 ) -> list[UUID]:
-    """Send cancellations to the devices that were warned and are outside every area in which the alert is in effect."""
+    """Submit cancellations to the devices that were warned and are outside every area in which the alert is in effect.
+
+    There is one cancellation for each info block number, since each number has a tag of its own.
+    """
     updates = message.message_type is MessageType.UPDATE
     notification_ids = []
     for number in range(max((len(stored.parts) for stored in (*chain, new_alert)), default=0) or 1):
@@ -356,11 +375,11 @@ async def _submit_cancellations(
             continue
         in_effect = [stored for stored in (*chain, new_alert) if stored.expires_at > now and number < len(stored.parts)]
         areas = [area for stored in in_effect if (area := stored.parts[number].area) is not None]
-        # Cancellations that have not started are replaced.
+        # The new cancellation replaces earlier ones that have not started.
         for stage in stages:
-            for waiting in await notifications.load(conn, stage.cancelled_by):
-                if waiting.status is Status.SCHEDULED:
-                    await lifecycle.cancel(conn, application_id, waiting.id)
+            for earlier in await notifications.load(conn, stage.cancelled_by):
+                if earlier.status is Status.SCHEDULED:
+                    await lifecycle.cancel(conn, application_id, earlier.id)
         stage_message = replace(message, infos=message.infos[number : number + 1] or message.infos[:1])
         previous_texts = await _latest_texts(conn, stages)
         draft = Draft(
@@ -383,20 +402,27 @@ async def _submit_cancellations(
 
 
 def _warned_audience(stages: Sequence[AlertPart]) -> dict[str, Any] | None:
-    """Return the audience of the devices whose latest notification is a warning, or None when there are none."""
-    since: list[UUID] = []
+    """Return the audience of the devices whose latest notification is a warning, or None if there was no warning.
+
+    `stages` are the info blocks of one number in the messages of a chain, oldest first. A device is in the audience if
+    a stage has notified it, and neither this stage nor a later one has sent it a cancellation.
+    """
+    cancellations: list[UUID] = []
     branches: list[dict[str, Any]] = []
     for stage in reversed(stages[-MAX_STAGES:]):
-        since = [*since, *stage.cancelled_by]
+        cancellations = [*cancellations, *stage.cancelled_by]
         if stage.notified_by:
-            branches.append(
-                _all_of([_notified_by(stage.notified_by), *([{"not": _notified_by(since)}] if since else [])])
-            )
+            branches.append(_notified_and_not_cancelled(stage.notified_by, cancellations))
     if older := [id_ for stage in stages[:-MAX_STAGES] for id_ in stage.notified_by]:
-        branches.append(_all_of([_notified_by(older), *([{"not": _notified_by(since)}] if since else [])]))
+        branches.append(_notified_and_not_cancelled(older, cancellations))
     if not branches:
         return None
     return branches[0] if len(branches) == 1 else {"any": branches}
+
+
+def _notified_and_not_cancelled(warnings: Sequence[UUID], cancellations: Sequence[UUID]) -> dict[str, Any]:
+    not_cancelled = [{"not": _notified_by(cancellations)}] if cancellations else []
+    return cast("dict[str, Any]", _all_of([_notified_by(warnings), *not_cancelled]))
 
 
 def _notified_by(notification_ids: Sequence[UUID]) -> dict[str, Any]:
@@ -404,7 +430,7 @@ def _notified_by(notification_ids: Sequence[UUID]) -> dict[str, Any]:
 
 
 async def _latest_texts(conn: Connection, stages: Sequence[AlertPart]) -> list[LocalizedText]:
-    """Return the event names of the latest warning."""
+    """Return the event name of the latest warning, as a text without a language; an empty list if there is none."""
     notification_ids = [id_ for stage in stages for id_ in stage.notified_by]
     latest = sorted(
         await notifications.load(conn, notification_ids[-1:]), key=lambda notification: notification.created_at
@@ -413,6 +439,7 @@ async def _latest_texts(conn: Connection, stages: Sequence[AlertPart]) -> list[L
 
 
 def _tag(tag: str, number: int) -> str:
+    """Return the notification tag of the info block with this number in a chain."""
     return tag if number == 0 else f"{tag[:250]}#{number + 1}"
 
 

@@ -1,1 +1,1 @@
-"""Who receives: device registration, opt-out categories, saved segments."""
+"""Recipients: device registration, opt-out categories, saved segments."""

@@ -1,7 +1,7 @@
-"""Categories: kinds of notifications that devices can opt out of, and the rules of each kind.
+"""Opt-out categories: kinds of notifications that devices can mute.
 
-A category may limit how many notifications one user receives, and may have quiet hours. Both are copied into a
-notification when it is accepted; opt-outs are checked until the last moment before sending.
+A category may have a frequency cap, which limits how many of its notifications one user receives, and quiet hours. When
+a notification is accepted, it stores a copy of both. Opt-outs are checked again just before each message is sent.
 """
 
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ from gateway.records import devices
 from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import categories as table
 from gateway.service import views
-from gateway.service.named_resources import NamedResource, each
+from gateway.service.named_resources import NamedResource, map_rows
 
 
 async def find_rules(
     conn: Connection, application_id: UUID, name: str
 ) -> tuple[QuietHours | None, FrequencyCap | None] | None:
-    """Return the quiet hours and the frequency cap of a category, or None when there is no such category."""
+    """Return the quiet hours and the frequency cap of a category, or None if the category does not exist."""
     row = await records.get_by_name(conn, application_id, name)
     if row is None:
         return None
@@ -35,7 +35,7 @@ async def find_rules(
 
 
 async def list_preferences(conn: Connection, device: Device) -> list[views.Preference]:
-    """Return every category and whether a device accepts its notifications."""
+    """Return every category, and whether the device receives its notifications."""
     return [
         {
             "category": row.name,
@@ -48,7 +48,7 @@ async def list_preferences(conn: Connection, device: Device) -> list[views.Prefe
 
 
 async def update_preferences(conn: Connection, device: Device, enabled: Mapping[str, bool]) -> None:
-    """Opt a device in to some categories and out of others; categories that are not named stay as they are.
+    """Opt a device in to categories (True) or out of them (False). Categories missing in `enabled` do not change.
 
     Raises:
         ValidationError: a category does not exist.
@@ -56,12 +56,12 @@ async def update_preferences(conn: Connection, device: Device, enabled: Mapping[
     names = {row.name for row in await records.list_all(conn, device.application_id)}
     if unknown := [name for name in enabled if name not in names]:
         raise ValidationError([FieldError(f"/categories/{name}", "there is no such category") for name in unknown])
-    muted = (set(device.muted) - enabled.keys()) | {name for name, accepts in enabled.items() if not accepts}
+    muted = (set(device.muted) - enabled.keys()) | {name for name, is_enabled in enabled.items() if not is_enabled}
     await devices.change(conn, device.id, {"muted": sorted(muted)})
 
 
 def to_view(row: Row[Any]) -> views.Category:
-    """Return the view of a row of the table."""
+    """Return the view of a category."""
     return {
         "id": ids.format_id(ids.CATEGORY, row.id),
         "name": row.name,
@@ -74,6 +74,6 @@ def to_view(row: Row[Any]) -> views.Category:
     }
 
 
-_categories = NamedResource(table, each(to_view))
+_categories = NamedResource(table, map_rows(to_view))
 create, update, delete = _categories.create, _categories.update, _categories.delete
 get, list_page = _categories.get, _categories.list_page

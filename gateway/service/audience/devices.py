@@ -12,7 +12,7 @@ from gateway.service.audience import registration
 
 
 class DevicePage(NamedTuple):
-    """One page of devices, and the id of its last device."""
+    """One page of devices, and the id of its last device, from which the next page starts."""
 
     items: list[views.Device]
     last_id: UUID | None
@@ -21,13 +21,13 @@ class DevicePage(NamedTuple):
 async def list_page(
     conn: Connection, application_id: UUID, filters: DeviceFilters, *, before: UUID | None, limit: int
 ) -> DevicePage:
-    """Return the devices of an application, newest first; `before` is the last id of the previous page."""
+    """Return a page of devices, newest first; `before` is the last id of the previous page."""
     rows = await devices.list_page(conn, application_id, filters, before=before, limit=limit)
-    return DevicePage([registration.to_json(device) for device in rows], rows[-1].id if rows else None)
+    return DevicePage([registration.to_view(device) for device in rows], rows[-1].id if rows else None)
 
 
 async def change(conn: Connection, device: Device, values: dict[str, Any]) -> None:
-    """Set columns of a device. Attributes are merged, and those that are null removed (RFC 7396)."""
+    """Set columns of a device. Attributes are merged; null removes an attribute (RFC 7396)."""
     await devices.change(conn, device.id, values)
 
 
@@ -47,6 +47,9 @@ async def unsubscribe(conn: Connection, device: Device, topic: str) -> None:
 
 
 async def list_topics(conn: Connection, application_id: UUID, *, after: str | None, limit: int) -> list[views.Topic]:
-    """Return the topics of an application in order, each with its number of reachable devices."""
+    """Return a page of topics in order of name, each with its number of active devices.
+
+    `after` is the last topic of the previous page.
+    """
     rows = await devices.list_topics(conn, application_id, after=after, limit=limit)
     return [{"topic": topic, "devices": count} for topic, count in rows]

@@ -29,55 +29,61 @@ from gateway.service.access.secrets import Keyring
 from gateway.service.context import Context
 from gateway.service.request_batcher import RequestBatcher
 
+# Maximum number of topics of one device.
 MAX_TOPICS = 100
+# Maximum number of registrations that one transaction stores.
 MAX_BATCH = 200
 
 
 class RegistrationRequest(NamedTuple):
-    """A registration of an application; `unproven` means that its user id needs a proof, since a web page sent it."""
+    """A request to register a device.
+
+    `needs_proof` is True if a web page sent the request: then the application's server must prove the user id, with
+    `user_hash`.
+    """
 
     application_id: UUID
     registration: Registration
-    unproven: bool = False
+    needs_proof: bool = False
     user_hash: str | None = None
 
 
 class DeviceRegistrar:
-    """Registers devices of one application, whose keys and secret are loaded once."""
+    """Registers devices of one application. Loads the application's VAPID keys and identity secret only once."""
 
     def __init__(self, context: Context, application_id: UUID, registration_context: RegistrationContext) -> None:
-        """Build a registrar from the keys and the secret of an application."""
+        """Create a registrar from the VAPID keys and the identity secret of an application."""
         self._context = context
         self._application_id = application_id
         self._vapid_keys = {public_key: id_ for id_, public_key in registration_context.vapid_keys}
         self._newest_vapid_key_id = registration_context.vapid_keys[0][0]
         sealed = registration_context.identity_secret
-        self._secret = None if sealed is None else context.keyring.open(sealed, "identity")
+        self._identity_secret = None if sealed is None else context.keyring.open(sealed, "identity")
 
     @classmethod
     async def open(cls, conn: Connection, context: Context, application_id: UUID) -> "DeviceRegistrar":
-        """Load the registrar of an application."""
+        """Create the registrar of an application from the database."""
         contexts = await applications.load_registration_contexts(conn, [application_id])
         return cls(context, application_id, contexts[application_id])
 
-    def check_admission(self, request: RegistrationRequest) -> CheckedRegistration:
-        """Verify the user of a request and check its registration.
+    def check_request(self, request: RegistrationRequest) -> CheckedRegistration:
+        """Verify the user id of a request if it needs a proof, and check its registration.
 
         Raises:
             IdentityUnproven: the user id lacks a valid proof.
             ValidationError: the registration is not valid.
-            EndpointNotAllowed: the endpoint is not one of a push service.
+            EndpointNotAllowed: the endpoint does not belong to a push service.
         """
-        if request.unproven:
-            _verify_user(self._secret, request.registration.user_id, request.user_hash)
+        if request.needs_proof:
+            _check_user_hash(self._identity_secret, request.registration.user_id, request.user_hash)
         return self.check(request.registration)
 
     def check(self, registration: Registration) -> CheckedRegistration:
-        """Return the registration with its canonical endpoint, its host and its VAPID key.
+        """Check a registration; return it with its canonical endpoint, the host of the endpoint and its VAPID key.
 
         Raises:
             ValidationError: the registration is not valid.
-            EndpointNotAllowed: the endpoint is not one of a push service.
+            EndpointNotAllowed: the endpoint does not belong to a push service.
         """
         subscription = registration.subscription
         errors = [
@@ -98,31 +104,34 @@ class DeviceRegistrar:
         return CheckedRegistration(self._application_id, registration, endpoint.host, vapid_key_id)
 
     @staticmethod
-    async def register_all(conn: Connection, new: Sequence[CheckedRegistration]) -> list[Registered]:
-        """Store registrations and return their devices in order; of two with the same endpoint the later one wins."""
-        last = {checked.registration.subscription.endpoint: checked for checked in new}
-        registered = await devices.register(conn, list(last.values()))
-        if len(last) == len(new):
+    async def register_all(conn: Connection, registrations: Sequence[CheckedRegistration]) -> list[Registered]:
+        """Store registrations, and return the result of each in order.
+
+        If several have the same endpoint, only the last of them is stored.
+        """
+        by_endpoint = {checked.registration.subscription.endpoint: checked for checked in registrations}
+        registered = await devices.register(conn, list(by_endpoint.values()))
+        if len(by_endpoint) == len(registrations):
             return registered
-        devices_by_endpoint = dict(zip(last, registered, strict=True))
-        return [devices_by_endpoint[checked.registration.subscription.endpoint] for checked in new]
+        results = dict(zip(by_endpoint, registered, strict=True))
+        return [results[checked.registration.subscription.endpoint] for checked in registrations]
 
 
 class BatchingRegistrar:
-    """Registers devices of all applications; concurrent requests share a transaction, in order of arrival."""
+    """Registers devices of all applications. Concurrent requests share one transaction, in order of arrival."""
 
     def __init__(self, context: Context) -> None:
-        """Build a registrar."""
+        """Create a registrar."""
         self._context = context
         self._batcher: RequestBatcher[RegistrationRequest, Registered] = RequestBatcher(self._register_batch, MAX_BATCH)
 
     async def register(self, request: RegistrationRequest) -> Registered:
-        """Register a device; it is committed when this rebatches.
+        """Register a device. The transaction has committed when the method returns.
 
         Raises:
             IdentityUnproven: the user id lacks a valid proof.
             ValidationError: the registration is not valid.
-            EndpointNotAllowed: the endpoint is not one of a push service.
+            EndpointNotAllowed: the endpoint does not belong to a push service.
         """
         return await self._batcher.submit(request)
 
@@ -133,7 +142,7 @@ class BatchingRegistrar:
         except DatabaseError as error:
             if len(requests) == 1 or not is_refusal(error):
                 raise
-        # The database rejected one request, and so the batch: execute each alone, so that only that one fails.
+        # The database rejected the whole batch because of one request. Execute each alone, so that only that one fails.
         return [await self._register_one(request) for request in requests]
 
     async def _register_one(self, request: RegistrationRequest) -> Registered | Exception:
@@ -148,54 +157,55 @@ class BatchingRegistrar:
 async def register(
     conn: Connection, context: Context, requests: Sequence[RegistrationRequest]
 ) -> list[Registered | GatewayError]:
-    """Register devices in order, and return a device or the error of each request."""
+    """Register devices in order, and return the result or the error of each request."""
     application_ids = list({request.application_id for request in requests})
     contexts = await applications.load_registration_contexts(conn, application_ids)
     registrars = {id_: DeviceRegistrar(context, id_, loaded) for id_, loaded in contexts.items()}
     results: dict[int, Registered | GatewayError] = {}
+    # A statement can store an endpoint only once, so the repetition of an endpoint goes to a later batch.
     batches: list[dict[tuple[UUID, str], tuple[int, CheckedRegistration]]] = []
     for number, request in enumerate(requests):
         try:
             if request.application_id not in registrars:
                 raise Unauthenticated("the key is unknown or was removed")
-            new = registrars[request.application_id].check_admission(request)
-        except (IdentityUnproven, ValidationError, EndpointNotAllowed, Unauthenticated) as refusal:
-            results[number] = refusal
+            checked = registrars[request.application_id].check_request(request)
+        except (IdentityUnproven, ValidationError, EndpointNotAllowed, Unauthenticated) as error:
+            results[number] = error
             continue
-        name = (new.application_id, new.registration.subscription.endpoint)
-        turn = next((turn for turn in batches if name not in turn), None)  # a repeated endpoint needs a later statement
-        if turn is None:
-            batches.append(turn := {})
-        turn[name] = (number, new)
-    for turn in batches:
-        written = await devices.register(conn, [new for _, new in turn.values()])
-        for (number, _), device in zip(turn.values(), written, strict=True):
-            results[number] = device
+        key = (checked.application_id, checked.registration.subscription.endpoint)
+        batch = next((batch for batch in batches if key not in batch), None)
+        if batch is None:
+            batches.append(batch := {})
+        batch[key] = (number, checked)
+    for batch in batches:
+        registered = await devices.register(conn, [checked for _, checked in batch.values()])
+        for (number, _), result in zip(batch.values(), registered, strict=True):
+            results[number] = result
     return [results[number] for number in range(len(requests))]
 
 
-async def prove(
+async def verify_user(
     conn: Connection, keyring: Keyring, application_id: UUID, user_id: str | None, user_hash: str | None
 ) -> None:
-    """Verify a user id if the application requires it.
+    """Verify a user id if the application requires proofs.
 
     Raises:
         IdentityUnproven: the user id lacks a valid proof.
     """
     application = await applications.get(conn, application_id)
     if application is not None and application.identity_secret is not None:
-        _verify_user(keyring.open(application.identity_secret, "identity"), user_id, user_hash)
+        _check_user_hash(keyring.open(application.identity_secret, "identity"), user_id, user_hash)
 
 
-def _verify_user(secret: bytes | None, user_id: str | None, user_hash: str | None) -> None:
-    if user_id is None or secret is None:
+def _check_user_hash(identity_secret: bytes | None, user_id: str | None, user_hash: str | None) -> None:
+    if user_id is None or identity_secret is None:
         return
-    expected = hmac.digest(secret, user_id.encode(), hashlib.sha256).hex()
+    expected = hmac.digest(identity_secret, user_id.encode(), hashlib.sha256).hex()
     if user_hash is None or not hmac.compare_digest(user_hash.encode("utf-8", "replace"), expected.encode()):
         raise IdentityUnproven("user_hash must be the hex HMAC-SHA256 of user_id under the identity secret")
 
 
-async def find(conn: Connection, application_id: UUID, device_id: UUID) -> Device:
+async def find_device(conn: Connection, application_id: UUID, device_id: UUID) -> Device:
     """Return a device of an application.
 
     Raises:
@@ -211,14 +221,17 @@ async def add_topic(conn: Connection, device: Device, topic: str) -> None:
     """Subscribe a device to a topic.
 
     Raises:
-        Conflict: the device has MAX_TOPICS topics.
+        Conflict: the device has MAX_TOPICS other topics.
     """
     if not await devices.subscribe(conn, device.id, topic, max_topics=MAX_TOPICS):
         raise Conflict(f"a device has at most {MAX_TOPICS} topics")
 
 
-def to_json(device: Device) -> views.Device:
-    """Return the view of a device, without endpoint and keys: whoever knows them can send messages to the device."""
+def to_view(device: Device) -> views.Device:
+    """Return the view of a device.
+
+    The view has no endpoint and no keys, since anyone who knows these can send messages to the device.
+    """
     location, client = device.location, device.client
     return {
         "id": ids.format_id(ids.DEVICE, device.id),

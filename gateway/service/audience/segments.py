@@ -1,7 +1,7 @@
-"""Segments: audiences stored under a name, which other audiences may refer to.
+"""Segments: audiences stored under a name, to which other audiences may refer.
 
-A segment is evaluated when sending starts: a campaign that was accepted before a change reaches the changed audience.
-For the same reason a segment cannot be deleted while something refers to it.
+A segment is evaluated when sending starts. So a change of a segment affects scheduled campaigns that were accepted
+before it, and a segment cannot be deleted while something refers to it.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from gateway.records import segments as records
 from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import segments as table
 from gateway.service import views
-from gateway.service.named_resources import NamedResource, each
+from gateway.service.named_resources import NamedResource, map_rows
 
 
 async def resolve_audience(
@@ -29,10 +29,10 @@ async def resolve_audience(
 
     Args:
         conn: the connection.
-        application_id: the application whose segments may be referred to.
+        application_id: the application whose segments the audience may refer to.
         value: the audience as JSON.
-        pointer: JSON pointer of the audience in the request, for the errors.
-        inside: the segment that the audience is to be stored as, which it must not contain.
+        pointer: the JSON pointer of the audience in the request, for the errors.
+        inside: the segment that will store the audience. The audience must not refer to this segment.
 
     Raises:
         ValidationError: the audience is malformed, or a segment does not exist or contains itself.
@@ -74,14 +74,14 @@ async def create(conn: Connection, application_id: UUID, name: str, audience: An
 async def update(
     conn: Connection, application_id: UUID, id_: UUID, *, name: str | None, audience: Any
 ) -> views.Segment:
-    """Change the name or the audience of a segment; None leaves them as they are.
+    """Change the name or the audience of a segment; None leaves a field unchanged.
 
     Raises:
         NotFound: the application has no such segment.
         ValidationError: the audience is not valid, or contains this segment.
         Conflict: another segment has the new name.
     """
-    # Two concurrent changes could each close half of a circle.
+    # Without the lock, two concurrent changes could make two segments refer to each other.
     await records.lock_all(conn, application_id)
     await _segments.find(conn, application_id, id_)
     if audience is not None:
@@ -93,7 +93,7 @@ async def update(
 
 
 def to_view(row: Row[Any]) -> views.Segment:
-    """Return the view of a row of the table."""
+    """Return the view of a segment."""
     return {
         "id": ids.format_id(ids.SEGMENT, row.id),
         "name": row.name,
@@ -104,13 +104,13 @@ def to_view(row: Row[Any]) -> views.Segment:
 
 
 async def _check_unused(conn: Connection, row: Row[Any]) -> None:
-    user = await records.find_usage(conn, row.application_id, row.id)
-    if user is not None:
-        raise Conflict(f"{user} still uses the segment")
+    usage = await records.find_usage(conn, row.application_id, row.id)
+    if usage is not None:
+        raise Conflict(f"{usage} still uses the segment")
 
 
 def _contains_segment(outer: UUID, inner: UUID, audiences: dict[UUID, Audience]) -> bool:
-    """Return whether a segment is another segment, or contains it at any depth."""
+    """Return whether the outer segment contains the inner segment, at any depth. A segment contains itself."""
     seen, pending = set(), [outer]
     while pending:
         id_ = pending.pop()
@@ -122,5 +122,5 @@ def _contains_segment(outer: UUID, inner: UUID, audiences: dict[UUID, Audience])
     return False
 
 
-_segments = NamedResource(table, each(to_view), before_delete=_check_unused)
+_segments = NamedResource(table, map_rows(to_view), before_delete=_check_unused)
 get, list_page, delete = _segments.get, _segments.list_page, _segments.delete

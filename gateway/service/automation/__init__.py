@@ -1,1 +1,1 @@
-"""What sends by itself: events, triggers and reminders."""
+"""Automatic sending: events with the triggers that they start, and reminders."""

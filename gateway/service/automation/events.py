@@ -1,7 +1,8 @@
 """Record the events that applications report, and run the triggers that match them.
 
-An event, the runs of its triggers and the notifications they start are stored in one transaction. A batch of events
-takes a few statements in total; its order counts, so that the second event may cancel what the first one started.
+An event, the runs of its triggers and the notifications that they start are stored in one transaction. A batch of
+events takes a few statements in total. The events of a batch are processed in order, so a later event may cancel a
+notification that an earlier one has started.
 """
 
 from collections import defaultdict
@@ -23,12 +24,13 @@ from gateway.service.context import Context
 from gateway.service.notifications import lifecycle, spec_codec
 from gateway.service.notifications.submission import prepare, save
 
+# Outcomes of trigger runs that send nothing. `unfilled`: the event lacks a value that the audience refers to.
 DEDUPLICATED, CAPPED, UNFILLED, REFUSED = "deduplicated", "capped", "unfilled", "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A reported event; events with the same `key`, which the application chooses, are one event."""
+    """A reported event. `key` is chosen by the application; a second event with the same key is a repetition."""
 
     name: str
     data: dict[str, Any]
@@ -51,7 +53,7 @@ class TriggerRun:
 
 @dataclass(frozen=True, slots=True)
 class EventResult:
-    """The result of recording an event; the `id` of a repeated event is that of the first one."""
+    """The result of recording an event. For a repetition, `id` is the id of the first event with its key."""
 
     id: UUID
     repeated: bool
@@ -61,12 +63,12 @@ class EventResult:
 async def record(
     conn: Connection, context: Context, application_id: UUID, events: Sequence[Event]
 ) -> list[EventResult]:
-    """Store events and run the triggers that match them, in their order."""
+    """Store events in order, and run the triggers that match them. Repeated events run no triggers."""
     now = clock.now()
     keys = {event.key for event in events if event.key is not None}
-    new = await records.add(conn, [_row(application_id, event, now) for event in events])
-    earlier = await records.find_by_keys(conn, application_id, keys) if keys else {}
-    new_events = [event for event in events if event.id in new]
+    new_ids = await records.add(conn, [_row(application_id, event, now) for event in events])
+    ids_by_key = await records.find_by_keys(conn, application_id, keys) if keys else {}
+    new_events = [event for event in events if event.id in new_ids]
     runs = await _run(conn, context, application_id, new_events, now) if new_events else []
     if started := [run.notification for run in runs if run.notification is not None and run.outcome == STARTED]:
         await save(conn, started)
@@ -77,8 +79,8 @@ async def record(
         counts[run.event.id] += 1
     return [
         EventResult(event.id, repeated=False, runs=counts[event.id])
-        if event.id in new
-        else EventResult(earlier[str(event.key)], repeated=True, runs=0)
+        if event.id in new_ids
+        else EventResult(ids_by_key[str(event.key)], repeated=True, runs=0)
         for event in events
     ]
 
@@ -105,7 +107,7 @@ async def list_page(
     before: UUID | None,
     limit: int,
 ) -> list[views.Event]:
-    """Return one page, newest first; `before` is the last id of the previous page."""
+    """Return a page of events, newest first; `before` is the last id of the previous page."""
     return await _to_views(
         conn, await records.list_page(conn, application_id, name=name, user_id=user_id, before=before, limit=limit)
     )
@@ -155,12 +157,12 @@ async def _run(
 
 
 def _needs_history(trigger: Row[Any]) -> bool:
-    """Return whether earlier runs of a trigger for the same user matter."""
+    """Return whether the result of a trigger depends on its earlier runs for the same user."""
     return trigger.dedupe_s is not None or trigger.cap_most is not None or bool(trigger.cancel_on)
 
 
 class _TriggerHistory:
-    """The earlier runs of triggers for these users, and those whose notifications have not ended."""
+    """The earlier runs of triggers, by trigger and user: start times, and runs whose notifications have not ended."""
 
     def __init__(self, now: datetime) -> None:
         self._now = now
@@ -176,7 +178,7 @@ class _TriggerHistory:
         user_ids: Sequence[str],
         now: datetime,
     ) -> "_TriggerHistory":
-        """Load what the caps, the deduplication and the cancellations of these triggers need."""
+        """Load the runs that the caps, the deduplication and the cancellations of these triggers depend on."""
         history = cls(now)
         windows = [seconds for trigger in triggers for seconds in (trigger.dedupe_s, trigger.cap_window_s) if seconds]
         if windows and user_ids:
@@ -189,21 +191,21 @@ class _TriggerHistory:
         return history
 
     def find_refusal(self, trigger: Row[Any], event: Event) -> TriggerRun | None:
-        """Return the run that refuses a trigger for the user of an event, or None when the trigger may run."""
+        """Return a run with the outcome DEDUPLICATED or CAPPED, or None if the trigger may start for the event."""
         if event.user_id is None:
             return None
         started = self._started[trigger.id, event.user_id]
-        if trigger.dedupe_s is not None and self._within(started, trigger.dedupe_s):
+        if trigger.dedupe_s is not None and self._count_within(started, trigger.dedupe_s):
             return TriggerRun(
                 event, trigger.id, DEDUPLICATED, f"the trigger ran for the user within {trigger.dedupe_s} seconds"
             )
-        if trigger.cap_most is not None and self._within(started, trigger.cap_window_s) >= trigger.cap_most:
+        if trigger.cap_most is not None and self._count_within(started, trigger.cap_window_s) >= trigger.cap_most:
             cause = f"the trigger ran {trigger.cap_most} times for the user within {trigger.cap_window_s} seconds"
             return TriggerRun(event, trigger.id, CAPPED, cause)
         return None
 
     def add(self, run: TriggerRun) -> None:
-        """Add a run of this batch."""
+        """Add a run of the current batch, so that later events of the batch see it."""
         if run.outcome == STARTED and run.event.user_id is not None:
             self._started[run.trigger_id, run.event.user_id].append(self._now)
             self._unfinished[run.trigger_id, run.event.user_id].append(run)
@@ -221,12 +223,12 @@ class _TriggerHistory:
                 continue
             await records.end_runs(conn, [(run.event_id, trigger_id)], cause)
 
-    def _within(self, started: Sequence[datetime], seconds: int) -> int:
+    def _count_within(self, started: Sequence[datetime], seconds: int) -> int:
         return sum(at > self._now - timedelta(seconds=seconds) for at in started)
 
 
 class _TriggerRunner:
-    """Builds the notifications of a trigger; what they have in common is checked once."""
+    """Builds the notifications of a trigger. Checks their common parts once, with the first notification."""
 
     def __init__(self, context: Context, application_id: UUID, trigger: Row[Any], now: datetime) -> None:
         self._context = context
@@ -235,7 +237,7 @@ class _TriggerRunner:
         self._now = now
         self._condition = condition.parse(trigger.condition) if trigger.condition is not None else None
         self._draft = spec_codec.from_json(Kind.EVENT, trigger.draft)
-        self._fixed = not any(event_binding.iter_references(self._draft.audience, ""))
+        self._audience_is_fixed = not any(event_binding.iter_references(self._draft.audience, ""))
         self._first: Notification | None = None
 
     def matches(self, event: Event) -> bool:
@@ -254,12 +256,15 @@ class _TriggerRunner:
 
     async def _build(self, conn: Connection, event: Event) -> Notification:
         values = event_values(event, self._now)
-        recipients = self._draft.audience if self._fixed else event_binding.bind(self._draft.audience, values)
+        recipients = (
+            self._draft.audience if self._audience_is_fixed else event_binding.bind(self._draft.audience, values)
+        )
         if self._first is None:
             draft = replace(self._draft, audience=recipients, name=self._trigger.name)
             self._first = await prepare(conn, self._context, self._application_id, draft)
-        elif not self._fixed:
-            # The first notification has checked the segments: values of an event cannot refer to one.
+        elif not self._audience_is_fixed:
+            # Segments need no check: values of an event cannot refer to one, and the first notification has checked
+            # those in the draft.
             audience.parse(recipients)
         common = self._first
         start_at = max(self._now, min(event.occurred_at or self._now, self._now) + self._delay)
@@ -285,7 +290,7 @@ class _TriggerRunner:
 
 
 def event_values(event: Event, now: datetime) -> dict[str, Any]:
-    """Return the values of an event that templates and audiences may refer to."""
+    """Return the values of an event to which templates and audiences may refer."""
     return {
         "id": ids.format_id(ids.EVENT, event.id),
         "name": event.name,

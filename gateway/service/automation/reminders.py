@@ -1,10 +1,10 @@
 """Reminders: send a notification at every time of a cron expression.
 
-There is no separate scheduler process. The next occurrence is a notification that waits for its time like any other,
-and the transaction that plans it also creates the one after it. A plan job is leased and ends once, so every
-occurrence starts once, however many workers run and whenever they stop; a unique index enforces it.
+There is no separate scheduler process. The next occurrence of a reminder is an ordinary scheduled notification. The
+transaction that plans this notification also creates the occurrence after it. A plan job is leased and completes only
+once, so every occurrence starts exactly once, however many workers run or crash. A unique index guarantees this.
 
-The notification is stored as a `Draft` in JSON.
+A reminder stores the notification to send as a `Draft` in JSON.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ from gateway.service.notifications.submission import Draft, submit
 
 Missed = Literal["send", "skip"]
 
-# An occurrence that starts later than this was missed: workers were stopped, not only busy.
+# An occurrence that starts later than this counts as missed: no worker was running at its time.
 MAX_LATENESS = timedelta(minutes=5)
 
 log = structlog.get_logger(__name__)
@@ -54,7 +54,7 @@ async def create(
 
     Raises:
         ValidationError: the recurrence or the draft is not valid, or `ends_at` is before the first occurrence.
-        PayloadTooLarge: the content fits no push message.
+        PayloadTooLarge: the content is too large for a push message.
         Conflict: the application has a reminder of this name.
     """
     _check_recurrence(recurrence)
@@ -82,14 +82,15 @@ async def update(
     draft_fields: Mapping[str, Any],
     policy_fields: Mapping[str, Any],
 ) -> views.Reminder:
-    """Change columns of a reminder, fields of its draft and of the send policy, and reschedule the next occurrence.
+    """Change a reminder, and schedule its next occurrence anew.
 
-    Occurrences that have started do not change. A reminder that has ended becomes active again.
+    `columns` are columns of the reminder, `draft_fields` fields of its draft, `policy_fields` fields of the draft's
+    send policy. Occurrences that have started do not change. A reminder that has ended becomes active again.
 
     Raises:
         NotFound: the application has no such reminder.
         ValidationError: the recurrence or the draft is not valid, or `ends_at` is before the next occurrence.
-        PayloadTooLarge: the content fits no push message.
+        PayloadTooLarge: the content is too large for a push message.
         Conflict: another reminder has the new name.
     """
     row = await _reminders.find(conn, application_id, id_, lock=True)
@@ -106,14 +107,14 @@ async def update(
 
 
 async def schedule_next_occurrence(conn: Connection, context: Context, job: Job) -> bool:
-    """Create the occurrence after the one that is about to be planned.
+    """Create the occurrence after the one that a plan job is about to plan.
 
-    Notifications that are no occurrences are ignored, and an occurrence that has a later one gets no other.
+    Creates nothing if the job's notification is not an occurrence, or if a later occurrence exists already.
 
     Returns:
-        False when this occurrence was missed and must be skipped.
+        False if the occurrence of the job was missed and must be skipped, otherwise True.
     """
-    # The reminder is locked before its notification, in the same order as by every change of the reminder.
+    # Locks the reminder before its notification. Changes of the reminder lock in the same order, so no deadlock occurs.
     row = await records.lock_by_notification(conn, job.notification_id)
     if row is None:
         return True
@@ -123,11 +124,11 @@ async def schedule_next_occurrence(conn: Connection, context: Context, job: Job)
     [occurrence], now = occurrences, clock.now()
     try:
         async with conn.begin_nested():
-            # A cancelled occurrence is planned before its time, and must not be created again.
+            # A cancelled occurrence is planned before its start time. Without max() it would be created again.
             if not await _schedule(conn, context, row, max(now, occurrence.start_at)):
                 await _reminders.save(conn, row.id, {"status": "ended", "cause": "no occurrence is left"})
     except GatewayError as error:
-        # Something that the draft refers to no longer exists. This occurrence was accepted and is sent.
+        # The draft refers to something that no longer exists. The current occurrence was accepted, and is sent.
         await _reminders.save(conn, row.id, {"status": "ended", "cause": error.detail})
         log.warning("reminder.ended", reminder_id=ids.format_id(ids.REMINDER, row.id), cause=error.detail)
     delay = now - occurrence.start_at
@@ -167,17 +168,17 @@ def to_view(row: Row[Any], occurrences: Occurrences) -> views.Reminder:
 
 
 async def _schedule(conn: Connection, context: Context, row: Row[Any], after: datetime) -> bool:
-    """Create the next occurrence, or return False when there is none. Raises what `submit` raises."""
+    """Create the next occurrence, or return False if there is none. Raises the errors of `submit`."""
     occurrence = _recurrence(row).next_occurrence(after)
     if occurrence is None or (row.ends_at is not None and occurrence.at > row.ends_at):
         return False
     draft = spec_codec.from_json(Kind.REMINDER, row.draft)
-    policy = replace(draft.steering, local_at=occurrence.local_at)
+    policy = replace(draft.policy, local_at=occurrence.local_at)
     await submit(
         conn,
         context,
         row.application_id,
-        replace(draft, name=row.name, start_at=occurrence.at, steering=policy, reminder_id=row.id),
+        replace(draft, name=row.name, start_at=occurrence.at, policy=policy, reminder_id=row.id),
     )
     return True
 

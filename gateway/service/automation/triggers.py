@@ -1,7 +1,8 @@
 """Triggers: send a notification for each event that has a given name and meets a condition.
 
-A trigger stores its notification as a `Draft` whose audience may contain placeholders (`{"from_event": "data.team"}`).
-An event replaces them by its values. To validate the draft when the trigger is stored, sample values replace them.
+A trigger stores its notification as a `Draft`, whose audience may contain placeholders (`{"from_event": "data.team"}`).
+When an event occurs, its values replace the placeholders. When the trigger is stored, sample values replace them, to
+validate the draft.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +20,11 @@ from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import triggers as table
 from gateway.service import views
 from gateway.service.context import Context
-from gateway.service.named_resources import NamedResource, each
+from gateway.service.named_resources import NamedResource, map_rows
 from gateway.service.notifications import spec_codec
 from gateway.service.notifications.submission import Draft, prepare
 
-# The audience of a trigger without one: the user of the event.
+# The default audience of a trigger: the user of the event.
 DEFAULT_AUDIENCE = {"user_id": {"from_event": "user_id"}}
 
 
@@ -41,11 +42,11 @@ async def create(
     cap: FrequencyCap | None = None,
     cancel_on: Sequence[str] = (),
 ) -> views.Trigger:
-    """Store a trigger, which applies to events from now on.
+    """Store a trigger. It applies to events that are recorded from now on.
 
     Raises:
         ValidationError: the draft or the condition is not valid.
-        PayloadTooLarge: the content does not fit into a push message.
+        PayloadTooLarge: the content is too large for a push message.
         Conflict: the application has a trigger of this name.
     """
     await _check(conn, context, application_id, draft, condition_)
@@ -79,7 +80,7 @@ async def update(
     Raises:
         NotFound: the application has no such trigger.
         ValidationError: the draft or the condition is not valid.
-        PayloadTooLarge: the content does not fit into a push message.
+        PayloadTooLarge: the content is too large for a push message.
         Conflict: another trigger has the new name.
     """
     row = await _triggers.find(conn, application_id, id_, lock=True)
@@ -91,9 +92,9 @@ async def update(
 async def list_runs(
     conn: Connection, application_id: UUID, id_: UUID, *, before: UUID | None, limit: int
 ) -> list[views.TriggerRun]:
-    """Return one page of the runs of a trigger, newest first.
+    """Return a page of the runs of a trigger, newest first.
 
-    `before` is the event id of the last run on the previous page.
+    `before` is the event id of the last run of the previous page.
 
     Raises:
         NotFound: the application has no such trigger.
@@ -103,7 +104,7 @@ async def list_runs(
 
 
 def to_view(row: Row[Any]) -> views.Trigger:
-    """Return the view of a row of the table."""
+    """Return the view of a trigger."""
     return {
         "id": ids.format_id(ids.TRIGGER, row.id),
         "name": row.name,
@@ -121,7 +122,7 @@ def to_view(row: Row[Any]) -> views.Trigger:
 
 
 def run_to_view(row: Row[Any]) -> views.TriggerRun:
-    """Return the view of one run of a trigger."""
+    """Return the view of a trigger run."""
     notification_id = row.notification_id
     return {
         "event_id": ids.format_id(ids.EVENT, row.event_id),
@@ -150,7 +151,7 @@ async def _check(conn: Connection, context: Context, application_id: UUID, draft
 
 
 def _with_sample_values(audience_: Any) -> Any:
-    """Replace the placeholders by a sample text, or by a sample number where the audience accepts no text."""
+    """Replace each placeholder by a sample text, or by a sample number if the audience does not accept text there."""
     references = set(event_binding.iter_references(audience_, "/audience"))
     try:
         audience.parse(event_binding.replace_with_samples(audience_, "/audience", set()))
@@ -160,5 +161,5 @@ def _with_sample_values(audience_: Any) -> Any:
     return event_binding.replace_with_samples(audience_, "/audience", set())
 
 
-_triggers = NamedResource(table, each(to_view))
+_triggers = NamedResource(table, map_rows(to_view))
 get, list_page, delete = _triggers.get, _triggers.list_page, _triggers.delete

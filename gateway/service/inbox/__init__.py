@@ -1,1 +1,1 @@
-"""What a browser fetches or receives directly: inbox, live channel, receipts."""
+"""Direct exchange with browsers: inbox, live channel, receipts."""

@@ -1,7 +1,7 @@
-"""The inbox of a device: the notifications that were sent to it, rendered as it would display them now.
+"""The inbox of a device: the notifications that were sent to it.
 
-The inbox is a view of the delivery log. The payloads of devices are not stored: content is rendered for each request,
-in the language of the device and with its current attributes.
+The inbox is a view of the delivery log. The payloads that were sent are not stored. For each request the content is
+rendered again, in the current language of the device and with its current attributes.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from gateway.service.context import Context
 from gateway.service.notifications.rendering import NotificationRenderer
 
 
-async def items(
+async def list_items(
     conn: Connection,
     context: Context,
     device: Device,
@@ -28,7 +28,10 @@ async def items(
     after: int | None = None,
     limit: int,
 ) -> list[views.InboxItem]:
-    """Return one page: newest first below the position `before`, or oldest first above the position `after`."""
+    """Return a page of items before or after a log position.
+
+    The newest item comes first, except with `after`: then the oldest does.
+    """
     rows = await inbox.list_page_of_device(
         conn, device.application_id, device.id, before=before, after=after, limit=limit
     )
@@ -38,11 +41,12 @@ async def items(
 async def to_views(
     conn: Connection, context: Context, device: Device, rows: Sequence[Row[Any]]
 ) -> list[views.InboxItem]:
-    """Return the views of deliveries.
+    """Return the views of deliveries as inbox items.
 
-    Rows have `notification_id` and `variant`, and either `settled_at`, `read_at` and `position` or `created_at`.
+    Rows are inbox entries (with `settled_at`, `read_at` and `position`), or offers to an open page (with `created_at`).
+    Both have `notification_id` and `variant`. The content of an item is None if it can no longer be rendered.
     """
-    by_id = {
+    notifications_by_id = {
         notification.id: notification
         for notification in await notifications.load(conn, [row.notification_id for row in rows])
     }
@@ -50,10 +54,12 @@ async def to_views(
     default_origin = await applications.get_default_origin(conn, device.application_id) or context.public_url
     items: list[views.InboxItem] = []
     for row in rows:
-        notification = by_id[row.notification_id]
+        notification = notifications_by_id[row.notification_id]
         try:
             renderer = NotificationRenderer(context.keyring, context.public_url, notification, default_origin)
-            content: dict[str, Any] | None = renderer.rendered(device.client.locale, template_context, row.variant)
+            content: dict[str, Any] | None = renderer.render_content(
+                device.client.locale, template_context, row.variant
+            )
         except (TemplateFailed, ValidationError):
             content = None
         columns = row._mapping
@@ -66,7 +72,7 @@ async def to_views(
                 "sent_at": columns.get("settled_at") or columns["created_at"],
                 "expires_at": notification.delivery.expires_at,
                 "read_at": columns.get("read_at"),
-                "position": columns.get("position"),  # type: ignore[typeddict-item]  # none in an offer to a page
+                "position": columns.get("position"),  # type: ignore[typeddict-item]  # an offer has no position
             }
         )
     return items

@@ -1,7 +1,8 @@
-"""Notify the subscribers of inboxes: long polls and live connections.
+"""Notify subscribers of new inbox items. Subscribers are long polls and live connections.
 
-A process reads new entries of a delivery log once for all its subscribers, when a database notification announces them.
-A subscriber uses no database connection while it waits. A notification is a hint: the subscriber reads its inbox.
+When Postgres announces new entries of a delivery log (NOTIFY), a process reads them once for all its subscribers. A
+subscriber uses no database connection while it waits. Being notified is only a hint: the subscriber then reads its
+inbox.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from gateway.records.delivery_log import inbox, reader
 from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import DATABASE_ERRORS, Engine
 
-# Database notifications may be lost, so all subscribers are notified at least this often.
+# All subscribers are notified at least this often, because messages of Postgres may be lost.
 POLL_INTERVAL_S = 15.0
 
 logger = structlog.get_logger(__name__)
@@ -26,7 +27,7 @@ class InboxSubscription:
     """A subscription to the inbox of one device."""
 
     def __init__(self) -> None:
-        """Build a subscription without a pending notification."""
+        """Create a subscription."""
         self._notified = asyncio.Event()
 
     def notify(self) -> None:
@@ -34,7 +35,7 @@ class InboxSubscription:
         self._notified.set()
 
     async def wait(self, seconds: float) -> bool:
-        """Return True as soon as the inbox may have new items, False after `seconds`."""
+        """Wait until the inbox may have new items, and return True; return False after `seconds`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._notified.wait()
@@ -44,20 +45,22 @@ class InboxSubscription:
 
 
 class InboxNotifier:
-    """Notifies the subscribers of a process; it reads delivery logs only while there are subscribers."""
+    """Notifies the subscribers in this process. It reads delivery logs only while there are subscribers."""
 
     def __init__(self, engine: Engine, notifier_: notifier.Notifier) -> None:
-        """Build a notifier that listens to database notifications."""
+        """Create a notifier that is woken by messages of Postgres."""
         self._engine = engine
         self._notifier = notifier_
+        # By application id and device id.
         self._subscriptions: dict[UUID, dict[UUID, set[InboxSubscription]]] = defaultdict(dict)
-        self._read: dict[UUID, int] = {}
+        # The log position up to which subscribers were notified, by application id.
+        self._notified_upto: dict[UUID, int] = {}
         self._reader: asyncio.Task[None] | None = None
         self.closed = False
 
     @contextmanager
-    def watch(self, application_id: UUID, device_id: UUID) -> Iterator[InboxSubscription]:
-        """Subscribe to an inbox. Subscribe before reading the inbox, so that no item is missed."""
+    def subscribe(self, application_id: UUID, device_id: UUID) -> Iterator[InboxSubscription]:
+        """Subscribe to the inbox of a device. Subscribe before reading the inbox, so that no item is missed."""
         subscription = InboxSubscription()
         subscriptions = self._subscriptions[application_id]
         subscriptions.setdefault(device_id, set()).add(subscription)
@@ -71,14 +74,14 @@ class InboxNotifier:
                 del subscriptions[device_id]
             if not subscriptions and self._subscriptions.get(application_id) is subscriptions:
                 del self._subscriptions[application_id]
-                self._read.pop(application_id, None)
+                self._notified_upto.pop(application_id, None)
 
-    def waiting(self, application_id: UUID, device_id: UUID) -> int:
-        """Return the number of subscribers of a device."""
+    def count_subscribers(self, application_id: UUID, device_id: UUID) -> int:
+        """Return the number of subscribers to the inbox of a device."""
         return len(self._subscriptions.get(application_id, {}).get(device_id, ()))
 
     async def close(self) -> None:
-        """Notify all subscribers for the last time, and stop reading."""
+        """Notify all subscribers a last time, and stop reading delivery logs."""
         self.closed = True
         self._notify_all()
         if self._reader is not None:
@@ -104,19 +107,20 @@ class InboxNotifier:
         subscriptions = self._subscriptions[application_id]
         async with self._engine.connect() as conn:
             last_position = await reader.last_position(conn, application_id)
-            after = self._read.get(application_id)
+            after = self._notified_upto.get(application_id)
             if after is None:
                 device_ids = set(subscriptions)
             else:
                 device_ids = await inbox.find_devices_with_news(
                     conn, application_id, list(subscriptions), after=after, upto=last_position
                 )
-        self._read[application_id] = last_position
+        self._notified_upto[application_id] = last_position
         for device_id in device_ids:
             for subscription in subscriptions.get(device_id, ()):
                 subscription.notify()
 
     def _notify_live_connections(self, payloads: set[str]) -> None:
+        """Notify the subscribers of devices with new offers: payloads of the form `<application id> <device id>`."""
         for payload in payloads:
             application_id, space, device_id = payload.partition(" ")
             if space:
@@ -124,7 +128,7 @@ class InboxNotifier:
                     subscription.notify()
 
     def _notify_all(self) -> None:
-        for subscriptions in self._subscriptions.values():
-            for of_device in subscriptions.values():
-                for subscription in of_device:
+        for by_device in self._subscriptions.values():
+            for subscriptions in by_device.values():
+                for subscription in subscriptions:
                     subscription.notify()

@@ -1,8 +1,9 @@
-"""The live channel delivers notifications to open pages.
+"""The live channel: deliver notifications to open pages of a web application.
 
-In the mode `additional` a page follows its inbox, and every notification is sent by Web Push as well. In the mode
-`exclusive` each notification is offered to the page first, and Web Push delivers it when the page does not acknowledge
-it in time. Acknowledged offers are logged like other deliveries. A crash of page, server or worker loses nothing.
+In the mode `additional`, a page receives the new items of its inbox, and every notification is also sent by Web Push.
+In the mode `exclusive`, each notification is offered to the page first. It is sent by Web Push if the page does not
+acknowledge the offer in time. An acknowledged offer is logged like any other delivery. No notification is lost when a
+page, a server or a worker crashes.
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -27,15 +28,18 @@ from gateway.service.inbox.inbox_notifier import InboxNotifier
 
 # Time for an open page to acknowledge an offer before Web Push is used.
 ACK_TIMEOUT = timedelta(seconds=5)
-# A page counts as open for the lease; its server renews the lease at this interval.
+# A device's page counts as open until its lease expires. The server that has the page's connection renews the lease at
+# this interval.
 LEASE, RENEW_S = timedelta(seconds=45), 20.0
+# Maximum number of inbox items read at once.
 PAGE_SIZE = 50
+# The inbox is read at least this often.
 POLL_INTERVAL_S = 20.0
 
 Message = dict[str, Any]
 
 
-async def decide(
+async def offer_to_pages(
     conn: Connection,
     notification: Notification,
     recipients: Sequence[Recipient],
@@ -44,7 +48,8 @@ async def decide(
     """Offer a notification to the open pages of devices.
 
     Returns:
-        For each device with an offer `Accepted` when the page has acknowledged it, `Deferred` while it still may.
+        By device with an offer: `Accepted` if the page has acknowledged it, `Deferred` while the page may still do so.
+        Other devices are left out; their messages are sent by Web Push.
     """
     if notification.status is not Status.SENDING or not recipients:
         return {}
@@ -56,26 +61,29 @@ async def decide(
     outcomes: dict[UUID, Deferred | Accepted] = {
         recipient.device_id: Deferred(now + ACK_TIMEOUT) for recipient in new_offers
     }
-    for device_id, (since, acknowledged_at) in handoffs.items():
+    for device_id, (offered_at, acknowledged_at) in handoffs.items():
         if acknowledged_at is not None:
             outcomes[device_id] = Accepted(cause="acknowledged by the open page over the live channel")
-        elif since + ACK_TIMEOUT > now:
-            outcomes[device_id] = Deferred(since + ACK_TIMEOUT)
+        elif offered_at + ACK_TIMEOUT > now:
+            outcomes[device_id] = Deferred(offered_at + ACK_TIMEOUT)
     return outcomes
 
 
 async def follow(
     context: Context, inbox_notifier: InboxNotifier, device: Device, after: int, *, exclusive: bool
 ) -> AsyncGenerator[Message, None]:
-    """Yield the messages for an open page, endlessly: `{"type": "notification", ...}` and its position in the inbox.
+    """Yield the messages for an open page, without end.
 
-    Messages are sent before more are read, so none pile up in memory for a slow page.
+    A message is `{"type": "notification", ...}` with an inbox item, or `{"type": "position", ...}` with the position of
+    an item that the page has received before as an offer. `after` is the position of the page in the inbox.
+
+    New items are read only after the page has taken the previous ones, so none accumulate in memory for a slow page.
 
     Raises:
         Unauthenticated: the device was unregistered.
     """
     offered_ids: set[str] = set()
-    with inbox_notifier.watch(device.application_id, device.id) as subscription:
+    with inbox_notifier.subscribe(device.application_id, device.id) as subscription:
         while True:
             if exclusive:
                 for item in await _list_offers(context, device):
@@ -85,7 +93,7 @@ async def follow(
             async with context.engine.connect() as conn:
                 if await devices.get_application_id(conn, device.id) is None:
                     raise Unauthenticated("the device is unregistered")
-                items = await inbox.items(conn, context, device, after=after, limit=PAGE_SIZE)
+                items = await inbox.list_items(conn, context, device, after=after, limit=PAGE_SIZE)
             for item in items:
                 after = item["position"]
                 if item["id"] in offered_ids:
@@ -104,13 +112,13 @@ async def _list_offers(context: Context, device: Device) -> list[views.InboxItem
 
 
 async def last_position(context: Context, device: Device) -> int:
-    """Return the current position, where a page starts that has missed nothing."""
+    """Return the position of the newest inbox item, from which a newly opened page continues."""
     async with context.engine.connect() as conn:
         return await inbox_records.last_position(conn, device.application_id, device.id)
 
 
 async def acknowledge(context: Context, device: Device, delivery_id: str) -> None:
-    """Record that a page has displayed a delivery; deliveries of other devices are ignored."""
+    """Record that a page has received a delivery. Ignores deliveries to other devices."""
     delivery = ids.parse_delivery(delivery_id)
     if delivery is not None and delivery[1] == device.id:
         async with context.engine.begin() as conn:
@@ -118,12 +126,12 @@ async def acknowledge(context: Context, device: Device, delivery_id: str) -> Non
 
 
 async def claim(context: Context, device: Device) -> None:
-    """Start or renew the lease of an open page."""
+    """Start or renew the lease of a device's open page."""
     async with context.engine.begin() as conn:
         await records.claim_device(conn, device.id, LEASE)
 
 
 async def release(context: Context, device: Device) -> None:
-    """End the lease of a closed page."""
+    """End the lease of a device's page, because it was closed."""
     async with context.engine.begin() as conn:
         await records.release(conn, device.id)

@@ -1,4 +1,4 @@
-"""Positions in a device's inbox, and the marks of what was read."""
+"""Read marks of a device's inbox."""
 
 from uuid import UUID
 
@@ -8,11 +8,12 @@ from gateway.domain.errors import NotFound
 from gateway.records.delivery_log import inbox
 from gateway.records.postgres.engine import Connection
 
+# The largest log position.
 MAX_POSITION = 2**63 - 1
 
 
 async def newest_position(conn: Connection, application_id: UUID, device_id: UUID) -> int:
-    """Return the position of the newest item; 0 for an empty inbox."""
+    """Return the log position of the newest item; 0 for an empty inbox."""
     return await inbox.last_position(conn, application_id, device_id)
 
 

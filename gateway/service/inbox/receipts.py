@@ -21,6 +21,7 @@ async def receive(conn: Connection, keyring: Keyring, token: str, event: Event, 
     if delivery is None:
         raise ReceiptInvalid("the token was not issued by this gateway, or has expired")
     if event != "displayed":
-        # A click or a dismissal implies the display, whose receipt was lost or is still in flight.
+        # A click or a dismissal implies that the notification was displayed. The receipt for this may have been lost,
+        # or may arrive later.
         await reader.add_receipt(conn, *delivery, "displayed", None)
     await reader.add_receipt(conn, *delivery, event, action)

@@ -11,7 +11,7 @@ from gateway.service.notifications import representations
 
 
 class DeliveryPage(NamedTuple):
-    """One page of deliveries, and the log position of its last one."""
+    """One page of deliveries, and the log position of the last of them."""
 
     items: list[views.Delivery]
     last_position: int | None
@@ -20,12 +20,12 @@ class DeliveryPage(NamedTuple):
 async def list_page(
     conn: Connection, application_id: UUID, filters: LogFilters, *, before: int | None, limit: int
 ) -> DeliveryPage:
-    """Return the completed deliveries of an application, newest first, below the position `before`."""
+    """Return a page of completed deliveries, newest first; `before` is the last position of the previous page."""
     entries = await reader.list_page(conn, application_id, filters, before=before, limit=limit)
     items = [representations.delivery_view(entry) for entry in entries]
     return DeliveryPage(items, entries[-1].row.position if entries else None)
 
 
 async def last_position(conn: Connection, application_id: UUID) -> int:
-    """Return the position of the newest entry."""
+    """Return the last position in an application's log."""
     return await reader.last_position(conn, application_id)

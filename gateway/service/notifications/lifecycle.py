@@ -1,8 +1,8 @@
 """Pause, resume and cancel accepted notifications.
 
-The status is a column of the notification; a database notification makes workers read it at once. Waiting jobs read it
-when they come due. Jobs that are being sent stop between two messages: requests in flight complete and are logged, and
-the remaining devices return to the queue.
+The status is a column of the notification. When it changes, a message over Postgres NOTIFY makes the workers read it.
+A worker that claims a job reads the status first. A job that is being sent stops between two messages: requests in
+flight complete and are logged, and the remaining devices return to the queue.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ from gateway.records import jobs, notifications
 from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import Connection, Engine
 
-# Pause, resume or cancel: (connection, application, notification).
-Order = Callable[[Connection, UUID, UUID], Awaitable[None]]
+# The type of `pause`, `resume` and `cancel`, called with (connection, application id, notification id).
+Transition = Callable[[Connection, UUID, UUID], Awaitable[None]]
 
-# Longer than most push services take to respond.
+# Maximum wait for requests in flight. Most push services respond sooner.
 MAX_IDLE_WAIT = timedelta(seconds=5)
 POLL_INTERVAL_S = 0.02
 
@@ -32,9 +32,9 @@ log = structlog.get_logger(__name__)
 
 
 async def pause(conn: Connection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> None:
-    """Stop sending until `resume`; messages that are not sent before the expiry are never sent.
+    """Stop sending a notification until `resume`. It can still expire while it is paused.
 
-    Pausing a paused notification changes nothing.
+    Pausing a paused notification has no effect.
 
     Raises:
         NotFound: the application has no such notification.
@@ -48,7 +48,7 @@ async def pause(conn: Connection, application_id: UUID, id_: UUID, kind: Kind | 
 
 
 async def resume(conn: Connection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> None:
-    """Continue sending where `pause` stopped it.
+    """Continue sending a paused notification. Resuming a notification that is not paused has no effect.
 
     Raises:
         NotFound: the application has no such notification.
@@ -62,9 +62,9 @@ async def resume(conn: Connection, application_id: UUID, id_: UUID, kind: Kind |
 
 
 async def cancel(conn: Connection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> None:
-    """Stop sending for good; queued messages end in the log as `cancelled`.
+    """Stop sending a notification for good. Messages that were not sent are logged as `cancelled`.
 
-    Cancelling a cancelled notification changes nothing.
+    Cancelling a cancelled notification has no effect.
 
     Raises:
         NotFound: the application has no such notification.
@@ -78,9 +78,10 @@ async def cancel(conn: Connection, application_id: UUID, id_: UUID, kind: Kind |
 
 
 async def refresh_status(engine: Engine, notification: Notification) -> Status:
-    """Return the current status of a notification that is being sent, and pause it when its failure limit is exceeded.
+    """Return the current status of a notification that is being sent, and pause it if its failure limit is exceeded.
 
-    Workers call it after every batch, since database notifications may be lost. The limit pauses a notification once.
+    Workers call this function after every batch, since the messages that announce a status may be lost. The failure
+    limit pauses a notification only once: after `resume` it is not checked again.
     """
     limit = notification.policy.pause_when
     async with engine.begin() as conn:
@@ -109,9 +110,9 @@ async def wait_until_suspended(engine: Engine, id_: UUID) -> None:
 
 
 async def wait_until_idle(engine: Engine, id_: UUID) -> None:
-    """Wait until no worker has leased a job of a notification, so that no request is in flight.
+    """Wait until no worker has a lease on a job of a notification, so that no request is in flight.
 
-    The lease of a worker that crashed lasts longer; the wait ends after MAX_IDLE_WAIT.
+    Waits at most MAX_IDLE_WAIT, since the lease of a crashed worker may last longer.
     """
     await _wait_while(jobs.is_leased, engine, id_)
 
@@ -123,12 +124,12 @@ async def _wait_while(condition: Callable[[Connection, UUID], Awaitable[bool]], 
                 async with engine.connect() as conn:
                     if not await condition(conn, id_):
                         return
-                await asyncio.sleep(POLL_INTERVAL_S)  # a released lease sends no database notification
+                await asyncio.sleep(POLL_INTERVAL_S)  # the end of a lease is not announced
 
 
 async def requeue(conn: Connection, job: Job) -> None:
-    """Return an unfinished job to the queue: suspended when its notification is paused, otherwise due at once."""
-    # The lock delays a concurrent resume until the job is suspended, where it finds the job.
+    """Return an unfinished job to the queue: suspended if its notification is paused, otherwise due at once."""
+    # The lock makes a concurrent resume wait until the job is suspended, so that it includes the job.
     [notification] = await notifications.load(conn, [job.notification_id], lock=True)
     if notification.status is Status.PAUSED:
         await jobs.suspend(conn, job, notification.delivery.expires_at)

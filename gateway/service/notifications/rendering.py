@@ -1,7 +1,7 @@
-"""Render a notification for each device.
+"""Render the payload of a notification for each device.
 
-Payloads are shared as far as possible: one for each variant and language, and one for all devices when no template
-refers to the user or the device. Then the receipt token is all that differs between devices.
+Devices share rendered payloads if possible. If no template refers to the user or the device, there is one payload for
+each variant and language, in which only the receipt token differs between devices.
 """
 
 from collections.abc import Mapping
@@ -19,12 +19,13 @@ from gateway.push.encryption import MAX_PAYLOAD
 from gateway.push.payload import PayloadTemplate, compose
 from gateway.service.access.secrets import Keyring
 
-# Notifications whose renderers are cached.
+# Maximum number of notifications whose renderers are cached.
 MAX_CACHED = 64
-# Receipts are accepted for this long after the expiry, since devices may be offline.
+# Receipts are accepted for this long after the expiry of the notification, since devices may be offline.
 RECEIPT_GRACE = timedelta(days=7)
 
-# A template that exceeds its budget this often is not rendered again: it would delay the alerts behind it.
+# After exceeding its time or size limit this often, a template is not rendered again. Rendering it further would delay
+# other notifications.
 MAX_OVER_BUDGET = 3
 
 
@@ -36,10 +37,10 @@ class RenderedPayload(NamedTuple):
 
 
 class RendererCache:
-    """Caches the renderers of the latest notifications across jobs."""
+    """Caches the renderers of the latest notifications, since a notification has many jobs."""
 
     def __init__(self, keyring: Keyring, public_url: str | None) -> None:
-        """Build an empty cache; the arguments are those of `NotificationRenderer`."""
+        """Create an empty cache; the arguments are those of `NotificationRenderer`."""
         self._keyring = keyring
         self.public_url = public_url
         self._renderers: dict[UUID, NotificationRenderer] = {}
@@ -48,7 +49,7 @@ class RendererCache:
         """Return the renderer of a notification if it is cached."""
         return self._renderers.get(notification_id)
 
-    def messages(self, notification: Notification, default_origin: str | None) -> "NotificationRenderer":
+    def get(self, notification: Notification, default_origin: str | None) -> "NotificationRenderer":
         """Return the renderer of a notification, from the cache if possible.
 
         Raises:
@@ -70,9 +71,9 @@ class NotificationRenderer:
 
         Args:
             keyring: issues the receipt tokens.
-            public_url: the URL of the gateway, for receipts; without one, payloads request none.
+            public_url: the URL of the gateway, to which browsers send receipts; None disables receipts.
             notification: the notification.
-            default_origin: the web origin that a path in a rendered URL is resolved against.
+            default_origin: the web origin against which a path in a rendered URL is resolved.
 
         Raises:
             ValidationError: a template is malformed.
@@ -82,13 +83,15 @@ class NotificationRenderer:
         self.default_origin = default_origin
         self._receipts_url = f"{public_url}/v1/receipts" if public_url else None
         self._receipts_until = int((notification.delivery.expires_at + RECEIPT_GRACE).timestamp())
-        self._contents = [merged(notification.content, v.content) for v in notification.policy.variants]
+        self._contents = [merge_variant(notification.content, v.content) for v in notification.policy.variants]
         self._contents = self._contents or [notification.content]
         self._over_budget_count = 0
-        # The payload of all devices, if they have one in common.
-        self._common: RenderedPayload | None = None
+        # The payload for all devices, if they share one.
+        self._common_payload: RenderedPayload | None = None
+        # The language layers of a locale, by variant number and locale.
         self._layers: dict[tuple[int, str | None], tuple[str, ...]] = {}
-        self._composed: dict[tuple[int, tuple[str, ...]], RenderedPayload] = {}
+        # By variant number and language layers: payloads that devices share, and compiled templates.
+        self._payloads: dict[tuple[int, tuple[str, ...]], RenderedPayload] = {}
         self._compiled: dict[tuple[int, tuple[str, ...]], CompiledContent] = {}
         if notification.templating is not None:
             for number, content in enumerate(self._contents):
@@ -97,15 +100,15 @@ class NotificationRenderer:
                     self._compiled[number, layer] = compiled
 
     @property
-    def personal(self) -> bool:
+    def is_personal(self) -> bool:
         """Return whether a template refers to the user or the device."""
         return any(compiled.personal for compiled in self._compiled.values())
 
     def check_size(self) -> None:
-        """Check the size of every payload without the values of its templates.
+        """Check the minimum size of every payload, which is its size with all templates rendered to empty texts.
 
         Raises:
-            PayloadTooLarge: a payload fits no push message, whatever its templates are rendered to.
+            PayloadTooLarge: a payload is too large for a push message, whatever its templates are rendered to.
         """
         for content in self._contents:
             for layer in all_layers(content):
@@ -115,21 +118,23 @@ class NotificationRenderer:
                 if size > MAX_PAYLOAD:
                     raise PayloadTooLarge(size, MAX_PAYLOAD)
 
-    def for_device(
+    def render_payload(
         self, device_id: UUID, locale: str | None, variant: int | None, template_context: Mapping[str, Any]
     ) -> tuple[bytes, str]:
-        """Return (payload, Topic) of a device; `template_context` holds the template variables of user and device.
+        """Return the payload for a device, and the value of its `Topic` header.
+
+        `template_context` has the template variables `user` and `device`.
 
         Raises:
             TemplateFailed: a template cannot be rendered.
         """
-        composed = self._common or self._payload_for(variant or 0, locale, template_context)
-        return self._fill(composed, device_id, variant), composed.topic
+        rendered = self._common_payload or self._payload_for(variant or 0, locale, template_context)
+        return self._fill(rendered, device_id, variant), rendered.topic
 
-    def rendered(
+    def render_content(
         self, locale: str | None, template_context: Mapping[str, Any], variant: int | None = None
     ) -> dict[str, Any]:
-        """Return the content as a device displays it.
+        """Return the content that a device displays.
 
         Raises:
             TemplateFailed: a template cannot be rendered.
@@ -141,16 +146,16 @@ class NotificationRenderer:
         layer = self._layers.get((number, locale))
         if layer is None:
             layer = self._layers[number, locale] = matching_layers(self._contents[number], locale)
-        composed = self._composed.get((number, layer))
-        if composed is not None:
-            return composed
-        composed = self._compose(self._render((number, layer), template_context))
+        rendered = self._payloads.get((number, layer))
+        if rendered is not None:
+            return rendered
+        rendered = self._compose(self._render((number, layer), template_context))
         compiled = self._compiled.get((number, layer))
         if compiled is None or not compiled.personal:
-            self._composed[number, layer] = composed
+            self._payloads[number, layer] = rendered
             if len(self._contents) == 1 and not self._notification.is_localized:
-                self._common = composed
-        return composed
+                self._common_payload = rendered
+        return rendered
 
     def _render(self, content_key: tuple[int, tuple[str, ...]], template_context: Mapping[str, Any]) -> dict[str, Any]:
         number, layer = content_key
@@ -172,8 +177,8 @@ class NotificationRenderer:
             raise TemplateFailed("the template exceeded its time or size limit for too many recipients")
         try:
             return self._compiled[content_key].render(variables)
-        except TemplateFailed as failure:
-            self._over_budget_count += failure.over_budget
+        except TemplateFailed as error:
+            self._over_budget_count += error.over_budget
             raise
 
     def _compose(self, content: Mapping[str, Any]) -> RenderedPayload:
@@ -188,15 +193,15 @@ class NotificationRenderer:
         )
         return RenderedPayload(template, push_topic(notification.application_id, tag))
 
-    def _fill(self, composed: RenderedPayload, device_id: UUID, variant: int | None) -> bytes:
+    def _fill(self, rendered: RenderedPayload, device_id: UUID, variant: int | None) -> bytes:
         notification_id = self._notification.id
-        return composed.template.fill(
+        return rendered.template.fill(
             self._keyring.receipt_token(notification_id, device_id, variant, self._receipts_until)
         )
 
 
-def merged(content: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content with the fields of a variant in place of its own, also in each language of both."""
+def merge_variant(content: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content with its fields replaced by those of a variant, also within each language."""
     locales = dict(content.get("locales") or {})
     for key, localized in (variant.get("locales") or {}).items():
         locales[key] = locales.get(key, {}) | localized
@@ -204,7 +209,7 @@ def merged(content: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, 
 
 
 def _without_templates(value: Any) -> Any:
-    """Return a value with empty texts in place of templates."""
+    """Return a value in which every text with template markup is replaced by an empty text."""
     match value:
         case str():
             return "" if has_markup(value) else value

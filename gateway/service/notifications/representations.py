@@ -1,4 +1,4 @@
-"""The views of notifications, their funnels and their deliveries, and of the reach of an audience."""
+"""Build the views of notifications, their funnels and deliveries, and the preview of an audience."""
 
 import json
 from collections.abc import Sequence
@@ -20,11 +20,13 @@ from gateway.service import views
 from gateway.service.audience import segments
 from gateway.service.notifications import lifecycle
 
+# Number of devices in the preview of an audience.
 MAX_SAMPLE = 10
-# A notification with less than one delivery in this time is not progressing, and has no estimated end.
+# A notification with less than one delivery in this time does not progress, and its end cannot be estimated.
 MIN_RATE_WINDOW_S = 300
 MAX_ETA = timedelta(days=366)
 
+# The consequence of each outcome, for the last attempt of a delivery.
 _CONSEQUENCES = {
     OutcomeName.ACCEPTED: "the push service stores the message until the browser is online",
     OutcomeName.GONE: "no message is sent to the device again",
@@ -46,8 +48,8 @@ def notification_view(
     Args:
         notification: the notification.
         progress: its delivery counts.
-        variant_counts: the delivery counts of its variants, in their order; zero when left out.
-        last_due: when its last waiting job comes due.
+        variant_counts: the delivery counts of its variants, in order; zero if left out.
+        last_due: when its last unleased job comes due.
     """
     delivery, policy, now = notification.delivery, notification.policy, clock.now()
     policy_json = policy.to_json()
@@ -100,7 +102,7 @@ def notification_view(
 
 
 class NotificationPage(NamedTuple):
-    """One page of notifications, and the id of its last one."""
+    """One page of notifications, and the id of the last of them."""
 
     items: list[views.Notification]
     last_id: UUID | None
@@ -115,7 +117,10 @@ async def list_page(
     before: UUID | None,
     limit: int,
 ) -> NotificationPage:
-    """Return the notifications of an application, newest first; `before` is the last id of the previous page."""
+    """Return a page of notifications, newest first; `before` is the last id of the previous page.
+
+    The estimated end of sending (`progress.eta`) ignores jobs that are due later; `get_notification` includes them.
+    """
     rows = await notifications.list_page(conn, application_id, kind=kind, status=status, before=before, limit=limit)
     counts = await notifications.load_variant_counts(conn, [row.id for row, _ in rows])
     items = [notification_view(row, progress, counts.get(row.id, ())) for row, progress in rows]
@@ -137,7 +142,7 @@ async def get_notification(
 
 
 async def get_funnel(conn: Connection, application_id: UUID, id_: UUID, kind: Kind | None = None) -> views.Funnel:
-    """Return the counts from targets to clicks, each with its rate of the step before.
+    """Return the funnel of a notification: the counts of targets, accepted, displayed and clicked, with their rates.
 
     Raises:
         NotFound: the application has no such notification, or it is of another kind.
@@ -186,7 +191,7 @@ def delivery_view(entry: reader.LogEntry) -> views.Delivery:
 async def get_delivery(
     conn: Connection, application_id: UUID, notification_id: UUID, device_id: UUID
 ) -> views.DeliveryDetail:
-    """Return the view of a delivery with every attempt, also while it is still being retried.
+    """Return the view of a delivery with all its attempts. The delivery may still be waiting for a retry.
 
     Raises:
         NotFound: there is no such delivery, or it has not been attempted yet.
@@ -216,7 +221,7 @@ async def get_delivery(
             "attempts": attempts,
         }
     delivery, row = delivery_view(entry), entry.row
-    # The log entry holds the last attempt, unless the notification expired or was cancelled before a retry.
+    # The log entry contains the last attempt. It has none if the notification expired or was cancelled before a retry.
     if row.attempted_at is not None:
         attempts.append(
             {
@@ -297,7 +302,7 @@ def _steps(counts: Progress | Row[Any]) -> views.Steps:
 
 
 def _eta(notification: Notification, progress: Progress, last_due: datetime | None, now: datetime) -> datetime | None:
-    """Return the estimated end of sending at the current rate, or None when there is no estimate."""
+    """Return the estimated end of sending at the current rate, or None if it cannot be estimated."""
     rate = progress.current_rate(now)
     if notification.status is not Status.SENDING or not progress.pending:
         return None

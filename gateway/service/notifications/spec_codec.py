@@ -1,6 +1,7 @@
-"""JSON codec of the drafts that reminders and triggers store.
+"""Encode and decode the drafts that reminders and triggers store as JSON.
 
-Stored drafts outlive releases: every later version must be able to read what this module writes.
+Stored drafts outlive releases, so every later version must be able to decode them. The send policy therefore keeps its
+first key, `steering`.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from gateway.service.notifications.submission import Draft
 
 
 class DraftView(TypedDict):
-    """The part of a view that reminders and triggers have in common."""
+    """The fields that the views of reminders and triggers have in common."""
 
     content: dict[str, Any]
     audience: Any
@@ -27,7 +28,7 @@ class DraftView(TypedDict):
 
 
 def to_json(draft: Draft) -> dict[str, Any]:
-    """Encode a draft."""
+    """Encode a draft for storage."""
     return {
         "content": draft.content,
         "audience": draft.audience,
@@ -35,7 +36,7 @@ def to_json(draft: Draft) -> dict[str, Any]:
         "urgency": draft.urgency,
         "ttl": None if draft.ttl is None else draft.ttl.total_seconds(),
         "collapse_key": draft.collapse_key,
-        "steering": draft.steering.to_json(),
+        "steering": draft.policy.to_json(),
         "templating": None
         if draft.templating is None
         else {"strict": draft.templating.strict, "event": draft.templating.event},
@@ -43,7 +44,7 @@ def to_json(draft: Draft) -> dict[str, Any]:
 
 
 def from_json(kind: Kind, stored: dict[str, Any]) -> Draft:
-    """Decode a draft of a kind."""
+    """Decode a stored draft, as a draft of notifications of this kind."""
     return Draft(
         kind,
         content=stored["content"],
@@ -52,13 +53,13 @@ def from_json(kind: Kind, stored: dict[str, Any]) -> Draft:
         urgency=None if stored["urgency"] is None else Urgency(stored["urgency"]),
         ttl=None if stored["ttl"] is None else timedelta(seconds=stored["ttl"]),
         collapse_key=stored["collapse_key"],
-        steering=SendPolicy.from_json(stored["steering"]),
+        policy=SendPolicy.from_json(stored["steering"]),
         templating=None if stored["templating"] is None else Templating(**stored["templating"]),
     )
 
 
 def to_view(stored: dict[str, Any]) -> DraftView:
-    """Return the common part of the view from a stored draft; null is the default of the kind."""
+    """Return the common fields of the views from a stored draft; null stands for the default of the kind."""
     ttl = stored["ttl"]
     return {
         "content": stored["content"],
@@ -74,10 +75,10 @@ def to_view(stored: dict[str, Any]) -> DraftView:
 
 
 def patch(draft: Draft, fields: Mapping[str, Any], policy_fields: Mapping[str, Any]) -> Draft:
-    """Replace fields of a draft and of its send policy. New content keeps the `strict` of the old."""
-    patched = replace(draft, **fields, steering=replace(draft.steering, **policy_fields))
+    """Replace fields of a draft and of its send policy. New content keeps the option `strict` of the old content."""
+    patched = replace(draft, **fields, policy=replace(draft.policy, **policy_fields))
     if "content" not in fields:
         return patched
     templating = draft.templating or Templating()
-    contents = {"content": patched.content, "variants": [variant.content for variant in patched.steering.variants]}
+    contents = {"content": patched.content, "variants": [variant.content for variant in patched.policy.variants]}
     return replace(patched, templating=templates.templating_of(contents, templating.strict, templating.event))

@@ -1,7 +1,7 @@
 """Accept notifications: check a draft completely, then store the notification and its plan job in one transaction.
 
-Direct notifications, campaigns, alerts, reminders and triggers differ only in the `Draft` they submit. Every accepted
-notification is delivered, or its log says why not.
+Direct notifications, campaigns, alerts, reminders and triggers differ only in the `Draft` that they submit. For every
+accepted notification, the delivery log has a result for each recipient.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,10 @@ MAX_START_DELAY = timedelta(days=366)
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """The delivery options of a kind, and the lanes that a request may choose: a campaign must not overtake alerts."""
+    """The default delivery options of a kind of notification.
+
+    `lanes` are the lanes that a request may choose: for example, a campaign must not overtake alerts.
+    """
 
     lane: Lane
     urgency: Urgency
@@ -60,7 +63,7 @@ DEFAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A requested notification. None means the default of the kind, and for `start_at` now."""
+    """A notification to submit. None stands for the default of the kind; for `start_at` it stands for now."""
 
     kind: Kind
     content: dict[str, Any]
@@ -72,7 +75,7 @@ class Draft:
     expires_at: datetime | None = None
     collapse_key: str | None = None
     start_at: datetime | None = None
-    steering: SendPolicy = DEFAULT_POLICY
+    policy: SendPolicy = DEFAULT_POLICY
     templating: Templating | None = None
     reminder_id: UUID | None = None
     details: dict[str, Any] = field(default_factory=dict)
@@ -80,9 +83,10 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class NotificationRequest:
-    """What a client asks to send: as `Draft`, but the content may be a reference to a saved template.
+    """A request of a client to send a notification.
 
-    `event` is what templates see as `event`.
+    It has the fields of `Draft`, but its content may refer to a saved template. `event` is the value of the template
+    variable `event`.
     """
 
     kind: Kind
@@ -100,7 +104,7 @@ class NotificationRequest:
 
 
 async def resolve(conn: Connection, application_id: UUID, request: NotificationRequest) -> Draft:
-    """Return the draft of a request, with the content of the template it refers to.
+    """Return the draft of a request, with the content of the template that the request refers to.
 
     Raises:
         ValidationError: the template does not exist.
@@ -118,7 +122,7 @@ async def resolve(conn: Connection, application_id: UUID, request: NotificationR
         expires_at=request.expires_at,
         collapse_key=request.collapse_key,
         start_at=request.start_at,
-        steering=request.policy,
+        policy=request.policy,
         templating=templates.templating_of(texts, resolved.strict, request.event),
     )
 
@@ -126,11 +130,11 @@ async def resolve(conn: Connection, application_id: UUID, request: NotificationR
 async def submit_request(
     conn: Connection, context: Context, application_id: UUID, request: NotificationRequest
 ) -> Notification:
-    """Resolve a request's content and submit it, on the caller's transaction.
+    """Resolve the content of a request and submit it, in the transaction of the caller.
 
     Raises:
-        ValidationError: with every fault.
-        PayloadTooLarge: no device could receive the notification.
+        ValidationError: the request is not valid; the error lists every field.
+        PayloadTooLarge: the content is too large for a push message.
     """
     return await submit(conn, context, application_id, await resolve(conn, application_id, request))
 
@@ -140,7 +144,7 @@ async def submit(conn: Connection, context: Context, application_id: UUID, draft
 
     Raises:
         ValidationError: the draft is not valid; the error lists every field.
-        PayloadTooLarge: the content fits no push message.
+        PayloadTooLarge: the content is too large for a push message.
     """
     notification = await prepare(conn, context, application_id, draft)
     await save(conn, [notification])
@@ -148,8 +152,8 @@ async def submit(conn: Connection, context: Context, application_id: UUID, draft
 
 
 async def prepare(conn: Connection, context: Context, application_id: UUID, draft: Draft) -> Notification:
-    """Check a draft and return the notification without storing it. Raises what `submit` raises."""
-    # A copy, since its URLs are made absolute below and reminders use a draft repeatedly.
+    """Check a draft and return the notification without storing it. Raises the errors of `submit`."""
+    # A copy: URLs are made absolute below, and the caller may use the draft again.
     notification = await _build(conn, application_id, deepcopy(draft))
     if notification.templating is not None:
         templates.check_templates(notification.content)
@@ -171,7 +175,10 @@ async def save(conn: Connection, prepared: Sequence[Notification]) -> None:
 
 
 def _make_url_absolute(content: dict[str, Any], default_origin: str | None, pointer: str) -> None:
-    """Resolve a path in `url` against the origin of the application: Declarative Web Push requires absolute URLs."""
+    """Resolve a path in `url` against the origin of the application, also in each language.
+
+    Declarative Web Push requires absolute URLs.
+    """
     url = content.get("url")
     if isinstance(url, str) and url.startswith("/"):
         if default_origin is None:
@@ -203,7 +210,7 @@ async def _build(conn: Connection, application_id: UUID, draft: Draft) -> Notifi
     if ttl > MAX_TTL:
         errors.append(FieldError("/delivery/ttl", f"must be at most {int(MAX_TTL.total_seconds())} seconds (28 days)"))
     start_at = last_start = now if draft.start_at is None else max(draft.start_at, now)
-    if (local_at := draft.steering.local_at) is not None:
+    if (local_at := draft.policy.local_at) is not None:
         start_at, last_start = max(earliest_instant(local_at), now), max(latest_instant(local_at), now)
     if last_start > now + MAX_START_DELAY and draft.reminder_id is None:
         errors.append(FieldError("/schedule/at", f"must be within {MAX_START_DELAY.days} days from now"))
@@ -213,7 +220,7 @@ async def _build(conn: Connection, application_id: UUID, draft: Draft) -> Notifi
     elif expires_at > last_start + MAX_TTL:
         errors.append(FieldError("/delivery/expires_at", "must be within 28 days after the start"))
     try:
-        policy = await _resolve_policy(conn, application_id, draft.steering, lane, expires_at - start_at)
+        policy = await _resolve_policy(conn, application_id, draft.policy, lane, expires_at - start_at)
     except ValidationError as error:
         errors += error.errors
     if errors:
@@ -247,9 +254,9 @@ async def _build(conn: Connection, application_id: UUID, draft: Draft) -> Notifi
 
 
 async def _resolve_policy(
-    conn: Connection, application_id: UUID, policy: SendPolicy, lane: Lane, life: timedelta
+    conn: Connection, application_id: UUID, policy: SendPolicy, lane: Lane, lifetime: timedelta
 ) -> SendPolicy:
-    """Check a send policy and add the rules of its category."""
+    """Check a send policy, and add the quiet hours and the frequency cap of its category."""
     errors: list[FieldError] = []
     if policy.category is not None:
         rules = await categories.find_rules(conn, application_id, policy.category)
@@ -259,12 +266,12 @@ async def _resolve_policy(
             quiet_hours, cap = rules
             policy = replace(policy, quiet_hours=policy.quiet_hours or quiet_hours, cap=cap)
     too_long = "exceeds the lifetime of the notification; use a longer ttl"
-    if policy.throttle is not None and policy.throttle.spread is not None and policy.throttle.spread > life:
+    if policy.throttle is not None and policy.throttle.spread is not None and policy.throttle.spread > lifetime:
         errors.append(FieldError("/throttle/spread", too_long))
     if policy.winner is not None:
         if not policy.variants:
             errors.append(FieldError("/winner", "needs variants"))
-        if policy.winner.after >= life:
+        if policy.winner.after >= lifetime:
             errors.append(FieldError("/winner/after", too_long))
     names = [variant.name for variant in policy.variants]
     for index, name in enumerate(names):

@@ -1,7 +1,7 @@
 """Templates: content stored under a name, in versions.
 
-A change creates a new version and keeps the earlier ones. A notification copies the content of the version that was
-current when it was accepted.
+Changing the content creates a new version; earlier versions stay. A notification stores a copy of the version that was
+the newest when the notification was accepted.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from gateway.service.notifications.rendering import NotificationRenderer
 
 @dataclass(frozen=True, slots=True)
 class InlineContent:
-    """Content, and whether an unknown variable in its templates fails the message."""
+    """Content in a request. `strict`: an unknown variable in its templates makes the message fail."""
 
     content: dict[str, Any]
     strict: bool = False
@@ -36,7 +36,7 @@ class InlineContent:
 
 @dataclass(frozen=True, slots=True)
 class TemplateReference:
-    """A saved template by its public id; the newest version when none is named."""
+    """A reference to a saved template, by its public id. `version` None is the newest version."""
 
     id: str
     version: int | None = None
@@ -46,7 +46,7 @@ ContentSource = InlineContent | TemplateReference
 
 
 def templating_of(content: dict[str, Any], strict: bool, event: dict[str, Any] | None) -> Templating | None:
-    """Return how the content is to be rendered, or None when it contains no markup."""
+    """Return the options for rendering the content, or None if it contains no template markup."""
     return Templating(strict, event or {}) if has_markup(content) else None
 
 
@@ -71,7 +71,7 @@ def check_templates(content: dict[str, Any], pointer: str = "/content") -> None:
 
 
 async def resolve_content(conn: Connection, application_id: UUID, source: ContentSource) -> InlineContent:
-    """Return the content of a source, read from the template that it refers to.
+    """Return the content of a source; for a reference, the content of the saved template.
 
     Raises:
         ValidationError: the template or its version does not exist.
@@ -113,7 +113,7 @@ async def update(
     content: dict[str, Any] | None,
     strict: bool | None,
 ) -> views.Template:
-    """Change a template; None leaves a field as it is. New content or another `strict` creates a version.
+    """Change a template; None leaves a field unchanged. Changing `content` or `strict` creates a new version.
 
     Raises:
         NotFound: the application has no such template.
@@ -132,7 +132,7 @@ async def update(
 
 
 async def get(conn: Connection, application_id: UUID, id_: UUID, version: int | None = None) -> views.Template:
-    """Return a template with the content of a version, or of the newest.
+    """Return a template with the content of a version, by default of the newest.
 
     Raises:
         NotFound: there is no such template or version.
@@ -169,12 +169,12 @@ async def preview(
 
     Args:
         conn: the connection.
-        context: the services of this process.
-        application_id: the application of the device.
-        source: the content, which may contain templates, or the saved template.
-        event: the value of the variable `event`.
-        device_id: the device whose user and attributes templates refer to; without one they are empty.
-        locale: the language, in place of that of the device.
+        context: the dependencies of the service layer.
+        application_id: the application of the template and the device.
+        source: the content, or a reference to a saved template.
+        event: the value of the template variable `event`.
+        device_id: the device for the template variables `user` and `device`; without a device they are empty.
+        locale: the language to render in; by default that of the device.
 
     Raises:
         ValidationError: a template is malformed, or the saved template or the device does not exist.
@@ -203,8 +203,8 @@ async def preview(
     renderer = NotificationRenderer(context.keyring, context.public_url, notification)
     template_context = (await load_template_context(conn, [device.id]))[device.id] if device is not None else {}
     locale = locale or (device.client.locale if device is not None else None)
-    payload, _ = renderer.for_device(device.id if device else notification.id, locale, None, template_context)
-    return {"content": renderer.rendered(locale, template_context), "octets": len(payload)}
+    payload, _ = renderer.render_payload(device.id if device else notification.id, locale, None, template_context)
+    return {"content": renderer.render_content(locale, template_context), "octets": len(payload)}
 
 
 async def _find_device(conn: Connection, application_id: UUID, device_id: str) -> Device:

@@ -1,8 +1,8 @@
-"""Rotate the master key: encrypt again, with the current key, whatever a retired key encrypted.
+"""Rotate the master key: encrypt all secrets that a retired key has encrypted again, with the current key.
 
-Running processes decrypt with both keys meanwhile. Rows are replaced in small batches, each in a transaction of its
-own; rows that other transactions have locked are left for a second pass, one by one. The rows themselves record the
-progress, so an interrupted rotation continues where it stopped.
+During the rotation, running processes decrypt with both keys. Rows are replaced in small batches, each in its own
+transaction. A first pass skips rows that other transactions have locked; a second pass waits for them, row by row. Each
+ciphertext contains the id of its key, so an interrupted rotation continues where it stopped.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,12 @@ from gateway.records.postgres.schema import applications, idempotency_keys, vapi
 from gateway.service.access.secrets import DecryptionFailed, Keyring
 from gateway.service.webhooks import signing
 
+# Number of rows that are replaced in one transaction.
 BATCH = 100
 
 
 class SecretKind(NamedTuple):
-    """A column of secrets, and the purpose that is part of their encryption."""
+    """A kind of secrets: its column, and the purpose with which the keyring encrypts it."""
 
     name: str
     column: Column[Any]
@@ -31,22 +32,24 @@ PERMANENT_KINDS = (
     SecretKind("identity secrets", applications.c.identity_secret, "identity"),
     SecretKind("webhook secrets", webhooks.c.secrets, signing.PURPOSE),
 )
-# Stored responses expire after a day.
+# All kinds, including stored responses, which expire after a day.
 KINDS = (*PERMANENT_KINDS, SecretKind("first answers", idempotency_keys.c.answer, "idempotency"))
 
 
 class RotationProgress(NamedTuple):
-    """The number of secrets of a kind, and of those that a retired key encrypted."""
+    """The number of secrets of a kind, and the number of those that a retired key has encrypted."""
 
     total: int
     remaining: int
 
 
 async def check(conn: Connection, keyring: Keyring) -> None:
-    """Decrypt one secret of each permanent kind that the current key did not encrypt.
+    """Check that the keyring has the retired key that it needs.
+
+    For each permanent kind, decrypts one secret that the current key has not encrypted.
 
     Raises:
-        DecryptionFailed: none of the keys decrypts it.
+        DecryptionFailed: no key of the keyring decrypts the secret.
     """
     for kind in PERMANENT_KINDS:
         secret = await encrypted_columns.find_foreign(conn, kind.column, keyring.key_id)
@@ -54,8 +57,8 @@ async def check(conn: Connection, keyring: Keyring) -> None:
             keyring.open(secret, kind.purpose)
 
 
-async def progress(conn: Connection, keyring: Keyring) -> dict[str, RotationProgress]:
-    """Return the progress of the rotation by the name of the kind."""
+async def get_progress(conn: Connection, keyring: Keyring) -> dict[str, RotationProgress]:
+    """Return the progress of the rotation for each kind of secrets, by name."""
     return {
         kind.name: RotationProgress(*await encrypted_columns.count_ciphertexts(conn, kind.column, keyring.key_id))
         for kind in KINDS
@@ -63,12 +66,12 @@ async def progress(conn: Connection, keyring: Keyring) -> dict[str, RotationProg
 
 
 async def rotate(engine: Engine, keyring: Keyring, on_batch: Callable[[str, int], None]) -> None:
-    """Encrypt again what a retired key encrypted; secrets that no key decrypts stay as they are.
+    """Encrypt the secrets of retired keys again. Secrets that no key decrypts are not changed.
 
     Args:
-        engine: the engine.
+        engine: the database.
         keyring: the current key and the retired ones.
-        on_batch: is called after each batch with the name of the kind and the number of secrets.
+        on_batch: is called after each batch with the name of the kind and the number of replaced secrets.
     """
     for kind in KINDS:
         await _rotate_kind(engine, keyring, kind, on_batch, batch=BATCH, wait=False)

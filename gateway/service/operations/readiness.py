@@ -1,4 +1,4 @@
-"""Check whether the database can serve requests: it is reachable and has every migration of this version."""
+"""Check whether the database is ready: reachable, and with every migration of this version of the gateway."""
 
 from gateway.records.postgres import migrate
 from gateway.records.postgres.engine import DATABASE_ERRORS, Engine
@@ -8,7 +8,7 @@ async def check_database(engine: Engine) -> dict[str, str]:
     """Return `ok` or a description of the problem, for the database and for its migrations."""
     try:
         async with engine.connect() as conn:
-            current = await migrate.is_current(conn, engine.url.render_as_string(hide_password=False))
+            is_current = await migrate.is_current(conn, engine.url.render_as_string(hide_password=False))
     except DATABASE_ERRORS:
         return {"database": "cannot be reached", "migrations": "unknown"}
-    return {"database": "ok", "migrations": "ok" if current else "missing: run `gateway migrate`"}
+    return {"database": "ok", "migrations": "ok" if is_current else "missing: run `gateway migrate`"}

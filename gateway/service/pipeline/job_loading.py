@@ -1,4 +1,4 @@
-"""Load what a claimed job needs to be sent, and decide which of its devices may be sent to now."""
+"""Load the payload of a claimed job, and decide which of its devices may receive the notification now."""
 
 from dataclasses import replace
 from uuid import UUID
@@ -17,14 +17,14 @@ from gateway.service.pipeline import admission, throttling
 
 
 async def load(engine: Engine, renderers: RendererCache, job: Job) -> JobPayload | None:
-    """Return the job's payload; None when the job was requeued, because its notification is paused or throttled."""
+    """Return the payload of a job. Returns None if the job was requeued: its notification is paused or throttled."""
     async with engine.begin() as conn:
         [notification] = await notifications.load(conn, [job.notification_id])
         now = clock.now()
         if notification.status is Status.PAUSED and now < notification.delivery.expires_at:
             await lifecycle.requeue(conn, job)
             return None
-        # The devices of a cancelled notification are only settled, which needs no slot.
+        # A cancelled notification needs no slot: its devices are logged without sending anything.
         is_throttled = notification.policy.throttle is not None and notification.status is Status.SENDING
         if is_throttled and not await throttling.has_slot(conn, job):
             return None
@@ -32,14 +32,14 @@ async def load(engine: Engine, renderers: RendererCache, job: Job) -> JobPayload
         keys = await load_signing_keys(conn, list({recipient.vapid_key_id for recipient in recipients}))
         renderer = renderers.get_cached(notification.id)
         if renderer is None:
-            renderer = renderers.messages(notification, await _default_origin(conn, notification, renderers))
-        template_context = await load_template_context(conn, job.device_ids) if renderer.personal else {}
+            renderer = renderers.get(notification, await _default_origin(conn, notification, renderers))
+        template_context = await load_template_context(conn, job.device_ids) if renderer.is_personal else {}
         if notification.is_blocked_on_winner(recipient.bucket for recipient in recipients):
             winner = await notifications.decide_winner(conn, notification.id)
             notification = replace(notification, winner=winner)
         outcomes: dict[UUID, PreSendOutcome] = {**await admission.decide(conn, notification, recipients, now)}
         undecided = [recipient for recipient in recipients if recipient.device_id not in outcomes]
-        outcomes |= await live_channel.decide(conn, notification, undecided, now)
+        outcomes |= await live_channel.offer_to_pages(conn, notification, undecided, now)
     return JobPayload(notification, renderer.default_origin, recipients, keys, outcomes, template_context)
 
 

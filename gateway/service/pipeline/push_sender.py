@@ -137,7 +137,7 @@ class PushSender:
         variant = prepared.notification.variant_for(recipient.bucket)
         try:
             context = prepared.template_context.get(recipient.device_id, {}) if prepared.template_context else {}
-            payload, topic = prepared.renderer.for_device(recipient.device_id, recipient.locale, variant, context)
+            payload, topic = prepared.renderer.render_payload(recipient.device_id, recipient.locale, variant, context)
             body = encrypt(payload, recipient)
         except (PayloadTooLarge, TemplateFailed) as refusal:
             return SendResult(Rejected(refusal.detail), variant=variant)

@@ -1,1 +1,1 @@
-"""Statistics, and following the delivery log live."""
+"""Statistics, the state of circuit breakers, and a live stream of the delivery log."""

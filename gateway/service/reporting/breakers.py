@@ -1,8 +1,9 @@
-"""Which push services are paused by a circuit breaker, for those who report it.
+"""The open circuit breakers of the workers in this process, for the statistics.
 
-The breakers belong to the workers' schedulers. A server that runs in the same process (`gateway up`) reports their
-state in the statistics, so the composition root gives both the same `BreakerDirectory`: the workers register a source,
-the server reads. A server in a process of its own has no source and reports no breaker.
+Circuit breakers belong to the schedulers of workers. The statistics of a server report them, which is possible only if
+a worker runs in the same process (`gateway up`). The composition root gives server and workers the same
+`BreakerDirectory`: each worker registers a source, and the server reads all sources. A server without workers in its
+process has no source, and reports no open breaker.
 """
 
 from collections.abc import Callable, Iterator, Set
@@ -10,15 +11,15 @@ from contextlib import contextmanager
 
 
 class BreakerDirectory:
-    """The open circuit breakers of this process, by push service. The sources are read on demand."""
+    """The open circuit breakers in this process. The sources are read on demand."""
 
     def __init__(self) -> None:
-        """Start without sources."""
+        """Create a directory without sources."""
         self._sources: list[Callable[[], Set[str]]] = []
 
     @contextmanager
     def add_source(self, source: Callable[[], Set[str]]) -> Iterator[None]:
-        """Read `source` too, until the context ends. It returns the push services whose breaker is open."""
+        """Add a source until the context ends. A source returns the names of push services with an open breaker."""
         self._sources.append(source)
         try:
             yield
@@ -26,5 +27,5 @@ class BreakerDirectory:
             self._sources.remove(source)
 
     def open_breakers(self) -> frozenset[str]:
-        """Return the push services with an open breaker in any worker of this process."""
+        """Return the names of push services with an open breaker in any worker of this process."""
         return frozenset().union(*(source() for source in self._sources))

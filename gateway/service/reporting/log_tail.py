@@ -1,7 +1,7 @@
-"""Follow the delivery log of an application.
+"""Follow the delivery log of an application: yield new entries as they are written.
 
-Positions become visible in order, so a follower that resumes after a position misses nothing. Database notifications
-announce new entries.
+Entries become visible in the order of their positions, so a client that resumes after a position misses no entry.
+Messages over Postgres NOTIFY announce new entries.
 """
 
 import asyncio
@@ -12,7 +12,9 @@ from gateway.records.delivery_log import reader
 from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import Engine
 
+# Maximum number of entries that are read at once.
 BATCH = 500
+# An empty batch is yielded when no entry was added for so long.
 HEARTBEAT_S = 15.0
 
 
@@ -23,7 +25,10 @@ async def follow(
     filters: reader.LogFilters,
     position: int | None,
 ) -> AsyncIterator[list[reader.LogEntry]]:
-    """Yield batches of entries after `position` (None: from now on), and an empty batch after a quiet HEARTBEAT_S."""
+    """Yield batches of entries after `position`, without end; None starts at the current end of the log.
+
+    Yields an empty batch when there was no new entry for HEARTBEAT_S.
+    """
     with notifier_.subscribe(notifier.LOG) as subscription:
         while True:
             async with engine.connect() as conn:
@@ -32,17 +37,17 @@ async def follow(
                 entries = await reader.read_between(
                     conn, application_id, filters, after=position, upto=last_position, limit=BATCH
                 )
-            # A full batch ends at its last entry; a shorter one contains every entry up to `last_position`.
+            # A full batch ends at its last entry. A shorter batch contains all entries up to `last_position`.
             position = entries[-1].row.position if len(entries) == BATCH else max(position, last_position)
             if entries:
                 yield entries
                 continue
-            if not await _has_grown(subscription, application_id):
+            if not await _wait_for_entries(subscription, application_id):
                 yield []
 
 
-async def _has_grown(subscription: notifier.ChannelSubscription, application_id: UUID) -> bool:
-    """Return True as soon as the log may have new entries, False after HEARTBEAT_S."""
+async def _wait_for_entries(subscription: notifier.ChannelSubscription, application_id: UUID) -> bool:
+    """Wait until the log may have new entries, and return True; return False after HEARTBEAT_S."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + HEARTBEAT_S
     while (remaining := deadline - clock()) > 0:

@@ -14,6 +14,7 @@ from gateway.records.delivery_log import reader, statistics
 from gateway.records.postgres.engine import Connection, Row
 from gateway.service import views
 
+# Outcomes that are responses of a push service.
 RESPONSE_OUTCOMES = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED)
 # Deliveries by push service and outcome.
 OutcomesByService = dict[str, Counter[str]]
@@ -27,10 +28,13 @@ async def summarize(
     step: timedelta,
     open_breakers: Collection[str],
 ) -> views.Statistics:
-    """Return the statistics of a period in intervals of `step`; `open_breakers` are push services by name."""
+    """Return the statistics of a period in intervals of `step`.
+
+    `open_breakers` are the names of push services with an open circuit breaker.
+    """
     rows = await statistics.sample_steps(conn, application_id, since, until, step)
     totals = [row for row in rows if row.is_total]
-    settled = await _settled(conn, application_id, totals, step)
+    settled = await _count_settled(conn, application_id, totals, step)
     by_service: OutcomesByService = {}
     by_step: dict[datetime, Counter[str]] = {row.at: Counter() for row in totals}
     sampled: dict[datetime, dict[tuple[str, str], int]] = {row.at: {} for row in totals}
@@ -43,7 +47,7 @@ async def summarize(
             responding.add(vendor_name(row.host))
         sampled[row.at][row.host, row.outcome] = row.deliveries
     for at, counts in sampled.items():
-        for (host, outcome), estimated in _scaled(counts, settled[at]).items():
+        for (host, outcome), estimated in _scale(counts, settled[at]).items():
             by_step[at][outcome] += estimated
             by_service.setdefault(vendor_name(host), Counter())[outcome] += estimated
     return {
@@ -68,21 +72,25 @@ async def summarize(
     }
 
 
-async def _settled(
+async def _count_settled(
     conn: Connection, application_id: UUID, totals: Sequence[Row[Any]], step: timedelta
 ) -> Mapping[datetime, int]:
-    """Return the deliveries settled in each interval: the sample size, or the span of positions of a full sample."""
-    counted = {row.at: row.deliveries for row in totals}
-    full = [at for at, count in counted.items() if count == statistics.SAMPLE_SIZE]
+    """Return the number of deliveries settled in each interval.
+
+    A sample below SAMPLE_SIZE contains all deliveries of its interval. For a full sample, the number is the difference
+    of the positions at both ends of the interval.
+    """
+    counts = {row.at: row.deliveries for row in totals}
+    full = [at for at, count in counts.items() if count == statistics.SAMPLE_SIZE]
     if full:
-        last = await reader.last_position(conn, application_id) + 1
-        firsts = await statistics.find_first_positions(
+        end_of_log = await reader.last_position(conn, application_id) + 1
+        first_positions = await statistics.find_first_positions(
             conn, application_id, sorted({*full, *(at + step for at in full)})
         )
         for at in full:
-            begin, end = (firsts[bound] or last for bound in (at, at + step))
-            counted[at] = max(counted[at], end - begin)
-    return counted
+            begin, end = (first_positions[bound] or end_of_log for bound in (at, at + step))
+            counts[at] = max(counts[at], end - begin)
+    return counts
 
 
 async def _queue(conn: Connection, application_id: UUID) -> list[views.LaneDepth]:
@@ -97,12 +105,12 @@ async def _queue(conn: Connection, application_id: UUID) -> list[views.LaneDepth
     return lanes
 
 
-def _scaled(sample: Mapping[tuple[str, str], int], total: int) -> dict[tuple[str, str], int]:
-    """Scale a sample to a total; the largest count takes the rounding error."""
+def _scale(sample: Mapping[tuple[str, str], int], total: int) -> dict[tuple[str, str], int]:
+    """Scale the counts of a sample so that their sum is `total`. The largest count absorbs the rounding error."""
     sample_size = sum(sample.values())
-    scaled = {name: count * total // sample_size for name, count in sample.items()}
+    scaled = {key: count * total // sample_size for key, count in sample.items()}
     if scaled:
-        scaled[max(sample, key=lambda name: sample[name])] += total - sum(scaled.values())
+        scaled[max(sample, key=lambda key: sample[key])] += total - sum(scaled.values())
     return scaled
 
 
@@ -122,7 +130,11 @@ def _percentiles(values: Sequence[float] | None) -> views.Percentiles | None:
 
 
 def _breaker(service: str, open_breakers: Collection[str], responding: Collection[str]) -> str:
-    """Return `open` for a breaker of this process, `closed` after a recent response to any worker, else `unknown`."""
+    """Return the state of a push service's circuit breaker.
+
+    `open` is known only for breakers of this process. `closed` means that the push service has responded recently, to
+    any worker. Otherwise the state is `unknown`.
+    """
     if service in open_breakers:
         return "open"
     return "closed" if service in responding else "unknown"

@@ -1,7 +1,8 @@
 """Build the batches of events that are sent to webhooks, from the delivery log and the outbox, oldest first.
 
-A batch is identified by the cursor of the webhook and the cursor at its end. Built again from both, after a failure or
-a crash, it has the same bytes and message id, so that receivers recognize a repeated message.
+A batch contains the events between two cursors: that of the webhook, and one at the end of the batch. After a failure
+or a crash it is built again from both cursors. It then has the same bytes and the same message id, so that receivers
+recognize the repeated message.
 """
 
 import heapq
@@ -20,13 +21,14 @@ from gateway.records.postgres.engine import Connection, Row
 from gateway.records.webhooks import LeasedWebhook, PendingBatch, WebhookCursor
 from gateway.service.notifications import representations
 
+# Limits of one message.
 MAX_EVENTS = 100
 MAX_OCTETS = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A message to a webhook; `full` means that more events may follow."""
+    """A message to a webhook. `full` means that there may be more events after this batch."""
 
     pending: PendingBatch
     body: bytes
@@ -40,71 +42,74 @@ class _Event(NamedTuple):
 
 
 async def next_batch(conn: Connection, webhook: LeasedWebhook) -> Batch | WebhookCursor:
-    """Return the batch that is being retried or a new one, or the new cursor when there is nothing to send."""
+    """Return the batch to send: the pending batch if there is one, otherwise a new one.
+
+    If there is nothing to send, returns the cursor to which the webhook can advance.
+    """
     if webhook.pending is not None:
         return await _rebuild_batch(conn, webhook, webhook.pending)
     application_id, at, (outcomes, types) = webhook.application_id, webhook.cursor, _subscriptions(webhook)
-    last_position, ends = at.log, list[reader.LogEntry]()
+    last_position, deliveries = at.log, list[reader.LogEntry]()
     if outcomes:
         last_position = await reader.last_position(conn, application_id)
-        ends = await reader.read_ended(
+        deliveries = await reader.read_ended(
             conn, application_id, outcomes, after=at.log, upto=last_position, limit=MAX_EVENTS
         )
     outbox_rows, outbox_end = await outbox.read_after(conn, application_id, at.outbox, types, limit=MAX_EVENTS)
-    candidates = _merge(ends, outbox_rows)
+    candidates = _merge(deliveries, outbox_rows)
     events = _limit_size(candidates)
     is_complete = len(events) == len(candidates)
-    in_log = [at.log, *(event_.position for event_ in events if isinstance(event_.position, int))]
-    in_outbox = [at.outbox, *(event_.position for event_ in events if isinstance(event_.position, Cursor))]
+    log_positions = [at.log, *(event.position for event in events if isinstance(event.position, int))]
+    outbox_cursors = [at.outbox, *(event.position for event in events if isinstance(event.position, Cursor))]
     upto = WebhookCursor(
-        last_position if is_complete and len(ends) < MAX_EVENTS else in_log[-1],
-        outbox_end if is_complete and len(outbox_rows) < MAX_EVENTS else in_outbox[-1],
+        last_position if is_complete and len(deliveries) < MAX_EVENTS else log_positions[-1],
+        outbox_end if is_complete and len(outbox_rows) < MAX_EVENTS else outbox_cursors[-1],
     )
     if not events:
         return upto
-    full = not is_complete or MAX_EVENTS in (len(ends), len(outbox_rows))
-    return Batch(PendingBatch(f"msg_{ids.new_id().hex}", upto), body_of(event_.body for event_ in events), full)
+    full = not is_complete or MAX_EVENTS in (len(deliveries), len(outbox_rows))
+    return Batch(PendingBatch(f"msg_{ids.new_id().hex}", upto), encode_body(event.body for event in events), full)
 
 
 async def _rebuild_batch(conn: Connection, webhook: LeasedWebhook, pending: PendingBatch) -> Batch | WebhookCursor:
     at, upto, (outcomes, types) = webhook.cursor, pending.upto, _subscriptions(webhook)
-    ends = await reader.read_ended(conn, webhook.application_id, outcomes, after=at.log, upto=upto.log)
+    deliveries = await reader.read_ended(conn, webhook.application_id, outcomes, after=at.log, upto=upto.log)
     outbox_rows = await outbox.read_between(conn, webhook.application_id, at.outbox, upto.outbox, types)
-    events = _merge(ends, outbox_rows)
-    if not events:  # they were pruned meanwhile
+    events = _merge(deliveries, outbox_rows)
+    if not events:  # all events of the batch were pruned meanwhile
         return upto
-    return Batch(pending, body_of(event_.body for event_ in events), full=True)
+    return Batch(pending, encode_body(event.body for event in events), full=True)
 
 
 def _subscriptions(webhook: LeasedWebhook) -> tuple[list[OutcomeName], list[str]]:
-    """Return the outcomes of deliveries and the other event types that a webhook subscribes to."""
+    """Return the delivery outcomes, and the event types of the outbox, that a webhook subscribes to."""
     return [
         DELIVERY_OUTCOMES[type_] for type_ in subscribed_types(webhook.events, DELIVERY_OUTCOMES)
     ], subscribed_types(webhook.events, OUTBOX_TYPES)
 
 
-def _merge(ends: Sequence[reader.LogEntry], outbox_rows: Sequence[Row[Any]]) -> list[_Event]:
-    """Merge events by time without changing the order of either source."""
-    settled = (
+def _merge(deliveries: Sequence[reader.LogEntry], outbox_rows: Sequence[Row[Any]]) -> list[_Event]:
+    """Merge the events of both sources by time. Events of one source keep their order."""
+    from_log = (
         _Event(
             row.settled_at,
-            event(
+            encode_event(
                 f"evt_d{row.position}", f"delivery.{row.outcome}", row.settled_at, representations.delivery_view(entry)
             ),
             row.position,
         )
-        for entry in ends
+        for entry in deliveries
         for row in [entry.row]
     )
-    other = (
-        _Event(row.at, event(f"evt_{row.id}", row.type, row.at, row.data), Cursor(row.txid, row.id))
+    from_outbox = (
+        _Event(row.at, encode_event(f"evt_{row.id}", row.type, row.at, row.data), Cursor(row.txid, row.id))
         for row in outbox_rows
     )
-    return list(heapq.merge(settled, other, key=lambda item: item.at))
+    return list(heapq.merge(from_log, from_outbox, key=lambda event: event.at))
 
 
 def _limit_size(events: Sequence[_Event]) -> list[_Event]:
-    """Return the first events that fit into one message, and at least one."""
+    """Return the first events that fit into one message, at least one."""
     selected, size = list[_Event](), 0
     for candidate in events[:MAX_EVENTS]:
         size += len(candidate.body)
@@ -114,11 +119,11 @@ def _limit_size(events: Sequence[_Event]) -> list[_Event]:
     return selected
 
 
-def body_of(events: Iterable[bytes]) -> bytes:
-    """Return the body of a message with these events."""
+def encode_body(events: Iterable[bytes]) -> bytes:
+    """Return the body of a message with these encoded events."""
     return b'{"events":[' + b",".join(events) + b"]}"
 
 
-def event(id_: str, type_: str, at: datetime, data: Any) -> bytes:
-    """Encode one event."""
+def encode_event(id_: str, type_: str, at: datetime, data: Any) -> bytes:
+    """Encode one event of a message."""
     return representations.encode_json({"id": id_, "type": type_, "at": at, "data": data})

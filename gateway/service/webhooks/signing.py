@@ -1,7 +1,7 @@
 """Sign the messages to webhooks as specified by Standard Webhooks 1.0 (standardwebhooks.com).
 
-The signature is an HMAC-SHA256 over message id, time and body, so receivers can reject forged and replayed messages.
-During a rotation each valid secret signs the message.
+The signature is an HMAC-SHA256 over message id, time and body, so that receivers can reject forged and replayed
+messages. While a rotated secret is still valid, a message has a signature for each valid secret.
 """
 
 import hashlib
@@ -23,7 +23,10 @@ MAX_SECRETS = 5
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A signing secret: `whsec_` and base64. `until` is its end after a rotation; None for the current secret."""
+    """A signing secret: `whsec_` and base64.
+
+    `until` is the time until which a rotated secret is valid, None for the current secret.
+    """
 
     text: str = field(repr=False)
     until: datetime | None = None
@@ -35,9 +38,9 @@ def new_secret() -> str:
 
 
 def rotate(secrets_: Sequence[Secret], new: str, keep_old: timedelta, now: datetime) -> list[Secret]:
-    """Return the new secret and the earlier ones, which stay valid for at most `keep_old`."""
-    end = now + keep_old
-    old = [Secret(secret.text, end if secret.until is None else min(secret.until, end)) for secret in secrets_]
+    """Return the new secret and the old ones, which stay valid for at most `keep_old`."""
+    until = now + keep_old
+    old = [Secret(secret.text, until if secret.until is None else min(secret.until, until)) for secret in secrets_]
     return [Secret(new), *(secret for secret in old if secret.until is not None and secret.until > now)][:MAX_SECRETS]
 
 
@@ -63,7 +66,7 @@ def unseal(sealed: bytes, keyring: Keyring) -> list[Secret]:
     """Decrypt secrets.
 
     Raises:
-        DecryptionFailed: none of the keys decrypts them.
+        DecryptionFailed: no key of the keyring decrypts the secrets.
     """
     return [
         Secret(value["secret"], value["until"] and datetime.fromisoformat(value["until"]).astimezone(UTC))

@@ -1,7 +1,7 @@
-"""Webhooks as their application manages them: create, change, rotate the secret, replay events, send a test event.
+"""Manage the webhooks of an application: create, update, rotate the secret, replay events, send a test event.
 
-The webhook dispatcher of the worker sends the events. Whenever this module moves the cursor of a webhook it also
-increases `claim`, so that a dispatcher that is sending under the earlier claim cannot settle anything.
+The webhook dispatcher of the worker sends the events. When this module moves the cursor of a webhook, it also
+increments `claim`. A dispatcher that is sending a batch under the earlier claim then cannot record its result.
 """
 
 import time
@@ -22,9 +22,9 @@ from gateway.records.postgres.schema import webhooks as table
 from gateway.records.webhooks import HEALTHY, RESTART, RUN_NOW, WebhookCursor, cursor_values
 from gateway.service import views
 from gateway.service.context import Context
-from gateway.service.named_resources import NamedResource, each
+from gateway.service.named_resources import NamedResource, map_rows
 from gateway.service.webhooks import signing
-from gateway.service.webhooks.batches import body_of, event
+from gateway.service.webhooks.batches import encode_body, encode_event
 from gateway.service.webhooks.signing import Secret
 
 TEST_TIMEOUT = timedelta(seconds=10)
@@ -33,10 +33,10 @@ TEST_TIMEOUT = timedelta(seconds=10)
 async def create(
     conn: Connection, context: Context, application_id: UUID, name: str, url: str, events: Sequence[str]
 ) -> views.CreatedWebhook:
-    """Store a webhook, which receives events from now on. The view contains the signing secret.
+    """Store a webhook. It receives the events from now on. Only the view returned here contains the signing secret.
 
     Raises:
-        AddressNotAllowed: the URL may not be requested.
+        AddressNotAllowed: the gateway must not send requests to the URL.
         Conflict: the application has a webhook of this name.
     """
     secret = signing.new_secret()
@@ -55,11 +55,11 @@ async def update(
 ) -> views.Webhook:
     """Change some columns of a webhook.
 
-    Event types that are added are sent from now on. A disabled webhook that becomes active continues where it stopped.
+    New event types are sent from now on. A disabled webhook that becomes active continues where it stopped.
 
     Raises:
         NotFound: the application has no such webhook.
-        AddressNotAllowed: the URL may not be requested.
+        AddressNotAllowed: the gateway must not send requests to the URL.
         Conflict: another webhook has the new name.
     """
     row = await _webhooks.find(conn, application_id, id_, lock=True)
@@ -77,10 +77,12 @@ async def update(
     return to_view(await _webhooks.save(conn, id_, changes))
 
 
-async def rotate(
+async def rotate_secret(
     conn: Connection, context: Context, application_id: UUID, id_: UUID, keep_old: timedelta
 ) -> views.CreatedWebhook:
-    """Add a new signing secret, which the view contains. The earlier secrets also sign for the time `keep_old`.
+    """Create a new signing secret. The old secrets stay valid for `keep_old`.
+
+    Only the view returned here contains the new secret.
 
     Raises:
         NotFound: the application has no such webhook.
@@ -93,7 +95,7 @@ async def rotate(
 
 
 async def replay(conn: Connection, application_id: UUID, id_: UUID, since: datetime) -> views.Webhook:
-    """Send all stored events since a time again, and activate the webhook if it is disabled.
+    """Send all stored events since a time again. A disabled webhook becomes active.
 
     Raises:
         NotFound: the application has no such webhook.
@@ -108,7 +110,9 @@ async def replay(conn: Connection, application_id: UUID, id_: UUID, since: datet
 async def prepare_test(
     conn: Connection, context: Context, application_id: UUID, id_: UUID
 ) -> Callable[[], Awaitable[views.WebhookTested]]:
-    """Return a function that posts a test event and returns the result; it does not use the connection.
+    """Return a function that sends a test event and returns the result.
+
+    The function does not use `conn`, so it can be called after the transaction has ended.
 
     Raises:
         NotFound: the application has no such webhook.
@@ -119,23 +123,23 @@ async def prepare_test(
 
     async def post() -> views.WebhookTested:
         now, start, message_id = clock.now(), time.perf_counter(), ids.new_id().hex
-        body = body_of([event(f"evt_{message_id}", TEST_TYPE, now, {"webhook_id": webhook_id})])
+        body = encode_body([encode_event(f"evt_{message_id}", TEST_TYPE, now, {"webhook_id": webhook_id})])
         headers = {"Content-Type": "application/json", **signing.headers(secrets, f"msg_{message_id}", body, now)}
         status, error = None, None
         try:
             async with OutboundClient(context.outbound) as client:
                 status = (await client.post(row.url, body, headers, timeout=TEST_TIMEOUT)).status
-        except OutboundError as unreachable:
-            error = unreachable.cause
-        except AddressNotAllowed as refusal:
-            error = refusal.detail
+        except OutboundError as failure:
+            error = failure.cause
+        except AddressNotAllowed as failure:
+            error = failure.detail
         return {"status": status, "error": error, "duration_ms": round((time.perf_counter() - start) * 1000)}
 
     return post
 
 
 def to_view(row: Row[Any]) -> views.Webhook:
-    """Return the view of a row of the table."""
+    """Return the view of a webhook."""
     return {
         "id": ids.format_id(ids.WEBHOOK, row.id),
         "name": row.name,
@@ -154,7 +158,7 @@ def to_view(row: Row[Any]) -> views.Webhook:
 
 
 async def _cursor(conn: Connection, application_id: UUID, since: datetime | None) -> WebhookCursor:
-    """Return the cursor after which every event since a time comes; None is now."""
+    """Return the cursor just before the first event since a time; None stands for now."""
     if since is None:
         position = await reader.last_position(conn, application_id)
     else:
@@ -166,5 +170,5 @@ def _without_duplicates(events: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(events))
 
 
-_webhooks = NamedResource(table, each(to_view))
+_webhooks = NamedResource(table, map_rows(to_view))
 get, list_page, delete = _webhooks.get, _webhooks.list_page, _webhooks.delete

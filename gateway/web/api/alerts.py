@@ -245,7 +245,7 @@ async def ingest_alert(request: TransactionalRequest[NewAlert | Document]) -> Re
 @routes.add("GET", "/v1/alert-settings", scopes=(READ, MANAGE), responses={200: views.AlertSettings})
 async def get_alert_settings(request: TransactionalRequest) -> Response:
     """Get the alert settings of the application."""
-    return Response(await ingestion.settings(request.conn, request.application_id))
+    return Response(await ingestion.get_settings(request.conn, request.application_id))
 
 
 @routes.add(

@@ -106,7 +106,7 @@ async def create_application(request: TransactionalRequest[NewApplication]) -> R
 async def list_applications(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List applications, oldest first."""
     limit = request.query.limit
-    items = await applications.page(request.conn, after=request.query.after_id(), limit=limit)
+    items = await applications.list_page(request.conn, after=request.query.after_id(), limit=limit)
     last = ids.parse(ids.APPLICATION, items[-1]["id"]) if items else None
     return page(items, limit, last)
 
@@ -188,4 +188,4 @@ async def rotate_vapid_key(request: TransactionalRequest) -> Response:
 )
 async def get_vapid_public_key(request: TransactionalRequest) -> Response:
     """Get the key for subscriptions (`applicationServerKey` of PushManager.subscribe)."""
-    return Response({"vapid_public_key": await applications.vapid_public_key(request.conn, request.application_id)})
+    return Response({"vapid_public_key": await applications.get_vapid_public_key(request.conn, request.application_id)})

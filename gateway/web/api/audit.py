@@ -48,7 +48,7 @@ async def record(route: Route, request: TransactionalRequest[Any, Any], response
     application_id = request.principal.application_id or ids.parse(
         ids.APPLICATION, parameters.get("application_id") or str(target)
     )
-    await audit.note(request.conn, audit.actor_of(request.principal), route.audit, application_id, target, fields)
+    await audit.add_entry(request.conn, audit.actor_of(request.principal), route.audit, application_id, target, fields)
 
 
 def _visible_fields(action: str, body: Body | None) -> dict[str, Any]:
@@ -72,9 +72,9 @@ async def list_actions(request: TransactionalRequest[None, AuditQuery]) -> Respo
     contained; a value is null where it could be a secret or personal data.
     """
     query = request.query
-    items = await audit.page(
+    items = await audit.list_page(
         request.conn,
-        own=request.principal.application_id,
+        caller_application_id=request.principal.application_id,
         application_id=_parse_application_id(query.application_id),
         action=query.action,
         before=query.after_id(),

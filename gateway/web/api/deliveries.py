@@ -148,7 +148,7 @@ async def _events(request: Request[None, FollowQuery], position: int | None) -> 
     state = request.state
     batches = follow(state.context.engine, state.notifier, request.application_id, request.query.value(), position)
     async for entries in batches:
-        if not await state.authenticator.still_admits(request.principal):
+        if not await state.authenticator.is_still_valid(request.principal):
             return
         if not entries:
             yield b": nothing new\n\n"

@@ -178,7 +178,7 @@ async def find_device(request: TransactionalRequest[Any, Any]) -> device.Device:
     id_ = request.id(ids.DEVICE, "device_id")
     if request.principal.device_id not in (None, id_):
         raise NotFound(f"there is no device {ids.format_id(ids.DEVICE, id_)}")
-    return await registration.find(request.conn, request.application_id, id_)
+    return await registration.find_device(request.conn, request.application_id, id_)
 
 
 async def _register_in_batch(request: Request[NewDevice]) -> Response:
@@ -206,8 +206,8 @@ async def register_device(request: TransactionalRequest[NewDevice]) -> Response:
 def _to_registration(request: Request[NewDevice]) -> registration.RegistrationRequest:
     new = request.body
     # A page must prove the user id; the application's own back end need not.
-    unproven = REGISTER in request.principal.scopes
-    return registration.RegistrationRequest(request.application_id, new.value(), unproven, new.user_hash)
+    needs_proof = REGISTER in request.principal.scopes
+    return registration.RegistrationRequest(request.application_id, new.value(), needs_proof, new.user_hash)
 
 
 def _to_response(request: Request[NewDevice], result: registration.Registered) -> Response:
@@ -234,7 +234,7 @@ async def list_devices(request: TransactionalRequest[None, DeviceQuery]) -> Resp
 )
 async def get_device(request: TransactionalRequest) -> Response:
     """Get a device. The response never contains its endpoint and keys, which would allow pushing to it."""
-    return Response(registration.to_json(await find_device(request)))
+    return Response(registration.to_view(await find_device(request)))
 
 
 @routes.add(
@@ -249,7 +249,7 @@ async def change_device(request: TransactionalRequest[DeviceChange]) -> Response
     """Change a device. A `user_id` of null signs the user out."""
     target, patch = await find_device(request), request.body
     if DEVICE in request.principal.scopes:
-        await registration.prove(
+        await registration.verify_user(
             request.conn, request.context.keyring, request.application_id, patch.user_id, patch.user_hash
         )
     values: dict[str, Any] = patch.model_dump(include={"user_id", "attributes", "topics", "zones"}, exclude_none=True)
@@ -262,7 +262,7 @@ async def change_device(request: TransactionalRequest[DeviceChange]) -> Response
     await devices.change(request.conn, target, values)
     if patch.location is not None:
         await devices.set_location(request.conn, target, patch.location.value())
-    return Response(registration.to_json(await find_device(request)))
+    return Response(registration.to_view(await find_device(request)))
 
 
 @routes.add("DELETE", "/v1/devices/{device_id}", scopes=(DEVICE, MANAGE), browser=True, responses={204: None})
@@ -335,7 +335,7 @@ async def list_topics(request: TransactionalRequest[None, PageQuery]) -> Respons
 )
 async def erase_user(request: TransactionalRequest) -> Response:
     """Erase a user: devices, notifications sent to this user only, events, and the user id in the delivery log."""
-    removed = await erasure.forget(
+    removed = await erasure.erase_user(
         request.conn, request.context.keyring, request.application_id, request.path("user_id")
     )
     return Response({"devices": removed})

@@ -58,20 +58,20 @@ async def wait_for_inbox_item(request: Request[None, InboxQuery]) -> Mapping[str
     headers = state.limits.inbox_buckets.acquire((request.application_id, device_id))
     if not query.wait or query.after is None:
         return headers
-    if state.inbox_notifier.waiting(request.application_id, device_id) >= MAX_LONG_POLLS:
+    if state.inbox_notifier.count_subscribers(request.application_id, device_id) >= MAX_LONG_POLLS:
         raise RateLimited(f"{MAX_LONG_POLLS} requests of this device are waiting already", {"Retry-After": "1"})
     clock = asyncio.get_running_loop().time
     deadline = clock() + query.wait
     with (
         state.limits.live_channels.slot_of(request.application_id),
-        state.inbox_notifier.watch(request.application_id, device_id) as watch,
+        state.inbox_notifier.subscribe(request.application_id, device_id) as subscription,
     ):
         while not state.inbox_notifier.closed and (remaining := deadline - clock()) > 0:
             async with state.context.engine.connect() as conn:
                 last_position = await read_marks.newest_position(conn, request.application_id, device_id)
             if last_position > query.after:
                 break
-            await watch.wait(remaining)
+            await subscription.wait(remaining)
     return headers
 
 
@@ -92,7 +92,7 @@ async def list_inbox(request: TransactionalRequest[None, InboxQuery]) -> Respons
     """
     device, query = await find_device(request), request.query
     before = query.after_position() if query.after is None else None
-    items = await inbox.items(
+    items = await inbox.list_items(
         request.conn, request.context, device, before=before, after=query.after, limit=query.limit
     )
     unread, last_position = await read_marks.count_unread(request.conn, device)

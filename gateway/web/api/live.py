@@ -103,7 +103,7 @@ async def _authenticate_and_send(request: Request, socket: web.WebSocketResponse
     async with asyncio.timeout(HELLO_TIMEOUT_S):
         hello = await _receive_hello(socket)
     device = await _authenticate(request, hello)
-    if request.state.inbox_notifier.waiting(device.application_id, device.id) >= MAX_CHANNELS:
+    if request.state.inbox_notifier.count_subscribers(device.application_id, device.id) >= MAX_CHANNELS:
         raise RateLimited(f"the device has {MAX_CHANNELS} open channels", {})
     with request.state.limits.live_channels.share(device.application_id):
         await _run_channel(request, socket, device, hello)
@@ -156,9 +156,9 @@ async def _authenticate(request: Request, hello: Hello) -> Device:
         if principal.scopes != {DEVICE} or principal.device_id != id_ or principal.application_id is None:
             raise Unauthenticated("the token is not this device's")
         origin = request.http.headers.get("Origin")
-        if origin is not None and origin not in await applications.allowed_origins(conn, principal.application_id):
+        if origin is not None and origin not in await applications.get_allowed_origins(conn, principal.application_id):
             raise Unauthenticated("the page's origin is not among the application's allowed_origins")
-        return await registration.find(conn, principal.application_id, id_)
+        return await registration.find_device(conn, principal.application_id, id_)
 
 
 async def _send_notifications(

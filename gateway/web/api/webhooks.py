@@ -154,7 +154,9 @@ async def remove_webhook(request: TransactionalRequest) -> Response:
 async def rotate_secret(request: TransactionalRequest[Rotation]) -> Response:
     """Create a new signing secret, shown this once. Messages carry both signatures until the old secret expires."""
     id_, keep_old = request.id(ids.WEBHOOK, "webhook_id"), timedelta(hours=request.body.keep_old_hours)
-    return Response(await subscriptions.rotate(request.conn, request.context, request.application_id, id_, keep_old))
+    return Response(
+        await subscriptions.rotate_secret(request.conn, request.context, request.application_id, id_, keep_old)
+    )
 
 
 @routes.add(

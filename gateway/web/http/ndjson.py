@@ -104,7 +104,7 @@ async def check_credential(request: Request[Any, Any]) -> None:
     Raises:
         Unauthenticated: the key was removed.
     """
-    if not await request.state.authenticator.still_admits(request.principal):
+    if not await request.state.authenticator.is_still_valid(request.principal):
         raise Unauthenticated("the key is unknown or was removed")
 
 
