@@ -1,7 +1,7 @@
-"""Decide before sending which devices of a job must not be sent to now: opt-outs, quiet hours and frequency caps.
+"""Decide which devices of a job do not receive the notification now: opt-outs, quiet hours and frequency caps.
 
-The decision needs no rendered message. For urgent notifications only opt-outs apply: quiet hours and caps protect
-people from marketing, not from a storm.
+The decision is made before messages are rendered. For urgent notifications only opt-outs apply: quiet hours and caps
+protect users from marketing, and must not delay warnings.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,10 @@ from gateway.records.postgres.engine import Connection
 async def decide(
     conn: Connection, notification: Notification, recipients: Sequence[Recipient], now: datetime
 ) -> dict[UUID, PreSendOutcome]:
-    """Return the outcomes of devices that are not sent to; the others are counted against their caps.
+    """Return the outcomes of the devices that do not receive the notification now.
 
-    Caps are keyed by application, category and person, so they charge nobody but the person who is sent to.
+    For each other device, one send is counted against the frequency cap of its user. Caps are keyed by application,
+    category and user, so sends to one user never use up the cap of another.
     """
     policy = notification.policy
     if policy.category is None and policy.quiet_hours is None:
@@ -31,19 +32,19 @@ async def decide(
         if policy.category is not None and policy.category in recipient.muted:
             outcomes[recipient.device_id] = Skipped(f"the device opted out of {policy.category!r}")
         elif policy.quiet_hours is not None:
-            until = policy.quiet_hours.end_of_quiet(recipient.timezone, now)
-            if until is not None and until >= notification.delivery.expires_at:
+            quiet_until = policy.quiet_hours.end_of_quiet(recipient.timezone, now)
+            if quiet_until is not None and quiet_until >= notification.delivery.expires_at:
                 outcomes[recipient.device_id] = Expired("the notification expires before the quiet hours end")
-            elif until is not None:
-                outcomes[recipient.device_id] = Deferred(until)
+            elif quiet_until is not None:
+                outcomes[recipient.device_id] = Deferred(quiet_until)
     if policy.cap is not None and policy.category is not None:
         undecided = [recipient for recipient in recipients if recipient.device_id not in outcomes]
-        people = sorted({recipient.person_key for recipient in undecided})
-        admitted = await frequency_caps.reserve_quota(conn, notification, policy.category, policy.cap, people)
-        capped = Skipped(_cause(policy.category, policy.cap))
-        outcomes |= {recipient.device_id: capped for recipient in undecided if recipient.person_key not in admitted}
+        persons = sorted({recipient.person_key for recipient in undecided})
+        below_cap = await frequency_caps.reserve_quota(conn, notification, policy.category, policy.cap, persons)
+        capped = Skipped(_cap_cause(policy.category, policy.cap))
+        outcomes |= {recipient.device_id: capped for recipient in undecided if recipient.person_key not in below_cap}
     return outcomes
 
 
-def _cause(category: str, cap: FrequencyCap) -> str:
+def _cap_cause(category: str, cap: FrequencyCap) -> str:
     return f"the cap of {cap.limit} within {cap.window} is reached for {category!r}"

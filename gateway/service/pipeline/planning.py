@@ -1,8 +1,8 @@
 """Plan a notification: resolve its audience once, and fan it out into send jobs.
 
-Planning is one transaction, so a planner that dies leaves the plan job unchanged and the next one starts over. Every
-device has a due time: now, a local time in its time zone, or the time when the winning variant is decided. Devices that
-are due at the same time share jobs.
+Planning is one transaction. If a worker crashes while planning, the plan job does not change, and another worker starts
+over. Every device has a due time: now, a local time in its time zone, or the time at which the winning variant is
+decided. Devices that are due at the same time share jobs.
 """
 
 import time
@@ -22,7 +22,7 @@ from gateway.service.audience import segments
 from gateway.service.automation import reminders
 from gateway.service.context import Context
 
-# Time that a worker needs to hand messages in flight to the push service after its notification was cancelled.
+# How long planning waits for requests in flight of a cancelled notification to end.
 IN_FLIGHT_DELAY = timedelta(milliseconds=250)
 
 log = structlog.get_logger(__name__)
@@ -37,14 +37,14 @@ async def plan(context: Context, job: Job) -> int:
     Raises:
         LeaseLost: another worker has planned the notification.
     """
-    began = time.time_ns()
+    started_ns = time.time_ns()
     async with context.engine.begin() as conn:
-        in_time = await reminders.schedule_next_occurrence(conn, context, job)
+        is_in_time = await reminders.schedule_next_occurrence(conn, context, job)
         rows = await notifications.load(conn, [job.notification_id], lock=True)
-        if not rows:  # the notification's reminder was changed meanwhile
+        if not rows:  # a change of the reminder has deleted this occurrence meanwhile
             raise LeaseLost
         [notification], now = rows, clock.now()
-        if not in_time:
+        if not is_in_time:
             await jobs.delete_job(conn, job)
             return 0
         if notification.status is Status.PAUSED and now < notification.delivery.expires_at:
@@ -70,7 +70,7 @@ async def plan(context: Context, job: Job) -> int:
         {"notification.id": job.log_fields["notification_id"], "job.id": job.id, "targets": targets},
         kind="consumer",
         parent=notification.trace,
-        start_ns=began,
+        start_ns=started_ns,
     ):
         pass
     metrics.PLANNED.labels(notification.kind).inc()
@@ -80,7 +80,7 @@ async def plan(context: Context, job: Job) -> int:
 
 
 async def _has_cancelled_in_flight(conn: Connection, audience: Audience) -> bool:
-    """Whether the audience refers to a cancelled notification that may still reach devices."""
+    """Return whether the audience refers to a cancelled notification that may still reach devices."""
     ids = [id_ for leaf in iter_leaves(audience) if isinstance(leaf, Notified) for id_ in leaf.notification_ids]
     referenced = await notifications.load(conn, ids)
     cancelled = [notification.id for notification in referenced if notification.status is Status.CANCELLED]

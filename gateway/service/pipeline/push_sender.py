@@ -1,6 +1,6 @@
 """Send one message to one device: encrypt, sign, POST, classify the response.
 
-The module neither waits for the queue nor writes to the log; the worker does both.
+The worker calls this module for each message. The worker also claims jobs from the queue and writes results to the log.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,20 +30,23 @@ from gateway.service.notifications.rendering import NotificationRenderer
 
 log = structlog.get_logger(__name__)
 
-# A host that refuses a VAPID key for this many devices in a row refuses the key itself: a fault of the configuration.
+# If a host refuses a VAPID key for this many devices in a row, it refuses the key itself, because of a wrong
+# configuration. Sending with the key to this host is then paused for KEY_PAUSE.
 MAX_KEY_REFUSALS = 10
-# For how long no message is sent with the key to that host then.
 KEY_PAUSE = timedelta(minutes=5)
-# Refused this often for one device by a host that accepts the key for others (within KEY_PAUSE), the subscription was
-# made with another key.
+# If a host refuses a VAPID key this often for one device, but accepted the key for other devices within KEY_PAUSE, the
+# device's subscription was created with another key.
 MAX_DEVICE_REFUSALS = 4
-# Keys, and states of keys at hosts: far more than the claimed jobs need, so that none of theirs is evicted. The evicted
-# state of a key at a host is learnt again.
+# Maximum number of cached keys, and of cached states of keys at hosts. Claimed jobs need far fewer, so the entries that
+# they need are not evicted. An evicted state starts anew.
 MAX_CACHED = 10_000
 
 
 class SendResult(NamedTuple):
-    """The result of one attempt. `posted`: it sent a POST, at `at`, which took `duration_ms`."""
+    """The result of one attempt to send a message.
+
+    `posted` is False if the attempt ended before a POST. Otherwise the POST was sent at `at` and took `duration_ms`.
+    """
 
     outcome: Outcome
     status: int | None = None
@@ -56,10 +59,10 @@ class SendResult(NamedTuple):
 
 @dataclass(slots=True)
 class _VapidKeyHealth:
-    """How one host treats one VAPID key.
+    """The state of one VAPID key at one host.
 
-    Keyed by (key, origin): refusals of one tenant's key never pause the sending of others, nor that tenant's sending to
-    other hosts.
+    Keyed by (key, origin): refusals of one tenant's key never pause the sending of other tenants, nor this tenant's
+    sending to other hosts.
     """
 
     consecutive_refusals: int = 0
@@ -68,10 +71,10 @@ class _VapidKeyHealth:
 
 
 class PreparedNotification:
-    """A notification with what is the same for all its devices.
+    """A notification with the values that all its messages share.
 
-    `status` is the last known status; the worker updates it. `template_context` has the values for templates of each
-    device, if any template uses them.
+    `status` is the last known status, which the worker updates. `template_context` has the template variables of each
+    device; it is empty if no template uses them.
     """
 
     def __init__(
@@ -91,10 +94,16 @@ class PreparedNotification:
 
 
 class PushSender:
-    """Sends the messages of all tenants; one per process."""
+    """Sends the messages of all tenants. A process has one sender."""
 
     def __init__(self, client: PushClient, keyring: Keyring, policy: EndpointPolicy) -> None:
-        """Use an open HTTP client, the keyring for VAPID keys, and the policy for endpoints."""
+        """Create a sender.
+
+        Args:
+            client: an open HTTP client for push services.
+            keyring: decrypts VAPID keys.
+            policy: decides which endpoints are allowed.
+        """
         self._client = client
         self._keyring = keyring
         self._policy = policy
@@ -109,11 +118,11 @@ class PushSender:
             put(self._keys, key.id, (vapid_key, key.subject), MAX_CACHED)
 
     def cache_sizes(self) -> tuple[int, int]:
-        """Return the number of cached keys, and of states of keys at hosts."""
+        """Return the number of cached keys, and the number of cached states of keys at hosts."""
         return len(self._keys), len(self._key_health)
 
     async def send(self, prepared: PreparedNotification, recipient: Recipient, attempts: int) -> SendResult:
-        """Make one attempt.
+        """Make one attempt to send the message of a notification to a device.
 
         Args:
             prepared: the notification.
@@ -125,8 +134,8 @@ class PushSender:
             return SendResult(terminal)
         try:
             origin = self._policy.check_stored(recipient.endpoint)
-        except EndpointNotAllowed as refusal:
-            return SendResult(Rejected(refusal.detail))
+        except EndpointNotAllowed as error:
+            return SendResult(Rejected(error.detail))
         health_key = (recipient.vapid_key_id, origin)
         if (health := self._key_health.get(health_key)) is None:
             health = put(self._key_health, health_key, _VapidKeyHealth(), MAX_CACHED)
@@ -139,8 +148,8 @@ class PushSender:
             context = prepared.template_context.get(recipient.device_id, {}) if prepared.template_context else {}
             payload, topic = prepared.renderer.render_payload(recipient.device_id, recipient.locale, variant, context)
             body = encrypt(payload, recipient)
-        except (PayloadTooLarge, TemplateFailed) as refusal:
-            return SendResult(Rejected(refusal.detail), variant=variant)
+        except (PayloadTooLarge, TemplateFailed) as error:
+            return SendResult(Rejected(error.detail), variant=variant)
         key, subject = self._keys[recipient.vapid_key_id]
         response = await self._client.post(
             recipient.endpoint,
@@ -158,7 +167,7 @@ class PushSender:
         return result
 
     def internal_error_result(self, prepared: PreparedNotification, attempts: int) -> SendResult:
-        """Return the result of an attempt that raised: it is retried until the notification expires."""
+        """Return the result of an attempt that raised an exception. It is retried until the notification expires."""
         retry = Retry("an internal error of the gateway")
         return self._schedule_retry(prepared, retry, attempts + 1, SendResult(retry))
 
@@ -170,29 +179,30 @@ class PushSender:
 
 
 def terminal_outcome(prepared: PreparedNotification, recipient: Recipient, now: float) -> Final | None:
-    """Return the outcome of a message that needs no POST; None when it must be sent."""
+    """Return the outcome of a message that needs no POST, or None if the message must be sent."""
     if prepared.status is Status.CANCELLED:
         return Cancelled("the notification was cancelled")
     if now >= prepared.expires:
         return Expired("the notification expired before it was sent")
     if recipient.status == DeviceStatus.GONE:
-        return Gone("the device was gone before this was sent")
+        return Gone("the device was gone before the message was sent")
     if recipient.status == DeviceStatus.QUARANTINED:
         return Rejected("the device is in quarantine: its key does not match, so it must subscribe again")
     return None
 
 
 def _classify_key_refusal(health: _VapidKeyHealth, outcome: Outcome, refusals: int, now: float, origin: str) -> Outcome:
-    """Decide whether a refused key is refused for every device, or for this one only.
+    """Decide whether the host refuses the VAPID key for all devices, or for this device only.
 
-    The first pauses sending with the key to the host; the second puts the device into quarantine. `refusals` counts the
-    earlier refusals for this device.
+    In the first case, sending with the key to the host is paused. In the second case, the device is put into
+    quarantine. `refusals` is the number of earlier refusals for this device.
     """
     if isinstance(outcome, Accepted):
         health.consecutive_refusals, health.accepted_at = 0, now
     if not isinstance(outcome, Retry) or not outcome.unauthorized:
         return outcome
-    # Retries of devices whose own key does not match arrive together, and say nothing new of the key at the host.
+    # Only the first refusal for a device counts. Retries of devices that were subscribed with another key are sent
+    # together, and would look like a refusal of the key for all devices.
     health.consecutive_refusals += refusals == 0
     if health.consecutive_refusals >= MAX_KEY_REFUSALS:
         pause_s = KEY_PAUSE.total_seconds()

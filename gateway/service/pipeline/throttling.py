@@ -1,7 +1,7 @@
-"""Throttle a notification: its jobs are sent one after the other, each at its slot.
+"""Throttle a notification: each of its jobs is sent in a time slot of its own.
 
-The time of the next free slot is one value in the database, so all workers together keep to the rate. A job that is
-claimed too early takes a slot and returns to the queue until then.
+The start of the next free slot is one value per notification in the database, so all workers together observe the rate.
+A job that is claimed reserves a slot. If the slot starts later, the job returns to the queue until then.
 """
 
 from datetime import timedelta
@@ -12,22 +12,22 @@ from gateway.domain.notification import Status
 from gateway.records import jobs, notifications
 from gateway.records.postgres.engine import Connection
 
-# A job that is claimed later than this after its slot, because workers were busy or down, takes a new one: a backlog
-# must not be sent in one burst.
+# A job that is claimed later than this after its slot, because workers were busy or down, reserves a new slot.
+# Otherwise all jobs of a backlog would be sent at once.
 MAX_SLOT_DELAY = timedelta(seconds=2)
-# A slot this soon counts as now.
+# A slot that starts within this time counts as now.
 SLOT_TOLERANCE = timedelta(milliseconds=50)
 
 
 async def has_slot(conn: Connection, job: Job) -> bool:
-    """Whether a throttled job may be processed now; if not, it was rescheduled to its slot.
+    """Return whether a throttled job may be sent now. If not, the job was rescheduled to its slot.
 
-    A job whose notification is no longer being sent needs no slot: its devices are only settled.
+    A job needs no slot if its notification was cancelled or paused, since nothing is sent then.
     """
     now = clock.now()
     if job.slot is not None and now - job.slot < MAX_SLOT_DELAY:
         return True
-    # The lock delays a concurrent cancellation until the job is back in the queue, where it finds the job.
+    # The lock makes a concurrent cancellation wait until the job is back in the queue, so that it includes the job.
     [notification] = await notifications.load(conn, [job.notification_id], lock=True)
     if notification.status is not Status.SENDING:
         return True
